@@ -1,0 +1,86 @@
+"""A partition key is the night a row became known; this page turns keys into moments and back.
+
+Nothing here, nor anything that calls it, reads the wall clock: a backfilled night computes what that night saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+from croniter import croniter
+
+from include.errors import PartitionError
+
+
+def day_of(key: str) -> date:
+    """Return the local date that a key names, or refuse the key in a sentence."""
+    try:
+        return date.fromisoformat(key)
+    except (TypeError, ValueError):
+        raise PartitionError(
+            "partition",
+            required="a date such as 2013-03-01",
+            found=repr(key),
+            remedy="give the night in the trigger form's field, or backfill a range of dates",
+        ) from None
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The nights of a use case.
+
+    Parameters
+    ----------
+    cron : when a night's decision is taken, at most once a local day.
+    timezone : the zone in which cron and keys are read, as ``America/New_York``.
+    """
+
+    cron: str
+    timezone: str
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The zone in which keys are read."""
+        return ZoneInfo(self.timezone)
+
+    def local(self, key: str, at: str, days: int = 0) -> datetime:
+        """Return the UTC moment of a local wall time ``HH:MM`` on the key's day, or ``days`` later."""
+        moment = datetime.combine(day_of(key) + timedelta(days=days), time.fromisoformat(at), self.zone)
+        return moment.astimezone(UTC)
+
+    def moment(self, key: str) -> datetime:
+        """Return the night's decision time (UTC)."""
+        return self._tick(key).replace(tzinfo=self.zone).astimezone(UTC)
+
+    def keys(self, first: str, last: str) -> list[str]:
+        """Return the nights from ``first`` to ``last``, both included."""
+        return list(self._ticks(day_of(first), day_of(last)))
+
+    def shift(self, key: str, nights: int) -> str:
+        """Return the night that is ``nights`` later (or earlier, when negative)."""
+        tick = self._tick(key)
+        step = croniter(self.cron, tick)
+        for _ in range(abs(nights)):
+            tick = step.get_next(datetime) if nights > 0 else step.get_prev(datetime)
+        return tick.date().isoformat()
+
+    def _tick(self, key: str) -> datetime:
+        """Return the wall time at which the cron fires on the key's day (naive, so that no clock change moves it)."""
+        day = day_of(key)
+        tick: datetime = croniter(self.cron, datetime.combine(day, time()) - timedelta(seconds=1)).get_next(datetime)
+        if tick.date() != day:
+            raise PartitionError(
+                f"partition {key}",
+                required=f"a night of the schedule {self.cron!r} ({self.timezone})",
+                found=f"none on that day, the next is {tick.date()}",
+                remedy="choose a date on which the schedule fires",
+            )
+        return tick
+
+    def _ticks(self, first: date, last: date) -> Iterator[str]:
+        step = croniter(self.cron, datetime.combine(first, time()) - timedelta(seconds=1))
+        while (tick := step.get_next(datetime)).date() <= last:
+            yield tick.date().isoformat()

@@ -1,0 +1,82 @@
+"""Where and as whom: the only page that reads environment variables, so that a spec never has to.
+
+``EVERGREEN_LAKE`` is the lake's address, ``MLFLOW_TRACKING_URI`` the registry's; ``AWS_*`` say as whom on S3.
+A source's endpoint is an Airflow connection: in a task Airflow's own secrets backends are asked, elsewhere
+``AIRFLOW_CONN_<NAME>`` in its JSON form. ``host`` holds the whole address, ``password`` the token or secret.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from include.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An address and as whom to call it; its printed form has no secret."""
+
+    name: str
+    uri: str
+    login: str = ""
+    password: str = field(default="", repr=False)
+    extra: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+Connect = Callable[[str], Endpoint]
+
+
+def setting(name: str, default: str | None = None) -> str:
+    """Return an environment variable, or say that it is missing."""
+    value = os.environ.get(name, default)
+    if value is None:
+        raise SettingError(
+            f"setting {name}",
+            required="an environment variable",
+            found="none",
+            remedy='`eval "$(python -m demo.stack env)"` sets those of the demo; `python -m include doctor` checks all',
+        )
+    return value
+
+
+def lake_uri() -> str:
+    """Return the lake's address without a slash at its end."""
+    return setting("EVERGREEN_LAKE").rstrip("/")
+
+
+def home() -> Path:
+    """Return the folder for what may be lost: caches and the like."""
+    return Path(setting("EVERGREEN_HOME", ".evergreen")).absolute()
+
+
+def code_version() -> str:
+    """Return the code's commit, as whoever started the process gave it."""
+    return setting("EVERGREEN_CODE", "unknown")
+
+
+def endpoint(name: str) -> Endpoint:
+    """Return a source's endpoint from ``AIRFLOW_CONN_<NAME>``."""
+    variable = f"AIRFLOW_CONN_{name.upper()}"
+    try:
+        raw = json.loads(setting(variable))
+        return Endpoint(
+            name=name,
+            uri=str(raw["host"]).rstrip("/"),
+            login=str(raw.get("login") or ""),
+            password=str(raw.get("password") or ""),
+            extra=_extra(raw.get("extra")),
+        )
+    except (ValueError, KeyError, TypeError):
+        # the value may hold a secret: the message must not
+        raise SettingError(
+            f"connection {name}", required="JSON with a host", found="something else", where=variable
+        ) from None
+
+
+def _extra(value: Any) -> dict[str, Any]:
+    return dict(json.loads(value) if isinstance(value, str) and value else value or {})

@@ -1,0 +1,204 @@
+"""The lake: tables and raw objects on a folder or on S3, and the only storage I/O there is.
+
+A partition is published by one commit that replaces exactly that partition, so a rerun replaces and never
+appends, and a reader sees the old rows or the new ones. A ledger grows by one commit against a known version,
+so of two writers the slower one fails and decides again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import obstore
+import pyarrow as pa
+import pyarrow.dataset as ds
+from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from obstore.store import from_url
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from include.environment import lake_uri
+from include.errors import EvergreenError, StaleDecision
+
+Where = Mapping[str, str | int | Sequence[str] | Sequence[int]]
+
+# The default checkpointing deletes the log behind old versions, which lineage refers to: keep it for ten years.
+CONFIGURATION = {
+    "delta.logRetentionDuration": "interval 3650 days",
+    "delta.deletedFileRetentionDuration": "interval 3650 days",
+    "delta.checkpointInterval": "50",
+}
+_again = retry(
+    retry=retry_if_exception_type(CommitFailedError),
+    wait=wait_random_exponential(multiplier=0.05, max=2),
+    stop=stop_after_attempt(12),
+    reraise=True,
+)
+
+
+class Lake:
+    """One use case's part of the lake.
+
+    Parameters
+    ----------
+    usecase : its name, the first folder below the lake's address.
+    uri : the lake's address; ``EVERGREEN_LAKE`` unless given. A folder, ``file://`` or ``s3://``.
+    """
+
+    def __init__(self, usecase: str, uri: str | None = None) -> None:
+        base = (uri or lake_uri()).rstrip("/")
+        self.uri = f"{base}/{usecase}" if "://" in base else f"file://{base}/{usecase}"
+
+    # tables
+
+    @_again
+    def publish(self, table: str, rows: pa.Table, where: Where, partition_by: Sequence[str]) -> int:
+        """Replace the partitions that ``where`` names by ``rows``, in one commit.
+
+        Parameters
+        ----------
+        rows : every row lies in ``where``; none empties the partitions.
+        where : equal to a value, or one of a list, by partition column.
+
+        Returns
+        -------
+        int
+            The table's version with these rows.
+        """
+        opened = self._ensure(table, rows.schema, partition_by)
+        write_deltalake(
+            opened, rows, mode="overwrite", predicate=_predicate(where), schema_mode=_mode(opened, rows.schema)
+        )
+        return opened.version()
+
+    def append_at(self, table: str, rows: pa.Table, version: int) -> int:
+        """Append to a ledger that is still at ``version`` (-1: not there yet), or raise `StaleDecision`."""
+        stale = StaleDecision(
+            f"{self.uri}/tables/{table}",
+            required=f"version {version}",
+            found="a newer one",
+            remedy="somebody else wrote first: read it again and decide again",
+        )
+        try:
+            opened = self._ensure(table, rows.schema, ())
+            seen = max(version, 0)
+            if opened.version() != seen:
+                raise stale
+            write_deltalake(
+                opened, rows, mode="append", commit_properties=CommitProperties(max_commit_retries=0)
+            )
+        except CommitFailedError:
+            raise stale from None
+        return opened.version()
+
+    def read(self, table: str, where: Where | None = None, columns: Sequence[str] | None = None) -> pa.Table | None:
+        """Return the rows of the partitions that ``where`` names, or None where the table isn't there yet."""
+        data = self.dataset(table)
+        if data is None:
+            return None
+        return data.to_table(columns=list(columns) if columns else None, filter=_filter(where))
+
+    def rows(self, table: str, where: Where | None = None) -> list[dict[str, Any]]:
+        """Return a small table's rows as dicts, none where it isn't there yet."""
+        found = self.read(table, where)
+        return [] if found is None else found.to_pylist()
+
+    def dataset(self, table: str, version: int | None = None) -> ds.Dataset | None:
+        """Return a table for DuckDB or Arrow to scan, or None where it isn't there yet."""
+        opened = self._open(table, version)
+        return None if opened is None else opened.to_pyarrow_dataset()
+
+    def version(self, table: str) -> int:
+        """Return a table's version, -1 where it isn't there yet."""
+        opened = self._open(table)
+        return -1 if opened is None else int(opened.version())
+
+    def _open(self, table: str, version: int | None = None) -> DeltaTable | None:
+        try:
+            return DeltaTable(f"{self.uri}/tables/{table}", version=version)
+        except TableNotFoundError:
+            return None
+
+    def _ensure(self, table: str, schema: pa.Schema, partition_by: Sequence[str]) -> DeltaTable:
+        opened = self._open(table)
+        if opened is not None:
+            return opened
+        try:
+            return DeltaTable.create(
+                f"{self.uri}/tables/{table}",
+                schema,
+                mode="error",
+                partition_by=list(partition_by),
+                configuration=CONFIGURATION,
+            )
+        except DeltaError:
+            opened = self._open(table)  # another process made it between the look and the make
+            if opened is None:
+                raise
+            return opened
+
+    # objects
+
+    @cached_property
+    def _store(self) -> Any:
+        return from_url(self.uri, **({"mkdir": True} if self.uri.startswith("file:") else {}))
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write an object unless it is there; True if this call wrote it."""
+        try:
+            obstore.put(self._store, _inside(key), data, mode="create")
+        except obstore.exceptions.AlreadyExistsError:
+            return False
+        return True
+
+    def replace(self, key: str, data: bytes) -> None:
+        """Write an object, over the old one if there is one."""
+        obstore.put(self._store, _inside(key), data)
+
+    def get(self, key: str) -> bytes | None:
+        """Return an object's bytes, or None."""
+        try:
+            return bytes(obstore.get(self._store, _inside(key)).bytes())
+        except FileNotFoundError:
+            return None
+
+    def keys(self, prefix: str) -> list[str]:
+        """Return the keys below a prefix, sorted."""
+        pages = obstore.list(self._store, prefix=_inside(prefix))
+        return sorted(str(entry["path"]) for page in pages for entry in page)
+
+
+def _inside(key: str) -> str:
+    """Return a key that can't leave the use case's folder."""
+    if key.startswith("/") or ".." in key.split("/") or "\\" in key or not key:
+        raise EvergreenError(f"object key {key!r}", required="a path below the use case's folder")
+    return key
+
+
+def _predicate(where: Where) -> str:
+    """Return Delta's own condition; the values are keys that Evergreen made, quoted all the same."""
+    return " AND ".join(f"{column} IN ({', '.join(map(_quoted, _many(values)))})" for column, values in where.items())
+
+
+def _filter(where: Where | None) -> ds.Expression | None:
+    found: ds.Expression | None = None
+    for column, values in (where or {}).items():
+        one = ds.field(column).isin(list(_many(values)))
+        found = one if found is None else found & one
+    return found
+
+
+def _many(values: str | int | Sequence[str] | Sequence[int]) -> Sequence[str | int]:
+    return [values] if isinstance(values, str | int) else list(values)
+
+
+def _quoted(value: str | int) -> str:
+    return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
+
+
+def _mode(opened: DeltaTable, schema: pa.Schema) -> str | None:
+    """Return ``merge`` where the rows bring a column that the table doesn't have yet."""
+    have = {f.name for f in opened.schema().fields}
+    return "merge" if set(schema.names) - have else None

@@ -1,0 +1,9 @@
+"""A use case is declared once, in a YAML file that is read into frozen models; an unknown key is refused by its path.
+
+Where and as whom (addresses, accounts, secrets) is the environment's, never the spec's.
+"""
+
+from include.spec.load import folders, load, names, read_all
+from include.spec.usecase import Problem, Schedule, UseCase
+
+__all__ = ["Problem", "Schedule", "UseCase", "folders", "load", "names", "read_all"]

@@ -1,0 +1,119 @@
+"""Find and read the declarations; one that can't be read takes down nothing but itself."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from include.errors import SpecError
+from include.spec.usecase import UseCase
+
+SHIPPED = Path(__file__).parent.parent / "usecases"
+
+
+def folders() -> list[Path]:
+    """Return each use case's folder: the shipped ones and those under the paths in EVERGREEN_USECASES."""
+    roots = [SHIPPED, *(Path(p) for p in os.environ.get("EVERGREEN_USECASES", "").split(os.pathsep) if p)]
+    return sorted(
+        file.parent for root in roots for file in root.glob("*/usecase.yaml") if not file.parent.name.startswith("_")
+    )
+
+
+def names() -> list[str]:
+    """Return the names of the use cases, readable or not."""
+    return [folder.name for folder in folders()]
+
+
+def load(name: str) -> UseCase:
+    """Return a use case by its name, or say which there are."""
+    for folder in folders():
+        if folder.name == name:
+            return read(folder / "usecase.yaml")
+    raise SpecError(
+        f"use case {name!r}",
+        required=f"one of {', '.join(names()) or 'none yet'}",
+        remedy=f"make it with `python -m include new {name}`, or name its parent folder in EVERGREEN_USECASES",
+    )
+
+
+def read_all() -> tuple[list[UseCase], list[SpecError]]:
+    """Return every readable use case, and the error of each other."""
+    good: list[UseCase] = []
+    bad: list[SpecError] = []
+    for folder in folders():
+        try:
+            good.append(read(folder / "usecase.yaml"))
+        except SpecError as error:
+            bad.append(error)
+    return good, bad
+
+
+def read(file: Path) -> UseCase:
+    """Read one declaration.
+
+    Raises
+    ------
+    SpecError
+        naming the file, the path of each key that is wrong, and what is valid there.
+    """
+    try:
+        raw = yaml.safe_load(file.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise SpecError(str(file), required="a YAML file", found=" ".join(str(error).split())) from None
+    if not isinstance(raw, dict):
+        raise SpecError(str(file), required="a mapping of keys", found=type(raw).__name__)
+    if "folder" in raw:
+        raise SpecError(str(file), found="an unknown key: folder", remedy="remove it")
+    try:
+        spec = UseCase.model_validate({**raw, "folder": file.parent})
+    except ValidationError as error:
+        raise SpecError(
+            str(file), found="; ".join(_sentence(e) for e in error.errors()), remedy="correct it and save"
+        ) from None
+    if spec.name != file.parent.name:
+        raise SpecError(str(file), required=f"name: {file.parent.name} (the folder's)", found=f"name: {spec.name}")
+    if not (file.parent / spec.features.sql).is_file():
+        raise SpecError(str(file), required=f"features.sql: a file beside it", found=spec.features.sql + " missing")
+    return spec
+
+
+def _sentence(error: object) -> str:
+    """Return ``path: what is wrong`` for one of pydantic's errors, with the valid keys where a key is unknown."""
+    assert isinstance(error, dict)
+    path = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{path}: unknown key{_valid_here(error['loc'])}"
+    return f"{path}: {error['msg']}" if path else str(error["msg"])
+
+
+def _valid_here(loc: tuple[str | int, ...]) -> str:
+    """Return the keys that are valid where an unknown one was found."""
+    model: object = UseCase
+    for part in loc[:-1]:
+        fields = getattr(model, "model_fields", {})
+        if part in fields:
+            model = fields[part].annotation
+        model = _inner(model, part)
+    fields = getattr(model, "model_fields", {})
+    keys = sorted(f.alias or n for n, f in fields.items() if not f.exclude)
+    return f"; valid here: {', '.join(keys)}" if keys else ""
+
+
+def _inner(annotation: object, part: str | int) -> object:
+    """Step through a container's annotation to the model that ``part`` names in it."""
+    from typing import get_args
+
+    if hasattr(annotation, "model_fields"):
+        return annotation
+    for arg in get_args(annotation):
+        kind = getattr(arg, "model_fields", {}).get("kind")
+        if kind is not None and part in get_args(kind.annotation):
+            return arg
+    for arg in get_args(annotation):
+        found = _inner(arg, part)
+        if hasattr(found, "model_fields") or (get_args(found) and found is not arg):
+            return found
+    return annotation

@@ -1,0 +1,116 @@
+"""What a use case declares of its sources: how to fetch them, what is in them, and when it was known."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Strict(BaseModel):
+    """Frozen, and an unknown key is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Local = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+
+
+class Column(Strict):
+    """One column of a source, as it is kept: UTC times, SI or declared units, typed."""
+
+    type: Literal["string", "integer", "number", "boolean", "date", "timestamp", "hhmm"]
+    source: str | None = Field(None, alias="from", description="the column's name in the source, if another")
+    required: bool = Field(False, description="a row without it is quarantined")
+    timezone: str | None = Field(None, description="of a timestamp written without one")
+    scale: float = Field(1.0, description="multiplies a number, as 0.44704 turns mph into m/s")
+    shift: float = Field(0.0, description="added to a number before it is scaled, as -32 for °F")
+    unit: str | None = Field(None, description="the unit that is kept, for people")
+    hashed: bool = Field(False, description="kept only as a keyed hash")
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class Expectation(Strict):
+    """A Great Expectations expectation by its own name and arguments.
+
+    One about values of a column (or a pair) sets aside the rows that break it; one about the table refuses
+    the partition.
+    """
+
+    type: Annotated[str, Field(pattern=r"^expect_[a-z_]+$")]
+    kwargs: dict[str, Any] = {}
+
+
+class Contract(Strict):
+    """What one partition must hold."""
+
+    min_rows: int = Field(1, ge=0)
+    max_rows: int | None = Field(None, ge=1)
+    tolerance: float = Field(0.05, ge=0, le=1, description="share of rows that may be quarantined, else refused")
+    extra: Literal["refuse", "ignore"] = "refuse"
+    expectations: tuple[Expectation, ...] = ()
+
+
+class Fetch(Strict):
+    """Patience with a source."""
+
+    timeout: float = Field(30.0, gt=0, description="seconds for one request")
+    attempts: int = Field(4, ge=1, le=20, description="requests before the source counts as failed")
+    wait: float = Field(0.5, ge=0, description="seconds before the second attempt, doubled each time, with jitter")
+    max_bytes: int = Field(1 << 30, ge=1, description="a part larger than this, packed or unpacked, is refused")
+    failures: int = Field(3, ge=1, description="failed nights in a row that open the circuit")
+    cool_down: float = Field(300.0, ge=0, description="seconds before the open circuit admits one probe")
+
+
+class _Source(Strict):
+    connection: Name
+    offset: int = Field(0, description="days from the night to the day that the rows are about")
+    known: Local = Field("00:00", description="local time of the night at which the rows could first be known")
+    start: Day | None = Field(None, description="the first night that has this source, if later than the schedule's")
+    day: str | None = Field(None, description="the column whose local date must be the day asked for")
+    key: tuple[str, ...] = Field(min_length=1)
+    columns: dict[str, Column] = Field(min_length=1)
+    contract: Contract = Contract()
+    fetch: Fetch = Fetch()
+
+    @model_validator(mode="after")
+    def _columns_exist(self) -> _Source:
+        for name in (*self.key, *([self.day] if self.day else [])):
+            if name not in self.columns:
+                raise ValueError(f"{name!r} is not one of its columns: {', '.join(self.columns)}")
+        for name in ("night", "revision", "known_at", "decision_time"):
+            if name in self.columns:
+                raise ValueError(f"{name!r} is Evergreen's own column; keep the source's under another name")
+        return self
+
+
+class Objects(_Source):
+    """Files of a bucket or folder, one object a night."""
+
+    kind: Literal["objects"]
+    path: str = Field(description="of one object below the connection, with {day} or {night}")
+    format: Literal["csv", "parquet", "json"] = "csv"
+
+
+class Http(_Source):
+    """A paged JSON API: pages are asked for until the answer's own count is reached."""
+
+    kind: Literal["http"]
+    path: str = Field(description="below the connection, with {day} or {night}")
+    rows: str = Field("rows", description="the field that holds the page's rows")
+    pages: str | None = Field("pages", description="the field that says how many pages there are; none: one page")
+    page: str = Field("page", description="the query parameter that numbers pages from 1")
+    volatile: tuple[str, ...] = Field((), description="fields that change with each answer; left out of its identity")
+
+
+class Sql(_Source):
+    """The rows of one query; :day, :night and :known_at are bound, never pasted."""
+
+    kind: Literal["sql"]
+    query: str
+
+
+Source = Annotated[Objects | Http | Sql, Field(discriminator="kind")]

@@ -1,0 +1,110 @@
+"""What a use case declares of its features, training, gate, scoring, monitoring and retraining."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from include.spec.source import Local, Name, Strict
+
+Rung = Literal["champion", "previous", "baseline", "prior"]
+
+
+class Features(Strict):
+    """One SQL file that serves training and scoring alike."""
+
+    sql: str = "features.sql"
+    spine: Name = Field(description="the source whose rows are to be scored")
+    lookback: int = Field(ge=0, description="nights before the spine's that the SQL may read")
+    numeric: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All feature columns, numeric first."""
+        return self.numeric + self.categorical
+
+    @model_validator(mode="after")
+    def _some(self) -> Features:
+        if not self.columns or len(set(self.columns)) != len(self.columns):
+            raise ValueError("declare at least one feature, each once, under numeric or categorical")
+        return self
+
+
+class Labels(Strict):
+    """What came true."""
+
+    source: Name
+    sql: str = Field(description="an expression over the source's columns; null where no label will ever come")
+    delay: int = Field(ge=0, description="nights from the spine's night to the one that brings its labels")
+
+
+class Candidate(Strict):
+    """A recipe that is fitted."""
+
+    name: Name
+    estimator: Name
+    params: dict[str, Any] = {}
+
+
+class Training(Strict):
+    """A time-ordered split: train, then validation (chooses), then test (judges)."""
+
+    window: int | None = Field(None, ge=3, description="nights back from the training night; none: all history")
+    validation: int = Field(7, ge=1, description="nights")
+    test: int = Field(28, ge=1, description="nights; neither fitted nor tuned on")
+    baselines: tuple[Candidate, ...] = Field(min_length=1)
+    candidates: tuple[Candidate, ...] = Field(min_length=1)
+    seed: int = 7
+
+
+class Requirement(Strict):
+    """A figure that the challenger must reach."""
+
+    metric: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _one_side(self) -> Requirement:
+        if (self.at_least is None) == (self.at_most is None):
+            raise ValueError("give either at_least or at_most")
+        return self
+
+
+class Gate(Strict):
+    """What a challenger must show before it may replace the champion."""
+
+    objective: Literal["log_loss", "brier", "squared_error", "absolute_error"]
+    requirements: tuple[Requirement, ...] = ()
+    min_partitions: int = Field(28, ge=2, description="matured test nights, else: not enough evidence")
+    alpha: float = Field(0.05, gt=0, lt=0.5, description="chance of promoting noise, over all attempts together")
+    min_gain: float = Field(0.0, ge=0, description="of the mean loss, relative to the champion's")
+    block: int = Field(3, ge=1, description="nights that are resampled together")
+    resamples: int = Field(2000, ge=200)
+
+
+class Scoring(Strict):
+    """Every row gets a prediction: the first rung of the ladder that can serve."""
+
+    by: Local = Field("23:59", description="local hour of the night by which predictions exist")
+    needs: dict[Rung, tuple[Name, ...]] = Field({}, description="sources that a rung can't serve without")
+    fallback: float = Field(description="the prediction before any model was promoted")
+
+
+class Monitoring(Strict):
+    """What is watched, night by night."""
+
+    psi: float = Field(0.25, gt=0, description="population stability index from which a column has drifted")
+    missing: float = Field(0.1, gt=0, le=1, description="rise of the missing share from which a column has drifted")
+    requirements: tuple[Requirement, ...] = Field((), description="of realised performance")
+    window: int = Field(7, ge=1, description="matured nights that realised performance is judged on")
+    report_rows: int = Field(5000, ge=100, description="rows of the sample from which Evidently's report is drawn")
+
+
+class Retraining(Strict):
+    """When the evidence asks for a training outside the schedule."""
+
+    when: tuple[Literal["degraded", "drifted"], ...] = ("degraded",)
+    persist: int = Field(3, ge=1, description="nights in a row that must show it")

@@ -1,0 +1,125 @@
+"""The whole declaration, and the checks that need more than one part of it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from include.clock import Clock
+from include.refs import digest_json
+from include.spec.metrics import METRICS, OBJECTIVES
+from include.spec.source import Day, Name, Source, Strict
+from include.spec.stages import Features, Gate, Labels, Monitoring, Retraining, Scoring, Training
+
+
+class Problem(Strict):
+    """What is predicted, and why."""
+
+    kind: Literal["binary", "regression"]
+    statement: str
+    target: Name
+    owner: str = ""
+    never_features: tuple[str, ...] = Field((), description="columns that privacy keeps out of the features")
+
+
+class Schedule(Strict):
+    """When the nights are."""
+
+    nightly: str
+    training: str
+    timezone: str
+    start: Day = Field(description="the first night")
+    end: Day | None = Field(None, description="the last night, if there is one")
+
+    @field_validator("nightly", "training")
+    @classmethod
+    def _cron(cls, value: str) -> str:
+        from croniter import croniter
+
+        if not croniter.is_valid(value):
+            raise ValueError(f"{value!r} is not a cron expression")
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _zone(cls, value: str) -> str:
+        from zoneinfo import ZoneInfo
+
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError):
+            raise ValueError(f"{value!r} is not a time zone's name, as America/New_York") from None
+        return value
+
+
+class UseCase(Strict):
+    """One use case. ``folder`` is where its file lies and is no part of its identity."""
+
+    name: Name
+    problem: Problem
+    schedule: Schedule
+    sources: dict[Name, Source] = Field(min_length=1)
+    features: Features
+    labels: Labels
+    training: Training
+    gate: Gate
+    scoring: Scoring
+    monitoring: Monitoring = Monitoring()
+    retraining: Retraining = Retraining()
+    folder: Path = Field(Path(), exclude=True)
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of the nights."""
+        return Clock(self.schedule.nightly, self.schedule.timezone)
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The columns that tell one row to score from another, within a night."""
+        return self.sources[self.features.spine].key
+
+    @property
+    def sql(self) -> str:
+        """The text of the feature SQL."""
+        return (self.folder / self.features.sql).read_text()
+
+    @cached_property
+    def digest(self) -> str:
+        """The digest of the declaration and its SQL: what a result depends on beside data and code."""
+        return digest_json([self.model_dump(mode="json", by_alias=True), self.sql])
+
+    def nights(self, source: str, first: str, last: str) -> list[str]:
+        """Return the nights from ``first`` to ``last`` on which a source exists."""
+        start = max(first, self.sources[source].start or self.schedule.start, self.schedule.start)
+        return self.clock.keys(start, min(last, self.schedule.end or last)) if start <= last else []
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> UseCase:
+        known = ", ".join(self.sources)
+        named = [("features.spine", self.features.spine), ("labels.source", self.labels.source)]
+        named += [(f"scoring.needs.{rung}", s) for rung, needs in self.scoring.needs.items() for s in needs]
+        for path, source in named:
+            if source not in self.sources:
+                raise ValueError(f"{path}: no source is named {source!r}; there are {known}")
+        missing = [c for c in self.key if c not in self.sources[self.labels.source].columns]
+        if missing:
+            raise ValueError(f"labels.source: {self.labels.source} lacks the key column(s) {', '.join(missing)}")
+        if self.problem.target in self.features.columns:
+            raise ValueError(f"features: the target {self.problem.target!r} can't be a feature")
+        for column in self.problem.never_features:
+            if column in self.features.columns:
+                raise ValueError(f"features: {column!r} is under problem.never_features")
+        if self.gate.objective not in OBJECTIVES[self.problem.kind]:
+            fit = ", ".join(OBJECTIVES[self.problem.kind])
+            raise ValueError(f"gate.objective: {self.gate.objective!r} doesn't fit {self.problem.kind}; use {fit}")
+        for path, rules in (("gate", self.gate.requirements), ("monitoring", self.monitoring.requirements)):
+            for rule in rules:
+                if rule.metric not in METRICS[self.problem.kind]:
+                    fit = ", ".join(METRICS[self.problem.kind])
+                    raise ValueError(
+                        f"{path}.requirements: {rule.metric!r} is no metric of a {self.problem.kind} problem; use {fit}"
+                    )
+        return self

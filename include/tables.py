@@ -1,0 +1,117 @@
+"""The shape of every table in the lake, in one place; a validated table's columns come from its source's spec."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from include.spec.source import Column, Source
+
+TIME = pa.timestamp("us", tz="UTC")
+_TYPES = {
+    "string": pa.string(),
+    "integer": pa.int64(),
+    "number": pa.float64(),
+    "boolean": pa.bool_(),
+    "date": pa.date32(),
+    "timestamp": TIME,
+    "hhmm": pa.int32(),  # minutes after local midnight, 0 to 1440
+}
+
+
+def column_type(column: Column) -> pa.DataType:
+    """Return the type in which a column is kept."""
+    return pa.string() if column.hashed else _TYPES[column.type]
+
+
+def validated(source: Source) -> pa.Schema:
+    """Return the schema of a source's validated table: its own columns, then Evergreen's."""
+    own = [pa.field(name, column_type(column)) for name, column in source.columns.items()]
+    return pa.schema([*own, ("night", pa.string()), ("revision", pa.int32()), ("known_at", TIME)])
+
+
+def _schema(**fields: pa.DataType) -> pa.Schema:
+    return pa.schema(list(fields.items()))
+
+
+_S, _I, _F = pa.string(), pa.int64(), pa.float64()
+
+# what each partition of each product is, and what it was made from: status and lineage in one row
+PARTITIONS = _schema(
+    product=_S,  # a source's name, or "predictions", "performance", …
+    night=_S,
+    outcome=_S,  # published | refused | unavailable
+    revision=pa.int32(),
+    rows=_I,
+    quarantined=_I,
+    duplicates=_I,
+    digest=_S,  # of the partition's rows
+    inputs=_S,  # JSON: product or snapshot -> digest
+    spec=_S,  # the declaration's digest
+    code=_S,
+    note=_S,  # the sentence a person reads
+)
+# a row that was set aside: where it came from, which rule, which value, and the row itself
+QUARANTINE = _schema(
+    source=_S, night=_S, revision=pa.int32(), part=_S, row=_I, rule=_S, column=_S, value=_S, record=_S
+)
+# one profile a column a partition; what is mergeable is kept as sketches
+PROFILES = _schema(
+    product=_S,
+    night=_S,
+    column=_S,
+    kind=_S,  # numeric | categorical
+    count=_I,
+    missing=_I,
+    low=_F,
+    high=_F,
+    total=_F,
+    squares=_F,
+    quantiles=pa.binary(),  # KLL sketch of float64
+    items=pa.binary(),  # frequent-strings sketch
+    distinct=pa.binary(),  # HLL sketch
+)
+# the key columns of the use case follow these
+PREDICTIONS = _schema(
+    night=_S,
+    prediction=_F,
+    rung=_S,
+    reason=_S,  # why not a higher rung; empty for the champion
+    version=_S,  # the model's version in the registry, empty for a constant
+    model=_S,  # its digest
+    row_digest=_S,  # of the features that were seen
+)
+# realised performance of a scored night, as known on the night its labels came
+PERFORMANCE = _schema(night=_S, known=_S, metric=_S, value=_F, rows=_I, unlabelled=_I, rungs=_S, versions=_S)
+FINDINGS = _schema(
+    night=_S, check=_S, subject=_S, value=_F, threshold=_F, outcome=_S, note=_S  # outcome: ok | alarm | not enough
+)
+DECISIONS = _schema(night=_S, decision=_S, cause=_S, reason=_S)  # nothing | retrain
+# every verdict, keyed so that a rerun is no new attempt
+ATTEMPTS = _schema(
+    key=_S,
+    night=_S,
+    verdict=_S,  # blessed | not blessed | not enough evidence | rubber-stamped | forced
+    sentence=_S,
+    checks=_S,  # JSON
+    evidence=_S,  # JSON
+    version=_S,
+    model=_S,
+    spec=_S,
+    data=_S,
+    code=_S,
+    attempt=_I,  # its number since the last promotion
+)
+# every switch; the newest row of each role is live
+DEPLOYMENTS = _schema(
+    switch=_I,  # numbered from 1
+    role=_S,  # champion | baseline
+    version=_S,
+    model=_S,
+    prior=_F,  # the label's mean in training
+    effective=_S,  # the first night it may serve
+    evidence=_S,  # the night of its verdict
+    kind=_S,  # promoted | rolled back | forced
+    by=_S,
+    reason=_S,
+    attempt=_S,  # key of its verdict
+)
