@@ -1,0 +1,1 @@
+"""The gate: evidence, the verdict on it, the two ledgers, the switch and the way back."""

@@ -1,0 +1,141 @@
+"""What the gate may know: a small, plain record that can be kept for good and judged again by anyone.
+
+Losses are kept per night and not per row, since the night is what is resampled: rows of one night are not
+independent. The record names no attempt and no clock, so evaluating the same data again gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any
+
+from include.errors import EvergreenError
+from include.refs import digest_json
+
+SCHEMA = 1
+CHALLENGER = "challenger"
+CHAMPION = "champion"
+BASELINE = "baseline:"
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The objective's losses on the test nights, the same rows for every model.
+
+    Parameters
+    ----------
+    nights : the matured test nights, ascending, shape (n,).
+    rows : labelled rows of each night, each at least 1, shape (n,).
+    sums : by model name, the sum of the per-row loss of each night, shape (n,); the names are ``challenger``,
+        ``champion`` where there is one, and ``baseline:<name>``.
+
+    Raises
+    ------
+    EvergreenError
+        when the shapes disagree, nights repeat or a sum isn't finite: such a record can't be judged.
+    """
+
+    nights: tuple[str, ...]
+    rows: tuple[int, ...]
+    sums: dict[str, tuple[float, ...]]
+
+    def __post_init__(self) -> None:
+        if list(self.nights) != sorted(set(self.nights)):
+            raise EvergreenError("losses", required="ascending nights, each once", found=", ".join(self.nights))
+        if len(self.rows) != len(self.nights) or any(rows < 1 for rows in self.rows):
+            raise EvergreenError("losses", required=f"at least one row on each of {len(self.nights)} nights",
+                                 found=str(list(self.rows)))  # fmt: skip
+        if CHALLENGER not in self.sums:
+            raise EvergreenError("losses", required=f"a model named {CHALLENGER}", found=_names(self.sums))
+        for name, sums in self.sums.items():
+            if len(sums) != len(self.nights) or not all(map(math.isfinite, sums)):
+                raise EvergreenError(
+                    f"losses of {name}",
+                    required=f"{len(self.nights)} finite sums, one a night",
+                    found=str(list(sums)),
+                    remedy="a model that gives no finite prediction can't be evaluated; see its training",
+                )
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything a verdict rests on.
+
+    Parameters
+    ----------
+    usecase, night : whose, and the night of the training.
+    spec, data, code : digests of the declaration, of the training data, and the code's commit.
+    version, model : the challenger in the registry, and the digest of its bytes.
+    prior : the label's mean in training.
+    baseline_model : digest of the strongest baseline, which goes with the challenger as a rung of the ladder.
+    metrics : model name -> metric -> value, on the same rows as the losses.
+    losses : the objective's losses by night.
+    champion : digest of the champion that it was compared with, empty where there was none.
+    last_fitted : the last night that challenger or champion was fitted or tuned on.
+    """
+
+    usecase: str
+    night: str
+    spec: str
+    data: str
+    code: str
+    version: str
+    model: str
+    prior: float
+    baseline_model: str
+    metrics: dict[str, dict[str, float]]
+    losses: Losses
+    champion: str = ""
+    last_fitted: str = ""
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        if bool(self.champion) != (CHAMPION in self.losses.sums):
+            raise EvergreenError(
+                f"evidence of {self.usecase}/{self.night}",
+                required="the champion's digest together with its losses, or neither",
+                found=f"champion {self.champion or 'none'}, losses of {_names(self.losses.sums)}",
+            )
+
+    @cached_property
+    def key(self) -> str:
+        """The attempt's key: the same use case, night, declaration and data are the same attempt."""
+        return digest_json([self.usecase, self.night, self.spec, self.data])
+
+    def to_json(self) -> str:
+        """Return canonical JSON: equal evidence gives equal bytes."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Evidence:
+        """Read what `to_json` wrote.
+
+        Raises
+        ------
+        EvergreenError
+            when it is of another schema, or a field is missing or unknown.
+        """
+        raw: dict[str, Any] = json.loads(text)
+        known = {f.name for f in fields(cls)}
+        if raw.get("schema") != SCHEMA or set(raw) != known:
+            raise EvergreenError(
+                "evidence",
+                required=f"schema {SCHEMA} with {', '.join(sorted(known))}",
+                found=f"schema {raw.get('schema')} with {', '.join(sorted(raw))}",
+                remedy="evaluate again with this code",
+            )
+        kept = raw.pop("losses")
+        losses = Losses(
+            nights=tuple(kept["nights"]),
+            rows=tuple(kept["rows"]),
+            sums={name: tuple(sums) for name, sums in kept["sums"].items()},
+        )
+        return cls(losses=losses, **raw)
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
