@@ -1,6 +1,7 @@
 """A partition key is the night a row became known; this page turns keys into moments and back.
 
-Nothing here, nor anything that calls it, reads the wall clock: a backfilled night computes what that night saw.
+Nothing here, nor anything that calls it, reads the wall clock: a backfilled night computes what that night
+saw.
 """
 
 from __future__ import annotations
@@ -68,9 +69,14 @@ class Clock:
         return tick.date().isoformat()
 
     def _tick(self, key: str) -> datetime:
-        """Return the wall time at which the cron fires on the key's day (naive, so that no clock change moves it)."""
+        """Return the wall time at which the cron fires on the key's day.
+
+        It is naive, so that no change of clocks moves it.
+        """
         day = day_of(key)
-        tick: datetime = croniter(self.cron, datetime.combine(day, time()) - timedelta(seconds=1)).get_next(datetime)
+        tick: datetime = croniter(self.cron, datetime.combine(day, time()) - timedelta(seconds=1)).get_next(
+            datetime
+        )
         if tick.date() != day:
             raise PartitionError(
                 f"partition {key}",

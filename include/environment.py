@@ -39,7 +39,8 @@ def setting(name: str, default: str | None = None) -> str:
             f"setting {name}",
             required="an environment variable",
             found="none",
-            remedy='`eval "$(python -m demo.stack env)"` sets those of the demo; `python -m include doctor` checks all',
+            remedy='`eval "$(python -m demo.stack env)"` sets those of the demo; '
+            "`python -m include doctor` checks all",
         )
     return value
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import obstore
 import pyarrow as pa
@@ -23,7 +23,8 @@ from include.errors import EvergreenError, StaleDecision
 
 Where = Mapping[str, str | int | Sequence[str] | Sequence[int]]
 
-# The default checkpointing deletes the log behind old versions, which lineage refers to: keep it for ten years.
+# The default checkpointing deletes the log behind old versions, which lineage refers to: keep it for ten
+# years.
 CONFIGURATION = {
     "delta.logRetentionDuration": "interval 3650 days",
     "delta.deletedFileRetentionDuration": "interval 3650 days",
@@ -68,7 +69,11 @@ class Lake:
         """
         opened = self._ensure(table, rows.schema, partition_by)
         write_deltalake(
-            opened, rows, mode="overwrite", predicate=_predicate(where), schema_mode=_mode(opened, rows.schema)
+            opened,
+            rows,
+            mode="overwrite",
+            predicate=_predicate(where),
+            schema_mode=_mode(opened, rows.schema),
         )
         return opened.version()
 
@@ -93,11 +98,16 @@ class Lake:
         return opened.version()
 
     def read(
-        self, table: str, where: Where | None = None, columns: Sequence[str] | None = None, version: int | None = None
+        self,
+        table: str,
+        where: Where | None = None,
+        columns: Sequence[str] | None = None,
+        version: int | None = None,
     ) -> pa.Table | None:
-        """Return the rows of the partitions that ``where`` names (all without it), or None where no table is yet.
+        """Return the rows of the partitions that ``where`` names (all without it).
 
-        The rows come in no order. ``version`` reads the table as it was then.
+        None says that there is no such table yet. The rows come in no order. ``version`` reads the table as
+        it was then.
         """
         opened = self._open(table, version)
         if opened is None:
@@ -147,7 +157,7 @@ class Lake:
 
     @cached_property
     def _store(self) -> Any:
-        return from_url(self.uri, **({"mkdir": True} if self.uri.startswith("file:") else {}))
+        return from_url(self.uri, mkdir=True) if self.uri.startswith("file:") else from_url(self.uri)
 
     def create(self, key: str, data: bytes) -> bool:
         """Write an object unless it is there; True if this call wrote it."""
@@ -184,7 +194,8 @@ def _inside(key: str) -> str:
 def _predicate(where: Where) -> str:
     """Return Delta's own condition; the values are keys that Evergreen made, quoted all the same."""
     return " AND ".join(
-        f"{_name(column)} IN ({', '.join(map(_quoted, _many(values))) or 'NULL'})" for column, values in where.items()
+        f"{_name(column)} IN ({', '.join(map(_quoted, _many(values))) or 'NULL'})"
+        for column, values in where.items()
     )
 
 
@@ -207,7 +218,7 @@ def _quoted(value: str | int) -> str:
     return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
 
 
-def _mode(opened: DeltaTable, schema: pa.Schema) -> str | None:
+def _mode(opened: DeltaTable, schema: pa.Schema) -> Literal["merge"] | None:
     """Return ``merge`` where the rows bring a column that the table doesn't have yet."""
     have = {f.name for f in opened.schema().fields}
     return "merge" if set(schema.names) - have else None

@@ -1,4 +1,4 @@
-"""What a task hands on: a reference under 1 kB, never rows; and the digests that make two things the same thing."""
+"""What a task hands on: a reference under 1 kB, never rows; and the digests that make two things the same."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def digest_table(table: pa.Table) -> str:
 
 
 def _whole(table: pa.Table) -> list[pa.RecordBatch]:
-    """Return the table as one batch whose buffers hold nothing but its rows (a slice keeps its parent's)."""
+    """Return the table as one batch with buffers of its own (a slice keeps its parent's)."""
     if table.num_rows == 0:
         return []
     taken = table.take(pa.array(range(table.num_rows), pa.int64())).combine_chunks()

@@ -1,4 +1,4 @@
-"""The shape of every table in the lake, in one place; a validated table's columns come from its source's spec."""
+"""The shape of every table in the lake, in one place; a validated table's columns come from its source."""
 
 from __future__ import annotations
 
@@ -83,7 +83,13 @@ PREDICTIONS = _schema(
 # realised performance of a scored night, as known on the night its labels came
 PERFORMANCE = _schema(night=_S, known=_S, metric=_S, value=_F, rows=_I, unlabelled=_I, rungs=_S, versions=_S)
 FINDINGS = _schema(
-    night=_S, check=_S, subject=_S, value=_F, threshold=_F, outcome=_S, note=_S  # outcome: ok | alarm | not enough
+    night=_S,
+    check=_S,
+    subject=_S,
+    value=_F,
+    threshold=_F,
+    outcome=_S,
+    note=_S,  # outcome: ok | alarm | not enough
 )
 DECISIONS = _schema(night=_S, decision=_S, cause=_S, reason=_S)  # nothing | retrain
 # every verdict, keyed so that a rerun is no new attempt

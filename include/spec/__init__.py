@@ -1,4 +1,4 @@
-"""A use case is declared once, in a YAML file that is read into frozen models; an unknown key is refused by its path.
+"""A use case is declared once, in a YAML file read into frozen models; an unknown key is refused by its path.
 
 Where and as whom (addresses, accounts, secrets) is the environment's, never the spec's.
 """

@@ -18,7 +18,10 @@ def folders() -> list[Path]:
     """Return each use case's folder: the shipped ones and those under the paths in EVERGREEN_USECASES."""
     roots = [SHIPPED, *(Path(p) for p in os.environ.get("EVERGREEN_USECASES", "").split(os.pathsep) if p)]
     return sorted(
-        file.parent for root in roots for file in root.glob("*/usecase.yaml") if not file.parent.name.startswith("_")
+        file.parent
+        for root in roots
+        for file in root.glob("*/usecase.yaml")
+        if not file.parent.name.startswith("_")
     )
 
 
@@ -35,7 +38,8 @@ def load(name: str) -> UseCase:
     raise SpecError(
         f"use case {name!r}",
         required=f"one of {', '.join(names()) or 'none yet'}",
-        remedy=f"make it with `python -m include new {name}`, or name its parent folder in EVERGREEN_USECASES",
+        remedy=f"make it with `python -m include new {name}`, or name its parent folder in "
+        "EVERGREEN_USECASES",
     )
 
 
@@ -74,14 +78,18 @@ def read(file: Path) -> UseCase:
             str(file), found="; ".join(_sentence(e) for e in error.errors()), remedy="correct it and save"
         ) from None
     if spec.name != file.parent.name:
-        raise SpecError(str(file), required=f"name: {file.parent.name} (the folder's)", found=f"name: {spec.name}")
+        raise SpecError(
+            str(file), required=f"name: {file.parent.name} (the folder's)", found=f"name: {spec.name}"
+        )
     if not (file.parent / spec.features.sql).is_file():
-        raise SpecError(str(file), required=f"features.sql: a file beside it", found=spec.features.sql + " missing")
+        raise SpecError(
+            str(file), required="features.sql: a file beside it", found=spec.features.sql + " missing"
+        )
     return spec
 
 
 def _sentence(error: object) -> str:
-    """Return ``path: what is wrong`` for one of pydantic's errors, with the valid keys where a key is unknown."""
+    """Return ``path: what is wrong`` for one of pydantic's errors, and the valid keys for an unknown one."""
     assert isinstance(error, dict)
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":

@@ -49,7 +49,9 @@ class Contract(Strict):
 
     min_rows: int = Field(1, ge=0)
     max_rows: int | None = Field(None, ge=1)
-    tolerance: float = Field(0.05, ge=0, le=1, description="share of rows that may be quarantined, else refused")
+    tolerance: float = Field(
+        0.05, ge=0, le=1, description="share of rows that may be quarantined, else refused"
+    )
     extra: Literal["refuse", "ignore"] = "refuse"
     expectations: tuple[Expectation, ...] = ()
 
@@ -59,8 +61,12 @@ class Fetch(Strict):
 
     timeout: float = Field(30.0, gt=0, description="seconds for one request")
     attempts: int = Field(4, ge=1, le=20, description="requests before the source counts as failed")
-    wait: float = Field(0.5, ge=0, description="seconds before the second attempt, doubled each time, with jitter")
-    max_bytes: int = Field(1 << 30, ge=1, description="a part larger than this, packed or unpacked, is refused")
+    wait: float = Field(
+        0.5, ge=0, description="seconds before the second attempt, doubled each time, with jitter"
+    )
+    max_bytes: int = Field(
+        1 << 30, ge=1, description="a part larger than this, packed or unpacked, is refused"
+    )
     failures: int = Field(3, ge=1, description="failed nights in a row that open the circuit")
     cool_down: float = Field(300.0, ge=0, description="seconds before the open circuit admits one probe")
 
@@ -68,8 +74,12 @@ class Fetch(Strict):
 class _Source(Strict):
     connection: Name
     offset: int = Field(0, description="days from the night to the day that the rows are about")
-    known: Local = Field("00:00", description="local time of the night at which the rows could first be known")
-    start: Day | None = Field(None, description="the first night that has this source, if later than the schedule's")
+    known: Local = Field(
+        "00:00", description="local time of the night at which the rows could first be known"
+    )
+    start: Day | None = Field(
+        None, description="the first night that has this source, if later than the schedule's"
+    )
     day: str | None = Field(None, description="the column whose local date must be the day asked for")
     key: tuple[str, ...] = Field(min_length=1)
     columns: dict[str, Column] = Field(min_length=1)
@@ -101,9 +111,13 @@ class Http(_Source):
     kind: Literal["http"]
     path: str = Field(description="below the connection, with {day} or {night}")
     rows: str = Field("rows", description="the field that holds the page's rows")
-    pages: str | None = Field("pages", description="the field that says how many pages there are; none: one page")
+    pages: str | None = Field(
+        "pages", description="the field that says how many pages there are; none: one page"
+    )
     page: str = Field("page", description="the query parameter that numbers pages from 1")
-    volatile: tuple[str, ...] = Field((), description="fields that change with each answer; left out of its identity")
+    volatile: tuple[str, ...] = Field(
+        (), description="fields that change with each answer; left out of its identity"
+    )
 
 
 class Sql(_Source):

@@ -36,7 +36,9 @@ class Labels(Strict):
     """What came true."""
 
     source: Name
-    sql: str = Field(description="an expression over the source's columns; null where no label will ever come")
+    sql: str = Field(
+        description="an expression over the source's columns; null where no label will ever come"
+    )
     delay: int = Field(ge=0, description="nights from the spine's night to the one that brings its labels")
 
 
@@ -45,13 +47,15 @@ class Candidate(Strict):
 
     name: Name
     estimator: Name
-    params: dict[str, Any] = {}
+    params: dict[str, Any] = Field(default_factory=dict)
 
 
 class Training(Strict):
     """A time-ordered split: train, then validation (chooses), then test (judges)."""
 
-    window: int | None = Field(None, ge=3, description="nights back from the training night; none: all history")
+    window: int | None = Field(
+        None, ge=3, description="nights back from the training night; none: all history"
+    )
     validation: int = Field(7, ge=1, description="nights")
     test: int = Field(28, ge=1, description="nights; neither fitted nor tuned on")
     baselines: tuple[Candidate, ...] = Field(min_length=1)
@@ -79,7 +83,9 @@ class Gate(Strict):
     objective: Literal["log_loss", "brier", "squared_error", "absolute_error"]
     requirements: tuple[Requirement, ...] = ()
     min_partitions: int = Field(28, ge=2, description="matured test nights, else: not enough evidence")
-    alpha: float = Field(0.05, gt=0, lt=0.5, description="chance of promoting noise, over all attempts together")
+    alpha: float = Field(
+        0.05, gt=0, lt=0.5, description="chance of promoting noise, over all attempts together"
+    )
     min_gain: float = Field(0.0, ge=0, description="of the mean loss, relative to the champion's")
     block: int = Field(3, ge=1, description="nights that are resampled together")
     resamples: int = Field(2000, ge=200)
@@ -97,10 +103,14 @@ class Monitoring(Strict):
     """What is watched, night by night."""
 
     psi: float = Field(0.25, gt=0, description="population stability index from which a column has drifted")
-    missing: float = Field(0.1, gt=0, le=1, description="rise of the missing share from which a column has drifted")
+    missing: float = Field(
+        0.1, gt=0, le=1, description="rise of the missing share from which a column has drifted"
+    )
     requirements: tuple[Requirement, ...] = Field((), description="of realised performance")
     window: int = Field(7, ge=1, description="matured nights that realised performance is judged on")
-    report_rows: int = Field(5000, ge=100, description="rows of the sample from which Evidently's report is drawn")
+    report_rows: int = Field(
+        5000, ge=100, description="rows of the sample from which Evidently's report is drawn"
+    )
 
 
 class Retraining(Strict):

@@ -106,7 +106,9 @@ class UseCase(Strict):
                 raise ValueError(f"{path}: no source is named {source!r}; there are {known}")
         missing = [c for c in self.key if c not in self.sources[self.labels.source].columns]
         if missing:
-            raise ValueError(f"labels.source: {self.labels.source} lacks the key column(s) {', '.join(missing)}")
+            raise ValueError(
+                f"labels.source: {self.labels.source} lacks the key column(s) {', '.join(missing)}"
+            )
         if self.problem.target in self.features.columns:
             raise ValueError(f"features: the target {self.problem.target!r} can't be a feature")
         for column in self.problem.never_features:
@@ -114,12 +116,14 @@ class UseCase(Strict):
                 raise ValueError(f"features: {column!r} is under problem.never_features")
         if self.gate.objective not in OBJECTIVES[self.problem.kind]:
             fit = ", ".join(OBJECTIVES[self.problem.kind])
-            raise ValueError(f"gate.objective: {self.gate.objective!r} doesn't fit {self.problem.kind}; use {fit}")
+            raise ValueError(
+                f"gate.objective: {self.gate.objective!r} doesn't fit {self.problem.kind}; use {fit}"
+            )
         for path, rules in (("gate", self.gate.requirements), ("monitoring", self.monitoring.requirements)):
             for rule in rules:
                 if rule.metric not in METRICS[self.problem.kind]:
                     fit = ", ".join(METRICS[self.problem.kind])
                     raise ValueError(
-                        f"{path}.requirements: {rule.metric!r} is no metric of a {self.problem.kind} problem; use {fit}"
+                        f"{path}.requirements: {rule.metric!r} is no metric of {self.problem.kind}; use {fit}"
                     )
         return self
