@@ -48,7 +48,7 @@ def digest_json(value: Any) -> str:
 def digest_table(table: pa.Table) -> str:
     """Return the SHA-256 of a table's schema and rows, in the order given.
 
-    Equal content gives an equal digest however the table is cut into chunks, since it is written as one batch.
+    Equal content gives an equal digest however the table is cut into chunks: it is written as one batch.
     """
     plain = table.combine_chunks().replace_schema_metadata(None)
     sink = pa.BufferOutputStream()
