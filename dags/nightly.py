@@ -1,0 +1,58 @@
+"""Every night: what became known is ingested, tomorrow's rows are scored, and what came true is compared.
+
+When: on the declared schedule, one run a night; a backfill from the UI takes any past range, in any order.
+Changes: the night's own partitions, each replaced whole, so a run may be cleared and run again.
+If it is red: an `ingest` task says which file or rows, what was expected and the remedy; the night goes on
+without that source. A red `monitor` means that nothing was predicted. See the Overview link of any task.
+"""
+
+from airflow.sdk import DAG, CronPartitionTimetable, Param, TaskGroup
+
+from evergreen.assets import product
+from evergreen.defaults import arguments, night_field
+from evergreen.operators.ingest import IngestOperator
+from evergreen.operators.monitor import AskTrainingOperator, MonitorOperator
+from evergreen.operators.score import ScoreOperator
+from include.spec import UseCase, read_all
+
+ANEW = Param(False, type="boolean", title="Fetch anew", description="Other content enters as a revision")
+
+
+def nightly(spec: UseCase) -> DAG:
+    """Return the nightly DAG of a use case."""
+    clock = CronPartitionTimetable(
+        spec.schedule.nightly, timezone=spec.schedule.timezone, key_format="%Y-%m-%d"
+    )
+    with DAG(
+        **arguments(spec, "nightly"),
+        schedule=clock,
+        max_active_runs=4,
+        params=night_field(fetch_anew=ANEW),
+        doc_md=__doc__,
+    ) as dag:
+        with TaskGroup("ingest") as ingest:
+            for name in spec.sources:
+                IngestOperator(
+                    task_id=name, usecase=spec.name, source=name, outlets=[product(spec.name, name)]
+                )
+        with TaskGroup("score") as score:
+            ScoreOperator(
+                task_id="predict",
+                usecase=spec.name,
+                trigger_rule="all_done",
+                outlets=[product(spec.name, "predictions")],
+            )
+        with TaskGroup("monitor") as monitor:
+            watch = MonitorOperator(
+                task_id="watch",
+                usecase=spec.name,
+                trigger_rule="all_done",
+                outlets=[product(spec.name, "findings")],
+            )
+            watch >> AskTrainingOperator(task_id="ask_training", usecase=spec.name)
+        ingest >> score >> monitor
+    return dag
+
+
+for use_case in read_all()[0]:
+    globals()[f"{use_case.name}__nightly"] = nightly(use_case)

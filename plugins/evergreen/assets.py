@@ -1,0 +1,10 @@
+"""The names under which a use case's products are seen by Airflow and by other teams' DAGs."""
+
+from __future__ import annotations
+
+from airflow.sdk import Asset
+
+
+def product(usecase: str, name: str) -> Asset:
+    """Return the asset of a source, of ``predictions``, ``findings`` or ``champion``."""
+    return Asset(name=f"{usecase}.{name}", uri=f"evergreen://{usecase}/{name}", group="evergreen")

@@ -1,0 +1,98 @@
+"""What every operator shares: the night of its run, the store, and the sentence that a person reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowFailException
+
+from include import errors
+from include.environment import Endpoint
+
+from evergreen.links import OverviewLink
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from include.lake import Lake
+    from include.spec import UseCase
+
+# another try at the same bytes, or at the same decision, gives the same answer: Airflow's retries are for the rest
+FINAL = (
+    errors.SpecError,
+    errors.PartitionError,
+    errors.PartitionRefused,
+    errors.NotPublished,
+    errors.MissingMetric,
+    errors.ModelError,
+    errors.SettingError,
+)
+
+
+class EvergreenOperator(BaseOperator):
+    """A stage of one use case.
+
+    :param usecase: its name; the declaration is read when the task runs.
+    """
+
+    operator_extra_links = (OverviewLink(),)
+    ui_color = "#e3f4e1"
+
+    def __init__(self, *, usecase: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.usecase = usecase
+
+    def open(self) -> tuple[Lake, UseCase]:
+        """Return the use case's store and its declaration."""
+        from include.lake import Lake
+        from include.spec import load
+
+        return Lake(self.usecase), load(self.usecase)
+
+    @contextmanager
+    def one_try(self) -> Iterator[None]:
+        """Fail for good, in one sentence, where another try can't help."""
+        try:
+            yield
+        except FINAL as error:
+            raise AirflowFailException(str(error)) from error
+
+    def handed(self, ref: Any) -> dict[str, Any]:
+        """Log a reference's sentence and return it for XCom."""
+        self.log.info("%s", ref.note)
+        return dict(ref.xcom())
+
+
+def night_of(context: Context) -> str:
+    """Return the run's partition: the one it was scheduled or backfilled for, else the form's field."""
+    run_key = context["dag_run"].partition_key
+    form_key = context["params"].get("partition") or None
+    if run_key and form_key and run_key != form_key:
+        raise errors.PartitionError(
+            "partition", required=f"the run's own, {run_key}", found=form_key, remedy="leave the form's field empty"
+        )
+    if not (run_key or form_key):
+        raise errors.PartitionError(
+            "partition",
+            required="the night this run is for",
+            found="none",
+            remedy="trigger again and fill in the field `partition`, as 2013-03-01",
+        )
+    return str(run_key or form_key)
+
+
+def connect(name: str) -> Endpoint:
+    """Return a source's endpoint from Airflow's connections, wherever Airflow keeps them."""
+    from airflow.sdk import Connection
+
+    found = Connection.get(name)
+    return Endpoint(
+        name=name,
+        uri=str(found.host or "").rstrip("/"),
+        login=found.login or "",
+        password=found.password or "",
+        extra=dict(found.extra_dejson),
+    )

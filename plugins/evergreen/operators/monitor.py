@@ -1,0 +1,66 @@
+"""Monitor: what the night's data and the matured labels say, and whether that asks for a training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperatorLink
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DagRunTriggerException
+
+from evergreen.links import OverviewLink, ReportLink
+from evergreen.operators.base import EvergreenOperator, night_of
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class MonitorOperator(EvergreenOperator):
+    """Compare the night with the model's reference, and matured predictions with what came true.
+
+    Reads profiles, predictions and labels; writes performance, findings, the decision and the drift report.
+    """
+
+    operator_extra_links: tuple[BaseOperatorLink, ...] = (OverviewLink(), ReportLink())
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Return the reference of the night's findings; a night without predictions ends red."""
+        from include.monitor.run import monitor
+
+        lake, spec = self.open()
+        with self.one_try():
+            night = night_of(context)
+            ref = monitor(lake, spec, night)
+        if not lake.rows("partitions", {"product": "predictions", "night": night}):
+            raise AirflowFailException(f"{self.usecase} {night}: nothing was predicted; {ref.note}")
+        return self.handed(ref)
+
+
+class AskTrainingOperator(EvergreenOperator):
+    """Start the training once for the night's cause, if its decision asks for one.
+
+    The cause names the run, so however many nights find it, it trains once; a backfilled night never does.
+    """
+
+    def execute(self, context: Context) -> None:
+        """Trigger the training, or skip with the reason."""
+        lake, _ = self.open()
+        with self.one_try():
+            night = night_of(context)
+        found = lake.rows("decisions", {"night": night})
+        if not found or found[0]["decision"] != "retrain":
+            raise AirflowSkipException(found[0]["reason"] if found else "no decision was taken")
+        if context["dag_run"].run_type == "backfill":
+            raise AirflowSkipException(f"a backfilled night never trains; {found[0]['reason']}")
+        raise DagRunTriggerException(
+            trigger_dag_id=f"{self.usecase}__training",
+            dag_run_id=f"cause__{found[0]['cause']}",
+            conf={"partition": night, "cause": found[0]["cause"]},
+            logical_date=None,
+            reset_dag_run=False,
+            skip_when_already_exists=True,
+            wait_for_completion=False,
+            allowed_states=["success"],
+            failed_states=["failed"],
+            poke_interval=60,
+            deferrable=False,
+        )

@@ -1,0 +1,52 @@
+"""Operate: what a person starts from the form, with a reason that stays in the ledger."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowFailException
+
+from include.refs import Ref
+
+from evergreen.operators.base import EvergreenOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+ACTIONS = ["verify", "roll back", "force"]
+
+
+class OperateOperator(EvergreenOperator):
+    """Do the one action that the form asks for: check the lake, roll back, or force a refused challenger."""
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Return the reference of what was done."""
+        form = context["params"]
+        by = context["dag_run"].triggering_user_name or ""
+        with self.one_try():
+            if form["action"] == "verify":
+                return self.handed(self._verify())
+            if not (by and form["reason"].strip()):
+                raise AirflowFailException(
+                    f"{form['action']}: required a person and a reason, found by {by!r}, reason {form['reason']!r}; "
+                    "trigger this from the UI, logged in, and fill in the field `reason`"
+                )
+            return self.handed(self._switch(form, by))
+
+    def _verify(self) -> Ref:
+        from include.verify import verify
+
+        lake, spec = self.open()
+        found = verify(lake, spec)
+        if found.differences:
+            raise AirflowFailException("; ".join(found.differences[:5]))
+        return Ref(lake.uri, "all", note=found.note)
+
+    def _switch(self, form: Any, by: str) -> Ref:
+        from include.promote.run import force, rollback
+        from include.registry import Registry
+
+        lake, spec = self.open()
+        if form["action"] == "roll back":
+            return rollback(lake, spec, form["version"] or None, by, form["reason"], registry=Registry())
+        return force(lake, spec, form["attempt"], by, form["reason"], registry=Registry())

@@ -1,0 +1,31 @@
+"""Score: every row of the night gets a prediction, by the first rung of the ladder that can serve."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from evergreen.operators.base import EvergreenOperator, connect, night_of
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class ScoreOperator(EvergreenOperator):
+    """Predict the night's rows and publish them in one commit.
+
+    Reads the validated nights of the lookback, the ledger and the model in the lake; writes predictions and
+    their profiles. Nights of the lookback that nobody has tried to ingest yet are ingested first, so the order
+    of a backfill can't matter, and one that was unavailable is tried once more.
+    """
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Return the reference of the night's predictions."""
+        from include.ingest.settle import settle
+        from include.score.run import score
+
+        lake, spec = self.open()
+        with self.one_try():
+            night = night_of(context)
+            for outcome in settle(lake, spec, night, connect):
+                self.log.info("%s", outcome.note)
+            return self.handed(score(lake, spec, night))

@@ -1,0 +1,105 @@
+"""Train, evaluate, judge, promote: a challenger is fitted, measured, judged, and only then may it serve."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowSkipException
+
+from include.refs import Ref
+
+from evergreen.links import MlflowLink, OverviewLink
+from evergreen.operators.base import EvergreenOperator, night_of
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class TrainOperator(EvergreenOperator):
+    """Fit baselines and candidates on the matured nights and register the best as challenger.
+
+    Reads features and labels as known on the run's night; writes an MLflow run, a model version and the
+    reference profile. A rerun with the same data, declaration and night returns the run that is there.
+    """
+
+    operator_extra_links = (OverviewLink(), MlflowLink())
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Return the reference of the training run."""
+        from include.registry import Registry
+        from include.train.run import train
+
+        lake, spec = self.open()
+        with self.one_try():
+            night = night_of(context)
+            spec.clock.moment(night)
+            return self.handed(train(lake, spec, night, registry=Registry()))
+
+
+class EvaluateOperator(EvergreenOperator):
+    """Measure challenger, baselines and champion on the same held-out rows, and keep that as evidence.
+
+    :param run: the training run's reference.
+    """
+
+    template_fields = ("run",)
+
+    def __init__(self, *, run: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.run = run
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Return the reference of the evidence."""
+        from include.evaluate.run import evaluate
+        from include.registry import Registry
+
+        lake, spec = self.open()
+        with self.one_try():
+            return self.handed(evaluate(lake, spec, night_of(context), self.run["uri"], registry=Registry()))
+
+
+class JudgeOperator(EvergreenOperator):
+    """Decide on the evidence and write the attempt down; a refusal is an outcome and no error.
+
+    :param evidence: the evidence's reference.
+    """
+
+    template_fields = ("evidence",)
+
+    def __init__(self, *, evidence: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.evidence = evidence
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Return the reference of the verdict: its attempt's key, and the sentence."""
+        from include.promote.run import decide
+
+        lake, spec = self.open()
+        with self.one_try():
+            verdict = decide(lake, spec, self.evidence["uri"])
+        return self.handed(Ref(self.evidence["digest"], night_of(context), note=verdict.sentence))
+
+
+class PromoteOperator(EvergreenOperator):
+    """Act on the verdict: one commit makes the challenger the champion, or nothing is switched.
+
+    :param verdict: the verdict's reference.
+    """
+
+    template_fields = ("verdict",)
+
+    def __init__(self, *, verdict: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.verdict = verdict
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Return the reference of the switch, or skip with the verdict's sentence."""
+        from include.promote.run import promote
+        from include.registry import Registry
+
+        lake, spec = self.open()
+        with self.one_try():
+            switched = promote(lake, spec, self.verdict["uri"], registry=Registry())
+        if switched is None:
+            raise AirflowSkipException(self.verdict["note"])
+        return self.handed(switched)
