@@ -21,7 +21,7 @@ class EvergreenError(Exception):
 
     Parameters
     ----------
-    subject : what this is about, as ``flight_delay/outcomes/2013-03-02``.
+    subject : what this is about, as ``weekly_sales/shops/2024-03-04``.
     required, found : both sides of the disagreement.
     where : a path, URI or key to look at.
     remedy : what the reader can do now.

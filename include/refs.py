@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
+if TYPE_CHECKING:
+    import pyarrow as pa  # imported where a table is digested: a DAG page reads the rest of this page
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ def digest_table(table: pa.Table) -> str:
 
     Equal content gives an equal digest however the table is cut into chunks: it is written as one batch.
     """
+    import pyarrow as pa
+
     plain = table.combine_chunks().replace_schema_metadata(None)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, plain.schema) as writer:
@@ -62,5 +65,7 @@ def _whole(table: pa.Table) -> list[pa.RecordBatch]:
     """Return the table as one batch with buffers of its own (a slice keeps its parent's)."""
     if table.num_rows == 0:
         return []
+    import pyarrow as pa
+
     taken = table.take(pa.array(range(table.num_rows), pa.int64())).combine_chunks()
     return list(taken.to_batches())
