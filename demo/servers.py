@@ -1,0 +1,234 @@
+"""What runs, in which order, and when each server counts as up."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from signal import SIGINT, SIGTERM
+
+import psutil  # type: ignore[import-untyped]  # it comes without types, and one call doesn't need them
+import requests
+from botocore.exceptions import ClientError
+
+from demo import postgres, process
+from demo.environment import postgres_uri
+from demo.home import PORTS, REPOSITORY, Home
+from demo.world import s3_client
+
+PYTHON = sys.executable
+BUCKETS = ("lake", "landing", "mlflow")
+WEED_PORTS = tuple(name for name in PORTS if name not in ("airflow", "mlflow", "weather"))
+
+
+def nothing(home: Home) -> None:
+    """What a server does before its start when there is nothing to prepare."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A process of the stack, or a step that runs to its end (`once`).
+
+    `needs` are up before it starts; `beside` start with it and answer whether it is healthy.
+    """
+
+    name: str
+    argv: Callable[[Home], list[str]]
+    ready: Callable[[Home], bool]
+    needs: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    ports: tuple[str, ...] = ()
+    prepare: Callable[[Home], None] = nothing
+    finish: Callable[[Home], None] = nothing  # after it is up
+    env: Callable[[Home], Mapping[str, str]] = field(default=lambda home: {})
+    cwd: tuple[str, ...] = ()
+    once: bool = False
+    as_postgres: bool = False
+    how_to_stop: int = SIGTERM
+    timeout: float = 90.0
+
+
+def pid_file(home: Home, name: str) -> Path:
+    """Where the server's process id and creation time are noted."""
+    return home.folder("pids") / f"{name}.json"
+
+
+def log_file(home: Home, name: str) -> Path:
+    """Where the server's output goes."""
+    return home.folder("logs") / f"{name}.log"
+
+
+def answers(port: str, path: str) -> Callable[[Home], bool]:
+    """A check that GET on the path gives 200."""
+
+    def check(home: Home) -> bool:
+        return _get(home.url(port) + path) is not None
+
+    return check
+
+
+def has_buckets(home: Home) -> bool:
+    """Whether weed answers and has made its buckets, which it does a moment after it first answers."""
+    if not answers("s3", "/healthz")(home):
+        return False
+    try:
+        found = s3_client(home).list_buckets()["Buckets"]
+    except ClientError:
+        return False
+    return {bucket["Name"] for bucket in found} >= set(BUCKETS)
+
+
+def beats(name: str, job: str) -> Callable[[Home], bool]:
+    """A check that Airflow has had a heartbeat of this job since its process was started."""
+
+    def check(home: Home) -> bool:
+        answer = _get(home.url("airflow") + "/api/v2/monitor/health")
+        running = process.running(pid_file(home, name))
+        if answer is None or running is None:
+            return False
+        health = answer.json().get(job) or {}
+        beat = health.get(f"latest_{job}_heartbeat")
+        try:
+            since = running.create_time()
+        except psutil.NoSuchProcess:
+            return False
+        # Airflow calls a job healthy for 30 s after its last beat, even if that was before a restart.
+        fresh = beat is not None and datetime.fromisoformat(beat).timestamp() >= since
+        return fresh and health.get("status") == "healthy"
+
+    return check
+
+
+def _get(url: str) -> requests.Response | None:
+    try:
+        with requests.Session() as session:
+            session.trust_env = False  # no proxy and no .netrc stands between us and loopback
+            answer = session.get(url, timeout=5)
+    except requests.RequestException:
+        return None
+    return answer if answer.ok else None
+
+
+def _weed(home: Home) -> list[str]:
+    flags = {
+        "dir": str(home.folder("s3")),
+        "ip": "127.0.0.1",
+        "ip.bind": "127.0.0.1",
+        "bucket": ",".join(BUCKETS),
+        "master.telemetry": "false",
+        "admin.ui": "false",
+        "webdav": "false",
+        "s3.port.iceberg": "0",
+        "s3.port.lance": "0",
+        **{f"{role}.localSocket": str(home.run / f"{role}.sock") for role in ("filer", "s3")},
+    }
+    for name in WEED_PORTS:
+        role, grpc = name.removesuffix("-grpc"), name.endswith("-grpc")
+        flags[f"{role}.port" + (".grpc" if grpc else "")] = str(home.ports[name])
+    return [str(Path(PYTHON).with_name("weed")), "mini", *(f"-{k}={v}" for k, v in flags.items())]
+
+
+def _weed_environment(home: Home) -> dict[str, str]:
+    """Without these keys, weed's own HTTP ports would give every object to every local user."""
+    kinds = ("JWT_SIGNING", "JWT_SIGNING_READ", "JWT_FILER_SIGNING", "JWT_FILER_SIGNING_READ")
+    return {f"WEED_{kind}_KEY": f"{home.secrets['weed']}.{kind}" for kind in kinds}
+
+
+def _mlflow(home: Home) -> list[str]:
+    where = ["--host", "127.0.0.1", "--port", str(home.ports["mlflow"]), "--workers", "1"]
+    return [PYTHON, "-m", "uvicorn", "--factory", "demo.mlflow_app:create", *where, "--log-level", "warning"]
+
+
+def _mlflow_environment(home: Home) -> dict[str, str]:
+    """What `mlflow server` hands to the uvicorn that it starts: there is no public way past its own app."""
+    return {
+        "_MLFLOW_SERVER_FILE_STORE": postgres_uri(home, "mlflow"),
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": "s3://mlflow/artifacts",
+        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+        "_MLFLOW_SGI_NAME": "uvicorn",
+        "MLFLOW_S3_ENDPOINT_URL": home.url("s3"),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+
+
+def _migrated(home: Home) -> Path:
+    """Beside the cluster, so that both go together; another Airflow migrates again."""
+    return home.root / "postgres" / f"airflow-{version('apache-airflow')}"
+
+
+def _airflow(*command: str) -> Callable[[Home], list[str]]:
+    return lambda home: [PYTHON, "-m", "airflow", *command]
+
+
+def _world(action: str) -> Callable[[Home], list[str]]:
+    return lambda home: [PYTHON, "-m", "demo.world", action]
+
+
+def _job(name: str, job: str, *options: str) -> Server:
+    return Server(
+        name,
+        argv=_airflow(name, *options),
+        ready=beats(name, job),
+        needs=("airflow-db",),
+        beside=("api-server",),
+        cwd=("airflow",),
+    )
+
+
+# Each after what it needs. The log servers are off: the API server reads the same folder.
+SERVERS = (
+    Server(
+        "postgres",
+        argv=postgres.argv,
+        ready=postgres.is_ready,
+        prepare=postgres.prepare,
+        finish=postgres.make_databases,
+        cwd=("postgres",),
+        as_postgres=True,
+        how_to_stop=SIGINT,  # its fast shutdown; SIGTERM would wait for the clients
+    ),
+    Server(
+        "s3",
+        argv=_weed,
+        ready=has_buckets,
+        ports=WEED_PORTS,
+        env=_weed_environment,
+        cwd=("s3",),
+    ),
+    Server(
+        "airflow-db",
+        argv=_airflow("db", "migrate"),
+        ready=lambda home: _migrated(home).exists(),
+        needs=("postgres",),
+        finish=lambda home: _migrated(home).touch(),
+        once=True,
+    ),
+    Server(
+        "api-server",
+        _airflow("api-server"),
+        answers("airflow", "/api/v2/version"),
+        ("airflow-db",),
+        ports=("airflow",),
+    ),
+    _job("scheduler", "scheduler", "--skip-serve-logs"),
+    _job("dag-processor", "dag_processor"),
+    _job("triggerer", "triggerer", "--skip-serve-logs"),
+    Server(
+        "mlflow",
+        argv=_mlflow,
+        ready=answers("mlflow", "/health"),
+        needs=("postgres", "s3"),
+        ports=("mlflow",),
+        env=_mlflow_environment,
+    ),
+    Server("weather", _world("serve"), answers("weather", "/healthz"), ports=("weather",)),
+    Server("landing", _world("deliver"), ready=lambda home: False, needs=("s3",), once=True),
+)
+
+BY_NAME = {server.name: server for server in SERVERS}
+ALL = tuple(BY_NAME)
+DEFAULT_CWD = REPOSITORY

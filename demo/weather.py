@@ -1,0 +1,71 @@
+"""The weather service of the demo's world: paged JSON over HTTP, behind a bearer token, on loopback only."""
+
+from __future__ import annotations
+
+import hmac
+import json
+from datetime import UTC, datetime
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+PAGE = 24  # rows: a day of one airport
+
+Days = dict[str, list[dict[str, Any]]]
+
+
+class WeatherServer(ThreadingHTTPServer):
+    """Answers `GET /weather?day=YYYY-MM-DD&page=K`, pages counted from 1, and `GET /healthz`."""
+
+    daemon_threads = True
+
+    def __init__(self, days: Days, port: int, token: str) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.days = days
+        self.expected = f"Bearer {token}".encode()
+
+    def answer(self, target: str, authorization: str) -> tuple[HTTPStatus, dict[str, Any]]:
+        """The status and the body for a request's target and its Authorization header."""
+        url = urlsplit(target)
+        if url.path == "/healthz":
+            return HTTPStatus.OK, {"status": "ok"}
+        if not hmac.compare_digest(authorization.encode(), self.expected):
+            return HTTPStatus.UNAUTHORIZED, {"error": "a bearer token is required"}
+        if url.path != "/weather":
+            return HTTPStatus.NOT_FOUND, {
+                "error": f"no such path: {url.path}; valid are /weather and /healthz"
+            }
+        query = parse_qs(url.query)
+        day, page = query.get("day", [""])[-1], query.get("page", ["1"])[-1]
+        rows = self.days.get(day)
+        if rows is None:
+            return HTTPStatus.NOT_FOUND, {"error": f"no weather for day {day!r}; a day is written YYYY-MM-DD"}
+        pages = -(-len(rows) // PAGE)
+        if not page.isdecimal() or not 1 <= int(page) <= pages:
+            return HTTPStatus.NOT_FOUND, {"error": f"no page {page!r} of {day}; it has pages 1 to {pages}"}
+        number = int(page)
+        part = rows[(number - 1) * PAGE : number * PAGE]
+        now = datetime.now(UTC).isoformat()
+        return HTTPStatus.OK, {"generated_at": now, "page": number, "pages": pages, "rows": part}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"  # connections are kept open, as a client of many pages expects
+    server: WeatherServer
+
+    def do_GET(self) -> None:
+        status, content = self.server.answer(self.path, self.headers.get("Authorization", ""))
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        if status is HTTPStatus.UNAUTHORIZED:
+            self.send_header("WWW-Authenticate", "Bearer")
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def serve(days: Days, port: int, token: str) -> None:
+    """Answer requests until the process is told to stop."""
+    WeatherServer(days, port, token).serve_forever()
