@@ -1,0 +1,1 @@
+"""What Airflow sees of Evergreen: operators that call `include/`, links, and the pages beside the DAGs."""

@@ -1,0 +1,75 @@
+"""A button on a task that leads to what the task made, so that nobody has to know an address.
+
+The worker asks for a link after `execute` and keeps it as an XCom, so a link costs the night a few milliseconds
+and what it shows is what that try made. A failed task has nothing to show: no button.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from airflow.sdk import BaseOperatorLink, conf
+
+from include.environment import setting
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator
+    from airflow.sdk.types import TaskInstanceKey
+
+PREFIX = "/evergreen"  # below Airflow's own address
+
+
+def address(path: str) -> str:
+    """Return the path at which a browser finds one of Evergreen's pages, on whatever host it reached Airflow by."""
+    return _root() + PREFIX + path
+
+
+def inside(path: str) -> str:
+    """Return the path of a page shown inside Airflow's own frame, with its navigation beside it."""
+    return f"{_root()}/plugin/evergreen{address(path)}"
+
+
+def _root() -> str:
+    return urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/")
+
+
+def _returned(ti_key: TaskInstanceKey) -> dict[str, Any]:
+    """Return the reference that the task returned, or nothing where it failed."""
+    from airflow.sdk.execution_time.xcom import XCom  # importing it asks for the XCom backend
+
+    value = XCom.get_value(ti_key=ti_key, key="return_value")
+    return value if isinstance(value, dict) else {}
+
+
+class OverviewLink(BaseOperatorLink):
+    """To the use case's page: who is champion and why, the last nights, the last attempts."""
+
+    name = "Overview"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """Return the page of the operator's use case."""
+        return inside(f"/usecase/{quote(operator.usecase)}")  # type: ignore[attr-defined]  # Evergreen's operators
+
+
+class DriftReportLink(BaseOperatorLink):
+    """From a monitor task to Evidently's report of its night."""
+
+    name = "Drift report"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """Return the report's page, empty while there is none."""
+        night = _returned(ti_key).get("partition")
+        usecase = operator.usecase  # type: ignore[attr-defined]  # Evergreen's operators have it
+        return inside(f"/report/{quote(usecase)}/monitor/{quote(night)}.html") if night else ""
+
+
+class MlflowRunLink(BaseOperatorLink):
+    """From a train task to its run in MLflow, where ``EVERGREEN_MLFLOW_UI`` says at which address people see it."""
+
+    name = "MLflow run"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """Return the run's page, empty where there is no run or no address."""
+        run, ui = _returned(ti_key).get("uri"), setting("EVERGREEN_MLFLOW_UI", "").rstrip("/")
+        return f"{ui}/#/runs/{quote(run)}" if run and ui else ""
