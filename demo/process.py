@@ -83,11 +83,11 @@ def family(pid_file: Path, home: Path) -> list[psutil.Process]:
     if leader is None and psutil.pid_exists(noted["pid"]) and not _over(psutil.Process(noted["pid"])):
         return []  # the number is a stranger's, which it can't be while our group has a member
     members = [] if leader is None else [leader, *_children(leader)]
-    marker = str(home)
     for process in psutil.process_iter():
         with suppress(ProcessLookupError, psutil.Error):
             in_group = os.getpgid(process.pid) == noted["pid"]
-            if in_group and process not in members and process.environ().get("EVERGREEN_HOME") == marker:
+            # Every server is started in the home. Airflow's workers overwrite their environment with a title.
+            if in_group and process not in members and Path(process.cwd()).is_relative_to(home):
                 members.append(process)
     return [process for process in members if not _over(process)]
 

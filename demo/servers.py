@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 
 from demo import postgres, process
 from demo.environment import postgres_uri
-from demo.home import PORTS, REPOSITORY, Home
+from demo.home import PORTS, Home
 from demo.world import s3_client
 
 PYTHON = sys.executable
@@ -231,4 +231,3 @@ SERVERS = (
 
 BY_NAME = {server.name: server for server in SERVERS}
 ALL = tuple(BY_NAME)
-DEFAULT_CWD = REPOSITORY

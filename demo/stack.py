@@ -20,7 +20,7 @@ from demo import process
 from demo.environment import airflow_environment
 from demo.home import Home, is_free
 from demo.postgres import identity
-from demo.servers import ALL, BY_NAME, DEFAULT_CWD, SERVERS, Server, log_file, pid_file
+from demo.servers import ALL, BY_NAME, SERVERS, Server, log_file, pid_file
 
 Progress = Callable[[str, str, float], None]  # server, what happened, seconds it took
 
@@ -128,7 +128,7 @@ class Stack:
         started = process.spawn(
             server.argv(self.home),
             env={**env, **server.env(self.home), **switch},
-            cwd=self.home.folder(*server.cwd) if server.cwd else DEFAULT_CWD,
+            cwd=self.home.folder(*server.cwd),  # what `process.family` knows a left-over by
             log=log_file(self.home, server.name),
             pid_file=pid_file(self.home, server.name),
             user=identity() if server.as_postgres else None,
