@@ -3,7 +3,8 @@
 Where and as whom (addresses, accounts, secrets) is the environment's, never the spec's.
 """
 
+from include.errors import SpecError
 from include.spec.load import folders, load, names, read_all
 from include.spec.usecase import Problem, Schedule, UseCase
 
-__all__ = ["Problem", "Schedule", "UseCase", "folders", "load", "names", "read_all"]
+__all__ = ["Problem", "Schedule", "SpecError", "UseCase", "folders", "load", "names", "read_all"]

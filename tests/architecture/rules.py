@@ -1,0 +1,157 @@
+"""The style's rules, each a function from a page's text to what breaks it: nothing, if the page is well."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "managers", "misc"}
+RUNS_CODE = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+FLIGHT_WORDS = re.compile(r"flight|carrier|tailnum|airport|airline", re.IGNORECASE)
+# put together here so that this page does not hold what it forbids
+REGISTRIES = tuple(
+    ".".join(parts)
+    for parts in (
+        ("pypi", "org"),
+        ("files", "pythonhosted", "org"),
+        ("registry", "npmjs", "org"),
+        ("deb", "debian", "org"),
+        ("security", "debian", "org"),
+        ("proxy", "golang", "org"),
+        ("conda", "anaconda", "org"),
+        ("registry-1", "docker", "io"),
+    )
+)
+
+
+def long_page(text: str, limit: int) -> list[str]:
+    """Return the page's length where it is over the limit."""
+    lines = len(text.splitlines())
+    return [f"{lines} lines, at most {limit}"] if lines > limit else []
+
+
+def long_functions(text: str, limit: int = 40) -> list[str]:
+    """Return each function that is over the limit, its decorators not counted."""
+    return [
+        f"{node.name}: {lines} lines, at most {limit}"
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (lines := (node.end_lineno or 0) - node.lineno + 1) > limit
+    ]
+
+
+def imported(text: str) -> set[str]:
+    """Return the dotted name of every module a page imports, also inside functions and by a literal name."""
+    return set(_imported(ast.parse(text)))
+
+
+def _imported(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield module
+            stem = module if module.endswith(".") else f"{module}."
+            yield from (f"{stem}{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and _name(node.func) in {"import_module", "__import__"}:
+            yield from (
+                str(a.value)
+                for a in node.args[:1]
+                if isinstance(a, ast.Constant) and isinstance(a.value, str)
+            )
+
+
+def imports_of(text: str, *packages: str) -> list[str]:
+    """Return what a page imports from the packages."""
+    return sorted(name for name in imported(text) if name.split(".")[0] in packages)
+
+
+def beyond_spec(text: str) -> list[str]:
+    """Return what a page imports from include that is not include.spec."""
+    found = imports_of(text, "include")
+    return [name for name in found if name != "include" and not f"{name}.".startswith("include.spec.")]
+
+
+def other_usecases(text: str, own: str) -> list[str]:
+    """Return the use cases that a page of the use case ``own`` imports, relatively or by their name."""
+    found = []
+    for name in imported(text):
+        parts = name.split(".")
+        if (name.startswith("include.usecases.") and parts[2] != own) or name.startswith(".."):
+            found.append(name)
+    return sorted(found)
+
+
+def bad_names(path: str) -> list[str]:
+    """Return the parts of a path that name a drawer and not a thing."""
+    return [part for part in path.split("/") if part.removesuffix(".py") in FORBIDDEN_NAMES]
+
+
+def runs_code(text: str) -> list[str]:
+    """Return what could run code that came as data: pickles, eval, a shell, an unsafe YAML loader."""
+    found = [name for name in imported(text) if name.split(".")[0] in RUNS_CODE]
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        if name in {"eval", "exec", "os.system", "os.popen", "yaml.load", "yaml.load_all"}:
+            found.append(name)
+        if name.startswith("yaml.") and name.split(".")[1] in {"unsafe_load", "full_load", "unsafe_load_all"}:
+            found.append(name)
+        if name.split(".")[-1] in {"read_pickle", "to_pickle", "getoutput", "getstatusoutput"}:
+            found.append(name)
+        found += [
+            f"{name}({keyword.arg}=…)"
+            for keyword in node.keywords
+            if keyword.arg in {"shell", "allow_pickle"} and ast.unparse(keyword.value) != "False"
+        ]
+    return found
+
+
+def reads_clock(text: str) -> list[str]:
+    """Return each call that asks what time it is."""
+    calls = (ast.unparse(node.func) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call))
+    return sorted(
+        name
+        for name in calls
+        if re.fullmatch(r"(.*\.)?(now|utcnow|today|time\.time|time_ns|localtime)", name)
+    )
+
+
+def flight_words(text: str) -> list[str]:
+    """Return the words that belong to one use case."""
+    return sorted({word.lower() for word in FLIGHT_WORDS.findall(text)})
+
+
+def registry_hosts(text: str) -> list[str]:
+    """Return the package registries that a text names."""
+    return [host for host in REGISTRIES if host in text]
+
+
+def requirements(text: str) -> dict[str, str]:
+    """Return the requirement and its reason by name, of a file that a person wrote."""
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith(("#", "-"))]
+    split = [line.partition("#") for line in lines]
+    return {canonical(left): reason.strip() for left, _, reason in split}
+
+
+def locked(text: str) -> set[str]:
+    """Return the names that a lock pins to one version with at least one hash."""
+    entries = re.split(r"\n(?=\S)", text)
+    return {
+        canonical(entry)
+        for entry in entries
+        if re.match(r"[\w.\-\[\]]+==\S+", entry) and "--hash=sha256:" in entry
+    }
+
+
+def canonical(requirement: str) -> str:
+    """Return the distribution's name as registries compare it."""
+    found = re.match(r"[A-Za-z0-9._-]+", requirement)
+    return re.sub(r"[-_.]+", "-", found.group()).lower() if found else ""
+
+
+def _name(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""

@@ -1,0 +1,91 @@
+"""Each rule's checker finds what it is for: a planted violation, and none in the same page put right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.architecture import rules
+from tests.architecture.rules import REGISTRIES
+
+LONG = "def f():\n" + "    x = 1\n" * 40
+Rule = Callable[[str], list[str]]
+
+PLANTED: dict[str, tuple[Rule, str, str]] = {
+    "a long page": (lambda t: rules.long_page(t, 80), "x = 1\n" * 81, "x = 1\n" * 80),
+    "a long function": (rules.long_functions, LONG, LONG.removesuffix("    x = 1\n")),
+    "a long method": (
+        rules.long_functions,
+        f"class A:\n    {LONG.replace(chr(10), chr(10) + '    ')}",
+        "a = 1",
+    ),
+    "airflow": (lambda t: rules.imports_of(t, "airflow"), "import airflow.sdk", "import airflows"),
+    "airflow, lazily": (
+        lambda t: rules.imports_of(t, "airflow"),
+        "def f():\n    from airflow.sdk import DAG",
+        "def f():\n    from include.clock import Clock",
+    ),
+    "airflow, by its name": (
+        lambda t: rules.imports_of(t, "airflow"),
+        "import importlib\nimportlib.import_module('airflow.sdk')",
+        "import importlib\nimportlib.import_module('json')",
+    ),
+    "a DAG page that works": (
+        rules.beyond_spec,
+        "from include.lake import Lake",
+        "from include.spec import load\nimport include.spec.load",
+    ),
+    "a DAG page that works, from the package": (
+        rules.beyond_spec,
+        "from include import lake",
+        "from include import spec",
+    ),
+    "a use case that knows another": (
+        lambda t: rules.other_usecases(t, "one"),
+        "from include.usecases.two import thing",
+        "from include.usecases.one import thing\nfrom . import other",
+    ),
+    "a relative way to another use case": (
+        lambda t: rules.other_usecases(t, "one"),
+        "from ..two import thing",
+        "from .two import thing",
+    ),
+    "a drawer": (rules.bad_names, "include/utils.py", "include/lake.py"),
+    "a drawer's folder": (rules.bad_names, "plugins/helpers/lake.py", "plugins/evergreen/lake.py"),
+    "pickle": (rules.runs_code, "import pickle", "import json"),
+    "joblib, lazily": (rules.runs_code, "def f():\n    from joblib import load", "from json import load"),
+    "eval": (rules.runs_code, "eval('1')", "evaluate('1')"),
+    "exec": (rules.runs_code, "exec('x = 1')", "execute('x = 1')"),
+    "a shell": (rules.runs_code, "run('ls', shell=True)", "run(['ls'], shell=False)"),
+    "os.system": (rules.runs_code, "import os\nos.system('ls')", "import os\nos.listdir('.')"),
+    "yaml.load": (rules.runs_code, "yaml.load(text)", "yaml.safe_load(text)"),
+    "read_pickle": (rules.runs_code, "pd.read_pickle(path)", "pd.read_csv(path)"),
+    "now": (rules.reads_clock, "datetime.now(UTC)", "clock.moment(night)"),
+    "today": (rules.reads_clock, "date.today()", "date.fromisoformat(key)"),
+    "time.time": (rules.reads_clock, "time.time()", "time.sleep(1)"),
+    "flights": (rules.flight_words, "# the Flights of a day", "# the rows of a day"),
+    "a registry": (rules.registry_hosts, f"https://{REGISTRIES[0]}/simple", "https://example.org/simple"),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_violation_is_found(name: str) -> None:
+    """The rule finds the violation, and nothing once it is put right."""
+    rule, bad, good = PLANTED[name]
+    assert rule(bad)
+    assert rule(good) == []
+
+
+def test_a_requirement_without_a_reason_is_found() -> None:
+    """A requirement's reason is what stands after the hash sign, and a missing one is empty."""
+    found = rules.requirements("# a heading\nPy_Arrow[s3]>=25 # tables\nrequests\n-c other.txt\n")
+    assert found == {"py-arrow": "tables", "requests": ""}
+
+
+def test_a_requirement_without_a_hash_is_not_locked() -> None:
+    """A lock pins each name to one version and at least one hash."""
+    lock = (
+        "a==1 \\\n    --hash=sha256:00\n    # via b\nb==2\nc>=3 --hash=sha256:00\nD.e[x]==4 --hash=sha256:1\n"
+    )
+    assert rules.locked(lock) == {"a", "d-e"}

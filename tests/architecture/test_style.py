@@ -1,0 +1,93 @@
+"""The rules of the house, each checked on the whole tree."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.architecture import rules
+from tests.architecture.tree import ROOT, files, pages
+
+DAGS, PLUGINS, INCLUDE = pages("dags"), pages("plugins"), pages("include")
+SHIPPED = [*DAGS, *PLUGINS, *INCLUDE, *pages("demo", "benchmarks")]
+# these pages may ask for the time, each for its reason
+CLOCK_READERS: dict[str, str] = {}
+
+
+def text(page: str) -> str:
+    """Return a page's text."""
+    return (ROOT / page).read_text()
+
+
+def test_there_are_pages_to_judge() -> None:
+    """The rules below look at pages of each layer, so that none of them passes for want of pages."""
+    assert DAGS
+    assert PLUGINS
+    assert INCLUDE
+
+
+@pytest.mark.parametrize("page", DAGS)
+def test_a_dag_page_fits_a_screen(page: str) -> None:
+    """A DAG page has at most 80 lines."""
+    assert rules.long_page(text(page), 80) == []
+
+
+@pytest.mark.parametrize("page", INCLUDE)
+def test_a_module_of_include_can_be_read_at_once(page: str) -> None:
+    """A module in include/ has at most 250 lines."""
+    assert rules.long_page(text(page), 250) == []
+
+
+@pytest.mark.parametrize("page", SHIPPED)
+def test_a_function_can_be_read_at_once(page: str) -> None:
+    """A function has at most 40 lines."""
+    assert rules.long_functions(text(page)) == []
+
+
+@pytest.mark.parametrize("page", [p for p in SHIPPED if not p.endswith("__init__.py")])
+def test_nothing_runs_code_that_came_as_data(page: str) -> None:
+    """No pickle, eval, shell or unsafe YAML loader in what is shipped."""
+    assert rules.runs_code(text(page)) == []
+
+
+def test_names_are_nouns_and_not_drawers() -> None:
+    """No file or folder is named utils, helpers, common or manager."""
+    assert {name: bad for name in files() if (bad := rules.bad_names(name))} == {}
+
+
+def test_only_its_own_folder_knows_the_demos_use_case() -> None:
+    """No word about flights outside include/usecases/flight_delay, in what every use case shares."""
+    own = "include/usecases/flight_delay/"
+    shared = [f for f in files() if f.startswith(("include/", "dags/", "plugins/")) and not f.startswith(own)]
+    texts = {name: (ROOT / name).read_bytes().decode("utf-8", "replace") for name in shared}
+    assert {name: words for name in texts if (words := rules.flight_words(texts[name]))} == {}
+
+
+@pytest.mark.parametrize("page", INCLUDE)
+def test_include_asks_for_the_time_only_where_it_may(page: str) -> None:
+    """Nothing in include/ reads the wall clock, but for the pages that say why."""
+    assert page in CLOCK_READERS or rules.reads_clock(text(page)) == []
+
+
+def test_no_file_names_a_package_registry() -> None:
+    """Where packages come from is the environment's: no committed file names a registry."""
+    found = {}
+    for name in files():
+        content = (ROOT / name).read_bytes().decode("utf-8", "replace")
+        if hosts := rules.registry_hosts(content):
+            found[name] = hosts
+    assert found == {}
+
+
+@pytest.mark.parametrize("name", ["requirements", "requirements-dev"])
+def test_each_requirement_has_a_reason_and_is_locked(name: str) -> None:
+    """What we chose is locked with hashes, and says what it is for."""
+    chosen = rules.requirements(text(f"{name}.in"))
+    assert chosen
+    assert {requirement for requirement, reason in chosen.items() if len(reason) < 4} == set()
+    assert set(chosen) - rules.locked(text(f"{name}.txt")) == set()
+
+
+@pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="README.md isn't written yet")
+def test_the_readme_is_short() -> None:
+    """The README has at most 150 lines."""
+    assert rules.long_page(text("README.md"), 150) == []

@@ -1,0 +1,25 @@
+"""Every test runs quietly, on one thread, and away from a demo that happens to be up."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+# before anything heavy is imported: these are read at import
+QUIET = {
+    "OMP_NUM_THREADS": "1",
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GX_ANALYTICS_ENABLED": "false",
+    "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "false",
+}
+os.environ.update(QUIET)
+for variable in list(os.environ):
+    # a shell that has evaluated the demo's settings must not let a test write to the demo's lake
+    if variable.startswith(("EVERGREEN_", "AIRFLOW_CONN_", "AWS_")) or variable == "MLFLOW_TRACKING_URI":
+        del os.environ[variable]
+
+# a busy machine is no failure, and a failure must come again
+settings.register_profile("evergreen", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("evergreen")
