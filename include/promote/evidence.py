@@ -45,10 +45,11 @@ class Losses:
 
     def __post_init__(self) -> None:
         if list(self.nights) != sorted(set(self.nights)):
-            raise EvergreenError("losses", required="ascending nights, each once", found=", ".join(self.nights))
+            wanted = "ascending nights, each once"
+            raise EvergreenError("losses", required=wanted, found=", ".join(self.nights))
         if len(self.rows) != len(self.nights) or any(rows < 1 for rows in self.rows):
-            raise EvergreenError("losses", required=f"at least one row on each of {len(self.nights)} nights",
-                                 found=str(list(self.rows)))  # fmt: skip
+            wanted = f"at least one row on each of {len(self.nights)} nights"
+            raise EvergreenError("losses", required=wanted, found=str(list(self.rows)))
         if CHALLENGER not in self.sums:
             raise EvergreenError("losses", required=f"a model named {CHALLENGER}", found=_names(self.sums))
         for name, sums in self.sums.items():
@@ -89,8 +90,8 @@ class Evidence:
     baseline_model: str
     metrics: dict[str, dict[str, float]]
     losses: Losses
-    champion: str = ""
-    last_fitted: str = ""
+    champion: str
+    last_fitted: str
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
