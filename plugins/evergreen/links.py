@@ -52,7 +52,7 @@ class OverviewLink(BaseOperatorLink):
         return inside(f"/usecase/{quote(operator.usecase)}")  # type: ignore[attr-defined]  # Evergreen's operators
 
 
-class DriftReportLink(BaseOperatorLink):
+class ReportLink(BaseOperatorLink):
     """From a monitor task to Evidently's report of its night."""
 
     name = "Drift report"
@@ -64,7 +64,7 @@ class DriftReportLink(BaseOperatorLink):
         return inside(f"/report/{quote(usecase)}/monitor/{quote(night)}.html") if night else ""
 
 
-class MlflowRunLink(BaseOperatorLink):
+class MlflowLink(BaseOperatorLink):
     """From a train task to its run in MLflow, where ``EVERGREEN_MLFLOW_UI`` says at which address people see it."""
 
     name = "MLflow run"
