@@ -19,7 +19,10 @@ from include.errors import PartitionError
 def day_of(key: str) -> date:
     """Return the local date that a key names, or refuse the key in a sentence."""
     try:
-        return date.fromisoformat(key)
+        day = date.fromisoformat(key)
+        if day.isoformat() != key:
+            raise ValueError(key)  # 20130301 is the same day, but would be another partition
+        return day
     except (TypeError, ValueError):
         raise PartitionError(
             "partition",

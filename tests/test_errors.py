@@ -1,0 +1,33 @@
+"""An error says the same on the other side of a process."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from include import errors
+
+KINDS = [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, errors.EvergreenError)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_survives_pickling(kind: type[errors.EvergreenError]) -> None:
+    """Kind, sentence and each field arrive as they were sent."""
+    sent = kind("subject", required="this", found="that", where="here", remedy="do it")
+    got = pickle.loads(pickle.dumps(sent))
+    assert type(got) is kind
+    assert str(got) == str(sent) == "subject: required this, found that (here); do it"
+    assert vars(got) == vars(sent)
+
+
+def test_parts_that_are_not_there_leave_no_trace() -> None:
+    """A sentence has no empty brackets and no stray punctuation."""
+    assert str(errors.SpecError("subject")) == "subject"
+    assert str(errors.SpecError("subject", found="that")) == "subject: found that"
+    assert str(errors.SpecError("subject", remedy="do it")) == "subject; do it"
+
+
+def test_every_kind_is_drawn_in_the_tree() -> None:
+    """The page's docstring shows each kind of error, so that it can be used as a map."""
+    assert [kind.__name__ for kind in KINDS if kind.__name__ not in (errors.__doc__ or "")] == []
