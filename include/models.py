@@ -1,0 +1,197 @@
+"""A stored model is data: its bytes have a digest, and reading them runs no code that this page doesn't name.
+
+A model is one scikit-learn pipeline that does its own preprocessing, in the skops format, so that no state lives
+outside of it. The digest is verified before anything is parsed, and a type that isn't listed is refused by name.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from typing import Any, cast
+from zipfile import BadZipFile, ZipFile, ZipInfo
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import skops.io
+from numpy.typing import NDArray
+from sklearn.pipeline import Pipeline
+from skops.io.exceptions import UntrustedTypesFoundException
+
+from include.errors import ModelError
+from include.lake import Lake
+from include.refs import digest_bytes
+from include.spec import UseCase
+
+# Beside what skops trusts by itself (scikit-learn's estimators, numpy's and Python's plain types).
+TRUSTED: tuple[str, ...] = (
+    "functools.partial",  # gradient boosting keeps its input check as one; its parts must be trusted as well
+    "numpy.dtype",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.tree._tree.Tree",
+    "sklearn.utils.validation.check_array",
+)
+LIMIT = 512 << 20  # bytes, packed or unpacked
+
+
+def key(digest: str) -> str:
+    """Return where in the lake the model with this digest lies."""
+    return f"models/{digest}.skops"
+
+
+def dump(estimator: Pipeline) -> bytes:
+    """Return a fitted pipeline in the skops format; the same pipeline gives the same bytes.
+
+    skops names what it stores by memory addresses and the hour: both are replaced by the order of appearance.
+    """
+    with ZipFile(io.BytesIO(skops.io.dumps(estimator))) as packed:
+        schema = json.loads(packed.read("schema.json"))
+        names: dict[str, str] = {}
+        _renumber(schema, {}, names)
+        sink = io.BytesIO()
+        with ZipFile(sink, "w") as plain:
+            for old, new in names.items():
+                plain.writestr(ZipInfo(new), packed.read(old))
+            plain.writestr(ZipInfo("schema.json"), json.dumps(schema, separators=(",", ":")))
+    return sink.getvalue()
+
+
+def _renumber(node: Any, ids: dict[int, int], names: dict[str, str]) -> None:
+    """Number the objects and files below a node of skops' schema by the order in which they appear."""
+    if isinstance(node, list):
+        for item in node:
+            _renumber(item, ids, names)
+    if not isinstance(node, dict):
+        return
+    if node.get("is_json"):
+        node.pop("__id__", None)  # whether two equal constants are one object is chance
+    elif isinstance(node.get("__id__"), int):
+        node["__id__"] = ids.setdefault(node["__id__"], len(ids) + 1)
+    if isinstance(node.get("file"), str):
+        ending = node["file"].rpartition(".")[2]
+        node["file"] = names.setdefault(node["file"], f"{len(names) + 1}.{ending}")
+    for value in node.values():
+        _renumber(value, ids, names)
+
+
+def load(data: bytes, digest: str) -> Pipeline:
+    """Return the pipeline that ``data`` holds.
+
+    Parameters
+    ----------
+    data : what `dump` wrote.
+    digest : the SHA-256 that the ledger or the registry has for it.
+
+    Raises
+    ------
+    ModelError
+        when the bytes have another digest, are too many, hold a type that isn't listed, or no pipeline.
+    """
+    subject = f"model {digest[:12]}"
+    if (found := digest_bytes(data)) != digest:
+        remedy = "the copy is damaged or was replaced: restore it, or roll back to another version"
+        raise ModelError(subject, required=f"SHA-256 {digest}", found=found, remedy=remedy)
+    try:
+        with ZipFile(io.BytesIO(data)) as packed:
+            size = max(len(data), sum(entry.file_size for entry in packed.infolist()))
+        if size > LIMIT:
+            raise ModelError(subject, required=f"at most {LIMIT} bytes", found=str(size), remedy="fit a smaller one")
+        estimator = skops.io.loads(data, trusted=list(TRUSTED))
+    except UntrustedTypesFoundException as error:
+        types = ", ".join(sorted(set(skops.io.get_untrusted_types(data=data)) - set(TRUSTED)))
+        remedy = "if it does nothing but hold a model, add it to TRUSTED in include/models.py"
+        raise ModelError(subject, required="types that are trusted", found=types, remedy=remedy) from error
+    except (BadZipFile, KeyError, ValueError, TypeError, AttributeError, ImportError, OSError) as error:
+        remedy = "it was written by another version of skops or scikit-learn: train again"
+        found = f"{type(error).__name__}: {error}"
+        raise ModelError(subject, required="a skops file", found=found, remedy=remedy) from error
+    if not isinstance(estimator, Pipeline):
+        raise ModelError(subject, required="a scikit-learn Pipeline", found=type(estimator).__name__)
+    return estimator
+
+
+def frame(rows: pa.Table, spec: UseCase) -> pd.DataFrame:
+    """Return the features as scikit-learn takes them: float64 with NaN, then objects with None, in the spec's order.
+
+    Raises
+    ------
+    ModelError
+        naming the feature columns that the rows lack.
+    """
+    missing = [column for column in spec.features.columns if column not in rows.column_names]
+    if missing:
+        remedy = f"give them in {spec.features.sql}"
+        raise ModelError(f"{spec.name}: rows to predict", required=", ".join(missing), found="none", remedy=remedy)
+    columns = {c: rows[c].cast(pa.float64()).to_numpy() for c in spec.features.numeric}
+    columns |= {c: np.array(rows[c].to_pylist(), dtype=object) for c in spec.features.categorical}
+    return pd.DataFrame(columns, columns=list(spec.features.columns))
+
+
+def predict(estimator: Pipeline, rows: pa.Table, spec: UseCase) -> NDArray[np.float64]:
+    """Return one prediction a row.
+
+    Parameters
+    ----------
+    rows : with the spec's feature columns, shape (n, any).
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+        The probability of the positive class, within [0, 1], or the value in the target's unit.
+
+    Raises
+    ------
+    ModelError
+        when columns are missing, the pipeline fails, or what it gives isn't one finite number a row.
+    """
+    given = frame(rows, spec)
+    if given.empty:
+        return np.empty(0, dtype=np.float64)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an unseen category is expected, and encoded as unknown
+            found = _raw(estimator, given, spec.problem.kind == "binary")
+    except Exception as error:
+        # whatever a broken model raises, the ladder must be able to go on to the next
+        raise ModelError(f"{spec.name}: model", found=f"{type(error).__name__}: {error}") from error
+    values = np.ascontiguousarray(found, dtype=np.float64)
+    bad = int(np.count_nonzero(~np.isfinite(values)))
+    if values.shape != (rows.num_rows,) or bad:
+        raise ModelError(
+            f"{spec.name}: model",
+            required=f"{rows.num_rows} finite predictions",
+            found=f"shape {values.shape} with {bad} that are not",
+        )
+    return values
+
+
+def _raw(estimator: Pipeline, given: pd.DataFrame, binary: bool) -> NDArray[np.float64]:
+    if not binary:
+        return cast("NDArray[np.float64]", estimator.predict(given))
+    if [float(c) for c in estimator.classes_] != [0.0, 1.0]:
+        raise ValueError(f"classes 0 and 1 are needed, it knows {list(estimator.classes_)}")
+    return cast("NDArray[np.float64]", estimator.predict_proba(given)[:, 1])
+
+
+def store(lake: Lake, data: bytes) -> str:
+    """Keep a model's bytes in the lake under their digest, and return the digest."""
+    digest = digest_bytes(data)
+    lake.create(key(digest), data)
+    return digest
+
+
+def fetch(lake: Lake, digest: str) -> Pipeline:
+    """Return a model from the lake, its digest verified.
+
+    Raises
+    ------
+    ModelError
+        when it isn't there or can't be loaded.
+    """
+    data = lake.get(key(digest))
+    if data is None:
+        remedy = "restore it from the registry: promote that version again"
+        raise ModelError(f"model {digest[:12]}", found="no such object", where=f"{lake.uri}/{key(digest)}", remedy=remedy)
+    return load(data, digest)

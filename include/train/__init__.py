@@ -1,0 +1,1 @@
+"""A challenger is fitted on what a night could know, the same way each time it is asked for."""

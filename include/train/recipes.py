@@ -1,0 +1,138 @@
+"""The estimators that a spec may name; each becomes one pipeline that does its own preprocessing.
+
+A name maps to a builder and not to a class path, so that a spec can't load code. One thread each: two fits with
+threads of their own on the same cores were seen to stall each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.compose import ColumnTransformer
+from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
+
+from include.errors import SpecError
+from include.spec import UseCase
+from include.spec.stages import Candidate
+
+Builder = Callable[[UseCase], BaseEstimator]
+# set here, from the spec's seed and its columns; a spec that gives one is refused
+RESERVED = frozenset({"random_state", "n_jobs", "verbose", "warm_start", "categorical_features", "strategy"})
+
+
+def _prior(spec: UseCase) -> BaseEstimator:
+    return DummyClassifier(strategy="prior") if spec.problem.kind == "binary" else DummyRegressor(strategy="mean")
+
+
+def _logistic(spec: UseCase) -> BaseEstimator:
+    return LogisticRegression(max_iter=1000, random_state=spec.training.seed)
+
+
+def _ridge(spec: UseCase) -> BaseEstimator:
+    return Ridge(random_state=spec.training.seed)
+
+
+def _boosting(spec: UseCase) -> BaseEstimator:
+    kind = HistGradientBoostingClassifier if spec.problem.kind == "binary" else HistGradientBoostingRegressor
+    numeric, many = len(spec.features.numeric), len(spec.features.columns)
+    # stopping early would set random rows aside, across time
+    estimator: BaseEstimator = kind(
+        categorical_features=list(range(numeric, many)), early_stopping=False, random_state=spec.training.seed
+    )
+    return estimator
+
+
+def _forest(spec: UseCase) -> BaseEstimator:
+    kind = RandomForestClassifier if spec.problem.kind == "binary" else RandomForestRegressor
+    estimator: BaseEstimator = kind(n_jobs=1, random_state=spec.training.seed)
+    return estimator
+
+
+RECIPES: dict[str, dict[str, Builder]] = {
+    "binary": {
+        "prior": _prior,
+        "logistic_regression": _logistic,
+        "hist_gradient_boosting": _boosting,
+        "random_forest": _forest,
+    },
+    "regression": {
+        "prior": _prior,
+        "ridge": _ridge,
+        "hist_gradient_boosting": _boosting,
+        "random_forest": _forest,
+    },
+}
+
+
+def build(spec: UseCase, candidate: Candidate) -> Pipeline:
+    """Return an unfitted pipeline for one of the spec's baselines or candidates.
+
+    Raises
+    ------
+    SpecError
+        naming an estimator or a parameter that there isn't, and those that there are.
+    """
+    subject = f"{spec.name}: training.{candidate.name}"
+    builders = RECIPES[spec.problem.kind]
+    if candidate.estimator not in builders:
+        required = f"estimator: one of {', '.join(builders)} for a {spec.problem.kind} problem"
+        raise SpecError(subject, required=required, found=candidate.estimator)
+    estimator = builders[candidate.estimator](spec)
+    valid = sorted(set(estimator.get_params(deep=False)) - RESERVED)
+    unknown = sorted(set(candidate.params) - set(valid))
+    if unknown:
+        required = f"params of {candidate.estimator}: {', '.join(valid) or 'none'}"
+        raise SpecError(subject, required=required, found=", ".join(unknown), remedy="correct it in usecase.yaml")
+    estimator.set_params(**candidate.params)
+    linear = candidate.estimator in ("logistic_regression", "ridge")
+    steps = [] if candidate.estimator == "prior" else [("columns", _scaled(spec) if linear else _coded(spec))]
+    return Pipeline([*steps, ("model", estimator)])
+
+
+def flat(candidate: Candidate) -> dict[str, Any]:
+    """Return the parameters under names that tell the candidates apart."""
+    own = {f"{candidate.name}.{name}": value for name, value in candidate.params.items()}
+    return {f"{candidate.name}.estimator": candidate.estimator, **own}
+
+
+def _scaled(spec: UseCase) -> ColumnTransformer:
+    """Return what a linear model needs: medians for what is missing, one scale, a column a category."""
+    numbers = Pipeline(
+        [("impute", SimpleImputer(strategy="median", keep_empty_features=True)), ("scale", StandardScaler())]
+    )
+    categories = OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=20)
+    return _columns(spec, numbers, categories)
+
+
+def _coded(spec: UseCase) -> ColumnTransformer:
+    """Return what trees need: numbers as they are, missing ones too, and categories as codes.
+
+    Boosting admits 255 codes; the rarest share one. A category that training never saw counts as missing.
+    """
+    categories = OrdinalEncoder(
+        handle_unknown="use_encoded_value",
+        unknown_value=np.nan,
+        encoded_missing_value=np.nan,
+        max_categories=254,
+        min_frequency=5,
+    )
+    return _columns(spec, "passthrough", categories)
+
+
+def _columns(spec: UseCase, numbers: Any, categories: Any) -> ColumnTransformer:
+    parts = [("numeric", numbers, list(spec.features.numeric))] if spec.features.numeric else []
+    parts += [("categorical", categories, list(spec.features.categorical))] if spec.features.categorical else []
+    return ColumnTransformer(parts)
