@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,7 @@ class Features(Strict):
     sql: str = "features.sql"
     spine: Name = Field(description="the source whose rows are to be scored")
     lookback: int = Field(ge=0, description="nights before the spine's that the SQL may read")
+    lookbacks: dict[Name, Annotated[int, Field(ge=0)]] = Field({}, description="sources that are read less far back")
     numeric: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
 
@@ -24,6 +25,10 @@ class Features(Strict):
     def columns(self) -> tuple[str, ...]:
         """All feature columns, numeric first."""
         return self.numeric + self.categorical
+
+    def back(self, source: str) -> int:
+        """Return the nights before the spine's that the SQL may read of a source."""
+        return min(self.lookbacks.get(source, self.lookback), self.lookback)
 
     @model_validator(mode="after")
     def _some(self) -> Features:
@@ -88,7 +93,6 @@ class Gate(Strict):
     )
     min_gain: float = Field(0.0, ge=0, description="of the mean loss, relative to the champion's")
     block: int = Field(3, ge=1, description="nights that are resampled together")
-    resamples: int = Field(2000, ge=200)
 
 
 class Scoring(Strict):

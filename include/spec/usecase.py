@@ -100,6 +100,7 @@ class UseCase(Strict):
     def _parts_fit(self) -> UseCase:
         known = ", ".join(self.sources)
         named = [("features.spine", self.features.spine), ("labels.source", self.labels.source)]
+        named += [("features.lookbacks", source) for source in self.features.lookbacks]
         named += [(f"scoring.needs.{rung}", s) for rung, needs in self.scoring.needs.items() for s in needs]
         for path, source in named:
             if source not in self.sources:

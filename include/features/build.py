@@ -1,0 +1,176 @@
+"""Features and labels as they could have been seen: a backfilled night sees what that night saw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+import duckdb
+import pyarrow as pa
+
+from include import tables
+from include.errors import SpecError
+from include.features import views
+from include.features.views import AsOf
+from include.lake import Lake
+from include.spec import UseCase
+
+BLOCK = 90  # nights that are computed at once
+
+
+def features(lake: Lake, spec: UseCase, nights: Sequence[str], *, as_of: AsOf = "then") -> pa.Table:
+    """Return the features of the nights' rows, as of each night's decision time.
+
+    Parameters
+    ----------
+    nights : keys of the spine's nights; one without published rows gives none.
+    as_of : "then": as each night saw it. "now": rows that were revised later count as if they had been right at once.
+
+    Returns
+    -------
+    pa.Table
+        The spine's key, ``night``, then `spec.features.columns` (float64 and string, with nulls), sorted by night
+        and key. A night's rows are the same whichever other nights are asked for.
+
+    Raises
+    ------
+    SpecError
+        The SQL can't run, or doesn't give exactly the declared columns for exactly the spine's rows.
+    """
+    wanted = sorted(set(nights))
+    # a night's rows don't depend on the others, so a long history goes block by block and memory stays bounded
+    blocks = [wanted[i : i + BLOCK] for i in range(0, len(wanted), BLOCK)]
+    parts = [compute(spec, views.read(lake, spec, block), block, as_of=as_of) for block in blocks]
+    return pa.concat_tables([schema(spec).empty_table(), *parts]).combine_chunks()
+
+
+def compute(
+    spec: UseCase,
+    rows: Mapping[str, pa.Table],
+    nights: Sequence[str],
+    *,
+    as_of: AsOf = "then",
+    until: datetime | None = None,
+) -> pa.Table:
+    """Return the features of sorted ``nights`` from each source's rows, cut at ``until`` (the last decision time)."""
+    with views.prepare(spec, rows, nights, as_of, until or spec.clock.moment(nights[-1])) as engine:
+        try:
+            engine.execute(f"CREATE TABLE result AS {spec.sql.strip().rstrip(';')}")
+        except duckdb.Error as error:
+            raise _refused(spec, "one SELECT that DuckDB can run", " ".join(str(error).split())) from None
+        _check(spec, engine)
+        shape = schema(spec)
+        asked = ", ".join(_column(field, field.name in spec.key) for field in shape)
+        order = ", ".join(f'"{c}"' for c in ("night", *spec.key))
+        found = engine.sql(f"SELECT {asked} FROM result ORDER BY {order}").to_arrow_table()
+        return views.shaped(found, shape).combine_chunks()
+
+
+def schema(spec: UseCase) -> pa.Schema:
+    """Return the shape of the features: key, night, float64 for numeric columns, string for categorical ones.
+
+    A key column that is a feature as well stands once, with the key's type.
+    """
+    source = spec.sources[spec.features.spine]
+    kinds = {name: tables.column_type(source.columns[name]) for name in spec.key} | {"night": pa.string()}
+    kinds = dict.fromkeys(spec.features.numeric, pa.float64()) | kinds
+    kinds = dict.fromkeys(spec.features.categorical, pa.string()) | kinds
+    order = dict.fromkeys((*spec.key, "night", *spec.features.columns))
+    return pa.schema([(name, kinds[name]) for name in order])
+
+
+def matured(lake: Lake, spec: UseCase, known: str) -> list[str]:
+    """Return the spine's nights whose labels were published by night ``known``, sorted."""
+    rows = lake.read("partitions", {"product": [spec.labels.source]}, ["night", "outcome"])
+    brought = {r["night"] for r in rows.to_pylist() if r["outcome"] == "published"} if rows is not None else set()
+    last = max((night for night in brought if night <= known), default="")
+    if not last:
+        return []
+    # keys are paired by their place in the clock's own sequence, which costs less than a shift for each
+    first = spec.clock.shift(spec.schedule.start, 0)
+    keys = spec.clock.keys(first, last)
+    return [n for n, label in zip(keys, keys[spec.labels.delay :], strict=False) if label in brought]
+
+
+def labels(lake: Lake, spec: UseCase, nights: Sequence[str], *, known: str) -> pa.Table:
+    """Return what had come true of the nights' rows by night ``known``.
+
+    Returns
+    -------
+    pa.Table
+        Key, ``night`` (the spine's) and the target: float64, null where no label will come (a cancelled flight).
+        A night whose labels weren't published by then gives no rows.
+    """
+    source = spec.sources[spec.labels.source]
+    wanted = sorted(set(nights) & set(matured(lake, spec, known)))
+    brings = {spec.clock.shift(night, spec.labels.delay): night for night in wanted}
+    read = lake.read(f"validated_{spec.labels.source}", {"night": list(brings)}) if brings else None
+    with views.engine() as engine:
+        engine.register("brought", views.shaped(read, tables.validated(source)))
+        engine.register("brings", pa.table({"night": list(brings), "spine": list(brings.values())}, _BRINGS))
+        key = ", ".join(f'"{column}"' for column in spec.key)
+        # SELECT * keeps the expression to the source's own columns
+        sql = f"""SELECT {key}, spine AS night, CAST(({spec.labels.sql}) AS DOUBLE) AS "{spec.problem.target}"
+            FROM (SELECT * FROM brought WHERE known_at <= TIMESTAMPTZ '{spec.clock.moment(known).isoformat()}'
+                  QUALIFY row_number() OVER (PARTITION BY night, {key} ORDER BY revision DESC) = 1)
+            JOIN brings USING (night) ORDER BY spine, {key}"""
+        try:
+            found = engine.sql(sql).to_arrow_table()
+        except duckdb.Error as error:
+            raise SpecError(
+                f"{spec.name}: labels.sql",
+                required=f"an expression over the columns of {spec.labels.source}: {', '.join(source.columns)}",
+                found=" ".join(str(error).split()),
+                where=str(spec.folder / "usecase.yaml"),
+            ) from None
+    shape = [*list(schema(spec))[: len(spec.key) + 1], pa.field(spec.problem.target, pa.float64())]
+    return views.shaped(found, pa.schema(shape)).combine_chunks()
+
+
+def training_set(lake: Lake, spec: UseCase, night: str, *, as_of: AsOf = "then") -> pa.Table:
+    """Return the features of every labelled row as known on ``night``, within the training window, and the target."""
+    first = spec.clock.shift(night, -spec.training.window) if spec.training.window else ""
+    nights = [n for n in matured(lake, spec, night) if n >= first]
+    seen = features(lake, spec, nights, as_of=as_of)
+    came = labels(lake, spec, nights, known=night)
+    came = came.filter(came[spec.problem.target].is_valid())
+    by = [*spec.key, "night"]
+    return seen.join(came, by, join_type="inner").sort_by([(c, "ascending") for c in ("night", *spec.key)])
+
+
+_BRINGS = pa.schema([("night", pa.string()), ("spine", pa.string())])
+
+
+def _column(field: pa.Field, key: bool) -> str:
+    name = f'"{field.name}"'
+    if pa.types.is_floating(field.type) and not key:
+        # NaN and infinity come from a division in the SQL, and mean that there is no value
+        return f"CASE WHEN isfinite(CAST({name} AS DOUBLE)) THEN CAST({name} AS DOUBLE) END AS {name}"
+    return name if key else f"CAST({name} AS VARCHAR) AS {name}"
+
+
+def _check(spec: UseCase, engine: duckdb.DuckDBPyConnection) -> None:
+    """Refuse a result that isn't the declared columns for exactly the spine's rows."""
+    have = [row[0] for row in engine.execute("SELECT column_name FROM (DESCRIBE result)").fetchall()]
+    need = [field.name for field in schema(spec)]
+    missing, extra = [c for c in need if c not in have], [c for c in have if c not in need]
+    if missing or extra:
+        parts = [f"missing {', '.join(missing)}"] * bool(missing) + [f"not declared {', '.join(extra)}"] * bool(extra)
+        raise _refused(spec, f"the columns {', '.join(need)}", "; ".join(parts))
+    by = ", ".join(f'"{c}"' for c in ("night", *spec.key))
+    counts = "SELECT (SELECT count(*) FROM spine), (SELECT count(*) FROM result), "
+    counts += f"(SELECT count(*) FROM spine SEMI JOIN result USING ({by}))"
+    rows, given, met = engine.execute(counts).fetchall()[0]
+    if not rows == given == met:
+        found = f"{given} rows for {rows} of the spine, of which {met} are there"
+        raise _refused(spec, "exactly one row for each row of the spine", found)
+
+
+def _refused(spec: UseCase, required: str, found: str) -> SpecError:
+    return SpecError(
+        f"{spec.name}: features",
+        required=required,
+        found=found,
+        where=str(spec.folder / spec.features.sql),
+        remedy="correct the SQL, or features.numeric and features.categorical in usecase.yaml",
+    )
