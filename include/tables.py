@@ -106,6 +106,7 @@ ATTEMPTS = _schema(
     data=_S,
     code=_S,
     attempt=_I,  # its number since the last promotion
+    recorded=_I,  # numbered from 1 in the order in which they were recorded
 )
 # every switch; the newest row of each role is live
 DEPLOYMENTS = _schema(
@@ -120,4 +121,5 @@ DEPLOYMENTS = _schema(
     by=_S,
     reason=_S,
     attempt=_S,  # key of its verdict
+    request=_S,  # what asked for it, so that the same asks once: the verdict's key, or a run's id
 )
