@@ -1,0 +1,252 @@
+"""Two ledgers, of verdicts and of switches: both only grow, by compare-and-swap, so that nothing is lost.
+
+Who serves a night is read from the switches: the newest one that was in effect by then. A later switch takes
+effect from a later night, so what served an old night stays what it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from include.errors import NotPublished, StaleDecision
+from include.lake import Lake
+from include.promote.evidence import Evidence
+from include.promote.judge import BLESSED, FORCED, NOT_BLESSED, Verdict
+from include.spec import UseCase
+from include.tables import ATTEMPTS, DEPLOYMENTS
+
+Row = dict[str, Any]
+PROMOTED, ROLLED_BACK = "promoted", "rolled back"  # the kinds of switch, beside FORCED
+ROUNDS = 100  # each lost round means that somebody else's switch was written
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Who may serve a night: rows of `deployments`, None where there is nobody.
+
+    Parameters
+    ----------
+    champion : the newest switch in effect.
+    previous : the champion before it, another model, and none that was rolled back from.
+    baseline : the strongest baseline of the newest switch in effect.
+    prior : the label's mean in the champion's training.
+    """
+
+    champion: Row | None
+    previous: Row | None
+    baseline: Row | None
+    prior: float | None
+
+
+def switches(lake: Lake) -> list[Row]:
+    """Return every row of `deployments`, oldest first."""
+    return sorted(lake.rows("deployments"), key=_order)
+
+
+def attempts(lake: Lake) -> list[Row]:
+    """Return every verdict, oldest first."""
+    return sorted(lake.rows("attempts"), key=lambda row: int(row["recorded"]))
+
+
+def attempt(lake: Lake, key: str) -> Row:
+    """Return one verdict's row, or say that there is none."""
+    for row in lake.rows("attempts", {"key": key}):
+        return row
+    raise NotPublished(
+        f"attempt {key}",
+        required="a recorded verdict",
+        found="none",
+        where=f"{lake.uri}/tables/attempts",
+        remedy="run judge for that training first",
+    )
+
+
+def live(lake: Lake, night: str | None = None) -> dict[str, Row]:
+    """Return the newest row of each role, of those in effect on ``night`` where it is given."""
+    return {row["role"]: row for row in switches(lake) if night is None or row["effective"] <= night}
+
+
+def serving(lake: Lake, night: str) -> Serving:
+    """Return who may serve a night."""
+    rows = [row for row in switches(lake) if row["effective"] <= night]
+    line = succession(rows)
+    baselines = [row for row in rows if row["role"] == "baseline"]
+    return Serving(
+        champion=line[-1] if line else None,
+        previous=line[-2] if len(line) > 1 else None,
+        baseline=baselines[-1] if baselines else None,
+        prior=line[-1]["prior"] if line else None,
+    )
+
+
+def rival(lake: Lake, night: str, key: str = "") -> Row | None:
+    """Return the champion that a training of ``night`` has to beat, None when it would be the first.
+
+    It is the newest, of those whose own evidence isn't newer than ``night`` and that were there before the
+    attempt ``key`` was itself promoted: so evaluating again, or an old week, finds the same one again.
+    """
+    rows = champions(switches(lake))
+    own = [row["switch"] for row in rows if row["request"] in (key, forced_key(key))]
+    rows = [row for row in rows if row["evidence"] <= night and (not own or row["switch"] < own[0])]
+    return rows[-1] if rows else None
+
+
+def champions(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of the role champion."""
+    return [row for row in rows if row["role"] == "champion"]
+
+
+def succession(rows: Sequence[Row]) -> list[Row]:
+    """Return the champions, each with the one that it replaced before it, the live one last.
+
+    A rollback ends the line after the one it goes back to, so a model that was rolled back from is nobody's
+    fallback, and a second rollback goes further back.
+    """
+    line: list[Row] = []
+    for row in champions(rows):
+        models = [earlier["model"] for earlier in line]
+        if row["kind"] == ROLLED_BACK and row["model"] in models:
+            line = line[: models.index(row["model"])]
+        elif models and models[-1] == row["model"]:
+            line.pop()
+        line.append(row)
+    return line
+
+
+def newest_evidence(rows: Sequence[Row]) -> str:
+    """Return the newest night that any champion was judged on, empty before the first."""
+    return max((row["evidence"] for row in champions(rows)), default="")
+
+
+def attempts_since_promotion(lake: Lake) -> int:
+    """Return how many attempts were made to replace the live champion since it was promoted.
+
+    What can't have promoted anything isn't counted: a verdict for want of evidence, and a backfilled training
+    that is older than the champion's evidence. So a backfill of old weeks costs the next challenger nothing.
+    """
+    return _since(attempts(lake), switches(lake))
+
+
+def record_attempt(lake: Lake, evidence: Evidence, verdict: Callable[[int], Verdict]) -> Row:
+    """Record the verdict on an attempt, once: the same key again returns the first row.
+
+    Parameters
+    ----------
+    verdict : gives the verdict for the attempt's number, asked again when somebody else recorded first.
+    """
+
+    def decide(rows: list[Row]) -> list[Row] | Row:
+        known = [row for row in rows if row["key"] == evidence.key]
+        if known:
+            return known[0]
+        number = 1 + _since(rows, switches(lake))
+        return [_attempt_row(evidence, verdict(number), number, len(rows) + 1)]
+
+    return _sure(_grow(lake, "attempts", ATTEMPTS, decide))
+
+
+def forced_key(key: str) -> str:
+    """Return the key under which forcing an attempt is recorded, beside what the gate said."""
+    return f"{key}+forced"
+
+
+def record_forced(lake: Lake, row: Row, by: str, reason: str) -> Row:
+    """Record for good that a person overruled the gate on an attempt, once."""
+    key, said = forced_key(row["key"]), row["sentence"]
+    sentence = f"{FORCED} by {by}: {reason}; the gate said: {said}"
+
+    def decide(rows: list[Row]) -> list[Row] | Row:
+        known = [earlier for earlier in rows if earlier["key"] == key]
+        if known:
+            return known[0]
+        return [{**row, "key": key, "verdict": FORCED, "sentence": sentence, "recorded": len(rows) + 1}]
+
+    return _sure(_grow(lake, "attempts", ATTEMPTS, decide))
+
+
+def _attempt_row(evidence: Evidence, verdict: Verdict, number: int, recorded: int) -> Row:
+    return {
+        "key": evidence.key,
+        "night": evidence.night,
+        "verdict": verdict.verdict,
+        "sentence": verdict.sentence,
+        "checks": verdict.checks_json(),
+        "evidence": evidence.to_json(),
+        "version": evidence.version,
+        "model": evidence.model,
+        "spec": evidence.spec,
+        "data": evidence.data,
+        "code": evidence.code,
+        "attempt": number,
+        "recorded": recorded,
+    }
+
+
+def switch(lake: Lake, decide: Callable[[list[Row]], list[Row] | Row | None]) -> Row | None:
+    """Write one switch in one commit, and return its champion's row.
+
+    ``decide`` sees the ledger and gives the new rows (without their number), a row that already says it, or
+    None where nothing may be switched any more; it is asked again whenever somebody else switched first.
+    """
+
+    def numbered(rows: list[Row]) -> list[Row] | Row | None:
+        wanted = decide(sorted(rows, key=_order))
+        if not isinstance(wanted, list):
+            return wanted
+        number = 1 + max((row["switch"] for row in rows), default=0)
+        return [{**row, "switch": number} for row in wanted]
+
+    return _grow(lake, "deployments", DEPLOYMENTS, numbered)
+
+
+def next_unserved(lake: Lake, spec: UseCase, *nights: str) -> str:
+    """Return the night after the newest of ``nights`` and those already served; empty without any."""
+    rows = lake.rows("partitions", {"product": "predictions"})
+    served = [row["night"] for row in rows if row["outcome"] == "published"]
+    newest = max([*nights, *served], default="")
+    return spec.clock.shift(newest, 1) if newest else ""
+
+
+def _grow(
+    lake: Lake, table: str, schema: pa.Schema, decide: Callable[[list[Row]], list[Row] | Row | None]
+) -> Row | None:
+    """Append what ``decide`` makes of the ledger as it is, deciding again as often as somebody was faster."""
+    for _ in range(ROUNDS):
+        version = lake.version(table)
+        found = lake.read(table, version=version) if version >= 0 else None
+        wanted = decide([] if found is None else found.to_pylist())
+        if not isinstance(wanted, list):
+            return wanted
+        try:
+            lake.append_at(table, pa.Table.from_pylist(wanted, schema), version)
+        except StaleDecision:
+            continue
+        return wanted[0]
+    raise StaleDecision(
+        f"{lake.uri}/tables/{table}", required="a commit", found=f"{ROUNDS} faster ones", remedy="try again"
+    )
+
+
+def _sure(row: Row | None) -> Row:
+    assert row is not None
+    return row
+
+
+def _since(recorded: Sequence[Row], rows: Sequence[Row]) -> int:
+    """Count the attempts at replacing the live champion since it was promoted."""
+    promoted = [row["attempt"] for row in champions(rows) if row["kind"] != ROLLED_BACK]
+    first = max((row["recorded"] for row in recorded if promoted and row["key"] == promoted[-1]), default=0)
+    return sum(
+        row["recorded"] > first
+        and row["verdict"] in (BLESSED, NOT_BLESSED)
+        and row["night"] >= newest_evidence(rows)
+        for row in recorded
+    )
+
+
+def _order(row: Row) -> tuple[int, str]:
+    return int(row["switch"]), str(row["role"])
