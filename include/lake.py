@@ -193,10 +193,12 @@ def _inside(key: str) -> str:
 
 def _predicate(where: Where) -> str:
     """Return Delta's own condition; the values are keys that Evergreen made, quoted all the same."""
-    return " AND ".join(
-        f"{_name(column)} IN ({', '.join(map(_quoted, _many(values))) or 'NULL'})"
-        for column, values in where.items()
-    )
+    return " AND ".join(_condition(column, _many(values)) for column, values in where.items())
+
+
+def _condition(column: str, values: Sequence[str | int]) -> str:
+    # `IN (NULL)` on a partition column was seen to hold for every row
+    return f"{_name(column)} IN ({', '.join(map(_quoted, values))})" if values else "FALSE"
 
 
 def _name(column: str) -> str:

@@ -1,0 +1,269 @@
+"""A partition is replaced whole by one commit, whoever else writes; a ledger grows at a known version."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from include.errors import EvergreenError, StaleDecision
+from include.lake import Lake
+
+SCHEMA = pa.schema({"night": pa.string(), "value": pa.int64()})
+PARTS = ["night"]
+NIGHTS = [f"2024-01-{day:02}" for day in range(1, 9)]
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    """Return an empty lake of one use case."""
+    return Lake("usecase", str(tmp_path))
+
+
+def rows(night: str, *values: int) -> pa.Table:
+    """Return one row a value."""
+    return pa.Table.from_pylist([{"night": night, "value": v} for v in values], schema=SCHEMA)
+
+
+def content(lake: Lake, table: str = "t") -> dict[str, list[int]]:
+    """Return each night's values, sorted."""
+    found: dict[str, list[int]] = {}
+    for row in lake.rows(table):
+        found.setdefault(row["night"], []).append(row["value"])
+    return {night: sorted(values) for night, values in sorted(found.items())}
+
+
+def test_publishing_again_replaces_and_leaves_the_others(lake: Lake) -> None:
+    """A rerun of one night leaves that night's new rows and every other night as it was."""
+    lake.publish("t", pa.concat_tables([rows("a", 1, 2), rows("b", 3)]), {"night": ["a", "b"]}, PARTS)
+    lake.publish("t", rows("a", 9), {"night": "a"}, PARTS)
+    assert content(lake) == {"a": [9], "b": [3]}
+
+
+def test_an_empty_partition_empties_only_itself(lake: Lake) -> None:
+    """No rows for a night is a result too, on a new table as on an old one."""
+    lake.publish("t", rows("a"), {"night": "a"}, PARTS)
+    found = lake.read("t")
+    assert found is not None
+    assert found.num_rows == 0
+    assert found.schema.equals(SCHEMA)
+    lake.publish("t", pa.concat_tables([rows("a", 1), rows("b", 2)]), {"night": ["a", "b"]}, PARTS)
+    lake.publish("t", rows("a"), {"night": "a"}, PARTS)
+    assert content(lake) == {"b": [2]}
+
+
+def test_a_row_outside_its_partition_is_refused_and_nothing_is_published(lake: Lake) -> None:
+    """A stage that mixes up its nights can't overwrite another one's."""
+    lake.publish("t", rows("a", 1), {"night": "a"}, PARTS)
+    with pytest.raises(Exception, match="failed validation check"):
+        lake.publish("t", pa.concat_tables([rows("a", 2), rows("b", 3)]), {"night": "a"}, PARTS)
+    assert content(lake) == {"a": [1]}
+
+
+def test_a_condition_on_no_value_holds_for_no_row(lake: Lake) -> None:
+    """An empty list of nights reads nothing and replaces nothing."""
+    lake.publish("t", rows("a", 1), {"night": "a"}, PARTS)
+    lake.publish("t", rows("a"), {"night": []}, PARTS)
+    assert lake.rows("t", {"night": []}) == []
+    assert content(lake) == {"a": [1]}
+
+
+def test_a_new_column_is_null_where_it_was_not_there(lake: Lake) -> None:
+    """A use case may grow a column without its old nights being written again."""
+    lake.publish("t", rows("a", 1), {"night": "a"}, PARTS)
+    grown = rows("b", 2).append_column("more", pa.array(["x"]))
+    lake.publish("t", grown, {"night": "b"}, PARTS)
+    assert sorted(lake.rows("t"), key=lambda row: row["night"]) == [
+        {"night": "a", "value": 1, "more": None},
+        {"night": "b", "value": 2, "more": "x"},
+    ]
+
+
+def test_a_table_that_is_not_there_is_none_and_not_empty(lake: Lake) -> None:
+    """Reading what nobody wrote says so; a small table's rows are none."""
+    assert lake.read("t") is None
+    assert lake.rows("t") == []
+    assert lake.version("t") == -1
+
+
+def test_an_old_version_can_be_read(lake: Lake) -> None:
+    """What was replaced is still there under its version."""
+    first = lake.publish("t", rows("a", 1), {"night": "a"}, PARTS)
+    second = lake.publish("t", rows("a", 2), {"night": "a"}, PARTS)
+    then, now = lake.read("t", version=first), lake.read("t", version=second)
+    assert then is not None
+    assert now is not None
+    assert (then["value"].to_pylist(), now["value"].to_pylist()) == ([1], [2])
+    assert lake.version("t") == second
+
+
+def test_types_come_back_as_they_went(lake: Lake) -> None:
+    """Strings, bytes, times, small integers and booleans keep their types, also as a chosen column."""
+    schema = pa.schema(
+        {
+            "night": pa.string(),
+            "at": pa.timestamp("us", tz="UTC"),
+            "revision": pa.int32(),
+            "sketch": pa.binary(),
+            "day": pa.date32(),
+            "good": pa.bool_(),
+            "x": pa.float64(),
+        }
+    )
+    moment = datetime(2024, 3, 10, 7, tzinfo=UTC)
+    own = {"revision": 1, "sketch": b"\x00\xff", "day": moment.date(), "good": None, "x": 0.1}
+    row = {"night": "a", "at": moment, **own}
+    lake.publish("t", pa.Table.from_pylist([row], schema=schema), {"night": "a"}, PARTS)
+    found = lake.read("t")
+    assert found is not None
+    assert found.schema.equals(schema)
+    assert found.to_pylist() == [row]
+    some = lake.read("t", columns=["x", "night"])
+    assert some is not None
+    assert some.schema.names == ["x", "night"]
+
+
+@settings(max_examples=15)
+@given(name=st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1, max_size=12))
+def test_any_partition_value_names_its_own_rows(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Quotes, percent signs and slashes in a value are part of the value, and never of the condition."""
+    lake = Lake("usecase", str(tmp_path_factory.mktemp("lake")))
+    lake.publish("t", rows("other", 1), {"night": "other"}, PARTS)
+    for value in (2, 3):
+        lake.publish("t", rows(f"{name}'", value), {"night": f"{name}'"}, PARTS)
+    assert content(lake) == {"other": [1], f"{name}'": [3]}
+    assert [row["value"] for row in lake.rows("t", {"night": f"{name}'"})] == [3]
+
+
+def _publish(uri: str, night: str, value: int) -> None:
+    Lake("usecase", uri).publish("t", rows(night, *[value] * 5), {"night": night}, PARTS)
+
+
+def _append(uri: str, version: int, value: int) -> bool:
+    try:
+        Lake("usecase", uri).append_at("ledger", rows("a", value), version)
+    except StaleDecision:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def processes() -> Any:
+    """Return a pool of processes that were started fresh, as tasks are."""
+    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
+        yield pool
+
+
+def test_processes_that_publish_different_partitions_lose_nothing(
+    lake: Lake, processes: ProcessPoolExecutor, tmp_path: Path
+) -> None:
+    """Eight nights published at once, on a table that isn't there yet, three times over."""
+    jobs = [processes.submit(_publish, str(tmp_path), n, v) for v in range(3) for n in NIGHTS]
+    for job in jobs:
+        job.result(120)
+    found = content(lake)
+    assert list(found) == NIGHTS
+    assert all(len(values) == 5 and len(set(values)) == 1 for values in found.values())
+
+
+def test_processes_that_publish_the_same_partition_leave_one_of_them(
+    lake: Lake, processes: ProcessPoolExecutor, tmp_path: Path
+) -> None:
+    """One night published by many at once has the rows of one of them, whole, and none twice."""
+    jobs = [processes.submit(_publish, str(tmp_path), "a", value) for value in range(12)]
+    for job in jobs:
+        job.result(120)
+    values = content(lake)["a"]
+    assert len(values) == 5
+    assert len(set(values)) == 1
+
+
+def test_of_many_writers_to_a_ledger_one_wins_each_version(
+    lake: Lake, processes: ProcessPoolExecutor, tmp_path: Path
+) -> None:
+    """Each version of a ledger is written once; every other writer is told to decide again."""
+    won = []
+    for _ in range(3):
+        before = lake.version("ledger")
+        jobs = [processes.submit(_append, str(tmp_path), before, value) for value in range(6)]
+        won.append(sum(job.result(120) for job in jobs))
+    assert won == [1, 1, 1]
+    assert len(lake.rows("ledger")) == 3
+
+
+def test_a_ledger_at_another_version_is_refused(lake: Lake) -> None:
+    """An append against an old version writes nothing and says to read again."""
+    version = lake.append_at("ledger", rows("a", 1), -1)
+    assert lake.append_at("ledger", rows("a", 2), version) == lake.version("ledger")
+    with pytest.raises(StaleDecision, match="read it again and decide again"):
+        lake.append_at("ledger", rows("a", 3), version)
+    assert content(lake, "ledger") == {"a": [1, 2]}
+
+
+LOOP = """
+import sys, pyarrow as pa
+from include.lake import Lake
+lake, n = Lake("usecase", sys.argv[1]), 0
+while True:
+    n += 1
+    lake.publish("t", pa.table({"night": ["a"] * 500, "value": [n] * 500}), {"night": "a"}, ["night"])
+    print(n, flush=True)
+"""
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.004, 0.011, 0.023])
+def test_a_writer_that_is_killed_leaves_the_old_rows_or_the_new(
+    lake: Lake, delay: float, tmp_path: Path
+) -> None:
+    """Kill -9 between any two writes leaves one whole generation, and the next writer goes on."""
+    with subprocess.Popen([sys.executable, "-c", LOOP, str(tmp_path)], stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        published = int([writer.stdout.readline() for _ in range(3)][-1])
+        time.sleep(delay)
+        writer.kill()
+    values = content(lake)["a"]
+    assert len(values) == 500
+    assert len(set(values)) == 1
+    assert values[0] >= published
+    lake.publish("t", rows("a", 0), {"night": "a"}, PARTS)
+    assert content(lake) == {"a": [0]}
+
+
+def test_an_object_is_created_once(lake: Lake) -> None:
+    """The second writer of a key is told so, and the first one's bytes stay."""
+    assert lake.create("raw/x/1", b"one")
+    assert not lake.create("raw/x/1", b"two")
+    assert lake.get("raw/x/1") == b"one"
+    lake.replace("raw/x/1", b"three")
+    assert lake.get("raw/x/1") == b"three"
+
+
+def test_objects_are_listed_below_a_prefix(lake: Lake) -> None:
+    """Keys come sorted; a key that isn't there is None; a prefix without objects lists none."""
+    for key in ("raw/b/2", "raw/a/1", "models/m"):
+        lake.create(key, b"")
+    assert lake.keys("raw") == ["raw/a/1", "raw/b/2"]
+    assert lake.get("raw/a/1") == b""
+    assert lake.get("raw/a/3") is None
+    assert lake.keys("nothing") == []
+
+
+@pytest.mark.parametrize("key", ["", "/etc/x", "../other/x", "raw/../../x", "raw\\..\\x", ".."])
+def test_a_key_can_not_leave_its_folder(lake: Lake, key: str, tmp_path: Path) -> None:
+    """A key made from what a source said stays below the use case, for each way to use it."""
+    for use in (lambda: lake.create(key, b""), lambda: lake.replace(key, b""), lambda: lake.get(key)):
+        with pytest.raises(EvergreenError, match="a path below the use case's folder"):
+            use()
+    with pytest.raises(EvergreenError):
+        lake.keys(key)
+    assert [entry for entry in tmp_path.rglob("*") if entry != tmp_path / "usecase"] == []
