@@ -1,0 +1,62 @@
+"""Nobody gets a lake without Airflow's consent: the only way to one here is through these dependencies.
+
+A mounted app is not behind Airflow's login by itself (apache/airflow#72655). `may_enter` is the whole app's
+dependency, so a new route has it too. `Opened` adds the use case: whoever may read what its nightly DAG's tasks hand
+on (Airflow's XCom permission on that DAG) may read what is shown here. `get_user` takes a bearer token, else the
+cookie ``_token`` of a logged-in browser; the app only reads, so a cookie needs no token against forged requests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from airflow.api_fastapi.auth.managers.models.resource_details import AccessView, DagAccessEntity
+from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag, requires_access_view
+from fastapi import Depends, HTTPException, Request
+
+from include.spec import UseCase, load, names
+
+if TYPE_CHECKING:
+    from include.lake import Lake
+
+may_enter = requires_access_view(AccessView.WEBSITE)
+
+
+@dataclass(frozen=True)
+class Open:
+    """A use case that this person may read."""
+
+    spec: UseCase
+    lake: Lake
+
+
+def may_read(request: Request, user: GetUserDep, usecase: str) -> None:
+    """Raise 403 unless Airflow lets the user read the XComs of the use case's nightly DAG."""
+    requires_access_dag("GET", DagAccessEntity.XCOM, f"{usecase}__nightly")(request, user)
+
+
+def opened(usecase: str, _: Annotated[None, Depends(may_read)]) -> Open:
+    """Return the use case of the route's path, once the user may read it."""
+    if usecase not in names():
+        raise HTTPException(404, f"No use case is named {usecase!r}.")
+    from include.lake import Lake  # pyarrow and deltalake: at the first request, not while Airflow starts
+
+    return Open(load(usecase), Lake(usecase))
+
+
+def readable(request: Request, user: GetUserDep) -> list[str]:
+    """Return the names of the use cases that the user may read."""
+    return [name for name in names() if _allowed(request, user, name)]
+
+
+def _allowed(request: Request, user: GetUserDep, usecase: str) -> bool:
+    try:
+        may_read(request, user, usecase)
+    except HTTPException:
+        return False
+    return True
+
+
+Opened = Annotated[Open, Depends(opened)]
+Readable = Annotated[list[str], Depends(readable)]

@@ -1,0 +1,66 @@
+"""The app that Airflow mounts at /evergreen: its door, its headers, and what it says when there is nothing to show."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from airflow.api_fastapi.app import get_auth_manager
+from fastapi import Depends, FastAPI, Request, Response
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from evergreen.view.access import may_enter
+from evergreen.view.html import SCRIPT_DIGEST, page
+from evergreen.view.pages import pages
+from include.errors import EvergreenError, SettingError
+
+log = logging.getLogger(__name__)
+
+# a page of ours runs no script but the one that follows Airflow's light or dark, and nothing leaves it
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-" + SCRIPT_DIGEST + "';"
+    " img-src data:; frame-src 'self'; frame-ancestors 'self'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "private, no-cache",
+}
+
+REFUSALS = {
+    401: ("Not logged in", "Log in to Airflow to see this page."),
+    403: ("Not for this role", "Your Airflow role may not read this."),
+}
+
+# no schema and no documentation pages: FastAPI adds those as routes that know no dependency
+app = FastAPI(
+    title="Evergreen", dependencies=[Depends(may_enter)], openapi_url=None, docs_url=None, redoc_url=None
+)
+app.include_router(pages)
+
+
+@app.middleware("http")
+async def guarded(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Put the headers on every answer that doesn't bring stricter ones."""
+    response = await call_next(request)
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response
+
+
+@app.exception_handler(StarletteHTTPException)
+def refused(request: Request, error: StarletteHTTPException) -> Response:
+    """Say in a sentence why there is no page, and where to log in."""
+    heading, sentence = REFUSALS.get(error.status_code, ("Nothing here", str(error.detail)))
+    login = get_auth_manager().get_url_login(next_url=str(request.url)) if error.status_code == 401 else ""
+    return page(
+        request, "message.html", status=error.status_code, heading=heading, sentence=sentence, login=login
+    )
+
+
+@app.exception_handler(EvergreenError)
+def said(request: Request, error: EvergreenError) -> Response:
+    """Show an error of ours as the sentence it is."""
+    log.warning("%s: %s", request.url.path, error)
+    status = 503 if isinstance(error, SettingError) else 404
+    return page(
+        request, "message.html", status=status, heading="Can't be shown", sentence=str(error), login=""
+    )

@@ -1,0 +1,34 @@
+"""Templates become answers here, and everything that is put into one is escaped."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+# Airflow keeps its own switch of light and dark here; without it the browser's wish is followed
+SCRIPT = "try{document.documentElement.dataset.theme=localStorage.getItem('theme')||'system'}catch{}"
+SCRIPT_DIGEST = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+
+templates = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def page(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
+    """Return a template as a page; in it, ``link(route, **parts)`` is the address of another one."""
+
+    def link(route: str, **parts: Any) -> str:
+        return str(request.scope["root_path"]) + request.app.url_path_for(route, **parts)
+
+    text = templates.get_template(template).render(link=link, script=SCRIPT, **values)
+    return HTMLResponse(text, status)

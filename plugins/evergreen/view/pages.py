@@ -1,0 +1,99 @@
+"""What there is to see: a use case's state, a night's quarantined rows, a report. Each is read from the lake anew."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi.responses import HTMLResponse
+
+from evergreen.view.access import Open, Opened, Readable
+from evergreen.view.html import page
+from include.clock import day_of
+
+SHOWN = 200  # quarantined rows on a page
+
+# Evidently's reports bring their scripts and styles along. They run in an origin of their own, which has neither
+# Airflow's cookie nor its API, and reach nothing on the network.
+REPORT_HEADERS = {
+    "Content-Security-Policy": "sandbox allow-scripts; default-src 'none'; style-src 'unsafe-inline' data:;"
+    " script-src 'unsafe-inline' data:; img-src data: blob:; font-src data:; frame-ancestors 'self';"
+    " base-uri 'none'; form-action 'none'"
+}
+_REPORT = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.=-]*/)*[A-Za-z0-9_][A-Za-z0-9_.=-]*\.html")
+
+pages = APIRouter()
+
+
+def report_path(path: str) -> str:
+    """Return the path below ``reports/``, if it can be one's."""
+    if not _REPORT.fullmatch(path):
+        raise HTTPException(404, f"{path!r} is no report's name: they end in .html and lie below reports/.")
+    return path
+
+
+ReportPath = Annotated[str, Depends(report_path)]
+
+
+@pages.get("/")
+def overview(request: Request, usecases: Readable) -> HTMLResponse:
+    """Show every use case that the user may read."""
+    from evergreen.view.summary import summary
+
+    return page(request, "overview.html", title="Evergreen", sections=[summary(name) for name in usecases])
+
+
+@pages.get("/usecase/{usecase}")
+def usecase(request: Request, opened: Opened) -> HTMLResponse:
+    """Show one use case."""
+    from evergreen.view.summary import summary
+
+    return page(request, "overview.html", title=opened.spec.name, sections=[summary(opened.spec.name)])
+
+
+@pages.get("/report/{usecase}/{path:path}")
+def framed_report(request: Request, opened: Opened, path: ReportPath) -> HTMLResponse:
+    """Show a report below a line that leads back."""
+    _stored(opened, path)
+    return page(request, "report.html", title=path, usecase=opened.spec.name, path=path)
+
+
+@pages.get("/reports/{usecase}/{path:path}")
+def report(opened: Opened, path: ReportPath) -> Response:
+    """Give a report as it is stored."""
+    return Response(_stored(opened, path), media_type="text/html", headers=REPORT_HEADERS)
+
+
+@pages.get("/quarantine/{usecase}/{night}")
+def quarantine(request: Request, opened: Opened, night: str) -> HTMLResponse:
+    """Show the rows that a night set aside, each with the rule it broke and the value that broke it."""
+    day_of(night)  # or it says what a night looks like
+    rows = opened.lake.rows("quarantine", {"source": list(opened.spec.sources), "night": night})
+    rows.sort(key=lambda row: (row["source"], row["revision"], row["part"], row["row"], row["rule"]))
+    return page(
+        request,
+        "quarantine.html",
+        title=f"Set aside on {night}",
+        usecase=opened.spec.name,
+        night=night,
+        rows=[{**row, "record": _fields(row["record"])} for row in rows[:SHOWN]],
+        total=len(rows),
+    )
+
+
+def _stored(opened: Open, path: str) -> bytes:
+    data = opened.lake.get(f"reports/{path}")
+    if data is None:
+        raise HTTPException(404, f"{opened.spec.name} has no report {path} (yet): its monitor task writes it.")
+    return data
+
+
+def _fields(record: str | None) -> dict[str, Any]:
+    """Return a kept row's fields; one that isn't JSON is shown as it is."""
+    try:
+        fields = json.loads(record or "{}")
+    except ValueError:
+        return {"": record}
+    return fields if isinstance(fields, dict) else {"": fields}

@@ -1,0 +1,45 @@
+"""The one file that Airflow scans: it tells the UI of Evergreen's pages and links.
+
+Every task process runs this page, so it imports nothing that only the api-server needs.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, ClassVar
+
+from airflow.plugins_manager import AirflowPlugin
+
+from evergreen.links import PREFIX, ReportLink, MlflowLink, OverviewLink, address
+
+_ICON = (
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 24 24' fill='none' stroke='{colour}'"
+    " stroke-width='2' stroke-linecap='round' stroke-linejoin='round'%3E"
+    "%3Cpath d='M12 2 7 9h3l-5 7h6v6h2v-6h6l-5-7h3z'/%3E%3C/svg%3E"
+)
+
+
+class EvergreenPlugin(AirflowPlugin):
+    """Evergreen beside the DAGs: a page in the navigation, and buttons on the tasks that lead to it."""
+
+    name = "evergreen"
+    external_views: ClassVar[list[Any]] = [
+        {
+            "name": "Evergreen",
+            "href": address("/"),
+            "url_route": "evergreen",
+            "destination": "nav",
+            "nav_top_level": True,
+            "icon": _ICON.format(colour="%23202020"),
+            "icon_dark_mode": _ICON.format(colour="%23f0f0f0"),
+        }
+    ]
+    # the operators name their links themselves; here they are for the list under Admin → Plugins
+    operator_extra_links: ClassVar[list[Any]] = [OverviewLink(), ReportLink(), MlflowLink()]
+
+    @cached_property
+    def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]  # only the api-server asks for it
+        """The pages; importing them would cost every task process its FastAPI and Airflow's security code."""
+        from evergreen.view.app import app
+
+        return [{"app": app, "url_prefix": PREFIX, "name": "Evergreen"}]
