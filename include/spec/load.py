@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -65,7 +66,7 @@ def read(file: Path) -> UseCase:
     """
     try:
         raw = yaml.safe_load(file.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise SpecError(str(file), required="a YAML file", found=" ".join(str(error).split())) from None
     if not isinstance(raw, dict):
         raise SpecError(str(file), required="a mapping of keys", found=type(raw).__name__)
@@ -101,27 +102,22 @@ def _valid_here(loc: tuple[str | int, ...]) -> str:
     """Return the keys that are valid where an unknown one was found."""
     model: object = UseCase
     for part in loc[:-1]:
-        fields = getattr(model, "model_fields", {})
-        if part in fields:
-            model = fields[part].annotation
-        model = _inner(model, part)
+        model = _step(model, part)
     fields = getattr(model, "model_fields", {})
-    keys = sorted(f.alias or n for n, f in fields.items() if not f.exclude)
+    keys = sorted(field.alias or name for name, field in fields.items() if not field.exclude)
     return f"; valid here: {', '.join(keys)}" if keys else ""
 
 
-def _inner(annotation: object, part: str | int) -> object:
-    """Step through a container's annotation to the model that ``part`` names in it."""
-    from typing import get_args
-
-    if hasattr(annotation, "model_fields"):
-        return annotation
-    for arg in get_args(annotation):
+def _step(annotation: object, part: str | int) -> object:
+    """Return the type that one part of an error's path leads to, None where it can't be said."""
+    fields = getattr(annotation, "model_fields", None)
+    if fields is not None:
+        return next((f.annotation for name, f in fields.items() if part in (name, f.alias)), None)
+    args = get_args(annotation)
+    for arg in args:  # the members of a union are told apart by their kind
         kind = getattr(arg, "model_fields", {}).get("kind")
         if kind is not None and part in get_args(kind.annotation):
             return arg
-    for arg in get_args(annotation):
-        found = _inner(arg, part)
-        if hasattr(found, "model_fields") or (get_args(found) and found is not arg):
-            return found
-    return annotation
+    if get_origin(annotation) in (dict, tuple):
+        return args[-1] if get_origin(annotation) is dict else args[0]
+    return next((found for arg in args if (found := _step(arg, part)) is not None), None)

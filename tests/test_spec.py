@@ -1,0 +1,226 @@
+"""A declaration is read whole or refused by the path of what is wrong, and takes nobody else down."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from include.errors import SpecError
+from include.spec import folders, load, names, read_all
+from include.spec.load import read
+
+SHIPPED = next(folder for folder in folders() if folder.name == "flight_delay")
+WEEKLY = Path(__file__).parent / "usecases" / "weekly_sales"
+RAW: dict[str, dict[str, Any]] = {
+    folder.name: yaml.safe_load((folder / "usecase.yaml").read_text()) for folder in (SHIPPED, WEEKLY)
+}
+
+# where a key is mistyped, the path that names it in the error, and some of the keys that are valid there
+MISTYPED = [
+    ("", "mistyped", ["gate", "sources", "problem"]),
+    ("problem", "problem.mistyped", ["kind", "target", "never_features"]),
+    ("schedule", "schedule.mistyped", ["nightly", "timezone"]),
+    ("sources.schedule", "sources.schedule.objects.mistyped", ["path", "format", "contract"]),
+    ("sources.weather", "sources.weather.http.mistyped", ["volatile", "pages"]),
+    ("sources.planes", "sources.planes.sql.mistyped", ["query", "known"]),
+    (
+        "sources.schedule.columns.tailnum",
+        "sources.schedule.objects.columns.tailnum.mistyped",
+        ["from", "scale"],
+    ),
+    ("sources.schedule.contract", "sources.schedule.objects.contract.mistyped", ["tolerance", "min_rows"]),
+    (
+        "sources.schedule.contract.expectations.0",
+        "sources.schedule.objects.contract.expectations.0.mistyped",
+        ["kwargs", "type"],
+    ),
+    ("features", "features.mistyped", ["spine", "lookback"]),
+    ("labels", "labels.mistyped", ["delay"]),
+    ("training", "training.mistyped", ["validation", "candidates"]),
+    ("training.candidates.0", "training.candidates.0.mistyped", ["estimator", "params"]),
+    ("gate", "gate.mistyped", ["min_partitions", "alpha"]),
+    ("gate.requirements.1", "gate.requirements.1.mistyped", ["at_least", "at_most", "metric"]),
+    ("scoring", "scoring.mistyped", ["fallback", "needs"]),
+    ("monitoring", "monitoring.mistyped", ["psi"]),
+    ("monitoring.requirements.0", "monitoring.requirements.0.mistyped", ["metric"]),
+    ("retraining", "retraining.mistyped", ["persist", "when"]),
+]
+# a value that can't be meant, and what its error says
+WRONG = [
+    ("problem.kind", "ternary", "problem.kind: Input should be 'binary' or 'regression'"),
+    ("schedule.timezone", "New York", "'New York' is not a time zone's name, as America/New_York"),
+    ("schedule.nightly", "at six", "'at six' is not a cron expression"),
+    ("schedule.start", "31 December", "schedule.start: String should match pattern"),
+    (
+        "features.spine",
+        "flights",
+        "features.spine: no source is named 'flights'; there are schedule, outcomes, weather",
+    ),
+    ("labels.source", "planes", "labels.source: planes lacks the key column(s) carrier, flight, origin"),
+    ("problem.target", "distance", "features: the target 'distance' can't be a feature"),
+    ("problem.never_features", ["dest"], "features: 'dest' is under problem.never_features"),
+    (
+        "gate.objective",
+        "squared_error",
+        "gate.objective: 'squared_error' doesn't fit binary; use log_loss, brier",
+    ),
+    ("gate.requirements.0.metric", "rmse", "gate.requirements: 'rmse' is no metric of binary; use roc_auc"),
+    ("monitoring.requirements.0.metric", "f1", "monitoring.requirements: 'f1' is no metric of binary; use"),
+    ("gate.requirements.0.at_most", 1, "gate.requirements.0: Value error, give either at_least or at_most"),
+    ("sources.schedule.key", ["nobody"], "'nobody' is not one of its columns: year, month"),
+    ("sources.schedule.key", [], "sources.schedule.objects.key"),
+    (
+        "sources.schedule.kind",
+        "ftp",
+        "sources.schedule: Input tag 'ftp' found using 'kind' does not match any",
+    ),
+    ("sources.schedule.columns.night", {"type": "string"}, "'night' is Evergreen's own column"),
+    ("sources.schedule.contract.tolerance", 5, "contract.tolerance: Input should be less than or equal to 1"),
+    ("scoring.needs.champion", ["tides"], "scoring.needs.champion: no source is named 'tides'"),
+    ("scoring.by", "25:00", "scoring.by: String should match pattern"),
+    ("features.numeric", ["distance", "distance"], "declare at least one feature, each once"),
+    ("features.sql", "other.sql", "features.sql: a file beside it, found other.sql missing"),
+    ("folder", "/etc", "an unknown key: folder"),
+    ("name", "another", "required name: flight_delay (the folder's), found name: another"),
+]
+
+
+def planted(folder: Path, path: str, value: Any, source: Path = SHIPPED) -> Path:
+    """Return the file of a copy of a use case, with one value put at a path."""
+    copied = folder / source.name
+    shutil.copytree(source, copied)
+    raw = copy.deepcopy(RAW[source.name])
+    at: Any = raw
+    *parts, last = path.split(".")
+    for part in parts:
+        at = at[int(part)] if part.isdigit() else at[part]
+    at[last] = value
+    (copied / "usecase.yaml").write_text(yaml.safe_dump(raw, allow_unicode=True, sort_keys=False))
+    return copied / "usecase.yaml"
+
+
+def refusal(file: Path) -> str:
+    """Return the sentence with which a declaration is refused."""
+    with pytest.raises(SpecError) as caught:
+        read(file)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("folder", [SHIPPED, WEEKLY], ids=lambda folder: folder.name)
+def test_a_whole_declaration_is_read(folder: Path) -> None:
+    """The shipped use case and the tests' own are read, and each default is filled in."""
+    spec = read(folder / "usecase.yaml")
+    assert spec.name == folder.name
+    assert spec.key == spec.sources[spec.features.spine].key
+    assert spec.sql == (folder / "features.sql").read_text()
+
+
+@pytest.mark.parametrize(("where", "named", "valid"), MISTYPED)
+def test_a_mistyped_key_is_refused_by_its_path(
+    where: str, named: str, valid: list[str], tmp_path: Path
+) -> None:
+    """The error names the file, the key's whole path, and the keys that are valid there."""
+    file = planted(tmp_path, f"{where}.mistyped".removeprefix("."), 1)
+    sentence = refusal(file)
+    assert str(file) in sentence
+    assert f"{named}: unknown key; valid here: " in sentence
+    offered = sentence.split("valid here: ")[1].split(";")[0].split(", ")
+    assert set(valid) <= set(offered)
+    assert "folder" not in offered
+    assert "\n" not in sentence
+
+
+@pytest.mark.parametrize(("path", "value", "said"), WRONG)
+def test_a_value_that_cannot_be_meant_is_refused(path: str, value: Any, said: str, tmp_path: Path) -> None:
+    """The error says what was found and what is valid."""
+    assert said in refusal(planted(tmp_path, path, value))
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "name: [", "\x00", "just words"])
+def test_a_file_that_is_no_mapping_is_refused(text: str, tmp_path: Path) -> None:
+    """Empty, a list, broken YAML, binary: one sentence that names the file."""
+    file = tmp_path / "usecase.yaml"
+    file.write_text(text)
+    sentence = refusal(file)
+    assert str(file) in sentence
+    assert "\n" not in sentence
+
+
+def test_yaml_runs_no_code(tmp_path: Path) -> None:
+    """A tag that would make an object in an unsafe loader is an error and nothing happens."""
+    file, trace = tmp_path / "usecase.yaml", tmp_path / "trace"
+    file.write_text(
+        f"name: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path [{trace}]]"
+    )
+    assert "could not determine a constructor" in refusal(file)
+    assert not trace.exists()
+
+
+def test_a_bad_declaration_takes_down_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other use cases are still read, and the bad one's error is there to be shown."""
+    monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path))
+    bad = planted(tmp_path, "gate.mistyped", 1, source=WEEKLY)
+    good, errors = read_all()
+    assert [spec.name for spec in good] == ["flight_delay"]
+    assert len(errors) == 1
+    assert f"{bad}: found gate.mistyped: unknown key" in str(errors[0])
+    assert names() == sorted(["flight_delay", "weekly_sales"], key=lambda name: str(folder_of(name)))
+
+
+def folder_of(name: str) -> Path:
+    """Return where a use case lies."""
+    return next(folder for folder in folders() if folder.name == name)
+
+
+def test_a_use_case_that_is_not_there_is_named_with_those_that_are() -> None:
+    """The error lists the use cases and says how to make one."""
+    with pytest.raises(SpecError, match=r"use case 'nothing': required one of flight_delay; make it with"):
+        load("nothing")
+
+
+def test_the_template_is_no_use_case() -> None:
+    """A folder that begins with an underscore is not run."""
+    assert "_template" not in names()
+
+
+@given(order=st.permutations(list(RAW["weekly_sales"])))
+def test_the_digest_depends_on_what_is_declared_and_not_on_its_order(
+    order: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Keys in another order, or a default spelled out, declare the same thing."""
+    folder = tmp_path_factory.mktemp("spec") / "weekly_sales"
+    shutil.copytree(WEEKLY, folder)
+    raw = {key: RAW["weekly_sales"][key] for key in order}
+    raw["gate"] = {**raw["gate"], "alpha": 0.05}
+    (folder / "usecase.yaml").write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
+    assert read(folder / "usecase.yaml").digest == read(WEEKLY / "usecase.yaml").digest
+
+
+@pytest.mark.parametrize("what", ["gate.alpha", "features.sql's text", "sources.sales.contract.tolerance"])
+def test_the_digest_changes_with_what_a_result_depends_on(what: str, tmp_path: Path) -> None:
+    """Another threshold or another line of SQL is another declaration; another folder is not."""
+    before = read(WEEKLY / "usecase.yaml").digest
+    if what.endswith("text"):
+        file = planted(tmp_path, "name", "weekly_sales", source=WEEKLY)
+        assert read(file).digest == before
+        with (file.parent / "features.sql").open("a") as sql:
+            sql.write("\n-- a comment\n")
+    else:
+        file = planted(tmp_path, what, 0.01, source=WEEKLY)
+    assert read(file).digest != before
+
+
+def test_a_source_begins_with_its_own_first_night() -> None:
+    """Nights before a source's start, or after the schedule's end, are not asked for."""
+    spec = load("flight_delay")
+    assert spec.nights("schedule", "2012-12-29", "2013-01-02") == ["2012-12-31", "2013-01-01", "2013-01-02"]
+    assert spec.nights("outcomes", "2012-12-29", "2013-01-02") == ["2013-01-02"]
+    assert spec.nights("schedule", "2013-12-30", "2014-01-05") == ["2013-12-30"]
+    assert spec.nights("outcomes", "2012-12-29", "2013-01-01") == []
