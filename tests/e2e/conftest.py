@@ -1,0 +1,96 @@
+"""One real Airflow for all end-to-end tests: scheduler, API server, PostgreSQL, S3, MLflow, and the demo's world."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from demo.airflow_api import AirflowApi
+from demo.home import Home
+from demo.stack import Stack
+from include.lake import Lake
+from tests.usecases.weekly_sales import world
+
+ROOT = Path(__file__).parents[2]
+WEEKS = 24
+
+
+class House:
+    """The running stack, its API, and the folders that tests plant faults in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.shop, self.usecases, self.kill = folder / "shop", folder / "usecases", folder / "kill"
+        self.home = Home(folder / "home")
+        path = os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "e2e" / "site")))
+        self.stack = Stack(
+            self.home,
+            env={
+                "PYTHONPATH": path,
+                "EVERGREEN_USECASES": os.pathsep.join(map(str, (ROOT / "tests" / "usecases", self.usecases))),
+                "EVERGREEN_KILL": str(self.kill),
+                "AIRFLOW_CONN_SHOP": world.connection(self.shop),
+            },
+        )
+        self.api = AirflowApi.of(self.home)
+
+    def lake(self, usecase: str) -> Lake:
+        """Return a use case's part of the stack's lake, as this process sees it."""
+        return Lake(usecase, "s3://lake")
+
+    def run(self, dag: str, run_id: str, timeout: float = 120, **conf: object) -> dict[str, object]:
+        """Trigger a DAG by hand and wait for its end."""
+        self.api.trigger_run(dag, conf, run_id=run_id)
+        return self.api.wait_run(dag, run_id, timeout=timeout)
+
+    def states(self, dag: str, run_id: str) -> dict[str, str]:
+        """Return each task's state."""
+        return {task["task_id"]: task["state"] for task in self.api.task_instances(dag, run_id)}
+
+    def log(self, dag: str, run_id: str, task_id: str) -> str:
+        """Return a task's log as one text."""
+        (task,) = [t for t in self.api.task_instances(dag, run_id) if t["task_id"] == task_id]
+        return "\n".join(self.api.log(task))
+
+    def command(self) -> list[str]:
+        """Return the start of a command line of include/."""
+        return [sys.executable, "-m", "include"]
+
+
+@pytest.fixture(scope="session")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """The stack, up, with the weekly use case loaded up to its last week but four."""
+    made = House(tmp_path_factory.mktemp("e2e"))
+    for folder in (made.usecases, made.kill):
+        folder.mkdir()
+    world.write(made.shop, WEEKS)
+    _copy(made.usecases, "weekly_killed")
+    _copy(made.usecases, "weekly_mistyped", "objective: squared_error", "objectiv: squared_error")
+    before = dict(os.environ)
+    try:
+        made.stack.up()
+        os.environ.update(made.stack.environment())
+        for dag in ("weekly_sales__nightly", "weekly_killed__nightly", "flight_delay__nightly"):
+            made.api.wait_dag(dag, timeout=60)
+        for usecase in ("weekly_sales", "weekly_killed", "flight_delay"):
+            for clock in ("nightly", "training", "history", "operate"):
+                made.api.unpause(f"{usecase}__{clock}")
+        yield made
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        made.stack.down()
+
+
+def _copy(folder: Path, name: str, old: str = "", new: str = "") -> None:
+    """Lay a use case that differs from weekly_sales in its name, and in one planted place."""
+    shutil.copytree(ROOT / "tests" / "usecases" / "weekly_sales", folder / name)
+    file = folder / name / "usecase.yaml"
+    text = file.read_text().replace("name: weekly_sales", f"name: {name}")
+    assert old in text
+    file.write_text(text.replace(old, new) if old else text)

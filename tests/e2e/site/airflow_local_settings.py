@@ -1,0 +1,30 @@
+"""The shipped local settings, and a hook by which a test kills a task before a chosen write, once.
+
+A file named like a task in the folder EVERGREEN_KILL holds the number of the write; it is used up by the kill.
+"""
+
+import os
+import runpy
+from pathlib import Path
+
+__all__ = ["task_policy"]
+
+SHIPPED = Path(__file__).parents[3] / "deploy" / "airflow" / "airflow_local_settings.py"
+runpy.run_path(str(SHIPPED))  # its imports stay in sys.modules: the parent is as warm as ever
+
+
+def task_policy(task):
+    """Arm the tasks of the use case that exists to be killed."""
+    if task.dag_id.startswith("weekly_killed__"):
+        task._pre_execute_hook = arm
+
+
+def arm(context):
+    """Count the writes of this task's process from now on, and die before the one that was asked for."""
+    order = Path(os.environ["EVERGREEN_KILL"], context["ti"].task_id)
+    if order.exists():
+        number = int(order.read_text())
+        order.unlink()
+        from tests.faults.killer import count_writes
+
+        count_writes(number)

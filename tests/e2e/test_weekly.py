@@ -1,0 +1,120 @@
+"""The loop on a second use case, through a real scheduler and the REST API: orders, overlaps, kills, refusals."""
+
+from __future__ import annotations
+
+import subprocess
+from datetime import date
+
+import pytest
+
+from demo.airflow_api import AirflowError
+from tests.e2e.conftest import WEEKS, House
+from tests.faults.clocks import state
+from tests.usecases.weekly_sales import world
+
+pytestmark = pytest.mark.airflow
+NIGHTS = world.nights(WEEKS)
+OWN = "weekly_sales"
+
+
+@pytest.fixture(scope="module")
+def champion(house: House) -> str:
+    """Twenty weeks of history and a first champion, made as a person would; returns its night."""
+    last = NIGHTS[WEEKS - 5]
+    assert house.run(f"{OWN}__history", "first_load", first=NIGHTS[0], last=last)["state"] == "success"
+    assert house.run(f"{OWN}__training", "first_training", partition=last)["state"] == "success"
+    return last
+
+
+def test_a_first_model_is_promoted_and_the_ledger_says_why(house: House, champion: str) -> None:
+    """History and a training started from the form end with a champion and the verdict's sentence."""
+    (row,) = [r for r in house.lake(OWN).rows("deployments") if r["role"] == "champion"]
+    assert (row["kind"], row["evidence"]) == ("promoted", champion)
+    assert house.states(f"{OWN}__training", "first_training")["promote.switch"] == "success"
+    assert house.lake(OWN).rows("attempts")[0]["sentence"] in house.log(
+        f"{OWN}__training", "first_training", "judge.decide"
+    )
+
+
+def test_a_backfill_of_nights_is_served_by_the_champion(house: House, champion: str) -> None:
+    """Airflow's own backfill, newest night first, predicts every row of each night by the champion."""
+    first, last = date.fromisoformat(NIGHTS[-4]), date.fromisoformat(NIGHTS[-2])
+    house.api.backfill(f"{OWN}__nightly", first, last, max_active_runs=3, run_backwards=True)
+    with pytest.raises(AirflowError, match="(?i)already.*(running|active|progress)|409"):
+        house.api.backfill(f"{OWN}__nightly", first, last)
+    runs = house.api.wait_backfill(f"{OWN}__nightly", first, last, timeout=180)
+    assert [run["state"] for run in runs] == ["success"] * 3
+    rows = house.lake(OWN).rows("predictions", {"night": NIGHTS[-4:-1]})
+    assert len(rows) == 3 * 40
+    assert {row["rung"] for row in rows} == {"champion"}
+
+
+def test_overlapping_runs_lose_and_double_nothing(house: House, champion: str) -> None:
+    """One night run three times at once, twice through the API and once from a shell, is the night run once."""
+    night = NIGHTS[-3]
+    before = state(house.lake(OWN))
+    shell = subprocess.Popen([*house.command(), "run", "ingest", OWN, "--night", night])
+    for run in ("overlap_1", "overlap_2"):
+        house.api.trigger_run(f"{OWN}__nightly", {"partition": night}, run_id=run)
+    subprocess.run([*house.command(), "run", "score", OWN, "--night", night], check=True)
+    for run in ("overlap_1", "overlap_2"):
+        assert house.api.wait_run(f"{OWN}__nightly", run, timeout=120)["state"] == "success"
+    assert shell.wait(60) == 0
+    assert state(house.lake(OWN)) == before
+
+
+def test_a_backfilled_training_is_recorded_and_never_deployed(house: House, champion: str) -> None:
+    """A training of an older week leaves an attempt, and the champion where it was."""
+    before = house.lake(OWN).rows("deployments")
+    older = NIGHTS[WEEKS - 7]
+    assert house.run(f"{OWN}__training", "older", partition=older)["state"] == "success"
+    assert older in {row["night"] for row in house.lake(OWN).rows("attempts")}
+    assert house.states(f"{OWN}__training", "older")["promote.switch"] == "skipped"
+    assert house.lake(OWN).rows("deployments") == before
+
+
+def test_a_run_without_a_night_is_refused_in_a_sentence(house: House, champion: str) -> None:
+    """A nightly run started by hand without a partition fails at once and says which field to fill in."""
+    house.run(f"{OWN}__nightly", "no_night")
+    assert "fill in the field `partition`" in house.log(f"{OWN}__nightly", "no_night", "ingest.sales")
+
+
+@pytest.mark.parametrize(("task", "write"), [("ingest.sales", 3), ("score.predict", 2), ("monitor.watch", 2)])
+def test_a_killed_task_is_run_again_and_the_night_ends_as_if_nothing_had_happened(
+    house: House, champion: str, task: str, write: int
+) -> None:
+    """`kill -9` of a task between two writes: Airflow runs it again, and the tables equal an unharmed night's."""
+    usecase, night = "weekly_killed", NIGHTS[3]
+    run = f"killed_{task}"
+    if task == "ingest.sales":
+        house.run(f"{usecase}__history", "load", first=NIGHTS[0], last=NIGHTS[2])
+        house.run(f"{usecase}__nightly", "unharmed", partition=night)
+    unharmed = state(house.lake(usecase))
+    (house.kill / task).write_text(str(write))
+    assert house.run(f"{usecase}__nightly", run, partition=night)["state"] == "success"
+    assert not (house.kill / task).exists(), "the kill never came"
+    (killed,) = [t for t in house.api.task_instances(f"{usecase}__nightly", run) if t["task_id"] == task]
+    assert killed["try_number"] == 2
+    assert state(house.lake(usecase)) == unharmed
+
+
+def test_a_mistyped_spec_is_an_import_error_and_takes_down_only_itself(house: House) -> None:
+    """The bad declaration shows with its sentence under dags/specs.py; every other use case has its DAGs."""
+    errors = {e["filename"].rsplit("/", 1)[-1]: e["stack_trace"] for e in house.api.import_errors()}
+    assert set(errors) == {"specs.py"}
+    assert "gate.objectiv: unknown key; valid here: " in errors["specs.py"]
+    found = house.api.call("GET", "/dags", params={"limit": 100})["dags"]
+    assert {dag["dag_id"] for dag in found} == {
+        f"{usecase}__{clock}"
+        for usecase in ("flight_delay", "weekly_killed", OWN)
+        for clock in ("nightly", "training", "history", "operate")
+    }
+
+
+def test_a_rollback_from_the_form_names_the_person_and_the_reason(house: House, champion: str) -> None:
+    """With one champion only there is nothing to go back to, and the form's run says so and switches nothing."""
+    before = house.lake(OWN).rows("deployments")
+    run = house.run(f"{OWN}__operate", "back", action="roll back", reason="a test")
+    assert run["state"] == "failed"
+    assert house.lake(OWN).rows("deployments") == before
+    assert house.run(f"{OWN}__operate", "check", action="verify")["state"] == "success"

@@ -1,0 +1,143 @@
+"""Kills a night or a week with SIGKILL before each of its writes in turn, runs it again, and prints what is left.
+
+A process that only imports and then forks: each child is killed or measured, and the libraries are imported once.
+``python -m tests.faults.killer night|week FOLDER KEY`` prints a JSON line for each kill point.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+
+from include.environment import endpoint
+from include.lake import Lake
+from include.spec import load
+from tests.faults import clocks
+
+LAKE_WRITES = ("publish", "append_at", "create", "replace")
+REGISTRY_WRITES = (
+    "create_run",
+    "log_batch",
+    "log_artifact",
+    "log_artifacts",
+    "create_model_version",
+    "set_terminated",
+    "set_registered_model_alias",
+)
+# what a model's bytes and its place in the registry decide: a second training is the same model under another name
+NAMES = ("model", "version", "attempt", "sentence", "evidence", "checks", "inputs", "digest", "note", "product")
+
+
+def count_writes(fatal: int | None) -> list[int]:
+    """Count every write to the lake and the registry, and die just before number ``fatal``."""
+    seen = [0]
+
+    def wrap(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            seen[0] += 1
+            if seen[0] == fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **kwargs)
+
+        setattr(owner, name, counted)
+
+    for name in LAKE_WRITES:
+        wrap(Lake, name)
+    for name in REGISTRY_WRITES:
+        wrap(MlflowClient, name)
+    return seen
+
+
+def forked(work: Callable[[], Any]) -> Any:
+    """Run in a child; return what it returned, or the signal that ended it, negative."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        code = 1
+        try:
+            with os.fdopen(writing, "w") as out:
+                json.dump(work(), out)
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        text = answer.read()
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return -os.WTERMSIG(status)
+    if status:
+        raise RuntimeError("the child failed; its traceback is above")
+    return json.loads(text)
+
+
+class Rig:
+    """A folder with a prepared `base/`, from which each attempt begins anew in `work/`."""
+
+    def __init__(self, what: str, folder: Path, key: str) -> None:
+        self.what, self.folder, self.key = what, folder, key
+
+    def anew(self) -> None:
+        """Lay the prepared state under `work/`."""
+        shutil.rmtree(self.folder / "work", ignore_errors=True)
+        shutil.copytree(self.folder / "base", self.folder / "work")
+
+    def run(self, fatal: int | None = None) -> int:
+        """Do the work in this process; return how many writes it made."""
+        seen = count_writes(fatal)
+        spec = load("weekly_sales")
+        lake = Lake(spec.name, str(self.folder / "work" / "lake"))
+        if self.what == "night":
+            clocks.night(lake, spec, self.key, endpoint)
+        else:
+            clocks.week(lake, spec, self.key)
+        return seen[0]
+
+    def state(self) -> dict[str, Any]:
+        """Return what is there now; of a week, also the finished runs and what the next night would say."""
+        spec = load("weekly_sales")
+        lake = Lake(spec.name, str(self.folder / "work" / "lake"))
+        if self.what == "night":
+            return dict(clocks.state(lake))
+        found: dict[str, Any] = {
+            name: digest for name, digest in clocks.state(lake, NAMES).items() if name in ("attempts", "deployments")
+        }
+        runs = MlflowClient().search_runs([e.experiment_id for e in MlflowClient().search_experiments()])
+        found["runs"] = sorted(run.info.status for run in runs)
+        clocks.night(lake, spec, self.key, endpoint)
+        found["predictions"] = sorted(
+            (row["store"], row["item"], row["prediction"], row["rung"])
+            for row in lake.rows("predictions", {"night": [self.key]})
+        )
+        return found
+
+
+def main() -> None:
+    """Print the untouched outcome first, then one line for each kill point."""
+    rig = Rig(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{rig.folder}/work/mlflow.db"
+    rig.anew()
+    writes = forked(rig.run)
+    print(json.dumps({"point": 0, "writes": writes, "state": forked(rig.state)}), flush=True)
+    for point in range(1, writes + 1):
+        rig.anew()
+        ended = forked(lambda fatal=point: rig.run(fatal))
+        again = forked(rig.run)
+        print(
+            json.dumps({"point": point, "ended": ended, "writes": again, "state": forked(rig.state)}), flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Any task may be killed at any moment and run again: the last commit stands or the new one does, never half."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.usecases.weekly_sales import world
+
+ROOT = Path(__file__).parents[2]
+WEEKS = 20
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A shop with twenty weeks of history and an empty registry whose tables are made."""
+    folder = tmp_path_factory.mktemp("kill")
+    world.write(folder / "shop", WEEKS + 2)
+    env = {
+        **os.environ,
+        "AIRFLOW_CONN_SHOP": world.connection(folder / "shop"),
+        "EVERGREEN_USECASES": str(ROOT / "tests" / "usecases"),
+        "OMP_NUM_THREADS": "1",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/base/mlflow.db",
+        "PYTHONPATH": str(ROOT),
+    }
+    (folder / "base").mkdir()
+    code = (
+        "import sys; from mlflow import MlflowClient; from include.environment import endpoint\n"
+        "from include.ingest.run import ingest; from include.lake import Lake; from include.spec import load\n"
+        "MlflowClient().search_experiments()\n"
+        "spec = load('weekly_sales'); lake = Lake(spec.name, sys.argv[1])\n"
+        "found = ingest(lake, spec, 'sales', sys.argv[2:], endpoint)\n"
+        "assert {o.outcome for o in found} == {'published'}, found"
+    )
+    lake = folder / "base" / "lake"
+    subprocess.run([sys.executable, "-c", code, str(lake), *world.nights(WEEKS)], env=env, cwd=folder, check=True)
+    return folder, env
+
+
+def _killed(what: str, key: str, prepared: tuple[Path, dict[str, str]]) -> list[dict[str, object]]:
+    folder, env = prepared
+    own = folder / what
+    shutil.copytree(folder / "base", own / "base")
+    command = [sys.executable, "-m", "tests.faults.killer", what, str(own), key]
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+@pytest.mark.parametrize(("what", "least"), [("night", 10), ("week", 10)])
+def test_a_kill_before_any_write_and_a_rerun_leave_the_same_state(
+    what: str, least: int, prepared: tuple[Path, dict[str, str]]
+) -> None:
+    """Killed before each of its writes in turn and run again, a night or a week ends as if nothing had happened."""
+    untouched, *points = _killed(what, world.nights(1, WEEKS)[0] if what == "night" else world.nights(WEEKS)[-1], prepared)
+    assert len(points) >= least, "too few writes were seen for this to prove anything"
+    for point in points:
+        assert point["ended"] == -signal.SIGKILL, f"write {point['point']} was never reached"
+        assert point["state"] == untouched["state"], f"killed before write {point['point']}"
