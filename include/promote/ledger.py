@@ -8,20 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import pyarrow as pa
-
-from include.errors import NotPublished, StaleDecision
+from include.errors import NotPublished
 from include.lake import Lake
 from include.promote.evidence import Evidence
+from include.promote.grow import Row, grow
 from include.promote.judge import BLESSED, FORCED, NOT_BLESSED, Verdict
 from include.spec import UseCase
 from include.tables import ATTEMPTS, DEPLOYMENTS
 
-Row = dict[str, Any]
 PROMOTED, ROLLED_BACK = "promoted", "rolled back"  # the kinds of switch, beside FORCED
-ROUNDS = 100  # each lost round means that somebody else's switch was written
 
 
 @dataclass(frozen=True)
@@ -146,7 +142,7 @@ def record_attempt(lake: Lake, evidence: Evidence, verdict: Callable[[int], Verd
         number = 1 + _since(rows, switches(lake))
         return [_attempt_row(evidence, verdict(number), number, len(rows) + 1)]
 
-    return _sure(_grow(lake, "attempts", ATTEMPTS, decide))
+    return _sure(grow(lake, "attempts", ATTEMPTS, decide))
 
 
 def forced_key(key: str) -> str:
@@ -165,7 +161,7 @@ def record_forced(lake: Lake, row: Row, by: str, reason: str) -> Row:
             return known[0]
         return [{**row, "key": key, "verdict": FORCED, "sentence": sentence, "recorded": len(rows) + 1}]
 
-    return _sure(_grow(lake, "attempts", ATTEMPTS, decide))
+    return _sure(grow(lake, "attempts", ATTEMPTS, decide))
 
 
 def _attempt_row(evidence: Evidence, verdict: Verdict, number: int, recorded: int) -> Row:
@@ -198,9 +194,10 @@ def switch(lake: Lake, decide: Callable[[list[Row]], list[Row] | Row | None]) ->
         if not isinstance(wanted, list):
             return wanted
         number = 1 + max((row["switch"] for row in rows), default=0)
-        return [{**row, "switch": number} for row in wanted]
+        champion_first = sorted(wanted, key=lambda row: row["role"] != "champion")
+        return [{**row, "switch": number} for row in champion_first]
 
-    return _grow(lake, "deployments", DEPLOYMENTS, numbered)
+    return grow(lake, "deployments", DEPLOYMENTS, numbered)
 
 
 def next_unserved(lake: Lake, spec: UseCase, *nights: str) -> str:
@@ -209,26 +206,6 @@ def next_unserved(lake: Lake, spec: UseCase, *nights: str) -> str:
     served = [row["night"] for row in rows if row["outcome"] == "published"]
     newest = max([*nights, *served], default="")
     return spec.clock.shift(newest, 1) if newest else ""
-
-
-def _grow(
-    lake: Lake, table: str, schema: pa.Schema, decide: Callable[[list[Row]], list[Row] | Row | None]
-) -> Row | None:
-    """Append what ``decide`` makes of the ledger as it is, deciding again as often as somebody was faster."""
-    for _ in range(ROUNDS):
-        version = lake.version(table)
-        found = lake.read(table, version=version) if version >= 0 else None
-        wanted = decide([] if found is None else found.to_pylist())
-        if not isinstance(wanted, list):
-            return wanted
-        try:
-            lake.append_at(table, pa.Table.from_pylist(wanted, schema), version)
-        except StaleDecision:
-            continue
-        return wanted[0]
-    raise StaleDecision(
-        f"{lake.uri}/tables/{table}", required="a commit", found=f"{ROUNDS} faster ones", remedy="try again"
-    )
 
 
 def _sure(row: Row | None) -> Row:
