@@ -57,6 +57,8 @@ WRONG = [
     ("problem.kind", "ternary", "problem.kind: Input should be 'binary' or 'regression'"),
     ("schedule.timezone", "New York", "'New York' is not a time zone's name, as America/New_York"),
     ("schedule.nightly", "at six", "'at six' is not a cron expression"),
+    ("schedule.nightly", "*/5 18 * * *", "'*/5 18 * * *' can fire twice a day; give one minute and one hour"),
+    ("schedule.training", "@hourly", "'@hourly' can fire twice a day"),
     ("schedule.start", "31 December", "schedule.start: String should match pattern"),
     (
         "features.spine",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -41,6 +42,8 @@ class Schedule(Strict):
 
         if not croniter.is_valid(value):
             raise ValueError(f"{value!r} is not a cron expression")
+        if not re.fullmatch(r"\d{1,2} \d{1,2} \S+ \S+ \S+", value):
+            raise ValueError(f"{value!r} can fire twice a day; give one minute and one hour, a day has one key")
         return value
 
     @field_validator("timezone")
