@@ -18,13 +18,13 @@ POLL = 0.05  # seconds between two looks at a condition
 CLOCK = 2.0  # seconds by which a process's creation time may differ between two readings
 
 
-def until(condition: Callable[[], bool], timeout: float) -> bool:
+def until(condition: Callable[[], bool], timeout: float, poll: float = POLL) -> bool:
     """Wait until the condition holds; False when it doesn't within `timeout` seconds."""
     end = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > end:
             return False
-        time.sleep(POLL)
+        time.sleep(poll)
     return True
 
 

@@ -1,0 +1,55 @@
+# What a newcomer needs. CI calls the same targets.
+PYTHON ?= python3
+UV = uv==0.13.9
+VENV = .venv/bin
+# pip may have been told of a mirror, and the system of certificates; uv asks neither by itself.
+MIRROR = $$($(VENV)/python -m pip config list | sed -n "s/^[^=]*[.]index-url='\(.*\)'$$/\1/p" | tail -1)
+RUN_UV = index=$(MIRROR); UV_SYSTEM_CERTS=1 VIRTUAL_ENV=$(CURDIR)/.venv \
+	env $${index:+UV_DEFAULT_INDEX=$$index} $(VENV)/uv
+COMPILE = $(RUN_UV) pip compile --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --quiet
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+.DEFAULT_GOAL := help
+.PHONY: help install lock demo down clean lint test test-full bench
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+install: .venv/installed ## make .venv from the lock (PYTHON=python3.12 chooses another one)
+
+.venv/installed: requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit(f"Evergreen needs Python 3.11 to 3.13, and $(PYTHON) is {v[0]}.{v[1]}: make install PYTHON=<another one>")'
+	@test -x $(VENV)/python || $(PYTHON) -m venv .venv \
+		|| { echo "python3-venv is missing: apt-get install python3-venv" >&2; rm -rf .venv; exit 1; }
+	@$(VENV)/python -m pip --version >/dev/null 2>&1 || $(VENV)/python -m ensurepip
+	$(VENV)/python -m pip install --quiet --disable-pip-version-check $(UV)
+	@$(RUN_UV) pip install --quiet --compile-bytecode --require-hashes \
+		-r requirements.txt -r requirements-dev.txt
+	@touch $@
+
+lock: install ## resolve requirements*.in anew
+	$(COMPILE) --upgrade requirements.in -o requirements.txt
+	$(COMPILE) --upgrade requirements-dev.in -o requirements-dev.txt
+
+demo: install ## start the servers, load, train, score a week; again: go on from there
+	@$(VENV)/python -m demo
+
+down: ## stop the demo's servers
+	@test ! -x $(VENV)/python || $(VENV)/python -m demo.stack down
+
+clean: down ## stop them and remove all they hold
+	rm -rf $${EVERGREEN_HOME:-.evergreen}
+
+lint: install ## ruff and mypy
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	$(VENV)/mypy .
+
+test: lint ## lint and all tests but the longest
+	$(VENV)/python -m pytest -m "not full"
+
+test-full: lint ## lint and every test
+	$(VENV)/python -m pytest
+
+bench: install ## Airflow's time for a night against the work's own
+	@$(VENV)/python -m benchmarks
