@@ -43,7 +43,9 @@ class Schedule(Strict):
         if not croniter.is_valid(value):
             raise ValueError(f"{value!r} is not a cron expression")
         if not re.fullmatch(r"\d{1,2} \d{1,2} \S+ \S+ \S+", value):
-            raise ValueError(f"{value!r} can fire twice a day; give one minute and one hour, a day has one key")
+            raise ValueError(
+                f"{value!r} can fire twice a day; give one minute and one hour, a day has one key"
+            )
         return value
 
     @field_validator("timezone")
