@@ -127,7 +127,7 @@ def _reaches(evidence: Evidence, rule: Requirement) -> Check:
         return Check(rule.metric, required, "missing", False, f"the evaluation has {there}")
     value = metrics[rule.metric]
     reached = value >= rule.at_least if rule.at_least is not None else value <= (rule.at_most or 0.0)
-    return Check(rule.metric, required, f"{value:.4g}", math.isfinite(value) and reached)
+    return Check(rule.metric, required, f"{value:.4g}", bool(math.isfinite(value) and reached))
 
 
 def _against(evidence: Evidence, gate: Gate, name: str, alpha: float, judged: bool, note: str = "") -> Check:
@@ -144,7 +144,7 @@ def _against(evidence: Evidence, gate: Gate, name: str, alpha: float, judged: bo
     if not judged:
         return Check(title, required, "not judged", None, note)
     shown = gain(losses.sums[name], losses.sums[CHALLENGER], losses.rows, gate.block, alpha)
-    return Check(title, required, str(shown), shown.low > least, note)
+    return Check(title, required, str(shown), bool(shown.low > least), note)
 
 
 def _sentence(head: str, checks: list[Check]) -> str:

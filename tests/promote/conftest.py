@@ -1,0 +1,127 @@
+"""Evidence made of losses, small real models, and a registry on a file of its own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import date, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.dummy import DummyRegressor
+from sklearn.pipeline import Pipeline
+
+from include import models
+from include.lake import Lake
+from include.promote.evidence import Evidence, Losses
+from include.refs import digest_bytes
+from include.registry import Registry
+from include.spec import UseCase
+from include.spec.load import read
+
+WEEKLY = Path(__file__).parents[1] / "usecases" / "weekly_sales" / "usecase.yaml"
+
+
+def nights(count: int, first: str = "2013-02-01") -> tuple[str, ...]:
+    """Return ``count`` nights in a row."""
+    return tuple((date.fromisoformat(first) + timedelta(days=i)).isoformat() for i in range(count))
+
+
+def losses(challenger: object, champion: object = None, **baselines: object) -> Losses:
+    """Return losses from mean losses a night; every night has 100 rows."""
+    given = {"challenger": challenger, "champion": champion}
+    given |= {f"baseline:{name}": means for name, means in baselines.items()}
+    sums = {n: tuple(float(v) * 100 for v in m) for n, m in given.items() if m is not None}  # type: ignore[attr-defined]
+    count = len(sums["challenger"])
+    return Losses(nights(count), (100,) * count, sums)
+
+
+def evidence(found: Losses, **changes: object) -> Evidence:
+    """Return evidence of flights with metrics that reach the shipped gate."""
+    plain = Evidence(
+        usecase="flight_delay",
+        night="2013-03-03",
+        spec="s",
+        data="d",
+        code="c",
+        version="2",
+        model="m" * 64,
+        prior=0.2,
+        baseline_model="b" * 64,
+        metrics={"challenger": {"roc_auc": 0.7, "calibration_gap": 0.02}},
+        losses=found,
+        champion="a" * 64 if "champion" in found.sums else "",
+        last_fitted="2013-01-31",
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def model(value: float) -> bytes:
+    """Return a real, small model that always says ``value``."""
+    constant = DummyRegressor(strategy="constant", constant=value)
+    return models.dump(Pipeline([("model", constant)]).fit(np.zeros((2, 1)), np.zeros(2)))
+
+
+@pytest.fixture
+def weekly() -> UseCase:
+    """The second use case: its nights are Mondays."""
+    return read(WEEKLY)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    """An empty lake."""
+    return Lake("weekly_sales", str(tmp_path / "lake"))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A registry's folder with four runs, each a challenger that says its own number and a baseline that says 0."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    registry = Registry(f"sqlite:///{folder}/mlflow.db", f"file://{folder}/artifacts")
+    for number in range(1, 5):
+        with registry.recording("weekly_sales", f"key-{number}", f"run {number}") as run:
+            files = {models.key(digest_bytes(data)): data for data in (model(number), model(0))}
+            registry.put(run, files)
+            assert registry.register(
+                run, "weekly_sales", models.load(model(number), digest_bytes(model(number)))
+            ) == str(number)
+    yield folder
+
+
+@pytest.fixture
+def registry(trained: Path, tmp_path: Path) -> Registry:
+    """That registry, copied, so that a test's aliases are its own."""
+    shutil.copy(trained / "mlflow.db", tmp_path / "mlflow.db")
+    return Registry(f"sqlite:///{tmp_path}/mlflow.db")
+
+
+@pytest.fixture
+def attempt(weekly: UseCase, lake: Lake) -> Callable[..., str]:
+    """Writes the evidence of a training and returns where it lies.
+
+    ``attempt(version, night, champion=2)`` is version ``version``, trained on ``night``, better than version 2.
+    """
+
+    def write(version: int, night: str, *, champion: int = 0, loss: float = 1.0, count: int = 6) -> str:
+        theirs = np.full(count, 2.0) + np.arange(count) * 0.01 if champion else None
+        found = losses(np.full(count, loss), theirs, prior=np.full(count, 9.0))
+        made = evidence(
+            found,
+            usecase="weekly_sales",
+            night=night,
+            spec=weekly.digest,
+            data=f"data of v{version}",
+            version=str(version),
+            model=digest_bytes(model(version)),
+            baseline_model=digest_bytes(model(0)),
+            metrics={"challenger": {"r2": 0.9}},
+            champion=digest_bytes(model(champion)) if champion else "",
+        )
+        key = f"evaluations/{made.key}.json"
+        lake.create(key, made.to_json().encode())
+        return key
+
+    return write

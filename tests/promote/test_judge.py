@@ -1,0 +1,236 @@
+"""The gate blesses what is better for good reasons, and nothing else; each of its checks can refuse by itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from include.promote.evidence import Evidence, Losses
+from include.promote.judge import (
+    BLESSED,
+    NOT_BLESSED,
+    NOT_ENOUGH,
+    RUBBER_STAMPED,
+    Verdict,
+    checks_of,
+    judge,
+    spent,
+)
+from include.spec import load
+from include.spec.stages import Gate
+from tests.promote.conftest import evidence, losses, nights
+
+GATE = load("flight_delay").gate
+NIGHTS = 14
+WAVE = np.random.default_rng(5).standard_normal(NIGHTS)
+WAVE -= WAVE.mean()  # what a night does to every model
+
+
+def _good(**changes: Any) -> Evidence:
+    """Return evidence of a challenger that is better than all others on each night."""
+    night = 0.5 + 0.1 * WAVE
+    rest = 0.002 * np.cos(np.arange(NIGHTS) * 1.7)
+    found = losses(night, night + 0.02 + rest, prior=night + 0.1 + rest, logistic=night + 0.03 - rest)
+    return evidence(found, **changes)
+
+
+def _with(made: Evidence, **sums: np.ndarray) -> Evidence:
+    """Return the evidence with other losses of some models (mean a row, by night)."""
+    kept = dict(made.losses.sums)
+    kept |= {name.replace("_", ":"): tuple(means * 100) for name, means in sums.items()}
+    return replace(made, losses=replace(made.losses, sums=kept))
+
+
+def _judge(made: Evidence, gate: Gate = GATE, attempt: int = 1, champion: bool = True) -> Verdict:
+    return judge(made, gate, attempt, champion=champion)
+
+
+def _failed(verdict: Verdict) -> list[str]:
+    return [check.name for check in verdict.checks if check.passed is False]
+
+
+def test_a_better_challenger_is_blessed() -> None:
+    """A challenger that reaches what is required and loses less than all others is blessed, in a sentence."""
+    verdict = _judge(_good())
+    assert verdict.verdict == BLESSED
+    assert verdict.promotes
+    assert all(check.passed for check in verdict.checks)
+    assert verdict.sentence.startswith("blessed: log_loss gain over champion aaaaaaaa 0.0")
+    assert "required > 0 at level 0.969604 (attempt 1)" in verdict.sentence
+    assert checks_of(verdict.checks_json()) == verdict.checks
+
+
+def test_without_a_champion_it_is_a_rubber_stamp() -> None:
+    """With nothing to compare with it may serve, under a verdict that says so; the baselines it must still beat."""
+    good = _good()
+    alone = {name: sums for name, sums in good.losses.sums.items() if name != "champion"}
+    first = replace(good, champion="", losses=replace(good.losses, sums=alone))
+    assert _judge(first, champion=False).verdict == RUBBER_STAMPED
+    assert _judge(first, champion=False).promotes
+    night = np.array(good.losses.sums["challenger"]) / 100
+    weak = _with(first, baseline_logistic=night)
+    assert _judge(weak, champion=False).verdict == NOT_BLESSED
+    # and evidence without the champion's losses is no way round the champion that serves
+    assert _judge(first, champion=True).verdict == NOT_BLESSED
+    assert _failed(_judge(first, champion=True)) == ["log_loss gain over champion"]
+
+
+NIGHT = 0.5 + 0.1 * WAVE
+CHECKS: dict[str, tuple[Evidence, str]] = {
+    "as good as the champion": (_with(_good(), champion=NIGHT), "champion aaaaaaaa"),
+    "worse than the champion": (_with(_good(), champion=NIGHT - 0.02), "champion aaaaaaaa"),
+    "one lucky night": (_with(_good(), champion=NIGHT + np.eye(NIGHTS)[3]), "champion aaaaaaaa"),
+    "lucky on the whole": (_with(_good(), champion=NIGHT + 0.01 + 0.03 * WAVE), "champion aaaaaaaa"),
+    "as good as the strongest baseline": (_with(_good(), baseline_logistic=NIGHT), "baseline logistic"),
+    "as good as the prior": (_with(_good(), baseline_prior=NIGHT), "baseline prior"),
+    "no baseline": (
+        replace(
+            _good(),
+            losses=replace(
+                _good().losses, sums={n: s for n, s in _good().losses.sums.items() if ":" not in n}
+            ),
+        ),
+        "baseline",
+    ),
+    "a requirement missed": (
+        _good(metrics={"challenger": {"roc_auc": 0.59, "calibration_gap": 0}}),
+        "roc_auc",
+    ),
+    "an upper limit passed": (
+        _good(metrics={"challenger": {"roc_auc": 0.7, "calibration_gap": 0.16}}),
+        "calibration_gap",
+    ),
+    "a figure that isn't there": (_good(metrics={"challenger": {"roc_auc": 0.7}}), "calibration_gap"),
+    "a figure that isn't a number": (
+        _good(metrics={"challenger": {"roc_auc": float("inf"), "calibration_gap": 0.0}}),
+        "roc_auc",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CHECKS)
+def test_each_check_refuses_by_itself(case: str) -> None:
+    """Where one thing alone is wrong, that check alone fails, and the sentence names it."""
+    made, name = CHECKS[case]
+    verdict = _judge(made)
+    assert verdict.verdict == NOT_BLESSED
+    assert not verdict.promotes
+    assert len(_failed(verdict)) == 1
+    assert _failed(verdict)[0].endswith(name)
+    assert name in verdict.sentence
+
+
+def test_a_missing_figure_is_not_zero() -> None:
+    """The check on a figure that isn't there says what is, and compares no default."""
+    verdict = _judge(_good(metrics={"challenger": {"roc_auc": 0.7}}))
+    assert "calibration_gap missing, required at most 0.15 (the evaluation has roc_auc)" in verdict.sentence
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 11])
+def test_too_few_nights_are_a_verdict_of_their_own(count: int) -> None:
+    """However good it looks, with fewer nights than declared nothing is judged, champion or not."""
+    rising = np.arange(count) * 0.01
+    made = evidence(losses(rising, rising + 1, prior=rising + 2))
+    for champion in (True, False):
+        verdict = _judge(made, champion=champion)
+        assert verdict.verdict == NOT_ENOUGH
+        assert not verdict.promotes
+        assert f"matured test nights {count}, required at least 12" in verdict.sentence
+        assert [c.passed for c in verdict.checks if "gain" in c.name] == [None, None]
+
+
+def test_a_block_needs_a_second_one() -> None:
+    """Two blocks of nights are needed whatever the declared minimum, since one has no spread."""
+    made = _good()
+    assert _judge(made, GATE.model_copy(update={"block": 7})).verdict != NOT_ENOUGH
+    assert _judge(made, GATE.model_copy(update={"block": 8})).verdict == NOT_ENOUGH
+
+
+@pytest.mark.parametrize("last", ["", "2013-02-01", "2013-02-05"])
+def test_rows_that_were_fitted_are_no_evidence(last: str) -> None:
+    """A test night that either model was fitted or tuned on, or that may have been, can't bless."""
+    verdict = _judge(_good(last_fitted=last))
+    assert verdict.verdict == NOT_ENOUGH
+    assert _failed(verdict) == ["first test night"]
+
+
+def test_a_small_gain_can_be_too_small() -> None:
+    """With a minimal gain the bound must lie above that share of the champion's loss."""
+    made = _good()  # gains .02 of about .52, which is 3.8 %
+    assert _judge(made, GATE.model_copy(update={"min_gain": 0.03})).verdict == BLESSED
+    refused = _judge(made, GATE.model_copy(update={"min_gain": 0.045}))
+    assert refused.verdict == NOT_BLESSED
+    assert _failed(refused) == ["log_loss gain over champion aaaaaaaa"]
+
+
+def test_trying_again_must_show_more() -> None:
+    """What a first attempt shows is not enough for a tenth; baselines aren't paid for."""
+    night = NIGHT + 0.01 + 0.01 * WAVE
+    made = _with(_good(), champion=night)
+    assert _judge(made).verdict == BLESSED
+    refused = _judge(made, attempt=10)
+    assert refused.verdict == NOT_BLESSED
+    assert "(attempt 10)" in refused.sentence
+    baselines = [[c for c in v.checks if "baseline" in c.name] for v in (_judge(made), refused)]
+    assert baselines[0] == baselines[1]
+
+
+def test_all_attempts_together_spend_alpha() -> None:
+    """The shares of however many attempts sum to alpha and not more."""
+    shares = [spent(0.05, k) for k in range(1, 100_000)]
+    assert sum(shares) < 0.05
+    assert sum(shares) == pytest.approx(0.05, rel=1e-4)
+    assert shares == sorted(shares, reverse=True)
+    with pytest.raises(ValueError, match="from 1"):
+        spent(0.05, 0)
+
+
+def test_a_loop_that_retries_promotes_noise_as_rarely_as_declared() -> None:
+    """Of 400 loops that each try twelve equally good challengers on new nights, at most alpha ever promote one."""
+    random = np.random.default_rng(11)
+    wrong = 0
+    for _ in range(400):
+        for attempt in range(1, 13):
+            night = 0.5 + 0.1 * random.standard_normal(12)
+            champion = night + 0.02 * random.standard_normal(12)
+            made = evidence(losses(night, champion, prior=night + 1 + 0.01 * random.standard_normal(12)))
+            if _judge(made, attempt=attempt).promotes:
+                wrong += 1
+                break
+    assert wrong <= 400 * 0.05 + 3 * np.sqrt(400 * 0.05 * 0.95)
+
+
+def _any(rows: list[tuple[int, float, float, float]]) -> Evidence:
+    counts, challenger, champion, prior = zip(*rows, strict=True)
+    sums = {"challenger": challenger, "champion": champion, "baseline:prior": prior}
+    return evidence(Losses(nights(len(rows)), counts, sums))
+
+
+losses_of_nights = st.lists(
+    st.tuples(st.integers(1, 1000), st.floats(0, 50), st.floats(40, 100), st.floats(60, 100)),
+    min_size=12,
+    max_size=30,
+)
+
+
+@given(losses_of_nights, st.integers(1, 40), st.floats(0.01, 0.2), st.floats(0, 0.5), st.booleans())
+def test_asking_more_never_turns_a_refusal_into_a_blessing(
+    rows: list[tuple[int, float, float, float]], attempt: int, alpha: float, least: float, champion: bool
+) -> None:
+    """More attempts, a smaller alpha or a larger minimal gain refuse at least as much; and it is the same each time."""
+    made, gate = _any(rows), GATE.model_copy(update={"alpha": alpha, "min_gain": least})
+    verdict = _judge(made, gate, attempt, champion)
+    assert _judge(Evidence.from_json(made.to_json()), gate, attempt, champion) == verdict
+    stricter = [
+        _judge(made, gate, attempt + 1, champion),
+        _judge(made, gate.model_copy(update={"alpha": alpha / 2}), attempt, champion),
+        _judge(made, gate.model_copy(update={"min_gain": least + 0.1}), attempt, champion),
+    ]
+    if not verdict.promotes:
+        assert not any(other.promotes for other in stricter)
+    assert (verdict.verdict == BLESSED) == all(check.passed for check in verdict.checks)
