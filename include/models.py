@@ -1,7 +1,7 @@
 """A stored model is data: its bytes have a digest, and reading them runs no code that this page doesn't name.
 
-A model is one scikit-learn pipeline that does its own preprocessing, in the skops format, so that no state lives
-outside of it. The digest is verified before anything is parsed, and a type that isn't listed is refused by name.
+A model is one scikit-learn pipeline that does its own preprocessing, in the skops format, so that no state
+lives outside of it. The digest is verified before anything is parsed; a type that isn't listed is refused.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def dump(estimator: Pipeline) -> bytes:
         sink = io.BytesIO()
         with ZipFile(sink, "w") as plain:
             for old, new in names.items():
-                plain.writestr(ZipInfo(new), packed.read(old))
+                plain.writestr(ZipInfo(new), _without_gaps(packed.read(old)))
             plain.writestr(ZipInfo("schema.json"), json.dumps(schema, separators=(",", ":")))
     return sink.getvalue()
 
@@ -74,6 +74,21 @@ def _renumber(node: Any, ids: dict[int, int], names: dict[str, str]) -> None:
         node["file"] = names.setdefault(node["file"], f"{len(names) + 1}.{ending}")
     for value in node.values():
         _renumber(value, ids, names)
+
+
+def _without_gaps(file: bytes) -> bytes:
+    """Return an array's file with zeros between its fields; a tree's nodes keep what the memory held."""
+    if not file.startswith(np.lib.format.MAGIC_PREFIX):
+        return file
+    array = np.load(io.BytesIO(file), allow_pickle=False)
+    if array.dtype.names is None:
+        return file
+    clean = np.zeros_like(array)
+    for name in array.dtype.names:
+        clean[name] = array[name]
+    sink = io.BytesIO()
+    np.save(sink, clean, allow_pickle=False)
+    return sink.getvalue()
 
 
 def load(data: bytes, digest: str) -> Pipeline:
@@ -97,7 +112,9 @@ def load(data: bytes, digest: str) -> Pipeline:
         with ZipFile(io.BytesIO(data)) as packed:
             size = max(len(data), sum(entry.file_size for entry in packed.infolist()))
         if size > LIMIT:
-            raise ModelError(subject, required=f"at most {LIMIT} bytes", found=str(size), remedy="fit a smaller one")
+            raise ModelError(
+                subject, required=f"at most {LIMIT} bytes", found=str(size), remedy="fit a smaller one"
+            )
         estimator = skops.io.loads(data, trusted=list(TRUSTED))
     except UntrustedTypesFoundException as error:
         types = ", ".join(sorted(set(skops.io.get_untrusted_types(data=data)) - set(TRUSTED)))
@@ -113,7 +130,7 @@ def load(data: bytes, digest: str) -> Pipeline:
 
 
 def frame(rows: pa.Table, spec: UseCase) -> pd.DataFrame:
-    """Return the features as scikit-learn takes them: float64 with NaN, then objects with None, in the spec's order.
+    """Return the features as scikit-learn takes them: float64 with NaN, then objects with None.
 
     Raises
     ------
@@ -123,7 +140,9 @@ def frame(rows: pa.Table, spec: UseCase) -> pd.DataFrame:
     missing = [column for column in spec.features.columns if column not in rows.column_names]
     if missing:
         remedy = f"give them in {spec.features.sql}"
-        raise ModelError(f"{spec.name}: rows to predict", required=", ".join(missing), found="none", remedy=remedy)
+        raise ModelError(
+            f"{spec.name}: rows to predict", required=", ".join(missing), found="none", remedy=remedy
+        )
     columns = {c: rows[c].cast(pa.float64()).to_numpy() for c in spec.features.numeric}
     columns |= {c: np.array(rows[c].to_pylist(), dtype=object) for c in spec.features.categorical}
     return pd.DataFrame(columns, columns=list(spec.features.columns))
@@ -193,5 +212,7 @@ def fetch(lake: Lake, digest: str) -> Pipeline:
     data = lake.get(key(digest))
     if data is None:
         remedy = "restore it from the registry: promote that version again"
-        raise ModelError(f"model {digest[:12]}", found="no such object", where=f"{lake.uri}/{key(digest)}", remedy=remedy)
+        raise ModelError(
+            f"model {digest[:12]}", found="no such object", where=f"{lake.uri}/{key(digest)}", remedy=remedy
+        )
     return load(data, digest)

@@ -1,7 +1,7 @@
 """The estimators that a spec may name; each becomes one pipeline that does its own preprocessing.
 
-A name maps to a builder and not to a class path, so that a spec can't load code. One thread each: two fits with
-threads of their own on the same cores were seen to stall each other.
+A name maps to a builder and not to a class path, so that a spec can't load code. One thread each: two fits
+with threads of their own on the same cores were seen to stall each other.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ RESERVED = frozenset({"random_state", "n_jobs", "verbose", "warm_start", "catego
 
 
 def _prior(spec: UseCase) -> BaseEstimator:
-    return DummyClassifier(strategy="prior") if spec.problem.kind == "binary" else DummyRegressor(strategy="mean")
+    binary = spec.problem.kind == "binary"
+    return DummyClassifier(strategy="prior") if binary else DummyRegressor(strategy="mean")
 
 
 def _logistic(spec: UseCase) -> BaseEstimator:
@@ -95,7 +96,9 @@ def build(spec: UseCase, candidate: Candidate) -> Pipeline:
     unknown = sorted(set(candidate.params) - set(valid))
     if unknown:
         required = f"params of {candidate.estimator}: {', '.join(valid) or 'none'}"
-        raise SpecError(subject, required=required, found=", ".join(unknown), remedy="correct it in usecase.yaml")
+        raise SpecError(
+            subject, required=required, found=", ".join(unknown), remedy="correct it in usecase.yaml"
+        )
     estimator.set_params(**candidate.params)
     linear = candidate.estimator in ("logistic_regression", "ridge")
     steps = [] if candidate.estimator == "prior" else [("columns", _scaled(spec) if linear else _coded(spec))]
@@ -133,6 +136,5 @@ def _coded(spec: UseCase) -> ColumnTransformer:
 
 
 def _columns(spec: UseCase, numbers: Any, categories: Any) -> ColumnTransformer:
-    parts = [("numeric", numbers, list(spec.features.numeric))] if spec.features.numeric else []
-    parts += [("categorical", categories, list(spec.features.categorical))] if spec.features.categorical else []
-    return ColumnTransformer(parts)
+    numeric, categorical = list(spec.features.numeric), list(spec.features.categorical)
+    return ColumnTransformer([("numeric", numbers, numeric), ("categorical", categories, categorical)])

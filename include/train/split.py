@@ -1,7 +1,7 @@
-"""Training, validation and test follow each other in time, so that nothing is chosen or judged on what came before.
+"""Training, validation and test follow each other in time: nothing is chosen or judged on what came before.
 
-The test nights are counted back from the training night. The newest of them have no labels yet and simply bring
-no rows; how many did mature is the gate's question.
+The test nights are counted back from the training night. The newest of them have no labels yet and simply
+bring no rows; how many did mature is the gate's question.
 """
 
 from __future__ import annotations

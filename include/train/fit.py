@@ -1,0 +1,101 @@
+"""Fit a recipe twice: on the training nights to choose it, then on all that isn't test to let it serve."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from sklearn.pipeline import Pipeline
+
+from include import models
+from include.errors import SpecError
+from include.evaluate.metrics import loss, measured
+from include.refs import digest_bytes
+from include.spec import UseCase
+from include.spec.metrics import METRICS
+from include.spec.stages import Candidate
+from include.train.recipes import build
+from include.train.record import Fitted
+from include.train.split import Split
+
+Array = NDArray[np.float64]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A recipe fitted on the training nights, and what it said of the validation nights.
+
+    Parameters
+    ----------
+    predictions : of the validation rows, shape (n,).
+    loss : mean of the gate's objective on them; the best value is 0.0.
+    seconds : that fitting took.
+    """
+
+    candidate: Candidate
+    predictions: Array
+    loss: float
+    metrics: Mapping[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Final:
+    """A recipe fitted on training and validation nights, with its predictions of the m test rows."""
+
+    fitted: Fitted
+    estimator: Pipeline
+    data: bytes
+    predictions: Array
+
+
+def target(spec: UseCase, rows: pa.Table) -> Array:
+    """Return the label of each row, shape (n,)."""
+    return np.asarray(rows[spec.problem.target].to_numpy(), dtype=np.float64)
+
+
+def attempt(spec: UseCase, candidate: Candidate, parts: Split) -> Trial:
+    """Fit on the training nights and measure on the validation nights."""
+    started = time.perf_counter()
+    estimator = _fit(spec, candidate, parts.train)
+    seconds = time.perf_counter() - started
+    predictions, actual = models.predict(estimator, parts.validation, spec), target(spec, parts.validation)
+    mean = float(loss(spec.gate.objective, actual, predictions).mean())
+    log.info(
+        "%s: %s %.4f on the validation nights, %.1f s", candidate.name, spec.gate.objective, mean, seconds
+    )
+    figures = measured(METRICS[spec.problem.kind], actual, predictions)
+    return Trial(candidate, predictions, mean, figures, seconds)
+
+
+def finish(spec: UseCase, trial: Trial, rows: pa.Table, test: pa.Table) -> Final:
+    """Fit on ``rows``, training and validation nights together, and never on the test nights."""
+    estimator = _fit(spec, trial.candidate, rows)
+    data = models.dump(estimator)
+    predictions = models.predict(estimator, test, spec)
+    fitted = Fitted(
+        name=trial.candidate.name,
+        digest=digest_bytes(data),
+        validation=trial.loss,
+        predictions=digest_bytes(predictions.tobytes()),
+    )
+    return Final(fitted, estimator, data, predictions)
+
+
+def _fit(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Pipeline:
+    pipeline = build(spec, candidate)
+    try:
+        return pipeline.fit(models.frame(rows, spec), target(spec, rows))
+    except (ValueError, TypeError) as error:
+        raise SpecError(
+            f"{spec.name}: training.{candidate.name}",
+            required=f"parameters with which {candidate.estimator} can be fitted on {rows.num_rows} rows",
+            found=" ".join(str(error).split())[:300],
+            where=str(spec.folder / "usecase.yaml"),
+        ) from error

@@ -1,0 +1,99 @@
+"""What a training leaves beside its models, so that whoever judges them knows what they have seen."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from include import models
+from include.errors import ModelError
+from include.refs import digest_json
+from include.spec import UseCase
+
+SCHEMA = 1
+PATH = "evergreen/training.json"  # below the run, the models beside it at `models.key(digest)`
+
+
+def attempt_key(spec: UseCase, night: str, data: str) -> str:
+    """Return the key of an attempt: the same declaration, night and data are the same attempt."""
+    return digest_json([spec.name, night, spec.digest, data])
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """One model that was fitted on training and validation nights.
+
+    Parameters
+    ----------
+    name : of the baseline or candidate in the spec.
+    digest : of the model's bytes.
+    validation : mean loss of the recipe on the validation nights, when fitted on the training nights alone.
+    predictions : digest of the float64 predictions on the test rows, which a copy must give to the bit.
+    """
+
+    name: str
+    digest: str
+    validation: float
+    predictions: str
+
+    @property
+    def path(self) -> str:
+        """Where its bytes lie below the run."""
+        return models.key(self.digest)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One training.
+
+    Parameters
+    ----------
+    usecase, night : whose, and the night that it was made for.
+    spec, data, code : digests of declaration and training set, and the code's commit.
+    version : of the challenger in the registry.
+    prior : the label's mean over the nights that were fitted on.
+    last_fitted : the last night that anything was fitted or tuned on.
+    nights : of ``train``, ``validation`` and ``test`` that have labelled rows.
+    rows : of each.
+    """
+
+    usecase: str
+    night: str
+    spec: str
+    data: str
+    code: str
+    version: str
+    prior: float
+    last_fitted: str
+    nights: dict[str, list[str]]
+    rows: dict[str, int]
+    challenger: Fitted
+    baselines: tuple[Fitted, ...]
+    schema: int = SCHEMA
+
+    @property
+    def baseline(self) -> Fitted:
+        """The baseline with the least loss on the validation nights, the first in the spec of two alike."""
+        return min(self.baselines, key=lambda fitted: fitted.validation)
+
+    def to_json(self) -> bytes:
+        """Return canonical JSON."""
+        return json.dumps(asdict(self), sort_keys=True, indent=1, allow_nan=False).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Record:
+        """Read what `to_json` wrote, or say that it is something else."""
+        try:
+            raw: dict[str, Any] = json.loads(data)
+            raw["challenger"] = Fitted(**raw["challenger"])
+            raw["baselines"] = tuple(Fitted(**fitted) for fitted in raw["baselines"])
+            return cls(**raw)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ModelError(
+                "training record",
+                required=f"schema {SCHEMA} with {', '.join(f.name for f in fields(cls))}",
+                found=f"{type(error).__name__}: {error}",
+                where=PATH,
+                remedy="it was written by other code: train again",
+            ) from error

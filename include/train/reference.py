@@ -1,0 +1,57 @@
+"""What the challenger was fitted on, as profiles: the side of a drift comparison that stays still."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from include import profile
+from include.lake import Lake
+from include.refs import digest_bytes, digest_json
+from include.spec import UseCase
+from include.tables import PARTITIONS
+from include.train.record import Record
+
+
+def product(digest: str) -> str:
+    """Return the product under which a model's reference is published."""
+    return f"reference:{digest}"
+
+
+def publish(
+    lake: Lake, spec: UseCase, record: Record, rows: pa.Table, predictions: NDArray[np.float64]
+) -> None:
+    """Publish the profiles of the features and of the column ``prediction``, on the training night.
+
+    Parameters
+    ----------
+    rows : the features that were fitted on, shape (n, any).
+    predictions : on rows that weren't, shape (m,): of the validation nights by the recipe when it was fitted
+        on the training nights alone, and of the test nights by the challenger. On the rows that it was
+        fitted on its predictions would be surer than they will ever be again.
+    """
+    name = product(record.challenger.digest)
+    features = profile.build(name, record.night, rows, spec.features.numeric, spec.features.categorical)
+    seen = profile.build(name, record.night, pa.table({"prediction": predictions}), ["prediction"], [])
+    where = {"product": name, "night": record.night}
+    lake.publish(
+        "profiles", pa.concat_tables([features, seen]).sort_by("column"), where, ["product", "night"]
+    )
+    made = {
+        **where,
+        "outcome": "published",
+        "revision": 0,
+        "rows": rows.num_rows,
+        "quarantined": 0,
+        "duplicates": 0,
+        "digest": digest_json([record.data, digest_bytes(predictions.tobytes())]),
+        "inputs": json.dumps({"training_set": record.data}),
+        "spec": record.spec,
+        "code": record.code,
+        "note": f"what {record.challenger.name} v{record.version} was fitted on",
+    }
+    row = pa.Table.from_pylist([made], schema=PARTITIONS)
+    lake.publish("partitions", row, where, ["product", "night"])

@@ -1,0 +1,158 @@
+"""A training night turns what was known into one challenger, the same one however often it is asked for.
+
+Baselines and candidates are fitted on the training nights and scored by the gate's objective on the
+validation nights; the best candidate is the challenger. It and every baseline are then fitted again on
+training and validation nights together, never on test nights: what is judged there is what would serve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from include.environment import code_version
+from include.errors import EvergreenError
+from include.features.build import training_set
+from include.lake import Lake
+from include.refs import Ref, digest_table
+from include.registry import Registry
+from include.spec import UseCase
+from include.train import reference
+from include.train.fit import Final, Trial, attempt, finish, target
+from include.train.recipes import flat
+from include.train.record import PATH, Record, attempt_key
+from include.train.split import Split, split
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a training starts from: the declaration, the night, the rows' digest, and the tables' versions."""
+
+    spec: UseCase
+    night: str
+    data: str
+    tables: Mapping[str, int]
+
+
+def train(lake: Lake, spec: UseCase, night: str, *, registry: Registry) -> Ref:
+    """Fit what the spec declares on what ``night`` could know, and register the challenger.
+
+    The same declaration, night and data are the same attempt: when the registry has its finished run, that one
+    is returned, and what a killed training left of it is deleted. Of two at once the first to finish stays.
+
+    Returns
+    -------
+    Ref
+        ``uri`` is the MLflow run, ``digest`` the challenger's.
+
+    Raises
+    ------
+    EvergreenError
+        when nights are missing, a class is, or the registry doesn't answer.
+    SpecError
+        when a recipe is named that there isn't, or its parameters don't fit.
+    """
+    tables = {name: lake.version(f"validated_{name}") for name in spec.sources}
+    rows = training_set(lake, spec, night)
+    given = Given(spec, night, digest_table(rows), tables)
+    key = attempt_key(spec, night, given.data)
+    run = registry.settle(spec.name, key)
+    if not run:
+        parts = split(rows, spec, night)
+        _learnable(spec, night, parts.train)
+        try:
+            with registry.recording(spec.name, key, f"{spec.name} {night}") as own:
+                _fill(lake, given, parts, registry, own)
+        except EvergreenError:
+            # another of the same attempt was faster and deleted this one, or it failed
+            if not (run := registry.settle(spec.name, key)):
+                raise
+        run = run or registry.settle(spec.name, key)
+    return _ref(run, Record.from_json(registry.get(run, PATH)), spec)
+
+
+def _fill(lake: Lake, given: Given, parts: Split, registry: Registry, run: str) -> None:
+    """Do the training of one run; all that it publishes is there before the run is finished."""
+    spec = given.spec
+    trials = [attempt(spec, c, parts) for c in (*spec.training.baselines, *spec.training.candidates)]
+    first = len(spec.training.baselines)
+    best = min(trials[first:], key=lambda trial: trial.loss)
+    both = pa.concat_tables([parts.train, parts.validation])
+    baselines = [finish(spec, trial, both, parts.test) for trial in trials[:first]]
+    final = finish(spec, best, both, parts.test)
+    registry.put(run, {fit.fitted.path: fit.data for fit in (final, *baselines)})
+    version = registry.register(run, spec.name, final.estimator)
+    record = _record(given, parts, final, baselines, version, float(target(spec, both).mean()))
+    reference.publish(lake, spec, record, both, np.concatenate([best.predictions, final.predictions]))
+    registry.put(run, {PATH: record.to_json()})
+    _note(given, record, trials, registry, run)
+
+
+def _record(
+    given: Given, parts: Split, final: Final, baselines: list[Final], version: str, prior: float
+) -> Record:
+    nights = parts.nights()
+    return Record(
+        usecase=given.spec.name,
+        night=given.night,
+        spec=given.spec.digest,
+        data=given.data,
+        code=code_version(),
+        version=version,
+        prior=prior,
+        last_fitted=nights["validation"][-1],
+        nights=nights,
+        rows={name: getattr(parts, name).num_rows for name in nights},
+        challenger=final.fitted,
+        baselines=tuple(fit.fitted for fit in baselines),
+    )
+
+
+def _note(given: Given, record: Record, trials: list[Trial], registry: Registry, run: str) -> None:
+    """Write into the run what a person compares runs by."""
+    training = given.spec.training
+    params: dict[str, Any] = {
+        "night": given.night,
+        "seed": training.seed,
+        "challenger": record.challenger.name,
+    }
+    for trial in trials:
+        params |= flat(trial.candidate)
+    params |= {f"nights.{name}": _range(nights) for name, nights in record.nights.items()}
+    params |= {f"rows.{name}": rows for name, rows in record.rows.items()}
+    params |= {f"lake.{name}": version for name, version in given.tables.items()}
+    metrics = {f"validation.{t.candidate.name}.{m}": value for t in trials for m, value in t.metrics.items()}
+    metrics |= {f"validation.{t.candidate.name}.objective": t.loss for t in trials}
+    metrics |= {f"seconds.{t.candidate.name}": t.seconds for t in trials}
+    tags = {"spec": record.spec, "code": record.code, "data": record.data, "model": record.challenger.digest}
+    at = int(given.spec.clock.moment(given.night).timestamp() * 1000)
+    registry.log(
+        run, at=at, params=params, metrics=metrics, tags={f"evergreen.{k}": v for k, v in tags.items()}
+    )
+
+
+def _range(nights: list[str]) -> str:
+    return f"{nights[0]}..{nights[-1]}" if nights else "none"
+
+
+def _learnable(spec: UseCase, night: str, rows: pa.Table) -> None:
+    """Refuse labels that a classifier can't learn from."""
+    found = sorted(set(target(spec, rows).tolist()))
+    if spec.problem.kind == "binary" and found != [0.0, 1.0]:
+        raise EvergreenError(
+            f"{spec.name}: training on {night}",
+            required=f"both 0 and 1 as {spec.problem.target} in the training nights",
+            found=", ".join(f"{value:g}" for value in found[:5]),
+            remedy="see labels.sql in usecase.yaml, or load more history",
+        )
+
+
+def _ref(run: str, record: Record, spec: UseCase) -> Ref:
+    won, rows = record.challenger, record.rows["train"] + record.rows["validation"]
+    note = f"{spec.name} v{record.version}: {won.name}, {spec.gate.objective} {won.validation:.4f} on the "
+    note += f"validation nights; fitted on {rows} rows until {record.last_fitted}"
+    return Ref(uri=run, partition=record.night, digest=won.digest, rows=rows, note=note)
