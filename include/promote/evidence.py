@@ -77,6 +77,7 @@ class Evidence:
     losses : the objective's losses by night.
     champion : digest of the champion that it was compared with, empty where there was none.
     last_fitted : the last night that challenger or champion was fitted or tuned on.
+    note : why a champion that serves couldn't be compared with.
     """
 
     usecase: str
@@ -92,6 +93,7 @@ class Evidence:
     losses: Losses
     champion: str
     last_fitted: str
+    note: str = ""
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:

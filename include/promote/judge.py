@@ -126,8 +126,10 @@ def _reaches(evidence: Evidence, rule: Requirement) -> Check:
         there = ", ".join(sorted(metrics)) or "none"
         return Check(rule.metric, required, "missing", False, f"the evaluation has {there}")
     value = metrics[rule.metric]
-    reached = value >= rule.at_least if rule.at_least is not None else value <= (rule.at_most or 0.0)
-    return Check(rule.metric, required, f"{value:.4g}", bool(math.isfinite(value) and reached))
+    low = -math.inf if rule.at_least is None else rule.at_least
+    high = math.inf if rule.at_most is None else rule.at_most
+    reached = math.isfinite(value) and low <= value <= high
+    return Check(rule.metric, required, f"{value:.4g}", bool(reached))
 
 
 def _against(evidence: Evidence, gate: Gate, name: str, alpha: float, judged: bool, note: str = "") -> Check:
@@ -138,7 +140,9 @@ def _against(evidence: Evidence, gate: Gate, name: str, alpha: float, judged: bo
     title = f"{gate.objective} gain over {label}"
     if name not in losses.sums:
         failed = False if judged else None
-        return Check(title, "its losses on the same rows", "missing", failed, "evaluate again")
+        return Check(
+            title, "its losses on the same rows", "missing", failed, evidence.note or "evaluate again"
+        )
     least = gate.min_gain * sum(losses.sums[name]) / sum(losses.rows) if name == CHAMPION and judged else 0.0
     required = f"> {least:.4g} at level {1 - alpha:.6g}"
     if not judged:

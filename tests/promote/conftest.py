@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -77,8 +77,8 @@ def lake(tmp_path: Path) -> Lake:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A registry's folder with four runs, each a challenger that says its own number and a baseline that says 0."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry's folder with four runs: a challenger that says its own number, a baseline that says 0."""
     folder = tmp_path_factory.mktemp("mlflow")
     registry = Registry(f"sqlite:///{folder}/mlflow.db", f"file://{folder}/artifacts")
     for number in range(1, 5):
@@ -102,7 +102,7 @@ def registry(trained: Path, tmp_path: Path) -> Registry:
 def attempt(weekly: UseCase, lake: Lake) -> Callable[..., str]:
     """Writes the evidence of a training and returns where it lies.
 
-    ``attempt(version, night, champion=2)`` is version ``version``, trained on ``night``, better than version 2.
+    ``attempt(3, night, champion=2)`` is version 3, trained on ``night``, better than version 2.
     """
 
     def write(version: int, night: str, *, champion: int = 0, loss: float = 1.0, count: int = 6) -> str:

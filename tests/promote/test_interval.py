@@ -59,7 +59,7 @@ def test_the_closed_form_is_the_bootstrap() -> None:
 def test_noise_passes_as_rarely_as_is_said(
     nights: int, kind: Callable[[np.random.Generator, tuple[int, int]], Matrix]
 ) -> None:
-    """Of 3000 pairs of equally good models, no more seem better than the level allows (binomial, 1 in 1000)."""
+    """Of 3000 pairs of equally good models, no more seem better than the level allows (binomial)."""
     random = np.random.default_rng(2)
     rows = random.integers(650, 1000, nights)
     noise = kind(random, (3000, nights)) * rows
@@ -69,7 +69,7 @@ def test_noise_passes_as_rarely_as_is_said(
 
 
 def test_nights_that_resemble_each_other_cost_little() -> None:
-    """Where each night takes a fifth of the one before, the shares that attempts spend are exceeded by half at most."""
+    """Where each night takes a fifth of the one before, an attempt spends at most half more than its share."""
     random = np.random.default_rng(3)
     rows = random.integers(650, 1000, 12)
     noise = _resembling(random, (3000, 12)) * rows
@@ -79,7 +79,7 @@ def test_nights_that_resemble_each_other_cost_little() -> None:
 
 
 def test_the_bootstraps_own_quantile_would_promote_noise() -> None:
-    """Why a quantile of the draws isn't used: on twelve nights it lets more than twice as much noise pass as it says."""
+    """A quantile of the draws isn't used: on twelve nights it passes more than twice the noise that it says."""
     random = np.random.default_rng(4)
     rows = random.integers(650, 1000, 12)
     noise = _independent(random, (1000, 12)) * rows
@@ -90,7 +90,7 @@ def test_the_bootstraps_own_quantile_would_promote_noise() -> None:
 
 
 def test_a_real_gain_is_seen() -> None:
-    """A gain as large as one night's noise is seen by a first attempt on 12 nights mostly, on 28 nearly always."""
+    """A first attempt sees a gain as large as one night's noise mostly on 12 nights, nearly always on 28."""
     random = np.random.default_rng(5)
     for nights, least in ((12, 0.7), (28, 0.98)):
         rows = random.integers(650, 1000, nights)
@@ -105,7 +105,7 @@ def test_a_real_gain_is_seen() -> None:
     st.floats(0.001, 0.4),
 )
 def test_what_must_hold_of_any_losses(rows: list[tuple[float, float, int]], block: int, alpha: float) -> None:
-    """The bound lies below the mean, falls as the level rises, is the same again, and turning the circle moves nothing."""
+    """The bound lies below the mean, falls as the level rises, is the same again, and the circle has no start."""
     worse, better, counts = (np.array(column) for column in zip(*rows, strict=True))
     found = gain(worse, better, counts, block, alpha)
     assert found.low <= found.mean

@@ -1,4 +1,4 @@
-"""The gate blesses what is better for good reasons, and nothing else; each of its checks can refuse by itself."""
+"""The gate blesses what is better for good reasons and nothing else; each check can refuse by itself."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_better_challenger_is_blessed() -> None:
 
 
 def test_without_a_champion_it_is_a_rubber_stamp() -> None:
-    """With nothing to compare with it may serve, under a verdict that says so; the baselines it must still beat."""
+    """With nothing to compare with it may serve, under a verdict of its own, if it beats the baselines."""
     good = _good()
     alone = {name: sums for name, sums in good.losses.sums.items() if name != "champion"}
     first = replace(good, champion="", losses=replace(good.losses, sums=alone))
@@ -191,7 +191,7 @@ def test_all_attempts_together_spend_alpha() -> None:
 
 
 def test_a_loop_that_retries_promotes_noise_as_rarely_as_declared() -> None:
-    """Of 400 loops that each try twelve equally good challengers on new nights, at most alpha ever promote one."""
+    """Of 400 loops that try twelve equally good challengers, each on new nights, at most alpha promote one."""
     random = np.random.default_rng(11)
     wrong = 0
     for _ in range(400):
@@ -222,7 +222,7 @@ losses_of_nights = st.lists(
 def test_asking_more_never_turns_a_refusal_into_a_blessing(
     rows: list[tuple[int, float, float, float]], attempt: int, alpha: float, least: float, champion: bool
 ) -> None:
-    """More attempts, a smaller alpha or a larger minimal gain refuse at least as much; and it is the same each time."""
+    """More attempts, a smaller alpha or a larger minimal gain refuse at least as much, each time alike."""
     made, gate = _any(rows), GATE.model_copy(update={"alpha": alpha, "min_gain": least})
     verdict = _judge(made, gate, attempt, champion)
     assert _judge(Evidence.from_json(made.to_json()), gate, attempt, champion) == verdict
