@@ -1,0 +1,103 @@
+"""Expectations about a whole partition, answered by one SQL statement for all nights of a batch.
+
+The names, arguments and meaning are Great Expectations'; the figures are had without its memory, and a partition
+of any size is one partition (its own batches end at a million rows).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from include.ingest.rows import Codes
+from include.spec.source import Expectation
+
+_BETWEEN = {
+    "expect_table_row_count_to_be_between": "count(*)",
+    "expect_column_max_to_be_between": "max({column})",
+    "expect_column_mean_to_be_between": "avg({column})",
+    "expect_column_median_to_be_between": "median({column})",
+    "expect_column_min_to_be_between": "min({column})",
+    "expect_column_proportion_of_non_null_values_to_be_between": "count({column}) / count(*)",
+    "expect_column_proportion_of_unique_values_to_be_between": "count(DISTINCT {column}) / count({column})",
+    "expect_column_stdev_to_be_between": "stddev_samp({column})",
+    "expect_column_sum_to_be_between": "sum({column})",
+    "expect_column_unique_value_count_to_be_between": "count(DISTINCT {column})",
+}
+_EQUAL = {"expect_table_row_count_to_equal": "count(*)"}
+_SETS = {
+    "expect_column_distinct_values_to_be_in_set": "list(DISTINCT {column})",
+    "expect_column_distinct_values_to_contain_set": "list(DISTINCT {column})",
+    "expect_column_distinct_values_to_equal_set": "list(DISTINCT {column})",
+}
+_SQL = _BETWEEN | _EQUAL | _SETS
+ANSWERED = tuple(_SQL)
+
+
+def unmet(
+    expectations: Sequence[Expectation], rows: pa.Table, unit: Codes, units: int
+) -> Iterator[tuple[int, Expectation, str]]:
+    """Yield each unit that does not meet an expectation about the whole, and what was found.
+
+    Parameters
+    ----------
+    rows, unit : the rows of all units, and the unit (0 to ``units`` - 1) of each.
+    """
+    asked = [one for one in expectations if one.type in _SQL]
+    if not asked:
+        return
+    figures = ", ".join(_figure(one) for one in asked)
+    empty = tuple(0 if "count(*)" == _SQL[one.type] else None for one in asked)
+    with duckdb.connect(config={"threads": 1}) as connection:  # one thread: a sum is the same each time
+        connection.register("rows", rows.append_column("unit of rows", pa.array(np.asarray(unit, np.int64))))
+        answer = connection.execute(f'SELECT "unit of rows", {figures} FROM rows GROUP BY 1').fetchall()
+    found = {int(line[0]): line[1:] for line in answer}
+    for number in range(units):
+        for expectation, value in zip(asked, found.get(number, empty), strict=True):
+            if not _met(expectation, value):
+                yield number, expectation, _said(value)
+
+
+def _figure(expectation: Expectation) -> str:
+    column = str(expectation.kwargs.get("column", "")).replace('"', '""')
+    return _SQL[expectation.type].format(column=f'"{column}"')
+
+
+def _met(expectation: Expectation, value: Any) -> bool:
+    """Return whether a figure is what the expectation asks; no figure, as of no values, never is."""
+    kwargs = expectation.kwargs
+    if value is None:
+        return False
+    if expectation.type in _EQUAL:
+        return bool(value == kwargs["value"])
+    if expectation.type in _BETWEEN:
+        low, high = _like(value, kwargs.get("min_value")), _like(value, kwargs.get("max_value"))
+        above = low is None or (value > low if kwargs.get("strict_min") else value >= low)
+        below = high is None or (value < high if kwargs.get("strict_max") else value <= high)
+        return bool(above and below)
+    have = {one for one in value if one is not None}
+    wanted = {_like(next(iter(have), None), one) for one in kwargs["value_set"]}
+    if expectation.type.endswith("be_in_set"):
+        return have <= wanted
+    return have >= wanted if expectation.type.endswith("contain_set") else have == wanted
+
+
+def _like(value: Any, limit: Any) -> Any:
+    """Return a limit in the type of a value: a YAML file may say a date or a time as text."""
+    if isinstance(value, datetime):
+        read = datetime.fromisoformat(str(limit)) if limit is not None else None
+        return read.replace(tzinfo=UTC) if read is not None and read.tzinfo is None else read
+    if isinstance(value, date) and limit is not None:
+        return date.fromisoformat(str(limit))
+    return limit
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(sorted(str(one) for one in value[:20]))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,112 @@
+"""A night is the pages of a JSON API; each page is asked for, and retried, on its own."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
+
+from include.environment import Endpoint
+from include.errors import PartitionRefused
+from include.ingest.request import Fetcher, Part, Request, Transient, patiently
+from include.spec.source import Http
+
+THREADS = 8  # connections that are kept open
+
+
+class _Bearer(AuthBase):
+    """The token in a header; as an ``auth`` object it can't be replaced by a netrc file."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+
+    def __call__(self, r: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self.token:
+            r.headers["Authorization"] = f"Bearer {self.token}"
+        return r
+
+
+def opened(source: Http, endpoint: Endpoint) -> Fetcher:
+    """Return a function that reads a night's pages in order."""
+    session = requests.Session()
+    session.auth = _Bearer(endpoint.password)
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, HTTPAdapter(pool_maxsize=THREADS))
+
+    def fetch(asked: Request) -> Iterator[Part]:
+        path = asked.filled(source.path)
+        url = f"{endpoint.uri}/{path.lstrip('/')}"
+        number, pages = 1, 1
+        while number <= pages:
+            where = f"{path}, page {number}" if source.pages else path
+            data, content = patiently(asked, partial(_page, session, asked, url, number, where), where)
+            pages = _count(asked, source, content, where) if number == 1 else pages
+            yield f"page-{number:05}.json", data
+            number += 1
+
+    return fetch
+
+
+def _page(session: requests.Session, asked: Request, url: str, number: int, where: str) -> tuple[bytes, Any]:
+    """Return one page's bytes and its content.
+
+    Raises
+    ------
+    Transient
+        for what may pass: no connection, a timeout, 429, 5xx, a body that is cut off or no JSON.
+    """
+    source = asked.source
+    assert isinstance(source, Http)
+    params = {source.page: number} if source.pages else None
+    timeout = source.fetch.timeout
+    try:
+        with session.get(url, params=params, timeout=timeout, stream=True) as answer:
+            if answer.status_code == 404 and number == 1:
+                raise asked.nothing(where)
+            if answer.status_code >= 500 or answer.status_code == 429:
+                raise Transient(f"HTTP {answer.status_code}")
+            if answer.status_code != 200:
+                raise asked.unavailable(f"HTTP {answer.status_code}", where)
+            data = _body(answer, asked, where)
+    except requests.RequestException as error:
+        # its text may hold the address with what is in it: the kind says enough
+        raise Transient(type(error).__name__) from None
+    try:
+        return data, json.loads(data)
+    except ValueError:
+        raise Transient("a body that is not JSON") from None
+
+
+def _body(answer: requests.Response, asked: Request, where: str) -> bytes:
+    """Return the body, unpacked, within the size and the time that the spec admits."""
+    fetch = asked.source.fetch
+    begun, size, chunks = time.monotonic(), 0, []
+    for chunk in answer.iter_content(1 << 16):
+        size += len(chunk)
+        if size > fetch.max_bytes:
+            raise asked.too_large(where)
+        if time.monotonic() - begun > fetch.timeout:  # requests' own timeout is for each read alone
+            raise Transient("a timeout")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _count(asked: Request, source: Http, content: Any, where: str) -> int:
+    if source.pages is None:
+        return 1
+    found = content.get(source.pages) if isinstance(content, dict) else None
+    if not isinstance(found, int) or isinstance(found, bool) or found < 0:
+        raise PartitionRefused(
+            asked.subject,
+            required=f"the number of pages under {source.pages!r}",
+            found=repr(found),
+            where=where,
+            remedy="say in the spec which field holds it (`pages:`), or `pages: null` for an API without pages",
+        )
+    return found

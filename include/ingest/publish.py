@@ -1,0 +1,156 @@
+"""Publish what was made of a source's nights, and tell which nights stand as they are.
+
+The row in ``partitions`` is written after everything that it speaks of. Whether a night stands is not taken from
+that row alone: its tables are looked at too, so a rerun heals what a killed run or a lost table left half done.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from include import profile
+from include.environment import code_version
+from include.ingest.snapshot import Snapshot
+from include.lake import Lake, Where
+from include.refs import digest_table
+from include.spec import UseCase
+from include.spec.source import Source
+from include.tables import PARTITIONS, PROFILES, validated
+
+Row = dict[str, Any]
+NUMERIC = ("integer", "number", "hhmm")
+CATEGORICAL = ("string", "boolean")
+
+
+def inputs(source: str, revisions: Sequence[Snapshot]) -> str:
+    """Return the lineage of a night as JSON: the identity of its newest snapshot, and of the earlier ones."""
+    newest = {f"raw/{source}": revisions[-1].identity}
+    earlier = {f"raw/{source}#{one.revision}": one.identity for one in revisions[:-1]}
+    return json.dumps(newest | earlier, sort_keys=True)
+
+
+def digest(rows: pa.Table, source: Source) -> str:
+    """Return the digest of a night's validated rows: all its revisions, sorted by revision and key."""
+    order = [(name, "ascending") for name in ("revision", *source.key)]
+    return digest_table(rows.select(validated(source).names).cast(validated(source)).sort_by(order))
+
+
+def by_night(rows: pa.Table) -> dict[str, pa.Table]:
+    """Return the rows of each night that has any."""
+    ordered = rows.sort_by([("night", "ascending")]) if rows.num_rows else rows
+    counts = pc.value_counts(ordered["night"]).to_pylist()
+    found, start = {}, 0
+    for entry in counts:  # in order of appearance, so each night's rows follow the one before
+        found[str(entry["values"])] = ordered.slice(start, entry["counts"])
+        start += entry["counts"]
+    return found
+
+
+def publish(
+    lake: Lake,
+    source: str,
+    declared: Source,
+    revisions: Mapping[str, Sequence[Snapshot]],
+    good: pa.Table,
+    quarantine: pa.Table,
+    rows: Sequence[Row],
+) -> None:
+    """Publish nights: quarantine, validated, profiles, and last their rows in ``partitions``.
+
+    Parameters
+    ----------
+    revisions : of each night, all its snapshots.
+    good, quarantine : the rows of these nights, all revisions of each.
+    rows : their rows in ``partitions``.
+    """
+    nights = sorted(revisions)
+    if nights:
+        numbers = sorted({one.revision for many in revisions.values() for one in many})
+        _replace(lake, "quarantine", quarantine, {"source": source, "night": nights}, ["source", "night"])
+        _replace(lake, f"validated_{source}", good, {"night": nights, "revision": numbers}, ["night", "revision"])
+        shown = {row["night"]: row["revision"] for row in rows if row["outcome"] == "published"}
+        where: Where = {"product": source, "night": nights}
+        _replace(lake, "profiles", _profiles(source, declared, good, shown), where, ["product", "night"])
+    if rows:
+        table = pa.Table.from_pylist(sorted(rows, key=lambda row: row["night"]), schema=PARTITIONS)
+        where = {"product": source, "night": [row["night"] for row in rows]}
+        lake.publish("partitions", table, where, ["product", "night"])
+
+
+def standing(
+    lake: Lake,
+    spec: UseCase,
+    source: str,
+    before: Mapping[str, Row],
+    kept: Mapping[str, Sequence[Snapshot]],
+) -> set[str]:
+    """Return the nights whose tables are already what their snapshots, the spec and the code make of them."""
+    now = {night: (inputs(source, many), spec.digest, code_version()) for night, many in kept.items()}
+    same = [
+        night
+        for night, row in before.items()
+        if night in now and (row["inputs"], row["spec"], row["code"]) == now[night]
+    ]
+    if not same:
+        return set()
+    declared = spec.sources[source]
+    good = by_night(_read(lake, f"validated_{source}", {"night": same}, validated(declared)))
+    aside = by_night(_read(lake, "quarantine", {"source": source, "night": same}))
+    profiles = by_night(_read(lake, "profiles", {"product": source, "night": same}))
+    wanted = len(_columns(declared, NUMERIC)) + len(_columns(declared, CATEGORICAL))
+
+    def stands(night: str) -> bool:
+        row, empty = before[night], good.get(night) is None
+        if (digest(good[night], declared) if not empty else "") != row["digest"]:
+            return False
+        if row["outcome"] == "published" and (len(profiles[night]) if night in profiles else 0) != wanted:
+            return False
+        return bool(_aside(aside.get(night), row["revision"]) == row["quarantined"])
+
+    return {night for night in same if stands(night)}
+
+
+def _aside(rows: pa.Table | None, revision: int) -> int:
+    """Return how many rows of a revision are in quarantine; one that breaks several rules is counted once."""
+    if rows is None:
+        return 0
+    mine = rows.filter(pc.equal(rows["revision"], revision))
+    return int(mine.group_by(["part", "row"]).aggregate([]).num_rows)
+
+
+def _read(lake: Lake, table: str, where: Where, schema: pa.Schema | None = None) -> pa.Table:
+    found = lake.read(table, where)
+    if found is None or (schema and set(schema.names) - set(found.column_names)):
+        return pa.table({"night": pa.array([], pa.string())})
+    return found
+
+
+def _replace(lake: Lake, table: str, rows: pa.Table, where: Where, partition_by: Sequence[str]) -> None:
+    """Publish, unless there is nothing and there was nothing: an empty commit is one more to keep for ever."""
+    if not rows.num_rows:
+        found = lake.read(table, where, columns=[partition_by[0]])
+        if found is None or not found.num_rows:
+            return
+    lake.publish(table, rows, where, partition_by)
+
+
+def _profiles(source: str, declared: Source, good: pa.Table, shown: Mapping[str, int]) -> pa.Table:
+    """Return the profiles of the nights' shown revisions."""
+    numeric, categorical = _columns(declared, NUMERIC), _columns(declared, CATEGORICAL)
+    made = [
+        profile.build(source, night, rows.filter(pc.equal(rows["revision"], shown[night])), numeric, categorical)
+        for night, rows in by_night(good).items()
+        if night in shown
+    ]
+    return pa.concat_tables([PROFILES.empty_table(), *made])
+
+
+def _columns(declared: Source, types: Sequence[str]) -> list[str]:
+    """Return the columns that are kept as one of the types; a hashed one is a string."""
+    kept = {name: "string" if column.hashed else column.type for name, column in declared.columns.items()}
+    return [name for name, kind in kept.items() if kind in types]

@@ -1,0 +1,188 @@
+"""Ingest a source's nights, one or many: fetch what isn't kept, then make the tables from what is kept.
+
+The tables are a function of the kept snapshots, the spec and the code, so a run that was killed is run again and a
+night that stands is left alone. Each night's row in ``partitions`` is written last and says that it is done. A night
+that can't be had or is refused is recorded and never raises: the night goes on without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+
+from include.environment import Connect, code_version
+from include.errors import EvergreenError, PartitionError, PartitionRefused, SpecError
+from include.ingest.contract import check
+from include.ingest.gather import gather
+from include.ingest.outcome import Outcome
+from include.ingest.publish import by_night, digest, inputs, publish, standing
+from include.ingest.read import read
+from include.ingest.request import request
+from include.ingest.snapshot import Snapshot, snapshots
+from include.ingest.suite import checked
+from include.lake import Lake
+from include.spec import UseCase
+from include.tables import QUARANTINE, validated
+
+Row = dict[str, Any]
+Revisions = Mapping[str, Sequence[Snapshot]]
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What the contract made of nights: rows, their rows in ``partitions``, and the newest revisions' refusals."""
+
+    good: pa.Table
+    quarantine: pa.Table
+    rows: dict[str, Row]
+    refused: dict[str, PartitionRefused]
+
+
+def ingest(
+    lake: Lake,
+    spec: UseCase,
+    source: str,
+    nights: list[str],
+    connect: Connect,
+    *,
+    fetch_anew: bool = False,
+    seen_on: str | None = None,
+    now: datetime | None = None,
+) -> list[Outcome]:
+    """Ingest nights of a source, and return what became of each, in order.
+
+    Parameters
+    ----------
+    connect : from a connection's name to its endpoint; called only if something is fetched.
+    fetch_anew : ask the source even for nights that are kept; other content enters as the next revision.
+    seen_on : the night on which the data came, if later than its own: it is known by the rule, but on that night.
+    now : the knowledge time of a revision that comes after a published one (with a time zone).
+
+    Raises
+    ------
+    PartitionError
+        for a night that the schedule doesn't have, or `fetch_anew` of a published night without `now`.
+    SpecError, SettingError
+        for a declaration or connection that can't be used.
+    """
+    nights = sorted(set(nights))
+    _usable(spec, source, nights)
+    before = {row["night"]: row for row in lake.rows("partitions", {"product": source, "night": nights})}
+    published = {night for night, row in before.items() if row["outcome"] == "published"}
+    if fetch_anew and published and (now is None or now.tzinfo is None):
+        raise PartitionError(
+            f"{spec.name}/{source}/{min(published)}",
+            required="the time at which a new revision of a published night is known",
+            remedy="give `now`, with its time zone",
+        )
+
+    def known(night: str, revision: int) -> datetime:
+        if now is not None and night in published:
+            return now
+        return spec.clock.local(seen_on or night, spec.sources[source].known)
+
+    kept = snapshots(lake, source, nights)
+    wanted = nights if fetch_anew else [night for night in nights if night not in kept]
+    errors = gather(lake, spec, source, wanted, connect, known)
+    if wanted:
+        kept = snapshots(lake, source, nights)
+    return _brought(lake, spec, source, nights, before, kept, errors)
+
+
+def _usable(spec: UseCase, source: str, nights: Sequence[str]) -> None:
+    """Refuse a source, night or contract that can't be used, before anything is asked or written."""
+    if source not in spec.sources:
+        raise SpecError(f"{spec.name}: source {source!r}", required=f"one of {', '.join(spec.sources)}")
+    for night in nights:
+        spec.clock.moment(night)
+    declared = spec.sources[source]
+    checked(f"{spec.name}/{source}", declared.contract.expectations, list(declared.columns))
+
+
+def _brought(
+    lake: Lake,
+    spec: UseCase,
+    source: str,
+    nights: Sequence[str],
+    before: Mapping[str, Row],
+    kept: Revisions,
+    errors: Mapping[str, EvergreenError],
+) -> list[Outcome]:
+    """Bring the tables to what the kept snapshots make of them, and return the nights' outcomes."""
+    stand = standing(lake, spec, source, before, kept)
+    todo = {night: many for night, many in kept.items() if night not in stand}
+    made = _made(lake, spec, source, todo)
+    absent = {night: _absent(spec, source, night, errors[night]) for night in errors if night not in kept}
+    news = {night: row for night, row in {**made.rows, **absent}.items() if night in todo or row != before.get(night)}
+    publish(lake, source, spec.sources[source], todo, made.good, made.quarantine, list(news.values()))
+    rows = {**before, **made.rows, **absent}
+    return [_outcome(source, night, rows.get(night), errors.get(night) or made.refused.get(night)) for night in nights]
+
+
+def _made(lake: Lake, spec: UseCase, source: str, revisions: Revisions) -> _Made:
+    """Read and check all revisions of nights."""
+    declared = spec.sources[source]
+    units = [unit for night in sorted(revisions) for unit in revisions[night]]
+    if not units:
+        return _Made(validated(declared).empty_table(), QUARANTINE.empty_table(), {}, {})
+
+    def subject(number: int) -> str:
+        revision = f", revision {units[number].revision}" if units[number].revision else ""
+        return request(spec, source, units[number].night).subject + revision
+
+    text, unread = read(lake, spec, source, units)
+    found = check(text, spec, source, subject)
+    refused = {**found.refused, **unread}  # what can't be read has no rows, which is not its reason
+    tables = by_night(found.good)
+    rows, newest = {}, {}
+    for night, many in revisions.items():
+        places = {number for number, unit in enumerate(units) if unit.night == night}
+        shown = max(places - refused.keys(), default=max(places))
+        table = tables.get(night)
+        rows[night] = {
+            **_row(spec, source, night, inputs(source, many)),
+            "outcome": "refused" if shown in refused else "published",
+            "revision": units[shown].revision,
+            "rows": int(found.rows[shown]),
+            "quarantined": int(found.quarantined[shown]),
+            "duplicates": int(found.duplicates[shown]),
+            "digest": "" if table is None else digest(table, declared),
+        }
+        if max(places) in refused:
+            newest[night] = refused[max(places)]
+        rows[night]["note"] = _note(rows[night], newest.get(night))
+    return _Made(found.good, found.quarantine, rows, newest)
+
+
+def _row(spec: UseCase, source: str, night: str, lineage: str) -> Row:
+    nothing = {"revision": 0, "rows": 0, "quarantined": 0, "duplicates": 0, "digest": ""}
+    made_by = {"inputs": lineage, "spec": spec.digest, "code": code_version()}
+    return {"product": source, "night": night, **nothing, **made_by}
+
+
+def _absent(spec: UseCase, source: str, night: str, error: EvergreenError) -> Row:
+    """Return the row of a night of which nothing is kept."""
+    outcome = "refused" if isinstance(error, PartitionRefused) else "unavailable"
+    return {**_row(spec, source, night, "{}"), "outcome": outcome, "note": str(error)}
+
+
+def _note(row: Row, refusal: PartitionRefused | None) -> str:
+    if row["outcome"] == "refused":
+        return str(refusal)
+    said = f"{row['rows']} rows" + (f" of revision {row['revision']}" if row["revision"] else "")
+    said += f", {row['quarantined']} set aside" if row["quarantined"] else ""
+    said += f", {row['duplicates']} exact duplicates dropped" if row["duplicates"] else ""
+    return f"{said}; a newer revision was refused: {refusal}" if refusal else said
+
+
+def _outcome(source: str, night: str, row: Row | None, error: EvergreenError | None) -> Outcome:
+    """Return what became of a night in this run; an error of this run counts even where older rows stand."""
+    if row is None or (error is not None and row["outcome"] == "published"):
+        outcome = "refused" if isinstance(error, PartitionRefused) else "unavailable"
+        return Outcome(source, night, outcome, note=str(error), error=error)
+    figures = {name: row[name] for name in ("outcome", "rows", "quarantined", "duplicates", "digest", "note")}
+    return Outcome(source, night, **figures, error=error)

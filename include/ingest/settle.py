@@ -1,0 +1,41 @@
+"""Before a night is scored, the nights that it looks back on are settled: each is published, refused or unavailable.
+
+So the order in which nights are run makes no difference, and a source that was late is asked again for a while.
+"""
+
+from __future__ import annotations
+
+from include.environment import Connect
+from include.ingest.outcome import Outcome
+from include.ingest.run import ingest
+from include.lake import Lake
+from include.spec import UseCase
+
+AGAIN = 3  # nights for which a source that had nothing is asked again
+
+
+def settle(lake: Lake, spec: UseCase, night: str, connect: Connect) -> list[Outcome]:
+    """Ingest the nights of the lookback that nobody attempted, and ask again for what was unavailable lately.
+
+    Nights that nobody attempted are known by their own rule, as in a historical load; what was unavailable and came
+    late is known on ``night``.
+
+    Returns
+    -------
+    list of Outcome
+        of the nights that were attempted here; none where all was settled.
+    """
+    last = spec.clock.shift(night, -1)
+    lookback = spec.clock.shift(night, -spec.features.lookback)
+    recent = spec.clock.shift(night, -AGAIN)
+    outcomes = []
+    for source in spec.sources:
+        nights = spec.nights(source, min(lookback, recent), last)
+        rows = {row["night"]: row for row in lake.rows("partitions", {"product": source, "night": nights})}
+        never = [one for one in nights if one not in rows and one >= lookback]
+        late = [one for one in nights if one >= recent and one in rows and rows[one]["outcome"] == "unavailable"]
+        if never:
+            outcomes += ingest(lake, spec, source, never, connect)
+        if late:
+            outcomes += ingest(lake, spec, source, late, connect, seen_on=night)
+    return outcomes

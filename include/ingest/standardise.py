@@ -1,0 +1,171 @@
+"""Text becomes typed values in UTC and declared units; what can't be read is said, never silently null.
+
+All columns are trimmed and an empty field is null. What each type reads:
+
+- integer: digits, and ``12.0``; number: decimal or exponent, then ``(x + shift) * scale``.
+- boolean: true/false, t/f, yes/no, y/n, 1/0, in either case.
+- date: ``2013-03-01``, also with a midnight behind it.
+- timestamp: ISO 8601, with an offset or read in the column's time zone (UTC unless given). A local time that a
+  clock change skips can't be read. One that happens twice is the earlier moment; where a second row of the same
+  night and key (but for this column) says it again, that row is the later moment.
+- hhmm: ``517``, ``0517`` or ``5:17`` as minutes after midnight; ``2400`` is 1440.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from include.environment import setting
+from include.ingest.rows import Mask, Rows
+from include.spec.source import Column, Source
+from include.tables import TIME, column_type
+
+INTEGER = r"^[+-]?\d{1,18}(\.0+)?$"
+NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?$"
+DATE = r"^(\d{4}-\d{2}-\d{2})([T ]00:00(:00(\.0+)?)?)?$"
+MOMENT = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d{1,9})?)?)?( ?(Z|[+-]\d{2}(:?\d{2})?))?$"
+OFFSET = r"[T ]\d{2}:.*(Z|[+-]\d{2}(:?\d{2})?)$"
+HHMM = r"^(\d{1,4}(\.0+)?|\d{1,2}:\d{2})$"
+TRUE, FALSE = pa.array(["true", "t", "yes", "y", "1"]), pa.array(["false", "f", "no", "n", "0"])
+
+Typed = tuple[pa.Array, Mask]
+
+
+def cleaned(text: pa.Table, source: Source) -> pa.Table:
+    """Return the text trimmed, empty fields as null, and hashed columns as their keyed hash.
+
+    Hashing is the first thing that happens to a row, so that neither the tables nor the quarantine hold the value.
+    """
+    columns = {}
+    for name, column in source.columns.items():
+        trimmed = pc.utf8_trim_whitespace(text[name].combine_chunks())
+        plain = pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), trimmed)
+        columns[name] = _hashed(plain) if column.hashed else plain
+    return pa.table(columns)
+
+
+def standardise(rows: Rows, source: Source) -> tuple[pa.Table, dict[str, Mask]]:
+    """Return the typed columns, and of each column the rows whose text it can't read.
+
+    Parameters
+    ----------
+    rows : with `cleaned` text.
+    """
+    typed, bad = {}, {}
+    for name, column in source.columns.items():
+        if column.type == "timestamp" and not column.hashed:
+            typed[name], bad[name] = _timestamp(rows, source, name)
+        elif column.type == "string" or column.hashed:
+            typed[name], bad[name] = rows.text[name].combine_chunks(), np.zeros(len(rows), bool)
+        else:
+            typed[name], bad[name] = READ[column.type](rows.text[name].combine_chunks(), column)
+    return pa.table(typed), bad
+
+
+def _hashed(values: pa.Array) -> pa.Array:
+    key = setting("EVERGREEN_HASH_KEY").encode()
+    encoded = values.dictionary_encode()
+    hashes = [hmac.digest(key, value.encode(), "sha256").hex() for value in encoded.dictionary.to_pylist()]
+    return pa.array(hashes, pa.string()).take(encoded.indices)
+
+
+def _shaped(values: pa.Array, shape: str) -> Typed:
+    """Return the values that have a shape, else null, and which have not."""
+    fits = pc.match_substring_regex(values, shape)
+    good = pc.if_else(pc.fill_null(fits, False), values, pa.scalar(None, pa.string()))
+    return good, _mask(pc.invert(pc.fill_null(fits, True)))
+
+
+def _mask(values: pa.Array) -> Mask:
+    return np.asarray(values.to_numpy(zero_copy_only=False), bool)
+
+
+def _whole(values: pa.Array) -> pa.Array:
+    return pc.replace_substring_regex(pc.replace_substring_regex(values, r"\.0+$", ""), r"^\+", "").cast(pa.int64())
+
+
+def _integer(values: pa.Array, column: Column) -> Typed:
+    good, bad = _shaped(values, INTEGER)
+    return _whole(good), bad
+
+
+def _number(values: pa.Array, column: Column) -> Typed:
+    good, bad = _shaped(values, NUMBER)
+    read = pc.replace_substring_regex(good, r"^\+", "").cast(pa.float64())
+    if column.shift:
+        read = pc.add(read, column.shift)
+    if column.scale != 1.0:
+        read = pc.multiply(read, column.scale)
+    finite = pc.is_finite(read)
+    return pc.if_else(pc.fill_null(finite, False), read, None), bad | _mask(pc.invert(pc.fill_null(finite, True)))
+
+
+def _boolean(values: pa.Array, column: Column) -> Typed:
+    lower = pc.utf8_lower(values)
+    yes, no = pc.is_in(lower, TRUE), pc.is_in(lower, FALSE)
+    known = pc.or_(yes, no)
+    return pc.if_else(known, yes, None), _mask(pc.and_(pc.invert(known), pc.is_valid(values)))
+
+
+def _date(values: pa.Array, column: Column) -> Typed:
+    good, bad = _shaped(values, DATE)
+    read = pd.to_datetime(pc.utf8_slice_codeunits(good, 0, 10).to_pandas(), format="%Y-%m-%d", errors="coerce")
+    array = pa.array(read, pa.timestamp("us"), from_pandas=True).cast(pa.date32())
+    return array, bad | _lost(good, array)
+
+
+def _hhmm(values: pa.Array, column: Column) -> Typed:
+    good, bad = _shaped(values, HHMM)
+    read = _whole(pc.replace_substring(good, ":", ""))
+    hours = pc.divide(read, 100)
+    minutes = pc.subtract(read, pc.multiply(hours, 100))
+    valid = pc.or_(pc.and_(pc.less(hours, 24), pc.less(minutes, 60)), pc.equal(read, 2400))
+    after = pc.add(pc.multiply(hours, 60), minutes).cast(pa.int32())
+    return pc.if_else(pc.fill_null(valid, False), after, None), bad | _mask(pc.invert(pc.fill_null(valid, True)))
+
+
+def _timestamp(rows: Rows, source: Source, name: str) -> Typed:
+    good, bad = _shaped(rows.text[name].combine_chunks(), MOMENT)
+    exact = pc.fill_null(pc.match_substring_regex(good, OFFSET), False)
+    null = pa.scalar(None, pa.string())
+    with_offset = pd.to_datetime(
+        pc.if_else(exact, good, null).to_pandas(), format="ISO8601", utc=True, errors="coerce"
+    )
+    local = pd.to_datetime(pc.if_else(exact, null, good).to_pandas(), format="ISO8601", errors="coerce")
+    zone = source.columns[name].timezone or "UTC"
+    first = local.dt.tz_localize(zone, ambiguous=np.ones(len(rows), bool), nonexistent="NaT")
+    second = local.dt.tz_localize(zone, ambiguous=np.zeros(len(rows), bool), nonexistent="NaT")
+    twice = (first != second) & first.notna()
+    read = first.mask(_again(rows, source, name, twice), second) if twice.any() else first
+    moment = with_offset.where(_mask(exact), read.dt.tz_convert("UTC"))
+    array = pa.array(moment, TIME, from_pandas=True)
+    return array, bad | _lost(good, array)
+
+
+def _again(rows: Rows, source: Source, name: str, twice: pd.Series[bool]) -> pd.Series[bool]:
+    """Return which of the local times that happen twice were said before, by the same key on the same night."""
+    others = [column for column in source.key if column != name]
+    said = rows.text.select(dict.fromkeys([*others, name])).to_pandas()[twice.to_numpy()]
+    said["unit"] = rows.unit[twice.to_numpy()]
+    before: pd.Series[int] = said.groupby(list(said.columns), dropna=False).cumcount()
+    return before.reindex(twice.index, fill_value=0) > 0
+
+
+def _lost(before: pa.Array, after: pa.Array) -> Mask:
+    """Return which values had the right shape and still weren't any, as 2013-02-30."""
+    return _mask(pc.and_(pc.is_valid(before), pc.is_null(after)))
+
+
+READ: dict[str, Callable[[pa.Array, Column], Typed]] = {
+    "integer": _integer,
+    "number": _number,
+    "boolean": _boolean,
+    "date": _date,
+    "hhmm": _hhmm,
+}

@@ -1,0 +1,216 @@
+"""What a partition's columns look like, small enough to keep for ever and to merge over any number of nights.
+
+A window's drift then costs the number of nights, not of rows. The quantiles are kept as at most `POINTS` order
+statistics, each standing for an equal share of the night's values: exact up to `POINTS` values a night, else each
+night's cumulative share is off by at most 1 / `POINTS`, and a merge adds nothing to that. datasketches' KLL sketch
+was tried: it draws random numbers that can't be seeded, so the same night had other bytes in each run. Its
+frequent-strings and HLL sketches draw none and are used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasketches
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from include.tables import PROFILES
+
+POINTS = 512
+LG_ITEMS = 10  # 768 categories are counted exactly, of more the frequent ones
+LG_DISTINCT = 11  # the count of distinct values has a standard error of 2.3 %
+
+Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One column over one or more partitions.
+
+    Parameters
+    ----------
+    kind : ``numeric`` or ``categorical``.
+    count, missing : rows, and those without a value (NaN and infinities are none).
+    mean, std, low, high : of the values, NaN where there are none; ``std`` divides by n.
+    points, weights : sorted values, and how many values each stands for.
+    """
+
+    column: str
+    kind: str
+    count: int
+    missing: int
+    mean: float
+    std: float
+    low: float
+    high: float
+    distinct: int
+    points: Floats
+    weights: Floats
+    _items: Mapping[str, int]
+
+    @property
+    def missing_share(self) -> float:
+        """Share of rows without a value, 0 to 1; 0 of no rows."""
+        return self.missing / self.count if self.count else 0.0
+
+    def cdf(self, edges: Sequence[float]) -> list[float]:
+        """Return the share of values that are at most each edge, 0 to 1; NaN where there are no values."""
+        if not self.points.size:
+            return [math.nan] * len(edges)
+        below = np.concatenate([[0.0], np.cumsum(self.weights)])
+        share = below[np.searchsorted(self.points, np.asarray(edges, float), side="right")] / below[-1]
+        return [float(value) for value in share]
+
+    def quantiles(self, shares: Sequence[float]) -> list[float]:
+        """Return for each share (0 to 1) the least value that at least that share does not exceed; NaN of none."""
+        if not self.points.size:
+            return [math.nan] * len(shares)
+        below = np.cumsum(self.weights)
+        places = np.searchsorted(below, np.asarray(shares, float) * below[-1] * (1 - 1e-12), side="left")
+        return [float(self.points[min(place, self.points.size - 1)]) for place in places]
+
+    def items(self) -> dict[str, int]:
+        """Return how often each category occurs, the most frequent first.
+
+        Beyond 768 categories only frequent ones are named and their counts are lower bounds, so what is missing
+        from ``count - missing`` are others.
+        """
+        return dict(self._items)
+
+
+def build(
+    product: str, night: str, rows: pa.Table, numeric: Sequence[str], categorical: Sequence[str]
+) -> pa.Table:
+    """Return the profile of a partition.
+
+    Parameters
+    ----------
+    rows : numeric columns of numbers, categorical ones of strings or booleans; the order makes no difference.
+
+    Returns
+    -------
+    pa.Table
+        one row a column, in the schema `include.tables.PROFILES`.
+    """
+    made = [{"column": name, **_numeric(rows[name])} for name in numeric]
+    made += [{"column": name, **_categorical(rows[name])} for name in categorical]
+    same = {"product": product, "night": night, "count": rows.num_rows}
+    return pa.Table.from_pylist([{**same, **row} for row in made], schema=PROFILES)
+
+
+def merge(rows: Iterable[Mapping[str, Any]]) -> dict[str, Profile]:
+    """Return each column's profile over all the partitions whose rows are given, in any order."""
+    columns: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: (row["product"], row["night"])):
+        columns[row["column"]].append(row)
+    return {name: _merged(name, many) for name, many in columns.items()}
+
+
+def _numeric(column: pa.ChunkedArray) -> dict[str, Any]:
+    # sorted, so that sums are the same in whatever order the rows come
+    values = np.sort(column.cast(pa.float64()).drop_null().to_numpy())
+    values = values[np.isfinite(values)]
+    some, total = bool(values.size), float(values.sum())
+    mean = total / values.size if some else 0.0
+    return {
+        "kind": "numeric",
+        "missing": len(column) - int(values.size),
+        "low": float(values[0]) if some else None,
+        "high": float(values[-1]) if some else None,
+        "total": total,
+        "squares": float(np.square(values - mean).sum()),  # about the mean: a sum of plain squares loses the spread
+        "quantiles": _points(values).astype("<f8").tobytes(),
+        "distinct": _distinct(np.unique(values).tolist()),
+    }
+
+
+def _points(values: Floats) -> Floats:
+    """Return the values, or the `POINTS` middles of equal shares of them."""
+    if values.size <= POINTS:
+        return values
+    places = (np.arange(POINTS) + 0.5) * (values.size / POINTS)
+    return values[places.astype(np.int64)]
+
+
+def _categorical(column: pa.ChunkedArray) -> dict[str, Any]:
+    present = column.cast(pa.string()).drop_null()
+    counted = pc.value_counts(present.combine_chunks())
+    # sorted: what a sketch forgets depends on the order
+    items = sorted(zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True))
+    sketch = datasketches.frequent_strings_sketch(LG_ITEMS)
+    for item, count in items:
+        sketch.update(item, count)
+    return {
+        "kind": "categorical",
+        "missing": len(column) - len(present),
+        "items": sketch.serialize(),
+        "distinct": _distinct([item for item, _ in items]),
+    }
+
+
+def _distinct(values: Iterable[float | str]) -> bytes:
+    sketch = datasketches.hll_sketch(LG_DISTINCT)
+    for value in values:
+        sketch.update(value)
+    return bytes(sketch.serialize_compact())
+
+
+def _merged(name: str, rows: Sequence[Mapping[str, Any]]) -> Profile:
+    kind = rows[0]["kind"]
+    count, missing = sum(row["count"] for row in rows), sum(row["missing"] for row in rows)
+    mean, std = _moments(rows) if kind == "numeric" else (math.nan, math.nan)
+    points, weights = _pooled(rows) if kind == "numeric" else (np.empty(0), np.empty(0))
+    union = datasketches.hll_union(LG_DISTINCT)
+    for row in rows:
+        union.update(datasketches.hll_sketch.deserialize(row["distinct"]))
+    return Profile(
+        column=name,
+        kind=kind,
+        count=count,
+        missing=missing,
+        mean=mean,
+        std=std,
+        low=min((row["low"] for row in rows if row["low"] is not None), default=math.nan),
+        high=max((row["high"] for row in rows if row["high"] is not None), default=math.nan),
+        distinct=round(union.get_estimate()),
+        points=points,
+        weights=weights,
+        _items=_counted(rows) if kind == "categorical" else {},
+    )
+
+
+def _moments(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """Return mean and standard deviation from each night's (Chan, Golub and LeVeque 1979, "Updating formulae")."""
+    sizes = np.array([row["count"] - row["missing"] for row in rows], float)
+    totals = np.array([row["total"] for row in rows])
+    if not sizes.sum():
+        return math.nan, math.nan
+    mean = totals.sum() / sizes.sum()
+    apart = np.divide(totals, sizes, out=np.full_like(totals, mean), where=sizes > 0) - mean
+    squares = sum(row["squares"] for row in rows) + float((sizes * apart**2).sum())
+    return float(mean), math.sqrt(squares / sizes.sum())
+
+
+def _pooled(rows: Sequence[Mapping[str, Any]]) -> tuple[Floats, Floats]:
+    """Return all nights' points in order, each with the number of values that it stands for."""
+    nights = [np.frombuffer(row["quantiles"], "<f8") for row in rows]
+    sizes = [row["count"] - row["missing"] for row in rows]
+    points = np.concatenate(nights)
+    weights = np.concatenate([np.full(n.size, size / max(n.size, 1)) for n, size in zip(nights, sizes, strict=True)])
+    order = np.argsort(points, kind="stable")
+    return points[order], weights[order]
+
+
+def _counted(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    sketch = datasketches.frequent_strings_sketch(LG_ITEMS)
+    for row in rows:
+        sketch.merge(datasketches.frequent_strings_sketch.deserialize(row["items"]))
+    found = sketch.get_frequent_items(datasketches.frequent_items_error_type.NO_FALSE_NEGATIVES)
+    counts = sorted(((item, lower) for item, _, lower, _ in found), key=lambda one: (-one[1], one[0]))
+    return dict(counts)
