@@ -24,13 +24,14 @@ def features(lake: Lake, spec: UseCase, nights: Sequence[str], *, as_of: AsOf = 
     Parameters
     ----------
     nights : keys of the spine's nights; one without published rows gives none.
-    as_of : "then": as each night saw it. "now": rows that were revised later count as if they had been right at once.
+    as_of : "then": as each night saw it. "now": rows that were revised later count as if they had been right
+        at once.
 
     Returns
     -------
     pa.Table
-        The spine's key, ``night``, then `spec.features.columns` (float64 and string, with nulls), sorted by night
-        and key. A night's rows are the same whichever other nights are asked for.
+        The spine's key, ``night``, then `spec.features.columns` (float64 and string, with nulls), sorted by
+        night and key. A night's rows are the same whichever other nights are asked for.
 
     Raises
     ------
@@ -38,7 +39,7 @@ def features(lake: Lake, spec: UseCase, nights: Sequence[str], *, as_of: AsOf = 
         The SQL can't run, or doesn't give exactly the declared columns for exactly the spine's rows.
     """
     wanted = sorted(set(nights))
-    # a night's rows don't depend on the others, so a long history goes block by block and memory stays bounded
+    # a night's rows don't depend on the others: a long history goes block by block, and memory stays bounded
     blocks = [wanted[i : i + BLOCK] for i in range(0, len(wanted), BLOCK)]
     parts = [compute(spec, views.read(lake, spec, block), block, as_of=as_of) for block in blocks]
     return pa.concat_tables([schema(spec).empty_table(), *parts]).combine_chunks()
@@ -52,7 +53,7 @@ def compute(
     as_of: AsOf = "then",
     until: datetime | None = None,
 ) -> pa.Table:
-    """Return the features of sorted ``nights`` from each source's rows, cut at ``until`` (the last decision time)."""
+    """Return the features of sorted ``nights`` from rows cut at ``until``, the last decision unless given."""
     with views.prepare(spec, rows, nights, as_of, until or spec.clock.moment(nights[-1])) as engine:
         try:
             engine.execute(f"CREATE TABLE result AS {spec.sql.strip().rstrip(';')}")
@@ -62,7 +63,8 @@ def compute(
         shape = schema(spec)
         asked = ", ".join(_column(field, field.name in spec.key) for field in shape)
         order = ", ".join(f'"{c}"' for c in ("night", *spec.key))
-        found = engine.sql(f"SELECT {asked} FROM result ORDER BY {order}").to_arrow_table()
+        # what is pasted are quoted names
+        found = engine.sql(f"SELECT {asked} FROM result ORDER BY {order}").to_arrow_table()  # noqa: S608
         return views.shaped(found, shape).combine_chunks()
 
 
@@ -81,14 +83,13 @@ def schema(spec: UseCase) -> pa.Schema:
 
 def matured(lake: Lake, spec: UseCase, known: str) -> list[str]:
     """Return the spine's nights whose labels were published by night ``known``, sorted."""
-    rows = lake.read("partitions", {"product": [spec.labels.source]}, ["night", "outcome"])
-    brought = {r["night"] for r in rows.to_pylist() if r["outcome"] == "published"} if rows is not None else set()
+    rows = lake.rows("partitions", {"product": spec.labels.source})
+    brought = {row["night"] for row in rows if row["outcome"] == "published"}
     last = max((night for night in brought if night <= known), default="")
     if not last:
         return []
     # keys are paired by their place in the clock's own sequence, which costs less than a shift for each
-    first = spec.clock.shift(spec.schedule.start, 0)
-    keys = spec.clock.keys(first, last)
+    keys = spec.clock.keys(spec.schedule.start, last)
     return [n for n, label in zip(keys, keys[spec.labels.delay :], strict=False) if label in brought]
 
 
@@ -98,8 +99,8 @@ def labels(lake: Lake, spec: UseCase, nights: Sequence[str], *, known: str) -> p
     Returns
     -------
     pa.Table
-        Key, ``night`` (the spine's) and the target: float64, null where no label will come (a cancelled flight).
-        A night whose labels weren't published by then gives no rows.
+        Key, ``night`` (the spine's) and the target: float64, null where no label will ever come. A night
+        whose labels weren't published by then gives no rows.
     """
     source = spec.sources[spec.labels.source]
     wanted = sorted(set(nights) & set(matured(lake, spec, known)))
@@ -109,17 +110,17 @@ def labels(lake: Lake, spec: UseCase, nights: Sequence[str], *, known: str) -> p
         engine.register("brought", views.shaped(read, tables.validated(source)))
         engine.register("brings", pa.table({"night": list(brings), "spine": list(brings.values())}, _BRINGS))
         key = ", ".join(f'"{column}"' for column in spec.key)
-        # SELECT * keeps the expression to the source's own columns
+        # what is pasted are quoted names, the spec's own expression, and moments that the clock made
         sql = f"""SELECT {key}, spine AS night, CAST(({spec.labels.sql}) AS DOUBLE) AS "{spec.problem.target}"
             FROM (SELECT * FROM brought WHERE known_at <= TIMESTAMPTZ '{spec.clock.moment(known).isoformat()}'
                   QUALIFY row_number() OVER (PARTITION BY night, {key} ORDER BY revision DESC) = 1)
-            JOIN brings USING (night) ORDER BY spine, {key}"""
+            JOIN brings USING (night) ORDER BY spine, {key}"""  # noqa: S608
         try:
             found = engine.sql(sql).to_arrow_table()
         except duckdb.Error as error:
             raise SpecError(
                 f"{spec.name}: labels.sql",
-                required=f"an expression over the columns of {spec.labels.source}: {', '.join(source.columns)}",
+                required=f"an expression over {spec.labels.source}'s columns: {', '.join(source.columns)}",
                 found=" ".join(str(error).split()),
                 where=str(spec.folder / "usecase.yaml"),
             ) from None
@@ -128,7 +129,7 @@ def labels(lake: Lake, spec: UseCase, nights: Sequence[str], *, known: str) -> p
 
 
 def training_set(lake: Lake, spec: UseCase, night: str, *, as_of: AsOf = "then") -> pa.Table:
-    """Return the features of every labelled row as known on ``night``, within the training window, and the target."""
+    """Return features and target of every row whose label was known on ``night``, within the window."""
     first = spec.clock.shift(night, -spec.training.window) if spec.training.window else ""
     nights = [n for n in matured(lake, spec, night) if n >= first]
     seen = features(lake, spec, nights, as_of=as_of)
@@ -155,11 +156,12 @@ def _check(spec: UseCase, engine: duckdb.DuckDBPyConnection) -> None:
     need = [field.name for field in schema(spec)]
     missing, extra = [c for c in need if c not in have], [c for c in have if c not in need]
     if missing or extra:
-        parts = [f"missing {', '.join(missing)}"] * bool(missing) + [f"not declared {', '.join(extra)}"] * bool(extra)
-        raise _refused(spec, f"the columns {', '.join(need)}", "; ".join(parts))
+        parts = {"missing": missing, "not declared": extra}
+        found = "; ".join(f"{what} {', '.join(which)}" for what, which in parts.items() if which)
+        raise _refused(spec, f"the columns {', '.join(need)}", found)
     by = ", ".join(f'"{c}"' for c in ("night", *spec.key))
     counts = "SELECT (SELECT count(*) FROM spine), (SELECT count(*) FROM result), "
-    counts += f"(SELECT count(*) FROM spine SEMI JOIN result USING ({by}))"
+    counts += f"(SELECT count(*) FROM spine SEMI JOIN result USING ({by}))"  # noqa: S608 (quoted names)
     rows, given, met = engine.execute(counts).fetchall()[0]
     if not rows == given == met:
         found = f"{given} rows for {rows} of the spine, of which {met} are there"

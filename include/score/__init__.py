@@ -1,0 +1,1 @@
+"""Every row to score gets a prediction on time, and says who gave it and why."""

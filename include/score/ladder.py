@@ -1,0 +1,90 @@
+"""The ladder: champion, previous champion, baseline, prior. The first that can serve a night does.
+
+A rung is passed over with a reason, and the reasons are kept with each prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from include import models
+from include.errors import ModelError
+from include.lake import Lake
+from include.promote.ledger import Serving
+from include.spec import UseCase
+
+
+@dataclass(frozen=True)
+class Step:
+    """One rung and who stands on it; the prior is a constant and has no model."""
+
+    rung: str
+    version: str = ""
+    model: str = ""
+    constant: float | None = None
+    absent: str = ""  # why nobody stands on it
+
+    @property
+    def name(self) -> str:
+        """The rung as a person reads it, as ``champion v3``."""
+        return f"{self.rung} v{self.version}" if self.version else self.rung
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a night was given: one prediction a row, by one rung, and why by none higher."""
+
+    step: Step
+    reason: str
+    values: NDArray[np.float64]
+
+
+def steps(serving: Serving, spec: UseCase) -> list[Step]:
+    """Return the rungs from the top; the last, a constant, can always serve."""
+    rows = {"champion": serving.champion, "previous": serving.previous, "baseline": serving.baseline}
+    models_first = [
+        Step(rung, str(row["version"]), str(row["model"]))
+        if row is not None
+        else Step(rung, absent="none was promoted for this night")
+        for rung, row in rows.items()
+    ]
+    known = serving.prior is not None and np.isfinite(serving.prior)
+    return [*models_first, Step("prior", constant=serving.prior if known else spec.scoring.fallback)]
+
+
+def climb(
+    lake: Lake, spec: UseCase, rows: pa.Table, rungs: Sequence[Step], missing: Mapping[str, str]
+) -> Served:
+    """Return the predictions of the first rung that can serve.
+
+    Parameters
+    ----------
+    rows : the night's features, shape (n, any).
+    missing : the sources that this night is without, each with a word why.
+    """
+    reasons: list[str] = []
+    needs: Mapping[str, tuple[str, ...]] = {
+        str(rung): sources for rung, sources in spec.scoring.needs.items()
+    }
+    for step in rungs:
+        lacks = [f"{s} is {missing[s]}" for s in needs.get(step.rung, ()) if s in missing]
+        why = step.absent or ", ".join(lacks if step.constant is None else [])
+        if not why:
+            try:
+                return Served(step, "; ".join(reasons), predict(lake, spec, rows, step))
+            except ModelError as error:
+                why = str(error)
+        reasons.append(f"{step.name}: {why}")
+    raise AssertionError("the last rung is a constant and can always serve")
+
+
+def predict(lake: Lake, spec: UseCase, rows: pa.Table, step: Step) -> NDArray[np.float64]:
+    """Return one prediction a row from the model or constant of a rung, or raise `ModelError`."""
+    if step.constant is not None:
+        return np.full(rows.num_rows, step.constant, dtype=np.float64)
+    return models.predict(models.fetch(lake, step.model), rows, spec)

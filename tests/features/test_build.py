@@ -1,0 +1,245 @@
+"""Features come out as declared, whichever nights are asked for, and a wrong SQL is refused by name."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from include.errors import PartitionError, SpecError
+from include.features.build import features, labels, matured, schema, training_set
+from include.lake import Lake
+from include.refs import digest_table
+from include.spec import UseCase
+from tests.features import parcels
+
+NIGHTS = [f"2024-03-{day:02}" for day in range(1, 11)]
+
+
+def _of(table: pa.Table, night: str) -> pa.Table:
+    return table.filter(pc.equal(table["night"], night))
+
+
+def _rows(table: pa.Table, **where: object) -> list[dict[str, Any]]:
+    return [row for row in table.to_pylist() if all(row[k] == v for k, v in where.items())]
+
+
+def test_shape(lake: Lake, use: UseCase) -> None:
+    """Features are the key, the night and the declared columns, typed and sorted."""
+    found = features(lake, use, ["2024-03-05", "2024-03-04"])
+    assert found.schema == schema(use)
+    assert found.column_names == [
+        *("depot", "parcel", "night", "weight", "express", "ice", "late_share", "known_arrivals", "road")
+    ]
+    order = [(r["night"], r["depot"], r["parcel"]) for r in found.to_pylist()]
+    assert order == sorted(order)
+    assert len(order) == 24
+
+
+def test_values(lake: Lake, use: UseCase) -> None:
+    """A night's features are what its own rows and the lookback's say, by a count done by hand."""
+    night, depot = "2024-03-09", "north"
+    past = [
+        r["delay"]
+        for seen in ("2024-03-05", "2024-03-06", "2024-03-07", "2024-03-08", "2024-03-09")
+        for r in _rows(parcels.rows(use, "arrivals", seen), depot=depot)
+        if r["delay"] is not None
+    ]
+    order = _rows(parcels.rows(use, "orders", night), depot=depot, parcel=3)[0]
+    road = _rows(parcels.rows(use, "roads", night), depot=depot)[0]
+    expected = {
+        **{"depot": depot, "parcel": 3, "night": night},
+        **{"weight": order["weight"], "express": float(order["express"])},
+        **{"ice": road["ice"], "road": road["state"], "known_arrivals": float(len(past))},
+        "late_share": sum(d > 10 for d in past) / len(past),
+    }
+    assert _rows(features(lake, use, [night]), depot=depot, parcel=3) == [expected]
+
+
+@settings(max_examples=8)
+@given(st.sets(st.sampled_from(NIGHTS), min_size=1))
+def test_other_nights_dont_matter(lake: Lake, use: UseCase, nights: set[str]) -> None:
+    """A night has the same features, to the digest, whichever nights are asked for with it."""
+    together = features(lake, use, sorted(nights))
+    night = max(nights)
+    assert digest_table(_of(together, night)) == digest_table(features(lake, use, [night]))
+    first = min(nights)
+    assert digest_table(_of(together, first)) == digest_table(features(lake, use, [first]))
+
+
+def test_long_ranges_go_in_blocks(lake: Lake, use: UseCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A history that is longer than a block is the same as in one go."""
+    whole = features(lake, use, NIGHTS)
+    monkeypatch.setattr("include.features.build.BLOCK", 3)
+    assert digest_table(features(lake, use, NIGHTS)) == digest_table(whole)
+
+
+def test_a_source_that_was_never_published(tmp_path: Path, use: UseCase) -> None:
+    """A source without a table gives nulls, and the rows to score are all there."""
+    lake = Lake("parcels", str(tmp_path))
+    parcels.publish(lake, use, "orders", "2024-03-05", [parcels.rows(use, "orders", "2024-03-05")])
+    found = features(lake, use, ["2024-03-05"])
+    assert found.num_rows == 12
+    for column in ("ice", "road", "late_share", "known_arrivals"):
+        assert found[column].null_count == 12
+
+
+def test_no_rows(lake: Lake, tmp_path: Path, use: UseCase) -> None:
+    """No nights, a night without rows and an empty lake give no rows in the right shape."""
+    for found in (
+        features(lake, use, []),
+        features(lake, use, ["2024-04-20"]),
+        features(Lake("parcels", str(tmp_path)), use, ["2024-03-05"]),
+    ):
+        assert found.num_rows == 0
+        assert found.schema == schema(use)
+
+
+def test_a_night_that_the_clock_lacks(lake: Lake, tmp_path: Path) -> None:
+    """A key on which the schedule doesn't fire is refused."""
+    schedule = {"nightly": "0 6 * * 1", "training": "0 8 * * 1", "timezone": "UTC", "start": "2024-01-01"}
+    with pytest.raises(PartitionError, match="2024-03-05"):
+        features(lake, parcels.spec(tmp_path, schedule=schedule), ["2024-03-05"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("r.ice,", "", "missing ice"),
+        ("r.ice,", "r.ice, r.ice AS icy,", "not declared icy"),
+        ("r.ice,", "r.rain AS ice,", "rain"),
+        ("FROM spine s\n", "FROM spine s, (VALUES (1), (2)) twice\n", "24 rows for 12 of the spine"),
+        ("FROM spine s\n", "FROM (SELECT * FROM spine WHERE parcel > 0) s\n", "10 rows for 12 of the spine"),
+        ("s.parcel,", "s.parcel + 1 AS parcel,", "12 rows for 12 of the spine, of which 10 are there"),
+        ("FROM known_arrivals", "FROM read_csv('/etc/passwd')", "disabled"),
+    ],
+)
+def test_a_wrong_sql(lake: Lake, tmp_path: Path, old: str, new: str, said: str) -> None:
+    """A SQL that isn't what was declared, or reads elsewhere, is refused with its file and what is wrong."""
+    assert old in parcels.SQL
+    wrong = parcels.spec(tmp_path, parcels.SQL.replace(old, new))
+    with pytest.raises(SpecError) as caught:
+        features(lake, wrong, ["2024-03-05"])
+    assert said in str(caught.value)
+    assert str(tmp_path / "parcels" / "features.sql") in str(caught.value)
+
+
+def test_no_value(lake: Lake, tmp_path: Path) -> None:
+    """What isn't a finite number is no value."""
+    wrong = parcels.spec(tmp_path, parcels.SQL.replace("s.weight,", "'nan'::DOUBLE + s.parcel AS weight,"))
+    assert features(lake, wrong, ["2024-03-05"])["weight"].null_count == 12
+    wrong = parcels.spec(tmp_path, parcels.SQL.replace("s.weight,", "'infinity'::DOUBLE AS weight,"))
+    assert features(lake, wrong, ["2024-03-05"])["weight"].null_count == 12
+
+
+def test_revisions(tmp_path: Path, use: UseCase) -> None:
+    """As of then a night sees the revision that it could know; as of now, the one that stands."""
+    lake = Lake("parcels", str(tmp_path))
+    parcels.fill(lake, use, "2024-03-01", "2024-03-06")
+    was = features(lake, use, ["2024-03-04", "2024-03-05"])
+    first = parcels.rows(use, "arrivals", "2024-03-04")
+    # known an hour after the decision of the 4th, so to the 5th but not to the 4th
+    second = parcels.rows(use, "arrivals", "2024-03-04", revision=1, after=timedelta(hours=1))
+    parcels.publish(lake, use, "arrivals", "2024-03-04", [first, second])
+    then = features(lake, use, ["2024-03-04", "2024-03-05"])
+    assert digest_table(_of(then, "2024-03-04")) == digest_table(_of(was, "2024-03-04"))
+    assert digest_table(_of(then, "2024-03-05")) != digest_table(_of(was, "2024-03-05"))
+    assert digest_table(_of(then, "2024-03-05")) == digest_table(features(lake, use, ["2024-03-05"]))
+
+    clean = Lake("parcels", str(tmp_path / "clean"))
+    parcels.fill(clean, use, "2024-03-01", "2024-03-06")
+    right = second.set_column(
+        second.schema.get_field_index("known_at"), second.schema.field("known_at"), first["known_at"]
+    )
+    parcels.publish(
+        clean,
+        use,
+        "arrivals",
+        "2024-03-04",
+        [
+            right.set_column(
+                right.schema.get_field_index("revision"), right.schema.field("revision"), first["revision"]
+            )
+        ],
+    )
+    lake.publish("validated_arrivals", first, {"night": "2024-03-04", "revision": 0}, ["night", "revision"])
+    now = features(lake, use, ["2024-03-04", "2024-03-05"], as_of="now")
+    assert digest_table(now) == digest_table(features(clean, use, ["2024-03-04", "2024-03-05"]))
+
+
+def test_a_late_spine(tmp_path: Path, use: UseCase) -> None:
+    """Rows to score that came after the decision aren't there for that night."""
+    lake = Lake("parcels", str(tmp_path))
+    late = parcels.rows(use, "orders", "2024-03-05", after=timedelta(minutes=1))
+    parcels.publish(lake, use, "orders", "2024-03-05", [late])
+    assert features(lake, use, ["2024-03-05"]).num_rows == 0
+
+
+def test_matured(lake: Lake, use: UseCase) -> None:
+    """A night's labels are there when the night that brings them is published and not later than asked."""
+    assert matured(lake, use, "2024-03-10") == NIGHTS[:8]
+    assert matured(lake, use, "2024-03-04") == NIGHTS[:2]
+    assert matured(lake, use, "2024-03-02") == []
+
+
+def test_labels(lake: Lake, use: UseCase) -> None:
+    """Labels are the expression over what came, null where nothing came true, none for unknown nights."""
+    found = labels(lake, use, ["2024-03-03", "2024-03-09"], known="2024-03-10")
+    came = parcels.rows(use, "arrivals", "2024-03-05").to_pylist()
+    expected = [
+        {
+            "depot": r["depot"],
+            "parcel": r["parcel"],
+            "night": "2024-03-03",
+            "late": None if r["delay"] is None else float(r["delay"] > 10),
+        }
+        for r in came
+    ]
+    assert found.to_pylist() == sorted(expected, key=lambda r: (r["depot"], r["parcel"]))
+    assert labels(lake, use, ["2024-03-03"], known="2024-03-04").num_rows == 0
+
+
+def test_revised_labels(tmp_path: Path, use: UseCase) -> None:
+    """A label that was revised later is what it was, as known earlier, and what it is, as known later."""
+    lake = Lake("parcels", str(tmp_path))
+    parcels.fill(lake, use, "2024-03-01", "2024-03-06")
+    before = labels(lake, use, ["2024-03-02"], known="2024-03-06")
+    second = parcels.rows(use, "arrivals", "2024-03-04", revision=1, after=timedelta(days=1))
+    parcels.publish(
+        lake, use, "arrivals", "2024-03-04", [parcels.rows(use, "arrivals", "2024-03-04"), second]
+    )
+    assert digest_table(labels(lake, use, ["2024-03-02"], known="2024-03-04")) == digest_table(before)
+    assert digest_table(labels(lake, use, ["2024-03-02"], known="2024-03-05")) != digest_table(before)
+
+
+def test_a_wrong_label(lake: Lake, tmp_path: Path) -> None:
+    """A label expression over a column that isn't there is refused with what is."""
+    wrong = parcels.spec(tmp_path, labels={"source": "arrivals", "sql": "lateness > 10", "delay": 2})
+    with pytest.raises(SpecError, match=r"labels.sql.*depot, parcel, delay"):
+        labels(lake, wrong, ["2024-03-03"], known="2024-03-10")
+
+
+def test_training_set(lake: Lake, use: UseCase, tmp_path: Path) -> None:
+    """The training set is every row labelled by the night, within the window, with the same features."""
+    found = training_set(lake, use, "2024-03-10")
+    assert sorted(set(found["night"].to_pylist())) == NIGHTS[:8]
+    assert found["late"].null_count == 0
+    came = labels(lake, use, NIGHTS, known="2024-03-10")
+    assert found.num_rows == came.num_rows - came["late"].null_count < came.num_rows
+    assert found.column_names == [*schema(use).names, "late"]
+    seen = {(r["night"], r["depot"], r["parcel"]): r for r in features(lake, use, NIGHTS).to_pylist()}
+    for row in found.to_pylist():
+        del row["late"]
+        assert row == seen[row["night"], row["depot"], row["parcel"]]
+    training = {
+        **{"window": 4, "baselines": [{"name": "prior", "estimator": "prior"}]},
+        "candidates": [{"name": "forest", "estimator": "random_forest"}],
+    }
+    short = training_set(lake, parcels.spec(tmp_path, training=training), "2024-03-10")
+    assert sorted(set(short["night"].to_pylist())) == ["2024-03-06", "2024-03-07", "2024-03-08"]
