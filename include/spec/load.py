@@ -92,10 +92,17 @@ def read(file: Path) -> UseCase:
 def _sentence(error: object) -> str:
     """Return ``path: what is wrong`` for one of pydantic's errors, and the valid keys for an unknown one."""
     assert isinstance(error, dict)
-    path = ".".join(str(part) for part in error["loc"])
+    path = _path(error["loc"])
     if error["type"] == "extra_forbidden":
         return f"{path}: unknown key{_valid_here(error['loc'])}"
-    return f"{path}: {error['msg']}" if path else str(error["msg"])
+    said = str(error["msg"]).removeprefix("Value error, ")
+    return f"{path}: {said}" if path else said
+
+
+def _path(loc: tuple[str | int, ...]) -> str:
+    """Return the path as the file has it: pydantic puts the kind of a source behind its name."""
+    tagged = len(loc) > 2 and loc[0] == "sources" and loc[2] in ("objects", "http", "sql")
+    return ".".join(str(part) for part in (loc[:2] + loc[3:] if tagged else loc))
 
 
 def _valid_here(loc: tuple[str | int, ...]) -> str:
