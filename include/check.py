@@ -16,9 +16,6 @@ from include.errors import EvergreenError
 
 if TYPE_CHECKING:
     from include.spec import UseCase
-    from include.spec.source import Expectation, Source
-
-COLUMNS = ("column", "column_A", "column_B", "column_list")  # the arguments with which GX names columns
 
 
 def check(spec: UseCase) -> list[str]:
@@ -86,28 +83,11 @@ def _expectations(spec: UseCase) -> Iterator[str]:
     """Yield each expectation that Great Expectations doesn't know, or not with these arguments."""
     if not any(source.contract.expectations for source in spec.sources.values()):
         return  # importing it takes seconds
-    from great_expectations import expectations as known
+    from include.ingest.suite import checked
 
     for name, source in spec.sources.items():
         for expectation in source.contract.expectations:
-            subject = f"{spec.name}: sources.{name}.contract: {expectation.type}"
-            yield from (f"{subject}: {wrong}" for wrong in _against(known, source, expectation))
-
-
-def _against(known: Any, source: Source, expectation: Expectation) -> Iterator[str]:
-    kind = getattr(known, expectation.type.title().replace("_", ""), None)
-    if kind is None:
-        yield "required the name of an expectation, found none of Great Expectations' own"
-        return
-    named = [expectation.kwargs.get(argument, []) for argument in COLUMNS]
-    columns = [column for some in named for column in ([some] if isinstance(some, str) else some)]
-    for column in columns:
-        if column not in source.columns:
-            yield f"required one of the source's columns, {', '.join(source.columns)}, found {column!r}"
-    try:
-        kind(**expectation.kwargs)
-    except (TypeError, ValueError) as error:  # pydantic's, of the version that Great Expectations carries
-        yield f"required its own arguments, found {' '.join(str(error).split())}"
+            yield from _said(checked, f"{spec.name}/{name}", [expectation], list(source.columns))
 
 
 def _said(call: Callable[..., object], *args: Any, **kwargs: Any) -> Iterator[str]:

@@ -1,0 +1,197 @@
+"""The command line: everything a night does, and what a person asks of it, without Airflow.
+
+Each command prints text, or one JSON object with ``--json``. It ends with 1 and one line where something is
+wrong; ``--debug`` shows the traceback as well. What is heavy is imported by the command that needs it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from include import spec as specs
+from include.clock import day_of
+from include.errors import EvergreenError
+
+app = typer.Typer(
+    help=__doc__,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+UseCaseName = Annotated[str, typer.Argument(metavar="USECASE")]
+AllOrOne = Annotated[str | None, typer.Argument(metavar="[USECASE]", help="All of them, unless given.")]
+Night = Annotated[str | None, typer.Option("--night", help="A partition, as 2013-03-01.")]
+
+
+@app.command()
+def status(usecase: AllOrOne = None, as_json: AsJson = False, debug: Debug = False) -> None:
+    """Say how a use case stands: nights, champion, attempts, performance, findings, what is stale."""
+    from include.lake import Lake
+    from include.report import text
+    from include.status import status as stand
+
+    found = [stand(Lake(spec.name), spec) for spec in _specs(usecase)]
+    _show({"usecases": found}, "\n\n".join(map(text, found)), as_json)
+
+
+@app.command()
+def check(
+    usecase: Annotated[
+        str | None, typer.Argument(metavar="[USECASE|FOLDER]", help="All, unless given.")
+    ] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Read declarations, and try their SQL, estimators and expectations without any data."""
+    good, wrong = _readable(usecase)
+    if good:
+        from include.check import check as examine
+
+        wrong += [sentence for spec in good for sentence in examine(spec)]
+    named = ", ".join(spec.name for spec in good)
+    _show(
+        {"usecases": [spec.name for spec in good], "wrong": wrong},
+        "\n".join(wrong) or f"sound: {named}",
+        as_json,
+    )
+    raise typer.Exit(bool(wrong))
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    into: Annotated[
+        Path | None, typer.Option("--into", help="The parent folder, if not include/usecases.")
+    ] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Begin a use case with a copy of a small one that works."""
+    from include.scaffold import scaffold
+
+    folder = scaffold(name, into) if into else scaffold(name)
+    after = f"change {folder}/usecase.yaml and features.sql, then `python -m include check {folder}`"
+    if into:
+        after += f"; EVERGREEN_USECASES={into} makes it known"
+    _show({"folder": str(folder)}, f"made {folder}\n{after}", as_json)
+
+
+@app.command()
+def verify(
+    usecase: AllOrOne = None, night: Night = None, as_json: AsJson = False, debug: Debug = False
+) -> None:
+    """Recompute every digest: raw bytes, snapshots, partitions and models. Ends with 1 if one differs."""
+    from include.lake import Lake
+    from include.verify import verify as recompute
+
+    found = {spec.name: recompute(Lake(spec.name), spec, night) for spec in _specs(usecase)}
+    lines = [line for name, v in found.items() for line in (*v.differences, *v.stale, f"{name}: {v.note}")]
+    _show({name: one.plain() for name, one in found.items()}, "\n".join(lines), as_json)
+    raise typer.Exit(any(one.differences for one in found.values()))
+
+
+@app.command()
+def doctor(as_json: AsJson = False, debug: Debug = False) -> None:
+    """Look at what a run needs, from packages to sources, with a remedy for each lack."""
+    from include.doctor import examine
+
+    found = list(examine())
+    lines = [
+        f"{'ok ' if one.ok else 'BAD'}  {one.name}: {one.found}" + ("" if one.ok else f"\n     {one.remedy}")
+        for one in found
+    ]
+    _show({"checks": [vars(one) for one in found]}, "\n".join(lines), as_json)
+    raise typer.Exit(not all(one.ok for one in found))
+
+
+@app.command()
+def rollback(
+    usecase: UseCaseName,
+    by: Annotated[str, typer.Option("--by", help="Who wants it.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; it stays in the ledger.")],
+    to: Annotated[str | None, typer.Option("--to", help="A version; the one before, unless given.")] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Let an earlier champion serve again, from the next night that is not served yet."""
+    from include.lake import Lake
+    from include.promote.run import rollback as go_back
+    from include.registry import Registry
+
+    ref = go_back(Lake(usecase), specs.load(usecase), to, by, reason, registry=Registry())
+    _show(ref.xcom(), ref.note, as_json)
+
+
+@app.command()
+def run(
+    stage: Annotated[str, typer.Argument(metavar="ingest|score|monitor|train")],
+    usecase: UseCaseName,
+    night: Night = None,
+    first: Annotated[str | None, typer.Option("--first", help="With --last: a range of nights.")] = None,
+    last: Annotated[str | None, typer.Option("--last")] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Run a stage for a night, or for each night of a range, as Airflow's operators do."""
+    from include.lake import Lake
+    from include.stages import run as carry_out
+
+    spec, span = specs.load(usecase), (first or night or "", last or first or night or "")
+    nights = spec.clock.keys(*(day_of(key).isoformat() for key in span))
+    found = carry_out(stage, Lake(usecase), spec, nights, now=datetime.now(UTC))
+    _show(
+        {"done": [ref.xcom() for ref in found]}, "\n".join(f"{r.partition}  {r.note}" for r in found), as_json
+    )
+
+
+def _readable(usecase: str | None) -> tuple[list[specs.UseCase], list[str]]:
+    """Return the declarations that can be read, and the sentences of the others."""
+    if usecase is None:
+        good, bad = specs.read_all()
+        return good, [str(error) for error in bad]
+    from include.spec.load import read
+
+    try:
+        path = Path(usecase)
+        file = path / "usecase.yaml" if path.is_dir() else path
+        return [read(file) if file.is_file() else specs.load(usecase)], []
+    except EvergreenError as error:
+        return [], [str(error)]
+
+
+def _specs(usecase: str | None) -> list[specs.UseCase]:
+    good, wrong = ([specs.load(usecase)], []) if usecase else _readable(None)
+    for sentence in wrong:
+        typer.echo(sentence, err=True)
+    return good
+
+
+def _show(data: dict[str, Any], text: str, as_json: bool) -> None:
+    typer.echo(json.dumps(data, indent=1, default=str) if as_json else text)
+
+
+def main() -> None:
+    """Run a command; an error of ours is one line and no traceback."""
+    try:
+        app()
+    except EvergreenError as error:
+        if "--debug" in sys.argv:
+            raise
+        typer.echo(
+            json.dumps({"error": str(error)}) if "--json" in sys.argv else str(error),
+            err="--json" not in sys.argv,
+        )
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()
