@@ -1,10 +1,10 @@
 """What a partition's columns look like, small enough to keep for ever and to merge over any number of nights.
 
-A window's drift then costs the number of nights, not of rows. The quantiles are kept as at most `POINTS` order
-statistics, each standing for an equal share of the night's values: exact up to `POINTS` values a night, else each
-night's cumulative share is off by at most 1 / `POINTS`, and a merge adds nothing to that. datasketches' KLL sketch
-was tried: it draws random numbers that can't be seeded, so the same night had other bytes in each run. Its
-frequent-strings and HLL sketches draw none and are used.
+A window's drift then costs the number of nights, not of rows. The quantiles are kept as at most `POINTS`
+order statistics, each standing for an equal share of the night's values: exact up to `POINTS` values a night,
+else each night's cumulative share is off by at most 1 / `POINTS`, and a merge adds nothing to that.
+datasketches' KLL sketch was tried: it draws random numbers that can't be seeded, so the same night had other
+bytes in each run. Its frequent-strings and HLL sketches draw none and are used.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Profile:
         return self.missing / self.count if self.count else 0.0
 
     def cdf(self, edges: Sequence[float]) -> list[float]:
-        """Return the share of values that are at most each edge, 0 to 1; NaN where there are no values."""
+        """Return the share of values that are at most each edge, 0 to 1; NaN where there are none."""
         if not self.points.size:
             return [math.nan] * len(edges)
         below = np.concatenate([[0.0], np.cumsum(self.weights)])
@@ -68,7 +68,7 @@ class Profile:
         return [float(value) for value in share]
 
     def quantiles(self, shares: Sequence[float]) -> list[float]:
-        """Return for each share (0 to 1) the least value that at least that share does not exceed; NaN of none."""
+        """Return for each share (0 to 1) the least value that so many do not exceed; NaN of none."""
         if not self.points.size:
             return [math.nan] * len(shares)
         below = np.cumsum(self.weights)
@@ -124,7 +124,9 @@ def _numeric(column: pa.ChunkedArray) -> dict[str, Any]:
         "low": float(values[0]) if some else None,
         "high": float(values[-1]) if some else None,
         "total": total,
-        "squares": float(np.square(values - mean).sum()),  # about the mean: a sum of plain squares loses the spread
+        "squares": float(
+            np.square(values - mean).sum()
+        ),  # about the mean: a sum of plain squares loses the spread
         "quantiles": _points(values).astype("<f8").tobytes(),
         "distinct": _distinct(np.unique(values).tolist()),
     }
@@ -186,7 +188,7 @@ def _merged(name: str, rows: Sequence[Mapping[str, Any]]) -> Profile:
 
 
 def _moments(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
-    """Return mean and standard deviation from each night's (Chan, Golub and LeVeque 1979, "Updating formulae")."""
+    """Return mean and standard deviation from each night's (Chan, Golub and LeVeque 1979)."""
     sizes = np.array([row["count"] - row["missing"] for row in rows], float)
     totals = np.array([row["total"] for row in rows])
     if not sizes.sum():
@@ -202,7 +204,9 @@ def _pooled(rows: Sequence[Mapping[str, Any]]) -> tuple[Floats, Floats]:
     nights = [np.frombuffer(row["quantiles"], "<f8") for row in rows]
     sizes = [row["count"] - row["missing"] for row in rows]
     points = np.concatenate(nights)
-    weights = np.concatenate([np.full(n.size, size / max(n.size, 1)) for n, size in zip(nights, sizes, strict=True)])
+    weights = np.concatenate(
+        [np.full(n.size, size / max(n.size, 1)) for n, size in zip(nights, sizes, strict=True)]
+    )
     order = np.argsort(points, kind="stable")
     return points[order], weights[order]
 

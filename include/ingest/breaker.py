@@ -71,9 +71,9 @@ class Breaker:
         raise CircuitOpen(
             subject,
             required="a source that answers",
-            found=f"{state.failures} failures in a row, so it isn't asked until one probe after {probe:%H:%M:%S} UTC",
+            found=f"{state.failures} failures in a row; it isn't asked before {probe:%H:%M:%S} UTC",
             where=f"{self.lake.uri}/{self.key}",
-            remedy="look at the source; the first success closes the circuit, and deleting that object does too",
+            remedy="look at the source; the first success closes the circuit, as does deleting that object",
         )
 
     def succeeded(self) -> None:
@@ -83,7 +83,7 @@ class Breaker:
                 self._keep(State())
 
     def failed(self) -> None:
-        """Count a failure; the circuit opens, or stays open for another ``cool_down``, when there are enough."""
+        """Count a failure; with enough of them the circuit opens, or stays open for another ``cool_down``."""
         with self._lock:
             failures = self.state().failures + 1
             self._keep(State(failures, self.now().isoformat() if failures >= self.fetch.failures else ""))

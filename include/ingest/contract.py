@@ -1,9 +1,9 @@
-"""The contract: bad rows are set aside with the rule and the value, and a partition that has too many is refused.
+"""Bad rows are set aside with the rule and the value, and a partition that has too many of them is refused.
 
-The checks run in this order, each on the rows that passed the ones before it: ``type`` (text that isn't a value),
-``required``, ``day`` (the row is about another local day: a future date, a shifted time zone, another day's file),
-``key`` (rows of one key that disagree; exact duplicates are dropped and counted), then the spec's expectations.
-Rows of many nights are checked at once; nothing of one night bears on another.
+The checks run in this order, each on the rows that passed the ones before it: ``type`` (text that isn't a
+value), ``required``, ``day`` (the row is about another local day: a future date, a shifted time zone, another
+day's file), ``key`` (rows of one key that disagree; exact duplicates are dropped and counted), then the
+spec's expectations. Rows of many nights are checked at once; nothing of one night bears on another.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Checked:
     ----------
     good : the rows that passed, sorted by night, revision and key, in the validated table's schema.
     quarantine : the rows set aside, in the quarantine's schema.
-    rows, quarantined, duplicates : how many rows of each unit are good, set aside, or dropped as exact duplicates.
-    refused : the error of each unit that is refused; ``good`` has none of its rows.
+    rows, quarantined, duplicates : how many rows of each unit are good, set aside, dropped as exact
+    duplicates. refused : the error of each unit that is refused; ``good`` has none of its rows.
     """
 
     good: pa.Table
@@ -99,7 +99,9 @@ def _day(typed: pa.Table, rows: Rows, spec: UseCase, source: str, aside: Aside) 
         values = pc.local_timestamp(values.cast(pa.timestamp("us", spec.schedule.timezone))).cast(pa.date32())
     elif not pa.types.is_date(values.type):
         raise SpecError(
-            f"{spec.name}: sources.{source}.day", required="a date or timestamp column", found=str(values.type)
+            f"{spec.name}: sources.{source}.day",
+            required="a date or timestamp column",
+            found=str(values.type),
         )
     asked = pa.array(rows.days, pa.date32()).take(pa.array(rows.unit))
     aside.add(~aside.out & _mask(pc.fill_null(pc.not_equal(values, asked), False)), "day", name)
@@ -152,7 +154,7 @@ def _expectations(
 def _refused(
     typed: pa.Table, rows: Rows, source: Source, aside: Aside, dropped: Mask, subject: Callable[[int], str]
 ) -> dict[int, PartitionRefused]:
-    """Return why units are refused: too many rows set aside, too few or many left, an expectation of the whole."""
+    """Return why units are refused: rows set aside, their number, an expectation of the whole."""
     kept = ~(aside.out | dropped)
     total, good = rows.per_unit(~dropped), rows.per_unit(kept)
     why: dict[int, tuple[str, str]] = {}
@@ -161,7 +163,9 @@ def _refused(
         if reason:
             why[number] = reason
     whole = typed.filter(pa.array(kept))
-    for number, expectation, value in unmet(source.contract.expectations, whole, rows.unit[kept], len(rows.units)):
+    for number, expectation, value in unmet(
+        source.contract.expectations, whole, rows.unit[kept], len(rows.units)
+    ):
         about = ", ".join(columns_of(expectation))
         why.setdefault(number, (rule_of(expectation) + (f" of {about}" if about else ""), value))
     return {
@@ -173,10 +177,13 @@ def _refused(
 
 
 def _sizes(contract: Contract, total: int, good: int, common: Callable[[], str]) -> tuple[str, str] | None:
-    """Return what is required and found where too many rows are set aside, or too few or too many are left."""
+    """Return what is required and found where too many rows are set aside, or too few are left."""
     if total and (total - good) / total > contract.tolerance:
         share = (total - good) / total
-        return f"at most {contract.tolerance:.1%} of rows set aside", f"{share:.1%} of {total} rows: {common()}"
+        return (
+            f"at most {contract.tolerance:.1%} of rows set aside",
+            f"{share:.1%} of {total} rows: {common()}",
+        )
     if contract.min_rows <= good <= (contract.max_rows or good):
         return None
     aside = f" of {total}, the others set aside: {common()}" if good < total else ""

@@ -1,4 +1,4 @@
-"""Open a source once, then ask it for nights: files of a bucket or folder, pages of an API, rows of a query."""
+"""Open a source once, then ask it for nights: a bucket's or folder's files, an API's pages, a query's rows."""
 
 from __future__ import annotations
 

@@ -107,6 +107,6 @@ def _count(asked: Request, source: Http, content: Any, where: str) -> int:
             required=f"the number of pages under {source.pages!r}",
             found=repr(found),
             where=where,
-            remedy="say in the spec which field holds it (`pages:`), or `pages: null` for an API without pages",
+            remedy="say in the spec which field holds it (`pages:`), or `pages: null` if there is none",
         )
     return found

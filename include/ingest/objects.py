@@ -36,7 +36,9 @@ def opened(source: Objects, endpoint: Endpoint) -> Fetcher:
         read = _folder(Path(unquote(address.path)))
     else:
         raise SettingError(
-            f"connection {endpoint.name}", required="host s3://bucket[/prefix] or file:///folder", found=address.scheme
+            f"connection {endpoint.name}",
+            required="host s3://bucket[/prefix] or file:///folder",
+            found=address.scheme,
         )
 
     def fetch(asked: Request) -> Iterator[Part]:

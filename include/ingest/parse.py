@@ -1,4 +1,4 @@
-"""From one part's bytes to rows of text; a file that isn't what the spec says is refused whole, with the remedy."""
+"""From one part's bytes to rows of text; what isn't as the spec says is refused whole, with the remedy."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def parse(asked: Request, name: str, data: bytes) -> pa.Table:
         return _named(asked, name, _parquet(asked, name, data))
     plain = _unpacked(asked, name, data)
     if plain.lstrip()[:1] == b"<":
-        _refuse(asked, name, "a data file", "HTML or XML, as of an error page", "look at what the source serves")
+        _refuse(
+            asked, name, "a data file", "HTML or XML, as of an error page", "look at what the source serves"
+        )
     if isinstance(source, Objects) and source.format == "json":
         return _named(asked, name, _json(asked, name, plain, None))
     return _named(asked, name, _csv(asked, name, plain))
@@ -71,7 +73,9 @@ def _unpacked(asked: Request, name: str, data: bytes) -> bytes:
         else:
             plain = data
     except (EOFError, zlib.error, OSError, zipfile.BadZipFile, RuntimeError) as error:
-        _refuse(asked, name, "a whole archive", f"a truncated or corrupt one ({error})", "have it delivered again")
+        _refuse(
+            asked, name, "a whole archive", f"a truncated or corrupt one ({error})", "have it delivered again"
+        )
     if len(plain) > limit:
         raise asked.too_large(name)
     if not plain.strip():
@@ -118,7 +122,9 @@ def _json(asked: Request, name: str, data: bytes, field: str | None) -> pa.Table
     rows = content.get(field or "rows", content) if isinstance(content, dict) else content
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         where = f"a list of objects under {field!r}" if field else "a list of objects"
-        _refuse(asked, name, where, type(rows).__name__, "say in the spec which field holds the rows (`rows:`)")
+        _refuse(
+            asked, name, where, type(rows).__name__, "say in the spec which field holds the rows (`rows:`)"
+        )
     columns = dict.fromkeys(column for row in rows for column in row)
     return pa.table({column: _column([row.get(column) for row in rows]) for column in columns})
 
@@ -132,14 +138,19 @@ def _column(values: Sequence[Any]) -> pa.Array:
     try:
         return pa.array(values, pa.string())
     except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.array([v if v is None or isinstance(v, str) else json.dumps(v) for v in values], pa.string())
+        return pa.array(
+            [v if v is None or isinstance(v, str) else json.dumps(v) for v in values], pa.string()
+        )
 
 
 def _parquet(asked: Request, name: str, data: bytes) -> pa.Table:
     try:
         file = pyarrow.parquet.ParquetFile(io.BytesIO(data))
         groups = range(file.metadata.num_row_groups)
-        if sum(file.metadata.row_group(group).total_byte_size for group in groups) > asked.source.fetch.max_bytes:
+        if (
+            sum(file.metadata.row_group(group).total_byte_size for group in groups)
+            > asked.source.fetch.max_bytes
+        ):
             raise asked.too_large(name)
         table = file.read()
         return table.cast(pa.schema([(column, pa.string()) for column in table.column_names]))
@@ -158,12 +169,24 @@ def _named(asked: Request, name: str, table: pa.Table) -> pa.Table:
     unknown = [column for column in have if column not in columns]
     twice = sorted({column for column in have if have.count(column) > 1})
     if twice:
-        _refuse(asked, name, "each column once", f"{', '.join(twice)} more than once", "have the source correct it")
+        _refuse(
+            asked,
+            name,
+            "each column once",
+            f"{', '.join(twice)} more than once",
+            "have the source correct it",
+        )
     if missing:
         found = f"no {', '.join(missing)}" + (f", and unknown {', '.join(unknown)}" if unknown else "")
         hint = columns[missing[0]]
         remedy = f"if the source renamed it, write `from: {unknown[0]}` under columns.{hint} in the spec"
-        _refuse(asked, name, f"the columns {', '.join(columns)}", found, remedy if unknown else "have it sent again")
+        _refuse(
+            asked,
+            name,
+            f"the columns {', '.join(columns)}",
+            found,
+            remedy if unknown else "have it sent again",
+        )
     if unknown and asked.source.contract.extra == "refuse":
         remedy = "declare it under columns, or write `extra: ignore` under contract in the spec"
         _refuse(asked, name, f"the columns {', '.join(columns)}", f"also {', '.join(unknown)}", remedy)

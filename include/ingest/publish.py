@@ -1,7 +1,8 @@
 """Publish what was made of a source's nights, and tell which nights stand as they are.
 
-The row in ``partitions`` is written after everything that it speaks of. Whether a night stands is not taken from
-that row alone: its tables are looked at too, so a rerun heals what a killed run or a lost table left half done.
+The row in ``partitions`` is written after everything that it speaks of. Whether a night stands is not taken
+from that row alone: its tables are looked at too, so a rerun heals what a killed run or a lost table left
+half done.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ def publish(
     if nights:
         numbers = sorted({one.revision for many in revisions.values() for one in many})
         _replace(lake, "quarantine", quarantine, {"source": source, "night": nights}, ["source", "night"])
-        _replace(lake, f"validated_{source}", good, {"night": nights, "revision": numbers}, ["night", "revision"])
+        _replace(
+            lake, f"validated_{source}", good, {"night": nights, "revision": numbers}, ["night", "revision"]
+        )
         shown = {row["night"]: row["revision"] for row in rows if row["outcome"] == "published"}
         where: Where = {"product": source, "night": nights}
         _replace(lake, "profiles", _profiles(source, declared, good, shown), where, ["product", "night"])
@@ -131,7 +134,7 @@ def _read(lake: Lake, table: str, where: Where, schema: pa.Schema | None = None)
 
 
 def _replace(lake: Lake, table: str, rows: pa.Table, where: Where, partition_by: Sequence[str]) -> None:
-    """Publish, unless there is nothing and there was nothing: an empty commit is one more to keep for ever."""
+    """Publish, unless there is nothing and there was nothing: each commit is one more to keep for ever."""
     if not rows.num_rows:
         found = lake.read(table, where, columns=[partition_by[0]])
         if found is None or not found.num_rows:
@@ -143,7 +146,9 @@ def _profiles(source: str, declared: Source, good: pa.Table, shown: Mapping[str,
     """Return the profiles of the nights' shown revisions."""
     numeric, categorical = _columns(declared, NUMERIC), _columns(declared, CATEGORICAL)
     made = [
-        profile.build(source, night, rows.filter(pc.equal(rows["revision"], shown[night])), numeric, categorical)
+        profile.build(
+            source, night, rows.filter(pc.equal(rows["revision"], shown[night])), numeric, categorical
+        )
         for night, rows in by_night(good).items()
         if night in shown
     ]

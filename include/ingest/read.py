@@ -43,7 +43,9 @@ def read(
     codes = np.repeat(np.array([place[name] for unit in found for name in unit.names], np.int32), sizes)
     rows = Rows(
         text=cleaned(pa.concat_tables([none, *tables]), declared),
-        unit=np.repeat([number for number, unit in enumerate(found) for _ in unit.tables], sizes).astype(np.int64),
+        unit=np.repeat([number for number, unit in enumerate(found) for _ in unit.tables], sizes).astype(
+            np.int64
+        ),
         part=pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(names, pa.string())),
         number=np.concatenate([np.arange(1, size + 1) for size in [*sizes, 0]]).astype(np.int64),
         units=units,

@@ -47,7 +47,10 @@ class Request:
         path = template.replace("{day}", self.day).replace("{night}", self.night)
         if "{" in path or "}" in path:
             raise SpecError(
-                f"{self.subject}: path", required="{day} or {night}", found=template, remedy="use one of these two"
+                f"{self.subject}: path",
+                required="{day} or {night}",
+                found=template,
+                remedy="use one of these two",
             )
         return path
 
@@ -59,7 +62,9 @@ class Request:
     def nothing(self, where: str) -> NothingYet:
         """Return the error of a source that has nothing for the night yet."""
         remedy = "run the night again when it is delivered"
-        return NothingYet(self.subject, required="the night's data", found="nothing yet", where=where, remedy=remedy)
+        return NothingYet(
+            self.subject, required="the night's data", found="nothing yet", where=where, remedy=remedy
+        )
 
     def too_large(self, where: str) -> PartitionRefused:
         """Return the error of a part that is larger than the spec admits."""
@@ -89,7 +94,7 @@ def request(spec: UseCase, source: str, night: str) -> Request:
 
 
 def patiently(asked: Request, attempt: Callable[[], T], where: str) -> T:
-    """Return what an attempt returns, tried again with exponential backoff and jitter while it is `Transient`.
+    """Return what an attempt returns; while it is `Transient`, try again with exponential backoff and jitter.
 
     Raises
     ------

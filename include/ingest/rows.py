@@ -69,7 +69,9 @@ class Aside:
             mine = places[self.rows.unit[places] == unit]
             if mine.size:
                 value = self._values(mine[:1], columns)[0]
-                counts.append((mine.size, f"{rule} of {', '.join(columns)} in {mine.size} rows, as {value!r}"))
+                counts.append(
+                    (mine.size, f"{rule} of {', '.join(columns)} in {mine.size} rows, as {value!r}")
+                )
         return "; ".join(text for _, text in sorted(counts, key=lambda one: (-one[0], one[1]))[:3])
 
     def table(self, source: str) -> pa.Table:

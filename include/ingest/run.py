@@ -1,8 +1,8 @@
 """Ingest a source's nights, one or many: fetch what isn't kept, then make the tables from what is kept.
 
-The tables are a function of the kept snapshots, the spec and the code, so a run that was killed is run again and a
-night that stands is left alone. Each night's row in ``partitions`` is written last and says that it is done. A night
-that can't be had or is refused is recorded and never raises: the night goes on without it.
+The tables are a function of the kept snapshots, the spec and the code, so a run that was killed is run again
+and a night that stands is left alone. Each night's row in ``partitions`` is written last and says that it is
+done. A night that can't be had or is refused is recorded and never raises: the night goes on without it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Revisions = Mapping[str, Sequence[Snapshot]]
 
 @dataclass(frozen=True)
 class _Made:
-    """What the contract made of nights: rows, their rows in ``partitions``, and the newest revisions' refusals."""
+    """Of nights: their rows, their rows in ``partitions``, and the newest revisions' refusals."""
 
     good: pa.Table
     quarantine: pa.Table
@@ -59,7 +59,7 @@ def ingest(
     ----------
     connect : from a connection's name to its endpoint; called only if something is fetched.
     fetch_anew : ask the source even for nights that are kept; other content enters as the next revision.
-    seen_on : the night on which the data came, if later than its own: it is known by the rule, but on that night.
+    seen_on : the night on which the data came, if later than its own; it is known by the rule on that night.
     now : the knowledge time of a revision that comes after a published one (with a time zone).
 
     Raises
@@ -117,10 +117,17 @@ def _brought(
     todo = {night: many for night, many in kept.items() if night not in stand}
     made = _made(lake, spec, source, todo)
     absent = {night: _absent(spec, source, night, errors[night]) for night in errors if night not in kept}
-    news = {night: row for night, row in {**made.rows, **absent}.items() if night in todo or row != before.get(night)}
+    news = {
+        night: row
+        for night, row in {**made.rows, **absent}.items()
+        if night in todo or row != before.get(night)
+    }
     publish(lake, source, spec.sources[source], todo, made.good, made.quarantine, list(news.values()))
     rows = {**before, **made.rows, **absent}
-    return [_outcome(source, night, rows.get(night), errors.get(night) or made.refused.get(night)) for night in nights]
+    return [
+        _outcome(source, night, rows.get(night), errors.get(night) or made.refused.get(night))
+        for night in nights
+    ]
 
 
 def _made(lake: Lake, spec: UseCase, source: str, revisions: Revisions) -> _Made:

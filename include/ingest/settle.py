@@ -1,6 +1,7 @@
-"""Before a night is scored, the nights that it looks back on are settled: each is published, refused or unavailable.
+"""Before a night is scored, each night that it looks back on is published, refused or unavailable.
 
-So the order in which nights are run makes no difference, and a source that was late is asked again for a while.
+So the order in which nights are run makes no difference, and a source that was late is asked again for a
+while.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ AGAIN = 3  # nights for which a source that had nothing is asked again
 
 
 def settle(lake: Lake, spec: UseCase, night: str, connect: Connect) -> list[Outcome]:
-    """Ingest the nights of the lookback that nobody attempted, and ask again for what was unavailable lately.
+    """Ingest the nights of the lookback that nobody attempted, and ask again for those lately unavailable.
 
-    Nights that nobody attempted are known by their own rule, as in a historical load; what was unavailable and came
-    late is known on ``night``.
+    Nights that nobody attempted are known by their own rule, as in a historical load; what was unavailable
+    and came late is known on ``night``.
 
     Returns
     -------
@@ -33,7 +34,9 @@ def settle(lake: Lake, spec: UseCase, night: str, connect: Connect) -> list[Outc
         nights = spec.nights(source, min(lookback, recent), last)
         rows = {row["night"]: row for row in lake.rows("partitions", {"product": source, "night": nights})}
         never = [one for one in nights if one not in rows and one >= lookback]
-        late = [one for one in nights if one >= recent and one in rows and rows[one]["outcome"] == "unavailable"]
+        late = [
+            one for one in nights if one >= recent and one in rows and rows[one]["outcome"] == "unavailable"
+        ]
         if never:
             outcomes += ingest(lake, spec, source, never, connect)
         if late:

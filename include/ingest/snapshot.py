@@ -1,8 +1,8 @@
 """What a source returned is kept byte for byte, so that every row can be found again and read anew.
 
 Bytes lie under their SHA-256 (``raw/objects/``); a manifest names the parts of a night in order
-(``raw/snapshots/<source>/<night>/<revision>.json``). Both are only ever created: the first fetch wins, a rerun
-reads what it finds, and other content becomes the next revision with its own knowledge time.
+(``raw/snapshots/<source>/<night>/<revision>.json``). Both are only ever created: the first fetch wins, a
+rerun reads what it finds, and other content becomes the next revision with its own knowledge time.
 """
 
 from __future__ import annotations
@@ -75,7 +75,12 @@ def snapshots(lake: Lake, source: str, nights: Sequence[str]) -> dict[str, list[
 
 
 def keep(
-    lake: Lake, source: str, declared: Source, night: str, parts: Sequence[Part], known: Callable[[int], datetime]
+    lake: Lake,
+    source: str,
+    declared: Source,
+    night: str,
+    parts: Sequence[Part],
+    known: Callable[[int], datetime],
 ) -> Snapshot:
     """Keep a night's parts, unless the newest revision has the same content.
 

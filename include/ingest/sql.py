@@ -1,8 +1,8 @@
 """A night is the result of one query, kept as a canonical CSV so that equal rows are equal bytes.
 
-All columns are text, rows are sorted by all of them. A value is quoted, NULL is an empty field without quotes,
-and an empty string is ``""``. The parameters are bound as text: ``:day`` and ``:night`` as ``YYYY-MM-DD``,
-``:known_at`` as ``YYYY-MM-DD HH:MM:SS+00:00``.
+All columns are text, rows are sorted by all of them. A value is quoted, NULL is an empty field without
+quotes, and an empty string is ``""``. The parameters are bound as text: ``:day`` and ``:night`` as
+``YYYY-MM-DD``, ``:known_at`` as ``YYYY-MM-DD HH:MM:SS+00:00``.
 """
 
 from __future__ import annotations
@@ -51,7 +51,11 @@ def opened(source: Sql, endpoint: Endpoint) -> Fetcher:
     shared: list[bytes] = []  # without parameters every night asks the same question: one answer serves all
 
     def fetch(asked: Request) -> Iterator[Part]:
-        known = {"day": asked.day, "night": asked.night, "known_at": f"{asked.known_at:%Y-%m-%d %H:%M:%S}+00:00"}
+        known = {
+            "day": asked.day,
+            "night": asked.night,
+            "known_at": f"{asked.known_at:%Y-%m-%d %H:%M:%S}+00:00",
+        }
         values = {name: known[name] for name in names}
         if shared:
             yield NAME, shared[0]

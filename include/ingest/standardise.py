@@ -5,9 +5,9 @@ All columns are trimmed and an empty field is null. What each type reads:
 - integer: digits, and ``12.0``; number: decimal or exponent, then ``(x + shift) * scale``.
 - boolean: true/false, t/f, yes/no, y/n, 1/0, in either case.
 - date: ``2013-03-01``, also with a midnight behind it.
-- timestamp: ISO 8601, with an offset or read in the column's time zone (UTC unless given). A local time that a
-  clock change skips can't be read. One that happens twice is the earlier moment; where a second row of the same
-  night and key (but for this column) says it again, that row is the later moment.
+- timestamp: ISO 8601, with an offset or read in the column's time zone (UTC unless given). A local time that
+  a clock change skips can't be read. One that happens twice is the earlier moment; where a second row of the
+  same night and key (but for this column) says it again, that row is the later moment.
 - hhmm: ``517``, ``0517`` or ``5:17`` as minutes after midnight; ``2400`` is 1440.
 """
 
@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from include.environment import setting
 from include.ingest.rows import Mask, Rows
 from include.spec.source import Column, Source
-from include.tables import TIME, column_type
+from include.tables import TIME
 
 INTEGER = r"^[+-]?\d{1,18}(\.0+)?$"
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?$"
@@ -40,7 +40,7 @@ Typed = tuple[pa.Array, Mask]
 def cleaned(text: pa.Table, source: Source) -> pa.Table:
     """Return the text trimmed, empty fields as null, and hashed columns as their keyed hash.
 
-    Hashing is the first thing that happens to a row, so that neither the tables nor the quarantine hold the value.
+    Hashing is the first thing that happens to a row: neither the tables nor the quarantine hold the value.
     """
     columns = {}
     for name, column in source.columns.items():
@@ -77,17 +77,21 @@ def _hashed(values: pa.Array) -> pa.Array:
 
 def _shaped(values: pa.Array, shape: str) -> Typed:
     """Return the values that have a shape, else null, and which have not."""
-    fits = pc.match_substring_regex(values, shape)
-    good = pc.if_else(pc.fill_null(fits, False), values, pa.scalar(None, pa.string()))
-    return good, _mask(pc.invert(pc.fill_null(fits, True)))
+    return _judged(values, pc.match_substring_regex(values, shape))
 
 
 def _mask(values: pa.Array) -> Mask:
     return np.asarray(values.to_numpy(zero_copy_only=False), bool)
 
 
+def _judged(values: pa.Array, valid: pa.Array) -> Typed:
+    """Return the valid values, else null, and which are not valid; null is neither."""
+    return pc.if_else(pc.fill_null(valid, False), values, None), _mask(pc.invert(pc.fill_null(valid, True)))
+
+
 def _whole(values: pa.Array) -> pa.Array:
-    return pc.replace_substring_regex(pc.replace_substring_regex(values, r"\.0+$", ""), r"^\+", "").cast(pa.int64())
+    digits = pc.replace_substring_regex(pc.replace_substring_regex(values, r"\.0+$", ""), r"^\+", "")
+    return digits.cast(pa.int64())
 
 
 def _integer(values: pa.Array, column: Column) -> Typed:
@@ -102,8 +106,8 @@ def _number(values: pa.Array, column: Column) -> Typed:
         read = pc.add(read, column.shift)
     if column.scale != 1.0:
         read = pc.multiply(read, column.scale)
-    finite = pc.is_finite(read)
-    return pc.if_else(pc.fill_null(finite, False), read, None), bad | _mask(pc.invert(pc.fill_null(finite, True)))
+    finite, infinite = _judged(read, pc.is_finite(read))
+    return finite, bad | infinite
 
 
 def _boolean(values: pa.Array, column: Column) -> Typed:
@@ -115,7 +119,8 @@ def _boolean(values: pa.Array, column: Column) -> Typed:
 
 def _date(values: pa.Array, column: Column) -> Typed:
     good, bad = _shaped(values, DATE)
-    read = pd.to_datetime(pc.utf8_slice_codeunits(good, 0, 10).to_pandas(), format="%Y-%m-%d", errors="coerce")
+    days = pc.utf8_slice_codeunits(good, 0, 10).to_pandas()
+    read = pd.to_datetime(days, format="%Y-%m-%d", errors="coerce")
     array = pa.array(read, pa.timestamp("us"), from_pandas=True).cast(pa.date32())
     return array, bad | _lost(good, array)
 
@@ -126,8 +131,8 @@ def _hhmm(values: pa.Array, column: Column) -> Typed:
     hours = pc.divide(read, 100)
     minutes = pc.subtract(read, pc.multiply(hours, 100))
     valid = pc.or_(pc.and_(pc.less(hours, 24), pc.less(minutes, 60)), pc.equal(read, 2400))
-    after = pc.add(pc.multiply(hours, 60), minutes).cast(pa.int32())
-    return pc.if_else(pc.fill_null(valid, False), after, None), bad | _mask(pc.invert(pc.fill_null(valid, True)))
+    after, never = _judged(pc.add(pc.multiply(hours, 60), minutes).cast(pa.int32()), valid)
+    return after, bad | never
 
 
 def _timestamp(rows: Rows, source: Source, name: str) -> Typed:
@@ -149,7 +154,7 @@ def _timestamp(rows: Rows, source: Source, name: str) -> Typed:
 
 
 def _again(rows: Rows, source: Source, name: str, twice: pd.Series[bool]) -> pd.Series[bool]:
-    """Return which of the local times that happen twice were said before, by the same key on the same night."""
+    """Return which of the local times that happen twice the same key has said before, on the same night."""
     others = [column for column in source.key if column != name]
     said = rows.text.select(dict.fromkeys([*others, name])).to_pandas()[twice.to_numpy()]
     said["unit"] = rows.unit[twice.to_numpy()]

@@ -1,8 +1,8 @@
 """Expectations about rows, asked of Great Expectations in batches of at most a million rows.
 
-A batch may hold many nights, so only expectations that judge a row by itself are asked here; those about a whole
-partition are answered by SQL (`include.ingest.aggregates`), and those that mean something else in another batch
-(an order, a z-score) are refused.
+A batch may hold many nights, so only expectations that judge a row by itself are asked here; those about a
+whole partition are answered by SQL (`include.ingest.aggregates`), and those that mean something else in
+another batch (an order, a z-score) are refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from great_expectations.core.batch_definition import BatchDefinition
 from great_expectations.data_context.types.base import ProgressBarsConfig
 from great_expectations.exceptions.exceptions import ExpectationNotFoundError
 from great_expectations.expectations import expectation as kinds
-from great_expectations.expectations.registry import get_expectation_impl, list_registered_expectation_implementations
+from great_expectations.expectations.registry import (
+    get_expectation_impl,
+    list_registered_expectation_implementations,
+)
 
 from include.errors import SpecError
 from include.ingest.aggregates import ANSWERED
@@ -69,9 +72,13 @@ def checked(subject: str, expectations: Sequence[Expectation], columns: Sequence
     for expectation in expectations:
         where = f"{subject}: contract.expectations: {expectation.type}"
         if expectation.type not in valid():
-            raise SpecError(where, required=f"one of {', '.join(valid())}", remedy="use one of these in the spec")
+            raise SpecError(
+                where, required=f"one of {', '.join(valid())}", remedy="use one of these in the spec"
+            )
         if "mostly" in expectation.kwargs:
-            raise SpecError(where, found="mostly", remedy="say under contract.tolerance how many rows may break it")
+            raise SpecError(
+                where, found="mostly", remedy="say under contract.tolerance how many rows may break it"
+            )
         unknown = [column for column in columns_of(expectation) if column not in columns]
         if unknown:
             raise SpecError(where, required=f"columns among {', '.join(columns)}", found=", ".join(unknown))
@@ -86,8 +93,10 @@ def valid() -> tuple[str, ...]:
     return tuple(sorted({*by_row, *UNIQUE, *ANSWERED}))
 
 
-def broken(subject: str, expectations: Sequence[Expectation], rows: pa.Table) -> Iterator[tuple[Expectation, Mask]]:
-    """Yield each expectation about rows, and which rows break it (as Great Expectations has it: null breaks none).
+def broken(
+    subject: str, expectations: Sequence[Expectation], rows: pa.Table
+) -> Iterator[tuple[Expectation, Mask]]:
+    """Yield each expectation about rows, and which rows break it (to Great Expectations null breaks none).
 
     Raises
     ------
@@ -109,9 +118,9 @@ def broken(subject: str, expectations: Sequence[Expectation], rows: pa.Table) ->
 
 
 def _frame(rows: pa.Table, single: bool) -> pd.DataFrame:
-    """Return rows as pandas has them whatever other nights hold: integers never turn into floats for one null.
+    """Return rows in types that one null doesn't change, since it may be another night's.
 
-    Great Expectations drops a single column's nulls first; of pairs it compares them, which only NaN can stand.
+    Great Expectations drops a single column's nulls first; those of pairs it compares, which only NaN stands.
     """
     floats = [f.with_type(pa.float64()) if pa.types.is_integer(f.type) else f for f in rows.schema]
     frame: pd.DataFrame = (
@@ -120,7 +129,9 @@ def _frame(rows: pa.Table, single: bool) -> pd.DataFrame:
     return frame
 
 
-def _asked(subject: str, asked: Sequence[Expectation], frame: pd.DataFrame) -> Iterator[tuple[int, list[int]]]:
+def _asked(
+    subject: str, asked: Sequence[Expectation], frame: pd.DataFrame
+) -> Iterator[tuple[int, list[int]]]:
     made = [_made(subject, one, number) for number, one in enumerate(asked)]
     batch = _definition().get_batch(batch_parameters={"dataframe": frame})
     answer = batch.validate(
@@ -132,7 +143,9 @@ def _asked(subject: str, asked: Sequence[Expectation], frame: pd.DataFrame) -> I
         number = result.expectation_config.meta["number"]  # type: ignore[union-attr]  # it is what was asked
         if "element_count" not in result.result:
             found = "; ".join(
-                str(one["exception_message"]) for one in result.exception_info.values() if isinstance(one, dict)
+                str(one["exception_message"])
+                for one in result.exception_info.values()
+                if isinstance(one, dict)
             )
             raise SpecError(
                 f"{subject}: contract.expectations: {rule_of(asked[number])}",
@@ -144,7 +157,7 @@ def _asked(subject: str, asked: Sequence[Expectation], frame: pd.DataFrame) -> I
 
 
 def _made(subject: str, expectation: Expectation, number: int) -> Any:
-    """Return Great Expectations' own object; ``number`` finds its result again, since results come in any order."""
+    """Return Great Expectations' own object; ``number`` finds its result, since they come in any order."""
     try:
         return get_expectation_impl(expectation.type)(**expectation.kwargs, meta={"number": number})
     except (ValueError, TypeError, ExpectationNotFoundError) as error:  # pydantic's own is a ValueError

@@ -1,4 +1,4 @@
-"""The shop of the use case weekly_sales: the same weeks of CSV files at each call, so that tests can share them.
+"""The shop of weekly_sales: the same weeks of CSV files at each call, so that tests can share them.
 
 File ``sales/<Monday>.csv`` holds the plan of the week that begins (price, promotion) and the units that the
 week before sold, so one source is both the rows to score and, a week later, their labels.
