@@ -78,7 +78,7 @@ class Profile:
     def items(self) -> dict[str, int]:
         """Return how often each category occurs, the most frequent first.
 
-        Beyond 768 categories only frequent ones are named and their counts are lower bounds, so what is missing
+        Beyond 768 categories only frequent ones are named and the counts are lower bounds, so what is missing
         from ``count - missing`` are others.
         """
         return dict(self._items)

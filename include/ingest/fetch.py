@@ -1,4 +1,4 @@
-"""Open a source once, then ask it for nights: a bucket's or folder's files, an API's pages, a query's rows."""
+"""Open a source once, then ask it for nights: files, pages of an API, or rows of a query."""
 
 from __future__ import annotations
 
