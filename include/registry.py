@@ -19,8 +19,6 @@ for _name, _value in {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
 }.items():
     os.environ.setdefault(_name, _value)
 
@@ -96,8 +94,8 @@ class Registry:
     def settle(self, usecase: str, key: str) -> str:
         """Return an attempt's finished run, or an empty string; what other runs left of it is deleted.
 
-        Of two runs at once the first to finish stays. An unfinished one goes once another is finished, and not
-        before: whether it was killed or is at work can't be told.
+        Of two runs at once the first to finish stays. An unfinished one goes once another is finished,
+        and not before: whether it was killed or is at work can't be told.
         """
         with self._speaking():
             runs = self._runs(usecase, key)
@@ -119,12 +117,9 @@ class Registry:
     ) -> None:
         """Note parameters, metrics and tags; ``at`` (ms) is the night's, so that a rerun adds nothing."""
         with self._speaking():
-            self._client.log_batch(
-                run_id,
-                metrics=[Metric(name, value, at, 0) for name, value in (metrics or {}).items()],
-                params=[Param(name, str(value)) for name, value in (params or {}).items()],
-                tags=[RunTag(name, value) for name, value in (tags or {}).items()],
-            )
+            figures = [Metric(name, value, at, 0) for name, value in (metrics or {}).items()]
+            given = [Param(name, str(value)) for name, value in (params or {}).items()]
+            self._client.log_batch(run_id, figures, given, [RunTag(*tag) for tag in (tags or {}).items()])
 
     def put(self, run_id: str, files: Mapping[str, bytes]) -> None:
         """Keep files with a run, by their path below it."""

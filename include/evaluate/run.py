@@ -1,7 +1,7 @@
 """The evidence for a verdict: every model on the same unseen rows, read back the way it would serve.
 
-The models come from the registry by their digests, and each must predict what it predicted when it was fitted,
-to the bit: a difference between fit and serve is an error here and not a surprise in the night.
+The models come from the registry by their digests, and each must predict what it predicted when it was
+fitted, to the bit: a difference between fit and serve is an error here and not a surprise in the night.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Champion:
-    """Who is to be beaten: nobody, where ``digest`` is empty, and why it can't be compared with in ``note``."""
+    """Who is to be beaten; without a digest nobody, or one that can't be compared with, for a reason."""
 
     digest: str = ""
     last_fitted: str = ""
@@ -102,7 +102,7 @@ def _again(registry: Registry, run_id: str, fitted: Fitted, test: pa.Table, spec
             f"{spec.name}: {fitted.name} of run {run_id}",
             required=f"the predictions that it gave in training, {fitted.predictions[:12]}",
             found=now[:12],
-            remedy="another version of scikit-learn, NumPy or processor reads it: evaluate where it was trained",
+            remedy="another version of scikit-learn or NumPy reads it: evaluate where it was trained",
         )
     return predictions
 

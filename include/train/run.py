@@ -41,8 +41,8 @@ class Given:
 def train(lake: Lake, spec: UseCase, night: str, *, registry: Registry) -> Ref:
     """Fit what the spec declares on what ``night`` could know, and register the challenger.
 
-    The same declaration, night and data are the same attempt: when the registry has its finished run, that one
-    is returned, and what a killed training left of it is deleted. Of two at once the first to finish stays.
+    The same declaration, night and data are the same attempt: when the registry has its finished run, that
+    one is returned, and what a killed training left is deleted. Of two at once the first to finish stays.
 
     Returns
     -------
