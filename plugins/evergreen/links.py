@@ -1,7 +1,7 @@
 """A button on a task that leads to what the task made, so that nobody has to know an address.
 
-The worker asks for a link after `execute` and keeps it as an XCom, so a link costs the night a few milliseconds
-and what it shows is what that try made. A failed task has nothing to show: no button.
+The worker asks for a link after `execute` and keeps it as an XCom, so a link costs the night a few
+milliseconds and what it shows is what that try made. A failed task has nothing to show: no button.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PREFIX = "/evergreen"  # below Airflow's own address
 
 
 def address(path: str) -> str:
-    """Return the path at which a browser finds one of Evergreen's pages, on whatever host it reached Airflow by."""
+    """Return the path of one of Evergreen's pages, the same on whatever host a browser reached Airflow by."""
     return _root() + PREFIX + path
 
 
@@ -36,6 +36,10 @@ def _root() -> str:
 
 def _returned(ti_key: TaskInstanceKey) -> dict[str, Any]:
     """Return the reference that the task returned, or nothing where it failed."""
+    # the worker hands over the task instance itself; asking for what a failed one returned would end its log
+    # with a second, misleading error
+    if getattr(ti_key, "state", "success") != "success":
+        return {}
     from airflow.sdk.execution_time.xcom import XCom  # importing it asks for the XCom backend
 
     value = XCom.get_value(ti_key=ti_key, key="return_value")
@@ -65,7 +69,7 @@ class ReportLink(BaseOperatorLink):
 
 
 class MlflowLink(BaseOperatorLink):
-    """From a train task to its run in MLflow, where ``EVERGREEN_MLFLOW_UI`` says at which address people see it."""
+    """From a train task to its run in MLflow, at the address of ``EVERGREEN_MLFLOW_UI``."""
 
     name = "MLflow run"
 

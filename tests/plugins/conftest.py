@@ -1,4 +1,4 @@
-"""A real Airflow api-server with the plugin, its users, and a lake that has something to show."""
+"""A real Airflow api-server with the plugin, for the tests of what a person sees."""
 
 from __future__ import annotations
 
@@ -10,96 +10,30 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
-import pyarrow as pa
 import pytest
 
-from include import tables
-from include.lake import Lake
+from tests.plugins.site import AIRFLOW, DAG_ID, ROOT, Site, environment, prepare
 
-ROOT = Path(__file__).parents[2]
-AIRFLOW = [sys.executable, "-m", "airflow"]
-USERS = {"boss": "admin", "reader": "viewer", "sales": "viewer", "nobody": ""}
-NIGHTS = {"weekly_sales": ("2024-03-04", "2024-03-11"), "flight_delay": ("2013-03-01", "2013-03-02")}
-SOURCES = {"weekly_sales": "sales", "flight_delay": "outcomes"}
-PLANTED = "<script>alert('planted')</script>"
-
-# one task of each kind that has a link, as the operators have them
-DAG = """
-from airflow.sdk import DAG
-from evergreen.links import MlflowLink, OverviewLink, ReportLink
-from evergreen.operators.base import EvergreenOperator
-
-
-class Returns(EvergreenOperator):
-    operator_extra_links = (OverviewLink(), ReportLink(), MlflowLink())
-
-    def execute(self, context):
-        return {"uri": "0a1b2c", "partition": "2024-03-11", "digest": "", "rows": 1, "note": "made"}
-
-
-class Fails(Returns):
-    def execute(self, context):
-        raise RuntimeError("planted")
-
-
-with DAG("weekly_sales__links", schedule=None, default_args={"usecase": "weekly_sales"}):
-    Returns(task_id="returns")
-    Fails(task_id="fails")
+# what a process has loaded after importing the plugin, as each task does, and then the pages, as the
+# api-server does
+FRESH = """
+import json, sys
+from airflow._shared.module_loading import find_path_from_directory as find
+watched = ["evergreen.view.app", "pandas", "pyarrow", "deltalake", "duckdb", "sklearn", "mlflow", "evidently"]
+loaded = lambda: [name for name in watched if name in sys.modules]
+import evergreen_plugin
+with_plugin = loaded()
+from evergreen.view.app import app
+print(json.dumps({
+    "with_plugin": with_plugin,
+    "with_pages": loaded(),
+    "routes": [[r.path, type(r).__name__, sorted(getattr(r, "methods", []))] for r in app.routes],
+    "scanned": [path for path in find(sys.argv[1], ".airflowignore", "glob") if path.endswith(".py")],
+}))
 """
-
-
-@dataclass(frozen=True)
-class Site:
-    """A running Airflow."""
-
-    url: str
-    home: Path
-    lake: str
-
-    def token(self, user: str) -> str:
-        """Log in."""
-        answer = httpx.post(f"{self.url}/auth/token", json={"username": user, "password": f"{user}-password"})
-        return str(answer.raise_for_status().json()["access_token"])
-
-    def get(self, path: str, user: str | None = None, *, by: str = "bearer") -> httpx.Response:
-        """Ask for a page as nobody, by a bearer token, or with a browser's cookie."""
-        if user is None:
-            return httpx.get(self.url + path)
-        token = self.token(user)
-        if by == "cookie":
-            return httpx.get(self.url + path, cookies={"_token": token})
-        return httpx.get(self.url + path, headers={"Authorization": f"Bearer {token}"})
-
-
-def environment(home: Path, port: int) -> dict[str, str]:
-    """The settings of the processes, all from the environment."""
-    settings = {
-        "core__dags_folder": home / "dags",
-        "core__plugins_folder": ROOT / "plugins",
-        "core__load_examples": False,
-        "core__auth_manager": "narrow.Narrow",
-        "core__simple_auth_manager_users": ",".join(f"{user}:{role}" for user, role in USERS.items()),
-        "core__simple_auth_manager_passwords_file": home / "passwords.json",
-        "database__sql_alchemy_conn": f"sqlite:///{home}/airflow.db",
-        "api__base_url": f"http://127.0.0.1:{port}",
-        "api__secret_key": "secret-of-a-test-that-is-long-enough",
-        "api_auth__jwt_secret": "another-secret-of-a-test-that-is-long-enough",
-    }
-    shell = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "EVERGREEN_", "AWS_"))}
-    return shell | {
-        "AIRFLOW_HOME": str(home),
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)]),
-        "EVERGREEN_LAKE": str(home / "lake"),
-        "EVERGREEN_USECASES": str(ROOT / "tests" / "usecases"),
-        "EVERGREEN_MLFLOW_UI": "http://mlflow.example/",
-        "NO_PROXY": "127.0.0.1",
-        **{f"AIRFLOW__{name.upper()}": str(value) for name, value in settings.items()},
-    }
 
 
 @pytest.fixture(scope="session")
@@ -108,12 +42,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     home = tmp_path_factory.mktemp("airflow")
     port = _free_port()
     env = environment(home, port)
-    (home / "dags").mkdir()
-    (home / "dags" / "links.py").write_text(DAG)
-    (home / "passwords.json").write_text(json.dumps({user: f"{user}-password" for user in USERS}))
-    for usecase in ("weekly_sales", "flight_delay"):
-        fill(Lake(usecase, str(home / "lake")), usecase)
+    prepare(home)
     subprocess.run([*AIRFLOW, "db", "migrate"], env=env, check=True, capture_output=True)
+    tasks = subprocess.Popen([*AIRFLOW, "dags", "test", DAG_ID], env=env, stdout=subprocess.DEVNULL)
     with (home / "server.log").open("wb") as log:
         server = subprocess.Popen(
             [*AIRFLOW, "api-server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
@@ -125,71 +56,30 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     try:
         found = Site(f"http://127.0.0.1:{port}", home, str(home / "lake"))
         _wait_for(found, server)
+        tasks.wait(timeout=120)  # one of them fails, and so does the command
         yield found
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(timeout=30)
 
 
-def fill(lake: Lake, usecase: str) -> None:
-    """Publish two nights: the first went well, in the second rows were set aside and a column drifted."""
-    first, second = NIGHTS[usecase]
-    source = SOURCES[usecase]
-    made = {"revision": 0, "duplicates": 0, "digest": "d" * 64, "inputs": "{}", "spec": "s" * 64, "code": "abc"}
-    for night, outcome, bad in ((first, "published", 0), (second, "refused", 2)):
-        rows = [
-            {**made, "product": product, "night": night, "outcome": outcome if product == source else "published",
-             "rows": 100, "quarantined": bad if product == source else 0, "note": f"{product} of {night}: {PLANTED}"}
-            for product in (source, "predictions")
-        ]  # fmt: skip
-        for row in rows:
-            at = {"product": row["product"], "night": night}
-            lake.publish("partitions", _table([row], tables.PARTITIONS), at, ["product", "night"])
-        scored = [
-            {"night": night, "prediction": 0.25, "rung": rung, "reason": "", "version": "3", "model": "m" * 64,
-             "row_digest": "r" * 64}
-            for rung in ("champion", "champion", "champion", "prior" if bad else "champion")
-        ]  # fmt: skip
-        lake.publish("predictions", _table(scored, tables.PREDICTIONS), {"night": night}, ["night"])
-        note = f"price: {PLANTED}"
-        found = {"night": night, "check": "drift", "subject": "price", "value": 0.4 if bad else 0.1,
-                 "threshold": 0.25, "outcome": "alarm" if bad else "ok", "note": note}  # fmt: skip
-        lake.publish("findings", _table([found], tables.FINDINGS), {"night": night}, ["night"])
-        decided = {"night": night, "decision": "nothing", "cause": "", "reason": f"nothing degraded on {night}"}
-        lake.publish("decisions", _table([decided], tables.DECISIONS), {"night": night}, ["night"])
-    measured = {"night": first, "known": second, "metric": "r2", "value": 0.4321, "rows": 96, "unlabelled": 4,
-                "rungs": '{"champion": 4}', "versions": '{"3": 4}'}  # fmt: skip
-    lake.publish("performance", _table([measured], tables.PERFORMANCE), {"night": first}, ["night"])
-    _quarantine(lake, source, second)
-    _ledgers(lake, first)
-    lake.replace(f"reports/monitor/{second}.html", b"<!doctype html><script>1</script><p>drifted: price</p>")
+@pytest.fixture(scope="session")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a fresh process has after importing the plugin and the pages, and what there is in them."""
+    env = environment(tmp_path_factory.mktemp("fresh"), 1)
+    folder = str(ROOT / "plugins")
+    env["PYTHONPATH"] += os.pathsep + folder
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH, folder], env=env, check=True, capture_output=True, text=True
+    )
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def _quarantine(lake: Lake, source: str, night: str) -> None:
-    bad = [
-        {"source": source, "night": night, "revision": 0, "part": "0", "row": number, "rule": "between",
-         "column": "price", "value": PLANTED if number == 7 else str(-number),
-         "record": json.dumps({"store": PLANTED, "price": -number})}
-        for number in range(250)
-    ]  # fmt: skip
-    where = {"source": source, "night": night}
-    lake.publish("quarantine", _table(bad, tables.QUARANTINE), where, ["source", "night"])
-
-
-def _ledgers(lake: Lake, night: str) -> None:
-    verdict = f"blessed: squared_error 3.1 [3.0, 3.2], champion v2 3.4 {PLANTED}"
-    attempt = {"key": "k" * 64, "night": night, "verdict": "blessed", "sentence": verdict, "checks": "[]",
-               "evidence": "{}", "version": "3", "model": "m" * 64, "spec": "s" * 64, "data": "d" * 64,
-               "code": "abc", "attempt": 1}  # fmt: skip
-    lake.append_at("attempts", _table([attempt], tables.ATTEMPTS), -1)
-    switch = {"switch": 1, "role": "champion", "version": "3", "model": "m" * 64, "prior": 30.0,
-              "effective": night, "evidence": night, "kind": "promoted", "by": "gate", "reason": verdict,
-              "attempt": "k" * 64}  # fmt: skip
-    lake.append_at("deployments", _table([switch], tables.DEPLOYMENTS), -1)
-
-
-def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    return pa.Table.from_pylist(rows, schema=schema)
+@pytest.fixture(scope="session")
+def run(site: Site) -> str:
+    """The address of the run of the site's DAG."""
+    [found] = site.get(f"/api/v2/dags/{DAG_ID}/dagRuns", "boss").json()["dag_runs"]
+    return f"/api/v2/dags/{DAG_ID}/dagRuns/{found['dag_run_id']}"
 
 
 def _free_port() -> int:

@@ -1,9 +1,10 @@
 """Nobody gets a lake without Airflow's consent: the only way to one here is through these dependencies.
 
 A mounted app is not behind Airflow's login by itself (apache/airflow#72655). `may_enter` is the whole app's
-dependency, so a new route has it too. `Opened` adds the use case: whoever may read what its nightly DAG's tasks hand
-on (Airflow's XCom permission on that DAG) may read what is shown here. `get_user` takes a bearer token, else the
-cookie ``_token`` of a logged-in browser; the app only reads, so a cookie needs no token against forged requests.
+dependency, so a new route has it too. `Named` and `Opened` add the use case: whoever may read what the tasks
+of its nightly DAG hand on (Airflow's XCom permission on that DAG) may read what is shown here. `get_user`
+takes a bearer token, else the cookie ``_token`` of a logged-in browser; every route only reads, so a request
+that another site forges with that cookie changes nothing.
 """
 
 from __future__ import annotations
@@ -36,10 +37,15 @@ def may_read(request: Request, user: GetUserDep, usecase: str) -> None:
     requires_access_dag("GET", DagAccessEntity.XCOM, f"{usecase}__nightly")(request, user)
 
 
-def opened(usecase: str, _: Annotated[None, Depends(may_read)]) -> Open:
+def named(usecase: str, _: Annotated[None, Depends(may_read)]) -> str:
     """Return the use case of the route's path, once the user may read it."""
     if usecase not in names():
         raise HTTPException(404, f"No use case is named {usecase!r}.")
+    return usecase
+
+
+def opened(usecase: Annotated[str, Depends(named)]) -> Open:
+    """Return that use case's declaration and lake."""
     from include.lake import Lake  # pyarrow and deltalake: at the first request, not while Airflow starts
 
     return Open(load(usecase), Lake(usecase))
@@ -58,5 +64,6 @@ def _allowed(request: Request, user: GetUserDep, usecase: str) -> bool:
     return True
 
 
+Named = Annotated[str, Depends(named)]
 Opened = Annotated[Open, Depends(opened)]
 Readable = Annotated[list[str], Depends(readable)]

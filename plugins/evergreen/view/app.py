@@ -1,4 +1,4 @@
-"""The app that Airflow mounts at /evergreen: its door, its headers, and what it says when there is nothing to show."""
+"""The app that Airflow mounts at /evergreen: its door, its headers, and what it says where nothing is."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ log = logging.getLogger(__name__)
 
 # a page of ours runs no script but the one that follows Airflow's light or dark, and nothing leaves it
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-" + SCRIPT_DIGEST + "';"
-    " img-src data:; frame-src 'self'; frame-ancestors 'self'; base-uri 'none'; form-action 'none'",
+    "Content-Security-Policy": (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{SCRIPT_DIGEST}'; img-src data:;"
+        " frame-src 'self'; frame-ancestors 'self'; base-uri 'none'; form-action 'none'"
+    ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "private, no-cache",

@@ -28,7 +28,7 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
     """Return a template as a page; in it, ``link(route, **parts)`` is the address of another one."""
 
     def link(route: str, **parts: Any) -> str:
-        return str(request.scope["root_path"]) + request.app.url_path_for(route, **parts)
+        return f"{request.scope['root_path']}{request.app.url_path_for(route, **parts)}"
 
     text = templates.get_template(template).render(link=link, script=SCRIPT, **values)
     return HTMLResponse(text, status)

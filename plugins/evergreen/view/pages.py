@@ -1,4 +1,4 @@
-"""What there is to see: a use case's state, a night's quarantined rows, a report. Each is read from the lake anew."""
+"""What there is to see: a use case's state, a night's quarantined rows, a report; always as the lake is now."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
 
-from evergreen.view.access import Open, Opened, Readable
+from evergreen.view.access import Named, Open, Opened, Readable
 from evergreen.view.html import page
+from evergreen.view.summary import summary
 from include.clock import day_of
 
 SHOWN = 200  # quarantined rows on a page
 
-# Evidently's reports bring their scripts and styles along. They run in an origin of their own, which has neither
-# Airflow's cookie nor its API, and reach nothing on the network.
+# Evidently's reports bring their scripts and styles along. They run in an origin of their own, which has
+# neither Airflow's cookie nor its API, and reach nothing on the network.
 REPORT_HEADERS = {
     "Content-Security-Policy": "sandbox allow-scripts; default-src 'none'; style-src 'unsafe-inline' data:;"
     " script-src 'unsafe-inline' data:; img-src data: blob:; font-src data:; frame-ancestors 'self';"
@@ -40,17 +41,13 @@ ReportPath = Annotated[str, Depends(report_path)]
 @pages.get("/")
 def overview(request: Request, usecases: Readable) -> HTMLResponse:
     """Show every use case that the user may read."""
-    from evergreen.view.summary import summary
-
     return page(request, "overview.html", title="Evergreen", sections=[summary(name) for name in usecases])
 
 
 @pages.get("/usecase/{usecase}")
-def usecase(request: Request, opened: Opened) -> HTMLResponse:
+def usecase(request: Request, name: Named) -> HTMLResponse:
     """Show one use case."""
-    from evergreen.view.summary import summary
-
-    return page(request, "overview.html", title=opened.spec.name, sections=[summary(opened.spec.name)])
+    return page(request, "overview.html", title=name, sections=[summary(name)])
 
 
 @pages.get("/report/{usecase}/{path:path}")
@@ -86,7 +83,7 @@ def quarantine(request: Request, opened: Opened, night: str) -> HTMLResponse:
 def _stored(opened: Open, path: str) -> bytes:
     data = opened.lake.get(f"reports/{path}")
     if data is None:
-        raise HTTPException(404, f"{opened.spec.name} has no report {path} (yet): its monitor task writes it.")
+        raise HTTPException(404, f"{opened.spec.name} has no report {path}; its monitor task writes them.")
     return data
 
 

@@ -1,0 +1,99 @@
+"""What a manager asks of a use case: who decides now and why, how the nights went, what was tried."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from include.errors import EvergreenError
+from include.spec import load
+
+if TYPE_CHECKING:
+    from include.lake import Lake
+    from include.spec import UseCase
+
+NIGHTS = 14  # that are shown
+RUNGS = ("champion", "previous", "baseline", "prior")
+log = logging.getLogger(__name__)
+Rows = list[dict[str, Any]]
+
+
+def summary(usecase: str) -> dict[str, Any]:
+    """Return what the page shows of a use case; one that can't be read says why and takes no other down."""
+    from include.lake import Lake  # pyarrow and deltalake: at the first request, not while Airflow starts
+
+    try:
+        spec = load(usecase)
+        return {"name": usecase, "error": "", **_state(Lake(usecase), spec)}
+    except EvergreenError as error:
+        return {"name": usecase, "error": str(error)}
+    except Exception as error:  # what a store raises when it can't be reached has no common type
+        log.exception("%s can't be shown", usecase)
+        said = f"The lake could not be read ({type(error).__name__}); the api-server's log says more."
+        return {"name": usecase, "error": said}
+
+
+def _state(lake: Lake, spec: UseCase) -> dict[str, Any]:
+    from include.status import status
+
+    said = status(lake, spec)
+    return {
+        "statement": spec.problem.statement,
+        "owner": spec.problem.owner,
+        "champion": said["champion"],
+        "mean": said["performance"]["mean"],
+        "stale": len(said["stale"]),
+        "attempts": said["attempts"][::-1],
+        "nights": _nights(lake, spec),
+    }
+
+
+def _nights(lake: Lake, spec: UseCase) -> Rows:
+    """Return a line for each of the last nights, newest first, put together from what each stage left."""
+    made = {(row["night"], row["product"]): row for row in lake.rows("partitions")}
+    nights = sorted({night for night, product in made if product in spec.sources})[-NIGHTS:]
+    where = {"night": nights}
+    rungs = _rungs(lake, nights)
+    measured = _newest(lake.rows("performance", where))
+    found, decided = _by_night(lake.rows("findings", where)), _by_night(lake.rows("decisions", where))
+    reports = set(lake.keys("reports/monitor"))
+    return [
+        {
+            "night": night,
+            "sources": [(name, made.get((night, name))) for name in spec.sources],
+            "predicted": rungs[night].total(),
+            "rungs": [(rung, rungs[night][rung]) for rung in RUNGS if rungs[night][rung]],
+            "metrics": measured[night],
+            "alarms": [row for row in found[night] if row["outcome"] == "alarm"],
+            "decision": next(iter(decided[night]), None),
+            "report": f"monitor/{night}.html" if f"reports/monitor/{night}.html" in reports else "",
+        }
+        for night in reversed(nights)
+    ]
+
+
+def _rungs(lake: Lake, nights: Sequence[str]) -> dict[str, Counter[str]]:
+    """Return how many rows of each night each rung served."""
+    rungs: dict[str, Counter[str]] = defaultdict(Counter)
+    scored = lake.read("predictions", {"night": nights}, ["night", "rung"])
+    if scored is not None:
+        for row in scored.group_by(["night", "rung"]).aggregate([([], "count_all")]).to_pylist():
+            rungs[row["night"]][row["rung"]] = row["count_all"]
+    return rungs
+
+
+def _by_night(rows: Iterable[dict[str, Any]]) -> dict[str, Rows]:
+    nights: dict[str, Rows] = defaultdict(list)
+    for row in rows:
+        nights[row["night"]].append(row)
+    return nights
+
+
+def _newest(rows: Rows) -> dict[str, dict[str, float | None]]:
+    """Return each night's metrics as last known."""
+    nights: dict[str, dict[str, float | None]] = defaultdict(dict)
+    for row in sorted(rows, key=lambda row: row["known"]):
+        nights[row["night"]][row["metric"]] = row["value"]
+    return nights

@@ -1,0 +1,181 @@
+"""What a small site consists of: settings, users, a DAG, and a lake that has something to show."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow as pa
+
+from include import tables
+from include.lake import Lake
+
+ROOT = Path(__file__).parents[2]
+AIRFLOW = [sys.executable, "-m", "airflow"]
+USERS = {"boss": "admin", "reader": "viewer", "sales": "viewer", "nobody": ""}
+NIGHTS = {"weekly_sales": ("2024-03-04", "2024-03-11"), "flight_delay": ("2013-03-01", "2013-03-02")}
+SOURCES = {"weekly_sales": "sales", "flight_delay": "outcomes"}
+PLANTED = "<script>alert('planted')</script>"
+
+DAG_ID = "weekly_sales__links"
+# one task of each kind that has a link, as the operators have them
+DAG = f"""
+from airflow.sdk import DAG
+from evergreen.links import MlflowLink, OverviewLink, ReportLink
+from evergreen.operators.base import EvergreenOperator
+
+
+class Returns(EvergreenOperator):
+    operator_extra_links = (OverviewLink(), ReportLink(), MlflowLink())
+
+    def execute(self, context):
+        return dict(uri="0a1b2c", partition="2024-03-11", digest="", rows=1, note="made")
+
+
+class Fails(Returns):
+    def execute(self, context):
+        raise RuntimeError("planted")
+
+
+with DAG("{DAG_ID}", schedule=None, default_args=dict(usecase="weekly_sales")):
+    Returns(task_id="returns")
+    Fails(task_id="fails")
+"""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A running Airflow."""
+
+    url: str
+    home: Path
+    lake: str
+
+    def token(self, user: str) -> str:
+        """Log in."""
+        answer = httpx.post(f"{self.url}/auth/token", json={"username": user, "password": f"{user}-password"})
+        return str(answer.raise_for_status().json()["access_token"])
+
+    def get(self, path: str, user: str | None = None, *, by: str = "bearer") -> httpx.Response:
+        """Ask for a page as nobody, by a bearer token, or with a browser's cookie."""
+        if user is None:
+            return self.ask(path)
+        if by == "cookie":
+            return self.ask(path, cookies={"_token": self.token(user)})
+        return self.ask(path, headers={"Authorization": f"Bearer {self.token(user)}"})
+
+    def ask(self, path: str, *, method: str = "GET", **credentials: dict[str, str]) -> httpx.Response:
+        """Send one request."""
+        with httpx.Client(cookies=credentials.get("cookies")) as client:
+            return client.request(method, self.url + path, headers=credentials.get("headers"))
+
+
+def environment(home: Path, port: int) -> dict[str, str]:
+    """The settings of the processes, all from the environment."""
+    settings = {
+        "core__dags_folder": home / "dags",
+        "core__plugins_folder": ROOT / "plugins",
+        "core__load_examples": False,
+        "core__auth_manager": "narrow.Narrow",
+        "core__simple_auth_manager_users": ",".join(f"{user}:{role}" for user, role in USERS.items()),
+        "core__simple_auth_manager_passwords_file": home / "passwords.json",
+        "database__sql_alchemy_conn": f"sqlite:///{home}/airflow.db",
+        "api__base_url": f"http://127.0.0.1:{port}",
+        "api__secret_key": "secret-of-a-test-that-is-long-enough",
+        "api_auth__jwt_secret": "another-secret-of-a-test-that-is-long-enough",
+    }
+    shell = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "EVERGREEN_", "AWS_"))}
+    return shell | {
+        "AIRFLOW_HOME": str(home),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)]),
+        "EVERGREEN_LAKE": str(home / "lake"),
+        "EVERGREEN_USECASES": os.pathsep.join([str(ROOT / "tests" / "usecases"), str(home / "usecases")]),
+        "EVERGREEN_MLFLOW_UI": "http://mlflow.example/",
+        "NO_PROXY": "127.0.0.1",
+        **{f"AIRFLOW__{name.upper()}": str(value) for name, value in settings.items()},
+    }
+
+
+def prepare(home: Path) -> None:
+    """Lay out a DAG, the users, two use cases with nights, one that can't be read, one whose lake can't."""
+    (home / "dags").mkdir()
+    (home / "dags" / "links.py").write_text(DAG)
+    (home / "passwords.json").write_text(json.dumps({user: f"{user}-password" for user in USERS}))
+    for usecase in NIGHTS:
+        fill(Lake(usecase, str(home / "lake")), usecase)
+    shipped = ROOT / "tests" / "usecases" / "weekly_sales"
+    for usecase, old, new in (("mistyped", "owner:", "ownr:"), ("torn", "", "")):
+        folder = home / "usecases" / usecase
+        folder.mkdir(parents=True)
+        declared = (shipped / "usecase.yaml").read_text().replace("name: weekly_sales", f"name: {usecase}", 1)
+        (folder / "usecase.yaml").write_text(declared.replace(old, new, 1))
+        (folder / "features.sql").write_text((shipped / "features.sql").read_text())
+    log = "tables/partitions/_delta_log/00000000000000000000.json"
+    Lake("torn", str(home / "lake")).replace(log, b"torn")
+
+
+def fill(lake: Lake, usecase: str) -> None:
+    """Publish two nights: the first went well, in the second rows were set aside and a column drifted."""
+    first, second = NIGHTS[usecase]
+    source = SOURCES[usecase]
+    made = {"revision": 0, "duplicates": 0, "digest": "d" * 64, "inputs": "{}", "spec": "s" * 64}
+    for night, outcome, bad in ((first, "published", 0), (second, "refused", 2)):
+        rows = [
+            {**made, "product": product, "night": night, "rows": 100, "code": "abc",
+             "outcome": outcome if product == source else "published",
+             "quarantined": bad if product == source else 0, "note": f"{product} of {night}: {PLANTED}"}
+            for product in (source, "predictions")
+        ]  # fmt: skip
+        for row in rows:
+            at = {"product": row["product"], "night": night}
+            lake.publish("partitions", _table([row], tables.PARTITIONS), at, ["product", "night"])
+        scored = [
+            {"night": night, "prediction": 0.25, "rung": rung, "reason": "", "version": "3",
+             "model": "m" * 64, "row_digest": "r" * 64}
+            for rung in ("champion", "champion", "champion", "prior" if bad else "champion")
+        ]  # fmt: skip
+        lake.publish("predictions", _table(scored, tables.PREDICTIONS), {"night": night}, ["night"])
+        note = f"price: {PLANTED}"
+        found = {"night": night, "check": "drift", "subject": "price", "value": 0.4 if bad else 0.1,
+                 "threshold": 0.25, "outcome": "alarm" if bad else "ok", "note": note}  # fmt: skip
+        lake.publish("findings", _table([found], tables.FINDINGS), {"night": night}, ["night"])
+        decided = {"night": night, "decision": "nothing", "cause": "", "reason": "nothing degraded"}
+        lake.publish("decisions", _table([decided], tables.DECISIONS), {"night": night}, ["night"])
+    measured = {"night": first, "known": second, "metric": "r2", "value": 0.4321, "rows": 96, "unlabelled": 4,
+                "rungs": '{"champion": 4}', "versions": '{"3": 4}'}  # fmt: skip
+    lake.publish("performance", _table([measured], tables.PERFORMANCE), {"night": first}, ["night"])
+    _quarantine(lake, source, second)
+    _ledgers(lake, first)
+    lake.replace(f"reports/monitor/{second}.html", b"<!doctype html><script>1</script><p>drifted: price</p>")
+
+
+def _quarantine(lake: Lake, source: str, night: str) -> None:
+    bad = [
+        {"source": source, "night": night, "revision": 0, "part": "0", "row": number, "rule": "between",
+         "column": "price", "value": PLANTED if number == 7 else str(-number),
+         "record": json.dumps({"store": PLANTED, "price": -number})}
+        for number in range(250)
+    ]  # fmt: skip
+    where = {"source": source, "night": night}
+    lake.publish("quarantine", _table(bad, tables.QUARANTINE), where, ["source", "night"])
+
+
+def _ledgers(lake: Lake, night: str) -> None:
+    verdict = f"blessed: squared_error 3.1 [3.0, 3.2], champion v2 3.4 {PLANTED}"
+    attempt = {"key": "k" * 64, "night": night, "verdict": "blessed", "sentence": verdict, "checks": "[]",
+               "evidence": "{}", "version": "3", "model": "m" * 64, "spec": "s" * 64, "data": "d" * 64,
+               "code": "abc", "attempt": 1, "recorded": 1}  # fmt: skip
+    lake.append_at("attempts", _table([attempt], tables.ATTEMPTS), -1)
+    switch = {"switch": 1, "role": "champion", "version": "3", "model": "m" * 64, "prior": 30.0,
+              "effective": night, "evidence": night, "kind": "promoted", "by": "gate", "reason": verdict,
+              "attempt": "k" * 64, "request": "k" * 64}  # fmt: skip
+    lake.append_at("deployments", _table([switch], tables.DEPLOYMENTS), -1)
+
+
+def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=schema)

@@ -1,0 +1,62 @@
+"""Airflow finds the plugin, and nothing of ours that it shouldn't run; a task leads to what it made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.plugins.site import ROOT, Site
+
+pytestmark = pytest.mark.airflow
+
+
+def test_only_the_plugin_file_is_scanned(processes: dict[str, Any]) -> None:
+    """Airflow runs one file below plugins/, so no module of ours takes another's name."""
+    assert processes["scanned"] == [str(ROOT / "plugins" / "evergreen_plugin.py")]
+
+
+def test_a_task_process_pays_for_no_page(processes: dict[str, Any]) -> None:
+    """Loading the plugin, as each task does, brings neither the pages nor anything heavy."""
+    assert processes["with_plugin"] == []
+
+
+def test_the_api_server_starts_without_the_lake(processes: dict[str, Any]) -> None:
+    """The pages bring pyarrow and deltalake at the first request and not before."""
+    assert processes["with_pages"] == ["evergreen.view.app"]
+
+
+def test_airflow_lists_the_plugin(site: Site) -> None:
+    """Airflow knows the pages, the links and the item of its navigation, and has nothing to complain of."""
+    [plugin] = [p for p in site.get("/api/v2/plugins", "boss").json()["plugins"] if p["name"] == "evergreen"]
+    errors = site.get("/api/v2/plugins/importErrors", "boss").json()["import_errors"]
+
+    assert [(a["name"], a["url_prefix"]) for a in plugin["fastapi_apps"]] == [("Evergreen", "/evergreen")]
+    assert [(v["href"], v["url_route"]) for v in plugin["external_views"]] == [("/evergreen/", "evergreen")]
+    assert len(plugin["operator_extra_links"]) == 3
+    assert errors == []
+
+
+def test_links_lead_to_what_the_task_made(site: Site, run: str) -> None:
+    """The buttons of a task that went well open its night's report, its use case and its run in MLflow."""
+    assert site.get(f"{run}/taskInstances/returns/links", "reader").json()["extra_links"] == {
+        "Overview": "/plugin/evergreen/evergreen/usecase/weekly_sales",
+        "Drift report": "/plugin/evergreen/evergreen/report/weekly_sales/monitor/2024-03-11.html",
+        "MLflow run": "http://mlflow.example/#/runs/0a1b2c",
+    }
+
+
+def test_a_failed_task_has_only_the_overview(site: Site, run: str) -> None:
+    """Where nothing was made there is no button to it, and the log ends with the task's own error."""
+    links = site.get(f"{run}/taskInstances/fails/links", "reader").json()["extra_links"]
+
+    assert {name for name, link in links.items() if link} == {"Overview"}
+
+
+def test_a_link_opens(site: Site, run: str) -> None:
+    """What a link names is there, behind the part of the address that is Airflow's frame."""
+    links = site.get(f"{run}/taskInstances/returns/links", "reader").json()["extra_links"]
+
+    for name in ("Overview", "Drift report"):
+        page = site.get(links[name].removeprefix("/plugin/evergreen"), "reader", by="cookie")
+        assert page.status_code == 200, name

@@ -1,0 +1,178 @@
+"""The pages show what the lake holds to those whom Airflow lets, and to nobody else."""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import Any
+
+import pytest
+
+from tests.plugins.site import NIGHTS, PLANTED, Site
+
+pytestmark = pytest.mark.airflow
+NIGHT = NIGHTS["weekly_sales"][1]
+QUARANTINE = f"/evergreen/quarantine/weekly_sales/{NIGHT}"
+REPORT = f"/evergreen/reports/weekly_sales/monitor/{NIGHT}.html"
+# a value for each part that a route's path may have; a new route with another part has to add it here
+PARTS = {"usecase": "weekly_sales", "night": NIGHT, "path": f"monitor/{NIGHT}.html"}
+
+
+@pytest.fixture(scope="module")
+def routes(processes: dict[str, Any]) -> list[str]:
+    """The path of every route that the app has, filled in; each answers GET alone."""
+    found = processes["routes"]
+    # anything mounted, or added beside the router, would have another type and know no dependency
+    assert {(kind, *methods) for _, kind, methods in found} == {("APIRoute", "GET")}
+    assert len(found) >= 5
+    return ["/evergreen" + path.replace(":path}", "}").format(**PARTS) for path, _, _ in found]
+
+
+def test_every_route_refuses_a_stranger(site: Site, routes: list[str]) -> None:
+    """Without a login there is nothing to see, by no way of asking."""
+    for path in routes:
+        answers = [
+            site.get(path),
+            site.get(path, "nobody"),
+            site.get(path, "nobody", by="cookie"),
+            site.ask(path, cookies={"_token": "forged"}),
+            site.ask(path, headers={"Authorization": "Bearer forged"}),
+        ]
+        assert [a.status_code for a in answers] == [401, 403, 403, 403, 403], path
+        assert not any(said in a.text for a in answers for said in ("champion", "drifted", "between")), path
+
+
+def test_every_route_answers_who_may_read(site: Site, routes: list[str]) -> None:
+    """A viewer gets each page, by a token or with the cookie of a logged-in browser."""
+    for path in routes:
+        assert site.get(path, "reader").status_code == 200, path
+        assert site.get(path, "reader", by="cookie").status_code == 200, path
+
+
+def test_nothing_is_changed_through_a_page(site: Site, routes: list[str]) -> None:
+    """A cookie comes along with requests that other sites forge, so a page answers none that could write."""
+    token = site.token("boss")
+    for path in routes:
+        for method in ("POST", "PUT", "PATCH", "DELETE"):
+            assert site.ask(path, method=method, cookies={"_token": token}).status_code == 405, (method, path)
+
+
+def test_a_use_case_is_seen_by_those_who_may_read_its_dag(site: Site) -> None:
+    """Whom Airflow lets see one use case's DAG sees that one, here and in the overview."""
+    text = site.get("/evergreen/", "sales").text
+
+    assert 'id="weekly_sales"' in text
+    assert "flight_delay" not in text
+    assert "mistyped" not in text
+    assert site.get("/evergreen/usecase/flight_delay", "sales").status_code == 403
+    assert site.get("/evergreen/quarantine/flight_delay/2013-03-02", "sales").status_code == 403
+    assert site.get("/evergreen/reports/flight_delay/monitor/2013-03-02.html", "sales").status_code == 403
+    assert site.get("/evergreen/report/flight_delay/monitor/2013-03-02.html", "sales").status_code == 403
+
+
+def test_the_overview_says_who_is_champion_and_how_the_nights_went(site: Site) -> None:
+    """Champion, outcomes, rows set aside, rungs, realised metric, alarms, attempts: all in one page."""
+    text = html.unescape(re.sub(r"<[^>]+>", " ", site.get("/evergreen/usecase/weekly_sales", "reader").text))
+    text = " ".join(text.split())
+
+    for said in (
+        "version 3",
+        "promoted by gate",
+        "serves from 2024-03-04 on",
+        "blessed: squared_error 3.1",
+        "refused 100 rows, 2 set aside",
+        "champion 75 %",
+        "prior 25 %",
+        "r2 0.432",
+        "1 price",
+        "not known yet",
+    ):
+        assert said in text, said
+
+
+def test_what_cannot_be_shown_takes_nothing_else_down(site: Site) -> None:
+    """A declaration with a mistyped key and a torn table each say so in their own place."""
+    text = html.unescape(site.get("/evergreen/", "reader").text)
+
+    assert "problem.ownr: unknown key" in text
+    assert "The lake could not be read" in text
+    assert 'id="weekly_sales"' in text
+    assert "version 3" in text
+
+
+def test_what_the_data_holds_is_shown_and_not_run(site: Site) -> None:
+    """A script planted in a value, a note, a verdict and a kept row comes out as text."""
+    for path in ("/evergreen/", QUARANTINE):
+        text = site.get(path, "reader").text
+        assert PLANTED not in text, path
+        assert "&lt;script&gt;alert(" in text, path
+
+
+def test_quarantine_shows_the_first_rows_with_rule_and_value(site: Site) -> None:
+    """The page is bounded, and says how many there are."""
+    text = site.get(QUARANTINE, "reader").text
+
+    assert text.count("<details>") == 200
+    assert "250 broken rules, the first 200 are shown" in text
+    assert "<td>between</td><td>price</td>" in text
+    assert "<code>-199</code>" in text
+
+
+def test_a_report_reaches_nothing(site: Site) -> None:
+    """A report is served as stored, in an origin of its own, with no way to the network."""
+    answer = site.get(REPORT, "reader", by="cookie")
+    parts = answer.headers["content-security-policy"].split(";")
+    policy = dict(part.strip().partition(" ")[::2] for part in parts)
+
+    assert "drifted: price" in answer.text
+    assert answer.headers["content-type"].startswith("text/html")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert policy["sandbox"] == "allow-scripts"  # without allow-same-origin: no cookie, no API
+    assert policy["default-src"] == "'none'"
+    assert not [name for name, value in policy.items() if "http" in value or "*" in value]
+    assert policy["frame-ancestors"] == "'self'"
+
+
+def test_pages_admit_no_script_but_their_own(site: Site, routes: list[str]) -> None:
+    """Every other answer, refusals included, has a policy that runs one known script and loads nothing."""
+    for path in [*routes, "/evergreen/nowhere"]:
+        policy = site.get(path, "reader").headers["content-security-policy"]
+        assert "default-src 'none'" in policy, path
+        if "/reports/" not in path:
+            assert re.search(r"script-src 'sha256-[^']{44}';", policy), path
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/evergreen/reports/weekly_sales/%2e%2e/tables/partitions/x.html",
+        "/evergreen/reports/weekly_sales/..%2f..%2fflight_delay%2freports%2fmonitor%2f2013-03-02.html",
+        "/evergreen/reports/weekly_sales/..%5cx.html",
+        "/evergreen/reports/weekly_sales/%2fetc%2fpasswd.html",
+        "/evergreen/reports/weekly_sales//etc/x.html",
+        "/evergreen/reports/weekly_sales/monitor/..html%00",
+        "/evergreen/reports/weekly_sales/monitor/2024-03-11.json",
+        "/evergreen/reports/weekly_sales/monitor/1999-01-01.html",
+        "/evergreen/reports/..%2fweekly_sales/monitor/2024-03-11.html",
+        "/evergreen/reports/nowhere/monitor/2024-03-11.html",
+        "/evergreen/quarantine/weekly_sales/latest",
+        "/evergreen/quarantine/weekly_sales/2024-03-11'%20OR%20'1'='1",
+        "/evergreen/openapi.json",
+        "/evergreen/docs",
+    ],
+)
+def test_a_name_that_is_none_is_not_found(site: Site, path: str) -> None:
+    """What isn't a report, night or use case is refused in a sentence, and the path leads nowhere else."""
+    answer = site.get(path, "boss")
+
+    assert answer.status_code == 404
+    assert re.search(r"<p>.+</p>", answer.text)
+
+
+def test_a_browser_is_shown_where_to_log_in(site: Site) -> None:
+    """Who isn't logged in gets a page with a link to Airflow's login, and back."""
+    answer = site.get(QUARANTINE)
+
+    assert answer.status_code == 401
+    assert "/auth/login?next=" in answer.text
+    assert "Log in" in answer.text
