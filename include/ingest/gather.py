@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 
 from include.environment import Connect
 from include.errors import CircuitOpen, EvergreenError, PartitionRefused, SourceUnavailable
@@ -24,13 +25,13 @@ def gather(
     source: str,
     nights: Sequence[str],
     connect: Connect,
-    known: Callable[[str, int], datetime],
+    known: Callable[[str], datetime],
 ) -> dict[str, EvergreenError]:
     """Fetch and keep nights, and return the error of each that could not be had.
 
     Parameters
     ----------
-    known : from a night and the number of a new revision to its knowledge time.
+    known : from a night to the knowledge time of a new revision.
 
     Raises
     ------
@@ -60,7 +61,7 @@ def _kept(
     night: str,
     fetcher: Fetcher,
     breaker: Breaker,
-    known: Callable[[str, int], datetime],
+    known: Callable[[str], datetime],
 ) -> EvergreenError | None:
     asked = request(spec, source, night)
     try:
@@ -75,5 +76,5 @@ def _kept(
         breaker.failed()
         return error
     breaker.succeeded()
-    keep(lake, source, spec.sources[source], night, parts, lambda revision: known(night, revision))
+    keep(lake, source, spec.sources[source], night, parts, partial(known, night))
     return None

@@ -7,7 +7,7 @@ done. A night that can't be had or is refused is recorded and never raises: the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -72,25 +72,33 @@ def ingest(
     nights = sorted(set(nights))
     _usable(spec, source, nights)
     before = {row["night"]: row for row in lake.rows("partitions", {"product": source, "night": nights})}
-    published = {night for night, row in before.items() if row["outcome"] == "published"}
-    if fetch_anew and published and (now is None or now.tzinfo is None):
-        raise PartitionError(
-            f"{spec.name}/{source}/{min(published)}",
-            required="the time at which a new revision of a published night is known",
-            remedy="give `now`, with its time zone",
-        )
-
-    def known(night: str, revision: int) -> datetime:
-        if now is not None and night in published:
-            return now
-        return spec.clock.local(seen_on or night, spec.sources[source].known)
-
+    known = _rule(spec, source, before if fetch_anew else {}, seen_on, now)
     kept = snapshots(lake, source, nights)
     wanted = nights if fetch_anew else [night for night in nights if night not in kept]
     errors = gather(lake, spec, source, wanted, connect, known)
     if wanted:
         kept = snapshots(lake, source, nights)
     return _brought(lake, spec, source, nights, before, kept, errors)
+
+
+def _rule(
+    spec: UseCase, source: str, before: Mapping[str, Row], seen_on: str | None, now: datetime | None
+) -> Callable[[str], datetime]:
+    """Return the knowledge time of new revisions: `now` beside published rows, else what the spec says."""
+    published = {night for night, row in before.items() if row["outcome"] == "published"}
+    if published and (now is None or now.tzinfo is None):
+        raise PartitionError(
+            f"{spec.name}/{source}/{min(published)}",
+            required="the time at which a new revision of a published night is known",
+            remedy="give `now`, with its time zone",
+        )
+
+    def known(night: str) -> datetime:
+        if now is not None and night in published:
+            return now
+        return spec.clock.local(seen_on or night, spec.sources[source].known)
+
+    return known
 
 
 def _usable(spec: UseCase, source: str, nights: Sequence[str]) -> None:

@@ -80,13 +80,13 @@ def keep(
     declared: Source,
     night: str,
     parts: Sequence[Part],
-    known: Callable[[int], datetime],
+    known: Callable[[], datetime],
 ) -> Snapshot:
     """Keep a night's parts, unless the newest revision has the same content.
 
     Parameters
     ----------
-    known : from a revision's number to its knowledge time; called only for a new one.
+    known : the knowledge time of a new revision; called only for one.
 
     Returns
     -------
@@ -101,7 +101,7 @@ def keep(
             return before[-1]
         for part, (_, data) in zip(kept, parts, strict=True):
             lake.create(part.key, data)
-        moment = known(len(before)).astimezone(UTC).isoformat()
+        moment = known().astimezone(UTC).isoformat()
         made = Snapshot(source, night, len(before), moment, identity, kept)
         if lake.create(_key(made), json.dumps(asdict(made), indent=1).encode()):
             return made
