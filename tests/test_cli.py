@@ -1,0 +1,384 @@
+"""A person at a shell can do what a night does, and is told in one line what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from include.__main__ import app, main
+from include.doctor import examine
+from include.lake import Lake
+from tests.usecases.weekly_sales import world
+
+ROOT = Path(__file__).parents[1]
+USECASES = ROOT / "tests" / "usecases"
+WEEKS = 3
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return a lake in which the command line has ingested and scored three nights of the weekly use case."""
+    folder = tmp_path_factory.mktemp("cli")
+    nights = world.write(folder / "shop", WEEKS)
+    bad = folder / "shop" / "sales" / f"{nights[1]}.csv"
+    lines = bad.read_text().splitlines()
+    lines[1] = lines[1].replace(",s01,", ",nowhere,")  # breaks the contract's pattern of a store
+    bad.write_text("\n".join(lines) + "\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVERGREEN_USECASES", str(USECASES))
+        patch.setenv("EVERGREEN_LAKE", str(folder / "lake"))
+        patch.setenv("AIRFLOW_CONN_SHOP", world.connection(folder / "shop"))
+        for stage in ("ingest", "score"):
+            done = CliRunner().invoke(
+                app, ["run", stage, "weekly_sales", "--first", nights[0], "--last", nights[-1]]
+            )
+            assert done.exit_code == 0, (done.output, done.exception)
+        yield folder / "lake"
+
+
+@pytest.fixture
+def lake(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of that lake, with the settings that lead to it."""
+    shutil.copytree(made, tmp_path / "lake")
+    monkeypatch.setenv("EVERGREEN_USECASES", str(USECASES))
+    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
+    return tmp_path / "lake"
+
+
+def call(*arguments: str) -> tuple[int, Any]:
+    """Run a command with --json in this process, and return how it ended and what it said."""
+    done = CliRunner().invoke(app, [*arguments, "--json"])
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.exit_code, json.loads(done.stdout)
+
+
+def shell(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a person does."""
+    return subprocess.run(
+        [sys.executable, "-m", "include", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_help_names_every_command() -> None:
+    """The help is there at once and lists what there is."""
+    done = shell("--help")
+    assert done.returncode == 0
+    for command in ("status", "check", "new", "verify", "doctor", "rollback", "run"):
+        assert f"  {command} " in done.stdout
+
+
+def test_an_error_is_one_line_and_the_end_is_1() -> None:
+    """A person sees the sentence, a script sees JSON, and only --debug shows the traceback."""
+    plain = shell("status", "nothing")
+    assert (plain.returncode, plain.stdout) == (1, "")
+    assert plain.stderr.startswith("use case 'nothing': required one of flight_delay; make it with")
+    assert len(plain.stderr.splitlines()) == 1
+    as_json = shell("status", "nothing", "--json")
+    assert as_json.returncode == 1
+    assert json.loads(as_json.stdout) == {"error": plain.stderr.strip()}
+    assert "Traceback" in shell("status", "nothing", "--debug").stderr
+
+
+def test_main_ends_with_the_error_in_this_process_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command without its setting ends with 1 and says which one is missing."""
+    monkeypatch.setattr(sys, "argv", ["include", "status", "flight_delay"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith("setting EVERGREEN_LAKE: required an environment variable")
+
+
+def test_status_of_an_empty_lake_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A use case that has nothing yet is no error."""
+    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path))
+    done = CliRunner().invoke(app, ["status", "flight_delay"])
+    assert done.exit_code == 0
+    assert done.stdout == f"flight_delay: nothing in the lake yet (file://{tmp_path}/flight_delay)\n"
+
+
+def test_status_says_how_the_nights_went(lake: Path) -> None:
+    """Nights by outcome, rows, what was set aside and why, and who served."""
+    code, said = call("status", "weekly_sales")
+    assert code == 0
+    (found,) = said["usecases"]
+    products = {row["product"]: row for row in found["products"]}
+    assert next(iter(products)) == "sales"
+    assert {
+        name: products["sales"][name]
+        for name in ("published", "refused", "unavailable", "rows", "quarantined")
+    } == {
+        "published": WEEKS,
+        "refused": 0,
+        "unavailable": 0,
+        "rows": 40 * WEEKS - 1,
+        "quarantined": 1,
+    }
+    assert [(row["source"], row["column"], row["rows"]) for row in found["quarantine"]] == [
+        ("sales", "store", 1)
+    ]
+    assert products["predictions"]["published"] == WEEKS
+    assert found["rungs"] == {"prior": 40 * WEEKS - 1}
+    assert (found["champion"], found["not_published"], found["stale"]) == (None, [], [])
+    text = CliRunner().invoke(app, ["status", "weekly_sales"]).stdout
+    assert "champion: none yet" in text
+    assert "sales" in text
+    assert "stale" not in text
+
+
+def test_status_shows_what_is_not_published_and_what_is_stale(lake: Path, tmp_path: Path) -> None:
+    """A night without a file is listed with its sentence; another declaration makes all nights stale."""
+    usecases = tmp_path / "usecases"
+    shutil.copytree(USECASES / "weekly_sales", usecases / "weekly_sales")
+    spec = usecases / "weekly_sales" / "usecase.yaml"
+    spec.write_text(spec.read_text().replace("fallback: 30", "fallback: 31"))
+    (missing,) = world.nights(1, first=WEEKS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW_CONN_SHOP", world.connection(tmp_path))
+        assert call("run", "ingest", "weekly_sales", "--night", missing)[0] == 0
+        patch.setenv("EVERGREEN_USECASES", str(usecases))
+        (found,) = call("status", "weekly_sales")[1]["usecases"]
+    (row,) = found["not_published"]
+    assert (row["night"], row["product"], row["outcome"]) == (missing, "sales", "unavailable")
+    assert "sales" in row["note"]
+    assert {(row["night"], row["product"]) for row in found["stale"]} >= {
+        (n, "sales") for n in world.nights(WEEKS)
+    }
+
+
+def test_check_passes_the_shipped_use_case_and_the_tests_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is shipped is sound, its SQL, estimators and expectations included."""
+    monkeypatch.setenv("EVERGREEN_USECASES", str(USECASES))
+    assert call("check") == (0, {"usecases": ["flight_delay", "weekly_sales"], "wrong": []})
+
+
+WRONG = {
+    "lookback: 4": ("loockback: 4", "features.loockback: unknown key; valid here: "),
+    "sql: units\n": ("sql: unicorns\n", "labels.sql: required an expression over"),
+    "estimator: random_forest": ("estimator: oracle", "estimator: one of prior, ridge"),
+    "{alpha: 1.0}": ("{alfa: 1.0}", "required params of ridge: alpha, "),
+    "expect_column_values_to_match_regex": ("expect_no_trouble", "expect_no_trouble"),
+    "column: price,": ("column: prize,", "found prize"),
+    "path: sales/{day}.csv": (
+        'path: "sales/{week}.csv"',
+        "required {day} or {night}, found sales/{week}.csv",
+    ),
+    'training: "0 8 * * 1"': (
+        'training: "0 8 * * 2"',
+        "schedule.training: required days that have a night of",
+    ),
+    'start: "2024-01-01"': ('start: "2024-02-31"', "found '2024-02-31'"),
+}
+
+
+@pytest.mark.parametrize("right", WRONG)
+def test_check_finds_what_is_wrong(right: str, tmp_path: Path) -> None:
+    """One change to a sound declaration is found, named, and ends with 1."""
+    wrong, said = WRONG[right]
+    folder = tmp_path / "weekly_sales"
+    shutil.copytree(USECASES / "weekly_sales", folder)
+    spec = folder / "usecase.yaml"
+    assert right in spec.read_text()
+    spec.write_text(spec.read_text().replace(right, wrong, 1))
+    code, found = call("check", str(folder))
+    assert code == 1
+    assert said in "\n".join(found["wrong"])
+
+
+def test_check_finds_sql_that_does_not_run(tmp_path: Path) -> None:
+    """SQL that DuckDB refuses is named by its file, without any data."""
+    folder = tmp_path / "weekly_sales"
+    shutil.copytree(USECASES / "weekly_sales", folder)
+    sql = folder / "features.sql"
+    sql.write_text(sql.read_text().replace("spine.price,", "spine.prize,", 1))
+    code, found = call("check", str(folder))
+    assert code == 1
+    assert any("prize" in sentence and str(sql) in sentence for sentence in found["wrong"])
+
+
+def test_check_of_one_bad_declaration_still_checks_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All use cases are checked, readable or not."""
+    monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "usecase.yaml").write_text("name: broken\n")
+    code, found = call("check")
+    assert (code, found["usecases"]) == (1, ["flight_delay"])
+    assert len(found["wrong"]) == 1
+    assert "broken/usecase.yaml" in found["wrong"][0]
+
+
+def test_a_new_use_case_passes_check_and_carries_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the template makes is sound before anybody has changed it, and is found by its name."""
+    assert call("new", "coffee_sales", "--into", str(tmp_path)) == (
+        0,
+        {"folder": str(tmp_path / "coffee_sales")},
+    )
+    monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path))
+    assert call("check", "coffee_sales") == (0, {"usecases": ["coffee_sales"], "wrong": []})
+    assert "USECASE" not in (tmp_path / "coffee_sales" / "usecase.yaml").read_text().replace(
+        "EVERGREEN_USECASES", ""
+    )
+
+
+@pytest.mark.parametrize("name", ["Coffee", "2coffee", "coffee-sales", "../coffee", "_coffee", "c" * 41, ""])
+def test_a_name_that_no_use_case_can_have_is_refused(name: str, tmp_path: Path) -> None:
+    """A bad name makes nothing."""
+    with pytest.raises(Exception, match="a name of small letters, digits and _"):
+        call("new", name, "--into", str(tmp_path / "into"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
+    """A second `new` of the same name overwrites nothing."""
+    call("new", "coffee_sales", "--into", str(tmp_path))
+    file = tmp_path / "coffee_sales" / "usecase.yaml"
+    file.write_text("mine")
+    with pytest.raises(Exception, match="a folder that is not there yet"):
+        call("new", "coffee_sales", "--into", str(tmp_path))
+    assert file.read_text() == "mine"
+
+
+def test_verify_finds_a_sound_lake_sound(lake: Path) -> None:
+    """Every snapshot, partition and model is recomputed, of all nights or of one."""
+    code, said = call("verify", "weekly_sales")
+    found = said["weekly_sales"]
+    assert (code, found["differences"], found["stale"]) == (0, [], [])
+    assert (found["snapshots"], found["partitions"]) == (WEEKS, 2 * WEEKS)
+    code, said = call("verify", "weekly_sales", "--night", world.nights(1)[0])
+    assert (code, said["weekly_sales"]["snapshots"], said["weekly_sales"]["partitions"]) == (0, 1, 2)
+
+
+def damage_raw(lake: Path) -> str:
+    """Change one byte of a kept file."""
+    file = sorted((lake / "weekly_sales" / "raw" / "objects").rglob("*/*"))[0]
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(data)
+    return file.name
+
+
+def lose_raw(lake: Path) -> str:
+    """Lose a kept file."""
+    file = sorted((lake / "weekly_sales" / "raw" / "objects").rglob("*/*"))[0]
+    file.unlink()
+    return file.name
+
+
+def change_a_row(lake: Path) -> str:
+    """Publish other rows behind Evergreen's back."""
+    store, night = Lake("weekly_sales", str(lake)), world.nights(1)[0]
+    rows = store.read("validated_sales", {"night": night})
+    assert rows is not None
+    store.publish("validated_sales", rows.slice(1), {"night": night, "revision": 0}, ["night", "revision"])
+    return f"weekly_sales/sales/{night}"
+
+
+def change_a_prediction(lake: Path) -> str:
+    """Publish a night's predictions without one of its rows."""
+    store, night = Lake("weekly_sales", str(lake)), world.nights(2)[1]
+    rows = store.read("predictions", {"night": night})
+    assert rows is not None
+    store.publish("predictions", rows.slice(1), {"night": night}, ["night"])
+    return f"weekly_sales/predictions/{night}"
+
+
+@pytest.mark.parametrize("damage", [damage_raw, lose_raw, change_a_row, change_a_prediction])
+def test_verify_finds_damage(damage: Callable[[Path], str], lake: Path) -> None:
+    """What was changed or lost is named, and the command ends with 1."""
+    subject = damage(lake)
+    code, said = call("verify", "weekly_sales")
+    assert code == 1
+    assert any(subject in sentence for sentence in said["weekly_sales"]["differences"])
+
+
+def test_verify_tells_stale_from_damaged(lake: Path) -> None:
+    """Rows that changed after they were scored are damage of the source, and make the predictions stale."""
+    subject = change_a_row(lake)
+    found = call("verify", "weekly_sales")[1]["weekly_sales"]
+    assert [subject in sentence for sentence in found["differences"]] == [True]
+    assert (
+        f"weekly_sales/predictions/{world.nights(1)[0]} is stale: it would see other rows of sales now"
+        in found["stale"]
+    )
+
+
+def test_running_a_night_again_heals_it(lake: Path, tmp_path: Path) -> None:
+    """A night whose rows were changed is made anew from the bytes that were kept, without its source."""
+    change_a_row(lake)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW_CONN_SHOP", world.connection(tmp_path / "nobody"))
+        assert call("run", "ingest", "weekly_sales", "--night", world.nights(1)[0])[0] == 0
+    assert call("verify", "weekly_sales")[0] == 0
+
+
+def test_a_stage_that_is_none_and_a_night_that_is_none_are_refused(lake: Path) -> None:
+    """The error lists the stages, or says which day has a night."""
+    with pytest.raises(Exception, match="stage 'guess': required one of ingest, score, monitor, train"):
+        call("run", "guess", "weekly_sales", "--night", "2024-01-01")
+    with pytest.raises(Exception, match="a night of the schedule"):
+        call("run", "ingest", "weekly_sales", "--night", "2024-01-02")
+    with pytest.raises(Exception, match="a date such as"):
+        call("run", "ingest", "weekly_sales")
+
+
+def test_doctor_names_each_lack_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lake and a source that work are ok, the missing registry isn't, and no secret is shown."""
+    secret = "hunter2-not-to-be-seen"
+    monkeypatch.setenv("EVERGREEN_USECASES", str(USECASES))
+    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
+    world.write(tmp_path / "shop", 1)
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", world.connection(tmp_path / "shop"))
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_FLEET", json.dumps({"host": f"postgresql://me:{secret}@127.0.0.1:1/none"})
+    )
+    monkeypatch.setenv("AIRFLOW_CONN_LANDING", json.dumps({"host": "ftp://x", "password": secret}))
+    found = {check.name: check for check in examine()}
+    ok = {name for name, check in found.items() if check.ok}
+    assert {"python", "packages", "threads", "telemetry", "lake", "source weekly_sales/sales"} <= ok
+    bad = {
+        "registry",
+        "source flight_delay/planes",
+        "source flight_delay/schedule",
+        "source flight_delay/weather",
+    }
+    assert ok & bad == set()
+    assert all(found[name].remedy for name in bad)
+    assert secret not in repr(found)
+
+
+def test_doctor_is_asked_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probe that the first look left in the lake does not make the second one fail."""
+    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path))
+    for _ in range(2):
+        assert {check.name: check.ok for check in examine()}["lake"]
+
+
+def test_rollback_without_a_champion_is_refused(
+    lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is nothing to go back to, and nothing is written."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    with pytest.raises(Exception, match="weekly_sales"):
+        call("rollback", "weekly_sales", "--by", "ada", "--reason", "a try")
+    assert Lake("weekly_sales", str(lake)).version("deployments") == -1
