@@ -1,0 +1,237 @@
+"""A night scored again, killed, out of order or after a promotion leaves what it left the first time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from include import models
+from include.errors import ModelError
+from include.features.build import features
+from include.lake import Lake, Where
+from include.refs import digest_bytes
+from include.score.predictions import row_digests
+from include.score.run import restate, score
+from include.spec import UseCase
+from tests.features import parcels
+
+Deploy = Callable[..., None]
+NIGHT = "2024-03-08"
+NIGHTS = ["2024-03-06", "2024-03-07", "2024-03-08", "2024-03-09"]
+
+
+def _state(lake: Lake, *tables: str) -> dict[str, list[Any]]:
+    """Return every row that scoring has written, in an order of its own."""
+    of = {
+        "predictions": None,
+        "partitions": {"product": "predictions"},
+        "profiles": {"product": ["predictions", "features"]},
+        "restated": None,
+    }
+    return {
+        name: sorted(map(repr, lake.rows(name, where)))
+        for name, where in of.items()
+        if not tables or name in tables
+    }
+
+
+class Dying(Lake):
+    """A lake whose process is killed before its next write, once it has written so many times."""
+
+    def __init__(self, of: Lake, writes: int) -> None:
+        super().__init__("parcels", of.uri.removeprefix("file://").rpartition("/")[0])
+        self.left = writes
+
+    # the parent's is typed by its decorator, which tells no parameters
+    def publish(self, table: str, rows: pa.Table, where: Where, partition_by: Sequence[str]) -> int:  # type: ignore[override]
+        """Write, or die."""
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left -= 1
+        return super().publish(table, rows, where, partition_by)
+
+
+def test_three_times(lake: Lake, use: UseCase, deploy: Deploy) -> None:
+    """A night that is scored three times leaves the tables and gives the reference of the first time."""
+    deploy(lake, "1", "2024-03-04")
+    first, state = score(lake, use, NIGHT), _state(lake)
+    assert first.note == "12 rows by champion v1"
+    assert len(json.dumps(first.xcom())) < 1000
+    assert (state["predictions"], state["profiles"]) != ([], [])
+    for _ in range(2):
+        assert score(lake, use, NIGHT) == first
+        assert _state(lake) == state
+
+
+def test_any_order(use: UseCase, deploy: Deploy, tmp_path: Path) -> None:
+    """Nights that are scored in another order leave the same tables."""
+    states = []
+    for order in (NIGHTS, NIGHTS[::-1], [NIGHTS[2], NIGHTS[0], NIGHTS[3], NIGHTS[1], NIGHTS[2]]):
+        lake = Lake("parcels", str(tmp_path / "-".join(order)))
+        parcels.fill(lake, use, "2024-03-01", "2024-03-10")
+        deploy(lake, "1", "2024-03-04")
+        deploy(lake, "2", NIGHT)
+        for night in order:
+            score(lake, use, night)
+        states.append(_state(lake))
+    assert states[0] == states[1] == states[2]
+
+
+def test_at_once(lake: Lake, use: UseCase, deploy: Deploy) -> None:
+    """Nights that are scored at the same time, each twice, lose and double nothing."""
+    deploy(lake, "1", "2024-03-04")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda night: score(lake, use, night), NIGHTS + NIGHTS))
+    together = _state(lake)
+    assert len(together["predictions"]) == 12 * len(NIGHTS)
+    for night in NIGHTS:
+        score(lake, use, night)
+    assert _state(lake) == together
+
+
+def test_a_promotion_in_between(lake: Lake, use: UseCase, deploy: Deploy) -> None:
+    """A night that was served is served again by who served it, even if a later switch claims the night."""
+    deploy(lake, "1", "2024-03-04")
+    score(lake, use, NIGHT)
+    state = _state(lake)
+    deploy(lake, "2", "2024-03-05")
+    score(lake, use, NIGHT)
+    assert _state(lake) == state
+    score(lake, use, "2024-03-07")
+    assert {row["version"] for row in lake.rows("predictions", {"night": "2024-03-07"})} == {"2"}
+
+
+def test_what_was_served_by_a_lower_rung(use: UseCase, deploy: Deploy, tmp_path: Path) -> None:
+    """What a lower rung served stays, and why, when its cause is gone and another champion is there."""
+    lake = Lake("parcels", str(tmp_path))
+    parcels.fill(lake, use, "2024-03-01", "2024-03-07")
+    for source in ("orders", "arrivals"):
+        parcels.publish(lake, use, source, NIGHT, [parcels.rows(use, source, NIGHT)])
+    parcels.publish(lake, use, "roads", NIGHT, [], "unavailable")
+    score(lake, use, "2024-03-07")
+    assert {row["rung"] for row in lake.rows("predictions", {"night": "2024-03-07"})} == {"prior"}
+    deploy(lake, "1", "2024-03-04")
+    score(lake, use, NIGHT)
+    state = _state(lake, "predictions")
+    parcels.publish(lake, use, "roads", NIGHT, [parcels.rows(use, "roads", NIGHT, after=timedelta(hours=9))])
+    deploy(lake, "2", "2024-03-05")
+    score(lake, use, NIGHT)
+    score(lake, use, "2024-03-07")
+    assert _state(lake, "predictions") == state
+    assert {row["rung"] for row in lake.rows("predictions", {"night": NIGHT})} == {"baseline"}
+
+
+@pytest.mark.parametrize("writes", range(3))
+@pytest.mark.parametrize("promoted", [False, True])
+def test_killed_between_writes(
+    lake: Lake, use: UseCase, deploy: Deploy, tmp_path: Path, writes: int, promoted: bool
+) -> None:
+    """A night that is killed before any of its writes and run again is as if it had never been killed.
+
+    When somebody was promoted in between, it is served by whoever had served it, if anybody had.
+    """
+    whole = Lake("parcels", str(tmp_path / "whole"))
+    parcels.fill(whole, use, "2024-03-01", "2024-03-10")
+    deploy(lake, "1", "2024-03-04")
+    deploy(whole, "1", "2024-03-04")
+    with pytest.raises(KeyboardInterrupt):
+        score(Dying(lake, writes), use, NIGHT)
+    assert lake.rows("partitions", {"product": "predictions"}) == []
+    if promoted:
+        deploy(lake, "2", "2024-03-05")
+        if writes == 0:
+            deploy(whole, "2", "2024-03-05")
+    assert score(lake, use, NIGHT).digest == score(whole, use, NIGHT).digest
+    assert _state(lake) == _state(whole)
+
+
+def test_a_revision_in_between(lake: Lake, use: UseCase, deploy: Deploy) -> None:
+    """A source that is revised after the decision changes nothing of the night, its inputs included."""
+    deploy(lake, "1", "2024-03-04")
+    score(lake, use, NIGHT)
+    state = _state(lake)
+    for source in use.sources:
+        second = parcels.rows(use, source, NIGHT, revision=1, after=timedelta(hours=1))
+        parcels.publish(lake, use, source, NIGHT, [parcels.rows(use, source, NIGHT), second])
+    score(lake, use, NIGHT)
+    assert _state(lake) == state
+
+
+def test_a_model_that_was_lost_since(
+    lake: Lake, use: UseCase, deploy: Deploy, stored: dict[str, bytes]
+) -> None:
+    """When the model that served a night is lost, what it said stays, also after a kill."""
+    deploy(lake, "1", "2024-03-04")
+    with pytest.raises(KeyboardInterrupt):
+        score(Dying(lake, 1), use, NIGHT)
+    said = _state(lake, "predictions")
+    lake.replace(models.key(digest_bytes(stored["1"])), b"")
+    done = score(lake, use, NIGHT)
+    assert _state(lake, "predictions") == said
+    assert lake.rows("partitions", {"product": "predictions"})[0]["digest"] == done.digest
+
+
+def test_restated(lake: Lake, use: UseCase, deploy: Deploy, stored: dict[str, bytes]) -> None:
+    """What another version would have said stands beside what was served, once however often it is asked."""
+    deploy(lake, "1", "2024-03-04")
+    score(lake, use, NIGHT)
+    served = _state(lake, "predictions", "partitions", "profiles")
+    digest = models.store(lake, stored["2"])
+    first = restate(lake, use, NIGHT, digest, "2")
+    assert restate(lake, use, NIGHT, digest, "2") == first
+    restate(lake, use, NIGHT, models.store(lake, stored["0"]), "0")
+    assert _state(lake, "predictions", "partitions", "profiles") == served
+    rows = lake.rows("restated", {"night": NIGHT, "model": digest})
+    assert len(rows) == first.rows == 12
+    assert len(lake.rows("restated")) == 24
+    digests = {row["row_digest"] for row in lake.rows("predictions")}
+    assert {row["row_digest"] for row in rows} == digests
+    with pytest.raises(ModelError, match="no such object"):
+        restate(lake, use, NIGHT, "0" * 64, "9")
+
+
+def test_row_digests(lake: Lake, use: UseCase) -> None:
+    """A row's digest is of its features alone: the same however computed, another for another value."""
+    seen = features(lake, use, [NIGHT])
+    digests = row_digests(use, seen).to_pylist()
+    many = features(lake, use, NIGHTS)
+    assert set(digests) < set(row_digests(use, many).to_pylist())
+    assert row_digests(use, seen.slice(3, 1)).to_pylist() == digests[3:4]
+    place = seen.schema.get_field_index("ice")
+    column = pa.array([None, *seen["ice"].to_pylist()[1:]], pa.float64())
+    changed = row_digests(use, seen.set_column(place, "ice", column)).to_pylist()
+    assert changed[0] != digests[0]
+    assert changed[1:] == digests[1:]
+    # written down once: another library's version must not change it
+    assert digests[0] == "ce4c15a3e5f46dc67ad21afee46ceb33"
+
+
+def test_what_was_read(lake: Lake, use: UseCase, deploy: Deploy) -> None:
+    """The night's row in `partitions` has the digests of what it saw of each source, of model and spec."""
+    deploy(lake, "1", "2024-03-04")
+    inputs = []
+    for source, day in (("roads", "2024-03-02"), ("arrivals", "2024-03-06")):
+        done = score(lake, use, NIGHT)
+        (row,) = lake.rows("partitions", {"product": "predictions", "night": NIGHT})
+        assert (row["outcome"], row["rows"], row["digest"]) == ("published", 12, done.digest)
+        assert row["spec"] == use.digest
+        inputs.append(json.loads(row["inputs"]))
+        # the first is before the lookback, the second within it
+        lake.publish(
+            f"validated_{source}", parcels.rows(use, source, day)[:0], {"night": day}, ["night", "revision"]
+        )
+    score(lake, use, NIGHT)
+    inputs.append(
+        json.loads(lake.rows("partitions", {"product": "predictions", "night": NIGHT})[0]["inputs"])
+    )
+    assert set(inputs[0]) == {*use.sources, "model"}
+    assert inputs[0] == inputs[1]
+    assert [source for source in inputs[0] if inputs[2][source] != inputs[1][source]] == ["arrivals"]
+    assert {r["product"] for r in lake.rows("profiles", {"night": NIGHT})} == {"features", "predictions"}
