@@ -88,7 +88,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert registry.register(
                 run, "weekly_sales", models.load(model(number), digest_bytes(model(number)))
             ) == str(number)
-    yield folder
+    return folder
 
 
 @pytest.fixture
@@ -96,6 +96,13 @@ def registry(trained: Path, tmp_path: Path) -> Registry:
     """That registry, copied, so that a test's aliases are its own."""
     shutil.copy(trained / "mlflow.db", tmp_path / "mlflow.db")
     return Registry(f"sqlite:///{tmp_path}/mlflow.db")
+
+
+@pytest.fixture
+def gone(monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """A registry at an address where nobody listens."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    return Registry("http://127.0.0.1:9")
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def test_noise_passes_as_rarely_as_is_said(
 
 
 def test_nights_that_resemble_each_other_cost_little() -> None:
-    """Where each night takes a fifth of the one before, an attempt spends at most half more than its share."""
+    """Where a night takes a fifth of the one before, an attempt spends at most half more than its share."""
     random = np.random.default_rng(3)
     rows = random.integers(650, 1000, 12)
     noise = _resembling(random, (3000, 12)) * rows
@@ -79,7 +79,7 @@ def test_nights_that_resemble_each_other_cost_little() -> None:
 
 
 def test_the_bootstraps_own_quantile_would_promote_noise() -> None:
-    """A quantile of the draws isn't used: on twelve nights it passes more than twice the noise that it says."""
+    """Quantiles of the draws aren't used: on twelve nights they pass more than twice the noise they say."""
     random = np.random.default_rng(4)
     rows = random.integers(650, 1000, 12)
     noise = _independent(random, (1000, 12)) * rows
@@ -105,7 +105,7 @@ def test_a_real_gain_is_seen() -> None:
     st.floats(0.001, 0.4),
 )
 def test_what_must_hold_of_any_losses(rows: list[tuple[float, float, int]], block: int, alpha: float) -> None:
-    """The bound lies below the mean, falls as the level rises, is the same again, and the circle has no start."""
+    """The bound lies below the mean and falls as the level rises; it is repeatable; no night comes first."""
     worse, better, counts = (np.array(column) for column in zip(*rows, strict=True))
     found = gain(worse, better, counts, block, alpha)
     assert found.low <= found.mean

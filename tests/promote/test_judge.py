@@ -191,7 +191,7 @@ def test_all_attempts_together_spend_alpha() -> None:
 
 
 def test_a_loop_that_retries_promotes_noise_as_rarely_as_declared() -> None:
-    """Of 400 loops that try twelve equally good challengers, each on new nights, at most alpha promote one."""
+    """Of 400 loops that try twelve equally good challengers on new nights, at most alpha promote one."""
     random = np.random.default_rng(11)
     wrong = 0
     for _ in range(400):

@@ -1,0 +1,186 @@
+"""Who serves a night follows from the switches alone; attempts count when they could have promoted."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from include.errors import NotPublished
+from include.lake import Lake
+from include.promote import ledger
+from include.promote.evidence import Evidence
+from include.promote.judge import BLESSED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED, Check, Verdict
+from include.tables import ATTEMPTS, DEPLOYMENTS
+from tests.promote.conftest import evidence, losses
+
+
+def _row(number: int, model: str, effective: str, kind: str = "promoted", **more: Any) -> ledger.Row:
+    row = {
+        "switch": number,
+        "role": "champion",
+        "version": model.upper(),
+        "model": model,
+        "prior": number / 10,
+        "effective": effective,
+        "evidence": effective,
+        "kind": kind,
+        "by": "",
+        "reason": "",
+        "attempt": f"key of {model}",
+        "request": f"key of {model}",
+    }
+    return row | more
+
+
+def _write(lake: Lake, *rows: ledger.Row) -> Lake:
+    both = [row | {"role": role} for row in rows for role in ("champion", "baseline")]
+    lake.append_at("deployments", pa.Table.from_pylist(both, DEPLOYMENTS), lake.version("deployments"))
+    return lake
+
+
+def _serving(lake: Lake, night: str) -> tuple[str, str]:
+    found = ledger.serving(lake, night)
+    return (found.champion or {}).get("model", ""), (found.previous or {}).get("model", "")
+
+
+def test_before_the_first_switch_nobody_serves(lake: Lake) -> None:
+    """With no ledger, and on nights before its first switch, there is no champion, baseline or prior."""
+    nobody = ledger.Serving(None, None, None, None)
+    assert ledger.serving(lake, "2013-03-01") == nobody
+    _write(lake, _row(1, "a", "2013-03-02"))
+    assert ledger.serving(lake, "2013-03-01") == nobody
+    assert ledger.live(lake, "2013-03-01") == {}
+    assert ledger.live(lake)["champion"]["model"] == "a"
+
+
+def test_each_night_has_the_newest_switch_in_effect(lake: Lake) -> None:
+    """The newest switch in effect serves a night, with its baseline and prior, and the one before it."""
+    _write(lake, _row(1, "a", "2013-03-01"), _row(2, "b", "2013-03-05"), _row(3, "c", "2013-03-09"))
+    assert _serving(lake, "2013-03-04") == ("a", "")
+    assert _serving(lake, "2013-03-05") == ("b", "a")
+    assert _serving(lake, "2013-03-31") == ("c", "b")
+    served = ledger.serving(lake, "2013-03-08")
+    assert served.prior == 0.2
+    assert served.baseline is not None
+    assert served.baseline["switch"] == 2
+
+
+def test_a_model_that_was_rolled_back_from_is_nobodys_fallback(lake: Lake) -> None:
+    """After a rollback the fallback is the one before, and a second rollback goes further back."""
+    _write(lake, _row(1, "a", "2013-03-01"), _row(2, "b", "2013-03-05"), _row(3, "c", "2013-03-09"))
+    _write(lake, _row(4, "b", "2013-03-12", "rolled back"))
+    assert _serving(lake, "2013-03-11") == ("c", "b")
+    assert _serving(lake, "2013-03-12") == ("b", "a")
+    _write(lake, _row(5, "a", "2013-03-13", "rolled back"))
+    assert _serving(lake, "2013-03-13") == ("a", "")
+    _write(lake, _row(6, "d", "2013-03-20"))
+    assert _serving(lake, "2013-03-20") == ("d", "a")
+
+
+def test_a_rollback_before_its_night_leaves_no_trace_of_what_never_served(lake: Lake) -> None:
+    """A champion that is rolled back before its first night serves none."""
+    _write(lake, _row(1, "a", "2013-03-01"), _row(2, "b", "2013-03-05"))
+    _write(lake, _row(3, "a", "2013-03-03", "rolled back"))
+    assert {_serving(lake, f"2013-03-{day:02}") for day in range(3, 20)} == {("a", "")}
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abcd"), st.integers(0, 3), st.sampled_from(["promoted", "rolled back", "forced"])
+        ),
+        max_size=12,
+    )
+)
+def test_a_later_switch_changes_no_served_night(moves: list[tuple[str, int, str]]) -> None:
+    """Whatever is switched, who served the nights before stays, and the fallback is another model."""
+    rows: list[ledger.Row] = []
+    day, seen = 1, {}
+    for number, (model, step, kind) in enumerate(moves, 1):
+        day += step
+        rows.append(_row(number, model, f"2013-03-{day:02}", kind))
+        for night in range(1, 40):
+            line = ledger.succession([row for row in rows if row["effective"] <= f"2013-03-{night:02}"])
+            if night < day:
+                assert [row["switch"] for row in line] == seen.get(night, [])
+            seen[night] = [row["switch"] for row in line]
+            assert all(a["model"] != b["model"] for a, b in pairwise(line))
+        assert ledger.succession(rows)[-1] == rows[-1]
+
+
+def test_the_rival_of_a_training_is_found_again(lake: Lake) -> None:
+    """A training has to beat the same champion before and after its own promotion, an old one an older."""
+    _write(lake, _row(1, "a", "2013-03-01"), _row(2, "b", "2013-03-08"))
+    before = ledger.rival(lake, "2013-03-15", "key of c")
+    assert before is not None
+    assert before["model"] == "b"
+    _write(lake, _row(3, "c", "2013-03-15"))
+    assert ledger.rival(lake, "2013-03-15", "key of c") == before
+    assert (ledger.rival(lake, "2013-03-15", "another") or {})["model"] == "c"
+    assert (ledger.rival(lake, "2013-03-07", "old") or {})["model"] == "a"
+    assert ledger.rival(lake, "2013-02-01", "older") is None
+    forced = _row(4, "d", "2013-03-16", "forced", request=ledger.forced_key("key of d"))
+    _write(lake, forced)
+    assert (ledger.rival(lake, "2013-03-16", "key of d") or {})["model"] == "c"
+
+
+def _try(lake: Lake, name: str, verdict: str, night: str = "2013-03-10") -> ledger.Row:
+    made = evidence(losses([1.0]), data=name, night=night)
+    said = Verdict(verdict, f"{verdict}: because", (Check("a", "b", "c", None),))
+    return ledger.record_attempt(lake, made, lambda number: said)
+
+
+def test_a_rerun_is_no_new_attempt(lake: Lake) -> None:
+    """The same key again returns the first row, whatever the verdict would be now, and is not asked again."""
+    first = _try(lake, "x", NOT_BLESSED)
+    again = _try(lake, "x", BLESSED)
+    assert again == first
+    assert len(ledger.attempts(lake)) == 1
+    assert Evidence.from_json(first["evidence"]).key == first["key"]
+    assert ledger.attempt(lake, first["key"]) == first
+    with pytest.raises(NotPublished, match="run judge"):
+        ledger.attempt(lake, "nobody")
+
+
+def test_attempts_count_from_the_last_promotion(lake: Lake) -> None:
+    """Tries at the live champion are numbered from 1; a promotion begins anew, a rollback does not."""
+    assert [_try(lake, f"{i}", RUBBER_STAMPED)["attempt"] for i in range(2)] == [1, 1]
+    _write(lake, _row(1, "a", "2013-03-02", attempt=ledger.attempts(lake)[0]["key"]))
+    assert [_try(lake, f"a{i}", NOT_BLESSED)["attempt"] for i in range(3)] == [1, 2, 3]
+    won = _try(lake, "won", BLESSED)
+    assert won["attempt"] == 4
+    assert ledger.attempts_since_promotion(lake) == 4
+    _write(lake, _row(2, "b", "2013-03-09", attempt=won["key"]))
+    assert ledger.attempts_since_promotion(lake) == 0
+    assert _try(lake, "b1", NOT_BLESSED)["attempt"] == 1
+    _write(lake, _row(3, "a", "2013-03-10", "rolled back", attempt=ledger.attempts(lake)[0]["key"]))
+    assert _try(lake, "b2", NOT_BLESSED)["attempt"] == 2
+    assert [row["recorded"] for row in ledger.attempts(lake)] == list(range(1, 9))
+    assert pa.Table.from_pylist(ledger.attempts(lake), ATTEMPTS).num_rows == 8
+
+
+def test_what_could_promote_nothing_costs_nothing(lake: Lake) -> None:
+    """Neither a want of evidence nor a backfill of old weeks makes the next challenger's level stricter."""
+    _try(lake, "first", RUBBER_STAMPED, "2013-03-03")
+    _write(lake, _row(1, "a", "2013-03-03", attempt=ledger.attempts(lake)[0]["key"]))
+    for week in range(5):
+        _try(lake, f"old {week}", NOT_BLESSED, f"2013-02-0{week + 1}")
+        _try(lake, f"thin {week}", NOT_ENOUGH)
+    assert ledger.attempts_since_promotion(lake) == 0
+    assert _try(lake, "next", BLESSED)["attempt"] == 1
+
+
+def test_force_is_recorded_beside_what_the_gate_said(lake: Lake) -> None:
+    """A forced verdict is a row of its own with the name and the reason, once, and the gate's row stays."""
+    said = _try(lake, "x", NOT_BLESSED)
+    forced = ledger.record_forced(lake, said, "ann", "the champion is broken")
+    assert forced["verdict"] == "forced"
+    assert forced["sentence"] == "forced by ann: the champion is broken; the gate said: not blessed: because"
+    assert ledger.record_forced(lake, said, "bob", "me too") == forced
+    assert [row["verdict"] for row in ledger.attempts(lake)] == [NOT_BLESSED, "forced"]
+    assert ledger.attempts_since_promotion(lake) == 1

@@ -1,0 +1,173 @@
+"""Real processes at the same ledger at the same moment: each version has one winner, and nothing is lost."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
+from multiprocessing.managers import SyncManager
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable
+
+from include import models
+from include.lake import Lake
+from include.promote import ledger
+from include.promote.judge import BLESSED
+from include.promote.run import decide, promote
+from include.registry import Registry
+from include.spec import UseCase
+from tests.promote.conftest import model
+from tests.promote.racing import act
+
+FIRST, SECOND, THIRD = "2024-03-04", "2024-03-11", "2024-03-18"
+Race = Callable[[Lake, list[tuple[str, str]]], list[str]]
+
+
+@pytest.fixture(scope="module")
+def race() -> Iterator[Race]:
+    """Lets four processes act at the same moment and returns how each ended.
+
+    They are forked from a server that has imported everything and opened nothing, as Airflow's tasks are.
+    """
+    before = os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.promote.racing"])
+    manager: SyncManager
+    with context.Manager() as manager, ProcessPoolExecutor(4, mp_context=context) as pool:
+
+        def run(lake: Lake, moves: list[tuple[str, str]]) -> list[str]:
+            barrier = manager.Barrier(len(moves))
+            root = str(Path(lake.uri.removeprefix("file://")).parent)
+            return [f.result(120) for f in [pool.submit(act, barrier, root, *move) for move in moves]]
+
+        yield run
+    if before is None:
+        del os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]
+    else:
+        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = before
+
+
+@pytest.fixture(autouse=True)
+def _stored(lake: Lake) -> None:
+    """All models lie in the lake already, so that the races are about the ledgers."""
+    for number in range(5):
+        models.store(lake, model(number))
+
+
+def _key(evaluation: str) -> str:
+    return evaluation.removeprefix("evaluations/").removesuffix(".json")
+
+
+def _first(lake: Lake, spec: UseCase, attempt: Callable[..., str], gone: Registry) -> None:
+    where = attempt(1, FIRST)
+    decide(lake, spec, where)
+    promote(lake, spec, _key(where), registry=gone)
+
+
+def _serial(lake: Lake) -> list[ledger.Row]:
+    """Return the champions' rows, once it is seen that the switches are 1, 2, 3, …, each of one commit."""
+    rows = ledger.switches(lake)
+    numbers = [row["switch"] for row in rows]
+    assert numbers == sorted([*range(1, len(rows) // 2 + 1)] * 2)
+    assert [row["role"] for row in rows] == ["baseline", "champion"] * (len(rows) // 2)
+    history = DeltaTable(f"{lake.uri}/tables/deployments").history()
+    assert sum(commit["operation"] == "WRITE" for commit in history) == len(rows) // 2
+    return ledger.champions(rows)
+
+
+def test_one_of_four_first_challengers_is_promoted(
+    lake: Lake, weekly: UseCase, attempt: Callable[..., str], race: Race
+) -> None:
+    """Four that were judged against nobody: the fastest is promoted, the others see it and stand back."""
+    where = [attempt(version, FIRST) for version in range(1, 5)]
+    for evaluation in where:
+        decide(lake, weekly, evaluation)
+    ends = race(lake, [("promote", _key(evaluation)) for evaluation in where])
+    rows = _serial(lake)
+    assert len(rows) == 1
+    assert ends.count("nothing switched") == 3
+    assert sum(end.startswith(f"v{rows[0]['version']} promoted") for end in ends) == 1
+
+
+def test_one_promotion_asked_for_four_times_is_one(
+    lake: Lake, weekly: UseCase, attempt: Callable[..., str], race: Race
+) -> None:
+    """Four runs of the same task make one switch, and all return it."""
+    where = attempt(1, FIRST)
+    decide(lake, weekly, where)
+    ends = race(lake, [("promote", _key(where))] * 4)
+    assert len(_serial(lake)) == 1
+    assert len(set(ends)) == 1
+    assert ends[0].startswith("v1 promoted")
+
+
+def test_four_that_nothing_stands_in_the_way_of_are_all_switched(
+    lake: Lake, weekly: UseCase, attempt: Callable[..., str], race: Race
+) -> None:
+    """Forced promotions all succeed, one after the other: no row is lost and no number is used twice."""
+    where = [attempt(version, FIRST, loss=20.0) for version in range(1, 5)]
+    for evaluation in where:
+        decide(lake, weekly, evaluation)
+    ends = race(lake, [("force", _key(evaluation)) for evaluation in where])
+    rows = _serial(lake)
+    assert sorted(row["version"] for row in rows) == ["1", "2", "3", "4"]
+    assert all(" forced by ann, champion from " in end for end in ends)
+    recorded = [row["recorded"] for row in ledger.attempts(lake)]
+    assert recorded == list(range(1, 9))
+
+
+def test_verdicts_recorded_at_once_are_numbered_in_turn(
+    lake: Lake, weekly: UseCase, attempt: Callable[..., str], race: Race, gone: Registry
+) -> None:
+    """Attempts at one champion, judged at the same moment, are attempts 1, 2 and 3, each at its level."""
+    _first(lake, weekly, attempt, gone)
+    where = [attempt(version, SECOND, champion=1, loss=3.0) for version in (2, 3, 4)]
+    ends = race(lake, [("decide", evaluation) for evaluation in (*where, where[0])])
+    rows = ledger.attempts(lake)[1:]
+    assert [row["attempt"] for row in rows] == [1, 2, 3]
+    assert all(f"(attempt {row['attempt']})" in row["sentence"] for row in rows)
+    assert {row["sentence"] for row in rows} == set(ends)
+    assert ends[0] == ends[3]
+
+
+@pytest.mark.parametrize("turn", range(3))
+def test_a_rollback_and_a_promotion_at_once(
+    lake: Lake, weekly: UseCase, attempt: Callable[..., str], race: Race, gone: Registry, turn: int
+) -> None:
+    """Whichever is first, the other decides again: a promotion is superseded, a rollback asks what is meant."""
+    _first(lake, weekly, attempt, gone)
+    second = attempt(2, SECOND, champion=1)
+    decide(lake, weekly, second)
+    promote(lake, weekly, _key(second), registry=gone)
+    third = attempt(3, THIRD, champion=2)
+    assert decide(lake, weekly, third).verdict == BLESSED
+    moves = [("rollback", ""), ("promote", _key(third))]
+    back, ahead = race(lake, moves if turn % 2 else moves[::-1])[:: 1 if turn % 2 else -1]
+    rows = _serial(lake)
+    said = {
+        ("1", "2", "1"): ("v1 rolled back", "nothing switched"),
+        ("1", "2", "3"): ("StaleDecision", "v3 promoted"),  # the rollback had looked before it
+        ("1", "2", "3", "2"): ("v2 rolled back", "v3 promoted"),  # it looked after it
+    }[tuple(row["version"] for row in rows)]
+    assert back.startswith(said[0])
+    assert ahead.startswith(said[1])
+
+
+def test_four_rollbacks_to_one_version_are_one(
+    lake: Lake, weekly: UseCase, attempt: Callable[..., str], race: Race, gone: Registry
+) -> None:
+    """Four people who press the same button go back once."""
+    _first(lake, weekly, attempt, gone)
+    second = attempt(2, SECOND, champion=1)
+    decide(lake, weekly, second)
+    promote(lake, weekly, _key(second), registry=gone)
+    ends = race(lake, [("rollback", "1")] * 4)
+    rows = _serial(lake)
+    assert [row["version"] for row in rows] == ["1", "2", "1"]
+    assert all(a["model"] != b["model"] for a, b in pairwise(rows))
+    assert all("v1 rolled back by ann" in end for end in ends)

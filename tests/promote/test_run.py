@@ -1,0 +1,299 @@
+"""A challenger serves when the gate lets it, from a night nobody has served; the way back is as short."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pyarrow as pa
+import pytest
+
+from include import models
+from include.errors import EvergreenError, ModelError, NotPublished, StaleDecision
+from include.lake import Lake
+from include.promote import ledger
+from include.promote.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED
+from include.promote.mirror import mirror
+from include.promote.run import decide, force, promote, rollback
+from include.refs import Ref, digest_bytes
+from include.registry import Registry
+from include.spec import UseCase
+from include.tables import PARTITIONS
+from tests.promote.conftest import model
+
+Attempt = Callable[..., str]
+FIRST, SECOND, THIRD, FOURTH = "2024-03-04", "2024-03-11", "2024-03-18", "2024-03-25"  # Mondays
+
+
+def _key(evaluation: str) -> str:
+    return evaluation.removeprefix("evaluations/").removesuffix(".json")
+
+
+def _serve(lake: Lake, *nights: str) -> None:
+    """Mark nights as scored."""
+    for night in nights:
+        row = dict.fromkeys(PARTITIONS.names) | {
+            "product": "predictions",
+            "night": night,
+            "outcome": "published",
+        }
+        where = {"product": "predictions", "night": night}
+        lake.publish("partitions", pa.Table.from_pylist([row], PARTITIONS), where, ["product", "night"])
+
+
+def _champion(lake: Lake, night: str) -> str:
+    return (ledger.serving(lake, night).champion or {"version": ""})["version"]
+
+
+def _three(lake: Lake, spec: UseCase, attempt: Attempt, registry: Registry) -> list[str]:
+    """Promote versions 1, 2 and 3, a week after the other."""
+    keys = []
+    for version, night in ((1, FIRST), (2, SECOND), (3, THIRD)):
+        where = attempt(version, night, champion=version - 1)
+        decide(lake, spec, where)
+        assert promote(lake, spec, _key(where), registry=registry) is not None
+        keys.append(_key(where))
+    return keys
+
+
+def test_the_first_challenger_serves_from_the_next_night(
+    lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry
+) -> None:
+    """With nothing to compare with it is rubber-stamped; then models, ledger and alias all say version 1."""
+    where = attempt(1, FIRST)
+    verdict = decide(lake, weekly, where)
+    assert verdict.verdict == RUBBER_STAMPED
+    ref = promote(lake, weekly, _key(where), registry=registry)
+    assert ref is not None
+    assert (ref.partition, ref.digest) == (SECOND, digest_bytes(model(1)))
+    assert len(str(ref.xcom())) < 1000
+    rows = ledger.switches(lake)
+    assert [(row["switch"], row["role"], row["kind"]) for row in rows] == [
+        (1, "baseline", "promoted"),
+        (1, "champion", "promoted"),
+    ]
+    assert [models.fetch(lake, row["model"]).steps[0][1].constant for row in rows] == [0, 1]
+    assert b'"prior": 0.2' in (lake.get(f"models/{ref.digest}.json") or b"")
+    assert registry.aliases("weekly_sales") == {"champion": "1"}
+    assert lake.version("deployments") == 1  # made, and one commit
+
+
+def test_judging_and_promoting_again_changes_nothing(
+    lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry, gone: Registry
+) -> None:
+    """Three times is once: one attempt, one switch, one reference, also when MLflow has gone meanwhile."""
+    where = attempt(1, FIRST)
+    verdicts = [decide(lake, weekly, where) for _ in range(3)]
+    refs = [promote(lake, weekly, _key(where), registry=r) for r in (registry, registry, gone)]
+    assert verdicts[0] == verdicts[1] == verdicts[2]
+    assert refs[0] == refs[1] == refs[2]
+    assert len(ledger.attempts(lake)) == 1
+    assert len(ledger.switches(lake)) == 2
+
+
+def test_a_better_challenger_replaces_the_champion(
+    lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry
+) -> None:
+    """A blessed challenger is champion, the one before it previous, in the ledger and in MLflow."""
+    _three(lake, weekly, attempt, registry)
+    assert [row["verdict"] for row in ledger.attempts(lake)] == [RUBBER_STAMPED, BLESSED, BLESSED]
+    serving = ledger.serving(lake, FOURTH)
+    assert serving.champion is not None
+    assert serving.previous is not None
+    assert (serving.champion["version"], serving.previous["version"]) == ("3", "2")
+    assert registry.aliases("weekly_sales") == {"champion": "3", "previous": "2"}
+
+
+def test_an_unblessed_challenger_is_an_outcome(
+    lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry
+) -> None:
+    """Worse, or judged on too few nights: recorded with its sentence, and the champion stays in place."""
+    where = attempt(1, FIRST)
+    decide(lake, weekly, where)
+    promote(lake, weekly, _key(where), registry=registry)
+    before = lake.version("deployments")
+    worse = attempt(2, SECOND, champion=1, loss=3.0)
+    thin = attempt(3, SECOND, champion=1, count=3)
+    assert decide(lake, weekly, worse).verdict == NOT_BLESSED
+    assert decide(lake, weekly, thin).verdict == NOT_ENOUGH
+    assert promote(lake, weekly, _key(worse), registry=registry) is None
+    assert promote(lake, weekly, _key(thin), registry=registry) is None
+    assert lake.version("deployments") == before
+    assert registry.aliases("weekly_sales") == {"champion": "1"}
+    assert lake.get(models.key(digest_bytes(model(2)))) is None
+
+
+def test_a_promotion_in_between_changes_no_served_night(
+    lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry
+) -> None:
+    """A promotion takes effect after the last served night, so that re-scoring that one finds who served."""
+    first, second = attempt(1, FIRST), attempt(2, SECOND, champion=1)
+    decide(lake, weekly, first)
+    promote(lake, weekly, _key(first), registry=registry)
+    _serve(lake, SECOND, THIRD)  # version 1 has served a week after version 2's evidence
+    decide(lake, weekly, second)
+    promote(lake, weekly, _key(second), registry=registry)
+    assert [_champion(lake, night) for night in (FIRST, SECOND, THIRD, FOURTH)] == ["", "1", "1", "2"]
+
+
+def test_a_backfilled_training_is_recorded_and_never_deployed(
+    lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry
+) -> None:
+    """A training of a week before the champion's evidence may be blessed, and still isn't switched to."""
+    for version, night, champion in ((1, FIRST, 0), (3, THIRD, 1)):
+        where = attempt(version, night, champion=champion)
+        decide(lake, weekly, where)
+        promote(lake, weekly, _key(where), registry=registry)
+    old = attempt(2, SECOND, champion=1)
+    assert decide(lake, weekly, old).verdict == BLESSED
+    assert promote(lake, weekly, _key(old), registry=registry) is None
+    # nor after a rollback to a champion that is older than it
+    rollback(lake, weekly, None, "ann", "version 3 is slow")
+    assert promote(lake, weekly, _key(old), registry=registry) is None
+    assert {row["version"] for row in ledger.switches(lake)} == {"1", "3"}
+    assert len(ledger.attempts(lake)) == 3
+
+
+def test_a_verdict_about_another_champion_is_superseded(
+    lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two challengers beat the same champion: the second to be promoted was never compared with the first."""
+    first = attempt(1, FIRST)
+    decide(lake, weekly, first)
+    promote(lake, weekly, _key(first), registry=registry)
+    two, three = attempt(2, SECOND, champion=1), attempt(3, SECOND, champion=1)
+    assert [decide(lake, weekly, where).verdict for where in (two, three)] == [BLESSED, BLESSED]
+    assert promote(lake, weekly, _key(two), registry=registry) is not None
+    with caplog.at_level("INFO"):
+        assert promote(lake, weekly, _key(three), registry=registry) is None
+    assert "superseded: judged against" in caplog.text
+
+
+def test_what_cannot_be_judged_is_refused(lake: Lake, weekly: UseCase, attempt: Attempt) -> None:
+    """No evidence, or evidence of another declaration, is an error and no verdict."""
+    with pytest.raises(NotPublished, match="run evaluate"):
+        decide(lake, weekly, "evaluations/none.json")
+    changed = weekly.model_copy(update={"labels": weekly.labels.model_copy(update={"sql": "units + 1"})})
+    with pytest.raises(StaleDecision, match="train again"):
+        decide(lake, changed, attempt(1, FIRST))
+    assert ledger.attempts(lake) == []
+
+
+def test_a_damaged_model_is_not_switched_to(
+    lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry
+) -> None:
+    """Damaged bytes in the registry switch nothing; a damaged copy in the lake is replaced."""
+    with registry.recording("weekly_sales", "key-5", "run 5") as run:
+        files = {
+            models.key(digest_bytes(model(5))): b"half a mod",
+            models.key(digest_bytes(model(0))): model(0),
+        }
+        registry.put(run, files)
+        registry.register(run, "weekly_sales", models.load(model(5), digest_bytes(model(5))))
+    damaged, where = attempt(5, FIRST), attempt(1, FIRST)
+    assert decide(lake, weekly, damaged).verdict == decide(lake, weekly, where).verdict == RUBBER_STAMPED
+    with pytest.raises(ModelError, match="SHA-256"):
+        promote(lake, weekly, _key(damaged), registry=registry)
+    assert ledger.switches(lake) == []
+    lake.replace(models.key(digest_bytes(model(1))), b"half a mod")
+    assert promote(lake, weekly, _key(where), registry=registry) is not None
+    assert models.fetch(lake, digest_bytes(model(1))).steps[0][1].constant == 1
+
+
+def test_a_switch_stands_without_mlflow(
+    lake: Lake,
+    weekly: UseCase,
+    attempt: Attempt,
+    registry: Registry,
+    gone: Registry,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """With the models in the lake a promotion needs no registry; the next that looks corrects the aliases."""
+    where = attempt(1, FIRST)
+    decide(lake, weekly, where)
+    models.store(lake, model(0))
+    models.store(lake, model(1))
+    assert promote(lake, weekly, _key(where), registry=gone) is not None
+    assert "not mirrored" in caplog.text
+    assert registry.aliases("weekly_sales") == {}
+    assert mirror(lake, weekly, registry)
+    assert registry.aliases("weekly_sales") == {"champion": "1"}
+
+
+def test_the_way_back(lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry) -> None:
+    """The one before serves from the next unserved night, by one commit, in seconds, and it says by whom."""
+    _three(lake, weekly, attempt, registry)
+    _serve(lake, FIRST, SECOND, THIRD, FOURTH)
+    version, began = lake.version("deployments"), time.monotonic()
+    ref = rollback(lake, weekly, None, "ann", "late by an hour", registry=registry)
+    assert time.monotonic() - began < 10
+    assert lake.version("deployments") == version + 1
+    assert ref.partition == "2024-04-01"
+    assert ref.note == "v2 rolled back by ann, champion from 2024-04-01 on: late by an hour"
+    assert [_champion(lake, night) for night in (THIRD, FOURTH, "2024-04-01")] == ["2", "3", "2"]
+    back = [row for row in ledger.switches(lake) if row["switch"] == 4]
+    assert {(row["role"], row["kind"], row["by"]) for row in back} == {
+        ("champion", "rolled back", "ann"),
+        ("baseline", "rolled back", "ann"),
+    }
+    assert registry.aliases("weekly_sales") == {"champion": "2", "previous": "1"}
+    assert rollback(lake, weekly, None, "ann", "still late").note.startswith("v1 rolled back")
+    with pytest.raises(NotPublished, match="a champion before the live one"):
+        rollback(lake, weekly, None, "ann", "still late")
+    # forward again, by name
+    assert rollback(lake, weekly, "3", "bob", "it was the network").note.startswith("v3 rolled back by bob")
+
+
+def test_a_rollback_can_be_asked_for_twice(
+    lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry
+) -> None:
+    """To what is live already it does nothing and says so; the same request again doesn't go further back."""
+    _three(lake, weekly, attempt, registry)
+    version = lake.version("deployments")
+    assert rollback(lake, weekly, "3", "ann", "sure?").note.startswith("nothing to do: v3")
+    assert lake.version("deployments") == version
+    refs = [rollback(lake, weekly, None, "ann", "slow", request="run 7") for _ in range(3)]
+    assert [ref.digest for ref in refs] == [digest_bytes(model(2))] * 3
+    assert refs[1].note.startswith("already carried out")
+    assert lake.version("deployments") == version + 1
+
+
+def test_a_rollback_that_cannot_serve_is_refused(
+    lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry
+) -> None:
+    """An unknown version, no name, no reason, or a model that can't be loaded: an error, and no switch."""
+    with pytest.raises(NotPublished, match="no champion yet"):
+        rollback(lake, weekly, None, "ann", "slow")
+    _three(lake, weekly, attempt, registry)
+    version = lake.version("deployments")
+    with pytest.raises(NotPublished, match="version 7, once champion, found v1, v2, v3"):
+        rollback(lake, weekly, "7", "ann", "slow")
+    for by, reason in (("", "slow"), ("ann", " ")):
+        with pytest.raises(EvergreenError, match="by whom, and why"):
+            rollback(lake, weekly, None, by, reason)
+    lake.replace(models.key(digest_bytes(model(2))), b"half a mod")
+    with pytest.raises(ModelError, match="SHA-256"):
+        rollback(lake, weekly, None, "ann", "slow")
+    assert lake.version("deployments") == version
+
+
+def test_a_person_can_overrule_the_gate(
+    lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry
+) -> None:
+    """Force deploys what the gate refused, once, and its name and reason are kept beside the verdict."""
+    first, worse = attempt(1, FIRST), attempt(2, SECOND, champion=1, loss=3.0)
+    decide(lake, weekly, first)
+    promote(lake, weekly, _key(first), registry=registry)
+    decide(lake, weekly, worse)
+    with pytest.raises(EvergreenError, match="by whom, and why"):
+        force(lake, weekly, _key(worse), "ann", "", registry=registry)
+    refs = [
+        force(lake, weekly, _key(worse), "ann", "the champion leaks", registry=registry) for _ in range(2)
+    ]
+    assert refs[0] == refs[1]
+    assert isinstance(refs[0], Ref)
+    assert "v2 forced by ann" in refs[0].note
+    assert _champion(lake, THIRD) == "2"
+    assert [row["verdict"] for row in ledger.attempts(lake)] == [RUBBER_STAMPED, NOT_BLESSED, FORCED]
+    assert [row["kind"] for row in ledger.champions(ledger.switches(lake))] == ["promoted", "forced"]
+    assert registry.aliases("weekly_sales") == {"champion": "2", "previous": "1"}
