@@ -38,6 +38,9 @@ TUNED = {
     "AIRFLOW__CORE__PARALLELISM": "8",
     "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
     "AIRFLOW__CORE__HOSTNAME_CALLABLE": "socket.gethostname",  # the default asks DNS, which may be slow
+    # A machine with more work than cores is slow, not broken: a task outlives an API server that is late.
+    "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "30",
+    "AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS": "30",
     "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",  # a new file is seen in seconds, not in five minutes
 }
 

@@ -12,7 +12,7 @@ from signal import SIGINT, SIGTERM
 
 import psutil  # type: ignore[import-untyped]  # it comes without types, and one call doesn't need them
 import requests
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from demo import postgres, process
 from demo.environment import postgres_uri
@@ -70,13 +70,17 @@ def answers(port: str, path: str) -> Callable[[Home], bool]:
     return check
 
 
-def has_buckets(home: Home) -> bool:
-    """Whether weed answers and has made its buckets, which it does a moment after it first answers."""
-    if not answers("s3", "/healthz")(home):
+def takes_objects(home: Home) -> bool:
+    """Whether weed has its buckets and would accept an object now.
+
+    It answers at once, but after a crash its master was seen to know of no writable volume for 4 to 14 s. A
+    put in that time fails or hangs for 19 s, so the master is asked where an object would go.
+    """
+    if _get(home.url("master") + "/dir/assign?collection=lake") is None:
         return False
     try:
         found = s3_client(home).list_buckets()["Buckets"]
-    except ClientError:
+    except (ClientError, BotoCoreError):
         return False
     return {bucket["Name"] for bucket in found} >= set(BUCKETS)
 
@@ -194,7 +198,7 @@ SERVERS = (
     Server(
         "s3",
         argv=_weed,
-        ready=has_buckets,
+        ready=takes_objects,
         ports=WEED_PORTS,
         env=_weed_environment,
         cwd=("s3",),

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from demo import process
@@ -25,6 +26,7 @@ from demo.servers import ALL, BY_NAME, SERVERS, Server, log_file, pid_file
 Progress = Callable[[str, str, float], None]  # server, what happened, seconds it took
 
 LAST_LINES = 12
+PORT_TIMEOUT = 3.0  # seconds before a port that is not free counts as taken
 STOP_TIMEOUT = 10.0  # seconds before a server that was asked to stop is killed
 
 # What a shell may hold of other stacks and clouds, and what would make every import slow.
@@ -121,7 +123,8 @@ class Stack:
 
     def _start(self, server: Server, env: dict[str, str]) -> None:
         for name in server.ports:
-            if not is_free(self.home.ports[name]):
+            # A killed server's last threads may hold its port for a moment.
+            if not process.until(partial(is_free, self.home.ports[name]), PORT_TIMEOUT):
                 raise StackError(self._taken(server, name))
         server.prepare(self.home)
         switch = {"EVERGREEN_WARM": "1"} if self.warm and server.name == "scheduler" else {}

@@ -1,0 +1,231 @@
+"""The stack keeps its secrets and its data, says what is wrong, and leaves nothing behind."""
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]  # it comes without types
+import pytest
+import requests
+
+from demo import process
+from demo.airflow_api import AirflowApi
+from demo.home import Home
+from demo.postgres import connect
+from demo.servers import SERVERS, log_file, pid_file
+from demo.stack import Stack, StackError
+from demo.world import s3_client
+
+PROBE = '''
+"""Says which heavy libraries a task finds in its process before it imports any."""
+import sys
+from airflow.sdk import DAG, CronPartitionTimetable, task
+
+clock = CronPartitionTimetable("0 18 * * *", timezone="America/New_York", key_format="%Y-%m-%d")
+with DAG("probe", schedule=clock):
+    @task
+    def look():
+        heavy = ("pandas", "sklearn", "mlflow", "great_expectations", "evidently", "deltalake", "duckdb")
+        print("warm:", all(name in sys.modules for name in heavy))
+    look()
+'''
+
+
+def members(stack: Stack) -> list[psutil.Process]:
+    """Every process of the stack."""
+    return [
+        member
+        for server in SERVERS
+        for member in process.family(pid_file(stack.home, server.name), stack.home.root)
+    ]
+
+
+def listening(processes: list[psutil.Process]) -> list[str]:
+    """The addresses that these processes listen on, as the kernel's tables give them (hexadecimal)."""
+    inodes = set()
+    for member in processes:
+        for handle in Path(f"/proc/{member.pid}/fd").iterdir():
+            target = str(handle.readlink())
+            if target.startswith("socket:["):
+                inodes.add(target.removeprefix("socket:[").removesuffix("]"))
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                found.append(fields[1].split(":")[0])
+    return found
+
+
+def only_loopback(processes: list[psutil.Process]) -> bool:
+    """Whether all that they listen on is 127.0.0.1; the kernel writes it with its bytes turned round."""
+    return set(listening(processes)) == {"0100007F"}
+
+
+def test_secrets_are_private(stack: Stack, home: Home) -> None:
+    """No other user can read a password, a log or a server's data, or list the home."""
+    for path in (home.root / "secrets").iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    for name in ("secrets", "logs", "pids", "s3", "world", "postgres/data"):
+        assert stat.S_IMODE((home.root / name).stat().st_mode) & 0o077 == 0, name
+    assert stat.S_IMODE(home.root.stat().st_mode) & 0o066 == 0
+    lines = "".join(" ".join(member.cmdline()) for member in members(stack))
+    assert not [name for name, secret in home.secrets.items() if secret in lines]
+
+
+def test_the_light_servers_listen_on_loopback_only(stack: Stack) -> None:
+    """No server can be reached from another machine."""
+    assert only_loopback(members(stack))
+
+
+def test_the_database_wants_a_password(stack: Stack, home: Home) -> None:
+    """Being on the machine is not enough, though the socket's folder is closed as well."""
+    connect(home, "mlflow").close()
+    with pytest.raises(Exception, match="password authentication failed"):
+        connect(_with_another_password(home))
+
+
+def _with_another_password(home: Home) -> Home:
+    other = Home(home.root)
+    other.secrets = home.secrets | {"postgres": "guess"}
+    return other
+
+
+def test_weed_s_own_ports_give_nothing_away(stack: Stack, home: Home) -> None:
+    """The filer and the volume server beside the S3 port refuse a request without a key."""
+    s3_client(home).put_object(Bucket="lake", Key="closed", Body=b"x" * 5_000_000)
+
+    assert requests.get(f"{home.url('filer')}/buckets/lake/closed", timeout=5).status_code == 401
+    assert requests.put(f"{home.url('filer')}/buckets/lake/new", data=b"x", timeout=5).status_code == 401
+    assert requests.get(home.url("volume"), timeout=5).status_code == 401
+
+
+def test_objects_survive_a_killed_server(stack: Stack, home: Home) -> None:
+    """After `kill -9` of the S3 server, `up` restarts it alone and every object is there."""
+    s3 = s3_client(home)
+    for number in range(20):
+        s3.put_object(Bucket="lake", Key=f"kept/{number}", Body=str(number).encode())
+    before = json.loads(pid_file(home, "weather").read_text())
+    killed = process.running(pid_file(home, "s3"))
+    assert killed is not None
+    os.kill(killed.pid, signal.SIGKILL)
+    process.until(lambda: process.running(pid_file(home, "s3")) is None, 5)
+
+    with pytest.raises(StackError, match="s3 died"):
+        stack.check()
+    assert stack.status()["s3"] == "died"
+    stack.up(["s3", "weather"])
+
+    bodies = [s3.get_object(Bucket="lake", Key=f"kept/{n}")["Body"].read() for n in range(20)]
+    assert bodies == [str(n).encode() for n in range(20)]
+    assert json.loads(pid_file(home, "weather").read_text()) == before
+    assert stack.status()["s3"] == "up"
+
+
+def test_a_second_up_does_nothing(stack: Stack, home: Home) -> None:
+    """What is healthy is left alone, and each server says so."""
+    told: dict[str, str] = {}
+
+    stack.up(["postgres", "s3", "weather"], lambda server, what, seconds: told.update({server: what}))
+
+    assert told == dict.fromkeys(("postgres", "s3", "weather"), "already up")
+
+
+def test_a_taken_port_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message says which server, which port, and how to choose another one."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        monkeypatch.setenv("EVERGREEN_PORT_WEATHER", str(port))
+        stack = Stack(tmp_path / "home")
+
+        with pytest.raises(StackError, match=f"weather: port {port} .* EVERGREEN_PORT_WEATHER=<port>"):
+            stack.up(["weather"])
+        assert stack.status()["weather"] == "down"
+
+
+def test_a_server_that_cannot_start_shows_its_log(tmp_path: Path) -> None:
+    """The message has the exit code, the log's path and its last lines."""
+    stack = Stack(tmp_path / "home", {"PYTHONPATH": str(tmp_path)})  # without the repository on it
+
+    with pytest.raises(StackError) as refused:
+        stack.up(["weather"])
+
+    said = str(refused.value)
+    assert "weather stopped while starting (exit code 1)" in said
+    assert str(log_file(stack.home, "weather")) in said
+    assert "No module named" in said
+
+
+def test_a_stranger_with_our_number_is_spared(tmp_path: Path) -> None:
+    """A pid file whose number is another process's by now stops nothing."""
+    stack = Stack(tmp_path / "home")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
+        noted = {"pid": stranger.pid, "created": 1.0, "argv": ["weed"]}
+        pid_file(stack.home, "s3").write_text(json.dumps(noted))
+
+        stack.down()
+
+        assert stranger.poll() is None
+        stranger.communicate(b"\n")
+
+
+def test_addresses_and_passwords_are_kept(tmp_path: Path) -> None:
+    """A second look at a home finds the same ports and secrets, all of them different."""
+    first, second = Home(tmp_path), Home(tmp_path)
+
+    assert (first.ports, first.secrets) == (second.ports, second.secrets)
+    assert len(set(first.ports.values())) == len(first.ports)
+    assert len(set(first.secrets.values())) == len(first.secrets)
+
+
+@pytest.mark.airflow
+def test_the_whole_stack(stack: Stack, home: Home, tmp_path: Path) -> None:
+    """Airflow runs a task that finds the libraries imported; all is on loopback; `down` leaves no process."""
+    dags = home.folder("dags")
+    (dags / "probe.py").write_text(PROBE)
+    plugins = {"AIRFLOW__CORE__PLUGINS_FOLDER": str(tmp_path)}
+    whole = Stack(home, {"AIRFLOW__CORE__DAGS_FOLDER": str(dags), **plugins})
+    try:
+        whole.up([server.name for server in SERVERS if server.name != "landing"])
+        api = AirflowApi.of(home)
+        api.wait_dag("probe", timeout=60)
+        api.unpause("probe")
+        api.trigger_run("probe", partition_key="2013-03-01", run_id="probe__1")
+        run = api.wait_run("probe", "probe__1", timeout=120)
+        everything = members(whole)
+
+        said = api.log(api.task_instances("probe", "probe__1")[0])
+        assert (run["state"], "warm: True" in said) == ("success", True), said
+        assert only_loopback(everything)
+        assert (
+            requests.get(f"{home.url('mlflow')}/api/2.0/mlflow/experiments/search", timeout=5).status_code
+            == 401
+        )
+        assert requests.get(f"{home.url('airflow')}/api/v2/dags", timeout=5).status_code == 401
+        kill_the_scheduler_and_come_back(whole)
+    finally:
+        whole.down()
+    assert not [member for member in everything if member.is_running() and member.status() != "zombie"]
+    assert set(whole.status().values()) == {"down"}
+
+
+def kill_the_scheduler_and_come_back(stack: Stack) -> None:
+    """The workers that a killed scheduler leaves are not there any more when the next one is."""
+    pids = pid_file(stack.home, "scheduler")
+    family = process.family(pids, stack.home.root)
+    leader = process.running(pids)
+    assert leader is not None
+    leader.kill()
+    process.until(lambda: process.running(pids) is None, 5)
+    orphans = process.family(pids, stack.home.root)
+
+    stack.warm = False  # it comes back sooner
+    stack.up(["scheduler"])
+
+    assert len(orphans) == len(family) - 1
+    assert not [orphan for orphan in orphans if orphan.is_running()]
