@@ -1,4 +1,4 @@
-"""Somebody decides in the very moment before a commit, or the process is killed around one: nothing is half done."""
+"""Somebody else decides just before a commit, or a kill comes around one: nothing is half done."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_promotion_that_is_overtaken_judges_its_verdict_again(
 def test_a_rollback_that_is_overtaken_asks_again(
     lake: Lake, weekly: UseCase, attempt: Attempt, two: tuple[str, str], gone: Registry
 ) -> None:
-    """ "The one before" means another one now, so a person must look; a version that was named is gone back to."""
+    """The one before is another one now, so a person must look; a version that was named is gone back to."""
     promote(lake, weekly, two[0], registry=gone)
     third = attempt(3, THIRD, champion=2)
     decide(lake, weekly, third)
@@ -151,7 +151,7 @@ def test_a_kill_between_any_two_writes(
     registry: Registry,
     tmp_path: Path,
 ) -> None:
-    """Killed before or after each write and run again, ledgers, models and aliases are those of one quiet run."""
+    """Killed around any write and run again: ledgers, models and aliases are those of one quiet run."""
     where = attempt(1, FIRST)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.promote.test_interrupt"])

@@ -78,6 +78,7 @@ def test_without_a_champion_it_is_a_rubber_stamp() -> None:
     # and evidence without the champion's losses is no way round the champion that serves
     assert _judge(first, champion=True).verdict == NOT_BLESSED
     assert _failed(_judge(first, champion=True)) == ["log_loss gain over champion"]
+    assert _judge(replace(first, note="v1 is damaged")).sentence.endswith("(v1 is damaged)")
 
 
 NIGHT = 0.5 + 0.1 * WAVE

@@ -139,7 +139,7 @@ def test_verdicts_recorded_at_once_are_numbered_in_turn(
 def test_a_rollback_and_a_promotion_at_once(
     lake: Lake, weekly: UseCase, attempt: Callable[..., str], race: Race, gone: Registry, turn: int
 ) -> None:
-    """Whichever is first, the other decides again: a promotion is superseded, a rollback asks what is meant."""
+    """Whichever is first, the other decides again: a promotion is superseded, a rollback asks."""
     _first(lake, weekly, attempt, gone)
     second = attempt(2, SECOND, champion=1)
     decide(lake, weekly, second)
