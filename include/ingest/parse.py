@@ -169,25 +169,16 @@ def _named(asked: Request, name: str, table: pa.Table) -> pa.Table:
     unknown = [column for column in have if column not in columns]
     twice = sorted({column for column in have if have.count(column) > 1})
     if twice:
-        _refuse(
-            asked,
-            name,
-            "each column once",
-            f"{', '.join(twice)} more than once",
-            "have the source correct it",
-        )
+        _refuse(asked, name, "each column once", f"{', '.join(twice)} more than once", "have it corrected")
+    required = f"the columns {', '.join(columns)}"
+    if missing and unknown:
+        found = f"no {', '.join(missing)}, and unknown {', '.join(unknown)}"
+        own = columns[missing[0]]
+        remedy = f"if the source renamed it, write `from: {unknown[0]}` under columns.{own} in the spec"
+        _refuse(asked, name, required, found, remedy)
     if missing:
-        found = f"no {', '.join(missing)}" + (f", and unknown {', '.join(unknown)}" if unknown else "")
-        hint = columns[missing[0]]
-        remedy = f"if the source renamed it, write `from: {unknown[0]}` under columns.{hint} in the spec"
-        _refuse(
-            asked,
-            name,
-            f"the columns {', '.join(columns)}",
-            found,
-            remedy if unknown else "have it sent again",
-        )
+        _refuse(asked, name, required, f"no {', '.join(missing)}", "have it sent again with all columns")
     if unknown and asked.source.contract.extra == "refuse":
         remedy = "declare it under columns, or write `extra: ignore` under contract in the spec"
-        _refuse(asked, name, f"the columns {', '.join(columns)}", f"also {', '.join(unknown)}", remedy)
+        _refuse(asked, name, required, f"also {', '.join(unknown)}", remedy)
     return table.select(list(columns)).rename_columns(list(columns.values()))

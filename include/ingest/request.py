@@ -104,7 +104,7 @@ def patiently(asked: Request, attempt: Callable[[], T], where: str) -> T:
     fetch = asked.source.fetch
     retrying = Retrying(
         stop=stop_after_attempt(fetch.attempts),
-        wait=wait_exponential_jitter(initial=fetch.wait, max=60.0, jitter=fetch.wait),
+        wait=wait_exponential_jitter(multiplier=fetch.wait, max=60.0, jitter=fetch.wait),
         retry=retry_if_exception_type(Transient),
         reraise=True,
     )
