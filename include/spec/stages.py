@@ -110,8 +110,13 @@ class Monitoring(Strict):
     missing: float = Field(
         0.1, gt=0, le=1, description="rise of the missing share from which a column has drifted"
     )
+    unseen: float = Field(
+        0.1, gt=0, le=1, description="share of values that the reference doesn't hold, from which it is an alarm"
+    )
     requirements: tuple[Requirement, ...] = Field((), description="of realised performance")
-    window: int = Field(7, ge=1, description="matured nights that realised performance is judged on")
+    window: int = Field(
+        7, ge=1, description="nights that drift is judged on, and matured ones that performance is"
+    )
     report_rows: int = Field(
         5000, ge=100, description="rows of the sample from which Evidently's report is drawn"
     )

@@ -1,0 +1,229 @@
+"""A column has drifted when its window is further from the reference than the reference's own windows are.
+
+Rows of one night share their weather and their season, so a week differs from two months by far more than
+chance among independent rows explains: in the year of the demo's data, a week of temperatures has a
+population stability index (PSI) of 1 to 6 against its own two months, where a textbook's threshold is 0.25.
+So the figure is judged against what the training's own windows of as many nights reach, each against the
+rest, and against the noise of independent rows, whichever is higher; the declared threshold is the least
+that counts as drift.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from scipy import stats
+
+from include.monitor.findings import Finding
+from include.profile import Profile
+from include.spec.stages import Monitoring
+
+Counts = NDArray[np.float64]
+CHANCE = 0.001  # of an alarm by the noise of independent rows alone, for one column on one night
+DECILES = tuple(share / 10 for share in range(1, 10))
+RARE = 0.01  # categories with a smaller share of the reference are counted together
+ALWAYS_MISSING, ALWAYS_UNSEEN = 0.5, 0.95  # more than that in a night is an alarm, whatever the reference had
+FEWEST_WINDOWS = 5  # of the reference, from which its own spread can be told
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a column's values are counted: between the reference's deciles, or by its frequent categories.
+
+    Parameters
+    ----------
+    edges : ascending; a bin holds what is above the edge before it, up to and including its own.
+    names : categories that are counted alone; the last bin holds all others. None for a numeric column.
+    """
+
+    edges: tuple[float, ...] = ()
+    names: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, reference: Profile) -> Cut:
+        """Return the cut that a reference's profile gives; a constant column has one edge."""
+        if reference.kind == "numeric":
+            deciles = reference.quantiles(DECILES) if reference.count > reference.missing else []
+            return cls(edges=tuple(sorted(set(deciles))))
+        least = RARE * (reference.count - reference.missing)
+        items = sorted(reference.items().items(), key=lambda item: (-item[1], item[0]))
+        return cls(names=tuple(name for name, count in items if count >= least))
+
+    @property
+    def bins(self) -> int:
+        """How many bins there are."""
+        return (len(self.edges) if self.names is None else len(self.names)) + 1
+
+    def profile(self, given: Profile) -> Counts:
+        """Return the counts by bin that a profile holds (within its error), shape (bins,)."""
+        present = float(given.count - given.missing)
+        if not present:
+            return np.zeros(self.bins)
+        if self.names is None:
+            return np.diff([0.0, *given.cdf(self.edges), 1.0]) * present
+        items = given.items()
+        named = [float(items.get(name, 0)) for name in self.names]
+        return np.array([*named, max(present - sum(named), 0.0)])
+
+    def places(self, given: pa.Array) -> NDArray[np.intp]:
+        """Return the bin of each of the values, of which none is missing."""
+        if self.names is None:
+            values: NDArray[np.float64] = given.to_numpy(zero_copy_only=False)
+            return np.searchsorted(self.edges, values, side="left")
+        found = pc.index_in(given, pa.array(self.names, pa.string())).fill_null(len(self.names))
+        return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.intp)
+
+
+def psi(reference: Counts, current: Counts) -> float:
+    """Return the population stability index of two counts over the same bins.
+
+    Half a row is added to each bin of either side (Jeffreys' prior), so that an empty one counts as rare and
+    not as impossible.
+
+    Parameters
+    ----------
+    reference, current : shape (bins,), not negative.
+
+    Returns
+    -------
+    float
+        Sum of (q − p)·ln(q / p) over the bins, ≥ 0.0; the best value is 0.0.
+    """
+    p, q = reference + 0.5, current + 0.5
+    p, q = p / p.sum(), q / q.sum()
+    return float(((q - p) * np.log(q / p)).sum())
+
+
+def noise(bins: int, reference: float, current: float) -> float:
+    """Return the PSI that two samples of one distribution stay below, but for a chance of `CHANCE`.
+
+    For independent rows the PSI is about (1/n + 1/m)·χ² with bins − 1 degrees of freedom, so its mean is
+    (bins − 1)(1/n + 1/m): B. Yurdakul and J. Naranjo, Statistical properties of the population stability
+    index, Journal of Risk Model Validation 14(4), 2020.
+
+    Parameters
+    ----------
+    bins : ≥ 1.
+    reference, current : rows of either side, > 0.
+    """
+    return float(stats.chi2.isf(CHANCE, max(bins - 1, 1)) * (1 / reference + 1 / current))
+
+
+def own_windows(total: Counts, nights: Counts, learnt: NDArray[np.bool_], width: int) -> NDArray[np.float64]:
+    """Return the PSI of each window of the training's nights against the reference without that window.
+
+    Parameters
+    ----------
+    total : the reference's counts, shape (bins,).
+    nights : counts by night in their order, shape (nights, bins).
+    learnt : which of the nights are part of the reference, shape (nights,); the others followed it.
+    width : nights in a window.
+    """
+    found = []
+    for first in range(len(nights) - width + 1):
+        window = slice(first, first + width)
+        # the profile is exact but for a few rows in a thousand: no bin may fall below none
+        rest = np.maximum(total - nights[window][learnt[window]].sum(axis=0), 0)
+        current = nights[window].sum(axis=0)
+        if rest.sum() and current.sum():
+            found.append(psi(rest, current))
+    return np.array(found)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as the serving model learnt it.
+
+    Parameters
+    ----------
+    profile : of the reference.
+    nights : exact counts by night and bin, shape (nights, bins).
+    learnt : which of those nights are part of the reference, shape (nights,).
+    missing : by night, the share of its rows without a value.
+    unseen : by night, the share of its values beyond what every other night holds. None: not known by night.
+    """
+
+    profile: Profile
+    cut: Cut
+    nights: Counts | None = None
+    learnt: NDArray[np.bool_] | None = None
+    missing: NDArray[np.float64] | None = None
+    unseen: NDArray[np.float64] | None = None
+
+
+def moved(name: str, column: Column, window: Profile, width: int, rules: Monitoring) -> Finding:
+    """Judge the column's distribution over a window of ``width`` nights."""
+    reference, current = column.cut.profile(column.profile), column.cut.profile(window)
+    if not reference.sum() or not current.sum():
+        side = "window" if reference.sum() else "reference"
+        return Finding("drift", name, None, None, "not enough", f"{name} has no value in the {side}")
+    value = psi(reference, current)
+    floors = {
+        "the declared threshold": rules.psi,
+        "the noise of so few rows": noise(len(reference), reference.sum(), current.sum()),
+    }
+    if column.nights is not None and column.learnt is not None:
+        own = own_windows(reference, column.nights, column.learnt, width)
+        if len(own) >= FEWEST_WINDOWS:
+            floors[f"the furthest of the reference's own {width}-night windows"] = float(own.max())
+    which, threshold = max(floors.items(), key=lambda floor: floor[1])
+    alarm = value > threshold
+    side = "beyond" if alarm else "within"
+    note = f"{name}: PSI {value:.3g} over {width} night(s) is {side} {which}, {threshold:.3g}"
+    return Finding("drift", name, value, threshold, "alarm" if alarm else "ok", note)
+
+
+def missing(name: str, column: Column, night: Profile, rules: Monitoring) -> Finding:
+    """Judge the rise of the missing share on one night, against the binomial noise of so few rows as well."""
+    of = column.profile
+    rise = night.missing_share - of.missing_share
+    own = None if column.missing is None else column.missing - of.missing_share
+    threshold = _lenient(rules.missing, own, ALWAYS_MISSING)
+    chance = float(stats.binom.sf(night.missing - 1, night.count, (of.missing + 0.5) / (of.count + 1)))
+    alarm = rise > threshold and chance < CHANCE
+    note = f"{name}: {night.missing_share:.1%} missing, {of.missing_share:.1%} in the reference"
+    note += f"; a rise of {threshold:.1%} is expected at most"
+    return Finding("missing", name, rise, threshold, "alarm" if alarm else "ok", note)
+
+
+def unseen(name: str, column: Column, night: Profile, rules: Monitoring) -> Finding:
+    """Judge the share of a night's values that the reference lacks: other categories, or beyond its range."""
+    of, present = column.profile, night.count - night.missing
+    threshold = _lenient(rules.unseen, column.unseen, ALWAYS_UNSEEN)
+    if not present or of.count == of.missing:
+        why = f"{name} has no value in the {'reference' if present else 'night'}"
+        return Finding("unseen", name, None, threshold, "not enough", why)
+    share = _outside(of, night)
+    if share is None:
+        why = f"{name} has too many categories to tell which are new"
+        return Finding("unseen", name, None, threshold, "not enough", why)
+    chance = float(stats.binom.sf(round(share * present) - 1, present, 0.5 / (of.count + 1)))
+    alarm = share > threshold and chance < CHANCE
+    what = (
+        "beyond the reference's range" if night.kind == "numeric" else "categories that the reference lacks"
+    )
+    note = f"{name}: {share:.1%} of the night's values are {what}, {threshold:.1%} are expected at most"
+    return Finding("unseen", name, share, threshold, "alarm" if alarm else "ok", note)
+
+
+def _lenient(declared: float, own: NDArray[np.float64] | None, always: float) -> float:
+    """Return one night's threshold: what the training's own nights reached was no fault, up to a limit."""
+    reached = float(own.max()) if own is not None and len(own) >= FEWEST_WINDOWS else 0.0
+    return max(declared, min(reached, always))
+
+
+def _outside(reference: Profile, night: Profile) -> float | None:
+    """Return the share of a night's values that the reference lacks, None where its sketch can't tell."""
+    if night.kind == "numeric":
+        inside = np.nextafter(reference.low, -np.inf), reference.high
+        below, up_to = night.cdf(inside)
+        return float(below + 1 - up_to)
+    known, items = reference.items(), night.items()
+    present = night.count - night.missing
+    if len(known) < 0.9 * reference.distinct:
+        return None
+    return float(present - sum(count for name, count in items.items() if name in known)) / present

@@ -1,0 +1,103 @@
+"""A finding is a sentence with a figure and a threshold: what a person reads, and what the policy acts on.
+
+*Not enough* is an outcome of its own: nothing could be judged, which is neither well nor an alarm.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from include.spec import UseCase
+from include.tables import FINDINGS
+
+Check = Literal["drift", "missing", "unseen", "performance", "rung", "data"]
+Outcome = Literal["ok", "alarm", "not enough"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Parameters
+    ----------
+    check : what was looked for.
+    subject : the column, metric, source or product that it is about.
+    value, threshold : the figure and where the alarm begins; None where there is none.
+    """
+
+    check: Check
+    subject: str
+    value: float | None
+    threshold: float | None
+    outcome: Outcome
+    note: str
+
+
+def table(night: str, found: Iterable[Finding]) -> pa.Table:
+    """Return a night's findings as rows of `findings`, in one order."""
+    rows = [{"night": night, **asdict(f)} for f in sorted(found, key=lambda f: (f.check, f.subject))]
+    return pa.Table.from_pylist(rows, schema=FINDINGS)
+
+
+def from_rows(rows: Iterable[Mapping[str, Any]]) -> list[Finding]:
+    """Return the findings that rows of `findings` hold."""
+    return [Finding(**{k: v for k, v in row.items() if k != "night"}) for row in rows]
+
+
+def rung(served: Sequence[Mapping[str, Any]], champion: str) -> Finding:
+    """Say which share of the night's rows was served by a lower rung of the ladder than the champion.
+
+    Parameters
+    ----------
+    served : rows of the night's predictions, with ``rung`` and ``reason``.
+    champion : its digest; empty before the first promotion, when nobody could have served better.
+    """
+    if not served:
+        return Finding("rung", "predictions", None, 0.0, "not enough", "nothing was predicted for this night")
+    rungs = Counter(str(row["rung"]) for row in served)
+    lower = sum(rungs.values()) - rungs["champion"]
+    names = ", ".join(f"{count} by {name}" for name, count in sorted(rungs.items()))
+    reason = next((str(row["reason"]) for row in served if row["rung"] != "champion" and row["reason"]), "")
+    outcome: Outcome = "ok" if not lower else "alarm" if champion else "not enough"
+    note = f"{len(served)} rows were served: {names}" + (f" ({reason})" if reason else "")
+    return Finding("rung", "predictions", lower / len(served), 0.0, outcome, note)
+
+
+def data(spec: UseCase, night: str, partitions: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
+    """Say of each source, and of the predictions, whether they are there for the night.
+
+    Parameters
+    ----------
+    partitions : the night's rows of `partitions` by product.
+    """
+    found = [
+        _source(spec, name, partitions.get(name)) for name in spec.sources if spec.nights(name, night, night)
+    ]
+    row = partitions.get("predictions")
+    there = row is not None and row["outcome"] == "published" and row["rows"] > 0
+    note = f"{row['rows']} rows were predicted" if row and there else "nothing was predicted for this night"
+    return [
+        *found,
+        Finding("data", "predictions", 0.0 if there else 1.0, 0.0, "ok" if there else "alarm", note),
+    ]
+
+
+def _source(spec: UseCase, name: str, row: Mapping[str, Any] | None) -> Finding:
+    """Say whether a source came, and which share of its rows was set aside."""
+    tolerance = spec.sources[name].contract.tolerance
+    if row is None or row["outcome"] != "published":
+        note = (
+            f"{name} is {row['outcome']}: {row['note']}"
+            if row
+            else f"nobody has ingested {name} for this night"
+        )
+        return Finding("data", name, 1.0, tolerance, "alarm", note)
+    total = row["rows"] + row["quarantined"]
+    share = row["quarantined"] / total if total else 0.0
+    note = f"{row['rows']} rows of {name}, {row['quarantined']} set aside"
+    return Finding("data", name, share, tolerance, "alarm" if share > tolerance else "ok", note)

@@ -1,0 +1,183 @@
+"""What came true: each night's realised performance, once its labels have matured, and the champion's lately.
+
+A scored night's figures are those of the night on which its labels were first known. They don't depend on
+when somebody computed them, and a label that is revised later doesn't change what was reported then.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from include import tables
+from include.environment import code_version
+from include.evaluate.metrics import measured
+from include.features.build import labels
+from include.lake import Lake
+from include.monitor.findings import Finding
+from include.monitor.state import PRODUCT, REALISED, State
+from include.promote import ledger
+from include.refs import digest_table
+from include.spec import UseCase
+from include.spec.metrics import METRICS
+
+BASELINE = "prior:"  # before a metric's name: the same rows, predicted by the label's mean in training
+
+
+def realise(lake: Lake, spec: UseCase, state: State) -> list[str]:
+    """Publish the performance of every night up to the monitored one that has matured and isn't there yet.
+
+    Returns
+    -------
+    list of str
+        The scored nights that were published.
+    """
+    monitored = [key for key in state.span if state.partition(PRODUCT, key) is not None]
+    horizon = max([state.night, *monitored])
+    done = []
+    for scored in state.published("predictions", [key for key in state.span if key <= state.night]):
+        inputs = _inputs(spec, scored, state)
+        if inputs is None:
+            continue
+        row = state.partition(REALISED, scored)
+        if row is not None and {**json.loads(row["inputs"]), "known": ""} == {**inputs, "known": ""}:
+            continue
+        known = _known(lake, spec, scored, horizon)
+        if known:
+            _publish(lake, spec, scored, known, {**inputs, "known": known})
+            done.append(scored)
+    return done
+
+
+def _inputs(spec: UseCase, scored: str, state: State) -> dict[str, str] | None:
+    """Return the digests that a night's performance is made from, None while it has no labels."""
+    brought = state.brings(scored)
+    label, predictions = state.partition(spec.labels.source, brought), state.partition("predictions", scored)
+    if label is None or label["outcome"] != "published" or predictions is None:
+        return None
+    return {
+        f"predictions/{scored}": predictions["digest"],
+        f"{spec.labels.source}/{brought}": label["digest"],
+    }
+
+
+def _known(lake: Lake, spec: UseCase, scored: str, horizon: str) -> str:
+    """Return the first night, up to ``horizon``, by which any of a night's labels were known, or nothing."""
+    first = spec.clock.shift(scored, spec.labels.delay)
+    for known in spec.clock.keys(first, horizon) if first <= horizon else []:
+        if labels(lake, spec, [scored], known=known).num_rows:
+            return known
+    return ""
+
+
+def joined(lake: Lake, spec: UseCase, nights: Sequence[str], known: str) -> pa.Table:
+    """Return the nights' predictions beside what had come true by ``known``, null where there is no label."""
+    keys = [*spec.key, "night"]
+    served = lake.read(
+        "predictions", {"night": list(nights)}, [*keys, "prediction", "rung", "version", "model"]
+    )
+    came = labels(lake, spec, nights, known=known)
+    if served is None:
+        return came.slice(0, 0).append_column("prediction", pa.nulls(0, pa.float64()))
+    both = served.join(came, keys, join_type="left outer")
+    return both.sort_by([(name, "ascending") for name in ("night", *spec.key)])
+
+
+def figures(
+    spec: UseCase, target: NDArray[np.float64], predicted: NDArray[np.float64]
+) -> dict[str, float | None]:
+    """Return each metric of the problem's kind, None where these rows can't give it."""
+    names = METRICS[spec.problem.kind]
+    return {**dict.fromkeys(names), **measured(names, target, predicted)}
+
+
+def _publish(lake: Lake, spec: UseCase, scored: str, known: str, inputs: Mapping[str, str]) -> None:
+    both = joined(lake, spec, [scored], known)
+    labelled = both.filter(both[spec.problem.target].is_valid())
+    target, predicted = (labelled[name].to_numpy() for name in (spec.problem.target, "prediction"))
+    found = figures(spec, target, predicted)
+    prior = ledger.serving(lake, scored).prior
+    constant = np.full(len(target), spec.scoring.fallback if prior is None else prior)
+    found |= {BASELINE + name: value for name, value in figures(spec, target, constant).items()}
+    same = {
+        "night": scored,
+        "known": known,
+        "rows": labelled.num_rows,
+        "unlabelled": both.num_rows - labelled.num_rows,
+        "rungs": _counts(both["rung"]),
+        "versions": _counts(both["version"]),
+    }
+    rows = [{**same, "metric": name, "value": value} for name, value in sorted(found.items())]
+    table = pa.Table.from_pylist(rows, schema=tables.PERFORMANCE)
+    lake.publish(REALISED, table, {"night": scored}, ["night"])
+    note = f"{labelled.num_rows} of {both.num_rows} rows have labels, known on {known}"
+    mark(lake, spec, REALISED, scored, table, inputs, note)
+
+
+def _counts(values: pa.ChunkedArray) -> str:
+    return json.dumps(
+        {row["values"]: row["counts"] for row in values.value_counts().to_pylist()}, sort_keys=True
+    )
+
+
+def mark(
+    lake: Lake, spec: UseCase, product: str, night: str, rows: pa.Table, inputs: Mapping[str, str], note: str
+) -> None:
+    """Say in `partitions` that a product's night is done, and from what: the last write."""
+    row: dict[str, Any] = {
+        "product": product,
+        "night": night,
+        "outcome": "published",
+        "revision": 0,
+        "rows": rows.num_rows,
+        "quarantined": 0,
+        "duplicates": 0,
+        "digest": digest_table(rows),
+        "inputs": json.dumps(inputs, sort_keys=True),
+        "spec": spec.digest,
+        "code": code_version(),
+        "note": note,
+    }
+    table = pa.Table.from_pylist([row], schema=tables.PARTITIONS)
+    lake.publish("partitions", table, {"product": product, "night": night}, ["product", "night"])
+
+
+def lately(lake: Lake, spec: UseCase, night: str, state: State) -> list[Finding]:
+    """Judge the champion's realised performance, on its last matured nights pooled, by what is required.
+
+    Rows that a lower rung or another model served aren't the champion's, and don't count.
+    """
+    rules, champion = spec.monitoring, state.model(night)
+    matured = state.matured(night) if champion and rules.requirements else []
+    both = joined(lake, spec, matured, night) if matured else None
+    if both is not None:
+        both = both.filter(pc.and_(pc.equal(both["model"], champion), both[spec.problem.target].is_valid()))
+    nights = sorted(pc.unique(both["night"]).to_pylist())[-rules.window :] if both is not None else []
+    if both is None or len(nights) < rules.window:
+        note = f"{len(nights)} of {rules.window} nights of this champion have matured"
+        limits = {r.metric: r.at_least if r.at_most is None else r.at_most for r in rules.requirements}
+        return [
+            Finding("performance", name, None, limit, "not enough", note) for name, limit in limits.items()
+        ]
+    pool = both.filter(pc.is_in(both["night"], pa.array(nights)))
+    found = figures(spec, pool[spec.problem.target].to_numpy(), pool["prediction"].to_numpy())
+    over = f"over {len(nights)} matured nights, {nights[0]} to {nights[-1]}, {pool.num_rows} rows"
+    return [_judged(r, found[r.metric], over) for r in rules.requirements]
+
+
+def _judged(rule: Any, value: float | None, over: str) -> Finding:
+    least = rule.at_most is None
+    limit = rule.at_least if least else rule.at_most
+    if value is None:
+        return Finding(
+            "performance", rule.metric, None, limit, "not enough", f"{rule.metric} has no value {over}"
+        )
+    alarm = value < limit if least else value > limit
+    note = f"{rule.metric} {value:.3g} {over}; required {'at least' if least else 'at most'} {limit:g}"
+    return Finding("performance", rule.metric, value, limit, "alarm" if alarm else "ok", note)

@@ -1,0 +1,175 @@
+"""What the serving model learnt on, once a model: how each column was spread, night by night, and a sample.
+
+The profile that training published says how the reference's rows are spread in all. How far its own windows
+are from each other needs them by night: they are counted once from the same features, and kept under the
+model's digest.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from include import models, profile
+from include.errors import EvergreenError
+from include.features.build import features
+from include.lake import Lake
+from include.monitor.drift import Column, Cut
+from include.profile import Profile
+from include.spec import UseCase
+
+PREDICTION = "prediction"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The serving model's side of every comparison.
+
+    Parameters
+    ----------
+    columns : by name, features and ``prediction``.
+    sample : rows of the features that it was fitted on, beside them predictions; None where those are gone.
+    rows : how many the sample was drawn from.
+    """
+
+    columns: dict[str, Column]
+    sample: pa.Table | None
+    rows: int
+
+
+def read(lake: Lake, spec: UseCase, champion: Mapping[str, Any] | None) -> Reference | None:
+    """Return a champion's reference, None where its training published none.
+
+    Parameters
+    ----------
+    champion : its row of `deployments`.
+    """
+    digest = str(champion["model"]) if champion else ""
+    rows = lake.rows("profiles", {"product": f"reference:{digest}"}) if champion else []
+    if champion is None or not rows:
+        return None
+    first = min(row["night"] for row in rows)  # trained again to the same model, it has the same reference
+    profiles = profile.merge([row for row in rows if row["night"] == first])
+    spread = _kept(lake, digest) or _count(lake, spec, digest, first, profiles)
+    if spread is None:
+        return Reference({name: Column(p, Cut.of(p)) for name, p in profiles.items()}, None, 0)
+    by_night, sample = spread
+    columns = {name: _column(p, by_night["columns"].get(name)) for name, p in profiles.items()}
+    return Reference(columns, sample, int(by_night["rows"]))
+
+
+def _column(of: Profile, spread: dict[str, Any] | None) -> Column:
+    if spread is None:
+        return Column(of, Cut.of(of))
+    names = spread["names"]
+    cut = Cut(tuple(spread["edges"]), None if names is None else tuple(names))
+    nights = np.array(spread["counts"], dtype=np.float64)
+    learnt = np.array(spread["learnt"], dtype=np.bool_)
+    return Column(of, cut, nights, learnt, np.array(spread["missing"]), np.array(spread["unseen"]))
+
+
+def _kept(lake: Lake, digest: str) -> tuple[dict[str, Any], pa.Table] | None:
+    """Return the spread and the sample that an earlier night kept."""
+    spread, sample = lake.get(f"references/{digest}.json"), lake.get(f"references/{digest}.parquet")
+    return (
+        None if spread is None or sample is None else (json.loads(spread), pq.read_table(io.BytesIO(sample)))
+    )
+
+
+def _count(
+    lake: Lake, spec: UseCase, digest: str, night: str, profiles: dict[str, Profile]
+) -> tuple[dict[str, Any], pa.Table] | None:
+    """Count the nights of a training by the reference's bins, draw its sample, and keep both."""
+    shift, training = spec.clock.shift, spec.training
+    start = shift(night, -training.window) if training.window else spec.schedule.start
+    nights = spec.nights(spec.features.spine, start, night)
+    rows = features(lake, spec, nights)
+    fitted = [key for key in nights if key <= shift(night, -training.test)]
+    learnt = pc.is_in(rows["night"], pa.array(fitted, pa.string()))
+    trained, later = rows.filter(learnt), rows.filter(pc.invert(learnt))
+    if not trained.num_rows:
+        return None
+    found = {c: _spread(rows, c, profiles[c], fitted) for c in spec.features.columns if c in profiles}
+    predicted = _predicted(lake, spec, digest, later)
+    if predicted is not None and PREDICTION in profiles:
+        # those that had labels by then are in the profile that training published
+        matured = [key for key in nights if key <= shift(night, -spec.labels.delay)]
+        found[PREDICTION] = _spread(predicted, PREDICTION, profiles[PREDICTION], matured)
+    spread = {"rows": trained.num_rows, "columns": found}
+    sink = io.BytesIO()
+    pq.write_table(_sample(spec, trained, predicted), sink)
+    lake.create(f"references/{digest}.json", json.dumps(spread, sort_keys=True, allow_nan=False).encode())
+    lake.create(f"references/{digest}.parquet", sink.getvalue())
+    return _kept(lake, digest)
+
+
+def _predicted(lake: Lake, spec: UseCase, digest: str, rows: pa.Table) -> pa.Table | None:
+    """Return the rows with what the model says of them, None where it can't say."""
+    try:
+        values = models.predict(models.fetch(lake, digest), rows, spec)
+    except EvergreenError:
+        return None
+    return rows.append_column(PREDICTION, pa.array(values, pa.float64())) if rows.num_rows else None
+
+
+def _spread(rows: pa.Table, name: str, of: Profile, learnt: list[str]) -> dict[str, Any]:
+    """Count one column by night and bin; rows are sorted by night."""
+    cut = Cut.of(of)
+    nights = sorted(pc.unique(rows["night"]).to_pylist())
+    values = rows[name].combine_chunks()
+    night = pc.index_in(rows["night"], pa.array(nights)).to_numpy()
+    total = np.bincount(night, minlength=len(nights))
+    night = night[values.is_valid().to_numpy(zero_copy_only=False)]
+    values = values.drop_null()
+    values = values.cast(pa.string() if cut.names is not None else pa.float64())
+    counts = np.bincount(night * cut.bins + cut.places(values), minlength=len(nights) * cut.bins)
+    return {
+        "edges": list(cut.edges),
+        "names": None if cut.names is None else list(cut.names),
+        "counts": counts.reshape(len(nights), cut.bins).tolist(),
+        "missing": (1 - np.bincount(night, minlength=len(nights)) / total).tolist(),
+        "learnt": [key in set(learnt) for key in nights],
+        "unseen": _alone(night, values, len(nights)).tolist(),
+    }
+
+
+def _alone(night: NDArray[np.intp], values: pa.Array, nights: int) -> NDArray[np.float64]:
+    """Return by night the share of its values beyond what every other night holds, shape (nights,)."""
+    rows = np.bincount(night, minlength=nights)
+    if pa.types.is_string(values.type):
+        codes = values.dictionary_encode().indices.to_numpy()
+        pairs = np.unique(np.stack([codes, night]), axis=1)
+        in_nights = np.bincount(pairs[0], minlength=codes.max(initial=-1) + 1)
+        beyond = np.bincount(night[in_nights[codes] == 1], minlength=nights)
+        return np.asarray(beyond / np.maximum(rows, 1))
+    numbers = values.to_numpy(zero_copy_only=False)
+    share = np.zeros(nights)
+    for place in range(nights):
+        own, others = numbers[night == place], numbers[night != place]
+        if len(own) and len(others):
+            share[place] = np.mean((own < others.min()) | (own > others.max()))
+    return share
+
+
+def _sample(spec: UseCase, rows: pa.Table, predicted: pa.Table | None) -> pa.Table:
+    """Return a seeded sample of the training features, and beside it one of predictions on rows held out."""
+    random = np.random.default_rng(spec.training.seed)
+    size = min(spec.monitoring.report_rows, rows.num_rows)
+    drawn = rows.take(np.sort(random.choice(rows.num_rows, size, replace=False))).select(
+        list(spec.features.columns)
+    )
+    if predicted is None:
+        return drawn.append_column(PREDICTION, pa.nulls(size, pa.float64()))
+    few = min(size, predicted.num_rows)
+    values = predicted[PREDICTION].take(np.sort(random.choice(predicted.num_rows, few, replace=False)))
+    padded = pa.concat_arrays([values.combine_chunks(), pa.nulls(size - few, pa.float64())])
+    return drawn.append_column(PREDICTION, padded)

@@ -1,0 +1,157 @@
+"""Monitor one night: what its data and its matured labels say, and what is to be done about it.
+
+Nothing here fails the night: what can't be judged is *not enough*, and says why. Findings first, then the
+decision, the report, and the row in `partitions` last; a rerun, or a night done late, leaves what order
+would.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+
+from include import profile, tables
+from include.errors import EvergreenError
+from include.lake import Lake
+from include.monitor import drift, findings, performance, reference, report
+from include.monitor.findings import Finding
+from include.monitor.policy import Decision, decide
+from include.monitor.reference import PREDICTION, Reference
+from include.monitor.state import PRODUCT, State
+from include.refs import Ref
+from include.spec import UseCase
+
+PASSES = 100  # far more than there are nights that one reaches
+
+
+def monitor(lake: Lake, spec: UseCase, night: str) -> Ref:
+    """Publish the night's findings and decision, and again those of later nights that depend on it.
+
+    Returns
+    -------
+    Ref
+        of the night's rows in `findings`; its note is the sentence a person reads.
+    """
+    judged = False
+    # each pass does one night and reads again what there is by then: a run beside it may have changed it
+    for _ in range(PASSES):
+        state = State(lake, spec, night)
+        if performance.realise(lake, spec, state):
+            state = State(lake, spec, night)
+        due = [key for key in (night, *state.later) if state.stale(key)]
+        if judged and not due:
+            row = state.partition(PRODUCT, night)
+            assert row is not None
+            return Ref(f"{lake.uri}/tables/findings", night, row["digest"], row["rows"], row["note"])
+        _publish(lake, spec, due[0] if judged else night, state)
+        judged = True
+    raise EvergreenError(
+        f"{spec.name}/monitor/{night}",
+        required="inputs that hold still",
+        found="others that change them each time they are read",
+        remedy="run it again when the runs of its neighbours have ended",
+    )
+
+
+def _publish(lake: Lake, spec: UseCase, night: str, state: State) -> None:
+    inputs = state.inputs(night)
+    champion = state.model(night)
+    window = state.window(night)
+    served = _served(lake, window)
+    learnt = reference.read(lake, spec, state.champion(night))
+    tonight = [row for row in served if row["night"] == night]
+    rows = {p: r for p in (*spec.sources, "predictions") if (r := state.partition(p, night)) is not None}
+    found = [*findings.data(spec, night, rows), findings.rung(tonight, champion)]
+    found += drifted(lake, spec, night, state, learnt, served)
+    found += performance.lately(lake, spec, night, state)
+    table = findings.table(night, found)
+    lake.publish("findings", table, {"night": night}, ["night"])
+    decision = decide([*_history(lake, spec, night, state), found], spec.retraining, champion)
+    lake.publish("decisions", _decision(night, decision), {"night": night}, ["night"])
+    before = state.partition(PRODUCT, night)
+    if before is None or _window(before["inputs"]) != _window(json.dumps(inputs)):
+        report.draw(lake, spec, night, window, learnt, found)
+    performance.mark(lake, spec, PRODUCT, night, table, inputs, note(found, decision))
+
+
+def _served(lake: Lake, window: Sequence[str]) -> list[dict[str, str]]:
+    """Return who served each row of the window's nights."""
+    columns = ["night", "rung", "reason", "model"]
+    found = lake.read("predictions", {"night": list(window)}, columns)
+    return [] if found is None else found.to_pylist()
+
+
+def _history(lake: Lake, spec: UseCase, night: str, state: State) -> list[list[Finding]]:
+    """Return the findings of the nights before, none for a night that another model served."""
+    streak = state.streak(night)
+    rows = lake.rows("findings", {"night": list(streak)}) if streak else []
+    same = {key for key in streak if state.model(key) == state.model(night)}
+    return [findings.from_rows(r for r in rows if r["night"] == key and key in same) for key in streak]
+
+
+def _decision(night: str, decision: Decision) -> pa.Table:
+    row = {"night": night, "decision": decision.decision, "cause": decision.cause, "reason": decision.reason}
+    return pa.Table.from_pylist([row], schema=tables.DECISIONS)
+
+
+def _window(inputs: str) -> dict[str, str]:
+    """Return the part of a night's inputs that the report is drawn from, and a little more."""
+    return {k: v for k, v in json.loads(inputs).items() if k.startswith(("predictions/", "champion/"))}
+
+
+def drifted(
+    lake: Lake,
+    spec: UseCase,
+    night: str,
+    state: State,
+    learnt: Reference | None,
+    served: Sequence[Mapping[str, str]],
+) -> list[Finding]:
+    """Compare the window with the reference by column; a broken feed is looked for in the night alone."""
+    window = state.window(night)
+    champion = state.model(night)
+    if learnt is None or night not in window:
+        why = "no model was promoted yet" if not champion else f"model {champion[:12]} left no reference"
+        why = why if learnt is None else "nothing was predicted for this night"
+        return [Finding("drift", "features", None, None, "not enough", why)]
+    own = [key for key in window if {row["model"] for row in served if row["night"] == key} == {champion}]
+    rows = lake.rows("profiles", {"product": ["features", "predictions"], "night": window})
+    found = []
+    for name, nights in {**dict.fromkeys(spec.features.columns, window), PREDICTION: own}.items():
+        of = [row for row in rows if row["column"] == name and row["night"] in nights]
+        last = [row for row in of if row["night"] == night]
+        if name not in learnt.columns or not last:
+            why = (
+                "has no reference"
+                if last
+                else "isn't this champion's tonight"
+                if name == PREDICTION
+                else "isn't there"
+            )
+            found.append(Finding("drift", name, None, None, "not enough", f"{name} {why}"))
+            continue
+        column, tonight = learnt.columns[name], profile.merge(last)[name]
+        found.append(drift.moved(name, column, profile.merge(of)[name], len(nights), spec.monitoring))
+        if name != PREDICTION:
+            found.append(drift.missing(name, column, tonight, spec.monitoring))
+            found.append(drift.unseen(name, column, tonight, spec.monitoring))
+    return found
+
+
+def note(found: Sequence[Finding], decision: Decision) -> str:
+    """Return the night in a sentence."""
+    parts = []
+    for check in ("data", "rung", "missing", "unseen", "drift"):
+        alarms = sorted(f.subject for f in found if f.check == check and f.outcome == "alarm")
+        if alarms:
+            shown = ", ".join(alarms[:4]) + (", …" if len(alarms) > 4 else "")
+            parts.append(f"{check}: {shown}")
+    drift = [f for f in found if f.check == "drift"]
+    judged = sum(f.outcome != "not enough" for f in drift)
+    steady = sum(f.outcome == "ok" for f in drift)
+    parts.append(f"{steady} of {judged} columns without drift" if judged else f"drift: {drift[0].note}")
+    parts += [f.note for f in found if f.check == "performance"][:1]
+    ask = f"asks for a training ({decision.reason})" if decision.decision == "retrain" else "nothing to do"
+    return "; ".join([*parts, ask])
