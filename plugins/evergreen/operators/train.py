@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowSkipException
@@ -77,7 +78,8 @@ class JudgeOperator(EvergreenOperator):
         lake, spec = self.open()
         with self.one_try():
             verdict = decide(lake, spec, self.evidence["uri"])
-        return self.handed(Ref(self.evidence["digest"], night_of(context), note=verdict.sentence))
+        attempt = PurePosixPath(self.evidence["uri"]).stem  # evidence is stored under its attempt's key
+        return self.handed(Ref(attempt, night_of(context), note=verdict.sentence))
 
 
 class PromoteOperator(EvergreenOperator):
