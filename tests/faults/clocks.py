@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import PurePosixPath
 from typing import Any
 
 from include.environment import Connect
@@ -34,7 +35,7 @@ def week(lake: Lake, spec: UseCase, key: str) -> str:
     run = train(lake, spec, key, registry=registry)
     evidence = evaluate(lake, spec, key, run.uri, registry=registry)
     verdict = decide(lake, spec, evidence.uri)
-    promote(lake, spec, evidence.digest, registry=registry)
+    promote(lake, spec, PurePosixPath(evidence.uri).stem, registry=registry)
     return verdict.verdict
 
 
