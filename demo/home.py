@@ -13,6 +13,7 @@ import json
 import os
 import random
 import secrets
+import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -94,7 +95,7 @@ class Home:
         """The address of the server that has the port of this name."""
         return f"http://127.0.0.1:{self.ports[port]}"
 
-    @cached_property
+    @property
     def run(self) -> Path:
         """A private folder for Unix sockets: `run/`, or one with a short path when the root's is too long."""
         path = self.root / "run"
@@ -108,6 +109,10 @@ class Home:
                 f"{path} belongs to another user; remove it, or use a shorter EVERGREEN_HOME"
             )
         return path
+
+    def remove_sockets(self) -> None:
+        """Remove the folder of the Unix sockets when no server is up: it may lie outside the root."""
+        shutil.rmtree(self.run)
 
     @contextmanager
     def lock(self) -> Iterator[None]:

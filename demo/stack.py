@@ -90,6 +90,7 @@ class Stack:
                     for name, was_up in zip(wave, pool.map(self._stop, wave), strict=True):
                         if was_up:
                             progress(name, "stopped", time.monotonic() - begin)
+            self.home.remove_sockets()
 
     def status(self) -> dict[str, str]:
         """`up`, `down`, `died` or `not answering` by server."""
@@ -154,13 +155,15 @@ class Stack:
 
     def _stop(self, name: str) -> bool:
         """Stop a server and what it left behind; whether there was anything to stop."""
-        pids, server = pid_file(self.home, name), BY_NAME[name]
-        members = process.family(pids, self.home.root)
-        # PostgreSQL's first process stops the others in the right order; Airflow's would wait for every task.
-        told = [found] if server.as_postgres and (found := process.running(pids)) else members
-        process.stop(members, told, server.how_to_stop, STOP_TIMEOUT)
+        pids, server, was_up = pid_file(self.home, name), BY_NAME[name], False
+        # Again until none is left: a scheduler replaces a worker that ends before it has heard the signal.
+        while members := process.family(pids, self.home.root):
+            # PostgreSQL's first process stops the others in order; Airflow's would wait for every task.
+            told = [found] if server.as_postgres and (found := process.running(pids)) else members
+            process.stop(members, told, server.how_to_stop, STOP_TIMEOUT)
+            was_up = True
         pids.unlink(missing_ok=True)
-        return bool(members)
+        return was_up
 
     def _taken(self, server: Server, port: str) -> str:
         variable = "EVERGREEN_PORT_" + port.upper().replace("-", "_")

@@ -1,5 +1,6 @@
 """The stack keeps its secrets and its data, says what is wrong, and leaves nothing behind."""
 
+import contextlib
 import json
 import os
 import signal
@@ -43,6 +44,24 @@ def members(stack: Stack) -> list[psutil.Process]:
         for server in SERVERS
         for member in process.family(pid_file(stack.home, server.name), stack.home.root)
     ]
+
+
+def alive(one: psutil.Process) -> bool:
+    """Whether the process runs; nobody may have reaped one that has ended."""
+    try:
+        return bool(one.is_running() and one.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def started_in(folder: Path) -> list[psutil.Process]:
+    """Every process of the machine whose working directory is in the folder."""
+    found = []
+    for one in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if Path(one.cwd()).is_relative_to(folder):
+                found.append(one)
+    return found
 
 
 def listening(processes: list[psutil.Process]) -> list[str]:
@@ -210,14 +229,13 @@ def test_the_whole_stack(stack: Stack, home: Home, tmp_path: Path) -> None:
         kill_the_scheduler_and_come_back(whole)
     finally:
         whole.down()
-    assert not [member for member in everything if member.is_running() and member.status() != "zombie"]
     assert set(whole.status().values()) == {"down"}
+    assert not [one for one in (*everything, *started_in(home.root)) if alive(one)]
 
 
 def kill_the_scheduler_and_come_back(stack: Stack) -> None:
     """The workers that a killed scheduler leaves are not there any more when the next one is."""
     pids = pid_file(stack.home, "scheduler")
-    family = process.family(pids, stack.home.root)
     leader = process.running(pids)
     assert leader is not None
     leader.kill()
@@ -227,5 +245,5 @@ def kill_the_scheduler_and_come_back(stack: Stack) -> None:
     stack.warm = False  # it comes back sooner
     stack.up(["scheduler"])
 
-    assert len(orphans) == len(family) - 1
-    assert not [orphan for orphan in orphans if orphan.is_running()]
+    assert len(orphans) >= 8  # the workers
+    assert not [orphan for orphan in orphans if alive(orphan)]
