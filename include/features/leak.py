@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from include import tables
+from include.clock import day_of
 from include.errors import NotPublished
 from include.features import views
 from include.features.build import compute
@@ -60,12 +61,12 @@ def _planted(spec: UseCase, name: str, rows: pa.Table, night: str) -> list[pa.Ta
     revised = pc.add(rows["revision"], pa.scalar(1000, pa.int32()))
     too_late = _with(other, revision=revised, known_at=pa.repeat(late, rows.num_rows))
     before = spec.clock.shift(night, -spec.features.back(name) - 1)
-    apart = spec.clock.moment(before) - spec.clock.moment(night)
-    too_old = _with(
-        other,
-        night=pa.repeat(pa.scalar(before), rows.num_rows),
-        known_at=pc.add(rows["known_at"], pa.scalar(apart, pa.duration("us"))),
-    )
+    apart = pa.scalar(day_of(before) - day_of(night), pa.duration("us"))
+    # what is older is about older days as well: SQL may bound its lookback by either
+    dated = {
+        f.name: pc.add(rows[f.name], apart).cast(f.type) for f in rows.schema if pa.types.is_temporal(f.type)
+    }
+    too_old = _with(other, night=pa.repeat(pa.scalar(before), rows.num_rows), **dated)
     return [too_late, too_old.filter(pc.equal(rows["night"], night))]
 
 
