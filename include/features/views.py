@@ -54,7 +54,7 @@ def shaped(rows: pa.Table | None, schema: pa.Schema) -> pa.Table:
 def engine() -> duckdb.DuckDBPyConnection:
     """Return an in-memory DuckDB that gives the same floats each time and can open nothing outside itself."""
     connection = duckdb.connect()
-    connection.execute("SET threads=1; SET TimeZone='UTC'")
+    connection.execute("SET threads=1; SET TimeZone='UTC'; SET enable_progress_bar=false")
     connection.execute("SET python_enable_replacements=false; SET enable_external_access=false")
     return connection
 
