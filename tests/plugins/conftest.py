@@ -44,7 +44,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     env = environment(home, port)
     prepare(home)
     subprocess.run([*AIRFLOW, "db", "migrate"], env=env, check=True, capture_output=True)
-    tasks = subprocess.Popen([*AIRFLOW, "dags", "test", DAG_ID], env=env, stdout=subprocess.DEVNULL)
+    with (home / "tasks.log").open("wb") as log:
+        tasks = subprocess.Popen([*AIRFLOW, "dags", "test", DAG_ID], env=env, stdout=log, stderr=log)
     with (home / "server.log").open("wb") as log:
         server = subprocess.Popen(
             [*AIRFLOW, "api-server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"],

@@ -47,10 +47,13 @@ def test_links_lead_to_what_the_task_made(site: Site, run: str) -> None:
 
 
 def test_a_failed_task_has_only_the_overview(site: Site, run: str) -> None:
-    """Where nothing was made there is no button to it, and the log ends with the task's own error."""
+    """Where nothing was made there is no button to it, and the log has the task's own error alone."""
     links = site.get(f"{run}/taskInstances/fails/links", "reader").json()["extra_links"]
+    log = (site.home / "tasks.log").read_text()
 
     assert {name for name, link in links.items() if link} == {"Overview"}
+    assert "RuntimeError: planted" in log
+    assert "XCom not found" not in log
 
 
 def test_a_link_opens(site: Site, run: str) -> None:

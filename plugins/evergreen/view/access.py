@@ -53,7 +53,7 @@ def opened(usecase: Annotated[str, Depends(named)]) -> Open:
 
 def readable(request: Request, user: GetUserDep) -> list[str]:
     """Return the names of the use cases that the user may read."""
-    return [name for name in names() if _allowed(request, user, name)]
+    return [name for name in sorted(names()) if _allowed(request, user, name)]
 
 
 def _allowed(request: Request, user: GetUserDep, usecase: str) -> bool:

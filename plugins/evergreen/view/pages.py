@@ -1,4 +1,4 @@
-"""What there is to see: a use case's state, a night's quarantined rows, a report; always as the lake is now."""
+"""What there is to see: a use case's state, a night's quarantined rows, a report, read anew."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ NIGHTS = 14  # that are shown
 RUNGS = ("champion", "previous", "baseline", "prior")
 log = logging.getLogger(__name__)
 Rows = list[dict[str, Any]]
+Metrics = dict[str, float | None]
 
 
 def summary(usecase: str) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def _state(lake: Lake, spec: UseCase) -> dict[str, Any]:
         "statement": spec.problem.statement,
         "owner": spec.problem.owner,
         "champion": said["champion"],
-        "mean": said["performance"]["mean"],
+        "mean": _watched(spec, said["performance"]["mean"]),
         "stale": len(said["stale"]),
         "attempts": said["attempts"][::-1],
         "nights": _nights(lake, spec),
@@ -65,7 +66,7 @@ def _nights(lake: Lake, spec: UseCase) -> Rows:
             "sources": [(name, made.get((night, name))) for name in spec.sources],
             "predicted": rungs[night].total(),
             "rungs": [(rung, rungs[night][rung]) for rung in RUNGS if rungs[night][rung]],
-            "metrics": measured[night],
+            "metrics": _watched(spec, measured[night]),
             "alarms": [row for row in found[night] if row["outcome"] == "alarm"],
             "decision": next(iter(decided[night]), None),
             "report": f"monitor/{night}.html" if f"reports/monitor/{night}.html" in reports else "",
@@ -84,6 +85,14 @@ def _rungs(lake: Lake, nights: Sequence[str]) -> dict[str, Counter[str]]:
     return rungs
 
 
+def _watched(spec: UseCase, metrics: Metrics) -> Metrics:
+    """Return the metrics that there are rules for and that the gate decides by; else all of the model's."""
+    names = dict.fromkeys([*(rule.metric for rule in spec.monitoring.requirements), spec.gate.objective])
+    watched = {name: metrics[name] for name in names if name in metrics}
+    # a baseline's metrics, as prior:roc_auc, stand beside the model's
+    return watched or {name: value for name, value in metrics.items() if ":" not in name}
+
+
 def _by_night(rows: Iterable[dict[str, Any]]) -> dict[str, Rows]:
     nights: dict[str, Rows] = defaultdict(list)
     for row in rows:
@@ -91,9 +100,9 @@ def _by_night(rows: Iterable[dict[str, Any]]) -> dict[str, Rows]:
     return nights
 
 
-def _newest(rows: Rows) -> dict[str, dict[str, float | None]]:
+def _newest(rows: Rows) -> dict[str, Metrics]:
     """Return each night's metrics as last known."""
-    nights: dict[str, dict[str, float | None]] = defaultdict(dict)
+    nights: dict[str, Metrics] = defaultdict(dict)
     for row in sorted(rows, key=lambda row: row["known"]):
         nights[row["night"]][row["metric"]] = row["value"]
     return nights
