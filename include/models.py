@@ -77,18 +77,17 @@ def _renumber(node: Any, ids: dict[int, int], names: dict[str, str]) -> None:
 
 
 def _without_gaps(file: bytes) -> bytes:
-    """Return an array's file with zeros between its fields; a tree's nodes keep what the memory held."""
+    """Return an array's file with zeros between its fields, where NumPy writes whatever its buffer held."""
     if not file.startswith(np.lib.format.MAGIC_PREFIX):
         return file
     array = np.load(io.BytesIO(file), allow_pickle=False)
     if array.dtype.names is None:
         return file
-    clean = np.zeros_like(array)
+    clean = np.zeros(array.shape, array.dtype)
     for name in array.dtype.names:
         clean[name] = array[name]
-    sink = io.BytesIO()
-    np.save(sink, clean, allow_pickle=False)
-    return sink.getvalue()
+    # as bytes, since NumPy copies a structured array field by field
+    return file[: -clean.nbytes] + clean.view(np.uint8).tobytes()
 
 
 def load(data: bytes, digest: str) -> Pipeline:

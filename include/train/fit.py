@@ -89,7 +89,8 @@ def finish(spec: UseCase, trial: Trial, rows: pa.Table, test: pa.Table) -> Final
 
 
 def _fit(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Pipeline:
-    pipeline = build(spec, candidate)
+    empty = [column for column in spec.features.numeric if rows[column].null_count == rows.num_rows]
+    pipeline = build(spec, candidate, empty)
     try:
         return pipeline.fit(models.frame(rows, spec), target(spec, rows))
     except (ValueError, TypeError) as error:

@@ -6,7 +6,7 @@ with threads of their own on the same cores were seen to stall each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -48,10 +48,10 @@ def _ridge(spec: UseCase) -> BaseEstimator:
 
 def _boosting(spec: UseCase) -> BaseEstimator:
     kind = HistGradientBoostingClassifier if spec.problem.kind == "binary" else HistGradientBoostingRegressor
-    numeric, many = len(spec.features.numeric), len(spec.features.columns)
+    categorical = list(range(len(spec.features.categorical)))  # they come first
     # stopping early would set random rows aside, across time
     estimator: BaseEstimator = kind(
-        categorical_features=list(range(numeric, many)), early_stopping=False, random_state=spec.training.seed
+        categorical_features=categorical, early_stopping=False, random_state=spec.training.seed
     )
     return estimator
 
@@ -78,8 +78,12 @@ RECIPES: dict[str, dict[str, Builder]] = {
 }
 
 
-def build(spec: UseCase, candidate: Candidate) -> Pipeline:
+def build(spec: UseCase, candidate: Candidate, empty: Collection[str] = ()) -> Pipeline:
     """Return an unfitted pipeline for one of the spec's baselines or candidates.
+
+    Parameters
+    ----------
+    empty : numeric features without any value to fit on, which the model is to ignore (boosting fails on them).
 
     Raises
     ------
@@ -100,9 +104,12 @@ def build(spec: UseCase, candidate: Candidate) -> Pipeline:
             subject, required=required, found=", ".join(unknown), remedy="correct it in usecase.yaml"
         )
     estimator.set_params(**candidate.params)
+    if candidate.estimator == "prior":
+        return Pipeline([("model", estimator)])
+    numeric = [column for column in spec.features.numeric if column not in empty]
     linear = candidate.estimator in ("logistic_regression", "ridge")
-    steps = [] if candidate.estimator == "prior" else [("columns", _scaled(spec) if linear else _coded(spec))]
-    return Pipeline([*steps, ("model", estimator)])
+    columns = (_scaled if linear else _coded)(numeric, list(spec.features.categorical))
+    return Pipeline([("columns", columns), ("model", estimator)])
 
 
 def flat(candidate: Candidate) -> dict[str, Any]:
@@ -111,16 +118,14 @@ def flat(candidate: Candidate) -> dict[str, Any]:
     return {f"{candidate.name}.estimator": candidate.estimator, **own}
 
 
-def _scaled(spec: UseCase) -> ColumnTransformer:
+def _scaled(numeric: list[str], categorical: list[str]) -> ColumnTransformer:
     """Return what a linear model needs: medians for what is missing, one scale, a column a category."""
-    numbers = Pipeline(
-        [("impute", SimpleImputer(strategy="median", keep_empty_features=True)), ("scale", StandardScaler())]
-    )
+    numbers = Pipeline([("impute", SimpleImputer(strategy="median")), ("scale", StandardScaler())])
     categories = OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=20)
-    return _columns(spec, numbers, categories)
+    return ColumnTransformer([("categorical", categories, categorical), ("numeric", numbers, numeric)])
 
 
-def _coded(spec: UseCase) -> ColumnTransformer:
+def _coded(numeric: list[str], categorical: list[str]) -> ColumnTransformer:
     """Return what trees need: numbers as they are, missing ones too, and categories as codes.
 
     Boosting admits 255 codes; the rarest share one. A category that training never saw counts as missing.
@@ -132,9 +137,4 @@ def _coded(spec: UseCase) -> ColumnTransformer:
         max_categories=254,
         min_frequency=5,
     )
-    return _columns(spec, "passthrough", categories)
-
-
-def _columns(spec: UseCase, numbers: Any, categories: Any) -> ColumnTransformer:
-    numeric, categorical = list(spec.features.numeric), list(spec.features.categorical)
-    return ColumnTransformer([("numeric", numbers, numeric), ("categorical", categories, categorical)])
+    return ColumnTransformer([("categorical", categories, categorical), ("numeric", "passthrough", numeric)])

@@ -1,0 +1,95 @@
+"""A recipe is a name with parameters, and what it makes copes with what a night brings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from include import models
+from include.errors import SpecError
+from include.refs import digest_bytes
+from include.spec import load
+from include.spec.stages import Candidate
+from include.train.recipes import RECIPES, build
+from tests.train import visits
+
+PAIRS = [(kind, name) for kind, names in RECIPES.items() for name in names]
+
+
+def rows(count: int, places: list[str | None]) -> pa.Table:
+    """Return rows with the clinic's features."""
+    random = np.random.default_rng(3)
+    return pa.table(
+        {
+            "distance": random.random(count),
+            "earlier": pa.array([None if i % 7 == 0 else float(i % 5) for i in range(count)], pa.float64()),
+            "place": pa.array([places[i % len(places)] for i in range(count)], pa.string()),
+        }
+    )
+
+
+def small(name: str) -> Candidate:
+    """Return a recipe that is quickly fitted."""
+    sizes = {"hist_gradient_boosting": {"max_iter": 5}, "random_forest": {"n_estimators": 5}}
+    return Candidate(name="tried", estimator=name, params=sizes.get(name, {}))
+
+
+@pytest.mark.parametrize(("kind", "name"), PAIRS)
+def test_each_recipe_survives_storage_and_what_it_never_saw(kind: str, name: str, tmp_path: Path) -> None:
+    """A new category, an unknown one and missing numbers give finite predictions, the same from its copy."""
+    spec = visits.usecase(tmp_path, kind)
+    fitted = rows(200, ["north", "south", None])
+    actual = (np.arange(200) % 3 == 0).astype(float)
+    estimator = build(spec, small(name)).fit(models.frame(fitted, spec), actual)
+    data = models.dump(estimator)
+    copy = models.load(data, digest_bytes(data))
+    nulls = {"distance": pa.nulls(9, pa.float64()), "earlier": pa.nulls(9, pa.float64())}
+    for night in (rows(50, ["moon", None]), pa.table({**nulls, "place": pa.nulls(9, pa.string())})):
+        found = models.predict(estimator, night, spec)
+        assert models.predict(copy, night, spec).tobytes() == found.tobytes()
+
+
+@pytest.mark.parametrize(("kind", "name"), PAIRS)
+def test_column_without_any_value_can_be_fitted(kind: str, name: str, tmp_path: Path) -> None:
+    """A numeric or categorical column that is empty all through training is no error."""
+    spec = visits.usecase(tmp_path, kind)
+    empty = rows(100, [None]).set_column(0, "distance", pa.nulls(100, pa.float64()))
+    actual = (np.arange(100) % 3 == 0).astype(float)
+    estimator = build(spec, small(name), ["distance"]).fit(models.frame(empty, spec), actual)
+    assert models.predict(estimator, rows(10, ["north"]), spec).shape == (10,)
+
+
+def test_many_categories_fit_boosting(tmp_path: Path) -> None:
+    """More categories than boosting has codes for share one, and it can be fitted."""
+    spec = visits.usecase(tmp_path)
+    many = rows(6000, [f"p{i}" for i in range(600)])
+    actual = (np.arange(6000) % 3 == 0).astype(float)
+    estimator = build(spec, small("hist_gradient_boosting")).fit(models.frame(many, spec), actual)
+    assert models.predict(estimator, many, spec).shape == (6000,)
+
+
+def test_unknown_estimator_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    """A name that isn't a recipe, or is one of the other kind of problem, is answered by the valid names."""
+    spec = visits.usecase(tmp_path)
+    valid = "prior, logistic_regression, hist_gradient_boosting, random_forest"
+    with pytest.raises(SpecError, match=rf"training\.tried.*one of {valid}.*found ridge"):
+        build(spec, Candidate(name="tried", estimator="ridge"))
+
+
+@pytest.mark.parametrize("name", ["learning_rates", "random_state", "n_jobs"])
+def test_unknown_parameter_is_refused_with_those_there_are(name: str, tmp_path: Path) -> None:
+    """A parameter that the estimator lacks, or that is set here, is answered by the valid ones."""
+    spec = visits.usecase(tmp_path)
+    wrong = Candidate(name="tried", estimator="hist_gradient_boosting", params={name: 1})
+    with pytest.raises(SpecError, match=rf"l2_regularization, learning_rate.*found {name}"):
+        build(spec, wrong)
+
+
+def test_shipped_recipes_can_be_built() -> None:
+    """Every baseline and candidate of the flights is a recipe with parameters that exist."""
+    spec = load("flight_delay")
+    for candidate in (*spec.training.baselines, *spec.training.candidates):
+        assert build(spec, candidate).steps[-1][0] == "model"

@@ -1,0 +1,182 @@
+"""Training is repeatable: the same night, declaration and data are one run and one model, killed or not."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from include import models, profile
+from include.errors import EvergreenError, SpecError
+from include.features.build import training_set
+from include.lake import Lake
+from include.refs import digest_bytes
+from include.registry import Registry
+from include.spec import UseCase
+from include.train import reference
+from include.train.fit import target
+from include.train.record import PATH, Record
+from include.train.run import train
+from include.train.split import split
+from tests.train import dying, visits
+
+NIGHT = visits.LAST
+
+
+def runs(registry: Registry) -> list[str]:
+    """Return the status of each run that isn't deleted."""
+    client = MlflowClient(registry.uri, registry.uri)
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    return [run.info.status for run in client.search_runs(ids)]
+
+
+def versions(registry: Registry, spec: UseCase) -> list[str]:
+    """Return the versions of the registered model."""
+    client = MlflowClient(registry.uri, registry.uri)
+    return [str(found.version) for found in client.search_model_versions(f"name = '{spec.name}'")]
+
+
+def record(registry: Registry, run: str) -> Record:
+    """Return what a training left."""
+    return Record.from_json(registry.get(run, PATH))
+
+
+@pytest.mark.parametrize("kind", list(visits.KINDS))
+def test_challenger_is_the_best_candidate_and_refitted_without_the_test_nights(
+    kind: str, clinic: Path, registry: Registry
+) -> None:
+    """The candidate with the least validation loss serves, fitted on training and validation nights alone."""
+    spec = visits.usecase(clinic / "usecases", kind)
+    lake = Lake(spec.name, str(clinic / "lake"))
+    ref = train(lake, spec, NIGHT, registry=registry)
+    made = record(registry, ref.uri)
+    run = MlflowClient(registry.uri, registry.uri).get_run(ref.uri)
+    losses = {c.name: run.data.metrics[f"validation.{c.name}.objective"] for c in spec.training.candidates}
+    assert made.challenger.name == min(losses, key=lambda name: losses[name])
+    assert made.challenger.validation == losses[made.challenger.name]
+    parts = split(training_set(lake, spec, NIGHT), spec, NIGHT)
+    both = np.concatenate([target(spec, parts.train), target(spec, parts.validation)])
+    assert made.prior == pytest.approx(both.mean())
+    assert made.last_fitted == "2024-03-22" < made.nights["test"][0]
+    prior = next(fitted for fitted in made.baselines if fitted.name == "prior")
+    constant = models.load(registry.get(ref.uri, prior.path, prior.digest), prior.digest)
+    assert models.predict(constant, parts.test, spec) == pytest.approx(both.mean())
+    for fitted in (made.challenger, *made.baselines):
+        estimator = models.load(registry.get(ref.uri, fitted.path, fitted.digest), fitted.digest)
+        assert digest_bytes(models.predict(estimator, parts.test, spec).tobytes()) == fitted.predictions
+
+
+def test_run_holds_what_is_needed_to_do_it_again(lake: Lake, spec: UseCase, registry: Registry) -> None:
+    """MLflow keeps parameters, seed, bounds, the lake's versions, and the digests of data and declaration."""
+    ref = train(lake, spec, NIGHT, registry=registry)
+    made = record(registry, ref.uri)
+    data = MlflowClient(registry.uri, registry.uri).get_run(ref.uri).data
+    expected = {
+        "seed": "7",
+        "night": NIGHT,
+        "boosting.max_iter": "15",
+        "nights.validation": "2024-03-19..2024-03-22",
+        "lake.visits": str(lake.version("validated_visits")),
+    }
+    assert expected.items() <= data.params.items()
+    assert data.tags["evergreen.spec"] == spec.digest
+    assert data.tags["evergreen.data"] == made.data
+    assert registry.run_of(spec.name, made.version) == ref.uri
+
+
+def test_second_call_makes_no_second_run(lake: Lake, spec: UseCase, registry: Registry) -> None:
+    """The same attempt returns the run that is there."""
+    first = train(lake, spec, NIGHT, registry=registry)
+    assert train(lake, spec, NIGHT, registry=registry) == first
+    assert runs(registry) == ["FINISHED"]
+    assert versions(registry, spec) == ["1"]
+
+
+def test_same_seed_gives_the_same_bytes_in_another_registry(
+    lake: Lake, spec: UseCase, registry: Registry, clinic: Path, tmp_path: Path
+) -> None:
+    """Two trainings of one attempt that know nothing of each other make the same models."""
+    shutil.copy(clinic / "mlflow.db", tmp_path / "other.db")
+    first = record(registry, train(lake, spec, NIGHT, registry=registry).uri)
+    other = Registry(f"sqlite:///{tmp_path}/other.db", f"file://{tmp_path}/other")
+    second = record(other, train(lake, spec, NIGHT, registry=other).uri)
+    assert second == first
+
+
+def test_another_seed_is_another_attempt(lake: Lake, spec: UseCase, registry: Registry, clinic: Path) -> None:
+    """What the declaration says is part of the attempt, and the seed reaches the models."""
+    first = train(lake, spec, NIGHT, registry=registry)
+    second = train(
+        lake, visits.usecase(clinic / "usecases", **{"seed: 7": "seed: 8"}), NIGHT, registry=registry
+    )
+    assert (first.uri, first.digest) != (second.uri, second.digest)
+    assert runs(registry) == ["FINISHED", "FINISHED"]
+
+
+@pytest.mark.parametrize("method", ["put", "register", "log"])
+def test_kill_within_a_run_leaves_one_finished_run_after_the_rerun(
+    method: str, lake: Lake, spec: UseCase, registry: Registry, clinic: Path
+) -> None:
+    """A training killed after its run was created is done again, and nothing of the first is left."""
+    assert dying.at_once(clinic, method) == [-signal.SIGKILL]
+    assert runs(registry) == ["RUNNING"]
+    ref = train(lake, spec, NIGHT, registry=registry)
+    assert runs(registry) == ["FINISHED"]
+    assert versions(registry, spec) == [record(registry, ref.uri).version]
+
+
+def test_two_at_once_leave_one_run(lake: Lake, spec: UseCase, registry: Registry, clinic: Path) -> None:
+    """Of two trainings of one attempt at the same time one stays, and both return it."""
+    assert dying.at_once(clinic, "", "") == [0, 0]
+    left = train(lake, spec, NIGHT, registry=registry)
+    assert runs(registry) == ["FINISHED"]
+    assert versions(registry, spec) == [record(registry, left.uri).version]
+    assert [file.read_text() for file in clinic.glob("*.run")] == [left.uri, left.uri]
+
+
+def test_reference_is_published_for_the_drift_comparison(
+    lake: Lake, spec: UseCase, registry: Registry
+) -> None:
+    """The profiles hold the fitted rows' features, and predictions on rows that weren't fitted."""
+    ref = train(lake, spec, NIGHT, registry=registry)
+    made = record(registry, ref.uri)
+    where = {"product": reference.product(ref.digest), "night": NIGHT}
+    found = profile.merge(lake.rows("profiles", where))
+    assert set(found) == {*spec.features.columns, "prediction"}
+    assert found["distance"].count == made.rows["train"] + made.rows["validation"]
+    assert found["prediction"].count == made.rows["validation"] + made.rows["test"]
+    assert [row["outcome"] for row in lake.rows("partitions", where)] == ["published"]
+
+
+def test_early_night_says_how_many_nights_there_are(lake: Lake, spec: UseCase, registry: Registry) -> None:
+    """Without nights to fit on there is a sentence with what is there, and no run."""
+    with pytest.raises(EvergreenError, match=r"0 of train, 3 of validation, 6 of test.*load more history"):
+        train(lake, spec, "2024-03-11", registry=registry)
+    assert runs(registry) == []
+
+
+def test_single_class_is_refused(lake: Lake, registry: Registry, clinic: Path) -> None:
+    """Labels that a classifier can't learn from are refused by their column."""
+    spec = visits.usecase(clinic / "usecases", **{"minutes > 15": "minutes > 100000"})
+    with pytest.raises(EvergreenError, match=r"both 0 and 1 as missed.*found 0"):
+        train(lake, spec, NIGHT, registry=registry)
+
+
+def test_parameters_that_do_not_fit_fail_the_run(lake: Lake, registry: Registry, clinic: Path) -> None:
+    """A parameter's wrong value is refused with scikit-learn's own words, and leaves no model version."""
+    spec = visits.usecase(clinic / "usecases", **{"max_iter: 15": "max_iter: none"})
+    with pytest.raises(SpecError, match=r"training.boosting.*max_iter"):
+        train(lake, spec, NIGHT, registry=registry)
+    assert runs(registry) == ["FAILED"]
+    assert versions(registry, spec) == []
+
+
+def test_registry_that_is_down_is_named_within_seconds(lake: Lake, spec: UseCase) -> None:
+    """The sentence names the server, and not its password."""
+    with pytest.raises(EvergreenError, match=r"127\.0\.0\.1:9.*MLFLOW_TRACKING_URI") as caught:
+        train(lake, spec, NIGHT, registry=Registry("http://user:hidden@127.0.0.1:9"))
+    assert "hidden" not in str(caught.value)

@@ -1,0 +1,53 @@
+"""Nothing is chosen or judged on a night that isn't later than what was fitted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from include.errors import EvergreenError
+from include.spec import UseCase
+from include.train.split import split
+from tests.train import visits
+
+
+@pytest.fixture(scope="module")
+def shape(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
+    """A declaration with 4 validation and 8 test nights."""
+    return visits.usecase(tmp_path_factory.mktemp("shape"))
+
+
+@given(nights=st.lists(st.integers(1, 28), min_size=1, max_size=40), night=st.integers(14, 28))
+def test_parts_follow_each_other_in_time(shape: UseCase, nights: list[int], night: int) -> None:
+    """Each row until the training night is in one part, and each part is later than the one before."""
+    rows = pa.table({"night": [f"2024-02-{day:02}" for day in nights], "row": range(len(nights))})
+    key = f"2024-02-{night:02}"
+    try:
+        parts = split(rows, shape, key)
+    except EvergreenError:
+        before = {day for day in nights if day <= night - 8}
+        assert not any(day <= night - 12 for day in before) or not any(day > night - 12 for day in before)
+        return
+    found = parts.nights()
+    assert found["train"][-1] < found["validation"][0] <= found["validation"][-1] < shape.clock.shift(key, -7)
+    assert all(shape.clock.shift(key, -7) <= n <= key for n in found["test"])
+    kept = [row for part in (parts.train, parts.validation, parts.test) for row in part["row"].to_pylist()]
+    assert sorted(kept) == [i for i, day in enumerate(nights) if day <= night]
+
+
+def test_windows_are_counted_in_nights_of_the_clock(tmp_path: Path) -> None:
+    """Where the nights are Mondays, eight test nights are eight weeks."""
+    weekly = visits.usecase(tmp_path, **{'nightly: "0 18 * * *"': 'nightly: "0 18 * * 1"'})
+    mondays = weekly.clock.keys("2024-01-01", "2024-05-27")
+    parts = split(pa.table({"night": mondays}), weekly, mondays[-1]).nights()
+    assert (parts["test"], parts["validation"]) == (mondays[-8:], mondays[-12:-8])
+
+
+def test_nights_without_labels_have_no_rows(shape: UseCase) -> None:
+    """The newest test nights, of which nothing is known yet, are counted and empty."""
+    nights = shape.clock.keys("2024-03-01", "2024-03-28")
+    assert split(pa.table({"night": nights}), shape, "2024-03-30").nights()["test"] == nights[-6:]

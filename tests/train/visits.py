@@ -1,0 +1,143 @@
+"""A small clinic: which visits will be missed, and as a regression, how many minutes late they come.
+
+Forty visits a night, the same at each call; what became of a night's visits is published two nights later.
+One in ten has no outcome, one number in ten is missing, and a place that training never saw opens near the end.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from include import tables
+from include.lake import Lake
+from include.spec import UseCase
+from include.spec.load import read
+
+FIRST, LAST = "2024-03-01", "2024-03-30"
+SPEC = """
+name: {name}
+problem: {{kind: {kind}, statement: s, target: {target}}}
+schedule: {{nightly: "0 18 * * *", training: "0 20 * * 0", timezone: UTC, start: "2024-03-01"}}
+sources:
+  visits:
+    kind: objects
+    connection: clinic
+    path: visits/{{day}}.csv
+    known: "12:00"
+    key: [visit]
+    columns:
+      visit: {{type: string, required: true}}
+      distance: {{type: number}}
+      earlier: {{type: number}}
+      place: {{type: string}}
+  outcomes:
+    kind: objects
+    connection: clinic
+    path: outcomes/{{day}}.csv
+    known: "06:00"
+    key: [visit]
+    columns:
+      visit: {{type: string, required: true}}
+      minutes: {{type: number}}
+features: {{spine: visits, lookback: 0, numeric: [distance, earlier], categorical: [place]}}
+labels: {{source: outcomes, sql: "{sql}", delay: 2}}
+training:
+  validation: 4
+  test: 8
+  seed: 7
+  baselines:
+    - {{name: prior, estimator: prior}}
+    - {{name: linear, estimator: {linear}}}
+  candidates:
+    - {{name: boosting, estimator: hist_gradient_boosting, params: {{max_iter: 15, min_samples_leaf: 10}}}}
+    - {{name: forest, estimator: random_forest, params: {{n_estimators: 10, min_samples_leaf: 5}}}}
+gate: {{objective: {objective}, min_partitions: 3}}
+scoring: {{fallback: 0.2}}
+"""
+KINDS = {
+    "binary": {
+        "name": "missed_visits",
+        "target": "missed",
+        "sql": "minutes > 15",
+        "linear": "logistic_regression",
+        "objective": "log_loss",
+    },
+    "regression": {
+        "name": "late_visits",
+        "target": "lateness",
+        "sql": "minutes",
+        "linear": "ridge",
+        "objective": "squared_error",
+    },
+}
+
+
+def usecase(folder: Path, kind: str = "binary", **changes: str) -> UseCase:
+    """Declare the use case below a folder; ``changes`` replaces parts of its text."""
+    given = KINDS[kind]
+    text = SPEC.format(kind=kind, **given)
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    home = folder / given["name"]
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "usecase.yaml").write_text(text)
+    (home / "features.sql").write_text("SELECT visit, night, distance, earlier, place FROM spine")
+    return read(home / "usecase.yaml")
+
+
+def fill(lake: Lake, spec: UseCase, first: str = FIRST, last: str = LAST) -> None:
+    """Publish visits and outcomes of each night, as ingest would."""
+    nights = spec.clock.keys(first, last)
+    known = {name: [spec.clock.local(n, s.known) for n in nights] for name, s in spec.sources.items()}
+    planned = [row for n, at in zip(nights, known["visits"], strict=True) for row in _visits(n, at)]
+    came = [
+        {**row, "night": n, "known_at": at}
+        for n, at in zip(nights, known["outcomes"], strict=True)
+        for row in _outcomes(spec.clock.shift(n, -2))
+    ]
+    for name, rows in (("visits", planned), ("outcomes", came)):
+        table = pa.Table.from_pylist(rows, schema=tables.validated(spec.sources[name]))
+        lake.publish(f"validated_{name}", table, {"night": nights}, ["night", "revision"])
+        made = [{"product": name, "night": n, "outcome": "published"} for n in nights]
+        where = {"product": name, "night": nights}
+        status = pa.Table.from_pylist(made, schema=tables.PARTITIONS)
+        lake.publish("partitions", status, where, ["product", "night"])
+
+
+def _world(night: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    random = np.random.default_rng(int(night.replace("-", "")))
+    distance, earlier = random.exponential(5, 40), random.poisson(1.0, 40).astype(float)
+    places = ["north", "south", "east"] + (["new"] if night >= "2024-03-24" else [])
+    place = random.choice(places, 40)
+    minutes = 4 * distance + 6 * earlier - 15 + 10 * (place == "south") + random.normal(0, 8, 40)
+    return distance, earlier, place, minutes
+
+
+def _visits(night: str, known: datetime) -> list[dict[str, object]]:
+    distance, earlier, place, _ = _world(night)
+    return [
+        {
+            "visit": f"v{i:02}",
+            "distance": None if i % 10 == 3 else float(distance[i]),
+            "earlier": float(earlier[i]),
+            "place": None if i % 20 == 7 else str(place[i]),
+            "night": night,
+            "revision": 0,
+            "known_at": known,
+        }
+        for i in range(40)
+    ]
+
+
+def _outcomes(night: str) -> list[dict[str, object]]:
+    if night < FIRST:
+        return []
+    *_, minutes = _world(night)
+    return [
+        {"visit": f"v{i:02}", "minutes": None if i % 10 == 9 else float(minutes[i]), "revision": 0}
+        for i in range(40)
+    ]
