@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from pathlib import PurePosixPath
 
 from include.environment import endpoint
 from include.errors import EvergreenError, PartitionError
@@ -66,8 +67,9 @@ def _train(lake: Lake, spec: UseCase, nights: Sequence[str], now: datetime) -> I
         yield trained
         evidence = evaluate(lake, spec, night, trained.uri, registry=registry)
         verdict = decide(lake, spec, evidence.uri)
-        yield Ref(f"{lake.uri}/tables/attempts", night, evidence.digest, note=verdict.sentence)
-        switched = promote(lake, spec, evidence.digest, registry=registry)
+        attempt = PurePosixPath(evidence.uri).stem  # evidence is stored under its attempt's key
+        yield Ref(f"{lake.uri}/tables/attempts", night, attempt, note=verdict.sentence)
+        switched = promote(lake, spec, attempt, registry=registry)
         if switched is not None:
             yield switched
 

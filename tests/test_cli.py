@@ -374,6 +374,36 @@ def test_doctor_is_asked_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert {check.name: check.ok for check in examine()}["lake"]
 
 
+def test_a_champion_comes_to_be_and_serves_from_the_command_line_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ingest, train, score and monitor, each by its command; status and verify then agree on it."""
+    monkeypatch.chdir(tmp_path)  # MLflow keeps artifacts below the working folder
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("EVERGREEN_USECASES", str(USECASES))
+    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", world.connection(tmp_path))
+    *nights, last = world.write(tmp_path, 16)
+    call("run", "ingest", "weekly_sales", "--first", nights[0], "--last", last)
+    trained, verdict, switched = call("run", "train", "weekly_sales", "--night", nights[-1])[1]["done"]
+    assert verdict["note"].startswith("rubber-stamped")
+    assert switched["note"].startswith("v1 promoted, champion from " + last)
+    again = call("run", "train", "weekly_sales", "--night", nights[-1])[1]["done"]
+    assert again == [trained, verdict, switched]
+    for stage in ("score", "monitor"):
+        assert call("run", stage, "weekly_sales", "--night", last)[0] == 0
+    (found,) = call("status", "weekly_sales")[1]["usecases"]
+    assert (found["champion"]["version"], found["champion"]["effective"]) == ("1", last)
+    assert (found["rungs"], found["findings"]["night"]) == ({"champion": 40}, last)
+    assert [row["verdict"] for row in found["attempts"]] == ["rubber-stamped"]
+    text = CliRunner().invoke(app, ["status", "weekly_sales"]).stdout
+    assert f"champion v1 ({found['champion']['model']}) since night {last}, promoted" in text
+    code, verified = call("verify", "weekly_sales")
+    assert (code, verified["weekly_sales"]["differences"], verified["weekly_sales"]["models"]) == (0, [], 2)
+    with pytest.raises(Exception, match="weekly_sales"):
+        call("rollback", "weekly_sales", "--by", "ada", "--reason", "there was none before it")
+
+
 def test_rollback_without_a_champion_is_refused(
     lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
