@@ -106,11 +106,16 @@ def beats(name: str, job: str) -> Callable[[Home], bool]:
     return check
 
 
-def _get(url: str) -> requests.Response | None:
+def build_execution_api(home: Home) -> None:
+    """Ask for anything of the tasks' API: it builds its routes then, and a first task waited 5 s and more."""
+    _get(home.url("airflow") + "/execution/health", timeout=60)
+
+
+def _get(url: str, timeout: float = 5) -> requests.Response | None:
     try:
         with requests.Session() as session:
             session.trust_env = False  # no proxy and no .netrc stands between us and loopback
-            answer = session.get(url, timeout=5)
+            answer = session.get(url, timeout=timeout)
     except requests.RequestException:
         return None
     return answer if answer.ok else None
@@ -213,10 +218,11 @@ SERVERS = (
     ),
     Server(
         "api-server",
-        _airflow("api-server"),
-        answers("airflow", "/api/v2/version"),
-        ("airflow-db",),
+        argv=_airflow("api-server"),
+        ready=answers("airflow", "/api/v2/version"),
+        needs=("airflow-db",),
         ports=("airflow",),
+        finish=build_execution_api,
     ),
     _job("scheduler", "scheduler", "--skip-serve-logs"),
     _job("dag-processor", "dag_processor"),

@@ -85,11 +85,10 @@ class Stack:
         """Stop every server, those that need others first."""
         with self.home.lock():
             for wave in (("api-server", "scheduler", "dag-processor", "triggerer", "mlflow"), ALL):
-                begin = time.monotonic()
                 with ThreadPoolExecutor(len(wave)) as pool:
-                    for name, was_up in zip(wave, pool.map(self._stop, wave), strict=True):
-                        if was_up:
-                            progress(name, "stopped", time.monotonic() - begin)
+                    for name, took in zip(wave, pool.map(self._stop, wave), strict=True):
+                        if took:
+                            progress(name, "stopped", took)
             self.home.remove_sockets()
 
     def status(self) -> dict[str, str]:
@@ -153,17 +152,17 @@ class Stack:
         elif not in_time:
             raise StackError(self._complaint(server, f"was not ready after {server.timeout:.0f} s"))
 
-    def _stop(self, name: str) -> bool:
-        """Stop a server and what it left behind; whether there was anything to stop."""
-        pids, server, was_up = pid_file(self.home, name), BY_NAME[name], False
+    def _stop(self, name: str) -> float:
+        """Stop a server and what it left behind, and return the seconds it took; 0 if there was nothing."""
+        pids, server, begin, took = pid_file(self.home, name), BY_NAME[name], time.monotonic(), 0.0
         # Again until none is left: a scheduler replaces a worker that ends before it has heard the signal.
         while members := process.family(pids, self.home.root):
             # PostgreSQL's first process stops the others in order; Airflow's would wait for every task.
             told = [found] if server.as_postgres and (found := process.running(pids)) else members
             process.stop(members, told, server.how_to_stop, STOP_TIMEOUT)
-            was_up = True
+            took = time.monotonic() - begin
         pids.unlink(missing_ok=True)
-        return was_up
+        return took
 
     def _taken(self, server: Server, port: str) -> str:
         variable = "EVERGREEN_PORT_" + port.upper().replace("-", "_")
