@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from include.errors import PartitionRefused, SpecError
 from include.ingest.aggregates import unmet
+from include.ingest.request import request
 from include.ingest.rows import Aside, Codes, Mask, Rows
 from include.ingest.standardise import standardise
 from include.ingest.suite import UNIQUE, broken, columns_of, rule_of
@@ -48,13 +49,12 @@ class Checked:
     refused: Mapping[int, PartitionRefused]
 
 
-def check(rows: Rows, spec: UseCase, source: str, subject: Callable[[int], str]) -> Checked:
+def check(rows: Rows, spec: UseCase, source: str) -> Checked:
     """Check rows of any number of nights against a source's contract.
 
     Parameters
     ----------
     rows : with cleaned text.
-    subject : from a unit's number to its name in errors.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def check(rows: Rows, spec: UseCase, source: str, subject: Callable[[int], str])
     _day(typed, rows, spec, source, aside)
     _key(typed, rows, declared, aside, dropped)
     _expectations(typed, rows, f"{spec.name}/{source}", declared, aside, dropped)
-    refused = _refused(typed, rows, declared, aside, dropped, subject)
+    refused = _refused(typed, rows, spec, source, aside, dropped)
     kept = ~(aside.out | dropped | np.isin(rows.unit, list(refused)))
     return Checked(
         good=_sorted(typed, rows, declared, kept),
@@ -152,25 +152,27 @@ def _expectations(
 
 
 def _refused(
-    typed: pa.Table, rows: Rows, source: Source, aside: Aside, dropped: Mask, subject: Callable[[int], str]
+    typed: pa.Table, rows: Rows, spec: UseCase, source: str, aside: Aside, dropped: Mask
 ) -> dict[int, PartitionRefused]:
     """Return why units are refused: rows set aside, their number, an expectation of the whole."""
-    kept = ~(aside.out | dropped)
+    contract, kept = spec.sources[source].contract, ~(aside.out | dropped)
     total, good = rows.per_unit(~dropped), rows.per_unit(kept)
     why: dict[int, tuple[str, str]] = {}
     for number in range(len(rows.units)):
-        reason = _sizes(source.contract, int(total[number]), int(good[number]), partial(aside.common, number))
+        reason = _sizes(contract, int(total[number]), int(good[number]), partial(aside.common, number))
         if reason:
             why[number] = reason
     whole = typed.filter(pa.array(kept))
-    for number, expectation, value in unmet(
-        source.contract.expectations, whole, rows.unit[kept], len(rows.units)
-    ):
+    for number, expectation, value in unmet(contract.expectations, whole, rows.unit[kept], len(rows.units)):
         about = ", ".join(columns_of(expectation))
         why.setdefault(number, (rule_of(expectation) + (f" of {about}" if about else ""), value))
     return {
         number: PartitionRefused(
-            subject(number), required=required, found=found, where=rows.units[number].files, remedy=REMEDY
+            request(spec, source, rows.units[number].night, rows.units[number].revision).subject,
+            required=required,
+            found=found,
+            where=rows.units[number].files,
+            remedy=REMEDY,
         )
         for number, (required, found) in why.items()
     }

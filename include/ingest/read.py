@@ -55,7 +55,7 @@ def read(
 
 
 def _parsed(lake: Lake, spec: UseCase, source: str, unit: Snapshot) -> _Parts:
-    asked = request(spec, source, unit.night)
+    asked = request(spec, source, unit.night, unit.revision)
     parts = parts_of(lake, unit)
     try:
         return _Parts([parse(asked, name, data) for name, data in parts], [name for name, _ in parts])

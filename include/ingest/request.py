@@ -81,11 +81,11 @@ Part = tuple[str, bytes]
 Fetcher = Callable[[Request], Iterator[Part]]
 
 
-def request(spec: UseCase, source: str, night: str) -> Request:
-    """Return what is asked of a source for a night."""
+def request(spec: UseCase, source: str, night: str, revision: int = 0) -> Request:
+    """Return what is asked of a source for a night; a later revision is named in errors."""
     declared = spec.sources[source]
     return Request(
-        subject=f"{spec.name}/{source}/{night}",
+        subject=f"{spec.name}/{source}/{night}" + (f", revision {revision}" if revision else ""),
         source=declared,
         night=night,
         day=(day_of(night) + timedelta(days=declared.offset)).isoformat(),

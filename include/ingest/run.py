@@ -21,7 +21,6 @@ from include.ingest.gather import gather
 from include.ingest.outcome import Outcome
 from include.ingest.publish import by_night, digest, inputs, publish, standing
 from include.ingest.read import read
-from include.ingest.request import request
 from include.ingest.snapshot import Snapshot, snapshots
 from include.ingest.suite import checked
 from include.lake import Lake
@@ -144,13 +143,8 @@ def _made(lake: Lake, spec: UseCase, source: str, revisions: Revisions) -> _Made
     units = [unit for night in sorted(revisions) for unit in revisions[night]]
     if not units:
         return _Made(validated(declared).empty_table(), QUARANTINE.empty_table(), {}, {})
-
-    def subject(number: int) -> str:
-        revision = f", revision {units[number].revision}" if units[number].revision else ""
-        return request(spec, source, units[number].night).subject + revision
-
     text, unread = read(lake, spec, source, units)
-    found = check(text, spec, source, subject)
+    found = check(text, spec, source)
     refused = {**found.refused, **unread}  # what can't be read has no rows, which is not its reason
     tables = by_night(found.good)
     rows, newest = {}, {}

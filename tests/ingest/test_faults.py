@@ -143,7 +143,7 @@ MANY = {
 def test_too_many_bad_rows_refuse_the_partition(
     fault: str, shop: Path, lake: Lake, spec: UseCase, connect: Connect
 ) -> None:
-    """Beyond the tolerance the night is refused with the rule, a value, the file and the remedy; rows are kept."""
+    """Beyond the tolerance the night is refused with rule, value, file and remedy; the rows are kept."""
     change, found = MANY[fault]
     header, rows = header_and_rows(shop)
     spoil(shop, [header, *change(rows)])
@@ -185,7 +185,7 @@ FEW = {
 def test_a_bad_row_is_set_aside_and_the_rest_goes_on(
     fault: str, shop: Path, lake: Lake, spec: UseCase, connect: Connect
 ) -> None:
-    """Within the tolerance the row is in quarantine with its file, place, rule and value, and the others are published."""
+    """Within the tolerance a row is in quarantine with file, place, rule and value; others are published."""
     change, rule, column, value = FEW[fault]
     header, rows = header_and_rows(shop)
     spoil(shop, [header, *change(rows)])
@@ -205,7 +205,12 @@ def test_a_file_delivered_twice_over_is_counted_once(
     header, rows = header_and_rows(shop)
     spoil(shop, [header, *rows, *rows])
     outcome = one(lake, spec, connect)
-    assert (outcome.outcome, outcome.rows, outcome.quarantined, outcome.duplicates) == ("published", 40, 0, 40)
+    assert (outcome.outcome, outcome.rows, outcome.quarantined, outcome.duplicates) == (
+        "published",
+        40,
+        0,
+        40,
+    )
     assert "40 exact duplicates dropped" in outcome.note
 
 
@@ -296,7 +301,9 @@ def test_a_hashed_column_is_nowhere_in_the_tables(
     monkeypatch.setenv("EVERGREEN_HASH_KEY", "a key")
     header, rows = header_and_rows(shop)
     spoil(shop, [header, *field(3, "cheap", 1)(rows)])
-    outcome = one(lake, declare(lambda raw: raw["sources"]["sales"]["columns"]["item"].update(hashed=True)), connect)
+    outcome = one(
+        lake, declare(lambda raw: raw["sources"]["sales"]["columns"]["item"].update(hashed=True)), connect
+    )
     assert (outcome.rows, outcome.quarantined) == (39, 1)
     tables = [lake.rows(name) for name in ("validated_sales", "quarantine", "profiles", "partitions")]
     assert "bread" not in str(tables)

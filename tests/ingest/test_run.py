@@ -1,0 +1,344 @@
+"""Nights of a source: again, killed, alone or together, corrected, late; the same tables after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from include.environment import Connect, Endpoint
+from include.errors import PartitionError, PartitionRefused, SourceUnavailable, SpecError
+from include.ingest.run import ingest
+from include.ingest.snapshot import snapshots
+from include.lake import Lake
+from include.spec import UseCase
+from tests.usecases.weekly_sales import world
+
+NIGHTS = world.nights(6)
+TABLES = ("validated_sales", "quarantine", "profiles", "partitions")
+NOW = datetime(2024, 6, 1, tzinfo=UTC)
+
+
+def state(lake: Lake) -> dict[str, list[dict[str, Any]]]:
+    """Return all rows of all tables of the stage, in one order."""
+    return {table: sorted(lake.rows(table), key=str) for table in TABLES}
+
+
+def change(shop: Path, night: str, old: str, new: str) -> None:
+    """Write another text in place of one in a night's file."""
+    file = shop / "sales" / f"{night}.csv"
+    file.write_text(file.read_text().replace(old, new))
+
+
+class Killed(Exception):
+    """Stands for the death of a process between two writes."""
+
+
+class Mortal(Lake):
+    """A lake whose process dies before its n-th write."""
+
+    lives: int
+
+    def _spend(self) -> None:
+        self.lives -= 1
+        if self.lives < 0:
+            raise Killed
+
+    def publish(self, *args: Any, **more: Any) -> int:
+        """Publish, or die."""
+        self._spend()
+        return super().publish(*args, **more)
+
+    def create(self, *args: Any) -> bool:
+        """Create, or die."""
+        self._spend()
+        return super().create(*args)
+
+
+def test_a_night_becomes_rows_a_profile_and_a_row_of_its_own(
+    lake: Lake, spec: UseCase, shop: Path, connect: Connect
+) -> None:
+    """A good file is published with types, units, knowledge time, profile and lineage."""
+    (outcome,) = ingest(lake, spec, "sales", [NIGHTS[1]], connect)
+    assert (outcome.outcome, outcome.rows, outcome.note) == ("published", 40, "40 rows")
+    row = next(r for r in lake.rows("validated_sales") if (r["store"], r["item"]) == ("s01", "bread"))
+    line = (shop / "sales" / f"{NIGHTS[1]}.csv").read_text().splitlines()[1].split(",")
+    assert row["price"] == pytest.approx(int(line[3]) / 100)
+    assert (row["promo"], row["opens"], row["units"]) == (line[4] == "true", 480, int(line[6]))
+    assert row["known_at"] == datetime(2024, 1, 8, 5, tzinfo=UTC)
+    assert {r["column"]: r["kind"] for r in lake.rows("profiles")} == {
+        **dict.fromkeys(("price", "opens", "units"), "numeric"),
+        **dict.fromkeys(("store", "item", "promo"), "categorical"),
+    }
+    (kept,) = snapshots(lake, "sales", NIGHTS)[NIGHTS[1]]
+    (partition,) = lake.rows("partitions")
+    assert partition["inputs"] == f'{{"raw/sales": "{kept.identity}"}}'
+    assert (partition["digest"], partition["spec"]) == (outcome.digest, spec.digest)
+
+
+def test_again_and_in_another_order_is_the_same(
+    lake: Lake, spec: UseCase, shop: Path, connect: Connect, tmp_path: Path
+) -> None:
+    """Three times over, one by one or backwards: the tables are those of one run over the range."""
+    change(shop, NIGHTS[2], "true", "perhaps")
+    once = ingest(lake, spec, "sales", NIGHTS, connect)
+    expected = state(lake)
+    other = Lake("weekly_sales", str(tmp_path / "other"))
+    for _ in range(3):
+        for night in reversed(NIGHTS):
+            ingest(other, spec, "sales", [night], connect)
+    assert state(other) == expected
+    assert ingest(lake, spec, "sales", NIGHTS, connect) == once
+    assert state(lake) == expected
+
+
+def test_a_night_that_stands_is_left_alone(lake: Lake, spec: UseCase, connect: Connect, shop: Path) -> None:
+    """A rerun over published and refused nights asks no source and writes nothing."""
+    change(shop, NIGHTS[2], "true", "perhaps")
+    ingest(lake, spec, "sales", NIGHTS, connect)
+    versions = [lake.version(table) for table in TABLES]
+
+    def nobody(name: str) -> Endpoint:
+        raise AssertionError(name)
+
+    outcomes = ingest(lake, spec, "sales", NIGHTS, nobody)
+    assert [o.outcome for o in outcomes] == ["published", "published", "refused", *["published"] * 3]
+    assert [lake.version(table) for table in TABLES] == versions
+
+
+def test_killed_before_any_write_and_run_again(
+    spec: UseCase, shop: Path, connect: Connect, tmp_path: Path
+) -> None:
+    """Wherever the process dies, the run after it leaves the tables of an undisturbed one."""
+    change(shop, NIGHTS[1], ",s01,bread,", ",s1,bread,")
+    clean = Lake("weekly_sales", str(tmp_path / "clean"))
+    ingest(clean, spec, "sales", NIGHTS[:2], connect)
+    expected = state(clean)
+    for lives in range(20):
+        folder = str(tmp_path / f"killed-{lives}")
+        mortal = Mortal("weekly_sales", folder)
+        mortal.lives = lives
+        try:
+            ingest(mortal, spec, "sales", NIGHTS[:2], connect)
+        except Killed:
+            done = {row["night"] for row in Lake("weekly_sales", folder).rows("partitions")}
+            assert done == set()  # the row that says "done" comes last
+        else:
+            assert lives == 8  # two objects, two manifests, four tables
+            break
+        again = Lake("weekly_sales", folder)
+        ingest(again, spec, "sales", NIGHTS[:2], connect)
+        assert state(again) == expected
+    else:
+        pytest.fail("it never lived through")
+
+
+@pytest.mark.parametrize("lost", ["validated_sales", "quarantine", "profiles"])
+def test_what_was_lost_is_made_again(
+    lost: str, lake: Lake, spec: UseCase, shop: Path, connect: Connect
+) -> None:
+    """A night whose row says it is done, but whose rows are gone, is healed by a rerun."""
+    change(shop, NIGHTS[1], ",s01,bread,", ",s1,bread,")
+    ingest(lake, spec, "sales", NIGHTS[:2], connect)
+    expected = state(lake)
+    columns = ["product" if lost == "profiles" else "source", "night"]
+    nothing = lake.read(lost).slice(0, 0)
+    where = {"night": NIGHTS[1], **({} if lost == "validated_sales" else {columns[0]: "sales"})}
+    lake.publish(lost, nothing, where, ["night", "revision"] if lost == "validated_sales" else columns)
+    assert state(lake) != expected
+    ingest(lake, spec, "sales", NIGHTS[:2], connect)
+    assert state(lake) == expected
+
+
+def test_new_code_or_another_spec_makes_the_tables_anew(
+    lake: Lake, declare: Callable[..., UseCase], connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kept bytes are read again under the new declaration; nothing is fetched."""
+    ingest(lake, declare(), "sales", NIGHTS[:1], connect)
+    monkeypatch.setenv("EVERGREEN_CODE", "newer")
+    pounds = declare(lambda raw: raw["sources"]["sales"]["columns"]["price"].update(scale=0.1))
+    before = max(row["price"] for row in lake.rows("validated_sales"))
+    ingest(lake, pounds, "sales", NIGHTS[:1], connect)
+    assert max(row["price"] for row in lake.rows("validated_sales")) == pytest.approx(before * 10)
+    (partition,) = lake.rows("partitions")
+    assert (partition["code"], partition["spec"]) == ("newer", pounds.digest)
+
+
+def test_the_first_fetch_wins(lake: Lake, spec: UseCase, shop: Path, connect: Connect) -> None:
+    """A file that changes after it was fetched changes nothing until it is fetched anew."""
+    (first,) = ingest(lake, spec, "sales", NIGHTS[:1], connect)
+    change(shop, NIGHTS[0], "true", "false")
+    assert ingest(lake, spec, "sales", NIGHTS[:1], connect) == [first]
+
+
+def test_a_revision_lies_beside_the_old_rows(lake: Lake, spec: UseCase, shop: Path, connect: Connect) -> None:
+    """Other content after a published one is the next revision, known from `now` on; both can be read."""
+    (first,) = ingest(lake, spec, "sales", NIGHTS[:1], connect)
+    old = lake.rows("validated_sales")
+    change(shop, NIGHTS[0], "true", "false")
+    (second,) = ingest(lake, spec, "sales", NIGHTS[:1], connect, fetch_anew=True, now=NOW)
+    rows = lake.rows("validated_sales")
+    assert sorted(filter(lambda r: r["revision"] == 0, rows), key=str) == sorted(old, key=str)
+    assert {row["known_at"] for row in rows if row["revision"] == 1} == {NOW}
+    assert len(rows) == 80
+    assert second.note == "40 rows of revision 1"
+    assert second.digest != first.digest
+    settled = state(lake)
+    for _ in range(2):  # the same content again is the same snapshot, whenever it is seen
+        ingest(
+            lake, spec, "sales", NIGHTS[:1], connect, fetch_anew=True, now=datetime(2025, 1, 1, tzinfo=UTC)
+        )
+    assert state(lake) == settled
+
+
+def test_a_revision_of_a_published_night_needs_to_know_when(
+    lake: Lake, spec: UseCase, connect: Connect
+) -> None:
+    """Without `now` a published night isn't fetched anew: nobody could say when the rows were known."""
+    ingest(lake, spec, "sales", NIGHTS[:1], connect)
+    with pytest.raises(PartitionError, match=r"weekly_sales/sales/2024-01-01.*give `now`"):
+        ingest(lake, spec, "sales", NIGHTS[:1], connect, fetch_anew=True)
+
+
+def test_a_bad_revision_leaves_the_good_one(lake: Lake, spec: UseCase, shop: Path, connect: Connect) -> None:
+    """A correction that is refused says so and takes nothing away; the one after it counts."""
+    ingest(lake, spec, "sales", NIGHTS[:1], connect)
+    good = lake.rows("validated_sales")
+    file = shop / "sales" / f"{NIGHTS[0]}.csv"
+    whole = file.read_text()
+    file.write_text("<html>gone</html>")
+    (bad,) = ingest(lake, spec, "sales", NIGHTS[:1], connect, fetch_anew=True, now=NOW)
+    assert bad.outcome == "refused"
+    with pytest.raises(PartitionRefused, match="revision 1: required a data file"):
+        bad.raise_for_outcome()
+    assert sorted(lake.rows("validated_sales"), key=str) == sorted(good, key=str)
+    (partition,) = lake.rows("partitions")
+    assert (partition["outcome"], partition["revision"]) == ("published", 0)
+    assert "a newer revision was refused" in partition["note"]
+    file.write_text(whole.replace("true", "false"))
+    (third,) = ingest(lake, spec, "sales", NIGHTS[:1], connect, fetch_anew=True, now=NOW)
+    assert (third.outcome, third.note) == ("published", "40 rows of revision 2")
+    assert {row["revision"] for row in lake.rows("validated_sales")} == {0, 2}
+
+
+def test_a_refused_night_is_put_right_under_the_rules_own_time(
+    lake: Lake, spec: UseCase, shop: Path, connect: Connect
+) -> None:
+    """Nothing was published, so the corrected file is known as the rule says, and needs no `now`."""
+    file = shop / "sales" / f"{NIGHTS[0]}.csv"
+    whole = file.read_bytes()
+    file.write_bytes(b"")
+    assert ingest(lake, spec, "sales", NIGHTS[:1], connect)[0].outcome == "refused"
+    file.write_bytes(whole)
+    assert ingest(lake, spec, "sales", NIGHTS[:1], connect)[0].outcome == "refused"  # it reads what it kept
+    (outcome,) = ingest(lake, spec, "sales", NIGHTS[:1], connect, fetch_anew=True)
+    assert outcome.outcome == "published"
+    assert {row["known_at"] for row in lake.rows("validated_sales")} == {datetime(2024, 1, 1, 5, tzinfo=UTC)}
+
+
+def test_a_late_file_is_known_on_the_night_that_saw_it(
+    lake: Lake, spec: UseCase, shop: Path, connect: Connect
+) -> None:
+    """Nothing yet is recorded as unavailable; what comes later is known by the rule on the later night."""
+    file = shop / "sales" / f"{NIGHTS[1]}.csv"
+    late = file.read_bytes()
+    file.unlink()
+    (outcome,) = ingest(lake, spec, "sales", [NIGHTS[1]], connect)
+    assert (outcome.outcome, outcome.rows) == ("unavailable", 0)
+    with pytest.raises(
+        SourceUnavailable, match=r"found nothing yet \(sales/2024-01-08\.csv\); run the night"
+    ):
+        outcome.raise_for_outcome()
+    assert [row["outcome"] for row in lake.rows("partitions")] == ["unavailable"]
+    file.write_bytes(late)
+    (outcome,) = ingest(lake, spec, "sales", [NIGHTS[1]], connect, seen_on=NIGHTS[3])
+    assert outcome.outcome == "published"
+    assert {row["known_at"] for row in lake.rows("validated_sales")} == {datetime(2024, 1, 22, 5, tzinfo=UTC)}
+
+
+def test_an_unavailable_source_takes_nothing_back(
+    lake: Lake, spec: UseCase, shop: Path, connect: Connect
+) -> None:
+    """A night that was published stays so when it is fetched anew and the source has nothing."""
+    ingest(lake, spec, "sales", NIGHTS[:2], connect)
+    expected = state(lake)
+    (shop / "sales" / f"{NIGHTS[0]}.csv").unlink()
+    outcomes = ingest(lake, spec, "sales", NIGHTS[:2], connect, fetch_anew=True, now=NOW)
+    assert [o.outcome for o in outcomes] == ["unavailable", "published"]
+    assert state(lake) == expected
+
+
+def test_a_night_that_the_schedule_lacks_is_refused(lake: Lake, spec: UseCase, connect: Connect) -> None:
+    """A Tuesday is no partition of a weekly clock, and a source that isn't declared is named."""
+    with pytest.raises(PartitionError, match=r"2024-01-02.*the next is 2024-01-08"):
+        ingest(lake, spec, "sales", ["2024-01-02"], connect)
+    with pytest.raises(SpecError, match=r"source 'sale'.*one of sales"):
+        ingest(lake, spec, "sale", NIGHTS, connect)
+    assert lake.version("partitions") == -1
+
+
+CELL = st.sampled_from(["", "x", "7", "7", "7", "8", "12", "99999999", "-1"])
+ROW = st.tuples(
+    st.sampled_from(["s01", "s01", "s02", "s03", "y"]),
+    st.sampled_from(["a", "b", "c", "d", "e", "f"]),
+    CELL,
+    st.sampled_from(["yes", "no", "no", "maybe", ""]),
+    st.sampled_from(["0800", "2400", "1275", ""]),
+    CELL,
+)
+FILE = st.one_of(st.lists(ROW, max_size=14), st.just(None))
+
+
+@given(files=st.lists(FILE, min_size=2, max_size=4), cut=st.integers(1, 3))
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_one_night_alone_fares_as_among_others(
+    files: list[list[tuple[str, ...]] | None],
+    cut: int,
+    declare: Callable[..., UseCase],
+    tmp_path_factory: Any,
+) -> None:
+    """Whatever is in the other nights of a batch: the same rows, quarantine, profiles and outcomes."""
+
+    def loose(raw: dict[str, Any]) -> None:
+        contract = raw["sources"]["sales"]["contract"]
+        contract.update(min_rows=1, tolerance=0.7)
+        contract["expectations"] += [
+            {"type": "expect_column_mean_to_be_between", "kwargs": {"column": "units", "max_value": 10}},
+            {
+                "type": "expect_column_values_to_match_regex",
+                "kwargs": {"column": "units", "regex": "^.{1,2}$"},
+            },
+            {
+                "type": "expect_column_pair_values_a_to_be_greater_than_b",
+                "kwargs": {
+                    "column_A": "opens",
+                    "column_B": "units",
+                    "ignore_row_if": "either_value_is_missing",
+                },
+            },
+        ]
+
+    folder = tmp_path_factory.mktemp("sales")
+    (folder / "shop" / "sales").mkdir(parents=True)
+    nights = NIGHTS[: len(files)]
+    for night, rows in zip(nights, files, strict=True):
+        if rows is not None:
+            lines = [world.HEADER, *(",".join([night, *row]) for row in rows)]
+            (folder / "shop" / "sales" / f"{night}.csv").write_text("\n".join(lines) + "\n")
+    spec = declare(loose)
+
+    def connect(name: str) -> Endpoint:
+        return Endpoint(name, (folder / "shop").as_uri())
+
+    together, alone = Lake("weekly_sales", str(folder / "a")), Lake("weekly_sales", str(folder / "b"))
+    many = ingest(together, spec, "sales", nights, connect)
+    some = ingest(alone, spec, "sales", nights[cut:], connect)
+    for night in nights[:cut]:
+        some += ingest(alone, spec, "sales", [night], connect)
+    assert sorted(some, key=lambda o: o.night) == many
+    assert state(alone) == state(together)

@@ -1,0 +1,143 @@
+"""Text becomes values: units, clock changes, midnight, and what is no value at all."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from include.ingest.rows import Rows
+from include.ingest.snapshot import Snapshot
+from include.ingest.standardise import cleaned, standardise
+from include.spec.source import Objects
+
+UNIT = Snapshot("s", "2024-01-01", 0, "2024-01-01T05:00:00+00:00", "", ())
+
+
+def read(
+    columns: dict[str, list[str | None]], types: dict[str, dict[str, Any]]
+) -> tuple[pa.Table, dict[str, Any]]:
+    """Return typed columns, and the texts of each that can't be read."""
+    source = Objects(kind="objects", connection="c", path="x", key=tuple(types), columns=types)
+    text = cleaned(
+        pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()}), source
+    )
+    many = text.num_rows
+    rows = Rows(
+        text=text,
+        unit=np.zeros(many, np.int64),
+        part=pa.array(["p"] * many).dictionary_encode(),
+        number=np.arange(many),
+        units=[UNIT],
+        days=[date(2024, 1, 1)],
+    )
+    typed, bad = standardise(rows, source)
+    return typed, {name: text[name].filter(pa.array(which)).to_pylist() for name, which in bad.items()}
+
+
+def column(values: list[str | None], **declared: Any) -> tuple[list[Any], list[str]]:
+    """Return one column's values, and the texts that can't be read."""
+    typed, bad = read({"c": values}, {"c": declared})
+    return typed["c"].to_pylist(), bad["c"]
+
+
+CASES = [
+    ("string", [" a ", "", "  ", None, "é"], ["a", None, None, None, "é"], []),
+    ("integer", ["7", " -3", "+12", "12.0", "1.5", "x", "1e3", "9" * 19], [7, -3, 12, 12, *[None] * 4], 4),
+    ("number", ["1", "-.5", "2.", "1e-2", "+3", "inf", "nan", "1e999", "1,5"], [1, -0.5, 2, 0.01, 3, *[None] * 4], 4),
+    ("boolean", ["true", "F", "Yes", "n", "1", "0", "maybe"], [True, False, True, False, True, False, None], 1),
+    ("hhmm", ["0", "517", "0517", "5:17", "2359", "2400", "517.0"], [0, 317, 317, 317, 1439, 1440, 317], []),
+    ("hhmm", ["1275", "2401", "2460", "-5", "12345", "noon"], [None] * 6, 6),
+    ("date", ["2024-02-29", "2024-01-02 00:00:00", "2023-02-29", "01/02/2024"], [date(2024, 2, 29), date(2024, 1, 2), None, None], 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "texts", "expected", "bad"), CASES)
+def test_each_type_reads_what_it_says(kind: str, texts: list[str], expected: list[Any], bad: Any) -> None:
+    """What a type can't read is null and said; empty text is null and is not."""
+    values, unread = column(texts, type=kind)
+    assert values == expected
+    assert len(unread) == (bad if isinstance(bad, int) else 0)
+
+
+def test_a_unit_is_converted_once() -> None:
+    """°F become °C by shift and scale, in this order."""
+    values, _ = column(["32", "212", "-40"], type="number", shift=-32, scale=5 / 9)
+    assert values == pytest.approx([0, 100, -40])
+
+
+def test_offsets_are_kept_and_naive_times_are_local() -> None:
+    """A time with an offset is that moment; one without is read in the column's zone."""
+    texts = ["2013-01-01T10:00:00Z", "2013-01-01 10:00:00-05:00", "2013-01-01 10:00", "2013-07-01 10:00:00.5"]
+    values, bad = column(texts, type="timestamp", timezone="America/New_York")
+    assert values == [
+        datetime(2013, 1, 1, 10, tzinfo=UTC),
+        datetime(2013, 1, 1, 15, tzinfo=UTC),
+        datetime(2013, 1, 1, 15, tzinfo=UTC),
+        datetime(2013, 7, 1, 14, 0, 0, 500_000, tzinfo=UTC),
+    ]
+    assert bad == []
+
+
+def test_a_day_of_23_hours() -> None:
+    """The hour that the clock skips can't be read; the day's other hours are 23 moments in a row."""
+    texts = [f"2013-03-10 {hour:02}:00" for hour in range(24)]
+    values, bad = column(texts, type="timestamp", timezone="America/New_York")
+    assert bad == ["2013-03-10 02:00"]
+    moments = [value for value in values if value is not None]
+    assert {(b - a).total_seconds() for a, b in zip(moments, moments[1:], strict=False)} == {3600}
+
+
+def test_a_day_of_25_hours() -> None:
+    """The hour that happens twice is two moments, by order, for each key of its own."""
+    hours = [0, 1, 1, *range(2, 24)]
+    texts = [f"2013-11-03 {hour:02}:00" for hour in hours] * 2
+    places = ["EWR"] * 25 + ["JFK"] * 25
+    typed, bad = read(
+        {"origin": places, "observed": texts},
+        {"origin": {"type": "string"}, "observed": {"type": "timestamp", "timezone": "America/New_York"}},
+    )
+    moments = typed["observed"].to_pylist()
+    assert bad["observed"] == []
+    assert moments[:25] == moments[25:]
+    assert {(b - a).total_seconds() for a, b in zip(moments[:25], moments[1:25], strict=False)} == {3600}
+
+
+def test_a_repeated_hour_said_once_is_the_earlier_moment() -> None:
+    """Where only one row speaks of the hour, it is the first of the two."""
+    values, _ = column(["2013-11-03 01:30"], type="timestamp", timezone="America/New_York")
+    assert values == [datetime(2013, 11, 3, 5, 30, tzinfo=UTC)]
+
+
+def test_a_hash_needs_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same value under another key is another hash, and never the value."""
+    hashes = []
+    for key in ("one", "two"):
+        monkeypatch.setenv("EVERGREEN_HASH_KEY", key)
+        values, _ = column(["ann", "bob", " ann", ""], type="string", hashed=True)
+        assert values[0] == values[2] != values[1]
+        assert values[3] is None
+        assert len(values[0]) == 64
+        hashes.append(values[0])
+    assert hashes[0] != hashes[1]
+
+
+@given(st.lists(st.one_of(st.none(), st.text(max_size=8)), min_size=1, max_size=20))
+def test_nothing_is_silently_null(texts: list[str | None]) -> None:
+    """Any text is a value, empty, or said to be unreadable; nothing raises."""
+    for kind in ("integer", "number", "boolean", "date", "timestamp", "hhmm"):
+        values, bad = column(texts, type=kind)
+        empty = sum(1 for text in texts if text is None or not text.strip())
+        assert sum(1 for value in values if value is None) == empty + len(bad)
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=20))
+def test_a_number_comes_back(numbers: list[float]) -> None:
+    """What Python writes of a finite float is read as that float, to the bit."""
+    values, bad = column([repr(number) for number in numbers], type="number")
+    assert (values, bad) == (numbers, [])
