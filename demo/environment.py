@@ -119,6 +119,7 @@ def _stores(home: Home) -> dict[str, str]:
         "AWS_ENDPOINT_URL": home.url("s3"),
         "AWS_ALLOW_HTTP": "true",
         "MLFLOW_TRACKING_URI": home.url("mlflow"),
+        "EVERGREEN_MLFLOW_UI": home.url("mlflow"),
         "MLFLOW_TRACKING_USERNAME": "admin",
         "MLFLOW_TRACKING_PASSWORD": home.secrets["mlflow"],
     }

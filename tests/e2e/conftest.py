@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,9 +64,10 @@ class House:
 
 
 @pytest.fixture(scope="session")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """The stack, up, with the weekly use case loaded up to its last week but four."""
-    made = House(tmp_path_factory.mktemp("e2e"))
+def house() -> Iterator[House]:
+    """The stack, up, with the weekly use case's files and two more use cases laid beside it."""
+    folder = Path(tempfile.mkdtemp(prefix="evergreen-e2e-"))  # pytest's own is closed to PostgreSQL's user
+    made = House(folder)
     for folder in (made.usecases, made.kill):
         folder.mkdir()
     world.write(made.shop, WEEKS)
@@ -85,6 +87,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         os.environ.clear()
         os.environ.update(before)
         made.stack.down()
+        shutil.rmtree(folder)
 
 
 def _copy(folder: Path, name: str, old: str = "", new: str = "") -> None:

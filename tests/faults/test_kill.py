@@ -55,6 +55,7 @@ def _killed(what: str, key: str, prepared: tuple[Path, dict[str, str]]) -> list[
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("what", "least"), [("night", 10), ("week", 10)])
 def test_a_kill_before_any_write_and_a_rerun_leave_the_same_state(
     what: str, least: int, prepared: tuple[Path, dict[str, str]]
