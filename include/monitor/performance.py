@@ -48,9 +48,10 @@ def realise(lake: Lake, spec: UseCase, state: State) -> list[str]:
         row = state.partition(REALISED, scored)
         if row is not None and {**json.loads(row["inputs"]), "known": ""} == {**inputs, "known": ""}:
             continue
-        known = _known(lake, spec, scored, horizon)
+        known, came = _known(lake, spec, scored, [key for key in state.span if key <= horizon])
         if known:
-            _publish(lake, spec, scored, known, {**inputs, "known": known})
+            both = _beside(lake, spec, [scored], came)
+            _publish(lake, spec, scored, both, {**inputs, "known": known})
             done.append(scored)
     return done
 
@@ -67,24 +68,22 @@ def _inputs(spec: UseCase, scored: str, state: State) -> dict[str, str] | None:
     }
 
 
-def _known(lake: Lake, spec: UseCase, scored: str, horizon: str) -> str:
-    """Return the first night, up to ``horizon``, by which any of a night's labels were known, or nothing."""
-    first = spec.clock.shift(scored, spec.labels.delay)
-    for known in spec.clock.keys(first, horizon) if first <= horizon else []:
-        if labels(lake, spec, [scored], known=known).num_rows:
-            return known
-    return ""
+def _known(lake: Lake, spec: UseCase, scored: str, nights: Sequence[str]) -> tuple[str, pa.Table]:
+    """Return the first of the nights by which any of a scored night's labels were known, and those labels."""
+    nobody = "", pa.table({})
+    for known in nights[nights.index(scored) + spec.labels.delay :]:
+        came = labels(lake, spec, [scored], known=known)
+        if came.num_rows:
+            return known, came
+    return nobody
 
 
-def joined(lake: Lake, spec: UseCase, nights: Sequence[str], known: str) -> pa.Table:
-    """Return the nights' predictions beside what had come true by ``known``, null where there is no label."""
+def _beside(lake: Lake, spec: UseCase, nights: Sequence[str], came: pa.Table) -> pa.Table:
+    """Return the nights' predictions beside what had come true, null where there is no label."""
     keys = [*spec.key, "night"]
-    served = lake.read(
-        "predictions", {"night": list(nights)}, [*keys, "prediction", "rung", "version", "model"]
-    )
-    came = labels(lake, spec, nights, known=known)
-    if served is None:
-        return came.slice(0, 0).append_column("prediction", pa.nulls(0, pa.float64()))
+    columns = [*keys, "prediction", "rung", "version", "model"]
+    served = lake.read("predictions", {"night": list(nights)}, columns)
+    assert served is not None
     both = served.join(came, keys, join_type="left outer")
     return both.sort_by([(name, "ascending") for name in ("night", *spec.key)])
 
@@ -97,8 +96,7 @@ def figures(
     return {**dict.fromkeys(names), **measured(names, target, predicted)}
 
 
-def _publish(lake: Lake, spec: UseCase, scored: str, known: str, inputs: Mapping[str, str]) -> None:
-    both = joined(lake, spec, [scored], known)
+def _publish(lake: Lake, spec: UseCase, scored: str, both: pa.Table, inputs: Mapping[str, str]) -> None:
     labelled = both.filter(both[spec.problem.target].is_valid())
     target, predicted = (labelled[name].to_numpy() for name in (spec.problem.target, "prediction"))
     found = figures(spec, target, predicted)
@@ -107,7 +105,7 @@ def _publish(lake: Lake, spec: UseCase, scored: str, known: str, inputs: Mapping
     found |= {BASELINE + name: value for name, value in figures(spec, target, constant).items()}
     same = {
         "night": scored,
-        "known": known,
+        "known": inputs["known"],
         "rows": labelled.num_rows,
         "unlabelled": both.num_rows - labelled.num_rows,
         "rungs": _counts(both["rung"]),
@@ -116,7 +114,7 @@ def _publish(lake: Lake, spec: UseCase, scored: str, known: str, inputs: Mapping
     rows = [{**same, "metric": name, "value": value} for name, value in sorted(found.items())]
     table = pa.Table.from_pylist(rows, schema=tables.PERFORMANCE)
     lake.publish(REALISED, table, {"night": scored}, ["night"])
-    note = f"{labelled.num_rows} of {both.num_rows} rows have labels, known on {known}"
+    note = f"{labelled.num_rows} of {both.num_rows} rows have labels, known on {inputs['known']}"
     mark(lake, spec, REALISED, scored, table, inputs, note)
 
 
@@ -155,7 +153,7 @@ def lately(lake: Lake, spec: UseCase, night: str, state: State) -> list[Finding]
     """
     rules, champion = spec.monitoring, state.model(night)
     matured = state.matured(night) if champion and rules.requirements else []
-    both = joined(lake, spec, matured, night) if matured else None
+    both = _beside(lake, spec, matured, labels(lake, spec, matured, known=night)) if matured else None
     if both is not None:
         both = both.filter(pc.and_(pc.equal(both["model"], champion), both[spec.problem.target].is_valid()))
     nights = sorted(pc.unique(both["night"]).to_pylist())[-rules.window :] if both is not None else []

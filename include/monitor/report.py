@@ -24,7 +24,7 @@ from include.monitor.reference import PREDICTION, Reference
 from include.spec import UseCase
 
 SHOWN = 5  # columns beside the prediction
-TAIL = 5000  # characters at the page's end that name the ids once more
+NEAR = 5000  # characters after the data, and at the page's end, that name its ids once more
 _UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[47][0-9a-f]{3}-?[0-9a-f]{4}-?[0-9a-f]{12}")
 
 
@@ -65,11 +65,11 @@ def _with_charts(
     current, rows = _window(lake, spec, night, window)
     columns = _chosen(spec, drift, sample, current)
     said = (
-        f"Drawn from a sample: {current.num_rows} of the {rows} rows of {len(window)} night(s) up to {night}, "
-        f"beside {sample.num_rows} of the {learnt.rows} rows that the model was fitted on, with predictions of "
-        f"rows that it wasn't. Shown are {len(columns)} of {len(drift)} columns, the prediction and those "
-        "nearest to their thresholds. Evidently judges the sample by a fixed threshold; Evergreen's findings, below, "
-        "take all rows and how far the training's own nights are apart."
+        f"Drawn from a sample: {current.num_rows} of the {rows} rows of {len(window)} night(s) up to "
+        f"{night}, beside {sample.num_rows} of the {learnt.rows} rows that the model was fitted on, with "
+        f"predictions of rows that it wasn't. Shown are {len(columns)} of {len(drift)} columns, the "
+        "prediction and those nearest to their thresholds. Evidently judges the sample by a fixed threshold; "
+        "Evergreen's findings, below, take all rows and how far the training's own nights are apart."
     )
     if not columns:
         return _without_charts(spec, night, "no column has values on both sides", drift)
@@ -119,9 +119,9 @@ def _charts(spec: UseCase, columns: Sequence[str], reference: pa.Table, current:
 def _fixed_ids(page: str) -> str:
     """Number the ids that Evidently draws at random, by the order in which they appear."""
     first = page.index("var metric_")
-    last = page.index("</script>", first)
+    last = page.index("</script>", first) + NEAR
     # the megabytes between are Evidently's own JavaScript, which has none of them
-    data, script, end = page[:last], page[last:-TAIL], page[-TAIL:]
+    data, script, end = page[:last], page[last:-NEAR], page[-NEAR:]
     for place, found in enumerate(dict.fromkeys(_UUID.findall(data[first:]))):
         fixed = blake2b(str(place).encode(), digest_size=16).hexdigest()
         data, end = data.replace(found, fixed), end.replace(found, fixed)

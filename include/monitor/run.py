@@ -34,12 +34,12 @@ def monitor(lake: Lake, spec: UseCase, night: str) -> Ref:
     Ref
         of the night's rows in `findings`; its note is the sentence a person reads.
     """
+    state = State(lake, spec, night)
     judged = False
     # each pass does one night and reads again what there is by then: a run beside it may have changed it
     for _ in range(PASSES):
-        state = State(lake, spec, night)
         if performance.realise(lake, spec, state):
-            state = State(lake, spec, night)
+            state.read(lake)
         due = [key for key in (night, *state.later) if state.stale(key)]
         if judged and not due:
             row = state.partition(PRODUCT, night)
@@ -47,6 +47,7 @@ def monitor(lake: Lake, spec: UseCase, night: str) -> Ref:
             return Ref(f"{lake.uri}/tables/findings", night, row["digest"], row["rows"], row["note"])
         _publish(lake, spec, due[0] if judged else night, state)
         judged = True
+        state.read(lake)
     raise EvergreenError(
         f"{spec.name}/monitor/{night}",
         required="inputs that hold still",

@@ -22,7 +22,7 @@ REALISED = "performance"
 
 
 class State:
-    """What was published around a night, read once.
+    """What is published around a night.
 
     Parameters
     ----------
@@ -37,7 +37,11 @@ class State:
         first = spec.clock.shift(night, -max(spec.features.lookback, reach))
         self.span = spec.clock.keys(first, spec.clock.shift(night, reach))
         self._place = {key: place for place, key in enumerate(self.span)}
-        products = [*spec.sources, "predictions", REALISED, PRODUCT]
+        self.read(lake)
+
+    def read(self, lake: Lake) -> None:
+        """Read what there is now."""
+        products = [*self.spec.sources, "predictions", REALISED, PRODUCT]
         rows = lake.rows("partitions", {"product": products, "night": self.span})
         self._partitions = {(row["product"], row["night"]): row for row in rows}
         self._champions = ledger.champions(ledger.switches(lake))
@@ -75,7 +79,7 @@ class State:
         return self._before(night, self.spec.retraining.persist - 1, 1)
 
     def matured(self, night: str) -> list[str]:
-        """Return the nights that performance is taken from: twice the window, so that a lost one is no gap."""
+        """Return the nights that performance is taken from: twice the window, so a lost one is no gap."""
         delay = self.spec.labels.delay
         pool = self._before(night, delay + 2 * self.spec.monitoring.window - 1, delay)
         known = {key: self.partition(REALISED, key) for key in self.published(REALISED, pool)}

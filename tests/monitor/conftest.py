@@ -1,0 +1,62 @@
+"""A plant with a history and a champion, made once; each test works on a copy."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from include.lake import Lake
+from include.spec import UseCase
+from tests.monitor import machines
+
+
+@pytest.fixture(scope="session")
+def use(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
+    """The use case."""
+    return machines.spec(tmp_path_factory.mktemp("spec"))
+
+
+@pytest.fixture(scope="session")
+def base(use: UseCase, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lake with the history, a champion from the first night after it, and a week of nights to score."""
+    folder = tmp_path_factory.mktemp("base")
+    lake = Lake("machines", str(folder))
+    machines.history(lake, use)
+    digest, _ = machines.fit(lake, use)
+    machines.promote(lake, digest, use.clock.shift(machines.TRAINED, 1))
+    for ahead in range(1, 9):
+        night = use.clock.shift(machines.TRAINED, ahead)
+        machines.readings(lake, use, night)
+        machines.stops(lake, use, night)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bare(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same without the rows that the model learnt from: no own windows, no charts, fast."""
+    folder = tmp_path_factory.mktemp("bare") / "lake"
+    shutil.copytree(base, folder)
+    machines.forget_history(Lake("machines", str(folder)))
+    return folder
+
+
+@pytest.fixture
+def quick(bare: Path, tmp_path: Path) -> Lake:
+    """A copy of the bare lake."""
+    shutil.copytree(bare, tmp_path / "quick")
+    return Lake("machines", str(tmp_path / "quick"))
+
+
+@pytest.fixture
+def lake(base: Path, tmp_path: Path) -> Lake:
+    """A copy of it."""
+    shutil.copytree(base, tmp_path / "lake")
+    return Lake("machines", str(tmp_path / "lake"))
+
+
+@pytest.fixture(scope="session")
+def week(use: UseCase) -> list[str]:
+    """The eight nights after the history."""
+    return use.clock.keys(use.clock.shift(machines.TRAINED, 1), use.clock.shift(machines.TRAINED, 8))

@@ -1,0 +1,222 @@
+"""Machines that may stop tomorrow: a small daily use case, its rows from a seed, and faults to plant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from sklearn.compose import ColumnTransformer
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+
+from include import models, profile, tables
+from include.features.build import features, training_set
+from include.lake import Lake
+from include.refs import digest_json
+from include.spec import UseCase
+from include.spec.load import read
+
+SPEC = """
+name: machines
+problem: {kind: binary, statement: will it stop tomorrow, target: stopped}
+schedule: {nightly: "0 18 * * *", training: "0 20 * * *", timezone: UTC, start: "2024-01-01"}
+sources:
+  readings:
+    kind: objects
+    connection: plant
+    path: readings/{day}.csv
+    known: "12:00"
+    key: [machine]
+    columns:
+      machine: {type: integer, required: true}
+      temp: {type: number}
+      load: {type: number}
+      weekday: {type: number}
+      kind: {type: string}
+  stops:
+    kind: objects
+    connection: plant
+    path: stops/{day}.csv
+    known: "06:00"
+    key: [machine]
+    columns:
+      machine: {type: integer, required: true}
+      minutes: {type: number}
+features: {spine: readings, lookback: 0, numeric: [temp, load, weekday], categorical: [kind]}
+labels: {source: stops, sql: minutes > 15, delay: 2}
+training:
+  validation: 3
+  test: 6
+  baselines: [{name: prior, estimator: prior}]
+  candidates: [{name: logistic, estimator: logistic_regression}]
+gate: {objective: log_loss}
+scoring: {fallback: 0.3}
+monitoring: {window: 3, report_rows: 200, requirements: [{metric: roc_auc, at_least: 0.55}]}
+retraining: {when: [degraded], persist: 2}
+"""
+SQL = "SELECT machine, night, temp, load, weekday, kind FROM spine\n"
+FIRST, TRAINED = "2024-01-01", "2024-01-24"  # of the history, whose last night is the training's
+ROWS = 120
+Fault = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def spec(folder: Path, **changes: str) -> UseCase:
+    """Return the use case; ``changes`` replace a line's value, as ``retraining="{when: [drifted]}"``."""
+    text = SPEC
+    for name, value in changes.items():
+        lines = [line for line in text.splitlines() if line.startswith(f"{name}:")]
+        assert len(lines) == 1
+        text = text.replace(lines[0], f"{name}: {value}")
+    (folder / "machines").mkdir(exist_ok=True)
+    (folder / "machines" / "usecase.yaml").write_text(text)
+    (folder / "machines" / "features.sql").write_text(SQL)
+    return read(folder / "machines" / "usecase.yaml")
+
+
+def day(night: str) -> tuple[list[dict[str, Any]], list[float | None]]:
+    """Return a night's readings, and the minutes that each machine stood still: None is no label."""
+    number = (np.datetime64(night) - np.datetime64(FIRST)).astype(int)
+    random = np.random.default_rng([3, number + 1000])
+    warm = random.normal(0, 3)  # all machines of a day share its weather
+    rows = [
+        {
+            "machine": machine,
+            "temp": 20 + warm + random.normal(0, 2),
+            "load": random.random(),
+            "weekday": float(number % 7),
+            "kind": str(random.choice(["pump", "fan", "belt"], p=[0.6, 0.3, 0.1])),
+        }
+        for machine in range(ROWS)
+    ]
+    risk = [1 / (1 + np.exp(1.5 - 3 * (row["load"] - 0.5) - (row["kind"] == "belt"))) for row in rows]
+    minutes = [float(random.choice([60, 0], p=[p, 1 - p])) if random.random() > 0.05 else None for p in risk]
+    return rows, minutes
+
+
+def publish(
+    lake: Lake, use: UseCase, source: str, night: str, rows: list[dict[str, Any]], **said: Any
+) -> None:
+    """Publish a source's night as ingest does; ``said`` replaces columns of its row in `partitions`."""
+    known = use.clock.local(night, use.sources[source].known)
+    schema = tables.validated(use.sources[source])
+    full = [{**row, "night": night, "revision": 0, "known_at": said.get("known_at", known)} for row in rows]
+    lake.publish(
+        f"validated_{source}",
+        pa.Table.from_pylist(full, schema=schema),
+        {"night": night},
+        ["night", "revision"],
+    )
+    status = {
+        "product": source,
+        "night": night,
+        "outcome": "published",
+        "revision": 0,
+        "rows": len(rows),
+        "quarantined": 0,
+        "duplicates": 0,
+        "digest": digest_json(full),
+        "inputs": "{}",
+        "spec": use.digest,
+        "code": "test",
+        "note": "",
+        **{k: v for k, v in said.items() if k != "known_at"},
+    }
+    table = pa.Table.from_pylist([status], schema=tables.PARTITIONS)
+    lake.publish("partitions", table, {"product": source, "night": night}, ["product", "night"])
+
+
+def readings(lake: Lake, use: UseCase, night: str, fault: Fault = dict) -> None:
+    """Publish a night's readings, each row through a fault."""
+    publish(lake, use, "readings", night, [fault(row) for row in day(night)[0]])
+
+
+def stops(lake: Lake, use: UseCase, night: str, **said: Any) -> None:
+    """Publish what a night brings: how the machines that were scored two nights before did."""
+    minutes = day(use.clock.shift(night, -use.labels.delay))[1]
+    rows = [{"machine": m, "minutes": value} for m, value in enumerate(minutes) if m or value is not None]
+    publish(lake, use, "stops", night, rows, **said)
+
+
+def fit(lake: Lake, use: UseCase) -> tuple[str, bytes]:
+    """Fit a model on the history as training does, publish its reference, and return its digest and bytes."""
+    rows = training_set(lake, use, TRAINED)
+    last = use.clock.shift(TRAINED, -use.training.test)
+    fitted = rows.filter(pa.array([night <= last for night in rows["night"].to_pylist()]))
+    held = rows.filter(pa.array([night > last for night in rows["night"].to_pylist()]))
+    both = ColumnTransformer(
+        [
+            ("numeric", make_pipeline(SimpleImputer()), list(use.features.numeric)),
+            ("categorical", OneHotEncoder(handle_unknown="ignore"), list(use.features.categorical)),
+        ]
+    )
+    model = Pipeline([("columns", both), ("model", LogisticRegression(max_iter=2000))])
+    model.fit(models.frame(fitted, use), fitted[use.problem.target].to_numpy())
+    data = models.dump(model)
+    digest = models.store(lake, data)
+    product = f"reference:{digest}"
+    seen = profile.build(product, TRAINED, fitted, use.features.numeric, use.features.categorical)
+    predicted = pa.table({"prediction": models.predict(model, held, use)})
+    parts = [seen, profile.build(product, TRAINED, predicted, ["prediction"], [])]
+    lake.publish(
+        "profiles", pa.concat_tables(parts), {"product": product, "night": TRAINED}, ["product", "night"]
+    )
+    return digest, data
+
+
+def promote(lake: Lake, digest: str, effective: str, version: str = "1") -> None:
+    """Write a switch to `deployments`."""
+    rows = lake.rows("deployments")
+    row = {
+        "switch": len(rows) + 1,
+        "role": "champion",
+        "version": version,
+        "model": digest,
+        "prior": 0.25,
+        "effective": effective,
+        "evidence": TRAINED,
+        "kind": "promoted",
+        "by": "test",
+        "reason": "",
+        "attempt": version,
+        "request": version,
+    }
+    table = pa.Table.from_pylist([row], schema=tables.DEPLOYMENTS)
+    lake.append_at("deployments", table, lake.version("deployments"))
+
+
+def history(lake: Lake, use: UseCase) -> None:
+    """Publish every night of the history."""
+    for night in use.clock.keys(FIRST, TRAINED):
+        readings(lake, use, night)
+        stops(lake, use, night)
+
+
+def forget_history(lake: Lake) -> None:
+    """Take away the rows that the model learnt from."""
+    nights = lake.read("validated_readings", columns=["night"])["night"].to_pylist()
+    past = sorted({night for night in nights if night <= TRAINED})
+    lake.publish(
+        "validated_readings",
+        lake.read("validated_readings").slice(0, 0),
+        {"night": past},
+        ["night", "revision"],
+    )
+
+
+def state(lake: Lake) -> dict[str, str]:
+    """Return a digest of the rows of each table that monitoring writes, and of its pages."""
+    own = {"monitor", "performance"}
+    found = {name: lake.rows(name) for name in ("findings", "decisions", "performance")}
+    found["partitions"] = [row for row in lake.rows("partitions") if row["product"] in own]
+    digests = {name: digest_json(sorted(map(repr, rows))) for name, rows in found.items()}
+    return digests | {key: digest_json(str(lake.get(key))) for key in lake.keys("reports")}
+
+
+def fitted_rows(lake: Lake, use: UseCase) -> int:
+    """Return how many rows the reference has."""
+    return features(lake, use, use.clock.keys(FIRST, use.clock.shift(TRAINED, -use.training.test))).num_rows

@@ -1,0 +1,171 @@
+"""The figures behind a drift, against hand-made ones, and where each alarm begins."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from include import profile
+from include.monitor import drift
+from include.monitor.drift import Column, Cut
+from include.profile import Profile
+from include.spec.stages import Monitoring
+
+RULES = Monitoring()
+
+
+def profiled(values: list[Any]) -> Profile:
+    """Return the profile of one column's values."""
+    text = any(isinstance(value, str) for value in values)
+    rows = pa.table({"c": pa.array(values, pa.string() if text else pa.float64())})
+    built = profile.build("p", "n", rows, [] if text else ["c"], ["c"] if text else [])
+    return profile.merge(built.to_pylist())["c"]
+
+
+def column(values: list[Any]) -> Column:
+    """Return a reference that isn't known by night."""
+    of = profiled(values)
+    return Column(of, Cut.of(of))
+
+
+def test_psi_is_the_sum_over_the_bins() -> None:
+    """Two bins, 99.5 and .5 rows against 49.5 and 50.5 after half a row is added to each."""
+    found = drift.psi(np.array([99.0, 0.0]), np.array([49.0, 50.0]))
+    p, q = [0.995, 0.005], [0.495, 0.505]
+    assert found == pytest.approx(sum((b - a) * math.log(b / a) for a, b in zip(p, q, strict=True)))
+
+
+@given(st.lists(st.tuples(st.integers(0, 999), st.integers(0, 999)), min_size=1, max_size=20))
+def test_psi_is_never_negative_and_takes_either_side_first(pairs: list[tuple[int, int]]) -> None:
+    """Whatever the counts, PSI is finite, at least nought, symmetric, and nought for equal counts."""
+    a, b = np.array(pairs, dtype=float).T
+    assert 0 <= drift.psi(a, b) < math.inf
+    assert drift.psi(a, b) == pytest.approx(drift.psi(b, a))
+    assert drift.psi(a, a) == 0
+
+
+def test_noise_bounds_what_samples_of_one_distribution_reach() -> None:
+    """Of 10,000 pairs of samples the mean PSI is (bins - 1)(1/n + 1/m), and about ten pass the bound."""
+    random = np.random.default_rng(1)
+    shares = np.full(10, 0.1)
+    found = [
+        drift.psi(random.multinomial(5000, shares), random.multinomial(900, shares)) for _ in range(10_000)
+    ]
+    assert np.mean(found) == pytest.approx(9 * (1 / 900 + 1 / 5000), rel=0.1)
+    beyond = np.mean(np.array(found) > drift.noise(10, 5000, 900))
+    assert 0 < beyond < 3 * drift.CHANCE
+
+
+def test_an_own_window_is_compared_with_the_rest() -> None:
+    """A window's rows are taken out of the reference that it is compared with, where they are part of it."""
+    nights = np.array([[10.0, 0.0], [0.0, 10.0], [5.0, 5.0]])
+    found = drift.own_windows(nights[:2].sum(axis=0), nights, np.array([True, True, False]), 1)
+    expected = [([0, 10], [10, 0]), ([10, 0], [0, 10]), ([10, 10], [5, 5])]
+    assert found == pytest.approx([drift.psi(np.array(a), np.array(b)) for a, b in expected])
+
+
+@given(
+    st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=300), st.lists(st.floats(-9, 9), max_size=50)
+)
+def test_a_profile_counts_as_its_rows_do(reference: list[float], values: list[float]) -> None:
+    """The counts by bin from a profile are those from the rows, edges and repeated values included."""
+    cut = Cut.of(profiled(reference))
+    places = cut.places(pa.array(values, pa.float64()))
+    assert cut.profile(profiled(values)) == pytest.approx(np.bincount(places, minlength=cut.bins))
+
+
+def test_rare_categories_are_counted_together() -> None:
+    """Categories below a hundredth of the reference share the last bin with those that it never had."""
+    cut = Cut.of(profiled(["a"] * 500 + ["b"] * 495 + ["rare"] * 5))
+    assert cut.names == ("a", "b")
+    assert cut.profile(profiled(["b", "rare", "new"])).tolist() == [0, 1, 2]
+    assert cut.places(pa.array(["b", "rare", "new"])).tolist() == [1, 2, 2]
+
+
+def test_a_calendar_column_is_judged_by_windows_like_its_own() -> None:
+    """One night holds one weekday, as each of the reference's nights does; a week of one weekday is drift."""
+    days = [float(night % 7) for night in range(35) for _ in range(50)]
+    of = profiled(days)
+    cut = Cut.of(of)
+    nights = np.array(
+        [np.bincount(cut.places(pa.array([float(n % 7)] * 50)), minlength=cut.bins) for n in range(35)]
+    )
+    known = Column(of, cut, nights.astype(float), np.ones(35, dtype=bool), np.zeros(35), np.zeros(35))
+    one_night = profiled([3.0] * 50)
+    assert drift.moved("weekday", column(days), one_night, 1, RULES).outcome == "alarm"
+    assert drift.moved("weekday", known, one_night, 1, RULES).outcome == "ok"
+    assert drift.moved("weekday", known, profiled([3.0] * 350), 7, RULES).outcome == "alarm"
+
+
+def test_few_rows_raise_no_alarm() -> None:
+    """Three rows of one bin are noise; three hundred aren't."""
+    reference = column([float(v) for v in range(1000)])
+    assert drift.moved("c", reference, profiled([5.0] * 3), 1, RULES).outcome == "ok"
+    assert drift.moved("c", reference, profiled([5.0] * 300), 1, RULES).outcome == "alarm"
+
+
+@pytest.mark.parametrize("check", ["moved", "unseen", "missing"])
+@pytest.mark.parametrize(
+    ("reference", "values"),
+    [
+        ([None] * 50, [1.0] * 50),
+        ([1.0] * 50, [None] * 50),
+        ([None] * 50, [None] * 50),
+        ([7.0] * 50, [7.0]),
+        (["a"] * 50, [None, None, "a"]),
+        ([f"k{n}" for n in range(10_000)], [f"k{n}" for n in range(5_000, 15_000)]),
+    ],
+)
+def test_odd_columns_are_judged_or_not_enough(check: str, reference: list[Any], values: list[Any]) -> None:
+    """Constant, empty, one row, 10,000 categories: a finding with a sentence, never an error or a NaN."""
+    like = reference if any(v is not None for v in reference) else [1.0]
+    text = isinstance(next(v for v in like if v is not None), str)
+    empty = [None if v is None else v for v in values]
+    night = profiled(empty if not text or any(empty) else [""])
+    arguments = (1, RULES) if check == "moved" else (RULES,)
+    found = getattr(drift, check)("c", column(reference), night, *arguments)
+    assert found.note.startswith("c")
+    assert found.value is None or math.isfinite(found.value)
+    assert (found.value is None) == (found.outcome == "not enough")
+
+
+def test_a_constant_column_that_changes_is_seen() -> None:
+    """A column that was always 7 and is now 8, or 6, is beyond the reference's range."""
+    for other in (6.0, 8.0):
+        found = drift.unseen("c", column([7.0] * 500), profiled([other] * 100), RULES)
+        assert (found.outcome, found.value) == ("alarm", 1.0)
+
+
+def test_a_warm_night_is_expected_and_another_unit_is_not() -> None:
+    """What a night of the reference reached beyond the others is no alarm; a night wholly beyond all is."""
+    of = profiled([float(v) for v in range(1000)])
+    known = Column(of, Cut.of(of), unseen=np.array([0.0, 0.0, 0.3, 0.0, 0.0]))
+    warm = profiled([500.0] * 75 + [2000.0] * 25)
+    assert drift.unseen("c", column([float(v) for v in range(1000)]), warm, RULES).outcome == "alarm"
+    assert drift.unseen("c", known, warm, RULES).outcome == "ok"
+    assert drift.unseen("c", known, profiled([2000.0] * 100), RULES).outcome == "alarm"
+
+
+def test_new_categories_are_seen() -> None:
+    """A fifth of rows in categories that the reference lacks is an alarm, a rare one isn't."""
+    reference = column(["a", "b"] * 500)
+    assert drift.unseen("c", reference, profiled(["a"] * 80 + ["new"] * 20), RULES).outcome == "alarm"
+    assert drift.unseen("c", reference, profiled(["a"] * 98 + ["new"] * 2), RULES).outcome == "ok"
+
+
+def test_a_rise_of_missing_values_is_seen() -> None:
+    """A rise beyond the threshold is an alarm, unless few rows make it by chance or its own nights had it."""
+    usual = [None] * 200 + [1.0] * 800
+    assert drift.missing("c", column(usual), profiled([None] * 40 + [1.0] * 60), RULES).outcome == "alarm"
+    assert drift.missing("c", column(usual), profiled([None] * 2 + [1.0] * 3), RULES).outcome == "ok"
+    assert drift.missing("c", column(usual), profiled([None] * 25 + [1.0] * 75), RULES).outcome == "ok"
+    of = profiled(usual)
+    stormy = Column(of, Cut.of(of), missing=np.array([0.0, 0.6, 0.1, 0.2, 0.1]))
+    assert drift.missing("c", stormy, profiled([None] * 40 + [1.0] * 60), RULES).outcome == "ok"
+    assert drift.missing("c", stormy, profiled([None] * 100), RULES).outcome == "alarm"

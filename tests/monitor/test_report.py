@@ -1,0 +1,68 @@
+"""The page for eyes: drawn from a sample, and it says so; nothing is fetched from anywhere."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from include.lake import Lake
+from include.monitor.run import monitor
+from include.score.run import score
+from include.spec import UseCase
+from tests.monitor import machines
+
+
+@pytest.fixture
+def page(lake: Lake, use: UseCase, week: list[str]) -> str:
+    """The page of the second night."""
+    for night in week[:2]:
+        score(lake, use, night)
+        monitor(lake, use, night)
+    found = lake.get(f"reports/monitor/{week[1]}.html")
+    assert found is not None
+    return found.decode()
+
+
+def test_a_page_says_that_it_is_a_sample(page: str, lake: Lake, use: UseCase, week: list[str]) -> None:
+    """The page's own text has the sample's size and the rows that it is of, on both sides."""
+    shown = f"Drawn from a sample: 200 of the 240 rows of 2 night(s) up to {week[1]}, beside 200 of the "
+    assert shown + f"{machines.fitted_rows(lake, use)} rows that the model was fitted on" in page
+    assert page.index("Drawn from a sample") < page.index("drawDashboard")
+
+
+def test_a_page_has_charts_of_the_prediction_and_the_columns(page: str) -> None:
+    """Evidently's data for the prediction and each column is inside."""
+    for column in ("prediction", "temp", "load", "weekday", "kind"):
+        assert f"column: {column}" in page or f"column '{column}'" in page or f'"{column}"' in page
+    assert "drawDashboard" in page
+
+
+def test_a_page_fetches_nothing(page: str) -> None:
+    """Scripts, styles and fonts are all inside, and no telemetry is called."""
+    assert re.findall(r"<script[^>]+src=", page) == []
+    assert re.findall(r"<link[^>]+href=", page) == []
+    assert re.findall(r"url\((?!['\"]?data:)[^)]*https?:", page) == []
+    assert (
+        "analytics" not in page.lower().replace("evidently analytics", "") or "google-analytics" not in page
+    )
+
+
+def test_a_page_is_the_same_each_time(page: str, lake: Lake, use: UseCase, week: list[str]) -> None:
+    """Drawn anew, the page has the same bytes: its ids aren't random."""
+    gone = lake.read("partitions").slice(0, 0)
+    lake.publish("partitions", gone, {"product": "monitor", "night": week[1]}, ["product", "night"])
+    lake.replace(f"reports/monitor/{week[1]}.html", b"")
+    monitor(lake, use, week[1])
+    found = lake.get(f"reports/monitor/{week[1]}.html")
+    assert found is not None
+    assert found.decode() == page
+
+
+def test_without_a_model_a_page_says_why_it_has_no_charts(lake: Lake, use: UseCase) -> None:
+    """Before the first promotion the link leads to a page all the same."""
+    score(lake, use, machines.TRAINED)
+    monitor(lake, use, machines.TRAINED)
+    found = lake.get(f"reports/monitor/{machines.TRAINED}.html")
+    assert found is not None
+    assert "There are no charts: no model was promoted yet." in found.decode()

@@ -1,0 +1,242 @@
+"""A whole night's monitoring: planted faults, reruns, nights in any order, kills, and two at once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from include.lake import Lake
+from include.monitor.run import monitor
+from include.score.run import score
+from include.spec import UseCase
+from include.tables import FINDINGS
+from tests.monitor import machines
+
+
+def run(lake: Lake, use: UseCase, nights: Sequence[str]) -> None:
+    """Score and monitor nights in this order."""
+    for night in nights:
+        score(lake, use, night)
+        monitor(lake, use, night)
+
+
+def found(lake: Lake, night: str, outcome: str = "alarm") -> set[tuple[str, str]]:
+    """Return check and subject of a night's findings with an outcome."""
+    rows = lake.rows("findings", {"night": night})
+    return {(row["check"], row["subject"]) for row in rows if row["outcome"] == outcome}
+
+
+def note(lake: Lake, night: str, check: str) -> str:
+    """Return the sentence of a night's finding."""
+    return next(row["note"] for row in lake.rows("findings", {"night": night}) if row["check"] == check)
+
+
+def test_a_steady_week_has_no_alarm(lake: Lake, use: UseCase, week: list[str]) -> None:
+    """A week like those before, each day with its weather, raises none, and asks for nothing."""
+    run(lake, use, week[:5])
+    assert {night: found(lake, night) for night in week[:5]} == {night: set() for night in week[:5]}
+    assert {row["decision"] for row in lake.rows("decisions")} == {"nothing"}
+    assert found(lake, week[4], "ok") >= {
+        ("drift", "temp"),
+        ("drift", "prediction"),
+        ("performance", "roc_auc"),
+    }
+
+
+def test_a_feed_that_went_silent_is_an_alarm_at_once(lake: Lake, use: UseCase, week: list[str]) -> None:
+    """One night without temperatures is an alarm on that night, and over when they are back."""
+    machines.readings(lake, use, week[3], lambda row: {**row, "temp": None})
+    run(lake, use, week[3:5])
+    assert found(lake, week[3]) == {("missing", "temp")}
+    assert ("missing", "temp") in found(lake, week[4], "ok")
+
+
+def test_another_unit_is_an_alarm_at_once(lake: Lake, use: UseCase, week: list[str]) -> None:
+    """Degrees that turn from Celsius to Fahrenheit are beyond the reference's range on the first night."""
+    machines.readings(lake, use, week[3], lambda row: {**row, "temp": row["temp"] * 1.8 + 32})
+    run(lake, use, week[3:4])
+    assert ("unseen", "temp") in found(lake, week[3])
+
+
+def test_a_new_kind_is_an_alarm(lake: Lake, use: UseCase, week: list[str]) -> None:
+    """Machines of a kind that the model never saw are named as such, and shift its predictions' reasons."""
+    machines.readings(
+        lake, use, week[0], lambda row: {**row, "kind": "laser" if row["machine"] < 40 else row["kind"]}
+    )
+    run(lake, use, week[:1])
+    assert {("unseen", "kind"), ("drift", "kind")} <= found(lake, week[0])
+
+
+def test_a_season_is_no_alarm(lake: Lake, use: UseCase, week: list[str]) -> None:
+    """A week that is two degrees warmer, within what the reference's own days did, is none."""
+    for night in week[:3]:
+        machines.readings(lake, use, night, lambda row: {**row, "temp": row["temp"] + 2})
+    run(lake, use, week[:3])
+    assert {night: found(lake, night) for night in week[:3]} == {night: set() for night in week[:3]}
+
+
+def test_labels_that_turn_ask_for_one_training(quick: Lake, use: UseCase, week: list[str]) -> None:
+    """A world that turned round degrades the champion; its second bad night asks for a training."""
+    for night in week[:7]:
+        minutes = machines.day(use.clock.shift(night, -2))[1]
+        turned = [{"machine": m, "minutes": 60.0 - v} for m, v in enumerate(minutes) if v is not None]
+        machines.publish(quick, use, "stops", night, turned)
+    run(quick, use, week[:7])
+    asked = {row["night"]: (row["decision"], row["cause"]) for row in quick.rows("decisions")}
+    digest = quick.rows("deployments")[0]["model"]
+    assert [asked[night][0] for night in week[:7]] == ["nothing"] * 5 + ["retrain"] * 2
+    assert {asked[night][1] for night in week[5:7]} == {f"degraded-{digest[:12]}"}
+
+
+def test_a_source_that_did_not_come_is_told(quick: Lake, use: UseCase, week: list[str]) -> None:
+    """A refused source and one that nobody ingested are alarms with the ingest's own sentence."""
+    machines.publish(quick, use, "stops", week[0], [], outcome="refused", note="stops/x.csv: no header")
+    run(quick, use, week[:1])
+    assert {f for f in found(quick, week[0]) if f[0] in ("data", "rung", "missing")} == {("data", "stops")}
+    rows = quick.rows("findings", {"night": week[0]})
+    assert "stops is refused: stops/x.csv: no header" in {row["note"] for row in rows}
+
+
+def test_a_night_without_predictions_is_told_and_not_failed(
+    quick: Lake, use: UseCase, week: list[str]
+) -> None:
+    """A night that was never scored has findings that say so, and decides nothing."""
+    ref = monitor(quick, use, week[0])
+    assert found(quick, week[0]) == {("data", "predictions")}
+    assert note(quick, week[0], "drift") == "nothing was predicted for this night"
+    assert "nothing was predicted" in ref.note
+    assert quick.rows("decisions")[0]["decision"] == "nothing"
+
+
+def test_before_the_first_promotion_nothing_can_be_judged(quick: Lake, use: UseCase, week: list[str]) -> None:
+    """Without a champion, drift and rung are not enough rather than well or an alarm."""
+    night = machines.TRAINED
+    machines.readings(quick, use, night)
+    run(quick, use, [night])
+    assert found(quick, night) == set()
+    assert {("drift", "features"), ("rung", "predictions")} <= found(quick, night, "not enough")
+    assert note(quick, night, "drift") == "no model was promoted yet"
+
+
+def test_a_lower_rung_is_an_alarm_with_its_reason(quick: Lake, use: UseCase, week: list[str]) -> None:
+    """A champion that can't be loaded leaves the night to the prior, and the finding says why."""
+    machines.promote(quick, "0" * 64, week[0], version="2")
+    run(quick, use, week[:1])
+    assert ("rung", "predictions") in found(quick, week[0])
+    assert "champion v2" in note(quick, week[0], "rung")
+    assert note(quick, week[0], "drift") == f"model {'0' * 12} left no reference"
+
+
+def test_three_times_is_as_once(lake: Lake, use: UseCase, week: list[str]) -> None:
+    """Nights that are monitored again leave every row and every page as they were, and the same reference."""
+    run(lake, use, week[:2])
+    before = machines.state(lake)
+    refs = [monitor(lake, use, night) for night in week[:2]]
+    assert machines.state(lake) == before
+    assert [monitor(lake, use, night) for night in week[:2]] == refs
+    assert machines.state(lake) == before
+
+
+@pytest.fixture(scope="module")
+def short(
+    bare: Path, use: UseCase, week: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Any]:
+    """A lake without its history, and what monitoring five nights of it in order leaves."""
+    folder = tmp_path_factory.mktemp("short")
+    shutil.copytree(bare, folder / "base")
+    shutil.copytree(folder / "base", folder / "order")
+    lake = Lake("machines", str(folder / "order"))
+    run(lake, use, week[:5])
+    return folder, machines.state(lake)
+
+
+@settings(max_examples=3)
+@given(order=st.permutations(range(5)))
+def test_nights_in_any_order_leave_the_same(
+    short: tuple[Path, Any], use: UseCase, week: list[str], order: list[int]
+) -> None:
+    """Five nights, scored and monitored in any order, end in the same tables and pages."""
+    folder, expected = short
+    shutil.rmtree(folder / "any", ignore_errors=True)
+    shutil.copytree(folder / "base", folder / "any")
+    lake = Lake("machines", str(folder / "any"))
+    run(lake, use, [week[place] for place in order])
+    assert machines.state(lake) == expected
+
+
+def test_neighbours_at_once_leave_the_same(short: tuple[Path, Any], use: UseCase, week: list[str]) -> None:
+    """Five nights by three workers at once, each night twice, end in the same tables."""
+    folder, expected = short
+    shutil.copytree(folder / "base", folder / "once")
+    lake = Lake("machines", str(folder / "once"))
+    with ThreadPoolExecutor(3) as workers:
+        list(workers.map(lambda night: run(lake, use, [night]), [*week[:5], *reversed(week[:5])]))
+    assert machines.state(lake) == expected
+
+
+class Dying(Lake):
+    """A lake that dies before a write."""
+
+    def __init__(self, usecase: str, uri: str, fatal: int) -> None:
+        super().__init__(usecase, uri)
+        self.left = fatal
+
+    def _write(self, real: Callable[..., Any], *args: Any) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    def publish(self, *args: Any) -> Any:
+        """Publish, or die."""
+        return self._write(super().publish, *args)
+
+    def replace(self, *args: Any) -> Any:
+        """Replace, or die."""
+        return self._write(super().replace, *args)
+
+    def create(self, *args: Any) -> Any:
+        """Create, or die."""
+        return self._write(super().create, *args)
+
+
+def test_a_kill_before_any_write_is_healed_by_a_rerun(
+    short: tuple[Path, Any], use: UseCase, week: list[str]
+) -> None:
+    """The third night, done last, is killed before its writes; a rerun ends as order would."""
+    folder, expected = short
+    shutil.copytree(folder / "base", folder / "killed")
+    lake = Lake("machines", str(folder / "killed"))
+    run(lake, use, [week[0], week[1], week[3], week[4]])
+    score(lake, use, week[2])
+    shutil.copytree(folder / "killed", folder / "whole")
+    whole = Dying("machines", str(folder / "whole"), 1000)
+    monitor(whole, use, week[2])
+    writes = 1000 - whole.left
+    assert writes > 10
+    for fatal in sorted({*range(0, writes, 5), writes - 1}):
+        shutil.rmtree(folder / "again", ignore_errors=True)
+        shutil.copytree(folder / "killed", folder / "again")
+        with pytest.raises(KeyboardInterrupt):
+            monitor(Dying("machines", str(folder / "again"), fatal), use, week[2])
+        again = Lake("machines", str(folder / "again"))
+        monitor(again, use, week[2])
+        assert machines.state(again) == expected
+
+
+def test_findings_have_their_tables_shape(quick: Lake, use: UseCase, week: list[str]) -> None:
+    """Findings are published in the shape that include.tables declares, and the reference names them."""
+    score(quick, use, week[0])
+    ref = monitor(quick, use, week[0])
+    rows = quick.read("findings", {"night": week[0]})
+    assert set(rows.schema.names) == set(FINDINGS.names)
+    assert rows.num_rows == ref.rows
+    assert ref.uri.endswith("tables/findings")
+    assert len(str(ref.xcom())) < 1000
