@@ -142,8 +142,8 @@ def frame(rows: pa.Table, spec: UseCase) -> pd.DataFrame:
         raise ModelError(
             f"{spec.name}: rows to predict", required=", ".join(missing), found="none", remedy=remedy
         )
-    columns = {c: rows[c].cast(pa.float64()).to_numpy() for c in spec.features.numeric}
-    columns |= {c: np.array(rows[c].to_pylist(), dtype=object) for c in spec.features.categorical}
+    columns = {c: pd.Series(rows[c].cast(pa.float64()).to_numpy()) for c in spec.features.numeric}
+    columns |= {c: pd.Series(rows[c].to_pylist(), dtype=object) for c in spec.features.categorical}
     return pd.DataFrame(columns, columns=list(spec.features.columns))
 
 

@@ -1,8 +1,7 @@
 """MLflow, behind one door: runs, their artifacts, model versions and aliases, and no MLflow anywhere else.
 
 A run belongs to an attempt's key. It counts once it is finished; an unfinished one is what a killed training
-left. The registry is not on the night's path: what serves lies in the lake. A server that is down is found
-out in seconds.
+left. What serves lies in the lake, so the night never waits for MLflow; one that is down is found in seconds.
 """
 # MLflow reads some of its settings when it is imported, so they come before it:
 # ruff: noqa: E402
@@ -19,6 +18,7 @@ for _name, _value in {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }.items():
     os.environ.setdefault(_name, _value)
 

@@ -83,7 +83,7 @@ def build(spec: UseCase, candidate: Candidate, empty: Collection[str] = ()) -> P
 
     Parameters
     ----------
-    empty : numeric features without any value to fit on, which the model is to ignore (boosting fails on them).
+    empty : numeric features without any value to fit on, which the model ignores (boosting fails on them).
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """A small clinic: which visits will be missed, and as a regression, how many minutes late they come.
 
 Forty visits a night, the same at each call; what became of a night's visits is published two nights later.
-One in ten has no outcome, one number in ten is missing, and a place that training never saw opens near the end.
+One in ten has no outcome, one number in ten is missing, and a place that training never saw opens at the end.
 """
 
 from __future__ import annotations

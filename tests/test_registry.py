@@ -1,0 +1,201 @@
+"""Over a file and over a real server: an attempt has one run, and a stored file is what was stored."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+from mlflow import MlflowClient
+from sklearn.dummy import DummyRegressor
+from sklearn.pipeline import Pipeline
+
+from include import models
+from include.errors import EvergreenError, ModelError
+from include.refs import digest_bytes
+from include.registry import Registry
+
+USER, PASSWORD = "someone", "not-to-be-printed"
+
+
+def model() -> Pipeline:
+    """Return a small fitted model."""
+    return Pipeline([("model", DummyRegressor())]).fit(np.zeros((2, 1)), np.zeros(2))
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Return once the server answers."""
+    for _ in range(600):
+        assert process.poll() is None, "the server ended"
+        try:
+            requests.get(f"{url}/health", timeout=1).raise_for_status()
+        except requests.RequestException:
+            time.sleep(0.1)
+        else:
+            return
+    raise TimeoutError(url)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of a registry without a server."""
+    folder = tmp_path_factory.mktemp("registry")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    Registry(uri, f"file://{folder}/artifacts").settle("none", "none")
+    return uri
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the demo's MLflow: behind a password, with artifacts through the server."""
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {
+        "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{folder}/mlflow.db",
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(folder / "artifacts"),
+        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+        "_MLFLOW_SGI_NAME": "uvicorn",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_TRACKING_USERNAME": USER,
+        "MLFLOW_TRACKING_PASSWORD": PASSWORD,
+    }
+    command = [sys.executable, "-m", "uvicorn", "--factory", "demo.mlflow_app:create", "--port", str(port)]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, env={**os.environ, **settings}, stdout=log, stderr=log)
+        try:
+            wait_for(f"http://127.0.0.1:{port}", process)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+@pytest.fixture(params=["file", "served"])
+def registry(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Registry:
+    """A registry of either kind."""
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+    uri = request.getfixturevalue(request.param)
+    return Registry(uri, f"file://{tmp_path}/artifacts" if request.param == "file" else None)
+
+
+def client(registry: Registry) -> MlflowClient:
+    """Return MLflow's own client of the same server."""
+    return MlflowClient(registry.uri, registry.uri)
+
+
+def test_run_model_and_file_come_back(registry: Registry) -> None:
+    """What a training stores is found by its key, version and path, and MLflow shows the model as ready."""
+    data = models.dump(model())
+    path = models.key(digest_bytes(data))
+    with registry.recording("stores", "key", "a run") as run:
+        assert registry.settle("stores", "key") == ""
+        registry.put(run, {path: data, "evergreen/training.json": b"{}"})
+        registry.log(run, at=1000, params={"seed": 7}, metrics={"loss": 0.5}, tags={"code": "abc"})
+        version = registry.register(run, "stores", model())
+    assert registry.settle("stores", "key") == run
+    assert registry.run_of("stores", version) == run
+    assert registry.get(run, path, digest_bytes(data)) == data
+    logged = client(registry).get_logged_model(
+        client(registry).get_run(run).outputs.model_outputs[0].model_id
+    )
+    assert logged.status == "READY"
+    assert "model.skops" in {f.path for f in client(registry).list_logged_model_artifacts(logged.model_id)}
+
+
+def test_failed_run_leaves_no_version(registry: Registry) -> None:
+    """An error within a run fails it, and the model version that it made is gone."""
+
+    def fail() -> None:
+        with registry.recording("fails", "key", "a run") as run:
+            registry.register(run, "fails", model())
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert registry.settle("fails", "key") == ""
+    assert client(registry).search_model_versions("name = 'fails'") == []
+
+
+def test_settling_keeps_the_first_to_finish(registry: Registry) -> None:
+    """Of an attempt's runs the first to finish stays, and those of another attempt are left alone."""
+    with registry.recording("settles", "other", "of another attempt") as other:
+        pass
+    with registry.recording("settles", "key", "the slower") as slower:
+        with registry.recording("settles", "key", "the faster") as faster:
+            time.sleep(0.002)  # MLflow tells times apart by the millisecond
+        time.sleep(0.01)
+        registry.register(slower, "settles", model())
+    assert registry.settle("settles", "key") == faster
+    experiment = client(registry).get_experiment_by_name("settles")
+    left = {run.info.run_id for run in client(registry).search_runs([experiment.experiment_id])}
+    assert left == {other, faster}
+    assert client(registry).search_model_versions("name = 'settles'") == []
+
+
+def test_alias_is_set_moved_and_taken_away(registry: Registry) -> None:
+    """The aliases say what the ledger says, also that there is none."""
+    assert registry.aliases("aliased") == {}
+    with registry.recording("aliased", "key", "a run") as run:
+        versions = [registry.register(run, "aliased", model()) for _ in range(2)]
+    for version in versions:
+        registry.set_alias("aliased", "champion", version)
+        assert registry.aliases("aliased") == {"champion": version}
+    registry.set_alias("aliased", "champion", "")
+    assert registry.aliases("aliased") == {}
+
+
+def test_file_that_is_another_is_refused(registry: Registry) -> None:
+    """A stored file whose digest isn't the one asked for is refused with both."""
+    with registry.recording("damaged", "key", "a run") as run:
+        registry.put(run, {"models/a.skops": b"as stored"})
+    expected = digest_bytes(b"as it should be")
+    with pytest.raises(ModelError, match=f"required SHA-256 {expected}, found {digest_bytes(b'as stored')}"):
+        registry.get(run, "models/a.skops", expected)
+
+
+def test_absent_file_is_named(registry: Registry) -> None:
+    """A run without the file is answered by run and path."""
+    with registry.recording("absent", "key", "a run") as run:
+        pass
+    with pytest.raises(EvergreenError, match=f"run {run}, models/none"):
+        registry.get(run, "models/none")
+
+
+def test_wrong_password_is_a_sentence(served: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that refuses the password is named, and the password isn't."""
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong-and-secret")
+    with pytest.raises(EvergreenError, match=r"401.*127\.0\.0\.1.*password") as caught:
+        Registry(served).settle("any", "key")
+    assert "wrong-and-secret" not in str(caught.value)
+
+
+def test_server_that_is_down_is_found_out_in_seconds() -> None:
+    """Nobody listens: the sentence names the server without its password, after a few tries."""
+    started = time.monotonic()
+    with pytest.raises(EvergreenError, match=r"127\.0\.0\.1:9\).*see that MLflow is up") as caught:
+        Registry(f"http://{USER}:{PASSWORD}@127.0.0.1:9").settle("any", "key")
+    assert time.monotonic() - started < 20
+    assert PASSWORD not in str(caught.value)
+
+
+def test_import_is_quiet_and_starts_no_thread() -> None:
+    """Importing the registry leaves one thread, says nothing, and switches telemetry off."""
+    code = (
+        "import os, threading, include.registry; "
+        "assert os.environ['MLFLOW_DISABLE_TELEMETRY'] == 'true'; print(threading.active_count())"
+    )
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    ran = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
+    assert (ran.stdout, ran.stderr) == ("1\n", "")
