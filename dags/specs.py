@@ -1,7 +1,6 @@
 """No DAG: a declaration that can't be read is shown here as an import error, and takes down only its own DAGs."""
 
-from include.errors import SpecError
-from include.spec import read_all
+from include.spec import SpecError, read_all
 
 unreadable = read_all()[1]
 if unreadable:

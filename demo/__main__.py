@@ -6,13 +6,11 @@ the same command goes on from there.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
 from collections import Counter
 from datetime import date, datetime
-from typing import Any
 
 from demo.airflow_api import LOOK, AirflowApi, AirflowError, Json
 from demo.home import REPOSITORY
@@ -137,31 +135,15 @@ def _states(found: list[Json]) -> str:
     )
 
 
-def status_of(stack: Stack) -> Json:
-    """What `python -m include status` knows of the use case, read with the tasks' own environment."""
-    command = [sys.executable, "-m", "include", "status", USECASE, "--json"]
+def summary(stack: Stack) -> str:
+    """What `python -m include status` says of the use case, read with the tasks' own environment."""
+    command = [sys.executable, "-m", "include", "status", USECASE]
     done = subprocess.run(
         command, env=stack.environment(), cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise DemoError(f"`{' '.join(command[1:])}` failed:\n{done.stderr.strip()[-2000:]}")
-    status: Json = json.loads(done.stdout)
-    return status
-
-
-def summary(status: Json) -> str:
-    """The use case's status as indented lines, in its own words and order."""
-    return "\n".join(_outline(status, "  "))
-
-
-def _outline(value: Any, indent: str) -> list[str]:
-    lines: list[str] = []
-    for name, inner in value.items() if isinstance(value, dict) else enumerate(value, 1):
-        if isinstance(inner, dict | list) and inner:
-            lines += [f"{indent}{name}", *_outline(inner, indent + "  ")]
-        else:
-            lines.append(f"{indent}{name}: {inner}")
-    return lines
+    return done.stdout
 
 
 def addresses(stack: Stack) -> str:
@@ -190,7 +172,7 @@ def main() -> None:
         print(f"\n{USECASE}, by Airflow ({stack.home.url('airflow')}):")
         story = Story(stack)
         story.play()
-        print(f"\n{summary(status_of(stack))}")
+        print(f"\n{summary(stack)}")
     except (StackError, DemoError, AirflowError) as error:
         sys.exit(f"\n{error}")
     print("\nMeasured:")
