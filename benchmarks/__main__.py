@@ -1,7 +1,7 @@
-"""`make bench`: what a night costs through Airflow, beside its compute and beside Airflow's own floor, in one run.
+"""`make bench`: what a night costs through Airflow, beside its compute and beside Airflow's own floor.
 
-Five nights of flight_delay, one after the other, against the same functions in one warm process and against
-a chain of empty tasks of the same shape; then two backfills of thirty nights, with and without the warm parent.
+Five nights of flight_delay one after the other, the same functions in one warm process, and a chain of empty
+tasks of the same shape; then two backfills of thirty nights, with and without the warm parent.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def through_airflow(api: AirflowApi, dag: str, confs: list[dict[str, str]], run:
         api.trigger_run(dag, conf, run_id=f"{run}_{number}")
         done = api.wait_run(dag, f"{run}_{number}", timeout=600)
         if done["state"] != "success":
-            sys.exit(f"{dag} {run}_{number} ended {done['state']}; `python -m demo.stack status` shows the servers")
+            sys.exit(
+                f"{dag} {run}_{number} ended {done['state']}; `python -m demo.stack status` shows the servers"
+            )
         taken.append(seconds(done))
     return taken[1:]
 
@@ -109,8 +111,10 @@ def main() -> None:
     finally:
         warm.down()
         shutil.rmtree(home.root, ignore_errors=True)
-    parts = ", ".join(f"{name} {median(s[name] for s in stages):.2f}" for name in ("ingest", "score", "monitor"))
-    print(f"\nmedian of {NIGHTS} nights of flight_delay, seconds; nights a minute over {BACKFILL} nights, 4 at once")
+    parts = ", ".join(
+        f"{name} {median(s[name] for s in stages):.2f}" for name in ("ingest", "score", "monitor")
+    )
+    print(f"\nmedian of {NIGHTS} nights, seconds; nights a minute over {BACKFILL} nights, 4 at once")
     print(f"| {'a night through Airflow':<46} | {wall:6.2f} |")
     print(f"| {'its compute in one warm process':<46} | {compute:6.2f} | ({parts})")
     print(f"| {'as many empty tasks through Airflow':<46} | {floor:6.2f} |")

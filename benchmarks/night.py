@@ -33,7 +33,9 @@ def once(night: str) -> dict[str, float]:
     monitor(lake, spec, night)
     marks.append(time.perf_counter())
     stages = ("ingest", "score", "monitor")
-    return {stage: marks[i + 1] - marks[i] for i, stage in enumerate(stages)} | {"night": marks[-1] - marks[0]}
+    return {stage: marks[i + 1] - marks[i] for i, stage in enumerate(stages)} | {
+        "night": marks[-1] - marks[0]
+    }
 
 
 def main() -> None:

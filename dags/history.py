@@ -1,7 +1,7 @@
 """A past range is loaded once, in a few large tasks: a first load, or a source that joins later.
 
-When: by hand, with the range in the form. Each mapped task takes one source and one month, through the functions
-that a night uses, so loading a range and running its nights leave the same rows.
+When: by hand, with the range in the form. Each mapped task takes one source and one month, through the
+functions that a night uses, so loading a range and running its nights leave the same rows.
 Changes: the partitions of the range's nights, each replaced whole.
 If it is red: not one night of that source's month could be published; the log names the first reason.
 """
@@ -19,14 +19,14 @@ def history(spec: UseCase) -> DAG:
         "first": Param(spec.schedule.start, type="string", format="date", title="First night"),
         "last": Param(type="string", format="date", title="Last night"),
     }
-    with DAG(**arguments(spec, "history"), schedule=None, params=form, doc_md=__doc__) as dag:
-        with TaskGroup("ingest"):
-            plan = PlanRangeOperator(task_id="plan", usecase=spec.name)
-            IngestRangeOperator.partial(
-                task_id="months",
-                usecase=spec.name,
-                map_index_template="{{ task.source }} {{ task.first }}..{{ task.last }}",
-            ).expand_kwargs(plan.output)
+    dag = DAG(**arguments(spec, "history"), schedule=None, params=form, doc_md=__doc__)
+    with dag, TaskGroup("ingest"):
+        plan = PlanRangeOperator(task_id="plan", usecase=spec.name)
+        IngestRangeOperator.partial(
+            task_id="months",
+            usecase=spec.name,
+            map_index_template="{{ task.source }} {{ task.first }}..{{ task.last }}",
+        ).expand_kwargs(plan.output)
     return dag
 
 

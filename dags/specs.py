@@ -1,4 +1,4 @@
-"""No DAG: a declaration that can't be read is shown here as an import error, and takes down only its own DAGs."""
+"""No DAG: a declaration that can't be read is an import error here, and takes down only its own DAGs."""
 
 from include.spec import SpecError, read_all
 

@@ -1,9 +1,9 @@
-"""Every week, or when a night's evidence asks for it: a challenger is trained; only a blessed one replaces the champion.
+"""Every week, or when a night asks for it, a challenger is trained; only a blessed one replaces the champion.
 
 When: on the declared schedule, started once for a cause by a night, or by hand with the night as a field.
-Changes: an MLflow run and model version, a row in `attempts`; on a blessing one row of each role in `deployments`.
+Changes: an MLflow run and model version, a row in `attempts`; when blessed, one commit to `deployments`.
 Not blessed is an outcome: `promote` is skipped, its log has the verdict's sentence, nothing is switched.
-If it is red: `train` says how many matured nights it needs and found; the rest name the file or server and the remedy.
+If it is red: `train` says how many matured nights it needs and found; the rest name what to put right.
 """
 
 from airflow.sdk import DAG, CronPartitionTimetable, TaskGroup

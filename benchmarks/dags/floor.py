@@ -8,7 +8,7 @@ SOURCES = 4  # as many as flight_delay has
 
 
 class Nothing(BaseOperator):
-    """A task that a worker runs, and that does nothing (Airflow's own EmptyOperator never reaches a worker)."""
+    """A task that a worker runs and that does nothing; Airflow's EmptyOperator never reaches a worker."""
 
     def execute(self, context: object) -> None:
         """Do nothing."""

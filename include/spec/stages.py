@@ -17,7 +17,9 @@ class Features(Strict):
     sql: str = "features.sql"
     spine: Name = Field(description="the source whose rows are to be scored")
     lookback: int = Field(ge=0, description="nights before the spine's that the SQL may read")
-    lookbacks: dict[Name, Annotated[int, Field(ge=0)]] = Field({}, description="sources that are read less far back")
+    lookbacks: dict[Name, Annotated[int, Field(ge=0)]] = Field(
+        {}, description="sources that are read less far back"
+    )
     numeric: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
 
@@ -111,7 +113,10 @@ class Monitoring(Strict):
         0.1, gt=0, le=1, description="rise of the missing share from which a column has drifted"
     )
     unseen: float = Field(
-        0.1, gt=0, le=1, description="share of values that the reference doesn't hold, from which it is an alarm"
+        0.1,
+        gt=0,
+        le=1,
+        description="share of values that the reference doesn't hold, from which it is an alarm",
     )
     requirements: tuple[Requirement, ...] = Field((), description="of realised performance")
     window: int = Field(

@@ -11,7 +11,7 @@ from airflow.sdk import Param
 if TYPE_CHECKING:
     from include.spec import UseCase
 
-# an error that another try can't mend fails at once; these are for a killed worker and a registry that restarts
+# what another try can't mend fails at once; these are for a killed worker and a registry that restarts
 TASK = {
     "owner": "evergreen",
     "retries": 2,

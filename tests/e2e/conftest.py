@@ -1,4 +1,4 @@
-"""One real Airflow for all end-to-end tests: scheduler, API server, PostgreSQL, S3, MLflow, and the demo's world."""
+"""One real Airflow for all end-to-end tests: scheduler, API server, PostgreSQL, S3, MLflow, the world."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop on a second use case, through a real scheduler and the REST API: orders, overlaps, kills, refusals."""
+"""A second use case through a real scheduler and the REST API: orders, overlaps, kills, refusals."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_backfill_of_nights_is_served_by_the_champion(house: House, champion: 
     """Airflow's own backfill, newest night first, predicts every row of each night by the champion."""
     first, last = date.fromisoformat(NIGHTS[-4]), date.fromisoformat(NIGHTS[-2])
     house.api.backfill(f"{OWN}__nightly", first, last, max_active_runs=3, run_backwards=True)
-    with pytest.raises(AirflowError, match="(?i)already.*(running|active|progress)|409"):
+    with pytest.raises(AirflowError, match=r"(?i)already.*(running|active|progress)|409"):
         house.api.backfill(f"{OWN}__nightly", first, last)
     runs = house.api.wait_backfill(f"{OWN}__nightly", first, last, timeout=180)
     assert [run["state"] for run in runs] == ["success"] * 3
@@ -50,7 +50,7 @@ def test_a_backfill_of_nights_is_served_by_the_champion(house: House, champion: 
 
 
 def test_overlapping_runs_lose_and_double_nothing(house: House, champion: str) -> None:
-    """One night run three times at once, twice through the API and once from a shell, is the night run once."""
+    """A night run three times at once, twice through the API and once by a shell, is the night run once."""
     night = NIGHTS[-3]
     before = state(house.lake(OWN))
     shell = subprocess.Popen([*house.command(), "run", "ingest", OWN, "--night", night])
@@ -83,7 +83,7 @@ def test_a_run_without_a_night_is_refused_in_a_sentence(house: House, champion: 
 def test_a_killed_task_is_run_again_and_the_night_ends_as_if_nothing_had_happened(
     house: House, champion: str, task: str, write: int
 ) -> None:
-    """`kill -9` of a task between two writes: Airflow runs it again, and the tables equal an unharmed night's."""
+    """`kill -9` between two writes: Airflow runs the task again, and the tables equal an unharmed night's."""
     usecase, night = "weekly_killed", NIGHTS[3]
     run = f"killed_{task}"
     if task == "ingest.sales":
@@ -112,7 +112,7 @@ def test_a_mistyped_spec_is_an_import_error_and_takes_down_only_itself(house: Ho
 
 
 def test_a_rollback_from_the_form_names_the_person_and_the_reason(house: House, champion: str) -> None:
-    """With one champion only there is nothing to go back to, and the form's run says so and switches nothing."""
+    """With one champion only there is nothing to go back to: the form's run says so and switches nothing."""
     before = house.lake(OWN).rows("deployments")
     run = house.run(f"{OWN}__operate", "back", action="roll back", reason="a test")
     assert run["state"] == "failed"

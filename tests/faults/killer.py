@@ -1,6 +1,6 @@
-"""Kills a night or a week with SIGKILL before each of its writes in turn, runs it again, and prints what is left.
+"""Kills a night or a week before each of its writes in turn, runs it again, and prints what is left.
 
-A process that only imports and then forks: each child is killed or measured, and the libraries are imported once.
+This process only imports and forks; each child is killed or measured, so libraries are imported once.
 ``python -m tests.faults.killer night|week FOLDER KEY`` prints a JSON line for each kill point.
 """
 
@@ -32,8 +32,19 @@ REGISTRY_WRITES = (
     "set_terminated",
     "set_registered_model_alias",
 )
-# what a model's bytes and its place in the registry decide: a second training is the same model under another name
-NAMES = ("model", "version", "attempt", "sentence", "evidence", "checks", "inputs", "digest", "note", "product")
+# what a model's bytes and place in the registry decide: a second training is the same model, otherwise named
+NAMES = (
+    "model",
+    "version",
+    "attempt",
+    "sentence",
+    "evidence",
+    "checks",
+    "inputs",
+    "digest",
+    "note",
+    "product",
+)
 
 
 def count_writes(fatal: int | None) -> list[int]:
@@ -111,7 +122,9 @@ class Rig:
         if self.what == "night":
             return dict(clocks.state(lake))
         found: dict[str, Any] = {
-            name: digest for name, digest in clocks.state(lake, NAMES).items() if name in ("attempts", "deployments")
+            name: digest
+            for name, digest in clocks.state(lake, NAMES).items()
+            if name in ("attempts", "deployments")
         }
         runs = MlflowClient().search_runs([e.experiment_id for e in MlflowClient().search_experiments()])
         found["runs"] = sorted(run.info.status for run in runs)
@@ -135,7 +148,8 @@ def main() -> None:
         ended = forked(lambda fatal=point: rig.run(fatal))
         again = forked(rig.run)
         print(
-            json.dumps({"point": point, "ended": ended, "writes": again, "state": forked(rig.state)}), flush=True
+            json.dumps({"point": point, "ended": ended, "writes": again, "state": forked(rig.state)}),
+            flush=True,
         )
 
 

@@ -1,4 +1,4 @@
-"""Any task may be killed at any moment and run again: the last commit stands or the new one does, never half."""
+"""Any task may be killed at any moment and run again: the last commit stands or the new one, never half."""
 
 from __future__ import annotations
 
@@ -34,14 +34,17 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     (folder / "base").mkdir()
     code = (
         "import sys; from mlflow import MlflowClient; from include.environment import endpoint\n"
-        "from include.ingest.run import ingest; from include.lake import Lake; from include.spec import load\n"
+        "from include.ingest.run import ingest\n"
+        "from include.lake import Lake; from include.spec import load\n"
         "MlflowClient().search_experiments()\n"
         "spec = load('weekly_sales'); lake = Lake(spec.name, sys.argv[1])\n"
         "found = ingest(lake, spec, 'sales', sys.argv[2:], endpoint)\n"
         "assert {o.outcome for o in found} == {'published'}, found"
     )
     lake = folder / "base" / "lake"
-    subprocess.run([sys.executable, "-c", code, str(lake), *world.nights(WEEKS)], env=env, cwd=folder, check=True)
+    subprocess.run(
+        [sys.executable, "-c", code, str(lake), *world.nights(WEEKS)], env=env, cwd=folder, check=True
+    )
     return folder, env
 
 
@@ -60,8 +63,10 @@ def _killed(what: str, key: str, prepared: tuple[Path, dict[str, str]]) -> list[
 def test_a_kill_before_any_write_and_a_rerun_leave_the_same_state(
     what: str, least: int, prepared: tuple[Path, dict[str, str]]
 ) -> None:
-    """Killed before each of its writes in turn and run again, a night or a week ends as if nothing had happened."""
-    untouched, *points = _killed(what, world.nights(1, WEEKS)[0] if what == "night" else world.nights(WEEKS)[-1], prepared)
+    """Killed before each of its writes and run again, a night or a week ends as if nothing had happened."""
+    untouched, *points = _killed(
+        what, world.nights(1, WEEKS)[0] if what == "night" else world.nights(WEEKS)[-1], prepared
+    )
     assert len(points) >= least, "too few writes were seen for this to prove anything"
     for point in points:
         assert point["ended"] == -signal.SIGKILL, f"write {point['point']} was never reached"

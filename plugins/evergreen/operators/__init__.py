@@ -1,1 +1,1 @@
-"""An operator a stage: it takes the night from its run, calls one function of include/, and returns a reference."""
+"""An operator a stage: it takes the night from its run, calls a function of include/, returns a reference."""

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
+from evergreen.links import OverviewLink
 from include import errors
 from include.environment import Endpoint
-
-from evergreen.links import OverviewLink
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from include.lake import Lake
     from include.spec import UseCase
 
-# another try at the same bytes, or at the same decision, gives the same answer: Airflow's retries are for the rest
+# another try at the same bytes or decision gives the same answer: Airflow's retries are for the rest
 FINAL = (
     errors.SpecError,
     errors.PartitionError,
@@ -72,7 +71,10 @@ def night_of(context: Context) -> str:
     form_key = context["params"].get("partition") or None
     if run_key and form_key and run_key != form_key:
         raise errors.PartitionError(
-            "partition", required=f"the run's own, {run_key}", found=form_key, remedy="leave the form's field empty"
+            "partition",
+            required=f"the run's own, {run_key}",
+            found=form_key,
+            remedy="leave the form's field empty",
         )
     if not (run_key or form_key):
         raise errors.PartitionError(

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
+from evergreen.operators.base import EvergreenOperator, connect, night_of
 from include.errors import SourceUnavailable
 from include.refs import Ref
-
-from evergreen.operators.base import EvergreenOperator, connect, night_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -23,9 +22,9 @@ WAIT = timedelta(minutes=5)  # between two looks for a file that isn't there yet
 class IngestOperator(EvergreenOperator):
     """Fetch, check and publish one source's night; a bad one is refused and a missing one waited for.
 
-    Reads the source and writes its raw bytes, quarantine, validated rows, profile and partition. Until the
-    declared hour an unavailable source is looked for again, without holding a worker; after it, or for a night
-    that is past, the task fails and the night goes on without the source.
+    Reads the source; writes its raw bytes, quarantine, validated rows, profile and partition. Until the
+    declared hour an unavailable source is looked for again, without holding a worker; after it, or for a
+    night that is past, the task fails and the night goes on without the source.
 
     :param source: its name in the declaration.
     """
@@ -45,7 +44,9 @@ class IngestOperator(EvergreenOperator):
             night = night_of(context)
             spec.clock.moment(night)
             if not spec.nights(self.source, night, night):
-                return self.handed(Ref(self.source, night, note=f"{self.source} does not exist on {night} yet"))
+                return self.handed(
+                    Ref(self.source, night, note=f"{self.source} does not exist on {night} yet")
+                )
             now = datetime.now(UTC)
             anew = bool(context["params"].get("fetch_anew"))
             (outcome,) = ingest(lake, spec, self.source, [night], connect, fetch_anew=anew, now=now)
@@ -56,7 +57,13 @@ class IngestOperator(EvergreenOperator):
                     self._wait(now)
                 raise AirflowFailException(str(error)) from error
         return self.handed(
-            Ref(f"{lake.uri}/tables/validated_{self.source}", night, outcome.digest, outcome.rows, outcome.note)
+            Ref(
+                f"{lake.uri}/tables/validated_{self.source}",
+                night,
+                outcome.digest,
+                outcome.rows,
+                outcome.note,
+            )
         )
 
     def _wait(self, now: datetime) -> None:
@@ -114,9 +121,9 @@ class IngestRangeOperator(EvergreenOperator):
                 self.log.warning("%s", outcome.note)
         if found and not counts["published"]:
             raise AirflowFailException(found[0].note)
-        note = f"{self.source} {self.first} to {self.last}: " + ", ".join(f"{n} {o}" for o, n in counts.items())
+        note = f"{self.source} {self.first} to {self.last}: " + ", ".join(
+            f"{n} {o}" for o, n in counts.items()
+        )
         rows = sum(outcome.rows for outcome in found)
         table = f"{lake.uri}/tables/validated_{self.source}"
         return self.handed(Ref(table, f"{self.first}..{self.last}", rows=rows, note=note))
-
-

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from include.refs import Ref
-
 from evergreen.operators.base import EvergreenOperator
+from include.refs import Ref
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -28,7 +27,7 @@ class OperateOperator(EvergreenOperator):
                 return self.handed(self._verify())
             if not (by and form["reason"].strip()):
                 raise AirflowFailException(
-                    f"{form['action']}: required a person and a reason, found by {by!r}, reason {form['reason']!r}; "
+                    f"{form['action']}: required a person and a reason, found {by!r}, {form['reason']!r}; "
                     "trigger this from the UI, logged in, and fill in the field `reason`"
                 )
             return self.handed(self._switch(form, by))

@@ -14,8 +14,8 @@ class ScoreOperator(EvergreenOperator):
     """Predict the night's rows and publish them in one commit.
 
     Reads the validated nights of the lookback, the ledger and the model in the lake; writes predictions and
-    their profiles. Nights of the lookback that nobody has tried to ingest yet are ingested first, so the order
-    of a backfill can't matter, and one that was unavailable is tried once more.
+    their profiles. Nights of the lookback that nobody has tried to ingest yet are ingested first, so the
+    order of a backfill can't matter, and one that was unavailable is tried once more.
     """
 
     def execute(self, context: Context) -> dict[str, Any]:

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowSkipException
 
-from include.refs import Ref
-
 from evergreen.links import MlflowLink, OverviewLink
 from evergreen.operators.base import EvergreenOperator, night_of
+from include.refs import Ref
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

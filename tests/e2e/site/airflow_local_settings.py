@@ -1,6 +1,6 @@
 """The shipped local settings, and a hook by which a test kills a task before a chosen write, once.
 
-A file named like a task in the folder EVERGREEN_KILL holds the number of the write; it is used up by the kill.
+A file named like a task in the folder EVERGREEN_KILL holds the write's number; the kill uses it up.
 """
 
 import os
