@@ -14,6 +14,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from include.errors import SpecError
 from include.ingest.rows import Codes
 from include.spec.source import Expectation
 
@@ -40,28 +41,55 @@ ANSWERED = tuple(_SQL)
 
 
 def unmet(
-    expectations: Sequence[Expectation], rows: pa.Table, unit: Codes, units: int
+    subject: str, expectations: Sequence[Expectation], rows: pa.Table, unit: Codes, units: int
 ) -> Iterator[tuple[int, Expectation, str]]:
     """Yield each unit that does not meet an expectation about the whole, and what was found.
 
     Parameters
     ----------
     rows, unit : the rows of all units, and the unit (0 to ``units`` - 1) of each.
+
+    Raises
+    ------
+    SpecError
+        for an expectation that doesn't fit its column's type.
     """
     asked = [one for one in expectations if one.type in _SQL]
     if not asked:
         return
-    figures = ", ".join(_figure(one) for one in asked)
     empty = tuple(0 if _SQL[one.type] == "count(*)" else None for one in asked)
     with duckdb.connect(config={"threads": 1}) as connection:  # one thread: a sum is the same each time
         connection.register("rows", rows.append_column("unit of rows", pa.array(np.asarray(unit, np.int64))))
+        for one in asked:
+            _fits(subject, connection, one)
+        figures = ", ".join(_figure(one) for one in asked)
         query = f'SELECT "unit of rows", {figures} FROM rows GROUP BY 1'  # noqa: S608 - names are quoted
-        answer = connection.execute(query).fetchall()
-    found = {int(line[0]): line[1:] for line in answer}
+        found = {int(line[0]): line[1:] for line in connection.execute(query).fetchall()}
     for number in range(units):
         for expectation, value in zip(asked, found.get(number, empty), strict=True):
-            if not _met(expectation, value):
+            try:
+                met = _met(expectation, value)
+            except (TypeError, ValueError) as error:  # as a number for a date's limit
+                raise _misfit(subject, expectation, str(error)) from None
+            if not met:
                 yield number, expectation, _said(value)
+
+
+def _fits(subject: str, connection: duckdb.DuckDBPyConnection, expectation: Expectation) -> None:
+    """Refuse an expectation whose figure the column's type doesn't have, as the mean of strings."""
+    try:
+        connection.execute(f"SELECT {_figure(expectation)} FROM rows LIMIT 0")  # noqa: S608 - names are quoted
+    except duckdb.Error as error:
+        raise _misfit(subject, expectation, str(error).splitlines()[0]) from None
+
+
+def _misfit(subject: str, expectation: Expectation, found: str) -> SpecError:
+    return SpecError(
+        f"{subject}: contract.expectations: {expectation.type}",
+        required="an expectation that fits its columns' types",
+        found=found,
+        remedy="correct it in the spec",
+    )
 
 
 def _figure(expectation: Expectation) -> str:

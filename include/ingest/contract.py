@@ -163,7 +163,9 @@ def _refused(
         if reason:
             why[number] = reason
     whole = typed.filter(pa.array(kept))
-    for number, expectation, value in unmet(contract.expectations, whole, rows.unit[kept], len(rows.units)):
+    for number, expectation, value in unmet(
+        f"{spec.name}/{source}", contract.expectations, whole, rows.unit[kept], len(rows.units)
+    ):
         about = ", ".join(columns_of(expectation))
         why.setdefault(number, (rule_of(expectation) + (f" of {about}" if about else ""), value))
     return {

@@ -20,7 +20,7 @@ from include.monitor.findings import Finding
 from include.monitor.policy import Decision, decide
 from include.monitor.reference import PREDICTION, Reference
 from include.monitor.state import PRODUCT, State
-from include.refs import Ref
+from include.refs import Ref, digest_table
 from include.spec import UseCase
 
 PASSES = 100  # far more than there are nights that one reaches
@@ -72,7 +72,8 @@ def _publish(lake: Lake, spec: UseCase, night: str, state: State) -> None:
     decision = decide([*_history(lake, spec, night, state), found], spec.retraining, champion)
     lake.publish("decisions", _decision(night, decision), {"night": night}, ["night"])
     before = state.partition(PRODUCT, night)
-    if before is None or _window(before["inputs"]) != _window(json.dumps(inputs)):
+    drawn = before is not None and before["digest"] == digest_table(table)
+    if before is None or not drawn or _window(before["inputs"]) != _window(json.dumps(inputs)):
         report.draw(lake, spec, night, window, learnt, found)
     performance.mark(lake, spec, PRODUCT, night, table, inputs, note(found, decision))
 

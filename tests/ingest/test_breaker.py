@@ -65,12 +65,12 @@ def test_enough_failures_in_a_row_open_it(breaker: Breaker) -> None:
     breaker.succeeded()
     assert breaker.state() == State()
     opened(breaker)
-    with pytest.raises(CircuitOpen, match=r"a night: .* 3 failures in a row.*06:01:00 UTC.*look at"):
+    with pytest.raises(CircuitOpen, match=r"a night: .* 3 failures in a row.*06:01:00 UTC"):
         breaker.admit("a night")
 
 
 def test_one_probe_after_the_cool_down(breaker: Breaker, wall: Wall) -> None:
-    """After the cool-down one caller asks; all others still fail fast until its success closes the circuit."""
+    """After the cool-down one caller asks; others fail fast until its success closes the circuit."""
     opened(breaker)
     wall.passes(59)
     with pytest.raises(CircuitOpen):

@@ -84,6 +84,9 @@ def test_a_rollback_that_is_overtaken_asks_again(
     slow = Overtaken(lake, lambda: rollback(lake, weekly, "2", "bob", "slower"))
     assert rollback(slow, weekly, "1", "ann", "slow").note.startswith("v1 rolled back by ann")
     assert _versions(lake) == ["1", "2", "3", "2", "1"]
+    slow = Overtaken(lake, lambda: rollback(lake, weekly, "2", "bob", "first"))
+    assert rollback(slow, weekly, "2", "ann", "second").note.startswith("v2 rolled back by bob")
+    assert _versions(lake) == ["1", "2", "3", "2", "1", "2"]
 
 
 def test_an_attempt_that_is_overtaken_is_judged_at_the_next_level(

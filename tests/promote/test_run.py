@@ -182,7 +182,7 @@ def test_what_cannot_be_judged_is_refused(lake: Lake, weekly: UseCase, attempt: 
 def test_a_damaged_model_is_not_switched_to(
     lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry
 ) -> None:
-    """Damaged bytes in the registry switch nothing; a damaged copy in the lake is replaced."""
+    """Damaged or unreadable bytes in the registry switch nothing; a damaged copy in the lake is replaced."""
     with registry.recording("weekly_sales", "key-5", "run 5") as run:
         files = {
             models.key(digest_bytes(model(5))): b"half a mod",
@@ -194,7 +194,15 @@ def test_a_damaged_model_is_not_switched_to(
     assert decide(lake, weekly, damaged).verdict == decide(lake, weekly, where).verdict == RUBBER_STAMPED
     with pytest.raises(ModelError, match="SHA-256"):
         promote(lake, weekly, _key(damaged), registry=registry)
+    with registry.recording("weekly_sales", "key-6", "run 6") as run:
+        registry.put(run, {models.key(digest_bytes(b"no model")): b"no model"})
+        registry.register(run, "weekly_sales", models.load(model(6), digest_bytes(model(6))))
+    unreadable = attempt(6, FIRST, data=b"no model")
+    decide(lake, weekly, unreadable)
+    with pytest.raises(ModelError, match="a skops file"):
+        promote(lake, weekly, _key(unreadable), registry=registry)
     assert ledger.switches(lake) == []
+    assert lake.get(models.key(digest_bytes(b"no model"))) is None
     lake.replace(models.key(digest_bytes(model(1))), b"half a mod")
     assert promote(lake, weekly, _key(where), registry=registry) is not None
     assert models.fetch(lake, digest_bytes(model(1))).steps[0][1].constant == 1

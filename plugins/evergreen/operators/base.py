@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
+from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.exceptions import AirflowFailException
 
 from evergreen.links import OverviewLink
@@ -37,7 +37,7 @@ class EvergreenOperator(BaseOperator):
     :param usecase: its name; the declaration is read when the task runs.
     """
 
-    operator_extra_links = (OverviewLink(),)
+    operator_extra_links: tuple[BaseOperatorLink, ...] = (OverviewLink(),)
     ui_color = "#e3f4e1"
 
     def __init__(self, *, usecase: str, **kwargs: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperatorLink
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DagRunTriggerException
 
 from evergreen.links import OverviewLink, ReportLink
@@ -20,7 +19,7 @@ class MonitorOperator(EvergreenOperator):
     Reads profiles, predictions and labels; writes performance, findings, the decision and the drift report.
     """
 
-    operator_extra_links: tuple[BaseOperatorLink, ...] = (OverviewLink(), ReportLink())
+    operator_extra_links = (OverviewLink(), ReportLink())
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of the night's findings; a night without predictions ends red."""
