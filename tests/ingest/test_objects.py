@@ -1,0 +1,162 @@
+"""Files of a real S3 server and of a folder: not there yet, refused, unreachable, gone in between."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from demo.home import Home
+from demo.stack import Stack
+from include.environment import Endpoint
+from include.errors import SettingError, SpecError
+from include.ingest.fetch import opened
+from include.ingest.outcome import Outcome
+from include.ingest.request import request
+from include.ingest.run import ingest
+from include.lake import Lake
+from include.spec import UseCase
+from tests.usecases.weekly_sales import world
+
+NIGHTS = world.nights(3)
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[Home]:
+    """Return the home of a running S3 server."""
+    with tempfile.TemporaryDirectory(prefix="evergreen-test-") as folder:
+        home = Home(Path(folder))
+        stack = Stack(home)
+        try:
+            stack.up(["s3"])
+            yield home
+        finally:
+            stack.down()
+
+
+@pytest.fixture
+def bucket(s3: Home, shop: Path) -> Endpoint:
+    """Return the way to a bucket with the shop's files below a prefix."""
+    endpoint = Endpoint(
+        "shop",
+        "s3://landing/world",
+        login=s3.secrets["s3_access_key"],
+        password=s3.secrets["s3_secret_key"],
+        extra={"endpoint_url": s3.url("s3"), "region_name": "us-east-1"},
+    )
+    client = boto3.client(
+        "s3",
+        endpoint_url=s3.url("s3"),
+        region_name="us-east-1",
+        aws_access_key_id=endpoint.login,
+        aws_secret_access_key=endpoint.password,
+    )
+    for night in NIGHTS[:2]:
+        client.upload_file(str(shop / "sales" / f"{night}.csv"), "landing", f"world/sales/{night}.csv")
+    return endpoint
+
+
+def brought(lake: Lake, spec: UseCase, endpoint: Endpoint) -> list[Outcome]:
+    """Ingest the three nights."""
+    return ingest(lake, spec, "sales", NIGHTS, lambda name: endpoint)
+
+
+def test_a_bucket_and_a_folder_are_the_same_source(
+    bucket: Endpoint, lake: Lake, spec: UseCase, shop: Path, tmp_path: Path
+) -> None:
+    """The same files give the same partitions; one that isn't there yet is unavailable in both."""
+    (shop / "sales" / f"{NIGHTS[2]}.csv").unlink()
+    from_folder = brought(Lake("weekly_sales", str(tmp_path / "b")), spec, Endpoint("shop", shop.as_uri()))
+    from_bucket = brought(lake, spec, bucket)
+    assert [o.outcome for o in from_bucket] == ["published", "published", "unavailable"]
+    assert from_bucket == from_folder
+    assert "nothing yet (sales/2024-01-15.csv)" in from_bucket[2].note
+
+
+def test_a_lake_on_s3_holds_the_same(
+    bucket: Endpoint, s3: Home, lake: Lake, spec: UseCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole stage runs on S3 as on a folder, and a rerun leaves it alone."""
+    for name, value in {
+        "ACCESS_KEY_ID": bucket.login,
+        "SECRET_ACCESS_KEY": bucket.password,
+        "REGION": "us-east-1",
+        "ENDPOINT_URL": s3.url("s3"),
+        "ALLOW_HTTP": "true",
+    }.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    on_s3 = Lake("weekly_sales", "s3://lake")
+    assert brought(on_s3, spec, bucket) == brought(lake, spec, bucket)
+    version = on_s3.version("partitions")
+    brought(on_s3, spec, bucket)
+    assert on_s3.version("partitions") == version
+
+
+def test_wrong_keys_are_a_sentence_without_them(bucket: Endpoint, lake: Lake, spec: UseCase) -> None:
+    """A secret that the store refuses makes the nights unavailable at once, and is not in the note."""
+    outcomes = brought(lake, spec, replace(bucket, password="wr0ng-secret"))
+    assert {o.outcome for o in outcomes} == {"unavailable"}
+    assert "HTTP 403" in outcomes[0].note
+    assert "1 times" not in outcomes[0].note
+    assert "wr0ng-secret" not in str(lake.rows("partitions"))
+
+
+def test_nobody_at_the_address(bucket: Endpoint, lake: Lake, spec: UseCase) -> None:
+    """A store that doesn't answer is tried as often as the spec says."""
+    outcomes = brought(lake, spec, replace(bucket, extra={"endpoint_url": "http://127.0.0.1:9"}))
+    assert "EndpointConnectionError from the object store, 2 times" in outcomes[0].note
+
+
+def test_a_path_has_the_day_and_the_night_and_nothing_else(
+    shop: Path, declare: Callable[..., UseCase]
+) -> None:
+    """Another placeholder is the spec's fault, and no path leads out of the connection's folder."""
+
+    def read(path: str) -> Any:
+        spec = declare(lambda raw: raw["sources"]["sales"].update(path=path, offset=7))
+        fetch = opened(spec.sources["sales"], Endpoint("shop", shop.as_uri()))
+        return list(fetch(request(spec, "sales", NIGHTS[0])))
+
+    assert read("sales/{day}.csv")[0][0] == f"sales/{NIGHTS[1]}.csv"
+    assert read("sales/{night}.csv")[0][0] == f"sales/{NIGHTS[0]}.csv"
+    with pytest.raises(SpecError, match=r"required \{day\} or \{night\}, found sales/\{now\}"):
+        read("sales/{now}.csv")
+    with pytest.raises(Exception, match="outside of the connection's folder"):
+        read("../usecases/weekly_sales/usecase.yaml")
+
+
+def test_an_address_that_is_neither_bucket_nor_folder(spec: UseCase) -> None:
+    """It is said of the connection, before any night is blamed."""
+    with pytest.raises(SettingError, match=r"connection shop: required host s3://bucket.*found ftp"):
+        opened(spec.sources["sales"], Endpoint("shop", "ftp://host/files"))
+
+
+def test_parquet_and_json_give_the_same_rows(
+    lake: Lake, declare: Callable[..., UseCase], shop: Path, tmp_path: Path
+) -> None:
+    """The three formats of an object are one table."""
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    table = pyarrow.csv.read_csv(shop / "sales" / f"{NIGHTS[0]}.csv")
+    pyarrow.parquet.write_table(table, shop / "sales" / f"{NIGHTS[0]}.parquet")
+    (shop / "sales" / f"{NIGHTS[0]}.json").write_text(
+        table.to_pandas().to_json(orient="records", date_format="iso")
+    )
+    (shop / "sales" / f"{NIGHTS[0]}.lines").write_text(
+        table.to_pandas().to_json(orient="records", lines=True, date_format="iso")
+    )
+    digests = set()
+    for suffix, kind in (("csv", "csv"), ("parquet", "parquet"), ("json", "json"), ("lines", "json")):
+        where = {"path": "sales/{day}." + suffix, "format": kind}
+        spec = declare(lambda raw, where=where: raw["sources"]["sales"].update(where))
+        other = Lake("weekly_sales", str(tmp_path / suffix))
+        (outcome,) = ingest(other, spec, "sales", NIGHTS[:1], lambda name: Endpoint("shop", shop.as_uri()))
+        assert outcome.outcome == "published", outcome.note
+        digests.add(outcome.digest)
+    assert len(digests) == 1

@@ -1,0 +1,71 @@
+"""What a night looks back on is settled before it is scored, whatever was run before."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from include.environment import Connect
+from include.ingest.run import ingest
+from include.ingest.settle import settle
+from include.lake import Lake
+from include.spec import UseCase
+from tests.usecases.weekly_sales import world
+
+NIGHTS = world.nights(6)
+
+
+def outcomes(lake: Lake) -> dict[str, str]:
+    """Return the outcome of each night."""
+    return {row["night"]: row["outcome"] for row in lake.rows("partitions")}
+
+
+def test_nights_that_nobody_attempted_are_pulled(lake: Lake, spec: UseCase, connect: Connect) -> None:
+    """The four nights of the lookback are ingested, not the night itself, and each once."""
+    assert {o.night for o in settle(lake, spec, NIGHTS[5], connect)} == set(NIGHTS[1:5])
+    assert outcomes(lake) == dict.fromkeys(NIGHTS[1:5], "published")
+    assert settle(lake, spec, NIGHTS[5], connect) == []
+
+
+def test_a_pulled_night_has_the_knowledge_time_of_its_own_rule(
+    lake: Lake, spec: UseCase, connect: Connect
+) -> None:
+    """A night that is pulled is no different from one that ran in its turn."""
+    settle(lake, spec, NIGHTS[2], connect)
+    found = {row["night"]: row["known_at"] for row in lake.rows("validated_sales")}
+    assert found == {
+        NIGHTS[0]: datetime(2024, 1, 1, 5, tzinfo=UTC),
+        NIGHTS[1]: datetime(2024, 1, 8, 5, tzinfo=UTC),
+    }
+
+
+def test_what_came_late_is_known_on_the_night_that_found_it(
+    lake: Lake, spec: UseCase, shop: Path, connect: Connect
+) -> None:
+    """A source that had nothing is asked again for three nights; refused nights are not."""
+    files = {night: shop / "sales" / f"{night}.csv" for night in NIGHTS}
+    kept = {night: file.read_bytes() for night, file in files.items()}
+    files[NIGHTS[0]].unlink()
+    files[NIGHTS[3]].unlink()
+    files[NIGHTS[4]].write_bytes(b"")
+    ingest(lake, spec, "sales", NIGHTS[:5], connect)
+    for night, data in kept.items():
+        files[night].write_bytes(data)
+    (late,) = settle(lake, spec, NIGHTS[5], connect)
+    assert (late.night, late.outcome) == (NIGHTS[3], "published")
+    known = {row["known_at"] for row in lake.rows("validated_sales", {"night": NIGHTS[3]})}
+    assert known == {datetime(2024, 2, 5, 5, tzinfo=UTC)}
+    assert outcomes(lake)[NIGHTS[0]] == "unavailable"
+    assert outcomes(lake)[NIGHTS[4]] == "refused"
+
+
+def test_a_source_that_still_has_nothing_stays_unavailable(
+    lake: Lake, spec: UseCase, shop: Path, connect: Connect
+) -> None:
+    """Asked again and still nothing: the same row, and no new commit for it."""
+    (shop / "sales" / f"{NIGHTS[3]}.csv").unlink()
+    settle(lake, spec, NIGHTS[5], connect)
+    version = lake.version("partitions")
+    (again,) = settle(lake, spec, NIGHTS[5], connect)
+    assert (again.night, again.outcome) == (NIGHTS[3], "unavailable")
+    assert lake.version("partitions") == version
