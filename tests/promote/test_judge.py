@@ -26,7 +26,8 @@ from include.spec.stages import Gate
 from tests.promote.conftest import evidence, losses, nights
 
 GATE = load("flight_delay").gate
-NIGHTS = 14
+ENOUGH = GATE.min_partitions
+NIGHTS = ENOUGH + 2 - ENOUGH % 2
 WAVE = np.random.default_rng(5).standard_normal(NIGHTS)
 WAVE -= WAVE.mean()  # what a night does to every model
 
@@ -132,7 +133,7 @@ def test_a_missing_figure_is_not_zero() -> None:
     assert "calibration_gap missing, required at most 0.15 (the evaluation has roc_auc)" in verdict.sentence
 
 
-@pytest.mark.parametrize("count", [0, 1, 5, 11])
+@pytest.mark.parametrize("count", [0, 1, 5, ENOUGH - 1])
 def test_too_few_nights_are_a_verdict_of_their_own(count: int) -> None:
     """However good it looks, with fewer nights than declared nothing is judged, champion or not."""
     rising = np.arange(count) * 0.01
@@ -141,15 +142,15 @@ def test_too_few_nights_are_a_verdict_of_their_own(count: int) -> None:
         verdict = _judge(made, champion=champion)
         assert verdict.verdict == NOT_ENOUGH
         assert not verdict.promotes
-        assert f"matured test nights {count}, required at least 12" in verdict.sentence
+        assert f"matured test nights {count}, required at least {ENOUGH}" in verdict.sentence
         assert [c.passed for c in verdict.checks if "gain" in c.name] == [None, None]
 
 
 def test_a_block_needs_a_second_one() -> None:
     """Two blocks of nights are needed whatever the declared minimum, since one has no spread."""
     made = _good()
-    assert _judge(made, GATE.model_copy(update={"block": 7})).verdict != NOT_ENOUGH
-    assert _judge(made, GATE.model_copy(update={"block": 8})).verdict == NOT_ENOUGH
+    assert _judge(made, GATE.model_copy(update={"block": NIGHTS // 2})).verdict != NOT_ENOUGH
+    assert _judge(made, GATE.model_copy(update={"block": NIGHTS // 2 + 1})).verdict == NOT_ENOUGH
 
 
 @pytest.mark.parametrize("last", ["", "2013-02-01", "2013-02-05"])
@@ -171,7 +172,7 @@ def test_a_small_gain_can_be_too_small() -> None:
 
 def test_trying_again_must_show_more() -> None:
     """What a first attempt shows is not enough for a tenth; baselines aren't paid for."""
-    night = NIGHT + 0.01 + 0.01 * WAVE
+    night = NIGHT + 0.01 + 0.015 * WAVE
     made = _with(_good(), champion=night)
     assert _judge(made).verdict == BLESSED
     refused = _judge(made, attempt=10)
@@ -197,9 +198,9 @@ def test_a_loop_that_retries_promotes_noise_as_rarely_as_declared() -> None:
     wrong = 0
     for _ in range(400):
         for attempt in range(1, 13):
-            night = 0.5 + 0.1 * random.standard_normal(12)
-            champion = night + 0.02 * random.standard_normal(12)
-            made = evidence(losses(night, champion, prior=night + 1 + 0.01 * random.standard_normal(12)))
+            night = 0.5 + 0.1 * random.standard_normal(ENOUGH)
+            champion = night + 0.02 * random.standard_normal(ENOUGH)
+            made = evidence(losses(night, champion, prior=night + 1 + 0.01 * random.standard_normal(ENOUGH)))
             if _judge(made, attempt=attempt).promotes:
                 wrong += 1
                 break
@@ -214,8 +215,8 @@ def _any(rows: list[tuple[int, float, float, float]]) -> Evidence:
 
 losses_of_nights = st.lists(
     st.tuples(st.integers(1, 1000), st.floats(0, 50), st.floats(40, 100), st.floats(60, 100)),
-    min_size=12,
-    max_size=30,
+    min_size=ENOUGH,
+    max_size=ENOUGH + 12,
 )
 
 
