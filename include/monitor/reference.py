@@ -59,7 +59,9 @@ def read(lake: Lake, spec: UseCase, champion: Mapping[str, Any] | None) -> Refer
         return None
     first = min(row["night"] for row in rows)  # trained again to the same model, it has the same reference
     profiles = profile.merge([row for row in rows if row["night"] == first])
-    spread = _kept(lake, digest) or _count(lake, spec, digest, first, profiles)
+    spread = _kept(lake, digest)
+    if spread is None:
+        spread = _count(lake, spec, digest, first, _last_fitted(lake, spec, champion, first), profiles)
     if spread is None:
         return Reference({name: Column(p, Cut.of(p)) for name, p in profiles.items()}, None, 0)
     by_night, sample = spread
@@ -85,15 +87,22 @@ def _kept(lake: Lake, digest: str) -> tuple[dict[str, Any], pa.Table] | None:
     )
 
 
+def _last_fitted(lake: Lake, spec: UseCase, champion: Mapping[str, Any], night: str) -> str:
+    """Return the last night that a champion was fitted on: by its evidence, or as the spec splits now."""
+    for row in lake.rows("attempts", {"key": str(champion["attempt"])}):
+        return str(json.loads(row["evidence"])["last_fitted"])
+    return spec.clock.shift(night, -spec.training.test)
+
+
 def _count(
-    lake: Lake, spec: UseCase, digest: str, night: str, profiles: dict[str, Profile]
+    lake: Lake, spec: UseCase, digest: str, night: str, last: str, profiles: dict[str, Profile]
 ) -> tuple[dict[str, Any], pa.Table] | None:
     """Count the nights of a training by the reference's bins, draw its sample, and keep both."""
     shift, training = spec.clock.shift, spec.training
     start = shift(night, -training.window) if training.window else spec.schedule.start
     nights = spec.nights(spec.features.spine, start, night)
     rows = features(lake, spec, nights)
-    fitted = [key for key in nights if key <= shift(night, -training.test)]
+    fitted = [key for key in nights if key <= last]
     learnt = pc.is_in(rows["night"], pa.array(fitted, pa.string()))
     trained, later = rows.filter(learnt), rows.filter(pc.invert(learnt))
     if not trained.num_rows:
