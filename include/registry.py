@@ -57,12 +57,13 @@ class Registry:
     Parameters
     ----------
     uri : ``MLFLOW_TRACKING_URI`` unless given; a server's address, or ``sqlite:///…`` without one.
-    artifacts : where the artifacts of a new experiment go; the server knows by itself.
+    artifacts : where those of a new experiment go: a server knows by itself, a file has them beside it.
     """
 
     def __init__(self, uri: str | None = None, artifacts: str | None = None) -> None:
         self.uri = uri or setting("MLFLOW_TRACKING_URI")
-        self.artifacts = artifacts
+        beside = Path(self.uri.removeprefix("sqlite:///")).absolute().with_name("artifacts").as_uri()
+        self.artifacts = artifacts or (beside if self.uri.startswith("sqlite:") else None)
 
     @cached_property
     def _client(self) -> MlflowClient:
@@ -157,8 +158,7 @@ class Registry:
     def register(self, run_id: str, name: str, estimator: Pipeline) -> str:
         """Make a run's pipeline a version of the registered model ``name``, in the skops format."""
         with self._speaking(), tempfile.TemporaryDirectory() as folder:
-            experiment = self._client.get_run(run_id).info.experiment_id
-            logged = self._client.create_logged_model(experiment, "challenger", run_id)
+            logged = self._client.create_logged_model(self._experiment(name), "challenger", run_id)
             mlflow.sklearn.save_model(
                 estimator,
                 f"{folder}/model",

@@ -48,7 +48,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of a registry without a server."""
     folder = tmp_path_factory.mktemp("registry")
     uri = f"sqlite:///{folder}/mlflow.db"
-    Registry(uri, f"file://{folder}/artifacts").settle("none", "none")
+    Registry(uri).settle("none", "none")
     return uri
 
 
@@ -71,7 +71,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     }
     command = [sys.executable, "-m", "uvicorn", "--factory", "demo.mlflow_app:create", "--port", str(port)]
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, env={**os.environ, **settings}, stdout=log, stderr=log)
+        home = Path(__file__).parents[1]
+        process = subprocess.Popen(command, cwd=home, env={**os.environ, **settings}, stdout=log, stderr=log)
         try:
             wait_for(f"http://127.0.0.1:{port}", process)
             yield f"http://127.0.0.1:{port}"
@@ -81,12 +82,15 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(params=["file", "served"])
-def registry(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Registry:
+def registry(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Registry]:
     """A registry of either kind."""
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
-    uri = request.getfixturevalue(request.param)
-    return Registry(uri, f"file://{tmp_path}/artifacts" if request.param == "file" else None)
+    monkeypatch.chdir(tmp_path)
+    yield Registry(request.getfixturevalue(request.param))
+    assert list(tmp_path.iterdir()) == [], "MLflow left something in the working folder"
 
 
 def client(registry: Registry) -> MlflowClient:
