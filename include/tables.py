@@ -65,8 +65,8 @@ PROFILES = _schema(
     low=_F,
     high=_F,
     total=_F,
-    squares=_F,
-    quantiles=pa.binary(),  # KLL sketch of float64
+    squares=_F,  # of the distances from the mean
+    quantiles=pa.binary(),  # order statistics, float64: see include.profile
     items=pa.binary(),  # frequent-strings sketch
     distinct=pa.binary(),  # HLL sketch
 )

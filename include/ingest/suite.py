@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from functools import cache
+from threading import Lock
 from typing import Any
 
 import great_expectations as gx
@@ -31,6 +32,7 @@ from include.ingest.rows import Mask
 from include.spec.source import Expectation
 
 BATCH = 1_000_000
+_TURN = Lock()
 NULLABLE = {pa.int64(): pd.Int64Dtype(), pa.int32(): pd.Int32Dtype(), pa.bool_(): pd.BooleanDtype()}
 ALONE = kinds.ColumnMapExpectation
 BY_ROW = (kinds.ColumnMapExpectation, kinds.ColumnPairMapExpectation, kinds.MulticolumnMapExpectation)
@@ -133,12 +135,16 @@ def _asked(
     subject: str, asked: Sequence[Expectation], frame: pd.DataFrame
 ) -> Iterator[tuple[int, list[int]]]:
     made = [_made(subject, one, number) for number, one in enumerate(asked)]
-    batch = _definition().get_batch(batch_parameters={"dataframe": frame})
-    answer = batch.validate(
-        gx.ExpectationSuite(name="contract", expectations=made),
-        # not its to_json_dict: that isn't JSON (numpy booleans)
-        result_format={"result_format": "COMPLETE", "return_unexpected_index_query": False},
-    )
+    with _TURN:  # two threads that share its context were seen to get each other's rows
+        answer = (
+            _definition()
+            .get_batch(batch_parameters={"dataframe": frame})
+            .validate(
+                gx.ExpectationSuite(name="contract", expectations=made),
+                # not its to_json_dict: that isn't JSON (numpy booleans)
+                result_format={"result_format": "COMPLETE", "return_unexpected_index_query": False},
+            )
+        )
     for result in answer.results:
         number = result.expectation_config.meta["number"]  # type: ignore[union-attr]  # it is what was asked
         if "element_count" not in result.result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,21 @@ def test_what_was_lost_is_made_again(
     assert state(lake) != expected
     ingest(lake, spec, "sales", NIGHTS[:2], connect)
     assert state(lake) == expected
+
+
+def test_two_runs_at_once_lose_and_double_nothing(
+    lake: Lake, spec: UseCase, shop: Path, connect: Connect, tmp_path: Path
+) -> None:
+    """Overlapping runs of the same nights leave the tables of one run."""
+    change(shop, NIGHTS[1], ",s01,bread,", ",s1,bread,")
+    ingest(lake, spec, "sales", NIGHTS, connect)
+
+    def run(nights: list[str]) -> None:
+        ingest(Lake("weekly_sales", str(tmp_path / "both")), spec, "sales", nights, connect)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(run, [NIGHTS, NIGHTS[:4], NIGHTS[2:]]))
+    assert state(Lake("weekly_sales", str(tmp_path / "both"))) == state(lake)
 
 
 def test_new_code_or_another_spec_makes_the_tables_anew(
