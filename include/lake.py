@@ -7,7 +7,9 @@ so of two writers the slower one fails and decides again.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, Literal
 
@@ -30,6 +32,10 @@ CONFIGURATION = {
     "delta.deletedFileRetentionDuration": "interval 3650 days",
     "delta.checkpointInterval": "50",
 }
+# A night is no partition column: a file for each, hundreds a year, took longer to open than to read. Files
+# are pruned by their nights' bounds instead, and a commit that replaces a night rewrites only its file.
+PARTITIONED = {"partitions": ["product"], "profiles": ["product"], "quarantine": ["source"]}
+FILES = 100  # so many files, or a multiple, have a table compacted
 _again = retry(
     retry=retry_if_exception_type(CommitFailedError),
     wait=wait_random_exponential(multiplier=0.05, max=2),
@@ -50,24 +56,25 @@ class Lake:
     def __init__(self, usecase: str, uri: str | None = None) -> None:
         base = (uri or lake_uri()).rstrip("/")
         self.uri = f"{base}/{usecase}" if "://" in base else f"file://{base}/{usecase}"
+        self._seen = threading.local()
 
     # tables
 
     @_again
-    def publish(self, table: str, rows: pa.Table, where: Where, partition_by: Sequence[str]) -> int:
+    def publish(self, table: str, rows: pa.Table, where: Where) -> int:
         """Replace the partitions that ``where`` names by ``rows``, in one commit.
 
         Parameters
         ----------
         rows : every row lies in ``where``; none empties the partitions.
-        where : equal to a value, or one of a list, by partition column.
+        where : equal to a value, or one of a list, by column.
 
         Returns
         -------
         int
             The table's version with these rows.
         """
-        opened = self._ensure(table, rows.schema, partition_by)
+        opened = self._ensure(table, rows.schema)
         write_deltalake(
             opened,
             rows,
@@ -75,7 +82,10 @@ class Lake:
             predicate=_predicate(where),
             schema_mode=_mode(opened, rows.schema),
         )
-        return opened.version()
+        version = int(opened.version())
+        if len(opened.file_uris()) % FILES == 0:
+            self._compact(opened)
+        return version
 
     def append_at(self, table: str, rows: pa.Table, version: int) -> int:
         """Append to a ledger that is still at ``version`` (-1: not there yet), or raise `StaleDecision`."""
@@ -86,7 +96,7 @@ class Lake:
             remedy="somebody else wrote first: read it again and decide again",
         )
         try:
-            opened = self._ensure(table, rows.schema, ())
+            opened = self._ensure(table, rows.schema)
             seen = max(version, 0)
             if opened.version() != seen:
                 raise stale
@@ -130,12 +140,25 @@ class Lake:
         return -1 if opened is None else int(opened.version())
 
     def _open(self, table: str, version: int | None = None) -> DeltaTable | None:
+        """Return a table as it is now: read once a thread, then only what was committed since."""
+        seen: dict[str, DeltaTable] = self._seen.__dict__
         try:
-            return DeltaTable(f"{self.uri}/tables/{table}", version=version)
+            if version is not None:
+                return DeltaTable(f"{self.uri}/tables/{table}", version=version)
+            if table in seen:
+                seen[table].update_incremental()
+            else:
+                seen[table] = DeltaTable(f"{self.uri}/tables/{table}")
+            return seen[table]
         except TableNotFoundError:
             return None
 
-    def _ensure(self, table: str, schema: pa.Schema, partition_by: Sequence[str]) -> DeltaTable:
+    def _compact(self, table: DeltaTable) -> None:
+        """Lay many small files together; whoever writes meanwhile goes first, and the next one compacts."""
+        with suppress(CommitFailedError):
+            table.optimize.compact()
+
+    def _ensure(self, table: str, schema: pa.Schema) -> DeltaTable:
         opened = self._open(table)
         if opened is not None:
             return opened
@@ -144,7 +167,7 @@ class Lake:
                 f"{self.uri}/tables/{table}",
                 schema,
                 mode="error",
-                partition_by=list(partition_by),
+                partition_by=PARTITIONED.get(table),
                 configuration=CONFIGURATION,
             )
         except DeltaError:

@@ -173,7 +173,7 @@ def _stale(lake: Lake, spec: UseCase, rows: Sequence[Row], kept: Mapping[str, Ro
             if publish.inputs(product, kept[product][night]) != row["inputs"]:
                 why = "another snapshot came since"
         elif product == "predictions":
-            seen = scoring._inputs(spec, scoring._seen(lake, spec, night))
+            seen = scoring.inputs_of(spec, scoring.seen_by(lake, spec, night))
             recorded = json.loads(row["inputs"])
             changed = [source for source, digest in seen.items() if recorded.get(source) != digest]
             why = f"it would see other rows of {', '.join(changed)} now" if changed else why

@@ -290,7 +290,7 @@ def change_a_row(lake: Path) -> str:
     store, night = Lake("weekly_sales", str(lake)), world.nights(1)[0]
     rows = store.read("validated_sales", {"night": night})
     assert rows is not None
-    store.publish("validated_sales", rows.slice(1), {"night": night, "revision": 0}, ["night", "revision"])
+    store.publish("validated_sales", rows.slice(1), {"night": night, "revision": 0})
     return f"weekly_sales/sales/{night}"
 
 
@@ -299,7 +299,7 @@ def change_a_prediction(lake: Path) -> str:
     store, night = Lake("weekly_sales", str(lake)), world.nights(2)[1]
     rows = store.read("predictions", {"night": night})
     assert rows is not None
-    store.publish("predictions", rows.slice(1), {"night": night}, ["night"])
+    store.publish("predictions", rows.slice(1), {"night": night})
     return f"weekly_sales/predictions/{night}"
 
 

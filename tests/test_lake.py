@@ -20,7 +20,6 @@ from include.errors import EvergreenError, StaleDecision
 from include.lake import Lake
 
 SCHEMA = pa.schema({"night": pa.string(), "value": pa.int64()})
-PARTS = ["night"]
 NIGHTS = [f"2024-01-{day:02}" for day in range(1, 9)]
 
 
@@ -45,44 +44,44 @@ def content(lake: Lake, table: str = "t") -> dict[str, list[int]]:
 
 def test_publishing_again_replaces_and_leaves_the_others(lake: Lake) -> None:
     """A rerun of one night leaves that night's new rows and every other night as it was."""
-    lake.publish("t", pa.concat_tables([rows("a", 1, 2), rows("b", 3)]), {"night": ["a", "b"]}, PARTS)
-    lake.publish("t", rows("a", 9), {"night": "a"}, PARTS)
+    lake.publish("t", pa.concat_tables([rows("a", 1, 2), rows("b", 3)]), {"night": ["a", "b"]})
+    lake.publish("t", rows("a", 9), {"night": "a"})
     assert content(lake) == {"a": [9], "b": [3]}
 
 
 def test_an_empty_partition_empties_only_itself(lake: Lake) -> None:
     """No rows for a night is a result too, on a new table as on an old one."""
-    lake.publish("t", rows("a"), {"night": "a"}, PARTS)
+    lake.publish("t", rows("a"), {"night": "a"})
     found = lake.read("t")
     assert found is not None
     assert found.num_rows == 0
     assert found.schema.equals(SCHEMA)
-    lake.publish("t", pa.concat_tables([rows("a", 1), rows("b", 2)]), {"night": ["a", "b"]}, PARTS)
-    lake.publish("t", rows("a"), {"night": "a"}, PARTS)
+    lake.publish("t", pa.concat_tables([rows("a", 1), rows("b", 2)]), {"night": ["a", "b"]})
+    lake.publish("t", rows("a"), {"night": "a"})
     assert content(lake) == {"b": [2]}
 
 
 def test_a_row_outside_its_partition_is_refused_and_nothing_is_published(lake: Lake) -> None:
     """A stage that mixes up its nights can't overwrite another one's."""
-    lake.publish("t", rows("a", 1), {"night": "a"}, PARTS)
+    lake.publish("t", rows("a", 1), {"night": "a"})
     with pytest.raises(Exception, match="failed validation check"):
-        lake.publish("t", pa.concat_tables([rows("a", 2), rows("b", 3)]), {"night": "a"}, PARTS)
+        lake.publish("t", pa.concat_tables([rows("a", 2), rows("b", 3)]), {"night": "a"})
     assert content(lake) == {"a": [1]}
 
 
 def test_a_condition_on_no_value_holds_for_no_row(lake: Lake) -> None:
     """An empty list of nights reads nothing and replaces nothing."""
-    lake.publish("t", rows("a", 1), {"night": "a"}, PARTS)
-    lake.publish("t", rows("a"), {"night": []}, PARTS)
+    lake.publish("t", rows("a", 1), {"night": "a"})
+    lake.publish("t", rows("a"), {"night": []})
     assert lake.rows("t", {"night": []}) == []
     assert content(lake) == {"a": [1]}
 
 
 def test_a_new_column_is_null_where_it_was_not_there(lake: Lake) -> None:
     """A use case may grow a column without its old nights being written again."""
-    lake.publish("t", rows("a", 1), {"night": "a"}, PARTS)
+    lake.publish("t", rows("a", 1), {"night": "a"})
     grown = rows("b", 2).append_column("more", pa.array(["x"]))
-    lake.publish("t", grown, {"night": "b"}, PARTS)
+    lake.publish("t", grown, {"night": "b"})
     assert sorted(lake.rows("t"), key=lambda row: row["night"]) == [
         {"night": "a", "value": 1, "more": None},
         {"night": "b", "value": 2, "more": "x"},
@@ -98,8 +97,8 @@ def test_a_table_that_is_not_there_is_none_and_not_empty(lake: Lake) -> None:
 
 def test_an_old_version_can_be_read(lake: Lake) -> None:
     """What was replaced is still there under its version."""
-    first = lake.publish("t", rows("a", 1), {"night": "a"}, PARTS)
-    second = lake.publish("t", rows("a", 2), {"night": "a"}, PARTS)
+    first = lake.publish("t", rows("a", 1), {"night": "a"})
+    second = lake.publish("t", rows("a", 2), {"night": "a"})
     then, now = lake.read("t", version=first), lake.read("t", version=second)
     assert then is not None
     assert now is not None
@@ -123,7 +122,7 @@ def test_types_come_back_as_they_went(lake: Lake) -> None:
     moment = datetime(2024, 3, 10, 7, tzinfo=UTC)
     own = {"revision": 1, "sketch": b"\x00\xff", "day": moment.date(), "good": None, "x": 0.1}
     row = {"night": "a", "at": moment, **own}
-    lake.publish("t", pa.Table.from_pylist([row], schema=schema), {"night": "a"}, PARTS)
+    lake.publish("t", pa.Table.from_pylist([row], schema=schema), {"night": "a"})
     found = lake.read("t")
     assert found is not None
     assert found.schema.equals(schema)
@@ -138,15 +137,15 @@ def test_types_come_back_as_they_went(lake: Lake) -> None:
 def test_any_partition_value_names_its_own_rows(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Quotes, percent signs and slashes in a value are part of the value, and never of the condition."""
     lake = Lake("usecase", str(tmp_path_factory.mktemp("lake")))
-    lake.publish("t", rows("other", 1), {"night": "other"}, PARTS)
+    lake.publish("t", rows("other", 1), {"night": "other"})
     for value in (2, 3):
-        lake.publish("t", rows(f"{name}'", value), {"night": f"{name}'"}, PARTS)
+        lake.publish("t", rows(f"{name}'", value), {"night": f"{name}'"})
     assert content(lake) == {"other": [1], f"{name}'": [3]}
     assert [row["value"] for row in lake.rows("t", {"night": f"{name}'"})] == [3]
 
 
 def _publish(uri: str, night: str, value: int) -> None:
-    Lake("usecase", uri).publish("t", rows(night, *[value] * 5), {"night": night}, PARTS)
+    Lake("usecase", uri).publish("t", rows(night, *[value] * 5), {"night": night})
 
 
 def _append(uri: str, version: int, value: int) -> bool:
@@ -216,7 +215,7 @@ from include.lake import Lake
 lake, n = Lake("usecase", sys.argv[1]), 0
 while True:
     n += 1
-    lake.publish("t", pa.table({"night": ["a"] * 500, "value": [n] * 500}), {"night": "a"}, ["night"])
+    lake.publish("t", pa.table({"night": ["a"] * 500, "value": [n] * 500}), {"night": "a"})
     print(n, flush=True)
 """
 
@@ -235,7 +234,7 @@ def test_a_writer_that_is_killed_leaves_the_old_rows_or_the_new(
     assert len(values) == 500
     assert len(set(values)) == 1
     assert values[0] >= published
-    lake.publish("t", rows("a", 0), {"night": "a"}, PARTS)
+    lake.publish("t", rows("a", 0), {"night": "a"})
     assert content(lake) == {"a": [0]}
 
 

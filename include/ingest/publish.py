@@ -72,17 +72,15 @@ def publish(
     nights = sorted(revisions)
     if nights:
         numbers = sorted({one.revision for many in revisions.values() for one in many})
-        _replace(lake, "quarantine", quarantine, {"source": source, "night": nights}, ["source", "night"])
-        _replace(
-            lake, f"validated_{source}", good, {"night": nights, "revision": numbers}, ["night", "revision"]
-        )
+        _replace(lake, "quarantine", quarantine, {"source": source, "night": nights})
+        _replace(lake, f"validated_{source}", good, {"night": nights, "revision": numbers})
         shown = {row["night"]: row["revision"] for row in rows if row["outcome"] == "published"}
         where: Where = {"product": source, "night": nights}
-        _replace(lake, "profiles", _profiles(source, declared, good, shown), where, ["product", "night"])
+        _replace(lake, "profiles", _profiles(source, declared, good, shown), where)
     if rows:
         table = pa.Table.from_pylist(sorted(rows, key=lambda row: row["night"]), schema=PARTITIONS)
         where = {"product": source, "night": [row["night"] for row in rows]}
-        lake.publish("partitions", table, where, ["product", "night"])
+        lake.publish("partitions", table, where)
 
 
 def standing(
@@ -133,13 +131,13 @@ def _read(lake: Lake, table: str, where: Where, schema: pa.Schema | None = None)
     return found
 
 
-def _replace(lake: Lake, table: str, rows: pa.Table, where: Where, partition_by: Sequence[str]) -> None:
+def _replace(lake: Lake, table: str, rows: pa.Table, where: Where) -> None:
     """Publish, unless there is nothing and there was nothing: each commit is one more to keep for ever."""
     if not rows.num_rows:
-        found = lake.read(table, where, columns=[partition_by[0]])
+        found = lake.read(table, where, columns=["night"])
         if found is None or not found.num_rows:
             return
-    lake.publish(table, rows, where, partition_by)
+    lake.publish(table, rows, where)
 
 
 def _profiles(source: str, declared: Source, good: pa.Table, shown: Mapping[str, int]) -> pa.Table:

@@ -113,7 +113,7 @@ def _publish(lake: Lake, spec: UseCase, scored: str, both: pa.Table, inputs: Map
     }
     rows = [{**same, "metric": name, "value": value} for name, value in sorted(found.items())]
     table = pa.Table.from_pylist(rows, schema=tables.PERFORMANCE)
-    lake.publish(REALISED, table, {"night": scored}, ["night"])
+    lake.publish(REALISED, table, {"night": scored})
     note = f"{labelled.num_rows} of {both.num_rows} rows have labels, known on {inputs['known']}"
     mark(lake, spec, REALISED, scored, table, inputs, note)
 
@@ -143,7 +143,7 @@ def mark(
         "note": note,
     }
     table = pa.Table.from_pylist([row], schema=tables.PARTITIONS)
-    lake.publish("partitions", table, {"product": product, "night": night}, ["product", "night"])
+    lake.publish("partitions", table, {"product": product, "night": night})
 
 
 def lately(lake: Lake, spec: UseCase, night: str, state: State) -> list[Finding]:

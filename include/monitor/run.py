@@ -68,9 +68,9 @@ def _publish(lake: Lake, spec: UseCase, night: str, state: State) -> None:
     found += drifted(lake, spec, night, state, learnt, served)
     found += performance.lately(lake, spec, night, state)
     table = findings.table(night, found)
-    lake.publish("findings", table, {"night": night}, ["night"])
+    lake.publish("findings", table, {"night": night})
     decision = decide([*_history(lake, spec, night, state), found], spec.retraining, champion)
-    lake.publish("decisions", _decision(night, decision), {"night": night}, ["night"])
+    lake.publish("decisions", _decision(night, decision), {"night": night})
     before = state.partition(PRODUCT, night)
     drawn = before is not None and before["digest"] == digest_table(table)
     if before is None or not drawn or _window(before["inputs"]) != _window(json.dumps(inputs)):

@@ -152,23 +152,8 @@ def rollback(
         return _ref(lake, live, "nothing to do: ")
     models.fetch(lake, target["model"])
 
-    def decide(rows: list[Row]) -> list[Row] | Row:
-        now = ledger.champions(rows)[-1]
-        if now["model"] == target["model"]:
-            return now
-        if to is None and now["model"] != live["model"]:
-            raise StaleDecision(
-                f"{spec.name}: rollback",
-                required=f"champion v{live['version']}",
-                found=f"v{now['version']}",
-                remedy="somebody else switched meanwhile: look again, and name the version to go back to",
-            )
-        effective = ledger.next_unserved(lake, spec) or now["effective"]
-        new = {"effective": effective, "kind": ROLLED_BACK, "by": by, "reason": reason, "request": request}
-        return [{**row, **new} for row in rows if row["switch"] == target["switch"]]
-
-    back = ledger.switch(lake, decide)
-    assert back is not None
+    why = {"kind": ROLLED_BACK, "by": by, "reason": reason, "request": request}
+    back = _go_back(lake, spec, target, live if to is None else None, why)
     if registry is not None:
         mirror(lake, spec, registry)
     return _ref(lake, back)
@@ -199,6 +184,33 @@ def _switch_to(lake: Lake, spec: UseCase, attempt: Row, by: str = "") -> Row | N
         return [{**row, "role": role, "model": model} for role, model in roles.items()]
 
     return ledger.switch(lake, decide)
+
+
+def _go_back(lake: Lake, spec: UseCase, target: Row, expected: Row | None, why: Row) -> Row:
+    """Write the switch back to a champion's row, unless the live one isn't the one expected any more."""
+
+    def decide(rows: list[Row]) -> list[Row] | Row:
+        now = ledger.champions(rows)[-1]
+        if now["model"] == target["model"]:
+            return now
+        if expected is not None and now["model"] != expected["model"]:
+            raise _overtaken(spec, expected, now)
+        effective = ledger.next_unserved(lake, spec) or now["effective"]
+        new = {**why, "effective": effective}
+        return [{**row, **new} for row in rows if row["switch"] == target["switch"]]
+
+    back = ledger.switch(lake, decide)
+    assert back is not None
+    return back
+
+
+def _overtaken(spec: UseCase, seen: Row, now: Row) -> StaleDecision:
+    return StaleDecision(
+        f"{spec.name}: rollback",
+        required=f"champion v{seen['version']}",
+        found=f"v{now['version']}",
+        remedy="somebody else switched meanwhile: look again, and name the version to go back to",
+    )
 
 
 def _target(lake: Lake, spec: UseCase, rows: list[Row], to: str | None) -> Row:

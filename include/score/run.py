@@ -33,7 +33,7 @@ def score(lake: Lake, spec: UseCase, night: str) -> Ref:
     NotPublished
         There are no rows to score that were known at the night's decision time.
     """
-    seen = _seen(lake, spec, night)
+    seen = seen_by(lake, spec, night)
     state = {
         r["product"]: r for r in lake.rows("partitions", {"product": list(spec.sources), "night": night})
     }
@@ -48,7 +48,7 @@ def score(lake: Lake, spec: UseCase, night: str) -> Ref:
         made = predictions.build(
             spec, rows, ladder.climb(lake, spec, rows, rungs, _missing(spec, night, seen, state))
         )
-    return _publish(lake, spec, night, rows, made, _inputs(spec, seen))
+    return _publish(lake, spec, night, rows, made, inputs_of(spec, seen))
 
 
 def restate(lake: Lake, spec: UseCase, night: str, model: str, version: str) -> Ref:
@@ -65,17 +65,17 @@ def restate(lake: Lake, spec: UseCase, night: str, model: str, version: str) -> 
     ModelError
         The model can't be loaded, or fails on these rows.
     """
-    rows = compute(spec, _seen(lake, spec, night), [night])
+    rows = compute(spec, seen_by(lake, spec, night), [night])
     if rows.num_rows == 0:
         raise _nothing(spec, night, {})
     step = Step("restated", version, model)
     made = predictions.build(spec, rows, Served(step, "", ladder.predict(lake, spec, rows, step)))
-    lake.publish("restated", made, {"night": night, "model": model}, ["night", "model"])
+    lake.publish("restated", made, {"night": night, "model": model})
     note = f"{made.num_rows} rows by {step.name}"
     return Ref(f"{lake.uri}/tables/restated", night, digest_table(made), made.num_rows, note)
 
 
-def _seen(lake: Lake, spec: UseCase, night: str) -> dict[str, pa.Table]:
+def seen_by(lake: Lake, spec: UseCase, night: str) -> dict[str, pa.Table]:
     """Return each source's rows that were known at the night's decision time."""
     decided = pa.scalar(spec.clock.moment(night), tables.TIME)
     read = views.read(lake, spec, [night])
@@ -107,7 +107,7 @@ def _again(lake: Lake, spec: UseCase, rows: pa.Table, published: pa.Table) -> pa
         return views.shaped(published.sort_by([(c, "ascending") for c in spec.key]), shape).combine_chunks()
 
 
-def _inputs(spec: UseCase, seen: Mapping[str, pa.Table]) -> dict[str, str]:
+def inputs_of(spec: UseCase, seen: Mapping[str, pa.Table]) -> dict[str, str]:
     """Return the digest of what the night saw of each source: rows that came later are no part of it."""
     order = {name: ("night", "revision", *source.key) for name, source in spec.sources.items()}
     return {
@@ -122,13 +122,11 @@ def _publish(
     step, reason = predictions.who(made)
     note = f"{made.num_rows} rows by {step.name}" + (f": {reason}" if reason else "")
     digest = digest_table(made)
-    lake.publish("predictions", made, {"night": night}, ["night"])
+    lake.publish("predictions", made, {"night": night})
     of_features = profile.build("features", night, rows, spec.features.numeric, spec.features.categorical)
     of_predictions = profile.build("predictions", night, made, ["prediction"], [])
     both = pa.concat_tables([of_features, of_predictions])
-    lake.publish(
-        "profiles", both, {"product": ["features", "predictions"], "night": night}, ["product", "night"]
-    )
+    lake.publish("profiles", both, {"product": ["features", "predictions"], "night": night})
     row = {
         "product": "predictions",
         "night": night,
@@ -144,7 +142,7 @@ def _publish(
         "note": note,
     }
     done = pa.Table.from_pylist([row], schema=tables.PARTITIONS)
-    lake.publish("partitions", done, {"product": "predictions", "night": night}, ["product", "night"])
+    lake.publish("partitions", done, {"product": "predictions", "night": night})
     return Ref(f"{lake.uri}/tables/predictions", night, digest, made.num_rows, note)
 
 

@@ -37,9 +37,7 @@ def publish(
     features = profile.build(name, record.night, rows, spec.features.numeric, spec.features.categorical)
     seen = profile.build(name, record.night, pa.table({"prediction": predictions}), ["prediction"], [])
     where = {"product": name, "night": record.night}
-    lake.publish(
-        "profiles", pa.concat_tables([features, seen]).sort_by("column"), where, ["product", "night"]
-    )
+    lake.publish("profiles", pa.concat_tables([features, seen]).sort_by("column"), where)
     made = {
         **where,
         "outcome": "published",
@@ -54,4 +52,4 @@ def publish(
         "note": f"what {record.challenger.name} v{record.version} was fitted on",
     }
     row = pa.Table.from_pylist([made], schema=PARTITIONS)
-    lake.publish("partitions", row, where, ["product", "night"])
+    lake.publish("partitions", row, where)

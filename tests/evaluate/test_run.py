@@ -133,7 +133,7 @@ def test_moved_data_are_refused(clinic: Clinic) -> None:
     assert rows is not None
     changed = pa.array(np.full(rows.num_rows, 99.0))
     moved = rows.set_column(rows.schema.get_field_index("minutes"), "minutes", changed)
-    clinic.lake.publish("validated_outcomes", moved, {"night": "2024-03-10"}, ["night", "revision"])
+    clinic.lake.publish("validated_outcomes", moved, {"night": "2024-03-10"})
     with pytest.raises(StaleDecision, match=r"the training data that the training saw.*trains again"):
         evidence(clinic)
 

@@ -109,9 +109,9 @@ def publish(
     revisions = list(given)
     for table in revisions:
         where = {"night": night, "revision": table["revision"][0].as_py()}
-        lake.publish(f"validated_{source}", table, where, ["night", "revision"])
+        lake.publish(f"validated_{source}", table, where)
     row = _status(source, night, outcome, revisions[-1].num_rows if revisions else 0, len(revisions) - 1)
-    lake.publish("partitions", row, {"product": source, "night": night}, ["product", "night"])
+    lake.publish("partitions", row, {"product": source, "night": night})
 
 
 def fill(lake: Lake, use: UseCase, first: str, last: str) -> None:
@@ -119,10 +119,10 @@ def fill(lake: Lake, use: UseCase, first: str, last: str) -> None:
     for source in use.sources:
         nights = use.nights(source, first, last)
         given = [rows(use, source, night) for night in nights]
-        lake.publish(f"validated_{source}", pa.concat_tables(given), {"night": nights}, ["night", "revision"])
+        lake.publish(f"validated_{source}", pa.concat_tables(given), {"night": nights})
         states = [_status(source, night, "published", given[0].num_rows, 0) for night in nights]
         where = {"product": source, "night": nights}
-        lake.publish("partitions", pa.concat_tables(states), where, ["product", "night"])
+        lake.publish("partitions", pa.concat_tables(states), where)
 
 
 def _status(source: str, night: str, outcome: str, count: int, revision: int) -> pa.Table:
@@ -139,4 +139,4 @@ def without_later(lake: Lake, use: UseCase, moment: datetime, to: Lake) -> None:
         kept = [row for row in lake.rows(f"validated_{source}") if row["known_at"] <= moment]
         table = pa.Table.from_pylist(kept, schema=tables.validated(use.sources[source]))
         nights = sorted({row["night"] for row in kept})
-        to.publish(f"validated_{source}", table, {"night": nights}, ["night", "revision"])
+        to.publish(f"validated_{source}", table, {"night": nights})

@@ -168,7 +168,7 @@ def test_revisions(tmp_path: Path, use: UseCase) -> None:
             )
         ],
     )
-    lake.publish("validated_arrivals", first, {"night": "2024-03-04", "revision": 0}, ["night", "revision"])
+    lake.publish("validated_arrivals", first, {"night": "2024-03-04", "revision": 0})
     now = features(lake, use, ["2024-03-04", "2024-03-05"], as_of="now")
     assert digest_table(now) == digest_table(features(clean, use, ["2024-03-04", "2024-03-05"]))
 

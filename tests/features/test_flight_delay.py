@@ -48,7 +48,7 @@ def lake(use: UseCase, given: dict[str, pa.Table], tmp_path_factory: pytest.Temp
     made = Lake("flight_delay", str(tmp_path_factory.mktemp("lake")))
     for source, rows in given.items():
         where = {"night": use.nights(source, FIRST, LAST)}
-        made.publish(f"validated_{source}", rows, where, ["night", "revision"])
+        made.publish(f"validated_{source}", rows, where)
     return made
 
 

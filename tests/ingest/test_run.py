@@ -147,10 +147,9 @@ def test_what_was_lost_is_made_again(
     change(shop, NIGHTS[1], ",s01,bread,", ",s1,bread,")
     ingest(lake, spec, "sales", NIGHTS[:2], connect)
     expected = state(lake)
-    columns = ["product" if lost == "profiles" else "source", "night"]
     nothing = lake.read(lost).slice(0, 0)
-    where = {"night": NIGHTS[1], **({} if lost == "validated_sales" else {columns[0]: "sales"})}
-    lake.publish(lost, nothing, where, ["night", "revision"] if lost == "validated_sales" else columns)
+    owner = {"profiles": {"product": "sales"}, "quarantine": {"source": "sales"}}.get(lost, {})
+    lake.publish(lost, nothing, {"night": NIGHTS[1], **owner})
     assert state(lake) != expected
     ingest(lake, spec, "sales", NIGHTS[:2], connect)
     assert state(lake) == expected

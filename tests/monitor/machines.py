@@ -105,12 +105,7 @@ def publish(
     known = use.clock.local(night, use.sources[source].known)
     schema = tables.validated(use.sources[source])
     full = [{**row, "night": night, "revision": 0, "known_at": said.get("known_at", known)} for row in rows]
-    lake.publish(
-        f"validated_{source}",
-        pa.Table.from_pylist(full, schema=schema),
-        {"night": night},
-        ["night", "revision"],
-    )
+    lake.publish(f"validated_{source}", pa.Table.from_pylist(full, schema=schema), {"night": night})
     status = {
         "product": source,
         "night": night,
@@ -127,7 +122,7 @@ def publish(
         **{k: v for k, v in said.items() if k != "known_at"},
     }
     table = pa.Table.from_pylist([status], schema=tables.PARTITIONS)
-    lake.publish("partitions", table, {"product": source, "night": night}, ["product", "night"])
+    lake.publish("partitions", table, {"product": source, "night": night})
 
 
 def readings(lake: Lake, use: UseCase, night: str, fault: Fault = dict) -> None:
@@ -162,9 +157,7 @@ def fit(lake: Lake, use: UseCase) -> tuple[str, bytes]:
     seen = profile.build(product, TRAINED, fitted, use.features.numeric, use.features.categorical)
     predicted = pa.table({"prediction": models.predict(model, held, use)})
     parts = [seen, profile.build(product, TRAINED, predicted, ["prediction"], [])]
-    lake.publish(
-        "profiles", pa.concat_tables(parts), {"product": product, "night": TRAINED}, ["product", "night"]
-    )
+    lake.publish("profiles", pa.concat_tables(parts), {"product": product, "night": TRAINED})
     return digest, data
 
 
@@ -200,12 +193,7 @@ def forget_history(lake: Lake) -> None:
     """Take away the rows that the model learnt from."""
     nights = lake.read("validated_readings", columns=["night"])["night"].to_pylist()
     past = sorted({night for night in nights if night <= TRAINED})
-    lake.publish(
-        "validated_readings",
-        lake.read("validated_readings").slice(0, 0),
-        {"night": past},
-        ["night", "revision"],
-    )
+    lake.publish("validated_readings", lake.read("validated_readings").slice(0, 0), {"night": past})
 
 
 def state(lake: Lake) -> dict[str, str]:

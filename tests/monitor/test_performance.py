@@ -66,7 +66,7 @@ def test_what_is_required_is_judged_on_the_pooled_window(quick: Lake, use: UseCa
 def test_labels_that_come_late_are_known_later(quick: Lake, use: UseCase, week: list[str]) -> None:
     """A night whose labels came two nights late matures then, and its row says on which night."""
     nobody = quick.read("partitions").slice(0, 0)
-    quick.publish("partitions", nobody, {"product": "stops", "night": week[2]}, ["product", "night"])
+    quick.publish("partitions", nobody, {"product": "stops", "night": week[2]})
     run(quick, use, *week[:4])
     assert {row["night"] for row in quick.rows("performance")} == {week[1]}
     machines.stops(quick, use, week[2], known_at=use.clock.local(week[4], "06:00"))

@@ -51,7 +51,7 @@ def test_a_page_fetches_nothing(page: str) -> None:
 def test_a_page_is_the_same_each_time(page: str, lake: Lake, use: UseCase, week: list[str]) -> None:
     """Drawn anew, the page has the same bytes: its ids aren't random."""
     gone = lake.read("partitions").slice(0, 0)
-    lake.publish("partitions", gone, {"product": "monitor", "night": week[1]}, ["product", "night"])
+    lake.publish("partitions", gone, {"product": "monitor", "night": week[1]})
     lake.replace(f"reports/monitor/{week[1]}.html", b"")
     monitor(lake, use, week[1])
     found = lake.get(f"reports/monitor/{week[1]}.html")

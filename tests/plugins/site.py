@@ -133,22 +133,22 @@ def fill(lake: Lake, usecase: str) -> None:
         ]  # fmt: skip
         for row in rows:
             at = {"product": row["product"], "night": night}
-            lake.publish("partitions", _table([row], tables.PARTITIONS), at, ["product", "night"])
+            lake.publish("partitions", _table([row], tables.PARTITIONS), at)
         scored = [
             {"night": night, "prediction": 0.25, "rung": rung, "reason": "", "version": "3",
              "model": "m" * 64, "row_digest": "r" * 64}
             for rung in ("champion", "champion", "champion", "prior" if bad else "champion")
         ]  # fmt: skip
-        lake.publish("predictions", _table(scored, tables.PREDICTIONS), {"night": night}, ["night"])
+        lake.publish("predictions", _table(scored, tables.PREDICTIONS), {"night": night})
         note = f"price: {PLANTED}"
         found = {"night": night, "check": "drift", "subject": "price", "value": 0.4 if bad else 0.1,
                  "threshold": 0.25, "outcome": "alarm" if bad else "ok", "note": note}  # fmt: skip
-        lake.publish("findings", _table([found], tables.FINDINGS), {"night": night}, ["night"])
+        lake.publish("findings", _table([found], tables.FINDINGS), {"night": night})
         decided = {"night": night, "decision": "nothing", "cause": "", "reason": "nothing degraded"}
-        lake.publish("decisions", _table([decided], tables.DECISIONS), {"night": night}, ["night"])
+        lake.publish("decisions", _table([decided], tables.DECISIONS), {"night": night})
     measured = {"night": first, "known": second, "metric": "r2", "value": 0.4321, "rows": 96, "unlabelled": 4,
                 "rungs": '{"champion": 4}', "versions": '{"3": 4}'}  # fmt: skip
-    lake.publish("performance", _table([measured], tables.PERFORMANCE), {"night": first}, ["night"])
+    lake.publish("performance", _table([measured], tables.PERFORMANCE), {"night": first})
     _quarantine(lake, source, second)
     _ledgers(lake, first)
     lake.replace(f"reports/monitor/{second}.html", b"<!doctype html><script>1</script><p>drifted: price</p>")
@@ -162,7 +162,7 @@ def _quarantine(lake: Lake, source: str, night: str) -> None:
         for number in range(250)
     ]  # fmt: skip
     where = {"source": source, "night": night}
-    lake.publish("quarantine", _table(bad, tables.QUARANTINE), where, ["source", "night"])
+    lake.publish("quarantine", _table(bad, tables.QUARANTINE), where)
 
 
 def _ledgers(lake: Lake, night: str) -> None:

@@ -38,7 +38,7 @@ def _serve(lake: Lake, *nights: str) -> None:
             "outcome": "published",
         }
         where = {"product": "predictions", "night": night}
-        lake.publish("partitions", pa.Table.from_pylist([row], PARTITIONS), where, ["product", "night"])
+        lake.publish("partitions", pa.Table.from_pylist([row], PARTITIONS), where)
 
 
 def _champion(lake: Lake, night: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -50,12 +50,12 @@ class Dying(Lake):
         self.left = writes
 
     # the parent's is typed by its decorator, which tells no parameters
-    def publish(self, table: str, rows: pa.Table, where: Where, partition_by: Sequence[str]) -> int:  # type: ignore[override]
+    def publish(self, table: str, rows: pa.Table, where: Where) -> int:  # type: ignore[override]
         """Write, or die."""
         if self.left == 0:
             raise KeyboardInterrupt
         self.left -= 1
-        return super().publish(table, rows, where, partition_by)
+        return super().publish(table, rows, where)
 
 
 def test_three_times(lake: Lake, use: UseCase, deploy: Deploy) -> None:
@@ -224,9 +224,7 @@ def test_what_was_read(lake: Lake, use: UseCase, deploy: Deploy) -> None:
         assert row["spec"] == use.digest
         inputs.append(json.loads(row["inputs"]))
         # the first is before the lookback, the second within it
-        lake.publish(
-            f"validated_{source}", parcels.rows(use, source, day)[:0], {"night": day}, ["night", "revision"]
-        )
+        lake.publish(f"validated_{source}", parcels.rows(use, source, day)[:0], {"night": day})
     score(lake, use, NIGHT)
     inputs.append(
         json.loads(lake.rows("partitions", {"product": "predictions", "night": NIGHT})[0]["inputs"])

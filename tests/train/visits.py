@@ -101,11 +101,11 @@ def fill(lake: Lake, spec: UseCase, first: str = FIRST, last: str = LAST) -> Non
     ]
     for name, rows in (("visits", planned), ("outcomes", came)):
         table = pa.Table.from_pylist(rows, schema=tables.validated(spec.sources[name]))
-        lake.publish(f"validated_{name}", table, {"night": nights}, ["night", "revision"])
+        lake.publish(f"validated_{name}", table, {"night": nights})
         made = [{"product": name, "night": n, "outcome": "published"} for n in nights]
         where = {"product": name, "night": nights}
         status = pa.Table.from_pylist(made, schema=tables.PARTITIONS)
-        lake.publish("partitions", status, where, ["product", "night"])
+        lake.publish("partitions", status, where)
 
 
 def _world(night: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

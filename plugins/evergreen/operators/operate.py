@@ -30,7 +30,7 @@ class OperateOperator(EvergreenOperator):
                     f"{form['action']}: required a person and a reason, found {by!r}, {form['reason']!r}; "
                     "trigger this from the UI, logged in, and fill in the field `reason`"
                 )
-            return self.handed(self._switch(form, by))
+            return self.handed(self._switch(form, by, context["run_id"]))
 
     def _verify(self) -> Ref:
         from include.verify import verify
@@ -41,11 +41,12 @@ class OperateOperator(EvergreenOperator):
             raise AirflowFailException("; ".join(found.differences[:5]))
         return Ref(lake.uri, "all", note=found.note)
 
-    def _switch(self, form: Any, by: str) -> Ref:
+    def _switch(self, form: Any, by: str, request: str) -> Ref:
         from include.promote.run import force, rollback
         from include.registry import Registry
 
         lake, spec = self.open()
+        to, reason, registry = form["version"] or None, form["reason"], Registry()
         if form["action"] == "roll back":
-            return rollback(lake, spec, form["version"] or None, by, form["reason"], registry=Registry())
-        return force(lake, spec, form["attempt"], by, form["reason"], registry=Registry())
+            return rollback(lake, spec, to, by, reason, registry=registry, request=request)
+        return force(lake, spec, form["attempt"], by, reason, registry=registry)

@@ -94,13 +94,15 @@ class PromoteOperator(EvergreenOperator):
         self.verdict = verdict
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Return the reference of the switch, or skip with the verdict's sentence."""
-        from include.promote.run import promote
+        """Return the reference of the switch, or skip with what stands in its way."""
+        from include.promote import ledger
+        from include.promote.run import obstacle, promote
         from include.registry import Registry
 
         lake, spec = self.open()
         with self.one_try():
             switched = promote(lake, spec, self.verdict["uri"], registry=Registry())
         if switched is None:
-            raise AirflowSkipException(self.verdict["note"])
+            why = obstacle(ledger.switches(lake), ledger.attempt(lake, self.verdict["uri"]))
+            raise AirflowSkipException(why or self.verdict["note"])
         return self.handed(switched)
