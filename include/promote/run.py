@@ -147,8 +147,7 @@ def rollback(
     if row := _asked(seen, request):
         return _ref(lake, row, "already carried out: ")
     target = _target(lake, spec, seen, to)
-    live = ledger.champions(seen)[-1]
-    if live["model"] == target["model"]:
+    if (live := ledger.champions(seen)[-1])["model"] == target["model"]:
         return _ref(lake, live, "nothing to do: ")
     models.fetch(lake, target["model"])
 
