@@ -35,7 +35,7 @@ CONFIGURATION = {
 # A night is no partition column: a file for each, hundreds a year, took longer to open than to read. Files
 # are pruned by their nights' bounds instead, and a commit that replaces a night rewrites only its file.
 PARTITIONED = {"partitions": ["product"], "profiles": ["product"], "quarantine": ["source"]}
-FILES = 100  # so many files, or a multiple, have a table compacted
+FILES = 50  # so many files, or a multiple, have a table compacted
 _again = retry(
     retry=retry_if_exception_type(CommitFailedError),
     wait=wait_random_exponential(multiplier=0.05, max=2),

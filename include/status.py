@@ -153,7 +153,8 @@ def _stale(lake: Lake, spec: UseCase, partitions: list[Row]) -> list[Row]:
             continue
         made = row["revision"] or 0
         revision = newest.get((row["product"], row["night"]), made)
-        why = f"declared otherwise then ({(row['spec'] or '')[:12]})" if row["spec"] != spec.digest else ""
+        made_for, now = row["spec"] or "", spec.digest_of(row["product"])
+        why = f"declared otherwise then ({made_for[:12]})" if made_for != now else ""
         if revision > made:
             why = f"revision {revision} came, this is of revision {made}"
         if why:

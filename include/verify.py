@@ -168,7 +168,7 @@ def _stale(lake: Lake, spec: UseCase, rows: Sequence[Row], kept: Mapping[str, Ro
     """Yield a sentence for each partition whose declaration or inputs are others now."""
     for row in rows:
         product, night = row["product"], row["night"]
-        why = "" if row["spec"] == spec.digest else "the declaration has changed since"
+        why = "" if row["spec"] == spec.digest_of(product) else "the declaration has changed since"
         if product in spec.sources and night in kept[product]:
             if publish.inputs(product, kept[product][night]) != row["inputs"]:
                 why = "another snapshot came since"

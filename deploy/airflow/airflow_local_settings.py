@@ -6,6 +6,7 @@ lives on in the child, and no code of this project, since tasks must see an edit
 """
 
 # ruff: noqa: F401  # imported for the tasks that will be forked
+import gc
 import os
 
 __all__: list[str] = []  # Airflow takes every public name here for a setting
@@ -32,3 +33,6 @@ if os.environ.get("EVERGREEN_WARM") == "1":
     import sklearn.pipeline
     import sklearn.preprocessing
     import skops.io
+
+    gc.collect()
+    gc.freeze()  # a task's garbage collector would go through all of this, and copy the pages it touches

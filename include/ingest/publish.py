@@ -91,7 +91,9 @@ def standing(
     kept: Mapping[str, Sequence[Snapshot]],
 ) -> set[str]:
     """Return the nights whose tables are already what their snapshots, the spec and the code make of them."""
-    now = {night: (inputs(source, many), spec.digest, code_version()) for night, many in kept.items()}
+    now = {
+        night: (inputs(source, many), spec.digest_of(source), code_version()) for night, many in kept.items()
+    }
     same = [
         night
         for night, row in before.items()

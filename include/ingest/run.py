@@ -169,7 +169,7 @@ def _made(lake: Lake, spec: UseCase, source: str, revisions: Revisions) -> _Made
 
 def _row(spec: UseCase, source: str, night: str, lineage: str) -> Row:
     nothing = {"revision": 0, "rows": 0, "quarantined": 0, "duplicates": 0, "digest": ""}
-    made_by = {"inputs": lineage, "spec": spec.digest, "code": code_version()}
+    made_by = {"inputs": lineage, "spec": spec.digest_of(source), "code": code_version()}
     return {"product": source, "night": night, **nothing, **made_by}
 
 

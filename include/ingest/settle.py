@@ -27,16 +27,15 @@ def settle(lake: Lake, spec: UseCase, night: str, connect: Connect) -> list[Outc
         of the nights that were attempted here; none where all was settled.
     """
     last = spec.clock.shift(night, -1)
-    lookback = spec.clock.shift(night, -spec.features.lookback)
     recent = spec.clock.shift(night, -AGAIN)
+    lookback = spec.clock.shift(night, -max(spec.features.lookback, AGAIN))
+    rows = lake.rows("partitions", {"product": list(spec.sources), "night": spec.clock.keys(lookback, last)})
+    known = {(row["product"], row["night"]): row["outcome"] for row in rows}
     outcomes = []
     for source in spec.sources:
-        nights = spec.nights(source, min(lookback, recent), last)
-        rows = {row["night"]: row for row in lake.rows("partitions", {"product": source, "night": nights})}
-        never = [one for one in nights if one not in rows and one >= lookback]
-        late = [
-            one for one in nights if one >= recent and one in rows and rows[one]["outcome"] == "unavailable"
-        ]
+        nights = spec.nights(source, lookback, last)
+        never = [one for one in nights if (source, one) not in known]
+        late = [one for one in nights if one >= recent and known.get((source, one)) == "unavailable"]
         if never:
             outcomes += ingest(lake, spec, source, never, connect)
         if late:

@@ -96,6 +96,13 @@ class UseCase(Strict):
         """The digest of the declaration and its SQL: what a result depends on beside data and code."""
         return digest_json([self.model_dump(mode="json", by_alias=True), self.sql])
 
+    def digest_of(self, product: str) -> str:
+        """Return the digest of what a product depends on: a source on its part and the clock, others on all."""
+        if product not in self.sources:
+            return self.digest
+        part = self.sources[product].model_dump(mode="json", by_alias=True)
+        return digest_json([part, self.schedule.nightly, self.schedule.timezone])
+
     def nights(self, source: str, first: str, last: str) -> list[str]:
         """Return the nights from ``first`` to ``last`` on which a source exists."""
         start = max(first, self.sources[source].start or self.schedule.start, self.schedule.start)

@@ -79,7 +79,7 @@ def test_a_night_becomes_rows_a_profile_and_a_row_of_its_own(
     (kept,) = snapshots(lake, "sales", NIGHTS)[NIGHTS[1]]
     (partition,) = lake.rows("partitions")
     assert partition["inputs"] == f'{{"raw/sales": "{kept.identity}"}}'
-    assert (partition["digest"], partition["spec"]) == (outcome.digest, spec.digest)
+    assert (partition["digest"], partition["spec"]) == (outcome.digest, spec.digest_of("sales"))
 
 
 def test_again_and_in_another_order_is_the_same(
@@ -181,7 +181,7 @@ def test_new_code_or_another_spec_makes_the_tables_anew(
     ingest(lake, pounds, "sales", NIGHTS[:1], connect)
     assert max(row["price"] for row in lake.rows("validated_sales")) == pytest.approx(before * 10)
     (partition,) = lake.rows("partitions")
-    assert (partition["code"], partition["spec"]) == ("newer", pounds.digest)
+    assert (partition["code"], partition["spec"]) == ("newer", pounds.digest_of("sales"))
 
 
 def test_the_first_fetch_wins(lake: Lake, spec: UseCase, shop: Path, connect: Connect) -> None:
