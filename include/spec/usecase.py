@@ -97,7 +97,7 @@ class UseCase(Strict):
         return digest_json([self.model_dump(mode="json", by_alias=True), self.sql])
 
     def digest_of(self, product: str) -> str:
-        """Return the digest of what a product depends on: a source on its part and the clock, others on all."""
+        """Return the digest of what a product depends on: a source on its part and the clock, else all."""
         if product not in self.sources:
             return self.digest
         part = self.sources[product].model_dump(mode="json", by_alias=True)

@@ -8,8 +8,11 @@ from datetime import date
 import pytest
 
 from demo.airflow_api import AirflowError
+from include.environment import endpoint
+from include.lake import Lake
+from include.spec import load
 from tests.e2e.conftest import WEEKS, House
-from tests.faults.clocks import state
+from tests.faults import clocks
 from tests.usecases.weekly_sales import world
 
 pytestmark = pytest.mark.airflow
@@ -52,7 +55,7 @@ def test_a_backfill_of_nights_is_served_by_the_champion(house: House, champion: 
 def test_overlapping_runs_lose_and_double_nothing(house: House, champion: str) -> None:
     """A night run three times at once, twice through the API and once by a shell, is the night run once."""
     night = NIGHTS[-3]
-    before = state(house.lake(OWN))
+    before = clocks.state(house.lake(OWN))
     shell = subprocess.Popen([*house.command(), "run", "ingest", OWN, "--night", night])
     for run in ("overlap_1", "overlap_2"):
         house.api.trigger_run(f"{OWN}__nightly", {"partition": night}, run_id=run)
@@ -60,7 +63,7 @@ def test_overlapping_runs_lose_and_double_nothing(house: House, champion: str) -
     for run in ("overlap_1", "overlap_2"):
         assert house.api.wait_run(f"{OWN}__nightly", run, timeout=120)["state"] == "success"
     assert shell.wait(60) == 0
-    assert state(house.lake(OWN)) == before
+    assert clocks.state(house.lake(OWN)) == before
 
 
 def test_a_backfilled_training_is_recorded_and_never_deployed(house: House, champion: str) -> None:
@@ -79,23 +82,23 @@ def test_a_run_without_a_night_is_refused_in_a_sentence(house: House, champion: 
     assert "fill in the field `partition`" in house.log(f"{OWN}__nightly", "no_night", "ingest.sales")
 
 
-@pytest.mark.parametrize(("task", "write"), [("ingest.sales", 3), ("score.predict", 2), ("monitor.watch", 2)])
+@pytest.mark.parametrize(
+    ("night", "task", "write"),
+    [(NIGHTS[0], "ingest.sales", 4), (NIGHTS[1], "score.predict", 2), (NIGHTS[2], "monitor.watch", 2)],
+)
 def test_a_killed_task_is_run_again_and_the_night_ends_as_if_nothing_had_happened(
-    house: House, champion: str, task: str, write: int
+    house: House, night: str, task: str, write: int
 ) -> None:
     """`kill -9` between two writes: Airflow runs the task again, and the tables equal an unharmed night's."""
-    usecase, night = "weekly_killed", NIGHTS[3]
-    run = f"killed_{task}"
-    if task == "ingest.sales":
-        house.run(f"{usecase}__history", "load", first=NIGHTS[0], last=NIGHTS[2])
-        house.run(f"{usecase}__nightly", "unharmed", partition=night)
-    unharmed = state(house.lake(usecase))
+    usecase, run = "weekly_killed", f"killed_{task}"
     (house.kill / task).write_text(str(write))
     assert house.run(f"{usecase}__nightly", run, partition=night)["state"] == "success"
     assert not (house.kill / task).exists(), "the kill never came"
     (killed,) = [t for t in house.api.task_instances(f"{usecase}__nightly", run) if t["task_id"] == task]
     assert killed["try_number"] == 2
-    assert state(house.lake(usecase)) == unharmed
+    unharmed = Lake(usecase, str(house.folder / "unharmed"))
+    clocks.night(unharmed, load(usecase), night, endpoint)
+    assert clocks.state(house.lake(usecase)) == clocks.state(unharmed)
 
 
 def test_a_mistyped_spec_is_an_import_error_and_takes_down_only_itself(house: House) -> None:
