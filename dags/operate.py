@@ -1,8 +1,7 @@
-"""What a person starts: check the lake, roll back to an earlier version, or force a refused challenger.
+"""What a person starts: check the lake, or roll back to an earlier version.
 
-When: by hand, from the form. A rollback or a forced promotion needs a logged-in person and a reason; both
-stay in the ledger for good.
-Changes: `verify` nothing; the others one row of each role in `deployments`, from the next night on.
+When: by hand, from the form. A rollback needs a logged-in person and a reason; the ledger keeps both.
+Changes: `verify` nothing; a rollback one row of each role in `deployments`, from the next night on.
 If it is red: the log says what was required, what was found and the remedy; nothing was switched.
 """
 
@@ -21,7 +20,6 @@ def operate(spec: UseCase) -> DAG:
         "version": Param(
             "", type="string", title="Version", description="To roll back to; empty: the previous one"
         ),
-        "attempt": Param("", type="string", title="Attempt", description="To force: the key of its verdict"),
     }
     with DAG(
         **arguments(spec, "operate"), schedule=None, max_active_runs=1, params=form, doc_md=__doc__

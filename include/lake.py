@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import cached_property
 from typing import Any, Literal
 
@@ -35,7 +34,6 @@ CONFIGURATION = {
 # A night is no partition column: a file for each, hundreds a year, took longer to open than to read. Files
 # are pruned by their nights' bounds instead, and a commit that replaces a night rewrites only its file.
 PARTITIONED = {"partitions": ["product"], "profiles": ["product"], "quarantine": ["source"]}
-FILES = 50  # so many files, or a multiple, have a table compacted
 _again = retry(
     retry=retry_if_exception_type(CommitFailedError),
     wait=wait_random_exponential(multiplier=0.05, max=2),
@@ -82,10 +80,7 @@ class Lake:
             predicate=_predicate(where),
             schema_mode=_mode(opened, rows.schema),
         )
-        version = int(opened.version())
-        if len(opened.file_uris()) % FILES == 0:
-            self._compact(opened)
-        return version
+        return int(opened.version())
 
     def append_at(self, table: str, rows: pa.Table, version: int) -> int:
         """Append to a ledger that is still at ``version`` (-1: not there yet), or raise `StaleDecision`."""
@@ -152,11 +147,6 @@ class Lake:
             return seen[table]
         except TableNotFoundError:
             return None
-
-    def _compact(self, table: DeltaTable) -> None:
-        """Lay many small files together; whoever writes meanwhile goes first, and the next one compacts."""
-        with suppress(CommitFailedError):
-            table.optimize.compact()
 
     def _ensure(self, table: str, schema: pa.Schema) -> DeltaTable:
         opened = self._open(table)

@@ -1,4 +1,4 @@
-"""One real Airflow for all end-to-end tests: scheduler, API server, PostgreSQL, S3, MLflow, the world."""
+"""One real Airflow for a module of tests: scheduler, API server, PostgreSQL, S3, MLflow, the world."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ class House:
         return [sys.executable, "-m", "include"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def house() -> Iterator[House]:
     """The stack, up, with the weekly use case's files and two more use cases laid beside it."""
     folder = Path(tempfile.mkdtemp(prefix="evergreen-e2e-"))  # pytest's own is closed to PostgreSQL's user
     made = House(folder)
-    for folder in (made.usecases, made.kill):
-        folder.mkdir()
+    made.usecases.mkdir()
+    made.kill.mkdir()
     world.write(made.shop, WEEKS)
     _copy(made.usecases, "weekly_killed")
     _copy(made.usecases, "weekly_mistyped", "objective: squared_error", "objectiv: squared_error")

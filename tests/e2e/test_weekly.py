@@ -55,14 +55,15 @@ def test_a_backfill_of_nights_is_served_by_the_champion(house: House, champion: 
 def test_overlapping_runs_lose_and_double_nothing(house: House, champion: str) -> None:
     """A night run three times at once, twice through the API and once by a shell, is the night run once."""
     night = NIGHTS[-3]
+    assert house.run(f"{OWN}__nightly", "alone", partition=night)["state"] == "success"
     before = clocks.state(house.lake(OWN))
-    shell = subprocess.Popen([*house.command(), "run", "ingest", OWN, "--night", night])
-    for run in ("overlap_1", "overlap_2"):
-        house.api.trigger_run(f"{OWN}__nightly", {"partition": night}, run_id=run)
-    subprocess.run([*house.command(), "run", "score", OWN, "--night", night], check=True)
-    for run in ("overlap_1", "overlap_2"):
-        assert house.api.wait_run(f"{OWN}__nightly", run, timeout=120)["state"] == "success"
-    assert shell.wait(60) == 0
+    with subprocess.Popen([*house.command(), "run", "ingest", OWN, "--night", night]) as shell:
+        for run in ("overlap_1", "overlap_2"):
+            house.api.trigger_run(f"{OWN}__nightly", {"partition": night}, run_id=run)
+        subprocess.run([*house.command(), "run", "score", OWN, "--night", night], check=True)
+        for run in ("overlap_1", "overlap_2"):
+            assert house.api.wait_run(f"{OWN}__nightly", run, timeout=120)["state"] == "success"
+    assert shell.returncode == 0
     assert clocks.state(house.lake(OWN)) == before
 
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,15 @@ from tests.faults import clocks
 
 LAKE_WRITES = ("publish", "append_at", "create", "replace")
 REGISTRY_WRITES = (
+    "create_experiment",
     "create_run",
     "log_batch",
-    "log_artifact",
     "log_artifacts",
+    "create_logged_model",
+    "log_model_artifacts",
+    "finalize_logged_model",
+    "log_outputs",
+    "create_registered_model",
     "create_model_version",
     "set_terminated",
     "set_registered_model_alias",
@@ -80,6 +86,9 @@ def forked(work: Callable[[], Any]) -> Any:
             with os.fdopen(writing, "w") as out:
                 json.dump(work(), out)
             code = 0
+        except BaseException:
+            traceback.print_exc()
+            raise
         finally:
             os._exit(code)
     os.close(writing)

@@ -108,7 +108,8 @@ class IngestRangeOperator(EvergreenOperator):
         self.source, self.first, self.last = source, first, last
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Return a reference to the range, and fail only where not one night could be published."""
+        """Return a reference to the range; fail where the source failed, or no night could be published."""
+        from include.ingest.request import NothingYet
         from include.ingest.run import ingest
 
         lake, spec = self.open()
@@ -119,6 +120,8 @@ class IngestRangeOperator(EvergreenOperator):
         for outcome in found:
             if outcome.outcome != "published":
                 self.log.warning("%s", outcome.note)
+            if isinstance(outcome.error, SourceUnavailable) and not isinstance(outcome.error, NothingYet):
+                outcome.raise_for_outcome()  # the nights that stand are cheap to pass over in the retry
         if found and not counts["published"]:
             raise AirflowFailException(found[0].note)
         note = f"{self.source} {self.first} to {self.last}: " + ", ".join(

@@ -12,11 +12,11 @@ from include.refs import Ref
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-ACTIONS = ["verify", "roll back", "force"]
+ACTIONS = ["verify", "roll back"]
 
 
 class OperateOperator(EvergreenOperator):
-    """Do the one action that the form asks for: check the lake, roll back, or force a refused challenger."""
+    """Do the one action that the form asks for: check the lake, or roll back."""
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of what was done."""
@@ -30,7 +30,7 @@ class OperateOperator(EvergreenOperator):
                     f"{form['action']}: required a person and a reason, found {by!r}, {form['reason']!r}; "
                     "trigger this from the UI, logged in, and fill in the field `reason`"
                 )
-            return self.handed(self._switch(form, by, context["run_id"]))
+            return self.handed(self._roll_back(form, by, context["run_id"]))
 
     def _verify(self) -> Ref:
         from include.verify import verify
@@ -41,12 +41,10 @@ class OperateOperator(EvergreenOperator):
             raise AirflowFailException("; ".join(found.differences[:5]))
         return Ref(lake.uri, "all", note=found.note)
 
-    def _switch(self, form: Any, by: str, request: str) -> Ref:
-        from include.promote.run import force, rollback
+    def _roll_back(self, form: Any, by: str, request: str) -> Ref:
+        from include.promote.run import rollback
         from include.registry import Registry
 
         lake, spec = self.open()
-        to, reason, registry = form["version"] or None, form["reason"], Registry()
-        if form["action"] == "roll back":
-            return rollback(lake, spec, to, by, reason, registry=registry, request=request)
-        return force(lake, spec, form["attempt"], by, reason, registry=registry)
+        to = form["version"] or None
+        return rollback(lake, spec, to, by, form["reason"], registry=Registry(), request=request)
