@@ -46,7 +46,8 @@ lint: install ## ruff and mypy
 	$(VENV)/mypy .
 
 test: lint ## lint and all tests but the longest
-	$(VENV)/python -m pytest -m "not full"
+	$(VENV)/python -m pytest -m "not full and not airflow" -n 2 --dist loadfile
+	$(VENV)/python -m pytest -m "airflow and not full"
 
 test-full: lint ## lint and every test
 	$(VENV)/python -m pytest
