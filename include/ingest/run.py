@@ -7,6 +7,7 @@ done. A night that can't be had or is refused is recorded and never raises: the 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,12 +22,14 @@ from include.ingest.gather import gather
 from include.ingest.outcome import Outcome
 from include.ingest.publish import by_night, digest, inputs, publish, standing
 from include.ingest.read import read
+from include.ingest.request import NothingYet
 from include.ingest.snapshot import Snapshot, snapshots
 from include.ingest.suite import checked
 from include.lake import Lake
 from include.spec import UseCase
 from include.tables import QUARANTINE, validated
 
+NOTHING_YET = json.dumps({"answer": "nothing yet"})  # for ever: a later outage doesn't unsay it
 Row = dict[str, Any]
 Revisions = Mapping[str, Sequence[Snapshot]]
 
@@ -123,7 +126,11 @@ def _brought(
     stand = standing(lake, spec, source, before, kept)
     todo = {night: many for night, many in kept.items() if night not in stand}
     made = _made(lake, spec, source, todo)
-    absent = {night: _absent(spec, source, night, errors[night]) for night in errors if night not in kept}
+    absent = {
+        night: _absent(spec, source, night, errors[night], before.get(night))
+        for night in errors
+        if night not in kept
+    }
     news = {
         night: row
         for night, row in {**made.rows, **absent}.items()
@@ -173,10 +180,12 @@ def _row(spec: UseCase, source: str, night: str, lineage: str) -> Row:
     return {"product": source, "night": night, **nothing, **made_by}
 
 
-def _absent(spec: UseCase, source: str, night: str, error: EvergreenError) -> Row:
-    """Return the row of a night of which nothing is kept."""
+def _absent(spec: UseCase, source: str, night: str, error: EvergreenError, before: Row | None) -> Row:
+    """Return the row of a night of which nothing is kept; it says whether the source had nothing once."""
     outcome = "refused" if isinstance(error, PartitionRefused) else "unavailable"
-    return {**_row(spec, source, night, "{}"), "outcome": outcome, "note": str(error)}
+    said = isinstance(error, NothingYet) or (before is not None and before["inputs"] == NOTHING_YET)
+    lineage = NOTHING_YET if said else "{}"
+    return {**_row(spec, source, night, lineage), "outcome": outcome, "note": str(error)}
 
 
 def _note(row: Row, refusal: PartitionRefused | None) -> str:

@@ -1,14 +1,14 @@
 """Before a night is scored, each night that it looks back on is published, refused or unavailable.
 
-So the order in which nights are run makes no difference, and a source that was late is asked again for a
-while.
+So the order in which nights are run makes no difference, and a source that was late or out is asked again for
+a while.
 """
 
 from __future__ import annotations
 
 from include.environment import Connect
 from include.ingest.outcome import Outcome
-from include.ingest.run import ingest
+from include.ingest.run import NOTHING_YET, ingest
 from include.lake import Lake
 from include.spec import UseCase
 
@@ -18,8 +18,9 @@ AGAIN = 3  # nights for which a source that had nothing is asked again
 def settle(lake: Lake, spec: UseCase, night: str, connect: Connect) -> list[Outcome]:
     """Ingest the nights of the lookback that nobody attempted, and ask again for those lately unavailable.
 
-    Nights that nobody attempted are known by their own rule, as in a historical load; what was unavailable
-    and came late is known on ``night``.
+    Nights that nobody attempted, or whose source didn't answer, are known by their own rule, as in a
+    historical load: an outage says nothing about when the data was there. Only where the source answered that
+    it had nothing yet is what came late known on ``night``.
 
     Returns
     -------
@@ -30,14 +31,17 @@ def settle(lake: Lake, spec: UseCase, night: str, connect: Connect) -> list[Outc
     recent = spec.clock.shift(night, -AGAIN)
     lookback = spec.clock.shift(night, -max(spec.features.lookback, AGAIN))
     rows = lake.rows("partitions", {"product": list(spec.sources), "night": spec.clock.keys(lookback, last)})
-    known = {(row["product"], row["night"]): row["outcome"] for row in rows}
+    known = {(row["product"], row["night"]): row for row in rows}
     outcomes = []
     for source in spec.sources:
         nights = spec.nights(source, lookback, last)
         never = [one for one in nights if (source, one) not in known]
-        late = [one for one in nights if one >= recent and known.get((source, one)) == "unavailable"]
-        if never:
-            outcomes += ingest(lake, spec, source, never, connect)
+        mine = [known[source, one] for one in nights if one >= recent and (source, one) in known]
+        again = [row for row in mine if row["outcome"] == "unavailable"]
+        late = [row["night"] for row in again if row["inputs"] == NOTHING_YET]
+        missed = [row["night"] for row in again if row["inputs"] != NOTHING_YET]
+        if never or missed:
+            outcomes += ingest(lake, spec, source, never + missed, connect)
         if late:
             outcomes += ingest(lake, spec, source, late, connect, seen_on=night)
     return outcomes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from include.environment import Connect
+from include.environment import Connect, Endpoint
 from include.ingest.run import ingest
 from include.ingest.settle import settle
 from include.lake import Lake
@@ -69,3 +69,53 @@ def test_a_source_that_still_has_nothing_stays_unavailable(
     (again,) = settle(lake, spec, NIGHTS[5], connect)
     assert (again.night, again.outcome) == (NIGHTS[3], "unavailable")
     assert lake.version("partitions") == version
+
+
+def test_an_outage_leaves_a_night_its_own_knowledge_time(
+    lake: Lake, spec: UseCase, connect: Connect, tmp_path: Path
+) -> None:
+    """Of a source that didn't answer nobody knows that it had nothing: a backfill doesn't lose the night."""
+
+    def out(name: str) -> Endpoint:
+        return Endpoint(name, (tmp_path / "nowhere").as_uri())
+
+    assert ingest(lake, spec, "sales", NIGHTS[:1], out)[0].outcome == "unavailable"
+    assert [row["inputs"] for row in lake.rows("partitions")] == ["{}"]
+    assert [o.outcome for o in settle(lake, spec, NIGHTS[1], connect)] == ["published"]
+    assert {row["known_at"] for row in lake.rows("validated_sales")} == {datetime(2024, 1, 1, 5, tzinfo=UTC)}
+
+
+def test_an_open_circuit_leaves_a_night_its_own_knowledge_time(
+    lake: Lake, spec: UseCase, connect: Connect, tmp_path: Path
+) -> None:
+    """A source that wasn't asked has said nothing either."""
+
+    def out(name: str) -> Endpoint:
+        return Endpoint(name, (tmp_path / "nowhere").as_uri())
+
+    ingest(lake, spec, "sales", NIGHTS[:3], out)
+    (last,) = ingest(lake, spec, "sales", NIGHTS[3:4], out)
+    assert "failures in a row" in last.note
+    lake.replace("state/breaker/sales.json", b"{}")
+    (*_, found) = settle(lake, spec, NIGHTS[4], connect)
+    assert (found.night, found.outcome) == (NIGHTS[3], "published")
+    known = {row["known_at"] for row in lake.rows("validated_sales", {"night": NIGHTS[3]})}
+    assert known == {datetime(2024, 1, 22, 5, tzinfo=UTC)}
+
+
+def test_an_outage_does_not_unsay_that_there_was_nothing_yet(
+    lake: Lake, spec: UseCase, shop: Path, connect: Connect
+) -> None:
+    """What the source once said it didn't have was not known then, though it failed when asked again."""
+    file, away = shop / "sales" / f"{NIGHTS[0]}.csv", shop.with_name("away")
+    late = file.read_bytes()
+    file.unlink()
+    ingest(lake, spec, "sales", NIGHTS[:1], connect)
+    shop.rename(away)
+    (failed,) = settle(lake, spec, NIGHTS[1], connect)
+    assert "no folder at the connection's address" in failed.note
+    away.rename(shop)
+    file.write_bytes(late)
+    settle(lake, spec, NIGHTS[2], connect)
+    known = {row["known_at"] for row in lake.rows("validated_sales", {"night": NIGHTS[0]})}
+    assert known == {datetime(2024, 1, 15, 5, tzinfo=UTC)}
