@@ -52,10 +52,41 @@ class Dying(Lake):
     # the parent's is typed by its decorator, which tells no parameters
     def publish(self, table: str, rows: pa.Table, where: Where) -> int:  # type: ignore[override]
         """Write, or die."""
+        self._die()
+        return super().publish(table, rows, where)
+
+    def append_at(self, table: str, rows: pa.Table, version: int) -> int:
+        """Append, or die."""
+        self._die()
+        return super().append_at(table, rows, version)
+
+    def _die(self) -> None:
         if self.left == 0:
             raise KeyboardInterrupt
         self.left -= 1
+
+
+class Meeting(Lake):
+    """A lake on which something else happens when a run has looked and is about to write first."""
+
+    def __init__(self, of: Lake, meanwhile: Callable[[], object], times: int = 1) -> None:
+        super().__init__("parcels", of.uri.removeprefix("file://").rpartition("/")[0])
+        self.meanwhile, self.left = meanwhile, times
+
+    def append_at(self, table: str, rows: pa.Table, version: int) -> int:
+        """Let the other go first, then write."""
+        self._meet(table)
+        return super().append_at(table, rows, version)
+
+    def publish(self, table: str, rows: pa.Table, where: Where) -> int:  # type: ignore[override]
+        """Let the other go first, then write."""
+        self._meet(table)
         return super().publish(table, rows, where)
+
+    def _meet(self, table: str) -> None:
+        if self.left and table == "predictions":
+            self.left -= 1
+            self.meanwhile()
 
 
 def test_three_times(lake: Lake, use: UseCase, deploy: Deploy) -> None:
@@ -94,6 +125,33 @@ def test_at_once(lake: Lake, use: UseCase, deploy: Deploy) -> None:
     for night in NIGHTS:
         score(lake, use, night)
     assert _state(lake) == together
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_two_first_runs_and_a_promotion(lake: Lake, use: UseCase, deploy: Deploy, there: bool) -> None:
+    """Of two runs that both found nothing served, the slower one keeps to what the faster one served."""
+    deploy(lake, "1", "2024-03-04")
+    if there:
+        score(lake, use, "2024-03-07")
+    states = []
+
+    def meanwhile() -> None:
+        deploy(lake, "2", "2024-03-05")
+        assert score(lake, use, NIGHT).note == "12 rows by champion v2"
+        states.append(_state(lake))
+
+    assert score(Meeting(lake, meanwhile), use, NIGHT).note == "12 rows by champion v2"
+    assert [_state(lake)] == states
+
+
+def test_other_nights_are_faster(lake: Lake, use: UseCase, deploy: Deploy) -> None:
+    """A night whose table other nights have moved looks again, and is served all the same."""
+    deploy(lake, "1", "2024-03-04")
+    others = iter(["2024-03-05", "2024-03-06", "2024-03-07"])
+    score(Meeting(lake, lambda: score(lake, use, next(others)), 3), use, NIGHT)
+    assert next(others, None) is None
+    assert len(lake.rows("predictions")) == 12 * 4
+    assert {row["rung"] for row in lake.rows("predictions")} == {"champion"}
 
 
 def test_a_promotion_in_between(lake: Lake, use: UseCase, deploy: Deploy) -> None:
