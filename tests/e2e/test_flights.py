@@ -1,4 +1,4 @@
-"""The demo itself, end to end: two months of real flights, a champion, a week of nights, a source that dies."""
+"""The demo itself: two months of real flights, a champion, a week of nights, and a source that dies."""
 
 from __future__ import annotations
 
