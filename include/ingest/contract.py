@@ -2,8 +2,9 @@
 
 The checks run in this order, each on the rows that passed the ones before it: ``type`` (text that isn't a
 value), ``required``, ``day`` (the row is about another local day: a future date, a shifted time zone, another
-day's file), ``key`` (rows of one key that disagree; exact duplicates are dropped and counted), then the
-spec's expectations. Rows of many nights are checked at once; nothing of one night bears on another.
+day's file), ``agrees`` (a time whose local hour another column denies: a shifted time zone), ``key`` (rows of
+one key that disagree; exact duplicates are dropped and counted), then the spec's expectations. Rows of many
+nights are checked at once; nothing of one night bears on another.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -68,6 +70,7 @@ def check(rows: Rows, spec: UseCase, source: str) -> Checked:
         aside.add(which, "type", name)
     _required(typed, declared, aside)
     _day(typed, rows, spec, source, aside)
+    _agrees(typed, spec, declared, aside)
     _key(typed, rows, declared, aside, dropped)
     _expectations(typed, rows, f"{spec.name}/{source}", declared, aside, dropped)
     refused = _refused(typed, rows, spec, source, aside, dropped)
@@ -96,7 +99,7 @@ def _day(typed: pa.Table, rows: Rows, spec: UseCase, source: str, aside: Aside) 
         return
     values = typed[name].combine_chunks()
     if pa.types.is_timestamp(values.type):
-        values = pc.local_timestamp(values.cast(pa.timestamp("us", spec.schedule.timezone))).cast(pa.date32())
+        values = _local(values, spec).cast(pa.date32())
     elif not pa.types.is_date(values.type):
         raise SpecError(
             f"{spec.name}: sources.{source}.day",
@@ -105,6 +108,23 @@ def _day(typed: pa.Table, rows: Rows, spec: UseCase, source: str, aside: Aside) 
         )
     asked = pa.array(rows.days, pa.date32()).take(pa.array(rows.unit))
     aside.add(~aside.out & _mask(pc.fill_null(pc.not_equal(values, asked), False)), "day", name)
+
+
+def _agrees(typed: pa.Table, spec: UseCase, source: Source, aside: Aside) -> None:
+    """Set rows aside whose local hour is another than that of the hhmm column beside it; 24:00 is hour 0."""
+    for name, column in source.columns.items():
+        if column.agrees is None:
+            continue
+        hour = pc.hour(_local(typed[name], spec)).cast(pa.int32())
+        midnight = pc.equal(typed[column.agrees], 1440)
+        said = pc.if_else(midnight, pa.scalar(0, pa.int32()), pc.divide(typed[column.agrees], 60))
+        differs = _mask(pc.fill_null(pc.not_equal(hour, said), False))
+        aside.add(~aside.out & differs, "agrees", name, column.agrees)
+
+
+def _local(values: Any, spec: UseCase) -> Any:
+    """Return moments as the wall times of the schedule's time zone."""
+    return pc.local_timestamp(values.cast(pa.timestamp("us", spec.schedule.timezone)))
 
 
 def _key(typed: pa.Table, rows: Rows, source: Source, aside: Aside, dropped: Mask) -> None:

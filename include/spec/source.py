@@ -25,6 +25,9 @@ class Column(Strict):
     source: str | None = Field(None, alias="from", description="the column's name in the source, if another")
     required: bool = Field(False, description="a row without it is quarantined")
     timezone: str | None = Field(None, description="of a timestamp written without one")
+    agrees: str | None = Field(
+        None, description="of a timestamp: the hhmm column that says its hour in the schedule's time zone"
+    )
     scale: float = Field(1.0, description="multiplies a number, as 0.44704 turns mph into m/s")
     shift: float = Field(0.0, description="added to a number before it is scaled, as -32 for °F")
     unit: str | None = Field(None, description="the unit that is kept, for people")
@@ -85,6 +88,18 @@ class _Source(Strict):
     columns: dict[str, Column] = Field(min_length=1)
     contract: Contract = Contract()
     fetch: Fetch = Fetch()
+
+    @model_validator(mode="after")
+    def _columns_agree(self) -> _Source:
+        for name, column in self.columns.items():
+            if column.agrees is None:
+                continue
+            other = self.columns.get(column.agrees)
+            if other is None or other.type != "hhmm" or other.hashed:
+                raise ValueError(f"columns.{name}.agrees: {column.agrees!r} is no hhmm column of the source")
+            if column.type != "timestamp" or column.hashed:
+                raise ValueError(f"columns.{name}.agrees: only a timestamp has one, found {column.type}")
+        return self
 
     @model_validator(mode="after")
     def _columns_exist(self) -> _Source:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from include.environment import Connect
+from include.errors import SpecError
 from include.ingest.outcome import Outcome
 from include.ingest.run import ingest
 from include.lake import Lake
@@ -230,10 +231,10 @@ def test_a_key_that_disagrees_is_set_aside_whole(
     ]
 
 
-def test_a_shift_of_the_time_zone_is_caught(
+def test_a_moment_is_of_the_day_that_it_is_locally(
     shop: Path, lake: Lake, declare: Callable[..., UseCase], connect: Connect
 ) -> None:
-    """Local times that are read as UTC fall on the wrong day at its end, and the night is refused for it."""
+    """A row whose local date is another than the day asked for breaks the rule, whatever its date in UTC."""
 
     def hourly(raw: dict) -> None:  # type: ignore[type-arg]
         raw["schedule"]["timezone"] = "America/New_York"
@@ -248,6 +249,57 @@ def test_a_shift_of_the_time_zone_is_caught(
     assert outcome.outcome == "refused"
     assert f"day of week in 40 rows, as '{NIGHT} 00:30'" in outcome.note
     nothing_published(lake)
+
+
+@pytest.mark.parametrize(
+    ("wall", "hhmm", "good"),
+    [("23:30", "2330", True), ("00:10", "2400", True), ("00:10", "0010", True), ("23:30", "2400", False)],
+)
+def test_the_hour_of_midnight_is_hour_0(
+    wall: str,
+    hhmm: str,
+    good: bool,
+    shop: Path,
+    lake: Lake,
+    declare: Callable[..., UseCase],
+    connect: Connect,
+) -> None:
+    """A moment agrees with an hhmm column by its local hour; 2400 is hour 0, an empty field no hour."""
+
+    def hourly(raw: dict) -> None:  # type: ignore[type-arg]
+        raw["schedule"]["timezone"] = "America/New_York"
+        week = {"type": "timestamp", "timezone": "America/New_York", "agrees": "opens"}
+        raw["sources"]["sales"]["columns"]["week"] = week
+
+    header, rows = header_and_rows(shop)
+    fields = [row.split(",") for row in rows]
+    lines = [[f"{NIGHT} {wall}", *f[1:5], hhmm if place == 0 else "", f[6]] for place, f in enumerate(fields)]
+    spoil(shop, [header, *(",".join(line) for line in lines)])
+    outcome = one(lake, declare(hourly), connect)
+    assert (outcome.outcome, outcome.quarantined) == ("published", 0 if good else 1)
+    assert {row["rule"] for row in lake.rows("quarantine")} == (set() if good else {"agrees"})
+
+
+@pytest.mark.parametrize(
+    ("column", "agrees", "sentence"),
+    [
+        ("week", "closes", "columns.week.agrees: 'closes' is no hhmm column of the source"),
+        ("week", "units", "columns.week.agrees: 'units' is no hhmm column of the source"),
+        ("units", "opens", "columns.units.agrees: only a timestamp has one, found integer"),
+    ],
+)
+def test_only_a_timestamp_agrees_and_only_with_hhmm(
+    column: str, agrees: str, sentence: str, declare: Callable[..., UseCase]
+) -> None:
+    """A declaration that compares anything else is refused when it is read."""
+
+    def compared(raw: dict) -> None:  # type: ignore[type-arg]
+        columns = raw["sources"]["sales"]["columns"]
+        columns["week"] = {"type": "timestamp"}
+        columns[column]["agrees"] = agrees
+
+    with pytest.raises(SpecError, match=sentence):
+        declare(compared)
 
 
 def test_an_extra_column_can_be_ignored(

@@ -1,15 +1,19 @@
-"""The demo's own weather, undoctored: days of 23 and 25 hours, and a wind of 1,048 miles an hour."""
+"""The demo's own data: days of 23 and 25 hours, a wind of 1,048 miles an hour, and hours of another zone."""
 
 from __future__ import annotations
 
+import gzip
+import json
+import re
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
 from demo.weather import WeatherServer
-from demo.world import weather_by_day
+from demo.world import landing_objects, weather_by_day
 from include.environment import Connect, Endpoint
 from include.ingest.run import ingest
 from include.lake import Lake
@@ -50,3 +54,59 @@ def test_the_wind_of_1048_mph_is_set_aside(weather: Connect, tmp_path: Path) -> 
     (row,) = lake.rows("quarantine")
     assert row["rule"] == "expect_column_values_to_be_between(min_value=0, max_value=110)"
     assert (row["column"], row["value"]) == ("wind_speed", "1048.36058")
+
+
+DAYS = ("2013-03-10", "2013-11-03", "2013-02-12")  # the clocks go forward, go back, do nothing
+
+
+@pytest.fixture(scope="module")
+def delivered() -> dict[str, bytes]:
+    """Return three days' files of flights, as the demo delivers them."""
+    return {key: data for key, data in landing_objects().items() if key.split("/")[1][:10] in DAYS}
+
+
+def landed(folder: Path, files: dict[str, bytes]) -> Connect:
+    """Write files into a folder and return the way to it."""
+    for key, data in files.items():
+        (folder / key).parent.mkdir(parents=True, exist_ok=True)
+        (folder / key).write_bytes(data)
+    return lambda name: Endpoint(name, folder.as_uri())
+
+
+def five_hours_earlier(data: bytes) -> bytes:
+    """Return a file whose UTC moments are New York's winter wall times, with the Z still behind them."""
+
+    def earlier(found: re.Match[str]) -> str:
+        return f"{datetime.fromisoformat(found[0][:-1]) - timedelta(hours=5):%Y-%m-%dT%H:%M:%SZ}"
+
+    shifted = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", earlier, gzip.decompress(data).decode())
+    return gzip.compress(shifted.encode())
+
+
+def test_flights_agree_with_their_hours(delivered: dict[str, bytes], tmp_path: Path) -> None:
+    """Each departure's moment is in the hour of its wall time, on the days of 23 and 25 hours as well."""
+    spec, lake = load("flight_delay"), Lake("flight_delay", str(tmp_path / "lake"))
+    connect = landed(tmp_path, delivered)
+    for source in ("schedule", "outcomes"):
+        offset = timedelta(days=spec.sources[source].offset)
+        nights = [f"{datetime.fromisoformat(day) - offset:%Y-%m-%d}" for day in DAYS]
+        found = ingest(lake, spec, source, nights, connect)
+        assert [(o.outcome, o.quarantined) for o in found] == [("published", 0)] * 3
+
+
+@pytest.mark.parametrize(("source", "night"), [("schedule", "2013-02-11"), ("outcomes", "2013-02-13")])
+def test_a_shift_of_the_time_zone_is_caught(
+    source: str, night: str, delivered: dict[str, bytes], tmp_path: Path
+) -> None:
+    """New York's wall times said to be UTC stay on their day, and still the night is refused for them."""
+    file = f"{source}/2013-02-12.csv.gz"
+    connect = landed(tmp_path, {file: five_hours_earlier(delivered[file])})
+    lake = Lake("flight_delay", str(tmp_path / "lake"))
+    (outcome,) = ingest(lake, load("flight_delay"), source, [night], connect)
+    assert outcome.outcome == "refused"
+    assert re.search(r"100\.0% of \d+ rows: agrees of scheduled, sched_dep_time in \d+ rows", outcome.note)
+    assert f"({file}); correct it at the source and run the night with fetch_anew" in outcome.note
+    aside = lake.rows("quarantine")
+    assert sum(row["rule"] == "day" for row in aside) < 0.05 * len(aside)
+    first = min((row for row in aside if row["rule"] == "agrees"), key=lambda row: int(row["row"]))
+    assert json.loads(first["value"]).keys() == {"scheduled", "sched_dep_time"}
