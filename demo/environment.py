@@ -110,8 +110,7 @@ def _stores(home: Home) -> dict[str, str]:
         "EVERGREEN_HOME": str(home.root),
         "EVERGREEN_CODE": code_version(),
         "EVERGREEN_LAKE": "s3://lake",
-        # A proxy that the shell knows can't reach this machine's loopback.
-        "NO_PROXY": ",".join(filter(None, ("127.0.0.1", "localhost", os.environ.get("NO_PROXY")))),
+        **dict.fromkeys(("NO_PROXY", "no_proxy"), _without_proxy()),
         "AWS_ACCESS_KEY_ID": home.secrets["s3_access_key"],
         "AWS_SECRET_ACCESS_KEY": home.secrets["s3_secret_key"],
         "AWS_REGION": REGION,
@@ -123,6 +122,12 @@ def _stores(home: Home) -> dict[str, str]:
         "MLFLOW_TRACKING_USERNAME": "admin",
         "MLFLOW_TRACKING_PASSWORD": home.secrets["mlflow"],
     }
+
+
+def _without_proxy() -> str:
+    """Loopback, which the shell's proxy can't reach, before what the shell excepts in either spelling."""
+    told = ",".join(os.environ.get(name, "") for name in ("NO_PROXY", "no_proxy")).split(",")
+    return ",".join(dict.fromkeys(["127.0.0.1", "localhost", *filter(None, map(str.strip, told))]))
 
 
 def _sources(home: Home) -> dict[str, str]:

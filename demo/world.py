@@ -20,6 +20,7 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -112,16 +113,25 @@ def _csv_gz(wanted: tuple[str, ...], columns: list[str], flights: list[Row]) -> 
     return packed.getvalue()
 
 
-def s3_client(home: Home) -> Any:
-    """A boto3 client of the stack's S3 server."""
-    import boto3  # half a second to import, and the weather API doesn't need it
+@cache
+def _session() -> Any:
+    """A botocore session, kept since it reads the service's model, that asks no profile of the shell's."""
+    from botocore.session import Session  # slow to import, and the weather API doesn't need it
 
-    return boto3.client(
+    return Session(session_vars={"profile": (None, None, None, None)})
+
+
+def s3_client(home: Home) -> Any:
+    """A boto client of the stack's S3 server; a proxy of the shell's can't reach this machine's loopback."""
+    from botocore.config import Config
+
+    return _session().create_client(
         "s3",
         endpoint_url=home.url("s3"),
         region_name="us-east-1",
         aws_access_key_id=home.secrets["s3_access_key"],
         aws_secret_access_key=home.secrets["s3_secret_key"],
+        config=Config(proxies={}),
     )
 
 
