@@ -111,23 +111,43 @@ def make_databases(home: Home) -> None:
 
 def _let_the_user_in(owned: list[Path]) -> None:
     """As root: make the server's user, give it its folders, and let it reach them and the wheel's files."""
-    try:
-        pwd.getpwnam(USER)
-    except KeyError:
-        subprocess.run(["useradd", "--system", "--no-create-home", USER], check=True, capture_output=True)
+    if not _is_there():
+        _make_the_user()
+    opened = []
     for folder in owned:
         shutil.chown(folder, USER, USER)
-        _open_the_way(folder)
-    _open_the_way(binaries())
+        opened += _open_the_way(folder)
+    if opened := opened + _open_the_way(binaries()):
+        names = ", ".join(map(str, opened))
+        print(f"  postgres: opened {names} to be passed through, not listed: its user is {USER}", flush=True)
     _readable(binaries().parent)
 
 
-def _open_the_way(path: Path) -> None:
-    """Let other users pass through the folders above, not list them."""
-    for folder in path.parents:
-        mode = folder.stat().st_mode
-        if not mode & stat.S_IXOTH:
-            folder.chmod(mode | stat.S_IXOTH)
+def _is_there() -> bool:
+    try:
+        pwd.getpwnam(USER)
+    except KeyError:
+        return False
+    return True
+
+
+def _make_the_user() -> None:
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"))  # Debian's su leaves that out
+    useradd = shutil.which("useradd", path=path)
+    if useradd is None:
+        raise RuntimeError("useradd, which makes PostgreSQL's user, is missing: apt-get install passwd")
+    command = [useradd, "--system", "--no-create-home", USER]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode and not _is_there():  # another clone may have made it meanwhile
+        raise RuntimeError(f"`{' '.join(command)}` failed, run it by hand: {done.stderr.strip()}")
+
+
+def _open_the_way(path: Path) -> list[Path]:
+    """Let other users pass through the folders above, not list them; return those that were closed."""
+    closed = [folder for folder in path.parents if not folder.stat().st_mode & stat.S_IXOTH]
+    for folder in closed:
+        folder.chmod(folder.stat().st_mode | stat.S_IXOTH)
+    return closed
 
 
 def _readable(installed: Path) -> None:
