@@ -1,4 +1,4 @@
-"""One folder holds all that a clone's servers need: two clones live side by side, and `make clean` is `rm`.
+"""One folder holds all that a clone's servers need: two live side by side, and `make clean` is one removal.
 
 Passwords are generated and ports are chosen at the first start, and both are kept: addresses and logins stay
 the same until the folder is removed.
@@ -113,6 +113,12 @@ class Home:
     def remove_sockets(self) -> None:
         """Remove the folder of the Unix sockets when no server is up: it may lie outside the root."""
         shutil.rmtree(self.run)
+
+    @property
+    def is_one(self) -> bool:
+        """Whether a stack has been here, or `status` or `down` before any; other folders are left as they are."""
+        names = {path.name for path in self.root.iterdir()} if self.root.is_dir() else set()
+        return "ports.json" in names or names in ({"pids"}, {"pids", "lock"})
 
     @contextmanager
     def lock(self) -> Iterator[None]:

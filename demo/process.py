@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -35,6 +36,7 @@ def spawn(
     cwd: Path,
     log: Path,
     pid_file: Path | None = None,
+    digest: str = "",
     user: tuple[int, int] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a process in a session of its own, its output appended to `log`, and note it in `pid_file`."""
@@ -57,8 +59,19 @@ def spawn(
             created = psutil.Process(process.pid).create_time()
         except psutil.NoSuchProcess:  # it failed at once; whoever waits for it will tell
             return process
-        pid_file.write_text(json.dumps({"pid": process.pid, "created": created, "argv": argv}))
+        noted = {"pid": process.pid, "created": created, "argv": argv, "digest": digest}
+        pid_file.write_text(json.dumps(noted))
     return process
+
+
+def digest(content: Any) -> str:
+    """A fingerprint that gives no secret away."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def started_with(pid_file: Path) -> str:
+    """The digest that the process was started with; empty when none was noted."""
+    return str((_noted(pid_file) or {}).get("digest", ""))
 
 
 def running(pid_file: Path) -> psutil.Process | None:

@@ -41,6 +41,7 @@ class Server:
     needs: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     ports: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ("",)  # a change of one with this beginning restarts it; tasks use all
     prepare: Callable[[Home], None] = nothing
     finish: Callable[[Home], None] = nothing  # after it is up
     env: Callable[[Home], Mapping[str, str]] = field(default=lambda home: {})
@@ -141,7 +142,10 @@ def _weed(home: Home) -> list[str]:
 
 
 def _weed_environment(home: Home) -> dict[str, str]:
-    """Without these keys, weed's own HTTP ports would give every object to every local user."""
+    """With these keys, weed's filer and volume HTTP ports give no object to a request without a token.
+
+    The master's and the gRPC ports stay open to all local users: the demo is for a machine with one user.
+    """
     kinds = ("JWT_SIGNING", "JWT_SIGNING_READ", "JWT_FILER_SIGNING", "JWT_FILER_SIGNING_READ")
     return {f"WEED_{kind}_KEY": f"{home.secrets['weed']}.{kind}" for kind in kinds}
 
@@ -196,6 +200,7 @@ SERVERS = (
         ready=postgres.is_ready,
         prepare=postgres.prepare,
         finish=postgres.make_databases,
+        uses=(),
         cwd=("postgres",),
         as_postgres=True,
         how_to_stop=SIGINT,  # its fast shutdown; SIGTERM would wait for the clients
@@ -205,6 +210,7 @@ SERVERS = (
         argv=_weed,
         ready=takes_objects,
         ports=WEED_PORTS,
+        uses=("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
         env=_weed_environment,
         cwd=("s3",),
     ),
@@ -233,9 +239,10 @@ SERVERS = (
         ready=answers("mlflow", "/health"),
         needs=("postgres", "s3"),
         ports=("mlflow",),
+        uses=("AWS_", "MLFLOW_", "PYTHONPATH"),
         env=_mlflow_environment,
     ),
-    Server("weather", _world("serve"), answers("weather", "/healthz"), ports=("weather",)),
+    Server("weather", _world("serve"), answers("weather", "/healthz"), ports=("weather",), uses=()),
     Server("landing", _world("deliver"), ready=lambda home: False, needs=("s3",), once=True),
 )
 

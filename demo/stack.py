@@ -1,7 +1,7 @@
 """Starts, stops and inspects the demo's servers, each on loopback, all state in one folder.
 
 python -m demo.stack up [server ...]
-python -m demo.stack down | status
+python -m demo.stack down | status | clean
 eval "$(python -m demo.stack env)"      # the tasks' own environment, for a developer's shell
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from demo import process
+from demo.complaints import StackError, complaint, named, taken
 from demo.environment import airflow_environment
 from demo.home import Home, is_free
 from demo.postgres import identity
@@ -25,16 +27,12 @@ from demo.servers import ALL, BY_NAME, SERVERS, Server, log_file, pid_file
 
 Progress = Callable[[str, str, float], None]  # server, what happened, seconds it took
 
-LAST_LINES = 12
+FEW = 8  # names of a folder's content
 PORT_TIMEOUT = 3.0  # seconds before a port that is not free counts as taken
 STOP_TIMEOUT = 10.0  # seconds before a server that was asked to stop is killed
 
 # What a shell may hold of other stacks and clouds, and what would make every import slow.
 FOREIGN = ("AIRFLOW", "AWS_", "MLFLOW_", "_MLFLOW_", "EVERGREEN_", "PG", "WEED_", "PYTHONDONTWRITEBYTECODE")
-
-
-class StackError(RuntimeError):
-    """A server could not be brought up, or has died; the message says which, where to look and what to do."""
 
 
 class Stack:
@@ -99,7 +97,7 @@ class Stack:
         """Raise StackError when a server that was started has died."""
         for server in SERVERS:
             if self._state(server, ask=False) == "died":
-                raise StackError(self._complaint(server, "died"))
+                raise complaint(self.home, server, "died")
 
     def _state(self, server: Server, *, ask: bool = True) -> str:
         if process.running(pid_file(self.home, server.name)) is None:
@@ -112,28 +110,30 @@ class Stack:
         for need in needs:
             need.result()
         begin = time.monotonic()
-        alive = process.running(pid_file(self.home, server.name)) is not None
-        if (alive or server.once) and server.ready(self.home):
+        pids = pid_file(self.home, server.name)
+        same = process.running(pids) is not None and process.started_with(pids) == self._digest(server)
+        if (same or server.once) and server.ready(self.home):
             progress(server.name, "already up", time.monotonic() - begin)
             return
-        self._stop(server.name)  # it hangs, or was killed and left children
-        self._start(server, env)
-        server.finish(self.home)
+        self._stop(server.name)  # it hangs, was killed and left children, or has yesterday's settings
+        with named(self.home, server):
+            self._start(server, env)
+            server.finish(self.home)
         progress(server.name, "done" if server.once else "up", time.monotonic() - begin)
 
     def _start(self, server: Server, env: dict[str, str]) -> None:
         for name in server.ports:
             # A killed server's last threads may hold its port for a moment.
             if not process.until(partial(is_free, self.home.ports[name]), PORT_TIMEOUT):
-                raise StackError(self._taken(server, name))
+                raise taken(self.home, server, name)
         server.prepare(self.home)
-        switch = {"EVERGREEN_WARM": "1"} if self.warm and server.name == "scheduler" else {}
         started = process.spawn(
             server.argv(self.home),
-            env={**env, **server.env(self.home), **switch},
+            env={**env, **self._own(server)},
             cwd=self.home.folder(*server.cwd),  # what `process.family` knows a left-over by
             log=log_file(self.home, server.name),
             pid_file=pid_file(self.home, server.name),
+            digest=self._digest(server),
             user=identity() if server.as_postgres else None,
         )
 
@@ -146,11 +146,25 @@ class Stack:
         if server.once and started.poll() == 0:
             pid_file(self.home, server.name).unlink()
         elif over():
-            raise StackError(
-                self._complaint(server, f"stopped while starting (exit code {started.returncode})")
-            )
+            raise complaint(self.home, server, f"stopped while starting (exit code {started.returncode})")
         elif not in_time:
-            raise StackError(self._complaint(server, f"was not ready after {server.timeout:.0f} s"))
+            raise complaint(self.home, server, f"was not ready after {server.timeout:.0f} s")
+
+    def _own(self, server: Server) -> dict[str, str]:
+        """The variables that only this server gets."""
+        switch = {"EVERGREEN_WARM": "1"} if self.warm and server.name == "scheduler" else {}
+        return {**server.env(self.home), **switch}
+
+    def _digest(self, server: Server) -> str:
+        """Of what the server is started with: its command line, its ports, and the variables it uses.
+
+        The shell's own variables are left out, and what a server doesn't use: neither a new terminal nor, for
+        PostgreSQL, a new commit is a reason to restart.
+        """
+        ours = airflow_environment(self.home) | self.extra
+        used = {name: value for name, value in ours.items() if name.startswith(server.uses)}
+        ports = {name: self.home.ports[name] for name in server.ports}
+        return process.digest([server.argv(self.home), ports, used | self._own(server)])
 
     def _stop(self, name: str) -> float:
         """Stop a server and what it left behind, and return the seconds it took; 0 if there was nothing."""
@@ -164,26 +178,6 @@ class Stack:
         pids.unlink(missing_ok=True)
         return took
 
-    def _taken(self, server: Server, port: str) -> str:
-        variable = "EVERGREEN_PORT_" + port.upper().replace("-", "_")
-        number = self.home.ports[port]
-        return (
-            f"{server.name}: port {number} ({port}) of 127.0.0.1 is taken by another program; `ss -ltnp`"
-            f" names it. Stop that program, or choose another port: {variable}=<port> make demo"
-        )
-
-    def _complaint(self, server: Server, what: str) -> str:
-        path = log_file(self.home, server.name)
-        lines = path.read_text(errors="replace").splitlines()[-LAST_LINES:] if path.exists() else []
-        ports = ", ".join(f"{name} {self.home.ports[name]}" for name in server.ports)
-        return "\n".join(
-            [
-                f"{server.name} {what}" + (f" (ports: {ports})" if ports else "") + f". The end of {path}:",
-                *(f"    {line}" for line in lines),
-                "`make demo` starts it again and goes on; `make clean` begins anew with empty servers.",
-            ]
-        )
-
 
 def _with_needs(parts: Iterable[str]) -> list[Server]:
     wanted = list(parts)
@@ -194,6 +188,29 @@ def _with_needs(parts: Iterable[str]) -> list[Server]:
     return [server for server in SERVERS if server.name in wanted]
 
 
+def clean(home: Home, progress: Progress = lambda *_: None) -> str:
+    """Stop the home's servers and the benchmark's inside it, remove the folder, and say so.
+
+    Raises
+    ------
+    StackError
+        The folder holds no stack; nothing is stopped or removed.
+    """
+    if not home.root.exists():
+        return f"{home.root} isn't there: nothing to remove"
+    if not home.is_one:
+        found = ", ".join(sorted(path.name for path in home.root.iterdir())[:FEW]) or "nothing"
+        raise StackError(
+            f"{home.root} has no ports.json, so it is no folder of the stack's and stays; it holds {found}."
+            " Remove it by hand, or unset EVERGREEN_HOME if that named it by mistake."
+        )
+    for one in (Home(home.root / "bench"), home):
+        if one.is_one:
+            Stack(one).down(progress)
+    shutil.rmtree(home.root)
+    return f"{home.root} is removed"
+
+
 def show(server: str, what: str, seconds: float) -> None:
     """A line of progress on the terminal."""
     print(f"  {server:<14} {what:<11} {seconds:5.1f} s", flush=True)
@@ -202,7 +219,7 @@ def show(server: str, what: str, seconds: float) -> None:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m demo.stack", description=__doc__.split("\n")[0])
-    parser.add_argument("action", choices=("up", "down", "status", "env"))
+    parser.add_argument("action", choices=("up", "down", "status", "env", "clean"))
     parser.add_argument("server", nargs="*", default=list(ALL), help="only these, with what they need (up)")
     asked = parser.parse_args()
     stack = Stack()
@@ -211,6 +228,8 @@ def main() -> None:
             stack.up(asked.server, show)
         elif asked.action == "down":
             stack.down(show)
+        elif asked.action == "clean":
+            print(f"  {clean(stack.home, show)}")
         elif asked.action == "status":
             for name, state in stack.status().items():
                 print(f"  {name:<14} {state}")
