@@ -171,7 +171,11 @@ def main() -> None:
         booted = time.monotonic() - begin
         print(f"\n{USECASE}, by Airflow ({stack.home.url('airflow')}):")
         story = Story(stack)
-        story.play()
+        try:
+            story.play()
+        except AirflowError:
+            stack.check()  # a dead server is the cause, and is named instead
+            raise
         print(f"\n{summary(stack)}")
     except (StackError, DemoError, AirflowError) as error:
         sys.exit(f"\n{error}")

@@ -21,7 +21,7 @@ PAGE = 100  # the most that Airflow gives at once
 
 
 class AirflowError(RuntimeError):
-    """Airflow refused a request; the message holds the request and its reason, `status` the answer's code."""
+    """A request was refused or not answered; the message holds it and why, `status` is the answer's code."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -58,16 +58,19 @@ class AirflowApi:
         Raises
         ------
         AirflowError
-            The answer is not one of success.
+            There is no answer, or not one of success.
         """
-        answer = self._session.request(method, f"{self.url}/api/v2{path}", timeout=60, **arguments)
-        if answer.status_code == requests.codes.unauthorized:  # the first request, or a token of yesterday
-            token = self._session.post(f"{self.url}/auth/token", json=self._login, timeout=60)
-            _must_be_ok(token, "POST /auth/token")
-            self._session.headers["Authorization"] = f"Bearer {token.json()['access_token']}"
+        try:
             answer = self._session.request(method, f"{self.url}/api/v2{path}", timeout=60, **arguments)
-        _must_be_ok(answer, f"{method} {path}")
-        content: Json = answer.json() if answer.content else {}
+            if answer.status_code == requests.codes.unauthorized:  # the first one, or a token of yesterday
+                token = self._session.post(f"{self.url}/auth/token", json=self._login, timeout=60)
+                _must_be_ok(token, "POST /auth/token")
+                self._session.headers["Authorization"] = f"Bearer {token.json()['access_token']}"
+                answer = self._session.request(method, f"{self.url}/api/v2{path}", timeout=60, **arguments)
+            _must_be_ok(answer, f"{method} {path}")
+            content: Json = answer.json() if answer.content else {}
+        except requests.RequestException as error:
+            raise AirflowError(f"{method} {path}: no answer from {self.url}: {error}") from error
         return content
 
     def trigger_run(
