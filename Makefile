@@ -9,6 +9,11 @@ RUN_UV = index=$(MIRROR); UV_SYSTEM_CERTS=1 VIRTUAL_ENV=$(CURDIR)/.venv \
 COMPILE = $(RUN_UV) pip compile --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --quiet
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# `eval "$(python -m demo.stack env)"` leaves EVERGREEN_HOME in the shell. Another clone's `make` must not act on
+# that home, so only the command line chooses one: make demo EVERGREEN_HOME=<folder>
+ifneq ($(origin EVERGREEN_HOME),command line)
+unexport EVERGREEN_HOME
+endif
 .DEFAULT_GOAL := help
 .PHONY: help install lock demo down clean lint test test-full bench
 
@@ -37,8 +42,10 @@ demo: install ## start the servers, load, train, score a week; again: go on from
 down: ## stop the demo's servers
 	@test ! -x $(VENV)/python || $(VENV)/python -m demo.stack down
 
-clean: down ## stop them and remove all they hold
-	rm -rf $${EVERGREEN_HOME:-.evergreen}
+clean: ## stop them and remove all they hold
+	@test -x $(VENV)/python || { echo "nothing is removed: only .venv can stop the servers, and it is missing;" \
+		"make install, then make clean" >&2; exit 1; }
+	@$(VENV)/python -m demo.stack clean
 
 lint: install ## ruff and mypy
 	$(VENV)/ruff check .
