@@ -7,7 +7,6 @@ tasks of the same shape; then two backfills of thirty nights, with and without t
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from statistics import median
 
 from demo.airflow_api import AirflowApi
 from demo.home import REPOSITORY, Home
-from demo.stack import Stack, show
+from demo.stack import Stack, clean, show
 
 DAG = "flight_delay__nightly"
 NIGHTS = 5
@@ -49,9 +48,7 @@ def through_airflow(api: AirflowApi, dag: str, confs: list[dict[str, str]], run:
         api.trigger_run(dag, conf, run_id=f"{run}_{number}")
         done = api.wait_run(dag, f"{run}_{number}", timeout=600)
         if done["state"] != "success":
-            sys.exit(
-                f"{dag} {run}_{number} ended {done['state']}; `python -m demo.stack status` shows the servers"
-            )
+            sys.exit(f"{dag} {run}_{number} ended {done['state']}")
         taken.append(seconds(done))
     return taken[1:]
 
@@ -94,6 +91,7 @@ def main() -> None:
     home = Home(Home().root / "bench")
     env = {"AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(BUNDLES)}
     warm, cold = Stack(home, env=env), Stack(home, env=env, warm=False)
+    clean(home)  # what a failed one kept
     api = AirflowApi.of(home)
     try:
         prepare(warm, api)
@@ -108,9 +106,12 @@ def main() -> None:
         nights = [{"partition": key} for key in days(date(2013, 4, 12), NIGHTS + 1)]
         cold_wall = median(through_airflow(api, DAG, nights, "cold"))
         slow = backfill(api, date(2013, 4, 18))
+    except BaseException:
+        print(f"\nKept for a look: {home.root}; EVERGREEN_HOME={home.root} python -m demo.stack status")
+        raise
     finally:
         warm.down()
-        shutil.rmtree(home.root, ignore_errors=True)
+    clean(home)
     parts = ", ".join(
         f"{name} {median(s[name] for s in stages):.2f}" for name in ("ingest", "score", "monitor")
     )
