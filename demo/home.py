@@ -116,7 +116,7 @@ class Home:
 
     @property
     def is_one(self) -> bool:
-        """Whether a stack has been here, or `status` or `down` before any; other folders are left as they are."""
+        """Whether a stack has been here, or a `status` or `down` before any; another folder is left alone."""
         names = {path.name for path in self.root.iterdir()} if self.root.is_dir() else set()
         return "ports.json" in names or names in ({"pids"}, {"pids", "lock"})
 
