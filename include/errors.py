@@ -9,6 +9,7 @@ EvergreenError
 ├── NotPublished           a stage needs a partition that no one published
 ├── MissingMetric          the gate asks for a figure that the evaluation doesn't have
 ├── ModelError             a stored model can't be loaded or isn't what the ledger says
+├── StoreUnavailable       the lake can't be read or written now: worth another try
 ├── StaleDecision          somebody else decided first: decide again
 └── SettingError           a setting that says where or as whom is missing or wrong
 """
@@ -86,6 +87,10 @@ class MissingMetric(EvergreenError):
 
 class ModelError(EvergreenError):
     """A stored model can't be loaded, or isn't what the ledger says."""
+
+
+class StoreUnavailable(EvergreenError):
+    """The lake can't be read or written now; another try may help."""
 
 
 class StaleDecision(EvergreenError):

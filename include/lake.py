@@ -8,8 +8,9 @@ so of two writers the slower one fails and decides again.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import obstore
@@ -19,10 +20,12 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from obstore.store import from_url
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from include import query
 from include.environment import lake_uri
 from include.errors import EvergreenError, StaleDecision
+from include.faults import answered
 
-Where = Mapping[str, str | int | Sequence[str] | Sequence[int]]
+Where = query.Where
 
 # The default checkpointing deletes the log behind old versions, which lineage refers to: keep it for ten
 # years.
@@ -53,11 +56,16 @@ class Lake:
 
     def __init__(self, usecase: str, uri: str | None = None) -> None:
         base = (uri or lake_uri()).rstrip("/")
-        self.uri = f"{base}/{usecase}" if "://" in base else f"file://{base}/{usecase}"
+        if "://" not in base:
+            folder = Path(base or "/")
+            # the host of file://data/lake would be "data"
+            base = f"file://{folder if folder.is_absolute() else folder.resolve()}".rstrip("/")
+        self.uri = f"{base}/{usecase}"
         self._seen = threading.local()
 
     # tables
 
+    @answered
     @_again
     def publish(self, table: str, rows: pa.Table, where: Where) -> int:
         """Replace the partitions that ``where`` names by ``rows``, in one commit.
@@ -77,11 +85,12 @@ class Lake:
             opened,
             rows,
             mode="overwrite",
-            predicate=_predicate(where),
+            predicate=query.predicate(where),
             schema_mode=_mode(opened, rows.schema),
         )
         return int(opened.version())
 
+    @answered
     def append_at(self, table: str, rows: pa.Table, version: int) -> int:
         """Append to a ledger that is still at ``version`` (-1: not there yet), or raise `StaleDecision`."""
         stale = StaleDecision(
@@ -102,33 +111,40 @@ class Lake:
             raise stale from None
         return opened.version()
 
+    @answered
     def read(
         self,
         table: str,
         where: Where | None = None,
         columns: Sequence[str] | None = None,
         version: int | None = None,
+        order: Sequence[str] = (),
+        limit: int | None = None,
     ) -> pa.Table | None:
         """Return the rows of the partitions that ``where`` names (all without it).
 
-        None says that there is no such table yet. The rows come in no order. ``version`` reads the table as
-        it was then.
+        None says that there is no such table yet. The rows come in no order unless ``order`` names columns;
+        with ``limit`` they are the first so many. ``version`` reads the table as it was then.
         """
         opened = self._open(table, version)
         if opened is None:
             return None
-        # Arrow's own dataset over delta-rs' file system was seen to abort at the interpreter's exit, and took
-        # two to three times as long
-        query = f"SELECT {', '.join(map(_name, columns)) if columns else '*'} FROM t"
-        query += f" WHERE {_predicate(where)}" if where else ""
-        found = pa.table(QueryBuilder().register("t", opened).execute(query))
-        return found.cast(pa.schema([f.with_type(_plain(f.type)) for f in found.schema]))
+        what = query.columns(columns) if columns else "*"
+        return _asked(opened, query.select(what, where, order, limit))
+
+    @answered
+    def count(self, table: str, where: Where | None = None) -> int:
+        """Return how many rows there are, without reading them."""
+        opened = self._open(table)
+        found = None if opened is None else _asked(opened, query.select("COUNT(*) AS n", where))
+        return 0 if found is None else int(found["n"][0].as_py())
 
     def rows(self, table: str, where: Where | None = None) -> list[dict[str, Any]]:
         """Return a small table's rows as dicts, none where it isn't there yet."""
         found = self.read(table, where)
         return [] if found is None else found.to_pylist()
 
+    @answered
     def version(self, table: str) -> int:
         """Return a table's version, -1 where it isn't there yet."""
         opened = self._open(table)
@@ -172,6 +188,7 @@ class Lake:
     def _store(self) -> Any:
         return from_url(self.uri, mkdir=True) if self.uri.startswith("file:") else from_url(self.uri)
 
+    @answered
     def create(self, key: str, data: bytes) -> bool:
         """Write an object unless it is there; True if this call wrote it."""
         try:
@@ -180,10 +197,12 @@ class Lake:
             return False
         return True
 
+    @answered
     def replace(self, key: str, data: bytes) -> None:
         """Write an object, over the old one if there is one."""
         obstore.put(self._store, _inside(key), data)
 
+    @answered
     def get(self, key: str) -> bytes | None:
         """Return an object's bytes, or None."""
         try:
@@ -191,6 +210,7 @@ class Lake:
         except FileNotFoundError:
             return None
 
+    @answered
     def keys(self, prefix: str) -> list[str]:
         """Return the keys below a prefix, sorted."""
         pages = obstore.list(self._store, prefix=_inside(prefix))
@@ -204,33 +224,11 @@ def _inside(key: str) -> str:
     return key
 
 
-def _predicate(where: Where) -> str:
-    """Return Delta's own condition; the values are keys that Evergreen made, quoted all the same."""
-    return " AND ".join(_condition(column, _many(values)) for column, values in where.items())
-
-
-def _condition(column: str, values: Sequence[str | int]) -> str:
-    # `IN (NULL)` on a partition column was seen to hold for every row
-    return f"{_name(column)} IN ({', '.join(map(_quoted, values))})" if values else "FALSE"
-
-
-def _name(column: str) -> str:
-    return '"' + column.replace('"', '""') + '"'
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    """Return the type that was written, where the engine reads strings and bytes as views."""
-    if pa.types.is_string_view(kind) or pa.types.is_large_string(kind):
-        return pa.string()
-    return pa.binary() if pa.types.is_binary_view(kind) or pa.types.is_large_binary(kind) else kind
-
-
-def _many(values: str | int | Sequence[str] | Sequence[int]) -> Sequence[str | int]:
-    return [values] if isinstance(values, str | int) else list(values)
-
-
-def _quoted(value: str | int) -> str:
-    return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
+def _asked(opened: DeltaTable, sql: str) -> pa.Table:
+    """Return what a query of the table ``t`` finds."""
+    # Arrow's own dataset over delta-rs' file system was seen to abort at the interpreter's exit, and took
+    # two to three times as long
+    return query.plain(pa.table(QueryBuilder().register("t", opened).execute(sql)))
 
 
 def _mode(opened: DeltaTable, schema: pa.Schema) -> Literal["merge"] | None:

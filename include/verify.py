@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from include import models, tables
-from include.errors import EvergreenError
+from include.errors import EvergreenError, ModelError, StoreUnavailable
 from include.features import views
 from include.ingest import publish
 from include.ingest.snapshot import parts_of, snapshots
@@ -102,6 +102,8 @@ def _raw(lake: Lake, spec: UseCase, nights: Sequence[str], *, whole: bool) -> tu
     for source in spec.sources:
         try:
             kept[source] = snapshots(lake, source, nights) if nights else {}
+        except StoreUnavailable:
+            raise
         except EvergreenError as error:
             kept[source] = {}
             wrong.append(str(error))
@@ -109,6 +111,8 @@ def _raw(lake: Lake, spec: UseCase, nights: Sequence[str], *, whole: bool) -> tu
             if not all(part.key in read for part in one.parts):
                 try:
                     list(parts_of(lake, one))
+                except StoreUnavailable:
+                    raise
                 except EvergreenError as error:
                     wrong.append(str(error))
     return kept, wrong
@@ -121,7 +125,7 @@ def _models(lake: Lake) -> tuple[list[str], list[str]]:
     for digest in digests:
         try:
             models.fetch(lake, digest)
-        except EvergreenError as error:
+        except ModelError as error:
             wrong.append(str(error))
     return digests, wrong
 

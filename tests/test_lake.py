@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from multiprocessing import get_context
@@ -13,10 +14,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from deltalake.exceptions import DeltaError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from include.errors import EvergreenError, StaleDecision
+from include.errors import EvergreenError, StaleDecision, StoreUnavailable
 from include.lake import Lake
 
 SCHEMA = pa.schema({"night": pa.string(), "value": pa.int64()})
@@ -64,7 +66,7 @@ def test_an_empty_partition_empties_only_itself(lake: Lake) -> None:
 def test_a_row_outside_its_partition_is_refused_and_nothing_is_published(lake: Lake) -> None:
     """A stage that mixes up its nights can't overwrite another one's."""
     lake.publish("t", rows("a", 1), {"night": "a"})
-    with pytest.raises(Exception, match="failed validation check"):
+    with pytest.raises(DeltaError, match="failed validation check"):  # and no fault of the store's
         lake.publish("t", pa.concat_tables([rows("a", 2), rows("b", 3)]), {"night": "a"})
     assert content(lake) == {"a": [1]}
 
@@ -130,6 +132,60 @@ def test_types_come_back_as_they_went(lake: Lake) -> None:
     some = lake.read("t", columns=["x", "night"])
     assert some is not None
     assert some.schema.names == ["x", "night"]
+
+
+def test_the_first_rows_and_their_number_are_had_without_the_others(lake: Lake) -> None:
+    """A limit gives the first by an order, whatever order they were written in; a count reads none."""
+    lake.publish("t", pa.concat_tables([rows("a", 3, 1, 2), rows("b", 0)]), {"night": ["a", "b"]})
+    found = lake.read("t", {"night": "a"}, ["value"], order=["value"], limit=2)
+    assert found is not None
+    assert found["value"].to_pylist() == [1, 2]
+    assert (lake.count("t"), lake.count("t", {"night": "a"}), lake.count("t", {"night": []})) == (4, 3, 0)
+    assert lake.count("nothing") == 0
+
+
+def test_a_folder_without_a_scheme_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative lake lies below the working folder, for tables and objects alike."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EVERGREEN_LAKE", "data/lake/")
+    lake = Lake("usecase")
+    lake.create("raw/x", b"one")
+    lake.publish("t", rows("a", 1), {"night": "a"})
+    monkeypatch.chdir("/")
+    assert lake.uri == f"file://{tmp_path}/data/lake/usecase"
+    assert (tmp_path / "data/lake/usecase/raw/x").read_bytes() == b"one"
+    assert content(Lake("usecase", f"{tmp_path}/data/lake")) == {"a": [1]}
+
+
+USES: dict[str, Callable[[Lake], object]] = {
+    "publish": lambda lake: lake.publish("t", rows("a", 1), {"night": "a"}),
+    "append_at": lambda lake: lake.append_at("t", rows("a", 1), -1),
+    "create": lambda lake: lake.create("raw/x", b""),
+    "replace": lambda lake: lake.replace("raw/x", b""),
+    "get": lambda lake: lake.get("raw/x"),
+    "keys": lambda lake: lake.keys("raw"),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_store_that_does_not_answer_is_named(use: str, tmp_path: Path) -> None:
+    """Each way to use a lake that is no folder says where it is and what to do, and may be tried again."""
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(StoreUnavailable, match=r"python -m include doctor") as caught:
+        USES[use](Lake("usecase", str(tmp_path / "file")))
+    assert f"file://{tmp_path}/file/usecase" in str(caught.value)
+    assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize("lost", ["_delta_log/*.json", "*.parquet"])
+def test_a_table_that_can_not_be_read_is_named(lost: str, lake: Lake, tmp_path: Path) -> None:
+    """A torn log and a torn file are said, for reading and counting alike; neither is an empty table."""
+    lake.publish("t", rows("a", 1), {"night": "a"})
+    for file in (tmp_path / "usecase" / "tables" / "t").glob(lost):
+        file.write_bytes(b"torn")
+    for use in (lambda one: one.read("t"), lambda one: one.count("t", {"value": 1})):
+        with pytest.raises(StoreUnavailable, match="tables that can be read"):
+            use(Lake("usecase", str(tmp_path)))
 
 
 @settings(max_examples=15)

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from include import models, profile
-from include.errors import EvergreenError
+from include.errors import ModelError
 from include.features.build import features
 from include.lake import Lake
 from include.monitor.drift import Column, Cut
@@ -125,7 +125,7 @@ def _predicted(lake: Lake, spec: UseCase, digest: str, rows: pa.Table) -> pa.Tab
     """Return the rows with what the model says of them, None where it can't say."""
     try:
         values = models.predict(models.fetch(lake, digest), rows, spec)
-    except EvergreenError:
+    except ModelError:
         return None
     return rows.append_column(PREDICTION, pa.array(values, pa.float64())) if rows.num_rows else None
 

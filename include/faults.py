@@ -1,0 +1,51 @@
+"""What a store raises when it can't be read or written has no common type; here it becomes one sentence.
+
+A lost race and rows that don't fit are no fault of the store's, and pass as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+import pyarrow as pa
+from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchError
+from obstore.exceptions import BaseError
+
+from include.errors import StoreUnavailable
+
+
+class Stored(Protocol):
+    """What lies at an address."""
+
+    uri: str
+
+
+S = TypeVar("S", bound=Stored)
+P = ParamSpec("P")
+T = TypeVar("T")
+_COLOUR = re.compile(r"\x1b\[\d+m")  # delta-rs paints its errors
+
+
+def answered(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
+    """Let a method raise `StoreUnavailable` where its store can't be read or written."""
+
+    @wraps(method)
+    def call(stored: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(stored, *args, **kwargs)
+        except (CommitFailedError, SchemaMismatchError):
+            raise
+        except (OSError, DeltaError, BaseError, pa.ArrowInvalid) as error:
+            if "failed validation check" in str(error):  # Delta's for a row that `where` doesn't name
+                raise
+            raise StoreUnavailable(
+                stored.uri,
+                required="a store that answers, and tables that can be read",
+                found=" ".join(_COLOUR.sub("", f"{type(error).__name__}: {error}").split())[:300],
+                remedy="`python -m include doctor` looks at it",
+            ) from error
+
+    return call

@@ -1,0 +1,58 @@
+"""How the lake asks: a condition on keys as SQL, which the query engine and Delta's own predicates both read.
+
+Names are quoted, and values are keys that Evergreen made, quoted all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+
+Where = Mapping[str, str | int | Sequence[str] | Sequence[int]]
+
+
+def select(what: str, where: Where | None, order: Sequence[str] = (), limit: int | None = None) -> str:
+    """Return a query of the table ``t``; ``what`` is SQL, see `columns`."""
+    query = f"SELECT {what} FROM t"
+    query += f" WHERE {predicate(where)}" if where else ""
+    query += f" ORDER BY {columns(order)}" if order else ""
+    return query if limit is None else f"{query} LIMIT {int(limit)}"
+
+
+def columns(names: Sequence[str]) -> str:
+    """Return the names as SQL has them."""
+    return ", ".join(map(_name, names))
+
+
+def predicate(where: Where) -> str:
+    """Return the condition: each column equal to its value, or one of its values."""
+    return " AND ".join(_condition(column, _many(values)) for column, values in where.items())
+
+
+def plain(table: pa.Table) -> pa.Table:
+    """Return a table with the types that were written, where the engine reads strings and bytes as views."""
+    return table.cast(pa.schema([field.with_type(_plain(field.type)) for field in table.schema]))
+
+
+def _condition(column: str, values: Sequence[str | int]) -> str:
+    # `IN (NULL)` on a partition column was seen to hold for every row
+    return f"{_name(column)} IN ({', '.join(map(_quoted, values))})" if values else "FALSE"
+
+
+def _name(column: str) -> str:
+    return '"' + column.replace('"', '""') + '"'
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_string_view(kind) or pa.types.is_large_string(kind):
+        return pa.string()
+    return pa.binary() if pa.types.is_binary_view(kind) or pa.types.is_large_binary(kind) else kind
+
+
+def _many(values: str | int | Sequence[str] | Sequence[int]) -> Sequence[str | int]:
+    return [values] if isinstance(values, str | int) else list(values)
+
+
+def _quoted(value: str | int) -> str:
+    return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
