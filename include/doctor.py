@@ -143,7 +143,7 @@ def _registry() -> str:
 
     registry = Registry()
     registry.aliases(next(iter(names()), "none"))
-    return f"{registry.uri} answers"
+    return f"{registry.named()} answers"
 
 
 def _source(spec: UseCase, source: str) -> str:

@@ -148,7 +148,7 @@ class Registry:
                 f"{path} of run {run_id}",
                 required=f"SHA-256 {digest}",
                 found=found,
-                where=self._named(),
+                where=self.named(),
                 remedy="the stored copy is damaged: restore it, or train again",
             )
         return data
@@ -222,7 +222,7 @@ class Registry:
         assert found is not None
         return str(found.experiment_id)
 
-    def _named(self) -> str:
+    def named(self) -> str:
         """Return the registry's address without a password."""
         place = urlsplit(self.uri).netloc
         return self.uri.replace(place, place.rpartition("@")[2]) if "@" in place else self.uri
@@ -235,8 +235,8 @@ class Registry:
         except (MlflowException, RequestException, OSError) as error:
             raise EvergreenError(
                 f"registry: {subject}" if subject else "registry",
-                found=" ".join(str(error).replace(self.uri, self._named()).split())[:300],
-                where=self._named(),
+                found=" ".join(str(error).replace(self.uri, self.named()).split())[:300],
+                where=self.named(),
                 remedy="see that MLflow is up and MLFLOW_TRACKING_URI and the password are right; then rerun",
             ) from None  # its own text may hold the password
 
