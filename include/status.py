@@ -35,15 +35,12 @@ def status(lake: Lake, spec: UseCase) -> dict[str, Any]:
             if row["outcome"] != "published"
         ],
         "quarantine": _quarantine(lake),
-        "champion": _champion(lake),
-        "attempts": [
-            _part(row, "night", "attempt", "verdict", "version", "sentence")
-            for row in ledger.attempts(lake)[-RECENT:]
-        ],
-        "performance": _performance(lake),
+        "champion": champion(lake),
+        "attempts": attempts(lake),
+        "performance": performance(lake),
         "rungs": _rungs(lake),
         "findings": _findings(lake),
-        "stale": _stale(lake, spec, partitions),
+        "stale": stale(lake, spec, partitions),
     }
 
 
@@ -80,7 +77,7 @@ def _quarantine(lake: Lake) -> list[Row]:
     return [_part(row, *by, "rows") for row in ordered[:5]]
 
 
-def _champion(lake: Lake) -> Row | None:
+def champion(lake: Lake) -> Row | None:
     """Return who serves from now on, since when and by what, and whom a rollback would bring back."""
     line = ledger.succession(ledger.switches(lake))
     if not line:
@@ -93,7 +90,13 @@ def _champion(lake: Lake) -> Row | None:
     }
 
 
-def _performance(lake: Lake) -> Row:
+def attempts(lake: Lake) -> list[Row]:
+    """Return the last verdicts, oldest first."""
+    names = ("night", "attempt", "verdict", "version", "sentence")
+    return [_part(row, *names) for row in ledger.attempts(lake)[-RECENT:]]
+
+
+def performance(lake: Lake) -> Row:
     """Return each metric of the last nights whose labels came, as known last, and its mean over them."""
     newest: dict[str, dict[str, Row]] = defaultdict(dict)
     for row in sorted(lake.rows("performance"), key=lambda row: str(row["known"])):
@@ -136,7 +139,7 @@ def _findings(lake: Lake) -> Row:
     }
 
 
-def _stale(lake: Lake, spec: UseCase, partitions: list[Row]) -> list[Row]:
+def stale(lake: Lake, spec: UseCase, partitions: list[Row]) -> list[Row]:
     """Return the published partitions that would be made otherwise now, with the reason.
 
     A partition of a source is compared with its newest snapshot. Whether predictions saw other rows

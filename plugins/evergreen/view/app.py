@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from evergreen.view.access import may_enter
 from evergreen.view.html import SCRIPT_DIGEST, page
 from evergreen.view.pages import pages
-from include.errors import EvergreenError, SettingError
+from include.errors import EvergreenError, SettingError, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def refused(request: Request, error: StarletteHTTPException) -> Response:
 def said(request: Request, error: EvergreenError) -> Response:
     """Show an error of ours as the sentence it is."""
     log.warning("%s: %s", request.url.path, error)
-    status = 503 if isinstance(error, SettingError) else 404
+    status = 503 if isinstance(error, SettingError | StoreUnavailable) else 404
     return page(
         request, "message.html", status=status, heading="Can't be shown", sentence=str(error), login=""
     )

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
 
 from evergreen.view.access import Named, Open, Opened, Readable
 from evergreen.view.html import page
+from evergreen.view.kept import kept
 from evergreen.view.summary import summary
 from include.clock import day_of
-
-SHOWN = 200  # quarantined rows on a page
 
 # Evidently's reports bring their scripts and styles along. They run in an origin of their own, which has
 # neither Airflow's cookie nor its API, and reach nothing on the network.
@@ -67,16 +65,15 @@ def report(opened: Opened, path: ReportPath) -> Response:
 def quarantine(request: Request, opened: Opened, night: str) -> HTMLResponse:
     """Show the rows that a night set aside, each with the rule it broke and the value that broke it."""
     day_of(night)  # or it says what a night looks like
-    rows = opened.lake.rows("quarantine", {"source": list(opened.spec.sources), "night": night})
-    rows.sort(key=lambda row: (row["source"], row["revision"], row["part"], row["row"], row["rule"]))
+    rows, total = kept(opened.lake, opened.spec, night)
     return page(
         request,
         "quarantine.html",
         title=f"Set aside on {night}",
         usecase=opened.spec.name,
         night=night,
-        rows=[{**row, "record": _fields(row["record"])} for row in rows[:SHOWN]],
-        total=len(rows),
+        rows=rows,
+        total=total,
     )
 
 
@@ -85,12 +82,3 @@ def _stored(opened: Open, path: str) -> bytes:
     if data is None:
         raise HTTPException(404, f"{opened.spec.name} has no report {path}; its monitor task writes them.")
     return data
-
-
-def _fields(record: str | None) -> dict[str, Any]:
-    """Return a kept row's fields; one that isn't JSON is shown as it is."""
-    try:
-        fields = json.loads(record or "{}")
-    except ValueError:
-        return {"": record}
-    return fields if isinstance(fields, dict) else {"": fields}

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from include.errors import EvergreenError
+from include.errors import EvergreenError, StoreUnavailable
 from include.spec import load
 
 if TYPE_CHECKING:
@@ -28,32 +28,35 @@ def summary(usecase: str) -> dict[str, Any]:
     try:
         spec = load(usecase)
         return {"name": usecase, "error": "", **_state(Lake(usecase), spec)}
+    except StoreUnavailable:  # a store's own words, its addresses among them, are for the log
+        log.exception("%s can't be shown", usecase)
+        return {"name": usecase, "error": "The lake could not be read; the api-server's log says more."}
     except EvergreenError as error:
         return {"name": usecase, "error": str(error)}
-    except Exception as error:  # what a store raises when it can't be reached has no common type
+    except Exception as error:  # one use case takes no other down
         log.exception("%s can't be shown", usecase)
-        said = f"The lake could not be read ({type(error).__name__}); the api-server's log says more."
+        said = f"It could not be put together ({type(error).__name__}); the api-server's log says more."
         return {"name": usecase, "error": said}
 
 
 def _state(lake: Lake, spec: UseCase) -> dict[str, Any]:
-    from include.status import status
+    from include import status  # its parts, for the whole reads each night's rows
 
-    said = status(lake, spec)
+    partitions = lake.rows("partitions")
     return {
         "statement": spec.problem.statement,
         "owner": spec.problem.owner,
-        "champion": said["champion"],
-        "mean": _watched(spec, said["performance"]["mean"]),
-        "stale": len(said["stale"]),
-        "attempts": said["attempts"][::-1],
-        "nights": _nights(lake, spec),
+        "champion": status.champion(lake),
+        "mean": _watched(spec, status.performance(lake)["mean"]),
+        "stale": len(status.stale(lake, spec, partitions)),
+        "attempts": status.attempts(lake)[::-1],
+        "nights": _nights(lake, spec, partitions),
     }
 
 
-def _nights(lake: Lake, spec: UseCase) -> Rows:
+def _nights(lake: Lake, spec: UseCase, partitions: Rows) -> Rows:
     """Return a line for each of the last nights, newest first, put together from what each stage left."""
-    made = {(row["night"], row["product"]): row for row in lake.rows("partitions")}
+    made = {(row["night"], row["product"]): row for row in partitions}
     nights = sorted({night for night, product in made if product in spec.sources})[-NIGHTS:]
     where = {"night": nights}
     rungs = _rungs(lake, nights)

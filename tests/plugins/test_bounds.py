@@ -1,0 +1,78 @@
+"""A page in the api-server reads what it shows, however much there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from evergreen.operators import base
+from evergreen.view.kept import SHOWN, kept
+from evergreen.view.summary import summary
+from include.errors import StoreUnavailable
+from include.lake import Lake
+from include.spec import load
+from tests.plugins.site import NIGHTS, ROOT, fill
+
+
+class Counting(Lake):
+    """A lake that counts the rows it hands out."""
+
+    handed = 0
+
+    def read(self, *args: Any, **kwargs: Any) -> pa.Table | None:
+        """Read, and count."""
+        found = super().read(*args, **kwargs)
+        self.handed += 0 if found is None else found.num_rows
+        return found
+
+
+@pytest.fixture
+def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counting:
+    """Return a lake of two nights, the second with more rows set aside than are shown."""
+    monkeypatch.setenv("EVERGREEN_USECASES", str(ROOT / "tests" / "usecases"))
+    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path))
+    lake = Counting("weekly_sales")
+    fill(lake, "weekly_sales")
+    return lake
+
+
+def tear(lake: Lake, table: str) -> None:
+    """Make a table unreadable."""
+    folder = Path(lake.uri.removeprefix("file://"), "tables", table, "_delta_log")
+    assert folder.is_dir()
+    for file in folder.glob("*.json"):
+        file.write_text("torn")
+
+
+def test_no_more_rows_set_aside_are_read_than_shown(lake: Counting) -> None:
+    """The first by source, part and row come, with the number of all."""
+    lake.handed = 0
+    rows, total = kept(lake, load("weekly_sales"), NIGHTS["weekly_sales"][1])
+    assert (lake.handed, len(rows), total) == (SHOWN, SHOWN, 250)
+    assert [row["row"] for row in rows] == list(range(SHOWN))
+    assert rows[3]["record"]["price"] == -3
+    assert kept(lake, load("weekly_sales"), NIGHTS["weekly_sales"][0]) == ([], 0)
+
+
+def test_the_summary_reads_no_rows_that_it_does_not_show(lake: Counting) -> None:
+    """Every row ever set aside is the command line's to count: the page does without that table."""
+    tear(lake, "quarantine")
+    found = summary("weekly_sales")
+    assert found["error"] == ""
+    assert found["champion"]["version"] == "3"
+    assert [night["night"] for night in found["nights"]] == sorted(NIGHTS["weekly_sales"], reverse=True)
+
+
+def test_a_store_that_is_down_is_said_without_its_own_words(lake: Counting) -> None:
+    """A page names no address of the store; the log does."""
+    tear(lake, "partitions")
+    error = summary("weekly_sales")["error"]
+    assert error == "The lake could not be read; the api-server's log says more."
+
+
+def test_a_store_that_is_down_is_worth_another_try() -> None:
+    """Airflow's retries are for an outage: no operator takes it for final."""
+    assert not issubclass(StoreUnavailable, base.FINAL)
