@@ -16,7 +16,7 @@ import typer
 
 from include import spec as specs
 from include.clock import day_of
-from include.errors import EvergreenError
+from include.errors import EvergreenError, PartitionError
 
 app = typer.Typer(
     help=__doc__,
@@ -39,8 +39,10 @@ def status(usecase: AllOrOne = None, as_json: AsJson = False, debug: Debug = Fal
     from include.report import text
     from include.status import status as stand
 
-    found = [stand(Lake(spec.name), spec) for spec in _specs(usecase)]
-    _show({"usecases": found}, "\n\n".join(map(text, found)), as_json)
+    good, wrong = _specs(usecase)
+    found = [stand(Lake(spec.name), spec) for spec in good]
+    _show({"usecases": found, "wrong": wrong}, "\n\n".join([*map(text, found), *wrong]), as_json)
+    raise typer.Exit(bool(wrong))
 
 
 @app.command()
@@ -93,10 +95,14 @@ def verify(
     from include.lake import Lake
     from include.verify import verify as recompute
 
-    found = {spec.name: recompute(Lake(spec.name), spec, night) for spec in _specs(usecase)}
+    if night is not None:
+        _day(night)
+    good, wrong = _specs(usecase)
+    found = {spec.name: recompute(Lake(spec.name), spec, night) for spec in good}
     lines = [line for name, v in found.items() for line in (*v.differences, *v.stale, f"{name}: {v.note}")]
-    _show({name: one.plain() for name, one in found.items()}, "\n".join(lines), as_json)
-    raise typer.Exit(any(one.differences for one in found.values()))
+    said = {"usecases": {name: one.plain() for name, one in found.items()}, "wrong": wrong}
+    _show(said, "\n".join([*lines, *wrong]), as_json)
+    raise typer.Exit(bool(wrong) or any(one.differences for one in found.values()))
 
 
 @app.command()
@@ -146,7 +152,7 @@ def run(
     from include.stages import run as carry_out
 
     spec, span = specs.load(usecase), (first or night or "", last or first or night or "")
-    nights = spec.clock.keys(*(day_of(key).isoformat() for key in span))
+    nights = spec.clock.keys(*map(_day, span))
     found = carry_out(stage, Lake(usecase), spec, nights, now=datetime.now(UTC))
     _show(
         {"done": [ref.xcom() for ref in found]}, "\n".join(f"{r.partition}  {r.note}" for r in found), as_json
@@ -168,11 +174,22 @@ def _readable(usecase: str | None) -> tuple[list[specs.UseCase], list[str]]:
         return [], [str(error)]
 
 
-def _specs(usecase: str | None) -> list[specs.UseCase]:
-    good, wrong = ([specs.load(usecase)], []) if usecase else _readable(None)
-    for sentence in wrong:
-        typer.echo(sentence, err=True)
-    return good
+def _specs(usecase: str | None) -> tuple[list[specs.UseCase], list[str]]:
+    """Return one declaration, which must be readable, or all that are and the sentences of the others."""
+    return ([specs.load(usecase)], []) if usecase else _readable(None)
+
+
+def _day(key: str) -> str:
+    """Return a night's key, or say which option gives one."""
+    try:
+        return day_of(key).isoformat()
+    except PartitionError as error:
+        raise PartitionError(
+            error.subject,
+            required=error.required,
+            found=repr(key) if key else "none",
+            remedy="give --night, or to `run` --first and --last",
+        ) from None
 
 
 def _show(data: dict[str, Any], text: str, as_json: bool) -> None:

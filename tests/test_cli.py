@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -16,16 +18,26 @@ from typer.testing import CliRunner
 
 from include.__main__ import app, main
 from include.doctor import examine
+from include.errors import PartitionError
 from include.lake import Lake
 from tests.usecases.weekly_sales import world
 
 ROOT = Path(__file__).parents[1]
 USECASES = ROOT / "tests" / "usecases"
 WEEKS = 3
+SECRET = "hunter2-not-to-be-seen"
+SETTINGS = ("EVERGREEN_LAKE", "EVERGREEN_CODE", "EVERGREEN_HOME", "EVERGREEN_USECASES", "MLFLOW_TRACKING_URI")
+
+
+@pytest.fixture(autouse=True)
+def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a shell has set is none of these tests' business."""
+    for name in SETTINGS:
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a lake in which the command line has ingested and scored three nights of the weekly use case."""
     folder = tmp_path_factory.mktemp("cli")
     nights = world.write(folder / "shop", WEEKS)
@@ -42,7 +54,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 app, ["run", stage, "weekly_sales", "--first", nights[0], "--last", nights[-1]]
             )
             assert done.exit_code == 0, (done.output, done.exception)
-        yield folder / "lake"
+    return folder / "lake"
 
 
 @pytest.fixture
@@ -144,7 +156,7 @@ def test_status_says_how_the_nights_went(lake: Path) -> None:
 
 
 def test_status_shows_what_is_not_published_and_what_is_stale(lake: Path, tmp_path: Path) -> None:
-    """A night without a file is listed with its sentence; another declaration makes all nights stale."""
+    """A night without a file is listed with its sentence; another fallback makes predictions stale."""
     usecases = tmp_path / "usecases"
     shutil.copytree(USECASES / "weekly_sales", usecases / "weekly_sales")
     spec = usecases / "weekly_sales" / "usecase.yaml"
@@ -158,8 +170,8 @@ def test_status_shows_what_is_not_published_and_what_is_stale(lake: Path, tmp_pa
     (row,) = found["not_published"]
     assert (row["night"], row["product"], row["outcome"]) == (missing, "sales", "unavailable")
     assert "sales" in row["note"]
-    assert {(row["night"], row["product"]) for row in found["stale"]} >= {
-        (n, "sales") for n in world.nights(WEEKS)
+    assert {(row["night"], row["product"]) for row in found["stale"]} == {
+        (n, "predictions") for n in world.nights(WEEKS)
     }
 
 
@@ -226,6 +238,66 @@ def test_check_of_one_bad_declaration_still_checks_the_others(
     assert "broken/usecase.yaml" in found["wrong"][0]
 
 
+@pytest.mark.parametrize("command", ["status", "verify"])
+def test_a_declaration_that_can_not_be_read_is_in_the_answer(
+    command: str, lake: Path, tmp_path: Path
+) -> None:
+    """What was asked of all and told of some ends with 1, and the JSON says why not of all."""
+    (tmp_path / "usecases" / "broken").mkdir(parents=True)
+    (tmp_path / "usecases" / "broken" / "usecase.yaml").write_text("name: broken\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVERGREEN_USECASES", f"{USECASES}{os.pathsep}{tmp_path / 'usecases'}")
+        code, found = call(command)
+        text = CliRunner().invoke(app, [command])
+    assert (code, text.exit_code) == (1, 1)
+    (sentence,) = found["wrong"]
+    assert "broken/usecase.yaml" in sentence
+    assert sentence in text.stdout
+    assert len(found["usecases"]) == 2
+    code, found = call(command, "weekly_sales")
+    assert (code, found["wrong"]) == (0, [])
+
+
+@pytest.mark.parametrize("lake", ["{tmp}/file", "s3://lake"])
+@pytest.mark.parametrize("arguments", [("status", "flight_delay"), ("verify", "flight_delay")])
+def test_a_store_that_is_down_is_one_sentence(lake: str, arguments: tuple[str, ...], tmp_path: Path) -> None:
+    """No traceback: where the lake is, and what looks at it; the same as JSON."""
+    (tmp_path / "file").write_text("no folder")
+    address = lake.format(tmp=tmp_path)
+    down = {
+        "EVERGREEN_LAKE": address,
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_ACCESS_KEY_ID": "me",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_REGION": "us-east-1",
+    }
+    done = shell(*arguments, "--json", **down)
+    assert (done.returncode, done.stderr) == (1, "")
+    error = json.loads(done.stdout)["error"]
+    assert f"{address}/flight_delay: required a store that answers" in error
+    assert error.endswith("`python -m include doctor` looks at it")
+    assert SECRET not in error
+    assert "\x1b" not in error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "score", "weekly_sales"),
+        ("run", "score", "weekly_sales", "--night", "tonight"),
+        ("verify", "weekly_sales", "--night", "x"),
+    ],
+)
+def test_a_missing_night_is_asked_for_as_the_command_line_has_it(
+    arguments: tuple[str, ...], lake: Path
+) -> None:
+    """The remedy names the option, and no form of Airflow's."""
+    with pytest.raises(PartitionError, match="give --night") as caught:
+        call(*arguments)
+    assert "form" not in str(caught.value)
+
+
 def test_a_new_use_case_passes_check_and_carries_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,11 +334,15 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
 def test_verify_finds_a_sound_lake_sound(lake: Path) -> None:
     """Every snapshot, partition and model is recomputed, of all nights or of one."""
     code, said = call("verify", "weekly_sales")
-    found = said["weekly_sales"]
+    found = said["usecases"]["weekly_sales"]
     assert (code, found["differences"], found["stale"]) == (0, [], [])
     assert (found["snapshots"], found["partitions"]) == (WEEKS, 2 * WEEKS)
     code, said = call("verify", "weekly_sales", "--night", world.nights(1)[0])
-    assert (code, said["weekly_sales"]["snapshots"], said["weekly_sales"]["partitions"]) == (0, 1, 2)
+    assert (
+        code,
+        said["usecases"]["weekly_sales"]["snapshots"],
+        said["usecases"]["weekly_sales"]["partitions"],
+    ) == (0, 1, 2)
 
 
 def damage_raw(lake: Path) -> str:
@@ -309,13 +385,13 @@ def test_verify_finds_damage(damage: Callable[[Path], str], lake: Path) -> None:
     subject = damage(lake)
     code, said = call("verify", "weekly_sales")
     assert code == 1
-    assert any(subject in sentence for sentence in said["weekly_sales"]["differences"])
+    assert any(subject in sentence for sentence in said["usecases"]["weekly_sales"]["differences"])
 
 
 def test_verify_tells_stale_from_damaged(lake: Path) -> None:
     """Rows that changed after they were scored are damage of the source, and make the predictions stale."""
     subject = change_a_row(lake)
-    found = call("verify", "weekly_sales")[1]["weekly_sales"]
+    found = call("verify", "weekly_sales")[1]["usecases"]["weekly_sales"]
     assert [subject in sentence for sentence in found["differences"]] == [True]
     assert (
         f"weekly_sales/predictions/{world.nights(1)[0]} is stale: it would see other rows of sales now"
@@ -344,15 +420,14 @@ def test_a_stage_that_is_none_and_a_night_that_is_none_are_refused(lake: Path) -
 
 def test_doctor_names_each_lack_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lake and a source that work are ok, the missing registry isn't, and no secret is shown."""
-    secret = "hunter2-not-to-be-seen"
     monkeypatch.setenv("EVERGREEN_USECASES", str(USECASES))
     monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
     world.write(tmp_path / "shop", 1)
     monkeypatch.setenv("AIRFLOW_CONN_SHOP", world.connection(tmp_path / "shop"))
     monkeypatch.setenv(
-        "AIRFLOW_CONN_FLEET", json.dumps({"host": f"postgresql://me:{secret}@127.0.0.1:1/none"})
+        "AIRFLOW_CONN_FLEET", json.dumps({"host": f"postgresql://me:{SECRET}@127.0.0.1:1/none"})
     )
-    monkeypatch.setenv("AIRFLOW_CONN_LANDING", json.dumps({"host": "ftp://x", "password": secret}))
+    monkeypatch.setenv("AIRFLOW_CONN_LANDING", json.dumps({"host": "ftp://x", "password": SECRET}))
     found = {check.name: check for check in examine()}
     ok = {name for name, check in found.items() if check.ok}
     assert {"python", "packages", "threads", "telemetry", "lake", "source weekly_sales/sales"} <= ok
@@ -364,7 +439,53 @@ def test_doctor_names_each_lack_with_its_remedy(tmp_path: Path, monkeypatch: pyt
     }
     assert ok & bad == set()
     assert all(found[name].remedy for name in bad)
-    assert secret not in repr(found)
+    assert SECRET not in repr(found)
+
+
+class Answers(BaseHTTPRequestHandler):
+    """A registry that has nothing."""
+
+    def do_GET(self) -> None:
+        """Answer any question with an empty object."""
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    do_POST = do_GET  # noqa: N815  as above
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(params=["answers", "is down"])
+def guarded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Name a registry by an address that holds a password."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        port = server.server_port if request.param == "answers" else 1
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{SECRET}@127.0.0.1:{port}")
+        yield f"http://127.0.0.1:{port}"
+        server.shutdown()
+
+
+def test_no_command_prints_the_registrys_password(guarded: str, lake: Path) -> None:
+    """Whether the registry answers or not, its address is shown without the password in it."""
+    ones = [
+        ("doctor",),
+        ("status",),
+        ("verify", "weekly_sales"),
+        ("check",),
+        ("run", "train", "weekly_sales", "--night", world.nights(WEEKS)[-1]),
+        ("rollback", "weekly_sales", "--by", "ada", "--reason", "a try"),
+    ]
+    said = ""
+    for arguments in ones:
+        done = CliRunner().invoke(app, [*arguments, "--json"])
+        said += done.output + str(done.exception)
+    assert guarded in said
+    assert SECRET not in said
 
 
 def test_doctor_is_asked_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,7 +520,8 @@ def test_a_champion_comes_to_be_and_serves_from_the_command_line_alone(
     text = CliRunner().invoke(app, ["status", "weekly_sales"]).stdout
     assert f"champion v1 ({found['champion']['model']}) since night {last}, promoted" in text
     code, verified = call("verify", "weekly_sales")
-    assert (code, verified["weekly_sales"]["differences"], verified["weekly_sales"]["models"]) == (0, [], 2)
+    sound = verified["usecases"]["weekly_sales"]
+    assert (code, sound["differences"], sound["models"]) == (0, [], 2)
     with pytest.raises(Exception, match="weekly_sales"):
         call("rollback", "weekly_sales", "--by", "ada", "--reason", "there was none before it")
 

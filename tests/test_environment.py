@@ -13,6 +13,13 @@ from include.errors import SettingError
 SECRET = "hunter2-not-to-be-seen"
 
 
+@pytest.fixture(autouse=True)
+def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a shell has set is none of these tests' business."""
+    for name in ("LAKE", "CODE", "HOME", "USECASES"):
+        monkeypatch.delenv(f"EVERGREEN_{name}", raising=False)
+
+
 def test_an_endpoint_is_read_from_airflows_json(monkeypatch: pytest.MonkeyPatch) -> None:
     """The host holds the whole address; extra may be an object or JSON in a string, as Airflow exports it."""
     for extra in ({"region": "x"}, '{"region": "x"}'):
