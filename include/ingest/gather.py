@@ -11,7 +11,7 @@ from include.environment import Connect
 from include.errors import CircuitOpen, EvergreenError, PartitionRefused, SourceUnavailable
 from include.ingest.breaker import Breaker
 from include.ingest.fetch import opened
-from include.ingest.request import Fetcher, NothingYet, request
+from include.ingest.request import Fetcher, NothingYet, Request, request
 from include.ingest.snapshot import keep
 from include.lake import Lake
 from include.spec import UseCase
@@ -26,12 +26,15 @@ def gather(
     nights: Sequence[str],
     connect: Connect,
     known: Callable[[str], datetime],
+    *,
+    anew: bool,
 ) -> dict[str, EvergreenError]:
     """Fetch and keep nights, and return the error of each that could not be had.
 
     Parameters
     ----------
     known : from a night to the knowledge time of a new revision.
+    anew : other content than what is kept is a new revision.
 
     Raises
     ------
@@ -45,7 +48,9 @@ def gather(
     breaker = Breaker(lake, source, declared.fetch)
 
     def one(night: str) -> EvergreenError | None:
-        return _kept(lake, spec, source, night, fetcher, breaker, known)
+        return _kept(
+            lake, request(spec, source, night), source, fetcher, breaker, partial(known, night), anew
+        )
 
     # the first alone: where the circuit is open it is the probe, whose success lets the others in
     errors = [one(nights[0])]
@@ -56,14 +61,13 @@ def gather(
 
 def _kept(
     lake: Lake,
-    spec: UseCase,
+    asked: Request,
     source: str,
-    night: str,
     fetcher: Fetcher,
     breaker: Breaker,
-    known: Callable[[str], datetime],
+    known: Callable[[], datetime],
+    anew: bool,
 ) -> EvergreenError | None:
-    asked = request(spec, source, night)
     try:
         breaker.admit(asked.subject)
         parts = list(fetcher(asked))
@@ -76,5 +80,5 @@ def _kept(
         breaker.failed()
         return error
     breaker.succeeded()
-    keep(lake, source, spec.sources[source], night, parts, partial(known, night))
+    keep(lake, source, asked.source, asked.night, parts, known, anew=anew)
     return None

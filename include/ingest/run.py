@@ -23,12 +23,13 @@ from include.ingest.outcome import Outcome
 from include.ingest.publish import by_night, digest, inputs, publish, standing
 from include.ingest.read import read
 from include.ingest.request import NothingYet
-from include.ingest.snapshot import Snapshot, snapshots
+from include.ingest.snapshot import Snapshot, listed, snapshots
 from include.ingest.suite import checked
 from include.lake import Lake
 from include.spec import UseCase
 from include.tables import QUARANTINE, validated
 
+ROUNDS = 10  # far more than one night gets revisions while it is published
 NOTHING_YET = json.dumps({"answer": "nothing yet"})  # for ever: a later outage doesn't unsay it
 Row = dict[str, Any]
 Revisions = Mapping[str, Sequence[Snapshot]]
@@ -73,14 +74,38 @@ def ingest(
     """
     nights = sorted(set(nights))
     _usable(spec, source, nights)
-    before = {row["night"]: row for row in lake.rows("partitions", {"product": source, "night": nights})}
-    known = _rule(spec, source, before if fetch_anew else {}, seen_on, now)
-    kept = snapshots(lake, source, nights)
-    wanted = nights if fetch_anew else [night for night in nights if night not in kept]
-    errors = gather(lake, spec, source, wanted, connect, known)
-    if wanted:
+    known = _rule(spec, source, _before(lake, source, nights) if fetch_anew else {}, seen_on, now)
+    kept = {} if fetch_anew else listed(lake, source, nights)
+    wanted = [night for night in nights if night not in kept]
+    errors = gather(lake, spec, source, wanted, connect, known, anew=fetch_anew)
+    return _settled(lake, spec, source, nights, errors)
+
+
+def _settled(
+    lake: Lake, spec: UseCase, source: str, nights: Sequence[str], errors: Mapping[str, EvergreenError]
+) -> list[Outcome]:
+    """Bring the tables to what is kept, and again where more was kept meanwhile.
+
+    What was made of fewer snapshots may have replaced what a run beside this one had made of all.
+    """
+    for _ in range(ROUNDS):
         kept = snapshots(lake, source, nights)
-    return _brought(lake, spec, source, nights, before, kept, errors)
+        outcomes = _brought(lake, spec, source, nights, _before(lake, source, nights), kept, errors)
+        now = listed(lake, source, nights)
+        if all(len(now[night]) == len(kept.get(night, ())) for night in now):
+            return outcomes
+    raise EvergreenError(
+        f"{spec.name}/{source}",
+        required="snapshots that hold still",
+        found="new ones each time they are read",
+        remedy="run it again when the runs beside it have ended",
+    )
+
+
+def _before(lake: Lake, source: str, nights: Sequence[str]) -> dict[str, Row]:
+    """Return the nights' rows in ``partitions``."""
+    rows = lake.rows("partitions", {"product": source, "night": list(nights)})
+    return {row["night"]: row for row in rows}
 
 
 def _rule(

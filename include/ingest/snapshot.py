@@ -64,14 +64,21 @@ class Snapshot:
 
 def snapshots(lake: Lake, source: str, nights: Sequence[str]) -> dict[str, list[Snapshot]]:
     """Return the revisions of each of the nights that has any, oldest first."""
-    base = f"raw/snapshots/{source}"
-    prefixes = [f"{base}/{nights[0]}"] if len(nights) == 1 else [base]
-    found: dict[str, list[Snapshot]] = defaultdict(list)
-    for key in (key for prefix in prefixes for key in lake.keys(prefix)):
+    return {
+        night: sorted((_read(lake, key) for key in keys), key=lambda one: one.revision)
+        for night, keys in listed(lake, source, nights).items()
+    }
+
+
+def listed(lake: Lake, source: str, nights: Sequence[str]) -> dict[str, list[str]]:
+    """Return the manifests' keys of each of the nights that has any."""
+    base, wanted = f"raw/snapshots/{source}", set(nights)
+    found: dict[str, list[str]] = defaultdict(list)
+    for key in lake.keys(f"{base}/{nights[0]}" if len(nights) == 1 else base):
         night = key.split("/")[-2]
-        if night in set(nights):
-            found[night].append(_read(lake, key))
-    return {night: sorted(many, key=lambda one: one.revision) for night, many in found.items()}
+        if night in wanted:
+            found[night].append(key)
+    return found
 
 
 def keep(
@@ -81,12 +88,15 @@ def keep(
     night: str,
     parts: Sequence[Part],
     known: Callable[[], datetime],
+    *,
+    anew: bool = False,
 ) -> Snapshot:
-    """Keep a night's parts, unless the newest revision has the same content.
+    """Keep a night's parts, unless somebody kept them first or the newest revision has the same content.
 
     Parameters
     ----------
     known : the knowledge time of a new revision; called only for one.
+    anew : other content than the newest revision's is the next one; without it the first fetch wins.
 
     Returns
     -------
@@ -97,7 +107,7 @@ def keep(
     identity = digest_json([[name, _identity(declared, data)] for name, data in parts])
     while True:
         before = snapshots(lake, source, [night]).get(night, [])
-        if before and before[-1].identity == identity:
+        if before and (not anew or before[-1].identity == identity):
             return before[-1]
         for part, (_, data) in zip(kept, parts, strict=True):
             lake.create(part.key, data)

@@ -191,6 +191,64 @@ def test_the_first_fetch_wins(lake: Lake, spec: UseCase, shop: Path, connect: Co
     assert ingest(lake, spec, "sales", NIGHTS[:1], connect) == [first]
 
 
+def test_the_first_fetch_wins_when_both_had_asked(
+    lake: Lake, spec: UseCase, shop: Path, connect: Connect
+) -> None:
+    """A fetch that comes back after another was kept, with other bytes, is no revision."""
+
+    def overtaken(name: str) -> Endpoint:
+        ingest(lake, spec, "sales", NIGHTS[:1], connect)
+        change(shop, NIGHTS[0], "true", "false")
+        return connect(name)
+
+    ingest(lake, spec, "sales", NIGHTS[:1], overtaken)
+    assert [one.revision for one in snapshots(lake, "sales", NIGHTS)[NIGHTS[0]]] == [0]
+    assert {row["promo"] for row in lake.rows("validated_sales")} == {True, False}
+
+
+class Overtaken(Lake):
+    """A lake in which something happens right before the first publication."""
+
+    then: Callable[[], Any] | None = None
+
+    def publish(self, *args: Any, **more: Any) -> int:
+        """Publish, after what happens first."""
+        happens, self.then = self.then, None
+        if happens is not None:
+            happens()
+        return super().publish(*args, **more)
+
+
+def test_a_plain_run_beside_a_fetch_anew_undoes_nothing(
+    spec: UseCase, shop: Path, connect: Connect, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A run that publishes what it read before a revision came publishes that revision as well."""
+    folders = [str(tmp_path / name) for name in ("alone", "beside")]
+    for folder in folders:
+        ingest(Lake("weekly_sales", folder), spec, "sales", NIGHTS[:1], connect)
+    monkeypatch.setenv("EVERGREEN_CODE", "newer")  # so that a plain run has something to make
+    change(shop, NIGHTS[0], ",s01,bread,", ",s1,bread,")
+    alone, other = (Lake("weekly_sales", folder) for folder in folders)
+    ingest(alone, spec, "sales", NIGHTS[:1], connect, fetch_anew=True, now=NOW)
+    beside = Overtaken("weekly_sales", folders[1])
+    beside.then = lambda: ingest(other, spec, "sales", NIGHTS[:1], connect, fetch_anew=True, now=NOW)
+    (outcome,) = ingest(beside, spec, "sales", NIGHTS[:1], connect)
+    assert state(other) == state(alone)
+    assert outcome.note == "39 rows of revision 1, 1 set aside"
+
+
+def test_an_outage_beside_a_run_that_was_answered_takes_nothing_back(
+    spec: UseCase, shop: Path, connect: Connect, tmp_path: Path
+) -> None:
+    """A run that had no answer doesn't write "unavailable" over what another published meanwhile."""
+    alone, other = (Lake("weekly_sales", str(tmp_path / name)) for name in ("alone", "beside"))
+    ingest(alone, spec, "sales", NIGHTS[:1], connect)
+    beside = Overtaken("weekly_sales", str(tmp_path / "beside"))
+    beside.then = lambda: ingest(other, spec, "sales", NIGHTS[:1], connect)
+    ingest(beside, spec, "sales", NIGHTS[:1], lambda name: Endpoint(name, (tmp_path / "nowhere").as_uri()))
+    assert state(other) == state(alone)
+
+
 def test_a_revision_lies_beside_the_old_rows(lake: Lake, spec: UseCase, shop: Path, connect: Connect) -> None:
     """Other content after a published one is the next revision, known from `now` on; both can be read."""
     (first,) = ingest(lake, spec, "sales", NIGHTS[:1], connect)
