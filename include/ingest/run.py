@@ -63,17 +63,19 @@ def ingest(
     connect : from a connection's name to its endpoint; called only if something is fetched.
     fetch_anew : ask the source even for nights that are kept; other content enters as the next revision.
     seen_on : the night on which the data came, if later than its own; it is known by the rule on that night.
-    now : the knowledge time of a revision that comes after a published one (with a time zone).
+    now : the time (with a time zone): a night whose data can't be known yet is refused, and a revision that
+    comes after a published one is known from then on.
 
     Raises
     ------
     PartitionError
-        for a night that the schedule doesn't have, or `fetch_anew` of a published night without `now`.
+        for a night that the schedule lacks or that is still to come, or `fetch_anew` of a published night
+        without `now`.
     SpecError, SettingError
         for a declaration or connection that can't be used.
     """
     nights = sorted(set(nights))
-    _usable(spec, source, nights)
+    _usable(spec, source, nights, now)
     known = _rule(spec, source, _before(lake, source, nights) if fetch_anew else {}, seen_on, now)
     kept = {} if fetch_anew else listed(lake, source, nights)
     wanted = [night for night in nights if night not in kept]
@@ -128,13 +130,22 @@ def _rule(
     return known
 
 
-def _usable(spec: UseCase, source: str, nights: Sequence[str]) -> None:
+def _usable(spec: UseCase, source: str, nights: Sequence[str], now: datetime | None) -> None:
     """Refuse a source, night or contract that can't be used, before anything is asked or written."""
     if source not in spec.sources:
         raise SpecError(f"{spec.name}: source {source!r}", required=f"one of {', '.join(spec.sources)}")
     for night in nights:
         spec.clock.moment(night)
     declared = spec.sources[source]
+    moments = {night: spec.clock.local(night, declared.known) for night in nights}
+    come = [night for night in nights if now and now.tzinfo and moments[night] > now]
+    if come:
+        raise PartitionError(
+            f"{spec.name}/{source}/{come[0]}",
+            required="a night whose data can be known",
+            found=f"one that is still to come: {moments[come[0]]:%Y-%m-%d %H:%M} UTC",
+            remedy="run it then; what a source says before would be kept as that night's for ever",
+        )
     checked(f"{spec.name}/{source}", declared.contract.expectations, list(declared.columns))
 
 

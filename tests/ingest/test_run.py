@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +247,16 @@ def test_an_outage_beside_a_run_that_was_answered_takes_nothing_back(
     beside.then = lambda: ingest(other, spec, "sales", NIGHTS[:1], connect)
     ingest(beside, spec, "sales", NIGHTS[:1], lambda name: Endpoint(name, (tmp_path / "nowhere").as_uri()))
     assert state(other) == state(alone)
+
+
+def test_a_night_still_to_come_is_refused(lake: Lake, spec: UseCase, connect: Connect) -> None:
+    """What a source says before a night's data can be known is not kept as that night's."""
+    known = datetime(2024, 1, 8, 5, tzinfo=UTC)
+    with pytest.raises(PartitionError, match=r"sales/2024-01-08: .*still to come: 2024-01-08 05:00 UTC; run"):
+        ingest(lake, spec, "sales", NIGHTS[:2], connect, now=known - timedelta(seconds=1))
+    assert snapshots(lake, "sales", NIGHTS) == {}
+    found = ingest(lake, spec, "sales", NIGHTS[:2], connect, now=known)
+    assert [outcome.outcome for outcome in found] == ["published", "published"]
 
 
 def test_a_revision_lies_beside_the_old_rows(lake: Lake, spec: UseCase, shop: Path, connect: Connect) -> None:
