@@ -59,3 +59,17 @@ def who(earlier: pa.Table) -> tuple[Step, str]:
     row = earlier.slice(0, 1).to_pylist()[0]
     constant = None if row["model"] else float(row["prediction"])
     return Step(row["rung"], row["version"], row["model"], constant), str(row["reason"])
+
+
+def sentence(made: pa.Table) -> str:
+    """Return who served how many rows, and why nobody higher."""
+    step, reason = who(made)
+    return f"{made.num_rows} rows by {step.name}" + (f": {reason}" if reason else "")
+
+
+def alike(spec: UseCase, rows: pa.Table, made: pa.Table) -> bool:
+    """Tell whether rows of features are those that predictions were made from."""
+    same = made.num_rows == rows.num_rows and all(
+        made[c].equals(rows[c].cast(made[c].type)) for c in spec.key
+    )
+    return same and row_digests(spec, rows).to_pylist() == made["row_digest"].to_pylist()

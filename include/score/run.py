@@ -1,8 +1,9 @@
 """Score one night: one partition, in one commit, whatever failed before.
 
 What was served is a fact. A night that has predictions is scored again by the version that served them,
-whichever rung that was and whatever was promoted or has arrived since; what another version would have said
-goes to `restated`, beside it. The row in `partitions` is written last and says that the night is done.
+whichever rung that was and whatever was promoted or has arrived since; what another version would have said,
+or the same one of what is known by now, goes to `restated`, beside it. The row in `partitions` is written
+last and says that the night is done.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random
 
 from include import environment, profile, tables
@@ -27,7 +30,12 @@ from include.spec import UseCase
 
 
 def score(lake: Lake, spec: UseCase, night: str) -> Ref:
-    """Publish a prediction for each of the night's rows; again gives the same rows.
+    """Publish a prediction for each of the night's rows; again leaves those that were served.
+
+    Returns
+    -------
+    Ref
+        of the served rows; its note says when they would be others now.
 
     Raises
     ------
@@ -51,9 +59,10 @@ def score(lake: Lake, spec: UseCase, night: str) -> Ref:
             spec, rows, ladder.climb(lake, spec, rows, rungs, _missing(spec, night, seen, state))
         )
         published = _serve(lake, night, made)
-    if published is not made:
-        made = _again(lake, spec, rows, published)
-    return _publish(lake, spec, night, rows, made, inputs_of(spec, seen))
+    inputs = inputs_of(spec, seen)
+    if published is made:
+        return _finish(lake, spec, night, rows, made, inputs)
+    return _again(lake, spec, night, rows, published, inputs)
 
 
 # other nights of a backfill move the table's version too
@@ -90,11 +99,18 @@ def restate(lake: Lake, spec: UseCase, night: str, model: str, version: str) -> 
     rows = compute(spec, seen_by(lake, spec, night), [night])
     if rows.num_rows == 0:
         raise _nothing(spec, night, {})
-    step = Step("restated", version, model)
-    made = predictions.build(spec, rows, Served(step, "", ladder.predict(lake, spec, rows, step)))
-    lake.publish("restated", made, {"night": night, "model": model})
-    note = f"{made.num_rows} rows by {step.name}"
+    values = ladder.predict(lake, spec, rows, Step("restated", version, model))
+    made = _restate(lake, spec, rows, version, model, values)
+    note = f"{made.num_rows} rows by restated v{version}"
     return Ref(f"{lake.uri}/tables/restated", night, digest_table(made), made.num_rows, note)
+
+
+def _restate(
+    lake: Lake, spec: UseCase, rows: pa.Table, version: str, model: str, values: NDArray[np.float64]
+) -> pa.Table:
+    made = predictions.build(spec, rows, Served(Step("restated", version, model), "", values))
+    lake.publish("restated", made, {"night": made["night"][0].as_py(), "model": model})
+    return made
 
 
 def seen_by(lake: Lake, spec: UseCase, night: str) -> dict[str, pa.Table]:
@@ -119,14 +135,33 @@ def _missing(
     return found
 
 
-def _again(lake: Lake, spec: UseCase, rows: pa.Table, published: pa.Table) -> pa.Table:
-    """Return the night's rows by whoever served them before; as they stand if that model is lost by now."""
-    step, reason = predictions.who(published)
+def _again(
+    lake: Lake, spec: UseCase, night: str, rows: pa.Table, published: pa.Table, inputs: Mapping[str, str]
+) -> Ref:
+    """Finish a served night that was killed or damaged; what it would be now stands beside what it was."""
+    published = published.sort_by([(c, "ascending") for c in spec.key])
+    served = views.shaped(published, predictions.shape(spec)).combine_chunks()
+    step, reason = predictions.who(served)
+    alike = predictions.alike(spec, rows, served)
+    done = next(iter(lake.rows("partitions", {"product": "predictions", "night": night})), None)
+    why = "would be others now, and the model that served is lost"
     try:
-        return predictions.build(spec, rows, Served(step, reason, ladder.predict(lake, spec, rows, step)))
+        now = predictions.build(spec, rows, Served(step, reason, ladder.predict(lake, spec, rows, step)))
     except ModelError:
-        shape = predictions.shape(spec)
-        return views.shaped(published.sort_by([(c, "ascending") for c in spec.key]), shape).combine_chunks()
+        now = served if alike else None
+    if now is not None:
+        digest = digest_table(now)
+        if digest != digest_table(served) and done is not None and done["digest"] == digest:
+            lake.publish("predictions", now, {"night": night})  # damaged since: what was served is recorded
+            served = now
+        if digest == digest_table(served):
+            return _finish(lake, spec, night, rows, served, inputs)
+        _restate(lake, spec, rows, step.version, step.model, now["prediction"].to_numpy())
+        why = "would be others now: see restated"
+    if done is None:
+        _finish(lake, spec, night, rows if alike else None, served, inputs if alike else {})
+    note = f"{predictions.sentence(served)}; they {why}"
+    return Ref(f"{lake.uri}/tables/predictions", night, digest_table(served), served.num_rows, note)
 
 
 def inputs_of(spec: UseCase, seen: Mapping[str, pa.Table]) -> dict[str, str]:
@@ -138,17 +173,20 @@ def inputs_of(spec: UseCase, seen: Mapping[str, pa.Table]) -> dict[str, str]:
     }
 
 
-def _publish(
-    lake: Lake, spec: UseCase, night: str, rows: pa.Table, made: pa.Table, inputs: Mapping[str, str]
+def _finish(
+    lake: Lake, spec: UseCase, night: str, rows: pa.Table | None, made: pa.Table, inputs: Mapping[str, str]
 ) -> Ref:
-    step, reason = predictions.who(made)
-    note = f"{made.num_rows} rows by {step.name}" + (f": {reason}" if reason else "")
-    digest = digest_table(made)
-    lake.publish("predictions", made, {"night": night})
-    of_features = profile.build("features", night, rows, spec.features.numeric, spec.features.categorical)
-    of_predictions = profile.build("predictions", night, made, ["prediction"], [])
-    both = pa.concat_tables([of_features, of_predictions])
-    lake.publish("profiles", both, {"product": ["features", "predictions"], "night": night})
+    """Publish what follows from a night's predictions; without the rows they were made from, from them alone.
+
+    What such a night had seen isn't known any more, so its row names no inputs and no declaration.
+    """
+    note, digest = predictions.sentence(made), digest_table(made)
+    profiles = {"predictions": profile.build("predictions", night, made, ["prediction"], [])}
+    if rows is not None:
+        of = spec.features
+        profiles["features"] = profile.build("features", night, rows, of.numeric, of.categorical)
+    both = pa.concat_tables([profiles[name] for name in sorted(profiles)])
+    lake.publish("profiles", both, {"product": sorted(profiles), "night": night})
     row = {
         "product": "predictions",
         "night": night,
@@ -158,8 +196,8 @@ def _publish(
         "quarantined": 0,
         "duplicates": 0,
         "digest": digest,
-        "inputs": json.dumps({**inputs, "model": step.model}, sort_keys=True),
-        "spec": spec.digest,
+        "inputs": json.dumps({**inputs, "model": made["model"][0].as_py()}, sort_keys=True),
+        "spec": "" if rows is None else spec.digest,
         "code": environment.code_version(),
         "note": note,
     }

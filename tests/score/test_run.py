@@ -236,6 +236,103 @@ def test_a_model_that_was_lost_since(
     assert lake.rows("partitions", {"product": "predictions"})[0]["digest"] == done.digest
 
 
+Change = Callable[[Lake, UseCase, Path], UseCase]
+
+
+def other_sql(lake: Lake, use: UseCase, folder: Path) -> UseCase:
+    """Return the use case after somebody edited its features.sql."""
+    return parcels.spec(folder, parcels.SQL.replace("s.weight", "s.weight + 1 AS weight"))
+
+
+def loaded_late(lake: Lake, use: UseCase, folder: Path) -> UseCase:
+    """Load a night of outcomes, known in time, that wasn't there when the night was scored."""
+    parcels.publish(lake, use, "arrivals", "2024-03-06", [parcels.rows(use, "arrivals", "2024-03-06")])
+    return use
+
+
+@pytest.fixture
+def lacking(lake: Lake, use: UseCase, deploy: Deploy) -> Lake:
+    """The lake without one night of outcomes, and with a champion."""
+    lake.publish("validated_arrivals", parcels.rows(use, "arrivals", NIGHT)[:0], {"night": "2024-03-06"})
+    deploy(lake, "1", "2024-03-04")
+    return lake
+
+
+@pytest.mark.parametrize("change", [other_sql, loaded_late])
+def test_features_that_changed_since(
+    lacking: Lake, use: UseCase, stored: dict[str, bytes], tmp_path: Path, change: Change
+) -> None:
+    """What was served stays when its features would be others now, and those stand in `restated`."""
+    first = score(lacking, use, NIGHT)
+    served = _state(lacking, "predictions", "partitions", "profiles")
+    now = change(lacking, use, tmp_path / "spec")
+    again = score(lacking, now, NIGHT)
+    assert (again.digest, again.rows) == (first.digest, 12)
+    assert again.note == "12 rows by champion v1; they would be others now: see restated"
+    assert _state(lacking, "predictions", "partitions", "profiles") == served
+    digest = digest_bytes(stored["1"])
+    rows = sorted(lacking.rows("restated"), key=lambda row: (row["depot"], row["parcel"]))
+    expected = models.predict(models.load(stored["1"], digest), features(lacking, now, [NIGHT]), now)
+    assert [row["prediction"] for row in rows] == list(expected)
+    assert {(row["night"], row["model"]) for row in rows} == {(NIGHT, digest)}
+    kept = sorted(lacking.rows("predictions"), key=lambda row: (row["depot"], row["parcel"]))
+    assert all(row["row_digest"] != old["row_digest"] for row, old in zip(rows, kept, strict=True))
+    state = _state(lacking)
+    assert score(lacking, now, NIGHT) == again
+    restate(lacking, now, NIGHT, digest, "1")
+    assert _state(lacking) == state
+
+
+@pytest.mark.parametrize("change", [other_sql, loaded_late])
+@pytest.mark.parametrize("writes", [1, 2])
+def test_killed_and_features_that_changed_since(
+    lacking: Lake, use: UseCase, tmp_path: Path, change: Change, writes: int
+) -> None:
+    """A served night that was killed is finished from what was served, and claims nothing of what it saw."""
+    with pytest.raises(KeyboardInterrupt):
+        score(Dying(lacking, writes), use, NIGHT)
+    before = _state(lacking)
+    again = score(lacking, change(lacking, use, tmp_path / "spec"), NIGHT)
+    assert _state(lacking, "predictions") == {"predictions": before["predictions"]}
+    (row,) = lacking.rows("partitions", {"product": "predictions"})
+    assert (row["digest"], row["note"]) == (again.digest, "12 rows by champion v1")
+    assert (set(json.loads(row["inputs"])), row["spec"]) == ({"model"}, "")
+    profiles = lacking.rows("profiles")
+    (of_served,) = (r for r in profiles if r["product"] == "predictions")
+    served = [r["prediction"] for r in lacking.rows("predictions")]
+    assert (of_served["low"], of_served["high"]) == (min(served), max(served))
+    # the features that were seen are lost, unless their profile was written in time
+    assert sorted(repr(r) for r in profiles if r["product"] == "features") == [
+        r for r in before["profiles"] if "'features'" in r
+    ]
+    assert ({r["product"] for r in profiles} == {"predictions"}) == (writes == 1)
+    state = _state(lacking)
+    score(lacking, change(lacking, use, tmp_path / "spec"), NIGHT)
+    assert _state(lacking) == state
+
+
+def test_model_and_features_are_lost(
+    lacking: Lake, use: UseCase, stored: dict[str, bytes], tmp_path: Path
+) -> None:
+    """When neither what was served nor its model can be had again, what was served stays, and says so."""
+    score(lacking, use, NIGHT)
+    state = _state(lacking)
+    lacking.replace(models.key(digest_bytes(stored["1"])), b"")
+    again = score(lacking, other_sql(lacking, use, tmp_path / "spec"), NIGHT)
+    assert again.note.endswith("they would be others now, and the model that served is lost")
+    assert _state(lacking) == state
+
+
+def test_predictions_that_were_damaged_since(lake: Lake, use: UseCase, deploy: Deploy) -> None:
+    """Rows that are no longer those of the recorded digest are made again when that gives this digest."""
+    deploy(lake, "1", "2024-03-04")
+    first = score(lake, use, NIGHT)
+    state = _state(lake)
+    lake.publish("predictions", lake.read("predictions", {"night": NIGHT})[1:], {"night": NIGHT})
+    assert score(lake, use, NIGHT) == first
+    assert _state(lake) == state
+
+
 def test_restated(lake: Lake, use: UseCase, deploy: Deploy, stored: dict[str, bytes]) -> None:
     """What another version would have said stands beside what was served, once however often it is asked."""
     deploy(lake, "1", "2024-03-04")
@@ -283,6 +380,8 @@ def test_what_was_read(lake: Lake, use: UseCase, deploy: Deploy) -> None:
         inputs.append(json.loads(row["inputs"]))
         # the first is before the lookback, the second within it
         lake.publish(f"validated_{source}", parcels.rows(use, source, day)[:0], {"night": day})
+    # what was served would keep its row: this one is served for the first time
+    lake.publish("predictions", lake.read("predictions", {"night": NIGHT})[:0], {"night": NIGHT})
     score(lake, use, NIGHT)
     inputs.append(
         json.loads(lake.rows("partitions", {"product": "predictions", "night": NIGHT})[0]["inputs"])
