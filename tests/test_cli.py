@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from include.__main__ import app, main
 from include.doctor import examine
-from include.errors import PartitionError
+from include.errors import PartitionError, StoreUnavailable
 from include.lake import Lake
 from tests.usecases.weekly_sales import world
 
@@ -386,6 +386,17 @@ def test_verify_finds_damage(damage: Callable[[Path], str], lake: Path) -> None:
     code, said = call("verify", "weekly_sales")
     assert code == 1
     assert any(subject in sentence for sentence in said["usecases"]["weekly_sales"]["differences"])
+
+
+@pytest.mark.parametrize("folder", ["raw/snapshots/sales", "raw/objects"])
+def test_verify_does_not_take_an_outage_for_damage(folder: str, lake: Path) -> None:
+    """What can't be reached now was not found to differ."""
+    place = lake / "weekly_sales" / folder
+    assert place.is_dir()
+    shutil.rmtree(place)
+    place.write_text("no folder")
+    with pytest.raises(StoreUnavailable):
+        call("verify", "weekly_sales", "--night", world.nights(1)[0])
 
 
 def test_verify_tells_stale_from_damaged(lake: Path) -> None:

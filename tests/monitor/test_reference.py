@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from include.errors import StoreUnavailable
 from include.lake import Lake
 from include.monitor import reference
 from include.promote import ledger
@@ -69,3 +71,19 @@ def test_a_damaged_model_leaves_the_features_reference(lake: Lake, use: UseCase,
     assert found.columns["prediction"].nights is None
     assert found.sample is not None
     assert found.sample["prediction"].null_count == found.sample.num_rows
+
+
+def test_an_outage_keeps_no_reference(lake: Lake, use: UseCase, week: list[str]) -> None:
+    """A model that can't be reached now is no damaged one: what is kept once waits for it."""
+    champion = ledger.serving(lake, week[0]).champion
+    folder = Path(lake.uri.removeprefix("file://"))
+    (folder / "models").rename(folder / "away")
+    (folder / "models").write_text("no folder")
+    with pytest.raises(StoreUnavailable):
+        reference.read(lake, use, champion)
+    assert lake.keys("references") == []
+    (folder / "models").unlink()
+    (folder / "away").rename(folder / "models")
+    found = reference.read(lake, use, champion)
+    assert found is not None
+    assert found.columns["prediction"].nights is not None
