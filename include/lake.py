@@ -83,7 +83,7 @@ class Lake:
         opened = self._ensure(table, rows.schema)
         write_deltalake(
             opened,
-            rows,
+            query.fitted(rows, pa.schema(opened.schema().to_arrow()), f"{self.uri}/tables/{table}"),
             mode="overwrite",
             predicate=query.predicate(where),
             schema_mode=_mode(opened, rows.schema),

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
+from include.errors import SpecError
+
 Where = Mapping[str, str | int | Sequence[str] | Sequence[int]]
 
 
@@ -33,6 +35,25 @@ def predicate(where: Where) -> str:
 def plain(table: pa.Table) -> pa.Table:
     """Return a table with the types that were written, where the engine reads strings and bytes as views."""
     return table.cast(pa.schema([field.with_type(_plain(field.type)) for field in table.schema]))
+
+
+def fitted(rows: pa.Table, have: pa.Schema, where: str) -> pa.Table:
+    """Return rows with nulls for the columns of a table that they don't have any more.
+
+    Raises
+    ------
+    SpecError
+        when a column has another type than in the table, which Delta would cast without a word.
+    """
+    for field in have:
+        kind = _plain(field.type)
+        if field.name not in rows.schema.names:
+            rows = rows.append_column(field.name, pa.nulls(rows.num_rows, kind))
+        elif rows.schema.field(field.name).type != kind:
+            found = f"{rows.schema.field(field.name).type} for {field.name!r}"
+            remedy = "keep the column under another name, so that old rows keep their type"
+            raise SpecError("a table's columns", required=str(kind), found=found, where=where, remedy=remedy)
+    return rows
 
 
 def _condition(column: str, values: Sequence[str | int]) -> str:

@@ -18,7 +18,7 @@ from deltalake.exceptions import DeltaError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from include.errors import EvergreenError, StaleDecision, StoreUnavailable
+from include.errors import EvergreenError, SpecError, StaleDecision, StoreUnavailable
 from include.lake import Lake
 
 SCHEMA = pa.schema({"night": pa.string(), "value": pa.int64()})
@@ -322,3 +322,14 @@ def test_a_key_can_not_leave_its_folder(lake: Lake, key: str, tmp_path: Path) ->
     with pytest.raises(EvergreenError):
         lake.keys(key)
     assert [entry for entry in tmp_path.rglob("*") if entry != tmp_path / "usecase"] == []
+
+
+def test_a_column_that_is_gone_is_null_and_one_of_another_type_is_refused(tmp_path: Path) -> None:
+    """Rows without a column of the table get nulls; a number is never stored in an integer's column."""
+    lake = Lake("u", str(tmp_path))
+    lake.publish("t", pa.table({"night": ["a"], "value": [1], "gone": ["x"]}), {"night": "a"})
+    lake.publish("t", pa.table({"night": ["b"], "value": [2]}), {"night": "b"})
+    assert {row["night"]: row["gone"] for row in lake.rows("t")} == {"a": "x", "b": None}
+    with pytest.raises(SpecError, match=r"required int64, found double for 'value'"):
+        lake.publish("t", pa.table({"night": ["c"], "value": [1.7], "gone": ["y"]}), {"night": "c"})
+    assert {row["night"] for row in lake.rows("t")} == {"a", "b"}
