@@ -105,7 +105,11 @@ class Lake:
             if opened.version() != seen:
                 raise stale
             write_deltalake(
-                opened, rows, mode="append", commit_properties=CommitProperties(max_commit_retries=0)
+                opened,
+                rows,
+                mode="append",
+                schema_mode=_mode(opened, rows.schema),
+                commit_properties=CommitProperties(max_commit_retries=0),
             )
         except CommitFailedError:
             raise stale from None
