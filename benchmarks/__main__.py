@@ -1,7 +1,8 @@
 """`make bench`: what a night costs through Airflow, beside its compute and beside Airflow's own floor.
 
 Five nights of flight_delay one after the other, the same functions in one warm process, and a chain of empty
-tasks of the same shape; then two backfills of thirty nights, with and without the warm parent.
+tasks of the same shape; then two backfills, with and without the warm parent, of thirty nights each or of as many
+as `python -m benchmarks NIGHTS` says.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from demo.stack import Stack, clean, show
 
 DAG = "flight_delay__nightly"
 NIGHTS = 5
-BACKFILL = 30
+BACKFILL = int(sys.argv[1]) if len(sys.argv) > 1 else 30  # nights
 BUNDLES = [
     {
         "name": name,
@@ -64,7 +65,7 @@ def in_one_process(stack: Stack, nights: list[str]) -> list[dict[str, float]]:
 
 
 def backfill(api: AirflowApi, first: date) -> float:
-    """Backfill thirty nights; return nights a minute."""
+    """Backfill so many nights; return nights a minute."""
     last = first + timedelta(days=BACKFILL - 1)
     begin = time.perf_counter()
     api.backfill(DAG, first, last, max_active_runs=4)
@@ -100,12 +101,14 @@ def main() -> None:
         wall = median(through_airflow(api, DAG, nights, "bench"))
         stages = in_one_process(warm, days(date(2013, 3, 7), NIGHTS + 1))
         compute = median(stage["night"] for stage in stages)
-        fast = backfill(api, date(2013, 3, 13))
+        then = date(2013, 3, 13)
+        fast = backfill(api, then)
         warm.down()
         cold.up(progress=show)
-        nights = [{"partition": key} for key in days(date(2013, 4, 12), NIGHTS + 1)]
+        then += timedelta(BACKFILL)
+        nights = [{"partition": key} for key in days(then, NIGHTS + 1)]
         cold_wall = median(through_airflow(api, DAG, nights, "cold"))
-        slow = backfill(api, date(2013, 4, 18))
+        slow = backfill(api, then + timedelta(NIGHTS + 1))
     except BaseException:
         print(f"\nKept for a look: {home.root}; EVERGREEN_HOME={home.root} python -m demo.stack status")
         raise
