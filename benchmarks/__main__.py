@@ -1,8 +1,8 @@
 """`make bench`: what a night costs through Airflow, beside its compute and beside Airflow's own floor.
 
 Five nights of flight_delay, one after the other; the same functions in one warm process; a chain of empty
-tasks of the same shape; then two backfills, with and without the warm parent, of thirty nights each, or of as many as
-`python -m benchmarks NIGHTS` says.
+tasks of the same shape; then two backfills, with and without the warm parent, of thirty nights each, or of
+as many as `python -m benchmarks NIGHTS` says.
 """
 
 from __future__ import annotations
