@@ -26,7 +26,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -171,7 +171,7 @@ class Registry:
             self._client.log_model_artifacts(logged.model_id, f"{folder}/model")
             self._client.finalize_logged_model(logged.model_id, "READY")
             self._client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
-            _unless_there(lambda: self._client.create_registered_model(name))
+            _unless("RESOURCE_ALREADY_EXISTS", lambda: self._client.create_registered_model(name))
             # a server looks models:/… up in itself, a database at the address that the process has for MLflow
             source = logged.model_uri if self.uri.startswith("http") else logged.artifact_location
             made = self._client.create_model_version(
@@ -213,11 +213,14 @@ class Registry:
     def _forget(self, run_id: str) -> None:
         """Delete the model versions that a run made."""
         for found in self._client.search_model_versions(f"run_id = '{run_id}'"):
-            self._client.delete_model_version(found.name, found.version)
+            delete = partial(self._client.delete_model_version, found.name, found.version)
+            _unless("RESOURCE_DOES_NOT_EXIST", delete)
 
     def _experiment(self, usecase: str) -> str:
         if self._client.get_experiment_by_name(usecase) is None:
-            _unless_there(lambda: self._client.create_experiment(usecase, self.artifacts))
+            _unless(
+                "RESOURCE_ALREADY_EXISTS", lambda: self._client.create_experiment(usecase, self.artifacts)
+            )
         found = self._client.get_experiment_by_name(usecase)
         assert found is not None
         return str(found.experiment_id)
@@ -241,10 +244,10 @@ class Registry:
             ) from None  # its own text may hold the password
 
 
-def _unless_there(make: Callable[[], object]) -> None:
-    """Make what another process may have made just before."""
+def _unless(code: str, act: Callable[[], object]) -> None:
+    """Do what another process may have done just before."""
     try:
-        make()
+        act()
     except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+        if error.error_code != code:
             raise
