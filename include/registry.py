@@ -1,10 +1,9 @@
 """MLflow, behind one door: runs, their artifacts, model versions and aliases, and no MLflow anywhere else.
 
-A run belongs to an attempt's key. It counts once it is finished; an unfinished one is what a killed training
-left. What serves lies in the lake, so the night never waits for MLflow; one that is down is found in seconds.
+A run belongs to an attempt's key and counts once it is finished. What serves lies in the lake, so the night never
+waits for MLflow; one that is down is found in seconds.
 """
-# MLflow reads some of its settings when it is imported, so they come before it:
-# ruff: noqa: E402
+# ruff: noqa: E402  # MLflow reads some of its settings when it is imported, so they come before it
 
 from __future__ import annotations
 
@@ -73,10 +72,7 @@ class Registry:
 
     @contextmanager
     def recording(self, usecase: str, key: str, name: str) -> Iterator[str]:
-        """Start a run for an attempt and give its id; leaving the block finishes it, an error fails it.
-
-        A run that failed has no model version.
-        """
+        """Start an attempt's run and give its id; an error in the block fails it and takes its version away."""
         with self._speaking():
             tags = {KEY: key}
             run_id = str(
