@@ -1,7 +1,7 @@
 """MLflow, behind one door: runs, their artifacts, model versions and aliases, and no MLflow anywhere else.
 
-A run belongs to an attempt's key and counts once it is finished. What serves lies in the lake, so the night never
-waits for MLflow; one that is down is found in seconds.
+A run belongs to an attempt's key and counts once it is finished. What serves lies in the lake, so the night
+never waits for MLflow; one that is down is found in seconds.
 """
 # ruff: noqa: E402  # MLflow reads some of its settings when it is imported, so they come before it
 
@@ -72,7 +72,7 @@ class Registry:
 
     @contextmanager
     def recording(self, usecase: str, key: str, name: str) -> Iterator[str]:
-        """Start an attempt's run and give its id; an error in the block fails it and takes its version away."""
+        """Start an attempt's run and give its id; an error in the block fails it and deletes its version."""
         with self._speaking():
             tags = {KEY: key}
             run_id = str(
