@@ -71,7 +71,8 @@ def house() -> Iterator[House]:
     made.usecases.mkdir()
     made.kill.mkdir()
     world.write(made.shop, WEEKS)
-    _copy(made.usecases, "weekly_killed")
+    start = 'start: "2024-01-01"'  # and an end, or this week's run of the unpaused DAG joins in
+    _copy(made.usecases, "weekly_killed", start, f'{start}\n  end: "2024-12-30"')
     _copy(made.usecases, "weekly_mistyped", "objective: squared_error", "objectiv: squared_error")
     before = dict(os.environ)
     try:
