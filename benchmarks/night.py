@@ -10,13 +10,11 @@ import sys
 import time
 from datetime import UTC, datetime
 
-from include.environment import endpoint
-from include.ingest.run import ingest
-from include.ingest.settle import settle
+from include import stages
 from include.lake import Lake
-from include.monitor.run import monitor
-from include.score.run import score
 from include.spec import load
+
+STAGES = ("ingest", "score", "monitor")
 
 
 def once(night: str) -> dict[str, float]:
@@ -24,16 +22,10 @@ def once(night: str) -> dict[str, float]:
     spec = load("flight_delay")
     lake = Lake(spec.name)
     marks = [time.perf_counter()]
-    for source in spec.sources:
-        ingest(lake, spec, source, [night], endpoint, now=datetime.now(UTC))
-    marks.append(time.perf_counter())
-    settle(lake, spec, night, endpoint)
-    score(lake, spec, night)
-    marks.append(time.perf_counter())
-    monitor(lake, spec, night)
-    marks.append(time.perf_counter())
-    stages = ("ingest", "score", "monitor")
-    return {stage: marks[i + 1] - marks[i] for i, stage in enumerate(stages)} | {
+    for stage in STAGES:
+        stages.run(stage, lake, spec, [night], now=datetime.now(UTC))
+        marks.append(time.perf_counter())
+    return {stage: marks[i + 1] - marks[i] for i, stage in enumerate(STAGES)} | {
         "night": marks[-1] - marks[0]
     }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from pathlib import PurePosixPath
 
 from include.environment import endpoint
 from include.errors import EvergreenError, PartitionError
@@ -57,6 +56,7 @@ def _monitor(lake: Lake, spec: UseCase, nights: Sequence[str], now: datetime) ->
 
 def _train(lake: Lake, spec: UseCase, nights: Sequence[str], now: datetime) -> Iterator[Ref]:
     from include.evaluate.run import evaluate
+    from include.promote.evidence import attempt_of
     from include.promote.run import decide, promote
     from include.registry import Registry
     from include.train.run import train
@@ -67,7 +67,7 @@ def _train(lake: Lake, spec: UseCase, nights: Sequence[str], now: datetime) -> I
         yield trained
         evidence = evaluate(lake, spec, night, trained.uri, registry=registry)
         verdict = decide(lake, spec, evidence.uri)
-        attempt = PurePosixPath(evidence.uri).stem  # evidence is stored under its attempt's key
+        attempt = attempt_of(evidence.uri)
         yield Ref(f"{lake.uri}/tables/attempts", night, attempt, note=verdict.sentence)
         switched = promote(lake, spec, attempt, registry=registry)
         if switched is not None:

@@ -18,7 +18,7 @@ from include.evaluate.metrics import loss, measured
 from include.features.build import training_set
 from include.lake import Lake
 from include.promote import ledger
-from include.promote.evidence import BASELINE, CHALLENGER, CHAMPION, Evidence, Losses
+from include.promote.evidence import BASELINE, CHALLENGER, CHAMPION, Evidence, Losses, place
 from include.refs import Ref, digest_bytes, digest_table
 from include.registry import Registry
 from include.spec import UseCase
@@ -72,7 +72,7 @@ def evaluate(lake: Lake, spec: UseCase, night: str, run_id: str, *, registry: Re
         found[CHAMPION] = champion.predictions
     last = max(record.last_fitted, champion.last_fitted)
     evidence = _evidence(spec, record, champion, last, test, found)
-    key, data = f"evaluations/{evidence.key}.json", evidence.to_json().encode()
+    key, data = place(evidence.key), evidence.to_json().encode()
     lake.replace(key, data)
     figures = {
         f"test.{n}.{m}".replace(":", "."): v for n, ms in evidence.metrics.items() for m, v in ms.items()

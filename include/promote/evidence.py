@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Any
 
 from include.errors import EvergreenError
@@ -20,6 +21,16 @@ SCHEMA = 1
 CHALLENGER = "challenger"
 CHAMPION = "champion"
 BASELINE = "baseline:"
+
+
+def place(key: str) -> str:
+    """Return the object under which an attempt's evidence is kept."""
+    return f"evaluations/{key}.json"
+
+
+def attempt_of(evidence: str) -> str:
+    """Return the key of the attempt whose evidence lies at a place."""
+    return PurePosixPath(evidence).stem
 
 
 @dataclass(frozen=True)

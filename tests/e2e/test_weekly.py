@@ -8,7 +8,6 @@ from datetime import date
 import pytest
 
 from demo.airflow_api import AirflowError
-from include.environment import endpoint
 from include.lake import Lake
 from include.spec import load
 from tests.e2e.conftest import WEEKS, House
@@ -98,7 +97,7 @@ def test_a_killed_task_is_run_again_and_the_night_ends_as_if_nothing_had_happene
     (killed,) = [t for t in house.api.task_instances(f"{usecase}__nightly", run) if t["task_id"] == task]
     assert killed["try_number"] == 2
     unharmed = Lake(usecase, str(house.folder / "unharmed"))
-    clocks.night(unharmed, load(usecase), night, endpoint)
+    clocks.night(unharmed, load(usecase), night)
     assert clocks.state(house.lake(usecase)) == clocks.state(unharmed)
 
 
@@ -120,5 +119,6 @@ def test_a_rollback_from_the_form_names_the_person_and_the_reason(house: House, 
     before = house.lake(OWN).rows("deployments")
     run = house.run(f"{OWN}__operate", "back", action="roll back", reason="a test")
     assert run["state"] == "failed"
+    assert "required a champion before the live one" in house.log(f"{OWN}__operate", "back", "operate")
     assert house.lake(OWN).rows("deployments") == before
     assert house.run(f"{OWN}__operate", "check", action="verify")["state"] == "success"

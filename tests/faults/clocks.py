@@ -3,40 +3,25 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
 from typing import Any
 
-from include.environment import Connect
-from include.evaluate.run import evaluate
-from include.ingest.run import ingest
-from include.ingest.settle import settle
+from include import stages
 from include.lake import Lake
-from include.monitor.run import monitor
-from include.promote.run import decide, promote
 from include.refs import digest_json
-from include.registry import Registry
-from include.score.run import score
 from include.spec import UseCase
-from include.train.run import train
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 
-def night(lake: Lake, spec: UseCase, key: str, connect: Connect) -> None:
+def night(lake: Lake, spec: UseCase, key: str) -> None:
     """Ingest, score and monitor one night."""
-    for source in spec.sources:
-        ingest(lake, spec, source, [key], connect, now=datetime(2030, 1, 1, tzinfo=UTC))
-    settle(lake, spec, key, connect)
-    score(lake, spec, key)
-    monitor(lake, spec, key)
+    for stage in ("ingest", "score", "monitor"):
+        stages.run(stage, lake, spec, [key], now=NOW)
 
 
-def week(lake: Lake, spec: UseCase, key: str) -> str:
-    """Train, evaluate, judge and promote; return the verdict."""
-    registry = Registry()
-    run = train(lake, spec, key, registry=registry)
-    evidence = evaluate(lake, spec, key, run.uri, registry=registry)
-    verdict = decide(lake, spec, evidence.uri)
-    promote(lake, spec, PurePosixPath(evidence.uri).stem, registry=registry)
-    return verdict.verdict
+def week(lake: Lake, spec: UseCase, key: str) -> None:
+    """Train, evaluate, judge and promote."""
+    stages.run("train", lake, spec, [key], now=NOW)
 
 
 def tables(lake: Lake) -> list[str]:

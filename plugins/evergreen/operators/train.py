@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowSkipException
@@ -72,13 +71,13 @@ class JudgeOperator(EvergreenOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of the verdict: its attempt's key, and the sentence."""
+        from include.promote.evidence import attempt_of
         from include.promote.run import decide
 
         lake, spec = self.open()
         with self.one_try():
             verdict = decide(lake, spec, self.evidence["uri"])
-        attempt = PurePosixPath(self.evidence["uri"]).stem  # evidence is stored under its attempt's key
-        return self.handed(Ref(attempt, night_of(context), note=verdict.sentence))
+        return self.handed(Ref(attempt_of(self.evidence["uri"]), night_of(context), note=verdict.sentence))
 
 
 class PromoteOperator(EvergreenOperator):
