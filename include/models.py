@@ -27,6 +27,7 @@ from include.spec import UseCase
 
 # Beside what skops trusts by itself (scikit-learn's estimators, numpy's and Python's plain types).
 TRUSTED: tuple[str, ...] = (
+    "include.train.rule.Rule",
     "functools.partial",  # gradient boosting keeps its input check as one; its parts must be trusted as well
     "numpy.dtype",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
@@ -134,7 +135,7 @@ def frame(rows: pa.Table, spec: UseCase) -> pd.DataFrame:
     Raises
     ------
     ModelError
-        naming the feature columns that the rows lack.
+        naming the feature columns that the rows lack, or the one that holds something else than numbers.
     """
     missing = [column for column in spec.features.columns if column not in rows.column_names]
     if missing:
@@ -142,9 +143,20 @@ def frame(rows: pa.Table, spec: UseCase) -> pd.DataFrame:
         raise ModelError(
             f"{spec.name}: rows to predict", required=", ".join(missing), found="none", remedy=remedy
         )
-    columns = {c: pd.Series(rows[c].cast(pa.float64()).to_numpy()) for c in spec.features.numeric}
+    columns = {c: pd.Series(_numbers(rows[c], c, spec)) for c in spec.features.numeric}
     columns |= {c: pd.Series(rows[c].to_pylist(), dtype=object) for c in spec.features.categorical}
     return pd.DataFrame(columns, columns=list(spec.features.columns))
+
+
+def _numbers(column: pa.ChunkedArray, name: str, spec: UseCase) -> NDArray[np.float64]:
+    try:
+        return np.asarray(column.cast(pa.float64()).to_numpy())
+    except pa.ArrowException as error:
+        # the ladder goes on to the next rung after a ModelError only
+        found = " ".join(str(error).split())
+        raise ModelError(
+            f"{spec.name}: rows to predict", required=f"numbers as {name}", found=found
+        ) from error
 
 
 def predict(estimator: Pipeline, rows: pa.Table, spec: UseCase) -> NDArray[np.float64]:

@@ -114,7 +114,8 @@ class Registry:
     ) -> None:
         """Note parameters, metrics and tags; ``at`` (ms) is the night's, so that a rerun adds nothing."""
         with self._speaking():
-            figures = [Metric(name, value, at, 0) for name, value in (metrics or {}).items()]
+            # MLflow admits no @ in a name
+            figures = [Metric(n.replace("@", ".at."), v, at, 0) for n, v in (metrics or {}).items()]
             given = [Param(name, str(value)) for name, value in (params or {}).items()]
             self._client.log_batch(run_id, figures, given, [RunTag(*tag) for tag in (tags or {}).items()])
 

@@ -105,11 +105,12 @@ def test_run_model_and_file_come_back(registry: Registry) -> None:
     with registry.recording("stores", "key", "a run") as run:
         assert registry.settle("stores", "key") == ""
         registry.put(run, {path: data, "evergreen/training.json": b"{}"})
-        registry.log(run, at=1000, params={"seed": 7}, metrics={"loss": 0.5}, tags={"code": "abc"})
+        registry.log(run, at=1000, params={"seed": 7}, metrics={"recall@0.5": 0.5}, tags={"code": "abc"})
         version = registry.register(run, "stores", model())
     assert registry.settle("stores", "key") == run
     assert registry.run_of("stores", version) == run
     assert registry.get(run, path, digest_bytes(data)) == data
+    assert client(registry).get_run(run).data.metrics == {"recall.at.0.5": 0.5}
     logged = client(registry).get_logged_model(
         client(registry).get_run(run).outputs.model_outputs[0].model_id
     )

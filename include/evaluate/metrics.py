@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn import metrics as sk
 
 from include.errors import MissingMetric
+from include.spec.metrics import parse
 
 Array = NDArray[np.float64]
 EPSILON = float(np.finfo(np.float64).eps)
@@ -37,50 +38,127 @@ def loss(objective: str, actual: Array, predicted: Array) -> Array:
     return np.abs(predicted - actual)
 
 
-def precision_top_decile(actual: Array, predicted: Array) -> float:
-    """Return the share of ones in the tenth with the highest predictions, in [0, 1]; the best value is 1.0.
-
-    Rows that tie at the tenth's edge count with the share that fits in, so their order doesn't matter.
-    """
-    size = math.ceil(len(actual) / 10)
-    edge = np.sort(predicted)[-size]
-    above, at = predicted > edge, predicted == edge
-    share = (size - int(above.sum())) / int(at.sum())
-    return float((actual[above].sum() + share * actual[at].sum()) / size)
-
-
 def calibration_gap(actual: Array, predicted: Array) -> float:
     """Return how far the mean prediction is from the observed rate, in [0, 1]; the best value is 0.0."""
     return float(abs(predicted.mean() - actual.mean()))
 
 
+def calibration_error(actual: Array, predicted: Array) -> float:
+    """Return the expected calibration error, in [0, 1]; the best value is 0.0.
+
+    The mean over all rows of how far, in its bin, the mean prediction is from the observed rate (Naeini,
+    Cooper and Hauskrecht 2015, Obtaining well calibrated probabilities using Bayesian binning). The bins hold
+    a tenth of the rows each, as in Nguyen and O'Connor 2015, Posterior calibration and exploratory analysis;
+    predictions that tie share one, so that their order doesn't matter.
+    """
+    edges = np.quantile(predicted, np.arange(1, BINS) / BINS)
+    bins = np.searchsorted(edges, predicted)
+    return float(np.abs(np.bincount(bins, predicted - actual)).sum() / len(actual))
+
+
+def precision(actual: Array, predicted: Array, threshold: float) -> float:
+    """Return the share of ones among the rows predicted at ``threshold`` or above; NaN: there are none."""
+    chosen = predicted >= threshold
+    return _ratio(actual[chosen].sum(), chosen.sum())
+
+
+def recall(actual: Array, predicted: Array, threshold: float) -> float:
+    """Return the share of the ones that is predicted at ``threshold`` or above; NaN: there are none."""
+    return _ratio(actual[predicted >= threshold].sum(), actual.sum())
+
+
+def f1(actual: Array, predicted: Array, threshold: float) -> float:
+    """Return twice the hits over ones and chosen rows together: the harmonic mean of precision and recall.
+
+    It is 0.0 where rows are ones or chosen but never both, and NaN where no row is either.
+    """
+    chosen = predicted >= threshold
+    return _ratio(2 * actual[chosen].sum(), actual.sum() + chosen.sum())
+
+
+def recall_at_precision(actual: Array, predicted: Array, least: float) -> float:
+    """Return the highest recall of any threshold whose precision is at least ``least``.
+
+    It is 0.0 where no threshold reaches the precision: all that is left is to choose nothing, which finds
+    nothing. It is NaN where no row is 1.
+    """
+    if not actual.any():
+        return math.nan
+    reached, found, _ = sk.precision_recall_curve(actual, predicted)
+    return float(found[reached >= least].max())  # the curve ends with precision 1 and recall 0
+
+
+def precision_top(actual: Array, predicted: Array, share: float) -> float:
+    """Return the share of ones in the ``share`` of the rows with the highest predictions, in [0, 1].
+
+    Of the row or the tie at the edge as much counts as fits in, so the order of ties doesn't matter.
+    """
+    size = share * len(actual)
+    edge = np.sort(predicted)[-math.ceil(size)]
+    above, at = predicted > edge, predicted == edge
+    part = (size - int(above.sum())) / int(at.sum())
+    return float((actual[above].sum() + part * actual[at].sum()) / size)
+
+
+def r2(actual: Array, predicted: Array) -> float:
+    """Return one less the squared error over that of the mean; the best value is 1.0, NaN of constants."""
+    spread = loss("squared_error", actual, np.full_like(actual, actual.mean())).sum()
+    return 1 - _ratio(loss("squared_error", actual, predicted).sum(), spread)
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part / whole) if whole else math.nan
+
+
+BINS = 10  # of the calibration error
 _MEASURES: dict[str, Callable[[Array, Array], float]] = {
     "roc_auc": lambda actual, predicted: float(sk.roc_auc_score(actual, predicted)),
     "average_precision": lambda actual, predicted: float(sk.average_precision_score(actual, predicted)),
     "log_loss": lambda actual, predicted: float(loss("log_loss", actual, predicted).mean()),
     "brier": lambda actual, predicted: float(loss("brier", actual, predicted).mean()),
-    "precision_top_decile": precision_top_decile,
+    "calibration_error": calibration_error,
     "calibration_gap": calibration_gap,
     "rmse": lambda actual, predicted: float(np.sqrt(loss("squared_error", actual, predicted).mean())),
     "mae": lambda actual, predicted: float(loss("absolute_error", actual, predicted).mean()),
-    "r2": lambda actual, predicted: float(sk.r2_score(actual, predicted)),
+    "r2": r2,
 }
-_NEED_TWO = frozenset({"roc_auc", "average_precision", "r2"})  # different actual values
+_WITH_PARAMETER: dict[str, Callable[[Array, Array, float], float]] = {
+    "precision": precision,
+    "recall": recall,
+    "f1": f1,
+    "recall_at_precision": recall_at_precision,
+    "precision_top": precision_top,
+    "quantile_loss": lambda actual, predicted, of: float(sk.mean_pinball_loss(actual, predicted, alpha=of)),
+}
+_NEED_TWO = ("roc_auc", "average_precision", "r2")
+_NEEDED = {
+    **dict.fromkeys(_NEED_TWO, "two different actual values"),
+    "precision": "a row that is predicted at the threshold or above",
+    "recall": "a row that is 1",
+    "recall_at_precision": "a row that is 1",
+    "f1": "a row that is 1 or is predicted at the threshold or above",
+}
 
 
 def measure(metric: str, actual: Array, predicted: Array) -> float:
-    """Return one metric of `include.spec.metrics`.
+    """Return one metric of `include.spec.metrics`, a finite number.
 
     Raises
     ------
     MissingMetric
-        when the rows can't give it: there are none, or only one class where it takes two.
+        when the rows can't give it: there are none, or only one class where it takes two, or none is chosen.
     """
-    required = "two different actual values" if metric in _NEED_TWO else "at least one row"
-    different = len(np.unique(actual))
-    if different < (2 if metric in _NEED_TWO else 1):
-        raise MissingMetric(metric, required=required, found=f"{different} in {len(actual)} rows")
-    return _MEASURES[metric](actual, predicted)
+    family, parameter = parse(metric)
+    different, value = len(np.unique(actual)), math.nan
+    if different >= (2 if family in _NEED_TWO else 1):
+        if parameter is None:
+            value = _MEASURES[family](actual, predicted)
+        else:
+            value = _WITH_PARAMETER[family](actual, predicted, parameter)
+    if math.isfinite(value):
+        return value
+    found = f"{different} in {len(actual)} rows" if family in _NEED_TWO else f"none in {len(actual)} rows"
+    raise MissingMetric(metric, required=_NEEDED.get(family, "rows and a finite value"), found=found)
 
 
 def measured(names: Sequence[str], actual: Array, predicted: Array) -> dict[str, float]:

@@ -1,28 +1,36 @@
 """The evidence for a verdict: every model on the same unseen rows, read back the way it would serve.
 
 The models come from the registry by their digests, and each must predict what it predicted when it was
-fitted, to the bit: a difference between fit and serve is an error here and not a surprise in the night.
+fitted, to the bit: a difference between fit and serve is an error here and not a surprise in the night. Where
+a recipe is judged by walking forward, the predictions that count are those that the training kept of it.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
+from sklearn.pipeline import Pipeline
 
 from include import models
 from include.errors import ModelError, StaleDecision
-from include.evaluate.metrics import loss, measured
+from include.evaluate.measure import Tested, gather
+from include.evaluate.metrics import measured
 from include.features.build import training_set
 from include.lake import Lake
 from include.promote import ledger
-from include.promote.evidence import BASELINE, CHALLENGER, CHAMPION, Evidence, Losses, place
+from include.promote.evidence import BASELINE, CHALLENGER, CHAMPION, Evidence, Losses, place, rows_place
+from include.promote.facts import Facts
 from include.refs import Ref, digest_bytes, digest_table
 from include.registry import Registry
 from include.spec import UseCase
-from include.spec.metrics import METRICS
+from include.spec.metrics import names
+from include.train import walk
 from include.train.fit import target
 from include.train.record import PATH, Fitted, Record, attempt_key
 from include.train.split import nights_of, split
@@ -40,6 +48,15 @@ class Champion:
     predictions: Array | None = None
 
 
+@dataclass(frozen=True)
+class Copy:
+    """A stored model, read back, its bytes, and what it predicts of the test rows."""
+
+    estimator: Pipeline
+    data: bytes
+    predictions: Array
+
+
 def evaluate(lake: Lake, spec: UseCase, night: str, run_id: str, *, registry: Registry) -> Ref:
     """Measure challenger, baselines and champion on the test nights that none was fitted or tuned on.
 
@@ -51,34 +68,51 @@ def evaluate(lake: Lake, spec: UseCase, night: str, run_id: str, *, registry: Re
     Returns
     -------
     Ref
-        ``uri`` is the key of the evidence in the lake; the same data again gives the same bytes.
+        ``uri`` is the key of the evidence in the lake; the same data and ledger again give the same bytes.
 
     Raises
     ------
-    StaleDecision
-        when the declaration or the data isn't any more what the training saw.
-    ModelError
-        when a model is damaged, or the challenger predicts something else than in training.
+    StaleDecision, ModelError
+        when the declaration or the data isn't any more what the training saw; when a model is damaged, or
+        predicts something else than in training.
     """
     record = Record.from_json(registry.get(run_id, PATH))
     rows = training_set(lake, spec, night)
     _same(spec, night, record, digest_table(rows))
     test = split(rows, spec, night).test
-    found = {CHALLENGER: _again(registry, run_id, record.challenger, test, spec)}
-    for fitted in record.baselines:
-        found[f"{BASELINE}{fitted.name}"] = _again(registry, run_id, fitted, test, spec)
+    copy = _again(registry, run_id, record.challenger, test, spec)
+    copies = {f"{BASELINE}{b.name}": _again(registry, run_id, b, test, spec) for b in record.baselines}
+    found = {name: one.predictions for name, one in {CHALLENGER: copy, **copies}.items()}
+    if record.walked:
+        found = walk.read(registry.get(run_id, walk.PATH, record.walked))
     champion = _champion(lake, spec, night, attempt_key(spec, night, record.data), test)
     if champion.predictions is not None:
         found[CHAMPION] = champion.predictions
-    last = max(record.last_fitted, champion.last_fitted)
-    evidence = _evidence(spec, record, champion, last, test, found)
-    key, data = place(evidence.key), evidence.to_json().encode()
-    lake.replace(key, data)
+    last = _last(spec, record, champion)
+    seen = rows.filter(pc.less_equal(rows["night"], record.last_chosen))
+    tested = _tested(spec, record, copy, seen, test, found, last)
+    evidence = _evidence(spec, record, champion, last, tested, gather(lake, spec, tested))
+    lake.replace(rows_place(evidence.key), tested.parquet())
+    _log(registry, run_id, spec, evidence)
+    data = evidence.to_json().encode()
+    lake.replace(key := place(evidence.key), data)
+    return Ref(key, night, digest_bytes(data), sum(evidence.losses.rows), _sentence(spec, evidence))
+
+
+def _last(spec: UseCase, record: Record, champion: Champion) -> str:
+    """Return the last night that may not judge.
+
+    The labels of the last fitted nights came later by the delay, and may tell of the nights until then.
+    """
+    return spec.clock.shift(max(record.last_chosen, champion.last_fitted), spec.labels.delay)
+
+
+def _log(registry: Registry, run_id: str, spec: UseCase, evidence: Evidence) -> None:
+    """Note the metrics in the run."""
     figures = {
         f"test.{n}.{m}".replace(":", "."): v for n, ms in evidence.metrics.items() for m, v in ms.items()
     }
-    registry.log(run_id, at=int(spec.clock.moment(night).timestamp() * 1000), metrics=figures)
-    return Ref(key, night, digest_bytes(data), sum(evidence.losses.rows), _sentence(spec, evidence))
+    registry.log(run_id, at=int(spec.clock.moment(evidence.night).timestamp() * 1000), metrics=figures)
 
 
 def _same(spec: UseCase, night: str, record: Record, data: str) -> None:
@@ -93,9 +127,10 @@ def _same(spec: UseCase, night: str, record: Record, data: str) -> None:
             )
 
 
-def _again(registry: Registry, run_id: str, fitted: Fitted, test: pa.Table, spec: UseCase) -> Array:
-    """Return the stored model's predictions of the test rows, once they are those of the fitted one."""
-    estimator = models.load(registry.get(run_id, fitted.path, fitted.digest), fitted.digest)
+def _again(registry: Registry, run_id: str, fitted: Fitted, test: pa.Table, spec: UseCase) -> Copy:
+    """Return the stored model and what it predicts, once that is what the fitted one predicted."""
+    data = registry.get(run_id, fitted.path, fitted.digest)
+    estimator = models.load(data, fitted.digest)
     predictions = models.predict(estimator, test, spec)
     if (now := digest_bytes(predictions.tobytes())) != fitted.predictions:
         raise ModelError(
@@ -104,7 +139,7 @@ def _again(registry: Registry, run_id: str, fitted: Fitted, test: pa.Table, spec
             found=now[:12],
             remedy="another version of scikit-learn or NumPy reads it: evaluate where it was trained",
         )
-    return predictions
+    return Copy(estimator, data, predictions)
 
 
 def _champion(lake: Lake, spec: UseCase, night: str, key: str, test: pa.Table) -> Champion:
@@ -112,24 +147,48 @@ def _champion(lake: Lake, spec: UseCase, night: str, key: str, test: pa.Table) -
     row = ledger.rival(lake, night, key)
     if row is None:
         return Champion()
-    judged = Evidence.from_json(ledger.attempt(lake, row["attempt"])["evidence"])
+    judged = json.loads(ledger.attempt(lake, row["attempt"])["evidence"])
     try:
         predictions = models.predict(models.fetch(lake, row["model"]), test, spec)
     except ModelError as error:
         return Champion(note=f"champion v{row['version']} can't be compared with: {error}")
-    return Champion(row["model"], judged.last_fitted, "", predictions)
+    # one that was promoted by earlier code has no night of its own fit
+    return Champion(row["model"], judged.get("fitted") or judged["last_fitted"], "", predictions)
+
+
+def _tested(
+    spec: UseCase,
+    record: Record,
+    copy: Copy,
+    fitted: pa.Table,
+    test: pa.Table,
+    found: Mapping[str, Array],
+    last: str,
+) -> Tested:
+    """Return the challenger with the rows of the nights after ``last``, those that no model has seen."""
+    unseen = np.asarray(test["night"].to_pylist(), dtype=object) > last
+    rows = test.filter(pa.array(unseen, pa.bool_()))
+    return Tested(
+        night=record.night,
+        recipe=next(c for c in spec.training.candidates if c.name == record.challenger.name),
+        estimator=copy.estimator,
+        data=copy.data,
+        digest=record.challenger.digest,
+        fitted=fitted,
+        rows=rows,
+        actual=target(spec, rows),
+        nights=tuple(nights_of(rows)),
+        predictions={name: values[unseen] for name, values in found.items()},
+        deployed=copy.predictions[unseen],
+    )
 
 
 def _evidence(
-    spec: UseCase, record: Record, champion: Champion, last: str, test: pa.Table, found: dict[str, Array]
+    spec: UseCase, record: Record, champion: Champion, last: str, tested: Tested, facts: Facts
 ) -> Evidence:
-    """Return the record for the rows of the nights after ``last``, those that no model has seen."""
-    of = np.asarray(test["night"].to_pylist(), dtype=object)
-    nights = [night for night in nights_of(test) if night > last]
-    unseen = np.isin(of, nights)
-    actual = target(spec, test)
-    losses = {name: loss(spec.gate.objective, actual, values) for name, values in found.items()}
-    places = [np.flatnonzero(of == night) for night in nights]
+    """Return the record for the tested rows."""
+    places = tested.places()
+    losses = tested.losses(spec)
     return Evidence(
         usecase=spec.name,
         night=record.night,
@@ -141,16 +200,18 @@ def _evidence(
         prior=record.prior,
         baseline_model=record.baseline.digest,
         metrics={
-            name: measured(METRICS[spec.problem.kind], actual[unseen], values[unseen])
-            for name, values in found.items()
+            name: measured(names(spec), tested.actual, values) for name, values in tested.predictions.items()
         },
         losses=Losses(
-            nights=tuple(nights),
+            nights=tuple(tested.nights),
             rows=tuple(len(place) for place in places),
             sums={name: tuple(float(v[place].sum()) for place in places) for name, v in losses.items()},
         ),
         champion=champion.digest,
         last_fitted=last,
+        fitted=record.last_fitted,
+        recipe=record.challenger.name,
+        facts=facts,
         note=champion.note,
     )
 

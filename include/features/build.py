@@ -132,10 +132,20 @@ def training_set(lake: Lake, spec: UseCase, night: str, *, as_of: AsOf = "then")
     """Return features and target of every row whose label was known on ``night``, within the window."""
     first = spec.clock.shift(night, -spec.training.window) if spec.training.window else ""
     nights = [n for n in matured(lake, spec, night) if n >= first]
-    seen = features(lake, spec, nights, as_of=as_of)
-    came = labels(lake, spec, nights, known=night)
-    came = came.filter(came[spec.problem.target].is_valid())
-    by = [*spec.key, "night"]
+    return labelled(lake, spec, features(lake, spec, nights, as_of=as_of), night)
+
+
+def labelled(lake: Lake, spec: UseCase, seen: pa.Table, known: str) -> pa.Table:
+    """Return those of the rows whose label was known on night ``known``, with it, sorted by night and key.
+
+    Parameters
+    ----------
+    seen : what `features` gave; a target that it has already, as of a later night, is replaced.
+    """
+    target, by = spec.problem.target, [*spec.key, "night"]
+    came = labels(lake, spec, [str(night) for night in seen["night"].unique().to_pylist()], known=known)
+    came = came.filter(came[target].is_valid())
+    seen = seen.drop_columns([target]) if target in seen.column_names else seen
     return seen.join(came, by, join_type="inner").sort_by([(c, "ascending") for c in ("night", *spec.key)])
 
 

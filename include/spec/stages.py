@@ -1,4 +1,4 @@
-"""What a use case declares of its features, training, gate, scoring, monitoring and retraining."""
+"""What a use case declares of its features, training, scoring, monitoring and retraining."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from include.spec.gate import Requirement
 from include.spec.source import Local, Name, Strict
 
 Rung = Literal["champion", "previous", "baseline", "prior"]
@@ -22,6 +23,15 @@ class Features(Strict):
     )
     numeric: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
+    groups: dict[Name, tuple[str, ...]] = Field(
+        {}, description="features that an ablation leaves out together; none: the numeric, the categorical"
+    )
+
+    @property
+    def ablated(self) -> dict[str, tuple[str, ...]]:
+        """The groups of an ablation, each with its columns."""
+        kinds = {"numeric": self.numeric, "categorical": self.categorical}
+        return self.groups or {kind: columns for kind, columns in kinds.items() if columns}
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -36,6 +46,11 @@ class Features(Strict):
     def _some(self) -> Features:
         if not self.columns or len(set(self.columns)) != len(self.columns):
             raise ValueError("declare at least one feature, each once, under numeric or categorical")
+        for name, columns in self.groups.items():
+            unknown = [column for column in columns if column not in self.columns]
+            if unknown or not columns:
+                found = ", ".join(unknown) or "nothing"
+                raise ValueError(f"groups.{name}: {found} is no feature; there are {', '.join(self.columns)}")
         return self
 
 
@@ -69,32 +84,16 @@ class Training(Strict):
     candidates: tuple[Candidate, ...] = Field(min_length=1)
     seed: int = 7
 
-
-class Requirement(Strict):
-    """A figure that the challenger must reach."""
-
-    metric: str
-    at_least: float | None = None
-    at_most: float | None = None
-
     @model_validator(mode="after")
-    def _one_side(self) -> Requirement:
-        if (self.at_least is None) == (self.at_most is None):
-            raise ValueError("give either at_least or at_most")
+    def _named(self) -> Training:
+        for what, some in (("baselines", self.baselines), ("candidates", self.candidates)):
+            if len({one.name for one in some}) != len(some):
+                raise ValueError(f"{what}: each name once")
+        if not any(one.name == one.estimator == "prior" for one in self.baselines):
+            raise ValueError(
+                "baselines: one must be {name: prior, estimator: prior}; leaks are measured by it"
+            )
         return self
-
-
-class Gate(Strict):
-    """What a challenger must show before it may replace the champion."""
-
-    objective: Literal["log_loss", "brier", "squared_error", "absolute_error"]
-    requirements: tuple[Requirement, ...] = ()
-    min_partitions: int = Field(28, ge=2, description="matured test nights, else: not enough evidence")
-    alpha: float = Field(
-        0.05, gt=0, lt=0.5, description="chance of promoting noise, over all attempts together"
-    )
-    min_gain: float = Field(0.0, ge=0, description="of the mean loss, relative to the champion's")
-    block: int = Field(3, ge=1, description="nights that are resampled together")
 
 
 class Scoring(Strict):

@@ -11,9 +11,10 @@ from pydantic import Field, field_validator, model_validator
 
 from include.clock import Clock
 from include.refs import digest_json
-from include.spec.metrics import METRICS, OBJECTIVES
+from include.spec.gate import Gate
+from include.spec.metrics import OBJECTIVES, check
 from include.spec.source import Day, Name, Source, Strict
-from include.spec.stages import Features, Gate, Labels, Monitoring, Retraining, Scoring, Training
+from include.spec.stages import Features, Labels, Monitoring, Retraining, Scoring, Training
 
 
 class Problem(Strict):
@@ -127,6 +128,7 @@ class UseCase(Strict):
         for column in self.problem.never_features:
             if column in self.features.columns:
                 raise ValueError(f"features: {column!r} is under problem.never_features")
+        self._columns_fit()
         if self.gate.objective not in OBJECTIVES[self.problem.kind]:
             fit = ", ".join(OBJECTIVES[self.problem.kind])
             raise ValueError(
@@ -134,9 +136,39 @@ class UseCase(Strict):
             )
         for path, rules in (("gate", self.gate.requirements), ("monitoring", self.monitoring.requirements)):
             for rule in rules:
-                if rule.metric not in METRICS[self.problem.kind]:
-                    fit = ", ".join(METRICS[self.problem.kind])
-                    raise ValueError(
-                        f"{path}.requirements: {rule.metric!r} is no metric of {self.problem.kind}; use {fit}"
-                    )
+                try:
+                    check(self.problem.kind, rule.metric)
+                except ValueError as error:
+                    raise ValueError(f"{path}.requirements: {error}") from None
         return self
+
+    def _columns_fit(self) -> None:
+        """Refuse a slice, group or entity whose column nobody gives."""
+        spine, gate = self.sources[self.features.spine].columns, self.gate
+        there = [*dict.fromkeys([*self.features.columns, *spine])]
+        for path, wanted in (
+            ("gate.slices.columns", gate.slices.columns),
+            ("gate.fairness.columns", gate.fairness.columns if gate.fairness else ()),
+        ):
+            for column in wanted:
+                if column not in there:
+                    raise ValueError(f"{path}: no column is named {column!r}; there are {', '.join(there)}")
+        for column in gate.rollout.entity:
+            if column not in self.key:
+                raise ValueError(f"gate.rollout.entity: {column!r} isn't of the key {', '.join(self.key)}")
+        rules, training, delay = gate.rollout, self.training, self.labels.delay
+        needed, matured = max(gate.min_partitions, 2 * gate.block), training.test - 2 * delay
+        if matured < needed:
+            raise ValueError(
+                f"training.test: at least {needed + 2 * delay}, for the gate needs {needed} nights, the last "
+                f"{delay} have no labels yet, and the first {delay} overlap what was fitted on; found "
+                f"{training.test}"
+            )
+        looks = -(-max(rules.nights, 2 * gate.block) // rules.look)
+        if rules.patience < (need := looks * rules.look + self.labels.delay):
+            raise ValueError(
+                f"gate.rollout.patience: at least {need}, or no step forward can come before it ({looks} "
+                f"looks of {rules.look} nights, label delay {self.labels.delay}), found {rules.patience}"
+            )
+        if gate.fairness and self.problem.kind != "binary":
+            raise ValueError("gate.fairness: selection rates need a binary problem")

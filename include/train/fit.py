@@ -1,4 +1,4 @@
-"""Fit a recipe twice: on the training nights to choose it, then on all that isn't test to let it serve."""
+"""Fit a recipe twice: on the training nights to choose it, then on what it may have seen to let it serve."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from include import models
-from include.errors import SpecError
+from include.errors import EvergreenError, SpecError
 from include.evaluate.metrics import loss, measured
 from include.refs import digest_bytes
 from include.spec import UseCase
-from include.spec.metrics import METRICS
+from include.spec.metrics import names
 from include.spec.stages import Candidate
 from include.train.recipes import build
 from include.train.record import Fitted
@@ -47,7 +47,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Final:
-    """A recipe fitted on training and validation nights, with its predictions of the m test rows."""
+    """A recipe fitted to serve, with its predictions of the m test rows."""
 
     fitted: Fitted
     estimator: Pipeline
@@ -63,20 +63,20 @@ def target(spec: UseCase, rows: pa.Table) -> Array:
 def attempt(spec: UseCase, candidate: Candidate, parts: Split) -> Trial:
     """Fit on the training nights and measure on the validation nights."""
     started = time.perf_counter()
-    estimator = _fit(spec, candidate, parts.train)
+    estimator = fit(spec, candidate, parts.train)
     seconds = time.perf_counter() - started
     predictions, actual = models.predict(estimator, parts.validation, spec), target(spec, parts.validation)
     mean = float(loss(spec.gate.objective, actual, predictions).mean())
     log.info(
         "%s: %s %.4f on the validation nights, %.1f s", candidate.name, spec.gate.objective, mean, seconds
     )
-    figures = measured(METRICS[spec.problem.kind], actual, predictions)
+    figures = measured(names(spec), actual, predictions)
     return Trial(candidate, predictions, mean, figures, seconds)
 
 
 def finish(spec: UseCase, trial: Trial, rows: pa.Table, test: pa.Table) -> Final:
-    """Fit on ``rows``, training and validation nights together, and never on the test nights."""
-    estimator = _fit(spec, trial.candidate, rows)
+    """Fit on ``rows``: training and validation nights, and after a walk forward the test nights as well."""
+    estimator = fit(spec, trial.candidate, rows)
     data = models.dump(estimator)
     predictions = models.predict(estimator, test, spec)
     fitted = Fitted(
@@ -88,7 +88,28 @@ def finish(spec: UseCase, trial: Trial, rows: pa.Table, test: pa.Table) -> Final
     return Final(fitted, estimator, data, predictions)
 
 
-def _fit(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Pipeline:
+def learnable(spec: UseCase, night: str, rows: pa.Table) -> None:
+    """Refuse labels that can't be learnt from: none, or a single class for a classifier."""
+    found = sorted(set(target(spec, rows).tolist()))
+    binary = spec.problem.kind == "binary"
+    if found and (not binary or found == [0.0, 1.0]):
+        return
+    raise EvergreenError(
+        f"{spec.name}: training on {night}",
+        required=f"{'both 0 and 1' if binary else 'values'} as {spec.problem.target} in the training nights",
+        found=", ".join(f"{value:g}" for value in found[:5]) or "no labelled row",
+        remedy="see labels.sql in usecase.yaml, or load more history",
+    )
+
+
+def fit(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Pipeline:
+    """Fit a recipe on labelled rows.
+
+    Raises
+    ------
+    SpecError
+        when there is no such recipe, or it can't be fitted with these parameters.
+    """
     empty = [column for column in spec.features.numeric if rows[column].null_count == rows.num_rows]
     pipeline = build(spec, candidate, empty)
     try:

@@ -27,6 +27,7 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from include.errors import SpecError
 from include.spec import UseCase
 from include.spec.stages import Candidate
+from include.train.rule import Rule
 
 Builder = Callable[[UseCase], BaseEstimator]
 # set here, from the spec's seed and its columns; a spec that gives one is refused
@@ -62,6 +63,10 @@ def _forest(spec: UseCase) -> BaseEstimator:
     return estimator
 
 
+def _rule(spec: UseCase) -> BaseEstimator:
+    return Rule()
+
+
 RECIPES: dict[str, dict[str, Builder]] = {
     "binary": {
         "prior": _prior,
@@ -71,6 +76,7 @@ RECIPES: dict[str, dict[str, Builder]] = {
     },
     "regression": {
         "prior": _prior,
+        "rule": _rule,
         "ridge": _ridge,
         "hist_gradient_boosting": _boosting,
         "random_forest": _forest,
@@ -104,7 +110,10 @@ def build(spec: UseCase, candidate: Candidate, empty: Collection[str] = ()) -> P
             subject, required=required, found=", ".join(unknown), remedy="correct it in usecase.yaml"
         )
     estimator.set_params(**candidate.params)
-    if candidate.estimator == "prior":
+    if isinstance(estimator, Rule) and estimator.column not in spec.features.numeric:
+        required = f"params.column: a numeric feature, one of {', '.join(spec.features.numeric) or 'none'}"
+        raise SpecError(subject, required=required, found=repr(estimator.column))
+    if candidate.estimator in ("prior", "rule"):
         return Pipeline([("model", estimator)])
     numeric = [column for column in spec.features.numeric if column not in empty]
     linear = candidate.estimator in ("logistic_regression", "ridge")

@@ -22,7 +22,7 @@ def attempt_key(spec: UseCase, night: str, data: str) -> str:
 
 @dataclass(frozen=True)
 class Fitted:
-    """One model that was fitted on training and validation nights.
+    """One model as it would serve.
 
     Parameters
     ----------
@@ -56,6 +56,8 @@ class Record:
     last_fitted : the last night that anything was fitted or tuned on.
     nights : of ``train``, ``validation`` and ``test`` that have labelled rows.
     rows : of each.
+    walked : digest of `include.train.walk.PATH`, empty unless the recipe was judged by walking forward; then
+        the models were fitted on the test nights as well.
     """
 
     usecase: str
@@ -70,7 +72,18 @@ class Record:
     rows: dict[str, int]
     challenger: Fitted
     baselines: tuple[Fitted, ...]
+    walked: str = ""
     schema: int = SCHEMA
+
+    @property
+    def last_chosen(self) -> str:
+        """The last night by which a recipe was chosen: what is judged on comes after it."""
+        return self.nights["validation"][-1]
+
+    @property
+    def fitted_rows(self) -> int:
+        """How many rows the models were fitted on."""
+        return sum(rows for part, rows in self.rows.items() if self.walked or part != "test")
 
     @property
     def baseline(self) -> Fitted:

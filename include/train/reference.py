@@ -30,8 +30,9 @@ def publish(
     ----------
     rows : the features that were fitted on, shape (n, any).
     predictions : on rows that weren't, shape (m,): of the validation nights by the recipe when it was fitted
-        on the training nights alone, and of the test nights by the challenger. On the rows that it was
-        fitted on its predictions would be surer than they will ever be again.
+        on the training nights alone, and of the test nights by the challenger, or by the walk forward where
+        it was fitted on them. On the rows that it was fitted on its predictions would be surer than they
+        will ever be again.
     """
     name = product(record.challenger.digest)
     features = profile.build(name, record.night, rows, spec.features.numeric, spec.features.categorical)

@@ -1,14 +1,16 @@
 """A training night turns what was known into one challenger, the same one however often it is asked for.
 
 Baselines and candidates are fitted on the training nights and scored by the gate's objective on the
-validation nights; the best candidate is the challenger. It and every baseline are then fitted again on
-training and validation nights together, never on test nights: what is judged there is what would serve.
+validation nights; the best candidate is the challenger. It and every baseline are then fitted again, for a
+gate on held-out evidence on training and validation nights together, never on test nights: what is judged
+there is what would serve. For a walk forward the recipe is judged there first, then fitted on all nights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,16 +18,19 @@ import pyarrow as pa
 
 from include.environment import code_version
 from include.errors import EvergreenError
-from include.features.build import training_set
+from include.features.build import labelled, training_set
 from include.lake import Lake
+from include.promote.evidence import CHALLENGER
 from include.refs import Ref, digest_table
 from include.registry import Registry
 from include.spec import UseCase
 from include.train import reference
-from include.train.fit import Final, Trial, attempt, finish, target
+from include.train.fit import Final, Trial, attempt, finish, learnable, target
 from include.train.recipes import flat
 from include.train.record import PATH, Record, attempt_key
-from include.train.split import Split, split
+from include.train.split import Split, nights_of, split
+from include.train.walk import PATH as WALKED
+from include.train.walk import walk
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ def train(lake: Lake, spec: UseCase, night: str, *, registry: Registry) -> Ref:
     run = registry.settle(spec.name, key)
     if not run:
         parts = split(rows, spec, night)
-        _learnable(spec, night, parts.train)
+        learnable(spec, night, parts.train)
         try:
             with registry.recording(spec.name, key, f"{spec.name} {night}") as own:
                 _fill(lake, given, parts, registry, own)
@@ -81,19 +86,34 @@ def _fill(lake: Lake, given: Given, parts: Split, registry: Registry, run: str) 
     trials = [attempt(spec, c, parts) for c in (*spec.training.baselines, *spec.training.candidates)]
     first = len(spec.training.baselines)
     best = min(trials[first:], key=lambda trial: trial.loss)
-    both = pa.concat_tables([parts.train, parts.validation])
-    baselines = [finish(spec, trial, both, parts.test) for trial in trials[:first]]
-    final = finish(spec, best, both, parts.test)
-    registry.put(run, {fit.fitted.path: fit.data for fit in (final, *baselines)})
+    walked = None
+    seen = pa.concat_tables([parts.train, parts.validation])
+    if spec.gate.evidence == "walk_forward":
+        every = pa.concat_tables([seen, parts.test])
+        walked = walk(spec, given.night, best.candidate, parts.test, partial(_known, lake, spec, every))
+        seen = every
+    baselines = [finish(spec, trial, seen, parts.test) for trial in trials[:first]]
+    final = finish(spec, best, seen, parts.test)
+    files = {fit.fitted.path: fit.data for fit in (final, *baselines)}
+    registry.put(run, files | ({WALKED: walked.data} if walked else {}))
     version = registry.register(run, spec.name, final.estimator)
-    record = _record(given, parts, final, baselines, version, float(target(spec, both).mean()))
-    reference.publish(lake, spec, record, both, np.concatenate([best.predictions, final.predictions]))
+    record = _record(given, parts, seen, final, baselines, version)
+    record = replace(record, walked=walked.digest) if walked else record
+    unseen = walked.predictions[CHALLENGER] if walked else final.predictions
+    reference.publish(lake, spec, record, seen, np.concatenate([best.predictions, unseen]))
     registry.put(run, {PATH: record.to_json()})
     _note(given, record, trials, registry, run)
 
 
+def _known(lake: Lake, spec: UseCase, every: pa.Table, origin: str) -> pa.Table:
+    """Return what a training on an earlier night would have been fitted on."""
+    if spec.training.window:  # it reached further back than today's
+        return training_set(lake, spec, origin)
+    return labelled(lake, spec, every, origin)
+
+
 def _record(
-    given: Given, parts: Split, final: Final, baselines: list[Final], version: str, prior: float
+    given: Given, parts: Split, seen: pa.Table, final: Final, baselines: list[Final], version: str
 ) -> Record:
     nights = parts.nights()
     return Record(
@@ -103,8 +123,8 @@ def _record(
         data=given.data,
         code=code_version(),
         version=version,
-        prior=prior,
-        last_fitted=nights["validation"][-1],
+        prior=float(target(given.spec, seen).mean()),
+        last_fitted=nights_of(seen)[-1],
         nights=nights,
         rows={name: getattr(parts, name).num_rows for name in nights},
         challenger=final.fitted,
@@ -139,20 +159,8 @@ def _range(nights: list[str]) -> str:
     return f"{nights[0]}..{nights[-1]}" if nights else "none"
 
 
-def _learnable(spec: UseCase, night: str, rows: pa.Table) -> None:
-    """Refuse labels that a classifier can't learn from."""
-    found = sorted(set(target(spec, rows).tolist()))
-    if spec.problem.kind == "binary" and found != [0.0, 1.0]:
-        raise EvergreenError(
-            f"{spec.name}: training on {night}",
-            required=f"both 0 and 1 as {spec.problem.target} in the training nights",
-            found=", ".join(f"{value:g}" for value in found[:5]),
-            remedy="see labels.sql in usecase.yaml, or load more history",
-        )
-
-
 def _ref(run: str, record: Record, spec: UseCase) -> Ref:
-    won, rows = record.challenger, record.rows["train"] + record.rows["validation"]
+    won, rows = record.challenger, record.fitted_rows
     note = f"{spec.name} v{record.version}: {won.name}, {spec.gate.objective} {won.validation:.4f} on the "
     note += f"validation nights; fitted on {rows} rows until {record.last_fitted}"
     return Ref(uri=run, partition=record.night, digest=won.digest, rows=rows, note=note)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from include.evaluate.run import evaluate
 from include.lake import Lake
 from include.registry import Registry
 from include.spec import UseCase
@@ -34,7 +35,13 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     lake = Lake(spec.name, str(folder / "lake"))
     visits.fill(lake, spec)
     registry = Registry(f"sqlite:///{folder}/mlflow.db", f"file://{folder}/artifacts")
-    return folder, train(lake, spec, visits.LAST, registry=registry).uri
+    run = train(lake, spec, visits.LAST, registry=registry).uri
+    evaluate(lake, spec, visits.LAST, run, registry=registry)
+    # only how it serves is kept, which takes a fresh process to measure
+    for key in lake.keys("evaluations"):
+        if "/serving/" not in key:
+            (folder / "lake" / spec.name / key).unlink()
+    return folder, run
 
 
 @pytest.fixture

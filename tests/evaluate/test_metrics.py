@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
+from sklearn.calibration import calibration_curve
 
 from include.errors import MissingMetric
 from include.evaluate.metrics import loss, measure, measured
-from include.spec.metrics import METRICS, OBJECTIVES
+from include.spec import load
+from include.spec.gate import Requirement
+from include.spec.metrics import FAMILIES, METRICS, OBJECTIVES, check, names
 
 chance = st.floats(0, 1).map(lambda value: round(value, 3))
 labelled = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), chance), min_size=1, max_size=60)
@@ -26,14 +29,18 @@ def columns(pairs: list[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
 
 @given(labelled)
 def test_binary_metrics_are_those_of_scikit_learn(pairs: list[tuple[float, float]]) -> None:
-    """On rows of both classes each figure is the library's."""
+    """On rows of both classes, some of them chosen, each figure is the library's."""
     actual, predicted = columns([*pairs, (0.0, 0.5), (1.0, 0.5)])
+    chosen = predicted >= 0.5
     expected = {
         "roc_auc": sk.roc_auc_score(actual, predicted),
         "average_precision": sk.average_precision_score(actual, predicted),
         "log_loss": sk.log_loss(actual, predicted),
         "brier": sk.brier_score_loss(actual, predicted),
         "calibration_gap": abs(predicted.mean() - actual.mean()),
+        "precision@0.5": sk.precision_score(actual, chosen),
+        "recall@0.5": sk.recall_score(actual, chosen),
+        "f1@0.5": sk.f1_score(actual, chosen),
     }
     found = measured(METRICS["binary"], actual, predicted)
     assert set(found) == set(METRICS["binary"])
@@ -48,27 +55,93 @@ def test_regression_metrics_are_those_of_scikit_learn(pairs: list[tuple[float, f
         "rmse": sk.root_mean_squared_error(actual, predicted),
         "mae": sk.mean_absolute_error(actual, predicted),
         "r2": sk.r2_score(actual, predicted),
+        "quantile_loss@0.9": sk.mean_pinball_loss(actual, predicted, alpha=0.9),
     }
     assert measured(METRICS["regression"], actual, predicted) == pytest.approx(expected)
 
 
+@given(labelled, st.sampled_from([0.05, 0.25, 0.5, 0.9]))
+def test_the_parameter_is_the_threshold(pairs: list[tuple[float, float]], threshold: float) -> None:
+    """A row is chosen from the threshold on; what the rows can't give is missing where the library warns."""
+    actual, predicted = columns(pairs)
+    chosen = predicted >= threshold
+    named = {"precision": sk.precision_score, "recall": sk.recall_score, "f1": sk.f1_score}
+    expected = {f"{n}@{threshold}": of(actual, chosen, zero_division=np.nan) for n, of in named.items()}
+    found = measured(list(expected), actual, predicted)
+    assert found == pytest.approx({name: value for name, value in expected.items() if not np.isnan(value)})
+
+
+def test_a_row_at_the_threshold_is_chosen() -> None:
+    """By hand: of three rows from 0.3 on two are 1, of three ones two are chosen."""
+    actual, predicted = np.array([1.0, 0, 1, 1, 0]), np.array([0.3, 0.3, 0.9, 0.29, 0.1])
+    assert measure("precision@0.3", actual, predicted) == pytest.approx(2 / 3)
+    assert measure("recall@0.3", actual, predicted) == pytest.approx(2 / 3)
+    assert measure("f1@0.3", actual, predicted) == pytest.approx(2 / 3)
+    assert measure("precision@0.31", actual, predicted) == 1.0
+    assert measure("f1@0.95", actual, predicted) == 0.0  # ones there are, but none is chosen
+
+
+@given(labelled, st.sampled_from([0.1, 0.5, 0.75]))
+def test_recall_at_a_precision_is_the_best_of_all_thresholds(
+    pairs: list[tuple[float, float]], least: float
+) -> None:
+    """It is what trying each prediction as threshold finds, and 0 where none of them is precise enough."""
+    actual, predicted = columns([*pairs, (1.0, 0.4)])
+    tried = [0.0]
+    for threshold in predicted:
+        chosen = actual[predicted >= threshold]
+        if chosen.mean() >= least:
+            tried.append(chosen.sum() / actual.sum())
+    assert measure(f"recall_at_precision@{least}", actual, predicted) == pytest.approx(max(tried))
+
+
+def test_a_precision_that_no_threshold_reaches_has_no_recall() -> None:
+    """The one stands below a nought, so nothing is found at a precision above a half: 0, and not missing."""
+    actual, predicted = np.array([0.0, 1.0]), np.array([0.9, 0.8])
+    assert measure("recall_at_precision@0.5", actual, predicted) == 1.0
+    assert measure("recall_at_precision@0.6", actual, predicted) == 0.0
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0]), min_size=10, max_size=80))
+def test_calibration_error_is_that_of_scikit_learns_bins(actuals: list[float]) -> None:
+    """Without ties the bins hold as many rows each, and the error is the mean of their gaps."""
+    actual = np.array(actuals[: len(actuals) // 10 * 10])
+    predicted = np.random.default_rng(3).permutation(len(actual)) / len(actual)
+    rate, mean = calibration_curve(actual, predicted, n_bins=10, strategy="quantile")
+    assert len(rate) == 10
+    assert measure("calibration_error", actual, predicted) == pytest.approx(np.abs(rate - mean).mean())
+
+
+def test_calibration_error_sees_what_the_gap_does_not() -> None:
+    """Half the rows are predicted too high, half too low: the means agree, the bins don't; ties share one."""
+    actual = np.array([0.0] * 50 + [1.0] * 50)
+    predicted = np.array([0.2] * 50 + [0.8] * 50)
+    assert measure("calibration_gap", actual, predicted) == pytest.approx(0)
+    assert measure("calibration_error", actual, predicted) == pytest.approx(0.2)
+    assert measure("calibration_error", actual, np.full(100, 0.5)) == pytest.approx(0)
+
+
 @given(labelled, st.randoms(use_true_random=False))
-def test_top_decile_does_not_depend_on_the_order_of_ties(
+def test_no_binary_metric_depends_on_the_order_of_ties(
     pairs: list[tuple[float, float]], random: object
 ) -> None:
-    """The same rows in another order have the same precision, within 0 and 1."""
-    found = measure("precision_top_decile", *columns(pairs))
+    """The same rows in another order have the same figures, within 0 and 1 but for the log loss."""
+    pairs = [(actual, round(predicted, 1)) for actual, predicted in pairs]
+    found = measured(METRICS["binary"], *columns(pairs))
     random.shuffle(pairs)  # type: ignore[attr-defined]
-    assert measure("precision_top_decile", *columns(pairs)) == pytest.approx(found)
-    assert 0 <= found <= 1
+    assert measured(METRICS["binary"], *columns(pairs)) == pytest.approx(found)
+    assert all(0 <= value <= 1 + 1e-12 for name, value in found.items() if name != "log_loss")
 
 
-def test_top_decile_counts_the_highest_tenth() -> None:
-    """Of 20 rows the two highest count, and of a tie at the edge the share that fits."""
+def test_the_top_share_counts_the_highest_predictions() -> None:
+    """Of 20 rows the two highest count, of a tie at the edge what fits, of 15 rows one and a half."""
     predicted = np.arange(20) / 20
     actual = (np.arange(20) == 19).astype(float)
-    assert measure("precision_top_decile", actual, predicted) == 0.5
-    assert measure("precision_top_decile", actual, np.full(20, 0.3)) == pytest.approx(0.05)
+    assert measure("precision_top@0.1", actual, predicted) == 0.5
+    assert measure("precision_top@0.25", actual, predicted) == 0.2
+    assert measure("precision_top@0.1", actual, np.full(20, 0.3)) == pytest.approx(0.05)
+    assert measure("precision_top@0.1", actual[5:], predicted[5:]) == pytest.approx(2 / 3)
+    assert measure("precision_top@0.1", actual[-1:], predicted[-1:]) == 1.0
 
 
 @pytest.mark.parametrize("objective", [name for names in OBJECTIVES.values() for name in names])
@@ -95,10 +168,67 @@ def test_metric_of_one_class_is_missing(metric: str) -> None:
     with pytest.raises(
         MissingMetric, match=rf"{metric}: required two different actual values, found 1 in 5 rows"
     ):
-        measure(metric, np.zeros(5), np.linspace(0, 1, 5))
+        measure(metric, np.full(5, 0.1 if metric == "r2" else 0.0), np.linspace(0, 1, 5))
+
+
+@pytest.mark.parametrize(
+    ("metric", "actual", "required"),
+    [
+        ("precision@0.5", 1.0, "a row that is predicted at the threshold or above"),
+        ("recall@0.5", 0.0, "a row that is 1"),
+        ("recall_at_precision@0.5", 0.0, "a row that is 1"),
+        ("f1@0.5", 0.0, "a row that is 1 or is predicted at the threshold or above"),
+    ],
+)
+def test_metric_of_no_such_row_is_missing(metric: str, actual: float, required: str) -> None:
+    """With nothing chosen there is no precision, with nothing to find no recall, and the error says so."""
+    with pytest.raises(MissingMetric, match=f"{metric}: required {required}, found none in 5 rows"):
+        measure(metric, np.full(5, actual), np.full(5, 0.4))
 
 
 @pytest.mark.parametrize("kind", list(METRICS))
 def test_no_rows_have_no_metrics(kind: str) -> None:
     """Without rows nothing is measured, and nothing crashes."""
     assert measured(METRICS[kind], np.empty(0), np.empty(0)) == {}
+
+
+@pytest.mark.parametrize(("kind", "family"), [(k, f) for k, found in FAMILIES.items() for f in found])
+def test_each_metric_that_may_be_declared_is_measured(kind: str, family: str) -> None:
+    """No family is known by name only, with a parameter at either end of its range."""
+    actual, predicted = np.array([0.0, 1.0, 0.0, 1.0]), np.array([0.0, 1.0, 0.5, 1.0])
+    for metric in [f"{family}@0.001", f"{family}@0.999"] if FAMILIES[kind][family] else [family]:
+        check(kind, metric)
+        assert np.isfinite(measure(metric, actual, predicted))
+
+
+@pytest.mark.parametrize("kind", list(METRICS))
+def test_what_is_always_measured_may_be_declared(kind: str) -> None:
+    """Each default is a valid name of its kind."""
+    for metric in METRICS[kind]:
+        check(kind, metric)
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        *("f1", "f1@", "f1@0", "f1@0.0", "f1@1", "f1@1.5", "f1@-0.5", "f1@nan", "f1@0.50", "f1@.5"),
+        *("f1@5e-1", "f1@0.5@0.5", "@0.5", "", "rmse", "roc_auc@0.5"),
+    ],
+)
+def test_a_name_that_is_no_metric_is_refused(metric: str) -> None:
+    """An unknown family, a parameter that is missing, out of range, spelled otherwise or not taken."""
+    with pytest.raises(ValueError, match=r"is no metric of binary; use roc_auc, .*precision@<threshold>"):
+        check("binary", metric)
+
+
+def test_a_required_metric_is_measured_once() -> None:
+    """What gate and monitoring require is added to the kind's own, each name once."""
+    spec = load("flight_delay")
+    rules = (Requirement(metric="recall@0.3", at_least=0.2), Requirement(metric="brier", at_most=0.2))
+    changed = spec.model_copy(
+        update={
+            "gate": spec.gate.model_copy(update={"requirements": rules}),
+            "monitoring": spec.monitoring.model_copy(update={"requirements": rules[:1]}),
+        }
+    )
+    assert names(changed) == (*METRICS["binary"], "recall@0.3")

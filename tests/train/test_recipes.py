@@ -35,7 +35,11 @@ def rows(count: int, places: list[str | None]) -> pa.Table:
 
 def small(name: str) -> Candidate:
     """Return a recipe that is quickly fitted."""
-    sizes = {"hist_gradient_boosting": {"max_iter": 5}, "random_forest": {"n_estimators": 5}}
+    sizes: dict[str, dict[str, object]] = {
+        "hist_gradient_boosting": {"max_iter": 5},
+        "random_forest": {"n_estimators": 5},
+        "rule": {"column": "distance", "plus": -5},
+    }
     return Candidate(name="tried", estimator=name, params=sizes.get(name, {}))
 
 
@@ -71,6 +75,37 @@ def test_many_categories_fit_boosting(tmp_path: Path) -> None:
     actual = (np.arange(6000) % 3 == 0).astype(float)
     estimator = build(spec, small("hist_gradient_boosting")).fit(models.frame(many, spec), actual)
     assert models.predict(estimator, many, spec).shape == (6000,)
+
+
+def test_rule_is_its_column_plus_a_constant(tmp_path: Path) -> None:
+    """It says the column's value plus the constant, and the target's median where there is no value."""
+    spec = visits.usecase(tmp_path, "regression")
+    recipe = Candidate(name="tried", estimator="rule", params={"column": "earlier", "plus": -5})
+    fitted = rows(8, ["north"])
+    estimator = build(spec, recipe).fit(models.frame(fitted, spec), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 60.0])
+    assert models.predict(estimator, fitted, spec).tolist() == [4.5, -4, -3, -2, -1, -5, -4, 4.5]
+    again = build(spec, recipe).fit(models.frame(fitted, spec), [4.5] * 8)
+    assert models.dump(again) == models.dump(estimator)
+
+
+@pytest.mark.parametrize("params", [{}, {"column": "place"}, {"column": "lateness"}])
+def test_rule_over_a_column_that_is_no_numeric_feature_is_refused(
+    params: dict[str, object], tmp_path: Path
+) -> None:
+    """A rule without a column, over a category or over the target, is answered by the columns that do."""
+    spec = visits.usecase(tmp_path, "regression")
+    with pytest.raises(SpecError, match=r"params.column: a numeric feature, one of distance, earlier, found"):
+        build(spec, Candidate(name="tried", estimator="rule", params=params))
+
+
+def test_rule_with_a_constant_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    """What is added must be a finite number."""
+    spec = visits.usecase(tmp_path, "regression")
+    few = rows(8, ["north"]).append_column("lateness", pa.array([1.0] * 8))
+    for plus in ("five", float("nan")):
+        recipe = Candidate(name="tried", estimator="rule", params={"column": "earlier", "plus": plus})
+        with pytest.raises(SpecError, match=r"parameters with which rule can be fitted"):
+            attempt(spec, recipe, Split(few, few, few))
 
 
 def test_unknown_estimator_is_refused_with_those_there_are(tmp_path: Path) -> None:

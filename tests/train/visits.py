@@ -55,7 +55,7 @@ training:
   candidates:
     - {{name: boosting, estimator: hist_gradient_boosting, params: {{max_iter: 15, min_samples_leaf: 10}}}}
     - {{name: forest, estimator: random_forest, params: {{n_estimators: 10, min_samples_leaf: 5}}}}
-gate: {{objective: {objective}, min_partitions: 3}}
+gate: {{objective: {objective}, min_partitions: 3, block: 1}}
 scoring: {{fallback: 0.2}}
 """
 KINDS = {

@@ -1,0 +1,176 @@
+"""A challenger may be too good to be true: the figures that say so, which `include.promote.checks` judges.
+
+They are what one feature decides alone, what is learned from noise, and what earlier attempts saved.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from sklearn.tree import DecisionTreeRegressor
+
+from include import models
+from include.errors import EvergreenError
+from include.evaluate.metrics import loss, measured
+from include.lake import Lake
+from include.promote import ledger
+from include.promote.checks import LEAKS
+from include.promote.evidence import Evidence
+from include.promote.grow import Row
+from include.promote.judge import FORCED, checks_of
+from include.spec import UseCase
+from include.spec.stages import Candidate
+from include.train.fit import fit, target
+
+Array = NDArray[np.float64]
+ROWS = 20_000  # that a feature's tree is fitted on: enough for sixteen leaves
+SHUFFLES, SHUFFLED = 5, 10_000  # how often labels are shuffled, and rows that are fitted on each time
+DEPTH = 4
+LEAF = 0.002  # least share of the rows in a leaf
+
+
+def alone(spec: UseCase, fitted: pa.Table, test: pa.Table) -> dict[str, float]:
+    """Return how well a small tree that sees one feature only predicts the test rows, feature by feature.
+
+    A category stands for the label's mean where it was fitted on, which is the best order a tree can have.
+
+    Parameters
+    ----------
+    fitted : features and target of the rows to fit on, of which a seeded sample is taken, shape (n, any).
+    test : features and target of later rows, shape (m, any).
+
+    Returns
+    -------
+    dict
+        Feature -> ROC-AUC, at least 0.5, of a binary problem, or R² of a regression; empty where the test
+        rows can't give it.
+    """
+    fitted = _sample(fitted, ROWS, np.random.default_rng(spec.training.seed))
+    known, later = models.frame(fitted, spec), models.frame(test, spec)
+    labels, actual = pd.Series(target(spec, fitted)), target(spec, test)
+    metric, least = ("roc_auc", 0.5) if spec.problem.kind == "binary" else ("r2", -math.inf)
+    found = {}
+    for feature in spec.features.columns:
+        then, now = known[feature], later[feature]
+        if feature in spec.features.categorical:
+            means = labels.groupby(then).mean()
+            then, now = then.map(means), now.map(means)
+        # of labels that are 0 or 1 it gives the probability, and splits as a classifier would
+        tree = DecisionTreeRegressor(max_depth=DEPTH, min_samples_leaf=LEAF, random_state=0)
+        tree.fit(_column(then), labels)
+        for value in measured([metric], actual, tree.predict(_column(now))).values():
+            found[feature] = max(least, value)
+    return found
+
+
+def shuffled(
+    spec: UseCase, candidate: Candidate, fitted: pa.Table, test: pa.Table, nights: Sequence[str]
+) -> tuple[float, ...]:
+    """Return the losses of the challenger's recipe when the labels that it is fitted on are shuffled.
+
+    There is nothing left to learn, so what it then saves of the prior's loss it has from somewhere else.
+
+    Parameters
+    ----------
+    fitted, test : features and target of the rows that the challenger was fitted and is judged on.
+    nights : of the evidence, shape (n,).
+
+    Returns
+    -------
+    tuple of float
+        Sums of the objective's loss on the test rows with their true labels, by night, shape (n,); of
+        several shuffles the one that loses most.
+
+    Notes
+    -----
+    What is fitted on noise is another function of the features each time, and one of two has a little of the
+    truth by chance, on every night alike, which no interval over nights sees. That each of five has is a
+    chance of 1 in 32 at most: by convexity of the loss noise costs more than it gains. The level is the
+    prior's, for the same reason: where the rate has moved since, a level that is off by chance would gain.
+    """
+    if not nights:
+        return ()
+    test = test.filter(pc.is_in(test["night"], pa.array(nights)))
+    of = np.asarray(test["night"].to_pylist(), dtype=object)
+    prior, actual = float(target(spec, fitted).mean()), target(spec, test)
+    random, found = np.random.default_rng(spec.training.seed), []
+    for _ in range(SHUFFLES):
+        noise = fit(spec, candidate, _noise(spec, fitted, random))
+        predictions = _levelled(models.predict(noise, test, spec), prior, spec)
+        losses = loss(spec.gate.objective, actual, predictions)
+        found.append(tuple(float(losses[of == night].sum()) for night in nights))
+    return max(found, key=sum)
+
+
+def saved(challenger: Sequence[float], prior: Sequence[float]) -> float | None:
+    """Return the share of the prior's loss that the challenger saves, at most 1; None where there is none.
+
+    Parameters
+    ----------
+    challenger, prior : sums of the per-row losses by night, shape (n,).
+    """
+    lost = sum(prior)
+    return 1 - sum(challenger) / lost if lost else None
+
+
+def history(lake: Lake, night: str) -> tuple[float, ...]:
+    """Return what earlier attempts saved of the prior's loss, oldest first, one a night: the newest recorded.
+
+    An attempt that was itself too good, or too thin to tell, sets no bar for the next, unless a person forced
+    it: else a leak would be refused once and pass a week later.
+    """
+    found: dict[str, float] = {}
+    for row in ledger.attempts(lake):
+        if row["night"] < night and _ordinary(row):
+            share = _share(row)
+            if share is not None:
+                found[row["night"]] = share
+    return tuple(found[earlier] for earlier in sorted(found))
+
+
+def _sample(rows: pa.Table, most: int, random: np.random.Generator) -> pa.Table:
+    if rows.num_rows <= most:
+        return rows
+    return rows.take(np.sort(random.choice(rows.num_rows, most, replace=False)))
+
+
+def _noise(spec: UseCase, fitted: pa.Table, random: np.random.Generator) -> pa.Table:
+    """Return a sample of the rows whose labels are shuffled."""
+    rows, name = _sample(fitted, SHUFFLED, random), spec.problem.target
+    if spec.problem.kind == "binary":  # a rare class is in every sample; the level is put right afterwards
+        each = np.unique(target(spec, fitted), return_index=True)[1]
+        rows = pa.concat_tables([rows, fitted.take(pa.array(each))])
+    labels = rows[name].take(random.permutation(rows.num_rows))
+    return rows.set_column(rows.column_names.index(name), name, labels)
+
+
+def _levelled(predictions: Array, prior: float, spec: UseCase) -> Array:
+    """Return predictions whose mean is the prior; probabilities are scaled, so that they stay in [0, 1]."""
+    mean = float(predictions.mean())
+    if spec.problem.kind != "binary":
+        return predictions + (prior - mean)
+    if mean > prior:
+        return predictions * (prior / mean)
+    return 1 - (1 - predictions) * ((1 - prior) / (1 - mean))
+
+
+def _column(values: pd.Series) -> Array:
+    return values.to_numpy(np.float64).reshape(-1, 1)
+
+
+def _ordinary(row: Row) -> bool:
+    passed = {check.name: check.passed for check in checks_of(row["checks"])}
+    return row["verdict"] == FORCED or all(passed.get(name) for name in LEAKS)
+
+
+def _share(row: Row) -> float | None:
+    try:
+        return Evidence.from_json(row["evidence"]).facts.leak.saved
+    except EvergreenError:
+        return None  # of another schema

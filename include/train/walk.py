@@ -1,0 +1,99 @@
+"""A recipe is judged by walking forward over the test nights, so that the model may be fitted on them after.
+
+From every origin it is fitted on the labels that had come by that night, as a training on it would have been,
+and predicts the nights until the next origin. All together are the evidence; what then serves is the same
+recipe, fitted on everything.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from include import models
+from include.promote.evidence import BASELINE, CHALLENGER
+from include.refs import digest_bytes
+from include.spec import UseCase
+from include.spec.stages import Candidate
+from include.train.fit import fit, learnable
+
+Array = NDArray[np.float64]
+PATH = "evergreen/walked.parquet"  # below the run
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What the recipes said of the m test rows, by the names of the evidence, and the bytes that keep it."""
+
+    predictions: dict[str, Array]
+    data: bytes
+
+    @property
+    def digest(self) -> str:
+        """The digest of the bytes."""
+        return digest_bytes(self.data)
+
+
+def origins(spec: UseCase, night: str) -> list[str]:
+    """Return the nights whose models predict the test nights of a training, ascending.
+
+    The first is the last night before them; each predicts the ``gate.step`` nights after itself.
+    """
+    back = range(spec.training.test, 0, -spec.gate.step)
+    return [spec.clock.shift(night, -nights) for nights in back]
+
+
+def walk(
+    spec: UseCase,
+    night: str,
+    challenger: Candidate,
+    test: pa.Table,
+    known: Callable[[str], pa.Table],
+) -> Walk:
+    """Fit the challenger's recipe and each baseline anew at every origin, and predict the test rows.
+
+    Parameters
+    ----------
+    night : of the training.
+    test : the labelled rows of the test nights, shape (m, any).
+    known : gives the labelled rows of the training set as they were known on a night.
+
+    Raises
+    ------
+    EvergreenError
+        when too little was known at an origin to fit on.
+    """
+    recipes = {CHALLENGER: challenger} | {f"{BASELINE}{c.name}": c for c in spec.training.baselines}
+    of = np.asarray(test["night"].to_pylist(), dtype=object)
+    found = {name: np.empty(test.num_rows, dtype=np.float64) for name in recipes}
+    starts = origins(spec, night)
+    for origin, until in zip(starts, [*starts[1:], night], strict=True):
+        places = np.flatnonzero((of > origin) & (of <= until))
+        if not len(places):
+            continue
+        rows, asked = known(origin), test.take(places)
+        learnable(spec, origin, rows)
+        for name, recipe in recipes.items():
+            found[name][places] = models.predict(fit(spec, recipe, rows), asked, spec)
+    return Walk(found, _bytes(test.select([*spec.key, "night"]), found))
+
+
+def read(data: bytes) -> dict[str, Array]:
+    """Return the predictions that `walk` kept, in the order of the test rows."""
+    rows = pq.read_table(io.BytesIO(data))
+    names = [name for name in rows.column_names if name == CHALLENGER or name.startswith(BASELINE)]
+    return {name: np.asarray(rows[name].to_numpy(), dtype=np.float64) for name in names}
+
+
+def _bytes(rows: pa.Table, found: Mapping[str, Array]) -> bytes:
+    for name, values in found.items():
+        rows = rows.append_column(name, pa.array(values))
+    sink = io.BytesIO()
+    pq.write_table(rows, sink)
+    return sink.getvalue()

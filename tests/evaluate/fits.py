@@ -1,0 +1,55 @@
+"""The clinic's rows, cut in fitted and later ones, and real models on them, without a registry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from sklearn.pipeline import Pipeline
+
+from include import models
+from include.features.build import training_set
+from include.lake import Lake
+from include.spec import UseCase
+from include.spec.stages import Candidate
+from include.train.fit import target
+from include.train.recipes import RECIPES, build
+from include.train.split import split
+from tests.train import visits
+
+
+@dataclass(frozen=True)
+class Ward:
+    """A use case, the rows that its models are fitted on, and the test rows with their labels."""
+
+    spec: UseCase
+    fitted: pa.Table
+    rows: pa.Table
+    actual: np.ndarray
+
+    def fit(self, recipe: str = "random_forest", **params: object) -> Pipeline:
+        """Fit one of the recipes as training does."""
+        small: dict[str, dict[str, object]] = {
+            "random_forest": {"n_estimators": 10},
+            "hist_gradient_boosting": {"max_iter": 10},
+            "rule": {"column": "distance", "plus": -5},
+        }
+        candidate = Candidate(name="a", estimator=recipe, params={**small.get(recipe, {}), **params})
+        return build(self.spec, candidate).fit(
+            models.frame(self.fitted, self.spec), target(self.spec, self.fitted)
+        )
+
+
+def ward(folder: Path, kind: str = "binary", **changes: str) -> Ward:
+    """Return the clinic below a folder."""
+    spec = visits.usecase(folder, kind, **changes)
+    lake = Lake(spec.name, str(folder / "lake"))
+    visits.fill(lake, spec)
+    parts = split(training_set(lake, spec, visits.LAST), spec, visits.LAST)
+    fitted = pa.concat_tables([parts.train, parts.validation])
+    return Ward(spec, fitted, parts.test, target(spec, parts.test))
+
+
+ALL = [(kind, recipe) for kind, recipes in RECIPES.items() for recipe in recipes]

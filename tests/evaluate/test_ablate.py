@@ -1,0 +1,131 @@
+"""What a group of features brings is the loss without it, on the same unseen rows, with an interval."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from mlflow import MlflowClient
+from typer.testing import CliRunner
+
+from include import models
+from include.__main__ import app
+from include.errors import EvergreenError, NotPublished, SpecError
+from include.evaluate.ablate import Ablation, ablate
+from include.evaluate.metrics import loss
+from include.features.build import training_set
+from include.lake import Lake
+from include.spec.load import read
+from include.train.fit import fit, target
+from include.train.record import PATH, Record
+from include.train.split import split
+from tests.evaluate.conftest import Clinic
+from tests.train import visits
+
+GROUPS = "{far: [distance], before: [earlier], where: [place]}"
+FEATURES = "numeric: [distance, earlier], categorical: [place]"
+
+
+def figures(clinic: Clinic) -> dict[str, float]:
+    """Return the ablation's metrics of the run."""
+    found = MlflowClient(clinic.registry.uri, clinic.registry.uri).get_run(clinic.run).data.metrics
+    return {name: value for name, value in found.items() if name.startswith("ablation.")}
+
+
+@pytest.fixture
+def grouped(clinic: Clinic) -> Callable[[str], Clinic]:
+    """Declare groups, which makes another declaration, without a training of its own."""
+
+    def act(groups: str) -> Clinic:
+        file = clinic.spec.folder / "usecase.yaml"
+        file.write_text(file.read_text().replace(FEATURES, f"{FEATURES}, groups: {groups}"))
+        return replace(clinic, spec=read(file))
+
+    return act
+
+
+def test_default_groups_are_compared_by_the_chosen_recipe(clinic: Clinic) -> None:
+    """Without declared groups the numeric and the categorical features are left out, and the run keeps it."""
+    spec, night = clinic.spec, visits.LAST
+    found = ablate(clinic.lake, spec, night, registry=clinic.registry)
+    chosen = Record.from_json(clinic.registry.get(clinic.run, PATH)).challenger.name
+    assert (found.recipe, found.run) == (chosen, clinic.run)
+    assert {g.name: g.columns for g in found.groups} == {
+        "numeric": ("distance", "earlier"),
+        "categorical": ("place",),
+    }
+    parts = split(training_set(clinic.lake, spec, night), spec, night)
+    both = pa.concat_tables([parts.train, parts.validation])
+    bare = spec.model_copy(update={"features": spec.features.model_copy(update={"numeric": ()})})
+    recipe = next(c for c in spec.training.candidates if c.name == chosen)
+    losses = [
+        loss("log_loss", target(spec, parts.test), models.predict(fit(s, recipe, both), parts.test, s))
+        for s in (spec, bare)
+    ]
+    numeric = next(g for g in found.groups if g.name == "numeric")
+    assert found.loss == pytest.approx(losses[0].mean())
+    assert numeric.gain == pytest.approx(float(np.mean(losses[1] - losses[0])))
+    assert numeric.low < numeric.gain < numeric.high
+    kept = figures(clinic)
+    assert kept["ablation.numeric.gain"] == numeric.gain
+    assert kept["ablation.numeric.low"] == numeric.low
+
+
+def test_what_matters_is_told_from_what_does_not(grouped: Callable[[str], Clinic]) -> None:
+    """In the clinic distance and earlier misses make a visit late: they bring a gain beyond chance."""
+    clinic = grouped(GROUPS)
+    found = ablate(clinic.lake, clinic.spec, visits.LAST, registry=clinic.registry)
+    gains = {group.name: group for group in found.groups}
+    assert gains["far"].low > 0
+    assert gains["far"].gain > gains["where"].gain
+    assert [g.gain for g in found.groups] == sorted((g.gain for g in found.groups), reverse=True)
+    assert found.run == ""  # the changed declaration was never trained
+    assert figures(clinic) == {}
+
+
+def test_again_is_the_same_and_adds_nothing(clinic: Clinic) -> None:
+    """A rerun gives equal figures, and the run holds each once."""
+    first, second = (ablate(clinic.lake, clinic.spec, None, registry=clinic.registry) for _ in range(2))
+    assert first == second
+    assert first.night == visits.LAST  # the newest that brought labels
+    client = MlflowClient(clinic.registry.uri, clinic.registry.uri)
+    assert len(client.get_metric_history(clinic.run, "ablation.numeric.gain")) == 1
+
+
+def test_group_of_all_features_is_refused(grouped: Callable[[str], Clinic]) -> None:
+    """A group that leaves nothing to fit on is named, with what to do."""
+    clinic = grouped("{all: [distance, earlier, place]}")
+    with pytest.raises(SpecError, match=r"ablation of all: .*another feature.*features.groups"):
+        ablate(clinic.lake, clinic.spec, visits.LAST, registry=clinic.registry)
+
+
+def test_too_few_test_nights_are_refused(clinic: Clinic) -> None:
+    """Where a spread can't be had there is no interval, and a sentence says how many nights it takes."""
+    short = clinic.spec.training.model_copy(update={"test": 3})  # a declaration with it is refused
+    young = clinic.spec.model_copy(update={"training": short})
+    with pytest.raises(EvergreenError, match=r"required 2 labelled test nights, found 1"):
+        ablate(clinic.lake, young, visits.LAST, registry=clinic.registry)
+
+
+def test_empty_lake_is_told(clinic: Clinic, tmp_path: Path) -> None:
+    """Before any label was published there is no night to take."""
+    with pytest.raises(NotPublished, match=r"missed_visits: outcomes: found no night.*run ingest"):
+        ablate(Lake(clinic.spec.name, str(tmp_path / "empty")), clinic.spec, None, registry=clinic.registry)
+
+
+def test_command_prints_a_table_or_json(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line says the same as the function, a line a group."""
+    monkeypatch.setenv("EVERGREEN_USECASES", str(clinic.spec.folder.parent))
+    monkeypatch.setenv("EVERGREEN_LAKE", clinic.lake.uri.removesuffix(f"/{clinic.spec.name}"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", clinic.registry.uri)
+    asked = ["ablate", clinic.spec.name, "--night", visits.LAST]
+    text, plain = (CliRunner().invoke(app, [*asked, *more]) for more in ((), ("--json",)))
+    found: Ablation = ablate(clinic.lake, clinic.spec, visits.LAST, registry=clinic.registry)
+    assert (text.exit_code, text.stdout.rstrip("\n")) == (0, found.text())
+    assert json.loads(plain.stdout) == json.loads(json.dumps(found.plain()))
+    assert all(group.name in text.stdout for group in found.groups)

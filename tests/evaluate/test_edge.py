@@ -1,0 +1,260 @@
+"""A model is asked for rows as a bad night has them; whatever it does then is a finding, never a crash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.pipeline import Pipeline
+
+from include import models
+from include.errors import ModelError
+from include.evaluate import edge
+from include.evaluate.sample import spread
+from include.promote.facts import EdgeCase
+from tests.evaluate.fits import ALL, Ward, ward
+
+Says = Callable[[pd.DataFrame], Any]
+BOUNDS = "{column: earlier, min_value: 0, max_value: 40}"
+CONTRACT = f"""      place: {{type: string}}
+    contract: {{expectations: [{{type: expect_column_values_to_be_between, kwargs: {BOUNDS}}}]}}
+  outcomes:
+"""
+
+
+class Planted(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A classifier that says what it is told to, and keeps what it was asked for."""
+
+    def __init__(self, says: Says) -> None:
+        self.says = says
+
+    def fit(self, given: Any, actual: Any) -> Planted:
+        """Learn nothing."""
+        self.classes_, self.asked_ = np.array([0.0, 1.0]), []
+        return self
+
+    def predict_proba(self, given: pd.DataFrame) -> Any:
+        """Return what it was told to say as the probability of 1."""
+        self.asked_.append(given)
+        ones = np.asarray(self.says(given)) * np.ones(len(given))
+        return np.column_stack([1 - ones, ones])
+
+
+@pytest.fixture(scope="module")
+def wards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ward]:
+    """The clinic of both kinds, its earlier visits between 0 and 40 by contract."""
+    folder = tmp_path_factory.mktemp("edge")
+    old = "      place: {type: string}\n  outcomes:\n"
+    return {kind: ward(folder / kind, kind, **{old: CONTRACT}) for kind in ("binary", "regression")}
+
+
+@pytest.fixture
+def clinic(wards: dict[str, Ward]) -> Ward:
+    """The one that asks which visits are missed."""
+    return wards["binary"]
+
+
+def asked(clinic: Ward, estimator: Pipeline) -> dict[str, EdgeCase]:
+    """Return the cases by their names."""
+    found = edge.measure(estimator, clinic.spec, clinic.rows, clinic.actual, clinic.fitted)
+    assert len({case.name for case in found}) == len(found)
+    return {case.name: case for case in found}
+
+
+def planted(clinic: Ward, says: Says) -> Pipeline:
+    """Return a planted model."""
+    return Pipeline([("model", Planted(says))]).fit(models.frame(clinic.rows, clinic.spec), clinic.actual)
+
+
+def broken(clinic: Ward, says: Says) -> dict[str, str]:
+    """Return the notes of the cases that a planted model doesn't hold."""
+    found = asked(clinic, planted(clinic, says))
+    assert all(bool(case.note) != case.held for case in found.values())
+    return {name: case.note for name, case in found.items() if not case.held}
+
+
+def low(given: pd.DataFrame) -> Any:
+    """Return a probability that a missing distance doesn't disturb, nor a word."""
+    return 0.2 + 0.1 * (pd.to_numeric(given["distance"]).to_numpy() > 5)
+
+
+@pytest.mark.parametrize(("kind", "recipe"), ALL)
+def test_each_recipe_holds_in_every_case(wards: dict[str, Ward], kind: str, recipe: str) -> None:
+    """What training may fit survives each harm, and says the same of a row alone and in any order."""
+    clinic = wards[kind]
+    found = asked(clinic, clinic.fit(recipe))
+    assert [case for case in found.values() if not case.held] == []
+    assert {case.kind for case in found.values()} == {
+        "missing",
+        "noise",
+        "unseen",
+        "extreme",
+        "dtype",
+        "rows",
+        "columns",
+    }
+    costly = {n for n, c in found.items() if c.kind in ("missing", "noise", "unseen")} - {
+        "all features missing"
+    }
+    assert {name for name, case in found.items() if case.rise is not None} == costly
+
+
+def test_what_was_measured_once_is_measured_again(clinic: Ward) -> None:
+    """The same model and rows give the same cases, and the features' order is that of the declaration."""
+    estimator = clinic.fit()
+    found = asked(clinic, estimator)
+    assert found == asked(clinic, estimator)
+    assert list(found)[:4] == [
+        "distance missing",
+        "earlier missing",
+        "place missing",
+        "all features missing",
+    ]
+
+
+def test_harm_costs_what_it_does_to_the_loss(clinic: Ward) -> None:
+    """Only harm to what a model leans on costs, and as much as the objective says."""
+    estimator = planted(clinic, lambda rows: np.where(rows["distance"].to_numpy() > 5, 0.9, 0.1))
+    found = asked(clinic, estimator)
+    before = models.predict(estimator, clinic.rows, clinic.spec)
+    losses = [-np.log(np.where(clinic.actual == 1, p, 1 - p)).mean() for p in (before, 0.1)]
+    assert found["distance missing"].rise == pytest.approx(losses[1] / losses[0] - 1)
+    assert found["distance with noise"].rise != 0
+    assert {found[name].rise for name in ("earlier missing", "earlier with noise", "place unseen")} == {0.0}
+
+
+def test_harm_is_scaled_to_what_was_fitted(clinic: Ward) -> None:
+    """Noise is half a fitted deviation, extremes are the contract's bounds or else thrice the range."""
+    estimator = planted(clinic, low)
+    asked(clinic, estimator)
+    tables = estimator[-1].asked_
+    plain = tables[0]
+    noise = [t["earlier"] - plain["earlier"] for t in tables if len(t) == len(plain)]
+    noise = [n for n in noise if n.notna().all() and n.any()]
+    assert len(noise) == 1
+    deviation = np.std(clinic.fitted["earlier"].to_numpy())
+    assert noise[0].std() == pytest.approx(deviation / 2, rel=0.2)
+    ends = {
+        c: {t[c].iloc[0] for t in tables if 1 < len(t) < len(plain) and t[c].nunique() == 1}
+        for c in ("earlier", "distance")
+    }
+    assert {0.0, 40.0, -1e12, 1e12} <= ends["earlier"]
+    seen = clinic.fitted["distance"].drop_null().to_numpy()
+    width = seen.max() - seen.min()
+    assert {seen.min() - width, seen.max() + width, -1e12, 1e12} <= ends["distance"]
+    strange = [t["place"].iloc[0] for t in tables if t["place"].nunique() == 1 and len(t) == len(plain)]
+    assert len(strange) == 1
+    assert strange[0] not in clinic.fitted["place"].to_pylist()
+
+
+def test_a_feature_that_was_never_there_can_be_harmed(clinic: Ward) -> None:
+    """Without a fitted value there is no range and no noise, and still nothing crashes."""
+    empty = pa.nulls(clinic.fitted.num_rows, pa.float64())
+    place = clinic.fitted.column_names.index("distance")
+    never = replace(clinic, fitted=clinic.fitted.set_column(place, "distance", empty))
+    found = asked(never, planted(never, low))
+    assert all(case.held for case in found.values())
+    assert found["distance with noise"].rise == 0.0
+
+
+def test_a_foreign_exception_is_a_finding(clinic: Ward) -> None:
+    """A model that fails on one missing value is noted by what it raised."""
+
+    def says(rows: pd.DataFrame) -> Any:
+        return low(rows) * (1 / (1 - int(rows["earlier"].isna().any())))
+
+    found = broken(clinic, says)
+    assert set(found) == {"earlier missing", "all features missing"}
+    assert "ZeroDivisionError" in found["earlier missing"]
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), RecursionError("too deep"), MemoryError(), StopIteration()])
+def test_no_exception_gets_out(clinic: Ward, error: BaseException) -> None:
+    """Whatever a model raises when a category is strange, the other cases are measured."""
+
+    def says(rows: pd.DataFrame) -> Any:
+        if not set(rows["place"]) <= {"north", "south", "east", "new", None}:
+            raise error
+        return low(rows)
+
+    found = broken(clinic, says)
+    exits = isinstance(error, SystemExit)
+    assert set(found) == ({"place unseen", "place as numbers"} if exits else {"place unseen"})
+    assert type(error).__name__ in found["place unseen"]
+
+
+def test_nan_on_what_is_missing_is_a_finding(clinic: Ward) -> None:
+    """A missing value that comes out as NaN is no prediction."""
+    found = broken(clinic, lambda rows: rows["earlier"].to_numpy() * 0 + 0.2)
+    assert set(found) == {"earlier missing", "all features missing"}
+    assert "finite predictions" in found["earlier missing"]
+
+
+def test_a_model_that_goes_by_the_order_of_columns_is_found(clinic: Ward) -> None:
+    """What it says of the same rows must not depend on which column comes first."""
+    found = broken(clinic, lambda rows: 0.2 + 0.1 * (rows.iloc[:, 0].to_numpy() > 2))
+    assert set(found) == {"columns in another order"}
+    assert "predictions differ" in found["columns in another order"]
+
+
+def test_a_model_that_says_something_else_of_a_row_alone_is_found(clinic: Ward) -> None:
+    """A row alone has the prediction that it has among others, but for the last bits of a sum."""
+    for alone, noted in ((0.2 + 1e-9, {"a row alone": "20 of 20 predictions differ"}), (0.2 + 1e-11, {})):
+        assert broken(clinic, lambda rows, said=alone: said if len(rows) == 1 else 0.2) == noted
+
+
+def test_a_probability_above_one_is_found(clinic: Ward) -> None:
+    """A finite number that can't be a probability is none, at the extremes or anywhere."""
+    found = broken(clinic, lambda rows: np.where(rows["distance"].to_numpy() > 1e9, 1.2, 0.2))
+    assert found == {"distance extreme": "at 1e+12: 1.2 as a probability"}
+    assert broken(clinic, lambda rows: 1.2) == {"rows as they are": "1.2 as a probability"}
+
+
+def test_a_type_may_be_refused_in_a_sentence_only(clinic: Ward) -> None:
+    """Words instead of numbers are refused by the column's name, and a refusal elsewhere isn't allowed."""
+    words = clinic.rows.set_column(
+        clinic.rows.column_names.index("earlier"), "earlier", pa.array(["many"] * clinic.rows.num_rows)
+    )
+    with pytest.raises(
+        ModelError, match=r"missed_visits: rows to predict: required numbers as earlier.*many"
+    ):
+        models.frame(words, clinic.spec)
+
+    def says(rows: pd.DataFrame) -> Any:
+        if any(isinstance(value, float) for value in rows["place"]):
+            raise TypeError("a place is a word")
+        return low(rows)
+
+    assert broken(clinic, says) == {}
+
+
+def test_without_rows_nothing_is_measured(clinic: Ward) -> None:
+    """No rows are no finding, and the gate says that they are missing."""
+    none = replace(clinic, rows=clinic.rows.slice(0, 0), actual=clinic.actual[:0])
+    assert asked(none, clinic.fit()) == {}
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(1, 60), st.integers(0, 5))
+def test_a_part_of_the_rows_is_spread_over_the_nights(counts: list[int], most: int, seed: int) -> None:
+    """At most so many rows, each once and in order, and no night has more than its share."""
+    nights = [f"2024-01-{day + 1:02}" for day, count in enumerate(counts) for _ in range(count)]
+    table = pa.table({"night": nights})
+    chosen = spread(table, most, seed)
+    assert chosen.tolist() == sorted(set(chosen.tolist())) == spread(table, most, seed).tolist()
+    assert len(chosen) <= most
+    if len(nights) <= most:
+        assert len(chosen) == len(nights)
+        return
+    share = max(1, most // len(counts))
+    taken = [[nights[i] for i in chosen].count(f"2024-01-{day + 1:02}") for day in range(len(counts))]
+    if most >= len(counts):
+        assert taken == [min(share, count) for count in counts]
+    assert max(taken) <= share

@@ -1,0 +1,84 @@
+"""What a model leans on is what its loss rises by when that says nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from include import models
+from include.errors import ModelError
+from include.evaluate.importance import MOST, measure
+from include.evaluate.metrics import loss
+from include.evaluate.sample import spread
+from include.spec import UseCase
+from tests.evaluate.fits import Ward, ward
+
+
+@pytest.fixture(scope="module", params=["binary", "regression"])
+def clinic(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ward:
+    """Enough visits for a part of them, late by their distance alone; each had the same earlier ones."""
+    made = ward(tmp_path_factory.mktemp("importance"), request.param)
+    random = np.random.default_rng(3)
+
+    def rows(count: int) -> pa.Table:
+        distance = random.exponential(5, count)
+        late = (distance > 5) if request.param == "binary" else 4 * distance
+        return pa.table(
+            {
+                "night": [f"2024-03-{1 + i % 20:02}" for i in range(count)],
+                "distance": distance,
+                "earlier": np.full(count, 2.0),
+                "place": random.choice(["north", "south"], count),
+                made.spec.problem.target: np.asarray(late, dtype=float),
+            }
+        )
+
+    test = rows(MOST + 200)
+    return replace(made, fitted=rows(400), rows=test, actual=test[made.spec.problem.target].to_numpy())
+
+
+@pytest.mark.parametrize("recipe", ["random_forest", "hist_gradient_boosting"])
+def test_what_alone_matters_leads_and_a_constant_is_nothing(clinic: Ward, recipe: str) -> None:
+    """The feature that decides is far above the one that is noise, and a constant one is exactly zero."""
+    estimator = clinic.fit(recipe)
+    found = measure(estimator, clinic.spec, clinic.rows, clinic.actual)
+    assert list(found) == ["distance", "earlier", "place"]
+    assert found["earlier"] == 0.0
+    assert found["distance"] > 10 * abs(found["place"])
+    assert measure(estimator, clinic.spec, clinic.rows, clinic.actual) == found
+
+
+def test_importance_is_about_what_shuffling_by_hand_costs(clinic: Ward) -> None:
+    """The figure is the mean rise of the declared objective, in its unit."""
+    estimator, spec, rows = clinic.fit(), clinic.spec, clinic.rows
+    order = np.random.default_rng(99).permutation(rows.num_rows)
+    harmed = rows.set_column(rows.column_names.index("distance"), "distance", rows["distance"].take(order))
+    then, now = (
+        loss(spec.gate.objective, clinic.actual, models.predict(estimator, table, spec)).mean()
+        for table in (rows, harmed)
+    )
+    found = measure(estimator, spec, rows, clinic.actual)["distance"]
+    assert found == pytest.approx(now - then, rel=0.1)
+
+
+def test_a_feature_that_breaks_the_model_has_no_figure(clinic: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the model says of permuted places can't be had: the place is left out, and nothing else."""
+    real, chosen = models.predict, spread(clinic.rows, MOST, clinic.spec.training.seed)
+    kept = clinic.rows["place"].take(chosen).to_pylist()
+
+    def fragile(estimator: Any, rows: pa.Table, spec: UseCase) -> np.ndarray:
+        if rows["place"].to_pylist()[: len(kept)] != kept:
+            raise ModelError("the model")
+        return real(estimator, rows, spec)
+
+    monkeypatch.setattr(models, "predict", fragile)
+    assert list(measure(clinic.fit(), clinic.spec, clinic.rows, clinic.actual)) == ["distance", "earlier"]
+
+
+def test_no_rows_have_no_importance(clinic: Ward) -> None:
+    """Without rows nothing is said, rather than zero."""
+    assert measure(clinic.fit(), clinic.spec, clinic.rows.slice(0, 0), clinic.actual[:0]) == {}

@@ -1,0 +1,300 @@
+"""A planted leak shows in the figures, and an honest recipe on honest or on worthless data doesn't."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from sklearn.base import BaseEstimator, ClassifierMixin
+
+from include.evaluate import sentinel
+from include.evaluate.metrics import loss
+from include.lake import Lake
+from include.promote import ledger
+from include.promote.case import Case
+from include.promote.checks import decided_alone, history, learns_from_noise
+from include.promote.evidence import Losses
+from include.promote.facts import Leak
+from include.promote.judge import judge
+from include.spec import UseCase
+from include.spec.stages import Candidate
+from include.train import recipes
+from tests.promote.conftest import evidence, losses, nights
+from tests.train import visits
+
+TEST = nights(12)
+WEEKS = nights(100)[::7]
+FOREST = Candidate(
+    name="forest", estimator="random_forest", params={"n_estimators": 5, "min_samples_leaf": 40}
+)
+LINEAR = Candidate(name="linear", estimator="logistic_regression")
+
+
+@pytest.fixture(scope="session")
+def use(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
+    """Asks which visits will be missed."""
+    return visits.usecase(tmp_path_factory.mktemp("sentinel"))
+
+
+@pytest.fixture(scope="session")
+def late(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
+    """Asks how many minutes late they come."""
+    return visits.usecase(tmp_path_factory.mktemp("sentinel"), "regression")
+
+
+def rows(spec: UseCase, count: int, seed: int, *, rate: float = 0.3, **given: object) -> pa.Table:
+    """Return rows of twelve nights whose features say nothing of the label, but for those that are given."""
+    random = np.random.default_rng(seed)
+    labels = (random.random(count) < rate).astype(float)
+    plain = {
+        "night": [TEST[i * len(TEST) // count] for i in range(count)],
+        "distance": random.exponential(5, count),
+        "earlier": random.poisson(1.0, count).astype(float),
+        "place": random.choice(["north", "south", "east"], count),
+        spec.problem.target: labels,
+    }
+    made = {name: value(labels, random) if callable(value) else value for name, value in given.items()}
+    return pa.table(plain | made)
+
+
+def nearly(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Return the label plus noise, missing in one row of ten."""
+    return np.where(random.random(len(labels)) < 0.1, np.nan, labels + random.normal(0, 0.2, len(labels)))
+
+
+def coded(labels: np.ndarray, random: np.random.Generator) -> list[str | None]:
+    """Return one of forty codes, the odd ones those of the ones, and a few that are missing."""
+    codes = 2 * random.integers(0, 20, len(labels)) + labels.astype(int)
+    return [None if i % 50 == 0 else f"c{code:02}" for i, code in enumerate(codes)]
+
+
+def hint(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Return a number that is higher, on average, where the label is 1."""
+    return labels + random.normal(0, 1, len(labels))
+
+
+def gained(spec: UseCase, candidate: Candidate, fitted: pa.Table, test: pa.Table) -> bool:
+    """Tell whether the gate finds that shuffled labels were learned."""
+    kept = sentinel.shuffled(spec, candidate, fitted, test, TEST)
+    actual = test[spec.problem.target].to_numpy()
+    constant = np.full(len(actual), fitted[spec.problem.target].to_numpy().mean())
+    prior = loss(spec.gate.objective, actual, constant).reshape(len(TEST), -1).sum(axis=1)
+    count = (test.num_rows // len(TEST),) * len(TEST)
+    sums = {"challenger": tuple(prior), "baseline:prior": tuple(prior)}
+    made = evidence(Losses(TEST, count, sums))
+    case = Case(replace(made, facts=replace(made.facts, leak=Leak(shuffled=kept))), spec.gate, 1, False)
+    return not all(check.passed for check in learns_from_noise(case))
+
+
+# one feature alone
+
+
+@pytest.mark.parametrize(("feature", "leak"), [("earlier", nearly), ("place", coded)])
+def test_a_feature_that_nearly_is_the_label_is_found(
+    use: UseCase, feature: str, leak: Callable[..., object]
+) -> None:
+    """A number or a category from which the label can be told stands out; the others say nothing."""
+    fitted, test = (rows(use, 1200, seed, **{feature: leak}) for seed in (1, 2))
+    found = sentinel.alone(use, fitted, test)
+    assert set(found) == set(use.features.columns)
+    assert max(found, key=lambda name: found[name]) == feature
+    assert found.pop(feature) > 0.95
+    assert all(0.5 <= value < 0.6 for value in found.values())
+
+
+def test_a_key_of_each_row_decides_nothing(use: UseCase) -> None:
+    """Values that training never saw, or that are all missing, are worth no more than chance."""
+    keys = [[f"{part}{i}" for i in range(600)] for part in "ab"]
+    fitted, test = (rows(use, 600, i, place=keys[i], earlier=np.full(600, np.nan)) for i in (0, 1))
+    found = sentinel.alone(use, fitted, test)
+    assert found["place"] == found["earlier"] == 0.5
+
+
+def test_of_a_regression_it_is_r2(late: UseCase) -> None:
+    """The minutes plus noise have an R² near one, what says nothing has one near or below zero."""
+
+    def minutes(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        return random.normal(0, 10, len(labels))
+
+    made = [rows(late, 1200, seed, distance=minutes) for seed in (1, 2)]
+    name = late.problem.target
+    fitted, test = (
+        part.set_column(part.column_names.index(name), name, pa.array(part["distance"].to_numpy() * 3 + 1))
+        for part in made
+    )
+    found = sentinel.alone(late, fitted, test)
+    assert found["distance"] > 0.9
+    assert found["earlier"] < 0.05
+
+
+def test_rows_of_one_class_give_no_figure_and_the_gate_refuses(use: UseCase) -> None:
+    """What can't be measured is missing, and what is missing isn't passed."""
+    fitted, test = rows(use, 600, 1), rows(use, 600, 2, rate=0)
+    found = sentinel.alone(use, fitted, test)
+    assert found == {}
+    made = evidence(losses(np.ones(12), prior=np.ones(12)))
+    case = Case(replace(made, facts=replace(made.facts, leak=Leak(alone=found))), use.gate, 1, False)
+    assert [check.passed for check in decided_alone(case)] == [False]
+
+
+def test_a_sample_is_the_same_each_time(use: UseCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more rows than are fitted on a seeded sample is taken, so evaluating again gives the same."""
+    monkeypatch.setattr(sentinel, "ROWS", 500)
+    fitted, test = rows(use, 1200, 1, earlier=nearly), rows(use, 1200, 2, earlier=nearly)
+    assert sentinel.alone(use, fitted, test) == sentinel.alone(use, fitted, test)
+    assert sentinel.alone(use, fitted, test)["earlier"] > 0.95
+
+
+# shuffled labels
+
+
+class Peeking(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Knows the true label of each distance from elsewhere, whatever labels it is given to learn from."""
+
+    truth: dict[float, float] = {}  # noqa: RUF012  # planted by the test
+
+    def fit(self, given: np.ndarray, labels: np.ndarray) -> Peeking:
+        """Learn nothing."""
+        self.classes_ = np.array([0.0, 1.0])
+        return self
+
+    def predict_proba(self, given: np.ndarray) -> np.ndarray:
+        """Return a guess, surer where the truth is known."""
+        ones = np.array([0.2 + 0.6 * self.truth.get(distance, 0.5) for distance in given[:, 1]])
+        return np.column_stack([1 - ones, ones])
+
+
+def test_a_recipe_that_sees_the_true_labels_is_caught(use: UseCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its labels are shuffled, and still it gains over the prior: what it knows is from somewhere else."""
+    fitted, test = rows(use, 1200, 1), rows(use, 1200, 2)
+    both = pa.concat_tables([fitted, test])
+    truth = dict(zip(both["distance"].to_pylist(), both[use.problem.target].to_pylist(), strict=True))
+    monkeypatch.setattr(Peeking, "truth", truth)
+    monkeypatch.setitem(recipes.RECIPES["binary"], "peeking", lambda spec: Peeking())
+    assert gained(use, Candidate(name="peeking", estimator="peeking"), fitted, test)
+
+
+@pytest.mark.parametrize("candidate", [FOREST, LINEAR], ids=lambda candidate: str(candidate.name))
+def test_an_honest_recipe_gains_nothing_from_noise(use: UseCase, candidate: Candidate) -> None:
+    """Of twenty worlds, in which the rate has fallen since, at most one is refused; by one shuffle, four."""
+    refused = 0
+    for seed in range(20):
+        training = use.training.model_copy(update={"seed": seed})
+        spec = use.model_copy(update={"training": training})
+        fitted = rows(spec, 1200, 100 + seed, distance=hint)
+        test = rows(spec, 1200, 200 + seed, rate=0.1, distance=hint)
+        refused += gained(spec, candidate, fitted, test)
+    assert refused <= 1
+
+
+def test_a_recipe_of_another_level_gains_nothing_by_it(use: UseCase) -> None:
+    """Balanced classes say a half whatever they learn: where the rate has risen to that, it is no leak."""
+    balanced = LINEAR.model_copy(update={"params": {"class_weight": "balanced"}})
+    fitted, test = rows(use, 1200, 1), rows(use, 1200, 2, rate=0.6)
+    assert not gained(use, balanced, fitted, test)
+
+
+def test_shuffled_losses_are_of_the_nights_that_are_asked_for(use: UseCase) -> None:
+    """In their order, each time the same, and of rows of no other night; of no night there are none."""
+    fitted, test = rows(use, 600, 1), rows(use, 600, 2)
+    some = sentinel.shuffled(use, LINEAR, fitted, test, TEST[3:6])
+    assert some == sentinel.shuffled(use, LINEAR, fitted, test, TEST[3:6])
+    part = test.filter([night in TEST[3:6] for night in test["night"].to_pylist()])
+    assert some == sentinel.shuffled(use, LINEAR, fitted, part, TEST[3:6])
+    assert all(0 < night < 50 * 2 for night in some)
+    assert sentinel.shuffled(use, LINEAR, fitted, test, ()) == ()
+
+
+@pytest.mark.parametrize("prior", [0.05, 0.3, 0.9])
+def test_levelled_probabilities_stay_probabilities(use: UseCase, prior: float) -> None:
+    """Their mean becomes the prior, their order stays, and none leaves [0, 1]."""
+    given = np.array([0.0, 0.1, 0.4, 1.0])
+    found = sentinel._levelled(given, prior, use)
+    assert found.mean() == pytest.approx(prior)
+    assert (np.diff(found) >= 0).all()
+    assert 0 <= found.min() <= found.max() <= 1
+
+
+# its own history
+
+
+def test_what_is_saved_is_a_share_of_the_priors_loss() -> None:
+    """By hand; where the prior loses nothing there is nothing to save, and no figure."""
+    assert sentinel.saved((1.0, 2.0), (2.0, 4.0)) == 0.5
+    assert sentinel.saved((3.0,), (2.0,)) == -0.5
+    assert sentinel.saved((1.0,), (0.0,)) is None
+    assert sentinel.saved((), ()) is None
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    """A lake without attempts."""
+    return Lake("missed_visits", str(tmp_path / "lake"))
+
+
+def attempt(lake: Lake, use: UseCase, night: str, saved: float, data: str = "d", **changes: object) -> str:
+    """Judge an attempt against its history, record it, and return its key."""
+    waves = 1 + 0.01 * np.cos(np.arange(12))
+    found = losses((1 - saved) * waves, prior=waves)
+    made = evidence(found, usecase=use.name, night=night, data=data)
+    shares = sentinel.saved(found.sums["challenger"], found.sums["baseline:prior"])
+    leak = replace(made.facts.leak, saved=shares, history=sentinel.history(lake, night))
+    made = replace(made, facts=replace(made.facts, leak=leak), **changes)  # type: ignore[arg-type]
+    ledger.record_attempt(lake, made, lambda number: judge(made, use.gate, number, champion=False))
+    return made.key
+
+
+def refused(lake: Lake, use: UseCase, night: str, saved: float) -> bool:
+    """Tell whether the gate finds an attempt too good against the history."""
+    made = evidence(losses(np.ones(12), prior=np.ones(12)))
+    leak = Leak(saved=saved, history=sentinel.history(lake, night))
+    found = history(Case(replace(made, facts=replace(made.facts, leak=leak)), use.gate, 1, False))
+    return not all(check.passed for check in found)
+
+
+def test_far_more_than_ever_before_is_refused_and_a_little_more_is_not(lake: Lake, use: UseCase) -> None:
+    """After three ordinary attempts; before there are three, nothing is far above."""
+    for night, share in zip(WEEKS, (0.10, 0.12, 0.11), strict=False):
+        assert not refused(lake, use, night, 0.6)
+        attempt(lake, use, night, share)
+    assert sentinel.history(lake, WEEKS[3]) == pytest.approx((0.10, 0.12, 0.11))
+    assert refused(lake, use, WEEKS[3], 0.6)
+    assert not refused(lake, use, WEEKS[3], 0.2)
+
+
+def test_a_refused_leak_sets_no_bar_for_the_next(lake: Lake, use: UseCase) -> None:
+    """The same leak is refused a week later as well, until a person forces it; then it is ordinary."""
+    for night in WEEKS[:3]:
+        attempt(lake, use, night, 0.1)
+    key = attempt(lake, use, WEEKS[3], 0.6)
+    assert sentinel.history(lake, WEEKS[4]) == pytest.approx((0.1, 0.1, 0.1))
+    assert refused(lake, use, WEEKS[4], 0.6)
+    ledger.record_forced(lake, ledger.attempt(lake, key), "ann", "the new source is honest")
+    assert sentinel.history(lake, WEEKS[4]) == pytest.approx((0.1, 0.1, 0.1, 0.6))
+    assert not refused(lake, use, WEEKS[4], 0.6)
+
+
+def test_history_is_the_newest_attempt_of_each_earlier_night(lake: Lake, use: UseCase) -> None:
+    """Oldest night first, whatever the order in which they were recorded; its own night is no history."""
+    for night, share, data in [
+        (WEEKS[2], 0.10, "d"),
+        (WEEKS[0], 0.20, "d"),
+        (WEEKS[0], 0.15, "revised"),
+        (WEEKS[4], 0.12, "d"),
+    ]:
+        attempt(lake, use, night, share, data)
+    assert sentinel.history(lake, WEEKS[4]) == pytest.approx((0.15, 0.10))
+    assert sentinel.history(lake, WEEKS[0]) == ()
+
+
+def test_evidence_of_another_schema_and_thin_attempts_are_no_history(lake: Lake, use: UseCase) -> None:
+    """What this code can't read, or what was never judged, is left out, and the rest is there."""
+    attempt(lake, use, WEEKS[0], 0.1)
+    attempt(lake, use, WEEKS[1], 0.2, schema=1)
+    thin = losses((0.4, 0.5), prior=(1.0, 1.0))
+    attempt(lake, use, WEEKS[2], 0.5, losses=thin)
+    assert sentinel.history(lake, WEEKS[3]) == pytest.approx((0.1,))

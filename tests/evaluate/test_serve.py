@@ -1,0 +1,141 @@
+"""What serves is what a fresh process makes of the stored bytes; where it can't, that is a finding."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.dummy import DummyClassifier
+from sklearn.pipeline import Pipeline
+
+from include import models
+from include.evaluate import serve
+from include.promote.facts import Serving
+from include.refs import digest_bytes
+from include.spec import UseCase, load
+from include.spec.gate import SERVING
+from include.spec.load import read
+from tests.evaluate.fits import Ward, ward
+from tests.promote.conftest import WEEKLY
+
+
+class Stranger(DummyClassifier):  # type: ignore[misc]
+    """A type that no one has trusted."""
+
+
+@pytest.fixture(scope="module")
+def clinic(tmp_path_factory: pytest.TempPathFactory) -> Ward:
+    """The clinic."""
+    return ward(tmp_path_factory.mktemp("serve"))
+
+
+@pytest.fixture(scope="module")
+def data(clinic: Ward) -> bytes:
+    """A stored model."""
+    return models.dump(clinic.fit("hist_gradient_boosting"))
+
+
+@pytest.fixture(scope="module")
+def predictions(clinic: Ward, data: bytes) -> np.ndarray:
+    """What it predicts here."""
+    return models.predict(models.load(data, digest_bytes(data)), clinic.rows, clinic.spec)
+
+
+def test_a_good_model_predicts_the_same_and_has_every_figure(
+    clinic: Ward, data: bytes, predictions: np.ndarray
+) -> None:
+    """Loaded elsewhere it says the same to the bit, and all that a gate may require was measured."""
+    found = serve.measure(data, digest_bytes(data), clinic.spec, clinic.rows, predictions)
+    assert (found.same, found.note) == (True, "")
+    assert set(found.figures) == set(SERVING)
+    assert all(np.isfinite(value) and value > 0 for value in found.figures.values())
+    assert found.figures["p50_ms"] <= found.figures["p95_ms"] <= found.figures["p99_ms"]
+    assert found.figures["size_mb"] == len(data) / 1e6
+
+
+def test_damaged_bytes_are_refused_by_their_digest(
+    clinic: Ward, data: bytes, predictions: np.ndarray
+) -> None:
+    """A flipped bit is the fresh process's refusal, in its sentence."""
+    damaged = bytearray(data)
+    damaged[len(data) // 2] ^= 1
+    digest = digest_bytes(data)
+    found = serve.measure(bytes(damaged), digest, clinic.spec, clinic.rows, predictions)
+    assert (found.same, set(found.figures)) == (False, {"size_mb"})
+    assert found.note.startswith(f"model {digest[:12]}: required SHA-256 {digest}")
+
+
+def test_a_type_that_is_not_listed_is_refused(clinic: Ward, predictions: np.ndarray) -> None:
+    """What skops may not load isn't loaded, though its digest is right."""
+    fitted = Pipeline([("model", Stranger(strategy="prior"))])
+    data = models.dump(fitted.fit(models.frame(clinic.rows, clinic.spec), clinic.actual))
+    found = serve.measure(data, digest_bytes(data), clinic.spec, clinic.rows, predictions)
+    assert (found.same, set(found.figures)) == (False, {"size_mb"})
+    assert "Stranger; if it does nothing but hold a model, add it to TRUSTED" in found.note
+
+
+def doomed(clinic: Ward, how: str, monkeypatch: pytest.MonkeyPatch) -> Serving:
+    """Return what is measured of a process that ends as it is told."""
+    monkeypatch.setattr(serve, "FRESH", "tests.evaluate.doomed")
+    found = serve.measure(b"model", how, clinic.spec, clinic.rows, np.zeros(clinic.rows.num_rows))
+    assert (found.same, found.figures) == (False, {"size_mb": 5 / 1e6})
+    return found
+
+
+def test_one_bit_of_difference_is_a_difference(clinic: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prediction that isn't the same to the bit is counted, and one more or less isn't the same either."""
+    monkeypatch.setattr(serve, "FRESH", "tests.evaluate.doomed")
+    rows = clinic.rows.slice(0, 4)
+    for said, note in (
+        ([0.5, 0.5, 0.5, 0.5], ""),
+        ([0.5, np.nextafter(0.5, 1), 0.5, 0.5], "1 of 4 predictions differ"),
+        ([0.0, 0.5, -0.0, 0.5], "2 of 4 predictions differ"),
+        ([0.5, 0.5, 0.5], "4 predictions differ"),
+    ):
+        found = serve.measure(b"model", "half", clinic.spec, rows, np.array(said))
+        assert (found.same, found.note, found.figures) == (not note, note, {"p50_ms": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("how", "note"),
+    [
+        ("killed", "it ended with code -9 and without a word"),
+        ("silent", "it ended with code 0 and without a word"),
+        ("hangs", "no answer within 2 s"),
+    ],
+)
+def test_a_process_that_dies_or_hangs_is_noted(
+    clinic: Ward, how: str, note: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that gives no figures isn't the same, whichever way it ends."""
+    monkeypatch.setattr(serve, "TIMEOUT", 2.0 if how == "hangs" else 60.0)
+    assert doomed(clinic, how, monkeypatch).note == note
+
+
+def test_a_process_gets_no_secret_and_leaves_nothing(
+    clinic: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is given its files and where to import from; a password in the environment stays here."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret")
+    monkeypatch.setenv("EVERGREEN_LAKE", "file:///nowhere")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    said = set(doomed(clinic, "says", monkeypatch).note.split(" "))
+    assert {"PYTHONPATH", "OMP_NUM_THREADS", "model.skops", "rows.arrow", "spec.json"} <= said
+    assert not {name for name in said if name.startswith(("AWS_", "EVERGREEN_", "AIRFLOW"))}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_rows_no_process_is_started(clinic: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is nothing to predict nothing is shown."""
+    monkeypatch.setattr(serve, "FRESH", "no.such.page")
+    found = serve.measure(b"model", "", clinic.spec, clinic.rows.slice(0, 0), np.empty(0))
+    assert (found.same, found.note) == (False, "there are no rows to predict")
+
+
+@pytest.mark.parametrize("spec", [load("flight_delay"), read(WEEKLY)], ids=lambda spec: spec.name)
+def test_a_declaration_goes_to_another_process_and_is_the_same(spec: UseCase) -> None:
+    """What the fresh process reads of a declaration is all of it but where it lies."""
+    there = UseCase.model_validate_json(spec.model_dump_json(by_alias=True))
+    assert there.model_copy(update={"folder": spec.folder}) == spec

@@ -1,0 +1,129 @@
+"""After a walk forward the evidence is what the walk said, and not what the refitted models say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from include import models
+from include.errors import ModelError
+from include.evaluate.metrics import loss
+from include.evaluate.run import evaluate
+from include.features.build import training_set
+from include.lake import Lake
+from include.promote.evidence import Evidence
+from include.promote.run import decide, force
+from include.registry import Registry
+from include.train.fit import target
+from include.train.record import PATH, Record
+from include.train.run import train
+from include.train.split import split
+from include.train.walk import PATH as WALKED
+from include.train.walk import read
+from tests.evaluate.conftest import Clinic
+from tests.train import visits
+
+NIGHT = visits.LAST
+LATER = "2024-04-02"
+
+
+@pytest.fixture(scope="module")
+def walking(tmp_path_factory: pytest.TempPathFactory) -> Clinic:
+    """The clinic after a training that walked forward in steps of three nights."""
+    folder = tmp_path_factory.mktemp("walking")
+    spec = visits.usecase(
+        folder, **{"min_partitions: 3": "min_partitions: 3, evidence: walk_forward, step: 3"}
+    )
+    lake = Lake(spec.name, str(folder / "lake"))
+    visits.fill(lake, spec)
+    registry = Registry(f"sqlite:///{folder}/mlflow.db", f"file://{folder}/artifacts")
+    return Clinic(spec, lake, registry, train(lake, spec, NIGHT, registry=registry).uri)
+
+
+def evidence(clinic: Clinic, night: str = NIGHT) -> Evidence:
+    """Evaluate, and return the evidence as it lies in the lake."""
+    ref = evaluate(clinic.lake, clinic.spec, night, clinic.run, registry=clinic.registry)
+    return Evidence.from_json(clinic.lake.get(ref.uri) or b"")
+
+
+def record(clinic: Clinic) -> Record:
+    """Return what a training left."""
+    return Record.from_json(clinic.registry.get(clinic.run, PATH))
+
+
+def artifact(clinic: Clinic, path: str) -> Path:
+    """Return the file of a run's artifact."""
+    run = MlflowClient(clinic.registry.uri, clinic.registry.uri).get_run(clinic.run)
+    return Path(unquote(urlsplit(run.info.artifact_uri).path), path)
+
+
+def test_losses_are_those_of_the_walk(walking: Clinic) -> None:
+    """Night by night the sums are what the walk's predictions lose; the refitted model loses less there."""
+    found, made, spec = evidence(walking), record(walking), walking.spec
+    test = split(training_set(walking.lake, spec, NIGHT), spec, NIGHT).test
+    actual = target(spec, test)
+    kept = read(walking.registry.get(walking.run, WALKED))
+    judged = np.array([night in found.losses.nights for night in test["night"].to_pylist()])
+    assert set(found.losses.sums) == set(kept) == {"challenger", "baseline:prior", "baseline:linear"}
+    for name, predictions in kept.items():
+        losses = loss("log_loss", actual, predictions)[judged]
+        assert found.losses.sums[name] == pytest.approx(losses.reshape(-1, 36).sum(axis=1))
+    fitted = made.challenger
+    estimator = models.load(walking.registry.get(walking.run, fitted.path), fitted.digest)
+    again = loss("log_loss", actual, models.predict(estimator, test, spec))[judged].mean()
+    assert found.facts.refit == pytest.approx(again)
+    assert found.facts.refit < sum(found.losses.sums["challenger"]) / sum(found.losses.rows)
+    assert (found.model, found.fitted) == (fitted.digest, made.nights["test"][-1])
+    assert found.last_fitted == spec.clock.shift(made.nights["validation"][-1], 2) < found.losses.nights[0]
+
+
+def test_again_gives_the_same_bytes(walking: Clinic) -> None:
+    """A rerun replaces the evidence by equal bytes."""
+    assert evidence(walking).to_json() == evidence(walking).to_json()
+
+
+def test_champion_is_compared_on_nights_after_everything_it_was_fitted_on(walking: Clinic) -> None:
+    """What a walk forward promoted has seen its own test nights, so only later ones count against it."""
+    ref = evaluate(walking.lake, walking.spec, NIGHT, walking.run, registry=walking.registry)
+    decide(walking.lake, walking.spec, ref.uri)
+    key = ref.uri.removeprefix("evaluations/").removesuffix(".json")
+    force(walking.lake, walking.spec, key, "tests", "a champion is needed", registry=walking.registry)
+    visits.fill(walking.lake, walking.spec, "2024-03-31", LATER)
+    run = train(walking.lake, walking.spec, LATER, registry=walking.registry).uri
+    found = evidence(replace(walking, run=run), LATER)
+    assert found.champion == record(walking).challenger.digest
+    assert record(walking).last_fitted == "2024-03-28" < found.last_fitted == "2024-03-30"
+    assert found.losses.nights == ("2024-03-31",)
+    assert found.fitted == "2024-03-31"
+
+
+def test_tampered_walk_is_refused(walking: Clinic) -> None:
+    """Other predictions under the walk's name aren't the ones that the training kept."""
+    file = artifact(walking, WALKED)
+    kept = file.read_bytes()
+    try:
+        file.write_bytes(kept[:-1] + b"\0")
+        with pytest.raises(ModelError, match=rf"{WALKED} of run .*required SHA-256 {record(walking).walked}"):
+            evidence(walking)
+    finally:
+        file.write_bytes(kept)
+
+
+def test_refitted_model_that_predicts_otherwise_is_refused(
+    walking: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stored models are read back as well: what will serve must predict what it did in training."""
+    real = models.predict
+
+    def nudged(*args: object) -> np.ndarray:
+        found = real(*args)  # type: ignore[arg-type]
+        return np.nextafter(found, found + 1)
+
+    monkeypatch.setattr(models, "predict", nudged)
+    with pytest.raises(ModelError, match=r"required the predictions that it gave in training"):
+        evidence(walking)

@@ -1,0 +1,170 @@
+"""Walking forward, no prediction comes from a model that knew what it predicts, or anything later."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from include import models
+from include.errors import EvergreenError, ModelError
+from include.features.build import labelled, training_set
+from include.lake import Lake
+from include.refs import digest_bytes
+from include.registry import Registry
+from include.spec import UseCase
+from include.train.fit import fit, target
+from include.train.record import PATH, Record
+from include.train.run import train
+from include.train.split import nights_of, split
+from include.train.walk import PATH as WALKED
+from include.train.walk import Walk, origins, read, walk
+from tests.train import visits
+
+NIGHT = visits.LAST
+ORIGINS = ["2024-03-22", "2024-03-24", "2024-03-26"]
+WALKING = {"min_partitions: 3": "min_partitions: 3, evidence: walk_forward, step: 2"}
+
+
+@pytest.fixture
+def spec(clinic: Path) -> UseCase:
+    """Asks which visits will be missed, and walks forward in steps of two nights."""
+    return visits.usecase(clinic / "usecases", **WALKING)
+
+
+def walked(lake: Lake, spec: UseCase) -> tuple[np.ndarray, Walk]:
+    """Walk with the first candidate; return the night of each test row, too."""
+    every = training_set(lake, spec, NIGHT)
+    test = split(every, spec, NIGHT).test
+    recipe = spec.training.candidates[0]
+    found = walk(spec, NIGHT, recipe, test, lambda origin: labelled(lake, spec, every, origin))
+    return np.array(test["night"].to_pylist()), found
+
+
+def revise(lake: Lake, night: str, *, later: int = 0) -> None:
+    """Turn a night's outcomes round, in place or as a revision that came ``later`` days after."""
+    rows = lake.read("validated_outcomes", {"night": night})
+    assert rows is not None
+    changed = rows.to_pylist()
+    for row in changed:
+        row["minutes"] = None if row["minutes"] is None else 30 - row["minutes"]
+        row["revision"] = int(later > 0)
+        row["known_at"] += timedelta(days=later)
+    new = pa.Table.from_pylist(changed, schema=rows.schema)
+    new = pa.concat_tables([rows, new]) if later else new
+    lake.publish("validated_outcomes", new, {"night": night})
+
+
+def test_origins_cover_the_test_nights(spec: UseCase, tmp_path: Path) -> None:
+    """The first origin is the last night before them, and the steps reach to the training's night."""
+    assert origins(spec, NIGHT) == [*ORIGINS, "2024-03-28"]  # after which no label has come yet
+    weekly = visits.usecase(tmp_path, **{"min_partitions: 3": "min_partitions: 3, evidence: walk_forward"})
+    assert origins(weekly, NIGHT) == ["2024-03-22", "2024-03-29"]
+
+
+def test_each_origin_fits_what_a_training_on_that_night_would_have(lake: Lake, spec: UseCase) -> None:
+    """The predictions after an origin are those of a model that was trained on that very night, to the bit.
+
+    One night's outcomes were revised five days later: only the last origin knows.
+    """
+    revise(lake, "2024-03-20", later=5)
+    nights, found = walked(lake, spec)
+    test = split(training_set(lake, spec, NIGHT), spec, NIGHT).test
+    names = {"challenger": spec.training.candidates[0]}
+    names |= {f"baseline:{c.name}": c for c in spec.training.baselines}
+    assert set(found.predictions) == set(names)
+    for origin, until in zip(ORIGINS, [*ORIGINS[1:], "2024-03-28"], strict=True):
+        rows = training_set(lake, spec, origin)
+        assert nights_of(rows)[-1] == spec.clock.shift(origin, -2)
+        places = np.flatnonzero((nights > origin) & (nights <= until))
+        assert 0 < len(places) < test.num_rows
+        for name, recipe in names.items():
+            predicted = models.predict(fit(spec, recipe, rows), test.take(places), spec)
+            assert found.predictions[name][places].tobytes() == predicted.tobytes(), (origin, name)
+
+
+@pytest.mark.parametrize("origin", ORIGINS)
+def test_later_labels_leave_earlier_predictions_as_they_were(lake: Lake, spec: UseCase, origin: str) -> None:
+    """With every outcome turned round that came after an origin, what it and the earlier ones said stays."""
+    nights, before = walked(lake, spec)
+    for night in spec.clock.keys(spec.clock.shift(origin, 1), NIGHT):
+        revise(lake, night)
+    _, after = walked(lake, spec)
+    until = spec.clock.shift(origin, spec.gate.step)
+    for name, values in before.predictions.items():
+        same = values == after.predictions[name]
+        assert same[nights <= until].all()
+        if until < max(nights):
+            assert not same[nights > until].all()
+
+
+def test_what_was_kept_is_read_again(lake: Lake, spec: UseCase) -> None:
+    """The Parquet bytes give the predictions back, and a second walk gives the same bytes."""
+    _, found = walked(lake, spec)
+    again = read(found.data)
+    assert {name: values.tobytes() for name, values in again.items()} == {
+        name: values.tobytes() for name, values in found.predictions.items()
+    }
+    assert walked(lake, spec)[1].digest == found.digest
+
+
+def test_origin_that_knows_too_little_is_named(lake: Lake, clinic: Path) -> None:
+    """Where no label had come by the first origin there is a sentence, and no model."""
+    late = visits.usecase(clinic / "usecases", **WALKING)
+    labels = late.labels.model_copy(update={"delay": 24})  # a declaration with it is refused
+    late = late.model_copy(update={"labels": labels})
+    test = training_set(lake, visits.usecase(clinic / "other"), NIGHT)
+    every = training_set(lake, late, NIGHT)
+    with pytest.raises(EvergreenError, match=r"training on 2024-03-22: required both 0.*no labelled row"):
+        walk(
+            late, NIGHT, late.training.candidates[0], test, lambda origin: labelled(lake, late, every, origin)
+        )
+
+
+@pytest.mark.parametrize("kind", list(visits.KINDS))
+def test_what_serves_was_fitted_on_everything(kind: str, clinic: Path, registry: Registry) -> None:
+    """The registered challenger and the baselines are the recipes fitted on every labelled row."""
+    spec = visits.usecase(clinic / "usecases", kind, **WALKING)
+    lake = Lake(spec.name, str(clinic / "lake"))
+    ref = train(lake, spec, NIGHT, registry=registry)
+    made = Record.from_json(registry.get(ref.uri, PATH))
+    rows = training_set(lake, spec, NIGHT)
+    assert made.last_fitted == made.nights["test"][-1] == "2024-03-28" == nights_of(rows)[-1]
+    assert made.last_chosen == "2024-03-22"
+    assert made.prior == pytest.approx(target(spec, rows).mean())
+    assert ref.rows == made.fitted_rows == rows.num_rows
+    recipes = {c.name: c for c in (*spec.training.baselines, *spec.training.candidates)}
+    for fitted in (made.challenger, *made.baselines):
+        data = models.dump(fit(spec, recipes[fitted.name], rows))
+        assert digest_bytes(data) == fitted.digest
+        predictions = models.predict(models.load(data, fitted.digest), split(rows, spec, NIGHT).test, spec)
+        assert digest_bytes(predictions.tobytes()) == fitted.predictions
+    kept = read(registry.get(ref.uri, WALKED, made.walked))
+    assert digest_bytes(kept["challenger"].tobytes()) != made.challenger.predictions
+
+
+def test_rerun_in_another_registry_gives_the_same_bytes(
+    lake: Lake, spec: UseCase, registry: Registry, clinic: Path, tmp_path: Path
+) -> None:
+    """Two trainings that know nothing of each other keep the same record, the walk's digest in it."""
+    shutil.copy(clinic / "mlflow.db", tmp_path / "other.db")
+    other = Registry(f"sqlite:///{tmp_path}/other.db", f"file://{tmp_path}/other")
+    runs = [(r, train(lake, spec, NIGHT, registry=r).uri) for r in (registry, other)]
+    first, second = (Record.from_json(r.get(run, PATH)) for r, run in runs)
+    assert first == second
+    assert runs[0][0].get(runs[0][1], WALKED) == runs[1][0].get(runs[1][1], WALKED)
+
+
+def test_held_out_keeps_no_walk(lake: Lake, registry: Registry, clinic: Path) -> None:
+    """A gate on held-out evidence fits nothing on the test nights, and keeps no walk."""
+    spec = visits.usecase(clinic / "usecases")
+    run = train(lake, spec, NIGHT, registry=registry).uri
+    made = Record.from_json(registry.get(run, PATH))
+    assert (made.walked, made.last_fitted) == ("", made.last_chosen)
+    assert made.fitted_rows == made.rows["train"] + made.rows["validation"]
+    with pytest.raises((EvergreenError, ModelError)):
+        registry.get(run, WALKED)
