@@ -14,10 +14,14 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from include.errors import EvergreenError
+from include.promote.facts import Facts
 from include.refs import digest_json
 
-SCHEMA = 1
+SCHEMA = 2
+NONE = Facts()
 CHALLENGER = "challenger"
 CHAMPION = "champion"
 BASELINE = "baseline:"
@@ -26,6 +30,11 @@ BASELINE = "baseline:"
 def place(key: str) -> str:
     """Return the object under which an attempt's evidence is kept."""
     return f"evaluations/{key}.json"
+
+
+def rows_place(key: str) -> str:
+    """Return the Parquet object with the evidence's test rows, from which the report is drawn."""
+    return f"evaluations/{key}.parquet"
 
 
 def attempt_of(evidence: str) -> str:
@@ -87,7 +96,11 @@ class Evidence:
     metrics : model name -> metric -> value, on the same rows as the losses.
     losses : the objective's losses by night.
     champion : digest of the champion that it was compared with, empty where there was none.
-    last_fitted : the last night that challenger or champion was fitted or tuned on.
+    last_fitted : the last night before the test nights: neither what gave these losses nor the champion was
+        fitted or tuned on a later one.
+    fitted : the last night that the challenger itself was fitted on; of a walk forward it is a later one.
+    recipe : name of the challenger's candidate in the spec.
+    facts : what else was measured.
     note : why a champion that serves couldn't be compared with.
     """
 
@@ -104,6 +117,9 @@ class Evidence:
     losses: Losses
     champion: str
     last_fitted: str
+    fitted: str
+    recipe: str
+    facts: Facts = NONE
     note: str = ""
     schema: int = SCHEMA
 
@@ -135,20 +151,20 @@ class Evidence:
         """
         raw: dict[str, Any] = json.loads(text)
         known = {f.name for f in fields(cls)}
-        if raw.get("schema") != SCHEMA or set(raw) != known:
-            raise EvergreenError(
-                "evidence",
-                required=f"schema {SCHEMA} with {', '.join(sorted(known))}",
-                found=f"schema {raw.get('schema')} with {', '.join(sorted(raw))}",
-                remedy="evaluate again with this code",
-            )
-        kept = raw.pop("losses")
-        losses = Losses(
-            nights=tuple(kept["nights"]),
-            rows=tuple(kept["rows"]),
-            sums={name: tuple(sums) for name, sums in kept["sums"].items()},
+        try:
+            if raw.get("schema") == SCHEMA and set(raw) == known:
+                made: Evidence = TypeAdapter(cls).validate_python(raw)
+                if json.loads(made.to_json()) == raw:  # else a part has unknown fields
+                    return made
+            found = f"schema {raw.get('schema')} with {', '.join(sorted(raw))}"
+        except ValidationError as error:
+            found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
+        raise EvergreenError(
+            "evidence",
+            required=f"schema {SCHEMA} with {', '.join(sorted(known))}",
+            found=found,
+            remedy="evaluate again with this code",
         )
-        return cls(losses=losses, **raw)
 
 
 def _names(names: Iterable[str]) -> str:

@@ -1,0 +1,87 @@
+"""What a check sees, what it says, and the two questions that most of them ask."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from include.promote.evidence import CHALLENGER, CHAMPION, Evidence
+from include.promote.interval import gain
+from include.spec.gate import Gate, Requirement
+
+AGAIN = "evaluate again"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was asked: ``passed`` is None where the evidence was too thin to answer."""
+
+    name: str
+    required: str
+    found: str
+    passed: bool | None
+    note: str = ""
+
+    def sentence(self) -> str:
+        """Return what was found beside what was required."""
+        text = f"{self.name} {self.found}, required {self.required}"
+        return f"{text} ({self.note})" if self.note else text
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a check sees.
+
+    Parameters
+    ----------
+    attempt : which attempt since the last promotion this is, from 1.
+    rival : whether there is a champion, which the challenger has to beat.
+    """
+
+    evidence: Evidence
+    gate: Gate
+    attempt: int
+    rival: bool
+
+
+Rule = Callable[[Case], Sequence[Check]]
+
+
+def spent(alpha: float, attempt: int) -> float:
+    """Return the share of alpha that the k-th attempt may spend: 6 alpha / (pi^2 k^2).
+
+    The shares of all attempts sum to alpha, so a loop that retries until something passes promotes noise with
+    a chance of at most alpha between two promotions, however long it runs.
+    """
+    if attempt < 1:
+        raise ValueError(f"attempts are numbered from 1, found {attempt}")
+    return 6 * alpha / (math.pi * attempt) ** 2
+
+
+def reaches(figures: Mapping[str, float], rule: Requirement, of: str = "") -> Check:
+    """Check one requirement against the figures that there are."""
+    required = f"at least {rule.at_least:g}" if rule.at_least is not None else f"at most {rule.at_most:g}"
+    name = f"{of}{rule.metric}"
+    if rule.metric not in figures:
+        there = ", ".join(sorted(figures)) or "none"
+        return Check(name, required, "missing", False, f"the evaluation has {there}")
+    value = figures[rule.metric]
+    low = -math.inf if rule.at_least is None else rule.at_least
+    high = math.inf if rule.at_most is None else rule.at_most
+    return Check(name, required, f"{value:.4g}", bool(math.isfinite(value) and low <= value <= high))
+
+
+def against(case: Case, name: str, alpha: float, note: str = "") -> Check:
+    """Check that the challenger loses less than another model, by more than chance explains."""
+    evidence, gate, losses = case.evidence, case.gate, case.evidence.losses
+    label = name.replace(":", " ").strip()
+    if name == CHAMPION:
+        label = f"{CHAMPION} {evidence.champion[:8]}".strip()
+    title = f"{gate.objective} gain over {label}"
+    if name not in losses.sums:
+        return Check(title, "its losses on the same rows", "missing", False, evidence.note or AGAIN)
+    least = gate.min_gain * sum(losses.sums[name]) / sum(losses.rows) if name == CHAMPION else 0.0
+    required = f"> {least:.4g} at level {1 - alpha:.6g}"
+    shown = gain(losses.sums[name], losses.sums[CHALLENGER], losses.rows, gate.block, alpha)
+    return Check(title, required, str(shown), bool(shown.low > least), note)

@@ -1,0 +1,134 @@
+"""What is asked beside the losses passes at the declared bound, and neither beyond it nor unmeasured."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from include.promote import checks
+from include.promote.case import Case, Check, Rule
+from include.promote.facts import EdgeCase, Serving
+from include.spec.gate import SERVING, Gate, Requirement
+from tests.promote.conftest import evidence, facts, losses
+
+GATE = Gate(
+    objective="log_loss",
+    coverage=0.25,
+    robustness=0.5,
+    serving=(Requirement(metric="p95_ms", at_most=50), Requirement(metric="rows_per_second", at_least=1000)),
+)
+FAST = {"p95_ms": 50.0, "rows_per_second": 1000.0}
+ABOVE, BELOW = math.nextafter(0.5, 1), math.nextafter(0.25, 1)
+
+
+def asked(rule: Rule, **changes: Any) -> list[Check]:
+    """Return what a check says of these facts."""
+    found = losses([0.5, 0.5])
+    return list(rule(Case(evidence(found, facts=facts(found, **changes)), GATE, 1, rival=False)))
+
+
+def failed(found: list[Check]) -> list[str]:
+    """Return the sentences of what didn't pass; a check always says yes or no."""
+    assert found
+    assert all(isinstance(check.passed, bool) for check in found)
+    return [check.sentence() for check in found if not check.passed]
+
+
+def cases(*rises: float | None) -> tuple[EdgeCase, ...]:
+    """Return cases that hold."""
+    return tuple(EdgeCase(f"case {i}", "missing", True, rise) for i, rise in enumerate(rises))
+
+
+@pytest.mark.parametrize("rises", [(0.5,), (-0.1, 0.5, None), (0.0,), (-0.3,)])
+def test_harm_that_costs_what_is_declared_passes(rises: tuple[float | None, ...]) -> None:
+    """A rise at the bound or below it, or even a gain, is no reason to refuse."""
+    assert failed(asked(checks.robustness, edge_cases=cases(*rises))) == []
+
+
+@pytest.mark.parametrize("rise", [ABOVE, 7.0, math.inf])
+def test_harm_that_costs_more_refuses_by_its_name(rise: float) -> None:
+    """The worst case is the one that is named, wherever it stands."""
+    found = failed(asked(checks.robustness, edge_cases=cases(0.1, rise, 0.4)))
+    assert len(found) == 1
+    assert found[0].startswith(f"rise of the loss in the worst edge case {rise:.4g}, required at most 0.5")
+    assert found[0].endswith("(case 1)")
+
+
+def test_a_case_that_does_not_hold_refuses_by_its_note() -> None:
+    """However little harm costs elsewhere, a crash or a NaN refuses."""
+    broke = EdgeCase("temp extreme", "extreme", held=False, note="at 1e+12: 1.2 as a probability")
+    found = failed(asked(checks.robustness, edge_cases=(*cases(0.1), broke)))
+    assert found == [
+        "edge cases that hold 1 of 2; temp extreme: at 1e+12: 1.2 as a probability, required all"
+    ]
+
+
+def test_harm_that_was_not_measured_refuses() -> None:
+    """Without cases, or with none whose loss is known, robustness isn't shown."""
+    assert failed(asked(checks.robustness, edge_cases=())) == [
+        "edge cases missing, required measured (evaluate again)"
+    ]
+    assert "none was measured" in failed(asked(checks.robustness, edge_cases=cases(None, None)))[0]
+
+
+def test_serving_at_the_bounds_passes() -> None:
+    """The same predictions, as slow as allowed and as fast as required, are enough."""
+    assert failed(asked(checks.serving, serving=Serving(True, FAST))) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("p95_ms", math.nextafter(50, 51)), ("rows_per_second", math.nextafter(1000, 0))]
+)
+def test_serving_beyond_a_bound_refuses(name: str, value: float) -> None:
+    """Slower than declared by any amount is too slow."""
+    found = failed(asked(checks.serving, serving=Serving(True, FAST | {name: value})))
+    assert [sentence.split(" ")[0] for sentence in found] == [name]
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_a_serving_figure_that_is_missing_refuses(name: str) -> None:
+    """A declared figure that wasn't measured, or isn't a number, is no zero."""
+    left = {other: value for other, value in FAST.items() if other != name}
+    (found,) = failed(asked(checks.serving, serving=Serving(True, left)))
+    assert found.startswith(f"{name} missing")
+    assert len(failed(asked(checks.serving, serving=Serving(True, FAST | {name: math.nan})))) == 1
+
+
+def test_another_prediction_in_a_fresh_process_refuses() -> None:
+    """Fast and different is refused with the note, and so is a process that wasn't started."""
+    found = failed(asked(checks.serving, serving=Serving(False, FAST, "1 of 9 predictions differ")))
+    assert found == ["a fresh process not, required predicts the same (1 of 9 predictions differ)"]
+    assert failed(asked(checks.serving, serving=None)) == [
+        "a fresh process missing, required predicts the same (evaluate again)"
+    ]
+
+
+@pytest.mark.parametrize("name", SERVING)
+def test_each_figure_of_serving_can_be_required(name: str) -> None:
+    """What the gate declares that it measures may be bounded in a declaration."""
+    assert Gate(objective="brier", serving=(Requirement(metric=name, at_most=1),)).serving[0].metric == name
+
+
+@pytest.mark.parametrize(
+    ("shares", "refused"),
+    [
+        ({"temp": 0.25, "place": 0.0}, False),
+        ({"temp": 0.0}, False),
+        ({"place": 0.0, "temp": BELOW}, True),
+        ({"temp": 1.0, "place": 0.3}, True),
+        ({"temp": math.nan}, True),
+    ],
+)
+def test_coverage_passes_at_its_bound_and_names_the_worst(shares: dict[str, float], refused: bool) -> None:
+    """One feature beyond the bound is enough, and it is named."""
+    found = failed(asked(checks.coverage, coverage=shares))
+    assert bool(found) == refused
+    assert all(sentence.endswith("(temp)") for sentence in found)
+
+
+def test_coverage_that_was_not_measured_refuses() -> None:
+    """No shares are no coverage."""
+    (found,) = failed(asked(checks.coverage, coverage={}))
+    assert found == "rows of values never fitted on missing, required at most 0.25 (evaluate again)"

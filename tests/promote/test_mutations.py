@@ -1,0 +1,49 @@
+"""Each check of the gate is needed: disabled, one of the sentences about the gate isn't true any more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from include.promote import checks
+from include.promote.judge import BLESSED, Verdict
+from tests.promote import test_judge as sentences
+
+REFUSALS: list[Callable[[], None]] = [
+    *(lambda case=case: sentences.test_each_check_refuses_by_itself(case) for case in sentences.CHECKS),  # type: ignore[misc]
+    lambda: sentences.test_too_few_nights_are_a_verdict_of_their_own(sentences.ENOUGH - 1),
+    lambda: sentences.test_rows_that_were_fitted_are_no_evidence("2013-02-05"),
+    sentences.test_a_walk_forward_deploys_what_is_no_worse_on_the_rows_it_has_seen,
+]
+
+
+def _untrue() -> int:
+    """Return how many of the sentences aren't true."""
+    count = 0
+    for sentence in REFUSALS:
+        try:
+            sentence()
+        except AssertionError:
+            count += 1
+    return count
+
+
+def test_the_sentences_are_true_of_the_gate_as_it_is() -> None:
+    """Nothing is disabled, and nothing fails."""
+    assert _untrue() == 0
+
+
+@pytest.mark.parametrize("name", [*checks.THIN, *checks.RULES])
+def test_a_disabled_check_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one check a challenger that it should refuse gets through, and a test says so."""
+    rules = checks.THIN if name in checks.THIN else checks.RULES
+    monkeypatch.setitem(rules, name, lambda case: [])
+    assert _untrue() >= 1
+
+
+def test_a_gate_that_always_passes_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the whole gate turned to "pass" none of its refusals is true."""
+    passed = Verdict(BLESSED, "blessed", ())
+    monkeypatch.setattr(sentences, "judge", lambda *given, **more: passed)
+    assert _untrue() == len(REFUSALS)
