@@ -1,0 +1,110 @@
+"""Sequences of nightly attempts, drawn from the pool, put before the gate's own question.
+
+A sequence has one champion and a new challenger each night, and a series of nights made of whole weeks, so
+that a night keeps its neighbours and its weekday. Attempts of consecutive nights share all but one of their
+nights, as they do in a lake. Every night of the pool is equally likely, so a pair's true gain is known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import betaincinv
+
+from include.calibrate.pool import ATTEMPTS, Pairs
+from include.promote.case import spent
+from include.promote.interval import bounds
+from include.spec.gate import Gate
+
+Array = NDArray[np.float64]
+Passes = NDArray[np.bool_]
+WEEK = 7
+GATE, FIXED, PLAIN = "the gate", "alpha at each attempt", "new >= old"
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of sequences, with the exact interval of 95 % (Clopper and Pearson 1934)."""
+
+    share: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.share:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """S sequences of K attempts on w nights.
+
+    Parameters
+    ----------
+    champion, challenger, rows : sums by night and labelled rows, shape (S, K, w).
+    true : the pair's true gain per row, over all nights of the pool, shape (S, K).
+    level : the champion's mean loss over them, shape (S,).
+    """
+
+    champion: Array
+    challenger: Array
+    rows: Array
+    true: Array
+    level: Array
+
+
+def draw(pairs: Pairs, rows: Array, window: int, sequences: int, seed: int) -> Drawn:
+    """Draw sequences; the same seed gives the same ones."""
+    random = np.random.default_rng(seed)
+    nights = len(rows) // WEEK * WEEK
+    series = _series(random, sequences, nights, window + ATTEMPTS - 1)
+    seen = series[:, np.arange(ATTEMPTS)[:, None] + np.arange(window)]
+    models = np.tile(np.arange(len(pairs.challengers)), (sequences, 1))
+    order = random.permuted(models, axis=1)[:, : ATTEMPTS + 1]
+    one = order[:, 0] if pairs.alike else random.integers(0, len(pairs.champions), sequences)
+    total = rows[:nights].sum()
+    champions, challengers = (
+        each[:, :nights].sum(axis=1) / total for each in (pairs.champions, pairs.challengers)
+    )
+    return Drawn(
+        champion=pairs.champions[one[:, None, None], seen],
+        challenger=pairs.challengers[order[:, 1:, None], seen],
+        rows=rows[seen],
+        true=champions[one][:, None] - challengers[order[:, 1:]],
+        level=champions[one],
+    )
+
+
+def passes(drawn: Drawn, gate: Gate, gain: float, *, recentred: bool = True) -> dict[str, Passes]:
+    """Return which attempts each gate would promote, shape (S, K).
+
+    Parameters
+    ----------
+    gain : what every challenger truly saves, as a share of the champion's mean loss.
+    recentred : take the pair's own true gain away first; without it models stay as unlike as they are.
+    """
+    added = gain * drawn.level[:, None] - (drawn.true if recentred else 0.0)
+    saved = drawn.champion - drawn.challenger + added[..., None] * drawn.rows
+    shares = np.array([spent(gate.alpha, attempt) for attempt in range(1, ATTEMPTS + 1)])
+    mean, low = bounds(saved, drawn.rows, gate.block, shares)
+    _, fixed = bounds(saved, drawn.rows, gate.block, np.asarray(gate.alpha))
+    least = gate.min_gain * drawn.champion.sum(axis=-1) / drawn.rows.sum(axis=-1)
+    return {GATE: low > least, FIXED: fixed > least, PLAIN: mean >= 0}
+
+
+def rate(hits: Passes) -> Rate:
+    """Return the share of hits, shape (S,), and its interval."""
+    of, found = len(hits), int(hits.sum())
+    low = float(betaincinv(found, of - found + 1, 0.025)) if found else 0.0
+    high = float(betaincinv(found + 1, of - found, 0.975)) if found < of else 1.0
+    return Rate(found / of, low, high)
+
+
+def _series(random: np.random.Generator, sequences: int, nights: int, length: int) -> NDArray[np.int64]:
+    """Return nights of the pool, by place: weeks that all begin on the same weekday, round the circle."""
+    phase = random.integers(0, nights, (sequences, 1))
+    weeks = random.integers(0, nights // WEEK, (sequences, -(-length // WEEK)))
+    starts = phase + WEEK * weeks
+    days = (starts[:, :, None] + np.arange(WEEK)) % nights
+    return np.asarray(days.reshape(sequences, -1)[:, :length], dtype=np.int64)
