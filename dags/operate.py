@@ -1,7 +1,8 @@
-"""What a person starts: check the lake, or roll back to an earlier version.
+"""What a person starts: check the lake, roll back to an earlier version, or force a challenger past the gate.
 
-When: by hand, from the form. A rollback needs a logged-in person and a reason; the ledger keeps both.
-Changes: `verify` nothing; a rollback one row of each role in `deployments`, from the next night on.
+When: by hand, from the form. The last two need a logged-in person and a reason; the ledger keeps both.
+Changes: `verify` nothing; the others one row of each role in `deployments`, from the next night on. What was
+forced shows as forced for good.
 If it is red: the log says what was required, what was found and the remedy; nothing was switched.
 """
 
@@ -19,6 +20,9 @@ def operate(spec: UseCase) -> DAG:
         "reason": Param("", type="string", title="Why", description="Kept in the ledger"),
         "version": Param(
             "", type="string", title="Version", description="To roll back to; empty: the previous one"
+        ),
+        "attempt": Param(
+            "", type="string", title="Attempt", description="To force: its night, or the beginning of its key"
         ),
     }
     with DAG(

@@ -200,6 +200,29 @@ class AirflowApi:
             if len(found) >= page["total_entries"] or not page["task_instances"]:
                 return found
 
+    def wait_question(self, dag_id: str, run_id: str, task_id: str, *, timeout: float) -> Json:
+        """Wait until a task asks a person, and return what it shows; an answered question is none.
+
+        Raises
+        ------
+        AirflowTimeoutError
+            It doesn't ask in time.
+        """
+        end = time.monotonic() + timeout
+        while True:
+            path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/hitlDetails"
+            found = self.call("GET", path, params={"task_id": task_id, "state": "awaiting_input"})
+            if asked := next((one for one in found["hitl_details"] if not one["response_received"]), None):
+                return dict(asked)
+            if time.monotonic() > end:
+                raise AirflowTimeoutError(f"{dag_id} {run_id}: {task_id} did not ask after {timeout:.0f} s")
+            time.sleep(LOOK)
+
+    def answer(self, dag_id: str, run_id: str, task_id: str, option: str, **form: str) -> Json:
+        """Answer a task that asks a person, as the user who is logged in; ``form`` has its fields."""
+        path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task_id}/-1/hitlDetails"
+        return self.call("PATCH", path, json={"chosen_options": [option], "params_input": form})
+
     def log(self, task: Json) -> list[str]:
         """The lines of the last try of a task instance, as `task_instances` gave it."""
         run_id, task_id = quote(task["dag_run_id"], safe=""), task["task_id"]

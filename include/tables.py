@@ -108,18 +108,27 @@ ATTEMPTS = _schema(
     attempt=_I,  # its number since the last promotion
     recorded=_I,  # numbered from 1 in the order in which they were recorded
 )
+# what a person said to a verdict; one row an attempt, the first answer stays
+APPROVALS = _schema(
+    attempt=_S,  # key of the verdict
+    answer=_S,  # approved | rejected | expired
+    by=_S,
+    at=TIME,  # when it was given
+    reason=_S,
+    recorded=_I,
+)
 # every switch; the newest row of each role is live
 DEPLOYMENTS = _schema(
     switch=_I,  # numbered from 1
-    role=_S,  # champion | baseline
+    role=_S,  # champion | baseline | challenger
     version=_S,
     model=_S,
     prior=_F,  # the label's mean in training
     effective=_S,  # the first night it may serve
     evidence=_S,  # the night of its verdict
-    kind=_S,  # promoted | rolled back | forced
+    kind=_S,  # promoted | rolled back | forced | shadow | canary | withdrawn
     by=_S,
     reason=_S,
     attempt=_S,  # key of its verdict
-    request=_S,  # what asked for it, so that the same asks once: the verdict's key, or a run's id
+    request=_S,  # what asked for it, so that the same asks once: the verdict's key, a run's id, or nothing
 )

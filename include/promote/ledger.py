@@ -1,4 +1,4 @@
-"""Two ledgers, of verdicts and of switches: both only grow, by compare-and-swap, so that nothing is lost.
+"""Ledgers of verdicts and of switches: both only grow, by compare-and-swap, so that nothing is lost.
 
 Who serves a night is read from the switches: the newest one that was in effect by then. A later switch takes
 effect from a later night, so what served an old night stays what it was.
@@ -6,6 +6,7 @@ effect from a later night, so what served an old night stays what it was.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -86,7 +87,7 @@ def rival(lake: Lake, night: str, key: str = "") -> Row | None:
     attempt ``key`` was itself promoted: so evaluating again, or an old week, finds the same one again.
     """
     rows = champions(switches(lake))
-    own = [row["switch"] for row in rows if row["request"] in (key, forced_key(key))]
+    own = [row["switch"] for row in rows if row["attempt"] in (key, forced_key(key))]
     rows = [row for row in rows if row["evidence"] <= night and (not own or row["switch"] < own[0])]
     return rows[-1] if rows else None
 
@@ -148,6 +149,11 @@ def record_attempt(lake: Lake, evidence: Evidence, verdict: Callable[[int], Verd
 def forced_key(key: str) -> str:
     """Return the key under which forcing an attempt is recorded, beside what the gate said."""
     return f"{key}+forced"
+
+
+def was_forced(row: Row) -> bool:
+    """Tell whether a switch is to a model that a person forced, then or before it was gone back to."""
+    return str(row["attempt"]).endswith(forced_key(""))
 
 
 def record_forced(lake: Lake, row: Row, by: str, reason: str) -> Row:
@@ -214,13 +220,13 @@ def _sure(row: Row | None) -> Row:
 
 
 def _since(recorded: Sequence[Row], rows: Sequence[Row]) -> int:
-    """Count the attempts at replacing the live champion since it was promoted."""
-    promoted = [row["attempt"] for row in champions(rows) if row["kind"] != ROLLED_BACK]
-    first = max((row["recorded"] for row in recorded if promoted and row["key"] == promoted[-1]), default=0)
+    """Count the attempts at replacing the live champion: those that were judged against it."""
+    line = champions(rows)[-1:]
+    model, evidence = (line[0]["model"], line[0]["evidence"]) if line else ("", "")
     return sum(
-        row["recorded"] > first
-        and row["verdict"] in (BLESSED, NOT_BLESSED)
-        and row["night"] >= newest_evidence(rows)
+        row["verdict"] in (BLESSED, NOT_BLESSED)
+        and row["night"] >= evidence
+        and json.loads(row["evidence"])["champion"] == model
         for row in recorded
     )
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 from include.errors import EvergreenError
 from include.lake import Lake
 from include.promote import ledger
-from include.registry import Registry
 from include.spec import UseCase
+
+if TYPE_CHECKING:
+    from include.registry import Registry  # it imports MLflow
 
 log = logging.getLogger(__name__)
 

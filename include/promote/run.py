@@ -1,4 +1,4 @@
-"""Judge a challenger, let it serve, or go back: what is decided is written first, and only then acted on.
+"""Judge a challenger and let it serve: what is decided is written first, and only then acted on.
 
 A switch is one commit to `deployments`. The models lie in the lake before it and MLflow's aliases follow it,
 so a kill at any moment leaves either the old champion or the new one, and a rerun finishes what is left.
@@ -6,24 +6,26 @@ so a kill at any moment leaves either the old champion or the new one, and a rer
 
 from __future__ import annotations
 
-import json
 import logging
 
-from include import models
-from include.errors import EvergreenError, NotPublished, StaleDecision
+from include.errors import NotPublished, StaleDecision
 from include.lake import Lake
-from include.promote import ledger
+from include.promote import approval, ledger
 from include.promote.carry import bring
 from include.promote.evidence import Evidence
 from include.promote.grow import Row
-from include.promote.judge import FORCED, PROMOTES, Verdict, checks_of, judge
-from include.promote.ledger import PROMOTED, ROLLED_BACK
+from include.promote.judge import FORCED, Verdict, checks_of, judge
+from include.promote.ledger import PROMOTED
 from include.promote.mirror import mirror
+from include.promote.obstacle import books, obstacle
+from include.promote.person import named
+from include.promote.switch import asked, reference, steps
 from include.refs import Ref
 from include.registry import Registry
 from include.spec import UseCase
 
 log = logging.getLogger(__name__)
+SHADOW = "shadow"  # the kind of the step in which a challenger is scored beside the champion
 
 
 def decide(lake: Lake, spec: UseCase, evaluation_key: str) -> Verdict:
@@ -57,34 +59,14 @@ def decide(lake: Lake, spec: UseCase, evaluation_key: str) -> Verdict:
     return Verdict(row["verdict"], row["sentence"], checks_of(row["checks"]))
 
 
-def obstacle(rows: list[Row], attempt: Row) -> str:
-    """Return why an attempt may not be switched to as the ledger stands, empty when it may.
-
-    Parameters
-    ----------
-    rows : `ledger.switches`.
-    attempt : a row of `attempts`.
-    """
-    if attempt["verdict"] not in PROMOTES:
-        return str(attempt["sentence"])
-    if attempt["verdict"] == FORCED:
-        return ""
-    newest, night = ledger.newest_evidence(rows), attempt["night"]
-    if night < newest:
-        return f"recorded, not deployed: its evidence is of {night}, a champion's is of {newest}"
-    line = ledger.succession(rows)
-    now, then = line[-1]["model"] if line else "", json.loads(attempt["evidence"])["champion"]
-    if now != then:
-        return f"superseded: judged against {then[:8] or 'no champion'}, now {now[:8]} serves"
-    return ""
-
-
 def promote(lake: Lake, spec: UseCase, attempt_key: str, *, registry: Registry) -> Ref | None:
     """Let a blessed or rubber-stamped challenger serve from the next unserved night; None where it may not.
 
+    With ``gate.approval: human`` it may once a person has approved it, who is named in the switch.
+
     Parameters
     ----------
-    attempt_key : `Evidence.key`, or the key of a forced verdict.
+    attempt_key : `Evidence.key`.
 
     Raises
     ------
@@ -94,156 +76,87 @@ def promote(lake: Lake, spec: UseCase, attempt_key: str, *, registry: Registry) 
         when the challenger or its baseline can't be loaded; nothing is switched then.
     """
     attempt = ledger.attempt(lake, attempt_key)
-    rows = ledger.switches(lake)
-    if not _asked(rows, attempt_key):
-        if why := obstacle(rows, attempt):
+    now = books(lake, spec)
+    if not asked(now.switches, attempt_key):
+        if why := obstacle(now, attempt):
             log.info("%s/%s: %s", spec.name, attempt["night"], why)
             return None
         bring(lake, Evidence.from_json(attempt["evidence"]), registry)
     row = _switch_to(lake, spec, attempt)
     mirror(lake, spec, registry)
-    return _ref(lake, row) if row else None
+    return reference(lake, row) if row else None
 
 
-def force(lake: Lake, spec: UseCase, attempt_key: str, by: str, reason: str, *, registry: Registry) -> Ref:
-    """Let a challenger serve whatever the gate said, which stays recorded beside who forced it, and why."""
-    _named(f"{spec.name}: a forced promotion", by, reason)
-    attempt = ledger.attempt(lake, attempt_key)
-    bring(lake, Evidence.from_json(attempt["evidence"]), registry)
-    row = _switch_to(lake, spec, ledger.record_forced(lake, attempt, by, reason), by)
-    assert row is not None  # nothing stands in the way of force
-    mirror(lake, spec, registry)
-    return _ref(lake, row)
-
-
-def rollback(
+def force(
     lake: Lake,
     spec: UseCase,
-    to: str | None,
+    attempt_key: str,
     by: str,
     reason: str,
     *,
-    registry: Registry | None = None,
+    registry: Registry,
     request: str = "",
 ) -> Ref:
-    """Let an earlier champion serve again, from the next unserved night on.
+    """Let a challenger serve whatever the gate said, which stays recorded beside who forced it, and why.
 
     Parameters
     ----------
-    to : a version that was champion before; None for the one that the live champion replaced.
     request : what asks, as a run's id; the same request again finds what it did and does nothing.
 
     Raises
     ------
     NotPublished
-        when there is no such earlier champion.
+        when that attempt was never judged.
     ModelError
-        when it can't be loaded from the lake; nothing is switched then.
-    StaleDecision
-        when ``to`` is None and somebody else switched meanwhile: look again which champion is meant.
+        when the challenger or its baseline can't be loaded; nothing is switched then.
     """
-    _named(f"{spec.name}: a rollback", by, reason)
-    seen = ledger.switches(lake)
-    if row := _asked(seen, request):
-        return _ref(lake, row, "already carried out: ")
-    target = _target(lake, spec, seen, to)
-    if (live := ledger.champions(seen)[-1])["model"] == target["model"]:
-        return _ref(lake, live, "nothing to do: ")
-    models.fetch(lake, target["model"])
-
-    why = {"kind": ROLLED_BACK, "by": by, "reason": reason, "request": request}
-    back = _go_back(lake, spec, target, live if to is None else None, why)
-    if registry is not None:
+    named(f"{spec.name}: a forced promotion", by, reason)
+    attempt = ledger.attempt(lake, attempt_key)
+    if row := _forced(ledger.switches(lake), attempt, request):
         mirror(lake, spec, registry)
-    return _ref(lake, back)
+        return reference(lake, row, "already so: ")
+    bring(lake, Evidence.from_json(attempt["evidence"]), registry)
+    forced = ledger.record_forced(lake, attempt, by, reason)
+    why = {"by": by, "reason": f"{reason}; the gate said: {attempt['sentence']}", "request": request}
+
+    def decide(rows: list[Row]) -> list[Row] | Row:
+        return _forced(rows, attempt, request) or _step(lake, spec, forced, FORCED, **why)
+
+    row = ledger.switch(lake, decide)
+    assert row is not None
+    mirror(lake, spec, registry)
+    return reference(lake, row)
 
 
-def _switch_to(lake: Lake, spec: UseCase, attempt: Row, by: str = "") -> Row | None:
+def _forced(rows: list[Row], attempt: Row, request: str) -> Row | None:
+    """Return the switch that a request to force an attempt made, or the live one if it is to its model."""
+    live = ledger.champions(rows)[-1:]
+    return asked(rows, request) or next((row for row in live if row["model"] == attempt["model"]), None)
+
+
+def _switch_to(lake: Lake, spec: UseCase, attempt: Row) -> Row | None:
     """Write the switch to an attempt's challenger and its baseline, unless it was or may not be any more."""
-    evidence, key = Evidence.from_json(attempt["evidence"]), attempt["key"]
+    key = attempt["key"]
 
     def decide(rows: list[Row]) -> list[Row] | Row | None:
-        if done := _asked(rows, key):
+        if done := asked(rows, key):
             return done
-        if why := obstacle(rows, attempt):
-            log.info("%s/%s: %s", spec.name, evidence.night, why)
+        now = books(lake, spec, rows)
+        if why := obstacle(now, attempt):
+            log.info("%s/%s: %s", spec.name, attempt["night"], why)
             return None
-        row = {
-            "version": evidence.version,
-            "prior": evidence.prior,
-            "effective": ledger.next_unserved(lake, spec, evidence.night),
-            "evidence": evidence.night,
-            "kind": FORCED if attempt["verdict"] == FORCED else PROMOTED,
-            "by": by,
-            "reason": attempt["sentence"],
-            "attempt": key,
-            "request": key,
-        }
-        roles = {"champion": evidence.model, "baseline": evidence.baseline_model}
-        return [{**row, "role": role, "model": model} for role, model in roles.items()]
+        yes = approval.of(now.approvals, key)
+        reason = f"{attempt['sentence']}; {approval.told(yes)}" if yes else attempt["sentence"]
+        tried = spec.gate.rollout.kind != "immediate" and bool(ledger.champions(rows))
+        kind, by = SHADOW if tried else PROMOTED, yes["by"] if yes else ""
+        return _step(lake, spec, attempt, kind, by=by, reason=reason, request=key)
 
     return ledger.switch(lake, decide)
 
 
-def _go_back(lake: Lake, spec: UseCase, target: Row, expected: Row | None, why: Row) -> Row:
-    """Write the switch back to a champion's row, unless the live one isn't the one expected any more."""
-
-    def decide(rows: list[Row]) -> list[Row] | Row:
-        now = ledger.champions(rows)[-1]
-        if now["model"] == target["model"]:
-            return now
-        if expected is not None and now["model"] != expected["model"]:
-            raise _overtaken(spec, expected, now)
-        effective = ledger.next_unserved(lake, spec) or now["effective"]
-        new = {**why, "effective": effective}
-        return [{**row, **new} for row in rows if row["switch"] == target["switch"]]
-
-    back = ledger.switch(lake, decide)
-    assert back is not None
-    return back
-
-
-def _overtaken(spec: UseCase, seen: Row, now: Row) -> StaleDecision:
-    return StaleDecision(
-        f"{spec.name}: rollback",
-        required=f"champion v{seen['version']}",
-        found=f"v{now['version']}",
-        remedy="somebody else switched meanwhile: look again, and name the version to go back to",
-    )
-
-
-def _target(lake: Lake, spec: UseCase, rows: list[Row], to: str | None) -> Row:
-    """Return the champion to go back to."""
-    line = ledger.succession(rows)
-    earlier = {row["version"]: row for row in ledger.champions(rows)}
-    if line and to in earlier:
-        return earlier[to]
-    if to is None and len(line) > 1:
-        return line[-2]
-    raise NotPublished(
-        f"{spec.name}: rollback",
-        required=f"version {to}, once champion" if to else "a champion before the live one",
-        found=", ".join(f"v{version}" for version in earlier) or "no champion yet",
-        where=f"{lake.uri}/tables/deployments",
-        remedy="name one of those; until then the ladder's next rung serves what the champion can't",
-    )
-
-
-def _asked(rows: list[Row], request: str) -> Row | None:
-    """Return the champion's row that a request made, if it was carried out."""
-    return next((row for row in ledger.champions(rows) if request and row["request"] == request), None)
-
-
-def _named(subject: str, by: str, reason: str) -> None:
-    """Refuse what a person does without a name or a reason."""
-    if not by.strip() or not reason.strip():
-        found = f"by {by.strip() or 'nobody'}, reason {reason.strip() or 'none'}"
-        raise EvergreenError(subject, required="by whom, and why", found=found, remedy="give both")
-
-
-def _ref(lake: Lake, row: Row, note: str = "") -> Ref:
-    """Return where a switch is recorded, with the sentence that says it."""
-    who = f" by {row['by']}" if row["by"] else ""
-    note += f"v{row['version']} {row['kind']}{who}, champion from {row['effective']} on: {row['reason']}"
-    uri = f"{lake.uri}/tables/deployments"
-    return Ref(uri=uri, partition=row["effective"], digest=row["model"], rows=1, note=note[:500])
+def _step(lake: Lake, spec: UseCase, attempt: Row, kind: str, **why: str) -> list[Row]:
+    """Return the rows of an attempt's first step: to serve with its baseline, or to be scored beside."""
+    evidence = Evidence.from_json(attempt["evidence"])
+    effective = ledger.next_unserved(lake, spec, evidence.night)
+    roles = ["challenger"] if kind == SHADOW else ["champion", "baseline"]
+    return steps(evidence, roles, kind=kind, attempt=attempt["key"], effective=effective, **why)

@@ -16,6 +16,7 @@ from sklearn.pipeline import Pipeline
 from include import models
 from include.lake import Lake
 from include.promote.evidence import Evidence, Losses
+from include.promote.facts import EdgeCase, Facts, Leak, Serving
 from include.refs import digest_bytes
 from include.registry import Registry
 from include.spec import UseCase
@@ -38,6 +39,28 @@ def losses(challenger: object, champion: object = None, **baselines: object) -> 
     return Losses(nights(count), (100,) * count, sums)
 
 
+def facts(found: Losses, **changes: object) -> Facts:
+    """Return facts that no check refuses."""
+    prior = found.sums.get("baseline:prior", ())
+    plain = Facts(
+        rival="champion" if "champion" in found.sums else "baseline:prior",
+        slices=(),
+        edge_cases=(
+            EdgeCase("a row alone", "rows", held=True),
+            EdgeCase("temp missing", "missing", True, 0.1),
+        ),
+        serving=Serving(same=True, figures={"p95_ms": 5.0}),
+        leak=Leak(
+            alone={"temp": 0.6},
+            shuffled=tuple(v + 0.001 * n for v, n in zip(prior, found.rows, strict=False)),
+            saved=0.1,
+        ),
+        coverage={"temp": 0.01},
+        importance={"temp": 0.02},
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
 def evidence(found: Losses, **changes: object) -> Evidence:
     """Return evidence of flights with metrics that reach the shipped gate."""
     plain = Evidence(
@@ -54,6 +77,9 @@ def evidence(found: Losses, **changes: object) -> Evidence:
         losses=found,
         champion="a" * 64 if "champion" in found.sums else "",
         last_fitted="2013-01-31",
+        fitted="2013-01-31",
+        recipe="forest",
+        facts=facts(found),
     )
     return replace(plain, **changes)  # type: ignore[arg-type]
 
@@ -68,6 +94,11 @@ def model(value: float) -> bytes:
 def weekly() -> UseCase:
     """The second use case: its nights are Mondays."""
     return read(WEEKLY)
+
+
+def asking(spec: UseCase) -> UseCase:
+    """Return the use case with a gate that asks a person."""
+    return spec.model_copy(update={"gate": spec.gate.model_copy(update={"approval": "human"})})
 
 
 @pytest.fixture
@@ -113,7 +144,14 @@ def attempt(weekly: UseCase, lake: Lake) -> Callable[..., str]:
     """
 
     def write(
-        version: int, night: str, *, champion: int = 0, loss: float = 1.0, count: int = 6, data: bytes = b""
+        version: int,
+        night: str,
+        *,
+        champion: int = 0,
+        loss: float = 1.0,
+        count: int = 6,
+        data: bytes = b"",
+        spec: UseCase = weekly,
     ) -> str:
         theirs = np.full(count, 2.0) + np.arange(count) * 0.01 if champion else None
         found = losses(np.full(count, loss), theirs, prior=np.full(count, 9.0))
@@ -121,7 +159,7 @@ def attempt(weekly: UseCase, lake: Lake) -> Callable[..., str]:
             found,
             usecase="weekly_sales",
             night=night,
-            spec=weekly.digest,
+            spec=spec.digest,
             data=f"data of v{version}",
             version=str(version),
             model=digest_bytes(data or model(version)),

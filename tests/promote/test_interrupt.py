@@ -16,8 +16,9 @@ from include import models
 from include.errors import StaleDecision
 from include.lake import Lake
 from include.promote import ledger
+from include.promote.back import rollback
 from include.promote.judge import BLESSED
-from include.promote.run import decide, promote, rollback
+from include.promote.run import decide, promote
 from include.registry import Registry
 from include.spec import UseCase
 from include.spec.load import read

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -124,13 +125,18 @@ def test_the_rival_of_a_training_is_found_again(lake: Lake) -> None:
     assert (ledger.rival(lake, "2013-03-15", "another") or {})["model"] == "c"
     assert (ledger.rival(lake, "2013-03-07", "old") or {})["model"] == "a"
     assert ledger.rival(lake, "2013-02-01", "older") is None
-    forced = _row(4, "d", "2013-03-16", "forced", request=ledger.forced_key("key of d"))
-    _write(lake, forced)
+    forced = {"attempt": ledger.forced_key("key of d"), "request": "run 7"}
+    _write(lake, _row(4, "d", "2013-03-16", "forced", **forced))
     assert (ledger.rival(lake, "2013-03-16", "key of d") or {})["model"] == "c"
+    _write(lake, _row(5, "c", "2013-03-16", attempt="key of c", request="run 8", kind="rolled back"))
+    assert ledger.rival(lake, "2013-03-15", "key of c") == before
 
 
-def _try(lake: Lake, name: str, verdict: str, night: str = "2013-03-10") -> ledger.Row:
-    made = evidence(losses([1.0]), data=name, night=night)
+def _try(lake: Lake, name: str, verdict: str, night: str = "2013-03-10", of: str = "a") -> ledger.Row:
+    """Record an attempt at replacing the champion ``of``, of nobody where there is none yet."""
+    rival = bool(of and ledger.switches(lake))
+    made = evidence(losses([1.0], [2.0] if rival else None), data=name, night=night)
+    made = replace(made, champion=of if rival else "")
     said = Verdict(verdict, f"{verdict}: because", (Check("a", "b", "c", None),))
     return ledger.record_attempt(lake, made, lambda number: said)
 
@@ -148,7 +154,7 @@ def test_a_rerun_is_no_new_attempt(lake: Lake) -> None:
 
 
 def test_attempts_count_from_the_last_promotion(lake: Lake) -> None:
-    """Tries at the live champion are numbered from 1; a promotion begins anew, a rollback does not."""
+    """Tries at a champion are numbered from 1, and go on from where they were when it is gone back to."""
     assert [_try(lake, f"{i}", RUBBER_STAMPED)["attempt"] for i in range(2)] == [1, 1]
     _write(lake, _row(1, "a", "2013-03-02", attempt=ledger.attempts(lake)[0]["key"]))
     assert [_try(lake, f"a{i}", NOT_BLESSED)["attempt"] for i in range(3)] == [1, 2, 3]
@@ -157,9 +163,9 @@ def test_attempts_count_from_the_last_promotion(lake: Lake) -> None:
     assert ledger.attempts_since_promotion(lake) == 4
     _write(lake, _row(2, "b", "2013-03-09", attempt=won["key"]))
     assert ledger.attempts_since_promotion(lake) == 0
-    assert _try(lake, "b1", NOT_BLESSED)["attempt"] == 1
+    assert _try(lake, "b1", NOT_BLESSED, of="b")["attempt"] == 1
     _write(lake, _row(3, "a", "2013-03-10", "rolled back", attempt=ledger.attempts(lake)[0]["key"]))
-    assert _try(lake, "b2", NOT_BLESSED)["attempt"] == 2
+    assert _try(lake, "a3", NOT_BLESSED)["attempt"] == 5
     assert [row["recorded"] for row in ledger.attempts(lake)] == list(range(1, 9))
     assert pa.Table.from_pylist(ledger.attempts(lake), ATTEMPTS).num_rows == 8
 

@@ -16,15 +16,17 @@ from deltalake import DeltaTable
 from include import models
 from include.lake import Lake
 from include.promote import ledger
+from include.promote.approval import APPROVED, REJECTED, WAITS
 from include.promote.judge import BLESSED
+from include.promote.obstacle import books, obstacle
 from include.promote.run import decide, promote
 from include.registry import Registry
 from include.spec import UseCase
-from tests.promote.conftest import model
+from tests.promote.conftest import asking, model
 from tests.promote.racing import act
 
 FIRST, SECOND, THIRD = "2024-03-04", "2024-03-11", "2024-03-18"
-Race = Callable[[Lake, list[tuple[str, str]]], list[str]]
+Race = Callable[..., list[str]]
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +42,10 @@ def race() -> Iterator[Race]:
     manager: SyncManager
     with context.Manager() as manager, ProcessPoolExecutor(4, mp_context=context) as pool:
 
-        def run(lake: Lake, moves: list[tuple[str, str]]) -> list[str]:
+        def run(lake: Lake, moves: list[tuple[str, str]], human: bool = False) -> list[str]:
             barrier = manager.Barrier(len(moves))
             root = str(Path(lake.uri.removeprefix("file://")).parent)
-            return [f.result(120) for f in [pool.submit(act, barrier, root, *move) for move in moves]]
+            return [f.result(120) for f in [pool.submit(act, barrier, root, *move, human) for move in moves]]
 
         yield run
     if before is None:
@@ -171,3 +173,68 @@ def test_four_rollbacks_to_one_version_are_one(
     assert [row["version"] for row in rows] == ["1", "2", "1"]
     assert all(a["model"] != b["model"] for a, b in pairwise(rows))
     assert all("v1 rolled back by ann" in end for end in ends)
+
+
+def test_of_a_yes_and_a_no_at_once_the_first_stays(
+    lake: Lake, weekly: UseCase, attempt: Callable[..., str], race: Race, gone: Registry
+) -> None:
+    """Two say yes and two say no: all four are told the same answer, and that one is acted on."""
+    human = asking(weekly)
+    where = attempt(1, FIRST, spec=human)
+    decide(lake, human, where)
+    key = _key(where)
+    ends = race(lake, [(APPROVED, key), (REJECTED, key)] * 2, human=True)
+    (row,) = lake.rows("approvals")
+    assert set(ends) == {f"{row['answer']} by ann: race"}
+    switched = promote(lake, human, key, registry=gone)
+    assert (switched is not None) == (row["answer"] == APPROVED)
+
+
+@pytest.mark.parametrize("turn", range(2))
+def test_an_approval_its_promotion_and_a_newer_verdict_at_once(
+    lake: Lake, weekly: UseCase, attempt: Callable[..., str], race: Race, gone: Registry, turn: int
+) -> None:
+    """Whatever comes first, nothing serves without its own approval, and one of the two serves in the end."""
+    human = asking(weekly)
+    where = [attempt(version, night, spec=human) for version, night in ((1, FIRST), (2, SECOND))]
+    old, new = map(_key, where)
+    decide(lake, human, where[0])
+    moves = [(APPROVED, old), ("promote", old), ("decide", where[1]), ("promote", old)]
+    race(lake, moves if turn else moves[::-1], human=True)
+    (row,) = lake.rows("approvals")
+    assert row["attempt"] == old
+    served = ledger.champions(ledger.switches(lake))
+    assert {(row["attempt"], row["by"]) for row in served} <= {(old, "ann")}
+    assert promote(lake, human, new, registry=gone) is None
+    why = [obstacle(books(lake, human), ledger.attempt(lake, key)) for key in (old, new)]
+    if served:  # the newer one was compared with nobody, and has to be trained again
+        assert why[1].startswith(("superseded: judged against no champion", "not blessed"))
+    else:
+        assert why == [f"superseded by the verdict of {SECOND}", WAITS]
+
+
+@pytest.mark.parametrize("turn", range(2))
+def test_a_force_a_rollback_and_a_promotion_at_once(
+    lake: Lake, weekly: UseCase, attempt: Callable[..., str], race: Race, gone: Registry, turn: int
+) -> None:
+    """Force always ends in a switch of its own; the others stand, or saw that somebody else was faster."""
+    _first(lake, weekly, attempt, gone)
+    second, third = attempt(2, SECOND, champion=1), attempt(3, THIRD, champion=2)
+    worse = attempt(4, SECOND, champion=1, loss=20.0)
+    for where in (second, worse):
+        decide(lake, weekly, where)
+    promote(lake, weekly, _key(second), registry=gone)
+    decide(lake, weekly, third)
+    moves = [("rollback", "1"), ("promote", _key(third)), ("force", _key(worse))]
+    ends = dict(zip(moves if turn else moves[::-1], race(lake, moves if turn else moves[::-1]), strict=True))
+    rows = _serial(lake)[2:]
+    kinds = [(row["version"], row["kind"]) for row in rows]
+    assert kinds.count(("4", "forced")) == 1
+    assert kinds.count(("1", "rolled back")) == 1
+    assert ends[moves[2]].startswith("v4 forced by ann")
+    assert ends[moves[0]].startswith("v1 rolled back by ann")
+    if ("3", "promoted") in kinds:  # it was judged against version 2, so nobody can have been before it
+        assert kinds[0] == ("3", "promoted")
+    else:
+        assert ends[moves[1]] == "nothing switched"
+    assert len(kinds) == len(set(kinds))

@@ -12,13 +12,14 @@ from include import models
 from include.errors import EvergreenError, ModelError, NotPublished, StaleDecision
 from include.lake import Lake
 from include.promote import ledger
+from include.promote.back import rollback
 from include.promote.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED
 from include.promote.mirror import mirror
-from include.promote.run import decide, force, promote, rollback
-from include.refs import Ref, digest_bytes
+from include.promote.run import decide, force, promote
+from include.refs import digest_bytes
 from include.registry import Registry
 from include.spec import UseCase
-from include.tables import PARTITIONS
+from include.tables import ATTEMPTS, DEPLOYMENTS, PARTITIONS
 from tests.promote.conftest import model
 
 Attempt = Callable[..., str]
@@ -31,14 +32,12 @@ def _key(evaluation: str) -> str:
 
 def _serve(lake: Lake, *nights: str) -> None:
     """Mark nights as scored."""
-    for night in nights:
-        row = dict.fromkeys(PARTITIONS.names) | {
-            "product": "predictions",
-            "night": night,
-            "outcome": "published",
-        }
-        where = {"product": "predictions", "night": night}
-        lake.publish("partitions", pa.Table.from_pylist([row], PARTITIONS), where)
+    rows = [
+        dict.fromkeys(PARTITIONS.names) | {"product": "predictions", "night": night, "outcome": "published"}
+        for night in nights
+    ]
+    where = {"product": "predictions", "night": list(nights)}
+    lake.publish("partitions", pa.Table.from_pylist(rows, PARTITIONS), where)
 
 
 def _champion(lake: Lake, night: str) -> str:
@@ -295,13 +294,74 @@ def test_a_person_can_overrule_the_gate(
     decide(lake, weekly, worse)
     with pytest.raises(EvergreenError, match="by whom, and why"):
         force(lake, weekly, _key(worse), "ann", "", registry=registry)
-    refs = [
-        force(lake, weekly, _key(worse), "ann", "the champion leaks", registry=registry) for _ in range(2)
-    ]
-    assert refs[0] == refs[1]
-    assert isinstance(refs[0], Ref)
-    assert "v2 forced by ann" in refs[0].note
+    ref = force(lake, weekly, _key(worse), "ann", "the champion leaks", registry=registry)
+    assert "v2 forced by ann" in ref.note
+    assert "the champion leaks; the gate said: not blessed: " in ref.note
     assert _champion(lake, THIRD) == "2"
     assert [row["verdict"] for row in ledger.attempts(lake)] == [RUBBER_STAMPED, NOT_BLESSED, FORCED]
     assert [row["kind"] for row in ledger.champions(ledger.switches(lake))] == ["promoted", "forced"]
     assert registry.aliases("weekly_sales") == {"champion": "2", "previous": "1"}
+    # what serves already is not forced once more, and what promoted it stays what it was
+    again = force(lake, weekly, _key(worse), "bob", "me too", registry=registry)
+    assert again.note == f"already so: {ref.note}"
+
+
+def test_what_was_forced_can_be_forced_again(
+    lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry
+) -> None:
+    """After another switch a second force of the same attempt switches; the same request does so once."""
+    first, worse = attempt(1, FIRST), attempt(2, SECOND, champion=1, loss=3.0)
+    decide(lake, weekly, first)
+    promote(lake, weekly, _key(first), registry=registry)
+    decide(lake, weekly, worse)
+    key = _key(worse)
+    force(lake, weekly, key, "ann", "a try", registry=registry, request="run 1")
+    rollback(lake, weekly, "1", "ann", "no better")
+    notes = [
+        force(lake, weekly, key, by, reason, registry=registry, request=request).note
+        for by, reason, request in (
+            ("ann", "a try", "run 1"),
+            ("bob", "fixed", "run 2"),
+            ("bob", "x", "run 2"),
+        )
+    ]
+    assert notes[0].startswith("already so: v2 forced by ann")
+    assert notes[1].startswith("v2 forced by bob, champion from 2024-03-18 on: fixed; the gate said: not")
+    assert notes[2] == f"already so: {notes[1]}"
+    rows = ledger.champions(ledger.switches(lake))
+    assert [(row["version"], row["kind"], row["by"]) for row in rows] == [
+        ("1", "promoted", ""),
+        ("2", "forced", "ann"),
+        ("1", "rolled back", "ann"),
+        ("2", "forced", "bob"),
+    ]
+    assert {row["attempt"] for row in rows if row["version"] == "2"} == {ledger.forced_key(key)}
+    (forced,) = [row for row in ledger.attempts(lake) if row["verdict"] == FORCED]
+    assert forced["sentence"].startswith("forced by ann: a try")
+    # evaluating it again finds the champion that it had to beat then, however often it was switched to
+    assert (ledger.rival(lake, SECOND, key) or {})["version"] == "1"
+    # gone back to, it still shows as forced
+    third = attempt(3, THIRD, champion=2)
+    decide(lake, weekly, third)
+    promote(lake, weekly, _key(third), registry=registry)
+    rollback(lake, weekly, None, "ann", "late")
+    assert ledger.was_forced(ledger.champions(ledger.switches(lake))[-1])
+    assert not ledger.was_forced(ledger.champions(ledger.switches(lake))[0])
+
+
+def test_the_way_back_is_short_however_long_the_ledger(
+    lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry
+) -> None:
+    """After a thousand switches, with as many attempts and nights served, a rollback takes seconds."""
+    _three(lake, weekly, attempt, registry)
+    pairs, last = ledger.switches(lake)[-4:], ledger.attempts(lake)[-1]
+    turns = [{**row, "switch": row["switch"] + 2 * turn} for turn in range(1, 500) for row in pairs]
+    tries = [{**last, "recorded": number} for number in range(4, 1000)]
+    for table, rows, schema in (("deployments", turns, DEPLOYMENTS), ("attempts", tries, ATTEMPTS)):
+        lake.append_at(table, pa.Table.from_pylist(rows, schema), lake.version(table))
+    _serve(lake, *weekly.clock.keys(FIRST, "2043-12-28"))
+    began = time.monotonic()
+    ref = rollback(lake, weekly, None, "ann", "late by an hour", registry=registry)
+    took = time.monotonic() - began
+    assert ref.note.startswith("v2 rolled back by ann, champion from 2044-01-04 on")
+    assert took < 10

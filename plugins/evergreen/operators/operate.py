@@ -12,11 +12,11 @@ from include.refs import Ref
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-ACTIONS = ["verify", "roll back"]
+ACTIONS = ["verify", "roll back", "force"]
 
 
 class OperateOperator(EvergreenOperator):
-    """Do the one action that the form asks for: check the lake, or roll back."""
+    """Do the one action that the form asks for: check the lake, roll back, or force a challenger."""
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of what was done."""
@@ -30,7 +30,8 @@ class OperateOperator(EvergreenOperator):
                     f"{form['action']}: required a person and a reason, found {by!r}, {form['reason']!r}; "
                     "trigger this from the UI, logged in, and fill in the field `reason`"
                 )
-            return self.handed(self._roll_back(form, by, context["run_id"]))
+            act = self._roll_back if form["action"] == "roll back" else self._force
+            return self.handed(act(form, by, context["run_id"]))
 
     def _verify(self) -> Ref:
         from include.verify import verify
@@ -42,9 +43,21 @@ class OperateOperator(EvergreenOperator):
         return Ref(lake.uri, "all", note=found.note)
 
     def _roll_back(self, form: Any, by: str, request: str) -> Ref:
-        from include.promote.run import rollback
+        from include.promote.back import rollback
         from include.registry import Registry
 
         lake, spec = self.open()
         to = form["version"] or None
         return rollback(lake, spec, to, by, form["reason"], registry=Registry(), request=request)
+
+    def _force(self, form: Any, by: str, request: str) -> Ref:
+        from include.promote.person import which
+        from include.promote.run import force
+        from include.registry import Registry
+        from include.verdict.draw import draw_forced
+
+        lake, spec = self.open()
+        key, registry = which(lake, form["attempt"].strip())["key"], Registry()
+        ref = force(lake, spec, key, by, form["reason"], registry=registry, request=request)
+        draw_forced(lake, spec, key, registry)
+        return ref

@@ -1,0 +1,101 @@
+"""The commands that a person acts with: each names who and why, and the ledger keeps both."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from include import spec as specs
+from include.errors import NotPublished, StaleDecision
+from include.options import AsJson, Debug, UseCaseName, show
+
+acts = typer.Typer()
+By = Annotated[str, typer.Option("--by", help="Who wants it.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; it stays in the ledger.")]
+Attempt = Annotated[str, typer.Option("--attempt", help="The beginning of its key, as `status` shows it.")]
+
+
+@acts.command()
+def rollback(
+    usecase: UseCaseName,
+    by: By,
+    reason: Reason,
+    to: Annotated[str | None, typer.Option("--to", help="A version; the one before, unless given.")] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Let an earlier champion serve again, from the next night that is not served yet."""
+    from include.lake import Lake
+    from include.promote.back import rollback as go_back
+    from include.registry import Registry
+
+    ref = go_back(Lake(usecase), specs.load(usecase), to, by, reason, registry=Registry())
+    show(ref.xcom(), ref.note, as_json)
+
+
+@acts.command()
+def approve(
+    usecase: UseCaseName,
+    by: By,
+    reason: Reason,
+    attempt: Attempt = "",
+    reject: Annotated[bool, typer.Option("--reject", help="Say no.")] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Let the challenger that waits for approval serve, or say no to it. The first answer stays."""
+    from include.lake import Lake
+    from include.promote import approval
+    from include.promote.obstacle import books, obstacle, waiting
+    from include.promote.person import which
+    from include.promote.run import promote
+    from include.registry import Registry
+
+    lake, spec = Lake(usecase), specs.load(usecase)
+    row = which(lake, attempt) if attempt else waiting(lake, spec)
+    if row is None:
+        remedy = "`status` says what became of the last ones"
+        raise NotPublished(f"{usecase}: a verdict that waits for approval", found="none", remedy=remedy)
+    word = approval.REJECTED if reject else approval.APPROVED
+    said = approval.answer(lake, spec, row["key"], word, by, reason, datetime.now(UTC))
+    if said["answer"] != word:
+        wanted, remedy = (
+            f"no answer but {word}",
+            "the first answer stays; `rollback` or `force` go on from it",
+        )
+        subject = f"{usecase}: attempt {row['key'][:8]}"
+        raise StaleDecision(subject, required=wanted, found=approval.told(said), remedy=remedy)
+    ref = None if reject else promote(lake, spec, row["key"], registry=Registry())
+    if ref is None and not reject:
+        raise StaleDecision(
+            f"{usecase}: attempt {row['key'][:8]} of {row['night']}",
+            required="a verdict that may serve",
+            found=obstacle(books(lake, spec), row),
+        )
+    show(ref.xcom() if ref else said, ref.note if ref else approval.told(said), as_json)
+
+
+@acts.command()
+def force(
+    usecase: UseCaseName,
+    by: By,
+    reason: Reason,
+    attempt: Attempt = "",
+    night: Annotated[str, typer.Option("--night", help="Or its night: the newest attempt.")] = "",
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Let a challenger serve whatever the gate said; it shows as forced for good."""
+    from include.lake import Lake
+    from include.promote.person import which
+    from include.promote.run import force as overrule
+    from include.registry import Registry
+    from include.verdict.draw import draw_forced
+
+    lake, spec, registry = Lake(usecase), specs.load(usecase), Registry()
+    row = which(lake, attempt or night)
+    ref = overrule(lake, spec, row["key"], by, reason, registry=registry)
+    draw_forced(lake, spec, row["key"], registry)
+    show(ref.xcom(), ref.note, as_json)

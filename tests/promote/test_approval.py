@@ -1,0 +1,287 @@
+"""A person's answer lets a verdict act, the first one stays, and a newer verdict voids what waits."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from include import models
+from include.__main__ import app
+from include.errors import EvergreenError, NotPublished
+from include.lake import Lake
+from include.promote import approval, ledger
+from include.promote.approval import APPROVED, EXPIRED, REJECTED, WAITS, wanting
+from include.promote.back import rollback
+from include.promote.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED
+from include.promote.obstacle import books, consent, obstacle, waiting
+from include.promote.person import which
+from include.promote.run import decide, force, promote
+from include.registry import Registry
+from include.report import text
+from include.spec import UseCase
+from include.spec.load import read
+from include.status import status
+from include.tables import APPROVALS
+from tests.promote.conftest import WEEKLY, asking, model
+
+Try = Callable[..., str]
+FIRST, SECOND, THIRD = "2024-03-04", "2024-03-11", "2024-03-18"
+AT = datetime(2024, 3, 12, 9, 30, tzinfo=UTC)
+
+
+@pytest.fixture
+def human(weekly: UseCase) -> UseCase:
+    """The second use case, with a gate that asks a person."""
+    return asking(weekly)
+
+
+@pytest.fixture
+def judged(lake: Lake, human: UseCase, attempt: Try) -> Try:
+    """Writes evidence and has it judged; returns the attempt's key. All models lie in the lake already."""
+    for number in range(5):
+        models.store(lake, model(number))
+
+    def made(*args: object, **more: object) -> str:
+        where = attempt(*args, **more, spec=human)
+        decide(lake, human, where)
+        return where.removeprefix("evaluations/").removesuffix(".json")
+
+    return made
+
+
+def _why(lake: Lake, spec: UseCase, key: str) -> str:
+    return obstacle(books(lake, spec), ledger.attempt(lake, key))
+
+
+def test_nothing_is_switched_until_a_person_says_yes(
+    lake: Lake, human: UseCase, judged: Try, gone: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A verdict that promotes waits; approved, the switch names the approver and holds both reasons."""
+    key = judged(1, FIRST)
+    with caplog.at_level("INFO"):
+        assert promote(lake, human, key, registry=gone) is None
+    assert WAITS in caplog.text
+    assert ledger.switches(lake) == []
+    row = approval.answer(lake, human, key, APPROVED, "ann", "looks right", AT)
+    assert row == {
+        "attempt": key,
+        "answer": "approved",
+        "by": "ann",
+        "at": AT,
+        "reason": "looks right",
+        "recorded": 1,
+    }
+    ref = promote(lake, human, key, registry=gone)
+    assert ref is not None
+    assert ref.note.startswith("v1 promoted by ann, champion from 2024-03-11 on: rubber-stamped: ")
+    for switch in ledger.switches(lake):
+        assert (switch["kind"], switch["by"], switch["request"]) == ("promoted", "ann", key)
+        assert switch["reason"].endswith("; approved by ann: looks right")
+    assert promote(lake, human, key, registry=gone) == ref
+    (kept,) = lake.rows("approvals")
+    assert kept["at"] == AT
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(REJECTED, "rejected by bob: too soon"), (EXPIRED, "nobody answered in time")],
+)
+def test_no_and_silence_switch_nothing(
+    answer: str, said: str, lake: Lake, human: UseCase, judged: Try, gone: Registry
+) -> None:
+    """Who said no, or that nobody spoke, is what stands in the way, and a later yes doesn't change it."""
+    key = judged(1, FIRST)
+    approval.answer(lake, human, key, answer, "bob" if answer == REJECTED else "", "too soon", AT)
+    assert promote(lake, human, key, registry=gone) is None
+    first = approval.answer(lake, human, key, APPROVED, "ann", "I insist", AT)
+    assert first["answer"] == answer
+    assert promote(lake, human, key, registry=gone) is None
+    assert _why(lake, human, key) == said
+    assert ledger.switches(lake) == []
+
+
+def test_a_blessed_challenger_waits_as_the_first_one_does(
+    lake: Lake, human: UseCase, judged: Try, gone: Registry
+) -> None:
+    """With a champion in place too: it stays until a person approves the better one, and nobody else does."""
+    first = judged(1, FIRST)
+    approval.answer(lake, human, first, APPROVED, "ann", "a start", AT)
+    promote(lake, human, first, registry=gone)
+    second = judged(2, SECOND, champion=1)
+    assert promote(lake, human, second, registry=gone) is None
+    approval.answer(lake, human, second, APPROVED, "bob", "better", AT)
+    assert promote(lake, human, second, registry=gone) is not None
+    assert [row["by"] for row in ledger.champions(ledger.switches(lake))] == ["ann", "bob"]
+    # what went before the approval still stands: an older night's verdict isn't deployed by approving it
+    old = judged(3, FIRST, champion=1)
+    approval.answer(lake, human, old, APPROVED, "ann", "please", AT)
+    assert promote(lake, human, old, registry=gone) is None
+    assert _why(lake, human, old).startswith("recorded, not deployed")
+
+
+def test_a_newer_verdict_supersedes_what_waits_or_was_approved(
+    lake: Lake, human: UseCase, judged: Try, gone: Registry
+) -> None:
+    """Only the newest that earned it may be approved; one that promotes nothing supersedes nothing."""
+    first = judged(1, FIRST)
+    approval.answer(lake, human, first, APPROVED, "ann", "fine", AT)
+    judged(4, SECOND, loss=20.0)  # loses to the baseline
+    assert _why(lake, human, first) == ""
+    second = judged(2, SECOND)
+    assert _why(lake, human, first) == f"superseded by the verdict of {SECOND}"
+    assert promote(lake, human, first, registry=gone) is None
+    assert (waiting(lake, human) or {})["key"] == second
+    older = judged(3, FIRST)
+    assert _why(lake, human, second) == WAITS  # an older night's verdict supersedes nothing newer
+    assert _why(lake, human, older) == WAITS
+    approval.answer(lake, human, second, APPROVED, "ann", "fine", AT)
+    assert promote(lake, human, second, registry=gone) is not None
+    assert waiting(lake, human) is None
+
+
+VERDICTS = (BLESSED, RUBBER_STAMPED, NOT_BLESSED, NOT_ENOUGH, FORCED)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(VERDICTS), st.integers(0, 3)), min_size=1, max_size=8),
+    st.sets(st.integers(0, 7)),
+    st.randoms(),
+)
+def test_at_most_one_approved_verdict_may_act_on_each_night(
+    tries: list[tuple[str, int]], yes: set[int], order: object
+) -> None:
+    """Whatever was tried and approved: what may act is approved and has no newer one."""
+    verdicts = [
+        {"key": str(n), "night": f"2024-03-0{night + 1}", "verdict": verdict, "recorded": n}
+        for n, (verdict, night) in enumerate(tries)
+    ]
+    approvals = [{"attempt": str(n), "answer": APPROVED, "by": "ann", "reason": "x"} for n in yes]
+    mixed = list(verdicts)
+    order.shuffle(mixed)  # type: ignore[attr-defined]
+    asked = [row for row in verdicts if row["verdict"] in approval.ASKABLE]
+    may = [row for row in asked if wanting(mixed, approvals, row) == ""]
+    assert {row["key"] for row in may} <= {row["attempt"] for row in approvals}
+    for row in may:
+        assert not [o for o in asked if o["recorded"] > row["recorded"] and o["night"] >= row["night"]]
+    if asked and int(asked[-1]["key"]) in yes:
+        assert asked[-1] in may
+
+
+def test_who_cannot_be_answered_is_refused(lake: Lake, weekly: UseCase, human: UseCase, judged: Try) -> None:
+    """No person, no reason, a verdict that refuses, one that isn't there, a gate that asks nobody."""
+    good, bad = judged(1, FIRST), judged(2, FIRST, loss=20.0)
+    for by, reason in (("", "fine"), ("ann", " ")):
+        for word in (APPROVED, REJECTED):
+            with pytest.raises(EvergreenError, match="by whom, and why"):
+                approval.answer(lake, human, good, word, by, reason, AT)
+    with pytest.raises(EvergreenError, match=r"blessed or rubber-stamped, found not blessed; .* forced"):
+        approval.answer(lake, human, bad, APPROVED, "ann", "fine", AT)
+    with pytest.raises(NotPublished, match="run judge"):
+        approval.answer(lake, human, "nobody", APPROVED, "ann", "fine", AT)
+    with pytest.raises(EvergreenError, match=r"required gate\.approval: human, found none"):
+        approval.answer(lake, weekly, good, APPROVED, "ann", "fine", AT)
+    assert lake.rows("approvals") == []
+
+
+def test_force_and_rollback_ask_nobody_else(lake: Lake, human: UseCase, judged: Try, gone: Registry) -> None:
+    """They name a person already: a forced attempt needs no approval, and the way back needs none."""
+    first, second = judged(1, FIRST), judged(2, SECOND)
+    force(lake, human, first, "ann", "to begin with", registry=gone)
+    force(lake, human, second, "ann", "the other leaks", registry=gone)
+    rollback(lake, human, None, "bob", "it does not")
+    rows = ledger.champions(ledger.switches(lake))
+    assert [(row["version"], row["kind"]) for row in rows] == [
+        ("1", "forced"),
+        ("2", "forced"),
+        ("1", "rolled back"),
+    ]
+    assert lake.rows("approvals") == []
+
+
+def test_the_status_says_what_waits_and_what_was_answered(
+    lake: Lake, human: UseCase, weekly: UseCase, judged: Try, gone: Registry
+) -> None:
+    """Pending, superseded, rejected and approved each say so, as values and as text."""
+    first, second = judged(1, FIRST), judged(2, SECOND)
+    approval.answer(lake, human, first, APPROVED, "ann", "fine", AT)
+    found = status(lake, human)
+    assert found["waiting"]["key"] == second
+    superseded = f"approved by ann: fine; superseded by the verdict of {SECOND}"
+    assert [row["approval"] for row in found["attempts"]] == [superseded, WAITS]
+    said = text({**found, "nights": 1})
+    assert f"waits for approval: v2 of night {SECOND}, {second[:8]}" in said
+    assert superseded in said
+    approval.answer(lake, human, second, APPROVED, "bob", "better", AT)
+    promote(lake, human, second, registry=gone)
+    found = status(lake, human)
+    assert found["waiting"] is None
+    assert found["attempts"][1]["approval"] == "approved by bob: better"
+    assert found["champion"]["by"] == "bob"
+    assert consent(books(lake, weekly), ledger.attempt(lake, second)) == ""
+
+
+def test_a_person_names_an_attempt_by_its_night_or_its_key(lake: Lake, judged: Try) -> None:
+    """The newest of a night, or the one whose key begins so; else what there is is listed."""
+    with pytest.raises(NotPublished, match="found none"):
+        which(lake, FIRST)
+    first, again = judged(1, FIRST), judged(2, FIRST)
+    ledger.record_forced(lake, ledger.attempt(lake, again), "ann", "a test")
+    assert which(lake, FIRST)["key"] == again
+    assert which(lake, first[:8])["key"] == first
+    for said in ("", "no such", SECOND):
+        with pytest.raises(NotPublished, match=f"{first[:8]} of {FIRST}, {again[:8]} of {FIRST}"):
+            which(lake, said)
+
+
+def test_answers_grow_one_by_one(lake: Lake, human: UseCase, judged: Try) -> None:
+    """They are numbered in the order in which they were given, in the table's own shape."""
+    keys = [judged(version, FIRST) for version in (1, 2, 3)]
+    for key, word in zip(keys, (APPROVED, REJECTED, EXPIRED), strict=True):
+        approval.answer(lake, human, key, word, "ann", "so", AT)
+    rows = sorted(lake.rows("approvals"), key=lambda row: row["recorded"])
+    assert [(row["attempt"], row["recorded"]) for row in rows] == [(k, n) for n, k in enumerate(keys, 1)]
+    assert pa.Table.from_pylist(rows, APPROVALS).num_rows == 3
+
+
+def test_a_person_at_a_shell_answers_and_forces(
+    lake: Lake, attempt: Try, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: Registry
+) -> None:
+    """`approve`, `approve --reject` and `force` act on the ledgers as Airflow's tasks do."""
+    shutil.copytree(WEEKLY.parent, tmp_path / "usecases" / "weekly_sales")
+    declared = tmp_path / "usecases" / "weekly_sales" / "usecase.yaml"
+    declared.write_text(declared.read_text().replace("  block: 1", "  block: 1\n  approval: human"))
+    monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path / "usecases"))
+    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", gone.uri)
+    spec, keys = read(declared), []
+    for number in range(4):
+        models.store(lake, model(number))
+
+    def call(*arguments: str) -> tuple[int, str]:
+        done = CliRunner().invoke(app, [*arguments, "--by", "ann", "--reason", "so"])
+        return done.exit_code, done.stdout.strip() or str(done.exception)
+
+    assert "a verdict that waits for approval: found none" in call("approve", "weekly_sales")[1]
+    for version, night in ((1, FIRST), (2, SECOND), (3, "2024-02-26")):
+        where = attempt(version, night, spec=spec)
+        decide(lake, spec, where)
+        keys.append(where.removeprefix("evaluations/").removesuffix(".json"))
+    first, _, older = keys
+    code, said = call("approve", "weekly_sales", "--attempt", first[:8])
+    assert (code, f"found superseded by the verdict of {SECOND}" in said) == (1, True)
+    refused = (0, "rejected by ann: so")
+    assert call("approve", "weekly_sales", "--attempt", older, "--reject") == refused
+    code, said = call("approve", "weekly_sales")
+    assert (code, said.startswith("v2 promoted by ann, champion from")) == (0, True)
+    code, said = call("force", "weekly_sales", "--night", "2024-02-26")
+    assert code == 0
+    assert said.startswith("v3 forced by ann, champion from 2024-03-04 on: so; the gate said: ")
+    assert len(lake.rows("approvals")) == 3
