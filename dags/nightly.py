@@ -1,7 +1,8 @@
 """Every night: what became known is ingested, tomorrow's rows are scored, and what came true is compared.
 
 When: on the declared schedule, one run a night; a backfill from the UI takes any past range, in any order.
-Changes: the night's own partitions, each replaced whole, so a run may be cleared and run again.
+Changes: the night's own partitions, each replaced whole, so a run may be cleared and run again. The newest
+night also takes the step that live labels ask for, of a model in shadow or canary or just promoted.
 If it is red: an `ingest` task says which file or rows, what was expected and the remedy; the night goes on
 without that source. A red `monitor` means that nothing was predicted. See the Overview link of any task.
 """
@@ -12,6 +13,7 @@ from evergreen.assets import product
 from evergreen.defaults import arguments, night_field
 from evergreen.operators.ingest import IngestOperator
 from evergreen.operators.monitor import AskTrainingOperator, MonitorOperator
+from evergreen.operators.rollout import AdvanceOperator
 from evergreen.operators.score import ScoreOperator
 from include.spec import UseCase, read_all
 
@@ -50,7 +52,9 @@ def nightly(spec: UseCase) -> DAG:
                 outlets=[product(spec.name, "findings")],
             )
             watch >> AskTrainingOperator(task_id="ask_training", usecase=spec.name)
-        ingest >> score >> monitor
+        with TaskGroup("rollout") as rollout:
+            AdvanceOperator(task_id="advance", usecase=spec.name, outlets=[product(spec.name, "switches")])
+        ingest >> score >> [monitor, rollout]
     return dag
 
 

@@ -60,9 +60,9 @@ def rung(served: Sequence[Mapping[str, Any]], champion: str) -> Finding:
     if not served:
         return Finding("rung", "predictions", None, 0.0, "not enough", "nothing was predicted for this night")
     rungs = Counter(str(row["rung"]) for row in served)
-    lower = sum(rungs.values()) - rungs["champion"]
+    lower = sum(rungs.values()) - rungs["champion"] - rungs["canary"]
     names = ", ".join(f"{count} by {name}" for name, count in sorted(rungs.items()))
-    reason = next((str(row["reason"]) for row in served if row["rung"] != "champion" and row["reason"]), "")
+    reason = next((str(row["reason"]) for row in served if row["reason"]), "")
     outcome: Outcome = "ok" if not lower else "alarm" if champion else "not enough"
     note = f"{len(served)} rows were served: {names}" + (f" ({reason})" if reason else "")
     return Finding("rung", "predictions", lower / len(served), 0.0, outcome, note)

@@ -25,7 +25,7 @@ from include.monitor.state import PRODUCT, REALISED, State
 from include.promote import ledger
 from include.refs import digest_table
 from include.spec import UseCase
-from include.spec.metrics import METRICS
+from include.spec.metrics import names
 
 BASELINE = "prior:"  # before a metric's name: the same rows, predicted by the label's mean in training
 
@@ -91,9 +91,9 @@ def _beside(lake: Lake, spec: UseCase, nights: Sequence[str], came: pa.Table) ->
 def figures(
     spec: UseCase, target: NDArray[np.float64], predicted: NDArray[np.float64]
 ) -> dict[str, float | None]:
-    """Return each metric of the problem's kind, None where these rows can't give it."""
-    names = METRICS[spec.problem.kind]
-    return {**dict.fromkeys(names), **measured(names, target, predicted)}
+    """Return each metric that is measured of this use case, None where these rows can't give it."""
+    wanted = names(spec)
+    return {**dict.fromkeys(wanted), **measured(wanted, target, predicted)}
 
 
 def _publish(lake: Lake, spec: UseCase, scored: str, both: pa.Table, inputs: Mapping[str, str]) -> None:

@@ -61,7 +61,7 @@ def read(lake: Lake, spec: UseCase, champion: Mapping[str, Any] | None) -> Refer
     profiles = profile.merge([row for row in rows if row["night"] == first])
     spread = _kept(lake, digest)
     if spread is None:
-        spread = _count(lake, spec, digest, first, _last_fitted(lake, spec, champion, first), profiles)
+        spread = _count(lake, spec, digest, first, _fitted(lake, spec, champion, first), profiles)
     if spread is None:
         return Reference({name: Column(p, Cut.of(p)) for name, p in profiles.items()}, None, 0)
     by_night, sample = spread
@@ -87,24 +87,35 @@ def _kept(lake: Lake, digest: str) -> tuple[dict[str, Any], pa.Table] | None:
     )
 
 
-def _last_fitted(lake: Lake, spec: UseCase, champion: Mapping[str, Any], night: str) -> str:
-    """Return the last night that a champion was fitted on: by its evidence, or as the spec splits now."""
+def _fitted(lake: Lake, spec: UseCase, champion: Mapping[str, Any], night: str) -> tuple[str, str]:
+    """Return the last night that a champion was fitted on, and the last before those it was judged on.
+
+    By its evidence, or as the spec splits now. Of a walk forward the first is the later one.
+    """
     for row in lake.rows("attempts", {"key": str(champion["attempt"])}):
-        return str(json.loads(row["evidence"])["last_fitted"])
-    return spec.clock.shift(night, -spec.training.test)
+        evidence = json.loads(row["evidence"])
+        return str(evidence["fitted"]), str(evidence["last_fitted"])
+    last = spec.clock.shift(night, -spec.training.test)
+    return last, last
 
 
 def _count(
-    lake: Lake, spec: UseCase, digest: str, night: str, last: str, profiles: dict[str, Profile]
+    lake: Lake,
+    spec: UseCase,
+    digest: str,
+    night: str,
+    last: tuple[str, str],
+    profiles: dict[str, Profile],
 ) -> tuple[dict[str, Any], pa.Table] | None:
     """Count the nights of a training by the reference's bins, draw its sample, and keep both."""
     shift, training = spec.clock.shift, spec.training
     start = shift(night, -training.window) if training.window else spec.schedule.start
     nights = spec.nights(spec.features.spine, start, night)
     rows = features(lake, spec, nights)
-    fitted = [key for key in nights if key <= last]
-    learnt = pc.is_in(rows["night"], pa.array(fitted, pa.string()))
-    trained, later = rows.filter(learnt), rows.filter(pc.invert(learnt))
+    fitted = [key for key in nights if key <= last[0]]
+    trained = rows.filter(pc.less_equal(rows["night"], last[0]))
+    # after a walk forward the nights that it was judged on were fitted on as well, and none are left but they
+    later = rows.filter(pc.greater(rows["night"], min(last)))
     if not trained.num_rows:
         return None
     found = {c: _spread(rows, c, profiles[c], fitted) for c in spec.features.columns if c in profiles}

@@ -127,6 +127,8 @@ def drifted(
         why = "no model was promoted yet" if not champion else f"model {champion[:12]} left no reference"
         why = why if learnt is None else "nothing was predicted for this night"
         return [Finding("drift", "features", None, None, "not enough", why)]
+    # a canary's share of a night changes little of how the champion's predictions lie
+    served = [row for row in served if row["rung"] != "canary"]
     own = [key for key in window if {row["model"] for row in served if row["night"] == key} == {champion}]
     rows = lake.rows("profiles", {"product": ["features", "predictions"], "night": window})
     found = []

@@ -18,6 +18,8 @@ from include.lake import Lake
 from include.promote.ledger import Serving
 from include.spec import UseCase
 
+CANARY = "canary"  # serves its share of the rows before the champion, and needs what the champion needs
+
 
 @dataclass(frozen=True)
 class Step:
@@ -72,7 +74,8 @@ def climb(
         str(rung): sources for rung, sources in spec.scoring.needs.items()
     }
     for step in rungs:
-        lacks = [f"{s} is {missing[s]}" for s in needs.get(step.rung, ()) if s in missing]
+        rung = "champion" if step.rung == CANARY else step.rung
+        lacks = [f"{s} is {missing[s]}" for s in needs.get(rung, ()) if s in missing]
         why = step.absent or ", ".join(lacks if step.constant is None else [])
         if not why:
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from hashlib import blake2b
 
@@ -13,6 +14,8 @@ from include import tables
 from include.features.build import schema as features_schema
 from include.score.ladder import Served, Step
 from include.spec import UseCase
+
+WHO = ("rung", "version", "model", "reason")  # the columns that say who served a row
 
 
 def shape(spec: UseCase) -> pa.Schema:
@@ -54,17 +57,54 @@ def row_digests(spec: UseCase, rows: pa.Table) -> pa.Array:
     return pa.array(digests, pa.string())
 
 
-def who(earlier: pa.Table) -> tuple[Step, str]:
-    """Return the rung that served a night's published predictions, and why by none higher."""
-    row = earlier.slice(0, 1).to_pylist()[0]
-    constant = None if row["model"] else float(row["prediction"])
-    return Step(row["rung"], row["version"], row["model"], constant), str(row["reason"])
+def parts(spec: UseCase, earlier: pa.Table, rows: pa.Table) -> list[tuple[Step, str, pa.Array]]:
+    """Return who served a night's published predictions, why by none higher, and which of the rows.
+
+    Parameters
+    ----------
+    rows : the night's features now; one that has no prediction yet goes with most of the others.
+
+    Returns
+    -------
+    list of (Step, str, pa.Array)
+        The rung, the reasons, and a boolean a row; every row is in one part.
+    """
+    by = list(zip(*(earlier[name].to_pylist() for name in WHO), strict=True))
+    most, of = Counter(by).most_common(1)[0][0], dict(zip(_keys(spec, earlier), by, strict=True))
+    now = [of.get(key, most) for key in _keys(spec, rows)]
+    found = []
+    for one in dict.fromkeys(now):
+        rung, version, model, reason = one
+        constant = None if model else float(earlier["prediction"][by.index(one)].as_py())
+        mask = pa.array([other == one for other in now], pa.bool_())
+        found.append((Step(rung, version, model, constant), str(reason), mask))
+    return found
+
+
+def joined(spec: UseCase, tables: Sequence[pa.Table]) -> pa.Table:
+    """Return the rows of several parts in the order of their key."""
+    every = pa.concat_tables(tables).sort_by([(name, "ascending") for name in spec.key])
+    return every.combine_chunks()
+
+
+def _keys(spec: UseCase, rows: pa.Table) -> list[tuple[object, ...]]:
+    return list(zip(*(rows[name].to_pylist() for name in spec.key), strict=True))
 
 
 def sentence(made: pa.Table) -> str:
     """Return who served how many rows, and why nobody higher."""
-    step, reason = who(made)
-    return f"{made.num_rows} rows by {step.name}" + (f": {reason}" if reason else "")
+    counts = made.group_by(list(WHO)).aggregate([([], "count_all")]).to_pylist()
+    counts.sort(key=lambda row: (-row["count_all"], row["rung"]))
+    return "; ".join(
+        f"{row['count_all']} rows by {Step(row['rung'], row['version']).name}"
+        + (f": {row['reason']}" if row["reason"] else "")
+        for row in counts
+    )
+
+
+def models_of(made: pa.Table) -> str:
+    """Return the digest of the model that gave a night's predictions; of a canary's night both."""
+    return "+".join(sorted(made["model"].unique().to_pylist()))
 
 
 def alike(spec: UseCase, rows: pa.Table, made: pa.Table) -> bool:

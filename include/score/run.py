@@ -9,7 +9,7 @@ last and says that the night is done.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -24,9 +24,14 @@ from include.features.build import compute
 from include.lake import Lake
 from include.promote import ledger
 from include.refs import Ref, digest_table
+from include.rollout.beside import score_beside
+from include.rollout.canary import shares
+from include.rollout.trial import Trial, trials
 from include.score import ladder, predictions
 from include.score.ladder import Served, Step
 from include.spec import UseCase
+
+Part = tuple[Step, str, pa.Array]  # who served, why by none higher, and which rows
 
 
 def score(lake: Lake, spec: UseCase, night: str) -> Ref:
@@ -51,18 +56,31 @@ def score(lake: Lake, spec: UseCase, night: str) -> Ref:
     rows = compute(spec, seen, [night])
     if rows.num_rows == 0:
         raise _nothing(spec, night, state)
+    missing = _missing(spec, night, seen, state)
     published = lake.read("predictions", {"night": night})
+    on_trial = trials(ledger.switches(lake), spec, night)
     made = None
     if published is None or not published.num_rows:
-        rungs = ladder.steps(ledger.serving(lake, night), spec)
-        made = predictions.build(
-            spec, rows, ladder.climb(lake, spec, rows, rungs, _missing(spec, night, seen, state))
-        )
+        made = _climbed(lake, spec, rows, on_trial, missing)
         published = _serve(lake, night, made)
     inputs = inputs_of(spec, seen)
     if published is made:
-        return _finish(lake, spec, night, rows, made, inputs)
-    return _again(lake, spec, night, rows, published, inputs)
+        ref = _finish(lake, spec, night, rows, made, inputs)
+    else:
+        ref = _again(lake, spec, night, rows, published, inputs)
+    if not set(missing) & set(spec.scoring.needs.get("champion", ())):
+        score_beside(lake, spec, rows, published, on_trial)  # last: it mustn't hold up who serves
+    return ref
+
+
+def _climbed(
+    lake: Lake, spec: UseCase, rows: pa.Table, on_trial: Sequence[Trial], missing: Mapping[str, str]
+) -> pa.Table:
+    """Return a prediction for each row, by the first rung that can serve it."""
+    rungs = ladder.steps(ledger.serving(lake, rows["night"][0].as_py()), spec)
+    parts = shares(spec, rows, rungs, on_trial)
+    made = [predictions.build(spec, r, ladder.climb(lake, spec, r, steps, missing)) for r, steps in parts]
+    return predictions.joined(spec, made)
 
 
 # other nights of a backfill move the table's version too
@@ -141,12 +159,12 @@ def _again(
     """Finish a served night that was killed or damaged; what it would be now stands beside what it was."""
     published = published.sort_by([(c, "ascending") for c in spec.key])
     served = views.shaped(published, predictions.shape(spec)).combine_chunks()
-    step, reason = predictions.who(served)
+    parts = predictions.parts(spec, served, rows)
     alike = predictions.alike(spec, rows, served)
     done = next(iter(lake.rows("partitions", {"product": "predictions", "night": night})), None)
     why = "would be others now, and the model that served is lost"
     try:
-        now = predictions.build(spec, rows, Served(step, reason, ladder.predict(lake, spec, rows, step)))
+        now = _by_the_same(lake, spec, rows, parts)
     except ModelError:
         now = served if alike else None
     if now is not None:
@@ -156,12 +174,25 @@ def _again(
             served = now
         if digest == digest_table(served):
             return _finish(lake, spec, night, rows, served, inputs)
-        _restate(lake, spec, rows, step.version, step.model, now["prediction"].to_numpy())
+        for model, version in {step.model: step.version for step, _, _ in parts}.items():
+            mine = pc.equal(now["model"], model)
+            values = now.filter(mine)["prediction"].to_numpy()
+            _restate(lake, spec, rows.filter(mine), version, model, values)
         why = "would be others now: see restated"
     if done is None:
         _finish(lake, spec, night, rows if alike else None, served, inputs if alike else {})
     note = f"{predictions.sentence(served)}; they {why}"
     return Ref(f"{lake.uri}/tables/predictions", night, digest_table(served), served.num_rows, note)
+
+
+def _by_the_same(lake: Lake, spec: UseCase, rows: pa.Table, parts: Sequence[Part]) -> pa.Table:
+    """Return what those who served a night's rows say of the rows now."""
+    made = []
+    for step, reason, mask in parts:
+        mine = rows.filter(mask)
+        served = Served(step, reason, ladder.predict(lake, spec, mine, step))
+        made.append(predictions.build(spec, mine, served))
+    return predictions.joined(spec, made)
 
 
 def inputs_of(spec: UseCase, seen: Mapping[str, pa.Table]) -> dict[str, str]:
@@ -196,7 +227,7 @@ def _finish(
         "quarantined": 0,
         "duplicates": 0,
         "digest": digest,
-        "inputs": json.dumps({**inputs, "model": made["model"][0].as_py()}, sort_keys=True),
+        "inputs": json.dumps({**inputs, "model": predictions.models_of(made)}, sort_keys=True),
         "spec": "" if rows is None else spec.digest,
         "code": environment.code_version(),
         "note": note,

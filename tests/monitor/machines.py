@@ -54,7 +54,7 @@ training:
   test: 6
   baselines: [{name: prior, estimator: prior}]
   candidates: [{name: logistic, estimator: logistic_regression}]
-gate: {objective: log_loss}
+gate: {objective: log_loss, min_partitions: 2, block: 1}
 scoring: {fallback: 0.3}
 monitoring: {window: 3, report_rows: 200, requirements: [{metric: roc_auc, at_least: 0.55}]}
 retraining: {when: [degraded], persist: 2}

@@ -53,11 +53,29 @@ def test_the_evidence_says_what_was_fitted_on(lake: Lake, use: UseCase, week: li
     champion = ledger.serving(lake, week[0]).champion
     assert champion is not None
     row = dict.fromkeys(ATTEMPTS.names) | {"key": champion["attempt"]}
-    row["evidence"] = json.dumps({"last_fitted": use.clock.shift(machines.FIRST, 3)})
+    row["evidence"] = json.dumps(dict.fromkeys(("fitted", "last_fitted"), use.clock.shift(machines.FIRST, 3)))
     lake.append_at("attempts", pa.Table.from_pylist([row], schema=ATTEMPTS), -1)
     found = reference.read(lake, use, champion)
     assert found is not None
     assert found.rows == 4 * machines.ROWS
+
+
+def test_a_walk_forward_was_judged_on_nights_that_it_was_fitted_on(
+    lake: Lake, use: UseCase, week: list[str]
+) -> None:
+    """Its features are of all that it was fitted on, its predictions of the nights that judged it."""
+    champion = ledger.serving(lake, week[0]).champion
+    assert champion is not None
+    row = dict.fromkeys(ATTEMPTS.names) | {"key": champion["attempt"]}
+    judged, fitted = (use.clock.shift(machines.FIRST, nights) for nights in (3, 9))
+    row["evidence"] = json.dumps({"fitted": fitted, "last_fitted": judged})
+    lake.append_at("attempts", pa.Table.from_pylist([row], schema=ATTEMPTS), -1)
+    found = reference.read(lake, use, champion)
+    assert found is not None
+    assert found.rows == 10 * machines.ROWS
+    predicted = found.columns["prediction"].nights
+    assert predicted is not None
+    assert len(predicted) == len(use.clock.keys(machines.FIRST, machines.TRAINED)) - 4
 
 
 def test_a_damaged_model_leaves_the_features_reference(lake: Lake, use: UseCase, week: list[str]) -> None:

@@ -1,0 +1,74 @@
+"""The step of a trial: from live losses and the declared rules to forward, back or neither, and no act.
+
+The losses are looked at every so many matured nights, and the k-th look may spend its share of alpha, as the
+gate's attempts do: however often a night is monitored, a wrong step is as rare as declared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from include.promote.case import spent
+from include.promote.evidence import CHALLENGER, CHAMPION, Losses
+from include.promote.interval import gain, nights_needed
+from include.rollout.trial import WATCH
+from include.spec.gate import Gate
+
+FORWARD, BACK, STAY = "forward", "back", "stay"
+
+
+@dataclass(frozen=True)
+class Move:
+    """What is to be done, and why, in a sentence."""
+
+    step: str
+    reason: str
+
+
+def move(kind: str, losses: Losses, served: int, gate: Gate) -> Move:
+    """Return the first step that the looks at the live losses ask for.
+
+    Parameters
+    ----------
+    kind : of the trial. A watch has no step forward: when it is over nothing follows.
+    losses : of the candidate (`CHALLENGER`) and the incumbent (`CHAMPION`) on the trial's matured nights, the
+        same rows for both.
+    served : nights of the trial that have been scored, whether both models could score them or not.
+    """
+    rules, matured = gate.rollout, len(losses.nights)
+    for look in range(1, matured // rules.look + 1):
+        if found := _look(kind, losses, look, gate):
+            return found
+    least = _nights(gate)
+    if served >= rules.patience and kind != WATCH:
+        return Move(BACK, f"undecided after {served} nights, {matured} of them matured")
+    return Move(STAY, f"{matured} of at least {least} matured nights")
+
+
+def _nights(gate: Gate) -> int:
+    return max(gate.rollout.nights, nights_needed(gate.block))
+
+
+def _look(kind: str, losses: Losses, look: int, gate: Gate) -> Move | None:
+    """Return what one look at the first nights asks for, if anything."""
+    rules, count = gate.rollout, look * gate.rollout.look
+    if count < nights_needed(gate.block):
+        return None
+    level, rows = spent(rules.alpha, look), losses.rows[:count]
+    new, old = losses.sums[CHALLENGER][:count], losses.sums[CHAMPION][:count]
+    over = f"over {count} nights, look {look}, level {1 - level:.6g}"
+    worse = gain(new, old, rows, gate.block, level)
+    if worse.low > 0:
+        return Move(BACK, f"loses {worse} more {gate.objective} a row than the incumbent {over}")
+    if kind == WATCH or count < _nights(gate):
+        return None
+    margin = -rules.margin * _mean(old, rows)
+    better = gain(old, new, rows, gate.block, level)
+    if better.low > margin:
+        return Move(FORWARD, f"{gate.objective} gain {better}, required > {margin:.4g} {over}")
+    return None
+
+
+def _mean(sums: Sequence[float], rows: Sequence[int]) -> float:
+    return sum(sums) / sum(rows)

@@ -1,0 +1,65 @@
+"""Who is being tried at the moment, read from the ledger's switches alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from include.promote import ledger
+from include.promote.grow import Row
+from include.promote.judge import FORCED
+from include.promote.switch import WITHDRAWN
+from include.spec import UseCase
+
+SHADOW, CANARY, WATCH = "shadow", "canary", "watch"
+CHALLENGER = "challenger"  # the role of a model that isn't champion yet
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Two models that score the same rows, one of which may have to go.
+
+    Parameters
+    ----------
+    kind : ``shadow``: the candidate serves nobody; ``canary``: a share of the entities; ``watch``: all, with
+        the champion it replaced beside it.
+    candidate, incumbent : rows of `deployments`; in a watch the incumbent is the previous champion.
+    """
+
+    kind: str
+    candidate: Row
+    incumbent: Row
+
+    @property
+    def since(self) -> str:
+        """The first night of the trial."""
+        return str(self.candidate["effective"])
+
+    def __str__(self) -> str:
+        of = "after" if self.kind == WATCH else "beside"
+        new, old = self.candidate["version"], self.incumbent["version"]
+        return f"{self.kind} of v{new} {of} v{old} since {self.since}"
+
+
+def trials(rows: Sequence[Row], spec: UseCase, night: str) -> list[Trial]:
+    """Return what is being tried on a night: at most one watch, and one challenger.
+
+    A switch of the champion ends whatever was tried before it. A watch is over after its nights, a
+    challenger's trial ends in the ledger.
+
+    Parameters
+    ----------
+    rows : `ledger.switches`, oldest first.
+    """
+    seen = [row for row in rows if row["effective"] <= night]
+    line = ledger.succession(seen)
+    if not line:
+        return []
+    live, found = line[-1], []
+    if len(line) > 1 and live["kind"] in (ledger.PROMOTED, FORCED):
+        found.append(Trial(WATCH, live, line[-2]))
+    tried = [row for row in seen if row["role"] == CHALLENGER and row["switch"] > live["switch"]]
+    if tried and tried[-1]["kind"] != WITHDRAWN:
+        found.append(Trial(tried[-1]["kind"], tried[-1], live))
+    nights = spec.gate.rollout.patience + spec.labels.delay
+    return [t for t in found if t.kind != WATCH or len(spec.clock.keys(t.since, night)) <= nights]

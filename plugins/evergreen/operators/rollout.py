@@ -1,0 +1,38 @@
+"""Rollout: what live labels say of a model on trial, and the step that follows: forward, back, or neither."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowSkipException
+
+from evergreen.operators.base import EvergreenOperator, night_of
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from include.registry import Registry
+
+
+def _registry() -> Registry:
+    from include.registry import Registry  # MLflow, which a night without a switch does without
+
+    return Registry()
+
+
+class AdvanceOperator(EvergreenOperator):
+    """Take the step of each trial: a shadow or canary forward or back, a wrong promotion back.
+
+    Reads the switches, predictions, shadows and matured labels; writes at most one switch a trial.
+    """
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Return the reference of the switches, or skip with how the trials stand where none was made."""
+        from include.rollout.run import advance
+
+        lake, spec = self.open()
+        with self.one_try():
+            ref = advance(lake, spec, night_of(context), registry=_registry)
+        if not ref.rows:
+            raise AirflowSkipException(ref.note)
+        return self.handed(ref)

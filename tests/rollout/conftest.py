@@ -1,0 +1,123 @@
+"""Parcels that come late by a rule that one model knows, one forgot, and one learnt upside down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from sklearn.compose import ColumnTransformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
+
+from include import models, tables
+from include.lake import Lake
+from include.promote import ledger
+from include.promote.judge import BLESSED, RUBBER_STAMPED, Verdict
+from include.promote.run import promote
+from include.refs import Ref, digest_bytes
+from include.registry import Registry
+from include.rollout.run import advance
+from include.score.run import score
+from include.spec import UseCase
+from tests.features import parcels
+from tests.promote.conftest import evidence, losses
+
+FIRST, LAST = "2024-03-01", "2024-04-10"
+COEFFICIENTS = {"knows": 0.8, "forgot": 0.0, "wrong": -0.8, "knows too": 0.82}
+
+
+def model(name: str) -> bytes:
+    """Return a model that says how likely a heavy parcel is late."""
+    columns = ColumnTransformer([("weight", "passthrough", ["weight"])])
+    made = Pipeline([("columns", columns), ("model", LogisticRegression())])
+    made.fit(parcels_frame(), np.array([0.0, 1.0]))
+    made[-1].coef_ = np.array([[COEFFICIENTS[name]]])
+    made[-1].intercept_ = np.array([-6.2 * COEFFICIENTS[name]])
+    return models.dump(made)
+
+
+def parcels_frame() -> Any:
+    """Return two rows to fit on."""
+    import pandas as pd
+
+    return pd.DataFrame({"weight": [0.0, 12.0]})
+
+
+def usecase(folder: Path, **rollout: Any) -> UseCase:
+    """Declare the parcels with a rollout."""
+    rules = {"nights": 4, "look": 2, "patience": 12, "alpha": 0.2, "margin": 0.0, **rollout}
+    gate = {"objective": "log_loss", "min_partitions": 4, "block": 1, "rollout": rules}
+    return parcels.spec(folder, gate=gate)
+
+
+class Depot:
+    """A lake of parcels, a night after the other."""
+
+    def __init__(self, folder: Path, **rollout: Any) -> None:
+        self.spec = usecase(folder, **rollout)
+        self.lake = Lake("parcels", str(folder / "lake"))
+        self.registry = Registry("http://127.0.0.1:9")  # nobody listens: the lake is enough
+        parcels.fill(self.lake, self.spec, FIRST, LAST)
+        self._heavy_ones_come_late()
+
+    def _heavy_ones_come_late(self) -> None:
+        weights = {
+            (row["night"], row["depot"], row["parcel"]): row["weight"]
+            for row in self.lake.rows("validated_orders")
+        }
+        rows = self.lake.rows("validated_arrivals")
+        random = np.random.default_rng(3)
+        for row in rows:
+            weight = weights.get((self.spec.clock.shift(row["night"], -2), row["depot"], row["parcel"]))
+            late = weight is not None and random.random() < 1 / (1 + np.exp(-0.8 * (weight - 6.2)))
+            row["delay"] = 20.0 if late else 0.0
+        table = pa.Table.from_pylist(rows, schema=tables.validated(self.spec.sources["arrivals"]))
+        self.lake.publish("validated_arrivals", table, {"night": sorted({row["night"] for row in rows})})
+
+    def promote(self, name: str, night: str, **changes: Any) -> Ref | None:
+        """Judge a model blessed, against whoever serves, and promote it as the declaration says."""
+        data, champion = model(name), ledger.live(self.lake).get("champion")
+        models.store(self.lake, data)
+        baseline = models.store(self.lake, model("forgot"))
+        found = losses([1.0], [2.0] if champion else None, prior=[3.0])
+        made = evidence(found, usecase="parcels", night=night, spec=self.spec.digest, data=f"{name}{night}")
+        made = replace(made, version=name, model=digest_bytes(data), baseline_model=baseline, prior=0.4)
+        made = replace(made, champion=champion["model"] if champion else "", **changes)
+        word = BLESSED if champion else RUBBER_STAMPED
+        row = ledger.record_attempt(self.lake, made, lambda number: Verdict(word, f"{word}: {name}", ()))
+        return promote(self.lake, self.spec, row["key"], registry=self.registry)
+
+    def night(self, key: str) -> str:
+        """Score a night, take its steps, and return the sentence."""
+        score(self.lake, self.spec, key)
+        return advance(self.lake, self.spec, key).note
+
+    def nights(self, first: str, last: str) -> list[str]:
+        """Do so for each night of a range."""
+        return [self.night(key) for key in self.spec.clock.keys(first, last)]
+
+    def served(self) -> dict[str, dict[str, int]]:
+        """Return how many rows of each night each rung and version served."""
+        found: dict[str, dict[str, int]] = {}
+        for row in self.lake.rows("predictions"):
+            who = f"{row['rung']} {row['version']}"
+            night = found.setdefault(row["night"], {})
+            night[who] = night.get(who, 0) + 1
+        return found
+
+    def switches(self) -> list[tuple[str, str, str]]:
+        """Return role, kind and version of each switch, without the baseline's rows."""
+        rows = ledger.switches(self.lake)
+        return [(r["role"], r["kind"], r["version"]) for r in rows if r["role"] != "baseline"]
+
+
+@pytest.fixture
+def depot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Depot]:
+    """Makes a depot with a rollout: ``depot(kind="shadow")``."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    return lambda **rollout: Depot(tmp_path, **rollout)

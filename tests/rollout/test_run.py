@@ -1,0 +1,294 @@
+"""Through shadow and canary to champion, and back by itself: each step on live labels and in the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from include.errors import SpecError
+from include.promote import ledger
+from include.promote.back import rollback
+from include.promote.run import promote
+from include.rollout.canary import entities
+from include.rollout.run import advance
+from include.score.run import score
+from tests.features import parcels
+from tests.rollout.conftest import Depot
+
+Make = Callable[..., Depot]
+
+
+def test_immediate_serves_at_once_with_the_one_before_beside_it(depot: Make) -> None:
+    """A blessed challenger serves from the next night on; the champion it replaced scores in shadow."""
+    made = depot(kind="immediate")
+    made.promote("forgot", "2024-03-05")
+    made.nights("2024-03-06", "2024-03-07")
+    made.promote("knows", "2024-03-07")
+    made.nights("2024-03-08", "2024-03-09")
+    assert made.served()["2024-03-07"] == {"champion forgot": 12}
+    assert made.served()["2024-03-08"] == {"champion knows": 12}
+    beside = made.lake.rows("shadows")
+    assert {(r["night"], r["version"], r["rung"]) for r in beside} == {
+        ("2024-03-08", "forgot", "shadow"),
+        ("2024-03-09", "forgot", "shadow"),
+    }
+    assert len(beside) == 24
+
+
+def test_a_wrong_promotion_is_rolled_back_by_itself(depot: Make) -> None:
+    """A champion that loses more on live labels than the one before it goes, and the ledger says why."""
+    made = depot(kind="immediate")
+    made.promote("knows", "2024-03-05")
+    made.nights("2024-03-06", "2024-03-07")
+    made.promote("wrong", "2024-03-07")
+    notes = made.nights("2024-03-08", "2024-03-11")
+    assert "watch of vwrong after vknows since 2024-03-08: back, loses" in notes[-1]
+    assert made.switches()[-1] == ("champion", "rolled back", "knows")
+    live = ledger.live(made.lake)["champion"]
+    assert (live["by"], live["effective"]) == ("evergreen", "2024-03-12")
+    assert "log_loss a row than the incumbent over 2 nights" in live["reason"]
+    assert made.nights("2024-03-12", "2024-03-20") == ["nothing is on trial"] * 9
+    assert made.served()["2024-03-12"] == {"champion knows": 12}
+
+
+def test_a_good_champion_is_watched_and_stays(depot: Make) -> None:
+    """A better one stays while it is watched, and when the watch is over it isn't scored beside any more."""
+    made = depot(kind="immediate", patience=6)
+    made.promote("forgot", "2024-03-05")
+    made.night("2024-03-06")
+    made.promote("knows", "2024-03-06")
+    notes = made.nights("2024-03-07", "2024-03-18")
+    assert "stay" in notes[5]
+    assert notes[-1] == "nothing is on trial"
+    assert max(row["night"] for row in made.lake.rows("shadows")) == "2024-03-14"
+    assert made.switches()[-1][-1] == "knows"
+
+
+def test_from_shadow_over_canary_to_champion(depot: Make) -> None:
+    """A better challenger serves nobody, then its share, then all; each step waits for its matured nights."""
+    made = depot(kind="canary", share=0.4, entity=["depot", "parcel"])
+    made.promote("forgot", "2024-03-05")
+    made.night("2024-03-06")
+    made.promote("knows", "2024-03-06")
+    made.nights("2024-03-07", "2024-03-25")
+    assert made.switches() == [
+        ("champion", "promoted", "forgot"),
+        ("challenger", "shadow", "knows"),
+        ("challenger", "canary", "knows"),
+        ("champion", "promoted", "knows"),
+    ]
+    steps = {
+        row["kind"] + row["role"]: row for row in ledger.switches(made.lake) if row["version"] == "knows"
+    }
+    canary, champion = steps["canarychallenger"]["effective"], steps["promotedchampion"]["effective"]
+    assert canary >= "2024-03-12"
+    assert len(made.spec.clock.keys(canary, champion)) - 1 >= 6
+    assert (
+        "shadow of vknows beside vforgot since 2024-03-07: log_loss gain"
+        in steps["canarychallenger"]["reason"]
+    )
+    served = made.served()
+    assert set(served[made.spec.clock.shift(canary, -1)]) == {"champion forgot"}
+    assert set(served[canary]) == {"champion forgot", "canary knows"}
+    assert served[champion] == {"champion knows": 12}
+    mine = [
+        {
+            (r["depot"], r["parcel"])
+            for r in made.lake.rows("predictions", {"night": night})
+            if r["rung"] == "canary"
+        }
+        for night in made.spec.clock.keys(canary, made.spec.clock.shift(champion, -1))
+    ]
+    assert mine[0]
+    assert all(one == mine[0] for one in mine), "the canary's entities are the same every night"
+
+
+@pytest.mark.parametrize("kind", ["shadow", "canary"])
+def test_a_worse_challenger_never_serves_alone(depot: Make, kind: str) -> None:
+    """What loses more in shadow is withdrawn; the champion serves every row of every night."""
+    made = depot(kind=kind)
+    made.promote("knows", "2024-03-05")
+    made.night("2024-03-06")
+    made.promote("wrong", "2024-03-06")
+    made.nights("2024-03-07", "2024-03-16")
+    assert made.switches()[1:] == [("challenger", "shadow", "wrong"), ("challenger", "withdrawn", "wrong")]
+    assert all(who == {"champion knows": 12} for who in made.served().values())
+    assert not made.lake.rows("shadows", {"night": "2024-03-16"})
+
+
+def test_an_undecided_challenger_goes_when_patience_is_over(depot: Make) -> None:
+    """One that is neither shown better nor worse is withdrawn in the end."""
+    made = depot(kind="shadow", patience=8, alpha=0.01)
+    made.promote("knows", "2024-03-05")
+    made.night("2024-03-06")
+    made.promote("knows too", "2024-03-06")
+    notes = made.nights("2024-03-07", "2024-03-14")
+    assert "undecided after 8 nights, 6 of them matured" in notes[-1]
+    assert made.switches()[-1] == ("challenger", "withdrawn", "knows too")
+
+
+def test_a_switch_of_the_champion_ends_a_trial(depot: Make) -> None:
+    """A challenger was judged against a champion that doesn't serve any more: it isn't tried any longer."""
+    made = depot(kind="shadow")
+    for name, night in (("forgot", "2024-03-04"), ("knows", "2024-03-05")):
+        made.promote(name, night)
+        made.night(made.spec.clock.shift(night, 1))
+    made.nights("2024-03-07", "2024-03-15")
+    assert made.switches()[-1] == ("champion", "promoted", "knows")
+    made.promote("knows too", "2024-03-15")
+    made.night("2024-03-16")
+    rollback(made.lake, made.spec, None, "a person", "a test")
+    notes = made.nights("2024-03-17", "2024-03-30")
+    assert set(notes) == {"nothing is on trial"}
+    assert made.switches()[-1] == ("champion", "rolled back", "forgot")
+
+
+def test_nights_that_run_again_take_no_step_twice(depot: Make) -> None:
+    """Scoring and advancing again, an old night or the newest, leaves ledger and shadows as they are."""
+    made = depot(kind="canary", share=0.5)
+    made.promote("forgot", "2024-03-05")
+    made.night("2024-03-06")
+    made.promote("knows", "2024-03-06")
+    made.nights("2024-03-07", "2024-03-20")
+    before = {name: made.lake.rows(name) for name in ("deployments", "shadows", "predictions", "restated")}
+    for night in ("2024-03-08", "2024-03-15", "2024-03-20"):
+        made.night(night)
+    assert {name: made.lake.rows(name) for name in before} == before
+    note = advance(made.lake, made.spec, "2024-03-15").note
+    assert note == "only the newest served night takes steps, and that is 2024-03-20"
+    for attempt in ledger.attempts(made.lake):
+        promote(made.lake, made.spec, attempt["key"], registry=made.registry)
+    assert made.lake.rows("deployments") == before["deployments"]
+
+
+def test_a_challenger_that_cannot_score_serves_nobody_and_goes(depot: Make) -> None:
+    """One whose bytes are gone leaves no shadows; the nights are served, and in the end it is withdrawn."""
+    made = depot(kind="shadow", patience=6)
+    made.promote("forgot", "2024-03-05")
+    made.night("2024-03-06")
+    made.promote("knows", "2024-03-06")
+    digest = ledger.switches(made.lake)[-1]["model"]
+    made.lake.replace(f"models/{digest}.skops", b"damaged")
+    made.nights("2024-03-07", "2024-03-12")
+    assert not [row for row in made.lake.rows("shadows") if row["model"] == digest]
+    assert made.switches()[-1] == ("challenger", "withdrawn", "knows")
+    assert all(who == {"champion forgot": 12} for who in made.served().values())
+
+
+def test_a_canary_that_fails_is_caught_by_the_ladder(depot: Make) -> None:
+    """Rows of a canary that can't be loaded are served by the champion, and each says why."""
+    made = depot(kind="canary", share=0.5)
+    made.promote("forgot", "2024-03-05")
+    made.night("2024-03-06")
+    made.promote("knows", "2024-03-06")
+    made.nights("2024-03-07", "2024-03-12")
+    canary = ledger.switches(made.lake)[-1]
+    assert canary["kind"] == "canary"
+    made.lake.replace(f"models/{canary['model']}.skops", b"damaged")
+    score(made.lake, made.spec, canary["effective"])
+    rows = made.lake.rows("predictions", {"night": canary["effective"]})
+    assert {row["rung"] for row in rows} == {"champion"}
+    assert {bool(row["reason"]) for row in rows} == {True, False}
+
+
+def test_the_share_is_the_declared_one(depot: Make) -> None:
+    """Of many entities the declared share is chosen, other ones for another model."""
+    made = depot(kind="canary", share=0.2, entity=["parcel"])
+    import pyarrow as pa
+
+    rows = pa.table({"parcel": range(20_000)})
+    one, other = (entities(made.spec, rows, model) for model in ("a", "b"))
+    assert sum(one) == pytest.approx(4000, abs=4 * (20_000 * 0.16) ** 0.5)
+    assert sum(a and b for a, b in zip(one, other, strict=True)) == pytest.approx(800, abs=150)
+
+
+def test_a_person_who_is_faster_is_not_gone_back_from(depot: Make) -> None:
+    """Somebody rolled back between a night's score and its step: the step that was due is not taken."""
+    made = depot(kind="immediate")
+    for name, night in (("forgot", "2024-03-04"), ("knows", "2024-03-05"), ("wrong", "2024-03-06")):
+        made.promote(name, night)
+        made.night(made.spec.clock.shift(night, 1))
+    made.nights("2024-03-08", "2024-03-08")
+    score(made.lake, made.spec, "2024-03-09")
+    rollback(made.lake, made.spec, None, "ann", "it looks wrong")
+    before = made.switches()
+    assert advance(made.lake, made.spec, "2024-03-09").rows == 0
+    assert made.switches() == before
+    assert before[-1] == ("champion", "rolled back", "knows")
+
+
+@pytest.mark.parametrize("night", ["2024-03-05", "2024-03-08"])
+def test_one_is_tried_after_the_other(depot: Make, night: str) -> None:
+    """While one is on trial a newer blessed challenger waits for the next training, as an older one does."""
+    made = depot(kind="shadow")
+    made.promote("forgot", "2024-03-04")
+    made.nights("2024-03-05", "2024-03-06")
+    assert made.promote("knows", "2024-03-06") is not None
+    made.nights("2024-03-07", "2024-03-08")
+    assert made.promote("knows too", night) is None
+    made.nights("2024-03-09", "2024-03-20")
+    assert made.switches()[-1] == ("champion", "promoted", "knows")
+
+
+def test_lost_nights_prolong_a_trial(depot: Make) -> None:
+    """Nights that nobody scored take nothing from a challenger's patience: its trial ends in the ledger."""
+    made = depot(kind="shadow", patience=8, alpha=0.01)
+    made.promote("knows", "2024-03-05")
+    made.night("2024-03-06")
+    made.promote("knows too", "2024-03-06")
+    made.nights("2024-03-07", "2024-03-09")
+    notes = made.nights("2024-03-25", "2024-03-29")
+    assert "shadow of vknows too" in notes[0]
+    assert "undecided after 8 nights" in notes[-1]
+    assert made.switches()[-1] == ("challenger", "withdrawn", "knows too")
+
+
+def test_nights_that_a_model_served_to_nobody_are_no_evidence(depot: Make) -> None:
+    """Where a source is missing the baseline serves: neither model is scored beside, or judged by it."""
+    made = depot(kind="immediate")
+    made.promote("knows", "2024-03-05")
+    made.night("2024-03-06")
+    made.promote("wrong", "2024-03-06")
+    for night in ("2024-03-07", "2024-03-08"):
+        parcels.publish(made.lake, made.spec, "roads", night, [], "unavailable")
+    made.nights("2024-03-07", "2024-03-11")
+    assert made.served()["2024-03-08"] == {"baseline wrong": 12}
+    assert {row["night"] for row in made.lake.rows("shadows")} == {"2024-03-09", "2024-03-10", "2024-03-11"}
+    assert made.switches()[-1] == ("champion", "promoted", "wrong")
+
+
+def test_a_night_whose_canary_fell_through_is_restated_whole(depot: Make) -> None:
+    """Both parts were served by the champion, for two reasons; what it would say now has every row."""
+    made = depot(kind="canary", share=0.5)
+    made.promote("forgot", "2024-03-05")
+    made.night("2024-03-06")
+    made.promote("knows", "2024-03-06")
+    made.nights("2024-03-07", "2024-03-12")
+    canary = ledger.switches(made.lake)[-1]
+    made.lake.replace(f"models/{canary['model']}.skops", b"damaged")
+    night = canary["effective"]
+    score(made.lake, made.spec, night)
+    later = [parcels.rows(made.spec, "orders", night, revision=number) for number in (0, 1)]
+    parcels.publish(made.lake, made.spec, "orders", night, later)
+    assert "they would be others now: see restated" in score(made.lake, made.spec, night).note
+    assert len(made.lake.rows("restated", {"night": night})) == 12
+
+
+def test_a_declaration_that_stops_asking_for_canaries_lets_a_shadow_serve(depot: Make) -> None:
+    """A shadow that began under another declaration takes the step that today's asks for."""
+    made = depot(kind="shadow")
+    made.promote("forgot", "2024-03-05")
+    made.night("2024-03-06")
+    made.promote("knows", "2024-03-06")
+    gate = made.spec.gate
+    rules = gate.rollout.model_copy(update={"kind": "immediate"})
+    made.spec = made.spec.model_copy(update={"gate": gate.model_copy(update={"rollout": rules})})
+    made.nights("2024-03-07", "2024-03-14")
+    assert made.switches()[-1] == ("champion", "promoted", "knows")
+
+
+def test_patience_without_a_step_is_refused(depot: Make) -> None:
+    """A declaration under which no challenger could ever serve says how much patience it takes."""
+    with pytest.raises(SpecError, match=r"gate.rollout.patience: at least 6, .* found 5"):
+        depot(kind="shadow", nights=4, patience=5)
