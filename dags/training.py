@@ -3,6 +3,8 @@
 When: on the declared schedule, started once for a cause by a night, or by hand with the night as a field.
 Changes: an MLflow run and model version, a row in `attempts`; when blessed, one commit to `deployments`.
 Not blessed is an outcome: `promote` is skipped, its log has the verdict's sentence, nothing is switched.
+With `gate.approval: human` a blessed one waits in `approve` for an answer under *Required actions*, until
+the deadline, which means no. The next training doesn't wait for it; its verdict supersedes what waits.
 If it is red: `train` says how many matured nights it needs and found; the rest name what to put right.
 """
 
@@ -10,8 +12,11 @@ from airflow.sdk import DAG, CronPartitionTimetable, TaskGroup
 
 from evergreen.assets import product
 from evergreen.defaults import arguments, night_field
+from evergreen.operators.approve import ApproveOperator
 from evergreen.operators.train import EvaluateOperator, JudgeOperator, PromoteOperator, TrainOperator
 from include.spec import UseCase, read_all
+
+RUNS = 16  # of a use case whose verdicts wait for a person; the waiting ones hold no worker
 
 
 def training(spec: UseCase) -> DAG:
@@ -19,22 +24,39 @@ def training(spec: UseCase) -> DAG:
     clock = CronPartitionTimetable(
         spec.schedule.training, timezone=spec.schedule.timezone, key_format="%Y-%m-%d"
     )
+    human = spec.gate.approval == "human"
     with DAG(
-        **arguments(spec, "training"), schedule=clock, max_active_runs=1, params=night_field(), doc_md=__doc__
+        **arguments(spec, "training"),
+        schedule=clock,
+        max_active_runs=RUNS if human else 1,
+        params=night_field(),
+        doc_md=__doc__,
     ) as dag:
         with TaskGroup("train"):
-            run = TrainOperator(task_id="fit", usecase=spec.name)
+            run = TrainOperator(task_id="fit", usecase=spec.name, max_active_tis_per_dag=1)
         with TaskGroup("evaluate"):
-            evidence = EvaluateOperator(task_id="measure", usecase=spec.name, run=run.output)
+            evidence = EvaluateOperator(
+                task_id="measure", usecase=spec.name, run=run.output, max_active_tis_per_dag=1
+            )
         with TaskGroup("judge"):
             verdict = JudgeOperator(task_id="decide", usecase=spec.name, evidence=evidence.output)
         with TaskGroup("promote"):
-            PromoteOperator(
+            switch = PromoteOperator(
                 task_id="switch",
                 usecase=spec.name,
                 verdict=verdict.output,
-                outlets=[product(spec.name, "champion")],
+                trigger_rule="none_failed",  # the ledger says whether it may, and its log why not
+                outlets=[product(spec.name, "switches")],
             )
+        if human:
+            with TaskGroup("approve"):
+                ask = ApproveOperator(
+                    task_id="ask",
+                    usecase=spec.name,
+                    verdict=verdict.output,
+                    hours=spec.gate.approval_hours,
+                )
+            ask >> switch
     return dag
 
 

@@ -10,13 +10,16 @@ import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from include import spec as specs
+from include.acts import acts
 from include.clock import day_of
 from include.errors import EvergreenError, PartitionError
+from include.options import AsJson, Debug, UseCaseName
+from include.options import show as _show
 
 app = typer.Typer(
     help=__doc__,
@@ -25,9 +28,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-UseCaseName = Annotated[str, typer.Argument(metavar="USECASE")]
 AllOrOne = Annotated[str | None, typer.Argument(metavar="[USECASE]", help="All of them, unless given.")]
 Night = Annotated[str | None, typer.Option("--night", help="A partition, as 2013-03-01.")]
 
@@ -120,26 +120,41 @@ def doctor(as_json: AsJson = False, debug: Debug = False) -> None:
 
 
 @app.command()
-def rollback(
+def calibrate(
     usecase: UseCaseName,
-    by: Annotated[str, typer.Option("--by", help="Who wants it.")],
-    reason: Annotated[str, typer.Option("--reason", help="Why; it stays in the ledger.")],
-    to: Annotated[str | None, typer.Option("--to", help="A version; the one before, unless given.")] = None,
+    sequences: Annotated[int, typer.Option("--sequences", min=1, help="Of 20 attempts each.")] = 10_000,
+    page: Annotated[Path | None, typer.Option("--page", help="Write the page there too.")] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Let an earlier champion serve again, from the next night that is not served yet."""
+    """Measure how often the gate promotes noise, and which gains it sees; it takes minutes."""
+    from include.calibrate.run import calibrate as measure
+    from include.calibrate.run import text
     from include.lake import Lake
-    from include.promote.run import rollback as go_back
+
+    if page is not None and not page.parent.is_dir():  # before minutes of work
+        raise EvergreenError(f"--page {page}", required="a folder that is there", found=f"no {page.parent}")
+    found, html = measure(Lake(usecase), specs.load(usecase), sequences)
+    if page is not None:
+        page.write_text(html)
+    _show(found, text(found), as_json)
+
+
+@app.command()
+def ablate(usecase: UseCaseName, night: Night = None, as_json: AsJson = False, debug: Debug = False) -> None:
+    """Say what each group of features brings: what is lost without it, on a training's test nights."""
+    from include.evaluate.ablate import ablate as leave_out
+    from include.lake import Lake
     from include.registry import Registry
 
-    ref = go_back(Lake(usecase), specs.load(usecase), to, by, reason, registry=Registry())
-    _show(ref.xcom(), ref.note, as_json)
+    night = _day(night) if night else None
+    found = leave_out(Lake(usecase), specs.load(usecase), night, registry=Registry())
+    _show(found.plain(), found.text(), as_json)
 
 
 @app.command()
 def run(
-    stage: Annotated[str, typer.Argument(metavar="ingest|score|monitor|train")],
+    stage: Annotated[str, typer.Argument(metavar="ingest|score|monitor|rollout|train")],
     usecase: UseCaseName,
     night: Night = None,
     first: Annotated[str | None, typer.Option("--first", help="With --last: a range of nights.")] = None,
@@ -157,6 +172,9 @@ def run(
     _show(
         {"done": [ref.xcom() for ref in found]}, "\n".join(f"{r.partition}  {r.note}" for r in found), as_json
     )
+
+
+app.add_typer(acts)
 
 
 def _readable(usecase: str | None) -> tuple[list[specs.UseCase], list[str]]:
@@ -190,10 +208,6 @@ def _day(key: str) -> str:
             found=repr(key) if key else "none",
             remedy="give --night, or to `run` --first and --last",
         ) from None
-
-
-def _show(data: dict[str, Any], text: str, as_json: bool) -> None:
-    typer.echo(json.dumps(data, indent=1, default=str) if as_json else text)
 
 
 def main() -> None:

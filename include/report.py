@@ -66,7 +66,7 @@ def _champion(status: Row) -> Iterator[str]:
         who = f" by {champion['by']}" if champion["by"] else ""
         yield (
             f"\nchampion v{champion['version']} ({champion['model']}) since night {champion['effective']}, "
-            f"{champion['kind']}{who}"
+            f"{champion['kind']}{who}{', once forced' if champion['forced'] else ''}"
         )
         yield f"  {champion['reason']}"
         previous = champion["previous"]
@@ -80,9 +80,16 @@ def _champion(status: Row) -> Iterator[str]:
 
 
 def _attempts(status: Row) -> Iterator[str]:
+    yield from (f"  on trial: {trial}" for trial in status["trials"])
+    if waiting := status["waiting"]:
+        yield f"\nwaits for approval: v{waiting['version']} of night {waiting['night']}, {waiting['key'][:8]}"
+        yield f"  answer in Airflow, or: python -m include approve {status['usecase']} --by … --reason …"
     if status["attempts"]:
         yield "\nlast attempts"
-        yield from (f"  {row['night']}  v{row['version']}  {row['sentence']}" for row in status["attempts"])
+        for row in status["attempts"]:
+            yield f"  {row['night']}  v{row['version']}  {row['key'][:8]}  {row['sentence']}"
+            if row["approval"]:
+                yield f"    {row['approval']}"
 
 
 def _performance(status: Row) -> Iterator[str]:

@@ -54,12 +54,20 @@ def _monitor(lake: Lake, spec: UseCase, nights: Sequence[str], now: datetime) ->
     yield from (monitor(lake, spec, night) for night in nights)
 
 
+def _rollout(lake: Lake, spec: UseCase, nights: Sequence[str], now: datetime) -> Iterator[Ref]:
+    from include.registry import Registry
+    from include.rollout.run import advance
+
+    yield from (advance(lake, spec, night, registry=Registry) for night in nights)
+
+
 def _train(lake: Lake, spec: UseCase, nights: Sequence[str], now: datetime) -> Iterator[Ref]:
     from include.evaluate.run import evaluate
     from include.promote.evidence import attempt_of
     from include.promote.run import decide, promote
     from include.registry import Registry
     from include.train.run import train
+    from include.verdict.draw import draw
 
     registry = Registry()
     for night in nights:
@@ -68,6 +76,7 @@ def _train(lake: Lake, spec: UseCase, nights: Sequence[str], now: datetime) -> I
         evidence = evaluate(lake, spec, night, trained.uri, registry=registry)
         verdict = decide(lake, spec, evidence.uri)
         attempt = attempt_of(evidence.uri)
+        draw(lake, spec, attempt, registry)
         yield Ref(f"{lake.uri}/tables/attempts", night, attempt, note=verdict.sentence)
         switched = promote(lake, spec, attempt, registry=registry)
         if switched is not None:
@@ -78,5 +87,6 @@ STAGES: dict[str, Callable[[Lake, UseCase, Sequence[str], datetime], Iterator[Re
     "ingest": _ingest,
     "score": _score,
     "monitor": _monitor,
+    "rollout": _rollout,
     "train": _train,
 }

@@ -8,6 +8,8 @@ from typing import Any
 
 from include.lake import Lake
 from include.promote import ledger
+from include.promote.obstacle import books, consent, waiting
+from include.rollout.trial import trials
 from include.spec import UseCase
 
 RECENT = 7  # nights, attempts and rules that are shown
@@ -21,7 +23,9 @@ def status(lake: Lake, spec: UseCase) -> dict[str, Any]:
     -------
     dict
         ``products`` (nights by outcome, rows), ``not_published`` (with each one's sentence), ``quarantine``
-        (the most frequent rules), ``champion``, ``attempts``, ``performance``, ``findings`` and ``stale``.
+        (the most frequent rules), ``champion``, ``trials`` (who is scored beside it, and why),
+        ``waiting`` (the attempt that waits for approval), ``attempts``, ``performance``, ``findings`` and
+        ``stale``.
     """
     partitions = sorted(lake.rows("partitions"), key=lambda row: (row["night"], row["product"]))
     return {
@@ -36,7 +40,9 @@ def status(lake: Lake, spec: UseCase) -> dict[str, Any]:
         ],
         "quarantine": _quarantine(lake),
         "champion": champion(lake),
-        "attempts": attempts(lake),
+        "trials": on_trial(lake, spec),
+        "waiting": pending(lake, spec),
+        "attempts": attempts(lake, spec),
         "performance": performance(lake),
         "rungs": _rungs(lake),
         "findings": _findings(lake),
@@ -86,14 +92,29 @@ def champion(lake: Lake) -> Row | None:
     return {
         **shown,
         "model": line[-1]["model"][:12],
+        "forced": ledger.was_forced(line[-1]),
         "previous": _part(line[-2], "version", "effective") if len(line) > 1 else None,
     }
 
 
-def attempts(lake: Lake) -> list[Row]:
-    """Return the last verdicts, oldest first."""
-    names = ("night", "attempt", "verdict", "version", "sentence")
-    return [_part(row, *names) for row in ledger.attempts(lake)[-RECENT:]]
+def on_trial(lake: Lake, spec: UseCase) -> list[str]:
+    """Return what is being tried from the next night on: a model in shadow or canary, or a new champion."""
+    rows = ledger.switches(lake)
+    night = ledger.next_unserved(lake, spec, *(row["effective"] for row in rows[-1:]))
+    return [str(trial) for trial in trials(rows, spec, night)]
+
+
+def pending(lake: Lake, spec: UseCase) -> Row | None:
+    """Return the attempt that waits for a person's approval."""
+    row = waiting(lake, spec)
+    return row and _part(row, "key", "night", "version", "sentence")
+
+
+def attempts(lake: Lake, spec: UseCase) -> list[Row]:
+    """Return the last verdicts, oldest first, each with what became of its approval."""
+    names = ("key", "night", "attempt", "verdict", "version", "sentence")
+    now, rows = books(lake, spec), ledger.attempts(lake)[-RECENT:]
+    return [{**_part(row, *names), "approval": consent(now, row)} for row in rows]
 
 
 def performance(lake: Lake) -> Row:

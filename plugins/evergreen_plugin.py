@@ -10,7 +10,7 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
-from evergreen.links import PREFIX, MlflowLink, OverviewLink, ReportLink, address
+from evergreen.links import PREFIX, MlflowLink, OverviewLink, ReportLink, VerdictLink, address
 
 _ICON = (
     "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 24 24' fill='none'"
@@ -35,7 +35,12 @@ class EvergreenPlugin(AirflowPlugin):
         }
     ]
     # the operators name their links themselves; here they are for the list under Admin → Plugins
-    operator_extra_links: list[Any] = [OverviewLink(), ReportLink(), MlflowLink()]  # noqa: RUF012  # as above
+    operator_extra_links: list[Any] = [  # noqa: RUF012  # as above
+        OverviewLink(),
+        ReportLink(),
+        VerdictLink(),
+        MlflowLink(),
+    ]
 
     @cached_property
     def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]  # only the api-server asks for it

@@ -91,7 +91,19 @@ def test_help_names_every_command() -> None:
     """The help is there at once and lists what there is."""
     done = shell("--help")
     assert done.returncode == 0
-    for command in ("status", "check", "new", "verify", "doctor", "rollback", "run"):
+    for command in (
+        "status",
+        "check",
+        "new",
+        "verify",
+        "doctor",
+        "run",
+        "rollback",
+        "approve",
+        "force",
+        "calibrate",
+        "ablate",
+    ):
         assert f"  {command} " in done.stdout
 
 
@@ -178,13 +190,13 @@ def test_status_shows_what_is_not_published_and_what_is_stale(lake: Path, tmp_pa
 def test_check_passes_the_shipped_use_case_and_the_tests_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is shipped is sound, its SQL, estimators and expectations included."""
     monkeypatch.setenv("EVERGREEN_USECASES", str(USECASES))
-    assert call("check") == (0, {"usecases": ["flight_delay", "weekly_sales"], "wrong": []})
+    assert call("check") == (0, {"usecases": ["flight_delay", "flight_minutes", "weekly_sales"], "wrong": []})
 
 
 WRONG = {
     "lookback: 4": ("loockback: 4", "features.loockback: unknown key; valid here: "),
     "sql: units\n": ("sql: unicorns\n", "labels.sql: required an expression over"),
-    "estimator: random_forest": ("estimator: oracle", "estimator: one of prior, ridge"),
+    "estimator: random_forest": ("estimator: oracle", "estimator: one of prior, rule, ridge"),
     "{alpha: 1.0}": ("{alfa: 1.0}", "required params of ridge: alpha, "),
     "expect_column_values_to_match_regex": ("expect_no_trouble", "expect_no_trouble"),
     "column: price,": ("column: prize,", "found prize"),
@@ -253,7 +265,7 @@ def test_a_declaration_that_can_not_be_read_is_in_the_answer(
     (sentence,) = found["wrong"]
     assert "broken/usecase.yaml" in sentence
     assert sentence in text.stdout
-    assert len(found["usecases"]) == 2
+    assert len(found["usecases"]) == 3
     code, found = call(command, "weekly_sales")
     assert (code, found["wrong"]) == (0, [])
 
@@ -421,7 +433,7 @@ def test_running_a_night_again_heals_it(lake: Path, tmp_path: Path) -> None:
 
 def test_a_stage_that_is_none_and_a_night_that_is_none_are_refused(lake: Path) -> None:
     """The error lists the stages, or says which day has a night."""
-    with pytest.raises(Exception, match="stage 'guess': required one of ingest, score, monitor, train"):
+    with pytest.raises(Exception, match="'guess': required one of ingest, score, monitor, rollout, train"):
         call("run", "guess", "weekly_sales", "--night", "2024-01-01")
     with pytest.raises(Exception, match="a night of the schedule"):
         call("run", "ingest", "weekly_sales", "--night", "2024-01-02")

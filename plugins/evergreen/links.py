@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit
 from airflow.sdk import BaseOperatorLink, conf
 
 from include.environment import setting
+from include.verdict.place import page_place
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
@@ -66,6 +67,22 @@ class ReportLink(BaseOperatorLink):
         night = _returned(ti_key).get("partition")
         usecase = operator.usecase  # type: ignore[attr-defined]  # Evergreen's operators have it
         return inside(f"/report/{quote(usecase)}/monitor/{quote(night)}.html") if night else ""
+
+
+class VerdictLink(BaseOperatorLink):
+    """From a judge or promote task to the page on what the verdict rests on."""
+
+    name = "Verdict report"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """Return the page of the verdict that the task gave, or was given; empty while there is none."""
+        given = getattr(operator, "verdict", None)
+        verdict = given if isinstance(given, dict) else _returned(ti_key)
+        if not verdict:
+            return ""
+        usecase = operator.usecase  # type: ignore[attr-defined]  # Evergreen's operators have it
+        path = page_place(verdict["partition"], verdict["uri"])
+        return inside(f"/report/{quote(usecase)}/{quote(path)}")
 
 
 class MlflowLink(BaseOperatorLink):

@@ -12,6 +12,7 @@ SHIPPED = [*DAGS, *PLUGINS, *INCLUDE, *pages("demo", "benchmarks")]
 # these pages may ask for the time, each for its reason
 CLOCK_READERS = {
     "include/__main__.py": "what a person asks for is asked now: the knowledge time of what a source changed",
+    "include/acts.py": "a person answers now",
     "include/ingest/breaker.py": "how to treat a source now is no part of any result",
 }
 

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 AIRFLOW = [sys.executable, "-m", "airflow"]
 USERS = {"boss": "admin", "reader": "viewer", "sales": "viewer", "nobody": ""}
 NIGHTS = {"weekly_sales": ("2024-03-04", "2024-03-11"), "flight_delay": ("2013-03-01", "2013-03-02")}
+ATTEMPT = "0a1b2c3d" * 8
 SOURCES = {"weekly_sales": "sales", "flight_delay": "outcomes"}
 PLANTED = "<script>alert('planted')</script>"
 
@@ -26,8 +27,9 @@ DAG_ID = "weekly_sales__links"
 # one task of each kind that has a link, as the operators have them
 DAG = f"""
 from airflow.sdk import DAG
-from evergreen.links import MlflowLink, OverviewLink, ReportLink
+from evergreen.links import MlflowLink, OverviewLink, ReportLink, VerdictLink
 from evergreen.operators.base import EvergreenOperator
+from airflow.sdk.exceptions import AirflowSkipException
 
 
 class Returns(EvergreenOperator):
@@ -35,6 +37,25 @@ class Returns(EvergreenOperator):
 
     def execute(self, context):
         return dict(uri="0a1b2c", partition="2024-03-11", digest="", rows=1, note="made")
+
+
+class Judges(EvergreenOperator):
+    operator_extra_links = (VerdictLink(),)
+
+    def execute(self, context):
+        return dict(uri="{ATTEMPT}", partition="2024-03-04", digest="", rows=0, note="judged")
+
+
+class Skips(EvergreenOperator):
+    operator_extra_links = (VerdictLink(),)
+    template_fields = ("verdict",)
+
+    def __init__(self, *, verdict, **kwargs):
+        super().__init__(**kwargs)
+        self.verdict = verdict
+
+    def execute(self, context):
+        raise AirflowSkipException(self.verdict["note"])
 
 
 class Fails(Returns):
@@ -45,6 +66,7 @@ class Fails(Returns):
 with DAG("{DAG_ID}", schedule=None, default_args=dict(usecase="weekly_sales")):
     Returns(task_id="returns")
     Fails(task_id="fails")
+    Skips(task_id="skips", verdict=Judges(task_id="judges").output)
 """
 
 
@@ -152,6 +174,7 @@ def fill(lake: Lake, usecase: str) -> None:
     _quarantine(lake, source, second)
     _ledgers(lake, first)
     lake.replace(f"reports/monitor/{second}.html", b"<!doctype html><script>1</script><p>drifted: price</p>")
+    lake.replace(f"reports/verdict/{first}-{ATTEMPT[:8]}.html", b"<!doctype html><p>why it was blessed</p>")
 
 
 def _quarantine(lake: Lake, source: str, night: str) -> None:
@@ -167,13 +190,13 @@ def _quarantine(lake: Lake, source: str, night: str) -> None:
 
 def _ledgers(lake: Lake, night: str) -> None:
     verdict = f"blessed: squared_error 3.1 [3.0, 3.2], champion v2 3.4 {PLANTED}"
-    attempt = {"key": "k" * 64, "night": night, "verdict": "blessed", "sentence": verdict, "checks": "[]",
+    attempt = {"key": ATTEMPT, "night": night, "verdict": "blessed", "sentence": verdict, "checks": "[]",
                "evidence": "{}", "version": "3", "model": "m" * 64, "spec": "s" * 64, "data": "d" * 64,
                "code": "abc", "attempt": 1, "recorded": 1}  # fmt: skip
     lake.append_at("attempts", _table([attempt], tables.ATTEMPTS), -1)
     switch = {"switch": 1, "role": "champion", "version": "3", "model": "m" * 64, "prior": 30.0,
               "effective": night, "evidence": night, "kind": "promoted", "by": "gate", "reason": verdict,
-              "attempt": "k" * 64, "request": "k" * 64}  # fmt: skip
+              "attempt": ATTEMPT, "request": ATTEMPT}  # fmt: skip
     lake.append_at("deployments", _table([switch], tables.DEPLOYMENTS), -1)
 
 

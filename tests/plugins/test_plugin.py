@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.plugins.site import ROOT, Site
+from tests.plugins.site import ATTEMPT, ROOT, Site
 
 pytestmark = pytest.mark.airflow
 
@@ -33,7 +33,7 @@ def test_airflow_lists_the_plugin(site: Site) -> None:
 
     assert [(a["name"], a["url_prefix"]) for a in plugin["fastapi_apps"]] == [("Evergreen", "/evergreen")]
     assert [(v["href"], v["url_route"]) for v in plugin["external_views"]] == [("/evergreen/", "evergreen")]
-    assert len(plugin["operator_extra_links"]) == 3
+    assert len(plugin["operator_extra_links"]) == 4
     assert errors == []
 
 
@@ -44,6 +44,17 @@ def test_links_lead_to_what_the_task_made(site: Site, run: str) -> None:
         "Drift report": "/plugin/evergreen/evergreen/report/weekly_sales/monitor/2024-03-11.html",
         "MLflow run": "http://mlflow.example/#/runs/0a1b2c",
     }
+
+
+def test_a_verdicts_page_is_linked_from_who_gave_it_and_who_acts_on_it(site: Site, run: str) -> None:
+    """The judge's button and that of a skipped promotion open the same page, which says why."""
+    for task in ("judges", "skips"):
+        links = site.get(f"{run}/taskInstances/{task}/links", "reader").json()["extra_links"]
+        place = f"verdict/2024-03-04-{ATTEMPT[:8]}.html"
+        assert links["Verdict report"] == f"/plugin/evergreen/evergreen/report/weekly_sales/{place}", task
+        framed = site.get(f"/evergreen/report/weekly_sales/{place}", "reader", by="cookie")
+        assert framed.status_code == 200, task
+        assert "why it was blessed" in site.get(f"/evergreen/reports/weekly_sales/{place}", "reader").text
 
 
 def test_a_failed_task_has_only_the_overview(site: Site, run: str) -> None:

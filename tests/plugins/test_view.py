@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.plugins.site import NIGHTS, PLANTED, Site
+from tests.plugins.site import ATTEMPT, NIGHTS, PLANTED, Site
 
 pytestmark = pytest.mark.airflow
 NIGHT = NIGHTS["weekly_sales"][1]
@@ -88,6 +88,14 @@ def test_the_overview_says_who_is_champion_and_how_the_nights_went(site: Site) -
         "not known yet",
     ):
         assert said in text, said
+
+
+def test_an_attempt_leads_to_its_report(site: Site) -> None:
+    """The overview links each attempt to the page on what its verdict rests on, where there is one."""
+    text = site.get("/evergreen/usecase/weekly_sales", "reader").text
+    place = f"verdict/{NIGHTS['weekly_sales'][0]}-{ATTEMPT[:8]}.html"
+
+    assert f'<a href="/evergreen/report/weekly_sales/{place}">report</a>' in text
 
 
 def test_what_cannot_be_shown_takes_nothing_else_down(site: Site) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowSkipException
 
-from evergreen.links import MlflowLink, OverviewLink
+from evergreen.links import MlflowLink, OverviewLink, VerdictLink
 from evergreen.operators.base import EvergreenOperator, night_of
 from include.refs import Ref
 
@@ -60,9 +60,12 @@ class EvaluateOperator(EvergreenOperator):
 class JudgeOperator(EvergreenOperator):
     """Decide on the evidence and write the attempt down; a refusal is an outcome and no error.
 
+    Writes the verdict, its page, and the cards of the model and its data.
+
     :param evidence: the evidence's reference.
     """
 
+    operator_extra_links = (OverviewLink(), VerdictLink())
     template_fields = ("evidence",)
 
     def __init__(self, *, evidence: Any, **kwargs: Any) -> None:
@@ -73,11 +76,15 @@ class JudgeOperator(EvergreenOperator):
         """Return the reference of the verdict: its attempt's key, and the sentence."""
         from include.promote.evidence import attempt_of
         from include.promote.run import decide
+        from include.registry import Registry
+        from include.verdict.draw import draw
 
         lake, spec = self.open()
+        attempt = attempt_of(self.evidence["uri"])
         with self.one_try():
             verdict = decide(lake, spec, self.evidence["uri"])
-        return self.handed(Ref(attempt_of(self.evidence["uri"]), night_of(context), note=verdict.sentence))
+            draw(lake, spec, attempt, Registry())
+        return self.handed(Ref(attempt, night_of(context), note=verdict.sentence))
 
 
 class PromoteOperator(EvergreenOperator):
@@ -86,6 +93,7 @@ class PromoteOperator(EvergreenOperator):
     :param verdict: the verdict's reference.
     """
 
+    operator_extra_links = (OverviewLink(), VerdictLink())
     template_fields = ("verdict",)
 
     def __init__(self, *, verdict: Any, **kwargs: Any) -> None:
@@ -95,13 +103,14 @@ class PromoteOperator(EvergreenOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of the switch, or skip with what stands in its way."""
         from include.promote import ledger
-        from include.promote.run import obstacle, promote
+        from include.promote.obstacle import books, obstacle
+        from include.promote.run import promote
         from include.registry import Registry
 
         lake, spec = self.open()
         with self.one_try():
             switched = promote(lake, spec, self.verdict["uri"], registry=Registry())
         if switched is None:
-            why = obstacle(ledger.switches(lake), ledger.attempt(lake, self.verdict["uri"]))
+            why = obstacle(books(lake, spec), ledger.attempt(lake, self.verdict["uri"]))
             raise AirflowSkipException(why or self.verdict["note"])
         return self.handed(switched)

@@ -80,5 +80,7 @@ def quarantine(request: Request, opened: Opened, night: str) -> HTMLResponse:
 def _stored(opened: Open, path: str) -> bytes:
     data = opened.lake.get(f"reports/{path}")
     if data is None:
-        raise HTTPException(404, f"{opened.spec.name} has no report {path}; its monitor task writes them.")
+        raise HTTPException(
+            404, f"{opened.spec.name} has no report {path}; its monitor and judge tasks write them."
+        )
     return data

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from include.errors import EvergreenError, StoreUnavailable
 from include.spec import load
+from include.verdict.place import page_place
 
 if TYPE_CHECKING:
     from include.lake import Lake
     from include.spec import UseCase
 
 NIGHTS = 14  # that are shown
-RUNGS = ("champion", "previous", "baseline", "prior")
+RUNGS = ("champion", "canary", "previous", "baseline", "prior")
 log = logging.getLogger(__name__)
 Rows = list[dict[str, Any]]
 Metrics = dict[str, float | None]
@@ -47,9 +48,11 @@ def _state(lake: Lake, spec: UseCase) -> dict[str, Any]:
         "statement": spec.problem.statement,
         "owner": spec.problem.owner,
         "champion": status.champion(lake),
+        "trials": status.on_trial(lake, spec),
+        "waiting": status.pending(lake, spec),
         "mean": _watched(spec, status.performance(lake)["mean"]),
         "stale": len(status.stale(lake, spec, partitions)),
-        "attempts": status.attempts(lake)[::-1],
+        "attempts": _reported(lake, status.attempts(lake, spec)[::-1]),
         "nights": _nights(lake, spec, partitions),
     }
 
@@ -75,6 +78,16 @@ def _nights(lake: Lake, spec: UseCase, partitions: Rows) -> Rows:
             "report": f"monitor/{night}.html" if f"reports/monitor/{night}.html" in reports else "",
         }
         for night in reversed(nights)
+    ]
+
+
+def _reported(lake: Lake, attempts: Rows) -> Rows:
+    """Return the attempts, each with its page where there is one."""
+    there = set(lake.keys("reports/verdict"))
+    places = [page_place(row["night"], row["key"]) for row in attempts]
+    return [
+        {**row, "report": place if f"reports/{place}" in there else ""}
+        for row, place in zip(attempts, places, strict=True)
     ]
 
 

@@ -1,0 +1,202 @@
+"""How good the predictions are, drawn: by night, by threshold, by what was predicted, by part of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from include.promote.evidence import CHALLENGER
+from include.promote.interval import Gain
+from include.verdict.charts import BAD, GOOD, INK, LINE, NEW, OLD, SOFT, chart, few
+from include.verdict.known import Known, Tested
+from include.verdict.words import named, rival, spoken
+
+Array = NDArray[np.float64]
+POINTS = 120  # of a curve
+BINS = 10  # of equally many rows
+DOTS = 500  # rows in a scatter plot
+
+
+def gain_by_night(known: Known, shown: Gain | None) -> str:
+    """Draw how much less the challenger loses than its rival, night by night."""
+    losses = known.evidence.losses
+    rows = np.asarray(losses.rows, float)
+    each = (np.asarray(losses.sums[known.rival]) - np.asarray(losses.sums[CHALLENGER])) / rows
+    name = spoken(known.spec.gate.objective)
+    with chart(f"Gain over {rival(known)}, by night", "night", f"{name} a row; above 0 is better") as made:
+        made.axes.bar(range(len(each)), each, width=0.8, color=[GOOD if v > 0 else BAD for v in each])
+        made.axes.axhline(0, color=INK, linewidth=1)
+        if shown is not None:
+            made.axes.axhline(shown.mean, color=NEW, linewidth=1.2, label=f"mean {shown.mean:.4g}")
+            text = f"at least {shown.low:.4g}, surely to {100 * shown.level:.4g} %"
+            made.axes.axhline(shown.low, color=NEW, linewidth=1.2, linestyle="--", label=text)
+        made.axes.set_xticks(*few(losses.nights))
+        made.axes.grid(visible=False, axis="x")
+    return made.svg
+
+
+def binary(known: Known, tested: Tested) -> list[str]:
+    """Draw ROC, precision and recall, calibration, and the scores; without two classes only the scores."""
+    scores = _scores(tested)
+    if len(np.unique(tested.actual)) < 2:
+        return [scores]
+    return [_roc(known, tested), _precision_recall(known, tested), _calibration(known, tested), scores]
+
+
+def regression(known: Known, tested: Tested) -> list[str]:
+    """Draw predicted against actual values, residuals by prediction, and how the residuals are spread."""
+    return [_scatter(known, tested), _residuals(known, tested), _spread(known, tested)]
+
+
+def forest(title: str, parts: Sequence[tuple[str, float, float, float]], tolerance: float) -> str:
+    """Draw for each slice by how many percent its loss rose, with its interval.
+
+    Parameters
+    ----------
+    parts : name, rise, and its bounds, in percent of the rival's loss.
+    tolerance : what a slice may lose, in percent.
+    """
+    with chart(title, "rise of the mean loss, %; left is better", "", 1 + 0.24 * len(parts)) as made:
+        for place, (_, middle, low, high) in enumerate(reversed(parts)):
+            colour = BAD if low > tolerance else GOOD if high < 0 else SOFT
+            made.axes.plot([low, high], [place, place], color=colour, linewidth=1.6)
+            made.axes.plot([middle], [place], "o", color=colour, markersize=4)
+        made.axes.axvline(0, color=INK, linewidth=1)
+        made.axes.axvline(tolerance, color=BAD, linewidth=1, linestyle="--", label="tolerated")
+        made.axes.set_yticks(range(len(parts)), [name[:40] for name, *_ in reversed(parts)])
+        made.axes.set_ylim(-0.6, len(parts) - 0.4)
+        made.axes.grid(visible=False, axis="y")
+    return made.svg
+
+
+def importance(known: Known, found: Mapping[str, float], most: int) -> str:
+    """Draw what permuting each feature costs, the dearest first."""
+    top = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:most][::-1]
+    name = spoken(known.spec.gate.objective)
+    with chart(
+        "What each feature is worth", f"rise of the {name} when permuted", "", 1 + 0.24 * len(top)
+    ) as made:
+        made.axes.barh(range(len(top)), [value for _, value in top], color=NEW, height=0.65)
+        made.axes.set_yticks(range(len(top)), [feature for feature, _ in top])
+        made.axes.locator_params(axis="x", nbins=5)
+        made.axes.axvline(0, color=INK, linewidth=1)
+        made.axes.grid(visible=False, axis="y")
+    return made.svg
+
+
+def _lines(known: Known, tested: Tested) -> list[tuple[str, Array, dict[str, Any]]]:
+    """Return each model to draw, the challenger last and so on top, with its label and how it is drawn."""
+    colours = {CHALLENGER: (NEW, 2.0), known.rival: (OLD, 1.6)}
+    order = sorted(tested.predicted, key=lambda name: (name == CHALLENGER, name == known.rival, name))
+    found = []
+    for name in order:
+        colour, width = colours.get(name, (SOFT, 1.0))
+        found.append(
+            (name, tested.predicted[name], {"color": colour, "linewidth": width, "label": named(name)})
+        )
+    return found
+
+
+def _roc(known: Known, tested: Tested) -> str:
+    with chart("ROC", "false positive rate", "true positive rate; higher is better") as made:
+        made.axes.plot([0, 1], [0, 1], color=LINE, linewidth=1)
+        for _, predicted, look in _lines(known, tested):
+            false, true, _ = roc_curve(tested.actual, predicted)
+            made.axes.plot(*_thin(false, true), **look)
+    return made.svg
+
+
+def _precision_recall(known: Known, tested: Tested) -> str:
+    with chart("Precision and recall", "recall", "precision; higher is better") as made:
+        made.axes.axhline(float(tested.actual.mean()), color=LINE, linewidth=1)  # of choosing rows by chance
+        for _, predicted, look in _lines(known, tested):
+            precision, recall, _ = precision_recall_curve(tested.actual, predicted)
+            # the last point stands for choosing no row, and was not measured
+            made.axes.plot(*_thin(recall[:-1], precision[:-1]), **look)
+        made.axes.set_ylim(0, 1.02)
+    return made.svg
+
+
+def _calibration(known: Known, tested: Tested) -> str:
+    x, y = "mean prediction of a tenth of the rows", "observed rate; on the line is best"
+    with chart("Calibration", x, y) as made:
+        top = 0.0
+        for name, predicted, look in _lines(known, tested):
+            if name in (CHALLENGER, known.rival):
+                said, came = _means(predicted, predicted), _means(predicted, tested.actual)
+                made.axes.plot(said, came, marker="o", markersize=4, **look)
+                top = max(top, *said, *came)
+        made.axes.plot([0, top], [0, top], color=LINE, linewidth=1)
+    return made.svg
+
+
+def _scores(tested: Tested) -> str:
+    edges = np.linspace(0, 1, 41)
+    with chart("Scores of the challenger", "predicted probability", "share of its rows") as made:
+        for value, colour in ((0.0, SOFT), (1.0, NEW)):
+            mine = tested.predicted[CHALLENGER][tested.actual == value]
+            if mine.size:
+                shares = np.histogram(mine, edges)[0] / mine.size
+                made.axes.stairs(
+                    shares, edges, color=colour, linewidth=1.6, label=f"rows that were {value:g}"
+                )
+    return made.svg
+
+
+def _scatter(known: Known, tested: Tested) -> str:
+    predicted = tested.predicted[CHALLENGER]
+    some = np.linspace(0, len(predicted) - 1, min(DOTS, len(predicted))).astype(int)
+    target = known.spec.problem.target
+    title = f"Predicted and actual, {len(some):,} of {len(predicted):,} rows"
+    with chart(title, f"predicted {target}", f"actual {target}; on the line is best") as made:
+        ends = [
+            float(min(predicted.min(), tested.actual.min())),
+            float(max(predicted.max(), tested.actual.max())),
+        ]
+        made.axes.plot(ends, ends, color=LINE, linewidth=1)
+        made.axes.plot(predicted[some], tested.actual[some], ".", color=NEW, markersize=3)
+    return made.svg
+
+
+def _residuals(known: Known, tested: Tested) -> str:
+    target = known.spec.problem.target
+    x, y = f"mean predicted {target} of a tenth of the rows", "actual less predicted; 0 is best"
+    with chart("Residuals", x, y) as made:
+        made.axes.axhline(0, color=LINE, linewidth=1)
+        for name, predicted, look in _lines(known, tested):
+            if name in (CHALLENGER, known.rival):
+                said, rest = _means(predicted, predicted), tested.actual - predicted
+                made.axes.plot(said, _means(predicted, rest), marker="o", markersize=4, **look)
+    return made.svg
+
+
+def _spread(known: Known, tested: Tested) -> str:
+    target = known.spec.problem.target
+    lines = [
+        (predicted, look)
+        for name, predicted, look in _lines(known, tested)
+        if name in (CHALLENGER, known.rival)
+    ]
+    rests = [tested.actual - predicted for predicted, _ in lines]
+    edges = np.histogram_bin_edges(np.quantile(np.concatenate(rests), [0.005, 0.995]), 40)
+    title = "Residuals, without the outermost hundredth"
+    with chart(title, f"actual less predicted {target}", "share of the rows; narrow is best") as made:
+        for rest, (_, look) in zip(rests, lines, strict=True):
+            made.axes.stairs(np.histogram(rest, edges)[0] / rest.size, edges, **look)
+    return made.svg
+
+
+def _thin(x: Array, y: Array) -> tuple[Array, Array]:
+    """Return evenly chosen points of a curve, its ends among them."""
+    some = np.unique(np.linspace(0, len(x) - 1, min(POINTS, len(x))).astype(int))
+    return x[some], y[some]
+
+
+def _means(by: Array, values: Array) -> list[float]:
+    """Return the mean of the values in each tenth of the rows, by what was predicted."""
+    order = np.argsort(by, kind="stable")
+    return [float(part.mean()) for part in np.array_split(values[order], BINS) if part.size]

@@ -1,0 +1,154 @@
+"""What a verdict means and what happens next, in words that need no statistics; and what the figures mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from include.promote.evidence import CHALLENGER, CHAMPION
+from include.promote.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED
+from include.verdict.known import Known
+from include.verdict.parts import Tone, figure, percent
+
+TONES: dict[str, Tone] = {
+    BLESSED: "good",
+    RUBBER_STAMPED: "good",
+    NOT_BLESSED: "bad",
+    NOT_ENOUGH: "warn",
+    FORCED: "warn",
+}
+TITLES = {
+    BLESSED: "The new model is better and may replace the champion.",
+    RUBBER_STAMPED: "The first model is let in: there was no champion to compare it with.",
+    NOT_BLESSED: "The new model stays out.",
+    NOT_ENOUGH: "It is too early to tell: the new model stays out for now.",
+    FORCED: "A person let the new model in, whatever the gate said.",
+}
+SERVED = {
+    "p50_ms": "milliseconds for one row, half of the calls are faster; less is better",
+    "p95_ms": "milliseconds for one row, 95 of 100 calls are faster; less is better",
+    "p99_ms": "milliseconds for one row, 99 of 100 calls are faster; less is better",
+    "rows_per_second": "rows per second of a whole night; more is better",
+    "size_mb": "megabytes of the stored model; less is better",
+    "memory_mb": "megabytes that loading and predicting took; less is better",
+}
+SHOWN = 3  # names of checks in a sentence
+_LESS = re.compile(r"loss|brier|calibration|error|mae|rmse")
+
+
+@dataclass(frozen=True)
+class Headline:
+    """What a manager reads: in a colour, what was decided, why, and what happens next."""
+
+    tone: Tone
+    title: str
+    why: Sequence[str]
+    then: str
+
+
+def headline(known: Known) -> Headline:
+    """Return the verdict in plain words."""
+    verdict = str(known.row["verdict"])
+    title = TITLES.get(verdict, verdict)
+    if known.newer and verdict in (BLESSED, RUBBER_STAMPED):
+        title = "It passed, and is too old to be deployed."
+    return Headline(TONES.get(verdict, ""), title, _why(known), _then(known, verdict))
+
+
+def rival(known: Known) -> str:
+    """Return who had to be beaten, in words: ``the champion, version 3`` or ``the baseline prior``."""
+    if known.rival == CHAMPION:
+        number = f", version {known.before.switch['version']}" if known.before else ""
+        return f"the champion{number}"
+    return f"the {named(known.rival)}" if known.rival else "nobody"
+
+
+def named(model: str) -> str:
+    """Return a model's name in the losses as words: ``baseline prior``."""
+    return model.replace(":", " ")
+
+
+def spoken(name: str) -> str:
+    """Return a metric's or an objective's name as words: ``log loss``."""
+    return name.replace("_", " ")
+
+
+def better(metric: str) -> str:
+    """Return which way a metric is better."""
+    return "less" if _LESS.search(metric) else "more"
+
+
+def unit(known: Known) -> str:
+    """Return what the objective's loss is measured in."""
+    target = known.spec.problem.target
+    units = {"squared_error": f"squared units of {target}", "absolute_error": f"units of {target}"}
+    return units.get(known.spec.gate.objective, "no unit")
+
+
+def deployed(known: Known) -> str:
+    """Return what is to be said of figures of the stored model, where it isn't the one that was judged."""
+    walked = known.spec.gate.evidence == "walk_forward"
+    return " These are of the model to serve, which was fitted on these rows too." if walked else ""
+
+
+def _why(known: Known) -> list[str]:
+    found = [_compared(known)] if known.rows and known.rival else []
+    failed = [check for check in known.checks if check.passed is False]
+    asked = [check for check in known.checks if check.passed is not None]
+    shown = known.gained()
+    if failed and len(asked) < len(known.checks):
+        found.append(f"There is too little to judge by: {'; '.join(check.sentence() for check in failed)}.")
+    elif failed:
+        names = "; ".join(check.name for check in failed[:SHOWN])
+        more = f" and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
+        found.append(f"{len(failed)} of {len(asked)} checks refused it: {names}{more}.")
+        if shown is not None and shown.mean > 0 >= shown.low:
+            found.append("What it gained may still be chance.")
+    else:
+        found.append(f"All {len(asked)} checks let it pass.")
+    return [*found, f"{known.evidence.note}."] if known.evidence.note else found
+
+
+def _compared(known: Known) -> str:
+    """Return the losses side by side."""
+    new, old = known.mean(CHALLENGER), known.mean(known.rival)
+    nights, objective = len(known.evidence.losses.nights), spoken(known.spec.gate.objective)
+    share = f": {percent(abs(old - new) / old)} {'less' if new < old else 'more'}" if old else ""
+    whose = "that it had never seen, its"
+    if known.spec.gate.evidence == "walk_forward":
+        whose = "that models of its recipe, each fitted on earlier nights, had never seen, their"
+    return (
+        f"On {nights} nights with {known.rows:,} rows {whose} {objective} was "
+        f"{figure(new)} against {figure(old)} of {rival(known)}{share}, and less is better."
+    )
+
+
+def _then(known: Known, verdict: str) -> str:
+    gate, serves = known.spec.gate, known.before is not None
+    if known.newer and verdict != FORCED:
+        return f"It is recorded and not deployed: a champion was judged on newer nights, {known.newer}."
+    if verdict in (NOT_BLESSED, NOT_ENOUGH):
+        stays = _nobody(known)
+        if known.before:
+            stays = f"Version {known.before.switch['version']} stays champion"
+        if verdict == NOT_ENOUGH:
+            return f"{stays}. This attempt isn't counted; a training with more matured nights will tell."
+        return f"{stays}. The next training makes another attempt; each one has to show its gain more surely."
+    if verdict == FORCED:
+        return "It serves from the next night that isn't served yet; one form or one command takes it back."
+    steps = {
+        "immediate": "it serves from the next night that isn't served yet",
+        "shadow": "it is scored beside the champion, and serves once its live losses have shown that it may",
+        "canary": f"it is scored beside the champion, then serves {percent(gate.rollout.share)} of the "
+        "rows, and all of them once its live losses have shown that it may",
+    }
+    then = steps[gate.rollout.kind if serves else "immediate"]
+    if gate.approval == "human":
+        patience = f"A person has {gate.approval_hours:g} hours to approve it, and silence means no"
+        return f"{patience}. Once approved, {then}."
+    return f"{then[0].upper()}{then[1:]}."
+
+
+def _nobody(known: Known) -> str:
+    return f"No model serves yet: every row gets the declared {figure(known.spec.scoring.fallback)}"

@@ -1,0 +1,158 @@
+"""The cards say what the page says, and go where the model goes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from include import models
+from include.lake import Lake
+from include.promote import ledger
+from include.promote.evidence import Evidence
+from include.refs import digest_bytes
+from include.registry import Registry
+from include.verdict.draw import DATA, MODEL, PAGE, draw
+from include.verdict.place import data_card_place, model_card_place, page_place
+from tests.promote.conftest import model
+from tests.verdict.conftest import SKILLS, World
+
+
+def cards(made: World, key: str) -> tuple[str, str]:
+    """Return the stored cards of an attempt's model and its data."""
+    model = ledger.attempt(made.lake, key)["model"]
+    found = (made.lake.get(place(model)) for place in (model_card_place, data_card_place))
+    return tuple((data or b"").decode() for data in found)  # type: ignore[return-value]
+
+
+@pytest.mark.usefixtures("text")
+def test_the_models_card_says_what_it_is_for_and_worth(told: tuple[World, str]) -> None:
+    """Purpose, owner, recipe, what it was fitted on, the verdict with its interval, limits, digests."""
+    made, key = told
+    row = ledger.attempt(made.lake, key)
+    card, _ = cards(made, key)
+
+    assert card.startswith("# Model card: flight_delay version 2\n")
+    for said in (
+        made.spec.problem.statement,
+        "| For | operations planning |",
+        "| Estimator | random_forest: n_estimators 80",
+        "| Fitted on | 200,000 rows of all history until 2013-01-31 |",
+        "| Verdict | not blessed |",
+        "at level 0.969604; above 0 is better |",
+        "## Fairness between groups",
+        "| Not for | decisions about groups other than by origin: nothing was compared there |",
+        "carrier 1.9 %",
+        "| temp missing | missing | held | +10.0 % |  |",
+        *(row[name] for name in ("model", "spec", "data", "code")),
+    ):
+        assert said in card, said
+
+
+@pytest.mark.usefixtures("text")
+def test_the_datas_card_says_where_it_comes_from(told: tuple[World, str]) -> None:
+    """Each source with its contract, nights, rows, the share set aside, and when its rows were known."""
+    made, key = told
+    _, card = cards(made, key)
+
+    for source in made.spec.sources:
+        assert f"| {source} |" in card
+    for said in (
+        "| schedule | objects | the day after the night, from 12:00 of the night on |",
+        "| 2013-02-01 to 2013-02-02 | 1 published, 1 refused | 990 | 10 (1.0 %) |",
+        "| expect_column_values_to_be_between | column distance, min_value 20, max_value 16000 |",
+        "| rows set aside | at most 5.0 %, else the night is refused |",
+        "| Label | late: arr_delay &gt; 15, from outcomes |",
+        "| temp | number | °C | no | a feature by its own name |",
+    ):
+        assert said in card, said
+    assert "7,777" not in card  # of a night after the attempt
+
+
+@pytest.mark.usefixtures("text")
+def test_what_the_data_holds_is_text_in_a_card(told: tuple[World, str]) -> None:
+    """No tag comes out of a note, and no pipe in it adds a column to a table."""
+    card, _ = cards(*told)
+
+    assert "<" not in card
+    assert "alert('planted')&lt;/script&gt; \\| \\`x\\`" in card
+    tables = [block for block in card.split("\n\n") if block.startswith("|")]
+    for table in tables:
+        bars = {line.replace("\\|", "").count("|") for line in table.splitlines()}
+        assert len(bars) == 1, table
+
+
+def test_a_card_knows_that_a_person_forced_its_model(flights: World) -> None:
+    """However often the gate's own page is drawn again, the card says who let the model in."""
+    key = flights.attempt(1, {**SKILLS, "challenger": 0.1})
+    ledger.record_forced(flights.lake, ledger.attempt(flights.lake, key), "ann", "the champion is broken")
+    flights.page(key)
+    card, _ = cards(flights, key)
+
+    assert "| Verdict | forced |" in card
+    assert "forced by ann: the champion is broken; the gate said: not blessed" in card
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    """A registry in which version 1 was trained."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    made = Registry(f"sqlite:///{folder}/mlflow.db", f"file://{folder}/artifacts")
+    data = model(1)
+    with made.recording("weekly_sales", "key", "run") as run:
+        assert made.register(run, "weekly_sales", models.load(data, digest_bytes(data))) == "1"
+    return made
+
+
+def test_page_and_cards_go_with_the_model_version(registry: Registry, weekly: World) -> None:
+    """The run that made the version has them, the bytes that the lake has."""
+    key = weekly.attempt(1, SKILLS)
+    place = draw(weekly.lake, weekly.spec, key, registry)
+    run, digest = registry.run_of("weekly_sales", "1"), ledger.attempt(weekly.lake, key)["model"]
+
+    assert place == page_place(ledger.attempt(weekly.lake, key)["night"], key)
+    for path, there in (
+        (PAGE, f"reports/{place}"),
+        (MODEL, model_card_place(digest)),
+        (DATA, data_card_place(digest)),
+    ):
+        assert registry.get(run, path) == weekly.lake.get(there)
+
+
+def test_a_registry_that_is_down_costs_nothing(
+    weekly: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The lake has page and cards, and the log says that MLflow hasn't."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    place = draw(weekly.lake, weekly.spec, weekly.attempt(1, SKILLS), Registry("http://127.0.0.1:9"))
+
+    assert weekly.lake.get(f"reports/{place}")
+    assert "weekly_sales v1: report and cards are in the lake only" in caplog.text
+
+
+def test_a_champion_whose_evidence_other_code_wrote_is_still_named(flights: World) -> None:
+    """What this code can't read of the champion's evidence is not known, the rest is said."""
+    first = flights.attempt(1, SKILLS)
+    flights.promote(first)
+    second = flights.attempt(2, SKILLS)
+    rows = [{**row, "evidence": row["evidence"].replace('"schema":2', '"schema":1') if row["key"] == first
+             else row["evidence"]} for row in ledger.attempts(flights.lake)]  # fmt: skip
+    old = replace(flights, lake=_Held(flights.lake, rows))
+
+    assert "<td>not known</td>" in old.page(second)
+    assert Evidence.from_json(rows[1]["evidence"]).champion
+
+
+class _Held(Lake):
+    """A lake whose attempts are given; the ledger only grows, so no test can change a row of it."""
+
+    def __init__(self, lake: Lake, attempts: list[dict[str, object]]) -> None:
+        self._attempts = attempts
+        super().__init__("", lake.uri)
+        self.uri = lake.uri
+
+    def rows(self, table: str, where: object = None) -> list[dict[str, object]]:  # type: ignore[override]
+        if table != "attempts":
+            return super().rows(table, where)  # type: ignore[arg-type]
+        key = (where or {}).get("key")  # type: ignore[attr-defined]
+        return [row for row in self._attempts if key in (None, row["key"])]

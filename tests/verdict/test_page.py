@@ -1,0 +1,313 @@
+"""A page tells a manager what was decided, and an engineer everything that it rests on."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+
+import pytest
+
+from include.promote import ledger
+from include.promote.judge import FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED, checks_of
+from include.verdict.draw import draw_forced
+from include.verdict.known import read
+from include.verdict.page import page as render
+from include.verdict.place import page_place
+from include.verdict.words import TITLES, headline
+from tests.verdict.conftest import HOSTILE, SKILLS, World
+
+VOID = {"meta", "br", "img", "use", "path", "rect"}
+CURVES = {
+    "Gain over the champion, version 1, by night",
+    "ROC",
+    "Precision and recall",
+    "Calibration",
+    "Scores of the challenger",
+    "The 4 slices that fare worst, of 4",
+    "What each feature is worth",
+}
+
+
+class Read(HTMLParser):
+    """A page as a browser takes it: its tags, its texts in order, its tables by heading, its drawings."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.rows: list[list[str]] = []
+        self.drawings: list[str] = []
+        self.style = ""
+        self._open: list[str] = []
+        self.feed(text)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Begin a row, a cell or a drawing."""
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag == "svg":
+            self.drawings.append(str(dict(attrs)["aria-label"]))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note a tag that holds nothing."""
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        """See that what ends is what was begun last."""
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        """Collect what is to be read."""
+        if "style" in self._open[-1:]:
+            self.style += data
+        elif data.strip():
+            self.texts.append(" ".join(data.split()))
+            if {"td", "th"} & set(self._open):
+                self.rows[-1][-1] += data.strip()
+
+    @property
+    def text(self) -> str:
+        """All that is to be read."""
+        return " ".join(self.texts)
+
+    def row(self, first: str) -> list[str]:
+        """Return the rest of the one row that begins with a name."""
+        [found] = [row[1:] for row in self.rows if row[:1] == [first]]
+        return found
+
+
+@pytest.fixture(scope="session")
+def page(text: str) -> Read:
+    """The page of a challenger that met a champion."""
+    return Read(text)
+
+
+def test_the_sentence_comes_first(page: Read, told: tuple[World, str]) -> None:
+    """What was decided, why, and what happens next stand above every table, then the recorded sentence."""
+    made, key = told
+    row = ledger.attempt(made.lake, key)
+
+    assert page.texts[2] == TITLES[row["verdict"]] == "The new model stays out."
+    first = page.text[: page.text.index("Every check")]
+    assert (
+        "On 24 nights with 2,400 rows that it had never seen, its log loss was 0.5559 against 0.5816 of"
+        in first
+    )
+    assert "the champion, version 1: 4.4 % less, and less is better." in first
+    assert "What it gained may still be chance." in first
+    assert "Version 1 stays champion." in first
+    assert " ".join(row["sentence"].split()) in first
+
+
+def test_every_check_is_there(page: Read, told: tuple[World, str]) -> None:
+    """Each check's name, requirement, finding with its interval, outcome and note are a row of the table."""
+    made, key = told
+    checks = checks_of(ledger.attempt(made.lake, key)["checks"])
+
+    assert len(checks) == 17
+    for one in checks:
+        outcome = "passed" if one.passed else "refused"
+        assert [one.name, one.required, one.found, outcome, one.note] in page.rows, one.name
+    assert any("[" in one.found and ", inf)" in one.found for one in checks)
+
+
+def test_the_curves_are_drawn(page: Read) -> None:
+    """Gain by night, ROC, precision and recall, calibration, scores, slices and importance."""
+    assert set(page.drawings) == CURVES
+
+
+def test_what_was_measured_is_there(page: Read) -> None:
+    """Slices, groups, edge cases, latency, single features, coverage, importance and what changed."""
+    assert page.row("origin = EWR")[:2] == ["yes", "600"]
+    assert page.row("distance in [184, 502)")[0] == "no"
+    assert page.row("JFK") == ["900", "0.01", "0.1", "0.3", "0.5"]
+    assert page.row("tpr difference") == ["0.1", "at most 0.2"]
+    assert page.row("temp missing") == ["missing", "held", "+10.0 %", ""]
+    assert page.row("p95 ms")[0] == "5.25"
+    assert page.row("p95 ms")[2] == "at most 20"
+    assert page.row("Code") == ["commit-1", "commit-2 (changed)"]
+    assert page.row("Recipe") == ["forest", "forest"]
+    assert ["departs_minute", "+0.019"] in page.rows
+    assert ["visib", "0.60"] not in page.rows
+    assert ["visib", "1.0 %"] in page.rows
+    moved = page.rows[
+        page.rows.index(["Feature", "Mean, champion", "Mean, challenger", "Moved by", "Missing"]) + 1
+    ]
+    assert moved[3].endswith(" sd")
+
+
+def test_a_page_asks_the_network_for_nothing(page: Read, text: str) -> None:
+    """No script, no address, no style from elsewhere: it is shown the same without a network."""
+    tags = {tag for tag, _ in page.tags}
+
+    assert not tags & {"script", "link", "img", "iframe", "object", "embed", "base", "form", "image"}
+    for _, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on") or name in ("src", "action")]
+        addresses = {v for name, v in attributes.items() if "href" in name}
+        assert all(str(address).startswith("#") for address in addresses)
+    assert "url(" not in page.style
+    assert "@import" not in page.style
+    assert len(text) < 400_000
+
+
+def test_each_part_of_a_drawing_is_there_once(page: Read) -> None:
+    """Drawings beside each other in one page don't take each other's parts."""
+    named = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(named) == len(set(named))
+
+
+def test_what_the_data_holds_is_shown_and_not_run(page: Read, text: str) -> None:
+    """A script in a category's name or a check's note is text, in tables and in drawings."""
+    assert "<script" not in text
+    assert "<img" not in text
+    assert " ".join(HOSTILE.split()) in " ".join(page.row("dest unseen"))
+    assert "dest = </td><script>alert('planted" in page.text
+
+
+def test_the_same_attempt_has_the_same_bytes(told: tuple[World, str], text: str) -> None:
+    """Drawn again it replaces itself by itself, page and cards alike."""
+    made, key = told
+    stored = {name: made.lake.get(name) for top in ("reports", "models") for name in made.lake.keys(top)}
+
+    assert len(stored) == 3
+    assert made.page(key) == text
+    assert {name: made.lake.get(name) for name in stored} == stored
+
+
+def test_without_enough_evidence_it_says_so(flights: World) -> None:
+    """No row at all: the page says what is missing, and what it would have asked."""
+    key = flights.attempt(1, SKILLS, count=0, keep=False)
+    page = Read(flights.page(key))
+
+    assert ledger.attempt(flights.lake, key)["verdict"] == NOT_ENOUGH
+    assert page.texts[2] == TITLES[NOT_ENOUGH]
+    assert "There is too little to judge by: matured test nights 0, required at least 14." in page.text
+    assert "there is nothing to compare yet" in page.text
+    assert page.row("champion") == ["enough evidence", "not judged", "not judged", ""]
+    assert "ROC" not in page.drawings
+
+
+def test_few_nights_are_drawn_without_an_interval(flights: World) -> None:
+    """Fewer nights than an interval takes: the curves are there, and none is claimed to be sure."""
+    page = Read(flights.page(flights.attempt(1, SKILLS, count=1)))
+
+    assert "ROC" in page.drawings
+    assert "surely to" not in page.text
+
+
+def test_rows_that_were_not_kept_cost_only_the_curves(flights: World) -> None:
+    """An attempt from before the rows were kept still has its page."""
+    page = Read(flights.page(flights.attempt(1, SKILLS, keep=False)))
+
+    assert "The rows themselves weren't kept, so there are no curves." in page.text
+    assert "ROC" not in page.drawings
+    assert "Gain over the baseline logistic, by night" in page.drawings
+
+
+def test_the_first_model_has_no_champion_to_be_shown_beside(flights: World) -> None:
+    """It is compared with the strongest baseline, and nothing changed since nobody."""
+    key = flights.attempt(1, SKILLS)
+    page = Read(flights.page(key))
+
+    assert ledger.attempt(flights.lake, key)["verdict"] == RUBBER_STAMPED
+    assert "of the baseline logistic: " in page.text
+    assert "There was no champion to compare with." in page.text
+
+
+def test_one_class_alone_has_no_curve(flights: World) -> None:
+    """Test rows of which none came true give no ROC and no error."""
+    skill = {"challenger": 0.0, "baseline:prior": 0.0}
+    key = flights.attempt(1, skill, labels=0.0)
+
+    assert "ROC" not in Read(flights.page(key)).drawings
+
+
+def test_a_regression_shows_residuals(weekly: World) -> None:
+    """Predicted against actual, and residuals, in the target's own unit."""
+    page = Read(weekly.page(weekly.attempt(1, SKILLS)))
+
+    assert {"Predicted and actual, 500 of 2,400 rows", "Residuals"} <= set(page.drawings)
+    assert "squared units of units_sold" in page.text
+    assert "ROC" not in page.drawings
+
+
+def test_what_a_person_forced_says_so_for_good(told: tuple[World, str], flights: World) -> None:
+    """A forced verdict has its own page, by whom and why first, and the gate's page stays what it was."""
+    key = flights.attempt(1, {**SKILLS, "challenger": 0.1})
+    before = flights.page(key)
+    row = ledger.record_forced(
+        flights.lake, ledger.attempt(flights.lake, key), "ann <b>", "the champion is broken"
+    )
+    draw_forced(flights.lake, flights.spec, key, None)
+    forced = (flights.lake.get("reports/" + page_place(row["night"], row["key"])) or b"").decode()
+
+    assert Read(before).texts[2] == TITLES[NOT_BLESSED]
+    assert Read(forced).texts[2] == TITLES[FORCED]
+    assert "forced by ann <b>: the champion is broken; the gate said: not blessed" in Read(forced).text
+    assert (flights.lake.get("reports/" + page_place(row["night"], key)) or b"").decode() == before
+    assert len(flights.lake.keys("reports/verdict")) == 2
+
+
+def test_what_happens_next_follows_the_declaration(flights: World) -> None:
+    """Approval by a person, and the steps of a rollout, are said before they happen."""
+    flights.promote(flights.attempt(1, SKILLS))
+    better = {**SKILLS, "challenger": 0.95, "champion": 0.2}
+
+    for gate, said in (
+        ({}, "It serves from the next night that isn't served yet"),
+        (
+            {"approval": "human", "approval_hours": 6},
+            "A person has 6 hours to approve it, and silence means no.",
+        ),
+        ({"rollout": {"kind": "shadow"}}, "It is scored beside the champion, and serves once"),
+        ({"rollout": {"kind": "canary", "share": 0.25}}, "then serves 25.0 % of the rows"),
+    ):
+        asks = flights.asking(gate)
+        told = headline(read(asks.lake, asks.spec, asks.attempt(2, better)))
+        assert told.why[-1] == "All 17 checks let it pass."
+        assert said in told.then
+
+
+def test_an_old_attempt_says_that_the_declaration_changed(told: tuple[World, str]) -> None:
+    """Drawn under another gate than it was judged by, a page says whose bounds it shows."""
+    made, key = told
+    then, now = (
+        render(read(made.lake, spec, key), {}) for spec in (made.spec, made.asking({"alpha": 0.01}).spec)
+    )
+
+    assert "declared otherwise since" not in then
+    assert "declared otherwise since" in now
+
+
+def test_an_older_training_is_said_not_to_be_deployed(flights: World) -> None:
+    """What was trained for a night before the champion's evidence says so, however good it looks."""
+    flights.promote(flights.attempt(5, SKILLS))
+    page = Read(flights.page(flights.attempt(1, SKILLS)))
+    assert "too old to be deployed" in page.text or "stays out" in page.text
+    assert "recorded and not deployed: a champion was judged on newer nights" in page.text
+    assert "No model serves yet" not in page.text
+
+
+def test_a_walk_forward_says_whose_losses_they_are(flights: World) -> None:
+    """The figures are of the recipe's earlier models; the one to serve has seen these rows."""
+    walked = flights.asking({"evidence": "walk_forward"})
+    page = Read(walked.page(walked.attempt(1, SKILLS)))
+    assert "models of its recipe, each fitted on earlier nights" in page.text
+    assert "These are of the model to serve, which was fitted on these rows too." in page.text
+
+
+def test_after_a_rollback_the_page_still_names_whom_it_was_compared_with(flights: World) -> None:
+    """An attempt that was judged against version 2 is drawn so again when version 1 serves."""
+    first = flights.attempt(1, SKILLS)
+    flights.promote(first)
+    flights.promote(flights.attempt(2, SKILLS))
+    key = flights.attempt(3, SKILLS)
+    before = flights.page(key)
+    assert "the champion, version 2" in Read(before).text
+    flights.promote(first)
+    assert "the champion, version 2" in Read(flights.page(key)).text
