@@ -57,7 +57,8 @@ test: lint ## lint and all tests but the longest
 	$(VENV)/python -m pytest -m "airflow and not full"
 
 test-full: lint ## lint and every test
-	$(VENV)/python -m pytest
+	$(VENV)/python -m pytest -m "not airflow" -n 2 --dist loadfile
+	$(VENV)/python -m pytest -m "airflow"
 
 bench: install ## Airflow's time for a night against the work's own
 	@$(VENV)/python -m benchmarks

@@ -19,6 +19,19 @@ from tests.usecases.weekly_sales import world
 
 ROOT = Path(__file__).parents[2]
 WEEKS = 24
+STORY = "weekly_story"
+# what the story's use case declares otherwise: files of its own, a recipe that learns little, and each step
+PLOT = (
+    ("sales/{day}.csv", "story/{day}.csv"),
+    ("    - {name: ridge, estimator: ridge, params: {alpha: 1.0}}\n", ""),
+    ("    - {name: forest, estimator: random_forest, params: {n_estimators: 30, min_samples_leaf: 3}}\n", ""),
+    ("max_iter: 60", "max_iter: 4"),
+    (
+        "  block: 1",
+        "  block: 1\n  alpha: 0.2\n  approval: human\n"
+        "  rollout: {kind: canary, nights: 2, look: 1, patience: 10, alpha: 0.4, margin: 0, share: 0.4}",
+    ),
+)
 
 
 class House:
@@ -58,6 +71,13 @@ class House:
         (task,) = [t for t in self.api.task_instances(dag, run_id) if t["task_id"] == task_id]
         return "\n".join(self.api.log(task))
 
+    def redeclare(self, usecase: str, old: str, new: str) -> None:
+        """Change a use case's file, as a person would with an editor."""
+        file = self.usecases / usecase / "usecase.yaml"
+        text = file.read_text()
+        assert old in text
+        file.write_text(text.replace(old, new))
+
     def command(self) -> list[str]:
         """Return the start of a command line of include/."""
         return [sys.executable, "-m", "include"]
@@ -65,23 +85,26 @@ class House:
 
 @pytest.fixture(scope="module")
 def house() -> Iterator[House]:
-    """The stack, up, with the weekly use case's files and two more use cases laid beside it."""
+    """The stack, up, with the weekly use case's files and four more use cases laid beside it."""
     folder = Path(tempfile.mkdtemp(prefix="evergreen-e2e-"))  # pytest's own is closed to PostgreSQL's user
     made = House(folder)
     made.usecases.mkdir()
     made.kill.mkdir()
     world.write(made.shop, WEEKS)
     start = 'start: "2024-01-01"'  # and an end, or this week's run of the unpaused DAG joins in
-    _copy(made.usecases, "weekly_killed", start, f'{start}\n  end: "2024-12-30"')
-    _copy(made.usecases, "weekly_mistyped", "objective: squared_error", "objectiv: squared_error")
+    ended = (start, f'{start}\n  end: "2024-12-30"')
+    _copy(made.usecases, "weekly_killed", ended)
+    _copy(made.usecases, "weekly_asking", ended, ("  block: 1", "  block: 1\n  approval: human"))
+    _copy(made.usecases, STORY, ended, *PLOT)
+    _copy(made.usecases, "weekly_mistyped", ("objective: squared_error", "objectiv: squared_error"))
     before = dict(os.environ)
     try:
         made.stack.up()
         os.environ.update(made.stack.environment())
-        for dag in ("weekly_sales__nightly", "weekly_killed__nightly", "flight_delay__nightly"):
-            made.api.wait_dag(dag, timeout=60)
-        for usecase in ("weekly_sales", "weekly_killed", "flight_delay"):
+        usecases = ("weekly_sales", "weekly_killed", "weekly_asking", STORY, "flight_delay")
+        for usecase in usecases:
             for clock in ("nightly", "training", "history", "operate"):
+                made.api.wait_dag(f"{usecase}__{clock}", timeout=60)
                 made.api.unpause(f"{usecase}__{clock}")
         yield made
     finally:
@@ -91,10 +114,12 @@ def house() -> Iterator[House]:
         shutil.rmtree(folder)
 
 
-def _copy(folder: Path, name: str, old: str = "", new: str = "") -> None:
-    """Lay a use case that differs from weekly_sales in its name, and in one planted place."""
+def _copy(folder: Path, name: str, *planted: tuple[str, str]) -> None:
+    """Lay a use case that differs from weekly_sales in its name, and where something is planted."""
     shutil.copytree(ROOT / "tests" / "usecases" / "weekly_sales", folder / name)
     file = folder / name / "usecase.yaml"
-    text = file.read_text().replace("name: weekly_sales", f"name: {name}")
-    assert old in text
-    file.write_text(text.replace(old, new) if old else text)
+    text = file.read_text()
+    for old, new in (("name: weekly_sales", f"name: {name}"), *planted):
+        assert old in text
+        text = text.replace(old, new)
+    file.write_text(text)

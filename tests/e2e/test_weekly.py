@@ -9,14 +9,15 @@ import pytest
 
 from demo.airflow_api import AirflowError
 from include.lake import Lake
+from include.promote import ledger
 from include.spec import load
-from tests.e2e.conftest import WEEKS, House
+from tests.e2e.conftest import STORY, WEEKS, House
 from tests.faults import clocks
 from tests.usecases.weekly_sales import world
 
 pytestmark = pytest.mark.airflow
 NIGHTS = world.nights(WEEKS)
-OWN = "weekly_sales"
+OWN, ASKING = "weekly_sales", "weekly_asking"
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +27,14 @@ def champion(house: House) -> str:
     assert house.run(f"{OWN}__history", "first_load", first=NIGHTS[0], last=last)["state"] == "success"
     assert house.run(f"{OWN}__training", "first_training", partition=last)["state"] == "success"
     return last
+
+
+@pytest.fixture(scope="module")
+def older(house: House, champion: str) -> str:
+    """A training of a week before the champion's, backfilled; returns its night."""
+    night = NIGHTS[WEEKS - 7]
+    assert house.run(f"{OWN}__training", "older", partition=night)["state"] == "success"
+    return night
 
 
 def test_a_first_model_is_promoted_and_the_ledger_says_why(house: House, champion: str) -> None:
@@ -66,14 +75,11 @@ def test_overlapping_runs_lose_and_double_nothing(house: House, champion: str) -
     assert clocks.state(house.lake(OWN)) == before
 
 
-def test_a_backfilled_training_is_recorded_and_never_deployed(house: House, champion: str) -> None:
+def test_a_backfilled_training_is_recorded_and_never_deployed(house: House, older: str) -> None:
     """A training of an older week leaves an attempt, and the champion where it was."""
-    before = house.lake(OWN).rows("deployments")
-    older = NIGHTS[WEEKS - 7]
-    assert house.run(f"{OWN}__training", "older", partition=older)["state"] == "success"
     assert older in {row["night"] for row in house.lake(OWN).rows("attempts")}
     assert house.states(f"{OWN}__training", "older")["promote.switch"] == "skipped"
-    assert house.lake(OWN).rows("deployments") == before
+    assert {row["version"] for row in house.lake(OWN).rows("deployments")} == {"1"}
 
 
 def test_a_run_without_a_night_is_refused_in_a_sentence(house: House, champion: str) -> None:
@@ -109,16 +115,67 @@ def test_a_mistyped_spec_is_an_import_error_and_takes_down_only_itself(house: Ho
     found = house.api.call("GET", "/dags", params={"limit": 100})["dags"]
     assert {dag["dag_id"] for dag in found} == {
         f"{usecase}__{clock}"
-        for usecase in ("flight_delay", "weekly_killed", OWN)
+        for usecase in ("flight_delay", "flight_minutes", "weekly_killed", ASKING, STORY, OWN)
         for clock in ("nightly", "training", "history", "operate")
     }
 
 
-def test_a_rollback_from_the_form_names_the_person_and_the_reason(house: House, champion: str) -> None:
-    """With one champion only there is nothing to go back to: the form's run says so and switches nothing."""
-    before = house.lake(OWN).rows("deployments")
-    run = house.run(f"{OWN}__operate", "back", action="roll back", reason="a test")
-    assert run["state"] == "failed"
-    assert "required a champion before the live one" in house.log(f"{OWN}__operate", "back", "operate")
-    assert house.lake(OWN).rows("deployments") == before
-    assert house.run(f"{OWN}__operate", "check", action="verify")["state"] == "success"
+def _champions(house: House, usecase: str) -> list[tuple[str, str, str]]:
+    rows = ledger.champions(ledger.switches(house.lake(usecase)))
+    return [(row["version"], row["kind"], row["by"]) for row in rows]
+
+
+def test_force_and_rollback_from_the_form_name_the_person_and_the_reason(house: House, older: str) -> None:
+    """What the gate didn't deploy is forced, and gone back from; with one champion there is no way back."""
+    operate = f"{OWN}__operate"
+    assert house.run(operate, "too_early", action="roll back", reason="a test")["state"] == "failed"
+    assert "required a champion before the live one" in house.log(operate, "too_early", "operate")
+    assert house.run(operate, "no_reason", action="force", attempt=older)["state"] == "failed"
+    assert _champions(house, OWN) == [("1", "promoted", "")]
+    assert house.run(operate, "force", action="force", attempt=older, reason="a try")["state"] == "success"
+    assert house.run(operate, "back", action="roll back", reason="no better")["state"] == "success"
+    assert _champions(house, OWN) == [
+        ("1", "promoted", ""),
+        ("2", "forced", "admin"),
+        ("1", "rolled back", "admin"),
+    ]
+    assert house.lake(OWN).rows("deployments", {"kind": "rolled back"})[0]["reason"] == "no better"
+    assert house.run(operate, "check", action="verify")["state"] == "success"
+
+
+def test_a_verdict_waits_for_a_person_and_holds_up_no_training(house: House) -> None:
+    """Asked, superseded, rejected, approved over a killed worker: the ledger names who, and why."""
+    training, ask = f"{ASKING}__training", "approve.ask"
+    older, first, second = NIGHTS[WEEKS - 7 : WEEKS - 4]
+    house.run(f"{ASKING}__history", "first_load", first=NIGHTS[0], last=second)
+    for run, night in (("first", first), ("second", second), ("older", older)):
+        house.api.trigger_run(training, {"partition": night}, run_id=run)
+        question = house.api.wait_question(training, run, ask, timeout=90)  # while the earlier ones wait
+        assert question["subject"].startswith("rubber-stamped: ")
+        assert f"/report/{ASKING}/verdict/{night}-" in question["body"]
+        assert "| matured test nights | at least 4 | " in question["body"]
+    house.api.answer(training, "first", ask, "Approve", reason="")  # no answer: it is asked again
+    house.api.wait_question(training, "first", ask, timeout=60)
+    house.api.answer(training, "first", ask, "Approve", reason="looks fine")
+    house.api.answer(training, "older", ask, "Reject", reason="of an old week")
+    for run, why in (
+        ("first", f"superseded by the verdict of {second}"),
+        ("older", "rejected by admin: of an old week"),
+    ):
+        assert house.api.wait_run(training, run, timeout=90)["state"] == "success"
+        assert house.states(training, run)["promote.switch"] == "skipped"
+        assert why in house.log(training, run, "promote.switch")
+    assert _champions(house, ASKING) == []
+    (house.kill / ask).write_text("1")  # the worker dies before it can write the answer down
+    house.api.answer(training, "second", ask, "Approve", reason="better than nothing")
+    assert house.api.wait_run(training, "second", timeout=90)["state"] == "success"
+    assert not (house.kill / ask).exists(), "the kill never came"
+    assert _champions(house, ASKING) == [("2", "promoted", "admin")]
+    rows = sorted(house.lake(ASKING).rows("approvals"), key=lambda row: row["recorded"])
+    assert {(row["answer"], row["by"], row["reason"]) for row in rows} == {
+        ("approved", "admin", "looks fine"),
+        ("rejected", "admin", "of an old week"),
+        ("approved", "admin", "better than nothing"),
+    }
+    live = house.lake(ASKING).rows("deployments", {"role": "champion"})[0]
+    assert live["reason"].endswith("; approved by admin: better than nothing")

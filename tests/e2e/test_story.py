@@ -1,0 +1,98 @@
+"""A model's whole life through scheduler and REST API, from a refusal to a rollback that nobody asked for.
+
+Until week 20 a shop sells as it does; then something happens, and each item sells as much as any other. The
+champion of the day has learnt too well how they differ, and the one before it hardly had.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from include.promote import ledger
+from tests.e2e.conftest import STORY, House
+from tests.usecases.weekly_sales import world
+
+pytestmark = [pytest.mark.airflow, pytest.mark.full, pytest.mark.timeout(900)]
+WEEKS, TURN = 27, 20
+NIGHTS = world.nights(WEEKS)
+ASK = "approve.ask"
+
+
+def _deliver(house: House) -> None:
+    """Write the shop's files; what is sold from the turn on is the same for every item."""
+    folder = house.shop / "story"
+    folder.mkdir()
+    for number, key in enumerate(NIGHTS):
+        lines = world.week(number)
+        if number > TURN:
+            lines = [line.rpartition(",")[0] + ",35" for line in lines]
+        (folder / f"{key}.csv").write_text("\n".join([world.HEADER, *lines]) + "\n")
+
+
+def _train(house: House, number: int, answer: str = "") -> str:
+    """Train on a week, let a person answer where asked, and return the state of the switch."""
+    run, dag = f"week_{number}", f"{STORY}__training"
+    house.api.trigger_run(dag, {"partition": NIGHTS[number]}, run_id=run)
+    if answer:
+        question = house.api.wait_question(dag, run, ASK, timeout=120)
+        assert f"/report/{STORY}/verdict/{NIGHTS[number]}-" in question["body"]
+        house.api.answer(dag, run, ASK, "Approve", reason=answer)
+    assert house.api.wait_run(dag, run, timeout=180)["state"] == "success"
+    return house.states(dag, run)["promote.switch"]
+
+
+def _nights(house: House, first: int, last: int) -> dict[int, str]:
+    """Run the nights of some weeks, one after the other; return what each that took a step says of it."""
+    steps = {}
+    for number in range(first, last + 1):
+        dag, run = f"{STORY}__nightly", f"night_{number}"
+        assert house.run(dag, run, partition=NIGHTS[number])["state"] == "success"
+        if house.states(dag, run)["rollout.advance"] == "success":
+            steps[number] = house.log(dag, run, "rollout.advance")
+    return steps
+
+
+def _served(house: House, number: int) -> set[tuple[str, str]]:
+    rows = house.lake(STORY).rows("predictions", {"night": NIGHTS[number]})
+    return {(row["rung"], row["version"]) for row in rows}
+
+
+def test_the_whole_story(house: House) -> None:
+    """Not blessed; asked and approved; shadow, canary, champion; live regression, and back by itself."""
+    lake = house.lake(STORY)
+    _deliver(house)
+    assert house.run(f"{STORY}__history", "load", first=NIGHTS[0], last=NIGHTS[11])["state"] == "success"
+    assert _train(house, 11, answer="a beginning") == "success"
+    assert _nights(house, 12, 12) == {}
+
+    assert _train(house, 12) == "skipped"  # nobody is asked: it learnt no more than the champion
+    assert "not blessed" in house.log(f"{STORY}__training", "week_12", "promote.switch")
+    house.redeclare(STORY, "max_iter: 4", "max_iter: 60")
+    assert _nights(house, 13, 13) == {}
+    assert _train(house, 13, answer="it learns more now") == "success"
+
+    steps = _nights(house, 14, 17)
+    assert list(steps) == [17], "the shadow became a canary"
+    assert "shadow of v3 beside v1" in steps[17]
+    assert _served(house, 17) == {("champion", "1")}
+    assert {row["version"] for row in lake.rows("shadows", {"night": NIGHTS[17]})} == {"3"}
+    steps = _nights(house, 18, 20)
+    assert list(steps) == [20], "the canary became champion"
+    assert _served(house, 18) == {("champion", "1"), ("canary", "3")}
+
+    steps = _nights(house, 21, 26)
+    assert _served(house, 21) == {("champion", "3")}
+    assert len(steps) == 1, "the champion went back once"
+    assert "watch of v3 after v1" in next(iter(steps.values()))
+    rows = [row for row in ledger.switches(lake) if row["role"] != "baseline"]
+    assert [(row["role"], row["kind"], row["version"], row["by"]) for row in rows] == [
+        ("champion", "promoted", "1", "admin"),
+        ("challenger", "shadow", "3", "admin"),
+        ("challenger", "canary", "3", "admin"),
+        ("champion", "promoted", "3", "admin"),
+        ("champion", "rolled back", "1", "evergreen"),
+    ]
+    assert "approved by admin: it learns more now" in rows[3]["reason"]
+    assert "more squared_error a row than the incumbent" in rows[4]["reason"]
+    answers = {(row["answer"], row["by"], row["reason"]) for row in lake.rows("approvals")}
+    assert answers == {("approved", "admin", "a beginning"), ("approved", "admin", "it learns more now")}

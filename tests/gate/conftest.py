@@ -1,0 +1,162 @@
+"""Two months of real flights in a lake, ingested once as the nights would, and copied for each test."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import yaml
+from sklearn.pipeline import Pipeline
+
+from demo.weather import WeatherServer
+from demo.world import landing_objects, weather_by_day, write_planes
+from include import models
+from include.environment import Connect, Endpoint
+from include.evaluate import sentinel
+from include.evaluate.run import evaluate
+from include.features.build import training_set
+from include.ingest.run import ingest
+from include.lake import Lake
+from include.promote import ledger
+from include.promote.evidence import attempt_of
+from include.promote.judge import RUBBER_STAMPED, Verdict
+from include.promote.run import decide, promote
+from include.registry import Registry
+from include.spec import UseCase, load
+from include.spec.load import read
+from include.spec.stages import Candidate
+from include.train import fit as fitting
+from include.train.recipes import build
+from include.train.run import train
+from tests.promote.conftest import evidence, losses
+
+FIRST, NIGHT = "2012-12-31", "2013-02-28"
+BEFORE = "2013-01-24"  # the last night that a champion may be fitted on: the test nights begin a week later
+
+
+@pytest.fixture(scope="session")
+def connect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connect]:
+    """The demo's own world: files, the weather's API, and the fleet's database."""
+    folder = tmp_path_factory.mktemp("world")
+    for key, data in landing_objects().items():
+        if key[-17:-7] <= "2013-03-01":
+            path = folder / "landing" / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+    write_planes(folder / "planes.sqlite")
+    server = WeatherServer(weather_by_day(), 0, "token")
+    server.RequestHandlerClass.log_message = lambda *args: None  # type: ignore[method-assign]
+    Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    there = {
+        "landing": Endpoint("landing", (folder / "landing").as_uri()),
+        "weather": Endpoint("weather", f"http://127.0.0.1:{server.server_address[1]}", password="token"),
+        "fleet": Endpoint("fleet", f"sqlite:///{folder}/planes.sqlite"),
+    }
+    yield lambda name: there[name]
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="session")
+def ingested(connect: Connect, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lake with every source of every night."""
+    folder, spec = tmp_path_factory.mktemp("flights"), load("flight_delay")
+    lake = Lake(spec.name, str(folder))
+    for source in spec.sources:
+        outcomes = list(ingest(lake, spec, source, spec.nights(source, FIRST, NIGHT), connect))
+        assert {one.outcome for one in outcomes} == {"published"}
+    return folder
+
+
+Make = Callable[[UseCase, pa.Table], Pipeline]
+
+
+class Gate:
+    """A lake of flights with a champion, and a way to plant any challenger into a real training."""
+
+    def __init__(self, lake: Lake, folder: Path, plant: Callable[[Make], None]) -> None:
+        self.lake, self.folder, self.plant = lake, folder, plant
+        self.registry = Registry(f"sqlite:///{folder}/mlflow.db", f"file://{folder}/artifacts")
+        self.spec = self.declare()
+
+    def declare(self, **gate: Any) -> UseCase:
+        """Declare the shipped use case with one candidate, which is planted."""
+        shipped = load("flight_delay")
+        raw = yaml.safe_load((shipped.folder / "usecase.yaml").read_text())
+        raw["training"]["candidates"] = [{"name": "planted", "estimator": "hist_gradient_boosting"}]
+        raw["gate"] |= {"evidence": "held_out", "approval": "none", "rollout": {"kind": "immediate"}} | gate
+        home = self.folder / shipped.name
+        home.mkdir(exist_ok=True)
+        (home / "usecase.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+        (home / "features.sql").write_text(shipped.sql)
+        return read(home / "usecase.yaml")
+
+    def rows(self, until: str = BEFORE) -> pa.Table:
+        """Return the labelled rows up to a night."""
+        every = training_set(self.lake, self.spec, NIGHT)
+        return every.filter(pc.less_equal(every["night"], until))
+
+    def champion(self, pipeline: Pipeline) -> None:
+        """Let a model that was fitted until the night before the test nights serve."""
+        data = models.dump(pipeline)
+        digest = models.store(self.lake, data)
+        made = evidence(
+            losses([1.0]), usecase=self.spec.name, night=BEFORE, spec=self.spec.digest, version="0"
+        )
+        made = replace(made, model=digest, baseline_model=digest, champion="", fitted=BEFORE)
+        stamp = Verdict(RUBBER_STAMPED, RUBBER_STAMPED, ())
+        key = ledger.record_attempt(self.lake, made, lambda number: stamp)["key"]
+        assert promote(self.lake, self.spec, key, registry=self.registry) is not None
+
+    def train(self, make: Make) -> str:
+        """Train, with the planted challenger, and return the run."""
+        self.plant(make)
+        return train(self.lake, self.spec, NIGHT, registry=self.registry).uri
+
+    def judge(self, make: Make) -> Verdict:
+        """Train, evaluate, judge and promote as far as the verdict allows."""
+        ref = evaluate(self.lake, self.spec, NIGHT, self.train(make), registry=self.registry)
+        verdict = decide(self.lake, self.spec, ref.uri)
+        promote(self.lake, self.spec, attempt_of(ref.uri), registry=self.registry)
+        return verdict
+
+    def live(self) -> str:
+        """Return the version that serves."""
+        return str(ledger.live(self.lake)["champion"]["version"])
+
+
+@pytest.fixture
+def gate(ingested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gate:
+    """The gate before its first attempt."""
+    shutil.copytree(ingested / "flight_delay", tmp_path / "lake" / "flight_delay")
+    honest = fitting.fit
+
+    def plant(make: Make) -> None:
+        def planted(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Pipeline:
+            return make(spec, rows) if candidate.name == "planted" else honest(spec, candidate, rows)
+
+        monkeypatch.setattr(fitting, "fit", planted)
+        monkeypatch.setattr(sentinel, "fit", planted)
+
+    return Gate(Lake("flight_delay", str(tmp_path / "lake")), tmp_path, plant)
+
+
+def forest(seed: int = 7, until: str = "9999", **params: Any) -> Make:
+    """Return a maker of the shipped forest, on rows up to a night, with other parameters where given."""
+
+    def make(spec: UseCase, rows: pa.Table) -> Pipeline:
+        (shipped,) = (c for c in load(spec.name).training.candidates if c.name == "forest")
+        candidate = shipped.model_copy(update={"params": {**shipped.params, **params}})
+        seeded = spec.model_copy(update={"training": spec.training.model_copy(update={"seed": seed})})
+        pipeline = build(seeded, candidate)
+        rows = rows.filter(pc.less_equal(rows["night"], until))
+        return pipeline.fit(models.frame(rows, spec), rows[spec.problem.target].to_numpy())
+
+    return make

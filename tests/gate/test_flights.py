@@ -1,0 +1,118 @@
+"""On real flights what shouldn't serve is refused, each kind in its sentence; what is better serves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from sklearn.pipeline import Pipeline
+
+from include import models
+from include.errors import ModelError
+from include.evaluate.metrics import loss
+from include.evaluate.run import evaluate
+from include.features import build as features
+from include.promote.judge import BLESSED, NOT_BLESSED
+from include.spec import UseCase
+from include.train.fit import target
+from tests.gate.conftest import BEFORE, NIGHT, Gate, forest
+
+pytestmark = pytest.mark.full
+WEAK = {"n_estimators": 3, "max_depth": 1}
+
+
+def test_a_truly_better_one_serves(gate: Gate) -> None:
+    """The shipped recipe replaces one that has hardly learnt: blessed, and the live champion."""
+    gate.champion(forest(**WEAK)(gate.spec, gate.rows()))
+    verdict = gate.judge(forest())
+    assert verdict.verdict == BLESSED, verdict.sentence
+    assert gate.live() == "1"
+
+
+def test_a_worse_one_is_refused(gate: Gate) -> None:
+    """One that has hardly learnt doesn't replace the shipped recipe."""
+    gate.champion(forest()(gate.spec, gate.rows()))
+    _refused(gate, gate.judge(forest(**WEAK)), "log_loss gain over champion")
+
+
+def test_an_equal_one_is_refused(gate: Gate) -> None:
+    """The same recipe on the same rows with another seed is no gain."""
+    gate.champion(forest()(gate.spec, gate.rows()))
+    _refused(gate, gate.judge(forest(seed=8, until=BEFORE)), "log_loss gain over champion")
+
+
+def test_a_lucky_one_is_refused(gate: Gate) -> None:
+    """Of four seeds the one that looks best on the window is refused, where "new >= old" promotes it."""
+    champion = forest()(gate.spec, gate.rows())
+    rows = gate.rows(NIGHT)
+    test = rows.filter(pa.array([night >= "2013-02-01" for night in rows["night"].to_pylist()]))
+    means = {
+        seed: _mean(gate.spec, forest(seed=seed)(gate.spec, gate.rows()), test) for seed in range(20, 24)
+    }
+    seed = min(means, key=lambda seed: means[seed])
+    assert means[seed] < _mean(gate.spec, champion, test), "the plain gate would promote it"
+    gate.champion(champion)
+    _refused(gate, gate.judge(forest(seed=seed, until=BEFORE)), "log_loss gain over champion")
+
+
+def test_one_that_is_worse_for_a_group_is_refused(gate: Gate) -> None:
+    """Better on average, but it has learnt the opposite for one airport: that slice stands in its way."""
+    gate.spec = gate.declare(slices={"columns": ["origin"], "automatic": False})
+    gate.champion(forest(**WEAK)(gate.spec, gate.rows()))
+
+    def unfair(spec: UseCase, rows: pa.Table) -> Pipeline:
+        late = target(spec, rows)
+        jfk = np.array([origin == "JFK" for origin in rows["origin"].to_pylist()])
+        some = np.random.default_rng(5).random(len(late)) < 0.3
+        place = rows.column_names.index("late")
+        harmed = np.where(jfk & some, 1 - late, late)
+        return forest()(spec, rows.set_column(place, "late", pa.array(harmed)))
+
+    verdict = gate.judge(unfair)
+    _refused(gate, verdict, "origin = JFK loses")
+    (average,) = [c for c in verdict.checks if "gain over champion" in c.name]
+    assert float(average.found.split()[0]) > 0, "it is better on average"
+
+
+def test_one_that_is_too_slow_is_refused(gate: Gate) -> None:
+    """A requirement of latency is measured in a fresh process, a row at a time."""
+    gate.spec = gate.declare(serving=[{"metric": "p95_ms", "at_most": 1}])
+    gate.champion(forest(**WEAK)(gate.spec, gate.rows()))
+    _refused(gate, gate.judge(forest()), "required at most 1")
+
+
+def test_one_that_cannot_be_loaded_is_refused(gate: Gate) -> None:
+    """Its stored bytes differ from those that were trained: evaluation ends, and nothing is judged."""
+    gate.champion(forest(**WEAK)(gate.spec, gate.rows()))
+    run = gate.train(forest())
+    for file in Path(gate.folder, "artifacts").rglob("*.skops"):
+        file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(ModelError, match="required SHA-256"):
+        evaluate(gate.lake, gate.spec, NIGHT, run, registry=gate.registry)
+    assert gate.live() == "0"
+
+
+def test_a_leaking_one_is_refused(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A feature that holds the outcome makes a model too good: the sentinel names it."""
+    honest = features.training_set
+
+    def leaky(*given: object, **more: object) -> pa.Table:
+        rows = honest(*given, **more)  # type: ignore[arg-type]
+        return rows.set_column(rows.column_names.index("humid"), "humid", rows["late"])
+
+    for page in ("include.train.run", "include.evaluate.run"):
+        monkeypatch.setattr(f"{page}.training_set", leaky)
+    gate.champion(forest(**WEAK)(gate.spec, gate.rows()))
+    _refused(gate, gate.judge(forest()), "strongest single feature 1, required below 0.98 (humid")
+
+
+def _refused(gate: Gate, verdict: object, said: str) -> None:
+    assert getattr(verdict, "verdict", "") == NOT_BLESSED
+    assert said in getattr(verdict, "sentence", "")
+    assert gate.live() == "0"
+
+
+def _mean(spec: UseCase, pipeline: Pipeline, rows: pa.Table) -> float:
+    return float(loss("log_loss", target(spec, rows), models.predict(pipeline, rows, spec)).mean())
