@@ -60,7 +60,7 @@ def champion(case: Case) -> Sequence[Check]:
 def slices(case: Case) -> Sequence[Check]:
     """No slice is shown to lose more than it did with the rival, beyond the tolerance."""
     found, rules = case.evidence.facts.slices, case.gate.slices
-    required = f"none that loses {rules.tolerance:.4g} more than with {case.evidence.facts.rival}"
+    required = f"none that loses {100 * rules.tolerance:.4g} % more than with {case.evidence.facts.rival}"
     if found is None:
         return [Check("slices", required, "missing", False, AGAIN)]
     judged = [part for part in found if judgeable(part, case.gate)]
