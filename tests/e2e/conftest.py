@@ -28,8 +28,8 @@ PLOT = (
     ("max_iter: 60", "max_iter: 4"),
     (
         "  block: 1",
-        "  block: 1\n  alpha: 0.2\n  approval: human\n"
-        "  rollout: {kind: canary, nights: 2, look: 1, patience: 10, alpha: 0.4, margin: 0, share: 0.4}",
+        "  block: 1\n  alpha: 0.2\n  min_gain: 0.05\n  approval: human\n"
+        "  rollout: {kind: canary, nights: 2, look: 1, patience: 10, alpha: 0.4, margin: 3, share: 0.4}",
     ),
 )
 
