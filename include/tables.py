@@ -82,6 +82,18 @@ PREDICTIONS = _schema(
 )
 # realised performance of a scored night, as known on the night its labels came
 PERFORMANCE = _schema(night=_S, known=_S, metric=_S, value=_F, rows=_I, unlabelled=_I, rungs=_S, versions=_S)
+# from where on a column alarms, by the nights that a training knew, and the newest of those nights
+LIMITS = _schema(
+    night=_S,  # of the training
+    column=_S,  # a feature, or "prediction"
+    model=_S,  # of that training
+    cut=_S,  # JSON: how values are counted, see include.monitor.drift.Cut
+    middle=_F,  # see include.monitor.alarms.Limits; null where there were too few nights
+    spread=_F,
+    height=_F,
+    nights=_S,  # JSON: keys
+    counts=_S,  # JSON: rows by night and bin, the last of which counts those without a value
+)
 FINDINGS = _schema(
     night=_S,
     check=_S,

@@ -104,6 +104,22 @@ class Scoring(Strict):
     fallback: float = Field(description="the prediction before any model was promoted")
 
 
+class Alarms(Strict):
+    """How rarely a column's alarm may be false, and what it takes."""
+
+    a_year: float = Field(4, gt=0, description="alerts in a clean year that are tolerable, over all columns")
+    past: int = Field(28, ge=7, description="nights before a night that it is compared with")
+    nights: int = Field(2, ge=1, description="of the last `of` that must break with their past")
+    of: int = Field(3, ge=1)
+    quiet: int = Field(7, ge=1, description="nights after an alert in which no other is told")
+
+    @model_validator(mode="after")
+    def _can_be(self) -> Alarms:
+        if self.nights > self.of:
+            raise ValueError(f"nights: at most of = {self.of}, found {self.nights}")
+        return self
+
+
 class Monitoring(Strict):
     """What is watched, night by night."""
 
@@ -117,6 +133,7 @@ class Monitoring(Strict):
         le=1,
         description="share of values that the reference doesn't hold, from which it is an alarm",
     )
+    alarms: Alarms = Alarms()
     requirements: tuple[Requirement, ...] = Field((), description="of realised performance")
     window: int = Field(
         7, ge=1, description="nights that drift is judged on, and matured ones that performance is"

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from include import profile
 from include.lake import Lake
+from include.profile import Profile
 from include.refs import digest_bytes, digest_json
 from include.spec import UseCase
 from include.tables import PARTITIONS
@@ -23,8 +24,8 @@ def product(digest: str) -> str:
 
 def publish(
     lake: Lake, spec: UseCase, record: Record, rows: pa.Table, predictions: NDArray[np.float64]
-) -> None:
-    """Publish the profiles of the features and of the column ``prediction``, on the training night.
+) -> dict[str, Profile]:
+    """Publish the profiles of the features and of the column ``prediction``, and return them.
 
     Parameters
     ----------
@@ -38,8 +39,9 @@ def publish(
     features = profile.build(name, record.night, rows, spec.features.numeric, spec.features.categorical)
     seen = profile.build(name, record.night, pa.table({"prediction": predictions}), ["prediction"], [])
     where = {"product": name, "night": record.night}
-    lake.publish("profiles", pa.concat_tables([features, seen]).sort_by("column"), where)
-    made = {
+    made = pa.concat_tables([features, seen]).sort_by("column")
+    lake.publish("profiles", made, where)
+    done = {
         **where,
         "outcome": "published",
         "revision": 0,
@@ -52,5 +54,6 @@ def publish(
         "code": record.code,
         "note": f"what {record.challenger.name} v{record.version} was fitted on",
     }
-    row = pa.Table.from_pylist([made], schema=PARTITIONS)
+    row = pa.Table.from_pylist([done], schema=PARTITIONS)
     lake.publish("partitions", row, where)
+    return profile.merge(made.to_pylist())

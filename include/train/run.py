@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from include import models
 from include.environment import code_version
 from include.errors import EvergreenError
 from include.features.build import labelled, training_set
@@ -24,7 +25,7 @@ from include.promote.evidence import CHALLENGER
 from include.refs import Ref, digest_table
 from include.registry import Registry
 from include.spec import UseCase
-from include.train import reference
+from include.train import limits, reference
 from include.train.fit import Final, Trial, attempt, finish, learnable, target
 from include.train.recipes import flat
 from include.train.record import PATH, Record, attempt_key
@@ -88,8 +89,8 @@ def _fill(lake: Lake, given: Given, parts: Split, registry: Registry, run: str) 
     best = min(trials[first:], key=lambda trial: trial.loss)
     walked = None
     seen = pa.concat_tables([parts.train, parts.validation])
+    every = pa.concat_tables([seen, parts.test])
     if spec.gate.evidence == "walk_forward":
-        every = pa.concat_tables([seen, parts.test])
         walked = walk(spec, given.night, best.candidate, parts.test, partial(_known, lake, spec, every))
         seen = every
     baselines = [finish(spec, trial, seen, parts.test) for trial in trials[:first]]
@@ -100,7 +101,8 @@ def _fill(lake: Lake, given: Given, parts: Split, registry: Registry, run: str) 
     record = _record(given, parts, seen, final, baselines, version)
     record = replace(record, walked=walked.digest) if walked else record
     unseen = walked.predictions[CHALLENGER] if walked else final.predictions
-    reference.publish(lake, spec, record, seen, np.concatenate([best.predictions, unseen]))
+    learnt = reference.publish(lake, spec, record, seen, np.concatenate([best.predictions, unseen]))
+    limits.publish(lake, spec, record, learnt, every, models.predict(final.estimator, every, spec))
     registry.put(run, {PATH: record.to_json()})
     _note(given, record, trials, registry, run)
 

@@ -1,0 +1,99 @@
+"""From where on a column alarms: a training has the nights, and says how far they jump without a fault."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from include import tables
+from include.lake import Lake
+from include.monitor.alarms import limits
+from include.monitor.drift import Cut
+from include.profile import Profile
+from include.refs import digest_table
+from include.spec import UseCase
+from include.train.record import Record
+
+PRODUCT = "limits"
+PREDICTION = "prediction"
+Counts = NDArray[np.float64]
+
+
+def publish(
+    lake: Lake,
+    spec: UseCase,
+    record: Record,
+    profiles: Mapping[str, Profile],
+    rows: pa.Table,
+    predictions: NDArray[np.float64],
+) -> None:
+    """Publish the limits of every feature and of the predictions, on the training night.
+
+    Parameters
+    ----------
+    profiles : what the challenger was fitted on, by column; it says how values are counted.
+    rows : all nights that have labels, in their order, shape (n, any).
+    predictions : the challenger's, of these rows, shape (n,). Of those that it was fitted on they are surer
+        than they will be again, which makes for no jump but one.
+    """
+    given = rows.append_column(PREDICTION, pa.array(predictions, pa.float64()))
+    nights = sorted(pc.unique(rows["night"]).to_pylist())
+    cuts = {name: Cut.of(of) for name, of in profiles.items()}
+    counted = {name: count(given, name, cut, nights) for name, cut in cuts.items()}
+    rules = spec.monitoring.alarms
+    found = limits(counted, rules, spec.training.seed)
+    newest = slice(max(len(nights) - rules.past - rules.of, 0), None)
+    made = [
+        {
+            "night": record.night,
+            "column": name,
+            "model": record.challenger.digest,
+            "cut": json.dumps(asdict(cut)),
+            "middle": found.middle.get(name) if found else None,
+            "spread": found.spread.get(name) if found else None,
+            "height": found.height if found else None,
+            "nights": json.dumps(nights[newest]),
+            "counts": json.dumps(counted[name][newest].astype(int).tolist()),
+        }
+        for name, cut in sorted(cuts.items())
+    ]
+    table = pa.Table.from_pylist(made, schema=tables.LIMITS)
+    lake.publish("limits", table, {"night": record.night})
+    row = {
+        "product": PRODUCT,
+        "night": record.night,
+        "outcome": "published",
+        "revision": 0,
+        "rows": len(made),
+        "quarantined": 0,
+        "duplicates": 0,
+        "digest": digest_table(table),
+        "inputs": json.dumps({"training_set": record.data}),
+        "spec": record.spec,
+        "code": record.code,
+        "note": f"from where on a column alarms, by {len(nights)} nights",
+    }
+    where = {"product": PRODUCT, "night": record.night}
+    lake.publish("partitions", pa.Table.from_pylist([row], schema=tables.PARTITIONS), where)
+
+
+def count(rows: pa.Table, name: str, cut: Cut, nights: list[str]) -> Counts:
+    """Return a column's rows by night and bin, and those without a value last, shape (nights, bins + 1)."""
+    night = pc.index_in(rows["night"], pa.array(nights)).to_numpy()
+    values = rows[name].combine_chunks()
+    there = values.is_valid().to_numpy(zero_copy_only=False)
+    if cut.names is None:
+        values = values.cast(pa.float64())
+        there &= np.isfinite(values.to_numpy(zero_copy_only=False))
+    else:
+        values = values.cast(pa.string())
+    places = np.full(len(values), cut.bins, dtype=np.intp)
+    places[there] = cut.places(values.filter(pa.array(there)))
+    wide = cut.bins + 1
+    return np.bincount(night * wide + places, minlength=len(nights) * wide).reshape(-1, wide).astype(float)
