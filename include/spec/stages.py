@@ -80,6 +80,10 @@ class Training(Strict):
     )
     validation: int = Field(7, ge=1, description="nights")
     test: int = Field(28, ge=1, description="nights; neither fitted nor tuned on")
+    test_up_to: int | None = Field(
+        None,
+        description="of a walk forward: more test nights, up to half of the labelled ones",
+    )
     baselines: tuple[Candidate, ...] = Field(min_length=1)
     candidates: tuple[Candidate, ...] = Field(min_length=1)
     seed: int = 7
@@ -93,6 +97,8 @@ class Training(Strict):
             raise ValueError(
                 "baselines: one must be {name: prior, estimator: prior}; leaks are measured by it"
             )
+        if self.test_up_to is not None and self.test_up_to <= self.test:
+            raise ValueError(f"test_up_to: more than test = {self.test}, found {self.test_up_to}")
         return self
 
 

@@ -164,6 +164,8 @@ class UseCase(Strict):
                 f"{delay} have no labels yet, and the first {delay} overlap what was fitted on; found "
                 f"{training.test}"
             )
+        if training.test_up_to and gate.evidence != "walk_forward":
+            raise ValueError("training.test_up_to: only for gate.evidence = walk_forward")
         looks = -(-max(rules.nights, 2 * gate.block) // rules.look)
         if rules.patience < (need := looks * rules.look + self.labels.delay):
             raise ValueError(

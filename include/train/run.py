@@ -91,7 +91,7 @@ def _fill(lake: Lake, given: Given, parts: Split, registry: Registry, run: str) 
     seen = pa.concat_tables([parts.train, parts.validation])
     every = pa.concat_tables([seen, parts.test])
     if spec.gate.evidence == "walk_forward":
-        walked = walk(spec, given.night, best.candidate, parts.test, partial(_known, lake, spec, every))
+        walked = walk(spec, given.night, best.candidate, parts, partial(_known, lake, spec, every))
         seen = every
     baselines = [finish(spec, trial, seen, parts.test) for trial in trials[:first]]
     final = finish(spec, best, seen, parts.test)

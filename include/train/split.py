@@ -17,11 +17,17 @@ from include.spec import UseCase
 
 @dataclass(frozen=True)
 class Split:
-    """Three tables, each earlier than the next; ``test`` may be empty."""
+    """Three tables, each earlier than the next; ``test`` may be empty.
+
+    Parameters
+    ----------
+    tested : nights from the first test night to the training's.
+    """
 
     train: pa.Table
     validation: pa.Table
     test: pa.Table
+    tested: int = 0
 
     def nights(self) -> dict[str, list[str]]:
         """Return the nights that each part has rows of, ascending."""
@@ -32,6 +38,20 @@ class Split:
 def nights_of(rows: pa.Table) -> list[str]:
     """Return the nights of which there are rows, ascending."""
     return sorted(str(night) for night in pc.unique(rows["night"]).to_pylist())
+
+
+def tested(rows: pa.Table, spec: UseCase, night: str) -> int:
+    """Return how many test nights a training has: as declared, or more where a longer history allows.
+
+    Parameters
+    ----------
+    rows : the labelled rows that it knows, with the column ``night``.
+    """
+    least, most = spec.training.test, spec.training.test_up_to
+    if most is None or not rows.num_rows:
+        return least
+    known = len(spec.clock.keys(str(pc.min(rows["night"]).as_py()), night))
+    return max(least, min(most, known // 2))
 
 
 def split(rows: pa.Table, spec: UseCase, night: str) -> Split:
@@ -47,14 +67,15 @@ def split(rows: pa.Table, spec: UseCase, night: str) -> Split:
     EvergreenError
         when nights to fit on, or to choose on, are missing; it says how many there are.
     """
-    training, clock = spec.training, spec.clock
-    test = clock.shift(night, 1 - training.test)
-    validation = clock.shift(night, 1 - training.test - training.validation)
+    training, clock, nights = spec.training, spec.clock, tested(rows, spec, night)
+    test = clock.shift(night, 1 - nights)
+    validation = clock.shift(night, 1 - nights - training.validation)
     column = rows["night"]
     parts = Split(
         train=rows.filter(pc.less(column, validation)),
         validation=rows.filter(pc.and_(pc.greater_equal(column, validation), pc.less(column, test))),
         test=rows.filter(pc.and_(pc.greater_equal(column, test), pc.less_equal(column, night))),
+        tested=nights,
     )
     found = parts.nights()
     if not found["train"] or not found["validation"]:
@@ -62,7 +83,7 @@ def split(rows: pa.Table, spec: UseCase, night: str) -> Split:
             f"{spec.name}: training on {night}",
             required=f"labelled nights before {validation} to fit on, and from there to {test} to choose on",
             found=", ".join(f"{len(nights)} of {name}" for name, nights in found.items()),
-            where=f"training.validation = {training.validation} nights, training.test = {training.test}",
+            where=f"training.validation = {training.validation} nights, {nights} test nights",
             remedy="load more history, train on a later night, or declare shorter windows in usecase.yaml",
         )
     return parts

@@ -22,6 +22,7 @@ from include.refs import digest_bytes
 from include.spec import UseCase
 from include.spec.stages import Candidate
 from include.train.fit import fit, learnable
+from include.train.split import Split
 
 Array = NDArray[np.float64]
 PATH = "evergreen/walked.parquet"  # below the run
@@ -40,12 +41,12 @@ class Walk:
         return digest_bytes(self.data)
 
 
-def origins(spec: UseCase, night: str) -> list[str]:
-    """Return the nights whose models predict the test nights of a training, ascending.
+def origins(spec: UseCase, night: str, test: int) -> list[str]:
+    """Return the nights whose models predict the ``test`` nights of a training, ascending.
 
     The first is the last night before them; each predicts the ``gate.step`` nights after itself.
     """
-    back = range(spec.training.test, 0, -spec.gate.step)
+    back = range(test, 0, -spec.gate.step)
     return [spec.clock.shift(night, -nights) for nights in back]
 
 
@@ -53,7 +54,7 @@ def walk(
     spec: UseCase,
     night: str,
     challenger: Candidate,
-    test: pa.Table,
+    parts: Split,
     known: Callable[[str], pa.Table],
 ) -> Walk:
     """Fit the challenger's recipe and each baseline anew at every origin, and predict the test rows.
@@ -61,7 +62,7 @@ def walk(
     Parameters
     ----------
     night : of the training.
-    test : the labelled rows of the test nights, shape (m, any).
+    parts : of the training; its m test rows are predicted.
     known : gives the labelled rows of the training set as they were known on a night.
 
     Raises
@@ -69,10 +70,11 @@ def walk(
     EvergreenError
         when too little was known at an origin to fit on.
     """
+    test = parts.test
     recipes = {CHALLENGER: challenger} | {f"{BASELINE}{c.name}": c for c in spec.training.baselines}
     of = np.asarray(test["night"].to_pylist(), dtype=object)
     found = {name: np.empty(test.num_rows, dtype=np.float64) for name in recipes}
-    starts = origins(spec, night)
+    starts = origins(spec, night, parts.tested)
     for origin, until in zip(starts, [*starts[1:], night], strict=True):
         places = np.flatnonzero((of > origin) & (of <= until))
         if not len(places):

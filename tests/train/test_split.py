@@ -51,3 +51,36 @@ def test_nights_without_labels_have_no_rows(shape: UseCase) -> None:
     """The newest test nights, of which nothing is known yet, are counted and empty."""
     nights = shape.clock.keys("2024-03-01", "2024-03-28")
     assert split(pa.table({"night": nights}), shape, "2024-03-30").nights()["test"] == nights[-6:]
+
+
+@pytest.mark.parametrize(("known", "tested"), [(10, 8), (16, 8), (20, 10), (40, 20), (60, 20)])
+def test_a_walk_forward_is_judged_on_more_nights_as_the_history_grows(
+    tmp_path: Path, known: int, tested: int
+) -> None:
+    """At most half of the nights that have labels are test nights, never fewer than declared, nor more."""
+    walking = {
+        "min_partitions: 3": "min_partitions: 3, evidence: walk_forward",
+        "test: 8": "test: 8\n  test_up_to: 20",
+    }
+    longer = visits.usecase(tmp_path, **walking)
+    nights = longer.clock.keys("2024-01-01", longer.clock.shift("2024-01-01", known + 5))[:known]
+    rows = pa.table({"night": nights})
+    try:
+        parts = split(rows, longer, nights[-1])
+    except EvergreenError:
+        assert known < 8 + 4 + 1
+        return
+    assert parts.tested == tested == len(parts.nights()["test"])
+
+
+@pytest.mark.parametrize(
+    ("declared", "why"),
+    [
+        ("test_up_to: 20", "only for gate.evidence = walk_forward"),
+        ("test_up_to: 8", "more than test = 8, found 8"),
+    ],
+)
+def test_a_longer_test_that_cannot_be_is_refused(tmp_path: Path, declared: str, why: str) -> None:
+    """What is held out ages, so it is for a walk forward alone, and it is longer than the least."""
+    with pytest.raises(EvergreenError, match=why):
+        visits.usecase(tmp_path, **{"test: 8": f"test: 8\n  {declared}"})

@@ -20,7 +20,7 @@ from include.spec import UseCase
 from include.train.fit import fit, target
 from include.train.record import PATH, Record
 from include.train.run import train
-from include.train.split import nights_of, split
+from include.train.split import Split, nights_of, split
 from include.train.walk import PATH as WALKED
 from include.train.walk import Walk, origins, read, walk
 from tests.train import visits
@@ -39,10 +39,10 @@ def spec(clinic: Path) -> UseCase:
 def walked(lake: Lake, spec: UseCase) -> tuple[np.ndarray, Walk]:
     """Walk with the first candidate; return the night of each test row, too."""
     every = training_set(lake, spec, NIGHT)
-    test = split(every, spec, NIGHT).test
+    parts = split(every, spec, NIGHT)
     recipe = spec.training.candidates[0]
-    found = walk(spec, NIGHT, recipe, test, lambda origin: labelled(lake, spec, every, origin))
-    return np.array(test["night"].to_pylist()), found
+    found = walk(spec, NIGHT, recipe, parts, lambda origin: labelled(lake, spec, every, origin))
+    return np.array(parts.test["night"].to_pylist()), found
 
 
 def revise(lake: Lake, night: str, *, later: int = 0) -> None:
@@ -61,9 +61,12 @@ def revise(lake: Lake, night: str, *, later: int = 0) -> None:
 
 def test_origins_cover_the_test_nights(spec: UseCase, tmp_path: Path) -> None:
     """The first origin is the last night before them, and the steps reach to the training's night."""
-    assert origins(spec, NIGHT) == [*ORIGINS, "2024-03-28"]  # after which no label has come yet
+    assert origins(spec, NIGHT, spec.training.test) == [
+        *ORIGINS,
+        "2024-03-28",
+    ]  # after which no label has come yet
     weekly = visits.usecase(tmp_path, **{"min_partitions: 3": "min_partitions: 3, evidence: walk_forward"})
-    assert origins(weekly, NIGHT) == ["2024-03-22", "2024-03-29"]
+    assert origins(weekly, NIGHT, weekly.training.test) == ["2024-03-22", "2024-03-29"]
 
 
 def test_each_origin_fits_what_a_training_on_that_night_would_have(lake: Lake, spec: UseCase) -> None:
@@ -118,10 +121,15 @@ def test_origin_that_knows_too_little_is_named(lake: Lake, clinic: Path) -> None
     labels = late.labels.model_copy(update={"delay": 24})  # a declaration with it is refused
     late = late.model_copy(update={"labels": labels})
     test = training_set(lake, visits.usecase(clinic / "other"), NIGHT)
+    parts = Split(test, test, test, late.training.test)
     every = training_set(lake, late, NIGHT)
     with pytest.raises(EvergreenError, match=r"training on 2024-03-22: required both 0.*no labelled row"):
         walk(
-            late, NIGHT, late.training.candidates[0], test, lambda origin: labelled(lake, late, every, origin)
+            late,
+            NIGHT,
+            late.training.candidates[0],
+            parts,
+            lambda origin: labelled(lake, late, every, origin),
         )
 
 
