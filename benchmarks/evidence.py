@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,7 +97,7 @@ class Replay:
     every: int  # weeks between two trainings
 
     def run(self) -> tuple[Array, list[str], list[int], list[float]]:
-        """Return the served losses by night, the promotions, the champion's ages and the seconds of fitting."""
+        """Return the losses by night, the promotions, the champion's ages and the seconds of fitting."""
         made, first = self.made, self.made.sundays.index(FIRST)
         served, promoted, ages, seconds = np.full(len(made.nights), np.nan), [], [], []
         champion, attempt = (self._chosen(first, 0), FIRST), 0
@@ -115,8 +116,8 @@ class Replay:
             ages.append(WEEK * (place - made.sundays.index(champion[1])) + made.spec.labels.delay)
         return served, promoted, ages, seconds
 
-    def _trained(self, place: int, champion: tuple[str, str]) -> tuple:
-        """Return challenger, test nights that neither it nor the champion saw, both models' losses, seconds."""
+    def _trained(self, place: int, champion: tuple[str, str]) -> tuple[Any, ...]:
+        """Return challenger, the test nights that nobody saw, its and the baseline's losses, and seconds."""
         made, weeks = self.made, min(self.weeks, place - 1)
         recipe, start = self._chosen(place, weeks), made.sundays[place - weeks]
         said, base = np.full((2, len(made.nights)), np.nan)

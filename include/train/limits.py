@@ -49,37 +49,43 @@ def publish(
     rules = spec.monitoring.alarms
     found = limits(counted, rules, spec.training.seed)
     newest = slice(max(len(nights) - rules.past - rules.of, 0), None)
+    same = {
+        "night": record.night,
+        "model": record.challenger.digest,
+        "height": found.height if found else None,
+        "nights": json.dumps(nights[newest]),
+    }
     made = [
         {
-            "night": record.night,
+            **same,
             "column": name,
-            "model": record.challenger.digest,
             "cut": json.dumps(asdict(cut)),
             "middle": found.middle.get(name) if found else None,
             "spread": found.spread.get(name) if found else None,
-            "height": found.height if found else None,
-            "nights": json.dumps(nights[newest]),
             "counts": json.dumps(counted[name][newest].astype(int).tolist()),
         }
         for name, cut in sorted(cuts.items())
     ]
-    table = pa.Table.from_pylist(made, schema=tables.LIMITS)
+    _write(lake, record, pa.Table.from_pylist(made, schema=tables.LIMITS), len(nights))
+
+
+def _write(lake: Lake, record: Record, table: pa.Table, nights: int) -> None:
+    """Publish the limits, and last the row that says so."""
     lake.publish("limits", table, {"night": record.night})
+    where = {"product": PRODUCT, "night": record.night}
     row = {
-        "product": PRODUCT,
-        "night": record.night,
+        **where,
         "outcome": "published",
         "revision": 0,
-        "rows": len(made),
+        "rows": table.num_rows,
         "quarantined": 0,
         "duplicates": 0,
         "digest": digest_table(table),
         "inputs": json.dumps({"training_set": record.data}),
         "spec": record.spec,
         "code": record.code,
-        "note": f"from where on a column alarms, by {len(nights)} nights",
+        "note": f"from where on a column alarms, by {nights} nights",
     }
-    where = {"product": PRODUCT, "night": record.night}
     lake.publish("partitions", pa.Table.from_pylist([row], schema=tables.PARTITIONS), where)
 
 
