@@ -132,9 +132,28 @@ def calibrate(
     from include.calibrate.run import text
     from include.lake import Lake
 
-    if page is not None and not page.parent.is_dir():  # before minutes of work
-        raise EvergreenError(f"--page {page}", required="a folder that is there", found=f"no {page.parent}")
+    _page(page)
     found, html = measure(Lake(usecase), specs.load(usecase), sequences)
+    if page is not None:
+        page.write_text(html)
+    _show(found, text(found), as_json)
+
+
+@app.command("calibrate-alarms")
+def calibrate_alarms(
+    usecase: UseCaseName,
+    years: Annotated[int, typer.Option("--years", min=1, help="Made-up ones.")] = 20,
+    page: Annotated[Path | None, typer.Option("--page", help="Write the page there too.")] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Measure how often a column alarms without a fault, and how soon with one."""
+    from include.calibrate.alarms import calibrate as measure
+    from include.calibrate.alarms import text
+    from include.lake import Lake
+
+    _page(page)
+    found, html = measure(Lake(usecase), specs.load(usecase), years)
     if page is not None:
         page.write_text(html)
     _show(found, text(found), as_json)
@@ -175,6 +194,12 @@ def run(
 
 
 app.add_typer(acts)
+
+
+def _page(page: Path | None) -> None:
+    """Refuse a page that can't be written, before minutes of work."""
+    if page is not None and not page.parent.is_dir():
+        raise EvergreenError(f"--page {page}", required="a folder that is there", found=f"no {page.parent}")
 
 
 def _readable(usecase: str | None) -> tuple[list[specs.UseCase], list[str]]:

@@ -92,7 +92,7 @@ LIMITS = _schema(
     spread=_F,
     height=_F,
     nights=_S,  # JSON: keys
-    counts=_S,  # JSON: rows by night and bin, the last of which counts those without a value
+    counts=_S,  # JSON: values by night and bin
 )
 FINDINGS = _schema(
     night=_S,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from include.calibrate.resample import GATE
 
@@ -39,12 +42,33 @@ def render(said: dict[str, Any], results: Sequence[Result]) -> str:
             ),
             "Sequences that promoted a true gain": _power(said["alpha"], results),
         }
-    return templates.get_template("page.html").render(said=said, results=results, plots=plots)
+    return templates.get_template("gate.html").render(said=said, results=results, plots=plots)
+
+
+def alarms(
+    said: dict[str, Any], nights: Sequence[str], heights: tuple[NDArray[np.float64], NDArray[np.float64]]
+) -> str:
+    """Return the page of the alarms' calibration.
+
+    Parameters
+    ----------
+    nights : the judged ones.
+    heights : by night, the largest jump of any column in spreads, and the limit, shape (nights,) each.
+    """
+    with rc_context(SETTINGS):
+        figure, axes = _axes("spreads above the column's median")
+        days = [date.fromisoformat(night) for night in nights]
+        axes.plot(days, heights[0], linewidth=0.8, label="largest jump")
+        axes.step(days, heights[1], color="grey", linestyle="--", where="post", label="limit")
+        for one in said["alerts"]:
+            axes.axvline(date.fromisoformat(one["night"]), color="tab:red", linewidth=0.8)
+        image = _image(figure)
+    return templates.get_template("alarms.html").render(said=said, image=image)
 
 
 def _noise(alpha: float, results: Sequence[Result]) -> str:
     """Draw the share of sequences that promoted noise, gate by gate."""
-    figure, axes = _axes()
+    figure, axes = _axes("share of the sequences")
     for one in results:
         if one.pairs == results[0].pairs and one.recentred and not one.gain:
             axes.plot(range(1, len(one.by_attempt) + 1), one.by_attempt, marker=".", label=one.gate)
@@ -55,7 +79,7 @@ def _noise(alpha: float, results: Sequence[Result]) -> str:
 
 def _power(alpha: float, results: Sequence[Result]) -> str:
     """Draw what the gate promotes against the true gain, for each kind of champion."""
-    figure, axes = _axes()
+    figure, axes = _axes("share of the sequences")
     for name in dict.fromkeys(one.pairs for one in results):
         mine = [one for one in results if one.pairs == name and one.gate == GATE and one.recentred]
         gains = [100 * one.gain for one in mine]
@@ -67,10 +91,10 @@ def _power(alpha: float, results: Sequence[Result]) -> str:
     return _image(figure)
 
 
-def _axes() -> tuple[Figure, Any]:
+def _axes(label: str) -> tuple[Figure, Any]:
     figure = Figure(figsize=(8.6, 3.6), layout="constrained")
     axes = figure.subplots()
-    axes.set_ylabel("share of the sequences")
+    axes.set_ylabel(label)
     return figure, axes
 
 

@@ -26,6 +26,8 @@ AROUND = 8  # weeks to either side from which a week of the resampled year is dr
 YEARS = 20  # resampled ones: the limit's own noise is then below that of two months of nights
 LEAST_SPREAD = 0.2  # of a column's logarithms, since that of few nights may be nil by chance
 HALVINGS = 30
+# of the tolerable rate: a season that has not been is wilder than those that were (`calibrate-alarms`)
+CAUTION = 0.25
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def resampled(nights: int, length: int, years: int, seed: int) -> NDArray[np.int
 def _height(scaled: Array, rules: Alarms) -> float:
     """Return the least height at which the years, shape (columns, years, nights), bring no more alerts."""
     low, high = 0.0, float(scaled.max(initial=0.0, where=np.isfinite(scaled))) + 1.0
-    allowed = rules.a_year * scaled.shape[1] * scaled.shape[2] / 365.25
+    allowed = CAUTION * rules.a_year * scaled.shape[1] * scaled.shape[2] / 365.25
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         alarm = np.any(lasting(scaled > middle, rules), axis=0)

@@ -14,7 +14,6 @@ from include.lake import Lake
 from include.monitor import alarms
 from include.monitor.drift import Counts, Cut
 from include.monitor.findings import Finding
-from include.profile import Profile
 from include.spec.stages import Alarms
 
 Row = Mapping[str, Any]
@@ -57,7 +56,7 @@ def past(limit: Row, profiles: Mapping[str, Row], night: str, rules: Alarms) -> 
     how = json.loads(limit["cut"])
     cut = Cut(tuple(how["edges"]), None if how["names"] is None else tuple(how["names"]))
     seen = dict(zip(json.loads(limit["nights"]), json.loads(limit["counts"]), strict=True))
-    seen |= {key: _counts(profile.merge([row])[row["column"]], cut) for key, row in profiles.items()}
+    seen |= {key: cut.profile(profile.merge([row])[row["column"]]) for key, row in profiles.items()}
     keys = sorted(key for key in seen if key <= night)[-rules.past - rules.of :]
     known = limit["middle"] is not None
     height = float(np.exp(limit["middle"] + limit["height"] * limit["spread"])) if known else None
@@ -86,7 +85,3 @@ def judge(name: str, given: Past, rules: Alarms) -> Finding:
     note = f"{name} {side} the {len(given.counts) - rules.of} nights before: {value:.3g}, limit "
     note += f"{given.limit:.3g} on {rules.nights} of {rules.of} nights"
     return Finding("drift", name, value, given.limit, "alarm" if alarm else "ok", note)
-
-
-def _counts(of: Profile, cut: Cut) -> list[float]:
-    return [*cut.profile(of), float(of.missing)]

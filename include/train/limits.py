@@ -90,7 +90,7 @@ def _write(lake: Lake, record: Record, table: pa.Table, nights: int) -> None:
 
 
 def count(rows: pa.Table, name: str, cut: Cut, nights: list[str]) -> Counts:
-    """Return a column's rows by night and bin, and those without a value last, shape (nights, bins + 1)."""
+    """Return a column's values by night and bin, shape (nights, bins)."""
     night = pc.index_in(rows["night"], pa.array(nights)).to_numpy()
     values = rows[name].combine_chunks()
     there = values.is_valid().to_numpy(zero_copy_only=False)
@@ -99,7 +99,5 @@ def count(rows: pa.Table, name: str, cut: Cut, nights: list[str]) -> Counts:
         there &= np.isfinite(values.to_numpy(zero_copy_only=False))
     else:
         values = values.cast(pa.string())
-    places = np.full(len(values), cut.bins, dtype=np.intp)
-    places[there] = cut.places(values.filter(pa.array(there)))
-    wide = cut.bins + 1
-    return np.bincount(night * wide + places, minlength=len(nights) * wide).reshape(-1, wide).astype(float)
+    found = night[there] * cut.bins + cut.places(values.filter(pa.array(there)))
+    return np.bincount(found, minlength=len(nights) * cut.bins).reshape(-1, cut.bins).astype(float)

@@ -1,0 +1,177 @@
+"""How often a column alarms without a fault, and how soon with one: measured on the lake's own nights.
+
+The limits are those that a training would have published: made from the nights before, and anew every four
+weeks. What they do on the four weeks that follow is counted, on the nights as they were, with whatever truly
+happened in them, and on made-up years that keep everything but trend and events. Then faults are planted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from scipy.stats import chi2
+
+from include import profile
+from include.calibrate import page
+from include.calibrate.planted import REFIT, Walk, faults, walked
+from include.errors import EvergreenError
+from include.features.build import features
+from include.lake import Lake
+from include.monitor.alarms import WEEK, alerts, breaks, lasting, resampled
+from include.monitor.drift import Cut
+from include.report import table
+from include.spec import UseCase
+from include.spec.stages import Alarms
+from include.train.limits import count
+
+PLACE = "reports/alarms.html"
+DAYS = 365.25
+Counts = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Alerts a year, with the exact interval of 95 % of a Poisson count (Garwood 1936)."""
+
+    found: int
+    years: float
+
+    @property
+    def low(self) -> float:
+        """The lower end."""
+        return float(chi2.ppf(0.025, 2 * self.found)) / 2 / self.years if self.found else 0.0
+
+    @property
+    def high(self) -> float:
+        """The upper end."""
+        return float(chi2.ppf(0.975, 2 * self.found + 2)) / 2 / self.years
+
+    def __str__(self) -> str:
+        return f"{self.found / self.years:.1f} [{self.low:.1f}, {self.high:.1f}]"
+
+    def plain(self) -> dict[str, float]:
+        """Return plain values."""
+        return {**asdict(self), "a_year": self.found / self.years, "low": self.low, "high": self.high}
+
+
+def calibrate(lake: Lake, spec: UseCase, years: int) -> tuple[dict[str, Any], str]:
+    """Measure the rate of alerts on clean time, and the delay until a fault is found.
+
+    Parameters
+    ----------
+    years : made-up ones.
+
+    Returns
+    -------
+    dict, str
+        The numbers as plain JSON, and the page, which is also stored as ``reports/alarms.html``.
+
+    Raises
+    ------
+    EvergreenError
+        when nights are missing.
+    """
+    began, rules = time.perf_counter(), spec.monitoring.alarms
+    nights = _nights(lake, spec)
+    rows = features(lake, spec, nights)
+    start = max(len(nights) // 3, rules.past + 3 * WEEK)
+    cuts, spreads = _cuts(spec, rows.filter(pc.less(rows["night"], nights[start])))
+    counts = {name: count(rows, name, cut, nights) for name, cut in cuts.items()}
+    walk = walked(counts, rules, start, spec.training.seed)
+    told = alerts(walk.alarm, rules.quiet)
+    clean = _clean(counts, rules, start, years, spec.training.seed)
+    found = {
+        "sentence": "",
+        "usecase": spec.name,
+        "spec": spec.digest,
+        "promised": rules.a_year,
+        "nights": {"first": nights[start], "last": nights[-1], "judged": len(told), "before": start},
+        "as_it_was": Rate(int(told.sum()), len(told) / DAYS).plain(),
+        "share_of_nights": float(walk.alarm.mean()),
+        "made_up": clean.plain(),
+        "alerts": [_alert(walk, nights, start + int(place)) for place in np.flatnonzero(told)],
+        "faults": list(faults(rows, nights, cuts, spreads, walk)),
+    }
+    found["sentence"] = _sentence(found, Rate(int(told.sum()), len(told) / DAYS), clean)
+    html = page.alarms(found, [str(night) for night in nights[start:]], _heights(walk))
+    lake.replace(PLACE, html.encode())
+    found |= {"page": f"{lake.uri}/{PLACE}", "seconds": round(time.perf_counter() - began, 1)}
+    return found, html
+
+
+def text(found: dict[str, Any]) -> str:
+    """Return the numbers as a person reads them in a terminal."""
+    told = [{"night": one["night"], "columns": ", ".join(one["columns"])} for one in found["alerts"]]
+    faults = [{**one, "found": f"{100 * one['found']:.0f} %"} for one in found["faults"]]
+    lines = [found["sentence"], "", *table(told, ["night", "columns"]), ""]
+    lines += table(faults, ["fault", "size", "tried", "found", "nights"])
+    return "\n".join([*lines, "", f"{found['page']}  ({found['seconds']} s)"])
+
+
+def _nights(lake: Lake, spec: UseCase) -> list[str]:
+    """Return the nights on which there is something to judge."""
+    rows = lake.rows("partitions", {"product": spec.features.spine})
+    nights = sorted(str(row["night"]) for row in rows if row["outcome"] == "published")
+    needed = spec.monitoring.alarms.past + 3 * WEEK + REFIT
+    if len(nights) < needed:
+        raise EvergreenError(
+            f"{spec.name}: calibration of the alarms",
+            required=f"{needed} nights of {spec.features.spine}",
+            found=str(len(nights)),
+            where=f"{lake.uri}/tables/partitions",
+            remedy=f"python -m include run ingest {spec.name} --first NIGHT --last NIGHT",
+        )
+    return nights
+
+
+def _cuts(spec: UseCase, rows: pa.Table) -> tuple[dict[str, Cut], dict[str, float]]:
+    """Return how each column is counted, and the standard deviation of the numeric ones."""
+    made = profile.build("calibration", "", rows, spec.features.numeric, spec.features.categorical)
+    profiles = profile.merge(made.to_pylist())
+    spreads = {name: profiles[name].std for name in spec.features.numeric if profiles[name].std > 0}
+    return {name: Cut.of(of) for name, of in profiles.items()}, spreads
+
+
+def _clean(counts: Mapping[str, Counts], rules: Alarms, start: int, years: int, seed: int) -> Rate:
+    """Return the rate of alerts in made-up years of the same nights."""
+    nights = min(len(rows) for rows in counts.values())
+    places = resampled(nights, nights, years, seed + 1)
+    told = judged = 0
+    for year in places:
+        walk = walked({name: rows[year] for name, rows in counts.items()}, rules, start, seed)
+        told += int(alerts(walk.alarm, rules.quiet).sum())
+        judged += len(walk.alarm)
+    return Rate(told, judged / DAYS)
+
+
+def _alert(walk: Walk, nights: list[str], place: int) -> dict[str, Any]:
+    columns = [name for name, high in walk.high.items() if lasting(high, walk.rules)[place]]
+    return {"night": nights[place], "columns": columns}
+
+
+def _heights(walk: Walk) -> tuple[Counts, Counts]:
+    """Return for each judged night the largest break in spreads, and the height of the limits."""
+    most, height = [], []
+    far = {name: np.log(breaks(rows, walk.rules.past)) for name, rows in walk.counts.items()}
+    for place in range(walk.start, len(walk.by)):
+        made = walk.by[place]
+        scaled = [(far[n][place] - made.middle[n]) / made.spread[n] for n in made.middle] if made else []
+        most.append(max(scaled, default=np.nan))
+        height.append(made.height if made else np.nan)
+    return np.array(most), np.array(height)
+
+
+def _sentence(found: Mapping[str, Any], real: Rate, clean: Rate) -> str:
+    promised = found["promised"]
+    side = "more than" if clean.low > promised else "less than" if clean.high < promised else "as"
+    return (
+        f"In made-up clean years there were {clean} alerts a year, {side} the promised {promised:g}; on the "
+        f"{found['nights']['judged']} nights from {found['nights']['first']} on, as they were, {real}."
+    )
