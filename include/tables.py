@@ -66,9 +66,9 @@ PROFILES = _schema(
     high=_F,
     total=_F,
     squares=_F,  # of the distances from the mean
-    quantiles=pa.binary(),  # order statistics, float64: see include.profile
-    items=pa.binary(),  # frequent-strings sketch
-    distinct=pa.binary(),  # HLL sketch
+    quantiles=pa.binary(),  # of numbers: order statistics, float64, see include.sketch
+    items=pa.binary(),  # of categories: frequent-strings sketch
+    distinct=pa.binary(),  # of categories: HLL sketch
 )
 # the key columns of the use case follow these
 PREDICTIONS = _schema(

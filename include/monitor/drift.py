@@ -224,6 +224,6 @@ def _outside(reference: Profile, night: Profile) -> float | None:
         return float(below + 1 - up_to)
     known, items = reference.items(), night.items()
     present = night.count - night.missing
-    if len(known) < 0.9 * reference.distinct:
+    if len(known) < 0.9 * (reference.distinct or 0):
         return None
     return float(present - sum(count for name, count in items.items() if name in known)) / present
