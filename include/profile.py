@@ -24,7 +24,9 @@ from include.errors import EvergreenError
 from include.sketch import LG_DISTINCT, LG_ITEMS, POINTS, Categories, Floats, Numbers
 from include.tables import PROFILES
 
-__all__ = ["POINTS", "Profile", "build", "merge", "stream"]
+__all__ = ["LABELS", "POINTS", "Profile", "build", "merge", "of_labels", "stream"]
+
+LABELS = "labels"  # the product
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,17 @@ def stream(
     same = {"product": product, "night": night, "count": count}
     made = [{**same, "column": name, **column.row(count)} for name, column in read.items()]
     return pa.Table.from_pylist(made, schema=PROFILES)
+
+
+def of_labels(scored: str, rows: pa.Table, target: str) -> pa.Table:
+    """Return the profile of what came true of a scored night; a row without a label is a missing value.
+
+    Parameters
+    ----------
+    rows : those that were scored, with the target as it was first known.
+    """
+    text = pa.types.is_string(rows.schema.field(target).type)
+    return build(LABELS, scored, rows, [] if text else [target], [target] if text else [])
 
 
 def _unfit(product: str, night: str, required: str, found: str) -> EvergreenError:

@@ -91,6 +91,15 @@ FINDINGS = _schema(
     outcome=_S,
     note=_S,  # outcome: ok | alarm | not enough
 )
+# how far each column's window is from what the champion learnt, by every measure of its kind
+DRIFT = _schema(
+    night=_S,
+    column=_S,  # a feature, "prediction", or the target: of its matured labels
+    measure=_S,  # psi | js | ks | wasserstein | new | vanished | missing
+    value=_F,  # null where it can't be told
+    rows=_I,
+    nights=_I,  # in the window
+)
 DECISIONS = _schema(night=_S, decision=_S, cause=_S, reason=_S)  # nothing | retrain
 # every verdict, keyed so that a rerun is no new attempt
 ATTEMPTS = _schema(

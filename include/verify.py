@@ -138,6 +138,7 @@ def _shape(spec: UseCase, product: str) -> Shape | None:
     return {
         "predictions": ("predictions", predictions.shape(spec), spec.key),
         "performance": ("performance", tables.PERFORMANCE, ("metric",)),
+        "drift": ("drift", tables.DRIFT, ("column", "measure")),
         "monitor": ("findings", tables.FINDINGS, ("check", "subject")),
     }.get(product)
 

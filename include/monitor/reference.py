@@ -23,7 +23,8 @@ from include import models, profile
 from include.errors import ModelError
 from include.features.build import features
 from include.lake import Lake
-from include.monitor.drift import Column, Cut
+from include.monitor.drift import Column
+from include.monitor.measures import Cut
 from include.profile import Profile
 from include.spec import UseCase
 

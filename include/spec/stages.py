@@ -104,10 +104,23 @@ class Scoring(Strict):
     fallback: float = Field(description="the prediction before any model was promoted")
 
 
+class Measure(Strict):
+    """The measure by which a column of each kind is judged; the others are written beside it."""
+
+    numeric: Literal["psi", "js", "ks", "wasserstein"] = "psi"
+    categorical: Literal["psi", "js"] = "psi"
+
+
 class Monitoring(Strict):
     """What is watched, night by night."""
 
+    measure: Measure = Measure()
     psi: float = Field(0.25, gt=0, description="population stability index from which a column has drifted")
+    js: float = Field(0.1, gt=0, description="Jensen–Shannon distance, natural, from which it has")
+    ks: float = Field(0.1, gt=0, description="Kolmogorov–Smirnov distance from which it has")
+    wasserstein: float = Field(
+        0.1, gt=0, description="distance in the reference's standard deviations from which it has"
+    )
     missing: float = Field(
         0.1, gt=0, le=1, description="rise of the missing share from which a column has drifted"
     )
