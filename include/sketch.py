@@ -46,8 +46,10 @@ class Numbers:
 
     def add(self, column: pa.Array | pa.ChunkedArray) -> None:
         """Take a batch's values."""
-        values = column.cast(pa.float64()).drop_null().to_numpy(zero_copy_only=False)
-        self._open.append(values[np.isfinite(values)])
+        values = column.cast(pa.float64())
+        values = (values.drop_null() if values.null_count else values).to_numpy(zero_copy_only=False)
+        finite = np.isfinite(values)
+        self._open.append(values if finite.all() else values[finite])
         if sum(len(part) for part in self._open) < self.block:
             return
         values = np.concatenate(self._open)

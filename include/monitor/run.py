@@ -16,7 +16,8 @@ import pyarrow as pa
 from include import profile, tables
 from include.errors import EvergreenError
 from include.lake import Lake
-from include.monitor import compare, drift, findings, performance, reference, report
+from include.monitor import compare, drift, findings, joint, performance, reference, report
+from include.monitor.drift import JOINT
 from include.monitor.findings import Finding
 from include.monitor.policy import Decision, decide
 from include.monitor.reference import PREDICTION, Reference
@@ -85,6 +86,9 @@ def _publish(lake: Lake, spec: UseCase, night: str, state: State) -> None:
     sides = compare.sides(spec, state, night, served)
     seen = compare.rows(lake, night, sides) if night in window else {}
     found += drifted(spec, night, state, learnt, seen)
+    if spec.monitoring.joint and learnt is not None and night in window:
+        current = report.sampled(lake, spec, night, window)[0]
+        found.append(joint.judge(learnt.sample, current, spec.features.columns, spec.training.seed))
     found += performance.lately(lake, spec, night, state)
     table = findings.table(night, found)
     lake.publish("findings", table, {"night": night})
@@ -186,7 +190,7 @@ def note(found: Sequence[Finding], decision: Decision) -> str:
         if alarms:
             shown = ", ".join(alarms[:4]) + (", …" if len(alarms) > 4 else "")
             parts.append(f"{check}: {shown}")
-    drift = [f for f in found if f.check == "drift"]
+    drift = [f for f in found if f.check == "drift" and f.subject != JOINT]
     judged = sum(f.outcome != "not enough" for f in drift)
     steady = sum(f.outcome == "ok" for f in drift)
     parts.append(f"{steady} of {judged} columns without drift" if judged else f"drift: {drift[0].note}")

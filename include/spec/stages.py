@@ -130,6 +130,7 @@ class Monitoring(Strict):
         le=1,
         description="share of values that the reference doesn't hold, from which it is an alarm",
     )
+    joint: bool = Field(False, description="whether how features go together is judged as well")
     requirements: tuple[Requirement, ...] = Field((), description="of realised performance")
     window: int = Field(
         7, ge=1, description="nights that drift is judged on, and matured ones that performance is"
