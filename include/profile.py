@@ -3,6 +3,7 @@
 A window's drift then costs the number of nights, not of rows. The quantiles are kept as at most `POINTS`
 order statistics, each standing for an equal share of the night's values: exact up to `POINTS` values a night,
 else each night's cumulative share is off by at most 1 / `POINTS`, and a merge adds nothing to that.
+`include.sketch` reads a partition of any size, batch by batch, in a few megabytes a column.
 datasketches' KLL sketch was tried: it draws random numbers that can't be seeded, so the same night had other
 bytes in each run. Its frequent-strings and HLL sketches draw none and are used.
 """
@@ -18,15 +19,14 @@ from typing import Any
 import datasketches
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from include.errors import EvergreenError
+from include.sketch import LG_DISTINCT, LG_ITEMS, POINTS, Categories, Floats, Numbers
 from include.tables import PROFILES
 
-POINTS = 512
-LG_ITEMS = 10  # 768 categories are counted exactly, of more the frequent ones
-LG_DISTINCT = 11  # the count of distinct values has a standard error of 2.3 %
+__all__ = ["LABELS", "POINTS", "Profile", "build", "merge", "of_labels", "stream"]
 
-Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
+LABELS = "labels"  # the product
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Profile:
     kind : ``numeric`` or ``categorical``.
     count, missing : rows, and those without a value (NaN and infinities are none).
     mean, std, low, high : of the values, NaN where there are none; ``std`` divides by n.
+    distinct : categories, with a standard error of 2.3 % beyond some hundreds; None for a numeric column.
     points, weights : sorted values, and how many values each stands for.
     """
 
@@ -49,7 +50,7 @@ class Profile:
     std: float
     low: float
     high: float
-    distinct: int
+    distinct: int | None
     points: Floats
     weights: Floats
     _items: Mapping[str, int]
@@ -87,21 +88,71 @@ class Profile:
 def build(
     product: str, night: str, rows: pa.Table, numeric: Sequence[str], categorical: Sequence[str]
 ) -> pa.Table:
-    """Return the profile of a partition.
+    """Return the profile of a partition that is in memory: see `stream`."""
+    none = pa.RecordBatch.from_pylist([], schema=rows.schema)  # of no rows too the columns are asked for
+    return stream(product, night, [none, *rows.to_batches()], numeric, categorical)
+
+
+def stream(
+    product: str,
+    night: str,
+    batches: Iterable[pa.RecordBatch],
+    numeric: Sequence[str],
+    categorical: Sequence[str],
+) -> pa.Table:
+    """Return the profile of a partition of any size, of which one batch at a time is in memory.
 
     Parameters
     ----------
-    rows : numeric columns of numbers, categorical ones of strings or booleans; the order makes no difference.
+    batches : numeric columns of numbers, categorical ones of strings or booleans. How they are cut makes no
+        difference; the order of rows makes none up to 65,536 of them, and beyond it stays within the bound.
 
     Returns
     -------
     pa.Table
         one row a column, in the schema `include.tables.PROFILES`.
+
+    Raises
+    ------
+    EvergreenError
+        where a batch lacks a column, or has values that are no numbers in a numeric one.
     """
-    made = [{"column": name, **_numeric(rows[name])} for name in numeric]
-    made += [{"column": name, **_categorical(rows[name])} for name in categorical]
-    same = {"product": product, "night": night, "count": rows.num_rows}
-    return pa.Table.from_pylist([{**same, **row} for row in made], schema=PROFILES)
+    read: dict[str, Numbers | Categories] = {name: Numbers() for name in numeric}
+    read |= {name: Categories() for name in categorical}
+    count = 0
+    for batch in batches:
+        count += batch.num_rows
+        for name, column in read.items():
+            if name not in batch.schema.names:
+                raise _unfit(product, night, f"a column {name}", ", ".join(batch.schema.names))
+            try:
+                column.add(batch.column(name))
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                kind = "numbers" if isinstance(column, Numbers) else "strings or booleans"
+                raise _unfit(product, night, f"{kind} in {name}", str(error)) from None
+    same = {"product": product, "night": night, "count": count}
+    made = [{**same, "column": name, **column.row(count)} for name, column in read.items()]
+    return pa.Table.from_pylist(made, schema=PROFILES)
+
+
+def of_labels(scored: str, rows: pa.Table, target: str) -> pa.Table:
+    """Return the profile of what came true of a scored night; a row without a label is a missing value.
+
+    Parameters
+    ----------
+    rows : those that were scored, with the target as it was first known.
+    """
+    text = pa.types.is_string(rows.schema.field(target).type)
+    return build(LABELS, scored, rows, [] if text else [target], [target] if text else [])
+
+
+def _unfit(product: str, night: str, required: str, found: str) -> EvergreenError:
+    return EvergreenError(
+        f"profile of {product}, night {night}",
+        required=required,
+        found=found,
+        remedy="correct the columns that are declared, or what makes the rows",
+    )
 
 
 def merge(rows: Iterable[Mapping[str, Any]]) -> dict[str, Profile]:
@@ -112,65 +163,11 @@ def merge(rows: Iterable[Mapping[str, Any]]) -> dict[str, Profile]:
     return {name: _merged(name, many) for name, many in columns.items()}
 
 
-def _numeric(column: pa.ChunkedArray) -> dict[str, Any]:
-    # sorted, so that sums are the same in whatever order the rows come
-    values = np.sort(column.cast(pa.float64()).drop_null().to_numpy())
-    values = values[np.isfinite(values)]
-    some, total = bool(values.size), float(values.sum())
-    mean = total / values.size if some else 0.0
-    return {
-        "kind": "numeric",
-        "missing": len(column) - int(values.size),
-        "low": float(values[0]) if some else None,
-        "high": float(values[-1]) if some else None,
-        "total": total,
-        "squares": float(
-            np.square(values - mean).sum()
-        ),  # about the mean: a sum of plain squares loses the spread
-        "quantiles": _points(values).astype("<f8").tobytes(),
-        "distinct": _distinct(np.unique(values).tolist()),
-    }
-
-
-def _points(values: Floats) -> Floats:
-    """Return the values, or the `POINTS` middles of equal shares of them."""
-    if values.size <= POINTS:
-        return values
-    places = (np.arange(POINTS) + 0.5) * (values.size / POINTS)
-    return values[places.astype(np.int64)]
-
-
-def _categorical(column: pa.ChunkedArray) -> dict[str, Any]:
-    present = column.cast(pa.string()).drop_null()
-    counted = pc.value_counts(present.combine_chunks())
-    # sorted: what a sketch forgets depends on the order
-    items = sorted(zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True))
-    sketch = datasketches.frequent_strings_sketch(LG_ITEMS)
-    for item, count in items:
-        sketch.update(item, count)
-    return {
-        "kind": "categorical",
-        "missing": len(column) - len(present),
-        "items": sketch.serialize(),
-        "distinct": _distinct([item for item, _ in items]),
-    }
-
-
-def _distinct(values: Iterable[float | str]) -> bytes:
-    sketch = datasketches.hll_sketch(LG_DISTINCT)
-    for value in values:
-        sketch.update(value)
-    return bytes(sketch.serialize_compact())
-
-
 def _merged(name: str, rows: Sequence[Mapping[str, Any]]) -> Profile:
     kind = rows[0]["kind"]
     count, missing = sum(row["count"] for row in rows), sum(row["missing"] for row in rows)
     mean, std = _moments(rows) if kind == "numeric" else (math.nan, math.nan)
     points, weights = _pooled(rows) if kind == "numeric" else (np.empty(0), np.empty(0))
-    union = datasketches.hll_union(LG_DISTINCT)
-    for row in rows:
-        union.update(datasketches.hll_sketch.deserialize(row["distinct"]))
     return Profile(
         column=name,
         kind=kind,
@@ -180,7 +177,7 @@ def _merged(name: str, rows: Sequence[Mapping[str, Any]]) -> Profile:
         std=std,
         low=min((row["low"] for row in rows if row["low"] is not None), default=math.nan),
         high=max((row["high"] for row in rows if row["high"] is not None), default=math.nan),
-        distinct=round(union.get_estimate()),
+        distinct=_distinct(rows) if kind == "categorical" else None,
         points=points,
         weights=weights,
         _items=_counted(rows) if kind == "categorical" else {},
@@ -218,3 +215,11 @@ def _counted(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     found = sketch.get_frequent_items(datasketches.frequent_items_error_type.NO_FALSE_NEGATIVES)
     counts = sorted(((item, lower) for item, _, lower, _ in found), key=lambda one: (-one[1], one[0]))
     return dict(counts)
+
+
+def _distinct(rows: Sequence[Mapping[str, Any]]) -> int:
+    union = datasketches.hll_union(LG_DISTINCT)
+    for row in rows:
+        union.update(datasketches.hll_sketch.deserialize(row["distinct"]))
+    estimate: float = union.get_estimate()
+    return round(estimate)

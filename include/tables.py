@@ -66,9 +66,9 @@ PROFILES = _schema(
     high=_F,
     total=_F,
     squares=_F,  # of the distances from the mean
-    quantiles=pa.binary(),  # order statistics, float64: see include.profile
-    items=pa.binary(),  # frequent-strings sketch
-    distinct=pa.binary(),  # HLL sketch
+    quantiles=pa.binary(),  # of numbers: order statistics, float64, see include.sketch
+    items=pa.binary(),  # of categories: frequent-strings sketch
+    distinct=pa.binary(),  # of categories: HLL sketch
 )
 # the key columns of the use case follow these
 PREDICTIONS = _schema(
@@ -102,6 +102,15 @@ FINDINGS = _schema(
     threshold=_F,
     outcome=_S,
     note=_S,  # outcome: ok | alarm | not enough
+)
+# how far each column's window is from what the champion learnt, by every measure of its kind
+DRIFT = _schema(
+    night=_S,
+    column=_S,  # a feature, "prediction", or the target: of its matured labels
+    measure=_S,  # psi | js | ks | wasserstein | new | vanished | missing
+    value=_F,  # null where it can't be told
+    rows=_I,
+    nights=_I,  # in the window
 )
 DECISIONS = _schema(night=_S, decision=_S, cause=_S, reason=_S)  # nothing | retrain
 # every verdict, keyed so that a rerun is no new attempt

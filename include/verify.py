@@ -139,6 +139,7 @@ def _shape(spec: UseCase, product: str) -> Shape | None:
         "predictions": ("predictions", predictions.shape(spec), spec.key),
         "performance": ("performance", tables.PERFORMANCE, ("metric",)),
         "limits": ("limits", tables.LIMITS, ("column",)),
+        "drift": ("drift", tables.DRIFT, ("column", "measure")),
         "monitor": ("findings", tables.FINDINGS, ("check", "subject")),
     }.get(product)
 

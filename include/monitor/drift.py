@@ -5,116 +5,62 @@ chance among independent rows explains: in the year of the demo's data, a week o
 population stability index (PSI) of 1 to 6 against its own two months, where a textbook's threshold is 0.25.
 So the figure is judged against what the training's own windows of as many nights reach, each against the
 rest, and against the noise of independent rows, whichever is higher; the declared threshold is the least
-that counts as drift.
+that counts as drift. That holds of what is declared under `monitoring.measure`: of the stability index and
+Jensen–Shannon's distance as told; of the Kolmogorov–Smirnov distance by threshold and noise, and of
+Wasserstein's by threshold alone, since counts by bin can't say how far the reference's own windows are apart.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy import stats
 
+from include.monitor import measures
 from include.monitor.findings import Finding
+from include.monitor.measures import BINNED, NAMES, Counts, Cut, psi
 from include.profile import Profile
 from include.spec.stages import Monitoring
 
-Counts = NDArray[np.float64]
+__all__ = ["JOINT", "Column", "Counts", "Cut", "missing", "moved", "noise", "own_windows", "psi", "unseen"]
+
+JOINT = "joint distribution"  # the subject that is no column
 CHANCE = 0.001  # of an alarm by the noise of independent rows alone, for one column on one night
-DECILES = tuple(share / 10 for share in range(1, 10))
-RARE = 0.01  # categories with a smaller share of the reference are counted together
 ALWAYS_MISSING, ALWAYS_UNSEEN = 0.5, 0.95  # more than that in a night is an alarm, whatever the reference had
 FEWEST_WINDOWS = 5  # of the reference, from which its own spread can be told
 
 
-@dataclass(frozen=True)
-class Cut:
-    """How a column's values are counted: between the reference's deciles, or by its frequent categories.
-
-    Parameters
-    ----------
-    edges : ascending; a bin holds what is above the edge before it, up to and including its own.
-    names : categories that are counted alone; the last bin holds all others. None for a numeric column.
-    """
-
-    edges: tuple[float, ...] = ()
-    names: tuple[str, ...] | None = None
-
-    @classmethod
-    def of(cls, reference: Profile) -> Cut:
-        """Return the cut that a reference's profile gives; a constant column has one edge."""
-        if reference.kind == "numeric":
-            deciles = reference.quantiles(DECILES) if reference.count > reference.missing else []
-            return cls(edges=tuple(sorted(set(deciles))))
-        least = RARE * (reference.count - reference.missing)
-        items = sorted(reference.items().items(), key=lambda item: (-item[1], item[0]))
-        return cls(names=tuple(name for name, count in items if count >= least))
-
-    @property
-    def bins(self) -> int:
-        """How many bins there are."""
-        return (len(self.edges) if self.names is None else len(self.names)) + 1
-
-    def profile(self, given: Profile) -> Counts:
-        """Return the counts by bin that a profile holds (within its error), shape (bins,)."""
-        present = float(given.count - given.missing)
-        if not present:
-            return np.zeros(self.bins)
-        if self.names is None:
-            return np.diff([0.0, *given.cdf(self.edges), 1.0]) * present
-        items = given.items()
-        named = [float(items.get(name, 0)) for name in self.names]
-        return np.array([*named, max(present - sum(named), 0.0)])
-
-    def places(self, given: pa.Array) -> NDArray[np.intp]:
-        """Return the bin of each of the values, of which none is missing."""
-        if self.names is None:
-            values: NDArray[np.float64] = given.to_numpy(zero_copy_only=False)
-            return np.searchsorted(self.edges, values, side="left")
-        found = pc.index_in(given, pa.array(self.names, pa.string())).fill_null(len(self.names))
-        return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.intp)
-
-
-def psi(reference: Counts, current: Counts) -> float:
-    """Return the population stability index of two counts over the same bins.
-
-    Half a row is added to each bin of either side (Jeffreys' prior), so that an empty one counts as rare and
-    not as impossible.
-
-    Parameters
-    ----------
-    reference, current : shape (bins,), not negative.
-
-    Returns
-    -------
-    float
-        Sum of (q − p)·ln(q / p) over the bins, ≥ 0.0; the best value is 0.0.
-    """
-    p, q = reference + 0.5, current + 0.5
-    p, q = p / p.sum(), q / q.sum()
-    return float(((q - p) * np.log(q / p)).sum())
-
-
-def noise(bins: int, reference: float, current: float) -> float:
-    """Return the PSI that two samples of one distribution stay below, but for a chance of `CHANCE`.
+def noise(measure: str, bins: int, reference: float, current: float) -> float:
+    """Return what two samples of one distribution stay below, but for a chance of `CHANCE`; 0.0: not known.
 
     For independent rows the PSI is about (1/n + 1/m)·χ² with bins − 1 degrees of freedom, so its mean is
     (bins − 1)(1/n + 1/m): B. Yurdakul and J. Naranjo, Statistical properties of the population stability
-    index, Journal of Risk Model Validation 14(4), 2020.
+    index, Journal of Risk Model Validation 14(4), 2020. Jensen–Shannon's divergence, the square of the
+    distance, is an eighth of it where both are small.
 
     Parameters
     ----------
     bins : ≥ 1.
     reference, current : rows of either side, > 0.
     """
-    return float(stats.chi2.isf(CHANCE, max(bins - 1, 1)) * (1 / reference + 1 / current))
+    rows = 1 / reference + 1 / current
+    chi2 = float(stats.chi2.isf(CHANCE, max(bins - 1, 1))) * rows
+    ks = float(stats.kstwobign.isf(CHANCE)) * rows**0.5
+    found: dict[str, float] = {"psi": chi2, "js": (chi2 / 8) ** 0.5, "ks": ks}
+    return found.get(measure, 0.0)
 
 
-def own_windows(total: Counts, nights: Counts, learnt: NDArray[np.bool_], width: int) -> NDArray[np.float64]:
-    """Return the PSI of each window of the training's nights against the reference without that window.
+def own_windows(
+    total: Counts,
+    nights: Counts,
+    learnt: NDArray[np.bool_],
+    width: int,
+    measure: Callable[[Counts, Counts], float] = psi,
+) -> NDArray[np.float64]:
+    """Return how far each window of the training's nights is from the reference without that window.
 
     Parameters
     ----------
@@ -130,7 +76,7 @@ def own_windows(total: Counts, nights: Counts, learnt: NDArray[np.bool_], width:
         rest = np.maximum(total - nights[window][learnt[window]].sum(axis=0), 0)
         current = nights[window].sum(axis=0)
         if rest.sum() and current.sum():
-            found.append(psi(rest, current))
+            found.append(measure(rest, current))
     return np.array(found)
 
 
@@ -161,19 +107,21 @@ def moved(name: str, column: Column, window: Profile, width: int, rules: Monitor
     if not reference.sum() or not current.sum():
         side = "window" if reference.sum() else "reference"
         return Finding("drift", name, None, None, "not enough", f"{name} has no value in the {side}")
-    value = psi(reference, current)
+    measure = getattr(rules.measure, column.profile.kind)
+    value = measures.measured(column.cut, column.profile, window)[measure]
+    assert value is not None  # both sides have values, and each of these measures has one then
     floors = {
-        "the declared threshold": rules.psi,
-        "the noise of so few rows": noise(len(reference), reference.sum(), current.sum()),
+        "the declared threshold": getattr(rules, measure),
+        "the noise of so few rows": noise(measure, len(reference), reference.sum(), current.sum()),
     }
-    if column.nights is not None and column.learnt is not None:
-        own = own_windows(reference, column.nights, column.learnt, width)
+    if measure in BINNED and column.nights is not None and column.learnt is not None:
+        own = own_windows(reference, column.nights, column.learnt, width, BINNED[measure])
         if len(own) >= FEWEST_WINDOWS:
             floors[f"the furthest of the reference's own {width}-night windows"] = float(own.max())
     which, threshold = max(floors.items(), key=lambda floor: floor[1])
     alarm = value > threshold
     side = "beyond" if alarm else "within"
-    note = f"{name}: PSI {value:.3g} over {width} night(s) is {side} {which}, {threshold:.3g}"
+    note = f"{name}: {NAMES[measure]} {value:.3g} over {width} night(s) is {side} {which}, {threshold:.3g}"
     return Finding("drift", name, value, threshold, "alarm" if alarm else "ok", note)
 
 
@@ -222,8 +170,4 @@ def _outside(reference: Profile, night: Profile) -> float | None:
         inside = np.nextafter(reference.low, -np.inf), reference.high
         below, up_to = night.cdf(inside)
         return float(below + 1 - up_to)
-    known, items = reference.items(), night.items()
-    present = night.count - night.missing
-    if len(known) < 0.9 * reference.distinct:
-        return None
-    return float(present - sum(count for name, count in items.items() if name in known)) / present
+    return measures.new(reference, night)

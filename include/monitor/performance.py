@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from include import tables
+from include import profile, tables
 from include.environment import code_version
 from include.evaluate.metrics import measured
 from include.features.build import labels
@@ -114,6 +114,9 @@ def _publish(lake: Lake, spec: UseCase, scored: str, both: pa.Table, inputs: Map
     rows = [{**same, "metric": name, "value": value} for name, value in sorted(found.items())]
     table = pa.Table.from_pylist(rows, schema=tables.PERFORMANCE)
     lake.publish(REALISED, table, {"night": scored})
+    # before the row in `partitions`: a rerun of a killed one publishes both again
+    came = profile.of_labels(scored, both, spec.problem.target)
+    lake.publish("profiles", came, {"product": profile.LABELS, "night": scored})
     note = f"{labelled.num_rows} of {both.num_rows} rows have labels, known on {inputs['known']}"
     mark(lake, spec, REALISED, scored, table, inputs, note)
 

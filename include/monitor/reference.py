@@ -23,7 +23,8 @@ from include import models, profile
 from include.errors import ModelError
 from include.features.build import features
 from include.lake import Lake
-from include.monitor.drift import Column, Cut
+from include.monitor.drift import Column
+from include.monitor.measures import Cut
 from include.profile import Profile
 from include.spec import UseCase
 
@@ -37,7 +38,8 @@ class Reference:
     Parameters
     ----------
     columns : by name, features and ``prediction``.
-    sample : rows of the features that it was fitted on, beside them predictions; None where those are gone.
+    sample : rows of the features that it was fitted on and their nights, beside them predictions; None where
+        those are gone.
     rows : how many the sample was drawn from.
     """
 
@@ -185,7 +187,7 @@ def _sample(spec: UseCase, rows: pa.Table, predicted: pa.Table | None) -> pa.Tab
     random = np.random.default_rng(spec.training.seed)
     size = min(spec.monitoring.report_rows, rows.num_rows)
     drawn = rows.take(np.sort(random.choice(rows.num_rows, size, replace=False))).select(
-        list(spec.features.columns)
+        [*spec.features.columns, "night"]
     )
     if predicted is None:
         return drawn.append_column(PREDICTION, pa.nulls(size, pa.float64()))

@@ -19,7 +19,9 @@ from evidently.metrics import ValueDrift
 
 from include.features.build import features
 from include.lake import Lake
+from include.monitor.drift import JOINT
 from include.monitor.findings import Finding
+from include.monitor.measures import NAMES
 from include.monitor.reference import PREDICTION, Reference
 from include.spec import UseCase
 
@@ -35,6 +37,7 @@ def draw(
     window: Sequence[str],
     learnt: Reference | None,
     found: Sequence[Finding],
+    compared: pa.Table,
 ) -> None:
     """Store a night's page as ``reports/monitor/<night>.html``; without a sample, one that says so."""
     drift = [f for f in found if f.check == "drift"]
@@ -44,6 +47,8 @@ def draw(
         page = _without_charts(spec, night, "the rows that the model learnt from are gone", drift)
     else:
         page = _with_charts(lake, spec, night, window, learnt, learnt.sample, drift)
+    end = "</ul></details></section>"  # of the banner: Evidently's scripts before it have a section as well
+    page = page.replace(end, f"</ul></details>{_measures(compared)}</section>", 1)
     lake.replace(f"reports/monitor/{night}.html", page.encode())
 
 
@@ -62,12 +67,13 @@ def _with_charts(
     sample: pa.Table,
     drift: Sequence[Finding],
 ) -> str:
-    current, rows = _window(lake, spec, night, window)
+    current, rows = sampled(lake, spec, night, window)
     columns = _chosen(spec, drift, sample, current)
+    many = sum(f.subject != JOINT for f in drift)
     said = (
         f"Drawn from a sample: {current.num_rows} of the {rows} rows of {len(window)} night(s) up to "
         f"{night}, beside {sample.num_rows} of the {learnt.rows} rows that the model was fitted on, with "
-        f"predictions of rows that it wasn't. Shown are {len(columns)} of {len(drift)} columns, the "
+        f"predictions of rows that it wasn't. Shown are {len(columns)} of {many} columns, the "
         "prediction and those nearest to their thresholds. Evidently judges the sample by a fixed threshold; "
         "Evergreen's findings, below, take all rows and how far the training's own nights are apart."
     )
@@ -77,7 +83,7 @@ def _with_charts(
     return page.replace("<body>", f"<body>{_banner(spec, night, said, drift)}", 1)
 
 
-def _window(lake: Lake, spec: UseCase, night: str, window: Sequence[str]) -> tuple[pa.Table, int]:
+def sampled(lake: Lake, spec: UseCase, night: str, window: Sequence[str]) -> tuple[pa.Table, int]:
     """Return a seeded sample of the window's features and predictions, and of how many rows it is."""
     keys = [*spec.key, "night"]
     served = lake.read("predictions", {"night": list(window)}, [*keys, PREDICTION])
@@ -136,3 +142,25 @@ def _banner(spec: UseCase, night: str, said: str, drift: Sequence[Finding]) -> s
         f"<h1 style='font-size:1.4em'>{title}</h1><p>{html.escape(said)}</p>"
         f"<details><summary>Evergreen's findings</summary><ul>{rows}</ul></details></section>"
     )
+
+
+def _measures(compared: pa.Table) -> str:
+    """Return the night's rows of `drift` as a table, a line a column; empty of none."""
+    if not compared.num_rows:
+        return ""
+    lines: dict[str, dict[str, float | None]] = {}
+    for row in compared.to_pylist():
+        lines.setdefault(row["column"], {})[row["measure"]] = row["value"]
+    head = "".join(f"<th align=right>{NAMES[measure]}</th>" for measure in NAMES)
+    body = "".join(
+        f"<tr><td>{html.escape(name)}</td>"
+        + "".join(f"<td align=right>{_figure(values.get(measure))}</td>" for measure in NAMES)
+        + "</tr>"
+        for name, values in lines.items()
+    )
+    table = f"<table cellpadding=4><tr><th align=left>column</th>{head}</tr>{body}</table>"
+    return f"<details><summary>Every measure, of all rows</summary>{table}</details>"
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"

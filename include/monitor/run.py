@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 
 from include import profile, tables
 from include.errors import EvergreenError
 from include.lake import Lake
-from include.monitor import drift, findings, performance, reference, report
+from include.monitor import compare, drift, findings, joint, performance, reference, report
+from include.monitor.drift import JOINT
 from include.monitor.findings import Finding
 from include.monitor.policy import Decision, decide
 from include.monitor.reference import PREDICTION, Reference
@@ -23,6 +25,10 @@ from include.monitor.state import PRODUCT, State
 from include.refs import Ref, digest_table
 from include.spec import UseCase
 
+WRITTEN = {
+    PRODUCT: ("findings", tables.FINDINGS, ("check", "subject")),
+    compare.PRODUCT: ("drift", tables.DRIFT, ("column", "measure")),
+}
 PASSES = 100  # far more than there are nights that one reaches
 
 
@@ -57,12 +63,15 @@ def monitor(lake: Lake, spec: UseCase, night: str) -> Ref:
 
 
 def _torn(lake: Lake, night: str, state: State) -> bool:
-    """Tell whether a night's findings aren't those of its row: two runs at once wrote them crosswise."""
-    row, stored = state.partition(PRODUCT, night), lake.read("findings", {"night": night})
-    if row is None or stored is None:
-        return True
-    order = stored.sort_by([("check", "ascending"), ("subject", "ascending")])
-    return digest_table(order.select(tables.FINDINGS.names)) != str(row["digest"])
+    """Tell whether findings or measures aren't those of their row: two runs at once wrote them crosswise."""
+    for product, (table, schema, order) in WRITTEN.items():
+        row, stored = state.partition(product, night), lake.read(table, {"night": night})
+        if row is None or stored is None:
+            return True
+        rows = stored.sort_by([(name, "ascending") for name in order]).select(schema.names)
+        if digest_table(rows) != str(row["digest"]):
+            return True
+    return False
 
 
 def _publish(lake: Lake, spec: UseCase, night: str, state: State) -> None:
@@ -74,16 +83,26 @@ def _publish(lake: Lake, spec: UseCase, night: str, state: State) -> None:
     tonight = [row for row in served if row["night"] == night]
     rows = {p: r for p in (*spec.sources, "predictions") if (r := state.partition(p, night)) is not None}
     found = [*findings.data(spec, night, rows), findings.rung(tonight, champion)]
-    found += drifted(lake, spec, night, state, learnt, served)
+    sides = compare.sides(spec, state, night, served)
+    seen = compare.rows(lake, night, sides) if night in window else {}
+    found += drifted(spec, night, state, learnt, seen)
+    if spec.monitoring.joint and learnt is not None and night in window:
+        current = report.sampled(lake, spec, night, window)[0]
+        found.append(joint.judge(learnt.sample, current, spec.features.columns, spec.training.seed))
     found += performance.lately(lake, spec, night, state)
     table = findings.table(night, found)
     lake.publish("findings", table, {"night": night})
     decision = decide([*_history(lake, spec, night, state), found], spec.retraining, champion)
     lake.publish("decisions", _decision(night, decision), {"night": night})
-    before = state.partition(PRODUCT, night)
+    compared = compare.table(night, learnt, seen)
+    lake.publish("drift", compared, {"night": night})
+    said = f"{compared.num_rows} measures of {len(seen)} columns"
+    performance.mark(lake, spec, compare.PRODUCT, night, compared, inputs, said)
+    before, measured = (state.partition(product, night) for product in (PRODUCT, compare.PRODUCT))
     drawn = before is not None and before["digest"] == digest_table(table)
+    drawn &= measured is not None and measured["digest"] == digest_table(compared)
     if before is None or not drawn or _window(before["inputs"]) != _window(json.dumps(inputs)):
-        report.draw(lake, spec, night, window, learnt, found)
+        report.draw(lake, spec, night, window, learnt, found, compared)
     performance.mark(lake, spec, PRODUCT, night, table, inputs, note(found, decision))
 
 
@@ -113,44 +132,54 @@ def _window(inputs: str) -> dict[str, str]:
 
 
 def drifted(
-    lake: Lake,
     spec: UseCase,
     night: str,
     state: State,
     learnt: Reference | None,
-    served: Sequence[Mapping[str, str]],
+    seen: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> list[Finding]:
-    """Compare the window with the reference by column; a broken feed is looked for in the night alone."""
-    window = state.window(night)
+    """Compare the window with the reference by column; a broken feed is looked for in the night alone.
+
+    Parameters
+    ----------
+    seen : the rows of `profiles` of each column's window.
+    """
     champion = state.model(night)
-    if learnt is None or night not in window:
+    if learnt is None or night not in state.window(night):
         why = "no model was promoted yet" if not champion else f"model {champion[:12]} left no reference"
         why = why if learnt is None else "nothing was predicted for this night"
         return [Finding("drift", "features", None, None, "not enough", why)]
-    # a canary's share of a night changes little of how the champion's predictions lie
-    served = [row for row in served if row["rung"] != "canary"]
-    own = [key for key in window if {row["model"] for row in served if row["night"] == key} == {champion}]
-    rows = lake.rows("profiles", {"product": ["features", "predictions"], "night": window})
     found = []
-    for name, nights in {**dict.fromkeys(spec.features.columns, window), PREDICTION: own}.items():
-        of = [row for row in rows if row["column"] == name and row["night"] in nights]
-        last = [row for row in of if row["night"] == night]
-        if name not in learnt.columns or not last:
-            why = (
-                "has no reference"
-                if last
-                else "isn't this champion's tonight"
-                if name == PREDICTION
-                else "isn't there"
-            )
+    for name, of in seen.items():
+        label, column = name == spec.problem.target, learnt.columns.get(name)
+        # labels are of the nights that have matured, so of this night there are none yet
+        last = [row for row in of if label or row["night"] == night]
+        if why := _unfit(name, column, of, last):
             found.append(Finding("drift", name, None, None, "not enough", f"{name} {why}"))
             continue
-        column, tonight = learnt.columns[name], profile.merge(last)[name]
-        found.append(drift.moved(name, column, profile.merge(of)[name], len(nights), spec.monitoring))
-        if name != PREDICTION:
+        assert column is not None
+        window, tonight = profile.merge(of)[name], profile.merge(last)[name]
+        width = len({row["night"] for row in of})
+        found.append(drift.moved(name, column, window, width, spec.monitoring))
+        if name != PREDICTION and not label:
             found.append(drift.missing(name, column, tonight, spec.monitoring))
             found.append(drift.unseen(name, column, tonight, spec.monitoring))
     return found
+
+
+def _unfit(
+    name: str,
+    column: drift.Column | None,
+    of: Sequence[Mapping[str, Any]],
+    last: Sequence[Mapping[str, Any]],
+) -> str:
+    """Return why a column can't be compared, empty where it can."""
+    if not last:
+        return "isn't this champion's tonight" if name == PREDICTION else "isn't there"
+    if column is None:
+        return "has no reference"
+    kinds = sorted({row["kind"] for row in of} - {column.profile.kind})
+    return f"is {kinds[0]} and was {column.profile.kind} in the reference" if kinds else ""
 
 
 def note(found: Sequence[Finding], decision: Decision) -> str:
@@ -161,7 +190,7 @@ def note(found: Sequence[Finding], decision: Decision) -> str:
         if alarms:
             shown = ", ".join(alarms[:4]) + (", …" if len(alarms) > 4 else "")
             parts.append(f"{check}: {shown}")
-    drift = [f for f in found if f.check == "drift"]
+    drift = [f for f in found if f.check == "drift" and f.subject != JOINT]
     judged = sum(f.outcome != "not enough" for f in drift)
     steady = sum(f.outcome == "ok" for f in drift)
     parts.append(f"{steady} of {judged} columns without drift" if judged else f"drift: {drift[0].note}")

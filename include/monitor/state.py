@@ -41,7 +41,7 @@ class State:
 
     def read(self, lake: Lake) -> None:
         """Read what there is now."""
-        products = [*self.spec.sources, "predictions", REALISED, PRODUCT]
+        products = [*self.spec.sources, "predictions", REALISED, "drift", PRODUCT]
         rows = lake.rows("partitions", {"product": products, "night": self.span})
         self._partitions = {(row["product"], row["night"]): row for row in rows}
         self._champions = ledger.champions(ledger.switches(lake))

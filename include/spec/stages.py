@@ -126,10 +126,23 @@ class Alarms(Strict):
         return self
 
 
+class Measure(Strict):
+    """The measure by which a column of each kind is judged; the others are written beside it."""
+
+    numeric: Literal["psi", "js", "ks", "wasserstein"] = "psi"
+    categorical: Literal["psi", "js"] = "psi"
+
+
 class Monitoring(Strict):
     """What is watched, night by night."""
 
+    measure: Measure = Measure()
     psi: float = Field(0.25, gt=0, description="population stability index from which a column has drifted")
+    js: float = Field(0.1, gt=0, description="Jensen–Shannon distance, natural, from which it has")
+    ks: float = Field(0.1, gt=0, description="Kolmogorov–Smirnov distance from which it has")
+    wasserstein: float = Field(
+        0.1, gt=0, description="distance in the reference's standard deviations from which it has"
+    )
     missing: float = Field(
         0.1, gt=0, le=1, description="rise of the missing share from which a column has drifted"
     )
@@ -140,6 +153,7 @@ class Monitoring(Strict):
         description="share of values that the reference doesn't hold, from which it is an alarm",
     )
     alarms: Alarms = Alarms()
+    joint: bool = Field(False, description="whether how features go together is judged as well")
     requirements: tuple[Requirement, ...] = Field((), description="of realised performance")
     window: int = Field(
         7, ge=1, description="nights that drift is judged on, and matured ones that performance is"

@@ -25,11 +25,11 @@ def product(digest: str) -> str:
 def publish(
     lake: Lake, spec: UseCase, record: Record, rows: pa.Table, predictions: NDArray[np.float64]
 ) -> dict[str, Profile]:
-    """Publish the profiles of the features and of the column ``prediction``, and return them.
+    """Publish the profiles of the features, the target and the column ``prediction``, and return them.
 
     Parameters
     ----------
-    rows : the features that were fitted on, shape (n, any).
+    rows : the features and the target that were fitted on, shape (n, any).
     predictions : on rows that weren't, shape (m,): of the validation nights by the recipe when it was fitted
         on the training nights alone, and of the test nights by the challenger, or by the walk forward where
         it was fitted on them. On the rows that it was fitted on its predictions would be surer than they
@@ -38,8 +38,10 @@ def publish(
     name = product(record.challenger.digest)
     features = profile.build(name, record.night, rows, spec.features.numeric, spec.features.categorical)
     seen = profile.build(name, record.night, pa.table({"prediction": predictions}), ["prediction"], [])
+    came = profile.of_labels(record.night, rows, spec.problem.target)
+    came = came.set_column(0, "product", pa.array([name]))
     where = {"product": name, "night": record.night}
-    made = pa.concat_tables([features, seen]).sort_by("column")
+    made = pa.concat_tables([features, came, seen]).sort_by("column")
     lake.publish("profiles", made, where)
     done = {
         **where,

@@ -156,7 +156,8 @@ def fit(lake: Lake, use: UseCase) -> tuple[str, bytes]:
     product = f"reference:{digest}"
     seen = profile.build(product, TRAINED, fitted, use.features.numeric, use.features.categorical)
     predicted = pa.table({"prediction": models.predict(model, held, use)})
-    parts = [seen, profile.build(product, TRAINED, predicted, ["prediction"], [])]
+    came = profile.build(product, TRAINED, fitted, [use.problem.target], [])
+    parts = [seen, came, profile.build(product, TRAINED, predicted, ["prediction"], [])]
     lake.publish("profiles", pa.concat_tables(parts), {"product": product, "night": TRAINED})
     return digest, data
 
@@ -198,8 +199,9 @@ def forget_history(lake: Lake) -> None:
 
 def state(lake: Lake) -> dict[str, str]:
     """Return a digest of the rows of each table that monitoring writes, and of its pages."""
-    own = {"monitor", "performance"}
-    found = {name: lake.rows(name) for name in ("findings", "decisions", "performance")}
+    own = {"drift", "monitor", "performance"}
+    found = {name: lake.rows(name) for name in ("findings", "decisions", "drift", "performance")}
+    found["labels"] = lake.rows("profiles", {"product": "labels"})
     found["partitions"] = [row for row in lake.rows("partitions") if row["product"] in own]
     digests = {name: digest_json(sorted(map(repr, rows))) for name, rows in found.items()}
     return digests | {key: digest_json(str(lake.get(key))) for key in lake.keys("reports")}

@@ -58,7 +58,7 @@ def test_noise_bounds_what_samples_of_one_distribution_reach() -> None:
         drift.psi(random.multinomial(5000, shares), random.multinomial(900, shares)) for _ in range(10_000)
     ]
     assert np.mean(found) == pytest.approx(9 * (1 / 900 + 1 / 5000), rel=0.1)
-    beyond = np.mean(np.array(found) > drift.noise(10, 5000, 900))
+    beyond = np.mean(np.array(found) > drift.noise("psi", 10, 5000, 900))
     assert 0 < beyond < 3 * drift.CHANCE
 
 

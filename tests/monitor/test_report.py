@@ -38,6 +38,15 @@ def test_a_page_has_charts_of_the_prediction_and_the_columns(page: str) -> None:
     assert "drawDashboard" in page
 
 
+def test_a_page_has_every_measure(page: str) -> None:
+    """The rows of `drift` are a table above the charts, five measures a column, by its kind."""
+    table = page[page.index("Every measure, of all rows") : page.index("drawDashboard")]
+    lines = dict(re.findall(r"<tr><td>(\w+)</td>(.*?)</tr>", table))
+    assert set(lines) == {"kind", "load", "prediction", "temp", "weekday"}
+    filled = {name: len(re.findall(r"<td align=right>[^<]", line)) for name, line in lines.items()}
+    assert filled == dict.fromkeys(lines, 5)
+
+
 def test_a_page_fetches_nothing(page: str) -> None:
     """Scripts, styles and fonts are all inside, and no telemetry is called."""
     assert re.findall(r"<script[^>]+src=", page) == []

@@ -269,3 +269,76 @@ def test_findings_have_their_tables_shape(quick: Lake, use: UseCase, week: list[
     assert rows.num_rows == ref.rows
     assert ref.uri.endswith("tables/findings")
     assert len(str(ref.xcom())) < 1000
+
+
+def test_every_measure_is_published_beside_the_findings(quick: Lake, use: UseCase, week: list[str]) -> None:
+    """Each column has a row a measure of its kind, of the window's rows; the declared is the finding's."""
+    run(quick, use, week[:5])
+    rows = quick.rows("drift", {"night": week[4]})
+    by_column: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        by_column.setdefault(row["column"], {})[row["measure"]] = row
+    numeric = {"psi", "js", "ks", "wasserstein", "missing"}
+    expected = dict.fromkeys(("temp", "load", "weekday", "prediction", "stopped"), numeric)
+    expected["kind"] = {"psi", "js", "new", "vanished", "missing"}
+    assert {name: set(found) for name, found in by_column.items()} == expected
+    assert {(row["rows"], row["nights"]) for row in rows} == {(3 * machines.ROWS, 3)}
+    judged = quick.rows("findings", {"night": week[4], "check": "drift"})
+    values = {row["subject"]: row["value"] for row in judged}
+    assert by_column["load"]["psi"]["value"] == values["load"] > 0
+
+
+def test_another_declared_measure_judges(quick: Lake, use: UseCase, week: list[str], tmp_path: Path) -> None:
+    """Under `monitoring.measure` a use case says by which a column has drifted, with its threshold."""
+    rules = "{window: 3, report_rows: 200, measure: {numeric: ks, categorical: js}, ks: 0.3}"
+    other = machines.spec(tmp_path, monitoring=rules)
+    machines.readings(quick, other, week[0], lambda row: {**row, "load": row["load"] * 0.5})
+    run(quick, other, week[:1])
+    found = {row["subject"]: row for row in quick.rows("findings") if row["check"] == "drift"}
+    assert found["load"]["outcome"] == "alarm"
+    assert found["load"]["note"].startswith("load: Kolmogorov–Smirnov 0.")
+    assert found["load"]["value"] == pytest.approx(0.5, abs=0.06)
+    assert (found["load"]["threshold"], found["kind"]["outcome"]) == (0.3, "ok")
+
+
+def test_labels_have_a_profile_and_are_compared(quick: Lake, use: UseCase, week: list[str]) -> None:
+    """A matured night's labels are profiled, unlabelled rows as missing; labels that all turn are drift."""
+    for night in week[:5]:
+        minutes = machines.day(use.clock.shift(night, -2))[1]
+        turned = [{"machine": m, "minutes": 60.0} for m, v in enumerate(minutes) if v is not None]
+        machines.publish(quick, use, "stops", night, turned)
+    run(quick, use, week[:5])
+    rows = {row["night"]: row for row in quick.rows("profiles", {"product": "labels"})}
+    assert sorted(rows) == week[:3]
+    without = sum(value is None for value in machines.day(week[0])[1])
+    row = rows[week[0]]
+    assert (row["column"], row["count"], row["missing"]) == ("stopped", machines.ROWS, without)
+    assert row["total"] == machines.ROWS - without
+    assert ("drift", "stopped") in found(quick, week[4])
+    assert ("drift", "stopped") in found(quick, week[1], "not enough")
+
+
+def test_a_window_of_another_kind_is_not_compared(
+    quick: Lake, use: UseCase, week: list[str], tmp_path: Path
+) -> None:
+    """A column that was numeric when the model learnt and is categorical now is told, and fails nothing."""
+    text = (use.folder / "usecase.yaml").read_text()
+    (tmp_path / "machines").mkdir()
+    (tmp_path / "machines" / "features.sql").write_text(machines.SQL)
+    text = text.replace("numeric: [temp, load, weekday], categorical: [kind]", "numeric: [temp, load], ")
+    text = text.replace("numeric: [temp, load], ", "numeric: [temp, load], categorical: [weekday, kind]")
+    (tmp_path / "machines" / "usecase.yaml").write_text(text)
+    other = machines.read(tmp_path / "machines" / "usecase.yaml")
+    run(quick, other, week[:1])
+    notes = {row["subject"]: row["note"] for row in quick.rows("findings") if row["check"] == "drift"}
+    assert notes["weekday"] == "weekday is categorical and was numeric in the reference"
+
+
+def test_measures_that_an_older_run_wrote_are_seen(quick: Lake, use: UseCase, week: list[str]) -> None:
+    """Rows of `drift` that aren't those of the night's row are made again, as findings are."""
+    run(quick, use, week[:1])
+    left = machines.state(quick)
+    rows = quick.read("drift", {"night": week[0]})
+    quick.publish("drift", rows.slice(1), {"night": week[0]})
+    monitor(quick, use, week[0])
+    assert machines.state(quick) == left

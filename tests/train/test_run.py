@@ -141,12 +141,12 @@ def test_two_at_once_leave_one_run(lake: Lake, spec: UseCase, registry: Registry
 def test_reference_is_published_for_the_drift_comparison(
     lake: Lake, spec: UseCase, registry: Registry
 ) -> None:
-    """The profiles hold the fitted rows' features, and predictions on rows that weren't fitted."""
+    """The profiles hold the fitted rows' features and labels, and predictions on rows that weren't fitted."""
     ref = train(lake, spec, NIGHT, registry=registry)
     made = record(registry, ref.uri)
     where = {"product": reference.product(ref.digest), "night": NIGHT}
     found = profile.merge(lake.rows("profiles", where))
-    assert set(found) == {*spec.features.columns, "prediction"}
+    assert set(found) == {*spec.features.columns, spec.problem.target, "prediction"}
     assert found["distance"].count == made.rows["train"] + made.rows["validation"]
     assert found["prediction"].count == made.rows["validation"] + made.rows["test"]
     assert [row["outcome"] for row in lake.rows("partitions", where)] == ["published"]
