@@ -12,12 +12,14 @@ import numpy as np
 from include import profile
 from include.lake import Lake
 from include.monitor import alarms
-from include.monitor.drift import Counts, Cut
 from include.monitor.findings import Finding
+from include.monitor.measures import Counts, Cut
+from include.monitor.reference import PREDICTION
+from include.monitor.state import State
+from include.spec import UseCase
 from include.spec.stages import Alarms
 
 Row = Mapping[str, Any]
-ENOUGH = 0.75  # of the past must be there
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,36 @@ class Past:
     limit: float | None
 
 
-def read(lake: Lake, row: Row | None) -> dict[str, Row]:
-    """Return the rows of `limits` of a training by column, none before there was one.
+def jumped(lake: Lake, spec: UseCase, night: str, state: State) -> list[Finding]:
+    """Judge each feature by the limits of the last training, and predictions by those of the champion's."""
+    trained, champion, nights = state.limits(night), state.champion(night), state.past(night)
+    if trained is None or not nights:
+        why = "no training has told yet how far a column jumps without a fault"
+        why = why if trained is None else "too few nights before it were scored to compare it with"
+        return [Finding("jump", "features", None, None, "not enough", why)]
+    own = [key for key in nights if champion and state.model(key) == champion["model"]]
+    rows = lake.rows("profiles", {"product": ["features", "predictions"], "night": nights})
+    by_training = {
+        key: _limits(lake, key) for key in {trained["night"], champion["evidence"] if champion else ""}
+    }
+    found = []
+    for name in (*spec.features.columns, PREDICTION):
+        mine = name == PREDICTION
+        limit = by_training[champion["evidence"] if mine and champion else trained["night"]].get(name)
+        if limit is None or (mine and (not champion or limit["model"] != champion["model"])):
+            why = f"{name}: no training has told how far it jumps without a fault"
+            found.append(Finding("jump", name, None, None, "not enough", why))
+            continue
+        keys = own if mine else nights
+        profiles = {row["night"]: row for row in rows if row["column"] == name and row["night"] in keys}
+        found.append(
+            judge(name, past(limit, profiles, night, spec.monitoring.alarms), spec.monitoring.alarms)
+        )
+    return found
 
-    Parameters
-    ----------
-    row : of `partitions`.
-    """
-    return {r["column"]: r for r in lake.rows("limits", {"night": row["night"]})} if row else {}
+
+def _limits(lake: Lake, night: str) -> dict[str, Row]:
+    return {row["column"]: row for row in lake.rows("limits", {"night": night})} if night else {}
 
 
 def past(limit: Row, profiles: Mapping[str, Row], night: str, rules: Alarms) -> Past:
@@ -65,23 +89,20 @@ def past(limit: Row, profiles: Mapping[str, Row], night: str, rules: Alarms) -> 
 
 def judge(name: str, given: Past, rules: Alarms) -> Finding:
     """Judge a column's night against its past."""
-    needed = round(ENOUGH * rules.past) + rules.of
     why = ""
     if given.counts is None:
         why = f"{name} isn't there"
     elif given.limit is None:
         why = f"{name}: the last training had too few nights to tell how far it jumps without a fault"
-    elif len(given.counts) < needed:
-        why = (
-            f"{name}: {len(given.counts)} nights are there of {needed} that a comparison with the past needs"
-        )
+    elif len(given.counts) < rules.enough:
+        why = f"{name}: {len(given.counts)} nights are there, a comparison with the past needs {rules.enough}"
     if why or given.counts is None or given.limit is None:
-        return Finding("drift", name, None, given.limit, "not enough", why)
+        return Finding("jump", name, None, given.limit, "not enough", why)
     value, alarm = alarms.judge(given.counts, given.limit, rules)
     if not np.isfinite(value):
         why = f"{name} has no row on this night or before it"
-        return Finding("drift", name, None, given.limit, "not enough", why)
+        return Finding("jump", name, None, given.limit, "not enough", why)
     side = "breaks with" if alarm else "is further than its limit from" if value > given.limit else "is like"
     note = f"{name} {side} the {len(given.counts) - rules.of} nights before: {value:.3g}, limit "
     note += f"{given.limit:.3g} on {rules.nights} of {rules.of} nights"
-    return Finding("drift", name, value, given.limit, "alarm" if alarm else "ok", note)
+    return Finding("jump", name, value, given.limit, "alarm" if alarm else "ok", note)

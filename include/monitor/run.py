@@ -16,7 +16,7 @@ import pyarrow as pa
 from include import profile, tables
 from include.errors import EvergreenError
 from include.lake import Lake
-from include.monitor import compare, drift, findings, joint, performance, reference, report
+from include.monitor import compare, drift, findings, joint, jumps, performance, reference, report
 from include.monitor.drift import JOINT
 from include.monitor.findings import Finding
 from include.monitor.policy import Decision, decide
@@ -89,6 +89,7 @@ def _publish(lake: Lake, spec: UseCase, night: str, state: State) -> None:
     if spec.monitoring.joint and learnt is not None and night in window:
         current = report.sampled(lake, spec, night, window)[0]
         found.append(joint.judge(learnt.sample, current, spec.features.columns, spec.training.seed))
+    found += jumps.jumped(lake, spec, night, state)
     found += performance.lately(lake, spec, night, state)
     table = findings.table(night, found)
     lake.publish("findings", table, {"night": night})
@@ -185,7 +186,7 @@ def _unfit(
 def note(found: Sequence[Finding], decision: Decision) -> str:
     """Return the night in a sentence."""
     parts = []
-    for check in ("data", "rung", "missing", "unseen", "drift"):
+    for check in ("data", "rung", "missing", "unseen", "jump", "drift"):
         alarms = sorted(f.subject for f in found if f.check == check and f.outcome == "alarm")
         if alarms:
             shown = ", ".join(alarms[:4]) + (", …" if len(alarms) > 4 else "")

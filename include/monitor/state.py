@@ -33,7 +33,8 @@ class State:
     def __init__(self, lake: Lake, spec: UseCase, night: str) -> None:
         self.spec, self.night = spec, night
         width, delay, persist = spec.monitoring.window, spec.labels.delay, spec.retraining.persist
-        reach = delay + 2 * width + persist
+        alarms = spec.monitoring.alarms
+        reach = max(delay + 2 * width + persist, alarms.past + alarms.of)
         first = spec.clock.shift(night, -max(spec.features.lookback, reach))
         self.span = spec.clock.keys(first, spec.clock.shift(night, reach))
         self._place = {key: place for place, key in enumerate(self.span)}
@@ -44,6 +45,8 @@ class State:
         products = [*self.spec.sources, "predictions", REALISED, "drift", PRODUCT]
         rows = lake.rows("partitions", {"product": products, "night": self.span})
         self._partitions = {(row["product"], row["night"]): row for row in rows}
+        trained = lake.rows("partitions", {"product": "limits"})
+        self._limits = sorted(trained, key=lambda row: str(row["night"]))
         self._champions = ledger.champions(ledger.switches(lake))
 
     def partition(self, product: str, night: str) -> Row | None:
@@ -74,6 +77,25 @@ class State:
         """Return the scored nights that are compared with the reference, up to the night itself."""
         return self.published("predictions", self._before(night, self.spec.monitoring.window - 1, 0))
 
+    def limits(self, night: str) -> Row | None:
+        """Return the row of the limits that the last training before a night published, None before one did."""
+        before = [row for row in self._limits if row["night"] < night]
+        return before[-1] if before else None
+
+    def past(self, night: str) -> list[str]:
+        """Return the scored nights that a jump is judged on, up to the night itself; none while too few.
+
+        The nights that the training knew need not have been scored.
+        """
+        rules, trained = self.spec.monitoring.alarms, self.limits(night)
+        keys = self._before(night, rules.past + rules.of - 1, 0)
+        scored = self.published("predictions", keys)
+        if trained is None or night not in scored:
+            return []
+        known = self.spec.clock.shift(trained["night"], -self.spec.labels.delay)
+        there = [key for key in keys if key <= known or key in scored]
+        return scored if len(there) >= rules.enough else []
+
     def streak(self, night: str) -> list[str]:
         """Return the nights before one whose findings the policy looks at."""
         return self._before(night, self.spec.retraining.persist - 1, 1)
@@ -92,7 +114,7 @@ class State:
 
     def inputs(self, night: str) -> dict[str, str]:
         """Return the digest of everything that a night's findings and decision depend on."""
-        names = [("predictions", key) for key in self.window(night)]
+        names = [("predictions", key) for key in sorted({*self.window(night), *self.past(night)})]
         names += [(source, night) for source in self.spec.sources]
         for scored in self.matured(night):
             names += [("predictions", scored), (REALISED, scored)]
@@ -101,6 +123,8 @@ class State:
         rows = {f"{product}/{key}": self.partition(product, key) for product, key in names}
         found = {name: row["digest"] or row["outcome"] for name, row in rows.items() if row is not None}
         champions = {f"champion/{key}": self.model(key) for key in (*self.streak(night), night)}
+        if (trained := self.limits(night)) is not None:
+            found[f"limits/{trained['night']}"] = trained["digest"]
         return found | {name: model for name, model in champions.items() if model}
 
     def stale(self, night: str) -> bool:

@@ -119,6 +119,11 @@ class Alarms(Strict):
     of: int = Field(3, ge=1)
     quiet: int = Field(7, ge=1, description="nights after an alert in which no other is told")
 
+    @property
+    def enough(self) -> int:
+        """Nights that must be there, of the past and the last ``of``, before one is judged."""
+        return round(0.75 * self.past) + self.of
+
     @model_validator(mode="after")
     def _can_be(self) -> Alarms:
         if self.nights > self.of:

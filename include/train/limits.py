@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from include import tables
 from include.lake import Lake
 from include.monitor.alarms import limits
-from include.monitor.drift import Cut
+from include.monitor.measures import Cut
 from include.profile import Profile
 from include.refs import digest_table
 from include.spec import UseCase
@@ -44,7 +44,7 @@ def publish(
     """
     given = rows.append_column(PREDICTION, pa.array(predictions, pa.float64()))
     nights = sorted(pc.unique(rows["night"]).to_pylist())
-    cuts = {name: Cut.of(of) for name, of in profiles.items()}
+    cuts = {name: Cut.of(of) for name, of in profiles.items() if name != spec.problem.target}
     counted = {name: count(given, name, cut, nights) for name, cut in cuts.items()}
     rules = spec.monitoring.alarms
     found = limits(counted, rules, spec.training.seed)
