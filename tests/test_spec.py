@@ -84,6 +84,11 @@ WRONG = [
         "ftp",
         "sources.schedule: Input tag 'ftp' found using 'kind' does not match any",
     ),
+    (
+        "sources.shadows",
+        RAW[WEEKLY.name]["sources"]["sales"],
+        "sources: 'shadows' is the name of one of Ever",
+    ),
     ("sources.schedule.columns.night", {"type": "string"}, "'night' is Evergreen's own column"),
     ("sources.schedule.contract.tolerance", 5, "contract.tolerance: Input should be less than or equal to 1"),
     ("scoring.needs.champion", ["tides"], "scoring.needs.champion: no source is named 'tides'"),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
 
-from include import tables
+from include import environment, tables
 from include.features.build import schema as features_schema
+from include.refs import digest_table
 from include.score.ladder import Served, Step
 from include.spec import UseCase
 
@@ -103,8 +104,29 @@ def sentence(made: pa.Table) -> str:
 
 
 def models_of(made: pa.Table) -> str:
-    """Return the digest of the model that gave a night's predictions; of a canary's night both."""
+    """Return the digests of the models that gave a night's rows, joined by ``+``."""
     return "+".join(sorted(made["model"].unique().to_pylist()))
+
+
+def partition(
+    product: str, night: str, made: pa.Table, inputs: Mapping[str, str], declaration: str, note: str
+) -> pa.Table:
+    """Return the row of `partitions` that says what a night's rows are, and what they were made from."""
+    row = {
+        "product": product,
+        "night": night,
+        "outcome": "published",
+        "revision": 0,
+        "rows": made.num_rows,
+        "quarantined": 0,
+        "duplicates": 0,
+        "digest": digest_table(made),
+        "inputs": json.dumps({**inputs, "model": models_of(made)}, sort_keys=True),
+        "spec": declaration,
+        "code": environment.code_version(),
+        "note": note,
+    }
+    return pa.Table.from_pylist([row], schema=tables.PARTITIONS)
 
 
 def alike(spec: UseCase, rows: pa.Table, made: pa.Table) -> bool:

@@ -16,6 +16,9 @@ from include.spec.metrics import OBJECTIVES, check
 from include.spec.source import Day, Name, Source, Strict
 from include.spec.stages import Features, Labels, Monitoring, Retraining, Scoring, Training
 
+# what stands beside the sources in `partitions` and `profiles`
+PRODUCTS = ("features", "predictions", "shadows", "performance", "monitor")
+
 
 class Problem(Strict):
     """What is predicted, and why."""
@@ -112,6 +115,8 @@ class UseCase(Strict):
     @model_validator(mode="after")
     def _parts_fit(self) -> UseCase:
         known = ", ".join(self.sources)
+        if taken := [name for name in PRODUCTS if name in self.sources]:
+            raise ValueError(f"sources: {taken[0]!r} is the name of one of Evergreen's own products")
         named = [("features.spine", self.features.spine), ("labels.source", self.labels.source)]
         named += [("features.lookbacks", source) for source in self.features.lookbacks]
         named += [(f"scoring.needs.{rung}", s) for rung, needs in self.scoring.needs.items() for s in needs]
