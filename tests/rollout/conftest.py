@@ -56,21 +56,22 @@ def usecase(folder: Path, **rollout: Any) -> UseCase:
 
 
 class Depot:
-    """A lake of parcels, a night after the other."""
+    """A lake of parcels, a night after the other; what was made in a folder is opened again."""
 
     def __init__(self, folder: Path, **rollout: Any) -> None:
         self.spec = usecase(folder, **rollout)
         self.lake = Lake("parcels", str(folder / "lake"))
         self.registry = Registry("http://127.0.0.1:9")  # nobody listens: the lake is enough
-        parcels.fill(self.lake, self.spec, FIRST, LAST)
-        self._heavy_ones_come_late()
+        if self.lake.version("partitions") < 0:
+            parcels.fill(self.lake, self.spec, FIRST, LAST)
+            self._heavy_ones_come_late()
 
     def _heavy_ones_come_late(self) -> None:
-        weights = {
-            (row["night"], row["depot"], row["parcel"]): row["weight"]
-            for row in self.lake.rows("validated_orders")
-        }
-        rows = self.lake.rows("validated_arrivals")
+        def key(row: dict[str, Any]) -> tuple[Any, ...]:
+            return row["night"], row["depot"], row["parcel"]
+
+        weights = {key(row): row["weight"] for row in self.lake.rows("validated_orders")}
+        rows = sorted(self.lake.rows("validated_arrivals"), key=key)  # they come in no order
         random = np.random.default_rng(3)
         for row in rows:
             weight = weights.get((self.spec.clock.shift(row["night"], -2), row["depot"], row["parcel"]))
