@@ -50,9 +50,11 @@ def rollback(
     seen = ledger.switches(lake)
     note, row = "already carried out: ", asked(seen, request)
     if row is None:
-        target, live = _target(lake, spec, seen, to), ledger.champions(seen)[-1]
-        if instead_of is not None and live["switch"] != instead_of["switch"]:
+        live = next(iter(ledger.champions(seen)[-1:]), None)
+        if instead_of is not None and live is not None and live["switch"] != instead_of["switch"]:
             raise _overtaken(spec, instead_of, live)
+        target = _target(lake, spec, seen, to)
+        assert live is not None  # or there would be no target
         why = {"kind": ROLLED_BACK, "by": by, "reason": reason, "request": request}
         note, row = "nothing to do: ", live
         if live["model"] != target["model"]:

@@ -81,7 +81,11 @@ class Depot:
         self.lake.publish("validated_arrivals", table, {"night": sorted({row["night"] for row in rows})})
 
     def promote(self, name: str, night: str, **changes: Any) -> Ref | None:
-        """Judge a model blessed, against whoever serves, and promote it as the declaration says."""
+        """Judge a model blessed and promote it as the declaration says."""
+        return promote(self.lake, self.spec, self.judged(name, night, **changes), registry=self.registry)
+
+    def judged(self, name: str, night: str, **changes: Any) -> str:
+        """Judge a model blessed, against whoever serves, and return the attempt's key."""
         data, champion = model(name), ledger.live(self.lake).get("champion")
         models.store(self.lake, data)
         baseline = models.store(self.lake, model("forgot"))
@@ -91,7 +95,7 @@ class Depot:
         made = replace(made, champion=champion["model"] if champion else "", **changes)
         word = BLESSED if champion else RUBBER_STAMPED
         row = ledger.record_attempt(self.lake, made, lambda number: Verdict(word, f"{word}: {name}", ()))
-        return promote(self.lake, self.spec, row["key"], registry=self.registry)
+        return str(row["key"])
 
     def night(self, key: str) -> str:
         """Score a night, take its steps, and return the sentence."""
