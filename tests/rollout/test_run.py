@@ -231,6 +231,19 @@ def test_one_is_tried_after_the_other(depot: Make, night: str) -> None:
     assert made.switches()[-1] == ("champion", "promoted", "knows")
 
 
+def test_a_night_that_nobody_could_score_takes_the_step_that_is_due(depot: Make) -> None:
+    """Labels came, the rows to score did not: the wrong champion goes before it serves again."""
+    made = depot(kind="immediate")
+    made.promote("knows", "2024-03-05")
+    made.night("2024-03-06")
+    made.promote("wrong", "2024-03-06")
+    made.nights("2024-03-07", "2024-03-09")
+    assert advance(made.lake, made.spec, "2024-03-10").rows == 1
+    assert ledger.live(made.lake)["champion"]["effective"] == "2024-03-10"
+    made.night("2024-03-10")
+    assert made.served()["2024-03-10"] == {"champion knows": 12}
+
+
 def test_lost_nights_prolong_a_trial(depot: Make) -> None:
     """Nights that nobody scored take nothing from a challenger's patience: its trial ends in the ledger."""
     made = depot(kind="shadow", patience=8, alpha=0.001)
