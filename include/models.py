@@ -182,7 +182,7 @@ def predict(estimator: Pipeline, rows: pa.Table, spec: UseCase) -> NDArray[np.fl
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an unseen category is expected, and encoded as unknown
-            found = _raw(estimator, given, spec.problem.kind == "binary")
+            found = _raw(estimator, given, spec.problem.codes)
     except Exception as error:
         # whatever a broken model raises, the ladder must be able to go on to the next
         raise ModelError(f"{spec.name}: model", found=f"{type(error).__name__}: {error}") from error
@@ -197,11 +197,12 @@ def predict(estimator: Pipeline, rows: pa.Table, spec: UseCase) -> NDArray[np.fl
     return values
 
 
-def _raw(estimator: Pipeline, given: pd.DataFrame, binary: bool) -> NDArray[np.float64]:
-    if not binary:
+def _raw(estimator: Pipeline, given: pd.DataFrame, codes: tuple[float, ...]) -> NDArray[np.float64]:
+    if not codes:
         return cast("NDArray[np.float64]", estimator.predict(given))
-    if [float(c) for c in estimator.classes_] != [0.0, 1.0]:
-        raise ValueError(f"classes 0 and 1 are needed, it knows {list(estimator.classes_)}")
+    if tuple(float(c) for c in estimator.classes_) != codes:
+        needed = ", ".join(f"{code:g}" for code in codes)
+        raise ValueError(f"the classes {needed} are needed, it knows {list(estimator.classes_)}")
     return cast("NDArray[np.float64]", estimator.predict_proba(given)[:, 1])
 
 

@@ -110,7 +110,7 @@ def _asked(estimator: Pipeline, rows: pa.Table, spec: UseCase) -> Answer:
         # whatever comes out of a model is a finding, and stops nothing
         return Answer(none, f"{type(error).__name__}: {error}")
     outside = values[(values < 0) | (values > 1)]
-    if spec.problem.kind == "binary" and len(outside):
+    if spec.problem.codes and len(outside):
         return Answer(none, f"{outside[0]:.6g} as a probability")
     return Answer(values)
 

@@ -143,7 +143,7 @@ def _sample(rows: pa.Table, most: int, random: np.random.Generator) -> pa.Table:
 def _noise(spec: UseCase, fitted: pa.Table, random: np.random.Generator) -> pa.Table:
     """Return a sample of the rows whose labels are shuffled."""
     rows, name = _sample(fitted, SHUFFLED, random), spec.problem.target
-    if spec.problem.kind == "binary":  # a rare class is in every sample; the level is put right afterwards
+    if spec.problem.codes:  # a rare class is in every sample; the level is put right afterwards
         each = np.unique(target(spec, fitted), return_index=True)[1]
         rows = pa.concat_tables([rows, fitted.take(pa.array(each))])
     labels = rows[name].take(random.permutation(rows.num_rows))

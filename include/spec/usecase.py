@@ -26,6 +26,11 @@ class Problem(Strict):
     owner: str = ""
     never_features: tuple[str, ...] = Field((), description="columns that privacy keeps out of the features")
 
+    @property
+    def codes(self) -> tuple[float, ...]:
+        """The numbers that stand for the classes of a label, ascending; none for a regression."""
+        return {"binary": (0.0, 1.0), "regression": ()}[self.kind]
+
 
 class Schedule(Strict):
     """When the nights are."""

@@ -91,12 +91,12 @@ def finish(spec: UseCase, trial: Trial, rows: pa.Table, test: pa.Table) -> Final
 def learnable(spec: UseCase, night: str, rows: pa.Table) -> None:
     """Refuse labels that can't be learnt from: none, or a single class for a classifier."""
     found = sorted(set(target(spec, rows).tolist()))
-    binary = spec.problem.kind == "binary"
-    if found and (not binary or found == [0.0, 1.0]):
+    codes = spec.problem.codes
+    if found and (not codes or found == list(codes)):
         return
     raise EvergreenError(
         f"{spec.name}: training on {night}",
-        required=f"{'both 0 and 1' if binary else 'values'} as {spec.problem.target} in the training nights",
+        required=f"{'both 0 and 1' if codes else 'values'} as {spec.problem.target} in the training nights",
         found=", ".join(f"{value:g}" for value in found[:5]) or "no labelled row",
         remedy="see labels.sql in usecase.yaml, or load more history",
     )
