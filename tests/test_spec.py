@@ -54,7 +54,7 @@ MISTYPED = [
 ]
 # a value that can't be meant, and what its error says
 WRONG = [
-    ("problem.kind", "ternary", "problem.kind: Input should be 'binary' or 'regression'"),
+    ("problem.kind", "ternary", "problem.kind: Input should be 'binary', 'regression' or 'multiclass'"),
     ("schedule.timezone", "New York", "'New York' is not a time zone's name, as America/New_York"),
     ("schedule.nightly", "at six", "'at six' is not a cron expression"),
     ("schedule.nightly", "*/5 18 * * *", "'*/5 18 * * *' can fire twice a day; give one minute and one hour"),

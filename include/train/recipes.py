@@ -66,13 +66,15 @@ def _rule(spec: UseCase) -> BaseEstimator:
     return Rule()
 
 
+_CLASSIFIERS: dict[str, Builder] = {
+    "prior": _prior,
+    "logistic_regression": _logistic,
+    "hist_gradient_boosting": _boosting,
+    "random_forest": _forest,
+}
 RECIPES: dict[str, dict[str, Builder]] = {
-    "binary": {
-        "prior": _prior,
-        "logistic_regression": _logistic,
-        "hist_gradient_boosting": _boosting,
-        "random_forest": _forest,
-    },
+    "binary": _CLASSIFIERS,
+    "multiclass": _CLASSIFIERS,
     "regression": {
         "prior": _prior,
         "rule": _rule,
