@@ -72,7 +72,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Spring:
     registry = Registry(f"sqlite:///{folder}/mlflow.db", f"file://{folder}/artifacts")
     run = train(lake, spec, NIGHT, registry=registry).uri
     ref = evaluate(lake, spec, NIGHT, run, registry=registry)
-    assert evaluate(lake, spec, NIGHT, run, registry=registry).digest == ref.digest
     evidence = Evidence.from_json(lake.get(ref.uri) or b"")
     verdict = decide(lake, spec, ref.uri)
     promote(lake, spec, evidence.key, registry=registry)

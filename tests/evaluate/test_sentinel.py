@@ -338,7 +338,7 @@ def test_noise_of_three_classes_gains_nothing(candidate: Candidate, timely: UseC
 
 @given(st.lists(st.tuples(*[st.integers(1, 50)] * 3), min_size=3, max_size=30))
 def test_levelled_probabilities_have_the_priors_mean(scores: list[tuple[int, int, int]]) -> None:
-    """Rows sum to 1, columns have the level that was asked for, and a class without a chance stays without."""
+    """Rows sum to 1, columns have the level that is asked for, a class without a chance stays without."""
     said, prior = np.array(scores, dtype=float), (0.5, 0.3, 0.2)
     said /= said.sum(axis=1, keepdims=True)
     found = sentinel._levelled(said, prior, None)  # type: ignore[arg-type]
