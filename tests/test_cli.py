@@ -192,7 +192,7 @@ def test_check_passes_the_shipped_use_case_and_the_tests_own(monkeypatch: pytest
     monkeypatch.setenv("EVERGREEN_USECASES", str(USECASES))
     assert call("check") == (
         0,
-        {"usecases": ["flight_bands", "flight_delay", "flight_minutes", "weekly_sales"], "wrong": []},
+        {"usecases": ["flight_delay", "flight_bands", "flight_minutes", "weekly_sales"], "wrong": []},
     )
 
 
