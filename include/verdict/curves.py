@@ -202,8 +202,8 @@ def _spread(known: Known, tested: Tested) -> str:
 
 def _confusion(known: Known, tested: Tested) -> str:
     names, counts = known.spec.problem.classes, confusion(tested.actual, tested.predicted[CHALLENGER])
-    title = "What the challenger took rows for; the more on the diagonal the better"
-    with chart(title, "predicted, in % of the row", "actual, and how many", 1 + 0.35 * len(names)) as made:
+    title = "What rows were taken for; on the diagonal is best"
+    with chart(title, "predicted, in % of the row", "actual, and how many", 1.2 + 0.4 * len(names)) as made:
         for actual, row in enumerate(counts):
             for taken, count in enumerate(row):
                 share = count / max(row.sum(), 1)

@@ -213,7 +213,7 @@ def test_each_class_is_watched_for_drift_and_the_champion_for_performance(made: 
 def test_the_page_shows_each_class(made: Spring) -> None:
     """Confusion, calibration and a line a class are on the page, and the card names the classes."""
     page = (made.lake.get(f"reports/{draw(made.lake, made.spec, made.evidence.key, None)}") or b"").decode()
-    for text in ("What the challenger took rows for", "Calibration of the likeliest class", "on_time ("):
+    for text in ("What rows were taken for", "Calibration of the likeliest class", "on_time ("):
         assert text in page
     assert "precision of challenger (more)" in page
     assert "recall@late (more)" not in page  # the line of all figures isn't made wider by classes
