@@ -18,7 +18,7 @@ from include.lake import Lake
 from include.monitor import drift, findings, performance, reference, report
 from include.monitor.findings import Finding
 from include.monitor.policy import Decision, decide
-from include.monitor.reference import PREDICTION, Reference
+from include.monitor.reference import Reference
 from include.monitor.state import PRODUCT, State
 from include.refs import Ref, digest_table
 from include.spec import UseCase
@@ -132,7 +132,8 @@ def drifted(
     own = [key for key in window if {row["model"] for row in served if row["night"] == key} == {champion}]
     rows = lake.rows("profiles", {"product": ["features", "predictions"], "night": window})
     found = []
-    for name, nights in {**dict.fromkeys(spec.features.columns, window), PREDICTION: own}.items():
+    said = spec.problem.outputs
+    for name, nights in {**dict.fromkeys(spec.features.columns, window), **dict.fromkeys(said, own)}.items():
         of = [row for row in rows if row["column"] == name and row["night"] in nights]
         last = [row for row in of if row["night"] == night]
         if name not in learnt.columns or not last:
@@ -140,14 +141,14 @@ def drifted(
                 "has no reference"
                 if last
                 else "isn't this champion's tonight"
-                if name == PREDICTION
+                if name in said
                 else "isn't there"
             )
             found.append(Finding("drift", name, None, None, "not enough", f"{name} {why}"))
             continue
         column, tonight = learnt.columns[name], profile.merge(last)[name]
         found.append(drift.moved(name, column, profile.merge(of)[name], len(nights), spec.monitoring))
-        if name != PREDICTION:
+        if name not in said:
             found.append(drift.missing(name, column, tonight, spec.monitoring))
             found.append(drift.unseen(name, column, tonight, spec.monitoring))
     return found

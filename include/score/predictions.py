@@ -10,8 +10,9 @@ from hashlib import blake2b
 import numpy as np
 import pyarrow as pa
 
-from include import environment, tables
+from include import environment, outputs, tables
 from include.features.build import schema as features_schema
+from include.outputs import Constant
 from include.refs import digest_table
 from include.score.ladder import Served, Step
 from include.spec import UseCase
@@ -21,7 +22,10 @@ WHO = ("rung", "version", "model", "reason")  # the columns that say who served 
 
 def shape(spec: UseCase) -> pa.Schema:
     """Return the schema of `predictions` and `restated`: Evergreen's columns, then the key."""
-    return pa.schema([*tables.PREDICTIONS, *list(features_schema(spec))[: len(spec.key)]])
+    several = [("label", pa.string()), *((name, pa.float64()) for name in spec.problem.outputs)]
+    classes = several if spec.problem.classes else []
+    fields = [*tables.PREDICTIONS, *(pa.field(*one) for one in classes)]
+    return pa.schema([*fields, *list(features_schema(spec))[: len(spec.key)]])
 
 
 def build(spec: UseCase, rows: pa.Table, served: Served) -> pa.Table:
@@ -33,7 +37,12 @@ def build(spec: UseCase, rows: pa.Table, served: Served) -> pa.Table:
         "model": served.step.model,
     }
     columns = {name: pa.repeat(pa.scalar(text), rows.num_rows) for name, text in same.items()}
-    columns |= {"prediction": pa.array(served.values, pa.float64()), "row_digest": row_digests(spec, rows)}
+    columns |= outputs.columns(spec, served.values) | {"row_digest": row_digests(spec, rows)}
+    if spec.problem.classes:
+        columns |= {
+            "prediction": pa.array(served.values.max(axis=1)),
+            "label": outputs.chosen(spec, served.values),
+        }
     columns |= {name: rows[name] for name in ("night", *spec.key)}
     return pa.table([columns[name] for name in shape(spec).names], schema=shape(spec))
 
@@ -76,10 +85,16 @@ def parts(spec: UseCase, earlier: pa.Table, rows: pa.Table) -> list[tuple[Step, 
     found = []
     for one in dict.fromkeys(now):
         rung, version, model, reason = one
-        constant = None if model else float(earlier["prediction"][by.index(one)].as_py())
+        constant = None if model else _constant(spec, earlier.slice(by.index(one), 1))
         mask = pa.array([other == one for other in now], pa.bool_())
         found.append((Step(rung, version, model, constant), str(reason), mask))
     return found
+
+
+def _constant(spec: UseCase, row: pa.Table) -> Constant:
+    """Return what a constant said, by one of its rows."""
+    said = outputs.array(spec, row)[0]
+    return tuple(said.tolist()) if spec.problem.classes else float(said)
 
 
 def joined(spec: UseCase, tables: Sequence[pa.Table]) -> pa.Table:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random
 
-from include import profile, tables
+from include import outputs, profile, tables
 from include.errors import ModelError, NotPublished, StaleDecision
 from include.features import views
 from include.features.build import compute
@@ -175,7 +175,7 @@ def _again(
             return _finish(lake, spec, night, rows, served, inputs)
         for model, version in {step.model: step.version for step, _, _ in parts}.items():
             mine = pc.equal(now["model"], model)
-            values = now.filter(mine)["prediction"].to_numpy()
+            values = outputs.array(spec, now.filter(mine))
             _restate(lake, spec, rows.filter(mine), version, model, values)
         why = "would be others now: see restated"
     if done is None:
@@ -211,7 +211,7 @@ def _finish(
     What such a night had seen isn't known any more, so its row names no inputs and no declaration.
     """
     note, digest = predictions.sentence(made), digest_table(made)
-    profiles = {"predictions": profile.build("predictions", night, made, ["prediction"], [])}
+    profiles = {"predictions": profile.build("predictions", night, made, spec.problem.outputs, [])}
     if rows is not None:
         of = spec.features
         profiles["features"] = profile.build("features", night, rows, of.numeric, of.categorical)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from include import profile
+from include import outputs, profile
 from include.lake import Lake
 from include.refs import digest_bytes, digest_json
 from include.spec import UseCase
@@ -24,19 +24,20 @@ def product(digest: str) -> str:
 def publish(
     lake: Lake, spec: UseCase, record: Record, rows: pa.Table, predictions: NDArray[np.float64]
 ) -> None:
-    """Publish the profiles of the features and of the column ``prediction``, on the training night.
+    """Publish the profiles of the features and of what was predicted, on the training night.
 
     Parameters
     ----------
     rows : the features that were fitted on, shape (n, any).
-    predictions : on rows that weren't, shape (m,): of the validation nights by the recipe when it was fitted
-        on the training nights alone, and of the test nights by the challenger, or by the walk forward where
-        it was fitted on them. On the rows that it was fitted on its predictions would be surer than they
-        will ever be again.
+    predictions : on rows that weren't, shape (m,) or (m, k): of the validation nights by the recipe when it
+        was fitted on the training nights alone, and of the test nights by the challenger, or by the walk
+        forward where it was fitted on them. On the rows that it was fitted on its predictions would be surer
+        than they will ever be again.
     """
     name = product(record.challenger.digest)
     features = profile.build(name, record.night, rows, spec.features.numeric, spec.features.categorical)
-    seen = profile.build(name, record.night, pa.table({"prediction": predictions}), ["prediction"], [])
+    said = pa.table(outputs.columns(spec, predictions))
+    seen = profile.build(name, record.night, said, said.column_names, [])
     where = {"product": name, "night": record.night}
     lake.publish("profiles", pa.concat_tables([features, seen]).sort_by("column"), where)
     made = {
