@@ -7,6 +7,8 @@ If it is red: an `ingest` task says which file or rows, what was expected and th
 without that source. A red `monitor` means that nothing was predicted. See the Overview link of any task.
 """
 
+from functools import partial
+
 from airflow.sdk import DAG, CronPartitionTimetable, Param, TaskGroup
 
 from evergreen.assets import product
@@ -25,6 +27,7 @@ def nightly(spec: UseCase) -> DAG:
     clock = CronPartitionTimetable(
         spec.schedule.nightly, timezone=spec.schedule.timezone, key_format="%Y-%m-%d"
     )
+    made = partial(product, spec.name)
     with DAG(
         **arguments(spec, "nightly"),
         schedule=clock,
@@ -34,26 +37,23 @@ def nightly(spec: UseCase) -> DAG:
     ) as dag:
         with TaskGroup("ingest") as ingest:
             for name in spec.sources:
-                IngestOperator(
-                    task_id=name, usecase=spec.name, source=name, outlets=[product(spec.name, name)]
-                )
+                IngestOperator(task_id=name, usecase=spec.name, source=name, outlets=[made(name)])
         with TaskGroup("score") as score:
             ScoreOperator(
-                task_id="predict",
-                usecase=spec.name,
-                trigger_rule="all_done",
-                outlets=[product(spec.name, "predictions")],
+                task_id="predict", usecase=spec.name, trigger_rule="all_done", outlets=[made("predictions")]
             )
         with TaskGroup("monitor") as monitor:
             watch = MonitorOperator(
-                task_id="watch",
-                usecase=spec.name,
-                trigger_rule="all_done",
-                outlets=[product(spec.name, "findings")],
+                task_id="watch", usecase=spec.name, trigger_rule="all_done", outlets=[made("findings")]
             )
             watch >> AskTrainingOperator(task_id="ask_training", usecase=spec.name)
         with TaskGroup("rollout") as rollout:
-            AdvanceOperator(task_id="advance", usecase=spec.name, outlets=[product(spec.name, "switches")])
+            AdvanceOperator(
+                task_id="advance",
+                usecase=spec.name,
+                trigger_rule="all_done",  # labels come also on a night that nobody could score
+                outlets=[made("switches")],
+            )
         ingest >> score >> [monitor, rollout]
     return dag
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 from skops.io.exceptions import UntrustedTypesFoundException
 
+from include import outputs
 from include.errors import ModelError
 from include.lake import Lake
 from include.refs import digest_bytes
@@ -168,41 +169,45 @@ def predict(estimator: Pipeline, rows: pa.Table, spec: UseCase) -> NDArray[np.fl
 
     Returns
     -------
-    ndarray of float64, shape (n,)
-        The probability of the positive class, within [0, 1], or the value in the target's unit.
+    ndarray of float64
+        The probability of the positive class, within [0, 1], or the value in the target's unit, shape (n,);
+        of a multiclass problem the probability of each class, shape (n, k), in the order of the declaration.
 
     Raises
     ------
     ModelError
-        when columns are missing, the pipeline fails, or what it gives isn't one finite number a row.
+        when columns are missing, the pipeline fails, or what it gives isn't one finite number a row, or one a
+        class.
     """
-    given = frame(rows, spec)
+    given, shape = frame(rows, spec), outputs.shape(spec, rows.num_rows)
     if given.empty:
-        return np.empty(0, dtype=np.float64)
+        return np.empty(shape, dtype=np.float64)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an unseen category is expected, and encoded as unknown
-            found = _raw(estimator, given, spec.problem.kind == "binary")
+            found = _raw(estimator, given, spec.problem.codes)
     except Exception as error:
         # whatever a broken model raises, the ladder must be able to go on to the next
         raise ModelError(f"{spec.name}: model", found=f"{type(error).__name__}: {error}") from error
     values = np.ascontiguousarray(found, dtype=np.float64)
     bad = int(np.count_nonzero(~np.isfinite(values)))
-    if values.shape != (rows.num_rows,) or bad:
+    if values.shape != shape or bad:
         raise ModelError(
             f"{spec.name}: model",
-            required=f"{rows.num_rows} finite predictions",
+            required=f"{' x '.join(map(str, shape))} finite predictions",
             found=f"shape {values.shape} with {bad} that are not",
         )
     return values
 
 
-def _raw(estimator: Pipeline, given: pd.DataFrame, binary: bool) -> NDArray[np.float64]:
-    if not binary:
+def _raw(estimator: Pipeline, given: pd.DataFrame, codes: tuple[float, ...]) -> NDArray[np.float64]:
+    if not codes:
         return cast("NDArray[np.float64]", estimator.predict(given))
-    if [float(c) for c in estimator.classes_] != [0.0, 1.0]:
-        raise ValueError(f"classes 0 and 1 are needed, it knows {list(estimator.classes_)}")
-    return cast("NDArray[np.float64]", estimator.predict_proba(given)[:, 1])
+    if tuple(float(c) for c in estimator.classes_) != codes:
+        needed = ", ".join(f"{code:g}" for code in codes)
+        raise ValueError(f"the classes {needed} are needed, it knows {list(estimator.classes_)}")
+    found = cast("NDArray[np.float64]", estimator.predict_proba(given))
+    return found[:, 1] if len(codes) == 2 else found
 
 
 def store(lake: Lake, data: bytes) -> str:

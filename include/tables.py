@@ -70,7 +70,8 @@ PROFILES = _schema(
     items=pa.binary(),  # of categories: frequent-strings sketch
     distinct=pa.binary(),  # of categories: HLL sketch
 )
-# the key columns of the use case follow these
+# the key columns of the use case follow these, and of a multiclass problem, whose `prediction` is that of
+# the likeliest class, `label` and a column prediction_<class> each
 PREDICTIONS = _schema(
     night=_S,
     prediction=_F,
@@ -144,7 +145,8 @@ DEPLOYMENTS = _schema(
     role=_S,  # champion | baseline | challenger
     version=_S,
     model=_S,
-    prior=_F,  # the label's mean in training
+    prior=_F,  # the label's mean in training; null where the next is given
+    priors=_S,  # JSON: of a multiclass problem each class's share in training
     effective=_S,  # the first night it may serve
     evidence=_S,  # the night of its verdict
     kind=_S,  # promoted | rolled back | forced | shadow | canary | withdrawn

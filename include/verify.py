@@ -137,6 +137,7 @@ def _shape(spec: UseCase, product: str) -> Shape | None:
         return f"validated_{product}", tables.validated(declared), ("revision", *declared.key)
     return {
         "predictions": ("predictions", predictions.shape(spec), spec.key),
+        "shadows": ("shadows", predictions.shape(spec), ("model", *spec.key)),
         "performance": ("performance", tables.PERFORMANCE, ("metric",)),
         "limits": ("limits", tables.LIMITS, ("column",)),
         "drift": ("drift", tables.DRIFT, ("column", "measure")),

@@ -190,7 +190,10 @@ def test_status_shows_what_is_not_published_and_what_is_stale(lake: Path, tmp_pa
 def test_check_passes_the_shipped_use_case_and_the_tests_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is shipped is sound, its SQL, estimators and expectations included."""
     monkeypatch.setenv("EVERGREEN_USECASES", str(USECASES))
-    assert call("check") == (0, {"usecases": ["flight_delay", "flight_minutes", "weekly_sales"], "wrong": []})
+    assert call("check") == (
+        0,
+        {"usecases": ["flight_delay", "flight_bands", "flight_minutes", "weekly_sales"], "wrong": []},
+    )
 
 
 WRONG = {

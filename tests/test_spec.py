@@ -54,7 +54,7 @@ MISTYPED = [
 ]
 # a value that can't be meant, and what its error says
 WRONG = [
-    ("problem.kind", "ternary", "problem.kind: Input should be 'binary' or 'regression'"),
+    ("problem.kind", "ternary", "problem.kind: Input should be 'binary', 'regression' or 'multiclass'"),
     ("schedule.timezone", "New York", "'New York' is not a time zone's name, as America/New_York"),
     ("schedule.nightly", "at six", "'at six' is not a cron expression"),
     ("schedule.nightly", "*/5 18 * * *", "'*/5 18 * * *' can fire twice a day; give one minute and one hour"),
@@ -83,6 +83,11 @@ WRONG = [
         "sources.schedule.kind",
         "ftp",
         "sources.schedule: Input tag 'ftp' found using 'kind' does not match any",
+    ),
+    (
+        "sources.shadows",
+        RAW[WEEKLY.name]["sources"]["sales"],
+        "sources: 'shadows' is the name of one of Ever",
     ),
     ("sources.schedule.columns.night", {"type": "string"}, "'night' is Evergreen's own column"),
     ("sources.schedule.contract.tolerance", 5, "contract.tolerance: Input should be less than or equal to 1"),
@@ -233,3 +238,46 @@ def test_a_source_begins_with_its_own_first_night() -> None:
     assert spec.nights("outcomes", "2012-12-29", "2013-01-02") == ["2013-01-02"]
     assert spec.nights("schedule", "2013-12-30", "2014-01-05") == ["2013-12-30"]
     assert spec.nights("outcomes", "2012-12-29", "2013-01-01") == []
+
+
+BANDS = Path(__file__).parent / "usecases/flight_bands"
+RAW[BANDS.name] = yaml.safe_load((BANDS / "usecase.yaml").read_text())
+WRONG_CLASSES = [
+    ("problem.classes", ["early", "late"], "classes: at least 3 names that differ by more than case, as"),
+    ("problem.classes", [], "found none; two classes are a binary problem"),
+    ("problem.classes", ["late", "on_time", "Late"], "found late, on_time, Late"),
+    ("problem.classes", ["early", True, "late"], "True names no class: columns and metrics are named after"),
+    ("problem.classes", ["early", "on time", "late"], "'on time' names no class"),
+    ("problem.kind", "binary", "classes: only a multiclass problem declares them, found kind binary"),
+    ("scoring.fallback", 0.3, "scoring.fallback: each class's probability, together 1, as {early: 0.…"),
+    ("scoring.fallback", {"early": 0.5, "late": 0.5}, "found early 0.5, late 0.5"),
+    ("scoring.fallback", {"early": 0.5, "on_time": 0.5, "late": 0.5}, "found early 0.5, on_time 0.5, late"),
+    ("scoring.fallback", {"early": 1.5, "on_time": -0.5, "late": 0}, "found early 1.5, on_time -0.5"),
+    ("scoring.fallback", "often", "scoring.fallback: a number, or of a multiclass problem a number for each"),
+    ("gate.objective", "squared_error", "'squared_error' doesn't fit multiclass; use log_loss, brier"),
+    ("gate.requirements.0.metric", "recall@never", "'recall@never' is no metric of multiclass; use accuracy"),
+    ("gate.fairness", {"columns": ["origin"], "requirements": [{"metric": "tpr_ratio", "at_least": 0.8}]},
+     "gate.fairness: selection rates need a binary problem, found multiclass"),
+    ("features.numeric", ["dep_delay", "prediction_late"], "'prediction_late' is a column of the predict"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "value", "said"), WRONG_CLASSES)
+def test_classes_that_can_not_be_meant_are_refused(path: str, value: Any, said: str, tmp_path: Path) -> None:
+    """Each mistake about classes has a sentence that says what was found, and what is valid."""
+    assert said in refusal(planted(tmp_path, path, value, BANDS))
+
+
+def test_a_fallback_by_class_is_only_of_several_classes(tmp_path: Path) -> None:
+    """A binary problem's fallback is one number."""
+    said = "scoring.fallback: a number, for a binary problem, found early 0.5, late 0.5"
+    assert said in refusal(planted(tmp_path, "scoring.fallback", {"early": 0.5, "late": 0.5}))
+
+
+def test_a_change_of_classes_makes_only_the_labels_source_stale(tmp_path: Path) -> None:
+    """What is checked against the classes is made again; the other source, and every other kind, isn't."""
+    before = read(BANDS / "usecase.yaml")
+    after = read(planted(tmp_path, "problem.classes", ["late", "on_time", "early"], BANDS))
+    assert before.digest_of("departures") == after.digest_of("departures")
+    assert before.digest_of("arrivals") != after.digest_of("arrivals")
+    assert "classes" not in read(SHIPPED / "usecase.yaml").model_dump()["problem"]

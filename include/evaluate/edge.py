@@ -58,7 +58,7 @@ def measure(
 
 @dataclass(frozen=True)
 class Answer:
-    """One prediction a row, or the reason why not; ``refused`` when it is a sentence of ours."""
+    """The predictions, or the reason why not; ``refused`` when it is a sentence of ours."""
 
     values: Array
     reason: str = ""
@@ -67,7 +67,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Bench:
-    """A model, the unharmed rows, and what it predicts of them, shape (n,)."""
+    """A model, the unharmed rows, and what it predicts of them."""
 
     estimator: Pipeline
     spec: UseCase
@@ -110,8 +110,11 @@ def _asked(estimator: Pipeline, rows: pa.Table, spec: UseCase) -> Answer:
         # whatever comes out of a model is a finding, and stops nothing
         return Answer(none, f"{type(error).__name__}: {error}")
     outside = values[(values < 0) | (values > 1)]
-    if spec.problem.kind == "binary" and len(outside):
+    if spec.problem.codes and len(outside):
         return Answer(none, f"{outside[0]:.6g} as a probability")
+    sums = values.sum(axis=-1) if spec.problem.classes else np.ones(0)
+    if (np.abs(sums - 1) > ROUNDING).any():
+        return Answer(none, f"{sums[np.abs(sums - 1).argmax()]:.9g} as the sum of a row's probabilities")
     return Answer(values)
 
 
@@ -161,7 +164,7 @@ def _arranged(bench: Bench) -> Iterator[EdgeCase]:
         reason = _differs(np.concatenate([answer.values for answer in alone]), plain[places], ROUNDING)
     yield EdgeCase("a row alone", "rows", held=not reason, note=reason)
     answer = _asked(estimator, rows.slice(0, 0), spec)
-    reason = answer.reason or _differs(answer.values, np.empty(0))
+    reason = answer.reason or _differs(answer.values, plain[:0])
     yield EdgeCase("no rows", "rows", held=not reason, note=reason)
     # `models.frame` puts columns into the spec's order: another order is a spec with another one
     features = spec.features.model_copy(
@@ -175,7 +178,8 @@ def _arranged(bench: Bench) -> Iterator[EdgeCase]:
 
 def _differs(found: Array, expected: Array, rounding: float = 0.0) -> str:
     """Return how many predictions aren't the same, to the bit or but for rounding, or nothing."""
-    differ = int(np.count_nonzero(np.abs(found - expected) > rounding * np.abs(expected)))
+    off = np.abs(found - expected) > rounding * np.abs(expected)
+    differ = int(np.count_nonzero(off.any(axis=1) if off.ndim > 1 else off))
     return f"{differ} of {len(expected)} predictions differ" if differ else ""
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
-from include import models
+from include import models, outputs
 from include.evaluate import columns, coverage, edge, fairness, importance, sentinel, serve, slices
 from include.evaluate.metrics import loss
 from include.features.build import features
@@ -40,7 +40,7 @@ class Tested:
     fitted : the rows that it was fitted and chosen on; of a walk forward it has seen the test rows as well.
     rows : the unseen test rows, shape (n, any), and ``actual``, their labels, shape (n,).
     nights : of those rows, ascending.
-    predictions : of every model on the rows, as the losses are of them, each of shape (n,).
+    predictions : of every model on the rows, as the losses are of them, each of shape (n,) or (n, k).
     deployed : what the challenger itself predicts: of a walk forward that isn't what is judged.
     """
 
@@ -68,7 +68,8 @@ class Tested:
 
     def parquet(self) -> bytes:
         """Return night, label and predictions of each row, as the report reads them."""
-        table = pa.table({"night": self.rows["night"], "actual": self.actual, **self.predictions})
+        said = {name: outputs.packed(values) for name, values in self.predictions.items()}
+        table = pa.table({"night": self.rows["night"], "actual": self.actual, **said})
         sink = io.BytesIO()
         pq.write_table(table, sink)
         return sink.getvalue()

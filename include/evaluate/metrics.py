@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn import metrics as sk
 
 from include.errors import MissingMetric
+from include.evaluate import classes as several
 from include.spec.metrics import parse
 
 Array = NDArray[np.float64]
@@ -23,19 +25,29 @@ def loss(objective: str, actual: Array, predicted: Array) -> Array:
     ----------
     objective : ``log_loss`` (predictions are clipped to [eps, 1 - eps], as scikit-learn does), ``brier``,
         ``squared_error`` or ``absolute_error``.
-    actual : 0 or 1, or the value in the target's unit, shape (n,).
-    predicted : the probability of 1, or the value, shape (n,).
+    actual : 0 or 1, or the class's place, or the value in the target's unit, shape (n,).
+    predicted : the probability of 1, or the value, shape (n,); or the probability of each class, shape
+        (n, k), whose Brier score is summed over the classes, within [0, 2] (Brier 1950), as scikit-learn's.
 
     Returns
     -------
     ndarray of float64, shape (n,)
     """
+    if predicted.ndim == 2:
+        return _loss_of_classes(objective, actual.astype(np.intp), predicted)
     if objective == "log_loss":
         sure = np.clip(predicted, EPSILON, 1 - EPSILON)
         return np.asarray(-(actual * np.log(sure) + (1 - actual) * np.log1p(-sure)), dtype=np.float64)
     if objective in ("brier", "squared_error"):
         return np.square(predicted - actual)
     return np.abs(predicted - actual)
+
+
+def _loss_of_classes(objective: str, actual: NDArray[np.intp], predicted: Array) -> Array:
+    if objective == "log_loss":
+        mine = predicted[np.arange(len(actual)), actual]
+        return np.asarray(-np.log(np.clip(mine, EPSILON, 1 - EPSILON)), dtype=np.float64)
+    return np.asarray(np.square(predicted - np.eye(predicted.shape[1])[actual]).sum(axis=1))
 
 
 def calibration_gap(actual: Array, predicted: Array) -> float:
@@ -140,14 +152,40 @@ _NEEDED = {
 }
 
 
-def measure(metric: str, actual: Array, predicted: Array) -> float:
+_OF_CLASSES: dict[str, Callable[[Array, Array], float]] = {
+    "accuracy": several.accuracy,
+    "balanced_accuracy": several.balanced_accuracy,
+    **{f"macro_{name}": partial(several.macro, name) for name in ("precision", "recall", "f1")},
+    "macro_roc_auc": several.macro_roc_auc,
+    "log_loss": _MEASURES["log_loss"],
+    "brier": _MEASURES["brier"],
+    "calibration_error": lambda actual, predicted: calibration_error(*several.top(actual, predicted)),
+}
+_NEEDED_OF_CLASSES = {
+    "macro_precision": "rows that are predicted as each class",
+    "macro_recall": "rows of each class",
+    "macro_f1": "of each class rows that are it or are predicted as it",
+    "macro_roc_auc": "rows of each class",
+    "precision": "a row that is predicted as the class",
+    "recall": "a row of the class",
+    "f1": "a row that is of the class or is predicted as it",
+}
+
+
+def measure(metric: str, actual: Array, predicted: Array, classes: Sequence[str] = ()) -> float:
     """Return one metric of `include.spec.metrics`, a finite number.
+
+    Parameters
+    ----------
+    classes : of a multiclass problem, by their places.
 
     Raises
     ------
     MissingMetric
         when the rows can't give it: there are none, or only one class where it takes two, or none is chosen.
     """
+    if classes:
+        return _measure_of_classes(metric, actual, predicted, classes)
     family, parameter = parse(metric)
     different, value = len(np.unique(actual)), math.nan
     if different >= (2 if family in _NEED_TWO else 1):
@@ -161,12 +199,29 @@ def measure(metric: str, actual: Array, predicted: Array) -> float:
     raise MissingMetric(metric, required=_NEEDED.get(family, "rows and a finite value"), found=found)
 
 
-def measured(names: Sequence[str], actual: Array, predicted: Array) -> dict[str, float]:
+def _measure_of_classes(metric: str, actual: Array, predicted: Array, classes: Sequence[str]) -> float:
+    family, of, name = metric.partition("@")
+    value = math.nan
+    if len(actual):
+        if of:
+            value = float(several.by_class(several.confusion(actual, predicted))[family][classes.index(name)])
+        else:
+            value = _OF_CLASSES[family](actual, predicted)
+    if math.isfinite(value):
+        return value
+    came = [f"{int((actual == code).sum())} {name}" for code, name in enumerate(classes)]
+    found = f"{', '.join(came)} in {len(actual)} rows"
+    raise MissingMetric(metric, required=_NEEDED_OF_CLASSES.get(family, "rows"), found=found)
+
+
+def measured(
+    names: Sequence[str], actual: Array, predicted: Array, classes: Sequence[str] = ()
+) -> dict[str, float]:
     """Return those of the named metrics that the rows can give."""
     found: dict[str, float] = {}
     for name in names:
         try:
-            found[name] = measure(name, actual, predicted)
+            found[name] = measure(name, actual, predicted, classes)
         except MissingMetric:
             continue
     return found

@@ -200,7 +200,8 @@ def _evidence(
         prior=record.prior,
         baseline_model=record.baseline.digest,
         metrics={
-            name: measured(names(spec), tested.actual, values) for name, values in tested.predictions.items()
+            name: measured(names(spec), tested.actual, values, spec.problem.classes)
+            for name, values in tested.predictions.items()
         },
         losses=Losses(
             nights=tuple(tested.nights),

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from sklearn.tree import DecisionTreeRegressor
 
-from include import models
+from include import models, outputs
 from include.errors import EvergreenError
 from include.evaluate.metrics import loss, measured
 from include.lake import Lake
@@ -32,6 +32,7 @@ Array = NDArray[np.float64]
 ROWS = 20_000  # that a feature's tree is fitted on: enough for sixteen leaves
 SHUFFLES, SHUFFLED = 5, 10_000  # how often labels are shuffled, and rows that are fitted on each time
 DEPTH = 4
+TURNS = 50  # in which the levels of several classes are put right
 LEAF = 0.002  # least share of the rows in a leaf
 
 
@@ -48,25 +49,34 @@ def alone(spec: UseCase, fitted: pa.Table, test: pa.Table) -> dict[str, float]:
     Returns
     -------
     dict
-        Feature -> ROC-AUC, at least 0.5, of a binary problem, or R² of a regression; empty where the test
-        rows can't give it.
+        Feature -> ROC-AUC, at least 0.5, of a binary problem, or R² of a regression; of a multiclass problem
+        the ROC-AUC of the class that it tells best from all others, for a feature that gives one class away
+        is a leak whatever the others do. Empty where the test rows can't give it.
     """
     fitted = _sample(fitted, ROWS, np.random.default_rng(spec.training.seed))
     known, later = models.frame(fitted, spec), models.frame(test, spec)
-    labels, actual = pd.Series(target(spec, fitted)), target(spec, test)
-    metric, least = ("roc_auc", 0.5) if spec.problem.kind == "binary" else ("r2", -math.inf)
-    found = {}
+    labels, actual = target(spec, fitted), target(spec, test)
+    told = [(labels, actual)]
+    if spec.problem.classes:
+        told = [((labels == c).astype(float), (actual == c).astype(float)) for c in spec.problem.codes]
+    metric, least = ("roc_auc", 0.5) if spec.problem.codes else ("r2", -math.inf)
+    found: dict[str, float] = {}
     for feature in spec.features.columns:
-        then, now = known[feature], later[feature]
-        if feature in spec.features.categorical:
-            means = labels.groupby(then).mean()
-            then, now = then.map(means), now.map(means)
-        # of labels that are 0 or 1 it gives the probability, and splits as a classifier would
-        tree = DecisionTreeRegressor(max_depth=DEPTH, min_samples_leaf=LEAF, random_state=0)
-        tree.fit(_column(then), labels)
-        for value in measured([metric], actual, tree.predict(_column(now))).values():
-            found[feature] = max(least, value)
+        for then, now in told:
+            said = _alone(pd.Series(then), known[feature], later[feature])
+            for value in measured([metric], now, said).values():
+                found[feature] = max(found.get(feature, least), value)
     return found
+
+
+def _alone(labels: pd.Series, then: pd.Series, now: pd.Series) -> Array:
+    """Return what a small tree that was fitted on one feature says of later rows."""
+    if then.dtype == object:
+        means = labels.groupby(then).mean()
+        then, now = then.map(means), now.map(means)
+    # of labels that are 0 or 1 it gives the probability, and splits as a classifier would
+    tree = DecisionTreeRegressor(max_depth=DEPTH, min_samples_leaf=LEAF, random_state=0)
+    return np.asarray(tree.fit(_column(then), labels).predict(_column(now)))
 
 
 def shuffled(
@@ -98,7 +108,7 @@ def shuffled(
         return ()
     test = test.filter(pc.is_in(test["night"], pa.array(nights)))
     of = np.asarray(test["night"].to_pylist(), dtype=object)
-    prior, actual = float(target(spec, fitted).mean()), target(spec, test)
+    prior, actual = outputs.prior(spec, target(spec, fitted)), target(spec, test)
     random, found = np.random.default_rng(spec.training.seed), []
     for _ in range(SHUFFLES):
         noise = fit(spec, candidate, _noise(spec, fitted, random))
@@ -143,21 +153,36 @@ def _sample(rows: pa.Table, most: int, random: np.random.Generator) -> pa.Table:
 def _noise(spec: UseCase, fitted: pa.Table, random: np.random.Generator) -> pa.Table:
     """Return a sample of the rows whose labels are shuffled."""
     rows, name = _sample(fitted, SHUFFLED, random), spec.problem.target
-    if spec.problem.kind == "binary":  # a rare class is in every sample; the level is put right afterwards
+    if spec.problem.codes:  # a rare class is in every sample; the level is put right afterwards
         each = np.unique(target(spec, fitted), return_index=True)[1]
         rows = pa.concat_tables([rows, fitted.take(pa.array(each))])
     labels = rows[name].take(random.permutation(rows.num_rows))
     return rows.set_column(rows.column_names.index(name), name, labels)
 
 
-def _levelled(predictions: Array, prior: float, spec: UseCase) -> Array:
+def _levelled(predictions: Array, prior: outputs.Constant, spec: UseCase) -> Array:
     """Return predictions whose mean is the prior; probabilities are scaled, so that they stay in [0, 1]."""
+    if isinstance(prior, tuple):
+        return _fitted(predictions, np.array(prior))
     mean = float(predictions.mean())
-    if spec.problem.kind != "binary":
+    if not spec.problem.codes:
         return predictions + (prior - mean)
     if mean > prior:
         return predictions * (prior / mean)
     return 1 - (1 - predictions) * ((1 - prior) / (1 - mean))
+
+
+def _fitted(predictions: Array, prior: Array) -> Array:
+    """Return probabilities whose rows sum to 1 and whose columns have the prior's mean, but for rounding.
+
+    By turns each is scaled (iterative proportional fitting, Deming and Stephan 1940); a class that no row is
+    given a chance of stays without one.
+    """
+    for _ in range(TURNS):
+        means = predictions.mean(axis=0)
+        predictions = predictions * np.divide(prior, means, out=np.zeros_like(means), where=means > 0)
+        predictions = predictions / predictions.sum(axis=1, keepdims=True)
+    return predictions
 
 
 def _column(values: pd.Series) -> Array:

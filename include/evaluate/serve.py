@@ -33,7 +33,7 @@ def measure(
     ----------
     data, digest : the stored bytes, and the SHA-256 that they should have.
     rows : as many as a night has, with the spec's features, shape (n, any).
-    predictions : of these rows, as they were made here, shape (n,).
+    predictions : of these rows, as they were made here, shape (n,) or (n, k).
 
     Returns
     -------
@@ -56,7 +56,8 @@ def measure(
         found = np.frombuffer((folder / PREDICTIONS).read_bytes(), dtype=np.float64)
     if found.tobytes() == predictions.tobytes():
         return Serving(same=True, figures=figures)
-    differ = f"{np.count_nonzero(found != predictions)} of " if found.shape == predictions.shape else ""
+    flat = predictions.ravel()
+    differ = f"{np.count_nonzero(found != flat)} of " if found.shape == flat.shape else ""
     return Serving(same=False, figures=figures, note=f"{differ}{len(found)} predictions differ")
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from include import tables
 from include.errors import SpecError
@@ -99,8 +100,14 @@ def labels(lake: Lake, spec: UseCase, nights: Sequence[str], *, known: str) -> p
     Returns
     -------
     pa.Table
-        Key, ``night`` (the spine's) and the target: float64, null where no label will ever come. A night
-        whose labels weren't published by then gives no rows.
+        Key, ``night`` (the spine's) and the target: float64, null where no label will ever come; of a
+        multiclass problem the class's place among the declared. A night whose labels weren't published by
+        then gives no rows.
+
+    Raises
+    ------
+    SpecError
+        when the expression can't be answered, or gives a class that isn't declared.
     """
     source = spec.sources[spec.labels.source]
     wanted = sorted(set(nights) & set(matured(lake, spec, known)))
@@ -110,22 +117,42 @@ def labels(lake: Lake, spec: UseCase, nights: Sequence[str], *, known: str) -> p
         engine.register("brought", views.shaped(read, tables.validated(source)))
         engine.register("brings", pa.table({"night": list(brings), "spine": list(brings.values())}, _BRINGS))
         key = ", ".join(f'"{column}"' for column in spec.key)
+        kind = "VARCHAR" if spec.problem.classes else "DOUBLE"
         # what is pasted are quoted names, the spec's own expression, and moments that the clock made
-        sql = f"""SELECT {key}, spine AS night, CAST(({spec.labels.sql}) AS DOUBLE) AS "{spec.problem.target}"
+        sql = f"""SELECT {key}, spine AS night, CAST(({spec.labels.sql}) AS {kind}) AS "{spec.problem.target}"
             FROM (SELECT * FROM brought WHERE known_at <= TIMESTAMPTZ '{spec.clock.moment(known).isoformat()}'
                   QUALIFY row_number() OVER (PARTITION BY night, {key} ORDER BY revision DESC) = 1)
             JOIN brings USING (night) ORDER BY spine, {key}"""  # noqa: S608
         try:
             found = engine.sql(sql).to_arrow_table()
         except duckdb.Error as error:
-            raise SpecError(
-                f"{spec.name}: labels.sql",
-                required=f"an expression over {spec.labels.source}'s columns: {', '.join(source.columns)}",
-                found=" ".join(str(error).split()),
-                where=str(spec.folder / "usecase.yaml"),
-            ) from None
+            columns = f"an expression over {spec.labels.source}'s columns: {', '.join(source.columns)}"
+            raise _no_label(spec, columns, " ".join(str(error).split())) from None
+    if spec.problem.classes:
+        found = _coded(spec, found)
     shape = [*list(schema(spec))[: len(spec.key) + 1], pa.field(spec.problem.target, pa.float64())]
     return views.shaped(found, pa.schema(shape)).combine_chunks()
+
+
+def _coded(spec: UseCase, rows: pa.Table) -> pa.Table:
+    """Return the rows with each class's place in place of its name; ingest sets others aside, see `check`."""
+    target, classes = spec.problem.target, spec.problem.classes
+    places = pc.index_in(rows[target], value_set=pa.array(classes, pa.string()))
+    if places.null_count > rows[target].null_count:
+        others = pc.unique(rows[target].filter(pc.is_null(places))).to_pylist()
+        raise _no_label(
+            spec,
+            f"one of the declared classes {', '.join(classes)}, or null",
+            ", ".join(sorted(str(other) for other in others if other is not None)[:5]),
+            f"declare it under problem.classes or map it in labels.sql, then run ingest of "
+            f"{spec.labels.source} for those nights: rows of no declared class are set aside",
+        )
+    return rows.set_column(rows.column_names.index(target), target, places.cast(pa.float64()))
+
+
+def _no_label(spec: UseCase, required: str, found: str, remedy: str = "") -> SpecError:
+    where = str(spec.folder / "usecase.yaml")
+    return SpecError(f"{spec.name}: labels.sql", required=required, found=found, where=where, remedy=remedy)
 
 
 def training_set(lake: Lake, spec: UseCase, night: str, *, as_of: AsOf = "then") -> pa.Table:

@@ -3,8 +3,9 @@
 The checks run in this order, each on the rows that passed the ones before it: ``type`` (text that isn't a
 value), ``required``, ``day`` (the row is about another local day: a future date, a shifted time zone, another
 day's file), ``agrees`` (a time whose local hour another column denies: a shifted time zone), ``key`` (rows of
-one key that disagree; exact duplicates are dropped and counted), then the spec's expectations. Rows of many
-nights are checked at once; nothing of one night bears on another.
+one key that disagree; exact duplicates are dropped and counted), then the spec's expectations, then ``class``
+(a label of a multiclass problem that isn't declared). Rows of many nights are checked at once; nothing of one
+night bears on another.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import pyarrow.compute as pc
 
 from include.errors import PartitionRefused, SpecError
 from include.ingest.aggregates import unmet
+from include.ingest.classes import strange
 from include.ingest.request import request
 from include.ingest.rows import Aside, Codes, Mask, Rows
 from include.ingest.standardise import standardise
@@ -73,6 +75,7 @@ def check(rows: Rows, spec: UseCase, source: str) -> Checked:
     _agrees(typed, spec, declared, aside)
     _key(typed, rows, declared, aside, dropped)
     _expectations(typed, rows, f"{spec.name}/{source}", declared, aside, dropped)
+    strange(typed, spec, source, aside)
     refused = _refused(typed, rows, spec, source, aside, dropped)
     kept = ~(aside.out | dropped | np.isin(rows.unit, list(refused)))
     return Checked(

@@ -9,7 +9,7 @@ import pyarrow as pa
 from include import profile
 from include.lake import Lake
 from include.monitor.measures import measured
-from include.monitor.reference import PREDICTION, Reference
+from include.monitor.reference import Reference
 from include.monitor.state import State
 from include.spec import UseCase
 from include.tables import DRIFT
@@ -31,7 +31,11 @@ def sides(
     served = [row for row in served if row["rung"] != "canary"]
     own = [key for key in window if {row["model"] for row in served if row["night"] == key} == {champion}]
     came = state.matured(night)[-spec.monitoring.window :]
-    return {**dict.fromkeys(spec.features.columns, window), PREDICTION: own, spec.problem.target: came}
+    return {
+        **dict.fromkeys(spec.features.columns, window),
+        **dict.fromkeys(spec.problem.outputs, own),
+        spec.problem.target: came,
+    }
 
 
 def rows(lake: Lake, night: str, nights: Mapping[str, Sequence[str]]) -> dict[str, list[dict[str, object]]]:

@@ -14,7 +14,6 @@ from include.lake import Lake
 from include.monitor import alarms
 from include.monitor.findings import Finding
 from include.monitor.measures import Counts, Cut
-from include.monitor.reference import PREDICTION
 from include.monitor.state import State
 from include.spec import UseCase
 from include.spec.stages import Alarms
@@ -49,8 +48,8 @@ def jumped(lake: Lake, spec: UseCase, night: str, state: State) -> list[Finding]
         key: _limits(lake, key) for key in {trained["night"], champion["evidence"] if champion else ""}
     }
     found = []
-    for name in (*spec.features.columns, PREDICTION):
-        mine = name == PREDICTION
+    for name in (*spec.features.columns, *spec.problem.outputs):
+        mine = name in spec.problem.outputs
         limit = by_training[champion["evidence"] if mine and champion else trained["night"]].get(name)
         if limit is None or (mine and (not champion or limit["model"] != champion["model"])):
             why = f"{name}: no training has told how far it jumps without a fault"

@@ -10,12 +10,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
-from include import profile, tables
+from include import outputs, profile, tables
 from include.environment import code_version
 from include.evaluate.metrics import measured
 from include.features.build import labels
@@ -27,7 +25,7 @@ from include.refs import digest_table
 from include.spec import UseCase
 from include.spec.metrics import names
 
-BASELINE = "prior:"  # before a metric's name: the same rows, predicted by the label's mean in training
+BASELINE = "prior:"  # before a metric's name: the same rows, predicted by the labels' mean in training
 
 
 def realise(lake: Lake, spec: UseCase, state: State) -> list[str]:
@@ -81,27 +79,25 @@ def _known(lake: Lake, spec: UseCase, scored: str, nights: Sequence[str]) -> tup
 def _beside(lake: Lake, spec: UseCase, nights: Sequence[str], came: pa.Table) -> pa.Table:
     """Return the nights' predictions beside what had come true, null where there is no label."""
     keys = [*spec.key, "night"]
-    columns = [*keys, "prediction", "rung", "version", "model"]
+    columns = [*keys, *spec.problem.outputs, "rung", "version", "model"]
     served = lake.read("predictions", {"night": list(nights)}, columns)
     assert served is not None
     both = served.join(came, keys, join_type="left outer")
     return both.sort_by([(name, "ascending") for name in ("night", *spec.key)])
 
 
-def figures(
-    spec: UseCase, target: NDArray[np.float64], predicted: NDArray[np.float64]
-) -> dict[str, float | None]:
+def figures(spec: UseCase, target: outputs.Array, predicted: outputs.Array) -> dict[str, float | None]:
     """Return each metric that is measured of this use case, None where these rows can't give it."""
     wanted = names(spec)
-    return {**dict.fromkeys(wanted), **measured(wanted, target, predicted)}
+    return {**dict.fromkeys(wanted), **measured(wanted, target, predicted, spec.problem.classes)}
 
 
 def _publish(lake: Lake, spec: UseCase, scored: str, both: pa.Table, inputs: Mapping[str, str]) -> None:
     labelled = both.filter(both[spec.problem.target].is_valid())
-    target, predicted = (labelled[name].to_numpy() for name in (spec.problem.target, "prediction"))
-    found = figures(spec, target, predicted)
+    target = labelled[spec.problem.target].to_numpy()
+    found = figures(spec, target, outputs.array(spec, labelled))
     prior = ledger.serving(lake, scored).prior
-    constant = np.full(len(target), spec.scoring.fallback if prior is None else prior)
+    constant = outputs.repeated(spec.fallback if prior is None else prior, len(target))
     found |= {BASELINE + name: value for name, value in figures(spec, target, constant).items()}
     same = {
         "night": scored,
@@ -167,7 +163,7 @@ def lately(lake: Lake, spec: UseCase, night: str, state: State) -> list[Finding]
             Finding("performance", name, None, limit, "not enough", note) for name, limit in limits.items()
         ]
     pool = both.filter(pc.is_in(both["night"], pa.array(nights)))
-    found = figures(spec, pool[spec.problem.target].to_numpy(), pool["prediction"].to_numpy())
+    found = figures(spec, pool[spec.problem.target].to_numpy(), outputs.array(spec, pool))
     over = f"over {len(nights)} matured nights, {nights[0]} to {nights[-1]}, {pool.num_rows} rows"
     return [_judged(r, found[r.metric], over) for r in rules.requirements]
 

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from include import models, profile
+from include import models, outputs, profile
 from include.errors import ModelError
 from include.features.build import features
 from include.lake import Lake
@@ -28,8 +28,6 @@ from include.monitor.measures import Cut
 from include.profile import Profile
 from include.spec import UseCase
 
-PREDICTION = "prediction"
-
 
 @dataclass(frozen=True)
 class Reference:
@@ -37,7 +35,7 @@ class Reference:
 
     Parameters
     ----------
-    columns : by name, features and ``prediction``.
+    columns : by name, features, the target and what was predicted (`Problem.outputs`).
     sample : rows of the features that it was fitted on and their nights, beside them predictions; None where
         those are gone.
     rows : how many the sample was drawn from.
@@ -122,10 +120,11 @@ def _count(
         return None
     found = {c: _spread(rows, c, profiles[c], fitted) for c in spec.features.columns if c in profiles}
     predicted = _predicted(lake, spec, digest, later)
-    if predicted is not None and PREDICTION in profiles:
+    if predicted is not None:
         # those that had labels by then are in the profile that training published
         matured = [key for key in nights if key <= shift(night, -spec.labels.delay)]
-        found[PREDICTION] = _spread(predicted, PREDICTION, profiles[PREDICTION], matured)
+        said = [name for name in spec.problem.outputs if name in profiles]
+        found |= {name: _spread(predicted, name, profiles[name], matured) for name in said}
     spread = {"rows": trained.num_rows, "columns": found}
     sink = io.BytesIO()
     pq.write_table(_sample(spec, trained, predicted), sink)
@@ -140,7 +139,9 @@ def _predicted(lake: Lake, spec: UseCase, digest: str, rows: pa.Table) -> pa.Tab
         values = models.predict(models.fetch(lake, digest), rows, spec)
     except ModelError:
         return None
-    return rows.append_column(PREDICTION, pa.array(values, pa.float64())) if rows.num_rows else None
+    for name, said in outputs.columns(spec, values).items():
+        rows = rows.append_column(name, said)
+    return rows if rows.num_rows else None
 
 
 def _spread(rows: pa.Table, name: str, of: Profile, learnt: list[str]) -> dict[str, Any]:
@@ -189,9 +190,10 @@ def _sample(spec: UseCase, rows: pa.Table, predicted: pa.Table | None) -> pa.Tab
     drawn = rows.take(np.sort(random.choice(rows.num_rows, size, replace=False))).select(
         [*spec.features.columns, "night"]
     )
-    if predicted is None:
-        return drawn.append_column(PREDICTION, pa.nulls(size, pa.float64()))
-    few = min(size, predicted.num_rows)
-    values = predicted[PREDICTION].take(np.sort(random.choice(predicted.num_rows, few, replace=False)))
-    padded = pa.concat_arrays([values.combine_chunks(), pa.nulls(size - few, pa.float64())])
-    return drawn.append_column(PREDICTION, padded)
+    few = 0 if predicted is None else min(size, predicted.num_rows)
+    places = np.sort(random.choice(predicted.num_rows, few, replace=False)) if predicted is not None else None
+    for name in spec.problem.outputs:
+        values = pa.array([], pa.float64()) if predicted is None else predicted[name].take(places)
+        padded = pa.chunked_array([*pa.chunked_array([values]).chunks, pa.nulls(size - few, pa.float64())])
+        drawn = drawn.append_column(name, padded)
+    return drawn

@@ -22,7 +22,7 @@ from include.lake import Lake
 from include.monitor.drift import JOINT
 from include.monitor.findings import Finding
 from include.monitor.measures import NAMES
-from include.monitor.reference import PREDICTION, Reference
+from include.monitor.reference import Reference
 from include.spec import UseCase
 
 SHOWN = 5  # columns beside the prediction
@@ -86,7 +86,7 @@ def _with_charts(
 def sampled(lake: Lake, spec: UseCase, night: str, window: Sequence[str]) -> tuple[pa.Table, int]:
     """Return a seeded sample of the window's features and predictions, and of how many rows it is."""
     keys = [*spec.key, "night"]
-    served = lake.read("predictions", {"night": list(window)}, [*keys, PREDICTION])
+    served = lake.read("predictions", {"night": list(window)}, [*keys, *spec.problem.outputs])
     assert served is not None
     order = [(name, "ascending") for name in ("night", *spec.key)]
     rows = features(lake, spec, window).join(served, keys, join_type="inner").sort_by(order)
@@ -100,7 +100,7 @@ def _chosen(spec: UseCase, drift: Sequence[Finding], reference: pa.Table, curren
     near = {f.subject: f.value / f.threshold for f in drift if f.value is not None and f.threshold}
     ranked = sorted(spec.features.columns, key=lambda name: (-near.get(name, 0.0), name))
     have = [c for c in ranked if _values(reference, c) and _values(current, c)][:SHOWN]
-    return [c for c in (PREDICTION,) if _values(reference, c) and _values(current, c)] + have
+    return [c for c in spec.problem.outputs if _values(reference, c) and _values(current, c)] + have
 
 
 def _values(rows: pa.Table, name: str) -> bool:

@@ -20,7 +20,7 @@ from include.monitor import compare, drift, findings, joint, jumps, performance,
 from include.monitor.drift import JOINT
 from include.monitor.findings import Finding
 from include.monitor.policy import Decision, decide
-from include.monitor.reference import PREDICTION, Reference
+from include.monitor.reference import Reference
 from include.monitor.state import PRODUCT, State
 from include.refs import Ref, digest_table
 from include.spec import UseCase
@@ -155,14 +155,14 @@ def drifted(
         label, column = name == spec.problem.target, learnt.columns.get(name)
         # labels are of the nights that have matured, so of this night there are none yet
         last = [row for row in of if label or row["night"] == night]
-        if why := _unfit(name, column, of, last):
+        if why := _unfit(name, column, of, last, spec.problem.outputs):
             found.append(Finding("drift", name, None, None, "not enough", f"{name} {why}"))
             continue
         assert column is not None
         window, tonight = profile.merge(of)[name], profile.merge(last)[name]
         width = len({row["night"] for row in of})
         found.append(drift.moved(name, column, window, width, spec.monitoring))
-        if name != PREDICTION and not label:
+        if name not in spec.problem.outputs and not label:
             found.append(drift.missing(name, column, tonight, spec.monitoring))
             found.append(drift.unseen(name, column, tonight, spec.monitoring))
     return found
@@ -173,10 +173,11 @@ def _unfit(
     column: drift.Column | None,
     of: Sequence[Mapping[str, Any]],
     last: Sequence[Mapping[str, Any]],
+    outputs: Sequence[str],
 ) -> str:
     """Return why a column can't be compared, empty where it can."""
     if not last:
-        return "isn't this champion's tonight" if name == PREDICTION else "isn't there"
+        return "isn't this champion's tonight" if name in outputs else "isn't there"
     if column is None:
         return "has no reference"
     kinds = sorted({row["kind"] for row in of} - {column.profile.kind})

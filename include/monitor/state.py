@@ -78,7 +78,7 @@ class State:
         return self.published("predictions", self._before(night, self.spec.monitoring.window - 1, 0))
 
     def limits(self, night: str) -> Row | None:
-        """Return the row of the limits that the last training before a night published, None before one did."""
+        """Return the row of the limits that the last training before a night published, if one did."""
         before = [row for row in self._limits if row["night"] < night]
         return before[-1] if before else None
 

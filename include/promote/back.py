@@ -50,9 +50,7 @@ def rollback(
     seen = ledger.switches(lake)
     note, row = "already carried out: ", asked(seen, request)
     if row is None:
-        target, live = _target(lake, spec, seen, to), ledger.champions(seen)[-1]
-        if instead_of is not None and live["switch"] != instead_of["switch"]:
-            raise _overtaken(spec, instead_of, live)
+        target, live = _target(lake, spec, seen, to, instead_of), ledger.champions(seen)[-1]
         why = {"kind": ROLLED_BACK, "by": by, "reason": reason, "request": request}
         note, row = "nothing to do: ", live
         if live["model"] != target["model"]:
@@ -90,9 +88,11 @@ def _overtaken(spec: UseCase, seen: Row, now: Row) -> StaleDecision:
     )
 
 
-def _target(lake: Lake, spec: UseCase, rows: list[Row], to: str | None) -> Row:
-    """Return the champion to go back to."""
+def _target(lake: Lake, spec: UseCase, rows: list[Row], to: str | None, instead_of: Row | None) -> Row:
+    """Return the champion to go back to, unless another one serves than is meant to go."""
     line = ledger.succession(rows)
+    if instead_of is not None and line[-1]["switch"] != instead_of["switch"]:
+        raise _overtaken(spec, instead_of, line[-1])
     earlier = {row["version"]: row for row in ledger.champions(rows)}
     if line and to in earlier:
         return earlier[to]

@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from include.errors import EvergreenError
+from include.outputs import Constant
 from include.promote.facts import Facts
 from include.refs import digest_json
 
@@ -91,7 +92,7 @@ class Evidence:
     usecase, night : whose, and the night of the training.
     spec, data, code : digests of the declaration, of the training data, and the code's commit.
     version, model : the challenger in the registry, and the digest of its bytes.
-    prior : the label's mean in training.
+    prior : the label's mean in training, or each class's share.
     baseline_model : digest of the strongest baseline, which goes with the challenger as a rung of the ladder.
     metrics : model name -> metric -> value, on the same rows as the losses.
     losses : the objective's losses by night.
@@ -111,7 +112,7 @@ class Evidence:
     code: str
     version: str
     model: str
-    prior: float
+    prior: Constant
     baseline_model: str
     metrics: dict[str, dict[str, float]]
     losses: Losses

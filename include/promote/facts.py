@@ -83,7 +83,8 @@ class Leak:
 
     Parameters
     ----------
-    alone : feature -> ROC-AUC (0.5 to 1) or R², on the test nights, of a small tree that sees it only.
+    alone : feature -> ROC-AUC (0.5 to 1; of several classes the highest) or R², on the test nights, of a
+        small tree that sees it only.
     shuffled : the objective's loss by night of the challenger's recipe fitted on shuffled labels, at the
         prior's level, of several shuffles the one that loses most, shape (n,).
     saved : share of the prior's loss that the challenger saves on the test nights.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from include.errors import NotPublished
 from include.lake import Lake
+from include.outputs import Constant
 from include.promote.evidence import Evidence
 from include.promote.grow import Row, grow
 from include.promote.judge import BLESSED, FORCED, NOT_BLESSED, Verdict
@@ -30,13 +31,13 @@ class Serving:
     champion : the newest switch in effect.
     previous : the champion before it, another model, and none that was rolled back from.
     baseline : the strongest baseline of the newest switch in effect.
-    prior : the label's mean in the champion's training.
+    prior : the label's mean in the champion's training, or each class's share.
     """
 
     champion: Row | None
     previous: Row | None
     baseline: Row | None
-    prior: float | None
+    prior: Constant | None
 
 
 def switches(lake: Lake) -> list[Row]:
@@ -76,8 +77,13 @@ def serving(lake: Lake, night: str) -> Serving:
         champion=line[-1] if line else None,
         previous=line[-2] if len(line) > 1 else None,
         baseline=baselines[-1] if baselines else None,
-        prior=line[-1]["prior"] if line else None,
+        prior=_prior(line[-1]) if line else None,
     )
+
+
+def _prior(row: Row) -> Constant | None:
+    shares = row.get("priors")  # a ledger of earlier code hasn't the column
+    return tuple(json.loads(shares)) if shares else row["prior"]
 
 
 def rival(lake: Lake, night: str, key: str = "") -> Row | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from include.lake import Lake
@@ -20,7 +21,9 @@ def steps(evidence: Evidence, roles: Sequence[str], **why: str) -> list[Row]:
     why : ``kind``, ``by``, ``reason``, ``attempt``, ``request`` and ``effective``, as `deployments` has them.
     """
     models = {"champion": evidence.model, "challenger": evidence.model, "baseline": evidence.baseline_model}
-    common = {"version": evidence.version, "prior": evidence.prior, "evidence": evidence.night, **why}
+    several = isinstance(evidence.prior, tuple)
+    prior = {"prior": None, "priors": json.dumps(evidence.prior)} if several else {"prior": evidence.prior}
+    common = {"version": evidence.version, **prior, "evidence": evidence.night, **why}
     return [{**common, "role": role, "model": models[role]} for role in roles]
 
 

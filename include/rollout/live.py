@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
+from include import outputs
 from include.evaluate.metrics import loss
 from include.features import views
 from include.features.build import labels, matured
@@ -16,6 +17,8 @@ from include.rollout.beside import TABLE
 from include.rollout.trial import Trial
 from include.score import predictions
 from include.spec import UseCase
+
+SUFFIX = " of the incumbent"
 
 
 def losses(lake: Lake, spec: UseCase, trial: Trial, night: str) -> Losses:
@@ -27,28 +30,28 @@ def losses(lake: Lake, spec: UseCase, trial: Trial, night: str) -> Losses:
     by, target = [*spec.key, "night"], spec.problem.target
     sides = [_scored(lake, spec, nights, str(row["model"])) for row in (trial.candidate, trial.incumbent)]
     came = labels(lake, spec, nights, known=night)
-    both = sides[0].join(sides[1], [*by, "row_digest"], join_type="inner", right_suffix="_incumbent")
+    both = sides[0].join(sides[1], [*by, "row_digest"], join_type="inner", right_suffix=SUFFIX)
     both = both.join(came.filter(came[target].is_valid()), by, join_type="inner").sort_by(
         [(name, "ascending") for name in ("night", *spec.key)]
     )
     of, actual = np.asarray(both["night"].to_pylist(), dtype=object), both[target].to_numpy()
     places = {key: np.flatnonzero(of == key) for key in sorted(set(of))}
     sums = {}
-    for name, column in ((CHALLENGER, "prediction"), (CHAMPION, "prediction_incumbent")):
-        each = loss(spec.gate.objective, actual, both[column].to_numpy())
+    for name, suffix in ((CHALLENGER, ""), (CHAMPION, SUFFIX)):
+        each = loss(spec.gate.objective, actual, outputs.array(spec, both, suffix))
         sums[name] = tuple(float(each[place].sum()) for place in places.values())
     return Losses(tuple(places), tuple(len(place) for place in places.values()), sums)
 
 
 def _scored(lake: Lake, spec: UseCase, nights: Sequence[str], model: str) -> pa.Table:
     """Return a model's prediction for each row of the nights, whether it served or stood beside."""
-    columns = [*spec.key, "night", "row_digest", "prediction"]
+    said = spec.problem.outputs
+    columns = [*spec.key, "night", "row_digest", *said]
     where = {"night": list(nights), "model": model}
     found = [lake.read(table, where, columns) for table in ("predictions", TABLE)] if nights else []
     shape = pa.schema([predictions.shape(spec).field(name) for name in columns])
     rows = pa.concat_tables([views.shaped(some, shape) for some in (None, *found)])
     # in a canary a model has some rows in both tables, and they are equal
-    by = [name for name in columns if name != "prediction"]
-    return (
-        rows.group_by(by).aggregate([("prediction", "min")]).rename_columns({"prediction_min": "prediction"})
-    )
+    by = [name for name in columns if name not in said]
+    once = rows.group_by(by).aggregate([(name, "min") for name in said])
+    return once.rename_columns({f"{name}_min": name for name in said})

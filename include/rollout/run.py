@@ -60,8 +60,8 @@ def advance(lake: Lake, spec: UseCase, night: str, *, registry: Callable[[], Reg
         taken += found.step != STAY and _act(lake, spec, trial, found)
         notes.append(f"{trial}: {found.step}, {found.reason}")
     champions = ledger.champions(ledger.switches(lake))
-    if registry is not None and any(row["effective"] > night for row in champions):
-        mirror(lake, spec, registry())  # also for who switched and was killed before it
+    if registry is not None and any(row["effective"] >= night for row in champions):
+        mirror(lake, spec, registry())  # also for who switched and was killed before it, tonight or the last
     return Ref(where, night, rows=taken, note="; ".join(notes)[:500] or "nothing is on trial")
 
 
@@ -79,13 +79,15 @@ def _act(lake: Lake, spec: UseCase, trial: Trial, found: Move) -> bool:
     return ledger.switch(lake, lambda rows: _step(lake, spec, trial, found, rows)) is not None
 
 
-def _step(lake: Lake, spec: UseCase, trial: Trial, found: Move, rows: list[Row]) -> list[Row] | None:
-    """Return the rows of a challenger's step, None when it isn't on trial any more."""
-    now = [row for row in rows if row["role"] in (CHALLENGER, "champion")]
-    if now[-1]["switch"] != trial.candidate["switch"]:
-        return None
+def _step(lake: Lake, spec: UseCase, trial: Trial, found: Move, rows: list[Row]) -> list[Row] | Row | None:
+    """Return the rows of a challenger's step, or the row of who took it before it was killed.
+
+    None says that it isn't on trial any more.
+    """
+    now, reason = [row for row in rows if row["role"] != "baseline"][-1], f"{trial}: {found.reason}"
+    if now["switch"] != trial.candidate["switch"]:
+        return now if now["reason"].endswith(reason) else None
     effective = ledger.next_unserved(lake, spec, str(trial.candidate["evidence"]))
-    reason = f"{trial}: {found.reason}"
     if found.step == BACK:
         ended = {"kind": WITHDRAWN, "by": ITSELF, "reason": reason, "effective": effective}
         return [{**trial.candidate, **ended, "request": ""}]

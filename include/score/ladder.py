@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from include import models
+from include import models, outputs
 from include.errors import ModelError
 from include.lake import Lake
+from include.outputs import Constant
 from include.promote.ledger import Serving
 from include.spec import UseCase
 
@@ -28,7 +29,7 @@ class Step:
     rung: str
     version: str = ""
     model: str = ""
-    constant: float | None = None
+    constant: Constant | None = None
     absent: str = ""  # why nobody stands on it
 
     @property
@@ -39,7 +40,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Served:
-    """What a night was given: one prediction a row, by one rung, and why by none higher."""
+    """What a night was given: the predictions, by one rung, and why by none higher."""
 
     step: Step
     reason: str
@@ -55,8 +56,8 @@ def steps(serving: Serving, spec: UseCase) -> list[Step]:
         else Step(rung, absent="none was promoted for this night")
         for rung, row in rows.items()
     ]
-    known = serving.prior is not None and np.isfinite(serving.prior)
-    return [*models_first, Step("prior", constant=serving.prior if known else spec.scoring.fallback)]
+    known = serving.prior is not None and np.isfinite(serving.prior).all()
+    return [*models_first, Step("prior", constant=serving.prior if known else spec.fallback)]
 
 
 def climb(
@@ -87,7 +88,7 @@ def climb(
 
 
 def predict(lake: Lake, spec: UseCase, rows: pa.Table, step: Step) -> NDArray[np.float64]:
-    """Return one prediction a row from the model or constant of a rung, or raise `ModelError`."""
+    """Return the predictions from the model or constant of a rung, or raise `ModelError`."""
     if step.constant is not None:
-        return np.full(rows.num_rows, step.constant, dtype=np.float64)
+        return outputs.repeated(step.constant, rows.num_rows)
     return models.predict(models.fetch(lake, step.model), rows, spec)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
 
-from include import tables
+from include import environment, outputs, tables
 from include.features.build import schema as features_schema
+from include.outputs import Constant
+from include.refs import digest_table
 from include.score.ladder import Served, Step
 from include.spec import UseCase
 
@@ -20,7 +22,10 @@ WHO = ("rung", "version", "model", "reason")  # the columns that say who served 
 
 def shape(spec: UseCase) -> pa.Schema:
     """Return the schema of `predictions` and `restated`: Evergreen's columns, then the key."""
-    return pa.schema([*tables.PREDICTIONS, *list(features_schema(spec))[: len(spec.key)]])
+    several = [("label", pa.string()), *((name, pa.float64()) for name in spec.problem.outputs)]
+    classes = several if spec.problem.classes else []
+    fields = [*tables.PREDICTIONS, *(pa.field(*one) for one in classes)]
+    return pa.schema([*fields, *list(features_schema(spec))[: len(spec.key)]])
 
 
 def build(spec: UseCase, rows: pa.Table, served: Served) -> pa.Table:
@@ -32,7 +37,12 @@ def build(spec: UseCase, rows: pa.Table, served: Served) -> pa.Table:
         "model": served.step.model,
     }
     columns = {name: pa.repeat(pa.scalar(text), rows.num_rows) for name, text in same.items()}
-    columns |= {"prediction": pa.array(served.values, pa.float64()), "row_digest": row_digests(spec, rows)}
+    columns |= outputs.columns(spec, served.values) | {"row_digest": row_digests(spec, rows)}
+    if spec.problem.classes:
+        columns |= {
+            "prediction": pa.array(served.values.max(axis=1)),
+            "label": outputs.chosen(spec, served.values),
+        }
     columns |= {name: rows[name] for name in ("night", *spec.key)}
     return pa.table([columns[name] for name in shape(spec).names], schema=shape(spec))
 
@@ -75,10 +85,16 @@ def parts(spec: UseCase, earlier: pa.Table, rows: pa.Table) -> list[tuple[Step, 
     found = []
     for one in dict.fromkeys(now):
         rung, version, model, reason = one
-        constant = None if model else float(earlier["prediction"][by.index(one)].as_py())
+        constant = None if model else _constant(spec, earlier.slice(by.index(one), 1))
         mask = pa.array([other == one for other in now], pa.bool_())
         found.append((Step(rung, version, model, constant), str(reason), mask))
     return found
+
+
+def _constant(spec: UseCase, row: pa.Table) -> Constant:
+    """Return what a constant said, by one of its rows."""
+    said = outputs.array(spec, row)[0]
+    return tuple(said.tolist()) if spec.problem.classes else float(said)
 
 
 def joined(spec: UseCase, tables: Sequence[pa.Table]) -> pa.Table:
@@ -103,8 +119,29 @@ def sentence(made: pa.Table) -> str:
 
 
 def models_of(made: pa.Table) -> str:
-    """Return the digest of the model that gave a night's predictions; of a canary's night both."""
+    """Return the digests of the models that gave a night's rows, joined by ``+``."""
     return "+".join(sorted(made["model"].unique().to_pylist()))
+
+
+def partition(
+    product: str, night: str, made: pa.Table, inputs: Mapping[str, str], declaration: str, note: str
+) -> pa.Table:
+    """Return the row of `partitions` that says what a night's rows are, and what they were made from."""
+    row = {
+        "product": product,
+        "night": night,
+        "outcome": "published",
+        "revision": 0,
+        "rows": made.num_rows,
+        "quarantined": 0,
+        "duplicates": 0,
+        "digest": digest_table(made),
+        "inputs": json.dumps({**inputs, "model": models_of(made)}, sort_keys=True),
+        "spec": declaration,
+        "code": environment.code_version(),
+        "note": note,
+    }
+    return pa.Table.from_pylist([row], schema=tables.PARTITIONS)
 
 
 def alike(spec: UseCase, rows: pa.Table, made: pa.Table) -> bool:

@@ -8,7 +8,6 @@ last and says that the night is done.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random
 
-from include import environment, profile, tables
+from include import outputs, profile, tables
 from include.errors import ModelError, NotPublished, StaleDecision
 from include.features import views
 from include.features.build import compute
@@ -69,7 +68,7 @@ def score(lake: Lake, spec: UseCase, night: str) -> Ref:
     else:
         ref = _again(lake, spec, night, rows, published, inputs)
     if not set(missing) & set(spec.scoring.needs.get("champion", ())):
-        score_beside(lake, spec, rows, published, on_trial)  # last: it mustn't hold up who serves
+        score_beside(lake, spec, rows, published, on_trial, inputs)  # last: it mustn't hold up who serves
     return ref
 
 
@@ -176,7 +175,7 @@ def _again(
             return _finish(lake, spec, night, rows, served, inputs)
         for model, version in {step.model: step.version for step, _, _ in parts}.items():
             mine = pc.equal(now["model"], model)
-            values = now.filter(mine)["prediction"].to_numpy()
+            values = outputs.array(spec, now.filter(mine))
             _restate(lake, spec, rows.filter(mine), version, model, values)
         why = "would be others now: see restated"
     if done is None:
@@ -212,27 +211,14 @@ def _finish(
     What such a night had seen isn't known any more, so its row names no inputs and no declaration.
     """
     note, digest = predictions.sentence(made), digest_table(made)
-    profiles = {"predictions": profile.build("predictions", night, made, ["prediction"], [])}
+    profiles = {"predictions": profile.build("predictions", night, made, spec.problem.outputs, [])}
     if rows is not None:
         of = spec.features
         profiles["features"] = profile.build("features", night, rows, of.numeric, of.categorical)
     both = pa.concat_tables([profiles[name] for name in sorted(profiles)])
     lake.publish("profiles", both, {"product": sorted(profiles), "night": night})
-    row = {
-        "product": "predictions",
-        "night": night,
-        "outcome": "published",
-        "revision": 0,
-        "rows": made.num_rows,
-        "quarantined": 0,
-        "duplicates": 0,
-        "digest": digest,
-        "inputs": json.dumps({**inputs, "model": predictions.models_of(made)}, sort_keys=True),
-        "spec": "" if rows is None else spec.digest,
-        "code": environment.code_version(),
-        "note": note,
-    }
-    done = pa.Table.from_pylist([row], schema=tables.PARTITIONS)
+    declaration = "" if rows is None else spec.digest
+    done = predictions.partition("predictions", night, made, inputs, declaration, note)
     lake.publish("partitions", done, {"product": "predictions", "night": night})
     return Ref(f"{lake.uri}/tables/predictions", night, digest, made.num_rows, note)
 

@@ -5,6 +5,7 @@ Where and as whom (addresses, accounts, secrets) is the environment's, never the
 
 from include.errors import SpecError
 from include.spec.load import folders, load, names, read_all
-from include.spec.usecase import Problem, Schedule, UseCase
+from include.spec.problem import Problem
+from include.spec.usecase import Schedule, UseCase
 
 __all__ = ["Problem", "Schedule", "SpecError", "UseCase", "folders", "load", "names", "read_all"]

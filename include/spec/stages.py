@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from include.spec.gate import Requirement
 from include.spec.source import Local, Name, Strict
@@ -102,12 +103,28 @@ class Training(Strict):
         return self
 
 
+def _fallback(value: Any) -> Any:
+    """Refuse what is neither a number nor a number a class, in one sentence."""
+    if isinstance(value, dict) and all(_is_number(one) for one in value.values()):
+        return {str(name): float(one) for name, one in value.items()}
+    if _is_number(value):
+        return float(value)
+    raise ValueError(f"a number, or of a multiclass problem a number for each class; found {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
 class Scoring(Strict):
     """Every row gets a prediction: the first rung of the ladder that can serve."""
 
     by: Local = Field("23:59", description="local hour of the night by which predictions exist")
     needs: dict[Rung, tuple[Name, ...]] = Field({}, description="sources that a rung can't serve without")
-    fallback: float = Field(description="the prediction before any model was promoted")
+    fallback: Annotated[float | dict[str, float], BeforeValidator(_fallback)] = Field(
+        description="the prediction before any model was promoted; of a multiclass problem a probability a "
+        "class"
+    )
 
 
 class Alarms(Strict):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,18 +12,12 @@ from include.clock import Clock
 from include.refs import digest_json
 from include.spec.gate import Gate
 from include.spec.metrics import OBJECTIVES, check
+from include.spec.problem import Problem
 from include.spec.source import Day, Name, Source, Strict
 from include.spec.stages import Features, Labels, Monitoring, Retraining, Scoring, Training
 
-
-class Problem(Strict):
-    """What is predicted, and why."""
-
-    kind: Literal["binary", "regression"]
-    statement: str
-    target: Name
-    owner: str = ""
-    never_features: tuple[str, ...] = Field((), description="columns that privacy keeps out of the features")
+# what stands beside the sources in `partitions` and `profiles`
+PRODUCTS = ("features", "predictions", "shadows", "performance", "monitor")
 
 
 class Schedule(Strict):
@@ -98,11 +91,22 @@ class UseCase(Strict):
         return digest_json([self.model_dump(mode="json", by_alias=True), self.sql])
 
     def digest_of(self, product: str) -> str:
-        """Return the digest of what a product depends on: a source on its part and the clock, else all."""
+        """Return the digest of what a product depends on: a source on its part and the clock, else all.
+
+        That which brings the labels of a multiclass problem is also checked for other classes.
+        """
         if product not in self.sources:
             return self.digest
         part = self.sources[product].model_dump(mode="json", by_alias=True)
-        return digest_json([part, self.schedule.nightly, self.schedule.timezone])
+        known = self.problem.classes if product == self.labels.source else ()
+        labels = [known, self.labels.sql] if known else []
+        return digest_json([part, self.schedule.nightly, self.schedule.timezone, *labels])
+
+    @property
+    def fallback(self) -> float | tuple[float, ...]:
+        """The prediction before any model was promoted: a number, or each class's probability."""
+        said = self.scoring.fallback
+        return tuple(said[name] for name in self.problem.classes) if isinstance(said, dict) else said
 
     def nights(self, source: str, first: str, last: str) -> list[str]:
         """Return the nights from ``first`` to ``last`` on which a source exists."""
@@ -112,6 +116,8 @@ class UseCase(Strict):
     @model_validator(mode="after")
     def _parts_fit(self) -> UseCase:
         known = ", ".join(self.sources)
+        if taken := [name for name in PRODUCTS if name in self.sources]:
+            raise ValueError(f"sources: {taken[0]!r} is the name of one of Evergreen's own products")
         named = [("features.spine", self.features.spine), ("labels.source", self.labels.source)]
         named += [("features.lookbacks", source) for source in self.features.lookbacks]
         named += [(f"scoring.needs.{rung}", s) for rung, needs in self.scoring.needs.items() for s in needs]
@@ -129,6 +135,7 @@ class UseCase(Strict):
             if column in self.features.columns:
                 raise ValueError(f"features: {column!r} is under problem.never_features")
         self._columns_fit()
+        self._outputs_fit()
         if self.gate.objective not in OBJECTIVES[self.problem.kind]:
             fit = ", ".join(OBJECTIVES[self.problem.kind])
             raise ValueError(
@@ -137,10 +144,28 @@ class UseCase(Strict):
         for path, rules in (("gate", self.gate.requirements), ("monitoring", self.monitoring.requirements)):
             for rule in rules:
                 try:
-                    check(self.problem.kind, rule.metric)
+                    check(self.problem.kind, rule.metric, self.problem.classes)
                 except ValueError as error:
                     raise ValueError(f"{path}.requirements: {error}") from None
         return self
+
+    def _outputs_fit(self) -> None:
+        """Refuse a fallback that is no prediction, and columns that the predictions' would hide."""
+        said, classes = self.scoring.fallback, self.problem.classes
+        found = said if isinstance(said, float) else ", ".join(f"{c} {p:g}" for c, p in said.items())
+        if not classes and isinstance(said, dict):
+            raise ValueError(f"scoring.fallback: a number, for a {self.problem.kind} problem, found {found}")
+        if not classes:
+            return
+        shares = said if isinstance(said, dict) and set(said) == set(classes) else {}
+        if not shares or min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-9:
+            wanted = f"{{{', '.join(f'{name}: 0.…' for name in classes)}}}"
+            raise ValueError(
+                f"scoring.fallback: each class's probability, together 1, as {wanted}, found {found}"
+            )
+        for name in ("label", *self.problem.outputs):
+            if name in (*self.key, *self.features.columns):
+                raise ValueError(f"features: {name!r} is a column of the predictions; use another name")
 
     def _columns_fit(self) -> None:
         """Refuse a slice, group or entity whose column nobody gives."""
@@ -173,4 +198,6 @@ class UseCase(Strict):
                 f"looks of {rules.look} nights, label delay {self.labels.delay}), found {rules.patience}"
             )
         if gate.fairness and self.problem.kind != "binary":
-            raise ValueError("gate.fairness: selection rates need a binary problem")
+            raise ValueError(
+                f"gate.fairness: selection rates need a binary problem, found {self.problem.kind}"
+            )

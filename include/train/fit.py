@@ -33,7 +33,7 @@ class Trial:
 
     Parameters
     ----------
-    predictions : of the validation rows, shape (n,).
+    predictions : of the validation rows, see `include.models.predict`.
     loss : mean of the gate's objective on them; the best value is 0.0.
     seconds : that fitting took.
     """
@@ -56,7 +56,7 @@ class Final:
 
 
 def target(spec: UseCase, rows: pa.Table) -> Array:
-    """Return the label of each row, shape (n,)."""
+    """Return the label of each row, of a multiclass problem the class's place, shape (n,)."""
     return np.asarray(rows[spec.problem.target].to_numpy(), dtype=np.float64)
 
 
@@ -70,7 +70,7 @@ def attempt(spec: UseCase, candidate: Candidate, parts: Split) -> Trial:
     log.info(
         "%s: %s %.4f on the validation nights, %.1f s", candidate.name, spec.gate.objective, mean, seconds
     )
-    figures = measured(names(spec), actual, predictions)
+    figures = measured(names(spec), actual, predictions, spec.problem.classes)
     return Trial(candidate, predictions, mean, figures, seconds)
 
 
@@ -89,16 +89,25 @@ def finish(spec: UseCase, trial: Trial, rows: pa.Table, test: pa.Table) -> Final
 
 
 def learnable(spec: UseCase, night: str, rows: pa.Table) -> None:
-    """Refuse labels that can't be learnt from: none, or a single class for a classifier."""
-    found = sorted(set(target(spec, rows).tolist()))
-    binary = spec.problem.kind == "binary"
-    if found and (not binary or found == [0.0, 1.0]):
+    """Refuse labels that can't be learnt from: none, or of a classifier not every class."""
+    labels, codes = target(spec, rows), spec.problem.codes
+    found = sorted(set(labels.tolist()))
+    if found and (not codes or found == list(codes)):
         return
+    required, remedy = "values", "see labels.sql in usecase.yaml, or load more history"
+    said = ", ".join(f"{value:g}" for value in found[:5])
+    if codes:
+        required = "both 0 and 1"
+    if spec.problem.classes:
+        required = f"rows of each class, {', '.join(spec.problem.classes)},"
+        came = zip(spec.problem.classes, codes, strict=True)
+        said = ", ".join(f"{int((labels == code).sum())} {name}" for name, code in came if len(labels))
+        remedy += ", or put a class that hardly comes together with another"
     raise EvergreenError(
         f"{spec.name}: training on {night}",
-        required=f"{'both 0 and 1' if binary else 'values'} as {spec.problem.target} in the training nights",
-        found=", ".join(f"{value:g}" for value in found[:5]) or "no labelled row",
-        remedy="see labels.sql in usecase.yaml, or load more history",
+        required=f"{required} as {spec.problem.target} in the training nights",
+        found=said or "no labelled row",
+        remedy=remedy,
     )
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from include import tables
+from include import outputs, tables
 from include.lake import Lake
 from include.monitor.alarms import limits
 from include.monitor.measures import Cut
@@ -21,7 +21,6 @@ from include.spec import UseCase
 from include.train.record import Record
 
 PRODUCT = "limits"
-PREDICTION = "prediction"
 Counts = NDArray[np.float64]
 
 
@@ -39,10 +38,12 @@ def publish(
     ----------
     profiles : what the challenger was fitted on, by column; it says how values are counted.
     rows : all nights that have labels, in their order, shape (n, any).
-    predictions : the challenger's, of these rows, shape (n,). Of those that it was fitted on they are surer
-        than they will be again, which makes for no jump but one.
+    predictions : the challenger's, of these rows, shape (n,) or (n, k). Of those that it was fitted on they
+        are surer than they will be again, which makes for no jump but one.
     """
-    given = rows.append_column(PREDICTION, pa.array(predictions, pa.float64()))
+    given = rows
+    for name, values in outputs.columns(spec, predictions).items():
+        given = given.append_column(name, values)
     nights = sorted(pc.unique(rows["night"]).to_pylist())
     cuts = {name: Cut.of(of) for name, of in profiles.items() if name != spec.problem.target}
     counted = {name: count(given, name, cut, nights) for name, cut in cuts.items()}

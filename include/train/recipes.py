@@ -35,8 +35,7 @@ RESERVED = frozenset({"random_state", "n_jobs", "verbose", "warm_start", "catego
 
 
 def _prior(spec: UseCase) -> BaseEstimator:
-    binary = spec.problem.kind == "binary"
-    return DummyClassifier(strategy="prior") if binary else DummyRegressor(strategy="mean")
+    return DummyClassifier(strategy="prior") if spec.problem.codes else DummyRegressor(strategy="mean")
 
 
 def _logistic(spec: UseCase) -> BaseEstimator:
@@ -48,7 +47,7 @@ def _ridge(spec: UseCase) -> BaseEstimator:
 
 
 def _boosting(spec: UseCase) -> BaseEstimator:
-    kind = HistGradientBoostingClassifier if spec.problem.kind == "binary" else HistGradientBoostingRegressor
+    kind = HistGradientBoostingClassifier if spec.problem.codes else HistGradientBoostingRegressor
     categorical = list(range(len(spec.features.categorical)))  # they come first
     # stopping early would set random rows aside, across time
     estimator: BaseEstimator = kind(
@@ -58,7 +57,7 @@ def _boosting(spec: UseCase) -> BaseEstimator:
 
 
 def _forest(spec: UseCase) -> BaseEstimator:
-    kind = RandomForestClassifier if spec.problem.kind == "binary" else RandomForestRegressor
+    kind = RandomForestClassifier if spec.problem.codes else RandomForestRegressor
     estimator: BaseEstimator = kind(n_jobs=1, random_state=spec.training.seed)
     return estimator
 
@@ -67,13 +66,15 @@ def _rule(spec: UseCase) -> BaseEstimator:
     return Rule()
 
 
+_CLASSIFIERS: dict[str, Builder] = {
+    "prior": _prior,
+    "logistic_regression": _logistic,
+    "hist_gradient_boosting": _boosting,
+    "random_forest": _forest,
+}
 RECIPES: dict[str, dict[str, Builder]] = {
-    "binary": {
-        "prior": _prior,
-        "logistic_regression": _logistic,
-        "hist_gradient_boosting": _boosting,
-        "random_forest": _forest,
-    },
+    "binary": _CLASSIFIERS,
+    "multiclass": _CLASSIFIERS,
     "regression": {
         "prior": _prior,
         "rule": _rule,

@@ -8,6 +8,7 @@ from typing import Any
 
 from include import models
 from include.errors import ModelError
+from include.outputs import Constant
 from include.refs import digest_json
 from include.spec import UseCase
 
@@ -52,7 +53,7 @@ class Record:
     usecase, night : whose, and the night that it was made for.
     spec, data, code : digests of declaration and training set, and the code's commit.
     version : of the challenger in the registry.
-    prior : the label's mean over the nights that were fitted on.
+    prior : the label's mean over the nights that were fitted on, or each class's share.
     last_fitted : the last night that anything was fitted or tuned on.
     nights : of ``train``, ``validation`` and ``test`` that have labelled rows.
     rows : of each.
@@ -66,7 +67,7 @@ class Record:
     data: str
     code: str
     version: str
-    prior: float
+    prior: Constant
     last_fitted: str
     nights: dict[str, list[str]]
     rows: dict[str, int]
@@ -99,6 +100,8 @@ class Record:
         """Read what `to_json` wrote, or say that it is something else."""
         try:
             raw: dict[str, Any] = json.loads(data)
+            if isinstance(raw["prior"], list):
+                raw["prior"] = tuple(raw["prior"])
             raw["challenger"] = Fitted(**raw["challenger"])
             raw["baselines"] = tuple(Fitted(**fitted) for fitted in raw["baselines"])
             return cls(**raw)

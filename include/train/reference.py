@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from include import profile
+from include import outputs, profile
 from include.lake import Lake
 from include.profile import Profile
 from include.refs import digest_bytes, digest_json
@@ -25,19 +25,20 @@ def product(digest: str) -> str:
 def publish(
     lake: Lake, spec: UseCase, record: Record, rows: pa.Table, predictions: NDArray[np.float64]
 ) -> dict[str, Profile]:
-    """Publish the profiles of the features, the target and the column ``prediction``, and return them.
+    """Publish the profiles of the features, the target and what was predicted, and return them.
 
     Parameters
     ----------
     rows : the features and the target that were fitted on, shape (n, any).
-    predictions : on rows that weren't, shape (m,): of the validation nights by the recipe when it was fitted
-        on the training nights alone, and of the test nights by the challenger, or by the walk forward where
-        it was fitted on them. On the rows that it was fitted on its predictions would be surer than they
-        will ever be again.
+    predictions : on rows that weren't, shape (m,) or (m, k): of the validation nights by the recipe when it
+        was fitted on the training nights alone, and of the test nights by the challenger, or by the walk
+        forward where it was fitted on them. On the rows that it was fitted on its predictions would be surer
+        than they will ever be again.
     """
     name = product(record.challenger.digest)
     features = profile.build(name, record.night, rows, spec.features.numeric, spec.features.categorical)
-    seen = profile.build(name, record.night, pa.table({"prediction": predictions}), ["prediction"], [])
+    said = pa.table(outputs.columns(spec, predictions))
+    seen = profile.build(name, record.night, said, said.column_names, [])
     came = profile.of_labels(record.night, rows, spec.problem.target)
     came = came.set_column(0, "product", pa.array([name]))
     where = {"product": name, "night": record.night}

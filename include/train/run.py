@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from include import models
+from include import models, outputs
 from include.environment import code_version
 from include.errors import EvergreenError
 from include.features.build import labelled, training_set
@@ -125,7 +125,7 @@ def _record(
         data=given.data,
         code=code_version(),
         version=version,
-        prior=float(target(given.spec, seen).mean()),
+        prior=outputs.prior(given.spec, target(given.spec, seen)),
         last_fitted=nights_of(seen)[-1],
         nights=nights,
         rows={name: getattr(parts, name).num_rows for name in nights},

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from include import models
+from include import models, outputs
 from include.promote.evidence import BASELINE, CHALLENGER
 from include.refs import digest_bytes
 from include.spec import UseCase
@@ -73,7 +73,7 @@ def walk(
     test = parts.test
     recipes = {CHALLENGER: challenger} | {f"{BASELINE}{c.name}": c for c in spec.training.baselines}
     of = np.asarray(test["night"].to_pylist(), dtype=object)
-    found = {name: np.empty(test.num_rows, dtype=np.float64) for name in recipes}
+    found = {name: np.empty(outputs.shape(spec, test.num_rows), dtype=np.float64) for name in recipes}
     starts = origins(spec, night, parts.tested)
     for origin, until in zip(starts, [*starts[1:], night], strict=True):
         places = np.flatnonzero((of > origin) & (of <= until))
@@ -90,12 +90,12 @@ def read(data: bytes) -> dict[str, Array]:
     """Return the predictions that `walk` kept, in the order of the test rows."""
     rows = pq.read_table(io.BytesIO(data))
     names = [name for name in rows.column_names if name == CHALLENGER or name.startswith(BASELINE)]
-    return {name: np.asarray(rows[name].to_numpy(), dtype=np.float64) for name in names}
+    return {name: outputs.unpacked(rows[name]) for name in names}
 
 
 def _bytes(rows: pa.Table, found: Mapping[str, Array]) -> bytes:
     for name, values in found.items():
-        rows = rows.append_column(name, pa.array(values))
+        rows = rows.append_column(name, outputs.packed(values))
     sink = io.BytesIO()
     pq.write_table(rows, sink)
     return sink.getvalue()

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from include.spec.source import Source
 from include.verdict.known import Known
 from include.verdict.parts import Line, Section, Table, figure, markdown, percent, plain
-from include.verdict.words import TITLES, rival, spoken
+from include.verdict.words import TITLES, prior, rival, spoken
 
 
 def model_card(known: Known, parts: Mapping[str, Section]) -> str:
@@ -35,8 +35,9 @@ def data_card(known: Known) -> str:
 
 def _purpose(known: Known) -> Section:
     problem = known.spec.problem
+    classes = ", ".join(problem.classes)
     rows: list[Line] = [
-        ["Predicts", f"{problem.target}, {problem.kind}"],
+        ["Predicts", f"{problem.target}, {problem.kind}{f': {classes}' if classes else ''}"],
         ["For", problem.owner or "nobody is named"],
         ["Rows", f"of {known.spec.features.spine}, each by {', '.join(known.spec.key)}"],
         ["When", f"{known.spec.schedule.nightly} ({known.spec.schedule.timezone})"],
@@ -53,7 +54,7 @@ def _recipe(known: Known) -> Section:
         ["Estimator", f"{recipe.estimator}: {_pairs(recipe.params)}" if recipe else "not declared any more"],
         ["Features", ", ".join(known.spec.features.columns)],
         ["Fitted on", f"{known.learnt.rows:,} rows of {window} until {evidence.fitted}"],
-        ["Mean label in training", figure(evidence.prior)],
+        [*prior(known, evidence)],
         ["Seed", str(training.seed)],
         ["Model", evidence.model],
         ["Declaration", evidence.spec],

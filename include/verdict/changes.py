@@ -5,6 +5,7 @@ from __future__ import annotations
 from include.promote.evidence import Evidence
 from include.verdict.known import Before, Known
 from include.verdict.parts import Line, Section, Table, figure, num, percent, signed
+from include.verdict.words import prior
 
 MOVED = 10  # features that are shown
 
@@ -38,7 +39,7 @@ def _sides(known: Known, before: Before) -> Table:
         ["Recipe", old.recipe if old else "not known", known.evidence.recipe],
         ["Last night fitted", old.fitted if old else "not known", known.evidence.fitted],
         ["Rows fitted", _rows(before.learnt.rows), _rows(known.learnt.rows)],
-        ["Mean label in training", figure(old.prior if old else None), figure(known.evidence.prior)],
+        [prior(known, old)[0], prior(known, old)[1], prior(known, known.evidence)[1]],
         ["Test nights", *(_nights(one) for one in (old, known.evidence))],
         *digests,
     ]

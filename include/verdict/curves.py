@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from include.evaluate.classes import confusion, top
 from include.promote.evidence import CHALLENGER
 from include.promote.interval import Gain
 from include.verdict.charts import BAD, GOOD, INK, LINE, NEW, OLD, SOFT, chart, few
@@ -50,6 +52,14 @@ def binary(known: Known, tested: Tested) -> list[str]:
 def regression(known: Known, tested: Tested) -> list[str]:
     """Draw predicted against actual values, residuals by prediction, and how the residuals are spread."""
     return [_scatter(known, tested), _residuals(known, tested), _spread(known, tested)]
+
+
+def multiclass(known: Known, tested: Tested) -> list[str]:
+    """Draw what rows of each class were taken for, and whether the likeliest class is as likely as said."""
+    return [_confusion(known, tested), _reliability(known, tested)]
+
+
+DRAWN = {"binary": binary, "regression": regression, "multiclass": multiclass}
 
 
 def forest(title: str, parts: Sequence[tuple[str, float, float, float]], tolerance: float) -> str:
@@ -187,6 +197,42 @@ def _spread(known: Known, tested: Tested) -> str:
     with chart(title, f"actual less predicted {target}", "share of the rows; narrow is best") as made:
         for rest, (_, look) in zip(rests, lines, strict=True):
             made.axes.stairs(np.histogram(rest, edges)[0] / rest.size, edges, **look)
+    return made.svg
+
+
+def _confusion(known: Known, tested: Tested) -> str:
+    names, counts = known.spec.problem.classes, confusion(tested.actual, tested.predicted[CHALLENGER])
+    title = "What rows were taken for; on the diagonal is best"
+    with chart(title, "predicted, in % of the row", "actual, and how many", 1.2 + 0.4 * len(names)) as made:
+        for actual, row in enumerate(counts):
+            for taken, count in enumerate(row):
+                share = count / max(row.sum(), 1)
+                corner = (taken - 0.5, actual - 0.5)
+                made.axes.add_patch(Rectangle(corner, 1, 1, facecolor=NEW, alpha=0.6 * share, linewidth=0))
+                text = f"{100 * share:.0f}" if row.sum() else "—"
+                made.axes.text(taken, actual, text, color=INK, fontsize=9, ha="center", va="center")
+        rows = [f"{name} ({count:,})" for name, count in zip(names, counts.sum(axis=1), strict=True)]
+        made.axes.set_xticks(range(len(names)), names)
+        made.axes.set_yticks(range(len(names)), rows)
+        made.axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5))
+        made.axes.grid(visible=False)
+    return made.svg
+
+
+def _reliability(known: Known, tested: Tested) -> str:
+    x, y = (
+        "mean probability it was given, of a tenth of the rows",
+        "share that was; on the line is best",
+    )
+    with chart("Calibration of the likeliest class", x, y) as made:
+        ends: list[float] = []
+        for name, predicted, look in _lines(known, tested):
+            if name in (CHALLENGER, known.rival):
+                right, said = top(tested.actual, predicted)
+                each = _means(said, said), _means(said, right)
+                made.axes.plot(*each, marker="o", markersize=4, **look)
+                ends += [value for values in each for value in values]
+        made.axes.plot(*[[min(ends), max(ends)]] * 2, color=LINE, linewidth=1)
     return made.svg
 
 

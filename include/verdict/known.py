@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from include import outputs
 from include.errors import EvergreenError
 from include.lake import Lake
 from include.profile import Profile, merge
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Tested:
-    """The test rows: what came true, and what each model had predicted, shape (n,) each."""
+    """The test rows: what came true, shape (n,), and what each model had predicted, (n,) or (n, k)."""
 
     actual: Array
     predicted: Mapping[str, Array]
@@ -146,7 +147,7 @@ def _tested(lake: Lake, evidence: Evidence) -> Tested | None:
     table = pq.read_table(io.BytesIO(data))
     if not table.num_rows or not {"actual", *evidence.losses.sums} <= set(table.column_names):
         return None
-    values = {name: table[name].to_numpy() for name in table.column_names if name != "night"}
+    values = {name: outputs.unpacked(table[name]) for name in table.column_names if name != "night"}
     return Tested(values.pop("actual"), {name: values[name] for name in evidence.losses.sums})
 
 

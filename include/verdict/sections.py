@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from include.promote.case import Check
 from include.promote.checks import among, harm, judgeable
-from include.promote.evidence import CHALLENGER
 from include.promote.facts import Fairness, Slice
 from include.spec.gate import Requirement
-from include.verdict import curves
+from include.verdict import classes, curves
 from include.verdict.known import Known
 from include.verdict.parts import Cell, Line, Section, Table, Tone, figure, num, percent, signed
 from include.verdict.words import SERVED, better, deployed, named, spoken, unit
@@ -38,7 +37,7 @@ def comparison(known: Known) -> Section:
     if not known.rows:
         lead = f"No labelled test night after {evidence.last_fitted}: there is nothing to compare yet."
         return Section("On rows that nothing judged here had seen", lead)
-    nights, metrics = evidence.losses.nights, sorted({*evidence.metrics.get(CHALLENGER, {})} - {objective})
+    nights, metrics = evidence.losses.nights, classes.of_all(known)
     fitted = f"nothing was fitted or tuned later than {evidence.last_fitted}"
     if (refit := evidence.facts.refit) is not None:
         fitted = (
@@ -59,9 +58,9 @@ def comparison(known: Known) -> Section:
     if known.tested is None:
         lead += " The rows themselves weren't kept, so there are no curves."
     else:
-        draw = {"binary": curves.binary, "regression": curves.regression}[known.spec.problem.kind]
-        charts += draw(known, known.tested)
-    return Section("On rows that nothing judged here had seen", lead, [Table(head, rows)], charts)
+        charts += curves.DRAWN[known.spec.problem.kind](known, known.tested)
+    tables = [Table(head, rows), *classes.tables(known)]
+    return Section("On rows that nothing judged here had seen", lead, tables, charts)
 
 
 def slices(known: Known) -> Section | None:
@@ -185,7 +184,8 @@ def doubts(known: Known) -> Section | None:
     unseen = sorted(facts.coverage.items(), key=lambda item: (-item[1], item[0]))
     if not alone and not unseen:
         return None
-    measure = "ROC-AUC" if known.spec.problem.kind == "binary" else "R²"
+    measure = "ROC-AUC" if known.spec.problem.codes else "R²"
+    measure += ", of the class that it tells best," if known.spec.problem.classes else ""
     saved = [percent(share) for share in (*facts.leak.history, facts.leak.saved) if share is not None]
     lead = (
         f"A feature that alone reaches {gate.leak.alone:g} is taken for a leak of the label. Of the loss "

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from include.promote.evidence import CHALLENGER, CHAMPION
+from include import outputs
+from include.promote.evidence import CHALLENGER, CHAMPION, Evidence
 from include.promote.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED
 from include.verdict.known import Known
 from include.verdict.parts import Tone, figure, percent
@@ -76,7 +77,13 @@ def spoken(name: str) -> str:
 
 def better(metric: str) -> str:
     """Return which way a metric is better."""
-    return "less" if _LESS.search(metric) else "more"
+    return "less" if _LESS.search(metric.partition("@")[0]) else "more"
+
+
+def prior(known: Known, evidence: Evidence | None) -> tuple[str, str]:
+    """Return what the training prior is called, and what it was, "—" where it isn't known."""
+    name = "Share of each class in training" if known.spec.problem.classes else "Mean label in training"
+    return name, outputs.named(known.spec, evidence.prior, figure) if evidence else figure(None)
 
 
 def unit(known: Known) -> str:
@@ -151,4 +158,5 @@ def _then(known: Known, verdict: str) -> str:
 
 
 def _nobody(known: Known) -> str:
-    return f"No model serves yet: every row gets the declared {figure(known.spec.scoring.fallback)}"
+    said = outputs.named(known.spec, known.spec.fallback, figure)
+    return f"No model serves yet: every row gets the declared {said}"

@@ -115,7 +115,7 @@ def test_a_mistyped_spec_is_an_import_error_and_takes_down_only_itself(house: Ho
     found = house.api.call("GET", "/dags", params={"limit": 100})["dags"]
     assert {dag["dag_id"] for dag in found} == {
         f"{usecase}__{clock}"
-        for usecase in ("flight_delay", "flight_minutes", "weekly_killed", ASKING, STORY, OWN)
+        for usecase in ("flight_bands", "flight_delay", "flight_minutes", "weekly_killed", ASKING, STORY, OWN)
         for clock in ("nightly", "training", "history", "operate")
     }
 

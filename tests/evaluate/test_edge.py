@@ -21,6 +21,7 @@ from include.evaluate import edge
 from include.evaluate.sample import spread
 from include.promote.facts import EdgeCase
 from tests.evaluate.fits import ALL, Ward, ward
+from tests.train.visits import KINDS
 
 Says = Callable[[pd.DataFrame], Any]
 BOUNDS = "{column: earlier, min_value: 0, max_value: 40}"
@@ -50,10 +51,10 @@ class Planted(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 @pytest.fixture(scope="module")
 def wards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ward]:
-    """The clinic of both kinds, its earlier visits between 0 and 40 by contract."""
+    """The clinic of each kind, its earlier visits between 0 and 40 by contract."""
     folder = tmp_path_factory.mktemp("edge")
     old = "      place: {type: string}\n  outcomes:\n"
-    return {kind: ward(folder / kind, kind, **{old: CONTRACT}) for kind in ("binary", "regression")}
+    return {kind: ward(folder / kind, kind, **{old: CONTRACT}) for kind in KINDS}
 
 
 @pytest.fixture

@@ -196,9 +196,12 @@ def test_no_rows_have_no_metrics(kind: str) -> None:
 def test_each_metric_that_may_be_declared_is_measured(kind: str, family: str) -> None:
     """No family is known by name only, with a parameter at either end of its range."""
     actual, predicted = np.array([0.0, 1.0, 0.0, 1.0]), np.array([0.0, 1.0, 0.5, 1.0])
-    for metric in [f"{family}@0.001", f"{family}@0.999"] if FAMILIES[kind][family] else [family]:
-        check(kind, metric)
-        assert np.isfinite(measure(metric, actual, predicted))
+    classes, ends = ("a", "b", "c"), ("0.001", "0.999")
+    if kind == "multiclass":
+        actual, predicted, ends = np.arange(3.0), np.eye(3), classes
+    for metric in [f"{family}@{end}" for end in ends] if FAMILIES[kind][family] else [family]:
+        check(kind, metric, classes)
+        assert np.isfinite(measure(metric, actual, predicted, classes if kind == "multiclass" else ()))
 
 
 @pytest.mark.parametrize("kind", list(METRICS))

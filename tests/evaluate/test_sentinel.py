@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from include.evaluate import sentinel
@@ -298,3 +300,50 @@ def test_evidence_of_another_schema_and_thin_attempts_are_no_history(lake: Lake,
     thin = losses((0.4, 0.5), prior=(1.0, 1.0))
     attempt(lake, use, WEEKS[2], 0.5, losses=thin)
     assert sentinel.history(lake, WEEKS[3]) == pytest.approx((0.1,))
+
+
+@pytest.fixture(scope="session")
+def timely(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
+    """Asks whether visits come early, on time or late."""
+    return visits.usecase(tmp_path_factory.mktemp("sentinel"), "multiclass")
+
+
+def of_three(spec: UseCase, count: int, seed: int, **given: object) -> pa.Table:
+    """Return rows whose label is one of three classes, the last a rare one."""
+    made = rows(spec, count, seed)
+    labels = np.random.default_rng(seed + 100).choice(3, count, p=[0.3, 0.65, 0.05]).astype(float)
+    given = {name: value(labels) for name, value in given.items() if callable(value)}
+    for name, values in {spec.problem.target: labels, **given}.items():
+        made = made.set_column(made.column_names.index(name), name, pa.array(values))
+    return made
+
+
+def test_a_feature_that_gives_one_of_three_classes_away_is_a_leak(timely: UseCase) -> None:
+    """It decides a rare class and says nothing of the others, whose mean would hide it."""
+    leak = {"earlier": lambda labels: np.where(labels == 2, 9.0, np.arange(len(labels)) % 5)}
+    found = sentinel.alone(timely, of_three(timely, 3000, 1, **leak), of_three(timely, 3000, 2, **leak))
+    assert found["earlier"] > 0.99
+    assert max(found["distance"], found["place"]) < 0.7
+
+
+@pytest.mark.parametrize("candidate", [FOREST, LINEAR], ids=lambda candidate: str(candidate.name))
+def test_noise_of_three_classes_gains_nothing(candidate: Candidate, timely: UseCase) -> None:
+    """Fitted on shuffled labels a recipe loses no less than the share of each class, at whose level it is."""
+    fitted, test = of_three(timely, 2400, 1), of_three(timely, 1200, 2)
+    kept = sentinel.shuffled(timely, candidate, fitted, test, TEST)
+    labels = [table[timely.problem.target].to_numpy() for table in (fitted, test)]
+    shares = np.bincount(labels[0].astype(int)) / len(labels[0])
+    assert sum(kept) > loss("log_loss", labels[1], np.tile(shares, (1200, 1))).sum()
+
+
+@given(st.lists(st.tuples(*[st.integers(1, 50)] * 3), min_size=3, max_size=30))
+def test_levelled_probabilities_have_the_priors_mean(scores: list[tuple[int, int, int]]) -> None:
+    """Rows sum to 1, columns have the level that is asked for, a class without a chance stays without."""
+    said, prior = np.array(scores, dtype=float), (0.5, 0.3, 0.2)
+    said /= said.sum(axis=1, keepdims=True)
+    found = sentinel._levelled(said, prior, None)  # type: ignore[arg-type]
+    assert found.sum(axis=1) == pytest.approx(1)
+    assert found.mean(axis=0) == pytest.approx(np.array(prior), abs=1e-3)
+    never = sentinel._levelled(said * (1, 1, 0), prior, None)  # type: ignore[arg-type]
+    assert np.isfinite(never).all()
+    assert not never[:, 2].any()

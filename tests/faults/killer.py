@@ -16,9 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# a stage and the registry's store are imported when needed: here once for all children
+import mlflow.store.model_registry.sqlalchemy_store
+import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 from mlflow import MlflowClient
+from sqlalchemy.orm import configure_mappers
 
-# a stage is imported when it runs: here once for all children, and not in each
 import include.evaluate.run
 import include.ingest.settle
 import include.monitor.run
@@ -29,6 +32,7 @@ from include.lake import Lake
 from include.spec import load
 from tests.faults import clocks
 
+configure_mappers()
 LAKE_WRITES = ("publish", "append_at", "create", "replace")
 REGISTRY_WRITES = (
     "create_experiment",

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,11 +49,15 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     return folder, env
 
 
-def _killed(what: str, key: str, prepared: tuple[Path, dict[str, str]]) -> list[dict[str, object]]:
+def _killed(what: str, key: str, prepared: tuple[Path, dict[str, str]]) -> list[dict[str, Any]]:
     folder, env = prepared
     own = folder / what
     shutil.copytree(folder / "base", own / "base")
-    command = [sys.executable, "-m", "tests.faults.killer", what, str(own), key]
+    return _lines(env, "tests.faults.killer", what, str(own), key)
+
+
+def _lines(env: dict[str, str], *module: str) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", *module]
     done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -71,3 +76,36 @@ def test_a_kill_before_any_write_and_a_rerun_leave_the_same_state(
     for point in points:
         assert point["ended"] == -signal.SIGKILL, f"write {point['point']} was never reached"
         assert point["state"] == untouched["state"], f"killed before write {point['point']}"
+
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+# of each scene the steps that are taken, and the aliases and who serves on that night
+STEPS: dict[str, list[tuple[list[str], dict[str, str], set[str]]]] = {
+    "forward": [
+        ([CHALLENGER, "canary", "2"], {"champion": "1"}, {"champion 1"}),
+        ([CHAMPION, "promoted", "2"], {"champion": "2", "previous": "1"}, {"champion 1", "canary 2"}),
+    ],
+    "back": [([CHAMPION, "rolled back", "2"], {"champion": "2"}, {"champion 3"})],
+}
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("scene", list(STEPS))
+def test_a_kill_around_any_write_of_a_trials_night_and_a_rerun_leave_the_same_state(
+    scene: str, tmp_path: Path
+) -> None:
+    """From shadow to canary, from canary to champion, and back: rows, switch and aliases are whole."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    lines = _lines(env, "tests.faults.trial", scene, str(tmp_path / "trial"))
+    quiet = [line for line in lines if line["point"] == 0]
+    found = [line["state"] for line in quiet]
+    assert [(one["switches"][-1], one["aliases"], {*one["served"]}) for one in found] == STEPS[scene]
+    assert all({"shadows", "predictions"} <= set(one) for one in found)
+    assert len(lines) == sum(2 + line["writes"] for line in quiet)
+    for line in lines:
+        if line["point"] == 0:
+            untouched = line
+            continue
+        assert line["ended"] == -signal.SIGKILL
+        assert line["state"] == untouched["state"], f"killed before write {line['point']}"
+        assert line["steps"] == 1, f"killed before write {line['point']}: who runs again tells of no step"

@@ -151,3 +151,40 @@ def test_the_refusal_names_the_three_most_frequent_rules(
     )
     assert outcome.quarantined == 20
     assert len(lake.rows("quarantine")) == 37
+
+
+def classes(raw: dict[str, Any]) -> None:
+    """Declare a label of three classes: of the items coffee and tea, and whatever the file calls them."""
+    raw["problem"] |= {"kind": "multiclass", "classes": ["coffee", "milk", "tea"]}
+    raw["labels"]["sql"] = "CASE WHEN item IN ('coffee', 'milk', 'tea', 'soap') THEN item END"
+    raw["training"]["baselines"] = raw["training"]["baselines"][:1]
+    raw["gate"] |= {"objective": "log_loss", "requirements": []}
+    raw["monitoring"]["requirements"] = []
+    raw["scoring"]["fallback"] = {"coffee": 0.3, "milk": 0.3, "tea": 0.4}
+
+
+def test_a_label_of_no_declared_class_is_set_aside(
+    declare: Callable[..., UseCase], lake: Lake, shop: Path, connect: Connect
+) -> None:
+    """Rows whose label would be another class are in quarantine with rule and value; one without stays."""
+
+    def tolerant(raw: dict[str, Any]) -> None:
+        classes(raw)
+        raw["sources"]["sales"]["contract"]["tolerance"] = 0.5
+
+    (found,) = ingest(lake, declare(tolerant), "sales", [NIGHT], connect)
+    assert (found.outcome, found.rows, found.quarantined) == ("published", 32, 8)
+    rows = lake.rows("quarantine")
+    assert {(r["rule"], r["column"], r["value"]) for r in rows} == {
+        ("class(one of coffee, milk, tea)", "item", "soap")
+    }
+    assert {r["item"] for r in lake.rows("validated_sales")} == {"bread", "coffee", "milk", "tea"}
+
+
+def test_a_night_of_too_many_other_classes_is_refused(
+    declare: Callable[..., UseCase], lake: Lake, shop: Path, connect: Connect
+) -> None:
+    """Beyond the tolerance the night is refused, and the sentence names the classes and what came."""
+    (found,) = ingest(lake, declare(classes), "sales", [NIGHT], connect)
+    assert found.outcome == "refused"
+    assert "class(one of coffee, milk, tea) of item in 8 rows, as 'soap'" in found.note

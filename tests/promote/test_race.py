@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
-from multiprocessing.managers import SyncManager
 from pathlib import Path
 
 import pytest
@@ -23,7 +19,7 @@ from include.promote.run import decide, promote
 from include.registry import Registry
 from include.spec import UseCase
 from tests.promote.conftest import asking, model
-from tests.promote.racing import act
+from tests.promote.racing import act, processes
 
 FIRST, SECOND, THIRD = "2024-03-04", "2024-03-11", "2024-03-18"
 Race = Callable[..., list[str]]
@@ -31,27 +27,14 @@ Race = Callable[..., list[str]]
 
 @pytest.fixture(scope="module")
 def race() -> Iterator[Race]:
-    """Lets four processes act at the same moment and returns how each ended.
-
-    They are forked from a server that has imported everything and opened nothing, as Airflow's tasks are.
-    """
-    before = os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
-    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.promote.racing"])
-    manager: SyncManager
-    with context.Manager() as manager, ProcessPoolExecutor(4, mp_context=context) as pool:
+    """Lets four processes act at the same moment and returns how each ended."""
+    with processes(act) as together:
 
         def run(lake: Lake, moves: list[tuple[str, str]], human: bool = False) -> list[str]:
-            barrier = manager.Barrier(len(moves))
             root = str(Path(lake.uri.removeprefix("file://")).parent)
-            return [f.result(120) for f in [pool.submit(act, barrier, root, *move, human) for move in moves]]
+            return together([(root, *move, human) for move in moves])
 
         yield run
-    if before is None:
-        del os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]
-    else:
-        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = before
 
 
 @pytest.fixture(autouse=True)

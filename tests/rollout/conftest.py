@@ -56,21 +56,22 @@ def usecase(folder: Path, **rollout: Any) -> UseCase:
 
 
 class Depot:
-    """A lake of parcels, a night after the other."""
+    """A lake of parcels, a night after the other; what was made in a folder is opened again."""
 
     def __init__(self, folder: Path, **rollout: Any) -> None:
         self.spec = usecase(folder, **rollout)
         self.lake = Lake("parcels", str(folder / "lake"))
         self.registry = Registry("http://127.0.0.1:9")  # nobody listens: the lake is enough
-        parcels.fill(self.lake, self.spec, FIRST, LAST)
-        self._heavy_ones_come_late()
+        if self.lake.version("partitions") < 0:
+            parcels.fill(self.lake, self.spec, FIRST, LAST)
+            self._heavy_ones_come_late()
 
     def _heavy_ones_come_late(self) -> None:
-        weights = {
-            (row["night"], row["depot"], row["parcel"]): row["weight"]
-            for row in self.lake.rows("validated_orders")
-        }
-        rows = self.lake.rows("validated_arrivals")
+        def key(row: dict[str, Any]) -> tuple[Any, ...]:
+            return row["night"], row["depot"], row["parcel"]
+
+        weights = {key(row): row["weight"] for row in self.lake.rows("validated_orders")}
+        rows = sorted(self.lake.rows("validated_arrivals"), key=key)  # they come in no order
         random = np.random.default_rng(3)
         for row in rows:
             weight = weights.get((self.spec.clock.shift(row["night"], -2), row["depot"], row["parcel"]))
@@ -80,7 +81,11 @@ class Depot:
         self.lake.publish("validated_arrivals", table, {"night": sorted({row["night"] for row in rows})})
 
     def promote(self, name: str, night: str, **changes: Any) -> Ref | None:
-        """Judge a model blessed, against whoever serves, and promote it as the declaration says."""
+        """Judge a model blessed and promote it as the declaration says."""
+        return promote(self.lake, self.spec, self.judged(name, night, **changes), registry=self.registry)
+
+    def judged(self, name: str, night: str, **changes: Any) -> str:
+        """Judge a model blessed, against whoever serves, and return the attempt's key."""
         data, champion = model(name), ledger.live(self.lake).get("champion")
         models.store(self.lake, data)
         baseline = models.store(self.lake, model("forgot"))
@@ -90,7 +95,7 @@ class Depot:
         made = replace(made, champion=champion["model"] if champion else "", **changes)
         word = BLESSED if champion else RUBBER_STAMPED
         row = ledger.record_attempt(self.lake, made, lambda number: Verdict(word, f"{word}: {name}", ()))
-        return promote(self.lake, self.spec, row["key"], registry=self.registry)
+        return str(row["key"])
 
     def night(self, key: str) -> str:
         """Score a night, take its steps, and return the sentence."""

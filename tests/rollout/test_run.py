@@ -231,9 +231,22 @@ def test_one_is_tried_after_the_other(depot: Make, night: str) -> None:
     assert made.switches()[-1] == ("champion", "promoted", "knows")
 
 
+def test_a_night_that_nobody_could_score_takes_the_step_that_is_due(depot: Make) -> None:
+    """Labels came, the rows to score did not: the wrong champion goes before it serves again."""
+    made = depot(kind="immediate")
+    made.promote("knows", "2024-03-05")
+    made.night("2024-03-06")
+    made.promote("wrong", "2024-03-06")
+    made.nights("2024-03-07", "2024-03-09")
+    assert advance(made.lake, made.spec, "2024-03-10").rows == 1
+    assert ledger.live(made.lake)["champion"]["effective"] == "2024-03-10"
+    made.night("2024-03-10")
+    assert made.served()["2024-03-10"] == {"champion knows": 12}
+
+
 def test_lost_nights_prolong_a_trial(depot: Make) -> None:
     """Nights that nobody scored take nothing from a challenger's patience: its trial ends in the ledger."""
-    made = depot(kind="shadow", patience=8, alpha=0.01)
+    made = depot(kind="shadow", patience=8, alpha=0.001)
     made.promote("knows", "2024-03-05")
     made.night("2024-03-06")
     made.promote("knows too", "2024-03-06")
@@ -273,6 +286,20 @@ def test_a_night_whose_canary_fell_through_is_restated_whole(depot: Make) -> Non
     parcels.publish(made.lake, made.spec, "orders", night, later)
     assert "they would be others now: see restated" in score(made.lake, made.spec, night).note
     assert len(made.lake.rows("restated", {"night": night})) == 12
+
+
+def test_the_aliases_are_looked_at_when_a_champion_came_tonight_or_the_night_before(depot: Make) -> None:
+    """Who switched may have been killed before the aliases followed: the next night puts them right, once."""
+    made = depot(kind="immediate")
+    made.promote("knows", "2024-03-05")
+    made.night("2024-03-06")
+    made.promote("wrong", "2024-03-06")
+    asked = []
+    for key in made.spec.clock.keys("2024-03-07", "2024-03-12"):
+        score(made.lake, made.spec, key)
+        advance(made.lake, made.spec, key, registry=lambda night=key: asked.append(night) or made.registry)
+    assert ledger.live(made.lake)["champion"]["effective"] == "2024-03-11"
+    assert asked == ["2024-03-07", "2024-03-10", "2024-03-11"]
 
 
 def test_a_declaration_that_stops_asking_for_canaries_lets_a_shadow_serve(depot: Make) -> None:

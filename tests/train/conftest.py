@@ -15,7 +15,7 @@ from tests.train import visits
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a filled lake for both kinds of problem, and an empty registry."""
+    """A folder with a filled lake for each kind of problem, and an empty registry."""
     folder = tmp_path_factory.mktemp("clinic")
     for kind in visits.KINDS:
         spec = visits.usecase(folder / "usecases", kind)

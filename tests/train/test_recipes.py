@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from include import models
+from include import models, outputs
 from include.errors import SpecError
 from include.refs import digest_bytes
-from include.spec import load
+from include.spec import UseCase, load
 from include.spec.stages import Candidate
 from include.train.fit import attempt
 from include.train.recipes import RECIPES, build
@@ -33,6 +33,12 @@ def rows(count: int, places: list[str | None]) -> pa.Table:
     )
 
 
+def came(spec: UseCase, count: int) -> np.ndarray:
+    """Return labels: each of three classes in turn, or a one in three rows."""
+    turn = np.arange(count) % 3
+    return turn.astype(float) if spec.problem.classes else (turn == 0).astype(float)
+
+
 def small(name: str) -> Candidate:
     """Return a recipe that is quickly fitted."""
     sizes: dict[str, dict[str, object]] = {
@@ -48,13 +54,13 @@ def test_each_recipe_survives_storage_and_what_it_never_saw(kind: str, name: str
     """A new category, an unknown one and missing numbers give finite predictions, the same from its copy."""
     spec = visits.usecase(tmp_path, kind)
     fitted = rows(200, ["north", "south", None])
-    actual = (np.arange(200) % 3 == 0).astype(float)
-    estimator = build(spec, small(name)).fit(models.frame(fitted, spec), actual)
+    estimator = build(spec, small(name)).fit(models.frame(fitted, spec), came(spec, 200))
     data = models.dump(estimator)
     copy = models.load(data, digest_bytes(data))
     nulls = {"distance": pa.nulls(9, pa.float64()), "earlier": pa.nulls(9, pa.float64())}
     for night in (rows(50, ["moon", None]), pa.table({**nulls, "place": pa.nulls(9, pa.string())})):
         found = models.predict(estimator, night, spec)
+        assert found.shape == outputs.shape(spec, night.num_rows)
         assert models.predict(copy, night, spec).tobytes() == found.tobytes()
 
 
@@ -63,9 +69,9 @@ def test_column_without_any_value_can_be_fitted(kind: str, name: str, tmp_path: 
     """A numeric or categorical column that is empty all through training is no error."""
     spec = visits.usecase(tmp_path, kind)
     empty = rows(100, [None]).set_column(0, "distance", pa.nulls(100, pa.float64()))
-    empty = empty.append_column(spec.problem.target, pa.array([float(i % 3 == 0) for i in range(100)]))
+    empty = empty.append_column(spec.problem.target, pa.array(came(spec, 100)))
     trial = attempt(spec, small(name), Split(empty, empty.slice(0, 10), empty.slice(0, 0)))
-    assert trial.predictions.shape == (10,)
+    assert len(trial.predictions) == 10
 
 
 def test_many_categories_fit_boosting(tmp_path: Path) -> None:

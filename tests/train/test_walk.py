@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from include import models
+from include import models, outputs
 from include.errors import EvergreenError, ModelError
 from include.features.build import labelled, training_set
 from include.lake import Lake
@@ -143,7 +143,7 @@ def test_what_serves_was_fitted_on_everything(kind: str, clinic: Path, registry:
     rows = training_set(lake, spec, NIGHT)
     assert made.last_fitted == made.nights["test"][-1] == "2024-03-28" == nights_of(rows)[-1]
     assert made.last_chosen == "2024-03-22"
-    assert made.prior == pytest.approx(target(spec, rows).mean())
+    assert made.prior == pytest.approx(outputs.prior(spec, target(spec, rows)))
     assert ref.rows == made.fitted_rows == rows.num_rows
     recipes = {c.name: c for c in (*spec.training.baselines, *spec.training.candidates)}
     for fitted in (made.challenger, *made.baselines):

@@ -1,4 +1,4 @@
-"""A small clinic: which visits will be missed, and as a regression, how many minutes late they come.
+"""A small clinic: which visits will be missed, or by how many minutes late, or early, on time or late.
 
 Forty visits a night, the same at each call; what became of a night's visits is published two nights later.
 One in ten has no outcome, one number in ten is missing, and a place that training never saw opens at the end.
@@ -20,7 +20,7 @@ from include.spec.load import read
 FIRST, LAST = "2024-03-01", "2024-03-30"
 SPEC = """
 name: {name}
-problem: {{kind: {kind}, statement: s, target: {target}}}
+problem: {{kind: {kind}, statement: s, target: {target}{classes}}}
 schedule: {{nightly: "0 18 * * *", training: "0 20 * * 0", timezone: UTC, start: "2024-03-01"}}
 sources:
   visits:
@@ -56,7 +56,7 @@ training:
     - {{name: boosting, estimator: hist_gradient_boosting, params: {{max_iter: 15, min_samples_leaf: 10}}}}
     - {{name: forest, estimator: random_forest, params: {{n_estimators: 10, min_samples_leaf: 5}}}}
 gate: {{objective: {objective}, min_partitions: 3, block: 1}}
-scoring: {{fallback: 0.2}}
+scoring: {{fallback: {fallback}}}
 """
 KINDS = {
     "binary": {
@@ -73,13 +73,23 @@ KINDS = {
         "linear": "ridge",
         "objective": "squared_error",
     },
+    "multiclass": {
+        "name": "timely_visits",
+        "target": "band",
+        "sql": "CASE WHEN minutes < -5 THEN 'early' WHEN minutes < 15 THEN 'on_time' "
+        "WHEN minutes IS NOT NULL THEN 'late' END",
+        "linear": "logistic_regression",
+        "objective": "log_loss",
+        "classes": ", classes: [early, on_time, late]",
+        "fallback": "{early: 0.2, on_time: 0.5, late: 0.3}",
+    },
 }
 
 
 def usecase(folder: Path, kind: str = "binary", **changes: str) -> UseCase:
     """Declare the use case below a folder; ``changes`` replaces parts of its text."""
     given = KINDS[kind]
-    text = SPEC.format(kind=kind, **given)
+    text = SPEC.format(**{"kind": kind, "classes": "", "fallback": "0.2", **given})
     for old, new in changes.items():
         text = text.replace(old, new)
     home = folder / given["name"]

@@ -1,0 +1,222 @@
+"""Three classes through every stage, on real flights: train, judge, promote, score, monitor, draw, verify."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from include import models
+from include.environment import Endpoint
+from include.evaluate.run import evaluate
+from include.features.build import labels
+from include.ingest.run import ingest
+from include.lake import Lake
+from include.monitor.run import monitor
+from include.promote import ledger
+from include.promote.evidence import Evidence
+from include.promote.judge import RUBBER_STAMPED
+from include.promote.run import decide, promote
+from include.registry import Registry
+from include.score.run import restate, score
+from include.spec import UseCase
+from include.spec.load import read
+from include.train.run import train
+from include.verdict.draw import draw
+from include.verify import verify
+from tests.usecases.flight_bands import world
+
+FILE = Path(world.__file__).parent / "usecase.yaml"
+FIRST, NIGHT, LAST = "2013-02-10", "2013-03-31", "2013-04-06"
+CLASSES = ("early", "on_time", "late")
+SCORES = [f"prediction_{name}" for name in CLASSES]
+
+
+@dataclass(frozen=True)
+class Spring:
+    """The use case, its lake, and the verdict on the model that was trained at the end of March."""
+
+    spec: UseCase
+    lake: Lake
+    evidence: Evidence
+    verdict: str
+
+    @property
+    def nights(self) -> list[str]:
+        """Return the nights after the training."""
+        return self.spec.clock.keys(self.spec.clock.shift(NIGHT, 1), LAST)
+
+    def predictions(self, night: str) -> tuple[list[dict[str, object]], np.ndarray]:
+        """Return a night's rows by their key, and their probabilities."""
+        order = ["night", *self.spec.key]
+        rows = self.lake.read("predictions", {"night": night}, order=order)
+        assert rows is not None
+        return rows.to_pylist(), np.stack([rows[name].to_numpy() for name in SCORES], axis=1)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Spring:
+    """The first model, promoted, and the nights after it scored and monitored; only read."""
+    folder = tmp_path_factory.mktemp("bands")
+    spec = read(FILE)
+    lake = Lake(spec.name, str(folder / "lake"))
+    world.write(folder / "landing", spec, FIRST, LAST)
+    there = Endpoint("landing", (folder / "landing").as_uri())
+    for source in spec.sources:
+        ingest(lake, spec, source, spec.nights(source, FIRST, LAST), lambda name: there)
+    registry = Registry(f"sqlite:///{folder}/mlflow.db", f"file://{folder}/artifacts")
+    run = train(lake, spec, NIGHT, registry=registry).uri
+    ref = evaluate(lake, spec, NIGHT, run, registry=registry)
+    evidence = Evidence.from_json(lake.get(ref.uri) or b"")
+    verdict = decide(lake, spec, ref.uri)
+    promote(lake, spec, evidence.key, registry=registry)
+    spring = Spring(spec, lake, evidence, verdict.verdict)
+    for night in spring.nights[:-1]:
+        score(lake, spec, night)
+        monitor(lake, spec, night)
+    return spring
+
+
+@pytest.fixture
+def spring(made: Spring, tmp_path: Path) -> Spring:
+    """A copy that a test may change."""
+    shutil.copytree(made.lake.uri.removeprefix("file://"), tmp_path / "lake" / made.spec.name)
+    return Spring(made.spec, Lake(made.spec.name, str(tmp_path / "lake")), made.evidence, made.verdict)
+
+
+def test_the_first_model_is_judged_by_what_three_classes_ask(made: Spring) -> None:
+    """It beats prior and logistic regression, reaches what is asked of one class, and nothing is missing."""
+    assert made.verdict == RUBBER_STAMPED
+    row = ledger.attempt(made.lake, made.evidence.key)
+    checks = {check["name"]: check for check in json.loads(row["checks"])}
+    assert checks["recall@late"]["passed"]
+    assert checks["macro_roc_auc"]["passed"]
+    means = {name: sum(sums) for name, sums in made.evidence.losses.sums.items()}
+    assert means["challenger"] < means["baseline:logistic"] < means["baseline:prior"]
+    facts = made.evidence.facts
+    assert [case.name for case in facts.edge_cases if not case.held] == []
+    assert facts.serving is not None
+    assert facts.serving.same
+    assert 0.85 < facts.leak.alone["dep_delay"] < 0.98  # of the class late, which it tells best
+    assert max(facts.importance, key=lambda name: facts.importance[name]) == "dep_delay"
+    found = made.evidence.metrics["challenger"]
+    assert {f"{family}@{name}" for family in ("precision", "recall", "f1") for name in CLASSES} <= set(found)
+    recalls = [found[f"recall@{name}"] for name in CLASSES]
+    assert found["macro_recall"] == pytest.approx(np.mean(recalls))
+
+
+def test_a_row_has_a_label_and_a_probability_a_class(made: Spring) -> None:
+    """The label is the likeliest class, its probability the prediction, and verify finds all as recorded."""
+    for night in made.nights[:-1]:
+        rows, said = made.predictions(night)
+        assert len(rows) > 700
+        assert said.sum(axis=1) == pytest.approx(1)
+        assert [row["label"] for row in rows] == [CLASSES[place] for place in said.argmax(axis=1)]
+        assert [row["prediction"] for row in rows] == said.max(axis=1).tolist()
+        assert {row["rung"] for row in rows} == {"champion"}
+    assert verify(made.lake, made.spec).differences == ()
+
+
+def test_scored_again_a_night_is_the_same(spring: Spring) -> None:
+    """A rerun finds what it served, and writes nothing beside it."""
+    night = spring.nights[0]
+    before = spring.predictions(night)
+    score(spring.lake, spring.spec, night)
+    assert spring.predictions(night)[0] == before[0]
+    assert spring.lake.count("restated") == 0
+
+
+def test_the_prior_is_how_often_each_class_came_in_training(spring: Spring) -> None:
+    """Without the models' bytes the last rung serves, the same again, and never the declared fallback."""
+    (row,) = spring.lake.rows("deployments", {"role": "champion"})
+    shares = json.loads(row["priors"])
+    assert row["prior"] is None
+    assert shares == list(spring.evidence.prior)  # type: ignore[arg-type]
+    seen = spring.spec.clock.keys(FIRST, spring.evidence.fitted)
+    came = labels(spring.lake, spring.spec, seen, known=NIGHT)["band"].drop_null().to_numpy()
+    assert shares == pytest.approx(np.bincount(came.astype(int)) / len(came))
+
+    for digest in (spring.evidence.model, spring.evidence.baseline_model):
+        Path(spring.lake.uri.removeprefix("file://"), models.key(digest)).unlink()
+    night = spring.nights[-1]
+    for _ in range(2):
+        score(spring.lake, spring.spec, night)
+        rows, said = spring.predictions(night)
+        assert {row["rung"] for row in rows} == {"prior"}
+        assert np.unique(said, axis=0).tolist() == [shares]
+        assert {row["label"] for row in rows} == {CLASSES[int(np.argmax(shares))]}
+    assert spring.lake.count("restated") == 0
+
+
+def test_without_a_champion_the_declared_fallback_serves(spring: Spring) -> None:
+    """A night before the first promotion has the declared probabilities, class by class."""
+    night = spring.spec.clock.shift(NIGHT, -1)
+    score(spring.lake, spring.spec, night)
+    assert np.unique(spring.predictions(night)[1], axis=0).tolist() == [[0.35, 0.41, 0.24]]
+
+
+def test_another_model_says_its_own_beside_what_was_served(spring: Spring) -> None:
+    """The baseline's probabilities of a served night are in restated, with labels, and differ."""
+    night = spring.nights[0]
+    restate(spring.lake, spring.spec, night, spring.evidence.baseline_model, "1")
+    rows = spring.lake.rows("restated", {"night": night})
+    assert len(rows) == len(spring.predictions(night)[0])
+    assert all(row["label"] == max(CLASSES, key=lambda name: row[f"prediction_{name}"]) for row in rows)
+    assert {row["prediction_late"] for row in rows} != {
+        r["prediction_late"] for r in spring.predictions(night)[0]
+    }
+
+
+def test_realised_performance_is_that_of_scikit_learn(made: Spring) -> None:
+    """A matured night's figures, and those of the prior, are the library's on its labelled rows."""
+    night = made.nights[1]
+    rows, said = made.predictions(night)
+    came = {
+        tuple(row[name] for name in made.spec.key): row["band"]
+        for row in labels(made.lake, made.spec, [night], known=LAST).to_pylist()
+    }
+    actual = np.array([came.get(tuple(r[n] for n in made.spec.key)) for r in rows], dtype=float)
+    there = np.isfinite(actual)
+    actual, said = actual[there], said[there]
+    found = {r["metric"]: r["value"] for r in made.lake.rows("performance", {"night": night})}
+    taken = said.argmax(axis=1)
+    expected = {
+        "accuracy": sk.accuracy_score(actual, taken),
+        "log_loss": sk.log_loss(actual, said),
+        "brier": sk.brier_score_loss(actual, said),
+        "macro_f1": sk.f1_score(actual, taken, average="macro"),
+        "macro_roc_auc": sk.roc_auc_score(actual, said, multi_class="ovr"),
+        "recall@late": sk.recall_score(actual, taken, labels=[2], average="macro"),
+        "prior:log_loss": sk.log_loss(actual, np.tile(made.evidence.prior, (len(actual), 1))),
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    assert found["prior:recall@late"] == 0.0
+    assert found["prior:precision@late"] is None  # no row is taken for it: missing, and not zero
+
+
+def test_each_class_is_watched_for_drift_and_the_champion_for_performance(made: Spring) -> None:
+    """The last monitored night judges the spread of each probability and both required figures."""
+    rows = made.lake.rows("findings", {"night": made.nights[-2]})
+    drift = {row["subject"] for row in rows if row["check"] == "drift" and row["value"] is not None}
+    assert {*SCORES, "dep_delay"} <= drift
+    judged = {row["subject"]: row["outcome"] for row in rows if row["check"] == "performance"}
+    assert judged == {"macro_roc_auc": "ok", "f1@late": "ok"}
+    page = (made.lake.get(f"reports/monitor/{made.nights[-2]}.html") or b"").decode()
+    assert all(name in page for name in SCORES)
+
+
+def test_the_page_shows_each_class(made: Spring) -> None:
+    """Confusion, calibration and a line a class are on the page, and the card names the classes."""
+    page = (made.lake.get(f"reports/{draw(made.lake, made.spec, made.evidence.key, None)}") or b"").decode()
+    for text in ("What rows were taken for", "Calibration of the likeliest class", "on_time ("):
+        assert text in page
+    assert "precision of challenger (more)" in page
+    assert "recall@late (more)" not in page  # the line of all figures isn't made wider by classes
+    card = (made.lake.get(f"models/{made.evidence.model}.card.md") or b"").decode()
+    assert "band, multiclass: early, on_time, late" in card
+    assert "Share of each class in training" in card

@@ -1,0 +1,111 @@
+"""Kills the nights of a trial around each of their writes in turn, runs them again, and prints what is left.
+
+``python -m tests.faults.trial SCENE FOLDER`` prints a JSON line for the untouched outcome of each night that
+takes a step, and for each of its kill points; the other nights write nothing that these don't.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+
+from include.registry import Registry
+from include.rollout.run import advance
+from include.score.run import score
+from tests.faults import clocks
+from tests.faults.killer import Rig, count_writes, forked
+from tests.rollout.conftest import Depot
+
+VERSIONS = {"forgot": "1", "knows": "2", "wrong": "3"}
+# a rollout, who is champion, who comes for it, and the nights that follow
+SCENES: dict[str, tuple[dict[str, Any], str, str, tuple[str, str]]] = {
+    "forward": (
+        {"kind": "canary", "share": 0.4, "entity": ["depot", "parcel"], "nights": 2, "margin": 1.0},
+        "forgot",
+        "knows",
+        ("2024-03-07", "2024-03-14"),
+    ),
+    "back": ({"kind": "immediate"}, "knows", "wrong", ("2024-03-07", "2024-03-10")),
+}
+
+
+class Trial(Rig):
+    """A depot on whose nights a trial is under way."""
+
+    def __init__(self, scene: str, folder: Path) -> None:
+        super().__init__(scene, folder, "")
+        self.rollout, self.champion, self.comes, self.nights = SCENES[scene]
+
+    def depot(self) -> Depot:
+        """Open the depot that lies under `work/`, with a registry that answers."""
+        made = Depot(self.folder / "work", **self.rollout)
+        made.registry = Registry(f"sqlite:///{self.folder}/work/mlflow.db")
+        return made
+
+    def begin(self) -> list[str]:
+        """Let the challenger come after the champion's first night; return the nights that follow."""
+        made, client = self.depot(), MlflowClient(f"sqlite:///{self.folder}/work/mlflow.db")
+        client.create_registered_model("parcels")
+        for _ in VERSIONS:
+            client.create_model_version("parcels", source=str(self.folder))
+        made.promote(self.champion, "2024-03-05", version=VERSIONS[self.champion])
+        score(made.lake, made.spec, "2024-03-06")
+        made.promote(self.comes, "2024-03-06", version=VERSIONS[self.comes])
+        return list(made.spec.clock.keys(*self.nights))
+
+    def night(self, fatal: int | None = None) -> dict[str, int]:
+        """Score a night and take its steps; die before write number ``fatal``, or after the last one."""
+        seen, made = count_writes(fatal), self.depot()
+        score(made.lake, made.spec, self.key)
+        taken = advance(made.lake, made.spec, self.key, registry=lambda: made.registry).rows
+        if fatal is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"writes": seen[0], "steps": taken}
+
+    def whole(self) -> dict[str, Any]:
+        """Do the night, and return also a digest of each table, the aliases, the switches and who served."""
+        done, made = self.night(), self.depot()
+        state = {
+            **clocks.state(made.lake),
+            "aliases": made.registry.aliases("parcels"),
+            "switches": made.switches(),
+            "served": made.served()[self.key],
+        }
+        return {**done, "state": state}
+
+    def killed(self, writes: int) -> None:
+        """Kill the night around each write, run it again, and print each time what is left."""
+        for point in range(1, writes + 2):
+            self.anew()
+            ended = forked(lambda fatal=point: self.night(fatal))
+            print(json.dumps({**forked(self.whole), "point": point, "ended": ended}), flush=True)
+
+
+def main() -> None:
+    """Go through the nights of a scene."""
+    rig = Trial(sys.argv[1], Path(sys.argv[2]))
+    base, work, done = (rig.folder / name for name in ("base", "work", "done"))
+    work.mkdir(parents=True)
+    nights = forked(rig.begin)
+    for rig.key in nights:
+        work.rename(base)
+        rig.anew()
+        untouched = forked(rig.whole)
+        if untouched["steps"]:
+            print(json.dumps({**untouched, "point": 0}), flush=True)
+            work.rename(done)
+            rig.killed(untouched["writes"])
+            shutil.rmtree(work)
+            done.rename(work)
+        shutil.rmtree(base)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""What a model on trial said of a night is recorded as what served is: what was changed since is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from include import models
+from include.promote import ledger
+from include.score.run import score
+from include.verify import verify
+from tests.rollout.conftest import Depot, model
+
+NIGHT = "2024-03-13"
+Rows = Callable[[pa.Table], pa.Table]
+
+
+@pytest.fixture
+def shadowed(depot: Callable[..., Depot]) -> Depot:
+    """A canary's first nights: it and the champion are scored beside one another."""
+    made = depot(kind="canary", share=0.4)
+    made.promote("forgot", "2024-03-05")
+    made.night("2024-03-06")
+    made.promote("knows", "2024-03-06")
+    made.nights("2024-03-07", NIGHT)
+    assert {row["version"] for row in made.lake.rows("shadows", {"night": NIGHT})} == {"knows", "forgot"}
+    return made
+
+
+def differences(made: Depot) -> list[str]:
+    """Return what `verify` says of shadows."""
+    return [one for one in verify(made.lake, made.spec).differences if "/shadows/" in one]
+
+
+def rows_of(made: Depot) -> pa.Table:
+    """Return the night's rows in an order."""
+    found = made.lake.read("shadows", {"night": NIGHT})
+    assert found is not None
+    return found.sort_by([(name, "ascending") for name in ("model", *made.spec.key)])
+
+
+def altered(rows: pa.Table) -> pa.Table:
+    """One prediction is another."""
+    first = pc.equal(pa.array(range(rows.num_rows)), 0)
+    other = pc.if_else(first, pc.add(rows["prediction"], 0.25), rows["prediction"])
+    return rows.set_column(rows.schema.get_field_index("prediction"), "prediction", other)
+
+
+@pytest.mark.parametrize(
+    "damage", [altered, lambda rows: rows.slice(1), lambda rows: rows.slice(0, 0)], ids=["row", "one", "all"]
+)
+def test_verify_names_what_was_changed_and_the_night_run_again_heals_it(
+    shadowed: Depot, damage: Rows
+) -> None:
+    """A row that was altered, one that was deleted, or all of a night: named, and made anew."""
+    before = rows_of(shadowed)
+    assert differences(shadowed) == []
+    shadowed.lake.publish("shadows", damage(before), {"night": NIGHT})
+    (found,) = differences(shadowed)
+    assert found.startswith(f"parcels/shadows/{NIGHT}: required the digest ")
+    score(shadowed.lake, shadowed.spec, NIGHT)
+    assert differences(shadowed) == []
+    assert rows_of(shadowed) == before
+
+
+def test_a_night_without_its_row_in_partitions_is_made_anew(shadowed: Depot) -> None:
+    """That row is written last: without it the night may be half done, and is done again."""
+    before = rows_of(shadowed)
+    where = {"product": "shadows", "night": NIGHT}
+    (row,) = shadowed.lake.rows("partitions", where)
+    done = shadowed.lake.read("partitions", where)
+    shadowed.lake.publish("partitions", done[:0], where)
+    shadowed.lake.publish("shadows", before[:5], {"night": NIGHT})
+    score(shadowed.lake, shadowed.spec, NIGHT)
+    assert rows_of(shadowed) == before
+    assert shadowed.lake.rows("partitions", where) == [row]
+    assert (row["rows"], row["outcome"], row["spec"]) == (24, "published", shadowed.spec.digest)
+
+
+def test_a_model_that_can_score_again_joins_those_that_did(shadowed: Depot) -> None:
+    """Its bytes were damaged and are whole again: the night run again has its rows as well."""
+    night, lake = "2024-03-14", shadowed.lake
+    place = models.key(ledger.live(lake)["champion"]["model"])
+    lake.replace(place, b"damaged")
+    score(lake, shadowed.spec, night)
+    assert {row["version"] for row in lake.rows("shadows", {"night": night})} == {"knows"}
+    lake.replace(place, model("forgot"))
+    score(lake, shadowed.spec, night)
+    assert {row["version"] for row in lake.rows("shadows", {"night": night})} == {"knows", "forgot"}
+    assert differences(shadowed) == []

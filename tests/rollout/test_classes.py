@@ -1,0 +1,49 @@
+"""Live losses of several classes are paired like any other: the same rows, by night."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from include import models
+from include.evaluate.metrics import loss
+from include.features.build import features, labels
+from include.lake import Lake
+from include.promote.evidence import CHALLENGER, CHAMPION
+from include.rollout.live import losses
+from include.rollout.trial import SHADOW, Trial
+from include.score import predictions
+from include.score.ladder import Served, Step
+from tests.train import visits
+
+NIGHTS = ("2024-03-20", "2024-03-21", "2024-03-22")
+
+
+def test_both_models_lose_on_the_same_rows(tmp_path: Path) -> None:
+    """What served and what stood beside it are read class by class, and only labelled rows of both count."""
+    spec = visits.usecase(tmp_path, "multiclass")
+    lake = Lake(spec.name, str(tmp_path / "lake"))
+    visits.fill(lake, spec)
+    random, said = np.random.default_rng(1), {}
+    for table, model in (("predictions", "old"), ("shadows", "new")):
+        for night in NIGHTS:
+            rows = features(lake, spec, [night])
+            assert models.frame(rows, spec).shape == (40, 3)
+            said[model, night] = random.dirichlet([2, 3, 4], rows.num_rows)
+            served = Served(Step("champion", model, model), "", said[model, night])
+            made = predictions.build(spec, rows, served)
+            made = made.slice(10) if model == "new" and night == NIGHTS[0] else made
+            lake.publish(table, made, {"night": night, "model": model})
+    sides = [{"model": name, "version": name, "effective": NIGHTS[0]} for name in ("new", "old")]
+    found = losses(lake, spec, Trial(SHADOW, *sides), visits.LAST)
+    came = labels(lake, spec, NIGHTS, known=visits.LAST)
+    assert found.nights == NIGHTS
+    for place, night in enumerate(NIGHTS):
+        actual = came.filter(np.array(came["night"].to_pylist()) == night)["band"].to_numpy()
+        there = np.isfinite(actual) & (np.arange(40) >= (10 if not place else 0))
+        assert found.rows[place] == there.sum()
+        for name, model in ((CHALLENGER, "new"), (CHAMPION, "old")):
+            each = loss("log_loss", actual[there], said[model, night][there])
+            assert found.sums[name][place] == pytest.approx(each.sum())

@@ -1,0 +1,92 @@
+"""A night's step and somebody else at the ledger at the same moment: one is first, the other sees it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from deltalake import DeltaTable
+
+from include.promote import ledger
+from include.promote.run import force
+from include.score.run import score
+from tests.promote.racing import processes
+from tests.rollout.conftest import Depot
+from tests.rollout.racing import act
+
+NIGHT = "2024-03-10"
+IMMEDIATE = {"kind": "immediate"}
+SHADOW = {"kind": "shadow", "nights": 2, "margin": 1.0}
+Race = Callable[[Sequence[tuple[Any, ...]]], list[str]]
+
+
+@pytest.fixture(scope="module")
+def race() -> Iterator[Race]:
+    """Lets processes act at the same moment and returns how each ended."""
+    with processes(act) as together:
+        yield together
+
+
+@pytest.fixture(scope="module")
+def depots(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A watched champion that is due to go, a shadow that is due to serve, and who else is there."""
+    folder = tmp_path_factory.mktemp("race")
+    with patch.dict(os.environ, {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}):
+        watch = Depot(folder / "watch", **IMMEDIATE)
+        watch.promote("knows", "2024-03-05")
+        watch.night("2024-03-06")
+        watch.promote("wrong", "2024-03-06")
+        shadow = Depot(folder / "shadow", **SHADOW)
+        shadow.promote("wrong", "2024-03-04")
+        key = shadow.judged("forgot", "2024-03-05")
+        force(shadow.lake, shadow.spec, key, "ann", "it guesses less", registry=shadow.registry)
+        shadow.night("2024-03-06")
+        shadow.promote("knows", "2024-03-06")
+        others = {}
+        for name, made in (("watch", watch), ("shadow", shadow)):
+            made.nights("2024-03-07", "2024-03-09")
+            score(made.lake, made.spec, NIGHT)
+            others[name] = made.judged("knows too", "2024-03-09")
+    return folder, others
+
+
+Switches = tuple[tuple[str, str], ...]
+# kind and version of the switches that may follow; whoever came second decided on what it then saw
+STEP = {"watch": ("rolled back", "knows"), "shadow": ("promoted", "knows")}
+FORCED, AHEAD, BACK = ("forced", "knows too"), ("promoted", "knows too"), ("rolled back", "forgot")
+MAY: dict[tuple[str, str], set[Switches]] = {
+    ("watch", "rollback"): {(STEP["watch"],)},
+    ("watch", "force"): {(FORCED,), (STEP["watch"], FORCED)},
+    ("watch", "promote"): {(AHEAD,), (STEP["watch"],)},
+    ("shadow", "rollback"): {(("rolled back", "wrong"),), (STEP["shadow"],), (STEP["shadow"], BACK)},
+    ("shadow", "force"): {(FORCED,), (STEP["shadow"], FORCED)},
+    ("shadow", "promote"): {(STEP["shadow"],)},  # while one is on trial no other begins
+}
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["step first", "step last"])
+@pytest.mark.parametrize(("trial", "what"), list(MAY))
+def test_a_step_and_a_person_or_a_promotion_at_once(
+    trial: str, what: str, first: bool, depots: tuple[Path, dict[str, str]], race: Race, tmp_path: Path
+) -> None:
+    """Two runs of the night's step and one other: a switch is one commit, none is lost or doubled."""
+    folder, others = depots
+    shutil.copytree(folder / trial, tmp_path / trial)
+    rollout = IMMEDIATE if trial == "watch" else SHADOW
+    made = Depot(tmp_path / trial, **rollout)
+    before, table = made.switches(), f"{made.lake.uri}/tables/deployments"
+    commits = len(DeltaTable(table).history())
+    where = (str(tmp_path / trial),)
+    steps, other = [(*where, "advance", NIGHT)] * 2, [(*where, what, others[trial])]
+    ends = race([*steps, *other] if first else [*other, *steps])
+    new = made.switches()[len(before) :]
+    assert tuple((kind, version) for _, kind, version in new) in MAY[trial, what], ends
+    numbers = sorted({row["switch"] for row in ledger.switches(made.lake)})
+    assert numbers == list(range(1, len(made.switches()) + 1))
+    assert len(DeltaTable(table).history()) - commits == len(new)
+    assert len([end for end in ends if end.endswith(" steps")]) == 2, "neither step may fail"

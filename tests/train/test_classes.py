@@ -1,0 +1,102 @@
+"""Several classes: labels are places, one that never came is refused, and a walk forward keeps them all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from include import tables
+from include.errors import EvergreenError, SpecError
+from include.evaluate.run import evaluate
+from include.features.build import labels, training_set
+from include.lake import Lake
+from include.promote.evidence import Evidence
+from include.promote.judge import judge
+from include.registry import Registry
+from include.train.fit import learnable, target
+from include.train.run import train
+from tests.train import visits
+
+NIGHT = visits.LAST
+
+
+def test_labels_are_the_places_of_the_declared_classes(clinic: Path) -> None:
+    """Text of the source or an integer, each label is its class's place, and a missing outcome is null."""
+    text = visits.usecase(clinic / "usecases", "multiclass")
+    lake = Lake(text.name, str(clinic / "lake"))
+    nights = text.clock.keys(visits.FIRST, visits.LAST)
+    came = labels(lake, text, nights, known=NIGHT)["band"].to_pylist()
+    assert set(came) == {0.0, 1.0, 2.0, None}
+    numbers = {"'early'": "1", "'on_time'": "2", "'late'": "3", "[early, on_time, late]": "[1, 2, 3]"}
+    numbers["{early: 0.2, on_time: 0.5, late: 0.3}"] = "{1: 0.2, 2: 0.5, 3: 0.3}"
+    other = visits.usecase(clinic / "numbers", "multiclass", **numbers)
+    assert labels(lake, other, nights, known=NIGHT)["band"].to_pylist() == came
+
+
+def test_a_label_that_is_no_declared_class_stops_with_a_sentence(clinic: Path) -> None:
+    """Rows that were kept before a class was taken out of the declaration are never read as another class."""
+    spec = visits.usecase(clinic / "usecases", "multiclass", **{"'late'": "'cancelled'"})
+    lake = Lake(spec.name, str(clinic / "lake"))
+    with pytest.raises(
+        SpecError,
+        match=r"labels\.sql: required one of the declared classes early, on_time, late, or null, found "
+        r"cancelled.*declare it under problem\.classes or map it in labels\.sql",
+    ):
+        training_set(lake, spec, NIGHT)
+
+
+def test_a_class_that_never_came_in_the_training_nights_is_refused(clinic: Path, registry: Registry) -> None:
+    """There is no model of a class without a row: the sentence counts each, and says what to do."""
+    changes = {"'late' END": "CASE WHEN minutes > 9000 THEN 'late' ELSE 'on_time' END END"}
+    spec = visits.usecase(clinic / "usecases", "multiclass", **changes)
+    lake = Lake(spec.name, str(clinic / "lake"))
+    with pytest.raises(
+        EvergreenError,
+        match=r"required rows of each class, early, on_time, late, as band in the training nights, "
+        r"found \d+ early, \d+ on_time, 0 late.*put a class that hardly comes together with another",
+    ):
+        train(lake, spec, NIGHT, registry=registry)
+    rows = training_set(lake, spec, NIGHT)
+    with pytest.raises(EvergreenError, match="found no labelled row"):
+        learnable(spec, NIGHT, rows.slice(0, 0))
+
+
+def test_a_walk_forward_is_judged_on_every_class(clinic: Path, registry: Registry) -> None:
+    """Evidence of walked predictions is made again to the bit, from probabilities kept class by class."""
+    walking = {"min_partitions: 3": "evidence: walk_forward, step: 3, min_partitions: 3"}
+    spec = visits.usecase(clinic / "usecases", "multiclass", **walking)
+    lake = Lake(spec.name, str(clinic / "lake"))
+    run = train(lake, spec, NIGHT, registry=registry).uri
+    ref = evaluate(lake, spec, NIGHT, run, registry=registry)
+    evidence = Evidence.from_json(lake.get(ref.uri) or b"")
+    assert evidence.facts.refit is not None
+    assert set(evidence.metrics["challenger"]) >= {"recall@early", "recall@on_time", "recall@late"}
+    came = target(spec, training_set(lake, spec, NIGHT)).astype(int)
+    assert evidence.prior == pytest.approx(np.bincount(came) / len(came))
+    again = evaluate(lake, spec, NIGHT, run, registry=registry)
+    assert again.digest == ref.digest
+
+
+@pytest.mark.parametrize("only", ["early", "late"])
+def test_test_nights_of_one_class_only_crash_nothing(only: str, clinic: Path, registry: Registry) -> None:
+    """What can be measured is, what compares classes is missing, and the requirement fails with it."""
+    asked = {"block: 1}": "block: 1, requirements: [{metric: macro_recall, at_least: 0.1}]}"}
+    spec = visits.usecase(clinic / "usecases", "multiclass", **asked)
+    lake = Lake(spec.name, str(clinic / "lake"))
+    nights = spec.clock.keys("2024-03-25", visits.LAST)
+    rows = lake.rows("validated_outcomes", {"night": nights})
+    for row in rows:
+        row["minutes"] = -50.0 if only == "early" else 90.0
+    shape = tables.validated(spec.sources["outcomes"])
+    lake.publish("validated_outcomes", pa.Table.from_pylist(rows, schema=shape), {"night": nights})
+    run = train(lake, spec, NIGHT, registry=registry).uri
+    evidence = Evidence.from_json(lake.get(evaluate(lake, spec, NIGHT, run, registry=registry).uri) or b"")
+    found = evidence.metrics["challenger"]
+    assert {"accuracy", "balanced_accuracy", "log_loss", "brier", f"recall@{only}"} <= set(found)
+    assert not {"macro_recall", "macro_roc_auc", "recall@on_time"} & set(found)
+    checks = {c.name: c for c in judge(evidence, spec.gate, 1, champion=False).checks}
+    assert checks["macro_recall"].passed is False
+    assert "missing" in checks["macro_recall"].found
