@@ -18,6 +18,7 @@ from include import spec as specs
 from include.acts import acts
 from include.clock import day_of
 from include.errors import EvergreenError, PartitionError
+from include.looks import looks
 from include.options import AsJson, Debug, UseCaseName
 from include.options import show as _show
 
@@ -175,6 +176,7 @@ def run(
 
 
 app.add_typer(acts)
+app.add_typer(looks)
 
 
 def _readable(usecase: str | None) -> tuple[list[specs.UseCase], list[str]]:

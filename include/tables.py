@@ -80,7 +80,7 @@ PREDICTIONS = _schema(
     model=_S,  # its digest
     row_digest=_S,  # of the features that were seen
 )
-# realised performance of a scored night, as known on the night its labels came
+# realised performance of a scored night, as known on the night its labels came and on each that changed them
 PERFORMANCE = _schema(night=_S, known=_S, metric=_S, value=_F, rows=_I, unlabelled=_I, rungs=_S, versions=_S)
 FINDINGS = _schema(
     night=_S,

@@ -137,7 +137,7 @@ def _shape(spec: UseCase, product: str) -> Shape | None:
         return f"validated_{product}", tables.validated(declared), ("revision", *declared.key)
     return {
         "predictions": ("predictions", predictions.shape(spec), spec.key),
-        "performance": ("performance", tables.PERFORMANCE, ("metric",)),
+        "performance": ("performance", tables.PERFORMANCE, ("known", "metric")),
         "monitor": ("findings", tables.FINDINGS, ("check", "subject")),
     }.get(product)
 

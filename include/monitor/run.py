@@ -15,9 +15,10 @@ import pyarrow as pa
 from include import profile, tables
 from include.errors import EvergreenError
 from include.lake import Lake
-from include.monitor import drift, findings, performance, reference, report
+from include.monitor import drift, findings, labels, performance, reference, report
 from include.monitor.findings import Finding
 from include.monitor.policy import Decision, decide
+from include.monitor.realise import marked, realise
 from include.monitor.reference import PREDICTION, Reference
 from include.monitor.state import PRODUCT, State
 from include.refs import Ref, digest_table
@@ -38,7 +39,7 @@ def monitor(lake: Lake, spec: UseCase, night: str) -> Ref:
     judged = False
     # each pass does one night and reads again what there is by then: a run beside it may have changed it
     for _ in range(PASSES):
-        if performance.realise(lake, spec, state):
+        if realise(lake, spec, state):
             state.read(lake)
         due = [key for key in (night, *state.later) if state.stale(key)]
         if judged and not due and not _torn(lake, night, state):
@@ -75,6 +76,7 @@ def _publish(lake: Lake, spec: UseCase, night: str, state: State) -> None:
     rows = {p: r for p in (*spec.sources, "predictions") if (r := state.partition(p, night)) is not None}
     found = [*findings.data(spec, night, rows), findings.rung(tonight, champion)]
     found += drifted(lake, spec, night, state, learnt, served)
+    found += labels.watched(lake, spec, night, state)
     found += performance.lately(lake, spec, night, state)
     table = findings.table(night, found)
     lake.publish("findings", table, {"night": night})
@@ -84,7 +86,10 @@ def _publish(lake: Lake, spec: UseCase, night: str, state: State) -> None:
     drawn = before is not None and before["digest"] == digest_table(table)
     if before is None or not drawn or _window(before["inputs"]) != _window(json.dumps(inputs)):
         report.draw(lake, spec, night, window, learnt, found)
-    performance.mark(lake, spec, PRODUCT, night, table, inputs, note(found, decision))
+    done = pa.Table.from_pylist(
+        [marked(spec, PRODUCT, night, table, inputs, note(found, decision))], schema=tables.PARTITIONS
+    )
+    lake.publish("partitions", done, {"product": PRODUCT, "night": night})
 
 
 def _served(lake: Lake, window: Sequence[str]) -> list[dict[str, str]]:
@@ -156,7 +161,7 @@ def drifted(
 def note(found: Sequence[Finding], decision: Decision) -> str:
     """Return the night in a sentence."""
     parts = []
-    for check in ("data", "rung", "missing", "unseen", "drift"):
+    for check in ("data", "labels", "rung", "missing", "unseen", "drift"):
         alarms = sorted(f.subject for f in found if f.check == check and f.outcome == "alarm")
         if alarms:
             shown = ", ".join(alarms[:4]) + (", …" if len(alarms) > 4 else "")
