@@ -82,6 +82,20 @@ PREDICTIONS = _schema(
 )
 # realised performance of a scored night, as known on the night its labels came and on each that changed them
 PERFORMANCE = _schema(night=_S, known=_S, metric=_S, value=_F, rows=_I, unlabelled=_I, rungs=_S, versions=_S)
+# the objective's loss of each model that served a night, as sums over its labelled rows
+LOSSES = _schema(
+    night=_S,
+    known=_S,  # as in performance
+    model=_S,
+    version=_S,
+    rows=_I,
+    loss=_F,
+    baseline=_F,  # of the baseline on the same rows
+    against=_S,  # who that is: the deployed one, or the training prior
+    expected=_F,  # what the model's own probabilities expect; null of a regression
+    observed=_F,  # of the target
+    predicted=_F,
+)
 FINDINGS = _schema(
     night=_S,
     check=_S,

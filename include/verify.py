@@ -138,6 +138,7 @@ def _shape(spec: UseCase, product: str) -> Shape | None:
     return {
         "predictions": ("predictions", predictions.shape(spec), spec.key),
         "performance": ("performance", tables.PERFORMANCE, ("known", "metric")),
+        "losses": ("losses", tables.LOSSES, ("known", "model")),
         "monitor": ("findings", tables.FINDINGS, ("check", "subject")),
     }.get(product)
 

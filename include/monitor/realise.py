@@ -24,6 +24,7 @@ from include.features.build import labels
 from include.lake import Lake
 from include.monitor.performance import BASELINE, beside, figures
 from include.monitor.state import PRODUCT, REALISED, State
+from include.monitor.sums import LOSSES, PRIOR, night_of, rivals
 from include.promote import ledger
 from include.refs import digest_table
 from include.spec import UseCase
@@ -80,7 +81,7 @@ def _inputs(spec: UseCase, state: State, horizon: str) -> dict[str, dict[str, st
 def _due(state: State, scored: str, inputs: Mapping[str, str], until: datetime) -> bool:
     """Tell whether a night has no figures yet, or others came since, or are known by now."""
     row = state.ever[REALISED].get(scored)
-    if row is None:
+    if row is None or scored not in state.ever[LOSSES]:
         return True
     made = json.loads(row["inputs"])
     if "next" not in made or any(made.get(name) != digest for name, digest in inputs.items()):
@@ -107,21 +108,36 @@ def _came(lake: Lake, spec: UseCase, scored: str, horizon: str) -> Came | None:
 def _publish(lake: Lake, spec: UseCase, came: Mapping[str, Came], due: Mapping[str, dict[str, str]]) -> None:
     """Publish the figures of some nights, each as of every night on which its labels were others."""
     made: dict[str, list[pa.Table]] = {scored: [] for scored in came}
+    lost: dict[str, list[pa.Table]] = {scored: [] for scored in came}
+    said, who = rivals(lake, spec, list(came))
+    switches = ledger.switches(lake)
     for known, nights in _together(came).items():
         labelled = beside(lake, spec, nights, labels(lake, spec, nights, known=known))
         for scored in nights:
             both = labelled.filter(pc.equal(labelled["night"], scored))
             as_of = [known] if known is not None else came[scored].nights
-            made[scored] += [_figures(lake, spec, scored, key, both) for key in as_of]
-    done, rows = {key: pa.concat_tables(parts) for key, parts in made.items()}, []
+            prior = ledger.serving_of(switches, scored).prior
+            prior = spec.scoring.fallback if prior is None else prior
+            made[scored] += [_figures(spec, scored, key, both, prior) for key in as_of]
+            lost[scored] += [night_of(spec, both, key, prior, said, who) for key in as_of]
+    rows = []
+    done = {key: _in_order(parts, "metric") for key, parts in made.items()}
+    sums = {key: _in_order(parts, "model") for key, parts in lost.items()}
     for scored, table in done.items():
         one = came[scored]
         also = {"known": one.nights[0], "restated": list(one.nights[1:]), "next": one.next}
         inputs = {**due[scored], **also, "early": one.early}
         rows.append(marked(spec, REALISED, scored, table, inputs, _note(table, one)))
+        beneath = {"against": who.get(scored, PRIOR), REALISED: rows[-1]["digest"]}
+        rows.append(marked(spec, LOSSES, scored, sums[scored], beneath, _note(table, one)))
+    lake.publish(LOSSES, pa.concat_tables(sums.values()), {"night": list(came)})
     lake.publish(REALISED, pa.concat_tables(done.values()), {"night": list(came)})
     status = pa.Table.from_pylist(rows, schema=tables.PARTITIONS)
-    lake.publish("partitions", status, {"product": REALISED, "night": list(came)})
+    lake.publish("partitions", status, {"product": [LOSSES, REALISED], "night": list(came)})
+
+
+def _in_order(parts: list[pa.Table], last: str) -> pa.Table:
+    return pa.concat_tables(parts).sort_by([("known", "ascending"), (last, "ascending")])
 
 
 def _together(came: Mapping[str, Came]) -> dict[str | None, list[str]]:
@@ -139,13 +155,12 @@ def _note(table: pa.Table, came: Came) -> str:
     return f"{rows} of {rows + without} rows have labels, known on {came.nights[0]}{again}"
 
 
-def _figures(lake: Lake, spec: UseCase, scored: str, known: str, both: pa.Table) -> pa.Table:
+def _figures(spec: UseCase, scored: str, known: str, both: pa.Table, prior: float) -> pa.Table:
     """Return a night's rows of `performance` as known on a night."""
     labelled = both.filter(both[spec.problem.target].is_valid())
     target, predicted = (labelled[name].to_numpy() for name in (spec.problem.target, "prediction"))
     found = figures(spec, target, predicted)
-    prior = ledger.serving(lake, scored).prior
-    constant = np.full(len(target), spec.scoring.fallback if prior is None else prior)
+    constant = np.full(len(target), prior)
     found |= {BASELINE + name: value for name, value in figures(spec, target, constant).items()}
     same = {
         "night": scored,

@@ -15,7 +15,7 @@ import pyarrow as pa
 from include import profile, tables
 from include.errors import EvergreenError
 from include.lake import Lake
-from include.monitor import drift, findings, labels, performance, reference, report
+from include.monitor import degraded, drift, findings, labels, performance, reference, report
 from include.monitor.findings import Finding
 from include.monitor.policy import Decision, decide
 from include.monitor.realise import marked, realise
@@ -78,6 +78,7 @@ def _publish(lake: Lake, spec: UseCase, night: str, state: State) -> None:
     found += drifted(lake, spec, night, state, learnt, served)
     found += labels.watched(lake, spec, night, state)
     found += performance.lately(lake, spec, night, state)
+    found += degraded.watched(lake, spec, night, state)
     table = findings.table(night, found)
     lake.publish("findings", table, {"night": night})
     decision = decide([*_history(lake, spec, night, state), found], spec.retraining, champion)

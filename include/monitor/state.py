@@ -13,13 +13,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from include.lake import Lake
+from include.monitor.sums import LOSSES
 from include.promote import ledger
+from include.refs import digest_json
 from include.spec import UseCase
 
 Row = Mapping[str, Any]
 PRODUCT = "monitor"
 REALISED = "performance"
-_EVER = ("predictions", REALISED)
+_EVER = ("predictions", REALISED, LOSSES)
 
 
 class State:
@@ -129,10 +131,20 @@ class State:
         names += [(PRODUCT, earlier) for earlier in self.streak(night)]
         rows = {f"{product}/{key}": self.partition(product, key) for product, key in names}
         found = {name: row["digest"] or row["outcome"] for name, row in rows.items() if row is not None}
+        if lost := self._lost(night):
+            found[LOSSES] = digest_json(lost)
         again = [key for key in self.restated.get(night, ()) if f"{REALISED}/{key}" not in found]
         found |= {f"{REALISED}/{key}": self.ever[REALISED][key]["digest"] for key in again}
         champions = {f"champion/{key}": self.model(key) for key in (*self.streak(night), night)}
         return found | {name: model for name, model in champions.items() if model}
+
+    def _lost(self, night: str) -> list[list[str]]:
+        """Return the digests of what a night's champion has lost on its nights, as far as known by then."""
+        champion = self.champion(night)
+        first = str(champion["effective"]) if champion else "~"
+        rows = self.ever[LOSSES]
+        of = [key for key in sorted(self._realised) if first <= key <= night and key in rows]
+        return [[key, rows[key]["digest"]] for key in of if self.known(key)[0] <= night]
 
     def stale(self, night: str) -> bool:
         """Tell whether a night was monitored on other inputs than there are now."""

@@ -69,7 +69,12 @@ def live(lake: Lake, night: str | None = None) -> dict[str, Row]:
 
 def serving(lake: Lake, night: str) -> Serving:
     """Return who may serve a night."""
-    rows = [row for row in switches(lake) if row["effective"] <= night]
+    return serving_of(switches(lake), night)
+
+
+def serving_of(rows: Sequence[Row], night: str) -> Serving:
+    """Return who may serve a night by the given `switches`."""
+    rows = [row for row in rows if row["effective"] <= night]
     line = succession(rows)
     baselines = [row for row in rows if row["role"] == "baseline"]
     return Serving(

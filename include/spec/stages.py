@@ -121,6 +121,12 @@ class Monitoring(Strict):
     window: int = Field(
         7, ge=1, description="nights that drift is judged on, and matured ones that performance is"
     )
+    patience: int = Field(
+        21, ge=2, description="matured nights below the baseline after which the ladder steps down by itself"
+    )
+    alarms: float = Field(
+        0.1, gt=0, lt=1, description="false alarms in 365 nights that each test of the losses may raise"
+    )
     report_rows: int = Field(
         5000, ge=100, description="rows of the sample from which Evidently's report is drawn"
     )
