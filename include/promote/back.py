@@ -55,7 +55,7 @@ def rollback(
             raise _overtaken(spec, instead_of, live)
         why = {"kind": ROLLED_BACK, "by": by, "reason": reason, "request": request}
         note, row = "nothing to do: ", live
-        if live["model"] != target["model"]:
+        if not _serves(live, target):
             note, row = "", _go_back(lake, spec, target, live if to is None else None, why)
     if registry is not None:
         mirror(lake, spec, registry)  # also for who was killed before it
@@ -68,7 +68,7 @@ def _go_back(lake: Lake, spec: UseCase, target: Row, expected: Row | None, why: 
 
     def decide(rows: list[Row]) -> list[Row] | Row:
         now = ledger.champions(rows)[-1]
-        if now["model"] == target["model"]:
+        if _serves(now, target):
             return now
         if expected is not None and now["switch"] != expected["switch"]:
             raise _overtaken(spec, expected, now)
@@ -79,6 +79,10 @@ def _go_back(lake: Lake, spec: UseCase, target: Row, expected: Row | None, why: 
     back = ledger.switch(lake, decide)
     assert back is not None
     return back
+
+
+def _serves(live: Row, target: Row) -> bool:
+    return bool(live["model"] == target["model"] and live["kind"] != ledger.STEPPED_DOWN)
 
 
 def _overtaken(spec: UseCase, seen: Row, now: Row) -> StaleDecision:
