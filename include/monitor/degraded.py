@@ -22,6 +22,8 @@ from include.promote.evidence import CHALLENGER, Evidence, Losses
 from include.promote.interval import Spread, nights_needed, spread
 from include.spec import UseCase
 
+WIDE = 2  # see `looked_at`
+
 
 def watched(lake: Lake, spec: UseCase, night: str, state: State) -> list[Finding]:
     """Return what the champion's losses say of it, as known on a night."""
@@ -41,13 +43,18 @@ def promised(lake: Lake, champion: Mapping[str, Any]) -> Losses | str:
         return str(error)
 
 
-def looked_at(spec: UseCase, live: Series) -> slice:
-    """Return the nights of the last look: up to ``monitoring.patience`` of them; none before two blocks."""
+def looked_at(spec: UseCase, live: Series, wide: int = 1) -> slice:
+    """Return the nights of the last look, none before two blocks.
+
+    Parameters
+    ----------
+    wide : times ``monitoring.patience`` and ``gate.block``: `WIDE` where no pairing takes away what
+        nights have in common, so that it lasts from one block to the next.
+    """
     look = spec.gate.rollout.look
     last = len(live.nights) // look * look
-    return slice(
-        max(last - spec.monitoring.patience, 0), last if last >= nights_needed(spec.gate.block) else 0
-    )
+    last = last if last >= nights_needed(wide * spec.gate.block) else 0
+    return slice(max(last - wide * spec.monitoring.patience, 0), last)
 
 
 def level(spec: UseCase) -> float:
@@ -88,13 +95,16 @@ def above_gate(spec: UseCase, live: Series, gate: Losses | str) -> Finding:
     The difference of two means of nights, each with its own spread: B. L. Welch, The generalization of
     `Student's' problem when several different population variances are involved, Biometrika 34, 1947.
     """
-    subject, seen = f"{spec.gate.objective} against the gate", looked_at(spec, live)
+    subject, seen = f"{spec.gate.objective} against the gate", looked_at(spec, live, WIDE)
+    block = WIDE * spec.gate.block
     if isinstance(gate, str):
         return Finding("performance", subject, None, 0.0, "not enough", f"no gate's estimate: {gate}")
-    if not live.nights[seen] or len(gate.nights) < nights_needed(spec.gate.block):
-        return _thin(subject, spec, live)
-    now = spread(live.loss[seen], live.rows[seen], spec.gate.block)
-    then = spread(np.array(gate.sums[CHALLENGER]), np.array(gate.rows, float), spec.gate.block)
+    if len(gate.nights) < nights_needed(block):
+        return _thin(subject, spec, live, f"the gate's {len(gate.nights)} nights are too few; ")
+    if not live.nights[seen]:
+        return _thin(subject, spec, live, wide=WIDE)
+    now = spread(live.loss[seen], live.rows[seen], block)
+    then = spread(np.array(gate.sums[CHALLENGER]), np.array(gate.rows, float), block)
     low = now.mean - then.mean - _reach(now, then, level(spec))
     outcome: Outcome = "alarm" if low > 0 else "ok"
     note = f"{spec.gate.objective} {now.mean:.4g} a row, on the gate's nights {then.mean:.4g}: "
@@ -118,7 +128,8 @@ def _over(live: Series, seen: slice) -> str:
     )
 
 
-def _thin(subject: str, spec: UseCase, live: Series) -> Finding:
-    least = -(-nights_needed(spec.gate.block) // spec.gate.rollout.look) * spec.gate.rollout.look
-    note = f"{len(live.nights)} of {least} nights of this champion have matured"
+def _thin(subject: str, spec: UseCase, live: Series, why: str = "", wide: int = 1) -> Finding:
+    look = spec.gate.rollout.look
+    least = -(-nights_needed(wide * spec.gate.block) // look) * look
+    note = why + f"{len(live.nights)} of {least} nights of this champion have matured"
     return Finding("performance", subject, None, 0.0, "not enough", note)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from include import profile, tables
 from include.errors import EvergreenError
 from include.lake import Lake
-from include.monitor import degraded, drift, findings, labels, performance, reference, report
+from include.monitor import concept, degraded, drift, findings, labels, performance, reference, report
 from include.monitor.findings import Finding
 from include.monitor.policy import Decision, decide
 from include.monitor.realise import marked, realise
@@ -79,6 +79,7 @@ def _publish(lake: Lake, spec: UseCase, night: str, state: State) -> None:
     found += labels.watched(lake, spec, night, state)
     found += performance.lately(lake, spec, night, state)
     found += degraded.watched(lake, spec, night, state)
+    found += concept.watched(lake, spec, night, state)
     table = findings.table(night, found)
     lake.publish("findings", table, {"night": night})
     decision = decide([*_history(lake, spec, night, state), found], spec.retraining, champion)
@@ -162,7 +163,7 @@ def drifted(
 def note(found: Sequence[Finding], decision: Decision) -> str:
     """Return the night in a sentence."""
     parts = []
-    for check in ("data", "labels", "rung", "missing", "unseen", "drift"):
+    for check in ("data", "labels", "rung", "concept", "missing", "unseen", "drift"):
         alarms = sorted(f.subject for f in found if f.check == check and f.outcome == "alarm")
         if alarms:
             shown = ", ".join(alarms[:4]) + (", …" if len(alarms) > 4 else "")

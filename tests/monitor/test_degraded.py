@@ -79,13 +79,13 @@ def test_noise_is_an_alarm_as_rarely_as_declared(rules: UseCase) -> None:
     random = np.random.default_rng(3)
     alarms = {"baseline": 0, "gate": 0}
     for _ in range(YEARS):
-        base = 0.5 + 0.05 * nights(365, random)
+        base = 0.5 + 0.05 * nights(365, random, again=0.5)
         lost = base + 0.02 * nights(365, random)
-        gate = (0.5 + 0.05 * nights(26, random)) * ROWS
+        gate = (0.5 + 0.05 * nights(26, random, again=0.5)) * ROWS
         promised = Losses(keys(26), (ROWS,) * 26, {CHALLENGER: tuple(gate.tolist())})
         said = {"baseline": False, "gate": False}
         for last in range(7, 365, 7):
-            seen = live(lost[max(last - 21, 0) : last], base[max(last - 21, 0) : last])
+            seen = live(lost[max(last - 42, 0) : last], base[max(last - 42, 0) : last])
             said["baseline"] |= degraded.below_baseline(rules, seen).outcome == "alarm"
             said["gate"] |= degraded.above_gate(rules, seen, promised).outcome == "alarm"
         alarms = {name: alarms[name] + said[name] for name in alarms}

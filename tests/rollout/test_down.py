@@ -1,4 +1,4 @@
-"""A champion that its baseline beats for the declared time goes by itself, once, and a person brings it back."""
+"""A champion that its baseline beats for the declared time goes by itself, once; a person brings it back."""
 
 from __future__ import annotations
 
