@@ -221,8 +221,8 @@ def watch(lake: Lake, use: UseCase, night: str) -> State:
 
 def state(lake: Lake) -> dict[str, str]:
     """Return a digest of the rows of each table that monitoring writes, and of its pages."""
-    own = {"monitor", "performance"}
-    found = {name: lake.rows(name) for name in ("findings", "decisions", "performance")}
+    own = {"monitor", "performance", "losses"}
+    found = {name: lake.rows(name) for name in ("findings", "decisions", "performance", "losses")}
     found["partitions"] = [row for row in lake.rows("partitions") if row["product"] in own]
     digests = {name: digest_json(sorted(map(repr, rows))) for name, rows in found.items()}
     return digests | {key: digest_json(str(lake.get(key))) for key in lake.keys("reports")}

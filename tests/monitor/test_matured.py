@@ -16,6 +16,7 @@ from include.monitor.findings import Finding
 from include.monitor.matured import matured
 from include.score.run import score
 from include.spec import UseCase
+from include.verify import verify
 from tests.monitor import machines
 from tests.monitor.test_performance import truth
 
@@ -79,7 +80,7 @@ def test_a_revision_restates_the_night_it_touches(own: Lake, sliced: UseCase, we
 
 
 def test_the_order_of_watching_makes_no_difference(own: Lake, sliced: UseCase, week: list[str]) -> None:
-    """Watched once at the end, or each night and with the revision in between, the same is in the table."""
+    """Watched at the end, or each night with a revision between, the tables are the same, and verified."""
     folder = Path(own.uri.removeprefix("file://"))
     shutil.copytree(folder, folder.parent / "other" / "machines")
     other = Lake("machines", str(folder.parent / "other"))
@@ -90,6 +91,10 @@ def test_the_order_of_watching_makes_no_difference(own: Lake, sliced: UseCase, w
     machines.revise(other, sliced, week[3], turned, week[5])
     machines.watch(other, sliced, week[5])
     assert machines.state(own) == machines.state(other)
+    recomputed = [
+        said for said in verify(own, sliced).differences if "performance" in said or "losses" in said
+    ]
+    assert recomputed == []
 
 
 def test_labels_that_come_again_change_nothing(own: Lake, sliced: UseCase, week: list[str]) -> None:
