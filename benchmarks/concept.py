@@ -1,7 +1,7 @@
 """How soon the tests of live losses find labels that turn round, and how often they cry in a year without.
 
 A model of January and February serves the rest of the flights' year; the first 26 nights stand for the
-gate's. The findings are asked for on each matured night, with the labels as they were and turned from a night on.
+gate's. The findings are asked for on each matured night, with the labels as they were and turned round.
 
     EVERGREEN_LAKE=file:///... python -m benchmarks.concept [NIGHT]    # a lake with the whole year
 """

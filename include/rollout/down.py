@@ -22,9 +22,10 @@ def step_down(lake: Lake, spec: UseCase, night: str, by: str) -> str:
     by : who switches.
     """
     line = ledger.champions(ledger.switches(lake))
-    if not line or line[-1]["kind"] == ledger.STEPPED_DOWN or line[-1]["effective"] > night:
+    if not line:
         return ""
     champion = line[-1]
+    # of one that has stepped down no night is looked at: it serves none from its switch on
     why = to_step_down(spec, series(lake, champion, night))
 
     def decide(rows: list[Row]) -> list[Row] | None:
