@@ -18,8 +18,10 @@ from include import spec as specs
 from include.acts import acts
 from include.clock import day_of
 from include.errors import EvergreenError, PartitionError
+from include.looks import looks
 from include.options import AsJson, Debug, UseCaseName
 from include.options import show as _show
+from include.studies import studies
 
 app = typer.Typer(
     help=__doc__,
@@ -120,46 +122,6 @@ def doctor(as_json: AsJson = False, debug: Debug = False) -> None:
 
 
 @app.command()
-def calibrate(
-    usecase: UseCaseName,
-    sequences: Annotated[int, typer.Option("--sequences", min=1, help="Of 20 attempts each.")] = 10_000,
-    page: Annotated[Path | None, typer.Option("--page", help="Write the page there too.")] = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Measure how often the gate promotes noise, and which gains it sees; it takes minutes."""
-    from include.calibrate.run import calibrate as measure
-    from include.calibrate.run import text
-    from include.lake import Lake
-
-    _page(page)
-    found, html = measure(Lake(usecase), specs.load(usecase), sequences)
-    if page is not None:
-        page.write_text(html)
-    _show(found, text(found), as_json)
-
-
-@app.command("calibrate-alarms")
-def calibrate_alarms(
-    usecase: UseCaseName,
-    years: Annotated[int, typer.Option("--years", min=1, help="Made-up ones.")] = 20,
-    page: Annotated[Path | None, typer.Option("--page", help="Write the page there too.")] = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Measure how often a column alarms without a fault, and how soon with one."""
-    from include.calibrate.alarms import calibrate as measure
-    from include.calibrate.alarms import text
-    from include.lake import Lake
-
-    _page(page)
-    found, html = measure(Lake(usecase), specs.load(usecase), years)
-    if page is not None:
-        page.write_text(html)
-    _show(found, text(found), as_json)
-
-
-@app.command()
 def ablate(usecase: UseCaseName, night: Night = None, as_json: AsJson = False, debug: Debug = False) -> None:
     """Say what each group of features brings: what is lost without it, on a training's test nights."""
     from include.evaluate.ablate import ablate as leave_out
@@ -194,12 +156,8 @@ def run(
 
 
 app.add_typer(acts)
-
-
-def _page(page: Path | None) -> None:
-    """Refuse a page that can't be written, before minutes of work."""
-    if page is not None and not page.parent.is_dir():
-        raise EvergreenError(f"--page {page}", required="a folder that is there", found=f"no {page.parent}")
+app.add_typer(studies)
+app.add_typer(looks)
 
 
 def _readable(usecase: str | None) -> tuple[list[specs.UseCase], list[str]]:

@@ -81,7 +81,7 @@ PREDICTIONS = _schema(
     model=_S,  # its digest
     row_digest=_S,  # of the features that were seen
 )
-# realised performance of a scored night, as known on the night its labels came
+# realised performance of a scored night, as known on the night its labels came and on each that changed them
 PERFORMANCE = _schema(night=_S, known=_S, metric=_S, value=_F, rows=_I, unlabelled=_I, rungs=_S, versions=_S)
 # from where on a column alarms, by the nights that a training knew, and the newest of those nights
 LIMITS = _schema(
@@ -94,6 +94,20 @@ LIMITS = _schema(
     height=_F,
     nights=_S,  # JSON: keys
     counts=_S,  # JSON: values by night and bin
+)
+# the objective's loss of each model that served a night, as sums over its labelled rows
+LOSSES = _schema(
+    night=_S,
+    known=_S,  # as in performance
+    model=_S,
+    version=_S,
+    rows=_I,
+    loss=_F,
+    baseline=_F,  # of the baseline on the same rows
+    against=_S,  # who that is: the deployed one, or the training prior
+    expected=_F,  # what the model's own probabilities expect; null of a regression
+    observed=_F,  # of the target
+    predicted=_F,
 )
 FINDINGS = _schema(
     night=_S,
@@ -149,7 +163,7 @@ DEPLOYMENTS = _schema(
     priors=_S,  # JSON: of a multiclass problem each class's share in training
     effective=_S,  # the first night it may serve
     evidence=_S,  # the night of its verdict
-    kind=_S,  # promoted | rolled back | forced | shadow | canary | withdrawn
+    kind=_S,  # promoted | rolled back | forced | stepped down | shadow | canary | withdrawn
     by=_S,
     reason=_S,
     attempt=_S,  # key of its verdict

@@ -138,7 +138,8 @@ def _shape(spec: UseCase, product: str) -> Shape | None:
     return {
         "predictions": ("predictions", predictions.shape(spec), spec.key),
         "shadows": ("shadows", predictions.shape(spec), ("model", *spec.key)),
-        "performance": ("performance", tables.PERFORMANCE, ("metric",)),
+        "performance": ("performance", tables.PERFORMANCE, ("known", "metric")),
+        "losses": ("losses", tables.LOSSES, ("known", "model")),
         "limits": ("limits", tables.LIMITS, ("column",)),
         "drift": ("drift", tables.DRIFT, ("column", "measure")),
         "monitor": ("findings", tables.FINDINGS, ("check", "subject")),

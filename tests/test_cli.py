@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 USECASES = ROOT / "tests" / "usecases"
 WEEKS = 3
 SECRET = "hunter2-not-to-be-seen"
+SCORED = {"product": "predictions"}
 SETTINGS = ("EVERGREEN_LAKE", "EVERGREEN_CODE", "EVERGREEN_HOME", "EVERGREEN_USECASES", "MLFLOW_TRACKING_URI")
 
 
@@ -103,6 +104,7 @@ def test_help_names_every_command() -> None:
         "force",
         "calibrate",
         "ablate",
+        "performance",
     ):
         assert f"  {command} " in done.stdout
 
@@ -165,6 +167,26 @@ def test_status_says_how_the_nights_went(lake: Path) -> None:
     assert "champion: none yet" in text
     assert "sales" in text
     assert "stale" not in text
+
+
+def test_performance_is_shown_as_known_then_and_now(lake: Path) -> None:
+    """Two of three weeks have their labels by now, one had them on the second night, none on the first."""
+    nights = sorted(row["night"] for row in Lake("weekly_sales", str(lake)).rows("partitions", SCORED))
+    counts = {}
+    for known in ("now", *nights):
+        code, said = call("performance", "weekly_sales", "--by", "rung", "--known", known)
+        assert code == 0
+        counts[known] = [(row["rung"], row["nights"]) for row in said["rows"]]
+    assert counts == {
+        "now": [("prior", 2)],
+        nights[0]: [],
+        nights[1]: [("prior", 1)],
+        nights[2]: [("prior", 2)],
+    }
+    text = CliRunner().invoke(app, ["performance", "weekly_sales", "--known", nights[0]]).stdout
+    assert text == f"no labels of these nights were known on {nights[0]}\n"
+    text = CliRunner().invoke(app, ["performance", "weekly_sales"]).stdout
+    assert text.split()[:3] == ["week", "nights", "rows"]
 
 
 def test_status_shows_what_is_not_published_and_what_is_stale(lake: Path, tmp_path: Path) -> None:

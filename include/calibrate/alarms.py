@@ -28,7 +28,7 @@ from include.monitor.alarms import WEEK, alerts, breaks, lasting, resampled
 from include.monitor.drift import Cut
 from include.report import table
 from include.spec import UseCase
-from include.spec.stages import Alarms
+from include.spec.stages import Jumps
 from include.train.limits import count
 
 PLACE = "reports/alarms.html"
@@ -78,7 +78,7 @@ def calibrate(lake: Lake, spec: UseCase, years: int) -> tuple[dict[str, Any], st
     EvergreenError
         when nights are missing.
     """
-    began, rules = time.perf_counter(), spec.monitoring.alarms
+    began, rules = time.perf_counter(), spec.monitoring.jumps
     nights = _nights(lake, spec)
     rows = features(lake, spec, nights)
     start = max(len(nights) // 3, rules.past + 3 * WEEK)
@@ -119,7 +119,7 @@ def _nights(lake: Lake, spec: UseCase) -> list[str]:
     """Return the nights on which there is something to judge."""
     rows = lake.rows("partitions", {"product": spec.features.spine})
     nights = sorted(str(row["night"]) for row in rows if row["outcome"] == "published")
-    needed = spec.monitoring.alarms.past + 3 * WEEK + REFIT
+    needed = spec.monitoring.jumps.past + 3 * WEEK + REFIT
     if len(nights) < needed:
         raise EvergreenError(
             f"{spec.name}: calibration of the alarms",
@@ -139,7 +139,7 @@ def _cuts(spec: UseCase, rows: pa.Table) -> tuple[dict[str, Cut], dict[str, floa
     return {name: Cut.of(of) for name, of in profiles.items()}, spreads
 
 
-def _clean(counts: Mapping[str, Counts], rules: Alarms, start: int, years: int, seed: int) -> Rate:
+def _clean(counts: Mapping[str, Counts], rules: Jumps, start: int, years: int, seed: int) -> Rate:
     """Return the rate of alerts in made-up years of the same nights."""
     nights = min(len(rows) for rows in counts.values())
     places = resampled(nights, nights, years, seed + 1)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from include.monitor.alarms import WEEK, Limits, breaks, lasting, limits
 from include.monitor.drift import Cut
-from include.spec.stages import Alarms
+from include.spec.stages import Jumps
 from include.train.limits import count
 
 REFIT = 4 * WEEK  # nights between two trainings
@@ -37,7 +37,7 @@ class Walk:
     """
 
     counts: Mapping[str, Counts]
-    rules: Alarms
+    rules: Jumps
     start: int
     high: Mapping[str, Marks]
     by: list[Limits | None]
@@ -49,7 +49,7 @@ class Walk:
         return np.asarray(np.any(marks, axis=0)[self.start :], dtype=np.bool_)
 
 
-def walked(counts: Mapping[str, Counts], rules: Alarms, start: int, seed: int) -> Walk:
+def walked(counts: Mapping[str, Counts], rules: Jumps, start: int, seed: int) -> Walk:
     """Judge every night from ``start`` on by limits that were made from nights before it alone."""
     nights = min(len(rows) for rows in counts.values())
     by: list[Limits | None] = [None] * nights

@@ -82,11 +82,11 @@ def schema(spec: UseCase) -> pa.Schema:
     return pa.schema([(name, kinds[name]) for name in order])
 
 
-def matured(lake: Lake, spec: UseCase, known: str) -> list[str]:
-    """Return the spine's nights whose labels were published by night ``known``, sorted."""
+def matured(lake: Lake, spec: UseCase, known: str | None) -> list[str]:
+    """Return the spine's nights whose labels were published by night ``known`` (None: by now), sorted."""
     rows = lake.rows("partitions", {"product": spec.labels.source})
     brought = {row["night"] for row in rows if row["outcome"] == "published"}
-    last = max((night for night in brought if night <= known), default="")
+    last = max((night for night in brought if known is None or night <= known), default="")
     if not last:
         return []
     # keys are paired by their place in the clock's own sequence, which costs less than a shift for each
@@ -94,8 +94,8 @@ def matured(lake: Lake, spec: UseCase, known: str) -> list[str]:
     return [n for n, label in zip(keys, keys[spec.labels.delay :], strict=False) if label in brought]
 
 
-def labels(lake: Lake, spec: UseCase, nights: Sequence[str], *, known: str) -> pa.Table:
-    """Return what had come true of the nights' rows by night ``known``.
+def labels(lake: Lake, spec: UseCase, nights: Sequence[str], *, known: str | None) -> pa.Table:
+    """Return what had come true of the nights' rows by night ``known`` (None: as it is known now).
 
     Returns
     -------
@@ -113,6 +113,7 @@ def labels(lake: Lake, spec: UseCase, nights: Sequence[str], *, known: str) -> p
     wanted = sorted(set(nights) & set(matured(lake, spec, known)))
     brings = {spec.clock.shift(night, spec.labels.delay): night for night in wanted}
     read = lake.read(f"validated_{spec.labels.source}", {"night": list(brings)}) if brings else None
+    until = "true" if known is None else f"known_at <= TIMESTAMPTZ '{spec.clock.moment(known).isoformat()}'"
     with views.engine() as engine:
         engine.register("brought", views.shaped(read, tables.validated(source)))
         engine.register("brings", pa.table({"night": list(brings), "spine": list(brings.values())}, _BRINGS))
@@ -120,7 +121,7 @@ def labels(lake: Lake, spec: UseCase, nights: Sequence[str], *, known: str) -> p
         kind = "VARCHAR" if spec.problem.classes else "DOUBLE"
         # what is pasted are quoted names, the spec's own expression, and moments that the clock made
         sql = f"""SELECT {key}, spine AS night, CAST(({spec.labels.sql}) AS {kind}) AS "{spec.problem.target}"
-            FROM (SELECT * FROM brought WHERE known_at <= TIMESTAMPTZ '{spec.clock.moment(known).isoformat()}'
+            FROM (SELECT * FROM brought WHERE {until}
                   QUALIFY row_number() OVER (PARTITION BY night, {key} ORDER BY revision DESC) = 1)
             JOIN brings USING (night) ORDER BY spine, {key}"""  # noqa: S608
         try:

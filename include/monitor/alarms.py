@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from include.spec.stages import Alarms
+from include.spec.stages import Jumps
 
 Array = NDArray[np.float64]
 WEEK, YEAR = 7, 364
@@ -78,7 +78,7 @@ def breaks(counts: Array, past: int) -> Array:
     return np.concatenate([np.full((*found.shape[:-1], min(past, counts.shape[-2])), np.nan), found], axis=-1)
 
 
-def lasting(high: NDArray[np.bool_], rules: Alarms) -> NDArray[np.bool_]:
+def lasting(high: NDArray[np.bool_], rules: Jumps) -> NDArray[np.bool_]:
     """Return where a night is high and so many of the last nights were too, shape as given (..., nights)."""
     upto = np.cumsum(high, axis=-1)
     earlier = np.zeros_like(upto)
@@ -96,7 +96,7 @@ def alerts(alarm: NDArray[np.bool_], quiet: int) -> NDArray[np.bool_]:
     return told
 
 
-def limits(counts: Mapping[str, Array], rules: Alarms, seed: int) -> Limits | None:
+def limits(counts: Mapping[str, Array], rules: Jumps, seed: int) -> Limits | None:
     """Return the limits that keep the promised rate on years of these nights, None where they are too few.
 
     Parameters
@@ -140,7 +140,7 @@ def resampled(nights: int, length: int, years: int, seed: int) -> NDArray[np.int
     return np.asarray((starts[..., None] + np.arange(WEEK)).reshape(years, -1), dtype=np.intp)
 
 
-def _height(scaled: Array, rules: Alarms) -> float:
+def _height(scaled: Array, rules: Jumps) -> float:
     """Return the least height at which the years, shape (columns, years, nights), bring no more alerts."""
     low, high = 0.0, float(scaled.max(initial=0.0, where=np.isfinite(scaled))) + 1.0
     allowed = CAUTION * rules.a_year * scaled.shape[1] * scaled.shape[2] / 365.25
@@ -152,7 +152,7 @@ def _height(scaled: Array, rules: Alarms) -> float:
     return high
 
 
-def judge(counts: Array, limit: float, rules: Alarms) -> tuple[float, bool]:
+def judge(counts: Array, limit: float, rules: Jumps) -> tuple[float, bool]:
     """Return the newest night's break and whether it alarms.
 
     Parameters

@@ -15,7 +15,7 @@ import pyarrow as pa
 from include.spec import UseCase
 from include.tables import FINDINGS
 
-Check = Literal["drift", "jump", "missing", "unseen", "performance", "rung", "data"]
+Check = Literal["drift", "jump", "missing", "unseen", "performance", "rung", "data", "labels", "concept"]
 Outcome = Literal["ok", "alarm", "not enough"]
 
 

@@ -16,7 +16,7 @@ from include.monitor.findings import Finding
 from include.monitor.measures import Counts, Cut
 from include.monitor.state import State
 from include.spec import UseCase
-from include.spec.stages import Alarms
+from include.spec.stages import Jumps
 
 Row = Mapping[str, Any]
 
@@ -57,9 +57,7 @@ def jumped(lake: Lake, spec: UseCase, night: str, state: State) -> list[Finding]
             continue
         keys = own if mine else nights
         profiles = {row["night"]: row for row in rows if row["column"] == name and row["night"] in keys}
-        found.append(
-            judge(name, past(limit, profiles, night, spec.monitoring.alarms), spec.monitoring.alarms)
-        )
+        found.append(judge(name, past(limit, profiles, night, spec.monitoring.jumps), spec.monitoring.jumps))
     return found
 
 
@@ -67,7 +65,7 @@ def _limits(lake: Lake, night: str) -> dict[str, Row]:
     return {row["column"]: row for row in lake.rows("limits", {"night": night})} if night else {}
 
 
-def past(limit: Row, profiles: Mapping[str, Row], night: str, rules: Alarms) -> Past:
+def past(limit: Row, profiles: Mapping[str, Row], night: str, rules: Jumps) -> Past:
     """Return a column's nights: as they were published, or else as the training saw them.
 
     Parameters
@@ -86,7 +84,7 @@ def past(limit: Row, profiles: Mapping[str, Row], night: str, rules: Alarms) -> 
     return Past(np.array([seen[key] for key in keys], dtype=np.float64), height)
 
 
-def judge(name: str, given: Past, rules: Alarms) -> Finding:
+def judge(name: str, given: Past, rules: Jumps) -> Finding:
     """Judge a column's night against its past."""
     why = ""
     if given.counts is None:

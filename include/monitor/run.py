@@ -16,10 +16,23 @@ import pyarrow as pa
 from include import profile, tables
 from include.errors import EvergreenError
 from include.lake import Lake
-from include.monitor import compare, drift, findings, joint, jumps, performance, reference, report
+from include.monitor import (
+    compare,
+    concept,
+    degraded,
+    drift,
+    findings,
+    joint,
+    jumps,
+    labels,
+    performance,
+    reference,
+    report,
+)
 from include.monitor.drift import JOINT
 from include.monitor.findings import Finding
 from include.monitor.policy import Decision, decide
+from include.monitor.realise import marked, realise
 from include.monitor.reference import Reference
 from include.monitor.state import PRODUCT, State
 from include.refs import Ref, digest_table
@@ -44,7 +57,7 @@ def monitor(lake: Lake, spec: UseCase, night: str) -> Ref:
     judged = False
     # each pass does one night and reads again what there is by then: a run beside it may have changed it
     for _ in range(PASSES):
-        if performance.realise(lake, spec, state):
+        if realise(lake, spec, state):
             state.read(lake)
         due = [key for key in (night, *state.later) if state.stale(key)]
         if judged and not due and not _torn(lake, night, state):
@@ -90,7 +103,10 @@ def _publish(lake: Lake, spec: UseCase, night: str, state: State) -> None:
         current = report.sampled(lake, spec, night, window)[0]
         found.append(joint.judge(learnt.sample, current, spec.features.columns, spec.training.seed))
     found += jumps.jumped(lake, spec, night, state)
+    found += labels.watched(lake, spec, night, state)
     found += performance.lately(lake, spec, night, state)
+    found += degraded.watched(lake, spec, night, state)
+    found += concept.watched(lake, spec, night, state)
     table = findings.table(night, found)
     lake.publish("findings", table, {"night": night})
     decision = decide([*_history(lake, spec, night, state), found], spec.retraining, champion)
@@ -98,13 +114,18 @@ def _publish(lake: Lake, spec: UseCase, night: str, state: State) -> None:
     compared = compare.table(night, learnt, seen)
     lake.publish("drift", compared, {"night": night})
     said = f"{compared.num_rows} measures of {len(seen)} columns"
-    performance.mark(lake, spec, compare.PRODUCT, night, compared, inputs, said)
+    _mark(lake, marked(spec, compare.PRODUCT, night, compared, inputs, said))
     before, measured = (state.partition(product, night) for product in (PRODUCT, compare.PRODUCT))
     drawn = before is not None and before["digest"] == digest_table(table)
     drawn &= measured is not None and measured["digest"] == digest_table(compared)
     if before is None or not drawn or _window(before["inputs"]) != _window(json.dumps(inputs)):
         report.draw(lake, spec, night, window, learnt, found, compared)
-    performance.mark(lake, spec, PRODUCT, night, table, inputs, note(found, decision))
+    _mark(lake, marked(spec, PRODUCT, night, table, inputs, note(found, decision)))
+
+
+def _mark(lake: Lake, row: dict[str, Any]) -> None:
+    done = pa.Table.from_pylist([row], schema=tables.PARTITIONS)
+    lake.publish("partitions", done, {"product": row["product"], "night": row["night"]})
 
 
 def _served(lake: Lake, window: Sequence[str]) -> list[dict[str, str]]:
@@ -187,7 +208,7 @@ def _unfit(
 def note(found: Sequence[Finding], decision: Decision) -> str:
     """Return the night in a sentence."""
     parts = []
-    for check in ("data", "rung", "missing", "unseen", "jump", "drift"):
+    for check in ("data", "labels", "rung", "concept", "missing", "unseen", "jump", "drift"):
         alarms = sorted(f.subject for f in found if f.check == check and f.outcome == "alarm")
         if alarms:
             shown = ", ".join(alarms[:4]) + (", …" if len(alarms) > 4 else "")

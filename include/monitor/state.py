@@ -13,12 +13,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from include.lake import Lake
+from include.monitor.sums import LOSSES
 from include.promote import ledger
+from include.refs import digest_json
 from include.spec import UseCase
 
 Row = Mapping[str, Any]
 PRODUCT = "monitor"
 REALISED = "performance"
+_EVER = ("predictions", REALISED, LOSSES)
 
 
 class State:
@@ -28,13 +31,19 @@ class State:
     ----------
     night : the one that is monitored. What is read reaches as far ahead as its findings are looked at, and as
         far back as theirs look.
+
+    Attributes
+    ----------
+    ever : of predictions, labels and realised performance, each product's published rows by night, of every
+        night: labels may come, or change, long after.
+    restated : the scored nights whose labels became others, by the night on which that was known.
     """
 
     def __init__(self, lake: Lake, spec: UseCase, night: str) -> None:
         self.spec, self.night = spec, night
         width, delay, persist = spec.monitoring.window, spec.labels.delay, spec.retraining.persist
-        alarms = spec.monitoring.alarms
-        reach = max(delay + 2 * width + persist, alarms.past + alarms.of)
+        jumps = spec.monitoring.jumps
+        reach = max(delay + 2 * width + persist, jumps.past + jumps.of)
         first = spec.clock.shift(night, -max(spec.features.lookback, reach))
         self.span = spec.clock.keys(first, spec.clock.shift(night, reach))
         self._place = {key: place for place, key in enumerate(self.span)}
@@ -48,6 +57,17 @@ class State:
         trained = lake.rows("partitions", {"product": "limits"})
         self._limits = sorted(trained, key=lambda row: str(row["night"]))
         self._champions = ledger.champions(ledger.switches(lake))
+        names = [*_EVER, self.spec.labels.source]
+        columns = ["product", "night", "digest", "inputs"]
+        read = lake.read("partitions", {"product": names, "outcome": "published"}, columns)
+        self.ever: dict[str, dict[str, Row]] = {name: {} for name in names}
+        for row in [] if read is None else read.to_pylist():
+            self.ever[row["product"]][row["night"]] = row
+        self._realised = {key: json.loads(row["inputs"]) for key, row in self.ever[REALISED].items()}
+        self.restated: dict[str, list[str]] = {}
+        for key in sorted(self._realised):
+            for known in self._realised[key].get("restated", []):
+                self.restated.setdefault(known, []).append(key)
 
     def partition(self, product: str, night: str) -> Row | None:
         """Return a product's row for a night, if it has been attempted."""
@@ -87,7 +107,7 @@ class State:
 
         The nights that the training knew need not have been scored.
         """
-        rules, trained = self.spec.monitoring.alarms, self.limits(night)
+        rules, trained = self.spec.monitoring.jumps, self.limits(night)
         keys = self._before(night, rules.past + rules.of - 1, 0)
         scored = self.published("predictions", keys)
         if trained is None or night not in scored:
@@ -102,10 +122,21 @@ class State:
 
     def matured(self, night: str) -> list[str]:
         """Return the nights that performance is taken from: twice the window, so a lost one is no gap."""
-        delay = self.spec.labels.delay
-        pool = self._before(night, delay + 2 * self.spec.monitoring.window - 1, delay)
-        known = {key: self.partition(REALISED, key) for key in self.published(REALISED, pool)}
-        return [key for key, row in known.items() if row and json.loads(row["inputs"])["known"] <= night]
+        return [key for key in self.pool(night) if key in self._realised and self.known(key)[0] <= night]
+
+    def pool(self, night: str) -> list[str]:
+        """Return the scored nights among the last whose labels are due: twice the window."""
+        delay, width = self.spec.labels.delay, self.spec.monitoring.window
+        return self.published("predictions", self._before(night, delay + 2 * width - 1, delay))
+
+    def known(self, scored: str) -> list[str]:
+        """Return the nights on which a scored night's labels were first known, and then others."""
+        made = self._realised[scored]
+        return [made["known"], *made.get("restated", [])]
+
+    def early(self, scored: str) -> int:
+        """Return how many labels were known before a scored night's decision."""
+        return int(self._realised[scored].get("early", 0))
 
     def brings(self, scored: str) -> str:
         """Return the night that brings a scored night's labels; empty beyond the span."""
@@ -116,16 +147,28 @@ class State:
         """Return the digest of everything that a night's findings and decision depend on."""
         names = [("predictions", key) for key in sorted({*self.window(night), *self.past(night)})]
         names += [(source, night) for source in self.spec.sources]
+        names += [("predictions", scored) for scored in self.pool(night)]
         for scored in self.matured(night):
-            names += [("predictions", scored), (REALISED, scored)]
-            names += [(self.spec.labels.source, self.brings(scored))]
+            names += [(REALISED, scored), (self.spec.labels.source, self.brings(scored))]
         names += [(PRODUCT, earlier) for earlier in self.streak(night)]
         rows = {f"{product}/{key}": self.partition(product, key) for product, key in names}
         found = {name: row["digest"] or row["outcome"] for name, row in rows.items() if row is not None}
+        if lost := self._lost(night):
+            found[LOSSES] = digest_json(lost)
+        again = [key for key in self.restated.get(night, ()) if f"{REALISED}/{key}" not in found]
+        found |= {f"{REALISED}/{key}": self.ever[REALISED][key]["digest"] for key in again}
         champions = {f"champion/{key}": self.model(key) for key in (*self.streak(night), night)}
         if (trained := self.limits(night)) is not None:
             found[f"limits/{trained['night']}"] = trained["digest"]
         return found | {name: model for name, model in champions.items() if model}
+
+    def _lost(self, night: str) -> list[list[str]]:
+        """Return the digests of what a night's champion has lost on its nights, as far as known by then."""
+        champion = self.champion(night)
+        first = str(champion["effective"]) if champion else "~"
+        rows = self.ever[LOSSES]
+        of = [key for key in sorted(self._realised) if first <= key <= night and key in rows]
+        return [[key, rows[key]["digest"]] for key in of if self.known(key)[0] <= night]
 
     def stale(self, night: str) -> bool:
         """Tell whether a night was monitored on other inputs than there are now."""

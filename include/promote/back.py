@@ -53,7 +53,7 @@ def rollback(
         target, live = _target(lake, spec, seen, to, instead_of), ledger.champions(seen)[-1]
         why = {"kind": ROLLED_BACK, "by": by, "reason": reason, "request": request}
         note, row = "nothing to do: ", live
-        if live["model"] != target["model"]:
+        if not _serves(live, target):
             note, row = "", _go_back(lake, spec, target, live if to is None else None, why)
     if registry is not None:
         mirror(lake, spec, registry)  # also for who was killed before it
@@ -66,7 +66,7 @@ def _go_back(lake: Lake, spec: UseCase, target: Row, expected: Row | None, why: 
 
     def decide(rows: list[Row]) -> list[Row] | Row:
         now = ledger.champions(rows)[-1]
-        if now["model"] == target["model"]:
+        if _serves(now, target):
             return now
         if expected is not None and now["switch"] != expected["switch"]:
             raise _overtaken(spec, expected, now)
@@ -77,6 +77,10 @@ def _go_back(lake: Lake, spec: UseCase, target: Row, expected: Row | None, why: 
     back = ledger.switch(lake, decide)
     assert back is not None
     return back
+
+
+def _serves(live: Row, target: Row) -> bool:
+    return bool(live["model"] == target["model"] and live["kind"] != ledger.STEPPED_DOWN)
 
 
 def _overtaken(spec: UseCase, seen: Row, now: Row) -> StaleDecision:

@@ -52,6 +52,26 @@ def gain(
     return Gain(float(mean), float(low), 1 - alpha)
 
 
+@dataclass(frozen=True)
+class Spread:
+    """A mean per row, its variance, and how many blocks of nights it rests on."""
+
+    mean: float
+    variance: float
+    blocks: float
+
+
+def spread(sums: Array, rows: Array, block: int) -> Spread:
+    """Return the mean per row of a window of nights and its variance, as `bounds` has them.
+
+    Parameters
+    ----------
+    sums, rows : by night, shape (n,), n at least two blocks.
+    """
+    mean, variance, blocks = _moments(sums, rows, block)
+    return Spread(float(mean), float(variance), blocks)
+
+
 def bounds(saved: Array, rows: Array, block: int, alpha: Array) -> tuple[Array, Array]:
     """Return the mean gain per row and its lower bound, of many windows of nights at once.
 
@@ -72,10 +92,15 @@ def bounds(saved: Array, rows: Array, block: int, alpha: Array) -> tuple[Array, 
     `python -m include calibrate` saw more noise promoted than alpha allows, since the kernel leaves out part
     of what nights have in common with their neighbours.
     """
+    mean, variance, blocks = _moments(saved, rows, block)
+    return mean, mean - stdtrit(blocks - 1, 1 - alpha) * np.sqrt(variance)
+
+
+def _moments(saved: Array, rows: Array, block: int) -> tuple[Array, Array, float]:
     total = rows.sum(axis=-1)
     mean = saved.sum(axis=-1) / total
     rest = saved - mean[..., None] * rows
     blocks = rest.shape[-1] / block
     sums = sum((np.roll(rest, -night, axis=-1) for night in range(1, block)), rest)
     variance = np.square(sums).sum(axis=-1) / block / total**2 * blocks / (blocks - 1)
-    return mean, mean - stdtrit(blocks - 1, 1 - alpha) * np.sqrt(variance)
+    return mean, variance, blocks

@@ -20,6 +20,7 @@ from include.spec import UseCase
 from include.tables import ATTEMPTS, DEPLOYMENTS
 
 PROMOTED, ROLLED_BACK = "promoted", "rolled back"  # the kinds of switch, beside FORCED
+STEPPED_DOWN = "stepped down"  # of a champion that serves no more, until the next switch
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,18 @@ class Serving:
 
     Parameters
     ----------
-    champion : the newest switch in effect.
-    previous : the champion before it, another model, and none that was rolled back from.
+    champion : the newest switch in effect, unless its model stepped down.
+    previous : the champion before it, another model, and none that was rolled back from or stepped down.
     baseline : the strongest baseline of the newest switch in effect.
     prior : the label's mean in the champion's training, or each class's share.
+    down : the switch by which the champion stepped down.
     """
 
     champion: Row | None
     previous: Row | None
     baseline: Row | None
     prior: Constant | None
+    down: Row | None = None
 
 
 def switches(lake: Lake) -> list[Row]:
@@ -70,14 +73,22 @@ def live(lake: Lake, night: str | None = None) -> dict[str, Row]:
 
 def serving(lake: Lake, night: str) -> Serving:
     """Return who may serve a night."""
-    rows = [row for row in switches(lake) if row["effective"] <= night]
+    return serving_of(switches(lake), night)
+
+
+def serving_of(rows: Sequence[Row], night: str) -> Serving:
+    """Return who may serve a night by the given `switches`."""
+    rows = [row for row in rows if row["effective"] <= night]
     line = succession(rows)
     baselines = [row for row in rows if row["role"] == "baseline"]
+    down = line[-1] if line and line[-1]["kind"] == STEPPED_DOWN else None
+    before = line[-2] if len(line) > 1 and line[-2]["kind"] != STEPPED_DOWN else None
     return Serving(
-        champion=line[-1] if line else None,
-        previous=line[-2] if len(line) > 1 else None,
+        champion=line[-1] if line and not down else None,
+        previous=None if down else before,
         baseline=baselines[-1] if baselines else None,
         prior=_prior(line[-1]) if line else None,
+        down=down,
     )
 
 

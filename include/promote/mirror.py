@@ -22,7 +22,8 @@ def mirror(lake: Lake, spec: UseCase, registry: Registry) -> bool:
     A failure is logged and no error: the switch stands, and the next to call this puts the aliases right.
     """
     line = ledger.succession(ledger.switches(lake))
-    wanted = {"champion": line[-1]["version"] if line else ""}
+    serves = bool(line) and line[-1]["kind"] != ledger.STEPPED_DOWN
+    wanted = {"champion": line[-1]["version"] if serves else ""}
     wanted["previous"] = line[-2]["version"] if len(line) > 1 else ""
     try:
         found = registry.aliases(spec.name)

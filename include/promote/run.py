@@ -130,7 +130,7 @@ def force(
 
 def _forced(rows: list[Row], attempt: Row, request: str) -> Row | None:
     """Return the switch that a request to force an attempt made, or the live one if it is to its model."""
-    live = ledger.champions(rows)[-1:]
+    live = [row for row in ledger.champions(rows)[-1:] if row["kind"] != ledger.STEPPED_DOWN]
     return asked(rows, request) or next((row for row in live if row["model"] == attempt["model"]), None)
 
 

@@ -19,6 +19,7 @@ from include.promote.grow import Row
 from include.promote.mirror import mirror
 from include.promote.switch import WITHDRAWN, steps
 from include.refs import Ref
+from include.rollout.down import step_down
 from include.rollout.live import losses
 from include.rollout.policy import BACK, STAY, Move, move
 from include.rollout.trial import CANARY, WATCH, Trial, trials
@@ -32,7 +33,7 @@ ITSELF = "evergreen"  # who switches when nobody asked
 
 
 def advance(lake: Lake, spec: UseCase, night: str, *, registry: Callable[[], Registry] | None = None) -> Ref:
-    """Look at every trial of a night and take its step.
+    """Look at every trial of a night, and at the champion beside its baseline, and take the steps.
 
     Parameters
     ----------
@@ -59,6 +60,9 @@ def advance(lake: Lake, spec: UseCase, night: str, *, registry: Callable[[], Reg
         found = move(trial.kind, losses(lake, spec, trial, night), nights, spec.gate)
         taken += found.step != STAY and _act(lake, spec, trial, found)
         notes.append(f"{trial}: {found.step}, {found.reason}")
+    if down := step_down(lake, spec, night, ITSELF):
+        log.warning("%s: %s", spec.name, down)
+        notes, taken = [*notes, down], taken + 1
     champions = ledger.champions(ledger.switches(lake))
     if registry is not None and any(row["effective"] >= night for row in champions):
         mirror(lake, spec, registry())  # also for who switched and was killed before it, tonight or the last

@@ -56,7 +56,9 @@ def trials(rows: Sequence[Row], spec: UseCase, night: str) -> list[Trial]:
     if not line:
         return []
     live, found = line[-1], []
-    if len(line) > 1 and live["kind"] in (ledger.PROMOTED, FORCED):
+    # only a person goes back to one that stepped down
+    replaced = [row for row in line[-2:-1] if row["kind"] != ledger.STEPPED_DOWN]
+    if replaced and live["kind"] in (ledger.PROMOTED, FORCED):
         found.append(Trial(WATCH, live, line[-2]))
     tried = [row for row in seen if row["role"] == CHALLENGER and row["switch"] > live["switch"]]
     if tried and tried[-1]["kind"] != WITHDRAWN:

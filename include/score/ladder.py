@@ -50,10 +50,11 @@ class Served:
 def steps(serving: Serving, spec: UseCase) -> list[Step]:
     """Return the rungs from the top; the last, a constant, can always serve."""
     rows = {"champion": serving.champion, "previous": serving.previous, "baseline": serving.baseline}
+    absent = "none was promoted for this night"
+    if serving.down is not None:
+        absent = f"v{serving.down['version']} stepped down from {serving.down['effective']} on"
     models_first = [
-        Step(rung, str(row["version"]), str(row["model"]))
-        if row is not None
-        else Step(rung, absent="none was promoted for this night")
+        Step(rung, str(row["version"]), str(row["model"])) if row is not None else Step(rung, absent=absent)
         for rung, row in rows.items()
     ]
     known = serving.prior is not None and np.isfinite(serving.prior).all()

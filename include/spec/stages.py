@@ -127,7 +127,7 @@ class Scoring(Strict):
     )
 
 
-class Alarms(Strict):
+class Jumps(Strict):
     """How rarely a column's alarm may be false, and what it takes."""
 
     a_year: float = Field(4, gt=0, description="alerts in a clean year that are tolerable, over all columns")
@@ -142,7 +142,7 @@ class Alarms(Strict):
         return round(0.75 * self.past) + self.of
 
     @model_validator(mode="after")
-    def _can_be(self) -> Alarms:
+    def _can_be(self) -> Jumps:
         if self.nights > self.of:
             raise ValueError(f"nights: at most of = {self.of}, found {self.nights}")
         return self
@@ -174,11 +174,17 @@ class Monitoring(Strict):
         le=1,
         description="share of values that the reference doesn't hold, from which it is an alarm",
     )
-    alarms: Alarms = Alarms()
+    jumps: Jumps = Jumps()
     joint: bool = Field(False, description="whether how features go together is judged as well")
     requirements: tuple[Requirement, ...] = Field((), description="of realised performance")
     window: int = Field(
         7, ge=1, description="nights that drift is judged on, and matured ones that performance is"
+    )
+    patience: int = Field(
+        21, ge=2, description="matured nights below the baseline after which the ladder steps down by itself"
+    )
+    alarms: float = Field(
+        0.1, gt=0, lt=1, description="false alarms in 365 nights that each test of the losses may raise"
     )
     report_rows: int = Field(
         5000, ge=100, description="rows of the sample from which Evidently's report is drawn"

@@ -47,7 +47,7 @@ def publish(
     nights = sorted(pc.unique(rows["night"]).to_pylist())
     cuts = {name: Cut.of(of) for name, of in profiles.items() if name != spec.problem.target}
     counted = {name: count(given, name, cut, nights) for name, cut in cuts.items()}
-    rules = spec.monitoring.alarms
+    rules = spec.monitoring.jumps
     found = limits(counted, rules, spec.training.seed)
     newest = slice(max(len(nights) - rules.past - rules.of, 0), None)
     same = {

@@ -17,6 +17,8 @@ from sklearn.preprocessing import OneHotEncoder
 from include import models, profile, tables
 from include.features.build import features, training_set
 from include.lake import Lake
+from include.monitor.realise import realise
+from include.monitor.state import State
 from include.refs import digest_json
 from include.spec import UseCase
 from include.spec.load import read
@@ -137,6 +139,19 @@ def stops(lake: Lake, use: UseCase, night: str, **said: Any) -> None:
     publish(lake, use, "stops", night, rows, **said)
 
 
+def revise(lake: Lake, use: UseCase, night: str, change: Fault, known: str) -> None:
+    """Let the labels that a night brought be others, as ingest does: a revision, known by a later night."""
+    rows = [row for row in lake.rows("validated_stops", {"night": night}) if row["revision"] == 0]
+    own = {name: rows[0][name] for name in ("night", "revision", "known_at")}
+    later = {**own, "revision": 1, "known_at": use.clock.local(known, use.sources["stops"].known)}
+    new = [{**change({k: v for k, v in row.items() if k not in own}), **later} for row in rows]
+    schema = tables.validated(use.sources["stops"])
+    lake.publish("validated_stops", pa.Table.from_pylist([*rows, *new], schema=schema), {"night": night})
+    where = {"product": "stops", "night": night}
+    row = lake.rows("partitions", where)[0] | {"revision": 1, "digest": digest_json([*rows, *new])}
+    lake.publish("partitions", pa.Table.from_pylist([row], schema=tables.PARTITIONS), where)
+
+
 def fit(lake: Lake, use: UseCase) -> tuple[str, bytes]:
     """Fit a model on the history as training does, publish its reference, and return its digest and bytes."""
     rows = training_set(lake, use, TRAINED)
@@ -197,10 +212,18 @@ def forget_history(lake: Lake) -> None:
     lake.publish("validated_readings", lake.read("validated_readings").slice(0, 0), {"night": past})
 
 
+def watch(lake: Lake, use: UseCase, night: str) -> State:
+    """Publish what has come true by a night, as its monitoring does, and return what there is then."""
+    seen = State(lake, use, night)
+    if realise(lake, use, seen):
+        seen.read(lake)
+    return seen
+
+
 def state(lake: Lake) -> dict[str, str]:
     """Return a digest of the rows of each table that monitoring writes, and of its pages."""
-    own = {"drift", "monitor", "performance"}
-    found = {name: lake.rows(name) for name in ("findings", "decisions", "drift", "performance")}
+    own = {"drift", "monitor", "performance", "losses"}
+    found = {name: lake.rows(name) for name in ("findings", "decisions", "drift", "performance", "losses")}
     found["labels"] = lake.rows("profiles", {"product": "labels"})
     found["partitions"] = [row for row in lake.rows("partitions") if row["product"] in own]
     digests = {name: digest_json(sorted(map(repr, rows))) for name, rows in found.items()}

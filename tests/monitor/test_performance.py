@@ -55,7 +55,7 @@ def test_a_matured_night_has_the_figures_of_scikit_learn(quick: Lake, use: UseCa
 def test_what_is_required_is_judged_on_the_pooled_window(quick: Lake, use: UseCase, week: list[str]) -> None:
     """With three nights matured the finding is the ROC-AUC of their rows together; before, not enough."""
     run(quick, use, *week[:5])
-    found = {r["night"]: r for r in quick.rows("findings") if r["check"] == "performance"}
+    found = {r["night"]: r for r in quick.rows("findings") if r["subject"] == "roc_auc"}
     assert found[week[3]]["outcome"] == "not enough"
     assert found[week[3]]["note"] == "2 of 3 nights of this champion have matured"
     target, predicted = truth(use, quick, week[:3])
@@ -87,7 +87,7 @@ def test_another_champions_nights_are_not_its_own(quick: Lake, use: UseCase, wee
     machines.promote(quick, digest[::-1], week[5], version="2")
     score(quick, other, week[5])
     monitor(quick, other, week[5])
-    found = [r for r in quick.rows("findings", {"night": week[5]}) if r["check"] == "performance"]
+    found = [r for r in quick.rows("findings", {"night": week[5]}) if r["subject"] == "roc_auc"]
     assert [r["note"] for r in found] == ["0 of 3 nights of this champion have matured"]
 
 

@@ -1,0 +1,37 @@
+"""The commands that look: what a person asks of the lake, and nothing is changed by it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from include import spec as specs
+from include.clock import day_of
+from include.options import AsJson, Debug, UseCaseName, show
+
+looks = typer.Typer()
+
+
+@looks.command()
+def performance(
+    usecase: UseCaseName,
+    by: Annotated[str, typer.Option("--by", help="day, week, version, rung or slice.")] = "week",
+    known: Annotated[str, typer.Option("--known", help="A night as of which labels count, or now.")] = "now",
+    first: Annotated[str, typer.Option("--first", help="The first scored night, as 2013-03-01.")] = "",
+    last: Annotated[str, typer.Option("--last", help="The last one; the last 90 unless given.")] = "",
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Say what came true: realised metrics by day, week, version, rung or slice, as known then or now."""
+    from include.lake import Lake
+    from include.monitor.matured import matured
+    from include.report import table
+
+    spec = specs.load(usecase)
+    nights = [day_of(key).isoformat() if key else "" for key in (first, last)]
+    until = None if known == "now" else day_of(known).isoformat()
+    rows = matured(Lake(usecase), spec, by, known=until, first=nights[0], last=nights[1])
+    found = {"usecase": usecase, "by": by, "known": known, "rows": rows}
+    none = f"no labels of these nights were known {'yet' if until is None else f'on {until}'}"
+    show(found, "\n".join(table(rows, list(rows[0]))) if rows else none, as_json)

@@ -1,0 +1,143 @@
+"""Whether what is predicted still means what it meant: the loss beside what the model expected of itself.
+
+A probability says how much it expects to lose, so harder rows alone are no alarm; labels that follow another
+rule are. A regression expects what it lost on the gate's test nights.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from include.evaluate.metrics import loss
+from include.lake import Lake
+from include.monitor.degraded import WIDE, level, looked_at
+from include.monitor.findings import Finding, Outcome
+from include.monitor.state import State
+from include.monitor.sums import Series, own_loss, series
+from include.promote.evidence import CHALLENGER, rows_place
+from include.promote.interval import nights_needed, spread
+from include.spec import UseCase
+
+Array = NDArray[np.float64]
+BETS = (0.25, 0.5, 1.0)  # shares of the stake; a mixture, so that small and large changes are found
+
+
+def watched(lake: Lake, spec: UseCase, night: str, state: State) -> list[Finding]:
+    """Return what the champion's own expectation says of it, as known on a night."""
+    champion = state.champion(night)
+    if champion is None:
+        return []
+    live = series(lake, champion, night)
+    found = [lasting(spec, live, _gate(lake, spec, champion))]
+    return [*found, calibration(spec, live)] if spec.problem.kind == "binary" else found
+
+
+def calibration(spec: UseCase, live: Series) -> Finding:
+    """Judge how far the observed rate is from the predicted one, with the nights as the sample.
+
+    It is looked at as `include.monitor.degraded` looks; the figure is the rate's difference, in [-1, 1].
+    """
+    seen, subject = looked_at(spec, live, WIDE), "calibration"
+    if not live.nights[seen]:
+        return Finding("concept", subject, None, None, "not enough", _few(live))
+    apart = spread(live.observed[seen] - live.predicted[seen], live.rows[seen], WIDE * spec.gate.block)
+    reach = float(stdtrit(apart.blocks - 1, 1 - level(spec) / 2)) * math.sqrt(apart.variance)
+    outcome: Outcome = "alarm" if abs(apart.mean) > reach else "ok"
+    shown = live.nights[seen]
+    note = f"{apart.mean:+.4f} of the rows are 1 beyond what was predicted, over {len(shown)} matured nights,"
+    note += f" {shown[0]} to {shown[-1]}; chance explains {reach:.4f}"
+    return Finding("concept", subject, apart.mean, reach, outcome, note)
+
+
+def lasting(spec: UseCase, live: Series, gate: tuple[Array, Array] | None) -> Finding:
+    """Judge, block of nights after block, whether the loss is above what was expected: a sequential test.
+
+    Parameters
+    ----------
+    gate : the loss on the gate's test nights, and what was expected there, by night, each of shape (n,).
+
+    Notes
+    -----
+    Loss over expectation is a block's ratio. The gate's own ratio, at its upper bound, is the most that is no
+    change: its bound may be wrong with half of ``monitoring.alarms``. Then a bet on more, 1 - b + b * ratio /
+    bound, has a mean of at most 1 on each block whatever the distribution (Waudby-Smith and Ramdas 2024,
+    Estimating means of bounded random variables by betting). Bets that begin on every block are added up:
+    R = (R + 1) * bet, which less the number of blocks is a supermartingale. So it reaches n / q in n blocks
+    at most with a chance of q (Shin, Ramdas and Rinaldo 2024, E-detectors: a nonparametric framework for
+    sequential change detection). That is so of independent blocks: hence `gate.block` nights together, and
+    `python -m pytest tests/monitor/test_concept.py` counts the alarms where nights resemble each other.
+    """
+    block, chance = spec.gate.block, spec.monitoring.alarms / 2
+    subject, limit = f"{spec.gate.objective} beside its own expectation", 365 / block / chance
+    if gate is None or len(gate[0]) < nights_needed(block):
+        note = "the rows of the gate's test nights are gone, or too few"
+        return Finding("concept", subject, None, limit, "not enough", note)
+    bound, ratios = most(spec, gate), _blocks(spec, live)
+    if not len(ratios):
+        return Finding("concept", subject, None, limit, "not enough", _few(live))
+    stake = float(evidence(ratios / bound)[-1])
+    outcome: Outcome = "alarm" if stake >= limit else "ok"
+    note = (
+        f"loss over expectation {ratios[-1]:.3f} on the last {block} matured nights, by the gate's at most "
+    )
+    note += f"{bound:.3f}; the evidence for a change after {len(ratios) * block} nights is {stake:.3g}, "
+    note += f"an alarm from {limit:.3g}"
+    return Finding("concept", subject, stake, limit, outcome, note)
+
+
+def most(spec: UseCase, gate: tuple[Array, Array]) -> float:
+    """Return the ratio of loss to expectation up to which nothing has changed: the gate's upper bound."""
+    then, chance = spread(*gate, spec.gate.block), spec.monitoring.alarms / 2
+    return then.mean + float(stdtrit(then.blocks - 1, 1 - chance)) * math.sqrt(then.variance)
+
+
+def _blocks(spec: UseCase, live: Series) -> Array:
+    """Return the ratio of loss to expectation of each full block of nights, oldest first."""
+    block, full = spec.gate.block, len(live.nights) // spec.gate.block
+    both = (live.loss, _expected(spec, live.expected, live.rows))
+    lost, own = (values[: full * block].reshape(full, block).sum(axis=1) for values in both)
+    return np.asarray(lost / own, dtype=np.float64)
+
+
+def evidence(ratios: Array) -> Array:
+    """Return the e-detector's value after each ratio; without a change their mean is at most 1."""
+    found, stakes = np.empty(len(ratios)), np.zeros(len(BETS))
+    for place, ratio in enumerate(ratios):
+        stakes = (stakes + 1) * (1 + np.array(BETS) * (ratio - 1))
+        found[place] = stakes.mean()
+    return found
+
+
+def _expected(spec: UseCase, own: Array, rows: Array) -> Array:
+    """Return a night's expected loss up to a constant: its own, or of a regression its rows."""
+    return own if spec.problem.kind == "binary" else rows
+
+
+def _gate(lake: Lake, spec: UseCase, champion: Mapping[str, Any]) -> tuple[Array, Array] | None:
+    """Return loss and expectation by night of the evidence on which a champion was promoted."""
+    key = str(champion["attempt"]).removesuffix("+forced")
+    data = lake.get(rows_place(key)) if key else None
+    if data is None:
+        return None
+    rows = pq.read_table(io.BytesIO(data), columns=["night", "actual", CHALLENGER])
+    predicted = rows[CHALLENGER].to_numpy()
+    lost, of = (
+        loss(spec.gate.objective, rows["actual"].to_numpy(), predicted),
+        np.array(rows["night"].to_pylist()),
+    )
+    places = [np.flatnonzero(of == night) for night in sorted(set(of))]
+    own = [own_loss(spec, predicted[place]) or 0.0 for place in places]
+    sizes = np.array([len(place) for place in places], dtype=float)
+    return np.array([lost[place].sum() for place in places]), _expected(spec, np.array(own), sizes)
+
+
+def _few(live: Series) -> str:
+    return f"{len(live.nights)} nights of this champion have matured"

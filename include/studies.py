@@ -1,0 +1,61 @@
+"""The commands that measure what the gate and the alarms are worth: they take a while, and act on nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from include import spec as specs
+from include.errors import EvergreenError
+from include.options import AsJson, Debug, UseCaseName
+from include.options import show as _show
+
+studies = typer.Typer()
+
+
+@studies.command()
+def calibrate(
+    usecase: UseCaseName,
+    sequences: Annotated[int, typer.Option("--sequences", min=1, help="Of 20 attempts each.")] = 10_000,
+    page: Annotated[Path | None, typer.Option("--page", help="Write the page there too.")] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Measure how often the gate promotes noise, and which gains it sees; it takes minutes."""
+    from include.calibrate.run import calibrate as measure
+    from include.calibrate.run import text
+    from include.lake import Lake
+
+    _page(page)
+    found, html = measure(Lake(usecase), specs.load(usecase), sequences)
+    if page is not None:
+        page.write_text(html)
+    _show(found, text(found), as_json)
+
+
+@studies.command("calibrate-alarms")
+def calibrate_alarms(
+    usecase: UseCaseName,
+    years: Annotated[int, typer.Option("--years", min=1, help="Made-up ones.")] = 20,
+    page: Annotated[Path | None, typer.Option("--page", help="Write the page there too.")] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Measure how often a column alarms without a fault, and how soon with one."""
+    from include.calibrate.alarms import calibrate as measure
+    from include.calibrate.alarms import text
+    from include.lake import Lake
+
+    _page(page)
+    found, html = measure(Lake(usecase), specs.load(usecase), years)
+    if page is not None:
+        page.write_text(html)
+    _show(found, text(found), as_json)
+
+
+def _page(page: Path | None) -> None:
+    """Refuse a page that can't be written, before minutes of work."""
+    if page is not None and not page.parent.is_dir():
+        raise EvergreenError(f"--page {page}", required="a folder that is there", found=f"no {page.parent}")

@@ -1,0 +1,137 @@
+"""A changed label rule is found within nights, and noise and a harder season as rarely as promised."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from include.evaluate.metrics import loss
+from include.lake import Lake
+from include.monitor import concept
+from include.monitor.sums import Series, own_loss
+from include.promote.evidence import CHALLENGER, rows_place
+from include.score.run import score
+from include.spec import UseCase
+from tests.monitor import machines
+from tests.monitor.test_degraded import keys, nights, rules
+
+__all__ = ["rules"]
+ROWS, YEARS = 200, 200
+Truth = Callable[[np.ndarray], np.ndarray]
+
+
+def as_predicted(risk: np.ndarray) -> np.ndarray:
+    """Return the risk itself: the model is right."""
+    return risk
+
+
+def world(use: UseCase, count: int, random: np.random.Generator, truth: Truth = as_predicted) -> Series:
+    """Return nights whose weather moves risk and prediction alike, and some of it the risk alone.
+
+    Loss over expectation then varies by night, and is like the night before, as the flights' does.
+    """
+    weather = nights(count, random)
+    seen = 1 / (1 + np.exp(-(random.standard_normal((count, ROWS)) - 1 + 0.5 * weather[:, None])))
+    unseen = 0.5 * nights(count, random, again=0.6)
+    happens = 1 / (1 + np.exp(-(np.log(seen / (1 - seen)) + unseen[:, None])))
+    actual = (random.random((count, ROWS)) < truth(happens)).astype(float)
+    own = np.array([own_loss(use, night) for night in seen], dtype=float)
+    lost = loss("log_loss", actual, seen).sum(axis=1)
+    rows = np.full(count, float(ROWS))
+    return Series(
+        keys(count), rows, lost, lost, own, actual.sum(axis=1), seen.sum(axis=1), ("prior",) * count
+    )
+
+
+def first_alarm(use: UseCase, random: np.random.Generator, truth: Truth, count: int) -> int:
+    """Return on which night a change since the first one is found, or that it wasn't."""
+    gate, live = world(use, 26, random), world(use, count, random, truth)
+    for last in range(1, count + 1):
+        seen = Series(*(getattr(live, name)[:last] for name in Series.__dataclass_fields__))
+        if concept.lasting(use, seen, (gate.loss, gate.expected)).outcome == "alarm":
+            return last
+    return count + 1
+
+
+def test_a_year_without_a_change_has_as_few_alarms_as_promised(rules: UseCase) -> None:
+    """Of 200 years of nights like those before them, no more than a tenth, and chance, raise either alarm."""
+    random = np.random.default_rng(5)
+    alarms = {"loss": 0, "calibration": 0}
+    for _ in range(YEARS):
+        gate, live = world(rules, 26, random), world(rules, 365, random)
+        found = concept.lasting(rules, live, (gate.loss, gate.expected))
+        ratios = (live.loss[:363].reshape(-1, 3).sum(1)) / (live.expected[:363].reshape(-1, 3).sum(1))
+        reached = concept.evidence(ratios / concept.most(rules, (gate.loss, gate.expected)))
+        assert reached[-1] == found.value
+        alarms["loss"] += bool((reached >= found.threshold).any())
+        windows = (slice(max(last - 42, 0), last) for last in range(7, 365, 7))
+        parts = (Series(*(getattr(live, n)[w] for n in Series.__dataclass_fields__)) for w in windows)
+        alarms["calibration"] += any(concept.calibration(rules, part).outcome == "alarm" for part in parts)
+    rate = rules.monitoring.alarms
+    assert max(alarms.values()) <= YEARS * rate + 3 * np.sqrt(YEARS * rate * (1 - rate)), alarms
+
+
+@pytest.mark.parametrize(
+    ("truth", "within"),
+    [(lambda risk: 1 - risk, 42), (lambda risk: np.full_like(risk, 0.5), 84)],
+    ids=["turned round", "a coin"],
+)
+def test_another_rule_of_the_labels_is_found(rules: UseCase, truth: Truth, within: int) -> None:
+    """In each of 20 worlds the change is found within so many nights."""
+    random = np.random.default_rng(6)
+    assert max(first_alarm(rules, random, truth, within) for _ in range(20)) <= within
+
+
+def test_a_rate_that_rose_is_a_calibration_alarm(rules: UseCase) -> None:
+    """When a fifth of the rows are 1 beyond what was predicted, three weeks show it, and its size."""
+    live = world(rules, 35, np.random.default_rng(7), lambda risk: np.minimum(risk + 0.2, 1))
+    found = concept.calibration(rules, live)
+    assert found.outcome == "alarm"
+    assert found.value == pytest.approx(0.2, abs=0.08)
+
+
+def test_a_regression_expects_what_the_gate_saw(rules: UseCase) -> None:
+    """Without probabilities the gate's mean loss is the expectation, and twice of it is found."""
+    minutes = rules.model_copy(
+        update={
+            "problem": rules.problem.model_copy(update={"kind": "regression"}),
+            "gate": rules.gate.model_copy(update={"objective": "squared_error"}),
+        }
+    )
+    random, rows = np.random.default_rng(8), np.full(30, float(ROWS))
+    gate = ((4 + 0.4 * nights(26, random)) * ROWS, np.full(26, float(ROWS)))
+    lost, none = (4 + 0.4 * nights(30, random)) * ROWS, np.full(30, np.nan)
+    live = Series(keys(30), rows, lost, lost, none, none, none, ("prior",) * 30)
+    assert concept.lasting(minutes, live, gate).outcome == "ok"
+    twice = Series(keys(30), rows, 2 * lost, *[none] * 4, ())
+    assert concept.lasting(minutes, twice, gate).outcome == "ok"  # ten blocks don't show it, fifteen do
+    longer = [np.tile(values, 2)[:45] for values in (rows, 2 * lost, none, none, none, none)]
+    assert concept.lasting(minutes, Series(keys(45), *longer, ()), gate).outcome == "alarm"
+
+
+def test_the_gates_own_rows_are_the_measure(quick: Lake, use: UseCase, week: list[str]) -> None:
+    """Without the rows of its evidence the finding says so; with them a sound champion is no alarm."""
+    champion = quick.rows("deployments")[0]
+    for night in week[:2]:
+        score(quick, use, night)
+    state = machines.watch(quick, use, week[3])
+    found = {f.subject: f for f in concept.watched(quick, use, week[3], state)}
+    subject = "log_loss beside its own expectation"
+    assert found[subject].outcome == "not enough"
+    assert "are gone" in found[subject].note
+    random = np.random.default_rng(9)
+    said = random.random(400)
+    actual = (random.random(400) < said).astype(float)
+    of = np.repeat([f"2024-01-{day}" for day in range(10, 20)], 40)
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"night": of, "actual": actual, CHALLENGER: said}), sink)
+    quick.replace(rows_place(champion["attempt"]), sink.getvalue())
+    found = {f.subject: f for f in concept.watched(quick, use, week[3], state)}
+    assert found[subject].outcome == "ok"
+    assert "after 2 nights" in found[subject].note
+    assert found["calibration"].outcome == "not enough"

@@ -1,0 +1,179 @@
+"""Realised figures by day, week, version, rung and slice, as known then and now, and labels that go wrong."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sklearn import metrics as sk
+
+from include.errors import EvergreenError, NotPublished
+from include.lake import Lake
+from include.monitor import labels
+from include.monitor.findings import Finding
+from include.monitor.matured import matured
+from include.score.run import score
+from include.spec import UseCase
+from include.verify import verify
+from tests.monitor import machines
+from tests.monitor.test_performance import truth
+
+SLICED = "{objective: log_loss, min_partitions: 2, block: 1, slices: {columns: [kind]}}"
+
+
+@pytest.fixture(scope="module")
+def sliced(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
+    """The use case with a declared slice, which is a feature and no key."""
+    return machines.spec(tmp_path_factory.mktemp("sliced"), gate=SLICED)
+
+
+@pytest.fixture(scope="module")
+def scored(bare: Path, sliced: UseCase, week: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lake with six nights scored, of which nobody has looked at any label."""
+    folder = tmp_path_factory.mktemp("scored") / "lake"
+    shutil.copytree(bare, folder)
+    for night in week[:6]:
+        score(Lake("machines", str(folder)), sliced, night)
+    return folder
+
+
+@pytest.fixture
+def own(scored: Path, tmp_path: Path) -> Lake:
+    """A copy of it."""
+    shutil.copytree(scored, tmp_path / "own")
+    return Lake("machines", str(tmp_path / "own"))
+
+
+def turned(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a label that says the contrary."""
+    return row if row["minutes"] is None else {**row, "minutes": 60 - row["minutes"]}
+
+
+def said(lake: Lake, use: UseCase, night: str) -> dict[str, Finding]:
+    """Return a night's findings about labels by subject."""
+    return {f.subject: f for f in labels.watched(lake, use, night, machines.watch(lake, use, night))}
+
+
+def by_day(lake: Lake, use: UseCase, known: str | None) -> dict[str, tuple[str, float]]:
+    """Return each night's knowledge night and log loss."""
+    return {row["day"]: (row["known"], row["log_loss"]) for row in matured(lake, use, "day", known=known)}
+
+
+def test_a_revision_restates_the_night_it_touches(own: Lake, sliced: UseCase, week: list[str]) -> None:
+    """Turned labels give that night other figures from when they are known; what was reported stays."""
+    machines.watch(own, sliced, week[4])
+    reported = by_day(own, sliced, week[4])
+    assert list(reported) == week[:3]
+    machines.revise(own, sliced, week[3], turned, week[5])
+    machines.watch(own, sliced, week[4])
+    assert by_day(own, sliced, None) == reported
+    found = said(own, sliced, week[5])["revised"]
+    assert (found.outcome, found.value) == ("alarm", pytest.approx(0.95, abs=0.04))
+    assert by_day(own, sliced, week[4]) == reported
+    now = by_day(own, sliced, None)
+    target, predicted = truth(sliced, own, [week[1]])
+    assert now.pop(week[1]) == (week[5], pytest.approx(sk.log_loss(1 - target, predicted)))
+    assert now == {key: reported[key] for key in (week[0], week[2])} | {week[3]: now[week[3]]}
+    assert machines.watch(own, sliced, week[5]).restated == {week[5]: [week[1]]}
+
+
+def test_the_order_of_watching_makes_no_difference(own: Lake, sliced: UseCase, week: list[str]) -> None:
+    """Watched at the end, or each night with a revision between, the tables are the same, and verified."""
+    folder = Path(own.uri.removeprefix("file://"))
+    shutil.copytree(folder, folder.parent / "other" / "machines")
+    other = Lake("machines", str(folder.parent / "other"))
+    for night in week[:6]:
+        machines.watch(own, sliced, night)
+        if night == week[4]:
+            machines.revise(own, sliced, week[3], turned, week[5])
+    machines.revise(other, sliced, week[3], turned, week[5])
+    machines.watch(other, sliced, week[5])
+    assert machines.state(own) == machines.state(other)
+    recomputed = [
+        said for said in verify(own, sliced).differences if "performance" in said or "losses" in said
+    ]
+    assert recomputed == []
+
+
+def test_labels_that_come_again_change_nothing(own: Lake, sliced: UseCase, week: list[str]) -> None:
+    """The same content again is no revision; what came twice in one file is told, or is an alarm."""
+    machines.watch(own, sliced, week[3])
+    before = machines.state(own)
+    machines.stops(own, sliced, week[2])
+    assert "twice" not in said(own, sliced, week[3])
+    assert machines.state(own) == before
+    machines.stops(own, sliced, week[3], duplicates=2)
+    assert said(own, sliced, week[3])["twice"].outcome == "ok"
+    machines.stops(own, sliced, week[3], duplicates=60)
+    assert said(own, sliced, week[3])["twice"].outcome == "alarm"
+
+
+def test_labels_that_stay_away_are_an_alarm(own: Lake, sliced: UseCase, week: list[str]) -> None:
+    """Without labels for as many nights as performance is judged on the finding says so, until they come."""
+    lost = own.read("partitions").slice(0, 0)
+    for night in week[3:]:
+        own.publish("partitions", lost, {"product": "stops", "night": night})
+    outcomes = [said(own, sliced, night)["overdue"] for night in week[1:7]]
+    assert [f.value for f in outcomes] == [None, 0, 1, 2, 3, 4]
+    assert [f.outcome for f in outcomes] == ["not enough", "ok", "ok", "ok", "alarm", "alarm"]
+    machines.stops(own, sliced, week[6])
+    assert said(own, sliced, week[6])["overdue"].outcome == "ok"
+
+
+def test_labels_that_come_a_season_later_are_realised(own: Lake, sliced: UseCase, week: list[str]) -> None:
+    """A night that has long left the window still gets its figures, as of the night they were known."""
+    late = sliced.clock.shift(week[0], 100)
+    machines.stops(own, sliced, week[2], known_at=sliced.clock.local(late, "06:00"))
+    assert week[0] not in by_day(own, sliced, None) | dict.fromkeys(machines.watch(own, sliced, week[5]).ever)
+    assert week[0] not in by_day(own, sliced, None)
+    machines.watch(own, sliced, late)
+    assert by_day(own, sliced, None)[week[0]][0] == late
+    assert week[0] not in by_day(own, sliced, week[5])
+
+
+def test_labels_before_the_prediction_are_an_alarm(own: Lake, sliced: UseCase, week: list[str]) -> None:
+    """A clock that is two days slow gives labels that precede their night's decision, and is told."""
+    assert "early" not in said(own, sliced, week[2])
+    machines.stops(own, sliced, week[3], known_at=sliced.clock.local(week[1], "06:00"))
+    found = said(own, sliced, week[3])["early"]
+    assert found.outcome == "alarm"
+    assert f"labels of {week[1]} were known before those nights were predicted" in found.note
+
+
+def test_groups_are_measured_on_their_pooled_rows(own: Lake, sliced: UseCase, week: list[str]) -> None:
+    """A week's, a version's and a rung's ROC-AUC is that of all their rows, and days are as was reported."""
+    machines.watch(own, sliced, week[5])
+    target, predicted = truth(sliced, own, week[:4])
+    auc = pytest.approx(sk.roc_auc_score(target, predicted))
+    for by, name in (("version", "1"), ("rung", "champion"), ("week", "2024-W04")):
+        (row,) = matured(own, sliced, by, known=week[5])
+        assert (row[by], row["nights"], row["roc_auc"]) == (name, 4, auc)
+    assert [row["week"] for row in matured(own, sliced, "week")] == ["2024-W04", "2024-W05"]
+    (day,) = matured(own, sliced, "day", first=week[0], last=week[0])
+    (pooled,) = matured(own, sliced, "version", first=week[0], last=week[0])
+    assert pooled.pop("version") == "1"
+    assert {name: day[name] for name in pooled} == pooled
+
+
+def test_slices_are_the_declared_ones(own: Lake, sliced: UseCase, week: list[str]) -> None:
+    """Each kind of machine has its row, and together they have all rows of the nights that matured."""
+    found = matured(own, sliced, "slice", known=week[2])
+    assert [row["slice"] for row in found] == ["kind = belt", "kind = fan", "kind = pump"]
+    assert sum(row["rows"] + row["unlabelled"] for row in found) == machines.ROWS
+    kinds = [row["kind"] for row in machines.day(week[0])[0]]
+    assert found[2]["rows"] + found[2]["unlabelled"] == kinds.count("pump")
+
+
+def test_what_cannot_be_shown_is_said(own: Lake, use: UseCase, sliced: UseCase, week: list[str]) -> None:
+    """Nothing known yet is no row; no slice, no such group, an empty or a turned range are errors."""
+    assert matured(own, sliced, "week", known=week[1]) == []
+    with pytest.raises(EvergreenError, match=r"gate\.slices\.columns"):
+        matured(own, use, "slice")
+    with pytest.raises(EvergreenError, match="one of day, week"):
+        matured(own, use, "month")
+    with pytest.raises(EvergreenError, match="before the last"):
+        matured(own, use, "day", first=week[1], last=week[0])
+    with pytest.raises(NotPublished, match=f"those of {week[0]} to {week[5]}"):
+        matured(own, use, "day", first=week[7])

@@ -1,0 +1,85 @@
+"""A champion that its baseline beats for the declared time goes by itself, once; a person brings it back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from include.monitor.realise import realise
+from include.monitor.state import State
+from include.promote import ledger
+from include.promote.back import rollback
+from include.rollout.run import advance
+from include.spec.stages import Monitoring
+from tests.rollout.conftest import Depot
+
+
+@pytest.fixture
+def bad(depot: Callable[..., Depot]) -> Depot:
+    """A depot whose first champion learnt the rule upside down, with a baseline that knows nothing."""
+    made = depot(kind="immediate")
+    made.spec = made.spec.model_copy(update={"monitoring": Monitoring(patience=6, alarms=0.9)})
+    made.promote("wrong", "2024-03-05")
+    return made
+
+
+def nights(made: Depot, first: str, last: str) -> list[str]:
+    """Score, realise and advance each night, and return the sentences."""
+    said = []
+    for night in made.spec.clock.keys(first, last):
+        said.append(made.night(night))
+        realise(made.lake, made.spec, State(made.lake, made.spec, night))
+    return said
+
+
+def test_a_champion_below_its_baseline_steps_down_by_itself(bad: Depot) -> None:
+    """Not before the declared nights have matured, by one switch; then the baseline serves and says why."""
+    said = nights(bad, "2024-03-06", "2024-03-18")
+    (place,) = [i for i, note in enumerate(said) if "steps down" in note]
+    assert place >= 6 + bad.spec.labels.delay
+    assert "log_loss a row against baseline vwrong" in said[place]
+    assert bad.switches() == [("champion", "promoted", "wrong"), ("champion", "stepped down", "wrong")]
+    live = ledger.live(bad.lake)["champion"]
+    assert live["by"] == "evergreen"
+    served = bad.served()
+    last = bad.spec.clock.shift(live["effective"], -1)
+    assert (served[last], served[live["effective"]]) == ({"champion wrong": 12}, {"baseline wrong": 12})
+    row = bad.lake.rows("predictions", {"night": live["effective"]})[0]
+    assert f"champion: vwrong stepped down from {live['effective']} on" in row["reason"]
+
+
+def test_a_backfilled_night_steps_nobody_down(bad: Depot) -> None:
+    """Old nights that are run again change nothing; the newest one acts once, and again is as once."""
+    for night in bad.spec.clock.keys("2024-03-06", "2024-03-15"):
+        bad.night(night)
+    realise(bad.lake, bad.spec, State(bad.lake, bad.spec, "2024-03-15"))
+    assert "only the newest served night" in advance(bad.lake, bad.spec, "2024-03-14").note
+    assert len(bad.switches()) == 1
+    assert "steps down" in advance(bad.lake, bad.spec, "2024-03-15").note
+    advance(bad.lake, bad.spec, "2024-03-15")
+    assert [kind for _, kind, _ in bad.switches()] == ["promoted", "stepped down"]
+
+
+def test_a_person_or_a_promotion_ends_it(bad: Depot) -> None:
+    """A rollback to the version brings it back; a promotion replaces it, and nothing goes back by itself."""
+    nights(bad, "2024-03-06", "2024-03-15")
+    assert bad.switches()[-1][1] == "stepped down"
+    rollback(bad.lake, bad.spec, "wrong", "ada", "the labels were wrong")
+    assert bad.switches()[-1] == ("champion", "rolled back", "wrong")
+    nights(bad, "2024-03-16", "2024-03-16")
+    assert bad.served()["2024-03-16"] == {"champion wrong": 12}
+    nights(bad, "2024-03-17", "2024-03-26")
+    assert bad.switches()[-1] == ("champion", "stepped down", "wrong")
+    bad.promote("knows", "2024-03-26")
+    said = nights(bad, "2024-03-27", "2024-04-04")
+    assert bad.served()["2024-03-27"] == {"champion knows": 12}
+    assert set(said) == {"nothing is on trial"}
+
+
+def test_a_better_champion_stays(depot: Callable[..., Depot]) -> None:
+    """One that beats its baseline is left alone."""
+    made = depot(kind="immediate")
+    made.spec = made.spec.model_copy(update={"monitoring": Monitoring(patience=6, alarms=0.9)})
+    made.promote("knows", "2024-03-05")
+    assert set(nights(made, "2024-03-06", "2024-03-18")) == {"nothing is on trial"}
