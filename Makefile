@@ -60,5 +60,7 @@ test-full: lint ## lint and every test
 	$(VENV)/python -m pytest -m "not airflow" -n 2 --dist loadfile
 	$(VENV)/python -m pytest -m "airflow"
 
-bench: install ## Airflow's time for a night against the work's own
+bench: install ## a night through Airflow, drift beside Evidently, a contract beside one scan
+	@OMP_NUM_THREADS=1 $(VENV)/python -m benchmarks.drift
+	@OMP_NUM_THREADS=1 $(VENV)/python -m benchmarks.contract
 	@$(VENV)/python -m benchmarks

@@ -8,15 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from include import profile
 from include.lake import Lake
 from include.monitor.run import monitor
 from include.score.run import score
 from include.spec import UseCase
-from include.tables import FINDINGS
+from include.tables import FINDINGS, PROFILES
 from tests.monitor import machines
 
 
@@ -342,3 +344,75 @@ def test_measures_that_an_older_run_wrote_are_seen(quick: Lake, use: UseCase, we
     quick.publish("drift", rows.slice(1), {"night": week[0]})
     monitor(quick, use, week[0])
     assert machines.state(quick) == left
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ({"temp": None}, ("missing", "temp")),
+        ({"temp": 1e6}, ("unseen", "temp")),
+        ({"kind": "laser"}, ("unseen", "kind")),
+    ],
+)
+def test_a_column_without_spread_or_values_is_an_alarm(
+    quick: Lake, use: UseCase, week: list[str], fault: dict[str, Any], expected: tuple[str, str]
+) -> None:
+    """All null, one far constant, one new category: told on the first night, and the night ends."""
+    machines.readings(quick, use, week[0], lambda row: {**row, **fault})
+    run(quick, use, week[:1])
+    assert expected in found(quick, week[0])
+
+
+def test_one_row_is_judged_without_an_alarm(quick: Lake, use: UseCase, week: list[str]) -> None:
+    """A night of one usual row: every column has its measures, and chance explains them all."""
+    machines.publish(quick, use, "readings", week[0], machines.day(week[0])[0][:1])
+    run(quick, use, week[:1])
+    assert {check for check, _ in found(quick, week[0])} <= {"data"}
+    rows = quick.rows("drift", {"night": week[0]})
+    assert {row["rows"] for row in rows} == {1}
+    assert all(row["value"] is not None for row in rows)
+
+
+def test_ten_thousand_categories_are_drift_and_not_called_new(
+    quick: Lake, use: UseCase, week: list[str]
+) -> None:
+    """A kind of its own for each of 10,000 rows: the reference knows three, so all are new, and drift."""
+    usual = machines.day(week[0])[0]
+    rows = [{**usual[n % 120], "machine": n, "kind": f"kind {n}"} for n in range(10_000)]
+    machines.publish(quick, use, "readings", week[0], rows)
+    run(quick, use, week[:1])
+    assert {("drift", "kind"), ("unseen", "kind")} <= found(quick, week[0])
+    values = {row["measure"]: row["value"] for row in quick.rows("drift", {"column": "kind"})}
+    assert (values["new"], values["vanished"]) == (1.0, None)
+
+
+def test_an_empty_reference_is_not_enough(quick: Lake, use: UseCase, week: list[str]) -> None:
+    """A champion whose reference has no rows: each column says so, none is well, and nothing fails."""
+    digest = quick.rows("deployments")[0]["model"]
+    none = pa.table({name: pa.array([], pa.float64()) for name in ("temp", "load", "weekday", "prediction")})
+    none = none.append_column("kind", pa.array([], pa.string()))
+    empty = profile.build(f"reference:{digest}", machines.TRAINED, none, none.column_names[:4], ["kind"])
+    quick.publish("profiles", empty, {"product": f"reference:{digest}", "night": machines.TRAINED})
+    run(quick, use, week[:1])
+    rows = {(row["check"], row["subject"]): row for row in quick.rows("findings", {"night": week[0]})}
+    columns = ("temp", "load", "weekday", "kind", "prediction")
+    assert {rows["drift", name]["outcome"] for name in columns} == {"not enough"}
+    assert rows["drift", "temp"]["note"] == "temp has no value in the reference"
+    assert {row["value"] for row in quick.rows("drift", {"night": week[0]})} == {None}
+
+
+def test_a_feature_without_a_profile_is_told(quick: Lake, use: UseCase, week: list[str]) -> None:
+    """A column whose profile is gone for the night isn't passed over in silence."""
+    score(quick, use, week[0])
+    where = {"product": ["features"], "night": week[0]}
+    left = [row for row in quick.rows("profiles", where) if row["column"] != "load"]
+    quick.publish("profiles", pa.Table.from_pylist(left, schema=PROFILES), where)
+    monitor(quick, use, week[0])
+    assert note_of(quick, week[0], "load") == "load isn't there"
+    assert ("drift", "load") in found(quick, week[0], "not enough")
+
+
+def note_of(lake: Lake, night: str, subject: str) -> str:
+    """Return the sentence about a column's drift."""
+    rows = lake.rows("findings", {"night": night, "check": "drift", "subject": subject})
+    return str(rows[0]["note"])
