@@ -72,11 +72,6 @@ def calibrate(lake: Lake, spec: UseCase, years: int) -> tuple[dict[str, Any], st
     -------
     dict, str
         The numbers as plain JSON, and the page, which is also stored as ``reports/alarms.html``.
-
-    Raises
-    ------
-    EvergreenError
-        when nights are missing.
     """
     began, rules = time.perf_counter(), spec.monitoring.jumps
     nights = _nights(lake, spec)
@@ -86,24 +81,23 @@ def calibrate(lake: Lake, spec: UseCase, years: int) -> tuple[dict[str, Any], st
     counts = {name: count(rows, name, cut, nights) for name, cut in cuts.items()}
     walk = walked(counts, rules, start, spec.training.seed)
     told = alerts(walk.alarm, rules.quiet)
+    real = Rate(int(told.sum()), len(told) / DAYS)
     clean = _clean(counts, rules, start, years, spec.training.seed)
     found = {
-        "sentence": "",
+        "sentence": _sentence(rules.a_year, real, clean),
         "usecase": spec.name,
         "spec": spec.digest,
         "promised": rules.a_year,
         "nights": {"first": nights[start], "last": nights[-1], "judged": len(told), "before": start},
-        "as_it_was": Rate(int(told.sum()), len(told) / DAYS).plain(),
+        "as_it_was": real.plain(),
         "share_of_nights": float(walk.alarm.mean()),
         "made_up": clean.plain(),
         "alerts": [_alert(walk, nights, start + int(place)) for place in np.flatnonzero(told)],
         "faults": list(faults(rows, nights, cuts, spreads, walk)),
     }
-    found["sentence"] = _sentence(found, Rate(int(told.sum()), len(told) / DAYS), clean)
-    html = page.alarms(found, [str(night) for night in nights[start:]], _heights(walk))
+    html = page.alarms(found, nights[start:], _heights(walk))
     lake.replace(PLACE, html.encode())
-    found |= {"page": f"{lake.uri}/{PLACE}", "seconds": round(time.perf_counter() - began, 1)}
-    return found, html
+    return found | {"page": f"{lake.uri}/{PLACE}", "seconds": round(time.perf_counter() - began, 1)}, html
 
 
 def text(found: dict[str, Any]) -> str:
@@ -168,10 +162,9 @@ def _heights(walk: Walk) -> tuple[Counts, Counts]:
     return np.array(most), np.array(height)
 
 
-def _sentence(found: Mapping[str, Any], real: Rate, clean: Rate) -> str:
-    promised = found["promised"]
+def _sentence(promised: float, real: Rate, clean: Rate) -> str:
     side = "more than" if clean.low > promised else "less than" if clean.high < promised else "as"
     return (
         f"In made-up clean years there were {clean} alerts a year, {side} the promised {promised:g}; on the "
-        f"{found['nights']['judged']} nights from {found['nights']['first']} on, as they were, {real}."
+        f"{round(real.years * DAYS)} nights that were judged as they were, {real}."
     )

@@ -1,7 +1,6 @@
 """Ledgers of verdicts and of switches: both only grow, by compare-and-swap, so that nothing is lost.
 
-Who serves a night is read from the switches: the newest one that was in effect by then. A later switch takes
-effect from a later night, so what served an old night stays what it was.
+Who serves a night is the newest switch in effect by then; a later one takes effect from a later night.
 """
 
 from __future__ import annotations
@@ -227,8 +226,7 @@ def next_unserved(lake: Lake, spec: UseCase, *nights: str) -> str:
     """Return the night after the newest of ``nights`` and those already served; empty without any."""
     rows = lake.rows("partitions", {"product": "predictions"})
     served = [row["night"] for row in rows if row["outcome"] == "published"]
-    newest = max([*nights, *served], default="")
-    return spec.clock.shift(newest, 1) if newest else ""
+    return spec.clock.shift(newest, 1) if (newest := max([*nights, *served], default="")) else ""
 
 
 def _sure(row: Row | None) -> Row:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -41,21 +42,20 @@ def publish(
     predictions : the challenger's, of these rows, shape (n,) or (n, k). Of those that it was fitted on they
         are surer than they will be again, which makes for no jump but one.
     """
-    given = rows
-    for name, values in outputs.columns(spec, predictions).items():
-        given = given.append_column(name, values)
+    said = outputs.columns(spec, predictions)
+    given = pa.table({**{name: rows[name] for name in ("night", *spec.features.columns)}, **said})
     nights = sorted(pc.unique(rows["night"]).to_pylist())
     cuts = {name: Cut.of(of) for name, of in profiles.items() if name != spec.problem.target}
     counted = {name: count(given, name, cut, nights) for name, cut in cuts.items()}
     rules = spec.monitoring.jumps
     found = limits(counted, rules, spec.training.seed)
     newest = slice(max(len(nights) - rules.past - rules.of, 0), None)
-    same = {
+    same: dict[str, Any] = {
         "night": record.night,
         "model": record.challenger.digest,
-        "height": found.height if found else None,
         "nights": json.dumps(nights[newest]),
     }
+    same |= {"height": found.height if found else None}
     made = [
         {
             **same,

@@ -41,7 +41,7 @@ def world(use: UseCase, count: int, random: np.random.Generator, truth: Truth = 
     happens = 1 / (1 + np.exp(-(np.log(seen / (1 - seen)) + unseen[:, None])))
     actual = (random.random((count, ROWS)) < truth(happens)).astype(float)
     own = np.array([own_loss(use, night) for night in seen], dtype=float)
-    lost = loss("log_loss", actual, seen).sum(axis=1)
+    lost = loss("log_loss", actual.ravel(), seen.ravel()).reshape(seen.shape).sum(axis=1)
     rows = np.full(count, float(ROWS))
     return Series(
         keys(count), rows, lost, lost, own, actual.sum(axis=1), seen.sum(axis=1), ("prior",) * count
