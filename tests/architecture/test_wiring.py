@@ -13,6 +13,7 @@ from airflow.sdk import DAG
 from tests.architecture.tree import ROOT
 
 WEEKLY = ROOT / "tests" / "usecases" / "weekly_sales"
+HUMAN = ("  block: 1", "  block: 1\n  approval: human")
 Wired = Callable[..., DAG]
 
 
@@ -45,7 +46,7 @@ def test_a_training_waits_for_no_ablation(wired: Wired) -> None:
     dag = wired(
         "training",
         ("  seed: 7", "  seed: 7\n  ablation: true"),
-        ("  block: 1", "  block: 1\n  approval: human"),
+        HUMAN,
     )
     assert before(dag, "evaluate.ablate") == {"train.fit", "evaluate.measure"}
     assert dag.get_task("evaluate.ablate").downstream_task_ids == set()
@@ -60,3 +61,10 @@ def test_a_training_has_no_ablation_that_nobody_declared(wired: Wired) -> None:
         "judge.decide",
         "promote.switch",
     }
+
+
+def test_a_question_holds_up_no_later_training(wired: Wired) -> None:
+    """Others run while one waits, and the switch reads the ledger also where nobody is asked."""
+    dag = wired("training", HUMAN)
+    assert dag.max_active_runs > 1
+    assert dag.get_task("promote.switch").trigger_rule == "none_failed"  # a skipped question doesn't skip it
