@@ -68,3 +68,10 @@ def test_a_question_holds_up_no_later_training(wired: Wired) -> None:
     dag = wired("training", HUMAN)
     assert dag.max_active_runs > 1
     assert dag.get_task("promote.switch").trigger_rule == "none_failed"  # a skipped question doesn't skip it
+
+
+def test_a_step_of_a_trial_is_looked_for_on_every_night(wired: Wired) -> None:
+    """It runs also where nobody could score, and waits for no task of the monitor."""
+    dag = wired("nightly")
+    assert dag.get_task("rollout.advance").trigger_rule == "all_done"
+    assert before(dag, "rollout.advance") == {"ingest.sales", "score.predict"}
