@@ -5,6 +5,7 @@ Changes: an MLflow run and model version, a row in `attempts`; when blessed, one
 Not blessed is an outcome: `promote` is skipped, its log has the verdict's sentence, nothing is switched.
 With `gate.approval: human` a blessed one waits in `approve` for an answer under *Required actions*, until
 the deadline, which means no. The next training doesn't wait for it; its verdict supersedes what waits.
+With `training.ablation` the run in MLflow also gets what each group of features brings; nothing waits for it.
 If it is red: `train` says how many matured nights it needs and found; the rest name what to put right.
 """
 
@@ -13,7 +14,13 @@ from airflow.sdk import DAG, CronPartitionTimetable, TaskGroup
 from evergreen.assets import product
 from evergreen.defaults import arguments, night_field
 from evergreen.operators.approve import ApproveOperator
-from evergreen.operators.train import EvaluateOperator, JudgeOperator, PromoteOperator, TrainOperator
+from evergreen.operators.train import (
+    AblateOperator,
+    EvaluateOperator,
+    JudgeOperator,
+    PromoteOperator,
+    TrainOperator,
+)
 from include.spec import UseCase, read_all
 
 RUNS = 16  # of a use case whose verdicts wait for a person; the waiting ones hold no worker
@@ -38,6 +45,8 @@ def training(spec: UseCase) -> DAG:
             evidence = EvaluateOperator(
                 task_id="measure", usecase=spec.name, run=run.output, max_active_tis_per_dag=1
             )
+            if spec.training.ablation:  # beside the verdict, which doesn't wait for it
+                evidence >> AblateOperator(task_id="ablate", usecase=spec.name, max_active_tis_per_dag=1)
         with TaskGroup("judge"):
             verdict = JudgeOperator(task_id="decide", usecase=spec.name, evidence=evidence.output)
         with TaskGroup("promote"):
@@ -51,10 +60,7 @@ def training(spec: UseCase) -> DAG:
         if human:
             with TaskGroup("approve"):
                 ask = ApproveOperator(
-                    task_id="ask",
-                    usecase=spec.name,
-                    verdict=verdict.output,
-                    hours=spec.gate.approval_hours,
+                    task_id="ask", usecase=spec.name, verdict=verdict.output, hours=spec.gate.approval_hours
                 )
             ask >> switch
     return dag

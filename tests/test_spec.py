@@ -231,6 +231,20 @@ def test_the_digest_changes_with_what_a_result_depends_on(what: str, tmp_path: P
     assert read(file).digest != before
 
 
+def test_an_ablation_declares_nothing_else_and_needs_something_to_fit_on(tmp_path: Path) -> None:
+    """Asked for after each training it changes no result's key, and a group of all features is refused."""
+    file = planted(tmp_path, "training.ablation", True, source=WEEKLY)
+    assert read(file).training.ablation
+    assert read(file).digest == read(WEEKLY / "usecase.yaml").digest
+    of = RAW["weekly_sales"]["features"]
+    file = planted(
+        tmp_path / "all", "features.groups", {"all": of["numeric"] + of["categorical"]}, source=WEEKLY
+    )
+    assert read(file).features.groups
+    file.write_text(file.read_text().replace("training:\n", "training:\n  ablation: true\n", 1))
+    assert "training.ablation: without the group all no feature is left to fit on; declare" in refusal(file)
+
+
 def test_a_source_begins_with_its_own_first_night() -> None:
     """Nights before a source's start, or after the schedule's end, are not asked for."""
     spec = load("flight_delay")

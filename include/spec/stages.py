@@ -88,6 +88,9 @@ class Training(Strict):
     baselines: tuple[Candidate, ...] = Field(min_length=1)
     candidates: tuple[Candidate, ...] = Field(min_length=1)
     seed: int = 7
+    ablation: bool = Field(
+        False, description="each training also measures what each group of features brings"
+    )
 
     @model_validator(mode="after")
     def _named(self) -> Training:

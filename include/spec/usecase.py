@@ -88,7 +88,8 @@ class UseCase(Strict):
     @cached_property
     def digest(self) -> str:
         """The digest of the declaration and its SQL: what a result depends on beside data and code."""
-        return digest_json([self.model_dump(mode="json", by_alias=True), self.sql])
+        said = self.model_dump(mode="json", by_alias=True, exclude={"training": {"ablation"}})
+        return digest_json([said, self.sql])
 
     def digest_of(self, product: str) -> str:
         """Return the digest of what a product depends on: a source on its part and the clock, else all.
@@ -136,6 +137,7 @@ class UseCase(Strict):
                 raise ValueError(f"features: {column!r} is under problem.never_features")
         self._columns_fit()
         self._outputs_fit()
+        self._ablation_fits()
         if self.gate.objective not in OBJECTIVES[self.problem.kind]:
             fit = ", ".join(OBJECTIVES[self.problem.kind])
             raise ValueError(
@@ -166,6 +168,15 @@ class UseCase(Strict):
         for name in ("label", *self.problem.outputs):
             if name in (*self.key, *self.features.columns):
                 raise ValueError(f"features: {name!r} is a column of the predictions; use another name")
+
+    def _ablation_fits(self) -> None:
+        """Refuse an ablation that would fit on nothing, before each training fails at it."""
+        for name, columns in self.features.ablated.items():
+            if self.training.ablation and set(columns) == set(self.features.columns):
+                raise ValueError(
+                    f"training.ablation: without the group {name} no feature is left to fit on; declare "
+                    "smaller ones under features.groups"
+                )
 
     def _columns_fit(self) -> None:
         """Refuse a slice, group or entity whose column nobody gives."""

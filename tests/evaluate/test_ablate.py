@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pytest
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
+from evergreen.operators.train import AblateOperator
 from include import models
 from include.__main__ import app
 from include.errors import EvergreenError, NotPublished, SpecError
@@ -118,11 +120,34 @@ def test_empty_lake_is_told(clinic: Clinic, tmp_path: Path) -> None:
         ablate(Lake(clinic.spec.name, str(tmp_path / "empty")), clinic.spec, None, registry=clinic.registry)
 
 
-def test_command_prints_a_table_or_json(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command line says the same as the function, a line a group."""
+@pytest.fixture
+def outside(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> Clinic:
+    """The clinic where the command line and Airflow look for it."""
     monkeypatch.setenv("EVERGREEN_USECASES", str(clinic.spec.folder.parent))
     monkeypatch.setenv("EVERGREEN_LAKE", clinic.lake.uri.removesuffix(f"/{clinic.spec.name}"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", clinic.registry.uri)
+    return clinic
+
+
+def test_the_task_logs_the_gains_with_their_bounds_to_the_trainings_run(outside: Clinic) -> None:
+    """What Airflow's task hands on is the run, and the run has each group's gain, low and high."""
+    night = {"dag_run": SimpleNamespace(partition_key=visits.LAST), "params": {}}
+    handed = AblateOperator(task_id="ablate", usecase=outside.spec.name).execute(night)
+    kept = figures(outside)
+    found = ablate(outside.lake, outside.spec, visits.LAST, registry=outside.registry)
+    assert kept == {
+        f"ablation.{group.name}.{bound}": getattr(group, bound)
+        for group in found.groups
+        for bound in ("gain", "low", "high")
+    }
+    assert (handed["uri"], handed["partition"], handed["rows"]) == (outside.run, visits.LAST, found.rows)
+    assert handed["note"].startswith(f"{found.groups[0].name} brings most: {found.groups[0].gain:+.5f} [")
+    assert len(json.dumps(handed)) < 1000
+
+
+def test_command_prints_a_table_or_json(outside: Clinic) -> None:
+    """The command line says the same as the function, a line a group."""
+    clinic = outside
     asked = ["ablate", clinic.spec.name, "--night", visits.LAST]
     text, plain = (CliRunner().invoke(app, [*asked, *more]) for more in ((), ("--json",)))
     found: Ablation = ablate(clinic.lake, clinic.spec, visits.LAST, registry=clinic.registry)

@@ -57,6 +57,28 @@ class EvaluateOperator(EvergreenOperator):
             return self.handed(evaluate(lake, spec, night_of(context), self.run["uri"], registry=Registry()))
 
 
+class AblateOperator(EvergreenOperator):
+    """Fit the run's recipe again without each group of features, and say what each brings.
+
+    Reads features, labels and the night's training run, and writes the gains with their bounds into it.
+    """
+
+    operator_extra_links = (OverviewLink(), MlflowLink())
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Return the reference of the training run."""
+        from include.evaluate.ablate import ablate
+        from include.registry import Registry
+
+        lake, spec = self.open()
+        with self.one_try():
+            found = ablate(lake, spec, night_of(context), registry=Registry())
+        self.log.info("%s", found.text())
+        most = found.groups[0]
+        note = f"{most.name} brings most: {most.gain:+.5f} [{most.low:+.5f}, {most.high:+.5f}]"
+        return self.handed(Ref(found.run, found.night, rows=found.rows, note=note))
+
+
 class JudgeOperator(EvergreenOperator):
     """Decide on the evidence and write the attempt down; a refusal is an outcome and no error.
 

@@ -1,0 +1,77 @@
+"""What a DAG's tasks wait for, read from the pages as Airflow reads them."""
+
+from __future__ import annotations
+
+import runpy
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from airflow.sdk import DAG
+
+from tests.architecture.tree import ROOT
+
+WEEKLY = ROOT / "tests" / "usecases" / "weekly_sales"
+HUMAN = ("  block: 1", "  block: 1\n  approval: human")
+Wired = Callable[..., DAG]
+
+
+@pytest.fixture
+def wired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wired:
+    """Read a clock's page with the weekly use case, where something may be declared otherwise."""
+
+    def act(clock: str, *planted: tuple[str, str]) -> DAG:
+        file = shutil.copytree(WEEKLY, tmp_path / "weekly_sales") / "usecase.yaml"
+        text = file.read_text()
+        for old, new in planted:
+            assert old in text
+            text = text.replace(old, new)
+        file.write_text(text)
+        monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path))
+        found = runpy.run_path(str(ROOT / "dags" / f"{clock}.py"))[f"weekly_sales__{clock}"]
+        assert isinstance(found, DAG)
+        return found
+
+    return act
+
+
+def before(dag: DAG, task: str) -> set[str]:
+    """Return each task that one waits for, however indirectly."""
+    return set(dag.get_task(task).get_flat_relative_ids(upstream=True))
+
+
+def test_a_training_waits_for_no_ablation(wired: Wired) -> None:
+    """Asked for, it runs beside the verdict: neither that nor the question nor the switch comes after it."""
+    dag = wired(
+        "training",
+        ("  seed: 7", "  seed: 7\n  ablation: true"),
+        HUMAN,
+    )
+    assert before(dag, "evaluate.ablate") == {"train.fit", "evaluate.measure"}
+    assert dag.get_task("evaluate.ablate").downstream_task_ids == set()
+    assert before(dag, "promote.switch") == {"train.fit", "evaluate.measure", "judge.decide", "approve.ask"}
+
+
+def test_a_training_has_no_ablation_that_nobody_declared(wired: Wired) -> None:
+    """A use case that says nothing of it has the four stages and no more."""
+    assert set(wired("training").task_ids) == {
+        "train.fit",
+        "evaluate.measure",
+        "judge.decide",
+        "promote.switch",
+    }
+
+
+def test_a_question_holds_up_no_later_training(wired: Wired) -> None:
+    """Others run while one waits, and the switch reads the ledger also where nobody is asked."""
+    dag = wired("training", HUMAN)
+    assert dag.max_active_runs > 1
+    assert dag.get_task("promote.switch").trigger_rule == "none_failed"  # a skipped question doesn't skip it
+
+
+def test_a_step_of_a_trial_is_looked_for_on_every_night(wired: Wired) -> None:
+    """It runs also where nobody could score, and waits for no task of the monitor."""
+    dag = wired("nightly")
+    assert dag.get_task("rollout.advance").trigger_rule == "all_done"
+    assert before(dag, "rollout.advance") == {"ingest.sales", "score.predict"}

@@ -1,0 +1,154 @@
+"""The task that asks a person: what is shown, until when, and what follows from an answer or from none."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from airflow.sdk.exceptions import AirflowSkipException, TaskAwaitingInput
+from airflow.sdk.execution_time import task_runner
+
+from evergreen.operators.approve import ASKED, ApproveOperator
+from evergreen.operators.train import PromoteOperator
+from include import models
+from include.lake import Lake
+from include.promote import ledger
+from include.promote.approval import EXPIRED, SILENCE
+from include.promote.judge import checks_of
+from include.promote.run import decide
+from include.registry import Registry
+from include.spec.load import read
+from tests.promote.conftest import WEEKLY, model
+
+FIRST, SECOND, HOURS = "2024-03-04", "2024-03-11", 6
+
+
+class Desk:
+    """Airflow's side of a question: what it is given to show, and what it keeps over the tries of a task."""
+
+    id = uuid4()
+
+    def __init__(self) -> None:
+        self.shown: list[Any] = []
+        self.kept: dict[str, str] = {}
+        self.get, self.set = self.kept.get, self.kept.__setitem__
+        self.context: Any = {"task_instance": self, "ti": self, "task_state_store": self}
+
+    def send(self, msg: Any) -> None:
+        """Take a question."""
+        self.shown.append(msg)
+
+    def event(self, *chosen: str, by: str = "", reason: str = "") -> dict[str, Any]:
+        """Return what Airflow resumes the task with: a person's answer, or at the deadline the defaults."""
+        return {
+            "chosen_options": [*chosen] or self.shown[-1].defaults,
+            "params_input": {"reason": reason},
+            "responded_at": datetime.now(UTC),
+            "responded_by_user": {"id": by, "name": by} if by else None,
+            "timedout": not by,
+        }
+
+
+@pytest.fixture
+def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
+    """Where a worker sends what Airflow is to show."""
+    made = Desk()
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", made, raising=False)
+    return made
+
+
+@pytest.fixture
+def judged(
+    lake: Lake, attempt: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: Registry
+) -> Callable[[int, str], dict[str, Any]]:
+    """Judge evidence under a gate that asks a person; returns what the tasks after it are given."""
+    file = shutil.copytree(WEEKLY.parent, tmp_path / "usecases" / "weekly_sales") / "usecase.yaml"
+    file.write_text(file.read_text().replace("  block: 1", "  block: 1\n  approval: human"))
+    monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path / "usecases"))
+    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", gone.uri)
+    spec = read(file)
+
+    def act(version: int, night: str) -> dict[str, Any]:
+        for number in (0, version):
+            models.store(lake, model(number))
+        where = attempt(version, night, spec=spec)
+        decide(lake, spec, where)
+        key = where.removeprefix("evaluations/").removesuffix(".json")
+        return {"task_id": "t", "usecase": "weekly_sales", "verdict": {"uri": key, "partition": night}}
+
+    return act
+
+
+def asked(desk: Desk, given: dict[str, Any]) -> ApproveOperator:
+    """Return the task once it has put its question and waits."""
+    task = ApproveOperator(**given, hours=HOURS)
+    with pytest.raises(TaskAwaitingInput):
+        task.execute(desk.context)
+    return task
+
+
+def test_a_person_reads_the_sentence_the_checks_the_report_and_the_deadline(
+    lake: Lake, desk: Desk, judged: Callable[..., dict[str, Any]]
+) -> None:
+    """Airflow shows what there is to decide, where more of it is, and until when; by itself it means no."""
+    given = judged(1, FIRST)
+    asked(desk, given)
+    key = given["verdict"]["uri"]
+    attempt, (shown,) = ledger.attempt(lake, key), desk.shown
+    until = datetime.fromisoformat(desk.kept[ASKED]) + timedelta(hours=HOURS)
+    assert shown.subject == attempt["sentence"]
+    assert shown.subject.startswith("rubber-stamped: ")
+    page = f"/plugin/evergreen/evergreen/report/weekly_sales/verdict/{FIRST}-{key[:8]}.html"
+    assert shown.body.splitlines()[0] == (
+        f"Version 1, trained on {FIRST}, attempt 1. [The whole report]({page}). "
+        f"No answer by {until:%Y-%m-%d %H:%M} UTC means no."
+    )
+    for check in checks_of(attempt["checks"]):
+        assert f"| {check.name} | " in shown.body
+    assert (shown.options, shown.defaults) == (["Approve", "Reject"], ["Reject"])
+
+
+def test_an_answer_without_a_reason_is_asked_again_until_the_same_deadline(
+    lake: Lake, desk: Desk, judged: Callable[..., dict[str, Any]]
+) -> None:
+    """Of the six hours one is left after five, however often the question is put."""
+    task = asked(desk, judged(1, FIRST))
+    first = datetime.now(UTC) - timedelta(hours=HOURS - 1)
+    desk.kept[ASKED] = first.isoformat()
+    with pytest.raises(TaskAwaitingInput) as waits:
+        task.execute_complete(desk.context, desk.event("Approve", by="ann", reason=" "))
+    assert timedelta(minutes=55) < waits.value.timeout <= timedelta(hours=1)
+    assert f"No answer by {first + timedelta(hours=HOURS):%Y-%m-%d %H:%M} UTC" in desk.shown[-1].body
+    assert len(desk.shown) == 2
+    assert lake.rows("approvals") == []
+
+
+def test_silence_is_written_down_switches_nothing_and_holds_up_no_later_training(
+    lake: Lake, desk: Desk, judged: Callable[..., dict[str, Any]]
+) -> None:
+    """At the deadline the ledger says that nobody answered, the switch is skipped, and the next is asked."""
+    given = judged(1, FIRST)
+    said = asked(desk, given).execute_complete(desk.context, desk.event())
+    assert said["note"] == SILENCE
+    (row,) = lake.rows("approvals")
+    assert (row["attempt"], row["answer"], row["by"], row["reason"]) == (
+        given["verdict"]["uri"],
+        EXPIRED,
+        "",
+        "no answer within 6 h",
+    )
+    with pytest.raises(AirflowSkipException, match=SILENCE):
+        PromoteOperator(**given).execute(desk.context)
+    assert ApproveOperator(**given, hours=HOURS).execute(desk.context) == said  # run again it asks nobody
+    assert ledger.switches(lake) == []
+
+    later = judged(2, SECOND)
+    desk.kept.clear()  # another task, another store
+    asked(desk, later).execute_complete(desk.context, desk.event("Approve", by="ann", reason="better"))
+    assert PromoteOperator(**later).execute(desk.context)["note"].startswith("v2 promoted by ann, champion")
