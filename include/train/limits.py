@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -49,20 +48,18 @@ def publish(
     counted = {name: count(given, name, cut, nights) for name, cut in cuts.items()}
     rules = spec.monitoring.jumps
     found = limits(counted, rules, spec.training.seed)
+    known = asdict(found) if found else {"middle": {}, "spread": {}, "height": None}
     newest = slice(max(len(nights) - rules.past - rules.of, 0), None)
-    same: dict[str, Any] = {
-        "night": record.night,
-        "model": record.challenger.digest,
-        "nights": json.dumps(nights[newest]),
-    }
-    same |= {"height": found.height if found else None}
     made = [
         {
-            **same,
+            "night": record.night,
+            "model": record.challenger.digest,
+            "nights": json.dumps(nights[newest]),
+            "height": known["height"],
             "column": name,
             "cut": json.dumps(asdict(cut)),
-            "middle": found.middle.get(name) if found else None,
-            "spread": found.spread.get(name) if found else None,
+            "middle": known["middle"].get(name),
+            "spread": known["spread"].get(name),
             "counts": json.dumps(counted[name][newest].astype(int).tolist()),
         }
         for name, cut in sorted(cuts.items())
