@@ -38,8 +38,7 @@ def publish(
     ----------
     profiles : what the challenger was fitted on, by column; it says how values are counted.
     rows : all nights that have labels, in their order, shape (n, any).
-    predictions : the challenger's, of these rows, shape (n,) or (n, k). Of those that it was fitted on they
-        are surer than they will be again, which makes for no jump but one.
+    predictions : the challenger's, of these rows, shape (n,) or (n, k); surer where it was fitted, one jump.
     """
     said = outputs.columns(spec, predictions)
     given = pa.table({**{name: rows[name] for name in ("night", *spec.features.columns)}, **said})
