@@ -1,0 +1,136 @@
+"""A night says of each column whether it jumps away from the weeks before, by what the last training knew."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from include import profile
+from include.features.build import features
+from include.lake import Lake
+from include.monitor.run import monitor
+from include.score.run import score
+from include.spec import UseCase
+from include.train import limits
+from include.verify import verify
+from tests.monitor import machines
+
+TRAINED = "2024-02-10"  # 41 nights of history, where 7 + 21 are needed
+NIGHTS = 5
+
+
+@pytest.fixture(scope="module")
+def shorter(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
+    """The machines, compared with a week."""
+    folder = tmp_path_factory.mktemp("spec")
+    return machines.spec(folder, monitoring="{window: 3, report_rows: 200, jumps: {past: 7}}")
+
+
+@pytest.fixture(scope="module")
+def trained(shorter: UseCase, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A history that nobody scored, and what a training on its last night publishes of it."""
+    folder = tmp_path_factory.mktemp("trained")
+    lake = Lake("machines", str(folder))
+    nights = shorter.clock.keys(machines.FIRST, TRAINED)
+    for night in nights:
+        machines.readings(lake, shorter, night)
+    rows = features(lake, shorter, nights)
+    numeric, categorical = shorter.features.numeric, shorter.features.categorical
+    learnt = profile.merge(profile.build("reference", TRAINED, rows, numeric, categorical).to_pylist())
+    said = profile.build(
+        "reference", TRAINED, rows.select(["load"]).rename_columns(["prediction"]), ["prediction"], []
+    )
+    learnt |= profile.merge(said.to_pylist())
+    challenger = SimpleNamespace(digest="m" * 64)
+    record: Any = SimpleNamespace(
+        night=TRAINED, data="d", spec=shorter.digest, code="c", challenger=challenger
+    )
+    limits.publish(lake, shorter, record, learnt, rows, np.asarray(rows["load"].to_numpy()))
+    return folder
+
+
+@pytest.fixture
+def lake(trained: Path, tmp_path: Path) -> Lake:
+    """A copy of it."""
+    shutil.copytree(trained, tmp_path / "lake")
+    return Lake("machines", str(tmp_path / "lake"))
+
+
+def lived(
+    lake: Lake, use: UseCase, fault: dict[int, machines.Fault], *, backwards: bool = False
+) -> list[str]:
+    """Score and monitor the nights after the training, some through a fault."""
+    nights = use.clock.keys(use.clock.shift(TRAINED, 1), use.clock.shift(TRAINED, NIGHTS))
+    for place, night in enumerate(nights):
+        machines.readings(lake, use, night, fault.get(place, dict))
+    for night in reversed(nights) if backwards else nights:
+        score(lake, use, night)
+        monitor(lake, use, night)
+    return nights
+
+
+def jumped(lake: Lake, night: str, outcome: str = "alarm") -> set[str]:
+    """Return the columns that a night says this of."""
+    rows = lake.rows("findings", {"night": night, "check": "jump"})
+    return {row["subject"] for row in rows if row["outcome"] == outcome}
+
+
+def hotter(row: dict[str, Any]) -> dict[str, Any]:
+    """Read degrees of another scale."""
+    return {**row, "temp": row["temp"] * 1.8 + 32}
+
+
+def test_a_column_that_jumps_is_an_alarm_from_its_second_night(lake: Lake, shorter: UseCase) -> None:
+    """Another unit from the fourth night on; the columns that it leaves alone are like before."""
+    nights = lived(lake, shorter, {3: hotter, 4: hotter})
+    assert [jumped(lake, night) for night in nights] == [set(), set(), set(), set(), {"temp"}]
+    assert {"load", "kind", "weekday"} <= jumped(lake, nights[4], "ok")
+    (row,) = lake.rows("findings", {"night": nights[4], "check": "jump", "subject": "temp"})
+    assert row["value"] > row["threshold"]
+    assert row["note"].startswith("temp breaks with the 7 nights before")
+
+
+def test_one_odd_night_is_no_alarm(lake: Lake, shorter: UseCase) -> None:
+    """It is further than the limit, which is said, and no person is called."""
+    nights = lived(lake, shorter, {3: hotter})
+    assert [jumped(lake, night) for night in nights] == [set()] * NIGHTS
+    (row,) = lake.rows("findings", {"night": nights[3], "check": "jump", "subject": "temp"})
+    assert "further than its limit" in row["note"]
+
+
+def test_the_order_of_the_nights_makes_no_difference(lake: Lake, shorter: UseCase, tmp_path: Path) -> None:
+    """Backwards, each night is judged again when those before it are there, and ends as in order."""
+    shutil.copytree(tmp_path / "lake", tmp_path / "other")
+    other = Lake("machines", str(tmp_path / "other"))
+    nights = lived(lake, shorter, {3: hotter, 4: hotter})
+    lived(other, shorter, {3: hotter, 4: hotter}, backwards=True)
+    same = [
+        {night: lake_.rows("findings", {"night": night, "check": "jump"}) for night in nights}
+        for lake_ in (lake, other)
+    ]
+    assert [sorted(map(repr, rows)) for rows in same[0].values()] == [
+        sorted(map(repr, rows)) for rows in same[1].values()
+    ]
+    assert jumped(lake, nights[4]) == {"temp"}
+
+
+def test_without_limits_nothing_is_judged(tmp_path: Path, shorter: UseCase) -> None:
+    """Before the first training a night says that it can't tell."""
+    bare = Lake("machines", str(tmp_path / "bare"))
+    (first, *_) = lived(bare, shorter, {})
+    assert jumped(bare, first, "not enough") == {"features"}
+
+
+def test_limits_that_were_altered_are_seen(lake: Lake, shorter: UseCase) -> None:
+    """`verify` recomputes their digest."""
+    assert not [line for line in verify(lake, shorter).differences if f"limits/{TRAINED}" in line]
+    rows = lake.read("limits", {"night": TRAINED})
+    assert rows is not None
+    changed = [{**row, "height": row["height"] + 1} for row in rows.to_pylist()]
+    lake.publish("limits", rows.from_pylist(changed, schema=rows.schema), {"night": TRAINED})
+    assert [line for line in verify(lake, shorter).differences if f"limits/{TRAINED}" in line]
