@@ -204,8 +204,11 @@ def test_each_class_is_watched_for_drift_and_the_champion_for_performance(made: 
     rows = made.lake.rows("findings", {"night": made.nights[-2]})
     drift = {row["subject"] for row in rows if row["check"] == "drift" and row["value"] is not None}
     assert {*SCORES, "dep_delay"} <= drift
-    judged = {row["subject"]: row["outcome"] for row in rows if row["check"] == "performance"}
-    assert judged == {"macro_roc_auc": "ok", "f1@late": "ok"}
+    judged = {row["subject"]: row["outcome"] for row in rows if row["check"] in ("performance", "concept")}
+    assert judged.items() >= {"macro_roc_auc": "ok", "f1@late": "ok"}.items()
+    objective = made.spec.gate.objective
+    live = {f"{objective} against the {of}" for of in ("gate", "baseline")}
+    assert set(judged) == {*live, f"{objective} beside its own expectation", "macro_roc_auc", "f1@late"}
     page = (made.lake.get(f"reports/monitor/{made.nights[-2]}.html") or b"").decode()
     assert all(name in page for name in SCORES)
 

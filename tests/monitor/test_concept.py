@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from include import outputs
 from include.evaluate.metrics import loss
 from include.lake import Lake
 from include.monitor import concept
@@ -17,8 +21,10 @@ from include.monitor.sums import Series, own_loss
 from include.promote.evidence import CHALLENGER, rows_place
 from include.score.run import score
 from include.spec import UseCase
+from include.tables import LOSSES
 from tests.monitor import machines
 from tests.monitor.test_degraded import keys, nights, rules
+from tests.train import visits
 
 __all__ = ["rules"]
 ROWS, YEARS = 200, 200
@@ -112,6 +118,33 @@ def test_a_regression_expects_what_the_gate_saw(rules: UseCase) -> None:
     assert concept.lasting(minutes, twice, gate).outcome == "ok"  # ten blocks don't show it, fifteen do
     longer = [np.tile(values, 2)[:45] for values in (rows, 2 * lost, none, none, none, none)]
     assert concept.lasting(minutes, Series(keys(45), *longer, ()), gate).outcome == "alarm"
+
+
+def test_classes_expect_what_their_probabilities_say(tmp_path: Path) -> None:
+    """Harder rows alone are no alarm of several classes either: both sides are read class by class."""
+    spec = visits.usecase(tmp_path, "multiclass")
+    lake, random, rows = Lake(spec.name, str(tmp_path / "lake")), np.random.default_rng(10), []
+    champion = {"model": "m", "effective": keys(90)[30], "attempt": "a"}
+    sides = {"gate": (keys(14), [20, 1, 1]), "live": (keys(90)[30:], [2, 2, 2])}
+    for side, (some, sure) in sides.items():
+        said = random.dirichlet(sure, len(some) * ROWS)
+        actual = (random.random(len(said))[:, None] > said.cumsum(axis=1)).sum(axis=1).astype(float)
+        if side == "gate":
+            given = {"night": np.repeat(some, ROWS), "actual": actual, CHALLENGER: outputs.packed(said)}
+            sink = io.BytesIO()
+            pq.write_table(pa.table(given), sink)
+            lake.create(rows_place("a"), sink.getvalue())
+            continue
+        parts = (said.reshape(-1, ROWS, 3), actual.reshape(-1, ROWS))
+        for night, mine, came in zip(some, *parts, strict=True):
+            lost, own = float(loss("log_loss", came, mine).sum()), own_loss(spec, mine)
+            made = {"loss": lost, "baseline": lost, "expected": own, "against": "prior"}
+            rows.append({"night": night, "known": night, "model": "m", "rows": ROWS, **made})
+    lake.publish("losses", pa.Table.from_pylist(rows, schema=LOSSES), {"night": keys(90)})
+    state: Any = SimpleNamespace(champion=lambda night: champion)
+    (found,) = concept.watched(lake, spec, keys(90)[-1], state)
+    assert (found.outcome, found.subject) == ("ok", "log_loss beside its own expectation")
+    assert "after 60 nights" in found.note
 
 
 def test_the_gates_own_rows_are_the_measure(quick: Lake, use: UseCase, week: list[str]) -> None:
