@@ -78,7 +78,7 @@ def aucs(reference: pa.Table, window: pa.Table, columns: Sequence[str], seed: in
     given = np.concatenate([ranks(side, columns, random) for side in sides])
     target = np.repeat([0, 1], [side.num_rows for side in sides])
     nights = [np.unique(side["night"].to_numpy(), return_inverse=True) for side in sides]
-    folds = min(FOLDS, len(nights[1][0]))
+    folds = min(FOLDS, *(len(names) for names, _ in nights))
     of = np.concatenate([random.permutation(len(names))[places] % folds for names, places in nights])
     night = np.concatenate([np.full(reference.num_rows, -1), nights[1][1]])
     found = np.full(len(nights[1][0]), np.nan)
@@ -98,8 +98,8 @@ def aucs(reference: pa.Table, window: pa.Table, columns: Sequence[str], seed: in
 def judge(reference: pa.Table | None, window: pa.Table, columns: Sequence[str], seed: int) -> Finding:
     """Judge by samples whether the window's rows can be told from the reference's."""
     why = ""
-    if reference is None or "night" not in reference.column_names:
-        why = "the reference's sample is gone, or was kept without its nights"
+    if reference is None or not {"night", *columns} <= {*reference.column_names}:
+        why = "the reference's sample is gone, or was kept without its nights or a feature"
     else:
         nights = [len(pc.unique(side["night"])) for side in (reference, window)]
         if min(nights) < FEWEST_NIGHTS or len(columns) < 2:

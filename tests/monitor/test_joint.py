@@ -64,12 +64,13 @@ def test_it_is_the_same_each_time() -> None:
 
 
 def test_too_little_is_not_enough() -> None:
-    """Two nights, one column, or a sample that was kept without its nights: told, and no figure."""
+    """Two nights, one column, a sample without its nights or a newer feature: told, and no figure."""
     reference = side(10, 30, 0.0, 1)
     for given in (
         (reference, side(2, 30, 0.0, 2), COLUMNS),
         (reference, side(5, 30, 0.0, 2), ("a",)),
         (reference.drop_columns(["night"]), side(5, 30, 0.0, 2), COLUMNS),
+        (reference.drop_columns(["kind"]), side(5, 30, 0.0, 2), COLUMNS),
         (None, side(5, 30, 0.0, 2), COLUMNS),
     ):
         found = joint.judge(*given, 7)
@@ -81,6 +82,13 @@ def test_odd_columns_are_no_error(values: list[float | None]) -> None:
     """A column without values, a constant, a single value: the others are judged."""
     window = side(5, 50, 0.0, 2).set_column(3, "c", pa.array(values, pa.float64()))
     assert joint.judge(side(20, 30, 0.0, 1), window, COLUMNS, 7).outcome == "ok"
+
+
+def test_a_reference_of_few_nights_is_judged() -> None:
+    """Three nights beside a window of seven: no night that is held out lacks its other side."""
+    found = joint.judge(side(3, 60, 0.0, 1), side(7, 60, 0.0, 2), COLUMNS, 7)
+    assert found.outcome == "ok"
+    assert found.value == pytest.approx(0.5, abs=0.1)
 
 
 def test_a_declared_night_judges_it(lake: Lake, use: UseCase, week: list[str], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -66,6 +67,21 @@ def test_a_page_is_the_same_each_time(page: str, lake: Lake, use: UseCase, week:
     found = lake.get(f"reports/monitor/{week[1]}.html")
     assert found is not None
     assert found.decode() == page
+
+
+def test_a_feature_that_was_declared_since_is_told(
+    page: str, lake: Lake, week: list[str], tmp_path: Path
+) -> None:
+    """The champion's sample lacks it: the night is judged, and the page draws the others."""
+    features = "{spine: readings, lookback: 0, numeric: [temp, load, weekday], categorical: [kind, again]}"
+    newer = machines.spec(tmp_path, features=features)
+    sql = machines.SQL.replace("kind", "kind, kind AS again")
+    (tmp_path / "machines" / "features.sql").write_text(sql)
+    score(lake, newer, week[2])
+    monitor(lake, newer, week[2])
+    (row,) = lake.rows("findings", {"night": week[2], "check": "drift", "subject": "again"})
+    assert (row["outcome"], row["note"]) == ("not enough", "again has no reference")
+    assert b"drawDashboard" in (lake.get(f"reports/monitor/{week[2]}.html") or b"")
 
 
 def test_without_a_model_a_page_says_why_it_has_no_charts(lake: Lake, use: UseCase) -> None:
