@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 
@@ -26,16 +26,22 @@ def sides(
     ----------
     served : who served each row of the window's nights; of predictions only the champion's own nights count.
     """
-    window, champion = state.window(night), state.model(night)
-    # a canary's share of a night changes little of how the champion's predictions lie
-    served = [row for row in served if row["rung"] != "canary"]
-    own = [key for key in window if {row["model"] for row in served if row["night"] == key} == {champion}]
-    came = state.matured(night)[-spec.monitoring.window :]
+    window, came = state.window(night), state.matured(night)[-spec.monitoring.window :]
     return {
         **dict.fromkeys(spec.features.columns, window),
-        **dict.fromkeys(spec.problem.outputs, own),
+        **dict.fromkeys(spec.problem.outputs, own(served, window, state.model(night))),
         spec.problem.target: came,
     }
+
+
+def own(served: Iterable[Mapping[str, str]], nights: Sequence[str], champion: str) -> list[str]:
+    """Return those nights on which a champion served every row, a canary's share aside."""
+    by: dict[str, set[str]] = {key: set() for key in nights}
+    for row in served:
+        # a canary's share of a night changes little of how the champion's predictions lie
+        if row["rung"] != "canary" and row["night"] in by:
+            by[row["night"]].add(row["model"])
+    return [key for key, models in by.items() if models == {champion}]
 
 
 def rows(lake: Lake, night: str, nights: Mapping[str, Sequence[str]]) -> dict[str, list[dict[str, object]]]:

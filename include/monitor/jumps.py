@@ -11,7 +11,7 @@ import numpy as np
 
 from include import profile
 from include.lake import Lake
-from include.monitor import alarms
+from include.monitor import alarms, compare
 from include.monitor.findings import Finding
 from include.monitor.measures import Counts, Cut
 from include.monitor.state import State
@@ -19,6 +19,7 @@ from include.spec import UseCase
 from include.spec.stages import Jumps
 
 Row = Mapping[str, Any]
+UNTOLD = "no training has told how far it jumps without a fault"
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Past:
 
     Parameters
     ----------
-    counts : the night itself last, shape (nights, bins); None where the night has no such column.
+    counts : the night itself last, shape (nights, bins); None where the night has no such column, or one of
+        another kind than the training saw.
     limit : None where the training had too few nights to tell.
     """
 
@@ -42,7 +44,7 @@ def jumped(lake: Lake, spec: UseCase, night: str, state: State) -> list[Finding]
         why = "no training has told yet how far a column jumps without a fault"
         why = why if trained is None else "too few nights before it were scored to compare it with"
         return [Finding("jump", "features", None, None, "not enough", why)]
-    own = [key for key in nights if champion and state.model(key) == champion["model"]]
+    own = _own(lake, nights, state.model(night))
     rows = lake.rows("profiles", {"product": ["features", "predictions"], "night": nights})
     by_training = {
         key: _limits(lake, key) for key in {trained["night"], champion["evidence"] if champion else ""}
@@ -51,14 +53,22 @@ def jumped(lake: Lake, spec: UseCase, night: str, state: State) -> list[Finding]
     for name in (*spec.features.columns, *spec.problem.outputs):
         mine = name in spec.problem.outputs
         limit = by_training[champion["evidence"] if mine and champion else trained["night"]].get(name)
-        if limit is None or (mine and (not champion or limit["model"] != champion["model"])):
-            why = f"{name}: no training has told how far it jumps without a fault"
+        told = limit is not None and not (mine and limit["model"] != state.model(night))
+        if limit is None or not told or (mine and night not in own):
+            why = f"{name} isn't this champion's tonight" if told else f"{name}: {UNTOLD}"
             found.append(Finding("jump", name, None, None, "not enough", why))
             continue
         keys = own if mine else nights
         profiles = {row["night"]: row for row in rows if row["column"] == name and row["night"] in keys}
         found.append(judge(name, past(limit, profiles, night, spec.monitoring.jumps), spec.monitoring.jumps))
     return found
+
+
+def _own(lake: Lake, nights: list[str], champion: str) -> list[str]:
+    """Return the nights whose predictions are the champion's: a lower rung's lie elsewhere."""
+    served = lake.read("predictions", {"night": nights}, ["night", "rung", "model"])
+    each = [] if served is None else served.group_by(served.column_names).aggregate([]).to_pylist()
+    return compare.own(each, nights, champion)
 
 
 def _limits(lake: Lake, night: str) -> dict[str, Row]:
@@ -72,9 +82,11 @@ def past(limit: Row, profiles: Mapping[str, Row], night: str, rules: Jumps) -> P
     ----------
     profiles : the column's rows of `profiles` by night.
     """
+    how = json.loads(limit["cut"])
+    kind = "numeric" if how["names"] is None else "categorical"
+    profiles = {key: row for key, row in profiles.items() if row["kind"] == kind}
     if night not in profiles:
         return Past(None, None)
-    how = json.loads(limit["cut"])
     cut = Cut(tuple(how["edges"]), None if how["names"] is None else tuple(how["names"]))
     seen = dict(zip(json.loads(limit["nights"]), json.loads(limit["counts"]), strict=True))
     seen |= {key: cut.profile(profile.merge([row])[row["column"]]) for key, row in profiles.items()}
@@ -88,7 +100,7 @@ def judge(name: str, given: Past, rules: Jumps) -> Finding:
     """Judge a column's night against its past."""
     why = ""
     if given.counts is None:
-        why = f"{name} isn't there"
+        why = f"{name} isn't there, or is of another kind than the last training saw"
     elif given.limit is None:
         why = f"{name}: the last training had too few nights to tell how far it jumps without a fault"
     elif len(given.counts) < rules.enough:

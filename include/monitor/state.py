@@ -158,8 +158,9 @@ class State:
         again = [key for key in self.restated.get(night, ()) if f"{REALISED}/{key}" not in found]
         found |= {f"{REALISED}/{key}": self.ever[REALISED][key]["digest"] for key in again}
         champions = {f"champion/{key}": self.model(key) for key in (*self.streak(night), night)}
-        if (trained := self.limits(night)) is not None:
-            found[f"limits/{trained['night']}"] = trained["digest"]
+        trained, champion = self.limits(night), self.champion(night)
+        asked = {trained and trained["night"], champion and champion["evidence"]}
+        found |= {f"limits/{row['night']}": row["digest"] for row in self._limits if row["night"] in asked}
         return found | {name: model for name, model in champions.items() if model}
 
     def _lost(self, night: str) -> list[list[str]]:

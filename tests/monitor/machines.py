@@ -177,7 +177,7 @@ def fit(lake: Lake, use: UseCase) -> tuple[str, bytes]:
     return digest, data
 
 
-def promote(lake: Lake, digest: str, effective: str, version: str = "1") -> None:
+def promote(lake: Lake, digest: str, effective: str, version: str = "1", evidence: str = TRAINED) -> None:
     """Write a switch to `deployments`."""
     rows = lake.rows("deployments")
     row = {
@@ -187,7 +187,7 @@ def promote(lake: Lake, digest: str, effective: str, version: str = "1") -> None
         "model": digest,
         "prior": 0.25,
         "effective": effective,
-        "evidence": TRAINED,
+        "evidence": evidence,
         "kind": "promoted",
         "by": "test",
         "reason": "",

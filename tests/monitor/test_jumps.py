@@ -8,14 +8,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from include import profile
 from include.features.build import features
 from include.lake import Lake
 from include.monitor.run import monitor
+from include.monitor.state import State
 from include.score.run import score
 from include.spec import UseCase
+from include.tables import PARTITIONS
 from include.train import limits
 from include.verify import verify
 from tests.monitor import machines
@@ -124,6 +127,39 @@ def test_without_limits_nothing_is_judged(tmp_path: Path, shorter: UseCase) -> N
     bare = Lake("machines", str(tmp_path / "bare"))
     (first, *_) = lived(bare, shorter, {})
     assert jumped(bare, first, "not enough") == {"features"}
+
+
+def test_predictions_of_a_lower_rung_are_no_jump(lake: Lake, shorter: UseCase) -> None:
+    """A champion that can't be loaded leaves its nights to a constant, which isn't how it predicts."""
+    machines.promote(lake, "m" * 64, shorter.clock.shift(TRAINED, 1), evidence=TRAINED)
+    nights = lived(lake, shorter, {})
+    (row,) = lake.rows("findings", {"night": nights[-1], "check": "jump", "subject": "prediction"})
+    assert (row["outcome"], row["note"]) == ("not enough", "prediction isn't this champion's tonight")
+
+
+def test_the_champions_own_limits_are_among_the_inputs(lake: Lake, shorter: UseCase) -> None:
+    """A night by a newer training's limits is made again too when the champion's training was repeated."""
+    machines.promote(lake, "m" * 64, shorter.clock.shift(TRAINED, 1), evidence=TRAINED)
+    newer = shorter.clock.shift(TRAINED, 2)
+    nights = lived(lake, shorter, {})
+    (row,) = lake.rows("partitions", {"product": "limits"})
+    for night, digest in ((newer, row["digest"]), (TRAINED, "another")):
+        made = pa.Table.from_pylist([{**row, "night": night, "digest": digest}], schema=PARTITIONS)
+        lake.publish("partitions", made, {"product": "limits", "night": night})
+        assert State(lake, shorter, nights[-1]).stale(nights[-1])
+        monitor(lake, shorter, nights[-1])
+
+
+def test_a_column_of_another_kind_is_not_compared(lake: Lake, tmp_path: Path) -> None:
+    """A feature that was numeric in the training and is categorical now is told, and fails nothing."""
+    (tmp_path / "spec").mkdir()
+    features = "{spine: readings, lookback: 0, numeric: [temp, load], categorical: [kind, weekday]}"
+    rules = "{window: 3, report_rows: 200, jumps: {past: 7}}"
+    other = machines.spec(tmp_path / "spec", features=features, monitoring=rules)
+    nights = lived(lake, other, {})
+    (row,) = lake.rows("findings", {"night": nights[-1], "check": "jump", "subject": "weekday"})
+    assert (row["outcome"], row["value"]) == ("not enough", None)
+    assert "of another kind" in row["note"]
 
 
 def test_limits_that_were_altered_are_seen(lake: Lake, shorter: UseCase) -> None:
