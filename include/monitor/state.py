@@ -3,7 +3,7 @@
 Nights may come in any order, and two at once. So a night's findings are a function of what is published of
 it and of the nights before it; the digests of all that are kept with them, and whoever publishes an earlier
 night makes again those later ones whose digests no longer fit. A night done last thus leaves what order
-would have left.
+would have left, but for what the champion lost further back than the span: see the known limits.
 """
 
 from __future__ import annotations

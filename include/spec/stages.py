@@ -133,11 +133,11 @@ class Scoring(Strict):
 class Jumps(Strict):
     """How rarely a column's alarm may be false, and what it takes."""
 
-    a_year: float = Field(4, gt=0, description="alerts in a clean year that are tolerable, over all columns")
+    a_year: float = Field(4, gt=0, description="tolerable alerts in 365 clean nights, over all columns")
     past: int = Field(28, ge=7, description="nights before a night that it is compared with")
     nights: int = Field(2, ge=1, description="of the last `of` that must break with their past")
     of: int = Field(3, ge=1)
-    quiet: int = Field(7, ge=1, description="nights after an alert in which no other is told")
+    quiet: int = Field(7, ge=1, description="nights after an alert in which no other counts")
 
     @property
     def enough(self) -> int:
