@@ -152,6 +152,15 @@ def test_a_cool_down_holds_up_every_cause(use: UseCase) -> None:
     assert "a training was asked for on n001, the next may be 6 nights later" in asked[4].reason
 
 
+def test_what_lasts_is_tried_again_within_the_budget(use: UseCase) -> None:
+    """A degradation of 70 nights asks after each cool-down, but for a third time only 31 nights later."""
+    asked = told(use, [found("performance")] * 70, persist=1, cooldown=14, a_month=2)
+    causes = dict.fromkeys(decision.cause for decision in asked if decision.cause)
+    assert [cause[-4:] for cause in causes] == ["n000", "n015", "n031", "n046", "n062"]
+    assert "2 trainings were asked for in 30 nights, no more than 2 may" in asked[30].reason
+    assert asked[30].decision == "nothing"
+
+
 CHECKS: list[Check] = ["data", "jump", "performance", "drift", "concept"]
 SUBJECTS = ["a", "b"]
 ALARMS = [*found("drift", "a"), *(f for check in CHECKS for s in SUBJECTS for f in found(check, s))]
