@@ -14,7 +14,7 @@ from airflow.sdk import DAG, CronPartitionTimetable, Param, TaskGroup
 from evergreen.assets import product
 from evergreen.defaults import arguments, night_field
 from evergreen.operators.ingest import IngestOperator
-from evergreen.operators.monitor import AskTrainingOperator, MonitorOperator
+from evergreen.operators.monitor import AlertOperator, AskTrainingOperator, MonitorOperator
 from evergreen.operators.rollout import AdvanceOperator
 from evergreen.operators.score import ScoreOperator
 from include.spec import UseCase, read_all
@@ -46,7 +46,9 @@ def nightly(spec: UseCase) -> DAG:
             watch = MonitorOperator(
                 task_id="watch", usecase=spec.name, trigger_rule="all_done", outlets=[made("findings")]
             )
-            watch >> AskTrainingOperator(task_id="ask_training", usecase=spec.name)
+            # also of a night that nobody could score, whose watch is red
+            alert = AlertOperator(task_id="alert", usecase=spec.name, trigger_rule="all_done")
+            watch >> [AskTrainingOperator(task_id="ask_training", usecase=spec.name), alert]
         with TaskGroup("rollout") as rollout:
             AdvanceOperator(
                 task_id="advance",

@@ -127,7 +127,13 @@ DRIFT = _schema(
     rows=_I,
     nights=_I,  # in the window
 )
-DECISIONS = _schema(night=_S, decision=_S, cause=_S, reason=_S)  # nothing | retrain
+DECISIONS = _schema(
+    night=_S,
+    decision=_S,  # nothing | alert | retrain
+    cause=_S,
+    reason=_S,
+    alerts=_S,  # JSON: what a person is told, see include.monitor.policy.Alert
+)
 # every verdict, keyed so that a rerun is no new attempt
 ATTEMPTS = _schema(
     key=_S,

@@ -16,4 +16,9 @@ class Nothing(BaseOperator):
 
 with DAG("floor", schedule=None, start_date=datetime(2013, 1, 1), max_active_runs=4) as dag:
     ingest = [Nothing(task_id=f"ingest_{number}") for number in range(SOURCES)]
-    ingest >> Nothing(task_id="score") >> Nothing(task_id="monitor") >> Nothing(task_id="ask_training")
+    (
+        ingest
+        >> Nothing(task_id="score")
+        >> Nothing(task_id="monitor")
+        >> [Nothing(task_id="ask_training"), Nothing(task_id="alert")]
+    )

@@ -1,8 +1,8 @@
-"""When the evidence asks for a training beside the schedule: a pure function of what the last nights found.
+"""What a night's findings lead to: nothing, an alert, or a training beside the schedule. A pure function.
 
-One bad night is weather; the same finding several nights in a row is a cause. A cause is named by its kind
-and the champion, so that however many nights find it, it is acted on once, and again only after another
-model serves.
+An alert is told once and again only after some quiet nights, however many nights find it. One bad night is
+weather for a model; the same finding several nights in a row is a cause, and asks for one training at a time.
+Rolling back and stepping down are steps of `include.rollout`; here they are told.
 """
 
 from __future__ import annotations
@@ -12,51 +12,175 @@ from dataclasses import dataclass
 from typing import Literal
 
 from include.monitor.findings import Check, Finding
+from include.spec import UseCase
 from include.spec.stages import Retraining
 
 # A broken feed (missing, unseen, rung, data) is no cause: what is learnt from it would be as broken.
-CAUSES: dict[str, Check] = {"degraded": "performance", "drifted": "drift"}
+CAUSES: dict[str, Check] = {"degraded": "performance", "drifted": "drift", "concept": "concept"}
+# Not drift: each season is far from what the model learnt.
+TOLD: tuple[Check, ...] = (
+    "data", "rung", "labels", "missing", "unseen", "jump", "performance", "concept"
+)  # fmt: skip
+MONTH = 30
+
+
+@dataclass(frozen=True)
+class Alert:
+    """One thing that a person is told.
+
+    Parameters
+    ----------
+    check, subject, value, threshold, note : of the finding; of a switch of the champion, ``switch`` and the
+        version that serves.
+    """
+
+    check: str
+    subject: str
+    value: float | None
+    threshold: float | None
+    note: str
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What a night decided, why, and under which name it is acted on once (empty for nothing)."""
+    """What a night decided, why, under which name it is acted on once (empty unless retrain), and alerts."""
 
-    decision: Literal["nothing", "retrain"]
+    decision: Literal["nothing", "alert", "retrain"]
     cause: str
     reason: str
+    alerts: tuple[Alert, ...] = ()
 
 
-def decide(history: Sequence[Sequence[Finding]], retraining: Retraining, champion: str) -> Decision:
-    """Decide whether to ask for a training.
+@dataclass(frozen=True)
+class Night:
+    """A night as the policy sees it.
 
     Parameters
     ----------
-    history : each night's findings about the champion, the newest night last; none for a night that nobody
-        monitored, or that another model served.
-    champion : its digest, empty before the first promotion.
+    model : digest of its champion, empty before the first promotion.
+    alarms : its findings in alarm; none where nobody monitored it.
+    switched : that the champion was rolled back or stepped down from this night on, if it was.
+    decided : None for the night that is to be decided, and where nobody monitored.
     """
-    if not champion:
-        return Decision("nothing", "", "no model was promoted yet")
+
+    key: str
+    model: str
+    alarms: tuple[Finding, ...] = ()
+    switched: Alert | None = None
+    decided: Decision | None = None
+
+
+def decide(history: Sequence[Night], spec: UseCase) -> Decision:
+    """Decide the newest night by what was found and decided before it.
+
+    Parameters
+    ----------
+    history : the nights in their order without a gap, the one to decide last. More than `reach` nights
+        before it change nothing.
+    """
+    night = history[-1]
+    alerts, before = _alerts(history, spec)
+    cause, why = _training(history, spec.retraining)
+    parts = [why]
+    parts += [f"tells of {_listed(alerts)}"] if alerts else []
+    parts += [f"told before: {_listed(before)}"] if before else []
+    if night.switched:
+        alerts = (night.switched, *alerts)
+        parts.insert(0, night.switched.note)
+    decision: Literal["nothing", "alert", "retrain"] = (
+        "retrain" if cause else "alert" if alerts else "nothing"
+    )
+    return Decision(decision, cause, "; ".join(parts), alerts)
+
+
+def reach(spec: UseCase) -> int:
+    """Return how many nights before one its decision looks at."""
+    rules = spec.retraining
+    return max(spec.alerts.quiet, spec.monitoring.jumps.quiet, MONTH + rules.cooldown, rules.persist - 1)
+
+
+def _alerts(history: Sequence[Night], spec: UseCase) -> tuple[tuple[Alert, ...], tuple[Alert, ...]]:
+    """Return what the night tells, and what is in alarm as well and was told a short while ago."""
+    new: list[Alert] = []
+    before: list[Alert] = []
+    for check in TOLD:
+        jump = check == "jump"
+        quiet = spec.monitoring.jumps.quiet if jump else spec.alerts.quiet
+        decided = [night.decided for night in history[-1 - quiet : -1] if night.decided]
+        told = {a.subject for decision in decided for a in decision.alerts if a.check == check}
+        for found in sorted((f for f in history[-1].alarms if f.check == check), key=lambda f: f.subject):
+            alert = Alert(check, found.subject, found.value, found.threshold, found.note)
+            # the promised rate of jumps counts one alert, whichever columns, in so many nights
+            (before if (told if jump else alert.subject in told) else new).append(alert)
+    return tuple(new), tuple(before)
+
+
+def _listed(alerts: Sequence[Alert]) -> str:
+    shown = ", ".join(f"{alert.check} {alert.subject}" for alert in alerts[:6])
+    return shown + (f" and {len(alerts) - 6} more" if len(alerts) > 6 else "")
+
+
+def _training(history: Sequence[Night], rules: Retraining) -> tuple[str, str]:
+    """Return the cause by which the night asks for a training, empty if it doesn't, and why."""
+    night = history[-1]
+    if not night.model:
+        return "", "no model was promoted yet"
     streaks = []
-    for kind in retraining.when:
-        found = _streaks(history, CAUSES[kind])
-        lasting = sorted(subject for subject, nights in found.items() if nights >= retraining.persist)
+    for kind in rules.when:
+        found = _streaks(history[-rules.persist :], CAUSES[kind])
+        lasting = sorted(subject for subject, nights in found.items() if nights >= rules.persist)
         if lasting:
-            nights = f"{retraining.persist} nights in a row" if retraining.persist > 1 else "this night"
-            reason = f"{kind}: {', '.join(lasting)} {nights}"
-            return Decision("retrain", f"{kind}-{champion[:12]}", reason)
+            nights = f"{rules.persist} nights in a row" if rules.persist > 1 else "this night"
+            return _asked(history, rules, kind, f"{kind}: {', '.join(lasting)} {nights}")
         streaks += [f"{subject} {kind} for {nights}" for subject, nights in sorted(found.items())]
     if streaks:
-        return Decision("nothing", "", f"{', '.join(streaks)} of {retraining.persist} nights in a row")
-    return Decision("nothing", "", f"nothing is {' or '.join(retraining.when) or 'watched'}")
+        return "", f"{', '.join(streaks)} of {rules.persist} nights in a row"
+    return "", f"nothing is {' or '.join(rules.when) or 'watched'}"
 
 
-def _streaks(history: Sequence[Sequence[Finding]], check: Check) -> dict[str, int]:
-    """Return for each subject in alarm on the newest night how many nights it has been, without a gap."""
-    nights = [{f.subject for f in found if f.check == check and f.outcome == "alarm"} for found in history]
+def _asked(history: Sequence[Night], rules: Retraining, kind: str, why: str) -> tuple[str, str]:
+    """Return the cause's name and why, or no name while an earlier training has to be waited for.
+
+    A cause keeps its name until the cool-down is over, so a night that nobody acted on holds up no other.
+    """
+    night, last = history[-1], len(history) - 1
+    first: dict[str, int] = {}
+    for place in range(max(last - MONTH - rules.cooldown, 0), last):
+        decided = history[place].decided
+        if decided and decided.cause:
+            first.setdefault(decided.cause, place)
+    own = f"{kind}-{night.model[:12]}"
+    for cause, place in first.items():
+        if last - place <= rules.cooldown:
+            since = f"asked for on {history[place].key}"
+            return (
+                (cause, f"{why}, {since}")
+                if cause.startswith(own)
+                else (
+                    "",
+                    f"{why}; a training was {since}, the next may be {rules.cooldown + 1} nights later",
+                )
+            )
+    recent = sum(last - place <= MONTH for place in first.values())
+    if recent >= rules.a_month:
+        return (
+            "",
+            f"{why}; {recent} trainings were asked for in {MONTH} nights, no more than {rules.a_month} may",
+        )
+    return f"{own}-{night.key}", why
+
+
+def _streaks(history: Sequence[Night], check: Check) -> dict[str, int]:
+    """Return for each subject in alarm on the newest night how many nights it has been, without a gap.
+
+    A night that another model served is a gap.
+    """
+    nights = [
+        {f.subject for f in night.alarms if f.check == check and night.model == history[-1].model}
+        for night in history
+    ]
     streaks: dict[str, int] = {}
-    for subject in nights[-1] if nights else ():
+    for subject in nights[-1]:
         count = 0
         for alarmed in reversed(nights):
             if subject not in alarmed:

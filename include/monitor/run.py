@@ -1,8 +1,7 @@
 """Monitor one night: what its data and its matured labels say, and what is to be done about it.
 
 Nothing here fails the night: what can't be judged is *not enough*, and says why. Findings first, then the
-decision, the report, and the row in `partitions` last; a rerun, or a night done late, leaves what order
-would.
+report and the row in `partitions`, the decision last; a rerun, or a night done late, leaves what order would.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from include.lake import Lake
 from include.monitor import (
     compare,
     concept,
+    decisions,
     degraded,
     drift,
     findings,
@@ -31,7 +31,7 @@ from include.monitor import (
 )
 from include.monitor.drift import JOINT
 from include.monitor.findings import Finding
-from include.monitor.policy import Decision, decide
+from include.monitor.policy import Decision
 from include.monitor.realise import marked, realise
 from include.monitor.reference import Reference
 from include.monitor.state import PRODUCT, State
@@ -63,7 +63,8 @@ def monitor(lake: Lake, spec: UseCase, night: str) -> Ref:
         if judged and not due and not _torn(lake, night, state):
             row = state.partition(PRODUCT, night)
             assert row is not None
-            return Ref(f"{lake.uri}/tables/findings", night, row["digest"], row["rows"], row["note"])
+            said = f"{row['note']}; {_ask(decisions.settle(lake, spec, night))}"
+            return Ref(f"{lake.uri}/tables/findings", night, row["digest"], row["rows"], said)
         _publish(lake, spec, due[0] if judged and due else night, state)
         judged = True
         state.read(lake)
@@ -109,8 +110,6 @@ def _publish(lake: Lake, spec: UseCase, night: str, state: State) -> None:
     found += concept.watched(lake, spec, night, state)
     table = findings.table(night, found)
     lake.publish("findings", table, {"night": night})
-    decision = decide([*_history(lake, spec, night, state), found], spec.retraining, champion)
-    lake.publish("decisions", _decision(night, decision), {"night": night})
     compared = compare.table(night, learnt, seen)
     lake.publish("drift", compared, {"night": night})
     said = f"{compared.num_rows} measures of {len(seen)} columns"
@@ -120,7 +119,7 @@ def _publish(lake: Lake, spec: UseCase, night: str, state: State) -> None:
     drawn &= measured is not None and measured["digest"] == digest_table(compared)
     if before is None or not drawn or _window(before["inputs"]) != _window(json.dumps(inputs)):
         report.draw(lake, spec, night, window, learnt, found, compared)
-    _mark(lake, marked(spec, PRODUCT, night, table, inputs, note(found, decision)))
+    _mark(lake, marked(spec, PRODUCT, night, table, inputs, note(found)))
 
 
 def _mark(lake: Lake, row: dict[str, Any]) -> None:
@@ -133,19 +132,6 @@ def _served(lake: Lake, window: Sequence[str]) -> list[dict[str, str]]:
     columns = ["night", "rung", "reason", "model"]
     found = lake.read("predictions", {"night": list(window)}, columns)
     return [] if found is None else found.to_pylist()
-
-
-def _history(lake: Lake, spec: UseCase, night: str, state: State) -> list[list[Finding]]:
-    """Return the findings of the nights before, none for a night that another model served."""
-    streak = state.streak(night)
-    rows = lake.rows("findings", {"night": list(streak)}) if streak else []
-    same = {key for key in streak if state.model(key) == state.model(night)}
-    return [findings.from_rows(r for r in rows if r["night"] == key and key in same) for key in streak]
-
-
-def _decision(night: str, decision: Decision) -> pa.Table:
-    row = {"night": night, "decision": decision.decision, "cause": decision.cause, "reason": decision.reason}
-    return pa.Table.from_pylist([row], schema=tables.DECISIONS)
 
 
 def _window(inputs: str) -> dict[str, str]:
@@ -205,8 +191,8 @@ def _unfit(
     return f"is {kinds[0]} and was {column.profile.kind} in the reference" if kinds else ""
 
 
-def note(found: Sequence[Finding], decision: Decision) -> str:
-    """Return the night in a sentence."""
+def note(found: Sequence[Finding]) -> str:
+    """Return what a night found in a sentence."""
     parts = []
     for check in ("data", "labels", "rung", "concept", "missing", "unseen", "jump", "drift"):
         alarms = sorted(f.subject for f in found if f.check == check and f.outcome == "alarm")
@@ -218,5 +204,11 @@ def note(found: Sequence[Finding], decision: Decision) -> str:
     steady = sum(f.outcome == "ok" for f in drift)
     parts.append(f"{steady} of {judged} columns without drift" if judged else f"drift: {drift[0].note}")
     parts += [f.note for f in found if f.check == "performance"][:1]
-    ask = f"asks for a training ({decision.reason})" if decision.decision == "retrain" else "nothing to do"
-    return "; ".join([*parts, ask])
+    return "; ".join(parts)
+
+
+def _ask(decision: Decision) -> str:
+    """Return what is to be done, for the end of a night's sentence."""
+    if decision.decision == "retrain":
+        return f"asks for a training ({decision.reason})"
+    return decision.reason if decision.alerts else "nothing to do"

@@ -41,9 +41,9 @@ class State:
 
     def __init__(self, lake: Lake, spec: UseCase, night: str) -> None:
         self.spec, self.night = spec, night
-        width, delay, persist = spec.monitoring.window, spec.labels.delay, spec.retraining.persist
+        width, delay = spec.monitoring.window, spec.labels.delay
         jumps = spec.monitoring.jumps
-        reach = max(delay + 2 * width + persist, jumps.past + jumps.of)
+        reach = max(delay + 2 * width, jumps.past + jumps.of)
         first = spec.clock.shift(night, -max(spec.features.lookback, reach))
         self.span = spec.clock.keys(first, spec.clock.shift(night, reach))
         self._place = {key: place for place, key in enumerate(self.span)}
@@ -116,10 +116,6 @@ class State:
         there = [key for key in keys if key <= known or key in scored]
         return scored if len(there) >= rules.enough else []
 
-    def streak(self, night: str) -> list[str]:
-        """Return the nights before one whose findings the policy looks at."""
-        return self._before(night, self.spec.retraining.persist - 1, 1)
-
     def matured(self, night: str) -> list[str]:
         """Return the nights that performance is taken from: twice the window, so a lost one is no gap."""
         return [key for key in self.pool(night) if key in self._realised and self.known(key)[0] <= night]
@@ -144,24 +140,22 @@ class State:
         return self.span[place] if place < len(self.span) else ""
 
     def inputs(self, night: str) -> dict[str, str]:
-        """Return the digest of everything that a night's findings and decision depend on."""
+        """Return the digest of everything that a night's findings depend on."""
         names = [("predictions", key) for key in sorted({*self.window(night), *self.past(night)})]
         names += [(source, night) for source in self.spec.sources]
         names += [("predictions", scored) for scored in self.pool(night)]
         for scored in self.matured(night):
             names += [(REALISED, scored), (self.spec.labels.source, self.brings(scored))]
-        names += [(PRODUCT, earlier) for earlier in self.streak(night)]
         rows = {f"{product}/{key}": self.partition(product, key) for product, key in names}
         found = {name: row["digest"] or row["outcome"] for name, row in rows.items() if row is not None}
         if lost := self._lost(night):
             found[LOSSES] = digest_json(lost)
         again = [key for key in self.restated.get(night, ()) if f"{REALISED}/{key}" not in found]
         found |= {f"{REALISED}/{key}": self.ever[REALISED][key]["digest"] for key in again}
-        champions = {f"champion/{key}": self.model(key) for key in (*self.streak(night), night)}
         trained, champion = self.limits(night), self.champion(night)
         asked = {trained and trained["night"], champion and champion["evidence"]}
         found |= {f"limits/{row['night']}": row["digest"] for row in self._limits if row["night"] in asked}
-        return found | {name: model for name, model in champions.items() if model}
+        return found | ({f"champion/{night}": str(champion["model"])} if champion else {})
 
     def _lost(self, night: str) -> list[list[str]]:
         """Return the digests of what a night's champion has lost on its nights, as far as known by then."""

@@ -197,5 +197,18 @@ class Monitoring(Strict):
 class Retraining(Strict):
     """When the evidence asks for a training outside the schedule."""
 
-    when: tuple[Literal["degraded", "drifted"], ...] = ("degraded",)
+    when: tuple[Literal["degraded", "drifted", "concept"], ...] = ("degraded",)
     persist: int = Field(3, ge=1, description="nights in a row that must show it")
+    cooldown: int = Field(14, ge=0, description="nights after such a training in which no other is asked for")
+    a_month: int = Field(2, ge=1, description="such trainings in 30 nights, at most")
+
+
+class Alerts(Strict):
+    """Whom the nights tell, and how often."""
+
+    quiet: int = Field(
+        7, ge=1, description="nights in which the same isn't told again; of jumps, monitoring.jumps.quiet"
+    )
+    to: tuple[Name, ...] = Field(
+        (), description="Airflow connections: of a webhook, of Slack's, of a mail server"
+    )

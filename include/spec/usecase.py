@@ -14,7 +14,7 @@ from include.spec.gate import Gate
 from include.spec.metrics import OBJECTIVES, check
 from include.spec.problem import Problem
 from include.spec.source import Day, Name, Source, Strict
-from include.spec.stages import Features, Labels, Monitoring, Retraining, Scoring, Training
+from include.spec.stages import Alerts, Features, Labels, Monitoring, Retraining, Scoring, Training
 
 # what stands beside the sources in `partitions` and `profiles`
 PRODUCTS = ("features", "predictions", "shadows", "performance", "monitor")
@@ -68,6 +68,7 @@ class UseCase(Strict):
     scoring: Scoring
     monitoring: Monitoring = Monitoring()
     retraining: Retraining = Retraining()
+    alerts: Alerts = Alerts()
     folder: Path = Field(Path(), exclude=True)
 
     @property
@@ -88,7 +89,7 @@ class UseCase(Strict):
     @cached_property
     def digest(self) -> str:
         """The digest of the declaration and its SQL: what a result depends on beside data and code."""
-        said = self.model_dump(mode="json", by_alias=True, exclude={"training": {"ablation"}})
+        said = self.model_dump(mode="json", by_alias=True, exclude={"training": {"ablation"}, "alerts": True})
         return digest_json([said, self.sql])
 
     def digest_of(self, product: str) -> str:

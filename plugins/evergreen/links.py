@@ -31,6 +31,17 @@ def inside(path: str) -> str:
     return f"{_root()}/plugin/evergreen{address(path)}"
 
 
+def report_address(usecase: str, night: str) -> str:
+    """Return the whole address of a night's report, for those who aren't in Airflow."""
+    base = urlsplit(conf.get("api", "base_url", fallback=""))
+    path = _report(usecase, night)
+    return f"{base.scheme}://{base.netloc}{path}" if base.netloc else path
+
+
+def _report(usecase: str, night: str) -> str:
+    return inside(f"/report/{quote(usecase)}/monitor/{quote(night)}.html")
+
+
 def _root() -> str:
     return urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/")
 
@@ -66,7 +77,7 @@ class ReportLink(BaseOperatorLink):
         """Return the report's page, empty while there is none."""
         night = _returned(ti_key).get("partition")
         usecase = operator.usecase  # type: ignore[attr-defined]  # Evergreen's operators have it
-        return inside(f"/report/{quote(usecase)}/monitor/{quote(night)}.html") if night else ""
+        return _report(usecase, night) if night else ""
 
 
 class VerdictLink(BaseOperatorLink):

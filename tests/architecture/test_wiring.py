@@ -75,3 +75,11 @@ def test_a_step_of_a_trial_is_looked_for_on_every_night(wired: Wired) -> None:
     dag = wired("nightly")
     assert dag.get_task("rollout.advance").trigger_rule == "all_done"
     assert before(dag, "rollout.advance") == {"ingest.sales", "score.predict"}
+
+
+def test_a_night_that_nobody_could_score_tells_as_well(wired: Wired) -> None:
+    """The alerts wait for the monitor's task alone, also where it is red, and nothing waits for them."""
+    alert = wired("nightly").get_task("monitor.alert")
+    assert alert.upstream_task_ids == {"monitor.watch"}
+    assert alert.trigger_rule == "all_done"
+    assert alert.downstream_task_ids == set()

@@ -1,35 +1,57 @@
-"""What asks for a training, and under which name."""
+"""What tells a person, what asks for a training, under which name, and how often."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, get_args
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from include.monitor.findings import Check, Finding, Outcome
-from include.monitor.policy import decide
-from include.spec.stages import Retraining
+from include.monitor.policy import CAUSES, MONTH, TOLD, Alert, Decision, Night, decide, reach
+from include.spec import UseCase
+from include.spec.stages import Alerts, Jumps, Retraining
 
 CHAMPION = "0123456789abcdef"
+Found = list[Finding]
 
 
-def found(check: Check, subject: str = "roc_auc", outcome: Outcome = "alarm") -> list[Finding]:
+def found(check: Check, subject: str = "roc_auc", outcome: Outcome = "alarm") -> Found:
     """Return a night with one finding."""
     return [Finding(check, subject, 0.5, 0.6, outcome, "a sentence")]
 
 
-def test_a_lasting_degradation_asks_once_for_its_cause() -> None:
-    """Three nights in a row name one cause, and so does the fourth; another champion has its own."""
+def told(use: UseCase, nights: Sequence[Found], model: str = CHAMPION, **rules: Any) -> list[Decision]:
+    """Decide nights in their order, each after those before it."""
+    changed = {"retraining": Retraining(**{"persist": 3, **rules}), "alerts": Alerts(quiet=3)}
+    spec = use.model_copy(update=changed)
+    history: list[Night] = []
+    for place, each in enumerate(nights):
+        alarms = tuple(finding for finding in each if finding.outcome == "alarm")
+        history.append(Night(f"n{place:03}", model, alarms))
+        history[-1] = replace(history[-1], decided=decide(history, spec))
+    return [night.decided for night in history if night.decided]
+
+
+def test_a_lasting_degradation_asks_once_for_its_cause(use: UseCase) -> None:
+    """Three nights in a row name a cause, and the fourth the same; another champion has its own."""
     bad = found("performance")
-    asked = decide([bad] * 3, Retraining(persist=3), CHAMPION)
-    assert (asked.decision, asked.cause) == ("retrain", "degraded-0123456789ab")
-    assert asked.reason == "degraded: roc_auc 3 nights in a row"
-    assert decide([bad] * 4, Retraining(persist=3), CHAMPION) == asked
-    assert decide([bad] * 3, Retraining(persist=3), "fedcba").cause == "degraded-fedcba"
+    *_, third, fourth = told(use, [bad] * 4)
+    assert (third.decision, third.cause) == ("retrain", "degraded-0123456789ab-n002")
+    assert third.reason.startswith("degraded: roc_auc 3 nights in a row")
+    assert (fourth.decision, fourth.cause) == ("retrain", third.cause)
+    assert "asked for on n002" in fourth.reason
+    assert told(use, [bad] * 3, "fedcba")[-1].cause == "degraded-fedcba-n002"
 
 
 @pytest.mark.parametrize(
     "history",
     [
-        [],
+        [[]],
         [found("performance")] * 2,
         [found("performance"), [], found("performance")],
         [found("performance"), found("performance", outcome="not enough"), found("performance")],
@@ -37,32 +59,145 @@ def test_a_lasting_degradation_asks_once_for_its_cause() -> None:
         [found("performance", "a"), found("performance", "b"), found("performance", "a")],
     ],
 )
-def test_what_does_not_last_asks_for_nothing(history: list[list[Finding]]) -> None:
+def test_what_does_not_last_asks_for_no_training(use: UseCase, history: list[Found]) -> None:
     """Too few nights, a gap, a night that can't be judged, another metric: no training."""
-    assert decide(history, Retraining(persist=3), CHAMPION).decision == "nothing"
+    assert {decision.cause for decision in told(use, history)} == {""}
 
 
-def test_drift_alone_never_asks_unless_it_is_told_to() -> None:
-    """Covariate drift is no degradation."""
-    history = [found("drift", "temp")] * 5
-    assert decide(history, Retraining(persist=2), CHAMPION).decision == "nothing"
-    asked = decide(history, Retraining(when=("degraded", "drifted"), persist=2), CHAMPION)
-    assert (asked.decision, asked.cause) == ("retrain", "drifted-0123456789ab")
+def test_another_models_nights_are_none_of_a_streak(use: UseCase) -> None:
+    """What the champion before did says nothing of this one."""
+    alarms = tuple(found("performance"))
+    history = [Night("a", "old", alarms), Night("b", CHAMPION, alarms)]
+    spec = use.model_copy(update={"retraining": Retraining(persist=2)})
+    assert decide(history, spec).cause == ""
+    assert decide([replace(history[0], model=CHAMPION), history[1]], spec).cause != ""
 
 
-@pytest.mark.parametrize("check", ["missing", "unseen", "rung", "data"])
-def test_a_broken_feed_never_asks(check: Check) -> None:
-    """What is learnt from a broken feed is as broken."""
-    both = Retraining(when=("degraded", "drifted"), persist=1)
-    assert decide([found(check)] * 3, both, CHAMPION).decision == "nothing"
+@pytest.mark.parametrize(("kind", "check"), [("drifted", "drift"), ("concept", "concept")])
+def test_a_cause_asks_only_where_it_is_declared(use: UseCase, kind: Any, check: Check) -> None:
+    """Drift is no degradation and a change of concept may be borne: each asks where the spec says so."""
+    nights = [found(check, "temp")] * 5
+    assert {decision.cause for decision in told(use, nights)} == {""}
+    asked = told(use, nights, when=("degraded", kind), persist=2)
+    assert [decision.decision for decision in asked[1:]] == ["retrain"] * 4
+    assert asked[-1].cause == f"{kind}-0123456789ab-n001"
 
 
-def test_without_a_champion_there_is_nothing_to_retrain() -> None:
-    """Before the first promotion the schedule trains."""
-    assert decide([found("performance")] * 9, Retraining(persist=1), "").decision == "nothing"
+@pytest.mark.parametrize("check", ["missing", "unseen", "rung", "data", "labels", "jump"])
+def test_a_broken_feed_never_asks(use: UseCase, check: Check) -> None:
+    """What is learnt from a broken feed is as broken: a person is told instead."""
+    decisions = told(use, [found(check)] * 3, when=tuple(CAUSES), persist=1)
+    assert [decision.decision for decision in decisions] == ["alert", "nothing", "nothing"]
 
 
-def test_a_reason_counts_the_nights_so_far() -> None:
-    """The row says how far a streak has come."""
-    said = decide([[], found("performance")], Retraining(persist=3), CHAMPION).reason
-    assert said == "roc_auc degraded for 1 of 3 nights in a row"
+def test_every_check_but_drift_tells_a_person(use: UseCase) -> None:
+    """Drift comes with each season: it alone is nothing, whatever the night."""
+    assert {*TOLD, "drift"} == {*get_args(Check)}
+    assert {decision.decision for decision in told(use, [found("drift", "temp")] * 20)} == {"nothing"}
+    for check in TOLD:
+        [decision] = told(use, [found(check, "x")])
+        assert decision.alerts == (Alert(check, "x", 0.5, 0.6, "a sentence"),), check
+
+
+def test_without_a_champion_there_is_nothing_to_retrain(use: UseCase) -> None:
+    """Before the first promotion the schedule trains; a source that fails is told all the same."""
+    assert {d.cause for d in told(use, [found("performance")] * 9, "", persist=1)} == {""}
+    assert told(use, [found("data", "sales")], "")[0].decision == "alert"
+
+
+def test_a_reason_counts_the_nights_so_far(use: UseCase) -> None:
+    """The row says how far a streak has come, what is told, and what was told before."""
+    first, second = told(use, [found("performance")] * 2)
+    assert first.reason == "roc_auc degraded for 1 of 3 nights in a row; tells of performance roc_auc"
+    assert second.reason == "roc_auc degraded for 2 of 3 nights in a row; told before: performance roc_auc"
+
+
+def test_a_training_carries_the_nights_alerts(use: UseCase) -> None:
+    """A night that asks for a training tells as well, also what nobody would retrain for."""
+    last = told(use, [[*found("performance"), *found("data", "sales")]], persist=1)[-1]
+    assert last.decision == "retrain"
+    assert {alert.check for alert in last.alerts} == {"performance", "data"}
+
+
+def test_a_lasting_alarm_is_told_again_after_the_quiet(use: UseCase) -> None:
+    """With three quiet nights it is told on the first, fifth and ninth night; another subject at once."""
+    nights = [found("data", "sales")] * 9
+    assert [len(decision.alerts) for decision in told(use, nights)] == [1, 0, 0, 0, 1, 0, 0, 0, 1]
+    nights[1] = [*nights[1], *found("data", "shops")]
+    assert [alert.subject for alert in told(use, nights)[1].alerts] == ["shops"]
+
+
+def test_jumps_are_told_once_whichever_columns(use: UseCase) -> None:
+    """The promised rate of a year counts one alert in the quiet nights over all columns."""
+    spec = use.model_copy(update={"monitoring": use.monitoring.model_copy(update={"jumps": Jumps(quiet=2)})})
+    nights = [found("jump", "temp"), found("jump", "load"), [], found("jump", "load")]
+    assert [len(decision.alerts) for decision in told(spec, nights)] == [1, 0, 0, 1]
+
+
+def test_a_switch_that_happened_is_told_and_not_done_again(use: UseCase) -> None:
+    """A champion that was rolled back is an alert of its own, and first in the reason."""
+    switched = Alert("switch", "v1", None, None, "rolled back: v1 serves again from this night on (worse)")
+    decision = decide([Night("a", CHAMPION, (), switched)], use)
+    assert (decision.decision, decision.alerts) == ("alert", (switched,))
+    assert decision.reason.startswith("rolled back: v1 serves again")
+
+
+def test_a_cool_down_holds_up_every_cause(use: UseCase) -> None:
+    """After a training no other is asked for in the cool-down, also not for another cause; then again."""
+    nights = [*[found("drift", "temp")] * 2, *[found("performance")] * 8]
+    asked = told(use, nights, when=("degraded", "drifted"), persist=2, cooldown=5, a_month=9)
+    causes = [decision.cause for decision in asked]
+    drifted, degraded = "drifted-0123456789ab-n001", "degraded-0123456789ab-n007"
+    assert causes == ["", drifted, *[""] * 5, *[degraded] * 3]
+    assert "a training was asked for on n001, the next may be 6 nights later" in asked[4].reason
+
+
+def test_what_lasts_is_tried_again_within_the_budget(use: UseCase) -> None:
+    """A degradation of 70 nights asks after each cool-down, but for a third time only 31 nights later."""
+    asked = told(use, [found("performance")] * 70, persist=1, cooldown=14, a_month=2)
+    causes = dict.fromkeys(decision.cause for decision in asked if decision.cause)
+    assert [cause[-4:] for cause in causes] == ["n000", "n015", "n031", "n046", "n062"]
+    assert "2 trainings were asked for in 30 nights, no more than 2 may" in asked[30].reason
+    assert asked[30].decision == "nothing"
+
+
+CHECKS: list[Check] = ["data", "jump", "performance", "drift", "concept"]
+SUBJECTS = ["a", "b"]
+ALARMS = [*found("drift", "a"), *(f for check in CHECKS for s in SUBJECTS for f in found(check, s))]
+NIGHTS = st.lists(st.lists(st.sampled_from(ALARMS), unique=True), min_size=1, max_size=80)
+
+
+@given(NIGHTS, st.integers(0, 12), st.integers(1, 3))
+def test_whatever_comes_quiet_cool_down_and_budget_hold(
+    use: UseCase, nights: list[Found], cooldown: int, a_month: int
+) -> None:
+    """No subject twice in the quiet nights; trainings apart, and no more in any 30 nights than declared."""
+    rules = {"when": tuple(CAUSES), "persist": 1, "cooldown": cooldown, "a_month": a_month}
+    decisions = told(use, nights, **rules)
+    last: dict[tuple[str, str], int] = {}
+    asked: dict[str, int] = {}
+    for place, decision in enumerate(decisions):
+        for alert in decision.alerts:
+            key = (alert.check, alert.subject)
+            assert place - last.get(key, -99) > 3
+            last[key] = place
+        if decision.cause:
+            asked.setdefault(decision.cause, place)
+    begun = sorted(asked.values())
+    assert all(later - earlier > cooldown for earlier, later in pairwise(begun))
+    assert all(sum(0 <= place - of <= MONTH for of in begun) <= a_month for place in begun)
+    for decision in decisions:
+        assert decision.decision == (
+            "retrain" if decision.cause else "alert" if decision.alerts else "nothing"
+        )
+
+
+@given(st.lists(st.sampled_from(["data", "performance", ""]), min_size=60, max_size=70), st.integers(0, 5))
+def test_a_decision_looks_no_further_back_than_it_says(use: UseCase, checks: list[Any], cut: int) -> None:
+    """What happened before the declared reach changes nothing."""
+    spec = use.model_copy(update={"retraining": Retraining(persist=2, cooldown=10)})
+    history: list[Night] = []
+    for place, check in enumerate(checks):
+        history.append(Night(f"n{place:03}", CHAMPION, tuple(found(check)) if check else ()))
+        history[-1] = replace(history[-1], decided=decide(history, spec))
+    assert decide(history[-reach(spec) - 1 - cut :], spec) == history[-1].decided

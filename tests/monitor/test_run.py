@@ -93,8 +93,8 @@ def test_labels_that_turn_ask_for_one_training(quick: Lake, use: UseCase, week: 
     run(quick, use, week[:7])
     asked = {row["night"]: (row["decision"], row["cause"]) for row in quick.rows("decisions")}
     digest = quick.rows("deployments")[0]["model"]
-    assert [asked[night][0] for night in week[:7]] == ["nothing"] * 5 + ["retrain"] * 2
-    assert {asked[night][1] for night in week[5:7]} == {f"degraded-{digest[:12]}"}
+    assert [asked[night][0] for night in week[:7]] == ["nothing"] * 4 + ["alert"] + ["retrain"] * 2
+    assert {asked[night][1] for night in week[5:7]} == {f"degraded-{digest[:12]}-{week[5]}"}
 
 
 def test_a_source_that_did_not_come_is_told(quick: Lake, use: UseCase, week: list[str]) -> None:
@@ -109,12 +109,14 @@ def test_a_source_that_did_not_come_is_told(quick: Lake, use: UseCase, week: lis
 def test_a_night_without_predictions_is_told_and_not_failed(
     quick: Lake, use: UseCase, week: list[str]
 ) -> None:
-    """A night that was never scored has findings that say so, and decides nothing."""
+    """A night that was never scored has findings that say so, and a person is told."""
     ref = monitor(quick, use, week[0])
     assert found(quick, week[0]) == {("data", "predictions")}
     assert note(quick, week[0], "drift") == "nothing was predicted for this night"
     assert "nothing was predicted" in ref.note
-    assert quick.rows("decisions")[0]["decision"] == "nothing"
+    [decided] = quick.rows("decisions")
+    assert (decided["decision"], decided["cause"]) == ("alert", "")
+    assert "tells of data predictions" in decided["reason"]
 
 
 def test_before_the_first_promotion_nothing_can_be_judged(quick: Lake, use: UseCase, week: list[str]) -> None:

@@ -1,0 +1,230 @@
+"""A night's alerts reach those declared, once, by real servers on loopback; what refuses fails nothing."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socketserver
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from airflow.sdk.exceptions import AirflowSkipException
+
+from evergreen.operators.monitor import AlertOperator
+from include import tables
+from include.lake import Lake
+from tests.monitor import machines
+
+NIGHT, SECRET = "2024-01-25", "T0/B0/planted-secret"
+FOUND = {"check": "data", "subject": "stops", "value": 1.0, "threshold": 0.1, "note": "stops is <refused>"}
+Declare = Callable[..., Lake]
+
+
+class Hook(ThreadingHTTPServer):
+    """A webhook that answers with one status after the other; the last one stays."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.statuses = [200]
+        self.got: list[tuple[str, str, Any]] = []
+        self.uri = f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Hook
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.got.append((self.path, self.headers.get("Authorization", ""), body))
+        statuses = self.server.statuses
+        self.send_response(statuses.pop(0) if statuses[1:] else statuses[0])
+        self.send_header("Location", "/elsewhere")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+class Mail(socketserver.ThreadingTCPServer):
+    """As much of a mail server as one message needs."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Smtp)
+        self.got: list[str] = []
+
+
+class _Smtp(socketserver.StreamRequestHandler):
+    server: Mail
+
+    def handle(self) -> None:
+        self.wfile.write(b"220 here\r\n")
+        for line in self.rfile:
+            word = line.split()[0].upper()
+            if word == b"DATA":
+                self.wfile.write(b"354 go on\r\n")
+                self.server.got.append(b"".join(iter(self.rfile.readline, b".\r\n")).decode())
+            self.wfile.write(b"221 bye\r\n" if word == b"QUIT" else b"250 ok\r\n")
+
+
+def serving(server: Any) -> Iterator[Any]:
+    """Let a server run for a test."""
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def hook() -> Iterator[Hook]:
+    """Return a webhook."""
+    yield from serving(Hook())
+
+
+@pytest.fixture
+def mail() -> Iterator[Mail]:
+    """Return a mail server."""
+    yield from serving(Mail())
+
+
+@pytest.fixture
+def declare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Declare:
+    """Declare whom to tell, by which connections, and publish a night that tells something."""
+
+    def act(**connections: dict[str, Any]) -> Lake:
+        machines.spec(tmp_path / "usecases", retraining=f"{{}}\nalerts: {{to: {[*connections]}}}")
+        for name, connection in connections.items():
+            monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps(connection))
+        monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path / "usecases"))
+        monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
+        lake = Lake("machines")
+        decide(lake, [FOUND])
+        return lake
+
+    (tmp_path / "usecases").mkdir()
+    return act
+
+
+def decide(lake: Lake, alerts: list[dict[str, Any]]) -> None:
+    """Publish the night's decision."""
+    row = {"night": NIGHT, "decision": "alert", "cause": "", "reason": "tells of data stops"}
+    table = pa.Table.from_pylist([{**row, "alerts": json.dumps(alerts)}], schema=tables.DECISIONS)
+    lake.publish("decisions", table, {"night": NIGHT})
+
+
+def tell(run_type: str = "scheduled") -> str:
+    """Run the task; return why it was skipped, empty where it wasn't."""
+    run = SimpleNamespace(partition_key=NIGHT, run_type=run_type)
+    try:
+        AlertOperator(task_id="alert", usecase="machines").execute({"dag_run": run, "params": {}})  # type: ignore[typeddict-item]  # all that it reads
+    except AirflowSkipException as skipped:
+        return str(skipped)
+    return ""
+
+
+def test_a_webhook_is_told_once(declare: Declare, hook: Hook) -> None:
+    """It gets use case, night, sentence, findings and the report's address; a rerun says no more."""
+    lake = declare(ops={"conn_type": "http", "host": hook.uri + "/in", "password": SECRET})
+    assert [tell(), tell()] == ["", ""]
+    [(path, authorization, body)] = hook.got
+    assert (path, authorization) == ("/in", f"Bearer {SECRET}")
+    assert body["report"].endswith(f"/report/machines/monitor/{NIGHT}.html")
+    assert {**body, "report": ""} == {
+        "usecase": "machines",
+        "night": NIGHT,
+        "decision": "alert",
+        "sentence": f"machines {NIGHT}: tells of data stops",
+        "findings": [FOUND],
+        "report": "",
+    }
+    decide(lake, [FOUND, {**FOUND, "subject": "readings"}])
+    assert tell() == ""
+    assert [len(said["findings"]) for *_, said in hook.got] == [1, 2]  # another thing to tell is told
+
+
+@pytest.mark.parametrize("status", [500, 403, 302])
+def test_one_that_refuses_fails_nothing_and_is_told_by_a_rerun(
+    declare: Declare, hook: Hook, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The task is skipped with a warning, the others are told, and a rerun tells the one that wasn't."""
+    hook.statuses = [status, 200]
+    declare(
+        bad={"conn_type": "http", "host": hook.uri + "/bad"},
+        ok={"conn_type": "http", "host": hook.uri + "/ok"},
+    )
+    assert tell().startswith("could not tell bad:")
+    assert [path for path, *_ in hook.got] == ["/bad", "/ok"]
+    why = f"bad: failed: connection bad: required a webhook that takes it, found status {status}"
+    assert why in capsys.readouterr().out
+    assert tell() == ""
+    assert [path for path, *_ in hook.got] == ["/bad", "/ok", "/bad"]
+
+
+def test_no_log_has_the_secret(
+    declare: Declare, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Slack's address is a secret, and so is a token: neither is in a log where nobody answers."""
+    down = "http://127.0.0.1:1"
+    declare(
+        slack={"conn_type": "slackwebhook", "host": down, "password": SECRET},
+        hook={"conn_type": "http", "host": down, "login": "me", "password": SECRET},
+        typo={"conn_type": "http", "host": f"127.0.0.1/{SECRET}"},
+    )
+    with caplog.at_level(logging.DEBUG):
+        said = tell()
+    log = capsys.readouterr().out + caplog.text
+    assert said.startswith("could not tell slack, hook, typo:")
+    assert "found ConnectionError" in log
+    assert "put the webhook's address into the connection's host" in log
+    assert "planted-secret" not in log + said
+
+
+def test_slack_gets_its_own_form(declare: Declare, hook: Hook) -> None:
+    """A line a finding, under the address that the password completes, with nothing taken for markup."""
+    declare(slack={"conn_type": "slackwebhook", "host": hook.uri, "password": SECRET})
+    assert tell() == ""
+    [(path, authorization, body)] = hook.got
+    assert (path, authorization) == (f"/{SECRET}", "")
+    sentence, finding, _ = body["text"].split("\n")
+    assert sentence == f"machines {NIGHT}: tells of data stops"
+    assert finding == "data stops: stops is &lt;refused&gt;"
+
+
+def test_a_mail_is_sent_by_airflows_notifier(declare: Declare, mail: Mail) -> None:
+    """The connection says from whom and to whom."""
+    host, port = mail.server_address[:2]
+    extra = {"from_email": "a@example.org", "to": "b@example.org", "disable_ssl": True, "disable_tls": True}
+    declare(mail={"conn_type": "smtp", "host": host, "port": port, "extra": extra})
+    assert [tell(), tell()] == ["", ""]
+    [said] = mail.got
+    assert f"Subject: machines {NIGHT}: tells of data stops" in said
+    assert "To: b@example.org" in said
+
+
+def test_a_backfilled_night_tells_nobody(declare: Declare, hook: Hook) -> None:
+    """What is long past is in the tables, and wakes nobody."""
+    declare(ops={"conn_type": "http", "host": hook.uri})
+    assert tell("backfill") == "a backfilled night tells nobody; tells of data stops"
+    assert hook.got == []
+
+
+def test_where_there_is_nobody_or_nothing_to_tell_it_says_so(declare: Declare) -> None:
+    """The task is skipped, and its sentence is the decision's; an unknown connection is named."""
+    lake = declare()
+    assert tell() == "alerts.to of the spec names nobody; tells of data stops"
+    decide(lake, [])
+    assert tell() == "nothing to tell; tells of data stops"
+    lake = declare(nobody={})
+    assert tell().startswith("could not tell nobody:")
+    lake.publish("decisions", tables.DECISIONS.empty_table(), {"night": NIGHT})
+    assert tell() == "no decision was taken"

@@ -1,0 +1,138 @@
+"""Decisions rest on earlier ones, and are the same whatever order the nights were monitored in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from include import tables
+from include.lake import Lake
+from include.monitor import findings
+from include.monitor.decisions import settle
+from include.monitor.findings import Finding
+from include.promote.ledger import STEPPED_DOWN
+from include.spec import UseCase
+from include.spec.stages import Alerts, Retraining
+from tests.monitor import machines
+
+
+@pytest.fixture(scope="module")
+def rules(use: UseCase) -> UseCase:
+    """Return rules by which each night's decision depends on those of the nights before."""
+    quick = {"alerts": Alerts(quiet=2), "retraining": Retraining(persist=2, cooldown=3)}
+    return use.model_copy(update=quick)
+
+
+def watched(lake: Lake, use: UseCase, night: str, *checks: Any) -> None:
+    """Publish alarms as the monitor does, and decide."""
+    found = [Finding(check, "x", 1.0, 0.5, "alarm", f"{check} of {night}") for check in checks]
+    lake.publish("findings", findings.table(night, found), {"night": night})
+    row = dict.fromkeys(tables.PARTITIONS.names) | {"product": "monitor", "night": night}
+    done = pa.Table.from_pylist([{**row, "outcome": "published"}], schema=tables.PARTITIONS)
+    lake.publish("partitions", done, {"product": "monitor", "night": night})
+    settle(lake, use, night)
+
+
+def decided(lake: Lake) -> list[tuple[str, ...]]:
+    """Return every decision, in the nights' order."""
+    rows = lake.rows("decisions")
+    return sorted(tuple(row[name] for name in tables.DECISIONS.names) for row in rows)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory, rules: UseCase, week: list[str]) -> list[Any]:
+    """What a lasting alarm in a week of nights leads to, in order."""
+    lake = opened(tmp_path_factory.mktemp("order"), week)
+    for night in week:
+        watched(lake, rules, night, "performance", "data")
+    return decided(lake)
+
+
+def opened(folder: Path, week: Sequence[str]) -> Lake:
+    """Return a lake with a champion."""
+    lake = Lake("machines", str(folder))
+    machines.promote(lake, "0123456789abcdef", week[0])
+    return lake
+
+
+def test_a_lasting_alarm_is_told_now_and_then_and_asks_after_each_cool_down(
+    expected: list[Any], week: list[str]
+) -> None:
+    """The planted week has both: the order of its nights matters to what follows."""
+    assert [bool(row[-1] != "[]") for row in expected] == [n % 3 == 0 for n in range(8)]
+    causes = [row[2].removeprefix("degraded-0123456789ab-") for row in expected]
+    assert causes == ["", *[week[1]] * 4, *[week[5]] * 3]
+
+
+@settings(max_examples=3)
+@given(order=st.permutations(range(8)))
+def test_any_order_decides_the_same(
+    rules: UseCase, week: list[str], expected: list[Any], order: list[int]
+) -> None:
+    """A night done last changes all that follow it, however far."""
+    with TemporaryDirectory() as folder:
+        lake = opened(Path(folder), week)
+        for place in order:
+            watched(lake, rules, week[place], "performance", "data")
+        assert decided(lake) == expected
+
+
+def test_two_at_once_decide_the_same(
+    rules: UseCase, week: list[str], expected: list[Any], tmp_path: Path
+) -> None:
+    """Each night twice, by three workers."""
+    opened(tmp_path, week)
+    with ThreadPoolExecutor(3) as workers:
+        each = [*week, *reversed(week)]
+        list(
+            workers.map(
+                lambda night: watched(Lake("machines", str(tmp_path)), rules, night, "performance", "data"),
+                each,
+            )
+        )
+    assert decided(Lake("machines", str(tmp_path))) == expected
+
+
+def test_an_alarm_that_was_mended_is_told_no_more(rules: UseCase, week: list[str], tmp_path: Path) -> None:
+    """A night monitored again without its alarm gives it back to the next one that has it."""
+    lake = opened(tmp_path, week)
+    for night in week[:2]:
+        watched(lake, rules, night, "data")
+    assert [row[1] for row in decided(lake)] == ["alert", "nothing"]
+    watched(lake, rules, week[0])
+    assert [row[1] for row in decided(lake)] == ["nothing", "alert"]
+
+
+def test_a_champion_that_stepped_down_is_told_on_its_night(
+    rules: UseCase, week: list[str], tmp_path: Path
+) -> None:
+    """The ladder did it: the night from which on it holds says so, once."""
+    lake = opened(tmp_path, week)
+    row = lake.rows("deployments")[0] | {"switch": 2, "kind": STEPPED_DOWN, "effective": week[2]}
+    down = pa.Table.from_pylist([{**row, "reason": "loses more"}], schema=tables.DEPLOYMENTS)
+    lake.append_at("deployments", down, lake.version("deployments"))
+    for night in week[1:4]:
+        watched(lake, rules, night)
+    reasons = [row[3] for row in decided(lake)]
+    assert [row[1] for row in decided(lake)] == ["nothing", "alert", "nothing"]
+    assert reasons[1].startswith("stepped down: v1 serves no more from this night on (loses more); ")
+
+
+def test_decisions_of_a_lake_without_alerts_are_read(rules: UseCase, week: list[str], tmp_path: Path) -> None:
+    """A lake made before alerts were a column is gone on with."""
+    lake = opened(tmp_path, week)
+    old = {"night": week[0], "decision": "nothing", "cause": "", "reason": "nothing is degraded"}
+    lake.publish("decisions", pa.Table.from_pylist([old]), {"night": week[0]})
+    watched(lake, rules, week[1], "data")
+    assert {row["night"]: row["alerts"] is None for row in lake.rows("decisions")} == {
+        week[0]: True,
+        week[1]: False,
+    }
