@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from include import outputs
 from include.evaluate.metrics import loss
 from include.lake import Lake
 from include.monitor.degraded import WIDE, level, looked_at
@@ -118,7 +119,7 @@ def evidence(ratios: Array) -> Array:
 
 def _expected(spec: UseCase, own: Array, rows: Array) -> Array:
     """Return a night's expected loss up to a constant: its own, or of a regression its rows."""
-    return own if spec.problem.kind == "binary" else rows
+    return rows if spec.problem.kind == "regression" else own
 
 
 def _gate(lake: Lake, spec: UseCase, champion: Mapping[str, Any]) -> tuple[Array, Array] | None:
@@ -128,7 +129,7 @@ def _gate(lake: Lake, spec: UseCase, champion: Mapping[str, Any]) -> tuple[Array
     if data is None:
         return None
     rows = pq.read_table(io.BytesIO(data), columns=["night", "actual", CHALLENGER])
-    predicted = rows[CHALLENGER].to_numpy()
+    predicted = outputs.unpacked(rows[CHALLENGER])
     lost, of = (
         loss(spec.gate.objective, rows["actual"].to_numpy(), predicted),
         np.array(rows["night"].to_pylist()),
