@@ -218,6 +218,16 @@ def test_the_digest_depends_on_what_is_declared_and_not_on_its_order(
     assert read(folder / "usecase.yaml").digest == read(WEEKLY / "usecase.yaml").digest
 
 
+@pytest.mark.parametrize("product", ["monitor", "labels", "losses", "drift", "limits"])
+def test_a_source_may_not_be_named_as_a_product(product: str, tmp_path: Path) -> None:
+    """Its rows would stand in the place of Evergreen's own, and be written over by them."""
+    raw = copy.deepcopy(RAW[WEEKLY.name])
+    raw["sources"][product] = next(iter(raw["sources"].values()))
+    (tmp_path / "usecase.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(SpecError, match=f"'{product}' is the name of one of Evergreen's own products"):
+        read(tmp_path / "usecase.yaml")
+
+
 def test_what_can_be_declared_since_attempts_were_recorded_leaves_digests_alone() -> None:
     """At its default a later field is in no digest, so old verdicts stay of this declaration; set, it is."""
     known = {"psi", "missing", "unseen", "requirements", "window", "report_rows"}
