@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from include.errors import SpecError
 from include.spec import folders, load, names, read_all
 from include.spec.load import read
+from include.spec.stages import Monitoring
 
 SHIPPED = next(folder for folder in folders() if folder.name == "flight_delay")
 WEEKLY = Path(__file__).parent / "usecases" / "weekly_sales"
@@ -215,6 +216,26 @@ def test_the_digest_depends_on_what_is_declared_and_not_on_its_order(
     raw["gate"] = {**raw["gate"], "alpha": 0.05}
     (folder / "usecase.yaml").write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
     assert read(folder / "usecase.yaml").digest == read(WEEKLY / "usecase.yaml").digest
+
+
+@pytest.mark.parametrize("product", ["monitor", "labels", "losses", "drift", "limits"])
+def test_a_source_may_not_be_named_as_a_product(product: str, tmp_path: Path) -> None:
+    """Its rows would stand in the place of Evergreen's own, and be written over by them."""
+    raw = copy.deepcopy(RAW[WEEKLY.name])
+    raw["sources"][product] = next(iter(raw["sources"].values()))
+    (tmp_path / "usecase.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(SpecError, match=f"'{product}' is the name of one of Evergreen's own products"):
+        read(tmp_path / "usecase.yaml")
+
+
+def test_what_can_be_declared_since_attempts_were_recorded_leaves_digests_alone() -> None:
+    """At its default a later field is in no digest, so old verdicts stay of this declaration; set, it is."""
+    known = {"psi", "missing", "unseen", "requirements", "window", "report_rows"}
+    assert set(Monitoring().model_dump(mode="json")) == known
+    spec = load("flight_delay")
+    assert "test_up_to" not in spec.training.model_dump(mode="json")
+    stricter = spec.model_copy(update={"monitoring": spec.monitoring.model_copy(update={"patience": 5})})
+    assert stricter.digest != spec.digest
 
 
 @pytest.mark.parametrize("what", ["gate.alpha", "features.sql's text", "sources.sales.contract.tolerance"])

@@ -33,7 +33,8 @@ def step_down(lake: Lake, spec: UseCase, night: str, by: str) -> str:
             return None  # somebody switched meanwhile, and meant it
         effective = ledger.next_unserved(lake, spec, night)
         said = {"kind": ledger.STEPPED_DOWN, "by": by, "reason": why, "effective": effective, "request": ""}
-        return [{**champion, **said}]
+        # with its baseline, which comes back with it
+        return [{**row, **said} for row in rows if row["switch"] == champion["switch"]]
 
     done = ledger.switch(lake, decide) if why else None
     return f"v{champion['version']} steps down from {done['effective']} on: {why}" if done else ""

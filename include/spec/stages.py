@@ -13,6 +13,14 @@ from include.spec.source import Local, Name, Strict
 Rung = Literal["champion", "previous", "baseline", "prior"]
 
 
+def _later(default: Any, **about: Any) -> Any:
+    """Return a field that no digest knows of at its default: earlier attempts stay of the same declaration.
+
+    For what can be declared only since attempts were recorded.
+    """
+    return Field(default, exclude_if=lambda value: value == default, **about)
+
+
 class Features(Strict):
     """One SQL file that serves training and scoring alike."""
 
@@ -81,7 +89,7 @@ class Training(Strict):
     )
     validation: int = Field(7, ge=1, description="nights")
     test: int = Field(28, ge=1, description="nights; neither fitted nor tuned on")
-    test_up_to: int | None = Field(
+    test_up_to: int | None = _later(
         None,
         description="of a walk forward: more test nights, up to half of the labelled ones",
     )
@@ -161,11 +169,11 @@ class Measure(Strict):
 class Monitoring(Strict):
     """What is watched, night by night."""
 
-    measure: Measure = Measure()
+    measure: Measure = _later(Measure())
     psi: float = Field(0.25, gt=0, description="population stability index from which a column has drifted")
-    js: float = Field(0.1, gt=0, description="Jensen–Shannon distance, natural, from which it has")
-    ks: float = Field(0.1, gt=0, description="Kolmogorov–Smirnov distance from which it has")
-    wasserstein: float = Field(
+    js: float = _later(0.1, gt=0, description="Jensen–Shannon distance, natural, from which it has")
+    ks: float = _later(0.1, gt=0, description="Kolmogorov–Smirnov distance from which it has")
+    wasserstein: float = _later(
         0.1, gt=0, description="distance in the reference's standard deviations from which it has"
     )
     missing: float = Field(
@@ -177,16 +185,16 @@ class Monitoring(Strict):
         le=1,
         description="share of values that the reference doesn't hold, from which it is an alarm",
     )
-    jumps: Jumps = Jumps()
-    joint: bool = Field(False, description="whether how features go together is judged as well")
+    jumps: Jumps = _later(Jumps())
+    joint: bool = _later(False, description="whether how features go together is judged as well")
     requirements: tuple[Requirement, ...] = Field((), description="of realised performance")
     window: int = Field(
         7, ge=1, description="nights that drift is judged on, and matured ones that performance is"
     )
-    patience: int = Field(
+    patience: int = _later(
         21, ge=2, description="matured nights below the baseline after which the ladder steps down by itself"
     )
-    alarms: float = Field(
+    alarms: float = _later(
         0.1, gt=0, lt=1, description="false alarms in 365 nights that each test of the losses may raise"
     )
     report_rows: int = Field(

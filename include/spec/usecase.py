@@ -17,7 +17,10 @@ from include.spec.source import Day, Name, Source, Strict
 from include.spec.stages import Alerts, Features, Labels, Monitoring, Retraining, Scoring, Training
 
 # what stands beside the sources in `partitions` and `profiles`
-PRODUCTS = ("features", "predictions", "shadows", "performance", "monitor")
+PRODUCTS = (
+    *("features", "predictions", "shadows", "labels"),
+    *("performance", "losses", "drift", "limits", "monitor"),
+)
 
 
 class Schedule(Strict):

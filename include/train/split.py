@@ -51,7 +51,8 @@ def tested(rows: pa.Table, spec: UseCase, night: str) -> int:
     if most is None or not rows.num_rows:
         return least
     known = len(spec.clock.keys(str(pc.min(rows["night"]).as_py()), night))
-    return max(least, min(most, known // 2))
+    # with a long validation half of a short history would leave no night to fit on
+    return max(least, min(most, known // 2, known - spec.training.validation - 1))
 
 
 def split(rows: pa.Table, spec: UseCase, night: str) -> Split:

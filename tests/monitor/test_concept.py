@@ -13,15 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from include import outputs
+from include import outputs, tables
 from include.evaluate.metrics import loss
 from include.lake import Lake
 from include.monitor import concept
-from include.monitor.sums import Series, own_loss
+from include.monitor.state import State
+from include.monitor.sums import LOSSES, Series, own_loss
 from include.promote.evidence import CHALLENGER, rows_place
 from include.score.run import score
 from include.spec import UseCase
-from include.tables import LOSSES
 from tests.monitor import machines
 from tests.monitor.test_degraded import keys, nights, rules
 from tests.train import visits
@@ -140,7 +140,7 @@ def test_classes_expect_what_their_probabilities_say(tmp_path: Path) -> None:
             lost, own = float(loss("log_loss", came, mine).sum()), own_loss(spec, mine)
             made = {"loss": lost, "baseline": lost, "expected": own, "against": "prior"}
             rows.append({"night": night, "known": night, "model": "m", "rows": ROWS, **made})
-    lake.publish("losses", pa.Table.from_pylist(rows, schema=LOSSES), {"night": keys(90)})
+    lake.publish("losses", pa.Table.from_pylist(rows, schema=tables.LOSSES), {"night": keys(90)})
     state: Any = SimpleNamespace(champion=lambda night: champion)
     (found,) = concept.watched(lake, spec, keys(90)[-1], state)
     assert (found.outcome, found.subject) == ("ok", "log_loss beside its own expectation")
@@ -168,3 +168,36 @@ def test_the_gates_own_rows_are_the_measure(quick: Lake, use: UseCase, week: lis
     assert found[subject].outcome == "ok"
     assert "after 2 nights" in found[subject].note
     assert found["calibration"].outcome == "not enough"
+
+
+@pytest.mark.parametrize(("times", "outcome"), [(1.0, "ok"), (3.0, "alarm")])
+def test_probabilities_of_several_classes_are_an_expectation_too(
+    tmp_path: Path, times: float, outcome: str
+) -> None:
+    """The gate's rows hold a probability a class; live losses are set beside what these expect."""
+    spec = visits.usecase(tmp_path, "multiclass")
+    lake, night = Lake(spec.name, str(tmp_path / "lake")), "2024-03-20"
+    random = np.random.default_rng(4)
+    said = random.dirichlet([2, 3, 4], 400)
+    actual = (said.cumsum(axis=1) < random.random((400, 1))).sum(axis=1).astype(float)
+    of = np.repeat(spec.clock.keys("2024-02-01", "2024-02-10"), 40)
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"night": of, "actual": actual, CHALLENGER: outputs.packed(said)}), sink)
+    lake.replace(rows_place("judged"), sink.getvalue())
+    who = {"switch": 1, "role": "champion", "model": "m", "attempt": "judged", "effective": "2024-03-01"}
+    lake.publish("deployments", pa.Table.from_pylist([who], tables.DEPLOYMENTS), {"switch": 1})
+    own = own_loss(spec, said[:40])
+    assert own is not None
+    same = {
+        "known": night,
+        "model": "m",
+        "rows": 40,
+        "loss": times * own,
+        "expected": own,
+        "against": "prior",
+    }
+    lost = [{"night": key, **same} for key in spec.clock.keys("2024-03-01", night)]
+    lake.publish(LOSSES, pa.Table.from_pylist(lost, tables.LOSSES), {"known": night})
+    (found,) = concept.watched(lake, spec, night, State(lake, spec, night))
+    assert (found.outcome, found.threshold) == (outcome, 365 / spec.gate.block / 0.05)
+    assert f"{times:.3f} on the last" in found.note

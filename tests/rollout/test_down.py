@@ -77,6 +77,19 @@ def test_a_person_or_a_promotion_ends_it(bad: Depot) -> None:
     assert set(said) == {"nothing is on trial"}
 
 
+def test_who_is_brought_back_has_its_own_baseline_again(bad: Depot) -> None:
+    """A person goes from a later champion back to one that stepped down, and gets both rungs of it."""
+    nights(bad, "2024-03-06", "2024-03-15")
+    assert ledger.live(bad.lake)["baseline"]["kind"] == "stepped down"
+    bad.promote("knows", "2024-03-15")
+    assert ledger.live(bad.lake)["baseline"]["version"] == "knows"
+    rollback(bad.lake, bad.spec, "wrong", "ada", "the labels were wrong")
+    assert {role: row["version"] for role, row in ledger.live(bad.lake).items()} == {
+        "champion": "wrong",
+        "baseline": "wrong",
+    }
+
+
 def test_a_better_champion_stays(depot: Callable[..., Depot]) -> None:
     """One that beats its baseline is left alone."""
     made = depot(kind="immediate")

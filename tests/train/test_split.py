@@ -73,6 +73,21 @@ def test_a_walk_forward_is_judged_on_more_nights_as_the_history_grows(
     assert parts.tested == tested == len(parts.nights()["test"])
 
 
+def test_more_test_nights_leave_one_to_fit_on(tmp_path: Path) -> None:
+    """Beside long validation nights half of a short history is too much, where the declared least isn't."""
+    longer = visits.usecase(
+        tmp_path,
+        **{
+            "min_partitions: 3": "min_partitions: 3, evidence: walk_forward",
+            "test: 8": "test: 8\n  test_up_to: 20",
+            "validation: 4": "validation: 12",
+        },
+    )
+    nights = longer.clock.keys("2024-01-01", "2024-01-22")
+    parts = split(pa.table({"night": nights}), longer, nights[-1]).nights()
+    assert {name: len(some) for name, some in parts.items()} == {"train": 1, "validation": 12, "test": 9}
+
+
 @pytest.mark.parametrize(
     ("declared", "why"),
     [
