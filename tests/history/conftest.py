@@ -13,7 +13,7 @@ from include.score.run import score
 from include.spec import UseCase
 from tests.monitor import machines
 
-NIGHTS = 12  # watched ones: labels take two, and the alarm is on the last
+NIGHTS = 10  # watched ones: labels take two, and the alarm is on the last
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +24,7 @@ def use(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
 
 @pytest.fixture(scope="session")
 def watched(use: UseCase, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A lake with twelve watched nights; on the last no machine says its temperature."""
+    """A lake with the watched nights; on the last no machine says its temperature."""
     folder = tmp_path_factory.mktemp("watched")
     lake = Lake("machines", str(folder))
     machines.history(lake, use)
