@@ -1,4 +1,4 @@
-"""The commands that look: what a person asks of the lake, and nothing is changed by it."""
+"""The commands that look: what a person asks of the lake, and nothing but a page is written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 from include import spec as specs
 from include.clock import day_of
-from include.options import AsJson, Debug, UseCaseName, show
+from include.options import AsJson, Debug, Page, UseCaseName, show, writable
 
 looks = typer.Typer()
 
@@ -35,3 +35,21 @@ def performance(
     found = {"usecase": usecase, "by": by, "known": known, "rows": rows}
     none = f"no labels of these nights were known {'yet' if until is None else f'on {until}'}"
     show(found, "\n".join(table(rows, list(rows[0]))) if rows else none, as_json)
+
+
+@looks.command()
+def history(
+    usecase: UseCaseName,
+    page: Page = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Draw the year: performance, drift, alarms and switches on one axis; says how many nights alarmed."""
+    from include.history.draw import draw, text
+    from include.lake import Lake
+
+    writable(page)
+    said, html = draw(Lake(usecase), specs.load(usecase))
+    if page is not None:
+        page.write_text(html)
+    show(said, text(said), as_json)

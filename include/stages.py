@@ -49,9 +49,11 @@ def _score(lake: Lake, spec: UseCase, nights: Sequence[str], now: datetime) -> I
 
 
 def _monitor(lake: Lake, spec: UseCase, nights: Sequence[str], now: datetime) -> Iterator[Ref]:
+    from include.history.draw import redraw
     from include.monitor.run import monitor
 
     yield from (monitor(lake, spec, night) for night in nights)
+    redraw(lake, spec, nights[-1])
 
 
 def _rollout(lake: Lake, spec: UseCase, nights: Sequence[str], now: datetime) -> Iterator[Ref]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from include import spec as specs
-from include.errors import EvergreenError
-from include.options import AsJson, Debug, UseCaseName
+from include.options import AsJson, Debug, Page, UseCaseName, writable
 from include.options import show as _show
 
 studies = typer.Typer()
@@ -19,7 +17,7 @@ studies = typer.Typer()
 def calibrate(
     usecase: UseCaseName,
     sequences: Annotated[int, typer.Option("--sequences", min=1, help="Of 20 attempts each.")] = 10_000,
-    page: Annotated[Path | None, typer.Option("--page", help="Write the page there too.")] = None,
+    page: Page = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -28,7 +26,7 @@ def calibrate(
     from include.calibrate.run import text
     from include.lake import Lake
 
-    _page(page)
+    writable(page)
     found, html = measure(Lake(usecase), specs.load(usecase), sequences)
     if page is not None:
         page.write_text(html)
@@ -39,7 +37,7 @@ def calibrate(
 def calibrate_alarms(
     usecase: UseCaseName,
     years: Annotated[int, typer.Option("--years", min=1, help="Made-up ones.")] = 20,
-    page: Annotated[Path | None, typer.Option("--page", help="Write the page there too.")] = None,
+    page: Page = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -48,14 +46,8 @@ def calibrate_alarms(
     from include.calibrate.alarms import text
     from include.lake import Lake
 
-    _page(page)
+    writable(page)
     found, html = measure(Lake(usecase), specs.load(usecase), years)
     if page is not None:
         page.write_text(html)
     _show(found, text(found), as_json)
-
-
-def _page(page: Path | None) -> None:
-    """Refuse a page that can't be written, before minutes of work."""
-    if page is not None and not page.parent.is_dir():
-        raise EvergreenError(f"--page {page}", required="a folder that is there", found=f"no {page.parent}")

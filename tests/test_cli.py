@@ -105,6 +105,7 @@ def test_help_names_every_command() -> None:
         "calibrate",
         "ablate",
         "performance",
+        "history",
     ):
         assert f"  {command} " in done.stdout
 
@@ -187,6 +188,20 @@ def test_performance_is_shown_as_known_then_and_now(lake: Path) -> None:
     assert text == f"no labels of these nights were known on {nights[0]}\n"
     text = CliRunner().invoke(app, ["performance", "weekly_sales"]).stdout
     assert text.split()[:3] == ["week", "nights", "rows"]
+
+
+def test_history_draws_the_watched_nights_and_writes_the_page(lake: Path, tmp_path: Path) -> None:
+    """Once a night is watched the year has it; a page that can't be written is refused before the work."""
+    assert call("history", "weekly_sales")[1]["nights"] == 0
+    night = max(row["night"] for row in Lake("weekly_sales", str(lake)).rows("partitions", SCORED))
+    assert call("run", "monitor", "weekly_sales", "--night", night)[0] == 0
+    code, said = call("history", "weekly_sales", "--page", str(tmp_path / "year.html"))
+    assert (code, said["nights"], said["in_alarm"]) == (0, 1, 0)
+    assert said["sentence"] in (tmp_path / "year.html").read_text()
+    refused = CliRunner().invoke(
+        app, ["history", "weekly_sales", "--page", str(tmp_path / "none" / "a.html")]
+    )
+    assert "a folder that is there" in str(refused.exception)
 
 
 def test_status_shows_what_is_not_published_and_what_is_stale(lake: Path, tmp_path: Path) -> None:

@@ -73,9 +73,14 @@ def chart(title: str, x: str, y: str, height: float = 3.2) -> Iterator[Chart]:
         handles, labels = made.axes.get_legend_handles_labels()
         if labels:
             figure.legend(handles, labels, loc="outside lower left", ncols=4)
-        sink = io.StringIO()
-        figure.savefig(sink, format="svg", metadata=NOTHING)
-    made.svg = _inline(sink.getvalue(), title)
+        made.svg = svg(figure, title)
+
+
+def svg(figure: Figure, title: str) -> str:
+    """Return a figure, drawn with `SETTINGS` and the title as ``svg.hashsalt``, as a part of a page."""
+    sink = io.StringIO()
+    figure.savefig(sink, format="svg", metadata=NOTHING)
+    return _inline(sink.getvalue(), title)
 
 
 def few(labels: Sequence[str], most: int = 4) -> tuple[list[int], list[str]]:

@@ -1,4 +1,4 @@
-"""Where a verdict's page and a model's cards lie: it follows from the keys, so a link needs no lake.
+"""Where the pages and a model's cards lie: it follows from the keys, so a link needs no lake.
 
 Airflow's links read this page, so it imports nothing.
 """
@@ -6,6 +6,7 @@ Airflow's links read this page, so it imports nothing.
 from __future__ import annotations
 
 SHOWN = 8  # characters of an attempt's key
+HISTORY = "history.html"  # of the page on the year, below ``reports/``
 
 
 def page_place(night: str, key: str) -> str:

@@ -227,7 +227,7 @@ def state(lake: Lake) -> dict[str, str]:
     found["labels"] = lake.rows("profiles", {"product": "labels"})
     found["partitions"] = [row for row in lake.rows("partitions") if row["product"] in own]
     digests = {name: digest_json(sorted(map(repr, rows))) for name, rows in found.items()}
-    return digests | {key: digest_json(str(lake.get(key))) for key in lake.keys("reports")}
+    return digests | {key: digest_json(str(lake.get(key))) for key in lake.keys("reports/monitor")}
 
 
 def fitted_rows(lake: Lake, use: UseCase) -> int:

@@ -98,6 +98,15 @@ def test_an_attempt_leads_to_its_report(site: Site) -> None:
     assert f'<a href="/evergreen/report/weekly_sales/{place}">report</a>' in text
 
 
+def test_a_use_case_leads_to_the_page_on_its_year(site: Site) -> None:
+    """The overview links the page, which is behind the same door as every report."""
+    text = site.get("/evergreen/usecase/weekly_sales", "reader").text
+
+    assert '<a href="/evergreen/report/weekly_sales/history.html">The year</a>' in text
+    assert "of this champion" in site.get("/evergreen/reports/weekly_sales/history.html", "reader").text
+    assert "of this champion" not in site.get("/evergreen/reports/weekly_sales/history.html", "nobody").text
+
+
 def test_what_cannot_be_shown_takes_nothing_else_down(site: Site) -> None:
     """A declaration with a mistyped key and a torn table each say so in their own place."""
     text = html.unescape(site.get("/evergreen/", "reader").text)

@@ -20,19 +20,23 @@ if TYPE_CHECKING:
 class MonitorOperator(EvergreenOperator):
     """Compare the night with the model's reference, and matured predictions with what came true.
 
-    Reads profiles, predictions and labels; writes performance, findings, the decision and the drift report.
+    Reads profiles, predictions and labels; writes performance, findings, the decision and the drift report,
+    and of the newest night, unless it is backfilled, the page on the year.
     """
 
     operator_extra_links = (OverviewLink(), ReportLink())
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of the night's findings; a night without predictions ends red."""
+        from include.history.draw import redraw
         from include.monitor.run import monitor
 
         lake, spec = self.open()
         with self.one_try():
             night = night_of(context)
             ref = monitor(lake, spec, night)
+        if context["dag_run"].run_type != "backfill":
+            redraw(lake, spec, night)
         if not lake.rows("partitions", {"product": "predictions", "night": night}):
             raise AirflowFailException(f"{self.usecase} {night}: nothing was predicted; {ref.note}")
         return self.handed(ref)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from include.errors import EvergreenError, StoreUnavailable
 from include.spec import load
-from include.verdict.place import page_place
+from include.verdict.place import HISTORY, page_place
 
 if TYPE_CHECKING:
     from include.lake import Lake
@@ -43,7 +43,7 @@ def summary(usecase: str) -> dict[str, Any]:
 def _state(lake: Lake, spec: UseCase) -> dict[str, Any]:
     from include import status  # its parts, for the whole reads each night's rows
 
-    partitions = lake.rows("partitions")
+    partitions, reports = lake.rows("partitions"), set(lake.keys("reports"))
     return {
         "statement": spec.problem.statement,
         "owner": spec.problem.owner,
@@ -52,12 +52,13 @@ def _state(lake: Lake, spec: UseCase) -> dict[str, Any]:
         "waiting": status.pending(lake, spec),
         "mean": _watched(spec, status.performance(lake)["mean"]),
         "stale": len(status.stale(lake, spec, partitions)),
-        "attempts": _reported(lake, status.attempts(lake, spec)[::-1]),
-        "nights": _nights(lake, spec, partitions),
+        "attempts": _reported(status.attempts(lake, spec)[::-1], reports),
+        "nights": _nights(lake, spec, partitions, reports),
+        "history": HISTORY if f"reports/{HISTORY}" in reports else "",
     }
 
 
-def _nights(lake: Lake, spec: UseCase, partitions: Rows) -> Rows:
+def _nights(lake: Lake, spec: UseCase, partitions: Rows, reports: set[str]) -> Rows:
     """Return a line for each of the last nights, newest first, put together from what each stage left."""
     made = {(row["night"], row["product"]): row for row in partitions}
     nights = sorted({night for night, product in made if product in spec.sources})[-NIGHTS:]
@@ -65,7 +66,6 @@ def _nights(lake: Lake, spec: UseCase, partitions: Rows) -> Rows:
     rungs = _rungs(lake, nights)
     measured = _newest(lake.rows("performance", where))
     found, decided = _by_night(lake.rows("findings", where)), _by_night(lake.rows("decisions", where))
-    reports = set(lake.keys("reports/monitor"))
     return [
         {
             "night": night,
@@ -81,12 +81,11 @@ def _nights(lake: Lake, spec: UseCase, partitions: Rows) -> Rows:
     ]
 
 
-def _reported(lake: Lake, attempts: Rows) -> Rows:
+def _reported(attempts: Rows, reports: set[str]) -> Rows:
     """Return the attempts, each with its page where there is one."""
-    there = set(lake.keys("reports/verdict"))
     places = [page_place(row["night"], row["key"]) for row in attempts]
     return [
-        {**row, "report": place if f"reports/{place}" in there else ""}
+        {**row, "report": place if f"reports/{place}" in reports else ""}
         for row, place in zip(attempts, places, strict=True)
     ]
 

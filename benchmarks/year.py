@@ -1,0 +1,48 @@
+"""The flights' year as it was lived: a first training, then each night scored, watched and stepped, in order.
+
+    EVERGREEN_LAKE=file:///... MLFLOW_TRACKING_URI=sqlite:////... python -m benchmarks.year [WEEKS [UNTIL]]
+
+on a lake with the year's sources; nights that are done are left out. A challenger is trained every WEEKS (4)
+on a Sunday, none after UNTIL. Then `python -m include history flight_delay` draws the year and counts the
+nights with an alarm.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+
+from include import stages
+from include.history import draw
+from include.lake import Lake
+from include.monitor import report
+from include.spec import load
+
+TRAINED, SUNDAY = "2013-02-28", "2013-03-03"
+LAST = "2013-12-28"  # whose labels the year's last night brings
+STAGES = ("score", "monitor", "rollout")
+
+
+def main() -> None:
+    """Live the year and print a line for each task, as it ends."""
+    spec = load("flight_delay")
+    lake = Lake(spec.name)
+    every = 7 * (int(sys.argv[1]) if len(sys.argv) > 1 else 4)
+    until = sys.argv[2] if len(sys.argv) > 2 else LAST
+    # pages decide nothing, and take longer than a night's figures
+    report.draw = lambda *_: None
+    draw.redraw = lambda *_: None
+    watched = {row["night"] for row in lake.rows("partitions", {"product": "monitor"})}
+    trained = {row["night"] for row in lake.rows("attempts")}
+    sundays = spec.clock.keys(SUNDAY, until)[every::every]
+    for night in spec.clock.keys(TRAINED, LAST):
+        due = () if night == TRAINED or night in watched else STAGES
+        if night in (TRAINED, *sundays) and night not in trained:
+            due = (*due, "train")
+        for stage in due:
+            for ref in stages.run(stage, lake, spec, [night], now=datetime.now(UTC)):
+                print(night, stage, ref.note, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""The machines' plant, whose nights were watched; made once, each test works on a copy."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from include.lake import Lake
+from include.monitor.run import monitor
+from include.score.run import score
+from include.spec import UseCase
+from tests.monitor import machines
+
+NIGHTS = 10  # watched ones: labels take two, and the alarm is on the last
+
+
+@pytest.fixture(scope="session")
+def use(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
+    """The use case."""
+    return machines.spec(tmp_path_factory.mktemp("spec"))
+
+
+@pytest.fixture(scope="session")
+def watched(use: UseCase, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lake with the watched nights; on the last no machine says its temperature."""
+    folder = tmp_path_factory.mktemp("watched")
+    lake = Lake("machines", str(folder))
+    machines.history(lake, use)
+    digest, _ = machines.fit(lake, use)
+    machines.promote(lake, digest, use.clock.shift(machines.TRAINED, 1))
+    machines.forget_history(lake)
+    for night in nights(use):
+        broken = night == nights(use)[-1]
+        machines.readings(lake, use, night, lambda row, b=broken: {**row, "temp": None} if b else row)
+        machines.stops(lake, use, night)
+        score(lake, use, night)
+        monitor(lake, use, night)
+    return folder
+
+
+def nights(use: UseCase) -> list[str]:
+    """The watched nights."""
+    shift = use.clock.shift
+    return use.clock.keys(shift(machines.TRAINED, 1), shift(machines.TRAINED, NIGHTS))
+
+
+@pytest.fixture
+def lake(watched: Path, tmp_path: Path) -> Lake:
+    """A copy of it."""
+    shutil.copytree(watched, tmp_path / "lake")
+    return Lake("machines", str(tmp_path / "lake"))

@@ -1,0 +1,170 @@
+"""The page on the year says what the tables hold, the same each time, and a night never fails for it."""
+
+from __future__ import annotations
+
+import logging
+import re
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from include import stages, tables
+from include.history import page as drawing
+from include.history.draw import draw, redraw, text
+from include.history.known import known
+from include.lake import Lake
+from include.spec import UseCase
+from tests.history.conftest import NIGHTS, nights
+
+PLACE = "reports/history.html"
+PLANTED = "<script>alert('planted')</script>"
+
+
+def alarm(lake: Lake, night: str, subject: str, note: str = "planted") -> None:
+    """Add an alarm to a night's findings."""
+    row = {"night": night, "check": "jump", "subject": subject, "outcome": "alarm", "note": note}
+    there = lake.rows("findings", {"night": night})
+    made = pa.Table.from_pylist([*there, row], schema=tables.FINDINGS)
+    lake.publish("findings", made, {"night": night})
+
+
+def test_the_same_lake_gives_the_same_bytes(lake: Lake, use: UseCase) -> None:
+    """Drawn twice, and by a lake opened anew, the page is one; it is stored where the overview links it."""
+    _, first = draw(lake, use)
+    _, again = draw(Lake("machines", lake.uri.removesuffix("/machines")), use)
+    assert first == again
+    assert lake.get(PLACE) == first.encode()
+
+
+def test_the_page_has_alarms_and_deployments(lake: Lake, use: UseCase) -> None:
+    """The night without temperatures is an alarm with its sentence, and the switch stands on the axis."""
+    said, html = draw(lake, use)
+    last = nights(use)[-1]
+    assert f'<td class="n">{last}</td><td>1</td><td>missing</td><td>temp</td>' in html
+    assert {"check": "missing", "nights": 1, "share": 1 / NIGHTS} in said["checks"]
+    assert ">v1 promoted</text>" in html
+    assert html.count("<svg") == 1
+    assert "machines" in text(said)
+    assert "temp: 100.0% missing" in text(said)
+
+
+def test_the_page_fetches_and_runs_nothing(lake: Lake, use: UseCase) -> None:
+    """It has no script, and refers to nothing outside itself."""
+    _, html = draw(lake, use)
+    assert not re.findall(r"<script|@import|(?:src|href)=[\"'](?!#)|url\((?!#)", html)
+
+
+def test_what_the_tables_hold_is_escaped(lake: Lake, use: UseCase) -> None:
+    """A script planted as an alarm's subject and sentence, and as a column's name, comes out as text."""
+    alarm(lake, nights(use)[3], PLANTED, PLANTED)
+    drift = lake.rows("drift", {"night": nights(use)[3]})
+    made = [{**row, "column": PLANTED, "value": 99.0} for row in drift[:1]]
+    lake.publish("drift", pa.Table.from_pylist(made, schema=tables.DRIFT), {"night": nights(use)[3]})
+    _, html = draw(lake, use)
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;") >= 2
+
+
+def test_an_empty_lake_gives_a_page_that_says_so(
+    tmp_path_factory: pytest.TempPathFactory, use: UseCase
+) -> None:
+    """Before the first night there is no drawing, but a page and a sentence."""
+    lake = Lake("machines", str(tmp_path_factory.mktemp("empty")))
+    said, html = draw(lake, use)
+    assert said["nights"] == 0
+    assert "No night has been watched yet." in html
+    assert "<svg" not in html
+
+
+def test_alarms_near_each_other_are_one_episode(lake: Lake, use: UseCase) -> None:
+    """Less than ``quiet`` nights apart they are one, further apart two; other subjects stand alone."""
+    keys, quiet = nights(use), use.monitoring.jumps.quiet
+    for place in (0, 2, 2 + quiet):
+        alarm(lake, keys[place], "load")
+    alarm(lake, keys[1], "kind")
+    found = [
+        (one.subject, one.first, one.last, one.nights)
+        for one in known(lake, use).episodes()
+        if one.check == "jump"
+    ]
+    assert found == [
+        ("load", keys[2 + quiet], keys[2 + quiet], 1),
+        ("load", keys[0], keys[2], 2),
+        ("kind", keys[1], keys[1], 1),
+    ]
+
+
+def test_a_week_has_the_mean_of_its_rows_and_an_interval(lake: Lake, use: UseCase) -> None:
+    """Losses add up to the weeks' means, the baseline's on the same rows; the gain is the difference."""
+    weeks = known(lake, use).weeks
+    rows = lake.rows("losses")
+    total = {name: sum(row[name] for row in rows) for name in ("rows", "loss", "baseline")}
+    assert len(weeks) >= 2
+    for week in weeks:
+        assert week.gain.value == pytest.approx(week.baseline - week.served.value)
+        if week.served.low is not None and week.served.high is not None:
+            assert week.served.low < week.served.value < week.served.high
+    means = [week.served.value for week in weeks]
+    assert min(means) < total["loss"] / total["rows"] < max(means)
+
+
+def test_a_figure_that_was_restated_is_shown_as_last_known(lake: Lake, use: UseCase) -> None:
+    """Of a night's two figures the later known is drawn."""
+    first = nights(use)[0]
+    rows = lake.rows("performance", {"night": first})
+    assert use.monitoring.requirements[0].metric == "roc_auc"
+    again = [{**row, "known": nights(use)[-1], "value": 0.123} for row in rows if row["metric"] == "roc_auc"]
+    made = pa.Table.from_pylist([*rows, *again], schema=tables.PERFORMANCE)
+    lake.publish("performance", made, {"night": first})
+    assert known(lake, use).realised[first] == pytest.approx(0.123)
+
+
+def test_only_the_newest_night_draws(lake: Lake, use: UseCase) -> None:
+    """An older night that runs again leaves the page alone."""
+    redraw(lake, use, nights(use)[-2])
+    assert lake.get(PLACE) is None
+    redraw(lake, use, nights(use)[-1])
+    assert lake.get(PLACE) is not None
+
+
+def test_a_drawing_that_raises_fails_no_night(
+    lake: Lake, use: UseCase, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The night's findings are published and returned, and the log says what was wrong with the page."""
+
+    def broken(*_: object) -> str:
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(drawing, "draw", broken)
+    last = nights(use)[-1]
+    with caplog.at_level(logging.ERROR):
+        (ref,) = stages.run("monitor", lake, use, [last], now=datetime.now(UTC))
+    assert ref.partition == last
+    assert lake.get(PLACE) is None
+    assert "no ink" in caplog.text
+    assert "couldn't be drawn" in caplog.text
+
+
+def test_many_alarms_are_counted_and_not_all_shown(
+    lake: Lake, use: UseCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table is bounded, and says how many older ones there are."""
+    monkeypatch.setattr(drawing, "SHOWN", 2)
+    for subject in ("load", "kind", "weekday"):
+        alarm(lake, nights(use)[0], subject)
+    _, html = draw(lake, use)
+    alerts = [one for one in known(lake, use).episodes() if one.check != "drift"]
+    assert f"and {len(alerts) - 2} older ones." in html
+
+
+def test_weeks_of_a_weekly_use_case_pool_seven_nights() -> None:
+    """Where nights are a week apart, seven of them are pooled, so that there is an interval."""
+    from include.history.known import _weeks
+
+    keys = [str(np.datetime64("2024-01-01") + 7 * number) for number in range(21)]
+    sums = {key: np.array([10.0, 5.0 + number % 3, 6.0]) for number, key in enumerate(keys)}
+    found = list(_weeks(sums, keys))
+    assert 3 <= len(found) <= 4
+    assert any(week.served.low is not None for week in found)
