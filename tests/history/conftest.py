@@ -12,24 +12,18 @@ from include.monitor.run import monitor
 from include.score.run import score
 from include.spec import UseCase
 from tests.monitor import machines
+from tests.monitor.conftest import use
+
+__all__ = ["use"]
 
 NIGHTS = 10  # watched ones: labels take two, and the alarm is on the last
-
-
-@pytest.fixture(scope="session")
-def use(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
-    """The use case."""
-    return machines.spec(tmp_path_factory.mktemp("spec"))
 
 
 @pytest.fixture(scope="session")
 def watched(use: UseCase, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A lake with the watched nights; on the last no machine says its temperature."""
     folder = tmp_path_factory.mktemp("watched")
-    lake = Lake("machines", str(folder))
-    machines.history(lake, use)
-    digest, _ = machines.fit(lake, use)
-    machines.promote(lake, digest, use.clock.shift(machines.TRAINED, 1))
+    lake = machines.plant(folder, use)
     machines.forget_history(lake)
     for night in nights(use):
         broken = night == nights(use)[-1]

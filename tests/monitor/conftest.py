@@ -22,10 +22,7 @@ def use(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
 def base(use: UseCase, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A lake with the history, a champion from the first night after it, and a week of nights to score."""
     folder = tmp_path_factory.mktemp("base")
-    lake = Lake("machines", str(folder))
-    machines.history(lake, use)
-    digest, _ = machines.fit(lake, use)
-    machines.promote(lake, digest, use.clock.shift(machines.TRAINED, 1))
+    lake = machines.plant(folder, use)
     for ahead in range(1, 9):
         night = use.clock.shift(machines.TRAINED, ahead)
         machines.readings(lake, use, night)

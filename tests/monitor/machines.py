@@ -205,6 +205,15 @@ def history(lake: Lake, use: UseCase) -> None:
         stops(lake, use, night)
 
 
+def plant(folder: Path, use: UseCase) -> Lake:
+    """Return a lake with the history, and a champion from the first night after it."""
+    lake = Lake("machines", str(folder))
+    history(lake, use)
+    digest, _ = fit(lake, use)
+    promote(lake, digest, use.clock.shift(TRAINED, 1))
+    return lake
+
+
 def forget_history(lake: Lake) -> None:
     """Take away the rows that the model learnt from."""
     nights = lake.read("validated_readings", columns=["night"])["night"].to_pylist()

@@ -19,6 +19,7 @@ from include.promote import approval
 from include.promote.back import rollback
 from include.promote.run import decide, force, promote
 from include.registry import Registry
+from include.spec import UseCase
 from include.spec.load import read
 from tests.promote.conftest import WEEKLY, asking
 
@@ -53,20 +54,26 @@ def processes(act: Callable[..., str]) -> Iterator[Callable[[Sequence[tuple[Any,
 
 def act(barrier: Barrier, lake_uri: str, what: str, subject: str, human: bool = False) -> str:
     """Do one thing to the ledgers of ``weekly_sales`` and return the sentence of how it ended."""
-    lake, spec, registry = Lake("weekly_sales", lake_uri), read(WEEKLY), Registry(NOWHERE)
+    lake, spec = Lake("weekly_sales", lake_uri), read(WEEKLY)
     spec = asking(spec) if human else spec
     lake.version("deployments")  # open what is opened once, so that all leave the barrier at the same time
     barrier.wait(60)
     try:
         if what == "decide":
             return decide(lake, spec, subject).sentence
-        if what == "rollback":
-            return rollback(lake, spec, subject or None, "ann", "slow").note
         if what in (approval.APPROVED, approval.REJECTED):
             return approval.told(approval.answer(lake, spec, subject, what, "ann", "race", AT))
-        if what == "force":
-            return force(lake, spec, subject, "ann", "race", registry=registry).note
-        ref = promote(lake, spec, subject, registry=registry)
-        return ref.note if ref else "nothing switched"
+        return switched(lake, spec, what, subject)
     except EvergreenError as error:
         return f"{type(error).__name__}: {error}"
+
+
+def switched(lake: Lake, spec: UseCase, what: str, subject: str) -> str:
+    """Roll back, force or promote, and return the sentence of how it ended."""
+    registry = Registry(NOWHERE)
+    if what == "rollback":
+        return rollback(lake, spec, subject or None, "ann", "slow").note
+    if what == "force":
+        return force(lake, spec, subject, "ann", "race", registry=registry).note
+    ref = promote(lake, spec, subject, registry=registry)
+    return ref.note if ref else "nothing switched"
