@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
 import pyarrow as pa
 
 from include.spec.source import Column, Source
@@ -50,6 +54,36 @@ PARTITIONS = _schema(
     code=_S,
     note=_S,  # the sentence a person reads
 )
+
+
+def published(
+    product: str,
+    night: str,
+    rows: int,
+    digest: str,
+    *,
+    inputs: Mapping[str, Any],
+    spec: str,
+    code: str,
+    note: str,
+) -> dict[str, Any]:
+    """Return the row of `partitions` of a product that Evergreen makes: no row of it is set aside."""
+    return {
+        "product": product,
+        "night": night,
+        "outcome": "published",
+        "revision": 0,
+        "rows": rows,
+        "quarantined": 0,
+        "duplicates": 0,
+        "digest": digest,
+        "inputs": json.dumps(inputs, sort_keys=True),
+        "spec": spec,
+        "code": code,
+        "note": note,
+    }
+
+
 # a row that was set aside: where it came from, which rule, which value, and the row itself
 QUARANTINE = _schema(
     source=_S, night=_S, revision=pa.int32(), part=_S, row=_I, rule=_S, column=_S, value=_S, record=_S

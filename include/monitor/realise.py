@@ -190,17 +190,13 @@ def marked(
     spec: UseCase, product: str, night: str, rows: pa.Table, inputs: Mapping[str, Any], note: str
 ) -> dict[str, Any]:
     """Return the row of `partitions` that says that a product's night is done, and from what."""
-    return {
-        "product": product,
-        "night": night,
-        "outcome": "published",
-        "revision": 0,
-        "rows": rows.num_rows,
-        "quarantined": 0,
-        "duplicates": 0,
-        "digest": digest_table(rows),
-        "inputs": json.dumps(inputs, sort_keys=True),
-        "spec": spec.digest,
-        "code": code_version(),
-        "note": note,
-    }
+    return tables.published(
+        product,
+        night,
+        rows.num_rows,
+        digest_table(rows),
+        inputs=inputs,
+        spec=spec.digest,
+        code=code_version(),
+        note=note,
+    )

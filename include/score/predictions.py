@@ -127,20 +127,16 @@ def partition(
     product: str, night: str, made: pa.Table, inputs: Mapping[str, str], declaration: str, note: str
 ) -> pa.Table:
     """Return the row of `partitions` that says what a night's rows are, and what they were made from."""
-    row = {
-        "product": product,
-        "night": night,
-        "outcome": "published",
-        "revision": 0,
-        "rows": made.num_rows,
-        "quarantined": 0,
-        "duplicates": 0,
-        "digest": digest_table(made),
-        "inputs": json.dumps({**inputs, "model": models_of(made)}, sort_keys=True),
-        "spec": declaration,
-        "code": environment.code_version(),
-        "note": note,
-    }
+    row = tables.published(
+        product,
+        night,
+        made.num_rows,
+        digest_table(made),
+        inputs={**inputs, "model": models_of(made)},
+        spec=declaration,
+        code=environment.code_version(),
+        note=note,
+    )
     return pa.Table.from_pylist([row], schema=tables.PARTITIONS)
 
 

@@ -69,20 +69,17 @@ def publish(
 def _write(lake: Lake, record: Record, table: pa.Table, nights: int) -> None:
     """Publish the limits, and last the row that says so."""
     lake.publish("limits", table, {"night": record.night})
+    row = tables.published(
+        PRODUCT,
+        record.night,
+        table.num_rows,
+        digest_table(table),
+        inputs={"training_set": record.data},
+        spec=record.spec,
+        code=record.code,
+        note=f"from where on a column alarms, by {nights} nights",
+    )
     where = {"product": PRODUCT, "night": record.night}
-    row = {
-        **where,
-        "outcome": "published",
-        "revision": 0,
-        "rows": table.num_rows,
-        "quarantined": 0,
-        "duplicates": 0,
-        "digest": digest_table(table),
-        "inputs": json.dumps({"training_set": record.data}),
-        "spec": record.spec,
-        "code": record.code,
-        "note": f"from where on a column alarms, by {nights} nights",
-    }
     lake.publish("partitions", pa.Table.from_pylist([row], schema=tables.PARTITIONS), where)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -13,7 +11,7 @@ from include.lake import Lake
 from include.profile import Profile
 from include.refs import digest_bytes, digest_json
 from include.spec import UseCase
-from include.tables import PARTITIONS
+from include.tables import PARTITIONS, published
 from include.train.record import Record
 
 
@@ -44,19 +42,17 @@ def publish(
     where = {"product": name, "night": record.night}
     made = pa.concat_tables([features, came, seen]).sort_by("column")
     lake.publish("profiles", made, where)
-    done = {
-        **where,
-        "outcome": "published",
-        "revision": 0,
-        "rows": rows.num_rows,
-        "quarantined": 0,
-        "duplicates": 0,
-        "digest": digest_json([record.data, digest_bytes(predictions.tobytes())]),
-        "inputs": json.dumps({"training_set": record.data}),
-        "spec": record.spec,
-        "code": record.code,
-        "note": f"what {record.challenger.name} v{record.version} was fitted on",
-    }
+    digest = digest_json([record.data, digest_bytes(predictions.tobytes())])
+    done = published(
+        name,
+        record.night,
+        rows.num_rows,
+        digest,
+        inputs={"training_set": record.data},
+        spec=record.spec,
+        code=record.code,
+        note=f"what {record.challenger.name} v{record.version} was fitted on",
+    )
     row = pa.Table.from_pylist([done], schema=PARTITIONS)
     lake.publish("partitions", row, where)
     return profile.merge(made.to_pylist())
