@@ -140,7 +140,7 @@ def _shape(spec: UseCase, product: str) -> Shape | None:
         "shadows": ("shadows", predictions.shape(spec), ("model", *spec.key)),
         "performance": ("performance", tables.PERFORMANCE, ("known", "metric")),
         "losses": ("losses", tables.LOSSES, ("known", "model")),
-        "limits": ("limits", tables.LIMITS, ("column",)),
+        "limits": ("limits", tables.LIMITS, ("model", "column")),
         "drift": ("drift", tables.DRIFT, ("column", "measure")),
         "monitor": ("findings", tables.FINDINGS, ("check", "subject")),
     }.get(product)

@@ -12,8 +12,10 @@ Wasserstein's by threshold alone, since counts by bin can't say how far the refe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +24,7 @@ from scipy import stats
 from include.monitor import measures
 from include.monitor.findings import Finding
 from include.monitor.measures import BINNED, NAMES, Counts, Cut, psi
-from include.profile import Profile
+from include.profile import Profile, merge
 from include.spec.stages import Monitoring
 
 __all__ = ["JOINT", "Column", "Counts", "Cut", "missing", "moved", "noise", "own_windows", "psi", "unseen"]
@@ -138,23 +140,32 @@ def missing(name: str, column: Column, night: Profile, rules: Monitoring) -> Fin
     return Finding("missing", name, rise, threshold, "alarm" if alarm else "ok", note)
 
 
-def unseen(name: str, column: Column, night: Profile, rules: Monitoring) -> Finding:
-    """Judge the share of a night's values that the reference lacks: other categories, or beyond its range."""
+def unseen(
+    name: str, column: Column, night: Profile, rules: Monitoring, lately: Sequence[Mapping[str, Any]] = ()
+) -> Finding:
+    """Judge the share of a night's values in no category, or beyond the range, of what is known.
+
+    Known is what the reference holds, and what two of the last weeks' nights had, so that a season is no
+    alarm for as long as it lasts, and one broken night doesn't make its values known.
+
+    Parameters
+    ----------
+    lately : the column's rows of `profiles` of those nights.
+    """
     of, present = column.profile, night.count - night.missing
     threshold = _lenient(rules.unseen, column.unseen, ALWAYS_UNSEEN)
     if not present or of.count == of.missing:
         why = f"{name} has no value in the {'reference' if present else 'night'}"
         return Finding("unseen", name, None, threshold, "not enough", why)
-    share = _outside(of, night)
+    share = _outside(of, night, [row for row in lately if row["kind"] == of.kind])
     if share is None:
         why = f"{name} has too many categories to tell which are new"
         return Finding("unseen", name, None, threshold, "not enough", why)
     chance = float(stats.binom.sf(round(share * present) - 1, present, 0.5 / (of.count + 1)))
     alarm = share > threshold and chance < CHANCE
-    what = (
-        "beyond the reference's range" if night.kind == "numeric" else "categories that the reference lacks"
-    )
-    note = f"{name}: {share:.1%} of the night's values are {what}, {threshold:.1%} are expected at most"
+    what = "beyond the range" if night.kind == "numeric" else "in categories that are new to those"
+    note = f"{name}: {share:.1%} of the night's values are {what} of the reference"
+    note += f" and the last weeks, {threshold:.1%} are expected at most"
     return Finding("unseen", name, share, threshold, "alarm" if alarm else "ok", note)
 
 
@@ -164,10 +175,13 @@ def _lenient(declared: float, own: NDArray[np.float64] | None, always: float) ->
     return max(declared, min(reached, always))
 
 
-def _outside(reference: Profile, night: Profile) -> float | None:
-    """Return the share of a night's values that the reference lacks, None where its sketch can't tell."""
+def _outside(reference: Profile, night: Profile, lately: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return the share of a night's values that aren't known, None where the sketches can't tell."""
     if night.kind == "numeric":
-        inside = np.nextafter(reference.low, -np.inf), reference.high
-        below, up_to = night.cdf(inside)
+        lows = sorted(row["low"] for row in lately if row["low"] is not None)
+        highs = sorted(row["high"] for row in lately if row["high"] is not None)
+        low, high = min([reference.low, *lows[1:2]]), max([reference.high, *highs[-2:-1]])
+        below, up_to = night.cdf((np.nextafter(low, -np.inf), high))
         return float(below + 1 - up_to)
-    return measures.new(reference, night)
+    nights = Counter(name for row in lately for name in merge([row])[reference.column].items())
+    return measures.new(reference, night, [name for name, count in nights.items() if count > 1])

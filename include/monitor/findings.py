@@ -54,18 +54,21 @@ def rung(served: Sequence[Mapping[str, Any]], champion: str) -> Finding:
 
     Parameters
     ----------
-    served : rows of the night's predictions, with ``rung`` and ``reason``.
+    served : how many ``rows`` of the night each ``rung`` served, for what ``reason``.
     champion : its digest; empty before the first promotion, when nobody could have served better.
     """
     if not served:
         return Finding("rung", "predictions", None, 0.0, "not enough", "nothing was predicted for this night")
-    rungs = Counter(str(row["rung"]) for row in served)
-    lower = sum(rungs.values()) - rungs["champion"] - rungs["canary"]
+    rungs: Counter[str] = Counter()
+    for row in served:
+        rungs[str(row["rung"])] += row["rows"]
+    total = sum(rungs.values())
+    lower = total - rungs["champion"] - rungs["canary"]
     names = ", ".join(f"{count} by {name}" for name, count in sorted(rungs.items()))
-    reason = next((str(row["reason"]) for row in served if row["reason"]), "")
+    reason = min((str(row["reason"]) for row in served if row["reason"]), default="")
     outcome: Outcome = "ok" if not lower else "alarm" if champion else "not enough"
-    note = f"{len(served)} rows were served: {names}" + (f" ({reason})" if reason else "")
-    return Finding("rung", "predictions", lower / len(served), 0.0, outcome, note)
+    note = f"{total} rows were served: {names}" + (f" ({reason})" if reason else "")
+    return Finding("rung", "predictions", lower / total, 0.0, outcome, note)
 
 
 def data(spec: UseCase, night: str, partitions: Mapping[str, Mapping[str, Any]]) -> list[Finding]:

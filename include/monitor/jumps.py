@@ -11,7 +11,8 @@ import numpy as np
 
 from include import profile
 from include.lake import Lake
-from include.monitor import alarms, compare
+from include.monitor import alarms
+from include.monitor.compare import Seen
 from include.monitor.findings import Finding
 from include.monitor.measures import Counts, Cut
 from include.monitor.state import State
@@ -37,42 +38,37 @@ class Past:
     limit: float | None
 
 
-def jumped(lake: Lake, spec: UseCase, night: str, state: State) -> list[Finding]:
+def jumped(lake: Lake, spec: UseCase, night: str, state: State, seen: Seen) -> list[Finding]:
     """Judge each feature by the limits of the last training, and predictions by those of the champion's."""
     trained, champion, nights = state.limits(night), state.champion(night), state.past(night)
     if trained is None or not nights:
         why = "no training has told yet how far a column jumps without a fault"
         why = why if trained is None else "too few nights before it were scored to compare it with"
         return [Finding("jump", "features", None, None, "not enough", why)]
-    own = _own(lake, nights, state.model(night))
-    rows = lake.rows("profiles", {"product": ["features", "predictions"], "night": nights})
-    by_training = {
-        key: _limits(lake, key) for key in {trained["night"], champion["evidence"] if champion else ""}
-    }
+    own, newest = seen.own(nights, state.model(night)), _limits(lake, trained["night"], _model(trained))
+    champions = _limits(lake, champion["evidence"], champion["model"]) if champion else {}
     found = []
     for name in (*spec.features.columns, *spec.problem.outputs):
         mine = name in spec.problem.outputs
-        limit = by_training[champion["evidence"] if mine and champion else trained["night"]].get(name)
-        told = limit is not None and not (mine and limit["model"] != state.model(night))
-        if limit is None or not told or (mine and night not in own):
-            why = f"{name} isn't this champion's tonight" if told else f"{name}: {UNTOLD}"
+        limit = (champions if mine else newest).get(name)
+        if limit is None or (mine and night not in own):
+            why = f"{name} isn't this champion's tonight" if limit else f"{name}: {UNTOLD}"
             found.append(Finding("jump", name, None, None, "not enough", why))
             continue
-        keys = own if mine else nights
-        profiles = {row["night"]: row for row in rows if row["column"] == name and row["night"] in keys}
+        profiles = {row["night"]: row for row in seen.of(name, own if mine else nights)}
         found.append(judge(name, past(limit, profiles, night, spec.monitoring.jumps), spec.monitoring.jumps))
     return found
 
 
-def _own(lake: Lake, nights: list[str], champion: str) -> list[str]:
-    """Return the nights whose predictions are the champion's: a lower rung's lie elsewhere."""
-    served = lake.read("predictions", {"night": nights}, ["night", "rung", "model"])
-    each = [] if served is None else served.group_by(served.column_names).aggregate([]).to_pylist()
-    return compare.own(each, nights, champion)
+def _model(trained: Row) -> str:
+    """Return the digest of the model that a training fitted last; empty of one before it was written."""
+    return str(json.loads(trained["inputs"]).get("model", ""))
 
 
-def _limits(lake: Lake, night: str) -> dict[str, Row]:
-    return {row["column"]: row for row in lake.rows("limits", {"night": night})} if night else {}
+def _limits(lake: Lake, night: str, model: str) -> dict[str, Row]:
+    """Return the limits that the training of a night published with a model, by column."""
+    where = {"night": night, "model": model} if model else {"night": night}
+    return {row["column"]: row for row in lake.rows("limits", where)} if night else {}
 
 
 def past(limit: Row, profiles: Mapping[str, Row], night: str, rules: Jumps) -> Past:

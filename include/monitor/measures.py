@@ -10,6 +10,7 @@ category of its own) and gives of the Kolmogorov–Smirnov test the p-value; ove
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,14 +133,15 @@ def wasserstein(reference: Profile, current: Profile) -> float:
     return float((apart * np.diff(edges)).sum()) / (reference.std or LEAST_STD)
 
 
-def new(reference: Profile, current: Profile) -> float | None:
+def new(reference: Profile, current: Profile, also: Collection[str] = ()) -> float | None:
     """Return the share of the current values in categories that the reference lacks, 0.0 to 1.0.
 
-    None where the reference has so many categories that it no longer names them all. Where the current side
-    has, its counts are lower bounds and the share is an upper one.
+    ``also`` are known beside those of the reference. None where the reference has so many categories that it
+    no longer names them all. Where the current side has, its counts are lower bounds and the
+    share is an upper one.
     """
-    known = reference.items()
-    if len(known) < 0.9 * (reference.distinct or 0):
+    known = {*reference.items(), *also}
+    if len(reference.items()) < 0.9 * (reference.distinct or 0):
         return None
     present = current.count - current.missing
     return float(present - sum(n for name, n in current.items().items() if name in known)) / present

@@ -29,6 +29,7 @@ from include.monitor import (
     reference,
     report,
 )
+from include.monitor.compare import Seen
 from include.monitor.drift import JOINT
 from include.monitor.findings import Finding
 from include.monitor.policy import Decision
@@ -92,18 +93,17 @@ def _publish(lake: Lake, spec: UseCase, night: str, state: State) -> None:
     inputs = state.inputs(night)
     champion = state.model(night)
     window = state.window(night)
-    served = _served(lake, window)
+    looked = compare.look(lake, spec, state, night)
     learnt = reference.read(lake, spec, state.champion(night))
-    tonight = [row for row in served if row["night"] == night]
+    tonight = [row for row in looked.served if row["night"] == night]
     rows = {p: r for p in (*spec.sources, "predictions") if (r := state.partition(p, night)) is not None}
     found = [*findings.data(spec, night, rows), findings.rung(tonight, champion)]
-    sides = compare.sides(spec, state, night, served)
-    seen = compare.rows(lake, night, sides) if night in window else {}
-    found += drifted(spec, night, state, learnt, seen)
+    seen = compare.sides(spec, state, night, looked)
+    found += drifted(spec, night, state, learnt, seen, looked)
     if spec.monitoring.joint and learnt is not None and night in window:
         current = report.sampled(lake, spec, night, window)[0]
         found.append(joint.judge(learnt.sample, current, spec.features.columns, spec.training.seed))
-    found += jumps.jumped(lake, spec, night, state)
+    found += jumps.jumped(lake, spec, night, state, looked)
     found += labels.watched(lake, spec, night, state)
     found += performance.lately(lake, spec, night, state)
     found += degraded.watched(lake, spec, night, state)
@@ -127,13 +127,6 @@ def _mark(lake: Lake, row: dict[str, Any]) -> None:
     lake.publish("partitions", done, {"product": row["product"], "night": row["night"]})
 
 
-def _served(lake: Lake, window: Sequence[str]) -> list[dict[str, str]]:
-    """Return who served each row of the window's nights."""
-    columns = ["night", "rung", "reason", "model"]
-    found = lake.read("predictions", {"night": list(window)}, columns)
-    return [] if found is None else found.to_pylist()
-
-
 def _window(inputs: str) -> dict[str, str]:
     """Return the part of a night's inputs that the report is drawn from, and a little more."""
     return {k: v for k, v in json.loads(inputs).items() if k.startswith(("predictions/", "champion/"))}
@@ -145,12 +138,14 @@ def drifted(
     state: State,
     learnt: Reference | None,
     seen: Mapping[str, Sequence[Mapping[str, Any]]],
+    looked: Seen,
 ) -> list[Finding]:
     """Compare the window with the reference by column; a broken feed is looked for in the night alone.
 
     Parameters
     ----------
-    seen : the rows of `profiles` of each column's window.
+    seen : each column's profiles over its window.
+    looked : what the night looks at, from which it is told what is new in it.
     """
     champion = state.model(night)
     if learnt is None or night not in state.window(night):
@@ -171,7 +166,8 @@ def drifted(
         found.append(drift.moved(name, column, window, width, spec.monitoring))
         if name not in spec.problem.outputs and not label:
             found.append(drift.missing(name, column, tonight, spec.monitoring))
-            found.append(drift.unseen(name, column, tonight, spec.monitoring))
+            lately = looked.of(name, state.lately(night))
+            found.append(drift.unseen(name, column, tonight, spec.monitoring, lately))
     return found
 
 

@@ -51,18 +51,16 @@ class State:
 
     def read(self, lake: Lake) -> None:
         """Read what there is now."""
-        products = [*self.spec.sources, "predictions", REALISED, "drift", PRODUCT]
-        rows = lake.rows("partitions", {"product": products, "night": self.span})
+        products = [*self.spec.sources, *_EVER, "drift", "limits", PRODUCT]
+        rows = lake.rows("partitions", {"product": products})  # once: it costs by the file
         self._partitions = {(row["product"], row["night"]): row for row in rows}
-        trained = lake.rows("partitions", {"product": "limits"})
+        trained = [row for row in rows if row["product"] == "limits"]
         self._limits = sorted(trained, key=lambda row: str(row["night"]))
         self._champions = ledger.champions(ledger.switches(lake))
-        names = [*_EVER, self.spec.labels.source]
-        columns = ["product", "night", "digest", "inputs"]
-        read = lake.read("partitions", {"product": names, "outcome": "published"}, columns)
-        self.ever: dict[str, dict[str, Row]] = {name: {} for name in names}
-        for row in [] if read is None else read.to_pylist():
-            self.ever[row["product"]][row["night"]] = row
+        self.ever: dict[str, dict[str, Row]] = {name: {} for name in (*_EVER, self.spec.labels.source)}
+        for row in rows:
+            if row["product"] in self.ever and row["outcome"] == "published":
+                self.ever[row["product"]][row["night"]] = row
         self._realised = {key: json.loads(row["inputs"]) for key, row in self.ever[REALISED].items()}
         self.restated: dict[str, list[str]] = {}
         for key in sorted(self._realised):
@@ -116,6 +114,14 @@ class State:
         there = [key for key in keys if key <= known or key in scored]
         return scored if len(there) >= rules.enough else []
 
+    def lately(self, night: str) -> list[str]:
+        """Return the scored nights whose values aren't new any more, as far back as jumps look.
+
+        The newest before the night aren't among them: what began with them is told for as long as a jump is.
+        """
+        rules = self.spec.monitoring.jumps
+        return self.published("predictions", self._before(night, rules.past + rules.of - 1, rules.of))
+
     def matured(self, night: str) -> list[str]:
         """Return the nights that performance is taken from: twice the window, so a lost one is no gap."""
         return [key for key in self.pool(night) if key in self._realised and self.known(key)[0] <= night]
@@ -141,7 +147,10 @@ class State:
 
     def inputs(self, night: str) -> dict[str, str]:
         """Return the digest of everything that a night's findings depend on."""
-        names = [("predictions", key) for key in sorted({*self.window(night), *self.past(night)})]
+        names = [
+            ("predictions", key)
+            for key in sorted({*self.window(night), *self.past(night), *self.lately(night)})
+        ]
         names += [(source, night) for source in self.spec.sources]
         names += [("predictions", scored) for scored in self.pool(night)]
         for scored in self.matured(night):

@@ -21,6 +21,7 @@ from include.spec import UseCase
 from include.train.record import Record
 
 PRODUCT = "limits"
+ORDER = ("model", "column")
 Counts = NDArray[np.float64]
 
 
@@ -67,14 +68,21 @@ def publish(
 
 
 def _write(lake: Lake, record: Record, table: pa.Table, nights: int) -> None:
-    """Publish the limits, and last the row that says so."""
-    lake.publish("limits", table, {"night": record.night})
+    """Publish the limits, and last the row that says so.
+
+    Another model of the same night, of a training that was repeated, keeps its own: it may serve.
+    """
+    model = record.challenger.digest
+    lake.publish("limits", table, {"night": record.night, "model": model})
+    read = lake.read("limits", {"night": record.night})
+    assert read is not None
+    every = read.select(table.schema.names).sort_by([(name, "ascending") for name in ORDER])
     row = tables.published(
         PRODUCT,
         record.night,
-        table.num_rows,
-        digest_table(table),
-        inputs={"training_set": record.data},
+        every.num_rows,
+        digest_table(every),
+        inputs={"training_set": record.data, "model": model},
         spec=record.spec,
         code=record.code,
         note=f"from where on a column alarms, by {nights} nights",

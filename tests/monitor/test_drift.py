@@ -159,6 +159,30 @@ def test_new_categories_are_seen() -> None:
     assert drift.unseen("c", reference, profiled(["a"] * 98 + ["new"] * 2), RULES).outcome == "ok"
 
 
+def night(values: list[Any], key: str) -> dict[str, Any]:
+    """Return a night's row of `profiles`."""
+    text = any(isinstance(value, str) for value in values)
+    rows = pa.table({"c": pa.array(values, pa.string() if text else pa.float64())})
+    return profile.build("p", key, rows, [] if text else ["c"], ["c"] if text else []).to_pylist()[0]
+
+
+@pytest.mark.parametrize(("usual", "other"), [([1.0, 9.0], [20.0]), (["a", "b"], ["c"])])
+def test_what_two_of_the_last_nights_had_is_not_new(usual: list[Any], other: list[Any]) -> None:
+    """A season is told once; one broken night among the last doesn't hide that it comes again."""
+    reference, tonight = column(usual * 500), profiled(other * 100)
+    plain, broken = night(usual * 50, "1"), night(other * 50, "2")
+    for known, outcome in (([plain], "alarm"), ([plain, broken], "alarm"), ([plain, broken, broken], "ok")):
+        lately = [{**row, "night": str(place)} for place, row in enumerate(known)]
+        assert drift.unseen("c", reference, tonight, RULES, lately).outcome == outcome
+
+
+def test_the_last_nights_of_another_kind_and_empty_ones_say_nothing() -> None:
+    """Nights on which the column was text, or had no value, make nothing known and fail nothing."""
+    lately = [night(["x", "y"], "1"), night([None], "2"), night([], "3"), night(["x"], "4")]
+    found = drift.unseen("c", column([1.0, 9.0] * 500), profiled([20.0] * 100), RULES, lately)
+    assert (found.outcome, found.value) == ("alarm", 1.0)
+
+
 def test_a_rise_of_missing_values_is_seen() -> None:
     """A rise beyond the threshold is an alarm, unless few rows make it by chance or its own nights had it."""
     usual = [None] * 200 + [1.0] * 800

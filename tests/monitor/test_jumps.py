@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,19 +43,22 @@ def trained(shorter: UseCase, tmp_path_factory: pytest.TempPathFactory) -> Path:
     nights = shorter.clock.keys(machines.FIRST, TRAINED)
     for night in nights:
         machines.readings(lake, shorter, night)
-    rows = features(lake, shorter, nights)
-    numeric, categorical = shorter.features.numeric, shorter.features.categorical
+    publish(lake, shorter, nights, "m" * 64)
+    return folder
+
+
+def publish(lake: Lake, use: UseCase, nights: list[str], model: str, seen: str = "load") -> None:
+    """Publish limits as a training does whose model predicts what a column says."""
+    rows = features(lake, use, nights)
+    numeric, categorical = use.features.numeric, use.features.categorical
     learnt = profile.merge(profile.build("reference", TRAINED, rows, numeric, categorical).to_pylist())
     said = profile.build(
-        "reference", TRAINED, rows.select(["load"]).rename_columns(["prediction"]), ["prediction"], []
+        "reference", TRAINED, rows.select([seen]).rename_columns(["prediction"]), ["prediction"], []
     )
     learnt |= profile.merge(said.to_pylist())
-    challenger = SimpleNamespace(digest="m" * 64)
-    record: Any = SimpleNamespace(
-        night=TRAINED, data="d", spec=shorter.digest, code="c", challenger=challenger
-    )
-    limits.publish(lake, shorter, record, learnt, rows, np.asarray(rows["load"].to_numpy()))
-    return folder
+    challenger = SimpleNamespace(digest=model)
+    record: Any = SimpleNamespace(night=TRAINED, data="d", spec=use.digest, code="c", challenger=challenger)
+    limits.publish(lake, use, record, learnt, rows, np.asarray(rows[seen].to_numpy()))
 
 
 @pytest.fixture
@@ -148,6 +152,18 @@ def test_the_champions_own_limits_are_among_the_inputs(lake: Lake, shorter: UseC
         lake.publish("partitions", made, {"product": "limits", "night": night})
         assert State(lake, shorter, nights[-1]).stale(nights[-1])
         monitor(lake, shorter, nights[-1])
+
+
+def test_a_repeated_training_leaves_the_champion_its_limits(lake: Lake, shorter: UseCase) -> None:
+    """A training that is repeated on other code gives another model; the one that serves is judged on."""
+    machines.promote(lake, "m" * 64, shorter.clock.shift(TRAINED, 1), evidence=TRAINED)
+    (before,) = lake.rows("limits", {"model": "m" * 64, "column": "prediction"})
+    publish(lake, shorter, shorter.clock.keys(machines.FIRST, TRAINED), "n" * 64, "temp")
+    assert lake.rows("limits", {"model": "m" * 64, "column": "prediction"}) == [before]
+    assert not [line for line in verify(lake, shorter).differences if f"limits/{TRAINED}" in line]
+    (row,) = lake.rows("partitions", {"product": "limits"})
+    assert json.loads(row["inputs"])["model"] == "n" * 64
+    assert row["rows"] == len(lake.rows("limits"))
 
 
 def test_a_column_of_another_kind_is_not_compared(lake: Lake, tmp_path: Path) -> None:
