@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from include import models
-from include.errors import EvergreenError, NotPublished, SpecError
+from include.errors import NotPublished, SpecError, TooFew
 from include.evaluate.metrics import loss
 from include.features.build import training_set
 from include.lake import Lake
@@ -93,8 +93,8 @@ def ablate(lake: Lake, spec: UseCase, night: str | None, *, registry: Registry) 
     ------
     SpecError
         when a group leaves no feature to fit on.
-    EvergreenError
-        when the test nights are too few for an interval, or the registry doesn't answer.
+    TooFew
+        when the test nights are too few for an interval.
     """
     night = night or _newest(lake, spec)
     without = {name: _without(spec, name, columns) for name, columns in spec.features.ablated.items()}
@@ -154,7 +154,7 @@ def _without(spec: UseCase, name: str, columns: tuple[str, ...]) -> UseCase:
 def _enough(spec: UseCase, night: str, test: pa.Table) -> None:
     nights, needed = len(nights_of(test)), nights_needed(spec.gate.block)
     if nights < needed:
-        raise EvergreenError(
+        raise TooFew(
             f"{spec.name}: ablation on {night}",
             required=f"{needed} labelled test nights",
             found=str(nights),

@@ -28,6 +28,7 @@ from include.promote.interval import nights_needed, spread
 from include.spec import UseCase
 
 Array = NDArray[np.float64]
+MOST = 1e100  # of a ratio and of a stake, so that both stay numbers
 BETS = (0.25, 0.5, 1.0)  # shares of the stake; a mixture, so that small and large changes are found
 
 
@@ -81,9 +82,11 @@ def lasting(spec: UseCase, live: Series, gate: tuple[Array, Array] | None) -> Fi
     if gate is None or len(gate[0]) < nights_needed(block):
         note = "the rows of the gate's test nights are gone, or too few"
         return Finding("concept", subject, None, limit, "not enough", note)
-    bound, ratios = most(spec, gate), _blocks(spec, live)
-    if not len(ratios):
-        return Finding("concept", subject, None, limit, "not enough", _few(live))
+    ratios = _blocks(spec, live)
+    if not len(ratios) or not all(part.sum() > 0 for part in gate):
+        note = _few(live) if not len(ratios) else "on the gate's nights the model lost or expected nothing"
+        return Finding("concept", subject, None, limit, "not enough", note)
+    bound = most(spec, gate)
     stake = float(evidence(ratios / bound)[-1])
     outcome: Outcome = "alarm" if stake >= limit else "ok"
     note = (
@@ -105,14 +108,16 @@ def _blocks(spec: UseCase, live: Series) -> Array:
     block, full = spec.gate.block, len(live.nights) // spec.gate.block
     both = (live.loss, _expected(spec, live.expected, live.rows))
     lost, own = (values[: full * block].reshape(full, block).sum(axis=1) for values in both)
-    return np.asarray(lost / own, dtype=np.float64)
+    # a model that is sure of each row expects no loss
+    least = 1 / MOST
+    return np.where(lost > 0, np.minimum(lost / np.maximum(own, least), MOST), np.where(own > 0, 0.0, 1.0))
 
 
 def evidence(ratios: Array) -> Array:
     """Return the e-detector's value after each ratio; without a change their mean is at most 1."""
     found, stakes = np.empty(len(ratios)), np.zeros(len(BETS))
     for place, ratio in enumerate(ratios):
-        stakes = (stakes + 1) * (1 + np.array(BETS) * (ratio - 1))
+        stakes = np.minimum((stakes + 1) * (1 + np.array(BETS) * (ratio - 1)), MOST)
         found[place] = stakes.mean()
     return found
 

@@ -10,6 +10,8 @@ from include.monitor.degraded import to_step_down
 from include.monitor.sums import series
 from include.promote import ledger
 from include.promote.grow import Row
+from include.promote.switch import WITHDRAWN
+from include.rollout.trial import CHALLENGER
 from include.spec import UseCase
 
 
@@ -33,8 +35,10 @@ def step_down(lake: Lake, spec: UseCase, night: str, by: str) -> str:
             return None  # somebody switched meanwhile, and meant it
         effective = ledger.next_unserved(lake, spec, night)
         said = {"kind": ledger.STEPPED_DOWN, "by": by, "reason": why, "effective": effective, "request": ""}
-        # with its baseline, which comes back with it
-        return [{**row, **said} for row in rows if row["switch"] == champion["switch"]]
+        # with its baseline, which comes back with it; who was to replace it is tried against nobody any more
+        tried = [row for row in rows if row["role"] == CHALLENGER and row["switch"] > champion["switch"]][-1:]
+        ended = [{**row, **said, "kind": WITHDRAWN} for row in tried if row["kind"] != WITHDRAWN]
+        return [*({**row, **said} for row in rows if row["switch"] == champion["switch"]), *ended]
 
     done = ledger.switch(lake, decide) if why else None
     return f"v{champion['version']} steps down from {done['effective']} on: {why}" if done else ""

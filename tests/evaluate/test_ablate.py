@@ -11,17 +11,19 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
+from airflow.sdk.exceptions import AirflowSkipException
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from evergreen.operators.train import AblateOperator
 from include import models
 from include.__main__ import app
-from include.errors import EvergreenError, NotPublished, SpecError
+from include.errors import NotPublished, SpecError, TooFew
 from include.evaluate.ablate import Ablation, ablate
 from include.evaluate.metrics import loss
 from include.features.build import training_set
 from include.lake import Lake
+from include.spec import UseCase
 from include.spec.load import read
 from include.train.fit import fit, target
 from include.train.record import PATH, Record
@@ -110,7 +112,7 @@ def test_too_few_test_nights_are_refused(clinic: Clinic) -> None:
     """Where a spread can't be had there is no interval, and a sentence says how many nights it takes."""
     short = clinic.spec.training.model_copy(update={"test": 3})  # a declaration with it is refused
     young = clinic.spec.model_copy(update={"training": short})
-    with pytest.raises(EvergreenError, match=r"required 2 labelled test nights, found 1"):
+    with pytest.raises(TooFew, match=r"required 2 labelled test nights, found 1"):
         ablate(clinic.lake, young, visits.LAST, registry=clinic.registry)
 
 
@@ -143,6 +145,20 @@ def test_the_task_logs_the_gains_with_their_bounds_to_the_trainings_run(outside:
     assert (handed["uri"], handed["partition"], handed["rows"]) == (outside.run, visits.LAST, found.rows)
     assert handed["note"].startswith(f"{found.groups[0].name} brings most: {found.groups[0].gain:+.5f} [")
     assert len(json.dumps(handed)) < 1000
+
+
+def test_the_task_is_skipped_where_there_are_too_few_test_nights(
+    outside: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing waits for it, and the run's promotion stays green."""
+
+    def young(spec: UseCase, night: str, test: pa.Table) -> None:
+        raise TooFew("ablation", required="2 labelled test nights", found="1")
+
+    monkeypatch.setattr("include.evaluate.ablate._enough", young)
+    night = {"dag_run": SimpleNamespace(partition_key=visits.LAST), "params": {}}
+    with pytest.raises(AirflowSkipException, match="2 labelled test nights, found 1"):
+        AblateOperator(task_id="ablate", usecase=outside.spec.name).execute(night)
 
 
 def test_command_prints_a_table_or_json(outside: Clinic) -> None:

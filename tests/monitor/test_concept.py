@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -201,3 +203,17 @@ def test_probabilities_of_several_classes_are_an_expectation_too(
     (found,) = concept.watched(lake, spec, night, State(lake, spec, night))
     assert (found.outcome, found.threshold) == (outcome, 365 / spec.gate.block / 0.05)
     assert f"{times:.3f} on the last" in found.note
+
+
+def test_a_model_that_is_sure_of_each_row_is_judged_too(use: UseCase) -> None:
+    """It expects no loss: where it has none nothing changed, and any loss is more than it expected."""
+    random = np.random.default_rng(5)
+    gate, calm = world(use, 26, random), world(use, 60, random)
+    none = np.zeros(60)
+    sure = replace(calm, loss=none, expected=none)
+    asked = (gate.loss, gate.expected)
+    assert concept.lasting(use, sure, asked).outcome == "ok"
+    wrong = concept.lasting(use, replace(sure, loss=none + 5), asked)
+    assert (wrong.outcome, math.isfinite(wrong.value or math.nan)) == ("alarm", True)
+    nothing = concept.lasting(use, calm, (np.zeros(26), np.zeros(26)))
+    assert nothing.outcome == "not enough"

@@ -11,8 +11,12 @@ from include.monitor.state import State
 from include.promote import ledger
 from include.promote.back import rollback
 from include.rollout.run import advance
+from include.spec.gate import Rollout
 from include.spec.stages import Monitoring
 from tests.rollout.conftest import Depot
+
+# it needs more nights than the champion is given, so that the champion goes first
+SHADOWED = Rollout(kind="shadow", nights=60, look=2, patience=80, alpha=0.2)
 
 
 @pytest.fixture
@@ -96,3 +100,16 @@ def test_a_better_champion_stays(depot: Callable[..., Depot]) -> None:
     made.spec = made.spec.model_copy(update={"monitoring": Monitoring(patience=6, alarms=0.9)})
     made.promote("knows", "2024-03-05")
     assert set(nights(made, "2024-03-06", "2024-03-18")) == {"nothing is on trial"}
+
+
+def test_who_was_to_replace_it_is_withdrawn_with_it(bad: Depot) -> None:
+    """A challenger that was tried beside the champion is tried beside nobody, and the same switch says so."""
+    bad.spec = bad.spec.model_copy(update={"gate": bad.spec.gate.model_copy(update={"rollout": SHADOWED})})
+    nights(bad, "2024-03-06", "2024-03-09")
+    bad.promote("forgot", "2024-03-09")
+    nights(bad, "2024-03-10", "2024-03-16")
+    kinds = bad.switches()
+    assert ("challenger", "shadow", "forgot") in kinds
+    assert kinds[-2:] == [("challenger", "withdrawn", "forgot"), ("champion", "stepped down", "wrong")]
+    numbers = [row["switch"] for row in ledger.switches(bad.lake)]
+    assert numbers[-1] == numbers[-2]

@@ -67,12 +67,16 @@ class AblateOperator(EvergreenOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of the training run."""
+        from include.errors import TooFew
         from include.evaluate.ablate import ablate
         from include.registry import Registry
 
         lake, spec = self.open()
-        with self.one_try():
-            found = ablate(lake, spec, night_of(context), registry=Registry())
+        try:
+            with self.one_try():
+                found = ablate(lake, spec, night_of(context), registry=Registry())
+        except TooFew as error:
+            raise AirflowSkipException(str(error)) from None
         self.log.info("%s", found.text())
         most = found.groups[0]
         note = f"{most.name} brings most: {most.gain:+.5f} [{most.low:+.5f}, {most.high:+.5f}]"
