@@ -37,7 +37,7 @@ CONFIGURATION = {
 # A night is no partition column: a file for each, hundreds a year, took longer to open than to read. Files
 # are pruned by their nights' bounds instead, and a commit that replaces a night rewrites only its file.
 PARTITIONED = {"partitions": ["product"], "profiles": ["product"], "quarantine": ["source"]}
-_again = retry(
+again = retry(
     retry=retry_if_exception_type(CommitFailedError),
     wait=wait_random_exponential(multiplier=0.05, max=2),
     stop=stop_after_attempt(12),
@@ -60,13 +60,13 @@ class Lake:
             folder = Path(base or "/")
             # the host of file://data/lake would be "data"
             base = f"file://{folder if folder.is_absolute() else folder.resolve()}".rstrip("/")
-        self.uri = f"{base}/{usecase}"
+        self.name, self.uri = usecase, f"{base}/{usecase}"
         self._seen = threading.local()
 
     # tables
 
     @answered
-    @_again
+    @again
     def publish(self, table: str, rows: pa.Table, where: Where) -> int:
         """Replace the partitions that ``where`` names by ``rows``, in one commit.
 
@@ -130,7 +130,7 @@ class Lake:
         None says that there is no such table yet. The rows come in no order unless ``order`` names columns;
         with ``limit`` they are the first so many. ``version`` reads the table as it was then.
         """
-        opened = self._open(table, version)
+        opened = self.open(table, version)
         if opened is None:
             return None
         what = query.columns(columns) if columns else "*"
@@ -139,7 +139,7 @@ class Lake:
     @answered
     def count(self, table: str, where: Where | None = None) -> int:
         """Return how many rows there are, without reading them."""
-        opened = self._open(table)
+        opened = self.open(table)
         found = None if opened is None else _asked(opened, query.select("COUNT(*) AS n", where))
         return 0 if found is None else int(found["n"][0].as_py())
 
@@ -151,10 +151,10 @@ class Lake:
     @answered
     def version(self, table: str) -> int:
         """Return a table's version, -1 where it isn't there yet."""
-        opened = self._open(table)
+        opened = self.open(table)
         return -1 if opened is None else int(opened.version())
 
-    def _open(self, table: str, version: int | None = None) -> DeltaTable | None:
+    def open(self, table: str, version: int | None = None) -> DeltaTable | None:
         """Return a table as it is now: read once a thread, then only what was committed since."""
         seen: dict[str, DeltaTable] = self._seen.__dict__
         try:
@@ -169,7 +169,7 @@ class Lake:
             return None
 
     def _ensure(self, table: str, schema: pa.Schema) -> DeltaTable:
-        opened = self._open(table)
+        opened = self.open(table)
         if opened is not None:
             return opened
         try:
@@ -181,7 +181,7 @@ class Lake:
                 configuration=CONFIGURATION,
             )
         except DeltaError:
-            opened = self._open(table)  # another process made it between the look and the make
+            opened = self.open(table)  # another process made it between the look and the make
             if opened is None:
                 raise
             return opened
@@ -213,6 +213,12 @@ class Lake:
             return bytes(obstore.get(self._store, _inside(key)).bytes())
         except FileNotFoundError:
             return None
+
+    @answered
+    def tables(self) -> list[str]:
+        """Return the names of the tables, sorted."""
+        found = obstore.list_with_delimiter(self._store, "tables/")["common_prefixes"]
+        return sorted(str(prefix).rstrip("/").rpartition("/")[2] for prefix in found)
 
     @answered
     def keys(self, prefix: str) -> list[str]:

@@ -103,6 +103,11 @@ class Registry:
                     self._client.delete_run(run_id)
         return done[0] if done else ""
 
+    def noted(self, usecase: str) -> list[dict[str, str]]:
+        """Return the parameters of each run of a use case."""
+        with self._speaking():
+            return [dict(run.data.params) for run in self._runs(usecase, "")]
+
     def log(
         self,
         run_id: str,
@@ -198,13 +203,11 @@ class Registry:
     # within
 
     def _runs(self, usecase: str, key: str) -> Sequence[Run]:
-        """Return an attempt's runs, the first to finish first."""
-        experiment = self._client.get_experiment_by_name(usecase)
-        if experiment is None:
+        """Return an attempt's runs, the first to finish first; of all attempts without a key."""
+        if (experiment := self._client.get_experiment_by_name(usecase)) is None:
             return []
-        found = self._client.search_runs(
-            [experiment.experiment_id], f"tags.`{KEY}` = '{key}'", ViewType.ACTIVE_ONLY
-        )
+        where = [experiment.experiment_id], f"tags.`{KEY}` = '{key}'" if key else ""
+        found = self._client.search_runs(*where, ViewType.ACTIVE_ONLY, max_results=50_000)
         return sorted(found, key=lambda run: (run.info.end_time or 1 << 62, run.info.run_id))
 
     def _forget(self, run_id: str) -> None:
@@ -214,13 +217,10 @@ class Registry:
             _unless("RESOURCE_DOES_NOT_EXIST", delete)
 
     def _experiment(self, usecase: str) -> str:
-        if self._client.get_experiment_by_name(usecase) is None:
-            _unless(
-                "RESOURCE_ALREADY_EXISTS", lambda: self._client.create_experiment(usecase, self.artifacts)
-            )
-        found = self._client.get_experiment_by_name(usecase)
-        assert found is not None
-        return str(found.experiment_id)
+        if (found := self._client.get_experiment_by_name(usecase)) is not None:
+            return str(found.experiment_id)
+        _unless("RESOURCE_ALREADY_EXISTS", partial(self._client.create_experiment, usecase, self.artifacts))
+        return self._experiment(usecase)
 
     def named(self) -> str:
         """Return the registry's address without a password."""

@@ -1,0 +1,89 @@
+"""Upkeep: what grows is laid together, what nothing refers to goes, and neither changes a row."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
+
+from evergreen.operators.base import EvergreenOperator, connect
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+# a task is barred from Airflow's database; the tool isn't
+GC = "from mlflow.cli import cli; cli(auto_envvar_prefix='MLFLOW')"
+BARRED = ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "_AIRFLOW_PROCESS_CONTEXT")
+
+
+class TidyOperator(EvergreenOperator):
+    """Lay the small files of a use case's tables together, and remove those that were replaced long ago."""
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Return the reference of the tables; its note says how many files there were and are."""
+        from include.registry import Registry
+        from include.upkeep import tidy
+
+        lake, _ = self.open()
+        with self.one_try():
+            return self.handed(tidy(lake, Registry()))
+
+
+class PurgeOperator(BaseOperator):
+    """Let Airflow or MLflow delete what is older than some days, by its own command.
+
+    :param tool: ``airflow`` deletes runs and their logs' rows, ``mlflow`` what was deleted there before.
+    :param days: what is younger stays.
+    :param connection: with the address of the tool's database as its host; without it the task is skipped.
+    """
+
+    ui_color = "#e3f4e1"
+
+    def __init__(self, *, tool: str, days: int, connection: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.tool, self.days, self.connection = tool, days, connection
+
+    def execute(self, context: Context) -> None:
+        """Run the command; what it says is in the log."""
+        from sqlalchemy import make_url
+
+        try:
+            found = connect(self.connection)
+        except AirflowNotFoundException:
+            raise AirflowSkipException(
+                f"no connection {self.connection}: declare one with the database's address as its host, "
+                f"or run `{' '.join(self.command()[2:])}` where that database can be reached"
+            ) from None
+        url = make_url(found.uri)
+        url = url.set(username=found.login or url.username, password=found.password or url.password)
+        address = url.render_as_string(hide_password=False)
+        done = subprocess.run(  # noqa: S603  # our own words and a date, no shell
+            self.command(), env=self.environment(address), text=True, capture_output=True, check=False
+        )
+        for line in (done.stdout + done.stderr).splitlines():
+            self.log.info("%s", line.replace(address, "…"))
+        if done.returncode:
+            raise AirflowFailException(f"{self.tool} ended with {done.returncode}: the log has why")
+
+    def command(self) -> Sequence[str]:
+        """Return the words of the command."""
+        if self.tool == "mlflow":
+            # which takes the address as an option alone, and others can read a process's words
+            return [sys.executable, "-c", GC, "gc", "--older-than", f"{self.days}d"]
+        before = (datetime.now(UTC) - timedelta(days=self.days)).isoformat(timespec="seconds")
+        words = ["airflow", "db", "clean", "--clean-before-timestamp", before, "--skip-archive", "--yes"]
+        return [sys.executable, "-m", *words, "--error-on-cleanup-failure"]
+
+    def environment(self, address: str) -> dict[str, str]:
+        """Return the command's environment; the address is in no command line, which others can read."""
+        own = {name: value for name, value in os.environ.items() if name not in BARRED}
+        name = (
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" if self.tool == "airflow" else "MLFLOW_GC_BACKEND_STORE_URI"
+        )
+        return {**own, name: address}

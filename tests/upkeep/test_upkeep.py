@@ -1,0 +1,160 @@
+"""Small files are laid together and old ones go, and no row, digest or referred version is touched."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from deltalake import DeltaTable
+
+from include.errors import EvergreenError
+from include.lake import Lake
+from include.promote.grow import grow
+from include.refs import digest_json
+from include.registry import Registry
+from include.upkeep import compact, referred, tidy, vacuum
+from tests.evaluate.conftest import Clinic
+
+LEDGER = pa.schema([("value", pa.int64())])
+
+
+def content(lake: Lake) -> dict[str, str]:
+    """Return a digest of each table's rows."""
+    return {name: digest_json(sorted(map(repr, lake.rows(name)))) for name in lake.tables()}
+
+
+def files(lake: Lake) -> dict[str, int]:
+    """Return the number of files that each table is read from."""
+    return {name: len(DeltaTable(f"{lake.uri}/tables/{name}").file_uris()) for name in lake.tables()}
+
+
+def parquet(lake: Lake) -> set[str]:
+    """Return every data file that is there, read or not."""
+    return {key for key in lake.keys("tables") if key.endswith(".parquet") and "/_delta_log/" not in key}
+
+
+def lived(clinic: Clinic) -> None:
+    """Publish nights one by one, as nights are, where the history was loaded at once."""
+    rows = clinic.lake.read("validated_visits")
+    assert rows is not None
+    nights = sorted(set(rows["night"].to_pylist()))[-8:]
+    clinic.lake.publish("validated_visits", rows.slice(0, 0), {"night": nights})
+    for night in nights:
+        clinic.lake.publish("validated_visits", rows.filter(pc.equal(rows["night"], night)), {"night": night})
+
+
+def test_the_rows_are_the_same_in_fewer_files(clinic: Clinic) -> None:
+    """Each table has the rows that it had; done again there is nothing to do."""
+    lived(clinic)
+    before, many = content(clinic.lake), files(clinic.lake)
+    assert max(many.values()) > 5
+    ref = tidy(clinic.lake, clinic.registry)
+    assert ref.rows > 5
+    assert content(clinic.lake) == before
+    few = files(clinic.lake)
+    assert few["validated_visits"] == 1
+    assert tidy(clinic.lake, clinic.registry).rows == 0
+
+
+def test_what_was_just_replaced_stays(clinic: Clinic) -> None:
+    """A reader that began before, and a restore, find each file for the days that are declared."""
+    lived(clinic)
+    before = parquet(clinic.lake)
+    tidy(clinic.lake, clinic.registry)
+    assert before < parquet(clinic.lake)
+
+
+def test_versions_that_a_training_was_fitted_on_stay(clinic: Clinic) -> None:
+    """Of a source's table the version in the run's parameters can still be read, one between can't."""
+    (version,) = referred(clinic.registry, clinic.spec.name)["validated_visits"]
+    then = clinic.lake.read("validated_visits", version=version)
+    assert then is not None
+    lived(clinic)
+    tidy(clinic.lake, clinic.registry, kept=0)
+    kept = clinic.lake.read("validated_visits", version=version)
+    assert kept is not None
+    assert sorted(map(repr, kept.to_pylist())) == sorted(map(repr, then.to_pylist()))
+    folder = Path(f"{clinic.lake.uri.removeprefix('file://')}/tables/validated_visits")
+    between = DeltaTable(str(folder), version=version + 1).file_uris()
+    assert not all(Path(uri.removeprefix("file://")).exists() for uri in between)
+    assert vacuum(clinic.lake, "validated_visits", 0) > 0  # unless it is asked to keep them
+
+
+def test_nothing_is_removed_while_the_registry_is_down(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its trainings refer to isn't known then; files are laid together all the same."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    lived(clinic)
+    before = parquet(clinic.lake)
+    with pytest.raises(EvergreenError, match="registry"):
+        tidy(clinic.lake, Registry("http://127.0.0.1:9"), kept=0)
+    assert before < parquet(clinic.lake)
+
+
+def test_an_empty_lake_has_nothing_to_tidy(clinic: Clinic, tmp_path: Path) -> None:
+    """Before the first night there is no table, and that is no error."""
+    ref = tidy(Lake(clinic.spec.name, str(tmp_path / "none")), clinic.registry)
+    assert ref.rows == 0
+
+
+def _publish(uri: str, night: str, value: int) -> None:
+    rows = pa.table({"night": [night] * 3, "value": pa.array([value] * 3, pa.int64())})
+    Lake("usecase", uri).publish("t", rows, {"night": night})
+
+
+def _compact(uri: str) -> None:
+    compact(Lake("usecase", uri), "t")
+
+
+def test_nights_that_are_published_meanwhile_lose_nothing(tmp_path: Path) -> None:
+    """Nights are written and rewritten while their files are laid together again and again."""
+    nights = [f"2024-01-{day:02}" for day in range(1, 9)]
+    for night in nights:
+        _publish(str(tmp_path), night, 0)
+    with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(_publish, str(tmp_path), night, v) for v in (1, 2) for night in nights]
+        jobs += [pool.submit(_compact, str(tmp_path)) for _ in range(8)]
+        for job in jobs:
+            job.result(120)
+    found: dict[str, list[int]] = {}
+    for row in Lake("usecase", str(tmp_path)).rows("t"):
+        found.setdefault(row["night"], []).append(row["value"])
+    assert sorted(found) == nights
+    assert all(len(values) == 3 and len(set(values)) == 1 for values in found.values())
+
+
+def test_a_ledger_grows_across_a_compaction(tmp_path: Path) -> None:
+    """A decision that was made while its ledger was laid together is made again, and written once."""
+    lake = Lake("usecase", str(tmp_path))
+    for value in range(3):
+        grow(lake, "ledger", LEDGER, lambda rows, value=value: [{"value": value}])  # type: ignore[misc]
+    asked: list[int] = []
+
+    def decide(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        asked.append(len(rows))
+        if len(asked) == 1:
+            compact(Lake("usecase", str(tmp_path)), "ledger")
+        return [{"value": 3}]
+
+    grow(lake, "ledger", LEDGER, decide)
+    assert asked == [3, 3]
+    assert sorted(row["value"] for row in lake.rows("ledger")) == [0, 1, 2, 3]
+
+
+def test_what_a_killed_writer_left_goes_after_its_days(tmp_path: Path) -> None:
+    """A file that no commit names is removed once it is old, and not before: its writer may be at work."""
+    lake = Lake("usecase", str(tmp_path))
+    _publish(str(tmp_path), "2024-01-01", 1)
+    left = Path(lake.uri.removeprefix("file://")) / "tables" / "t" / "part-left.parquet"
+    left.write_bytes(b"half")
+    assert vacuum(lake, "t", 30) == 0
+    os.utime(left, (0, 0))
+    assert vacuum(lake, "t", 30) == 1
+    assert len(lake.rows("t")) == 3
