@@ -158,8 +158,10 @@ class Lake:
     def newest(self, table: str) -> str:
         """Return a table's newest night by its log alone, empty where there is none."""
         opened = self._open(table)
-        files = [] if opened is None else opened.get_add_actions(flatten=True)["max.night"].to_pylist()
-        return max((str(night) for night in files if night), default="")
+        if opened is None:
+            return ""
+        newest = opened.get_add_actions(flatten=True)["max.night"].to_pylist()  # of each file
+        return max((str(night) for night in newest if night), default="")
 
     def _open(self, table: str, version: int | None = None) -> DeltaTable | None:
         """Return a table as it is now: read once a thread, then only what was committed since."""

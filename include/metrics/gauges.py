@@ -31,7 +31,7 @@ Rows = Sequence[Mapping[str, Any]]
 ABOUT = {
     "evergreen_readable": "Whether the declaration and the lake could be read.",
     "evergreen_night_timestamp_seconds": "By when predictions of a product's newest published night exist.",
-    "evergreen_next_night_timestamp_seconds": "By when those of the night after the newest predicted are due.",
+    "evergreen_next_night_timestamp_seconds": "By when those of the night after the last predicted are due.",
     "evergreen_partition": "1 of the outcome that a product's newest night had, 0 of the others.",
     "evergreen_rows": "Rows of a product's newest night.",
     "evergreen_quarantined_share": "Share of the rows that a source's newest night set aside.",
