@@ -15,7 +15,6 @@ from typing import Any
 from include.clock import day_of
 from include.lake import Lake
 from include.metrics.exposition import Sample
-from include.monitor.performance import BASELINE
 from include.promote import ledger
 from include.spec import UseCase
 
@@ -100,9 +99,9 @@ def _findings(lake: Lake, spec: UseCase) -> Found:
 
 def _performance(lake: Lake, spec: UseCase) -> Found:
     rows = sorted(_of_newest(lake, "performance"), key=lambda row: str(row["known"]))
-    for metric, row in {row["metric"]: row for row in rows}.items():
-        of = "prior" if metric.startswith(BASELINE) else "served"
-        yield "evergreen_performance", {"metric": metric.removeprefix(BASELINE), "of": of}, row["value"]
+    for name, row in {row["metric"]: row for row in rows}.items():
+        of, _, metric = name.rpartition(":")  # the prior's, as prior:roc_auc, stand beside the model's
+        yield "evergreen_performance", {"metric": metric, "of": of or "served"}, row["value"]
     if rows:
         yield "evergreen_performance_night_timestamp_seconds", {}, _time(spec, rows[-1]["night"])
 

@@ -83,6 +83,7 @@ def test_drift_alone_tells_nobody(broken: Watched) -> None:
     """No alert of the shipped rules is about drift, and a past that is replayed isn't overdue."""
     names = {one["alertname"] for one in broken.alerts()}
 
+    assert broken.prometheus.query('evergreen_alarm{check="drift"} == 1')
     assert not [one for one in broken.alerts() if one.get("check") == "drift"]
     assert not names & {"EvergreenDown", "EvergreenUnreadable", "EvergreenNightOverdue"}
 

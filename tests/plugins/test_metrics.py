@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.metrics.servers import needs_servers, prometheus, soon
+from tests.metrics.servers import DEPLOY, needs_servers, prometheus, soon
 from tests.plugins.site import Site
 
 pytestmark = pytest.mark.airflow
@@ -53,5 +55,24 @@ def test_prometheus_scrapes_with_a_token_and_tells_when_it_ends(site: Site, tmp_
         assert [one["value"][1] for one in server.query('up{job="evergreen"}')] == ["1"]
         (tmp_path / "token").write_text("ended")
         soon(lambda: server.query('up{job="evergreen"} == 0'), "target that is down")
-        (tmp_path / "token").write_text(site.token("reader"))
+        assert renewed(site, tmp_path, "reader-password").returncode == 0
         soon(lambda: server.query('up{job="evergreen"} == 1'), "target that is up again")
+
+
+def test_a_token_that_cannot_be_renewed_stays(site: Site, tmp_path: Path) -> None:
+    """A wrong password ends with 1 and a line that doesn't hold it; the token before is left alone."""
+    (tmp_path / "token").write_text("before")
+    done = renewed(site, tmp_path, "wrong-password")
+
+    assert done.returncode == 1
+    assert "isn't renewed: HTTPError: HTTP Error 401" in done.stderr
+    assert "wrong-password" not in done.stderr
+    assert (tmp_path / "token").read_text() == "before"
+
+
+def renewed(site: Site, folder: Path, password: str) -> subprocess.CompletedProcess[str]:
+    """Run what keeps the token, once."""
+    (folder / "password").write_text(f"{password}\n")
+    script = DEPLOY / "prometheus" / "airflow_token.py"
+    command = [sys.executable, script, site.url, "reader", folder / "password", folder / "token"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
