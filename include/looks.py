@@ -66,5 +66,6 @@ def metrics(
     from include.metrics.gauges import ABOUT
     from include.metrics.scrape import scrape
 
-    found = [sample for name in ([usecase] if usecase else specs.names()) for sample in scrape(name)]
+    asked = [specs.load(usecase).name] if usecase else specs.names()
+    found = [sample for name in asked for sample in scrape(name)]
     show({"samples": [vars(one) for one in found]}, text(found, ABOUT).rstrip("\n"), as_json)

@@ -11,8 +11,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from include import tables
+from include.__main__ import app
+from include.errors import SpecError
 from include.lake import Lake
 from include.metrics import scrape as scraping
 from include.metrics.exposition import Sample, text
@@ -143,6 +146,16 @@ def test_a_use_case_that_cannot_be_read_takes_no_other_down(
     assert scrape("nobody") == [Sample("evergreen_readable", {"usecase": "nobody"}, 0.0)]
     assert "use case 'nobody'" in caplog.text
     assert scrape("machines")[0] == Sample("evergreen_readable", {"usecase": "machines"}, 1.0)
+
+
+def test_the_command_line_prints_what_is_scraped(plant: Plant) -> None:
+    """`metrics` shows the page without any server, and a use case that isn't there is an error."""
+    run = CliRunner().invoke
+
+    assert run(app, ["metrics", "machines"]).stdout == text(scrape("machines"), ABOUT)
+    names = {one["name"] for one in json.loads(run(app, ["metrics", "--json"]).stdout)["samples"]}
+    assert names == set(ABOUT)
+    assert isinstance(run(app, ["metrics", "nobody"]).exception, SpecError)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]) | st.just("\n")))
