@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import yaml
 from include.metrics.exposition import text
 from include.metrics.gauges import ABOUT
 from include.metrics.scrape import scrape
+from include.monitor.policy import TOLD
 from tests.metrics.conftest import TOKEN, Outside, Plant
 from tests.metrics.servers import DEPLOY, Server, alertmanager, needs_servers, prometheus, soon
 
@@ -126,6 +128,14 @@ def test_every_rule_is_tested() -> None:
 
     assert len(names) == len(set(names)) > 0
     assert [name for name in names if name not in tests] == []
+
+
+def test_what_a_night_tells_people_has_an_alert() -> None:
+    """Each check that the night's policy tells is in exactly one rule, and drift in none."""
+    rules = (DEPLOY / "prometheus" / "rules" / "evergreen.yaml").read_text()
+    named = [check for found in re.findall(r'check=~?"([^"]+)"', rules) for check in found.split("|")]
+
+    assert sorted(named) == sorted(TOLD)
 
 
 @pytest.mark.parametrize("file", BOARDS, ids=lambda f: f.name)
