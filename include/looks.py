@@ -53,3 +53,19 @@ def history(
     if page is not None:
         page.write_text(html)
     show(said, text(said), as_json)
+
+
+@looks.command()
+def metrics(
+    usecase: Annotated[str | None, typer.Argument(metavar="[USECASE]", help="All, unless given.")] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Print what Prometheus is told: the gauges of the newest nights, in its text format."""
+    from include.metrics.exposition import text
+    from include.metrics.gauges import ABOUT
+    from include.metrics.scrape import scrape
+
+    asked = [specs.load(usecase).name] if usecase else specs.names()
+    found = [sample for name in asked for sample in scrape(name)]
+    show({"samples": [vars(one) for one in found]}, text(found, ABOUT).rstrip("\n"), as_json)

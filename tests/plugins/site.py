@@ -93,7 +93,7 @@ class Site:
 
     def ask(self, path: str, *, method: str = "GET", **credentials: dict[str, str]) -> httpx.Response:
         """Send one request."""
-        with httpx.Client(cookies=credentials.get("cookies")) as client:
+        with httpx.Client(cookies=credentials.get("cookies"), timeout=60) as client:
             return client.request(method, self.url + path, headers=credentials.get("headers"))
 
 

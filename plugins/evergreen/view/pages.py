@@ -77,6 +77,18 @@ def quarantine(request: Request, opened: Opened, night: str) -> HTMLResponse:
     )
 
 
+@pages.get("/metrics")
+def metrics(usecases: Readable) -> Response:
+    """Give Prometheus the gauges of every use case that its user may read."""
+    # pyarrow and deltalake: at the first request, not while Airflow starts
+    from include.metrics.exposition import CONTENT_TYPE, text
+    from include.metrics.gauges import ABOUT
+    from include.metrics.scrape import scrape
+
+    samples = [sample for name in usecases for sample in scrape(name)]
+    return Response(text(samples, ABOUT), media_type=CONTENT_TYPE)
+
+
 def _stored(opened: Open, path: str) -> bytes:
     data = opened.lake.get(f"reports/{path}")
     if data is None:

@@ -1,0 +1,166 @@
+"""The gauges of a use case's newest nights: few, bounded, and read from tables without opening old files.
+
+A night is no label, for each would be a series of its own for ever; its time is a value. Ages are PromQL's,
+``time() - evergreen_night_timestamp_seconds``, so nothing here asks what time it is. What can't be told is
+left out: missing is not zero.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from include.clock import day_of
+from include.faults import answered
+from include.lake import Lake
+from include.metrics.exposition import Sample
+from include.promote import ledger
+from include.spec import UseCase
+
+READ = ("partitions", "findings", "performance", "losses", "predictions", "decisions", "deployments")
+MADE = ("predictions", "performance", "monitor")  # the products beside the sources
+BACK = 31  # days that are searched for a product's newest night
+AHEAD = 400  # days in which the schedule fires again
+OUTCOMES = ("published", "refused", "unavailable")
+RUNGS = ("champion", "canary", "previous", "baseline", "prior")
+DECISIONS = ("nothing", "alert", "retrain")
+Rows = Sequence[Mapping[str, Any]]
+
+ABOUT = {
+    "evergreen_readable": "Whether the declaration and the lake could be read.",
+    "evergreen_night_timestamp_seconds": "By when predictions of a product's newest published night exist.",
+    "evergreen_next_night_timestamp_seconds": "By when those of the night after the last predicted are due.",
+    "evergreen_partition": "1 of the outcome that a product's newest night had, 0 of the others.",
+    "evergreen_rows": "Rows of a product's newest night.",
+    "evergreen_quarantined_share": "Share of the rows that a source's newest night set aside.",
+    "evergreen_alarm": "1 where a check of the newest watched night alarms, 0 where it is well.",
+    "evergreen_value": "The figure that a check of the newest watched night found; of drift, its measure.",
+    "evergreen_limit": "Where the alarm of that check begins.",
+    "evergreen_performance": "A realised metric of the newest night with labels; of the prior on its rows.",
+    "evergreen_performance_night_timestamp_seconds": "By when predictions of that night existed.",
+    "evergreen_requirement": "What is required of a realised metric, at least or at most.",
+    "evergreen_loss": "The objective's loss a row on the newest night with labels, by whom.",
+    "evergreen_rung_share": "Share of the newest night's predictions that a rung of the ladder gave.",
+    "evergreen_champion_timestamp_seconds": "The first night that the champion may serve.",
+    "evergreen_champion_evidence_timestamp_seconds": "The night of the champion's verdict.",
+    "evergreen_decision": "1 of what the newest night decided, 0 of the others.",
+}
+
+
+def gauges(lake: Lake, spec: UseCase) -> Iterator[Sample]:
+    """Return what the lake's tables say of the newest nights, labelled by use case."""
+    for part in (_products, _findings, _performance, _losses, _rungs, _champion, _decision):
+        for name, labels, value in part(lake, spec):
+            if value is not None:
+                yield Sample(name, {"usecase": spec.name, **labels}, float(value))
+    for rule in spec.monitoring.requirements:
+        for bound in ("at_least", "at_most"):
+            if (limit := getattr(rule, bound)) is not None:
+                labels = {"usecase": spec.name, "metric": rule.metric, "bound": bound}
+                yield Sample("evergreen_requirement", labels, limit)
+
+
+Found = Iterator[tuple[str, dict[str, str], float | None]]
+
+
+def _products(lake: Lake, spec: UseCase) -> Found:
+    newest = newest_of(lake, "partitions")
+    if not newest:
+        return
+    nights = [(day_of(newest) - timedelta(days=ago)).isoformat() for ago in range(BACK)]
+    columns = ["product", "night", "outcome", "rows", "quarantined"]
+    read = lake.read("partitions", {"product": [*spec.sources, *MADE], "night": nights}, columns)
+    rows = sorted(read.to_pylist() if read is not None else [], key=lambda row: str(row["night"]))
+    last = {row["product"]: row for row in rows}
+    published = {row["product"]: row["night"] for row in rows if row["outcome"] == "published"}
+    for product, night in sorted(published.items()):
+        yield "evergreen_night_timestamp_seconds", {"product": product}, _time(spec, night)
+    if "predictions" in published:
+        yield "evergreen_next_night_timestamp_seconds", {}, _due(spec, published["predictions"])
+    for product, row in sorted(last.items()):
+        for outcome in OUTCOMES:
+            of = {"product": product, "outcome": outcome}
+            yield "evergreen_partition", of, row["outcome"] == outcome
+        yield "evergreen_rows", {"product": product}, row["rows"]
+        total = (row["rows"] or 0) + (row["quarantined"] or 0)
+        if product in spec.sources and total:
+            yield "evergreen_quarantined_share", {"source": product}, (row["quarantined"] or 0) / total
+
+
+def _findings(lake: Lake, spec: UseCase) -> Found:
+    for row in _of_newest(lake, "findings"):
+        of = {"check": row["check"], "subject": row["subject"]}
+        if row["outcome"] != "not enough":
+            yield "evergreen_alarm", of, row["outcome"] == "alarm"
+        yield "evergreen_value", of, row["value"]
+        yield "evergreen_limit", of, row["threshold"]
+
+
+def _performance(lake: Lake, spec: UseCase) -> Found:
+    rows = sorted(_of_newest(lake, "performance"), key=lambda row: str(row["known"]))
+    for name, row in {row["metric"]: row for row in rows}.items():
+        of, _, metric = name.rpartition(":")  # the prior's, as prior:roc_auc, stand beside the model's
+        yield "evergreen_performance", {"metric": metric, "of": of or "served"}, row["value"]
+    if rows:
+        yield "evergreen_performance_night_timestamp_seconds", {}, _time(spec, rows[-1]["night"])
+
+
+def _losses(lake: Lake, spec: UseCase) -> Found:
+    rows = sorted(_of_newest(lake, "losses"), key=lambda row: str(row["known"]))
+    newest = list({row["model"]: row for row in rows}.values())
+    count = sum(row["rows"] for row in newest)
+    for of, column in (("served", "loss"), ("baseline", "baseline"), ("expected", "expected")):
+        sums = [row[column] for row in newest]
+        if count and None not in sums:
+            yield "evergreen_loss", {"metric": spec.gate.objective, "of": of}, sum(sums) / count
+
+
+def _rungs(lake: Lake, spec: UseCase) -> Found:
+    counts = Counter(row["rung"] for row in _of_newest(lake, "predictions", ["night", "rung"]))
+    for rung in RUNGS if counts else ():
+        yield "evergreen_rung_share", {"rung": rung}, counts[rung] / counts.total()
+
+
+def _champion(lake: Lake, spec: UseCase) -> Found:
+    line = ledger.succession(ledger.switches(lake))
+    for row in line[-1:]:
+        of = {"version": str(row["version"]), "kind": str(row["kind"])}
+        yield "evergreen_champion_timestamp_seconds", of, _time(spec, row["effective"])
+        yield "evergreen_champion_evidence_timestamp_seconds", {}, _time(spec, row["evidence"])
+
+
+def _decision(lake: Lake, spec: UseCase) -> Found:
+    for row in _of_newest(lake, "decisions", ["night", "decision"]):
+        for decision in DECISIONS:
+            yield "evergreen_decision", {"decision": decision}, row["decision"] == decision
+
+
+@answered
+def newest_of(lake: Lake, table: str) -> str:
+    """Return a table's newest night by its log alone, empty where there is none."""
+    opened = lake.open(table)
+    if opened is None:
+        return ""
+    newest = opened.get_add_actions(flatten=True)["max.night"].to_pylist()  # of each file
+    return max((str(night) for night in newest if night), default="")
+
+
+def _of_newest(lake: Lake, table: str, columns: Sequence[str] | None = None) -> Rows:
+    """Return the rows of a table's newest night."""
+    night = newest_of(lake, table)
+    read = lake.read(table, {"night": night}, columns) if night else None
+    return [] if read is None else read.to_pylist()
+
+
+def _time(spec: UseCase, night: str | None) -> float | None:
+    """Return a night as Prometheus has times, by the hour at which its predictions exist."""
+    # not the decision time: an old night may be none of the schedule as it is declared now
+    return spec.clock.local(night, spec.scoring.by).timestamp() if night else None
+
+
+def _due(spec: UseCase, night: str) -> float | None:
+    after = day_of(night) + timedelta(days=1)
+    keys = spec.clock.keys(after.isoformat(), (after + timedelta(days=AHEAD)).isoformat())
+    return _time(spec, keys[0] if keys else None)
