@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.drift import CATEGORICAL, NAMES, NUMERIC, batches
-from include.ingest.suite import broken
+from include.ingest.great import broken
 from include.spec.source import Expectation
 
 ROWS = 1_000_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -45,6 +46,19 @@ class Expectation(Strict):
 
     type: Annotated[str, Field(pattern=r"^expect_[a-z_]+$")]
     kwargs: dict[str, Any] = {}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the columns that it is about."""
+        named = [self.kwargs[key] for key in ("column", "column_A", "column_B") if key in self.kwargs]
+        return tuple(str(column) for column in [*named, *self.kwargs.get("column_list", ())])
+
+    @property
+    def rule(self) -> str:
+        """Return its name and limits, as the quarantine and a refusal show them."""
+        limits = {key: value for key, value in self.kwargs.items() if not key.startswith("column")}
+        said = ", ".join(f"{key}={json.dumps(value, default=str)}" for key, value in limits.items())
+        return f"{self.type}({said})" if said else self.type
 
 
 class Contract(Strict):
