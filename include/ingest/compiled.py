@@ -64,9 +64,9 @@ def condition(expectation: Expectation, types: Mapping[str, pa.DataType]) -> Con
     ----------
     types : of each column of the table.
     """
-    if expectation.type not in _KINDS:
+    if expectation.type not in KINDS:
         return None
-    build, about, needed, others = _KINDS[expectation.type]
+    build, about, needed, others = KINDS[expectation.type]
     kwargs = expectation.kwargs
     if not {*about, *needed} <= set(kwargs) <= {*about, *needed, *others}:
         return None
@@ -232,7 +232,7 @@ _IGNORED = {
 }
 _ALONE, _TWO = ("column",), ("column_A", "column_B")
 # of each type: what makes its condition, its columns, and the other arguments that are read (all it may have)
-_KINDS: dict[str, tuple[Callable[..., Built], tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+KINDS: dict[str, tuple[Callable[..., Built], tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "expect_column_pair_values_a_to_be_greater_than_b": (_greater, _TWO, (), ("ignore_row_if", "or_equal")),
     "expect_column_pair_values_to_be_equal": (_pair, _TWO, (), ("ignore_row_if",)),
     "expect_column_value_lengths_to_be_between": (_lengths, _ALONE, (), LIMITS),

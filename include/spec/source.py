@@ -120,6 +120,14 @@ class _Source(Strict):
         for name in (*self.key, *([self.day] if self.day else [])):
             if name not in self.columns:
                 raise ValueError(f"{name!r} is not one of its columns: {', '.join(self.columns)}")
+        lower = [name.lower() for name in self.columns]
+        for name in self.columns:
+            if (
+                lower.count(name.lower()) > 1
+            ):  # DuckDB, and Great Expectations in one suite, take them for one
+                raise ValueError(
+                    f"{name!r} is another column's name but for the case; use `from` to rename it"
+                )
         for name in ("night", "revision", "known_at", "decision_time"):
             if name in self.columns:
                 raise ValueError(f"{name!r} is Evergreen's own column; keep the source's under another name")
