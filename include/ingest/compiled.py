@@ -74,12 +74,15 @@ def condition(expectation: Expectation, types: Mapping[str, pa.DataType]) -> Con
     return None if None in columns else build(kwargs, *columns)
 
 
-def counts(connection: duckdb.DuckDBPyConnection, conditions: Sequence[Condition]) -> list[int]:
-    """Return how many of the connection's table or view ``rows`` break each expectation, by one scan."""
-    figures = ", ".join(f"count(*) FILTER (WHERE {one.sql})" for one in conditions)
+def counts(
+    connection: duckdb.DuckDBPyConnection, conditions: Sequence[Condition]
+) -> tuple[int, Sequence[int]]:
+    """Return how many ``rows`` (a table or view) there are, and how many break each, by one scan."""
+    figures = ["count(*)", *(f"count(*) FILTER (WHERE {one.sql})" for one in conditions)]
     # names are quoted, values are bound
-    found = connection.execute(f"SELECT {figures} FROM rows", _values(conditions))  # noqa: S608
-    return list(found.fetchall()[0])
+    found = connection.execute(f"SELECT {', '.join(figures)} FROM rows", _values(conditions))  # noqa: S608
+    size, *many = found.fetchall()[0]
+    return size, many
 
 
 def places(connection: duckdb.DuckDBPyConnection, conditions: Sequence[Condition]) -> list[Mask]:
@@ -89,16 +92,12 @@ def places(connection: duckdb.DuckDBPyConnection, conditions: Sequence[Condition
     return [np.asarray(column, bool) for column in found.fetchnumpy().values()]
 
 
-def broken(conditions: Sequence[Condition], rows: pa.Table) -> list[Mask]:
-    """Return which rows break each expectation; rows are looked at again only where some do."""
-    if not conditions:
-        return []
-    with duckdb.connect(config={"threads": 1}) as connection:
-        connection.register("rows", rows)
-        many = counts(connection, conditions)
-        wrong = [one for one, count in zip(conditions, many, strict=True) if count]
-        found = iter(places(connection, wrong) if wrong else ())
-    return [next(found) if count else np.zeros(rows.num_rows, bool) for count in many]
+def broken(connection: duckdb.DuckDBPyConnection, conditions: Sequence[Condition]) -> list[Mask]:
+    """Return which of the ``rows`` break each expectation; they are looked at again only where some do."""
+    size, many = counts(connection, conditions)
+    wrong = [one for one, count in zip(conditions, many, strict=True) if count]
+    found = iter(places(connection, wrong) if wrong else ())
+    return [next(found) if count else np.zeros(size, bool) for count in many]
 
 
 def _values(conditions: Sequence[Condition]) -> list[Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import duckdb
 import pyarrow as pa
 
 from include.ingest import compiled
@@ -48,8 +49,11 @@ def broken(
     types = {field.name: field.type for field in rows.schema}
     conditions = [compiled.condition(one, types) for one in asked]
     ours = {n: c for n, c in enumerate(conditions) if c is not None}
-    for n, which in zip(ours, compiled.broken(list(ours.values()), rows), strict=True):
-        yield asked[n], which
+    if ours:
+        with duckdb.connect(config={"threads": 1}) as connection:
+            connection.register("rows", rows)
+            found = compiled.broken(connection, list(ours.values()))
+        yield from ((asked[n], which) for n, which in zip(ours, found, strict=True))
     others = [one for n, one in enumerate(asked) if n not in ours]
     if others:
         from include.ingest import great

@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -131,7 +132,9 @@ def same(rows: pa.Table, asked: list[Expectation]) -> None:
     """Assert that each is compiled, and that both find the same rows that break it."""
     conditions = [compiled.condition(one, {field.name: field.type for field in rows.schema}) for one in asked]
     assert [one for one, made in zip(asked, conditions, strict=True) if made is None] == []
-    ours = compiled.broken([made for made in conditions if made is not None], rows)
+    with duckdb.connect() as connection:
+        connection.register("rows", rows)
+        ours = compiled.broken(connection, [made for made in conditions if made is not None])
     theirs = {id(one): which for one, which in great.broken("x", asked, rows)}
     for one, mine in zip(asked, ours, strict=True):
         assert mine.tolist() == theirs[id(one)].tolist(), (one, rows.select(one.columns).to_pylist())
