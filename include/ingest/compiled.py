@@ -74,34 +74,13 @@ def condition(expectation: Expectation, types: Mapping[str, pa.DataType]) -> Con
     return None if None in columns else build(kwargs, *columns)
 
 
-def counts(
-    connection: duckdb.DuckDBPyConnection, conditions: Sequence[Condition]
-) -> tuple[int, Sequence[int]]:
-    """Return how many ``rows`` (a table or view) there are, and how many break each, by one scan."""
-    figures = ["count(*)", *(f"count(*) FILTER (WHERE {one.sql})" for one in conditions)]
-    # names are quoted, values are bound
-    found = connection.execute(f"SELECT {', '.join(figures)} FROM rows", _values(conditions))  # noqa: S608
-    size, *many = found.fetchall()[0]
-    return size, many
-
-
-def places(connection: duckdb.DuckDBPyConnection, conditions: Sequence[Condition]) -> list[Mask]:
-    """Return which of the ``rows`` break each expectation, in their order."""
-    figures = ", ".join(f'coalesce({one.sql}, false) AS "{n}"' for n, one in enumerate(conditions))
-    found = connection.execute(f"SELECT {figures} FROM rows", _values(conditions))  # noqa: S608 - as above
-    return [np.asarray(column, bool) for column in found.fetchnumpy().values()]
-
-
 def broken(connection: duckdb.DuckDBPyConnection, conditions: Sequence[Condition]) -> list[Mask]:
-    """Return which of the ``rows`` break each expectation; they are looked at again only where some do."""
-    size, many = counts(connection, conditions)
-    wrong = [one for one, count in zip(conditions, many, strict=True) if count]
-    found = iter(places(connection, wrong) if wrong else ())
-    return [next(found) if count else np.zeros(size, bool) for count in many]
-
-
-def _values(conditions: Sequence[Condition]) -> list[Any]:
-    return [value for one in conditions for value in one.values]
+    """Return which of the connection's ``rows`` (a table or view) break each expectation, by one scan."""
+    figures = ", ".join(f'coalesce({one.sql}, false) AS "{n}"' for n, one in enumerate(conditions))
+    values = [value for one in conditions for value in one.values]
+    # names are quoted, values are bound
+    found = connection.execute(f"SELECT {figures} FROM rows", values).fetchnumpy()  # noqa: S608
+    return [np.asarray(column, bool) for column in found.values()]
 
 
 def _column(name: Any, types: Mapping[str, pa.DataType]) -> _Column | None:
