@@ -2,8 +2,8 @@
 
 Each way finds the rows of a million that break each of 16 expectations, once where none is broken and once
 where each is: Great Expectations and the compiled query tell which rows, the plain scan only counts them. The
-rows are in a Parquet file, then in memory, as ingest holds them. What is found must agree. Seconds are of CPU,
-the best of five rounds in which the ways take turns.
+rows are in a Parquet file, then in memory, as ingest holds them. What is found must agree. Seconds are of
+CPU, the best of five rounds in which the ways take turns.
 """
 
 from __future__ import annotations
@@ -82,11 +82,7 @@ def scan(held: Path | pa.Table, asked: list[Expectation]) -> Found:
         return list(connection.execute(f"SELECT {counts} FROM rows").fetchall()[0])  # noqa: S608 - own names
 
 
-WAYS: tuple[Callable[[Path | pa.Table, list[Expectation]], Found], ...] = (
-    expectations,
-    query,
-    scan,
-)
+WAYS: tuple[Callable[[Path | pa.Table, list[Expectation]], Found], ...] = (expectations, query, scan)
 
 
 def measured(held: Path | pa.Table, asked: list[Expectation]) -> dict[str, float]:

@@ -187,7 +187,7 @@ def _pair(kwargs: Kwargs, one: _Column, other: _Column, sign: str = "=") -> Buil
     if ignored is None or one.holds != other.holds or one.holds == "boolean":
         return None
     ok = f"({one.name} {sign} {other.name}) AND NOT {one.missing} AND NOT {other.missing}"
-    return Condition(f"(({ok}) IS NOT TRUE{ignored.format(one=one.missing, other=other.missing)})")
+    return Condition(f"(NOT ({ok}){ignored.format(one=one.missing, other=other.missing)})")
 
 
 def _greater(kwargs: Kwargs, one: _Column, other: _Column) -> Built:
