@@ -107,7 +107,9 @@ def _frame(rows: pa.Table, single: bool) -> pd.DataFrame:
     """
     floats = [f.with_type(pa.float64()) if pa.types.is_integer(f.type) else f for f in rows.schema]
     frame: pd.DataFrame = (
-        rows.to_pandas(types_mapper=NULLABLE.get) if single else rows.cast(pa.schema(floats)).to_pandas()
+        rows.to_pandas(types_mapper=NULLABLE.get)
+        if single
+        else rows.cast(pa.schema(floats), safe=False).to_pandas()
     )
     return frame
 

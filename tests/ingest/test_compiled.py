@@ -337,6 +337,14 @@ def test_what_is_not_compiled_goes_on_to_great_expectations(kind: str, kwargs: d
         assert [which.tolist() for _, which in broken("x", [asked], rows)] == expected
 
 
+def test_an_integer_that_is_no_float_stands_beside_a_number() -> None:
+    """It is compared as the nearest float, and stops no night."""
+    kwargs = {"column_A": "integer", "column_B": "number"}
+    asked = Expectation(type="expect_column_pair_values_a_to_be_greater_than_b", kwargs=kwargs)
+    rows = table([NOTHING | {"integer": 2**53 + 1, "number": float(n)} for n in (1, 2**54)])
+    assert [which.tolist() for _, which in broken("x", [asked], rows)] == [[False, True]]
+
+
 @pytest.mark.parametrize(
     ("kind", "kwargs"),
     [
