@@ -91,6 +91,7 @@ WRONG = [
         "sources: 'shadows' is the name of one of Ever",
     ),
     ("sources.schedule.columns.night", {"type": "string"}, "'night' is Evergreen's own column"),
+    ("sources.schedule.columns.Origin", {"type": "string"}, "'origin' is another column's name but for the"),
     ("sources.schedule.contract.tolerance", 5, "contract.tolerance: Input should be less than or equal to 1"),
     ("scoring.needs.champion", ["tides"], "scoring.needs.champion: no source is named 'tides'"),
     ("scoring.by", "25:00", "scoring.by: String should match pattern"),

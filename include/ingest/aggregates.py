@@ -6,7 +6,7 @@ partition of any size is one partition (its own batches end at a million rows).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from include.errors import SpecError
+from include.ingest.compiled import LIMITS, bounds
 from include.ingest.rows import Codes
 from include.spec.source import Expectation
 
@@ -38,6 +39,29 @@ _SETS = {
 }
 _SQL = _BETWEEN | _EQUAL | _SETS
 ANSWERED = tuple(_SQL)
+# they look beyond the row too, and set rows aside: `include.ingest.contract` answers them
+UNIQUE = ("expect_column_values_to_be_unique", "expect_compound_columns_to_be_unique")
+
+
+def plain(expectation: Expectation, columns: Collection[str]) -> bool:
+    """Return whether it is one of these with usual arguments, which Great Expectations takes for sure."""
+    kwargs, kind = dict(expectation.kwargs), expectation.type
+    if kind not in (*_SQL, *UNIQUE):
+        return False
+    if _SQL.get(kind) != "count(*)":
+        many = kind == "expect_compound_columns_to_be_unique"
+        named = kwargs.pop("column_list" if many else "column", None)
+        names = named if many else [named]
+        if not isinstance(names, list) or not names or any(str(name) not in columns for name in names):
+            return False
+    if kind in _BETWEEN:
+        return set(kwargs) <= set(LIMITS) and bounds(kwargs, "number") is not None
+    if kind in _EQUAL:
+        return set(kwargs) == {"value"} and type(kwargs["value"]) is int
+    if kind in _SETS:
+        values = kwargs.pop("value_set", None)
+        return not kwargs and isinstance(values, list) and bool(values)
+    return not kwargs
 
 
 def unmet(

@@ -20,12 +20,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from include.errors import PartitionRefused, SpecError
-from include.ingest.aggregates import unmet
+from include.ingest.aggregates import UNIQUE, unmet
 from include.ingest.classes import strange
 from include.ingest.request import request
 from include.ingest.rows import Aside, Codes, Mask, Rows
 from include.ingest.standardise import standardise
-from include.ingest.suite import UNIQUE, broken, columns_of, rule_of
+from include.ingest.suite import broken
 from include.spec import UseCase
 from include.spec.source import Contract, Source
 from include.tables import validated
@@ -163,15 +163,15 @@ def _expectations(
     for expectation, which in broken(subject, expectations, typed.take(pa.array(places))):
         out = np.zeros(len(rows), bool)
         out[places[which]] = True
-        aside.add(out, rule_of(expectation), *columns_of(expectation))
+        aside.add(out, expectation.rule, *expectation.columns)
     for expectation in expectations:
         if expectation.type in UNIQUE:
-            columns = columns_of(expectation)
+            columns = expectation.columns
             present = np.ones(len(rows), bool)
             for name in columns:
                 present &= _mask(pc.is_valid(typed[name]))
             out = _repeated(typed, rows, columns, among & present)
-            aside.add(out, rule_of(expectation), *columns)
+            aside.add(out, expectation.rule, *columns)
 
 
 def _refused(
@@ -189,8 +189,8 @@ def _refused(
     for number, expectation, value in unmet(
         f"{spec.name}/{source}", contract.expectations, whole, rows.unit[kept], len(rows.units)
     ):
-        about = ", ".join(columns_of(expectation))
-        why.setdefault(number, (rule_of(expectation) + (f" of {about}" if about else ""), value))
+        about = ", ".join(expectation.columns)
+        why.setdefault(number, (expectation.rule + (f" of {about}" if about else ""), value))
     return {
         number: PartitionRefused(
             request(spec, source, rows.units[number].night, rows.units[number].revision).subject,

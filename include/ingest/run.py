@@ -146,7 +146,7 @@ def _usable(spec: UseCase, source: str, nights: Sequence[str], now: datetime | N
             found=f"one that is still to come: {moments[come[0]]:%Y-%m-%d %H:%M} UTC",
             remedy="run it then; what a source says before would be kept as that night's for ever",
         )
-    checked(f"{spec.name}/{source}", declared.contract.expectations, list(declared.columns))
+    checked(f"{spec.name}/{source}", declared.contract.expectations, declared.columns)
 
 
 def _brought(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -45,6 +46,19 @@ class Expectation(Strict):
 
     type: Annotated[str, Field(pattern=r"^expect_[a-z_]+$")]
     kwargs: dict[str, Any] = {}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the columns that it is about."""
+        named = [self.kwargs[key] for key in ("column", "column_A", "column_B") if key in self.kwargs]
+        return tuple(str(column) for column in [*named, *self.kwargs.get("column_list", ())])
+
+    @property
+    def rule(self) -> str:
+        """Return its name and limits, as the quarantine and a refusal show them."""
+        limits = {key: value for key, value in self.kwargs.items() if not key.startswith("column")}
+        said = ", ".join(f"{key}={json.dumps(value, default=str)}" for key, value in limits.items())
+        return f"{self.type}({said})" if said else self.type
 
 
 class Contract(Strict):
@@ -106,6 +120,14 @@ class _Source(Strict):
         for name in (*self.key, *([self.day] if self.day else [])):
             if name not in self.columns:
                 raise ValueError(f"{name!r} is not one of its columns: {', '.join(self.columns)}")
+        lower = [name.lower() for name in self.columns]
+        for name in self.columns:
+            if (
+                lower.count(name.lower()) > 1
+            ):  # DuckDB, and Great Expectations in one suite, take them for one
+                raise ValueError(
+                    f"{name!r} is another column's name but for the case; use `from` to rename it"
+                )
         for name in ("night", "revision", "known_at", "decision_time"):
             if name in self.columns:
                 raise ValueError(f"{name!r} is Evergreen's own column; keep the source's under another name")
