@@ -143,6 +143,22 @@ LOSSES = _schema(
     observed=_F,  # of the target
     predicted=_F,
 )
+# what a night's predictions are expected to be worth before labels come: a row a metric, by the champion
+ESTIMATES = _schema(
+    night=_S,
+    model=_S,
+    version=_S,
+    metric=_S,
+    value=_F,  # null where it can't be told, and the reason says why
+    error=_F,  # root mean square of estimate less realised, over the newest nights with labels
+    low=_F,  # at 90 %, by that error
+    high=_F,
+    naive=_F,  # the error of the gate's own figure over the same nights
+    nights=_I,  # that both were measured on
+    rows=_I,
+    unchecked=_F,  # the estimate before it was asked whether it can be told: its error is measured on it
+    reason=_S,
+)
 FINDINGS = _schema(
     night=_S,
     check=_S,

@@ -141,6 +141,7 @@ def _shape(spec: UseCase, product: str) -> Shape | None:
         "performance": ("performance", tables.PERFORMANCE, ("known", "metric")),
         "losses": ("losses", tables.LOSSES, ("known", "model")),
         "limits": ("limits", tables.LIMITS, ("model", "column")),
+        "estimates": ("estimates", tables.ESTIMATES, ("metric",)),
         "drift": ("drift", tables.DRIFT, ("column", "measure")),
         "monitor": ("findings", tables.FINDINGS, ("check", "subject")),
     }.get(product)

@@ -21,6 +21,7 @@ from include.monitor import (
     decisions,
     degraded,
     drift,
+    estimate,
     findings,
     joint,
     jumps,
@@ -42,6 +43,7 @@ from include.spec import UseCase
 WRITTEN = {
     PRODUCT: ("findings", tables.FINDINGS, ("check", "subject")),
     compare.PRODUCT: ("drift", tables.DRIFT, ("column", "measure")),
+    estimate.PRODUCT: ("estimates", tables.ESTIMATES, ("metric",)),
 }
 PASSES = 100  # far more than there are nights that one reaches
 
@@ -108,6 +110,7 @@ def _publish(lake: Lake, spec: UseCase, night: str, state: State) -> None:
     found += performance.lately(lake, spec, night, state)
     found += degraded.watched(lake, spec, night, state)
     found += concept.watched(lake, spec, night, state)
+    estimate.publish(lake, spec, night, state, found, inputs)
     table = findings.table(night, found)
     lake.publish("findings", table, {"night": night})
     compared = compare.table(night, learnt, seen)

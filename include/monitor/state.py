@@ -51,7 +51,7 @@ class State:
 
     def read(self, lake: Lake) -> None:
         """Read what there is now."""
-        products = [*self.spec.sources, *_EVER, "drift", "limits", PRODUCT]
+        products = [*self.spec.sources, *_EVER, "drift", "estimates", "limits", PRODUCT]
         rows = lake.rows("partitions", {"product": products})  # once: it costs by the file
         self._partitions = {(row["product"], row["night"]): row for row in rows}
         trained = [row for row in rows if row["product"] == "limits"]

@@ -19,7 +19,7 @@ from include.spec.stages import Alerts, Features, Labels, Monitoring, Retraining
 # what stands beside the sources in `partitions` and `profiles`
 PRODUCTS = (
     *("features", "predictions", "shadows", "labels"),
-    *("performance", "losses", "drift", "limits", "monitor"),
+    *("performance", "losses", "drift", "limits", "estimates", "monitor"),
 )
 
 
