@@ -45,14 +45,10 @@ def publish(
     rows = _rows(lake, spec, night, state, found) if state.champion(night) else []
     made = pa.Table.from_pylist(sorted(rows, key=lambda row: str(row["metric"])), schema=tables.ESTIMATES)
     lake.publish(PRODUCT, made, {"night": night})
-    given = sum(row["value"] is not None for row in rows)
+    given = sum("value" in row for row in rows)
     note = f"{given} of {len(rows)} metrics estimated" if rows else "no model was promoted yet"
-    done = [marked(spec, PRODUCT, night, made, inputs, note)]
-    lake.publish(
-        "partitions",
-        pa.Table.from_pylist(done, schema=tables.PARTITIONS),
-        {"product": PRODUCT, "night": night},
-    )
+    done = pa.Table.from_pylist([marked(spec, PRODUCT, night, made, inputs, note)], schema=tables.PARTITIONS)
+    lake.publish("partitions", done, {"product": PRODUCT, "night": night})
 
 
 def _rows(
@@ -69,16 +65,28 @@ def _rows(
     if learnt is None:
         return [{**same, "metric": name, "rows": size, "reason": why} for name in told(spec)]
     nights = [*learnt.nights, *_lived(lake, spec, night, state, learnt)]
-    rows = []
-    for name in told(spec):
-        known = [one for one in nights if name in one.pairs][-NEWEST:]
-        row = {**same, "metric": name, "rows": size, "unchecked": guess.get(name), **_error(known, name)}
-        reason = why or _poor(row, known)
-        if not reason:
-            reach = float(stdtrit(len(known) - 1, 1 - CHANCE)) * row["error"]
-            row |= {"value": guess[name], "low": guess[name] - reach, "high": guess[name] + reach}
-        rows.append({**row, "reason": reason})
-    return rows
+    return [{**same, **judged(name, size, guess.get(name), nights, why)} for name in told(spec)]
+
+
+def judged(
+    metric: str, rows: int, guess: float | None, nights: Sequence[Night], why: str = ""
+) -> dict[str, Any]:
+    """Return an estimate beside its error, as columns of `estimates`; or no value, and the reason.
+
+    Parameters
+    ----------
+    rows : of the night that is estimated.
+    guess : what is expected of it, None where they can't give it.
+    nights : those with labels, oldest first.
+    why : a reason that there is already.
+    """
+    known = [one for one in nights if metric in one.pairs][-NEWEST:]
+    row = {"metric": metric, "rows": rows, "unchecked": guess, **_error(known, metric)}
+    why = why or _poor(row, known)
+    if why or guess is None:
+        return {**row, "reason": why}
+    reach = float(stdtrit(len(known) - 1, 1 - CHANCE)) * row["error"]
+    return {**row, "value": guess, "low": guess - reach, "high": guess + reach, "reason": ""}
 
 
 def _outside(learnt: Held | None, served: pa.Table | None, champion: str, found: Sequence[Finding]) -> str:
@@ -142,7 +150,7 @@ def _guess(spec: UseCase, learnt: Held | None, served: pa.Table | None, champion
 
 
 def _lived(lake: Lake, spec: UseCase, night: str, state: State, learnt: Held) -> list[Night]:
-    """Return the champion's newest nights whose labels were known by a night, with what was estimated of them.
+    """Return the champion's newest nights whose labels were known by a night, and the estimates of them.
 
     A night that nobody watched then is estimated now: it would have been the same.
     """

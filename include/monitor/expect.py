@@ -1,4 +1,4 @@
-"""What a model may be expected to be worth on rows without labels, from its predictions on rows that had them.
+"""What a model may be expected to be worth on rows without labels, by its predictions on rows with them.
 
 A classifier's probabilities say how often each class will come, once they are calibrated: labels are drawn by
 them many times, and each metric's mean over the draws is its expected value, whatever its formula (confidence
@@ -98,12 +98,12 @@ def _means(metrics: Sequence[str], found: Sequence[Mapping[str, float]]) -> dict
 
 
 def calibrated(learnt: Map, predicted: Array) -> Array:
-    """Return what probabilities were worth on the held-out rows, shape (n,) or, each row adding up to 1, (n, k).
+    """Return what probabilities were worth on the held-out rows, shape (n,), or (n, k) that adds up to 1.
 
     Notes
     -----
     A line through the logits (J. C. Platt, Probabilistic outputs for support vector machines, 1999), for each
-    class on its own. On the flights it left less error than no line, and as much as isotonic regression.
+    class on its own; `benchmarks/estimate.py` holds it to no line and to isotonic regression.
     """
     columns = predicted.T if predicted.ndim == 2 else [predicted]
     lines = zip(learnt.lines, columns, strict=True)
@@ -115,7 +115,7 @@ def calibrated(learnt: Map, predicted: Array) -> Array:
 
 
 def _line(predicted: Array, came: NDArray[np.bool_]) -> tuple[float, float]:
-    """Return slope and height that fit best, with a little weight on leaving the probabilities as they are."""
+    """Return slope and height that fit best, with a little weight on leaving probabilities as they are."""
     at, same = _logit(predicted), np.array([1.0, 0.0])
 
     def cost(line: Array) -> tuple[float, Array]:
@@ -137,7 +137,7 @@ def _drawn(chances: Array, random: Array) -> Array:
     if chances.ndim == 1:
         return np.asarray(random < chances, dtype=np.float64)
     places = (random[:, None] > chances.cumsum(axis=1)).sum(axis=1)
-    return np.minimum(places, chances.shape[1] - 1).astype(np.float64)
+    return np.asarray(np.minimum(places, chances.shape[1] - 1), dtype=np.float64)
 
 
 def _loss(metric: str, actual: Array, predicted: Array) -> Array:
@@ -145,5 +145,5 @@ def _loss(metric: str, actual: Array, predicted: Array) -> Array:
     family, of = parse(metric)
     if family == "quantile_loss":
         assert of is not None
-        return np.maximum(of * (actual - predicted), (of - 1) * (actual - predicted))
+        return np.asarray(np.maximum(of * (actual - predicted), (of - 1) * (actual - predicted)))
     return loss("squared_error" if family == "rmse" else "absolute_error", actual, predicted)

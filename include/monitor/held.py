@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from include import outputs
 from include.evaluate.metrics import measured
 from include.lake import Lake
 from include.monitor.expect import Array, Map, expected, learn, told
-from include.promote.evidence import rows_place
+from include.promote.evidence import CHALLENGER, rows_place
 from include.refs import digest_json
 from include.spec import UseCase
 
@@ -81,21 +82,26 @@ def held(lake: Lake, spec: UseCase, champion: Mapping[str, Any]) -> Held | None:
     kept = lake.get(key)
     if kept is None:
         data = lake.get(rows_place(attempt)) if attempt else None
-        made = None if data is None else _made(spec, data)
-        if made is None:
+        rows = (
+            None if data is None else pq.read_table(io.BytesIO(data), columns=["night", "actual", CHALLENGER])
+        )
+        if rows is None or not rows.num_rows:
             return None
+        of = np.asarray(rows["night"].to_pylist(), dtype=object)
+        made = learnt(spec, of, rows["actual"].to_numpy(), outputs.unpacked(rows[CHALLENGER]))
         lake.create(key, json.dumps(asdict(made), sort_keys=True).encode())
         kept = lake.get(key)
         assert kept is not None
     return _read(json.loads(kept))
 
 
-def _made(spec: UseCase, data: bytes) -> Held | None:
-    rows = pq.read_table(io.BytesIO(data), columns=["night", "actual", "challenger"])
-    if not rows.num_rows:
-        return None
-    predicted, actual = outputs.unpacked(rows["challenger"]), rows["actual"].to_numpy()
-    of = np.asarray(rows["night"].to_pylist(), dtype=object)
+def learnt(spec: UseCase, of: NDArray[np.object_], actual: Array, predicted: Array) -> Held:
+    """Return what rows with labels say, at least one of them.
+
+    Parameters
+    ----------
+    of : each row's night, shape (n,), and its label and prediction.
+    """
     keys = sorted(set(of.tolist()))
     realised = {key: _measured(spec, actual[of == key], predicted[of == key]) for key in keys}
     found = []
@@ -103,11 +109,11 @@ def _made(spec: UseCase, data: bytes) -> Held | None:
         others = np.isin(of, fold, invert=True)
         if not others.any():
             continue  # of a single night nothing is left to learn from
-        learnt = learn(spec, actual[others], predicted[others])
-        means = _means([of for key, of in realised.items() if key not in fold])
+        rest = learn(spec, actual[others], predicted[others])
+        means = _means([one for key, one in realised.items() if key not in fold])
         for key in fold.tolist():
             mine = of == key
-            guess = expected(spec, learnt, predicted[mine])
+            guess = expected(spec, rest, predicted[mine])
             both = set(guess) & set(realised[key]) & set(means)
             pairs = {n: Pair(guess[n], realised[key][n], means[n]) for n in told(spec) if n in both}
             found.append(Night(key, int(mine.sum()), pairs))

@@ -1,0 +1,126 @@
+"""What is estimated of a night before its labels come, beside what came true, over the flights' year.
+
+The champion of each of three nights serves every later night of the year. Its error is known as a night would
+know it: of the gate's test nights first, then of the nights whose labels have come. Told apart are the nights
+on which a tenth of a feature's values lies beyond what the champion learnt from: there the estimate is silent.
+The last rows are of a regression on the same flights, the minutes late.
+
+    EVERGREEN_LAKE=file:///... python -m benchmarks.estimate    # a lake with the whole year
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from include import models
+from include.evaluate.metrics import measured
+from include.features.build import labelled, matured, training_set
+from include.lake import Lake
+from include.monitor.estimate import judged
+from include.monitor.expect import Array, expected
+from include.monitor.held import Held, Night, Pair, learnt
+from include.spec import UseCase, load
+from include.train.fit import fit, target
+from include.train.split import nights_of, split
+
+TRAINED = ("2013-02-28", "2013-05-26", "2013-08-25")
+SHOWN = {
+    "binary": ("log_loss", "brier", "roc_auc", "average_precision", "recall@0.5", "precision_top@0.1"),
+    "regression": ("mae", "rmse", "quantile_loss@0.9"),
+}
+Years = dict[str, list[Mapping[str, float]]]
+
+
+def minutes(spec: UseCase) -> UseCase:
+    """Return the use case with the minutes late in place of whether they are many."""
+    problem = spec.problem.model_copy(update={"kind": "regression"})
+    labels = spec.labels.model_copy(update={"sql": "arr_delay"})
+    return spec.model_copy(update={"problem": problem, "labels": labels})
+
+
+def lived(spec: UseCase, rows: pa.Table, trained: str) -> Years:
+    """Return by metric a row for each night after a training: what was told, and what came true."""
+    known = rows.filter(pc.less_equal(rows["night"], spec.clock.shift(trained, -spec.labels.delay)))
+    parts = split(known, spec, trained)
+    seen = pa.concat_tables([parts.train, parts.validation])
+    after = spec.clock.shift(nights_of(seen)[-1], spec.labels.delay)
+    test, later = (
+        part.filter(pc.greater(part["night"], last)) for part, last in ((parts.test, after), (rows, trained))
+    )
+    model = fit(spec, spec.training.candidates[0], seen)
+    of = np.asarray(test["night"].to_pylist(), dtype=object)
+    given = learnt(spec, of, target(spec, test), models.predict(model, test, spec))
+    return served(spec, given, later, models.predict(model, later, spec), outside(spec, seen, later))
+
+
+def outside(spec: UseCase, seen: pa.Table, later: pa.Table) -> set[str]:
+    """Return the nights on which a tenth of a numeric feature lies beyond what was fitted on."""
+    of, found = np.asarray(later["night"].to_pylist(), dtype=object), set()
+    nights, places = np.unique(of, return_inverse=True)
+    for name in spec.features.numeric:
+        low, high = pc.min_max(seen[name]).as_py().values()
+        values = np.asarray(later[name].to_numpy(zero_copy_only=False), dtype=float)
+        share = np.bincount(places, (values < low) | (values > high)) / np.bincount(places)
+        found |= set(nights[share > spec.monitoring.unseen].tolist())
+    return found
+
+
+def served(spec: UseCase, given: Held, rows: pa.Table, predicted: Array, out: set[str]) -> Years:
+    """Estimate each night by what was known of those before it."""
+    of, actual = np.asarray(rows["night"].to_pylist(), dtype=object), target(spec, rows)
+    plain = replace(given.map, lines=((1.0, 0.0),) * len(given.map.lines))
+    past, found = list(given.nights), {name: [] for name in SHOWN[spec.problem.kind]}
+    waiting: list[Night] = []
+    for night in sorted(set(of.tolist())):
+        mine = of == night
+        came = measured(tuple(found), actual[mine], predicted[mine])
+        guess, raw = (expected(spec, one, predicted[mine]) for one in (given.map, plain))
+        pairs = {n: Pair(guess[n], came[n], given.means[n]) for n in found if n in guess and n in came}
+        waiting.append(Night(night, int(mine.sum()), pairs))
+        past += waiting[: -spec.labels.delay]
+        del waiting[: -spec.labels.delay]
+        for name, pair in pairs.items():
+            said = judged(name, int(mine.sum()), guess[name], past)
+            told = {"told": said["reason"] == "", "inside": night not in out, "came": pair.realised}
+            told |= {"guess": pair.estimate, "naive": pair.naive, "raw": raw[name], "error": said["error"]}
+            found[name].append({**told, "low": said.get("low"), "high": said.get("high")})
+    return found
+
+
+def line(trained: str, metric: str, nights: list[Mapping[str, float]]) -> str:
+    """Return a row of the table."""
+    told = [one for one in nights if one["told"] and one["inside"]]
+    out = [one for one in nights if not one["inside"]]
+
+    def apart(some: list[Mapping[str, float]], of: str) -> str:
+        return f"{np.sqrt(np.mean([(one[of] - one['came']) ** 2 for one in some])):.3g}" if some else "-"
+
+    covered = np.mean([one["low"] <= one["came"] <= one["high"] for one in told]) if told else np.nan
+    shown = f"{np.mean([one['error'] for one in told]):.3g}" if told else "-"
+    cells = [trained, metric, str(len(nights)), str(len(told)), apart(told, "guess"), shown, f"{covered:.0%}"]
+    cells += [apart(told, "naive"), apart(nights, "guess"), apart(nights, "raw"), apart(nights, "naive")]
+    return f"| {' | '.join([*cells, str(len(out)), apart(out, 'guess'), apart(out, 'naive')])} |"
+
+
+def main() -> None:
+    """Print a row for each champion and metric."""
+    lake, late = Lake("flight_delay"), load("flight_delay")
+    known = matured(lake, late, None)[-1]
+    print("| champion of | metric | nights | told | error | error shown | within 90 % | naive "
+          "| error, all nights | uncalibrated | naive | outside | error there | naive |")  # fmt: skip
+    print("|---" * 14 + "|")
+    rows = training_set(lake, late, known)
+    for spec in (late, minutes(late)):
+        of = rows if spec is late else labelled(lake, spec, rows, known)
+        for trained in TRAINED:
+            for metric, nights in lived(spec, of, trained).items():
+                print(line(trained, metric, nights), flush=True)
+
+
+if __name__ == "__main__":
+    main()
