@@ -2,7 +2,7 @@
 
 The champion of each of three nights serves every later night of the year. Its error is known as a night would
 know it: of the gate's test nights first, then of the nights whose labels have come. Told apart are the nights
-on which a tenth of a feature's values lies beyond what the champion learnt from: there the estimate is silent.
+on which a tenth of a feature lies beyond what the champion learnt from: there the estimate is silent.
 The last rows are of a regression on the same flights, the minutes late.
 
     EVERGREEN_LAKE=file:///... python -m benchmarks.estimate    # a lake with the whole year
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,7 +34,7 @@ SHOWN = {
     "binary": ("log_loss", "brier", "roc_auc", "average_precision", "recall@0.5", "precision_top@0.1"),
     "regression": ("mae", "rmse", "quantile_loss@0.9"),
 }
-Years = dict[str, list[Mapping[str, float]]]
+Years = dict[str, list[Mapping[str, Any]]]
 
 
 def minutes(spec: UseCase) -> UseCase:
@@ -74,7 +75,8 @@ def served(spec: UseCase, given: Held, rows: pa.Table, predicted: Array, out: se
     """Estimate each night by what was known of those before it."""
     of, actual = np.asarray(rows["night"].to_pylist(), dtype=object), target(spec, rows)
     plain = replace(given.map, lines=((1.0, 0.0),) * len(given.map.lines))
-    past, found = list(given.nights), {name: [] for name in SHOWN[spec.problem.kind]}
+    past = list(given.nights)
+    found: Years = {name: [] for name in SHOWN[spec.problem.kind]}
     waiting: list[Night] = []
     for night in sorted(set(of.tolist())):
         mine = of == night
@@ -92,12 +94,12 @@ def served(spec: UseCase, given: Held, rows: pa.Table, predicted: Array, out: se
     return found
 
 
-def line(trained: str, metric: str, nights: list[Mapping[str, float]]) -> str:
+def line(trained: str, metric: str, nights: list[Mapping[str, Any]]) -> str:
     """Return a row of the table."""
     told = [one for one in nights if one["told"] and one["inside"]]
     out = [one for one in nights if not one["inside"]]
 
-    def apart(some: list[Mapping[str, float]], of: str) -> str:
+    def apart(some: list[Mapping[str, Any]], of: str) -> str:
         return f"{np.sqrt(np.mean([(one[of] - one['came']) ** 2 for one in some])):.3g}" if some else "-"
 
     covered = np.mean([one["low"] <= one["came"] <= one["high"] for one in told]) if told else np.nan

@@ -23,18 +23,25 @@ def performance(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Say what came true: realised metrics by day, week, version, rung or slice, as known then or now."""
+    """Say what came true by day, week, version, rung or slice, as known then or now; and what is estimated.
+
+    An estimate stands for a night whose labels haven't come, with its own error. Nothing is decided by it.
+    """
     from include.lake import Lake
+    from include.monitor.awaited import awaited, text
     from include.monitor.matured import matured
     from include.report import table
 
     spec = specs.load(usecase)
     nights = [day_of(key).isoformat() if key else "" for key in (first, last)]
     until = None if known == "now" else day_of(known).isoformat()
-    rows = matured(Lake(usecase), spec, by, known=until, first=nights[0], last=nights[1])
-    found = {"usecase": usecase, "by": by, "known": known, "rows": rows}
+    lake = Lake(usecase)
+    rows = matured(lake, spec, by, known=until, first=nights[0], last=nights[1])
+    waiting = awaited(lake, known=until, first=nights[0], last=nights[1])
+    found = {"usecase": usecase, "by": by, "known": known, "rows": rows, "estimated": waiting}
     none = f"no labels of these nights were known {'yet' if until is None else f'on {until}'}"
-    show(found, "\n".join(table(rows, list(rows[0]))) if rows else none, as_json)
+    said = "\n".join(table(rows, list(rows[0]))) if rows else none
+    show(found, said + text(waiting), as_json)
 
 
 @looks.command()

@@ -67,6 +67,7 @@ class Known:
     ----------
     metric, required : the first required metric, and from where on it is too low or too high.
     realised : that metric by night.
+    estimated : what was told of it before the labels came, and its interval of 90 %, by night.
     moved : by night the column with the largest population stability index, and the index.
     alarms : rows of `findings`.
     asked : nights that asked for a training.
@@ -80,6 +81,7 @@ class Known:
     metric: str
     required: float | None
     realised: Mapping[str, float]
+    estimated: Mapping[str, Mean]
     moved: Mapping[str, tuple[str, float]]
     alarms: tuple[Row, ...]
     asked: tuple[str, ...]
@@ -128,6 +130,7 @@ def known(lake: Lake, spec: UseCase) -> Known:
         metric=metric,
         required=limit,
         realised=_realised(lake, metric, nights),
+        estimated=_estimated(lake, metric, nights),
         moved=_moved(lake, nights),
         alarms=tuple(sorted(found, key=lambda row: (row["night"], row["check"], row["subject"]))),
         asked=tuple(sorted(row["night"] for row in asked)),
@@ -150,6 +153,12 @@ def _realised(lake: Lake, metric: str, nights: Sequence[str]) -> dict[str, float
     rows = _rows(lake, "performance", {"metric": metric}, ["night", "known", "value"], nights)
     newest = {row["night"]: row["value"] for row in sorted(rows, key=lambda row: str(row["known"]))}
     return {night: value for night, value in sorted(newest.items()) if value is not None}
+
+
+def _estimated(lake: Lake, metric: str, nights: Sequence[str]) -> dict[str, Mean]:
+    rows = _rows(lake, "estimates", {"metric": metric}, ["night", "value", "low", "high"], nights)
+    told = sorted((row for row in rows if row["value"] is not None), key=lambda row: str(row["night"]))
+    return {row["night"]: Mean(row["value"], row["low"], row["high"]) for row in told}
 
 
 def _moved(lake: Lake, nights: Sequence[str]) -> dict[str, tuple[str, float]]:

@@ -100,8 +100,19 @@ def _gained(axes: Axes, known: Known) -> None:
 
 def _realised(axes: Axes, known: Known) -> None:
     axes.set_title(f"{known.metric}, by night")
-    days = _days(known.realised)
-    axes.plot(days, list(known.realised.values()), ".", color=NEW, markersize=4)
+    days, told = _days(known.realised), known.estimated
+    axes.plot(days, list(known.realised.values()), ".", color=NEW, markersize=4, label="realised")
+    if told:
+        when, low, high = (
+            _days(told),
+            *([getattr(one, side) for one in told.values()] for side in ("low", "high")),
+        )
+        axes.vlines(when, low, high, color=SOFT, linewidth=0.5, alpha=0.5)
+        values = [one.value for one in told.values()]
+        axes.plot(
+            when, values, "o", color=INK, mfc="none", ms=3, mew=0.6, label="estimated before labels came"
+        )
+        axes.legend(loc="lower left", ncols=2)
     if known.required is not None:
         axes.axhline(known.required, color=BAD, linestyle="--", linewidth=0.8)
 

@@ -1,0 +1,324 @@
+"""What is estimated before labels come is right where it is told, and isn't told where it wouldn't be."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from include import models
+from include.features.build import training_set
+from include.history.known import known as year
+from include.history.page import draw
+from include.lake import Lake
+from include.monitor.awaited import awaited, text
+from include.monitor.estimate import LEAST, judged
+from include.monitor.expect import Map, calibrated, expected, learn, told
+from include.monitor.held import Night, Pair, learnt
+from include.monitor.run import monitor
+from include.promote.evidence import CHALLENGER, rows_place
+from include.score.run import score
+from include.spec import UseCase, load
+from include.spec.load import read
+from include.verify import verify
+from tests.monitor import machines
+
+ROOT = Path(__file__).parents[2]
+SAME = Map(((1.0, 0.0),))
+seeds = st.integers(0, 10_000)
+
+
+def of_kind(name: str) -> UseCase:
+    """Return a use case of another kind."""
+    return read(ROOT / "tests" / "usecases" / name / "usecase.yaml")
+
+
+def pairs(apart: float, nights: int = 10, rows: int = 100) -> list[Night]:
+    """Return nights on which the estimate was that far off, and the naive guess 0.1."""
+    return [Night(f"{n:02}", rows, {"brier": Pair(0.2 + apart, 0.2, 0.3)}) for n in range(nights)]
+
+
+@settings(max_examples=15)
+@given(a=st.floats(0.3, 5), b=st.floats(0.3, 5), seed=seeds)
+def test_calibrated_scores_give_their_own_expectation(a: float, b: float, seed: int, use: UseCase) -> None:
+    """Whatever the scores' distribution, losses, ROC-AUC and precision are those of labels drawn by them."""
+    random = np.random.default_rng(seed)
+    chances = np.clip(random.beta(a, b, 4000), 0.001, 0.999)
+    labels = (random.random(4000) < chances).astype(float)
+    if min(labels.sum(), 4000 - labels.sum()) < 200:
+        return
+    found = expected(use, learn(use, labels, chances), chances)
+    entropy = -(chances * np.log(chances) + (1 - chances) * np.log1p(-chances)).mean()
+    assert found["brier"] == pytest.approx((chances * (1 - chances)).mean(), abs=0.02)
+    assert found["log_loss"] == pytest.approx(entropy, abs=0.04)
+    assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(labels, chances), abs=0.05)
+    if (chances >= 0.5).sum() > 400:
+        assert found["precision@0.5"] == pytest.approx(chances[chances >= 0.5].mean(), abs=0.06)
+
+
+@settings(max_examples=15)
+@given(slope=st.floats(0.4, 2.5), height=st.floats(-1, 1), seed=seeds)
+def test_what_held_out_rows_say_mends_the_scores(
+    slope: float, height: float, seed: int, use: UseCase
+) -> None:
+    """Scores that are too sure, too shy or shifted are taken for what they were worth."""
+    random = np.random.default_rng(seed)
+    at = random.normal(0, 1.2, 6000)
+    scores, true = 1 / (1 + np.exp(-at)), 1 / (1 + np.exp(-(slope * at + height)))
+    labels = (random.random(6000) < true).astype(float)
+    mended = learn(use, labels, scores)
+    assert np.abs(calibrated(mended, scores) - true).mean() < 0.03
+    came = float(np.square(scores - labels).mean())
+    apart = [abs(expected(use, one, scores)["brier"] - came) for one in (mended, SAME)]
+    assert apart[0] < 0.02
+    assert apart[0] <= apart[1] + 0.02
+
+
+def test_several_classes_are_expected_as_drawn() -> None:
+    """Of a multiclass problem accuracy is the mean of the highest probability, the log loss the entropy."""
+    use = of_kind("flight_bands")
+    random, k = np.random.default_rng(1), len(use.problem.classes)
+    chances = random.dirichlet(np.full(k, 0.8), 4000).clip(1e-3)
+    chances /= chances.sum(axis=1, keepdims=True)
+    labels = (random.random(4000)[:, None] > chances.cumsum(axis=1)).sum(axis=1).clip(max=k - 1).astype(float)
+    learnt_of = learn(use, labels, chances)
+    found = expected(use, learnt_of, chances)
+    assert set(found) == set(told(use))
+    assert "calibration_error" not in found
+    assert calibrated(learnt_of, chances).sum(axis=1) == pytest.approx(np.ones(4000))
+    assert found["accuracy"] == pytest.approx(chances.max(axis=1).mean(), abs=0.03)
+    assert found["log_loss"] == pytest.approx(-(chances * np.log(chances)).sum(axis=1).mean(), abs=0.04)
+
+
+def test_a_regressions_loss_is_that_of_like_predictions() -> None:
+    """Where large predictions are further off, a night of large ones is expected to be; r2 isn't told."""
+    use, random = of_kind("flight_minutes"), np.random.default_rng(2)
+    said = random.uniform(0, 100, 20_000)
+    actual = said + random.normal(0, 1 + said / 10)
+    mapped = learn(use, actual, said)
+    for low in (0, 50, 90):
+        some = said[(said >= low) & (said < low + 10)]
+        found = expected(use, mapped, some)
+        assert found["mae"] == pytest.approx((1 + some / 10).mean() * (2 / np.pi) ** 0.5, rel=0.1)
+        assert found["rmse"] == pytest.approx(((1 + some / 10) ** 2).mean() ** 0.5, rel=0.1)
+    assert "r2" not in expected(use, mapped, said)
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_few_rows_give_what_they_can(rows: int, use: UseCase) -> None:
+    """No row gives nothing; a single one its losses, and no ROC-AUC."""
+    found = expected(use, SAME, np.full(rows, 0.3))
+    assert ("brier" in found, "roc_auc" in found) == (rows == 1, False)
+
+
+def test_learning_from_one_class_or_night_is_no_error(use: UseCase) -> None:
+    """Labels of one class give a finite line; of a single night there is no error to show."""
+    one = learnt(use, np.array(["a"] * 50, dtype=object), np.zeros(50), np.full(50, 0.1))
+    assert np.isfinite(one.map.lines).all()
+    assert one.nights == ()
+
+
+def test_the_error_is_learnt_on_other_nights(use: UseCase) -> None:
+    """Each of the held-out nights is estimated by a map that never saw it."""
+    random = np.random.default_rng(3)
+    of = np.repeat(np.array([f"{n:02}" for n in range(10)], dtype=object), 100)
+    scores = random.uniform(0.05, 0.95, 1000)
+    labels = (random.random(1000) < scores).astype(float)
+    before = learnt(use, of, labels, scores).nights
+    turned = np.where(of == "04", 1 - labels, labels)
+    after = learnt(use, of, turned, scores).nights
+    assert [night.night for night in before] == sorted(set(of))
+    assert before[4].pairs["brier"].estimate == after[4].pairs["brier"].estimate
+    assert before[4].pairs["brier"].realised < after[4].pairs["brier"].realised
+
+
+def test_the_interval_is_as_wide_as_the_error(use: UseCase) -> None:
+    """It is told with the error of its nights; one that is off by more shows a larger one."""
+    small, large = (judged("brier", 100, 0.2, pairs(apart)) for apart in (0.01, 0.05))
+    assert (small["value"], small["reason"]) == (0.2, "")
+    assert (small["error"], large["error"]) == (pytest.approx(0.01), pytest.approx(0.05))
+    assert large["high"] - large["low"] == pytest.approx(5 * (small["high"] - small["low"]))
+
+
+@pytest.mark.parametrize(
+    ("rows", "guess", "nights", "reason"),
+    [
+        (100, 0.2, pairs(0.2), "its error, 0.2, isn't below that of the gate's figure, 0.1"),
+        (100, 0.2, pairs(0.01, LEAST - 1), "its error is known of 6 nights, and 7 are needed"),
+        (49, 0.2, pairs(0.01), "49 rows, and its error was measured on nights of 100"),
+        (1, None, pairs(0.01), "1 rows can't give it"),
+    ],
+)
+def test_what_is_worth_nothing_is_not_told(
+    rows: int, guess: float | None, nights: list[Night], reason: str
+) -> None:
+    """An error no smaller than the naive guess', unknown, or of larger nights: no figure, and the reason."""
+    found = judged("brier", rows, guess, nights)
+    assert ("value" in found, found["reason"]) == (False, reason)
+
+
+def test_an_estimate_that_goes_wrong_falls_silent() -> None:
+    """As nights come true otherwise than estimated the error grows, until nothing is told."""
+    errors = [judged("brier", 100, 0.2, [*pairs(0.01, 28), *pairs(0.3, bad)]) for bad in range(12)]
+    grown = [one["error"] for one in errors]
+    assert grown == sorted(grown)
+    assert (errors[0]["reason"], "value" in errors[-1]) == ("", False)
+
+
+# in the lake
+
+
+def gate(lake: Lake, use: UseCase) -> None:
+    """Give the champion test nights: what it says of the history's last fourteen."""
+    champion = lake.rows("deployments")[0]
+    rows = training_set(lake, use, machines.TRAINED)
+    keep = sorted(set(rows["night"].to_pylist()))[-14:]
+    rows = rows.filter(pa.array([night in keep for night in rows["night"].to_pylist()]))
+    said = models.predict(models.fetch(lake, champion["model"]), rows, use)
+    made = pa.table({"night": rows["night"], "actual": rows[use.problem.target], CHALLENGER: said})
+    sink = io.BytesIO()
+    pq.write_table(made, sink)
+    lake.replace(rows_place(champion["attempt"]), sink.getvalue())
+
+
+@pytest.fixture(scope="session")
+def gated(base: Path, use: UseCase, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lake without the rows that were learnt from, and with those that were judged on."""
+    folder = tmp_path_factory.mktemp("gated") / "lake"
+    shutil.copytree(base, folder)
+    gate(Lake("machines", str(folder)), use)
+    machines.forget_history(Lake("machines", str(folder)))
+    return folder
+
+
+@pytest.fixture
+def own(gated: Path, tmp_path: Path) -> Lake:
+    """A copy of it."""
+    shutil.copytree(gated, tmp_path / "own")
+    return Lake("machines", str(tmp_path / "own"))
+
+
+def run(lake: Lake, use: UseCase, *nights: str) -> None:
+    """Score and monitor nights in this order."""
+    for night in nights:
+        score(lake, use, night)
+        monitor(lake, use, night)
+
+
+def rows_of(lake: Lake, night: str) -> dict[str, dict[str, Any]]:
+    """Return a night's rows of `estimates` by metric."""
+    return {row["metric"]: row for row in lake.rows("estimates", {"night": night})}
+
+
+def test_a_night_is_estimated_until_its_labels_come(own: Lake, use: UseCase, week: list[str]) -> None:
+    """Each metric has a row; the night is shown as estimated, and once its labels are there no more."""
+    run(own, use, *week[:3])
+    found = rows_of(own, week[2])
+    assert set(found) == set(told(use))
+    row = found["brier"]
+    assert (row["version"], row["rows"], row["nights"]) == ("1", machines.ROWS, 15)  # one lived night more
+    came = own.rows("performance", {"night": week[0], "metric": "brier"})[0]["value"]
+    guess = rows_of(own, week[0])["brier"]
+    assert abs(guess["unchecked"] - came) < 4 * guess["error"]
+    assert sorted({one["night"] for one in awaited(own)}) == week[1:3]
+    assert sorted({one["night"] for one in awaited(own, known=week[1])}) == week[:2]
+    assert "estimated" in text(awaited(own))
+    assert text([]) == ""
+    assert not [d for d in verify(own, use).differences if "estimates" in d]
+
+
+def test_the_year_shows_estimates_apart(own: Lake, use: UseCase, week: list[str]) -> None:
+    """What is told of the first required metric is drawn under a name of its own."""
+    run(own, use, week[0])
+    row = rows_of(own, week[0])["roc_auc"] | {"value": 0.7, "low": 0.6, "high": 0.8, "reason": ""}
+    from include import tables
+
+    own.publish("estimates", pa.Table.from_pylist([row], schema=tables.ESTIMATES), {"night": week[0]})
+    found = year(own, use)
+    assert [(night, one.value, one.high) for night, one in found.estimated.items()] == [(week[0], 0.7, 0.8)]
+    assert found.realised == {}
+    assert "estimated before labels came" in draw(found)
+
+
+def test_order_and_repetition_make_no_difference(
+    own: Lake, gated: Path, use: UseCase, week: list[str], tmp_path: Path
+) -> None:
+    """Watched night by night and again, or only at the end, the last night's estimates are the same."""
+    shutil.copytree(gated, tmp_path / "other")
+    other = Lake("machines", str(tmp_path / "other"))
+    run(own, use, *week[:4])
+    once = rows_of(own, week[3])
+    monitor(own, use, week[3])
+    for night in week[:4]:
+        score(other, use, night)
+    monitor(other, use, week[3])
+    assert once == rows_of(own, week[3]) == rows_of(other, week[3])
+
+
+def test_a_killed_night_is_made_good(
+    own: Lake, use: UseCase, week: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before or after its estimates are written, the rerun replaces them: one row a metric."""
+    score(own, use, week[0])
+    real = Lake.publish
+    for table in ("estimates", "findings", "drift"):
+
+        def killed(self: Lake, name: str, *rest: Any, at: str = table) -> int:
+            if name == at:
+                raise KeyboardInterrupt
+            return real(self, name, *rest)
+
+        monkeypatch.setattr(Lake, "publish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            monitor(own, use, week[0])
+    monkeypatch.setattr(Lake, "publish", real)
+    monitor(own, use, week[0])
+    rows = own.rows("estimates")
+    assert sorted(row["metric"] for row in rows) == sorted(told(use))
+    assert not [d for d in verify(own, use).differences if "estimates" in d]
+
+
+def test_beyond_what_was_learnt_nothing_is_told(own: Lake, use: UseCase, week: list[str]) -> None:
+    """A night whose temperatures nobody has seen is silent, by that finding; its error stays measured."""
+    machines.readings(own, use, week[0], lambda row: {**row, "temp": 400.0})
+    run(own, use, week[0])
+    for row in rows_of(own, week[0]).values():
+        assert row["value"] is None
+        assert row["reason"] == "values that the champion didn't learn from, or none: temp"
+    assert rows_of(own, week[0])["brier"]["error"] > 0
+
+
+def test_another_rungs_night_is_not_told(own: Lake, use: UseCase, week: list[str]) -> None:
+    """What a lower rung served isn't the champion's, and has no estimate of it."""
+    own.replace(models.key(own.rows("deployments")[0]["model"]), b"lost")
+    run(own, use, week[0])
+    found = {(row["value"], row["unchecked"], row["reason"]) for row in rows_of(own, week[0]).values()}
+    assert found == {(None, None, f"{machines.ROWS} of {machines.ROWS} rows weren't served by the champion")}
+
+
+def test_without_the_gates_rows_nothing_is_told(quick: Lake, use: UseCase, week: list[str]) -> None:
+    """A champion that was promoted without a gate left nothing to estimate by; nor is a night unscored."""
+    run(quick, use, week[0])
+    monitor(quick, use, week[1])
+    reasons = [{row["reason"] for row in rows_of(quick, night).values()} for night in week[:2]]
+    assert reasons == [
+        {"the rows of the gate's test nights are gone, or it was promoted without a gate"},
+        {"nothing was predicted for this night"},
+    ]
+
+
+def test_it_is_in_no_declaration() -> None:
+    """Nothing is declared for it, so every digest is as before; its name can't be a source's."""
+    from include.spec.usecase import PRODUCTS
+
+    assert "estimates" in PRODUCTS
+    assert "estimate" not in str(load("flight_delay").model_dump())
