@@ -2,7 +2,7 @@
 
 The champion of each of three nights serves every later night of the year. Its error is known as a night would
 know it: of the gate's test nights first, then of the nights whose labels have come. Told apart are the nights
-on which a tenth of a feature lies beyond what the champion learnt from: there the estimate is silent.
+on which a tenth of a feature is new to the champion and to the last weeks: there the estimate is silent.
 The last rows are of a regression on the same flights, the minutes late.
 
     EVERGREEN_LAKE=file:///... python -m benchmarks.estimate    # a lake with the whole year
@@ -41,7 +41,10 @@ def minutes(spec: UseCase) -> UseCase:
     """Return the use case with the minutes late in place of whether they are many."""
     problem = spec.problem.model_copy(update={"kind": "regression"})
     labels = spec.labels.model_copy(update={"sql": "arr_delay"})
-    return spec.model_copy(update={"problem": problem, "labels": labels})
+    gate, monitoring = (of.model_copy(update={"requirements": ()}) for of in (spec.gate, spec.monitoring))
+    return spec.model_copy(
+        update={"problem": problem, "labels": labels, "gate": gate, "monitoring": monitoring}
+    )
 
 
 def lived(spec: UseCase, rows: pa.Table, trained: str) -> Years:
@@ -60,14 +63,23 @@ def lived(spec: UseCase, rows: pa.Table, trained: str) -> Years:
 
 
 def outside(spec: UseCase, seen: pa.Table, later: pa.Table) -> set[str]:
-    """Return the nights on which a tenth of a numeric feature lies beyond what was fitted on."""
-    of, found = np.asarray(later["night"].to_pylist(), dtype=object), set()
-    nights, places = np.unique(of, return_inverse=True)
+    """Return the nights on which a tenth of a numeric feature is new, as the finding `unseen` tells it."""
+    rules, found = spec.monitoring, set()
+    places = np.unique(np.asarray(later["night"].to_pylist()), return_inverse=True)
+    nights, cuts = places[0].tolist(), np.flatnonzero(np.diff(places[1])) + 1
     for name in spec.features.numeric:
         low, high = pc.min_max(seen[name]).as_py().values()
-        values = np.asarray(later[name].to_numpy(zero_copy_only=False), dtype=float)
-        share = np.bincount(places, (values < low) | (values > high)) / np.bincount(places)
-        found |= set(nights[share > spec.monitoring.unseen].tolist())
+        parts = np.split(np.asarray(later[name].to_numpy(zero_copy_only=False), dtype=float), cuts)
+        ends = [(np.nanmin(part), np.nanmax(part)) if np.isfinite(part).any() else None for part in parts]
+        for place, part in enumerate(parts):
+            past = slice(
+                max(place - rules.jumps.past - rules.jumps.of + 1, 0), max(place - rules.jumps.of + 1, 0)
+            )
+            lately = [end for end in ends[past] if end]
+            least = min([low, *sorted(end[0] for end in lately)[1:2]])
+            most = max([high, *sorted(end[1] for end in lately)[-2:-1]])
+            if np.mean((part < least) | (part > most)) > rules.unseen:
+                found.add(nights[place])
     return found
 
 
