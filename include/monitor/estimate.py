@@ -29,6 +29,13 @@ PRODUCT = "estimates"
 NEWEST = 28  # nights with labels that the error is measured on
 LEAST = 7  # of them, or there is no error
 CHANCE = 0.05  # on either side of the interval
+LOSSES = (
+    "log_loss",
+    "brier",
+    "mae",
+    "rmse",
+    "quantile_loss",
+)  # every other metric is at most 1, none below 0
 OUTSIDE = ("unseen", "missing")  # checks of a feature whose alarm says that the held-out rows tell nothing
 
 
@@ -86,7 +93,9 @@ def judged(
     if why or guess is None:
         return {**row, "reason": why}
     reach = float(stdtrit(len(known) - 1, 1 - CHANCE)) * row["error"]
-    return {**row, "value": guess, "low": guess - reach, "high": guess + reach, "reason": ""}
+    most = math.inf if metric.partition("@")[0] in LOSSES else 1.0
+    low, high = max(guess - reach, 0.0), min(guess + reach, most)
+    return {**row, "value": guess, "low": low, "high": high, "reason": ""}
 
 
 def _outside(learnt: Held | None, served: pa.Table | None, champion: str, found: Sequence[Finding]) -> str:

@@ -147,6 +147,9 @@ def test_the_interval_is_as_wide_as_the_error(use: UseCase) -> None:
     assert (small["value"], small["reason"]) == (0.2, "")
     assert (small["error"], large["error"]) == (pytest.approx(0.01), pytest.approx(0.05))
     assert large["high"] - large["low"] == pytest.approx(5 * (small["high"] - small["low"]))
+    wide = [judged("brier", 100, guess, pairs(0.09)) for guess in (0.05, 0.9)]
+    assert wide[0]["low"] == 0  # no loss is less
+    assert wide[1]["high"] > 1
 
 
 @pytest.mark.parametrize(
