@@ -20,12 +20,13 @@ with DAG(
     start_date=datetime(2024, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
+    allowed_run_types=["scheduled", "manual"],  # type: ignore[list-item]  # by name; no past is made up for
     default_args=TASK,
     tags=["evergreen", "upkeep"],
     doc_md=__doc__,
 ):
-    TidyOperator.partial(task_id="tidy", map_index_template="{{ task.usecase }}").expand(
-        usecase=[use_case.name for use_case in read_all()[0]]
-    )
+    TidyOperator.partial(
+        task_id="tidy", map_index_template="{{ task.usecase }}", max_active_tis_per_dag=1
+    ).expand(usecase=[use_case.name for use_case in read_all()[0]])
     PurgeOperator(task_id="purge_airflow", tool="airflow", days=365, connection="evergreen_airflow_db")
     PurgeOperator(task_id="purge_mlflow", tool="mlflow", days=30, connection="evergreen_mlflow_db")

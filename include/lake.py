@@ -134,13 +134,13 @@ class Lake:
         if opened is None:
             return None
         what = query.columns(columns) if columns else "*"
-        return _asked(opened, query.select(what, where, order, limit))
+        return asked(opened, query.select(what, where, order, limit))
 
     @answered
     def count(self, table: str, where: Where | None = None) -> int:
         """Return how many rows there are, without reading them."""
         opened = self.open(table)
-        found = None if opened is None else _asked(opened, query.select("COUNT(*) AS n", where))
+        found = None if opened is None else asked(opened, query.select("COUNT(*) AS n", where))
         return 0 if found is None else int(found["n"][0].as_py())
 
     def rows(self, table: str, where: Where | None = None) -> list[dict[str, Any]]:
@@ -234,7 +234,7 @@ def _inside(key: str) -> str:
     return key
 
 
-def _asked(opened: DeltaTable, sql: str) -> pa.Table:
+def asked(opened: DeltaTable, sql: str) -> pa.Table:
     """Return what a query of the table ``t`` finds."""
     # Arrow's own dataset over delta-rs' file system was seen to abort at the interpreter's exit, and took
     # two to three times as long

@@ -7,11 +7,16 @@ was fitted on, while the registry has its run. No row changes, so nothing is sta
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+from deltalake import DeltaTable, write_deltalake
+
+from include import query
+from include.errors import EvergreenError
 from include.faults import answered
-from include.lake import Lake, again
+from include.lake import Lake, again, asked
 from include.refs import Ref
 
 if TYPE_CHECKING:
@@ -19,6 +24,8 @@ if TYPE_CHECKING:
 
 KEPT = 30  # days
 FILE = 16 << 20  # bytes of a file: what has to be written again when one of its nights is
+AT_ONCE = 4 * FILE  # bytes that are laid together in one commit, and held in memory
+LEDGERS = ("attempts", "approvals", "deployments")
 
 
 def tidy(lake: Lake, registry: Registry, *, kept: int = KEPT) -> Ref:
@@ -32,7 +39,8 @@ def tidy(lake: Lake, registry: Registry, *, kept: int = KEPT) -> Ref:
     Raises
     ------
     EvergreenError
-        when the registry doesn't answer: what its trainings refer to isn't known, and nothing is removed.
+        when the registry doesn't answer or has none of the trainings that the lake knows of: what they refer
+        to isn't known, and nothing is removed.
     StoreUnavailable
         when the lake doesn't.
     """
@@ -40,6 +48,14 @@ def tidy(lake: Lake, registry: Registry, *, kept: int = KEPT) -> Ref:
     laid = [compact(lake, name) for name in tables]
     together, into = (sum(files[side] for files in laid) for side in (0, 1))
     versions = referred(registry, lake.name)
+    if lake.rows("attempts") and not versions:
+        raise EvergreenError(
+            f"{lake.name}: upkeep",
+            required="the runs of its trainings, which name the versions of tables that they were fitted on",
+            found="none in the registry",
+            where=registry.named(),
+            remedy="nothing was removed: see that MLFLOW_TRACKING_URI is this lake's registry",
+        )
     removed = sum(vacuum(lake, name, kept, versions.get(name, ())) for name in tables)
     note = f"{together} files of {len(tables)} tables were laid together into {into}; "
     note += f"{removed} were removed that no row had been in for {kept} days"
@@ -59,10 +75,51 @@ def referred(registry: Registry, usecase: str) -> Mapping[str, list[int]]:
 @answered
 @again
 def compact(lake: Lake, table: str) -> tuple[int, int]:
-    """Lay a table's small files together, and return how many there were, and are instead."""
+    """Lay a table's small files together, and return how many were read, and are there instead.
+
+    The nights of small files are written again as any night is, so that whoever writes one of them meanwhile
+    wins or makes this start again. Delta's own compaction was seen to double rows when two ran at once: what
+    one of them replaces, the other doesn't look at. A ledger is appended to and has no nights: it is left.
+    """
     opened = lake.open(table)
-    done = opened.optimize.compact(target_size=FILE) if opened else {}
-    return int(done.get("numFilesRemoved", 0)), int(done.get("numFilesAdded", 0))
+    if opened is None or table in LEDGERS:
+        return 0, 0
+    before = set(opened.file_uris())
+    for where in _small(opened):
+        rows = asked(opened, query.select("*", where, ["night"]))
+        write_deltalake(
+            opened, rows, mode="overwrite", predicate=query.predicate(where), target_file_size=FILE
+        )
+    after = set(opened.file_uris())
+    return len(before - after), len(after - before)
+
+
+def _small(opened: DeltaTable) -> list[query.Where]:
+    """Return the nights of files that are laid together, a condition for each commit."""
+    parts = opened.metadata().partition_columns
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for file in pa.table(opened.get_add_actions(flatten=True)).to_pylist():
+        groups.setdefault("".join(str(file[f"partition.{name}"]) for name in parts), []).append(file)
+    found: list[query.Where] = []
+    for files in groups.values():
+        small = [file for file in files if file["size_bytes"] < FILE / 2 and file.get("max.night")]
+        where = {name: str(files[0][f"partition.{name}"]) for name in parts}
+        for some in _batches(sorted(small, key=lambda file: str(file["max.night"]))):
+            read = asked(opened, query.select('DISTINCT "night"', where))["night"].to_pylist()
+            ranges = [(file["min.night"], file["max.night"]) for file in some]
+            nights = [night for night in read if any(low <= night <= high for low, high in ranges)]
+            found.append({**where, "night": sorted(nights)})
+    return found
+
+
+def _batches(files: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Cut files into runs of at most `AT_ONCE` bytes, and leave a run of one as it is."""
+    found: list[list[Mapping[str, Any]]] = [[]]
+    for file in files:
+        if sum(one["size_bytes"] for one in found[-1]) + file["size_bytes"] > AT_ONCE:
+            found.append([])
+        found[-1].append(file)
+    return [run for run in found if len(run) > 1]
 
 
 @answered

@@ -13,15 +13,13 @@ import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable
 
+from include import upkeep
 from include.errors import EvergreenError
 from include.lake import Lake
-from include.promote.grow import grow
 from include.refs import digest_json
 from include.registry import Registry
 from include.upkeep import compact, referred, tidy, vacuum
 from tests.evaluate.conftest import Clinic
-
-LEDGER = pa.schema([("value", pa.int64())])
 
 
 def content(lake: Lake) -> dict[str, str]:
@@ -130,22 +128,60 @@ def test_nights_that_are_published_meanwhile_lose_nothing(tmp_path: Path) -> Non
     assert all(len(values) == 3 and len(set(values)) == 1 for values in found.values())
 
 
-def test_a_ledger_grows_across_a_compaction(tmp_path: Path) -> None:
-    """A decision that was made while its ledger was laid together is made again, and written once."""
-    lake = Lake("usecase", str(tmp_path))
-    for value in range(3):
-        grow(lake, "ledger", LEDGER, lambda rows, value=value: [{"value": value}])  # type: ignore[misc]
-    asked: list[int] = []
+def test_two_compactions_at_once_double_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that began on what another has replaced meanwhile begins again, whoever wrote between them."""
+    for day in range(1, 9):
+        _publish(str(tmp_path), f"2024-01-{day:02}", day)
+    lake, rest = Lake("usecase", str(tmp_path)), upkeep.write_deltalake
+    before, began = sorted(map(repr, lake.rows("t"))), []
 
-    def decide(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        asked.append(len(rows))
-        if len(asked) == 1:
-            compact(Lake("usecase", str(tmp_path)), "ledger")
-        return [{"value": 3}]
+    def slow(*given: Any, **how: Any) -> None:
+        if not began:
+            began.append(True)
+            monkeypatch.setattr(upkeep, "write_deltalake", rest)
+            assert compact(Lake("usecase", str(tmp_path)), "t") == (8, 1)
+            _publish(str(tmp_path), "2024-01-09", 9)
+        rest(*given, **how)
 
-    grow(lake, "ledger", LEDGER, decide)
-    assert asked == [3, 3]
-    assert sorted(row["value"] for row in lake.rows("ledger")) == [0, 1, 2, 3]
+    monkeypatch.setattr(upkeep, "write_deltalake", slow)
+    compact(lake, "t")
+    after = sorted(map(repr, (row for row in lake.rows("t") if row["value"] < 9)))
+    assert (began, after) == ([True], before)
+    assert lake.count("t") == 27
+
+
+def test_a_night_that_is_written_while_it_is_laid_together_stays_as_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read of it before is not written over it."""
+    for day in range(1, 5):
+        _publish(str(tmp_path), f"2024-01-{day:02}", day)
+    lake, rest = Lake("usecase", str(tmp_path)), upkeep.write_deltalake
+
+    def late(*given: Any, **how: Any) -> None:
+        monkeypatch.setattr(upkeep, "write_deltalake", rest)
+        _publish(str(tmp_path), "2024-01-02", 77)
+        rest(*given, **how)
+
+    monkeypatch.setattr(upkeep, "write_deltalake", late)
+    compact(lake, "t")
+    assert {row["value"] for row in lake.rows("t", {"night": "2024-01-02"})} == {77}
+    assert lake.count("t") == 12
+
+
+def test_a_ledger_is_left_as_it_is(clinic: Clinic) -> None:
+    """It is appended to against a version, and has a file a decision, which is few."""
+    rows = pa.table({"value": [1]})
+    for version in (-1, 1):
+        clinic.lake.append_at("deployments", rows, clinic.lake.version("deployments") if version > 0 else -1)
+    assert compact(clinic.lake, "deployments") == (0, 0)
+
+
+def test_nothing_is_removed_by_a_registry_of_another_lake(clinic: Clinic, tmp_path: Path) -> None:
+    """One that answers, and knows none of the trainings that the lake has verdicts of."""
+    clinic.lake.append_at("attempts", pa.table({"key": ["k"]}), -1)
+    with pytest.raises(EvergreenError, match=r"upkeep: required the runs.*nothing was removed"):
+        tidy(clinic.lake, Registry(f"sqlite:///{tmp_path}/other.db"), kept=0)
 
 
 def test_what_a_killed_writer_left_goes_after_its_days(tmp_path: Path) -> None:
