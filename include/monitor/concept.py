@@ -28,7 +28,7 @@ from include.promote.interval import nights_needed, spread
 from include.spec import UseCase
 
 Array = NDArray[np.float64]
-MOST = 1e100  # of a ratio and of a stake, so that both stay numbers
+MOST = 1e100  # of a ratio, so that it stays a number
 BETS = (0.25, 0.5, 1.0)  # shares of the stake; a mixture, so that small and large changes are found
 
 
@@ -87,7 +87,7 @@ def lasting(spec: UseCase, live: Series, gate: tuple[Array, Array] | None) -> Fi
         note = _few(live) if not len(ratios) else "on the gate's nights the model lost or expected nothing"
         return Finding("concept", subject, None, limit, "not enough", note)
     bound = most(spec, gate)
-    stake = float(evidence(ratios / bound)[-1])
+    stake = float(evidence(ratios / bound, 10 * limit)[-1])
     outcome: Outcome = "alarm" if stake >= limit else "ok"
     note = (
         f"loss over expectation {ratios[-1]:.3f} on the last {block} matured nights, by the gate's at most "
@@ -113,11 +113,16 @@ def _blocks(spec: UseCase, live: Series) -> Array:
     return np.where(lost > 0, np.minimum(lost / np.maximum(own, least), MOST), np.where(own > 0, 0.0, 1.0))
 
 
-def evidence(ratios: Array) -> Array:
-    """Return the e-detector's value after each ratio; without a change their mean is at most 1."""
+def evidence(ratios: Array, most: float = MOST) -> Array:
+    """Return the e-detector's value after each ratio; without a change their mean is at most 1.
+
+    Parameters
+    ----------
+    most : of a stake: with more than that one block would be an alarm for years.
+    """
     found, stakes = np.empty(len(ratios)), np.zeros(len(BETS))
     for place, ratio in enumerate(ratios):
-        stakes = np.minimum((stakes + 1) * (1 + np.array(BETS) * (ratio - 1)), MOST)
+        stakes = np.minimum((stakes + 1) * (1 + np.array(BETS) * (ratio - 1)), most)
         found[place] = stakes.mean()
     return found
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ __all__ = ["JOINT", "Column", "Counts", "Cut", "missing", "moved", "noise", "own
 JOINT = "joint distribution"  # the subject that is no column
 CHANCE = 0.001  # of an alarm by the noise of independent rows alone, for one column on one night
 ALWAYS_MISSING, ALWAYS_UNSEEN = 0.5, 0.95  # more than that in a night is an alarm, whatever the reference had
+BASE = 3  # nights, the oldest of the last weeks
 FEWEST_WINDOWS = 5  # of the reference, from which its own spread can be told
 
 
@@ -103,6 +104,14 @@ class Column:
     unseen: NDArray[np.float64] | None = None
 
 
+class Known(NamedTuple):
+    """What a night had: its range, NaN of no number, and its categories."""
+
+    low: float
+    high: float
+    names: frozenset[str]
+
+
 def moved(name: str, column: Column, window: Profile, width: int, rules: Monitoring) -> Finding:
     """Judge the column's distribution over a window of ``width`` nights."""
     reference, current = column.cut.profile(column.profile), column.cut.profile(window)
@@ -145,8 +154,9 @@ def unseen(
 ) -> Finding:
     """Judge the share of a night's values in no category, or beyond the range, of what is known.
 
-    Known is what the reference holds, and what two of the last weeks' nights had, so that a season is no
-    alarm for as long as it lasts, and one broken night doesn't make its values known.
+    Known is what the reference holds, and what two of the last weeks' nights had of it: a season is no alarm
+    for as long as it lasts. Stray values don't count, nor does a night that was itself beyond what was known
+    by then, so a feed that breaks from one night to the next stays an alarm for as long as `lately` reaches.
 
     Parameters
     ----------
@@ -157,7 +167,13 @@ def unseen(
     if not present or of.count == of.missing:
         why = f"{name} has no value in the {'reference' if present else 'night'}"
         return Finding("unseen", name, None, threshold, "not enough", why)
-    share = _outside(of, night, [row for row in lately if row["kind"] == of.kind])
+    known: list[Known] = []
+    for place, row in enumerate(row for row in lately if row["kind"] == of.kind):
+        one = merge([row])[of.column]
+        # the oldest have nothing of their time to be compared with
+        if place < BASE or (_outside(of, one, known) or 0.0) <= rules.unseen:
+            known.append(_bulk(one, rules.unseen / 2))
+    share = _outside(of, night, known)
     if share is None:
         why = f"{name} has too many categories to tell which are new"
         return Finding("unseen", name, None, threshold, "not enough", why)
@@ -175,13 +191,23 @@ def _lenient(declared: float, own: NDArray[np.float64] | None, always: float) ->
     return max(declared, min(reached, always))
 
 
-def _outside(reference: Profile, night: Profile, lately: Sequence[Mapping[str, Any]]) -> float | None:
-    """Return the share of a night's values that aren't known, None where the sketches can't tell."""
-    if night.kind == "numeric":
-        lows = sorted(row["low"] for row in lately if row["low"] is not None)
-        highs = sorted(row["high"] for row in lately if row["high"] is not None)
-        low, high = min([reference.low, *lows[1:2]]), max([reference.high, *highs[-2:-1]])
-        below, up_to = night.cdf((np.nextafter(low, -np.inf), high))
-        return float(below + 1 - up_to)
-    nights = Counter(name for row in lately for name in merge([row])[reference.column].items())
-    return measures.new(reference, night, [name for name, count in nights.items() if count > 1])
+def _bulk(night: Profile, stray: float) -> Known:
+    """Return a night's range and categories without its outermost and its rarest values."""
+    low, high = night.quantiles((stray, 1 - stray))
+    least = stray * (night.count - night.missing)
+    return Known(low, high, frozenset(name for name, count in night.items().items() if count >= least))
+
+
+def _outside(reference: Profile, night: Profile, known: Sequence[Known]) -> float | None:
+    """Return the share of a night's values that neither the reference nor two nights hold; None: not told."""
+    if night.count == night.missing:
+        return 0.0
+    if night.kind == "categorical":
+        nights = Counter(name for one in known for name in one.names)
+        return measures.new(reference, night, [name for name, count in nights.items() if count > 1])
+    lows, highs = (
+        sorted(v for v in ends if v == v) for ends in ([k.low for k in known], [k.high for k in known])
+    )
+    low, high = min([reference.low, *lows[1:2]]), max([reference.high, *highs[-2:-1]])
+    below, up_to = night.cdf((np.nextafter(low, -np.inf), high))
+    return float(below + 1 - up_to)

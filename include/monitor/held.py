@@ -88,7 +88,10 @@ def held(lake: Lake, spec: UseCase, champion: Mapping[str, Any]) -> Held | None:
         if rows is None or not rows.num_rows:
             return None
         of = np.asarray(rows["night"].to_pylist(), dtype=object)
-        made = learnt(spec, of, rows["actual"].to_numpy(), outputs.unpacked(rows[CHALLENGER]))
+        predicted = outputs.unpacked(rows[CHALLENGER])
+        if predicted.shape[1:] != ((len(spec.problem.classes),) if spec.problem.classes else ()):
+            return None  # the problem had other classes then
+        made = learnt(spec, of, rows["actual"].to_numpy(), predicted)
         lake.create(key, json.dumps(asdict(made), sort_keys=True).encode())
         kept = lake.get(key)
         assert kept is not None

@@ -110,7 +110,7 @@ def _publish(lake: Lake, spec: UseCase, night: str, state: State) -> None:
     found += performance.lately(lake, spec, night, state)
     found += degraded.watched(lake, spec, night, state)
     found += concept.watched(lake, spec, night, state)
-    estimate.publish(lake, spec, night, state, found, inputs)
+    estimate.publish(lake, spec, night, state, [*found, *strange(spec, night, learnt, seen)], inputs)
     table = findings.table(night, found)
     lake.publish("findings", table, {"night": night})
     compared = compare.table(night, learnt, seen)
@@ -171,6 +171,20 @@ def drifted(
             found.append(drift.missing(name, column, tonight, spec.monitoring))
             lately = looked.of(name, state.lately(night))
             found.append(drift.unseen(name, column, tonight, spec.monitoring, lately))
+    return found
+
+
+def strange(
+    spec: UseCase, night: str, learnt: Reference | None, seen: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> list[Finding]:
+    """Say of each feature whether the night has what the champion never learnt, however usual by now."""
+    found: list[Finding] = []
+    if learnt is None:
+        return found
+    for name in spec.features.columns:
+        column, last = learnt.columns.get(name), [row for row in seen.get(name, ()) if row["night"] == night]
+        if column is not None and not _unfit(name, column, last, last, spec.problem.outputs):
+            found.append(drift.unseen(name, column, profile.merge(last)[name], spec.monitoring))
     return found
 
 

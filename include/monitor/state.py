@@ -164,6 +164,8 @@ class State:
         trained, champion = self.limits(night), self.champion(night)
         asked = {trained and trained["night"], champion and champion["evidence"]}
         found |= {f"limits/{row['night']}": row["digest"] for row in self._limits if row["night"] in asked}
+        if trained and (model := json.loads(trained["inputs"]).get("model")):
+            found["limits"] = model  # of several models of that night the one trained last
         return found | ({f"champion/{night}": str(champion["model"])} if champion else {})
 
     def _lost(self, night: str) -> list[list[str]]:

@@ -72,7 +72,8 @@ def _go_back(lake: Lake, spec: UseCase, target: Row, expected: Row | None, why: 
             raise _overtaken(spec, expected, now)
         effective = ledger.next_unserved(lake, spec) or now["effective"]
         new = {**why, "effective": effective}
-        return [{**row, **new} for row in rows if row["switch"] == target["switch"]]
+        beside = ("champion", "baseline")  # not a challenger that was withdrawn with it
+        return [{**r, **new} for r in rows if r["switch"] == target["switch"] and r["role"] in beside]
 
     back = ledger.switch(lake, decide)
     assert back is not None

@@ -38,7 +38,8 @@ def step_down(lake: Lake, spec: UseCase, night: str, by: str) -> str:
         # with its baseline, which comes back with it; who was to replace it is tried against nobody any more
         tried = [row for row in rows if row["role"] == CHALLENGER and row["switch"] > champion["switch"]][-1:]
         ended = [{**row, **said, "kind": WITHDRAWN} for row in tried if row["kind"] != WITHDRAWN]
-        return [*({**row, **said} for row in rows if row["switch"] == champion["switch"]), *ended]
+        own = [row for row in rows if row["switch"] == champion["switch"] and row["role"] != CHALLENGER]
+        return [*({**row, **said} for row in own), *ended]
 
     done = ledger.switch(lake, decide) if why else None
     return f"v{champion['version']} steps down from {done['effective']} on: {why}" if done else ""

@@ -176,6 +176,31 @@ def test_what_two_of_the_last_nights_had_is_not_new(usual: list[Any], other: lis
         assert drift.unseen("c", reference, tonight, RULES, lately).outcome == outcome
 
 
+@pytest.mark.parametrize(("usual", "stray", "new"), [(5.0, -999.0, -500.0), ("a", "??", "??")])
+def test_stray_values_of_two_nights_make_nothing_known(usual: Any, stray: Any, new: Any) -> None:
+    """One row in 500 that was wrong on two nights doesn't excuse a night that is wholly so."""
+    lately = [night([usual] * 499 + [stray], str(n)) for n in range(20)]
+    found = drift.unseen("c", column([usual] * 500), profiled([new] * 100), RULES, lately)
+    assert (found.outcome, found.value) == ("alarm", 1.0)
+
+
+@pytest.mark.parametrize(("usual", "new"), [(5.0, 400.0), ("a", "z")])
+def test_a_feed_that_stays_broken_stays_an_alarm(usual: Any, new: Any) -> None:
+    """What began from one night to the next isn't known for having lasted."""
+    whole = [night([usual] * 100, str(n)) for n in range(8)] + [night([new] * 100, "b")] * 20
+    lately = [{**row, "night": f"{n:02}"} for n, row in enumerate(whole)]
+    assert drift.unseen("c", column([usual] * 500), profiled([new] * 100), RULES, lately).outcome == "alarm"
+
+
+def test_a_season_is_no_alarm() -> None:
+    """Nights that grow warmer by a little each are known one after the other, and the warmest is no alarm."""
+    warm = [night([20 + n / 8 + v / 10 for v in range(100)], f"{n:02}") for n in range(28)]
+    tonight = profiled([23.5 + v / 10 for v in range(100)])
+    cold = column([float(v % 15) for v in range(500)])
+    assert drift.unseen("c", cold, tonight, RULES).outcome == "alarm"
+    assert drift.unseen("c", cold, tonight, RULES, warm).outcome == "ok"
+
+
 def test_the_last_nights_of_another_kind_and_empty_ones_say_nothing() -> None:
     """Nights on which the column was text, or had no value, make nothing known and fail nothing."""
     lately = [night(["x", "y"], "1"), night([None], "2"), night([], "3"), night(["x"], "4")]

@@ -113,3 +113,5 @@ def test_who_was_to_replace_it_is_withdrawn_with_it(bad: Depot) -> None:
     assert kinds[-2:] == [("challenger", "withdrawn", "forgot"), ("champion", "stepped down", "wrong")]
     numbers = [row["switch"] for row in ledger.switches(bad.lake)]
     assert numbers[-1] == numbers[-2]
+    rollback(bad.lake, bad.spec, "wrong", "ada", "the labels were wrong")
+    assert bad.switches()[len(kinds) :] == [("champion", "rolled back", "wrong")]
