@@ -46,7 +46,10 @@ def nightly(spec: UseCase) -> DAG:
             )
         with TaskGroup("monitor") as monitor:
             watch = MonitorOperator(
-                task_id="watch", usecase=spec.name, trigger_rule="all_done", outlets=[made("findings")]
+                task_id="watch",
+                usecase=spec.name,
+                trigger_rule="all_done",
+                outlets=[made("findings"), made("decisions")],
             )
             # also of a night that nobody could score, whose watch is red
             alert = AlertOperator(task_id="alert", usecase=spec.name, trigger_rule="all_done")

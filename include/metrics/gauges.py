@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_args
 
 from include.clock import day_of
 from include.faults import answered
 from include.lake import Lake
 from include.metrics.exposition import Sample
+from include.monitor.policy import Act
 from include.promote import ledger
 from include.spec import UseCase
 
@@ -25,7 +26,7 @@ BACK = 31  # days that are searched for a product's newest night
 AHEAD = 400  # days in which the schedule fires again
 OUTCOMES = ("published", "refused", "unavailable")
 RUNGS = ("champion", "canary", "previous", "baseline", "prior")
-DECISIONS = ("nothing", "alert", "retrain")
+DECISIONS = get_args(Act)
 Rows = Sequence[Mapping[str, Any]]
 
 ABOUT = {

@@ -61,6 +61,11 @@ def test_a_backfill_of_nights_is_served_by_the_champion(house: House, champion: 
     rows = house.lake(OWN).rows("predictions", {"night": NIGHTS[-4:-1]})
     assert len(rows) == 3 * 40
     assert {row["rung"] for row in rows} == {"champion"}
+    found = house.api.call("GET", "/assets/events", params={"source_dag_id": f"{OWN}__nightly"})
+    said = [e["extra"] for e in found["asset_events"] if e["uri"] == f"evergreen://{OWN}/decisions"]
+    assert sorted(said, key=lambda one: str(one["night"])) == [
+        {"night": night, "decision": "nothing", "cause": ""} for night in NIGHTS[-4:-1]
+    ]
 
 
 def test_overlapping_runs_lose_and_double_nothing(house: House, champion: str) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DagRunTriggerException
 
+from evergreen.assets import product
 from evergreen.links import OverviewLink, ReportLink, report_address
 from evergreen.operators.base import EvergreenOperator, night_of
 from evergreen.send import sender
@@ -18,7 +19,8 @@ class MonitorOperator(EvergreenOperator):
     """Compare the night with the model's reference, and matured predictions with what came true.
 
     Reads profiles, predictions and labels; writes performance, findings, the decision and the drift report,
-    and of the newest night, unless it is backfilled, the page on the year.
+    and of the newest night, unless it is backfilled, the page on the year. The event of the decisions' asset
+    carries the decision.
     """
 
     operator_extra_links = (OverviewLink(), ReportLink())
@@ -32,6 +34,9 @@ class MonitorOperator(EvergreenOperator):
         with self.one_try():
             night = night_of(context)
             ref = monitor(lake, spec, night)
+        (decided,) = lake.rows("decisions", {"night": night})
+        said = {name: decided[name] for name in ("night", "decision", "cause")}
+        context["outlet_events"][product(self.usecase, "decisions")].extra.update(said)
         if context["dag_run"].run_type != "backfill":
             redraw(lake, spec, night)
         if not lake.rows("partitions", {"product": "predictions", "night": night}):
@@ -51,7 +56,7 @@ class AskTrainingOperator(EvergreenOperator):
         with self.one_try():
             night = night_of(context)
         found = lake.rows("decisions", {"night": night})
-        if not found or found[0]["decision"] != "retrain":
+        if not found or not found[0]["cause"]:
             raise AirflowSkipException(found[0]["reason"] if found else "no decision was taken")
         if context["dag_run"].run_type == "backfill":
             raise AirflowSkipException(f"a backfilled night never trains; {found[0]['reason']}")
