@@ -34,9 +34,9 @@ class MonitorOperator(EvergreenOperator):
         with self.one_try():
             night = night_of(context)
             ref = monitor(lake, spec, night)
-        (decided,) = lake.rows("decisions", {"night": night})
-        said = {name: decided[name] for name in ("night", "decision", "cause")}
-        context["outlet_events"][product(self.usecase, "decisions")].extra.update(said)
+        for decided in lake.rows("decisions", {"night": night}):
+            said = {name: decided[name] for name in ("night", "decision", "cause")}
+            context["outlet_events"][product(self.usecase, "decisions")].extra.update(said)
         if context["dag_run"].run_type != "backfill":
             redraw(lake, spec, night)
         if not lake.rows("partitions", {"product": "predictions", "night": night}):
