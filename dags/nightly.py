@@ -12,6 +12,7 @@ from functools import partial
 from airflow.sdk import DAG, CronPartitionTimetable, Param, TaskGroup
 
 from evergreen.assets import product
+from evergreen.deadline import due
 from evergreen.defaults import arguments, night_field
 from evergreen.operators.ingest import IngestOperator
 from evergreen.operators.monitor import AlertOperator, AskTrainingOperator, MonitorOperator
@@ -33,6 +34,7 @@ def nightly(spec: UseCase) -> DAG:
         schedule=clock,
         max_active_runs=4,
         params=night_field(fetch_anew=ANEW),
+        deadline=due(spec),
         doc_md=__doc__,
     ) as dag:
         with TaskGroup("ingest") as ingest:
@@ -44,7 +46,10 @@ def nightly(spec: UseCase) -> DAG:
             )
         with TaskGroup("monitor") as monitor:
             watch = MonitorOperator(
-                task_id="watch", usecase=spec.name, trigger_rule="all_done", outlets=[made("findings")]
+                task_id="watch",
+                usecase=spec.name,
+                trigger_rule="all_done",
+                outlets=[made("findings"), made("decisions")],
             )
             # also of a night that nobody could score, whose watch is red
             alert = AlertOperator(task_id="alert", usecase=spec.name, trigger_rule="all_done")

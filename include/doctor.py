@@ -61,6 +61,9 @@ def examine() -> Iterator[Check]:
             name = f"source {spec.name}/{source}"
             variable = f"AIRFLOW_CONN_{spec.sources[source].connection.upper()}"
             yield _tried(name, partial(_source, spec, source), f"look at {variable} and the source")
+        for name in spec.alerts.to:
+            remedy = f"look at AIRFLOW_CONN_{name.upper()}; where Airflow keeps it elsewhere, look there"
+            yield _tried(f"alerts {spec.name}/{name}", partial(_told, name), remedy)
 
 
 def _python() -> Check:
@@ -159,3 +162,15 @@ def _source(spec: UseCase, source: str) -> str:
     except NothingYet:
         return "answers, and has nothing for its first night"
     return "answers"
+
+
+def _told(name: str) -> str:
+    """Look at a connection that alerts go to, and send nothing."""
+    found = environment.endpoint(name)
+    if found.uri.startswith(("http://", "https://")) or (found.uri and found.extra.get("to")):
+        return "is set; nothing was sent"
+    raise EvergreenError(
+        f"connection {name}",
+        required='a webhook\'s whole address as its host, or a mail server with "to" in its extra',
+        found="neither",
+    )

@@ -179,8 +179,8 @@ DRIFT = _schema(
 )
 DECISIONS = _schema(
     night=_S,
-    decision=_S,  # nothing | alert | retrain
-    cause=_S,
+    decision=_S,  # nothing | alert | retrain | roll back | stop serving
+    cause=_S,  # of the training that is asked for, whatever the decision; or empty
     reason=_S,
     alerts=_S,  # JSON: what a person is told, see include.monitor.policy.Alert
 )

@@ -10,6 +10,7 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
+from evergreen.deadline import PredictionsDue
 from evergreen.links import PREFIX, MlflowLink, OverviewLink, ReportLink, VerdictLink, address
 
 _ICON = (
@@ -41,6 +42,8 @@ class EvergreenPlugin(AirflowPlugin):
         VerdictLink(),
         MlflowLink(),
     ]
+
+    deadline_references: list[Any] = [PredictionsDue]  # noqa: RUF012  # the scheduler reads the hour by it
 
     @cached_property
     def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]  # only the api-server asks for it

@@ -68,6 +68,7 @@ WRONG = [
     ),
     ("labels.source", "planes", "labels.source: planes lacks the key column(s) carrier, flight, origin"),
     ("problem.target", "distance", "features: the target 'distance' can't be a feature"),
+    ("scoring.by", "17:59", "scoring.by: 18:00 or later, when schedule.nightly begins, found 17:59"),
     ("problem.never_features", ["dest"], "features: 'dest' is under problem.never_features"),
     (
         "gate.objective",

@@ -122,7 +122,7 @@ def known(lake: Lake, spec: UseCase) -> Known:
     limit = (rules[0].at_least if rules[0].at_most is None else rules[0].at_most) if rules else None
     attempts = _rows(lake, "attempts", {}, ["night", "verdict", "recorded"], nights)
     found = _rows(lake, "findings", {"outcome": "alarm"}, ["night", "check", "subject", "note"], nights)
-    asked = _rows(lake, "decisions", {"decision": "retrain"}, ["night"], nights)
+    decided = _rows(lake, "decisions", {}, ["night", "cause"], nights)
     return Known(
         spec=spec,
         nights=tuple(nights),
@@ -133,7 +133,7 @@ def known(lake: Lake, spec: UseCase) -> Known:
         estimated=_estimated(lake, metric, nights),
         moved=_moved(lake, nights),
         alarms=tuple(sorted(found, key=lambda row: (row["night"], row["check"], row["subject"]))),
-        asked=tuple(sorted(row["night"] for row in asked)),
+        asked=tuple(sorted(row["night"] for row in decided if row["cause"])),
         judged=tuple(
             (row["night"], row["verdict"]) for row in sorted(attempts, key=lambda row: int(row["recorded"]))
         ),

@@ -10,22 +10,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_args
 
 from include.clock import day_of
 from include.faults import answered
 from include.lake import Lake
 from include.metrics.exposition import Sample
+from include.monitor.policy import Act
 from include.promote import ledger
 from include.spec import UseCase
 
-READ = ("partitions", "findings", "performance", "losses", "predictions", "decisions", "deployments")
+READ = (
+    "partitions", "findings", "performance", "losses", "estimates", "predictions", "decisions", "deployments"
+)  # fmt: skip
 MADE = ("predictions", "performance", "monitor")  # the products beside the sources
 BACK = 31  # days that are searched for a product's newest night
 AHEAD = 400  # days in which the schedule fires again
 OUTCOMES = ("published", "refused", "unavailable")
 RUNGS = ("champion", "canary", "previous", "baseline", "prior")
-DECISIONS = ("nothing", "alert", "retrain")
+DECISIONS = get_args(Act)
 Rows = Sequence[Mapping[str, Any]]
 
 ABOUT = {
@@ -40,6 +43,9 @@ ABOUT = {
     "evergreen_limit": "Where the alarm of that check begins.",
     "evergreen_performance": "A realised metric of the newest night with labels; of the prior on its rows.",
     "evergreen_performance_night_timestamp_seconds": "By when predictions of that night existed.",
+    "evergreen_estimated_performance": "What a metric of the newest night is expected to be, without labels.",
+    "evergreen_estimated_performance_error": "Root mean square of such estimates less what was realised.",
+    "evergreen_estimated_performance_night_timestamp_seconds": "By when predictions of that night existed.",
     "evergreen_requirement": "What is required of a realised metric, at least or at most.",
     "evergreen_loss": "The objective's loss a row on the newest night with labels, by whom.",
     "evergreen_rung_share": "Share of the newest night's predictions that a rung of the ladder gave.",
@@ -51,7 +57,7 @@ ABOUT = {
 
 def gauges(lake: Lake, spec: UseCase) -> Iterator[Sample]:
     """Return what the lake's tables say of the newest nights, labelled by use case."""
-    for part in (_products, _findings, _performance, _losses, _rungs, _champion, _decision):
+    for part in (_products, _findings, _performance, _losses, _estimates, _rungs, _champion, _decision):
         for name, labels, value in part(lake, spec):
             if value is not None:
                 yield Sample(name, {"usecase": spec.name, **labels}, float(value))
@@ -115,6 +121,15 @@ def _losses(lake: Lake, spec: UseCase) -> Found:
         sums = [row[column] for row in newest]
         if count and None not in sums:
             yield "evergreen_loss", {"metric": spec.gate.objective, "of": of}, sum(sums) / count
+
+
+def _estimates(lake: Lake, spec: UseCase) -> Found:
+    told = [row for row in _of_newest(lake, "estimates") if row["value"] is not None]
+    for row in told:
+        yield "evergreen_estimated_performance", {"metric": row["metric"]}, row["value"]
+        yield "evergreen_estimated_performance_error", {"metric": row["metric"]}, row["error"]
+    if told:
+        yield "evergreen_estimated_performance_night_timestamp_seconds", {}, _time(spec, told[0]["night"])
 
 
 def _rungs(lake: Lake, spec: UseCase) -> Found:

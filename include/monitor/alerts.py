@@ -16,6 +16,7 @@ from include.environment import Endpoint
 from include.errors import EvergreenError, SettingError, SourceUnavailable
 from include.lake import Lake
 from include.refs import digest_json
+from include.spec import UseCase
 
 Message = dict[str, Any]
 TIMEOUT = (5, 15)  # seconds to connect, and between two bytes of the answer
@@ -40,6 +41,27 @@ def message(usecase: str, decided: dict[str, Any], report: str) -> Message:
         "sentence": f"{usecase} {decided['night']}: {decided['reason']}",
         "findings": findings,
         "report": report,
+    }
+
+
+def overdue(lake: Lake, spec: UseCase, night: str, page: str) -> Message:
+    """Return what is told when a night's predictions were due, empty where they are published.
+
+    Parameters
+    ----------
+    page : the address of the use case's page.
+    """
+    if lake.rows("partitions", {"product": "predictions", "night": night, "outcome": "published"}):
+        return {}
+    note = f"no predictions by {spec.scoring.by} {spec.schedule.timezone}, when they were due"
+    late = {"check": "deadline", "subject": "predictions", "value": None, "threshold": None, "note": note}
+    return {
+        "usecase": spec.name,
+        "night": night,
+        "decision": "alert",
+        "sentence": f"{spec.name} {night}: {note}",
+        "findings": [late],
+        "report": page,
     }
 
 

@@ -68,10 +68,11 @@ def _history(lake: Lake, spec: UseCase, night: str) -> list[Night]:
     history = []
     for key in keys:
         serving = next((row for row in reversed(champions) if row["effective"] <= key), None)
-        switched = None
+        switched, down = None, False
         if serving and serving["effective"] == key and serving["kind"] in BACKWARD:
             kind, version = serving["kind"], f"v{serving['version']}"
-            does = "serves no more" if kind == ledger.STEPPED_DOWN else "serves again"
+            down = kind == ledger.STEPPED_DOWN
+            does = "serves no more" if down else "serves again"
             note = f"{kind}: {version} {does} from this night on ({serving['reason']})"
             switched = Alert("switch", version, None, None, note)
         there = key in monitored or key == night
@@ -81,6 +82,7 @@ def _history(lake: Lake, spec: UseCase, night: str) -> list[Night]:
                 str(serving["model"]) if serving else "",
                 tuple(findings.from_rows(alarms[key])) if there else (),
                 switched,
+                "stop serving" if down else "roll back",
                 decided.get(key, UNDECIDED) if there else None,
             )
         )

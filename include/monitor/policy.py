@@ -1,8 +1,9 @@
-"""What a night's findings lead to: nothing, an alert, or a training beside the schedule. A pure function.
+"""What a night leads to: nothing, an alert, a training, a champion rolled back or served no more. Pure.
 
 An alert is told once and again only after some quiet nights, however many nights find it. One bad night is
 weather for a model; the same finding several nights in a row is a cause, and asks for one training at a time.
-Rolling back and stepping down are steps of `include.rollout`; here they are told.
+Rolling back and stepping down are steps of `include.rollout` or of a person; the night from which on one
+holds has it as its decision, and tells it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ TOLD: tuple[Check, ...] = (
     "data", "rung", "labels", "missing", "unseen", "jump", "performance", "concept"
 )  # fmt: skip
 MONTH = 30
+Act = Literal["nothing", "alert", "retrain", "roll back", "stop serving"]  # the later, the weightier
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,16 @@ class Alert:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a night decided, why, under which name it is acted on once (empty unless retrain), and alerts."""
+    """What a night decided, and why.
 
-    decision: Literal["nothing", "alert", "retrain"]
+    Parameters
+    ----------
+    decision : the weightiest of what follows.
+    cause : the name under which a training is asked for, whatever the decision; empty where none is.
+    alerts : what a person is told.
+    """
+
+    decision: Act
     cause: str
     reason: str
     alerts: tuple[Alert, ...] = ()
@@ -60,6 +69,7 @@ class Night:
     model : digest of its champion, empty before the first promotion.
     alarms : its findings in alarm; none where nobody monitored it.
     switched : that the champion was rolled back or stepped down from this night on, if it was.
+    act : which of the two, as a decision.
     decided : None for the night that is to be decided, and where nobody monitored.
     """
 
@@ -67,6 +77,7 @@ class Night:
     model: str
     alarms: tuple[Finding, ...] = ()
     switched: Alert | None = None
+    act: Literal["roll back", "stop serving"] = "roll back"
     decided: Decision | None = None
 
 
@@ -87,10 +98,8 @@ def decide(history: Sequence[Night], spec: UseCase) -> Decision:
     if night.switched:
         alerts = (night.switched, *alerts)
         parts.insert(0, night.switched.note)
-    decision: Literal["nothing", "alert", "retrain"] = (
-        "retrain" if cause else "alert" if alerts else "nothing"
-    )
-    return Decision(decision, cause, "; ".join(parts), alerts)
+    found: Act = "retrain" if cause else "alert" if alerts else "nothing"
+    return Decision(night.act if night.switched else found, cause, "; ".join(parts), alerts)
 
 
 def reach(spec: UseCase) -> int:

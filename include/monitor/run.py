@@ -222,6 +222,6 @@ def note(found: Sequence[Finding]) -> str:
 
 def _ask(decision: Decision) -> str:
     """Return what is to be done, for the end of a night's sentence."""
-    if decision.decision == "retrain":
+    if decision.cause:
         return f"asks for a training ({decision.reason})"
     return decision.reason if decision.alerts else "nothing to do"

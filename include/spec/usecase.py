@@ -139,6 +139,7 @@ class UseCase(Strict):
         for column in self.problem.never_features:
             if column in self.features.columns:
                 raise ValueError(f"features: {column!r} is under problem.never_features")
+        self._hour_fits()
         self._columns_fit()
         self._outputs_fit()
         self._ablation_fits()
@@ -154,6 +155,15 @@ class UseCase(Strict):
                 except ValueError as error:
                     raise ValueError(f"{path}.requirements: {error}") from None
         return self
+
+    def _hour_fits(self) -> None:
+        """Refuse an hour at which each night's predictions would be overdue before they are begun."""
+        minute, hour = self.schedule.nightly.split()[:2]
+        begun = f"{int(hour):02}:{int(minute):02}"
+        if self.scoring.by < begun:
+            raise ValueError(
+                f"scoring.by: {begun} or later, when schedule.nightly begins, found {self.scoring.by}"
+            )
 
     def _outputs_fit(self) -> None:
         """Refuse a fallback that is no prediction, and columns that the predictions' would hide."""

@@ -33,9 +33,21 @@ def inside(path: str) -> str:
 
 def report_address(usecase: str, night: str) -> str:
     """Return the whole address of a night's report, for those who aren't in Airflow."""
+    return _whole(_report(usecase, night))
+
+
+def usecase_address(usecase: str) -> str:
+    """Return the whole address of a use case's page, for those who aren't in Airflow."""
+    return _whole(_usecase(usecase))
+
+
+def _whole(path: str) -> str:
     base = urlsplit(conf.get("api", "base_url", fallback=""))
-    path = _report(usecase, night)
     return f"{base.scheme}://{base.netloc}{path}" if base.netloc else path
+
+
+def _usecase(usecase: str) -> str:
+    return inside(f"/usecase/{quote(usecase)}")
 
 
 def _report(usecase: str, night: str) -> str:
@@ -65,7 +77,7 @@ class OverviewLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """Return the page of the operator's use case."""
-        return inside(f"/usecase/{quote(operator.usecase)}")  # type: ignore[attr-defined]  # Evergreen's operators
+        return _usecase(operator.usecase)  # type: ignore[attr-defined]  # Evergreen's operators
 
 
 class ReportLink(BaseOperatorLink):

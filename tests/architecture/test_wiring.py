@@ -77,6 +77,12 @@ def test_a_step_of_a_trial_is_looked_for_on_every_night(wired: Wired) -> None:
     assert before(dag, "rollout.advance") == {"ingest.sales", "score.predict"}
 
 
+def test_a_nights_decision_is_an_asset_that_others_can_wait_for(wired: Wired) -> None:
+    """The watch, which decides, has it beside the findings."""
+    outlets = [asset.uri for asset in wired("nightly").get_task("monitor.watch").outlets]
+    assert outlets == ["evergreen://weekly_sales/findings", "evergreen://weekly_sales/decisions"]
+
+
 def test_a_night_that_nobody_could_score_tells_as_well(wired: Wired) -> None:
     """The alerts wait for the monitor's task alone, also where it is red, and nothing waits for them."""
     alert = wired("nightly").get_task("monitor.alert")

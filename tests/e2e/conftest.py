@@ -19,7 +19,7 @@ from tests.usecases.weekly_sales import world
 
 ROOT = Path(__file__).parents[2]
 WEEKS = 24
-STORY = "weekly_story"
+STORY, LATE = "weekly_story", "weekly_late"
 # what the story's use case declares otherwise: files of its own, a recipe that learns little, and each step
 PLOT = (
     ("sales/{day}.csv", "story/{day}.csv"),
@@ -31,6 +31,11 @@ PLOT = (
         "  block: 1\n  alpha: 0.2\n  min_gain: 0.05\n  approval: human\n"
         "  rollout: {kind: canary, nights: 2, look: 1, patience: 10, alpha: 0.4, margin: 3, share: 0.4}",
     ),
+)
+OVERDUE = (
+    ('nightly: "0 6 * * 1"', 'nightly: "0 6 * * *"'),
+    ('by: "09:00"', 'by: "06:00"'),
+    ("\nscoring:", "\nalerts: {to: [ops]}\n\nscoring:"),
 )
 
 
@@ -85,7 +90,7 @@ class House:
 
 @pytest.fixture(scope="module")
 def house() -> Iterator[House]:
-    """The stack, up, with the weekly use case's files and four more use cases laid beside it."""
+    """The stack, up, with the weekly use case's files and five more use cases laid beside it."""
     folder = Path(tempfile.mkdtemp(prefix="evergreen-e2e-"))  # pytest's own is closed to PostgreSQL's user
     made = House(folder)
     made.usecases.mkdir()
@@ -96,6 +101,8 @@ def house() -> Iterator[House]:
     _copy(made.usecases, "weekly_killed", ended)
     _copy(made.usecases, "weekly_asking", ended, ("  block: 1", "  block: 1\n  approval: human"))
     _copy(made.usecases, STORY, ended, *PLOT)
+    # nightly, without an end and without a file: its newest night is overdue as soon as it is scheduled
+    _copy(made.usecases, LATE, *OVERDUE)
     _copy(made.usecases, "weekly_mistyped", ("objective: squared_error", "objectiv: squared_error"))
     before = dict(os.environ)
     try:

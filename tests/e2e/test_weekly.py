@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import subprocess
-from datetime import date
+from datetime import date, timedelta
 
 import pytest
 
+from demo import process
 from demo.airflow_api import AirflowError
+from demo.servers import log_file
 from include.lake import Lake
 from include.promote import ledger
 from include.spec import load
-from tests.e2e.conftest import STORY, WEEKS, House
+from tests.e2e.conftest import LATE, STORY, WEEKS, House
 from tests.faults import clocks
+from tests.monitor.hook import Hook, serving
 from tests.usecases.weekly_sales import world
 
 pytestmark = pytest.mark.airflow
@@ -58,6 +61,11 @@ def test_a_backfill_of_nights_is_served_by_the_champion(house: House, champion: 
     rows = house.lake(OWN).rows("predictions", {"night": NIGHTS[-4:-1]})
     assert len(rows) == 3 * 40
     assert {row["rung"] for row in rows} == {"champion"}
+    found = house.api.call("GET", "/assets/events", params={"source_dag_id": f"{OWN}__nightly"})
+    said = [e["extra"] for e in found["asset_events"] if e["uri"] == f"evergreen://{OWN}/decisions"]
+    assert sorted(said, key=lambda one: str(one["night"])) == [
+        {"night": night, "decision": "nothing", "cause": ""} for night in NIGHTS[-4:-1]
+    ]
 
 
 def test_overlapping_runs_lose_and_double_nothing(house: House, champion: str) -> None:
@@ -107,15 +115,42 @@ def test_a_killed_task_is_run_again_and_the_night_ends_as_if_nothing_had_happene
     assert clocks.state(house.lake(usecase)) == clocks.state(unharmed)
 
 
+def test_a_night_without_predictions_by_the_declared_hour_is_told(house: House) -> None:
+    """The deadline of the scheduled run is told at its connection, once; a backfilled run has none."""
+    dag = f"{LATE}__nightly"
+    for hook in serving(Hook()):
+
+        def overdue(hook: Hook = hook) -> list[str]:
+            told = [said for *_, said in hook.got if said["findings"][0]["check"] == "deadline"]
+            return [str(said["sentence"]) for said in told]
+
+        ops = {"connection_id": "ops", "conn_type": "http", "host": hook.uri}
+        house.api.call("POST", "/connections", json=ops)
+        house.api.wait_dag(dag, timeout=60)
+        house.api.unpause(dag)
+        runs = process.until(lambda: bool(house.api.call("GET", f"/dags/{dag}/dagRuns")["dag_runs"]), 60)
+        assert runs, "the newest night is not scheduled"
+        (run,) = house.api.call("GET", f"/dags/{dag}/dagRuns")["dag_runs"]
+        night = date.fromisoformat(run["partition_key"])
+        before = night - timedelta(days=1)
+        house.api.backfill(dag, before, before)
+        told = process.until(lambda: bool(overdue()), 60)
+        assert told, log_file(house.home, "triggerer").read_text()[-3000:]
+        (backfilled,) = house.api.wait_backfill(dag, before, before, timeout=120)
+        assert (run["run_type"], backfilled["run_type"]) == ("scheduled", "backfill")
+        assert overdue() == [f"{LATE} {night}: no predictions by 06:00 UTC, when they were due"]
+
+
 def test_a_mistyped_spec_is_an_import_error_and_takes_down_only_itself(house: House) -> None:
-    """The bad declaration shows with its sentence under dags/specs.py; every other use case has its DAGs."""
+    """The bad declaration shows with its sentence under dags/specs.py; all others are there."""
     errors = {e["filename"].rsplit("/", 1)[-1]: e["stack_trace"] for e in house.api.import_errors()}
     assert set(errors) == {"specs.py"}
     assert "gate.objectiv: unknown key; valid here: " in errors["specs.py"]
     found = house.api.call("GET", "/dags", params={"limit": 100})["dags"]
-    assert {dag["dag_id"] for dag in found} == {
+    flights = ("flight_bands", "flight_delay", "flight_minutes")
+    assert {dag["dag_id"] for dag in found} - {"evergreen__upkeep"} == {
         f"{usecase}__{clock}"
-        for usecase in ("flight_bands", "flight_delay", "flight_minutes", "weekly_killed", ASKING, STORY, OWN)
+        for usecase in (*flights, "weekly_killed", ASKING, LATE, STORY, OWN)
         for clock in ("nightly", "training", "history", "operate")
     }
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
+from include import tables
 from include.lake import Lake
 from include.metrics.exposition import CONTENT_TYPE, text
 from include.metrics.gauges import ABOUT
@@ -21,6 +23,7 @@ from include.spec import UseCase
 from tests.monitor import machines
 
 TOKEN = "token-of-a-test"
+ESTIMATED = {"value": 0.7, "error": 0.05, "reason": ""}
 NIGHTS = 3  # that go well: labels take two
 
 
@@ -40,8 +43,16 @@ class Plant:
         machines.stops(self.lake, self.spec, night)
         score(self.lake, self.spec, night)
         monitor(self.lake, self.spec, night)
+        self._estimate(night)
         self.done.append(night)
         return night
+
+    def _estimate(self, night: str) -> None:
+        """Plant an estimate of one metric: this champion had no gate, so none can be told of it."""
+        rows = self.lake.rows("estimates", {"night": night})
+        told = [row | ESTIMATED if row["metric"] == "roc_auc" else row for row in rows]
+        table = pa.Table.from_pylist(told, schema=tables.ESTIMATES)
+        self.lake.publish("estimates", table, {"night": night})
 
 
 @dataclass

@@ -21,7 +21,7 @@ from include.metrics import scrape as scraping
 from include.metrics.exposition import Sample, text
 from include.metrics.gauges import ABOUT, gauges, newest_of
 from include.metrics.scrape import scrape
-from tests.metrics.conftest import Plant
+from tests.metrics.conftest import ESTIMATED, Plant
 from tests.monitor import machines
 
 LABELS = {"usecase", "product", "source", "outcome", "check", "subject", "metric", "of", "bound", "rung",
@@ -76,6 +76,18 @@ def test_realised_performance_stands_beside_prior_and_requirement(plant: Plant) 
     assert set(told(found, "evergreen_loss")) == {
         ("log_loss", of) for of in ("served", "baseline", "expected")
     }
+
+
+def test_an_estimate_has_its_error_and_its_night_and_what_cannot_be_told_is_left_out(plant: Plant) -> None:
+    """The newest night's, which has no labels yet; a metric without a value has no gauge."""
+    found, night = list(gauges(plant.lake, plant.spec)), plant.done[-1]
+    rows = plant.lake.rows("estimates", {"night": night})
+
+    assert told(found, "evergreen_estimated_performance") == {("roc_auc",): ESTIMATED["value"]}
+    assert told(found, "evergreen_estimated_performance_error") == {("roc_auc",): ESTIMATED["error"]}
+    assert len(rows) > 1
+    [time] = told(found, "evergreen_estimated_performance_night_timestamp_seconds").values()
+    assert time == datetime.fromisoformat(f"{night}T23:59:00+00:00").timestamp()
 
 
 def test_the_champion_and_the_decision_are_told(plant: Plant) -> None:

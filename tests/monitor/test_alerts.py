@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import socketserver
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,42 +16,16 @@ import pyarrow as pa
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
+from evergreen.deadline import PredictionsDue, tell_overdue
 from evergreen.operators.monitor import AlertOperator
 from include import tables
 from include.lake import Lake
 from tests.monitor import machines
+from tests.monitor.hook import Hook, serving
 
 NIGHT, SECRET = "2024-01-25", "T0/B0/planted-secret"
 FOUND = {"check": "data", "subject": "stops", "value": 1.0, "threshold": 0.1, "note": "stops is <refused>"}
 Declare = Callable[..., Lake]
-
-
-class Hook(ThreadingHTTPServer):
-    """A webhook that answers with one status after the other; the last one stays."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.statuses = [200]
-        self.got: list[tuple[str, str, Any]] = []
-        self.uri = f"http://127.0.0.1:{self.server_port}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Hook
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.got.append((self.path, self.headers.get("Authorization", ""), body))
-        statuses = self.server.statuses
-        self.send_response(statuses.pop(0) if statuses[1:] else statuses[0])
-        self.send_header("Location", "/elsewhere")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
 
 
 class Mail(socketserver.ThreadingTCPServer):
@@ -75,14 +49,6 @@ class _Smtp(socketserver.StreamRequestHandler):
                 self.wfile.write(b"354 go on\r\n")
                 self.server.got.append(b"".join(iter(self.rfile.readline, b".\r\n")).decode())
             self.wfile.write(b"221 bye\r\n" if word == b"QUIT" else b"250 ok\r\n")
-
-
-def serving(server: Any) -> Iterator[Any]:
-    """Let a server run for a test."""
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
 
 
 @pytest.fixture
@@ -228,3 +194,80 @@ def test_where_there_is_nobody_or_nothing_to_tell_it_says_so(declare: Declare) -
     assert tell().startswith("could not tell nobody:")
     lake.publish("decisions", tables.DECISIONS.empty_table(), {"night": NIGHT})
     assert tell() == "no decision was taken"
+
+
+def overdue(night: str = NIGHT) -> str:
+    """Call what Airflow calls when a night's deadline is over; return what it says."""
+    context = {"dag_run": {"partition_key": night}, "deadline": {"id": "0", "deadline_time": "now"}}
+    return asyncio.run(tell_overdue("machines", context))
+
+
+def predicted(lake: Lake, outcome: str) -> None:
+    """Publish what became of the night's predictions."""
+    row = {"product": "predictions", "night": NIGHT, "outcome": outcome, "note": "", "rows": 1, "revision": 0}
+    row |= {"quarantined": 0, "duplicates": 0, "code": "", "digest": "", "inputs": "{}", "spec": ""}
+    table = pa.Table.from_pylist([row], schema=tables.PARTITIONS)
+    lake.publish("partitions", table, {"product": "predictions", "night": NIGHT})
+
+
+@pytest.mark.parametrize("outcome", ["", "refused"])
+def test_predictions_that_are_overdue_are_told_once(declare: Declare, hook: Hook, outcome: str) -> None:
+    """Where none are published at the declared hour it says so, with the hour; asked again, no more."""
+    lake = declare(ops={"conn_type": "http", "host": hook.uri})
+    if outcome:
+        predicted(lake, outcome)
+    why = f"machines {NIGHT}: no predictions by 23:59 UTC, when they were due"
+    assert [overdue(), overdue()] == [f"{why}; ops: told", f"{why}; ops: told before"]
+    [(*_, said)] = hook.got
+    assert (said["sentence"], said["findings"][0]["check"]) == (why, "deadline")
+    assert said["report"].endswith("/usecase/machines")
+
+
+def test_predictions_that_are_there_are_not_overdue(declare: Declare, hook: Hook) -> None:
+    """A run that goes on after its predictions are published tells nobody."""
+    predicted(declare(ops={"conn_type": "http", "host": hook.uri}), "published")
+    assert overdue() == f"machines {NIGHT}: the predictions are published; nobody is told"
+    assert hook.got == []
+
+
+def test_what_is_overdue_is_mailed_too_and_one_that_refuses_fails_nothing(
+    declare: Declare, hook: Hook, mail: Mail
+) -> None:
+    """Airflow's notifier needs no task; a webhook that refuses is said, and not raised."""
+    hook.statuses = [500]
+    host, port = mail.server_address[:2]
+    extra = {"from_email": "a@example.org", "to": "b@example.org", "disable_ssl": True, "disable_tls": True}
+    declare(
+        bad={"conn_type": "http", "host": hook.uri, "password": SECRET},
+        mail={"conn_type": "smtp", "host": host, "port": port, "extra": extra},
+    )
+    said = overdue()
+    assert "; bad: failed: connection bad: required a webhook that takes it, found status 500; " in said
+    assert said.endswith("; mail: told")
+    assert "no predictions by 23:59 UTC" in mail.got[0].replace("=\n", "")
+    assert SECRET not in said
+
+
+def test_with_nobody_to_tell_it_says_so(declare: Declare) -> None:
+    """The deadline is in Airflow all the same."""
+    declare()
+    assert overdue().endswith("when they were due; alerts.to of the spec names nobody")
+
+
+@pytest.mark.parametrize(
+    ("kind", "night", "moment"),
+    [
+        ("scheduled", "2013-03-10", datetime(2013, 3, 11, 0, tzinfo=UTC)),  # summer time began that night
+        ("scheduled", "2013-03-09", datetime(2013, 3, 10, 1, tzinfo=UTC)),
+        ("backfill", "2013-03-09", None),
+        ("manual", "2013-03-09", None),
+        ("scheduled", None, None),
+        ("scheduled", "no date", None),
+    ],
+)
+def test_only_a_scheduled_night_has_a_deadline(kind: str, night: str | None, moment: datetime | None) -> None:
+    """It is the declared local hour, and whatever has none gets its run without."""
+    read = PredictionsDue("0 18 * * *", "America/New_York", "20:00").serialize_reference()
+    due = PredictionsDue.deserialize_reference(read)
+    session = SimpleNamespace(execute=lambda query: SimpleNamespace(one=lambda: (kind, night)))
+    assert due._evaluate_with(session=session, dag_id="d", run_id="r") == moment

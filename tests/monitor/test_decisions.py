@@ -18,7 +18,7 @@ from include.lake import Lake
 from include.monitor import findings
 from include.monitor.decisions import settle
 from include.monitor.findings import Finding
-from include.promote.ledger import STEPPED_DOWN
+from include.promote.ledger import ROLLED_BACK, STEPPED_DOWN
 from include.spec import UseCase
 from include.spec.stages import Alerts, Retraining
 from tests.monitor import machines
@@ -111,19 +111,23 @@ def test_an_alarm_that_was_mended_is_told_no_more(rules: UseCase, week: list[str
     assert [row[1] for row in decided(lake)] == ["nothing", "alert"]
 
 
-def test_a_champion_that_stepped_down_is_told_on_its_night(
-    rules: UseCase, week: list[str], tmp_path: Path
+@pytest.mark.parametrize(
+    ("kind", "decision", "does"),
+    [(STEPPED_DOWN, "stop serving", "serves no more"), (ROLLED_BACK, "roll back", "serves again")],
+)
+def test_a_champion_that_went_is_the_decision_of_its_night(
+    rules: UseCase, week: list[str], tmp_path: Path, kind: str, decision: str, does: str
 ) -> None:
-    """The ladder did it: the night from which on it holds says so, once."""
+    """Whoever did it: the night from which on it holds says so, once."""
     lake = opened(tmp_path, week)
-    row = lake.rows("deployments")[0] | {"switch": 2, "kind": STEPPED_DOWN, "effective": week[2]}
+    row = lake.rows("deployments")[0] | {"switch": 2, "kind": kind, "effective": week[2]}
     down = pa.Table.from_pylist([{**row, "reason": "loses more"}], schema=tables.DEPLOYMENTS)
     lake.append_at("deployments", down, lake.version("deployments"))
     for night in week[1:4]:
         watched(lake, rules, night)
     reasons = [row[3] for row in decided(lake)]
-    assert [row[1] for row in decided(lake)] == ["nothing", "alert", "nothing"]
-    assert reasons[1].startswith("stepped down: v1 serves no more from this night on (loses more); ")
+    assert [row[1] for row in decided(lake)] == ["nothing", decision, "nothing"]
+    assert reasons[1].startswith(f"{kind}: v1 {does} from this night on (loses more); ")
 
 
 def test_decisions_of_a_lake_without_alerts_are_read(rules: UseCase, week: list[str], tmp_path: Path) -> None:

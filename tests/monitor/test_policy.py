@@ -135,11 +135,21 @@ def test_jumps_are_told_once_whichever_columns(use: UseCase) -> None:
 
 
 def test_a_switch_that_happened_is_told_and_not_done_again(use: UseCase) -> None:
-    """A champion that was rolled back is an alert of its own, and first in the reason."""
+    """A champion that was rolled back is an alert of its own, and first in the reason; the row says so."""
     switched = Alert("switch", "v1", None, None, "rolled back: v1 serves again from this night on (worse)")
     decision = decide([Night("a", CHAMPION, (), switched)], use)
-    assert (decision.decision, decision.alerts) == ("alert", (switched,))
+    assert (decision.decision, decision.alerts) == ("roll back", (switched,))
     assert decision.reason.startswith("rolled back: v1 serves again")
+
+
+def test_a_night_on_which_the_champion_goes_may_ask_for_a_training_too(use: UseCase) -> None:
+    """The decision is the weightier act, and the cause asks for the training all the same."""
+    spec = use.model_copy(update={"retraining": Retraining(persist=1)})
+    switched = Alert("switch", "v1", None, None, "stepped down: v1 serves no more")
+    night = Night("a", CHAMPION, tuple(found("performance")), switched, "stop serving")
+    decision = decide([night], spec)
+    assert (decision.decision, decision.cause) == ("stop serving", "degraded-0123456789ab-a")
+    assert [alert.check for alert in decision.alerts] == ["switch", "performance"]
 
 
 def test_a_cool_down_holds_up_every_cause(use: UseCase) -> None:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DagRunTriggerException
 
+from evergreen.assets import product
 from evergreen.links import OverviewLink, ReportLink, report_address
-from evergreen.operators.base import EvergreenOperator, connect, night_of
+from evergreen.operators.base import EvergreenOperator, night_of
+from evergreen.send import sender
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-
-    from include.environment import Endpoint
-    from include.monitor.alerts import Message
 
 
 class MonitorOperator(EvergreenOperator):
     """Compare the night with the model's reference, and matured predictions with what came true.
 
     Reads profiles, predictions and labels; writes performance, findings, the decision and the drift report,
-    and of the newest night, unless it is backfilled, the page on the year.
+    and of the newest night, unless it is backfilled, the page on the year. The event of the decisions' asset
+    carries the decision.
     """
 
     operator_extra_links = (OverviewLink(), ReportLink())
@@ -35,6 +34,9 @@ class MonitorOperator(EvergreenOperator):
         with self.one_try():
             night = night_of(context)
             ref = monitor(lake, spec, night)
+        for decided in lake.rows("decisions", {"night": night}):
+            said = {name: decided[name] for name in ("night", "decision", "cause")}
+            context["outlet_events"][product(self.usecase, "decisions")].extra.update(said)
         if context["dag_run"].run_type != "backfill":
             redraw(lake, spec, night)
         if not lake.rows("partitions", {"product": "predictions", "night": night}):
@@ -54,7 +56,7 @@ class AskTrainingOperator(EvergreenOperator):
         with self.one_try():
             night = night_of(context)
         found = lake.rows("decisions", {"night": night})
-        if not found or found[0]["decision"] != "retrain":
+        if not found or not found[0]["cause"]:
             raise AirflowSkipException(found[0]["reason"] if found else "no decision was taken")
         if context["dag_run"].run_type == "backfill":
             raise AirflowSkipException(f"a backfilled night never trains; {found[0]['reason']}")
@@ -98,45 +100,8 @@ class AlertOperator(EvergreenOperator):
         if not spec.alerts.to:
             raise AirflowSkipException(f"alerts.to of the spec names nobody; {found[0]['reason']}")
         self.log.info("%s", said["sentence"])
-        became = alerts.tell(lake, said, spec.alerts.to, self._send(context))
+        became = alerts.tell(lake, said, spec.alerts.to, sender(context))
         for name, what in became.items():
             (self.log.warning if what.startswith("failed") else self.log.info)("%s: %s", name, what)
         if failed := [name for name, what in became.items() if what.startswith("failed")]:
             raise AirflowSkipException(f"could not tell {', '.join(failed)}: the log has why; run this again")
-
-    def _send(self, context: Context) -> Callable[[str, Message], None]:
-        def send(name: str, said: Message) -> None:
-            from airflow.sdk import Connection
-
-            from include.monitor.alerts import post
-
-            kind = str(Connection.get(name).conn_type)
-            if kind == "smtp":
-                _mail(connect(name), said, context)
-            else:
-                post(connect(name), said, slack=kind.startswith("slack"))
-
-        return send
-
-
-def _mail(endpoint: Endpoint, said: Message, context: Context) -> None:
-    """Send a message by Airflow's own notifier; the connection's extra says from_email and to."""
-    from html import escape
-
-    from airflow.providers.smtp.notifications.smtp import SmtpNotifier
-
-    from include.errors import SettingError
-    from include.monitor.alerts import lines
-
-    if not endpoint.extra.get("to"):
-        raise SettingError(
-            f"connection {endpoint.name}",
-            required='"to" and "from_email" in its extra',
-            found="none",
-            remedy='as {"from_email": "evergreen@example.org", "to": "team@example.org"}',
-        )
-    text = "<br>".join(escape(line) for line in lines(said))
-    notifier = SmtpNotifier(
-        to=endpoint.extra["to"], subject=said["sentence"][:200], html_content=text, smtp_conn_id=endpoint.name
-    )
-    notifier.notify(context)

@@ -1,0 +1,46 @@
+"""A training is asked for by its cause, whatever the weightiest decision of the night is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pytest
+from airflow.sdk.exceptions import AirflowSkipException, DagRunTriggerException
+
+from evergreen.operators.monitor import AskTrainingOperator
+from include import tables
+from include.lake import Lake
+from tests.monitor import machines
+
+NIGHT = "2024-01-25"
+
+
+@pytest.mark.parametrize("decision", ["retrain", "stop serving", "roll back"])
+@pytest.mark.parametrize(
+    ("cause", "run_type", "why"),
+    [
+        ("degraded-0123", "scheduled", ""),
+        ("degraded-0123", "backfill", "a backfilled night never trains; worse"),
+        ("", "scheduled", "worse"),
+    ],
+)
+def test_the_cause_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decision: str, cause: str, run_type: str, why: str
+) -> None:
+    """It names the run; a night without a cause or a backfilled one skips with the reason."""
+    machines.spec(tmp_path)
+    monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path))
+    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
+    row = {"night": NIGHT, "decision": decision, "cause": cause, "reason": "worse", "alerts": "[]"}
+    table = pa.Table.from_pylist([row], schema=tables.DECISIONS)
+    Lake("machines").publish("decisions", table, {"night": NIGHT})
+    run = SimpleNamespace(partition_key=NIGHT, run_type=run_type)
+    ask = AskTrainingOperator(task_id="ask_training", usecase="machines")
+    with pytest.raises(AirflowSkipException if why else DagRunTriggerException) as said:
+        ask.execute({"dag_run": run, "params": {}})  # type: ignore[typeddict-item]  # all that it reads
+    if isinstance(said.value, DagRunTriggerException):
+        assert said.value.dag_run_id == f"cause__{cause}"
+    else:
+        assert str(said.value) == why
