@@ -12,9 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, get_args
 
+import pyarrow as pa
+
 from include.clock import day_of
 from include.faults import answered
-from include.lake import Lake
+from include.lake import Lake, Where
 from include.metrics.exposition import Sample
 from include.monitor.policy import Act
 from include.promote import ledger
@@ -24,7 +26,7 @@ READ = (
     "partitions", "findings", "performance", "losses", "estimates", "predictions", "decisions", "deployments"
 )  # fmt: skip
 MADE = ("predictions", "performance", "monitor")  # the products beside the sources
-BACK = 31  # days that are searched for a product's newest night
+BACK = 31  # days before a product's newest night in which its newest published one is looked for first
 AHEAD = 400  # days in which the schedule fires again
 OUTCOMES = ("published", "refused", "unavailable")
 RUNGS = ("champion", "canary", "previous", "baseline", "prior")
@@ -72,15 +74,17 @@ Found = Iterator[tuple[str, dict[str, str], float | None]]
 
 
 def _products(lake: Lake, spec: UseCase) -> Found:
-    newest = newest_of(lake, "partitions")
-    if not newest:
-        return
-    nights = [(day_of(newest) - timedelta(days=ago)).isoformat() for ago in range(BACK)]
+    newest = _newest_by_product(lake, [*spec.sources, *MADE])
     columns = ["product", "night", "outcome", "rows", "quarantined"]
-    read = lake.read("partitions", {"product": [*spec.sources, *MADE], "night": nights}, columns)
-    rows = sorted(read.to_pylist() if read is not None else [], key=lambda row: str(row["night"]))
+    nights = {
+        (day_of(key) - timedelta(days=ago)).isoformat() for key in newest.values() for ago in range(BACK)
+    }
+    rows = _read(lake, {"product": [*newest], "night": sorted(nights)}, columns)
     last = {row["product"]: row for row in rows}
     published = {row["product"]: row["night"] for row in rows if row["outcome"] == "published"}
+    if gone := [product for product in newest if product not in published]:  # refused for that long
+        again = _read(lake, {"product": gone, "outcome": "published"}, columns)
+        published |= {row["product"]: row["night"] for row in again}
     for product, night in sorted(published.items()):
         yield "evergreen_night_timestamp_seconds", {"product": product}, _time(spec, night)
     if "predictions" in published:
@@ -150,6 +154,24 @@ def _decision(lake: Lake, spec: UseCase) -> Found:
     for row in _of_newest(lake, "decisions", ["night", "decision"]):
         for decision in DECISIONS:
             yield "evergreen_decision", {"decision": decision}, row["decision"] == decision
+
+
+def _read(lake: Lake, where: Where, columns: Sequence[str]) -> Rows:
+    """Return rows of `partitions`, the oldest night first."""
+    read = lake.read("partitions", where, columns)
+    return sorted(read.to_pylist() if read is not None else [], key=lambda row: str(row["night"]))
+
+
+@answered
+def _newest_by_product(lake: Lake, products: Sequence[str]) -> dict[str, str]:
+    """Return each product's newest night by the log of `partitions` alone."""
+    opened = lake.open("partitions")
+    files = () if opened is None else pa.table(opened.get_add_actions(flatten=True)).to_pylist()
+    found: dict[str, str] = {}
+    for file in files:
+        if (product := file["partition.product"]) in products and file["max.night"]:
+            found[product] = max(found.get(product, ""), str(file["max.night"]))
+    return found
 
 
 @answered

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -131,6 +131,18 @@ def test_a_source_that_did_not_come_is_told_with_its_last_good_night(plant: Plan
     assert told(found, "evergreen_partition")["readings", "published"] == 0
     [time] = told(found, "evergreen_night_timestamp_seconds").values()
     assert time == datetime.fromisoformat("2024-03-01T23:59:00+00:00").timestamp()
+
+
+def test_what_stopped_long_ago_keeps_its_newest_night(plant: Plant, tmp_path: Path) -> None:
+    """An outage of months is told for as long as it lasts, also where every night of it was refused."""
+    lake = Lake("machines", str(tmp_path))
+    machines.readings(lake, plant.spec, "2024-03-01")
+    machines.stops(lake, plant.spec, "2024-03-02")
+    for night in ("2024-04-20", "2024-06-20"):
+        machines.stops(lake, plant.spec, night, outcome="refused")
+    nights = told(list(gauges(lake, plant.spec)), "evergreen_night_timestamp_seconds")
+    days = {product: f"{datetime.fromtimestamp(time, UTC):%m-%d}" for (product,), time in nights.items()}
+    assert days == {"readings": "03-01", "stops": "03-02"}
 
 
 def test_a_scrape_reads_only_what_changed(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
