@@ -27,9 +27,7 @@ def backup(usecase: Which = None, as_json: AsJson = False, debug: Debug = False)
 
     wanted = [specs.load(usecase)] if usecase else specs.read_all()[0]
     lakes = [lake for spec in wanted if (lake := Lake(spec.name)).tables()]
-    done = copy(
-        lakes, shelf(), now=datetime.now(UTC), connect=endpoint, artifacts=setting(ARTIFACTS, "")
-    )
+    done = copy(lakes, shelf(), now=datetime.now(UTC), connect=endpoint, artifacts=setting(ARTIFACTS, ""))
     show({**vars(done), "note": done.note}, done.note, as_json)
     raise typer.Exit(bool(done.failed))
 

@@ -1,7 +1,7 @@
 """Where backups lie: each object once, under its SHA-256, and of each backup a manifest, written last.
 
-An object that is there isn't written again, so a second backup adds what is new. A backup without its manifest
-doesn't exist: one that was killed left objects, which the next one finds.
+An object that is there isn't written again, so a second backup adds what is new. A backup without its
+manifest doesn't exist: one that was killed left objects, which the next one finds.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from include.errors import EvergreenError, StoreUnavailable
 from include.lake import Lake
 
 ARTIFACTS = "EVERGREEN_MLFLOW_ARTIFACTS"
-LOOKS, PAUSE = 600, 0.2  # two minutes: a night's commits leave gaps
+LOOKS, PAUSE = 400, 0.3  # two minutes and more: a night leaves gaps between its commits
 LOG = re.compile(r"tables/([^/]+)/_delta_log/(.*)")
 COMMITTED = re.compile(r"(\d{20})\.(json|checkpoint\..*parquet)")
 
@@ -153,7 +153,11 @@ def standing(marks: Mapping[str, str], versions: Mapping[str, int]) -> dict[str,
 
 
 def _copied(
-    place: Lake, marks: Mapping[str, str], kept: Lake, known: Mapping[str, Sequence[str]], there: dict[str, int]
+    place: Lake,
+    marks: Mapping[str, str],
+    kept: Lake,
+    known: Mapping[str, Sequence[str]],
+    there: dict[str, int],
 ) -> Objects:
     """Copy what isn't there, and return the digest of each; what has the mark it had isn't read again."""
 
