@@ -87,8 +87,8 @@ def _empty(place: Lake) -> None:
             place.uri,
             required="an empty place to restore to",
             found=f"{len(found):,} objects, as {min(found)}",
-            remedy="let EVERGREEN_LAKE name another address, or remove what is there, which a restore that was "
-            "cut off may have left",
+            remedy="let EVERGREEN_LAKE name another address, or remove what is there, which a restore that "
+            "was cut off may have left",
         )
 
 

@@ -1,8 +1,8 @@
 """Copy the lake as it was at one moment, while nights run, and then the databases.
 
 The moment comes first. A table's version only grows, so when every table has the version that it had a look
-before, all of them had these versions between the two looks. A lake restored to them is one whose writers were
-killed at that moment, which a rerun of the night heals; `partitions` speaks of nothing that it doesn't hold.
+before, all of them had these versions between the two looks. A lake restored to them is one whose writers
+were killed at that moment, which a rerun of the night heals; no row speaks of another that it doesn't hold.
 
 The files come second. What a row refers to, a data file or an object, was written before the row was, so a
 listing made after the moment has it; commits that came since are left out, and files that only they refer to
@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -23,11 +24,12 @@ from include.backup import shelf
 from include.backup.databases import DATABASES, Absent, dump
 from include.backup.shelf import Manifest, Objects
 from include.environment import Connect, code_version
-from include.errors import EvergreenError, StoreUnavailable
+from include.errors import BackupError, EvergreenError, StoreUnavailable
 from include.lake import Lake
 
 ARTIFACTS = "EVERGREEN_MLFLOW_ARTIFACTS"
 LOOKS, PAUSE = 400, 0.3  # two minutes and more: a night leaves gaps between its commits
+RECENT = 5  # backups, in which unchanged objects are looked for: what none has is read again
 LOG = re.compile(r"tables/([^/]+)/_delta_log/(.*)")
 COMMITTED = re.compile(r"(\d{20})\.(json|checkpoint\..*parquet)")
 
@@ -75,8 +77,7 @@ def backup(
     """
     name = now.astimezone(UTC).strftime("%Y-%m-%dT%H%M%SZ")
     there = {key: int(mark.split()[0]) for key, mark in kept.marks("objects").items()}
-    before = shelf.names(kept)
-    known = shelf.load(kept, before[-1]).objects if before else {}
+    known = _known(kept)
     versions: dict[str, dict[str, int]] = {}
     objects: dict[str, Objects] = {}
     for lake in lakes:
@@ -96,6 +97,15 @@ def backup(
     shelf.close(kept, name, manifest)
     held = len(manifest.digests(objects))
     return Done(name, kept.uri, held, len(new), sum(new), tuple(missing), tuple(failed))
+
+
+def _known(kept: Lake) -> dict[str, Objects]:
+    """Return what the newest backup of each use case holds; one that is damaged is in nobody's way."""
+    found: dict[str, Objects] = {}
+    for name in shelf.names(kept)[-RECENT:]:
+        with suppress(BackupError):
+            found |= shelf.load(kept, name).objects
+    return found
 
 
 def _arrived(kept: Lake, manifest: Manifest, there: Mapping[str, int]) -> list[int]:

@@ -1,4 +1,4 @@
-"""A clinic whose nights were ingested from files, with a champion that served two nights, and MLflow's run."""
+"""A clinic whose nights came from files, a champion that served two of them, and its run in MLflow."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import time
+import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,25 +21,31 @@ def rows(number: int) -> pa.Table:
     return pa.table({"n": pa.array([number])})
 
 
-def test_no_row_is_ahead_of_what_it_speaks_of(tmp_path: Path) -> None:
+def test_no_row_is_ahead_of_what_it_speaks_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A writer fills table after table for each number: at the moment that is taken, none is two ahead."""
+    monkeypatch.setattr(write, "PAUSE", 0.01)
     tables = [f"t{number}" for number in range(5)]
     lake = Lake("usecase", str(tmp_path))
     for table in tables:
         lake.publish(table, rows(0), {"n": 0})
-    child = os.fork()
-    if child == 0:
+    stop = threading.Event()
+
+    def write_on() -> None:
         own = Lake("usecase", str(tmp_path))
-        for number in range(1, 10_000):
+        for number in itertools.count(1):
             for table in tables:
-                own.publish(table, rows(number), {"n": number})
-            time.sleep(0.05)  # as a night's tasks leave gaps
-    try:
-        taken = [cut(lake) for _ in range(12)]
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    assert len({tuple(one.values()) for one in taken}) > 3
+                if not stop.is_set():
+                    own.publish(table, rows(number), {"n": number})
+            if stop.wait(0.03):  # as a night leaves gaps
+                return
+
+    with ThreadPoolExecutor(1) as pool:
+        writer = pool.submit(write_on)
+        taken: list[dict[str, int]] = []
+        while len({tuple(one.values()) for one in taken}) < 6 and not writer.done():
+            taken.append(cut(lake))
+        stop.set()
+        writer.result()
     for one in taken:
         versions = [one[table] for table in tables]
         assert versions == sorted(versions, reverse=True)
