@@ -128,3 +128,10 @@ def clinic(lived: Path, tmp_path: Path) -> Clinic:
     shutil.copytree(lived, tmp_path / "clinic")
     home = next((tmp_path / "clinic").glob("usecases/*/usecase.yaml"))
     return Clinic(read(home), tmp_path / "clinic")
+
+
+@pytest.fixture
+def home(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> Clinic:
+    """The clinic, whose lake the settings name."""
+    monkeypatch.setenv("EVERGREEN_LAKE", str(clinic.folder / "lake"))
+    return clinic

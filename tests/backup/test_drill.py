@@ -52,13 +52,6 @@ def kept(tmp_path: Path) -> Lake:
     return Lake("backups", str(tmp_path / "safe"))
 
 
-@pytest.fixture
-def home(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> Clinic:
-    """The clinic, whose lake the settings name."""
-    monkeypatch.setenv("EVERGREEN_LAKE", str(clinic.folder / "lake"))
-    return clinic
-
-
 def copy(clinic: Clinic, kept: Lake, after: int = 0) -> Done:
     """Back up, some seconds later than the test's own now."""
     now = NOW + timedelta(seconds=after)
