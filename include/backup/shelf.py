@@ -21,7 +21,7 @@ from include.lake import Lake
 from include.refs import digest_bytes, digest_json
 
 SETTING = "EVERGREEN_BACKUP"
-WORKERS = 8  # objects in flight: each is held in memory
+WORKERS = 8  # objects at once: each is held in memory
 Objects = dict[str, tuple[str, str]]  # by key: the digest of the bytes, and the mark they had in the lake
 T = TypeVar("T")
 R = TypeVar("R")
