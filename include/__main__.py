@@ -21,6 +21,7 @@ from include.errors import EvergreenError, PartitionError
 from include.looks import looks
 from include.options import AsJson, Debug, UseCaseName
 from include.options import show as _show
+from include.rescue import rescue
 from include.studies import studies
 
 app = typer.Typer(
@@ -158,6 +159,7 @@ def run(
 app.add_typer(acts)
 app.add_typer(studies)
 app.add_typer(looks)
+app.add_typer(rescue)
 
 
 def _readable(usecase: str | None) -> tuple[list[specs.UseCase], list[str]]:

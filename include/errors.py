@@ -11,6 +11,7 @@ EvergreenError
 ├── MissingMetric          the gate asks for a figure that the evaluation doesn't have
 ├── ModelError             a stored model can't be loaded or isn't what the ledger says
 ├── StoreUnavailable       the lake can't be read or written now: worth another try
+├── BackupError            a backup isn't whole, or what it would go to or be restored to isn't fit for it
 ├── StaleDecision          somebody else decided first: decide again
 └── SettingError           a setting that says where or as whom is missing or wrong
 """
@@ -96,6 +97,10 @@ class ModelError(EvergreenError):
 
 class StoreUnavailable(EvergreenError):
     """The lake can't be read or written now; another try may help."""
+
+
+class BackupError(EvergreenError):
+    """A backup isn't whole, or the place it would go to or be restored to isn't fit for it."""
 
 
 class StaleDecision(EvergreenError):

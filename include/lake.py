@@ -27,8 +27,7 @@ from include.faults import answered
 
 Where = query.Where
 
-# The default checkpointing deletes the log behind old versions, which lineage refers to: keep it for ten
-# years.
+# Lineage refers to old versions, whose log would be deleted by default: keep it for ten years.
 CONFIGURATION = {
     "delta.logRetentionDuration": "interval 3650 days",
     "delta.deletedFileRetentionDuration": "interval 3650 days",
@@ -220,11 +219,15 @@ class Lake:
         found = obstore.list_with_delimiter(self._store, "tables/")["common_prefixes"]
         return sorted(str(prefix).rstrip("/").rpartition("/")[2] for prefix in found)
 
-    @answered
     def keys(self, prefix: str) -> list[str]:
-        """Return the keys below a prefix, sorted."""
-        pages = obstore.list(self._store, prefix=_inside(prefix))
-        return sorted(str(entry["path"]) for page in pages for entry in page)
+        """Return the keys below a prefix (all, if it is empty), sorted."""
+        return sorted(self.marks(prefix))
+
+    @answered
+    def marks(self, prefix: str = "") -> dict[str, str]:
+        """Return for each key below a prefix its size and a mark: with other bytes it has another."""
+        pages = obstore.list(self._store, prefix=_inside(prefix) if prefix else None)
+        return {str(one["path"]): f"{one['size']} {one['e_tag']}" for page in pages for one in page}
 
 
 def _inside(key: str) -> str:

@@ -106,6 +106,8 @@ def test_help_names_every_command() -> None:
         "ablate",
         "performance",
         "history",
+        "backup",
+        "restore",
     ):
         assert f"  {command} " in done.stdout
 

@@ -27,6 +27,7 @@ FINAL = (
     errors.NotPublished,
     errors.MissingMetric,
     errors.ModelError,
+    errors.BackupError,
     errors.SettingError,
 )
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
 
-from evergreen.operators.base import EvergreenOperator
+from evergreen.operators.base import EvergreenOperator, connect
+from include.environment import Endpoint
+from include.errors import SettingError
 from include.refs import Ref
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-ACTIONS = ["verify", "roll back", "force"]
+ACTIONS = ["verify", "back up", "roll back", "force"]
 
 
 class OperateOperator(EvergreenOperator):
-    """Do the one action that the form asks for: check the lake, roll back, or force a challenger."""
+    """Do the one action that the form asks for: check or copy the lake, roll back, or force a challenger."""
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of what was done."""
@@ -25,6 +28,8 @@ class OperateOperator(EvergreenOperator):
         with self.one_try():
             if form["action"] == "verify":
                 return self.handed(self._verify())
+            if form["action"] == "back up":
+                return self.handed(self._back_up())
             if not (by and form["reason"].strip()):
                 raise AirflowFailException(
                     f"{form['action']}: required a person and a reason, found {by!r}, {form['reason']!r}; "
@@ -41,6 +46,18 @@ class OperateOperator(EvergreenOperator):
         if found.differences:
             raise AirflowFailException("; ".join(found.differences[:5]))
         return Ref(lake.uri, "all", note=found.note)
+
+    def _back_up(self) -> Ref:
+        from include.backup.shelf import shelf
+        from include.backup.write import ARTIFACTS, backup
+        from include.environment import setting
+
+        lake, _ = self.open()
+        now, kept = datetime.now(UTC), shelf()
+        done = backup([lake], kept, now=now, connect=_database, artifacts=setting(ARTIFACTS, ""))
+        if done.failed:
+            raise AirflowFailException(done.note)
+        return Ref(kept.uri, "all", rows=done.copied, note=done.note)
 
     def _roll_back(self, form: Any, by: str, request: str) -> Ref:
         from include.promote.back import rollback
@@ -61,3 +78,11 @@ class OperateOperator(EvergreenOperator):
         ref = force(lake, spec, key, by, form["reason"], registry=registry, request=request)
         draw_forced(lake, spec, key, registry)
         return ref
+
+
+def _database(name: str) -> Endpoint:
+    """Return a database's connection, or say that there is none as the command line does."""
+    try:
+        return connect(name)
+    except AirflowNotFoundException:
+        raise SettingError(f"connection {name}", required="one in Airflow", found="none") from None

@@ -51,7 +51,7 @@ class PurgeOperator(BaseOperator):
 
     def execute(self, context: Context) -> None:
         """Run the command; what it says is in the log."""
-        from sqlalchemy import make_url
+        from include.backup.databases import address as address_of
 
         try:
             found = connect(self.connection)
@@ -60,9 +60,7 @@ class PurgeOperator(BaseOperator):
                 f"no connection {self.connection}: declare one with the database's address as its host, "
                 f"or run `{' '.join(self.command()[2:])}` where that database can be reached"
             ) from None
-        url = make_url(found.uri)
-        url = url.set(username=found.login or url.username, password=found.password or url.password)
-        address = url.render_as_string(hide_password=False)
+        address = address_of(found).render_as_string(hide_password=False)
         done = subprocess.run(  # noqa: S603  # our own words and a date, no shell
             self.command(), env=self.environment(address), text=True, capture_output=True, check=False
         )

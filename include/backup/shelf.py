@@ -1,0 +1,144 @@
+"""Where backups lie: each object once, under its SHA-256, and of each backup a manifest, written last.
+
+An object that is there isn't written again, so a second backup adds what is new. A backup without its
+manifest doesn't exist: one that was killed left objects, which the next one finds.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from include.environment import lake_uri, setting
+from include.errors import BackupError, NotPublished
+from include.lake import Lake
+from include.refs import digest_bytes, digest_json
+
+SETTING = "EVERGREEN_BACKUP"
+WORKERS = 8  # objects at once: each is held in memory
+Objects = dict[str, tuple[str, str]]  # by key: the digest of the bytes, and the mark they had in the lake
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a backup holds.
+
+    Parameters
+    ----------
+    made, code, lake : when, by which commit, and of the lake at which address.
+    versions : by use case, each table's version.
+    objects : by use case, and of the address ``artifacts`` under an empty name.
+    databases : by tool, what kind of dump it is and its digest.
+    missing : a sentence for each thing that isn't in it.
+    """
+
+    made: str
+    code: str
+    lake: str
+    versions: dict[str, dict[str, int]]
+    objects: dict[str, Objects]
+    databases: dict[str, tuple[str, str]]
+    missing: list[str]
+
+    def digests(self, names: Iterable[str]) -> dict[str, str]:
+        """Return what the objects of some use cases are, by their digests."""
+        found = {digest: f"{n}/{key}" for n in names for key, (digest, _) in self.objects[n].items()}
+        return found | {digest: f"the database of {tool}" for tool, (_, digest) in self.databases.items()}
+
+
+def shelf(lake: str | None = None, to: str | None = None) -> Lake:
+    """Open the place of the backups, which lies outside the lake.
+
+    Parameters
+    ----------
+    lake, to : the addresses; ``EVERGREEN_LAKE`` and ``EVERGREEN_BACKUP`` unless given.
+    """
+    kept = Lake("backups", to or setting(SETTING))
+    mine, theirs = _place(Lake("", lake or lake_uri()).uri), _place(kept.uri.removesuffix("/backups"))
+    if mine.startswith(theirs) or theirs.startswith(mine):
+        raise BackupError(
+            "backup",
+            required=f"an address outside the lake, which is at {mine}",
+            found=theirs,
+            remedy=f"let {SETTING} name another folder or bucket: what destroys the one must leave the other",
+        )
+    return kept
+
+
+def _place(uri: str) -> str:
+    """Return an address that another one's begins with if that lies in it."""
+    folder = Path(unquote(urlsplit(uri).path)).resolve().as_uri() if uri.startswith("file:") else uri
+    return folder.rstrip("/") + "/"
+
+
+def key(digest: str) -> str:
+    """Return where the object with this digest lies."""
+    return f"objects/{digest[:2]}/{digest}"
+
+
+def keep(place: Lake, data: bytes, there: dict[str, int]) -> str:
+    """Write an object that isn't there whole, and return its digest.
+
+    Parameters
+    ----------
+    there : by key, how large the objects are that were there when the backup began.
+    """
+    digest = digest_bytes(data)
+    size = there.get(key(digest))
+    if size is None:
+        place.create(key(digest), data)
+    elif size != len(data):
+        place.replace(key(digest), data)
+    return digest
+
+
+def close(place: Lake, name: str, manifest: Manifest) -> None:
+    """Write the manifest, by which there is a backup of this name."""
+    said = json.loads(json.dumps(asdict(manifest)))
+    if not place.create(f"{name}.json", json.dumps(said | {"sha256": digest_json(said)}).encode()):
+        raise BackupError(f"backup {name}", required="a name of its own", found="one of the same second")
+
+
+def names(place: Lake) -> list[str]:
+    """Return the names of the backups that are complete, the oldest first."""
+    return [found[1] for one in place.keys("") if (found := re.fullmatch(r"([^/]+)\.json", one))]
+
+
+def load(place: Lake, name: str) -> Manifest:
+    """Return a backup's manifest, if it is what was written."""
+    data = place.get(f"{name}.json")
+    if data is None:
+        raise NotPublished(
+            f"backup {name!r}",
+            required="the name of a complete one",
+            found=", ".join(names(place)[-9:]) or "none at all",
+            where=place.uri,
+        )
+    try:
+        said: dict[str, Any] = json.loads(data)
+        stated = said.pop("sha256")
+        if digest_json(said) != stated:
+            raise ValueError
+        return Manifest(**said)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise BackupError(
+            f"backup {name}",
+            required="the manifest that was written",
+            found="other bytes",
+            where=f"{place.uri}/{name}.json",
+            remedy=f"another one: {', '.join(one for one in names(place) if one != name) or 'none'}",
+        ) from None
+
+
+def each(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """Return what comes of each item, several at once."""
+    with ThreadPoolExecutor(WORKERS) as pool:
+        return list(pool.map(work, items))

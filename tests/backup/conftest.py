@@ -1,0 +1,137 @@
+"""A clinic whose nights came from files, a champion that served two of them, and its run in MLflow."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import csv
+from sklearn.compose import ColumnTransformer
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+
+from include import models, profile
+from include.environment import Endpoint
+from include.errors import SettingError
+from include.features.build import training_set
+from include.ingest.run import ingest
+from include.lake import Lake
+from include.monitor.run import monitor
+from include.promote import ledger
+from include.registry import Registry
+from include.score.run import score
+from include.spec import UseCase
+from include.spec.load import read
+from include.tables import DEPLOYMENTS
+from tests.train import visits
+
+FIRST, LAST = "2024-03-19", "2024-03-30"
+SERVED = ("2024-03-31", "2024-04-01")
+NEXT = "2024-04-02"
+NOW = datetime(2024, 4, 3, tzinfo=UTC)
+
+
+def _files(folder: Path, spec: UseCase, first: str, last: str) -> None:
+    """Write what the clinic sends on each night."""
+    for night in spec.clock.keys(first, last):
+        day = spec.clock.shift(night, -2)
+        for name, rows in (("visits", visits._visits(night, NOW)), ("outcomes", visits._outcomes(day))):
+            file = folder / name / f"{night}.csv"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            columns = list(spec.sources[name].columns)
+            table = pa.table(
+                {c: pa.array([row[c] for row in rows], pa.string() if not rows else None) for c in columns}
+            )
+            csv.write_csv(table, file)
+
+
+@dataclass(frozen=True)
+class Clinic:
+    """A use case, where its lake is, and the files that it gets."""
+
+    spec: UseCase
+    folder: Path
+
+    @property
+    def lake(self) -> Lake:
+        """The lake, opened anew: no table is remembered."""
+        return Lake(self.spec.name, str(self.folder / "lake"))
+
+    def connect(self, name: str) -> Endpoint:
+        """Return the way to the clinic's files, and to no database but MLflow's."""
+        if name == "evergreen_mlflow_db":
+            return Endpoint(name, f"sqlite:///{self.folder}/mlflow.db")
+        if name != "clinic":
+            raise SettingError(f"connection {name}")
+        return Endpoint(name, (self.folder / "files").as_uri())
+
+    def ingest(self, *nights: str) -> None:
+        """Take in each source's files of some nights."""
+        for source in self.spec.sources:
+            list(ingest(self.lake, self.spec, source, list(nights), self.connect, now=NOW))
+
+    def night(self, night: str) -> None:
+        """Take in, score and watch a night."""
+        self.ingest(night)
+        score(self.lake, self.spec, night)
+        monitor(self.lake, self.spec, night)
+
+    def learn(self) -> None:
+        """Fit a champion on the history, keep a run of it in MLflow, and promote it."""
+        rows = training_set(self.lake, self.spec, LAST)
+        columns = [
+            ("numeric", make_pipeline(SimpleImputer()), list(self.spec.features.numeric)),
+            ("categorical", OneHotEncoder(handle_unknown="ignore"), list(self.spec.features.categorical)),
+        ]
+        model = Pipeline([("columns", ColumnTransformer(columns)), ("model", LogisticRegression())])
+        model.fit(models.frame(rows, self.spec), rows[self.spec.problem.target].to_numpy())
+        digest = models.store(self.lake, models.dump(model))
+        product = f"reference:{digest}"
+        said = pa.table({"prediction": models.predict(model, rows, self.spec)})
+        parts = [
+            profile.build(product, LAST, rows, self.spec.features.numeric, self.spec.features.categorical),
+            profile.build(product, LAST, rows, [self.spec.problem.target], []),
+            profile.build(product, LAST, said, ["prediction"], []),
+        ]
+        self.lake.publish("profiles", pa.concat_tables(parts), {"product": product, "night": LAST})
+        registry = Registry(f"sqlite:///{self.folder}/mlflow.db")
+        with registry.recording(self.spec.name, "key", "champion") as run:
+            registry.put(run, {models.key(digest): models.dump(model)})
+        texts: Any = dict.fromkeys(DEPLOYMENTS.names, "") | {"role": "champion", "version": "1"}
+        texts |= {"model": digest, "prior": 0.3, "effective": SERVED[0], "evidence": LAST, "attempt": run}
+        ledger.switch(self.lake, lambda rows: [texts | {"kind": "promoted", "by": "a test"}])
+
+
+@pytest.fixture(scope="session")
+def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the clinic's declaration, files, lake and MLflow's database."""
+    folder = tmp_path_factory.mktemp("lived")
+    clinic = Clinic(visits.usecase(folder / "usecases"), folder)
+    _files(folder / "files", clinic.spec, FIRST, NEXT)
+    clinic.ingest(*clinic.spec.clock.keys(FIRST, LAST))
+    clinic.learn()
+    for night in SERVED:
+        clinic.night(night)
+    return folder
+
+
+@pytest.fixture
+def clinic(lived: Path, tmp_path: Path) -> Clinic:
+    """That state, copied."""
+    shutil.copytree(lived, tmp_path / "clinic")
+    home = next((tmp_path / "clinic").glob("usecases/*/usecase.yaml"))
+    return Clinic(read(home), tmp_path / "clinic")
+
+
+@pytest.fixture
+def home(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> Clinic:
+    """The clinic, whose lake the settings name."""
+    monkeypatch.setenv("EVERGREEN_LAKE", str(clinic.folder / "lake"))
+    return clinic

@@ -1,0 +1,293 @@
+"""The drill: everything is destroyed and restored, and the next night is as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from include.__main__ import app
+from include.backup import shelf, write
+from include.backup.restore import restore
+from include.backup.write import Done, backup
+from include.errors import BackupError, NotPublished
+from include.lake import Lake
+from include.registry import Registry
+from include.verify import verify
+from tests.backup.conftest import NEXT, NOW, Clinic
+
+TABLES = ("partitions", "validated_visits", "validated_outcomes", "predictions", "findings", "drift")
+KILLED = """
+import os, signal
+from datetime import UTC, datetime
+from include.backup.write import backup
+from include.lake import Lake
+
+real, seen = Lake.create, []
+
+def create(place, key, data):
+    seen.append(key)
+    if len(seen) == 40:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(place, key, data)
+
+Lake.create = create
+lake = Lake("{name}", "{folder}/lake")
+backup([lake], Lake("backups", "{safe}".removesuffix("/backups")), now=datetime.now(UTC), connect=None)
+"""
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Lake:
+    """The place of the backups."""
+    return Lake("backups", str(tmp_path / "safe"))
+
+
+def copy(clinic: Clinic, kept: Lake, after: int = 0) -> Done:
+    """Back up, some seconds later than the test's own now."""
+    now = NOW + timedelta(seconds=after)
+    return backup([clinic.lake], kept, now=now, connect=clinic.connect)
+
+
+def content(lake: Lake) -> dict[str, object]:
+    """Return each table's version and rows, and every object's bytes."""
+    found: dict[str, object] = {
+        name: (lake.version(name), sorted(map(repr, lake.rows(name)))) for name in lake.tables()
+    }
+    keys = lake.keys("")
+    return found | {key: lake.get(key) for key in keys if not key.startswith("tables/")}
+
+
+def same_night(one: Clinic, other: Clinic) -> bool:
+    """Return whether two clinics' next night has the same rows everywhere, and the same digests."""
+    for clinic in (one, other):
+        clinic.night(NEXT)
+    rows = [
+        {name: sorted(map(repr, clinic.lake.rows(name, {"night": NEXT}))) for name in TABLES}
+        for clinic in (one, other)
+    ]
+    assert rows[0]["predictions"]
+    return rows[0] == rows[1]
+
+
+def test_after_a_disaster_all_is_as_it_was_and_the_next_night_runs(
+    home: Clinic, kept: Lake, tmp_path: Path
+) -> None:
+    """Lake and MLflow are destroyed: rows, objects, verify, runs and the next night are as before."""
+    shutil.copytree(home.folder, tmp_path / "twin")
+    twin = Clinic(home.spec, tmp_path / "twin")
+    before, sound = content(home.lake), verify(home.lake, home.spec)
+    assert (sound.differences, sound.models) == ((), 1)
+    done = copy(home, kept)
+    assert done.failed == ()
+    assert [said.partition(" (")[0] for said in done.missing] == ["airflow's database", "MLflow's artifacts"]
+    shutil.rmtree(home.folder / "lake")
+    (home.folder / "mlflow.db").unlink()
+    said = restore(kept, done.name, dumps=tmp_path / "dumps")
+    assert any("airflow's database" in line for line in said)
+    shutil.copy(tmp_path / "dumps" / "mlflow.sqlite", home.folder / "mlflow.db")
+    assert content(home.lake) == before
+    assert verify(home.lake, home.spec) == sound
+    (run,) = Registry(f"sqlite:///{home.folder}/mlflow.db").noted(home.spec.name)
+    assert run == {}
+    assert same_night(home, twin)
+
+
+def test_what_could_be_read_of_the_past_can_be_read_afterwards(home: Clinic, kept: Lake) -> None:
+    """Each version of each table, which trainings refer to by number."""
+    lake = home.lake
+    then = {n: lake.read("validated_visits", version=n) for n in range(lake.version("validated_visits") + 1)}
+    done = copy(home, kept)
+    shutil.rmtree(home.folder / "lake")
+    restore(kept, done.name)
+    for number, rows in then.items():
+        assert home.lake.read("validated_visits", version=number) == rows
+
+
+def test_a_second_backup_copies_what_is_new(
+    home: Clinic, kept: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing new copies and reads nothing; a night more copies that night; each restores its own moment."""
+    first = copy(home, kept)
+    assert first.copied == first.objects > 100
+    read = Lake.get
+
+    def not_of_the_lake(place: Lake, key: str) -> bytes | None:
+        assert place.uri == kept.uri, key
+        return read(place, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "get", not_of_the_lake)
+        assert copy(home, kept, 1).copied == 0
+    before = content(home.lake)
+    home.night(NEXT)
+    third = copy(home, kept, 2)
+    assert 0 < third.copied < first.copied / 2
+    for done, rows in ((first, before), (third, content(home.lake))):
+        shutil.rmtree(home.folder / "lake")
+        restore(kept, done.name)
+        assert content(home.lake) == rows
+
+
+def flip(file: Path) -> None:
+    """Change one bit."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def cut_short(file: Path) -> None:
+    """Lose the end."""
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("damage", [flip, cut_short, Path.unlink])
+def test_a_damaged_object_is_named_and_nothing_is_written(
+    home: Clinic, kept: Lake, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    """A bit, the end or the whole of one file of the backup: restore names it, and the place stays empty."""
+    done = copy(home, kept)
+    name, objects = home.spec.name, shelf.load(kept, done.name).objects
+    victim = next(key for key in objects[name] if key.startswith("models/"))
+    damage(tmp_path / "safe" / "backups" / shelf.key(objects[name][victim][0]))
+    shutil.rmtree(home.folder / "lake")
+    with pytest.raises(BackupError, match=f"{name}/{victim}"):
+        restore(kept, done.name)
+    assert home.lake.marks() == {}
+
+
+def test_a_damaged_manifest_is_refused_and_another_one_named(
+    home: Clinic, kept: Lake, tmp_path: Path
+) -> None:
+    """A manifest that isn't what was written restores nothing, and is in the way of no other backup."""
+    first, second = copy(home, kept), copy(home, kept, 1)
+    flip(tmp_path / "safe" / "backups" / f"{second.name}.json")
+    shutil.rmtree(home.folder / "lake")
+    with pytest.raises(BackupError, match=f"found other bytes.*another one: {first.name}"):
+        restore(kept, second.name)
+    assert home.lake.marks() == {}
+    restore(kept, first.name)
+    assert copy(home, kept, 2).copied == 0
+
+
+def test_what_is_damaged_is_copied_anew_where_it_was_removed_or_cut_short(
+    home: Clinic, kept: Lake, tmp_path: Path
+) -> None:
+    """While the lake is there, the next backup mends the place."""
+    first = copy(home, kept)
+    files = sorted((tmp_path / "safe" / "backups" / "objects").glob("*/*"))
+    cut_short(files[0])
+    files[1].unlink()
+    copy(home, kept, 1)
+    before = content(home.lake)
+    shutil.rmtree(home.folder / "lake")
+    restore(kept, first.name)
+    assert content(home.lake) == before
+
+
+def test_a_backup_that_was_killed_is_none_and_the_next_one_completes_it(home: Clinic, kept: Lake) -> None:
+    """Killed before its fortieth write, it isn't offered; the next one copies the rest."""
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED.format(folder=home.folder, name=home.spec.name, safe=kept.uri)],
+        cwd=Path(__file__).parents[2],
+        timeout=120,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    there = len(kept.keys("objects"))
+    assert there >= 20
+    assert shelf.names(kept) == []
+    with pytest.raises(NotPublished, match="found none at all"):
+        restore(kept, "2024-04-03T000000Z")
+    done = copy(home, kept, 1)
+    assert done.copied == done.objects - there
+    shutil.rmtree(home.folder / "lake")
+    restore(kept, done.name)
+    assert verify(home.lake, home.spec).differences == ()
+
+
+def test_a_place_where_something_is_stays_as_it_is(home: Clinic, kept: Lake) -> None:
+    """One object is enough for a refusal, and nothing is written or replaced."""
+    done = copy(home, kept)
+    before = content(home.lake)
+    with pytest.raises(BackupError, match=r"required an empty place to restore to, found .* objects"):
+        restore(kept, done.name)
+    assert content(home.lake) == before
+    shutil.rmtree(home.folder / "lake")
+    home.lake.replace("state/breaker", b"1")
+    with pytest.raises(BackupError, match="found 1 objects, as state/breaker"):
+        restore(kept, done.name)
+    assert home.lake.keys("") == ["state/breaker"]
+
+
+@pytest.mark.parametrize("moment", ["standing", "_copied"])
+def test_a_night_that_comes_while_backing_up_is_in_it_whole_or_not(
+    home: Clinic, kept: Lake, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Before the files are listed or copied: what is restored verifies, has none of its rows, and runs it."""
+    real = getattr(write, moment)
+
+    def with_a_night(*given: object) -> object:
+        home.night(NEXT)
+        return real(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(write, moment, with_a_night)
+        done = copy(home, kept)
+    shutil.rmtree(home.folder / "lake")
+    restore(kept, done.name)
+    assert verify(home.lake, home.spec).differences == ()
+    assert not any(home.lake.rows(name, {"night": NEXT}) for name in TABLES)
+    home.night(NEXT)
+    assert verify(home.lake, home.spec).differences == ()
+
+
+@pytest.mark.parametrize("place", ["lake", "lake/safe", "lake/clinic/safe", "."])
+def test_the_backup_lies_outside_the_lake(tmp_path: Path, place: str) -> None:
+    """What destroys the one must leave the other, by whatever name it is called."""
+    (tmp_path / "lake").mkdir()
+    (tmp_path / "alias").symlink_to(tmp_path)
+    for to in (tmp_path / place, tmp_path / "alias" / place):
+        with pytest.raises(BackupError, match="required an address outside the lake"):
+            shelf.shelf(str(tmp_path / "lake"), str(to))
+    assert shelf.shelf(str(tmp_path / "lake"), str(tmp_path / "lakeside")).uri.endswith("/lakeside/backups")
+
+
+def test_a_person_backs_up_looks_and_restores(
+    home: Clinic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands of docs/restore.md, one after the other."""
+
+    def call(*words: str) -> tuple[int, dict[str, object]]:
+        done = CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False)
+        return done.exit_code, json.loads(done.stdout)
+
+    monkeypatch.setenv("EVERGREEN_USECASES", str(home.folder / "usecases"))
+    monkeypatch.setenv("EVERGREEN_BACKUP", str(tmp_path / "safe"))
+    monkeypatch.setenv("EVERGREEN_MLFLOW_ARTIFACTS", str(home.folder / "artifacts"))
+    given = {"conn_type": "generic", "host": f"sqlite:///{home.folder}/mlflow.db"}
+    monkeypatch.setenv("AIRFLOW_CONN_EVERGREEN_MLFLOW_DB", json.dumps(given))
+    before = content(home.lake)
+    code, said = call("backup")
+    name = str(said["name"])
+    assert (code, said["failed"]) == (0, [])
+    assert call("restore", name, "--look")[0] == 0
+    for folder in ("lake", "artifacts"):
+        shutil.rmtree(home.folder / folder)
+    code, said = call("restore", name, "--dumps", str(tmp_path / "dumps"))
+    assert code == 0
+    assert content(home.lake) == before
+    assert [file.suffix for file in (home.folder / "artifacts").rglob("*") if file.is_file()] == [".skops"]
+    with sqlite3.connect(tmp_path / "dumps" / "mlflow.sqlite") as rows:
+        assert rows.execute("SELECT COUNT(*) FROM runs").fetchall() == [(1,)]
+    assert (tmp_path / "dumps" / "mlflow.sqlite").stat().st_mode & 0o077 == 0
+    assert call("verify", home.spec.name)[0] == 0
