@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DagRunTriggerException
 
 from evergreen.links import OverviewLink, ReportLink, report_address
-from evergreen.operators.base import EvergreenOperator, connect, night_of
+from evergreen.operators.base import EvergreenOperator, carry_champion, connect, night_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -34,6 +34,7 @@ class MonitorOperator(EvergreenOperator):
         lake, spec = self.open()
         with self.one_try():
             night = night_of(context)
+            carry_champion(lake, night)
             ref = monitor(lake, spec, night)
         if context["dag_run"].run_type != "backfill":
             redraw(lake, spec, night)
