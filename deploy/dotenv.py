@@ -20,7 +20,8 @@ from pathlib import Path
 ALPHABET = string.ascii_letters + string.digits
 LENGTH = 64  # HS512, which Airflow signs its tokens with, wants as many bytes
 SECRETS = (
-    *("AIRFLOW_PASSWORD", "AIRFLOW_API_SECRET", "AIRFLOW_JWT_SECRET", "MLFLOW_PASSWORD", "GRAFANA_PASSWORD"),
+    *("AIRFLOW_PASSWORD", "AIRFLOW_API_SECRET", "AIRFLOW_JWT_SECRET", "MLFLOW_PASSWORD"),
+    *("GRAFANA_PASSWORD", "PROMETHEUS_PASSWORD"),
     *(f"POSTGRES_{role}PASSWORD" for role in ("", "AIRFLOW_", "CELERY_", "MLFLOW_")),
     *(f"S3_{who}_{part}" for who in ("ADMIN", "LAKE", "MLFLOW") for part in ("KEY", "SECRET")),
     *("REDIS_PASSWORD", "WEATHER_TOKEN"),
