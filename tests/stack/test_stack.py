@@ -1,4 +1,4 @@
-"""The stack for real: the flights through two Celery workers on S3 and PostgreSQL, and servers that are killed.
+"""The stack for real: the flights on two Celery workers, S3 and PostgreSQL, while servers are killed.
 
 It needs a Docker engine. Where there is none it is skipped and says so; with EVERGREEN_FULL=1 it fails.
 """
@@ -58,7 +58,7 @@ def whole(stack: Composed, day: str) -> None:
 
 
 def test_a_night_goes_through_both_workers(stack: Composed) -> None:
-    """The flights run on Celery, S3 and PostgreSQL; both workers have had a part in the night or its history."""
+    """The flights run on Celery, S3 and PostgreSQL; both workers have had a part in it."""
     begin = time.monotonic()
     run_id = stack.start("2013-03-01", "plain")
     assert stack.finished(run_id) == "success"
