@@ -28,7 +28,7 @@ from include.spec import load
 spec, lake, night = load("flight_delay"), Lake("flight_delay"), {"night": sys.argv[1]}
 rows = lake.rows("predictions", night)
 print(json.dumps({
-    "rows": len(rows), "distinct": len({tuple(str(r[k]) for k in spec.problem.keys) for r in rows}),
+    "rows": len(rows), "distinct": len({tuple(str(r[k]) for k in spec.key) for r in rows}),
     "scheduled": len(lake.rows("validated_schedule", night)),
     "rungs": sorted({r["rung"] for r in rows}),
     "products": sorted(r["product"] for r in lake.rows("partitions", night) if r["outcome"] == "published"),
@@ -60,9 +60,11 @@ for one in s3.list_objects_v2(Bucket="logs", Prefix=sys.argv[1])["Contents"]:
 def engine() -> str:
     """Return why there is no Docker engine, or an empty text."""
     try:
-        done = subprocess.run(["docker", "info"], capture_output=True, text=True, check=False)
+        done = subprocess.run(["docker", "info"], capture_output=True, text=True, check=False, timeout=20)
     except FileNotFoundError:
         return "docker isn't installed"
+    except subprocess.TimeoutExpired:
+        return "docker info gave no answer in 20 s"
     return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["docker info failed"])[-1]
 
 
