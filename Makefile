@@ -15,7 +15,11 @@ ifneq ($(origin EVERGREEN_HOME),command line)
 unexport EVERGREEN_HOME
 endif
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo down clean lint test test-full bench
+.PHONY: help install lock demo up up-demo down clean lint test test-full bench
+# The compose stack; COMPOSE_MORE adds files, as `-f tests/stack/rig.yaml` where an engine can't reach the network.
+COMPOSE = EVERGREEN_CODE=$$(git describe --always --dirty --abbrev=40 2>/dev/null || echo unknown) docker compose \
+	-f docker-compose.yaml
+WORKERS ?= 2
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -39,8 +43,19 @@ lock: install ## resolve requirements*.in anew
 demo: install ## start the servers, load, train, score a week; again: go on from there
 	@$(VENV)/python -m demo
 
-down: ## stop the demo's servers
+up: .env ## start docker-compose.yaml's stack (WORKERS=2): needs a Docker engine
+	$(COMPOSE) $(COMPOSE_MORE) up -d --build --wait --scale worker=$(WORKERS)
+
+up-demo: install .env ## the same with the demo's flights, loaded, trained and scored
+	$(COMPOSE) -f demo/compose.yaml $(COMPOSE_MORE) up -d --build --wait --scale worker=$(WORKERS)
+	@$(VENV)/python -m demo.composed
+
+.env:
+	@$(PYTHON) deploy/dotenv.py
+
+down: ## stop the demo's servers and the compose stack; what they hold stays
 	@test ! -x $(VENV)/python || $(VENV)/python -m demo.stack down
+	@test ! -e .env || ! docker info >/dev/null 2>&1 || $(COMPOSE) -f demo/compose.yaml --profile monitoring down
 
 clean: ## stop them and remove all they hold
 	@test -x $(VENV)/python || { echo "nothing is removed: only .venv can stop the servers, and it is missing;" \

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from datetime import date, datetime
 
 from demo.airflow_api import LOOK, AirflowApi, AirflowError, Json
@@ -32,11 +33,10 @@ class DemoError(RuntimeError):
 
 
 class Story:
-    """The steps, told on the terminal while Airflow works."""
+    """The steps, told on the terminal while Airflow works; `check` raises when a server has died."""
 
-    def __init__(self, stack: Stack) -> None:
-        self.stack = stack
-        self.api = AirflowApi.of(stack.home)
+    def __init__(self, api: AirflowApi, check: Callable[[], None]) -> None:
+        self.api, self.check = api, check
         self.took: dict[str, float] = {}  # seconds by step, from Airflow's own clock
         self._told = ""
 
@@ -83,7 +83,7 @@ class Story:
             # Airflow closes a backfill up to half a minute after its last run, and takes no second before.
             free = until(lambda: all_there() or self.api.active_backfill(dag_id) is None, STEP, LOOK)
             if not free:
-                page = f"{self.stack.home.url('airflow')}/dags/{dag_id}/backfills"
+                page = f"{self.api.url}/dags/{dag_id}/backfills"
                 raise DemoError(f"{dag_id}: a backfill is still open after {STEP:.0f} s; look at {page}")
             if not all_there():
                 self.api.backfill(dag_id, *WEEK, max_active_runs=2, reprocess_behavior="failed")
@@ -97,7 +97,7 @@ class Story:
 
     def _tell(self, title: str, states: str) -> None:
         """A line when something has changed; and a server that died ends the waiting."""
-        self.stack.check()
+        self.check()
         if states and states != self._told:
             print(f"    {time.strftime('%H:%M:%S')}  {states}", flush=True)
             self._told = states
@@ -115,7 +115,7 @@ class Story:
     def _why(self, run: Json) -> str:
         """Which tasks failed, the end of their logs, the page to look at and what to do."""
         dag_id, run_id = run["dag_id"], run["dag_run_id"]
-        page = f"{self.stack.home.url('airflow')}/dags/{dag_id}/runs/{run_id}"
+        page = f"{self.api.url}/dags/{dag_id}/runs/{run_id}"
         lines = [f"{dag_id}, run {run_id}: {run['state']}"]
         for task in self.api.task_instances(dag_id, run_id):
             if task["state"] == "failed":
@@ -170,7 +170,7 @@ def main() -> None:
         stack.up(progress=show)
         booted = time.monotonic() - begin
         print(f"\n{USECASE}, by Airflow ({stack.home.url('airflow')}):")
-        story = Story(stack)
+        story = Story(AirflowApi.of(stack.home), stack.check)
         try:
             story.play()
         except AirflowError:

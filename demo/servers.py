@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from demo import postgres, process
 from demo.environment import postgres_uri
-from demo.home import PORTS, Home
+from demo.home import PORTS, REPOSITORY, Home
 from demo.world import s3_client
 
 PYTHON = sys.executable
@@ -152,7 +152,8 @@ def _weed_environment(home: Home) -> dict[str, str]:
 
 def _mlflow(home: Home) -> list[str]:
     where = ["--host", "127.0.0.1", "--port", str(home.ports["mlflow"]), "--workers", "1"]
-    return [PYTHON, "-m", "uvicorn", "--factory", "demo.mlflow_app:create", *where, "--log-level", "warning"]
+    app = ["--app-dir", str(REPOSITORY / "deploy" / "mlflow"), "--factory", "mlflow_app:create"]
+    return [PYTHON, "-m", "uvicorn", *app, *where, "--log-level", "warning"]
 
 
 def _mlflow_environment(home: Home) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The weather service of the demo's world: paged JSON over HTTP, behind a bearer token, on loopback only."""
+"""The weather service of the demo's world: paged JSON over HTTP, behind a bearer token."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class WeatherServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, days: Days, port: int, token: str) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
+    def __init__(self, days: Days, port: int, token: str, host: str = "127.0.0.1") -> None:
+        super().__init__((host, port), _Handler)
         self.days = days
         self.expected = f"Bearer {token}".encode()
 
@@ -66,6 +66,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def serve(days: Days, port: int, token: str) -> None:
+def serve(days: Days, port: int, token: str, host: str = "127.0.0.1") -> None:
     """Answer requests until the process is told to stop."""
-    WeatherServer(days, port, token).serve_forever()
+    WeatherServer(days, port, token, host).serve_forever()

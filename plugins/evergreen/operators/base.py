@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.exceptions import AirflowFailException
+from structlog.contextvars import bind_contextvars
 
 from evergreen.links import OverviewLink
 from include import errors
@@ -50,6 +51,7 @@ class EvergreenOperator(BaseOperator):
         from include.lake import Lake
         from include.spec import load
 
+        carry(usecase=self.usecase)
         return Lake(self.usecase), load(self.usecase)
 
     @contextmanager
@@ -84,7 +86,22 @@ def night_of(context: Context) -> str:
             found="none",
             remedy="trigger again and fill in the field `partition`, as 2013-03-01",
         )
-    return str(run_key or form_key)
+    night = str(run_key or form_key)
+    carry(partition=night)
+    return night
+
+
+def carry(**what: str) -> None:
+    """Have every line that the task logs from now on carry this, as a key of its JSON."""
+    bind_contextvars(**what)
+
+
+def carry_champion(lake: Lake, night: str) -> None:
+    """Have every line of the log carry the version of the champion that serves a night, if there is one."""
+    from include.promote import ledger
+
+    if champion := ledger.serving(lake, night).champion:
+        carry(model_version=str(champion["version"]))
 
 
 def connect(name: str) -> Endpoint:

@@ -8,7 +8,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, D
 
 from evergreen.assets import product
 from evergreen.links import OverviewLink, ReportLink, report_address
-from evergreen.operators.base import EvergreenOperator, night_of
+from evergreen.operators.base import EvergreenOperator, carry_champion, night_of
 from evergreen.send import sender
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class MonitorOperator(EvergreenOperator):
         lake, spec = self.open()
         with self.one_try():
             night = night_of(context)
+            carry_champion(lake, night)
             ref = monitor(lake, spec, night)
         for decided in lake.rows("decisions", {"night": night}):
             said = {name: decided[name] for name in ("night", "decision", "cause")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from evergreen.operators.base import EvergreenOperator, connect, night_of
+from evergreen.operators.base import EvergreenOperator, carry_champion, connect, night_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -26,6 +26,7 @@ class ScoreOperator(EvergreenOperator):
         lake, spec = self.open()
         with self.one_try():
             night = night_of(context)
+            carry_champion(lake, night)
             for outcome in settle(lake, spec, night, connect):
                 self.log.info("%s", outcome.note)
             return self.handed(score(lake, spec, night))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowSkipException
 
 from evergreen.links import MlflowLink, OverviewLink, VerdictLink
-from evergreen.operators.base import EvergreenOperator, night_of
+from evergreen.operators.base import EvergreenOperator, carry, night_of
 from include.refs import Ref
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ class JudgeOperator(EvergreenOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of the verdict: its attempt's key, and the sentence."""
+        from include.promote import ledger
         from include.promote.evidence import attempt_of
         from include.promote.run import decide
         from include.registry import Registry
@@ -109,6 +110,7 @@ class JudgeOperator(EvergreenOperator):
         attempt = attempt_of(self.evidence["uri"])
         with self.one_try():
             verdict = decide(lake, spec, self.evidence["uri"])
+            carry(model_version=str(ledger.attempt(lake, attempt)["version"]))
             draw(lake, spec, attempt, Registry())
         return self.handed(Ref(attempt, night_of(context), note=verdict.sentence))
 
@@ -135,6 +137,7 @@ class PromoteOperator(EvergreenOperator):
 
         lake, spec = self.open()
         with self.one_try():
+            carry(model_version=str(ledger.attempt(lake, self.verdict["uri"])["version"]))
             switched = promote(lake, spec, self.verdict["uri"], registry=Registry())
         if switched is None:
             why = obstacle(books(lake, spec), ledger.attempt(lake, self.verdict["uri"]))

@@ -1,4 +1,4 @@
-"""MLflow's server behind HTTP basic authentication, for uvicorn: `--factory demo.mlflow_app:create`.
+"""MLflow's server behind HTTP basic authentication, for uvicorn: `--factory mlflow_app:create`.
 
 MLflow's own basic-auth app needs Flask-WTF, users in a database and a slow password hash a request. One
 generated password on loopback needs a comparison in constant time. Where several people work, use theirs.

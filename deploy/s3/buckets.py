@@ -1,0 +1,24 @@
+"""Make the buckets that are missing; `BUCKETS` names them, `AWS_*` say where and as whom."""
+
+from __future__ import annotations
+
+import os
+
+import boto3
+from botocore.exceptions import ClientError
+
+
+def main() -> None:
+    """Create each bucket unless it is there."""
+    s3 = boto3.client("s3")
+    for bucket in os.environ["BUCKETS"].split():
+        try:
+            s3.head_bucket(Bucket=bucket)
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:  # 403: it is another's
+                raise
+            s3.create_bucket(Bucket=bucket)
+
+
+if __name__ == "__main__":
+    main()
