@@ -13,7 +13,7 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
 from include.environment import Endpoint
-from include.errors import PartitionRefused
+from include.errors import PartitionRefused, SettingError
 from include.ingest.request import Fetcher, Part, Request, Transient, patiently
 from include.spec.source import Http
 
@@ -34,6 +34,7 @@ class _Bearer(AuthBase):
 
 def opened(source: Http, endpoint: Endpoint) -> Fetcher:
     """Return a function that reads a night's pages in order."""
+    _carried(endpoint)
     session = requests.Session()
     session.auth = _Bearer(endpoint.password)
     for scheme in ("http://", "https://"):
@@ -51,6 +52,17 @@ def opened(source: Http, endpoint: Endpoint) -> Fetcher:
             number += 1
 
     return fetch
+
+
+def _carried(endpoint: Endpoint) -> None:
+    """Refuse a token that no header carries: what is raised for it later would show it."""
+    if not endpoint.password.isascii() or endpoint.password != endpoint.password.strip():
+        raise SettingError(
+            f"connection {endpoint.name}",
+            required="a password of ASCII characters without a space or line break around it",
+            found="another",
+            remedy="write it again; one that was read from a file may have kept the file's last line break",
+        )
 
 
 def _page(session: requests.Session, asked: Request, url: str, number: int, where: str) -> tuple[bytes, Any]:
