@@ -117,6 +117,11 @@ class _Source(Strict):
 
     @model_validator(mode="after")
     def _columns_exist(self) -> _Source:
+        for name in self.columns:
+            if '"' in name:
+                raise ValueError(
+                    f"{name!r}: SQL quotes a column's name by that mark; keep it under another name"
+                )
         for name in (*self.key, *([self.day] if self.day else [])):
             if name not in self.columns:
                 raise ValueError(f"{name!r} is not one of its columns: {', '.join(self.columns)}")

@@ -55,6 +55,8 @@ class Features(Strict):
     def _some(self) -> Features:
         if not self.columns or len(set(self.columns)) != len(self.columns):
             raise ValueError("declare at least one feature, each once, under numeric or categorical")
+        if any('"' in name for name in self.columns):
+            raise ValueError("a feature's name can't hold the mark by which SQL quotes it")
         for name, columns in self.groups.items():
             unknown = [column for column in columns if column not in self.columns]
             if unknown or not columns:
