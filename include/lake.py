@@ -28,8 +28,7 @@ from include.refs import inside
 
 Where = query.Where
 
-# The default checkpointing deletes the log behind old versions, which lineage refers to: keep it for ten
-# years.
+# By default the log behind old versions, which lineage refers to, is deleted: keep it for ten years.
 CONFIGURATION = {
     "delta.logRetentionDuration": "interval 3650 days",
     "delta.deletedFileRetentionDuration": "interval 3650 days",
@@ -241,8 +240,7 @@ class Lake:
 
 def _asked(opened: DeltaTable, sql: str) -> pa.Table:
     """Return what a query of the table ``t`` finds."""
-    # Arrow's own dataset over delta-rs' file system was seen to abort at the interpreter's exit, and took
-    # two to three times as long
+    # Arrow's own dataset over delta-rs' files took two to three times as long, and was seen to abort at exit
     return query.plain(pa.table(QueryBuilder().register("t", opened).execute(sql)))
 
 

@@ -14,6 +14,7 @@ from requests.auth import AuthBase
 
 from include.environment import Endpoint
 from include.errors import PartitionRefused, SettingError
+from include.ingest import bounds
 from include.ingest.request import Fetcher, Part, Request, Transient, patiently
 from include.spec.source import Http
 
@@ -43,11 +44,14 @@ def opened(source: Http, endpoint: Endpoint) -> Fetcher:
     def fetch(asked: Request) -> Iterator[Part]:
         path = asked.filled(source.path)
         url = f"{endpoint.uri}/{path.lstrip('/')}"
-        number, pages = 1, 1
+        number, pages, total = 1, 1, 0
         while number <= pages:
             where = f"{path}, page {number}" if source.pages else path
             data, content = patiently(asked, partial(_page, session, asked, url, number, where), where)
             pages = _count(asked, source, content, where) if number == 1 else pages
+            total += len(data)
+            if total > source.fetch.max_bytes:
+                raise asked.too_large(f"{path}, {number} pages together")
             yield f"page-{number:05}.json", data
             number += 1
 
@@ -89,9 +93,10 @@ def _page(session: requests.Session, asked: Request, url: str, number: int, wher
     except requests.RequestException as error:
         # its text may hold the address with what is in it: the kind says enough
         raise Transient(type(error).__name__) from None
+    bounds.values(asked, where, data)
     try:
         return data, json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Transient("a body that is not JSON") from None
 
 
@@ -121,4 +126,5 @@ def _count(asked: Request, source: Http, content: Any, where: str) -> int:
             where=where,
             remedy="say in the spec which field holds it (`pages:`), or `pages: null` if there is none",
         )
+    bounds.count(asked, where, "pages", found)
     return found

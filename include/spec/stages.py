@@ -8,17 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from include.spec.gate import Requirement
-from include.spec.source import Local, Name, Strict
+from include.spec.source import Local, Name, Strict, _later
 
 Rung = Literal["champion", "previous", "baseline", "prior"]
-
-
-def _later(default: Any, **about: Any) -> Any:
-    """Return a field that no digest knows of at its default: earlier attempts stay of the same declaration.
-
-    For what can be declared only since attempts were recorded.
-    """
-    return Field(default, exclude_if=lambda value: value == default, **about)
 
 
 class Features(Strict):
