@@ -44,9 +44,9 @@ audit: install ## ask for known flaws of what is locked (where such data can be 
 	@$(RUN_UV) tool run --from $(AUDIT) pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
 		--vulnerability-service $(or $(SERVICE),pypi) -r requirements.txt -r requirements-dev.txt
 
-sbom: install ## write sbom.json (CycloneDX), from the lock
+sbom: install ## write .venv/sbom.json (CycloneDX), from the lock
 	@$(RUN_UV) tool run --from $(SBOM) cyclonedx-py requirements requirements.txt --pyproject pyproject.toml \
-		--output-reproducible --of JSON -o sbom.json
+		--output-reproducible --of JSON -o $(VENV:/bin=)/sbom.json
 
 demo: install ## start the servers, load, train, score a week; again: go on from there
 	@$(VENV)/python -m demo
