@@ -164,22 +164,33 @@ def test_a_source_that_fails_tells_no_secret(
 def test_nights_that_go_well_keep_no_secret(
     site: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Lake, pages, MLflow and references of ingest, score, monitor and a training have nothing of it."""
+    """Lake, pages and references of ingest, score and monitor have nothing of it, nor has the status."""
     spec = declared(site)
-    lake, registry = Lake(spec.name), Registry(artifacts=f"file://{site}/artifacts")
-    refs = [
-        one
-        for stage in ("ingest", "score", "monitor")
-        for one in stages.run(stage, lake, spec, NIGHTS, now=NOW)
-    ]
+    lake, said = Lake(spec.name), []
+    for stage in ("ingest", "score", "monitor"):
+        said += [str(ref.xcom()) for ref in stages.run(stage, lake, spec, NIGHTS, now=NOW)]
+    said += [told(status(lake, spec)), spec.digest]
+    assert lake.count("validated_sales") == 120
+    assert plant.leaks("\n".join([*said, caplog.text, *capsys.readouterr()])) == []
+    looked = [name for name, _ in plant.texts(site)]
+    for kind in (".parquet!", ".html", "snapshots/"):
+        assert any(kind in name for name in looked), kind
+    assert plant.found(site) == {}
+
+
+@pytest.mark.full
+def test_a_training_keeps_no_secret(
+    site: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither MLflow's tables and artifacts nor the model's file nor the doctor have anything of it."""
     clinic = visits.usecase(site / "usecases")
     visits.fill(Lake(clinic.name), clinic)
-    refs.append(train(Lake(clinic.name), clinic, visits.LAST, registry=registry))
-    said = [str(ref.xcom()) for ref in refs] + [told(status(lake, spec)), of(lambda: list(examine()))]
-    assert lake.count("validated_sales") == 120
-    assert plant.leaks("\n".join([*said, spec.digest, caplog.text, *capsys.readouterr()])) == []
+    registry = Registry(artifacts=f"file://{site}/artifacts")
+    ref = train(Lake(clinic.name), clinic, visits.LAST, registry=registry)
+    said = [str(ref.xcom()), of(lambda: list(examine()))]
+    assert plant.leaks("\n".join([*said, caplog.text, *capsys.readouterr()])) == []
     looked = [name for name, _ in plant.texts(site)]
-    for kind in (".parquet!", ".skops!schema.json", ".html", "mlflow.db!", "snapshots/", "artifacts/"):
+    for kind in (".skops!schema.json", "mlflow.db!", "artifacts/"):
         assert any(kind in name for name in looked), kind
     assert plant.found(site) == {}
 
