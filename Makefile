@@ -1,6 +1,8 @@
 # What a newcomer needs. CI calls the same targets.
 PYTHON ?= python3
 UV = uv==0.13.9
+AUDIT = pip-audit==2.10.1
+SBOM = cyclonedx-bom==7.5.0
 VENV = .venv/bin
 # pip may have been told of a mirror, and the system of certificates; uv asks neither by itself.
 MIRROR = $$($(VENV)/python -m pip config list | sed -n "s/^[^=]*[.]index-url='\(.*\)'$$/\1/p" | tail -1)
@@ -15,7 +17,7 @@ ifneq ($(origin EVERGREEN_HOME),command line)
 unexport EVERGREEN_HOME
 endif
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up up-demo down clean lint test test-full bench
+.PHONY: help install lock demo up up-demo down clean lint test test-full bench audit sbom
 # The compose stack; COMPOSE_MORE adds files, as `-f tests/stack/rig.yaml` where an engine can't reach the network.
 COMPOSE = EVERGREEN_CODE=$$(git describe --always --dirty --abbrev=40 2>/dev/null || echo unknown) docker compose \
 	-f docker-compose.yaml
@@ -39,6 +41,16 @@ install: .venv/installed ## make .venv from the lock (PYTHON=python3.12 chooses 
 lock: install ## resolve requirements*.in anew
 	$(COMPILE) --upgrade requirements.in -o requirements.txt
 	$(COMPILE) --upgrade requirements-dev.in -o requirements-dev.txt
+
+# Neither tool is in the lock: uv runs each in an environment of its own. --strict, or a package of which nothing is
+# known counts as one without a flaw.
+audit: install ## ask for known flaws of what is locked (where such data can be had)
+	@$(RUN_UV) tool run --from $(AUDIT) pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
+		--vulnerability-service $(or $(SERVICE),pypi) -r requirements.txt -r requirements-dev.txt
+
+sbom: install ## write .venv/sbom.json (CycloneDX), from the lock
+	@$(RUN_UV) tool run --from $(SBOM) cyclonedx-py requirements requirements.txt --pyproject pyproject.toml \
+		--output-reproducible --of JSON -o $(VENV:/bin=)/sbom.json
 
 demo: install ## start the servers, load, train, score a week; again: go on from there
 	@$(VENV)/python -m demo

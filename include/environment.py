@@ -8,22 +8,37 @@ A source's endpoint is an Airflow connection: in a task Airflow's own secrets ba
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 from include.errors import SettingError
+
+# secrets that a store or a library might repeat in what it raises
+SECRETS = (
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "EVERGREEN_HASH_KEY",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+)
+for _name in ("urllib3", "botocore"):
+    logging.getLogger(_name).setLevel(
+        logging.INFO
+    )  # below it they log addresses and headers with what is in them
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An address and as whom to call it; its printed form has no secret."""
+    """An address and as whom to call it; its printed form is its name, for the rest may hold a secret."""
 
     name: str
-    uri: str
-    login: str = ""
+    uri: str = field(repr=False)
+    login: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
     extra: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -45,9 +60,27 @@ def setting(name: str, default: str | None = None) -> str:
     return value
 
 
+def hidden(text: str, *secrets: str) -> str:
+    """Return a text without these secrets and the environment's, plain or as an address has them."""
+    for secret in (*secrets, *(os.environ.get(name, "") for name in SECRETS)):
+        for form in {secret, quote(secret, safe="")} - {""}:
+            text = text.replace(form, "***")
+    return text
+
+
 def lake_uri() -> str:
     """Return the lake's address without a slash at its end."""
-    return setting("EVERGREEN_LAKE").rstrip("/")
+    uri = setting("EVERGREEN_LAKE").rstrip("/")
+    parts = urlsplit(uri)
+    if parts.scheme and ("@" in parts.netloc or parts.query):
+        # references, reports and errors repeat the address
+        raise SettingError(
+            "setting EVERGREEN_LAKE",
+            required="an address without a user, a password or a query",
+            found="one with",
+            remedy="say as whom in AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the like",
+        )
+    return uri
 
 
 def home() -> Path:

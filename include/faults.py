@@ -14,6 +14,7 @@ import pyarrow as pa
 from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchError
 from obstore.exceptions import BaseError
 
+from include.environment import hidden
 from include.errors import StoreUnavailable
 
 
@@ -44,8 +45,8 @@ def answered(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, 
             raise StoreUnavailable(
                 stored.uri,
                 required="a store that answers, and tables that can be read",
-                found=" ".join(_COLOUR.sub("", f"{type(error).__name__}: {error}").split())[:300],
+                found=hidden(" ".join(_COLOUR.sub("", f"{type(error).__name__}: {error}").split()))[:300],
                 remedy="`python -m include doctor` looks at it",
-            ) from error
+            ) from None  # S3's own answer to a wrong signature repeats the session token
 
     return call

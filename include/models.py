@@ -10,7 +10,7 @@ import io
 import json
 import warnings
 from typing import Any, cast
-from zipfile import BadZipFile, ZipFile, ZipInfo
+from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 import numpy as np
 import pandas as pd
@@ -110,24 +110,37 @@ def load(data: bytes, digest: str) -> Pipeline:
         remedy = "the copy is damaged or was replaced: restore it, or roll back to another version"
         raise ModelError(subject, required=f"SHA-256 {digest}", found=found, remedy=remedy)
     try:
-        with ZipFile(io.BytesIO(data)) as packed:
-            size = max(len(data), sum(entry.file_size for entry in packed.infolist()))
-        if size > LIMIT:
-            raise ModelError(
-                subject, required=f"at most {LIMIT} bytes", found=str(size), remedy="fit a smaller one"
-            )
+        _weigh(subject, data)
         estimator = skops.io.loads(data, trusted=list(TRUSTED))
     except UntrustedTypesFoundException as error:
         types = ", ".join(sorted(set(skops.io.get_untrusted_types(data=data)) - set(TRUSTED)))
         remedy = "if it does nothing but hold a model, add it to TRUSTED in include/models.py"
         raise ModelError(subject, required="types that are trusted", found=types, remedy=remedy) from error
-    except (BadZipFile, KeyError, ValueError, TypeError, AttributeError, ImportError, OSError) as error:
+    except ModelError:
+        raise
+    except Exception as error:
+        # whatever a file that is none makes skops or NumPy raise, the ladder must be able to go on
         remedy = "it was written by another version of skops or scikit-learn: train again"
         found = f"{type(error).__name__}: {error}"
         raise ModelError(subject, required="a skops file", found=found, remedy=remedy) from error
     if not isinstance(estimator, Pipeline):
         raise ModelError(subject, required="a scikit-learn Pipeline", found=type(estimator).__name__)
     return estimator
+
+
+def _weigh(subject: str, data: bytes) -> None:
+    """Refuse what is too large, or could unpack to more than it says: `dump` packs nothing."""
+    with ZipFile(io.BytesIO(data)) as packed:
+        entries = packed.infolist()
+    size = max(len(data), sum(entry.file_size for entry in entries))
+    if size > LIMIT:
+        raise _too_large(subject, size)
+    if any(one.compress_type != ZIP_STORED for one in entries):
+        raise ModelError(subject, required="entries that aren't compressed", found="some that are")
+
+
+def _too_large(subject: str, size: int) -> ModelError:
+    return ModelError(subject, required=f"at most {LIMIT} bytes", found=str(size), remedy="fit a smaller one")
 
 
 def frame(rows: pa.Table, spec: UseCase) -> pd.DataFrame:
@@ -225,6 +238,8 @@ def fetch(lake: Lake, digest: str) -> Pipeline:
     ModelError
         when it isn't there or can't be loaded.
     """
+    if (size := lake.size(key(digest)) or 0) > LIMIT:
+        raise _too_large(f"model {digest[:12]}", size)
     data = lake.get(key(digest))
     if data is None:
         remedy = "restore it from the registry: promote that version again"

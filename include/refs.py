@@ -7,6 +7,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from include.errors import EvergreenError
+
 if TYPE_CHECKING:
     import pyarrow as pa  # imported where a table is digested: a DAG page reads the rest of this page
 
@@ -69,3 +71,11 @@ def _whole(table: pa.Table) -> list[pa.RecordBatch]:
 
     taken = table.take(pa.array(range(table.num_rows), pa.int64())).combine_chunks()
     return list(taken.to_batches())
+
+
+def inside(key: str) -> str:
+    """Return a name or key that can't leave its folder; what stores may read otherwise is refused as well."""
+    parts = key.removesuffix("/").split("/")  # a prefix may end with a slash
+    if not all(map(str.isprintable, key)) or "\\" in key or {"", ".", ".."} & set(parts):
+        raise EvergreenError(f"object key {key!r}", required="a path below the use case's folder")
+    return key

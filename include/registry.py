@@ -39,7 +39,7 @@ from mlflow.models import Model
 from requests import RequestException
 from sklearn.pipeline import Pipeline
 
-from include.environment import setting
+from include.environment import hidden, setting
 from include.errors import EvergreenError, ModelError
 from include.models import TRUSTED
 from include.refs import digest_bytes
@@ -235,7 +235,7 @@ class Registry:
         except (MlflowException, RequestException, OSError) as error:
             raise EvergreenError(
                 f"registry: {subject}" if subject else "registry",
-                found=" ".join(str(error).replace(self.uri, self.named()).split())[:300],
+                found=hidden(" ".join(str(error).replace(self.uri, self.named()).split()))[:300],
                 where=self.named(),
                 remedy="see that MLflow is up and MLFLOW_TRACKING_URI and the password are right; then rerun",
             ) from None  # its own text may hold the password

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import pickle
+import resource
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -101,6 +103,70 @@ def test_type_that_is_not_listed_is_refused_by_its_name(spec: UseCase) -> None:
     data = models.dump(pipeline(spec, Stranger()))
     with pytest.raises(ModelError, match=r"found .*test_models\.Stranger.*TRUSTED in include/models\.py"):
         models.load(data, digest_bytes(data))
+
+
+class Harmful:
+    """What a pickle would run."""
+
+    def __reduce__(self) -> Any:
+        """Raise, where a pickle is loaded."""
+        return pytest.fail, ("a pickle was loaded",)
+
+
+def packed(compression: int, **files: bytes) -> bytes:
+    """Return a zip."""
+    sink = io.BytesIO()
+    with ZipFile(sink, "w", compression=compression) as file:
+        for name, data in files.items():
+            file.writestr(name, data)
+    return sink.getvalue()
+
+
+def lying(data: bytes, size: int) -> bytes:
+    """Return a zip of one entry whose directory says another size."""
+    at = data.index(b"PK\x01\x02") + 24
+    return data[:at] + size.to_bytes(4, "little") + data[at + 4 :]
+
+
+def endless() -> bytes:
+    """Return a file whose array says that it has more numbers than any memory."""
+    with ZipFile(io.BytesIO(skops.io.dumps(np.zeros(3)))) as file:
+        files = {name: file.read(name) for name in file.namelist()}
+    shape = b"(99999999999999,), }"
+    old = b"(3,), }" + b" " * (len(shape) - 7)
+    return packed(0, **{name: data.replace(old, shape) for name, data in files.items()})
+
+
+FAULTS = {
+    "a pickle": pickle.dumps(Harmful()),
+    "a pickle in a zip": packed(0, **{"schema.json": pickle.dumps(Harmful())}),
+    "packed entries": packed(8, **{"schema.json": b"{}"}),
+    "packed by bz2": packed(12, **{"schema.json": b"{}"}),
+    "a packed bomb that says it is small": lying(packed(12, **{"schema.json": b" " * (64 << 20)}), 10),
+    "a schema without end": packed(0, **{"schema.json": b"[" * 200_000}),
+    "an array larger than any memory": endless(),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_no_model_of_ours_is_refused(fault: str) -> None:
+    """Even under its right digest nothing is run, and little memory taken: the ladder gets a ModelError."""
+    data = FAULTS[fault]
+    assert len(data) < 1 << 20
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelError, match="required"):
+        models.load(data, digest_bytes(data))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # kB
+
+
+def test_large_object_is_not_even_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file beyond the limit in a model's place is refused by its size."""
+    lake = Lake("clinic", str(tmp_path))
+    lake.create(models.key("abc"), b"0" * 1001)
+    monkeypatch.setattr(models, "LIMIT", 1000)
+    monkeypatch.setattr(Lake, "get", pytest.fail)
+    with pytest.raises(ModelError, match="at most 1000 bytes, found 1001"):
+        models.fetch(lake, "abc")
 
 
 @pytest.mark.parametrize("data", [b"", b"PK", b"not a model"])

@@ -13,7 +13,8 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
 from include.environment import Endpoint
-from include.errors import PartitionRefused
+from include.errors import PartitionRefused, SettingError
+from include.ingest import bounds
 from include.ingest.request import Fetcher, Part, Request, Transient, patiently
 from include.spec.source import Http
 
@@ -34,6 +35,7 @@ class _Bearer(AuthBase):
 
 def opened(source: Http, endpoint: Endpoint) -> Fetcher:
     """Return a function that reads a night's pages in order."""
+    _carried(endpoint)
     session = requests.Session()
     session.auth = _Bearer(endpoint.password)
     for scheme in ("http://", "https://"):
@@ -42,15 +44,29 @@ def opened(source: Http, endpoint: Endpoint) -> Fetcher:
     def fetch(asked: Request) -> Iterator[Part]:
         path = asked.filled(source.path)
         url = f"{endpoint.uri}/{path.lstrip('/')}"
-        number, pages = 1, 1
+        number, pages, total = 1, 1, 0
         while number <= pages:
             where = f"{path}, page {number}" if source.pages else path
             data, content = patiently(asked, partial(_page, session, asked, url, number, where), where)
             pages = _count(asked, source, content, where) if number == 1 else pages
+            total += len(data)
+            if total > source.fetch.max_bytes:
+                raise asked.too_large(f"{path}, {number} pages together")
             yield f"page-{number:05}.json", data
             number += 1
 
     return fetch
+
+
+def _carried(endpoint: Endpoint) -> None:
+    """Refuse a token that no header carries: what is raised for it later would show it."""
+    if not endpoint.password.isascii() or endpoint.password != endpoint.password.strip():
+        raise SettingError(
+            f"connection {endpoint.name}",
+            required="a password of ASCII characters without a space or line break around it",
+            found="another",
+            remedy="write it again; one that was read from a file may have kept the file's last line break",
+        )
 
 
 def _page(session: requests.Session, asked: Request, url: str, number: int, where: str) -> tuple[bytes, Any]:
@@ -77,9 +93,10 @@ def _page(session: requests.Session, asked: Request, url: str, number: int, wher
     except requests.RequestException as error:
         # its text may hold the address with what is in it: the kind says enough
         raise Transient(type(error).__name__) from None
+    bounds.values(asked, where, data)
     try:
         return data, json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Transient("a body that is not JSON") from None
 
 
@@ -109,4 +126,5 @@ def _count(asked: Request, source: Http, content: Any, where: str) -> int:
             where=where,
             remedy="say in the spec which field holds it (`pages:`), or `pages: null` if there is none",
         )
+    bounds.count(asked, where, "pages", found)
     return found

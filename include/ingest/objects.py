@@ -67,16 +67,7 @@ def _folder(root: Path) -> Callable[[Request, str], bytes]:
 
 
 def _bucket(source: Objects, endpoint: Endpoint, bucket: str, prefix: str) -> Callable[[Request, str], bytes]:
-    timeout = source.fetch.timeout
-    client = boto3.client(
-        "s3",
-        endpoint_url=endpoint.extra.get("endpoint_url"),
-        region_name=endpoint.extra.get("region_name"),
-        aws_access_key_id=endpoint.login or None,
-        aws_secret_access_key=endpoint.password or None,
-        # the retries are ours, so that they are the spec's and are counted
-        config=Config(connect_timeout=timeout, read_timeout=timeout, retries={"total_max_attempts": 1}),
-    )
+    client = _client(endpoint, source.fetch.timeout)
 
     def read(asked: Request, path: str) -> bytes:
         try:
@@ -90,6 +81,26 @@ def _bucket(source: Objects, endpoint: Endpoint, bucket: str, prefix: str) -> Ca
             raise Transient(f"{type(error).__name__} from the object store") from None
 
     return read
+
+
+def _client(endpoint: Endpoint, timeout: float) -> Any:
+    try:
+        return boto3.client(
+            "s3",
+            endpoint_url=endpoint.extra.get("endpoint_url"),
+            region_name=endpoint.extra.get("region_name"),
+            aws_access_key_id=endpoint.login or None,
+            aws_secret_access_key=endpoint.password or None,
+            # the retries are ours, so that they are the spec's and are counted
+            config=Config(connect_timeout=timeout, read_timeout=timeout, retries={"total_max_attempts": 1}),
+        )
+    except (BotoCoreError, ValueError, TypeError) as error:
+        # its text repeats the address
+        raise SettingError(
+            f"connection {endpoint.name}",
+            required="endpoint_url and region_name in its extra, as S3's client takes them",
+            found=type(error).__name__,
+        ) from None
 
 
 def _judged(asked: Request, error: ClientError, path: str) -> Exception:

@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet
 
 from include.errors import PartitionRefused
+from include.ingest import bounds
 from include.ingest.request import Request
 from include.spec.source import Http, Objects
 
@@ -63,7 +63,7 @@ def _unpacked(asked: Request, name: str, data: bytes) -> bytes:
         if data[:2] == GZIP:
             plain = gzip.GzipFile(fileobj=io.BytesIO(data)).read(limit + 1)
         elif data[:4] == ZIP:
-            packed = zipfile.ZipFile(io.BytesIO(data))
+            packed = bounds.archive(data)
             if len(packed.namelist()) != 1:
                 _refuse(asked, name, "one file in the archive", f"{len(packed.namelist())}", "send one file")
             with packed.open(packed.namelist()[0]) as member:
@@ -88,6 +88,7 @@ def _packed_otherwise(asked: Request, name: str) -> NoReturn:
 
 
 def _csv(asked: Request, name: str, data: bytes) -> pa.Table:
+    bounds.lines(asked, name, data)
     try:
         header = pyarrow.csv.open_csv(io.BytesIO(data.split(b"\n", 1)[0] + b"\n")).schema.names
         return pyarrow.csv.read_csv(
@@ -110,6 +111,7 @@ def _csv(asked: Request, name: str, data: bytes) -> pa.Table:
 
 def _json(asked: Request, name: str, data: bytes, field: str | None) -> pa.Table:
     """Return the rows of a list of objects, of one under ``field``, or of an object a line."""
+    bounds.values(asked, name, data)
     try:
         try:
             content = _loaded(data)
@@ -125,13 +127,18 @@ def _json(asked: Request, name: str, data: bytes, field: str | None) -> pa.Table
         _refuse(
             asked, name, where, type(rows).__name__, "say in the spec which field holds the rows (`rows:`)"
         )
+    bounds.count(asked, name, "rows", len(rows))
     columns = dict.fromkeys(column for row in rows for column in row)
+    bounds.count(asked, name, "columns", len(columns))
     return pa.table({column: _column([row.get(column) for row in rows]) for column in columns})
 
 
 def _loaded(data: bytes) -> Any:
     """Return JSON with each number as it is written."""
-    return json.loads(data, parse_float=str, parse_int=str, parse_constant=str)
+    try:
+        return json.loads(data, parse_float=str, parse_int=str, parse_constant=str)
+    except RecursionError:
+        raise ValueError("lists within lists without end") from None
 
 
 def _column(values: Sequence[Any]) -> pa.Array:
@@ -145,15 +152,7 @@ def _column(values: Sequence[Any]) -> pa.Array:
 
 def _parquet(asked: Request, name: str, data: bytes) -> pa.Table:
     try:
-        file = pyarrow.parquet.ParquetFile(io.BytesIO(data))
-        groups = range(file.metadata.num_row_groups)
-        if (
-            sum(file.metadata.row_group(group).total_byte_size for group in groups)
-            > asked.source.fetch.max_bytes
-        ):
-            raise asked.too_large(name)
-        table = file.read()
-        return table.cast(pa.schema([(column, pa.string()) for column in table.column_names]))
+        return bounds.parquet(asked, name, data)
     except (pa.ArrowException, OSError) as error:
         found = " ".join(str(error).split())[:200]
         _refuse(asked, name, "a Parquet file of plain columns", found, "have it delivered again")

@@ -17,7 +17,7 @@ import pyarrow.csv
 from sqlalchemy import Engine, TextClause, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from include.environment import Endpoint
+from include.environment import Endpoint, hidden
 from include.errors import SettingError, SpecError
 from include.ingest.request import Fetcher, Part, Request, Transient, patiently
 from include.spec.source import Sql
@@ -75,6 +75,8 @@ def _engine(endpoint: Endpoint, timeout: float) -> Engine:
             url = url.set(username=endpoint.login)
         if endpoint.password:
             url = url.set(password=endpoint.password)
+        if "@" in (url.host or ""):
+            raise ValueError("an @ in the password, which would be shown as the host's name")
         limits: dict[str, dict[str, Any]] = {
             "sqlite": {"timeout": timeout},
             "mysql": {"connect_timeout": int(timeout) or 1, "read_timeout": int(timeout) or 1},
@@ -144,7 +146,8 @@ def _written(value: Any) -> str:
 
 
 def _reason(error: SQLAlchemyError, engine: Engine) -> str:
-    """Return the driver's first line, without a password that it might repeat."""
+    """Return the driver's first line, without what of the address it might repeat and may be a secret."""
     lines = str(getattr(error, "orig", None) or type(error).__name__).strip().splitlines() or ["no reason"]
-    secret = engine.url.password
-    return lines[0].replace(str(secret), "***") if secret else lines[0]
+    url = engine.url
+    more = (one for values in url.normalized_query.values() for one in values)
+    return hidden(lines[0], str(url.password or ""), url.username or "", *more)

@@ -14,6 +14,14 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _later(default: Any, **about: Any) -> Any:
+    """Return a field that no digest knows of at its default: earlier results stay of the same declaration.
+
+    For what can be declared only since results were recorded.
+    """
+    return Field(default, exclude_if=lambda value: value == default, **about)
+
+
 Local = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
@@ -82,8 +90,13 @@ class Fetch(Strict):
         0.5, ge=0, description="seconds before the second attempt, doubled each time, with jitter"
     )
     max_bytes: int = Field(
-        1 << 30, ge=1, description="a part larger than this, packed or unpacked, is refused"
+        1 << 30,
+        ge=1,
+        description="a part larger than this, packed or unpacked, is refused, or more of all pages",
     )
+    max_rows: int = _later(100_000_000, ge=1, description="of a part")
+    max_columns: int = _later(10_000, ge=1, description="of a part")
+    max_pages: int = _later(10_000, ge=1, description="of an API's night")
     failures: int = Field(3, ge=1, description="failed nights in a row that open the circuit")
     cool_down: float = Field(300.0, ge=0, description="seconds before the open circuit admits one probe")
 
@@ -117,6 +130,11 @@ class _Source(Strict):
 
     @model_validator(mode="after")
     def _columns_exist(self) -> _Source:
+        for name in self.columns:
+            if '"' in name:
+                raise ValueError(
+                    f"{name!r}: SQL quotes a column's name by that mark; keep it under another name"
+                )
         for name in (*self.key, *([self.day] if self.day else [])):
             if name not in self.columns:
                 raise ValueError(f"{name!r} is not one of its columns: {', '.join(self.columns)}")

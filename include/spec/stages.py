@@ -8,17 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from include.spec.gate import Requirement
-from include.spec.source import Local, Name, Strict
+from include.spec.source import Local, Name, Strict, _later
 
 Rung = Literal["champion", "previous", "baseline", "prior"]
-
-
-def _later(default: Any, **about: Any) -> Any:
-    """Return a field that no digest knows of at its default: earlier attempts stay of the same declaration.
-
-    For what can be declared only since attempts were recorded.
-    """
-    return Field(default, exclude_if=lambda value: value == default, **about)
 
 
 class Features(Strict):
@@ -55,6 +47,8 @@ class Features(Strict):
     def _some(self) -> Features:
         if not self.columns or len(set(self.columns)) != len(self.columns):
             raise ValueError("declare at least one feature, each once, under numeric or categorical")
+        if any('"' in name for name in self.columns):
+            raise ValueError("a feature's name can't hold the mark by which SQL quotes it")
         for name, columns in self.groups.items():
             unknown = [column for column in columns if column not in self.columns]
             if unknown or not columns:

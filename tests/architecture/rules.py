@@ -9,6 +9,7 @@ from collections.abc import Iterator
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "managers", "misc"}
 RUNS_CODE = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 FLIGHT_WORDS = re.compile(r"flight|carrier|tailnum|airport|airline", re.IGNORECASE)
+SQL = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|CREATE|DROP|ALTER|WITH|COPY|ATTACH|SET|PRAGMA)\s")
 # put together here so that this page does not hold what it forbids
 REGISTRIES = tuple(
     ".".join(parts)
@@ -108,6 +109,37 @@ def runs_code(text: str) -> list[str]:
             if keyword.arg in {"shell", "allow_pickle"} and ast.unparse(keyword.value) != "False"
         ]
     return found
+
+
+def pasted_sql(text: str) -> list[str]:
+    """Return what puts values into SQL's text: a pasted statement, or a call that is handed one."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if _pastes(node) and SQL.match(_words(node)):
+            found.append(ast.unparse(node))
+        if isinstance(node, ast.Call) and _name(node.func) in {"execute", "executemany", "sql", "text"}:
+            found += [ast.unparse(node) for given in node.args[:1] if _pastes(given)]
+    return found
+
+
+def _pastes(node: ast.AST) -> bool:
+    """Return whether an expression makes text from a template and something else."""
+    if isinstance(node, ast.JoinedStr):
+        return any(isinstance(part, ast.FormattedValue) for part in node.values)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Mod):
+        return not isinstance(node.right, ast.Constant) and _words(node) != ""
+    return isinstance(node, ast.Call) and _name(node.func) == "format" and _words(node) != ""
+
+
+def _words(node: ast.AST) -> str:
+    """Return the template's words before the first value, empty where none is written there."""
+    if isinstance(node, ast.JoinedStr):
+        return _words(node.values[0]) if node.values else ""
+    if isinstance(node, ast.BinOp):
+        return _words(node.left)
+    if isinstance(node, ast.Call):
+        return _words(node.func.value) if isinstance(node.func, ast.Attribute) else ""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
 def reads_clock(text: str) -> list[str]:

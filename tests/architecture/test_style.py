@@ -17,6 +17,16 @@ CLOCK_READERS = {
     "include/ingest/breaker.py": "how to treat a source now is no part of any result",
 }
 
+# these pages put text into SQL, each for its reason; every other value is bound
+SQL_WRITERS = {
+    "include/query.py": "keys, as Delta's predicates take text only: both sides are quoted",
+    "include/features/build.py": "the declaration's own SQL, and quoted names",
+    "include/features/views.py": "names of the declaration's patterns, and moments that the clock made",
+    "include/ingest/aggregates.py": "quoted names",
+    "include/ingest/compiled.py": "quoted names and fixed words; each value of an expectation is bound",
+    "include/ingest/classes.py": "the declaration's own expression",
+}
+
 
 def text(page: str) -> str:
     """Return a page's text."""
@@ -71,6 +81,12 @@ def test_only_its_own_folder_knows_the_demos_use_case() -> None:
 def test_include_asks_for_the_time_only_where_it_may(page: str) -> None:
     """Nothing in include/ reads the wall clock, but for the pages listed here, which do."""
     assert (rules.reads_clock(text(page)) != []) == (page in CLOCK_READERS)
+
+
+@pytest.mark.parametrize("page", [*DAGS, *PLUGINS, *INCLUDE])
+def test_no_value_is_pasted_into_sql_but_where_it_may(page: str) -> None:
+    """Values are bound; only the pages listed here write SQL, which do."""
+    assert (rules.pasted_sql(text(page)) != []) == (page in SQL_WRITERS)
 
 
 def test_no_file_names_a_package_registry() -> None:
