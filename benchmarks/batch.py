@@ -57,19 +57,33 @@ def flown(spec: UseCase, source: str, night: str, rows: int) -> Iterator[pa.Reco
         chance, flight = np.random.default_rng([len(source), start, n]), np.arange(start, start + n)
         minute = chance.integers(0, 1440, n)
         pick = {"carrier": CARRIERS, "origin": ORIGINS, "dest": DESTS}
-        given: dict[str, Any] = {c: pa.array(of).take(pa.array(chance.integers(0, len(of), n))) for c, of in pick.items()}
+        given: dict[str, Any] = {
+            c: pa.array(of).take(pa.array(chance.integers(0, len(of), n))) for c, of in pick.items()
+        }
         planes = np.char.add("N", (flight % 3000).astype(str))
         given |= {"flight": flight, "sched_dep_time": minute, "sched_arr_time": (minute + 120) % 1440}
-        given |= {"year": np.full(n, 2013), "month": np.full(n, int(day[5:7])), "day": np.full(n, int(day[8:]))}
-        given |= {"tailnum": planes, "distance": chance.uniform(100, 4000, n), "arr_delay": chance.normal(5, 30, n)}
+        given |= {
+            "year": np.full(n, 2013),
+            "month": np.full(n, int(day[5:7])),
+            "day": np.full(n, int(day[8:])),
+        }
+        given |= {
+            "tailnum": planes,
+            "distance": chance.uniform(100, 4000, n),
+            "arr_delay": chance.normal(5, 30, n),
+        }
         given["scheduled"] = midnight + (minute // 60 + 5).astype("timedelta64[h]")
         yield _batch(spec, source, night, schema, given, n)
 
 
-def _batch(spec: UseCase, source: str, night: str, schema: pa.Schema, given: dict[str, Any], n: int) -> pa.RecordBatch:
+def _batch(
+    spec: UseCase, source: str, night: str, schema: pa.Schema, given: dict[str, Any], n: int
+) -> pa.RecordBatch:
     known = pa.scalar(spec.clock.local(night, spec.sources[source].known), tables.TIME)
     given |= {"night": pa.repeat(night, n), "revision": np.zeros(n), "known_at": pa.repeat(known, n)}
-    columns = [pa.array(given[f.name]).cast(f.type) if f.name in given else pa.nulls(n, f.type) for f in schema]
+    columns = [
+        pa.array(given[f.name]).cast(f.type) if f.name in given else pa.nulls(n, f.type) for f in schema
+    ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
@@ -77,10 +91,15 @@ def others(spec: UseCase, source: str, night: str) -> Iterator[pa.RecordBatch]:
     """Yield a night's weather or planes."""
     schema = tables.validated(spec.sources[source])
     chance, n = np.random.default_rng(7), 72 if source == "weather" else 3000
-    given: dict[str, Any] = {f.name: chance.integers(1, 50, n) for f in schema if f.type in (pa.float64(), pa.int64())}
+    given: dict[str, Any] = {
+        f.name: chance.integers(1, 50, n) for f in schema if f.type in (pa.float64(), pa.int64())
+    }
     if source == "weather":
         day = np.datetime64(spec.clock.shift(night, 1), "us")
-        given |= {"origin": np.repeat(ORIGINS, 24), "observed": day + np.tile(np.arange(5, 29), 3).astype("timedelta64[h]")}
+        given |= {
+            "origin": np.repeat(ORIGINS, 24),
+            "observed": day + np.tile(np.arange(5, 29), 3).astype("timedelta64[h]"),
+        }
     else:
         given |= {"tailnum": np.char.add("N", np.arange(n).astype(str)), "year": 1980 + given["year"]}
     yield _batch(spec, source, night, schema, given, n)
@@ -91,11 +110,19 @@ def fill(lake: Lake, spec: UseCase, rows: int) -> None:
     for source in spec.sources:
         for night in [*spec.clock.keys(*HISTORY), LARGE]:
             n = rows if night == LARGE and source == "schedule" else 1000
-            make = partial(flown, spec, source, night, n) if source in ("schedule", "outcomes") else partial(others, spec, source, night)
+            make = (
+                partial(flown, spec, source, night, n)
+                if source in ("schedule", "outcomes")
+                else partial(others, spec, source, night)
+            )
             reader = pa.RecordBatchReader.from_batches(tables.validated(spec.sources[source]), make())
             lake.publish(f"validated_{source}", reader.read_all(), {"night": night})
             row = tables.published(source, night, n, "", inputs={}, spec="", code="", note="generated")
-            lake.publish("partitions", pa.Table.from_pylist([row], schema=tables.PARTITIONS), {"product": source, "night": night})
+            lake.publish(
+                "partitions",
+                pa.Table.from_pylist([row], schema=tables.PARTITIONS),
+                {"product": source, "night": night},
+            )
 
 
 def prepare(folder: str, rows: int, kind: str) -> None:
@@ -105,11 +132,20 @@ def prepare(folder: str, rows: int, kind: str) -> None:
     fill(lake, spec, rows)
     seen = compute(spec, scoring.seen_by(lake, spec, LARGE), [LARGE]).slice(0, FITTED)
     chance = np.random.default_rng(7)
-    known = seen.append_column(spec.problem.target, pa.array((chance.random(seen.num_rows) < 0.2).astype(float)))
+    known = seen.append_column(
+        spec.problem.target, pa.array((chance.random(seen.num_rows) < 0.2).astype(float))
+    )
     recipes = {one.name: one for one in (*spec.training.candidates, *spec.training.baselines)}
     digest = models.store(lake, models.dump(fit(spec, recipes[kind], known)))
     row: dict[str, Any] = dict.fromkeys(tables.DEPLOYMENTS.names, "")
-    row |= {"role": "champion", "version": "1", "model": digest, "prior": 0.2, "effective": SMALL, "kind": "promoted"}
+    row |= {
+        "role": "champion",
+        "version": "1",
+        "model": digest,
+        "prior": 0.2,
+        "effective": SMALL,
+        "kind": "promoted",
+    }
     ledger.switch(lake, lambda rows: [row])
 
 
@@ -152,9 +188,20 @@ def end_to_end(lake: Lake, spec: UseCase) -> dict[str, Any]:
     scoring.score(lake, spec, SMALL)
     before, clock = _peak(), Clock()
     for owner, name, part in [
-        (views, "read", "read"), (scoring, "compute", "features"), (models, "frame", "frame"), (models, "_raw", "predict"),
-        (predictions, "row_digests", "row digests"), (scoring, "digest_table", "digest"), (predictions, "digest_table", "digest"),
-        (scoring, "inputs_of", "inputs"), (lake, "append_at", "write"), (profile, "build", "profile"), (predictions, "joined", "joined"), (predictions, "build", "build"), (predictions, "sentence", "sentence"), (scoring, "seen_by", "seen"),
+        (views, "read", "read"),
+        (scoring, "compute", "features"),
+        (models, "frame", "frame"),
+        (models, "_raw", "predict"),
+        (predictions, "row_digests", "row digests"),
+        (scoring, "digest_table", "digest"),
+        (predictions, "digest_table", "digest"),
+        (scoring, "inputs_of", "inputs"),
+        (lake, "append_at", "write"),
+        (profile, "build", "profile"),
+        (predictions, "joined", "joined"),
+        (predictions, "build", "build"),
+        (predictions, "sentence", "sentence"),
+        (scoring, "seen_by", "seen"),
     ]:
         clock.wrap(owner, name, part)
     wall, cpu = _timed(lambda: scoring.score(lake, spec, LARGE))
@@ -175,7 +222,9 @@ def alone(lake: Lake, spec: UseCase) -> dict[str, Any]:
 
 def _measured(what: str, folder: str, rows: int, kind: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.batch", what, folder, str(rows), kind]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True, text=True)  # noqa: S603
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True, text=True
+    )  # noqa: S603
     return dict(json.loads(done.stdout or "{}"))
 
 
@@ -187,10 +236,23 @@ def main() -> None:
                 _measured("prepare", folder, rows, kind)
                 whole, alike = _measured("whole", folder, rows, kind), _measured("alone", folder, rows, kind)
             rate, most = rows / whole["wall"], alike["rows"] / alike["wall"]
-            print(f"| {kind}, {rows:,} rows | {whole['wall']:.2f} s ({whole['cpu']:.2f}), {rate:,.0f} a second", end="")
-            print(f" | model alone {most:,.0f} a second | ratio {rate / most:.2f}, of CPU {rows / whole['cpu'] / (alike['rows'] / alike['cpu']):.2f}", end="")
+            print(
+                f"| {kind}, {rows:,} rows | {whole['wall']:.2f} s ({whole['cpu']:.2f}), {rate:,.0f} a second",
+                end="",
+            )
+            print(
+                f" | model alone {most:,.0f} a second | ratio {rate / most:.2f}, of CPU {rows / whole['cpu'] / (alike['rows'] / alike['cpu']):.2f}",
+                end="",
+            )
             print(f" | peak {whole['peak']:.0f} MB |")
-            print("| " + ", ".join(f"{part} {s:.2f}" for part, s in sorted(whole["parts"].items(), key=lambda one: -one[1])) + " |", flush=True)
+            print(
+                "| "
+                + ", ".join(
+                    f"{part} {s:.2f}" for part, s in sorted(whole["parts"].items(), key=lambda one: -one[1])
+                )
+                + " |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from obstore.store import from_url
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from include import query
+from include import query, spool
 from include.environment import lake_uri
 from include.errors import EvergreenError, StaleDecision
 from include.faults import answered
@@ -238,7 +238,9 @@ def _asked(opened: DeltaTable, sql: str) -> pa.Table:
     """Return what a query of the table ``t`` finds."""
     # Arrow's own dataset over delta-rs' file system was seen to abort at the interpreter's exit, and took
     # two to three times as long
-    return query.plain(pa.table(QueryBuilder().register("t", opened).execute(sql)))
+    found = pa.RecordBatchReader.from_stream(QueryBuilder().register("t", opened).execute(sql))
+    schema = query.plain(found.schema)
+    return spool.held(schema, (batch.cast(schema) for batch in found))
 
 
 def _mode(opened: DeltaTable, schema: pa.Schema) -> Literal["merge"] | None:

@@ -32,9 +32,9 @@ def predicate(where: Where) -> str:
     return " AND ".join(_condition(column, _many(values)) for column, values in where.items())
 
 
-def plain(table: pa.Table) -> pa.Table:
-    """Return a table with the types that were written, where the engine reads strings and bytes as views."""
-    return table.cast(pa.schema([field.with_type(_plain(field.type)) for field in table.schema]))
+def plain(schema: pa.Schema) -> pa.Schema:
+    """Return a schema with the types that were written, where the engine reads strings and bytes as views."""
+    return pa.schema([field.with_type(_plain(field.type)) for field in schema])
 
 
 def fitted(rows: pa.Table, have: pa.Schema, where: str) -> pa.Table:
