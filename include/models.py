@@ -152,8 +152,9 @@ def frame(rows: pa.Table, spec: UseCase) -> pd.DataFrame:
 def texts(column: pa.ChunkedArray) -> NDArray[np.object_]:
     """Return a column's values as Python has them, None for null, each text made once."""
     coded = column.combine_chunks().dictionary_encode()
-    values = np.array([*coded.dictionary.to_pylist(), None], dtype=object)
-    return values[coded.indices.fill_null(len(values) - 1).to_numpy()]
+    values: NDArray[np.object_] = np.array([*coded.dictionary.to_pylist(), None], dtype=object)
+    found: NDArray[np.object_] = values.take(coded.indices.fill_null(len(values) - 1).to_numpy())
+    return found
 
 
 def _numbers(column: pa.ChunkedArray, name: str, spec: UseCase) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from include.score.run import score
 from include.spec import UseCase
 from include.spec.stages import Candidate
 from include.train.recipes import RECIPES, build
-from include.verify import verify
 from tests.features import parcels
 
 Deploy = Callable[..., None]
@@ -27,14 +26,14 @@ TABLES = ("predictions", "profiles", "partitions")
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Makes memory hold nothing and a batch so many rows: ``small(8)``."""
 
     def shrink(batch: int) -> None:
         monkeypatch.setattr(spool, "HELD", 0)
         monkeypatch.setattr(spool, "BATCH", batch)
 
-    yield shrink
+    return shrink
 
 
 def _scored(folder: Path, use: UseCase, deploy: Deploy) -> tuple[Ref, dict[str, list[str]], Lake]:
