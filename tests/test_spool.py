@@ -73,6 +73,18 @@ def test_a_table_in_files_has_the_digest_that_it_had_in_memory(small: None, tabl
         assert digest_table(table) == expected
 
 
+def test_text_beyond_what_an_array_can_have_is_digested_in_parts(
+    small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The digest of so much text exists, whatever the chunks, and is another one for other text."""
+    monkeypatch.setattr(spool, "TEXT", 1000)
+    table = pa.table({"text": ["some text"] * 5000})
+    cut = pa.concat_tables([table.slice(0, 7), table.slice(7)])
+    assert len(list(spool.whole(table))) == 3
+    assert digest_table(cut) == digest_table(table)
+    assert digest_table(pa.table({"text": ["some text"] * 4999 + ["some.text"]})) != digest_table(table)
+
+
 @given(table=tables(), data=st.data())
 def test_a_table_in_files_is_chosen_and_sorted_as_in_memory(
     small: None, table: pa.Table, data: st.DataObject

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from include.train.recipes import RECIPES, build
 from tests.features import parcels
 
 Deploy = Callable[..., None]
+ROOT = Path(__file__).parents[2]
 NIGHT = "2024-03-08"
 TABLES = ("predictions", "profiles", "partitions")
 
@@ -84,3 +88,18 @@ def test_a_model_says_the_same_to_the_bit_whichever_the_batch(
     for batch in (8, 64, 512):
         small(batch)
         assert models.predict(estimator, table, use).tobytes() == whole.tobytes()
+
+
+@pytest.mark.full
+@pytest.mark.timeout(300)
+def test_memory_hardly_grows_with_the_rows(tmp_path: Path) -> None:
+    """Twelve times the rows take at most 350 MB more, where all in memory took 780 (230 and 1,000 MB)."""
+    peaks = []
+    for rows in (100_000, 1_200_000):
+        folder = tmp_path / str(rows)
+        folder.mkdir()
+        command = [sys.executable, "-m", "tests.score.large", str(rows), str(folder)]
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
+        done = subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, text=True)
+        peaks.append(int(done.stdout.splitlines()[-1]))
+    assert peaks[1] - peaks[0] < 350, peaks
