@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import obstore
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, QueryBuilder, write_deltalake
+from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from obstore.store import from_url
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
@@ -134,13 +134,13 @@ class Lake:
         if opened is None:
             return None
         what = query.columns(columns) if columns else "*"
-        return asked(opened, query.select(what, where, order, limit))
+        return query.asked(opened, query.select(what, where, order, limit))
 
     @answered
     def count(self, table: str, where: Where | None = None) -> int:
         """Return how many rows there are, without reading them."""
         opened = self.open(table)
-        found = None if opened is None else asked(opened, query.select("COUNT(*) AS n", where))
+        found = None if opened is None else query.asked(opened, query.select("COUNT(*) AS n", where))
         return 0 if found is None else int(found["n"][0].as_py())
 
     def rows(self, table: str, where: Where | None = None) -> list[dict[str, Any]]:
@@ -240,12 +240,6 @@ class Lake:
         """Return for each key below a prefix its size and a mark: with other bytes it has another."""
         pages = obstore.list(self._store, prefix=inside(prefix) if prefix else None)
         return {str(one["path"]): f"{one['size']} {one['e_tag']}" for page in pages for one in page}
-
-
-def asked(opened: DeltaTable, sql: str) -> pa.Table:
-    """Return what a query of the table ``t`` finds."""
-    # Arrow's own dataset over delta-rs' files took two to three times as long, and was seen to abort at exit
-    return query.plain(pa.table(QueryBuilder().register("t", opened).execute(sql)))
 
 
 def _mode(opened: DeltaTable, schema: pa.Schema) -> Literal["merge"] | None:

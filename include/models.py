@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 from skops.io.exceptions import UntrustedTypesFoundException
 
-from include import outputs
+from include import outputs, spool
 from include.errors import ModelError
 from include.lake import Lake
 from include.refs import digest_bytes
@@ -158,8 +158,16 @@ def frame(rows: pa.Table, spec: UseCase) -> pd.DataFrame:
             f"{spec.name}: rows to predict", required=", ".join(missing), found="none", remedy=remedy
         )
     columns = {c: pd.Series(_numbers(rows[c], c, spec)) for c in spec.features.numeric}
-    columns |= {c: pd.Series(rows[c].to_pylist(), dtype=object) for c in spec.features.categorical}
+    columns |= {c: pd.Series(texts(rows[c]), dtype=object) for c in spec.features.categorical}
     return pd.DataFrame(columns, columns=list(spec.features.columns))
+
+
+def texts(column: pa.ChunkedArray) -> NDArray[np.object_]:
+    """Return a column's values as Python has them, None for null, each text made once."""
+    coded = column.combine_chunks().dictionary_encode()
+    values: NDArray[np.object_] = np.array([*coded.dictionary.to_pylist(), None], dtype=object)
+    found: NDArray[np.object_] = values.take(coded.indices.fill_null(len(values) - 1).to_numpy())
+    return found
 
 
 def _numbers(column: pa.ChunkedArray, name: str, spec: UseCase) -> NDArray[np.float64]:
@@ -192,6 +200,13 @@ def predict(estimator: Pipeline, rows: pa.Table, spec: UseCase) -> NDArray[np.fl
         when columns are missing, the pipeline fails, or what it gives isn't one finite number a row, or one a
         class.
     """
+    values = spool.room(outputs.shape(spec, rows.num_rows))
+    for place, part in spool.parts(rows):
+        values[place] = _predicted(estimator, part, spec)
+    return values
+
+
+def _predicted(estimator: Pipeline, rows: pa.Table, spec: UseCase) -> NDArray[np.float64]:
     given, shape = frame(rows, spec), outputs.shape(spec, rows.num_rows)
     if given.empty:
         return np.empty(shape, dtype=np.float64)

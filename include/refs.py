@@ -55,22 +55,34 @@ def digest_table(table: pa.Table) -> str:
     """
     import pyarrow as pa
 
-    plain = table.combine_chunks().replace_schema_metadata(None)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, plain.schema) as writer:
-        for column_batch in _whole(plain):
-            writer.write_batch(column_batch)
-    return digest_bytes(sink.getvalue())
+    from include import spool
+
+    plain = table.replace_schema_metadata(None)
+    sink = _Sink()
+    with pa.ipc.new_stream(pa.PythonFile(sink, "w"), plain.schema) as writer:
+        for batch in spool.whole(plain):
+            writer.write_batch(batch)
+    return sink.digest.hexdigest()
 
 
-def _whole(table: pa.Table) -> list[pa.RecordBatch]:
-    """Return the table as one batch with buffers of its own (a slice keeps its parent's)."""
-    if table.num_rows == 0:
-        return []
-    import pyarrow as pa
+class _Sink:
+    """A file of which only the digest is kept."""
 
-    taken = table.take(pa.array(range(table.num_rows), pa.int64())).combine_chunks()
-    return list(taken.to_batches())
+    def __init__(self) -> None:
+        self.digest, self.size, self.closed = hashlib.sha256(), 0, False
+
+    def write(self, data: bytes) -> None:
+        self.digest.update(data)
+        self.size += memoryview(data).nbytes
+
+    def tell(self) -> int:
+        return self.size
+
+    def flush(self) -> None:
+        """Keep nothing back."""
+
+    def close(self) -> None:
+        self.closed = True
 
 
 def inside(key: str) -> str:

@@ -16,7 +16,7 @@ from deltalake import DeltaTable, write_deltalake
 from include import query
 from include.errors import EvergreenError
 from include.faults import answered
-from include.lake import Lake, again, asked
+from include.lake import Lake, again
 from include.refs import Ref
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def compact(lake: Lake, table: str) -> tuple[int, int]:
         return 0, 0
     before = set(opened.file_uris())
     for where in _small(opened):
-        rows = asked(opened, query.select("*", where, ["night"]))
+        rows = query.asked(opened, query.select("*", where, ["night"]))
         write_deltalake(
             opened, rows, mode="overwrite", predicate=query.predicate(where), target_file_size=FILE
         )
@@ -105,7 +105,7 @@ def _small(opened: DeltaTable) -> list[query.Where]:
         small = [file for file in files if file["size_bytes"] < FILE / 2 and file.get("max.night")]
         where = {name: str(files[0][f"partition.{name}"]) for name in parts}
         for some in _batches(sorted(small, key=lambda file: str(file["max.night"]))):
-            read = asked(opened, query.select('DISTINCT "night"', where))["night"].to_pylist()
+            read = query.asked(opened, query.select('DISTINCT "night"', where))["night"].to_pylist()
             ranges = [(file["min.night"], file["max.night"]) for file in some]
             nights = [night for night in read if any(low <= night <= high for low, high in ranges)]
             found.append({**where, "night": sorted(nights)})

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from include import models, tables
+from include import models, spool, tables
 from include.errors import EvergreenError, ModelError, StoreUnavailable
 from include.features import views
 from include.ingest import publish
@@ -161,7 +161,7 @@ def _block(lake: Lake, spec: UseCase, shape: Shape, block: Sequence[Row]) -> Ite
     read = lake.read(table, {"night": [row["night"] for row in block]})
     found = publish.by_night(views.shaped(read, schema))
     for row in block:
-        rows = found.get(row["night"], schema.empty_table()).sort_by([(name, "ascending") for name in order])
+        rows = spool.ordered(found.get(row["night"], schema.empty_table()), order)
         digest = digest_table(rows) if rows.num_rows or row["digest"] else ""
         if digest == row["digest"]:
             yield ""

@@ -9,7 +9,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from include import tables
+from include import spool, tables
 from include.errors import SpecError
 from include.features import views
 from include.features.views import AsOf
@@ -65,8 +65,8 @@ def compute(
         asked = ", ".join(_column(field, field.name in spec.key) for field in shape)
         order = ", ".join(f'"{c}"' for c in ("night", *spec.key))
         # what is pasted are quoted names
-        found = engine.sql(f"SELECT {asked} FROM result ORDER BY {order}").to_arrow_table()  # noqa: S608
-        return views.shaped(found, shape).combine_chunks()
+        found = engine.sql(f"SELECT {asked} FROM result ORDER BY {order}").to_arrow_reader(spool.BATCH)  # noqa: S608
+        return spool.held(shape, (batch.select(shape.names).cast(shape) for batch in found))
 
 
 def schema(spec: UseCase) -> pa.Schema:
@@ -114,7 +114,7 @@ def labels(lake: Lake, spec: UseCase, nights: Sequence[str], *, known: str | Non
     brings = {spec.clock.shift(night, spec.labels.delay): night for night in wanted}
     read = lake.read(f"validated_{spec.labels.source}", {"night": list(brings)}) if brings else None
     until = "true" if known is None else f"known_at <= TIMESTAMPTZ '{spec.clock.moment(known).isoformat()}'"
-    with views.engine() as engine:
+    with spool.engine() as engine:
         engine.register("brought", views.shaped(read, tables.validated(source)))
         engine.register("brings", pa.table({"night": list(brings), "spine": list(brings.values())}, _BRINGS))
         key = ", ".join(f'"{column}"' for column in spec.key)

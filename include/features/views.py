@@ -22,7 +22,7 @@ from typing import Literal
 import duckdb
 import pyarrow as pa
 
-from include import tables
+from include import spool, tables
 from include.lake import Lake
 from include.spec import UseCase
 
@@ -51,19 +51,11 @@ def shaped(rows: pa.Table | None, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def engine() -> duckdb.DuckDBPyConnection:
-    """Return an in-memory DuckDB that gives the same floats each time and can open nothing outside itself."""
-    connection = duckdb.connect()
-    connection.execute("SET threads=1; SET TimeZone='UTC'; SET enable_progress_bar=false")
-    connection.execute("SET python_enable_replacements=false; SET enable_external_access=false")
-    return connection
-
-
 def prepare(
     spec: UseCase, rows: Mapping[str, pa.Table], nights: Sequence[str], as_of: AsOf, until: datetime
 ) -> duckdb.DuckDBPyConnection:
     """Return an engine with the views of ``nights``, made from rows that were known by ``until``."""
-    connection = engine()
+    connection = spool.engine()
     connection.register("calendar", calendar(spec, nights))
     # what is pasted are names that the spec's own patterns allow, and quoted columns
     for name, source in spec.sources.items():

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from include import profile
+from include import profile, spool
 from include.environment import code_version
 from include.ingest.snapshot import Snapshot
 from include.lake import Lake, Where
@@ -37,13 +37,13 @@ def inputs(source: str, revisions: Sequence[Snapshot]) -> str:
 
 def digest(rows: pa.Table, source: Source) -> str:
     """Return the digest of a night's validated rows: all its revisions, sorted by revision and key."""
-    order = [(name, "ascending") for name in ("revision", *source.key)]
-    return digest_table(rows.select(validated(source).names).cast(validated(source)).sort_by(order))
+    plain = rows.select(validated(source).names).cast(validated(source))
+    return digest_table(spool.ordered(plain, ("revision", *source.key)))
 
 
 def by_night(rows: pa.Table) -> dict[str, pa.Table]:
     """Return the rows of each night that has any."""
-    ordered = rows.sort_by([("night", "ascending")]) if rows.num_rows else rows
+    ordered = spool.ordered(rows, ["night"])
     counts = pc.value_counts(ordered["night"]).to_pylist()
     found, start = {}, 0
     for entry in counts:  # in order of appearance, so each night's rows follow the one before

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
+from include import spool
 from include.errors import ModelError
 from include.features import views
 from include.lake import Lake
@@ -79,4 +80,4 @@ def _publish(lake: Lake, spec: UseCase, night: str, made: pa.Table, inputs: Mapp
 
 
 def _sorted(spec: UseCase, rows: pa.Table) -> pa.Table:
-    return rows.sort_by([(name, "ascending") for name in ("model", *spec.key)]).combine_chunks()
+    return spool.ordered(rows, ("model", *spec.key))

@@ -9,6 +9,7 @@ from hashlib import blake2b
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from include import spool
 from include.rollout.trial import CANARY, Trial
 from include.score.ladder import Step
 from include.spec import UseCase
@@ -22,8 +23,8 @@ def shares(spec: UseCase, rows: pa.Table, rungs: list[Step], on_trial: Sequence[
         if trial.kind == CANARY:
             model, version = str(trial.candidate["model"]), str(trial.candidate["version"])
             chosen = pa.array(entities(spec, rows, model), pa.bool_())
-            both = [(rows.filter(chosen), [Step(CANARY, version, model), *rungs])]
-            both.append((rows.filter(pc.invert(chosen)), rungs))
+            both = [(spool.chosen(rows, chosen), [Step(CANARY, version, model), *rungs])]
+            both.append((spool.chosen(rows, pc.invert(chosen)), rungs))
             return [part for part in both if part[0].num_rows]
     return [(rows, rungs)]
 

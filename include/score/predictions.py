@@ -9,8 +9,9 @@ from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from include import environment, outputs, tables
+from include import environment, models, outputs, spool, tables
 from include.features.build import schema as features_schema
 from include.outputs import Constant
 from include.refs import digest_table
@@ -30,6 +31,11 @@ def shape(spec: UseCase) -> pa.Schema:
 
 def build(spec: UseCase, rows: pa.Table, served: Served) -> pa.Table:
     """Return one row for each row of features, in their order."""
+    made = (_built(spec, part, served, served.values[place]) for place, part in spool.parts(rows))
+    return spool.held(shape(spec), (batch for part in made for batch in part.to_batches()))
+
+
+def _built(spec: UseCase, rows: pa.Table, served: Served, values: NDArray[np.float64]) -> pa.Table:
     same = {
         "rung": served.step.rung,
         "reason": served.reason,
@@ -37,11 +43,11 @@ def build(spec: UseCase, rows: pa.Table, served: Served) -> pa.Table:
         "model": served.step.model,
     }
     columns = {name: pa.repeat(pa.scalar(text), rows.num_rows) for name, text in same.items()}
-    columns |= outputs.columns(spec, served.values) | {"row_digest": row_digests(spec, rows)}
+    columns |= outputs.columns(spec, values) | {"row_digest": row_digests(spec, rows)}
     if spec.problem.classes:
         columns |= {
-            "prediction": pa.array(served.values.max(axis=1)),
-            "label": outputs.chosen(spec, served.values),
+            "prediction": pa.array(values.max(axis=1)),
+            "label": outputs.chosen(spec, values),
         }
     columns |= {name: rows[name] for name in ("night", *spec.key)}
     return pa.table([columns[name] for name in shape(spec).names], schema=shape(spec))
@@ -59,10 +65,12 @@ def row_digests(spec: UseCase, rows: pa.Table) -> pa.Array:
     numbers[np.isnan(numbers)] = np.nan  # one of the many ways to write it
     texts: Sequence[tuple[object, ...]] = [()] * rows.num_rows
     if spec.features.categorical:
-        texts = list(zip(*(rows[name].to_pylist() for name in spec.features.categorical), strict=True))
+        texts = list(zip(*(models.texts(rows[name]) for name in spec.features.categorical), strict=True))
+    written = {text: json.dumps(text).encode() for text in set(texts)}
+    width, plain = numbers.strides[0], numbers.tobytes()
     digests = [
-        blake2b(number.tobytes() + json.dumps(text).encode(), digest_size=16).hexdigest()
-        for number, text in zip(numbers, texts, strict=True)
+        blake2b(plain[at * width : (at + 1) * width] + written[text], digest_size=16).hexdigest()
+        for at, text in enumerate(texts)
     ]
     return pa.array(digests, pa.string())
 
@@ -79,6 +87,10 @@ def parts(spec: UseCase, earlier: pa.Table, rows: pa.Table) -> list[tuple[Step, 
     list of (Step, str, pa.Array)
         The rung, the reasons, and a boolean a row; every row is in one part.
     """
+    if len(who := earlier.group_by(list(WHO)).aggregate([])) == 1:
+        rung, version, model, reason = (who[name][0].as_py() for name in WHO)
+        constant = None if model else _constant(spec, earlier.slice(0, 1))
+        return [(Step(rung, version, model, constant), reason, pa.repeat(pa.scalar(True), rows.num_rows))]
     by = list(zip(*(earlier[name].to_pylist() for name in WHO), strict=True))
     most, of = Counter(by).most_common(1)[0][0], dict(zip(_keys(spec, earlier), by, strict=True))
     now = [of.get(key, most) for key in _keys(spec, rows)]
@@ -98,9 +110,8 @@ def _constant(spec: UseCase, row: pa.Table) -> Constant:
 
 
 def joined(spec: UseCase, tables: Sequence[pa.Table]) -> pa.Table:
-    """Return the rows of several parts in the order of their key."""
-    every = pa.concat_tables(tables).sort_by([(name, "ascending") for name in spec.key])
-    return every.combine_chunks()
+    """Return the rows of several parts, each in the order of the key, in that order."""
+    return tables[0] if len(tables) == 1 else spool.ordered(pa.concat_tables(tables), spec.key)
 
 
 def _keys(spec: UseCase, rows: pa.Table) -> list[tuple[object, ...]]:
@@ -145,4 +156,7 @@ def alike(spec: UseCase, rows: pa.Table, made: pa.Table) -> bool:
     same = made.num_rows == rows.num_rows and all(
         made[c].equals(rows[c].cast(made[c].type)) for c in spec.key
     )
-    return same and row_digests(spec, rows).to_pylist() == made["row_digest"].to_pylist()
+    return same and all(
+        pa.chunked_array([row_digests(spec, part)]).equals(made["row_digest"][place])
+        for place, part in spool.parts(rows)
+    )

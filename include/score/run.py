@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random
 
-from include import outputs, profile, tables
+from include import outputs, profile, spool, tables
 from include.errors import ModelError, NotPublished, StaleDecision
 from include.features import views
 from include.features.build import compute
@@ -134,7 +134,7 @@ def seen_by(lake: Lake, spec: UseCase, night: str) -> dict[str, pa.Table]:
     """Return each source's rows that were known at the night's decision time."""
     decided = pa.scalar(spec.clock.moment(night), tables.TIME)
     read = views.read(lake, spec, [night])
-    return {name: rows.filter(pc.less_equal(rows["known_at"], decided)) for name, rows in read.items()}
+    return {name: spool.chosen(rows, pc.less_equal(rows["known_at"], decided)) for name, rows in read.items()}
 
 
 def _missing(
@@ -156,8 +156,8 @@ def _again(
     lake: Lake, spec: UseCase, night: str, rows: pa.Table, published: pa.Table, inputs: Mapping[str, str]
 ) -> Ref:
     """Finish a served night that was killed or damaged; what it would be now stands beside what it was."""
-    published = published.sort_by([(c, "ascending") for c in spec.key])
-    served = views.shaped(published, predictions.shape(spec)).combine_chunks()
+    served = views.shaped(spool.ordered(published, spec.key), predictions.shape(spec))
+    before = digest_table(served)
     parts = predictions.parts(spec, served, rows)
     alike = predictions.alike(spec, rows, served)
     done = next(iter(lake.rows("partitions", {"product": "predictions", "night": night})), None)
@@ -168,27 +168,27 @@ def _again(
         now = served if alike else None
     if now is not None:
         digest = digest_table(now)
-        if digest != digest_table(served) and done is not None and done["digest"] == digest:
+        if digest != before and done is not None and done["digest"] == digest:
             lake.publish("predictions", now, {"night": night})  # damaged since: what was served is recorded
-            served = now
-        if digest == digest_table(served):
+            served, before = now, digest
+        if digest == before:
             return _finish(lake, spec, night, rows, served, inputs)
         for model, version in {step.model: step.version for step, _, _ in parts}.items():
             mine = pc.equal(now["model"], model)
-            values = outputs.array(spec, now.filter(mine))
-            _restate(lake, spec, rows.filter(mine), version, model, values)
+            values = outputs.array(spec, spool.chosen(now, mine))
+            _restate(lake, spec, spool.chosen(rows, mine), version, model, values)
         why = "would be others now: see restated"
     if done is None:
         _finish(lake, spec, night, rows if alike else None, served, inputs if alike else {})
     note = f"{predictions.sentence(served)}; they {why}"
-    return Ref(f"{lake.uri}/tables/predictions", night, digest_table(served), served.num_rows, note)
+    return Ref(f"{lake.uri}/tables/predictions", night, before, served.num_rows, note)
 
 
 def _by_the_same(lake: Lake, spec: UseCase, rows: pa.Table, parts: Sequence[Part]) -> pa.Table:
     """Return what those who served a night's rows say of the rows now."""
     made = []
     for step, reason, mask in parts:
-        mine = rows.filter(mask)
+        mine = spool.chosen(rows, mask)
         served = Served(step, reason, ladder.predict(lake, spec, mine, step))
         made.append(predictions.build(spec, mine, served))
     return predictions.joined(spec, made)
@@ -197,10 +197,7 @@ def _by_the_same(lake: Lake, spec: UseCase, rows: pa.Table, parts: Sequence[Part
 def inputs_of(spec: UseCase, seen: Mapping[str, pa.Table]) -> dict[str, str]:
     """Return the digest of what the night saw of each source: rows that came later are no part of it."""
     order = {name: ("night", "revision", *source.key) for name, source in spec.sources.items()}
-    return {
-        name: digest_table(rows.sort_by([(c, "ascending") for c in order[name]]))
-        for name, rows in seen.items()
-    }
+    return {name: digest_table(spool.ordered(rows, order[name])) for name, rows in seen.items()}
 
 
 def _finish(
@@ -210,7 +207,7 @@ def _finish(
 
     What such a night had seen isn't known any more, so its row names no inputs and no declaration.
     """
-    note, digest = predictions.sentence(made), digest_table(made)
+    note = predictions.sentence(made)
     profiles = {"predictions": profile.build("predictions", night, made, spec.problem.outputs, [])}
     if rows is not None:
         of = spec.features
@@ -220,7 +217,7 @@ def _finish(
     declaration = "" if rows is None else spec.digest
     done = predictions.partition("predictions", night, made, inputs, declaration, note)
     lake.publish("partitions", done, {"product": "predictions", "night": night})
-    return Ref(f"{lake.uri}/tables/predictions", night, digest, made.num_rows, note)
+    return Ref(f"{lake.uri}/tables/predictions", night, done["digest"][0].as_py(), made.num_rows, note)
 
 
 def _nothing(spec: UseCase, night: str, state: Mapping[str, dict[str, object]]) -> NotPublished:

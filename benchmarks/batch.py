@@ -1,0 +1,243 @@
+"""What a large night costs beside its model: ``python -m benchmarks.batch [ROWS ...]``.
+
+A night of the flights with so many rows is scored end to end: read from the lake, features by SQL, predict,
+digest, publish, profile. The same model then says its `predict_proba` of the same features, of at most a
+million of them, which are a frame in memory already. The ratio is the first's rows a second over the
+second's, both in one process with one OpenMP thread; in brackets by seconds of CPU, which other work on the
+machine lengthens less. The peak is of memory that is the process's own (RssAnon), its imports included;
+mapped files are the system's to drop.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from include import models, profile, spool, tables
+from include.features.build import compute
+from include.lake import Lake
+from include.promote import ledger
+from include.score import predictions
+from include.score import run as scoring
+from include.spec import UseCase, load
+from include.train.fit import fit
+
+SMALL, LARGE = "2013-02-01", "2013-02-02"
+HISTORY = ("2013-01-04", SMALL)
+ROWS = (100_000, 1_000_000)
+STEP = 250_000  # rows that are generated at once
+ALIKE = 1_000_000  # rows of which the model alone is asked
+FITTED = 50_000
+KINDS = ("boosting", "logistic")
+CARRIERS = ["9E", "AA", "AS", "B6", "DL", "EV", "F9", "FL", "HA", "MQ", "OO", "UA", "US", "VX", "WN", "YV"]
+ORIGINS = ["EWR", "JFK", "LGA"]
+Given = dict[str, Any]
+DESTS = [a + b + "X" for a in "ABCDEFGHIJ" for b in "KLMNOPQRST"]
+
+
+def flights(spec: UseCase, source: str, night: str, rows: int) -> Iterator[pa.RecordBatch]:
+    """Yield a night's generated flights, as planned or as they came out."""
+    day = spec.clock.shift(night, spec.sources[source].offset)
+    for start in range(0, rows, STEP):
+        n = min(STEP, rows - start)
+        chance, flight = np.random.default_rng([len(source), start, n]), np.arange(start, start + n)
+        minute = chance.integers(0, 1440, n)
+        names = {"carrier": CARRIERS, "origin": ORIGINS, "dest": DESTS}
+        given: Given = {c: np.array(of)[chance.integers(0, len(of), n)] for c, of in names.items()}
+        given |= {"flight": flight, "sched_dep_time": minute, "sched_arr_time": (minute + 120) % 1440}
+        given |= {"year": 2013, "month": int(day[5:7]), "day": int(day[8:])}
+        given |= {"tailnum": np.char.add("N", (flight % 3000).astype(str))}
+        given |= {"distance": chance.uniform(100, 4000, n), "arr_delay": chance.normal(5, 30, n)}
+        given["scheduled"] = np.datetime64(day, "us") + (minute // 60 + 5).astype("timedelta64[h]")
+        yield _batch(spec, source, night, given, n)
+
+
+def others(spec: UseCase, source: str, night: str) -> Iterator[pa.RecordBatch]:
+    """Yield a night's weather or planes."""
+    chance, n = np.random.default_rng(7), 72 if source == "weather" else 3000
+    numbers = (pa.float64(), pa.int64())
+    given: Given = {
+        f.name: chance.integers(1, 50, n) for f in tables.validated(spec.sources[source]) if f.type in numbers
+    }
+    if source == "weather":
+        hours = np.tile(np.arange(5, 29), 3).astype("timedelta64[h]")
+        given |= {"origin": np.repeat(ORIGINS, 24)}
+        given |= {"observed": np.datetime64(spec.clock.shift(night, 1), "us") + hours}
+    else:
+        given |= {"tailnum": np.char.add("N", np.arange(n).astype(str)), "year": 1980 + given["year"]}
+    yield _batch(spec, source, night, given, n)
+
+
+def _batch(spec: UseCase, source: str, night: str, given: Given, n: int) -> pa.RecordBatch:
+    schema = tables.validated(spec.sources[source])
+    known = np.datetime64(spec.clock.local(night, spec.sources[source].known).replace(tzinfo=None), "us")
+    given |= {"night": night, "revision": 0, "known_at": known}
+    columns = [
+        pa.array(np.broadcast_to(given[f.name], n)).cast(f.type) if f.name in given else pa.nulls(n, f.type)
+        for f in schema
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def fill(lake: Lake, spec: UseCase, rows: int) -> None:
+    """Publish four weeks of small nights, one to learn from, and one of so many rows."""
+    for source, declared in spec.sources.items():
+        states = []
+        for night in [*spec.clock.keys(*HISTORY), LARGE]:
+            n = {LARGE: rows, SMALL: FITTED}.get(night, 1000) if source == "schedule" else 1000
+            flown = source in ("schedule", "outcomes")
+            made = flights(spec, source, night, n) if flown else others(spec, source, night)
+            table = spool.held(tables.validated(declared), made)
+            lake.publish(f"validated_{source}", table, {"night": night})
+            same: Given = {"inputs": {}, "spec": "", "code": "", "note": "generated"}
+            states.append(tables.published(source, night, table.num_rows, "", **same))
+        lake.publish("partitions", pa.Table.from_pylist(states, tables.PARTITIONS), {"product": source})
+
+
+def prepare(folder: str, rows: int) -> None:
+    """Make the lake, with a model of each kind that learnt noise from features like the large night's."""
+    spec = load("flight_delay")
+    lake = Lake(spec.name, folder)
+    fill(lake, spec, rows)
+    seen = compute(spec, scoring.seen_by(lake, spec, SMALL), [SMALL])
+    late = np.random.default_rng(7).random(seen.num_rows) < 0.2
+    known = seen.append_column(spec.problem.target, pa.array(late.astype(float)))
+    for one in (*spec.training.candidates, *spec.training.baselines):
+        if one.name in KINDS:
+            Path(folder, one.name).write_text(models.store(lake, models.dump(fit(spec, one, known))))
+
+
+def promote(lake: Lake, folder: str, kind: str) -> None:
+    """Let the model of a kind serve, and let nothing be scored yet."""
+    row: dict[str, Any] = dict.fromkeys(tables.DEPLOYMENTS.names, "")
+    row |= {"role": "champion", "version": kind, "model": Path(folder, kind).read_text(), "prior": 0.2}
+    ledger.switch(lake, lambda rows: [row | {"effective": SMALL, "kind": "promoted"}])
+    shutil.rmtree(Path(folder, lake.uri.rpartition("/")[2], "tables", "predictions"), ignore_errors=True)
+
+
+class Clock:
+    """Seconds by part, each without the parts that it calls."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, float] = defaultdict(float)
+        self._inner = [0.0]
+
+    def wrap(self, owner: Any, name: str, part: str) -> None:
+        """Time each call of a function."""
+        real = getattr(owner, name)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            begin = time.process_time()
+            self._inner.append(0.0)
+            try:
+                return real(*args, **kwargs)
+            finally:
+                took = time.process_time() - begin
+                self.parts[part] += took - self._inner.pop()
+                self._inner[-1] += took
+
+        setattr(owner, name, timed)
+
+
+class Anonymous(threading.Thread):
+    """The most memory of its own that the process had, in MB: mapped files are the system's to drop."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.done, self.most = threading.Event(), 0
+
+    def run(self) -> None:
+        """Look every hundredth of a second."""
+        while not self.done.wait(0.01):
+            status = Path("/proc/self/status").read_text()
+            self.most = max(self.most, int(status.partition("RssAnon:")[2].split()[0]) >> 10)
+
+
+PARTS = (
+    (scoring, "seen_by", "read"),
+    (scoring, "compute", "features"),
+    (models, "frame", "frame"),
+    (models, "_raw", "predict"),
+    (predictions, "build", "rows"),
+    (predictions, "row_digests", "row digests"),
+    (predictions, "digest_table", "digest"),
+    (scoring, "inputs_of", "inputs"),
+    (Lake, "append_at", "write"),
+    (profile, "build", "profile"),
+)
+
+
+def measure(folder: str, kind: str) -> dict[str, Any]:
+    """Score the large night after a small one, then ask the model of features that are a frame in memory."""
+    spec = load("flight_delay")
+    lake = Lake(spec.name, folder)
+    promote(lake, folder, kind)
+    scoring.score(lake, spec, SMALL)
+    clock, memory = Clock(), Anonymous()
+    for owner, name, part in PARTS:
+        clock.wrap(owner, name, part)
+    memory.start()
+    whole = _timed(lambda: scoring.score(lake, spec, LARGE))
+    memory.done.set()
+    parts = dict(clock.parts)
+    estimator = models.fetch(lake, Path(folder, kind).read_text())
+    rows = compute(spec, scoring.seen_by(lake, spec, LARGE), [LARGE]).slice(0, ALIKE)
+    given = models.frame(rows, spec)
+    estimator.predict_proba(given[:1000])
+    alone = _timed(lambda: estimator.predict_proba(given))
+    each = {"alone": rows.num_rows / np.array(alone), "peak": memory.most, "parts": parts}
+    return {"whole": whole, "rows": lake.count("predictions", {"night": LARGE})} | each
+
+
+def _timed(work: Callable[[], Any]) -> tuple[float, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def _apart(what: str, *args: object) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.batch", what, *map(str, args)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return dict(json.loads(subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE).stdout))
+
+
+def _row(kind: str, found: dict[str, Any]) -> str:
+    rows, (wall, cpu) = found["rows"], found["whole"]
+    ratio, of_cpu = rows / wall / found["alone"][0], rows / cpu / found["alone"][1]
+    each = ", ".join(f"{part} {s:.2f}" for part, s in found["parts"].items())
+    said = [kind, f"{rows:,}", f"{wall:.1f} ({cpu:.1f})", f"{rows / wall:,.0f}"]
+    return f"| {' | '.join(said)} | {ratio:.2f} ({of_cpu:.2f}) | {found['peak']:,} | {each} |"
+
+
+def main(command: Sequence[str]) -> None:
+    """Measure and print, or do the part that has a process of its own."""
+    if command[:1] == ["prepare"]:
+        prepare(command[1], int(command[2]))
+        print("{}")
+    elif command[:1] == ["measure"]:
+        print(json.dumps(measure(*command[1:]), default=list))
+    else:
+        print("| model | rows | seconds (of CPU) | rows a second | ratio (of CPU) | peak MB | CPU by part |")
+        print("|---|---|---|---|---|---|---|")
+        for rows in map(int, command or ROWS):
+            with tempfile.TemporaryDirectory() as folder:
+                _apart("prepare", folder, rows)
+                for kind in KINDS:
+                    print(_row(kind, _apart("measure", folder, kind)), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,144 @@
+"""Rows of any number: in memory while they are few, else in a file without a name that is mapped.
+
+A mapped table is used like any other. The system drops its pages when memory is short, and its file when the
+table is gone or the process is killed. Files lie in ``TMPDIR``, which must be on a disk and not in memory.
+"""
+
+from __future__ import annotations
+
+import mmap
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import IO
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+HELD = 256 << 20  # bytes of a table that stays in memory
+BATCH = 1 << 16  # rows that are worked on at once; a multiple of eight, since eight bits are a byte
+MEMORY = "2GB"  # of DuckDB, which spills beyond
+TEXT = (1 << 31) - 1  # bytes of text that one array can have
+
+
+def engine() -> duckdb.DuckDBPyConnection:
+    """Return a DuckDB that gives the same floats each time, spills, and can open nothing outside itself."""
+    spill = str(Path(tempfile.gettempdir()) / f"evergreen-{uuid.uuid4().hex}")  # made and removed by DuckDB
+    connection = duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": spill})
+    connection.execute("SET threads=1; SET TimeZone='UTC'; SET enable_progress_bar=false")
+    connection.execute("SET python_enable_replacements=false; SET enable_external_access=false")
+    return connection
+
+
+def held(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> pa.Table:
+    """Return a table of the batches, of which not more than `HELD` bytes are in memory."""
+    first, size, rest = [], 0, iter(batches)
+    for batch in rest:
+        first.append(batch)
+        size += batch.nbytes
+        if size > HELD:
+            with tempfile.TemporaryFile() as file:
+                with pa.ipc.new_file(pa.PythonFile(file, "w"), schema) as writer:
+                    for one in chain(first, rest):
+                        writer.write_batch(one)
+                return pa.ipc.open_file(_mapped(file)).read_all()
+    return pa.Table.from_batches(first, schema).combine_chunks()
+
+
+def parts(rows: pa.Table) -> Iterator[tuple[slice, pa.Table]]:
+    """Yield the table in parts of at most `BATCH` rows, with their places; of no rows an empty one."""
+    for start in range(0, max(rows.num_rows, 1), BATCH):
+        yield slice(start, start + BATCH), rows.slice(start, BATCH)
+
+
+def chosen(rows: pa.Table, mask: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """Return the rows that a mask, without nulls, says."""
+    if pc.all(mask).as_py():
+        return rows
+    found = (part.filter(mask[place.start : place.stop]) for place, part in parts(rows))
+    return held(rows.schema, chain.from_iterable(part.to_batches() for part in found))
+
+
+def ordered(rows: pa.Table, by: Sequence[str]) -> pa.Table:
+    """Return the rows sorted by columns, nulls last."""
+    if rows.nbytes <= HELD:
+        return rows.sort_by([(name, "ascending") for name in by])
+    order = ", ".join('"' + name.replace('"', '""') + '"' for name in by)
+    with engine() as connection:
+        connection.register("given", rows)
+        # what is pasted are quoted names
+        found = connection.sql(f"SELECT * FROM given ORDER BY {order}").to_arrow_reader(BATCH)  # noqa: S608
+        return held(rows.schema, (batch.cast(rows.schema) for batch in found))
+
+
+def room(shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return an array to be filled."""
+    if np.prod(shape) * 8 <= HELD:
+        return np.empty(shape, dtype=np.float64)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, np.float64, "w+", shape=shape)
+
+
+def whole(table: pa.Table) -> Iterator[pa.RecordBatch]:
+    """Yield the table as one batch with buffers of its own and nothing under its nulls; none of no rows.
+
+    Where a column has more text than an array can have it is several batches.
+    """
+    size = table.num_rows
+    if any(pa.types.is_string(c.type) and c.nbytes > TEXT and _text(c) > TEXT for c in table.columns):
+        size = BATCH << 8
+    for start in range(0, table.num_rows, size or 1):
+        part = table.slice(start, size)
+        if part.nbytes <= HELD:
+            yield from part.take(np.arange(part.num_rows)).combine_chunks().to_batches()
+        else:
+            yield pa.RecordBatch.from_arrays([_laid(c) for c in part.columns], schema=table.schema)
+
+
+def _text(column: pa.ChunkedArray) -> int:
+    return sum(pc.sum(pc.binary_length(chunk)).as_py() or 0 for chunk in column.chunks)
+
+
+def _laid(column: pa.ChunkedArray) -> pa.Array:
+    """Return a column as one array that lies in files."""
+    kind, end = column.type, 0
+    text = pa.types.is_string(kind) or pa.types.is_binary(kind)
+    if not (text or pa.types.is_primitive(kind)):
+        return column.combine_chunks()
+    with (
+        tempfile.TemporaryFile() as valid,
+        tempfile.TemporaryFile() as ends,
+        tempfile.TemporaryFile() as data,
+    ):
+        ends.write(bytes(4))
+        for start in range(0, len(column), BATCH):
+            part = column.slice(start, BATCH).combine_chunks()
+            part = part.take(np.arange(len(part)))  # its own buffers, from their beginning
+            valid.write(_bits(part.is_valid()))
+            if text:
+                offsets = np.frombuffer(part.buffers()[1], np.int32)[: len(part) + 1]
+                ends.write((offsets[1:] + np.int32(end)).tobytes())
+                data.write(memoryview(part.buffers()[2] or b"")[: offsets[-1]])
+                end += int(offsets[-1])
+            elif pa.types.is_boolean(kind):
+                data.write(_bits(part.fill_null(False)))
+            else:
+                data.write(memoryview(part.buffers()[1])[: len(part) * kind.bit_width // 8])
+        validity = _mapped(valid) if column.null_count else None
+        values = [_mapped(ends), _mapped(data)] if text else [_mapped(data)]
+    return pa.Array.from_buffers(kind, len(column), [validity, *values], column.null_count)
+
+
+def _bits(booleans: pa.Array) -> bytes:
+    return np.packbits(booleans.to_numpy(zero_copy_only=False), bitorder="little").tobytes()
+
+
+def _mapped(file: IO[bytes]) -> pa.Buffer:
+    file.flush()
+    size = file.seek(0, 2)
+    return pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b"")

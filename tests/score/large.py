@@ -1,0 +1,62 @@
+"""Scores a night of many parcels with little memory, and prints the most memory of its own that it had (MB).
+
+``python -m tests.score.large ROWS FOLDER`` is run by a test, once for each number of rows.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from include import spool, tables
+from include.lake import Lake
+from include.score.run import score
+from include.spec import UseCase
+from tests.features import parcels
+
+NIGHT = "2024-03-08"
+
+
+def orders(use: UseCase, rows: int) -> pa.Table:
+    """Return a night's rows of `orders`."""
+    schema = tables.validated(use.sources["orders"])
+    known = use.clock.local(NIGHT, use.sources["orders"].known)
+    columns = {
+        "depot": pa.array(parcels.DEPOTS).take(pa.array(np.arange(rows) % 2)),
+        "parcel": np.arange(rows),
+        "weight": np.random.default_rng(7).random(rows),
+        "express": np.arange(rows) % 3 == 0,
+        "night": pa.repeat(NIGHT, rows),
+        "revision": np.zeros(rows, np.int32),
+        "known_at": pa.repeat(pa.scalar(known, tables.TIME), rows),
+    }
+    return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+def main(rows: int, folder: str) -> None:
+    """Fill a lake, score its large night, and print the peak."""
+    spool.HELD, spool.BATCH, spool.MEMORY = 4 << 20, 1 << 13, "150MB"
+    use = parcels.spec(Path(folder))
+    lake = Lake("parcels", folder + "/lake")
+    parcels.fill(lake, use, "2024-03-01", NIGHT)
+    lake.publish("validated_orders", orders(use, rows), {"night": NIGHT})
+    done, most = threading.Event(), [0]
+
+    def look() -> None:
+        while not done.wait(0.005):
+            status = Path("/proc/self/status").read_text()
+            most[0] = max(most[0], int(status.partition("RssAnon:")[2].split()[0]) >> 10)
+
+    watch = threading.Thread(target=look, daemon=True)
+    watch.start()
+    assert score(lake, use, NIGHT).rows == rows
+    done.set()
+    print(most[0])
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])

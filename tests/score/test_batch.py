@@ -1,0 +1,105 @@
+"""A night beyond what memory holds is scored batch by batch, and nothing that is published tells."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from include import models, spool
+from include.errors import NotPublished
+from include.lake import Lake
+from include.refs import Ref
+from include.score.run import score
+from include.spec import UseCase
+from include.spec.stages import Candidate
+from include.train.recipes import RECIPES, build
+from tests.features import parcels
+
+Deploy = Callable[..., None]
+ROOT = Path(__file__).parents[2]
+NIGHT = "2024-03-08"
+TABLES = ("predictions", "profiles", "partitions")
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Makes memory hold nothing and a batch so many rows: ``small(8)``."""
+
+    def shrink(batch: int) -> None:
+        monkeypatch.setattr(spool, "HELD", 0)
+        monkeypatch.setattr(spool, "BATCH", batch)
+
+    return shrink
+
+
+def _scored(folder: Path, use: UseCase, deploy: Deploy) -> tuple[Ref, dict[str, list[str]], Lake]:
+    lake = Lake("parcels", str(folder))
+    parcels.fill(lake, use, "2024-03-01", NIGHT)
+    deploy(lake, "1", "2024-03-04")
+    ref = score(lake, use, NIGHT)
+    return ref, {name: sorted(map(repr, lake.rows(name))) for name in TABLES}, lake
+
+
+@pytest.mark.parametrize("batch", [8, 16])
+def test_a_night_larger_than_a_batch_is_the_same_night(
+    use: UseCase, deploy: Deploy, tmp_path: Path, small: Callable[[int], None], batch: int
+) -> None:
+    """Rows, digests, profiles and lineage are those of a night in memory, and scored again they stay."""
+    whole, tables, there = _scored(tmp_path / "whole", use, deploy)
+    small(batch)
+    ref, found, lake = _scored(tmp_path / "cut", use, deploy)
+    assert (ref.digest, ref.rows, ref.note) == (whole.digest, whole.rows, whole.note)
+    assert found == tables
+    for one in (lake, there):
+        assert score(one, use, NIGHT).digest == whole.digest
+        assert {name: sorted(map(repr, one.rows(name))) for name in TABLES} == tables
+
+
+def test_a_night_without_rows_is_refused_in_batches_too(
+    use: UseCase, lake: Lake, small: Callable[[int], None]
+) -> None:
+    """No rows give no predictions and the sentence that says so."""
+    small(8)
+    lake.publish("validated_orders", parcels.rows(use, "orders", NIGHT)[:0], {"night": NIGHT})
+    with pytest.raises(NotPublished, match="rows to score"):
+        score(lake, use, NIGHT)
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES["binary"]))
+def test_a_model_says_the_same_to_the_bit_whichever_the_batch(
+    use: UseCase, name: str, small: Callable[[int], None]
+) -> None:
+    """A row's prediction doesn't depend on the rows beside it."""
+    chance, rows = np.random.default_rng(7), 1003
+    given: dict[str, Any] = {c: chance.normal(size=rows) for c in use.features.numeric}
+    given |= {c: chance.choice(["a", "b", None], rows) for c in use.features.categorical}
+    table = pa.table({name: pa.array(values) for name, values in given.items()})
+    estimator = build(use, Candidate(name=name, estimator=name))
+    estimator.fit(models.frame(table, use), chance.integers(0, 2, rows))
+    whole = models.predict(estimator, table, use)
+    for batch in (8, 64, 512):
+        small(batch)
+        assert models.predict(estimator, table, use).tobytes() == whole.tobytes()
+
+
+@pytest.mark.full
+@pytest.mark.timeout(300)
+def test_memory_hardly_grows_with_the_rows(tmp_path: Path) -> None:
+    """Twelve times the rows take at most 350 MB more, where all in memory took 780 (230 and 1,000 MB)."""
+    peaks = []
+    for rows in (100_000, 1_200_000):
+        folder = tmp_path / str(rows)
+        folder.mkdir()
+        command = [sys.executable, "-m", "tests.score.large", str(rows), str(folder)]
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
+        done = subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, text=True)
+        peaks.append(int(done.stdout.splitlines()[-1]))
+    assert peaks[1] - peaks[0] < 350, peaks

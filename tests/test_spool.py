@@ -1,0 +1,104 @@
+"""Rows beyond what memory holds are the same rows: in their order, their digest, and what a model says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from include import spool
+from include.refs import digest_bytes, digest_table
+from include.tables import TIME
+
+KINDS: dict[pa.DataType, st.SearchStrategy[Any]] = {
+    pa.string(): st.text(max_size=5),
+    pa.binary(): st.binary(max_size=5),
+    pa.bool_(): st.booleans(),
+    pa.int32(): st.integers(-9, 9),
+    pa.int64(): st.integers(-9, 9),
+    pa.float64(): st.floats(width=32),
+    pa.date32(): st.integers(0, 20_000),
+    TIME: st.integers(0, 1 << 50),
+    pa.list_(pa.int32()): st.lists(st.integers(0, 9), max_size=2),
+}
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[None]:
+    """A memory that holds next to nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spool, "HELD", 0)
+        patch.setattr(spool, "BATCH", 8)
+        yield
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> pa.Table:
+    """Return a table in chunks, a row's number in `row`, nulls here and there with something under them."""
+    rows = draw(st.integers(0, 40))
+    columns = {"row": pa.array(range(rows), pa.int64())}
+    for number, (kind, value) in enumerate(KINDS.items()):
+        values = draw(st.lists(value, min_size=rows, max_size=rows))
+        holes = np.array(draw(st.lists(st.booleans(), min_size=rows, max_size=rows)), bool)
+        columns[str(number)] = pc.if_else(holes, pa.scalar(None, kind), pa.array(values, kind))
+    table = pa.table(columns)
+    cut = draw(st.integers(0, rows))
+    return pa.concat_tables([table.slice(0, cut), table.slice(cut)])
+
+
+def in_memory(table: pa.Table) -> str:
+    """Return the digest as it was defined when every table was in memory."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        for batch in table.take(pa.array(range(table.num_rows), pa.int64())).combine_chunks().to_batches():
+            if batch.num_rows:
+                writer.write_batch(batch)
+    return digest_bytes(sink.getvalue())
+
+
+@given(table=tables())
+def test_a_table_in_files_has_the_digest_that_it_had_in_memory(small: None, table: pa.Table) -> None:
+    """The digest that old partitions are recorded with is the same, whatever their columns hold."""
+    expected = in_memory(table)
+    assert digest_table(table) == expected
+    assert digest_table(spool.held(table.schema, table.to_batches())) == expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spool, "HELD", 1 << 20)
+        assert digest_table(table) == expected
+
+
+def test_text_beyond_what_an_array_can_have_is_digested_in_parts(
+    small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The digest of so much text exists, whatever the chunks, and is another one for other text."""
+    monkeypatch.setattr(spool, "TEXT", 1000)
+    table = pa.table({"text": ["some text"] * 5000})
+    cut = pa.concat_tables([table.slice(0, 7), table.slice(7)])
+    assert len(list(spool.whole(table))) == 3
+    assert digest_table(cut) == digest_table(table)
+    assert digest_table(pa.table({"text": ["some text"] * 4999 + ["some.text"]})) != digest_table(table)
+
+
+@given(table=tables(), data=st.data())
+def test_a_table_in_files_is_chosen_and_sorted_as_in_memory(
+    small: None, table: pa.Table, data: st.DataObject
+) -> None:
+    """Rows are held, chosen and sorted alike on either side of the bound."""
+    mask = pa.array(
+        data.draw(st.lists(st.booleans(), min_size=table.num_rows, max_size=table.num_rows)), pa.bool_()
+    )
+    by = [data.draw(st.sampled_from([str(n) for n in range(len(KINDS) - 1) if n != 5])), "row"]
+    assert spool.held(table.schema, table.to_batches()).equals(table.combine_chunks()) or _nan(table)
+    table = table.drop_columns(["5"])  # NaN is no value that is equal to itself
+    assert spool.chosen(table, mask).equals(table.filter(mask))
+    assert spool.ordered(table, by).equals(table.sort_by([(name, "ascending") for name in by]))
+
+
+def _nan(table: pa.Table) -> bool:
+    return bool(pc.any(pc.is_nan(table["5"])).as_py())
