@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
-from typing import Any, cast
+from typing import cast
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 import numpy as np
@@ -23,6 +23,7 @@ from skops.io.exceptions import UntrustedTypesFoundException
 from include import outputs, spool
 from include.errors import ModelError
 from include.lake import Lake
+from include.packed import renumber, without_gaps
 from include.refs import digest_bytes
 from include.spec import UseCase
 
@@ -51,45 +52,13 @@ def dump(estimator: Pipeline) -> bytes:
     with ZipFile(io.BytesIO(skops.io.dumps(estimator))) as packed:
         schema = json.loads(packed.read("schema.json"))
         names: dict[str, str] = {}
-        _renumber(schema, {}, names)
+        renumber(schema, {}, names)
         sink = io.BytesIO()
         with ZipFile(sink, "w") as plain:
             for old, new in names.items():
-                plain.writestr(ZipInfo(new), _without_gaps(packed.read(old)))
+                plain.writestr(ZipInfo(new), without_gaps(packed.read(old)))
             plain.writestr(ZipInfo("schema.json"), json.dumps(schema, separators=(",", ":")))
     return sink.getvalue()
-
-
-def _renumber(node: Any, ids: dict[int, int], names: dict[str, str]) -> None:
-    """Number the objects and files below a node of skops' schema by the order in which they appear."""
-    if isinstance(node, list):
-        for item in node:
-            _renumber(item, ids, names)
-    if not isinstance(node, dict):
-        return
-    if node.get("is_json"):
-        node.pop("__id__", None)  # whether two equal constants are one object is chance
-    elif isinstance(node.get("__id__"), int):
-        node["__id__"] = ids.setdefault(node["__id__"], len(ids) + 1)
-    if isinstance(node.get("file"), str):
-        ending = node["file"].rpartition(".")[2]
-        node["file"] = names.setdefault(node["file"], f"{len(names) + 1}.{ending}")
-    for value in node.values():
-        _renumber(value, ids, names)
-
-
-def _without_gaps(file: bytes) -> bytes:
-    """Return an array's file with zeros between its fields, where NumPy writes whatever its buffer held."""
-    if not file.startswith(np.lib.format.MAGIC_PREFIX):
-        return file
-    array = np.load(io.BytesIO(file), allow_pickle=False)
-    if array.dtype.names is None:
-        return file
-    clean = np.zeros(array.shape, array.dtype)
-    for name in array.dtype.names:
-        clean[name] = array[name]
-    # as bytes, since NumPy copies a structured array field by field
-    return file[: -clean.nbytes] + clean.view(np.uint8).tobytes()
 
 
 def load(data: bytes, digest: str) -> Pipeline:

@@ -319,8 +319,9 @@ def test_a_key_can_not_leave_its_folder(lake: Lake, key: str, tmp_path: Path) ->
     for use in (lambda: lake.create(key, b""), lambda: lake.replace(key, b""), lambda: lake.get(key)):
         with pytest.raises(EvergreenError, match="a path below the use case's folder"):
             use()
-    with pytest.raises(EvergreenError):
-        lake.keys(key)
+    if key:  # the whole folder is below itself
+        with pytest.raises(EvergreenError):
+            lake.keys(key)
     assert [entry for entry in tmp_path.rglob("*") if entry != tmp_path / "usecase"] == []
 
 

@@ -25,6 +25,7 @@ SQL_WRITERS = {
     "include/ingest/aggregates.py": "quoted names",
     "include/ingest/compiled.py": "quoted names and fixed words; each value of an expectation is bound",
     "include/ingest/classes.py": "the declaration's own expression",
+    "include/spool.py": "quoted names",
 }
 
 
