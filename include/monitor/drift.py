@@ -32,6 +32,7 @@ __all__ = ["JOINT", "Column", "Counts", "Cut", "missing", "moved", "noise", "own
 JOINT = "joint distribution"  # the subject that is no column
 CHANCE = 0.001  # of an alarm by the noise of independent rows alone, for one column on one night
 ALWAYS_MISSING, ALWAYS_UNSEEN = 0.5, 0.95  # more than that in a night is an alarm, whatever the reference had
+BROKEN = 0.5  # share of a night's values beyond what was known, from which it makes nothing known
 BASE = 3  # nights, the oldest of the last weeks
 FEWEST_WINDOWS = 5  # of the reference, from which its own spread can be told
 
@@ -155,8 +156,8 @@ def unseen(
     """Judge the share of a night's values in no category, or beyond the range, of what is known.
 
     Known is what the reference holds, and what two of the last weeks' nights had of it: a season is no alarm
-    for as long as it lasts. Stray values don't count, nor does a night that was itself beyond what was known
-    by then, so a feed that breaks from one night to the next stays an alarm for as long as `lately` reaches.
+    for as long as it lasts. Stray values don't count, nor does a night that was itself mostly beyond what was
+    known by then: a feed that breaks from one night to the next stays an alarm while `lately` reaches back.
 
     Parameters
     ----------
@@ -171,7 +172,7 @@ def unseen(
     for place, row in enumerate(row for row in lately if row["kind"] == of.kind):
         one = merge([row])[of.column]
         # the oldest have nothing of their time to be compared with
-        if place < BASE or (_outside(of, one, known) or 0.0) <= rules.unseen:
+        if place < BASE or (_outside(of, one, known) or 0.0) <= BROKEN:
             known.append(_bulk(one, rules.unseen / 2))
     share = _outside(of, night, known)
     if share is None:

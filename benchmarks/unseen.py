@@ -1,0 +1,64 @@
+"""How often `unseen` alarms over the flights' year, with and without what the last weeks had.
+
+    EVERGREEN_LAKE=file:///... python -m benchmarks.unseen
+
+on a lake with the year's sources and a first champion (``python -m benchmarks.year``, stopped at will). Each
+later night is judged against that champion's reference by a night's own function, as if it served all year.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pyarrow.compute as pc
+
+from include import profile
+from include.features.build import features
+from include.lake import Lake
+from include.monitor import drift, reference
+from include.promote import ledger
+from include.spec import load
+
+LAST = "2013-12-28"  # whose labels the year's last night brings
+
+
+def main() -> None:
+    """Judge each night of the year and print how many alarmed, and on what."""
+    spec = load("flight_delay")
+    lake, of, rules = Lake(spec.name), spec.features, spec.monitoring
+    champion = ledger.champions(ledger.switches(lake))[0]
+    learnt = reference.read(lake, spec, champion)
+    assert learnt is not None
+    nights = spec.clock.keys(str(champion["effective"]), LAST)
+    rows = features(lake, spec, nights)
+    seen: list[dict[str, dict[str, object]]] = []
+    told: dict[str, Counter[str]] = {"alone": Counter(), "lately": Counter()}
+    any_of: Counter[str] = Counter()
+    episodes: dict[str, list[str]] = {}
+    for night in nights:
+        part = rows.filter(pc.equal(rows["night"], night))
+        made = profile.build("features", night, part, of.numeric, of.categorical).to_pylist()
+        seen.append({row["column"]: row for row in made})
+        for rule, counts in told.items():
+            past = seen[-rules.jumps.past - rules.jumps.of : -rules.jumps.of] if rule == "lately" else []
+            found = set()
+            for name, row in seen[-1].items():
+                lately = [one[name] for one in past]
+                tonight = profile.merge([row])[name]
+                if drift.unseen(name, learnt.columns[name], tonight, rules, lately).outcome == "alarm":
+                    found.add(name)
+            counts.update(found)
+            any_of[rule] += bool(found)
+            if rule == "lately":
+                for name in found:
+                    episodes.setdefault(name, []).append(night)
+    print(f"{len(nights)} nights, {nights[0]} to {nights[-1]}")
+    for rule, counts in told.items():
+        each = ", ".join(f"{name} {count}" for name, count in counts.most_common())
+        print(f"{rule}: {any_of[rule]} nights ({any_of[rule] / len(nights):.1%}): {each}")
+    for name, when in sorted(episodes.items()):
+        print(f"{name}: {', '.join(when)}")
+
+
+if __name__ == "__main__":
+    main()
