@@ -60,7 +60,7 @@ class Lake:
             folder = Path(base or "/")
             # the host of file://data/lake would be "data"
             base = f"file://{folder if folder.is_absolute() else folder.resolve()}".rstrip("/")
-        self.name, self.uri = usecase, f"{base}/{inside(usecase)}"
+        self.name, self.uri = usecase, f"{base}/{inside(usecase) if usecase else usecase}"  # or all of them
         self._seen = threading.local()
 
     # tables

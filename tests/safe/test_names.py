@@ -71,8 +71,9 @@ def test_an_objects_key_stays_in_its_folder(place: Path, name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in WAYS_OUT if name != "/"])
 def test_a_table_or_a_use_case_has_no_way_out(place: Path, name: str) -> None:
     """A name that leads elsewhere is refused for tables and for use cases."""
-    with pytest.raises(EvergreenError, match="object key"):
-        Lake(name, str(place / "lake"))
+    if name:  # none is all of them, which a backup and `Lake("")` of a test look at
+        with pytest.raises(EvergreenError, match="object key"):
+            Lake(name, str(place / "lake"))
     with pytest.raises(EvergreenError, match="object key"):
         Lake("usecase", str(place / "lake")).read(name)
 
