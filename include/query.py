@@ -6,6 +6,7 @@ Names are quoted, and values are keys that Evergreen made, quoted all the same.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 from deltalake import DeltaTable, QueryBuilder
@@ -45,6 +46,12 @@ def asked(opened: DeltaTable, sql: str) -> pa.Table:
     found = pa.RecordBatchReader.from_stream(QueryBuilder().register("t", opened).execute(sql))
     schema = plain(found.schema)
     return spool.held(schema, (batch.cast(schema) for batch in found))
+
+
+def files(opened: DeltaTable) -> list[dict[str, Any]]:
+    """Return what a table's log says of each file: size, partition, and the bounds of its columns."""
+    found: list[dict[str, Any]] = pa.table(opened.get_add_actions(flatten=True)).to_pylist()
+    return found
 
 
 def fitted(rows: pa.Table, have: pa.Schema, where: str) -> pa.Table:

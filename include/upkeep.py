@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
 
 from include import query
@@ -48,7 +47,7 @@ def tidy(lake: Lake, registry: Registry, *, kept: int = KEPT) -> Ref:
     laid = [compact(lake, name) for name in tables]
     together, into = (sum(files[side] for files in laid) for side in (0, 1))
     versions = referred(registry, lake.name)
-    if lake.rows("attempts") and not versions:
+    if lake.count("attempts") and not versions:
         raise EvergreenError(
             f"{lake.name}: upkeep",
             required="the runs of its trainings, which name the versions of tables that they were fitted on",
@@ -98,14 +97,16 @@ def _small(opened: DeltaTable) -> list[query.Where]:
     """Return the nights of files that are laid together, a condition for each commit."""
     parts = opened.metadata().partition_columns
     groups: dict[str, list[Mapping[str, Any]]] = {}
-    for file in pa.table(opened.get_add_actions(flatten=True)).to_pylist():
+    for file in query.files(opened):
         groups.setdefault("".join(str(file[f"partition.{name}"]) for name in parts), []).append(file)
     found: list[query.Where] = []
     for files in groups.values():
         small = [file for file in files if file["size_bytes"] < FILE / 2 and file.get("max.night")]
         where = {name: str(files[0][f"partition.{name}"]) for name in parts}
-        for some in _batches(sorted(small, key=lambda file: str(file["max.night"]))):
-            read = query.asked(opened, query.select('DISTINCT "night"', where))["night"].to_pylist()
+        batches = _batches(sorted(small, key=lambda file: str(file["max.night"])))
+        nights_of = query.select('DISTINCT "night"', where)
+        read = query.asked(opened, nights_of)["night"].to_pylist() if batches else []
+        for some in batches:
             ranges = [(file["min.night"], file["max.night"]) for file in some]
             nights = [night for night in read if any(low <= night <= high for low, high in ranges)]
             found.append({**where, "night": sorted(nights)})

@@ -12,8 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, get_args
 
-import pyarrow as pa
-
+from include import query
 from include.clock import day_of
 from include.faults import answered
 from include.lake import Lake, Where
@@ -166,9 +165,8 @@ def _read(lake: Lake, where: Where, columns: Sequence[str]) -> Rows:
 def _newest_by_product(lake: Lake, products: Sequence[str]) -> dict[str, str]:
     """Return each product's newest night by the log of `partitions` alone."""
     opened = lake.open("partitions")
-    files = () if opened is None else pa.table(opened.get_add_actions(flatten=True)).to_pylist()
     found: dict[str, str] = {}
-    for file in files:
+    for file in () if opened is None else query.files(opened):
         if (product := file["partition.product"]) in products and file["max.night"]:
             found[product] = max(found.get(product, ""), str(file["max.night"]))
     return found
@@ -178,10 +176,8 @@ def _newest_by_product(lake: Lake, products: Sequence[str]) -> dict[str, str]:
 def newest_of(lake: Lake, table: str) -> str:
     """Return a table's newest night by its log alone, empty where there is none."""
     opened = lake.open(table)
-    if opened is None:
-        return ""
-    newest = opened.get_add_actions(flatten=True)["max.night"].to_pylist()  # of each file
-    return max((str(night) for night in newest if night), default="")
+    nights = [] if opened is None else [file["max.night"] for file in query.files(opened)]
+    return max((str(night) for night in nights if night), default="")
 
 
 def _of_newest(lake: Lake, table: str, columns: Sequence[str] | None = None) -> Rows:

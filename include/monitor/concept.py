@@ -6,24 +6,22 @@ rule are. A regression expects what it lost on the gate's test nights.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from include import outputs
 from include.evaluate.metrics import loss
 from include.lake import Lake
-from include.monitor.degraded import WIDE, level, looked_at
+from include.monitor.degraded import WIDE, level, looked_at, tested
 from include.monitor.findings import Finding, Outcome
 from include.monitor.state import State
 from include.monitor.sums import Series, own_loss, series
-from include.promote.evidence import CHALLENGER, rows_place
+from include.promote.evidence import CHALLENGER
 from include.promote.interval import nights_needed, spread
 from include.spec import UseCase
 
@@ -134,11 +132,9 @@ def _expected(spec: UseCase, own: Array, rows: Array) -> Array:
 
 def _gate(lake: Lake, spec: UseCase, champion: Mapping[str, Any]) -> tuple[Array, Array] | None:
     """Return loss and expectation by night of the evidence on which a champion was promoted."""
-    key = str(champion["attempt"]).removesuffix("+forced")
-    data = lake.get(rows_place(key)) if key else None
-    if data is None:
+    rows = tested(lake, champion)
+    if rows is None:
         return None
-    rows = pq.read_table(io.BytesIO(data), columns=["night", "actual", CHALLENGER])
     predicted = outputs.unpacked(rows[CHALLENGER])
     lost, of = (
         loss(spec.gate.objective, rows["actual"].to_numpy(), predicted),

@@ -6,11 +6,14 @@ be wrong as rarely as ``monitoring.alarms`` in 365 nights allows. A look's answe
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from scipy.special import stdtrit
 
 from include.errors import EvergreenError
@@ -18,7 +21,7 @@ from include.lake import Lake
 from include.monitor.findings import Finding, Outcome
 from include.monitor.state import State
 from include.monitor.sums import Series, series
-from include.promote.evidence import CHALLENGER, Evidence, Losses
+from include.promote.evidence import CHALLENGER, Evidence, Losses, rows_place
 from include.promote.interval import Spread, nights_needed, spread
 from include.spec import UseCase
 
@@ -41,6 +44,13 @@ def promised(lake: Lake, champion: Mapping[str, Any]) -> Losses | str:
         return Evidence.from_json(rows[0]["evidence"]).losses if rows else "it was promoted without a gate"
     except EvergreenError as error:
         return str(error)
+
+
+def tested(lake: Lake, champion: Mapping[str, Any]) -> pa.Table | None:
+    """Return night, label and prediction of the rows on which a champion was promoted, None if gone."""
+    key = str(champion["attempt"]).removesuffix("+forced")
+    data = lake.get(rows_place(key)) if key else None
+    return None if data is None else pq.read_table(io.BytesIO(data), columns=["night", "actual", CHALLENGER])
 
 
 def looked_at(spec: UseCase, live: Series, wide: int = 1) -> slice:

@@ -6,21 +6,20 @@ error that is shown at first wasn't measured on the rows that it was learnt from
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from include import outputs
 from include.evaluate.metrics import measured
 from include.lake import Lake
+from include.monitor.degraded import tested
 from include.monitor.expect import Array, Map, expected, learn, told
-from include.promote.evidence import CHALLENGER, rows_place
+from include.promote.evidence import CHALLENGER
 from include.refs import digest_json
 from include.spec import UseCase
 
@@ -81,10 +80,7 @@ def held(lake: Lake, spec: UseCase, champion: Mapping[str, Any]) -> Held | None:
     key = f"references/{digest_json([attempt, told(spec)])}.estimate.json"
     kept = lake.get(key)
     if kept is None:
-        data = lake.get(rows_place(attempt)) if attempt else None
-        rows = (
-            None if data is None else pq.read_table(io.BytesIO(data), columns=["night", "actual", CHALLENGER])
-        )
+        rows = tested(lake, champion)
         if rows is None or not rows.num_rows:
             return None
         of = np.asarray(rows["night"].to_pylist(), dtype=object)

@@ -169,12 +169,14 @@ def test_a_night_that_is_written_while_it_is_laid_together_stays_as_written(
     assert lake.count("t") == 12
 
 
-def test_a_ledger_is_left_as_it_is(clinic: Clinic) -> None:
+def test_a_ledger_is_left_as_it_is(tmp_path: Path) -> None:
     """It is appended to against a version, and has a file a decision, which is few."""
-    rows = pa.table({"value": [1]})
-    for version in (-1, 1):
-        clinic.lake.append_at("deployments", rows, clinic.lake.version("deployments") if version > 0 else -1)
-    assert compact(clinic.lake, "deployments") == (0, 0)
+    lake = Lake("usecase", str(tmp_path))
+    for table in ("attempts", "others"):
+        for night in ("2024-01-01", "2024-01-02"):
+            lake.append_at(table, pa.table({"night": [night]}), lake.version(table))
+    assert compact(lake, "others") == (2, 1)
+    assert compact(lake, "attempts") == (0, 0)
 
 
 def test_nothing_is_removed_by_a_registry_of_another_lake(clinic: Clinic, tmp_path: Path) -> None:
