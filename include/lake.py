@@ -20,7 +20,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from obstore.store import from_url
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from include import query
+from include import query, spool
 from include.environment import lake_uri
 from include.errors import StaleDecision
 from include.faults import answered
@@ -196,7 +196,7 @@ class Lake:
         return from_url(self.uri, mkdir=True) if self.uri.startswith("file:") else from_url(self.uri)
 
     @answered
-    def create(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: spool.Data) -> bool:
         """Write an object unless it is there; True if this call wrote it."""
         try:
             obstore.put(self._store, inside(key), data, mode="create")
@@ -214,6 +214,14 @@ class Lake:
         """Return an object's bytes, or None."""
         try:
             return bytes(obstore.get(self._store, inside(key)).bytes())
+        except FileNotFoundError:
+            return None
+
+    @answered
+    def data(self, key: str) -> spool.Data | None:
+        """Return an object's bytes as `get` does, but mapped from a file where they are many."""
+        try:
+            return spool.poured(obstore.get(self._store, inside(key)).stream(min_chunk_size=spool.PART))
         except FileNotFoundError:
             return None
 

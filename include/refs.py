@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from include.errors import EvergreenError
 
 if TYPE_CHECKING:
+    from mmap import mmap
+
     import pyarrow as pa  # imported where a table is digested: a DAG page reads the rest of this page
 
 
@@ -37,7 +39,7 @@ class Ref:
         return asdict(self)
 
 
-def digest_bytes(data: bytes) -> str:
+def digest_bytes(data: bytes | mmap) -> str:
     """Return the SHA-256 of bytes, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 

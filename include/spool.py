@@ -21,8 +21,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 HELD = 256 << 20  # bytes of a table that stays in memory
+SHARE = 8  # of them that a file's bytes may take: as many are read at once
 BATCH = 1 << 16  # rows that are worked on at once; a multiple of eight, since eight bits are a byte
+PART = 1 << 20  # bytes that are copied at once
 MEMORY = "2GB"  # of DuckDB, which spills beyond
+Data = bytes | mmap.mmap
 TEXT = (1 << 31) - 1  # bytes of text that one array can have
 
 
@@ -35,19 +38,34 @@ def engine() -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def held(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> pa.Table:
-    """Return a table of the batches, of which not more than `HELD` bytes are in memory."""
+def held(schema: pa.Schema, batches: Iterable[pa.RecordBatch], share: int = 1) -> pa.Table:
+    """Return a table of the batches, of which not more than `HELD` bytes are in memory, or a share of it."""
     first, size, rest = [], 0, iter(batches)
     for batch in rest:
         first.append(batch)
         size += batch.nbytes
-        if size > HELD:
+        if size > HELD // share:
             with tempfile.TemporaryFile() as file:
                 with pa.ipc.new_file(pa.PythonFile(file, "w"), schema) as writer:
                     for one in chain(first, rest):
                         writer.write_batch(one)
                 return pa.ipc.open_file(_mapped(file)).read_all()
     return pa.Table.from_batches(first, schema).combine_chunks()
+
+
+def poured(chunks: Iterable[bytes]) -> Data:
+    """Return all the bytes of the chunks, of which not more than a share of `HELD` are in memory."""
+    first, size, rest = [], 0, iter(chunks)
+    for chunk in rest:
+        first.append(chunk)
+        size += len(chunk)
+        if size > HELD // SHARE:
+            with tempfile.TemporaryFile() as file:
+                for one in chain(first, rest):
+                    file.write(one)
+                file.flush()
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return b"".join(first)
 
 
 def parts(rows: pa.Table) -> Iterator[tuple[slice, pa.Table]]:

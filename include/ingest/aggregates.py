@@ -11,12 +11,12 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 
+from include import spool
 from include.errors import SpecError
 from include.ingest.compiled import LIMITS, bounds
-from include.ingest.rows import Codes
+from include.ingest.rows import UNIT, Codes, numbered
 from include.spec.source import Expectation
 
 _BETWEEN = {
@@ -65,13 +65,14 @@ def plain(expectation: Expectation, columns: Collection[str]) -> bool:
 
 
 def unmet(
-    subject: str, expectations: Sequence[Expectation], rows: pa.Table, unit: Codes, units: int
+    subject: str, expectations: Sequence[Expectation], rows: pa.Table, sizes: Codes
 ) -> Iterator[tuple[int, Expectation, str]]:
     """Yield each unit that does not meet an expectation about the whole, and what was found.
 
     Parameters
     ----------
-    rows, unit : the rows of all units, and the unit (0 to ``units`` - 1) of each.
+    rows : of all units.
+    sizes : how many of them each unit has; they follow one another.
 
     Raises
     ------
@@ -82,14 +83,15 @@ def unmet(
     if not asked:
         return
     empty = tuple(0 if _SQL[one.type] == "count(*)" else None for one in asked)
-    with duckdb.connect(config={"threads": 1}) as connection:  # one thread: a sum is the same each time
-        connection.register("rows", rows.append_column("unit of rows", pa.array(np.asarray(unit, np.int64))))
+    with spool.engine() as connection:  # of one thread: a sum is the same each time
+        connection.register("rows", rows.slice(0, 0))
         for one in asked:
             _fits(subject, connection, one)
+        connection.register("rows", numbered(rows, sizes))
         figures = ", ".join(_figure(one) for one in asked)
-        query = f'SELECT "unit of rows", {figures} FROM rows GROUP BY 1'  # noqa: S608 - names are quoted
+        query = f'SELECT "{UNIT}", {figures} FROM rows GROUP BY 1'  # noqa: S608 - names are quoted
         found = {int(line[0]): line[1:] for line in connection.execute(query).fetchall()}
-    for number in range(units):
+    for number in range(len(sizes)):
         for expectation, value in zip(asked, found.get(number, empty), strict=True):
             try:
                 met = _met(expectation, value)

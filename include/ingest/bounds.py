@@ -7,9 +7,10 @@ hundred, and a few bytes of Parquet a column of a billion values.
 
 from __future__ import annotations
 
-import io
+import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -18,10 +19,11 @@ import pyarrow.parquet
 
 from include.errors import PartitionRefused
 from include.ingest.request import Request
+from include.spool import PART, Data
 
 VALUE = 64  # bytes that Python takes for the least value of a JSON text
 ENTRIES = 1000  # of a zip's directory: reading the directory takes memory for each
-BATCH = 1 << 20  # rows of Parquet that are decoded at a time
+BATCH = 1 << 16  # rows of Parquet that are decoded at a time
 PLAIN = {"PLAIN", "RLE", "BIT_PACKED", "PLAIN_DICTIONARY", "RLE_DICTIONARY"}
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others unpack without a limit
 
@@ -38,11 +40,26 @@ def count(asked: Request, name: str, what: str, found: int) -> None:
         )
 
 
-def lines(asked: Request, name: str, data: bytes) -> None:
+def capped(chunks: Iterable[bytes], asked: Request, name: str) -> Iterator[bytes]:
+    """Yield chunks, and refuse the one by which they are more than ``max_bytes``."""
+    size = 0
+    for chunk in chunks:
+        size += len(chunk)
+        if size > _most(asked):
+            raise asked.too_large(name)
+        yield chunk
+
+
+def lines(asked: Request, name: str, data: Data) -> None:
     """Refuse a CSV file of too many lines, or of too many fields in its first."""
     end = data.find(b"\n")
-    count(asked, name, "columns", data.count(b",", 0, end if end >= 0 else len(data)) + 1)
-    count(asked, name, "rows", max(0, data.count(b"\n") - 1))
+    count(asked, name, "columns", _found(data, b",", end if end >= 0 else len(data)) + 1)
+    count(asked, name, "rows", max(0, _found(data, b"\n", len(data)) - 1))
+
+
+def _found(data: Data, byte: bytes, end: int) -> int:
+    """Return how often a byte is among the first so many."""
+    return sum(data[start : min(start + PART, end)].count(byte) for start in range(0, end, PART))
 
 
 def values(asked: Request, name: str, data: bytes) -> None:
@@ -51,7 +68,7 @@ def values(asked: Request, name: str, data: bytes) -> None:
         raise asked.too_large(f"{name}, by {VALUE} bytes a value")
 
 
-def archive(data: bytes) -> zipfile.ZipFile:
+def archive(data: Data) -> zipfile.ZipFile:
     """Return an open zip.
 
     Raises
@@ -59,16 +76,17 @@ def archive(data: bytes) -> zipfile.ZipFile:
     zipfile.BadZipFile
         for one with a directory without end, or packed by a method that can't be measured.
     """
-    if data.count(b"PK\x01\x02") > ENTRIES:
+    found = re.finditer(re.escape(b"PK\x01\x02"), data)
+    if sum(1 for _ in islice(found, ENTRIES + 1)) > ENTRIES:
         raise zipfile.BadZipFile(f"more than {ENTRIES} entries")
-    packed = zipfile.ZipFile(io.BytesIO(data))
+    packed = zipfile.ZipFile(pa.BufferReader(pa.py_buffer(data)))
     if any(one.compress_type not in METHODS for one in packed.infolist()):
         raise zipfile.BadZipFile("packed by another method than deflate")
     return packed
 
 
-def parquet(asked: Request, name: str, data: bytes) -> pa.Table:
-    """Return a Parquet file's columns as text, measured batch by batch as text.
+def parquet(asked: Request, name: str, data: Data) -> Iterator[pa.Table]:
+    """Yield a Parquet file's columns as text, measured batch by batch as text.
 
     Strings stay in their dictionaries until they are measured: one of a megabyte, a million times, takes a
     megabyte there.
@@ -78,7 +96,8 @@ def parquet(asked: Request, name: str, data: bytes) -> pa.Table:
     pyarrow.ArrowException
         for a file that is none, or has other columns than plain ones.
     """
-    file = pa.parquet.ParquetFile(io.BytesIO(data))
+    source = pa.py_buffer(data)
+    file = pa.parquet.ParquetFile(source)
     count(asked, name, "columns", file.metadata.num_columns)
     count(asked, name, "rows", file.metadata.num_rows)
     schema, columns = file.schema_arrow, _columns(file.metadata)
@@ -87,15 +106,28 @@ def parquet(asked: Request, name: str, data: bytes) -> pa.Table:
     widths = sum(_width(field.type) for field in schema) * file.metadata.num_rows
     if max(widths, sum(one.total_uncompressed_size for one in columns)) > _most(asked):
         raise asked.too_large(name)
-    file = pa.parquet.ParquetFile(io.BytesIO(data), read_dictionary=_kept(columns))
+    file = pa.parquet.ParquetFile(source, read_dictionary=_kept(columns))
     wanted = pa.schema([(column, pa.string()) for column in schema.names])
-    size, batches = 0, []
+    size = 0
     for batch in file.iter_batches(_rows(asked, columns)):
         size += sum(map(_plain_size, batch.columns))
         if size > _most(asked):
             raise asked.too_large(name)
-        batches.append(pa.Table.from_batches([batch]).cast(wanted))
-    return pa.concat_tables([wanted.empty_table(), *batches])
+        yield _texts(pa.Table.from_batches([batch]), wanted)
+    yield wanted.empty_table()
+
+
+def _texts(table: pa.Table, wanted: pa.Schema) -> pa.Table:
+    """Return all columns as text."""
+    return pa.table([_text(column) for column in table.columns], schema=wanted)
+
+
+def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column as text; a time, which takes a microsecond to write, is written once."""
+    if not pa.types.is_timestamp(column.type):
+        return column.cast(pa.string())
+    chunks = [chunk.dictionary_encode() for chunk in column.chunks]
+    return pa.chunked_array([c.dictionary.cast(pa.string()).take(c.indices) for c in chunks], pa.string())
 
 
 def _columns(about: Any) -> list[Any]:

@@ -6,12 +6,14 @@ Else it would be learnt as something that it isn't, or stop a training weeks lat
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from include import spool
 from include.errors import SpecError
 from include.ingest.rows import Aside
 from include.spec import UseCase
@@ -28,12 +30,26 @@ def strange(typed: pa.Table, spec: UseCase, source: str, aside: Aside) -> None:
     classes = spec.problem.classes
     if not classes or source != spec.labels.source or not typed.num_rows:
         return
-    with duckdb.connect(config={"threads": 1, "enable_external_access": False}) as connection:
+    known = pa.array(classes, pa.string())
+    words = set(re.findall(r"\w+", spec.labels.sql.lower()))
+    about = [name for name in typed.column_names if name.lower() in words]
+    rule = f"class(one of {', '.join(classes)})"
+    for place, label in _labels(typed, spec, source):
+        other = np.asarray(pc.and_(label.is_valid(), pc.invert(pc.is_in(label, value_set=known))), bool)
+        columns = about or spec.sources[source].key
+        aside.add(~aside.out[place] & other, rule, *columns, start=place.start)
+
+
+def _labels(typed: pa.Table, spec: UseCase, source: str) -> Iterator[tuple[slice, pa.Array]]:
+    start = 0
+    with spool.engine() as connection:
         connection.register("brought", typed)
         try:
             # the spec's own expression, as `include.features.build` asks for it
             sql = f"SELECT CAST(({spec.labels.sql}) AS VARCHAR) AS label FROM brought"  # noqa: S608
-            label = connection.sql(sql).to_arrow_table()["label"]
+            for batch in connection.sql(sql).to_arrow_reader(spool.BATCH):
+                yield slice(start, start + batch.num_rows), batch.column(0)
+                start += batch.num_rows
         except duckdb.Error as error:
             raise SpecError(
                 f"{spec.name}: labels.sql",
@@ -41,9 +57,3 @@ def strange(typed: pa.Table, spec: UseCase, source: str, aside: Aside) -> None:
                 found=" ".join(str(error).split()),
                 where=str(spec.folder / "usecase.yaml"),
             ) from None
-    known = pc.is_in(label, value_set=pa.array(classes, pa.string()))
-    other = np.asarray(pc.and_(label.is_valid(), pc.invert(known)).to_numpy(), bool)
-    words = set(re.findall(r"\w+", spec.labels.sql.lower()))
-    about = [name for name in typed.column_names if name.lower() in words]
-    rule = f"class(one of {', '.join(classes)})"
-    aside.add(~aside.out & other, rule, *(about or spec.sources[source].key))

@@ -10,7 +10,7 @@ night bears on another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,11 +19,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from include import spool
 from include.errors import PartitionRefused, SpecError
+from include.ingest import repeats
 from include.ingest.aggregates import UNIQUE, unmet
 from include.ingest.classes import strange
 from include.ingest.request import request
-from include.ingest.rows import Aside, Codes, Mask, Rows
+from include.ingest.rows import UNIT, Aside, Codes, Mask, Rows, numbered
 from include.ingest.standardise import standardise
 from include.ingest.suite import broken
 from include.spec import UseCase
@@ -67,35 +69,49 @@ def check(rows: Rows, spec: UseCase, source: str) -> Checked:
     """
     declared = spec.sources[source]
     aside, dropped = Aside(rows), np.zeros(len(rows), bool)
-    typed, bad = standardise(rows, declared)
-    for name, which in bad.items():
-        aside.add(which, "type", name)
-    _required(typed, declared, aside)
-    _day(typed, rows, spec, source, aside)
-    _agrees(typed, spec, declared, aside)
+    typed = spool.held(_kept_as(declared), _typed(rows, spec, source, aside))
     _key(typed, rows, declared, aside, dropped)
     _expectations(typed, rows, f"{spec.name}/{source}", declared, aside, dropped)
     strange(typed, spec, source, aside)
-    refused = _refused(typed, rows, spec, source, aside, dropped)
-    kept = ~(aside.out | dropped | np.isin(rows.unit, list(refused)))
+    kept = ~(aside.out | dropped)
+    whole, sizes = spool.chosen(typed, pa.array(kept)), rows.per_unit(kept)
+    refused = _refused(whole, sizes, rows, spec, source, aside, dropped)
+    out = np.isin(np.arange(len(rows.units)), list(refused))
     return Checked(
-        good=_sorted(typed, rows, declared, kept),
+        good=_sorted(whole, sizes, rows, declared, out),
         quarantine=aside.table(source),
-        rows=rows.per_unit(kept),
+        rows=np.where(out, 0, sizes),
         quarantined=rows.per_unit(aside.out),
         duplicates=rows.per_unit(dropped),
         refused=refused,
     )
 
 
-def _required(typed: pa.Table, source: Source, aside: Aside) -> None:
-    before = ~aside.out
+def _kept_as(source: Source) -> pa.Schema:
+    return pa.schema([validated(source).field(name) for name in source.columns])
+
+
+def _typed(rows: Rows, spec: UseCase, source: str, aside: Aside) -> Iterator[pa.RecordBatch]:
+    """Yield the typed rows, and set those aside that are told by themselves."""
+    declared = spec.sources[source]
+    for place, typed, bad in standardise(rows, declared):
+        start = place.start
+        for name, which in bad.items():
+            aside.add(which, "type", name, start=start)
+        _required(typed, declared, aside, start)
+        _day(typed, rows, spec, source, aside, start)
+        _agrees(typed, spec, declared, aside, start)
+        yield from typed.cast(_kept_as(declared)).to_batches()
+
+
+def _required(typed: pa.Table, source: Source, aside: Aside, start: int) -> None:
+    before = ~aside.out[start : start + typed.num_rows]
     for name, column in source.columns.items():
         if column.required or name in source.key:
-            aside.add(before & _mask(pc.is_null(typed[name])), "required", name)
+            aside.add(before & _mask(pc.is_null(typed[name])), "required", name, start=start)
 
 
-def _day(typed: pa.Table, rows: Rows, spec: UseCase, source: str, aside: Aside) -> None:
+def _day(typed: pa.Table, rows: Rows, spec: UseCase, source: str, aside: Aside, start: int) -> None:
     """Set rows aside whose local date is not the day asked for."""
     name = spec.sources[source].day
     if name is None:
@@ -109,11 +125,14 @@ def _day(typed: pa.Table, rows: Rows, spec: UseCase, source: str, aside: Aside) 
             required="a date or timestamp column",
             found=str(values.type),
         )
-    asked = pa.array(rows.days, pa.date32()).take(pa.array(rows.unit))
-    aside.add(~aside.out & _mask(pc.fill_null(pc.not_equal(values, asked), False)), "day", name)
+    units = rows.unit(np.arange(start, start + typed.num_rows))
+    asked = pa.array(rows.days, pa.date32()).take(pa.array(units))
+    before = ~aside.out[start : start + typed.num_rows]
+    other = _mask(pc.fill_null(pc.not_equal(values, asked), False))
+    aside.add(before & other, "day", name, start=start)
 
 
-def _agrees(typed: pa.Table, spec: UseCase, source: Source, aside: Aside) -> None:
+def _agrees(typed: pa.Table, spec: UseCase, source: Source, aside: Aside, start: int) -> None:
     """Set rows aside whose local hour is another than that of the hhmm column beside it; 24:00 is hour 0."""
     for name, column in source.columns.items():
         if column.agrees is None:
@@ -122,7 +141,8 @@ def _agrees(typed: pa.Table, spec: UseCase, source: Source, aside: Aside) -> Non
         midnight = pc.equal(typed[column.agrees], 1440)
         said = pc.if_else(midnight, pa.scalar(0, pa.int32()), pc.divide(typed[column.agrees], 60))
         differs = _mask(pc.fill_null(pc.not_equal(hour, said), False))
-        aside.add(~aside.out & differs, "agrees", name, column.agrees)
+        before = ~aside.out[start : start + typed.num_rows]
+        aside.add(before & differs, "agrees", name, column.agrees, start=start)
 
 
 def _local(values: Any, spec: UseCase) -> Any:
@@ -132,25 +152,12 @@ def _local(values: Any, spec: UseCase) -> Any:
 
 def _key(typed: pa.Table, rows: Rows, source: Source, aside: Aside, dropped: Mask) -> None:
     """Drop exact duplicates, and set aside what is left of a key that has several rows."""
-    repeated = _repeated(typed, rows, source.key, ~aside.out)
+    keys = typed.select(list(source.key))
+    repeated = repeats.shared(keys, rows.sizes, ~aside.out)
     if not repeated.any():
         return
-    places = np.flatnonzero(repeated)
-    some = typed.take(pa.array(places)).to_pandas()
-    some["unit of rows"] = rows.unit[places]
-    exact = some.duplicated(keep="first").to_numpy()
-    dropped[places[exact]] = True
-    aside.add(_repeated(typed, rows, source.key, ~aside.out & ~dropped), "key", *source.key)
-
-
-def _repeated(typed: pa.Table, rows: Rows, columns: tuple[str, ...], among: Mask) -> Mask:
-    """Return which rows share the values of columns with another row of their unit."""
-    places = np.flatnonzero(among)
-    frame = typed.select(list(columns)).take(pa.array(places)).to_pandas()
-    frame["unit of rows"] = rows.unit[places]
-    found = np.zeros(len(rows), bool)
-    found[places] = frame.duplicated(keep=False).to_numpy()
-    return found
+    dropped |= repeats.said_before(typed, rows.sizes, repeated)
+    aside.add(repeats.shared(keys, rows.sizes, repeated & ~dropped), "key", *source.key)
 
 
 def _expectations(
@@ -159,36 +166,29 @@ def _expectations(
     """Set rows aside that break an expectation about rows, or share a value that should be unique."""
     expectations = source.contract.expectations
     among = ~(aside.out | dropped)
-    places = np.flatnonzero(among)
-    for expectation, which in broken(subject, expectations, typed.take(pa.array(places))):
-        out = np.zeros(len(rows), bool)
-        out[places[which]] = True
-        aside.add(out, expectation.rule, *expectation.columns)
-    for expectation in expectations:
-        if expectation.type in UNIQUE:
-            columns = expectation.columns
-            present = np.ones(len(rows), bool)
-            for name in columns:
+    for number, start, which in broken(subject, expectations, typed, among):
+        one = expectations[number]
+        aside.add(which, one.rule, *one.columns, start=start, turn=number)
+    for number, one in enumerate(expectations):
+        if one.type in UNIQUE:
+            present = among.copy()
+            for name in one.columns:
                 present &= _mask(pc.is_valid(typed[name]))
-            out = _repeated(typed, rows, columns, among & present)
-            aside.add(out, expectation.rule, *columns)
+            out = repeats.shared(typed.select(list(one.columns)), rows.sizes, present)
+            aside.add(out, one.rule, *one.columns, turn=number)
 
 
 def _refused(
-    typed: pa.Table, rows: Rows, spec: UseCase, source: str, aside: Aside, dropped: Mask
+    whole: pa.Table, good: Codes, rows: Rows, spec: UseCase, source: str, aside: Aside, dropped: Mask
 ) -> dict[int, PartitionRefused]:
     """Return why units are refused: rows set aside, their number, an expectation of the whole."""
-    contract, kept = spec.sources[source].contract, ~(aside.out | dropped)
-    total, good = rows.per_unit(~dropped), rows.per_unit(kept)
+    contract, total = spec.sources[source].contract, rows.per_unit(~dropped)
     why: dict[int, tuple[str, str]] = {}
     for number in range(len(rows.units)):
         reason = _sizes(contract, int(total[number]), int(good[number]), partial(aside.common, number))
         if reason:
             why[number] = reason
-    whole = typed.filter(pa.array(kept))
-    for number, expectation, value in unmet(
-        f"{spec.name}/{source}", contract.expectations, whole, rows.unit[kept], len(rows.units)
-    ):
+    for number, expectation, value in unmet(f"{spec.name}/{source}", contract.expectations, whole, good):
         about = ", ".join(expectation.columns)
         why.setdefault(number, (expectation.rule + (f" of {about}" if about else ""), value))
     return {
@@ -217,19 +217,38 @@ def _sizes(contract: Contract, total: int, good: int, common: Callable[[], str])
     return f"{contract.min_rows} to {contract.max_rows or 'any number of'} rows", f"{good}{aside}"
 
 
-def _sorted(typed: pa.Table, rows: Rows, source: Source, kept: Mask) -> pa.Table:
-    """Return the kept rows with Evergreen's own columns, in the one order that a digest needs."""
-    unit = pa.array(rows.unit[kept])
-    own = {
-        "night": pa.array([one.night for one in rows.units], pa.string()).take(unit),
-        "revision": pa.array([one.revision for one in rows.units], pa.int32()).take(unit),
-        "known_at": pa.array([one.moment for one in rows.units], pa.timestamp("us", tz="UTC")).take(unit),
-    }
-    table = typed.filter(pa.array(kept))
-    for name, values in own.items():
-        table = table.append_column(name, values)
-    order = [(name, "ascending") for name in ("night", "revision", *source.key)]
-    return table.cast(validated(source)).sort_by(order)
+def _sorted(whole: pa.Table, sizes: Codes, rows: Rows, source: Source, out: Mask) -> pa.Table:
+    """Return the rows of units that aren't out with Evergreen's own columns, in the order of a digest."""
+    own = pa.table(
+        {
+            "night": pa.array([one.night for one in rows.units], pa.string()),
+            "revision": pa.array([one.revision for one in rows.units], pa.int32()),
+            "known_at": pa.array([one.moment for one in rows.units], pa.timestamp("us", tz="UTC")),
+        }
+    )
+
+    def made() -> Iterator[pa.RecordBatch]:
+        for batch in _in_order(numbered(whole, sizes), whole.nbytes, source.key):
+            units = batch.column(UNIT)
+            mine = own.take(units)
+            columns = [batch.column(name) for name in source.columns] + mine.columns
+            table = pa.table(columns, schema=validated(source))
+            yield from table.filter(pa.array(~out[units.to_numpy()])).to_batches()
+
+    return spool.held(validated(source), made())
+
+
+def _in_order(rows: pa.RecordBatchReader, size: int, key: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Yield rows sorted by unit, which is by night and revision, and by key."""
+    if size <= spool.HELD:
+        by = [(name, "ascending") for name in (UNIT, *key)]
+        yield from rows.read_all().sort_by(by).combine_chunks().to_batches()
+        return
+    order = ", ".join(f'"{name}"' for name in (UNIT, *key))  # a source's names have no quote
+    with spool.engine() as connection:
+        connection.register("given", rows)
+        found = connection.sql(f"SELECT * FROM given ORDER BY {order}")  # noqa: S608 - quoted names
+        yield from found.to_arrow_reader(spool.BATCH)
 
 
 def _mask(values: pa.ChunkedArray) -> Mask:

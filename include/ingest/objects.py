@@ -12,10 +12,13 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
 
+from include import spool
 from include.environment import Endpoint
 from include.errors import SettingError
+from include.ingest.bounds import capped
 from include.ingest.request import Fetcher, Part, Request, Transient, patiently
 from include.spec.source import Objects
+from include.spool import Data
 
 MISSING = {"NoSuchKey", "404", "NotFound"}
 PASSING = {"SlowDown", "Throttling", "ThrottlingException", "RequestTimeout", "RequestTimeTooSkewed"}
@@ -48,8 +51,8 @@ def opened(source: Objects, endpoint: Endpoint) -> Fetcher:
     return fetch
 
 
-def _folder(root: Path) -> Callable[[Request, str], bytes]:
-    def read(asked: Request, path: str) -> bytes:
+def _folder(root: Path) -> Callable[[Request, str], Data]:
+    def read(asked: Request, path: str) -> Data:
         file = (root / path).resolve()
         if not file.is_relative_to(root.resolve()):
             raise asked.unavailable(f"{path}, outside of the connection's folder")
@@ -66,10 +69,10 @@ def _folder(root: Path) -> Callable[[Request, str], bytes]:
     return read
 
 
-def _bucket(source: Objects, endpoint: Endpoint, bucket: str, prefix: str) -> Callable[[Request, str], bytes]:
+def _bucket(source: Objects, endpoint: Endpoint, bucket: str, prefix: str) -> Callable[[Request, str], Data]:
     client = _client(endpoint, source.fetch.timeout)
 
-    def read(asked: Request, path: str) -> bytes:
+    def read(asked: Request, path: str) -> Data:
         try:
             answer = client.get_object(Bucket=bucket, Key=f"{prefix}/{path}" if prefix else path)
             if answer["ContentLength"] > asked.source.fetch.max_bytes:
@@ -113,9 +116,5 @@ def _judged(asked: Request, error: ClientError, path: str) -> Exception:
     return Transient(found) if status >= 500 or code in PASSING else asked.unavailable(found, path)
 
 
-def _capped(stream: Any, asked: Request, path: str) -> bytes:
-    limit = asked.source.fetch.max_bytes
-    data: bytes = stream.read(limit + 1)
-    if len(data) > limit:
-        raise asked.too_large(path)
-    return data
+def _capped(stream: Any, asked: Request, path: str) -> Data:
+    return spool.poured(capped(iter(lambda: stream.read(spool.PART), b""), asked, path))

@@ -5,24 +5,28 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import zipfile
 import zlib
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.csv
 
+from include import spool
 from include.errors import PartitionRefused
 from include.ingest import bounds
 from include.ingest.request import Request
 from include.spec.source import Http, Objects
+from include.spool import Data
 
 GZIP, ZIP = b"\x1f\x8b", b"PK\x03\x04"
+SOLID = re.compile(rb"\S")
 
 
-def parse(asked: Request, name: str, data: bytes) -> pa.Table:
-    """Return a part's rows, each of the spec's columns as text and by its own name.
+def parse(asked: Request, name: str, data: Data) -> Iterator[pa.Table]:
+    """Yield a part's rows, some at a time, each of the spec's columns as text and by its own name.
 
     Parameters
     ----------
@@ -34,21 +38,33 @@ def parse(asked: Request, name: str, data: bytes) -> pa.Table:
         for a part that is empty, cut off, too large unpacked, of another format or encoding, or that lacks a
         column or has one too many.
     """
+    for table in _read(asked, name, data):
+        yield _named(asked, name, table)
+
+
+def _read(asked: Request, name: str, data: Data) -> Iterable[pa.Table]:
+    """Return a part's rows under the source's own names: one table at least, which may be empty."""
     if not data:
         _refuse(asked, name, "rows", "an empty file", "have the source deliver it again")
     source = asked.source
     if isinstance(source, Http):
-        return _named(asked, name, _json(asked, name, data, source.rows))
+        return [_json(asked, name, bytes(data), source.rows)]
     if isinstance(source, Objects) and source.format == "parquet":
-        return _named(asked, name, _parquet(asked, name, data))
+        return _parquet(asked, name, data)
     plain = _unpacked(asked, name, data)
-    if plain.lstrip()[:1] == b"<":
+    if _begin(plain) == b"<":
         _refuse(
             asked, name, "a data file", "HTML or XML, as of an error page", "look at what the source serves"
         )
     if isinstance(source, Objects) and source.format == "json":
-        return _named(asked, name, _json(asked, name, plain, None))
-    return _named(asked, name, _csv(asked, name, plain))
+        return [_json(asked, name, bytes(plain), None)]
+    return _csv(asked, name, plain)
+
+
+def _begin(data: Data) -> bytes:
+    """Return the first byte that is no space, none of nothing but space."""
+    found = SOLID.search(data)
+    return found.group() if found else b""
 
 
 def _refuse(asked: Request, name: str, required: str, found: str, remedy: str) -> NoReturn:
@@ -56,43 +72,49 @@ def _refuse(asked: Request, name: str, required: str, found: str, remedy: str) -
     raise PartitionRefused(asked.subject, required=required, found=found, where=name, remedy=remedy)
 
 
-def _unpacked(asked: Request, name: str, data: bytes) -> bytes:
+def _unpacked(asked: Request, name: str, data: Data) -> Data:
     """Return the bytes without gzip or zip, never more than ``max_bytes`` of them."""
-    limit = asked.source.fetch.max_bytes
     try:
         if data[:2] == GZIP:
-            plain = gzip.GzipFile(fileobj=io.BytesIO(data)).read(limit + 1)
+            plain = _poured(asked, name, gzip.GzipFile(fileobj=pa.BufferReader(pa.py_buffer(data))))
         elif data[:4] == ZIP:
             packed = bounds.archive(data)
             if len(packed.namelist()) != 1:
                 _refuse(asked, name, "one file in the archive", f"{len(packed.namelist())}", "send one file")
             with packed.open(packed.namelist()[0]) as member:
-                plain = member.read(limit + 1)
+                plain = _poured(asked, name, member)
         elif name.endswith((".gz", ".zip")):
-            return data if data.lstrip()[:1] == b"<" else _packed_otherwise(asked, name)
+            return data if _begin(data) == b"<" else _packed_otherwise(asked, name)
         else:
             plain = data
     except (EOFError, zlib.error, OSError, zipfile.BadZipFile, RuntimeError) as error:
         _refuse(
             asked, name, "a whole archive", f"a truncated or corrupt one ({error})", "have it delivered again"
         )
-    if len(plain) > limit:
+    if len(plain) > asked.source.fetch.max_bytes:
         raise asked.too_large(name)
-    if not plain.strip():
+    if not _begin(plain):
         _refuse(asked, name, "rows", "an empty file", "have the source deliver it again")
     return plain
+
+
+def _poured(asked: Request, name: str, file: IO[bytes] | gzip.GzipFile) -> Data:
+    """Return what a packed file holds, up to its limit."""
+    return spool.poured(bounds.capped(iter(lambda: file.read(spool.PART), b""), asked, name))
 
 
 def _packed_otherwise(asked: Request, name: str) -> NoReturn:
     _refuse(asked, name, "an archive, as its name says", "something else", "name it for what it is")
 
 
-def _csv(asked: Request, name: str, data: bytes) -> pa.Table:
+def _csv(asked: Request, name: str, data: Data) -> Iterator[pa.Table]:
     bounds.lines(asked, name, data)
     try:
-        header = pyarrow.csv.open_csv(io.BytesIO(data.split(b"\n", 1)[0] + b"\n")).schema.names
-        return pyarrow.csv.read_csv(
-            io.BytesIO(data),
+        end = data.find(b"\n")
+        first = data[: end if end >= 0 else len(data)] + b"\n"
+        header = pyarrow.csv.open_csv(io.BytesIO(first)).schema.names
+        reader = pyarrow.csv.open_csv(
+            pa.BufferReader(pa.py_buffer(data)),
             read_options=pyarrow.csv.ReadOptions(use_threads=False),
             parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
             convert_options=pyarrow.csv.ConvertOptions(
@@ -102,6 +124,9 @@ def _csv(asked: Request, name: str, data: bytes) -> pa.Table:
                 null_values=[""],
             ),
         )
+        for batch in reader:
+            yield pa.Table.from_batches([batch])
+        yield reader.schema.empty_table()
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         found = " ".join(str(error).split())[:200]
         wrong = "UTF8" in found or isinstance(error, UnicodeDecodeError)
@@ -150,9 +175,9 @@ def _column(values: Sequence[Any]) -> pa.Array:
         )
 
 
-def _parquet(asked: Request, name: str, data: bytes) -> pa.Table:
+def _parquet(asked: Request, name: str, data: Data) -> Iterator[pa.Table]:
     try:
-        return bounds.parquet(asked, name, data)
+        yield from bounds.parquet(asked, name, data)
     except (pa.ArrowException, OSError) as error:
         found = " ".join(str(error).split())[:200]
         _refuse(asked, name, "a Parquet file of plain columns", found, "have it delivered again")

@@ -37,17 +37,19 @@ def inputs(source: str, revisions: Sequence[Snapshot]) -> str:
 
 def digest(rows: pa.Table, source: Source) -> str:
     """Return the digest of a night's validated rows: all its revisions, sorted by revision and key."""
-    plain = rows.select(validated(source).names).cast(validated(source))
-    return digest_table(spool.ordered(plain, ("revision", *source.key)))
+    return digest_table(rows.select(validated(source).names).cast(validated(source)))
 
 
 def by_night(rows: pa.Table) -> dict[str, pa.Table]:
     """Return the rows of each night that has any."""
-    ordered = spool.ordered(rows, ["night"])
-    counts = pc.value_counts(ordered["night"]).to_pylist()
+    return in_nights(spool.ordered(rows, ["night"]))
+
+
+def in_nights(rows: pa.Table) -> dict[str, pa.Table]:
+    """Return the rows of each night that has any, where each night's follow one another."""
     found, start = {}, 0
-    for entry in counts:  # in order of appearance, so each night's rows follow the one before
-        found[str(entry["values"])] = ordered.slice(start, entry["counts"])
+    for entry in pc.value_counts(rows["night"]).to_pylist():  # in order of appearance
+        found[str(entry["values"])] = rows.slice(start, entry["counts"])
         start += entry["counts"]
     return found
 
@@ -102,7 +104,8 @@ def standing(
     if not same:
         return set()
     declared = spec.sources[source]
-    good = by_night(_read(lake, f"validated_{source}", {"night": same}, validated(declared)))
+    read = _read(lake, f"validated_{source}", {"night": same}, validated(declared))
+    good = in_nights(spool.ordered(read, ("night", "revision", *declared.key)) if read.num_rows else read)
     aside = by_night(_read(lake, "quarantine", {"source": source, "night": same}))
     profiles = by_night(_read(lake, "profiles", {"product": source, "night": same}))
     wanted = len(_columns(declared, NUMERIC)) + len(_columns(declared, CATEGORICAL))
@@ -122,8 +125,11 @@ def _aside(rows: pa.Table | None, revision: int) -> int:
     """Return how many rows of a revision are in quarantine; one that breaks several rules is counted once."""
     if rows is None:
         return 0
-    mine = rows.filter(pc.equal(rows["revision"], revision))
-    return int(mine.group_by(["part", "row"]).aggregate([]).num_rows)
+    mine = spool.chosen(rows, pc.equal(rows["revision"], revision))
+    with spool.engine() as connection:
+        connection.register("mine", mine)
+        found = connection.sql("SELECT count(*) FROM (SELECT DISTINCT part, row FROM mine)").fetchall()
+    return int(found[0][0])
 
 
 def _read(lake: Lake, table: str, where: Where, schema: pa.Schema | None = None) -> pa.Table:
@@ -147,9 +153,13 @@ def _profiles(source: str, declared: Source, good: pa.Table, shown: Mapping[str,
     numeric, categorical = _columns(declared, NUMERIC), _columns(declared, CATEGORICAL)
     made = [
         profile.build(
-            source, night, rows.filter(pc.equal(rows["revision"], shown[night])), numeric, categorical
+            source,
+            night,
+            spool.chosen(rows, pc.equal(rows["revision"], shown[night])),
+            numeric,
+            categorical,
         )
-        for night, rows in by_night(good).items()
+        for night, rows in in_nights(good).items()
         if night in shown
     ]
     return pa.concat_tables([PROFILES.empty_table(), *made])

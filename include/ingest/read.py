@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 
+from include import spool
 from include.clock import day_of
 from include.errors import PartitionRefused
 from include.ingest.gather import THREADS
 from include.ingest.parse import parse
 from include.ingest.request import request
-from include.ingest.rows import Rows
+from include.ingest.rows import Rows, Run
 from include.ingest.snapshot import Snapshot, parts_of
 from include.ingest.standardise import cleaned
 from include.lake import Lake
@@ -22,9 +22,11 @@ from include.spec import UseCase
 
 
 @dataclass(frozen=True)
-class _Parts:
-    tables: list[pa.Table]
-    names: list[str]
+class _Read:
+    """A snapshot's rows, cleaned, and how many came from each part."""
+
+    text: pa.Table
+    sizes: Sequence[tuple[str, int]] = ()
     refused: PartitionRefused | None = None
 
 
@@ -32,32 +34,42 @@ def read(
     lake: Lake, spec: UseCase, source: str, units: Sequence[Snapshot]
 ) -> tuple[Rows, dict[int, PartitionRefused]]:
     """Return the rows of snapshots, and the error of each (by its place) whose bytes can't be read."""
+    shape, runs, refused = _shape(spec, source), list[Run](), dict[int, PartitionRefused]()
+
+    def tables() -> Iterator[pa.Table]:
+        for start in range(0, len(units), THREADS):  # so many are held, whoever waits for the others
+            found = pool.map(lambda unit: _parsed(lake, spec, source, unit), units[start : start + THREADS])
+            for number, one in enumerate(found, start):
+                runs.extend(Run(number, name, size) for name, size in one.sizes)
+                refused.update({number: one.refused} if one.refused else {})
+                yield one.text
+
     with ThreadPoolExecutor(THREADS) as pool:
-        found = list(pool.map(lambda unit: _parsed(lake, spec, source, unit), units))
-    declared = spec.sources[source]
-    none = pa.schema([(name, pa.string()) for name in declared.columns]).empty_table()
-    tables = [table for unit in found for table in unit.tables]
-    names = list(dict.fromkeys(name for unit in found for name in unit.names))
-    place = {name: number for number, name in enumerate(names)}
-    sizes = [table.num_rows for table in tables]
-    codes = np.repeat(np.array([place[name] for unit in found for name in unit.names], np.int32), sizes)
-    rows = Rows(
-        text=cleaned(pa.concat_tables([none, *tables]), declared),
-        unit=np.repeat([number for number, unit in enumerate(found) for _ in unit.tables], sizes).astype(
-            np.int64
-        ),
-        part=pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(names, pa.string())),
-        number=np.concatenate([np.arange(1, size + 1) for size in [*sizes, 0]]).astype(np.int64),
-        units=units,
-        days=[day_of(request(spec, source, unit.night).day) for unit in units],
-    )
-    return rows, {number: unit.refused for number, unit in enumerate(found) if unit.refused is not None}
+        if len(units) == 1:  # a second copy would take its time
+            (text,) = tables()
+        else:
+            text = spool.held(shape, (batch for table in tables() for batch in table.to_batches()))
+    days = [day_of(request(spec, source, unit.night).day) for unit in units]
+    return Rows(text, runs, units, days), refused
 
 
-def _parsed(lake: Lake, spec: UseCase, source: str, unit: Snapshot) -> _Parts:
-    asked = request(spec, source, unit.night, unit.revision)
-    parts = parts_of(lake, unit)
+def _shape(spec: UseCase, source: str) -> pa.Schema:
+    return pa.schema([(name, pa.string()) for name in spec.sources[source].columns])
+
+
+def _parsed(lake: Lake, spec: UseCase, source: str, unit: Snapshot) -> _Read:
+    asked, shape = request(spec, source, unit.night, unit.revision), _shape(spec, source)
+    sizes = list[tuple[str, int]]()
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for name, data in parts_of(lake, unit):
+            size = 0
+            for table in parse(asked, name, data):
+                size += table.num_rows
+                yield from cleaned(table, asked.source).to_batches()
+            sizes.append((name, size))
+
     try:
-        return _Parts([parse(asked, name, data) for name, data in parts], [name for name, _ in parts])
+        return _Read(spool.held(shape, batches(), spool.SHARE), sizes)
     except PartitionRefused as error:
-        return _Parts([], [], error)
+        return _Read(shape.empty_table(), refused=error)

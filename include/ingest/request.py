@@ -13,6 +13,7 @@ from include.clock import day_of
 from include.errors import PartitionRefused, SourceUnavailable, SpecError
 from include.spec import UseCase
 from include.spec.source import Source
+from include.spool import Data
 
 T = TypeVar("T")
 
@@ -77,7 +78,7 @@ class Request:
         )
 
 
-Part = tuple[str, bytes]
+Part = tuple[str, Data]
 Fetcher = Callable[[Request], Iterator[Part]]
 
 

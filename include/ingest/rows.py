@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 
+from include import spool
 from include.ingest.snapshot import Snapshot
 from include.tables import QUARANTINE
 
 Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
 Codes = np.ndarray[tuple[int], np.dtype[np.int64]]
+UNIT = "unit of rows"  # the column of `numbered`; no source's is called so
+
+
+@dataclass(frozen=True)
+class Run:
+    """So many rows of one part of a snapshot, given by its place among the units."""
+
+    unit: int
+    part: str
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -24,24 +37,64 @@ class Rows:
     Parameters
     ----------
     text : the spec's columns, all strings; in the order of night, revision, part and row.
-    unit : of each row, its snapshot's place in ``units``.
-    part, number : of each row, its part's name, and its place in it from 1 (a CSV's header isn't counted).
+    runs : where the rows came from, in their order; a part's rows are numbered from 1 (without a header).
     units, days : the snapshots, and the local date that each is about.
     """
 
     text: pa.Table
-    unit: Codes
-    part: pa.DictionaryArray
-    number: Codes
+    runs: Sequence[Run]
     units: Sequence[Snapshot]
     days: Sequence[date]
 
     def __len__(self) -> int:
         return int(self.text.num_rows)
 
+    @cached_property
+    def _ends(self) -> Codes:
+        return np.cumsum([run.rows for run in self.runs], dtype=np.int64)
+
+    @cached_property
+    def sizes(self) -> Codes:
+        """Return how many rows each unit has; they follow one another."""
+        return self.per_unit(np.ones(len(self), bool))
+
     def per_unit(self, mask: Mask) -> Codes:
         """Return how many of the masked rows each unit has."""
-        return np.bincount(self.unit[mask], minlength=len(self.units))
+        found, start = np.zeros(len(self.units), np.int64), 0
+        for run in self.runs:
+            found[run.unit] += np.count_nonzero(mask[start : start + run.rows])
+            start += run.rows
+        return found
+
+    def unit(self, places: Codes) -> Codes:
+        """Return each row's unit."""
+        return np.array([run.unit for run in self.runs], np.int64)[self._run(places)]
+
+    def origin(self, places: Codes) -> tuple[pa.Array, Codes]:
+        """Return each row's part, and its number in it."""
+        runs, ends = self._run(places), self._ends
+        sizes = np.array([run.rows for run in self.runs], np.int64)
+        names = pa.array([run.part for run in self.runs], pa.string())
+        return names.take(pa.array(runs)), places - (ends - sizes)[runs] + 1
+
+    def _run(self, places: Codes) -> Codes:
+        return np.searchsorted(self._ends, places, side="right").astype(np.int64)
+
+
+def numbered(table: pa.Table, sizes: Codes) -> pa.RecordBatchReader:
+    """Return the rows with the unit of each, where so many rows of each unit follow one another."""
+    ends = np.cumsum(sizes)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for place, part in spool.parts(table):
+            places = np.arange(place.start, place.start + part.num_rows)
+            units = pa.array(np.searchsorted(ends, places, side="right").astype(np.int64))
+            yield from part.append_column(UNIT, units).to_batches()
+
+    return pa.RecordBatchReader.from_batches(table.schema.append(pa.field(UNIT, pa.int64())), batches())
+
+
+Found = tuple[int, int, bytes]  # the place of a batch, its rows, and a bit for each
 
 
 @dataclass
@@ -50,58 +103,87 @@ class Aside:
 
     rows: Rows
     out: Mask = field(init=False)
-    _found: list[tuple[Codes, str, tuple[str, ...]]] = field(default_factory=list, init=False)
+    _found: dict[tuple[str, tuple[str, ...], int], list[Found]] = field(
+        default_factory=lambda: defaultdict(list), init=False
+    )
 
     def __post_init__(self) -> None:
         self.out = np.zeros(len(self.rows), bool)
 
-    def add(self, which: Mask, rule: str, *columns: str) -> None:
-        """Set rows aside for a rule about a column, or several."""
-        places = np.flatnonzero(which)
-        if places.size:
-            self.out[places] = True
-            self._found.append((places, rule, columns))
+    def add(self, which: Mask, rule: str, *columns: str, start: int = 0, turn: int = 0) -> None:
+        """Set rows from ``start`` on aside for a rule about a column, or several.
+
+        Parameters
+        ----------
+        turn : tells apart rules that are declared twice.
+        """
+        for first in range(0, which.size, spool.BATCH):
+            some = which[first : first + spool.BATCH]
+            if some.any():
+                place = start + first
+                self.out[place : place + some.size] |= some
+                self._found[rule, columns, turn].append((place, some.size, np.packbits(some).tobytes()))
 
     def common(self, unit: int) -> str:
         """Return the three most frequent rules of a unit with a value each, for the sentence of a refusal."""
         counts = []
-        for places, rule, columns in self._found:
-            mine = places[self.rows.unit[places] == unit]
-            if mine.size:
-                value = self._values(mine[:1], columns)[0]
-                counts.append(
-                    (mine.size, f"{rule} of {', '.join(columns)} in {mine.size} rows, as {value!r}")
-                )
+        low = int(self.rows.sizes[:unit].sum())
+        high = low + int(self.rows.sizes[unit])
+        for (rule, columns, _), found in self._found.items():
+            size, value = 0, None
+            for places in (_places(one) for one in found if one[0] < high and one[0] + one[1] > low):
+                mine = places[(places >= low) & (places < high)]
+                if mine.size and not size:
+                    value = self._values(mine[:1], columns)[0]
+                size += mine.size
+            if size:
+                counts.append((size, f"{rule} of {', '.join(columns)} in {size} rows, as {value!r}"))
         return "; ".join(text for _, text in sorted(counts, key=lambda one: (-one[0], one[1]))[:3])
 
     def table(self, source: str) -> pa.Table:
         """Return the quarantine's rows: one a row and rule, sorted."""
-        parts = [self._part(source, places, rule, columns) for places, rule, columns in self._found]
-        order = [(name, "ascending") for name in ("night", "revision", "part", "row", "rule", "column")]
-        return pa.concat_tables([QUARANTINE.empty_table(), *parts]).sort_by(order)
+        parts = (
+            self._part(source, _places(one), rule, columns)
+            for (rule, columns, _), found in self._found.items()
+            for one in found
+        )
+        rows = spool.held(QUARANTINE, (batch for part in parts for batch in part.to_batches()))
+        return spool.ordered(rows, ("night", "revision", "part", "row", "rule", "column"))
 
     def _part(self, source: str, places: Codes, rule: str, columns: tuple[str, ...]) -> pa.Table:
-        units = [self.rows.units[code] for code in self.rows.unit[places]]
+        units = [self.rows.units[code] for code in self.rows.unit(places).tolist()]
         many = len(units)
-        records = self.rows.text.take(pa.array(places)).to_pylist()
+        part, number = self.rows.origin(places)
         return pa.Table.from_pydict(
             {
                 "source": [source] * many,
                 "night": [unit.night for unit in units],
                 "revision": [unit.revision for unit in units],
-                "part": self.rows.part.take(pa.array(places)).cast(pa.string()),
-                "row": self.rows.number[places],
+                "part": part,
+                "row": number,
                 "rule": [rule] * many,
                 "column": [", ".join(columns)] * many,
                 "value": self._values(places, columns),
-                "record": [json.dumps(record, ensure_ascii=False) for record in records],
+                "record": [
+                    json.dumps(record, ensure_ascii=False) for record in self._text(places).to_pylist()
+                ],
             },
             schema=QUARANTINE,
         )
 
+    def _text(self, places: Codes) -> pa.Table:
+        """Return the text of rows of one batch: taken from all, the whole text would be copied."""
+        first = int(places[0])
+        return self.rows.text.slice(first, int(places[-1]) - first + 1).take(pa.array(places - first))
+
     def _values(self, places: Codes, columns: tuple[str, ...]) -> list[str | None]:
         """Return the text of the columns that the rule is about."""
-        found = self.rows.text.select(list(columns)).take(pa.array(places)).to_pylist()
+        found = self._text(places).select(list(columns)).to_pylist()
         if len(columns) == 1:
             return [row[columns[0]] for row in found]
         return [json.dumps(row, ensure_ascii=False) for row in found]
+
+
+def _places(found: Found) -> Codes:
+    start, size, bits = found
+    return np.flatnonzero(np.unpackbits(np.frombuffer(bits, np.uint8), count=size)) + start

@@ -20,7 +20,7 @@ from include.errors import EvergreenError, PartitionError, PartitionRefused, Spe
 from include.ingest.contract import check
 from include.ingest.gather import gather
 from include.ingest.outcome import Outcome
-from include.ingest.publish import by_night, digest, inputs, publish, standing
+from include.ingest.publish import digest, in_nights, inputs, publish, standing
 from include.ingest.read import read
 from include.ingest.request import NothingYet
 from include.ingest.snapshot import Snapshot, listed, snapshots
@@ -189,7 +189,7 @@ def _made(lake: Lake, spec: UseCase, source: str, revisions: Revisions) -> _Made
     text, unread = read(lake, spec, source, units)
     found = check(text, spec, source)
     refused = {**found.refused, **unread}  # what can't be read has no rows, which is not its reason
-    tables = by_night(found.good)
+    tables = in_nights(found.good)
     rows, newest = {}, {}
     for night, many in revisions.items():
         places = {number for number, unit in enumerate(units) if unit.night == night}

@@ -18,6 +18,7 @@ from include.ingest.request import Part
 from include.lake import Lake
 from include.refs import digest_bytes, digest_json
 from include.spec.source import Http, Source
+from include.spool import Data
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def parts_of(lake: Lake, snapshot: Snapshot) -> list[Part]:
     """
     parts = []
     for part in snapshot.parts:
-        data = lake.get(part.key)
+        data = lake.data(part.key)
         if data is None or digest_bytes(data) != part.sha256:
             raise EvergreenError(
                 f"{snapshot.source}/{snapshot.night}, revision {snapshot.revision}: {part.name}",
@@ -157,11 +158,11 @@ def _read(lake: Lake, key: str) -> Snapshot:
         ) from None
 
 
-def _identity(declared: Source, data: bytes) -> str:
+def _identity(declared: Source, data: Data) -> str:
     """Return a part's digest, without the fields that change with each answer."""
     if not isinstance(declared, Http) or not declared.volatile:
         return digest_bytes(data)
-    page = json.loads(data)
+    page = json.loads(bytes(data))
     if isinstance(page, dict):
         page = {name: value for name, value in page.items() if name not in declared.volatile}
     return digest_bytes(json.dumps(page, sort_keys=True).encode())

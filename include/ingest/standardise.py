@@ -14,14 +14,16 @@ All columns are trimmed and an empty field is null. What each type reads:
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from include import spool
 from include.environment import setting
+from include.ingest import repeats
 from include.ingest.rows import Mask, Rows
 from include.spec.source import Column, Source
 from include.tables import TIME
@@ -38,7 +40,7 @@ Typed = tuple[pa.Array, Mask]
 
 
 def cleaned(text: pa.Table, source: Source) -> pa.Table:
-    """Return the text trimmed, empty fields as null, and hashed columns as their keyed hash.
+    """Return the text of some rows trimmed, empty fields as null, and hashed columns as their keyed hash.
 
     Hashing is the first thing that happens to a row: neither the tables nor the quarantine hold the value.
     """
@@ -50,22 +52,35 @@ def cleaned(text: pa.Table, source: Source) -> pa.Table:
     return pa.table(columns)
 
 
-def standardise(rows: Rows, source: Source) -> tuple[pa.Table, dict[str, Mask]]:
-    """Return the typed columns, and of each column the rows whose text it can't read.
+def standardise(rows: Rows, source: Source) -> Iterator[tuple[slice, pa.Table, dict[str, Mask]]]:
+    """Yield the typed columns batch by batch, and of each column the rows whose text it can't read.
 
     Parameters
     ----------
     rows : with `cleaned` text.
     """
-    typed, bad = {}, {}
-    for name, column in source.columns.items():
-        if column.type == "timestamp" and not column.hashed:
-            typed[name], bad[name] = _timestamp(rows, source, name)
-        elif column.type == "string" or column.hashed:
-            typed[name], bad[name] = rows.text[name].combine_chunks(), np.zeros(len(rows), bool)
-        else:
-            typed[name], bad[name] = READ[column.type](rows.text[name].combine_chunks(), column)
-    return pa.table(typed), bad
+    later = {name: _later(rows, source, name) for name in source.columns if _local(source, name)}
+    for place, part in spool.parts(rows.text):
+        typed, bad = {}, {}
+        for name, column in source.columns.items():
+            text = part[name].combine_chunks()
+            if column.type == "string" or column.hashed:
+                typed[name], bad[name] = text, np.zeros(len(text), bool)
+            else:
+                typed[name], bad[name] = _once(text, column)
+                if name in later and later[name][place].any():
+                    typed[name] = pc.if_else(
+                        pa.array(later[name][place]), _moments(text, column)[1], typed[name]
+                    )
+        yield place, pa.table(typed), bad
+
+
+def _once(text: pa.Array, column: Column) -> Typed:
+    """Return what each text is, and whether it can't be read: each text is read once."""
+    encoded = text.dictionary_encode()
+    read, bad = READ[column.type](encoded.dictionary, column)
+    missing = pc.fill_null(encoded.indices, len(bad))  # the place of one more, which is no bad text
+    return read.take(encoded.indices), np.append(bad, False)[missing.to_numpy(zero_copy_only=False)]
 
 
 def _hashed(values: pa.Array) -> pa.Array:
@@ -135,31 +150,44 @@ def _hhmm(values: pa.Array, column: Column) -> Typed:
     return after, bad | never
 
 
-def _timestamp(rows: Rows, source: Source, name: str) -> Typed:
-    good, bad = _shaped(rows.text[name].combine_chunks(), MOMENT)
+def _timestamp(values: pa.Array, column: Column) -> Typed:
+    good, bad = _shaped(values, MOMENT)
+    array = _moments(values, column)[0]
+    return array, bad | _lost(good, array)
+
+
+def _moments(values: pa.Array, column: Column) -> tuple[pa.Array, pa.Array]:
+    """Return the moments of texts, and where a clock change repeats a local time the later ones."""
+    good = _shaped(values, MOMENT)[0]
     exact = pc.fill_null(pc.match_substring_regex(good, OFFSET), False)
     null = pa.scalar(None, pa.string())
     with_offset = pd.to_datetime(
         pc.if_else(exact, good, null).to_pandas(), format="ISO8601", utc=True, errors="coerce"
     )
     local = pd.to_datetime(pc.if_else(exact, null, good).to_pandas(), format="ISO8601", errors="coerce")
-    zone = source.columns[name].timezone or "UTC"
-    first = local.dt.tz_localize(zone, ambiguous=np.ones(len(rows), bool), nonexistent="NaT")
-    second = local.dt.tz_localize(zone, ambiguous=np.zeros(len(rows), bool), nonexistent="NaT")
-    twice = (first != second) & first.notna()
-    read = first.mask(_again(rows, source, name, twice), second) if twice.any() else first
-    moment = with_offset.where(_mask(exact), read.dt.tz_convert("UTC"))
-    array = pa.array(moment, TIME, from_pandas=True)
-    return array, bad | _lost(good, array)
+    zone, read = column.timezone or "UTC", []
+    for early in (True, False):
+        which = np.full(len(values), early)
+        moment = local.dt.tz_localize(zone, ambiguous=which, nonexistent="NaT").dt.tz_convert("UTC")
+        read.append(pa.array(with_offset.where(_mask(exact), moment), TIME, from_pandas=True))
+    return read[0], read[1]
 
 
-def _again(rows: Rows, source: Source, name: str, twice: pd.Series[bool]) -> pd.Series[bool]:
+def _local(source: Source, name: str) -> bool:
+    """Return whether a column's times may happen twice."""
+    column = source.columns[name]
+    return column.type == "timestamp" and not column.hashed and column.timezone not in (None, "UTC")
+
+
+def _later(rows: Rows, source: Source, name: str) -> Mask:
     """Return which of the local times that happen twice the same key has said before, on the same night."""
-    others = [column for column in source.key if column != name]
-    said = rows.text.select(dict.fromkeys([*others, name])).to_pandas()[twice.to_numpy()]
-    said["unit"] = rows.unit[twice.to_numpy()]
-    before: pd.Series[int] = said.groupby(list(said.columns), dropna=False).cumcount()
-    return before.reindex(twice.index, fill_value=0) > 0
+    among = np.zeros(len(rows), bool)
+    for place, part in spool.parts(rows.text):
+        encoded = part[name].combine_chunks().dictionary_encode()
+        twice = pc.not_equal(*_moments(encoded.dictionary, source.columns[name]))
+        among[place] = _mask(pc.fill_null(twice.take(encoded.indices), False))
+    columns = dict.fromkeys([*source.key, name])
+    return repeats.said_before(rows.text.select(columns), rows.sizes, among) if among.any() else among
 
 
 def _lost(before: pa.Array, after: pa.Array) -> Mask:
@@ -173,4 +201,5 @@ READ: dict[str, Callable[[pa.Array, Column], Typed]] = {
     "boolean": _boolean,
     "date": _date,
     "hhmm": _hhmm,
+    "timestamp": _timestamp,
 }

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
+from include import spool
 from include.ingest import compiled
 from include.ingest.aggregates import ANSWERED, UNIQUE, plain
 from include.ingest.rows import Mask
@@ -34,28 +36,35 @@ def checked(subject: str, expectations: Sequence[Expectation], columns: Mapping[
 
 
 def broken(
-    subject: str, expectations: Sequence[Expectation], rows: pa.Table
-) -> Iterator[tuple[Expectation, Mask]]:
-    """Yield each expectation about rows, and which rows break it.
+    subject: str, expectations: Sequence[Expectation], rows: pa.Table, among: Mask
+) -> Iterator[tuple[int, int, Mask]]:
+    """Yield an expectation's number, the place of some rows, and which of them, if among, break it.
 
     Raises
     ------
     SpecError
         for an expectation that can't be answered for its columns.
     """
-    asked = [one for one in expectations if one.type not in UNIQUE and one.type not in ANSWERED]
-    if not asked or not rows.num_rows:
+    asked = [n for n, one in enumerate(expectations) if one.type not in (*UNIQUE, *ANSWERED)]
+    if not asked or not among.any():
         return
     types = {field.name: field.type for field in rows.schema}
-    conditions = [compiled.condition(one, types) for one in asked]
-    ours = {n: c for n, c in enumerate(conditions) if c is not None}
+    conditions = {n: compiled.condition(expectations[n], types) for n in asked}
+    ours = {n: c for n, c in conditions.items() if c is not None}
     if ours:
         with duckdb.connect(config={"threads": 1}) as connection:
-            connection.register("rows", rows)
-            found = compiled.broken(connection, list(ours.values()))
-        yield from ((asked[n], which) for n, which in zip(ours, found, strict=True))
-    others = [one for n, one in enumerate(asked) if n not in ours]
-    if others:
+            for place, part in spool.parts(rows):
+                connection.register("rows", part)
+                for n, which in zip(ours, compiled.broken(connection, list(ours.values())), strict=True):
+                    yield n, place.start, which & among[place]
+    if others := [n for n in asked if n not in ours]:
         from include.ingest import great
 
-        yield from great.broken(subject, others, rows)
+        for start in range(0, rows.num_rows, great.BATCH):
+            some = among[start : start + great.BATCH]
+            left = rows.slice(start, great.BATCH).filter(pa.array(some))
+            # it yields them in an order of its own
+            for one, found in great.broken(subject, [expectations[n] for n in others], left):
+                out = np.zeros(some.size, bool)
+                out[np.flatnonzero(some)[found]] = True
+                yield next(n for n in others if expectations[n] is one), start, out

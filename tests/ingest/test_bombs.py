@@ -41,9 +41,10 @@ def zipped(data: bytes, method: int, entries: int = 1) -> bytes:
 
 
 def parquet(column: pa.Array, **how: Any) -> bytes:
-    """Return a Parquet file of one column, written in blocks so that making it takes little memory."""
-    sink = io.BytesIO()
-    pyarrow.parquet.write_table(pa.table({"week": column}), sink, compression="zstd", **how)
+    """Return a Parquet file of one column beside empty ones, which making takes little memory."""
+    sink, others = io.BytesIO(), world.HEADER.strip().split(",")[1:]
+    table = pa.table({"week": column, **{name: pa.nulls(len(column), pa.string()) for name in others}})
+    pyarrow.parquet.write_table(table, sink, compression="zstd", **how)
     return sink.getvalue()
 
 

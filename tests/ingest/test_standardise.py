@@ -6,13 +6,12 @@ import itertools
 from datetime import UTC, date, datetime
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.ingest.rows import Rows
+from include.ingest.rows import Rows, Run
 from include.ingest.snapshot import Snapshot
 from include.ingest.standardise import cleaned, standardise
 from include.spec.source import Objects
@@ -28,16 +27,13 @@ def read(
     text = cleaned(
         pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()}), source
     )
-    many = text.num_rows
     rows = Rows(
         text=text,
-        unit=np.zeros(many, np.int64),
-        part=pa.array(["p"] * many).dictionary_encode(),
-        number=np.arange(many),
+        runs=[Run(0, "p", text.num_rows)],
         units=[UNIT],
         days=[date(2024, 1, 1)],
     )
-    typed, bad = standardise(rows, source)
+    ((_, typed, bad),) = standardise(rows, source)
     return typed, {name: text[name].filter(pa.array(which)).to_pylist() for name, which in bad.items()}
 
 
