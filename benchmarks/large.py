@@ -1,0 +1,148 @@
+"""A night larger than memory: ``python -m benchmarks.large [ROWS ...]``.
+
+The schedule of one night of the flights comes as a Parquet file of so many generated rows. Each stage is a
+process of its own: ingest with the contract that is declared (but for its counts), features, and score, which
+computes the features again. *own* is the most memory of the process's own (RssAnon), *resident* that with the
+pages of mapped files, which the system drops when others need the memory. ``TMPDIR`` needs about 1 kB a row.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import yaml
+
+from benchmarks import batch
+from include.environment import Endpoint
+from include.features.build import compute
+from include.ingest.run import ingest
+from include.lake import Lake
+from include.score import run as scoring
+from include.spec import UseCase
+from include.spec.load import read
+
+ROWS = (1_000_000, 5_000_000)
+KIND = "boosting"
+OWN = Path("include/usecases/flight_delay")
+ANY = 1 << 40
+
+
+def declare(folder: Path) -> UseCase:
+    """Return the flights' use case with a schedule in Parquet of any size."""
+    there = folder / "usecases" / OWN.name
+    if not there.is_dir():
+        shutil.copytree(OWN, there)
+        raw = yaml.safe_load((OWN / "usecase.yaml").read_text())
+        source = raw["sources"]["schedule"]
+        source |= {"path": "{day}.parquet", "format": "parquet", "fetch": {"max_bytes": ANY}}
+        source["contract"]["max_rows"] = None
+        for one in source["contract"]["expectations"]:
+            if one["kwargs"].get("max_value") in (3000, 9999):  # rows, and numbers of flights
+                one["kwargs"]["max_value"] = ANY
+        (there / "usecase.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    return read(there / "usecase.yaml")
+
+
+def write(folder: Path, spec: UseCase, rows: int) -> None:
+    """Write the night's file as the airline would: the source's own names, times of day as 1753."""
+    source = spec.sources["schedule"]
+    names = {own: column.source or own for own, column in source.columns.items()}
+    path = folder / f"{spec.clock.shift(batch.LARGE, source.offset)}.parquet"
+    writer = None
+    for made in batch.flights(spec, "schedule", batch.LARGE, rows):
+        table = pa.Table.from_batches([made]).select(list(names))
+        for place, own in enumerate(names):
+            if source.columns[own].type == "hhmm":
+                hours = pc.divide(table[own], 60)
+                table = table.set_column(place, own, pc.add(pc.multiply(hours, 40), table[own]))
+        table = table.rename_columns(list(names.values()))
+        writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
+        writer.write_table(table)
+    assert writer is not None
+    writer.close()
+
+
+def prepare(folder: Path, rows: int) -> int:
+    """Write the file, and a lake with four weeks of small nights and a model."""
+    batch.prepare(str(folder), 1000)
+    write(folder, declare(folder), rows)
+    return rows
+
+
+def work(folder: Path, spec: UseCase, lake: Lake, stage: str) -> int:
+    """Do a stage, and return how many rows came of it."""
+    if stage == "ingest":
+        (done,) = ingest(lake, spec, "schedule", [batch.LARGE], lambda name: Endpoint(name, folder.as_uri()))
+        done.raise_for_outcome()
+        return done.rows
+    if stage == "features":
+        return int(compute(spec, scoring.seen_by(lake, spec, batch.LARGE), [batch.LARGE]).num_rows)
+    return scoring.score(lake, spec, batch.LARGE).rows
+
+
+def measure(folder: Path, stage: str) -> dict[str, Any]:
+    """Do a stage in this process, and return what it cost."""
+    spec = declare(folder)
+    lake = Lake(spec.name, str(folder))
+    if stage == "score":
+        batch.promote(lake, str(folder), KIND)
+    memory = batch.Anonymous()
+    memory.start()
+    wall, cpu = time.perf_counter(), time.process_time()
+    rows = work(folder, spec, lake, stage)
+    seconds = (time.perf_counter() - wall, time.process_time() - cpu)
+    memory.done.set()
+    return {
+        "stage": stage,
+        "rows": rows,
+        "seconds": seconds,
+        "own": memory.most,
+        "resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
+    }
+
+
+def _apart(*command: object) -> dict[str, Any]:
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "benchmarks.large", *map(str, command)]
+    return dict(json.loads(subprocess.run(line, env=env, check=True, stdout=subprocess.PIPE).stdout))
+
+
+def _said(found: dict[str, Any]) -> str:
+    wall, cpu = found["seconds"]
+    told = [found["stage"], f"{found['rows']:,}", f"{wall:.0f} ({cpu:.0f})", f"{found['rows'] / wall:,.0f}"]
+    return f"| {' | '.join(told)} | {found['own']:,} | {found['resident']:,} |"
+
+
+def main(command: Sequence[str]) -> None:
+    """Measure and print, or do the part that has a process of its own."""
+    parts: dict[str, Callable[[], Any]] = {
+        "prepare": lambda: {"rows": prepare(Path(command[1]), int(command[2]))},
+        "stage": lambda: measure(Path(command[1]), command[2]),
+    }
+    if command and command[0] in parts:
+        print(json.dumps(parts[command[0]]()))
+        return
+    print("| stage | rows | seconds (of CPU) | rows a second | own MB | resident MB |")
+    print("|---|---|---|---|---|---|")
+    for rows in map(int, command or ROWS):
+        with tempfile.TemporaryDirectory() as folder:
+            _apart("prepare", folder, rows)
+            for stage in ("ingest", "features", "score"):
+                print(_said(_apart("stage", folder, stage)), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
