@@ -37,12 +37,8 @@ CONFIGURATION = {
 # A night is no partition column: a file for each, hundreds a year, took longer to open than to read. Files
 # are pruned by their nights' bounds instead, and a commit that replaces a night rewrites only its file.
 PARTITIONED = {"partitions": ["product"], "profiles": ["product"], "quarantine": ["source"]}
-again = retry(
-    retry=retry_if_exception_type(CommitFailedError),
-    wait=wait_random_exponential(multiplier=0.05, max=2),
-    stop=stop_after_attempt(12),
-    reraise=True,
-)
+_WAIT, _LOST = wait_random_exponential(multiplier=0.05, max=2), retry_if_exception_type(CommitFailedError)
+again = retry(retry=_LOST, wait=_WAIT, stop=stop_after_attempt(12), reraise=True)
 
 
 class Lake:
@@ -209,13 +205,10 @@ class Lake:
         """Write an object, over the old one if there is one."""
         obstore.put(self._store, inside(key), data)
 
-    @answered
     def get(self, key: str) -> bytes | None:
         """Return an object's bytes, or None."""
-        try:
-            return bytes(obstore.get(self._store, inside(key)).bytes())
-        except FileNotFoundError:
-            return None
+        found = self.data(key)
+        return None if found is None else bytes(found)
 
     @answered
     def data(self, key: str) -> spool.Data | None:

@@ -86,12 +86,21 @@ def ordered(rows: pa.Table, by: Sequence[str]) -> pa.Table:
     """Return the rows sorted by columns, nulls last."""
     if rows.nbytes <= HELD:
         return rows.sort_by([(name, "ascending") for name in by])
-    order = ", ".join('"' + name.replace('"', '""') + '"' for name in by)
+    return held(rows.schema, in_order(rows.to_reader(BATCH), rows.nbytes, by))
+
+
+def in_order(rows: pa.RecordBatchReader, size: int, by: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Yield rows of about so many bytes sorted by columns, nulls last."""
+    if size <= HELD:
+        found = rows.read_all().sort_by([(name, "ascending") for name in by])
+        yield from found.combine_chunks().to_batches()
+        return
+    schema, order = rows.schema, ", ".join('"' + name.replace('"', '""') + '"' for name in by)
     with engine() as connection:
         connection.register("given", rows)
         # what is pasted are quoted names
-        found = connection.sql(f"SELECT * FROM given ORDER BY {order}").to_arrow_reader(BATCH)  # noqa: S608
-        return held(rows.schema, (batch.cast(rows.schema) for batch in found))
+        for batch in connection.sql(f"SELECT * FROM given ORDER BY {order}").to_arrow_reader(BATCH):  # noqa: S608
+            yield batch.cast(schema)
 
 
 def room(shape: tuple[int, ...]) -> NDArray[np.float64]:

@@ -10,23 +10,22 @@ night bears on another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from include import spool
-from include.errors import PartitionRefused, SpecError
+from include.errors import PartitionRefused
 from include.ingest import repeats
 from include.ingest.aggregates import UNIQUE, unmet
+from include.ingest.alone import mask, told
 from include.ingest.classes import strange
 from include.ingest.request import request
 from include.ingest.rows import UNIT, Aside, Codes, Mask, Rows, numbered
-from include.ingest.standardise import standardise
 from include.ingest.suite import broken
 from include.spec import UseCase
 from include.spec.source import Contract, Source
@@ -69,7 +68,7 @@ def check(rows: Rows, spec: UseCase, source: str) -> Checked:
     """
     declared = spec.sources[source]
     aside, dropped = Aside(rows), np.zeros(len(rows), bool)
-    typed = spool.held(_kept_as(declared), _typed(rows, spec, source, aside))
+    typed = told(rows, spec, source, aside)
     _key(typed, rows, declared, aside, dropped)
     _expectations(typed, rows, f"{spec.name}/{source}", declared, aside, dropped)
     strange(typed, spec, source, aside)
@@ -85,69 +84,6 @@ def check(rows: Rows, spec: UseCase, source: str) -> Checked:
         duplicates=rows.per_unit(dropped),
         refused=refused,
     )
-
-
-def _kept_as(source: Source) -> pa.Schema:
-    return pa.schema([validated(source).field(name) for name in source.columns])
-
-
-def _typed(rows: Rows, spec: UseCase, source: str, aside: Aside) -> Iterator[pa.RecordBatch]:
-    """Yield the typed rows, and set those aside that are told by themselves."""
-    declared = spec.sources[source]
-    for place, typed, bad in standardise(rows, declared):
-        start = place.start
-        for name, which in bad.items():
-            aside.add(which, "type", name, start=start)
-        _required(typed, declared, aside, start)
-        _day(typed, rows, spec, source, aside, start)
-        _agrees(typed, spec, declared, aside, start)
-        yield from typed.cast(_kept_as(declared)).to_batches()
-
-
-def _required(typed: pa.Table, source: Source, aside: Aside, start: int) -> None:
-    before = ~aside.out[start : start + typed.num_rows]
-    for name, column in source.columns.items():
-        if column.required or name in source.key:
-            aside.add(before & _mask(pc.is_null(typed[name])), "required", name, start=start)
-
-
-def _day(typed: pa.Table, rows: Rows, spec: UseCase, source: str, aside: Aside, start: int) -> None:
-    """Set rows aside whose local date is not the day asked for."""
-    name = spec.sources[source].day
-    if name is None:
-        return
-    values = typed[name].combine_chunks()
-    if pa.types.is_timestamp(values.type):
-        values = _local(values, spec).cast(pa.date32())
-    elif not pa.types.is_date(values.type):
-        raise SpecError(
-            f"{spec.name}: sources.{source}.day",
-            required="a date or timestamp column",
-            found=str(values.type),
-        )
-    units = rows.unit(np.arange(start, start + typed.num_rows))
-    asked = pa.array(rows.days, pa.date32()).take(pa.array(units))
-    before = ~aside.out[start : start + typed.num_rows]
-    other = _mask(pc.fill_null(pc.not_equal(values, asked), False))
-    aside.add(before & other, "day", name, start=start)
-
-
-def _agrees(typed: pa.Table, spec: UseCase, source: Source, aside: Aside, start: int) -> None:
-    """Set rows aside whose local hour is another than that of the hhmm column beside it; 24:00 is hour 0."""
-    for name, column in source.columns.items():
-        if column.agrees is None:
-            continue
-        hour = pc.hour(_local(typed[name], spec)).cast(pa.int32())
-        midnight = pc.equal(typed[column.agrees], 1440)
-        said = pc.if_else(midnight, pa.scalar(0, pa.int32()), pc.divide(typed[column.agrees], 60))
-        differs = _mask(pc.fill_null(pc.not_equal(hour, said), False))
-        before = ~aside.out[start : start + typed.num_rows]
-        aside.add(before & differs, "agrees", name, column.agrees, start=start)
-
-
-def _local(values: Any, spec: UseCase) -> Any:
-    """Return moments as the wall times of the schedule's time zone."""
-    return pc.local_timestamp(values.cast(pa.timestamp("us", spec.schedule.timezone)))
 
 
 def _key(typed: pa.Table, rows: Rows, source: Source, aside: Aside, dropped: Mask) -> None:
@@ -173,7 +109,7 @@ def _expectations(
         if one.type in UNIQUE:
             present = among.copy()
             for name in one.columns:
-                present &= _mask(pc.is_valid(typed[name]))
+                present &= mask(pc.is_valid(typed[name]))
             out = repeats.shared(typed.select(list(one.columns)), rows.sizes, present)
             aside.add(out, one.rule, *one.columns, turn=number)
 
@@ -228,7 +164,7 @@ def _sorted(whole: pa.Table, sizes: Codes, rows: Rows, source: Source, out: Mask
     )
 
     def made() -> Iterator[pa.RecordBatch]:
-        for batch in _in_order(numbered(whole, sizes), whole.nbytes, source.key):
+        for batch in spool.in_order(numbered(whole, sizes), whole.nbytes, (UNIT, *source.key)):
             units = batch.column(UNIT)
             mine = own.take(units)
             columns = [batch.column(name) for name in source.columns] + mine.columns
@@ -236,20 +172,3 @@ def _sorted(whole: pa.Table, sizes: Codes, rows: Rows, source: Source, out: Mask
             yield from table.filter(pa.array(~out[units.to_numpy()])).to_batches()
 
     return spool.held(validated(source), made())
-
-
-def _in_order(rows: pa.RecordBatchReader, size: int, key: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Yield rows sorted by unit, which is by night and revision, and by key."""
-    if size <= spool.HELD:
-        by = [(name, "ascending") for name in (UNIT, *key)]
-        yield from rows.read_all().sort_by(by).combine_chunks().to_batches()
-        return
-    order = ", ".join(f'"{name}"' for name in (UNIT, *key))  # a source's names have no quote
-    with spool.engine() as connection:
-        connection.register("given", rows)
-        found = connection.sql(f"SELECT * FROM given ORDER BY {order}")  # noqa: S608 - quoted names
-        yield from found.to_arrow_reader(spool.BATCH)
-
-
-def _mask(values: pa.ChunkedArray) -> Mask:
-    return np.asarray(values.to_numpy(zero_copy_only=False), bool)

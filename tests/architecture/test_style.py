@@ -23,6 +23,7 @@ SQL_WRITERS = {
     "include/features/build.py": "the declaration's own SQL, and quoted names",
     "include/features/views.py": "names of the declaration's patterns, and moments that the clock made",
     "include/ingest/aggregates.py": "quoted names",
+    "include/ingest/repeats.py": "names made there",
     "include/ingest/compiled.py": "quoted names and fixed words; each value of an expectation is bound",
     "include/ingest/classes.py": "the declaration's own expression",
     "include/spool.py": "quoted names",

@@ -1,0 +1,82 @@
+"""Ingests a night of many sales with little memory, and prints the most memory of its own that it had (MB).
+
+``python -m tests.ingest.large ROWS FOLDER FORMAT`` is run by a test, once for each number of rows.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import yaml
+
+from include import spool
+from include.environment import Endpoint
+from include.ingest.run import ingest
+from include.lake import Lake
+from include.spec.load import read
+from tests.usecases.weekly_sales import world
+
+NIGHT = world.nights(1)[0]
+OWN = Path(world.__file__).parent
+
+
+def sales(rows: int) -> pa.Table:
+    """Return a night's rows in no order; some keys come twice, and some rows aren't what they should be."""
+    order = np.random.default_rng(7).permutation(rows)
+    texts = np.char.add("item-", (order - order % 97 // 96).astype(str))
+    columns = {
+        "week": np.where(order % 50 == 0, "2024-02-30", NIGHT),
+        "store": np.char.add("s0", (order % 10).astype(str)),
+        "item": texts,
+        "price_pence": order % 900 + 1,
+        "promo": order % 2 == 0,
+        "opens": np.full(rows, "0800"),
+        "units": order % 12_000,
+    }
+    return pa.table({name: pa.array(values) for name, values in columns.items()})
+
+
+def main(rows: int, folder: str, kind: str) -> None:
+    """Write a file, ingest it, and print the peak."""
+    spool.HELD, spool.BATCH, spool.MEMORY = 4 << 20, 1 << 13, "100MB"
+    there = Path(folder, "weekly_sales")
+    shutil.copytree(OWN, there)
+    raw = yaml.safe_load((OWN / "usecase.yaml").read_text())
+    source = raw["sources"]["sales"]
+    source |= {"path": f"{{day}}.{kind}", "format": kind}
+    source["contract"] |= {"max_rows": None, "tolerance": 0.5}
+    (there / "usecase.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    write = pyarrow.csv.write_csv if kind == "csv" else pyarrow.parquet.write_table
+    write(sales(rows), Path(folder, f"{NIGHT}.{kind}"))
+    done, most = threading.Event(), [0]
+
+    def look() -> None:
+        while not done.wait(0.005):
+            status = Path("/proc/self/status").read_text()
+            most[0] = max(most[0], int(status.partition("RssAnon:")[2].split()[0]) >> 10)
+
+    watch = threading.Thread(target=look, daemon=True)
+    pa.default_memory_pool().release_unused()
+    watch.start()
+    uri = Path(folder).as_uri()
+    (outcome,) = ingest(
+        Lake("weekly_sales", folder + "/lake"),
+        read(there / "usecase.yaml"),
+        "sales",
+        [NIGHT],
+        lambda name: Endpoint(name, uri),
+    )
+    done.set()
+    assert outcome.outcome == "published", outcome.note
+    print(most[0])
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])
