@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 
 from include.errors import PartitionRefused
+from include.ingest import pages
 from include.ingest.request import Request
 from include.spool import PART, Data
 
@@ -89,7 +90,8 @@ def parquet(asked: Request, name: str, data: Data) -> Iterator[pa.Table]:
     """Yield a Parquet file's columns as text, measured batch by batch as text.
 
     Strings stay in their dictionaries until they are measured: one of a megabyte, a million times, takes a
-    megabyte there.
+    megabyte there. Where the pages tell how long they are, a column that isn't all in a dictionary is read
+    without one, which is several times as fast.
 
     Raises
     ------
@@ -106,10 +108,14 @@ def parquet(asked: Request, name: str, data: Data) -> Iterator[pa.Table]:
     widths = sum(_width(field.type) for field in schema) * file.metadata.num_rows
     if max(widths, sum(one.total_uncompressed_size for one in columns)) > _most(asked):
         raise asked.too_large(name)
-    file = pa.parquet.ParquetFile(source, read_dictionary=_kept(columns))
+    kept, rows = _kept(columns), _rows(asked, columns)
+    lengths = {name: pages.longest(data, file.metadata, schema.names.index(name)) for name in kept}
+    rows = max(1, min(rows, _most(asked) // max([1, *(one for one in lengths.values() if one)])))
+    kept = [column for column, length in lengths.items() if length is None]
+    file = pa.parquet.ParquetFile(source, read_dictionary=kept)
     wanted = pa.schema([(column, pa.string()) for column in schema.names])
     size = 0
-    for batch in file.iter_batches(_rows(asked, columns)):
+    for batch in file.iter_batches(rows):
         size += sum(map(_plain_size, batch.columns))
         if size > _most(asked):
             raise asked.too_large(name)

@@ -48,6 +48,19 @@ def parquet(column: pa.Array, **how: Any) -> bytes:
     return sink.getvalue()
 
 
+def before_others() -> bytes:
+    """Return a file of one long text a hundred times, and of others that are too many for its dictionary."""
+    names = world.HEADER.strip().split(",")
+    schema = pa.schema([(name, pa.string()) for name in names])
+    sink = io.BytesIO()
+    others = [f"order {number:09}" for number in range(200_000)]
+    with pyarrow.parquet.ParquetWriter(sink, schema, dictionary_pagesize_limit=2 * MB) as writer:
+        for values in [[LONG] * 10] * 10 + [others]:
+            nulls = [pa.nulls(len(values), pa.string()) for _ in names[1:]]
+            writer.write_batch(pa.record_batch([pa.array(values), *nulls], schema=schema))
+    return sink.getvalue()
+
+
 def repeated(value: Any, kind: pa.DataType, rows: int) -> pa.Array:
     """Return a column of one value, which a dictionary holds once."""
     return pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([value], kind))
@@ -86,6 +99,7 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes], str]] = {
         lambda: parquet(repeated(LONG, pa.string(), 100_000)),
         BYTES,
     ),
+    "one long text, and others that no dictionary holds": ("parquet", before_others, BYTES),
     "one long large text, again and again": (
         "parquet",
         lambda: parquet(repeated(LONG, pa.large_string(), 100_000)),
