@@ -96,11 +96,16 @@ def pages(data: Data, start: int, size: int) -> Iterator[Page]:
         if start >= end:
             return
         fields, start = _struct(data, start, DEPTH)
-        kind, unpacked, packed = (fields.get(number, -1) for number in (1, 2, 3))
-        about = fields.get({DATA: 5, DICTIONARY: 7, DATA_V2: 8}.get(kind, 6), {})
+        kind, unpacked, packed = (fields.get(number) for number in (1, 2, 3))
+        about = fields.get({DATA: 5, DICTIONARY: 7, DATA_V2: 8}.get(kind, 6) if isinstance(kind, int) else 6)
+        about = about if isinstance(about, dict) else {}
         values, encoding = about.get(1, 0), about.get(4 if kind == DATA_V2 else 2, PLAIN)
-        if not all(isinstance(one, int) and one >= 0 for one in (kind, unpacked, packed, values, encoding)):
+        sizes = [
+            one for one in (kind, unpacked, packed, values, encoding) if isinstance(one, int) and one >= 0
+        ]
+        if len(sizes) < 5:
             raise Strange("a page without its sizes")
+        kind, unpacked, packed, values, encoding = sizes
         yield Page(kind, encoding, unpacked, values)
         start += packed
     raise Strange(f"more than {MOST} pages")
