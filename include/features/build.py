@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 import duckdb
@@ -124,15 +124,23 @@ def labels(lake: Lake, spec: UseCase, nights: Sequence[str], *, known: str | Non
             FROM (SELECT * FROM brought WHERE {until}
                   QUALIFY row_number() OVER (PARTITION BY night, {key} ORDER BY revision DESC) = 1)
             JOIN brings USING (night) ORDER BY spine, {key}"""  # noqa: S608
-        try:
-            found = engine.sql(sql).to_arrow_table()
-        except duckdb.Error as error:
-            columns = f"an expression over {spec.labels.source}'s columns: {', '.join(source.columns)}"
-            raise _no_label(spec, columns, " ".join(str(error).split())) from None
-    if spec.problem.classes:
-        found = _coded(spec, found)
-    shape = [*list(schema(spec))[: len(spec.key) + 1], pa.field(spec.problem.target, pa.float64())]
-    return views.shaped(found, pa.schema(shape)).combine_chunks()
+        shape = [*list(schema(spec))[: len(spec.key) + 1], pa.field(spec.problem.target, pa.float64())]
+        return spool.held(pa.schema(shape), _came(spec, engine, sql, pa.schema(shape)))
+
+
+def _came(
+    spec: UseCase, engine: duckdb.DuckDBPyConnection, sql: str, shape: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    """Yield what came true in its declared shape."""
+    try:
+        for batch in engine.sql(sql).to_arrow_reader(spool.BATCH):
+            rows = pa.Table.from_batches([batch])
+            rows = _coded(spec, rows) if spec.problem.classes else rows
+            yield from views.shaped(rows, shape).to_batches()
+    except (duckdb.Error, OSError, pa.ArrowException) as error:  # of DuckDB's, while it is read
+        source = spec.labels.source
+        columns = f"an expression over {source}'s columns: {', '.join(spec.sources[source].columns)}"
+        raise _no_label(spec, columns, " ".join(str(error).split())) from None
 
 
 def _coded(spec: UseCase, rows: pa.Table) -> pa.Table:
