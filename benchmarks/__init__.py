@@ -1,1 +1,1 @@
-"""What a night costs, measured: `make bench`."""
+"""What Evergreen costs, measured: `make bench`."""

@@ -1,0 +1,132 @@
+"""What a night costs through Airflow, beside its compute and Airflow itself: ``python -m benchmarks.nights``.
+
+Five nights of flight_delay, one after the other; the same functions in one warm process; a chain of empty
+tasks of the same shape; then two backfills, with and without the warm parent, of thirty nights each, or of
+as many as `python -m benchmarks.nights NIGHTS` says.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from datetime import date, datetime, timedelta
+from statistics import median
+
+from demo.airflow_api import AirflowApi
+from demo.home import REPOSITORY, Home
+from demo.stack import Stack, clean, show
+
+DAG = "flight_delay__nightly"
+NIGHTS = 5
+BACKFILL = int(sys.argv[1]) if len(sys.argv) > 1 else 30  # nights
+BUNDLES = [
+    {
+        "name": name,
+        "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
+        "kwargs": {"path": str(REPOSITORY / path), "refresh_interval": 10},
+    }
+    for name, path in (("dags", "dags"), ("benchmarks", "benchmarks/dags"))
+]
+
+
+def days(first: date, count: int) -> list[str]:
+    """Return the keys of ``count`` nights."""
+    return [(first + timedelta(days=number)).isoformat() for number in range(count)]
+
+
+def seconds(run: dict[str, object]) -> float:
+    """Return how long a run took, from its start to its end as Airflow saw them."""
+    begin, end = (datetime.fromisoformat(str(run[f"{side}_date"])) for side in ("start", "end"))
+    return (end - begin).total_seconds()
+
+
+def through_airflow(api: AirflowApi, dag: str, confs: list[dict[str, str]], run: str) -> list[float]:
+    """Run a DAG once for each form, one after the other; return the seconds of all but the first."""
+    taken = []
+    for number, conf in enumerate(confs):
+        api.trigger_run(dag, conf, run_id=f"{run}_{number}")
+        done = api.wait_run(dag, f"{run}_{number}", timeout=600)
+        if done["state"] != "success":
+            sys.exit(f"{dag} {run}_{number} ended {done['state']}")
+        taken.append(seconds(done))
+    return taken[1:]
+
+
+def in_one_process(stack: Stack, nights: list[str]) -> list[dict[str, float]]:
+    """Run nights through the plain functions; return the seconds of their stages."""
+    command = [sys.executable, "-m", "benchmarks.night", *nights]
+    done = subprocess.run(
+        command, env=stack.environment(), cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True
+    )
+    found: list[dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def backfill(api: AirflowApi, first: date) -> float:
+    """Backfill so many nights; return nights a minute."""
+    last = first + timedelta(days=BACKFILL - 1)
+    begin = time.perf_counter()
+    api.backfill(DAG, first, last, max_active_runs=4)
+    runs = api.wait_backfill(DAG, first, last, timeout=3600)
+    taken = time.perf_counter() - begin
+    failed = [run["partition_key"] for run in runs if run["state"] != "success"]
+    if failed:
+        sys.exit(f"these nights did not succeed, so nothing is claimed: {', '.join(failed)}")
+    return 60 * BACKFILL / taken
+
+
+def prepare(stack: Stack, api: AirflowApi) -> None:
+    """Bring the servers up, load two months and promote a first champion."""
+    stack.up(progress=show)
+    for dag in (DAG, "flight_delay__history", "flight_delay__training", "floor"):
+        api.wait_dag(dag, timeout=60)
+        api.unpause(dag)
+    through_airflow(api, "flight_delay__history", [{"first": "2012-12-31", "last": "2013-02-28"}], "bench")
+    through_airflow(api, "flight_delay__training", [{"partition": "2013-02-28"}], "bench")
+
+
+def main() -> None:
+    """Measure and print."""
+    home = Home(Home().root / "bench")
+    env = {"AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(BUNDLES)}
+    warm, cold = Stack(home, env=env), Stack(home, env=env, warm=False)
+    clean(home)  # what a failed one kept
+    api = AirflowApi.of(home)
+    try:
+        prepare(warm, api)
+        floor = median(through_airflow(api, "floor", [{}] * (NIGHTS + 1), "floor"))
+        nights = [{"partition": key} for key in days(date(2013, 3, 1), NIGHTS + 1)]
+        wall = median(through_airflow(api, DAG, nights, "bench"))
+        stages = in_one_process(warm, days(date(2013, 3, 7), NIGHTS + 1))
+        compute = median(stage["night"] for stage in stages)
+        then = date(2013, 3, 13)
+        fast = backfill(api, then)
+        warm.down()
+        cold.up(progress=show)
+        then += timedelta(BACKFILL)
+        nights = [{"partition": key} for key in days(then, NIGHTS + 1)]
+        cold_wall = median(through_airflow(api, DAG, nights, "cold"))
+        slow = backfill(api, then + timedelta(NIGHTS + 1))
+    except BaseException:
+        print(f"\nKept for a look: {home.root}; EVERGREEN_HOME={home.root} python -m demo.stack status")
+        raise
+    finally:
+        warm.down()
+    clean(home)
+    parts = ", ".join(
+        f"{name} {median(s[name] for s in stages):.2f}" for name in ("ingest", "score", "monitor")
+    )
+    print(f"\nmedian of {NIGHTS} nights, seconds; nights a minute over {BACKFILL} nights, 4 at once")
+    print(f"| {'a night through Airflow':<46} | {wall:6.2f} |")
+    print(f"| {'its compute in one warm process':<46} | {compute:6.2f} | ({parts})")
+    print(f"| {'as many empty tasks through Airflow':<46} | {floor:6.2f} |")
+    print(f"| {'night / (compute + empty tasks)':<46} | {wall / (compute + floor):6.2f} |")
+    print(f"| {'a night without the warm parent':<46} | {cold_wall:6.2f} |")
+    print(f"| {'backfill, nights a minute':<46} | {fast:6.1f} |")
+    print(f"| {'backfill without the warm parent':<46} | {slow:6.1f} |")
+
+
+if __name__ == "__main__":
+    main()
