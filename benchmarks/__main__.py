@@ -23,6 +23,7 @@ COMMANDS = {
     "contract": ["benchmarks.contract"],
     "many": ["benchmarks.many"],
     "batch": ["benchmarks.batch", "100000", "1000000"],
+    "large": ["benchmarks.large", "1000000", "5000000"],
     "nights": ["benchmarks.nights"],
 }
 
