@@ -100,7 +100,9 @@ def fill(lake: Lake, spec: UseCase, rows: int) -> None:
             n = {LARGE: rows, SMALL: FITTED}.get(night, 1000) if source == "schedule" else 1000
             flown = source in ("schedule", "outcomes")
             made = flights(spec, source, night, n) if flown else others(spec, source, night)
-            table = spool.held(tables.validated(declared), made)
+            # in the order in which ingest publishes
+            order = ("night", "revision", *declared.key)
+            table = spool.ordered(spool.held(tables.validated(declared), made), order)
             lake.publish(f"validated_{source}", table, {"night": night})
             same: Given = {"inputs": {}, "spec": "", "code": "", "note": "generated"}
             states.append(tables.published(source, night, table.num_rows, "", **same))

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 HELD = 256 << 20  # bytes of a table that stays in memory
 BATCH = 1 << 16  # rows that are worked on at once; a multiple of eight, since eight bits are a byte
 MEMORY = "2GB"  # of DuckDB, which spills beyond
+RUNS = 1000  # sorted runs that are laid one after the other instead of being sorted
 TEXT = (1 << 31) - 1  # bytes of text that one array can have
 
 
@@ -66,6 +67,8 @@ def chosen(rows: pa.Table, mask: pa.Array | pa.ChunkedArray) -> pa.Table:
 
 def ordered(rows: pa.Table, by: Sequence[str]) -> pa.Table:
     """Return the rows sorted by columns, nulls last."""
+    if (joined := _joined(rows, by)) is not None:
+        return joined
     if rows.nbytes <= HELD:
         return rows.sort_by([(name, "ascending") for name in by])
     order = ", ".join('"' + name.replace('"', '""') + '"' for name in by)
@@ -74,6 +77,36 @@ def ordered(rows: pa.Table, by: Sequence[str]) -> pa.Table:
         # what is pasted are quoted names
         found = connection.sql(f"SELECT * FROM given ORDER BY {order}").to_arrow_reader(BATCH)  # noqa: S608
         return held(rows.schema, (batch.cast(rows.schema) for batch in found))
+
+
+def _joined(rows: pa.Table, by: Sequence[str]) -> pa.Table | None:
+    """Return the rows sorted if they are a few sorted runs, as nights come from the lake; else None."""
+    keys, starts = rows.select(by), [0]
+    for start in range(0, rows.num_rows - 1, BATCH):
+        part = keys.slice(start, BATCH + 1)
+        less, equal = _compared(part.slice(0, part.num_rows - 1), part.slice(1))
+        falls = pc.indices_nonzero(pc.fill_null(pc.invert(pc.or_(less, equal)), True))
+        if less.null_count or len(starts) + len(falls) > RUNS:
+            return None
+        starts += pc.add(falls, start + 1).to_pylist()
+    if len(starts) == 1:
+        return rows
+    ends = [*starts[1:], rows.num_rows]
+    order = pc.sort_indices(keys.take(starts), [(name, "ascending") for name in by]).to_pylist()
+    last = keys.take([ends[run] - 1 for run in order[:-1]])
+    first = keys.take([starts[run] for run in order[1:]])
+    if not pc.all(_compared(last, first)[0], skip_nulls=False).as_py():
+        return None  # they overlap
+    return pa.concat_tables([rows.slice(starts[run], ends[run] - starts[run]) for run in order])
+
+
+def _compared(one: pa.Table, other: pa.Table) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """Tell for each row whether it comes before the other table's, and whether it is equal to it."""
+    less, equal = pa.scalar(False), pa.scalar(True)
+    for low, high in reversed(list(zip(one.columns, other.columns, strict=True))):
+        same = pc.equal(low, high)
+        less, equal = pc.or_(pc.less(low, high), pc.and_(same, less)), pc.and_(same, equal)
+    return less, equal
 
 
 def room(shape: tuple[int, ...]) -> NDArray[np.float64]:
