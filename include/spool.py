@@ -48,7 +48,7 @@ def held(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> pa.Table:
                     for one in chain(first, rest):
                         writer.write_batch(one)
                 return pa.ipc.open_file(_mapped(file)).read_all()
-    return pa.Table.from_batches(first, schema).combine_chunks()
+    return pa.Table.from_batches(first, schema)
 
 
 def parts(rows: pa.Table) -> Iterator[tuple[slice, pa.Table]]:
@@ -128,9 +128,17 @@ def whole(table: pa.Table) -> Iterator[pa.RecordBatch]:
     for start in range(0, table.num_rows, size or 1):
         part = table.slice(start, size)
         if part.nbytes <= HELD:
-            yield from part.take(np.arange(part.num_rows)).combine_chunks().to_batches()
+            yield pa.RecordBatch.from_arrays([_own(c) for c in part.columns], schema=table.schema)
         else:
             yield pa.RecordBatch.from_arrays([_laid(c) for c in part.columns], schema=table.schema)
+
+
+def _own(column: pa.ChunkedArray) -> pa.Array:
+    """Return a column as one array with buffers of its own, from their beginning, and nothing under nulls."""
+    whole = pa.concat_arrays([*column.chunks, pa.array([], column.type)])
+    if whole.null_count or pa.types.is_nested(whole.type) or pa.types.is_boolean(whole.type):
+        return whole.take(np.arange(len(whole)))
+    return whole
 
 
 def _text(column: pa.ChunkedArray) -> int:
@@ -150,8 +158,7 @@ def _laid(column: pa.ChunkedArray) -> pa.Array:
     ):
         ends.write(bytes(4))
         for start in range(0, len(column), BATCH):
-            part = column.slice(start, BATCH).combine_chunks()
-            part = part.take(np.arange(len(part)))  # its own buffers, from their beginning
+            part = _own(column.slice(start, BATCH))
             valid.write(_bits(part.is_valid()))
             if text:
                 offsets = np.frombuffer(part.buffers()[1], np.int32)[: len(part) + 1]

@@ -30,18 +30,18 @@ def shape(spec: UseCase) -> pa.Schema:
 
 def build(spec: UseCase, rows: pa.Table, served: Served) -> pa.Table:
     """Return one row for each row of features, in their order."""
-    made = (_built(spec, part, served, served.values[place]) for place, part in spool.parts(rows))
+    who = {"rung": served.step.rung, "reason": served.reason}
+    who |= {"version": served.step.version, "model": served.step.model}
+    size = min(spool.BATCH, rows.num_rows)
+    same = pa.table(
+        {name: pa.repeat(pa.scalar(text), size) for name, text in who.items()}
+    )  # all parts' memory
+    made = (_built(spec, part, same, served.values[place]) for place, part in spool.parts(rows))
     return spool.held(shape(spec), (batch for part in made for batch in part.to_batches()))
 
 
-def _built(spec: UseCase, rows: pa.Table, served: Served, values: NDArray[np.float64]) -> pa.Table:
-    same = {
-        "rung": served.step.rung,
-        "reason": served.reason,
-        "version": served.step.version,
-        "model": served.step.model,
-    }
-    columns = {name: pa.repeat(pa.scalar(text), rows.num_rows) for name, text in same.items()}
+def _built(spec: UseCase, rows: pa.Table, same: pa.Table, values: NDArray[np.float64]) -> pa.Table:
+    columns = {name: same[name].slice(0, rows.num_rows) for name in same.column_names}
     columns |= outputs.columns(spec, values) | {"row_digest": row_digests(spec, rows)}
     if spec.problem.classes:
         columns |= {
