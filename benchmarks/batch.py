@@ -172,8 +172,7 @@ class Anonymous(threading.Thread):
 PARTS = (
     (scoring, "seen_by", "read"),
     (scoring, "compute", "features"),
-    (models, "frame", "frame"),
-    (models, "_raw", "predict"),
+    (models, "predict", "predict"),
     (predictions, "build", "rows"),
     (predictions, "row_digests", "row digests"),
     (predictions, "digest_table", "digest"),

@@ -11,11 +11,11 @@ import threading
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import obstore
 import pyarrow as pa
-from deltalake import ColumnProperties, CommitProperties, DeltaTable, WriterProperties, write_deltalake
+from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from obstore.store import from_url
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
@@ -37,8 +37,6 @@ CONFIGURATION = {
 # A night is no partition column: a file for each, hundreds a year, took longer to open than to read. Files
 # are pruned by their nights' bounds instead, and a commit that replaces a night rewrites only its file.
 PARTITIONED = {"partitions": ["product"], "profiles": ["product"], "quarantine": ["source"]}
-# columns whose values hardly repeat: a dictionary of them took half the time of a large night's write
-DISTINCT = ("prediction", "row_digest")
 again = retry(
     retry=retry_if_exception_type(CommitFailedError),
     wait=wait_random_exponential(multiplier=0.05, max=2),
@@ -88,7 +86,7 @@ class Lake:
             query.fitted(rows, pa.schema(opened.schema().to_arrow()), self._at(table)),
             mode="overwrite",
             predicate=query.predicate(where),
-            **_how(opened, rows.schema),
+            schema_mode=_mode(opened, rows.schema),
         )
         return int(opened.version())
 
@@ -110,7 +108,7 @@ class Lake:
                 opened,
                 rows,
                 mode="append",
-                **_how(opened, rows.schema),
+                schema_mode=_mode(opened, rows.schema),
                 commit_properties=CommitProperties(max_commit_retries=0),
             )
         except CommitFailedError:
@@ -244,9 +242,7 @@ class Lake:
         return {str(one["path"]): f"{one['size']} {one['e_tag']}" for page in pages for one in page}
 
 
-def _how(opened: DeltaTable, schema: pa.Schema) -> dict[str, Any]:
-    """Return how rows are written: a column that the table doesn't have yet is merged in."""
+def _mode(opened: DeltaTable, schema: pa.Schema) -> Literal["merge"] | None:
+    """Return ``merge`` where the rows bring a column that the table doesn't have yet."""
     have = {f.name for f in opened.schema().fields}
-    plain = {name: ColumnProperties(dictionary_enabled=False) for name in DISTINCT if name in schema.names}
-    merge = {"schema_mode": "merge"} if set(schema.names) - have else {}
-    return {"writer_properties": WriterProperties(column_properties=plain), **merge}
+    return "merge" if set(schema.names) - have else None

@@ -81,16 +81,24 @@ def ordered(rows: pa.Table, by: Sequence[str]) -> pa.Table:
 
 def _joined(rows: pa.Table, by: Sequence[str]) -> pa.Table | None:
     """Return the rows sorted if they are a few sorted runs, as nights come from the lake; else None."""
-    keys, starts = rows.select(by), [0]
+    keys = rows.select(by)
+    falls: list[int] = []  # where a row comes before the one above it
+    turns: list[int] = []  # where the first column changes: from an early night to a late one nothing falls
     for start in range(0, rows.num_rows - 1, BATCH):
         part = keys.slice(start, BATCH + 1)
-        less, equal = _compared(part.slice(0, part.num_rows - 1), part.slice(1))
-        falls = pc.indices_nonzero(pc.fill_null(pc.invert(pc.or_(less, equal)), True))
-        if less.null_count or len(starts) + len(falls) > RUNS:
+        above, below = part.slice(0, part.num_rows - 1), part.slice(1)
+        less, equal = _compared(above, below)
+        if less.null_count:
             return None
-        starts += pc.add(falls, start + 1).to_pylist()
-    if len(starts) == 1:
+        falls += _places(pc.or_(less, equal), start + 1)
+        turns += _places(pc.equal(above[by[0]], below[by[0]]), start + 1) if len(turns) < RUNS else []
+        if len(falls) > RUNS:
+            return None
+    if not falls:
         return rows
+    starts = sorted({0, *falls, *turns})
+    if len(starts) > RUNS:
+        return None
     ends = [*starts[1:], rows.num_rows]
     order = pc.sort_indices(keys.take(starts), [(name, "ascending") for name in by]).to_pylist()
     last = keys.take([ends[run] - 1 for run in order[:-1]])
@@ -100,11 +108,19 @@ def _joined(rows: pa.Table, by: Sequence[str]) -> pa.Table | None:
     return pa.concat_tables([rows.slice(starts[run], ends[run] - starts[run]) for run in order])
 
 
+def _places(mask: pa.ChunkedArray, first: int) -> list[int]:
+    """Return where a mask is false, counted from ``first``."""
+    found: list[int] = pc.add(pc.indices_nonzero(pc.invert(mask)), first).to_pylist()
+    return found
+
+
 def _compared(one: pa.Table, other: pa.Table) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
     """Tell for each row whether it comes before the other table's, and whether it is equal to it."""
-    less, equal = pa.scalar(False), pa.scalar(True)
+    less, equal = pa.repeat(False, one.num_rows), pa.repeat(True, one.num_rows)
     for low, high in reversed(list(zip(one.columns, other.columns, strict=True))):
         same = pc.equal(low, high)
+        if pc.all(same, skip_nulls=False).as_py():
+            continue  # as a night's name is
         less, equal = pc.or_(pc.less(low, high), pc.and_(same, less)), pc.and_(same, equal)
     return less, equal
 

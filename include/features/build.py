@@ -216,7 +216,7 @@ def _exact(spec: UseCase, engine: duckdb.DuckDBPyConnection, found: pa.Table) ->
     by = ", ".join(f'"{c}"' for c in names)
     keys = found.select(names)
     spine = engine.sql(f"SELECT {by} FROM spine").to_arrow_table().cast(keys.schema)  # noqa: S608 (quoted names)
-    if spool.ordered(spine, names).equals(keys):
+    if spine.equals(keys) or spool.ordered(spine, names).equals(keys):
         return
     engine.register("given", keys)
     met = f"SELECT count(*) FROM spine SEMI JOIN given USING ({by})"  # noqa: S608 (quoted names)
