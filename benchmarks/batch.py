@@ -100,7 +100,9 @@ def fill(lake: Lake, spec: UseCase, rows: int) -> None:
             n = {LARGE: rows, SMALL: FITTED}.get(night, 1000) if source == "schedule" else 1000
             flown = source in ("schedule", "outcomes")
             made = flights(spec, source, night, n) if flown else others(spec, source, night)
-            table = spool.held(tables.validated(declared), made)
+            # in the order in which ingest publishes
+            order = ("night", "revision", *declared.key)
+            table = spool.ordered(spool.held(tables.validated(declared), made), order)
             lake.publish(f"validated_{source}", table, {"night": night})
             same: Given = {"inputs": {}, "spec": "", "code": "", "note": "generated"}
             states.append(tables.published(source, night, table.num_rows, "", **same))
@@ -121,11 +123,12 @@ def prepare(folder: str, rows: int) -> None:
 
 
 def promote(lake: Lake, folder: str, kind: str) -> None:
-    """Let the model of a kind serve, and let nothing be scored yet."""
+    """Let the model of a kind serve alone, and let nothing be scored yet."""
+    for table in ("predictions", "deployments"):  # a champion before it would be scored beside
+        shutil.rmtree(Path(folder, lake.uri.rpartition("/")[2], "tables", table), ignore_errors=True)
     row: dict[str, Any] = dict.fromkeys(tables.DEPLOYMENTS.names, "")
     row |= {"role": "champion", "version": kind, "model": Path(folder, kind).read_text(), "prior": 0.2}
     ledger.switch(lake, lambda rows: [row | {"effective": SMALL, "kind": "promoted"}])
-    shutil.rmtree(Path(folder, lake.uri.rpartition("/")[2], "tables", "predictions"), ignore_errors=True)
 
 
 class Clock:
@@ -169,8 +172,7 @@ class Anonymous(threading.Thread):
 PARTS = (
     (scoring, "seen_by", "read"),
     (scoring, "compute", "features"),
-    (models, "frame", "frame"),
-    (models, "_raw", "predict"),
+    (models, "predict", "predict"),
     (predictions, "build", "rows"),
     (predictions, "row_digests", "row digests"),
     (predictions, "digest_table", "digest"),

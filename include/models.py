@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
@@ -37,6 +39,7 @@ TRUSTED: tuple[str, ...] = (
     "sklearn.utils.validation.check_array",
 )
 LIMIT = 512 << 20  # bytes, packed or unpacked
+WORKERS = min(4, os.cpu_count() or 1)  # parts of a large night that are predicted at once
 
 
 def key(digest: str) -> str:
@@ -170,8 +173,18 @@ def predict(estimator: Pipeline, rows: pa.Table, spec: UseCase) -> NDArray[np.fl
         class.
     """
     values = spool.room(outputs.shape(spec, rows.num_rows))
-    for place, part in spool.parts(rows):
+
+    def fill(place: slice, part: pa.Table) -> None:
         values[place] = _predicted(estimator, part, spec)
+
+    with warnings.catch_warnings():  # outside: it is one for all threads
+        warnings.simplefilter("ignore")  # an unseen category is expected, and encoded as unknown
+        if rows.num_rows <= spool.BATCH:
+            fill(slice(0, rows.num_rows), rows)
+        else:
+            # trees let go of the interpreter; the first error is raised, and what hasn't begun never does
+            with ThreadPoolExecutor(WORKERS) as workers:
+                list(workers.map(fill, *zip(*spool.parts(rows), strict=True)))
     return values
 
 
@@ -180,9 +193,7 @@ def _predicted(estimator: Pipeline, rows: pa.Table, spec: UseCase) -> NDArray[np
     if given.empty:
         return np.empty(shape, dtype=np.float64)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an unseen category is expected, and encoded as unknown
-            found = _raw(estimator, given, spec.problem.codes)
+        found = _raw(estimator, given, spec.problem.codes)
     except Exception as error:
         # whatever a broken model raises, the ladder must be able to go on to the next
         raise ModelError(f"{spec.name}: model", found=f"{type(error).__name__}: {error}") from error

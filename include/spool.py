@@ -25,8 +25,9 @@ SHARE = 8  # of them that a file's bytes may take: as many are read at once
 BATCH = 1 << 16  # rows that are worked on at once; a multiple of eight, since eight bits are a byte
 PART = 1 << 20  # bytes that are copied at once
 MEMORY = "2GB"  # of DuckDB, which spills beyond
-Data = bytes | mmap.mmap
+RUNS = 1000  # sorted runs that are laid one after the other instead of being sorted
 TEXT = (1 << 31) - 1  # bytes of text that one array can have
+Data = bytes | mmap.mmap
 
 
 def engine() -> duckdb.DuckDBPyConnection:
@@ -50,7 +51,7 @@ def held(schema: pa.Schema, batches: Iterable[pa.RecordBatch], share: int = 1) -
                     for one in chain(first, rest):
                         writer.write_batch(one)
                 return pa.ipc.open_file(_mapped(file)).read_all()
-    return pa.Table.from_batches(first, schema).combine_chunks()
+    return pa.Table.from_batches(first, schema)
 
 
 def poured(chunks: Iterable[bytes]) -> Data:
@@ -84,6 +85,8 @@ def chosen(rows: pa.Table, mask: pa.Array | pa.ChunkedArray) -> pa.Table:
 
 def ordered(rows: pa.Table, by: Sequence[str]) -> pa.Table:
     """Return the rows sorted by columns, nulls last."""
+    if (joined := _joined(rows, by)) is not None:
+        return joined
     if rows.nbytes <= HELD:
         return rows.sort_by([(name, "ascending") for name in by])
     return held(rows.schema, in_order(rows.to_reader(BATCH), rows.nbytes, by))
@@ -101,6 +104,52 @@ def in_order(rows: pa.RecordBatchReader, size: int, by: Sequence[str]) -> Iterat
         # what is pasted are quoted names
         for batch in connection.sql(f"SELECT * FROM given ORDER BY {order}").to_arrow_reader(BATCH):  # noqa: S608
             yield batch.cast(schema)
+
+
+def _joined(rows: pa.Table, by: Sequence[str]) -> pa.Table | None:
+    """Return the rows sorted if they are a few sorted runs, as nights come from the lake; else None."""
+    keys = rows.select(by)
+    falls: list[int] = []  # where a row comes before the one above it
+    turns: list[int] = []  # where the first column changes: from an early night to a late one nothing falls
+    for start in range(0, rows.num_rows - 1, BATCH):
+        part = keys.slice(start, BATCH + 1)
+        above, below = part.slice(0, part.num_rows - 1), part.slice(1)
+        less, equal = _compared(above, below)
+        if less.null_count:
+            return None
+        falls += _places(pc.or_(less, equal), start + 1)
+        turns += _places(pc.equal(above[by[0]], below[by[0]]), start + 1) if len(turns) < RUNS else []
+        if len(falls) > RUNS:
+            return None
+    if not falls:
+        return rows
+    starts = sorted({0, *falls, *turns})
+    if len(starts) > RUNS:
+        return None
+    ends = [*starts[1:], rows.num_rows]
+    order = pc.sort_indices(keys.take(starts), [(name, "ascending") for name in by]).to_pylist()
+    last = keys.take([ends[run] - 1 for run in order[:-1]])
+    first = keys.take([starts[run] for run in order[1:]])
+    if not pc.all(_compared(last, first)[0], skip_nulls=False).as_py():
+        return None  # they overlap
+    return pa.concat_tables([rows.slice(starts[run], ends[run] - starts[run]) for run in order])
+
+
+def _places(mask: pa.ChunkedArray, first: int) -> list[int]:
+    """Return where a mask is false, counted from ``first``."""
+    found: list[int] = pc.add(pc.indices_nonzero(pc.invert(mask)), first).to_pylist()
+    return found
+
+
+def _compared(one: pa.Table, other: pa.Table) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """Tell for each row whether it comes before the other table's, and whether it is equal to it."""
+    less, equal = pa.repeat(False, one.num_rows), pa.repeat(True, one.num_rows)
+    for low, high in reversed(list(zip(one.columns, other.columns, strict=True))):
+        same = pc.equal(low, high)
+        if pc.all(same, skip_nulls=False).as_py():
+            continue  # as a night's name is
+        less, equal = pc.or_(pc.less(low, high), pc.and_(same, less)), pc.and_(same, equal)
+    return less, equal
 
 
 def room(shape: tuple[int, ...]) -> NDArray[np.float64]:
@@ -122,9 +171,17 @@ def whole(table: pa.Table) -> Iterator[pa.RecordBatch]:
     for start in range(0, table.num_rows, size or 1):
         part = table.slice(start, size)
         if part.nbytes <= HELD:
-            yield from part.take(np.arange(part.num_rows)).combine_chunks().to_batches()
+            yield pa.RecordBatch.from_arrays([_own(c) for c in part.columns], schema=table.schema)
         else:
             yield pa.RecordBatch.from_arrays([_laid(c) for c in part.columns], schema=table.schema)
+
+
+def _own(column: pa.ChunkedArray) -> pa.Array:
+    """Return a column as one array with buffers of its own, from their beginning, and nothing under nulls."""
+    whole = pa.concat_arrays([*column.chunks, pa.array([], column.type)])
+    if whole.null_count or pa.types.is_nested(whole.type) or pa.types.is_boolean(whole.type):
+        return whole.take(np.arange(len(whole)))
+    return whole
 
 
 def _text(column: pa.ChunkedArray) -> int:
@@ -144,8 +201,7 @@ def _laid(column: pa.ChunkedArray) -> pa.Array:
     ):
         ends.write(bytes(4))
         for start in range(0, len(column), BATCH):
-            part = column.slice(start, BATCH).combine_chunks()
-            part = part.take(np.arange(len(part)))  # its own buffers, from their beginning
+            part = _own(column.slice(start, BATCH))
             valid.write(_bits(part.is_valid()))
             if text:
                 offsets = np.frombuffer(part.buffers()[1], np.int32)[: len(part) + 1]

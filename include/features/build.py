@@ -57,16 +57,15 @@ def compute(
     """Return the features of sorted ``nights`` from rows cut at ``until``, the last decision unless given."""
     with views.prepare(spec, rows, nights, as_of, until or spec.clock.moment(nights[-1])) as engine:
         try:
-            engine.execute(f"CREATE TABLE result AS {spec.sql.strip().rstrip(';')}")
+            engine.execute(f"CREATE VIEW result AS {spec.sql.strip().rstrip(';')}")
         except duckdb.Error as error:
-            raise _refused(spec, "one SELECT that DuckDB can run", " ".join(str(error).split())) from None
-        _check(spec, engine)
-        shape = schema(spec)
-        asked = ", ".join(_column(field, field.name in spec.key) for field in shape)
-        order = ", ".join(f'"{c}"' for c in ("night", *spec.key))
-        # what is pasted are quoted names
-        found = engine.sql(f"SELECT {asked} FROM result ORDER BY {order}").to_arrow_reader(spool.BATCH)  # noqa: S608
-        return spool.held(shape, (batch.select(shape.names).cast(shape) for batch in found))
+            raise _wrong(spec, error) from None
+        _declared(spec, engine)
+        # what is asked for comes as it is made: DuckDB needn't keep it, and the order is the spine's if the
+        # SQL does nothing but join
+        found = spool.ordered(spool.held(schema(spec), _asked(spec, engine)), ("night", *spec.key))
+        _exact(spec, engine, found)
+        return found
 
 
 def schema(spec: UseCase) -> pa.Schema:
@@ -196,8 +195,8 @@ def _column(field: pa.Field, key: bool) -> str:
     return name if key else f"CAST({name} AS VARCHAR) AS {name}"
 
 
-def _check(spec: UseCase, engine: duckdb.DuckDBPyConnection) -> None:
-    """Refuse a result that isn't the declared columns for exactly the spine's rows."""
+def _declared(spec: UseCase, engine: duckdb.DuckDBPyConnection) -> None:
+    """Refuse a result without exactly the declared columns."""
     have = [row[0] for row in engine.execute("SELECT column_name FROM (DESCRIBE result)").fetchall()]
     need = [field.name for field in schema(spec)]
     missing, extra = [c for c in need if c not in have], [c for c in have if c not in need]
@@ -205,13 +204,37 @@ def _check(spec: UseCase, engine: duckdb.DuckDBPyConnection) -> None:
         parts = {"missing": missing, "not declared": extra}
         found = "; ".join(f"{what} {', '.join(which)}" for what, which in parts.items() if which)
         raise _refused(spec, f"the columns {', '.join(need)}", found)
-    by = ", ".join(f'"{c}"' for c in ("night", *spec.key))
-    counts = "SELECT (SELECT count(*) FROM spine), (SELECT count(*) FROM result), "
-    counts += f"(SELECT count(*) FROM spine SEMI JOIN result USING ({by}))"  # noqa: S608 (quoted names)
-    rows, given, met = engine.execute(counts).fetchall()[0]
-    if not rows == given == met:
-        found = f"{given} rows for {rows} of the spine, of which {met} are there"
-        raise _refused(spec, "exactly one row for each row of the spine", found)
+
+
+def _asked(spec: UseCase, engine: duckdb.DuckDBPyConnection) -> Iterator[pa.RecordBatch]:
+    """Yield the result in its declared shape."""
+    shape = schema(spec)
+    # what is pasted are quoted names
+    asked = ", ".join(_column(field, field.name in spec.key) for field in shape)
+    try:
+        for batch in engine.sql(f"SELECT {asked} FROM result").to_arrow_reader(spool.BATCH):  # noqa: S608
+            yield batch.cast(shape)
+    except (duckdb.Error, OSError, pa.ArrowException) as error:  # Arrow's reader has an OSError for DuckDB's
+        raise _wrong(spec, error) from None
+
+
+def _exact(spec: UseCase, engine: duckdb.DuckDBPyConnection, found: pa.Table) -> None:
+    """Refuse sorted rows that aren't exactly the spine's."""
+    names = ("night", *spec.key)
+    by = ", ".join(f'"{c}"' for c in names)
+    keys = found.select(names)
+    spine = engine.sql(f"SELECT {by} FROM spine").to_arrow_table().cast(keys.schema)  # noqa: S608 (quoted names)
+    if spine.equals(keys) or spool.ordered(spine, names).equals(keys):
+        return
+    engine.register("given", keys)
+    met = f"SELECT count(*) FROM spine SEMI JOIN given USING ({by})"  # noqa: S608 (quoted names)
+    there = engine.execute(met).fetchall()[0][0]
+    said = f"{keys.num_rows} rows for {spine.num_rows} of the spine, of which {there} are there"
+    raise _refused(spec, "exactly one row for each row of the spine", said)
+
+
+def _wrong(spec: UseCase, error: Exception) -> SpecError:
+    return _refused(spec, "one SELECT that DuckDB can run", " ".join(str(error).split()))
 
 
 def _refused(spec: UseCase, required: str, found: str) -> SpecError:

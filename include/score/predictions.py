@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from include import environment, models, outputs, spool, tables
+from include import environment, outputs, spool, tables
 from include.features.build import schema as features_schema
 from include.outputs import Constant
 from include.refs import digest_table
+from include.score.digests import row_digests
 from include.score.ladder import Served, Step
 from include.spec import UseCase
 
@@ -31,18 +30,18 @@ def shape(spec: UseCase) -> pa.Schema:
 
 def build(spec: UseCase, rows: pa.Table, served: Served) -> pa.Table:
     """Return one row for each row of features, in their order."""
-    made = (_built(spec, part, served, served.values[place]) for place, part in spool.parts(rows))
+    who = {"rung": served.step.rung, "reason": served.reason}
+    who |= {"version": served.step.version, "model": served.step.model}
+    size = min(spool.BATCH, rows.num_rows)
+    same = pa.table(
+        {name: pa.repeat(pa.scalar(text), size) for name, text in who.items()}
+    )  # all parts' memory
+    made = (_built(spec, part, same, served.values[place]) for place, part in spool.parts(rows))
     return spool.held(shape(spec), (batch for part in made for batch in part.to_batches()))
 
 
-def _built(spec: UseCase, rows: pa.Table, served: Served, values: NDArray[np.float64]) -> pa.Table:
-    same = {
-        "rung": served.step.rung,
-        "reason": served.reason,
-        "version": served.step.version,
-        "model": served.step.model,
-    }
-    columns = {name: pa.repeat(pa.scalar(text), rows.num_rows) for name, text in same.items()}
+def _built(spec: UseCase, rows: pa.Table, same: pa.Table, values: NDArray[np.float64]) -> pa.Table:
+    columns = {name: same[name].slice(0, rows.num_rows) for name in same.column_names}
     columns |= outputs.columns(spec, values) | {"row_digest": row_digests(spec, rows)}
     if spec.problem.classes:
         columns |= {
@@ -51,28 +50,6 @@ def _built(spec: UseCase, rows: pa.Table, served: Served, values: NDArray[np.flo
         }
     columns |= {name: rows[name] for name in ("night", *spec.key)}
     return pa.table([columns[name] for name in shape(spec).names], schema=shape(spec))
-
-
-def row_digests(spec: UseCase, rows: pa.Table) -> pa.Array:
-    """Return a digest of each row's features, which a recomputed row must have again.
-
-    It is taken over the numbers' IEEE 754 bytes and the texts' JSON, not over a library's way to print.
-    """
-    numbers = np.empty((rows.num_rows, len(spec.features.numeric)), dtype="<f8")
-    for place, name in enumerate(spec.features.numeric):
-        numbers[:, place] = rows[name].cast(pa.float64()).to_numpy()
-    numbers += 0.0  # minus nought is nought
-    numbers[np.isnan(numbers)] = np.nan  # one of the many ways to write it
-    texts: Sequence[tuple[object, ...]] = [()] * rows.num_rows
-    if spec.features.categorical:
-        texts = list(zip(*(models.texts(rows[name]) for name in spec.features.categorical), strict=True))
-    written = {text: json.dumps(text).encode() for text in set(texts)}
-    width, plain = numbers.strides[0], numbers.tobytes()
-    digests = [
-        blake2b(plain[at * width : (at + 1) * width] + written[text], digest_size=16).hexdigest()
-        for at, text in enumerate(texts)
-    ]
-    return pa.array(digests, pa.string())
 
 
 def parts(spec: UseCase, earlier: pa.Table, rows: pa.Table) -> list[tuple[Step, str, pa.Array]]:

@@ -117,6 +117,8 @@ def test_a_night_that_the_clock_lacks(lake: Lake, tmp_path: Path) -> None:
         ("FROM spine s\n", "FROM spine s, (VALUES (1), (2)) twice\n", "24 rows for 12 of the spine"),
         ("FROM spine s\n", "FROM (SELECT * FROM spine WHERE parcel > 0) s\n", "10 rows for 12 of the spine"),
         ("s.parcel,", "s.parcel + 1 AS parcel,", "12 rows for 12 of the spine, of which 10 are there"),
+        ("s.weight,", "CAST('x' || s.parcel AS DOUBLE) AS weight,", "Could not convert string 'x"),
+        ("s.parcel,", "'x' || s.parcel AS parcel,", "as a scalar of type int64"),
         ("FROM known_arrivals", "FROM read_csv('/etc/passwd')", "disabled"),
     ],
 )
@@ -128,6 +130,13 @@ def test_a_wrong_sql(lake: Lake, tmp_path: Path, old: str, new: str, said: str) 
         features(lake, wrong, ["2024-03-05"])
     assert said in str(caught.value)
     assert str(tmp_path / "parcels" / "features.sql") in str(caught.value)
+
+
+def test_the_order_of_the_sql_makes_no_difference(lake: Lake, use: UseCase, tmp_path: Path) -> None:
+    """Rows that the SQL gives in another order are the same rows in the same order."""
+    sql = f"SELECT * FROM ({parcels.SQL.strip().rstrip(';')}\n) ORDER BY parcel DESC, night DESC"
+    turned = features(lake, parcels.spec(tmp_path, sql), NIGHTS)
+    assert digest_table(turned) == digest_table(features(lake, use, NIGHTS))
 
 
 def test_no_value(lake: Lake, tmp_path: Path) -> None:

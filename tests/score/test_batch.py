@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
 from include import models, spool
-from include.errors import NotPublished
+from include.errors import ModelError, NotPublished
 from include.lake import Lake
 from include.refs import Ref
 from include.score.run import score
@@ -88,6 +91,36 @@ def test_a_model_says_the_same_to_the_bit_whichever_the_batch(
     for batch in (8, 64, 512):
         small(batch)
         assert models.predict(estimator, table, use).tobytes() == whole.tobytes()
+
+
+class Breaks:
+    """A model that fails on the batch with row 24, and knows who asked."""
+
+    def __init__(self) -> None:
+        self.classes_, self.threads = np.array([0.0, 1.0]), set[int]()
+
+    def predict_proba(self, given: pd.DataFrame) -> np.ndarray[Any, Any]:
+        """Return a half for each class."""
+        self.threads.add(threading.get_ident())
+        if 24.0 in given.iloc[:, 0].to_numpy():
+            raise ValueError("row 24")
+        return np.full((len(given), 2), 0.5)
+
+
+def test_what_fails_in_one_part_fails_whole_and_leaves_no_thread(
+    use: UseCase, small: Callable[[int], None]
+) -> None:
+    """The error is the ladder's, no worker outlives the call, and warnings are as they were."""
+    small(8)
+    rows = {c: pa.array(np.arange(40, dtype=float)) for c in use.features.numeric}
+    rows |= {c: pa.array(["a"] * 40) for c in use.features.categorical}
+    model, before, filters = Breaks(), threading.active_count(), list(warnings.filters)
+    with pytest.raises(ModelError, match="row 24"):
+        models.predict(cast("Any", model), pa.table(rows), use)
+    assert threading.active_count() == before
+    assert list(warnings.filters) == filters
+    assert model.threads - {threading.get_ident()}
+    assert (models.predict(cast("Any", model), pa.table(rows).slice(0, 24), use) == 0.5).all()
 
 
 @pytest.mark.full
