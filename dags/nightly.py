@@ -17,7 +17,7 @@ from evergreen.defaults import arguments, night_field
 from evergreen.operators.ingest import IngestOperator
 from evergreen.operators.monitor import AlertOperator, AskTrainingOperator, MonitorOperator
 from evergreen.operators.rollout import AdvanceOperator
-from evergreen.operators.score import ScoreOperator
+from evergreen.operators.score import PlanPartsOperator, ScoreOperator, ScorePartOperator
 from include.spec import UseCase, read_all
 
 ANEW = Param(False, type="boolean", title="Fetch anew", description="Other content enters as a revision")
@@ -41,8 +41,21 @@ def nightly(spec: UseCase) -> DAG:
             for name in spec.sources:
                 IngestOperator(task_id=name, usecase=spec.name, source=name, outlets=[made(name)])
         with TaskGroup("score") as score:
+            parts = None
+            if spec.scoring.shards > 1:
+                plan = PlanPartsOperator(task_id="plan", usecase=spec.name, trigger_rule="all_done")
+                part = ScorePartOperator.partial(
+                    task_id="part",
+                    usecase=spec.name,
+                    map_index_template="{{ task.number + 1 }} of {{ task.of }}",
+                )
+                parts = part.expand_kwargs(plan.output).output
             ScoreOperator(
-                task_id="predict", usecase=spec.name, trigger_rule="all_done", outlets=[made("predictions")]
+                task_id="predict",
+                usecase=spec.name,
+                parts=parts,
+                trigger_rule="all_done",  # without its parts it scores the night itself
+                outlets=[made("predictions")],
             )
         with TaskGroup("monitor") as monitor:
             watch = MonitorOperator(

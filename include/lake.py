@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -93,11 +94,9 @@ class Lake:
     @answered
     def append_at(self, table: str, rows: pa.Table, version: int) -> int:
         """Append to a ledger that is still at ``version`` (-1: not there yet), or raise `StaleDecision`."""
+        remedy = "somebody else wrote first: read it again and decide again"
         stale = StaleDecision(
-            self._at(table),
-            required=f"version {version}",
-            found="a newer one",
-            remedy="somebody else wrote first: read it again and decide again",
+            self._at(table), required=f"version {version}", found="a newer one", remedy=remedy
         )
         try:
             opened = self._ensure(table, rows.schema)
@@ -133,8 +132,9 @@ class Lake:
         opened = self.open(table, version)
         if opened is None:
             return None
-        what = query.columns(columns) if columns else "*"
-        return query.asked(opened, query.select(what, where, order, limit))
+        return query.asked(
+            opened, query.select(query.columns(columns) if columns else "*", where, order, limit)
+        )
 
     @answered
     def count(self, table: str, where: Where | None = None) -> int:
@@ -216,6 +216,12 @@ class Lake:
             return bytes(obstore.get(self._store, inside(key)).bytes())
         except FileNotFoundError:
             return None
+
+    @answered
+    def remove(self, key: str) -> None:
+        """Remove an object, if it is there."""
+        with suppress(FileNotFoundError):
+            obstore.delete(self._store, inside(key))
 
     @answered
     def size(self, key: str) -> int | None:

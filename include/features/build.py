@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from include import spool, tables
 from include.errors import SpecError
 from include.features import views
+from include.features.ranges import Range
 from include.features.views import AsOf
 from include.lake import Lake
 from include.spec import UseCase
@@ -53,14 +54,22 @@ def compute(
     *,
     as_of: AsOf = "then",
     until: datetime | None = None,
+    only: Range | None = None,
 ) -> pa.Table:
-    """Return the features of sorted ``nights`` from rows cut at ``until``, the last decision unless given."""
+    """Return the features of sorted ``nights`` from rows cut at ``until``, the last decision unless given.
+
+    Parameters
+    ----------
+    only : a part of the rows; the SQL and its check are those of all of them.
+    """
     with views.prepare(spec, rows, nights, as_of, until or spec.clock.moment(nights[-1])) as engine:
         try:
             engine.execute(f"CREATE TABLE result AS {spec.sql.strip().rstrip(';')}")
         except duckdb.Error as error:
             raise _refused(spec, "one SELECT that DuckDB can run", " ".join(str(error).split())) from None
         _check(spec, engine)
+        if only is not None:
+            only.cut(engine, spec.key)
         shape = schema(spec)
         asked = ", ".join(_column(field, field.name in spec.key) for field in shape)
         order = ", ".join(f'"{c}"' for c in ("night", *spec.key))
