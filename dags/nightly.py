@@ -41,22 +41,15 @@ def nightly(spec: UseCase) -> DAG:
             for name in spec.sources:
                 IngestOperator(task_id=name, usecase=spec.name, source=name, outlets=[made(name)])
         with TaskGroup("score") as score:
-            parts = None
+            parts, anyway = None, {"usecase": spec.name, "trigger_rule": "all_done"}
             if spec.scoring.shards > 1:
-                plan = PlanPartsOperator(task_id="plan", usecase=spec.name, trigger_rule="all_done")
+                plan = PlanPartsOperator(task_id="plan", **anyway)
                 part = ScorePartOperator.partial(
-                    task_id="part",
-                    usecase=spec.name,
-                    map_index_template="{{ task.number + 1 }} of {{ task.of }}",
+                    task_id="part", usecase=spec.name, map_index_template="{{ task.label }}"
                 )
                 parts = part.expand_kwargs(plan.output).output
-            ScoreOperator(
-                task_id="predict",
-                usecase=spec.name,
-                parts=parts,
-                trigger_rule="all_done",  # without its parts it scores the night itself
-                outlets=[made("predictions")],
-            )
+            # without its parts it scores the night itself
+            ScoreOperator(task_id="predict", parts=parts, outlets=[made("predictions")], **anyway)
         with TaskGroup("monitor") as monitor:
             watch = MonitorOperator(
                 task_id="watch",

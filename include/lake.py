@@ -94,10 +94,8 @@ class Lake:
     @answered
     def append_at(self, table: str, rows: pa.Table, version: int) -> int:
         """Append to a ledger that is still at ``version`` (-1: not there yet), or raise `StaleDecision`."""
-        remedy = "somebody else wrote first: read it again and decide again"
-        stale = StaleDecision(
-            self._at(table), required=f"version {version}", found="a newer one", remedy=remedy
-        )
+        where, remedy = self._at(table), "somebody else wrote first: read it again and decide again"
+        stale = StaleDecision(where, required=f"version {version}", found="a newer one", remedy=remedy)
         try:
             opened = self._ensure(table, rows.schema)
             # two that make a table at once leave an empty commit more: no rows is what -1 means
@@ -132,9 +130,8 @@ class Lake:
         opened = self.open(table, version)
         if opened is None:
             return None
-        return query.asked(
-            opened, query.select(query.columns(columns) if columns else "*", where, order, limit)
-        )
+        what = query.columns(columns) if columns else "*"
+        return query.asked(opened, query.select(what, where, order, limit))
 
     @answered
     def count(self, table: str, where: Where | None = None) -> int:
@@ -250,5 +247,4 @@ class Lake:
 
 def _mode(opened: DeltaTable, schema: pa.Schema) -> Literal["merge"] | None:
     """Return ``merge`` where the rows bring a column that the table doesn't have yet."""
-    have = {f.name for f in opened.schema().fields}
-    return "merge" if set(schema.names) - have else None
+    return "merge" if set(schema.names) - {f.name for f in opened.schema().fields} else None

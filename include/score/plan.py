@@ -126,8 +126,8 @@ def decided(lake: Lake, spec: UseCase, night: str, versions: Mapping[str, int]) 
         found = ladder.climb(lake, spec, none, steps, missing)
         return found.step, found.reason
 
-    canary = [_canary(one) for one in on_trial if one.kind == CANARY]
-    served = {"": first(rungs)} | {CANARY: first([one, *rungs]) for one in canary}
+    canary = next((_canary(one) for one in on_trial if one.kind == CANARY), None)
+    served = {"": first(rungs)} | ({CANARY: first([canary, *rungs])} if canary else {})
     everywhere = {step.model for step, _ in served.values()}
     tried = {str(r["model"]): str(r["version"]) for t in on_trial for r in (t.candidate, t.incumbent)}
     beside = {} if set(missing) & set(spec.scoring.needs.get("champion", ())) else tried
@@ -139,7 +139,7 @@ def decided(lake: Lake, spec: UseCase, night: str, versions: Mapping[str, int]) 
         code=environment.code_version(),
         versions=versions,
         missing=missing,
-        canary=canary[0].model if canary else "",
+        canary=canary.model if canary else "",
         served=served,
         beside=beside,
     )

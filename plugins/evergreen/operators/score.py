@@ -63,7 +63,8 @@ class PlanPartsOperator(EvergreenOperator):
             _settle(self, lake, spec, night)
             made = plan(lake, spec, night)
         self.log.info("%s", made.note)
-        return [{"plan": made.uri, "number": number, "of": made.rows} for number in range(made.rows)]
+        labels = [f"{number + 1} of {made.rows}" for number in range(made.rows)]
+        return [{"plan": made.uri, "number": n, "label": label} for n, label in enumerate(labels)]
 
 
 class ScorePartOperator(EvergreenOperator):
@@ -71,14 +72,14 @@ class ScorePartOperator(EvergreenOperator):
 
     :param plan: the plan's key in the lake.
     :param number: which part, from 0.
-    :param of: how many there are.
+    :param label: the same for a person, as ``1 of 4``.
     """
 
-    template_fields = ("plan", "number", "of")
+    template_fields = ("plan", "number", "label")
 
-    def __init__(self, *, plan: str, number: int, of: int, **kwargs: Any) -> None:
+    def __init__(self, *, plan: str, number: int, label: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.plan, self.number, self.of = plan, number, of
+        self.plan, self.number, self.label = plan, number, label
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of what was written aside."""
