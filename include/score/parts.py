@@ -1,9 +1,10 @@
 """A night scored in parts by several tasks: each writes its rows aside, and one commit publishes them all.
 
 A part's rows are objects under their digest, and so is the list of them, which a task hands on. So a part
-that is late, run twice or of another attempt overwrites nothing. Who publishes checks all of it; where anything
-is missing, altered or no longer what would be decided now, it scores the night as a whole, as one task does. A
-model that fails on a part's rows fails that part, and so the whole night goes to the next rung, never half.
+that is late, run twice or of another attempt overwrites nothing. Who publishes checks all of it; where
+anything is missing, altered or no longer what would be decided now, it scores the night as a whole, as one
+task does. A model that fails on a part's rows fails that part, and so the whole night goes to the next rung,
+never half of it.
 """
 
 from __future__ import annotations
