@@ -89,14 +89,15 @@ def publish(lake: Lake, spec: UseCase, night: str, refs: Sequence[Mapping[str, A
     Ref
         as `run.score` returns it; its note says why the night was scored as a whole, if it was.
     """
-    if not refs and lake.count("predictions", {"night": night}):
-        return run.score(lake, spec, night)
+    served = lake.count("predictions", {"night": night}) > 0
     try:
         night_of = _gathered(lake, spec, night, refs)
     except PartsUnfit as error:
-        log.warning("%s/%s is scored as a whole: %s", spec.name, night, error)
+        if not served:
+            log.warning("%s/%s is scored as a whole: %s", spec.name, night, error)
         done = run.score(lake, spec, night)
-        done = replace(done, note=f"{done.note}; scored as a whole: {error}")
+        if not served:  # one that is has no parts any more
+            done = replace(done, note=f"{done.note}; scored as a whole: {error}")
     else:
         rows, made, missing = night_of.rows, night_of.made, night_of.plan.missing
         done = run.publish(

@@ -342,7 +342,7 @@ def test_a_champion_that_cant_be_loaded_is_passed_over_by_every_part(
 
 
 def test_another_declaration_is_another_night(lake: Lake, shards: UseCase, tmp_path: Path) -> None:
-    """SQL that was edited while parts were written serves the whole night, and no part that is yet to come."""
+    """SQL that was edited while parts were written serves the whole night, and no part from then on."""
     made = plan(lake, shards, NIGHT)
     refs = [score_part(lake, shards, made.uri, number) for number in (0, 1)]
     edited = sharded(
