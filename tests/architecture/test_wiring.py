@@ -99,7 +99,7 @@ def test_a_night_has_one_task_that_scores_unless_shards_are_declared(wired: Wire
 
 
 def test_a_night_in_shards_is_planned_mapped_and_published(wired: Wired) -> None:
-    """The plan waits for each ingest as the one task does; who publishes runs whatever became of the parts."""
+    """The plan waits for each ingest as the one task does; who publishes runs whatever becomes of parts."""
     dag = wired("nightly", ("\nscoring:", "\nscoring:\n  shards: 4"))
     part, predict = dag.get_task("score.part"), dag.get_task("score.predict")
     assert before(dag, "score.part") == {"ingest.sales", "score.plan"}
