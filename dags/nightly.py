@@ -29,7 +29,7 @@ def predict(spec: UseCase) -> None:
     if spec.scoring.shards > 1:
         plan = PlanPartsOperator(task_id="plan", **anyway)
         part = ScorePartOperator.partial(
-            task_id="part", usecase=spec.name, map_index_template="{{ task.label }}"
+            task_id="part", usecase=spec.name, map_index_template="{{ task.share }}"
         )
         parts = part.expand_kwargs(plan.output).output
     # without its parts it scores the night itself

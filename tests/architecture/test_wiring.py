@@ -106,6 +106,6 @@ def test_a_night_in_shards_is_planned_mapped_and_published(wired: Wired) -> None
     assert before(dag, "score.predict") == {"ingest.sales", "score.plan", "score.part"}
     assert [dag.get_task(f"score.{name}").trigger_rule for name in ("plan", "predict")] == ["all_done"] * 2
     assert part.is_mapped
-    assert part.partial_kwargs["map_index_template"] == "{{ task.label }}"
+    assert part.partial_kwargs["map_index_template"] == "{{ task.share }}"
     assert [asset.uri for asset in predict.outlets] == ["evergreen://weekly_sales/predictions"]
     assert predict.downstream_task_ids == {"monitor.watch", "rollout.advance"}

@@ -63,8 +63,8 @@ class PlanPartsOperator(EvergreenOperator):
             _settle(self, lake, spec, night)
             made = plan(lake, spec, night)
         self.log.info("%s", made.note)
-        labels = [f"{number + 1} of {made.rows}" for number in range(made.rows)]
-        return [{"plan": made.uri, "number": n, "label": label} for n, label in enumerate(labels)]
+        shares = [f"{number + 1} of {made.rows}" for number in range(made.rows)]
+        return [{"plan": made.uri, "number": n, "share": share} for n, share in enumerate(shares)]
 
 
 class ScorePartOperator(EvergreenOperator):
@@ -72,14 +72,14 @@ class ScorePartOperator(EvergreenOperator):
 
     :param plan: the plan's key in the lake.
     :param number: which part, from 0.
-    :param label: the same for a person, as ``1 of 4``.
+    :param share: the same for a person, as ``1 of 4``.
     """
 
-    template_fields = ("plan", "number", "label")
+    template_fields = ("plan", "number", "share")
 
-    def __init__(self, *, plan: str, number: int, label: str, **kwargs: Any) -> None:
+    def __init__(self, *, plan: str, number: int, share: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.plan, self.number, self.label = plan, number, label
+        self.plan, self.number, self.share = plan, number, share
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of what was written aside."""
