@@ -30,7 +30,7 @@ from include import models, tables
 from include.features.build import compute
 from include.lake import Lake
 from include.promote import ledger
-from include.refs import digest_json
+from include.refs import Ref, digest_json
 from include.score import parts
 from include.score.plan import plan
 from include.score.run import score, seen_by
@@ -72,7 +72,12 @@ def part_task(folder: str, shards: int, key: str, number: int) -> Timed:
 
 def publish_task(folder: str, shards: int, refs: Sequence[dict[str, Any]]) -> Timed:
     """Publish the parts."""
-    return timed(lambda: parts.publish(Lake(USECASE, folder), usecase(shards), LARGE, refs))
+    lake, spec = Lake(USECASE, folder), usecase(shards)
+
+    def lost() -> Ref:
+        raise AssertionError("the parts weren't used")
+
+    return timed(lambda: parts.publish(lake, spec, LARGE, refs, lost))
 
 
 def state(folder: str) -> dict[str, str]:

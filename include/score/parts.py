@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Any
@@ -77,12 +77,15 @@ def score_part(lake: Lake, spec: UseCase, key: str, number: int) -> Ref:
     return Ref(at, made.night, digest_bytes(data), rows.num_rows, note)
 
 
-def publish(lake: Lake, spec: UseCase, night: str, refs: Sequence[Mapping[str, Any]]) -> Ref:
+def publish(
+    lake: Lake, spec: UseCase, night: str, refs: Sequence[Mapping[str, Any]], whole: Callable[[], Ref]
+) -> Ref:
     """Publish a night from its parts in one commit; without all of them, score it as a whole.
 
     Parameters
     ----------
     refs : what the parts' tasks handed on, in any order.
+    whole : scores the night as one task does.
 
     Returns
     -------
@@ -95,7 +98,7 @@ def publish(lake: Lake, spec: UseCase, night: str, refs: Sequence[Mapping[str, A
     except PartsUnfit as error:
         if not served:
             log.warning("%s/%s is scored as a whole: %s", spec.name, night, error)
-        done = run.score(lake, spec, night)
+        done = whole()
         if not served:  # one that is has no parts any more
             done = replace(done, note=f"{done.note}; scored as a whole: {error}")
     else:
@@ -158,11 +161,11 @@ def _gathered(lake: Lake, spec: UseCase, night: str, refs: Sequence[Mapping[str,
     parts = sorted((_read(lake, ref) for ref in refs), key=lambda part: int(part["part"]))
     keys = {part["plan"] for part in parts}
     if len(keys) != 1:
-        raise _unfit(night, "the parts of one plan", f"{len(refs)} of {len(keys)} plans")
+        raise _unfit(night, "the parts of one plan", f"{len(refs)} parts of {len(keys)}")
     made = plan.read(lake, keys.pop())
     if [part["part"] for part in parts] != list(range(made.of)) or made.night != night:
         found = ", ".join(str(part["part"] + 1) for part in parts)
-        raise _unfit(night, f"each of its {made.of} parts once", f"{found} of {made.night}")
+        raise _unfit(night, f"each of its {made.of} parts once", f"{found} (of {made.night})")
     _same(spec, made)
     if not plan.stands(lake, spec, made):
         raise _unfit(night, "a plan that would be made now", "other sources, or another model to serve")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from airflow.sdk import DAG
+from airflow.serialization.serialized_objects import DagSerialization
 
 from tests.architecture.tree import ROOT
 
@@ -109,3 +110,6 @@ def test_a_night_in_shards_is_planned_mapped_and_published(wired: Wired) -> None
     assert part.partial_kwargs["map_index_template"] == "{{ task.share }}"
     assert [asset.uri for asset in predict.outlets] == ["evergreen://weekly_sales/predictions"]
     assert predict.downstream_task_ids == {"monitor.watch", "rollout.advance"}
+    # the scheduler reads it back: an operator's own properties, as `label`, can't be set by an argument
+    read = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+    assert read.get_task("score.part").is_mapped

@@ -54,7 +54,7 @@ class Parts(Rig):
             self.task(f"part{number}", lambda n=number: score_part(lake, spec, planned["uri"], n))
             for number in range(planned["rows"])
         ]
-        self.task("predict", lambda: publish(lake, spec, NIGHT, refs))
+        self.task("predict", lambda: publish(lake, spec, NIGHT, refs, lambda: score(lake, spec, NIGHT)))
         return seen[0]
 
     def again(self, whole: bool) -> dict[str, Any]:

@@ -58,9 +58,14 @@ def written(lake: Lake, use: UseCase) -> list[dict[str, Any]]:
     return refs
 
 
+def publish(lake: Lake, use: UseCase, night: str, refs: list[dict[str, Any]]) -> Ref:
+    """Publish as the last task does."""
+    return parts.publish(lake, use, night, refs, lambda: score(lake, use, night))
+
+
 def in_parts(lake: Lake, use: UseCase) -> Ref:
     """Score a night as the tasks of its parts do, the last part first."""
-    return parts.publish(lake, use, NIGHT, written(lake, use)[::-1])
+    return publish(lake, use, NIGHT, written(lake, use)[::-1])
 
 
 @pytest.fixture
@@ -171,7 +176,7 @@ def test_a_part_reads_what_its_plan_saw(
     assert orders_now is not None
     lake.publish("validated_orders", orders_now.slice(0, 3), {"night": NIGHT})
     refs = [first, *(score_part(lake, shards, made.uri, number) for number in (1, 2))]
-    assert parts.publish(lake, shards, NIGHT, [one.xcom() for one in refs]) == ref
+    assert publish(lake, shards, NIGHT, [one.xcom() for one in refs]) == ref
     now = state(lake)
     assert {name: now[name] for name in ("predictions", "partitions", "profiles")} == {
         name: tables[name] for name in ("predictions", "partitions", "profiles")
@@ -232,7 +237,7 @@ def test_without_its_parts_a_night_is_scored_as_a_whole(
     """Whatever is missing or altered, the night has its predictions, and the log says why it took longer."""
     ref, tables = alone()
     with caplog.at_level(logging.WARNING):
-        done = parts.publish(lake, shards, NIGHT, loss(lake, written(lake, shards)))
+        done = publish(lake, shards, NIGHT, loss(lake, written(lake, shards)))
     assert done.digest == ref.digest
     assert done.note.startswith(f"{ref.note}; scored as a whole: ")
     assert "is scored as a whole: " in caplog.text
@@ -249,7 +254,7 @@ def test_a_promotion_while_parts_are_written(
     deploy(lake, "2", "2024-03-05")
     if mixed:
         refs[2] = written(lake, shards)[2]
-    assert "; scored as a whole: " in parts.publish(lake, shards, NIGHT, refs).note
+    assert "; scored as a whole: " in publish(lake, shards, NIGHT, refs).note
     assert [row["version"] for row in lake.rows("predictions")] == ["2"] * 12
 
 
@@ -262,7 +267,7 @@ def test_a_late_part_changes_nothing(lake: Lake, shards: UseCase) -> None:
     assert lake.marks("parts") == marks
     kept = lake.get(made.uri)
     assert kept is not None
-    parts.publish(lake, shards, NIGHT, [ref.xcom() for ref in refs])
+    publish(lake, shards, NIGHT, [ref.xcom() for ref in refs])
     before = state(lake)
     with pytest.raises(PartsUnfit, match="found nothing"):
         score_part(lake, shards, made.uri, 1)
@@ -298,7 +303,7 @@ def test_rows_that_came_too_late_are_none(lake: Lake, shards: UseCase) -> None:
     refs = written(lake, shards)
     assert [ref["rows"] for ref in refs] == [0, 0, 0]
     with pytest.raises(NotPublished):
-        parts.publish(lake, shards, NIGHT, refs)
+        publish(lake, shards, NIGHT, refs)
 
 
 def test_a_model_that_fails_on_some_rows_serves_none(
@@ -322,7 +327,7 @@ def test_a_model_that_fails_on_some_rows_serves_none(
     north = score_part(lake, two, made.uri, 0)
     with pytest.raises(ModelError, match="that are not"):
         score_part(lake, two, made.uri, 1)
-    done = parts.publish(lake, two, NIGHT, [north.xcom()])
+    done = publish(lake, two, NIGHT, [north.xcom()])
     assert done.digest == ref.digest
     assert state(lake) == state(other)
     assert {row["rung"] for row in lake.rows("predictions")} == {"baseline"}
@@ -351,7 +356,7 @@ def test_another_declaration_is_another_night(lake: Lake, shards: UseCase, tmp_p
     with pytest.raises(PartsUnfit, match="others by now"):
         score_part(lake, edited, made.uri, 2)
     refs.append(score_part(lake, shards, made.uri, 2))
-    done = parts.publish(lake, edited, NIGHT, [ref.xcom() for ref in refs])
+    done = publish(lake, edited, NIGHT, [ref.xcom() for ref in refs])
     assert "scored as a whole" in done.note
     assert lake.rows("partitions", {"product": "predictions"})[0]["spec"] == edited.digest
 
@@ -371,7 +376,7 @@ def test_upkeep_leaves_what_is_still_needed(lake: Lake, shards: UseCase) -> None
     assert sweep(lake, 30) == 0
     score(lake, shards, "2024-03-09")
     assert sweep(lake, 1) == 0
-    assert parts.publish(lake, shards, NIGHT, refs).note == "12 rows by champion v1"
+    assert publish(lake, shards, NIGHT, refs).note == "12 rows by champion v1"
     lake.create("parts/2024-03-07/plan.json", b"{}")
     assert sweep(lake, 2) == 0
     assert sweep(lake, 1) == 1

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from include.lake import Lake
+    from include.refs import Ref
     from include.spec import UseCase
 
 
@@ -39,10 +40,14 @@ class ScoreOperator(EvergreenOperator):
         with self.one_try():
             night = night_of(context)
             carry_champion(lake, night)
-            if spec.scoring.shards == 1:
+
+            def whole() -> Ref:
                 _settle(self, lake, spec, night)
-                return self.handed(score(lake, spec, night))
-            return self.handed(parts.publish(lake, spec, night, list(self.parts or ())))
+                return score(lake, spec, night)
+
+            if self.parts is None and spec.scoring.shards == 1:
+                return self.handed(whole())
+            return self.handed(parts.publish(lake, spec, night, list(self.parts or ()), whole))
 
 
 class PlanPartsOperator(EvergreenOperator):
