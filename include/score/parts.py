@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Any
@@ -21,22 +21,20 @@ import pyarrow.compute as pc
 
 from include import environment, spool
 from include.errors import ModelError, PartsUnfit, StoreUnavailable
-from include.features.build import compute, schema
+from include.features.build import compute
 from include.features.ranges import Range
 from include.lake import Lake
 from include.refs import Ref, digest_bytes
 from include.rollout.beside import predict_beside
 from include.rollout.canary import entities
 from include.rollout.trial import CANARY, SHADOW
-from include.score import ladder, plan, predictions, run
+from include.score import aside, ladder, plan, predictions, run
+from include.score.aside import FEATURES, PREDICTIONS, Part
 from include.score.ladder import Served, Step
 from include.score.plan import Plan
 from include.spec import UseCase
 
-Part = Mapping[str, Any]  # what a part's task wrote down of it
 log = logging.getLogger(__name__)
-PACKED = pa.ipc.IpcWriteOptions(compression="lz4")
-FEATURES, PREDICTIONS = "features", "predictions"  # of a part; what a model on trial said is under its digest
 
 
 def score_part(lake: Lake, spec: UseCase, key: str, number: int) -> Ref:
@@ -68,10 +66,10 @@ def score_part(lake: Lake, spec: UseCase, key: str, number: int) -> Ref:
     said = {
         **{"plan": key, "part": number, "rows": rows.num_rows, "whole": own.whole, "failed": failed},
         "inputs": run.inputs_of(spec, {name: seen[name] for name in mine}),
-        "tables": {name: _written(lake, made, number, table) for name, table in found.items()},
+        "tables": {name: aside.write(lake, made, number, table) for name, table in found.items()},
     }
     data = json.dumps(said, sort_keys=True).encode()
-    at = f"{_folder(made)}{number}-{digest_bytes(data)}.json"
+    at = f"{aside.folder(made)}{number}-{digest_bytes(data)}.json"
     lake.create(at, data)
     note = f"{rows.num_rows} of {own.whole} rows, part {number + 1} of {made.of}"
     return Ref(at, made.night, digest_bytes(data), rows.num_rows, note)
@@ -150,7 +148,7 @@ class _Night:
             raise ModelError(f"{spec.name}: v{step.version}", found=failed[0])
         try:
             if step.model in self.plan.beside:
-                return _table(lake, spec, self.parts, step.model, self.plan)
+                return aside.read(lake, spec, self.plan, self.parts, step.model)
         except PartsUnfit as error:
             log.warning("%s: v%s is asked again: %s", spec.name, step.version, error)
         return predict_beside(lake, spec, rows, step)
@@ -158,7 +156,7 @@ class _Night:
 
 def _gathered(lake: Lake, spec: UseCase, night: str, refs: Sequence[Mapping[str, Any]]) -> _Night:
     """Return a night from its parts, all of it checked."""
-    parts = sorted((_read(lake, ref) for ref in refs), key=lambda part: int(part["part"]))
+    parts = sorted((_listed(lake, ref) for ref in refs), key=lambda part: int(part["part"]))
     keys = {part["plan"] for part in parts}
     if len(keys) != 1:
         raise _unfit(night, "the parts of one plan", f"{len(refs)} parts of {len(keys)}")
@@ -169,8 +167,8 @@ def _gathered(lake: Lake, spec: UseCase, night: str, refs: Sequence[Mapping[str,
     _same(spec, made)
     if not plan.stands(lake, spec, made):
         raise _unfit(night, "a plan that would be made now", "other sources, or another model to serve")
-    rows = _table(lake, spec, parts, FEATURES, made)
-    served = _table(lake, spec, parts, PREDICTIONS, made)
+    rows = aside.read(lake, spec, made, parts, FEATURES)
+    served = aside.read(lake, spec, made, parts, PREDICTIONS)
     counts = {rows.num_rows, served.num_rows, *(part["whole"] for part in parts)}
     if counts != {rows.num_rows} or not rows.num_rows:
         raise _unfit(night, "as many rows as the night has, and some", f"counts of {sorted(counts)}")
@@ -200,53 +198,8 @@ def _predicted(lake: Lake, spec: UseCase, made: Plan, rows: pa.Table) -> pa.Tabl
     return predictions.joined(spec, found)
 
 
-def _folder(made: Plan) -> str:
-    return f"{made.key.removesuffix('.json')}/"
-
-
-def _written(lake: Lake, made: Plan, number: int, table: pa.Table) -> list[str]:
-    """Write a table batch by batch, and return the batches' digests."""
-    digests = []
-    for _, some in spool.parts(table):
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, some.schema, options=PACKED) as writer:
-            for batch in some.combine_chunks().to_batches():  # no batch of no rows
-                writer.write_batch(batch)
-        data = sink.getvalue().to_pybytes()
-        digests.append(digest_bytes(data))
-        lake.create(f"{_folder(made)}{number}/{digests[-1]}.arrow", data)
-    return digests
-
-
-def _read(lake: Lake, ref: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(json.loads(_verified(lake, str(ref["uri"]), str(ref["digest"]))))
-
-
-def _verified(lake: Lake, key: str, digest: str) -> bytes:
-    data = lake.get(key)
-    if data is None or digest_bytes(data) != digest:
-        found = "nothing" if data is None else "other bytes"
-        raise PartsUnfit(f"part {key}", required=f"SHA-256 {digest}", found=found, where=lake.uri)
-    return data
-
-
-def _table(lake: Lake, spec: UseCase, parts: Sequence[Part], name: str, made: Plan) -> pa.Table:
-    """Return a table of all parts, whose rows are those of the night in their order."""
-    shape = schema(spec) if name == FEATURES else predictions.shape(spec)
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        last: list[object] = []
-        for part in parts:
-            for digest in part["tables"][name]:
-                data = _verified(lake, f"{_folder(made)}{part['part']}/{digest}.arrow", digest)
-                for batch in pa.ipc.open_stream(data):
-                    first, after = ([batch[c][place].as_py() for c in spec.key] for place in (0, -1))
-                    if last and not last < first:
-                        raise _unfit(made.night, "parts in the order of the key, none twice", str(first))
-                    last = after
-                    yield batch
-
-    return spool.held(shape, batches())
+def _listed(lake: Lake, ref: Mapping[str, Any]) -> Part:
+    return dict(json.loads(aside.verified(lake, str(ref["uri"]), str(ref["digest"]))))
 
 
 def _unfit(night: str, required: str, found: str) -> PartsUnfit:
