@@ -60,16 +60,17 @@ def compute(
 
     Parameters
     ----------
-    only : a part of the rows; the SQL and its check are those of all of them.
+    only : a part of the rows; the SQL is that of all of them.
     """
     with views.prepare(spec, rows, nights, as_of, until or spec.clock.moment(nights[-1])) as engine:
+        sql = spec.sql.strip().rstrip(";")
         try:
-            engine.execute(f"CREATE TABLE result AS {spec.sql.strip().rstrip(';')}")
+            engine.execute(f"CREATE TABLE result AS {only.cut(engine, spec.key, sql) if only else sql}")
         except duckdb.Error as error:
             raise _refused(spec, "one SELECT that DuckDB can run", " ".join(str(error).split())) from None
-        _check(spec, engine)
         if only is not None:
-            only.cut(engine, spec.key)
+            only.keep(engine)
+        _check(spec, engine)
         shape = schema(spec)
         asked = ", ".join(_column(field, field.name in spec.key) for field in shape)
         order = ", ".join(f'"{c}"' for c in ("night", *spec.key))

@@ -361,13 +361,25 @@ def test_another_declaration_is_another_night(lake: Lake, shards: UseCase, tmp_p
     assert lake.rows("partitions", {"product": "predictions"})[0]["spec"] == edited.digest
 
 
-def test_a_wrong_sql_is_refused_in_every_part(lake: Lake, shards: UseCase, tmp_path: Path) -> None:
-    """SQL that loses rows is found by a part as by one task."""
-    wrong = sharded(parcels.spec(tmp_path / "wrong", f"{parcels.SQL} WHERE s.parcel <> 3"), 3)
-    made = plan(lake, wrong, NIGHT)
-    for number in range(3):
-        with pytest.raises(SpecError, match="exactly one row for each row of the spine"):
-            score_part(lake, wrong, made.uri, number)
+@pytest.mark.parametrize(
+    ("wrong", "number"),
+    [
+        ("SELECT * FROM ({sql}) WHERE parcel <> 3 OR depot <> 'south'", 2),  # loses a row of the last part
+        ("SELECT * FROM ({sql}) UNION ALL (SELECT * FROM ({sql}) WHERE parcel = 0 AND depot = 'north')", 0),
+        ("SELECT * FROM ({sql}) UNION ALL (SELECT * REPLACE (NULL AS parcel) FROM ({sql}) LIMIT 1)", 1),
+        ("SELECT * REPLACE (NULL AS depot) FROM ({sql})", 0),
+    ],
+)
+def test_a_wrong_sql_is_refused_by_a_part_as_by_one_task(
+    lake: Lake, shards: UseCase, tmp_path: Path, wrong: str, number: int
+) -> None:
+    """SQL that loses, doubles or adds rows is found by the part in whose range they are."""
+    use = sharded(parcels.spec(tmp_path / "wrong", wrong.format(sql=parcels.SQL)), 3)
+    made = plan(lake, use, NIGHT)
+    with pytest.raises(SpecError, match="exactly one row for each row of the spine"):
+        score_part(lake, use, made.uri, number)
+    with pytest.raises(SpecError, match="exactly one row for each row of the spine"):
+        publish(lake, use, NIGHT, [])
 
 
 def test_upkeep_leaves_what_is_still_needed(lake: Lake, shards: UseCase) -> None:
