@@ -62,7 +62,7 @@ def tidy(lake: Lake, registry: Registry, *, kept: int = KEPT) -> Ref:
     note = f"{together} files of {len(tables)} tables were laid together into {into}; "
     note += f"{removed} were removed that no row had been in for {kept} days"
     if left := parts.sweep(lake, kept):
-        note += f"; {left} objects were left of nights that were scored in parts"
+        note += f"; {left} objects went that parts of nights had left"
     return Ref(f"{lake.uri}/tables", "all", rows=together, note=note)
 
 
