@@ -38,7 +38,7 @@ from include.spec import UseCase, load
 from include.train.fit import fit
 
 REPOSITORY = Path(__file__).parents[1]
-USECASE, ROWS, SHARDS, WORKERS = "flight_delay", 1_000_000, 4, (1, 2)
+USECASE, ROWS, SHARDS, WORKERS = "flight_delay", 1_000_000, 2, (1, 2)
 Timed = tuple[Any, float, float]
 
 
