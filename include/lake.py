@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -89,12 +90,8 @@ class Lake:
     @answered
     def append_at(self, table: str, rows: pa.Table, version: int) -> int:
         """Append to a ledger that is still at ``version`` (-1: not there yet), or raise `StaleDecision`."""
-        stale = StaleDecision(
-            self._at(table),
-            required=f"version {version}",
-            found="a newer one",
-            remedy="somebody else wrote first: read it again and decide again",
-        )
+        where, remedy = self._at(table), "somebody else wrote first: read it again and decide again"
+        stale = StaleDecision(where, required=f"version {version}", found="a newer one", remedy=remedy)
         try:
             opened = self._ensure(table, rows.schema)
             # two that make a table at once leave an empty commit more: no rows is what -1 means
@@ -219,6 +216,12 @@ class Lake:
             return None
 
     @answered
+    def remove(self, key: str) -> None:
+        """Remove an object, if it is there."""
+        with suppress(FileNotFoundError):
+            obstore.delete(self._store, inside(key))
+
+    @answered
     def size(self, key: str) -> int | None:
         """Return an object's bytes by number, without reading them, or None."""
         try:
@@ -245,5 +248,4 @@ class Lake:
 
 def _mode(opened: DeltaTable, schema: pa.Schema) -> Literal["merge"] | None:
     """Return ``merge`` where the rows bring a column that the table doesn't have yet."""
-    have = {f.name for f in opened.schema().fields}
-    return "merge" if set(schema.names) - have else None
+    return "merge" if set(schema.names) - {f.name for f in opened.schema().fields} else None

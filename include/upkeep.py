@@ -17,6 +17,7 @@ from include.errors import EvergreenError
 from include.faults import answered
 from include.lake import Lake, again
 from include.refs import Ref
+from include.score import parts
 
 if TYPE_CHECKING:
     from include.registry import Registry  # it imports MLflow
@@ -29,6 +30,8 @@ LEDGERS = ("attempts", "approvals", "deployments")
 
 def tidy(lake: Lake, registry: Registry, *, kept: int = KEPT) -> Ref:
     """Compact every table of a use case, and remove files that were replaced or left ``kept`` days ago.
+
+    What a killed task left of a night's parts goes as well, once the night is published or so old.
 
     Returns
     -------
@@ -58,6 +61,8 @@ def tidy(lake: Lake, registry: Registry, *, kept: int = KEPT) -> Ref:
     removed = sum(vacuum(lake, name, kept, versions.get(name, ())) for name in tables)
     note = f"{together} files of {len(tables)} tables were laid together into {into}; "
     note += f"{removed} were removed that no row had been in for {kept} days"
+    if left := parts.sweep(lake, kept):
+        note += f"; {left} objects went that parts of nights had left"
     return Ref(f"{lake.uri}/tables", "all", rows=together, note=note)
 
 

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from include import spool, tables
 from include.errors import SpecError
 from include.features import views
+from include.features.ranges import Range
 from include.features.views import AsOf
 from include.lake import Lake
 from include.spec import UseCase
@@ -53,17 +54,26 @@ def compute(
     *,
     as_of: AsOf = "then",
     until: datetime | None = None,
+    only: Range | None = None,
 ) -> pa.Table:
-    """Return the features of sorted ``nights`` from rows cut at ``until``, the last decision unless given."""
+    """Return the features of sorted ``nights`` from rows cut at ``until``, the last decision unless given.
+
+    Parameters
+    ----------
+    only : a part of the rows; the SQL is that of all of them.
+    """
     with views.prepare(spec, rows, nights, as_of, until or spec.clock.moment(nights[-1])) as engine:
+        sql = spec.sql.strip().rstrip(";")
         try:
-            engine.execute(f"CREATE VIEW result AS {spec.sql.strip().rstrip(';')}")
+            engine.execute(f"CREATE VIEW result AS {only.cut(engine, spec.key, sql) if only else sql}")
         except duckdb.Error as error:
             raise _wrong(spec, error) from None
         _declared(spec, engine)
         # what is asked for comes as it is made: DuckDB needn't keep it, and the order is the spine's if the
         # SQL does nothing but join
         found = spool.ordered(spool.held(schema(spec), _asked(spec, engine)), ("night", *spec.key))
+        if only is not None:
+            only.keep(engine)
         _exact(spec, engine, found)
         return found
 

@@ -8,7 +8,7 @@ last and says that the night is done.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -23,11 +23,12 @@ from include.features.build import compute
 from include.lake import Lake
 from include.promote import ledger
 from include.refs import Ref, digest_table
-from include.rollout.beside import score_beside
+from include.rollout.beside import Predict, predict_beside, score_beside
 from include.rollout.canary import shares
-from include.rollout.trial import Trial, trials
+from include.rollout.trial import trials
 from include.score import ladder, predictions
 from include.score.ladder import Served, Step
+from include.score.missing import missing_of, state_of
 from include.spec import UseCase
 
 Part = tuple[Step, str, pa.Array]  # who served, why by none higher, and which rows
@@ -48,36 +49,60 @@ def score(lake: Lake, spec: UseCase, night: str) -> Ref:
     StaleDecision
         Other nights' first predictions were faster fifty times.
     """
-    seen = seen_by(lake, spec, night)
-    state = {
-        r["product"]: r for r in lake.rows("partitions", {"product": list(spec.sources), "night": night})
-    }
+    seen, state = seen_by(lake, spec, night), state_of(lake, spec, night)
     rows = compute(spec, seen, [night])
     if rows.num_rows == 0:
         raise _nothing(spec, night, state)
-    missing = _missing(spec, night, seen, state)
-    published = lake.read("predictions", {"night": night})
+    missing = missing_of(spec, night, seen, state)
+
+    def made() -> pa.Table:
+        return _climbed(lake, spec, rows, missing)
+
+    return publish(lake, spec, rows, missing, made, lambda: inputs_of(spec, seen))
+
+
+def publish(
+    lake: Lake,
+    spec: UseCase,
+    rows: pa.Table,
+    missing: Mapping[str, str],
+    made: Callable[[], pa.Table],
+    inputs: Callable[[], dict[str, str]],
+    beside: Predict = predict_beside,
+) -> Ref:
+    """Publish a night's predictions unless it has some, then what follows from them.
+
+    Parameters
+    ----------
+    rows : the night's features, shape (n, any), n > 0.
+    missing : the sources that the night is without, each with a word why.
+    made : returns the predictions, if they are wanted.
+    inputs : returns the digest of what the night saw of each source.
+    beside : says what a model on trial predicts.
+    """
+    night = rows["night"][0].as_py()
     on_trial = trials(ledger.switches(lake), spec, night)
-    made = None
+    published, first = lake.read("predictions", {"night": night}), None
     if published is None or not published.num_rows:
-        made = _climbed(lake, spec, rows, on_trial, missing)
-        published = _serve(lake, night, made)
-    inputs = inputs_of(spec, seen)
-    if published is made:
-        ref = _finish(lake, spec, night, rows, made, inputs)
+        first = made()
+        published = _serve(lake, night, first)
+    seen = inputs()
+    if published is first:
+        ref = _finish(lake, spec, night, rows, first, seen)
     else:
-        ref = _again(lake, spec, night, rows, published, inputs)
+        ref = _again(lake, spec, night, rows, published, seen)
     if not set(missing) & set(spec.scoring.needs.get("champion", ())):
-        score_beside(lake, spec, rows, published, on_trial, inputs)  # last: it mustn't hold up who serves
+        score_beside(
+            lake, spec, rows, published, on_trial, seen, beside
+        )  # last: it mustn't hold up who serves
     return ref
 
 
-def _climbed(
-    lake: Lake, spec: UseCase, rows: pa.Table, on_trial: Sequence[Trial], missing: Mapping[str, str]
-) -> pa.Table:
+def _climbed(lake: Lake, spec: UseCase, rows: pa.Table, missing: Mapping[str, str]) -> pa.Table:
     """Return a prediction for each row, by the first rung that can serve it."""
-    rungs = ladder.steps(ledger.serving(lake, rows["night"][0].as_py()), spec)
-    parts = shares(spec, rows, rungs, on_trial)
+    night = rows["night"][0].as_py()
+    rungs = ladder.steps(ledger.serving(lake, night), spec)
+    parts = shares(spec, rows, rungs, trials(ledger.switches(lake), spec, night))
     made = [predictions.build(spec, r, ladder.climb(lake, spec, r, steps, missing)) for r, steps in parts]
     return predictions.joined(spec, made)
 
@@ -130,26 +155,13 @@ def _restate(
     return made
 
 
-def seen_by(lake: Lake, spec: UseCase, night: str) -> dict[str, pa.Table]:
-    """Return each source's rows that were known at the night's decision time."""
+def seen_by(
+    lake: Lake, spec: UseCase, night: str, versions: Mapping[str, int] | None = None
+) -> dict[str, pa.Table]:
+    """Return each source's rows that were known at the night's decision time: see `views.read`."""
     decided = pa.scalar(spec.clock.moment(night), tables.TIME)
-    read = views.read(lake, spec, [night])
+    read = views.read(lake, spec, [night], versions)
     return {name: spool.chosen(rows, pc.less_equal(rows["known_at"], decided)) for name, rows in read.items()}
-
-
-def _missing(
-    spec: UseCase, night: str, seen: Mapping[str, pa.Table], state: Mapping[str, dict[str, object]]
-) -> dict[str, str]:
-    """Return the sources that the night is without, each with a word why."""
-    found = {}
-    for name in spec.sources:
-        row = state.get(name)
-        if row is None or row["outcome"] != "published":
-            found[name] = str(row["outcome"]) if row else "not published"
-        elif row["rows"] and not pc.any(pc.equal(seen[name]["night"], night)).as_py():
-            # what came after the decision is absent: a backfill must not serve what that night couldn't
-            found[name] = "published too late for this night"
-    return found
 
 
 def _again(

@@ -92,7 +92,9 @@ class UseCase(Strict):
     @cached_property
     def digest(self) -> str:
         """The digest of the declaration and its SQL: what a result depends on beside data and code."""
-        said = self.model_dump(mode="json", by_alias=True, exclude={"training": {"ablation"}, "alerts": True})
+        # what no result depends on
+        without = {"training": {"ablation"}, "scoring": {"shards"}, "alerts": True}
+        said = self.model_dump(mode="json", by_alias=True, exclude=without)  # type: ignore[arg-type]
         return digest_json([said, self.sql])
 
     def digest_of(self, product: str) -> str:

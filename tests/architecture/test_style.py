@@ -21,6 +21,7 @@ CLOCK_READERS = {
 SQL_WRITERS = {
     "include/query.py": "keys, as Delta's predicates take text only: both sides are quoted",
     "include/features/build.py": "the declaration's own SQL, and quoted names",
+    "include/features/ranges.py": "quoted names, and our own numbers",
     "include/features/views.py": "names of the declaration's patterns, and moments that the clock made",
     "include/ingest/aggregates.py": "quoted names",
     "include/ingest/repeats.py": "names made there",

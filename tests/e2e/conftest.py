@@ -19,7 +19,7 @@ from tests.usecases.weekly_sales import world
 
 ROOT = Path(__file__).parents[2]
 WEEKS = 24
-STORY, LATE = "weekly_story", "weekly_late"
+STORY, LATE, PARTS = "weekly_story", "weekly_late", "weekly_parts"
 # what the story's use case declares otherwise: files of its own, a recipe that learns little, and each step
 PLOT = (
     ("sales/{day}.csv", "story/{day}.csv"),
@@ -90,7 +90,7 @@ class House:
 
 @pytest.fixture(scope="module")
 def house() -> Iterator[House]:
-    """The stack, up, with the weekly use case's files and five more use cases laid beside it."""
+    """The stack, up, with the weekly use case's files and six more use cases laid beside it."""
     folder = Path(tempfile.mkdtemp(prefix="evergreen-e2e-"))  # pytest's own is closed to PostgreSQL's user
     made = House(folder)
     made.usecases.mkdir()
@@ -103,12 +103,13 @@ def house() -> Iterator[House]:
     _copy(made.usecases, STORY, ended, *PLOT)
     # nightly, without an end and without a file: its newest night is overdue as soon as it is scheduled
     _copy(made.usecases, LATE, *OVERDUE)
+    _copy(made.usecases, PARTS, ended, ("\nscoring:", "\nscoring:\n  shards: 2"))
     _copy(made.usecases, "weekly_mistyped", ("objective: squared_error", "objectiv: squared_error"))
     before = dict(os.environ)
     try:
         made.stack.up()
         os.environ.update(made.stack.environment())
-        usecases = ("weekly_sales", "weekly_killed", "weekly_asking", STORY, "flight_delay")
+        usecases = ("weekly_sales", "weekly_killed", "weekly_asking", STORY, PARTS, "flight_delay")
         for usecase in usecases:
             for clock in ("nightly", "training", "history", "operate"):
                 made.api.wait_dag(f"{usecase}__{clock}", timeout=60)

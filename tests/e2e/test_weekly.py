@@ -13,7 +13,7 @@ from demo.servers import log_file
 from include.lake import Lake
 from include.promote import ledger
 from include.spec import load
-from tests.e2e.conftest import LATE, STORY, WEEKS, House
+from tests.e2e.conftest import LATE, PARTS, STORY, WEEKS, House
 from tests.faults import clocks
 from tests.monitor.hook import Hook, serving
 from tests.usecases.weekly_sales import world
@@ -115,6 +115,37 @@ def test_a_killed_task_is_run_again_and_the_night_ends_as_if_nothing_had_happene
     assert clocks.state(house.lake(usecase)) == clocks.state(unharmed)
 
 
+@pytest.mark.parametrize(
+    ("night", "task", "planted", "parts"),
+    [
+        (NIGHTS[0], "score.part", "2", ["success", "success"]),
+        (NIGHTS[1], "score.part", "fail", ["failed", "success"]),
+        (NIGHTS[2], "score.plan", "fail", ["upstream_failed"]),
+        (NIGHTS[0], "", "", ["skipped"]),  # it has its predictions
+    ],
+)
+def test_a_night_in_parts_is_that_of_one_task(
+    house: House, night: str, task: str, planted: str, parts: list[str]
+) -> None:
+    """Mapped tasks share the rows; a killed one is run again, and without them one task scores them all."""
+    run = f"parts_{night}_{task}"
+    if task:
+        (house.kill / task).write_text(planted)
+    assert house.run(f"{PARTS}__nightly", run, partition=night)["state"] == "success"
+    found = house.api.task_instances(f"{PARTS}__nightly", run)
+    assert sorted(t["state"] for t in found if t["task_id"] == "score.part") == parts
+    labels = {t["rendered_map_index"] for t in found if t["task_id"] == "score.part"}
+    assert labels >= ({"1 of 2", "2 of 2"} if planted == "2" else set())
+    whole = "scored as a whole: " in house.log(f"{PARTS}__nightly", run, "score.predict")
+    assert whole == (planted == "fail")
+    alone = Lake(PARTS, str(house.folder / "alone"))
+    for one in NIGHTS[: NIGHTS.index(night) + 1]:
+        clocks.night(alone, load(PARTS), one)
+    if night != NIGHTS[0] or planted:
+        assert clocks.state(house.lake(PARTS)) == clocks.state(alone)
+    assert house.lake(PARTS).keys("parts") == []
+
+
 def test_a_night_without_predictions_by_the_declared_hour_is_told(house: House) -> None:
     """The deadline of the scheduled run is told at its connection, once; a backfilled run has none."""
     dag = f"{LATE}__nightly"
@@ -150,7 +181,7 @@ def test_a_mistyped_spec_is_an_import_error_and_takes_down_only_itself(house: Ho
     flights = ("flight_bands", "flight_delay", "flight_minutes")
     assert {dag["dag_id"] for dag in found} - {"evergreen__upkeep"} == {
         f"{usecase}__{clock}"
-        for usecase in (*flights, "weekly_killed", ASKING, LATE, STORY, OWN)
+        for usecase in (*flights, "weekly_killed", ASKING, LATE, PARTS, STORY, OWN)
         for clock in ("nightly", "training", "history", "operate")
     }
 

@@ -33,7 +33,7 @@ from include.spec import load
 from tests.faults import clocks
 
 configure_mappers()
-LAKE_WRITES = ("publish", "append_at", "create", "replace")
+LAKE_WRITES = ("publish", "append_at", "create", "replace", "remove")
 REGISTRY_WRITES = (
     "create_experiment",
     "create_run",

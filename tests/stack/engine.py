@@ -15,7 +15,7 @@ from demo.airflow_api import AirflowApi, AirflowError, Json
 from demo.home import REPOSITORY
 from deploy import dotenv
 
-FILES = ("docker-compose.yaml", "demo/compose.yaml", "tests/stack/rig.yaml")
+FILES: tuple[str, ...] = ("docker-compose.yaml", "demo/compose.yaml", "tests/stack/rig.yaml")
 PORTS = ("AIRFLOW_PORT", "MLFLOW_PORT")
 USECASE = "flight_delay"
 NIGHTLY = f"{USECASE}__nightly"

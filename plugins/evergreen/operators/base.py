@@ -26,6 +26,7 @@ FINAL = (
     errors.PartitionError,
     errors.PartitionRefused,
     errors.NotPublished,
+    errors.PartsUnfit,
     errors.MissingMetric,
     errors.ModelError,
     errors.BackupError,

@@ -1,6 +1,7 @@
 """The shipped local settings, and a hook by which a test kills a task before a chosen write, once.
 
-A file named like a task in the folder EVERGREEN_KILL holds the write's number; the kill uses it up.
+A file named like a task in the folder EVERGREEN_KILL holds the write's number; the kill uses it up. With the
+word ``fail`` in it the task fails for good.
 """
 
 import os
@@ -15,7 +16,7 @@ runpy.run_path(str(SHIPPED))  # its imports stay in sys.modules: the parent is a
 
 def task_policy(task):
     """Arm the tasks of the use cases in which a test kills one."""
-    if task.dag_id.startswith(("weekly_killed__", "weekly_asking__")):
+    if task.dag_id.startswith(("weekly_killed__", "weekly_asking__", "weekly_parts__")):
         task._pre_execute_hook = arm
 
 
@@ -23,8 +24,12 @@ def arm(context):
     """Count the writes of this task's process from now on, and die before the one that was asked for."""
     order = Path(os.environ["EVERGREEN_KILL"], context["ti"].task_id)
     if order.exists():
-        number = int(order.read_text())
+        word = order.read_text()
         order.unlink()
+        if word == "fail":
+            from airflow.sdk.exceptions import AirflowFailException
+
+            raise AirflowFailException("planted by a test")
         from tests.faults.killer import count_writes
 
-        count_writes(number)
+        count_writes(int(word))
