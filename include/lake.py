@@ -192,14 +192,15 @@ class Lake:
     # objects
 
     @cached_property
-    def _store(self) -> Any:
+    def store(self) -> Any:
+        """Obstore's way to the objects."""
         return from_url(self.uri, mkdir=True) if self.uri.startswith("file:") else from_url(self.uri)
 
     @answered
     def create(self, key: str, data: bytes) -> bool:
         """Write an object unless it is there; True if this call wrote it."""
         try:
-            obstore.put(self._store, inside(key), data, mode="create")
+            obstore.put(self.store, inside(key), data, mode="create")
         except obstore.exceptions.AlreadyExistsError:
             return False
         return True
@@ -207,13 +208,13 @@ class Lake:
     @answered
     def replace(self, key: str, data: bytes) -> None:
         """Write an object, over the old one if there is one."""
-        obstore.put(self._store, inside(key), data)
+        obstore.put(self.store, inside(key), data)
 
     @answered
     def get(self, key: str) -> bytes | None:
         """Return an object's bytes, or None."""
         try:
-            return bytes(obstore.get(self._store, inside(key)).bytes())
+            return bytes(obstore.get(self.store, inside(key)).bytes())
         except FileNotFoundError:
             return None
 
@@ -221,14 +222,14 @@ class Lake:
     def size(self, key: str) -> int | None:
         """Return an object's bytes by number, without reading them, or None."""
         try:
-            return int(obstore.head(self._store, inside(key))["size"])
+            return int(obstore.head(self.store, inside(key))["size"])
         except FileNotFoundError:
             return None
 
     @answered
     def tables(self) -> list[str]:
         """Return the names of the tables, sorted."""
-        found = obstore.list_with_delimiter(self._store, "tables/")["common_prefixes"]
+        found = obstore.list_with_delimiter(self.store, "tables/")["common_prefixes"]
         return sorted(str(prefix).rstrip("/").rpartition("/")[2] for prefix in found)
 
     def keys(self, prefix: str) -> list[str]:
@@ -238,7 +239,7 @@ class Lake:
     @answered
     def marks(self, prefix: str = "") -> dict[str, str]:
         """Return for each key below a prefix its size and a mark: with other bytes it has another."""
-        pages = obstore.list(self._store, prefix=inside(prefix) if prefix else None)
+        pages = obstore.list(self.store, prefix=inside(prefix) if prefix else None)
         return {str(one["path"]): f"{one['size']} {one['e_tag']}" for page in pages for one in page}
 
 
