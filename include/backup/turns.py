@@ -41,7 +41,8 @@ class Turn:
 
     def __init__(self, kept: Lake, act: Act) -> None:
         self.kept, self.act = kept, act
-        self.key = f"{PREFIX}/{act}-{uuid4().hex}"
+        token = uuid4().hex
+        self.key, self._look = f"{PREFIX}/{act}/{token}", f"{PREFIX}/looks/{token}"
         self._said = time.monotonic()
         self._over = threading.Event()
 
@@ -59,12 +60,14 @@ class Turn:
         """Wait until nobody is at work who mustn't be."""
         end = time.monotonic() + WAIT
         while True:
-            self.say()
-            others = self._others()
+            # who waits to remove looks first: its word would make others wait for one who waits for them
+            others = self._others(self._look) if self.act == "removes" else []
             if not others:
-                return
-            if self.act == "removes":
-                shelf.remove(self.kept, [self.key])
+                self._said = time.monotonic()
+                if not (others := self._others(self.key)):
+                    return
+                if self.act == "removes":
+                    shelf.remove(self.kept, [self.key])
             if time.monotonic() >= end:
                 raise StoreUnavailable(
                     self.kept.uri,
@@ -74,14 +77,14 @@ class Turn:
                 )
             time.sleep(PAUSE * random.uniform(0.5, 1.5))  # noqa: S311  # no secret: so that two don't keep step
 
-    def _others(self) -> list[str]:
+    def _others(self, own: str) -> list[str]:
+        """Write a word, which tells the store's time, and return who is at work and mustn't be."""
+        self.kept.replace(own, b"")
         written = shelf.written(self.kept, PREFIX)
-        now = written.get(self.key)
+        now = written.get(own)
         alive = [key for key, then in written.items() if now is None or (now - then).total_seconds() < SILENT]
-        removing = f"{PREFIX}/removes-"
-        return [
-            key for key in alive if key != self.key and (self.act == "removes" or key.startswith(removing))
-        ]
+        mustnt = ("removes",) if self.act == "shares" else ("removes", "shares")
+        return [key for key in alive if key.split("/")[1] in mustnt and key != self.key]
 
     def say(self) -> None:
         """Write that this process is at work."""
@@ -99,7 +102,7 @@ class Turn:
         """Say no more; where that can't be taken back, silence says it."""
         self._over.set()
         with suppress(StoreUnavailable):
-            shelf.remove(self.kept, [self.key])
+            shelf.remove(self.kept, [self.key, self._look])
 
 
 @contextmanager
