@@ -29,7 +29,7 @@ with DAG(
     default_args={**TASK, "trigger_rule": "none_failed"},  # a backup that is skipped holds up nothing
     tags=["evergreen", "upkeep"],
     doc_md=__doc__,
-):
+) as dag:
     BackUpOperator(task_id="back_up", execution_timeout=LONG) >> [
         PruneOperator(task_id="prune_backups", execution_timeout=LONG),
         TidyOperator.partial(

@@ -46,7 +46,7 @@ class Pruned:
         """The sentence a person reads."""
         gone = ", ".join(self.backups) or "no backup"
         return (
-            f"{self.read[0]}: {self.read[1]:,} objects, each as it was written; {self.stay} backups stay; "
+            f"{self.read[0]}: {self.read[1]:,} objects, each as it was written; backups kept: {self.stay}; "
             f"removed: {gone}, and {self.objects:,} objects ({self.size / 1e6:,.1f} MB) that none needs"
         )
 

@@ -89,3 +89,13 @@ def test_a_night_that_nobody_could_score_tells_as_well(wired: Wired) -> None:
     assert alert.upstream_task_ids == {"monitor.watch"}
     assert alert.trigger_rule == "all_done"
     assert alert.downstream_task_ids == set()
+
+
+def test_upkeep_cleans_after_a_backup_that_was_made_or_that_nobody_asked_for() -> None:
+    """Each task waits for the backup: one that failed stops them, one that is skipped doesn't."""
+    dag = runpy.run_path(str(ROOT / "dags" / "upkeep.py"))["dag"]
+    rest = set(dag.task_ids) - {"back_up"}
+    assert rest == {"prune_backups", "tidy", "purge_airflow", "purge_mlflow"}
+    for task in rest:
+        assert before(dag, task) == {"back_up"}
+        assert dag.get_task(task).trigger_rule == "none_failed"
