@@ -21,11 +21,8 @@ from include.errors import StoreUnavailable
 from include.lake import Lake
 
 PREFIX = "at_work"
-BEAT, LOST, SILENT = (
-    30,
-    240,
-    600,
-)  # seconds; who couldn't write for `LOST` knows it before others pass it over
+# seconds; who couldn't write for `LOST` knows it before others pass it over at `SILENT`
+BEAT, LOST, SILENT = 30, 240, 600
 WAIT, PAUSE = 900, 3
 Act = Literal["shares", "removes"]
 
