@@ -17,7 +17,7 @@ ifneq ($(origin EVERGREEN_HOME),command line)
 unexport EVERGREEN_HOME
 endif
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up up-demo down clean lint test test-full bench audit sbom
+.PHONY: help install lock demo up up-demo down clean lint test test-stack test-full bench audit sbom
 # The compose stack; COMPOSE_MORE adds files, as `-f tests/stack/rig.yaml` where an engine can't reach the network.
 COMPOSE = EVERGREEN_CODE=$$(git describe --always --dirty --abbrev=40 2>/dev/null || echo unknown) docker compose \
 	-f docker-compose.yaml
@@ -82,6 +82,9 @@ lint: install ## ruff and mypy
 test: lint ## lint and all tests but the longest
 	$(VENV)/python -m pytest -m "not full and not airflow" -n 2 --dist loadfile
 	$(VENV)/python -m pytest -m "airflow and not full"
+
+test-stack: install ## the tests of docker-compose.yaml, which fail without a Docker engine
+	EVERGREEN_FULL=1 $(VENV)/python -m pytest tests/stack
 
 test-full: lint ## lint and every test
 	$(VENV)/python -m pytest -m "not airflow" -n 2 --dist loadfile

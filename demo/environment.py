@@ -110,6 +110,8 @@ def _stores(home: Home) -> dict[str, str]:
         "EVERGREEN_HOME": str(home.root),
         "EVERGREEN_CODE": code_version(),
         "EVERGREEN_LAKE": "s3://lake",
+        # beside it on the same disk: it shows how a backup is made and read, and saves nobody from a disaster
+        "EVERGREEN_BACKUP": str(home.folder("backup")),
         **dict.fromkeys(("NO_PROXY", "no_proxy"), _without_proxy()),
         "AWS_ACCESS_KEY_ID": home.secrets["s3_access_key"],
         "AWS_SECRET_ACCESS_KEY": home.secrets["s3_secret_key"],

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import obstore
 import pyarrow as pa
@@ -83,7 +83,7 @@ class Lake:
             query.fitted(rows, pa.schema(opened.schema().to_arrow()), self._at(table)),
             mode="overwrite",
             predicate=query.predicate(where),
-            schema_mode=_mode(opened, rows.schema),
+            schema_mode=query.merging(opened, rows.schema),
         )
         return int(opened.version())
 
@@ -101,7 +101,7 @@ class Lake:
                 opened,
                 rows,
                 mode="append",
-                schema_mode=_mode(opened, rows.schema),
+                schema_mode=query.merging(opened, rows.schema),
                 commit_properties=CommitProperties(max_commit_retries=0),
             )
         except CommitFailedError:
@@ -185,14 +185,15 @@ class Lake:
     # objects
 
     @cached_property
-    def _store(self) -> Any:
+    def store(self) -> Any:
+        """Obstore's way to the objects."""
         return from_url(self.uri, mkdir=True) if self.uri.startswith("file:") else from_url(self.uri)
 
     @answered
     def create(self, key: str, data: spool.Data) -> bool:
         """Write an object unless it is there; True if this call wrote it."""
         try:
-            obstore.put(self._store, inside(key), data, mode="create")
+            obstore.put(self.store, inside(key), data, mode="create")
         except obstore.exceptions.AlreadyExistsError:
             return False
         return True
@@ -200,7 +201,7 @@ class Lake:
     @answered
     def replace(self, key: str, data: bytes) -> None:
         """Write an object, over the old one if there is one."""
-        obstore.put(self._store, inside(key), data)
+        obstore.put(self.store, inside(key), data)
 
     def get(self, key: str) -> bytes | None:
         """Return an object's bytes, or None."""
@@ -211,7 +212,7 @@ class Lake:
     def data(self, key: str) -> spool.Data | None:
         """Return an object's bytes as `get` does, but mapped from a file where they are many."""
         try:
-            return spool.poured(obstore.get(self._store, inside(key)).stream(min_chunk_size=spool.PART))
+            return spool.poured(obstore.get(self.store, inside(key)).stream(min_chunk_size=spool.PART))
         except FileNotFoundError:
             return None
 
@@ -219,20 +220,20 @@ class Lake:
     def remove(self, key: str) -> None:
         """Remove an object, if it is there."""
         with suppress(FileNotFoundError):
-            obstore.delete(self._store, inside(key))
+            obstore.delete(self.store, inside(key))
 
     @answered
     def size(self, key: str) -> int | None:
         """Return an object's bytes by number, without reading them, or None."""
         try:
-            return int(obstore.head(self._store, inside(key))["size"])
+            return int(obstore.head(self.store, inside(key))["size"])
         except FileNotFoundError:
             return None
 
     @answered
     def tables(self) -> list[str]:
         """Return the names of the tables, sorted."""
-        found = obstore.list_with_delimiter(self._store, "tables/")["common_prefixes"]
+        found = obstore.list_with_delimiter(self.store, "tables/")["common_prefixes"]
         return sorted(str(prefix).rstrip("/").rpartition("/")[2] for prefix in found)
 
     def keys(self, prefix: str) -> list[str]:
@@ -242,10 +243,5 @@ class Lake:
     @answered
     def marks(self, prefix: str = "") -> dict[str, str]:
         """Return for each key below a prefix its size and a mark: with other bytes it has another."""
-        pages = obstore.list(self._store, prefix=inside(prefix) if prefix else None)
+        pages = obstore.list(self.store, prefix=inside(prefix) if prefix else None)
         return {str(one["path"]): f"{one['size']} {one['e_tag']}" for page in pages for one in page}
-
-
-def _mode(opened: DeltaTable, schema: pa.Schema) -> Literal["merge"] | None:
-    """Return ``merge`` where the rows bring a column that the table doesn't have yet."""
-    return "merge" if set(schema.names) - {f.name for f in opened.schema().fields} else None

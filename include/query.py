@@ -6,7 +6,7 @@ Names are quoted, and values are keys that Evergreen made, quoted all the same.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 from deltalake import DeltaTable, QueryBuilder
@@ -52,6 +52,11 @@ def files(opened: DeltaTable) -> list[dict[str, Any]]:
     """Return what a table's log says of each file: size, partition, and the bounds of its columns."""
     found: list[dict[str, Any]] = pa.table(opened.get_add_actions(flatten=True)).to_pylist()
     return found
+
+
+def merging(opened: DeltaTable, schema: pa.Schema) -> Literal["merge"] | None:
+    """Return ``merge`` where the rows bring a column that the table doesn't have yet."""
+    return "merge" if set(schema.names) - {f.name for f in opened.schema().fields} else None
 
 
 def fitted(rows: pa.Table, have: pa.Schema, where: str) -> pa.Table:

@@ -25,11 +25,21 @@ def backup(usecase: Which = None, as_json: AsJson = False, debug: Debug = False)
     from include.backup.write import backup as copy
     from include.lake import Lake
 
-    wanted = [specs.load(usecase)] if usecase else specs.read_all()[0]
-    lakes = [lake for spec in wanted if (lake := Lake(spec.name)).tables()]
+    wanted = [specs.load(usecase).name] if usecase else specs.names()  # also one whose declaration is broken
+    lakes = [lake for name in wanted if (lake := Lake(name)).tables()]
     done = copy(lakes, shelf(), now=datetime.now(UTC), connect=endpoint, artifacts=setting(ARTIFACTS, ""))
     show({**vars(done), "note": done.note}, done.note, as_json)
     raise typer.Exit(bool(done.failed))
+
+
+@rescue.command()
+def prune(as_json: AsJson = False, debug: Debug = False) -> None:
+    """Read the newest backup, every byte, and remove those beyond EVERGREEN_BACKUPS_KEPT (8)."""
+    from include.backup.prune import prune as remove
+    from include.backup.shelf import shelf, wanted
+
+    done = remove(shelf(), wanted())
+    show({**vars(done), "note": done.note}, done.note, as_json)
 
 
 @rescue.command()

@@ -17,6 +17,8 @@ QUIET = {
 os.environ.update(QUIET)
 for variable in list(os.environ):
     # a shell that has evaluated the demo's settings must not let a test write to the demo's lake
+    if variable == "EVERGREEN_FULL":  # `make test-stack`: without an engine its tests fail and aren't skipped
+        continue
     if variable.startswith(("EVERGREEN_", "AIRFLOW_CONN_", "AWS_")) or variable == "MLFLOW_TRACKING_URI":
         del os.environ[variable]
 

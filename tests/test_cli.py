@@ -107,6 +107,7 @@ def test_help_names_every_command() -> None:
         "performance",
         "history",
         "backup",
+        "prune",
         "restore",
     ):
         assert f"  {command} " in done.stdout

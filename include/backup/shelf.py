@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from include.environment import lake_uri, setting
-from include.errors import BackupError, NotPublished
-from include.lake import Lake
-from include.refs import digest_bytes, digest_json
+import obstore
 
-SETTING = "EVERGREEN_BACKUP"
+from include.environment import lake_uri, setting
+from include.errors import BackupError, NotPublished, SettingError
+from include.faults import answered
+from include.lake import Lake
+from include.refs import digest_bytes, digest_json, inside
+
+SETTING, KEPT = "EVERGREEN_BACKUP", "EVERGREEN_BACKUPS_KEPT"
+EIGHT = "8"  # weeks, of a weekly one
 WORKERS = 8  # objects at once: each is held in memory
 Objects = dict[str, tuple[str, str]]  # by key: the digest of the bytes, and the mark they had in the lake
 T = TypeVar("T")
@@ -54,6 +60,26 @@ class Manifest:
         return found | {digest: f"the database of {tool}" for tool, (_, digest) in self.databases.items()}
 
 
+def address() -> str:
+    """Return where backups go, or say that nobody said."""
+    if found := setting(SETTING, ""):
+        return found
+    raise SettingError(
+        f"setting {SETTING}",
+        required="a folder or s3://bucket/prefix outside the lake",
+        found="none",
+        remedy="set it for Airflow's workers and for the shell; docs/restore.md says how",
+    )
+
+
+def wanted() -> int:
+    """Return how many backups of each use case stay; 0: all."""
+    value = setting(KEPT, EIGHT) or EIGHT
+    if not re.fullmatch(r"[0-9]{1,5}", value):
+        raise SettingError(f"setting {KEPT}", required="a number, or 0 for all", found=repr(value))
+    return int(value)
+
+
 def shelf(lake: str | None = None, to: str | None = None) -> Lake:
     """Open the place of the backups, which lies outside the lake.
 
@@ -61,7 +87,7 @@ def shelf(lake: str | None = None, to: str | None = None) -> Lake:
     ----------
     lake, to : the addresses; ``EVERGREEN_LAKE`` and ``EVERGREEN_BACKUP`` unless given.
     """
-    kept = Lake("backups", to or setting(SETTING))
+    kept = Lake("backups", to or address())
     mine, theirs = _place(Lake("", lake or lake_uri()).uri), _place(kept.uri.removesuffix("/backups"))
     if mine.startswith(theirs) or theirs.startswith(mine):
         raise BackupError(
@@ -98,6 +124,24 @@ def keep(place: Lake, data: bytes, there: dict[str, int]) -> str:
     elif size != len(data):
         place.replace(key(digest), data)
     return digest
+
+
+@answered
+def remove(place: Lake, keys: Sequence[str]) -> None:
+    """Remove objects, of which some may be gone already."""
+    try:
+        obstore.delete(place.store, [inside(key) for key in keys])
+    except FileNotFoundError:  # one of them was, and what became of the others isn't said
+        for key in keys:
+            with suppress(FileNotFoundError):
+                obstore.delete(place.store, [inside(key)])
+
+
+@answered
+def written(place: Lake, prefix: str) -> dict[str, datetime]:
+    """Return for each key below a prefix when it was written, by the store's clock."""
+    pages = obstore.list(place.store, prefix=prefix)
+    return {str(one["path"]): one["last_modified"] for page in pages for one in page}
 
 
 def close(place: Lake, name: str, manifest: Manifest) -> None:

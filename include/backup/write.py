@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from include.backup import shelf
 from include.backup.databases import DATABASES, Absent, dump
 from include.backup.shelf import Manifest, Objects
+from include.backup.turns import Turn, turn
 from include.environment import Connect, code_version
 from include.errors import BackupError, EvergreenError, StoreUnavailable
 from include.lake import Lake
@@ -74,7 +75,19 @@ def backup(
     ----------
     kept : the place of the backups, as `shelf` opens it.
     artifacts : where MLflow's server keeps them: a folder's or a bucket's address with a prefix.
+
+    Raises
+    ------
+    StoreUnavailable
+        when the lake or the place doesn't answer or isn't at rest for a moment.
     """
+    with turn(kept, "shares") as mine:
+        return _backup(lakes, kept, mine, now=now, connect=connect, artifacts=artifacts)
+
+
+def _backup(
+    lakes: Sequence[Lake], kept: Lake, mine: Turn, *, now: datetime, connect: Connect, artifacts: str
+) -> Done:
     name = now.astimezone(UTC).strftime("%Y-%m-%dT%H%M%SZ")
     there = {key: int(mark.split()[0]) for key, mark in kept.marks("objects").items()}
     known = _known(kept)
@@ -94,6 +107,7 @@ def backup(
     absent = [*failed, *missing]
     manifest = Manifest(name, code_version(), at, versions, objects, databases, absent)
     new = _arrived(kept, manifest, there)
+    mine.holds()
     shelf.close(kept, name, manifest)
     held = len(manifest.digests(objects))
     return Done(name, kept.uri, held, len(new), sum(new), tuple(missing), tuple(failed))
@@ -186,7 +200,8 @@ def _copied(
                 found="none",
                 remedy="back up again when nothing tidies the lake",
             )
-        return key, (shelf.keep(kept, data, there), marks[key])
+        etag = marks[key].partition(" ")[2]  # it may have been written again since
+        return key, (shelf.keep(kept, data, there), f"{len(data)} {etag}")
 
     return dict(shelf.each(one, sorted(marks)))
 

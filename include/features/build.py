@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from include import spool, tables
 from include.errors import SpecError
-from include.features import views
+from include.features import answer, views
 from include.features.ranges import Range
 from include.features.views import AsOf
 from include.lake import Lake
@@ -67,14 +67,15 @@ def compute(
         try:
             engine.execute(f"CREATE VIEW result AS {only.cut(engine, spec.key, sql) if only else sql}")
         except duckdb.Error as error:
-            raise _wrong(spec, error) from None
-        _declared(spec, engine)
+            raise answer.wrong(spec, error) from None
+        shape = schema(spec)
+        answer.declared(spec, engine, shape.names)
         # what is asked for comes as it is made: DuckDB needn't keep it, and the order is the spine's if the
         # SQL does nothing but join
-        found = spool.ordered(spool.held(schema(spec), _asked(spec, engine)), ("night", *spec.key))
+        found = spool.ordered(spool.held(shape, answer.asked(spec, engine, shape)), ("night", *spec.key))
         if only is not None:
             only.keep(engine)
-        _exact(spec, engine, found)
+        answer.exact(spec, engine, found)
         return found
 
 
@@ -195,63 +196,3 @@ def labelled(lake: Lake, spec: UseCase, seen: pa.Table, known: str) -> pa.Table:
 
 
 _BRINGS = pa.schema([("night", pa.string()), ("spine", pa.string())])
-
-
-def _column(field: pa.Field, key: bool) -> str:
-    name = f'"{field.name}"'
-    if pa.types.is_floating(field.type) and not key:
-        # NaN and infinity come from a division in the SQL, and mean that there is no value
-        return f"CASE WHEN isfinite(CAST({name} AS DOUBLE)) THEN CAST({name} AS DOUBLE) END AS {name}"
-    return name if key else f"CAST({name} AS VARCHAR) AS {name}"
-
-
-def _declared(spec: UseCase, engine: duckdb.DuckDBPyConnection) -> None:
-    """Refuse a result without exactly the declared columns."""
-    have = [row[0] for row in engine.execute("SELECT column_name FROM (DESCRIBE result)").fetchall()]
-    need = [field.name for field in schema(spec)]
-    missing, extra = [c for c in need if c not in have], [c for c in have if c not in need]
-    if missing or extra:
-        parts = {"missing": missing, "not declared": extra}
-        found = "; ".join(f"{what} {', '.join(which)}" for what, which in parts.items() if which)
-        raise _refused(spec, f"the columns {', '.join(need)}", found)
-
-
-def _asked(spec: UseCase, engine: duckdb.DuckDBPyConnection) -> Iterator[pa.RecordBatch]:
-    """Yield the result in its declared shape."""
-    shape = schema(spec)
-    # what is pasted are quoted names
-    asked = ", ".join(_column(field, field.name in spec.key) for field in shape)
-    try:
-        for batch in engine.sql(f"SELECT {asked} FROM result").to_arrow_reader(spool.BATCH):  # noqa: S608
-            yield batch.cast(shape)
-    except (duckdb.Error, OSError, pa.ArrowException) as error:  # Arrow's reader has an OSError for DuckDB's
-        raise _wrong(spec, error) from None
-
-
-def _exact(spec: UseCase, engine: duckdb.DuckDBPyConnection, found: pa.Table) -> None:
-    """Refuse sorted rows that aren't exactly the spine's."""
-    names = ("night", *spec.key)
-    by = ", ".join(f'"{c}"' for c in names)
-    keys = found.select(names)
-    spine = engine.sql(f"SELECT {by} FROM spine").to_arrow_table().cast(keys.schema)  # noqa: S608 (quoted names)
-    if spine.equals(keys) or spool.ordered(spine, names).equals(keys):
-        return
-    engine.register("given", keys)
-    met = f"SELECT count(*) FROM spine SEMI JOIN given USING ({by})"  # noqa: S608 (quoted names)
-    there = engine.execute(met).fetchall()[0][0]
-    said = f"{keys.num_rows} rows for {spine.num_rows} of the spine, of which {there} are there"
-    raise _refused(spec, "exactly one row for each row of the spine", said)
-
-
-def _wrong(spec: UseCase, error: Exception) -> SpecError:
-    return _refused(spec, "one SELECT that DuckDB can run", " ".join(str(error).split()))
-
-
-def _refused(spec: UseCase, required: str, found: str) -> SpecError:
-    return SpecError(
-        f"{spec.name}: features",
-        required=required,
-        found=found,
-        where=str(spec.folder / spec.features.sql),
-        remedy="correct the SQL, or features.numeric and features.categorical in usecase.yaml",
-    )

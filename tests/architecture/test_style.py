@@ -20,6 +20,7 @@ CLOCK_READERS = {
 # these pages put text into SQL, each for its reason; every other value is bound
 SQL_WRITERS = {
     "include/query.py": "keys, as Delta's predicates take text only: both sides are quoted",
+    "include/features/answer.py": "quoted names",
     "include/features/build.py": "the declaration's own SQL, and quoted names",
     "include/features/ranges.py": "quoted names, and our own numbers",
     "include/features/views.py": "names of the declaration's patterns, and moments that the clock made",

@@ -113,3 +113,13 @@ def test_a_night_in_shards_is_planned_mapped_and_published(wired: Wired) -> None
     # the scheduler reads it back: an operator's own properties, as `label`, can't be set by an argument
     read = DagSerialization.from_dict(DagSerialization.to_dict(dag))
     assert read.get_task("score.part").is_mapped
+
+
+def test_upkeep_cleans_after_a_backup_that_was_made_or_that_nobody_asked_for() -> None:
+    """Each task waits for the backup: one that failed stops them, one that is skipped doesn't."""
+    dag = runpy.run_path(str(ROOT / "dags" / "upkeep.py"))["dag"]
+    rest = set(dag.task_ids) - {"back_up"}
+    assert rest == {"prune_backups", "tidy", "purge_airflow", "purge_mlflow"}
+    for task in rest:
+        assert before(dag, task) == {"back_up"}
+        assert dag.get_task(task).trigger_rule == "none_failed"

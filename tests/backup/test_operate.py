@@ -1,15 +1,17 @@
-"""The form's action backs up what the command backs up."""
+"""The form's action and the weekly task back up what the command backs up."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from evergreen.operators.operate import OperateOperator
+from evergreen.operators.upkeep import BackUpOperator, PruneOperator
 from include.backup import shelf
 from tests.backup.conftest import Clinic
 
@@ -38,3 +40,54 @@ def test_without_a_place_for_it_it_fails_in_one_sentence(context: Any) -> None:
     """The setting that is missing is named."""
     with pytest.raises(AirflowFailException, match="setting EVERGREEN_BACKUP"):
         OperateOperator(task_id="operate", usecase="missed_visits").execute(context)
+
+
+def test_upkeep_backs_up_all_and_then_removes_what_is_beyond_the_number(
+    home: Clinic, context: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two weeks of which one stays: the tasks' references say what was copied, read and removed."""
+    monkeypatch.setenv("EVERGREEN_BACKUP", str(tmp_path / "safe"))
+    monkeypatch.setenv("EVERGREEN_BACKUPS_KEPT", "1")
+    back_up, prune = BackUpOperator(task_id="back_up"), PruneOperator(task_id="prune_backups")
+    first = back_up.execute(context)
+    assert first["rows"] > 100
+    shelf.close(shelf.shelf(), "2000-01-01T000000Z", replace(_manifest(), made="2000-01-01T000000Z"))
+    said = prune.execute(context)
+    assert "backups kept: 1; removed: 2000-01-01T000000Z" in said["note"]
+    assert first["note"].startswith(shelf.names(shelf.shelf())[0])
+    monkeypatch.setenv("EVERGREEN_BACKUPS_KEPT", "0")
+    with pytest.raises(AirflowSkipException, match="EVERGREEN_BACKUPS_KEPT is 0: every backup stays"):
+        prune.execute(context)
+
+
+def _manifest() -> shelf.Manifest:
+    """Return the manifest of the one backup that there is."""
+    (name,) = shelf.names(shelf.shelf())
+    return shelf.load(shelf.shelf(), name)
+
+
+@pytest.mark.parametrize("value", [None, ""])
+@pytest.mark.parametrize("operator", [BackUpOperator, PruneOperator])
+def test_upkeep_without_a_place_skips_and_says_how_to_set_it(
+    operator: Any, context: Any, value: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither red nor silent, and no place of its own choice."""
+    if value is not None:
+        monkeypatch.setenv("EVERGREEN_BACKUP", value)
+    with pytest.raises(
+        AirflowSkipException, match=r"nothing is backed up: setting EVERGREEN_BACKUP.*s3://bucket"
+    ):
+        operator(task_id="t").execute(context)
+
+
+def test_a_database_that_cannot_be_dumped_fails_upkeep_before_it_cleans(
+    home: Clinic, context: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lake's part is kept; what comes after the task runs only where it didn't fail."""
+    monkeypatch.setenv("EVERGREEN_BACKUP", str(tmp_path / "safe"))
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_EVERGREEN_MLFLOW_DB", '{"conn_type": "generic", "host": "sqlite:////none"}'
+    )
+    with pytest.raises(AirflowFailException, match="unable to open database file"):
+        BackUpOperator(task_id="back_up").execute(context)
+    assert len(shelf.names(shelf.shelf())) == 1

@@ -17,6 +17,10 @@ from include.evaluate.run import evaluate
 from include.features.build import labels
 from include.ingest.run import ingest
 from include.lake import Lake
+from include.monitor.awaited import awaited
+from include.monitor.estimate import NEWEST
+from include.monitor.expect import calibrated, told
+from include.monitor.held import Night, Pair, held
 from include.monitor.run import monitor
 from include.promote import ledger
 from include.promote.evidence import Evidence
@@ -223,3 +227,47 @@ def test_the_page_shows_each_class(made: Spring) -> None:
     card = (made.lake.get(f"models/{made.evidence.model}.card.md") or b"").decode()
     assert "band, multiclass: early, on_time, late" in card
     assert "Share of each class in training" in card
+
+
+def test_a_night_is_estimated_class_by_class_until_its_labels_come(made: Spring) -> None:
+    """What stood in `estimates` without labels: each class's figures, within their error of what came."""
+    *before, last = made.nights[:-1]
+    assert {row["night"] for row in awaited(made.lake)} == {last}  # of the others the labels have come
+    (champion,) = made.lake.rows("deployments", {"role": "champion"})
+    learnt = held(made.lake, made.spec, champion)
+    assert learnt is not None
+    known, within = list(learnt.nights), []
+    for night in before:
+        mine = {row["metric"]: row for row in made.lake.rows("estimates", {"night": night})}
+        came = {row["metric"]: row["value"] for row in made.lake.rows("performance", {"night": night})}
+        assert set(mine) == set(told(made.spec)) >= {"log_loss", "macro_roc_auc", "recall@late", "f1@early"}
+        for name, row in mine.items():
+            pairs = [one.pairs[name] for one in known][-NEWEST:]
+            assert (row["version"], row["nights"]) == (champion["version"], len(pairs))
+            apart = [pair.estimate - pair.realised for pair in pairs]
+            assert row["error"] == pytest.approx(np.sqrt(np.mean(np.square(apart))))
+            assert abs(row["unchecked"] - came[name]) < 4 * row["error"], (night, name)
+            assert (row["value"] is None) == (row["error"] >= row["naive"]) == bool(row["reason"])
+            if row["value"] is not None:
+                within.append(row["low"] <= came[name] <= row["high"])
+        worth = {name: Pair(mine[name]["unchecked"], came[name], learnt.means[name]) for name in mine}
+        known.append(Night(night, 0, worth))
+    assert len(within) > 20
+    assert np.mean(within) > 0.8  # of intervals of 90 %
+
+
+def test_what_is_estimated_is_what_the_mended_probabilities_expect(made: Spring) -> None:
+    """Of the newest night accuracy, log loss and Brier score are those of labels by these chances."""
+    night = made.nights[-2]
+    (champion,) = made.lake.rows("deployments", {"role": "champion"})
+    learnt = held(made.lake, made.spec, champion)
+    assert learnt is not None
+    said = made.predictions(night)[1]
+    chances = calibrated(learnt.map, said)
+    found = {row["metric"]: row["unchecked"] for row in made.lake.rows("estimates", {"night": night})}
+    expected = {
+        "accuracy": chances[np.arange(len(said)), said.argmax(axis=1)].mean(),
+        "log_loss": -(chances * np.log(said)).sum(axis=1).mean(),
+        "brier": (chances * (1 - 2 * said) + np.square(said)).sum(axis=1).mean(),
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=0.01)

@@ -11,12 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from demo.airflow_api import AirflowApi, AirflowError, Json
 from demo.home import REPOSITORY
 from deploy import dotenv
 
 FILES: tuple[str, ...] = ("docker-compose.yaml", "demo/compose.yaml", "tests/stack/rig.yaml")
-PORTS = ("AIRFLOW_PORT", "MLFLOW_PORT")
+PORTS = ("AIRFLOW_PORT", "MLFLOW_PORT", "PROMETHEUS_PORT", "ALERTMANAGER_PORT")
+IMAGES = REPOSITORY / "tests" / "stack" / "images"
 USECASE = "flight_delay"
 NIGHTLY = f"{USECASE}__nightly"
 
@@ -159,6 +162,16 @@ class Composed:
             return run["state"] if run and run["state"] in ("success", "failed") else ""
 
         return str(until(look, f"{run_id} finished", timeout))
+
+
+def pulled_or_built(service: str) -> str:
+    """Have a service's image, by its stand-in where it can't be pulled, and say which of the two it is."""
+    image = yaml.safe_load((REPOSITORY / FILES[0]).read_text())["services"][service]["image"]
+    for words in (["image", "inspect"], ["pull", "--quiet"]):
+        if not subprocess.run(["docker", *words, image], capture_output=True, check=False).returncode:
+            return f"{image} was there or pulled"
+    docker("build", "--network", "host", "--quiet", "--tag", image, str(IMAGES / service))
+    return f"{image} is a stand-in from Debian's package"
 
 
 def docker(*command: str) -> None:

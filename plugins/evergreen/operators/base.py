@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator, BaseOperatorLink
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
 from structlog.contextvars import bind_contextvars
 
 from evergreen.links import OverviewLink
@@ -34,26 +34,10 @@ FINAL = (
 )
 
 
-class EvergreenOperator(BaseOperator):
-    """A stage of one use case.
+class StoreOperator(BaseOperator):
+    """A task that fails for good where another try can't help, and hands on a reference."""
 
-    :param usecase: its name; the declaration is read when the task runs.
-    """
-
-    operator_extra_links: tuple[BaseOperatorLink, ...] = (OverviewLink(),)
     ui_color = "#e3f4e1"
-
-    def __init__(self, *, usecase: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.usecase = usecase
-
-    def open(self) -> tuple[Lake, UseCase]:
-        """Return the use case's store and its declaration."""
-        from include.lake import Lake
-        from include.spec import load
-
-        carry(usecase=self.usecase)
-        return Lake(self.usecase), load(self.usecase)
 
     @contextmanager
     def one_try(self) -> Iterator[None]:
@@ -67,6 +51,27 @@ class EvergreenOperator(BaseOperator):
         """Log a reference's sentence and return it for XCom."""
         self.log.info("%s", ref.note)
         return dict(ref.xcom())
+
+
+class EvergreenOperator(StoreOperator):
+    """A stage of one use case.
+
+    :param usecase: its name; the declaration is read when the task runs.
+    """
+
+    operator_extra_links: tuple[BaseOperatorLink, ...] = (OverviewLink(),)
+
+    def __init__(self, *, usecase: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.usecase = usecase
+
+    def open(self) -> tuple[Lake, UseCase]:
+        """Return the use case's store and its declaration."""
+        from include.lake import Lake
+        from include.spec import load
+
+        carry(usecase=self.usecase)
+        return Lake(self.usecase), load(self.usecase)
 
 
 def night_of(context: Context) -> str:
@@ -117,3 +122,11 @@ def connect(name: str) -> Endpoint:
         password=found.password or "",
         extra=dict(found.extra_dejson),
     )
+
+
+def database(name: str) -> Endpoint:
+    """Return a database's connection, or say that there is none as the command line does."""
+    try:
+        return connect(name)
+    except AirflowNotFoundException:
+        raise errors.SettingError(f"connection {name}", required="one in Airflow", found="none") from None

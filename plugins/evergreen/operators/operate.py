@@ -5,11 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
+from airflow.sdk.exceptions import AirflowFailException
 
-from evergreen.operators.base import EvergreenOperator, connect
-from include.environment import Endpoint
-from include.errors import SettingError
+from evergreen.operators.base import EvergreenOperator, database
 from include.refs import Ref
 
 if TYPE_CHECKING:
@@ -54,7 +52,7 @@ class OperateOperator(EvergreenOperator):
 
         lake, _ = self.open()
         now, kept = datetime.now(UTC), shelf()
-        done = backup([lake], kept, now=now, connect=_database, artifacts=setting(ARTIFACTS, ""))
+        done = backup([lake], kept, now=now, connect=database, artifacts=setting(ARTIFACTS, ""))
         if done.failed:
             raise AirflowFailException(done.note)
         return Ref(kept.uri, "all", rows=done.copied, note=done.note)
@@ -78,11 +76,3 @@ class OperateOperator(EvergreenOperator):
         ref = force(lake, spec, key, by, form["reason"], registry=registry, request=request)
         draw_forced(lake, spec, key, registry)
         return ref
-
-
-def _database(name: str) -> Endpoint:
-    """Return a database's connection, or say that there is none as the command line does."""
-    try:
-        return connect(name)
-    except AirflowNotFoundException:
-        raise SettingError(f"connection {name}", required="one in Airflow", found="none") from None

@@ -1,4 +1,4 @@
-"""Upkeep: what grows is laid together, what nothing refers to goes, and neither changes a row."""
+"""Upkeep: a backup, then what grows is laid together and what nothing refers to goes; no row changes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
 
-from evergreen.operators.base import EvergreenOperator, connect
+from evergreen.operators.base import EvergreenOperator, StoreOperator, connect, database
+from include.errors import SettingError
+from include.refs import Ref
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -20,6 +22,57 @@ if TYPE_CHECKING:
 # a task is barred from Airflow's database; the tool isn't
 GC = "from mlflow.cli import cli; cli(auto_envvar_prefix='MLFLOW')"
 BARRED = ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "_AIRFLOW_PROCESS_CONTEXT")
+
+
+class BackUpOperator(StoreOperator):
+    """Copy every use case's lake, and the databases that there are connections to, to ``EVERGREEN_BACKUP``.
+
+    Without that setting the task is skipped, and what comes after it runs all the same.
+    """
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Return the reference of the place; its note names the backup, and what isn't in it."""
+        from include.backup.shelf import shelf
+        from include.backup.write import ARTIFACTS, backup
+        from include.environment import setting
+        from include.lake import Lake
+        from include.spec import names
+
+        skip_without_a_place()
+        with self.one_try():
+            lakes = [lake for name in names() if (lake := Lake(name)).tables()]
+            kept, now = shelf(), datetime.now(UTC)
+            done = backup(lakes, kept, now=now, connect=database, artifacts=setting(ARTIFACTS, ""))
+            if done.failed:
+                raise AirflowFailException(done.note)
+            return self.handed(Ref(kept.uri, "all", rows=done.copied, note=done.note))
+
+
+class PruneOperator(StoreOperator):
+    """Read the newest backup, every byte, then remove those beyond the newest ``EVERGREEN_BACKUPS_KEPT``."""
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Return the reference of the place; its note names what is gone, and says how many stay."""
+        from include.backup.prune import prune
+        from include.backup.shelf import KEPT, shelf, wanted
+
+        skip_without_a_place()
+        with self.one_try():
+            kept, keep = shelf(), wanted()
+            if not keep:
+                raise AirflowSkipException(f"{KEPT} is 0: every backup stays")
+            done = prune(kept, keep)
+            return self.handed(Ref(kept.uri, "all", rows=done.objects, note=done.note))
+
+
+def skip_without_a_place() -> None:
+    """Skip the task where nobody said where backups go."""
+    from include.backup.shelf import address
+
+    try:
+        address()
+    except SettingError as error:
+        raise AirflowSkipException(f"nothing is backed up: {error}") from None
 
 
 class TidyOperator(EvergreenOperator):

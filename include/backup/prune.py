@@ -1,0 +1,137 @@
+"""Old backups go, and with them the objects that no other one needs.
+
+A backup is a copy: it refers to nothing in the lake, and the lake to nothing in it. One stays while it is
+among the newest so many of a use case, of a database or of MLflow's artifacts, so backups of one use case
+push out none of another's. Manifests go first and objects after them, so a prune that was killed leaves whole
+backups, and objects without a name that the next one finds. Where any backup is damaged nothing goes: a
+person looks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from include.backup import shelf
+from include.backup.restore import examine
+from include.backup.shelf import Manifest
+from include.backup.turns import Turn, turn
+from include.errors import BackupError
+from include.lake import Lake
+
+BATCH = 1000  # objects that are removed at once
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What a prune came to.
+
+    Parameters
+    ----------
+    read : the newest backup, and of how many objects each byte was read before anything went.
+    backups : the names of those that are gone.
+    objects, size : how many objects went with them, and their bytes.
+    stay : how many backups there are.
+    """
+
+    read: tuple[str, int]
+    backups: tuple[str, ...]
+    objects: int
+    size: int
+    stay: int
+
+    @property
+    def note(self) -> str:
+        """The sentence a person reads."""
+        gone = ", ".join(self.backups) or "no backup"
+        return (
+            f"{self.read[0]}: {self.read[1]:,} objects, each as it was written; backups kept: {self.stay}; "
+            f"removed: {gone}, and {self.objects:,} objects ({self.size / 1e6:,.1f} MB) that none needs"
+        )
+
+
+def prune(kept: Lake, keep: int) -> Pruned:
+    """Read the newest backup, then remove those beyond the newest ``keep`` of everything that they hold.
+
+    Raises
+    ------
+    BackupError
+        when one is damaged: nothing was removed.
+    StoreUnavailable
+        when somebody backs up or prunes for too long: nothing was removed, or what was can go.
+    """
+    if keep < 1:
+        raise BackupError("prune", required="one backup that stays, or more", found=f"{keep}")
+    with turn(kept, "shares"):  # what is read mustn't go meanwhile
+        newest = max(whole(kept), default=None)
+        if newest is None:
+            raise BackupError("prune", required="a complete backup", found="none", where=kept.uri)
+        read = examine(kept, shelf.load(kept, newest))
+    with turn(kept, "removes") as mine:
+        manifests = whole(kept)
+        old = beyond(manifests, keep)
+        for name in old:
+            mine.holds()
+            shelf.remove(kept, [f"{name}.json"])
+        stay = {name: one for name, one in manifests.items() if name not in old}
+        objects, size = _sweep(kept, stay, mine)
+    return Pruned((newest, read), tuple(old), objects, size, len(stay))
+
+
+def whole(kept: Lake) -> dict[str, Manifest]:
+    """Return the manifests by name, the oldest first, if each is as written and names what is there.
+
+    An object counts as there if it has its size; only `examine` reads it.
+    """
+    found: dict[str, Manifest] = {}
+    wrong: list[str] = []
+    for name in shelf.names(kept):
+        try:
+            found[name] = shelf.load(kept, name)
+        except BackupError as error:
+            wrong.append(f"{name}: {error.found}")
+    there = {key: int(mark.split()[0]) for key, mark in kept.marks("objects").items()}
+    lost = {name: count for name, one in found.items() if (count := _lost(one, there))}
+    wrong += [f"{name}: {count:,} objects are gone or cut short" for name, count in lost.items()]
+    if wrong:
+        raise BackupError(
+            "prune",
+            required="backups that are all whole",
+            found="; ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""),
+            where=kept.uri,
+            remedy="nothing was removed; back up again, which copies anew what the lake still has, or remove "
+            "the manifest of one that can't be mended",
+        )
+    return found
+
+
+def _lost(manifest: Manifest, there: Mapping[str, int]) -> int:
+    """Return how many of a backup's objects aren't there in their size; that of a dump isn't known."""
+    held = [one for objects in manifest.objects.values() for one in objects.values()]
+    sizes = {digest: int(mark.split()[0]) for digest, mark in held}
+    found = {digest: there.get(shelf.key(digest)) for digest in manifest.digests(manifest.objects)}
+    return sum(size is None or sizes.get(digest, size) != size for digest, size in found.items())
+
+
+def beyond(manifests: Mapping[str, Manifest], keep: int) -> list[str]:
+    """Return the names of the backups that hold nothing of which there aren't ``keep`` newer ones."""
+    held: Counter[str] = Counter()
+    old: list[str] = []
+    for name in sorted(manifests, reverse=True):
+        parts = {*manifests[name].objects, *(f"{tool}'s database" for tool in manifests[name].databases)}
+        if name != max(manifests) and all(held[part] >= keep for part in parts):
+            old.append(name)
+        held.update(parts)
+    return old[::-1]
+
+
+def _sweep(kept: Lake, stay: Mapping[str, Manifest], mine: Turn) -> tuple[int, int]:
+    """Remove the objects that no backup names, and return how many they were and their bytes."""
+    named = {shelf.key(digest) for one in stay.values() for digest in one.digests(one.objects)}
+    left = {key: int(mark.split()[0]) for key, mark in kept.marks("objects").items() if key not in named}
+    keys = sorted(left)
+    for start in range(0, len(keys), BATCH):
+        mine.holds()
+        shelf.remove(kept, keys[start : start + BATCH])
+    return len(left), sum(left.values())

@@ -1,0 +1,365 @@
+"""Old backups go and nothing else does: killed anywhere, beside others, or with a damaged one among them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from include.backup import prune as pruning
+from include.backup import shelf, turns, write
+from include.backup.prune import beyond, prune
+from include.backup.restore import examine, restore
+from include.backup.shelf import Manifest
+from include.backup.turns import turn
+from include.backup.write import backup
+from include.errors import BackupError, SettingError, StoreUnavailable
+from include.lake import Lake
+from include.upkeep import compact, vacuum
+from tests.backup.conftest import NOW, Clinic
+from tests.backup.test_drill import content, cut_short, flip
+
+KILLED = """
+import os, signal
+from include.backup import shelf
+from include.backup.prune import prune
+from include.lake import Lake
+
+real, left = shelf.obstore.delete, [{after}]
+
+def delete(store, paths):
+    for path in paths:
+        if not path.startswith("at_work"):
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left[0] -= 1
+        real(store, [path])
+
+shelf.obstore.delete = delete
+prune(Lake("backups", "{safe}"), 1)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has to wait looks again soon, and gives up at once."""
+    monkeypatch.setattr(turns, "PAUSE", 0.01)
+    monkeypatch.setattr(turns, "WAIT", 0)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Lake:
+    """The place of the backups."""
+    return Lake("backups", str(tmp_path / "safe"))
+
+
+def a_lake(folder: Path, number: int, usecase: str = "usecase") -> Lake:
+    """Return a lake with a row that is this number, and an object that only its backup will hold."""
+    lake = Lake(usecase, str(folder / "lake"))
+    lake.publish("t", pa.table({"n": pa.array([number])}), {"n": number})
+    lake.replace("state/newest", f"{usecase} {number}".encode())
+    return lake
+
+
+def taken(folder: Path, kept: Lake, numbers: range, usecase: str = "usecase") -> list[str]:
+    """Back up a lake at each of some moments, and return the names."""
+    return [copy(a_lake(folder, number, usecase), kept, number) for number in numbers]
+
+
+def copy(lake: Lake, kept: Lake, second: int) -> str:
+    """Back up a lake at this second, and no database."""
+    return backup([lake], kept, now=NOW + timedelta(seconds=second), connect=nobody).name
+
+
+def nobody(name: str) -> None:
+    """Give the address of no database."""
+    raise SettingError(name)
+
+
+def sound(kept: Lake) -> list[str]:
+    """Return the names of the backups, each of which was read whole."""
+    for name in shelf.names(kept):
+        examine(kept, shelf.load(kept, name))
+    return shelf.names(kept)
+
+
+def unnamed(kept: Lake) -> set[str]:
+    """Return the objects that no backup names."""
+    manifests = [shelf.load(kept, name) for name in shelf.names(kept)]
+    named = {shelf.key(digest) for one in manifests for digest in one.digests(one.objects)}
+    return set(kept.keys("objects")) - named
+
+
+def test_the_newest_stay_whole_and_what_only_old_ones_held_is_gone(tmp_path: Path, kept: Lake) -> None:
+    """Of five two stay, every byte of them, and no object more; a restore of the older one is its moment."""
+    names = taken(tmp_path, kept, range(3))
+    names.append(copy(a_lake(tmp_path, 3), kept, 3))
+    then = content(Lake("usecase", str(tmp_path / "lake")))
+    names.append(copy(a_lake(tmp_path, 4), kept, 4))
+    before = len(kept.keys("objects"))
+    done = prune(kept, 2)
+    assert done.backups == tuple(names[:3])
+    assert sound(kept) == names[3:]
+    assert unnamed(kept) == set()
+    assert done.objects == before - len(kept.keys("objects")) > 0
+    assert kept.keys(turns.PREFIX) == []
+    shutil.rmtree(tmp_path / "lake")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
+        restore(kept, names[3])
+    assert content(Lake("usecase", str(tmp_path / "lake"))) == then
+    assert prune(kept, 2).backups == ()
+
+
+def test_what_a_kept_backup_holds_outlives_the_lakes_own_cleaning(home: Clinic, kept: Lake) -> None:
+    """A backup is a copy: when upkeep has removed every old file of the lake, all of it comes back."""
+    lake = home.lake
+    then, before = content(lake), set(lake.keys("tables"))
+    done = backup([lake], kept, now=NOW, connect=home.connect)
+    for table in lake.tables():
+        compact(lake, table)
+        vacuum(lake, table, 0)
+    assert before - set(lake.keys("tables"))
+    prune(kept, 1)
+    shutil.rmtree(home.folder / "lake")
+    restore(kept, done.name)
+    assert content(home.lake) == then
+
+
+def test_backups_of_one_use_case_push_out_none_of_another(tmp_path: Path, kept: Lake) -> None:
+    """However often one is backed up by hand, the newest of the other stay."""
+    other = taken(tmp_path, kept, range(2), "other")
+    often = taken(tmp_path, kept, range(2, 7))
+    assert prune(kept, 2).backups == tuple(often[:3])
+    assert sound(kept) == [*other, *often[3:]]
+
+
+@given(
+    st.lists(st.sets(st.sampled_from("abc")), min_size=1, max_size=12),
+    st.integers(1, 4),
+)
+def test_the_newest_of_everything_never_go(held: list[set[str]], keep: int) -> None:
+    """Whatever each holds: the newest one and the newest so many of each use case stay, and no others."""
+    manifests = {
+        f"{number:02}": Manifest("", "", "", {}, {part: {} for part in parts}, {}, [])
+        for number, parts in enumerate(held)
+    }
+    stay = {name for part in "abc" for name in [n for n in manifests if part in manifests[n].objects][-keep:]}
+    assert beyond(manifests, keep) == [name for name in manifests if name not in stay | {max(manifests)}]
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_killed_anywhere_what_stays_is_whole_and_the_next_one_ends_it(
+    tmp_path: Path, kept: Lake, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """Before its first removal, between manifests, or among objects: `kill -9` leaves whole backups."""
+    names = taken(tmp_path, kept, range(3))
+    script = KILLED.format(after=after, safe=tmp_path / "safe")
+    killed = subprocess.run(
+        [sys.executable, "-c", script], cwd=Path(__file__).parents[2], timeout=60, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert sound(kept) == names[min(after, 2) :]
+    (left,) = kept.keys(f"{turns.PREFIX}/removes")
+    with pytest.raises(StoreUnavailable, match=f"found {left}.*killed"):
+        prune(kept, 1)  # who knows if it lives
+    with pytest.raises(StoreUnavailable, match="required nobody who removes"):
+        copy(a_lake(tmp_path, 3), kept, 3)
+    age(tmp_path, left)
+    assert copy(a_lake(tmp_path, 3), kept, 3) == shelf.names(kept)[-1]
+    prune(kept, 1)
+    assert (len(sound(kept)), unnamed(kept)) == (1, set())
+
+
+def age(tmp_path: Path, key: str) -> None:
+    """Let an object be as old as one of a process that is dead."""
+    file = tmp_path / "safe" / "backups" / key
+    then = file.stat().st_mtime - turns.SILENT - 1
+    os.utime(file, (then, then))
+
+
+def test_a_backup_that_is_being_written_keeps_its_objects(
+    tmp_path: Path, kept: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its objects have no name yet: whoever prunes meanwhile gives up, and nothing is gone."""
+    taken(tmp_path, kept, range(2))
+    real = write._dumped
+
+    def while_writing(*given: object) -> object:
+        before = kept.keys("objects")
+        assert unnamed(kept)
+        with pytest.raises(
+            StoreUnavailable, match=r"required nobody who backs up or removes, found at_work/shares"
+        ):
+            prune(kept, 1)
+        assert kept.keys("objects") == before
+        return real(*given)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(write, "_dumped", while_writing)
+        copy(a_lake(tmp_path, 2), kept, 2)
+    assert len(sound(kept)) == 3
+
+
+def test_a_backup_waits_for_a_prune_and_then_goes_on(
+    tmp_path: Path, kept: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a prune is about to remove isn't taken for there."""
+    monkeypatch.setattr(turns, "WAIT", 30)
+    names = taken(tmp_path, kept, range(2))
+    real, waits = pruning._sweep, threading.Event()
+    look = turns.Turn._others
+
+    def looks(mine: turns.Turn, own: str) -> list[str]:
+        found = look(mine, own)
+        if mine.act == "shares":
+            waits.set()
+        return found
+
+    def slow(*given: object) -> object:
+        waits.clear()
+        later = pool.submit(copy, Lake("usecase", str(tmp_path / "lake")), kept, 9)
+        assert waits.wait(30)
+        before = real(*given)  # type: ignore[arg-type]
+        assert not later.done()
+        return before
+
+    monkeypatch.setattr(turns.Turn, "_others", looks)
+    monkeypatch.setattr(pruning, "_sweep", slow)
+    with ThreadPoolExecutor(1) as pool:
+        assert prune(kept, 1).backups == (names[0],)
+    assert len(sound(kept)) == 2
+
+
+def test_backups_and_prunes_at_once_leave_only_whole_ones(
+    tmp_path: Path, kept: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two back up and two prune, again and again: every backup that is left reads back."""
+    monkeypatch.setattr(turns, "WAIT", 60)
+    for number in range(2):
+        copy(a_lake(tmp_path, 0, f"usecase{number}"), kept, number)
+
+    def backs_up(number: int) -> int:
+        own, lakes = Lake("backups", str(tmp_path / "safe")), f"usecase{number}"
+        return len([copy(a_lake(tmp_path, step, lakes), own, 10 * step + number) for step in range(1, 5)])
+
+    def prunes(number: int) -> int:
+        own = Lake("backups", str(tmp_path / "safe"))
+        return sum(len(prune(own, 1).backups) for _ in range(4))
+
+    with ThreadPoolExecutor(4) as pool:
+        made, gone = pool.map(backs_up, range(2)), pool.map(prunes, range(2))
+        assert sum(made) == 8
+        assert sum(gone) > 0
+    assert sound(kept)
+    prune(kept, 1)
+    assert (len(sound(kept)), unnamed(kept)) == (2, set())
+
+
+def test_one_who_was_taken_for_dead_closes_no_backup(
+    tmp_path: Path, kept: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that could say nothing for minutes, as on a machine that slept, doesn't end what it began."""
+    names = taken(tmp_path, kept, range(1))
+    real = write._dumped
+
+    def asleep(*given: object) -> object:
+        monkeypatch.setattr(turns, "LOST", -1)
+        return real(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(write, "_dumped", asleep)
+    lake = a_lake(tmp_path, 1)
+    with pytest.raises(StoreUnavailable, match="others may have begun"):
+        copy(lake, kept, 1)
+    assert shelf.names(kept) == names
+
+
+@pytest.mark.parametrize("damage", [flip, cut_short, Path.unlink])
+@pytest.mark.parametrize("what", ["an object", "the manifest"])
+def test_with_a_damaged_newest_nothing_goes_and_it_is_named(
+    tmp_path: Path, kept: Lake, what: str, damage: Callable[[Path], None]
+) -> None:
+    """A bit, the end or all of it: an older one may be the last that can be restored."""
+    names = taken(tmp_path, kept, range(3))
+    objects = shelf.load(kept, names[-1]).objects["usecase"]
+    own = shelf.key(objects["state/newest"][0]) if what == "an object" else f"{names[-1]}.json"
+    damage(tmp_path / "safe" / "backups" / own)
+    before = kept.keys("")
+    if damage is Path.unlink and what == "the manifest":
+        assert prune(kept, 1).backups == (names[0],)  # there is no such backup
+        assert sound(kept) == [names[1]]
+        return
+    with pytest.raises(BackupError, match=f"{names[-1]}.*nothing was (removed|written)"):
+        prune(kept, 1)
+    assert kept.keys("") == before
+
+
+def test_the_next_backup_mends_what_the_lake_still_has_and_a_prune_follows(
+    tmp_path: Path, kept: Lake
+) -> None:
+    """An object that was cut short is copied anew, and then the old ones go."""
+    names = taken(tmp_path, kept, range(2))
+    objects = shelf.load(kept, names[-1]).objects["usecase"]
+    cut_short(tmp_path / "safe" / "backups" / shelf.key(objects["state/newest"][0]))
+    last = copy(Lake("usecase", str(tmp_path / "lake")), kept, 5)
+    assert prune(kept, 1).backups == tuple(names)
+    assert sound(kept) == [last]
+
+
+def test_an_object_that_is_written_again_while_it_is_copied_is_no_damage(
+    tmp_path: Path, kept: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The backup holds the bytes that were read, in their own size."""
+    lake, real = a_lake(tmp_path, 0), Lake.get
+
+    def late(place: Lake, key: str) -> bytes | None:
+        if place is lake and key == "state/newest":
+            lake.replace(key, b"another length")
+        return real(place, key)
+
+    monkeypatch.setattr(Lake, "get", late)
+    name = copy(lake, kept, 0)
+    assert prune(kept, 1).read[0] == name
+
+
+def test_no_backup_at_all_and_none_that_stays_are_refused(kept: Lake) -> None:
+    """Neither is a success."""
+    with pytest.raises(BackupError, match="required a complete backup, found none"):
+        prune(kept, 1)
+    with pytest.raises(BackupError, match="required one backup that stays"):
+        prune(kept, 0)
+
+
+@pytest.mark.parametrize(("value", "stay"), [("", 8), ("3", 3), ("0", 0), ("-1", None), ("many", None)])
+def test_how_many_stay_is_declared(value: str, stay: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight unless somebody says otherwise; what isn't a number is refused."""
+    monkeypatch.setenv("EVERGREEN_BACKUPS_KEPT", value)
+    if stay is None:
+        with pytest.raises(SettingError, match=r"EVERGREEN_BACKUPS_KEPT: required a number"):
+            shelf.wanted()
+    else:
+        assert shelf.wanted() == stay
+
+
+def test_who_wants_to_remove_holds_up_nobody_while_waiting(tmp_path: Path, kept: Lake) -> None:
+    """Two back up side by side while a third waits to remove; then it is its turn."""
+    with turn(kept, "shares"):
+        with pytest.raises(StoreUnavailable), turn(kept, "removes"):
+            pass
+        with turn(kept, "shares"):
+            assert len(kept.keys(turns.PREFIX)) == 2
+    with turn(kept, "removes") as mine:
+        mine.holds()
+        assert datetime.now(UTC) - shelf.written(kept, turns.PREFIX)[mine.key] < timedelta(minutes=5)
