@@ -12,13 +12,14 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import IO
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+from include import laid
 
 HELD = 256 << 20  # bytes of a table that stays in memory
 SHARE = 8  # of them that a file's bytes may take: as many are read at once
@@ -50,7 +51,7 @@ def held(schema: pa.Schema, batches: Iterable[pa.RecordBatch], share: int = 1) -
                 with pa.ipc.new_file(pa.PythonFile(file, "w"), schema) as writer:
                     for one in chain(first, rest):
                         writer.write_batch(one)
-                return pa.ipc.open_file(_mapped(file)).read_all()
+                return pa.ipc.open_file(laid.mapped(file)).read_all()
     return pa.Table.from_batches(first, schema)
 
 
@@ -173,7 +174,7 @@ def whole(table: pa.Table) -> Iterator[pa.RecordBatch]:
         if part.nbytes <= HELD:
             yield pa.RecordBatch.from_arrays([_own(c) for c in part.columns], schema=table.schema)
         else:
-            yield pa.RecordBatch.from_arrays([_laid(c) for c in part.columns], schema=table.schema)
+            yield laid.batch(table.schema, ([_own(c) for c in some.columns] for _, some in parts(part)))
 
 
 def _own(column: pa.ChunkedArray) -> pa.Array:
@@ -186,42 +187,3 @@ def _own(column: pa.ChunkedArray) -> pa.Array:
 
 def _text(column: pa.ChunkedArray) -> int:
     return sum(pc.sum(pc.binary_length(chunk)).as_py() or 0 for chunk in column.chunks)
-
-
-def _laid(column: pa.ChunkedArray) -> pa.Array:
-    """Return a column as one array that lies in files."""
-    kind, end = column.type, 0
-    text = pa.types.is_string(kind) or pa.types.is_binary(kind)
-    if not (text or pa.types.is_primitive(kind)):
-        return column.combine_chunks()
-    with (
-        tempfile.TemporaryFile() as valid,
-        tempfile.TemporaryFile() as ends,
-        tempfile.TemporaryFile() as data,
-    ):
-        ends.write(bytes(4))
-        for start in range(0, len(column), BATCH):
-            part = _own(column.slice(start, BATCH))
-            valid.write(_bits(part.is_valid()))
-            if text:
-                offsets = np.frombuffer(part.buffers()[1], np.int32)[: len(part) + 1]
-                ends.write((offsets[1:] + np.int32(end)).tobytes())
-                data.write(memoryview(part.buffers()[2] or b"")[: offsets[-1]])
-                end += int(offsets[-1])
-            elif pa.types.is_boolean(kind):
-                data.write(_bits(part.fill_null(False)))
-            else:
-                data.write(memoryview(part.buffers()[1])[: len(part) * kind.bit_width // 8])
-        validity = _mapped(valid) if column.null_count else None
-        values = [_mapped(ends), _mapped(data)] if text else [_mapped(data)]
-    return pa.Array.from_buffers(kind, len(column), [validity, *values], column.null_count)
-
-
-def _bits(booleans: pa.Array) -> bytes:
-    return np.packbits(booleans.to_numpy(zero_copy_only=False), bitorder="little").tobytes()
-
-
-def _mapped(file: IO[bytes]) -> pa.Buffer:
-    file.flush()
-    size = file.seek(0, 2)
-    return pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b"")
