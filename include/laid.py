@@ -1,7 +1,7 @@
 """A table as one batch that lies in files without names, which are mapped.
 
-The table is gone through once: where its own file has the columns side by side and memory is too short to keep
-it, each look at one column would read the others as well.
+The table is gone through once: where its own file has the columns side by side and memory is too short to
+keep it, each look at one column would read the others as well.
 """
 
 from __future__ import annotations
