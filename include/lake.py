@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -169,13 +170,8 @@ class Lake:
         if opened is not None:
             return opened
         try:
-            return DeltaTable.create(
-                self._at(table),
-                schema,
-                mode="error",
-                partition_by=PARTITIONED.get(table),
-                configuration=CONFIGURATION,
-            )
+            how: Any = {"partition_by": PARTITIONED.get(table), "configuration": CONFIGURATION}
+            return DeltaTable.create(self._at(table), schema, mode="error", **how)
         except DeltaError:
             opened = self.open(table)  # another process made it between the look and the make
             if opened is None:
@@ -235,6 +231,12 @@ class Lake:
         """Return the names of the tables, sorted."""
         found = obstore.list_with_delimiter(self.store, "tables/")["common_prefixes"]
         return sorted(str(prefix).rstrip("/").rpartition("/")[2] for prefix in found)
+
+    @answered
+    def old(self, prefix: str, days: int) -> list[str]:
+        """Return the keys below a prefix that were written so many days ago or before."""
+        pages, last = obstore.list(self.store, prefix=inside(prefix)), datetime.now(UTC) - timedelta(days)
+        return [str(one["path"]) for page in pages for one in page if one["last_modified"] <= last]
 
     def keys(self, prefix: str) -> list[str]:
         """Return the keys below a prefix (all, if it is empty), sorted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import duckdb
 import pyarrow as pa
@@ -10,6 +11,26 @@ import pyarrow as pa
 from include import spool
 from include.errors import SpecError
 from include.spec import UseCase
+
+
+def statement(spec: UseCase) -> str:
+    """Return the use case's one statement, without what may end it and stand behind it."""
+    sql = spec.sql
+    for end in (place for place, letter in enumerate(sql) if letter == ";"):
+        with suppress(duckdb.Error):  # one that is part of a text or a comment
+            if len(duckdb.extract_statements(sql[:end])) == 1 and not duckdb.extract_statements(
+                sql[end + 1 :]
+            ):
+                return sql[:end]
+    return sql
+
+
+def stand(engine: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """Let the SQL stand for ``result``: as a view, whose rows come as they are made, where it can be one."""
+    try:
+        engine.execute(f"CREATE VIEW result AS {sql}")
+    except duckdb.Error:  # PIVOT without its names can't be a view; of a wrong SQL the table tells as well
+        engine.execute(f"CREATE TABLE result AS {sql}")
 
 
 def _column(field: pa.Field, key: bool) -> str:
@@ -46,6 +67,9 @@ def exact(spec: UseCase, engine: duckdb.DuckDBPyConnection, found: pa.Table) -> 
     names = ("night", *spec.key)
     by = ", ".join(f'"{c}"' for c in names)
     keys = found.select(names)
+    if empty := [name for name in names if keys[name].null_count]:
+        said = f"rows without one in {', '.join(empty)}"
+        raise _refused(spec, f"a value in each of the key's columns, {', '.join(names)}", said)
     read = engine.sql(f"SELECT {by} FROM spine").to_arrow_reader(spool.BATCH)  # noqa: S608 (quoted names)
     spine = spool.held(keys.schema, (batch.cast(keys.schema) for batch in read))
     if spine.equals(keys) or spool.ordered(spine, names).equals(keys):

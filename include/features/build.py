@@ -63,9 +63,9 @@ def compute(
     only : a part of the rows; the SQL is that of all of them.
     """
     with views.prepare(spec, rows, nights, as_of, until or spec.clock.moment(nights[-1])) as engine:
-        sql = spec.sql.strip().rstrip(";")
         try:
-            engine.execute(f"CREATE VIEW result AS {only.cut(engine, spec.key, sql) if only else sql}")
+            sql = answer.statement(spec)
+            answer.stand(engine, only.cut(engine, spec.key, sql) if only else sql)
         except duckdb.Error as error:
             raise answer.wrong(spec, error) from None
         shape = schema(spec)

@@ -45,7 +45,10 @@ def read(
         version = None if versions is None else versions[name]
         there = seen and version != -1
         rows = lake.read(f"validated_{name}", {"night": seen}, version=version) if there else None
-        found[name] = shaped(rows, tables.validated(source))
+        # the lake's rows come in no order, and a sum of floats or a rank among ties would depend on it
+        found[name] = spool.ordered(
+            shaped(rows, tables.validated(source)), ("night", "revision", *source.key)
+        )
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
@@ -19,12 +19,6 @@ from include.spec import UseCase
 
 log = logging.getLogger(__name__)
 TABLE = "shadows"
-Predict = Callable[[Lake, UseCase, pa.Table, Step], pa.Table]
-
-
-def predict_beside(lake: Lake, spec: UseCase, rows: pa.Table, step: Step) -> pa.Table:
-    """Return what a model on trial says of the rows, or raise `ModelError`."""
-    return predictions.build(spec, rows, Served(step, "", ladder.predict(lake, spec, rows, step)))
 
 
 def score_beside(
@@ -34,7 +28,6 @@ def score_beside(
     served: pa.Table,
     on_trial: Iterable[Trial],
     inputs: Mapping[str, str],
-    predict: Predict = predict_beside,
 ) -> None:
     """Publish to `shadows` what each model on trial says of the rows that it doesn't serve.
 
@@ -47,7 +40,6 @@ def score_beside(
     rows : the night's features, shape (n, any).
     served : the night's predictions.
     inputs : the digest of what the night saw of each source.
-    predict : says what a model predicts, or raises `ModelError`.
     """
     night, everywhere = rows["night"][0].as_py(), set(served["model"].unique().to_pylist())
     wanted = {str(row["model"]): row for trial in on_trial for row in (trial.candidate, trial.incumbent)}
@@ -62,7 +54,9 @@ def score_beside(
             continue
         step = Step(SHADOW, str(row["version"]), model)
         try:
-            made.append(predict(lake, spec, rows, step))
+            made.append(
+                predictions.build(spec, rows, Served(step, "", ladder.predict(lake, spec, rows, step)))
+            )
         except ModelError as error:
             log.warning("%s/%s: v%s can't score beside: %s", spec.name, night, row["version"], error)
     if made and (kept is None or len(made) > 1):

@@ -8,15 +8,14 @@ from typing import Any
 import pyarrow as pa
 
 from include import spool
-from include.errors import PartsUnfit
 from include.features.build import schema
 from include.lake import Lake
 from include.refs import digest_bytes
 from include.score import predictions
-from include.score.plan import Plan
+from include.score.plan import Plan, unfit
 from include.spec import UseCase
 
-FEATURES, PREDICTIONS = "features", "predictions"  # of a part; what a model on trial said is under its digest
+FEATURES, PREDICTIONS = "features", "predictions"  # of a part
 PACKED = pa.ipc.IpcWriteOptions(compression="lz4")
 Part = Mapping[str, Any]  # what a part's task wrote down of it
 
@@ -45,7 +44,7 @@ def verified(lake: Lake, key: str, digest: str) -> bytes:
     data = lake.get(key)
     if data is None or digest_bytes(data) != digest:
         found = "nothing" if data is None else "other bytes"
-        raise PartsUnfit(f"part {key}", required=f"SHA-256 {digest}", found=found, where=lake.uri)
+        raise unfit(f"part {key}", f"SHA-256 {digest}", found, lake.uri)
     return data
 
 
@@ -62,7 +61,7 @@ def read(lake: Lake, spec: UseCase, made: Plan, parts: Sequence[Part], name: str
                     first, after = ([batch[c][place].as_py() for c in spec.key] for place in (0, -1))
                     if last and not last < first:
                         wanted = "parts in the order of the key, none twice"
-                        raise PartsUnfit(f"parts of {made.night}", required=wanted, found=str(first))
+                        raise unfit(f"parts of {made.night}", wanted, str(first))
                     last = after
                     yield batch
 

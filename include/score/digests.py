@@ -44,7 +44,7 @@ def row_digests(spec: UseCase, rows: pa.Table) -> pa.Array:
 
 
 def _number(column: pa.ChunkedArray) -> Bits:
-    column = column.cast(pa.float64())
+    column = column.cast(pa.float64(), safe=False)  # a whole number beyond 2 ** 53 is the nearest float
     values = column.to_numpy() + 0.0  # minus nought is nought
     bits: Bits = values.view(np.uint64)
     bits[np.isnan(values)] = NAN

@@ -13,24 +13,22 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from include import environment, spool
-from include.errors import ModelError, PartsUnfit, StoreUnavailable
+from include.errors import PartsUnfit, StoreUnavailable
 from include.features.build import compute
 from include.features.ranges import Range
 from include.lake import Lake
 from include.refs import Ref, digest_bytes
-from include.rollout.beside import predict_beside
 from include.rollout.canary import entities
-from include.rollout.trial import CANARY, SHADOW
+from include.rollout.trial import CANARY
 from include.score import aside, ladder, plan, predictions, run
 from include.score.aside import FEATURES, PREDICTIONS, Part
-from include.score.ladder import Served, Step
+from include.score.ladder import Served
 from include.score.plan import Plan
 from include.spec import UseCase
 
@@ -56,15 +54,10 @@ def score_part(lake: Lake, spec: UseCase, key: str, number: int) -> Ref:
     own = Range(number, made.of)
     seen = run.seen_by(lake, spec, made.night, made.versions)
     rows = compute(spec, seen, [made.night], only=own)
-    found, failed = {FEATURES: rows, PREDICTIONS: _predicted(lake, spec, made, rows)}, {}
-    for model, version in made.beside.items():
-        try:
-            found[model] = predict_beside(lake, spec, rows, Step(SHADOW, version, model))
-        except ModelError as error:
-            failed[model] = str(error)
+    found = {FEATURES: rows, PREDICTIONS: _predicted(lake, spec, made, rows)}
     mine = list(spec.sources)[number :: made.of]  # digesting what was seen is shared as well
     said = {
-        **{"plan": key, "part": number, "rows": rows.num_rows, "whole": own.whole, "failed": failed},
+        **{"plan": key, "part": number, "rows": rows.num_rows, "whole": own.whole},
         "inputs": run.inputs_of(spec, {name: seen[name] for name in mine}),
         "tables": {name: aside.write(lake, made, number, table) for name, table in found.items()},
     }
@@ -100,10 +93,8 @@ def publish(
         if not served:  # one that is has no parts any more
             done = replace(done, note=f"{done.note}; scored as a whole: {error}")
     else:
-        rows, made, missing = night_of.rows, night_of.made, night_of.plan.missing
-        done = run.publish(
-            lake, spec, rows, missing, lambda: made, lambda: night_of.inputs, night_of.predicted
-        )
+        rows, made, missing = night_of.rows, night_of.made, night_of.missing
+        done = run.publish(lake, spec, rows, missing, lambda: made, lambda: night_of.inputs)
     clear(lake, night)
     return done
 
@@ -121,37 +112,21 @@ def clear(lake: Lake, night: str) -> int:
 
 
 def sweep(lake: Lake, days: int) -> int:
-    """Remove what was left of nights that are published, or so many days older than the newest of those."""
-    rows = lake.rows("partitions", {"product": "predictions", "outcome": "published"})
-    done = {row["night"] for row in rows}
-    if not done:
-        return 0
-    old = (date.fromisoformat(max(done)) - timedelta(days=days)).isoformat()
-    nights = {key.split("/")[1] for key in lake.keys(f"{plan.FOLDER}/")}
-    return sum(clear(lake, night) for night in sorted(nights) if night in done or night < old)
+    """Remove what was left so many days ago; what is younger may be of a night at work, a backfill's too."""
+    old = lake.old(f"{plan.FOLDER}/", days)
+    for key in old:
+        lake.remove(key)
+    return len(old)
 
 
 @dataclass(frozen=True)
 class _Night:
     """A night that was put together from its parts."""
 
-    plan: Plan
     rows: pa.Table
     made: pa.Table
     inputs: dict[str, str]
-    parts: Sequence[Part]
-
-    def predicted(self, lake: Lake, spec: UseCase, rows: pa.Table, step: Step) -> pa.Table:
-        """Return what the parts' tasks had a model on trial say; what they didn't is said now."""
-        failed = [part["failed"][step.model] for part in self.parts if step.model in part["failed"]]
-        if failed:
-            raise ModelError(f"{spec.name}: v{step.version}", found=failed[0])
-        try:
-            if step.model in self.plan.beside:
-                return aside.read(lake, spec, self.plan, self.parts, step.model)
-        except PartsUnfit as error:
-            log.warning("%s: v%s is asked again: %s", spec.name, step.version, error)
-        return predict_beside(lake, spec, rows, step)
+    missing: Mapping[str, str]
 
 
 def _gathered(lake: Lake, spec: UseCase, night: str, refs: Sequence[Mapping[str, Any]]) -> _Night:
@@ -173,7 +148,9 @@ def _gathered(lake: Lake, spec: UseCase, night: str, refs: Sequence[Mapping[str,
     if counts != {rows.num_rows} or not rows.num_rows:
         raise _unfit(night, "as many rows as the night has, and some", f"counts of {sorted(counts)}")
     inputs = {name: digest for part in parts for name, digest in part["inputs"].items()}
-    return _Night(made, rows, served, inputs, parts)
+    if not predictions.alike(spec, rows, served):
+        raise _unfit(night, "predictions of the parts' own rows", "the digests of others")
+    return _Night(rows, served, inputs, made.missing)
 
 
 def _same(spec: UseCase, made: Plan) -> None:
@@ -203,4 +180,4 @@ def _listed(lake: Lake, ref: Mapping[str, Any]) -> Part:
 
 
 def _unfit(night: str, required: str, found: str) -> PartsUnfit:
-    return PartsUnfit(f"parts of {night}", required=required, found=found)
+    return plan.unfit(f"parts of {night}", required, found)

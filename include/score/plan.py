@@ -28,6 +28,9 @@ from include.score.missing import missing_of, state_of
 from include.spec import UseCase
 
 FOLDER = "parts"
+REMEDY = (
+    "nothing is lost: `predict` scores the night as a whole; clear from `score.plan` on to have parts again"
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,6 @@ class Plan:
     missing : the sources that the night is without, each with a word why.
     canary : the model by which a canary's share of the rows is told, if there is one.
     served : who serves, and why none higher: of all rows, and under `CANARY` of a canary's share.
-    beside : version by model of those on trial that don't serve every row.
     """
 
     night: str
@@ -53,7 +55,6 @@ class Plan:
     missing: Mapping[str, str]
     canary: str
     served: Mapping[str, tuple[Step, str]]
-    beside: Mapping[str, str]
 
     def dump(self) -> bytes:
         """Return the plan's bytes: equal plans have equal ones."""
@@ -83,8 +84,9 @@ def plan(lake: Lake, spec: UseCase, night: str) -> Ref:
         f"validated_{spec.features.spine}", {"night": night}
     ):
         return Ref("", night, note="no parts: the night has predictions already, or no rows to score")
+    state = state_of(lake, spec, night)  # first: what is published meanwhile isn't "too late"
     versions = {name: lake.version(f"validated_{name}") for name in spec.sources}
-    made = decided(lake, spec, night, versions)
+    made = decided(lake, spec, night, versions, state)
     lake.create(made.key, made.dump())
     said = ", ".join(f"{step.name}" for step, _ in made.served.values())
     return Ref(made.key, night, digest_bytes(made.dump()), made.of, f"{made.of} parts, served by {said}")
@@ -101,12 +103,22 @@ def read(lake: Lake, key: str) -> Plan:
     data = lake.get(key)
     if data is None or digest_bytes(data) != key.rpartition("/")[2].removesuffix(".json"):
         found = "nothing" if data is None else "other bytes"
-        raise PartsUnfit(f"plan {key}", required="the plan of its digest", found=found, where=lake.uri)
+        raise PartsUnfit(
+            f"plan {key}", required="the plan of its digest", found=found, where=lake.uri, remedy=REMEDY
+        )
     said = json.loads(data)
     if set(said) != set(Plan.__dataclass_fields__):
-        raise PartsUnfit(f"plan {key}", required="one that this code wrote", found="one of other code")
+        raise PartsUnfit(
+            f"plan {key}", required="one that this code wrote", found="one of other code", remedy=REMEDY
+        )
     steps = {share: (_step(step), why) for share, (step, why) in said.pop("served").items()}
     return Plan(**said, served=steps)
+
+
+def unfit(subject: str, required: str, found: str, where: str = "") -> PartsUnfit:
+    """Return the refusal of a plan or a part."""
+    remedy = "nothing is lost: `predict` scores the night as a whole; for parts again clear `score.plan`"
+    return PartsUnfit(subject, required=required, found=found, where=where, remedy=remedy)
 
 
 def _step(said: dict[str, Any]) -> Step:
@@ -114,11 +126,17 @@ def _step(said: dict[str, Any]) -> Step:
     return Step(**{**said, "constant": tuple(constant) if isinstance(constant, list) else constant})
 
 
-def decided(lake: Lake, spec: UseCase, night: str, versions: Mapping[str, int]) -> Plan:
+def decided(
+    lake: Lake,
+    spec: UseCase,
+    night: str,
+    versions: Mapping[str, int],
+    state: Mapping[str, dict[str, object]],
+) -> Plan:
     """Return the plan that the ledgers and the night's partitions ask for now."""
     rungs = ladder.steps(ledger.serving(lake, night), spec)
     on_trial = trials(ledger.switches(lake), spec, night)
-    missing = missing_of(spec, night, _seen(lake, spec, night, versions), state_of(lake, spec, night))
+    missing = missing_of(spec, night, _seen(lake, spec, night, versions), state)
     none = schema(spec).empty_table()
 
     def first(steps: list[Step]) -> tuple[Step, str]:
@@ -128,10 +146,6 @@ def decided(lake: Lake, spec: UseCase, night: str, versions: Mapping[str, int]) 
 
     canary = next((_canary(one) for one in on_trial if one.kind == CANARY), None)
     served = {"": first(rungs)} | ({CANARY: first([canary, *rungs])} if canary else {})
-    everywhere = {step.model for step, _ in served.values()}
-    tried = {str(r["model"]): str(r["version"]) for t in on_trial for r in (t.candidate, t.incumbent)}
-    beside = {} if set(missing) & set(spec.scoring.needs.get("champion", ())) else tried
-    beside = {model: version for model, version in beside.items() if everywhere != {model}}
     return Plan(
         night=night,
         of=spec.scoring.shards,
@@ -141,13 +155,13 @@ def decided(lake: Lake, spec: UseCase, night: str, versions: Mapping[str, int]) 
         missing=missing,
         canary=canary.model if canary else "",
         served=served,
-        beside=beside,
     )
 
 
 def stands(lake: Lake, spec: UseCase, made: Plan) -> bool:
     """Tell whether a plan would be made again now, from the versions that it was made from."""
-    return replace(decided(lake, spec, made.night, made.versions), of=made.of) == made
+    state = state_of(lake, spec, made.night)
+    return replace(decided(lake, spec, made.night, made.versions, state), of=made.of) == made
 
 
 def _canary(trial: Trial) -> Step:

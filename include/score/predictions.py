@@ -17,6 +17,7 @@ from include.score.digests import row_digests
 from include.score.ladder import Served, Step
 from include.spec import UseCase
 
+NEAR = 1e-9  # of a prediction
 WHO = ("rung", "version", "model", "reason")  # the columns that say who served a row
 
 
@@ -126,6 +127,20 @@ def partition(
         note=note,
     )
     return pa.Table.from_pylist([row], schema=tables.PARTITIONS)
+
+
+def near(spec: UseCase, served: pa.Table, now: pa.Table) -> bool:
+    """Tell whether predictions of the same rows by the same models differ by no more than rounding.
+
+    What a linear model says of a row has another last bit by how many rows it is asked about at once.
+    """
+    same = served.num_rows == now.num_rows and all(served[name].equals(now[name]) for name in WHO)
+    return same and all(
+        np.allclose(
+            outputs.array(spec, served[place.start : place.stop]), outputs.array(spec, part), NEAR, atol=0
+        )
+        for place, part in spool.parts(now)
+    )
 
 
 def alike(spec: UseCase, rows: pa.Table, made: pa.Table) -> bool:
