@@ -6,10 +6,13 @@ table is gone or the process is killed. Files lie in ``TMPDIR``, which must be o
 
 from __future__ import annotations
 
+import errno
 import mmap
+import os
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
@@ -20,6 +23,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from include import laid
+from include.errors import StoreUnavailable
 
 HELD = 256 << 20  # bytes of a table that stays in memory
 SHARE = 8  # of them that a file's bytes may take: as many are read at once
@@ -40,6 +44,29 @@ def engine() -> duckdb.DuckDBPyConnection:
     return connection
 
 
+def starved(error: Exception) -> None:
+    """Raise `StoreUnavailable` for an error by which DuckDB lacked memory or disk: its SQL may be right."""
+    told = str(error).startswith(("Out of Memory Error", "IO Error"))  # by Arrow's reader
+    if told or isinstance(error, (duckdb.OutOfMemoryException, duckdb.IOException)):
+        raise _full(str(error)) from None
+
+
+def _full(found: str) -> StoreUnavailable:
+    remedy = "free some, or let TMPDIR lie on a larger disk; a task tries again by itself"
+    return StoreUnavailable(tempfile.gettempdir(), required="room for rows", found=found, remedy=remedy)
+
+
+@contextmanager
+def _disk() -> Iterator[None]:
+    """Tell a full disk apart from whatever else an `OSError` would be taken for."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise _full(str(error.strerror)) from None
+
+
 def held(schema: pa.Schema, batches: Iterable[pa.RecordBatch], share: int = 1) -> pa.Table:
     """Return a table of the batches, of which not more than `HELD` bytes are in memory, or a share of it."""
     first, size, rest = [], 0, iter(batches)
@@ -47,7 +74,7 @@ def held(schema: pa.Schema, batches: Iterable[pa.RecordBatch], share: int = 1) -
         first.append(batch)
         size += batch.nbytes
         if size > HELD // share:
-            with tempfile.TemporaryFile() as file:
+            with _disk(), tempfile.TemporaryFile() as file:
                 with pa.ipc.new_file(pa.PythonFile(file, "w"), schema) as writer:
                     for one in chain(first, rest):
                         writer.write_batch(one)
@@ -62,7 +89,7 @@ def poured(chunks: Iterable[bytes]) -> Data:
         first.append(chunk)
         size += len(chunk)
         if size > HELD // SHARE:
-            with tempfile.TemporaryFile() as file:
+            with _disk(), tempfile.TemporaryFile() as file:
                 for one in chain(first, rest):
                     file.write(one)
                 file.flush()
@@ -157,7 +184,8 @@ def room(shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Return an array to be filled."""
     if np.prod(shape) * 8 <= HELD:
         return np.empty(shape, dtype=np.float64)
-    with tempfile.TemporaryFile() as file:
+    with _disk(), tempfile.TemporaryFile() as file:
+        os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)) * 8)  # a disk that is full later kills
         return np.memmap(file, np.float64, "w+", shape=shape)
 
 
@@ -174,7 +202,9 @@ def whole(table: pa.Table) -> Iterator[pa.RecordBatch]:
         if part.nbytes <= HELD:
             yield pa.RecordBatch.from_arrays([_own(c) for c in part.columns], schema=table.schema)
         else:
-            yield laid.batch(table.schema, ([_own(c) for c in some.columns] for _, some in parts(part)))
+            with _disk():
+                one = laid.batch(table.schema, ([_own(c) for c in some.columns] for _, some in parts(part)))
+            yield one
 
 
 def _own(column: pa.ChunkedArray) -> pa.Array:

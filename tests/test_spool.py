@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include import spool
+from include.errors import StoreUnavailable
 from include.refs import digest_bytes, digest_table
 from include.tables import TIME
 
@@ -118,3 +122,37 @@ def test_sorted_runs_are_laid_one_after_the_other(small: None, table: pa.Table, 
 
 def _nan(table: pa.Table) -> bool:
     return bool(pc.any(pc.is_nan(table["5"])).as_py())
+
+
+def test_a_full_disk_is_no_fault_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What needs room for its own files says so, and a task tries again."""
+    monkeypatch.setattr(spool, "HELD", 0)
+    full = partial(Path("/dev/full").open, "w+b", buffering=0)
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    rows = pa.table({"a": pa.array(range(1000))})
+    for work in (
+        lambda: spool.held(rows.schema, rows.to_batches()),
+        lambda: spool.poured([b"x" * 1000]),
+        lambda: list(spool.whole(rows)),
+    ):
+        with pytest.raises(StoreUnavailable, match="TMPDIR"):
+            work()
+
+
+def test_duckdb_without_room_is_no_wrong_sql(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that can't spill is told apart from a SQL that it can't run."""
+    monkeypatch.setattr(spool, "MEMORY", "20MB")
+    monkeypatch.setattr("tempfile.tempdir", "/proc")
+    with spool.engine() as engine:
+        with pytest.raises(StoreUnavailable, match="TMPDIR"):
+            _starve(engine, "SELECT * FROM range(10000000) ORDER BY hash(range)")
+        with pytest.raises(duckdb.Error):
+            _starve(engine, "SELECT nothing")
+
+
+def _starve(engine: duckdb.DuckDBPyConnection, sql: str) -> None:
+    try:
+        engine.sql(sql).to_arrow_table()
+    except (duckdb.Error, OSError) as error:
+        spool.starved(error)
+        raise

@@ -59,6 +59,7 @@ def asked(spec: UseCase, engine: duckdb.DuckDBPyConnection, shape: pa.Schema) ->
         for batch in engine.sql(f"SELECT {names} FROM result").to_arrow_reader(spool.BATCH):  # noqa: S608
             yield batch.cast(shape)
     except (duckdb.Error, OSError, pa.ArrowException) as error:  # Arrow's reader has an OSError for DuckDB's
+        spool.starved(error)
         raise wrong(spec, error) from None
 
 
@@ -67,17 +68,16 @@ def exact(spec: UseCase, engine: duckdb.DuckDBPyConnection, found: pa.Table) -> 
     names = ("night", *spec.key)
     by = ", ".join(f'"{c}"' for c in names)
     keys = found.select(names)
-    if empty := [name for name in names if keys[name].null_count]:
-        said = f"rows without one in {', '.join(empty)}"
-        raise _refused(spec, f"a value in each of the key's columns, {', '.join(names)}", said)
+    empty = [name for name in names if keys[name].null_count]  # a null is like no other
     read = engine.sql(f"SELECT {by} FROM spine").to_arrow_reader(spool.BATCH)  # noqa: S608 (quoted names)
     spine = spool.held(keys.schema, (batch.cast(keys.schema) for batch in read))
-    if spine.equals(keys) or spool.ordered(spine, names).equals(keys):
+    if not empty and (spine.equals(keys) or spool.ordered(spine, names).equals(keys)):
         return
     engine.register("given", keys)
     met = f"SELECT count(*) FROM spine SEMI JOIN given USING ({by})"  # noqa: S608 (quoted names)
     there = engine.execute(met).fetchall()[0][0]
     said = f"{keys.num_rows} rows for {spine.num_rows} of the spine, of which {there} are there"
+    said += f"; some have none in {', '.join(empty)}" if empty else ""
     raise _refused(spec, "exactly one row for each row of the spine", said)
 
 

@@ -67,6 +67,7 @@ def compute(
             sql = answer.statement(spec)
             answer.stand(engine, only.cut(engine, spec.key, sql) if only else sql)
         except duckdb.Error as error:
+            spool.starved(error)
             raise answer.wrong(spec, error) from None
         shape = schema(spec)
         answer.declared(spec, engine, shape.names)
@@ -148,6 +149,7 @@ def _came(
             rows = _coded(spec, rows) if spec.problem.classes else rows
             yield from views.shaped(rows, shape).to_batches()
     except (duckdb.Error, OSError, pa.ArrowException) as error:  # of DuckDB's, while it is read
+        spool.starved(error)
         source = spec.labels.source
         columns = f"an expression over {source}'s columns: {', '.join(spec.sources[source].columns)}"
         raise _no_label(spec, columns, " ".join(str(error).split())) from None

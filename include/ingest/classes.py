@@ -51,6 +51,7 @@ def _labels(typed: pa.Table, spec: UseCase, source: str) -> Iterator[tuple[slice
                 yield slice(start, start + batch.num_rows), batch.column(0)
                 start += batch.num_rows
         except (duckdb.Error, OSError, pa.ArrowException) as error:  # of DuckDB's, while it is read
+            spool.starved(error)
             raise SpecError(
                 f"{spec.name}: labels.sql",
                 required=f"an expression over {source}'s columns: {', '.join(typed.column_names)}",

@@ -252,3 +252,36 @@ def test_training_set(lake: Lake, use: UseCase, tmp_path: Path) -> None:
     }
     short = training_set(lake, parcels.spec(tmp_path, training=training), "2024-03-10")
     assert sorted(set(short["night"].to_pylist())) == ["2024-03-06", "2024-03-07", "2024-03-08"]
+
+
+TIES = """
+SELECT s.depot, s.parcel, s.night, s.weight, s.express, NULL::DOUBLE AS ice, 'x' AS road, 0.0 AS late_share,
+       row_number() OVER (PARTITION BY s.depot ORDER BY s.express)::DOUBLE AS known_arrivals
+FROM spine s; -- the end"""
+
+
+def test_the_lakes_order_of_rows_is_none_of_the_answer(
+    lake: Lake, use: UseCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ranks among ties are the same in whatever order the lake's rows come, which have none."""
+    ranked, read = parcels.spec(tmp_path, TIES), Lake.read
+    first = features(lake, ranked, ["2024-03-05"])
+
+    def turned(self: Lake, *args: Any, **kwargs: Any) -> pa.Table | None:
+        found = read(self, *args, **kwargs)
+        return found if found is None else found.take(list(range(found.num_rows))[::-1])
+
+    monkeypatch.setattr(Lake, "read", turned)
+    assert features(lake, ranked, ["2024-03-05"]).equals(first)
+    assert set(first["known_arrivals"].to_pylist()) == {1.0, 2.0, 3.0, 4.0, 5.0, 6.0}
+
+
+def test_a_row_without_a_key_is_refused(lake: Lake, use: UseCase, tmp_path: Path) -> None:
+    """Nobody could tell whose prediction it is, and a null in the spine is like no null of the answer."""
+    rows = parcels.rows(use, "orders", "2024-03-05")
+    nulled = pa.array([None, *rows["parcel"].to_pylist()[1:]], rows["parcel"].type)
+    there = rows.set_column(rows.column_names.index("parcel"), "parcel", nulled)
+    mine = Lake(lake.name, str(tmp_path))
+    mine.publish("validated_orders", there, {"night": "2024-03-05"})
+    with pytest.raises(SpecError, match="some have none in parcel"):
+        features(mine, use, ["2024-03-05"])
