@@ -63,12 +63,12 @@ def before_others() -> bytes:
 
 
 def beside_each_other() -> bytes:
-    """Return a file of a hundred columns, each of one text three hundred times and another."""
+    """Return a file of a hundred columns, each of one text three hundred times and of others."""
     names = [f"c{number}" for number in range(100)]
     schema = pa.schema([(name, pa.string()) for name in names])
     sink = io.BytesIO()
     with pyarrow.parquet.ParquetWriter(sink, schema, dictionary_pagesize_limit=1000) as writer:
-        for values in (["x" * (MB // 10)] * 300, ["y"] * 1000, ["z"]):
+        for values in (["x" * (MB // 10)] * 300, [f"{number}" for number in range(3000)]):
             writer.write_batch(pa.record_batch([pa.array(values)] * len(names), schema=schema))
     return sink.getvalue()
 
