@@ -102,15 +102,17 @@ def parquet(asked: Request, name: str, data: Data) -> Iterator[pa.Table]:
     file = pa.parquet.ParquetFile(source)
     count(asked, name, "columns", file.metadata.num_columns)
     count(asked, name, "rows", file.metadata.num_rows)
-    schema, columns = file.schema_arrow, _columns(file.metadata)
-    if nested := [field.name for field in schema if pa.types.is_nested(field.type)]:
-        raise pa.ArrowInvalid(f"lists or structures in {', '.join(nested[:3])}")
+    schema, columns = _schema(file), _columns(file.metadata)
     widths = sum(_width(field.type) for field in schema) * file.metadata.num_rows
     if max(widths, sum(one.total_uncompressed_size for one in columns)) > _most(asked):
         raise asked.too_large(name)
     kept, rows = _kept(columns), _rows(asked, columns)
-    lengths = {name: pages.longest(data, file.metadata, schema.names.index(name)) for name in kept}
-    rows = max(1, min(rows, _most(asked) // max([1, *(one for one in lengths.values() if one)])))
+    lengths = {
+        column: pages.longest(data, file.metadata, place) if _is_text(schema.field(place).type) else None
+        for place, column in enumerate(schema.names)
+        if column in kept
+    }
+    rows = max(1, min(rows, _most(asked) // max(1, sum(one or 0 for one in lengths.values()))))
     kept = [column for column, length in lengths.items() if length is None]
     file = pa.parquet.ParquetFile(source, read_dictionary=kept)
     wanted = pa.schema([(column, pa.string()) for column in schema.names])
@@ -134,6 +136,30 @@ def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return column.cast(pa.string())
     chunks = [chunk.dictionary_encode() for chunk in column.chunks]
     return pa.chunked_array([c.dictionary.cast(pa.string()).take(c.indices) for c in chunks], pa.string())
+
+
+def _schema(file: Any) -> pa.Schema:
+    """Return a file's schema, each of whose columns is plain and known by its own name in each row group."""
+    schema, about = file.schema_arrow, file.metadata
+    if nested := [field.name for field in schema if pa.types.is_nested(field.type)]:
+        raise pa.ArrowInvalid(f"lists or structures in {', '.join(nested[:3])}")
+    if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
+        raise pa.ArrowInvalid(f"{', '.join(twice[:3])} more than once")
+    said = [one.path_in_schema for one in _columns(about)]
+    if said != schema.names * about.num_row_groups:
+        raise pa.ArrowInvalid("row groups of other columns than the file")
+    return schema
+
+
+def _is_text(kind: Any) -> bool:
+    """Return whether it is text or bytes: a decimal may be written as bytes too."""
+    types = pa.types
+    return bool(
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_binary(kind)
+        or types.is_large_binary(kind)
+    )
 
 
 def _columns(about: Any) -> list[Any]:

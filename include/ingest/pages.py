@@ -18,8 +18,8 @@ from include.spool import Data
 
 DATA, INDEX, DICTIONARY, DATA_V2 = range(4)  # types of pages
 PLAIN, INDICES, LENGTHS = 0, {2, 8}, 6  # encodings: 2 and 8 point into the dictionary
-TRUE, FALSE, BYTE, DOUBLE, BINARY, STRUCT = 1, 2, 3, 7, 8, 12
-WHOLE = (4, 5, 6)
+TRUE, FALSE, BYTE, SHORT, WHOLE, LONG, DOUBLE, BINARY, STRUCT = 1, 2, 3, 4, 5, 6, 7, 8, 12
+NAMED, WIDEST = 1 << 15, 1 << 31  # numbers of fields and whole numbers are less: another reader cuts them off
 MOST = 1 << 16  # pages of a column in a row group: an honest page has a thousand values at least
 PROBED = 1000  # rows by which a dictionary is read
 DEPTH = 8
@@ -51,7 +51,8 @@ def longest(data: Data, about: Any, place: int) -> int | None:
     Returns
     -------
     int or None
-        None where it is all in a dictionary, which is read faster as it is, or where this can't be told.
+        None where it is all in a dictionary, which is read faster as it is, where this can't be told, or
+        where the pages are more than the file says.
     """
     found, pure = 0, True
     for group in range(about.num_row_groups):
@@ -60,6 +61,8 @@ def longest(data: Data, about: Any, place: int) -> int | None:
             start = min(at for at in (chunk.dictionary_page_offset, chunk.data_page_offset) if at)
             seen = list(pages(data, start, chunk.total_compressed_size))
         except (Strange, ValueError):
+            return None
+        if sum(page.size for page in seen) > chunk.total_uncompressed_size:
             return None
         written = [page for page in seen if page.kind in (DATA, DATA_V2)]
         encodings = {page.encoding for page in written}
@@ -71,16 +74,18 @@ def longest(data: Data, about: Any, place: int) -> int | None:
             if seen[0].kind != DICTIONARY or written[0].encoding not in INDICES:
                 return None
             said = _dictionary(data, about, chunk.path_in_schema, group)
-            if len(said) != seen[0].values:
+            if said is None or len(said) != seen[0].values:
                 return None
             found = max(found, pc.max(pc.binary_length(said)).as_py() or 0)
     return None if pure else found
 
 
-def _dictionary(data: Data, about: Any, name: str, group: int) -> pa.Array:
+def _dictionary(data: Data, about: Any, name: str, group: int) -> pa.Array | None:
     file = pa.parquet.ParquetFile(pa.py_buffer(data), metadata=about, read_dictionary=[name])
-    first = next(file.iter_batches(PROBED, row_groups=[group], columns=[name]))
-    return first.column(0).dictionary
+    for first in file.iter_batches(PROBED, row_groups=[group], columns=[name]):
+        column = first.column(0)
+        return column.dictionary if isinstance(column, pa.DictionaryArray) else None
+    return None
 
 
 def pages(data: Data, start: int, size: int) -> Iterator[Page]:
@@ -122,16 +127,24 @@ def _struct(data: Data, at: int, depth: int) -> tuple[Fields, int]:
             number += head >> 4
         else:
             number, at = _number(data, at)
+        if number in fields or not 0 < number < NAMED:
+            raise Strange("a field twice, of which another reader may take the other")
         fields[number], at = _value(data, at, head & 15, depth)
 
 
 def _value(data: Data, at: int, kind: int, depth: int) -> tuple[Any, int]:
+    if kind == WHOLE:
+        found, at = _number(data, at)
+        if not -WIDEST <= found < WIDEST:
+            raise Strange("a number that is too large")
+        return found, at
+    # no size is one of the others: another reader would pass it over
     if kind in (TRUE, FALSE):
-        return kind == TRUE, at
-    if kind in WHOLE:
-        return _number(data, at)
+        return None, at
+    if kind in (SHORT, LONG):
+        return None, _varint(data, at)[1]
     if kind == BYTE:
-        return _byte(data, at)
+        return None, at + 1
     if kind == DOUBLE:
         return None, at + 8
     if kind == BINARY:

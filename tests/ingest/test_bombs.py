@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
@@ -61,6 +62,26 @@ def before_others() -> bytes:
     return sink.getvalue()
 
 
+def beside_each_other() -> bytes:
+    """Return a file of a hundred columns, each of one text three hundred times and of others."""
+    names = [f"c{number}" for number in range(100)]
+    schema = pa.schema([(name, pa.string()) for name in names])
+    sink = io.BytesIO()
+    with pyarrow.parquet.ParquetWriter(sink, schema, dictionary_pagesize_limit=1000) as writer:
+        for values in (["x" * (MB // 10)] * 300, [f"{number}" for number in range(3000)]):
+            writer.write_batch(pa.record_batch([pa.array(values)] * len(names), schema=schema))
+    return sink.getvalue()
+
+
+def of_one_name() -> bytes:
+    """Return a file of two columns of one name, the second of which is long."""
+    sink = io.BytesIO()
+    few, long = pa.array([f"{number}" for number in range(20_000)]), repeated(LONG, pa.string(), 20_000)
+    table = pa.Table.from_arrays([few, long], names=["week", "week"])
+    pyarrow.parquet.write_table(table, sink, compression="zstd", store_schema=False)
+    return sink.getvalue()
+
+
 def repeated(value: Any, kind: pa.DataType, rows: int) -> pa.Array:
     """Return a column of one value, which a dictionary holds once."""
     return pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([value], kind))
@@ -100,6 +121,8 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes], str]] = {
         BYTES,
     ),
     "one long text, and others that no dictionary holds": ("parquet", before_others, BYTES),
+    "long texts in columns beside each other": ("parquet", beside_each_other, BYTES),
+    "two columns of one name": ("parquet", of_one_name, "week more than once"),
     "one long large text, again and again": (
         "parquet",
         lambda: parquet(repeated(LONG, pa.large_string(), 100_000)),
@@ -216,3 +239,32 @@ def test_an_honest_file_is_read_however_it_is_written(
     spec = declare(lambda raw: raw["sources"]["sales"].update(path="sales/{day}.parquet", format="parquet"))
     (outcome,) = ingest(Lake("weekly_sales", str(tmp_path / "other")), spec, "sales", [NIGHT], connect)
     assert (outcome.outcome, outcome.digest) == ("published", plain.digest), outcome.note
+
+
+def test_decimals_that_are_written_as_bytes_are_read(
+    shop: Path, lake: Lake, declare: Declare, connect: Connect, tmp_path: Path
+) -> None:
+    """Avro's writer writes them so: they are no texts, whatever their pages look like."""
+    day = shop / "sales" / f"{NIGHT}.csv"
+    table = pyarrow.csv.read_csv(
+        day,
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(world.HEADER.strip().split(","), pa.string())
+        ),
+    )
+    prices = [int(one).to_bytes(4, "big", signed=True) for one in table["price_pence"].to_pylist()]
+    table = table.set_column(table.column_names.index("price_pence"), "price_pence", [prices])
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(table, sink, store_schema=False)
+    plain, decimal = b"\x0bprice_pence\x00", b"\x0bprice_pence\x25\x0a\x15\x00\x15\x12\x00"
+    data, size = sink.getvalue(), int.from_bytes(sink.getvalue()[-8:-4], "little")
+    body, footer = data[: -8 - size], data[-8 - size : -8]
+    assert footer.count(plain) == 1
+    footer = footer.replace(plain, decimal)  # of no places and nine digits
+    written = body + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+    assert pyarrow.parquet.read_schema(io.BytesIO(written)).field("price_pence").type == pa.decimal128(9, 0)
+    (shop / "sales" / f"{NIGHT}.parquet").write_bytes(written)
+    (usual,) = ingest(lake, declare(), "sales", [NIGHT], connect)
+    spec = declare(lambda raw: raw["sources"]["sales"].update(path="sales/{day}.parquet", format="parquet"))
+    (outcome,) = ingest(Lake("weekly_sales", str(tmp_path / "other")), spec, "sales", [NIGHT], connect)
+    assert (outcome.outcome, outcome.digest) == ("published", usual.digest), outcome.note

@@ -81,6 +81,7 @@ def test_a_dictionary_that_comes_after_other_pages_is_not_trusted() -> None:
         dictionary_page_offset=None,
         data_page_offset=4,
         total_compressed_size=len(body),
+        total_uncompressed_size=before.total_uncompressed_size + after.total_uncompressed_size,
         num_values=before.num_values + after.num_values,
     )
     data = b"PAR1" + body
@@ -89,6 +90,41 @@ def test_a_dictionary_that_comes_after_other_pages_is_not_trusted() -> None:
     assert found[-1][1] in INDICES
     group = SimpleNamespace(num_columns=1, column=lambda place: column)
     assert longest(data, SimpleNamespace(num_row_groups=1, row_group=lambda number: group)) is None
+
+
+@pytest.mark.parametrize("how", [{}, ALONE], ids=str)
+def test_pages_that_are_more_than_the_footer_says_are_not_trusted(how: dict[str, Any]) -> None:
+    """A file that says it is small is read by its dictionaries, which are measured as they come."""
+    ((column, _),) = chunks(data := written(MANY, **how))
+    assert longest(data) is not None
+    names = ("path_in_schema", "dictionary_page_offset", "data_page_offset")
+    same = {name: getattr(column, name) for name in (*names, "total_compressed_size", "num_values")}
+    lying = SimpleNamespace(**same, total_uncompressed_size=100)
+    group = SimpleNamespace(num_columns=1, column=lambda place: lying)
+    assert longest(data, SimpleNamespace(num_row_groups=1, row_group=lambda number: group)) is None
+
+
+def header(*fields: bytes) -> bytes:
+    """Return a page's header: a data page of no bytes and one value, unless fields say otherwise."""
+    return b"".join([b"\x15\x00", b"\x15\x00", b"\x15\x00", b"\x2c\x15\x02\x15\x00\x00", *fields, b"\x00"])
+
+
+BIG = b"\xfe\xff\xff\xff\x7f"  # a number of 35 bits
+ODD = {
+    "a size twice": header(b"\x05\x06\x00"),
+    "a size twice, as another type": header(b"\x06\x06\x00"),
+    "a field whose number is cut to a size's": header(b"\x05\x86\x80\x08\x00"),
+    "a size of 64 bits": b"\x15\x00\x16\x00" + header()[4:],
+    "a size that is cut to another": b"\x15\x00\x15" + BIG + header()[4:],
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_header_that_another_reader_takes_otherwise_is_no_page(odd: str) -> None:
+    """Arrow passes over a field of another type, takes the last of two, and cuts numbers off."""
+    assert len(list(pages.pages(header(), 0, len(header())))) == 1
+    with pytest.raises(pages.Strange):
+        list(pages.pages(ODD[odd], 0, len(ODD[odd])))
 
 
 @given(st.binary(max_size=60), st.integers(0, 40), st.integers(0, 80))
