@@ -286,6 +286,26 @@ def test_one_who_was_taken_for_dead_closes_no_backup(
     assert shelf.names(kept) == names
 
 
+def test_a_pruner_that_was_stopped_for_long_removes_nothing_more(
+    tmp_path: Path, kept: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backup began meanwhile and counts on its objects, also if the first that wakes is the beat."""
+    taken(tmp_path, kept, range(3))
+    sweep, clock = pruning._sweep, turns._now
+
+    def stopped(place: Lake, stay: dict[str, Manifest], mine: turns.Turn) -> object:
+        monkeypatch.setattr(turns, "_now", lambda: clock() + 1200)
+        age(tmp_path, mine.key)
+        copy(a_lake(tmp_path, 1), kept, 60)  # has bytes of the backup that just went
+        mine.say()
+        return sweep(place, stay, mine)
+
+    monkeypatch.setattr(pruning, "_sweep", stopped)
+    with pytest.raises(StoreUnavailable, match="others may have begun"):
+        prune(kept, 1)
+    assert len(sound(kept)) == 2
+
+
 @pytest.mark.parametrize("damage", [flip, cut_short, Path.unlink])
 @pytest.mark.parametrize("what", ["an object", "the manifest"])
 def test_with_a_damaged_newest_nothing_goes_and_it_is_named(
