@@ -13,6 +13,7 @@ from pathlib import Path
 from include.backup import shelf
 from include.backup.databases import ENDINGS, REMEDIES
 from include.backup.shelf import Manifest, Objects
+from include.backup.turns import turn
 from include.backup.write import ARTIFACTS, LOG, opened
 from include.environment import lake_uri
 from include.errors import BackupError
@@ -35,12 +36,26 @@ def restore(
     BackupError
         when a byte of it isn't what was written, or there is something at the place already: nothing was
         written.
+    StoreUnavailable
+        when somebody prunes for too long: nothing was written.
     """
-    manifest = shelf.load(kept, name)
+    with turn(kept, "shares"):  # what is read mustn't go meanwhile
+        return _restore(kept, shelf.load(kept, name), usecase, artifacts, dumps)
+
+
+def look(kept: Lake, name: str) -> int:
+    """Read every object of a backup, as `restore` does, and return how many there are."""
+    with turn(kept, "shares"):
+        return examine(kept, shelf.load(kept, name))
+
+
+def _restore(
+    kept: Lake, manifest: Manifest, usecase: str | None, artifacts: str, dumps: Path | None
+) -> list[str]:
     wanted = [one for one in manifest.objects if one and usecase in (None, one)]
     if usecase is not None and not wanted:
         holds = ", ".join(one for one in manifest.objects if one)
-        raise BackupError(f"backup {name}", required=usecase, found=f"only {holds}")
+        raise BackupError(f"backup {manifest.made}", required=usecase, found=f"only {holds}")
     places = {one: Lake(_safe(one), lake_uri()) for one in wanted}
     if artifacts and "" in manifest.objects:
         places[""] = opened(artifacts)
@@ -95,7 +110,7 @@ def _empty(place: Lake) -> None:
 def _write(kept: Lake, objects: Objects, place: Lake) -> None:
     """Write objects, then the tables' logs, and that of `partitions` last."""
 
-    def turn(key: str) -> int:
+    def step(key: str) -> int:
         log = LOG.fullmatch(key)
         return 0 if log is None else 1 + (log[1] == "partitions")
 
@@ -111,7 +126,7 @@ def _write(kept: Lake, objects: Objects, place: Lake) -> None:
             )
 
     for now in range(3):
-        shelf.each(one, [key for key in objects if turn(key) == now])
+        shelf.each(one, [key for key in objects if step(key) == now])
 
 
 def _reached(place: Lake, versions: dict[str, int]) -> None:

@@ -19,9 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.backup import prune as pruning
+from include.backup import restore as restoring
 from include.backup import shelf, turns, write
 from include.backup.prune import beyond, prune
-from include.backup.restore import examine, restore
+from include.backup.restore import examine, look, restore
 from include.backup.shelf import Manifest
 from include.backup.turns import turn
 from include.backup.write import backup
@@ -211,6 +212,30 @@ def test_a_backup_that_is_being_written_keeps_its_objects(
         patch.setattr(write, "_dumped", while_writing)
         copy(a_lake(tmp_path, 2), kept, 2)
     assert len(sound(kept)) == 3
+
+
+@pytest.mark.parametrize("reads", [restore, look])
+def test_a_backup_that_is_being_restored_stays(
+    tmp_path: Path, kept: Lake, monkeypatch: pytest.MonkeyPatch, reads: Callable[[Lake, str], object]
+) -> None:
+    """Also an old one: whoever prunes meanwhile gives up, and the next prune isn't held up."""
+    names = taken(tmp_path, kept, range(2))
+    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "new"))
+    tried = []
+
+    def while_reading(*given: object) -> int:
+        with pytest.raises(StoreUnavailable, match="required nobody who backs up or removes"):
+            prune(kept, 1)
+        tried.append(given)
+        return examine(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(restoring, "examine", while_reading)
+    reads(kept, names[0])
+    assert len(tried) == 1
+    assert Lake("usecase", str(tmp_path / "new")).get("state/newest") == (
+        b"usecase 0" if reads is restore else None
+    )
+    assert prune(kept, 1).backups == (names[0],)
 
 
 def test_a_backup_waits_for_a_prune_and_then_goes_on(
