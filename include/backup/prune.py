@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from include.backup import shelf
-from include.backup.restore import examine
+from include.backup.restore import intact
 from include.backup.shelf import Manifest
 from include.backup.turns import Turn, turn
 from include.errors import BackupError
@@ -29,7 +29,8 @@ class Pruned:
 
     Parameters
     ----------
-    read : the newest backup, and of how many objects each byte was read before anything went.
+    read : the newest backup, and how many objects were read, every byte, before anything went: of everything
+        that any backup holds, those of the newest that holds it.
     backups : the names of those that are gone.
     objects, size : how many objects went with them, and their bytes.
     stay : how many backups there are.
@@ -46,13 +47,13 @@ class Pruned:
         """The sentence a person reads."""
         gone = ", ".join(self.backups) or "no backup"
         return (
-            f"{self.read[0]}: {self.read[1]:,} objects, each as it was written; backups kept: {self.stay}; "
-            f"removed: {gone}, and {self.objects:,} objects ({self.size / 1e6:,.1f} MB) that none needs"
+            f"{self.read[0]}, and the newest of what it lacks: {self.read[1]:,} objects, "
+            f"each as it was written; backups kept: {self.stay}; removed: {gone}, and {self.objects:,} objects ({self.size / 1e6:,.1f} MB) that none needs"
         )
 
 
 def prune(kept: Lake, keep: int) -> Pruned:
-    """Read the newest backup, then remove those beyond the newest ``keep`` of everything that they hold.
+    """Read the newest of everything that backups hold, then remove those beyond the newest ``keep`` of it.
 
     Raises
     ------
@@ -64,10 +65,10 @@ def prune(kept: Lake, keep: int) -> Pruned:
     if keep < 1:
         raise BackupError("prune", required="one backup that stays, or more", found=f"{keep}")
     with turn(kept, "shares"):  # what is read mustn't go meanwhile
-        newest = max(whole(kept), default=None)
-        if newest is None:
+        manifests = whole(kept)
+        if not manifests:
             raise BackupError("prune", required="a complete backup", found="none", where=kept.uri)
-        read = examine(kept, shelf.load(kept, newest))
+        newest, read = max(manifests), intact(kept, "prune", needed(manifests))
     with turn(kept, "removes") as mine:
         manifests = whole(kept)
         old = beyond(manifests, keep)
@@ -112,6 +113,17 @@ def _lost(manifest: Manifest, there: Mapping[str, int]) -> int:
     sizes = {digest: int(mark.split()[0]) for digest, mark in held}
     found = {digest: there.get(shelf.key(digest)) for digest in manifest.digests(manifest.objects)}
     return sum(size is None or sizes.get(digest, size) != size for digest, size in found.items())
+
+
+def needed(manifests: Mapping[str, Manifest]) -> dict[str, str]:
+    """Return what the newest backup of each use case, database and of the artifacts holds, by digest."""
+    newest: dict[str, dict[str, str]] = {}
+    for name in sorted(manifests):
+        for part, objects in manifests[name].objects.items():
+            newest[part] = {digest: f"{part}/{key} of {name}" for key, (digest, _) in objects.items()}
+        for tool, (_, digest) in manifests[name].databases.items():
+            newest[f"{tool}'s database"] = {digest: f"the database of {tool} of {name}"}
+    return {digest: what for held in newest.values() for digest, what in held.items()}
 
 
 def beyond(manifests: Mapping[str, Manifest], keep: int) -> list[str]:

@@ -7,7 +7,7 @@ are, and `partitions` last: a restore that was cut off shows no night that isn't
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from include.backup import shelf
@@ -71,7 +71,18 @@ def _restore(
 
 def examine(kept: Lake, manifest: Manifest, names: list[str] | None = None) -> int:
     """Read every object of a backup, compare it with its digest, and return how many there are."""
-    meant = manifest.digests(manifest.objects if names is None else names)
+    return intact(
+        kept, f"backup {manifest.made}", manifest.digests(manifest.objects if names is None else names)
+    )
+
+
+def intact(kept: Lake, subject: str, meant: Mapping[str, str]) -> int:
+    """Read objects, compare each with its digest, and return how many there are.
+
+    Parameters
+    ----------
+    meant : what each is, by its digest.
+    """
 
     def wrong(digest: str) -> str:
         data = kept.get(shelf.key(digest))
@@ -81,7 +92,7 @@ def examine(kept: Lake, manifest: Manifest, names: list[str] | None = None) -> i
 
     if found := [sentence for sentence in shelf.each(wrong, meant) if sentence]:
         raise BackupError(
-            f"backup {manifest.made}",
+            subject,
             required=f"{len(meant):,} objects as they were written",
             found="; ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else ""),
             remedy="nothing was written; take another backup, or where the lake still is remove the damaged "

@@ -351,6 +351,30 @@ def test_with_a_damaged_newest_nothing_goes_and_it_is_named(
     assert kept.keys("") == before
 
 
+@pytest.mark.parametrize("what", ["a use case", "the artifacts", "a database"])
+def test_with_a_damaged_newest_of_anything_nothing_goes(tmp_path: Path, kept: Lake, what: str) -> None:
+    """The newest backup holds none of it, and the older one that does is the last that can be restored."""
+    digest = shelf.keep(kept, b"what the newest holds", {})
+    older = shelf.keep(kept, b"what older ones hold", {})
+    for name, held, size in (("2024-01-01T000000Z", older, 20), ("2024-01-02T000000Z", digest, 21)):
+        objects = {"a use case": "other", "the artifacts": ""}
+        of = {objects[what]: {"key": (held, f"{size} e")}} if what in objects else {}
+        dumps = {} if what in objects else {"mlflow": ("sqlite", held)}
+        shelf.close(kept, name, Manifest(name, "", "", {}, of, dumps, []))
+    last = taken(tmp_path, kept, range(1))[0]
+    file = tmp_path / "safe" / "backups" / shelf.key(digest)
+    whole = file.read_bytes()
+    flip(file)
+    before = kept.keys("")
+    with pytest.raises(BackupError, match=r"of 2024-01-02T000000Z\) is damaged"):
+        prune(kept, 1)
+    assert kept.keys("") == before
+    file.write_bytes(whole)
+    done = prune(kept, 1)
+    assert done.backups == ("2024-01-01T000000Z",)
+    assert done.read == (last, len(shelf.load(kept, last).digests(["usecase"])) + 1)
+
+
 def test_the_next_backup_mends_what_the_lake_still_has_and_a_prune_follows(
     tmp_path: Path, kept: Lake
 ) -> None:
