@@ -34,7 +34,7 @@ def backup(usecase: Which = None, as_json: AsJson = False, debug: Debug = False)
 
 @rescue.command()
 def prune(as_json: AsJson = False, debug: Debug = False) -> None:
-    """Read the newest backup of everything, every byte, and remove those beyond EVERGREEN_BACKUPS_KEPT (8)."""
+    """Read the newest of everything, every byte, and remove backups beyond EVERGREEN_BACKUPS_KEPT (8)."""
     from include.backup.prune import prune as remove
     from include.backup.shelf import shelf, wanted
 

@@ -48,7 +48,8 @@ class Pruned:
         gone = ", ".join(self.backups) or "no backup"
         return (
             f"{self.read[0]}, and the newest of what it lacks: {self.read[1]:,} objects, "
-            f"each as it was written; backups kept: {self.stay}; removed: {gone}, and {self.objects:,} objects ({self.size / 1e6:,.1f} MB) that none needs"
+            f"each as it was written; backups kept: {self.stay}; "
+            f"removed: {gone}, and {self.objects:,} objects ({self.size / 1e6:,.1f} MB) that none needs"
         )
 
 

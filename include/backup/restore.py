@@ -71,9 +71,8 @@ def _restore(
 
 def examine(kept: Lake, manifest: Manifest, names: list[str] | None = None) -> int:
     """Read every object of a backup, compare it with its digest, and return how many there are."""
-    return intact(
-        kept, f"backup {manifest.made}", manifest.digests(manifest.objects if names is None else names)
-    )
+    meant = manifest.digests(manifest.objects if names is None else names)
+    return intact(kept, f"backup {manifest.made}", meant)
 
 
 def intact(kept: Lake, subject: str, meant: Mapping[str, str]) -> int:
