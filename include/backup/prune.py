@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from include.backup import shelf
 from include.backup.restore import intact
@@ -20,6 +21,7 @@ from include.backup.turns import Turn, turn
 from include.errors import BackupError
 from include.lake import Lake
 
+GRACE = timedelta(minutes=5)  # that clocks may differ
 BATCH = 1000  # objects that are removed at once
 
 
@@ -59,7 +61,7 @@ def prune(kept: Lake, keep: int) -> Pruned:
     Raises
     ------
     BackupError
-        when one is damaged: nothing was removed.
+        when one is damaged, or dated in the future: nothing was removed.
     StoreUnavailable
         when somebody backs up or prunes for too long: nothing was removed, or what was can go.
     """
@@ -105,7 +107,22 @@ def whole(kept: Lake) -> dict[str, Manifest]:
             remedy="nothing was removed; back up again, which copies anew what the lake still has, or remove "
             "the manifest of one that can't be mended",
         )
+    _past(kept, max(found, default=""))
     return found
+
+
+def _past(kept: Lake, newest: str) -> None:
+    """Refuse a backup that would be the newest for as long as its date is to come."""
+    latest = shelf.named(datetime.now(UTC) + GRACE)
+    if newest > latest:
+        raise BackupError(
+            "prune",
+            required=f"backups made before {latest}",
+            found=f"one of {newest}, which would stay while later ones go",
+            where=f"{kept.uri}/{newest}.json",
+            remedy="nothing was removed; set the clock right, of this machine or of the one that backed up, "
+            "and give the manifest the name of the moment when it was made",
+        )
 
 
 def _lost(manifest: Manifest, there: Mapping[str, int]) -> int:

@@ -375,6 +375,27 @@ def test_with_a_damaged_newest_of_anything_nothing_goes(tmp_path: Path, kept: La
     assert done.read == (last, len(shelf.load(kept, last).digests(["usecase"])) + 1)
 
 
+def test_with_a_backup_dated_in_the_future_nothing_goes_until_it_has_its_own_date(
+    tmp_path: Path, kept: Lake
+) -> None:
+    """It would be taken for the newest for years, and the truly newest would go; named anew it restores."""
+    names = taken(tmp_path, kept, range(2))
+    ahead = datetime.now(UTC) + timedelta(hours=1)
+    name = copy(a_lake(tmp_path, 2), kept, int((ahead - NOW).total_seconds()))
+    names.append(copy(a_lake(tmp_path, 3), kept, 3))
+    before = kept.keys("")
+    with pytest.raises(BackupError, match=f"found one of {name}.*nothing was removed"):
+        prune(kept, 1)
+    assert kept.keys("") == before
+    file = tmp_path / "safe" / "backups" / f"{name}.json"
+    own = shelf.named(NOW + timedelta(seconds=2))
+    file.rename(file.with_stem(own))
+    assert prune(kept, 2).backups == tuple(names[:2])
+    assert sound(kept) == [own, names[2]]
+    copy(a_lake(tmp_path, 4), kept, int((datetime.now(UTC) - NOW).total_seconds()))
+    assert prune(kept, 1).backups == (own, names[2])  # one of this very moment is none of the future
+
+
 def test_the_next_backup_mends_what_the_lake_still_has_and_a_prune_follows(
     tmp_path: Path, kept: Lake
 ) -> None:
