@@ -2,7 +2,7 @@
 
 When: Sundays at 05:00 UTC, or by hand.
 Changes: `back_up` adds what is new to EVERGREEN_BACKUP, and is skipped where that isn't set; `prune_backups`
-reads the newest backup, every byte, and removes those beyond EVERGREEN_BACKUPS_KEPT (8). `tidy`: the files of
+reads the newest of everything and removes those beyond EVERGREEN_BACKUPS_KEPT (8). `tidy`: the files of
 each use case's tables. The purges: runs of more than a year ago in Airflow's database, and what was deleted a
 month ago in that of MLflow; without a connection to it they are skipped.
 If it is red: nothing was lost; the log says what could not be reached, or which backup is damaged. After a

@@ -34,7 +34,7 @@ def backup(usecase: Which = None, as_json: AsJson = False, debug: Debug = False)
 
 @rescue.command()
 def prune(as_json: AsJson = False, debug: Debug = False) -> None:
-    """Read the newest backup, every byte, and remove those beyond EVERGREEN_BACKUPS_KEPT (8)."""
+    """Read the newest of everything, every byte, and remove backups beyond EVERGREEN_BACKUPS_KEPT (8)."""
     from include.backup.prune import prune as remove
     from include.backup.shelf import shelf, wanted
 
@@ -53,13 +53,13 @@ def restore(
 ) -> None:
     """Bring the lake back to the moment of a backup, at an address where there is nothing yet."""
     from include.backup import shelf
-    from include.backup.restore import examine
+    from include.backup.restore import look as read
     from include.backup.restore import restore as bring_back
     from include.backup.write import ARTIFACTS
 
     place = shelf.shelf()
     if look:
-        note = f"{name}: {examine(place, shelf.load(place, name)):,} objects, each as it was written"
+        note = f"{name}: {read(place, name):,} objects, each as it was written"
         show({"note": note}, note, as_json)
         return
     said = bring_back(place, name, usecase, artifacts=setting(ARTIFACTS, ""), dumps=dumps)

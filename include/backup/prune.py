@@ -12,14 +12,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from include.backup import shelf
-from include.backup.restore import examine
+from include.backup.restore import intact
 from include.backup.shelf import Manifest
 from include.backup.turns import Turn, turn
 from include.errors import BackupError
 from include.lake import Lake
 
+GRACE = timedelta(minutes=5)  # that clocks may differ
 BATCH = 1000  # objects that are removed at once
 
 
@@ -29,7 +31,8 @@ class Pruned:
 
     Parameters
     ----------
-    read : the newest backup, and of how many objects each byte was read before anything went.
+    read : the newest backup, and how many objects were read, every byte, before anything went: of everything
+        that any backup holds, those of the newest that holds it.
     backups : the names of those that are gone.
     objects, size : how many objects went with them, and their bytes.
     stay : how many backups there are.
@@ -46,28 +49,29 @@ class Pruned:
         """The sentence a person reads."""
         gone = ", ".join(self.backups) or "no backup"
         return (
-            f"{self.read[0]}: {self.read[1]:,} objects, each as it was written; backups kept: {self.stay}; "
+            f"{self.read[0]}, and the newest of what it lacks: {self.read[1]:,} objects, "
+            f"each as it was written; backups kept: {self.stay}; "
             f"removed: {gone}, and {self.objects:,} objects ({self.size / 1e6:,.1f} MB) that none needs"
         )
 
 
 def prune(kept: Lake, keep: int) -> Pruned:
-    """Read the newest backup, then remove those beyond the newest ``keep`` of everything that they hold.
+    """Read the newest of everything that backups hold, then remove those beyond the newest ``keep`` of it.
 
     Raises
     ------
     BackupError
-        when one is damaged: nothing was removed.
+        when one is damaged, or dated in the future: nothing was removed.
     StoreUnavailable
         when somebody backs up or prunes for too long: nothing was removed, or what was can go.
     """
     if keep < 1:
         raise BackupError("prune", required="one backup that stays, or more", found=f"{keep}")
     with turn(kept, "shares"):  # what is read mustn't go meanwhile
-        newest = max(whole(kept), default=None)
-        if newest is None:
+        manifests = whole(kept)
+        if not manifests:
             raise BackupError("prune", required="a complete backup", found="none", where=kept.uri)
-        read = examine(kept, shelf.load(kept, newest))
+        newest, read = max(manifests), intact(kept, "prune", needed(manifests))
     with turn(kept, "removes") as mine:
         manifests = whole(kept)
         old = beyond(manifests, keep)
@@ -103,7 +107,22 @@ def whole(kept: Lake) -> dict[str, Manifest]:
             remedy="nothing was removed; back up again, which copies anew what the lake still has, or remove "
             "the manifest of one that can't be mended",
         )
+    _past(kept, max(found, default=""))
     return found
+
+
+def _past(kept: Lake, newest: str) -> None:
+    """Refuse a backup that would be the newest for as long as its date is to come."""
+    latest = shelf.named(datetime.now(UTC) + GRACE)
+    if newest > latest:
+        raise BackupError(
+            "prune",
+            required=f"backups made before {latest}",
+            found=f"one of {newest}, which would stay while later ones go",
+            where=f"{kept.uri}/{newest}.json",
+            remedy="nothing was removed; set the clock right, of this machine or of the one that backed up, "
+            "and give the manifest the name of the moment when it was made",
+        )
 
 
 def _lost(manifest: Manifest, there: Mapping[str, int]) -> int:
@@ -112,6 +131,17 @@ def _lost(manifest: Manifest, there: Mapping[str, int]) -> int:
     sizes = {digest: int(mark.split()[0]) for digest, mark in held}
     found = {digest: there.get(shelf.key(digest)) for digest in manifest.digests(manifest.objects)}
     return sum(size is None or sizes.get(digest, size) != size for digest, size in found.items())
+
+
+def needed(manifests: Mapping[str, Manifest]) -> dict[str, str]:
+    """Return what the newest backup of each use case, database and of the artifacts holds, by digest."""
+    newest: dict[str, dict[str, str]] = {}
+    for name in sorted(manifests):
+        for part, objects in manifests[name].objects.items():
+            newest[part] = {digest: f"{part}/{key} of {name}" for key, (digest, _) in objects.items()}
+        for tool, (_, digest) in manifests[name].databases.items():
+            newest[f"{tool}'s database"] = {digest: f"the database of {tool} of {name}"}
+    return {digest: what for held in newest.values() for digest, what in held.items()}
 
 
 def beyond(manifests: Mapping[str, Manifest], keep: int) -> list[str]:

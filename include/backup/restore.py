@@ -7,12 +7,13 @@ are, and `partitions` last: a restore that was cut off shows no night that isn't
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from include.backup import shelf
 from include.backup.databases import ENDINGS, REMEDIES
 from include.backup.shelf import Manifest, Objects
+from include.backup.turns import turn
 from include.backup.write import ARTIFACTS, LOG, opened
 from include.environment import lake_uri
 from include.errors import BackupError
@@ -35,12 +36,26 @@ def restore(
     BackupError
         when a byte of it isn't what was written, or there is something at the place already: nothing was
         written.
+    StoreUnavailable
+        when somebody prunes for too long: nothing was written.
     """
-    manifest = shelf.load(kept, name)
+    with turn(kept, "shares"):  # what is read mustn't go meanwhile
+        return _restore(kept, shelf.load(kept, name), usecase, artifacts, dumps)
+
+
+def look(kept: Lake, name: str) -> int:
+    """Read every object of a backup, as `restore` does, and return how many there are."""
+    with turn(kept, "shares"):
+        return examine(kept, shelf.load(kept, name))
+
+
+def _restore(
+    kept: Lake, manifest: Manifest, usecase: str | None, artifacts: str, dumps: Path | None
+) -> list[str]:
     wanted = [one for one in manifest.objects if one and usecase in (None, one)]
     if usecase is not None and not wanted:
         holds = ", ".join(one for one in manifest.objects if one)
-        raise BackupError(f"backup {name}", required=usecase, found=f"only {holds}")
+        raise BackupError(f"backup {manifest.made}", required=usecase, found=f"only {holds}")
     places = {one: Lake(_safe(one), lake_uri()) for one in wanted}
     if artifacts and "" in manifest.objects:
         places[""] = opened(artifacts)
@@ -57,6 +72,16 @@ def restore(
 def examine(kept: Lake, manifest: Manifest, names: list[str] | None = None) -> int:
     """Read every object of a backup, compare it with its digest, and return how many there are."""
     meant = manifest.digests(manifest.objects if names is None else names)
+    return intact(kept, f"backup {manifest.made}", meant)
+
+
+def intact(kept: Lake, subject: str, meant: Mapping[str, str]) -> int:
+    """Read objects, compare each with its digest, and return how many there are.
+
+    Parameters
+    ----------
+    meant : what each is, by its digest.
+    """
 
     def wrong(digest: str) -> str:
         data = kept.get(shelf.key(digest))
@@ -66,7 +91,7 @@ def examine(kept: Lake, manifest: Manifest, names: list[str] | None = None) -> i
 
     if found := [sentence for sentence in shelf.each(wrong, meant) if sentence]:
         raise BackupError(
-            f"backup {manifest.made}",
+            subject,
             required=f"{len(meant):,} objects as they were written",
             found="; ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else ""),
             remedy="nothing was written; take another backup, or where the lake still is remove the damaged "
@@ -95,7 +120,7 @@ def _empty(place: Lake) -> None:
 def _write(kept: Lake, objects: Objects, place: Lake) -> None:
     """Write objects, then the tables' logs, and that of `partitions` last."""
 
-    def turn(key: str) -> int:
+    def step(key: str) -> int:
         log = LOG.fullmatch(key)
         return 0 if log is None else 1 + (log[1] == "partitions")
 
@@ -111,7 +136,7 @@ def _write(kept: Lake, objects: Objects, place: Lake) -> None:
             )
 
     for now in range(3):
-        shelf.each(one, [key for key in objects if turn(key) == now])
+        shelf.each(one, [key for key in objects if step(key) == now])
 
 
 def _reached(place: Lake, versions: dict[str, int]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -103,6 +103,11 @@ def _place(uri: str) -> str:
     """Return an address that another one's begins with if that lies in it."""
     folder = Path(unquote(urlsplit(uri).path)).resolve().as_uri() if uri.startswith("file:") else uri
     return folder.rstrip("/") + "/"
+
+
+def named(moment: datetime) -> str:
+    """Return the name of a backup of this moment; later ones have greater names."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H%M%SZ")
 
 
 def key(digest: str) -> str:

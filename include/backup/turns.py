@@ -25,6 +25,11 @@ PREFIX = "at_work"
 BEAT, LOST, SILENT = 30, 240, 600
 WAIT, PAUSE = 900, 3
 Act = Literal["shares", "removes"]
+CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # the first goes on while the machine sleeps
+
+
+def _now() -> float:
+    return time.clock_gettime(CLOCK)
 
 
 class Turn:
@@ -40,12 +45,12 @@ class Turn:
         self.kept, self.act = kept, act
         token = uuid4().hex
         self.key, self._look = f"{PREFIX}/{act}/{token}", f"{PREFIX}/looks/{token}"
-        self._said = time.monotonic()
+        self._said = _now()
         self._over = threading.Event()
 
     def holds(self) -> None:
         """Pass while nobody can take this process for dead; asked before what can't be taken back."""
-        if time.monotonic() - self._said > LOST:
+        if _now() - self._said > LOST:
             raise StoreUnavailable(
                 f"{self.kept.uri}/{self.key}",
                 required=f"a word that this is at work, every {BEAT} s",
@@ -60,7 +65,7 @@ class Turn:
             # who waits to remove looks first: its word would make others wait for one who waits for them
             others = self._others(self._look) if self.act == "removes" else []
             if not others:
-                self._said = time.monotonic()
+                self._said = _now()
                 if not (others := self._others(self.key)):
                     return
                 if self.act == "removes":
@@ -84,8 +89,10 @@ class Turn:
         return [key for key in alive if key.split("/")[1] in mustnt and key != self.key]
 
     def say(self) -> None:
-        """Write that this process is at work."""
-        begun = time.monotonic()
+        """Write that this process is at work, unless it was silent for too long: then never again."""
+        begun = _now()
+        if begun - self._said > LOST:
+            return  # others may have begun, and `holds` refuses from now on
         self.kept.replace(self.key, b"")
         self._said = begun
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from include.backup import shelf
 from include.backup.databases import DATABASES, Absent, dump
@@ -88,7 +88,7 @@ def backup(
 def _backup(
     lakes: Sequence[Lake], kept: Lake, mine: Turn, *, now: datetime, connect: Connect, artifacts: str
 ) -> Done:
-    name = now.astimezone(UTC).strftime("%Y-%m-%dT%H%M%SZ")
+    name = shelf.named(now)
     there = {key: int(mark.split()[0]) for key, mark in kept.marks("objects").items()}
     known = _known(kept)
     versions: dict[str, dict[str, int]] = {}

@@ -19,9 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.backup import prune as pruning
+from include.backup import restore as restoring
 from include.backup import shelf, turns, write
 from include.backup.prune import beyond, prune
-from include.backup.restore import examine, restore
+from include.backup.restore import examine, look, restore
 from include.backup.shelf import Manifest
 from include.backup.turns import turn
 from include.backup.write import backup
@@ -213,6 +214,30 @@ def test_a_backup_that_is_being_written_keeps_its_objects(
     assert len(sound(kept)) == 3
 
 
+@pytest.mark.parametrize("reads", [restore, look])
+def test_a_backup_that_is_being_restored_stays(
+    tmp_path: Path, kept: Lake, monkeypatch: pytest.MonkeyPatch, reads: Callable[[Lake, str], object]
+) -> None:
+    """Also an old one: whoever prunes meanwhile gives up, and the next prune isn't held up."""
+    names = taken(tmp_path, kept, range(2))
+    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "new"))
+    tried = []
+
+    def while_reading(*given: object) -> int:
+        with pytest.raises(StoreUnavailable, match="required nobody who backs up or removes"):
+            prune(kept, 1)
+        tried.append(given)
+        return examine(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(restoring, "examine", while_reading)
+    reads(kept, names[0])
+    assert len(tried) == 1
+    assert Lake("usecase", str(tmp_path / "new")).get("state/newest") == (
+        b"usecase 0" if reads is restore else None
+    )
+    assert prune(kept, 1).backups == (names[0],)
+
+
 def test_a_backup_waits_for_a_prune_and_then_goes_on(
     tmp_path: Path, kept: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,6 +311,26 @@ def test_one_who_was_taken_for_dead_closes_no_backup(
     assert shelf.names(kept) == names
 
 
+def test_a_pruner_that_was_stopped_for_long_removes_nothing_more(
+    tmp_path: Path, kept: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backup began meanwhile and counts on its objects, also if the first that wakes is the beat."""
+    taken(tmp_path, kept, range(3))
+    sweep, clock = pruning._sweep, turns._now
+
+    def stopped(place: Lake, stay: dict[str, Manifest], mine: turns.Turn) -> object:
+        monkeypatch.setattr(turns, "_now", lambda: clock() + 1200)
+        age(tmp_path, mine.key)
+        copy(a_lake(tmp_path, 1), kept, 60)  # has bytes of the backup that just went
+        mine.say()
+        return sweep(place, stay, mine)
+
+    monkeypatch.setattr(pruning, "_sweep", stopped)
+    with pytest.raises(StoreUnavailable, match="others may have begun"):
+        prune(kept, 1)
+    assert len(sound(kept)) == 2
+
+
 @pytest.mark.parametrize("damage", [flip, cut_short, Path.unlink])
 @pytest.mark.parametrize("what", ["an object", "the manifest"])
 def test_with_a_damaged_newest_nothing_goes_and_it_is_named(
@@ -304,6 +349,51 @@ def test_with_a_damaged_newest_nothing_goes_and_it_is_named(
     with pytest.raises(BackupError, match=f"{names[-1]}.*nothing was (removed|written)"):
         prune(kept, 1)
     assert kept.keys("") == before
+
+
+@pytest.mark.parametrize("what", ["a use case", "the artifacts", "a database"])
+def test_with_a_damaged_newest_of_anything_nothing_goes(tmp_path: Path, kept: Lake, what: str) -> None:
+    """The newest backup holds none of it, and the older one that does is the last that can be restored."""
+    digest = shelf.keep(kept, b"what the newest holds", {})
+    older = shelf.keep(kept, b"what older ones hold", {})
+    for name, held, size in (("2024-01-01T000000Z", older, 20), ("2024-01-02T000000Z", digest, 21)):
+        objects = {"a use case": "other", "the artifacts": ""}
+        of = {objects[what]: {"key": (held, f"{size} e")}} if what in objects else {}
+        dumps = {} if what in objects else {"mlflow": ("sqlite", held)}
+        shelf.close(kept, name, Manifest(name, "", "", {}, of, dumps, []))
+    last = taken(tmp_path, kept, range(1))[0]
+    file = tmp_path / "safe" / "backups" / shelf.key(digest)
+    whole = file.read_bytes()
+    flip(file)
+    before = kept.keys("")
+    with pytest.raises(BackupError, match=r"of 2024-01-02T000000Z\) is damaged"):
+        prune(kept, 1)
+    assert kept.keys("") == before
+    file.write_bytes(whole)
+    done = prune(kept, 1)
+    assert done.backups == ("2024-01-01T000000Z",)
+    assert done.read == (last, len(shelf.load(kept, last).digests(["usecase"])) + 1)
+
+
+def test_with_a_backup_dated_in_the_future_nothing_goes_until_it_has_its_own_date(
+    tmp_path: Path, kept: Lake
+) -> None:
+    """It would be taken for the newest for years, and the truly newest would go; named anew it restores."""
+    names = taken(tmp_path, kept, range(2))
+    ahead = datetime.now(UTC) + timedelta(hours=1)
+    name = copy(a_lake(tmp_path, 2), kept, int((ahead - NOW).total_seconds()))
+    names.append(copy(a_lake(tmp_path, 3), kept, 3))
+    before = kept.keys("")
+    with pytest.raises(BackupError, match=f"found one of {name}.*nothing was removed"):
+        prune(kept, 1)
+    assert kept.keys("") == before
+    file = tmp_path / "safe" / "backups" / f"{name}.json"
+    own = shelf.named(NOW + timedelta(seconds=2))
+    file.rename(file.with_stem(own))
+    assert prune(kept, 2).backups == tuple(names[:2])
+    assert sound(kept) == [own, names[2]]
+    copy(a_lake(tmp_path, 4), kept, int((datetime.now(UTC) - NOW).total_seconds()))
+    assert prune(kept, 1).backups == (own, names[2])  # one of this very moment is none of the future
 
 
 def test_the_next_backup_mends_what_the_lake_still_has_and_a_prune_follows(

@@ -49,7 +49,7 @@ class BackUpOperator(StoreOperator):
 
 
 class PruneOperator(StoreOperator):
-    """Read the newest backup, every byte, then remove those beyond the newest ``EVERGREEN_BACKUPS_KEPT``."""
+    """Read the newest of everything, then remove those beyond the newest ``EVERGREEN_BACKUPS_KEPT``."""
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of the place; its note names what is gone, and says how many stay."""
