@@ -14,6 +14,7 @@ CLOCK_READERS = {
     "include/__main__.py": "what a person asks for is asked now: the knowledge time of what a source changed",
     "include/acts.py": "a person answers now",
     "include/rescue.py": "a backup is named by the moment at which somebody asked for it",
+    "include/backup/prune.py": "a backup dated in the future is refused",
     "include/ingest/breaker.py": "how to treat a source now is no part of any result",
 }
 
