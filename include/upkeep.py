@@ -31,7 +31,7 @@ LEDGERS = ("attempts", "approvals", "deployments")
 def tidy(lake: Lake, registry: Registry, *, kept: int = KEPT) -> Ref:
     """Compact every table of a use case, and remove files that were replaced or left ``kept`` days ago.
 
-    What a killed task left of a night's parts goes as well, once the night is published or so old.
+    What a killed task left of a night's parts goes as well, once it is so old.
 
     Returns
     -------

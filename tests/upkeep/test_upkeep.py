@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable
 
-from include import tables, upkeep
+from include import upkeep
 from include.errors import EvergreenError
 from include.lake import Lake
 from include.refs import digest_json
@@ -60,15 +60,14 @@ def test_the_rows_are_the_same_in_fewer_files(clinic: Clinic) -> None:
     assert tidy(clinic.lake, clinic.registry).rows == 0
 
 
-def test_what_was_left_of_a_published_nights_parts_goes(clinic: Clinic) -> None:
-    """Parts that a killed task wrote after its night was published are removed, another night's stay."""
-    for night in ("2024-03-01", "2024-03-02"):
-        clinic.lake.create(f"parts/{night}/plan.json", b"{}")
-    done = tables.published("predictions", "2024-03-01", 1, "", inputs={}, spec="", code="", note="")
-    where = {"product": "predictions", "night": "2024-03-01"}
-    clinic.lake.publish("partitions", pa.Table.from_pylist([done], schema=tables.PARTITIONS), where)
-    assert tidy(clinic.lake, clinic.registry).note.endswith("; 1 objects went that parts of nights had left")
-    assert clinic.lake.keys("parts") == ["parts/2024-03-02/plan.json"]
+def test_what_was_left_of_a_nights_parts_goes_when_it_is_old(clinic: Clinic) -> None:
+    """Parts that a killed task left are removed with all else that nothing refers to, and not before."""
+    clinic.lake.create("parts/2024-03-01/plan.json", b"{}")
+    assert "parts of nights" not in tidy(clinic.lake, clinic.registry).note
+    assert tidy(clinic.lake, clinic.registry, kept=0).note.endswith(
+        "; 1 objects went that parts of nights had left"
+    )
+    assert clinic.lake.keys("parts") == []
 
 
 def test_what_was_just_replaced_stays(clinic: Clinic) -> None:
