@@ -16,7 +16,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.memory import Anonymous
 from include import models, profile, spool, tables
 from include.features.build import compute
 from include.lake import Lake
@@ -155,20 +155,6 @@ class Clock:
         setattr(owner, name, timed)
 
 
-class Anonymous(threading.Thread):
-    """The most memory of its own that the process had, in MB: mapped files are the system's to drop."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.done, self.most = threading.Event(), 0
-
-    def run(self) -> None:
-        """Look every hundredth of a second."""
-        while not self.done.wait(0.01):
-            status = Path("/proc/self/status").read_text()
-            self.most = max(self.most, int(status.partition("RssAnon:")[2].split()[0]) >> 10)
-
-
 PARTS = (
     (scoring, "seen_by", "read"),
     (scoring, "compute", "features"),
@@ -188,12 +174,11 @@ def measure(folder: str, kind: str) -> dict[str, Any]:
     lake = Lake(spec.name, folder)
     promote(lake, folder, kind)
     scoring.score(lake, spec, SMALL)
-    clock, memory = Clock(), Anonymous()
+    clock = Clock()
     for owner, name, part in PARTS:
         clock.wrap(owner, name, part)
-    memory.start()
-    whole = _timed(lambda: scoring.score(lake, spec, LARGE))
-    memory.done.set()
+    with Anonymous() as memory:
+        whole = _timed(lambda: scoring.score(lake, spec, LARGE))
     parts = dict(clock.parts)
     estimator = models.fetch(lake, Path(folder, kind).read_text())
     rows = compute(spec, scoring.seen_by(lake, spec, LARGE), [LARGE]).slice(0, ALIKE)

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from benchmarks import batch
+from benchmarks.memory import Anonymous
 from include.environment import Endpoint
 from include.features.build import compute
 from include.ingest.run import ingest
@@ -99,12 +100,10 @@ def measure(folder: Path, stage: str) -> dict[str, Any]:
     lake = Lake(spec.name, str(folder))
     if stage == "score":
         batch.promote(lake, str(folder), KIND)
-    memory = batch.Anonymous()
-    memory.start()
     wall, cpu = time.perf_counter(), time.process_time()
-    rows = work(folder, spec, lake, stage)
+    with Anonymous() as memory:
+        rows = work(folder, spec, lake, stage)
     seconds = (time.perf_counter() - wall, time.process_time() - cpu)
-    memory.done.set()
     return {
         "stage": stage,
         "rows": rows,

@@ -13,6 +13,7 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 import pyarrow as pa
 from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchError
 from obstore.exceptions import BaseError
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from include.environment import hidden
 from include.errors import StoreUnavailable
@@ -28,6 +29,12 @@ S = TypeVar("S", bound=Stored)
 P = ParamSpec("P")
 T = TypeVar("T")
 _COLOUR = re.compile(r"\x1b\[\d+m")  # delta-rs paints its errors
+again = retry(
+    retry=retry_if_exception_type(CommitFailedError),
+    wait=wait_random_exponential(multiplier=0.05, max=2),
+    stop=stop_after_attempt(12),
+    reraise=True,
+)
 
 
 def answered(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:

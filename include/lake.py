@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,11 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from obstore.store import from_url
-from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from include import query, spool
 from include.environment import lake_uri
 from include.errors import StaleDecision
-from include.faults import answered
+from include.faults import again, answered
 from include.refs import inside
 
 Where = query.Where
@@ -39,8 +38,6 @@ CONFIGURATION = {
 # A night is no partition column: a file for each, hundreds a year, took longer to open than to read. Files
 # are pruned by their nights' bounds instead, and a commit that replaces a night rewrites only its file.
 PARTITIONED = {"partitions": ["product"], "profiles": ["product"], "quarantine": ["source"]}
-_WAIT, _LOST = wait_random_exponential(multiplier=0.05, max=2), retry_if_exception_type(CommitFailedError)
-again = retry(retry=_LOST, wait=_WAIT, stop=stop_after_attempt(12), reraise=True)
 
 
 class Lake:
@@ -181,15 +178,14 @@ class Lake:
     # objects
 
     @cached_property
-    def store(self) -> Any:
-        """Obstore's way to the objects."""
+    def _store(self) -> Any:
         return from_url(self.uri, mkdir=True) if self.uri.startswith("file:") else from_url(self.uri)
 
     @answered
     def create(self, key: str, data: spool.Data) -> bool:
         """Write an object unless it is there; True if this call wrote it."""
         try:
-            obstore.put(self.store, inside(key), data, mode="create")
+            obstore.put(self._store, inside(key), data, mode="create")
         except obstore.exceptions.AlreadyExistsError:
             return False
         return True
@@ -197,7 +193,7 @@ class Lake:
     @answered
     def replace(self, key: str, data: bytes) -> None:
         """Write an object, over the old one if there is one."""
-        obstore.put(self.store, inside(key), data)
+        obstore.put(self._store, inside(key), data)
 
     def get(self, key: str) -> bytes | None:
         """Return an object's bytes, or None."""
@@ -208,35 +204,40 @@ class Lake:
     def data(self, key: str) -> spool.Data | None:
         """Return an object's bytes as `get` does, but mapped from a file where they are many."""
         try:
-            return spool.poured(obstore.get(self.store, inside(key)).stream(min_chunk_size=spool.PART))
+            return spool.poured(obstore.get(self._store, inside(key)).stream(min_chunk_size=spool.PART))
         except FileNotFoundError:
             return None
 
     @answered
-    def remove(self, key: str) -> None:
-        """Remove an object, if it is there."""
-        with suppress(FileNotFoundError):
-            obstore.delete(self.store, inside(key))
+    def remove(self, keys: Sequence[str]) -> None:
+        """Remove objects, of which some may be gone already."""
+        paths = [inside(key) for key in keys]
+        try:
+            obstore.delete(self._store, paths)
+        except FileNotFoundError:  # one of them was, and what became of the others isn't said
+            for path in paths:
+                with suppress(FileNotFoundError):
+                    obstore.delete(self._store, [path])
 
     @answered
     def size(self, key: str) -> int | None:
         """Return an object's bytes by number, without reading them, or None."""
         try:
-            return int(obstore.head(self.store, inside(key))["size"])
+            return int(obstore.head(self._store, inside(key))["size"])
         except FileNotFoundError:
             return None
 
     @answered
     def tables(self) -> list[str]:
         """Return the names of the tables, sorted."""
-        found = obstore.list_with_delimiter(self.store, "tables/")["common_prefixes"]
+        found = obstore.list_with_delimiter(self._store, "tables/")["common_prefixes"]
         return sorted(str(prefix).rstrip("/").rpartition("/")[2] for prefix in found)
 
     @answered
-    def old(self, prefix: str, days: int) -> list[str]:
-        """Return the keys below a prefix that were written so many days ago or before."""
-        pages, last = obstore.list(self.store, prefix=inside(prefix)), datetime.now(UTC) - timedelta(days)
-        return [str(one["path"]) for page in pages for one in page if one["last_modified"] <= last]
+    def written(self, prefix: str) -> dict[str, datetime]:
+        """Return for each key below a prefix when it was written, by the store's clock."""
+        pages = obstore.list(self._store, prefix=inside(prefix))
+        return {str(one["path"]): one["last_modified"] for page in pages for one in page}
 
     def keys(self, prefix: str) -> list[str]:
         """Return the keys below a prefix (all, if it is empty), sorted."""
@@ -245,5 +246,5 @@ class Lake:
     @answered
     def marks(self, prefix: str = "") -> dict[str, str]:
         """Return for each key below a prefix its size and a mark: with other bytes it has another."""
-        pages = obstore.list(self.store, prefix=inside(prefix) if prefix else None)
+        pages = obstore.list(self._store, prefix=inside(prefix) if prefix else None)
         return {str(one["path"]): f"{one['size']} {one['e_tag']}" for page in pages for one in page}

@@ -14,8 +14,8 @@ from deltalake import DeltaTable, write_deltalake
 
 from include import query
 from include.errors import EvergreenError
-from include.faults import answered
-from include.lake import Lake, again
+from include.faults import again, answered
+from include.lake import Lake
 from include.refs import Ref
 from include.score import parts
 

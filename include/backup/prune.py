@@ -77,7 +77,7 @@ def prune(kept: Lake, keep: int) -> Pruned:
         old = beyond(manifests, keep)
         for name in old:
             mine.holds()
-            shelf.remove(kept, [f"{name}.json"])
+            kept.remove([f"{name}.json"])
         stay = {name: one for name, one in manifests.items() if name not in old}
         objects, size = _sweep(kept, stay, mine)
     return Pruned((newest, read), tuple(old), objects, size, len(stay))
@@ -163,5 +163,5 @@ def _sweep(kept: Lake, stay: Mapping[str, Manifest], mine: Turn) -> tuple[int, i
     keys = sorted(left)
     for start in range(0, len(keys), BATCH):
         mine.holds()
-        shelf.remove(kept, keys[start : start + BATCH])
+        kept.remove(keys[start : start + BATCH])
     return len(left), sum(left.values())

@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-import obstore
-
 from include.environment import lake_uri, setting
 from include.errors import BackupError, NotPublished, SettingError
-from include.faults import answered
 from include.lake import Lake
-from include.refs import digest_bytes, digest_json, inside
+from include.refs import digest_bytes, digest_json
 
 SETTING, KEPT = "EVERGREEN_BACKUP", "EVERGREEN_BACKUPS_KEPT"
 EIGHT = "8"  # weeks, of a weekly one
@@ -129,24 +125,6 @@ def keep(place: Lake, data: bytes, there: dict[str, int]) -> str:
     elif size != len(data):
         place.replace(key(digest), data)
     return digest
-
-
-@answered
-def remove(place: Lake, keys: Sequence[str]) -> None:
-    """Remove objects, of which some may be gone already."""
-    try:
-        obstore.delete(place.store, [inside(key) for key in keys])
-    except FileNotFoundError:  # one of them was, and what became of the others isn't said
-        for key in keys:
-            with suppress(FileNotFoundError):
-                obstore.delete(place.store, [inside(key)])
-
-
-@answered
-def written(place: Lake, prefix: str) -> dict[str, datetime]:
-    """Return for each key below a prefix when it was written, by the store's clock."""
-    pages = obstore.list(place.store, prefix=prefix)
-    return {str(one["path"]): one["last_modified"] for page in pages for one in page}
 
 
 def close(place: Lake, name: str, manifest: Manifest) -> None:

@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from typing import Literal
 from uuid import uuid4
 
-from include.backup import shelf
 from include.errors import StoreUnavailable
 from include.lake import Lake
 
@@ -69,7 +68,7 @@ class Turn:
                 if not (others := self._others(self.key)):
                     return
                 if self.act == "removes":
-                    shelf.remove(self.kept, [self.key])
+                    self.kept.remove([self.key])
             if time.monotonic() >= end:
                 raise StoreUnavailable(
                     self.kept.uri,
@@ -82,7 +81,7 @@ class Turn:
     def _others(self, own: str) -> list[str]:
         """Write a word, which tells the store's time, and return who is at work and mustn't be."""
         self.kept.replace(own, b"")
-        written = shelf.written(self.kept, PREFIX)
+        written = self.kept.written(PREFIX)
         now = written.get(own)
         alive = [key for key, then in written.items() if now is None or (now - then).total_seconds() < SILENT]
         mustnt = ("removes",) if self.act == "shares" else ("removes", "shares")
@@ -106,7 +105,7 @@ class Turn:
         """Say no more; where that can't be taken back, silence says it."""
         self._over.set()
         with suppress(StoreUnavailable):
-            shelf.remove(self.kept, [self.key, self._look])
+            self.kept.remove([self.key, self._look])
 
 
 @contextmanager

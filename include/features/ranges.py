@@ -35,7 +35,7 @@ class Range:
         """Return the SQL of a part's rows.
 
         The marks are keys of a sample by hash: it depends on the rows alone, in whatever order they are. A
-        row without a key is beyond the last mark, where the check finds it.
+        row without a key may be in no part, and is missed when the parts are counted.
         """
         names = ", ".join(f'"{column}"' for column in key)
         self.whole = engine.execute("SELECT count(*) FROM spine").fetchall()[0][0]

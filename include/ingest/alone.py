@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from include import spool
 from include.errors import SpecError
-from include.ingest.rows import Aside, Mask, Rows
+from include.ingest.rows import Aside, Rows, mask
 from include.ingest.standardise import standardise
 from include.spec import UseCase
 from include.spec.source import Source
@@ -89,8 +89,3 @@ def _agrees(typed: pa.Table, spec: UseCase, source: Source, aside: Aside, start:
 def _local(values: Any, spec: UseCase) -> Any:
     """Return moments as the wall times of the schedule's time zone."""
     return pc.local_timestamp(values.cast(pa.timestamp("us", spec.schedule.timezone)))
-
-
-def mask(values: pa.ChunkedArray) -> Mask:
-    """Return booleans without nulls as an array."""
-    return np.asarray(values.to_numpy(zero_copy_only=False), bool)

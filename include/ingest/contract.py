@@ -22,10 +22,10 @@ from include import spool
 from include.errors import PartitionRefused
 from include.ingest import repeats
 from include.ingest.aggregates import UNIQUE, unmet
-from include.ingest.alone import mask, told
+from include.ingest.alone import told
 from include.ingest.classes import strange
 from include.ingest.request import request
-from include.ingest.rows import UNIT, Aside, Codes, Mask, Rows, numbered
+from include.ingest.rows import UNIT, Aside, Codes, Mask, Rows, mask, numbered
 from include.ingest.suite import broken
 from include.spec import UseCase
 from include.spec.source import Contract, Source

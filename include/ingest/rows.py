@@ -81,6 +81,11 @@ class Rows:
         return np.searchsorted(self._ends, places, side="right").astype(np.int64)
 
 
+def mask(values: pa.Array | pa.ChunkedArray) -> Mask:
+    """Return booleans without nulls as an array."""
+    return np.asarray(values.to_numpy(zero_copy_only=False), bool)
+
+
 def numbered(table: pa.Table, sizes: Codes) -> pa.RecordBatchReader:
     """Return the rows with the unit of each, where so many rows of each unit follow one another."""
     ends = np.cumsum(sizes)

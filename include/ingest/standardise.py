@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from include import spool
 from include.environment import setting
 from include.ingest import repeats
-from include.ingest.rows import Mask, Rows
+from include.ingest.rows import Mask, Rows, mask
 from include.spec.source import Column, Source
 from include.tables import TIME
 
@@ -95,13 +95,9 @@ def _shaped(values: pa.Array, shape: str) -> Typed:
     return _judged(values, pc.match_substring_regex(values, shape))
 
 
-def _mask(values: pa.Array) -> Mask:
-    return np.asarray(values.to_numpy(zero_copy_only=False), bool)
-
-
 def _judged(values: pa.Array, valid: pa.Array) -> Typed:
     """Return the valid values, else null, and which are not valid; null is neither."""
-    return pc.if_else(pc.fill_null(valid, False), values, None), _mask(pc.invert(pc.fill_null(valid, True)))
+    return pc.if_else(pc.fill_null(valid, False), values, None), mask(pc.invert(pc.fill_null(valid, True)))
 
 
 def _whole(values: pa.Array) -> pa.Array:
@@ -129,7 +125,7 @@ def _boolean(values: pa.Array, column: Column) -> Typed:
     lower = pc.utf8_lower(values)
     yes, no = pc.is_in(lower, TRUE), pc.is_in(lower, FALSE)
     known = pc.or_(yes, no)
-    return pc.if_else(known, yes, None), _mask(pc.and_(pc.invert(known), pc.is_valid(values)))
+    return pc.if_else(known, yes, None), mask(pc.and_(pc.invert(known), pc.is_valid(values)))
 
 
 def _date(values: pa.Array, column: Column) -> Typed:
@@ -169,7 +165,7 @@ def _moments(values: pa.Array, column: Column) -> tuple[pa.Array, pa.Array]:
     for early in (True, False):
         which = np.full(len(values), early)
         moment = local.dt.tz_localize(zone, ambiguous=which, nonexistent="NaT").dt.tz_convert("UTC")
-        read.append(pa.array(with_offset.where(_mask(exact), moment), TIME, from_pandas=True))
+        read.append(pa.array(with_offset.where(mask(exact), moment), TIME, from_pandas=True))
     return read[0], read[1]
 
 
@@ -185,14 +181,14 @@ def _later(rows: Rows, source: Source, name: str) -> Mask:
     for place, part in spool.parts(rows.text):
         encoded = part[name].combine_chunks().dictionary_encode()
         twice = pc.not_equal(*_moments(encoded.dictionary, source.columns[name]))
-        among[place] = _mask(pc.fill_null(twice.take(encoded.indices), False))
+        among[place] = mask(pc.fill_null(twice.take(encoded.indices), False))
     columns = dict.fromkeys([*source.key, name])
     return repeats.said_before(rows.text.select(columns), rows.sizes, among) if among.any() else among
 
 
 def _lost(before: pa.Array, after: pa.Array) -> Mask:
     """Return which values had the right shape and still weren't any, as 2013-02-30."""
-    return _mask(pc.and_(pc.is_valid(before), pc.is_null(after)))
+    return mask(pc.and_(pc.is_valid(before), pc.is_null(after)))
 
 
 READ: dict[str, Callable[[pa.Array, Column], Typed]] = {

@@ -54,11 +54,11 @@ def score_beside(
             continue
         step = Step(SHADOW, str(row["version"]), model)
         try:
-            made.append(
-                predictions.build(spec, rows, Served(step, "", ladder.predict(lake, spec, rows, step)))
-            )
+            values = ladder.predict(lake, spec, rows, step)
         except ModelError as error:
             log.warning("%s/%s: v%s can't score beside: %s", spec.name, night, row["version"], error)
+            continue
+        made.append(predictions.build(spec, rows, Served(step, "", values)))
     if made and (kept is None or len(made) > 1):
         _publish(lake, spec, night, pa.concat_tables(made), inputs)
 

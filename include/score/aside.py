@@ -12,7 +12,7 @@ from include.features.build import schema
 from include.lake import Lake
 from include.refs import digest_bytes
 from include.score import predictions
-from include.score.plan import Plan, unfit
+from include.score.plan import Plan, unfit, verified
 from include.spec import UseCase
 
 FEATURES, PREDICTIONS = "features", "predictions"  # of a part
@@ -37,15 +37,6 @@ def write(lake: Lake, made: Plan, number: int, table: pa.Table) -> list[str]:
         digests.append(digest_bytes(data))
         lake.create(_key(made, number, digests[-1]), data)
     return digests
-
-
-def verified(lake: Lake, key: str, digest: str) -> bytes:
-    """Return an object's bytes, or raise `PartsUnfit` where they aren't those of their digest."""
-    data = lake.get(key)
-    if data is None or digest_bytes(data) != digest:
-        found = "nothing" if data is None else "other bytes"
-        raise unfit(f"part {key}", f"SHA-256 {digest}", found, lake.uri)
-    return data
 
 
 def read(lake: Lake, spec: UseCase, made: Plan, parts: Sequence[Part], name: str) -> pa.Table:

@@ -13,6 +13,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -94,7 +95,7 @@ def publish(
             done = replace(done, note=f"{done.note}; scored as a whole: {error}")
     else:
         rows, made, missing = night_of.rows, night_of.made, night_of.missing
-        done = run.publish(lake, spec, rows, missing, lambda: made, lambda: night_of.inputs)
+        done = run.publish(lake, spec, rows, missing, lambda _: made, lambda: night_of.inputs)
     clear(lake, night)
     return done
 
@@ -103,8 +104,7 @@ def clear(lake: Lake, night: str) -> int:
     """Remove the plans and parts of a night, and return how many objects that were."""
     try:
         keys = lake.keys(plan.folder(night))
-        for key in keys:
-            lake.remove(key)
+        lake.remove(keys)
     except StoreUnavailable as error:
         log.warning("parts of %s are left to upkeep: %s", night, error)  # the night itself is done
         return 0
@@ -113,9 +113,9 @@ def clear(lake: Lake, night: str) -> int:
 
 def sweep(lake: Lake, days: int) -> int:
     """Remove what was left so many days ago; what is younger may be of a night at work, a backfill's too."""
-    old = lake.old(f"{plan.FOLDER}/", days)
-    for key in old:
-        lake.remove(key)
+    last = datetime.now(UTC) - timedelta(days)
+    old = [key for key, then in lake.written(f"{plan.FOLDER}/").items() if then <= last]
+    lake.remove(old)
     return len(old)
 
 
@@ -176,7 +176,7 @@ def _predicted(lake: Lake, spec: UseCase, made: Plan, rows: pa.Table) -> pa.Tabl
 
 
 def _listed(lake: Lake, ref: Mapping[str, Any]) -> Part:
-    return dict(json.loads(aside.verified(lake, str(ref["uri"]), str(ref["digest"]))))
+    return dict(json.loads(plan.verified(lake, str(ref["uri"]), str(ref["digest"]))))
 
 
 def _unfit(night: str, required: str, found: str) -> PartsUnfit:

@@ -28,9 +28,6 @@ from include.score.missing import missing_of, state_of
 from include.spec import UseCase
 
 FOLDER = "parts"
-REMEDY = (
-    "nothing is lost: `predict` scores the night as a whole; clear from `score.plan` on to have parts again"
-)
 
 
 @dataclass(frozen=True)
@@ -100,19 +97,20 @@ def read(lake: Lake, key: str) -> Plan:
     PartsUnfit
         when it isn't there or isn't what its name says.
     """
-    data = lake.get(key)
-    if data is None or digest_bytes(data) != key.rpartition("/")[2].removesuffix(".json"):
-        found = "nothing" if data is None else "other bytes"
-        raise PartsUnfit(
-            f"plan {key}", required="the plan of its digest", found=found, where=lake.uri, remedy=REMEDY
-        )
-    said = json.loads(data)
+    said = json.loads(verified(lake, key, key.rpartition("/")[2].removesuffix(".json")))
     if set(said) != set(Plan.__dataclass_fields__):
-        raise PartsUnfit(
-            f"plan {key}", required="one that this code wrote", found="one of other code", remedy=REMEDY
-        )
+        raise unfit(f"plan {key}", "one that this code wrote", "one of other code")
     steps = {share: (_step(step), why) for share, (step, why) in said.pop("served").items()}
     return Plan(**said, served=steps)
+
+
+def verified(lake: Lake, key: str, digest: str) -> bytes:
+    """Return an object's bytes, or raise `PartsUnfit` where they aren't those of their digest."""
+    data = lake.get(key)
+    if data is None or digest_bytes(data) != digest:
+        found = "nothing" if data is None else "other bytes"
+        raise unfit(key, f"SHA-256 {digest}", found, lake.uri)
+    return data
 
 
 def unfit(subject: str, required: str, found: str, where: str = "") -> PartsUnfit:

@@ -25,7 +25,7 @@ from include.promote import ledger
 from include.refs import Ref, digest_table
 from include.rollout.beside import score_beside
 from include.rollout.canary import shares
-from include.rollout.trial import trials
+from include.rollout.trial import Trial, trials
 from include.score import ladder, predictions
 from include.score.ladder import Served, Step
 from include.score.missing import missing_of, state_of
@@ -56,8 +56,8 @@ def score(lake: Lake, spec: UseCase, night: str) -> Ref:
         raise _nothing(spec, night, state)
     missing = missing_of(spec, night, seen, state)
 
-    def made() -> pa.Table:
-        return _climbed(lake, spec, rows, missing)
+    def made(on_trial: Sequence[Trial]) -> pa.Table:
+        return _climbed(lake, spec, rows, on_trial, missing)
 
     return publish(lake, spec, rows, missing, made, lambda: inputs_of(spec, seen))
 
@@ -67,7 +67,7 @@ def publish(
     spec: UseCase,
     rows: pa.Table,
     missing: Mapping[str, str],
-    made: Callable[[], pa.Table],
+    made: Callable[[Sequence[Trial]], pa.Table],
     inputs: Callable[[], dict[str, str]],
 ) -> Ref:
     """Publish a night's predictions unless it has some, then what follows from them.
@@ -76,14 +76,14 @@ def publish(
     ----------
     rows : the night's features, shape (n, any), n > 0.
     missing : the sources that the night is without, each with a word why.
-    made : returns the predictions, if they are wanted.
+    made : returns the predictions, if they are wanted, by the rungs and a canary of the trials.
     inputs : returns the digest of what the night saw of each source.
     """
     night = rows["night"][0].as_py()
     on_trial = trials(ledger.switches(lake), spec, night)
     published, first = lake.read("predictions", {"night": night}), None
     if published is None or not published.num_rows:
-        first = made()
+        first = made(on_trial)
         published = _serve(lake, night, first)
     seen = inputs()
     if published is first:
@@ -95,11 +95,12 @@ def publish(
     return ref
 
 
-def _climbed(lake: Lake, spec: UseCase, rows: pa.Table, missing: Mapping[str, str]) -> pa.Table:
+def _climbed(
+    lake: Lake, spec: UseCase, rows: pa.Table, on_trial: Sequence[Trial], missing: Mapping[str, str]
+) -> pa.Table:
     """Return a prediction for each row, by the first rung that can serve it."""
-    night = rows["night"][0].as_py()
-    rungs = ladder.steps(ledger.serving(lake, night), spec)
-    parts = shares(spec, rows, rungs, trials(ledger.switches(lake), spec, night))
+    rungs = ladder.steps(ledger.serving(lake, rows["night"][0].as_py()), spec)
+    parts = shares(spec, rows, rungs, on_trial)
     made = [predictions.build(spec, r, ladder.climb(lake, spec, r, steps, missing)) for r, steps in parts]
     return predictions.joined(spec, made)
 
@@ -206,9 +207,13 @@ def _by_the_same(lake: Lake, spec: UseCase, rows: pa.Table, parts: Sequence[Part
 
 
 def inputs_of(spec: UseCase, seen: Mapping[str, pa.Table]) -> dict[str, str]:
-    """Return the digest of what the night saw of each source: rows that came later are no part of it."""
-    order = {name: ("night", "revision", *source.key) for name, source in spec.sources.items()}
-    return {name: digest_table(spool.ordered(rows, order[name])) for name, rows in seen.items()}
+    """Return the digest of what the night saw of each source: rows that came later are no part of it.
+
+    Parameters
+    ----------
+    seen : of `seen_by`, whose rows are in order.
+    """
+    return {name: digest_table(rows) for name, rows in seen.items()}
 
 
 def _finish(

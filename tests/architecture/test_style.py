@@ -15,7 +15,7 @@ CLOCK_READERS = {
     "include/acts.py": "a person answers now",
     "include/rescue.py": "a backup is named by the moment at which somebody asked for it",
     "include/backup/prune.py": "a backup dated in the future is refused",
-    "include/lake.py": "what was left so long ago is no part of any result",
+    "include/score/parts.py": "what was left so long ago is no part of any result",
     "include/ingest/breaker.py": "how to treat a source now is no part of any result",
 }
 

@@ -34,11 +34,11 @@ from tests.backup.test_drill import content, cut_short, flip
 
 KILLED = """
 import os, signal
-from include.backup import shelf
+import obstore
 from include.backup.prune import prune
 from include.lake import Lake
 
-real, left = shelf.obstore.delete, [{after}]
+real, left = obstore.delete, [{after}]
 
 def delete(store, paths):
     for path in paths:
@@ -48,7 +48,7 @@ def delete(store, paths):
             left[0] -= 1
         real(store, [path])
 
-shelf.obstore.delete = delete
+obstore.delete = delete
 prune(Lake("backups", "{safe}"), 1)
 """
 
@@ -452,4 +452,4 @@ def test_who_wants_to_remove_holds_up_nobody_while_waiting(tmp_path: Path, kept:
             assert len(kept.keys(turns.PREFIX)) == 2
     with turn(kept, "removes") as mine:
         mine.holds()
-        assert datetime.now(UTC) - shelf.written(kept, turns.PREFIX)[mine.key] < timedelta(minutes=5)
+        assert datetime.now(UTC) - kept.written(turns.PREFIX)[mine.key] < timedelta(minutes=5)

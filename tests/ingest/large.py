@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import pyarrow.csv
 import pyarrow.parquet
 import yaml
 
+from benchmarks.memory import Anonymous
 from include import spool
 from include.environment import Endpoint
 from include.ingest.run import ingest
@@ -55,27 +55,16 @@ def main(rows: int, folder: str, kind: str) -> None:
     (there / "usecase.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
     write = pyarrow.csv.write_csv if kind == "csv" else pyarrow.parquet.write_table
     write(sales(rows), Path(folder, f"{NIGHT}.{kind}"))
-    done, most = threading.Event(), [0]
-
-    def look() -> None:
-        while not done.wait(0.005):
-            status = Path("/proc/self/status").read_text()
-            most[0] = max(most[0], int(status.partition("RssAnon:")[2].split()[0]) >> 10)
-
-    watch = threading.Thread(target=look, daemon=True)
     pa.default_memory_pool().release_unused()
-    watch.start()
-    uri = Path(folder).as_uri()
-    (outcome,) = ingest(
+    lake, use, uri = (
         Lake("weekly_sales", folder + "/lake"),
         read(there / "usecase.yaml"),
-        "sales",
-        [NIGHT],
-        lambda name: Endpoint(name, uri),
+        Path(folder).as_uri(),
     )
-    done.set()
+    with Anonymous() as memory:
+        (outcome,) = ingest(lake, use, "sales", [NIGHT], lambda name: Endpoint(name, uri))
     assert outcome.outcome == "published", outcome.note
-    print(most[0])
+    print(memory.most)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.memory import Anonymous
 from include import spool, tables
 from include.lake import Lake
 from include.score.run import score
@@ -44,18 +44,9 @@ def main(rows: int, folder: str) -> None:
     lake = Lake("parcels", folder + "/lake")
     parcels.fill(lake, use, "2024-03-01", NIGHT)
     lake.publish("validated_orders", orders(use, rows), {"night": NIGHT})
-    done, most = threading.Event(), [0]
-
-    def look() -> None:
-        while not done.wait(0.005):
-            status = Path("/proc/self/status").read_text()
-            most[0] = max(most[0], int(status.partition("RssAnon:")[2].split()[0]) >> 10)
-
-    watch = threading.Thread(target=look, daemon=True)
-    watch.start()
-    assert score(lake, use, NIGHT).rows == rows
-    done.set()
-    print(most[0])
+    with Anonymous() as memory:
+        assert score(lake, use, NIGHT).rows == rows
+    print(memory.most)
 
 
 if __name__ == "__main__":

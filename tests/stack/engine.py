@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from demo.airflow_api import AirflowApi, AirflowError, Json
@@ -69,6 +70,17 @@ def engine() -> str:
     except subprocess.TimeoutExpired:
         return "docker info gave no answer in 20 s"
     return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["docker info failed"])[-1]
+
+
+WHY_NOT = engine()
+NEEDS_ENGINE = [
+    pytest.mark.full,
+    pytest.mark.airflow,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(
+        bool(WHY_NOT) and not os.environ.get("EVERGREEN_FULL"), reason=f"needs a Docker engine: {WHY_NOT}"
+    ),
+]
 
 
 def until(true: Callable[[], Any], what: str, timeout: float = 120) -> Any:

@@ -6,7 +6,6 @@ be pulled, `images/` has a stand-in from Debian's package. Grafana has none: `te
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,17 +14,9 @@ import requests
 import yaml
 
 from demo.home import REPOSITORY
-from tests.stack.engine import Composed, engine, pulled_or_built, until
+from tests.stack.engine import NEEDS_ENGINE, WHY_NOT, Composed, pulled_or_built, until
 
-WHY_NOT = engine()
-pytestmark = [
-    pytest.mark.full,
-    pytest.mark.airflow,
-    pytest.mark.timeout(1800),
-    pytest.mark.skipif(
-        bool(WHY_NOT) and not os.environ.get("EVERGREEN_FULL"), reason=f"needs a Docker engine: {WHY_NOT}"
-    ),
-]
+pytestmark = NEEDS_ENGINE
 ALERTMANAGERS = "/api/v1/alertmanagers"
 WHO = """
 import base64, json

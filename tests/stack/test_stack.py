@@ -6,7 +6,6 @@ It needs a Docker engine. Where there is none it is skipped and says so; with EV
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 
@@ -14,17 +13,9 @@ import pytest
 import requests
 
 from demo.__main__ import Story
-from tests.stack.engine import FOUND, LOG, NIGHTLY, USECASE, Composed, docker, engine
+from tests.stack.engine import FOUND, LOG, NEEDS_ENGINE, NIGHTLY, USECASE, WHY_NOT, Composed, docker
 
-WHY_NOT = engine()
-pytestmark = [
-    pytest.mark.full,
-    pytest.mark.airflow,
-    pytest.mark.timeout(1800),
-    pytest.mark.skipif(
-        bool(WHY_NOT) and not os.environ.get("EVERGREEN_FULL"), reason=f"needs a Docker engine: {WHY_NOT}"
-    ),
-]
+pytestmark = NEEDS_ENGINE
 LAST = "2013-02-28"
 INGESTS = tuple(f"ingest.{name}" for name in ("schedule", "outcomes", "weather", "planes"))
 PRODUCTS = ["monitor", "outcomes", "planes", "predictions", "schedule", "weather"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator, BaseOperatorLink
@@ -13,6 +14,7 @@ from structlog.contextvars import bind_contextvars
 from evergreen.links import OverviewLink
 from include import errors
 from include.environment import Endpoint
+from include.refs import Ref
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -122,6 +124,19 @@ def connect(name: str) -> Endpoint:
         password=found.password or "",
         extra=dict(found.extra_dejson),
     )
+
+
+def backed_up(lakes: Sequence[Lake]) -> Ref:
+    """Back lakes up, and return the place's reference; its note names the backup, and what isn't in it."""
+    from include.backup.shelf import shelf
+    from include.backup.write import ARTIFACTS, backup
+    from include.environment import setting
+
+    kept, now = shelf(), datetime.now(UTC)
+    done = backup(lakes, kept, now=now, connect=database, artifacts=setting(ARTIFACTS, ""))
+    if done.failed:
+        raise AirflowFailException(done.note)
+    return Ref(kept.uri, "all", rows=done.copied, note=done.note)
 
 
 def database(name: str) -> Endpoint:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from evergreen.operators.base import EvergreenOperator, database
+from evergreen.operators.base import EvergreenOperator, backed_up
 from include.refs import Ref
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ class OperateOperator(EvergreenOperator):
             if form["action"] == "verify":
                 return self.handed(self._verify())
             if form["action"] == "back up":
-                return self.handed(self._back_up())
+                return self.handed(backed_up([self.open()[0]]))
             if not (by and form["reason"].strip()):
                 raise AirflowFailException(
                     f"{form['action']}: required a person and a reason, found {by!r}, {form['reason']!r}; "
@@ -44,18 +43,6 @@ class OperateOperator(EvergreenOperator):
         if found.differences:
             raise AirflowFailException("; ".join(found.differences[:5]))
         return Ref(lake.uri, "all", note=found.note)
-
-    def _back_up(self) -> Ref:
-        from include.backup.shelf import shelf
-        from include.backup.write import ARTIFACTS, backup
-        from include.environment import setting
-
-        lake, _ = self.open()
-        now, kept = datetime.now(UTC), shelf()
-        done = backup([lake], kept, now=now, connect=database, artifacts=setting(ARTIFACTS, ""))
-        if done.failed:
-            raise AirflowFailException(done.note)
-        return Ref(kept.uri, "all", rows=done.copied, note=done.note)
 
     def _roll_back(self, form: Any, by: str, request: str) -> Ref:
         from include.promote.back import rollback

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
 
-from evergreen.operators.base import EvergreenOperator, StoreOperator, connect, database
+from evergreen.operators.base import EvergreenOperator, StoreOperator, backed_up, connect
 from include.errors import SettingError
 from include.refs import Ref
 
@@ -32,20 +32,13 @@ class BackUpOperator(StoreOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of the place; its note names the backup, and what isn't in it."""
-        from include.backup.shelf import shelf
-        from include.backup.write import ARTIFACTS, backup
-        from include.environment import setting
         from include.lake import Lake
         from include.spec import names
 
         skip_without_a_place()
         with self.one_try():
             lakes = [lake for name in names() if (lake := Lake(name)).tables()]
-            kept, now = shelf(), datetime.now(UTC)
-            done = backup(lakes, kept, now=now, connect=database, artifacts=setting(ARTIFACTS, ""))
-            if done.failed:
-                raise AirflowFailException(done.note)
-            return self.handed(Ref(kept.uri, "all", rows=done.copied, note=done.note))
+            return self.handed(backed_up(lakes))
 
 
 class PruneOperator(StoreOperator):
