@@ -1,10 +1,16 @@
-"""The most memory of its own that a process had: mapped files are the system's to drop."""
+"""The most memory of its own that a process had, for mapped files are the system's; or a limit of both."""
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
+
+GROUPS = Path("/sys/fs/cgroup")
 
 
 class Anonymous(threading.Thread):
@@ -28,3 +34,29 @@ class Anonymous(threading.Thread):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._done.set()
+
+
+def _join(group: Path) -> None:
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+
+
+@contextmanager
+def held(limit: int) -> Iterator[Callable[[], None] | None]:
+    """Yield what a new process calls to be killed rather than have more bytes, mapped files' pages counted.
+
+    None where this process may make no control group: `docker run -m` can do it there.
+    """
+    own = dict(line.split(":")[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())
+    old = "memory" in own  # of version 1
+    place = GROUPS / ("memory" if old else ".") / own["memory" if old else ""].lstrip("/")
+    group = place / f"evergreen-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / ("memory.limit_in_bytes" if old else "memory.max")).write_text(str(limit))
+    except OSError:
+        yield None
+    else:
+        yield partial(_join, group)
+    finally:
+        if group.is_dir():
+            group.rmdir()
