@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
@@ -39,7 +37,6 @@ TRUSTED: tuple[str, ...] = (
     "sklearn.utils.validation.check_array",
 )
 LIMIT = 512 << 20  # bytes, packed or unpacked
-WORKERS = min(4, os.cpu_count() or 1)  # parts of a large night that are predicted at once
 
 
 def key(digest: str) -> str:
@@ -179,12 +176,8 @@ def predict(estimator: Pipeline, rows: pa.Table, spec: UseCase) -> NDArray[np.fl
 
     with warnings.catch_warnings():  # outside: it is one for all threads
         warnings.simplefilter("ignore")  # an unseen category is expected, and encoded as unknown
-        if rows.num_rows <= spool.BATCH:
-            fill(slice(0, rows.num_rows), rows)
-        else:
-            # trees let go of the interpreter; the first error is raised, and what hasn't begun never does
-            with ThreadPoolExecutor(WORKERS) as workers:
-                list(workers.map(fill, *zip(*spool.parts(rows), strict=True)))
+        for _ in spool.spread(fill, rows):  # trees let go of the interpreter
+            pass
     return values
 
 

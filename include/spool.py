@@ -11,10 +11,13 @@ import mmap
 import os
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import duckdb
 import numpy as np
@@ -32,7 +35,9 @@ PART = 1 << 20  # bytes that are copied at once
 MEMORY = "2GB"  # of DuckDB, which spills beyond
 RUNS = 1000  # sorted runs that are laid one after the other instead of being sorted
 TEXT = (1 << 31) - 1  # bytes of text that one array can have
+WORKERS = min(4, os.cpu_count() or 1)  # parts of a table that are worked on at once
 Data = bytes | mmap.mmap
+Made = TypeVar("Made")
 
 
 def engine() -> duckdb.DuckDBPyConnection:
@@ -101,6 +106,27 @@ def parts(rows: pa.Table) -> Iterator[tuple[slice, pa.Table]]:
     """Yield the table in parts of at most `BATCH` rows, with their places; of no rows an empty one."""
     for start in range(0, max(rows.num_rows, 1), BATCH):
         yield slice(start, start + BATCH), rows.slice(start, BATCH)
+
+
+def spread(work: Callable[[slice, pa.Table], Made], rows: pa.Table) -> Iterator[Made]:
+    """Yield what is made of each part, in order, several at once where the work lets go of the interpreter.
+
+    The first error is raised, and what hasn't begun by then never does. A few parts are made ahead.
+    """
+    if rows.num_rows <= BATCH:
+        yield work(slice(0, rows.num_rows), rows)
+        return
+    ahead: deque[Future[Made]] = deque()
+    with ThreadPoolExecutor(WORKERS) as workers:
+        try:
+            for place, part in parts(rows):
+                ahead.append(workers.submit(work, place, part))
+                if len(ahead) > WORKERS:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            workers.shutdown(cancel_futures=True)
 
 
 def chosen(rows: pa.Table, mask: pa.Array | pa.ChunkedArray) -> pa.Table:

@@ -37,7 +37,7 @@ def build(spec: UseCase, rows: pa.Table, served: Served) -> pa.Table:
     same = pa.table(
         {name: pa.repeat(pa.scalar(text), size) for name, text in who.items()}
     )  # all parts' memory
-    made = (_built(spec, part, same, served.values[place]) for place, part in spool.parts(rows))
+    made = spool.spread(lambda place, part: _built(spec, part, same, served.values[place]), rows)
     return spool.held(shape(spec), (batch for part in made for batch in part.to_batches()))
 
 

@@ -9,15 +9,14 @@ last and says that the night is done.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random
 
-from include import outputs, profile, spool, tables
-from include.errors import ModelError, NotPublished, StaleDecision
+from include import spool, tables
+from include.errors import NotPublished, StaleDecision
 from include.features import views
 from include.features.build import compute
 from include.lake import Lake
@@ -26,12 +25,10 @@ from include.refs import Ref, digest_table
 from include.rollout.beside import score_beside
 from include.rollout.canary import shares
 from include.rollout.trial import Trial, trials
-from include.score import ladder, predictions
-from include.score.ladder import Served, Step
+from include.score import again, done, ladder, predictions
+from include.score.ladder import Step
 from include.score.missing import missing_of, state_of
 from include.spec import UseCase
-
-Part = tuple[Step, str, pa.Array]  # who served, why by none higher, and which rows
 
 
 def score(lake: Lake, spec: UseCase, night: str) -> Ref:
@@ -51,15 +48,17 @@ def score(lake: Lake, spec: UseCase, night: str) -> Ref:
     """
     state = state_of(lake, spec, night)  # first: what is published meanwhile isn't "too late"
     seen = seen_by(lake, spec, night)
-    rows = compute(spec, seen, [night])
-    if rows.num_rows == 0:
-        raise _nothing(spec, night, state)
-    missing = missing_of(spec, night, seen, state)
+    with ThreadPoolExecutor(1) as beside:
+        inputs = beside.submit(inputs_of, spec, seen)  # the features have one core
+        rows = compute(spec, seen, [night])
+        if rows.num_rows == 0:
+            raise _nothing(spec, night, state)
+        missing = missing_of(spec, night, seen, state)
 
-    def made(on_trial: Sequence[Trial]) -> pa.Table:
-        return _climbed(lake, spec, rows, on_trial, missing)
+        def made(on_trial: Sequence[Trial]) -> pa.Table:
+            return _climbed(lake, spec, rows, on_trial, missing)
 
-    return publish(lake, spec, rows, missing, made, lambda: inputs_of(spec, seen))
+        return publish(lake, spec, rows, missing, made, inputs.result)
 
 
 def publish(
@@ -81,18 +80,26 @@ def publish(
     """
     night = rows["night"][0].as_py()
     on_trial = trials(ledger.switches(lake), spec, night)
-    published, first = lake.read("predictions", {"night": night}), None
+    published = lake.read("predictions", {"night": night})
     if published is None or not published.num_rows:
-        first = made(on_trial)
-        published = _serve(lake, night, first)
-    seen = inputs()
-    if published is first:
-        ref = _finish(lake, spec, night, rows, first, seen)
+        published, ref = _first(lake, spec, night, rows, made(on_trial), inputs())
     else:
-        ref = _again(lake, spec, night, rows, published, seen)
+        ref = again.finish(lake, spec, night, rows, published, inputs())
     if not set(missing) & set(spec.scoring.needs.get("champion", ())):
-        score_beside(lake, spec, rows, published, on_trial, seen)  # last: it mustn't hold up who serves
+        score_beside(lake, spec, rows, published, on_trial, inputs())  # last: it mustn't hold up who serves
     return ref
+
+
+def _first(
+    lake: Lake, spec: UseCase, night: str, rows: pa.Table, made: pa.Table, inputs: Mapping[str, str]
+) -> tuple[pa.Table, Ref]:
+    """Publish a night's first predictions, or finish those by which another run was faster."""
+    with ThreadPoolExecutor(1) as beside:
+        summed = beside.submit(done.summed, spec, night, rows, made, inputs)  # while they are written
+        published = _serve(lake, night, made)
+        if published is made:
+            return made, done.publish(lake, night, summed.result())
+    return published, again.finish(lake, spec, night, rows, published, inputs)
 
 
 def _climbed(
@@ -140,17 +147,9 @@ def restate(lake: Lake, spec: UseCase, night: str, model: str, version: str) -> 
     if rows.num_rows == 0:
         raise _nothing(spec, night, {})
     values = ladder.predict(lake, spec, rows, Step("restated", version, model))
-    made = _restate(lake, spec, rows, version, model, values)
+    made = again.restated(lake, spec, rows, version, model, values)
     note = f"{made.num_rows} rows by restated v{version}"
     return Ref(f"{lake.uri}/tables/restated", night, digest_table(made), made.num_rows, note)
-
-
-def _restate(
-    lake: Lake, spec: UseCase, rows: pa.Table, version: str, model: str, values: NDArray[np.float64]
-) -> pa.Table:
-    made = predictions.build(spec, rows, Served(Step("restated", version, model), "", values))
-    lake.publish("restated", made, {"night": made["night"][0].as_py(), "model": model})
-    return made
 
 
 def seen_by(
@@ -162,50 +161,6 @@ def seen_by(
     return {name: spool.chosen(rows, pc.less_equal(rows["known_at"], decided)) for name, rows in read.items()}
 
 
-def _again(
-    lake: Lake, spec: UseCase, night: str, rows: pa.Table, published: pa.Table, inputs: Mapping[str, str]
-) -> Ref:
-    """Finish a served night that was killed or damaged; what it would be now stands beside what it was."""
-    served = views.shaped(spool.ordered(published, spec.key), predictions.shape(spec))
-    before = digest_table(served)
-    parts = predictions.parts(spec, served, rows)
-    alike = predictions.alike(spec, rows, served)
-    done = next(iter(lake.rows("partitions", {"product": "predictions", "night": night})), None)
-    why = "would be others now, and the model that served is lost"
-    try:
-        now = _by_the_same(lake, spec, rows, parts)
-    except ModelError:
-        now = served if alike else None
-    if now is not None:
-        digest = digest_table(now)
-        if alike and (done is None or done["digest"] == before) and predictions.near(spec, served, now):
-            digest = before
-        if digest != before and done is not None and done["digest"] == digest:
-            lake.publish("predictions", now, {"night": night})  # damaged since: what was served is recorded
-            served, before = now, digest
-        if digest == before:
-            return _finish(lake, spec, night, rows, served, inputs)
-        for model, version in {step.model: step.version for step, _, _ in parts}.items():
-            mine = pc.equal(now["model"], model)
-            values = outputs.array(spec, spool.chosen(now, mine))
-            _restate(lake, spec, spool.chosen(rows, mine), version, model, values)
-        why = "would be others now: see restated"
-    if done is None:
-        _finish(lake, spec, night, rows if alike else None, served, inputs if alike else {})
-    note = f"{predictions.sentence(served)}; they {why}"
-    return Ref(f"{lake.uri}/tables/predictions", night, before, served.num_rows, note)
-
-
-def _by_the_same(lake: Lake, spec: UseCase, rows: pa.Table, parts: Sequence[Part]) -> pa.Table:
-    """Return what those who served a night's rows say of the rows now."""
-    made = []
-    for step, reason, mask in parts:
-        mine = spool.chosen(rows, mask)
-        served = Served(step, reason, ladder.predict(lake, spec, mine, step))
-        made.append(predictions.build(spec, mine, served))
-    return predictions.joined(spec, made)
-
-
 def inputs_of(spec: UseCase, seen: Mapping[str, pa.Table]) -> dict[str, str]:
     """Return the digest of what the night saw of each source: rows that came later are no part of it.
 
@@ -214,26 +169,6 @@ def inputs_of(spec: UseCase, seen: Mapping[str, pa.Table]) -> dict[str, str]:
     seen : of `seen_by`, whose rows are in order.
     """
     return {name: digest_table(rows) for name, rows in seen.items()}
-
-
-def _finish(
-    lake: Lake, spec: UseCase, night: str, rows: pa.Table | None, made: pa.Table, inputs: Mapping[str, str]
-) -> Ref:
-    """Publish what follows from a night's predictions; without the rows they were made from, from them alone.
-
-    What such a night had seen isn't known any more, so its row names no inputs and no declaration.
-    """
-    note = predictions.sentence(made)
-    profiles = {"predictions": profile.build("predictions", night, made, spec.problem.outputs, [])}
-    if rows is not None:
-        of = spec.features
-        profiles["features"] = profile.build("features", night, rows, of.numeric, of.categorical)
-    both = pa.concat_tables([profiles[name] for name in sorted(profiles)])
-    lake.publish("profiles", both, {"product": sorted(profiles), "night": night})
-    declaration = "" if rows is None else spec.digest
-    done = predictions.partition("predictions", night, made, inputs, declaration, note)
-    lake.publish("partitions", done, {"product": "predictions", "night": night})
-    return Ref(f"{lake.uri}/tables/predictions", night, done["digest"][0].as_py(), made.num_rows, note)
 
 
 def _nothing(spec: UseCase, night: str, state: Mapping[str, dict[str, object]]) -> NotPublished:

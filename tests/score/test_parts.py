@@ -201,7 +201,7 @@ def twice(lake: Lake, refs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def lost_rows(lake: Lake, refs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A part's rows are gone."""
-    lake.remove(next(key for key in lake.keys("parts") if key.endswith(".arrow")))
+    lake.remove([next(key for key in lake.keys("parts") if key.endswith(".arrow"))])
     return refs
 
 
@@ -220,7 +220,7 @@ def other_list(lake: Lake, refs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def lost_plan(lake: Lake, refs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The plan is gone."""
-    lake.remove(next(key for key in lake.keys("parts") if key.count("/") == 2))
+    lake.remove([next(key for key in lake.keys("parts") if key.count("/") == 2)])
     return refs
 
 

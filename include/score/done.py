@@ -1,0 +1,40 @@
+"""What follows from a night's predictions: profiles, and the row of `partitions` that says it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+
+from include import profile
+from include.lake import Lake
+from include.refs import Ref
+from include.score import predictions
+from include.spec import UseCase
+
+Summed = tuple[pa.Table, pa.Table]  # the profiles, and the row
+
+
+def summed(
+    spec: UseCase, night: str, rows: pa.Table | None, made: pa.Table, inputs: Mapping[str, str]
+) -> Summed:
+    """Return what follows from a night's predictions; without the rows they were made from, from them alone.
+
+    What such a night had seen isn't known any more, so its row names no inputs and no declaration.
+    """
+    profiles = {"predictions": profile.build("predictions", night, made, spec.problem.outputs, [])}
+    if rows is not None:
+        of = spec.features
+        profiles["features"] = profile.build("features", night, rows, of.numeric, of.categorical)
+    declaration, seen = (spec.digest, inputs) if rows is not None else ("", {})
+    row = predictions.partition("predictions", night, made, seen, declaration, predictions.sentence(made))
+    return pa.concat_tables([profiles[name] for name in sorted(profiles)]), row
+
+
+def publish(lake: Lake, night: str, of: Summed) -> Ref:
+    """Publish it, the row last."""
+    profiles, row = of
+    lake.publish("profiles", profiles, {"product": profiles["product"].unique().to_pylist(), "night": night})
+    lake.publish("partitions", row, {"product": "predictions", "night": night})
+    (said,) = row.select(["digest", "rows", "note"]).to_pylist()
+    return Ref(f"{lake.uri}/tables/predictions", night, **said)
