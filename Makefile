@@ -80,14 +80,14 @@ lint: install ## ruff and mypy
 	$(VENV)/mypy .
 
 test: lint ## lint and all tests but the longest
-	$(VENV)/python -m pytest -m "not full and not airflow" -n 2 --dist loadfile
+	$(VENV)/python -m pytest -m "not full and not airflow" -n 2 --dist loadfile --no-loadscope-reorder
 	$(VENV)/python -m pytest -m "airflow and not full"
 
 test-stack: install ## the tests of docker-compose.yaml, which fail without a Docker engine
 	EVERGREEN_FULL=1 $(VENV)/python -m pytest tests/stack
 
 test-full: lint ## lint and every test
-	$(VENV)/python -m pytest -m "not airflow" -n 2 --dist loadfile
+	$(VENV)/python -m pytest -m "not airflow" -n 2 --dist loadfile --no-loadscope-reorder
 	$(VENV)/python -m pytest -m "airflow"
 
 bench: install ## measure all that docs/benchmarks.md says, and write it there
