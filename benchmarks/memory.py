@@ -46,11 +46,14 @@ def held(limit: int) -> Iterator[Callable[[], None] | None]:
 
     None where this process may make no control group: `docker run -m` can do it there.
     """
-    own = dict(line.split(":")[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())
+    parts = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    own = {name: path.lstrip("/") for _, names, path in parts for name in names.split(",")}
     old = "memory" in own  # of version 1
-    place = GROUPS / ("memory" if old else ".") / own["memory" if old else ""].lstrip("/")
+    place = GROUPS / "memory" / own["memory"] if old else GROUPS / own.get("", "")
     group = place / f"evergreen-{os.getpid()}"
     try:
+        if not (place / "cgroup.procs").exists():
+            raise FileNotFoundError(place)  # a plain folder holds nobody
         group.mkdir()
         (group / ("memory.limit_in_bytes" if old else "memory.max")).write_text(str(limit))
     except OSError:

@@ -111,22 +111,19 @@ def parts(rows: pa.Table) -> Iterator[tuple[slice, pa.Table]]:
 def spread(work: Callable[[slice, pa.Table], Made], rows: pa.Table) -> Iterator[Made]:
     """Yield what is made of each part, in order, several at once where the work lets go of the interpreter.
 
-    The first error is raised, and what hasn't begun by then never does. A few parts are made ahead.
+    Few parts are made ahead, and the first error is raised.
     """
     if rows.num_rows <= BATCH:
         yield work(slice(0, rows.num_rows), rows)
         return
     ahead: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(WORKERS) as workers:
-        try:
-            for place, part in parts(rows):
-                ahead.append(workers.submit(work, place, part))
-                if len(ahead) > WORKERS:
-                    yield ahead.popleft().result()
-            while ahead:
+        for place, part in parts(rows):
+            ahead.append(workers.submit(work, place, part))
+            if len(ahead) > WORKERS:
                 yield ahead.popleft().result()
-        finally:
-            workers.shutdown(cancel_futures=True)
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def chosen(rows: pa.Table, mask: pa.Array | pa.ChunkedArray) -> pa.Table:

@@ -334,3 +334,12 @@ def test_a_column_that_is_gone_is_null_and_one_of_another_type_is_refused(tmp_pa
     with pytest.raises(SpecError, match=r"required int64, found double for 'value'"):
         lake.publish("t", pa.table({"night": ["c"], "value": [1.7], "gone": ["y"]}), {"night": "c"})
     assert {row["night"] for row in lake.rows("t")} == {"a", "b"}
+
+
+def test_one_that_is_gone_already_leaves_none_of_the_others(lake: Lake) -> None:
+    """Removing tells nobody that an object was missing, and still removes all it was asked to."""
+    keys = [f"p/{number}" for number in range(300)]
+    for key in [*keys, "other"]:
+        lake.create(key, b"1")
+    lake.remove(["p/none", *keys])
+    assert (lake.keys("p"), lake.keys("")) == ([], ["other"])

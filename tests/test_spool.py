@@ -156,3 +156,22 @@ def _starve(engine: duckdb.DuckDBPyConnection, sql: str) -> None:
     except (duckdb.Error, OSError) as error:
         spool.starved(error)
         raise
+
+
+def test_parts_are_worked_on_in_order_and_few_of_them_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what is made little is held, and nothing begins once something failed."""
+    monkeypatch.setattr(spool, "BATCH", 8)
+    rows, begun = pa.table({"n": range(800)}), []
+
+    def work(place: slice, part: pa.Table) -> int:
+        begun.append(place.start)
+        if place.start == 80:
+            raise KeyError(place.start)
+        return int(part["n"][0].as_py())
+
+    made = spool.spread(work, rows)
+    assert [next(made) for _ in range(3)] == [0, 8, 16]
+    assert len(begun) <= 3 + spool.WORKERS
+    with pytest.raises(KeyError):
+        list(made)
+    assert max(begun) <= 80 + 8 * spool.WORKERS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +30,7 @@ def finish(
     before = digest_table(served)
     parts = predictions.parts(spec, served, rows)
     alike = predictions.alike(spec, rows, served)
-    recorded = next(iter(lake.rows("partitions", {"product": "predictions", "night": night})), None)
+    recorded = _recorded(lake, night)
     why = "would be others now, and the model that served is lost"
     try:
         now = _by_the_same(lake, spec, rows, parts)
@@ -50,10 +51,14 @@ def finish(
             values = outputs.array(spec, spool.chosen(now, mine))
             restated(lake, spec, spool.chosen(rows, mine), version, model, values)
         why = "would be others now: see restated"
-    if recorded is None:
+    if _recorded(lake, night) is None:  # now: who served it may have finished meanwhile
         done.publish(lake, night, done.summed(spec, night, rows if alike else None, served, inputs))
     note = f"{predictions.sentence(served)}; they {why}"
     return Ref(f"{lake.uri}/tables/predictions", night, before, served.num_rows, note)
+
+
+def _recorded(lake: Lake, night: str) -> dict[str, Any] | None:
+    return next(iter(lake.rows("partitions", {"product": "predictions", "night": night})), None)
 
 
 def _by_the_same(lake: Lake, spec: UseCase, rows: pa.Table, parts: Sequence[Part]) -> pa.Table:

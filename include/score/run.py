@@ -30,6 +30,8 @@ from include.score.ladder import Step
 from include.score.missing import missing_of, state_of
 from include.spec import UseCase
 
+Inputs = Callable[[], dict[str, str]]  # the digest of what the night saw of each source
+
 
 def score(lake: Lake, spec: UseCase, night: str) -> Ref:
     """Publish a prediction for each of the night's rows; again leaves those that were served.
@@ -67,7 +69,7 @@ def publish(
     rows: pa.Table,
     missing: Mapping[str, str],
     made: Callable[[Sequence[Trial]], pa.Table],
-    inputs: Callable[[], dict[str, str]],
+    inputs: Inputs,
 ) -> Ref:
     """Publish a night's predictions unless it has some, then what follows from them.
 
@@ -76,13 +78,12 @@ def publish(
     rows : the night's features, shape (n, any), n > 0.
     missing : the sources that the night is without, each with a word why.
     made : returns the predictions, if they are wanted, by the rungs and a canary of the trials.
-    inputs : returns the digest of what the night saw of each source.
     """
     night = rows["night"][0].as_py()
     on_trial = trials(ledger.switches(lake), spec, night)
     published = lake.read("predictions", {"night": night})
     if published is None or not published.num_rows:
-        published, ref = _first(lake, spec, night, rows, made(on_trial), inputs())
+        published, ref = _first(lake, spec, night, rows, made(on_trial), inputs)
     else:
         ref = again.finish(lake, spec, night, rows, published, inputs())
     if not set(missing) & set(spec.scoring.needs.get("champion", ())):
@@ -91,15 +92,21 @@ def publish(
 
 
 def _first(
-    lake: Lake, spec: UseCase, night: str, rows: pa.Table, made: pa.Table, inputs: Mapping[str, str]
+    lake: Lake,
+    spec: UseCase,
+    night: str,
+    rows: pa.Table,
+    made: pa.Table,
+    inputs: Inputs,
 ) -> tuple[pa.Table, Ref]:
     """Publish a night's first predictions, or finish those by which another run was faster."""
     with ThreadPoolExecutor(1) as beside:
-        summed = beside.submit(done.summed, spec, night, rows, made, inputs)  # while they are written
+        # while they are written; where it fails they are served, and the night is finished by who runs again
+        summed = beside.submit(lambda: done.summed(spec, night, rows, made, inputs()))
         published = _serve(lake, night, made)
         if published is made:
             return made, done.publish(lake, night, summed.result())
-    return published, again.finish(lake, spec, night, rows, published, inputs)
+    return published, again.finish(lake, spec, night, rows, published, inputs())
 
 
 def _climbed(
