@@ -5,8 +5,9 @@ one process and by two, each with one OpenMP thread. Seconds are the clock's and
 processes. The tables must be those of one task, or the command fails.
 
 ``python -m benchmarks.shards stack [ROWS [SHARDS]]`` does so by Airflow on docker-compose.yaml, with one and
-two Celery workers of one task each; it needs a Docker engine. Seconds are those from the start of
-`score.plan` to the end of `score.predict`, as Airflow saw them.
+two Celery workers of one task each, in turn; it needs a Docker engine. Seconds are those from the start of
+the first task to the end of the last one, as Airflow saw them, of the middle of three nights, then the least
+and the most; the load is the machine's at the nights' ends.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,27 @@ from include.train.fit import fit
 REPOSITORY = Path(__file__).parents[1]
 USECASE, ROWS, SHARDS, WORKERS = "flight_delay", 1_000_000, 2, (1, 2)
 Timed = tuple[Any, float, float]
+HERE = ("exec", "-T", "worker", "python", "-m", "benchmarks.shards")  # what is done in a worker
+ROUNDS = 3
+# The workers named take tasks, those on standard input none.
+ATTEND = """
+import os, sys
+from celery import Celery
+control = Celery(broker=os.environ["AIRFLOW__CELERY__BROKER_URL"]).control
+for act, names in ((control.add_consumer, sys.argv[1:]), (control.cancel_consumer, sys.stdin.read().split())):
+    done = act("default", destination=names, reply=True, timeout=30) if names else []
+    assert len(done) == len(names), done
+"""
+
+
+@dataclass(frozen=True)
+class Night:
+    """A night by Airflow: seconds of its steps and of all, the load at its end, what it left."""
+
+    parts: tuple[str, ...]
+    night: float
+    load: float
+    digest: str
 
 
 def usecase(shards: int) -> UseCase:
@@ -152,12 +175,15 @@ def fill_stack(rows: int) -> None:
     ledger.switch(lake, lambda rows: [champion | {"kind": "promoted"}])
 
 
-def forget() -> None:
-    """In a worker: let the large night be unserved."""
+def forget() -> str:
+    """In a worker: let the large night be unserved, and return a digest of what was recorded of it."""
     lake = Lake(USECASE)
+    (found,) = lake.rows("partitions", {"product": "predictions", "night": LARGE})  # their digest in it
     for table, where in (("predictions", {}), ("partitions", {"product": "predictions"})):
-        if (there := lake.read(table, {**where, "night": LARGE})) is not None:
-            lake.publish(table, there.slice(0, 0), {**where, "night": LARGE})
+        there = lake.read(table, {**where, "night": LARGE})
+        assert there is not None
+        lake.publish(table, there.slice(0, 0), {**where, "night": LARGE})
+    return digest_json(found)
 
 
 def in_stack(rows: int, shards: int) -> None:
@@ -167,46 +193,85 @@ def in_stack(rows: int, shards: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         declared = Path(folder, USECASE)
         shutil.copytree(REPOSITORY / "include" / "usecases" / USECASE, declared)
-        text = (declared / "usecase.yaml").read_text()
-        (declared / "usecase.yaml").write_text(text.replace("\nscoring:", f"\nscoring:\n  shards: {shards}"))
-        Path(folder).chmod(0o755)
+        Path(folder).chmod(0o755)  # a container's user is another
         os.environ |= {"SHARDS_USECASE": str(declared), "WORKER_CONCURRENCY": "1"}
         engine.FILES = ("docker-compose.yaml", "benchmarks/shards.yaml")
         stack = engine.Composed(Path(folder))
         try:
             stack.compose("build", "s3", "setup")
-            stack.up(worker=1)
-            here = ("exec", "-T", "worker", "python", "-m", "benchmarks.shards")
-            stack.compose(*here, "fill", str(rows))
+            stack.up(worker=max(WORKERS))
+            stack.compose(*HERE, "fill", str(rows))
             stack.api.wait_dag(engine.NIGHTLY, timeout=300)
             stack.api.unpause(engine.NIGHTLY)
-            row("workers", "plan", "parts", "publish", "night", "rows a second", "hosts")
-            for workers in WORKERS:
-                stack.up(worker=workers)
-                stack.compose(*here, "forget")
-                stack.start(LARGE, f"workers{workers}")
-                by_airflow(stack, engine.until, f"workers{workers}__{LARGE}", rows, workers)
+            took = nights(stack, {1: 1}, "one task")
+            declare(stack, engine.until, declared / "usecase.yaml", shards)
+            took |= nights(stack, dict.fromkeys(WORKERS, shards), f"{shards} parts")
         finally:
             stack.compose("down", "--volumes", "--timeout", "5")
+    if len({one.digest for many in took.values() for one in many}) != 1:
+        sys.exit("a night in parts is another than that of one task")
+    row("by", "plan", "parts", "publish", f"night, of {ROUNDS}", "rows a second", "load")
+    row(*["---"] * 7)
+    for by, many in took.items():
+        middle = sorted(many, key=lambda one: one.night)[ROUNDS // 2]
+        night = f"{middle.night:.1f} ({min(n.night for n in many):.1f} to {max(n.night for n in many):.1f})"
+        loads = f"{min(n.load for n in many):.1f} to {max(n.load for n in many):.1f}"
+        row(by, *middle.parts, night, f"{rows / middle.night:,.0f}", loads)
 
 
-def by_airflow(stack: Any, until: Callable[..., Any], run: str, rows: int, workers: int) -> None:
-    """Wait for a night's end and print when its tasks began and ended."""
-    print(f"# {run}: {stack.finished(run, 1800)}", file=sys.stderr)
-    found = stack.api.task_instances(f"{USECASE}__nightly", run)
-    mine = {
-        name: [one for one in found if one["task_id"] == f"score.{name}"]
-        for name in ("plan", "part", "predict")
-    }
-    assert all(one["state"] == "success" and one["try_number"] == 1 for many in mine.values() for one in many)
+def nights(stack: Any, shards: Mapping[int, int], name: str) -> dict[str, list[Night]]:
+    """Run nights by so many workers, in turn, since other work on the machine comes and goes."""
+    found: dict[str, list[Night]] = {}
+    for number in range(ROUNDS):
+        for workers, of in shards.items():
+            attend(stack, workers)
+            by = f"{name}, {workers} worker{'s' * (workers > 1)}"
+            found.setdefault(by, []).append(night_of(stack, f"{of}by{workers}-{number}", of, workers))
+            print(f"# {by}: {found[by][-1]}", file=sys.stderr, flush=True)
+    return found
 
-    def at(name: str, end: str) -> list[datetime]:
-        return [datetime.fromisoformat(one[end]) for one in mine[name]]
 
-    spans = [(max(at(n, "end_date")) - min(at(n, "start_date"))).total_seconds() for n in mine]
-    night = (max(at("predict", "end_date")) - min(at("plan", "start_date"))).total_seconds()
-    hosts = len({one["hostname"] for one in mine["part"]})
-    row(str(workers), *(f"{span:.1f}" for span in spans), f"{night:.1f}", f"{rows / night:,.0f}", str(hosts))
+def attend(stack: Any, workers: int) -> None:
+    """Have so many of the workers take tasks."""
+    names = [f"celery@{one[:12]}" for one in sorted(stack.containers("worker"))]
+    stack.python(ATTEND, *names[:workers], text=" ".join(names[workers:]))
+
+
+def declare(stack: Any, until: Callable[..., Any], file: Path, shards: int) -> None:
+    """Declare so many shards, and wait until Airflow has read it."""
+    file.write_text(file.read_text().replace("\nscoring:", f"\nscoring:\n  shards: {shards}", 1))
+    path = f"/dags/{USECASE}__nightly/tasks"
+
+    def known() -> bool:
+        return any(task["task_id"] == "score.part" for task in stack.api.call("GET", path)["tasks"])
+
+    until(known, "the parts' tasks in Airflow", 300)
+
+
+def night_of(stack: Any, tag: str, shards: int, workers: int) -> Night:
+    """Run the night; return what it took and left.
+
+    Its ingest has no connections here: each source's task fails at once and the night goes on.
+    """
+    run = stack.start(LARGE, tag)
+    if stack.finished(run, 1800) != "success":
+        sys.exit(f"{run} failed")
+    found, load = stack.api.task_instances(f"{USECASE}__nightly", run), os.getloadavg()[0]
+    named = {n: [one for one in found if one["task_id"] == f"score.{n}"] for n in ("plan", "part", "predict")}
+    mine = [one for many in named.values() for one in many]
+    if {(one["state"], one["try_number"]) for one in mine} != {("success", 1)}:
+        sys.exit(f"{run}: not each task of the score succeeded at once: {mine}")
+    hosts = {one["hostname"] for one in named["part"]}
+    if shards > 1 and (len(named["part"]), len(hosts)) != (shards, workers):
+        sys.exit(f"{run}: {len(named['part'])} parts by {len(hosts)} of {workers} workers")
+    parts = tuple(f"{span(many):.1f}" if shards > 1 else "" for many in named.values())
+    return Night(parts, span(mine), load, stack.compose(*HERE, "forget").split()[-1])
+
+
+def span(tasks: Sequence[Mapping[str, Any]]) -> float:
+    """Return the seconds from the first task's start to the last one's end."""
+    begins, ends = ([datetime.fromisoformat(t[f"{side}_date"]) for t in tasks] for side in ("start", "end"))
+    return (max(ends) - min(begins)).total_seconds()
 
 
 def main(command: Sequence[str]) -> None:
@@ -214,7 +279,7 @@ def main(command: Sequence[str]) -> None:
     if command[:1] == ["fill"]:
         fill_stack(int(command[1]))
     elif command[:1] == ["forget"]:
-        forget()
+        print(forget())
     else:
         stack = command[:1] == ["stack"]
         given = [int(one) for one in command[stack:]]

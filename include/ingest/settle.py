@@ -7,6 +7,7 @@ a while.
 from __future__ import annotations
 
 from include.environment import Connect
+from include.errors import SettingError
 from include.ingest.outcome import Outcome
 from include.ingest.run import NOTHING_YET, ingest
 from include.lake import Lake
@@ -25,7 +26,8 @@ def settle(lake: Lake, spec: UseCase, night: str, connect: Connect) -> list[Outc
     Returns
     -------
     list of Outcome
-        of the nights that were attempted here; none where all was settled.
+        of the nights that were attempted here; none where all was settled. Nights whose source can't be asked
+        for want of its connection are among them and unrecorded: they are attempted again on the next night.
     """
     last = spec.clock.shift(night, -1)
     recent = spec.clock.shift(night, -AGAIN)
@@ -40,8 +42,11 @@ def settle(lake: Lake, spec: UseCase, night: str, connect: Connect) -> list[Outc
         again = [row for row in mine if row["outcome"] == "unavailable"]
         late = [row["night"] for row in again if row["inputs"] == NOTHING_YET]
         missed = [row["night"] for row in again if row["inputs"] != NOTHING_YET]
-        if never or missed:
-            outcomes += ingest(lake, spec, source, never + missed, connect)
-        if late:
-            outcomes += ingest(lake, spec, source, late, connect, seen_on=night)
+        for nights, seen_on in ((never + missed, None), (late, night)):
+            if not nights:
+                continue
+            try:
+                outcomes += ingest(lake, spec, source, nights, connect, seen_on=seen_on)
+            except SettingError as error:  # another source's rows can be scored all the same
+                outcomes += [Outcome(source, n, "unavailable", note=str(error), error=error) for n in nights]
     return outcomes

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from include.environment import Connect, Endpoint
+from include.errors import SettingError
 from include.ingest.run import ingest
 from include.ingest.settle import settle
 from include.lake import Lake
@@ -119,3 +120,16 @@ def test_an_outage_does_not_unsay_that_there_was_nothing_yet(
     settle(lake, spec, NIGHTS[2], connect)
     known = {row["known_at"] for row in lake.rows("validated_sales", {"night": NIGHTS[0]})}
     assert known == {datetime(2024, 1, 15, 5, tzinfo=UTC)}
+
+
+def test_a_source_without_its_connection_holds_nobody_up(lake: Lake, spec: UseCase, connect: Connect) -> None:
+    """Its nights are told as unavailable and attempted again once there is a connection."""
+
+    def none(name: str) -> Endpoint:
+        raise SettingError(f"connection {name}", required="one in Airflow", found="none")
+
+    (found,) = settle(lake, spec, NIGHTS[1], none)
+    assert (found.night, found.outcome) == (NIGHTS[0], "unavailable")
+    assert found.note == "connection shop: required one in Airflow, found none"
+    assert outcomes(lake) == {}
+    assert [o.outcome for o in settle(lake, spec, NIGHTS[1], connect)] == ["published"]

@@ -113,10 +113,24 @@ def carry_champion(lake: Lake, night: str) -> None:
 
 
 def connect(name: str) -> Endpoint:
-    """Return a source's endpoint from Airflow's connections, wherever Airflow keeps them."""
+    """Return a source's endpoint from Airflow's connections, wherever Airflow keeps them.
+
+    Raises
+    ------
+    SettingError
+        when there is none of this name.
+    """
     from airflow.sdk import Connection
 
-    found = Connection.get(name)
+    try:
+        found = Connection.get(name)
+    except AirflowNotFoundException:
+        raise errors.SettingError(
+            f"connection {name}",
+            required="one in Airflow",
+            found="none",
+            remedy=f"declare it under Admin, Connections, or as AIRFLOW_CONN_{name.upper()}",
+        ) from None
     return Endpoint(
         name=name,
         uri=str(found.host or "").rstrip("/"),
@@ -133,15 +147,7 @@ def backed_up(lakes: Sequence[Lake]) -> Ref:
     from include.environment import setting
 
     kept, now = shelf(), datetime.now(UTC)
-    done = backup(lakes, kept, now=now, connect=database, artifacts=setting(ARTIFACTS, ""))
+    done = backup(lakes, kept, now=now, connect=connect, artifacts=setting(ARTIFACTS, ""))
     if done.failed:
         raise AirflowFailException(done.note)
     return Ref(kept.uri, "all", rows=done.copied, note=done.note)
-
-
-def database(name: str) -> Endpoint:
-    """Return a database's connection, or say that there is none as the command line does."""
-    try:
-        return connect(name)
-    except AirflowNotFoundException:
-        raise errors.SettingError(f"connection {name}", required="one in Airflow", found="none") from None

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from evergreen.operators.base import EvergreenOperator, StoreOperator, backed_up, connect
 from include.errors import SettingError
@@ -101,7 +101,7 @@ class PurgeOperator(BaseOperator):
 
         try:
             found = connect(self.connection)
-        except AirflowNotFoundException:
+        except SettingError:
             raise AirflowSkipException(
                 f"no connection {self.connection}: declare one with the database's address as its host, "
                 f"or run `{' '.join(self.command()[2:])}` where that database can be reached"
