@@ -67,8 +67,10 @@ def copies(folder: Path, count: int) -> Path:
     return folder
 
 
-def lives(home: Home, usecases: Path, count: int) -> dict[str, tuple[float, float, float]]:
+def lives(usecases: Path, count: int) -> dict[str, tuple[float, float, float]]:
     """Return each server's resident and own memory in MB, and the seconds until every DAG was read."""
+    home = Home(Home().root / "bench")  # anew: one remembers the ports whose file was removed
+    clean(home)  # what a failed one kept
     stack, api = Stack(home, {**PATIENT, "EVERGREEN_USECASES": str(usecases)}), AirflowApi.of(home)
     wanted = len(CLOCKS) * (count + 1) + 1
     try:
@@ -108,9 +110,7 @@ def main() -> None:
                 f"| {read_one['seconds']:.2f} | {read_of['mb']:.0f} "
                 f"| {heavy} |"
             )
-        home = Home(Home().root / "bench")
-        clean(home)  # what a failed one kept
-        of, one = (lives(home, side, int(side.name)) for side in sides)
+        of, one = (lives(side, int(side.name)) for side in sides)
     print(f"\n| server | PSS MB of {many} | PSS MB of 1 | RSS MB of {many} | RSS MB of 1 |")
     print("|---|---|---|---|---|")
     for name in SERVERS:
