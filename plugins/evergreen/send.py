@@ -20,11 +20,12 @@ def sender(context: Any) -> Callable[[str, Message], None]:
 
         from include.monitor.alerts import post
 
+        endpoint = connect(name)  # first: where it is missing, this says so
         kind = str(Connection.get(name).conn_type)
         if kind == "smtp":
-            _mail(connect(name), said, context)
+            _mail(endpoint, said, context)
         else:
-            post(connect(name), said, slack=kind.startswith("slack"))
+            post(endpoint, said, slack=kind.startswith("slack"))
 
     return send
 

@@ -1,4 +1,4 @@
-"""A task's connection to a source comes from Airflow."""
+"""A task's connections come from Airflow: to a source, or to where alerts go."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from evergreen.operators.base import StoreOperator, connect
+from evergreen.send import sender
+from include.errors import SettingError
 
 
 def test_a_missing_connection_fails_at_once_and_says_where_to_declare_it() -> None:
@@ -13,3 +15,9 @@ def test_a_missing_connection_fails_at_once_and_says_where_to_declare_it() -> No
     wanted = "connection shop_of_nobody: required one in Airflow, found none; .*AIRFLOW_CONN_SHOP_OF_NOBODY"
     with pytest.raises(AirflowFailException, match=wanted), StoreOperator(task_id="t").one_try():
         connect("shop_of_nobody")
+
+
+def test_alerts_to_a_missing_connection_say_where_to_declare_it() -> None:
+    """As a source's do, and not in Airflow's own words."""
+    with pytest.raises(SettingError, match=r"connection duty_of_nobody: .*AIRFLOW_CONN_DUTY_OF_NOBODY"):
+        sender({})("duty_of_nobody", {"sentence": "An alarm."})
