@@ -35,6 +35,7 @@ from include.verdict.draw import draw
 from include.verify import verify
 from tests.usecases.flight_bands import world
 
+pytestmark = pytest.mark.full
 FILE = Path(world.__file__).parent / "usecase.yaml"
 FIRST, NIGHT, LAST = "2013-02-10", "2013-03-31", "2013-04-06"
 CLASSES = ("early", "on_time", "late")

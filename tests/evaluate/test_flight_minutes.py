@@ -17,6 +17,7 @@ from include.spec.load import read
 from include.train.run import train
 from tests.usecases.flight_minutes import world
 
+pytestmark = pytest.mark.full
 HOME = Path(world.__file__).parent
 FIRST, NIGHT = "2013-01-01", "2013-03-31"
 

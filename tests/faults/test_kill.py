@@ -89,6 +89,7 @@ STEPS: dict[str, list[tuple[list[str], dict[str, str], set[str]]]] = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("scene", list(STEPS))
 def test_a_kill_around_any_write_of_a_trials_night_and_a_rerun_leave_the_same_state(
@@ -111,6 +112,7 @@ def test_a_kill_around_any_write_of_a_trials_night_and_a_rerun_leave_the_same_st
         assert line["steps"] == 1, f"killed before write {line['point']}: who runs again tells of no step"
 
 
+@pytest.mark.full
 @pytest.mark.timeout(900)
 def test_a_kill_before_any_write_of_a_night_in_parts_leaves_the_night_of_one_task(tmp_path: Path) -> None:
     """Plan, part or publisher, tried again alone or from the plan on: nothing is lost, doubled or left."""
