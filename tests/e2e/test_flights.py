@@ -20,7 +20,7 @@ from demo.stack import Stack
 from include.lake import Lake
 from tests.e2e.conftest import ROOT
 
-pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.airflow, pytest.mark.full, pytest.mark.timeout(900)]
 USECASE = "flight_delay"
 
 
