@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +252,8 @@ def night_of(stack: Any, tag: str, shards: int, workers: int) -> Night:
 
     Its ingest has no connections here: each source's task fails at once and the night goes on.
     """
+    from tests.stack.engine import span
+
     run = stack.start(LARGE, tag)
     if stack.finished(run, 1800) != "success":
         sys.exit(f"{run} failed")
@@ -266,12 +267,6 @@ def night_of(stack: Any, tag: str, shards: int, workers: int) -> Night:
         sys.exit(f"{run}: {len(named['part'])} parts by {len(hosts)} of {workers} workers")
     parts = tuple(f"{span(many):.1f}" if shards > 1 else "" for many in named.values())
     return Night(parts, span(mine), load, stack.compose(*HERE, "forget").split()[-1])
-
-
-def span(tasks: Sequence[Mapping[str, Any]]) -> float:
-    """Return the seconds from the first task's start to the last one's end."""
-    begins, ends = ([datetime.fromisoformat(t[f"{side}_date"]) for t in tasks] for side in ("start", "end"))
-    return (max(ends) - min(begins)).total_seconds()
 
 
 def main(command: Sequence[str]) -> None:

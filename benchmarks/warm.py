@@ -12,10 +12,9 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from tests.stack import engine
 
@@ -23,12 +22,6 @@ FILES = ("docker-compose.yaml", "demo/compose.yaml", "tests/stack/rig.yaml", "be
 NIGHTS, LAST = 3, date(2013, 2, 28)
 HISTORY = {"first": "2012-12-31", "last": LAST.isoformat()}
 Night = dict[str, float]
-
-
-def seconds(found: dict[str, Any]) -> float:
-    """Return how long a run or a task took."""
-    begin, end = (datetime.fromisoformat(str(found[f"{side}_date"])) for side in ("start", "end"))
-    return (end - begin).total_seconds()
 
 
 def prepare(stack: engine.Composed) -> None:
@@ -55,8 +48,10 @@ def night(stack: engine.Composed, day: str) -> Night:
     found = [one for one in stack.api.task_instances(engine.NIGHTLY, run) if one["state"] == "success"]
     if again := [one["task_id"] for one in found if one["try_number"] > 1]:
         sys.exit(f"{run}: tried again, so nothing is claimed: {', '.join(again)}")
-    each = {one["task_id"]: seconds(one) for one in sorted(found, key=lambda one: str(one["start_date"]))}
-    return {**each, "these together": sum(each.values()), "the night": seconds(told)}
+    each = {
+        one["task_id"]: engine.span([one]) for one in sorted(found, key=lambda one: str(one["start_date"]))
+    }
+    return {**each, "these together": sum(each.values()), "the night": engine.span([told])}
 
 
 def main(nights: int = NIGHTS) -> None:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, starmap
 from pathlib import Path
 from typing import TypeVar
 
@@ -114,7 +114,7 @@ def spread(work: Callable[[slice, pa.Table], Made], rows: pa.Table) -> Iterator[
     Few parts are made ahead, and the first error is raised.
     """
     if rows.num_rows <= BATCH:
-        yield work(slice(0, rows.num_rows), rows)
+        yield from starmap(work, parts(rows))
         return
     ahead: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(WORKERS) as workers:

@@ -159,7 +159,7 @@ def _starve(engine: duckdb.DuckDBPyConnection, sql: str) -> None:
 
 
 def test_parts_are_worked_on_in_order_and_few_of_them_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of what is made little is held, and nothing begins once something failed."""
+    """Of what is made little is held, and little more begins once something failed."""
     monkeypatch.setattr(spool, "BATCH", 8)
     rows, begun = pa.table({"n": range(800)}), []
 

@@ -56,11 +56,8 @@ def main(rows: int, folder: str, kind: str) -> None:
     write = pyarrow.csv.write_csv if kind == "csv" else pyarrow.parquet.write_table
     write(sales(rows), Path(folder, f"{NIGHT}.{kind}"))
     pa.default_memory_pool().release_unused()
-    lake, use, uri = (
-        Lake("weekly_sales", folder + "/lake"),
-        read(there / "usecase.yaml"),
-        Path(folder).as_uri(),
-    )
+    lake, use = Lake("weekly_sales", folder + "/lake"), read(there / "usecase.yaml")
+    uri = Path(folder).as_uri()
     with Anonymous() as memory:
         (outcome,) = ingest(lake, use, "sales", [NIGHT], lambda name: Endpoint(name, uri))
     assert outcome.outcome == "published", outcome.note

@@ -7,7 +7,8 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,12 @@ NEEDS_ENGINE = [
         bool(WHY_NOT) and not os.environ.get("EVERGREEN_FULL"), reason=f"needs a Docker engine: {WHY_NOT}"
     ),
 ]
+
+
+def span(tasks: Sequence[Mapping[str, Any]]) -> float:
+    """Return the seconds from the first task's start to the last one's end."""
+    begins, ends = ([datetime.fromisoformat(t[f"{side}_date"]) for t in tasks] for side in ("start", "end"))
+    return (max(ends) - min(begins)).total_seconds()
 
 
 def until(true: Callable[[], Any], what: str, timeout: float = 120) -> Any:
