@@ -162,6 +162,7 @@ class Clock:
 PARTS = (
     (scoring, "seen_by", "read"),
     (scoring, "compute", "features"),
+    (models, "frame", "frame"),
     (models, "_predicted", "predict"),
     (predictions, "_built", "rows"),
     (predictions, "row_digests", "row digests"),

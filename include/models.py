@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
+from collections.abc import Callable
 from typing import cast
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 from skops.io.exceptions import UntrustedTypesFoundException
 
-from include import outputs, spool
+from include import encode, outputs, spool
 from include.errors import ModelError
 from include.lake import Lake
 from include.packed import renumber, without_gaps
@@ -37,6 +38,7 @@ TRUSTED: tuple[str, ...] = (
     "sklearn.utils.validation.check_array",
 )
 LIMIT = 512 << 20  # bytes, packed or unpacked
+Values = NDArray[np.float64]
 
 
 def key(digest: str) -> str:
@@ -112,8 +114,12 @@ def _too_large(subject: str, size: int) -> ModelError:
     return ModelError(subject, required=f"at most {LIMIT} bytes", found=str(size), remedy="fit a smaller one")
 
 
-def frame(rows: pa.Table, spec: UseCase) -> pd.DataFrame:
+def frame(rows: pa.Table, spec: UseCase, *, coded: bool = False) -> pd.DataFrame:
     """Return the features as scikit-learn takes them: float64 with NaN, then objects with None.
+
+    Parameters
+    ----------
+    coded : texts are pandas' categories instead, as `encode.once` takes them.
 
     Raises
     ------
@@ -127,19 +133,13 @@ def frame(rows: pa.Table, spec: UseCase) -> pd.DataFrame:
             f"{spec.name}: rows to predict", required=", ".join(missing), found="none", remedy=remedy
         )
     columns = {c: pd.Series(_numbers(rows[c], c, spec)) for c in spec.features.numeric}
-    columns |= {c: pd.Series(texts(rows[c]), dtype=object) for c in spec.features.categorical}
+    columns |= {
+        c: encode.categories(rows[c]) if coded else encode.objects(rows[c]) for c in spec.features.categorical
+    }
     return pd.DataFrame(columns, columns=list(spec.features.columns))
 
 
-def texts(column: pa.ChunkedArray) -> NDArray[np.object_]:
-    """Return a column's values as Python has them, None for null, each text made once."""
-    coded = column.combine_chunks().dictionary_encode()
-    values: NDArray[np.object_] = np.array([*coded.dictionary.to_pylist(), None], dtype=object)
-    found: NDArray[np.object_] = values.take(coded.indices.fill_null(len(values) - 1).to_numpy())
-    return found
-
-
-def _numbers(column: pa.ChunkedArray, name: str, spec: UseCase) -> NDArray[np.float64]:
+def _numbers(column: pa.ChunkedArray, name: str, spec: UseCase) -> Values:
     try:
         return np.asarray(column.cast(pa.float64()).to_numpy())
     except pa.ArrowException as error:
@@ -150,7 +150,7 @@ def _numbers(column: pa.ChunkedArray, name: str, spec: UseCase) -> NDArray[np.fl
         ) from error
 
 
-def predict(estimator: Pipeline, rows: pa.Table, spec: UseCase) -> NDArray[np.float64]:
+def predict(estimator: Pipeline, rows: pa.Table, spec: UseCase) -> Values:
     """Return one prediction a row.
 
     Parameters
@@ -169,10 +169,10 @@ def predict(estimator: Pipeline, rows: pa.Table, spec: UseCase) -> NDArray[np.fl
         when columns are missing, the pipeline fails, or what it gives isn't one finite number a row, or one a
         class.
     """
-    values = spool.room(outputs.shape(spec, rows.num_rows))
+    values, ask = spool.room(outputs.shape(spec, rows.num_rows)), asked(estimator, spec)
 
     def fill(place: slice, part: pa.Table) -> None:
-        values[place] = _predicted(estimator, part, spec)
+        values[place] = ask(part)
 
     with warnings.catch_warnings():  # outside: it is one for all threads
         warnings.simplefilter("ignore")  # an unseen category is expected, and encoded as unknown
@@ -181,8 +181,14 @@ def predict(estimator: Pipeline, rows: pa.Table, spec: UseCase) -> NDArray[np.fl
     return values
 
 
-def _predicted(estimator: Pipeline, rows: pa.Table, spec: UseCase) -> NDArray[np.float64]:
-    given, shape = frame(rows, spec), outputs.shape(spec, rows.num_rows)
+def asked(estimator: Pipeline, spec: UseCase) -> Callable[[pa.Table], Values]:
+    """Return what predicts some rows at once, as `predict` does."""
+    quick = encode.once(estimator, spec)
+    return lambda rows: _predicted(quick or estimator, frame(rows, spec, coded=quick is not None), spec)
+
+
+def _predicted(estimator: Pipeline, given: pd.DataFrame, spec: UseCase) -> Values:
+    shape = outputs.shape(spec, len(given))
     if given.empty:
         return np.empty(shape, dtype=np.float64)
     try:
@@ -201,13 +207,13 @@ def _predicted(estimator: Pipeline, rows: pa.Table, spec: UseCase) -> NDArray[np
     return values
 
 
-def _raw(estimator: Pipeline, given: pd.DataFrame, codes: tuple[float, ...]) -> NDArray[np.float64]:
+def _raw(estimator: Pipeline, given: pd.DataFrame, codes: tuple[float, ...]) -> Values:
     if not codes:
-        return cast("NDArray[np.float64]", estimator.predict(given))
+        return cast("Values", estimator.predict(given))
     if tuple(float(c) for c in estimator.classes_) != codes:
         needed = ", ".join(f"{code:g}" for code in codes)
         raise ValueError(f"the classes {needed} are needed, it knows {list(estimator.classes_)}")
-    found = cast("NDArray[np.float64]", estimator.predict_proba(given))
+    found = cast("Values", estimator.predict_proba(given))
     return found[:, 1] if len(codes) == 2 else found
 
 
