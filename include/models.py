@@ -9,7 +9,9 @@ from __future__ import annotations
 import io
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from types import MappingProxyType
 from typing import cast
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
@@ -39,6 +41,7 @@ TRUSTED: tuple[str, ...] = (
 )
 LIMIT = 512 << 20  # bytes, packed or unpacked
 Values = NDArray[np.float64]
+NONE: Mapping[int, Future[Values]] = MappingProxyType({})
 
 
 def key(digest: str) -> str:
@@ -150,12 +153,15 @@ def _numbers(column: pa.ChunkedArray, name: str, spec: UseCase) -> Values:
         ) from error
 
 
-def predict(estimator: Pipeline, rows: pa.Table, spec: UseCase) -> Values:
+def predict(
+    estimator: Pipeline, rows: pa.Table, spec: UseCase, begun: Mapping[int, Future[Values]] = NONE
+) -> Values:
     """Return one prediction a row.
 
     Parameters
     ----------
     rows : with the spec's feature columns, shape (n, any).
+    begun : what `asked` says of parts of these rows, by their first row; one that failed is asked again.
 
     Returns
     -------
@@ -172,7 +178,8 @@ def predict(estimator: Pipeline, rows: pa.Table, spec: UseCase) -> Values:
     values, ask = spool.room(outputs.shape(spec, rows.num_rows)), asked(estimator, spec)
 
     def fill(place: slice, part: pa.Table) -> None:
-        values[place] = ask(part)
+        said = begun.get(place.start)
+        values[place] = ask(part) if said is None or said.exception() else said.result()
 
     with warnings.catch_warnings():  # outside: it is one for all threads
         warnings.simplefilter("ignore")  # an unseen category is expected, and encoded as unknown

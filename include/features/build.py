@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 import duckdb
@@ -55,12 +55,14 @@ def compute(
     as_of: AsOf = "then",
     until: datetime | None = None,
     only: Range | None = None,
+    watch: Callable[[Iterator[pa.RecordBatch]], Iterable[pa.RecordBatch]] = iter,
 ) -> pa.Table:
     """Return the features of sorted ``nights`` from rows cut at ``until``, the last decision unless given.
 
     Parameters
     ----------
     only : a part of the rows; the SQL is that of all of them.
+    watch : sees the batches as they come, before they are sorted and before it is known that they are right.
     """
     with views.prepare(spec, rows, nights, as_of, until or spec.clock.moment(nights[-1])) as engine:
         try:
@@ -73,7 +75,8 @@ def compute(
         answer.declared(spec, engine, shape.names)
         # what is asked for comes as it is made: DuckDB needn't keep it, and the order is the spine's if the
         # SQL does nothing but join
-        found = spool.ordered(spool.held(shape, answer.asked(spec, engine, shape)), ("night", *spec.key))
+        came = spool.held(shape, watch(answer.asked(spec, engine, shape)))
+        found = spool.ordered(came, ("night", *spec.key))
         if only is not None:
             only.keep(engine)
         answer.exact(spec, engine, found)

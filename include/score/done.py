@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 
@@ -22,13 +23,18 @@ def summed(
 
     What such a night had seen isn't known any more, so its row names no inputs and no declaration.
     """
-    profiles = {"predictions": profile.build("predictions", night, made, spec.problem.outputs, [])}
-    if rows is not None:
-        of = spec.features
-        profiles["features"] = profile.build("features", night, rows, of.numeric, of.categorical)
     declaration, seen = (spec.digest, inputs) if rows is not None else ("", {})
-    row = predictions.partition("predictions", night, made, seen, declaration, predictions.sentence(made))
-    return pa.concat_tables([profiles[name] for name in sorted(profiles)]), row
+    with ThreadPoolExecutor(1) as beside:
+        row = beside.submit(_row, night, made, seen, declaration)
+        profiles = [profile.build("predictions", night, made, spec.problem.outputs, [])]
+        if rows is not None:
+            of = spec.features
+            profiles.insert(0, profile.build("features", night, rows, of.numeric, of.categorical))
+        return pa.concat_tables(profiles), row.result()
+
+
+def _row(night: str, made: pa.Table, inputs: Mapping[str, str], declaration: str) -> pa.Table:
+    return predictions.partition("predictions", night, made, inputs, declaration, predictions.sentence(made))
 
 
 def publish(lake: Lake, night: str, of: Summed) -> Ref:

@@ -5,21 +5,28 @@ A rung is passed over with a reason, and the reasons are kept with each predicti
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from include import models, outputs
 from include.errors import ModelError
 from include.lake import Lake
+from include.models import Values
 from include.outputs import Constant
 from include.promote.ledger import Serving
 from include.spec import UseCase
 
+Begun = Callable[[pa.Table, str], Mapping[int, Future[Values]]]  # of rows and a model, see `models.predict`
 CANARY = "canary"  # serves its share of the rows before the champion, and needs what the champion needs
+
+
+def nothing(rows: pa.Table, model: str) -> Mapping[int, Future[Values]]:
+    """Return no predictions: nobody began with any."""
+    return models.NONE
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class Served:
 
     step: Step
     reason: str
-    values: NDArray[np.float64]
+    values: Values
 
 
 def steps(serving: Serving, spec: UseCase) -> list[Step]:
@@ -62,7 +69,12 @@ def steps(serving: Serving, spec: UseCase) -> list[Step]:
 
 
 def climb(
-    lake: Lake, spec: UseCase, rows: pa.Table, rungs: Sequence[Step], missing: Mapping[str, str]
+    lake: Lake,
+    spec: UseCase,
+    rows: pa.Table,
+    rungs: Sequence[Step],
+    missing: Mapping[str, str],
+    begun: Begun = nothing,
 ) -> Served:
     """Return the predictions of the first rung that can serve.
 
@@ -70,26 +82,32 @@ def climb(
     ----------
     rows : the night's features, shape (n, any).
     missing : the sources that this night is without, each with a word why.
+    begun : gives what a model was asked of these rows already.
     """
     reasons: list[str] = []
-    needs: Mapping[str, tuple[str, ...]] = {
-        str(rung): sources for rung, sources in spec.scoring.needs.items()
-    }
     for step in rungs:
-        rung = "champion" if step.rung == CANARY else step.rung
-        lacks = [f"{s} is {missing[s]}" for s in needs.get(rung, ()) if s in missing]
-        why = step.absent or ", ".join(lacks if step.constant is None else [])
+        why = passed(spec, step, missing)
         if not why:
             try:
-                return Served(step, "; ".join(reasons), predict(lake, spec, rows, step))
+                return Served(step, "; ".join(reasons), predict(lake, spec, rows, step, begun))
             except ModelError as error:
                 why = str(error)
         reasons.append(f"{step.name}: {why}")
     raise AssertionError("the last rung is a constant and can always serve")
 
 
-def predict(lake: Lake, spec: UseCase, rows: pa.Table, step: Step) -> NDArray[np.float64]:
+def passed(spec: UseCase, step: Step, missing: Mapping[str, str]) -> str:
+    """Return why a rung is passed over before it is asked, empty if it isn't."""
+    needs: Mapping[str, tuple[str, ...]] = {
+        str(rung): sources for rung, sources in spec.scoring.needs.items()
+    }
+    rung = "champion" if step.rung == CANARY else step.rung
+    lacks = [f"{s} is {missing[s]}" for s in needs.get(rung, ()) if s in missing]
+    return step.absent or ", ".join(lacks if step.constant is None else [])
+
+
+def predict(lake: Lake, spec: UseCase, rows: pa.Table, step: Step, begun: Begun = nothing) -> Values:
     """Return the predictions from the model or constant of a rung, or raise `ModelError`."""
     if step.constant is not None:
         return outputs.repeated(step.constant, rows.num_rows)
-    return models.predict(models.fetch(lake, step.model), rows, spec)
+    return models.predict(models.fetch(lake, step.model), rows, spec, begun(rows, step.model))

@@ -26,6 +26,7 @@ from include.rollout.beside import score_beside
 from include.rollout.canary import shares
 from include.rollout.trial import Trial, trials
 from include.score import again, done, ladder, predictions
+from include.score.ahead import Ahead
 from include.score.ladder import Step
 from include.score.missing import missing_of, state_of
 from include.spec import UseCase
@@ -50,15 +51,18 @@ def score(lake: Lake, spec: UseCase, night: str) -> Ref:
     """
     state = state_of(lake, spec, night)  # first: what is published meanwhile isn't "too late"
     seen = seen_by(lake, spec, night)
-    with ThreadPoolExecutor(1) as beside:
+    missing = missing_of(spec, night, seen, state)
+    with ThreadPoolExecutor(1) as beside, Ahead(lake, spec, night, missing) as ahead:
         inputs = beside.submit(inputs_of, spec, seen)  # the features have one core
-        rows = compute(spec, seen, [night])
+        rows = compute(spec, seen, [night], watch=ahead.watch)
         if rows.num_rows == 0:
             raise _nothing(spec, night, state)
-        missing = missing_of(spec, night, seen, state)
 
         def made(on_trial: Sequence[Trial]) -> pa.Table:
-            return _climbed(lake, spec, rows, on_trial, missing)
+            rungs = ladder.steps(ledger.serving(lake, night), spec)
+            parts = shares(spec, rows, rungs, on_trial)
+            served = [(r, ladder.climb(lake, spec, r, steps, missing, ahead.begun)) for r, steps in parts]
+            return predictions.joined(spec, [predictions.build(spec, *one) for one in served])
 
         return publish(lake, spec, rows, missing, made, inputs.result)
 
@@ -107,16 +111,6 @@ def _first(
         if published is made:
             return made, done.publish(lake, night, summed.result())
     return published, again.finish(lake, spec, night, rows, published, inputs())
-
-
-def _climbed(
-    lake: Lake, spec: UseCase, rows: pa.Table, on_trial: Sequence[Trial], missing: Mapping[str, str]
-) -> pa.Table:
-    """Return a prediction for each row, by the first rung that can serve it."""
-    rungs = ladder.steps(ledger.serving(lake, rows["night"][0].as_py()), spec)
-    parts = shares(spec, rows, rungs, on_trial)
-    made = [predictions.build(spec, r, ladder.climb(lake, spec, r, steps, missing)) for r, steps in parts]
-    return predictions.joined(spec, made)
 
 
 # other nights of a backfill move the table's version too
