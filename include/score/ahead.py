@@ -34,7 +34,7 @@ class Ahead:
 
     def __init__(self, lake: Lake, spec: UseCase, night: str, missing: Mapping[str, str]) -> None:
         self._of = (lake, spec, night, missing)
-        self._workers = ThreadPoolExecutor(max(spool.WORKERS - 1, 1))
+        self._workers = ThreadPoolExecutor(max(spool.WORKERS - 1, 1), "ahead")
         self._guess: Future[Guess] | None = None
         self._parts: dict[int, tuple[pa.Table, Future[Values]]] = {}
 

@@ -1,0 +1,243 @@
+"""What is predicted while features are still joined is what who serves says, or it is asked again."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from include import models, spool
+from include.errors import SpecError, StoreUnavailable
+from include.features.build import features
+from include.lake import Lake
+from include.refs import digest_bytes
+from include.rollout.trial import CANARY, Trial
+from include.score import ahead, run
+from include.score.ahead import Ahead
+from include.score.run import score
+from include.spec import UseCase
+from tests.faults.clocks import state
+from tests.features import parcels
+from tests.score.large import orders
+
+Deploy = Callable[..., None]
+NIGHT = "2024-03-08"
+ROWS = 10_000  # five parts of DuckDB's own batches, of which the last is no whole one
+Asked = dict[str, list[int]]
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "BATCH", 2048)
+    monkeypatch.setattr(spool, "WORKERS", 2)  # where there is one core as well
+
+
+@pytest.fixture
+def large(lake: Lake, use: UseCase, deploy: Deploy) -> Lake:
+    """A lake with a champion and a night of several batches."""
+    lake.publish("validated_orders", orders(use, ROWS), {"night": NIGHT})
+    deploy(lake, "1", "2024-03-04")
+    return lake
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """How many rows a model was asked of at once, before its features were there and after."""
+    found: Asked = {"ahead": [], "after": []}
+    real = models.asked
+
+    def counted(*of: Any) -> Callable[[pa.Table], Any]:
+        early = threading.current_thread().name.startswith("ahead")
+        ask, counts = real(*of), found["ahead" if early else "after"]
+
+        def count(rows: pa.Table) -> Any:
+            counts.append(rows.num_rows)
+            return ask(rows)
+
+        return count
+
+    monkeypatch.setattr(models, "asked", counted)
+    return found
+
+
+def _expected(lake: Lake, use: UseCase, data: bytes) -> dict[tuple[str, int], float]:
+    rows = features(lake, use, [NIGHT])
+    said = models.predict(models.load(data, digest_bytes(data)), rows, use)
+    keys = zip(rows["depot"].to_pylist(), rows["parcel"].to_pylist(), strict=True)
+    return dict(zip(keys, said.tolist(), strict=True))
+
+
+def _served(lake: Lake) -> dict[tuple[str, int], float]:
+    return {(r["depot"], r["parcel"]): r["prediction"] for r in lake.rows("predictions", {"night": NIGHT})}
+
+
+def _late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing be begun."""
+    monkeypatch.setattr(Ahead, "watch", lambda self, batches: iter(batches))
+
+
+def test_a_night_begun_early_is_the_same_night(
+    large: Lake, use: UseCase, asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tables and reference are those of a night that is predicted afterwards; no row is asked of twice."""
+    shutil.copytree(tmp_path / "lake", tmp_path / "other")
+    ref, found = score(large, use, NIGHT), state(large)
+    assert asked["ahead"]
+    assert sum(asked["ahead"] + asked["after"]) == ROWS
+    _late(monkeypatch)
+    other = Lake("parcels", str(tmp_path / "other"))
+    plain = score(other, use, NIGHT)
+    assert (ref.digest, ref.rows, ref.note) == (plain.digest, plain.rows, plain.note)
+    assert found == state(other)
+
+
+def test_rows_that_come_in_another_order_are_asked_again(
+    large: Lake, use: UseCase, stored: dict[str, bytes], asked: Asked, tmp_path: Path
+) -> None:
+    """A SQL may sort as it likes: each row has the prediction of its own features."""
+    other = parcels.spec(tmp_path / "spec", sql=f"{parcels.SQL} ORDER BY s.parcel % 7, s.parcel DESC")
+    score(large, other, NIGHT)
+    assert asked["ahead"]
+    assert sum(asked["after"]) == ROWS
+    assert _served(large) == _expected(large, use, stored["1"])
+
+
+def test_who_is_promoted_meanwhile_serves(
+    large: Lake,
+    use: UseCase,
+    deploy: Deploy,
+    stored: dict[str, bytes],
+    asked: Asked,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing that the one before was asked is taken for what the new one says."""
+    real = run.compute
+
+    def promoted(*args: Any, **how: Any) -> pa.Table:
+        found = real(*args, **how)
+        deploy(large, "2", NIGHT)
+        return found
+
+    monkeypatch.setattr(run, "compute", promoted)
+    assert score(large, use, NIGHT).note == f"{ROWS} rows by champion v2"
+    assert asked["ahead"]
+    assert sum(asked["after"]) == 2 * ROWS  # the one before is watched
+    assert _served(large) == _expected(large, use, stored["2"])
+
+
+def test_what_fails_early_fails_nobody(
+    large: Lake, use: UseCase, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that doesn't answer who begins is asked again by who serves."""
+    real = models.fetch
+
+    def fetch(*args: Any) -> Any:
+        if threading.current_thread().name.startswith("ahead"):
+            raise StoreUnavailable("the lake", found="no answer")
+        return real(*args)
+
+    monkeypatch.setattr(models, "fetch", fetch)
+    assert score(large, use, NIGHT).note == f"{ROWS} rows by champion v1"
+    assert asked == {"ahead": [], "after": [2048] * 4 + [ROWS - 4 * 2048]}
+
+
+@pytest.mark.parametrize(("version", "why"), [("nan", "2048 that are not"), ("2", "SHA-256")])
+def test_a_champion_that_fails_gives_way_as_ever(
+    large: Lake, use: UseCase, deploy: Deploy, stored: dict[str, bytes], version: str, why: str
+) -> None:
+    """One that says no numbers and one whose bytes were damaged give way for the reasons they always had."""
+    deploy(large, version, NIGHT)
+    if version == "2":
+        large.replace(models.key(digest_bytes(stored["2"])), stored["2"][:-1] + b"?")
+    note = score(large, use, NIGHT).note
+    assert note.startswith(f"{ROWS} rows by previous v1: champion v{version}: ")
+    assert why in note
+
+
+def _batches(rows: pa.Table) -> list[pa.RecordBatch]:
+    return rows.combine_chunks().to_batches(spool.BATCH)
+
+
+def test_a_guess_is_for_its_own_model_and_rows(large: Lake, use: UseCase, stored: dict[str, bytes]) -> None:
+    """Another model, other rows and rows at another place get nothing of it."""
+    rows, model = features(large, use, [NIGHT]), digest_bytes(stored["1"])
+    with Ahead(large, use, NIGHT, {}) as early:
+        assert pa.Table.from_batches(early.watch(_batches(rows))) == rows
+        begun = early.begun(rows, model)
+        expected = models.predict(models.load(stored["1"], model), rows, use)
+        assert 0 in begun
+        assert all(np.array_equal(said.result(), expected[at : at + 2048]) for at, said in begun.items())
+        assert not early.begun(rows, digest_bytes(stored["2"]))
+        assert not early.begun(rows.slice(1), model)
+        assert not early.begun(rows.slice(0, 2047), model)
+
+
+def test_a_guess_goes_by_what_the_night_is_without(
+    large: Lake, use: UseCase, deploy: Deploy, stored: dict[str, bytes]
+) -> None:
+    """Without orders the champion can't serve, and who was champion before is asked."""
+    deploy(large, "2", NIGHT)
+    rows = features(large, use, [NIGHT])
+    with Ahead(large, use, NIGHT, {"orders": "failed"}) as early:
+        list(early.watch(_batches(rows)))
+        assert early.begun(rows, digest_bytes(stored["1"]))
+
+
+@pytest.mark.parametrize("why", ["served", "a canary", "nobody promoted"])
+def test_there_is_no_guess_where_not_one_model_serves_all(
+    large: Lake, use: UseCase, stored: dict[str, bytes], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A night that was served, one whose rows two models share, and one that a constant serves."""
+    rows, model = features(large, use, [NIGHT]), digest_bytes(stored["1"])
+    if why == "served":
+        score(large, use, NIGHT)
+    elif why == "a canary":
+        trial = Trial(CANARY, {"model": model, "version": "1"}, {})
+        monkeypatch.setattr(ahead, "trials", lambda *of: [trial])
+    night = "2024-03-03" if why == "nobody promoted" else NIGHT
+    with Ahead(large, use, night, {}) as early:
+        list(early.watch(_batches(rows)))
+        assert not early.begun(rows, model)
+        assert not early.begun(rows, "")
+
+
+def test_batches_that_are_no_whole_parts_are_let_by(large: Lake, use: UseCase, asked: Asked) -> None:
+    """What is asked at once doesn't depend on how rows came: a prediction's last bit may depend on it."""
+    rows = features(large, use, [NIGHT])
+    with Ahead(large, use, NIGHT, {}) as early:
+        shifted = _batches(rows.slice(0, 100)) + _batches(rows.slice(100))
+        for batches in (rows.combine_chunks().to_batches(2040), shifted):
+            assert pa.Table.from_batches(early.watch(batches)) == rows
+    assert asked["ahead"] == []
+
+
+def test_joining_never_waits_for_a_slow_model(
+    large: Lake, use: UseCase, stored: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What no core is free for is let by, so that no more rows wait than cores work."""
+    rows, going = features(large, use, [NIGHT]), threading.Event()
+
+    def slow(*of: Any) -> Callable[[pa.Table], Any]:
+        return lambda rows: going.wait(60)
+
+    monkeypatch.setattr(models, "asked", slow)
+    with Ahead(large, use, NIGHT, {}) as early:
+        assert len(list(early.watch(_batches(rows)))) == 5
+        going.set()
+        assert list(early.begun(rows, digest_bytes(stored["1"]))) == [0, 2048]
+
+
+def test_features_that_are_refused_leave_no_thread(large: Lake, tmp_path: Path) -> None:
+    """What was begun is given up."""
+    before = threading.active_count()
+    twice = parcels.spec(tmp_path / "spec", sql=f"FROM ({parcels.SQL}) UNION ALL FROM ({parcels.SQL})")
+    with pytest.raises(SpecError, match="exactly one row"):
+        score(large, twice, NIGHT)
+    assert threading.active_count() == before
+    assert large.count("predictions") == 0
