@@ -131,20 +131,21 @@ def test_who_is_promoted_meanwhile_serves(
     assert _served(large) == _expected(large, use, stored["2"])
 
 
+@pytest.mark.parametrize("what", ["fetch", "frame"])
 def test_what_fails_early_fails_nobody(
-    large: Lake, use: UseCase, asked: Asked, monkeypatch: pytest.MonkeyPatch
+    large: Lake, use: UseCase, asked: Asked, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A store that doesn't answer who begins is asked again by who serves."""
-    real = models.fetch
+    """A store that doesn't answer who begins, and rows for which it has no memory, are for who serves."""
+    real = getattr(models, what)
 
-    def fetch(*args: Any) -> Any:
+    def failing(*args: Any, **how: Any) -> Any:
         if threading.current_thread().name.startswith("ahead"):
-            raise StoreUnavailable("the lake", found="no answer")
-        return real(*args)
+            raise {"fetch": StoreUnavailable("the lake", found="no answer"), "frame": MemoryError()}[what]
+        return real(*args, **how)
 
-    monkeypatch.setattr(models, "fetch", fetch)
+    monkeypatch.setattr(models, what, failing)
     assert score(large, use, NIGHT).note == f"{ROWS} rows by champion v1"
-    assert asked == {"ahead": [], "after": [2048] * 4 + [ROWS - 4 * 2048]}
+    assert asked["after"] == [2048] * 4 + [ROWS - 4 * 2048]
 
 
 @pytest.mark.parametrize(("version", "why"), [("nan", "2048 that are not"), ("2", "SHA-256")])
@@ -207,14 +208,27 @@ def test_there_is_no_guess_where_not_one_model_serves_all(
         assert not early.begun(rows, "")
 
 
-def test_batches_that_are_no_whole_parts_are_let_by(large: Lake, use: UseCase, asked: Asked) -> None:
+@pytest.mark.parametrize("first", [100, 2040])
+def test_batches_that_are_no_whole_parts_are_let_by(
+    large: Lake, use: UseCase, stored: dict[str, bytes], first: int
+) -> None:
     """What is asked at once doesn't depend on how rows came: a prediction's last bit may depend on it."""
     rows = features(large, use, [NIGHT])
     with Ahead(large, use, NIGHT, {}) as early:
-        shifted = _batches(rows.slice(0, 100)) + _batches(rows.slice(100))
-        for batches in (rows.combine_chunks().to_batches(2040), shifted):
-            assert pa.Table.from_batches(early.watch(batches)) == rows
-    assert asked["ahead"] == []
+        batches = _batches(rows.slice(0, first)) + _batches(rows.slice(first))
+        assert pa.Table.from_batches(early.watch(batches)) == rows
+        assert not early.begun(rows, digest_bytes(stored["1"]))
+
+
+def test_what_is_kept_is_bounded(
+    large: Lake, use: UseCase, stored: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However large a night is, keys and predictions of so many parts are in memory."""
+    monkeypatch.setattr(ahead, "MOST", 1)
+    rows = features(large, use, [NIGHT])
+    with Ahead(large, use, NIGHT, {}) as early:
+        list(early.watch(_batches(rows)))
+        assert list(early.begun(rows, digest_bytes(stored["1"]))) == [0]
 
 
 def test_joining_never_waits_for_a_slow_model(
