@@ -69,9 +69,11 @@ class Dying(Lake):
 class Meeting(Lake):
     """A lake on which something else happens when a run has looked and is about to write first."""
 
-    def __init__(self, of: Lake, meanwhile: Callable[[], object], times: int = 1) -> None:
+    def __init__(
+        self, of: Lake, meanwhile: Callable[[], object], times: int = 1, at: str = "predictions"
+    ) -> None:
         super().__init__("parcels", of.uri.removeprefix("file://").rpartition("/")[0])
-        self.meanwhile, self.left = meanwhile, times
+        self.meanwhile, self.left, self.at = meanwhile, times, at
 
     def append_at(self, table: str, rows: pa.Table, version: int) -> int:
         """Let the other go first, then write."""
@@ -84,7 +86,7 @@ class Meeting(Lake):
         return super().publish(table, rows, where)
 
     def _meet(self, table: str) -> None:
-        if self.left and table == "predictions":
+        if self.left and table == self.at:
             self.left -= 1
             self.meanwhile()
 
@@ -309,6 +311,17 @@ def test_killed_and_features_that_changed_since(
     state = _state(lacking)
     score(lacking, change(lacking, use, tmp_path / "spec"), NIGHT)
     assert _state(lacking) == state
+
+
+def test_who_served_finishes_while_another_scores_again(lacking: Lake, use: UseCase, tmp_path: Path) -> None:
+    """What a night had seen is known to who served it, and isn't written over by who can't know it."""
+    with pytest.raises(KeyboardInterrupt):
+        score(Dying(lacking, 1), use, NIGHT)
+    changed = other_sql(lacking, use, tmp_path / "spec")
+    score(Meeting(lacking, lambda: score(lacking, use, NIGHT), at="restated"), changed, NIGHT)
+    (row,) = lacking.rows("partitions", {"product": "predictions"})
+    assert (set(json.loads(row["inputs"])), row["spec"]) == ({"model", *use.sources}, use.digest)
+    assert {r["product"] for r in lacking.rows("profiles")} == {"predictions", "features"}
 
 
 def test_model_and_features_are_lost(
