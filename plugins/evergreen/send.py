@@ -16,16 +16,13 @@ def sender(context: Any) -> Callable[[str, Message], None]:
     """Return what sends a message to the connection of a name, or raises."""
 
     def send(name: str, said: Message) -> None:
-        from airflow.sdk import Connection
-
         from include.monitor.alerts import post
 
-        endpoint = connect(name)  # first: where it is missing, this says so
-        kind = str(Connection.get(name).conn_type)
-        if kind == "smtp":
+        endpoint = connect(name)
+        if endpoint.kind == "smtp":
             _mail(endpoint, said, context)
         else:
-            post(endpoint, said, slack=kind.startswith("slack"))
+            post(endpoint, said, slack=endpoint.kind.startswith("slack"))
 
     return send
 

@@ -137,6 +137,7 @@ def connect(name: str) -> Endpoint:
         login=found.login or "",
         password=found.password or "",
         extra=dict(found.extra_dejson),
+        kind=str(found.conn_type or ""),
     )
 
 
