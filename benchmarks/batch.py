@@ -12,9 +12,7 @@ system's to drop. CPU by part is the last round's.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -28,7 +26,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.memory import Anonymous
+from benchmarks.memory import Anonymous, apart
 from include import models, profile, spool, tables
 from include.features.build import compute
 from include.lake import Lake
@@ -202,12 +200,6 @@ def _timed(work: Callable[[], Any]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def _apart(what: str, *args: object) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.batch", what, *map(str, args)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return dict(json.loads(subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE).stdout))
-
-
 def _row(kind: str, found: dict[str, Any]) -> str:
     rows, (wall, cpu) = found["rows"], found["whole"]
     ratio, of_cpu = rows / wall / found["alone"][0], rows / cpu / found["alone"][1]
@@ -230,9 +222,9 @@ def main(command: Sequence[str]) -> None:
         print("|---|---|---|---|---|---|---|")
         for rows in map(int, command or ROWS):
             with tempfile.TemporaryDirectory() as folder:
-                _apart("prepare", folder, rows)
+                apart("batch", "prepare", folder, rows)
                 for kind in KINDS:
-                    print(_row(kind, _apart("measure", folder, kind)), flush=True)
+                    print(_row(kind, apart("batch", "measure", folder, kind)), flush=True)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,8 @@ no stage gets more than 4 GB of both. ``TMPDIR`` needs about 1 kB a row.
 from __future__ import annotations
 
 import json
-import os
 import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +25,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from benchmarks import batch
-from benchmarks.memory import Anonymous, held
+from benchmarks.memory import Anonymous, apart, held
 from include.environment import Endpoint
 from include.features.build import compute
 from include.ingest.run import ingest
@@ -115,13 +113,6 @@ def measure(folder: Path, stage: str) -> dict[str, Any]:
     }
 
 
-def _apart(*command: object, join: Callable[[], None] | None = None) -> dict[str, Any]:
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "benchmarks.large", *map(str, command)]
-    done = subprocess.run(line, env=env, check=True, stdout=subprocess.PIPE, preexec_fn=join)
-    return dict(json.loads(done.stdout))
-
-
 def _said(found: dict[str, Any]) -> str:
     wall, cpu = found["seconds"]
     told = [found["stage"], f"{found['rows']:,}", f"{wall:.0f} ({cpu:.0f})", f"{found['rows'] / wall:,.0f}"]
@@ -143,9 +134,9 @@ def main(command: Sequence[str]) -> None:
         print("|---|---|---|---|---|---|---|")
         for rows in map(int, command or ROWS):
             with tempfile.TemporaryDirectory() as folder:
-                _apart("prepare", folder, rows)
+                apart("large", "prepare", folder, rows)
                 for stage in ("ingest", "features", "score"):
-                    print(_said(_apart("stage", folder, stage, join=join)), most, "|", flush=True)
+                    print(_said(apart("large", "stage", folder, stage, join=join)), most, "|", flush=True)
 
 
 if __name__ == "__main__":

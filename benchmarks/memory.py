@@ -1,16 +1,33 @@
-"""The most memory of its own that a process had, for mapped files are the system's; or a limit of both."""
+"""A process of its own, the most memory of its own that it had, or a limit of that and of mapped files."""
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 GROUPS = Path("/sys/fs/cgroup")
+
+
+def apart(name: str, *command: object, join: Callable[[], None] | None = None) -> dict[str, Any]:
+    """Run a part of a benchmark in a process with one OpenMP thread, and return what it prints.
+
+    Parameters
+    ----------
+    join : what the process does first, see `held`.
+    """
+    line = [sys.executable, "-m", f"benchmarks.{name}", *map(str, command)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(line, env=env, check=True, stdout=subprocess.PIPE, preexec_fn=join)
+    return dict(json.loads(done.stdout))
 
 
 class Anonymous(threading.Thread):
