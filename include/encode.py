@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from numpy.typing import NDArray
+from sklearn import get_config
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
@@ -20,22 +20,13 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
 from include.spec import UseCase
 
 
-def objects(column: pa.ChunkedArray) -> pd.Series:
-    """Return texts as Python has them, None for null, each made once."""
-    values, codes = _coded(column)
+def texts(column: pa.ChunkedArray, *, coded: bool) -> pd.Series:
+    """Return texts as Python has them, None for null, each made once; or as pandas' categories."""
+    found = column.combine_chunks().dictionary_encode()
+    values, codes = found.dictionary.to_pylist(), found.indices.fill_null(-1).to_numpy()
+    if coded:
+        return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(values, dtype=object)))
     return pd.Series(np.array([*values, None], dtype=object).take(codes), dtype=object)
-
-
-def categories(column: pa.ChunkedArray) -> pd.Series:
-    """Return texts as pandas' categories."""
-    values, codes = _coded(column)
-    return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(values, dtype=object)))
-
-
-def _coded(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int32]]:
-    """Return the texts that there are and which of them each row has, -1 for null."""
-    coded = column.combine_chunks().dictionary_encode()
-    return coded.dictionary.to_pylist(), coded.indices.fill_null(-1).to_numpy()
 
 
 class _Once:
@@ -57,16 +48,32 @@ class _Once:
 
 
 def once(estimator: Pipeline, spec: UseCase) -> Pipeline | None:
-    """Return the pipeline for frames of categories; None where something else than an encoder takes them."""
-    columns = estimator[0] if isinstance(estimator, Pipeline) else None
-    if not isinstance(columns, ColumnTransformer):
+    """Return the pipeline for frames of categories; None for one that could say something else of them.
+
+    That is any but scikit-learn's own classes, fitted on columns by name, of which only encoders take texts.
+    """
+    if type(estimator) is not Pipeline or len(estimator.steps) < 2:
         return None
-    texts, found = set(spec.features.categorical), []
-    for name, one, of in columns.transformers_:
-        encoder = isinstance(one, OneHotEncoder | OrdinalEncoder)
-        if one != "drop" and not (texts.issuperset(of) if encoder else texts.isdisjoint(of)):
+    name, columns = estimator.steps[0]
+    if type(columns) is not ColumnTransformer or not hasattr(columns, "transformers_") or _frames(columns):
+        return None
+    categories, found = set(spec.features.categorical), []
+    for label, one, of in columns.transformers_:
+        encoder = type(one) in (OneHotEncoder, OrdinalEncoder)
+        named = isinstance(of, list) and all(isinstance(column, str) for column in of)
+        if one != "drop" and not (
+            named and (categories.issuperset(of) if encoder else categories.isdisjoint(of))
+        ):
             return None
-        found.append((name, _Once(one) if encoder else one, of))
-    quick = copy.copy(columns)
+        found.append((label, _Once(one) if encoder else one, of))
+    quick, ready = copy.copy(columns), copy.copy(estimator)
     quick.transformers_ = found
-    return Pipeline([("columns", quick), *estimator.steps[1:]])
+    ready.steps = [(name, quick), *estimator.steps[1:]]
+    return ready
+
+
+def _frames(columns: ColumnTransformer) -> bool:
+    """Tell whether frames come out of transformers, by `set_output` or by scikit-learn's own setting."""
+    own = [columns, *(one for _, one, _ in columns.transformers_)]
+    said = [getattr(one, "_sklearn_output_config", {}).get("transform", "default") for one in own]
+    return {get_config()["transform_output"], *said} != {"default"}

@@ -9,9 +9,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import cast
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
@@ -41,7 +39,8 @@ TRUSTED: tuple[str, ...] = (
 )
 LIMIT = 512 << 20  # bytes, packed or unpacked
 Values = NDArray[np.float64]
-NONE: Mapping[int, Future[Values]] = MappingProxyType({})
+Ask = Callable[[pa.Table], Values]
+Said = Callable[[int, pa.Table], Values | None]  # of a part and its first row
 
 
 def key(digest: str) -> str:
@@ -136,9 +135,7 @@ def frame(rows: pa.Table, spec: UseCase, *, coded: bool = False) -> pd.DataFrame
             f"{spec.name}: rows to predict", required=", ".join(missing), found="none", remedy=remedy
         )
     columns = {c: pd.Series(_numbers(rows[c], c, spec)) for c in spec.features.numeric}
-    columns |= {
-        c: encode.categories(rows[c]) if coded else encode.objects(rows[c]) for c in spec.features.categorical
-    }
+    columns |= {c: encode.texts(rows[c], coded=coded) for c in spec.features.categorical}
     return pd.DataFrame(columns, columns=list(spec.features.columns))
 
 
@@ -153,15 +150,12 @@ def _numbers(column: pa.ChunkedArray, name: str, spec: UseCase) -> Values:
         ) from error
 
 
-def predict(
-    estimator: Pipeline, rows: pa.Table, spec: UseCase, begun: Mapping[int, Future[Values]] = NONE
-) -> Values:
+def predict(estimator: Pipeline, rows: pa.Table, spec: UseCase) -> Values:
     """Return one prediction a row.
 
     Parameters
     ----------
     rows : with the spec's feature columns, shape (n, any).
-    begun : what `asked` says of parts of these rows, by their first row; one that failed is asked again.
 
     Returns
     -------
@@ -175,11 +169,16 @@ def predict(
         when columns are missing, the pipeline fails, or what it gives isn't one finite number a row, or one a
         class.
     """
-    values, ask = spool.room(outputs.shape(spec, rows.num_rows)), asked(estimator, spec)
+    return filled(asked(estimator, spec), rows, spec)
+
+
+def filled(ask: Ask, rows: pa.Table, spec: UseCase, said: Said = lambda start, part: None) -> Values:
+    """Return what `predict` does, by what `asked` returns and what it has said of some parts already."""
+    values = spool.room(outputs.shape(spec, rows.num_rows))
 
     def fill(place: slice, part: pa.Table) -> None:
-        said = begun.get(place.start)
-        values[place] = ask(part) if said is None or said.exception() else said.result()
+        known = said(place.start, part)
+        values[place] = ask(part) if known is None else known
 
     with warnings.catch_warnings():  # outside: it is one for all threads
         warnings.simplefilter("ignore")  # an unseen category is expected, and encoded as unknown
@@ -188,7 +187,7 @@ def predict(
     return values
 
 
-def asked(estimator: Pipeline, spec: UseCase) -> Callable[[pa.Table], Values]:
+def asked(estimator: Pipeline, spec: UseCase) -> Ask:
     """Return what predicts some rows at once, as `predict` does."""
     quick = encode.once(estimator, spec)
     return lambda rows: _predicted(quick or estimator, frame(rows, spec, coded=quick is not None), spec)

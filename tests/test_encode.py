@@ -10,12 +10,14 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn import config_context
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, TargetEncoder
 
 from include import encode, models
+from include.errors import ModelError
 from include.spec import UseCase, load
 from include.spec.stages import Candidate
 from include.train.recipes import build
@@ -86,16 +88,58 @@ def _first(given: pd.DataFrame) -> np.ndarray:
     return np.array([[ord((text or " ")[0]) for text in row] for row in given.to_numpy()], dtype=float)
 
 
-def test_a_pipeline_that_takes_texts_another_way_is_left_alone(spec: UseCase) -> None:
-    """A recipe of a user's own is given the objects that it was fitted on, beside an encoder too."""
-    first, *others = spec.features.categorical
-    steps = [("own", FunctionTransformer(_first), [first]), ("codes", OrdinalEncoder(), others)]
-    rows = _rows(spec, [("a", "b", None), ("b", "a", "x")] * 20)
+class Contrary(Pipeline):
+    """A pipeline that gives each class the other's probability."""
+
+    def predict_proba(self, X: pd.DataFrame) -> Any:  # noqa: N803 (scikit-learn's name)
+        """Return what the pipeline says, turned."""
+        return super().predict_proba(X)[:, ::-1]
+
+
+def _steps(*of: tuple[str, Any, Any], **how: Any) -> list[tuple[str, Any]]:
     forest = RandomForestClassifier(n_estimators=5, random_state=7)
-    made = Pipeline([("columns", ColumnTransformer(steps)), ("model", forest)])
-    made.fit(models.frame(rows, spec), [0.0, 1.0] * 20)
+    return [("columns", ColumnTransformer(list(of), **how)), ("model", forest)]
+
+
+TEXT, PLACES = ["carrier", "origin", "dest"], [19, 20, 21]
+MASK = [place in PLACES for place in range(22)]
+OWN = {
+    "a function": Pipeline(
+        _steps(("own", FunctionTransformer(_first), TEXT[:1]), ("codes", OrdinalEncoder(), TEXT[1:]))
+    ),
+    "targets": Pipeline(_steps(("means", TargetEncoder(), PLACES))),
+    "places": Pipeline(_steps(("codes", OrdinalEncoder(), PLACES))),
+    "a mask": Pipeline(_steps(("codes", OrdinalEncoder(), MASK))),
+    "a slice": Pipeline(_steps(("codes", OrdinalEncoder(), slice(19, 22)))),
+    "the rest": Pipeline(_steps(("first", "passthrough", slice(0, 19)), remainder=OrdinalEncoder())),
+    "a number's codes": Pipeline(_steps(("codes", OrdinalEncoder(), ["weekday", *TEXT]))),
+    "frames": Pipeline(_steps(("codes", OrdinalEncoder(), TEXT))).set_output(transform="pandas"),
+    "a subclass": Contrary(_steps(("codes", OrdinalEncoder(), TEXT))),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_pipeline_that_takes_texts_another_way_is_left_alone(spec: UseCase, name: str) -> None:
+    """A recipe of a user's own is given the objects that it was fitted on."""
+    rows = _rows(spec, [("a", "b", "n"), ("b", "a", "x"), ("a", "a", "x")] * 20)
+    rows = rows.set_column(rows.column_names.index("weekday"), "weekday", pa.array([1.0, 2.0, 3.0] * 20))
+    made = OWN[name].fit(models.frame(rows, spec), [0.0, 1.0, 1.0] * 20)
     assert encode.once(made, spec) is None
-    assert (
-        models.predict(made, rows, spec).tolist()
-        == made.predict_proba(models.frame(rows, spec))[:, 1].tolist()
-    )
+    own = made.predict_proba(models.frame(rows, spec))[:, 1]
+    assert models.predict(made, rows, spec).tolist() == own.tolist()
+
+
+@pytest.mark.parametrize("made", [Pipeline([]), Pipeline(_steps(("codes", OrdinalEncoder(), TEXT)))])
+def test_a_pipeline_that_can_say_nothing_is_the_ladders_to_pass_over(spec: UseCase, made: Pipeline) -> None:
+    """One without steps and one that was never fitted fail as a model does."""
+    with pytest.raises(ModelError):
+        models.predict(made, _rows(spec, [("a", "b", None)]), spec)
+
+
+def test_nothing_is_encoded_once_where_scikit_learn_is_told_to_give_frames(
+    spec: UseCase, fitted: dict[str, Pipeline]
+) -> None:
+    """Its own setting, too, makes of an encoder's answer something else than an array."""
+    assert encode.once(fitted["random_forest"], spec)
+    with config_context(transform_output="pandas"):
+        assert encode.once(fitted["random_forest"], spec) is None

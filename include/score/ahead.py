@@ -8,20 +8,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeVar
 
 import pyarrow as pa
 
 from include import models, spool
-from include.errors import ModelError
 from include.lake import Lake
-from include.models import Values
+from include.models import Ask, Said, Values
 from include.promote import ledger
+from include.refs import digest_table
 from include.rollout.trial import CANARY, trials
 from include.score import ladder
 from include.spec import UseCase
 
-MOST = 64  # parts: their keys and predictions are kept in memory
-Guess = tuple[str, Callable[[pa.Table], Values]]  # a model's digest, and what it says of some rows
+MOST = 64  # parts whose predictions are kept in memory
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class _Guess:
+    """A model, by its digest, and what asks it."""
+
+    model: str
+    ask: Ask
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Predictions, and the digest of the keys of their rows: rows themselves would fill the memory."""
+
+    keys: str
+    values: Values
 
 
 class Ahead:
@@ -33,54 +52,68 @@ class Ahead:
     """
 
     def __init__(self, lake: Lake, spec: UseCase, night: str, missing: Mapping[str, str]) -> None:
-        self._of = (lake, spec, night, missing)
+        self._of, self._key = (lake, spec, night, missing), list(spec.key)
         self._workers = ThreadPoolExecutor(max(spool.WORKERS - 1, 1), "ahead")
-        self._guess: Future[Guess] | None = None
-        self._parts: dict[int, tuple[pa.Table, Future[Values]]] = {}
+        self._guess: Future[_Guess | None] | None = None
+        self._parts: dict[int, Future[_Part | None]] = {}
 
     def __enter__(self) -> Ahead:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._workers.shutdown(cancel_futures=True)
+        self._workers.shutdown(wait=False, cancel_futures=True)  # a slow model holds nobody up
 
     def watch(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield batches of features, and begin with those for which a core is free.
 
         A batch that is no whole part of `spool.parts` is let by: a prediction's last bit may depend on the
-        rows beside it. So a night of one part costs nothing here.
+        rows beside it. So a night of less than a part costs nothing here.
         """
         start = 0
         for batch in batches:
             if batch.num_rows == spool.BATCH and start % spool.BATCH == 0:
-                self._begin(start, pa.Table.from_batches([batch]))
+                with suppress(RuntimeError):  # the system has no thread to give
+                    self._begin(start, pa.Table.from_batches([batch]))
             start += batch.num_rows
             yield batch
 
-    def begun(self, rows: pa.Table, model: str) -> Mapping[int, Future[Values]]:
-        """Return what a model was asked of rows of the night, by the first row of each part."""
-        if self._guess is None or self._guess.exception() or self._guess.result()[0] != model:
-            return {}
-        return {
-            start: said
-            for start, (keys, said) in self._parts.items()
-            if rows.slice(start, keys.num_rows).select(keys.column_names).equals(keys)
-        }
-
     def _begin(self, start: int, rows: pa.Table) -> None:
-        waiting = sum(not said.done() for _, said in self._parts.values())
+        waiting = sum(not part.done() for part in self._parts.values())
         if waiting < spool.WORKERS and len(self._parts) < MOST:
-            guess = self._guess = self._guess or self._workers.submit(_likely, *self._of)
-            said = self._workers.submit(lambda: guess.result()[1](rows))
-            self._parts[start] = (rows.select(self._of[1].key), said)
+            guess = self._guess = self._guess or self._workers.submit(_tried, lambda: _likely(*self._of))
+            self._parts[start] = self._workers.submit(_tried, lambda: self._part(guess.result(), rows))
+
+    def _part(self, guess: _Guess | None, rows: pa.Table) -> _Part | None:
+        return _Part(digest_table(rows.select(self._key)), guess.ask(rows)) if guess else None
+
+    def take(self, model: str) -> tuple[Ask, Said] | None:
+        """Return what asks a model and what it has said of the night's parts; None if it wasn't the guess."""
+        guess = self._guess.result() if self._guess else None
+        if guess is None or guess.model != model:
+            return None
+        parts, self._parts, self._guess = self._parts, {}, None
+
+        def said(start: int, rows: pa.Table) -> Values | None:
+            part = parts[start].result() if start in parts else None
+            return part.values if part and part.keys == digest_table(rows.select(self._key)) else None
+
+        return guess.ask, said
 
 
-def _likely(lake: Lake, spec: UseCase, night: str, missing: Mapping[str, str]) -> Guess:
-    """Return the one model that would serve all of a night's rows now, or raise `ModelError`."""
-    rungs, model = ladder.steps(ledger.serving(lake, night), spec), ""
-    split = any(trial.kind == CANARY for trial in trials(ledger.switches(lake), spec, night))
-    if not split and not lake.count("predictions", {"night": night}):
-        model = next(step.model for step in rungs if not ladder.passed(spec, step, missing))
-    if not model:
-        raise ModelError(f"{spec.name}/{night}", found="no model that would serve all its rows")
-    return model, models.asked(models.fetch(lake, model), spec)
+def _tried(work: Callable[[], Made]) -> Made | None:
+    """Return what a work makes; None of any error, which would keep its rows in memory."""
+    try:
+        return work()
+    except Exception:
+        return None
+
+
+def _likely(lake: Lake, spec: UseCase, night: str, missing: Mapping[str, str]) -> _Guess | None:
+    """Return the one model that would serve all of a night's rows now, None if there isn't one."""
+    if any(trial.kind == CANARY for trial in trials(ledger.switches(lake), spec, night)):
+        return None
+    if lake.count("predictions", {"night": night}):
+        return None
+    rungs = ladder.steps(ledger.serving(lake, night), spec)
+    model = next(step.model for step in rungs if not ladder.passed(spec, step, missing))
+    return _Guess(model, models.asked(models.fetch(lake, model), spec)) if model else None

@@ -26,10 +26,11 @@ def summed(
     declaration, seen = (spec.digest, inputs) if rows is not None else ("", {})
     with ThreadPoolExecutor(1) as beside:
         row = beside.submit(_row, night, made, seen, declaration)
-        profiles = [profile.build("predictions", night, made, spec.problem.outputs, [])]
+        profiles = []  # in the order of their names
         if rows is not None:
             of = spec.features
-            profiles.insert(0, profile.build("features", night, rows, of.numeric, of.categorical))
+            profiles.append(profile.build("features", night, rows, of.numeric, of.categorical))
+        profiles.append(profile.build("predictions", night, made, spec.problem.outputs, []))
         return pa.concat_tables(profiles), row.result()
 
 

@@ -6,7 +6,6 @@ A rung is passed over with a reason, and the reasons are kept with each predicti
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,18 +14,13 @@ import pyarrow as pa
 from include import models, outputs
 from include.errors import ModelError
 from include.lake import Lake
-from include.models import Values
+from include.models import Ask, Said, Values
 from include.outputs import Constant
 from include.promote.ledger import Serving
 from include.spec import UseCase
 
-Begun = Callable[[pa.Table, str], Mapping[int, Future[Values]]]  # of rows and a model, see `models.predict`
+Take = Callable[[str], tuple[Ask, Said] | None]  # of a model, what was made ready: see `models.filled`
 CANARY = "canary"  # serves its share of the rows before the champion, and needs what the champion needs
-
-
-def nothing(rows: pa.Table, model: str) -> Mapping[int, Future[Values]]:
-    """Return no predictions: nobody began with any."""
-    return models.NONE
 
 
 @dataclass(frozen=True)
@@ -74,7 +68,7 @@ def climb(
     rows: pa.Table,
     rungs: Sequence[Step],
     missing: Mapping[str, str],
-    begun: Begun = nothing,
+    take: Take = lambda model: None,
 ) -> Served:
     """Return the predictions of the first rung that can serve.
 
@@ -82,14 +76,14 @@ def climb(
     ----------
     rows : the night's features, shape (n, any).
     missing : the sources that this night is without, each with a word why.
-    begun : gives what a model was asked of these rows already.
+    take : gives what asks a model and what it has said already, None where nobody made that ready.
     """
     reasons: list[str] = []
     for step in rungs:
         why = passed(spec, step, missing)
         if not why:
             try:
-                return Served(step, "; ".join(reasons), predict(lake, spec, rows, step, begun))
+                return Served(step, "; ".join(reasons), predict(lake, spec, rows, step, take))
             except ModelError as error:
                 why = str(error)
         reasons.append(f"{step.name}: {why}")
@@ -106,8 +100,11 @@ def passed(spec: UseCase, step: Step, missing: Mapping[str, str]) -> str:
     return step.absent or ", ".join(lacks if step.constant is None else [])
 
 
-def predict(lake: Lake, spec: UseCase, rows: pa.Table, step: Step, begun: Begun = nothing) -> Values:
+def predict(lake: Lake, spec: UseCase, rows: pa.Table, step: Step, take: Take = lambda model: None) -> Values:
     """Return the predictions from the model or constant of a rung, or raise `ModelError`."""
     if step.constant is not None:
         return outputs.repeated(step.constant, rows.num_rows)
-    return models.predict(models.fetch(lake, step.model), rows, spec, begun(rows, step.model))
+    if ready := take(step.model):
+        ask, said = ready
+        return models.filled(ask, rows, spec, said)
+    return models.predict(models.fetch(lake, step.model), rows, spec)

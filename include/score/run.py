@@ -61,7 +61,7 @@ def score(lake: Lake, spec: UseCase, night: str) -> Ref:
         def made(on_trial: Sequence[Trial]) -> pa.Table:
             rungs = ladder.steps(ledger.serving(lake, night), spec)
             parts = shares(spec, rows, rungs, on_trial)
-            served = [(r, ladder.climb(lake, spec, r, steps, missing, ahead.begun)) for r, steps in parts]
+            served = [(r, ladder.climb(lake, spec, r, steps, missing, ahead.take)) for r, steps in parts]
             return predictions.joined(spec, [predictions.build(spec, *one) for one in served])
 
         return publish(lake, spec, rows, missing, made, inputs.result)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from demo import process
 from include import models, spool
 from include.errors import SpecError, StoreUnavailable
 from include.features.build import features
@@ -53,11 +57,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     real = models.asked
 
     def counted(*of: Any) -> Callable[[pa.Table], Any]:
-        early = threading.current_thread().name.startswith("ahead")
-        ask, counts = real(*of), found["ahead" if early else "after"]
+        ask = real(*of)
 
         def count(rows: pa.Table) -> Any:
-            counts.append(rows.num_rows)
+            early = threading.current_thread().name.startswith("ahead")
+            found["ahead" if early else "after"].append(rows.num_rows)
             return ask(rows)
 
         return count
@@ -170,13 +174,17 @@ def test_a_guess_is_for_its_own_model_and_rows(large: Lake, use: UseCase, stored
     rows, model = features(large, use, [NIGHT]), digest_bytes(stored["1"])
     with Ahead(large, use, NIGHT, {}) as early:
         assert pa.Table.from_batches(early.watch(_batches(rows))) == rows
-        begun = early.begun(rows, model)
         expected = models.predict(models.load(stored["1"], model), rows, use)
-        assert 0 in begun
-        assert all(np.array_equal(said.result(), expected[at : at + 2048]) for at, said in begun.items())
-        assert not early.begun(rows, digest_bytes(stored["2"]))
-        assert not early.begun(rows.slice(1), model)
-        assert not early.begun(rows.slice(0, 2047), model)
+        assert early.take(digest_bytes(stored["2"])) is None
+        ready = early.take(model)
+        assert ready
+        ask, said = ready
+        assert np.array_equal(ask(rows.slice(0, 2048)), expected[:2048])
+        assert np.array_equal(said(0, rows.slice(0, 2048)), expected[:2048])
+        assert said(0, rows.slice(1, 2048)) is None
+        assert said(0, rows.slice(0, 2047)) is None
+        assert said(2047, rows.slice(2047, 2048)) is None
+        assert early.take(model) is None  # it is kept by who took it
 
 
 def test_a_guess_goes_by_what_the_night_is_without(
@@ -187,7 +195,7 @@ def test_a_guess_goes_by_what_the_night_is_without(
     rows = features(large, use, [NIGHT])
     with Ahead(large, use, NIGHT, {"orders": "failed"}) as early:
         list(early.watch(_batches(rows)))
-        assert early.begun(rows, digest_bytes(stored["1"]))
+        assert early.take(digest_bytes(stored["1"]))
 
 
 @pytest.mark.parametrize("why", ["served", "a canary", "nobody promoted"])
@@ -204,8 +212,8 @@ def test_there_is_no_guess_where_not_one_model_serves_all(
     night = "2024-03-03" if why == "nobody promoted" else NIGHT
     with Ahead(large, use, night, {}) as early:
         list(early.watch(_batches(rows)))
-        assert not early.begun(rows, model)
-        assert not early.begun(rows, "")
+        assert early.take(model) is None
+        assert early.take("") is None
 
 
 @pytest.mark.parametrize("first", [100, 2040])
@@ -217,18 +225,36 @@ def test_batches_that_are_no_whole_parts_are_let_by(
     with Ahead(large, use, NIGHT, {}) as early:
         batches = _batches(rows.slice(0, first)) + _batches(rows.slice(first))
         assert pa.Table.from_batches(early.watch(batches)) == rows
-        assert not early.begun(rows, digest_bytes(stored["1"]))
+        assert not early._parts
 
 
-def test_what_is_kept_is_bounded(
-    large: Lake, use: UseCase, stored: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However large a night is, keys and predictions of so many parts are in memory."""
+def test_what_is_kept_is_bounded(large: Lake, use: UseCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large a night is, predictions of so many parts are in memory."""
     monkeypatch.setattr(ahead, "MOST", 1)
-    rows = features(large, use, [NIGHT])
     with Ahead(large, use, NIGHT, {}) as early:
-        list(early.watch(_batches(rows)))
-        assert list(early.begun(rows, digest_bytes(stored["1"]))) == [0]
+        list(early.watch(_batches(features(large, use, [NIGHT]))))
+        assert list(early._parts) == [0]
+
+
+@pytest.mark.parametrize("version", ["1", "nan"])
+def test_what_was_asked_keeps_no_rows(large: Lake, use: UseCase, deploy: Deploy, version: str) -> None:
+    """Neither predictions nor failures hold on to the batches that they were asked of."""
+    deploy(large, version, NIGHT)
+    rows, kept = features(large, use, [NIGHT]), []
+
+    def fresh() -> Iterator[pa.RecordBatch]:
+        for start in range(0, 4 * 2048, 2048):
+            weights = np.arange(2048.0)  # Arrow refers to it
+            kept.append(weakref.ref(weights))
+            part = rows.slice(start, 2048).combine_chunks()
+            place = part.column_names.index("weight")
+            yield part.set_column(place, "weight", pa.array(weights)).to_batches()[0]
+
+    with Ahead(large, use, NIGHT, {}) as early:
+        assert sum(batch.num_rows for batch in early.watch(fresh())) == 4 * 2048
+        wait(early._parts.values())
+        gc.collect()
+        assert [one() for one in kept] == [None] * 4
 
 
 def test_joining_never_waits_for_a_slow_model(
@@ -243,15 +269,38 @@ def test_joining_never_waits_for_a_slow_model(
     monkeypatch.setattr(models, "asked", slow)
     with Ahead(large, use, NIGHT, {}) as early:
         assert len(list(early.watch(_batches(rows)))) == 5
+        assert list(early._parts) == [0, 2048]
         going.set()
-        assert list(early.begun(rows, digest_bytes(stored["1"]))) == [0, 2048]
 
 
-def test_features_that_are_refused_leave_no_thread(large: Lake, tmp_path: Path) -> None:
-    """What was begun is given up."""
-    before = threading.active_count()
+def test_a_system_without_a_thread_to_give_fails_nobody(
+    large: Lake, use: UseCase, stored: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Features are joined as if nothing could be begun."""
+
+    def none(*of: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with Ahead(large, use, NIGHT, {}) as early:
+        monkeypatch.setattr(early._workers, "submit", none)
+        assert len(list(early.watch(_batches(features(large, use, [NIGHT]))))) == 5
+        assert early.take(digest_bytes(stored["1"])) is None
+
+
+def test_a_refused_night_waits_for_no_model(
+    large: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was begun is given up: the part that runs is let run, the next isn't asked, no thread stays."""
+    before, going, released = threading.active_count(), threading.Event(), []
+
+    def slow(*of: Any) -> Callable[[pa.Table], Any]:
+        return lambda rows: released.append(going.wait(20))
+
+    monkeypatch.setattr(models, "asked", slow)
     twice = parcels.spec(tmp_path / "spec", sql=f"FROM ({parcels.SQL}) UNION ALL FROM ({parcels.SQL})")
     with pytest.raises(SpecError, match="exactly one row"):
         score(large, twice, NIGHT)
-    assert threading.active_count() == before
+    going.set()
+    assert process.until(lambda: threading.active_count() == before, 30)
+    assert released == [True]
     assert large.count("predictions") == 0
