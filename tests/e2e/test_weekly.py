@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import date, timedelta
+from functools import partial
+from typing import Any
 
 import pytest
 
 from demo import process
-from demo.airflow_api import AirflowError
+from demo.airflow_api import AirflowApi, AirflowError
 from demo.servers import log_file
 from include.lake import Lake
 from include.promote import ledger
@@ -20,16 +24,50 @@ from tests.usecases.weekly_sales import world
 
 pytestmark = pytest.mark.airflow
 NIGHTS = world.nights(WEEKS)
-OWN, ASKING = "weekly_sales", "weekly_asking"
+OWN, ASKING, KILLED = "weekly_sales", "weekly_asking", "weekly_killed"
+CHAMPION = NIGHTS[WEEKS - 5]
+KILLS = [(NIGHTS[0], "ingest.sales", 4), (NIGHTS[1], "score.predict", 2), (NIGHTS[2], "monitor.watch", 2)]
+SHARED = {"parts": NIGHTS[0], "unplanned": NIGHTS[1]}
+ASK = "approve.ask"
+ASKED = {"first": NIGHTS[WEEKS - 6], "second": NIGHTS[WEEKS - 5], "older": NIGHTS[WEEKS - 7]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def begun(house: House) -> Iterator[Future[list[dict[str, Any]]]]:
+    """What needs nothing else is under way from the beginning, and tests wait for it; the questions."""
+    house.start(f"{OWN}__history", "first_load", first=NIGHTS[0], last=CHAMPION)
+    house.start(f"{ASKING}__history", "first_load", first=NIGHTS[0], last=ASKED["second"])
+    for night, task, write in KILLS:
+        house.fault(f"killed_{task}", task).write_text(str(write))
+        house.start(f"{KILLED}__nightly", f"killed_{task}", partition=night)
+    house.fault("unplanned", "score.plan").write_text("fail")
+    for run, night in SHARED.items():
+        house.start(f"{PARTS}__nightly", run, partition=night)
+    with ThreadPoolExecutor(1) as beside:
+        yield beside.submit(_questions, AirflowApi.of(house.home))
+
+
+def _questions(api: AirflowApi) -> list[dict[str, Any]]:
+    """Train three times, each begun when the one before has its version, and return what is asked of each."""
+    training = f"{ASKING}__training"
+    assert api.wait_run(f"{ASKING}__history", "first_load", timeout=240)["state"] == "success"
+    for run, night in ASKED.items():
+        api.trigger_run(training, {"partition": night}, run_id=run)
+        fitted = process.until(partial(_fitted, api, training, run), 240)
+        assert fitted, f"{run} isn't fitted"
+    return [api.wait_question(training, run, ASK, timeout=240) for run in ASKED]
+
+
+def _fitted(api: AirflowApi, dag: str, run: str) -> bool:
+    return ("train.fit", "success") in {(t["task_id"], t["state"]) for t in api.task_instances(dag, run)}
 
 
 @pytest.fixture(scope="module")
 def champion(house: House) -> str:
     """Twenty weeks of history and a first champion, made as a person would; returns its night."""
-    last = NIGHTS[WEEKS - 5]
-    assert house.run(f"{OWN}__history", "first_load", first=NIGHTS[0], last=last)["state"] == "success"
-    assert house.run(f"{OWN}__training", "first_training", partition=last)["state"] == "success"
-    return last
+    assert house.end(f"{OWN}__history", "first_load", 240)["state"] == "success"
+    assert house.run(f"{OWN}__training", "first_training", 240, partition=CHAMPION)["state"] == "success"
+    return CHAMPION
 
 
 @pytest.fixture(scope="module")
@@ -96,52 +134,66 @@ def test_a_run_without_a_night_is_refused_in_a_sentence(house: House, champion: 
     assert "fill in the field `partition`" in house.log(f"{OWN}__nightly", "no_night", "ingest.sales")
 
 
-@pytest.mark.parametrize(
-    ("night", "task", "write"),
-    [(NIGHTS[0], "ingest.sales", 4), (NIGHTS[1], "score.predict", 2), (NIGHTS[2], "monitor.watch", 2)],
-)
+def _unharmed(house: House, usecase: str, nights: list[str]) -> dict[str, str]:
+    """Return what nights leave, one after the other and each by itself, in which nothing went wrong."""
+    lake = Lake(usecase, str(house.folder / "unharmed"))
+    for night in nights:
+        clocks.night(lake, load(usecase), night)
+    return clocks.state(lake)
+
+
+@pytest.fixture(scope="module")
+def unharmed(house: House) -> dict[str, str]:
+    """What the nights leave in which nobody was killed."""
+    return _unharmed(house, KILLED, [night for night, *_ in KILLS])
+
+
+@pytest.mark.parametrize("task", [task for _, task, _ in KILLS])
 def test_a_killed_task_is_run_again_and_the_night_ends_as_if_nothing_had_happened(
-    house: House, night: str, task: str, write: int
+    house: House, unharmed: dict[str, str], task: str
 ) -> None:
-    """`kill -9` between two writes: Airflow runs the task again, and the tables equal an unharmed night's."""
-    usecase, run = "weekly_killed", f"killed_{task}"
-    (house.kill / task).write_text(str(write))
-    assert house.run(f"{usecase}__nightly", run, partition=night)["state"] == "success"
-    assert not (house.kill / task).exists(), "the kill never came"
-    (killed,) = [t for t in house.api.task_instances(f"{usecase}__nightly", run) if t["task_id"] == task]
+    """`kill -9` between two writes: Airflow runs the task again, and the tables equal unharmed nights'."""
+    dag, run = f"{KILLED}__nightly", f"killed_{task}"
+    for _, other, _ in KILLS:
+        assert house.end(dag, f"killed_{other}")["state"] == "success"
+    assert not house.fault(run, task).exists(), "the kill never came"
+    (killed,) = [t for t in house.api.task_instances(dag, run) if t["task_id"] == task]
     assert killed["try_number"] == 2
-    unharmed = Lake(usecase, str(house.folder / "unharmed"))
-    clocks.night(unharmed, load(usecase), night)
-    assert clocks.state(house.lake(usecase)) == clocks.state(unharmed)
+    assert clocks.state(house.lake(KILLED)) == unharmed
+
+
+@pytest.fixture(scope="module")
+def alone(house: House) -> dict[str, str]:
+    """What the nights leave in which one task scored them all."""
+    return _unharmed(house, PARTS, list(SHARED.values()))
 
 
 @pytest.mark.parametrize(
-    ("run", "night", "task", "parts"),
+    ("run", "task", "parts"),
     [
-        ("parts", NIGHTS[0], "", ["success", "success"]),
-        ("unplanned", NIGHTS[1], "score.plan", ["upstream_failed"]),
-        ("again", NIGHTS[0], "", ["skipped"]),  # it has its predictions
+        ("parts", "", ["success", "success"]),
+        ("unplanned", "score.plan", ["upstream_failed"]),
+        ("again", "", ["skipped"]),  # it has its predictions
     ],
 )
 def test_a_night_in_parts_is_that_of_one_task(
-    house: House, run: str, night: str, task: str, parts: list[str]
+    house: House, alone: dict[str, str], run: str, task: str, parts: list[str]
 ) -> None:
     """Mapped tasks share the rows, and without them one task scores them all. Parts fail in tests/score."""
-    if task:
-        (house.kill / task).write_text("fail")
-    assert house.run(f"{PARTS}__nightly", run, partition=night)["state"] == "success"
-    assert not task or not (house.kill / task).exists(), "the fault never came"
-    found = house.api.task_instances(f"{PARTS}__nightly", run)
+    dag = f"{PARTS}__nightly"
+    for begun in SHARED:
+        assert house.end(dag, begun)["state"] == "success"
+    if run == "again":
+        assert house.run(dag, run, partition=SHARED["parts"])["state"] == "success"
+    assert not task or not house.fault(run, task).exists(), "the fault never came"
+    found = house.api.task_instances(dag, run)
     assert sorted(t["state"] for t in found if t["task_id"] == "score.part") == parts
     if run == "parts":
         labels = {t["rendered_map_index"] for t in found if t["task_id"] == "score.part"}
         assert labels == {"1 of 2", "2 of 2"}
-    whole = "scored as a whole: " in house.log(f"{PARTS}__nightly", run, "score.predict")
+    whole = "scored as a whole: " in house.log(dag, run, "score.predict")
     assert whole == (run == "unplanned")
-    if run != "again":
-        alone = Lake(PARTS, str(house.folder / "alone"))
-        clocks.night(alone, load(PARTS), night)
-        assert clocks.state(house.lake(PARTS)) == clocks.state(alone)
+    assert clocks.state(house.lake(PARTS)) == alone
     assert house.lake(PARTS).keys("parts") == []
 
 
@@ -180,7 +232,7 @@ def test_a_mistyped_spec_is_an_import_error_and_takes_down_only_itself(house: Ho
     flights = ("flight_bands", "flight_delay", "flight_minutes")
     assert {dag["dag_id"] for dag in found} - {"evergreen__upkeep"} == {
         f"{usecase}__{clock}"
-        for usecase in (*flights, "weekly_killed", ASKING, LATE, PARTS, STORY, OWN)
+        for usecase in (*flights, KILLED, ASKING, LATE, PARTS, STORY, OWN)
         for clock in ("nightly", "training", "history", "operate")
     }
 
@@ -208,17 +260,17 @@ def test_force_and_rollback_from_the_form_name_the_person_and_the_reason(house: 
     assert house.run(operate, "check", action="verify")["state"] == "success"
 
 
-def test_a_verdict_waits_for_a_person_and_holds_up_no_training(house: House) -> None:
+def test_a_verdict_waits_for_a_person_and_holds_up_no_training(
+    house: House, begun: Future[list[dict[str, Any]]]
+) -> None:
     """Asked, superseded, rejected, approved over a killed worker: the ledger names who, and why."""
-    training, ask = f"{ASKING}__training", "approve.ask"
-    older, first, second = NIGHTS[WEEKS - 7 : WEEKS - 4]
-    house.run(f"{ASKING}__history", "first_load", first=NIGHTS[0], last=second)
-    for run, night in (("first", first), ("second", second), ("older", older)):
-        house.api.trigger_run(training, {"partition": night}, run_id=run)
-        question = house.api.wait_question(training, run, ask, timeout=90)  # while the earlier ones wait
+    training, ask, second = f"{ASKING}__training", ASK, ASKED["second"]
+    for night, question in zip(ASKED.values(), begun.result(), strict=True):
         assert question["subject"].startswith("rubber-stamped: ")
         assert f"/report/{ASKING}/verdict/{night}-" in question["body"]
         assert "| matured test nights | at least 4 | " in question["body"]
+    # the last was asked while the earlier ones waited
+    assert {house.states(training, run)[ask] for run in ASKED} == {"awaiting_input"}
     house.api.answer(training, "first", ask, "Approve", reason="")  # no answer: it is asked again
     house.api.wait_question(training, "first", ask, timeout=60)
     house.api.answer(training, "first", ask, "Approve", reason="looks fine")
@@ -231,10 +283,10 @@ def test_a_verdict_waits_for_a_person_and_holds_up_no_training(house: House) -> 
         assert house.states(training, run)["promote.switch"] == "skipped"
         assert why in house.log(training, run, "promote.switch")
     assert _champions(house, ASKING) == []
-    (house.kill / ask).write_text("1")  # the worker dies before it can write the answer down
+    house.fault("second", ask).write_text("1")  # the worker dies before it can write the answer down
     house.api.answer(training, "second", ask, "Approve", reason="better than nothing")
     assert house.api.wait_run(training, "second", timeout=90)["state"] == "success"
-    assert not (house.kill / ask).exists(), "the kill never came"
+    assert not house.fault("second", ask).exists(), "the kill never came"
     assert _champions(house, ASKING) == [("2", "promoted", "admin")]
     rows = sorted(house.lake(ASKING).rows("approvals"), key=lambda row: row["recorded"])
     assert {(row["answer"], row["by"], row["reason"]) for row in rows} == {

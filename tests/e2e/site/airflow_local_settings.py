@@ -1,7 +1,7 @@
 """The shipped local settings, and a hook by which a test kills a task before a chosen write, once.
 
-A file named like a task in the folder EVERGREEN_KILL holds the write's number; the kill uses it up. With the
-word ``fail`` in it the task fails for good.
+A file named like a run and its task in the folder EVERGREEN_KILL holds the write's number; the kill uses it
+up. With the word ``fail`` in it the task fails for good.
 """
 
 import os
@@ -22,7 +22,7 @@ def task_policy(task):
 
 def arm(context):
     """Count the writes of this task's process from now on, and die before the one that was asked for."""
-    order = Path(os.environ["EVERGREEN_KILL"], context["ti"].task_id)
+    order = Path(os.environ["EVERGREEN_KILL"], f"{context['ti'].run_id} {context['ti'].task_id}")
     if order.exists():
         word = order.read_text()
         order.unlink()
