@@ -19,14 +19,10 @@ def use(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
 
 
 @pytest.fixture(scope="session")
-def base(use: UseCase, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(use: UseCase, week: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A lake with the history, a champion from the first night after it, and a week of nights to score."""
     folder = tmp_path_factory.mktemp("base")
-    lake = machines.plant(folder, use)
-    for ahead in range(1, 9):
-        night = use.clock.shift(machines.TRAINED, ahead)
-        machines.readings(lake, use, night)
-        machines.stops(lake, use, night)
+    machines.many_nights(machines.plant(folder, use), use, week)
     return folder
 
 

@@ -104,10 +104,16 @@ def publish(
     lake: Lake, use: UseCase, source: str, night: str, rows: list[dict[str, Any]], **said: Any
 ) -> None:
     """Publish a source's night as ingest does; ``said`` replaces columns of its row in `partitions`."""
+    _publish(lake, source, [night], [_ingested(use, source, night, rows, **said)])
+
+
+def _ingested(
+    use: UseCase, source: str, night: str, rows: list[dict[str, Any]], **said: Any
+) -> tuple[pa.Table, pa.Table]:
+    """Return a night's rows of a source, and its row of `partitions`."""
     known = use.clock.local(night, use.sources[source].known)
     schema = tables.validated(use.sources[source])
     full = [{**row, "night": night, "revision": 0, "known_at": said.get("known_at", known)} for row in rows]
-    lake.publish(f"validated_{source}", pa.Table.from_pylist(full, schema=schema), {"night": night})
     status = {
         "product": source,
         "night": night,
@@ -123,8 +129,13 @@ def publish(
         "note": "",
         **{k: v for k, v in said.items() if k != "known_at"},
     }
-    table = pa.Table.from_pylist([status], schema=tables.PARTITIONS)
-    lake.publish("partitions", table, {"product": source, "night": night})
+    return pa.Table.from_pylist(full, schema=schema), pa.Table.from_pylist([status], schema=tables.PARTITIONS)
+
+
+def _publish(lake: Lake, source: str, nights: list[str], made: list[tuple[pa.Table, pa.Table]]) -> None:
+    rows, told = (pa.concat_tables(one) for one in zip(*made, strict=True))
+    lake.publish(f"validated_{source}", rows, {"night": nights})
+    lake.publish("partitions", told, {"product": source, "night": nights})
 
 
 def readings(lake: Lake, use: UseCase, night: str, fault: Fault = dict) -> None:
@@ -134,9 +145,12 @@ def readings(lake: Lake, use: UseCase, night: str, fault: Fault = dict) -> None:
 
 def stops(lake: Lake, use: UseCase, night: str, **said: Any) -> None:
     """Publish what a night brings: how the machines that were scored two nights before did."""
+    publish(lake, use, "stops", night, _stopped(use, night), **said)
+
+
+def _stopped(use: UseCase, night: str) -> list[dict[str, Any]]:
     minutes = day(use.clock.shift(night, -use.labels.delay))[1]
-    rows = [{"machine": m, "minutes": value} for m, value in enumerate(minutes) if m or value is not None]
-    publish(lake, use, "stops", night, rows, **said)
+    return [{"machine": m, "minutes": value} for m, value in enumerate(minutes) if m or value is not None]
 
 
 def revise(lake: Lake, use: UseCase, night: str, change: Fault, known: str) -> None:
@@ -198,11 +212,20 @@ def promote(lake: Lake, digest: str, effective: str, version: str = "1", evidenc
     lake.append_at("deployments", table, lake.version("deployments"))
 
 
+def many_readings(lake: Lake, use: UseCase, nights: list[str]) -> None:
+    """Publish the readings of many nights in one commit, as upkeep leaves them: a query costs by the file."""
+    _publish(lake, "readings", nights, [_ingested(use, "readings", n, day(n)[0]) for n in nights])
+
+
+def many_nights(lake: Lake, use: UseCase, nights: list[str]) -> None:
+    """Publish the readings of many nights, and what each of them brings."""
+    many_readings(lake, use, nights)
+    _publish(lake, "stops", nights, [_ingested(use, "stops", n, _stopped(use, n)) for n in nights])
+
+
 def history(lake: Lake, use: UseCase) -> None:
     """Publish every night of the history."""
-    for night in use.clock.keys(FIRST, TRAINED):
-        readings(lake, use, night)
-        stops(lake, use, night)
+    many_nights(lake, use, use.clock.keys(FIRST, TRAINED))
 
 
 def plant(folder: Path, use: UseCase) -> Lake:

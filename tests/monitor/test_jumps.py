@@ -41,8 +41,7 @@ def trained(shorter: UseCase, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     lake = Lake("machines", str(folder))
     nights = shorter.clock.keys(machines.FIRST, TRAINED)
-    for night in nights:
-        machines.readings(lake, shorter, night)
+    machines.many_readings(lake, shorter, nights)
     publish(lake, shorter, nights, "m" * 64)
     return folder
 
