@@ -1,4 +1,4 @@
-"""The clinic after its first training, made once and copied for each test."""
+"""The clinic after its first training, made once for all workers and copied for each test."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from include.registry import Registry
 from include.spec import UseCase
 from include.spec.load import read
 from include.train.run import train
+from tests.kept import shared
 from tests.train import visits
 
 
@@ -30,8 +31,13 @@ class Clinic:
 @pytest.fixture(scope="session")
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A folder in which the last night was trained, and the run; a test may ask for the other kind."""
-    folder = tmp_path_factory.mktemp("trained")
-    spec = visits.usecase(folder, getattr(request, "param", "binary"))
+    kind = getattr(request, "param", "binary")
+    folder = shared(tmp_path_factory, f"trained-{kind}", lambda folder: _train(folder, kind))
+    return folder, (folder / "run").read_text()
+
+
+def _train(folder: Path, kind: str) -> None:
+    spec = visits.usecase(folder, kind)
     lake = Lake(spec.name, str(folder / "lake"))
     visits.fill(lake, spec)
     registry = Registry(f"sqlite:///{folder}/mlflow.db", f"file://{folder}/artifacts")
@@ -41,7 +47,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     for key in lake.keys("evaluations"):
         if "/serving/" not in key:
             (folder / "lake" / spec.name / key).unlink()
-    return folder, run
+    (folder / "run").write_text(run)
 
 
 @pytest.fixture

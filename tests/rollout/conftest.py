@@ -25,6 +25,7 @@ from include.rollout.run import advance
 from include.score.run import score
 from include.spec import UseCase
 from tests.features import parcels
+from tests.kept import lay
 from tests.promote.conftest import evidence, losses
 
 FIRST, LAST = "2024-03-01", "2024-04-10"
@@ -63,22 +64,26 @@ class Depot:
         self.lake = Lake("parcels", str(folder / "lake"))
         self.registry = Registry("http://127.0.0.1:9")  # nobody listens: the lake is enough
         if self.lake.version("partitions") < 0:
-            parcels.fill(self.lake, self.spec, FIRST, LAST)
-            self._heavy_ones_come_late()
+            lay("depot", folder / "lake", self._filled)
 
-    def _heavy_ones_come_late(self) -> None:
+    def _filled(self, folder: Path) -> None:
+        lake = Lake("parcels", str(folder))
+        parcels.fill(lake, self.spec, FIRST, LAST)
+        self._heavy_ones_come_late(lake)
+
+    def _heavy_ones_come_late(self, lake: Lake) -> None:
         def key(row: dict[str, Any]) -> tuple[Any, ...]:
             return row["night"], row["depot"], row["parcel"]
 
-        weights = {key(row): row["weight"] for row in self.lake.rows("validated_orders")}
-        rows = sorted(self.lake.rows("validated_arrivals"), key=key)  # they come in no order
+        weights = {key(row): row["weight"] for row in lake.rows("validated_orders")}
+        rows = sorted(lake.rows("validated_arrivals"), key=key)  # they come in no order
         random = np.random.default_rng(3)
         for row in rows:
             weight = weights.get((self.spec.clock.shift(row["night"], -2), row["depot"], row["parcel"]))
             late = weight is not None and random.random() < 1 / (1 + np.exp(-0.8 * (weight - 6.2)))
             row["delay"] = 20.0 if late else 0.0
         table = pa.Table.from_pylist(rows, schema=tables.validated(self.spec.sources["arrivals"]))
-        self.lake.publish("validated_arrivals", table, {"night": sorted({row["night"] for row in rows})})
+        lake.publish("validated_arrivals", table, {"night": sorted({row["night"] for row in rows})})
 
     def promote(self, name: str, night: str, **changes: Any) -> Ref | None:
         """Judge a model blessed and promote it as the declaration says."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,22 +14,28 @@ from include import models
 from include.promote import ledger
 from include.score.run import score
 from include.verify import verify
+from tests.kept import lay
 from tests.rollout.conftest import Depot, model
 
 NIGHT = "2024-03-13"
+CANARY: dict[str, Any] = {"kind": "canary", "share": 0.4}
 Rows = Callable[[pa.Table], pa.Table]
 
 
 @pytest.fixture
-def shadowed(depot: Callable[..., Depot]) -> Depot:
+def shadowed(depot: Callable[..., Depot], tmp_path: Path) -> Depot:
     """A canary's first nights: it and the champion are scored beside one another."""
-    made = depot(kind="canary", share=0.4)
+    lay("shadowed", tmp_path, _shadowed)
+    return depot(**CANARY)
+
+
+def _shadowed(folder: Path) -> None:
+    made = Depot(folder, **CANARY)
     made.promote("forgot", "2024-03-05")
     made.night("2024-03-06")
     made.promote("knows", "2024-03-06")
     made.nights("2024-03-07", NIGHT)
     assert {row["version"] for row in made.lake.rows("shadows", {"night": NIGHT})} == {"knows", "forgot"}
-    return made
 
 
 def differences(made: Depot) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from include.promote.back import rollback
 from include.rollout.run import advance
 from include.spec.gate import Rollout
 from include.spec.stages import Monitoring
+from tests.kept import lay
 from tests.rollout.conftest import Depot
 
 # it needs more nights than the champion is given, so that the champion goes first
@@ -22,10 +24,25 @@ SHADOWED = Rollout(kind="shadow", nights=60, look=2, patience=80, alpha=0.2)
 @pytest.fixture
 def bad(depot: Callable[..., Depot]) -> Depot:
     """A depot whose first champion learnt the rule upside down, with a baseline that knows nothing."""
-    made = depot(kind="immediate")
+    return _bad(depot(kind="immediate"))
+
+
+def _bad(made: Depot) -> Depot:
     made.spec = made.spec.model_copy(update={"monitoring": Monitoring(patience=6, alarms=0.9)})
-    made.promote("wrong", "2024-03-05")
+    if not made.switches():
+        made.promote("wrong", "2024-03-05")
     return made
+
+
+@pytest.fixture
+def gone(depot: Callable[..., Depot], tmp_path: Path) -> Depot:
+    """The same after the nights in which it stepped down."""
+
+    def make(folder: Path) -> None:
+        nights(_bad(Depot(folder, kind="immediate")), "2024-03-06", "2024-03-15")
+
+    lay("gone", tmp_path, make)
+    return _bad(depot(kind="immediate"))
 
 
 def nights(made: Depot, first: str, last: str) -> list[str]:
@@ -65,30 +82,28 @@ def test_a_backfilled_night_steps_nobody_down(bad: Depot) -> None:
     assert [kind for _, kind, _ in bad.switches()] == ["promoted", "stepped down"]
 
 
-def test_a_person_or_a_promotion_ends_it(bad: Depot) -> None:
+def test_a_person_or_a_promotion_ends_it(gone: Depot) -> None:
     """A rollback to the version brings it back; a promotion replaces it, and nothing goes back by itself."""
-    nights(bad, "2024-03-06", "2024-03-15")
-    assert bad.switches()[-1][1] == "stepped down"
-    rollback(bad.lake, bad.spec, "wrong", "ada", "the labels were wrong")
-    assert bad.switches()[-1] == ("champion", "rolled back", "wrong")
-    nights(bad, "2024-03-16", "2024-03-16")
-    assert bad.served()["2024-03-16"] == {"champion wrong": 12}
-    nights(bad, "2024-03-17", "2024-03-26")
-    assert bad.switches()[-1] == ("champion", "stepped down", "wrong")
-    bad.promote("knows", "2024-03-26")
-    said = nights(bad, "2024-03-27", "2024-04-04")
-    assert bad.served()["2024-03-27"] == {"champion knows": 12}
+    assert gone.switches()[-1][1] == "stepped down"
+    rollback(gone.lake, gone.spec, "wrong", "ada", "the labels were wrong")
+    assert gone.switches()[-1] == ("champion", "rolled back", "wrong")
+    nights(gone, "2024-03-16", "2024-03-16")
+    assert gone.served()["2024-03-16"] == {"champion wrong": 12}
+    nights(gone, "2024-03-17", "2024-03-26")
+    assert gone.switches()[-1] == ("champion", "stepped down", "wrong")
+    gone.promote("knows", "2024-03-26")
+    said = nights(gone, "2024-03-27", "2024-04-04")
+    assert gone.served()["2024-03-27"] == {"champion knows": 12}
     assert set(said) == {"nothing is on trial"}
 
 
-def test_who_is_brought_back_has_its_own_baseline_again(bad: Depot) -> None:
+def test_who_is_brought_back_has_its_own_baseline_again(gone: Depot) -> None:
     """A person goes from a later champion back to one that stepped down, and gets both rungs of it."""
-    nights(bad, "2024-03-06", "2024-03-15")
-    assert ledger.live(bad.lake)["baseline"]["kind"] == "stepped down"
-    bad.promote("knows", "2024-03-15")
-    assert ledger.live(bad.lake)["baseline"]["version"] == "knows"
-    rollback(bad.lake, bad.spec, "wrong", "ada", "the labels were wrong")
-    assert {role: row["version"] for role, row in ledger.live(bad.lake).items()} == {
+    assert ledger.live(gone.lake)["baseline"]["kind"] == "stepped down"
+    gone.promote("knows", "2024-03-15")
+    assert ledger.live(gone.lake)["baseline"]["version"] == "knows"
+    rollback(gone.lake, gone.spec, "wrong", "ada", "the labels were wrong")
+    assert {role: row["version"] for role, row in ledger.live(gone.lake).items()} == {
         "champion": "wrong",
         "baseline": "wrong",
     }

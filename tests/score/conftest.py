@@ -22,6 +22,7 @@ from include.refs import digest_bytes
 from include.spec import UseCase
 from include.tables import DEPLOYMENTS
 from tests.features import parcels
+from tests.kept import lay
 
 FIRST, LAST = "2024-03-01", "2024-03-10"
 Deploy = Callable[..., None]
@@ -59,9 +60,8 @@ def _fit(use: UseCase, rows: Any, c: float) -> Pipeline:
 @pytest.fixture
 def lake(use: UseCase, tmp_path: Path) -> Lake:
     """Every source published from the first night to the last; nobody promoted."""
-    made = Lake("parcels", str(tmp_path / "lake"))
-    parcels.fill(made, use, FIRST, LAST)
-    return made
+    lay("parcels", tmp_path / "lake", lambda made: parcels.fill(Lake("parcels", str(made)), use, FIRST, LAST))
+    return Lake("parcels", str(tmp_path / "lake"))
 
 
 @pytest.fixture
