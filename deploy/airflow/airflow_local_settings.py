@@ -18,6 +18,8 @@ if os.environ.get("EVERGREEN_WARM") == "1":
     import evidently
     import evidently.presets
     import great_expectations
+    import matplotlib.backends.backend_svg
+    import matplotlib.figure
     import mlflow
     import mlflow.sklearn
     import obstore

@@ -16,18 +16,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# a stage and the registry's store are imported when needed: here once for all children
+# a stage, what it draws with and the registry's store are imported when needed: here once for all children
+import matplotlib.backends.backend_svg  # noqa: F401
+import mlflow.pyfunc
 import mlflow.store.model_registry.sqlalchemy_store
 import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 from mlflow import MlflowClient
 from sqlalchemy.orm import configure_mappers
 
 import include.evaluate.run
+import include.history.draw
+import include.history.page
 import include.ingest.settle
 import include.monitor.run
 import include.promote.run
 import include.score.run
-import include.train.run  # noqa: F401
+import include.train.run
+import include.verdict.draw  # noqa: F401
 from include.lake import Lake
 from include.spec import load
 from tests.faults import clocks
