@@ -81,8 +81,8 @@ Make = Callable[[UseCase, pa.Table], Pipeline]
 class Gate:
     """A lake of flights with a champion, and a way to plant any challenger into a real training."""
 
-    def __init__(self, lake: Lake, folder: Path, plant: Callable[[Make], None]) -> None:
-        self.lake, self.folder, self.plant = lake, folder, plant
+    def __init__(self, lake: Lake, folder: Path, plant: Callable[[Make], None], kept: dict[str, Any]) -> None:
+        self.lake, self.folder, self.plant, self.kept = lake, folder, plant, kept
         self.registry = Registry(f"sqlite:///{folder}/mlflow.db", f"file://{folder}/artifacts")
         self.spec = self.declare()
 
@@ -100,8 +100,17 @@ class Gate:
 
     def rows(self, until: str = BEFORE) -> pa.Table:
         """Return the labelled rows up to a night."""
-        every = training_set(self.lake, self.spec, NIGHT)
-        return every.filter(pc.less_equal(every["night"], until))
+        if "rows" not in self.kept:  # those of each test: it changes no source
+            self.kept["rows"] = training_set(self.lake, self.spec, NIGHT)
+        return self.kept["rows"].filter(pc.less_equal(self.kept["rows"]["night"], until))
+
+    def fitted(self, **params: Any) -> Pipeline:
+        """Return a forest that was fitted until the night before the test nights, once for all tests."""
+        key = repr(params)
+        if key not in self.kept:
+            self.kept[key] = forest(**params)(self.spec, self.rows())
+        found: Pipeline = self.kept[key]
+        return found
 
     def champion(self, pipeline: Pipeline) -> None:
         """Let a model that was fitted until the night before the test nights serve."""
@@ -132,8 +141,14 @@ class Gate:
         return str(ledger.live(self.lake)["champion"]["version"])
 
 
+@pytest.fixture(scope="session")
+def kept() -> dict[str, Any]:
+    """What tests need alike and only read."""
+    return {}
+
+
 @pytest.fixture
-def gate(ingested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gate:
+def gate(ingested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: dict[str, Any]) -> Gate:
     """The gate before its first attempt."""
     shutil.copytree(ingested / "flight_delay", tmp_path / "lake" / "flight_delay")
     honest = fitting.fit
@@ -145,7 +160,7 @@ def gate(ingested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gat
         monkeypatch.setattr(fitting, "fit", planted)
         monkeypatch.setattr(sentinel, "fit", planted)
 
-    return Gate(Lake("flight_delay", str(tmp_path / "lake")), tmp_path, plant)
+    return Gate(Lake("flight_delay", str(tmp_path / "lake")), tmp_path, plant, kept)
 
 
 def forest(seed: int = 7, until: str = "9999", **params: Any) -> Make:

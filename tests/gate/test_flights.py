@@ -25,7 +25,7 @@ WEAK = {"n_estimators": 3, "max_depth": 1}
 
 def test_a_truly_better_one_serves(gate: Gate) -> None:
     """The shipped recipe replaces one that has hardly learnt: blessed, and the live champion."""
-    gate.champion(forest(**WEAK)(gate.spec, gate.rows()))
+    gate.champion(gate.fitted(**WEAK))
     verdict = gate.judge(forest())
     assert verdict.verdict == BLESSED, verdict.sentence
     assert gate.live() == "1"
@@ -33,24 +33,22 @@ def test_a_truly_better_one_serves(gate: Gate) -> None:
 
 def test_a_worse_one_is_refused(gate: Gate) -> None:
     """One that has hardly learnt doesn't replace the shipped recipe."""
-    gate.champion(forest()(gate.spec, gate.rows()))
+    gate.champion(gate.fitted())
     _refused(gate, gate.judge(forest(**WEAK)), "log_loss gain over champion")
 
 
 def test_an_equal_one_is_refused(gate: Gate) -> None:
     """The same recipe on the same rows with another seed is no gain."""
-    gate.champion(forest()(gate.spec, gate.rows()))
+    gate.champion(gate.fitted())
     _refused(gate, gate.judge(forest(seed=8, until=BEFORE)), "log_loss gain over champion")
 
 
 def test_a_lucky_one_is_refused(gate: Gate) -> None:
     """Of four seeds the one that looks best on the window is refused, where "new >= old" promotes it."""
-    champion = forest()(gate.spec, gate.rows())
+    champion = gate.fitted()
     rows = gate.rows(NIGHT)
     test = rows.filter(pa.array([night >= "2013-02-01" for night in rows["night"].to_pylist()]))
-    means = {
-        seed: _mean(gate.spec, forest(seed=seed)(gate.spec, gate.rows()), test) for seed in range(20, 24)
-    }
+    means = {seed: _mean(gate.spec, gate.fitted(seed=seed), test) for seed in range(20, 24)}
     seed = min(means, key=lambda seed: means[seed])
     assert means[seed] < _mean(gate.spec, champion, test), "the plain gate would promote it"
     gate.champion(champion)
@@ -60,7 +58,7 @@ def test_a_lucky_one_is_refused(gate: Gate) -> None:
 def test_one_that_is_worse_for_a_group_is_refused(gate: Gate) -> None:
     """Better on average, but it has learnt nonsense of one carrier: that slice stands in its way."""
     gate.spec = gate.declare(slices={"columns": ["carrier"], "automatic": False})
-    gate.champion(forest(**WEAK)(gate.spec, gate.rows()))
+    gate.champion(gate.fitted(**WEAK))
 
     def unfair(spec: UseCase, rows: pa.Table) -> Pipeline:
         late = target(spec, rows)
@@ -79,13 +77,13 @@ def test_one_that_is_worse_for_a_group_is_refused(gate: Gate) -> None:
 def test_one_that_is_too_slow_is_refused(gate: Gate) -> None:
     """A requirement of latency is measured in a fresh process, a row at a time."""
     gate.spec = gate.declare(serving=[{"metric": "p95_ms", "at_most": 1}])
-    gate.champion(forest(**WEAK)(gate.spec, gate.rows()))
+    gate.champion(gate.fitted(**WEAK))
     _refused(gate, gate.judge(forest()), "required at most 1")
 
 
 def test_one_that_cannot_be_loaded_is_refused(gate: Gate) -> None:
     """Its stored bytes differ from those that were trained: evaluation ends, and nothing is judged."""
-    gate.champion(forest(**WEAK)(gate.spec, gate.rows()))
+    gate.champion(gate.fitted(**WEAK))
     run = gate.train(forest())
     for file in Path(gate.folder, "artifacts").rglob("*.skops"):
         file.write_bytes(file.read_bytes()[:-1] + b"x")
@@ -104,7 +102,7 @@ def test_a_leaking_one_is_refused(gate: Gate, monkeypatch: pytest.MonkeyPatch) -
 
     for page in ("include.train.run", "include.evaluate.run"):
         monkeypatch.setattr(f"{page}.training_set", leaky)
-    gate.champion(forest(**WEAK)(gate.spec, gate.rows()))
+    gate.champion(gate.fitted(**WEAK))
     _refused(gate, gate.judge(forest()), "strongest single feature 1, required below 0.98 (humid")
 
 
