@@ -20,18 +20,18 @@ def home() -> Iterator[Home]:
 
 
 @pytest.fixture(scope="session")
-def delivered(home: Home) -> Iterator[Stack]:
-    """The light servers with the year's files, and the end of all servers when the tests are through."""
+def begun(home: Home) -> Iterator[Stack]:
+    """The light servers, and the end of all servers when the tests are through."""
     stack = Stack(home)
     try:
-        stack.up([*LIGHT, "landing"])
+        stack.up(LIGHT)
         yield stack
     finally:
         stack.down()
 
 
 @pytest.fixture
-def stack(delivered: Stack) -> Stack:
+def stack(begun: Stack) -> Stack:
     """The light servers, up, whatever the test before has done to them."""
-    delivered.up(LIGHT)
-    return delivered
+    begun.up(LIGHT)
+    return begun

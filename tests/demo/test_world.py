@@ -39,6 +39,13 @@ def of_the_day(name: str) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
+def delivered(begun: Stack) -> Stack:
+    """The light servers, with the year's files."""
+    begun.up(["landing"])
+    return begun
+
+
+@pytest.fixture(scope="module")
 def objects() -> dict[str, bytes]:
     """All that is delivered to the landing bucket."""
     return world.landing_objects()
@@ -67,9 +74,9 @@ def test_a_day_equals_the_source(objects: dict[str, bytes], folder: str, columns
         assert sum(row["dep_time"] == "" for row in delivered) == 472
 
 
-def test_the_same_bytes_are_made_each_time(stack: Stack, objects: dict[str, bytes]) -> None:
+def test_the_same_bytes_are_made_each_time(delivered: Stack, objects: dict[str, bytes]) -> None:
     """What another process has put into S3 is what this one makes: a file carries no time and no name."""
-    s3 = world.s3_client(stack.home)
+    s3 = world.s3_client(delivered.home)
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=world.LANDING)
     found = {item["Key"]: item["ETag"].strip('"') for page in pages for item in page["Contents"]}
 
@@ -79,14 +86,14 @@ def test_the_same_bytes_are_made_each_time(stack: Stack, objects: dict[str, byte
     }
 
 
-def test_a_second_delivery_puts_nothing(stack: Stack) -> None:
+def test_a_second_delivery_puts_nothing(delivered: Stack) -> None:
     """The year is delivered once."""
-    assert world.deliver(world.s3_client(stack.home)) == 0
+    assert world.deliver(world.s3_client(delivered.home)) == 0
 
 
-def test_planes_are_a_table(stack: Stack) -> None:
+def test_planes_are_a_table(delivered: Stack) -> None:
     """The SQLite file holds the source's planes, numbers as numbers and NA as NULL."""
-    with sqlite3.connect(stack.home.root / "world" / "planes.sqlite") as database:
+    with sqlite3.connect(delivered.home.root / "world" / "planes.sqlite") as database:
         found = database.execute("SELECT * FROM planes ORDER BY rowid").fetchall()
 
     numbers = {"year", "engines", "seats", "speed"}
