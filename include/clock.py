@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from croniter import croniter
@@ -61,15 +62,11 @@ class Clock:
 
     def keys(self, first: str, last: str) -> list[str]:
         """Return the nights from ``first`` to ``last``, both included."""
-        return list(self._ticks(day_of(first), day_of(last)))
+        return list(_keys(self, first, last))
 
     def shift(self, key: str, nights: int) -> str:
         """Return the night that is ``nights`` later (or earlier, when negative)."""
-        tick = self._tick(key)
-        step = croniter(self.cron, tick)
-        for _ in range(abs(nights)):
-            tick = step.get_next(datetime) if nights > 0 else step.get_prev(datetime)
-        return tick.date().isoformat()
+        return _shifted(self, key, nights)
 
     def _tick(self, key: str) -> datetime:
         """Return the wall time at which the cron fires on the key's day.
@@ -93,3 +90,18 @@ class Clock:
         step = croniter(self.cron, datetime.combine(first, time()) - timedelta(seconds=1))
         while (tick := step.get_next(datetime)).date() <= last:
             yield tick.date().isoformat()
+
+
+# A night asks for the same few some hundred times, and a step of croniter takes a tenth of a millisecond.
+@lru_cache(maxsize=1024)
+def _shifted(clock: Clock, key: str, nights: int) -> str:
+    tick = clock._tick(key)
+    step = croniter(clock.cron, tick)
+    for _ in range(abs(nights)):
+        tick = step.get_next(datetime) if nights > 0 else step.get_prev(datetime)
+    return tick.date().isoformat()
+
+
+@lru_cache(maxsize=64)
+def _keys(clock: Clock, first: str, last: str) -> tuple[str, ...]:
+    return tuple(clock._ticks(day_of(first), day_of(last)))
