@@ -79,16 +79,15 @@ lint: install ## ruff and mypy
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy .
 
+# Three workers for two cores: one of them waits for Airflow most of the time.
 test: lint ## lint and all tests but the longest
-	$(VENV)/python -m pytest -m "not full and not airflow" -n 2 --dist loadfile --no-loadscope-reorder
-	$(VENV)/python -m pytest -m "airflow and not full"
+	$(VENV)/python -m pytest -m "not full" -n 3 --no-loadscope-reorder
 
 test-stack: install ## the tests of docker-compose.yaml, which fail without a Docker engine
 	EVERGREEN_FULL=1 $(VENV)/python -m pytest tests/stack
 
 test-full: lint ## lint and every test
-	$(VENV)/python -m pytest -m "not airflow" -n 2 --dist loadfile --no-loadscope-reorder
-	$(VENV)/python -m pytest -m "airflow"
+	$(VENV)/python -m pytest -n 3 --no-loadscope-reorder
 
 bench: install ## measure all that docs/benchmarks.md says, and write it there
 	@$(VENV)/python -m benchmarks

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 # before anything heavy is imported: these are read at import
 QUIET = {
@@ -27,11 +29,28 @@ for variable in list(os.environ):
 settings.register_profile("evergreen", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("evergreen")
 
-# of `-n 2` each takes a file at a time, in this order: a long one that came last would be waited for alone
-LONGEST = ("faults", "evaluate", "upkeep", "history", "monitor", "rollout")
+# each worker takes a file at a time, in this order: a long one that came last would be waited for alone
+LONGEST = ("e2e", "faults", "evaluate", "upkeep", "history", "monitor", "rollout")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the folders whose tests take longest."""
     place = {folder: number for number, folder in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.parent.name, len(LONGEST)))
+
+
+TOGETHER = ("tests/e2e/", "tests/demo/", "tests/plugins/")  # whose files share servers
+
+
+class ByFile(LoadScopeScheduling):
+    """Gives each worker a file at a time, or a folder whose files share servers."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return next((folder for folder in TOGETHER if file.startswith(folder)), file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """Say how tests are shared by `-n`."""
+    return ByFile(config, log)

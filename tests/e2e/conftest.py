@@ -1,4 +1,4 @@
-"""One real Airflow for a module of tests: scheduler, API server, PostgreSQL, S3, MLflow, the world."""
+"""One real Airflow for weekly_sales and its copies: scheduler, API server, PostgreSQL, S3, MLflow."""
 
 from __future__ import annotations
 
@@ -55,6 +55,9 @@ class House:
                 "EVERGREEN_USECASES": os.pathsep.join(map(str, (ROOT / "tests" / "usecases", self.usecases))),
                 "EVERGREEN_KILL": str(self.kill),
                 "AIRFLOW_CONN_SHOP": world.connection(self.shop),
+                # no test adds a DAG, and other tests want the cores as well
+                "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
+                "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
             },
         )
         self.api = AirflowApi.of(self.home)
@@ -101,7 +104,7 @@ class House:
         return [sys.executable, "-m", "include"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def house() -> Iterator[House]:
     """The stack, up, with the weekly use case's files and six more use cases laid beside it."""
     folder = Path(tempfile.mkdtemp(prefix="evergreen-e2e-"))  # pytest's own is closed to PostgreSQL's user
