@@ -10,13 +10,15 @@ from functools import partial
 from typing import Any
 
 import pytest
+import requests
 
 from demo import process
-from demo.airflow_api import AirflowApi, AirflowError
+from demo.airflow_api import LOOK, AirflowApi, AirflowError
 from demo.servers import log_file
 from include.lake import Lake
 from include.promote import ledger
 from include.spec import load
+from tests.demo.processes import members, only_loopback
 from tests.e2e.conftest import LATE, PARTS, STORY, WEEKS, House
 from tests.faults import clocks
 from tests.monitor.hook import Hook, serving
@@ -29,6 +31,7 @@ CHAMPION = NIGHTS[WEEKS - 5]
 KILLS = [(NIGHTS[0], "ingest.sales", 4), (NIGHTS[1], "score.predict", 2), (NIGHTS[2], "monitor.watch", 2)]
 SHARED = {"parts": NIGHTS[0], "unplanned": NIGHTS[1]}
 ASK = "approve.ask"
+SEARCH = "api/2.0/mlflow/experiments/search"
 ASKED = {"first": NIGHTS[WEEKS - 6], "second": NIGHTS[WEEKS - 5], "older": NIGHTS[WEEKS - 7]}
 
 
@@ -53,7 +56,7 @@ def _questions(api: AirflowApi) -> list[dict[str, Any]]:
     assert api.wait_run(f"{ASKING}__history", "first_load", timeout=240)["state"] == "success"
     for run, night in ASKED.items():
         api.trigger_run(training, {"partition": night}, run_id=run)
-        fitted = process.until(partial(_fitted, api, training, run), 240)
+        fitted = process.until(partial(_fitted, api, training, run), 240, poll=LOOK)
         assert fitted, f"{run} isn't fitted"
     return [api.wait_question(training, run, ASK, timeout=240) for run in ASKED]
 
@@ -200,6 +203,7 @@ def test_a_night_in_parts_is_that_of_one_task(
 def test_a_night_without_predictions_by_the_declared_hour_is_told(house: House) -> None:
     """The deadline of the scheduled run is told at its connection, once; a backfilled run has none."""
     dag = f"{LATE}__nightly"
+    scheduled = partial(house.api.call, "GET", f"/dags/{dag}/dagRuns")
     for hook in serving(Hook()):
 
         def overdue(hook: Hook = hook) -> list[str]:
@@ -210,9 +214,9 @@ def test_a_night_without_predictions_by_the_declared_hour_is_told(house: House) 
         house.api.call("POST", "/connections", json=ops)
         house.api.wait_dag(dag, timeout=60)
         house.api.unpause(dag)
-        runs = process.until(lambda: bool(house.api.call("GET", f"/dags/{dag}/dagRuns")["dag_runs"]), 60)
+        runs = process.until(lambda: bool(scheduled()["dag_runs"]), 60, poll=LOOK)
         assert runs, "the newest night is not scheduled"
-        (run,) = house.api.call("GET", f"/dags/{dag}/dagRuns")["dag_runs"]
+        (run,) = scheduled()["dag_runs"]
         night = date.fromisoformat(run["partition_key"])
         before = night - timedelta(days=1)
         house.api.backfill(dag, before, before)
@@ -221,6 +225,15 @@ def test_a_night_without_predictions_by_the_declared_hour_is_told(house: House) 
         (backfilled,) = house.api.wait_backfill(dag, before, before, timeout=120)
         assert (run["run_type"], backfilled["run_type"]) == ("scheduled", "backfill")
         assert overdue() == [f"{LATE} {night}: no predictions by 06:00 UTC, when they were due"]
+
+
+def test_no_stranger_reaches_a_server(house: House) -> None:
+    """All that the stack's processes listen on is loopback, and who hasn't logged in gets nothing."""
+    servers = members(house.stack)
+    assert len(servers) > 8  # Airflow's four with the scheduler's workers, and what they need
+    assert only_loopback(servers)
+    for address in (f"{house.home.url('airflow')}/api/v2/dags", f"{house.home.url('mlflow')}/{SEARCH}"):
+        assert requests.get(address, timeout=10).status_code == 401, address
 
 
 def test_a_mistyped_spec_is_an_import_error_and_takes_down_only_itself(house: House) -> None:
