@@ -63,8 +63,9 @@ def _lines(env: dict[str, str], *module: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
+@pytest.mark.full
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("what", "least"), [("night", 10), pytest.param("week", 10, marks=pytest.mark.full)])
+@pytest.mark.parametrize(("what", "least"), [("night", 10), ("week", 10)])
 def test_a_kill_before_any_write_and_a_rerun_leave_the_same_state(
     what: str, least: int, prepared: tuple[Path, dict[str, str]]
 ) -> None:
