@@ -20,6 +20,7 @@ from tests.usecases.weekly_sales import world
 
 ROOT = Path(__file__).parents[2]
 WEEKS = 24
+PATIENCE = 240  # seconds: other tests run beside these, and a busy machine is no failure
 STORY, LATE, PARTS = "weekly_story", "weekly_late", "weekly_parts"
 # what the story's use case declares otherwise: files of its own, a recipe that learns little, and each step
 PLOT = (
@@ -66,7 +67,7 @@ class House:
         """Return a use case's part of the stack's lake, as this process sees it."""
         return Lake(usecase, "s3://lake")
 
-    def run(self, dag: str, run_id: str, timeout: float = 120, **conf: object) -> dict[str, object]:
+    def run(self, dag: str, run_id: str, timeout: float = PATIENCE, **conf: object) -> dict[str, object]:
         """Trigger a DAG by hand and wait for its end."""
         self.start(dag, run_id, **conf)
         return self.end(dag, run_id, timeout)
@@ -75,7 +76,7 @@ class House:
         """Trigger a DAG by hand."""
         self.api.trigger_run(dag, conf, run_id=run_id)
 
-    def end(self, dag: str, run_id: str, timeout: float = 120) -> dict[str, object]:
+    def end(self, dag: str, run_id: str, timeout: float = PATIENCE) -> dict[str, object]:
         """Wait for the end of a run."""
         return self.api.wait_run(dag, run_id, timeout=timeout)
 
@@ -128,7 +129,7 @@ def house() -> Iterator[House]:
         usecases = ("weekly_sales", "weekly_killed", "weekly_asking", STORY, PARTS, "flight_delay")
         for usecase in usecases:
             for clock in ("nightly", "training", "history", "operate"):
-                made.api.wait_dag(f"{usecase}__{clock}", timeout=60)
+                made.api.wait_dag(f"{usecase}__{clock}", timeout=PATIENCE)
                 made.api.unpause(f"{usecase}__{clock}")
         yield made
     finally:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import pytest
 
 from include.promote import ledger
-from tests.e2e.conftest import STORY, House
+from tests.e2e.conftest import PATIENCE, STORY, House
 from tests.usecases.weekly_sales import world
 
-pytestmark = [pytest.mark.airflow, pytest.mark.full, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.airflow, pytest.mark.full, pytest.mark.timeout(1800)]
 WEEKS, TURN = 24, 20
 NIGHTS = world.nights(WEEKS)
 ASK = "approve.ask"
@@ -34,10 +34,10 @@ def _train(house: House, number: int, answer: str = "") -> str:
     run, dag = f"week_{number}", f"{STORY}__training"
     house.api.trigger_run(dag, {"partition": NIGHTS[number]}, run_id=run)
     if answer:
-        question = house.api.wait_question(dag, run, ASK, timeout=120)
+        question = house.api.wait_question(dag, run, ASK, timeout=PATIENCE)
         assert f"/report/{STORY}/verdict/{NIGHTS[number]}-" in question["body"]
         house.api.answer(dag, run, ASK, "Approve", reason=answer)
-    assert house.api.wait_run(dag, run, timeout=180)["state"] == "success"
+    assert house.api.wait_run(dag, run, timeout=PATIENCE)["state"] == "success"
     return house.states(dag, run)["promote.switch"]
 
 

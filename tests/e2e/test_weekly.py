@@ -19,12 +19,12 @@ from include.lake import Lake
 from include.promote import ledger
 from include.spec import load
 from tests.demo.processes import members, only_loopback
-from tests.e2e.conftest import LATE, PARTS, STORY, WEEKS, House
+from tests.e2e.conftest import LATE, PARTS, PATIENCE, STORY, WEEKS, House
 from tests.faults import clocks
 from tests.monitor.hook import Hook, serving
 from tests.usecases.weekly_sales import world
 
-pytestmark = pytest.mark.airflow
+pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]
 NIGHTS = world.nights(WEEKS)
 OWN, ASKING, KILLED = "weekly_sales", "weekly_asking", "weekly_killed"
 CHAMPION = NIGHTS[WEEKS - 5]
@@ -53,12 +53,12 @@ def begun(house: House) -> Iterator[Future[list[dict[str, Any]]]]:
 def _questions(api: AirflowApi) -> list[dict[str, Any]]:
     """Train three times, each begun when the one before has its version, and return what is asked of each."""
     training = f"{ASKING}__training"
-    assert api.wait_run(f"{ASKING}__history", "first_load", timeout=240)["state"] == "success"
+    assert api.wait_run(f"{ASKING}__history", "first_load", timeout=PATIENCE)["state"] == "success"
     for run, night in ASKED.items():
         api.trigger_run(training, {"partition": night}, run_id=run)
-        fitted = process.until(partial(_fitted, api, training, run), 240, poll=LOOK)
+        fitted = process.until(partial(_fitted, api, training, run), PATIENCE, poll=LOOK)
         assert fitted, f"{run} isn't fitted"
-    return [api.wait_question(training, run, ASK, timeout=240) for run in ASKED]
+    return [api.wait_question(training, run, ASK, timeout=PATIENCE) for run in ASKED]
 
 
 def _fitted(api: AirflowApi, dag: str, run: str) -> bool:
@@ -68,8 +68,8 @@ def _fitted(api: AirflowApi, dag: str, run: str) -> bool:
 @pytest.fixture(scope="module")
 def champion(house: House) -> str:
     """Twenty weeks of history and a first champion, made as a person would; returns its night."""
-    assert house.end(f"{OWN}__history", "first_load", 240)["state"] == "success"
-    assert house.run(f"{OWN}__training", "first_training", 240, partition=CHAMPION)["state"] == "success"
+    assert house.end(f"{OWN}__history", "first_load")["state"] == "success"
+    assert house.run(f"{OWN}__training", "first_training", partition=CHAMPION)["state"] == "success"
     return CHAMPION
 
 
@@ -97,7 +97,7 @@ def test_a_backfill_of_nights_is_served_by_the_champion(house: House, champion: 
     house.api.backfill(f"{OWN}__nightly", first, last, max_active_runs=3, run_backwards=True)
     with pytest.raises(AirflowError, match=r"(?i)already.*(running|active|progress)|409"):
         house.api.backfill(f"{OWN}__nightly", first, last)
-    runs = house.api.wait_backfill(f"{OWN}__nightly", first, last, timeout=180)
+    runs = house.api.wait_backfill(f"{OWN}__nightly", first, last, timeout=PATIENCE)
     assert [run["state"] for run in runs] == ["success"] * 3
     rows = house.lake(OWN).rows("predictions", {"night": NIGHTS[-4:-1]})
     assert len(rows) == 3 * 40
@@ -119,7 +119,7 @@ def test_overlapping_runs_lose_and_double_nothing(house: House, champion: str) -
             house.api.trigger_run(f"{OWN}__nightly", {"partition": night}, run_id=run)
         subprocess.run([*house.command(), "run", "score", OWN, "--night", night], check=True)
         for run in ("overlap_1", "overlap_2"):
-            assert house.api.wait_run(f"{OWN}__nightly", run, timeout=120)["state"] == "success"
+            assert house.api.wait_run(f"{OWN}__nightly", run, timeout=PATIENCE)["state"] == "success"
     assert shell.returncode == 0
     assert clocks.state(house.lake(OWN)) == before
 
@@ -212,17 +212,17 @@ def test_a_night_without_predictions_by_the_declared_hour_is_told(house: House) 
 
         ops = {"connection_id": "ops", "conn_type": "http", "host": hook.uri}
         house.api.call("POST", "/connections", json=ops)
-        house.api.wait_dag(dag, timeout=60)
+        house.api.wait_dag(dag, timeout=PATIENCE)
         house.api.unpause(dag)
-        runs = process.until(lambda: bool(scheduled()["dag_runs"]), 60, poll=LOOK)
+        runs = process.until(lambda: bool(scheduled()["dag_runs"]), PATIENCE, poll=LOOK)
         assert runs, "the newest night is not scheduled"
         (run,) = scheduled()["dag_runs"]
         night = date.fromisoformat(run["partition_key"])
         before = night - timedelta(days=1)
         house.api.backfill(dag, before, before)
-        told = process.until(lambda: bool(overdue()), 60)
+        told = process.until(lambda: bool(overdue()), PATIENCE)
         assert told, log_file(house.home, "triggerer").read_text()[-3000:]
-        (backfilled,) = house.api.wait_backfill(dag, before, before, timeout=120)
+        (backfilled,) = house.api.wait_backfill(dag, before, before, timeout=PATIENCE)
         assert (run["run_type"], backfilled["run_type"]) == ("scheduled", "backfill")
         assert overdue() == [f"{LATE} {night}: no predictions by 06:00 UTC, when they were due"]
 
@@ -285,20 +285,20 @@ def test_a_verdict_waits_for_a_person_and_holds_up_no_training(
     # the last was asked while the earlier ones waited
     assert {house.states(training, run)[ask] for run in ASKED} == {"awaiting_input"}
     house.api.answer(training, "first", ask, "Approve", reason="")  # no answer: it is asked again
-    house.api.wait_question(training, "first", ask, timeout=60)
+    house.api.wait_question(training, "first", ask, timeout=PATIENCE)
     house.api.answer(training, "first", ask, "Approve", reason="looks fine")
     house.api.answer(training, "older", ask, "Reject", reason="of an old week")
     for run, why in (
         ("first", f"superseded by the verdict of {second}"),
         ("older", "rejected by admin: of an old week"),
     ):
-        assert house.api.wait_run(training, run, timeout=90)["state"] == "success"
+        assert house.api.wait_run(training, run, timeout=PATIENCE)["state"] == "success"
         assert house.states(training, run)["promote.switch"] == "skipped"
         assert why in house.log(training, run, "promote.switch")
     assert _champions(house, ASKING) == []
     house.fault("second", ask).write_text("1")  # the worker dies before it can write the answer down
     house.api.answer(training, "second", ask, "Approve", reason="better than nothing")
-    assert house.api.wait_run(training, "second", timeout=90)["state"] == "success"
+    assert house.api.wait_run(training, "second", timeout=PATIENCE)["state"] == "success"
     assert not house.fault("second", ask).exists(), "the kill never came"
     assert _champions(house, ASKING) == [("2", "promoted", "admin")]
     rows = sorted(house.lake(ASKING).rows("approvals"), key=lambda row: row["recorded"])
