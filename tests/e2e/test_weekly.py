@@ -29,7 +29,7 @@ NIGHTS = world.nights(WEEKS)
 OWN, ASKING, KILLED = "weekly_sales", "weekly_asking", "weekly_killed"
 CHAMPION = NIGHTS[WEEKS - 5]
 KILLS = [(NIGHTS[0], "ingest.sales", 4), (NIGHTS[1], "score.predict", 2), (NIGHTS[2], "monitor.watch", 2)]
-SHARED = {"parts": NIGHTS[0], "unplanned": NIGHTS[1]}
+SHARED = {"parts": NIGHTS[0], "unplanned": NIGHTS[1], "torn": NIGHTS[2]}
 ASK = "approve.ask"
 SEARCH = "api/2.0/mlflow/experiments/search"
 ASKED = {"first": NIGHTS[WEEKS - 6], "second": NIGHTS[WEEKS - 5], "older": NIGHTS[WEEKS - 7]}
@@ -44,6 +44,7 @@ def begun(house: House) -> Iterator[Future[list[dict[str, Any]]]]:
         house.fault(f"killed_{task}", task).write_text(str(write))
         house.start(f"{KILLED}__nightly", f"killed_{task}", partition=night)
     house.fault("unplanned", "score.plan").write_text("fail")
+    house.fault("torn", "score.part").write_text("fail")
     for run, night in SHARED.items():
         house.start(f"{PARTS}__nightly", run, partition=night)
     with ThreadPoolExecutor(1) as beside:
@@ -176,13 +177,14 @@ def alone(house: House) -> dict[str, str]:
     [
         ("parts", "", ["success", "success"]),
         ("unplanned", "score.plan", ["upstream_failed"]),
+        ("torn", "score.part", ["failed", "success"]),
         ("again", "", ["skipped"]),  # it has its predictions
     ],
 )
 def test_a_night_in_parts_is_that_of_one_task(
     house: House, alone: dict[str, str], run: str, task: str, parts: list[str]
 ) -> None:
-    """Mapped tasks share the rows, and without them one task scores them all. Parts fail in tests/score."""
+    """Mapped tasks share the rows; where the plan or one of them fails, one task scores them all."""
     dag = f"{PARTS}__nightly"
     for begun in SHARED:
         assert house.end(dag, begun)["state"] == "success"
@@ -195,7 +197,7 @@ def test_a_night_in_parts_is_that_of_one_task(
         labels = {t["rendered_map_index"] for t in found if t["task_id"] == "score.part"}
         assert labels == {"1 of 2", "2 of 2"}
     whole = "scored as a whole: " in house.log(dag, run, "score.predict")
-    assert whole == (run == "unplanned")
+    assert whole == (run in ("unplanned", "torn"))
     assert clocks.state(house.lake(PARTS)) == alone
     assert house.lake(PARTS).keys("parts") == []
 

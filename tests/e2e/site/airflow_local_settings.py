@@ -17,7 +17,10 @@ runpy.run_path(str(SHIPPED))  # its imports stay in sys.modules: the parent is a
 def task_policy(task):
     """Arm the tasks of the use cases in which a test kills one."""
     if task.dag_id.startswith(("weekly_killed__", "weekly_asking__", "weekly_parts__")):
-        task._pre_execute_hook = arm
+        if hasattr(task, "partial_kwargs"):  # of a mapped one, from which each of its tasks is made
+            task.partial_kwargs["pre_execute"] = arm
+        else:
+            task._pre_execute_hook = arm
 
 
 def arm(context):
