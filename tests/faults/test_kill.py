@@ -64,7 +64,7 @@ def _lines(env: dict[str, str], *module: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.full
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)  # 7 minutes for the week on an idle machine, twice that beside other tests
 @pytest.mark.parametrize(("what", "least"), [("night", 10), ("week", 10)])
 def test_a_kill_before_any_write_and_a_rerun_leave_the_same_state(
     what: str, least: int, prepared: tuple[Path, dict[str, str]]
@@ -91,7 +91,7 @@ STEPS: dict[str, list[tuple[list[str], dict[str, str], set[str]]]] = {
 
 
 @pytest.mark.full
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("scene", list(STEPS))
 def test_a_kill_around_any_write_of_a_trials_night_and_a_rerun_leave_the_same_state(
     scene: str, tmp_path: Path
@@ -114,7 +114,7 @@ def test_a_kill_around_any_write_of_a_trials_night_and_a_rerun_leave_the_same_st
 
 
 @pytest.mark.full
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_kill_before_any_write_of_a_night_in_parts_leaves_the_night_of_one_task(tmp_path: Path) -> None:
     """Plan, part or publisher, tried again alone or from the plan on: nothing is lost, doubled or left."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
