@@ -41,7 +41,7 @@ class Endpoint:
     login: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
     extra: dict[str, Any] = field(default_factory=dict, repr=False)
-    kind: str = ""  # of Airflow's connection
+    kind: str = field(default="", repr=False)  # of Airflow's connection
 
 
 Connect = Callable[[str], Endpoint]
