@@ -55,8 +55,8 @@ COLUMNS = [
     "by CPU",
     "of all threads",
     "peak MB",
+    "CPU by part",
 ]
-COLUMNS += ["CPU by part"]
 CARRIERS = ["9E", "AA", "AS", "B6", "DL", "EV", "F9", "FL", "HA", "MQ", "OO", "UA", "US", "VX", "WN", "YV"]
 ORIGINS = ["EWR", "JFK", "LGA"]
 Given = dict[str, Any]

@@ -110,10 +110,11 @@ def _tried(work: Callable[[], Made]) -> Made | None:
 
 def _likely(lake: Lake, spec: UseCase, night: str, missing: Mapping[str, str]) -> _Guess | None:
     """Return the one model that would serve all of a night's rows now, None if there isn't one."""
-    if any(trial.kind == CANARY for trial in trials(ledger.switches(lake), spec, night)):
+    switches = ledger.switches(lake)
+    if any(trial.kind == CANARY for trial in trials(switches, spec, night)):
         return None
     if lake.count("predictions", {"night": night}):
         return None
-    rungs = ladder.steps(ledger.serving(lake, night), spec)
+    rungs = ladder.steps(ledger.serving_of(switches, night), spec)
     model = next(step.model for step in rungs if not ladder.passed(spec, step, missing))
     return _Guess(model, models.asked(models.fetch(lake, model), spec)) if model else None
