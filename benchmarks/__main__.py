@@ -24,7 +24,6 @@ COMMANDS = {
     "many": ["benchmarks.many"],
     "batch": ["benchmarks.batch", "100000", "1000000"],
     "large": ["benchmarks.large", "1000000", "5000000"],
-    "shards": ["benchmarks.shards"],
     "nights": ["benchmarks.nights"],
 }
 

@@ -17,23 +17,10 @@ from evergreen.defaults import arguments, night_field
 from evergreen.operators.ingest import IngestOperator
 from evergreen.operators.monitor import AlertOperator, AskTrainingOperator, MonitorOperator
 from evergreen.operators.rollout import AdvanceOperator
-from evergreen.operators.score import PlanPartsOperator, ScoreOperator, ScorePartOperator
+from evergreen.operators.score import ScoreOperator
 from include.spec import UseCase, read_all
 
 ANEW = Param(False, type="boolean", title="Fetch anew", description="Other content enters as a revision")
-
-
-def predict(spec: UseCase) -> None:
-    """Wire the task that scores, and before it, where several share the rows, their plan and its parts."""
-    parts, anyway = None, {"usecase": spec.name, "trigger_rule": "all_done"}
-    if spec.scoring.shards > 1:
-        plan = PlanPartsOperator(task_id="plan", **anyway)
-        part = ScorePartOperator.partial(
-            task_id="part", usecase=spec.name, map_index_template="{{ task.share }}"
-        )
-        parts = part.expand_kwargs(plan.output).output
-    # without its parts it scores the night itself
-    ScoreOperator(task_id="predict", parts=parts, outlets=[product(spec.name, "predictions")], **anyway)
 
 
 def nightly(spec: UseCase) -> DAG:
@@ -54,7 +41,9 @@ def nightly(spec: UseCase) -> DAG:
             for name in spec.sources:
                 IngestOperator(task_id=name, usecase=spec.name, source=name, outlets=[made(name)])
         with TaskGroup("score") as score:
-            predict(spec)
+            ScoreOperator(
+                task_id="predict", usecase=spec.name, trigger_rule="all_done", outlets=[made("predictions")]
+            )
         with TaskGroup("monitor") as monitor:
             watch = MonitorOperator(
                 task_id="watch",

@@ -7,7 +7,6 @@ EvergreenError
 │   └── CircuitOpen        it failed so often that it isn't asked for a while
 ├── PartitionRefused       what a source gave breaks the contract: another try won't help
 ├── NotPublished           a stage needs a partition that no one published
-├── PartsUnfit             the parts of a night can't be published: it is scored as a whole
 ├── TooFew                 there are too few nights to say anything yet
 ├── MissingMetric          the gate asks for a figure that the evaluation doesn't have
 ├── ModelError             a stored model can't be loaded or isn't what the ledger says
@@ -82,10 +81,6 @@ class PartitionRefused(EvergreenError):
 
 class NotPublished(EvergreenError):
     """A stage needs a partition that no one has published."""
-
-
-class PartsUnfit(EvergreenError):
-    """The parts of a night are not all there, or not of one plan; the night is scored as a whole."""
 
 
 class TooFew(EvergreenError):

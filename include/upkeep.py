@@ -17,7 +17,6 @@ from include.errors import EvergreenError
 from include.faults import again, answered
 from include.lake import Lake
 from include.refs import Ref
-from include.score import parts
 
 if TYPE_CHECKING:
     from include.registry import Registry  # it imports MLflow
@@ -30,8 +29,6 @@ LEDGERS = ("attempts", "approvals", "deployments")
 
 def tidy(lake: Lake, registry: Registry, *, kept: int = KEPT) -> Ref:
     """Compact every table of a use case, and remove files that were replaced or left ``kept`` days ago.
-
-    What a killed task left of a night's parts goes as well, once it is so old.
 
     Returns
     -------
@@ -61,8 +58,6 @@ def tidy(lake: Lake, registry: Registry, *, kept: int = KEPT) -> Ref:
     removed = sum(vacuum(lake, name, kept, versions.get(name, ())) for name in tables)
     note = f"{together} files of {len(tables)} tables were laid together into {into}; "
     note += f"{removed} were removed that no row had been in for {kept} days"
-    if left := parts.sweep(lake, kept):
-        note += f"; {left} objects went that parts of nights had left"
     return Ref(f"{lake.uri}/tables", "all", rows=together, note=note)
 
 

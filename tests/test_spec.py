@@ -254,15 +254,6 @@ def test_the_digest_changes_with_what_a_result_depends_on(what: str, tmp_path: P
     assert read(file).digest != before
 
 
-def test_shards_change_no_result_and_so_no_digest(tmp_path: Path) -> None:
-    """However many tasks share a night, its digest is that of one, and of declarations from before."""
-    file = planted(tmp_path, "scoring.shards", 4, source=WEEKLY)
-    assert read(file).scoring.shards == 4
-    assert read(WEEKLY / "usecase.yaml").scoring.shards == 1
-    assert read(file).digest == read(WEEKLY / "usecase.yaml").digest
-    assert "scoring.shards" in refusal(planted(tmp_path / "none", "scoring.shards", 0, source=WEEKLY))
-
-
 def test_an_ablation_declares_nothing_else_and_needs_something_to_fit_on(tmp_path: Path) -> None:
     """Asked for after each training it changes no result's key, and a group of all features is refused."""
     file = planted(tmp_path, "training.ablation", True, source=WEEKLY)

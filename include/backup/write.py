@@ -164,13 +164,10 @@ def standing(marks: Mapping[str, str], versions: Mapping[str, int]) -> dict[str,
     """Return what belongs to a lake whose tables have these versions.
 
     Of a log that is each commit up to the version. The pointer to its newest checkpoint isn't: it may be of a
-    later commit, and a reader finds the checkpoints without it. The parts of a night
-    that is being scored come and go.
+    later commit, and a reader finds the checkpoints without it.
     """
 
     def belongs(key: str) -> bool:
-        if key.startswith("parts/"):
-            return False
         if not (log := LOG.fullmatch(key)):
             return True
         commit = COMMITTED.fullmatch(log[2])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 
 import duckdb
 import pyarrow as pa
@@ -11,18 +10,6 @@ import pyarrow as pa
 from include import spool
 from include.errors import SpecError
 from include.spec import UseCase
-
-
-def statement(spec: UseCase) -> str:
-    """Return the use case's one statement, without what may end it and stand behind it."""
-    sql = spec.sql
-    for end in (place for place, letter in enumerate(sql) if letter == ";"):
-        with suppress(duckdb.Error):  # one that is part of a text or a comment
-            if len(duckdb.extract_statements(sql[:end])) == 1 and not duckdb.extract_statements(
-                sql[end + 1 :]
-            ):
-                return sql[:end]
-    return sql
 
 
 def stand(engine: duckdb.DuckDBPyConnection, sql: str) -> None:

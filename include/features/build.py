@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 from include import spool, tables
 from include.errors import SpecError
 from include.features import answer, views
-from include.features.ranges import Range
 from include.features.views import AsOf
 from include.lake import Lake
 from include.spec import UseCase
@@ -54,20 +53,17 @@ def compute(
     *,
     as_of: AsOf = "then",
     until: datetime | None = None,
-    only: Range | None = None,
     watch: Callable[[Iterator[pa.RecordBatch]], Iterable[pa.RecordBatch]] = iter,
 ) -> pa.Table:
     """Return the features of sorted ``nights`` from rows cut at ``until``, the last decision unless given.
 
     Parameters
     ----------
-    only : a part of the rows; the SQL is that of all of them.
     watch : sees the batches as they come, before they are sorted and before it is known that they are right.
     """
     with views.prepare(spec, rows, nights, as_of, until or spec.clock.moment(nights[-1])) as engine:
         try:
-            sql = answer.statement(spec)
-            answer.stand(engine, only.cut(engine, spec.key, sql) if only else sql)
+            answer.stand(engine, spec.sql)
         except duckdb.Error as error:
             spool.starved(error)
             raise answer.wrong(spec, error) from None
@@ -77,8 +73,6 @@ def compute(
         # SQL does nothing but join
         came = spool.held(shape, watch(answer.asked(spec, engine, shape)))
         found = spool.ordered(came, ("night", *spec.key))
-        if only is not None:
-            only.keep(engine)
         answer.exact(spec, engine, found)
         return found
 

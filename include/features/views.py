@@ -29,22 +29,13 @@ from include.spec import UseCase
 AsOf = Literal["then", "now"]
 
 
-def read(
-    lake: Lake, spec: UseCase, nights: Sequence[str], versions: Mapping[str, int] | None = None
-) -> dict[str, pa.Table]:
-    """Return each source's rows that the features of ``nights`` may see, none if it was never published.
-
-    Parameters
-    ----------
-    versions : of each source's table, -1 where it isn't there; as it is now unless given.
-    """
+def read(lake: Lake, spec: UseCase, nights: Sequence[str]) -> dict[str, pa.Table]:
+    """Return each source's rows that the features of ``nights`` may see, none if it was never published."""
     first, last = min(nights), max(nights)
     found = {}
     for name, source in spec.sources.items():
         seen = spec.nights(name, spec.clock.shift(first, -spec.features.back(name)), last)
-        version = None if versions is None else versions[name]
-        there = seen and version != -1
-        rows = lake.read(f"validated_{name}", {"night": seen}, version=version) if there else None
+        rows = lake.read(f"validated_{name}", {"night": seen}) if seen else None
         # the lake's rows come in no order, and a sum of floats or a rank among ties would depend on it
         found[name] = spool.ordered(
             shaped(rows, tables.validated(source)), ("night", "revision", *source.key)

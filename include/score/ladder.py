@@ -68,7 +68,7 @@ def climb(
     rows: pa.Table,
     rungs: Sequence[Step],
     missing: Mapping[str, str],
-    take: Take = lambda model: None,
+    take: Take,
 ) -> Served:
     """Return the predictions of the first rung that can serve.
 

@@ -27,7 +27,7 @@ from include.rollout.canary import shares
 from include.rollout.trial import Trial, trials
 from include.score import again, done, ladder, predictions
 from include.score.ahead import Ahead
-from include.score.ladder import Step
+from include.score.ladder import Step, Take
 from include.score.missing import missing_of, state_of
 from include.spec import UseCase
 
@@ -57,42 +57,32 @@ def score(lake: Lake, spec: UseCase, night: str) -> Ref:
         rows = compute(spec, seen, [night], watch=ahead.watch)
         if rows.num_rows == 0:
             raise _nothing(spec, night, state)
+        on_trial = trials(ledger.switches(lake), spec, night)
+        published = lake.read("predictions", {"night": night})
+        if published is None or not published.num_rows:
+            new = _predict(lake, spec, rows, on_trial, missing, ahead.take)
+            published, ref = _first(lake, spec, night, rows, new, inputs.result)
+        else:
+            ref = again.finish(lake, spec, night, rows, published, inputs.result())
+        if not set(missing) & set(spec.scoring.needs.get("champion", ())):
+            # last: it mustn't hold up who serves
+            score_beside(lake, spec, rows, published, on_trial, inputs.result())
+    return ref
 
-        def made(on_trial: Sequence[Trial]) -> pa.Table:
-            rungs = ladder.steps(ledger.serving(lake, night), spec)
-            parts = shares(spec, rows, rungs, on_trial)
-            served = [(r, ladder.climb(lake, spec, r, steps, missing, ahead.take)) for r, steps in parts]
-            return predictions.joined(spec, [predictions.build(spec, *one) for one in served])
 
-        return publish(lake, spec, rows, missing, made, inputs.result)
-
-
-def publish(
+def _predict(
     lake: Lake,
     spec: UseCase,
     rows: pa.Table,
+    on_trial: Sequence[Trial],
     missing: Mapping[str, str],
-    made: Callable[[Sequence[Trial]], pa.Table],
-    inputs: Inputs,
-) -> Ref:
-    """Publish a night's predictions unless it has some, then what follows from them.
-
-    Parameters
-    ----------
-    rows : the night's features, shape (n, any), n > 0.
-    missing : the sources that the night is without, each with a word why.
-    made : returns the predictions, if they are wanted, by the rungs and a canary of the trials.
-    """
-    night = rows["night"][0].as_py()
-    on_trial = trials(ledger.switches(lake), spec, night)
-    published = lake.read("predictions", {"night": night})
-    if published is None or not published.num_rows:
-        published, ref = _first(lake, spec, night, rows, made(on_trial), inputs)
-    else:
-        ref = again.finish(lake, spec, night, rows, published, inputs())
-    if not set(missing) & set(spec.scoring.needs.get("champion", ())):
-        score_beside(lake, spec, rows, published, on_trial, inputs())  # last: it mustn't hold up who serves
-    return ref
+    take: Take,
+) -> pa.Table:
+    """Return a prediction for each row, by the first rung, or the canary, that can serve it."""
+    rungs = ladder.steps(ledger.serving(lake, rows["night"][0].as_py()), spec)
+    parts = shares(spec, rows, rungs, on_trial)
+    served = [(r, ladder.climb(lake, spec, r, steps, missing, take)) for r, steps in parts]
+    return predictions.joined(spec, [predictions.build(spec, *one) for one in served])
 
 
 def _first(
@@ -153,12 +143,10 @@ def restate(lake: Lake, spec: UseCase, night: str, model: str, version: str) -> 
     return Ref(f"{lake.uri}/tables/restated", night, digest_table(made), made.num_rows, note)
 
 
-def seen_by(
-    lake: Lake, spec: UseCase, night: str, versions: Mapping[str, int] | None = None
-) -> dict[str, pa.Table]:
+def seen_by(lake: Lake, spec: UseCase, night: str) -> dict[str, pa.Table]:
     """Return each source's rows that were known at the night's decision time: see `views.read`."""
     decided = pa.scalar(spec.clock.moment(night), tables.TIME)
-    read = views.read(lake, spec, [night], versions)
+    read = views.read(lake, spec, [night])
     return {name: spool.chosen(rows, pc.less_equal(rows["known_at"], decided)) for name, rows in read.items()}
 
 

@@ -126,7 +126,6 @@ class Scoring(Strict):
 
     by: Local = Field("23:59", description="local hour of the night by which predictions exist")
     needs: dict[Rung, tuple[Name, ...]] = Field({}, description="sources that a rung can't serve without")
-    shards: int = Field(1, ge=1, le=64, description="tasks that share the work on a night's rows")
     fallback: Annotated[float | dict[str, float], BeforeValidator(_fallback)] = Field(
         description="the prediction before any model was promoted; of a multiclass problem a probability a "
         "class"

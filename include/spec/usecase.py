@@ -93,7 +93,7 @@ class UseCase(Strict):
     def digest(self) -> str:
         """The digest of the declaration and its SQL: what a result depends on beside data and code."""
         # what no result depends on
-        without = {"training": {"ablation"}, "scoring": {"shards"}, "alerts": True}
+        without = {"training": {"ablation"}, "alerts": True}
         said = self.model_dump(mode="json", by_alias=True, exclude=without)  # type: ignore[arg-type]
         return digest_json([said, self.sql])
 

@@ -15,7 +15,6 @@ CLOCK_READERS = {
     "include/acts.py": "a person answers now",
     "include/rescue.py": "a backup is named by the moment at which somebody asked for it",
     "include/backup/prune.py": "a backup dated in the future is refused",
-    "include/score/parts.py": "what was left so long ago is no part of any result",
     "include/ingest/breaker.py": "how to treat a source now is no part of any result",
 }
 
@@ -24,7 +23,6 @@ SQL_WRITERS = {
     "include/query.py": "keys, as Delta's predicates take text only: both sides are quoted",
     "include/features/answer.py": "quoted names",
     "include/features/build.py": "the declaration's own SQL, and quoted names",
-    "include/features/ranges.py": "quoted names, and our own numbers",
     "include/features/views.py": "names of the declaration's patterns, and moments that the clock made",
     "include/ingest/aggregates.py": "quoted names",
     "include/ingest/repeats.py": "names made there",

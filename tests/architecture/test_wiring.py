@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from airflow.sdk import DAG
-from airflow.serialization.serialized_objects import DagSerialization
 
 from tests.architecture.tree import ROOT
 
@@ -71,6 +70,17 @@ def test_a_question_holds_up_no_later_training(wired: Wired) -> None:
     assert dag.get_task("promote.switch").trigger_rule == "none_failed"  # a skipped question doesn't skip it
 
 
+def test_a_night_is_scored_by_one_task(wired: Wired) -> None:
+    """It waits for each ingest, runs whatever became of them, and the predictions are its own."""
+    dag = wired("nightly")
+    assert [task for task in dag.task_ids if task.startswith("score.")] == ["score.predict"]
+    predict = dag.get_task("score.predict")
+    assert before(dag, "score.predict") == {"ingest.sales"}
+    assert predict.trigger_rule == "all_done"
+    assert [asset.uri for asset in predict.outlets] == ["evergreen://weekly_sales/predictions"]
+    assert predict.downstream_task_ids == {"monitor.watch", "rollout.advance"}
+
+
 def test_a_step_of_a_trial_is_looked_for_on_every_night(wired: Wired) -> None:
     """It runs also where nobody could score, and waits for no task of the monitor."""
     dag = wired("nightly")
@@ -90,29 +100,6 @@ def test_a_night_that_nobody_could_score_tells_as_well(wired: Wired) -> None:
     assert alert.upstream_task_ids == {"monitor.watch"}
     assert alert.trigger_rule == "all_done"
     assert alert.downstream_task_ids == set()
-
-
-def test_a_night_has_one_task_that_scores_unless_shards_are_declared(wired: Wired) -> None:
-    """What says nothing of it, or one, has the tasks that it always had."""
-    plain = wired("nightly")
-    assert [task for task in plain.task_ids if task.startswith("score.")] == ["score.predict"]
-    assert plain.get_task("score.predict").parts is None
-
-
-def test_a_night_in_shards_is_planned_mapped_and_published(wired: Wired) -> None:
-    """The plan waits for each ingest as the one task does; who publishes runs whatever becomes of parts."""
-    dag = wired("nightly", ("\nscoring:", "\nscoring:\n  shards: 4"))
-    part, predict = dag.get_task("score.part"), dag.get_task("score.predict")
-    assert before(dag, "score.part") == {"ingest.sales", "score.plan"}
-    assert before(dag, "score.predict") == {"ingest.sales", "score.plan", "score.part"}
-    assert [dag.get_task(f"score.{name}").trigger_rule for name in ("plan", "predict")] == ["all_done"] * 2
-    assert part.is_mapped
-    assert part.partial_kwargs["map_index_template"] == "{{ task.share }}"
-    assert [asset.uri for asset in predict.outlets] == ["evergreen://weekly_sales/predictions"]
-    assert predict.downstream_task_ids == {"monitor.watch", "rollout.advance"}
-    # the scheduler reads it back: an operator's own properties, as `label`, can't be set by an argument
-    read = DagSerialization.from_dict(DagSerialization.to_dict(dag))
-    assert read.get_task("score.part").is_mapped
 
 
 def test_upkeep_cleans_after_a_backup_that_was_made_or_that_nobody_asked_for() -> None:

@@ -61,9 +61,3 @@ def test_tables_that_never_stand_still_are_refused(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(write, "PAUSE", 0)
     with pytest.raises(StoreUnavailable, match="required a moment without a commit"):
         cut(lake)
-
-
-def test_a_nights_parts_are_no_part_of_a_backup() -> None:
-    """They are removed while a backup copies, and the night is scored again without them."""
-    there = {"parts/2024-03-01/0.json": "1 a", "raw/objects/b": "1 b"}
-    assert write.standing(there, {}) == {"raw/objects/b": "1 b"}

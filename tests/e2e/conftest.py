@@ -21,7 +21,7 @@ from tests.usecases.weekly_sales import world
 ROOT = Path(__file__).parents[2]
 WEEKS = 24
 PATIENCE = 240  # seconds: other tests run beside these, and a busy machine is no failure
-STORY, LATE, PARTS = "weekly_story", "weekly_late", "weekly_parts"
+STORY, LATE = "weekly_story", "weekly_late"
 # what the story's use case declares otherwise: files of its own, a recipe that learns little, and each step
 PLOT = (
     ("sales/{day}.csv", "story/{day}.csv"),
@@ -81,7 +81,7 @@ class House:
         return self.api.wait_run(dag, run_id, timeout=timeout)
 
     def fault(self, run_id: str, task_id: str) -> Path:
-        """Return the file that orders a task's death in a run: the write's number, or the word ``fail``."""
+        """Return the file that orders a task's death in a run: it holds the write's number."""
         return self.kill / f"{run_id} {task_id}"
 
     def states(self, dag: str, run_id: str) -> dict[str, str]:
@@ -107,7 +107,7 @@ class House:
 
 @pytest.fixture(scope="package")
 def house() -> Iterator[House]:
-    """The stack, up, with the weekly use case's files and six more use cases laid beside it."""
+    """The stack, up, with the weekly use case's files and five more use cases laid beside it."""
     folder = Path(tempfile.mkdtemp(prefix="evergreen-e2e-"))  # pytest's own is closed to PostgreSQL's user
     made = House(folder)
     made.usecases.mkdir()
@@ -120,13 +120,12 @@ def house() -> Iterator[House]:
     _copy(made.usecases, STORY, ended, *PLOT)
     # nightly, without an end and without a file: its newest night is overdue as soon as it is scheduled
     _copy(made.usecases, LATE, *OVERDUE)
-    _copy(made.usecases, PARTS, ended, ("\nscoring:", "\nscoring:\n  shards: 2"))
     _copy(made.usecases, "weekly_mistyped", ("objective: squared_error", "objectiv: squared_error"))
     before = dict(os.environ)
     try:
         made.stack.up(name for name in ALL if name not in ("landing", "weather"))  # nobody asks for flights
         os.environ.update(made.stack.environment())
-        usecases = ("weekly_sales", "weekly_killed", "weekly_asking", STORY, PARTS, "flight_delay")
+        usecases = ("weekly_sales", "weekly_killed", "weekly_asking", STORY, "flight_delay")
         for usecase in usecases:
             for clock in ("nightly", "training", "history", "operate"):
                 made.api.wait_dag(f"{usecase}__{clock}", timeout=PATIENCE)

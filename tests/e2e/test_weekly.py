@@ -19,7 +19,7 @@ from include.lake import Lake
 from include.promote import ledger
 from include.spec import load
 from tests.demo.processes import members, only_loopback
-from tests.e2e.conftest import LATE, PARTS, PATIENCE, STORY, WEEKS, House
+from tests.e2e.conftest import LATE, PATIENCE, STORY, WEEKS, House
 from tests.faults import clocks
 from tests.monitor.hook import Hook, serving
 from tests.usecases.weekly_sales import world
@@ -29,7 +29,6 @@ NIGHTS = world.nights(WEEKS)
 OWN, ASKING, KILLED = "weekly_sales", "weekly_asking", "weekly_killed"
 CHAMPION = NIGHTS[WEEKS - 5]
 KILLS = [(NIGHTS[0], "ingest.sales", 4), (NIGHTS[1], "score.predict", 2), (NIGHTS[2], "monitor.watch", 2)]
-SHARED = {"parts": NIGHTS[0], "unplanned": NIGHTS[1], "torn": NIGHTS[2]}
 ASK = "approve.ask"
 SEARCH = "api/2.0/mlflow/experiments/search"
 ASKED = {"first": NIGHTS[WEEKS - 6], "second": NIGHTS[WEEKS - 5], "older": NIGHTS[WEEKS - 7]}
@@ -43,10 +42,6 @@ def begun(house: House) -> Iterator[Future[list[dict[str, Any]]]]:
     for night, task, write in KILLS:
         house.fault(f"killed_{task}", task).write_text(str(write))
         house.start(f"{KILLED}__nightly", f"killed_{task}", partition=night)
-    house.fault("unplanned", "score.plan").write_text("fail")
-    house.fault("torn", "score.part").write_text("fail")
-    for run, night in SHARED.items():
-        house.start(f"{PARTS}__nightly", run, partition=night)
     with ThreadPoolExecutor(1) as beside:
         yield beside.submit(_questions, AirflowApi.of(house.home))
 
@@ -138,18 +133,13 @@ def test_a_run_without_a_night_is_refused_in_a_sentence(house: House, champion: 
     assert "fill in the field `partition`" in house.log(f"{OWN}__nightly", "no_night", "ingest.sales")
 
 
-def _unharmed(house: House, usecase: str, nights: list[str]) -> dict[str, str]:
-    """Return what nights leave, one after the other and each by itself, in which nothing went wrong."""
-    lake = Lake(usecase, str(house.folder / "unharmed"))
-    for night in nights:
-        clocks.night(lake, load(usecase), night)
-    return clocks.state(lake)
-
-
 @pytest.fixture(scope="module")
 def unharmed(house: House) -> dict[str, str]:
-    """What the nights leave in which nobody was killed."""
-    return _unharmed(house, KILLED, [night for night, *_ in KILLS])
+    """What the nights leave, one after the other, in which nobody was killed."""
+    lake = Lake(KILLED, str(house.folder / "unharmed"))
+    for night, *_ in KILLS:
+        clocks.night(lake, load(KILLED), night)
+    return clocks.state(lake)
 
 
 @pytest.mark.parametrize("task", [task for _, task, _ in KILLS])
@@ -164,42 +154,6 @@ def test_a_killed_task_is_run_again_and_the_night_ends_as_if_nothing_had_happene
     (killed,) = [t for t in house.api.task_instances(dag, run) if t["task_id"] == task]
     assert killed["try_number"] == 2
     assert clocks.state(house.lake(KILLED)) == unharmed
-
-
-@pytest.fixture(scope="module")
-def alone(house: House) -> dict[str, str]:
-    """What the nights leave in which one task scored them all."""
-    return _unharmed(house, PARTS, list(SHARED.values()))
-
-
-@pytest.mark.parametrize(
-    ("run", "task", "parts"),
-    [
-        ("parts", "", ["success", "success"]),
-        ("unplanned", "score.plan", ["upstream_failed"]),
-        ("torn", "score.part", ["failed", "success"]),
-        ("again", "", ["skipped"]),  # it has its predictions
-    ],
-)
-def test_a_night_in_parts_is_that_of_one_task(
-    house: House, alone: dict[str, str], run: str, task: str, parts: list[str]
-) -> None:
-    """Mapped tasks share the rows; where the plan or one of them fails, one task scores them all."""
-    dag = f"{PARTS}__nightly"
-    for begun in SHARED:
-        assert house.end(dag, begun)["state"] == "success"
-    if run == "again":
-        assert house.run(dag, run, partition=SHARED["parts"])["state"] == "success"
-    assert not task or not house.fault(run, task).exists(), "the fault never came"
-    found = house.api.task_instances(dag, run)
-    assert sorted(t["state"] for t in found if t["task_id"] == "score.part") == parts
-    if run == "parts":
-        labels = {t["rendered_map_index"] for t in found if t["task_id"] == "score.part"}
-        assert labels == {"1 of 2", "2 of 2"}
-    whole = "scored as a whole: " in house.log(dag, run, "score.predict")
-    assert whole == (run in ("unplanned", "torn"))
-    assert clocks.state(house.lake(PARTS)) == alone
-    assert house.lake(PARTS).keys("parts") == []
 
 
 def test_a_night_without_predictions_by_the_declared_hour_is_told(house: House) -> None:
@@ -247,7 +201,7 @@ def test_a_mistyped_spec_is_an_import_error_and_takes_down_only_itself(house: Ho
     flights = ("flight_bands", "flight_delay", "flight_minutes")
     assert {dag["dag_id"] for dag in found} - {"evergreen__upkeep"} == {
         f"{usecase}__{clock}"
-        for usecase in (*flights, KILLED, ASKING, LATE, PARTS, STORY, OWN)
+        for usecase in (*flights, KILLED, ASKING, LATE, STORY, OWN)
         for clock in ("nightly", "training", "history", "operate")
     }
 

@@ -111,18 +111,3 @@ def test_a_kill_around_any_write_of_a_trials_night_and_a_rerun_leave_the_same_st
         assert line["ended"] == -signal.SIGKILL
         assert line["state"] == untouched["state"], f"killed before write {line['point']}"
         assert line["steps"] == 1, f"killed before write {line['point']}: who runs again tells of no step"
-
-
-@pytest.mark.full
-@pytest.mark.timeout(1800)
-def test_a_kill_before_any_write_of_a_night_in_parts_leaves_the_night_of_one_task(tmp_path: Path) -> None:
-    """Plan, part or publisher, tried again alone or from the plan on: nothing is lost, doubled or left."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    untouched, *points = _lines(env, "tests.faults.parts", str(tmp_path / "parts"))
-    assert "shadows" in untouched["state"]
-    assert len(points) >= 13, "too few writes were seen for this to prove anything"
-    for line in points:
-        assert line["ended"] == -signal.SIGKILL, f"write {line['point']} was never reached"
-        assert line["state"] == untouched["state"], f"killed before write {line['point']}"
-        assert line["left"] == [], f"killed before write {line['point']}"
-        assert line["note"] == "12 rows by champion v1", "its parts weren't used"

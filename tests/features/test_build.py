@@ -117,6 +117,7 @@ def test_a_night_that_the_clock_lacks(lake: Lake, tmp_path: Path) -> None:
         ("FROM spine s\n", "FROM spine s, (VALUES (1), (2)) twice\n", "24 rows for 12 of the spine"),
         ("FROM spine s\n", "FROM (SELECT * FROM spine WHERE parcel > 0) s\n", "10 rows for 12 of the spine"),
         ("s.parcel,", "s.parcel + 1 AS parcel,", "12 rows for 12 of the spine, of which 10 are there"),
+        ("s.parcel,", "NULL AS parcel,", "some have none in parcel"),
         ("s.weight,", "CAST('x' || s.parcel AS DOUBLE) AS weight,", "Could not convert string 'x"),
         ("s.parcel,", "'x' || s.parcel AS parcel,", "as a scalar of type int64"),
         ("FROM known_arrivals", "FROM read_csv('/etc/passwd')", "disabled"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from include import models
@@ -344,6 +345,27 @@ def test_predictions_that_were_damaged_since(lake: Lake, use: UseCase, deploy: D
     lake.publish("predictions", lake.read("predictions", {"night": NIGHT})[1:], {"night": NIGHT})
     assert score(lake, use, NIGHT) == first
     assert _state(lake) == state
+
+
+@pytest.mark.parametrize(("by", "restated"), [(1e-13, False), (1e-6, True)])
+def test_rounding_is_no_other_night(
+    lake: Lake, use: UseCase, deploy: Deploy, by: float, restated: bool
+) -> None:
+    """A linear model's last bit depends on how many rows it is asked about at once: a rerun says nothing."""
+    deploy(lake, "1", "2024-03-04")
+    score(lake, use, NIGHT)
+    rows = lake.read("predictions", {"night": NIGHT})
+    done = lake.read("partitions", {"product": "predictions", "night": NIGHT})
+    assert rows is not None
+    assert done is not None
+    moved = pc.multiply(rows["prediction"], 1 + by)
+    lake.publish(
+        "predictions",
+        rows.set_column(rows.column_names.index("prediction"), "prediction", moved),
+        {"night": NIGHT},
+    )
+    lake.publish("partitions", done[:0], {"product": "predictions", "night": NIGHT})  # killed before its row
+    assert ("see restated" in score(lake, use, NIGHT).note) == restated
 
 
 def test_restated(lake: Lake, use: UseCase, deploy: Deploy, stored: dict[str, bytes]) -> None:

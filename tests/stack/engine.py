@@ -173,14 +173,14 @@ class Composed:
 
         return dict(until(look, f"{run_id}: {tasks} running"))
 
-    def finished(self, run_id: str, timeout: float = 600) -> str:
+    def finished(self, run_id: str) -> str:
         """Wait until a night's run is over, and return its state."""
 
         def look() -> str:
             run = self.api.get_run(NIGHTLY, run_id)
             return run["state"] if run and run["state"] in ("success", "failed") else ""
 
-        return str(until(look, f"{run_id} finished", timeout))
+        return str(until(look, f"{run_id} finished", 600))
 
 
 def pulled_or_built(service: str) -> str:

@@ -60,16 +60,6 @@ def test_the_rows_are_the_same_in_fewer_files(clinic: Clinic) -> None:
     assert tidy(clinic.lake, clinic.registry).rows == 0
 
 
-def test_what_was_left_of_a_nights_parts_goes_when_it_is_old(clinic: Clinic) -> None:
-    """Parts that a killed task left are removed with all else that nothing refers to, and not before."""
-    clinic.lake.create("parts/2024-03-01/plan.json", b"{}")
-    assert "parts of nights" not in tidy(clinic.lake, clinic.registry).note
-    assert tidy(clinic.lake, clinic.registry, kept=0).note.endswith(
-        "; 1 objects went that parts of nights had left"
-    )
-    assert clinic.lake.keys("parts") == []
-
-
 def test_what_was_just_replaced_stays(clinic: Clinic) -> None:
     """A reader that began before, and a restore, find each file for the days that are declared."""
     lived(clinic)

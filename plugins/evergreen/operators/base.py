@@ -28,7 +28,6 @@ FINAL = (
     errors.PartitionError,
     errors.PartitionRefused,
     errors.NotPublished,
-    errors.PartsUnfit,
     errors.MissingMetric,
     errors.ModelError,
     errors.BackupError,

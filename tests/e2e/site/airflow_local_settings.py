@@ -1,7 +1,7 @@
 """The shipped local settings, and a hook by which a test kills a task before a chosen write, once.
 
 A file named like a run and its task in the folder EVERGREEN_KILL holds the write's number; the kill uses it
-up. With the word ``fail`` in it the task fails for good.
+up.
 """
 
 import os
@@ -16,23 +16,16 @@ runpy.run_path(str(SHIPPED))  # its imports stay in sys.modules: the parent is a
 
 def task_policy(task):
     """Arm the tasks of the use cases in which a test kills one."""
-    if task.dag_id.startswith(("weekly_killed__", "weekly_asking__", "weekly_parts__")):
-        if hasattr(task, "partial_kwargs"):  # of a mapped one, from which each of its tasks is made
-            task.partial_kwargs["pre_execute"] = arm
-        else:
-            task._pre_execute_hook = arm
+    if task.dag_id.startswith(("weekly_killed__", "weekly_asking__")):
+        task._pre_execute_hook = arm
 
 
 def arm(context):
     """Count the writes of this task's process from now on, and die before the one that was asked for."""
     order = Path(os.environ["EVERGREEN_KILL"], f"{context['ti'].run_id} {context['ti'].task_id}")
     if order.exists():
-        word = order.read_text()
+        number = int(order.read_text())
         order.unlink()
-        if word == "fail":
-            from airflow.sdk.exceptions import AirflowFailException
-
-            raise AirflowFailException("planted by a test")
         from tests.faults.killer import count_writes
 
-        count_writes(int(word))
+        count_writes(number)
