@@ -26,22 +26,6 @@ REGISTRIES = tuple(
 )
 
 
-def long_page(text: str, limit: int) -> list[str]:
-    """Return the page's length where it is over the limit."""
-    lines = len(text.splitlines())
-    return [f"{lines} lines, at most {limit}"] if lines > limit else []
-
-
-def long_functions(text: str, limit: int = 40) -> list[str]:
-    """Return each function that is over the limit, its decorators not counted."""
-    return [
-        f"{node.name}: {lines} lines, at most {limit}"
-        for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and (lines := (node.end_lineno or 0) - node.lineno + 1) > limit
-    ]
-
-
 def imported(text: str) -> set[str]:
     """Return the dotted name of every module a page imports, also inside functions and by a literal name."""
     return set(_imported(ast.parse(text)))

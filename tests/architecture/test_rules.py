@@ -9,17 +9,9 @@ import pytest
 from tests.architecture import rules
 from tests.architecture.rules import REGISTRIES
 
-LONG = "def f():\n" + "    x = 1\n" * 40
 Rule = Callable[[str], list[str]]
 
 PLANTED: dict[str, tuple[Rule, str, str]] = {
-    "a long page": (lambda t: rules.long_page(t, 80), "x = 1\n" * 81, "x = 1\n" * 80),
-    "a long function": (rules.long_functions, LONG, LONG.removesuffix("    x = 1\n")),
-    "a long method": (
-        rules.long_functions,
-        f"class A:\n    {LONG.replace(chr(10), chr(10) + '    ')}",
-        "a = 1",
-    ),
     "airflow": (lambda t: rules.imports_of(t, "airflow"), "import airflow.sdk", "import airflows"),
     "airflow, lazily": (
         lambda t: rules.imports_of(t, "airflow"),
