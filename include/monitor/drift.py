@@ -27,9 +27,8 @@ from include.monitor.measures import BINNED, NAMES, Counts, Cut, psi
 from include.profile import Profile, merge
 from include.spec.stages import Monitoring
 
-__all__ = ["JOINT", "Column", "Counts", "Cut", "missing", "moved", "noise", "own_windows", "psi", "unseen"]
+__all__ = ["Column", "Counts", "Cut", "missing", "moved", "noise", "own_windows", "psi", "unseen"]
 
-JOINT = "joint distribution"  # the subject that is no column
 CHANCE = 0.001  # of an alarm by the noise of independent rows alone, for one column on one night
 ALWAYS_MISSING, ALWAYS_UNSEEN = 0.5, 0.95  # more than that in a night is an alarm, whatever the reference had
 BROKEN = 0.5  # share of a night's values beyond what was known, from which it makes nothing known

@@ -36,8 +36,7 @@ class Reference:
     Parameters
     ----------
     columns : by name, features, the target and what was predicted (`Problem.outputs`).
-    sample : rows of the features that it was fitted on and their nights, beside them predictions; None where
-        those are gone.
+    sample : rows of the features that it was fitted on, beside them predictions; None where those are gone.
     rows : how many the sample was drawn from.
     """
 
@@ -188,7 +187,7 @@ def _sample(spec: UseCase, rows: pa.Table, predicted: pa.Table | None) -> pa.Tab
     random = np.random.default_rng(spec.training.seed)
     size = min(spec.monitoring.report_rows, rows.num_rows)
     drawn = rows.take(np.sort(random.choice(rows.num_rows, size, replace=False))).select(
-        [*spec.features.columns, "night"]
+        list(spec.features.columns)
     )
     few = 0 if predicted is None else min(size, predicted.num_rows)
     places = np.sort(random.choice(predicted.num_rows, few, replace=False)) if predicted is not None else None

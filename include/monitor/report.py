@@ -19,7 +19,6 @@ from evidently.metrics import ValueDrift
 
 from include.features.build import features
 from include.lake import Lake
-from include.monitor.drift import JOINT
 from include.monitor.findings import Finding
 from include.monitor.measures import NAMES
 from include.monitor.reference import Reference
@@ -67,13 +66,12 @@ def _with_charts(
     sample: pa.Table,
     drift: Sequence[Finding],
 ) -> str:
-    current, rows = sampled(lake, spec, night, window)
+    current, rows = _window(lake, spec, night, window)
     columns = _chosen(spec, drift, sample, current)
-    many = sum(f.subject != JOINT for f in drift)
     said = (
         f"Drawn from a sample: {current.num_rows} of the {rows} rows of {len(window)} night(s) up to "
         f"{night}, beside {sample.num_rows} of the {learnt.rows} rows that the model was fitted on, with "
-        f"predictions of rows that it wasn't. Shown are {len(columns)} of {many} columns, the "
+        f"predictions of rows that it wasn't. Shown are {len(columns)} of {len(drift)} columns, the "
         "prediction and those nearest to their thresholds. Evidently judges the sample by a fixed threshold; "
         "Evergreen's findings, below, take all rows and how far the training's own nights are apart."
     )
@@ -83,7 +81,7 @@ def _with_charts(
     return page.replace("<body>", f"<body>{_banner(spec, night, said, drift)}", 1)
 
 
-def sampled(lake: Lake, spec: UseCase, night: str, window: Sequence[str]) -> tuple[pa.Table, int]:
+def _window(lake: Lake, spec: UseCase, night: str, window: Sequence[str]) -> tuple[pa.Table, int]:
     """Return a seeded sample of the window's features and predictions, and of how many rows it is."""
     keys = [*spec.key, "night"]
     served = lake.read("predictions", {"night": list(window)}, [*keys, *spec.problem.outputs])

@@ -23,7 +23,6 @@ from include.monitor import (
     drift,
     estimate,
     findings,
-    joint,
     jumps,
     labels,
     performance,
@@ -31,7 +30,6 @@ from include.monitor import (
     report,
 )
 from include.monitor.compare import Seen
-from include.monitor.drift import JOINT
 from include.monitor.findings import Finding
 from include.monitor.policy import Decision
 from include.monitor.realise import marked, realise
@@ -102,9 +100,6 @@ def _publish(lake: Lake, spec: UseCase, night: str, state: State) -> None:
     found = [*findings.data(spec, night, rows), findings.rung(tonight, champion)]
     seen = compare.sides(spec, state, night, looked)
     found += drifted(spec, night, state, learnt, seen, looked)
-    if spec.monitoring.joint and learnt is not None and night in window:
-        current = report.sampled(lake, spec, night, window)[0]
-        found.append(joint.judge(learnt.sample, current, spec.features.columns, spec.training.seed))
     found += jumps.jumped(lake, spec, night, state, looked)
     found += labels.watched(lake, spec, night, state)
     found += performance.lately(lake, spec, night, state)
@@ -212,7 +207,7 @@ def note(found: Sequence[Finding]) -> str:
         if alarms:
             shown = ", ".join(alarms[:4]) + (", …" if len(alarms) > 4 else "")
             parts.append(f"{check}: {shown}")
-    drift = [f for f in found if f.check == "drift" and f.subject != JOINT]
+    drift = [f for f in found if f.check == "drift"]
     judged = sum(f.outcome != "not enough" for f in drift)
     steady = sum(f.outcome == "ok" for f in drift)
     parts.append(f"{steady} of {judged} columns without drift" if judged else f"drift: {drift[0].note}")

@@ -180,7 +180,6 @@ class Monitoring(Strict):
         description="share of values that the reference doesn't hold, from which it is an alarm",
     )
     jumps: Jumps = _later(Jumps())
-    joint: bool = _later(False, description="whether how features go together is judged as well")
     requirements: tuple[Requirement, ...] = Field((), description="of realised performance")
     window: int = Field(
         7, ge=1, description="nights that drift is judged on, and matured ones that performance is"
