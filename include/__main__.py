@@ -22,7 +22,6 @@ from include.looks import looks
 from include.options import AsJson, Debug, UseCaseName
 from include.options import show as _show
 from include.rescue import rescue
-from include.studies import studies
 
 app = typer.Typer(
     help=__doc__,
@@ -157,7 +156,6 @@ def run(
 
 
 app.add_typer(acts)
-app.add_typer(studies)
 app.add_typer(looks)
 app.add_typer(rescue)
 

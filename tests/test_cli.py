@@ -102,7 +102,6 @@ def test_help_names_every_command() -> None:
         "rollback",
         "approve",
         "force",
-        "calibrate",
         "ablate",
         "performance",
         "history",

@@ -88,9 +88,9 @@ def bounds(saved: Array, rows: Array, block: int, alpha: Array) -> tuple[Array, 
     and R is all rows (Politis and Romano 1992, A circular block-resampling procedure for stationary data).
     With k = n / b blocks it is too small by (k - 1) / k, which is put right, and Student's t with k - 1
     degrees of freedom stands for its own uncertainty. Overlapping blocks are a Bartlett kernel and worth
-    1.5 k of them (Priestley 1981, Spectral Analysis and Time Series, 6.2); with that figure,
-    `python -m include calibrate` saw more noise promoted than alpha allows, since the kernel leaves out part
-    of what nights have in common with their neighbours.
+    1.5 k of them (Priestley 1981, Spectral Analysis and Time Series, 6.2); with that figure, more noise was
+    promoted than alpha allows (docs/calibration.md), since the kernel leaves out part of what nights have in
+    common with their neighbours.
     """
     mean, variance, blocks = _moments(saved, rows, block)
     return mean, mean - stdtrit(blocks - 1, 1 - alpha) * np.sqrt(variance)

@@ -73,7 +73,7 @@ def test_nights_that_resemble_each_other_cost_little(nights: int) -> None:
     """Where a night takes a fifth of the one before, no attempt spends more than a quarter above its share.
 
     With 1.5 (k - 1) degrees of freedom, which are right for independent nights, they spend up to 1.9 times
-    it, the later ones most: `python -m include calibrate` found sequences of attempts over alpha by that.
+    it, the later ones most: docs/calibration.md has sequences of attempts over alpha by that.
     """
     random = np.random.default_rng(3)
     rows = random.integers(650, 1000, nights).astype(float)

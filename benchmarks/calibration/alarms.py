@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
+from benchmarks.calibration import page
+from benchmarks.calibration.planted import REFIT, Walk, faults, walked
 from include import profile
-from include.calibrate import page
-from include.calibrate.planted import REFIT, Walk, faults, walked
 from include.errors import EvergreenError
 from include.features.build import features
 from include.lake import Lake

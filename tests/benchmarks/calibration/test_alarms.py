@@ -1,4 +1,4 @@
-"""`calibrate-alarms` says how often a column alarms without a fault, and how soon with one."""
+"""`benchmarks.calibration alarms` says how often a column alarms without a fault, and how soon with one."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from include.__main__ import app
-from include.calibrate.alarms import Rate
-from include.calibrate.planted import REFIT, walked
+from benchmarks.calibration.__main__ import app
+from benchmarks.calibration.alarms import Rate
+from benchmarks.calibration.planted import REFIT, walked
 from include.errors import EvergreenError
 from include.lake import Lake
 from include.monitor.alarms import limits
@@ -28,7 +28,7 @@ def test_the_command_measures_a_lake(home: Path, spec: UseCase) -> None:
         patch.setenv("EVERGREEN_LAKE", str(home / "lake"))
         for _ in range(2):
             asked = [
-                "calibrate-alarms",
+                "alarms",
                 spec.name,
                 "--years",
                 "1",
@@ -55,7 +55,7 @@ def test_too_few_nights_are_named(tmp_path: Path, spec: UseCase) -> None:
         patch.setenv("EVERGREEN_USECASES", str(spec.folder.parent))
         patch.setenv("EVERGREEN_LAKE", str(tmp_path))
         with pytest.raises(EvergreenError, match=r"required 77 nights of visits, found 0.*run ingest"):
-            CliRunner().invoke(app, ["calibrate-alarms", spec.name], catch_exceptions=False)
+            CliRunner().invoke(app, ["alarms", spec.name], catch_exceptions=False)
 
 
 def test_a_night_is_judged_by_limits_of_nights_before_it_alone() -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from include.calibrate import resample
-from include.calibrate.pool import ALIKE, Pairs
-from include.calibrate.resample import FIXED, GATE, PLAIN, Drawn, draw, passes, rate
+from benchmarks.calibration import resample
+from benchmarks.calibration.pool import ALIKE, Pairs
+from benchmarks.calibration.resample import FIXED, GATE, PLAIN, Drawn, draw, passes, rate
 from include.promote import checks
 from include.promote.case import Case
 from include.promote.evidence import CHALLENGER, CHAMPION, Evidence, Losses

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv
 
-from include.calibrate.pool import ATTEMPTS, Pairs
+from benchmarks.calibration.pool import ATTEMPTS, Pairs
 from include.promote.case import spent
 from include.promote.interval import bounds
 from include.spec.gate import Gate

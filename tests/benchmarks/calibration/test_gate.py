@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from include.calibrate.pool import ALIKE, ATTEMPTS, OLDER, RECIPE, SEEDS, UNLIKE, pool
-from include.calibrate.resample import FIXED, GATE, PLAIN
-from include.calibrate.run import GAINS, PLACE, calibrate, text
+from benchmarks.calibration.gate import GAINS, PLACE, calibrate, text
+from benchmarks.calibration.pool import ALIKE, ATTEMPTS, OLDER, RECIPE, SEEDS, UNLIKE, pool
+from benchmarks.calibration.resample import FIXED, GATE, PLAIN
 from include.errors import EvergreenError
 from include.lake import Lake
 from include.spec import UseCase
-from tests.calibrate.conftest import SEQUENCES
+from tests.benchmarks.calibration.conftest import SEQUENCES
 from tests.train import visits
 
 

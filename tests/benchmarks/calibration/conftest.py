@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from include.__main__ import app
+from benchmarks.calibration.__main__ import app
 from include.lake import Lake
 from include.spec import UseCase
 from tests.train import visits
@@ -36,11 +36,11 @@ def spec(home: Path) -> UseCase:
 
 @pytest.fixture(scope="session")
 def measured(home: Path, spec: UseCase) -> dict[str, Any]:
-    """What `python -m include calibrate` prints as JSON."""
+    """What `python -m benchmarks.calibration gate` prints as JSON."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVERGREEN_USECASES", str(home / "usecases"))
         patch.setenv("EVERGREEN_LAKE", str(home / "lake"))
-        asked = ["calibrate", spec.name, "--sequences", str(SEQUENCES), "--page", str(home / "page.html")]
+        asked = ["gate", spec.name, "--sequences", str(SEQUENCES), "--page", str(home / "page.html")]
         done = CliRunner().invoke(app, [*asked, "--json"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     found: dict[str, Any] = json.loads(done.output)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from include.calibrate import page
-from include.calibrate.pool import ATTEMPTS, Pool, pool
-from include.calibrate.resample import GATE, PLAIN, WEEK, Rate, draw, passes, rate
+from benchmarks.calibration import page
+from benchmarks.calibration.pool import ATTEMPTS, Pool, pool
+from benchmarks.calibration.resample import GATE, PLAIN, WEEK, Rate, draw, passes, rate
 from include.lake import Lake
 from include.report import table
 from include.spec import UseCase

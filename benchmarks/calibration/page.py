@@ -15,10 +15,10 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from include.calibrate.resample import GATE
+from benchmarks.calibration.resample import GATE
 
 if TYPE_CHECKING:
-    from include.calibrate.run import Result
+    from benchmarks.calibration.gate import Result
 
 # the same numbers give the same bytes
 SETTINGS: dict[Any, Any] = {

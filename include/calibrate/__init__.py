@@ -1,1 +1,0 @@
-"""How often the gate promotes noise, and which gains it sees: measured on the use case's own nights."""
