@@ -40,6 +40,7 @@ SETTINGS: dict[Any, Any] = {
     "ytick.labelsize": 9,
     "legend.fontsize": 9,
     "legend.frameon": False,
+    "legend.handlelength": 3.2,  # so that each pattern of dashes repeats
     "legend.labelcolor": INK,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
@@ -72,7 +73,7 @@ def chart(title: str, x: str, y: str, height: float = 3.2) -> Iterator[Chart]:
         yield made
         handles, labels = made.axes.get_legend_handles_labels()
         if labels:
-            figure.legend(handles, labels, loc="outside lower left", ncols=4)
+            figure.legend(handles, labels, loc="outside lower left", ncols=2)
         made.svg = svg(figure, title)
 
 

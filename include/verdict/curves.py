@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ Array = NDArray[np.float64]
 POINTS = 120  # of a curve
 BINS = 10  # of equally many rows
 DOTS = 500  # rows in a scatter plot
+# of the baselines, one after the other: dashes are told apart in light and dark, and in print
+DASHES = ("--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))
 
 
 def gain_by_night(known: Known, shown: Gain | None) -> str:
@@ -100,15 +103,17 @@ def importance(known: Known, found: Mapping[str, float], most: int) -> str:
 
 def _lines(known: Known, tested: Tested) -> list[tuple[str, Array, dict[str, Any]]]:
     """Return each model to draw, the challenger last and so on top, with its label and how it is drawn."""
-    colours = {CHALLENGER: (NEW, 2.0), known.rival: (OLD, 1.6)}
-    order = sorted(tested.predicted, key=lambda name: (name == CHALLENGER, name == known.rival, name))
-    found = []
-    for name in order:
-        colour, width = colours.get(name, (SOFT, 1.0))
-        found.append(
-            (name, tested.predicted[name], {"color": colour, "linewidth": width, "label": named(name)})
-        )
-    return found
+    looks: dict[str, dict[str, Any]] = {
+        known.rival: {"color": OLD, "linewidth": 1.6},
+        CHALLENGER: {"color": NEW, "linewidth": 2.0},
+    }
+    others = sorted(name for name in tested.predicted if name not in looks)
+    dashed = {
+        name: {"color": SOFT, "linewidth": 1.4, "linestyle": dashes}
+        for name, dashes in zip(others, cycle(DASHES), strict=False)
+    }
+    looks = {name: look for name, look in (dashed | looks).items() if name in tested.predicted}
+    return [(name, tested.predicted[name], {**look, "label": named(name)}) for name, look in looks.items()]
 
 
 def _roc(known: Known, tested: Tested) -> str:

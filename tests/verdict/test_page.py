@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 
 import pytest
@@ -119,6 +120,17 @@ def test_every_check_is_there(page: Read, told: tuple[World, str]) -> None:
 def test_the_curves_are_drawn(page: Read) -> None:
     """Gain by night, ROC, precision and recall, calibration, scores, slices and importance."""
     assert set(page.drawings) == CURVES
+
+
+def test_each_model_has_a_line_of_its_own_in_the_curves_and_their_legend(page: Read, text: str) -> None:
+    """Two baselines are told apart by their dashes, which need no color and so hold in light and dark."""
+    for title in ("ROC", "Precision and recall"):
+        svg = text[text.index(f'aria-label="{title}"') :]
+        strokes = re.findall(r'style="fill: none; ([^"]*)"', svg[: svg.index("</svg>")])
+        curves, legend = strokes[: -len(SKILLS)], strokes[-len(SKILLS) :]  # the legend is drawn last
+        assert len(set(legend)) == len(SKILLS)
+        assert set(legend) <= set(curves)
+    assert {"baseline logistic", "baseline prior"} <= set(page.texts)
 
 
 def test_what_was_measured_is_there(page: Read) -> None:
