@@ -16,7 +16,7 @@ def measure(spec: UseCase, fitted: pa.Table, scored: pa.Table) -> dict[str, floa
 
     Parameters
     ----------
-    fitted : the rows that the model was fitted on, shape (n, any).
+    fitted : the rows that the model to serve was fitted on, shape (n, any).
     scored : the rows to score, labelled or not, shape (m, any); none of them give no shares.
     """
     if not scored.num_rows:

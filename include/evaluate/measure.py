@@ -37,7 +37,8 @@ class Tested:
     night : of the training.
     recipe : the candidate that it was fitted by.
     estimator, data, digest : the model as it would serve, read back, and its bytes.
-    fitted : the rows that it was fitted and chosen on; of a walk forward it has seen the test rows as well.
+    fitted : the rows that it was fitted and chosen on, all earlier than the test rows.
+    deployed_fit : the rows that the model to serve was fitted on; of a walk forward the test rows as well.
     rows : the unseen test rows, shape (n, any), and ``actual``, their labels, shape (n,).
     nights : of those rows, ascending.
     predictions : of every model on the rows, as the losses are of them, each of shape (n,) or (n, k).
@@ -50,6 +51,7 @@ class Tested:
     data: bytes
     digest: str
     fitted: pa.Table
+    deployed_fit: pa.Table
     rows: pa.Table
     actual: Array
     nights: Sequence[str]
@@ -97,7 +99,7 @@ def gather(lake: Lake, spec: UseCase, tested: Tested) -> Facts:
         edge_cases=edge.measure(tested.estimator, spec, tested.rows, tested.actual, tested.fitted),
         serving=_serving(lake, spec, tested),
         leak=_leak(lake, spec, tested, losses),
-        coverage=coverage.measure(spec, tested.fitted, _scored(lake, spec, tested)),
+        coverage=coverage.measure(spec, tested.deployed_fit, _scored(lake, spec, tested)),
         importance=importance.measure(tested.estimator, spec, tested.rows, tested.actual),
         refit=float(loss(spec.gate.objective, tested.actual, tested.deployed).mean()) if walked else None,
     )

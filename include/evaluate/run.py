@@ -89,8 +89,7 @@ def evaluate(lake: Lake, spec: UseCase, night: str, run_id: str, *, registry: Re
     if champion.predictions is not None:
         found[CHAMPION] = champion.predictions
     last = _last(spec, record, champion)
-    seen = rows.filter(pc.less_equal(rows["night"], record.last_chosen))
-    tested = _tested(spec, record, copy, seen, test, found, last)
+    tested = _tested(spec, record, copy, rows, test, found, last)
     evidence = _evidence(spec, record, champion, last, tested, gather(lake, spec, tested))
     lake.replace(rows_place(evidence.key), tested.parquet())
     _log(registry, run_id, spec, evidence)
@@ -160,12 +159,17 @@ def _tested(
     spec: UseCase,
     record: Record,
     copy: Copy,
-    fitted: pa.Table,
+    training: pa.Table,
     test: pa.Table,
     found: Mapping[str, Array],
     last: str,
 ) -> Tested:
-    """Return the challenger with the rows of the nights after ``last``, those that no model has seen."""
+    """Return the challenger with the rows of the nights after ``last``, those that no model has seen.
+
+    Parameters
+    ----------
+    training : the whole training set, of which ``test`` is the end.
+    """
     unseen = np.asarray(test["night"].to_pylist(), dtype=object) > last
     rows = test.filter(pa.array(unseen, pa.bool_()))
     return Tested(
@@ -174,7 +178,8 @@ def _tested(
         estimator=copy.estimator,
         data=copy.data,
         digest=record.challenger.digest,
-        fitted=fitted,
+        fitted=training.filter(pc.less_equal(training["night"], record.last_chosen)),
+        deployed_fit=training.filter(pc.less_equal(training["night"], record.last_fitted)),
         rows=rows,
         actual=target(spec, rows),
         nights=tuple(nights_of(rows)),

@@ -104,8 +104,8 @@ class Facts:
     Parameters
     ----------
     rival : whose losses the slices have beside the challenger's: ``champion``, else the strongest baseline.
-    coverage : feature -> share of the scored rows whose value was never fitted on: an unseen category, or a
-        number outside the range.
+    coverage : feature -> share of the scored rows whose value the model to serve was never fitted on: an
+        unseen category, or a number outside the range.
     importance : feature -> mean rise of the objective's loss when its values are permuted.
     refit : of a walk forward: mean loss, on the test nights, of the model that was fitted on them as well.
     """

@@ -7,14 +7,16 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 from mlflow import MlflowClient
 
 from include import models
 from include.errors import ModelError
+from include.evaluate import coverage
 from include.evaluate.metrics import loss
 from include.evaluate.run import evaluate
-from include.features.build import training_set
+from include.features.build import features, training_set
 from include.lake import Lake
 from include.promote.evidence import Evidence
 from include.promote.run import decide, force
@@ -80,6 +82,16 @@ def test_losses_are_those_of_the_walk(walking: Clinic) -> None:
     assert found.facts.refit < sum(found.losses.sums["challenger"]) / sum(found.losses.rows)
     assert (found.model, found.fitted) == (fitted.digest, made.nights["test"][-1])
     assert found.last_fitted == spec.clock.shift(made.nights["validation"][-1], 2) < found.losses.nights[0]
+
+
+def test_coverage_is_of_the_model_that_would_serve(walking: Clinic) -> None:
+    """A place that only the test nights brought was fitted on before it serves, so no row of it is new."""
+    spec, rows = walking.spec, training_set(walking.lake, walking.spec, NIGHT)
+    chosen = rows.filter(pc.less_equal(rows["night"], record(walking).last_chosen))
+    scored = features(walking.lake, spec, spec.clock.keys("2024-03-25", NIGHT))
+    assert coverage.measure(spec, chosen, scored)["place"] > 0.1
+    assert evidence(walking).facts.coverage == coverage.measure(spec, rows, scored)
+    assert evidence(walking).facts.coverage["place"] == 0
 
 
 def test_again_gives_the_same_bytes(walking: Clinic) -> None:
