@@ -135,6 +135,7 @@ def _leak(lake: Lake, spec: UseCase, tested: Tested, losses: Mapping[str, Array]
         if PRIOR in losses
         else None,
         history=sentinel.history(lake, tested.night),
+        too_few=sentinel.too_few(spec, tested.rows),
     )
 
 

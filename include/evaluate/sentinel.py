@@ -20,7 +20,7 @@ from include.errors import EvergreenError
 from include.evaluate.metrics import loss, measured
 from include.lake import Lake
 from include.promote import ledger
-from include.promote.checks import LEAKS
+from include.promote.checks import LEAKS, LEAST_ROWS
 from include.promote.evidence import Evidence
 from include.promote.grow import Row
 from include.promote.judge import FORCED, checks_of
@@ -51,14 +51,13 @@ def alone(spec: UseCase, fitted: pa.Table, test: pa.Table) -> dict[str, float]:
     dict
         Feature -> ROC-AUC, at least 0.5, of a binary problem, or R² of a regression; of a multiclass problem
         the ROC-AUC of the class that it tells best from all others, for a feature that gives one class away
-        is a leak whatever the others do. Empty where the test rows can't give it.
+        is a leak whatever the others do. Nothing is said of what has `too_few` test rows; empty where the
+        test rows can't give it.
     """
     fitted = _sample(fitted, ROWS, np.random.default_rng(spec.training.seed))
     known, later = models.frame(fitted, spec), models.frame(test, spec)
-    labels, actual = target(spec, fitted), target(spec, test)
-    told = [(labels, actual)]
-    if spec.problem.classes:
-        told = [((labels == c).astype(float), (actual == c).astype(float)) for c in spec.problem.codes]
+    labels, actual, few = _labels(spec, fitted), _labels(spec, test), too_few(spec, test)
+    told = [(labels[name], actual[name]) for name in actual if name not in few]
     metric, least = ("roc_auc", 0.5) if spec.problem.codes else ("r2", -math.inf)
     found: dict[str, float] = {}
     for feature in spec.features.columns:
@@ -67,6 +66,27 @@ def alone(spec: UseCase, fitted: pa.Table, test: pa.Table) -> dict[str, float]:
             for value in measured([metric], now, said).values():
                 found[feature] = max(found.get(feature, least), value)
     return found
+
+
+def too_few(spec: UseCase, test: pa.Table) -> dict[str, int]:
+    """Return what has too few test rows for `alone`: class, or else the target, -> its rows.
+
+    Of a class and all others the fewer count; what has no row at all isn't among them.
+    """
+    rows = {name: len(labels) for name, labels in _labels(spec, test).items()}
+    if spec.problem.codes:
+        ones = {name: int(labels.sum()) for name, labels in _labels(spec, test).items()}
+        rows = {name: min(ones[name], rows[name] - ones[name]) for name in rows}
+    return {name: count for name, count in rows.items() if 0 < count < LEAST_ROWS}
+
+
+def _labels(spec: UseCase, rows: pa.Table) -> dict[str, Array]:
+    """Return what one feature is to tell: of several classes each apart, 1 where a row is of it."""
+    labels = target(spec, rows)
+    if not spec.problem.classes:
+        return {spec.problem.target: labels}
+    classes = zip(spec.problem.classes, spec.problem.codes, strict=True)
+    return {name: (labels == code).astype(float) for name, code in classes}
 
 
 def _alone(labels: pd.Series, then: pd.Series, now: pd.Series) -> Array:

@@ -143,20 +143,20 @@ class Evidence:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Evidence:
-        """Read what `to_json` wrote.
+        """Read what `to_json` wrote, also of earlier code: a field that it didn't have has its default.
 
         Raises
         ------
         EvergreenError
-            when it is of another schema, or a field is missing or unknown.
+            when it is of another schema, a field without a default is missing, or one is unknown.
         """
         raw: dict[str, Any] = json.loads(text)
         known = {f.name for f in fields(cls)}
         try:
-            if raw.get("schema") == SCHEMA and set(raw) == known:
-                made: Evidence = TypeAdapter(cls).validate_python(raw)
-                if json.loads(made.to_json()) == raw:  # else a part has unknown fields
-                    return made
+            if raw.get("schema") == SCHEMA:
+                evidence: Evidence = TypeAdapter(cls).validate_python(raw)
+                if _contains(json.loads(evidence.to_json()), raw):
+                    return evidence
             found = f"schema {raw.get('schema')} with {', '.join(sorted(raw))}"
         except ValidationError as error:
             found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
@@ -166,6 +166,15 @@ class Evidence:
             found=found,
             remedy="evaluate again with this code",
         )
+
+
+def _contains(whole: Any, part: Any) -> bool:
+    """Tell whether all that a JSON value says is in another, which may have more fields."""
+    if isinstance(part, dict) and isinstance(whole, dict):
+        return all(name in whole and _contains(whole[name], value) for name, value in part.items())
+    if isinstance(part, list) and isinstance(whole, list) and len(part) == len(whole):
+        return all(map(_contains, whole, part))
+    return bool(whole == part)
 
 
 def _names(names: Iterable[str]) -> str:

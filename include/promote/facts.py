@@ -84,17 +84,20 @@ class Leak:
     Parameters
     ----------
     alone : feature -> ROC-AUC (0.5 to 1; of several classes the highest) or R², on the test nights, of a
-        small tree that sees it only.
+        small tree that sees it only; without the classes in ``too_few``.
     shuffled : the objective's loss by night of the challenger's recipe fitted on shuffled labels, at the
         prior's level, of several shuffles the one that loses most, shape (n,).
     saved : share of the prior's loss that the challenger saves on the test nights.
     history : the same of the use case's earlier attempts, oldest first.
+    too_few : class, or else the target, -> its test rows, where they are too few to tell whether a feature
+        decides it alone; of a class and all others the fewer count.
     """
 
     alone: dict[str, float] = field(default_factory=dict)
     shuffled: tuple[float, ...] = ()
     saved: float | None = None
     history: tuple[float, ...] = ()
+    too_few: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,10 @@ class Leak(Strict):
     """From where on a model is too good to be true."""
 
     alone: float = Field(
-        0.98, gt=0, le=1, description="ROC-AUC or R² of one feature alone, from which it decides the label"
+        0.98,
+        gt=0,
+        le=1,
+        description="ROC-AUC or R² of one feature alone, from which it decides the label; 1: any may",
     )
     history: float = Field(
         3.0, gt=1, description="times the best earlier odds of the prior's loss that is saved to what is left"

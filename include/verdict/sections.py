@@ -188,7 +188,7 @@ def doubts(known: Known) -> Section | None:
     measure += ", of the class that it tells best," if known.spec.problem.classes else ""
     saved = [percent(share) for share in (*facts.leak.history, facts.leak.saved) if share is not None]
     lead = (
-        f"A feature that alone reaches {gate.leak.alone:g} is taken for a leak of the label. Of the loss "
+        f"{_leaky(gate.leak.alone)} Of the loss "
         "of always saying the mean, this attempt and those before it save, oldest first: "
         f"{', '.join(saved) or 'not measured'}."
     )
@@ -200,6 +200,12 @@ def doubts(known: Known) -> Section | None:
               f"Values that are scored and were never fitted on ({bound})", folded=True),
     ]  # fmt: skip
     return Section("Leaks and coverage", lead, [table for table in tables if table.rows])
+
+
+def _leaky(bound: float) -> str:
+    if bound == 1:
+        return "A feature may decide the label alone, since the declared bound is 1."
+    return f"A feature that alone reaches {bound:g} is taken for a leak of the label."
 
 
 def _mark(check: Check) -> Cell:

@@ -326,6 +326,31 @@ def test_a_feature_that_gives_one_of_three_classes_away_is_a_leak(timely: UseCas
     assert max(found["distance"], found["place"]) < 0.7
 
 
+def test_a_class_of_six_rows_is_no_ground_to_refuse_a_model(timely: UseCase) -> None:
+    """Six rows can be told apart by chance: their class is named and not judged, and the others still are."""
+    leak = {"earlier": lambda labels: np.where(labels == 2, 9.0, np.arange(len(labels)) % 5)}
+    fitted, test = of_three(timely, 3000, 1, **leak), of_three(timely, 3000, 2, **leak)
+    rare = np.flatnonzero(test[timely.problem.target].to_numpy() == 2)
+    few = test.take(np.setdiff1d(np.arange(test.num_rows), rare[6:]))
+    assert sentinel.too_few(timely, few) == {"late": 6}
+    assert max(sentinel.alone(timely, fitted, few).values()) < 0.7
+    least = test.take(np.setdiff1d(np.arange(test.num_rows), rare[50:]))
+    assert sentinel.too_few(timely, least) == {}
+    assert sentinel.alone(timely, fitted, least)["earlier"] > 0.99
+
+
+def test_few_rows_of_either_class_or_of_a_regression_are_named(use: UseCase, late: UseCase) -> None:
+    """A binary problem has one figure, for which the rarer class counts; a class without rows is no few."""
+    test = rows(use, 600, 2)
+    ones = np.flatnonzero(test[use.problem.target].to_numpy() == 1)
+    nearly_all = test.take(np.concatenate([ones, np.setdiff1d(np.arange(600), ones)[:49]]))
+    assert sentinel.too_few(use, nearly_all) == {use.problem.target: 49}
+    assert sentinel.alone(use, test, nearly_all) == {}
+    assert sentinel.too_few(use, test.take(ones)) == {}
+    assert sentinel.too_few(late, rows(late, 49, 2)) == {late.problem.target: 49}
+    assert sentinel.too_few(late, rows(late, 50, 2)) == {}
+
+
 @pytest.mark.parametrize("candidate", [FOREST, LINEAR], ids=lambda candidate: str(candidate.name))
 def test_noise_of_three_classes_gains_nothing(candidate: Candidate, timely: UseCase) -> None:
     """Fitted on shuffled labels a recipe loses no less than the share of each class, at whose level it is."""

@@ -48,9 +48,35 @@ def test_a_feature_that_decides_the_label_is_named() -> None:
     assert not found.passed
     assert found.sentence() == (
         f"strongest single feature {least:g}, required below {least:g} "
-        "(delay_code; a leak? if not, raise gate.leak.alone)"
+        "(delay_code; remove it from features in usecase.yaml if it tells what came after the decision, "
+        "else raise gate.leak.alone; 1 switches this check off)"
     )
-    assert said(decided_alone(case(Leak(alone={"distance": 0.6, "temp": least - 0.01})))).passed
+
+
+def test_a_passed_check_suggests_no_leak() -> None:
+    """The note of a check that passed names the strongest feature and nothing to be done about it."""
+    found = said(decided_alone(case(Leak(alone={"distance": 0.6, "temp": GATE.leak.alone - 0.01}))))
+    assert (found.passed, found.note) == (True, "temp")
+
+
+def test_the_remedy_for_a_feature_that_tells_all_can_be_followed() -> None:
+    """A figure of 1 can't be below any bound: with the bound at 1 the check is off, and says so."""
+    perfect = case(Leak(alone={"delay_code": 1.0}))
+    assert not said(decided_alone(perfect)).passed
+    leak = GATE.leak.model_copy(update={"alone": 1.0})
+    found = said(decided_alone(replace(perfect, gate=GATE.model_copy(update={"leak": leak}))))
+    assert (found.passed, found.required) == (True, "any, since gate.leak.alone is 1")
+
+
+def test_a_class_of_too_few_rows_is_named_and_not_judged() -> None:
+    """Beside classes with enough rows it is noted; where no class has enough, nothing is refused for it."""
+    note = "not judged for rare, with 6 of at least 50 rows"
+    found = said(decided_alone(case(Leak(alone={"distance": 0.6}, too_few={"rare": 6}))))
+    assert (found.passed, found.note) == (True, f"distance; {note}")
+    found = said(decided_alone(case(Leak(alone={"distance": 1.0}, too_few={"rare": 6}))))
+    assert not found.passed
+    found = said(decided_alone(case(Leak(too_few={"rare": 6}))))
+    assert (found.passed, found.found, found.note) == (True, "not judged", note)
 
 
 def test_features_that_nobody_looked_at_are_no_pass() -> None:

@@ -69,7 +69,23 @@ def test_a_champion_has_a_digest_and_losses() -> None:
         evidence(losses([1.0]), champion="a")
 
 
-@pytest.mark.parametrize("change", [{"schema": 1}, {"extra": 1}, {"facts": {"other": 1}}])
+def test_evidence_from_before_a_fact_was_measured_is_read() -> None:
+    """Facts that older code didn't measure have their defaults, and every figure that it stored stays."""
+    stored = evidence(losses([1.0]))
+    raw = json.loads(stored.to_json())
+    del raw["facts"]["leak"]["too_few"], raw["facts"]["refit"], raw["note"]
+    assert Evidence.from_json(json.dumps(raw)) == stored
+
+
+def test_evidence_without_a_fact_that_has_no_default_is_refused() -> None:
+    """Whether a fresh process predicts the same is no question that a default may answer."""
+    raw = json.loads(evidence(losses([1.0])).to_json())
+    del raw["facts"]["serving"]["same"]
+    with pytest.raises(EvergreenError, match="Field required"):
+        Evidence.from_json(json.dumps(raw))
+
+
+@pytest.mark.parametrize("change", [{"schema": 1}, {"extra": 1}, {"facts": {"other": 1}}, {"prior": "0.2"}])
 def test_another_schema_is_refused(change: dict[str, object]) -> None:
     """What another version of the code wrote isn't guessed at."""
     raw = json.loads(evidence(losses([1.0])).to_json()) | change
