@@ -33,7 +33,7 @@ BETS = (0.25, 0.5, 1.0)  # shares of the stake; a mixture, so that small and lar
 def watched(lake: Lake, spec: UseCase, night: str, state: State) -> list[Finding]:
     """Return what the champion's own expectation says of it, as known on a night."""
     champion = state.champion(night)
-    if champion is None:
+    if champion is None or state.vacancy(night):
         return []
     live = series(lake, champion, night)
     found = [lasting(spec, live, _gate(lake, spec, champion))]

@@ -17,9 +17,10 @@ from include import tables
 from include.errors import EvergreenError
 from include.lake import Lake
 from include.monitor import findings
-from include.monitor.policy import Alert, Decision, Night, decide, reach
+from include.monitor.policy import Alert, Decision, Demotion, Night, decide, reach
 from include.monitor.state import PRODUCT
 from include.promote import ledger
+from include.promote.grow import Row
 from include.spec import UseCase
 
 PASSES = 20
@@ -64,11 +65,17 @@ def _history(lake: Lake, spec: UseCase, night: str) -> list[Night]:
     for row in lake.rows("findings", {"night": keys, "outcome": "alarm"}):
         alarms[row["night"]].append(row)
     decided = {row["night"]: _decision(row) for row in lake.rows("decisions", {"night": keys})}
-    champions = ledger.champions(ledger.switches(lake))
+    switches = ledger.switches(lake)
+    champions = ledger.champions(switches)
+    demotions: dict[int, Demotion] = {}
     history = []
     for key in keys:
         serving = next((row for row in reversed(champions) if row["effective"] <= key), None)
-        switched, down = None, False
+        switched, down, demotion = None, False, None
+        if serving and serving["kind"] == ledger.STEPPED_DOWN:
+            if serving["switch"] not in demotions:
+                demotions[serving["switch"]] = Demotion(serving["effective"], _fitted(lake, serving))
+            demotion = demotions[serving["switch"]]
         if serving and serving["effective"] == key and serving["kind"] in BACKWARD:
             kind, version = serving["kind"], f"v{serving['version']}"
             down = kind == ledger.STEPPED_DOWN
@@ -83,10 +90,20 @@ def _history(lake: Lake, spec: UseCase, night: str) -> list[Night]:
                 tuple(findings.from_rows(alarms[key])) if there else (),
                 switched,
                 "stop serving" if down else "roll back",
+                ledger.vacancy(switches, key),
+                demotion,
                 decided.get(key, UNDECIDED) if there else None,
             )
         )
     return history
+
+
+def _fitted(lake: Lake, champion: Row) -> str:
+    """Return the last night that a champion was fitted on, empty where nothing recorded says so."""
+    for attempt in lake.rows("attempts", {"key": champion["attempt"]}):
+        evidence = json.loads(attempt["evidence"])
+        return str(evidence.get("fitted") or evidence["last_fitted"])
+    return ""
 
 
 def _row(night: Night) -> dict[str, str]:

@@ -31,7 +31,7 @@ WIDE = 2  # see `looked_at`
 def watched(lake: Lake, spec: UseCase, night: str, state: State) -> list[Finding]:
     """Return what the champion's losses say of it, as known on a night."""
     champion = state.champion(night)
-    if champion is None:
+    if champion is None or state.vacancy(night):
         return []
     live = series(lake, champion, night)
     return [above_gate(spec, live, promised(lake, champion)), below_baseline(spec, live)]

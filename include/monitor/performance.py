@@ -41,14 +41,14 @@ def lately(lake: Lake, spec: UseCase, night: str, state: State) -> list[Finding]
 
     Rows that a lower rung or another model served aren't the champion's, and don't count.
     """
-    rules, champion = spec.monitoring, state.model(night)
-    matured = state.matured(night) if champion and rules.requirements else []
+    rules, champion, vacancy = spec.monitoring, state.model(night), state.vacancy(night)
+    matured = state.matured(night) if not vacancy and rules.requirements else []
     both = beside(lake, spec, matured, labels(lake, spec, matured, known=night)) if matured else None
     if both is not None:
         both = both.filter(pc.and_(pc.equal(both["model"], champion), both[spec.problem.target].is_valid()))
     nights = sorted(pc.unique(both["night"]).to_pylist())[-rules.window :] if both is not None else []
     if both is None or len(nights) < rules.window:
-        note = f"{len(nights)} of {rules.window} nights of this champion have matured"
+        note = vacancy or f"{len(nights)} of {rules.window} nights of this champion have matured"
         limits = {r.metric: r.at_least if r.at_most is None else r.at_most for r in rules.requirements}
         return [
             Finding("performance", name, None, limit, "not enough", note) for name, limit in limits.items()

@@ -2,6 +2,7 @@
 
 An alert is told once and again only after some quiet nights, however many nights find it. One bad night is
 weather for a model; the same finding several nights in a row is a cause, and asks for one training at a time.
+While a champion that stepped down has no successor, a training is asked for each week.
 Rolling back and stepping down are steps of `include.rollout` or of a person; the night from which on one
 holds has it as its decision, and tells it.
 """
@@ -12,7 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from include.clock import day_of
 from include.monitor.findings import Check, Finding
+from include.promote.interval import nights_needed
 from include.spec import UseCase
 from include.spec.stages import Retraining
 
@@ -23,6 +26,8 @@ TOLD: tuple[Check, ...] = (
     "data", "rung", "labels", "missing", "unseen", "jump", "performance", "concept"
 )  # fmt: skip
 MONTH = 30
+DEMOTED = "demoted"  # the kind of cause that no declaration is needed for
+WEEK = 7  # days between two trainings that a demotion asks for: by then there is other evidence
 Act = Literal["nothing", "alert", "retrain", "roll back", "stop serving"]  # the later, the weightier
 
 
@@ -61,15 +66,31 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class Demotion:
+    """A champion that stepped down and has no successor yet.
+
+    Parameters
+    ----------
+    since : the first night on which it serves no more.
+    fitted : the last night that it was fitted on, which its successor can't be judged on; empty if unknown.
+    """
+
+    since: str
+    fitted: str = ""
+
+
+@dataclass(frozen=True)
 class Night:
     """A night as the policy sees it.
 
     Parameters
     ----------
-    model : digest of its champion, empty before the first promotion.
+    model : digest of its champion, or of the one that stepped down; empty before the first promotion.
     alarms : its findings in alarm; none where nobody monitored it.
     switched : that the champion was rolled back or stepped down from this night on, if it was.
     act : which of the two, as a decision.
+    vacancy : why no champion serves it, and what does instead; empty where one serves.
+    demotion : of the champion that stepped down, where that is why.
     decided : None for the night that is to be decided, and where nobody monitored.
     """
 
@@ -78,6 +99,8 @@ class Night:
     alarms: tuple[Finding, ...] = ()
     switched: Alert | None = None
     act: Literal["roll back", "stop serving"] = "roll back"
+    vacancy: str = ""
+    demotion: Demotion | None = None
     decided: Decision | None = None
 
 
@@ -91,7 +114,10 @@ def decide(history: Sequence[Night], spec: UseCase) -> Decision:
     """
     night = history[-1]
     alerts, before = _alerts(history, spec)
-    cause, why = _training(history, spec.retraining)
+    if night.demotion:
+        cause, why = _successor(history, spec, night.demotion)
+    else:
+        cause, why = _training(history, spec.retraining)
     parts = [why]
     parts += [f"tells of {_listed(alerts)}"] if alerts else []
     parts += [f"told before: {_listed(before)}"] if before else []
@@ -133,7 +159,7 @@ def _training(history: Sequence[Night], rules: Retraining) -> tuple[str, str]:
     """Return the cause by which the night asks for a training, empty if it doesn't, and why."""
     night = history[-1]
     if not night.model:
-        return "", "no model was promoted yet"
+        return "", night.vacancy
     streaks = []
     for kind in rules.when:
         found = _streaks(history[-rules.persist :], CAUSES[kind])
@@ -147,6 +173,30 @@ def _training(history: Sequence[Night], rules: Retraining) -> tuple[str, str]:
     return "", f"nothing is {' or '.join(rules.when) or 'watched'}"
 
 
+def _successor(history: Sequence[Night], spec: UseCase, demotion: Demotion) -> tuple[str, str]:
+    """Return the cause by which a night without a champion asks for a training, and why; or why it can't.
+
+    It asks on the first such night, and by another name each week: a cause names the run that it starts.
+    Neither `retraining.cooldown` nor the month's budget counts here, since each night is served worse.
+    """
+    night, gate, delay = history[-1], spec.gate, spec.labels.delay
+    if demotion.fitted:
+        later = [key for key in spec.clock.keys(demotion.fitted, night.key) if key > demotion.fitted]
+        # the labels of the last fitted nights came with the first of these, and those of the last are to come
+        matured = max(len(later) - 2 * delay, 0)
+        needed = max(gate.min_partitions, nights_needed(gate.block))
+        if matured < needed:
+            why = f"a training needs {needed} matured test nights after {demotion.fitted}, the last that the "
+            return "", f"{night.vacancy}; {why}champion was fitted on, and would have {matured}"
+    cause = f"{DEMOTED}-{night.model[:12]}-"
+    for earlier in history[:-1]:
+        lately = earlier.key >= demotion.since and (day_of(night.key) - day_of(earlier.key)).days < WEEK
+        if lately and earlier.decided and earlier.decided.cause == cause + earlier.key:
+            why = f"a training was asked for on {earlier.key}, the next is {WEEK} days later"
+            return cause + earlier.key, f"{night.vacancy}; {why}"
+    return cause + night.key, f"{night.vacancy}; a successor is to be trained"
+
+
 def _asked(history: Sequence[Night], rules: Retraining, kind: str, why: str) -> tuple[str, str]:
     """Return the cause's name and why, or no name while an earlier training has to be waited for.
 
@@ -156,7 +206,7 @@ def _asked(history: Sequence[Night], rules: Retraining, kind: str, why: str) -> 
     first: dict[str, int] = {}
     for place in range(max(last - MONTH - rules.cooldown, 0), last):
         decided = history[place].decided
-        if decided and decided.cause:
+        if decided and decided.cause and not decided.cause.startswith(DEMOTED):
             first.setdefault(decided.cause, place)
     own = f"{kind}-{night.model[:12]}"
     for cause, place in first.items():

@@ -219,4 +219,4 @@ def _ask(decision: Decision) -> str:
     """Return what is to be done, for the end of a night's sentence."""
     if decision.cause:
         return f"asks for a training ({decision.reason})"
-    return decision.reason if decision.alerts else "nothing to do"
+    return decision.reason if decision.alerts else f"nothing to do ({decision.reason})"

@@ -56,7 +56,8 @@ class State:
         self._partitions = {(row["product"], row["night"]): row for row in rows}
         trained = [row for row in rows if row["product"] == "limits"]
         self._limits = sorted(trained, key=lambda row: str(row["night"]))
-        self._champions = ledger.champions(ledger.switches(lake))
+        self._switches = ledger.switches(lake)
+        self._champions = ledger.champions(self._switches)
         self.ever: dict[str, dict[str, Row]] = {name: {} for name in (*_EVER, self.spec.labels.source)}
         for row in rows:
             if row["product"] in self.ever and row["outcome"] == "published":
@@ -80,6 +81,10 @@ class State:
         """Return the switch by which a night has its champion, None before there was one."""
         in_effect = [row for row in self._champions if row["effective"] <= night]
         return in_effect[-1] if in_effect else None
+
+    def vacancy(self, night: str) -> str:
+        """Return why no champion serves a night, and what does instead; empty where one serves."""
+        return ledger.vacancy(self._switches, night)
 
     def model(self, night: str) -> str:
         """Return the digest of the champion of a night, empty before there was one."""

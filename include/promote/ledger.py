@@ -91,6 +91,19 @@ def serving_of(rows: Sequence[Row], night: str) -> Serving:
     )
 
 
+def vacancy(rows: Sequence[Row], night: str) -> str:
+    """Return why no champion serves a night by the given `switches`, and what does; empty where one does."""
+    serving = serving_of(rows, night)
+    if serving.champion is not None:
+        return ""
+    why, instead = "no model was promoted yet", "a constant"
+    if serving.down is not None:
+        why = f"v{serving.down['version']} stepped down from {serving.down['effective']} on"
+    if serving.baseline is not None:
+        instead = f"baseline v{serving.baseline['version']}"
+    return f"there is no champion: {why}, and {instead} serves instead"
+
+
 def _prior(row: Row) -> Constant | None:
     shares = row.get("priors")  # a ledger of earlier code hasn't the column
     return tuple(json.loads(shares)) if shares else row["prior"]

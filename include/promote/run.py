@@ -147,7 +147,9 @@ def _switch_to(lake: Lake, spec: UseCase, attempt: Row) -> Row | None:
             return None
         yes = approval.of(now.approvals, key)
         reason = f"{attempt['sentence']}; {approval.told(yes)}" if yes else attempt["sentence"]
-        tried = spec.gate.rollout.kind != "immediate" and bool(ledger.champions(rows))
+        # where nobody serves, or whoever did has stepped down, there is nobody to be tried beside
+        serves = [row for row in ledger.champions(rows)[-1:] if row["kind"] != ledger.STEPPED_DOWN]
+        tried = spec.gate.rollout.kind != "immediate" and bool(serves)
         kind, by = SHADOW if tried else PROMOTED, yes["by"] if yes else ""
         return _step(lake, spec, attempt, kind, by=by, reason=reason, request=key)
 

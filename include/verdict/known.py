@@ -73,6 +73,7 @@ class Known:
     tested : None where the rows weren't kept, or there are none.
     newer : the night of a champion's evidence that was newer than the attempt's when it was made: what is
         older is recorded and never deployed. Empty where there was none.
+    vacant : that the champion to beat had stepped down, so that nobody serves whom it would be tried beside.
     partitions : rows of `partitions` of the sources, up to the attempt's night.
     """
 
@@ -84,6 +85,7 @@ class Known:
     tested: Tested | None
     before: Before | None
     newer: str
+    vacant: bool
     learnt: Learnt
     partitions: Sequence[Row]
 
@@ -134,6 +136,7 @@ def read(lake: Lake, spec: UseCase, key: str) -> Known:
         tested=_tested(lake, evidence),
         before=_before(lake, evidence),
         newer=_newer(lake, row),
+        vacant=(ledger.rival(lake, evidence.night, evidence.key) or {}).get("kind") == ledger.STEPPED_DOWN,
         learnt=_learnt(lake, evidence.model),
         partitions=[one for one in kept if one["night"] <= evidence.night],
     )

@@ -132,13 +132,16 @@ def _compared(known: Known) -> str:
 
 
 def _then(known: Known, verdict: str) -> str:
-    gate, serves = known.spec.gate, known.before is not None
+    gate, serves = known.spec.gate, known.before is not None and not known.vacant
     if known.newer and verdict != FORCED:
         return f"It is recorded and not deployed: a champion was judged on newer nights, {known.newer}."
     if verdict in (NOT_BLESSED, NOT_ENOUGH):
         stays = _nobody(known)
         if known.before:
-            stays = f"Version {known.before.switch['version']} stays champion"
+            version = f"Version {known.before.switch['version']}"
+            stays = f"{version} stays champion"
+            if known.vacant:
+                stays = f"{version} stepped down and has no successor yet: its baseline goes on serving"
         if verdict == NOT_ENOUGH:
             return f"{stays}. This attempt isn't counted; a training with more matured nights will tell."
         return f"{stays}. The next training makes another attempt; each one has to show its gain more surely."

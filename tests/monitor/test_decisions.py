@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -63,6 +64,14 @@ def opened(folder: Path, week: Sequence[str]) -> Lake:
     return lake
 
 
+def switch(lake: Lake, **changes: Any) -> None:
+    """Write another switch, like the champion's first but for some of its columns."""
+    rows = sorted(lake.rows("deployments"), key=lambda row: row["switch"])
+    row = {**rows[0], "switch": len(rows) + 1, **changes}
+    table = pa.Table.from_pylist([row], schema=tables.DEPLOYMENTS)
+    lake.append_at("deployments", table, lake.version("deployments"))
+
+
 def test_a_lasting_alarm_is_told_now_and_then_and_asks_after_each_cool_down(
     expected: list[Any], week: list[str]
 ) -> None:
@@ -120,14 +129,55 @@ def test_a_champion_that_went_is_the_decision_of_its_night(
 ) -> None:
     """Whoever did it: the night from which on it holds says so, once."""
     lake = opened(tmp_path, week)
-    row = lake.rows("deployments")[0] | {"switch": 2, "kind": kind, "effective": week[2]}
-    down = pa.Table.from_pylist([{**row, "reason": "loses more"}], schema=tables.DEPLOYMENTS)
-    lake.append_at("deployments", down, lake.version("deployments"))
+    switch(lake, kind=kind, effective=week[2], reason="loses more")
     for night in week[1:4]:
         watched(lake, rules, night)
     reasons = [row[3] for row in decided(lake)]
-    assert [row[1] for row in decided(lake)] == ["nothing", decision, "nothing"]
+    after = "retrain" if kind == STEPPED_DOWN else "nothing"
+    assert [row[1] for row in decided(lake)] == ["nothing", decision, after]
     assert reasons[1].startswith(f"{kind}: v1 {does} from this night on (loses more); ")
+
+
+def test_a_demotion_asks_for_a_training_until_a_model_serves_again(
+    rules: UseCase, week: list[str], tmp_path: Path
+) -> None:
+    """By one cause from the first night on that nobody is champion, and by none once somebody is."""
+    lake = opened(tmp_path, week)
+    switch(lake, kind=STEPPED_DOWN, effective=week[2])
+    switch(lake, kind=STEPPED_DOWN, effective=week[2], role="baseline", model="b" * 64)
+    switch(lake, model="f" * 64, version="2", effective=week[5])
+    for night in week[1:7]:
+        watched(lake, rules, night)
+    rows = decided(lake)
+    assert [row[2] for row in rows] == ["", *[f"demoted-0123456789ab-{week[2]}"] * 3, "", ""]
+    nobody = f"there is no champion: v1 stepped down from {week[2]} on, and baseline v1 serves instead"
+    assert all(nobody in row[3] for row in rows[1:4])
+
+
+def test_before_the_first_promotion_the_reason_says_what_serves(
+    rules: UseCase, week: list[str], tmp_path: Path
+) -> None:
+    """Nobody is champion, which is a fact and no request: the schedule trains the first model."""
+    lake = Lake("machines", str(tmp_path))
+    watched(lake, rules, week[0])
+    assert [row[1:4] for row in decided(lake)] == [
+        ("nothing", "", "there is no champion: no model was promoted yet, and a constant serves instead")
+    ]
+
+
+def test_a_demotion_counts_the_nights_after_those_its_champion_was_fitted_on(
+    rules: UseCase, week: list[str], tmp_path: Path
+) -> None:
+    """Its evidence has the last of them: of a walk forward they are too new for a successor to be judged."""
+    lake = opened(tmp_path, week)
+    judged = dict.fromkeys(tables.ATTEMPTS.names, "") | {"key": "1", "attempt": 1, "recorded": 1}
+    judged["evidence"] = json.dumps({"fitted": week[0], "last_fitted": machines.FIRST})
+    lake.publish("attempts", pa.Table.from_pylist([judged], schema=tables.ATTEMPTS), {"key": "1"})
+    switch(lake, kind=STEPPED_DOWN, effective=week[2])
+    for night in week[2:8]:
+        watched(lake, rules, night)
+    # two nights are needed, the third after the last fitted one and the next, which mature two nights later
+    assert [bool(row[2]) for row in decided(lake)] == [False] * 4 + [True] * 2
 
 
 def test_decisions_of_a_lake_without_alerts_are_read(rules: UseCase, week: list[str], tmp_path: Path) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from sklearn import metrics as sk
 
+from include import tables
 from include.lake import Lake
 from include.monitor.run import monitor
+from include.promote.ledger import STEPPED_DOWN
 from include.score.run import score
 from include.spec import UseCase
 from tests.monitor import machines
@@ -89,6 +92,23 @@ def test_another_champions_nights_are_not_its_own(quick: Lake, use: UseCase, wee
     monitor(quick, other, week[5])
     found = [r for r in quick.rows("findings", {"night": week[5]}) if r["subject"] == "roc_auc"]
     assert [r["note"] for r in found] == ["0 of 3 nights of this champion have matured"]
+
+
+def test_without_a_champion_the_findings_say_so_and_who_serves(
+    quick: Lake, use: UseCase, week: list[str]
+) -> None:
+    """After a step down nobody's nights are counted, also while those before it still mature."""
+    run(quick, use, *week[:5])
+    row = quick.rows("deployments")[0] | {"switch": 2, "kind": STEPPED_DOWN, "effective": week[5]}
+    table = pa.Table.from_pylist([row], schema=tables.DEPLOYMENTS)
+    quick.append_at("deployments", table, quick.version("deployments"))
+    score(quick, use, week[5])
+    sentence = monitor(quick, use, week[5]).note
+    note = f"there is no champion: v1 stepped down from {week[5]} on, and a constant serves instead"
+    found = quick.rows("findings", {"night": week[5], "check": ["performance", "concept"]})
+    assert {(row["note"], row["outcome"]) for row in found} == {(note, "not enough")}
+    assert "asks for a training" in sentence
+    assert "of this champion" not in sentence
 
 
 def test_a_night_of_one_class_has_no_auc(quick: Lake, use: UseCase, week: list[str]) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.monitor.findings import Check, Finding, Outcome
-from include.monitor.policy import CAUSES, MONTH, TOLD, Alert, Decision, Night, decide, reach
+from include.monitor.policy import CAUSES, MONTH, TOLD, Alert, Decision, Demotion, Night, decide, reach
 from include.spec import UseCase
 from include.spec.stages import Alerts, Jumps, Retraining
 
@@ -169,6 +169,69 @@ def test_what_lasts_is_tried_again_within_the_budget(use: UseCase) -> None:
     assert [cause[-4:] for cause in causes] == ["n000", "n015", "n031", "n046", "n062"]
     assert "2 trainings were asked for in 30 nights, no more than 2 may" in asked[30].reason
     assert asked[30].decision == "nothing"
+
+
+NOBODY = "there is no champion: v1 stepped down from 2024-03-04 on, and baseline v1 serves instead"
+
+
+def without_champion(
+    use: UseCase, count: int, fitted: str = "", first: str = "2024-03-01", **rules: Any
+) -> list[Decision]:
+    """Decide nights with a lasting degradation, from the fourth of which on nobody is champion any more."""
+    spec = use.model_copy(update={"retraining": Retraining(**{"persist": 1, **rules})})
+    keys = spec.clock.keys(first, spec.clock.shift(first, count - 1))
+    history: list[Night] = []
+    for place, key in enumerate(keys):
+        gone = Demotion(keys[3], fitted) if place >= 3 else None
+        night = Night(key, CHAMPION, tuple(found("performance")), vacancy=NOBODY if gone else "")
+        history.append(replace(night, demotion=gone))
+        history[-1] = replace(history[-1], decided=decide(history, spec))
+    return [night.decided for night in history if night.decided]
+
+
+def test_a_demotion_asks_for_a_training_on_its_first_night_and_each_week(use: UseCase) -> None:
+    """Neither a cool-down nor the month's budget holds it up, and within a week its cause stays the same."""
+    asked = without_champion(use, 40, cooldown=60, a_month=1)
+    assert [decision.cause for decision in asked[:3]] == ["degraded-0123456789ab-2024-03-01"] * 3
+    assert {decision.decision for decision in asked[3:]} == {"retrain"}
+    causes = [decision.cause.removeprefix("demoted-0123456789ab-") for decision in asked[3:]]
+    assert list(dict.fromkeys(causes)) == [
+        f"2024-{day}" for day in ("03-04", "03-11", "03-18", "03-25", "04-01", "04-08")
+    ]
+    assert causes[:8] == ["2024-03-04"] * 7 + ["2024-03-11"]
+    assert asked[3].reason.startswith(f"{NOBODY}; ")
+    assert "asked for on 2024-03-04" in asked[9].reason
+
+
+def test_a_demotion_of_weekly_partitions_asks_on_each(use: UseCase) -> None:
+    """A week is what it is on the calendar, and not seven partitions."""
+    schedule = use.schedule.model_copy(update={"nightly": "0 18 * * 1"})
+    weekly = UseCase.model_validate({**use.model_dump(by_alias=True), "schedule": schedule})
+    asked = without_champion(weekly, 6, first="2024-03-04")
+    assert [decision.cause[-10:] for decision in asked[3:]] == ["2024-03-25", "2024-04-01", "2024-04-08"]
+
+
+def test_a_demotion_asks_for_no_training_that_must_lack_evidence(use: UseCase) -> None:
+    """What the champion was fitted on can't judge its successor: nights enough must have matured after it."""
+    gate = use.gate.model_copy(update={"min_partitions": 5})
+    spec = use.model_copy(update={"gate": gate})
+    asked = without_champion(spec, 12, fitted="2024-02-28")
+    # fitted until 28 February, with labels two nights later; five nights from 2 March on mature on the 8th
+    assert [bool(decision.cause) for decision in asked[3:]] == [False] * 4 + [True] * 5
+    assert asked[3].reason.startswith(
+        f"{NOBODY}; a training needs 5 matured test nights after 2024-02-28, the last that the champion was "
+        "fitted on, and would have 1;"
+    )
+    assert asked[7].cause == "demoted-0123456789ab-2024-03-08"
+
+
+def test_requests_after_a_demotion_hold_up_no_later_champion(use: UseCase) -> None:
+    """A champion that came of such a training has cool-down and budget to itself."""
+    spec = use.model_copy(update={"retraining": Retraining(persist=1, cooldown=14, a_month=1)})
+    keys = spec.clock.keys("2024-03-01", "2024-03-03")
+    asked = Decision("retrain", f"demoted-old-{keys[0]}", "")
+    history = [Night(keys[0], "old", decided=asked), Night(keys[1], CHAMPION, tuple(found("performance")))]
+    assert decide(history, spec).cause == f"degraded-0123456789ab-{keys[1]}"
 
 
 CHECKS: list[Check] = ["data", "jump", "performance", "drift", "concept"]

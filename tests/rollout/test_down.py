@@ -97,6 +97,17 @@ def test_a_person_or_a_promotion_ends_it(gone: Depot) -> None:
     assert set(said) == {"nothing is on trial"}
 
 
+@pytest.mark.parametrize("kind", ["shadow", "canary"])
+def test_a_blessed_successor_serves_at_once(gone: Depot, kind: str) -> None:
+    """With nobody to be scored beside there is no trial to pass, whatever the rollout declares."""
+    rollout = gone.spec.gate.rollout.model_copy(update={"kind": kind})
+    gone.spec = gone.spec.model_copy(update={"gate": gone.spec.gate.model_copy(update={"rollout": rollout})})
+    gone.promote("knows", "2024-03-15")
+    assert gone.switches()[-1] == ("champion", "promoted", "knows")
+    gone.night("2024-03-16")
+    assert gone.served()["2024-03-16"] == {"champion knows": 12}
+
+
 def test_who_is_brought_back_has_its_own_baseline_again(gone: Depot) -> None:
     """A person goes from a later champion back to one that stepped down, and gets both rungs of it."""
     assert ledger.live(gone.lake)["baseline"]["kind"] == "stepped down"

@@ -285,6 +285,21 @@ def test_what_happens_next_follows_the_declaration(flights: World) -> None:
         assert said in told.then
 
 
+def test_after_a_step_down_nobody_is_said_to_stay_champion(flights: World) -> None:
+    """Who is refused leaves the baseline serving; who passes serves at once, for a trial takes two."""
+    flights.promote(flights.attempt(1, SKILLS))
+    shadow = flights.asking({"rollout": {"kind": "shadow"}})
+    row = {**ledger.switches(flights.lake)[0], "kind": ledger.STEPPED_DOWN}
+    ledger.switch(flights.lake, lambda _: [row])
+    for challenger, sentence in (
+        (0.95, "It serves from the next night that isn't served yet"),
+        (0.1, "Version 1 stepped down and has no successor yet: its baseline goes on serving"),
+    ):
+        skill = {**SKILLS, "challenger": challenger, "champion": 0.2}
+        key = shadow.attempt(2 if challenger > 0.5 else 3, skill)
+        assert headline(read(shadow.lake, shadow.spec, key)).then.startswith(sentence)
+
+
 def test_an_old_attempt_says_that_the_declaration_changed(told: tuple[World, str]) -> None:
     """Drawn under another gate than it was judged by, a page says whose bounds it shows."""
     made, key = told
