@@ -26,6 +26,11 @@ SECRETS = (
     "MLFLOW_TRACKING_PASSWORD",
     "MLFLOW_TRACKING_TOKEN",
 )
+# what chooses the kernels, threads and rounding of numeric libraries, and where they are loaded from
+NUMERIC = (
+    *("OPENBLAS_", "GOTO_", "BLIS_", "MKL_", "VECLIB_", "OMP_", "GOMP_", "KMP_"),
+    *("NPY_", "NUMEXPR_", "GLIBC_TUNABLES", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
+)
 for _name in ("urllib3", "botocore"):
     logging.getLogger(_name).setLevel(
         logging.INFO
@@ -67,6 +72,11 @@ def hidden(text: str, *secrets: str) -> str:
         for form in {secret, quote(secret, safe="")} - {""}:
             text = text.replace(form, "***")
     return text
+
+
+def numeric_settings() -> dict[str, str]:
+    """Return the variables on which the last bit of a result, or its speed, depends; none holds a secret."""
+    return {name: value for name, value in os.environ.items() if name.startswith(NUMERIC)}
 
 
 def lake_uri() -> str:

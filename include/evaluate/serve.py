@@ -13,15 +13,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from include.environment import setting
+from include.environment import numeric_settings
 from include.evaluate.fresh import FIGURES, MODEL, PREDICTIONS, ROWS, SPEC
 from include.promote.facts import Serving
 from include.spec import UseCase
 
 FRESH = "include.evaluate.fresh"
 TIMEOUT = 180.0  # seconds
-# how fast it is depends on them; nothing else of the environment is passed on, and so no secret
-KEPT = ("LD_LIBRARY_PATH", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def measure(
@@ -63,8 +61,8 @@ def measure(
 
 def _failed(folder: Path, digest: str) -> str:
     """Run the fresh process, and return why it gave no figures, if it didn't."""
-    environment = {name: value for name in KEPT if (value := setting(name, ""))}
-    environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, sys.path))
+    # nothing else of the environment is passed on, and so no secret
+    environment = numeric_settings() | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
     try:
         done = subprocess.run(  # noqa: S603 (our own page, no shell)
             [sys.executable, "-m", FRESH, str(folder), digest],

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -19,6 +23,8 @@ from include.spec.gate import SERVING
 from include.spec.load import read
 from tests.evaluate.fits import Ward, ward
 from tests.promote.conftest import WEEKLY
+
+ROOT = Path(__file__).parents[2]
 
 
 class Stranger(DummyClassifier):  # type: ignore[misc]
@@ -125,6 +131,53 @@ def test_a_process_gets_no_secret_and_leaves_nothing(
     assert {"PYTHONPATH", "OMP_NUM_THREADS", "model.skops", "rows.arrow", "spec.json"} <= said
     assert not {name for name in said if name.startswith(("AWS_", "EVERGREEN_", "AIRFLOW"))}
     assert list(tmp_path.iterdir()) == []
+
+
+NUMERIC = (
+    "OPENBLAS_CORETYPE",
+    "OMP_DYNAMIC",
+    "MKL_CBWR",
+    "VECLIB_MAXIMUM_THREADS",
+    "NPY_DISABLE_CPU_FEATURES",
+)
+
+
+def test_a_process_gets_the_variables_of_the_numeric_libraries(
+    clinic: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What chooses the kernels and threads of BLAS and its like is the same in the fresh process."""
+    for name in NUMERIC:
+        monkeypatch.setenv(name, "")
+    assert set(NUMERIC) <= set(doomed(clinic, "says", monkeypatch).note.split(" "))
+
+
+ON_OTHER_KERNELS = """
+import sys
+from pathlib import Path
+from include import models
+from include.evaluate import serve
+from include.refs import digest_bytes
+from tests.evaluate.fits import ward
+
+clinic = ward(Path(sys.argv[1]))
+data = models.dump(clinic.fit("logistic_regression"))
+predictions = models.predict(models.load(data, digest_bytes(data)), clinic.rows, clinic.spec)
+print(serve.measure(data, digest_bytes(data), clinic.spec, clinic.rows, predictions).note or "the same")
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="OpenBLAS has these kernels for x86-64 only")
+def test_a_chosen_blas_kernel_makes_no_difference(tmp_path: Path) -> None:
+    """A linear model predicts the same to the bit on kernels that OPENBLAS_CORETYPE chose."""
+    done = subprocess.run(
+        [sys.executable, "-c", ON_OTHER_KERNELS, str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "OPENBLAS_CORETYPE": "Nehalem"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == "the same", done.stderr
 
 
 def test_without_rows_no_process_is_started(clinic: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
