@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +22,7 @@ from include.errors import EvergreenError, PartitionError
 from include.looks import looks
 from include.options import AsJson, Debug, UseCaseName
 from include.options import show as _show
+from include.refs import Ref
 from include.rescue import rescue
 
 app = typer.Typer(
@@ -140,19 +142,44 @@ def run(
     night: Night = None,
     first: Annotated[str | None, typer.Option("--first", help="With --last: a range of nights.")] = None,
     last: Annotated[str | None, typer.Option("--last")] = None,
+    fetch_anew: Annotated[
+        bool,
+        typer.Option(
+            "--fetch-anew", help="With ingest: fetch again what is kept; other content is a revision."
+        ),
+    ] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Run a stage for a night, or for each night of a range, as Airflow's operators do."""
+    """Run a stage for a night, or for each night of a range, as Airflow's operators do.
+
+    A line is printed for each partition when it is complete. The command ends with 1 if any partition of a
+    source was refused or unavailable: those lines, and how many there were, go to stderr. With --json all
+    lines go to stderr, and the one object comes last.
+    """
     from include.lake import Lake
+    from include.stages import Ingested
     from include.stages import run as carry_out
+
+    def report(ref: Ref) -> None:
+        if isinstance(ref, Ingested):
+            line = f"{ref.partition}  {ref.source} {ref.outcome}: {ref.note}"
+            typer.echo(line, err=as_json or not ref.published)
+        else:
+            typer.echo(f"{ref.partition}  {ref.note}", err=as_json)
 
     spec, span = specs.load(usecase), (first or night or "", last or first or night or "")
     nights = spec.clock.keys(*map(_day, span))
-    found = carry_out(stage, Lake(usecase), spec, nights, now=datetime.now(UTC))
-    _show(
-        {"done": [ref.xcom() for ref in found]}, "\n".join(f"{r.partition}  {r.note}" for r in found), as_json
-    )
+    now = datetime.now(UTC)
+    results = carry_out(stage, Lake(usecase), spec, nights, now=now, fetch_anew=fetch_anew, report=report)
+    if as_json:
+        _show({"done": [ref.xcom() for ref in results]}, "", as_json)
+    ingested = [ref for ref in results if isinstance(ref, Ingested)]
+    if not all(ref.published for ref in ingested):
+        counts = sorted(Counter(ref.outcome for ref in ingested).items())
+        counted = ", ".join(f"{count} {outcome}" for outcome, count in counts)
+        typer.echo(f"run {stage} {usecase}: of {len(ingested)} partitions {counted}", err=True)
+        raise typer.Exit(1)
 
 
 app.add_typer(acts)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from include.environment import endpoint
 from include.errors import EvergreenError, PartitionError
@@ -11,32 +13,77 @@ from include.lake import Lake
 from include.refs import Ref
 from include.spec import UseCase
 
+BATCH = 8  # partitions of a source that are fetched at once and published together
 
-def run(stage: str, lake: Lake, spec: UseCase, nights: Sequence[str], *, now: datetime) -> list[Ref]:
+
+@dataclass(frozen=True)
+class Ingested(Ref):
+    """A partition of one source; ``outcome`` is ``published``, ``refused`` or ``unavailable``."""
+
+    source: str = ""
+    outcome: str = ""
+
+    @property
+    def published(self) -> bool:
+        """Whether it can be used."""
+        return self.outcome == "published"
+
+
+def run(
+    stage: str,
+    lake: Lake,
+    spec: UseCase,
+    nights: Sequence[str],
+    *,
+    now: datetime,
+    fetch_anew: bool = False,
+    report: Callable[[Ref], None] = lambda ref: None,
+) -> list[Ref]:
     """Run one stage for each of the nights, oldest first.
 
     Parameters
     ----------
     now : when this is asked; the knowledge time of content that a source changed after its night.
+    fetch_anew : of ``ingest``: ask the source even for partitions that are kept.
+    report : called with each result as soon as it is there.
     """
     if stage not in STAGES:
         raise EvergreenError(f"stage {stage!r}", required=f"one of {', '.join(STAGES)}")
+    if fetch_anew and stage != "ingest":
+        raise EvergreenError("--fetch-anew", required="stage ingest", found=stage, remedy="leave it out")
     if not nights:
         raise PartitionError(
             f"{spec.name}: {stage}",
             required="a night of the schedule",
             remedy="give --night, or --first and --last",
         )
-    return list(STAGES[stage](lake, spec, nights, now))
+    work = partial(_ingest, fetch_anew=True) if fetch_anew else STAGES[stage]
+    results = []
+    for ref in work(lake, spec, nights, now):
+        report(ref)
+        results.append(ref)
+    return results
 
 
-def _ingest(lake: Lake, spec: UseCase, nights: Sequence[str], now: datetime) -> Iterator[Ref]:
+def _ingest(
+    lake: Lake, spec: UseCase, nights: Sequence[str], now: datetime, *, fetch_anew: bool = False
+) -> Iterator[Ref]:
     from include.ingest.run import ingest
 
-    for source in spec.sources:
-        wanted = spec.nights(source, nights[0], nights[-1])
-        for one in ingest(lake, spec, source, wanted, endpoint, now=now) if wanted else ():
-            yield Ref(f"{lake.uri}/tables/validated_{source}", one.night, one.digest, one.rows, one.note)
+    partitions = {source: spec.nights(source, nights[0], nights[-1]) for source in spec.sources}
+    if not any(partitions.values()):
+        raise PartitionError(
+            f"{spec.name}: ingest",
+            required=f"a partition from {spec.schedule.start} to {spec.schedule.end or 'today'}",
+            found=" to ".join(dict.fromkeys((nights[0], nights[-1]))),
+            remedy="give --night, or --first and --last, within the schedule and its sources' starts",
+        )
+    for source, wanted in partitions.items():
+        table = f"{lake.uri}/tables/validated_{source}"
+        for start in range(0, len(wanted), BATCH):
+            batch = wanted[start : start + BATCH]
+            for one in ingest(lake, spec, source, batch, endpoint, fetch_anew=fetch_anew, now=now):
+                yield Ingested(table, one.night, one.digest, one.rows, one.note, source, one.outcome)
 
 
 def _score(lake: Lake, spec: UseCase, nights: Sequence[str], now: datetime) -> Iterator[Ref]:

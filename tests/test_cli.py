@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 
 from include.__main__ import app, main
 from include.doctor import examine
-from include.errors import PartitionError, StoreUnavailable
+from include.errors import EvergreenError, PartitionError, StoreUnavailable
 from include.lake import Lake
 from tests.usecases.weekly_sales import world
 
@@ -215,7 +216,7 @@ def test_status_shows_what_is_not_published_and_what_is_stale(lake: Path, tmp_pa
     (missing,) = world.nights(1, first=WEEKS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_SHOP", world.connection(tmp_path))
-        assert call("run", "ingest", "weekly_sales", "--night", missing)[0] == 0
+        assert call("run", "ingest", "weekly_sales", "--night", missing)[0] == 1
         patch.setenv("EVERGREEN_USECASES", str(usecases))
         (found,) = call("status", "weekly_sales")[1]["usecases"]
     (row,) = found["not_published"]
@@ -474,6 +475,83 @@ def test_running_a_night_again_heals_it(lake: Path, tmp_path: Path) -> None:
     assert call("verify", "weekly_sales")[0] == 0
 
 
+def spoil(shop: Path, night: str) -> None:
+    """Name a store in every row of a night's file that no store is called."""
+    file = shop / "sales" / f"{night}.csv"
+    file.write_text(file.read_text().replace(",s0", ",nowhere"))
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of a shop whose files an empty lake can be filled from."""
+    monkeypatch.setenv("EVERGREEN_USECASES", str(USECASES))
+    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", world.connection(tmp_path / "shop"))
+    return tmp_path / "shop"
+
+
+def test_an_ingest_that_publishes_not_all_ends_with_1(shop: Path) -> None:
+    """A refused partition fails the command: stderr says which and why, stdout what was published."""
+    good, bad = world.write(shop, 2)
+    spoil(shop, bad)
+    both = CliRunner().invoke(app, ["run", "ingest", "weekly_sales", "--first", good, "--last", bad])
+    assert both.exit_code == 1
+    assert both.stdout == f"{good}  sales published: 40 rows\n"
+    refusal, summary = both.stderr.splitlines()
+    assert refusal.startswith(f"{bad}  sales refused: weekly_sales/sales/{bad}: required at most 5.0% of")
+    assert summary == "run ingest weekly_sales: of 2 partitions 1 published, 1 refused"
+    code, answer = call("run", "ingest", "weekly_sales", "--night", bad)
+    assert (code, [one["outcome"] for one in answer["done"]]) == (1, ["refused"])
+    assert call("run", "ingest", "weekly_sales", "--night", good)[0] == 0
+
+
+def test_the_remedy_of_a_refusal_can_be_followed_at_a_shell(shop: Path) -> None:
+    """A refusal names the form's field and the option, and the option publishes the corrected file."""
+    (night,) = world.write(shop, 1)
+    ingest = ("run", "ingest", "weekly_sales", "--night", night)
+    spoil(shop, night)
+    assert call(*ingest)[0] == 1
+    world.write(shop, 1)
+    code, answer = call(*ingest)
+    assert code == 1  # the bytes that were kept first stay the partition's
+    assert "*Fetch anew*" in answer["done"][0]["note"]
+    assert "--fetch-anew" in answer["done"][0]["note"]
+    assert call(*ingest, "--fetch-anew")[0] == 0
+    with pytest.raises(EvergreenError, match="--fetch-anew: required stage ingest, found score"):
+        call("run", "score", "weekly_sales", "--night", night, "--fetch-anew")
+
+
+class Deliverer(io.StringIO):
+    """A terminal whose reader delivers the last file once the first line is printed."""
+
+    def __init__(self, shop: Path) -> None:
+        super().__init__()
+        self.shop = shop
+
+    def write(self, text: str) -> int:
+        """Print, and deliver."""
+        world.write(self.shop, 1, first=8)
+        return super().write(text)
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["text", "json"])
+def test_a_range_prints_each_partition_as_it_completes(
+    as_json: list[str], shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ninth file, delivered when the first line can be read, is published; JSON stays one object."""
+    nights = world.nights(9)
+    world.write(shop, 8)
+    out, err = (io.StringIO(), Deliverer(shop)) if as_json else (Deliverer(shop), io.StringIO())
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    ingest = ["run", "ingest", "weekly_sales", "--first", nights[0], "--last", nights[-1], *as_json]
+    assert not app(ingest, standalone_mode=False)
+    lines = (err if as_json else out).getvalue().splitlines()
+    assert lines == [f"{night}  sales published: 40 rows" for night in nights]
+    if as_json:
+        assert [one["partition"] for one in json.loads(out.getvalue())["done"]] == nights
+
+
 def test_a_stage_that_is_none_and_a_night_that_is_none_are_refused(lake: Path) -> None:
     """The error lists the stages, or says which day has a night."""
     with pytest.raises(Exception, match="'guess': required one of ingest, score, monitor, rollout, train"):
@@ -482,6 +560,8 @@ def test_a_stage_that_is_none_and_a_night_that_is_none_are_refused(lake: Path) -
         call("run", "ingest", "weekly_sales", "--night", "2024-01-02")
     with pytest.raises(Exception, match="a date such as"):
         call("run", "ingest", "weekly_sales")
+    with pytest.raises(Exception, match="required a partition from 2024-01-01 to today, found 2023-12-25;"):
+        call("run", "ingest", "weekly_sales", "--night", "2023-12-25")
 
 
 def test_doctor_names_each_lack_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

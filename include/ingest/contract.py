@@ -24,14 +24,14 @@ from include.ingest import repeats
 from include.ingest.aggregates import UNIQUE, unmet
 from include.ingest.alone import told
 from include.ingest.classes import strange
-from include.ingest.request import request
+from include.ingest.request import FETCH_ANEW, request
 from include.ingest.rows import UNIT, Aside, Codes, Mask, Rows, mask, numbered
 from include.ingest.suite import broken
 from include.spec import UseCase
 from include.spec.source import Contract, Source
 from include.tables import validated
 
-REMEDY = "correct it at the source and run the night with fetch_anew, or change the contract in the spec"
+REMEDY = f"correct it at the source and {FETCH_ANEW}; or change the contract in the spec"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import pyarrow.csv
 from include import spool
 from include.errors import PartitionRefused
 from include.ingest import bounds
-from include.ingest.request import Request
+from include.ingest.request import FETCH_ANEW, Request
 from include.spec.source import Http, Objects
 from include.spool import Data
 
@@ -68,7 +68,7 @@ def _begin(data: Data) -> bytes:
 
 
 def _refuse(asked: Request, name: str, required: str, found: str, remedy: str) -> NoReturn:
-    remedy += "; then run the night again with fetch_anew"
+    remedy += f"; then {FETCH_ANEW}"
     raise PartitionRefused(asked.subject, required=required, found=found, where=name, remedy=remedy)
 
 

@@ -17,6 +17,9 @@ from include.spool import Data
 
 T = TypeVar("T")
 
+# what was kept first stays a partition's content: a corrected source has to be asked again by name
+FETCH_ANEW = "run the partition again with *Fetch anew* in the form, or `run ingest … --fetch-anew`"
+
 
 class NothingYet(SourceUnavailable):
     """The source answered, and has nothing for the night yet; it did not fail."""
