@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from include import models
+from include.digits import beside
 from include.errors import ModelError
 from include.evaluate.metrics import loss
 from include.evaluate.sample import spread
@@ -111,7 +112,7 @@ def _asked(estimator: Pipeline, rows: pa.Table, spec: UseCase) -> Answer:
         return Answer(none, f"{type(error).__name__}: {error}")
     outside = values[(values < 0) | (values > 1)]
     if spec.problem.codes and len(outside):
-        return Answer(none, f"{outside[0]:.6g} as a probability")
+        return Answer(none, f"{beside(outside[0], float(outside[0] > 1), 6)[0]} as a probability")
     sums = values.sum(axis=-1) if spec.problem.classes else np.ones(0)
     if (np.abs(sums - 1) > ROUNDING).any():
         return Answer(none, f"{sums[np.abs(sums - 1).argmax()]:.9g} as the sum of a row's probabilities")

@@ -14,6 +14,7 @@ import duckdb
 import pyarrow as pa
 
 from include import spool
+from include.digits import beside
 from include.errors import SpecError
 from include.ingest.compiled import LIMITS, bounds
 from include.ingest.rows import UNIT, Codes, numbered
@@ -98,7 +99,7 @@ def unmet(
             except (TypeError, ValueError) as error:  # as a number for a date's limit
                 raise _misfit(subject, expectation, str(error)) from None
             if not met:
-                yield number, expectation, _said(value)
+                yield number, expectation, _said(value, expectation)
 
 
 def _fits(subject: str, connection: duckdb.DuckDBPyConnection, expectation: Expectation) -> None:
@@ -152,7 +153,11 @@ def _like(value: Any, limit: Any) -> Any:
     return limit
 
 
-def _said(value: Any) -> str:
+def _said(value: Any, expectation: Expectation) -> str:
     if isinstance(value, list):
         return ", ".join(sorted(str(one) for one in value[:20]))
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    limits = [limit for limit in map(expectation.kwargs.get, LIMITS) if type(limit) in (int, float)]
+    nearest = min(limits, key=lambda limit: abs(value - limit), default=value)
+    return beside(value, nearest, 6)[0]

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from include import spool
+from include.digits import beside
 from include.errors import PartitionRefused
 from include.ingest import repeats
 from include.ingest.aggregates import UNIQUE, unmet
@@ -142,11 +143,8 @@ def _refused(
 def _sizes(contract: Contract, total: int, good: int, common: Callable[[], str]) -> tuple[str, str] | None:
     """Return what is required and found where too many rows are set aside, or too few are left."""
     if total and (total - good) / total > contract.tolerance:
-        share = (total - good) / total
-        return (
-            f"at most {contract.tolerance:.1%} of rows set aside",
-            f"{share:.1%} of {total} rows: {common()}",
-        )
+        share, most = beside((total - good) / total, contract.tolerance, 1, "{:.#%}")
+        return f"at most {most} of rows set aside", f"{share} of {total} rows: {common()}"
     if contract.min_rows <= good <= (contract.max_rows or good):
         return None
     aside = f" of {total}, the others set aside: {common()}" if good < total else ""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from include import outputs
+from include.digits import beside
 from include.evaluate.metrics import loss
 from include.lake import Lake
 from include.monitor.degraded import WIDE, level, looked_at, tested
@@ -52,8 +53,10 @@ def calibration(spec: UseCase, live: Series) -> Finding:
     reach = float(stdtrit(apart.blocks - 1, 1 - level(spec) / 2)) * math.sqrt(apart.variance)
     outcome: Outcome = "alarm" if abs(apart.mean) > reach else "ok"
     shown = live.nights[seen]
-    note = f"{apart.mean:+.4f} of the rows are 1 beyond what was predicted, over {len(shown)} matured nights,"
-    note += f" {shown[0]} to {shown[-1]}; chance explains {reach:.4f}"
+    most, bound = beside(abs(apart.mean), reach, 4, "{:.#f}")
+    sign = "-" if apart.mean < 0 else "+"
+    note = f"{sign}{most} of the rows are 1 beyond what was predicted, over {len(shown)} matured nights,"
+    note += f" {shown[0]} to {shown[-1]}; chance explains {bound}"
     return Finding("concept", subject, apart.mean, reach, outcome, note)
 
 
@@ -90,8 +93,9 @@ def lasting(spec: UseCase, live: Series, gate: tuple[Array, Array] | None) -> Fi
     note = (
         f"loss over expectation {ratios[-1]:.3f} on the last {block} matured nights, by the gate's at most "
     )
-    note += f"{bound:.3f}; the evidence for a change after {len(ratios) * block} nights is {stake:.3g}, "
-    note += f"an alarm from {limit:.3g}"
+    text, alarm = beside(stake, limit, 3)
+    note += f"{bound:.3f}; the evidence for a change after {len(ratios) * block} nights is {text}, "
+    note += f"an alarm from {alarm}"
     return Finding("concept", subject, stake, limit, outcome, note)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from include.digits import beside
 from include.monitor import measures
 from include.monitor.findings import Finding
 from include.monitor.measures import BINNED, NAMES, Counts, Cut, psi
@@ -132,7 +133,8 @@ def moved(name: str, column: Column, window: Profile, width: int, rules: Monitor
     which, threshold = max(floors.items(), key=lambda floor: floor[1])
     alarm = value > threshold
     side = "beyond" if alarm else "within"
-    note = f"{name}: {NAMES[measure]} {value:.3g} over {width} night(s) is {side} {which}, {threshold:.3g}"
+    text, bound = beside(value, threshold, 3)
+    note = f"{name}: {NAMES[measure]} {text} over {width} night(s) is {side} {which}, {bound}"
     return Finding("drift", name, value, threshold, "alarm" if alarm else "ok", note)
 
 
@@ -145,7 +147,8 @@ def missing(name: str, column: Column, night: Profile, rules: Monitoring) -> Fin
     chance = float(stats.binom.sf(night.missing - 1, night.count, (of.missing + 0.5) / (of.count + 1)))
     alarm = rise > threshold and chance < CHANCE
     note = f"{name}: {night.missing_share:.1%} missing, {of.missing_share:.1%} in the reference"
-    note += f"; a rise of {threshold:.1%} is expected at most"
+    risen, bound = beside(rise, threshold, 1, "{:.#%}")
+    note += f"; a rise of {risen}, {bound} is expected at most"
     return Finding("missing", name, rise, threshold, "alarm" if alarm else "ok", note)
 
 
@@ -180,8 +183,9 @@ def unseen(
     chance = float(stats.binom.sf(round(share * present) - 1, present, 0.5 / (of.count + 1)))
     alarm = share > threshold and chance < CHANCE
     what = "beyond the range" if night.kind == "numeric" else "in categories that are new to those"
-    note = f"{name}: {share:.1%} of the night's values are {what} of the reference"
-    note += f" and the last weeks, {threshold:.1%} are expected at most"
+    text, bound = beside(share, threshold, 1, "{:.#%}")
+    note = f"{name}: {text} of the night's values are {what} of the reference"
+    note += f" and the last weeks, {bound} are expected at most"
     return Finding("unseen", name, share, threshold, "alarm" if alarm else "ok", note)
 
 

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from scipy.special import stdtrit
 
 from include import outputs, tables
+from include.digits import beside
 from include.lake import Lake
 from include.monitor.expect import expected, told
 from include.monitor.findings import Finding
@@ -124,7 +125,8 @@ def _poor(row: Mapping[str, Any], known: Sequence[Night]) -> str:
     if 2 * row["rows"] < usual:
         return f"{row['rows']} rows, and its error was measured on nights of {usual:g}"
     if row["error"] >= row["naive"]:
-        return f"its error, {row['error']:.3g}, isn't below that of the gate's figure, {row['naive']:.3g}"
+        error, naive = beside(row["error"], row["naive"], 3)
+        return f"its error, {error}, isn't below that of the gate's figure, {naive}"
     return ""
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from include import profile
+from include.digits import beside
 from include.lake import Lake
 from include.monitor import alarms
 from include.monitor.compare import Seen
@@ -108,6 +109,7 @@ def judge(name: str, given: Past, rules: Jumps) -> Finding:
         why = f"{name} has no row on this night or before it"
         return Finding("jump", name, None, given.limit, "not enough", why)
     side = "breaks with" if alarm else "is further than its limit from" if value > given.limit else "is like"
-    note = f"{name} {side} the {len(given.counts) - rules.of} nights before: {value:.3g}, limit "
-    note += f"{given.limit:.3g} on {rules.nights} of {rules.of} nights"
+    text, bound = beside(value, given.limit, 3)
+    note = f"{name} {side} the {len(given.counts) - rules.of} nights before: {text}, limit "
+    note += f"{bound} on {rules.nights} of {rules.of} nights"
     return Finding("jump", name, value, given.limit, "alarm" if alarm else "ok", note)

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from include import outputs
+from include import digits, outputs
 from include.evaluate.metrics import measured
 from include.features.build import labels
 from include.lake import Lake
@@ -67,5 +67,6 @@ def _judged(rule: Any, value: float | None, over: str) -> Finding:
             "performance", rule.metric, None, limit, "not enough", f"{rule.metric} has no value {over}"
         )
     alarm = value < limit if least else value > limit
-    note = f"{rule.metric} {value:.3g} {over}; required {'at least' if least else 'at most'} {limit:g}"
+    text, bound = digits.beside(value, limit, 3)
+    note = f"{rule.metric} {text} {over}; required {'at least' if least else 'at most'} {bound}"
     return Finding("performance", rule.metric, value, limit, "alarm" if alarm else "ok", note)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from include.digits import beside
 from include.promote.evidence import CHALLENGER, CHAMPION, Evidence
 from include.promote.interval import gain
 from include.spec.gate import Gate, Requirement
@@ -59,17 +60,27 @@ def spent(alpha: float, attempt: int) -> float:
     return 6 * alpha / (math.pi * attempt) ** 2
 
 
+def required(rule: Requirement, value: float | None) -> tuple[str, str]:
+    """Return a figure as text, and what is required of it."""
+    side, limit = ("at most", rule.at_most) if rule.at_least is None else ("at least", rule.at_least)
+    assert limit is not None  # a requirement has one of the two
+    if value is None:
+        return "missing", f"{side} {limit:g}"
+    whole = len(f"{abs(value):.0f}")  # digits before the point: thousands are not 1e+03
+    text, bound = beside(value, limit, max(whole, 4))
+    return text, f"{side} {bound}"
+
+
 def reaches(figures: Mapping[str, float], rule: Requirement, of: str = "") -> Check:
     """Check one requirement against the figures that there are."""
-    required = f"at least {rule.at_least:g}" if rule.at_least is not None else f"at most {rule.at_most:g}"
-    name = f"{of}{rule.metric}"
-    if rule.metric not in figures:
+    name, value = f"{of}{rule.metric}", figures.get(rule.metric)
+    text, bound = required(rule, value)
+    if value is None:
         there = ", ".join(sorted(figures)) or "none"
-        return Check(name, required, "missing", False, f"the evaluation has {there}")
-    value = figures[rule.metric]
+        return Check(name, bound, text, False, f"the evaluation has {there}")
     low = -math.inf if rule.at_least is None else rule.at_least
     high = math.inf if rule.at_most is None else rule.at_most
-    return Check(name, required, f"{value:.4g}", bool(math.isfinite(value) and low <= value <= high))
+    return Check(name, bound, text, bool(math.isfinite(value) and low <= value <= high))
 
 
 def against(case: Case, name: str, alpha: float, note: str = "") -> Check:
@@ -82,6 +93,6 @@ def against(case: Case, name: str, alpha: float, note: str = "") -> Check:
     if name not in losses.sums:
         return Check(title, "its losses on the same rows", "missing", False, evidence.note or AGAIN)
     least = gate.min_gain * sum(losses.sums[name]) / sum(losses.rows) if name == CHAMPION else 0.0
-    required = f"> {least:.4g} at level {1 - alpha:.6g}"
     shown = gain(losses.sums[name], losses.sums[CHALLENGER], losses.rows, gate.block, alpha)
-    return Check(title, required, str(shown), bool(shown.low > least), note)
+    text, bound = shown.beside(least)
+    return Check(title, f"> {bound} at level {1 - alpha:.6g}", text, bool(shown.low > least), note)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from include.digits import beside
 from include.promote.case import AGAIN, Case, Check, Rule, against, reaches, spent
 from include.promote.evidence import BASELINE, CHALLENGER, CHAMPION
 from include.promote.facts import Slice
@@ -76,7 +77,7 @@ def slices(case: Case) -> Sequence[Check]:
         for part in judged
         if (shown := _worse(part, case.gate, among(part, judged))) is not None
     ]
-    text = "; ".join(f"{part.name} loses {shown} more" for part, shown in worse[:5])
+    text = "; ".join(_loses_more(part, shown, case.gate) for part, shown in worse[:5])
     return [Check("slices", required, text or f"none of {len(judged)}", not worse)]
 
 
@@ -106,7 +107,8 @@ def robustness(case: Case) -> Sequence[Check]:
     rises = {one.name: one.rise for one in cases if one.rise is not None}
     name = max(rises, key=lambda case: rises[case], default="none was measured")
     rise, risen = rises.get(name, math.inf), "rise of the loss in the worst edge case"
-    return [holds, Check(risen, f"at most {most:.4g}", f"{rise:.4g}", rise <= most, name)]
+    text, bound = beside(rise, most)
+    return [holds, Check(risen, f"at most {bound}", text, rise <= most, name)]
 
 
 def serving(case: Case) -> Sequence[Check]:
@@ -124,19 +126,21 @@ def decided_alone(case: Case) -> Sequence[Check]:
     """No feature alone nearly decides the label."""
     leak, most = case.evidence.facts.leak, case.gate.leak.alone
     off = most == 1  # no figure is above 1, so as a bound it would refuse what no other bound lets pass
-    required = "any, since gate.leak.alone is 1" if off else f"below {most:g}"
     classes = sorted(leak.too_few.items())
     rows = [f"{name}, with {count} of at least {LEAST_ROWS} rows" for name, count in classes]
     few = f"not judged for {', '.join(rows)}" if rows else ""
+    anything = "any, since gate.leak.alone is 1"
     if not leak.alone:
+        required = anything if off else f"below {most:g}"
         return [Check(ALONE, required, "not judged" if few else "missing", bool(few), few or AGAIN)]
     name = max(leak.alone, key=lambda feature: leak.alone[feature])
     value = leak.alone[name]
+    text, bound = beside(value, most)
     passed = off or value < most
     remedy = "remove it from features in usecase.yaml if it tells what came after the decision, "
     remedy += "else raise gate.leak.alone; 1 switches this check off"
     note = "; ".join(part for part in (name, "" if passed else remedy, few) if part)
-    return [Check(ALONE, required, f"{value:.4g}", passed, note)]
+    return [Check(ALONE, anything if off else f"below {bound}", text, passed, note)]
 
 
 def learns_from_noise(case: Case) -> Sequence[Check]:
@@ -160,8 +164,9 @@ def history(case: Case) -> Sequence[Check]:
         return [Check(SAVED, "not far above history", f"{leak.saved:.4g}", True, note)]
     odds = times * max(_odds(share) for share in leak.history)
     most = odds / (1 + odds)
-    required = f"at most {most:.4g}, {times:g} times the best odds before"
-    return [Check(SAVED, required, f"{leak.saved:.4g}", leak.saved <= most)]
+    text, bound = beside(leak.saved, most)
+    required = f"at most {bound}, {times:g} times the best odds before"
+    return [Check(SAVED, required, text, leak.saved <= most)]
 
 
 def _odds(share: float) -> float:
@@ -175,8 +180,8 @@ def coverage(case: Case) -> Sequence[Check]:
     if not found:
         return [Check("rows of values never fitted on", f"at most {most:g}", "missing", False, AGAIN)]
     name = max(found, key=lambda feature: found[feature])
-    value = found[name]
-    return [Check("rows of values never fitted on", f"at most {most:g}", f"{value:.4g}", value <= most, name)]
+    text, bound = beside(found[name], most)
+    return [Check("rows of values never fitted on", f"at most {bound}", text, found[name] <= most, name)]
 
 
 def refit(case: Case) -> Sequence[Check]:
@@ -185,10 +190,12 @@ def refit(case: Case) -> Sequence[Check]:
         return []
     found, losses = case.evidence.facts.refit, case.evidence.losses
     walked = sum(losses.sums[CHALLENGER]) / sum(losses.rows)
-    required = f"at most {walked:.4g}, the walk's"
     if found is None:
+        required = f"at most {walked:.4g}, the walk's"
         return [Check("loss of the refitted model", required, "missing", False, "train again")]
-    return [Check("loss of the refitted model", required, f"{found:.4g}", found <= walked * (1 + SLACK))]
+    passed = found <= walked * (1 + SLACK)
+    text, bound = beside(min(found, walked) if passed else found, walked)
+    return [Check("loss of the refitted model", f"at most {bound}, the walk's", text, passed)]
 
 
 THIN: dict[str, Rule] = {"enough": enough, "unseen": unseen}
@@ -235,4 +242,14 @@ def harm(part: Slice, gate: Gate, among: int) -> Gain:
 def _worse(part: Slice, gate: Gate, among: int) -> Gain | None:
     """Return by how much a slice loses more than before, where that is shown to be beyond the tolerance."""
     shown = harm(part, gate, among)
-    return shown if shown.low > gate.slices.tolerance * sum(part.rival) / sum(part.rows) else None
+    return shown if shown.low > _tolerated(part, gate) else None
+
+
+def _tolerated(part: Slice, gate: Gate) -> float:
+    """Return how much more a slice may lose a row."""
+    return gate.slices.tolerance * sum(part.rival) / sum(part.rows)
+
+
+def _loses_more(part: Slice, shown: Gain, gate: Gate) -> str:
+    text, bound = shown.beside(_tolerated(part, gate))
+    return f"{part.name} loses {text} more, tolerated {bound}"

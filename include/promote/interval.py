@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from include.digits import beside
+
 Array = NDArray[np.float64]
 
 
@@ -28,6 +30,11 @@ class Gain:
 
     def __str__(self) -> str:
         return f"{self.mean:.4g} [{self.low:.4g}, inf)"
+
+    def beside(self, limit: float) -> tuple[str, str]:
+        """Return it as text beside what the lower bound is compared with."""
+        low, bound = beside(self.low, limit)
+        return f"{self.mean:.4g} [{low}, inf)", bound
 
 
 def nights_needed(block: int) -> int:

@@ -66,7 +66,8 @@ def _look(kind: str, losses: Losses, look: int, gate: Gate) -> Move | None:
     margin = -rules.margin * _mean(old, rows)
     better = gain(old, new, rows, gate.block, level)
     if better.low > margin:
-        return Move(FORWARD, f"{gate.objective} gain {better}, required > {margin:.4g} {over}")
+        text, bound = better.beside(margin)
+        return Move(FORWARD, f"{gate.objective} gain {text}, required > {bound} {over}")
     return None
 
 

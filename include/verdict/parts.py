@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from include import digits
+
 Tone = Literal["", "good", "warn", "bad"]
 
 
@@ -63,14 +65,27 @@ def figure(value: float | None) -> str:
     return "—" if value is None else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
+def figures(one: float, other: float) -> tuple[str, str]:
+    """Return two numbers as people read them, with the digits that show which is larger."""
+    if max(abs(one), abs(other)) < 1e4:
+        return digits.beside(one, other, 4, "{:,.#g}")
+    return digits.beside(one, other, 0, "{:,.#f}")
+
+
 def signed(value: float) -> str:
     """Return a difference with its sign."""
     return f"{value:+,.4g}"
 
 
-def percent(share: float | None, sign: bool = False) -> str:
-    """Return a share of 1 in percent."""
-    return "—" if share is None else f"{100 * share:+.1f} %" if sign else f"{100 * share:.1f} %"
+def percent(share: float | None, sign: bool = False, beside: float | None = None) -> str:
+    """Return a share of 1 in percent; ``beside`` another one it has the digits that tell them apart."""
+    if share is None:
+        return "—"
+    style = "{:+.#%}" if sign else "{:.#%}"
+    text = style.replace("#", "1").format(share)
+    if beside is not None:
+        text, _ = digits.beside(share, beside, 1, style)
+    return text.replace("%", " %")
 
 
 def markdown(section: Section) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from include.promote.case import Check
+from include.digits import beside
+from include.promote.case import Check, required
 from include.promote.checks import among, harm, judgeable
 from include.promote.facts import Fairness, Slice
 from include.spec.gate import Requirement
@@ -84,7 +85,7 @@ def slices(known: Known) -> Section | None:
     most = 100 * gate.slices.tolerance
     rows: list[Line] = [
         [part.name, "yes" if part.declared else "no", num(f"{sum(part.rows):,}"), *_losses(part),
-         num(f"{rise:+.2f} % [{low:+.2f}, {high:+.2f}]"),
+         num(f"{rise:+.2f} % [{beside(low, most, 2, '{:+.#f}')[0]}, {high:+.2f}]"),
          Cell("worse", "bad") if low > most else Cell("held", "good")]
         for (rise, low, high), part in rises
     ]  # fmt: skip
@@ -155,7 +156,7 @@ def edge_cases(known: Known) -> Section | None:
     )
     rows: list[Line] = [
         [one.name, one.kind, Cell("held", "good") if one.held else Cell("broke", "bad"),
-         num(percent(one.rise, sign=True)), one.note]
+         num(percent(one.rise, sign=True, beside=known.spec.gate.robustness)), one.note]
         for one in worst
     ]  # fmt: skip
     head = ["Case", "Kind", "Outcome", "Rise of the loss", "Note"]
@@ -171,8 +172,9 @@ def serving(known: Known) -> Section | None:
     same = "the same to the bit" if found.same else f"something else: {found.note}"
     lead = f"Loaded from its stored bytes in a fresh process, it predicted {same}."
     rows: list[Line] = [
-        [spoken(name), num(figure(value)), SERVED.get(name, ""), _bound(asked.get(name))]
+        [spoken(name), num(text), SERVED.get(name, ""), bound]
         for name, value in sorted(found.figures.items())
+        for text, bound in [_beside(value, asked.get(name))]
     ]
     return Section("Latency and size", lead, [Table(["Figure", "Found", "Unit", "Required"], rows)])
 
@@ -194,9 +196,11 @@ def doubts(known: Known) -> Section | None:
     )
     bound = f"less is better, at most {percent(gate.coverage)}"
     tables = [
-        Table(["Feature alone", f"{measure} of a small tree"], [[n, num(figure(v))] for n, v in alone],
+        Table(["Feature alone", f"{measure} of a small tree"],
+              [[n, num(beside(v, gate.leak.alone)[0])] for n, v in alone],
               "What one feature alone can tell (less is less suspicious)", folded=True),
-        Table(["Feature", "Share of the scored rows"], [[n, num(percent(v))] for n, v in unseen],
+        Table(["Feature", "Share of the scored rows"],
+              [[n, num(percent(v, beside=gate.coverage))] for n, v in unseen],
               f"Values that are scored and were never fitted on ({bound})", folded=True),
     ]  # fmt: skip
     return Section("Leaks and coverage", lead, [table for table in tables if table.rows])
@@ -240,14 +244,13 @@ def _groups(one: Fairness) -> Table:
 def _between(one: Fairness, requirements: tuple[Requirement, ...]) -> Table:
     asked = {rule.metric: rule for rule in requirements}
     rows: list[Line] = [
-        [spoken(name), num(figure(value)), _bound(asked.get(name))]
+        [spoken(name), num(text), bound]
         for name, value in sorted(one.figures.items())
+        for text, bound in [_beside(value, asked.get(name))]
     ]
     title = f"Between the groups of {one.column} (a difference is best at 0, a ratio at 1)"
     return Table(["Figure", "Found", "Required"], rows, title)
 
 
-def _bound(rule: Requirement | None) -> str:
-    if rule is None:
-        return "—"
-    return f"at least {rule.at_least:g}" if rule.at_least is not None else f"at most {rule.at_most:g}"
+def _beside(value: float, rule: Requirement | None) -> tuple[str, str]:
+    return required(rule, value) if rule else (figure(value), "—")

@@ -10,7 +10,7 @@ from include import outputs
 from include.promote.evidence import CHALLENGER, CHAMPION, Evidence
 from include.promote.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED
 from include.verdict.known import Known
-from include.verdict.parts import Tone, figure, percent
+from include.verdict.parts import Tone, figure, figures, percent
 
 TONES: dict[str, Tone] = {
     BLESSED: "good",
@@ -121,13 +121,14 @@ def _compared(known: Known) -> str:
     """Return the losses side by side."""
     new, old = known.mean(CHALLENGER), known.mean(known.rival)
     nights, objective = len(known.evidence.losses.nights), spoken(known.spec.gate.objective)
-    share = f": {percent(abs(old - new) / old)} {'less' if new < old else 'more'}" if old else ""
+    share = f": {percent(abs(old - new) / old, beside=0)} {'less' if new < old else 'more'}" if old else ""
+    ours, theirs = figures(new, old)
     whose = "that it had never seen, its"
     if known.spec.gate.evidence == "walk_forward":
         whose = "that models of its recipe, each fitted on earlier nights, had never seen, their"
     return (
         f"On {nights} nights with {known.rows:,} rows {whose} {objective} was "
-        f"{figure(new)} against {figure(old)} of {rival(known)}{share}, and less is better."
+        f"{ours} against {theirs} of {rival(known)}{share}, and less is better."
     )
 
 

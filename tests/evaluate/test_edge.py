@@ -217,6 +217,8 @@ def test_a_probability_above_one_is_found(clinic: Ward) -> None:
     found = broken(clinic, lambda rows: np.where(rows["distance"].to_numpy() > 1e9, 1.2, 0.2))
     assert found == {"distance extreme": "at 1e+12: 1.2 as a probability"}
     assert broken(clinic, lambda rows: 1.2) == {"rows as they are": "1.2 as a probability"}
+    beyond = {"rows as they are": "1.0000001 as a probability"}
+    assert broken(clinic, lambda rows: 1.0000001) == beyond
 
 
 def test_a_type_may_be_refused_in_a_sentence_only(clinic: Ward) -> None:

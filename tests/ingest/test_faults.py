@@ -161,6 +161,17 @@ def test_too_many_bad_rows_refuse_the_partition(
     assert len(quarantine) == outcome.quarantined
 
 
+def test_a_share_just_above_the_tolerance_is_printed_so(
+    shop: Path, lake: Lake, declare: Callable[..., UseCase], connect: Connect
+) -> None:
+    """A partition with 2 of 40 rows set aside, where 4.998 % may be, isn't refused for 5.0% beside 5.0%."""
+    header, rows = header_and_rows(shop)
+    spoil(shop, [header, *field(3, "cheap", 2)(rows)])
+    strict = declare(lambda raw: raw["sources"]["sales"]["contract"].update(tolerance=0.04998))
+    found = one(lake, strict, connect).note
+    assert "required at most 4.998% of rows set aside, found 5.0% of 40 rows: type of price" in found
+
+
 FEW = {
     "another type": (field(3, "cheap", 1), "type", "price", "cheap"),
     "out of range": (

@@ -11,10 +11,12 @@ from sklearn import metrics as sk
 
 from include import tables
 from include.lake import Lake
+from include.monitor import performance
 from include.monitor.run import monitor
 from include.promote.ledger import STEPPED_DOWN
 from include.score.run import score
 from include.spec import UseCase
+from include.spec.gate import Requirement
 from tests.monitor import machines
 
 
@@ -64,6 +66,21 @@ def test_what_is_required_is_judged_on_the_pooled_window(quick: Lake, use: UseCa
     target, predicted = truth(use, quick, week[:3])
     assert found[week[4]]["value"] == pytest.approx(sk.roc_auc_score(target, predicted))
     assert found[week[4]]["outcome"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("required", "value", "note"),
+    [
+        ({"at_least": 0.75}, 0.74996, "roc_auc 0.74996 over a week; required at least 0.75"),
+        ({"at_least": 0.12345}, 0.5, "roc_auc 0.5 over a week; required at least 0.12345"),
+        ({"at_most": 2.0}, 2.0000001, "roc_auc 2.0000001 over a week; required at most 2"),
+    ],
+)
+def test_a_finding_prints_on_which_side_of_its_limit_a_figure_is(
+    required: dict[str, float], value: float, note: str
+) -> None:
+    """A figure that misses its limit by little has the digits that show it."""
+    assert performance._judged(Requirement(metric="roc_auc", **required), value, "over a week").note == note
 
 
 def test_labels_that_come_late_are_known_later(quick: Lake, use: UseCase, week: list[str]) -> None:

@@ -52,7 +52,7 @@ def test_harm_that_costs_more_refuses_by_its_name(rise: float) -> None:
     """The worst case is the one that is named, wherever it stands."""
     found = failed(asked(checks.robustness, edge_cases=cases(0.1, rise, 0.4)))
     assert len(found) == 1
-    assert found[0].startswith(f"rise of the loss in the worst edge case {rise:.4g}, required at most 0.5")
+    assert found[0].startswith(f"rise of the loss in the worst edge case {rise:.16g}, required at most 0.5")
     assert found[0].endswith("(case 1)")
 
 
@@ -85,6 +85,30 @@ def test_serving_beyond_a_bound_refuses(name: str, value: float) -> None:
     """Slower than declared by any amount is too slow."""
     found = failed(asked(checks.serving, serving=Serving(True, FAST | {name: value})))
     assert [sentence.split(" ")[0] for sentence in found] == [name]
+
+
+@pytest.mark.parametrize(
+    ("rule", "changes", "sentence"),
+    [
+        (checks.robustness, {"edge_cases": cases(0.500004)}, "0.500004, required at most 0.5 "),
+        (checks.robustness, {"edge_cases": cases(ABOVE)}, "0.5000000000000001, required at most 0.5 "),
+        (checks.coverage, {"coverage": {"temp": 0.250004}}, "0.250004, required at most 0.25 "),
+        (
+            checks.serving,
+            {"serving": Serving(True, FAST | {"p95_ms": 50.004})},
+            "50.004, required at most 50",
+        ),
+        (
+            checks.serving,
+            {"serving": Serving(True, FAST | {"rows_per_second": 999.96})},
+            "999.96, required at least 1000",
+        ),
+    ],
+)
+def test_a_refusal_by_little_shows_by_how_little(rule: Rule, changes: dict[str, Any], sentence: str) -> None:
+    """No sentence says that a figure was refused which it prints as the bound itself."""
+    (found,) = failed(asked(rule, **changes))
+    assert sentence in f"{found} "
 
 
 @pytest.mark.parametrize("name", FAST)

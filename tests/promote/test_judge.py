@@ -15,6 +15,7 @@ from include.promote.checks import RULES
 from include.promote.evidence import Evidence, Losses
 from include.promote.facts import EdgeCase, Leak, Serving, Slice
 from include.promote.facts import Fairness as FairnessFound
+from include.promote.interval import Gain
 from include.promote.judge import (
     BLESSED,
     NOT_BLESSED,
@@ -284,6 +285,12 @@ def test_a_small_gain_can_be_too_small() -> None:
     refused = _judge(made, GATE.model_copy(update={"min_gain": 0.045}))
     assert refused.verdict == NOT_BLESSED
     assert _failed(refused) == ["log_loss gain over champion aaaaaaaa"]
+
+
+def test_a_gain_that_is_too_small_by_little_is_printed_so() -> None:
+    """The lower bound beside the required gain has the digits that show which is larger."""
+    assert Gain(0.02, 0.0099996, 0.95).beside(0.01) == ("0.02 [0.0099996, inf)", "0.01")
+    assert Gain(0.02, 0.0112345678, 0.95).beside(0.01) == ("0.02 [0.01123, inf)", "0.01")
 
 
 def test_trying_again_must_show_more() -> None:
