@@ -158,6 +158,6 @@ def _said(value: Any, expectation: Expectation) -> str:
         return ", ".join(sorted(str(one) for one in value[:20]))
     if not isinstance(value, float):
         return str(value)
-    limits = [limit for limit in map(expectation.kwargs.get, LIMITS) if type(limit) in (int, float)]
-    nearest = min(limits, key=lambda limit: abs(value - limit), default=value)
-    return beside(value, nearest, 6)[0]
+    limits = (expectation.kwargs.get(name) for name in ("min_value", "max_value"))
+    numbers = [float(limit) for limit in limits if isinstance(limit, int | float)]
+    return beside(value, min(numbers, key=lambda limit: abs(value - limit), default=value), 6)[0]

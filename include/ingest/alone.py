@@ -41,7 +41,7 @@ def _typed(rows: Rows, spec: UseCase, source: str, aside: Aside) -> Iterator[pa.
             aside.add(which, "type", name, start=start)
         _required(typed, declared, aside, start)
         _day(typed, rows, spec, source, aside, start)
-        _agrees(typed, spec, declared, aside, start)
+        _agrees(typed, rows, spec, declared, aside, start)
         yield from typed.cast(_kept_as(declared)).to_batches()
 
 
@@ -73,17 +73,26 @@ def _day(typed: pa.Table, rows: Rows, spec: UseCase, source: str, aside: Aside, 
     aside.add(before & other, "day", name, start=start)
 
 
-def _agrees(typed: pa.Table, spec: UseCase, source: Source, aside: Aside, start: int) -> None:
+def _agrees(typed: pa.Table, rows: Rows, spec: UseCase, source: Source, aside: Aside, start: int) -> None:
     """Set rows aside whose local hour is another than that of the hhmm column beside it; 24:00 is hour 0."""
     for name, column in source.columns.items():
         if column.agrees is None:
             continue
-        hour = pc.hour(_local(typed[name], spec)).cast(pa.int32())
+        wall = _local(typed[name], spec)
+        hour = pc.hour(wall).cast(pa.int32())
         midnight = pc.equal(typed[column.agrees], 1440)
         said = pc.if_else(midnight, pa.scalar(0, pa.int32()), pc.divide(typed[column.agrees], 60))
         differs = mask(pc.fill_null(pc.not_equal(hour, said), False))
         before = ~aside.out[start : start + typed.num_rows]
         aside.add(before & differs, "agrees", name, column.agrees, start=start)
+        places = np.flatnonzero(before & differs)
+        _, first = np.unique(rows.unit(places + start), return_index=True)
+        for place in places[first].tolist():  # a refusal shows the first of its unit
+            hours, minutes = divmod(typed[column.agrees][place].as_py(), 60)
+            aside.computed["agrees", (name, column.agrees), start + place] = (
+                f"{name} is {wall[place].as_py():%Y-%m-%d %H:%M} in {spec.schedule.timezone} "
+                f"and {column.agrees} says {hours:02}:{minutes:02}"
+            )
 
 
 def _local(values: Any, spec: UseCase) -> Any:

@@ -104,10 +104,17 @@ Found = tuple[int, int, bytes]  # the place of a batch, its rows, and a bit for 
 
 @dataclass
 class Aside:
-    """The rows that break a rule. A row may break several; it is counted once."""
+    """The rows that break a rule. A row may break several; it is counted once.
+
+    Parameters
+    ----------
+    computed : what a rule made of a row's values where the text doesn't show it, by rule, columns and the
+        row's place.
+    """
 
     rows: Rows
     out: Mask = field(init=False)
+    computed: dict[tuple[str, tuple[str, ...], int], str] = field(default_factory=dict, init=False)
     _found: dict[tuple[str, tuple[str, ...], int], list[Found]] = field(
         default_factory=lambda: defaultdict(list), init=False
     )
@@ -135,14 +142,16 @@ class Aside:
         low = int(self.rows.sizes[:unit].sum())
         high = low + int(self.rows.sizes[unit])
         for (rule, columns, _), found in self._found.items():
-            size, value = 0, None
+            size, example = 0, ""
             for places in (_places(one) for one in found if one[0] < high and one[0] + one[1] > low):
                 mine = places[(places >= low) & (places < high)]
                 if mine.size and not size:
-                    value = self._values(mine[:1], columns)[0]
+                    example = repr(self._values(mine[:1], columns)[0])
+                    if computed := self.computed.get((rule, columns, int(mine[0]))):
+                        example += f", where {computed}"
                 size += mine.size
             if size:
-                counts.append((size, f"{rule} of {', '.join(columns)} in {size} rows, as {value!r}"))
+                counts.append((size, f"{rule} of {', '.join(columns)} in {size} rows, as {example}"))
         return "; ".join(text for _, text in sorted(counts, key=lambda one: (-one[0], one[1]))[:3])
 
     def table(self, source: str) -> pa.Table:

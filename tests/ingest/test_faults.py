@@ -291,6 +291,28 @@ def test_the_hour_of_midnight_is_hour_0(
     assert {row["rule"] for row in lake.rows("quarantine")} == (set() if good else {"agrees"})
 
 
+def test_a_refusal_for_times_that_disagree_says_which_times(
+    shop: Path, lake: Lake, declare: Callable[..., UseCase], connect: Connect
+) -> None:
+    """The sentence has one row's moment as the wall time of the schedule's zone, beside the column's."""
+
+    def hourly(raw: dict) -> None:  # type: ignore[type-arg]
+        raw["schedule"]["timezone"] = "America/New_York"
+        raw["sources"]["sales"].pop("day", None)
+        raw["sources"]["sales"]["columns"]["week"] = {
+            "type": "timestamp",
+            "timezone": "UTC",
+            "agrees": "opens",
+        }
+
+    header, rows = header_and_rows(shop)
+    fields = [row.split(",") for row in rows]
+    spoil(shop, [header, *(",".join([f"{NIGHT} 14:15", *f[1:5], "1415", f[6]]) for f in fields)])
+    note = one(lake, declare(hourly), connect).note
+    assert f'agrees of week, opens in 40 rows, as \'{{"week": "{NIGHT} 14:15", "opens": "1415"}}\', ' in note
+    assert f"where week is {NIGHT} 09:15 in America/New_York and opens says 14:15" in note
+
+
 @pytest.mark.parametrize(
     ("column", "agrees", "sentence"),
     [
