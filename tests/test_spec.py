@@ -160,6 +160,32 @@ def test_a_value_that_cannot_be_meant_is_refused(path: str, value: Any, said: st
     assert said in refusal(planted(tmp_path, path, value))
 
 
+UNQUOTED = [
+    ('start: "2024-01-01"', "start: 2024-01-05", 'schedule.start: quote the date: start: "2024-01-05"'),
+    (
+        "connection: shop\n",
+        "connection: shop\n    start: 2024-02-05  # late\n",
+        'sources.sales.start: quote the date: start: "2024-02-05"',
+    ),
+    ('known: "05:00"', "known: 18:30", 'sources.sales.known: quote the time: known: "18:30"'),
+    ("statement: ", "statement: 12  # ", 'problem.statement: quote the text: statement: "12"'),
+]
+
+
+@pytest.mark.parametrize(("right", "wrong", "sentence"), UNQUOTED)
+def test_a_text_without_quotes_is_shown_as_it_should_be_written(
+    right: str, wrong: str, sentence: str, tmp_path: Path
+) -> None:
+    """YAML takes a bare date, hour or number for no text: the error names the key and quotes the value."""
+    folder = shutil.copytree(WEEKLY, tmp_path / "weekly_sales")
+    text = (folder / "usecase.yaml").read_text()
+    assert right in text
+    (folder / "usecase.yaml").write_text(text.replace(right, wrong, 1))
+    with pytest.raises(SpecError) as caught:
+        read(folder / "usecase.yaml")
+    assert caught.value.found == sentence
+
+
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "name: [", "\x00", "just words"])
 def test_a_file_that_is_no_mapping_is_refused(text: str, tmp_path: Path) -> None:
     """Empty, a list, broken YAML, binary: one sentence that names the file."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import date
 from pathlib import Path
 from typing import get_args, get_origin
 
@@ -68,7 +69,9 @@ def read(file: Path) -> UseCase:
         naming the file, the path of each key that is wrong, and what is valid there.
     """
     try:
-        raw = SAFE(file.read_text()).get_single_data()
+        loader = SAFE(file.read_text())
+        node = loader.get_single_node()
+        raw = loader.construct_document(node) if node is not None else None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise SpecError(str(file), required="a YAML file", found=" ".join(str(error).split())) from None
     if not isinstance(raw, dict):
@@ -79,7 +82,9 @@ def read(file: Path) -> UseCase:
         spec = UseCase.model_validate({**raw, "folder": file.parent})
     except ValidationError as error:
         raise SpecError(
-            str(file), found="; ".join(_sentence(e) for e in error.errors()), remedy="correct it and save"
+            str(file),
+            found="; ".join(_sentence(e, node) for e in error.errors()),
+            remedy="correct it and save",
         ) from None
     if spec.name != file.parent.name:
         raise SpecError(
@@ -92,12 +97,16 @@ def read(file: Path) -> UseCase:
     return spec
 
 
-def _sentence(error: object) -> str:
+def _sentence(error: object, node: yaml.Node | None) -> str:
     """Return ``path: what is wrong`` for one of pydantic's errors, and the valid keys for an unknown one."""
     assert isinstance(error, dict)
     path = _path(error["loc"])
     if error["type"] == "extra_forbidden":
         return f"{path}: unknown key{_valid_here(error['loc'])}"
+    if error["type"] == "string_type" and (text := _text(node, path)):
+        key = path.rpartition(".")[2]
+        what = "date" if isinstance(error["input"], date) else "time" if ":" in text else "text"
+        return f'{path}: quote the {what}: {"" if key.isdigit() else f"{key}: "}"{text}"'
     said = str(error["msg"]).removeprefix("Value error, ")
     return f"{path}: {said}" if path else said
 
@@ -106,6 +115,18 @@ def _path(loc: tuple[str | int, ...]) -> str:
     """Return the path as the file has it: pydantic puts the kind of a source behind its name."""
     tagged = len(loc) > 2 and loc[0] == "sources" and loc[2] in ("objects", "http", "sql")
     return ".".join(str(part) for part in (loc[:2] + loc[3:] if tagged else loc))
+
+
+def _text(node: yaml.Node | None, path: str) -> str:
+    """Return what the file says at a path, unread; nothing where there is no scalar."""
+    for part in path.split("."):
+        children: dict[str, yaml.Node] = {}
+        if isinstance(node, yaml.MappingNode):
+            children = {str(key.value): value for key, value in node.value}
+        elif isinstance(node, yaml.SequenceNode):
+            children = {str(place): value for place, value in enumerate(node.value)}
+        node = children.get(part)
+    return str(node.value) if isinstance(node, yaml.ScalarNode) else ""
 
 
 def _valid_here(loc: tuple[str | int, ...]) -> str:
