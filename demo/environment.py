@@ -78,6 +78,12 @@ def airflow_environment(home: Home) -> dict[str, str]:
     return SILENCE | ONE_THREAD | TUNED | _airflow(home) | _stores(home) | _sources(home)
 
 
+def command_line_environment(home: Home) -> dict[str, str]:
+    """What `python -m include` needs of it: all that a task sees but Airflow's own settings."""
+    ours = SILENCE | ONE_THREAD | _stores(home) | _sources(home)
+    return {name: value for name, value in ours.items() if not name.startswith("AIRFLOW__")}
+
+
 def _airflow(home: Home) -> dict[str, str]:
     """Where Airflow finds its code and its database, and what it signs with."""
     settings = {

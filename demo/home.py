@@ -80,6 +80,16 @@ class Home:
         _kept(path, lambda: {"admin": self.secrets["airflow"]})
         return path
 
+    @property
+    def environment(self) -> Path:
+        """What `python -m include` reads while the servers are up (mode 600): see `include.demo_settings`."""
+        return self.root / "secrets" / "environment.json"
+
+    def keep_environment(self, environment: dict[str, str]) -> None:
+        """Write it."""
+        self.folder("secrets")
+        _replace(self.environment, environment)
+
     @cached_property
     def ports(self) -> dict[str, int]:
         """The port of each name in `PORTS`; `EVERGREEN_PORT_<NAME>` wins over the one that was kept."""

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from demo import process
 from demo.complaints import StackError, complaint, named, taken
-from demo.environment import airflow_environment
+from demo.environment import airflow_environment, command_line_environment
 from demo.home import Home, is_free
 from demo.postgres import identity
 from demo.servers import ALL, BY_NAME, SERVERS, Server, log_file, pid_file
@@ -78,10 +78,13 @@ class Stack:
                 coming[server.name] = pool.submit(self._bring_up, server, needs, env, progress)
         for future in coming.values():  # in order, so that the cause is told and not what it led to
             future.result()
+        extra = {name: value for name, value in self.extra.items() if not name.startswith("AIRFLOW__")}
+        self.home.keep_environment(command_line_environment(self.home) | extra)
 
     def down(self, progress: Progress = lambda *_: None) -> None:
         """Stop every server, those that need others first."""
         with self.home.lock():
+            self.home.environment.unlink(missing_ok=True)
             for wave in (("api-server", "scheduler", "dag-processor", "triggerer", "mlflow"), ALL):
                 with ThreadPoolExecutor(len(wave)) as pool:
                     for name, took in zip(wave, pool.map(self._stop, wave), strict=True):

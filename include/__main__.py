@@ -18,7 +18,8 @@ import typer
 from include import spec as specs
 from include.acts import acts
 from include.clock import day_of
-from include.errors import EvergreenError, PartitionError
+from include.demo_settings import adopt
+from include.errors import EvergreenError, PartitionError, SettingError
 from include.looks import looks
 from include.options import AsJson, Debug, UseCaseName
 from include.options import show as _show
@@ -32,6 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+NO_LAKE = {"check", "new", "--help"}  # what needs no setting
 AllOrOne = Annotated[str | None, typer.Argument(metavar="[USECASE]", help="All of them, unless given.")]
 Night = Annotated[str | None, typer.Option("--night", help="A partition, as 2013-03-01.")]
 
@@ -222,15 +224,20 @@ def _day(key: str) -> str:
 
 def main() -> None:
     """Run a command; an error of ours is one line and no traceback."""
+    folder = Path(".evergreen").absolute()
+    demo = adopt(folder) if sys.argv[1:] and NO_LAKE.isdisjoint(sys.argv) else "none"
+    if demo == "up":
+        typer.echo(f"using the demo in {folder}: this shell has no settings of its own", err=True)
     try:
         app()
     except EvergreenError as error:
         if "--debug" in sys.argv:
             raise
-        typer.echo(
-            json.dumps({"error": str(error)}) if "--json" in sys.argv else str(error),
-            err="--json" not in sys.argv,
-        )
+        text = str(error)
+        if demo == "down" and isinstance(error, SettingError):
+            text += f"; the demo in {folder} is down: `make demo` starts it"
+        as_json = "--json" in sys.argv
+        typer.echo(json.dumps({"error": text}) if as_json else text, err=not as_json)
         raise SystemExit(1) from None
 
 
