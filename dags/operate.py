@@ -1,8 +1,8 @@
-"""What a person starts: check the lake, back it up, roll back to an earlier version, or force a challenger.
+"""What a person starts: check the lake, back it up, draw its year, roll back to an earlier version, or force.
 
 When: by hand, from the form. The last two need a logged-in person and a reason; the ledger keeps both.
-Changes: `verify` nothing; `back up` adds what is new to EVERGREEN_BACKUP; the others one row of each role in
-`deployments`, from the next night on. What was forced shows as forced for good.
+Changes: `verify` nothing; `back up` adds what is new to EVERGREEN_BACKUP; `redraw the year` replaces that;
+the others one row of each role in `deployments`, from the next night on. What was forced shows as forced.
 If it is red: the log says what was required, what was found and the remedy; nothing was switched.
 """
 

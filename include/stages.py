@@ -100,7 +100,7 @@ def _monitor(lake: Lake, spec: UseCase, nights: Sequence[str], now: datetime) ->
     from include.monitor.run import monitor
 
     yield from (monitor(lake, spec, night) for night in nights)
-    redraw(lake, spec, nights[-1])
+    redraw(lake, spec)
 
 
 def _rollout(lake: Lake, spec: UseCase, nights: Sequence[str], now: datetime) -> Iterator[Ref]:

@@ -1,4 +1,4 @@
-"""Draw a use case's year and store it beside the reports; the newest night does it anew."""
+"""Draw a use case's year and store it beside the reports, as the runs of its nights do when they end."""
 
 from __future__ import annotations
 
@@ -12,23 +12,31 @@ from include.report import table
 from include.spec import UseCase
 from include.verdict.place import HISTORY
 
+PASSES = 5  # more than the runs that are likely to end while one draws
 log = logging.getLogger(__name__)
 
 
 def draw(lake: Lake, spec: UseCase) -> tuple[dict[str, Any], str]:
     """Store the page as ``reports/history.html``.
 
+    What is published meanwhile is drawn as well: of several runs that draw at once, the one that writes last
+    may have read first.
+
     Returns
     -------
     dict, str
         What it says as plain JSON, and the page. The same tables give the same bytes.
     """
-    from include.history import page  # matplotlib, which a night that isn't the newest goes without
+    from include.history import page  # matplotlib, which most nights of a backfill go without
 
     found = known(lake, spec)
-    sentence = _sentence(found)
-    html = page.render(found, sentence)
-    lake.replace(f"reports/{HISTORY}", html.encode())
+    for _ in range(PASSES):
+        sentence = _sentence(found)
+        html = page.render(found, sentence)
+        lake.replace(f"reports/{HISTORY}", html.encode())
+        before, found = found, known(lake, spec)
+        if found == before:
+            break
     said = {
         "usecase": spec.name,
         "sentence": sentence,
@@ -47,12 +55,10 @@ def draw(lake: Lake, spec: UseCase) -> tuple[dict[str, Any], str]:
     return said, html
 
 
-def redraw(lake: Lake, spec: UseCase, night: str) -> None:
-    """Draw the year if the night is the newest that was watched. What fails is logged: the night is done."""
+def redraw(lake: Lake, spec: UseCase) -> None:
+    """Draw the year. What fails is logged: the night is done."""
     try:
-        watched = lake.read("partitions", {"product": "monitor"}, ["night"])
-        if watched is not None and night == max(watched["night"].to_pylist()):
-            draw(lake, spec)
+        draw(lake, spec)
     except Exception:  # a page for eyes fails no night, whatever is wrong with it
         log.exception("%s: reports/%s couldn't be drawn", spec.name, HISTORY)
 

@@ -70,6 +70,7 @@ def test_a_champion_serves_a_week_of_real_flights(demo: Demo) -> None:
     for told in ("champion v1", "rubber-stamped", "realised", "set aside most often", "this command"):
         assert told in demo.first
     assert {row["night"] for row in lake.rows("attempts")} == {"2013-02-28", "2013-03-07"}
+    assert b"nights 2013-03-01 to 2013-03-07" in (lake.get("reports/history.html") or b"")
 
 
 def test_playing_again_does_nothing_anew(demo: Demo) -> None:

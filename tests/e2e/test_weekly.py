@@ -98,6 +98,10 @@ def test_a_backfill_of_nights_is_served_by_the_champion(house: House, champion: 
     rows = house.lake(OWN).rows("predictions", {"night": NIGHTS[-4:-1]})
     assert len(rows) == 3 * 40
     assert {row["rung"] for row in rows} == {"champion"}
+    year = house.lake(OWN).get("reports/history.html")
+    assert year is not None
+    assert f"nights {NIGHTS[-4]} to {NIGHTS[-2]}" in year.decode()
+    assert "of 3</th>" in year.decode()
     found = house.api.call("GET", "/assets/events", params={"source_dag_id": f"{OWN}__nightly"})
     said = [e["extra"] for e in found["asset_events"] if e["uri"] == f"evergreen://{OWN}/decisions"]
     assert sorted(said, key=lambda one: str(one["night"])) == [

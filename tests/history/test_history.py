@@ -30,6 +30,13 @@ def alarm(lake: Lake, night: str, subject: str, note: str = "planted") -> None:
     lake.publish("findings", made, {"night": night})
 
 
+def page_of(lake: Lake) -> str:
+    """Return the stored page."""
+    page = lake.get(PLACE)
+    assert page is not None
+    return page.decode()
+
+
 def test_the_same_lake_gives_the_same_bytes(lake: Lake, use: UseCase) -> None:
     """Drawn twice, and by a lake opened anew, the page is one; it is stored where the overview links it."""
     _, first = draw(lake, use)
@@ -121,12 +128,27 @@ def test_a_figure_that_was_restated_is_shown_as_last_known(lake: Lake, use: UseC
     assert known(lake, use).realised[first] == pytest.approx(0.123)
 
 
-def test_only_the_newest_night_draws(lake: Lake, use: UseCase) -> None:
-    """An older night that runs again leaves the page alone."""
-    redraw(lake, use, nights(use)[-2])
-    assert lake.get(PLACE) is None
-    redraw(lake, use, nights(use)[-1])
-    assert lake.get(PLACE) is not None
+def test_a_partition_that_comes_late_is_drawn(lake: Lake, use: UseCase) -> None:
+    """An older partition that runs again after newer ones brings the page up to date."""
+    alarm(lake, nights(use)[2], "load")
+    redraw(lake, use)
+    assert f'<td class="n">{nights(use)[2]}</td><td>1</td><td>jump</td><td>load</td>' in page_of(lake)
+
+
+def test_a_partition_published_while_the_page_is_drawn_is_in_it(
+    lake: Lake, use: UseCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two runs that draw at once the slower one looks again, so the page that stays has what both did."""
+    write = Lake.replace
+
+    def publish_and_write(self: Lake, key: str, data: bytes) -> None:
+        monkeypatch.setattr(Lake, "replace", write)
+        alarm(lake, nights(use)[3], "load")  # a run beside this one publishes, and has drawn already
+        write(self, key, data)
+
+    monkeypatch.setattr(Lake, "replace", publish_and_write)
+    redraw(lake, use)
+    assert f'<td class="n">{nights(use)[3]}</td><td>1</td><td>jump</td><td>load</td>' in page_of(lake)
 
 
 def test_a_drawing_that_raises_fails_no_night(

@@ -14,13 +14,14 @@ from evergreen.send import sender
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+WAITING = ["null", "scheduled", "queued", "up_for_retry"]  # "null": not scheduled yet
+
 
 class MonitorOperator(EvergreenOperator):
     """Compare the night with the model's reference, and matured predictions with what came true.
 
-    Reads profiles, predictions and labels; writes performance, findings, the decision and the drift report,
-    and of the newest night, unless it is backfilled, the page on the year. The event of the decisions' asset
-    carries the decision.
+    Reads profiles, predictions and labels; writes performance, findings, the decision, the drift report and
+    the page on the year. The event of the decisions' asset carries the decision.
     """
 
     operator_extra_links = (OverviewLink(), ReportLink())
@@ -38,11 +39,21 @@ class MonitorOperator(EvergreenOperator):
         for decided in lake.rows("decisions", {"night": night}):
             said = {name: decided[name] for name in ("night", "decision", "cause")}
             context["outlet_events"][product(self.usecase, "decisions")].extra.update(said)
-        if context["dag_run"].run_type != "backfill":
-            redraw(lake, spec, night)
+        if context["dag_run"].run_type != "backfill" or not _others_wait(context):
+            redraw(lake, spec)
         if not lake.rows("partitions", {"product": "predictions", "night": night}):
             raise AirflowFailException(f"{self.usecase} {night}: nothing was predicted; {ref.note}")
         return self.handed(ref)
+
+
+def _others_wait(context: Context) -> bool:
+    """Tell whether this task has yet to begin in other runs of its DAG.
+
+    A backfill's runs exist from its beginning, so whichever of them publishes last sees none waiting, in any
+    order and however many run at once. Those that overlap with it draw as well, all others don't.
+    """
+    task = context["ti"]
+    return task.get_ti_count(dag_id=task.dag_id, task_ids=[task.task_id], states=WAITING) > 0
 
 
 class AskTrainingOperator(EvergreenOperator):

@@ -12,11 +12,11 @@ from include.refs import Ref
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-ACTIONS = ["verify", "back up", "roll back", "force"]
+ACTIONS = ["verify", "back up", "redraw the year", "roll back", "force"]
 
 
 class OperateOperator(EvergreenOperator):
-    """Do the one action that the form asks for: check or copy the lake, roll back, or force a challenger."""
+    """Do the one action that the form asks for: check, copy or draw the lake, roll back, or force."""
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of what was done."""
@@ -27,6 +27,8 @@ class OperateOperator(EvergreenOperator):
                 return self.handed(self._verify())
             if form["action"] == "back up":
                 return self.handed(backed_up([self.open()[0]]))
+            if form["action"] == "redraw the year":
+                return self.handed(self._redraw())
             if not (by and form["reason"].strip()):
                 raise AirflowFailException(
                     f"{form['action']}: required a person and a reason, found {by!r}, {form['reason']!r}; "
@@ -43,6 +45,13 @@ class OperateOperator(EvergreenOperator):
         if found.differences:
             raise AirflowFailException("; ".join(found.differences[:5]))
         return Ref(lake.uri, "all", note=found.note)
+
+    def _redraw(self) -> Ref:
+        from include.history.draw import draw
+
+        lake, spec = self.open()
+        year, _ = draw(lake, spec)
+        return Ref(year["page"], "all", rows=year["nights"], note=f"The year is drawn: {year['sentence']}")
 
     def _roll_back(self, form: Any, by: str, request: str) -> Ref:
         from include.promote.back import rollback
