@@ -6,8 +6,9 @@ milliseconds and what it shows is what that try made. A failed task has nothing 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from airflow.sdk import BaseOperatorLink, conf
 
@@ -33,17 +34,17 @@ def inside(path: str) -> str:
 
 def report_address(usecase: str, night: str) -> str:
     """Return the whole address of a night's report, for those who aren't in Airflow."""
-    return _whole(_report(usecase, night))
+    return whole(_report(usecase, night))
 
 
 def usecase_address(usecase: str) -> str:
     """Return the whole address of a use case's page, for those who aren't in Airflow."""
-    return _whole(_usecase(usecase))
+    return whole(_usecase(usecase))
 
 
-def _whole(path: str) -> str:
-    base = urlsplit(conf.get("api", "base_url", fallback=""))
-    return f"{base.scheme}://{base.netloc}{path}" if base.netloc else path
+def whole(path: str) -> str:
+    """Return the whole address of a path on Airflow's server, or the path where none is configured."""
+    return urljoin(conf.get("api", "base_url", fallback=""), path)
 
 
 def _usecase(usecase: str) -> str:
@@ -70,37 +71,50 @@ def _returned(ti_key: TaskInstanceKey) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-class OverviewLink(BaseOperatorLink):
+class PageLink(BaseOperatorLink):
+    """A button to a page; a task's log has its address too, as Airflow shows buttons under *Details*."""
+
+    def path(self, operator: BaseOperator, returned: Mapping[str, Any]) -> str:
+        """Return the path of the page, empty while there is none; ``returned`` is the task's reference."""
+        raise NotImplementedError
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """Return the page of what the task returned."""
+        return self.path(operator, _returned(ti_key))
+
+
+class OverviewLink(PageLink):
     """To the use case's page: who is champion and why, the last nights, the last attempts."""
 
     name = "Overview"
 
-    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+    def path(self, operator: BaseOperator, returned: Mapping[str, Any]) -> str:
         """Return the page of the operator's use case."""
         return _usecase(operator.usecase)  # type: ignore[attr-defined]  # Evergreen's operators
 
 
-class ReportLink(BaseOperatorLink):
+class ReportLink(PageLink):
     """From a monitor task to Evidently's report of its night."""
 
     name = "Drift report"
 
-    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+    def path(self, operator: BaseOperator, returned: Mapping[str, Any]) -> str:
         """Return the report's page, empty while there is none."""
-        night = _returned(ti_key).get("partition")
+        night = returned.get("partition")
         usecase = operator.usecase  # type: ignore[attr-defined]  # Evergreen's operators have it
         return _report(usecase, night) if night else ""
 
 
-class VerdictLink(BaseOperatorLink):
+class VerdictLink(PageLink):
     """From a judge or promote task to the page on what the verdict rests on."""
 
     name = "Verdict report"
 
-    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+    def path(self, operator: BaseOperator, returned: Mapping[str, Any]) -> str:
         """Return the page of the verdict that the task gave, or was given; empty while there is none."""
-        given = getattr(operator, "verdict", None)
-        verdict = given if isinstance(given, dict) else _returned(ti_key)
+        verdict = getattr(operator, "verdict", None)
+        if not isinstance(verdict, dict):
+            verdict = returned
         if not verdict:
             return ""
         usecase = operator.usecase  # type: ignore[attr-defined]  # Evergreen's operators have it
@@ -108,12 +122,12 @@ class VerdictLink(BaseOperatorLink):
         return inside(f"/report/{quote(usecase)}/{quote(path)}")
 
 
-class MlflowLink(BaseOperatorLink):
+class MlflowLink(PageLink):
     """From a train task to its run in MLflow, at the address of ``EVERGREEN_MLFLOW_UI``."""
 
     name = "MLflow run"
 
-    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+    def path(self, operator: BaseOperator, returned: Mapping[str, Any]) -> str:
         """Return the run's page, empty where there is no run or no address."""
-        run, ui = _returned(ti_key).get("uri"), setting("EVERGREEN_MLFLOW_UI", "").rstrip("/")
+        run, ui = returned.get("uri"), setting("EVERGREEN_MLFLOW_UI", "").rstrip("/")
         return f"{ui}/#/runs/{quote(run)}" if run and ui else ""

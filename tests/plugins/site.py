@@ -29,21 +29,21 @@ DAG = f"""
 from airflow.sdk import DAG
 from evergreen.links import MlflowLink, OverviewLink, ReportLink, VerdictLink
 from evergreen.operators.base import EvergreenOperator
-from airflow.sdk.exceptions import AirflowSkipException
+from include.refs import Ref
 
 
 class Returns(EvergreenOperator):
     operator_extra_links = (OverviewLink(), ReportLink(), MlflowLink())
 
     def execute(self, context):
-        return dict(uri="0a1b2c", partition="2024-03-11", digest="", rows=1, note="made")
+        return self.handed(Ref("0a1b2c", "2024-03-11", rows=1, note="made"))
 
 
 class Judges(EvergreenOperator):
     operator_extra_links = (VerdictLink(),)
 
     def execute(self, context):
-        return dict(uri="{ATTEMPT}", partition="2024-03-04", digest="", rows=0, note="judged")
+        return self.handed(Ref("{ATTEMPT}", "2024-03-04", note="judged"))
 
 
 class Skips(EvergreenOperator):
@@ -55,7 +55,7 @@ class Skips(EvergreenOperator):
         self.verdict = verdict
 
     def execute(self, context):
-        raise AirflowSkipException(self.verdict["note"])
+        self.skip_task("the champion is better")
 
 
 class Fails(Returns):

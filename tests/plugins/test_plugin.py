@@ -57,6 +57,35 @@ def test_a_verdicts_page_is_linked_from_who_gave_it_and_who_acts_on_it(site: Sit
         assert "why it was blessed" in site.get(f"/evergreen/reports/weekly_sales/{place}", "reader").text
 
 
+def test_the_log_has_the_address_of_each_link(site: Site, run: str) -> None:
+    """Airflow shows the buttons under *Details* alone; the log names the whole address of the same pages."""
+    log = (site.home / "tasks.log").read_text()
+    evergreen = f"{site.url}/plugin/evergreen/evergreen"
+
+    for line in (
+        f"Overview: {evergreen}/usecase/weekly_sales",
+        f"Drift report: {evergreen}/report/weekly_sales/monitor/2024-03-11.html",
+        "MLflow run: http://mlflow.example/#/runs/0a1b2c",
+        f"Verdict report: {evergreen}/report/weekly_sales/verdict/2024-03-04-{ATTEMPT[:8]}.html",
+    ):
+        assert line in log, line
+
+
+def test_a_skipped_task_says_why_in_its_log(site: Site, run: str) -> None:
+    """The reason and the verdict's page are plain lines before Airflow ends the task."""
+    log = (site.home / "tasks.log").read_text()
+
+    assert "Skipped: the champion is better" in log
+    assert log.count(f"/verdict/2024-03-04-{ATTEMPT[:8]}.html") == 2  # the judge's line, and that of the skip
+
+
+def test_no_task_skips_without_a_reason_in_its_log() -> None:
+    """Airflow's UI doesn't show an exception's reason, so every skip goes through one method."""
+    pages = (ROOT / "plugins" / "evergreen").rglob("*.py")
+
+    assert [page.name for page in pages if "raise AirflowSkipException" in page.read_text()] == ["base.py"]
+
+
 def test_a_failed_task_has_only_the_overview(site: Site, run: str) -> None:
     """Where nothing was made there is no button to it, and the log has the task's own error alone."""
     links = site.get(f"{run}/taskInstances/fails/links", "reader").json()["extra_links"]

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.providers.standard.triggers.hitl import HITLTrigger
 from airflow.sdk import Param
-from airflow.sdk.exceptions import AirflowSkipException, TaskAwaitingInput
+from airflow.sdk.exceptions import TaskAwaitingInput
 
 from evergreen.links import OverviewLink, inside
 from evergreen.operators.base import EvergreenOperator
@@ -61,7 +61,7 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
         if asked := context["task_state_store"].get(ASKED):
             return self._look_again(context, self._until(asked))
         if (why := obstacle(now, attempt)) != approval.WAITS:
-            raise AirflowSkipException(f"nobody is asked: {why or 'nothing stands in its way'}")
+            self.skip_task(f"nobody is asked: {why or 'nothing stands in its way'}")
         return self._ask(context, attempt)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:

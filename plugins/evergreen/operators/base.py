@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseOperator, BaseOperatorLink
-from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
+from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
 from structlog.contextvars import bind_contextvars
 
-from evergreen.links import OverviewLink
+from evergreen.links import OverviewLink, PageLink, whole
 from include import errors
 from include.environment import Endpoint
 from include.refs import Ref
@@ -36,7 +36,7 @@ FINAL = (
 
 
 class StoreOperator(BaseOperator):
-    """A task that fails for good where another try can't help, and hands on a reference."""
+    """A task that fails for good where another try can't help, and logs what it hands on or why it skips."""
 
     ui_color = "#e3f4e1"
 
@@ -50,8 +50,22 @@ class StoreOperator(BaseOperator):
 
     def handed(self, ref: Any) -> dict[str, Any]:
         """Log a reference's sentence and return it for XCom."""
+        reference = dict(ref.xcom())
         self.log.info("%s", ref.note)
-        return dict(ref.xcom())
+        self._log_addresses(reference)
+        return reference
+
+    def skip_task(self, reason: str) -> NoReturn:
+        """Log why, and skip: of the exception's own text Airflow's UI shows nothing."""
+        self.log.info("Skipped: %s", reason)
+        self._log_addresses({})
+        raise AirflowSkipException(reason)
+
+    def _log_addresses(self, reference: dict[str, Any]) -> None:
+        """Log the whole address of each page that the task has a button for."""
+        for link in self.operator_extra_links:
+            if isinstance(link, PageLink) and (path := link.path(self, reference)):
+                self.log.info("%s: %s", link.name, whole(path))
 
 
 class EvergreenOperator(StoreOperator):

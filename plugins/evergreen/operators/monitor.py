@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DagRunTriggerException
+from airflow.sdk.exceptions import AirflowFailException, DagRunTriggerException
 
 from evergreen.assets import product
 from evergreen.links import OverviewLink, ReportLink, report_address
@@ -69,9 +69,9 @@ class AskTrainingOperator(EvergreenOperator):
             night = night_of(context)
         found = lake.rows("decisions", {"night": night})
         if not found or not found[0]["cause"]:
-            raise AirflowSkipException(found[0]["reason"] if found else "no decision was taken")
+            self.skip_task(found[0]["reason"] if found else "no decision was taken")
         if context["dag_run"].run_type == "backfill":
-            raise AirflowSkipException(f"a backfilled night never trains; {found[0]['reason']}")
+            self.skip_task(f"a backfilled night never trains; {found[0]['reason']}")
         raise DagRunTriggerException(
             trigger_dag_id=f"{self.usecase}__training",
             dag_run_id=f"cause__{found[0]['cause']}",
@@ -103,17 +103,17 @@ class AlertOperator(EvergreenOperator):
             night = night_of(context)
         found = lake.rows("decisions", {"night": night})
         if not found:
-            raise AirflowSkipException("no decision was taken")
+            self.skip_task("no decision was taken")
         said = alerts.message(self.usecase, found[0], report_address(self.usecase, night))
         if not said:
-            raise AirflowSkipException(f"nothing to tell; {found[0]['reason']}")
+            self.skip_task(f"nothing to tell; {found[0]['reason']}")
         if context["dag_run"].run_type == "backfill":
-            raise AirflowSkipException(f"a backfilled night tells nobody; {found[0]['reason']}")
+            self.skip_task(f"a backfilled night tells nobody; {found[0]['reason']}")
         if not spec.alerts.to:
-            raise AirflowSkipException(f"alerts.to of the spec names nobody; {found[0]['reason']}")
+            self.skip_task(f"alerts.to of the spec names nobody; {found[0]['reason']}")
         self.log.info("%s", said["sentence"])
         became = alerts.tell(lake, said, spec.alerts.to, sender(context))
         for name, what in became.items():
             (self.log.warning if what.startswith("failed") else self.log.info)("%s: %s", name, what)
         if failed := [name for name, what in became.items() if what.startswith("failed")]:
-            raise AirflowSkipException(f"could not tell {', '.join(failed)}: the log has why; run this again")
+            self.skip_task(f"could not tell {', '.join(failed)}: the log has why; run this again")

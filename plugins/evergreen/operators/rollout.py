@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowSkipException
-
 from evergreen.operators.base import EvergreenOperator, night_of
 
 if TYPE_CHECKING:
@@ -34,5 +32,5 @@ class AdvanceOperator(EvergreenOperator):
         with self.one_try():
             ref = advance(lake, spec, night_of(context), registry=_registry)
         if not ref.rows:
-            raise AirflowSkipException(ref.note)
+            self.skip_task(ref.note)
         return self.handed(ref)

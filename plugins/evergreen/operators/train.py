@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowSkipException
-
 from evergreen.links import MlflowLink, OverviewLink, VerdictLink
 from evergreen.operators.base import EvergreenOperator, carry, night_of
 from include.refs import Ref
@@ -76,7 +74,7 @@ class AblateOperator(EvergreenOperator):
             with self.one_try():
                 found = ablate(lake, spec, night_of(context), registry=Registry())
         except TooFew as error:
-            raise AirflowSkipException(str(error)) from None
+            self.skip_task(str(error))
         self.log.info("%s", found.text())
         most = found.groups[0]
         note = f"{most.name} brings most: {most.gain:+.5f} [{most.low:+.5f}, {most.high:+.5f}]"
@@ -141,5 +139,5 @@ class PromoteOperator(EvergreenOperator):
             switched = promote(lake, spec, self.verdict["uri"], registry=Registry())
         if switched is None:
             why = obstacle(books(lake, spec), ledger.attempt(lake, self.verdict["uri"]))
-            raise AirflowSkipException(why or self.verdict["note"])
+            self.skip_task(why or self.verdict["note"])
         return self.handed(switched)

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException
 
 from evergreen.operators.base import EvergreenOperator, StoreOperator, backed_up, connect
 from include.errors import SettingError
@@ -35,7 +34,7 @@ class BackUpOperator(StoreOperator):
         from include.lake import Lake
         from include.spec import names
 
-        skip_without_a_place()
+        skip_without_a_place(self)
         with self.one_try():
             lakes = [lake for name in names() if (lake := Lake(name)).tables()]
             return self.handed(backed_up(lakes))
@@ -49,23 +48,23 @@ class PruneOperator(StoreOperator):
         from include.backup.prune import prune
         from include.backup.shelf import KEPT, shelf, wanted
 
-        skip_without_a_place()
+        skip_without_a_place(self)
         with self.one_try():
             kept, keep = shelf(), wanted()
             if not keep:
-                raise AirflowSkipException(f"{KEPT} is 0: every backup stays")
+                self.skip_task(f"{KEPT} is 0: every backup stays")
             done = prune(kept, keep)
             return self.handed(Ref(kept.uri, "all", rows=done.objects, note=done.note))
 
 
-def skip_without_a_place() -> None:
+def skip_without_a_place(task: StoreOperator) -> None:
     """Skip the task where nobody said where backups go."""
     from include.backup.shelf import address
 
     try:
         address()
     except SettingError as error:
-        raise AirflowSkipException(f"nothing is backed up: {error}") from None
+        task.skip_task(f"nothing is backed up: {error}")
 
 
 class TidyOperator(EvergreenOperator):
@@ -81,15 +80,13 @@ class TidyOperator(EvergreenOperator):
             return self.handed(tidy(lake, Registry()))
 
 
-class PurgeOperator(BaseOperator):
+class PurgeOperator(StoreOperator):
     """Let Airflow or MLflow delete what is older than some days, by its own command.
 
     :param tool: ``airflow`` deletes runs and their logs' rows, ``mlflow`` what was deleted there before.
     :param days: what is younger stays.
     :param connection: with the address of the tool's database as its host; without it the task is skipped.
     """
-
-    ui_color = "#e3f4e1"
 
     def __init__(self, *, tool: str, days: int, connection: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -102,10 +99,10 @@ class PurgeOperator(BaseOperator):
         try:
             found = connect(self.connection)
         except SettingError:
-            raise AirflowSkipException(
+            self.skip_task(
                 f"no connection {self.connection}: declare one with the database's address as its host, "
                 f"or run `{' '.join(self.command()[2:])}` where that database can be reached"
-            ) from None
+            )
         address = address_of(found).render_as_string(hide_password=False)
         done = subprocess.run(  # noqa: S603  # our own words and a date, no shell
             self.command(), env=self.environment(address), text=True, capture_output=True, check=False
