@@ -20,7 +20,9 @@ from include.spec import UseCase
 
 Message = dict[str, Any]
 TIMEOUT = (5, 15)  # seconds to connect, and between two bytes of the answer
-FAILED = b"failed"
+PLACE = "state/alerts"
+# what a claim to send a message holds; a process that was killed while it sent leaves an empty one
+FAILED, NOTIFIED = b"failed", b"notified"
 
 
 def message(usecase: str, decided: dict[str, Any], report: str) -> Message:
@@ -81,7 +83,7 @@ def tell(
     to : names of connections.
     send : sends to one of them, or raises.
     """
-    what = f"state/alerts/{said['night']}-{digest_json(said['findings'])[:12]}"
+    what = f"{PLACE}/{said['night']}-{digest_json(said['findings'])[:12]}"
     became = {}
     for name in to:
         claim = _claim(lake, f"{what}/{name}")
@@ -95,9 +97,27 @@ def tell(
             became[name] = f"failed: {error}"
         except Exception as error:  # an alert that can't be sent is no reason to fail a night
             became[name] = f"failed: {type(error).__name__}"
-        if became[name] != "told":
-            lake.replace(claim, FAILED)
+        lake.replace(claim, NOTIFIED if became[name] == "told" else FAILED)
     return became
+
+
+def notified(lake: Lake, nights: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
+    """Return for each night that sent something the recipients, by the newest try of each message.
+
+    Each comes with ``notified``, ``failed``, or ``not confirmed`` where the sender was killed.
+    """
+    newest: dict[tuple[str, str], int] = {}
+    for key in lake.keys(PLACE):
+        message, _, claim = key.removeprefix(f"{PLACE}/").partition("/")
+        recipient, _, number = claim.rpartition("-")
+        if message.rpartition("-")[0] in nights:
+            newest[message, recipient] = max(int(number), newest.get((message, recipient), 0))
+    recipients: dict[str, set[tuple[str, str]]] = {}
+    for (message, recipient), latest in newest.items():
+        content = lake.get(f"{PLACE}/{message}/{recipient}-{latest}")
+        outcome = content.decode() if content else "not confirmed"
+        recipients.setdefault(message.rpartition("-")[0], set()).add((recipient, outcome))
+    return {night: sorted(pairs) for night, pairs in recipients.items()}
 
 
 def _claim(lake: Lake, place: str) -> str:

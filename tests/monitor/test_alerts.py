@@ -20,6 +20,7 @@ from evergreen.deadline import PredictionsDue, tell_overdue
 from evergreen.operators.monitor import AlertOperator
 from include import tables
 from include.lake import Lake
+from include.monitor import alerts
 from tests.monitor import machines
 from tests.monitor.hook import Hook, serving
 
@@ -124,16 +125,18 @@ def test_one_that_refuses_fails_nothing_and_is_told_by_a_rerun(
 ) -> None:
     """The task is skipped with a warning, the others are told, and a rerun tells the one that wasn't."""
     hook.statuses = [status, 200]
-    declare(
+    lake = declare(
         bad={"conn_type": "http", "host": hook.uri + "/bad"},
         ok={"conn_type": "http", "host": hook.uri + "/ok"},
     )
     assert tell().startswith("could not tell bad:")
     assert [path for path, *_ in hook.got] == ["/bad", "/ok"]
+    assert alerts.notified(lake, [NIGHT]) == {NIGHT: [("bad", "failed"), ("ok", "notified")]}
     why = f"bad: failed: connection bad: required a webhook that takes it, found status {status}"
     assert why in capsys.readouterr().out
     assert tell() == ""
     assert [path for path, *_ in hook.got] == ["/bad", "/ok", "/bad"]
+    assert alerts.notified(lake, [NIGHT]) == {NIGHT: [("bad", "notified"), ("ok", "notified")]}
 
 
 def test_no_log_has_the_secret(
@@ -179,9 +182,19 @@ def test_a_mail_is_sent_by_airflows_notifier(declare: Declare, mail: Mail) -> No
 
 def test_a_backfilled_night_tells_nobody(declare: Declare, hook: Hook) -> None:
     """What is long past is in the tables, and wakes nobody."""
-    declare(ops={"conn_type": "http", "host": hook.uri})
+    lake = declare(ops={"conn_type": "http", "host": hook.uri})
     assert tell("backfill") == "a backfilled night tells nobody; tells of data stops"
     assert hook.got == []
+    assert alerts.notified(lake, [NIGHT]) == {}
+
+
+def test_a_try_that_was_killed_while_it_sent_is_no_notification(declare: Declare) -> None:
+    """Nobody knows whether that message arrived, and the page says so; another night's tries aren't its."""
+    lake = declare()
+    lake.create(f"state/alerts/{NIGHT}-0123456789ab/team-mail-0", b"failed")
+    lake.create(f"state/alerts/{NIGHT}-0123456789ab/team-mail-1", b"")
+    lake.create("state/alerts/2024-01-24-0123456789ab/ops-0", b"notified")
+    assert alerts.notified(lake, [NIGHT]) == {NIGHT: [("team-mail", "not confirmed")]}
 
 
 def test_where_there_is_nobody_or_nothing_to_tell_it_says_so(declare: Declare) -> None:

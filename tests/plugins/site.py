@@ -166,11 +166,16 @@ def fill(lake: Lake, usecase: str) -> None:
         found = {"night": night, "check": "drift", "subject": "price", "value": 0.4 if bad else 0.1,
                  "threshold": 0.25, "outcome": "alarm" if bad else "ok", "note": note}  # fmt: skip
         lake.publish("findings", _table([found], tables.FINDINGS), {"night": night})
-        decided = {"night": night, "decision": "nothing", "cause": "", "reason": "nothing degraded"}
+        alert = {"check": "data", "subject": source, "value": None, "threshold": None,
+                 "note": f"{source} was refused: {PLANTED}"}  # fmt: skip
+        decided = {"night": night, "decision": "alert", "cause": "", "reason": f"tells of data {source}",
+                   "alerts": json.dumps([alert])}  # fmt: skip
         lake.publish("decisions", _table([decided], tables.DECISIONS), {"night": night})
     measured = {"night": first, "known": second, "metric": "r2", "value": 0.4321, "rows": 96, "unlabelled": 4,
                 "rungs": '{"champion": 4}', "versions": '{"3": 4}'}  # fmt: skip
     lake.publish("performance", _table([measured], tables.PERFORMANCE), {"night": first})
+    for recipient, outcome in (("ops", b"notified"), ("chat", b"failed")):  # the second night was backfilled
+        lake.create(f"state/alerts/{first}-0123456789ab/{recipient}-0", outcome)
     _quarantine(lake, source, second)
     _ledgers(lake, first)
     lake.replace(f"reports/monitor/{second}.html", b"<!doctype html><script>1</script><p>drifted: price</p>")

@@ -90,6 +90,24 @@ def test_the_overview_says_who_is_champion_and_how_the_nights_went(site: Site) -
         assert said in text, said
 
 
+def test_drift_alerts_and_who_was_notified_are_told_apart(site: Site) -> None:
+    """A partition drifted and raised an alert of which nobody was notified; of another's somebody was."""
+    page = site.get("/evergreen/usecase/weekly_sales", "reader").text
+    head, *rows = re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)[:3]
+    columns = re.findall(r"<th[^>]*>(.*?)</th>", head)
+    cells = [
+        dict(zip(columns, [" ".join(re.sub(r"<[^>]+>", " ", cell).split()) for cell in found], strict=True))
+        for found in (re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in rows)
+    ]
+    shown = [[cell[name] for name in ("Night", "Detected", "Alert raised", "Notified")] for cell in cells]
+
+    assert shown == [
+        ["2024-03-11", "drift: price report", "data: sales", "nobody"],
+        ["2024-03-04", "", "data: sales", "chat: failed ops"],
+    ]
+    assert [cell["Action"] for cell in cells] == ["none", "none"]
+
+
 def test_an_attempt_leads_to_its_report(site: Site) -> None:
     """The overview links each attempt to the page on what its verdict rests on, where there is one."""
     text = site.get("/evergreen/usecase/weekly_sales", "reader").text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -60,12 +61,15 @@ def _state(lake: Lake, spec: UseCase) -> dict[str, Any]:
 
 def _nights(lake: Lake, spec: UseCase, partitions: Rows, reports: set[str]) -> Rows:
     """Return a line for each of the last nights, newest first, put together from what each stage left."""
+    from include.monitor.alerts import notified
+
     made = {(row["night"], row["product"]): row for row in partitions}
     nights = sorted({night for night, product in made if product in spec.sources})[-NIGHTS:]
     where = {"night": nights}
     rungs = _rungs(lake, nights)
     measured = _newest(lake.rows("performance", where))
     found, decided = _by_night(lake.rows("findings", where)), _by_night(lake.rows("decisions", where))
+    recipients = notified(lake, nights)
     return [
         {
             "night": night,
@@ -74,6 +78,8 @@ def _nights(lake: Lake, spec: UseCase, partitions: Rows, reports: set[str]) -> R
             "rungs": [(rung, rungs[night][rung]) for rung in RUNGS if rungs[night][rung]],
             "metrics": _watched(spec, measured[night]),
             "alarms": [row for row in found[night] if row["outcome"] == "alarm"],
+            "alerts": [alert for row in decided[night] for alert in json.loads(row["alerts"] or "[]")],
+            "notified": recipients.get(night, []),
             "decision": next(iter(decided[night]), None),
             "report": f"monitor/{night}.html" if f"reports/monitor/{night}.html" in reports else "",
         }
