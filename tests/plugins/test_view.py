@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -204,10 +205,39 @@ def test_a_name_that_is_none_is_not_found(site: Site, path: str) -> None:
     assert re.search(r"<p>.+</p>", answer.text)
 
 
+NO_USECASES = ["%00", "weekly_sales%00", "weekly_sales%0a", "weekly_sales%20", "%ff", "%f0%9f", "a" * 5000]
+NO_NIGHTS = [f"{NIGHT}%00", f"{NIGHT}%0a", "%00", "20240311", "9999-99-99", "2024-W11-1", "1" * 5000]
+NO_PATHS = ["%00.html", f"monitor/{NIGHT}.html%00", f"monitor/{NIGHT}.html/x.html", "a/" * 900 + "a.html"]
+
+
+def test_no_route_fails_on_a_malformed_part(site: Site, processes: dict[str, Any]) -> None:
+    """NUL, a line's end, broken UTF-8 or a name too long is found nowhere, whichever part of a path it is."""
+    bad = {"usecase": NO_USECASES, "night": NO_NIGHTS, "path": [*NO_PATHS, "a" * 300 + ".html"]}
+    token = {"Authorization": f"Bearer {site.token('reader')}"}
+    answers = {}
+    for route, _, _ in processes["routes"]:
+        template = "/evergreen" + route.replace(":path}", "}")
+        for name in [name for name in PARTS if f"{{{name}}}" in template]:
+            for value in bad[name]:
+                path = template.format(**{**PARTS, name: value})
+                answers[path[:120]] = site.ask(path, headers=token).status_code
+
+    assert len(answers) > 30
+    assert {path: status for path, status in answers.items() if status != 404} == {}
+
+
+def test_a_forged_host_is_repeated_nowhere(site: Site, routes: list[str]) -> None:
+    """Neither the way to the login nor a redirect leads to a host that the request made up."""
+    for path in [*routes, "/evergreen/usecase/weekly_sales/", "/evergreen/nowhere"]:
+        for headers in ({}, {"Authorization": f"Bearer {site.token('reader')}"}):
+            answer = site.ask(path, headers={**headers, "Host": "forged.example"})
+            assert "forged.example" not in answer.text + str(answer.headers), path
+
+
 def test_a_browser_is_shown_where_to_log_in(site: Site) -> None:
     """Who isn't logged in gets a page with a link to Airflow's login, and back."""
     answer = site.get(QUARANTINE)
 
     assert answer.status_code == 401
-    assert "/auth/login?next=" in answer.text
+    assert f'"/auth/login?next={quote(QUARANTINE, safe="")}"' in answer.text
     assert "Log in" in answer.text

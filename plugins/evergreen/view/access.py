@@ -9,6 +9,7 @@ that another site forges with that cookie changes nothing.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +22,7 @@ from include.spec import UseCase, load, names
 if TYPE_CHECKING:
     from include.lake import Lake
 
+_NAME = re.compile(r"[\w.-]{1,200}")  # as Airflow's keys
 may_enter = requires_access_view(AccessView.WEBSITE)
 
 
@@ -32,7 +34,14 @@ class Open:
     lake: Lake
 
 
-def may_read(request: Request, user: GetUserDep, usecase: str) -> None:
+def usecase_name(usecase: str) -> str:
+    """Return the name in the route's path, if it can be part of a DAG's; databases fail on other text."""
+    if not _NAME.fullmatch(usecase):
+        raise HTTPException(404, f"No use case is named {usecase[:100]!r}.")
+    return usecase
+
+
+def may_read(request: Request, user: GetUserDep, usecase: Annotated[str, Depends(usecase_name)]) -> None:
     """Raise 403 unless Airflow lets the user read the XComs of the use case's nightly DAG."""
     requires_access_dag("GET", DagAccessEntity.XCOM, f"{usecase}__nightly")(request, user)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from urllib.parse import quote
 
 from airflow.api_fastapi.app import get_auth_manager
 from fastapi import Depends, FastAPI, Request, Response
@@ -32,9 +33,15 @@ REFUSALS = {
     403: ("Not for this role", "Your Airflow role may not read this."),
 }
 
-# no schema and no documentation pages: FastAPI adds those as routes that know no dependency
+# no schema and no documentation pages: FastAPI adds those as routes that know no dependency; and no redirect
+# to or from a final slash, which would lead to whatever host the request names
 app = FastAPI(
-    title="Evergreen", dependencies=[Depends(may_enter)], openapi_url=None, docs_url=None, redoc_url=None
+    title="Evergreen",
+    dependencies=[Depends(may_enter)],
+    openapi_url=None,
+    docs_url=None,
+    redoc_url=None,
+    redirect_slashes=False,
 )
 app.include_router(pages)
 
@@ -52,7 +59,9 @@ async def guarded(request: Request, call_next: Callable[[Request], Awaitable[Res
 def refused(request: Request, error: StarletteHTTPException) -> Response:
     """Say in a sentence why there is no page, and where to log in."""
     heading, sentence = REFUSALS.get(error.status_code, ("Nothing here", str(error.detail)))
-    login = get_auth_manager().get_url_login(next_url=str(request.url)) if error.status_code == 401 else ""
+    # the path alone: the request's Host is whatever its sender wrote
+    back = quote(request.scope["path"])
+    login = get_auth_manager().get_url_login(next_url=back) if error.status_code == 401 else ""
     return page(
         request, "message.html", status=error.status_code, heading=heading, sentence=sentence, login=login
     )

@@ -21,15 +21,18 @@ REPORT_HEADERS = {
     " script-src 'unsafe-inline' data:; img-src data: blob:; font-src data:; frame-ancestors 'self';"
     " base-uri 'none'; form-action 'none'"
 }
-_REPORT = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.=-]*/)*[A-Za-z0-9_][A-Za-z0-9_.=-]*\.html")
+LONGEST = 200  # characters of a report's path; a store fails on a name that is too long for it
+_REPORT = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_=-]*/)*[A-Za-z0-9_][A-Za-z0-9_.=-]*\.html")
 
 pages = APIRouter()
 
 
 def report_path(path: str) -> str:
     """Return the path below ``reports/``, if it can be one's."""
-    if not _REPORT.fullmatch(path):
-        raise HTTPException(404, f"{path!r} is no report's name: they end in .html and lie below reports/.")
+    if len(path) > LONGEST or not _REPORT.fullmatch(path):
+        raise HTTPException(
+            404, f"{path[:LONGEST]!r} is no report's name: they end in .html and lie below reports/."
+        )
     return path
 
 
