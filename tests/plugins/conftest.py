@@ -11,11 +11,12 @@ import sys
 import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
-from tests.plugins.site import AIRFLOW, DAG_ID, ROOT, Site, environment, prepare
+from tests.plugins.site import AIRFLOW, DAG_ID, PARTS, ROOT, SHIPPED, Site, environment, prepare
 
 # what a process has loaded after importing the plugin, as each task does, and then the pages, as the
 # api-server does
@@ -45,7 +46,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     prepare(home)
     subprocess.run([*AIRFLOW, "db", "migrate"], env=env, check=True, capture_output=True)
     with (home / "tasks.log").open("wb") as log:
-        tasks = subprocess.Popen([*AIRFLOW, "dags", "test", DAG_ID], env=env, stdout=log, stderr=log)
+        command = [*AIRFLOW, "dags", "test", "--bundle-name", "dags-folder", DAG_ID]
+        tasks = subprocess.Popen(command, env=env, stdout=log, stderr=log)
     with (home / "server.log").open("wb") as log:
         server = subprocess.Popen(
             [*AIRFLOW, "api-server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
@@ -74,6 +76,26 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         [sys.executable, "-c", FRESH, folder], env=env, check=True, capture_output=True, text=True
     )
     return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.fixture(scope="session")
+def routes(processes: dict[str, Any]) -> list[str]:
+    """The path of every route that the app has, filled in; each answers GET alone."""
+    found = processes["routes"]
+    # anything mounted, or added beside the router, would have another type and know no dependency
+    assert {(kind, *methods) for _, kind, methods in found} == {("APIRoute", "GET")}
+    assert len(found) >= 5
+    return ["/evergreen" + path.replace(":path}", "}").format(**PARTS) for path, _, _ in found]
+
+
+@pytest.fixture(scope="session")
+def forms(site: Site) -> list[str]:
+    """Have Airflow read our own DAGs, whose forms are then there; returns their ids."""
+    env = environment(site.home, urlsplit(site.url).port or 0)
+    command = [*AIRFLOW, "dags", "reserialize", "--bundle-name", SHIPPED]
+    subprocess.run(command, env=env, check=True, capture_output=True)
+    dags = site.get("/api/v2/dags?limit=100", "boss").json()["dags"]
+    return [dag["dag_id"] for dag in dags if dag["bundle_name"] == SHIPPED]
 
 
 @pytest.fixture(scope="session")

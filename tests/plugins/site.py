@@ -17,13 +17,20 @@ from include.lake import Lake
 
 ROOT = Path(__file__).parents[2]
 AIRFLOW = [sys.executable, "-m", "airflow"]
-USERS = {"boss": "admin", "reader": "viewer", "sales": "viewer", "nobody": ""}
+USERS = {"boss": "admin", "clerk": "user", "reader": "viewer", "sales": "viewer", "nobody": ""}
 NIGHTS = {"weekly_sales": ("2024-03-04", "2024-03-11"), "flight_delay": ("2013-03-01", "2013-03-02")}
 ATTEMPT = "0a1b2c3d" * 8
+# a value for each part that a route's path may have; a new route with another part has to add it here
+PARTS = {
+    "usecase": "weekly_sales",
+    "night": NIGHTS["weekly_sales"][1],
+    "path": f"monitor/{NIGHTS['weekly_sales'][1]}.html",
+}
 SOURCES = {"weekly_sales": "sales", "flight_delay": "outcomes"}
 PLANTED = "<script>alert('planted')</script>"
 
 DAG_ID = "weekly_sales__links"
+SHIPPED = "evergreen"  # the bundle of our own DAGs, which only some tests have Airflow read
 # one task of each kind that has a link, as the operators have them
 DAG = f"""
 from airflow.sdk import DAG
@@ -91,16 +98,21 @@ class Site:
             return self.ask(path, cookies={"_token": self.token(user)})
         return self.ask(path, headers={"Authorization": f"Bearer {self.token(user)}"})
 
-    def ask(self, path: str, *, method: str = "GET", **credentials: dict[str, str]) -> httpx.Response:
+    def ask(
+        self, path: str, *, method: str = "GET", json: Any = None, **credentials: dict[str, str]
+    ) -> httpx.Response:
         """Send one request."""
         with httpx.Client(cookies=credentials.get("cookies"), timeout=60) as client:
-            return client.request(method, self.url + path, headers=credentials.get("headers"))
+            return client.request(method, self.url + path, headers=credentials.get("headers"), json=json)
 
 
 def environment(home: Path, port: int) -> dict[str, str]:
     """The settings of the processes, all from the environment."""
     settings = {
         "core__dags_folder": home / "dags",
+        "dag_processor__dag_bundle_config_list": json.dumps(
+            [_bundle("dags-folder", home / "dags"), _bundle(SHIPPED, ROOT / "dags")]
+        ),
         "core__plugins_folder": ROOT / "plugins",
         "core__load_examples": False,
         "core__auth_manager": "narrow.Narrow",
@@ -121,6 +133,11 @@ def environment(home: Path, port: int) -> dict[str, str]:
         "NO_PROXY": "127.0.0.1",
         **{f"AIRFLOW__{name.upper()}": str(value) for name, value in settings.items()},
     }
+
+
+def _bundle(name: str, path: Path) -> dict[str, Any]:
+    bundle = "airflow.dag_processing.bundles.local.LocalDagBundle"
+    return {"name": name, "classpath": bundle, "kwargs": {"path": str(path)}}
 
 
 def prepare(home: Path) -> None:

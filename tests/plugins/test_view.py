@@ -9,24 +9,12 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.plugins.site import ATTEMPT, NIGHTS, PLANTED, Site
+from tests.plugins.site import ATTEMPT, NIGHTS, PARTS, PLANTED, Site
 
 pytestmark = pytest.mark.airflow
 NIGHT = NIGHTS["weekly_sales"][1]
 QUARANTINE = f"/evergreen/quarantine/weekly_sales/{NIGHT}"
 REPORT = f"/evergreen/reports/weekly_sales/monitor/{NIGHT}.html"
-# a value for each part that a route's path may have; a new route with another part has to add it here
-PARTS = {"usecase": "weekly_sales", "night": NIGHT, "path": f"monitor/{NIGHT}.html"}
-
-
-@pytest.fixture(scope="module")
-def routes(processes: dict[str, Any]) -> list[str]:
-    """The path of every route that the app has, filled in; each answers GET alone."""
-    found = processes["routes"]
-    # anything mounted, or added beside the router, would have another type and know no dependency
-    assert {(kind, *methods) for _, kind, methods in found} == {("APIRoute", "GET")}
-    assert len(found) >= 5
-    return ["/evergreen" + path.replace(":path}", "}").format(**PARTS) for path, _, _ in found]
 
 
 def test_every_route_refuses_a_stranger(site: Site, routes: list[str]) -> None:

@@ -1,0 +1,68 @@
+"""Anonymous, Viewer and User are each tried on every page, and on every form: the run that it triggers."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.plugins.site import NIGHTS, Site
+
+pytestmark = pytest.mark.airflow
+VISITORS = {"anonymous": None, "viewer": "reader", "user": "clerk"}
+PAGES = {"anonymous": 401, "viewer": 200, "user": 200}
+FORMS = {"anonymous": 401, "viewer": 403, "user": 200}
+NIGHT = NIGHTS["weekly_sales"][1]
+# what is filled in, by the end of the DAG's name; a DAG with another form has to add it here
+FILLED = {
+    "nightly": {"partition": NIGHT},
+    "training": {"partition": NIGHT},
+    "history": {"first": NIGHT, "last": NIGHT},
+    "operate": {"action": "verify"},
+    "upkeep": {},
+}
+
+
+@pytest.fixture(scope="module")
+def headers(site: Site) -> dict[str, dict[str, str]]:
+    """What each visitor sends along."""
+    return {
+        role: {"Authorization": f"Bearer {site.token(user)}"} if user else {}
+        for role, user in VISITORS.items()
+    }
+
+
+def test_a_page_is_for_those_who_may_read(
+    site: Site, routes: list[str], headers: dict[str, dict[str, str]]
+) -> None:
+    """Every route of the app asks an anonymous visitor to log in, and answers a Viewer and a User."""
+    for path in routes:
+        assert {role: site.ask(path, headers=sent).status_code for role, sent in headers.items()} == PAGES, (
+            path
+        )
+
+
+def test_a_form_is_for_those_who_may_act(
+    site: Site, forms: list[str], headers: dict[str, dict[str, str]]
+) -> None:
+    """A User may trigger each of our DAGs; a Viewer, whatever pages are shown to them, may trigger none."""
+    assert {dag_id.rpartition("__")[2] for dag_id in forms} == set(FILLED)
+    for dag_id in forms:
+        body = {"logical_date": None, "conf": FILLED[dag_id.rpartition("__")[2]]}
+        path = f"/api/v2/dags/{dag_id}/dagRuns"
+        answers = {role: site.ask(path, method="POST", json=body, headers=s) for role, s in headers.items()}
+        found = {role: answer.status_code for role, answer in answers.items()}
+        assert found == FORMS, (dag_id, answers["user"].text)
+        assert answers["user"].json()["triggering_user_name"] == "clerk", dag_id
+
+
+def test_a_backfill_is_for_those_who_may_act(
+    site: Site, forms: list[str], headers: dict[str, dict[str, str]]
+) -> None:
+    """The range that the *Trigger* dialog takes as well is refused to whom a single run is."""
+    nightly = [dag_id for dag_id in forms if dag_id.endswith("__nightly")]
+    for dag_id in nightly:
+        body = {"dag_id": dag_id, "from_date": "2024-03-01T00:00:00Z", "to_date": "2024-03-05T00:00:00Z"}
+        found = {
+            role: site.ask("/api/v2/backfills/dry_run", method="POST", json=body, headers=sent).status_code
+            for role, sent in headers.items()
+        }
+        assert found == FORMS, dag_id
