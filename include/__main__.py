@@ -171,7 +171,8 @@ def run(
             typer.echo(f"{ref.partition}  {ref.note}", err=as_json)
 
     spec, span = specs.load(usecase), (first or night or "", last or first or night or "")
-    nights = spec.clock.keys(*map(_day, span))
+    first, last = map(_day, span)
+    nights = [first] if first == last else spec.clock.keys(first, last)
     now = datetime.now(UTC)
     results = carry_out(stage, Lake(usecase), spec, nights, now=now, fetch_anew=fetch_anew, report=report)
     if as_json:

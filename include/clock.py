@@ -68,6 +68,18 @@ class Clock:
         """Return the night that is ``nights`` later (or earlier, when negative)."""
         return _shifted(self, key, nights)
 
+    def around(self, key: str) -> tuple[str, str]:
+        """Return the last night up to a day and the first from it on: twice the day where it has one."""
+        midnight = datetime.combine(day_of(key), time())
+        before = croniter(self.cron, midnight + timedelta(days=1)).get_prev(datetime)
+        after = croniter(self.cron, midnight - timedelta(seconds=1)).get_next(datetime)
+        return before.date().isoformat(), after.date().isoformat()
+
+    def newest(self, now: datetime) -> str:
+        """Return the last night whose decision time has come by a moment."""
+        night = self.around(now.astimezone(self.zone).date().isoformat())[0]
+        return night if self.moment(night) <= now else self.shift(night, -1)
+
     def _tick(self, key: str) -> datetime:
         """Return the wall time at which the cron fires on the key's day.
 

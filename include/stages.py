@@ -12,6 +12,7 @@ from include.errors import EvergreenError, PartitionError
 from include.lake import Lake
 from include.refs import Ref
 from include.spec import UseCase
+from include.spec.partition import check_partition
 
 BATCH = 8  # partitions of a source that are fetched at once and published together
 
@@ -46,6 +47,11 @@ def run(
     now : when this is asked; the knowledge time of content that a source changed after its night.
     fetch_anew : of ``ingest``: ask the source even for partitions that are kept.
     report : called with each result as soon as it is there.
+
+    Raises
+    ------
+    PartitionError
+        for a night that the schedule hasn't had by now, before any stage has run.
     """
     if stage not in STAGES:
         raise EvergreenError(f"stage {stage!r}", required=f"one of {', '.join(STAGES)}")
@@ -57,6 +63,8 @@ def run(
             required="a night of the schedule",
             remedy="give --night, or --first and --last",
         )
+    for night in nights:
+        check_partition(spec, night, now)
     work = partial(_ingest, fetch_anew=True) if fetch_anew else STAGES[stage]
     results = []
     for ref in work(lake, spec, nights, now):

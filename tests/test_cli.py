@@ -553,10 +553,10 @@ def test_a_range_prints_each_partition_as_it_completes(
 
 
 def test_a_stage_that_is_none_and_a_night_that_is_none_are_refused(lake: Path) -> None:
-    """The error lists the stages, or says which day has a night."""
+    """The error lists the stages, or says which partitions are the nearest."""
     with pytest.raises(Exception, match="'guess': required one of ingest, score, monitor, rollout, train"):
         call("run", "guess", "weekly_sales", "--night", "2024-01-01")
-    with pytest.raises(Exception, match="a night of the schedule"):
+    with pytest.raises(Exception, match="a partition of the schedule"):
         call("run", "ingest", "weekly_sales", "--night", "2024-01-02")
     with pytest.raises(Exception, match="a date such as"):
         call("run", "ingest", "weekly_sales")

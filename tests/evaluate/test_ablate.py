@@ -133,7 +133,7 @@ def outside(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> Clinic:
 
 def test_the_task_logs_the_gains_with_their_bounds_to_the_trainings_run(outside: Clinic) -> None:
     """What Airflow's task hands on is the run, and the run has each group's gain, low and high."""
-    night = {"dag_run": SimpleNamespace(partition_key=visits.LAST), "params": {}}
+    night = {"dag_run": SimpleNamespace(partition_key=visits.LAST, run_type="manual"), "params": {}}
     handed = AblateOperator(task_id="ablate", usecase=outside.spec.name).execute(night)
     kept = figures(outside)
     found = ablate(outside.lake, outside.spec, visits.LAST, registry=outside.registry)
@@ -156,7 +156,7 @@ def test_the_task_is_skipped_where_there_are_too_few_test_nights(
         raise TooFew("ablation", required="2 labelled test nights", found="1")
 
     monkeypatch.setattr("include.evaluate.ablate._enough", young)
-    night = {"dag_run": SimpleNamespace(partition_key=visits.LAST), "params": {}}
+    night = {"dag_run": SimpleNamespace(partition_key=visits.LAST, run_type="manual"), "params": {}}
     with pytest.raises(AirflowSkipException, match="2 labelled test nights, found 1"):
         AblateOperator(task_id="ablate", usecase=outside.spec.name).execute(night)
 

@@ -89,8 +89,17 @@ class EvergreenOperator(StoreOperator):
         return Lake(self.usecase), load(self.usecase)
 
 
-def night_of(context: Context) -> str:
-    """Return the run's partition: the one it was scheduled or backfilled for, else the form's field."""
+def night_of(context: Context, spec: UseCase) -> str:
+    """Return the run's partition: the one it was scheduled or backfilled for, else the form's field.
+
+    Raises
+    ------
+    PartitionError
+        for none, and for one that the schedule hasn't had by now. A scheduled run is never refused: the
+        scheduler's clock may be ahead of this worker's.
+    """
+    from include.spec.partition import check_partition
+
     run_key = context["dag_run"].partition_key
     form_key = context["params"].get("partition") or None
     if run_key and form_key and run_key != form_key:
@@ -108,6 +117,8 @@ def night_of(context: Context) -> str:
             remedy="trigger again and fill in the field `partition`, as 2013-03-01",
         )
     night = str(run_key or form_key)
+    if context["dag_run"].run_type != "scheduled":
+        check_partition(spec, night, datetime.now(UTC))
     carry(partition=night)
     return night
 

@@ -41,7 +41,7 @@ class IngestOperator(EvergreenOperator):
 
         lake, spec = self.open()
         with self.one_try():
-            night = night_of(context)
+            night = night_of(context, spec)
             spec.clock.moment(night)
             if not spec.nights(self.source, night, night):
                 return self.handed(

@@ -33,7 +33,7 @@ class MonitorOperator(EvergreenOperator):
 
         lake, spec = self.open()
         with self.one_try():
-            night = night_of(context)
+            night = night_of(context, spec)
             carry_champion(lake, night)
             ref = monitor(lake, spec, night)
         for decided in lake.rows("decisions", {"night": night}):
@@ -64,9 +64,9 @@ class AskTrainingOperator(EvergreenOperator):
 
     def execute(self, context: Context) -> None:
         """Trigger the training, or skip with the reason."""
-        lake, _ = self.open()
+        lake, spec = self.open()
         with self.one_try():
-            night = night_of(context)
+            night = night_of(context, spec)
         found = lake.rows("decisions", {"night": night})
         if not found or not found[0]["cause"]:
             self.skip_task(found[0]["reason"] if found else "no decision was taken")
@@ -100,7 +100,7 @@ class AlertOperator(EvergreenOperator):
 
         lake, spec = self.open()
         with self.one_try():
-            night = night_of(context)
+            night = night_of(context, spec)
         found = lake.rows("decisions", {"night": night})
         if not found:
             self.skip_task("no decision was taken")

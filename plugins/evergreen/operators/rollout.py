@@ -30,7 +30,7 @@ class AdvanceOperator(EvergreenOperator):
 
         lake, spec = self.open()
         with self.one_try():
-            ref = advance(lake, spec, night_of(context), registry=_registry)
+            ref = advance(lake, spec, night_of(context, spec), registry=_registry)
         if not ref.rows:
             self.skip_task(ref.note)
         return self.handed(ref)

@@ -25,7 +25,7 @@ class ScoreOperator(EvergreenOperator):
 
         lake, spec = self.open()
         with self.one_try():
-            night = night_of(context)
+            night = night_of(context, spec)
             carry_champion(lake, night)
             for outcome in settle(lake, spec, night, connect):
                 self.log.info("%s", outcome.note)

@@ -28,7 +28,7 @@ class TrainOperator(EvergreenOperator):
 
         lake, spec = self.open()
         with self.one_try():
-            night = night_of(context)
+            night = night_of(context, spec)
             spec.clock.moment(night)
             return self.handed(train(lake, spec, night, registry=Registry()))
 
@@ -52,7 +52,9 @@ class EvaluateOperator(EvergreenOperator):
 
         lake, spec = self.open()
         with self.one_try():
-            return self.handed(evaluate(lake, spec, night_of(context), self.run["uri"], registry=Registry()))
+            return self.handed(
+                evaluate(lake, spec, night_of(context, spec), self.run["uri"], registry=Registry())
+            )
 
 
 class AblateOperator(EvergreenOperator):
@@ -72,7 +74,7 @@ class AblateOperator(EvergreenOperator):
         lake, spec = self.open()
         try:
             with self.one_try():
-                found = ablate(lake, spec, night_of(context), registry=Registry())
+                found = ablate(lake, spec, night_of(context, spec), registry=Registry())
         except TooFew as error:
             self.skip_task(str(error))
         self.log.info("%s", found.text())
@@ -110,7 +112,7 @@ class JudgeOperator(EvergreenOperator):
             verdict = decide(lake, spec, self.evidence["uri"])
             carry(model_version=str(ledger.attempt(lake, attempt)["version"]))
             draw(lake, spec, attempt, Registry())
-        return self.handed(Ref(attempt, night_of(context), note=verdict.sentence))
+        return self.handed(Ref(attempt, night_of(context, spec), note=verdict.sentence))
 
 
 class PromoteOperator(EvergreenOperator):

@@ -1,0 +1,122 @@
+"""A run that a person starts writes only partitions that the schedule has had by now."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+from typer.testing import CliRunner
+
+from evergreen.operators.ingest import IngestOperator
+from evergreen.operators.monitor import MonitorOperator
+from evergreen.operators.rollout import AdvanceOperator
+from evergreen.operators.score import PlanPartsOperator, ScoreOperator
+from evergreen.operators.train import TrainOperator
+from include.__main__ import app
+from include.errors import PartitionError
+from include.lake import Lake
+from include.spec import UseCase, load
+from include.spec.partition import check_partition
+
+USECASES = Path(__file__).parent / "usecases"
+NOW = datetime(2024, 2, 14, 12, tzinfo=UTC)
+OPERATORS = [
+    IngestOperator(task_id="sales", usecase="weekly_sales", source="sales"),
+    PlanPartsOperator(task_id="plan", usecase="weekly_sales"),
+    ScoreOperator(task_id="predict", usecase="weekly_sales"),
+    MonitorOperator(task_id="watch", usecase="weekly_sales"),
+    AdvanceOperator(task_id="advance", usecase="weekly_sales"),
+    TrainOperator(task_id="fit", usecase="weekly_sales"),
+]
+REFUSED = {
+    "2023-12-25": r"found one before schedule.start; choose 2024-01-01, or change `schedule`",
+    "2024-01-30": r"found a day on which it has none; choose 2024-01-29 or 2024-02-05, or change",
+    "2024-02-19": r"one still to come, whose decision is at 2024-02-19 06:00 UTC; choose 2024-02-12, or",
+    "2062-01-02": r"found one still to come, .*; choose 2024-02-12, or change",
+    "2062-01-03": r"found a day on which it has none; choose 2024-02-12, or change",
+}
+
+
+@pytest.fixture
+def weekly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UseCase:
+    """Return the weekly use case, whose lake is empty."""
+    monkeypatch.setenv("EVERGREEN_USECASES", str(USECASES))
+    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    return load("weekly_sales")
+
+
+def started(key: str, run_type: str, **form: Any) -> Any:
+    """Return the context of a task whose run is for a partition."""
+    run = SimpleNamespace(partition_key=key, run_type=run_type)
+    return {"dag_run": run, "params": form, "run_id": "r", "outlet_events": {}}
+
+
+@pytest.mark.parametrize("partition", REFUSED)
+def test_a_partition_that_the_schedule_has_not_had_is_refused(weekly: UseCase, partition: str) -> None:
+    """The sentence says why, and which partitions are the nearest that may be run."""
+    with pytest.raises(PartitionError, match=rf"weekly_sales/{partition}: required .*{REFUSED[partition]}"):
+        check_partition(weekly, partition, NOW)
+
+
+@pytest.mark.parametrize("partition", ["2024-01-01", "2024-02-12"])
+def test_each_partition_whose_decision_time_has_come_is_accepted(weekly: UseCase, partition: str) -> None:
+    """From the first of the range to the newest, from the very moment of its decision on."""
+    check_partition(weekly, partition, max(NOW, weekly.clock.moment(partition)))
+    check_partition(weekly, partition, weekly.clock.moment(partition))
+
+
+def test_the_end_of_the_range_is_named_and_is_the_last_that_is_accepted() -> None:
+    """A partition after schedule.end is refused although its time has come."""
+    flights = load("flight_delay")
+    check_partition(flights, "2013-12-30", NOW)
+    with pytest.raises(PartitionError, match=r"to 2013-12-30, found one after .*choose 2013-12-30, or"):
+        check_partition(flights, "2014-05-01", NOW)
+
+
+def test_before_the_first_decision_there_is_nothing_to_choose(weekly: UseCase) -> None:
+    """A use case that is declared ahead of its time says when it begins."""
+    with pytest.raises(PartitionError, match=r"wait for the first, 2024-01-01, or change"):
+        check_partition(weekly, "2024-01-01", datetime(2023, 12, 31, tzinfo=UTC))
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=lambda one: one.task_id)
+@pytest.mark.parametrize("run_type", ["manual", "backfill"])
+def test_every_stage_refuses_it_before_anything_is_written(
+    weekly: UseCase, operator: Any, run_type: str
+) -> None:
+    """Whether the partition is the run's own or the form's, the task fails for good and the lake is empty."""
+    with pytest.raises(AirflowFailException, match="found one still to come"):
+        operator.execute(started("2062-01-02", run_type))
+    with pytest.raises(AirflowFailException, match="found one before"):
+        operator.execute(started("", run_type, partition="2023-12-25"))
+    assert Lake("weekly_sales").keys("") == []
+
+
+def test_a_scheduled_run_is_never_refused(weekly: UseCase) -> None:
+    """The scheduler's clock decides when a partition's time has come, and it may be ahead of a worker's."""
+    ref = AdvanceOperator(task_id="advance", usecase="weekly_sales")
+    with pytest.raises(Exception, match="nothing is on trial"):
+        ref.execute(started("2062-01-02", "scheduled"))
+
+
+@pytest.mark.parametrize("stage", ["ingest", "score", "monitor", "rollout", "train"])
+@pytest.mark.parametrize(
+    ("nights", "problem"),
+    [
+        (["--night", "2062-01-02"], "still to come"),
+        (["--night", "2024-01-02"], "choose 2024-01-01 or 2024-01-08"),
+        (["--first", "2023-12-20", "--last", "2024-01-08"], "one before schedule.start"),
+    ],
+)
+def test_the_command_line_refuses_it_too(
+    weekly: UseCase, stage: str, nights: list[str], problem: str
+) -> None:
+    """Of a range that reaches out of the schedule's nothing is run."""
+    with pytest.raises(PartitionError, match=problem):
+        CliRunner().invoke(app, ["run", stage, "weekly_sales", *nights], catch_exceptions=False)
+    assert Lake("weekly_sales").keys("") == []
