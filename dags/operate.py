@@ -1,8 +1,10 @@
-"""What a person starts: check the lake, back it up, draw its year, roll back to an earlier version, or force.
+"""What a person starts: check the lake, back it up, draw its year, roll back, force, or withdraw a partition.
 
-When: by hand, from the form. The last two need a logged-in person and a reason; the ledger keeps both.
+When: by hand, from the form. The last three need a logged-in person and a reason; the ledger keeps both.
 Changes: `verify` nothing; `back up` adds what is new to EVERGREEN_BACKUP; `redraw the year` replaces that;
-the others one row of each role in `deployments`, from the next night on. What was forced shows as forced.
+`roll back` and `force` one row of each role in `deployments`, from the next night on. What was forced shows
+as forced for good. `withdraw` removes a partition that the schedule never had, or that is still to come, and
+sets its rows aside.
 If it is red: the log says what was required, what was found and the remedy; nothing was switched.
 """
 
@@ -23,6 +25,9 @@ def operate(spec: UseCase) -> DAG:
         ),
         "attempt": Param(
             "", type="string", title="Attempt", description="To force: its night, or the beginning of its key"
+        ),
+        "partition": Param(
+            None, type=["null", "string"], format="date", title="Partition", description="To withdraw"
         ),
     }
     with DAG(

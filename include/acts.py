@@ -99,3 +99,20 @@ def force(
     ref = overrule(lake, spec, row["key"], by, reason, registry=registry)
     draw_forced(lake, spec, row["key"], registry)
     show(ref.xcom(), ref.note, as_json)
+
+
+@acts.command()
+def withdraw(
+    usecase: UseCaseName,
+    by: By,
+    reason: Reason,
+    night: Annotated[str, typer.Option("--night", help="The partition that should not be there.")],
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Remove a partition that isn't the schedule's, or is still to come; a ledger keeps who and why."""
+    from include.lake import Lake
+    from include.withdraw import withdraw as take_away
+
+    ref = take_away(Lake(usecase), specs.load(usecase), night, by, reason, now=datetime.now(UTC))
+    show(ref.xcom(), ref.note, as_json)

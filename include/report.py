@@ -14,7 +14,7 @@ def text(status: Row) -> str:
     """Return a use case's status as lines of text."""
     if not status["nights"]:
         return f"{status['usecase']}: nothing in the lake yet ({status['lake']})"
-    parts = (_nights, _champion, _attempts, _performance, _findings, _stale)
+    parts = (_nights, _champion, _attempts, _performance, _findings, _stale, _withdrawn)
     return "\n".join(
         [f"{status['usecase']}  ({status['lake']})", *(line for part in parts for line in part(status))]
     )
@@ -116,3 +116,10 @@ def _stale(status: Row) -> Iterator[str]:
         yield f"\nstale partitions ({len(status['stale'])}): run their nights again to bring them up to date"
         counts = Counter((row["product"], row["why"]) for row in status["stale"])
         yield from (f"  {product}: {n:,} nights, {why}" for (product, why), n in sorted(counts.items()))
+
+
+def _withdrawn(status: Row) -> Iterator[str]:
+    if status["withdrawn"]:
+        yield "\nwithdrawn"
+        for row in status["withdrawn"][-NOT_PUBLISHED:]:
+            yield f"  {row['night']} by {row['by']} on {row['at']:%Y-%m-%d}: {row['reason']}"

@@ -24,8 +24,8 @@ def status(lake: Lake, spec: UseCase) -> dict[str, Any]:
     dict
         ``products`` (nights by outcome, rows), ``not_published`` (with each one's sentence), ``quarantine``
         (the most frequent rules), ``champion``, ``trials`` (who is scored beside it, and why),
-        ``waiting`` (the attempt that waits for approval), ``attempts``, ``performance``, ``findings`` and
-        ``stale``.
+        ``waiting`` (the attempt that waits for approval), ``attempts``, ``performance``, ``findings``,
+        ``stale`` and ``withdrawn`` (the partitions that a person withdrew, and why).
     """
     partitions = sorted(lake.rows("partitions"), key=lambda row: (row["night"], row["product"]))
     return {
@@ -47,6 +47,10 @@ def status(lake: Lake, spec: UseCase) -> dict[str, Any]:
         "rungs": _rungs(lake),
         "findings": _findings(lake),
         "stale": stale(lake, spec, partitions),
+        "withdrawn": [
+            _part(row, "night", "by", "at", "reason")
+            for row in sorted(lake.rows("withdrawals"), key=lambda row: int(row["recorded"]))
+        ],
     }
 
 

@@ -225,3 +225,13 @@ DEPLOYMENTS = _schema(
     attempt=_S,  # key of its verdict
     request=_S,  # what asked for it, so that the same asks once: the verdict's key, a run's id, or nothing
 )
+# every partition that a person withdrew; see include.withdraw
+WITHDRAWALS = _schema(
+    night=_S,
+    by=_S,
+    at=TIME,
+    reason=_S,
+    contents=_S,  # JSON: table -> the object with the rows that it had
+    resting=_S,  # JSON: the scored nights whose realised figures rested on it, which were made anew
+    recorded=_I,
+)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 KEPT = 30  # days
 FILE = 16 << 20  # bytes of a file: what has to be written again when one of its nights is
 AT_ONCE = 4 * FILE  # bytes that are laid together in one commit, and held in memory
-LEDGERS = ("attempts", "approvals", "deployments")
+LEDGERS = ("attempts", "approvals", "deployments", "withdrawals")
 
 
 def tidy(lake: Lake, registry: Registry, *, kept: int = KEPT) -> Ref:

@@ -103,6 +103,7 @@ def test_help_names_every_command() -> None:
         "rollback",
         "approve",
         "force",
+        "withdraw",
         "ablate",
         "performance",
         "history",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException
@@ -12,11 +13,11 @@ from include.refs import Ref
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-ACTIONS = ["verify", "back up", "redraw the year", "roll back", "force"]
+ACTIONS = ["verify", "back up", "redraw the year", "roll back", "force", "withdraw"]
 
 
 class OperateOperator(EvergreenOperator):
-    """Do the one action that the form asks for: check, copy or draw the lake, roll back, or force."""
+    """Do the one action that the form asks for: check, copy or draw the lake, roll back, force, or withdraw."""
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of what was done."""
@@ -34,8 +35,8 @@ class OperateOperator(EvergreenOperator):
                     f"{form['action']}: required a person and a reason, found {by!r}, {form['reason']!r}; "
                     "trigger this from the UI, logged in, and fill in the field `reason`"
                 )
-            act = self._roll_back if form["action"] == "roll back" else self._force
-            return self.handed(act(form, by, context["run_id"]))
+            acts = {"roll back": self._roll_back, "force": self._force, "withdraw": self._withdraw}
+            return self.handed(acts[form["action"]](form, by, context["run_id"]))
 
     def _verify(self) -> Ref:
         from include.verify import verify
@@ -72,3 +73,9 @@ class OperateOperator(EvergreenOperator):
         ref = force(lake, spec, key, by, form["reason"], registry=registry, request=request)
         draw_forced(lake, spec, key, registry)
         return ref
+
+    def _withdraw(self, form: Any, by: str, request: str) -> Ref:
+        from include.withdraw import withdraw
+
+        lake, spec = self.open()
+        return withdraw(lake, spec, form["partition"] or "", by, form["reason"], now=datetime.now(UTC))

@@ -1,0 +1,262 @@
+"""A partition that should not be there is withdrawn: what is left is what there was without it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from evergreen.operators.operate import OperateOperator
+from include import stages
+from include.environment import endpoint
+from include.errors import EvergreenError, NotPublished, PartitionError
+from include.history.draw import redraw
+from include.ingest.settle import settle
+from include.lake import Lake
+from include.metrics.gauges import gauges
+from include.monitor.run import monitor
+from include.refs import digest_json
+from include.score.run import score
+from include.spec import UseCase
+from include.spec.load import read
+from include.status import status
+from include.verify import verify
+from include.withdraw import withdraw
+from tests.faults import clocks
+from tests.monitor import machines
+from tests.usecases.weekly_sales import world
+
+WHO = ("anna", "a typing error")
+WRITES = ("publish", "append_at", "create", "replace", "remove")
+FAR = "2062-01-02"  # a Monday
+
+
+@pytest.fixture(scope="module")
+def use(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
+    """Return the machines' use case."""
+    return machines.spec(tmp_path_factory.mktemp("spec"))
+
+
+@pytest.fixture(scope="module")
+def nights(use: UseCase) -> list[str]:
+    """Return the six nights after the history; the fourth should not be there."""
+    return use.clock.keys(use.clock.shift(machines.TRAINED, 1), use.clock.shift(machines.TRAINED, 6))
+
+
+@pytest.fixture(scope="module")
+def begun(use: UseCase, nights: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a lake in which the first three nights were run."""
+    folder = tmp_path_factory.mktemp("begun")
+    lake = machines.plant(folder, use)
+    machines.forget_history(lake)
+    for night in nights[:3]:
+        ran(lake, use, night)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def spoilt(begun: Path, use: UseCase, nights: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a lake in which the fourth was run as well, and those after it."""
+    folder = tmp_path_factory.mktemp("spoilt") / "lake"
+    shutil.copytree(begun, folder)
+    for night in nights[3:]:
+        ran(Lake("machines", str(folder)), use, night)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def spared(begun: Path, use: UseCase, nights: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a lake in which those after it were run without it."""
+    folder = tmp_path_factory.mktemp("spared") / "lake"
+    shutil.copytree(begun, folder)
+    for night in nights[4:]:
+        ran(Lake("machines", str(folder)), use, night)
+    return folder
+
+
+def ran(lake: Lake, use: UseCase, night: str) -> None:
+    """Run a night's stages."""
+    machines.readings(lake, use, night)
+    machines.stops(lake, use, night)
+    score(lake, use, night)
+    monitor(lake, use, night)
+    redraw(lake, use, night)
+
+
+def copied(folder: Path, to: Path) -> Lake:
+    """Return a copy of a lake."""
+    shutil.copytree(folder, to)
+    return Lake("machines", str(to))
+
+
+def content(lake: Lake) -> dict[str, str]:
+    """Return a digest of each table but the ledger of withdrawals, and of each page."""
+    tables = {name: digest for name, digest in clocks.state(lake).items() if name != "withdrawals"}
+    return tables | {key: digest_json(str(lake.get(key))) for key in lake.keys("reports")}
+
+
+def before(use: UseCase, night: str) -> datetime:
+    """Return a time at which a night is still to come."""
+    return use.clock.moment(night) - timedelta(hours=1)
+
+
+def test_what_is_left_is_what_there_was_without_it(
+    spoilt: Path, spared: Path, use: UseCase, nights: list[str], tmp_path: Path
+) -> None:
+    """Tables, pages and metrics are those of a lake that never had it, also after a later night."""
+    lake, twin = copied(spoilt, tmp_path / "lake"), copied(spared, tmp_path / "twin")
+    assert content(lake) != content(twin)
+    ref = withdraw(lake, use, nights[3], *WHO, now=before(use, nights[3]))
+    assert ref.note == f"{nights[3]} withdrawn by anna at {nights[3]} 17:00 UTC: a typing error"
+    assert content(lake) == content(twin)
+    assert [*gauges(lake, use)] == [*gauges(twin, use)]
+    later = use.clock.shift(nights[-1], 1)
+    for one in (lake, twin):
+        ran(one, use, later)
+    assert content(lake) == content(twin)
+
+
+def test_the_ledger_says_who_and_why_and_the_rows_are_laid_aside(
+    spoilt: Path, use: UseCase, nights: list[str], tmp_path: Path
+) -> None:
+    """Withdrawn twice it is recorded once; status shows it, and what was predicted can be read again."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    lake = copied(spoilt, tmp_path / "lake")
+    served = lake.rows("predictions", {"night": nights[3]})
+    now = before(use, nights[3])
+    withdraw(lake, use, nights[3], *WHO, now=now)
+    withdraw(lake, use, nights[3], "bert", "once more", now=now + timedelta(minutes=5))
+    (row,) = lake.rows("withdrawals")
+    assert (row["night"], row["by"], row["reason"], row["at"]) == (nights[3], *WHO, now)
+    aside = lake.get(json.loads(row["contents"])["predictions"])
+    kept = pq.read_table(pa.BufferReader(aside)).to_pylist()
+    assert sorted(map(repr, kept)) == sorted(map(repr, served))
+    (shown,) = status(lake, use)["withdrawn"]
+    assert (shown["night"], shown["by"], shown["reason"]) == (nights[3], *WHO)
+
+
+class Killed(BaseException):
+    """Stands for a signal: nothing catches it."""
+
+
+def killed(work: Callable[[], Any], point: int, patch: pytest.MonkeyPatch) -> int:
+    """Do some work and die before its write number ``point``; return how many writes there were."""
+    count = [0]
+    for name in WRITES:
+        real = getattr(Lake, name)
+
+        def counted(*args: Any, real: Any = real, **kwargs: Any) -> Any:
+            count[0] += 1
+            if count[0] == point:
+                raise Killed
+            return real(*args, **kwargs)
+
+        patch.setattr(Lake, name, counted)
+    try:
+        work()
+    except Killed:
+        pass
+    finally:
+        patch.undo()
+    return count[0]
+
+
+@pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.full)])
+def test_killed_before_any_write_and_run_again_it_ends_the_same(
+    step: int, begun: Path, use: UseCase, nights: list[str], tmp_path: Path
+) -> None:
+    """No half of the partition stays, and the ledger has it once."""
+    ended = copied(begun, tmp_path / "ended")
+    whole = content(ended)
+    now = before(use, nights[2])
+
+    def work(lake: Lake) -> Any:
+        return withdraw(lake, use, nights[2], *WHO, now=now)
+
+    with pytest.MonkeyPatch.context() as patch:
+        writes = killed(lambda: work(ended), 0, patch)
+        assert writes > 30
+        assert content(ended) != whole
+        for point in range(1, writes + 1, step):
+            lake = copied(begun, tmp_path / str(point))
+            killed(lambda lake=lake: work(lake), point, patch)
+            work(lake)
+            assert content(lake) == content(ended), f"killed before write {point}"
+            assert len(lake.rows("withdrawals")) == 1, f"killed before write {point}"
+
+
+@pytest.fixture
+def weekly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Lake, UseCase, list[str]]:
+    """Return the weekly use case, whose range ends with its second week, after three were run."""
+    keys = world.write(tmp_path / "shop", 3)
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", world.connection(tmp_path / "shop"))
+    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
+    monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path / "usecases"))
+    folder = shutil.copytree(Path(world.__file__).parent, tmp_path / "usecases" / "weekly_sales")
+    lake, spec = Lake("weekly_sales"), read(folder / "usecase.yaml")
+    for stage in ("ingest", "score", "monitor"):
+        stages.run(stage, lake, spec, keys, now=clocks.NOW)
+    file = folder / "usecase.yaml"
+    file.write_text(file.read_text().replace("timezone: UTC\n", f'timezone: UTC\n  end: "{keys[1]}"\n', 1))
+    return lake, read(file), keys
+
+
+def form(**fields: str | None) -> Any:
+    """Return the context of the form's task, filled in by somebody who is logged in."""
+    empty = {"action": "withdraw", "reason": "", "version": "", "attempt": "", "partition": None}
+    run = SimpleNamespace(triggering_user_name="anna")
+    return {"params": {**empty, **fields}, "dag_run": run, "run_id": "r"}
+
+
+def test_the_form_withdraws_and_everything_recomputes(weekly: tuple[Lake, UseCase, list[str]]) -> None:
+    """The week after the range is gone with its manifest; its bytes stay, and no digest differs."""
+    lake, spec, keys = weekly
+    operator = OperateOperator(task_id="operate", usecase="weekly_sales")
+    said = operator.execute(form(partition=keys[2], reason="the range was too long"))
+    assert said["note"].startswith(f"{keys[2]} withdrawn by anna")
+    stand = status(lake, spec)
+    assert keys[2] not in json.dumps({k: v for k, v in stand.items() if k != "withdrawn"}, default=str)
+    assert not [key for key in lake.keys("raw/snapshots") if keys[2] in key]
+    assert len(lake.keys("raw/objects")) == 3
+    found = verify(lake, spec)
+    assert (found.differences, found.snapshots) == ((), 2)
+
+
+def test_what_the_schedule_has_had_is_never_withdrawn(weekly: tuple[Lake, UseCase, list[str]]) -> None:
+    """A served partition is a fact: the task is red, says what to do instead, and nothing changes."""
+    lake, spec, keys = weekly
+    before = clocks.state(lake)
+    operator = OperateOperator(task_id="operate", usecase="weekly_sales")
+    with pytest.raises(AirflowFailException, match=r"found one that the schedule has had; what it served"):
+        operator.execute(form(partition=keys[0], reason="I don't like it"))
+    with pytest.raises(PartitionError, match="a date such as"):
+        withdraw(lake, spec, "", *WHO, now=clocks.NOW)
+    with pytest.raises(NotPublished, match=r"2023-12-25: a withdrawal: .*found nothing"):
+        withdraw(lake, spec, "2023-12-25", *WHO, now=clocks.NOW)
+    with pytest.raises(EvergreenError, match="required by whom, and why"):
+        withdraw(lake, spec, keys[2], "anna", " ", now=clocks.NOW)
+    assert clocks.state(lake) == before
+
+
+def test_what_was_ingested_for_its_lookback_goes_with_it(weekly: tuple[Lake, UseCase, list[str]]) -> None:
+    """A year that was mistyped left four weeks that are still to come; those of the range stay."""
+    lake, _, keys = weekly
+    spec = read(Path(world.__file__).parent / "usecase.yaml")
+    twin = clocks.state(lake)
+    settle(lake, spec, FAR, endpoint)
+    monitor(lake, spec, FAR)
+    assert len({row["night"] for row in lake.rows("partitions")}) == 3 + 5
+    ref = withdraw(lake, spec, FAR, *WHO, now=datetime.now(UTC))
+    assert ref.rows == 5
+    state = clocks.state(lake)
+    assert {name for name in state if state[name] != twin.get(name)} - {"withdrawals"} == set()
+    assert {row["night"] for row in lake.rows("partitions")} == set(keys)
