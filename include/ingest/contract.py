@@ -142,9 +142,11 @@ def _refused(
 
 def _sizes(contract: Contract, total: int, good: int, common: Callable[[], str]) -> tuple[str, str] | None:
     """Return what is required and found where too many rows are set aside, or too few are left."""
-    if total and (total - good) / total > contract.tolerance:
+    if contract.exceeded(total - good, total):
+        few = contract.tolerated_rows if contract.tolerance else 0
+        either = f", or {few} row{'s' * (few > 1)}" if few else ""
         share, most = beside((total - good) / total, contract.tolerance, 1, "{:.#%}")
-        return f"at most {most} of rows set aside", f"{share} of {total} rows: {common()}"
+        return f"at most {most} of rows set aside{either}", f"{share} of {total} rows: {common()}"
     if contract.min_rows <= good <= (contract.max_rows or good):
         return None
     aside = f" of {total}, the others set aside: {common()}" if good < total else ""

@@ -92,15 +92,16 @@ def data(spec: UseCase, night: str, partitions: Mapping[str, Mapping[str, Any]])
 
 def _source(spec: UseCase, name: str, row: Mapping[str, Any] | None) -> Finding:
     """Say whether a source came, and which share of its rows was set aside."""
-    tolerance = spec.sources[name].contract.tolerance
+    contract = spec.sources[name].contract
     if row is None or row["outcome"] != "published":
         note = (
             f"{name} is {row['outcome']}: {row['note']}"
             if row
             else f"nobody has ingested {name} for this night"
         )
-        return Finding("data", name, 1.0, tolerance, "alarm", note)
+        return Finding("data", name, 1.0, contract.tolerance, "alarm", note)
     total = row["rows"] + row["quarantined"]
     share = row["quarantined"] / total if total else 0.0
     note = f"{row['rows']} rows of {name}, {row['quarantined']} set aside"
-    return Finding("data", name, share, tolerance, "alarm" if share > tolerance else "ok", note)
+    outcome: Outcome = "alarm" if contract.exceeded(row["quarantined"], total) else "ok"
+    return Finding("data", name, share, contract.tolerance, outcome, note)

@@ -77,8 +77,20 @@ class Contract(Strict):
     tolerance: float = Field(
         0.05, ge=0, le=1, description="share of rows that may be quarantined, else refused"
     )
+    # of 10 rows one or more are bad by chance alone in 40 % of partitions at a true rate of 5 %, three in 1 %
+    tolerated_rows: int = _later(
+        2, ge=0, description="rows that may be quarantined whatever their share, while others are left"
+    )
     extra: Literal["refuse", "ignore"] = "refuse"
     expectations: tuple[Expectation, ...] = ()
+
+    def exceeded(self, bad: int, total: int) -> bool:
+        """Tell whether so many quarantined rows of a partition's ``total`` refuse it.
+
+        A tolerance of 0 allows none.
+        """
+        few = self.tolerance > 0 and bad <= self.tolerated_rows and bad < total
+        return total > 0 and bad / total > self.tolerance and not few
 
 
 class Fetch(Strict):

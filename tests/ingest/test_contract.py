@@ -13,6 +13,7 @@ from include.errors import SpecError
 from include.ingest.outcome import Outcome
 from include.ingest.run import ingest
 from include.lake import Lake
+from include.monitor.findings import data
 from include.spec import UseCase
 from tests.usecases.weekly_sales import world
 
@@ -188,3 +189,49 @@ def test_a_night_of_too_many_other_classes_is_refused(
     (found,) = ingest(lake, declare(classes), "sales", [NIGHT], connect)
     assert found.outcome == "refused"
     assert "class(one of coffee, milk, tea) of item in 8 rows, as 'soap'" in found.note
+
+
+@pytest.mark.parametrize(
+    ("rows", "bad", "tolerance", "outcome"),
+    [
+        (10, 1, 0.05, "published"),  # 10 %, but of few rows a share says little
+        (10, 2, 0.05, "published"),
+        (10, 3, 0.05, "refused"),
+        (2, 2, 0.05, "refused"),  # none is left
+        (1, 1, 0.05, "refused"),
+        (10, 1, 0.0, "refused"),  # none is tolerated
+        (40, 3, 0.05, "refused"),
+        (40, 2, 0.05, "published"),
+    ],
+)
+def test_a_few_bad_rows_refuse_no_small_partition(
+    rows: int,
+    bad: int,
+    tolerance: float,
+    outcome: str,
+    declare: Callable[..., UseCase],
+    lake: Lake,
+    shop: Path,
+    connect: Connect,
+) -> None:
+    """Two rows may be set aside whatever their share, unless nothing is left or nothing is tolerated."""
+    file = shop / "sales" / f"{NIGHT}.csv"
+    header, *lines = file.read_text().splitlines()[: rows + 1]
+    lines = [line.replace(",s0", ",nowhere") if n < bad else line for n, line in enumerate(lines)]
+    file.write_text("\n".join([header, *lines]) + "\n")
+
+    def small(raw: dict[str, Any]) -> None:
+        raw["sources"]["sales"]["contract"].update(min_rows=0, tolerance=tolerance)
+
+    spec = declare(small)
+    (found,) = ingest(lake, spec, "sales", [NIGHT], connect)
+    assert (found.outcome, found.quarantined) == (outcome, bad)
+    assert found.rows == (rows - bad if outcome == "published" else 0)
+    if outcome == "refused":
+        allowed = (
+            "at most 5.0% of rows set aside, or 2 rows" if tolerance else "at most 0.0% of rows set aside"
+        )
+        assert f"required {allowed}, found {bad / rows:.1%} of {rows} rows: " in found.note
+    row = lake.rows("partitions", {"product": "sales", "night": NIGHT})[0]
+    (finding, _) = data(spec, NIGHT, {"sales": row})
+    assert finding.outcome == ("ok" if outcome == "published" else "alarm")
