@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from include import spool
 from include.errors import SpecError
 from include.ingest.rows import Aside, Rows, mask
-from include.ingest.standardise import standardise
+from include.ingest.standardise import contradicts_zone, standardise
 from include.spec import UseCase
 from include.spec.source import Source
 from include.tables import validated
@@ -39,10 +39,22 @@ def _typed(rows: Rows, spec: UseCase, source: str, aside: Aside) -> Iterator[pa.
         start = place.start
         for name, which in bad.items():
             aside.add(which, "type", name, start=start)
+        _zone(rows.text.slice(start, typed.num_rows), declared, aside, start)
         _required(typed, declared, aside, start)
         _day(typed, rows, spec, source, aside, start)
         _agrees(typed, rows, spec, declared, aside, start)
         yield from typed.cast(_kept_as(declared)).to_batches()
+
+
+def _zone(text: pa.Table, source: Source, aside: Aside, start: int) -> None:
+    """Set rows aside whose text has an offset that the column's declared time zone hasn't."""
+    for name, column in source.columns.items():
+        if column.type == "timestamp" and column.timezone and not column.hashed:
+            zone = column.timezone
+            rule = (
+                f"timezone(an offset that {zone} has then, or leave out `timezone` to go by each text's own)"
+            )
+            aside.add(contradicts_zone(text[name].combine_chunks(), column), rule, name, start=start)
 
 
 def _required(typed: pa.Table, source: Source, aside: Aside, start: int) -> None:

@@ -1,11 +1,11 @@
 """Bad rows are set aside with the rule and the value, and a partition that has too many of them is refused.
 
 The checks run in this order, each on the rows that passed the ones before it: ``type`` (text that isn't a
-value), ``required``, ``day`` (the row is about another local day: a future date, a shifted time zone, another
-day's file), ``agrees`` (a time whose local hour another column denies: a shifted time zone), ``key`` (rows of
-one key that disagree; exact duplicates are dropped and counted), then the spec's expectations, then ``class``
-(a label of a multiclass problem that isn't declared). Rows of many nights are checked at once; nothing of one
-night bears on another.
+value), ``timezone`` (a time whose offset the declared time zone contradicts), ``required``, ``day`` (the row
+is about another local day: a future date, a shifted time zone, another day's file), ``agrees`` (a time whose
+local hour another column denies: a shifted time zone), ``key`` (rows of one key that disagree; exact
+duplicates are dropped and counted), then the spec's expectations, then ``class`` (a label of a multiclass
+problem that isn't declared). Rows of many nights are checked at once; nothing of one night bears on another.
 """
 
 from __future__ import annotations

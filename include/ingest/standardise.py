@@ -5,7 +5,8 @@ All columns are trimmed and an empty field is null. What each type reads:
 - integer: digits, and ``12.0``; number: decimal or exponent, then ``(x + shift) * scale``.
 - boolean: true/false, t/f, yes/no, y/n, 1/0, in either case.
 - date: ``2013-03-01``, also with a midnight behind it.
-- timestamp: ISO 8601, with an offset or read in the column's time zone (UTC unless given). A local time that
+- timestamp: ISO 8601, with an offset or read in the column's time zone (UTC unless given). An offset that the
+  declared time zone hasn't at that moment contradicts it: see `contradicts_zone`. A local time that
   a clock change skips can't be read. One that happens twice is the earlier moment; where a second row of the
   same night and key (but for this column) says it again, that row is the later moment.
 - hhmm: ``517``, ``0517`` or ``5:17`` as minutes after midnight; ``2400`` is 1440.
@@ -33,6 +34,7 @@ NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?$"
 DATE = r"^(\d{4}-\d{2}-\d{2})([T ]00:00(:00(\.0+)?)?)?$"
 MOMENT = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d{1,9})?)?)?( ?(Z|[+-]\d{2}(:?\d{2})?))?$"
 OFFSET = r"[T ]\d{2}:.*(Z|[+-]\d{2}(:?\d{2})?)$"
+UTC_OFFSET = r"(Z|[+-]00(:?00)?)$"
 HHMM = r"^(\d{1,4}(\.0+)?|\d{1,2}:\d{2})$"
 TRUE, FALSE = pa.array(["true", "t", "yes", "y", "1"]), pa.array(["false", "f", "no", "n", "0"])
 
@@ -167,6 +169,27 @@ def _moments(values: pa.Array, column: Column) -> tuple[pa.Array, pa.Array]:
         moment = local.dt.tz_localize(zone, ambiguous=which, nonexistent="NaT").dt.tz_convert("UTC")
         read.append(pa.array(with_offset.where(mask(exact), moment), TIME, from_pandas=True))
     return read[0], read[1]
+
+
+def contradicts_zone(text: pa.Array, column: Column) -> Mask:
+    """Return which texts of a timestamp have an offset other than the column's declared time zone then.
+
+    The text may be right or the declaration, so neither is taken. Without a declared zone the text counts.
+    """
+    encoded = text.dictionary_encode()
+    good = _shaped(encoded.dictionary, MOMENT)[0]
+    exact = pc.fill_null(pc.match_substring_regex(good, OFFSET), False)
+    if column.timezone == "UTC":  # the usual case needs no calendar
+        other = mask(exact) & ~mask(pc.fill_null(pc.match_substring_regex(good, UTC_OFFSET), True))
+    else:
+        with_offset = pc.if_else(exact, good, pa.scalar(None, pa.string()))
+        moments = pd.to_datetime(with_offset.to_pandas(), format="ISO8601", utc=True, errors="coerce")
+        wall = pc.replace_substring_regex(with_offset, r" ?(Z|[+-]\d{2}(:?\d{2})?)$", "").to_pandas()
+        stated = pd.to_datetime(wall, format="ISO8601", errors="coerce")
+        declared = moments.dt.tz_convert(column.timezone).dt.tz_localize(None)
+        other = (moments.notna() & (declared != stated)).to_numpy()
+    missing = pc.fill_null(encoded.indices, len(other))
+    return np.append(other, False)[missing.to_numpy(zero_copy_only=False)]
 
 
 def _local(source: Source, name: str) -> bool:

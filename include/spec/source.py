@@ -33,7 +33,11 @@ class Column(Strict):
     type: Literal["string", "integer", "number", "boolean", "date", "timestamp", "hhmm"]
     source: str | None = Field(None, alias="from", description="the column's name in the source, if another")
     required: bool = Field(False, description="a row without it is quarantined")
-    timezone: str | None = Field(None, description="of a timestamp written without one")
+    timezone: str | None = Field(
+        None,
+        description="of a timestamp written without one; text with another offset is quarantined. Without "
+        "`timezone` a text's own offset counts",
+    )
     agrees: str | None = Field(
         None, description="of a timestamp: the hhmm column that says its hour in the schedule's time zone"
     )

@@ -263,6 +263,45 @@ def test_a_moment_is_of_the_day_that_it_is_locally(
 
 
 @pytest.mark.parametrize(
+    ("zone", "offset", "contradicts"),
+    [
+        ("Europe/Berlin", "+01:00", False),
+        ("Europe/Berlin", "", False),
+        ("Europe/Berlin", "Z", True),
+        ("Europe/Berlin", "+02:00", True),  # its offset in summer; this is January
+        ("UTC", "Z", False),
+        ("UTC", "+00:00", False),
+        ("UTC", " -0500", True),
+        (None, "-05:00", False),
+    ],
+)
+def test_an_offset_that_contradicts_the_declared_time_zone_sets_rows_aside(
+    zone: str | None,
+    offset: str,
+    contradicts: bool,
+    shop: Path,
+    lake: Lake,
+    declare: Callable[..., UseCase],
+    connect: Connect,
+) -> None:
+    """Which of the two is right can't be told: the rule says how to declare that the text's own is."""
+
+    def timed(raw: dict) -> None:  # type: ignore[type-arg]
+        sales = raw["sources"]["sales"]
+        sales["columns"]["week"] = {"type": "timestamp", "required": True}
+        sales["columns"]["week"] |= {"timezone": zone} if zone else {}
+
+    header, rows = header_and_rows(shop)
+    spoil(shop, [header, *(f"{NIGHT} 12:00{offset},{row.split(',', 1)[1]}" for row in rows)])
+    outcome = one(lake, declare(timed), connect)
+    assert outcome.outcome == ("refused" if contradicts else "published")
+    if contradicts:
+        rule = f"timezone(an offset that {zone} has then, or leave out `timezone` to go by each text's own)"
+        assert f"{rule} of week in 40 rows, as '{NIGHT} 12:00{offset}'" in outcome.note
+        assert {row["rule"] for row in lake.rows("quarantine")} == {rule}
+
+
+@pytest.mark.parametrize(
     ("wall", "hhmm", "good"),
     [("23:30", "2330", True), ("00:10", "2400", True), ("00:10", "0010", True), ("23:30", "2400", False)],
 )
