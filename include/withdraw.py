@@ -30,7 +30,6 @@ from include.monitor.sums import LOSSES
 from include.promote.grow import Row, grow
 from include.promote.person import named
 from include.refs import Ref, digest_bytes, inside
-from include.score import parts
 from include.spec import UseCase
 from include.spec.partition import check_partition
 from include.tables import WITHDRAWALS
@@ -69,7 +68,7 @@ def withdraw(lake: Lake, spec: UseCase, night: str, by: str, reason: str, *, now
     resting = {one: _resting_on(lake, one) for one in nights}
 
     def decide(rows: list[Row]) -> list[Row] | Row | None:
-        new = []
+        new: list[Row] = []
         for one in nights:
             earlier = [json.loads(row["contents"]).items() for row in rows if row["night"] == one]
             # of a withdrawal that was killed less is left than it recorded
@@ -169,7 +168,6 @@ def _remove(lake: Lake, night: str) -> None:
             lake.create(f"{FOLDER}/{night}/{digest_bytes(data)}.json", data)
             lake.remove([key])
     lake.remove([f"reports/monitor/{night}.html"])
-    parts.clear(lake, night)
     for table, rows in _published(lake, night):
         where: Where = {"night": night}
         if "product" in rows.column_names:
@@ -189,7 +187,7 @@ def _mend(lake: Lake, spec: UseCase, nights: Sequence[str], resting: Sequence[st
     for key in sorted({next((one for one in there if one >= key), "") for key in (*nights, *resting)} - {""}):
         monitor(lake, spec, key)
     if watched:
-        redraw(lake, spec, watched[-1])
+        redraw(lake, spec)
     else:
         lake.remove([f"reports/{HISTORY}"])
 

@@ -189,7 +189,8 @@ def contradicts_zone(text: pa.Array, column: Column) -> Mask:
         declared = moments.dt.tz_convert(column.timezone).dt.tz_localize(None)
         other = (moments.notna() & (declared != stated)).to_numpy()
     missing = pc.fill_null(encoded.indices, len(other))
-    return np.append(other, False)[missing.to_numpy(zero_copy_only=False)]
+    rows: Mask = np.append(other, False)[missing.to_numpy(zero_copy_only=False)]
+    return rows
 
 
 def _local(source: Source, name: str) -> bool:

@@ -17,7 +17,7 @@ ACTIONS = ["verify", "back up", "redraw the year", "roll back", "force", "withdr
 
 
 class OperateOperator(EvergreenOperator):
-    """Do the one action that the form asks for: check, copy or draw the lake, roll back, force, or withdraw."""
+    """Do the one action that the form asks for: check, copy, draw the lake, roll back, force, or withdraw."""
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of what was done."""
