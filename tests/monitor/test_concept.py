@@ -143,7 +143,7 @@ def test_classes_expect_what_their_probabilities_say(tmp_path: Path) -> None:
             made = {"loss": lost, "baseline": lost, "expected": own, "against": "prior"}
             rows.append({"night": night, "known": night, "model": "m", "rows": ROWS, **made})
     lake.publish("losses", pa.Table.from_pylist(rows, schema=tables.LOSSES), {"night": keys(90)})
-    state: Any = SimpleNamespace(champion=lambda night: champion)
+    state: Any = SimpleNamespace(champion=lambda night: champion, vacancy=lambda night: "")
     (found,) = concept.watched(lake, spec, keys(90)[-1], state)
     assert (found.outcome, found.subject) == ("ok", "log_loss beside its own expectation")
     assert "after 60 nights" in found.note
