@@ -1,0 +1,98 @@
+"""What a person sees of the pages in a real browser: they render, follow light and dark, and fit a phone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from demo.screenshot import OFFLINE
+from tests.plugins.site import PARTS, Site
+
+pytestmark = pytest.mark.airflow
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium, where it is missing the tests are skipped, and in CI they fail."""
+    if not CHROMIUM.exists() and os.environ.get("CI") != "true":
+        pytest.skip(f"{CHROMIUM} is missing: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OFFLINE)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(site: Site, browser: Browser) -> Iterator[Page]:
+    """A Viewer's page, logged in as Airflow's login leaves a browser."""
+    context = browser.new_context()
+    context.add_cookies([{"name": "_token", "value": site.token("reader"), "url": site.url}])
+    yield context.new_page()
+    context.close()
+
+
+def listen(page: Page) -> list[str]:
+    """Return the list that what the page complains of is added to: errors, and what its policy blocks."""
+    complaints: list[str] = []
+    page.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    return complaints
+
+
+def test_each_page_renders_without_an_error(site: Site, routes: list[str], page: Page) -> None:
+    """No script fails and the page's own policy blocks nothing it needs, nor in a report in its frame."""
+    complaints = listen(page)
+    for path in routes:
+        answer = page.goto(site.url + path, wait_until="load")
+        assert answer is not None
+        assert answer.status == 200, path
+        assert page.locator("body").inner_text().strip() or page.locator("iframe").count(), path
+    page.goto(f"{site.url}/evergreen/report/{PARTS['usecase']}/{PARTS['path']}")
+    page.frame_locator("iframe").get_by_text("drifted: price").wait_for()
+
+    assert complaints == []
+
+
+def test_the_overview_is_shown_inside_airflow(site: Site, page: Page) -> None:
+    """The item of Airflow's navigation leads to the overview, in a frame beside that navigation."""
+    page.goto(site.url)
+    page.get_by_text("Evergreen").first.click()
+    frame = page.frame_locator("iframe")
+    frame.get_by_text("The last nights").first.wait_for()
+
+    assert frame.locator("#weekly_sales").count() == 1
+
+
+def test_the_overview_follows_light_and_dark_and_fits_a_phone(site: Site, page: Page, tmp_path: Path) -> None:
+    """The page is light or dark as the person wants it, and a phone scrolls it down but not sideways."""
+    backgrounds = {}
+    for scheme, width in (("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390)):
+        page.emulate_media(color_scheme=scheme)
+        page.set_viewport_size({"width": width, "height": 800})
+        page.goto(f"{site.url}/evergreen/", wait_until="load")
+        page.screenshot(path=tmp_path / f"{scheme}-{width}.png", full_page=True)
+        backgrounds[scheme, width] = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, (scheme, width)
+
+    assert set(backgrounds.values()) == {"rgb(255, 255, 255)", "rgb(15, 20, 18)"}
+    assert backgrounds["dark", 390] == "rgb(15, 20, 18)"
+
+
+def test_the_way_to_the_login_leads_back(site: Site, browser: Browser) -> None:
+    """Who isn't logged in follows the link, logs in, and arrives at the page that was wanted."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(f"{site.url}/evergreen/usecase/weekly_sales")
+    page.get_by_role("link", name="Log in").click()
+    page.fill("input[name=username]", "reader")
+    page.fill("input[name=password]", "reader-password")
+    page.click("button[type=submit]")
+    page.get_by_text("The last nights").first.wait_for()
+
+    assert page.url == f"{site.url}/evergreen/usecase/weekly_sales"
+    context.close()
