@@ -173,11 +173,11 @@ def _no_label(spec: UseCase, required: str, found: str, remedy: str = "") -> Spe
     return SpecError(f"{spec.name}: labels.sql", required=required, found=found, where=where, remedy=remedy)
 
 
-def training_set(lake: Lake, spec: UseCase, night: str, *, as_of: AsOf = "then") -> pa.Table:
+def training_set(lake: Lake, spec: UseCase, night: str) -> pa.Table:
     """Return features and target of every row whose label was known on ``night``, within the window."""
     first = spec.clock.shift(night, -spec.training.window) if spec.training.window else ""
     nights = [n for n in matured(lake, spec, night) if n >= first]
-    return labelled(lake, spec, features(lake, spec, nights, as_of=as_of), night)
+    return labelled(lake, spec, features(lake, spec, nights), night)
 
 
 def labelled(lake: Lake, spec: UseCase, seen: pa.Table, known: str) -> pa.Table:

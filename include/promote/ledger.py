@@ -65,11 +65,6 @@ def attempt(lake: Lake, key: str) -> Row:
     )
 
 
-def live(lake: Lake, night: str | None = None) -> dict[str, Row]:
-    """Return the newest row of each role, of those in effect on ``night`` where it is given."""
-    return {row["role"]: row for row in switches(lake) if night is None or row["effective"] <= night}
-
-
 def serving(lake: Lake, night: str) -> Serving:
     """Return who may serve a night."""
     return serving_of(switches(lake), night)
@@ -146,15 +141,6 @@ def succession(rows: Sequence[Row]) -> list[Row]:
 def newest_evidence(rows: Sequence[Row]) -> str:
     """Return the newest night that any champion was judged on, empty before the first."""
     return max((row["evidence"] for row in champions(rows)), default="")
-
-
-def attempts_since_promotion(lake: Lake) -> int:
-    """Return how many attempts were made to replace the live champion since it was promoted.
-
-    What can't have promoted anything isn't counted: a verdict for want of evidence, and a backfilled training
-    that is older than the champion's evidence. So a backfill of old weeks costs the next challenger nothing.
-    """
-    return _since(attempts(lake), switches(lake))
 
 
 def record_attempt(lake: Lake, evidence: Evidence, verdict: Callable[[int], Verdict]) -> Row:
@@ -248,7 +234,11 @@ def _sure(row: Row | None) -> Row:
 
 
 def _since(recorded: Sequence[Row], rows: Sequence[Row]) -> int:
-    """Count the attempts at replacing the live champion: those that were judged against it."""
+    """Count the attempts at replacing the live champion: those that were judged against it.
+
+    What can't have promoted anything isn't counted: a verdict for want of evidence, and a backfilled training
+    that is older than the champion's evidence. So a backfill of old weeks costs the next challenger nothing.
+    """
     line = champions(rows)[-1:]
     model, evidence = (line[0]["model"], line[0]["evidence"]) if line else ("", "")
     return sum(

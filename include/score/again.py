@@ -73,8 +73,7 @@ def _by_the_same(lake: Lake, spec: UseCase, rows: pa.Table, parts: Sequence[Part
 
 def restated(
     lake: Lake, spec: UseCase, rows: pa.Table, version: str, model: str, values: NDArray[np.float64]
-) -> pa.Table:
-    """Publish to `restated` what a model says of rows, and return it."""
+) -> None:
+    """Publish to `restated` what a model says of rows."""
     made = predictions.build(spec, rows, Served(Step("restated", version, model), "", values))
     lake.publish("restated", made, {"night": made["night"][0].as_py(), "model": model})
-    return made

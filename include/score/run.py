@@ -1,9 +1,8 @@
 """Score one night: one partition, in one commit, whatever failed before.
 
 What was served is a fact. A night that has predictions is scored again by the version that served them,
-whichever rung that was and whatever was promoted or has arrived since; what another version would have said,
-or the same one of what is known by now, goes to `restated`, beside it. The row in `partitions` is written
-last and says that the night is done.
+whichever rung that was and whatever was promoted or has arrived since; what it would say of what is known by
+now goes to `restated`, beside it. The row in `partitions` is written last and says that the night is done.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from include.rollout.canary import shares
 from include.rollout.trial import Trial, trials
 from include.score import again, done, ladder, predictions
 from include.score.ahead import Ahead
-from include.score.ladder import Step, Take
+from include.score.ladder import Take
 from include.score.missing import missing_of, state_of
 from include.spec import UseCase
 
@@ -118,29 +117,6 @@ def _serve(lake: Lake, night: str, made: pa.Table) -> pa.Table:
         return published
     lake.append_at("predictions", made, version)
     return made
-
-
-def restate(lake: Lake, spec: UseCase, night: str, model: str, version: str) -> Ref:
-    """Publish to `restated` what another model would have predicted, and leave `predictions` alone.
-
-    Parameters
-    ----------
-    model, version : the digest of a model in the lake, and its version for people.
-
-    Raises
-    ------
-    NotPublished
-        There are no rows to score.
-    ModelError
-        The model can't be loaded, or fails on these rows.
-    """
-    rows = compute(spec, seen_by(lake, spec, night), [night])
-    if rows.num_rows == 0:
-        raise _nothing(spec, night, {})
-    values = ladder.predict(lake, spec, rows, Step("restated", version, model))
-    made = again.restated(lake, spec, rows, version, model, values)
-    note = f"{made.num_rows} rows by restated v{version}"
-    return Ref(f"{lake.uri}/tables/restated", night, digest_table(made), made.num_rows, note)
 
 
 def seen_by(lake: Lake, spec: UseCase, night: str) -> dict[str, pa.Table]:

@@ -27,7 +27,7 @@ from include.promote.evidence import Evidence
 from include.promote.judge import RUBBER_STAMPED
 from include.promote.run import decide, promote
 from include.registry import Registry
-from include.score.run import restate, score
+from include.score.run import score
 from include.spec import UseCase
 from include.spec.load import read
 from include.train.run import train
@@ -163,18 +163,6 @@ def test_without_a_champion_the_declared_fallback_serves(spring: Spring) -> None
     night = spring.spec.clock.shift(NIGHT, -1)
     score(spring.lake, spring.spec, night)
     assert np.unique(spring.predictions(night)[1], axis=0).tolist() == [[0.35, 0.41, 0.24]]
-
-
-def test_another_model_says_its_own_beside_what_was_served(spring: Spring) -> None:
-    """The baseline's probabilities of a served night are in restated, with labels, and differ."""
-    night = spring.nights[0]
-    restate(spring.lake, spring.spec, night, spring.evidence.baseline_model, "1")
-    rows = spring.lake.rows("restated", {"night": night})
-    assert len(rows) == len(spring.predictions(night)[0])
-    assert all(row["label"] == max(CLASSES, key=lambda name: row[f"prediction_{name}"]) for row in rows)
-    assert {row["prediction_late"] for row in rows} != {
-        r["prediction_late"] for r in spring.predictions(night)[0]
-    }
 
 
 def test_realised_performance_is_that_of_scikit_learn(made: Spring) -> None:

@@ -35,6 +35,7 @@ from include.spec.stages import Candidate
 from include.train import fit as fitting
 from include.train.recipes import build
 from include.train.run import train
+from tests.deployments import newest_by_role
 from tests.promote.conftest import evidence, losses
 
 FIRST, NIGHT = "2012-12-31", "2013-02-28"
@@ -138,7 +139,7 @@ class Gate:
 
     def live(self) -> str:
         """Return the version that serves."""
-        return str(ledger.live(self.lake)["champion"]["version"])
+        return str(newest_by_role(self.lake)["champion"]["version"])
 
 
 @pytest.fixture(scope="session")

@@ -55,8 +55,6 @@ def test_before_the_first_switch_nobody_serves(lake: Lake) -> None:
     assert ledger.serving(lake, "2013-03-01") == nobody
     _write(lake, _row(1, "a", "2013-03-02"))
     assert ledger.serving(lake, "2013-03-01") == nobody
-    assert ledger.live(lake, "2013-03-01") == {}
-    assert ledger.live(lake)["champion"]["model"] == "a"
 
 
 def test_each_night_has_the_newest_switch_in_effect(lake: Lake) -> None:
@@ -160,9 +158,7 @@ def test_attempts_count_from_the_last_promotion(lake: Lake) -> None:
     assert [_try(lake, f"a{i}", NOT_BLESSED)["attempt"] for i in range(3)] == [1, 2, 3]
     won = _try(lake, "won", BLESSED)
     assert won["attempt"] == 4
-    assert ledger.attempts_since_promotion(lake) == 4
     _write(lake, _row(2, "b", "2013-03-09", attempt=won["key"]))
-    assert ledger.attempts_since_promotion(lake) == 0
     assert _try(lake, "b1", NOT_BLESSED, of="b")["attempt"] == 1
     _write(lake, _row(3, "a", "2013-03-10", "rolled back", attempt=ledger.attempts(lake)[0]["key"]))
     assert _try(lake, "a3", NOT_BLESSED)["attempt"] == 5
@@ -177,7 +173,6 @@ def test_what_could_promote_nothing_costs_nothing(lake: Lake) -> None:
     for week in range(5):
         _try(lake, f"old {week}", NOT_BLESSED, f"2013-02-0{week + 1}")
         _try(lake, f"thin {week}", NOT_ENOUGH)
-    assert ledger.attempts_since_promotion(lake) == 0
     assert _try(lake, "next", BLESSED)["attempt"] == 1
 
 
@@ -189,4 +184,4 @@ def test_force_is_recorded_beside_what_the_gate_said(lake: Lake) -> None:
     assert forced["sentence"] == "forced by ann: the champion is broken; the gate said: not blessed: because"
     assert ledger.record_forced(lake, said, "bob", "me too") == forced
     assert [row["verdict"] for row in ledger.attempts(lake)] == [NOT_BLESSED, "forced"]
-    assert ledger.attempts_since_promotion(lake) == 1
+    assert _try(lake, "next", NOT_BLESSED)["attempt"] == 2

@@ -24,6 +24,7 @@ from include.registry import Registry
 from include.rollout.run import advance
 from include.score.run import score
 from include.spec import UseCase
+from tests.deployments import newest_by_role
 from tests.features import parcels
 from tests.kept import lay
 from tests.promote.conftest import evidence, losses
@@ -91,7 +92,7 @@ class Depot:
 
     def judged(self, name: str, night: str, **changes: Any) -> str:
         """Judge a model blessed, against whoever serves, and return the attempt's key."""
-        data, champion = model(name), ledger.live(self.lake).get("champion")
+        data, champion = model(name), newest_by_role(self.lake).get("champion")
         models.store(self.lake, data)
         baseline = models.store(self.lake, model("forgot"))
         found = losses([1.0], [2.0] if champion else None, prior=[3.0])

@@ -14,6 +14,7 @@ from include.promote.back import rollback
 from include.rollout.run import advance
 from include.spec.gate import Rollout
 from include.spec.stages import Monitoring
+from tests.deployments import newest_by_role
 from tests.kept import lay
 from tests.rollout.conftest import Depot
 
@@ -61,7 +62,7 @@ def test_a_champion_below_its_baseline_steps_down_by_itself(bad: Depot) -> None:
     assert place >= 6 + bad.spec.labels.delay
     assert "log_loss a row against baseline vwrong" in said[place]
     assert bad.switches() == [("champion", "promoted", "wrong"), ("champion", "stepped down", "wrong")]
-    live = ledger.live(bad.lake)["champion"]
+    live = newest_by_role(bad.lake)["champion"]
     assert live["by"] == "evergreen"
     served = bad.served()
     last = bad.spec.clock.shift(live["effective"], -1)
@@ -110,11 +111,11 @@ def test_a_blessed_successor_serves_at_once(gone: Depot, kind: str) -> None:
 
 def test_who_is_brought_back_has_its_own_baseline_again(gone: Depot) -> None:
     """A person goes from a later champion back to one that stepped down, and gets both rungs of it."""
-    assert ledger.live(gone.lake)["baseline"]["kind"] == "stepped down"
+    assert newest_by_role(gone.lake)["baseline"]["kind"] == "stepped down"
     gone.promote("knows", "2024-03-15")
-    assert ledger.live(gone.lake)["baseline"]["version"] == "knows"
+    assert newest_by_role(gone.lake)["baseline"]["version"] == "knows"
     rollback(gone.lake, gone.spec, "wrong", "ada", "the labels were wrong")
-    assert {role: row["version"] for role, row in ledger.live(gone.lake).items()} == {
+    assert {role: row["version"] for role, row in newest_by_role(gone.lake).items()} == {
         "champion": "wrong",
         "baseline": "wrong",
     }

@@ -13,6 +13,7 @@ from include.promote.run import promote
 from include.rollout.canary import entities
 from include.rollout.run import advance
 from include.score.run import score
+from tests.deployments import newest_by_role
 from tests.features import parcels
 from tests.rollout.conftest import Depot
 
@@ -45,7 +46,7 @@ def test_a_wrong_promotion_is_rolled_back_by_itself(depot: Make) -> None:
     notes = made.nights("2024-03-08", "2024-03-11")
     assert "watch of vwrong after vknows since 2024-03-08: back, loses" in notes[-1]
     assert made.switches()[-1] == ("champion", "rolled back", "knows")
-    live = ledger.live(made.lake)["champion"]
+    live = newest_by_role(made.lake)["champion"]
     assert (live["by"], live["effective"]) == ("evergreen", "2024-03-12")
     assert "log_loss a row than the incumbent over 2 nights" in live["reason"]
     assert made.nights("2024-03-12", "2024-03-20") == ["nothing is on trial"] * 9
@@ -239,7 +240,7 @@ def test_a_night_that_nobody_could_score_takes_the_step_that_is_due(depot: Make)
     made.promote("wrong", "2024-03-06")
     made.nights("2024-03-07", "2024-03-09")
     assert advance(made.lake, made.spec, "2024-03-10").rows == 1
-    assert ledger.live(made.lake)["champion"]["effective"] == "2024-03-10"
+    assert newest_by_role(made.lake)["champion"]["effective"] == "2024-03-10"
     made.night("2024-03-10")
     assert made.served()["2024-03-10"] == {"champion knows": 12}
 
@@ -298,7 +299,7 @@ def test_the_aliases_are_looked_at_when_a_champion_came_tonight_or_the_night_bef
     for key in made.spec.clock.keys("2024-03-07", "2024-03-12"):
         score(made.lake, made.spec, key)
         advance(made.lake, made.spec, key, registry=lambda night=key: asked.append(night) or made.registry)
-    assert ledger.live(made.lake)["champion"]["effective"] == "2024-03-11"
+    assert newest_by_role(made.lake)["champion"]["effective"] == "2024-03-11"
     assert asked == ["2024-03-07", "2024-03-10", "2024-03-11"]
 
 

@@ -14,12 +14,11 @@ import pyarrow.compute as pc
 import pytest
 
 from include import models
-from include.errors import ModelError
 from include.features.build import features
 from include.lake import Lake, Where
 from include.refs import digest_bytes
 from include.score.digests import row_digests
-from include.score.run import restate, score
+from include.score.run import score
 from include.spec import UseCase
 from tests.features import parcels
 
@@ -282,7 +281,6 @@ def test_features_that_changed_since(
     assert all(row["row_digest"] != old["row_digest"] for row, old in zip(rows, kept, strict=True))
     state = _state(lacking)
     assert score(lacking, now, NIGHT) == again
-    restate(lacking, now, NIGHT, digest, "1")
     assert _state(lacking) == state
 
 
@@ -366,25 +364,6 @@ def test_rounding_is_no_other_night(
     )
     lake.publish("partitions", done[:0], {"product": "predictions", "night": NIGHT})  # killed before its row
     assert ("see restated" in score(lake, use, NIGHT).note) == restated
-
-
-def test_restated(lake: Lake, use: UseCase, deploy: Deploy, stored: dict[str, bytes]) -> None:
-    """What another version would have said stands beside what was served, once however often it is asked."""
-    deploy(lake, "1", "2024-03-04")
-    score(lake, use, NIGHT)
-    served = _state(lake, "predictions", "partitions", "profiles")
-    digest = models.store(lake, stored["2"])
-    first = restate(lake, use, NIGHT, digest, "2")
-    assert restate(lake, use, NIGHT, digest, "2") == first
-    restate(lake, use, NIGHT, models.store(lake, stored["0"]), "0")
-    assert _state(lake, "predictions", "partitions", "profiles") == served
-    rows = lake.rows("restated", {"night": NIGHT, "model": digest})
-    assert len(rows) == first.rows == 12
-    assert len(lake.rows("restated")) == 24
-    digests = {row["row_digest"] for row in lake.rows("predictions")}
-    assert {row["row_digest"] for row in rows} == digests
-    with pytest.raises(ModelError, match="no such object"):
-        restate(lake, use, NIGHT, "0" * 64, "9")
 
 
 def test_row_digests(lake: Lake, use: UseCase) -> None:

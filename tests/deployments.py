@@ -1,0 +1,12 @@
+"""The table `deployments` as tests ask about it."""
+
+from __future__ import annotations
+
+from include.lake import Lake
+from include.promote.grow import Row
+from include.promote.ledger import switches
+
+
+def newest_by_role(lake: Lake) -> dict[str, Row]:
+    """Return the newest switch of each role."""
+    return {row["role"]: row for row in switches(lake)}
