@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
+
+if TYPE_CHECKING:
+    from tests.house import House
 
 # before anything heavy is imported: these are read at import
 QUIET = {
@@ -31,7 +36,7 @@ settings.register_profile("evergreen", deadline=None, derandomize=True, max_exam
 settings.load_profile("evergreen")
 
 # each worker takes a file at a time, in this order: a long one that came last would be waited for alone
-LONGEST = ("e2e", "faults", "gate", "evaluate", "upkeep", "history", "monitor", "rollout")
+LONGEST = ("e2e", "browser", "faults", "gate", "evaluate", "upkeep", "history", "monitor", "rollout")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -40,18 +45,51 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(item.path.parent.name, len(LONGEST)))
 
 
-TOGETHER = ("tests/e2e/", "tests/demo/", "tests/plugins/")  # whose files share servers
+# folders whose files share servers, and the worker's share of the work that they belong to
+TOGETHER = {
+    "tests/e2e/": "house",
+    "tests/browser/": "house",
+    "tests/demo/": "demo",
+    "tests/plugins/": "plugins",
+}
+
+
+def share_of(nodeid: str) -> str:
+    """Return what runs in one worker, one after the other: a file, or folders that share servers."""
+    file = nodeid.partition("::")[0]
+    return next((share for folder, share in TOGETHER.items() if file.startswith(folder)), file)
 
 
 class ByFile(LoadScopeScheduling):
-    """Gives each worker a file at a time, or a folder whose files share servers."""
+    """Gives each worker a file at a time, or folders whose files share servers."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return next((folder for folder in TOGETHER if file.startswith(folder)), file)
+        return share_of(nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
     """Say how tests are shared by `-n`."""
     return ByFile(config, log)
+
+
+HOUSE = pytest.StashKey[ExitStack]()
+
+
+@pytest.fixture(scope="session")
+def house(request: pytest.FixtureRequest) -> Iterator[House]:
+    """The stack that the tests of `e2e/` and `browser/` share, up."""
+    from tests.house import running
+
+    with ExitStack() as servers:
+        request.session.stash[HOUSE] = servers
+        yield servers.enter_context(running())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Stop that stack after its last test: the session's end is minutes later, and others want the cores."""
+    yield
+    servers = item.session.stash.get(HOUSE, None)
+    if servers and not (nextitem and share_of(nextitem.nodeid) == share_of(item.nodeid)):
+        servers.close()

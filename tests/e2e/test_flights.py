@@ -18,7 +18,7 @@ from demo.home import Home
 from demo.servers import pid_file
 from demo.stack import Stack
 from include.lake import Lake
-from tests.e2e.conftest import ROOT
+from tests.house import ROOT
 
 pytestmark = [pytest.mark.airflow, pytest.mark.full, pytest.mark.timeout(900)]
 USECASE = "flight_delay"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from include.promote import ledger
-from tests.e2e.conftest import PATIENCE, STORY, House
+from tests.house import PATIENCE, STORY, House
 from tests.usecases.weekly_sales import world
 
 pytestmark = [pytest.mark.airflow, pytest.mark.full, pytest.mark.timeout(1800)]

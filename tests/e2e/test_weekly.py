@@ -19,8 +19,8 @@ from include.lake import Lake
 from include.promote import ledger
 from include.spec import load
 from tests.demo.processes import members, only_loopback
-from tests.e2e.conftest import LATE, PATIENCE, STORY, WEEKS, House
 from tests.faults import clocks
+from tests.house import FORMS, LATE, PATIENCE, STORY, WEEKS, House
 from tests.monitor.hook import Hook, serving
 from tests.usecases.weekly_sales import world
 
@@ -205,7 +205,7 @@ def test_a_mistyped_spec_is_an_import_error_and_takes_down_only_itself(house: Ho
     flights = ("flight_bands", "flight_delay", "flight_minutes")
     assert {dag["dag_id"] for dag in found} - {"evergreen__upkeep"} == {
         f"{usecase}__{clock}"
-        for usecase in (*flights, KILLED, ASKING, LATE, STORY, OWN)
+        for usecase in (*flights, KILLED, ASKING, LATE, STORY, FORMS, OWN)
         for clock in ("nightly", "training", "history", "operate")
     }
 

@@ -1,4 +1,8 @@
-"""One real Airflow for weekly_sales and its copies: scheduler, API server, PostgreSQL, S3, MLflow."""
+"""One real Airflow for weekly_sales and its copies: scheduler, API server, PostgreSQL, S3, MLflow.
+
+The tests of `e2e/` drive it through the REST API, and those of `browser/` as a person does. Both folders run
+in one worker, one after the other, so the servers start once.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,8 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-
-import pytest
 
 from demo.airflow_api import AirflowApi
 from demo.home import Home
@@ -18,10 +21,14 @@ from demo.stack import Stack
 from include.lake import Lake
 from tests.usecases.weekly_sales import world
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 WEEKS = 24
 PATIENCE = 240  # seconds: other tests run beside these, and a busy machine is no failure
+<<<<<<< HEAD:tests/e2e/conftest.py
 STORY, LATE = "weekly_story", "weekly_late"
+=======
+STORY, LATE, PARTS, FORMS = "weekly_story", "weekly_late", "weekly_parts", "weekly_forms"
+>>>>>>> 97d2815 (The end-to-end tests' stack can serve a second folder: one worker runs both, and stops it after the last):tests/house.py
 # what the story's use case declares otherwise: files of its own, a recipe that learns little, and each step
 PLOT = (
     ("sales/{day}.csv", "story/{day}.csv"),
@@ -105,9 +112,15 @@ class House:
         return [sys.executable, "-m", "include"]
 
 
+<<<<<<< HEAD:tests/e2e/conftest.py
 @pytest.fixture(scope="package")
 def house() -> Iterator[House]:
     """The stack, up, with the weekly use case's files and five more use cases laid beside it."""
+=======
+@contextmanager
+def running() -> Iterator[House]:
+    """Start the stack with the weekly use case's files and seven more use cases, and stop it at the end."""
+>>>>>>> 97d2815 (The end-to-end tests' stack can serve a second folder: one worker runs both, and stops it after the last):tests/house.py
     folder = Path(tempfile.mkdtemp(prefix="evergreen-e2e-"))  # pytest's own is closed to PostgreSQL's user
     made = House(folder)
     made.usecases.mkdir()
@@ -120,12 +133,21 @@ def house() -> Iterator[House]:
     _copy(made.usecases, STORY, ended, *PLOT)
     # nightly, without an end and without a file: its newest night is overdue as soon as it is scheduled
     _copy(made.usecases, LATE, *OVERDUE)
+<<<<<<< HEAD:tests/e2e/conftest.py
+=======
+    _copy(made.usecases, PARTS, ended, ("\nscoring:", "\nscoring:\n  shards: 2"))
+    _copy(made.usecases, FORMS, ended)
+>>>>>>> 97d2815 (The end-to-end tests' stack can serve a second folder: one worker runs both, and stops it after the last):tests/house.py
     _copy(made.usecases, "weekly_mistyped", ("objective: squared_error", "objectiv: squared_error"))
     before = dict(os.environ)
     try:
         made.stack.up(name for name in ALL if name not in ("landing", "weather"))  # nobody asks for flights
         os.environ.update(made.stack.environment())
+<<<<<<< HEAD:tests/e2e/conftest.py
         usecases = ("weekly_sales", "weekly_killed", "weekly_asking", STORY, "flight_delay")
+=======
+        usecases = ("weekly_sales", "weekly_killed", "weekly_asking", STORY, PARTS, FORMS, "flight_delay")
+>>>>>>> 97d2815 (The end-to-end tests' stack can serve a second folder: one worker runs both, and stops it after the last):tests/house.py
         for usecase in usecases:
             for clock in ("nightly", "training", "history", "operate"):
                 made.api.wait_dag(f"{usecase}__{clock}", timeout=PATIENCE)
