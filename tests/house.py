@@ -24,11 +24,7 @@ from tests.usecases.weekly_sales import world
 ROOT = Path(__file__).parents[1]
 WEEKS = 24
 PATIENCE = 240  # seconds: other tests run beside these, and a busy machine is no failure
-<<<<<<< HEAD:tests/e2e/conftest.py
-STORY, LATE = "weekly_story", "weekly_late"
-=======
-STORY, LATE, PARTS, FORMS = "weekly_story", "weekly_late", "weekly_parts", "weekly_forms"
->>>>>>> 97d2815 (The end-to-end tests' stack can serve a second folder: one worker runs both, and stops it after the last):tests/house.py
+STORY, LATE, FORMS = "weekly_story", "weekly_late", "weekly_forms"
 # what the story's use case declares otherwise: files of its own, a recipe that learns little, and each step
 PLOT = (
     ("sales/{day}.csv", "story/{day}.csv"),
@@ -112,15 +108,9 @@ class House:
         return [sys.executable, "-m", "include"]
 
 
-<<<<<<< HEAD:tests/e2e/conftest.py
-@pytest.fixture(scope="package")
-def house() -> Iterator[House]:
-    """The stack, up, with the weekly use case's files and five more use cases laid beside it."""
-=======
 @contextmanager
 def running() -> Iterator[House]:
-    """Start the stack with the weekly use case's files and seven more use cases, and stop it at the end."""
->>>>>>> 97d2815 (The end-to-end tests' stack can serve a second folder: one worker runs both, and stops it after the last):tests/house.py
+    """Start the stack with the weekly use case's files and six more use cases, and stop it at the end."""
     folder = Path(tempfile.mkdtemp(prefix="evergreen-e2e-"))  # pytest's own is closed to PostgreSQL's user
     made = House(folder)
     made.usecases.mkdir()
@@ -133,21 +123,13 @@ def running() -> Iterator[House]:
     _copy(made.usecases, STORY, ended, *PLOT)
     # nightly, without an end and without a file: its newest night is overdue as soon as it is scheduled
     _copy(made.usecases, LATE, *OVERDUE)
-<<<<<<< HEAD:tests/e2e/conftest.py
-=======
-    _copy(made.usecases, PARTS, ended, ("\nscoring:", "\nscoring:\n  shards: 2"))
     _copy(made.usecases, FORMS, ended)
->>>>>>> 97d2815 (The end-to-end tests' stack can serve a second folder: one worker runs both, and stops it after the last):tests/house.py
     _copy(made.usecases, "weekly_mistyped", ("objective: squared_error", "objectiv: squared_error"))
     before = dict(os.environ)
     try:
         made.stack.up(name for name in ALL if name not in ("landing", "weather"))  # nobody asks for flights
         os.environ.update(made.stack.environment())
-<<<<<<< HEAD:tests/e2e/conftest.py
-        usecases = ("weekly_sales", "weekly_killed", "weekly_asking", STORY, "flight_delay")
-=======
-        usecases = ("weekly_sales", "weekly_killed", "weekly_asking", STORY, PARTS, FORMS, "flight_delay")
->>>>>>> 97d2815 (The end-to-end tests' stack can serve a second folder: one worker runs both, and stops it after the last):tests/house.py
+        usecases = ("weekly_sales", "weekly_killed", "weekly_asking", STORY, FORMS, "flight_delay")
         for usecase in usecases:
             for clock in ("nightly", "training", "history", "operate"):
                 made.api.wait_dag(f"{usecase}__{clock}", timeout=PATIENCE)

@@ -42,6 +42,32 @@ def test_without_a_place_for_it_it_fails_in_one_sentence(context: Any) -> None:
         OperateOperator(task_id="operate", usecase="missed_visits").execute(context)
 
 
+@pytest.mark.parametrize(
+    ("action", "reason", "field"),
+    [
+        ("roll back", None, "Why"),
+        ("roll back", " ", "Why"),
+        ("force", "", "Why"),
+        ("force", "a try", "Attempt"),
+    ],
+)
+def test_an_action_names_the_field_that_it_lacks(
+    context: Any, action: str, reason: str | None, field: str
+) -> None:
+    """The form lets each field be empty; the task refuses in a sentence."""
+    context["dag_run"].triggering_user_name = "ada"
+    context["params"] |= {"action": action, "reason": reason, "version": None, "attempt": None}
+    with pytest.raises(AirflowFailException, match=f"{action}: required {field}, found an empty field"):
+        OperateOperator(task_id="operate", usecase="missed_visits").execute(context)
+
+
+def test_nobody_switches_without_a_name(context: Any) -> None:
+    """A run that no person started, as another DAG's, changes no champion."""
+    context["params"] |= {"action": "roll back", "reason": "a test", "version": None}
+    with pytest.raises(AirflowFailException, match="roll back: required a person, found nobody"):
+        OperateOperator(task_id="operate", usecase="missed_visits").execute(context)
+
+
 def test_upkeep_backs_up_all_and_then_removes_what_is_beyond_the_number(
     home: Clinic, context: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,13 +30,22 @@ class OperateOperator(EvergreenOperator):
                 return self.handed(backed_up([self.open()[0]]))
             if form["action"] == "redraw the year":
                 return self.handed(self._redraw())
-            if not (by and form["reason"].strip()):
+            if not by:
                 raise AirflowFailException(
-                    f"{form['action']}: required a person and a reason, found {by!r}, {form['reason']!r}; "
-                    "trigger this from the UI, logged in, and fill in the field `reason`"
+                    f"{form['action']}: required a person, found nobody; log in and trigger this from the UI"
                 )
             acts = {"roll back": self._roll_back, "force": self._force, "withdraw": self._withdraw}
             return self.handed(acts[form["action"]](form, by, context["run_id"]))
+
+    @staticmethod
+    def _required(form: Any, name: str, title: str) -> str:
+        """Return what the form holds in a field that the action needs, or refuse the action."""
+        value = (form[name] or "").strip()
+        if not value:
+            raise AirflowFailException(
+                f"{form['action']}: required {title}, found an empty field; trigger again and fill in {title}"
+            )
+        return str(value)
 
     def _verify(self) -> Ref:
         from include.verify import verify
@@ -59,8 +68,8 @@ class OperateOperator(EvergreenOperator):
         from include.registry import Registry
 
         lake, spec = self.open()
-        to = form["version"] or None
-        return rollback(lake, spec, to, by, form["reason"], registry=Registry(), request=request)
+        to, reason = (form["version"] or "").strip() or None, self._required(form, "reason", "Why")
+        return rollback(lake, spec, to, by, reason, registry=Registry(), request=request)
 
     def _force(self, form: Any, by: str, request: str) -> Ref:
         from include.promote.person import which
@@ -69,8 +78,9 @@ class OperateOperator(EvergreenOperator):
         from include.verdict.draw import draw_forced
 
         lake, spec = self.open()
-        key, registry = which(lake, form["attempt"].strip())["key"], Registry()
-        ref = force(lake, spec, key, by, form["reason"], registry=registry, request=request)
+        reason, attempt = self._required(form, "reason", "Why"), self._required(form, "attempt", "Attempt")
+        key, registry = which(lake, attempt)["key"], Registry()
+        ref = force(lake, spec, key, by, reason, registry=registry, request=request)
         draw_forced(lake, spec, key, registry)
         return ref
 
@@ -78,4 +88,5 @@ class OperateOperator(EvergreenOperator):
         from include.withdraw import withdraw
 
         lake, spec = self.open()
-        return withdraw(lake, spec, form["partition"] or "", by, form["reason"], now=datetime.now(UTC))
+        reason, night = self._required(form, "reason", "Why"), self._required(form, "partition", "Partition")
+        return withdraw(lake, spec, night, by, reason, now=datetime.now(UTC))
