@@ -4,18 +4,20 @@ When: on the declared schedule, one run a night; a backfill from the UI takes an
 Changes: the night's own partitions, each replaced whole, so a run may be cleared and run again. The newest
 night also takes the step that live labels ask for, of a model in shadow or canary or just promoted.
 If it is red: an `ingest` task says which file or rows, what was expected and the remedy; the night goes on
-without that source. A red `monitor` means that nothing was predicted. See the Overview link of any task.
+without that source. A red `monitor` means that nothing was predicted. A red `check_partition` names what is
+wrong with the night, and nothing else has run. See the Overview link of any task.
 """
 
 from functools import partial
 
-from airflow.sdk import DAG, CronPartitionTimetable, Param, TaskGroup
+from airflow.sdk import DAG, Param, TaskGroup
 
 from evergreen.assets import product
 from evergreen.deadline import due
-from evergreen.defaults import arguments, night_field
+from evergreen.defaults import arguments, night_field, scheduled
 from evergreen.operators.ingest import IngestOperator
 from evergreen.operators.monitor import AlertOperator, AskTrainingOperator, MonitorOperator
+from evergreen.operators.partition import CheckPartitionOperator
 from evergreen.operators.rollout import AdvanceOperator
 from evergreen.operators.score import ScoreOperator
 from include.spec import UseCase, read_all
@@ -25,18 +27,17 @@ ANEW = Param(False, type="boolean", title="Fetch anew", description="Other conte
 
 def nightly(spec: UseCase) -> DAG:
     """Return the nightly DAG of a use case."""
-    clock = CronPartitionTimetable(
-        spec.schedule.nightly, timezone=spec.schedule.timezone, key_format="%Y-%m-%d"
-    )
     made = partial(product, spec.name)
     with DAG(
         **arguments(spec, "nightly"),
-        schedule=clock,
+        **scheduled(spec, spec.schedule.nightly),
         max_active_runs=4,
         params=night_field(fetch_anew=ANEW),
         deadline=due(spec),
         doc_md=__doc__,
     ) as dag:
+        # as a setup, it also stops the tasks that run whatever becomes of those before them
+        check = CheckPartitionOperator(task_id="check_partition", usecase=spec.name).as_setup()
         with TaskGroup("ingest") as ingest:
             for name in spec.sources:
                 IngestOperator(task_id=name, usecase=spec.name, source=name, outlets=[made(name)])
@@ -61,7 +62,7 @@ def nightly(spec: UseCase) -> DAG:
                 trigger_rule="all_done",  # labels come also on a night that nobody could score
                 outlets=[made("switches")],
             )
-        ingest >> score >> [monitor, rollout]
+        check >> ingest >> score >> [monitor, rollout]
     return dag
 
 

@@ -9,10 +9,10 @@ With `training.ablation` the run in MLflow also gets what each group of features
 If it is red: `train` says how many matured nights it needs and found; the rest name what to put right.
 """
 
-from airflow.sdk import DAG, CronPartitionTimetable, TaskGroup
+from airflow.sdk import DAG, TaskGroup
 
 from evergreen.assets import product
-from evergreen.defaults import arguments, night_field
+from evergreen.defaults import arguments, night_field, scheduled
 from evergreen.operators.approve import ApproveOperator
 from evergreen.operators.train import (
     AblateOperator,
@@ -28,13 +28,10 @@ RUNS = 16  # of a use case whose verdicts wait for a person; the waiting ones ho
 
 def training(spec: UseCase) -> DAG:
     """Return the training DAG of a use case."""
-    clock = CronPartitionTimetable(
-        spec.schedule.training, timezone=spec.schedule.timezone, key_format="%Y-%m-%d"
-    )
     human = spec.gate.approval == "human"
     with DAG(
         **arguments(spec, "training"),
-        schedule=clock,
+        **scheduled(spec, spec.schedule.training),
         max_active_runs=RUNS if human else 1,
         params=night_field(),
         doc_md=__doc__,

@@ -12,6 +12,8 @@ from airflow.plugins_manager import AirflowPlugin
 
 from evergreen.deadline import PredictionsDue
 from evergreen.links import PREFIX, MlflowLink, OverviewLink, ReportLink, VerdictLink, address
+from evergreen.manual_run import PartitionFromForm
+from evergreen.timetable import UseCaseTimetable
 
 _ICON = (
     "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 24 24' fill='none'"
@@ -43,6 +45,10 @@ class EvergreenPlugin(AirflowPlugin):
         MlflowLink(),
     ]
 
+    timetables: list[Any] = [UseCaseTimetable]  # noqa: RUF012  # as above
+    fastapi_root_middlewares: list[Any] = [  # noqa: RUF012  # as above
+        {"middleware": PartitionFromForm, "name": "a run's partition from its form"}
+    ]
     deadline_references: list[Any] = [PredictionsDue]  # noqa: RUF012  # the scheduler reads the hour by it
 
     @cached_property

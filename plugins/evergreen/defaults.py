@@ -8,6 +8,8 @@ from zoneinfo import ZoneInfo
 
 from airflow.sdk import Param
 
+from evergreen.timetable import UseCaseTimetable
+
 if TYPE_CHECKING:
     from include.spec import UseCase
 
@@ -24,16 +26,27 @@ TASK = {
 
 def arguments(spec: UseCase, clock: str) -> dict[str, Any]:
     """Return what the DAGs of a use case have in common."""
-    zone = ZoneInfo(spec.schedule.timezone)
-    end = spec.schedule.end
     return {
         "dag_id": f"{spec.name}__{clock}",
         "description": spec.problem.statement,
+        "default_args": {**TASK, "owner": spec.problem.owner or "evergreen"},
+        "tags": ["evergreen", spec.name, clock],
+    }
+
+
+def scheduled(spec: UseCase, cron: str) -> dict[str, Any]:
+    """Return what a DAG has that runs by itself: its timetable, and from when to when.
+
+    A DAG that only a person starts must have no dates: the form gives its run the present as logical date,
+    and a run outside of them has no task instances. It is green at once, and nothing was done.
+    """
+    zone = ZoneInfo(spec.schedule.timezone)
+    end = spec.schedule.end
+    return {
+        "schedule": UseCaseTimetable(cron, timezone=spec.schedule.timezone, usecase=spec.name),
         "start_date": datetime.fromisoformat(spec.schedule.start).replace(tzinfo=zone),
         "end_date": datetime.fromisoformat(end).replace(hour=23, minute=59, tzinfo=zone) if end else None,
         "catchup": False,
-        "default_args": {**TASK, "owner": spec.problem.owner or "evergreen"},
-        "tags": ["evergreen", spec.name, clock],
     }
 
 
@@ -44,6 +57,6 @@ def night_field(**more: Any) -> dict[str, Any]:
         type=["null", "string"],
         format="date",
         title="Night",
-        description="The partition, as 2013-03-01; leave it empty in a backfill",
+        description="The partition, as 2013-03-01: required for a single run; leave it empty in a backfill",
     )
     return {"partition": night, **more}

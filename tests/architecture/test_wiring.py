@@ -85,13 +85,43 @@ def test_a_step_of_a_trial_is_looked_for_on_every_night(wired: Wired) -> None:
     """It runs also where nobody could score, and waits for no task of the monitor."""
     dag = wired("nightly")
     assert dag.get_task("rollout.advance").trigger_rule == "all_done"
-    assert before(dag, "rollout.advance") == {"ingest.sales", "score.predict"}
+    assert before(dag, "rollout.advance") == {"check_partition", "ingest.sales", "score.predict"}
 
 
 def test_a_nights_decision_is_an_asset_that_others_can_wait_for(wired: Wired) -> None:
     """The watch, which decides, has it beside the findings."""
     outlets = [asset.uri for asset in wired("nightly").get_task("monitor.watch").outlets]
     assert outlets == ["evergreen://weekly_sales/findings", "evergreen://weekly_sales/decisions"]
+
+
+def test_a_night_begins_with_a_check_that_stops_every_task(wired: Wired) -> None:
+    """A failed setup stops also what runs whatever becomes of the tasks before it."""
+    dag = wired("nightly")
+    check = dag.get_task("check_partition")
+    assert check.is_setup
+    assert set(check.get_flat_relative_ids(upstream=False)) == set(dag.task_ids) - {"check_partition"}
+
+
+@pytest.mark.parametrize("clock", ["history", "operate"])
+def test_what_only_a_person_starts_has_no_dates(wired: Wired, clock: str) -> None:
+    """The form's logical date is the present: of a run outside of a DAG's dates Airflow makes no task."""
+    dag = wired(clock, ('start: "2024-01-01"', 'start: "2024-01-01"\n  end: "2024-12-30"'))
+    assert (dag.start_date, dag.end_date) == (None, None)
+    assert {date for task in dag.tasks for date in (task.start_date, task.end_date)} == {None}
+
+
+def test_what_runs_by_itself_stops_with_its_schedule(wired: Wired) -> None:
+    """The use case's last night is the last that is scheduled."""
+    dag = wired("nightly", ('start: "2024-01-01"', 'start: "2024-01-01"\n  end: "2024-12-30"'))
+    assert (str(dag.start_date)[:10], str(dag.end_date)[:10]) == ("2024-01-01", "2024-12-30")
+
+
+def test_operate_requires_no_field_but_the_action(wired: Wired) -> None:
+    """Airflow's form requires each field of a type without null, and not every action needs it."""
+    params = wired("operate").params
+    types = {name: params.get_param(name).schema["type"] for name in params}
+    assert types.pop("action") == "string"
+    assert all("null" in kind for kind in types.values())
 
 
 def test_a_night_that_nobody_could_score_tells_as_well(wired: Wired) -> None:

@@ -114,7 +114,7 @@ def night_of(context: Context, spec: UseCase) -> str:
             "partition",
             required="the night this run is for",
             found="none",
-            remedy="trigger again and fill in the field `partition`, as 2013-03-01",
+            remedy="trigger again and fill in Night, as 2013-03-01",
         )
     night = str(run_key or form_key)
     if context["dag_run"].run_type != "scheduled":

@@ -1,0 +1,85 @@
+"""A run that a person starts has the partition that the form names, from the moment it exists.
+
+Airflow's form has a field of its own for the partition key, hidden under *Advanced Options*, and the key of a
+run can't be changed later. The key also decides which runs a backfill counts as missing. So *Night* is copied
+into the key as the request arrives. *Night* can't be a required field of the form: the form of a backfill
+shows the same fields and could not be submitted while it is empty.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from datetime import UTC, datetime
+from typing import Any
+
+from include.spec import names
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+CLOCKS = ("nightly", "training")
+# the form and other clients, the same form opened from an asset, and a task that triggers a DAG
+ROUTES = re.compile(
+    r"/api/v2/dags/(?P<form>[^/]+)/dagRuns$|/api/v2/assets/\d+/materialize$|/execution/dag-runs/(?P<task>[^/]+)/[^/]+$"
+)
+EMPTY = "none"  # no partition's key: the timetable refuses it, and the form shows the sentence
+
+
+class PartitionFromForm:
+    """Middleware of the API server that copies a new run's *Night* into its partition key and its note."""
+
+    def __init__(self, app: Callable[[Message, Receive, Send], Awaitable[None]]) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Pass every request on, and one that starts a run of a partition with its key filled in."""
+        route = ROUTES.search(scope["path"]) if scope.get("method") == "POST" else None
+        if route is None:
+            return await self.app(scope, receive, send)
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        body = with_partition(body, **route.groupdict())
+        headers = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
+        headers.append((b"content-length", str(len(body)).encode()))
+        whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def replay() -> Message:
+            return whole.pop() if whole else await receive()
+
+        return await self.app({**scope, "headers": headers}, replay, send)
+
+
+def with_partition(body: bytes, form: str | None, task: str | None) -> bytes:
+    """Return a request's body with the partition key and note of the run that it starts.
+
+    :param form: the DAG that a client names in the address.
+    :param task: the DAG that a task triggers; without a partition, the run itself says that it is missing.
+    """
+    try:
+        request = json.loads(body or b"{}")
+        fields = request.get("conf") or {}
+        night, key = fields.get("partition"), request.get("partition_key")
+    except (ValueError, AttributeError):
+        return body  # Airflow says what is wrong with it
+    dag = form or task
+    if not (_has_partitions(dag) if dag else "partition" in fields):
+        return body
+    key = key or night or (None if task else EMPTY)
+    if key is None:
+        return body
+    request |= {"partition_key": key, "note": request.get("note") or f"Partition {key}"}
+    if form and not request.get("dag_run_id"):  # lists of runs show it, and not the partition key
+        request["dag_run_id"] = f"manual__{key}__{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}"
+    # with a logical date after the DAG's end, the run would have no task instances: green, and nothing done
+    request["logical_date"] = None
+    return json.dumps(request).encode()
+
+
+def _has_partitions(dag: str) -> bool:
+    usecase, _, clock = dag.rpartition("__")
+    return clock in CLOCKS and usecase in names()

@@ -1,0 +1,87 @@
+"""A new run's partition is the form's night; what isn't a run of ours passes as it came."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, Request
+from fastapi.testclient import TestClient
+
+from evergreen.manual_run import PartitionFromForm
+
+FORM = "/api/v2/dags/flight_delay__nightly/dagRuns"
+ASSET = "/api/v2/assets/7/materialize"
+TASK = "/execution/dag-runs/flight_delay__training/cause__2013-03-01"
+NIGHT: dict[str, Any] = {"conf": {"partition": "2013-03-01"}}
+
+
+@pytest.fixture(scope="module")
+def airflow() -> TestClient:
+    """What Airflow would receive behind the middleware: each request's body, as it arrives."""
+    app = FastAPI()
+    app.add_middleware(PartitionFromForm)
+
+    @app.api_route("/{path:path}", methods=["GET", "POST"])
+    async def received(request: Request) -> str:
+        return (await request.body()).decode()
+
+    return TestClient(app)
+
+
+def _received(airflow: TestClient, path: str, body: Any) -> Any:
+    return json.loads(airflow.post(path, json=body).json())
+
+
+@pytest.mark.parametrize("path", [FORM, ASSET, TASK])
+def test_the_night_is_the_partition_key_and_the_note(airflow: TestClient, path: str) -> None:
+    """Whoever starts the run; a logical date, of which a partition has none, is dropped."""
+    body = _received(airflow, path, {**NIGHT, "logical_date": "2026-11-29T00:00:00Z"})
+    assert body["partition_key"] == "2013-03-01"
+    assert body["note"] == "Partition 2013-03-01"
+    assert body["logical_date"] is None
+
+
+def test_the_runs_id_names_the_night_unless_one_is_given(airflow: TestClient) -> None:
+    """Lists of runs show the id and hide the partition key."""
+    assert _received(airflow, FORM, NIGHT)["dag_run_id"].startswith("manual__2013-03-01__")
+    assert _received(airflow, FORM, {**NIGHT, "dag_run_id": "mine"})["dag_run_id"] == "mine"
+
+
+def test_a_key_and_a_note_of_ones_own_stay(airflow: TestClient) -> None:
+    """Those who know Airflow's own fields may use them."""
+    own = {"conf": {}, "partition_key": "2013-03-02", "note": "once more"}
+    body = _received(airflow, FORM, own)
+    assert (body["partition_key"], body["note"]) == ("2013-03-02", "once more")
+
+
+@pytest.mark.parametrize("body", [{}, {"conf": None}, {"conf": {"partition": None}}])
+def test_an_empty_night_becomes_a_key_that_the_timetable_refuses(airflow: TestClient, body: Any) -> None:
+    """Without a key Airflow would make the run."""
+    assert _received(airflow, FORM, body)["partition_key"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (TASK, {"conf": {}}),  # the run itself is red
+        (ASSET, {"conf": {"region": "eu"}}),
+        ("/api/v2/dags/flight_delay__operate/dagRuns", {"conf": {"action": "verify"}}),
+        ("/api/v2/dags/another_teams__nightly/dagRuns", {"conf": {}}),
+        ("/api/v2/dags/flight_delay__nightly/clearTaskInstances", NIGHT),
+        ("/api/v2/backfills", {"dag_id": "flight_delay__nightly"}),
+        (FORM, []),
+        (FORM, {"conf": "text"}),
+    ],
+)
+def test_all_else_passes_as_it_came(airflow: TestClient, path: str, body: Any) -> None:
+    """Other DAGs, other routes, and what Airflow refuses by itself."""
+    assert _received(airflow, path, body) == body
+
+
+def test_what_is_no_json_and_what_is_large_passes(airflow: TestClient) -> None:
+    """A body of several pieces is put together again."""
+    assert airflow.post(FORM, content=b"{").json() == "{"
+    large = {**NIGHT, "note": "n" * 1_000_000}
+    assert _received(airflow, FORM, large)["note"] == large["note"]

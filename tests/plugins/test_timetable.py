@@ -1,0 +1,39 @@
+"""A partition that a person names has the moment that a backfill has for it, or is refused in a sentence."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from airflow.exceptions import InvalidPartitionKeyError
+
+from evergreen.timetable import UseCaseTimetable
+
+DAY = {"earliest": datetime(2013, 3, 10, tzinfo=UTC), "latest": datetime(2013, 3, 10, 23, 59, tzinfo=UTC)}
+
+
+def timetable(cron: str = "0 18 * * *") -> UseCaseTimetable:
+    """Return flight_delay's timetable after a way through Airflow's database."""
+    made = UseCaseTimetable(cron, timezone="America/New_York", usecase="flight_delay")
+    return UseCaseTimetable.deserialize(made.serialize())
+
+
+@pytest.mark.parametrize("cron", ["0 18 * * *", "0 0 * * *", "30 2 * * *"])
+def test_a_named_partition_is_the_one_that_a_backfill_has(cron: str) -> None:
+    """Key and moment are the same, also on a day whose 2:30 doesn't exist: it isn't missing any more."""
+    (info,) = timetable(cron).iter_partition_dagrun_infos(**DAY)
+    assert info.partition_key == "2013-03-10"
+    assert timetable(cron).resolve_partition_date("2013-03-10") == info.partition_date
+
+
+def test_a_training_may_be_of_a_night_without_a_scheduled_one() -> None:
+    """It gets the night's midnight, which no scheduled run has."""
+    moment = timetable("0 20 * * 0").resolve_partition_date("2013-03-12")
+    assert moment == datetime(2013, 3, 12, 4, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("key", ["none", "2013-02-30", "20130301"])
+def test_what_is_no_night_is_refused(key: str) -> None:
+    """The form shows the sentence."""
+    with pytest.raises(InvalidPartitionKeyError, match=f"required a date such as 2013-03-01, found '{key}'"):
+        timetable().resolve_partition_date(key)
