@@ -21,6 +21,4 @@ class CheckPartitionOperator(EvergreenOperator):
         from include.spec import load
 
         with self.one_try():
-            night = night_of(context)
-            load(self.usecase).clock.moment(night)
-        return night
+            return night_of(context, load(self.usecase))
