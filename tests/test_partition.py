@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from evergreen.operators.ingest import IngestOperator
 from evergreen.operators.monitor import MonitorOperator
 from evergreen.operators.rollout import AdvanceOperator
-from evergreen.operators.score import PlanPartsOperator, ScoreOperator
+from evergreen.operators.score import ScoreOperator
 from evergreen.operators.train import TrainOperator
 from include.__main__ import app
 from include.errors import PartitionError
@@ -26,7 +26,6 @@ USECASES = Path(__file__).parent / "usecases"
 NOW = datetime(2024, 2, 14, 12, tzinfo=UTC)
 OPERATORS = [
     IngestOperator(task_id="sales", usecase="weekly_sales", source="sales"),
-    PlanPartsOperator(task_id="plan", usecase="weekly_sales"),
     ScoreOperator(task_id="predict", usecase="weekly_sales"),
     MonitorOperator(task_id="watch", usecase="weekly_sales"),
     AdvanceOperator(task_id="advance", usecase="weekly_sales"),
