@@ -18,7 +18,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 
 from include.errors import PartitionRefused
-from include.ingest import pages
 from include.ingest.request import Request
 from include.spool import PART, Data
 
@@ -90,8 +89,7 @@ def parquet(asked: Request, name: str, data: Data) -> Iterator[pa.Table]:
     """Yield a Parquet file's columns as text, measured batch by batch as text.
 
     Strings stay in their dictionaries until they are measured: one of a megabyte, a million times, takes a
-    megabyte there. Where the pages tell how long they are, a column that isn't all in a dictionary is read
-    without one, which is several times as fast.
+    megabyte there.
 
     Raises
     ------
@@ -106,18 +104,10 @@ def parquet(asked: Request, name: str, data: Data) -> Iterator[pa.Table]:
     widths = sum(_width(field.type) for field in schema) * file.metadata.num_rows
     if max(widths, sum(one.total_uncompressed_size for one in columns)) > _most(asked):
         raise asked.too_large(name)
-    kept, rows = _kept(columns), _rows(asked, columns)
-    lengths = {
-        column: pages.longest(data, file.metadata, place) if _is_text(schema.field(place).type) else None
-        for place, column in enumerate(schema.names)
-        if column in kept
-    }
-    rows = max(1, min(rows, _most(asked) // max(1, sum(one or 0 for one in lengths.values()))))
-    kept = [column for column, length in lengths.items() if length is None]
-    file = pa.parquet.ParquetFile(source, read_dictionary=kept)
+    file = pa.parquet.ParquetFile(source, read_dictionary=_kept(columns))
     wanted = pa.schema([(column, pa.string()) for column in schema.names])
     size = 0
-    for batch in file.iter_batches(rows):
+    for batch in file.iter_batches(_rows(asked, columns)):
         size += sum(map(_plain_size, batch.columns))
         if size > _most(asked):
             raise asked.too_large(name)
@@ -149,17 +139,6 @@ def _schema(file: Any) -> pa.Schema:
     if said != schema.names * about.num_row_groups:
         raise pa.ArrowInvalid("row groups of other columns than the file")
     return schema
-
-
-def _is_text(kind: Any) -> bool:
-    """Return whether it is text or bytes: a decimal may be written as bytes too."""
-    types = pa.types
-    return bool(
-        types.is_string(kind)
-        or types.is_large_string(kind)
-        or types.is_binary(kind)
-        or types.is_large_binary(kind)
-    )
 
 
 def _columns(about: Any) -> list[Any]:

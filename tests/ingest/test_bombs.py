@@ -121,7 +121,7 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes], str]] = {
         BYTES,
     ),
     "one long text, and others that no dictionary holds": ("parquet", before_others, BYTES),
-    "long texts in columns beside each other": ("parquet", beside_each_other, "unknown c0"),
+    "long texts in columns beside each other": ("parquet", beside_each_other, BYTES),
     "two columns of one name": ("parquet", of_one_name, "week more than once"),
     "one long large text, again and again": (
         "parquet",
