@@ -131,10 +131,12 @@ def test_a_backfilled_training_is_recorded_and_never_deployed(house: House, olde
     assert {row["version"] for row in house.lake(OWN).rows("deployments")} == {"1"}
 
 
-def test_a_run_without_a_night_is_refused_in_a_sentence(house: House, champion: str) -> None:
-    """A nightly run started by hand without a partition fails at once and says which field to fill in."""
-    house.run(f"{OWN}__nightly", "no_night")
-    assert "fill in the field `partition`" in house.log(f"{OWN}__nightly", "no_night", "ingest.sales")
+@pytest.mark.parametrize("clock", ["nightly", "training"])
+def test_a_run_without_a_night_is_refused_in_a_sentence(house: House, clock: str) -> None:
+    """A client that names no partition gets no run, and is told to give one."""
+    with pytest.raises(AirflowError, match=r"400 .*required a date such as .*give the night"):
+        house.start(f"{OWN}__{clock}", "no_night")
+    assert house.api.get_run(f"{OWN}__{clock}", "no_night") is None
 
 
 @pytest.fixture(scope="module")
