@@ -27,7 +27,7 @@ def check(spec: UseCase) -> list[str]:
 
 
 def _nights(spec: UseCase) -> Iterator[str]:
-    """Yield each date that is none, and a training on a day without a night."""
+    """Yield each date that is none, a spine known too late, and a training on a day without a night."""
     schedule, subject = spec.schedule, f"{spec.name}: schedule"
     dates = [schedule.start, schedule.end, *(source.start for source in spec.sources.values())]
     bad = [sentence for date in dates if date for sentence in _said(day_of, date)]
@@ -39,6 +39,14 @@ def _nights(spec: UseCase) -> Iterator[str]:
     nights, trainings = _year(spec, spec.clock), _year(spec, Clock(schedule.training, schedule.timezone))
     if not nights:
         yield f"{subject}.nightly: required a night in the year from {schedule.start} on, found none"
+    spine = spec.features.spine
+    for night in nights[:1]:
+        known, decided = spec.clock.local(night, spec.sources[spine].known), spec.clock.moment(night)
+        if known > decided:
+            yield (
+                f"{spec.name}: sources.{spine}.known: required the hour of {schedule.nightly!r} or "
+                f"earlier, since the spine's rows are scored then, found {spec.sources[spine].known}"
+            )
     for stray in sorted(set(trainings) - set(nights))[:1]:
         yield (
             f"{subject}.training: required days that have a night of {schedule.nightly!r}, found {stray}; "

@@ -173,6 +173,28 @@ def _no_label(spec: UseCase, required: str, found: str, remedy: str = "") -> Spe
     return SpecError(f"{spec.name}: labels.sql", required=required, found=found, where=where, remedy=remedy)
 
 
+def known_too_late(lake: Lake, spec: UseCase, nights: Sequence[str]) -> dict[str, datetime]:
+    """Return the nights whose rows to score were all known only after the decision, each with their first."""
+    read = lake.read(f"validated_{spec.features.spine}", {"night": list(nights)}, ["night", "known_at"])
+    if read is None:
+        return {}
+    first = read.group_by("night").aggregate([("known_at", "min")]).to_pylist()
+    known = {str(row["night"]): row["known_at_min"] for row in first}
+    return {night: at for night, at in sorted(known.items()) if at > spec.clock.moment(night)}
+
+
+def remedy_too_late(spec: UseCase, night: str) -> str:
+    """Return what is to be changed where a night's rows to score were known only after its decision."""
+    name = spec.features.spine
+    declared = spec.sources[name].known
+    if spec.clock.local(night, declared) <= spec.clock.moment(night):
+        return f"let schedule.nightly be later, when {name} has come"
+    return (
+        f"let schedule.nightly be at {declared} or later; or, if the rows are known sooner, declare that in "
+        f"sources.{name}.known and ingest into a new lake, for what is there keeps its time"
+    )
+
+
 def training_set(lake: Lake, spec: UseCase, night: str) -> pa.Table:
     """Return features and target of every row whose label was known on ``night``, within the window."""
     first = spec.clock.shift(night, -spec.training.window) if spec.training.window else ""

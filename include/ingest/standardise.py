@@ -187,10 +187,9 @@ def contradicts_zone(text: pa.Array, column: Column) -> Mask:
         wall = pc.replace_substring_regex(with_offset, r" ?(Z|[+-]\d{2}(:?\d{2})?)$", "").to_pandas()
         stated = pd.to_datetime(wall, format="ISO8601", errors="coerce")
         declared = moments.dt.tz_convert(column.timezone).dt.tz_localize(None)
-        other = (moments.notna() & (declared != stated)).to_numpy()
+        other = np.asarray(moments.notna() & (declared != stated), bool)
     missing = pc.fill_null(encoded.indices, len(other))
-    rows: Mask = np.append(other, False)[missing.to_numpy(zero_copy_only=False)]
-    return rows
+    return np.asarray(np.append(other, False)[missing.to_numpy(zero_copy_only=False)], bool)
 
 
 def _local(source: Source, name: str) -> bool:

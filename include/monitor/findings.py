@@ -82,8 +82,10 @@ def data(spec: UseCase, night: str, partitions: Mapping[str, Mapping[str, Any]])
         _source(spec, name, partitions.get(name)) for name in spec.sources if spec.nights(name, night, night)
     ]
     row = partitions.get("predictions")
-    there = row is not None and row["outcome"] == "published" and row["rows"] > 0
-    note = f"{row['rows']} rows were predicted" if row and there else "nothing was predicted for this night"
+    there = row is not None and row["outcome"] == "published"
+    note = "nothing was predicted for this night"
+    if row is not None and there:  # a spine without rows is a night of none
+        note = f"{row['rows']} rows were predicted" if row["rows"] else row["note"]
     return [
         *found,
         Finding("data", "predictions", 0.0 if there else 1.0, 0.0, "ok" if there else "alarm", note),

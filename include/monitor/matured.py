@@ -74,8 +74,8 @@ def matured(
 def _scored(lake: Lake, spec: UseCase, first: str, last: str) -> list[str]:
     """Return the scored nights of a range, of one without a beginning the last ones."""
     where = {"product": "predictions", "outcome": "published"}
-    read = lake.read("partitions", where, ["night"])
-    there = sorted(set(read["night"].to_pylist())) if read is not None else []
+    read = lake.read("partitions", where, ["night", "rows"])
+    there = sorted({row["night"] for row in read.to_pylist() if row["rows"]}) if read is not None else []
     nights = [key for key in there if key >= first and (not last or key <= last)]
     if not nights:
         raise NotPublished(

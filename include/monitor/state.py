@@ -60,7 +60,7 @@ class State:
         self._champions = ledger.champions(self._switches)
         self.ever: dict[str, dict[str, Row]] = {name: {} for name in (*_EVER, self.spec.labels.source)}
         for row in rows:
-            if row["product"] in self.ever and row["outcome"] == "published":
+            if row["product"] in self.ever and _is_there(row):
                 self.ever[row["product"]][row["night"]] = row
         self._realised = {key: json.loads(row["inputs"]) for key, row in self.ever[REALISED].items()}
         self.restated: dict[str, list[str]] = {}
@@ -73,9 +73,9 @@ class State:
         return self._partitions.get((product, night))
 
     def published(self, product: str, nights: Sequence[str]) -> list[str]:
-        """Return those nights that have a product, in order."""
+        """Return those nights that have a product, in order; of predictions, those with any."""
         rows = {night: self.partition(product, night) for night in nights}
-        return [night for night, row in rows.items() if row is not None and row["outcome"] == "published"]
+        return [night for night, row in rows.items() if row is not None and _is_there(row)]
 
     def champion(self, night: str) -> Row | None:
         """Return the switch by which a night has its champion, None before there was one."""
@@ -154,7 +154,7 @@ class State:
         """Return the digest of everything that a night's findings depend on."""
         names = [
             ("predictions", key)
-            for key in sorted({*self.window(night), *self.past(night), *self.lately(night)})
+            for key in sorted({night, *self.window(night), *self.past(night), *self.lately(night)})
         ]
         names += [(source, night) for source in self.spec.sources]
         names += [("predictions", scored) for scored in self.pool(night)]
@@ -190,3 +190,8 @@ class State:
         """Return the nights from ``most`` to ``least`` before one, oldest first."""
         place = self._place[night]
         return self.span[max(place - most, 0) : max(place - least + 1, 0)]
+
+
+def _is_there(row: Row) -> bool:
+    """Tell whether a product is published; a night without rows to score has no predictions to look at."""
+    return bool(row["outcome"] == "published" and (row["rows"] or row["product"] != "predictions"))

@@ -56,7 +56,7 @@ def advance(lake: Lake, spec: UseCase, night: str, *, registry: Callable[[], Reg
         return Ref(where, night, note=f"only the newest served night takes steps, and that is {served[-1]}")
     notes, taken = [], 0
     for trial in trials(ledger.switches(lake), spec, night):
-        nights = sum(key >= trial.since for key in served)
+        nights = sum(row["night"] >= trial.since and row["rows"] > 0 for row in scored)
         found = move(trial.kind, losses(lake, spec, trial, night), nights, spec.gate)
         taken += found.step != STAY and _act(lake, spec, trial, found)
         notes.append(f"{trial}: {found.step}, {found.reason}")

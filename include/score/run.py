@@ -17,7 +17,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 from include import spool, tables
 from include.errors import NotPublished, StaleDecision
 from include.features import views
-from include.features.build import compute
+from include.features.build import compute, known_too_late, remedy_too_late
 from include.lake import Lake
 from include.promote import ledger
 from include.refs import Ref, digest_table
@@ -39,7 +39,8 @@ def score(lake: Lake, spec: UseCase, night: str) -> Ref:
     Returns
     -------
     Ref
-        of the served rows; its note says when they would be others now.
+        of the served rows; its note says when they would be others now. A spine that is published without
+        rows is a night of none.
 
     Raises
     ------
@@ -55,7 +56,7 @@ def score(lake: Lake, spec: UseCase, night: str) -> Ref:
         inputs = beside.submit(inputs_of, spec, seen)  # the features have one core
         rows = compute(spec, seen, [night], watch=ahead.watch)
         if rows.num_rows == 0:
-            raise _nothing(spec, night, state)
+            return _empty(lake, spec, night, state, inputs.result)
         on_trial = trials(ledger.switches(lake), spec, night)
         published = lake.read("predictions", {"night": night})
         if published is None or not published.num_rows:
@@ -136,13 +137,36 @@ def inputs_of(spec: UseCase, seen: Mapping[str, pa.Table]) -> dict[str, str]:
     return {name: digest_table(rows) for name, rows in seen.items()}
 
 
-def _nothing(spec: UseCase, night: str, state: Mapping[str, dict[str, object]]) -> NotPublished:
+def _empty(
+    lake: Lake, spec: UseCase, night: str, state: Mapping[str, dict[str, object]], inputs: Inputs
+) -> Ref:
+    """Publish a night whose spine is published without rows: a partition of none.
+
+    Once it is published so it stays, whatever came after the decision.
+    """
     row = state.get(spec.features.spine)
+    own = lake.rows("partitions", {"product": "predictions", "night": night})
+    without = row is not None and row["outcome"] == "published" and not row["rows"]
+    if not (without or (own and not own[0]["rows"])) or lake.count("predictions", {"night": night}):
+        raise _nothing(lake, spec, night, state)
+    none = predictions.shape(spec).empty_table()
+    note = f"0 rows: {spec.features.spine} is published without any for this night"
+    made = predictions.partition("predictions", night, none, inputs(), spec.digest, note)
+    lake.publish("partitions", made, {"product": "predictions", "night": night})
+    return Ref(f"{lake.uri}/tables/predictions", night, digest_table(none), 0, note)
+
+
+def _nothing(lake: Lake, spec: UseCase, night: str, state: Mapping[str, dict[str, object]]) -> NotPublished:
+    row, late = state.get(spec.features.spine), known_too_late(lake, spec, [night])
     found = "nothing" if row is None else f"{row['outcome']} with {row['rows']} rows: {row['note']}"
+    remedy = "ingest that source for the night, then score it"
+    if row is not None and late:
+        found = f"{row['rows']} that were known only from {late[night]:%Y-%m-%d %H:%M} UTC on"
+        remedy = remedy_too_late(spec, night)
     decided = spec.clock.moment(night)
     return NotPublished(
         f"{spec.name}/{spec.features.spine}/{night}",
         required=f"rows to score, known by {decided:%Y-%m-%d %H:%M} UTC",
         found=found,
-        remedy="ingest that source for the night, then score it",
+        remedy=remedy,
     )

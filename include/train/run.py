@@ -19,7 +19,7 @@ import pyarrow as pa
 from include import models, outputs
 from include.environment import code_version
 from include.errors import EvergreenError
-from include.features.build import labelled, training_set
+from include.features.build import known_too_late, labelled, matured, remedy_too_late, training_set
 from include.lake import Lake
 from include.promote.evidence import CHALLENGER
 from include.refs import Ref, digest_table
@@ -68,7 +68,7 @@ def train(lake: Lake, spec: UseCase, night: str, *, registry: Registry) -> Ref:
     key = attempt_key(spec, night, given.data)
     run = registry.settle(spec.name, key)
     if not run:
-        parts = split(rows, spec, night)
+        parts = _split(lake, spec, night, rows)
         learnable(spec, night, parts.train)
         try:
             with registry.recording(spec.name, key, f"{spec.name} {night}") as own:
@@ -79,6 +79,32 @@ def train(lake: Lake, spec: UseCase, night: str, *, registry: Registry) -> Ref:
                 raise
         run = run or registry.settle(spec.name, key)
     return _ref(run, Record.from_json(registry.get(run, PATH)), spec)
+
+
+def _split(lake: Lake, spec: UseCase, night: str, rows: pa.Table) -> Split:
+    """Cut the rows; where nights are missing because the spine came too late for them, say that."""
+    try:
+        return split(rows, spec, night)
+    except EvergreenError as too_few:
+        window = spec.training.window
+        first = spec.clock.shift(night, -window) if window else ""
+        nights = [key for key in matured(lake, spec, night) if key >= first]
+        late = known_too_late(lake, spec, nights)
+        try:
+            split(pa.table({"night": pa.array(nights, pa.string())}), spec, night)
+        except EvergreenError:
+            raise too_few from None  # had all come in time there would still be too few
+        if not late:
+            raise
+    last = max(late)
+    raise EvergreenError(
+        f"{spec.name}: training on {night}",
+        required=f"labelled nights on which the spine {spec.features.spine} is known by the decision",
+        found=f"{len(late)} of {len(nights)} on which its rows were known only later, as on {last} from "
+        f"{late[last]:%H:%M} UTC on",
+        where=f"schedule.nightly = {spec.schedule.nightly!r}",
+        remedy=remedy_too_late(spec, last),
+    )
 
 
 def _fill(lake: Lake, given: Given, parts: Split, registry: Registry, run: str) -> None:

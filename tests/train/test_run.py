@@ -11,6 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from include import models, profile
+from include.check import check
 from include.errors import EvergreenError, SpecError
 from include.features.build import training_set
 from include.lake import Lake
@@ -182,3 +183,16 @@ def test_registry_that_is_down_is_named_within_seconds(lake: Lake, spec: UseCase
     with pytest.raises(EvergreenError, match=r"127\.0\.0\.1:9.*MLFLOW_TRACKING_URI") as caught:
         train(lake, spec, NIGHT, registry=Registry("http://user:hidden@127.0.0.1:9"))
     assert "hidden" not in str(caught.value)
+
+
+def test_a_spine_known_only_after_the_decision_says_so(lake: Lake, registry: Registry, clinic: Path) -> None:
+    """More history, a later night or shorter windows wouldn't help: the hour has to change."""
+    spec = visits.usecase(clinic / "usecases", **{'nightly: "0 18': 'nightly: "0 11'})
+    with pytest.raises(EvergreenError) as refusal:
+        train(lake, spec, NIGHT, registry=registry)
+    assert "the spine visits is known by the decision, found 28 of 28 on which its" in str(refusal.value)
+    assert "as on 2024-03-28 from 12:00 UTC on" in str(refusal.value)
+    assert "let schedule.nightly be at 12:00 or later" in str(refusal.value)
+    assert "more history" not in str(refusal.value)
+    assert any("sources.visits.known" in sentence for sentence in check(spec))
+    assert runs(registry) == []

@@ -1,0 +1,145 @@
+"""A night without rows to score: empty because the source said so, or because nobody knows them yet."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from include.score.parts import publish as publish_parts
+from include.score.plan import plan
+
+from include.environment import Connect, Endpoint
+from include.errors import NotPublished
+from include.ingest.run import ingest
+from include.lake import Lake
+from include.metrics.gauges import gauges
+from include.monitor.alerts import overdue
+from include.monitor.run import monitor
+from include.promote import ledger
+from include.rollout.run import advance
+from include.score.run import score
+from include.spec import UseCase
+from include.spec.load import read
+from include.status import status
+from include.verify import verify
+from tests.features import parcels
+from tests.usecases.weekly_sales import world
+
+NIGHT = "2024-03-08"
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> tuple[Lake, UseCase, Connect]:
+    """Return the weekly use case, whose third week is announced and empty."""
+    keys = world.write(tmp_path / "shop", 4)
+    (tmp_path / "shop" / "sales" / f"{keys[2]}.csv").write_text(world.HEADER + "\n")
+    folder = tmp_path / "usecases" / "weekly_sales"
+    folder.mkdir(parents=True)
+    for file in ("usecase.yaml", "features.sql"):
+        text = (Path(world.__file__).parent / file).read_text()
+        (folder / file).write_text(text.replace("min_rows: 10", "min_rows: 0"))
+    spec, lake = read(folder / "usecase.yaml"), Lake("weekly_sales", str(tmp_path / "lake"))
+    host = json.loads(world.connection(tmp_path / "shop"))["host"]
+
+    def connect(name: str) -> Endpoint:
+        return Endpoint(name=name, uri=host)
+
+    assert {one.outcome for one in ingest(lake, spec, "sales", keys, connect)} == {"published"}
+    return lake, spec, connect
+
+
+def test_a_night_whose_spine_is_empty_is_a_partition_of_no_rows(shop: tuple[Lake, UseCase, Connect]) -> None:
+    """It is published with a note, alarms nobody, isn't overdue, and recomputes; the others go on."""
+    lake, spec, _ = shop
+    keys = world.nights(4)
+    for night in keys:
+        ref = score(lake, spec, night)
+        monitor(lake, spec, night)
+        advance(lake, spec, night)
+        if night == keys[2]:
+            assert (ref.rows, ref.note) == (0, "0 rows: sales is published without any for this night")
+            assert overdue(lake, spec, night, "") == {}
+            shown = {(one.name, one.labels.get("product")): one.value for one in gauges(lake, spec)}
+            assert shown["evergreen_rows", "predictions"] == 0
+    assert {row["night"] for row in lake.rows("predictions")} == {keys[0], keys[1], keys[3]}
+    alarms = {(r["night"], r["check"], r["subject"]) for r in lake.rows("findings", {"outcome": "alarm"})}
+    assert not [one for one in alarms if one[0] == keys[2]], alarms
+    (data,) = lake.rows("findings", {"night": keys[2], "check": "data", "subject": "predictions"})
+    assert data["outcome"] == "ok"
+    assert data["note"].startswith("0 rows: sales is published without any")
+    products = {row["product"]: row for row in status(lake, spec)["products"]}
+    assert (products["predictions"]["published"], products["predictions"]["rows"]) == (4, 120)
+    assert status(lake, spec)["not_published"] == []
+    assert verify(lake, spec).differences == ()
+
+
+def test_scored_again_it_is_the_same_partition(shop: tuple[Lake, UseCase, Connect]) -> None:
+    """Rows that came after the decision don't make it red, nor are they scored."""
+    lake, spec, connect = shop
+    night = world.nights(4)[2]
+    score(lake, spec, night)
+    before = lake.rows("partitions", {"product": "predictions"})
+    score(lake, spec, night)
+    assert lake.rows("partitions", {"product": "predictions"}) == before
+    file = Path(connect("shop").uri.removeprefix("file://")) / "sales" / f"{night}.csv"
+    file.write_text("\n".join([world.HEADER, *world.week(2)]) + "\n")
+    late = datetime(2024, 3, 1, tzinfo=UTC)
+    (outcome,) = ingest(lake, spec, "sales", [night], connect, fetch_anew=True, now=late)
+    assert outcome.rows == 40
+    assert score(lake, spec, night).rows == 0
+    assert lake.rows("predictions") == []
+
+
+def test_in_parts_it_is_the_same_partition(
+    shop: tuple[Lake, UseCase, Connect], caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is nothing to share, so its parts aren't missed."""
+    lake, spec, _ = shop
+    night = world.nights(4)[2]
+    shared = spec.model_copy(update={"scoring": spec.scoring.model_copy(update={"shards": 2})})
+    assert plan(lake, shared, night).rows == 0
+    ref = publish_parts(lake, shared, night, [], lambda: score(lake, shared, night))
+    assert (ref.rows, ref.note) == (0, "0 rows: sales is published without any for this night")
+    assert "as a whole" not in caplog.text
+
+
+def test_a_spine_that_nobody_ingested_is_refused(lake: Lake, use: UseCase) -> None:
+    """Nobody knows whether there are rows: the sentence says to ingest it, and nothing is published."""
+    lake.publish("partitions", lake.read("partitions").slice(0, 0), {"product": "orders", "night": NIGHT})  # type: ignore[union-attr]
+    lake.publish("validated_orders", lake.read("validated_orders").slice(0, 0), {"night": NIGHT})  # type: ignore[union-attr]
+    with pytest.raises(NotPublished, match=r"found nothing; ingest that source for the night, then score it"):
+        score(lake, use, NIGHT)
+    assert lake.rows("partitions", {"product": "predictions"}) == []
+
+
+@pytest.mark.parametrize(
+    ("declared", "remedy"),
+    [
+        ("12:00", r"let schedule.nightly be later, when orders has come"),
+        ("19:00", r"let schedule.nightly be at 19:00 or later; or, if the rows are known sooner, declare"),
+    ],
+)
+def test_a_spine_that_is_known_only_after_the_decision_says_so(
+    declared: str, remedy: str, lake: Lake, use: UseCase
+) -> None:
+    """Ingesting it again wouldn't help: what has to change is the hour of the decision, or of `known`."""
+    source = use.sources["orders"].model_copy(update={"known": declared})
+    late = use.model_copy(update={"sources": {**use.sources, "orders": source}})
+    parcels.publish(
+        lake, use, "orders", NIGHT, [parcels.rows(use, "orders", NIGHT, after=timedelta(hours=1))]
+    )
+    with pytest.raises(
+        NotPublished, match=rf"found 12 that were known only from 2024-03-08 18:00 UTC on; {remedy}"
+    ):
+        score(lake, late, NIGHT)
+
+
+def test_a_switch_takes_effect_after_an_empty_night(shop: tuple[Lake, UseCase, Connect]) -> None:
+    """It is done, as any other night is."""
+    lake, spec, _ = shop
+    keys = world.nights(4)
+    for night in keys[:3]:
+        score(lake, spec, night)
+    assert ledger.next_unserved(lake, spec) == keys[3]
