@@ -2,12 +2,12 @@
 
 Airflow asks a timetable for the moment of the partition key that a run is started with.
 `CronPartitionTimetable` answers with midnight, also where the schedule has another hour, so that a backfill
-would run the partition once more; and it accepts days on which the use case has no partition.
+would run the partition once more; and it accepts days that the use case has not had.
 """
 
 from __future__ import annotations
 
-from datetime import datetime, time
+from datetime import UTC, datetime, time
 from typing import Any
 
 from airflow.exceptions import InvalidPartitionKeyError
@@ -16,6 +16,7 @@ from airflow.timetables.trigger import CronPartitionTimetable
 from include.clock import day_of
 from include.errors import EvergreenError
 from include.spec import load
+from include.spec.partition import check_partition
 
 
 class UseCaseTimetable(CronPartitionTimetable):
@@ -42,7 +43,7 @@ class UseCaseTimetable(CronPartitionTimetable):
     def _decode_partition_date(self, partition_key: str) -> datetime:
         """Return the moment of a partition that somebody names, or refuse it in a sentence."""
         try:
-            load(self.usecase).clock.moment(partition_key)
+            check_partition(load(self.usecase), partition_key, datetime.now(UTC))
         except EvergreenError as error:
             raise InvalidPartitionKeyError(str(error)) from None
         midnight = self.localize_partition_datetime(datetime.combine(day_of(partition_key), time()))

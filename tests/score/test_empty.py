@@ -7,8 +7,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from include.score.parts import publish as publish_parts
-from include.score.plan import plan
 
 from include.environment import Connect, Endpoint
 from include.errors import NotPublished
@@ -90,19 +88,6 @@ def test_scored_again_it_is_the_same_partition(shop: tuple[Lake, UseCase, Connec
     assert outcome.rows == 40
     assert score(lake, spec, night).rows == 0
     assert lake.rows("predictions") == []
-
-
-def test_in_parts_it_is_the_same_partition(
-    shop: tuple[Lake, UseCase, Connect], caplog: pytest.LogCaptureFixture
-) -> None:
-    """There is nothing to share, so its parts aren't missed."""
-    lake, spec, _ = shop
-    night = world.nights(4)[2]
-    shared = spec.model_copy(update={"scoring": spec.scoring.model_copy(update={"shards": 2})})
-    assert plan(lake, shared, night).rows == 0
-    ref = publish_parts(lake, shared, night, [], lambda: score(lake, shared, night))
-    assert (ref.rows, ref.note) == (0, "0 rows: sales is published without any for this night")
-    assert "as a whole" not in caplog.text
 
 
 def test_a_spine_that_nobody_ingested_is_refused(lake: Lake, use: UseCase) -> None:
