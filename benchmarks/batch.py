@@ -29,14 +29,16 @@ import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from benchmarks.memory import Anonymous, apart
-from include import models, profile, spool, tables
-from include.features.build import compute
-from include.lake import Lake
+from include.features.build import compute_features
+from include.models import artifacts
 from include.promote import ledger
+from include.score import pipeline as scoring
 from include.score import predictions
-from include.score import run as scoring
 from include.spec import UseCase, load
-from include.train.fit import fit
+from include.stats import profiles
+from include.storage import schemas, spill
+from include.storage.lake import Lake
+from include.train.fit import fit_recipe
 
 SMALL, LARGE = "2013-02-01", "2013-02-02"
 HISTORY = ("2013-01-04", SMALL)
@@ -85,7 +87,9 @@ def others(spec: UseCase, source: str, night: str) -> Iterator[pa.RecordBatch]:
     chance, n = np.random.default_rng(7), 72 if source == "weather" else 3000
     numbers = (pa.float64(), pa.int64())
     given: Given = {
-        f.name: chance.integers(1, 50, n) for f in tables.validated(spec.sources[source]) if f.type in numbers
+        f.name: chance.integers(1, 50, n)
+        for f in schemas.validated_schema(spec.sources[source])
+        if f.type in numbers
     }
     if source == "weather":
         hours = np.tile(np.arange(5, 29), 3).astype("timedelta64[h]")
@@ -97,7 +101,7 @@ def others(spec: UseCase, source: str, night: str) -> Iterator[pa.RecordBatch]:
 
 
 def _batch(spec: UseCase, source: str, night: str, given: Given, n: int) -> pa.RecordBatch:
-    schema = tables.validated(spec.sources[source])
+    schema = schemas.validated_schema(spec.sources[source])
     known = np.datetime64(spec.clock.local(night, spec.sources[source].known).replace(tzinfo=None), "us")
     given |= {"night": night, "revision": 0, "known_at": known}
     columns = [
@@ -117,11 +121,11 @@ def fill(lake: Lake, spec: UseCase, rows: int) -> None:
             made = flights(spec, source, night, n) if flown else others(spec, source, night)
             # in the order in which ingest publishes
             order = ("night", "revision", *declared.key)
-            table = spool.ordered(spool.held(tables.validated(declared), made), order)
+            table = spill.sort_rows(spill.spill_table(schemas.validated_schema(declared), made), order)
             lake.publish(f"validated_{source}", table, {"night": night})
             same: Given = {"inputs": {}, "spec": "", "code": "", "note": "generated"}
-            states.append(tables.published(source, night, table.num_rows, "", **same))
-        lake.publish("partitions", pa.Table.from_pylist(states, tables.PARTITIONS), {"product": source})
+            states.append(schemas.partition_row(source, night, table.num_rows, "", **same))
+        lake.publish("partitions", pa.Table.from_pylist(states, schemas.PARTITIONS), {"product": source})
 
 
 def prepare(folder: str, rows: int) -> None:
@@ -129,21 +133,23 @@ def prepare(folder: str, rows: int) -> None:
     spec = load("flight_delay")
     lake = Lake(spec.name, folder)
     fill(lake, spec, rows)
-    seen = compute(spec, scoring.seen_by(lake, spec, SMALL), [SMALL])
+    seen = compute_features(spec, scoring.rows_known_at(lake, spec, SMALL), [SMALL])
     late = np.random.default_rng(7).random(seen.num_rows) < 0.2
     known = seen.append_column(spec.problem.target, pa.array(late.astype(float)))
     for one in (*spec.training.candidates, *spec.training.baselines):
         if one.name in KINDS:
-            Path(folder, one.name).write_text(models.store(lake, models.dump(fit(spec, one, known))))
+            Path(folder, one.name).write_text(
+                artifacts.store_model(lake, artifacts.serialize(fit_recipe(spec, one, known)))
+            )
 
 
 def promote(lake: Lake, folder: str, kind: str) -> None:
     """Let the model of a kind serve alone, and let nothing be scored yet."""
     for table in ("predictions", "deployments"):  # a champion before it would be scored beside
         shutil.rmtree(Path(folder, lake.uri.rpartition("/")[2], "tables", table), ignore_errors=True)
-    row: dict[str, Any] = dict.fromkeys(tables.DEPLOYMENTS.names, "")
+    row: dict[str, Any] = dict.fromkeys(schemas.DEPLOYMENTS.names, "")
     row |= {"role": "champion", "version": kind, "model": Path(folder, kind).read_text(), "prior": 0.2}
-    ledger.switch(lake, lambda rows: [row | {"effective": SMALL, "kind": "promoted"}])
+    ledger.record_switch(lake, lambda rows: [row | {"effective": SMALL, "kind": "promoted"}])
 
 
 class Clock:
@@ -173,14 +179,14 @@ class Clock:
 PARTS = (
     (scoring, "seen_by", "read"),
     (scoring, "compute", "features"),
-    (models, "frame", "frame"),
-    (models, "_predicted", "predict"),
+    (artifacts, "frame", "frame"),
+    (artifacts, "_predicted", "predict"),
     (predictions, "_built", "rows"),
     (predictions, "row_digests", "row digests"),
     (predictions, "digest_table", "digest"),
     (scoring, "inputs_of", "inputs"),
     (Lake, "append_at", "write"),
-    (profile, "build", "profile"),
+    (profiles, "build", "profile"),
 )
 
 
@@ -197,9 +203,9 @@ def measure(folder: str, kind: str) -> dict[str, Any]:
         with Anonymous() as memory:
             whole.append(_timed(partial(scoring.score, lake, spec, LARGE)))
     parts = {**clock.parts, "other threads": whole[-1][1] - sum(clock.parts.values())}  # Delta's most of all
-    estimator = models.fetch(lake, Path(folder, kind).read_text())
-    rows = compute(spec, scoring.seen_by(lake, spec, LARGE), [LARGE]).slice(0, ALIKE)
-    given = models.frame(rows, spec)
+    estimator = artifacts.load_model(lake, Path(folder, kind).read_text())
+    rows = compute_features(spec, scoring.rows_known_at(lake, spec, LARGE), [LARGE]).slice(0, ALIKE)
+    given = artifacts.model_input(rows, spec)
     estimator.predict_proba(given[:1000])
     alone = []
     for threads in (1, os.cpu_count()):

@@ -14,39 +14,39 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from include import models
-from include.evaluate.metrics import loss
 from include.features.build import matured, training_set
-from include.lake import Lake
-from include.monitor import concept, degraded
-from include.monitor.sums import Series, own_loss
-from include.promote.evidence import CHALLENGER, Losses
+from include.judge.evidence import CHALLENGER, Losses
+from include.models import artifacts
+from include.monitor.checks import concept, degradation
+from include.monitor.losses import LossSeries, expected_own_loss
 from include.spec import UseCase, load
-from include.train.fit import fit, target
+from include.stats.metrics import row_losses
+from include.storage.lake import Lake
+from include.train.fit import fit_recipe, target
 from include.train.split import nights_of
 
 LAST, TURNED = "2013-02-28", sys.argv[1] if len(sys.argv) > 1 else "2013-07-01"
 GATE = 26  # nights
 
 
-def served(spec: UseCase, rows: pa.Table, predicted: np.ndarray, turned: str) -> Series:
+def served(spec: UseCase, rows: pa.Table, predicted: np.ndarray, turned: str) -> LossSeries:
     """Return the sums of each night, its labels turned round from one on."""
     night, actual = np.array(rows["night"].to_pylist()), target(spec, rows)
     actual = np.where(night >= turned, 1 - actual, actual)
-    lost, nights = loss(spec.gate.objective, actual, predicted), nights_of(rows)
+    lost, nights = row_losses(spec.gate.objective, actual, predicted), nights_of(rows)
     places = [np.flatnonzero(night == key) for key in nights]
     sizes = np.array([float(len(place)) for place in places])
-    own = np.array([own_loss(spec, predicted[place]) for place in places], dtype=float)
+    own = np.array([expected_own_loss(spec, predicted[place]) for place in places], dtype=float)
     lost, one, said = (np.array([of[p].sum() for p in places]) for of in (lost, actual, predicted))
-    return Series(tuple(nights), sizes, lost, lost, own, one, said, ("none",) * len(nights))
+    return LossSeries(tuple(nights), sizes, lost, lost, own, one, said, ("none",) * len(nights))
 
 
-def part(of: Series, first: int, last: int) -> Series:
+def part(of: LossSeries, first: int, last: int) -> LossSeries:
     """Return some of the nights."""
-    return Series(*(getattr(of, name)[first:last] for name in Series.__dataclass_fields__))
+    return LossSeries(*(getattr(of, name)[first:last] for name in LossSeries.__dataclass_fields__))
 
 
-def alarms(spec: UseCase, of: Series) -> dict[str, list[str]]:
+def alarms(spec: UseCase, of: LossSeries) -> dict[str, list[str]]:
     """Return each finding's nights of alarm."""
     gate = part(of, 0, GATE)
     found: dict[str, list[str]] = {}
@@ -54,8 +54,11 @@ def alarms(spec: UseCase, of: Series) -> dict[str, list[str]]:
     promised = Losses(gate.nights, rows, {CHALLENGER: tuple(gate.loss.tolist())})
     for last in range(GATE + 1, len(of.nights) + 1):
         live = part(of, GATE, last)
-        said = [concept.lasting(spec, live, (gate.loss, gate.expected)), concept.calibration(spec, live)]
-        for finding in [*said, degraded.above_gate(spec, live, promised)]:
+        said = [
+            concept.check_lasting_loss(spec, live, (gate.loss, gate.expected)),
+            concept.check_calibration(spec, live),
+        ]
+        for finding in [*said, degradation.above_gate(spec, live, promised)]:
             found.setdefault(finding.subject, [])
             if finding.outcome == "alarm":
                 found[finding.subject].append(of.nights[last - 1])
@@ -66,9 +69,9 @@ def main() -> None:
     """Print a table: each finding's nights of alarm without a change, and nights until it saw one."""
     lake, spec = Lake("flight_delay"), load("flight_delay")
     rows = training_set(lake, spec, matured(lake, spec, None)[-1])
-    model = fit(spec, spec.training.candidates[0], rows.filter(pc.less_equal(rows["night"], LAST)))
+    model = fit_recipe(spec, spec.training.candidates[0], rows.filter(pc.less_equal(rows["night"], LAST)))
     rows = rows.filter(pc.greater(rows["night"], LAST))
-    predicted = models.predict(model, rows, spec)
+    predicted = artifacts.predict(model, rows, spec)
     still, turned = (alarms(spec, served(spec, rows, predicted, key)) for key in ("9", TURNED))
     print(f"| finding | alarms, {len(nights_of(rows)) - GATE} nights | nights from {TURNED} until found |")
     print("|---|---|---|")

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.drift import CATEGORICAL, NAMES, NUMERIC, batches
-from include.ingest import compiled, great
+from include.ingest.validation import compiled, great_expectations
 from include.spec.source import Expectation
 
 ROWS = 1_000_000
@@ -54,19 +54,19 @@ def opened(held: Path | pa.Table) -> Iterator[duckdb.DuckDBPyConnection]:
 def _conditions(asked: list[Expectation]) -> list[compiled.Condition]:
     types: dict[str, pa.DataType] = {name: pa.float64() for name in NUMERIC}
     types |= {name: pa.string() for name in CATEGORICAL}
-    return [one for one in (compiled.condition(each, types) for each in asked) if one is not None]
+    return [one for one in (compiled.compile_expectation(each, types) for each in asked) if one is not None]
 
 
 def expectations(held: Path | pa.Table, asked: list[Expectation]) -> Found:
     """Ask Great Expectations for the rows that break each."""
     rows = held if isinstance(held, pa.Table) else pq.read_table(held)
-    return [which.tobytes() for _, which in great.broken("bench", asked, rows)]
+    return [which.tobytes() for _, which in great_expectations.broken_rows("bench", asked, rows)]
 
 
 def query(held: Path | pa.Table, asked: list[Expectation]) -> Found:
     """Ask the compiled query for the same."""
     with opened(held) as connection:
-        return [which.tobytes() for which in compiled.broken(connection, _conditions(asked))]
+        return [which.tobytes() for which in compiled.breaking_rows(connection, _conditions(asked))]
 
 
 def scan(held: Path | pa.Table, asked: list[Expectation]) -> Found:

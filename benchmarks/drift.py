@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from include import profile
-from include.monitor.drift import Column, moved
-from include.monitor.measures import Cut, measured
+from include.monitor.checks.drift import LearnedColumn, check_distribution
 from include.spec.stages import Monitoring
+from include.stats import profiles
+from include.stats.drift_measures import Binning, measure_drift
 
 NUMERIC = [f"number_{n:02}" for n in range(12)]
 CATEGORICAL = [f"kind_{n}" for n in range(4)]
@@ -47,13 +47,13 @@ def batches(rows: int, seed: int, drifted: bool = False) -> Iterator[pa.RecordBa
         yield pa.RecordBatch.from_pydict(columns)
 
 
-def judged(sides: list[dict[str, profile.Profile]]) -> list[str]:
+def judged(sides: list[dict[str, profiles.Profile]]) -> list[str]:
     """Return the columns in alarm; every measure is computed as well, as each night does."""
     found = []
     for name, reference in sides[0].items():
-        column = Column(reference, Cut.of(reference))
-        measured(column.cut, reference, sides[1][name])
-        if moved(name, column, sides[1][name], 1, Monitoring()).outcome == "alarm":
+        column = LearnedColumn(reference, Binning.of(reference))
+        measure_drift(column.cut, reference, sides[1][name])
+        if check_distribution(name, column, sides[1][name], 1, Monitoring()).outcome == "alarm":
             found.append(name)
     return found
 
@@ -62,8 +62,8 @@ def ours(rows: int) -> dict[str, Any]:
     """Profile both sides of so many rows, and judge."""
     tables = [pa.Table.from_batches(batches(rows, seed, seed == 2)) for seed in (1, 2)]
     before, begin = _peak(), time.process_time()
-    built = [profile.build("bench", "n", table, NUMERIC, CATEGORICAL) for table in tables]
-    found = judged([profile.merge(side.to_pylist()) for side in built])
+    built = [profiles.build_profile("bench", "n", table, NUMERIC, CATEGORICAL) for table in tables]
+    found = judged([profiles.merge_profiles(side.to_pylist()) for side in built])
     return {"seconds": time.process_time() - begin, "peak": _peak() - before, "moved": found}
 
 
@@ -102,11 +102,11 @@ def window(rows: int) -> dict[str, Any]:
 
     for night in range(NIGHTS):
         part = drawn(batches(rows // NIGHTS, night + 2, drifted=True))
-        nights += profile.stream("bench", f"{night}", part, NUMERIC, CATEGORICAL).to_pylist()
+        nights += profiles.stream_profile("bench", f"{night}", part, NUMERIC, CATEGORICAL).to_pylist()
     build = time.process_time() - begin - drawing
-    reference = profile.stream("bench", "n", batches(BATCH, 1), NUMERIC, CATEGORICAL).to_pylist()
+    reference = profiles.stream_profile("bench", "n", batches(BATCH, 1), NUMERIC, CATEGORICAL).to_pylist()
     before, begin = _peak(), time.process_time()
-    found = judged([profile.merge(side) for side in (reference, nights)])
+    found = judged([profiles.merge_profiles(side) for side in (reference, nights)])
     return {"build": build, "seconds": time.process_time() - begin, "peak": before, "moved": found}
 
 

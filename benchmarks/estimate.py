@@ -18,15 +18,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from include import models
-from include.evaluate.metrics import measured
-from include.features.build import labelled, matured, training_set
-from include.lake import Lake
-from include.monitor.estimate import judged
-from include.monitor.expect import Array, expected
-from include.monitor.held import Held, Night, Pair, learnt
+from include.features.build import join_labels, matured, training_set
+from include.models import artifacts
+from include.monitor.estimates import (
+    Array,
+    EstimatePair,
+    HeldOutEstimates,
+    LabelledPartition,
+    estimate_row,
+    expected_metrics,
+    learn_held_out,
+)
 from include.spec import UseCase, load
-from include.train.fit import fit, target
+from include.stats.metrics import metric_values
+from include.storage.lake import Lake
+from include.train.fit import fit_recipe, target
 from include.train.split import nights_of, split
 
 TRAINED = ("2013-02-28", "2013-05-26", "2013-08-25")
@@ -56,10 +62,10 @@ def lived(spec: UseCase, rows: pa.Table, trained: str) -> Years:
     test, later = (
         part.filter(pc.greater(part["night"], last)) for part, last in ((parts.test, after), (rows, trained))
     )
-    model = fit(spec, spec.training.candidates[0], seen)
+    model = fit_recipe(spec, spec.training.candidates[0], seen)
     of = np.asarray(test["night"].to_pylist(), dtype=object)
-    given = learnt(spec, of, target(spec, test), models.predict(model, test, spec))
-    return served(spec, given, later, models.predict(model, later, spec), outside(spec, seen, later))
+    given = learn_held_out(spec, of, target(spec, test), artifacts.predict(model, test, spec))
+    return served(spec, given, later, artifacts.predict(model, later, spec), outside(spec, seen, later))
 
 
 def outside(spec: UseCase, seen: pa.Table, later: pa.Table) -> set[str]:
@@ -74,23 +80,25 @@ def outside(spec: UseCase, seen: pa.Table, later: pa.Table) -> set[str]:
     return found
 
 
-def served(spec: UseCase, given: Held, rows: pa.Table, predicted: Array, out: set[str]) -> Years:
+def served(spec: UseCase, given: HeldOutEstimates, rows: pa.Table, predicted: Array, out: set[str]) -> Years:
     """Estimate each night by what was known of those before it."""
     of, actual = np.asarray(rows["night"].to_pylist(), dtype=object), target(spec, rows)
     plain = replace(given.map, lines=((1.0, 0.0),) * len(given.map.lines))
     past = list(given.nights)
     found: Years = {name: [] for name in SHOWN[spec.problem.kind]}
-    waiting: list[Night] = []
+    waiting: list[LabelledPartition] = []
     for night in sorted(set(of.tolist())):
         mine = of == night
-        came = measured(tuple(found), actual[mine], predicted[mine])
-        guess, raw = (expected(spec, one, predicted[mine]) for one in (given.map, plain))
-        pairs = {n: Pair(guess[n], came[n], given.means[n]) for n in found if n in guess and n in came}
-        waiting.append(Night(night, int(mine.sum()), pairs))
+        came = metric_values(tuple(found), actual[mine], predicted[mine])
+        guess, raw = (expected_metrics(spec, one, predicted[mine]) for one in (given.map, plain))
+        pairs = {
+            n: EstimatePair(guess[n], came[n], given.means[n]) for n in found if n in guess and n in came
+        }
+        waiting.append(LabelledPartition(night, int(mine.sum()), pairs))
         past += waiting[: -spec.labels.delay]
         del waiting[: -spec.labels.delay]
         for name, pair in pairs.items():
-            said = judged(name, int(mine.sum()), guess[name], past)
+            said = estimate_row(name, int(mine.sum()), guess[name], past)
             told = {"told": said["reason"] == "", "inside": night not in out, "came": pair.realised}
             told |= {"guess": pair.estimate, "naive": pair.naive, "raw": raw[name], "error": said["error"]}
             found[name].append({**told, "low": said.get("low"), "high": said.get("high")})
@@ -121,7 +129,7 @@ def main() -> None:
     print("|---" * 14 + "|")
     rows = training_set(lake, late, known)
     for spec in (late, minutes(late)):
-        of = rows if spec is late else labelled(lake, spec, rows, known)
+        of = rows if spec is late else join_labels(lake, spec, rows, known)
         for trained in TRAINED:
             for metric, nights in lived(spec, of, trained).items():
                 print(line(trained, metric, nights), flush=True)

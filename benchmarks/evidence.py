@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from include import models
-from include.evaluate.metrics import loss
-from include.features.build import features, labelled, matured
-from include.lake import Lake
-from include.promote.case import spent
-from include.promote.interval import bounds
+from include.features.build import features, join_labels, matured
+from include.judge.context import attempt_alpha
+from include.models import artifacts
 from include.spec import UseCase, load
-from include.train.fit import fit, target
+from include.stats.intervals import gain_bounds
+from include.stats.metrics import row_losses
+from include.storage.lake import Lake
+from include.train.fit import fit_recipe, target
 
 Array = NDArray[np.float64]
 SUNDAYS = ("2013-01-27", "2013-12-29")
@@ -64,20 +64,22 @@ class Pool:
 def pool(lake: Lake, spec: UseCase) -> Pool:
     """Fit each recipe but the prior on each Sunday."""
     seen = features(lake, spec, matured(lake, spec, "2013-12-31"))
-    rows = labelled(lake, spec, seen, "2013-12-31")
+    rows = join_labels(lake, spec, seen, "2013-12-31")
     nights, of = np.unique(rows["night"].to_numpy(), return_inverse=True)
     actual, sundays = target(spec, rows), spec.clock.keys(*SUNDAYS)[::WEEK]
     losses, seconds = {}, {}
     for sunday in sundays:
-        known = labelled(lake, spec, seen.filter(seen["night"].to_numpy() <= sunday), sunday)
+        known = join_labels(lake, spec, seen.filter(seen["night"].to_numpy() <= sunday), sunday)
         later = np.flatnonzero(nights[of] > spec.clock.shift(sunday, -spec.labels.delay))
         for recipe in (*spec.training.baselines, *spec.training.candidates):
             if recipe.estimator == "prior":
                 continue
             began = time.process_time()
-            made = fit(spec, recipe, known)
+            made = fit_recipe(spec, recipe, known)
             seconds[recipe.name, sunday] = time.process_time() - began
-            said = loss(spec.gate.objective, actual[later], models.predict(made, rows.take(later), spec))
+            said = row_losses(
+                spec.gate.objective, actual[later], artifacts.predict(made, rows.take(later), spec)
+            )
             sums = np.bincount(of[later], said, len(nights))
             losses[recipe.name, sunday] = np.where(
                 np.bincount(of[later], minlength=len(nights)), sums, np.nan
@@ -147,9 +149,9 @@ class Replay:
     ) -> bool:
         """Tell whether the challenger is shown to beat baseline and champion."""
         gate, rows = self.made.spec.gate, self.made.rows[places]
-        share = np.asarray(spent(gate.alpha, attempt))
-        over_base = bounds((base - said)[places], rows, gate.block, np.asarray(gate.alpha))[1]
-        over_champion = bounds((champion - said)[places], rows, gate.block, share)[1]
+        share = np.asarray(attempt_alpha(gate.alpha, attempt))
+        over_base = gain_bounds((base - said)[places], rows, gate.block, np.asarray(gate.alpha))[1]
+        over_champion = gain_bounds((champion - said)[places], rows, gate.block, share)[1]
         return bool(over_base > 0 and over_champion > 0)
 
 
@@ -170,8 +172,8 @@ def show(made: Pool) -> None:
 
     def line(name: str, served: Array, *rest: str) -> None:
         saved = (never - served)[places]
-        mean, low = bounds(saved, rows, block, np.asarray(0.05))
-        high = -bounds(-saved, rows, block, np.asarray(0.05))[1]
+        mean, low = gain_bounds(saved, rows, block, np.asarray(0.05))
+        high = -gain_bounds(-saved, rows, block, np.asarray(0.05))[1]
         lost = served[places].sum() / rows.sum()
         print(f"| {name} | {' | '.join(rest)} | {lost:.4f} | {mean:+.4f} [{low:+.4f}, {high:+.4f}] |")
 

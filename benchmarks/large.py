@@ -27,12 +27,12 @@ import yaml
 from benchmarks import batch
 from benchmarks.memory import Anonymous, apart, held
 from include.environment import Endpoint
-from include.features.build import compute
-from include.ingest.run import ingest
-from include.lake import Lake
-from include.score import run as scoring
+from include.features.build import compute_features
+from include.ingest.pipeline import ingest
+from include.score import pipeline as scoring
 from include.spec import UseCase
 from include.spec.load import read
+from include.storage.lake import Lake
 
 ROWS = (1_000_000, 5_000_000)
 KIND = "boosting"
@@ -90,7 +90,9 @@ def work(folder: Path, spec: UseCase, lake: Lake, stage: str) -> int:
         done.raise_for_outcome()
         return done.rows
     if stage == "features":
-        return int(compute(spec, scoring.seen_by(lake, spec, batch.LARGE), [batch.LARGE]).num_rows)
+        return int(
+            compute_features(spec, scoring.rows_known_at(lake, spec, batch.LARGE), [batch.LARGE]).num_rows
+        )
     return scoring.score(lake, spec, batch.LARGE).rows
 
 

@@ -10,9 +10,9 @@ import sys
 import time
 from datetime import UTC, datetime
 
-from include import stages
-from include.lake import Lake
+from include.cli import stages
 from include.spec import load
+from include.storage.lake import Lake
 
 STAGES = ("ingest", "score", "monitor")
 
@@ -23,7 +23,7 @@ def once(night: str) -> dict[str, float]:
     lake = Lake(spec.name)
     marks = [time.perf_counter()]
     for stage in STAGES:
-        stages.run(stage, lake, spec, [night], now=datetime.now(UTC))
+        stages.run_stage(stage, lake, spec, [night], now=datetime.now(UTC))
         marks.append(time.perf_counter())
     return {stage: marks[i + 1] - marks[i] for i, stage in enumerate(STAGES)} | {
         "night": marks[-1] - marks[0]

@@ -12,12 +12,13 @@ from collections import Counter
 
 import pyarrow.compute as pc
 
-from include import profile
 from include.features.build import features
-from include.lake import Lake
-from include.monitor import drift, reference
+from include.monitor import reference
+from include.monitor.checks import drift
 from include.promote import ledger
 from include.spec import load
+from include.stats import profiles
+from include.storage.lake import Lake
 
 LAST = "2013-12-28"  # whose labels the year's last night brings
 
@@ -37,15 +38,15 @@ def main() -> None:
     episodes: dict[str, list[str]] = {}
     for night in nights:
         part = rows.filter(pc.equal(rows["night"], night))
-        made = profile.build("features", night, part, of.numeric, of.categorical).to_pylist()
+        made = profiles.build_profile("features", night, part, of.numeric, of.categorical).to_pylist()
         seen.append({row["column"]: row for row in made})
         for rule, counts in told.items():
             past = seen[-rules.jumps.past - rules.jumps.of : -rules.jumps.of] if rule == "lately" else []
             found = set()
             for name, row in seen[-1].items():
                 lately = [one[name] for one in past]
-                tonight = profile.merge([row])[name]
-                if drift.unseen(name, learnt.columns[name], tonight, rules, lately).outcome == "alarm":
+                tonight = profiles.merge_profiles([row])[name]
+                if drift.check_unseen(name, learnt.columns[name], tonight, rules, lately).outcome == "alarm":
                     found.add(name)
             counts.update(found)
             any_of[rule] += bool(found)

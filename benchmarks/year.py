@@ -12,11 +12,11 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 
-from include import stages
-from include.history import draw
-from include.lake import Lake
+from include.cli import stages
 from include.monitor import report
+from include.reports import history
 from include.spec import load
+from include.storage.lake import Lake
 
 TRAINED, SUNDAY = "2013-02-28", "2013-03-03"
 LAST = "2013-12-28"  # whose labels the year's last night brings
@@ -30,8 +30,8 @@ def main() -> None:
     every = 7 * (int(sys.argv[1]) if len(sys.argv) > 1 else 4)
     until = sys.argv[2] if len(sys.argv) > 2 else LAST
     # pages decide nothing, and take longer than a night's figures
-    report.draw = lambda *_: None
-    draw.redraw = lambda *_: None
+    report.draw_drift_report = lambda *_: None
+    history.redraw_if_newest = lambda *_: None
     watched = {row["night"] for row in lake.rows("partitions", {"product": "monitor"})}
     trained = {row["night"] for row in lake.rows("attempts")}
     sundays = spec.clock.keys(SUNDAY, until)[every::every]
@@ -40,7 +40,7 @@ def main() -> None:
         if night in (TRAINED, *sundays) and night not in trained:
             due = (*due, "train")
         for stage in due:
-            for ref in stages.run(stage, lake, spec, [night], now=datetime.now(UTC)):
+            for ref in stages.run_stage(stage, lake, spec, [night], now=datetime.now(UTC)):
                 print(night, stage, ref.note, flush=True)
 
 

@@ -66,7 +66,7 @@ def setting(name: str, default: str | None = None) -> str:
     return value
 
 
-def hidden(text: str, *secrets: str) -> str:
+def redact(text: str, *secrets: str) -> str:
     """Return a text without these secrets and the environment's, plain or as an address has them."""
     for secret in (*secrets, *(os.environ.get(name, "") for name in SECRETS)):
         for form in {secret, quote(secret, safe="")} - {""}:

@@ -83,7 +83,7 @@ class NotPublished(EvergreenError):
     """A stage needs a partition that no one has published."""
 
 
-class TooFew(EvergreenError):
+class InsufficientData(EvergreenError):
     """There are too few nights to say anything; that passes with time."""
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from include.lake import Lake
-from include.promote.grow import Row
-from include.promote.ledger import switches
+from include.promote.ledger import Row, switches
+from include.storage.lake import Lake
 
 
 def newest_by_role(lake: Lake) -> dict[str, Row]:

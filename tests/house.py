@@ -18,7 +18,7 @@ from demo.airflow_api import AirflowApi
 from demo.home import Home
 from demo.servers import ALL
 from demo.stack import Stack
-from include.lake import Lake
+from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
 
 ROOT = Path(__file__).parents[1]

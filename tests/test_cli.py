@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from include.__main__ import app, main
-from include.doctor import examine
+from include.cli.app import app, main
 from include.errors import EvergreenError, PartitionError, StoreUnavailable
-from include.lake import Lake
+from include.ops.doctor import run_checks
+from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
 
 ROOT = Path(__file__).parents[1]
@@ -575,7 +575,7 @@ def test_doctor_names_each_lack_with_its_remedy(tmp_path: Path, monkeypatch: pyt
         "AIRFLOW_CONN_FLEET", json.dumps({"host": f"postgresql://me:{SECRET}@127.0.0.1:1/none"})
     )
     monkeypatch.setenv("AIRFLOW_CONN_LANDING", json.dumps({"host": "ftp://x", "password": SECRET}))
-    found = {check.name: check for check in examine()}
+    found = {check.name: check for check in run_checks()}
     ok = {name for name, check in found.items() if check.ok}
     assert {"python", "packages", "threads", "telemetry", "lake", "source weekly_sales/sales"} <= ok
     bad = {
@@ -605,7 +605,7 @@ def test_doctor_looks_at_each_connection_that_alerts_go_to(
     }
     for name, connection in connections.items():
         monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps(connection))
-    found = {check.name: check for check in examine() if check.name.startswith("alerts weekly_sales/")}
+    found = {check.name: check for check in run_checks() if check.name.startswith("alerts weekly_sales/")}
     assert [check.ok for check in found.values()] == [True, True, False, False]
     assert "AIRFLOW_CONN_NOBODY" in found["alerts weekly_sales/nobody"].remedy
     assert SECRET not in repr(found)
@@ -661,7 +661,7 @@ def test_doctor_is_asked_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """The probe that the first look left in the lake does not make the second one fail."""
     monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path))
     for _ in range(2):
-        assert {check.name: check.ok for check in examine()}["lake"]
+        assert {check.name: check.ok for check in run_checks()}["lake"]
 
 
 def test_a_champion_comes_to_be_and_serves_from_the_command_line_alone(

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.clock import Clock, day_of
 from include.errors import PartitionError
+from include.spec.clock import Clock, day_of
 
 DAILY = Clock("0 18 * * *", "America/New_York")
 WEEKLY = Clock("0 6 * * 1", "UTC")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from include.digits import beside
+from include.stats.formatting import figure_and_limit
 
 FLOATS = st.floats(-1e6, 1e6, allow_subnormal=False)
 
@@ -31,7 +31,7 @@ def test_a_figure_has_the_digits_that_it_needs(
     value: float, limit: float, style: str, texts: tuple[str, str]
 ) -> None:
     """Four digits mostly, and more where the limit would else look reached or missed."""
-    assert beside(value, limit, 1 if "%" in style else 4, style) == texts
+    assert figure_and_limit(value, limit, 1 if "%" in style else 4, style) == texts
 
 
 @given(FLOATS, st.integers(-2, 2), FLOATS, st.sampled_from(["{:.#g}", "{:,.#g}", "{:+.#f}", "{:.#%}"]))
@@ -42,5 +42,7 @@ def test_texts_compare_as_the_numbers(value: float, steps: int, other: float, st
     for _ in range(abs(steps)):
         near = math.nextafter(near, math.copysign(math.inf, steps))
     for limit in (near, other):
-        one, two = (float(text.replace(",", "").rstrip("%")) for text in beside(value, limit, 3, style))
+        one, two = (
+            float(text.replace(",", "").rstrip("%")) for text in figure_and_limit(value, limit, 3, style)
+        )
         assert (one < two, one > two) == (value < limit, value > limit)

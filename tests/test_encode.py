@@ -16,11 +16,11 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, TargetEncoder
 
-from include import encode, models
 from include.errors import ModelError
+from include.models import artifacts, encoding
 from include.spec import UseCase, load
 from include.spec.stages import Candidate
-from include.train.recipes import build
+from include.train.recipes import build_estimator
 
 NAMES = ("hist_gradient_boosting", "logistic_regression", "random_forest")
 KNOWN = ("", "a", "b", "nan", "None", "ä", None)
@@ -53,8 +53,8 @@ def fitted(spec: UseCase) -> dict[str, Pipeline]:
     columns = [chance.choice(np.array(KNOWN, object), 400) for _ in range(3)]
     rows = _rows(spec, list(zip(*columns, strict=True)))
     return {
-        name: build(spec, Candidate(name=name, estimator=name, params=SIZES.get(name, {}))).fit(
-            models.frame(rows, spec), chance.integers(0, 2, 400).astype(float)
+        name: build_estimator(spec, Candidate(name=name, estimator=name, params=SIZES.get(name, {}))).fit(
+            artifacts.model_input(rows, spec), chance.integers(0, 2, 400).astype(float)
         )
         for name in NAMES
     }
@@ -67,8 +67,8 @@ def test_every_row_has_the_pipelines_own_prediction(
 ) -> None:
     """To the bit, for texts that are empty, missing, new, or only look missing."""
     rows = _rows(spec, texts)
-    own = fitted[name].predict_proba(models.frame(rows, spec))[:, 1]
-    assert models.predict(fitted[name], rows, spec).tobytes() == np.ascontiguousarray(own).tobytes()
+    own = fitted[name].predict_proba(artifacts.model_input(rows, spec))[:, 1]
+    assert artifacts.predict(fitted[name], rows, spec).tobytes() == np.ascontiguousarray(own).tobytes()
 
 
 @pytest.mark.parametrize("kind", [OneHotEncoder, OrdinalEncoder])
@@ -80,7 +80,7 @@ def test_an_encoder_is_asked_of_each_combination_once(
     monkeypatch.setattr(kind, "transform", lambda self, x: (asked.append(len(x)), real(self, x))[1])
     rows = _rows(spec, [("a", "b", None), ("a", "b", "a"), ("new", None, None), ("b", "a", "")] * 250)
     name = "logistic_regression" if kind is OneHotEncoder else "hist_gradient_boosting"
-    models.predict(fitted[name], rows, spec)
+    artifacts.predict(fitted[name], rows, spec)
     assert asked[0] == 4
 
 
@@ -123,23 +123,23 @@ def test_a_pipeline_that_takes_texts_another_way_is_left_alone(spec: UseCase, na
     """A recipe of a user's own is given the objects that it was fitted on."""
     rows = _rows(spec, [("a", "b", "n"), ("b", "a", "x"), ("a", "a", "x")] * 20)
     rows = rows.set_column(rows.column_names.index("weekday"), "weekday", pa.array([1.0, 2.0, 3.0] * 20))
-    made = OWN[name].fit(models.frame(rows, spec), [0.0, 1.0, 1.0] * 20)
-    assert encode.once(made, spec) is None
-    own = made.predict_proba(models.frame(rows, spec))[:, 1]
-    assert models.predict(made, rows, spec).tolist() == own.tolist()
+    made = OWN[name].fit(artifacts.model_input(rows, spec), [0.0, 1.0, 1.0] * 20)
+    assert encoding.encode_once(made, spec) is None
+    own = made.predict_proba(artifacts.model_input(rows, spec))[:, 1]
+    assert artifacts.predict(made, rows, spec).tolist() == own.tolist()
 
 
 @pytest.mark.parametrize("made", [Pipeline([]), Pipeline(_steps(("codes", OrdinalEncoder(), TEXT)))])
 def test_a_pipeline_that_can_say_nothing_is_the_ladders_to_pass_over(spec: UseCase, made: Pipeline) -> None:
     """One without steps and one that was never fitted fail as a model does."""
     with pytest.raises(ModelError):
-        models.predict(made, _rows(spec, [("a", "b", None)]), spec)
+        artifacts.predict(made, _rows(spec, [("a", "b", None)]), spec)
 
 
 def test_nothing_is_encoded_once_where_scikit_learn_is_told_to_give_frames(
     spec: UseCase, fitted: dict[str, Pipeline]
 ) -> None:
     """Its own setting, too, makes of an encoder's answer something else than an array."""
-    assert encode.once(fitted["random_forest"], spec)
+    assert encoding.encode_once(fitted["random_forest"], spec)
     with config_context(transform_output="pandas"):
-        assert encode.once(fitted["random_forest"], spec) is None
+        assert encoding.encode_once(fitted["random_forest"], spec) is None

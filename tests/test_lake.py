@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from include.errors import EvergreenError, SpecError, StaleDecision, StoreUnavailable
-from include.lake import Lake
+from include.storage.lake import Lake
 
 SCHEMA = pa.schema({"night": pa.string(), "value": pa.int64()})
 NIGHTS = [f"2024-01-{day:02}" for day in range(1, 9)]

@@ -19,11 +19,11 @@ from sklearn.base import BaseEstimator
 from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import Pipeline
 
-from include import models
 from include.errors import ModelError
-from include.lake import Lake
-from include.refs import digest_bytes
+from include.models import artifacts
+from include.references import digest_bytes
 from include.spec import UseCase
+from include.storage.lake import Lake
 from tests.train import visits
 
 
@@ -65,28 +65,28 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
 def pipeline(spec: UseCase, estimator: Any = None) -> Pipeline:
     """Return a fitted pipeline."""
     fitted = Pipeline([("model", estimator or DummyClassifier(strategy="prior"))])
-    return fitted.fit(models.frame(rows(4), spec), [0.0, 1.0, 0.0, 0.0])
+    return fitted.fit(artifacts.model_input(rows(4), spec), [0.0, 1.0, 0.0, 0.0])
 
 
 @pytest.fixture(scope="module")
 def data(spec: UseCase) -> bytes:
     """A stored model."""
-    return models.dump(pipeline(spec))
+    return artifacts.serialize(pipeline(spec))
 
 
 def test_model_comes_back_from_the_lake(spec: UseCase, data: bytes, tmp_path: Path) -> None:
     """What is stored under its digest is fetched by it, and storing it again changes nothing."""
     lake = Lake("clinic", str(tmp_path))
-    digest = models.store(lake, data)
-    assert models.store(lake, data) == digest
-    assert lake.keys("models/") == [models.key(digest)]
-    assert models.predict(models.fetch(lake, digest), rows(3), spec).tolist() == [0.25] * 3
+    digest = artifacts.store_model(lake, data)
+    assert artifacts.store_model(lake, data) == digest
+    assert lake.keys("models/") == [artifacts.model_key(digest)]
+    assert artifacts.predict(artifacts.load_model(lake, digest), rows(3), spec).tolist() == [0.25] * 3
 
 
 def test_absent_model_names_its_place(tmp_path: Path) -> None:
     """A digest that the lake doesn't have is answered by the path and the remedy."""
     with pytest.raises(ModelError, match=r"no such object.*clinic/models/abc\.skops.*registry"):
-        models.fetch(Lake("clinic", str(tmp_path)), "abc")
+        artifacts.load_model(Lake("clinic", str(tmp_path)), "abc")
 
 
 @given(place=st.integers(0, 10**6), bit=st.integers(0, 7))
@@ -95,14 +95,14 @@ def test_flipped_bit_is_refused_before_anything_is_read(data: bytes, place: int,
     damaged = bytearray(data)
     damaged[place % len(data)] ^= 1 << bit
     with pytest.raises(ModelError, match=f"required SHA-256 {digest_bytes(data)}"):
-        models.load(bytes(damaged), digest_bytes(data))
+        artifacts.deserialize(bytes(damaged), digest_bytes(data))
 
 
 def test_type_that_is_not_listed_is_refused_by_its_name(spec: UseCase) -> None:
     """A file with another type isn't loaded, though its digest is right."""
-    data = models.dump(pipeline(spec, Stranger()))
+    data = artifacts.serialize(pipeline(spec, Stranger()))
     with pytest.raises(ModelError, match=r"found .*test_models\.Stranger.*TRUSTED in include/models\.py"):
-        models.load(data, digest_bytes(data))
+        artifacts.deserialize(data, digest_bytes(data))
 
 
 class Harmful:
@@ -155,67 +155,67 @@ def test_what_is_no_model_of_ours_is_refused(fault: str) -> None:
     assert len(data) < 1 << 20
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ModelError, match="required"):
-        models.load(data, digest_bytes(data))
+        artifacts.deserialize(data, digest_bytes(data))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # kB
 
 
 def test_large_object_is_not_even_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file beyond the limit in a model's place is refused by its size."""
     lake = Lake("clinic", str(tmp_path))
-    lake.create(models.key("abc"), b"0" * 1001)
-    monkeypatch.setattr(models, "LIMIT", 1000)
+    lake.create(artifacts.model_key("abc"), b"0" * 1001)
+    monkeypatch.setattr(artifacts, "LIMIT", 1000)
     monkeypatch.setattr(Lake, "get", pytest.fail)
     with pytest.raises(ModelError, match="at most 1000 bytes, found 1001"):
-        models.fetch(lake, "abc")
+        artifacts.load_model(lake, "abc")
 
 
 @pytest.mark.parametrize("data", [b"", b"PK", b"not a model"])
 def test_other_bytes_are_no_model(data: bytes) -> None:
     """A file of another kind is refused in a sentence."""
     with pytest.raises(ModelError, match="required a skops file"):
-        models.load(data, digest_bytes(data))
+        artifacts.deserialize(data, digest_bytes(data))
 
 
 def test_file_without_a_pipeline_is_refused() -> None:
     """What is trusted but no pipeline can't serve."""
     data = skops.io.dumps({"a": 1})
     with pytest.raises(ModelError, match=r"required a scikit-learn Pipeline, found dict"):
-        models.load(data, digest_bytes(data))
+        artifacts.deserialize(data, digest_bytes(data))
 
 
 def test_large_model_is_refused_unpacked(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small file that would unpack to more than the limit isn't unpacked."""
-    monkeypatch.setattr(models, "LIMIT", len(data) + 1000)
+    monkeypatch.setattr(artifacts, "LIMIT", len(data) + 1000)
     sink = io.BytesIO()
     with ZipFile(sink, "w", compression=8) as bomb:
         bomb.writestr("schema.json", " " * 2 * len(data))
     packed = sink.getvalue()
     assert len(packed) < len(data)
     with pytest.raises(ModelError, match="at most"):
-        models.load(packed, digest_bytes(packed))
+        artifacts.deserialize(packed, digest_bytes(packed))
 
 
 def test_same_model_has_the_same_bytes(spec: UseCase, data: bytes) -> None:
     """Neither the hour nor a memory address is in the bytes, and a copy's copy is the same."""
-    assert models.dump(pipeline(spec)) == data
-    assert models.dump(models.load(data, digest_bytes(data))) == data
+    assert artifacts.serialize(pipeline(spec)) == data
+    assert artifacts.serialize(artifacts.deserialize(data, digest_bytes(data))) == data
 
 
 def test_no_rows_give_no_predictions(spec: UseCase) -> None:
     """A night without rows to score is no error."""
-    found = models.predict(pipeline(spec), rows(0), spec)
+    found = artifacts.predict(pipeline(spec), rows(0), spec)
     assert (found.shape, found.dtype) == ((0,), np.float64)
 
 
 def test_columns_that_are_missing_are_named(spec: UseCase) -> None:
     """Rows without the declared features are refused by the features' names."""
     with pytest.raises(ModelError, match=r"missed_visits.*distance, place"):
-        models.predict(pipeline(spec), rows(3).drop_columns(["place", "distance"]), spec)
+        artifacts.predict(pipeline(spec), rows(3).drop_columns(["place", "distance"]), spec)
 
 
 def test_frame_has_the_declared_columns_in_order(spec: UseCase) -> None:
     """The model sees the spec's features and nothing else, numbers as float64, categories as objects."""
-    frame = models.frame(rows(3), spec)
+    frame = artifacts.model_input(rows(3), spec)
     assert list(frame.columns) == ["distance", "earlier", "place"]
     assert [str(kind) for kind in frame.dtypes] == ["float64", "float64", "object"]
     assert frame["place"].tolist() == ["north", None, "north"]
@@ -224,11 +224,11 @@ def test_frame_has_the_declared_columns_in_order(spec: UseCase) -> None:
 def test_prediction_that_is_not_finite_is_refused(spec: UseCase) -> None:
     """A NaN never becomes a prediction."""
     with pytest.raises(ModelError, match=r"3 finite predictions.*with 1 that are not"):
-        models.predict(pipeline(spec, Ill(strategy="prior")), rows(3), spec)
+        artifacts.predict(pipeline(spec, Ill(strategy="prior")), rows(3), spec)
 
 
 def test_model_of_other_classes_is_refused(spec: UseCase) -> None:
     """A classifier that doesn't know 0 and 1 can't give the probability of 1."""
-    other = Pipeline([("model", DummyClassifier())]).fit(models.frame(rows(2), spec), ["no", "yes"])
+    other = Pipeline([("model", DummyClassifier())]).fit(artifacts.model_input(rows(2), spec), ["no", "yes"])
     with pytest.raises(ModelError, match=r"could not convert|the classes 0, 1 are needed"):
-        models.predict(other, rows(3), spec)
+        artifacts.predict(other, rows(3), spec)

@@ -16,11 +16,11 @@ from evergreen.operators.monitor import MonitorOperator
 from evergreen.operators.rollout import AdvanceOperator
 from evergreen.operators.score import ScoreOperator
 from evergreen.operators.train import TrainOperator
-from include.__main__ import app
+from include.cli.app import app
 from include.errors import PartitionError
-from include.lake import Lake
 from include.spec import UseCase, load
 from include.spec.partition import check_partition
+from include.storage.lake import Lake
 
 USECASES = Path(__file__).parent / "usecases"
 NOW = datetime(2024, 2, 14, 12, tzinfo=UTC)

@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from include.errors import EvergreenError
-from include.profile import POINTS, Profile, build, merge, stream
-from include.sketch import BLOCK, HELD, STEP, Numbers
+from include.stats.profiles import Profile, build_profile, merge_profiles, stream_profile
+from include.stats.quantile_sketch import BLOCK, HELD, POINTS, STEP, Numbers
 
 EDGES = [-2.0, -0.5, 0.0, 0.1, 1.0, 3.0]
 
@@ -21,13 +21,15 @@ EDGES = [-2.0, -0.5, 0.0, 0.1, 1.0, 3.0]
 def profile(values: list[Any], kind: str = "numeric") -> Profile:
     """Return the profile of one column of one night."""
     table = pa.table({"c": pa.array(values, pa.float64() if kind == "numeric" else None)})
-    rows = build("p", "n", table, ["c"] if kind == "numeric" else [], ["c"] if kind != "numeric" else [])
-    return merge(rows.to_pylist())["c"]
+    rows = build_profile(
+        "p", "n", table, ["c"] if kind == "numeric" else [], ["c"] if kind != "numeric" else []
+    )
+    return merge_profiles(rows.to_pylist())["c"]
 
 
 def profile_of(rows: pa.Table) -> Profile:
     """Return the profile of the only column."""
-    return next(iter(merge(rows.to_pylist()).values()))
+    return next(iter(merge_profiles(rows.to_pylist()).values()))
 
 
 def batches(columns: dict[str, Any], size: int) -> list[pa.RecordBatch]:
@@ -39,8 +41,8 @@ def nights(values: np.ndarray, cuts: list[int]) -> Profile:
     """Return the profile of values that came over several nights."""
     rows = []
     for number, part in enumerate(np.split(values, cuts)):
-        rows += build("p", f"n{number}", pa.table({"c": part}), ["c"], []).to_pylist()
-    return merge(rows)["c"]
+        rows += build_profile("p", f"n{number}", pa.table({"c": part}), ["c"], []).to_pylist()
+    return merge_profiles(rows)["c"]
 
 
 def test_of_nothing() -> None:
@@ -104,10 +106,12 @@ def test_ties_are_kept() -> None:
 def test_the_order_of_rows_and_nights_makes_no_difference(values: list[float], data: st.DataObject) -> None:
     """The same rows in another order are the same bytes, the same nights the same profile."""
     shuffled = data.draw(st.permutations(values))
-    tables = [build("p", "n", pa.table({"c": v}), ["c"], []) for v in (values, shuffled)]
+    tables = [build_profile("p", "n", pa.table({"c": v}), ["c"], []) for v in (values, shuffled)]
     assert tables[0].equals(tables[1])
-    rows = [build("p", f"{n}", pa.table({"c": values[n::3]}), ["c"], []).to_pylist()[0] for n in range(3)]
-    first, second = merge(rows)["c"], merge(reversed(rows))["c"]
+    rows = [
+        build_profile("p", f"{n}", pa.table({"c": values[n::3]}), ["c"], []).to_pylist()[0] for n in range(3)
+    ]
+    first, second = merge_profiles(rows)["c"], merge_profiles(reversed(rows))["c"]
     assert (first.mean, first.std, first.cdf(EDGES)) == (second.mean, second.std, second.cdf(EDGES))
 
 
@@ -145,7 +149,7 @@ def test_a_column_read_in_blocks_is_the_whole_within_the_bound(
 def test_a_partition_of_a_million_rows_is_within_the_bound() -> None:
     """Seventeen blocks, thinned twice, of skewed values in order: the worst share is within 1 / `POINTS`."""
     values = np.sort(np.random.default_rng(4).lognormal(size=17 * BLOCK + 5))
-    found = profile_of(stream("p", "n", batches({"c": values}, 50_000), ["c"], []))
+    found = profile_of(stream_profile("p", "n", batches({"c": values}, 50_000), ["c"], []))
     edges = np.quantile(values, np.linspace(0, 1, 999))
     truth = np.searchsorted(values, edges, side="right") / values.size
     off = np.abs(np.array(found.cdf(list(edges))) - truth).max()
@@ -159,8 +163,8 @@ def test_how_a_partition_is_cut_makes_no_difference(size: int) -> None:
     random = np.random.default_rng(5)
     numbers, many = random.normal(size=200_000), random.integers(0, 3 * HELD, 200_000)
     rows = {"c": numbers, "k": pa.array(many).cast(pa.string())}
-    whole = build("p", "n", pa.table(rows), ["c"], ["k"])
-    assert stream("p", "n", batches(rows, size), ["c"], ["k"]).equals(whole)
+    whole = build_profile("p", "n", pa.table(rows), ["c"], ["k"])
+    assert stream_profile("p", "n", batches(rows, size), ["c"], ["k"]).equals(whole)
 
 
 def test_rows_in_another_order_are_the_same_bytes_within_a_block() -> None:
@@ -169,7 +173,7 @@ def test_rows_in_another_order_are_the_same_bytes_within_a_block() -> None:
     numbers, many = random.normal(size=BLOCK), random.integers(0, 10_000, BLOCK)
     order = random.permutation(BLOCK)
     made = [
-        build("p", "n", pa.table({"c": n, "k": pa.array(k).cast(pa.string())}), ["c"], ["k"])
+        build_profile("p", "n", pa.table({"c": n, "k": pa.array(k).cast(pa.string())}), ["c"], ["k"])
         for n, k in ((numbers, many), (numbers[order], many[order]))
     ]
     assert made[0].equals(made[1])
@@ -188,18 +192,18 @@ def test_a_column_that_is_not_there_or_no_number_is_named() -> None:
     """A profile of a column that the rows lack, or that holds words, is refused by name, of no rows too."""
     for rows in (pa.table({"other": [1.0]}), pa.table({"other": pa.array([], pa.float64())})):
         with pytest.raises(EvergreenError, match="a column c"):
-            build("features", "2024-01-01", rows, ["c"], [])
+            build_profile("features", "2024-01-01", rows, ["c"], [])
     with pytest.raises(EvergreenError, match="numbers in c"):
-        build("features", "2024-01-01", pa.table({"c": ["seven"]}), ["c"], [])
+        build_profile("features", "2024-01-01", pa.table({"c": ["seven"]}), ["c"], [])
 
 
 def test_categories_are_counted() -> None:
     """Few categories are counted exactly, over nights too; booleans are categories; null is missing."""
     rows = [
-        *build("p", "1", pa.table({"c": ["a", "b", "a", None]}), [], ["c"]).to_pylist(),
-        *build("p", "2", pa.table({"c": ["b", "b", "c", "a"]}), [], ["c"]).to_pylist(),
+        *build_profile("p", "1", pa.table({"c": ["a", "b", "a", None]}), [], ["c"]).to_pylist(),
+        *build_profile("p", "2", pa.table({"c": ["b", "b", "c", "a"]}), [], ["c"]).to_pylist(),
     ]
-    found = merge(rows)["c"]
+    found = merge_profiles(rows)["c"]
     assert list(found.items().items()) == [("a", 3), ("b", 3), ("c", 1)]
     assert (found.count, found.missing, found.distinct) == (8, 1, 3)
     assert profile([True, False, True, None], "categorical").items() == {"true": 2, "false": 1}
@@ -216,8 +220,10 @@ def test_ten_thousand_categories() -> None:
     }
     rows = []
     for night, part in enumerate(np.array_split(drawn, 5)):
-        rows += build("p", f"{night}", pa.table({"c": [f"v{v}" for v in part]}), [], ["c"]).to_pylist()
-    found = merge(rows)["c"]
+        rows += build_profile(
+            "p", f"{night}", pa.table({"c": [f"v{v}" for v in part]}), [], ["c"]
+        ).to_pylist()
+    found = merge_profiles(rows)["c"]
     assert sum(len(row["items"]) + len(row["distinct"]) for row in rows) / 5 < 20_000
     assert list(found.items())[:5] == sorted(truth, key=lambda item: (-truth[item], item))[:5]
     assert all(count <= truth[item] for item, count in found.items().items())

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.refs import Ref, digest_bytes, digest_json, digest_table
+from include.references import Ref, digest_bytes, digest_json
+from include.storage.digests import digest_table
 
 SCHEMA = pa.schema({"name": pa.string(), "value": pa.float64(), "count": pa.int64(), "good": pa.bool_()})
 records = st.lists(

@@ -17,10 +17,10 @@ from mlflow import MlflowClient
 from sklearn.dummy import DummyRegressor
 from sklearn.pipeline import Pipeline
 
-from include import models
 from include.errors import EvergreenError, ModelError
-from include.refs import digest_bytes
-from include.registry import Registry
+from include.models import artifacts
+from include.models.registry import Registry
+from include.references import digest_bytes
 
 USER, PASSWORD = "someone", "not-to-be-printed"
 
@@ -101,8 +101,8 @@ def client(registry: Registry) -> MlflowClient:
 
 def test_run_model_and_file_come_back(registry: Registry) -> None:
     """What a training stores is found by its key, version and path, and MLflow shows the model as ready."""
-    data = models.dump(model())
-    path = models.key(digest_bytes(data))
+    data = artifacts.serialize(model())
+    path = artifacts.model_key(digest_bytes(data))
     with registry.recording("stores", "key", "a run") as run:
         assert registry.settle("stores", "key") == ""
         registry.put(run, {path: data, "evergreen/training.json": b"{}"})
@@ -199,7 +199,7 @@ def test_server_that_is_down_is_found_out_in_seconds() -> None:
 def test_import_is_quiet_and_starts_no_thread() -> None:
     """Importing the registry leaves one thread, says nothing, and switches telemetry off."""
     code = (
-        "import os, threading, include.registry; "
+        "import os, threading, include.models.registry; "
         "assert os.environ['MLFLOW_DISABLE_TELEMETRY'] == 'true'; print(threading.active_count())"
     )
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}

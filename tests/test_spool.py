@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include import spool
 from include.errors import StoreUnavailable
-from include.refs import digest_bytes, digest_table
-from include.tables import TIME
+from include.references import digest_bytes
+from include.storage import spill
+from include.storage.digests import digest_table
+from include.storage.schemas import TIME
 
 KINDS: dict[pa.DataType, st.SearchStrategy[Any]] = {
     pa.string(): st.text(max_size=5),
@@ -38,8 +39,8 @@ KINDS: dict[pa.DataType, st.SearchStrategy[Any]] = {
 def small() -> Iterator[None]:
     """A memory that holds next to nothing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spool, "HELD", 0)
-        patch.setattr(spool, "BATCH", 8)
+        patch.setattr(spill, "HELD", 0)
+        patch.setattr(spill, "BATCH", 8)
         yield
 
 
@@ -72,9 +73,9 @@ def test_a_table_in_files_has_the_digest_that_it_had_in_memory(small: None, tabl
     """The digest that old partitions are recorded with is the same, whatever their columns hold."""
     expected = in_memory(table)
     assert digest_table(table) == expected
-    assert digest_table(spool.held(table.schema, table.to_batches())) == expected
+    assert digest_table(spill.spill_table(table.schema, table.to_batches())) == expected
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spool, "HELD", 1 << 20)
+        patch.setattr(spill, "HELD", 1 << 20)
         assert digest_table(table) == expected
 
 
@@ -82,10 +83,10 @@ def test_text_beyond_what_an_array_can_have_is_digested_in_parts(
     small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The digest of so much text exists, whatever the chunks, and is another one for other text."""
-    monkeypatch.setattr(spool, "TEXT", 1000)
+    monkeypatch.setattr(spill, "TEXT", 1000)
     table = pa.table({"text": ["some text"] * 5000})
     cut = pa.concat_tables([table.slice(0, 7), table.slice(7)])
-    assert len(list(spool.whole(table))) == 3
+    assert len(list(spill.as_single_batch(table))) == 3
     assert digest_table(cut) == digest_table(table)
     assert digest_table(pa.table({"text": ["some text"] * 4999 + ["some.text"]})) != digest_table(table)
 
@@ -99,10 +100,10 @@ def test_a_table_in_files_is_chosen_and_sorted_as_in_memory(
         data.draw(st.lists(st.booleans(), min_size=table.num_rows, max_size=table.num_rows)), pa.bool_()
     )
     by = [data.draw(st.sampled_from([str(n) for n in range(len(KINDS) - 1) if n != 5])), "row"]
-    assert spool.held(table.schema, table.to_batches()).equals(table.combine_chunks()) or _nan(table)
+    assert spill.spill_table(table.schema, table.to_batches()).equals(table.combine_chunks()) or _nan(table)
     table = table.drop_columns(["5"])  # NaN is no value that is equal to itself
-    assert spool.chosen(table, mask).equals(table.filter(mask))
-    assert spool.ordered(table, by).equals(table.sort_by([(name, "ascending") for name in by]))
+    assert spill.filter_rows(table, mask).equals(table.filter(mask))
+    assert spill.sort_rows(table, by).equals(table.sort_by([(name, "ascending") for name in by]))
 
 
 @given(table=tables(), data=st.data())
@@ -116,8 +117,8 @@ def test_sorted_runs_are_laid_one_after_the_other(small: None, table: pa.Table, 
     pieces = data.draw(st.permutations([whole.slice(a, b - a) for a, b in pairwise(ends)]))
     mixed = pa.concat_tables([*pieces, table.slice(0, data.draw(st.integers(0, 1)))])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spool, "HELD", 1 << 20)  # DuckDB's sort isn't stable
-        assert spool.ordered(mixed, [name for name, _ in order]).equals(mixed.sort_by(order))
+        patch.setattr(spill, "HELD", 1 << 20)  # DuckDB's sort isn't stable
+        assert spill.sort_rows(mixed, [name for name, _ in order]).equals(mixed.sort_by(order))
 
 
 def _nan(table: pa.Table) -> bool:
@@ -126,14 +127,14 @@ def _nan(table: pa.Table) -> bool:
 
 def test_a_full_disk_is_no_fault_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """What needs room for its own files says so, and a task tries again."""
-    monkeypatch.setattr(spool, "HELD", 0)
+    monkeypatch.setattr(spill, "HELD", 0)
     full = partial(Path("/dev/full").open, "w+b", buffering=0)
     monkeypatch.setattr("tempfile.TemporaryFile", full)
     rows = pa.table({"a": pa.array(range(1000))})
     for work in (
-        lambda: spool.held(rows.schema, rows.to_batches()),
-        lambda: spool.poured([b"x" * 1000]),
-        lambda: list(spool.whole(rows)),
+        lambda: spill.spill_table(rows.schema, rows.to_batches()),
+        lambda: spill.spill_bytes([b"x" * 1000]),
+        lambda: list(spill.as_single_batch(rows)),
     ):
         with pytest.raises(StoreUnavailable, match="TMPDIR"):
             work()
@@ -141,9 +142,9 @@ def test_a_full_disk_is_no_fault_of_the_rows(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_duckdb_without_room_is_no_wrong_sql(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that can't spill is told apart from a SQL that it can't run."""
-    monkeypatch.setattr(spool, "MEMORY", "20MB")
+    monkeypatch.setattr(spill, "MEMORY", "20MB")
     monkeypatch.setattr("tempfile.tempdir", "/proc")
-    with spool.engine() as engine:
+    with spill.duckdb_engine() as engine:
         with pytest.raises(StoreUnavailable, match="TMPDIR"):
             _starve(engine, "SELECT * FROM range(10000000) ORDER BY hash(range)")
         with pytest.raises(duckdb.Error):
@@ -154,13 +155,13 @@ def _starve(engine: duckdb.DuckDBPyConnection, sql: str) -> None:
     try:
         engine.sql(sql).to_arrow_table()
     except (duckdb.Error, OSError) as error:
-        spool.starved(error)
+        spill.raise_if_out_of_memory(error)
         raise
 
 
 def test_parts_are_worked_on_in_order_and_few_of_them_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what is made little is held, and little more begins once something failed."""
-    monkeypatch.setattr(spool, "BATCH", 8)
+    monkeypatch.setattr(spill, "BATCH", 8)
     rows, begun = pa.table({"n": range(800)}), []
 
     def work(place: slice, part: pa.Table) -> int:
@@ -169,9 +170,9 @@ def test_parts_are_worked_on_in_order_and_few_of_them_ahead(monkeypatch: pytest.
             raise KeyError(place.start)
         return int(part["n"][0].as_py())
 
-    made = spool.spread(work, rows)
+    made = spill.map_batches(work, rows)
     assert [next(made) for _ in range(3)] == [0, 8, 16]
-    assert len(begun) <= 3 + spool.WORKERS
+    assert len(begun) <= 3 + spill.WORKERS
     with pytest.raises(KeyError):
         list(made)
-    assert max(begun) <= 80 + 8 * spool.WORKERS
+    assert max(begun) <= 80 + 8 * spill.WORKERS

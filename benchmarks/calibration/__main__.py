@@ -14,9 +14,9 @@ import typer
 from benchmarks.calibration import alarms as of_alarms
 from benchmarks.calibration import gate as of_gate
 from include import spec as specs
+from include.cli.options import AsJson, Page, UseCaseName, print_result, require_writable
 from include.errors import EvergreenError
-from include.lake import Lake
-from include.options import AsJson, Page, UseCaseName, show, writable
+from include.storage.lake import Lake
 
 Measure = Callable[[Lake, specs.UseCase, int], tuple[dict[str, Any], str]]
 
@@ -60,11 +60,11 @@ def _study(
     as_json: bool,
 ) -> None:
     """Measure a use case, write the page where it is asked for, and print the numbers."""
-    writable(page)
+    require_writable(page)
     numbers, html = measure(Lake(usecase), specs.load(usecase), size)
     if page is not None:
         page.write_text(html)
-    show(numbers, text(numbers), as_json)
+    print_result(numbers, text(numbers), as_json)
 
 
 def main() -> None:

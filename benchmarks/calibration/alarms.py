@@ -20,16 +20,16 @@ from scipy.stats import chi2
 
 from benchmarks.calibration import page
 from benchmarks.calibration.planted import REFIT, Walk, faults, walked
-from include import profile
 from include.errors import EvergreenError
 from include.features.build import features
-from include.lake import Lake
-from include.monitor.alarms import WEEK, alerts, breaks, lasting, resampled
-from include.monitor.drift import Cut
-from include.report import table
+from include.reports.text import text_table
 from include.spec import UseCase
 from include.spec.stages import Jumps
-from include.train.limits import count
+from include.stats import profiles as profile
+from include.stats.alarms import WEEK, alert_starts, break_scores, persistent, resample_years
+from include.stats.drift_measures import Binning
+from include.storage.lake import Lake
+from include.train.monitoring_baselines import count
 
 PLACE = "reports/alarms.html"
 DAYS = 365.25
@@ -80,7 +80,7 @@ def calibrate(lake: Lake, spec: UseCase, years: int) -> tuple[dict[str, Any], st
     cuts, spreads = _cuts(spec, rows.filter(pc.less(rows["night"], nights[start])))
     counts = {name: count(rows, name, cut, nights) for name, cut in cuts.items()}
     walk = walked(counts, rules, start, spec.training.seed)
-    told = alerts(walk.alarm, rules.quiet)
+    told = alert_starts(walk.alarm, rules.quiet)
     real = Rate(int(told.sum()), len(told) / DAYS)
     clean = _clean(counts, rules, start, years, spec.training.seed)
     found = {
@@ -104,8 +104,8 @@ def text(found: dict[str, Any]) -> str:
     """Return the numbers as a person reads them in a terminal."""
     told = [{"night": one["night"], "columns": ", ".join(one["columns"])} for one in found["alerts"]]
     faults = [{**one, "found": f"{100 * one['found']:.0f} %"} for one in found["faults"]]
-    lines = [found["sentence"], "", *table(told, ["night", "columns"]), ""]
-    lines += table(faults, ["fault", "size", "tried", "found", "nights"])
+    lines = [found["sentence"], "", *text_table(told, ["night", "columns"]), ""]
+    lines += text_table(faults, ["fault", "size", "tried", "found", "nights"])
     return "\n".join([*lines, "", f"{found['page']}  ({found['seconds']} s)"])
 
 
@@ -125,35 +125,35 @@ def _nights(lake: Lake, spec: UseCase) -> list[str]:
     return nights
 
 
-def _cuts(spec: UseCase, rows: pa.Table) -> tuple[dict[str, Cut], dict[str, float]]:
+def _cuts(spec: UseCase, rows: pa.Table) -> tuple[dict[str, Binning], dict[str, float]]:
     """Return how each column is counted, and the standard deviation of the numeric ones."""
-    made = profile.build("calibration", "", rows, spec.features.numeric, spec.features.categorical)
-    profiles = profile.merge(made.to_pylist())
+    made = profile.build_profile("calibration", "", rows, spec.features.numeric, spec.features.categorical)
+    profiles = profile.merge_profiles(made.to_pylist())
     spreads = {name: profiles[name].std for name in spec.features.numeric if profiles[name].std > 0}
-    return {name: Cut.of(of) for name, of in profiles.items()}, spreads
+    return {name: Binning.of(of) for name, of in profiles.items()}, spreads
 
 
 def _clean(counts: Mapping[str, Counts], rules: Jumps, start: int, years: int, seed: int) -> Rate:
     """Return the rate of alerts in made-up years of the same nights."""
     nights = min(len(rows) for rows in counts.values())
-    places = resampled(nights, nights, years, seed + 1)
+    places = resample_years(nights, nights, years, seed + 1)
     told = judged = 0
     for year in places:
         walk = walked({name: rows[year] for name, rows in counts.items()}, rules, start, seed)
-        told += int(alerts(walk.alarm, rules.quiet).sum())
+        told += int(alert_starts(walk.alarm, rules.quiet).sum())
         judged += len(walk.alarm)
     return Rate(told, judged / DAYS)
 
 
 def _alert(walk: Walk, nights: list[str], place: int) -> dict[str, Any]:
-    columns = [name for name, high in walk.high.items() if lasting(high, walk.rules)[place]]
+    columns = [name for name, high in walk.high.items() if persistent(high, walk.rules)[place]]
     return {"night": nights[place], "columns": columns}
 
 
 def _heights(walk: Walk) -> tuple[Counts, Counts]:
     """Return for each judged night the largest break in spreads, and the height of the limits."""
     most, height = [], []
-    far = {name: np.log(breaks(rows, walk.rules.past)) for name, rows in walk.counts.items()}
+    far = {name: np.log(break_scores(rows, walk.rules.past)) for name, rows in walk.counts.items()}
     for place in range(walk.start, len(walk.by)):
         made = walk.by[place]
         scaled = [(far[n][place] - made.middle[n]) / made.spread[n] for n in made.middle] if made else []

@@ -12,9 +12,9 @@ import numpy as np
 from benchmarks.calibration import page
 from benchmarks.calibration.pool import ATTEMPTS, Pool, pool
 from benchmarks.calibration.resample import GATE, PLAIN, WEEK, Rate, draw, passes, rate
-from include.lake import Lake
-from include.report import table
+from include.reports.text import text_table
 from include.spec import UseCase
+from include.storage.lake import Lake
 
 PLACE = "reports/calibration.html"
 GAINS = (0.0, 0.01, 0.02, 0.05)  # of the champion's mean loss
@@ -89,7 +89,9 @@ def text(found: dict[str, Any]) -> str:
         for row in found["results"]
     ]
     took = "fitting {fit} s, resampling {resample} s".format(**found["seconds"])
-    return "\n".join([found["sentence"], "", *table(rows, list(rows[0])), "", f"{found['page']}  ({took})"])
+    return "\n".join(
+        [found["sentence"], "", *text_table(rows, list(rows[0])), "", f"{found['page']}  ({took})"]
+    )
 
 
 def _measure(made: Pool, spec: UseCase, sequences: int) -> Iterator[Result]:

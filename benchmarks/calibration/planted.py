@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from include.monitor.alarms import WEEK, Limits, breaks, lasting, limits
-from include.monitor.drift import Cut
 from include.spec.stages import Jumps
-from include.train.limits import count
+from include.stats.alarms import WEEK, AlarmLimits, alarm_limits, break_scores, persistent
+from include.stats.drift_measures import Binning
+from include.train.monitoring_baselines import count
 
 REFIT = 4 * WEEK  # nights between two trainings
 SHIFTS = (0.5, 1.0, 2.0)  # of a numeric column's standard deviation
@@ -40,23 +40,23 @@ class Walk:
     rules: Jumps
     start: int
     high: Mapping[str, Marks]
-    by: list[Limits | None]
+    by: list[AlarmLimits | None]
 
     @property
     def alarm(self) -> Marks:
         """The nights on which any column alarms, from ``start`` on."""
-        marks = [lasting(high, self.rules) for high in self.high.values()]
+        marks = [persistent(high, self.rules) for high in self.high.values()]
         return np.asarray(np.any(marks, axis=0)[self.start :], dtype=np.bool_)
 
 
 def walked(counts: Mapping[str, Counts], rules: Jumps, start: int, seed: int) -> Walk:
     """Judge every night from ``start`` on by limits that were made from nights before it alone."""
     nights = min(len(rows) for rows in counts.values())
-    by: list[Limits | None] = [None] * nights
+    by: list[AlarmLimits | None] = [None] * nights
     high = {name: np.zeros(nights, dtype=np.bool_) for name in counts}
-    far = {name: breaks(rows, rules.past) for name, rows in counts.items()}
+    far = {name: break_scores(rows, rules.past) for name, rows in counts.items()}
     for first in range(start, nights, REFIT):
-        made = limits({name: rows[:first] for name, rows in counts.items()}, rules, seed)
+        made = alarm_limits({name: rows[:first] for name, rows in counts.items()}, rules, seed)
         span = slice(first, first + REFIT)
         by[span] = [made] * len(by[span])
         for name in made.middle if made else ():
@@ -65,7 +65,7 @@ def walked(counts: Mapping[str, Counts], rules: Jumps, start: int, seed: int) ->
 
 
 def faults(
-    rows: pa.Table, nights: list[str], cuts: Mapping[str, Cut], spreads: Mapping[str, float], walk: Walk
+    rows: pa.Table, nights: list[str], cuts: Mapping[str, Binning], spreads: Mapping[str, float], walk: Walk
 ) -> Iterator[dict[str, Any]]:
     """Yield how often and how soon each size of each fault is found, column by column.
 
@@ -121,6 +121,6 @@ def _delays(name: str, broken: Counts, walk: Walk) -> list[int]:
             continue
         before = walk.counts[name][max(first - rules.past - rules.of, 0) : first]
         both = np.concatenate([before, broken[first : first + WITHIN]])
-        hit = np.flatnonzero(lasting(breaks(both, rules.past) > made.of(name), rules)[-WITHIN:])
+        hit = np.flatnonzero(persistent(break_scores(both, rules.past) > made.of(name), rules)[-WITHIN:])
         found.append(int(hit[0]) + 1 if len(hit) else 0)
     return found

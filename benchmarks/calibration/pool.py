@@ -15,12 +15,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from include.errors import EvergreenError, NotPublished
-from include.evaluate.metrics import loss
 from include.features.build import training_set
-from include.lake import Lake
 from include.spec import UseCase
 from include.spec.stages import Candidate
-from include.train.fit import attempt, target
+from include.stats.metrics import row_losses
+from include.storage.lake import Lake
+from include.train.fit import fit_and_validate, target
 from include.train.split import Split, nights_of
 
 Array = NDArray[np.float64]
@@ -122,8 +122,8 @@ class _Given:
         )
         seeded = self.spec.training.model_copy(update={"seed": seed})
         spec = self.spec.model_copy(update={"training": seeded})
-        trial = attempt(spec, candidate, Split(train, self.rest, self.rest.slice(0, 0)))
-        rows = loss(spec.gate.objective, self.actual, trial.predictions)
+        trial = fit_and_validate(spec, candidate, Split(train, self.rest, self.rest.slice(0, 0)))
+        rows = row_losses(spec.gate.objective, self.actual, trial.predictions)
         return np.bincount(self.place, weights=rows).astype(float)
 
 

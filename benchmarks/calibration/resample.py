@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from scipy.special import betaincinv
 
 from benchmarks.calibration.pool import ATTEMPTS, Pairs
-from include.promote.case import spent
-from include.promote.interval import bounds
+from include.judge.context import attempt_alpha
 from include.spec.gate import Gate
+from include.stats.intervals import gain_bounds
 
 Array = NDArray[np.float64]
 Passes = NDArray[np.bool_]
@@ -86,9 +86,9 @@ def passes(drawn: Drawn, gate: Gate, gain: float, *, recentred: bool = True) -> 
     """
     added = gain * drawn.level[:, None] - (drawn.true if recentred else 0.0)
     saved = drawn.champion - drawn.challenger + added[..., None] * drawn.rows
-    shares = np.array([spent(gate.alpha, attempt) for attempt in range(1, ATTEMPTS + 1)])
-    mean, low = bounds(saved, drawn.rows, gate.block, shares)
-    _, fixed = bounds(saved, drawn.rows, gate.block, np.asarray(gate.alpha))
+    shares = np.array([attempt_alpha(gate.alpha, attempt) for attempt in range(1, ATTEMPTS + 1)])
+    mean, low = gain_bounds(saved, drawn.rows, gate.block, shares)
+    _, fixed = gain_bounds(saved, drawn.rows, gate.block, np.asarray(gate.alpha))
     least = gate.min_gain * drawn.champion.sum(axis=-1) / drawn.rows.sum(axis=-1)
     return {GATE: low > least, FIXED: fixed > least, PLAIN: mean >= 0}
 

@@ -1,1 +1,1 @@
-"""A challenger is measured beside champion and baselines, on rows that none was fitted or tuned on."""
+"""The evaluate stage: facts about a challenger on unseen rows."""

@@ -21,22 +21,24 @@ from fairlearn.metrics import (
 )
 from numpy.typing import NDArray
 
-from include.evaluate.slices import cut
-from include.promote.facts import Fairness
+from include.evaluate.slices import slice_column
+from include.judge.evidence import Fairness
 from include.spec import UseCase
 
 Array = NDArray[np.float64]
 
 
-def measure(spec: UseCase, columns: pa.Table, actual: Array, predicted: Array) -> tuple[Fairness, ...]:
+def measure_fairness(
+    spec: UseCase, columns: pa.Table, actual: Array, predicted: Array
+) -> tuple[Fairness, ...]:
     """Return how the groups of each declared column fare, none where the gate declares no fairness.
 
-    Groups are the parts of `include.evaluate.slices.cut` with at least ``gate.fairness.min_rows`` rows. A
+    Groups are the parts of `include.evaluate.slices.slice_column` with at least ``gate.fairness.min_rows`` rows. A
     rate that one of them can't give is missing there, and so is its figure.
 
     Parameters
     ----------
-    columns : with the declared columns, shape (n, any), see `include.evaluate.columns.beside`.
+    columns : with the declared columns, shape (n, any), see `include.evaluate.measure.columns_of_rows`.
     actual : 0 or 1, shape (n,).
     predicted : probability of 1, shape (n,); from ``gate.fairness.threshold`` on a row is selected.
 
@@ -50,7 +52,7 @@ def measure(spec: UseCase, columns: pa.Table, actual: Array, predicted: Array) -
         return ()
     found = []
     for name in dict.fromkeys(rules.columns):
-        parts = cut(columns[name])
+        parts = slice_column(columns[name])
         rows = np.bincount(parts.codes, minlength=len(parts.names))
         large = np.isin(parts.codes, np.flatnonzero(rows >= rules.min_rows))
         groups = np.array([_group(part) for part in parts.names], dtype=object)[parts.codes[large]]

@@ -17,8 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from include.errors import EvergreenError
-from include.promote.evidence import CHALLENGER
-from include.promote.facts import Slice
+from include.judge.evidence import CHALLENGER, Slice
 from include.spec import UseCase
 
 FEW = 12  # different numbers, up to which each is a part: the months of a year, the days of a week
@@ -26,7 +25,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Parts:
+class ColumnSlices:
     """A column, cut.
 
     Parameters
@@ -39,7 +38,7 @@ class Parts:
     codes: NDArray[np.int64]
 
 
-def cut(column: pa.ChunkedArray) -> Parts:
+def slice_column(column: pa.ChunkedArray) -> ColumnSlices:
     """Cut a column's n rows into parts, the same whichever order the rows have.
 
     Numbers that aren't finite count as missing. Dates and times are categories.
@@ -55,7 +54,7 @@ def cut(column: pa.ChunkedArray) -> Parts:
     return _parts([f"= {name}" for name in order], codes)
 
 
-def measure(
+def measure_slices(
     spec: UseCase,
     rows: pa.Table,
     columns: pa.Table,
@@ -68,7 +67,7 @@ def measure(
     Parameters
     ----------
     rows : with ``night`` and, for the automatic slices, the features, shape (n, any).
-    columns : the declared columns of the same rows, see `include.evaluate.columns.beside`.
+    columns : the declared columns of the same rows, see `include.evaluate.measure.columns_of_rows`.
     losses : per row, of ``challenger`` and the rival, each of shape (n,).
     nights : of the evidence, ascending; every row is of one of them.
     rival : whose losses stand beside the challenger's.
@@ -85,7 +84,7 @@ def measure(
         cuts += [(name, rows[name], False) for name in spec.features.columns if name not in declared]
     found: list[Slice] = []
     for name, column, named in cuts:
-        parts = cut(column)
+        parts = slice_column(column)
         shape, both = (len(parts.names), len(nights)), parts.codes * len(nights) + night
         counts, now, then = (_sums(both, shape, of) for of in (None, losses[CHALLENGER], losses[rival]))
         found += [
@@ -105,7 +104,7 @@ def _place(column: pa.ChunkedArray, nights: Sequence[str]) -> NDArray[np.int64]:
     return np.asarray(found.to_numpy(), dtype=np.int64)
 
 
-def _numbers(values: Floats) -> Parts:
+def _numbers(values: Floats) -> ColumnSlices:
     """Cut numbers by value where they are few, else at the quarters of the rows."""
     there = values[np.isfinite(values)]
     different = np.unique(there)
@@ -135,9 +134,9 @@ def _texts(values: Floats) -> list[str]:
     return [repr(float(value)) for value in values]
 
 
-def _parts(names: list[str], codes: NDArray[np.int64]) -> Parts:
+def _parts(names: list[str], codes: NDArray[np.int64]) -> ColumnSlices:
     """Return the parts, ``missing`` last where a row has no value."""
-    return Parts((*names, "missing") if (codes == len(names)).any() else tuple(names), codes)
+    return ColumnSlices((*names, "missing") if (codes == len(names)).any() else tuple(names), codes)
 
 
 def _sums(codes: NDArray[np.int64], shape: tuple[int, int], weights: Floats | None = None) -> list[list[Any]]:

@@ -1,1 +1,1 @@
-"""One SQL file a use case, run as of each night's decision, serves training and scoring alike."""
+"""Point-in-time features and labels from one SQL statement."""

@@ -9,12 +9,86 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from include import spool, tables
 from include.errors import SpecError
-from include.features import answer, views
-from include.features.views import AsOf
-from include.lake import Lake
+from include.features import point_in_time
+from include.features.point_in_time import AsOf
 from include.spec import UseCase
+from include.storage import schemas, spill
+from include.storage.lake import Lake
+
+
+def register_result(engine: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """Let the SQL stand for ``result``: as a view, whose rows come as they are made, where it can be one."""
+    try:
+        engine.execute(f"CREATE VIEW result AS {sql}")
+    except duckdb.Error:  # PIVOT without its names can't be a view; of a wrong SQL the table tells as well
+        engine.execute(f"CREATE TABLE result AS {sql}")
+
+
+def _column(field: pa.Field, key: bool) -> str:
+    name = f'"{field.name}"'
+    if pa.types.is_floating(field.type) and not key:
+        # NaN and infinity come from a division in the SQL, and mean that there is no value
+        return f"CASE WHEN isfinite(CAST({name} AS DOUBLE)) THEN CAST({name} AS DOUBLE) END AS {name}"
+    return name if key else f"CAST({name} AS VARCHAR) AS {name}"
+
+
+def require_declared_columns(spec: UseCase, engine: duckdb.DuckDBPyConnection, need: Sequence[str]) -> None:
+    """Refuse a result without exactly the declared columns."""
+    have = [row[0] for row in engine.execute("SELECT column_name FROM (DESCRIBE result)").fetchall()]
+    missing, extra = [c for c in need if c not in have], [c for c in have if c not in need]
+    if missing or extra:
+        parts = {"missing": missing, "not declared": extra}
+        found = "; ".join(f"{what} {', '.join(which)}" for what, which in parts.items() if which)
+        raise _refused(spec, f"the columns {', '.join(need)}", found)
+
+
+def result_batches(
+    spec: UseCase, engine: duckdb.DuckDBPyConnection, shape: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    """Yield the result in its declared shape."""
+    # what is pasted are quoted names
+    names = ", ".join(_column(field, field.name in spec.key) for field in shape)
+    try:
+        for batch in engine.sql(f"SELECT {names} FROM result").to_arrow_reader(spill.BATCH):  # noqa: S608
+            yield batch.cast(shape)
+    except (duckdb.Error, OSError, pa.ArrowException) as error:  # Arrow's reader has an OSError for DuckDB's
+        spill.raise_if_out_of_memory(error)
+        raise sql_error(spec, error) from None
+
+
+def require_spine_rows(spec: UseCase, engine: duckdb.DuckDBPyConnection, found: pa.Table) -> None:
+    """Refuse sorted rows that aren't exactly the spine's."""
+    names = ("night", *spec.key)
+    by = ", ".join(f'"{c}"' for c in names)
+    keys = found.select(names)
+    empty = [name for name in names if keys[name].null_count]  # a null is like no other
+    read = engine.sql(f"SELECT {by} FROM spine").to_arrow_reader(spill.BATCH)  # noqa: S608 (quoted names)
+    spine = spill.spill_table(keys.schema, (batch.cast(keys.schema) for batch in read))
+    if not empty and (spine.equals(keys) or spill.sort_rows(spine, names).equals(keys)):
+        return
+    engine.register("given", keys)
+    met = f"SELECT count(*) FROM spine SEMI JOIN given USING ({by})"  # noqa: S608 (quoted names)
+    there = engine.execute(met).fetchall()[0][0]
+    said = f"{keys.num_rows} rows for {spine.num_rows} of the spine, of which {there} are there"
+    said += f"; some have none in {', '.join(empty)}" if empty else ""
+    raise _refused(spec, "exactly one row for each row of the spine", said)
+
+
+def sql_error(spec: UseCase, error: Exception) -> SpecError:
+    """Return the refusal of a SQL that DuckDB can't run."""
+    return _refused(spec, "one SELECT that DuckDB can run", " ".join(str(error).split()))
+
+
+def _refused(spec: UseCase, required: str, found: str) -> SpecError:
+    return SpecError(
+        f"{spec.name}: features",
+        required=required,
+        found=found,
+        where=str(spec.folder / spec.features.sql),
+        remedy="correct the SQL, or features.numeric and features.categorical in usecase.yaml",
+    )
+
 
 BLOCK = 90  # nights that are computed at once
 
@@ -42,11 +116,14 @@ def features(lake: Lake, spec: UseCase, nights: Sequence[str], *, as_of: AsOf = 
     wanted = sorted(set(nights))
     # a night's rows don't depend on the others: a long history goes block by block, and memory stays bounded
     blocks = [wanted[i : i + BLOCK] for i in range(0, len(wanted), BLOCK)]
-    parts = [compute(spec, views.read(lake, spec, block), block, as_of=as_of) for block in blocks]
+    parts = [
+        compute_features(spec, point_in_time.read_sources(lake, spec, block), block, as_of=as_of)
+        for block in blocks
+    ]
     return pa.concat_tables([schema(spec).empty_table(), *parts]).combine_chunks()
 
 
-def compute(
+def compute_features(
     spec: UseCase,
     rows: Mapping[str, pa.Table],
     nights: Sequence[str],
@@ -61,19 +138,21 @@ def compute(
     ----------
     watch : sees the batches as they come, before they are sorted and before it is known that they are right.
     """
-    with views.prepare(spec, rows, nights, as_of, until or spec.clock.moment(nights[-1])) as engine:
+    with point_in_time.create_views(
+        spec, rows, nights, as_of, until or spec.clock.moment(nights[-1])
+    ) as engine:
         try:
-            answer.stand(engine, spec.sql)
+            register_result(engine, spec.sql)
         except duckdb.Error as error:
-            spool.starved(error)
-            raise answer.wrong(spec, error) from None
+            spill.raise_if_out_of_memory(error)
+            raise sql_error(spec, error) from None
         shape = schema(spec)
-        answer.declared(spec, engine, shape.names)
+        require_declared_columns(spec, engine, shape.names)
         # what is asked for comes as it is made: DuckDB needn't keep it, and the order is the spine's if the
         # SQL does nothing but join
-        came = spool.held(shape, watch(answer.asked(spec, engine, shape)))
-        found = spool.ordered(came, ("night", *spec.key))
-        answer.exact(spec, engine, found)
+        came = spill.spill_table(shape, watch(result_batches(spec, engine, shape)))
+        found = spill.sort_rows(came, ("night", *spec.key))
+        require_spine_rows(spec, engine, found)
         return found
 
 
@@ -83,7 +162,7 @@ def schema(spec: UseCase) -> pa.Schema:
     A key column that is a feature as well stands once, with the key's type.
     """
     source = spec.sources[spec.features.spine]
-    kinds = {name: tables.column_type(source.columns[name]) for name in spec.key} | {"night": pa.string()}
+    kinds = {name: schemas.column_type(source.columns[name]) for name in spec.key} | {"night": pa.string()}
     kinds = dict.fromkeys(spec.features.numeric, pa.float64()) | kinds
     kinds = dict.fromkeys(spec.features.categorical, pa.string()) | kinds
     order = dict.fromkeys((*spec.key, "night", *spec.features.columns))
@@ -122,8 +201,8 @@ def labels(lake: Lake, spec: UseCase, nights: Sequence[str], *, known: str | Non
     brings = {spec.clock.shift(night, spec.labels.delay): night for night in wanted}
     read = lake.read(f"validated_{spec.labels.source}", {"night": list(brings)}) if brings else None
     until = "true" if known is None else f"known_at <= TIMESTAMPTZ '{spec.clock.moment(known).isoformat()}'"
-    with spool.engine() as engine:
-        engine.register("brought", views.shaped(read, tables.validated(source)))
+    with spill.duckdb_engine() as engine:
+        engine.register("brought", point_in_time.conform(read, schemas.validated_schema(source)))
         engine.register("brings", pa.table({"night": list(brings), "spine": list(brings.values())}, _BRINGS))
         key = ", ".join(f'"{column}"' for column in spec.key)
         kind = "VARCHAR" if spec.problem.classes else "DOUBLE"
@@ -133,7 +212,7 @@ def labels(lake: Lake, spec: UseCase, nights: Sequence[str], *, known: str | Non
                   QUALIFY row_number() OVER (PARTITION BY night, {key} ORDER BY revision DESC) = 1)
             JOIN brings USING (night) ORDER BY spine, {key}"""  # noqa: S608
         shape = [*list(schema(spec))[: len(spec.key) + 1], pa.field(spec.problem.target, pa.float64())]
-        return spool.held(pa.schema(shape), _came(spec, engine, sql, pa.schema(shape)))
+        return spill.spill_table(pa.schema(shape), _came(spec, engine, sql, pa.schema(shape)))
 
 
 def _came(
@@ -141,12 +220,12 @@ def _came(
 ) -> Iterator[pa.RecordBatch]:
     """Yield what came true in its declared shape."""
     try:
-        for batch in engine.sql(sql).to_arrow_reader(spool.BATCH):
+        for batch in engine.sql(sql).to_arrow_reader(spill.BATCH):
             rows = pa.Table.from_batches([batch])
             rows = _coded(spec, rows) if spec.problem.classes else rows
-            yield from views.shaped(rows, shape).to_batches()
+            yield from point_in_time.conform(rows, shape).to_batches()
     except (duckdb.Error, OSError, pa.ArrowException) as error:  # of DuckDB's, while it is read
-        spool.starved(error)
+        spill.raise_if_out_of_memory(error)
         source = spec.labels.source
         columns = f"an expression over {source}'s columns: {', '.join(spec.sources[source].columns)}"
         raise _no_label(spec, columns, " ".join(str(error).split())) from None
@@ -199,10 +278,10 @@ def training_set(lake: Lake, spec: UseCase, night: str) -> pa.Table:
     """Return features and target of every row whose label was known on ``night``, within the window."""
     first = spec.clock.shift(night, -spec.training.window) if spec.training.window else ""
     nights = [n for n in matured(lake, spec, night) if n >= first]
-    return labelled(lake, spec, features(lake, spec, nights), night)
+    return join_labels(lake, spec, features(lake, spec, nights), night)
 
 
-def labelled(lake: Lake, spec: UseCase, seen: pa.Table, known: str) -> pa.Table:
+def join_labels(lake: Lake, spec: UseCase, seen: pa.Table, known: str) -> pa.Table:
     """Return those of the rows whose label was known on night ``known``, with it, sorted by night and key.
 
     Parameters

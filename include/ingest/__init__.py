@@ -1,1 +1,1 @@
-"""From a source's bytes to a published partition: fetch, keep, read, standardise, check, publish."""
+"""The ingest stage: fetch, parse, validate and publish one source's partition."""

@@ -13,8 +13,8 @@ from datetime import UTC, datetime, timedelta
 from threading import Lock
 
 from include.errors import CircuitOpen
-from include.lake import Lake
 from include.spec.source import Fetch
+from include.storage.lake import Lake
 
 
 def _wall() -> datetime:
@@ -22,7 +22,7 @@ def _wall() -> datetime:
 
 
 @dataclass(frozen=True)
-class State:
+class CircuitState:
     """Failures in a row, and since when the circuit is open (ISO time; empty: closed)."""
 
     failures: int = 0
@@ -44,10 +44,10 @@ class Breaker:
         self.key = f"state/breaker/{source}.json"
         self._lock = Lock()
 
-    def state(self) -> State:
+    def state(self) -> CircuitState:
         """Return the state as it is kept."""
         data = self.lake.get(self.key)
-        return State(**json.loads(data)) if data else State()
+        return CircuitState(**json.loads(data)) if data else CircuitState()
 
     def admit(self, subject: str) -> None:
         """Let a caller ask the source.
@@ -79,14 +79,16 @@ class Breaker:
     def succeeded(self) -> None:
         """Close the circuit."""
         with self._lock:
-            if self.state() != State():
-                self._keep(State())
+            if self.state() != CircuitState():
+                self._keep(CircuitState())
 
     def failed(self) -> None:
         """Count a failure; with enough of them the circuit opens, or stays open for another ``cool_down``."""
         with self._lock:
             failures = self.state().failures + 1
-            self._keep(State(failures, self.now().isoformat() if failures >= self.fetch.failures else ""))
+            self._keep(
+                CircuitState(failures, self.now().isoformat() if failures >= self.fetch.failures else "")
+            )
 
-    def _keep(self, state: State) -> None:
+    def _keep(self, state: CircuitState) -> None:
         self.lake.replace(self.key, json.dumps(asdict(state)).encode())

@@ -14,35 +14,36 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from include import profile, spool
 from include.environment import code_version
-from include.ingest.snapshot import Snapshot
-from include.lake import Lake, Where
-from include.refs import digest_table
+from include.ingest.snapshots import Snapshot
 from include.spec import UseCase
 from include.spec.source import Source
-from include.tables import PARTITIONS, PROFILES, validated
+from include.stats import profiles as profile
+from include.storage import spill
+from include.storage.digests import digest_table
+from include.storage.lake import Lake, Where
+from include.storage.schemas import PARTITIONS, PROFILES, validated_schema
 
 Row = dict[str, Any]
 NUMERIC = ("integer", "number", "hhmm")
 CATEGORICAL = ("string", "boolean")
 
 
-def inputs(source: str, revisions: Sequence[Snapshot]) -> str:
+def lineage(source: str, revisions: Sequence[Snapshot]) -> str:
     """Return the lineage of a night as JSON: the identity of its newest snapshot, and of the earlier ones."""
     newest = {f"raw/{source}": revisions[-1].identity}
     earlier = {f"raw/{source}#{one.revision}": one.identity for one in revisions[:-1]}
     return json.dumps(newest | earlier, sort_keys=True)
 
 
-def digest(rows: pa.Table, source: Source) -> str:
+def validated_digest(rows: pa.Table, source: Source) -> str:
     """Return the digest of a night's validated rows: all its revisions, sorted by revision and key."""
-    return digest_table(rows.select(validated(source).names).cast(validated(source)))
+    return digest_table(rows.select(validated_schema(source).names).cast(validated_schema(source)))
 
 
 def by_night(rows: pa.Table) -> dict[str, pa.Table]:
     """Return the rows of each night that has any."""
-    return in_nights(spool.ordered(rows, ["night"]))
+    return in_nights(spill.sort_rows(rows, ["night"]))
 
 
 def in_nights(rows: pa.Table) -> dict[str, pa.Table]:
@@ -54,7 +55,7 @@ def in_nights(rows: pa.Table) -> dict[str, pa.Table]:
     return found
 
 
-def publish(
+def publish_validated(
     lake: Lake,
     source: str,
     declared: Source,
@@ -85,7 +86,7 @@ def publish(
         lake.publish("partitions", table, where)
 
 
-def standing(
+def up_to_date(
     lake: Lake,
     spec: UseCase,
     source: str,
@@ -94,7 +95,7 @@ def standing(
 ) -> set[str]:
     """Return the nights whose tables are already what their snapshots, the spec and the code make of them."""
     now = {
-        night: (inputs(source, many), spec.digest_of(source), code_version()) for night, many in kept.items()
+        night: (lineage(source, many), spec.digest_of(source), code_version()) for night, many in kept.items()
     }
     same = [
         night
@@ -104,15 +105,15 @@ def standing(
     if not same:
         return set()
     declared = spec.sources[source]
-    read = _read(lake, f"validated_{source}", {"night": same}, validated(declared))
-    good = in_nights(spool.ordered(read, ("night", "revision", *declared.key)) if read.num_rows else read)
+    read = _read(lake, f"validated_{source}", {"night": same}, validated_schema(declared))
+    good = in_nights(spill.sort_rows(read, ("night", "revision", *declared.key)) if read.num_rows else read)
     aside = by_night(_read(lake, "quarantine", {"source": source, "night": same}))
     profiles = by_night(_read(lake, "profiles", {"product": source, "night": same}))
     wanted = len(_columns(declared, NUMERIC)) + len(_columns(declared, CATEGORICAL))
 
     def stands(night: str) -> bool:
         row, empty = before[night], good.get(night) is None
-        if (digest(good[night], declared) if not empty else "") != row["digest"]:
+        if (validated_digest(good[night], declared) if not empty else "") != row["digest"]:
             return False
         if row["outcome"] == "published" and (len(profiles[night]) if night in profiles else 0) != wanted:
             return False
@@ -125,8 +126,8 @@ def _aside(rows: pa.Table | None, revision: int) -> int:
     """Return how many rows of a revision are in quarantine; one that breaks several rules is counted once."""
     if rows is None:
         return 0
-    mine = spool.chosen(rows, pc.equal(rows["revision"], revision))
-    with spool.engine() as connection:
+    mine = spill.filter_rows(rows, pc.equal(rows["revision"], revision))
+    with spill.duckdb_engine() as connection:
         connection.register("mine", mine)
         found = connection.sql("SELECT count(*) FROM (SELECT DISTINCT part, row FROM mine)").fetchall()
     return int(found[0][0])
@@ -152,10 +153,10 @@ def _profiles(source: str, declared: Source, good: pa.Table, shown: Mapping[str,
     """Return the profiles of the nights' shown revisions."""
     numeric, categorical = _columns(declared, NUMERIC), _columns(declared, CATEGORICAL)
     made = [
-        profile.build(
+        profile.build_profile(
             source,
             night,
-            spool.chosen(rows, pc.equal(rows["revision"], shown[night])),
+            spill.filter_rows(rows, pc.equal(rows["revision"], shown[night])),
             numeric,
             categorical,
         )

@@ -1,1 +1,1 @@
-"""What the nights' data and the matured labels say of the serving model, and what is to be done."""
+"""The monitor stage: checks, performance, estimates, policy and alerts."""

@@ -14,9 +14,9 @@ import requests
 
 from include.environment import Endpoint
 from include.errors import EvergreenError, SettingError, SourceUnavailable
-from include.lake import Lake
-from include.refs import digest_json
+from include.references import digest_json
 from include.spec import UseCase
+from include.storage.lake import Lake
 
 Message = dict[str, Any]
 TIMEOUT = (5, 15)  # seconds to connect, and between two bytes of the answer
@@ -46,7 +46,7 @@ def message(usecase: str, decided: dict[str, Any], report: str) -> Message:
     }
 
 
-def overdue(lake: Lake, spec: UseCase, night: str, page: str) -> Message:
+def overdue_message(lake: Lake, spec: UseCase, night: str, page: str) -> Message:
     """Return what is told when a night's predictions were due, empty where they are published.
 
     Parameters
@@ -67,13 +67,13 @@ def overdue(lake: Lake, spec: UseCase, night: str, page: str) -> Message:
     }
 
 
-def lines(said: Message) -> list[str]:
+def message_lines(said: Message) -> list[str]:
     """Return a message as lines of text: the sentence, each finding, the report's address."""
     found = [f"{one['check']} {one['subject']}: {one['note']}" for one in said["findings"]]
     return [said["sentence"], *found, said["report"]]
 
 
-def tell(
+def send_alerts(
     lake: Lake, said: Message, to: Sequence[str], send: Callable[[str, Message], None]
 ) -> dict[str, str]:
     """Send a message to each that hasn't had it, and return what became of it; nothing is raised.
@@ -131,7 +131,7 @@ def _claim(lake: Lake, place: str) -> str:
     return ""
 
 
-def post(endpoint: Endpoint, said: Message, slack: bool = False) -> None:
+def post_webhook(endpoint: Endpoint, said: Message, slack: bool = False) -> None:
     """Post a message to a webhook as JSON, or in Slack's form.
 
     Parameters
@@ -149,7 +149,7 @@ def post(endpoint: Endpoint, said: Message, slack: bool = False) -> None:
     address, body, headers = endpoint.uri, said, {}
     if slack:
         address += f"/{endpoint.password}" if endpoint.password else ""
-        body = {"text": _plain("\n".join(lines(said)))}
+        body = {"text": _plain("\n".join(message_lines(said)))}
     elif endpoint.password and not endpoint.login:
         headers = {"Authorization": f"Bearer {endpoint.password}"}
     basic = (endpoint.login, endpoint.password) if endpoint.login and not slack else None

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from include.spec import UseCase
-from include.tables import FINDINGS
+from include.storage.schemas import FINDINGS
 
 Check = Literal["drift", "jump", "missing", "unseen", "performance", "rung", "data", "labels", "concept"]
 Outcome = Literal["ok", "alarm", "not enough"]
@@ -38,7 +38,7 @@ class Finding:
     note: str
 
 
-def table(night: str, found: Iterable[Finding]) -> pa.Table:
+def findings_table(night: str, found: Iterable[Finding]) -> pa.Table:
     """Return a night's findings as rows of `findings`, in one order."""
     rows = [{"night": night, **asdict(f)} for f in sorted(found, key=lambda f: (f.check, f.subject))]
     return pa.Table.from_pylist(rows, schema=FINDINGS)
@@ -49,7 +49,7 @@ def from_rows(rows: Iterable[Mapping[str, Any]]) -> list[Finding]:
     return [Finding(**{k: v for k, v in row.items() if k != "night"}) for row in rows]
 
 
-def rung(served: Sequence[Mapping[str, Any]], champion: str) -> Finding:
+def check_fallback_share(served: Sequence[Mapping[str, Any]], champion: str) -> Finding:
     """Say which share of the night's rows was served by a lower rung of the ladder than the champion.
 
     Parameters
@@ -71,7 +71,7 @@ def rung(served: Sequence[Mapping[str, Any]], champion: str) -> Finding:
     return Finding("rung", "predictions", lower / total, 0.0, outcome, note)
 
 
-def data(spec: UseCase, night: str, partitions: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
+def check_data(spec: UseCase, night: str, partitions: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
     """Say of each source, and of the predictions, whether they are there for the night.
 
     Parameters

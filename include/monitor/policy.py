@@ -9,15 +9,26 @@ holds has it as its decision, and tells it.
 
 from __future__ import annotations
 
+import json
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from include.clock import day_of
+import pyarrow as pa
+
+from include.errors import EvergreenError
+from include.monitor import findings
 from include.monitor.findings import Check, Finding
-from include.promote.interval import nights_needed
+from include.monitor.state import PRODUCT
+from include.promote import ledger
+from include.promote.ledger import Row
 from include.spec import UseCase
+from include.spec.clock import day_of
 from include.spec.stages import Retraining
+from include.stats.intervals import nights_needed
+from include.storage import schemas
+from include.storage.lake import Lake
 
 # A broken feed (missing, unseen, rung, data) is no cause: what is learnt from it would be as broken.
 CAUSES: dict[str, Check] = {"degraded": "performance", "drifted": "drift", "concept": "concept"}
@@ -32,7 +43,7 @@ Act = Literal["nothing", "alert", "retrain", "roll back", "stop serving"]  # the
 
 
 @dataclass(frozen=True)
-class Alert:
+class AlertItem:
     """One thing that a person is told.
 
     Parameters
@@ -62,7 +73,7 @@ class Decision:
     decision: Act
     cause: str
     reason: str
-    alerts: tuple[Alert, ...] = ()
+    alerts: tuple[AlertItem, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,7 @@ class Demotion:
 
 
 @dataclass(frozen=True)
-class Night:
+class PartitionState:
     """A night as the policy sees it.
 
     Parameters
@@ -97,14 +108,14 @@ class Night:
     key: str
     model: str
     alarms: tuple[Finding, ...] = ()
-    switched: Alert | None = None
+    switched: AlertItem | None = None
     act: Literal["roll back", "stop serving"] = "roll back"
     vacancy: str = ""
     demotion: Demotion | None = None
     decided: Decision | None = None
 
 
-def decide(history: Sequence[Night], spec: UseCase) -> Decision:
+def decide(history: Sequence[PartitionState], spec: UseCase) -> Decision:
     """Decide the newest night by what was found and decided before it.
 
     Parameters
@@ -128,34 +139,36 @@ def decide(history: Sequence[Night], spec: UseCase) -> Decision:
     return Decision(night.act if night.switched else found, cause, "; ".join(parts), alerts)
 
 
-def reach(spec: UseCase) -> int:
+def policy_window(spec: UseCase) -> int:
     """Return how many nights before one its decision looks at."""
     rules = spec.retraining
     return max(spec.alerts.quiet, spec.monitoring.jumps.quiet, MONTH + rules.cooldown, rules.persist - 1)
 
 
-def _alerts(history: Sequence[Night], spec: UseCase) -> tuple[tuple[Alert, ...], tuple[Alert, ...]]:
+def _alerts(
+    history: Sequence[PartitionState], spec: UseCase
+) -> tuple[tuple[AlertItem, ...], tuple[AlertItem, ...]]:
     """Return what the night tells, and what is in alarm as well and was told a short while ago."""
-    new: list[Alert] = []
-    before: list[Alert] = []
+    new: list[AlertItem] = []
+    before: list[AlertItem] = []
     for check in TOLD:
         jump = check == "jump"
         quiet = spec.monitoring.jumps.quiet if jump else spec.alerts.quiet
         decided = [night.decided for night in history[-1 - quiet : -1] if night.decided]
         told = {a.subject for decision in decided for a in decision.alerts if a.check == check}
         for found in sorted((f for f in history[-1].alarms if f.check == check), key=lambda f: f.subject):
-            alert = Alert(check, found.subject, found.value, found.threshold, found.note)
+            alert = AlertItem(check, found.subject, found.value, found.threshold, found.note)
             # the promised rate of jumps counts one alert, whichever columns, in so many nights
             (before if (told if jump else alert.subject in told) else new).append(alert)
     return tuple(new), tuple(before)
 
 
-def _listed(alerts: Sequence[Alert]) -> str:
+def _listed(alerts: Sequence[AlertItem]) -> str:
     shown = ", ".join(f"{alert.check} {alert.subject}" for alert in alerts[:6])
     return shown + (f" and {len(alerts) - 6} more" if len(alerts) > 6 else "")
 
 
-def _training(history: Sequence[Night], rules: Retraining) -> tuple[str, str]:
+def _training(history: Sequence[PartitionState], rules: Retraining) -> tuple[str, str]:
     """Return the cause by which the night asks for a training, empty if it doesn't, and why."""
     night = history[-1]
     if not night.model:
@@ -173,7 +186,7 @@ def _training(history: Sequence[Night], rules: Retraining) -> tuple[str, str]:
     return "", f"nothing is {' or '.join(rules.when) or 'watched'}"
 
 
-def _successor(history: Sequence[Night], spec: UseCase, demotion: Demotion) -> tuple[str, str]:
+def _successor(history: Sequence[PartitionState], spec: UseCase, demotion: Demotion) -> tuple[str, str]:
     """Return the cause by which a night without a champion asks for a training, and why; or why it can't.
 
     It asks on the first such night, and by another name each week: a cause names the run that it starts.
@@ -197,7 +210,7 @@ def _successor(history: Sequence[Night], spec: UseCase, demotion: Demotion) -> t
     return cause + night.key, f"{night.vacancy}; a successor is to be trained"
 
 
-def _asked(history: Sequence[Night], rules: Retraining, kind: str, why: str) -> tuple[str, str]:
+def _asked(history: Sequence[PartitionState], rules: Retraining, kind: str, why: str) -> tuple[str, str]:
     """Return the cause's name and why, or no name while an earlier training has to be waited for.
 
     A cause keeps its name until the cool-down is over, so a night that nobody acted on holds up no other.
@@ -229,7 +242,7 @@ def _asked(history: Sequence[Night], rules: Retraining, kind: str, why: str) -> 
     return f"{own}-{night.key}", why
 
 
-def _streaks(history: Sequence[Night], check: Check) -> dict[str, int]:
+def _streaks(history: Sequence[PartitionState], check: Check) -> dict[str, int]:
     """Return for each subject in alarm on the newest night how many nights it has been, without a gap.
 
     A night that another model served is a gap.
@@ -247,3 +260,104 @@ def _streaks(history: Sequence[Night], check: Check) -> dict[str, int]:
             count += 1
         streaks[subject] = count
     return streaks
+
+
+PASSES = 20
+BACKWARD = (ledger.ROLLED_BACK, ledger.STEPPED_DOWN)
+UNDECIDED = Decision("nothing", "", "")
+
+
+def publish_decisions(lake: Lake, spec: UseCase, night: str) -> Decision:
+    """Publish what is decided now of a monitored night and of those after it; return the night's decision."""
+    for _ in range(PASSES):
+        history = _history(lake, spec, night)
+        new = []
+        for place, each in enumerate(history):
+            if each.key < night or each.decided is None:
+                continue
+            decision = decide(history[: place + 1], spec)
+            if decision != each.decided:
+                history[place] = replace(each, decided=decision)
+                new.append(history[place])
+        if not new:
+            decided = next(each.decided for each in history if each.key == night)
+            assert decided is not None
+            return decided
+        rows = pa.Table.from_pylist([_row(each) for each in new], schema=schemas.DECISIONS)
+        lake.publish("decisions", rows, {"night": [each.key for each in new]})
+    raise EvergreenError(
+        f"{spec.name}/decisions/{night}",
+        required="findings that hold still",
+        found="others each time they are read",
+        remedy="run it again when the runs of its neighbours have ended",
+    )
+
+
+def _history(lake: Lake, spec: UseCase, night: str) -> list[PartitionState]:
+    """Return the nights that a night's decision looks at, itself, and all after it that were monitored."""
+    where = {"product": PRODUCT, "outcome": "published"}
+    read = lake.read("partitions", where, ["night"])
+    monitored = set() if read is None else set(read["night"].to_pylist())
+    first = spec.clock.shift(night, -policy_window(spec))
+    keys = spec.clock.keys(first, max({night, *monitored}))
+    alarms = defaultdict(list)
+    for row in lake.rows("findings", {"night": keys, "outcome": "alarm"}):
+        alarms[row["night"]].append(row)
+    decided = {row["night"]: _decision(row) for row in lake.rows("decisions", {"night": keys})}
+    switches = ledger.switches(lake)
+    champions = ledger.champions(switches)
+    demotions: dict[int, Demotion] = {}
+    history = []
+    for key in keys:
+        serving = next((row for row in reversed(champions) if row["effective"] <= key), None)
+        switched, down, demotion = None, False, None
+        if serving and serving["kind"] == ledger.STEPPED_DOWN:
+            if serving["switch"] not in demotions:
+                demotions[serving["switch"]] = Demotion(serving["effective"], _fitted(lake, serving))
+            demotion = demotions[serving["switch"]]
+        if serving and serving["effective"] == key and serving["kind"] in BACKWARD:
+            kind, version = serving["kind"], f"v{serving['version']}"
+            down = kind == ledger.STEPPED_DOWN
+            does = "serves no more" if down else "serves again"
+            note = f"{kind}: {version} {does} from this night on ({serving['reason']})"
+            switched = AlertItem("switch", version, None, None, note)
+        there = key in monitored or key == night
+        history.append(
+            PartitionState(
+                key,
+                str(serving["model"]) if serving else "",
+                tuple(findings.from_rows(alarms[key])) if there else (),
+                switched,
+                "stop serving" if down else "roll back",
+                ledger.vacancy(switches, key),
+                demotion,
+                decided.get(key, UNDECIDED) if there else None,
+            )
+        )
+    return history
+
+
+def _fitted(lake: Lake, champion: Row) -> str:
+    """Return the last night that a champion was fitted on, empty where nothing recorded says so."""
+    for attempt in lake.rows("attempts", {"key": champion["attempt"]}):
+        evidence = json.loads(attempt["evidence"])
+        return str(evidence.get("fitted") or evidence["last_fitted"])
+    return ""
+
+
+def _row(night: PartitionState) -> dict[str, str]:
+    decided = night.decided
+    assert decided is not None
+    told = json.dumps([asdict(alert) for alert in decided.alerts], ensure_ascii=False)
+    return {
+        "night": night.key,
+        "decision": decided.decision,
+        "cause": decided.cause,
+        "reason": decided.reason,
+        "alerts": told,
+    }
+
+
+def _decision(row: dict[str, str]) -> Decision:
+    alerts = tuple(AlertItem(**alert) for alert in json.loads(row.get("alerts") or "[]"))
+    return Decision(row["decision"], row["cause"], row["reason"], alerts)  # type: ignore[arg-type]  # as written

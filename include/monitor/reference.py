@@ -19,14 +19,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from include import models, outputs, profile
 from include.errors import ModelError
 from include.features.build import features
-from include.lake import Lake
-from include.monitor.drift import Column
-from include.monitor.measures import Cut
-from include.profile import Profile
+from include.models import artifacts, outputs
+from include.monitor.checks.drift import LearnedColumn
 from include.spec import UseCase
+from include.stats import profiles as profile
+from include.stats.drift_measures import Binning
+from include.stats.profiles import Profile
+from include.storage.lake import Lake
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Reference:
     rows : how many the sample was drawn from.
     """
 
-    columns: dict[str, Column]
+    columns: dict[str, LearnedColumn]
     sample: pa.Table | None
     rows: int
 
@@ -57,25 +58,25 @@ def read(lake: Lake, spec: UseCase, champion: Mapping[str, Any] | None) -> Refer
     if champion is None or not rows:
         return None
     first = min(row["night"] for row in rows)  # trained again to the same model, it has the same reference
-    profiles = profile.merge([row for row in rows if row["night"] == first])
+    profiles = profile.merge_profiles([row for row in rows if row["night"] == first])
     spread = _kept(lake, digest)
     if spread is None:
         spread = _count(lake, spec, digest, first, _fitted(lake, spec, champion, first), profiles)
     if spread is None:
-        return Reference({name: Column(p, Cut.of(p)) for name, p in profiles.items()}, None, 0)
+        return Reference({name: LearnedColumn(p, Binning.of(p)) for name, p in profiles.items()}, None, 0)
     by_night, sample = spread
     columns = {name: _column(p, by_night["columns"].get(name)) for name, p in profiles.items()}
     return Reference(columns, sample, int(by_night["rows"]))
 
 
-def _column(of: Profile, spread: dict[str, Any] | None) -> Column:
+def _column(of: Profile, spread: dict[str, Any] | None) -> LearnedColumn:
     if spread is None:
-        return Column(of, Cut.of(of))
+        return LearnedColumn(of, Binning.of(of))
     names = spread["names"]
-    cut = Cut(tuple(spread["edges"]), None if names is None else tuple(names))
+    cut = Binning(tuple(spread["edges"]), None if names is None else tuple(names))
     nights = np.array(spread["counts"], dtype=np.float64)
     learnt = np.array(spread["learnt"], dtype=np.bool_)
-    return Column(of, cut, nights, learnt, np.array(spread["missing"]), np.array(spread["unseen"]))
+    return LearnedColumn(of, cut, nights, learnt, np.array(spread["missing"]), np.array(spread["unseen"]))
 
 
 def _kept(lake: Lake, digest: str) -> tuple[dict[str, Any], pa.Table] | None:
@@ -135,17 +136,17 @@ def _count(
 def _predicted(lake: Lake, spec: UseCase, digest: str, rows: pa.Table) -> pa.Table | None:
     """Return the rows with what the model says of them, None where it can't say."""
     try:
-        values = models.predict(models.fetch(lake, digest), rows, spec)
+        values = artifacts.predict(artifacts.load_model(lake, digest), rows, spec)
     except ModelError:
         return None
-    for name, said in outputs.columns(spec, values).items():
+    for name, said in outputs.to_columns(spec, values).items():
         rows = rows.append_column(name, said)
     return rows if rows.num_rows else None
 
 
 def _spread(rows: pa.Table, name: str, of: Profile, learnt: list[str]) -> dict[str, Any]:
     """Count one column by night and bin; rows are sorted by night."""
-    cut = Cut.of(of)
+    cut = Binning.of(of)
     nights = sorted(pc.unique(rows["night"]).to_pylist())
     values = rows[name].combine_chunks()
     night = pc.index_in(rows["night"], pa.array(nights)).to_numpy()

@@ -18,18 +18,18 @@ from evidently import DataDefinition, Dataset, Report
 from evidently.metrics import ValueDrift
 
 from include.features.build import features
-from include.lake import Lake
 from include.monitor.findings import Finding
-from include.monitor.measures import NAMES
 from include.monitor.reference import Reference
 from include.spec import UseCase
+from include.stats.drift_measures import NAMES
+from include.storage.lake import Lake
 
 SHOWN = 5  # columns beside the prediction
 NEAR = 5000  # characters after the data, and at the page's end, that name its ids once more
 _UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[47][0-9a-f]{3}-?[0-9a-f]{4}-?[0-9a-f]{12}")
 
 
-def draw(
+def draw_drift_report(
     lake: Lake,
     spec: UseCase,
     night: str,

@@ -12,11 +12,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from include.lake import Lake
-from include.monitor.sums import LOSSES
+from include.monitor.losses import LOSSES
 from include.promote import ledger
-from include.refs import digest_json
+from include.references import digest_json
 from include.spec import UseCase
+from include.storage.lake import Lake
 
 Row = Mapping[str, Any]
 PRODUCT = "monitor"
@@ -68,13 +68,13 @@ class State:
             for known in self._realised[key].get("restated", []):
                 self.restated.setdefault(known, []).append(key)
 
-    def partition(self, product: str, night: str) -> Row | None:
+    def partition_row(self, product: str, night: str) -> Row | None:
         """Return a product's row for a night, if it has been attempted."""
         return self._partitions.get((product, night))
 
     def published(self, product: str, nights: Sequence[str]) -> list[str]:
         """Return those nights that have a product, in order; of predictions, those with any."""
-        rows = {night: self.partition(product, night) for night in nights}
+        rows = {night: self.partition_row(product, night) for night in nights}
         return [night for night, row in rows.items() if row is not None and _is_there(row)]
 
     def champion(self, night: str) -> Row | None:
@@ -160,7 +160,7 @@ class State:
         names += [("predictions", scored) for scored in self.pool(night)]
         for scored in self.matured(night):
             names += [(REALISED, scored), (self.spec.labels.source, self.brings(scored))]
-        rows = {f"{product}/{key}": self.partition(product, key) for product, key in names}
+        rows = {f"{product}/{key}": self.partition_row(product, key) for product, key in names}
         found = {name: row["digest"] or row["outcome"] for name, row in rows.items() if row is not None}
         if lost := self._lost(night):
             found[LOSSES] = digest_json(lost)
@@ -183,7 +183,7 @@ class State:
 
     def stale(self, night: str) -> bool:
         """Tell whether a night was monitored on other inputs than there are now."""
-        row = self.partition(PRODUCT, night)
+        row = self.partition_row(PRODUCT, night)
         return row is not None and json.loads(row["inputs"]) != self.inputs(night)
 
     def _before(self, night: str, most: int, least: int) -> list[str]:

@@ -1,1 +1,1 @@
-"""The gate: evidence, the verdict on it, the two ledgers, the switch and the way back."""
+"""The promote stage: the ledgers of verdicts and switches, promotion, approval, rollback."""

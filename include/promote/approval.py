@@ -7,14 +7,48 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from include.errors import EvergreenError
-from include.lake import Lake
+from include.errors import EvergreenError, NotPublished
+from include.judge.judge import BLESSED, FORCED, RUBBER_STAMPED
 from include.promote import ledger
-from include.promote.grow import Row, grow
-from include.promote.judge import BLESSED, RUBBER_STAMPED
-from include.promote.person import named
+from include.promote.ledger import Row, append_compare_and_swap
 from include.spec import UseCase
-from include.tables import APPROVALS
+from include.storage.lake import Lake
+from include.storage.schemas import APPROVALS
+
+
+def require_person_and_reason(subject: str, by: str, reason: str) -> None:
+    """Refuse what a person does without a name or a reason."""
+    if not by.strip() or not reason.strip():
+        found = f"by {by.strip() or 'nobody'}, reason {reason.strip() or 'none'}"
+        raise EvergreenError(subject, required="by whom, and why", found=found, remedy="give both")
+
+
+def find_attempt(lake: Lake, said: str) -> Row:
+    """Return the attempt that a person means.
+
+    Parameters
+    ----------
+    said : the beginning of its key, or a night: then the newest attempt of that night.
+
+    Raises
+    ------
+    NotPublished
+        when no attempt is meant, or several keys begin so.
+    """
+    rows = [row for row in ledger.attempts(lake) if row["verdict"] != FORCED]
+    of_night = [row for row in rows if row["night"] == said]
+    found = of_night[-1:] or [row for row in rows if said and row["key"].startswith(said)]
+    if len(found) == 1:
+        return found[0]
+    there = ", ".join(f"{row['key'][:8]} of {row['night']}" for row in found or rows[-5:])
+    raise NotPublished(
+        f"attempt {said or 'of no night and no key'}",
+        required="a recorded verdict, by its night or the beginning of its key",
+        found=there or "none",
+        where=f"{lake.uri}/tables/attempts",
+        remedy="name one of those" if there else "train first",
+    )
+
 
 APPROVED, REJECTED, EXPIRED = "approved", "rejected", "expired"
 ASKABLE = (BLESSED, RUBBER_STAMPED)
@@ -22,7 +56,7 @@ WAITS = "waits for approval"
 SILENCE = "nobody answered in time"
 
 
-def answer(
+def record_answer(
     lake: Lake, spec: UseCase, attempt_key: str, answer: str, by: str, reason: str, at: datetime
 ) -> Row:
     """Record the answer to a verdict, once: later ones find the first, which is returned.
@@ -41,7 +75,7 @@ def answer(
     """
     subject = f"{spec.name}: {answer}"
     if answer != EXPIRED:
-        named(subject, by, reason)
+        require_person_and_reason(subject, by, reason)
     attempt = ledger.attempt(lake, attempt_key)
     if spec.gate.approval != "human":
         raise EvergreenError(subject, required="gate.approval: human", found=f"{spec.gate.approval}")
@@ -51,37 +85,37 @@ def answer(
         raise EvergreenError(subject, required=wanted, found=attempt["verdict"], remedy=remedy)
 
     def decide(rows: list[Row]) -> list[Row] | Row:
-        if known := of(rows, attempt_key):
+        if known := answer_to(rows, attempt_key):
             return known
         row = {"attempt": attempt_key, "answer": answer, "by": by, "at": at, "reason": reason}
         return [{**row, "recorded": len(rows) + 1}]
 
-    row = grow(lake, "approvals", APPROVALS, decide)
+    row = append_compare_and_swap(lake, "approvals", APPROVALS, decide)
     assert row is not None
     return row
 
 
-def of(approvals: list[Row], attempt_key: str) -> Row | None:
+def answer_to(approvals: list[Row], attempt_key: str) -> Row | None:
     """Return the answer to an attempt, None while there is none."""
     return next((row for row in approvals if row["attempt"] == attempt_key), None)
 
 
-def told(row: Row) -> str:
+def answer_text(row: Row) -> str:
     """Return an answer as a sentence."""
     if row["answer"] == EXPIRED:
         return SILENCE
     return f"{row['answer']} by {row['by']}: {row['reason']}"
 
 
-def wanting(attempts: list[Row], approvals: list[Row], attempt: Row) -> str:
+def missing_consent(attempts: list[Row], approvals: list[Row], attempt: Row) -> str:
     """Return why an attempt lacks a person's consent, empty where it has it.
 
     A verdict that was recorded later, promotes too and isn't of an older night supersedes one that waits or
     was approved: what may serve is the newest that earned it.
     """
-    row = of(approvals, attempt["key"])
+    row = answer_to(approvals, attempt["key"])
     if row and row["answer"] != APPROVED:
-        return told(row)
+        return answer_text(row)
     newer = [
         other["night"]
         for other in sorted(attempts, key=lambda other: int(other["recorded"]))

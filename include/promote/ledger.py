@@ -8,15 +8,56 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from include.errors import NotPublished
-from include.lake import Lake
-from include.outputs import Constant
-from include.promote.evidence import Evidence
-from include.promote.grow import Row, grow
-from include.promote.judge import BLESSED, FORCED, NOT_BLESSED, Verdict
+import pyarrow as pa
+
+from include.errors import NotPublished, StaleDecision
+from include.judge.evidence import Evidence
+from include.judge.judge import BLESSED, FORCED, NOT_BLESSED, Verdict
+from include.models.outputs import Constant
 from include.spec import UseCase
-from include.tables import ATTEMPTS, DEPLOYMENTS
+from include.storage.lake import Lake
+from include.storage.schemas import ATTEMPTS, DEPLOYMENTS
+
+Row = dict[str, Any]
+Decide = Callable[[list[Row]], list[Row] | Row | None]
+ROUNDS = 100  # each lost round means that somebody else's decision was written
+
+
+def append_compare_and_swap(lake: Lake, table: str, schema: pa.Schema, decide: Decide) -> Row | None:
+    """Append what ``decide`` makes of the ledger, in one commit.
+
+    Parameters
+    ----------
+    decide : sees the ledger's rows, in no order, and gives the rows to append, or else a row that already
+        says so, or None. It is asked again whenever somebody else was faster, so it does nothing but decide.
+
+    Returns
+    -------
+    dict or None
+        The first row that was appended, or what ``decide`` gave instead.
+
+    Raises
+    ------
+    StaleDecision
+        when others were faster a hundred times.
+    """
+    for _ in range(ROUNDS):
+        version = lake.version(table)
+        found = lake.read(table, version=version) if version >= 0 else None
+        wanted = decide([] if found is None else found.to_pylist())
+        if not isinstance(wanted, list):
+            return wanted
+        try:
+            lake.append_at(table, pa.Table.from_pylist(wanted, schema), version)
+        except StaleDecision:
+            continue
+        return wanted[0]
+    raise StaleDecision(
+        f"{lake.uri}/tables/{table}", required="a commit", found=f"{ROUNDS} faster ones", remedy="try again"
+    )
+
 
 PROMOTED, ROLLED_BACK = "promoted", "rolled back"  # the kinds of switch, beside FORCED
 STEPPED_DOWN = "stepped down"  # of a champion that serves no more, until the next switch
@@ -104,7 +145,7 @@ def _prior(row: Row) -> Constant | None:
     return tuple(json.loads(shares)) if shares else row["prior"]
 
 
-def rival(lake: Lake, night: str, key: str = "") -> Row | None:
+def champion_to_beat(lake: Lake, night: str, key: str = "") -> Row | None:
     """Return the champion that a training of ``night`` has to beat, None when it would be the first.
 
     It is the newest, of those whose own evidence isn't newer than ``night`` and that were there before the
@@ -158,7 +199,7 @@ def record_attempt(lake: Lake, evidence: Evidence, verdict: Callable[[int], Verd
         number = 1 + _since(rows, switches(lake))
         return [_attempt_row(evidence, verdict(number), number, len(rows) + 1)]
 
-    return _sure(grow(lake, "attempts", ATTEMPTS, decide))
+    return _sure(append_compare_and_swap(lake, "attempts", ATTEMPTS, decide))
 
 
 def forced_key(key: str) -> str:
@@ -182,7 +223,7 @@ def record_forced(lake: Lake, row: Row, by: str, reason: str) -> Row:
             return known[0]
         return [{**row, "key": key, "verdict": FORCED, "sentence": sentence, "recorded": len(rows) + 1}]
 
-    return _sure(grow(lake, "attempts", ATTEMPTS, decide))
+    return _sure(append_compare_and_swap(lake, "attempts", ATTEMPTS, decide))
 
 
 def _attempt_row(evidence: Evidence, verdict: Verdict, number: int, recorded: int) -> Row:
@@ -203,7 +244,7 @@ def _attempt_row(evidence: Evidence, verdict: Verdict, number: int, recorded: in
     }
 
 
-def switch(lake: Lake, decide: Callable[[list[Row]], list[Row] | Row | None]) -> Row | None:
+def record_switch(lake: Lake, decide: Callable[[list[Row]], list[Row] | Row | None]) -> Row | None:
     """Write one switch in one commit, and return its champion's row.
 
     ``decide`` sees the ledger and gives the new rows (without their number), a row that already says it, or
@@ -218,7 +259,7 @@ def switch(lake: Lake, decide: Callable[[list[Row]], list[Row] | Row | None]) ->
         champion_first = sorted(wanted, key=lambda row: row["role"] != "champion")
         return [{**row, "switch": number} for row in champion_first]
 
-    return grow(lake, "deployments", DEPLOYMENTS, numbered)
+    return append_compare_and_swap(lake, "deployments", DEPLOYMENTS, numbered)
 
 
 def next_unserved(lake: Lake, spec: UseCase, *nights: str) -> str:

@@ -1,1 +1,1 @@
-"""A promoted challenger comes to serve in steps, each taken on live evidence, and goes back by itself."""
+"""The rollout stage: shadow, canary and watch take their steps on live labels."""

@@ -9,24 +9,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from include.promote.case import spent
-from include.promote.evidence import CHALLENGER, CHAMPION, Losses
-from include.promote.interval import gain, nights_needed
-from include.rollout.trial import WATCH
+from include.judge.context import attempt_alpha
+from include.judge.evidence import CHALLENGER, CHAMPION, Losses
+from include.promote.trials import WATCH_ROLE
 from include.spec.gate import Gate
+from include.stats.intervals import estimate_gain, nights_needed
 
 FORWARD, BACK, STAY = "forward", "back", "stay"
 
 
 @dataclass(frozen=True)
-class Move:
+class RolloutStep:
     """What is to be done, and why, in a sentence."""
 
     step: str
     reason: str
 
 
-def move(kind: str, losses: Losses, served: int, gate: Gate) -> Move:
+def next_step(kind: str, losses: Losses, served: int, gate: Gate) -> RolloutStep:
     """Return the first step that the looks at the live losses ask for.
 
     Parameters
@@ -41,33 +41,33 @@ def move(kind: str, losses: Losses, served: int, gate: Gate) -> Move:
         if found := _look(kind, losses, look, gate):
             return found
     least = _nights(gate)
-    if served >= rules.patience and kind != WATCH:
-        return Move(BACK, f"undecided after {served} nights, {matured} of them matured")
-    return Move(STAY, f"{matured} of at least {least} matured nights")
+    if served >= rules.patience and kind != WATCH_ROLE:
+        return RolloutStep(BACK, f"undecided after {served} nights, {matured} of them matured")
+    return RolloutStep(STAY, f"{matured} of at least {least} matured nights")
 
 
 def _nights(gate: Gate) -> int:
     return max(gate.rollout.nights, nights_needed(gate.block))
 
 
-def _look(kind: str, losses: Losses, look: int, gate: Gate) -> Move | None:
+def _look(kind: str, losses: Losses, look: int, gate: Gate) -> RolloutStep | None:
     """Return what one look at the first nights asks for, if anything."""
     rules, count = gate.rollout, look * gate.rollout.look
     if count < nights_needed(gate.block):
         return None
-    level, rows = spent(rules.alpha, look), losses.rows[:count]
+    level, rows = attempt_alpha(rules.alpha, look), losses.rows[:count]
     new, old = losses.sums[CHALLENGER][:count], losses.sums[CHAMPION][:count]
     over = f"over {count} nights, look {look}, level {1 - level:.6g}"
-    worse = gain(new, old, rows, gate.block, level)
+    worse = estimate_gain(new, old, rows, gate.block, level)
     if worse.low > 0:
-        return Move(BACK, f"loses {worse} more {gate.objective} a row than the incumbent {over}")
-    if kind == WATCH or count < _nights(gate):
+        return RolloutStep(BACK, f"loses {worse} more {gate.objective} a row than the incumbent {over}")
+    if kind == WATCH_ROLE or count < _nights(gate):
         return None
     margin = -rules.margin * _mean(old, rows)
-    better = gain(old, new, rows, gate.block, level)
+    better = estimate_gain(old, new, rows, gate.block, level)
     if better.low > margin:
         text, bound = better.beside(margin)
-        return Move(FORWARD, f"{gate.objective} gain {text}, required > {bound} {over}")
+        return RolloutStep(FORWARD, f"{gate.objective} gain {text}, required > {bound} {over}")
     return None
 
 

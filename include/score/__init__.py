@@ -1,1 +1,1 @@
-"""Every row to score gets a prediction on time, and says who gave it and why."""
+"""The score stage: every row gets a prediction from the fallback chain."""

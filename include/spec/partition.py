@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from include.clock import day_of
 from include.errors import PartitionError
+from include.spec.clock import day_of
 from include.spec.usecase import UseCase
 
 

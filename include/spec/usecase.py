@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
 
-from include.clock import Clock
-from include.refs import digest_json
+from include.references import digest_json
+from include.spec.clock import Clock
 from include.spec.gate import Gate
 from include.spec.metrics import OBJECTIVES, check
 from include.spec.problem import Problem

@@ -1,1 +1,1 @@
-"""A challenger is fitted on what a night could know, the same way each time it is asked for."""
+"""The train stage: recipes are fitted on what was known."""

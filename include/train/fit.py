@@ -12,15 +12,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
-from include import models
 from include.errors import EvergreenError, SpecError
-from include.evaluate.metrics import loss, measured
-from include.refs import digest_bytes
+from include.models import artifacts
+from include.references import digest_bytes
 from include.spec import UseCase
 from include.spec.metrics import names
 from include.spec.stages import Candidate
-from include.train.recipes import build
-from include.train.record import Fitted
+from include.stats.metrics import metric_values, row_losses
+from include.train.recipes import build_estimator
+from include.train.record import FittedModel
 from include.train.split import Split
 
 Array = NDArray[np.float64]
@@ -28,12 +28,12 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Trial:
+class ValidationFit:
     """A recipe fitted on the training nights, and what it said of the validation nights.
 
     Parameters
     ----------
-    predictions : of the validation rows, see `include.models.predict`.
+    predictions : of the validation rows, see `include.models.artifacts.predict`.
     loss : mean of the gate's objective on them; the best value is 0.0.
     seconds : that fitting took.
     """
@@ -46,10 +46,10 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Final:
+class FinalFit:
     """A recipe fitted to serve, with its predictions of the m test rows."""
 
-    fitted: Fitted
+    fitted: FittedModel
     estimator: Pipeline
     data: bytes
     predictions: Array
@@ -60,35 +60,35 @@ def target(spec: UseCase, rows: pa.Table) -> Array:
     return np.asarray(rows[spec.problem.target].to_numpy(), dtype=np.float64)
 
 
-def attempt(spec: UseCase, candidate: Candidate, parts: Split) -> Trial:
+def fit_and_validate(spec: UseCase, candidate: Candidate, parts: Split) -> ValidationFit:
     """Fit on the training nights and measure on the validation nights."""
     started = time.perf_counter()
-    estimator = fit(spec, candidate, parts.train)
+    estimator = fit_recipe(spec, candidate, parts.train)
     seconds = time.perf_counter() - started
-    predictions, actual = models.predict(estimator, parts.validation, spec), target(spec, parts.validation)
-    mean = float(loss(spec.gate.objective, actual, predictions).mean())
+    predictions, actual = artifacts.predict(estimator, parts.validation, spec), target(spec, parts.validation)
+    mean = float(row_losses(spec.gate.objective, actual, predictions).mean())
     log.info(
         "%s: %s %.4f on the validation nights, %.1f s", candidate.name, spec.gate.objective, mean, seconds
     )
-    figures = measured(names(spec), actual, predictions, spec.problem.classes)
-    return Trial(candidate, predictions, mean, figures, seconds)
+    figures = metric_values(names(spec), actual, predictions, spec.problem.classes)
+    return ValidationFit(candidate, predictions, mean, figures, seconds)
 
 
-def finish(spec: UseCase, trial: Trial, rows: pa.Table, test: pa.Table) -> Final:
+def fit_final(spec: UseCase, trial: ValidationFit, rows: pa.Table, test: pa.Table) -> FinalFit:
     """Fit on ``rows``: training and validation nights, and after a walk forward the test nights as well."""
-    estimator = fit(spec, trial.candidate, rows)
-    data = models.dump(estimator)
-    predictions = models.predict(estimator, test, spec)
-    fitted = Fitted(
+    estimator = fit_recipe(spec, trial.candidate, rows)
+    data = artifacts.serialize(estimator)
+    predictions = artifacts.predict(estimator, test, spec)
+    fitted = FittedModel(
         name=trial.candidate.name,
         digest=digest_bytes(data),
         validation=trial.loss,
         predictions=digest_bytes(predictions.tobytes()),
     )
-    return Final(fitted, estimator, data, predictions)
+    return FinalFit(fitted, estimator, data, predictions)
 
 
-def learnable(spec: UseCase, night: str, rows: pa.Table) -> None:
+def require_learnable_labels(spec: UseCase, night: str, rows: pa.Table) -> None:
     """Refuse labels that can't be learnt from: none, or of a classifier not every class."""
     labels, codes = target(spec, rows), spec.problem.codes
     found = sorted(set(labels.tolist()))
@@ -111,7 +111,7 @@ def learnable(spec: UseCase, night: str, rows: pa.Table) -> None:
     )
 
 
-def fit(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Pipeline:
+def fit_recipe(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Pipeline:
     """Fit a recipe on labelled rows.
 
     Raises
@@ -120,9 +120,9 @@ def fit(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Pipeline:
         when there is no such recipe, or it can't be fitted with these parameters.
     """
     empty = [column for column in spec.features.numeric if rows[column].null_count == rows.num_rows]
-    pipeline = build(spec, candidate, empty)
+    pipeline = build_estimator(spec, candidate, empty)
     try:
-        return pipeline.fit(models.frame(rows, spec), target(spec, rows))
+        return pipeline.fit(artifacts.model_input(rows, spec), target(spec, rows))
     except (ValueError, TypeError) as error:
         raise SpecError(
             f"{spec.name}: training.{candidate.name}",

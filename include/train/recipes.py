@@ -10,7 +10,9 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.compose import ColumnTransformer
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import (
@@ -27,7 +29,43 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from include.errors import SpecError
 from include.spec import UseCase
 from include.spec.stages import Candidate
-from include.train.rule import Rule
+
+
+class ColumnPlusConstant(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """Says a column's value plus a constant, and the median that it was fitted on where there is no value.
+
+    Parameters
+    ----------
+    column : a numeric feature, in the target's unit.
+    plus : what is added to it.
+
+    Attributes
+    ----------
+    median_ : of the target in `fit`.
+    """
+
+    def __init__(self, column: str = "", plus: float = 0.0) -> None:
+        self.column = column
+        self.plus = plus
+
+    def fit(self, given: pd.DataFrame, actual: Any) -> ColumnPlusConstant:
+        """Keep the median; the rule itself learns nothing.
+
+        Raises
+        ------
+        ValueError
+            when ``plus`` isn't a finite number.
+        """
+        if not np.isfinite(float(self.plus)):
+            raise ValueError(f"plus: a finite number is needed, found {self.plus}")
+        self.median_ = float(np.median(actual))
+        return self
+
+    def predict(self, given: pd.DataFrame) -> NDArray[np.float64]:
+        """Return one value a row, shape (n,)."""
+        values = given[self.column].to_numpy(dtype=np.float64) + float(self.plus)
+        return np.where(np.isfinite(values), values, self.median_)
+
 
 Builder = Callable[[UseCase], BaseEstimator]
 # set here, from the spec's seed and its columns; a spec that gives one is refused
@@ -63,7 +101,7 @@ def _forest(spec: UseCase) -> BaseEstimator:
 
 
 def _rule(spec: UseCase) -> BaseEstimator:
-    return Rule()
+    return ColumnPlusConstant()
 
 
 _CLASSIFIERS: dict[str, Builder] = {
@@ -85,7 +123,7 @@ RECIPES: dict[str, dict[str, Builder]] = {
 }
 
 
-def build(spec: UseCase, candidate: Candidate, empty: Collection[str] = ()) -> Pipeline:
+def build_estimator(spec: UseCase, candidate: Candidate, empty: Collection[str] = ()) -> Pipeline:
     """Return an unfitted pipeline for one of the spec's baselines or candidates.
 
     Parameters
@@ -111,7 +149,7 @@ def build(spec: UseCase, candidate: Candidate, empty: Collection[str] = ()) -> P
             subject, required=required, found=", ".join(unknown), remedy="correct it in usecase.yaml"
         )
     estimator.set_params(**candidate.params)
-    if isinstance(estimator, Rule) and estimator.column not in spec.features.numeric:
+    if isinstance(estimator, ColumnPlusConstant) and estimator.column not in spec.features.numeric:
         required = f"params.column: a numeric feature, one of {', '.join(spec.features.numeric) or 'none'}"
         raise SpecError(subject, required=required, found=repr(estimator.column))
     if candidate.estimator in ("prior", "rule"):
@@ -122,7 +160,7 @@ def build(spec: UseCase, candidate: Candidate, empty: Collection[str] = ()) -> P
     return Pipeline([("columns", columns), ("model", estimator)])
 
 
-def flat(candidate: Candidate) -> dict[str, Any]:
+def flat_parameters(candidate: Candidate) -> dict[str, Any]:
     """Return the parameters under names that tell the candidates apart."""
     own = {f"{candidate.name}.{name}": value for name, value in candidate.params.items()}
     return {f"{candidate.name}.estimator": candidate.estimator, **own}

@@ -6,10 +6,10 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from include import models
 from include.errors import ModelError
-from include.outputs import Constant
-from include.refs import digest_json
+from include.models import artifacts
+from include.models.outputs import Constant
+from include.references import digest_json
 from include.spec import UseCase
 
 SCHEMA = 1
@@ -22,7 +22,7 @@ def attempt_key(spec: UseCase, night: str, data: str) -> str:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedModel:
     """One model as it would serve.
 
     Parameters
@@ -41,11 +41,11 @@ class Fitted:
     @property
     def path(self) -> str:
         """Where its bytes lie below the run."""
-        return models.key(self.digest)
+        return artifacts.model_key(self.digest)
 
 
 @dataclass(frozen=True)
-class Record:
+class TrainingRecord:
     """One training.
 
     Parameters
@@ -57,7 +57,7 @@ class Record:
     last_fitted : the last night that anything was fitted or tuned on.
     nights : of ``train``, ``validation`` and ``test`` that have labelled rows.
     rows : of each.
-    walked : digest of `include.train.walk.PATH`, empty unless the recipe was judged by walking forward; then
+    walked : digest of `include.train.walk_forward.PATH`, empty unless the recipe was judged by walking forward; then
         the models were fitted on the test nights as well.
     """
 
@@ -71,8 +71,8 @@ class Record:
     last_fitted: str
     nights: dict[str, list[str]]
     rows: dict[str, int]
-    challenger: Fitted
-    baselines: tuple[Fitted, ...]
+    challenger: FittedModel
+    baselines: tuple[FittedModel, ...]
     walked: str = ""
     schema: int = SCHEMA
 
@@ -87,7 +87,7 @@ class Record:
         return sum(rows for part, rows in self.rows.items() if self.walked or part != "test")
 
     @property
-    def baseline(self) -> Fitted:
+    def baseline(self) -> FittedModel:
         """The baseline with the least loss on the validation nights, the first in the spec of two alike."""
         return min(self.baselines, key=lambda fitted: fitted.validation)
 
@@ -96,14 +96,14 @@ class Record:
         return json.dumps(asdict(self), sort_keys=True, indent=1, allow_nan=False).encode()
 
     @classmethod
-    def from_json(cls, data: bytes) -> Record:
+    def from_json(cls, data: bytes) -> TrainingRecord:
         """Read what `to_json` wrote, or say that it is something else."""
         try:
             raw: dict[str, Any] = json.loads(data)
             if isinstance(raw["prior"], list):
                 raw["prior"] = tuple(raw["prior"])
-            raw["challenger"] = Fitted(**raw["challenger"])
-            raw["baselines"] = tuple(Fitted(**fitted) for fitted in raw["baselines"])
+            raw["challenger"] = FittedModel(**raw["challenger"])
+            raw["baselines"] = tuple(FittedModel(**fitted) for fitted in raw["baselines"])
             return cls(**raw)
         except (ValueError, TypeError, KeyError) as error:
             raise ModelError(

@@ -40,7 +40,7 @@ def nights_of(rows: pa.Table) -> list[str]:
     return sorted(str(night) for night in pc.unique(rows["night"]).to_pylist())
 
 
-def tested(rows: pa.Table, spec: UseCase, night: str) -> int:
+def test_size(rows: pa.Table, spec: UseCase, night: str) -> int:
     """Return how many test nights a training has: as declared, or more where a longer history allows.
 
     Parameters
@@ -68,7 +68,7 @@ def split(rows: pa.Table, spec: UseCase, night: str) -> Split:
     EvergreenError
         when nights to fit on, or to choose on, are missing; it says how many there are.
     """
-    training, clock, nights = spec.training, spec.clock, tested(rows, spec, night)
+    training, clock, nights = spec.training, spec.clock, test_size(rows, spec, night)
     test = clock.shift(night, 1 - nights)
     validation = clock.shift(night, 1 - nights - training.validation)
     column = rows["night"]

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.definitions.callback import AsyncCallback
 from airflow.sdk.definitions.deadline import BaseDeadlineReference, DeadlineAlert
 
-from include.clock import Clock
 from include.errors import EvergreenError
+from include.spec.clock import Clock
 
 if TYPE_CHECKING:
     from include.spec import UseCase
@@ -83,19 +83,19 @@ async def tell_overdue(usecase: str, context: dict[str, Any]) -> str:
 def _tell(usecase: str, context: dict[str, Any]) -> str:
     from evergreen.links import usecase_address
     from evergreen.send import sender
-    from include.lake import Lake
     from include.monitor import alerts
     from include.spec import load
+    from include.storage.lake import Lake
 
     lake, spec = Lake(usecase), load(usecase)
     night = str(context["dag_run"]["partition_key"])
-    said = alerts.overdue(lake, spec, night, usecase_address(usecase))
+    said = alerts.overdue_message(lake, spec, night, usecase_address(usecase))
     if not said:
         became = f"{usecase} {night}: the predictions are published; nobody is told"
     elif not spec.alerts.to:
         became = f"{said['sentence']}; alerts.to of the spec names nobody"
     else:
-        told = alerts.tell(lake, said, spec.alerts.to, sender(context))
+        told = alerts.send_alerts(lake, said, spec.alerts.to, sender(context))
         became = "; ".join([said["sentence"], *(f"{name}: {what}" for name, what in told.items())])
     log.warning("%s", became)
     return became

@@ -13,7 +13,7 @@ from urllib.parse import quote, urljoin, urlsplit
 from airflow.sdk import BaseOperatorLink, conf
 
 from include.environment import setting
-from include.verdict.place import page_place
+from include.reports.paths import page_place
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator

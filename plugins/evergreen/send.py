@@ -16,13 +16,13 @@ def sender(context: Any) -> Callable[[str, Message], None]:
     """Return what sends a message to the connection of a name, or raises."""
 
     def send(name: str, said: Message) -> None:
-        from include.monitor.alerts import post
+        from include.monitor.alerts import post_webhook
 
         endpoint = connect(name)
         if endpoint.kind == "smtp":
             _mail(endpoint, said, context)
         else:
-            post(endpoint, said, slack=endpoint.kind.startswith("slack"))
+            post_webhook(endpoint, said, slack=endpoint.kind.startswith("slack"))
 
     return send
 
@@ -34,7 +34,7 @@ def _mail(endpoint: Endpoint, said: Message, context: Any) -> None:
     from airflow.providers.smtp.notifications.smtp import SmtpNotifier
 
     from include.errors import SettingError
-    from include.monitor.alerts import lines
+    from include.monitor.alerts import message_lines
 
     if not endpoint.extra.get("to"):
         raise SettingError(
@@ -43,7 +43,7 @@ def _mail(endpoint: Endpoint, said: Message, context: Any) -> None:
             found="none",
             remedy='as {"from_email": "evergreen@example.org", "to": "team@example.org"}',
         )
-    text = "<br>".join(escape(line) for line in lines(said))
+    text = "<br>".join(escape(line) for line in message_lines(said))
     notifier = SmtpNotifier(
         to=endpoint.extra["to"], subject=said["sentence"][:200], html_content=text, smtp_conn_id=endpoint.name
     )

@@ -13,9 +13,9 @@ from typing import Any
 from airflow.exceptions import InvalidPartitionKeyError
 from airflow.timetables.trigger import CronPartitionTimetable
 
-from include.clock import day_of
 from include.errors import EvergreenError
 from include.spec import load
+from include.spec.clock import day_of
 from include.spec.partition import check_partition
 
 

@@ -16,7 +16,7 @@ PLANTED: dict[str, tuple[Rule, str, str]] = {
     "airflow, lazily": (
         lambda t: rules.imports_of(t, "airflow"),
         "def f():\n    from airflow.sdk import DAG",
-        "def f():\n    from include.clock import Clock",
+        "def f():\n    from include.spec.clock import Clock",
     ),
     "airflow, by its name": (
         lambda t: rules.imports_of(t, "airflow"),
@@ -25,7 +25,7 @@ PLANTED: dict[str, tuple[Rule, str, str]] = {
     ),
     "a DAG page that works": (
         rules.beyond_spec,
-        "from include.lake import Lake",
+        "from include.storage.lake import Lake",
         "from include.spec import load\nimport include.spec.load",
     ),
     "a DAG page that works, from the package": (
@@ -43,7 +43,7 @@ PLANTED: dict[str, tuple[Rule, str, str]] = {
         "from ..two import thing",
         "from .two import thing",
     ),
-    "a drawer": (rules.bad_names, "include/utils.py", "include/lake.py"),
+    "a drawer": (rules.bad_names, "include/utils.py", "include/storage/lake.py"),
     "a drawer's folder": (rules.bad_names, "plugins/helpers/lake.py", "plugins/evergreen/lake.py"),
     "pickle": (rules.runs_code, "import pickle", "import json"),
     "joblib, lazily": (rules.runs_code, "def f():\n    from joblib import load", "from json import load"),

@@ -11,24 +11,22 @@ DAGS, PLUGINS, INCLUDE = pages("dags"), pages("plugins"), pages("include")
 SHIPPED = [*DAGS, *PLUGINS, *INCLUDE, *pages("demo", "benchmarks")]
 # these pages may ask for the time, each for its reason
 CLOCK_READERS = {
-    "include/__main__.py": "what a person asks for is asked now: the knowledge time of what a source changed",
-    "include/acts.py": "a person answers now",
-    "include/rescue.py": "a backup is named by the moment at which somebody asked for it",
-    "include/backup/prune.py": "a backup dated in the future is refused",
+    "include/cli/app.py": "what a person asks for is asked now: the knowledge time of what a source changed",
+    "include/cli/lifecycle.py": "a person answers now",
+    "include/cli/backups.py": "a backup is named by the moment at which somebody asked for it",
+    "include/ops/prune.py": "a backup dated in the future is refused",
     "include/ingest/breaker.py": "how to treat a source now is no part of any result",
 }
 
 # these pages put text into SQL, each for its reason; every other value is bound
 SQL_WRITERS = {
-    "include/query.py": "keys, as Delta's predicates take text only: both sides are quoted",
-    "include/features/answer.py": "quoted names",
+    "include/storage/predicates.py": "keys, as Delta's predicates take text only: both sides are quoted",
     "include/features/build.py": "the declaration's own SQL, and quoted names",
-    "include/features/views.py": "names of the declaration's patterns, and moments that the clock made",
-    "include/ingest/aggregates.py": "quoted names",
-    "include/ingest/repeats.py": "names made there",
-    "include/ingest/compiled.py": "quoted names and fixed words; each value of an expectation is bound",
-    "include/ingest/classes.py": "the declaration's own expression",
-    "include/spool.py": "quoted names",
+    "include/features/point_in_time.py": "names of the declaration's patterns, and moments that the clock made",
+    "include/ingest/validation/rows.py": "names made there",
+    "include/ingest/validation/compiled.py": "quoted names and fixed words; each value of an expectation is bound",
+    "include/ingest/validation/contract.py": "the declaration's own expression",
+    "include/storage/spill.py": "quoted names",
 }
 
 

@@ -17,19 +17,20 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from include import models, profile
 from include.environment import Endpoint
 from include.errors import SettingError
 from include.features.build import training_set
-from include.ingest.run import ingest
-from include.lake import Lake
-from include.monitor.run import monitor
+from include.ingest.pipeline import ingest
+from include.models import artifacts
+from include.models.registry import Registry
+from include.monitor.pipeline import monitor
 from include.promote import ledger
-from include.registry import Registry
-from include.score.run import score
+from include.score.pipeline import score
 from include.spec import UseCase
 from include.spec.load import read
-from include.tables import DEPLOYMENTS
+from include.stats import profiles
+from include.storage.lake import Lake
+from include.storage.schemas import DEPLOYMENTS
 from tests.train import visits
 
 FIRST, LAST = "2024-03-19", "2024-03-30"
@@ -91,22 +92,24 @@ class Clinic:
             ("categorical", OneHotEncoder(handle_unknown="ignore"), list(self.spec.features.categorical)),
         ]
         model = Pipeline([("columns", ColumnTransformer(columns)), ("model", LogisticRegression())])
-        model.fit(models.frame(rows, self.spec), rows[self.spec.problem.target].to_numpy())
-        digest = models.store(self.lake, models.dump(model))
+        model.fit(artifacts.model_input(rows, self.spec), rows[self.spec.problem.target].to_numpy())
+        digest = artifacts.store_model(self.lake, artifacts.serialize(model))
         product = f"reference:{digest}"
-        said = pa.table({"prediction": models.predict(model, rows, self.spec)})
+        said = pa.table({"prediction": artifacts.predict(model, rows, self.spec)})
         parts = [
-            profile.build(product, LAST, rows, self.spec.features.numeric, self.spec.features.categorical),
-            profile.build(product, LAST, rows, [self.spec.problem.target], []),
-            profile.build(product, LAST, said, ["prediction"], []),
+            profiles.build_profile(
+                product, LAST, rows, self.spec.features.numeric, self.spec.features.categorical
+            ),
+            profiles.build_profile(product, LAST, rows, [self.spec.problem.target], []),
+            profiles.build_profile(product, LAST, said, ["prediction"], []),
         ]
         self.lake.publish("profiles", pa.concat_tables(parts), {"product": product, "night": LAST})
         registry = Registry(f"sqlite:///{self.folder}/mlflow.db")
         with registry.recording(self.spec.name, "key", "champion") as run:
-            registry.put(run, {models.key(digest): models.dump(model)})
+            registry.put(run, {artifacts.model_key(digest): artifacts.serialize(model)})
         texts: Any = dict.fromkeys(DEPLOYMENTS.names, "") | {"role": "champion", "version": "1"}
         texts |= {"model": digest, "prior": 0.3, "effective": SERVED[0], "evidence": LAST, "attempt": run}
-        ledger.switch(self.lake, lambda rows: [texts | {"kind": "promoted", "by": "a test"}])
+        ledger.record_switch(self.lake, lambda rows: [texts | {"kind": "promoted", "by": "a test"}])
 
 
 @pytest.fixture(scope="session")

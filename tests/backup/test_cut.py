@@ -10,10 +10,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from include.backup import write
-from include.backup.write import cut
 from include.errors import StoreUnavailable
-from include.lake import Lake
+from include.ops import backup
+from include.ops.backup import consistent_versions
+from include.storage.lake import Lake
 
 
 def rows(number: int) -> pa.Table:
@@ -23,7 +23,7 @@ def rows(number: int) -> pa.Table:
 
 def test_no_row_is_ahead_of_what_it_speaks_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A writer fills table after table for each number: at the moment that is taken, none is two ahead."""
-    monkeypatch.setattr(write, "PAUSE", 0.01)
+    monkeypatch.setattr(backup, "PAUSE", 0.01)
     tables = [f"t{number}" for number in range(5)]
     lake = Lake("usecase", str(tmp_path))
     for table in tables:
@@ -43,7 +43,7 @@ def test_no_row_is_ahead_of_what_it_speaks_of(tmp_path: Path, monkeypatch: pytes
         writer = pool.submit(write_on)
         taken: list[dict[str, int]] = []
         while len({tuple(one.values()) for one in taken}) < 6 and not writer.done():
-            taken.append(cut(lake))
+            taken.append(consistent_versions(lake))
         stop.set()
         writer.result()
     for one in taken:
@@ -58,6 +58,6 @@ def test_tables_that_never_stand_still_are_refused(tmp_path: Path, monkeypatch: 
     lake.publish("t", rows(0), {"n": 0})
     seen = iter(range(1000))
     monkeypatch.setattr(Lake, "version", lambda self, table: next(seen))
-    monkeypatch.setattr(write, "PAUSE", 0)
+    monkeypatch.setattr(backup, "PAUSE", 0)
     with pytest.raises(StoreUnavailable, match="required a moment without a commit"):
-        cut(lake)
+        consistent_versions(lake)

@@ -15,9 +15,9 @@ from demo.environment import postgres_uri
 from demo.home import Home
 from demo.postgres import binaries
 from demo.stack import Stack
-from include.backup.databases import Absent, address, dump
 from include.environment import Endpoint
 from include.errors import BackupError, SettingError
+from include.ops.backup import DatabaseUnavailable, database_address, dump_database
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def database() -> Iterator[Endpoint]:
         try:
             stack.up(["postgres"])
             found = Endpoint("", postgres_uri(home, "mlflow"))
-            url = address(found)
+            url = database_address(found)
             given = {"host": url.query["host"], "user": url.username, "password": url.password}
             with psycopg2.connect(dbname=url.database, **given) as rows:
                 rows.cursor().execute("CREATE TABLE planted AS SELECT 7 AS n")
@@ -51,12 +51,12 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_postgresql_is_dumped_and_can_be_read_back(database: Endpoint, tools: Path, tmp_path: Path) -> None:
     """The dump holds the table and its row; the tool's words hold neither address nor password."""
-    kind, data = dump("mlflow", lambda name: database)
+    kind, data = dump_database("mlflow", lambda name: database)
     (tmp_path / "dump").write_bytes(data)
     read = [binaries() / "pg_restore", "--file=-", tmp_path / "dump"]
     text = subprocess.run(read, capture_output=True, text=True, check=True).stdout
     assert (kind, "COPY public.planted (n) FROM stdin;\n7\n" in text) == ("postgresql", True)
-    password = address(database).password
+    password = database_address(database).password
     assert password
     assert password not in tools.read_text()
     assert "mlflow" not in tools.read_text()
@@ -69,7 +69,7 @@ def test_one_that_cannot_be_dumped_says_why_without_its_password(
     """What the tool said is in the sentence, and the connection to mend."""
     wrong = Endpoint("", database.uri, password=password)
     with pytest.raises(BackupError, match=r"password authentication failed.*evergreen_airflow_db") as refused:
-        dump("airflow", lambda name: wrong)
+        dump_database("airflow", lambda name: wrong)
     assert password not in str(refused.value)
 
 
@@ -81,15 +81,15 @@ def test_without_a_connection_or_a_tool_it_is_said_that_it_is_not_in_the_backup(
     def nobody(name: str) -> Endpoint:
         raise SettingError(name)
 
-    with pytest.raises(Absent, match=r"mlflow's database \(no connection evergreen_mlflow_db\)"):
-        dump("mlflow", nobody)
+    with pytest.raises(DatabaseUnavailable, match=r"mlflow's database \(no connection evergreen_mlflow_db\)"):
+        dump_database("mlflow", nobody)
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(Absent, match="there is no pg_dump here"):
-        dump("mlflow", lambda name: database)
+    with pytest.raises(DatabaseUnavailable, match="there is no pg_dump here"):
+        dump_database("mlflow", lambda name: database)
 
 
 def test_a_sqlite_that_is_not_there_is_a_failure(tmp_path: Path) -> None:
     """It was to be in the backup, so an empty one isn't made instead."""
     with pytest.raises(BackupError, match="unable to open database file"):
-        dump("mlflow", lambda name: Endpoint(name, f"sqlite:///{tmp_path}/none.db"))
+        dump_database("mlflow", lambda name: Endpoint(name, f"sqlite:///{tmp_path}/none.db"))
     assert not (tmp_path / "none.db").exists()

@@ -15,14 +15,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from include.__main__ import app
-from include.backup import shelf, write
-from include.backup.restore import restore
-from include.backup.write import Done, backup
+from include.cli.app import app
 from include.errors import BackupError, NotPublished
-from include.lake import Lake
-from include.registry import Registry
-from include.verify import verify
+from include.models.registry import Registry
+from include.ops import backup as write
+from include.ops import backup_store
+from include.ops.backup import BackupResult, backup
+from include.ops.restore import restore
+from include.ops.verify import verify
+from include.storage.lake import Lake
 from tests.backup.conftest import NEXT, NOW, Clinic
 
 TABLES = ("partitions", "validated_visits", "validated_outcomes", "predictions", "findings", "drift")
@@ -52,7 +53,7 @@ def kept(tmp_path: Path) -> Lake:
     return Lake("backups", str(tmp_path / "safe"))
 
 
-def copy(clinic: Clinic, kept: Lake, after: int = 0) -> Done:
+def copy(clinic: Clinic, kept: Lake, after: int = 0) -> BackupResult:
     """Back up, some seconds later than the test's own now."""
     now = NOW + timedelta(seconds=after)
     return backup([clinic.lake], kept, now=now, connect=clinic.connect)
@@ -156,9 +157,9 @@ def test_a_damaged_object_is_named_and_nothing_is_written(
 ) -> None:
     """A bit, the end or the whole of one file of the backup: restore names it, and the place stays empty."""
     done = copy(home, kept)
-    name, objects = home.spec.name, shelf.load(kept, done.name).objects
+    name, objects = home.spec.name, backup_store.load_manifest(kept, done.name).objects
     victim = next(key for key in objects[name] if key.startswith("models/"))
-    damage(tmp_path / "safe" / "backups" / shelf.key(objects[name][victim][0]))
+    damage(tmp_path / "safe" / "backups" / backup_store.object_key(objects[name][victim][0]))
     shutil.rmtree(home.folder / "lake")
     with pytest.raises(BackupError, match=f"{name}/{victim}"):
         restore(kept, done.name)
@@ -205,7 +206,7 @@ def test_a_backup_that_was_killed_is_none_and_the_next_one_completes_it(home: Cl
     assert killed.returncode == -signal.SIGKILL
     there = len(kept.keys("objects"))
     assert there >= 20
-    assert shelf.names(kept) == []
+    assert backup_store.backup_names(kept) == []
     with pytest.raises(NotPublished, match="found none at all"):
         restore(kept, "2024-04-03T000000Z")
     done = copy(home, kept, 1)
@@ -258,8 +259,10 @@ def test_the_backup_lies_outside_the_lake(tmp_path: Path, place: str) -> None:
     (tmp_path / "alias").symlink_to(tmp_path)
     for to in (tmp_path / place, tmp_path / "alias" / place):
         with pytest.raises(BackupError, match="required an address outside the lake"):
-            shelf.shelf(str(tmp_path / "lake"), str(to))
-    assert shelf.shelf(str(tmp_path / "lake"), str(tmp_path / "lakeside")).uri.endswith("/lakeside/backups")
+            backup_store.open_store(str(tmp_path / "lake"), str(to))
+    assert backup_store.open_store(str(tmp_path / "lake"), str(tmp_path / "lakeside")).uri.endswith(
+        "/lakeside/backups"
+    )
 
 
 def test_a_person_backs_up_looks_and_restores(

@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from evergreen.operators.operate import OperateOperator
 from evergreen.operators.upkeep import BackUpOperator, PruneOperator
-from include.backup import shelf
+from include.ops import backup_store
 from tests.backup.conftest import Clinic
 
 
@@ -30,7 +30,7 @@ def test_backing_up_needs_no_reason_and_says_what_it_lacks(
     """It changes nothing of the lake; the reference names the backup and each database that isn't in it."""
     monkeypatch.setenv("EVERGREEN_BACKUP", str(tmp_path / "safe"))
     said = OperateOperator(task_id="operate", usecase=home.spec.name).execute(context)
-    (name,) = shelf.names(shelf.shelf())
+    (name,) = backup_store.backup_names(backup_store.open_store())
     assert said["note"].startswith(f"{name}: {said['rows']} objects")
     for tool in ("airflow", "mlflow"):
         assert f"{tool}'s database (no connection evergreen_{tool}_db)" in said["note"]
@@ -77,19 +77,21 @@ def test_upkeep_backs_up_all_and_then_removes_what_is_beyond_the_number(
     back_up, prune = BackUpOperator(task_id="back_up"), PruneOperator(task_id="prune_backups")
     first = back_up.execute(context)
     assert first["rows"] > 100
-    shelf.close(shelf.shelf(), "2000-01-01T000000Z", replace(_manifest(), made="2000-01-01T000000Z"))
+    backup_store.write_manifest(
+        backup_store.open_store(), "2000-01-01T000000Z", replace(_manifest(), made="2000-01-01T000000Z")
+    )
     said = prune.execute(context)
     assert "backups kept: 1; removed: 2000-01-01T000000Z" in said["note"]
-    assert first["note"].startswith(shelf.names(shelf.shelf())[0])
+    assert first["note"].startswith(backup_store.backup_names(backup_store.open_store())[0])
     monkeypatch.setenv("EVERGREEN_BACKUPS_KEPT", "0")
     with pytest.raises(AirflowSkipException, match="EVERGREEN_BACKUPS_KEPT is 0: every backup stays"):
         prune.execute(context)
 
 
-def _manifest() -> shelf.Manifest:
+def _manifest() -> backup_store.Manifest:
     """Return the manifest of the one backup that there is."""
-    (name,) = shelf.names(shelf.shelf())
-    return shelf.load(shelf.shelf(), name)
+    (name,) = backup_store.backup_names(backup_store.open_store())
+    return backup_store.load_manifest(backup_store.open_store(), name)
 
 
 @pytest.mark.parametrize("value", [None, ""])
@@ -116,4 +118,4 @@ def test_a_database_that_cannot_be_dumped_fails_upkeep_before_it_cleans(
     )
     with pytest.raises(AirflowFailException, match="unable to open database file"):
         BackUpOperator(task_id="back_up").execute(context)
-    assert len(shelf.names(shelf.shelf())) == 1
+    assert len(backup_store.backup_names(backup_store.open_store())) == 1

@@ -18,17 +18,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.backup import prune as pruning
-from include.backup import restore as restoring
-from include.backup import shelf, turns, write
-from include.backup.prune import beyond, prune
-from include.backup.restore import examine, look, restore
-from include.backup.shelf import Manifest
-from include.backup.turns import turn
-from include.backup.write import backup
 from include.errors import BackupError, SettingError, StoreUnavailable
-from include.lake import Lake
-from include.upkeep import compact, vacuum
+from include.ops import backup as write
+from include.ops import backup_store
+from include.ops import prune as pruning
+from include.ops import restore as restoring
+from include.ops.backup import backup
+from include.ops.backup_store import Manifest, take_turn
+from include.ops.prune import prune, surplus_backups
+from include.ops.restore import examine_backup, read_backup, restore
+from include.ops.upkeep import compact, vacuum
+from include.storage.lake import Lake
 from tests.backup.conftest import NOW, Clinic
 from tests.backup.test_drill import content, cut_short, flip
 
@@ -56,8 +56,8 @@ prune(Lake("backups", "{safe}"), 1)
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has to wait looks again soon, and gives up at once."""
-    monkeypatch.setattr(turns, "PAUSE", 0.01)
-    monkeypatch.setattr(turns, "WAIT", 0)
+    monkeypatch.setattr(backup_store, "PAUSE", 0.01)
+    monkeypatch.setattr(backup_store, "WAIT", 0)
 
 
 @pytest.fixture
@@ -91,15 +91,15 @@ def nobody(name: str) -> None:
 
 def sound(kept: Lake) -> list[str]:
     """Return the names of the backups, each of which was read whole."""
-    for name in shelf.names(kept):
-        examine(kept, shelf.load(kept, name))
-    return shelf.names(kept)
+    for name in backup_store.backup_names(kept):
+        examine_backup(kept, backup_store.load_manifest(kept, name))
+    return backup_store.backup_names(kept)
 
 
 def unnamed(kept: Lake) -> set[str]:
     """Return the objects that no backup names."""
-    manifests = [shelf.load(kept, name) for name in shelf.names(kept)]
-    named = {shelf.key(digest) for one in manifests for digest in one.digests(one.objects)}
+    manifests = [backup_store.load_manifest(kept, name) for name in backup_store.backup_names(kept)]
+    named = {backup_store.object_key(digest) for one in manifests for digest in one.digests(one.objects)}
     return set(kept.keys("objects")) - named
 
 
@@ -115,7 +115,7 @@ def test_the_newest_stay_whole_and_what_only_old_ones_held_is_gone(tmp_path: Pat
     assert sound(kept) == names[3:]
     assert unnamed(kept) == set()
     assert done.objects == before - len(kept.keys("objects")) > 0
-    assert kept.keys(turns.PREFIX) == []
+    assert kept.keys(backup_store.PREFIX) == []
     shutil.rmtree(tmp_path / "lake")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
@@ -158,7 +158,9 @@ def test_the_newest_of_everything_never_go(held: list[set[str]], keep: int) -> N
         for number, parts in enumerate(held)
     }
     stay = {name for part in "abc" for name in [n for n in manifests if part in manifests[n].objects][-keep:]}
-    assert beyond(manifests, keep) == [name for name in manifests if name not in stay | {max(manifests)}]
+    assert surplus_backups(manifests, keep) == [
+        name for name in manifests if name not in stay | {max(manifests)}
+    ]
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])
@@ -173,13 +175,13 @@ def test_killed_anywhere_what_stays_is_whole_and_the_next_one_ends_it(
     )
     assert killed.returncode == -signal.SIGKILL
     assert sound(kept) == names[min(after, 2) :]
-    (left,) = kept.keys(f"{turns.PREFIX}/removes")
+    (left,) = kept.keys(f"{backup_store.PREFIX}/removes")
     with pytest.raises(StoreUnavailable, match=f"found {left}.*killed"):
         prune(kept, 1)  # who knows if it lives
     with pytest.raises(StoreUnavailable, match="required nobody who removes"):
         copy(a_lake(tmp_path, 3), kept, 3)
     age(tmp_path, left)
-    assert copy(a_lake(tmp_path, 3), kept, 3) == shelf.names(kept)[-1]
+    assert copy(a_lake(tmp_path, 3), kept, 3) == backup_store.backup_names(kept)[-1]
     prune(kept, 1)
     assert (len(sound(kept)), unnamed(kept)) == (1, set())
 
@@ -187,7 +189,7 @@ def test_killed_anywhere_what_stays_is_whole_and_the_next_one_ends_it(
 def age(tmp_path: Path, key: str) -> None:
     """Let an object be as old as one of a process that is dead."""
     file = tmp_path / "safe" / "backups" / key
-    then = file.stat().st_mtime - turns.SILENT - 1
+    then = file.stat().st_mtime - backup_store.SILENT - 1
     os.utime(file, (then, then))
 
 
@@ -214,7 +216,7 @@ def test_a_backup_that_is_being_written_keeps_its_objects(
     assert len(sound(kept)) == 3
 
 
-@pytest.mark.parametrize("reads", [restore, look])
+@pytest.mark.parametrize("reads", [restore, read_backup])
 def test_a_backup_that_is_being_restored_stays(
     tmp_path: Path, kept: Lake, monkeypatch: pytest.MonkeyPatch, reads: Callable[[Lake, str], object]
 ) -> None:
@@ -227,9 +229,9 @@ def test_a_backup_that_is_being_restored_stays(
         with pytest.raises(StoreUnavailable, match="required nobody who backs up or removes"):
             prune(kept, 1)
         tried.append(given)
-        return examine(*given)  # type: ignore[arg-type]
+        return examine_backup(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(restoring, "examine", while_reading)
+    monkeypatch.setattr(restoring, "examine_backup", while_reading)
     reads(kept, names[0])
     assert len(tried) == 1
     assert Lake("usecase", str(tmp_path / "new")).get("state/newest") == (
@@ -242,12 +244,12 @@ def test_a_backup_waits_for_a_prune_and_then_goes_on(
     tmp_path: Path, kept: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a prune is about to remove isn't taken for there."""
-    monkeypatch.setattr(turns, "WAIT", 30)
+    monkeypatch.setattr(backup_store, "WAIT", 30)
     names = taken(tmp_path, kept, range(2))
     real, waits = pruning._sweep, threading.Event()
-    look = turns.Turn._others
+    look = backup_store.Turn._others
 
-    def looks(mine: turns.Turn, own: str) -> list[str]:
+    def looks(mine: backup_store.Turn, own: str) -> list[str]:
         found = look(mine, own)
         if mine.act == "shares":
             waits.set()
@@ -261,7 +263,7 @@ def test_a_backup_waits_for_a_prune_and_then_goes_on(
         assert not later.done()
         return before
 
-    monkeypatch.setattr(turns.Turn, "_others", looks)
+    monkeypatch.setattr(backup_store.Turn, "_others", looks)
     monkeypatch.setattr(pruning, "_sweep", slow)
     with ThreadPoolExecutor(1) as pool:
         assert prune(kept, 1).backups == (names[0],)
@@ -272,7 +274,7 @@ def test_backups_and_prunes_at_once_leave_only_whole_ones(
     tmp_path: Path, kept: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two back up and two prune, again and again: every backup that is left reads back."""
-    monkeypatch.setattr(turns, "WAIT", 60)
+    monkeypatch.setattr(backup_store, "WAIT", 60)
     for number in range(2):
         copy(a_lake(tmp_path, 0, f"usecase{number}"), kept, number)
 
@@ -301,14 +303,14 @@ def test_one_who_was_taken_for_dead_closes_no_backup(
     real = write._dumped
 
     def asleep(*given: object) -> object:
-        monkeypatch.setattr(turns, "LOST", -1)
+        monkeypatch.setattr(backup_store, "LOST", -1)
         return real(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(write, "_dumped", asleep)
     lake = a_lake(tmp_path, 1)
     with pytest.raises(StoreUnavailable, match="others may have begun"):
         copy(lake, kept, 1)
-    assert shelf.names(kept) == names
+    assert backup_store.backup_names(kept) == names
 
 
 def test_a_pruner_that_was_stopped_for_long_removes_nothing_more(
@@ -316,10 +318,10 @@ def test_a_pruner_that_was_stopped_for_long_removes_nothing_more(
 ) -> None:
     """A backup began meanwhile and counts on its objects, also if the first that wakes is the beat."""
     taken(tmp_path, kept, range(3))
-    sweep, clock = pruning._sweep, turns._now
+    sweep, clock = pruning._sweep, backup_store._now
 
-    def stopped(place: Lake, stay: dict[str, Manifest], mine: turns.Turn) -> object:
-        monkeypatch.setattr(turns, "_now", lambda: clock() + 1200)
+    def stopped(place: Lake, stay: dict[str, Manifest], mine: backup_store.Turn) -> object:
+        monkeypatch.setattr(backup_store, "_now", lambda: clock() + 1200)
         age(tmp_path, mine.key)
         copy(a_lake(tmp_path, 1), kept, 60)  # has bytes of the backup that just went
         mine.say()
@@ -338,8 +340,8 @@ def test_with_a_damaged_newest_nothing_goes_and_it_is_named(
 ) -> None:
     """A bit, the end or all of it: an older one may be the last that can be restored."""
     names = taken(tmp_path, kept, range(3))
-    objects = shelf.load(kept, names[-1]).objects["usecase"]
-    own = shelf.key(objects["state/newest"][0]) if what == "an object" else f"{names[-1]}.json"
+    objects = backup_store.load_manifest(kept, names[-1]).objects["usecase"]
+    own = backup_store.object_key(objects["state/newest"][0]) if what == "an object" else f"{names[-1]}.json"
     damage(tmp_path / "safe" / "backups" / own)
     before = kept.keys("")
     if damage is Path.unlink and what == "the manifest":
@@ -354,15 +356,15 @@ def test_with_a_damaged_newest_nothing_goes_and_it_is_named(
 @pytest.mark.parametrize("what", ["a use case", "the artifacts", "a database"])
 def test_with_a_damaged_newest_of_anything_nothing_goes(tmp_path: Path, kept: Lake, what: str) -> None:
     """The newest backup holds none of it, and the older one that does is the last that can be restored."""
-    digest = shelf.keep(kept, b"what the newest holds", {})
-    older = shelf.keep(kept, b"what older ones hold", {})
+    digest = backup_store.store_object(kept, b"what the newest holds", {})
+    older = backup_store.store_object(kept, b"what older ones hold", {})
     for name, held, size in (("2024-01-01T000000Z", older, 20), ("2024-01-02T000000Z", digest, 21)):
         objects = {"a use case": "other", "the artifacts": ""}
         of = {objects[what]: {"key": (held, f"{size} e")}} if what in objects else {}
         dumps = {} if what in objects else {"mlflow": ("sqlite", held)}
-        shelf.close(kept, name, Manifest(name, "", "", {}, of, dumps, []))
+        backup_store.write_manifest(kept, name, Manifest(name, "", "", {}, of, dumps, []))
     last = taken(tmp_path, kept, range(1))[0]
-    file = tmp_path / "safe" / "backups" / shelf.key(digest)
+    file = tmp_path / "safe" / "backups" / backup_store.object_key(digest)
     whole = file.read_bytes()
     flip(file)
     before = kept.keys("")
@@ -372,7 +374,7 @@ def test_with_a_damaged_newest_of_anything_nothing_goes(tmp_path: Path, kept: La
     file.write_bytes(whole)
     done = prune(kept, 1)
     assert done.backups == ("2024-01-01T000000Z",)
-    assert done.read == (last, len(shelf.load(kept, last).digests(["usecase"])) + 1)
+    assert done.read == (last, len(backup_store.load_manifest(kept, last).digests(["usecase"])) + 1)
 
 
 def test_with_a_backup_dated_in_the_future_nothing_goes_until_it_has_its_own_date(
@@ -388,7 +390,7 @@ def test_with_a_backup_dated_in_the_future_nothing_goes_until_it_has_its_own_dat
         prune(kept, 1)
     assert kept.keys("") == before
     file = tmp_path / "safe" / "backups" / f"{name}.json"
-    own = shelf.named(NOW + timedelta(seconds=2))
+    own = backup_store.backup_name(NOW + timedelta(seconds=2))
     file.rename(file.with_stem(own))
     assert prune(kept, 2).backups == tuple(names[:2])
     assert sound(kept) == [own, names[2]]
@@ -401,8 +403,8 @@ def test_the_next_backup_mends_what_the_lake_still_has_and_a_prune_follows(
 ) -> None:
     """An object that was cut short is copied anew, and then the old ones go."""
     names = taken(tmp_path, kept, range(2))
-    objects = shelf.load(kept, names[-1]).objects["usecase"]
-    cut_short(tmp_path / "safe" / "backups" / shelf.key(objects["state/newest"][0]))
+    objects = backup_store.load_manifest(kept, names[-1]).objects["usecase"]
+    cut_short(tmp_path / "safe" / "backups" / backup_store.object_key(objects["state/newest"][0]))
     last = copy(Lake("usecase", str(tmp_path / "lake")), kept, 5)
     assert prune(kept, 1).backups == tuple(names)
     assert sound(kept) == [last]
@@ -438,18 +440,18 @@ def test_how_many_stay_is_declared(value: str, stay: int | None, monkeypatch: py
     monkeypatch.setenv("EVERGREEN_BACKUPS_KEPT", value)
     if stay is None:
         with pytest.raises(SettingError, match=r"EVERGREEN_BACKUPS_KEPT: required a number"):
-            shelf.wanted()
+            backup_store.backups_to_keep()
     else:
-        assert shelf.wanted() == stay
+        assert backup_store.backups_to_keep() == stay
 
 
 def test_who_wants_to_remove_holds_up_nobody_while_waiting(tmp_path: Path, kept: Lake) -> None:
     """Two back up side by side while a third waits to remove; then it is its turn."""
-    with turn(kept, "shares"):
-        with pytest.raises(StoreUnavailable), turn(kept, "removes"):
+    with take_turn(kept, "shares"):
+        with pytest.raises(StoreUnavailable), take_turn(kept, "removes"):
             pass
-        with turn(kept, "shares"):
-            assert len(kept.keys(turns.PREFIX)) == 2
-    with turn(kept, "removes") as mine:
+        with take_turn(kept, "shares"):
+            assert len(kept.keys(backup_store.PREFIX)) == 2
+    with take_turn(kept, "removes") as mine:
         mine.holds()
-        assert datetime.now(UTC) - kept.written(turns.PREFIX)[mine.key] < timedelta(minutes=5)
+        assert datetime.now(UTC) - kept.written(backup_store.PREFIX)[mine.key] < timedelta(minutes=5)

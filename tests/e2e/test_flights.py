@@ -17,7 +17,7 @@ from demo.airflow_api import AirflowApi
 from demo.home import Home
 from demo.servers import pid_file
 from demo.stack import Stack
-from include.lake import Lake
+from include.storage.lake import Lake
 from tests.house import ROOT
 
 pytestmark = [pytest.mark.airflow, pytest.mark.full, pytest.mark.timeout(900)]

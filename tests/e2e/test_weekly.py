@@ -15,9 +15,9 @@ import requests
 from demo import process
 from demo.airflow_api import LOOK, AirflowApi, AirflowError
 from demo.servers import log_file
-from include.lake import Lake
 from include.promote import ledger
 from include.spec import load
+from include.storage.lake import Lake
 from tests.demo.processes import members, only_loopback
 from tests.faults import clocks
 from tests.house import FORMS, LATE, PATIENCE, STORY, WEEKS, House

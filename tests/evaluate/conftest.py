@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from include.evaluate.run import evaluate
-from include.lake import Lake
-from include.registry import Registry
+from include.evaluate.pipeline import evaluate
+from include.models.registry import Registry
 from include.spec import UseCase
 from include.spec.load import read
-from include.train.run import train
+from include.storage.lake import Lake
+from include.train.pipeline import train
 from tests.kept import shared
 from tests.train import visits
 

@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow as pa
 from sklearn.pipeline import Pipeline
 
-from include import models
 from include.features.build import training_set
-from include.lake import Lake
+from include.models import artifacts
 from include.spec import UseCase
 from include.spec.stages import Candidate
+from include.storage.lake import Lake
 from include.train.fit import target
-from include.train.recipes import RECIPES, build
+from include.train.recipes import RECIPES, build_estimator
 from include.train.split import split
 from tests.train import visits
 
@@ -37,8 +37,8 @@ class Ward:
             "rule": {"column": "distance", "plus": -5},
         }
         candidate = Candidate(name="a", estimator=recipe, params={**small.get(recipe, {}), **params})
-        return build(self.spec, candidate).fit(
-            models.frame(self.fitted, self.spec), target(self.spec, self.fitted)
+        return build_estimator(self.spec, candidate).fit(
+            artifacts.model_input(self.fitted, self.spec), target(self.spec, self.fitted)
         )
 
 

@@ -16,17 +16,17 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from evergreen.operators.train import AblateOperator
-from include import models
-from include.__main__ import app
-from include.errors import NotPublished, SpecError, TooFew
-from include.evaluate.ablate import Ablation, ablate
-from include.evaluate.metrics import loss
+from include.cli.app import app
+from include.errors import InsufficientData, NotPublished, SpecError
+from include.evaluate.ablation import Ablation, ablate
 from include.features.build import training_set
-from include.lake import Lake
+from include.models import artifacts
 from include.spec import UseCase
 from include.spec.load import read
-from include.train.fit import fit, target
-from include.train.record import PATH, Record
+from include.stats.metrics import row_losses
+from include.storage.lake import Lake
+from include.train.fit import fit_recipe, target
+from include.train.record import PATH, TrainingRecord
 from include.train.split import split
 from tests.evaluate.conftest import Clinic
 from tests.train import visits
@@ -57,7 +57,7 @@ def test_default_groups_are_compared_by_the_chosen_recipe(clinic: Clinic) -> Non
     """Without declared groups the numeric and the categorical features are left out, and the run keeps it."""
     spec, night = clinic.spec, visits.LAST
     found = ablate(clinic.lake, spec, night, registry=clinic.registry)
-    chosen = Record.from_json(clinic.registry.get(clinic.run, PATH)).challenger.name
+    chosen = TrainingRecord.from_json(clinic.registry.get(clinic.run, PATH)).challenger.name
     assert (found.recipe, found.run) == (chosen, clinic.run)
     assert {g.name: g.columns for g in found.groups} == {
         "numeric": ("distance", "earlier"),
@@ -68,7 +68,11 @@ def test_default_groups_are_compared_by_the_chosen_recipe(clinic: Clinic) -> Non
     bare = spec.model_copy(update={"features": spec.features.model_copy(update={"numeric": ()})})
     recipe = next(c for c in spec.training.candidates if c.name == chosen)
     losses = [
-        loss("log_loss", target(spec, parts.test), models.predict(fit(s, recipe, both), parts.test, s))
+        row_losses(
+            "log_loss",
+            target(spec, parts.test),
+            artifacts.predict(fit_recipe(s, recipe, both), parts.test, s),
+        )
         for s in (spec, bare)
     ]
     numeric = next(g for g in found.groups if g.name == "numeric")
@@ -112,7 +116,7 @@ def test_too_few_test_nights_are_refused(clinic: Clinic) -> None:
     """Where a spread can't be had there is no interval, and a sentence says how many nights it takes."""
     short = clinic.spec.training.model_copy(update={"test": 3})  # a declaration with it is refused
     young = clinic.spec.model_copy(update={"training": short})
-    with pytest.raises(TooFew, match=r"required 2 labelled test nights, found 1"):
+    with pytest.raises(InsufficientData, match=r"required 2 labelled test nights, found 1"):
         ablate(clinic.lake, young, visits.LAST, registry=clinic.registry)
 
 
@@ -153,9 +157,9 @@ def test_the_task_is_skipped_where_there_are_too_few_test_nights(
     """Nothing waits for it, and the run's promotion stays green."""
 
     def young(spec: UseCase, night: str, test: pa.Table) -> None:
-        raise TooFew("ablation", required="2 labelled test nights", found="1")
+        raise InsufficientData("ablation", required="2 labelled test nights", found="1")
 
-    monkeypatch.setattr("include.evaluate.ablate._enough", young)
+    monkeypatch.setattr("include.evaluate.ablation._enough", young)
     night = {"dag_run": SimpleNamespace(partition_key=visits.LAST, run_type="manual"), "params": {}}
     with pytest.raises(AirflowSkipException, match="2 labelled test nights, found 1"):
         AblateOperator(task_id="ablate", usecase=outside.spec.name).execute(night)

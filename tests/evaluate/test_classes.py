@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from include.errors import MissingMetric
-from include.evaluate.classes import confusion
-from include.evaluate.metrics import loss, measure, measured
 from include.spec.metrics import FAMILIES, METRICS, check
+from include.stats.metrics import confusion, metric_value, metric_values, row_losses
 
 CLASSES = ("early", "on_time", "late")
 FIGURES = [f"{family}@{name}" for family in ("precision", "recall", "f1") for name in CLASSES]
@@ -47,7 +46,7 @@ def test_metrics_are_those_of_scikit_learn(given: Rows) -> None:
         expected |= {
             f"{family}@{n}": v for n, v in zip(CLASSES, of(actual, taken, average=None), strict=True)
         }
-    found = measured(NAMES, actual, said, CLASSES)
+    found = metric_values(NAMES, actual, said, CLASSES)
     assert set(found) == set(NAMES)
     assert {name: found[name] for name in expected} == pytest.approx(expected)
 
@@ -56,7 +55,7 @@ def test_metrics_are_those_of_scikit_learn(given: Rows) -> None:
 def test_what_the_rows_can_not_give_is_missing(given: Rows) -> None:
     """With classes absent nothing crashes: a figure is missing where the library has to make one up."""
     actual, said = columns(given)
-    taken, found = said.argmax(axis=1), measured(NAMES, actual, said, CLASSES)
+    taken, found = said.argmax(axis=1), metric_values(NAMES, actual, said, CLASSES)
     named = {"precision": sk.precision_score, "recall": sk.recall_score, "f1": sk.f1_score}
     expected = {}
     for family, of in named.items():
@@ -76,9 +75,9 @@ def test_what_the_rows_can_not_give_is_missing(given: Rows) -> None:
 @given(rows, st.randoms(use_true_random=False))
 def test_no_metric_depends_on_the_order_of_rows(given: Rows, random: object) -> None:
     """The same rows in another order have the same figures, ties among them."""
-    found = measured(NAMES, *columns(given), CLASSES)
+    found = metric_values(NAMES, *columns(given), CLASSES)
     random.shuffle(given)  # type: ignore[attr-defined]
-    assert measured(NAMES, *columns(given), CLASSES) == pytest.approx(found)
+    assert metric_values(NAMES, *columns(given), CLASSES) == pytest.approx(found)
 
 
 @pytest.mark.parametrize("objective", ["log_loss", "brier"])
@@ -87,11 +86,11 @@ def test_losses_are_finite_and_average_to_the_metric(objective: str, given: Rows
     """Each row's loss is finite and never negative, even of one that was sure and wrong."""
     actual, said = columns(given)
     for probabilities in (said, np.eye(3)[said.argmax(axis=1)]):
-        found = loss(objective, actual, probabilities)
+        found = row_losses(objective, actual, probabilities)
         assert found.shape == actual.shape
         assert np.isfinite(found).all()
         assert (found >= 0).all()
-        assert measure(objective, actual, probabilities, CLASSES) == pytest.approx(found.mean())
+        assert metric_value(objective, actual, probabilities, CLASSES) == pytest.approx(found.mean())
 
 
 def test_the_likeliest_class_is_the_first_of_two_alike() -> None:
@@ -105,7 +104,7 @@ def test_calibration_is_that_of_the_likeliest_class() -> None:
     said = np.tile([0.8, 0.15, 0.05], (10, 1))
     for right, error in ((8, 0.0), (5, 0.3)):
         actual = np.array([0.0] * right + [2.0] * (10 - right))
-        assert measure("calibration_error", actual, said, CLASSES) == pytest.approx(error)
+        assert metric_value("calibration_error", actual, said, CLASSES) == pytest.approx(error)
 
 
 @pytest.mark.parametrize(
@@ -125,12 +124,12 @@ def test_a_night_of_one_class_says_what_it_lacks(metric: str, required: str) -> 
     with pytest.raises(
         MissingMetric, match=f"required {required}, found 5 early, 0 on_time, 0 late in 5 rows"
     ):
-        measure(metric, np.zeros(5), said, CLASSES)
+        metric_value(metric, np.zeros(5), said, CLASSES)
 
 
 def test_no_rows_have_no_metrics() -> None:
     """Without rows nothing is measured, and nothing crashes."""
-    assert measured(NAMES, np.empty(0), np.empty((0, 3)), CLASSES) == {}
+    assert metric_values(NAMES, np.empty(0), np.empty((0, 3)), CLASSES) == {}
 
 
 @pytest.mark.parametrize(

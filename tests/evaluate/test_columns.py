@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from include import tables
 from include.errors import NotPublished, SpecError
-from include.evaluate.columns import beside
-from include.lake import Lake
+from include.evaluate.measure import columns_of_rows
 from include.spec import UseCase
+from include.storage import schemas
+from include.storage.lake import Lake
 from tests.train import visits
 
 NIGHTS = ["2024-03-04", "2024-03-05", "2024-03-06"]
@@ -45,7 +45,7 @@ def published(spec: UseCase) -> pa.Table:
         for i in range(20)
         for revision in range(int(random.integers(1, 4)))
     ]
-    table = pa.Table.from_pylist(made, schema=tables.validated(spec.sources["visits"]))
+    table = pa.Table.from_pylist(made, schema=schemas.validated_schema(spec.sources["visits"]))
     return table.take(random.permutation(table.num_rows))
 
 
@@ -75,7 +75,7 @@ def _rows(published: pa.Table) -> pa.Table:
 def test_each_row_gets_what_its_night_knew(lake: Lake, spec: UseCase, published: pa.Table) -> None:
     """A feature is the rows' own, another column the newest revision known then, in their order."""
     rows = _rows(published)
-    found = beside(lake, spec, rows, ["place", "distance", "visit", "place"])
+    found = columns_of_rows(lake, spec, rows, ["place", "distance", "visit", "place"])
     assert found.column_names == ["place", "distance", "visit"]
     assert found["distance"].equals(rows["distance"])
     assert found["visit"].equals(rows["visit"])
@@ -96,14 +96,14 @@ def test_no_rows_and_no_names_are_no_error(
 ) -> None:
     """Of no rows there are none, of no names no column, and the rows stay as many."""
     rows = _rows(published)
-    assert beside(lake, spec, rows, names).shape == (50, len(names))
-    assert beside(lake, spec, rows.slice(0, 0), names).shape == (0, len(names))
+    assert columns_of_rows(lake, spec, rows, names).shape == (50, len(names))
+    assert columns_of_rows(lake, spec, rows.slice(0, 0), names).shape == (0, len(names))
 
 
 def test_an_unknown_name_is_refused(lake: Lake, spec: UseCase, published: pa.Table) -> None:
     """A name that is neither feature nor column of the spine is refused with those that there are."""
     with pytest.raises(SpecError, match="required distance, earlier, visit, place, found minutes"):
-        beside(lake, spec, _rows(published), ["place", "minutes"])
+        columns_of_rows(lake, spec, _rows(published), ["place", "minutes"])
 
 
 def test_a_column_that_was_not_published_is_refused(
@@ -115,7 +115,7 @@ def test_a_column_that_was_not_published_is_refused(
         with pytest.raises(
             NotPublished, match=r"published with place, found .* ingest the test nights again"
         ):
-            beside(lake, spec, _rows(published), ["distance", "place"])
+            columns_of_rows(lake, spec, _rows(published), ["distance", "place"])
         lake.publish("validated_visits", published.drop_columns("place"), {"night": NIGHTS})
 
 
@@ -125,4 +125,4 @@ def test_a_row_that_no_night_knew_is_refused(spec: UseCase, published: pa.Table,
     lake = Lake(spec.name, str(tmp_path))
     lake.publish("validated_visits", late, {"night": NIGHTS})
     with pytest.raises(NotPublished, match=r"required place of 50 rows, found [1-9][0-9]* that aren't there"):
-        beside(lake, spec, _rows(published), ["place"])
+        columns_of_rows(lake, spec, _rows(published), ["place"])

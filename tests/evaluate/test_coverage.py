@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.evaluate.coverage import measure
+from include.evaluate.measure import uncovered_shares
 from include.spec import UseCase
 from tests.train import visits
 
@@ -49,7 +49,7 @@ def counted(fitted: list[Any], scored: list[Any]) -> float:
 @given(st.lists(row, max_size=12), st.lists(row, min_size=1, max_size=12))
 def test_shares_are_those_counted_by_hand(spec: UseCase, fitted: list[Any], scored: list[Any]) -> None:
     """Each feature's share is that of a plain count, missing values and empty features included."""
-    found = measure(spec, table(fitted), table(scored))
+    found = uncovered_shares(spec, table(fitted), table(scored))
     assert list(found) == ["distance", "earlier", "place"]
     for place, column in enumerate(found):
         expected = counted([r[place] for r in fitted], [r[place] for r in scored])
@@ -59,16 +59,16 @@ def test_shares_are_those_counted_by_hand(spec: UseCase, fitted: list[Any], scor
 @given(st.lists(row, min_size=1, max_size=12))
 def test_what_was_fitted_is_covered(spec: UseCase, rows: list[Any]) -> None:
     """No value of the fitted rows themselves counts, nor of any part of them."""
-    assert set(measure(spec, table(rows), table(rows[::2])).values()) == {0.0}
+    assert set(uncovered_shares(spec, table(rows), table(rows[::2])).values()) == {0.0}
 
 
 def test_each_way_of_being_strange_counts(spec: UseCase) -> None:
     """A new category, numbers on both sides of the range, and a gap that training never had."""
     fitted = table([(1.0, None, "north"), (3.0, None, "south")])
     scored = table([(0.9, 1.0, "new"), (3.1, None, "north"), (None, None, None), (2.0, None, "south")])
-    assert measure(spec, fitted, scored) == {"distance": 0.75, "earlier": 0.25, "place": 0.5}
+    assert uncovered_shares(spec, fitted, scored) == {"distance": 0.75, "earlier": 0.25, "place": 0.5}
 
 
 def test_nothing_to_score_has_no_shares(spec: UseCase) -> None:
     """Without rows there is no share, rather than a good one."""
-    assert measure(spec, table([(1.0, 1.0, "north")]), table([])) == {}
+    assert uncovered_shares(spec, table([(1.0, 1.0, "north")]), table([])) == {}

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.pipeline import Pipeline
 
-from include import models
 from include.errors import ModelError
-from include.evaluate import edge
-from include.evaluate.sample import spread
-from include.promote.facts import EdgeCase
+from include.evaluate import robustness
+from include.evaluate.robustness import sample_indices
+from include.judge.evidence import EdgeCase
+from include.models import artifacts
 from tests.evaluate.fits import ALL, Ward, ward
 from tests.train.visits import KINDS
 
@@ -65,14 +65,16 @@ def clinic(wards: dict[str, Ward]) -> Ward:
 
 def asked(clinic: Ward, estimator: Pipeline) -> dict[str, EdgeCase]:
     """Return the cases by their names."""
-    found = edge.measure(estimator, clinic.spec, clinic.rows, clinic.actual, clinic.fitted)
+    found = robustness.measure_robustness(estimator, clinic.spec, clinic.rows, clinic.actual, clinic.fitted)
     assert len({case.name for case in found}) == len(found)
     return {case.name: case for case in found}
 
 
 def planted(clinic: Ward, says: Says) -> Pipeline:
     """Return a planted model."""
-    return Pipeline([("model", Planted(says))]).fit(models.frame(clinic.rows, clinic.spec), clinic.actual)
+    return Pipeline([("model", Planted(says))]).fit(
+        artifacts.model_input(clinic.rows, clinic.spec), clinic.actual
+    )
 
 
 def broken(clinic: Ward, says: Says) -> dict[str, str]:
@@ -125,7 +127,7 @@ def test_harm_costs_what_it_does_to_the_loss(clinic: Ward) -> None:
     """Only harm to what a model leans on costs, and as much as the objective says."""
     estimator = planted(clinic, lambda rows: np.where(rows["distance"].to_numpy() > 5, 0.9, 0.1))
     found = asked(clinic, estimator)
-    before = models.predict(estimator, clinic.rows, clinic.spec)
+    before = artifacts.predict(estimator, clinic.rows, clinic.spec)
     losses = [-np.log(np.where(clinic.actual == 1, p, 1 - p)).mean() for p in (before, 0.1)]
     assert found["distance missing"].rise == pytest.approx(losses[1] / losses[0] - 1)
     assert found["distance with noise"].rise != 0
@@ -229,7 +231,7 @@ def test_a_type_may_be_refused_in_a_sentence_only(clinic: Ward) -> None:
     with pytest.raises(
         ModelError, match=r"missed_visits: rows to predict: required numbers as earlier.*many"
     ):
-        models.frame(words, clinic.spec)
+        artifacts.model_input(words, clinic.spec)
 
     def says(rows: pd.DataFrame) -> Any:
         if any(isinstance(value, float) for value in rows["place"]):
@@ -250,8 +252,8 @@ def test_a_part_of_the_rows_is_spread_over_the_nights(counts: list[int], most: i
     """At most so many rows, each once and in order, and no night has more than its share."""
     nights = [f"2024-01-{day + 1:02}" for day, count in enumerate(counts) for _ in range(count)]
     table = pa.table({"night": nights})
-    chosen = spread(table, most, seed)
-    assert chosen.tolist() == sorted(set(chosen.tolist())) == spread(table, most, seed).tolist()
+    chosen = sample_indices(table, most, seed)
+    assert chosen.tolist() == sorted(set(chosen.tolist())) == sample_indices(table, most, seed).tolist()
     assert len(chosen) <= most
     if len(nights) <= most:
         assert len(chosen) == len(nights)

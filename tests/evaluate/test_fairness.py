@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from include.evaluate.fairness import measure
+from include.evaluate.fairness import measure_fairness
 from include.spec import UseCase
 from include.spec.gate import FAIRNESS, Fairness, Requirement
 from tests.train import visits
@@ -49,7 +49,7 @@ def _measure(spec: UseCase, rows: list[tuple[object, int, float]], min_rows: int
     places, actual, predicted = zip(*rows, strict=True)
     columns = pa.table({"place": pa.array(places)})
     rates = np.array(actual, float), np.array(predicted, float)
-    (found,) = measure(_with(spec, min_rows, "place"), columns, *rates)
+    (found,) = measure_fairness(_with(spec, min_rows, "place"), columns, *rates)
     assert found.column == "place"
     return {"groups": found.groups, "figures": found.figures}
 
@@ -131,6 +131,6 @@ def test_without_a_declaration_or_rows_nothing_is_measured(clinic: UseCase) -> N
     """No fairness is declared: none. No rows: a record that has nothing, which the gate refuses."""
     none = np.empty(0)
     columns = pa.table({"place": pa.array([], pa.string())})
-    assert measure(clinic, columns, none, none) == ()
-    (found,) = measure(_with(clinic, 1, "place"), columns, none, none)
+    assert measure_fairness(clinic, columns, none, none) == ()
+    (found,) = measure_fairness(_with(clinic, 1, "place"), columns, none, none)
     assert (found.groups, found.figures) == ({}, {})

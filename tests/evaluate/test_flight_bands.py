@@ -11,28 +11,33 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from include import models
 from include.environment import Endpoint
-from include.evaluate.run import evaluate
+from include.evaluate.pipeline import evaluate
 from include.features.build import labels
-from include.ingest.run import ingest
-from include.lake import Lake
-from include.monitor.awaited import awaited
-from include.monitor.estimate import NEWEST
-from include.monitor.expect import calibrated, told
-from include.monitor.held import Night, Pair, held
-from include.monitor.run import monitor
+from include.ingest.pipeline import ingest
+from include.judge.evidence import Evidence
+from include.judge.judge import RUBBER_STAMPED
+from include.models import artifacts
+from include.models.registry import Registry
+from include.monitor.estimates import (
+    NEWEST,
+    EstimatePair,
+    LabelledPartition,
+    calibrate,
+    estimated_metrics,
+    held_out_estimates,
+    pending_estimates,
+)
+from include.monitor.pipeline import monitor
+from include.ops.verify import verify
 from include.promote import ledger
-from include.promote.evidence import Evidence
-from include.promote.judge import RUBBER_STAMPED
-from include.promote.run import decide, promote
-from include.registry import Registry
-from include.score.run import score
+from include.promote.promotion import judge_and_record, promote
+from include.reports.verdict import draw_verdict
+from include.score.pipeline import score
 from include.spec import UseCase
 from include.spec.load import read
-from include.train.run import train
-from include.verdict.draw import draw
-from include.verify import verify
+from include.storage.lake import Lake
+from include.train.pipeline import train
 from tests.usecases.flight_bands import world
 
 pytestmark = pytest.mark.full
@@ -78,7 +83,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Spring:
     run = train(lake, spec, NIGHT, registry=registry).uri
     ref = evaluate(lake, spec, NIGHT, run, registry=registry)
     evidence = Evidence.from_json(lake.get(ref.uri) or b"")
-    verdict = decide(lake, spec, ref.uri)
+    verdict = judge_and_record(lake, spec, ref.uri)
     promote(lake, spec, evidence.key, registry=registry)
     spring = Spring(spec, lake, evidence, verdict.verdict)
     for night in spring.nights[:-1]:
@@ -147,7 +152,7 @@ def test_the_prior_is_how_often_each_class_came_in_training(spring: Spring) -> N
     assert shares == pytest.approx(np.bincount(came.astype(int)) / len(came))
 
     for digest in (spring.evidence.model, spring.evidence.baseline_model):
-        Path(spring.lake.uri.removeprefix("file://"), models.key(digest)).unlink()
+        Path(spring.lake.uri.removeprefix("file://"), artifacts.model_key(digest)).unlink()
     night = spring.nights[-1]
     for _ in range(2):
         score(spring.lake, spring.spec, night)
@@ -208,7 +213,9 @@ def test_each_class_is_watched_for_drift_and_the_champion_for_performance(made: 
 
 def test_the_page_shows_each_class(made: Spring) -> None:
     """Confusion, calibration and a line a class are on the page, and the card names the classes."""
-    page = (made.lake.get(f"reports/{draw(made.lake, made.spec, made.evidence.key, None)}") or b"").decode()
+    page = (
+        made.lake.get(f"reports/{draw_verdict(made.lake, made.spec, made.evidence.key, None)}") or b""
+    ).decode()
     for text in ("What rows were taken for", "Calibration of the likeliest class", "on_time ("):
         assert text in page
     assert "precision of challenger (more)" in page
@@ -221,15 +228,21 @@ def test_the_page_shows_each_class(made: Spring) -> None:
 def test_a_night_is_estimated_class_by_class_until_its_labels_come(made: Spring) -> None:
     """What stood in `estimates` without labels: each class's figures, within their error of what came."""
     *before, last = made.nights[:-1]
-    assert {row["night"] for row in awaited(made.lake)} == {last}  # of the others the labels have come
+    assert {row["night"] for row in pending_estimates(made.lake)} == {
+        last
+    }  # of the others the labels have come
     (champion,) = made.lake.rows("deployments", {"role": "champion"})
-    learnt = held(made.lake, made.spec, champion)
+    learnt = held_out_estimates(made.lake, made.spec, champion)
     assert learnt is not None
     known, within = list(learnt.nights), []
     for night in before:
         mine = {row["metric"]: row for row in made.lake.rows("estimates", {"night": night})}
         came = {row["metric"]: row["value"] for row in made.lake.rows("performance", {"night": night})}
-        assert set(mine) == set(told(made.spec)) >= {"log_loss", "macro_roc_auc", "recall@late", "f1@early"}
+        assert (
+            set(mine)
+            == set(estimated_metrics(made.spec))
+            >= {"log_loss", "macro_roc_auc", "recall@late", "f1@early"}
+        )
         for name, row in mine.items():
             pairs = [one.pairs[name] for one in known][-NEWEST:]
             assert (row["version"], row["nights"]) == (champion["version"], len(pairs))
@@ -239,8 +252,8 @@ def test_a_night_is_estimated_class_by_class_until_its_labels_come(made: Spring)
             assert (row["value"] is None) == (row["error"] >= row["naive"]) == bool(row["reason"])
             if row["value"] is not None:
                 within.append(row["low"] <= came[name] <= row["high"])
-        worth = {name: Pair(mine[name]["unchecked"], came[name], learnt.means[name]) for name in mine}
-        known.append(Night(night, 0, worth))
+        worth = {name: EstimatePair(mine[name]["unchecked"], came[name], learnt.means[name]) for name in mine}
+        known.append(LabelledPartition(night, 0, worth))
     assert len(within) > 20
     assert np.mean(within) > 0.8  # of intervals of 90 %
 
@@ -249,10 +262,10 @@ def test_what_is_estimated_is_what_the_mended_probabilities_expect(made: Spring)
     """Of the newest night accuracy, log loss and Brier score are those of labels by these chances."""
     night = made.nights[-2]
     (champion,) = made.lake.rows("deployments", {"role": "champion"})
-    learnt = held(made.lake, made.spec, champion)
+    learnt = held_out_estimates(made.lake, made.spec, champion)
     assert learnt is not None
     said = made.predictions(night)[1]
-    chances = calibrated(learnt.map, said)
+    chances = calibrate(learnt.map, said)
     found = {row["metric"]: row["unchecked"] for row in made.lake.rows("estimates", {"night": night})}
     expected = {
         "accuracy": chances[np.arange(len(said)), said.argmax(axis=1)].mean(),

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from include.evaluate.run import evaluate
-from include.lake import Lake
-from include.promote.evidence import Evidence
-from include.promote.judge import NOT_BLESSED
-from include.promote.run import decide
-from include.registry import Registry
+from include.evaluate.pipeline import evaluate
+from include.judge.evidence import Evidence
+from include.judge.judge import NOT_BLESSED
+from include.models.registry import Registry
+from include.promote.promotion import judge_and_record
 from include.spec.load import read
-from include.train.run import train
+from include.storage.lake import Lake
+from include.train.pipeline import train
 from tests.usecases.flight_minutes import world
 
 pytestmark = pytest.mark.full
@@ -35,7 +35,7 @@ def test_model_that_does_not_beat_a_rule_of_thumb_is_refused_by_it(tmp_path: Pat
     assert rmse["baseline:rule"] == pytest.approx(17.0, abs=0.2)
     assert rmse["baseline:rule"] + 0.5 < rmse["challenger"] < rmse["baseline:prior"] / 2
 
-    verdict = decide(lake, spec, ref.uri)
+    verdict = judge_and_record(lake, spec, ref.uri)
     checks = {check.name: check for check in verdict.checks}
     refused = checks["squared_error gain over baseline rule"]
     assert refused.passed is False

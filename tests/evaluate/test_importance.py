@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from include import models
 from include.errors import ModelError
-from include.evaluate.importance import MOST, measure
-from include.evaluate.metrics import loss
-from include.evaluate.sample import spread
+from include.evaluate.measure import MOST, permutation_importance
+from include.evaluate.robustness import sample_indices
+from include.models import artifacts
 from include.spec import UseCase
+from include.stats.metrics import row_losses
 from tests.evaluate.fits import Ward, ward
 
 
@@ -45,11 +45,11 @@ def clinic(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_what_alone_matters_leads_and_a_constant_is_nothing(clinic: Ward, recipe: str) -> None:
     """The feature that decides is far above the one that is noise, and a constant one is exactly zero."""
     estimator = clinic.fit(recipe)
-    found = measure(estimator, clinic.spec, clinic.rows, clinic.actual)
+    found = permutation_importance(estimator, clinic.spec, clinic.rows, clinic.actual)
     assert list(found) == ["distance", "earlier", "place"]
     assert found["earlier"] == 0.0
     assert found["distance"] > 10 * abs(found["place"])
-    assert measure(estimator, clinic.spec, clinic.rows, clinic.actual) == found
+    assert permutation_importance(estimator, clinic.spec, clinic.rows, clinic.actual) == found
 
 
 def test_importance_is_about_what_shuffling_by_hand_costs(clinic: Ward) -> None:
@@ -58,16 +58,16 @@ def test_importance_is_about_what_shuffling_by_hand_costs(clinic: Ward) -> None:
     order = np.random.default_rng(99).permutation(rows.num_rows)
     harmed = rows.set_column(rows.column_names.index("distance"), "distance", rows["distance"].take(order))
     then, now = (
-        loss(spec.gate.objective, clinic.actual, models.predict(estimator, table, spec)).mean()
+        row_losses(spec.gate.objective, clinic.actual, artifacts.predict(estimator, table, spec)).mean()
         for table in (rows, harmed)
     )
-    found = measure(estimator, spec, rows, clinic.actual)["distance"]
+    found = permutation_importance(estimator, spec, rows, clinic.actual)["distance"]
     assert found == pytest.approx(now - then, rel=0.1)
 
 
 def test_a_feature_that_breaks_the_model_has_no_figure(clinic: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the model says of permuted places can't be had: the place is left out, and nothing else."""
-    real, chosen = models.predict, spread(clinic.rows, MOST, clinic.spec.training.seed)
+    real, chosen = artifacts.predict, sample_indices(clinic.rows, MOST, clinic.spec.training.seed)
     kept = clinic.rows["place"].take(chosen).to_pylist()
 
     def fragile(estimator: Any, rows: pa.Table, spec: UseCase) -> np.ndarray:
@@ -75,10 +75,13 @@ def test_a_feature_that_breaks_the_model_has_no_figure(clinic: Ward, monkeypatch
             raise ModelError("the model")
         return real(estimator, rows, spec)
 
-    monkeypatch.setattr(models, "predict", fragile)
-    assert list(measure(clinic.fit(), clinic.spec, clinic.rows, clinic.actual)) == ["distance", "earlier"]
+    monkeypatch.setattr(artifacts, "predict", fragile)
+    assert list(permutation_importance(clinic.fit(), clinic.spec, clinic.rows, clinic.actual)) == [
+        "distance",
+        "earlier",
+    ]
 
 
 def test_no_rows_have_no_importance(clinic: Ward) -> None:
     """Without rows nothing is said, rather than zero."""
-    assert measure(clinic.fit(), clinic.spec, clinic.rows.slice(0, 0), clinic.actual[:0]) == {}
+    assert permutation_importance(clinic.fit(), clinic.spec, clinic.rows.slice(0, 0), clinic.actual[:0]) == {}

@@ -12,10 +12,10 @@ from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
 from include.errors import MissingMetric
-from include.evaluate.metrics import loss, measure, measured
 from include.spec import load
 from include.spec.gate import Requirement
 from include.spec.metrics import FAMILIES, METRICS, OBJECTIVES, check, names
+from include.stats.metrics import metric_value, metric_values, row_losses
 
 chance = st.floats(0, 1).map(lambda value: round(value, 3))
 labelled = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), chance), min_size=1, max_size=60)
@@ -42,7 +42,7 @@ def test_binary_metrics_are_those_of_scikit_learn(pairs: list[tuple[float, float
         "recall@0.5": sk.recall_score(actual, chosen),
         "f1@0.5": sk.f1_score(actual, chosen),
     }
-    found = measured(METRICS["binary"], actual, predicted)
+    found = metric_values(METRICS["binary"], actual, predicted)
     assert set(found) == set(METRICS["binary"])
     assert {name: found[name] for name in expected} == pytest.approx(expected)
 
@@ -57,7 +57,7 @@ def test_regression_metrics_are_those_of_scikit_learn(pairs: list[tuple[float, f
         "r2": sk.r2_score(actual, predicted),
         "quantile_loss@0.9": sk.mean_pinball_loss(actual, predicted, alpha=0.9),
     }
-    assert measured(METRICS["regression"], actual, predicted) == pytest.approx(expected)
+    assert metric_values(METRICS["regression"], actual, predicted) == pytest.approx(expected)
 
 
 @given(labelled, st.sampled_from([0.05, 0.25, 0.5, 0.9]))
@@ -67,18 +67,18 @@ def test_the_parameter_is_the_threshold(pairs: list[tuple[float, float]], thresh
     chosen = predicted >= threshold
     named = {"precision": sk.precision_score, "recall": sk.recall_score, "f1": sk.f1_score}
     expected = {f"{n}@{threshold}": of(actual, chosen, zero_division=np.nan) for n, of in named.items()}
-    found = measured(list(expected), actual, predicted)
+    found = metric_values(list(expected), actual, predicted)
     assert found == pytest.approx({name: value for name, value in expected.items() if not np.isnan(value)})
 
 
 def test_a_row_at_the_threshold_is_chosen() -> None:
     """By hand: of three rows from 0.3 on two are 1, of three ones two are chosen."""
     actual, predicted = np.array([1.0, 0, 1, 1, 0]), np.array([0.3, 0.3, 0.9, 0.29, 0.1])
-    assert measure("precision@0.3", actual, predicted) == pytest.approx(2 / 3)
-    assert measure("recall@0.3", actual, predicted) == pytest.approx(2 / 3)
-    assert measure("f1@0.3", actual, predicted) == pytest.approx(2 / 3)
-    assert measure("precision@0.31", actual, predicted) == 1.0
-    assert measure("f1@0.95", actual, predicted) == 0.0  # ones there are, but none is chosen
+    assert metric_value("precision@0.3", actual, predicted) == pytest.approx(2 / 3)
+    assert metric_value("recall@0.3", actual, predicted) == pytest.approx(2 / 3)
+    assert metric_value("f1@0.3", actual, predicted) == pytest.approx(2 / 3)
+    assert metric_value("precision@0.31", actual, predicted) == 1.0
+    assert metric_value("f1@0.95", actual, predicted) == 0.0  # ones there are, but none is chosen
 
 
 @given(labelled, st.sampled_from([0.1, 0.5, 0.75]))
@@ -92,14 +92,14 @@ def test_recall_at_a_precision_is_the_best_of_all_thresholds(
         chosen = actual[predicted >= threshold]
         if chosen.mean() >= least:
             tried.append(chosen.sum() / actual.sum())
-    assert measure(f"recall_at_precision@{least}", actual, predicted) == pytest.approx(max(tried))
+    assert metric_value(f"recall_at_precision@{least}", actual, predicted) == pytest.approx(max(tried))
 
 
 def test_a_precision_that_no_threshold_reaches_has_no_recall() -> None:
     """The one stands below a nought, so nothing is found at a precision above a half: 0, and not missing."""
     actual, predicted = np.array([0.0, 1.0]), np.array([0.9, 0.8])
-    assert measure("recall_at_precision@0.5", actual, predicted) == 1.0
-    assert measure("recall_at_precision@0.6", actual, predicted) == 0.0
+    assert metric_value("recall_at_precision@0.5", actual, predicted) == 1.0
+    assert metric_value("recall_at_precision@0.6", actual, predicted) == 0.0
 
 
 @given(st.lists(st.sampled_from([0.0, 1.0]), min_size=10, max_size=80))
@@ -109,16 +109,16 @@ def test_calibration_error_is_that_of_scikit_learns_bins(actuals: list[float]) -
     predicted = np.random.default_rng(3).permutation(len(actual)) / len(actual)
     rate, mean = calibration_curve(actual, predicted, n_bins=10, strategy="quantile")
     assert len(rate) == 10
-    assert measure("calibration_error", actual, predicted) == pytest.approx(np.abs(rate - mean).mean())
+    assert metric_value("calibration_error", actual, predicted) == pytest.approx(np.abs(rate - mean).mean())
 
 
 def test_calibration_error_sees_what_the_gap_does_not() -> None:
     """Half the rows are predicted too high, half too low: the means agree, the bins don't; ties share one."""
     actual = np.array([0.0] * 50 + [1.0] * 50)
     predicted = np.array([0.2] * 50 + [0.8] * 50)
-    assert measure("calibration_gap", actual, predicted) == pytest.approx(0)
-    assert measure("calibration_error", actual, predicted) == pytest.approx(0.2)
-    assert measure("calibration_error", actual, np.full(100, 0.5)) == pytest.approx(0)
+    assert metric_value("calibration_gap", actual, predicted) == pytest.approx(0)
+    assert metric_value("calibration_error", actual, predicted) == pytest.approx(0.2)
+    assert metric_value("calibration_error", actual, np.full(100, 0.5)) == pytest.approx(0)
 
 
 @given(labelled, st.randoms(use_true_random=False))
@@ -127,9 +127,9 @@ def test_no_binary_metric_depends_on_the_order_of_ties(
 ) -> None:
     """The same rows in another order have the same figures, within 0 and 1 but for the log loss."""
     pairs = [(actual, round(predicted, 1)) for actual, predicted in pairs]
-    found = measured(METRICS["binary"], *columns(pairs))
+    found = metric_values(METRICS["binary"], *columns(pairs))
     random.shuffle(pairs)  # type: ignore[attr-defined]
-    assert measured(METRICS["binary"], *columns(pairs)) == pytest.approx(found)
+    assert metric_values(METRICS["binary"], *columns(pairs)) == pytest.approx(found)
     assert all(0 <= value <= 1 + 1e-12 for name, value in found.items() if name != "log_loss")
 
 
@@ -137,11 +137,11 @@ def test_the_top_share_counts_the_highest_predictions() -> None:
     """Of 20 rows the two highest count, of a tie at the edge what fits, of 15 rows one and a half."""
     predicted = np.arange(20) / 20
     actual = (np.arange(20) == 19).astype(float)
-    assert measure("precision_top@0.1", actual, predicted) == 0.5
-    assert measure("precision_top@0.25", actual, predicted) == 0.2
-    assert measure("precision_top@0.1", actual, np.full(20, 0.3)) == pytest.approx(0.05)
-    assert measure("precision_top@0.1", actual[5:], predicted[5:]) == pytest.approx(2 / 3)
-    assert measure("precision_top@0.1", actual[-1:], predicted[-1:]) == 1.0
+    assert metric_value("precision_top@0.1", actual, predicted) == 0.5
+    assert metric_value("precision_top@0.25", actual, predicted) == 0.2
+    assert metric_value("precision_top@0.1", actual, np.full(20, 0.3)) == pytest.approx(0.05)
+    assert metric_value("precision_top@0.1", actual[5:], predicted[5:]) == pytest.approx(2 / 3)
+    assert metric_value("precision_top@0.1", actual[-1:], predicted[-1:]) == 1.0
 
 
 @pytest.mark.parametrize("objective", [name for names in OBJECTIVES.values() for name in names])
@@ -151,15 +151,15 @@ def test_losses_are_finite_and_average_to_the_metric(
 ) -> None:
     """Each row's loss is finite and never negative, even of a prediction that was sure and wrong."""
     actual, predicted = columns(pairs)
-    found = loss(objective, actual, predicted)
+    found = row_losses(objective, actual, predicted)
     assert found.shape == actual.shape
     assert np.isfinite(found).all()
     assert (found >= 0).all()
     same = {"log_loss": "log_loss", "brier": "brier", "absolute_error": "mae"}
     if objective in same:
-        assert measure(same[objective], actual, predicted) == pytest.approx(found.mean())
+        assert metric_value(same[objective], actual, predicted) == pytest.approx(found.mean())
     else:
-        assert measure("rmse", actual, predicted) == pytest.approx(math.sqrt(found.mean()))
+        assert metric_value("rmse", actual, predicted) == pytest.approx(math.sqrt(found.mean()))
 
 
 @pytest.mark.parametrize("metric", ["roc_auc", "average_precision", "r2"])
@@ -168,7 +168,7 @@ def test_metric_of_one_class_is_missing(metric: str) -> None:
     with pytest.raises(
         MissingMetric, match=rf"{metric}: required two different actual values, found 1 in 5 rows"
     ):
-        measure(metric, np.full(5, 0.1 if metric == "r2" else 0.0), np.linspace(0, 1, 5))
+        metric_value(metric, np.full(5, 0.1 if metric == "r2" else 0.0), np.linspace(0, 1, 5))
 
 
 @pytest.mark.parametrize(
@@ -183,13 +183,13 @@ def test_metric_of_one_class_is_missing(metric: str) -> None:
 def test_metric_of_no_such_row_is_missing(metric: str, actual: float, required: str) -> None:
     """With nothing chosen there is no precision, with nothing to find no recall, and the error says so."""
     with pytest.raises(MissingMetric, match=f"{metric}: required {required}, found none in 5 rows"):
-        measure(metric, np.full(5, actual), np.full(5, 0.4))
+        metric_value(metric, np.full(5, actual), np.full(5, 0.4))
 
 
 @pytest.mark.parametrize("kind", list(METRICS))
 def test_no_rows_have_no_metrics(kind: str) -> None:
     """Without rows nothing is measured, and nothing crashes."""
-    assert measured(METRICS[kind], np.empty(0), np.empty(0)) == {}
+    assert metric_values(METRICS[kind], np.empty(0), np.empty(0)) == {}
 
 
 @pytest.mark.parametrize(("kind", "family"), [(k, f) for k, found in FAMILIES.items() for f in found])
@@ -201,7 +201,7 @@ def test_each_metric_that_may_be_declared_is_measured(kind: str, family: str) ->
         actual, predicted, ends = np.arange(3.0), np.eye(3), classes
     for metric in [f"{family}@{end}" for end in ends] if FAMILIES[kind][family] else [family]:
         check(kind, metric, classes)
-        assert np.isfinite(measure(metric, actual, predicted, classes if kind == "multiclass" else ()))
+        assert np.isfinite(metric_value(metric, actual, predicted, classes if kind == "multiclass" else ()))
 
 
 @pytest.mark.parametrize("kind", list(METRICS))

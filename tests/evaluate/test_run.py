@@ -10,17 +10,17 @@ import pyarrow as pa
 import pytest
 from mlflow import MlflowClient
 
-from include import models
 from include.errors import ModelError, StaleDecision
-from include.evaluate.metrics import loss
-from include.evaluate.run import evaluate
+from include.evaluate.pipeline import evaluate
 from include.features.build import training_set
-from include.promote.evidence import Evidence
-from include.promote.run import decide, force
+from include.judge.evidence import Evidence
+from include.models import artifacts
+from include.promote.promotion import force, judge_and_record
 from include.spec.load import read
+from include.stats.metrics import row_losses
 from include.train.fit import target
-from include.train.record import PATH, Record
-from include.train.run import train
+from include.train.pipeline import train
+from include.train.record import PATH, TrainingRecord
 from include.train.split import split
 from tests.evaluate.conftest import Clinic
 from tests.train import visits
@@ -32,9 +32,9 @@ BOTH = pytest.mark.parametrize("trained", list(visits.KINDS), indirect=True)
 EACH = [kind if kind == "binary" else pytest.param(kind, marks=pytest.mark.full) for kind in visits.KINDS]
 
 
-def record(clinic: Clinic, run: str = "") -> Record:
+def record(clinic: Clinic, run: str = "") -> TrainingRecord:
     """Return what a training left."""
-    return Record.from_json(clinic.registry.get(run or clinic.run, PATH))
+    return TrainingRecord.from_json(clinic.registry.get(run or clinic.run, PATH))
 
 
 def evidence(clinic: Clinic, night: str = NIGHT, run: str = "") -> Evidence:
@@ -51,7 +51,7 @@ def promote(clinic: Clinic) -> Callable[[str, str], None]:
 
     def act(night: str, run: str) -> None:
         ref = evaluate(clinic.lake, clinic.spec, night, run, registry=clinic.registry)
-        decide(clinic.lake, clinic.spec, ref.uri)
+        judge_and_record(clinic.lake, clinic.spec, ref.uri)
         key = ref.uri.removeprefix("evaluations/").removesuffix(".json")
         force(clinic.lake, clinic.spec, key, "tests", "a champion is needed", registry=clinic.registry)
 
@@ -70,8 +70,8 @@ def test_losses_are_those_of_the_stored_models_on_the_test_nights(clinic: Clinic
     names = {"challenger": made.challenger, **{f"baseline:{b.name}": b for b in made.baselines}}
     assert set(found.losses.sums) == set(found.metrics) == set(names)
     for name, fitted in names.items():
-        estimator = models.load(clinic.registry.get(clinic.run, fitted.path), fitted.digest)
-        losses = loss(spec.gate.objective, target(spec, test), models.predict(estimator, test, spec))
+        estimator = artifacts.deserialize(clinic.registry.get(clinic.run, fitted.path), fitted.digest)
+        losses = row_losses(spec.gate.objective, target(spec, test), artifacts.predict(estimator, test, spec))
         assert found.losses.sums[name] == pytest.approx(losses.reshape(-1, 36).sum(axis=1))
     assert (found.model, found.prior) == (made.challenger.digest, made.prior)
     best = min(made.baselines, key=lambda fitted: fitted.validation)
@@ -129,7 +129,7 @@ def test_champion_that_cannot_be_read_is_told_in_the_evidence(
 ) -> None:
     """A damaged champion crashes nothing: the evidence says that it couldn't be compared with, and why."""
     promote(NIGHT, clinic.run)
-    clinic.lake.replace(models.key(record(clinic).challenger.digest), b"damaged")
+    clinic.lake.replace(artifacts.model_key(record(clinic).challenger.digest), b"damaged")
     visits.fill(clinic.lake, clinic.spec, SOON, SOON)
     run = train(clinic.lake, clinic.spec, SOON, registry=clinic.registry).uri
     found = evidence(clinic, SOON, run)
@@ -159,13 +159,13 @@ def test_changed_declaration_is_refused(clinic: Clinic) -> None:
 
 def test_fit_and_serve_that_differ_are_an_error(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that predicts something else than when it was fitted, by one bit, is never judged."""
-    real = models.predict
+    real = artifacts.predict
 
     def nudged(*args: object) -> np.ndarray:
         found = real(*args)  # type: ignore[arg-type]
         return np.nextafter(found, found + 1)
 
-    monkeypatch.setattr(models, "predict", nudged)
+    monkeypatch.setattr(artifacts, "predict", nudged)
     with pytest.raises(ModelError, match=r"required the predictions that it gave in training"):
         evidence(clinic)
 
@@ -182,4 +182,4 @@ def test_no_labelled_test_night_is_evidence_of_nothing(clinic: Clinic) -> None:
     assert set(found.metrics) == {"challenger", "baseline:prior", "baseline:linear"}
     assert not any(found.metrics.values())
     key = next(key for key in young.lake.keys("evaluations/") if found.key in key)
-    assert decide(young.lake, young.spec, key).verdict == "not enough evidence"
+    assert judge_and_record(young.lake, young.spec, key).verdict == "not enough evidence"

@@ -13,17 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from include.evaluate import sentinel
-from include.evaluate.metrics import loss
-from include.lake import Lake
+from include.evaluate import leakage
+from include.judge.checks import decided_alone, history, learns_from_noise
+from include.judge.context import CheckContext
+from include.judge.evidence import Leak, Losses
+from include.judge.judge import judge
 from include.promote import ledger
-from include.promote.case import Case
-from include.promote.checks import decided_alone, history, learns_from_noise
-from include.promote.evidence import Losses
-from include.promote.facts import Leak
-from include.promote.judge import judge
 from include.spec import UseCase
 from include.spec.stages import Candidate
+from include.stats.metrics import row_losses
+from include.storage.lake import Lake
 from include.train import recipes
 from tests.promote.conftest import evidence, losses, nights
 from tests.train import visits
@@ -81,14 +80,16 @@ def hint(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 def gained(spec: UseCase, candidate: Candidate, fitted: pa.Table, test: pa.Table) -> bool:
     """Tell whether the gate finds that shuffled labels were learned."""
-    kept = sentinel.shuffled(spec, candidate, fitted, test, TEST)
+    kept = leakage.shuffled_label_losses(spec, candidate, fitted, test, TEST)
     actual = test[spec.problem.target].to_numpy()
     constant = np.full(len(actual), fitted[spec.problem.target].to_numpy().mean())
-    prior = loss(spec.gate.objective, actual, constant).reshape(len(TEST), -1).sum(axis=1)
+    prior = row_losses(spec.gate.objective, actual, constant).reshape(len(TEST), -1).sum(axis=1)
     count = (test.num_rows // len(TEST),) * len(TEST)
     sums = {"challenger": tuple(prior), "baseline:prior": tuple(prior)}
     made = evidence(Losses(TEST, count, sums))
-    case = Case(replace(made, facts=replace(made.facts, leak=Leak(shuffled=kept))), spec.gate, 1, False)
+    case = CheckContext(
+        replace(made, facts=replace(made.facts, leak=Leak(shuffled=kept))), spec.gate, 1, False
+    )
     return not all(check.passed for check in learns_from_noise(case))
 
 
@@ -101,7 +102,7 @@ def test_a_feature_that_nearly_is_the_label_is_found(
 ) -> None:
     """A number or a category from which the label can be told stands out; the others say nothing."""
     fitted, test = (rows(use, 1200, seed, **{feature: leak}) for seed in (1, 2))
-    found = sentinel.alone(use, fitted, test)
+    found = leakage.single_feature_scores(use, fitted, test)
     assert set(found) == set(use.features.columns)
     assert max(found, key=lambda name: found[name]) == feature
     assert found.pop(feature) > 0.95
@@ -112,7 +113,7 @@ def test_a_key_of_each_row_decides_nothing(use: UseCase) -> None:
     """Values that training never saw, or that are all missing, are worth no more than chance."""
     keys = [[f"{part}{i}" for i in range(600)] for part in "ab"]
     fitted, test = (rows(use, 600, i, place=keys[i], earlier=np.full(600, np.nan)) for i in (0, 1))
-    found = sentinel.alone(use, fitted, test)
+    found = leakage.single_feature_scores(use, fitted, test)
     assert found["place"] == found["earlier"] == 0.5
 
 
@@ -128,7 +129,7 @@ def test_of_a_regression_it_is_r2(late: UseCase) -> None:
         part.set_column(part.column_names.index(name), name, pa.array(part["distance"].to_numpy() * 3 + 1))
         for part in made
     )
-    found = sentinel.alone(late, fitted, test)
+    found = leakage.single_feature_scores(late, fitted, test)
     assert found["distance"] > 0.9
     assert found["earlier"] < 0.05
 
@@ -136,19 +137,21 @@ def test_of_a_regression_it_is_r2(late: UseCase) -> None:
 def test_rows_of_one_class_give_no_figure_and_the_gate_refuses(use: UseCase) -> None:
     """What can't be measured is missing, and what is missing isn't passed."""
     fitted, test = rows(use, 600, 1), rows(use, 600, 2, rate=0)
-    found = sentinel.alone(use, fitted, test)
+    found = leakage.single_feature_scores(use, fitted, test)
     assert found == {}
     made = evidence(losses(np.ones(12), prior=np.ones(12)))
-    case = Case(replace(made, facts=replace(made.facts, leak=Leak(alone=found))), use.gate, 1, False)
+    case = CheckContext(replace(made, facts=replace(made.facts, leak=Leak(alone=found))), use.gate, 1, False)
     assert [check.passed for check in decided_alone(case)] == [False]
 
 
 def test_a_sample_is_the_same_each_time(use: UseCase, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more rows than are fitted on a seeded sample is taken, so evaluating again gives the same."""
-    monkeypatch.setattr(sentinel, "ROWS", 500)
+    monkeypatch.setattr(leakage, "ROWS", 500)
     fitted, test = rows(use, 1200, 1, earlier=nearly), rows(use, 1200, 2, earlier=nearly)
-    assert sentinel.alone(use, fitted, test) == sentinel.alone(use, fitted, test)
-    assert sentinel.alone(use, fitted, test)["earlier"] > 0.95
+    assert leakage.single_feature_scores(use, fitted, test) == leakage.single_feature_scores(
+        use, fitted, test
+    )
+    assert leakage.single_feature_scores(use, fitted, test)["earlier"] > 0.95
 
 
 # shuffled labels
@@ -203,19 +206,19 @@ def test_a_recipe_of_another_level_gains_nothing_by_it(use: UseCase) -> None:
 def test_shuffled_losses_are_of_the_nights_that_are_asked_for(use: UseCase) -> None:
     """In their order, each time the same, and of rows of no other night; of no night there are none."""
     fitted, test = rows(use, 600, 1), rows(use, 600, 2)
-    some = sentinel.shuffled(use, LINEAR, fitted, test, TEST[3:6])
-    assert some == sentinel.shuffled(use, LINEAR, fitted, test, TEST[3:6])
+    some = leakage.shuffled_label_losses(use, LINEAR, fitted, test, TEST[3:6])
+    assert some == leakage.shuffled_label_losses(use, LINEAR, fitted, test, TEST[3:6])
     part = test.filter([night in TEST[3:6] for night in test["night"].to_pylist()])
-    assert some == sentinel.shuffled(use, LINEAR, fitted, part, TEST[3:6])
+    assert some == leakage.shuffled_label_losses(use, LINEAR, fitted, part, TEST[3:6])
     assert all(0 < night < 50 * 2 for night in some)
-    assert sentinel.shuffled(use, LINEAR, fitted, test, ()) == ()
+    assert leakage.shuffled_label_losses(use, LINEAR, fitted, test, ()) == ()
 
 
 @pytest.mark.parametrize("prior", [0.05, 0.3, 0.9])
 def test_levelled_probabilities_stay_probabilities(use: UseCase, prior: float) -> None:
     """Their mean becomes the prior, their order stays, and none leaves [0, 1]."""
     given = np.array([0.0, 0.1, 0.4, 1.0])
-    found = sentinel._levelled(given, prior, use)
+    found = leakage._levelled(given, prior, use)
     assert found.mean() == pytest.approx(prior)
     assert (np.diff(found) >= 0).all()
     assert 0 <= found.min() <= found.max() <= 1
@@ -226,10 +229,10 @@ def test_levelled_probabilities_stay_probabilities(use: UseCase, prior: float) -
 
 def test_what_is_saved_is_a_share_of_the_priors_loss() -> None:
     """By hand; where the prior loses nothing there is nothing to save, and no figure."""
-    assert sentinel.saved((1.0, 2.0), (2.0, 4.0)) == 0.5
-    assert sentinel.saved((3.0,), (2.0,)) == -0.5
-    assert sentinel.saved((1.0,), (0.0,)) is None
-    assert sentinel.saved((), ()) is None
+    assert leakage.loss_reduction((1.0, 2.0), (2.0, 4.0)) == 0.5
+    assert leakage.loss_reduction((3.0,), (2.0,)) == -0.5
+    assert leakage.loss_reduction((1.0,), (0.0,)) is None
+    assert leakage.loss_reduction((), ()) is None
 
 
 @pytest.fixture
@@ -243,8 +246,8 @@ def attempt(lake: Lake, use: UseCase, night: str, saved: float, data: str = "d",
     waves = 1 + 0.01 * np.cos(np.arange(12))
     found = losses((1 - saved) * waves, prior=waves)
     made = evidence(found, usecase=use.name, night=night, data=data)
-    shares = sentinel.saved(found.sums["challenger"], found.sums["baseline:prior"])
-    leak = replace(made.facts.leak, saved=shares, history=sentinel.history(lake, night))
+    shares = leakage.loss_reduction(found.sums["challenger"], found.sums["baseline:prior"])
+    leak = replace(made.facts.leak, saved=shares, history=leakage.past_loss_reductions(lake, night))
     made = replace(made, facts=replace(made.facts, leak=leak), **changes)  # type: ignore[arg-type]
     ledger.record_attempt(lake, made, lambda number: judge(made, use.gate, number, champion=False))
     return made.key
@@ -253,8 +256,8 @@ def attempt(lake: Lake, use: UseCase, night: str, saved: float, data: str = "d",
 def refused(lake: Lake, use: UseCase, night: str, saved: float) -> bool:
     """Tell whether the gate finds an attempt too good against the history."""
     made = evidence(losses(np.ones(12), prior=np.ones(12)))
-    leak = Leak(saved=saved, history=sentinel.history(lake, night))
-    found = history(Case(replace(made, facts=replace(made.facts, leak=leak)), use.gate, 1, False))
+    leak = Leak(saved=saved, history=leakage.past_loss_reductions(lake, night))
+    found = history(CheckContext(replace(made, facts=replace(made.facts, leak=leak)), use.gate, 1, False))
     return not all(check.passed for check in found)
 
 
@@ -263,7 +266,7 @@ def test_far_more_than_ever_before_is_refused_and_a_little_more_is_not(lake: Lak
     for night, share in zip(WEEKS, (0.10, 0.12, 0.11), strict=False):
         assert not refused(lake, use, night, 0.6)
         attempt(lake, use, night, share)
-    assert sentinel.history(lake, WEEKS[3]) == pytest.approx((0.10, 0.12, 0.11))
+    assert leakage.past_loss_reductions(lake, WEEKS[3]) == pytest.approx((0.10, 0.12, 0.11))
     assert refused(lake, use, WEEKS[3], 0.6)
     assert not refused(lake, use, WEEKS[3], 0.2)
 
@@ -273,10 +276,10 @@ def test_a_refused_leak_sets_no_bar_for_the_next(lake: Lake, use: UseCase) -> No
     for night in WEEKS[:3]:
         attempt(lake, use, night, 0.1)
     key = attempt(lake, use, WEEKS[3], 0.6)
-    assert sentinel.history(lake, WEEKS[4]) == pytest.approx((0.1, 0.1, 0.1))
+    assert leakage.past_loss_reductions(lake, WEEKS[4]) == pytest.approx((0.1, 0.1, 0.1))
     assert refused(lake, use, WEEKS[4], 0.6)
     ledger.record_forced(lake, ledger.attempt(lake, key), "ann", "the new source is honest")
-    assert sentinel.history(lake, WEEKS[4]) == pytest.approx((0.1, 0.1, 0.1, 0.6))
+    assert leakage.past_loss_reductions(lake, WEEKS[4]) == pytest.approx((0.1, 0.1, 0.1, 0.6))
     assert not refused(lake, use, WEEKS[4], 0.6)
 
 
@@ -289,8 +292,8 @@ def test_history_is_the_newest_attempt_of_each_earlier_night(lake: Lake, use: Us
         (WEEKS[4], 0.12, "d"),
     ]:
         attempt(lake, use, night, share, data)
-    assert sentinel.history(lake, WEEKS[4]) == pytest.approx((0.15, 0.10))
-    assert sentinel.history(lake, WEEKS[0]) == ()
+    assert leakage.past_loss_reductions(lake, WEEKS[4]) == pytest.approx((0.15, 0.10))
+    assert leakage.past_loss_reductions(lake, WEEKS[0]) == ()
 
 
 def test_evidence_of_another_schema_and_thin_attempts_are_no_history(lake: Lake, use: UseCase) -> None:
@@ -299,7 +302,7 @@ def test_evidence_of_another_schema_and_thin_attempts_are_no_history(lake: Lake,
     attempt(lake, use, WEEKS[1], 0.2, schema=1)
     thin = losses((0.4, 0.5), prior=(1.0, 1.0))
     attempt(lake, use, WEEKS[2], 0.5, losses=thin)
-    assert sentinel.history(lake, WEEKS[3]) == pytest.approx((0.1,))
+    assert leakage.past_loss_reductions(lake, WEEKS[3]) == pytest.approx((0.1,))
 
 
 @pytest.fixture(scope="session")
@@ -321,7 +324,9 @@ def of_three(spec: UseCase, count: int, seed: int, **given: object) -> pa.Table:
 def test_a_feature_that_gives_one_of_three_classes_away_is_a_leak(timely: UseCase) -> None:
     """It decides a rare class and says nothing of the others, whose mean would hide it."""
     leak = {"earlier": lambda labels: np.where(labels == 2, 9.0, np.arange(len(labels)) % 5)}
-    found = sentinel.alone(timely, of_three(timely, 3000, 1, **leak), of_three(timely, 3000, 2, **leak))
+    found = leakage.single_feature_scores(
+        timely, of_three(timely, 3000, 1, **leak), of_three(timely, 3000, 2, **leak)
+    )
     assert found["earlier"] > 0.99
     assert max(found["distance"], found["place"]) < 0.7
 
@@ -332,11 +337,11 @@ def test_a_class_of_six_rows_is_no_ground_to_refuse_a_model(timely: UseCase) -> 
     fitted, test = of_three(timely, 3000, 1, **leak), of_three(timely, 3000, 2, **leak)
     rare = np.flatnonzero(test[timely.problem.target].to_numpy() == 2)
     few = test.take(np.setdiff1d(np.arange(test.num_rows), rare[6:]))
-    assert sentinel.too_few(timely, few) == {"late": 6}
-    assert max(sentinel.alone(timely, fitted, few).values()) < 0.7
+    assert leakage.too_few(timely, few) == {"late": 6}
+    assert max(leakage.single_feature_scores(timely, fitted, few).values()) < 0.7
     least = test.take(np.setdiff1d(np.arange(test.num_rows), rare[50:]))
-    assert sentinel.too_few(timely, least) == {}
-    assert sentinel.alone(timely, fitted, least)["earlier"] > 0.99
+    assert leakage.too_few(timely, least) == {}
+    assert leakage.single_feature_scores(timely, fitted, least)["earlier"] > 0.99
 
 
 def test_few_rows_of_either_class_or_of_a_regression_are_named(use: UseCase, late: UseCase) -> None:
@@ -344,21 +349,21 @@ def test_few_rows_of_either_class_or_of_a_regression_are_named(use: UseCase, lat
     test = rows(use, 600, 2)
     ones = np.flatnonzero(test[use.problem.target].to_numpy() == 1)
     nearly_all = test.take(np.concatenate([ones, np.setdiff1d(np.arange(600), ones)[:49]]))
-    assert sentinel.too_few(use, nearly_all) == {use.problem.target: 49}
-    assert sentinel.alone(use, test, nearly_all) == {}
-    assert sentinel.too_few(use, test.take(ones)) == {}
-    assert sentinel.too_few(late, rows(late, 49, 2)) == {late.problem.target: 49}
-    assert sentinel.too_few(late, rows(late, 50, 2)) == {}
+    assert leakage.too_few(use, nearly_all) == {use.problem.target: 49}
+    assert leakage.single_feature_scores(use, test, nearly_all) == {}
+    assert leakage.too_few(use, test.take(ones)) == {}
+    assert leakage.too_few(late, rows(late, 49, 2)) == {late.problem.target: 49}
+    assert leakage.too_few(late, rows(late, 50, 2)) == {}
 
 
 @pytest.mark.parametrize("candidate", [FOREST, LINEAR], ids=lambda candidate: str(candidate.name))
 def test_noise_of_three_classes_gains_nothing(candidate: Candidate, timely: UseCase) -> None:
     """Fitted on shuffled labels a recipe loses no less than the share of each class, at whose level it is."""
     fitted, test = of_three(timely, 2400, 1), of_three(timely, 1200, 2)
-    kept = sentinel.shuffled(timely, candidate, fitted, test, TEST)
+    kept = leakage.shuffled_label_losses(timely, candidate, fitted, test, TEST)
     labels = [table[timely.problem.target].to_numpy() for table in (fitted, test)]
     shares = np.bincount(labels[0].astype(int)) / len(labels[0])
-    assert sum(kept) > loss("log_loss", labels[1], np.tile(shares, (1200, 1))).sum()
+    assert sum(kept) > row_losses("log_loss", labels[1], np.tile(shares, (1200, 1))).sum()
 
 
 @given(st.lists(st.tuples(*[st.integers(1, 50)] * 3), min_size=3, max_size=30))
@@ -366,9 +371,9 @@ def test_levelled_probabilities_have_the_priors_mean(scores: list[tuple[int, int
     """Rows sum to 1, columns have the level that is asked for, a class without a chance stays without."""
     said, prior = np.array(scores, dtype=float), (0.5, 0.3, 0.2)
     said /= said.sum(axis=1, keepdims=True)
-    found = sentinel._levelled(said, prior, None)  # type: ignore[arg-type]
+    found = leakage._levelled(said, prior, None)  # type: ignore[arg-type]
     assert found.sum(axis=1) == pytest.approx(1)
     assert found.mean(axis=0) == pytest.approx(np.array(prior), abs=1e-3)
-    never = sentinel._levelled(said * (1, 1, 0), prior, None)  # type: ignore[arg-type]
+    never = leakage._levelled(said * (1, 1, 0), prior, None)  # type: ignore[arg-type]
     assert np.isfinite(never).all()
     assert not never[:, 2].any()

@@ -14,10 +14,10 @@ import pytest
 from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import Pipeline
 
-from include import models
-from include.evaluate import serve
-from include.promote.facts import Serving
-from include.refs import digest_bytes
+from include.evaluate import serving
+from include.judge.evidence import Serving
+from include.models import artifacts
+from include.references import digest_bytes
 from include.spec import UseCase, load
 from include.spec.gate import SERVING
 from include.spec.load import read
@@ -40,20 +40,20 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Ward:
 @pytest.fixture(scope="module")
 def data(clinic: Ward) -> bytes:
     """A stored model."""
-    return models.dump(clinic.fit("hist_gradient_boosting"))
+    return artifacts.serialize(clinic.fit("hist_gradient_boosting"))
 
 
 @pytest.fixture(scope="module")
 def predictions(clinic: Ward, data: bytes) -> np.ndarray:
     """What it predicts here."""
-    return models.predict(models.load(data, digest_bytes(data)), clinic.rows, clinic.spec)
+    return artifacts.predict(artifacts.deserialize(data, digest_bytes(data)), clinic.rows, clinic.spec)
 
 
 def test_a_good_model_predicts_the_same_and_has_every_figure(
     clinic: Ward, data: bytes, predictions: np.ndarray
 ) -> None:
     """Loaded elsewhere it says the same to the bit, and all that a gate may require was measured."""
-    found = serve.measure(data, digest_bytes(data), clinic.spec, clinic.rows, predictions)
+    found = serving.measure_serving(data, digest_bytes(data), clinic.spec, clinic.rows, predictions)
     assert (found.same, found.note) == (True, "")
     assert set(found.figures) == set(SERVING)
     assert all(np.isfinite(value) and value > 0 for value in found.figures.values())
@@ -68,7 +68,7 @@ def test_damaged_bytes_are_refused_by_their_digest(
     damaged = bytearray(data)
     damaged[len(data) // 2] ^= 1
     digest = digest_bytes(data)
-    found = serve.measure(bytes(damaged), digest, clinic.spec, clinic.rows, predictions)
+    found = serving.measure_serving(bytes(damaged), digest, clinic.spec, clinic.rows, predictions)
     assert (found.same, set(found.figures)) == (False, {"size_mb"})
     assert found.note.startswith(f"model {digest[:12]}: required SHA-256 {digest}")
 
@@ -76,23 +76,23 @@ def test_damaged_bytes_are_refused_by_their_digest(
 def test_a_type_that_is_not_listed_is_refused(clinic: Ward, predictions: np.ndarray) -> None:
     """What skops may not load isn't loaded, though its digest is right."""
     fitted = Pipeline([("model", Stranger(strategy="prior"))])
-    data = models.dump(fitted.fit(models.frame(clinic.rows, clinic.spec), clinic.actual))
-    found = serve.measure(data, digest_bytes(data), clinic.spec, clinic.rows, predictions)
+    data = artifacts.serialize(fitted.fit(artifacts.model_input(clinic.rows, clinic.spec), clinic.actual))
+    found = serving.measure_serving(data, digest_bytes(data), clinic.spec, clinic.rows, predictions)
     assert (found.same, set(found.figures)) == (False, {"size_mb"})
     assert "Stranger; if it does nothing but hold a model, add it to TRUSTED" in found.note
 
 
 def doomed(clinic: Ward, how: str, monkeypatch: pytest.MonkeyPatch) -> Serving:
     """Return what is measured of a process that ends as it is told."""
-    monkeypatch.setattr(serve, "FRESH", "tests.evaluate.doomed")
-    found = serve.measure(b"model", how, clinic.spec, clinic.rows, np.zeros(clinic.rows.num_rows))
+    monkeypatch.setattr(serving, "FRESH", "tests.evaluate.doomed")
+    found = serving.measure_serving(b"model", how, clinic.spec, clinic.rows, np.zeros(clinic.rows.num_rows))
     assert (found.same, found.figures) == (False, {"size_mb": 5 / 1e6})
     return found
 
 
 def test_one_bit_of_difference_is_a_difference(clinic: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
     """A prediction that isn't the same to the bit is counted, and one more or less isn't the same either."""
-    monkeypatch.setattr(serve, "FRESH", "tests.evaluate.doomed")
+    monkeypatch.setattr(serving, "FRESH", "tests.evaluate.doomed")
     rows = clinic.rows.slice(0, 4)
     for said, note in (
         ([0.5, 0.5, 0.5, 0.5], ""),
@@ -100,7 +100,7 @@ def test_one_bit_of_difference_is_a_difference(clinic: Ward, monkeypatch: pytest
         ([0.0, 0.5, -0.0, 0.5], "2 of 4 predictions differ"),
         ([0.5, 0.5, 0.5], "4 predictions differ"),
     ):
-        found = serve.measure(b"model", "half", clinic.spec, rows, np.array(said))
+        found = serving.measure_serving(b"model", "half", clinic.spec, rows, np.array(said))
         assert (found.same, found.note, found.figures) == (not note, note, {"p50_ms": 1.0})
 
 
@@ -116,7 +116,7 @@ def test_a_process_that_dies_or_hangs_is_noted(
     clinic: Ward, how: str, note: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that gives no figures isn't the same, whichever way it ends."""
-    monkeypatch.setattr(serve, "TIMEOUT", 2.0 if how == "hangs" else 60.0)
+    monkeypatch.setattr(serving, "TIMEOUT", 2.0 if how == "hangs" else 60.0)
     assert doomed(clinic, how, monkeypatch).note == note
 
 
@@ -182,8 +182,8 @@ def test_a_chosen_blas_kernel_makes_no_difference(tmp_path: Path) -> None:
 
 def test_without_rows_no_process_is_started(clinic: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is nothing to predict nothing is shown."""
-    monkeypatch.setattr(serve, "FRESH", "no.such.page")
-    found = serve.measure(b"model", "", clinic.spec, clinic.rows.slice(0, 0), np.empty(0))
+    monkeypatch.setattr(serving, "FRESH", "no.such.page")
+    found = serving.measure_serving(b"model", "", clinic.spec, clinic.rows.slice(0, 0), np.empty(0))
     assert (found.same, found.note) == (False, "there are no rows to predict")
 
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.errors import EvergreenError
-from include.evaluate.slices import FEW, cut, measure
-from include.promote.facts import Slice
+from include.evaluate.slices import FEW, measure_slices, slice_column
+from include.judge.evidence import Slice
 from include.spec import UseCase
 from include.spec.gate import Slices
 from tests.train import visits
@@ -57,10 +57,10 @@ def test_the_parts_of_a_column_are_all_rows_once(clinic_rows: list, random: obje
     order = list(range(len(clinic_rows)))
     random.shuffle(order)  # type: ignore[attr-defined]
     for name in ("distance", "earlier", "place"):
-        found = cut(table[name])
+        found = slice_column(table[name])
         assert len(set(found.names)) == len(found.names)
         assert sorted(set(found.codes.tolist())) == list(range(len(found.names)))
-        again = cut(table.take(order)[name])
+        again = slice_column(table.take(order)[name])
         assert again.names == found.names
         assert again.codes.tolist() == found.codes[order].tolist()
         absent = [v is None or (isinstance(v, float) and not np.isfinite(v)) for v in table[name].to_pylist()]
@@ -84,7 +84,7 @@ def test_the_slices_of_a_column_are_its_losses(shared: dict[str, UseCase]) -> No
     def holds(values: list) -> None:
         table, random = _rows(values), np.random.default_rng(len(values))
         losses = {name: random.exponential(1, len(values)) for name in ("challenger", "champion")}
-        found = measure(shared["all"], table, table, losses, NIGHTS, "champion")
+        found = measure_slices(shared["all"], table, table, losses, NIGHTS, "champion")
         of = np.array(table["night"].to_pylist())
         for column in ("place", "distance", "earlier"):
             parts = [part for part in found if part.name.split(" ")[0] == column]
@@ -102,7 +102,7 @@ def test_a_slice_holds_what_its_name_says(shared: dict[str, UseCase]) -> None:
     """Rows and losses by night, by hand; a missing category is a slice of its own."""
     table = _rows([(0, 1.0, 0.0, "a"), (0, 1.0, 0.0, "b"), (1, 1.0, 0.0, "a"), (2, 1.0, 0.0, None)])
     losses = {"challenger": np.array([1.0, 2.0, 3.0, 4.0]), "baseline:prior": np.array([5.0, 6.0, 7.0, 8.0])}
-    assert measure(shared["declared"], table, table, losses, NIGHTS, "baseline:prior") == (
+    assert measure_slices(shared["declared"], table, table, losses, NIGHTS, "baseline:prior") == (
         Slice("place = a", True, (1, 1, 0), (1.0, 3.0, 0.0), (5.0, 7.0, 0.0)),
         Slice("place = b", True, (1, 0, 0), (2.0, 0.0, 0.0), (6.0, 0.0, 0.0)),
         Slice("place missing", True, (0, 0, 1), (0.0, 0.0, 4.0), (0.0, 0.0, 8.0)),
@@ -120,7 +120,7 @@ def test_a_declared_feature_is_measured_once(clinic: UseCase) -> None:
         ),
         ((), ["distance = 1", "distance missing", "earlier = 2", "place = a", "place = b"]),
     ):
-        found = measure(_with(clinic, columns=columns), table, table, losses, NIGHTS, "champion")
+        found = measure_slices(_with(clinic, columns=columns), table, table, losses, NIGHTS, "champion")
         assert [part.name for part in found] == names
         assert [part.declared for part in found] == [part.name.split(" ")[0] in columns for part in found]
 
@@ -130,7 +130,7 @@ def test_small_slices_are_left_out(clinic: UseCase) -> None:
     table = _rows([(i % 3, 1.0, float(i % 2), "a" if i < 6 else "b") for i in range(11)])
     losses = {"challenger": np.ones(11), "champion": np.ones(11)}
     spec = _with(clinic, columns=("place",), min_rows=6)
-    found = measure(spec, table, table, losses, NIGHTS, "champion")
+    found = measure_slices(spec, table, table, losses, NIGHTS, "champion")
     assert [part.name for part in found] == ["place = a", "distance = 1", "earlier = 0"]
 
 
@@ -139,14 +139,14 @@ def test_a_row_of_another_night_is_refused(clinic: UseCase) -> None:
     table = _rows([(0, 1.0, 2.0, "a"), (2, 1.0, 2.0, "a")])
     losses = {"challenger": np.ones(2), "champion": np.ones(2)}
     with pytest.raises(EvergreenError, match="required rows of 2 nights, found 1 rows of others"):
-        measure(_with(clinic), table, table, losses, NIGHTS[:2], "champion")
+        measure_slices(_with(clinic), table, table, losses, NIGHTS[:2], "champion")
 
 
 def test_no_rows_have_no_slices(shared: dict[str, UseCase]) -> None:
     """Evidence without a labelled night has no slice, and nothing crashes."""
     table = _rows([(0, 1.0, 2.0, "a")]).slice(0, 0)
     losses = {"challenger": np.empty(0), "champion": np.empty(0)}
-    assert measure(shared["all"], table, table, losses, (), "champion") == ()
+    assert measure_slices(shared["all"], table, table, losses, (), "champion") == ()
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_no_rows_have_no_slices(shared: dict[str, UseCase]) -> None:
 )
 def test_a_column_is_cut_as_a_person_would(values: list, names: list[str] | None) -> None:
     """Quarters of numbers, each of a few numbers, the rest apart from a value that most rows share."""
-    found = cut(_column(list(values)))
+    found = slice_column(_column(list(values)))
     assert len(set(found.names)) == len(found.names)
     if names is not None:
         assert list(found.names) == names
@@ -188,6 +188,6 @@ def test_a_month_of_nights_takes_no_time(clinic: UseCase) -> None:
     )
     losses = {name: random.exponential(1, count) for name in ("challenger", "champion")}
     started = time.process_time()
-    found = measure(spec, table, table, losses, nights, "champion")
+    found = measure_slices(spec, table, table, losses, nights, "champion")
     assert time.process_time() - started < 0.5
     assert len(found) == 40 + 20 * 4

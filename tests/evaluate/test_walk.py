@@ -11,22 +11,22 @@ import pyarrow.compute as pc
 import pytest
 from mlflow import MlflowClient
 
-from include import models
 from include.errors import ModelError
-from include.evaluate import coverage
-from include.evaluate.metrics import loss
-from include.evaluate.run import evaluate
+from include.evaluate import measure
+from include.evaluate.pipeline import evaluate
 from include.features.build import features, training_set
-from include.lake import Lake
-from include.promote.evidence import Evidence
-from include.promote.run import decide, force
-from include.registry import Registry
+from include.judge.evidence import Evidence
+from include.models import artifacts
+from include.models.registry import Registry
+from include.promote.promotion import force, judge_and_record
+from include.stats.metrics import row_losses
+from include.storage.lake import Lake
 from include.train.fit import target
-from include.train.record import PATH, Record
-from include.train.run import train
+from include.train.pipeline import train
+from include.train.record import PATH, TrainingRecord
 from include.train.split import split
-from include.train.walk import PATH as WALKED
-from include.train.walk import read
+from include.train.walk_forward import PATH as WALKED
+from include.train.walk_forward import read_walk
 from tests.evaluate.conftest import Clinic
 from tests.train import visits
 
@@ -53,9 +53,9 @@ def evidence(clinic: Clinic, night: str = NIGHT) -> Evidence:
     return Evidence.from_json(clinic.lake.get(ref.uri) or b"")
 
 
-def record(clinic: Clinic) -> Record:
+def record(clinic: Clinic) -> TrainingRecord:
     """Return what a training left."""
-    return Record.from_json(clinic.registry.get(clinic.run, PATH))
+    return TrainingRecord.from_json(clinic.registry.get(clinic.run, PATH))
 
 
 def artifact(clinic: Clinic, path: str) -> Path:
@@ -69,15 +69,15 @@ def test_losses_are_those_of_the_walk(walking: Clinic) -> None:
     found, made, spec = evidence(walking), record(walking), walking.spec
     test = split(training_set(walking.lake, spec, NIGHT), spec, NIGHT).test
     actual = target(spec, test)
-    kept = read(walking.registry.get(walking.run, WALKED))
+    kept = read_walk(walking.registry.get(walking.run, WALKED))
     judged = np.array([night in found.losses.nights for night in test["night"].to_pylist()])
     assert set(found.losses.sums) == set(kept) == {"challenger", "baseline:prior", "baseline:linear"}
     for name, predictions in kept.items():
-        losses = loss("log_loss", actual, predictions)[judged]
+        losses = row_losses("log_loss", actual, predictions)[judged]
         assert found.losses.sums[name] == pytest.approx(losses.reshape(-1, 36).sum(axis=1))
     fitted = made.challenger
-    estimator = models.load(walking.registry.get(walking.run, fitted.path), fitted.digest)
-    again = loss("log_loss", actual, models.predict(estimator, test, spec))[judged].mean()
+    estimator = artifacts.deserialize(walking.registry.get(walking.run, fitted.path), fitted.digest)
+    again = row_losses("log_loss", actual, artifacts.predict(estimator, test, spec))[judged].mean()
     assert found.facts.refit == pytest.approx(again)
     assert found.facts.refit < sum(found.losses.sums["challenger"]) / sum(found.losses.rows)
     assert (found.model, found.fitted) == (fitted.digest, made.nights["test"][-1])
@@ -89,8 +89,8 @@ def test_coverage_is_of_the_model_that_would_serve(walking: Clinic) -> None:
     spec, rows = walking.spec, training_set(walking.lake, walking.spec, NIGHT)
     chosen = rows.filter(pc.less_equal(rows["night"], record(walking).last_chosen))
     scored = features(walking.lake, spec, spec.clock.keys("2024-03-25", NIGHT))
-    assert coverage.measure(spec, chosen, scored)["place"] > 0.1
-    assert evidence(walking).facts.coverage == coverage.measure(spec, rows, scored)
+    assert measure.uncovered_shares(spec, chosen, scored)["place"] > 0.1
+    assert evidence(walking).facts.coverage == measure.uncovered_shares(spec, rows, scored)
     assert evidence(walking).facts.coverage["place"] == 0
 
 
@@ -102,7 +102,7 @@ def test_again_gives_the_same_bytes(walking: Clinic) -> None:
 def test_champion_is_compared_on_nights_after_everything_it_was_fitted_on(walking: Clinic) -> None:
     """What a walk forward promoted has seen its own test nights, so only later ones count against it."""
     ref = evaluate(walking.lake, walking.spec, NIGHT, walking.run, registry=walking.registry)
-    decide(walking.lake, walking.spec, ref.uri)
+    judge_and_record(walking.lake, walking.spec, ref.uri)
     key = ref.uri.removeprefix("evaluations/").removesuffix(".json")
     force(walking.lake, walking.spec, key, "tests", "a champion is needed", registry=walking.registry)
     visits.fill(walking.lake, walking.spec, "2024-03-31", LATER)
@@ -130,12 +130,12 @@ def test_refitted_model_that_predicts_otherwise_is_refused(
     walking: Clinic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stored models are read back as well: what will serve must predict what it did in training."""
-    real = models.predict
+    real = artifacts.predict
 
     def nudged(*args: object) -> np.ndarray:
         found = real(*args)  # type: ignore[arg-type]
         return np.nextafter(found, found + 1)
 
-    monkeypatch.setattr(models, "predict", nudged)
+    monkeypatch.setattr(artifacts, "predict", nudged)
     with pytest.raises(ModelError, match=r"required the predictions that it gave in training"):
         evidence(walking)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from include import stages
-from include.lake import Lake
-from include.refs import digest_json
+from include.cli import stages
+from include.references import digest_json
 from include.spec import UseCase
+from include.storage.lake import Lake
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -16,12 +16,12 @@ NOW = datetime(2030, 1, 1, tzinfo=UTC)
 def night(lake: Lake, spec: UseCase, key: str) -> None:
     """Ingest, score and monitor one night."""
     for stage in ("ingest", "score", "monitor"):
-        stages.run(stage, lake, spec, [key], now=NOW)
+        stages.run_stage(stage, lake, spec, [key], now=NOW)
 
 
 def week(lake: Lake, spec: UseCase, key: str) -> None:
     """Train, evaluate, judge and promote."""
-    stages.run("train", lake, spec, [key], now=NOW)
+    stages.run_stage("train", lake, spec, [key], now=NOW)
 
 
 def tables(lake: Lake) -> list[str]:

@@ -24,17 +24,8 @@ import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 from mlflow import MlflowClient
 from sqlalchemy.orm import configure_mappers
 
-import include.evaluate.run
-import include.history.draw
-import include.history.page
-import include.ingest.settle
-import include.monitor.run
-import include.promote.run
-import include.score.run
-import include.train.run
-import include.verdict.draw  # noqa: F401
-from include.lake import Lake
 from include.spec import load
+from include.storage.lake import Lake
 from tests.faults import clocks
 
 configure_mappers()

@@ -35,8 +35,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     (folder / "base").mkdir()
     code = (
         "import sys; from mlflow import MlflowClient; from include.environment import endpoint\n"
-        "from include.ingest.run import ingest\n"
-        "from include.lake import Lake; from include.spec import load\n"
+        "from include.ingest.pipeline import ingest\n"
+        "from include.storage.lake import Lake; from include.spec import load\n"
         "MlflowClient().search_experiments()\n"
         "spec = load('weekly_sales'); lake = Lake(spec.name, sys.argv[1])\n"
         "found = ingest(lake, spec, 'sales', sys.argv[2:], endpoint)\n"

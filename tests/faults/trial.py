@@ -16,9 +16,9 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from include.registry import Registry
-from include.rollout.run import advance
-from include.score.run import score
+from include.models.registry import Registry
+from include.rollout.pipeline import advance
+from include.score.pipeline import score
 from tests.faults import clocks
 from tests.faults.killer import Rig, count_writes, forked
 from tests.rollout.conftest import Depot

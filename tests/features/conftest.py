@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from include.lake import Lake
 from include.spec import UseCase
+from include.storage.lake import Lake
 from tests.features import parcels
 
 FIRST, LAST = "2024-03-01", "2024-03-10"

@@ -14,10 +14,10 @@ from zlib import crc32
 import pyarrow as pa
 import yaml
 
-from include import tables
-from include.lake import Lake
 from include.spec import UseCase
 from include.spec.load import read
+from include.storage import schemas
+from include.storage.lake import Lake
 
 SPEC = """
 name: parcels
@@ -99,7 +99,7 @@ def rows(
             )
     if source == "roads":
         made = made[::6]
-    return pa.Table.from_pylist(made, schema=tables.validated(use.sources[source]))
+    return pa.Table.from_pylist(made, schema=schemas.validated_schema(use.sources[source]))
 
 
 def publish(
@@ -126,17 +126,17 @@ def fill(lake: Lake, use: UseCase, first: str, last: str) -> None:
 
 
 def _status(source: str, night: str, outcome: str, count: int, revision: int) -> pa.Table:
-    row = dict.fromkeys(tables.PARTITIONS.names, "") | {
+    row = dict.fromkeys(schemas.PARTITIONS.names, "") | {
         **{"product": source, "night": night, "outcome": outcome, "revision": revision, "rows": count},
         **{"quarantined": 0, "duplicates": 0, "note": f"{outcome} by a test"},
     }
-    return pa.Table.from_pylist([row], schema=tables.PARTITIONS)
+    return pa.Table.from_pylist([row], schema=schemas.PARTITIONS)
 
 
 def without_later(lake: Lake, use: UseCase, moment: datetime, to: Lake) -> None:
     """Copy the lake's validated rows, but for every row whose knowledge time is after ``moment``."""
     for source in use.sources:
         kept = [row for row in lake.rows(f"validated_{source}") if row["known_at"] <= moment]
-        table = pa.Table.from_pylist(kept, schema=tables.validated(use.sources[source]))
+        table = pa.Table.from_pylist(kept, schema=schemas.validated_schema(use.sources[source]))
         nights = sorted({row["night"] for row in kept})
         to.publish(f"validated_{source}", table, {"night": nights})

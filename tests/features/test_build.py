@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from include.errors import PartitionError, SpecError
 from include.features.build import features, labels, matured, schema, training_set
-from include.lake import Lake
-from include.refs import digest_table
 from include.spec import UseCase
+from include.storage.digests import digest_table
+from include.storage.lake import Lake
 from tests.features import parcels
 
 NIGHTS = [f"2024-03-{day:02}" for day in range(1, 11)]

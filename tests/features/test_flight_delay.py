@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from include import tables
-from include.features.build import compute, features
-from include.features.leak import leaks
-from include.lake import Lake
-from include.refs import digest_table
+from include.features.build import compute_features, features
+from include.features.point_in_time_check import point_in_time_violations
 from include.spec import UseCase, load
+from include.storage import schemas
+from include.storage.digests import digest_table
+from include.storage.lake import Lake
 
 FIRST, LAST = "2013-03-01", "2013-04-04"  # longer than the lookback, across a change of clocks
 FLIGHTS = [
@@ -80,13 +80,13 @@ def _rows(use: UseCase, source: str, night: str, revision: int, later: timedelta
         row: dict[str, Any] = {}
         for name, column in declared.columns.items():
             chance = crc32(f"{source}{night}{revision}{key}{name}".encode())
-            kind = tables.column_type(column)
+            kind = schemas.column_type(column)
             row[name] = chance % 60 if pa.types.is_integer(kind) or pa.types.is_floating(kind) else None
             row[name] = chance % 1440 if column.type == "hhmm" else row[name]
         made.append(
             {**row, **{name: value for name, value in key.items() if name in declared.columns}, **stamp}
         )
-    return pa.Table.from_pylist(made, schema=tables.validated(declared))
+    return pa.Table.from_pylist(made, schema=schemas.validated_schema(declared))
 
 
 def test_values(lake: Lake, use: UseCase) -> None:
@@ -110,7 +110,7 @@ def test_late_rates(given: dict[str, pa.Table], use: UseCase) -> None:
     overall = sum(was for _, was in late) / len(late)
     own = [was for mine, was in late if mine]
     assert len(own) == 29
-    found = compute(use, given, [night])
+    found = compute_features(use, given, [night])
     mine = [r for r in found.to_pylist() if (r["carrier"], r["flight"], r["origin"]) == flight]
     assert mine[0]["flight_late_28"] == pytest.approx((sum(own) + 5 * overall) / (29 + 5), rel=1e-12)
 
@@ -118,11 +118,11 @@ def test_late_rates(given: dict[str, pa.Table], use: UseCase) -> None:
 @pytest.mark.parametrize("night", [FIRST, "2013-03-09", "2013-03-20", LAST])
 def test_no_leak(lake: Lake, given: dict[str, pa.Table], use: UseCase, night: str) -> None:
     """No feature of a flight changes when every row whose knowledge time is after its decision is deleted."""
-    assert leaks(lake, use, night) == []
+    assert point_in_time_violations(lake, use, night) == []
     nights = use.clock.keys(FIRST, LAST)
-    decided = pa.scalar(use.clock.moment(night), tables.TIME)
+    decided = pa.scalar(use.clock.moment(night), schemas.TIME)
     kept = {name: rows.filter(pc.less_equal(rows["known_at"], decided)) for name, rows in given.items()}
-    whole, cut = (compute(use, rows, nights) for rows in (given, kept))
+    whole, cut = (compute_features(use, rows, nights) for rows in (given, kept))
     of_whole, of_cut = (found.filter(pc.equal(found["night"], night)) for found in (whole, cut))
     assert of_whole.num_rows == len(FLIGHTS)
     assert digest_table(of_whole) == digest_table(of_cut) == digest_table(features(lake, use, [night]))

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from include.errors import NotPublished
-from include.features.build import compute, features
-from include.features.leak import leaks
-from include.lake import Lake
-from include.refs import digest_table
+from include.features.build import compute_features, features
+from include.features.point_in_time_check import point_in_time_violations
 from include.spec import UseCase
-from include.tables import TIME
+from include.storage.digests import digest_table
+from include.storage.lake import Lake
+from include.storage.schemas import TIME
 from tests.features import parcels
 
 NIGHTS = [f"2024-03-{day:02}" for day in range(1, 11)]
@@ -46,7 +46,9 @@ PLANTS = st.lists(
 
 def _features(use: UseCase, given: dict[str, list[pa.Table]], night: str) -> str:
     """Return the digest of one night's features, computed with all the others."""
-    found = compute(use, {source: pa.concat_tables(tables) for source, tables in given.items()}, NIGHTS)
+    found = compute_features(
+        use, {source: pa.concat_tables(tables) for source, tables in given.items()}, NIGHTS
+    )
     found = found.filter(pc.equal(found["night"], night))
     assert found.num_rows == 12
     return digest_table(found)
@@ -87,7 +89,7 @@ def test_deleted_from_the_lake(lake: Lake, use: UseCase, tmp_path: Path) -> None
 @pytest.mark.parametrize("night", ["2024-03-01", "2024-03-06", "2024-03-10"])
 def test_a_sound_sql(lake: Lake, tmp_path: Path, sql: str, night: str) -> None:
     """A sound SQL leaks nowhere, the newest night included."""
-    assert leaks(lake, parcels.spec(tmp_path, sql), night) == []
+    assert point_in_time_violations(lake, parcels.spec(tmp_path, sql), night) == []
 
 
 @pytest.mark.parametrize(
@@ -106,10 +108,13 @@ def test_a_sound_sql(lake: Lake, tmp_path: Path, sql: str, night: str) -> None:
 def test_a_leak_is_seen(lake: Lake, tmp_path: Path, old: str, new: str, columns: list[str]) -> None:
     """A SQL that looks past the decision, or before the lookback, is found by its column."""
     assert old in BY_HAND
-    assert leaks(lake, parcels.spec(tmp_path, BY_HAND.replace(old, new)), "2024-03-10") == columns
+    assert (
+        point_in_time_violations(lake, parcels.spec(tmp_path, BY_HAND.replace(old, new)), "2024-03-10")
+        == columns
+    )
 
 
 def test_nothing_to_check(lake: Lake, use: UseCase) -> None:
     """A night without rows can't show a leak, and says so rather than passing."""
     with pytest.raises(NotPublished, match="choose a night"):
-        leaks(lake, use, "2024-05-01")
+        point_in_time_violations(lake, use, "2024-05-01")

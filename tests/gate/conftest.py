@@ -17,24 +17,24 @@ from sklearn.pipeline import Pipeline
 
 from demo.weather import WeatherServer
 from demo.world import landing_objects, weather_by_day, write_planes
-from include import models
 from include.environment import Connect, Endpoint
-from include.evaluate import sentinel
-from include.evaluate.run import evaluate
+from include.evaluate import leakage
+from include.evaluate.pipeline import evaluate
 from include.features.build import training_set
-from include.ingest.run import ingest
-from include.lake import Lake
+from include.ingest.pipeline import ingest
+from include.judge.evidence import attempt_key_of
+from include.judge.judge import RUBBER_STAMPED, Verdict
+from include.models import artifacts
+from include.models.registry import Registry
 from include.promote import ledger
-from include.promote.evidence import attempt_of
-from include.promote.judge import RUBBER_STAMPED, Verdict
-from include.promote.run import decide, promote
-from include.registry import Registry
+from include.promote.promotion import judge_and_record, promote
 from include.spec import UseCase, load
 from include.spec.load import read
 from include.spec.stages import Candidate
+from include.storage.lake import Lake
 from include.train import fit as fitting
-from include.train.recipes import build
-from include.train.run import train
+from include.train.pipeline import train
+from include.train.recipes import build_estimator
 from tests.deployments import newest_by_role
 from tests.promote.conftest import evidence, losses
 
@@ -115,8 +115,8 @@ class Gate:
 
     def champion(self, pipeline: Pipeline) -> None:
         """Let a model that was fitted until the night before the test nights serve."""
-        data = models.dump(pipeline)
-        digest = models.store(self.lake, data)
+        data = artifacts.serialize(pipeline)
+        digest = artifacts.store_model(self.lake, data)
         made = evidence(
             losses([1.0]), usecase=self.spec.name, night=BEFORE, spec=self.spec.digest, version="0"
         )
@@ -133,8 +133,8 @@ class Gate:
     def judge(self, make: Make) -> Verdict:
         """Train, evaluate, judge and promote as far as the verdict allows."""
         ref = evaluate(self.lake, self.spec, NIGHT, self.train(make), registry=self.registry)
-        verdict = decide(self.lake, self.spec, ref.uri)
-        promote(self.lake, self.spec, attempt_of(ref.uri), registry=self.registry)
+        verdict = judge_and_record(self.lake, self.spec, ref.uri)
+        promote(self.lake, self.spec, attempt_key_of(ref.uri), registry=self.registry)
         return verdict
 
     def live(self) -> str:
@@ -152,14 +152,14 @@ def kept() -> dict[str, Any]:
 def gate(ingested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: dict[str, Any]) -> Gate:
     """The gate before its first attempt."""
     shutil.copytree(ingested / "flight_delay", tmp_path / "lake" / "flight_delay")
-    honest = fitting.fit
+    honest = fitting.fit_recipe
 
     def plant(make: Make) -> None:
         def planted(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Pipeline:
             return make(spec, rows) if candidate.name == "planted" else honest(spec, candidate, rows)
 
-        monkeypatch.setattr(fitting, "fit", planted)
-        monkeypatch.setattr(sentinel, "fit", planted)
+        monkeypatch.setattr(fitting, "fit_recipe", planted)
+        monkeypatch.setattr(leakage, "fit", planted)
 
     return Gate(Lake("flight_delay", str(tmp_path / "lake")), tmp_path, plant, kept)
 
@@ -171,8 +171,8 @@ def forest(seed: int = 7, until: str = "9999", **params: Any) -> Make:
         (shipped,) = (c for c in load(spec.name).training.candidates if c.name == "forest")
         candidate = shipped.model_copy(update={"params": {**shipped.params, **params}})
         seeded = spec.model_copy(update={"training": spec.training.model_copy(update={"seed": seed})})
-        pipeline = build(seeded, candidate)
+        pipeline = build_estimator(seeded, candidate)
         rows = rows.filter(pc.less_equal(rows["night"], until))
-        return pipeline.fit(models.frame(rows, spec), rows[spec.problem.target].to_numpy())
+        return pipeline.fit(artifacts.model_input(rows, spec), rows[spec.problem.target].to_numpy())
 
     return make

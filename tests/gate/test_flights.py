@@ -9,13 +9,13 @@ import pyarrow as pa
 import pytest
 from sklearn.pipeline import Pipeline
 
-from include import models
 from include.errors import ModelError
-from include.evaluate.metrics import loss
-from include.evaluate.run import evaluate
+from include.evaluate.pipeline import evaluate
 from include.features import build as features
-from include.promote.judge import BLESSED, NOT_BLESSED
+from include.judge.judge import BLESSED, NOT_BLESSED
+from include.models import artifacts
 from include.spec import UseCase
+from include.stats.metrics import row_losses
 from include.train.fit import target
 from tests.gate.conftest import BEFORE, NIGHT, Gate, forest
 
@@ -100,7 +100,7 @@ def test_a_leaking_one_is_refused(gate: Gate, monkeypatch: pytest.MonkeyPatch) -
         rows = honest(*given, **more)  # type: ignore[arg-type]
         return rows.set_column(rows.column_names.index("humid"), "humid", rows["late"])
 
-    for page in ("include.train.run", "include.evaluate.run"):
+    for page in ("include.train.pipeline", "include.evaluate.pipeline"):
         monkeypatch.setattr(f"{page}.training_set", leaky)
     gate.champion(gate.fitted(**WEAK))
     _refused(gate, gate.judge(forest()), "strongest single feature 1, required below 0.98 (humid")
@@ -113,4 +113,4 @@ def _refused(gate: Gate, verdict: object, said: str) -> None:
 
 
 def _mean(spec: UseCase, pipeline: Pipeline, rows: pa.Table) -> float:
-    return float(loss("log_loss", target(spec, rows), models.predict(pipeline, rows, spec)).mean())
+    return float(row_losses("log_loss", target(spec, rows), artifacts.predict(pipeline, rows, spec)).mean())

@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from include import stages, tables
-from include.history import page as drawing
-from include.history.draw import draw, redraw, text
-from include.history.known import known
-from include.lake import Lake
+from include.cli import stages
+from include.reports import history as drawing
+from include.reports.history import draw_history, history_text, read_history, redraw_if_newest
 from include.spec import UseCase
+from include.storage import schemas
+from include.storage.lake import Lake
 from tests.history.conftest import NIGHTS, nights
 
 PLACE = "reports/history.html"
@@ -26,7 +26,7 @@ def alarm(lake: Lake, night: str, subject: str, note: str = "planted") -> None:
     """Add an alarm to a night's findings."""
     row = {"night": night, "check": "jump", "subject": subject, "outcome": "alarm", "note": note}
     there = lake.rows("findings", {"night": night})
-    made = pa.Table.from_pylist([*there, row], schema=tables.FINDINGS)
+    made = pa.Table.from_pylist([*there, row], schema=schemas.FINDINGS)
     lake.publish("findings", made, {"night": night})
 
 
@@ -39,27 +39,27 @@ def page_of(lake: Lake) -> str:
 
 def test_the_same_lake_gives_the_same_bytes(lake: Lake, use: UseCase) -> None:
     """Drawn twice, and by a lake opened anew, the page is one; it is stored where the overview links it."""
-    _, first = draw(lake, use)
-    _, again = draw(Lake("machines", lake.uri.removesuffix("/machines")), use)
+    _, first = draw_history(lake, use)
+    _, again = draw_history(Lake("machines", lake.uri.removesuffix("/machines")), use)
     assert first == again
     assert lake.get(PLACE) == first.encode()
 
 
 def test_the_page_has_alarms_and_deployments(lake: Lake, use: UseCase) -> None:
     """The night without temperatures is an alarm with its sentence, and the switch stands on the axis."""
-    said, html = draw(lake, use)
+    said, html = draw_history(lake, use)
     last = nights(use)[-1]
     assert f'<td class="n">{last}</td><td>1</td><td>missing</td><td>temp</td>' in html
     assert {"check": "missing", "nights": 1, "share": 1 / NIGHTS} in said["checks"]
     assert ">v1 promoted</text>" in html
     assert html.count("<svg") == 1
-    assert "machines" in text(said)
-    assert "temp: 100.0% missing" in text(said)
+    assert "machines" in history_text(said)
+    assert "temp: 100.0% missing" in history_text(said)
 
 
 def test_the_page_fetches_and_runs_nothing(lake: Lake, use: UseCase) -> None:
     """It has no script, and refers to nothing outside itself."""
-    _, html = draw(lake, use)
+    _, html = draw_history(lake, use)
     assert not re.findall(r"<script|@import|(?:src|href)=[\"'](?!#)|url\((?!#)", html)
 
 
@@ -68,8 +68,8 @@ def test_what_the_tables_hold_is_escaped(lake: Lake, use: UseCase) -> None:
     alarm(lake, nights(use)[3], PLANTED, PLANTED)
     drift = lake.rows("drift", {"night": nights(use)[3]})
     made = [{**row, "column": PLANTED, "value": 99.0} for row in drift[:1]]
-    lake.publish("drift", pa.Table.from_pylist(made, schema=tables.DRIFT), {"night": nights(use)[3]})
-    _, html = draw(lake, use)
+    lake.publish("drift", pa.Table.from_pylist(made, schema=schemas.DRIFT), {"night": nights(use)[3]})
+    _, html = draw_history(lake, use)
     assert "<script" not in html
     assert html.count("&lt;script&gt;") >= 2
 
@@ -79,7 +79,7 @@ def test_an_empty_lake_gives_a_page_that_says_so(
 ) -> None:
     """Before the first night there is no drawing, but a page and a sentence."""
     lake = Lake("machines", str(tmp_path_factory.mktemp("empty")))
-    said, html = draw(lake, use)
+    said, html = draw_history(lake, use)
     assert said["nights"] == 0
     assert "No night has been watched yet." in html
     assert "<svg" not in html
@@ -93,7 +93,7 @@ def test_alarms_near_each_other_are_one_episode(lake: Lake, use: UseCase) -> Non
     alarm(lake, keys[1], "kind")
     found = [
         (one.subject, one.first, one.last, one.nights)
-        for one in known(lake, use).episodes()
+        for one in read_history(lake, use).episodes()
         if one.check == "jump"
     ]
     assert found == [
@@ -105,7 +105,7 @@ def test_alarms_near_each_other_are_one_episode(lake: Lake, use: UseCase) -> Non
 
 def test_a_week_has_the_mean_of_its_rows_and_an_interval(lake: Lake, use: UseCase) -> None:
     """Losses add up to the weeks' means, the baseline's on the same rows; the gain is the difference."""
-    weeks = known(lake, use).weeks
+    weeks = read_history(lake, use).weeks
     rows = lake.rows("losses")
     total = {name: sum(row[name] for row in rows) for name in ("rows", "loss", "baseline")}
     assert len(weeks) >= 2
@@ -123,15 +123,15 @@ def test_a_figure_that_was_restated_is_shown_as_last_known(lake: Lake, use: UseC
     rows = lake.rows("performance", {"night": first})
     assert use.monitoring.requirements[0].metric == "roc_auc"
     again = [{**row, "known": nights(use)[-1], "value": 0.123} for row in rows if row["metric"] == "roc_auc"]
-    made = pa.Table.from_pylist([*rows, *again], schema=tables.PERFORMANCE)
+    made = pa.Table.from_pylist([*rows, *again], schema=schemas.PERFORMANCE)
     lake.publish("performance", made, {"night": first})
-    assert known(lake, use).realised[first] == pytest.approx(0.123)
+    assert read_history(lake, use).realised[first] == pytest.approx(0.123)
 
 
 def test_a_partition_that_comes_late_is_drawn(lake: Lake, use: UseCase) -> None:
     """An older partition that runs again after newer ones brings the page up to date."""
     alarm(lake, nights(use)[2], "load")
-    redraw(lake, use)
+    redraw_if_newest(lake, use)
     assert f'<td class="n">{nights(use)[2]}</td><td>1</td><td>jump</td><td>load</td>' in page_of(lake)
 
 
@@ -147,7 +147,7 @@ def test_a_partition_published_while_the_page_is_drawn_is_in_it(
         write(self, key, data)
 
     monkeypatch.setattr(Lake, "replace", publish_and_write)
-    redraw(lake, use)
+    redraw_if_newest(lake, use)
     assert f'<td class="n">{nights(use)[3]}</td><td>1</td><td>jump</td><td>load</td>' in page_of(lake)
 
 
@@ -159,10 +159,10 @@ def test_a_drawing_that_raises_fails_no_night(
     def broken(*_: object) -> str:
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr(drawing, "draw", broken)
+    monkeypatch.setattr(drawing, "draw_panels", broken)
     last = nights(use)[-1]
     with caplog.at_level(logging.ERROR):
-        (ref,) = stages.run("monitor", lake, use, [last], now=datetime.now(UTC))
+        (ref,) = stages.run_stage("monitor", lake, use, [last], now=datetime.now(UTC))
     assert ref.partition == last
     assert lake.get(PLACE) is None
     assert "no ink" in caplog.text
@@ -176,14 +176,14 @@ def test_many_alarms_are_counted_and_not_all_shown(
     monkeypatch.setattr(drawing, "SHOWN", 2)
     for subject in ("load", "kind", "weekday"):
         alarm(lake, nights(use)[0], subject)
-    _, html = draw(lake, use)
-    alerts = [one for one in known(lake, use).episodes() if one.check != "drift"]
+    _, html = draw_history(lake, use)
+    alerts = [one for one in read_history(lake, use).episodes() if one.check != "drift"]
     assert f"and {len(alerts) - 2} older ones." in html
 
 
 def test_weeks_of_a_weekly_use_case_pool_seven_nights() -> None:
     """Where nights are a week apart, seven of them are pooled, so that there is an interval."""
-    from include.history.known import _weeks
+    from include.reports.history import _weeks
 
     keys = [str(np.datetime64("2024-01-01") + 7 * number) for number in range(21)]
     sums = {key: np.array([10.0, 5.0 + number % 3, 6.0]) for number, key in enumerate(keys)}

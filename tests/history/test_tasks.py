@@ -11,10 +11,10 @@ import pytest
 
 from evergreen.operators.monitor import MonitorOperator
 from evergreen.operators.operate import OperateOperator
-from include import tables
-from include.history import draw as drawing
-from include.lake import Lake
+from include.reports import history as drawing
 from include.spec import UseCase
+from include.storage import schemas
+from include.storage.lake import Lake
 from tests.history.conftest import nights
 from tests.monitor import machines
 
@@ -27,14 +27,14 @@ def drawn(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[s
     machines.spec(tmp_path)
     monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path))
     monkeypatch.setenv("EVERGREEN_LAKE", lake.uri.removesuffix("/machines"))
-    real, pages = drawing.draw, []
+    real, pages = drawing.draw_history, []
 
     def draw(*args: Any) -> Any:
         result = real(*args)
         pages.append(result[1])
         return result
 
-    monkeypatch.setattr(drawing, "draw", draw)
+    monkeypatch.setattr(drawing, "draw_history", draw)
     return pages
 
 
@@ -60,7 +60,7 @@ def test_a_backfill_ends_with_all_its_partitions_on_the_page(
 ) -> None:
     """Newest first, and the page is drawn once: by the run after which no other waits."""
     keys = nights(use)
-    lake.publish("partitions", tables.PARTITIONS.empty_table(), {"product": "monitor", "night": keys[-3:]})
+    lake.publish("partitions", schemas.PARTITIONS.empty_table(), {"product": "monitor", "night": keys[-3:]})
     for night, waiting in zip(reversed(keys[-3:]), (2, 1, 0), strict=True):
         watch(night, "backfill", waiting)
     assert len(drawn) == 1

@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from include.environment import Connect, Endpoint
-from include.lake import Lake
 from include.spec import UseCase
 from include.spec.load import read
+from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
 
 DECLARED = Path(world.__file__).parent

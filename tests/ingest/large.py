@@ -16,11 +16,11 @@ import pyarrow.parquet
 import yaml
 
 from benchmarks.memory import Anonymous
-from include import spool
 from include.environment import Endpoint
-from include.ingest.run import ingest
-from include.lake import Lake
+from include.ingest.pipeline import ingest
 from include.spec.load import read
+from include.storage import spill
+from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
 
 NIGHT = world.nights(1)[0]
@@ -45,7 +45,7 @@ def sales(rows: int) -> pa.Table:
 
 def main(rows: int, folder: str, kind: str) -> None:
     """Write a file, ingest it, and print the peak."""
-    spool.HELD, spool.BATCH, spool.MEMORY = 4 << 20, 1 << 13, "100MB"
+    spill.HELD, spill.BATCH, spill.MEMORY = 4 << 20, 1 << 13, "100MB"
     there = Path(folder, "weekly_sales")
     shutil.copytree(OWN, there)
     raw = yaml.safe_load((OWN / "usecase.yaml").read_text())

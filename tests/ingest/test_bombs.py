@@ -17,11 +17,10 @@ import pyarrow.parquet
 import pytest
 
 from include.environment import Connect, Endpoint
-from include.ingest.outcome import Outcome
-from include.ingest.run import ingest
-from include.lake import Lake
+from include.ingest.pipeline import Outcome, ingest
 from include.spec import UseCase
 from include.spec.source import Fetch
+from include.storage.lake import Lake
 from tests.ingest.conftest import Api
 from tests.usecases.weekly_sales import world
 

@@ -11,11 +11,11 @@ import pytest
 
 from include.environment import Endpoint
 from include.errors import CircuitOpen
-from include.ingest.breaker import Breaker, State
-from include.ingest.run import ingest
-from include.lake import Lake
+from include.ingest.breaker import Breaker, CircuitState
+from include.ingest.pipeline import ingest
 from include.spec import UseCase
 from include.spec.source import Fetch
+from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ def test_enough_failures_in_a_row_open_it(breaker: Breaker) -> None:
     breaker.failed()
     breaker.failed()
     breaker.succeeded()
-    assert breaker.state() == State()
+    assert breaker.state() == CircuitState()
     opened(breaker)
     with pytest.raises(CircuitOpen, match=r"a night: .* 3 failures in a row.*06:01:00 UTC"):
         breaker.admit("a night")
@@ -151,7 +151,7 @@ def test_a_source_that_is_down_is_left_alone_by_later_nights(
     assert ingest(lake, spec, "sales", nights[4:5], connect)[0].outcome == "unavailable"
     state = Breaker(lake, "sales", spec.sources["sales"].fetch).state()
     past = datetime.fromisoformat(state.opened) - timedelta(seconds=61)
-    Breaker(lake, "sales", spec.sources["sales"].fetch)._keep(State(state.failures, past.isoformat()))
+    Breaker(lake, "sales", spec.sources["sales"].fetch)._keep(CircuitState(state.failures, past.isoformat()))
     assert {o.outcome for o in ingest(lake, spec, "sales", nights, connect)} == {"published"}
 
 
@@ -161,4 +161,4 @@ def test_nothing_yet_is_no_failure(lake: Lake, spec: UseCase, tmp_path: Path) ->
     endpoint = Endpoint("shop", (tmp_path / "shop").as_uri())
     outcomes = ingest(lake, spec, "sales", world.nights(6), lambda name: endpoint)
     assert all("nothing yet" in o.note for o in outcomes)
-    assert Breaker(lake, "sales", FETCH).state() == State()
+    assert Breaker(lake, "sales", FETCH).state() == CircuitState()

@@ -19,14 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from include.errors import SpecError
-from include.ingest import compiled, great
-from include.ingest.aggregates import ANSWERED, UNIQUE, plain
-from include.ingest.suite import broken
-from include.lake import Lake
+from include.ingest.validation import compiled, great_expectations
+from include.ingest.validation.compiled import ANSWERED, UNIQUE, is_simple_aggregate
+from include.ingest.validation.expectations import broken_expectations
 from include.spec import UseCase
 from include.spec.load import read
 from include.spec.source import Expectation
-from include.tables import TIME, column_type
+from include.storage.lake import Lake
+from include.storage.schemas import TIME, column_type
 from tests.usecases.weekly_sales import world
 
 ROOT = Path(__file__).parents[2]
@@ -123,12 +123,14 @@ def expectations(draw: st.DrawFn) -> list[Expectation]:
 
 def same(rows: pa.Table, asked: list[Expectation]) -> None:
     """Assert that each is compiled, and that both find the same rows that break it."""
-    conditions = [compiled.condition(one, {field.name: field.type for field in rows.schema}) for one in asked]
+    conditions = [
+        compiled.compile_expectation(one, {field.name: field.type for field in rows.schema}) for one in asked
+    ]
     assert [one for one, made in zip(asked, conditions, strict=True) if made is None] == []
     with duckdb.connect() as connection:
         connection.register("rows", rows)
-        ours = compiled.broken(connection, [made for made in conditions if made is not None])
-    theirs = {id(one): which for one, which in great.broken("x", asked, rows)}
+        ours = compiled.breaking_rows(connection, [made for made in conditions if made is not None])
+    theirs = {id(one): which for one, which in great_expectations.broken_rows("x", asked, rows)}
     for one, mine in zip(asked, ours, strict=True):
         assert mine.tolist() == theirs[id(one)].tolist(), (one, rows.select(one.columns).to_pylist())
 
@@ -223,13 +225,15 @@ def test_great_expectations_own_figures() -> None:
     }
     suite = gx.ExpectationSuite(name="s")
     for kind, arguments in kwargs.items():
-        suite.add_expectation(great.get_expectation_impl(kind)(**arguments))
+        suite.add_expectation(great_expectations.get_expectation_impl(kind)(**arguments))
     context = gx.get_context(mode="ephemeral")
     asset = context.data_sources.add_pandas("p").add_dataframe_asset("a")
     batch = asset.add_batch_definition_whole_dataframe("b").get_batch({"dataframe": rows.to_pandas()})
     results = batch.validate(suite, result_format="COMPLETE").results
     asked = [Expectation(type=kind, kwargs=arguments) for kind, arguments in kwargs.items()]
-    masks = {asked[number].type: which for number, _, which in broken("x", asked, rows, all_of(rows))}
+    masks = {
+        asked[number].type: which for number, _, which in broken_expectations("x", asked, rows, all_of(rows))
+    }
     assert len(results) == len(masks) == len(kwargs)
     for result in results:
         which = masks[result.expectation_config.type]
@@ -256,8 +260,8 @@ def test_what_is_not_asked_is_taken_by_great_expectations(what: tuple[str, dict[
     kind, kwargs = what
     about = {"column_list": ["number", "string"]} if "compound" in kind else {"column": "number"}
     asked = Expectation(type=kind, kwargs=kwargs if "table" in kind else about | kwargs)
-    assert plain(asked, TYPES)
-    great.checked("x", [asked], list(TYPES))
+    assert is_simple_aggregate(asked, TYPES)
+    great_expectations.require_supported("x", [asked], list(TYPES))
 
 
 NIGHT = """
@@ -321,7 +325,7 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
 def test_what_is_not_compiled_goes_on_to_great_expectations(kind: str, kwargs: dict[str, Any]) -> None:
     """It isn't compiled, and is answered all the same."""
     asked = Expectation(type=f"expect_column_{kind}", kwargs=kwargs)
-    assert compiled.condition(asked, TYPES) is None
+    assert compiled.compile_expectation(asked, TYPES) is None
     day, moment = date(2013, 1, 1), datetime(2013, 1, 1, tzinfo=UTC)
     row = {
         "integer": 1,
@@ -334,12 +338,14 @@ def test_what_is_not_compiled_goes_on_to_great_expectations(kind: str, kwargs: d
     }
     rows = table([NOTHING | row])
     try:
-        expected = [which.tolist() for _, which in great.broken("x", [asked], rows)]
+        expected = [which.tolist() for _, which in great_expectations.broken_rows("x", [asked], rows)]
     except SpecError as error:
         with pytest.raises(SpecError, match=re.escape(str(error))):
-            list(broken("x", [asked], rows, all_of(rows)))
+            list(broken_expectations("x", [asked], rows, all_of(rows)))
     else:
-        assert [which.tolist() for *_, which in broken("x", [asked], rows, all_of(rows))] == expected
+        assert [
+            which.tolist() for *_, which in broken_expectations("x", [asked], rows, all_of(rows))
+        ] == expected
 
 
 def test_an_integer_that_is_no_float_stands_beside_a_number() -> None:
@@ -347,7 +353,9 @@ def test_an_integer_that_is_no_float_stands_beside_a_number() -> None:
     kwargs = {"column_A": "integer", "column_B": "number"}
     asked = Expectation(type="expect_column_pair_values_a_to_be_greater_than_b", kwargs=kwargs)
     rows = table([NOTHING | {"integer": 2**53 + 1, "number": float(n)} for n in (1, 2**54)])
-    assert [which.tolist() for *_, which in broken("x", [asked], rows, all_of(rows))] == [[False, True]]
+    assert [which.tolist() for *_, which in broken_expectations("x", [asked], rows, all_of(rows))] == [
+        [False, True]
+    ]
 
 
 @pytest.mark.parametrize(
@@ -362,7 +370,9 @@ def test_an_integer_that_is_no_float_stands_beside_a_number() -> None:
 )
 def test_what_is_wrong_is_not_compiled(kind: str, kwargs: dict[str, Any]) -> None:
     """So that it is refused with Great Expectations' own reason."""
-    assert compiled.condition(Expectation(type=f"expect_column_{kind}", kwargs=kwargs), TYPES) is None
+    assert (
+        compiled.compile_expectation(Expectation(type=f"expect_column_{kind}", kwargs=kwargs), TYPES) is None
+    )
 
 
 def test_columns_that_differ_by_case_are_not_compiled() -> None:
@@ -370,7 +380,7 @@ def test_columns_that_differ_by_case_are_not_compiled() -> None:
     kind = "expect_column_values_to_be_between"
     asked = [Expectation(type=kind, kwargs={"column": name, "max_value": 2}) for name in "aAb"]
     types = dict.fromkeys("aAb", pa.int64())
-    assert [compiled.condition(one, types) is None for one in asked] == [True, True, False]
+    assert [compiled.compile_expectation(one, types) is None for one in asked] == [True, True, False]
 
 
 def test_the_use_cases_contracts_are_compiled() -> None:
@@ -381,6 +391,8 @@ def test_the_use_cases_contracts_are_compiled() -> None:
         for source in spec.sources.values():
             types = {name: column_type(column) for name, column in source.columns.items()}
             for one in source.contract.expectations:
-                assert plain(one, types) or compiled.condition(one, types) is not None, (spec.name, one)
+                assert (
+                    is_simple_aggregate(one, types) or compiled.compile_expectation(one, types) is not None
+                ), (spec.name, one)
                 seen += 1
     assert seen == 20

@@ -10,11 +10,10 @@ import pytest
 
 from include.environment import Connect
 from include.errors import SpecError
-from include.ingest.outcome import Outcome
-from include.ingest.run import ingest
-from include.lake import Lake
-from include.monitor.findings import data
+from include.ingest.pipeline import Outcome, ingest
+from include.monitor.findings import check_data
 from include.spec import UseCase
+from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
 
 NIGHT = world.nights(2)[1]
@@ -233,5 +232,5 @@ def test_a_few_bad_rows_refuse_no_small_partition(
         )
         assert f"required {allowed}, found {bad / rows:.1%} of {rows} rows: " in found.note
     row = lake.rows("partitions", {"product": "sales", "night": NIGHT})[0]
-    (finding, _) = data(spec, NIGHT, {"sales": row})
+    (finding, _) = check_data(spec, NIGHT, {"sales": row})
     assert finding.outcome == ("ok" if outcome == "published" else "alarm")

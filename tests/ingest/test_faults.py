@@ -11,10 +11,9 @@ import pytest
 
 from include.environment import Connect
 from include.errors import SpecError
-from include.ingest.outcome import Outcome
-from include.ingest.run import ingest
-from include.lake import Lake
+from include.ingest.pipeline import Outcome, ingest
 from include.spec import UseCase
+from include.storage.lake import Lake
 
 NIGHT = "2024-01-08"
 FILE = f"sales/{NIGHT}.csv"

@@ -15,9 +15,9 @@ import pytest
 from demo.weather import WeatherServer
 from demo.world import landing_objects, weather_by_day
 from include.environment import Connect, Endpoint
-from include.ingest.run import ingest
-from include.lake import Lake
+from include.ingest.pipeline import ingest
 from include.spec import load
+from include.storage.lake import Lake
 
 SPRING, AUTUMN, STORM = "2013-03-09", "2013-11-02", "2013-02-11"  # the evenings before
 

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from include.environment import Endpoint
-from include.ingest.breaker import Breaker, State
-from include.ingest.outcome import Outcome
-from include.ingest.run import ingest
-from include.ingest.snapshot import snapshots
-from include.lake import Lake
+from include.ingest.breaker import Breaker, CircuitState
+from include.ingest.pipeline import Outcome, ingest
+from include.ingest.snapshots import snapshots
 from include.spec import UseCase
+from include.storage.lake import Lake
 from tests.ingest.conftest import Api
 
 NIGHT = "2024-01-08"
@@ -92,7 +91,7 @@ def test_a_page_that_keeps_failing_makes_the_night_unavailable(
     assert snapshots(lake, "sales", [NIGHT]) == {}
     assert TOKEN not in outcome.note + repr(outcome) + repr(outcome.error) + caplog.text
     assert TOKEN not in str(lake.rows("partitions"))
-    assert Breaker(lake, "sales", served.sources["sales"].fetch).state() == State(failures=1)
+    assert Breaker(lake, "sales", served.sources["sales"].fetch).state() == CircuitState(failures=1)
 
 
 @pytest.mark.parametrize(("status", "found"), [(401, "HTTP 401"), (403, "HTTP 403"), (404, "nothing yet")])

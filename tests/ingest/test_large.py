@@ -13,13 +13,12 @@ from typing import Any
 
 import pytest
 
-from include import spool
 from include.environment import Connect, Endpoint
-from include.ingest import great
-from include.ingest.outcome import Outcome
-from include.ingest.run import ingest
-from include.lake import Lake
+from include.ingest.pipeline import Outcome, ingest
+from include.ingest.validation import great_expectations
 from include.spec import UseCase
+from include.storage import spill
+from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
 
 ROOT = Path(__file__).parents[2]
@@ -75,9 +74,9 @@ def broken(tmp_path: Path) -> Connect:
 
 def shrink(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
     """Make memory hold nothing and a batch so many rows."""
-    monkeypatch.setattr(spool, "HELD", 0)
-    monkeypatch.setattr(spool, "BATCH", batch)
-    monkeypatch.setattr(great, "BATCH", 5 * batch)
+    monkeypatch.setattr(spill, "HELD", 0)
+    monkeypatch.setattr(spill, "BATCH", batch)
+    monkeypatch.setattr(great_expectations, "BATCH", 5 * batch)
 
 
 def ingested(folder: Path, spec: UseCase, connect: Connect) -> tuple[list[Outcome], dict[str, list[str]]]:

@@ -15,12 +15,11 @@ from demo.home import Home
 from demo.stack import Stack
 from include.environment import Endpoint
 from include.errors import SettingError, SpecError
-from include.ingest.fetch import opened
-from include.ingest.outcome import Outcome
-from include.ingest.request import request
-from include.ingest.run import ingest
-from include.lake import Lake
+from include.ingest.connectors.registry import open_source
+from include.ingest.connectors.request import request
+from include.ingest.pipeline import Outcome, ingest
 from include.spec import UseCase
+from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
 
 NIGHTS = world.nights(3)
@@ -119,7 +118,7 @@ def test_a_path_has_the_day_and_the_night_and_nothing_else(
 
     def read(path: str) -> Any:
         spec = declare(lambda raw: raw["sources"]["sales"].update(path=path, offset=7))
-        fetch = opened(spec.sources["sales"], Endpoint("shop", shop.as_uri()))
+        fetch = open_source(spec.sources["sales"], Endpoint("shop", shop.as_uri()))
         return list(fetch(request(spec, "sales", NIGHTS[0])))
 
     assert read("sales/{day}.csv")[0][0] == f"sales/{NIGHTS[1]}.csv"
@@ -133,7 +132,7 @@ def test_a_path_has_the_day_and_the_night_and_nothing_else(
 def test_an_address_that_is_neither_bucket_nor_folder(spec: UseCase) -> None:
     """It is said of the connection, before any night is blamed."""
     with pytest.raises(SettingError, match=r"connection shop: required host s3://bucket.*found ftp"):
-        opened(spec.sources["sales"], Endpoint("shop", "ftp://host/files"))
+        open_source(spec.sources["sales"], Endpoint("shop", "ftp://host/files"))
 
 
 def test_parquet_and_json_give_the_same_rows(

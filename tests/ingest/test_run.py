@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from include.environment import Connect, Endpoint
 from include.errors import PartitionError, PartitionRefused, SourceUnavailable, SpecError
-from include.ingest.run import ingest
-from include.ingest.snapshot import snapshots
-from include.lake import Lake
+from include.ingest.pipeline import ingest
+from include.ingest.snapshots import snapshots
 from include.spec import UseCase
+from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
 
 NIGHTS = world.nights(6)

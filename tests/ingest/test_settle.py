@@ -7,10 +7,10 @@ from pathlib import Path
 
 from include.environment import Connect, Endpoint
 from include.errors import SettingError
-from include.ingest.run import ingest
-from include.ingest.settle import settle
-from include.lake import Lake
+from include.ingest.lookback import refresh_lookback
+from include.ingest.pipeline import ingest
 from include.spec import UseCase
+from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
 
 NIGHTS = world.nights(6)
@@ -23,16 +23,16 @@ def outcomes(lake: Lake) -> dict[str, str]:
 
 def test_nights_that_nobody_attempted_are_pulled(lake: Lake, spec: UseCase, connect: Connect) -> None:
     """The four nights of the lookback are ingested, not the night itself, and each once."""
-    assert {o.night for o in settle(lake, spec, NIGHTS[5], connect)} == set(NIGHTS[1:5])
+    assert {o.night for o in refresh_lookback(lake, spec, NIGHTS[5], connect)} == set(NIGHTS[1:5])
     assert outcomes(lake) == dict.fromkeys(NIGHTS[1:5], "published")
-    assert settle(lake, spec, NIGHTS[5], connect) == []
+    assert refresh_lookback(lake, spec, NIGHTS[5], connect) == []
 
 
 def test_a_pulled_night_has_the_knowledge_time_of_its_own_rule(
     lake: Lake, spec: UseCase, connect: Connect
 ) -> None:
     """A night that is pulled is no different from one that ran in its turn."""
-    settle(lake, spec, NIGHTS[2], connect)
+    refresh_lookback(lake, spec, NIGHTS[2], connect)
     found = {row["night"]: row["known_at"] for row in lake.rows("validated_sales")}
     assert found == {
         NIGHTS[0]: datetime(2024, 1, 1, 5, tzinfo=UTC),
@@ -52,7 +52,7 @@ def test_what_came_late_is_known_on_the_night_that_found_it(
     ingest(lake, spec, "sales", NIGHTS[:5], connect)
     for night, data in kept.items():
         files[night].write_bytes(data)
-    (late,) = settle(lake, spec, NIGHTS[5], connect)
+    (late,) = refresh_lookback(lake, spec, NIGHTS[5], connect)
     assert (late.night, late.outcome) == (NIGHTS[3], "published")
     known = {row["known_at"] for row in lake.rows("validated_sales", {"night": NIGHTS[3]})}
     assert known == {datetime(2024, 2, 5, 5, tzinfo=UTC)}
@@ -65,9 +65,9 @@ def test_a_source_that_still_has_nothing_stays_unavailable(
 ) -> None:
     """Asked again and still nothing: the same row, and no new commit for it."""
     (shop / "sales" / f"{NIGHTS[3]}.csv").unlink()
-    settle(lake, spec, NIGHTS[5], connect)
+    refresh_lookback(lake, spec, NIGHTS[5], connect)
     version = lake.version("partitions")
-    (again,) = settle(lake, spec, NIGHTS[5], connect)
+    (again,) = refresh_lookback(lake, spec, NIGHTS[5], connect)
     assert (again.night, again.outcome) == (NIGHTS[3], "unavailable")
     assert lake.version("partitions") == version
 
@@ -82,7 +82,7 @@ def test_an_outage_leaves_a_night_its_own_knowledge_time(
 
     assert ingest(lake, spec, "sales", NIGHTS[:1], out)[0].outcome == "unavailable"
     assert [row["inputs"] for row in lake.rows("partitions")] == ["{}"]
-    assert [o.outcome for o in settle(lake, spec, NIGHTS[1], connect)] == ["published"]
+    assert [o.outcome for o in refresh_lookback(lake, spec, NIGHTS[1], connect)] == ["published"]
     assert {row["known_at"] for row in lake.rows("validated_sales")} == {datetime(2024, 1, 1, 5, tzinfo=UTC)}
 
 
@@ -98,7 +98,7 @@ def test_an_open_circuit_leaves_a_night_its_own_knowledge_time(
     (last,) = ingest(lake, spec, "sales", NIGHTS[3:4], out)
     assert "failures in a row" in last.note
     lake.replace("state/breaker/sales.json", b"{}")
-    (*_, found) = settle(lake, spec, NIGHTS[4], connect)
+    (*_, found) = refresh_lookback(lake, spec, NIGHTS[4], connect)
     assert (found.night, found.outcome) == (NIGHTS[3], "published")
     known = {row["known_at"] for row in lake.rows("validated_sales", {"night": NIGHTS[3]})}
     assert known == {datetime(2024, 1, 22, 5, tzinfo=UTC)}
@@ -113,11 +113,11 @@ def test_an_outage_does_not_unsay_that_there_was_nothing_yet(
     file.unlink()
     ingest(lake, spec, "sales", NIGHTS[:1], connect)
     shop.rename(away)
-    (failed,) = settle(lake, spec, NIGHTS[1], connect)
+    (failed,) = refresh_lookback(lake, spec, NIGHTS[1], connect)
     assert "no folder at the connection's address" in failed.note
     away.rename(shop)
     file.write_bytes(late)
-    settle(lake, spec, NIGHTS[2], connect)
+    refresh_lookback(lake, spec, NIGHTS[2], connect)
     known = {row["known_at"] for row in lake.rows("validated_sales", {"night": NIGHTS[0]})}
     assert known == {datetime(2024, 1, 15, 5, tzinfo=UTC)}
 
@@ -128,8 +128,8 @@ def test_a_source_without_its_connection_holds_nobody_up(lake: Lake, spec: UseCa
     def none(name: str) -> Endpoint:
         raise SettingError(f"connection {name}", required="one in Airflow", found="none")
 
-    (found,) = settle(lake, spec, NIGHTS[1], none)
+    (found,) = refresh_lookback(lake, spec, NIGHTS[1], none)
     assert (found.night, found.outcome) == (NIGHTS[0], "unavailable")
     assert found.note == "connection shop: required one in Airflow, found none"
     assert outcomes(lake) == {}
-    assert [o.outcome for o in settle(lake, spec, NIGHTS[1], connect)] == ["published"]
+    assert [o.outcome for o in refresh_lookback(lake, spec, NIGHTS[1], connect)] == ["published"]

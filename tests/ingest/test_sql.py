@@ -11,12 +11,12 @@ import pytest
 
 from include.environment import Endpoint
 from include.errors import SettingError, SpecError
-from include.ingest.fetch import opened
-from include.ingest.parse import parse
-from include.ingest.request import request
-from include.ingest.run import ingest
-from include.lake import Lake
+from include.ingest.connectors.registry import open_source
+from include.ingest.connectors.request import request
+from include.ingest.parsing.parse import parse
+from include.ingest.pipeline import ingest
 from include.spec import UseCase
+from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
 
 NIGHT = "2024-01-08"
@@ -57,7 +57,7 @@ def queried(declare: Callable[..., UseCase]) -> Callable[[str], UseCase]:
 
 def result(spec: UseCase, tmp_path: Path, night: str = NIGHT) -> bytes:
     """Return the bytes of a night's result."""
-    ((_, data),) = opened(spec.sources["sales"], endpoint(tmp_path))(request(spec, "sales", night))
+    ((_, data),) = open_source(spec.sources["sales"], endpoint(tmp_path))(request(spec, "sales", night))
     return data
 
 
@@ -151,7 +151,7 @@ def test_an_address_that_is_none_keeps_its_secret(queried: Callable[[str], UseCa
     """The error of a bad address doesn't repeat it."""
     spec = queried("SELECT 1")
     with pytest.raises(SettingError) as caught:
-        opened(spec.sources["sales"], Endpoint("shop", "nosuchdb://bob:hunter2@host/db"))
+        open_source(spec.sources["sales"], Endpoint("shop", "nosuchdb://bob:hunter2@host/db"))
     assert "hunter2" not in str(caught.value)
     assert "connection shop" in str(caught.value)
 
@@ -161,7 +161,7 @@ def test_a_query_without_parameters_runs_once_for_all_nights(
 ) -> None:
     """A slowly changing table is read once for a range, so that all its nights see one state of it."""
     spec = queried("SELECT * FROM sales")
-    fetch = opened(spec.sources["sales"], endpoint(tmp_path))
+    fetch = open_source(spec.sources["sales"], endpoint(tmp_path))
     ((_, first),) = fetch(request(spec, "sales", NIGHT))
     database.execute("DELETE FROM sales")
     database.commit()

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.ingest.rows import Rows, Run
-from include.ingest.snapshot import Snapshot
-from include.ingest.standardise import cleaned, standardise
+from include.ingest.parsing.types import clean_text, to_declared_types
+from include.ingest.snapshots import Snapshot
+from include.ingest.validation.rows import RawRows, RowRange
 from include.spec.source import Objects
 
 UNIT = Snapshot("s", "2024-01-01", 0, "2024-01-01T05:00:00+00:00", "", ())
@@ -24,16 +24,16 @@ def read(
 ) -> tuple[pa.Table, dict[str, Any]]:
     """Return typed columns, and the texts of each that can't be read."""
     source = Objects(kind="objects", connection="c", path="x", key=tuple(types), columns=types)
-    text = cleaned(
+    text = clean_text(
         pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()}), source
     )
-    rows = Rows(
+    rows = RawRows(
         text=text,
-        runs=[Run(0, "p", text.num_rows)],
+        runs=[RowRange(0, "p", text.num_rows)],
         units=[UNIT],
         days=[date(2024, 1, 1)],
     )
-    ((_, typed, bad),) = standardise(rows, source)
+    ((_, typed, bad),) = to_declared_types(rows, source)
     return typed, {name: text[name].filter(pa.array(which)).to_pylist() for name, which in bad.items()}
 
 

@@ -12,14 +12,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from include import tables
-from include.lake import Lake
-from include.metrics.exposition import CONTENT_TYPE, text
-from include.metrics.gauges import ABOUT
-from include.metrics.scrape import scrape
-from include.monitor.run import monitor
-from include.score.run import score
+from include.monitor.pipeline import monitor
+from include.ops.prometheus import ABOUT, CONTENT_TYPE, exposition_text, scrape
+from include.score.pipeline import score
 from include.spec import UseCase
+from include.storage import schemas
+from include.storage.lake import Lake
 from tests.monitor import machines
 
 TOKEN = "token-of-a-test"
@@ -51,7 +49,7 @@ class Plant:
         """Plant an estimate of one metric: this champion had no gate, so none can be told of it."""
         rows = self.lake.rows("estimates", {"night": night})
         told = [row | ESTIMATED if row["metric"] == "roc_auc" else row for row in rows]
-        table = pa.Table.from_pylist(told, schema=tables.ESTIMATES)
+        table = pa.Table.from_pylist(told, schema=schemas.ESTIMATES)
         self.lake.publish("estimates", table, {"night": night})
 
 
@@ -93,7 +91,7 @@ def outside(plant: Plant) -> Iterator[Outside]:
         def do_GET(self) -> None:
             allowed = self.headers["Authorization"] == f"Bearer {TOKEN}"
             known = allowed and self.path == "/evergreen/metrics"
-            body = text(scrape("machines"), ABOUT).encode() if known else b""
+            body = exposition_text(scrape("machines"), ABOUT).encode() if known else b""
             self._answer(200 if known else 404 if allowed else 401, body)
 
         def do_POST(self) -> None:

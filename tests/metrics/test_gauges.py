@@ -13,14 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from include import tables
-from include.__main__ import app
+from include.cli.app import app
 from include.errors import SpecError
-from include.lake import Lake
-from include.metrics import scrape as scraping
-from include.metrics.exposition import Sample, text
-from include.metrics.gauges import ABOUT, gauges, newest_of
-from include.metrics.scrape import scrape
+from include.ops import prometheus as scraping
+from include.ops.prometheus import ABOUT, Sample, exposition_text, gauges, newest_partition, scrape
+from include.storage import schemas
+from include.storage.lake import Lake
 from tests.metrics.conftest import ESTIMATED, Plant
 from tests.monitor import machines
 
@@ -155,7 +153,7 @@ def test_a_scrape_reads_only_what_changed(plant: Plant, monkeypatch: pytest.Monk
     assert reads == []
     decided = plant.lake.read("decisions", {"night": plant.done[-1]})
     assert decided is not None
-    plant.lake.publish("decisions", decided.select(tables.DECISIONS.names), {"night": plant.done[-1]})
+    plant.lake.publish("decisions", decided.select(schemas.DECISIONS.names), {"night": plant.done[-1]})
     scrape("machines")
     assert reads == [{}]
     monkeypatch.undo()
@@ -176,7 +174,7 @@ def test_the_command_line_prints_what_is_scraped(plant: Plant) -> None:
     """`metrics` shows the page without any server, and a use case that isn't there is an error."""
     run = CliRunner().invoke
 
-    assert run(app, ["metrics", "machines"]).stdout == text(scrape("machines"), ABOUT)
+    assert run(app, ["metrics", "machines"]).stdout == exposition_text(scrape("machines"), ABOUT)
     names = {one["name"] for one in json.loads(run(app, ["metrics", "--json"]).stdout)["samples"]}
     assert names == set(ABOUT)
     assert isinstance(run(app, ["metrics", "nobody"]).exception, SpecError)
@@ -185,7 +183,7 @@ def test_the_command_line_prints_what_is_scraped(plant: Plant) -> None:
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]) | st.just("\n")))
 def test_any_label_can_be_told(value: str) -> None:
     """A label's value comes back as it was, whatever characters the data's owner chose."""
-    page = text([Sample("it", {"of": value}, 1.0)], {"it": "It."})
+    page = exposition_text([Sample("it", {"of": value}, 1.0)], {"it": "It."})
 
     line = page.removeprefix("# HELP it It.\n# TYPE it gauge\n").removesuffix(" 1.0\n")
     assert json.loads(line.removeprefix("it{of=").removesuffix("}")) == value
@@ -194,14 +192,14 @@ def test_any_label_can_be_told(value: str) -> None:
 def test_the_newest_night_is_read_from_the_log(plant: Plant, tmp_path: Path) -> None:
     """It is the rows' own, also after a night was emptied, and none of a table that isn't there."""
     lake = Lake("machines", str(tmp_path))
-    assert newest_of(lake, "decisions") == ""
+    assert newest_partition(lake, "decisions") == ""
     rows = [
         {"night": night, "decision": "nothing", "cause": "", "reason": "", "alerts": "[]"}
         for night in ("2024-03-02", "2024-03-10", "2024-03-09")
     ]
     for row in rows:
-        table = pa.Table.from_pylist([row], schema=tables.DECISIONS)
+        table = pa.Table.from_pylist([row], schema=schemas.DECISIONS)
         lake.publish("decisions", table, {"night": row["night"]})
-    assert newest_of(lake, "decisions") == "2024-03-10"
-    lake.publish("decisions", tables.DECISIONS.empty_table(), {"night": "2024-03-10"})
-    assert newest_of(lake, "decisions") == "2024-03-09"
+    assert newest_partition(lake, "decisions") == "2024-03-10"
+    lake.publish("decisions", schemas.DECISIONS.empty_table(), {"night": "2024-03-10"})
+    assert newest_partition(lake, "decisions") == "2024-03-09"

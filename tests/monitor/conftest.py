@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from include.lake import Lake
 from include.spec import UseCase
+from include.storage.lake import Lake
 from tests.monitor import machines
 
 

@@ -14,14 +14,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from include import models, profile, tables
 from include.features.build import features, training_set
-from include.lake import Lake
-from include.monitor.realise import realise
+from include.models import artifacts
+from include.monitor.performance import publish_performance
 from include.monitor.state import State
-from include.refs import digest_json
+from include.references import digest_json
 from include.spec import UseCase
 from include.spec.load import read
+from include.stats import profiles
+from include.storage import schemas
+from include.storage.lake import Lake
 
 SPEC = """
 name: machines
@@ -112,7 +114,7 @@ def _ingested(
 ) -> tuple[pa.Table, pa.Table]:
     """Return a night's rows of a source, and its row of `partitions`."""
     known = use.clock.local(night, use.sources[source].known)
-    schema = tables.validated(use.sources[source])
+    schema = schemas.validated_schema(use.sources[source])
     full = [{**row, "night": night, "revision": 0, "known_at": said.get("known_at", known)} for row in rows]
     status = {
         "product": source,
@@ -129,7 +131,9 @@ def _ingested(
         "note": "",
         **{k: v for k, v in said.items() if k != "known_at"},
     }
-    return pa.Table.from_pylist(full, schema=schema), pa.Table.from_pylist([status], schema=tables.PARTITIONS)
+    return pa.Table.from_pylist(full, schema=schema), pa.Table.from_pylist(
+        [status], schema=schemas.PARTITIONS
+    )
 
 
 def _publish(lake: Lake, source: str, nights: list[str], made: list[tuple[pa.Table, pa.Table]]) -> None:
@@ -159,11 +163,11 @@ def revise(lake: Lake, use: UseCase, night: str, change: Fault, known: str) -> N
     own = {name: rows[0][name] for name in ("night", "revision", "known_at")}
     later = {**own, "revision": 1, "known_at": use.clock.local(known, use.sources["stops"].known)}
     new = [{**change({k: v for k, v in row.items() if k not in own}), **later} for row in rows]
-    schema = tables.validated(use.sources["stops"])
+    schema = schemas.validated_schema(use.sources["stops"])
     lake.publish("validated_stops", pa.Table.from_pylist([*rows, *new], schema=schema), {"night": night})
     where = {"product": "stops", "night": night}
     row = lake.rows("partitions", where)[0] | {"revision": 1, "digest": digest_json([*rows, *new])}
-    lake.publish("partitions", pa.Table.from_pylist([row], schema=tables.PARTITIONS), where)
+    lake.publish("partitions", pa.Table.from_pylist([row], schema=schemas.PARTITIONS), where)
 
 
 def fit(lake: Lake, use: UseCase) -> tuple[str, bytes]:
@@ -179,14 +183,14 @@ def fit(lake: Lake, use: UseCase) -> tuple[str, bytes]:
         ]
     )
     model = Pipeline([("columns", both), ("model", LogisticRegression(max_iter=2000))])
-    model.fit(models.frame(fitted, use), fitted[use.problem.target].to_numpy())
-    data = models.dump(model)
-    digest = models.store(lake, data)
+    model.fit(artifacts.model_input(fitted, use), fitted[use.problem.target].to_numpy())
+    data = artifacts.serialize(model)
+    digest = artifacts.store_model(lake, data)
     product = f"reference:{digest}"
-    seen = profile.build(product, TRAINED, fitted, use.features.numeric, use.features.categorical)
-    predicted = pa.table({"prediction": models.predict(model, held, use)})
-    came = profile.build(product, TRAINED, fitted, [use.problem.target], [])
-    parts = [seen, came, profile.build(product, TRAINED, predicted, ["prediction"], [])]
+    seen = profiles.build_profile(product, TRAINED, fitted, use.features.numeric, use.features.categorical)
+    predicted = pa.table({"prediction": artifacts.predict(model, held, use)})
+    came = profiles.build_profile(product, TRAINED, fitted, [use.problem.target], [])
+    parts = [seen, came, profiles.build_profile(product, TRAINED, predicted, ["prediction"], [])]
     lake.publish("profiles", pa.concat_tables(parts), {"product": product, "night": TRAINED})
     return digest, data
 
@@ -208,7 +212,7 @@ def promote(lake: Lake, digest: str, effective: str, version: str = "1", evidenc
         "attempt": version,
         "request": version,
     }
-    table = pa.Table.from_pylist([row], schema=tables.DEPLOYMENTS)
+    table = pa.Table.from_pylist([row], schema=schemas.DEPLOYMENTS)
     lake.append_at("deployments", table, lake.version("deployments"))
 
 
@@ -247,7 +251,7 @@ def forget_history(lake: Lake) -> None:
 def watch(lake: Lake, use: UseCase, night: str) -> State:
     """Publish what has come true by a night, as its monitoring does, and return what there is then."""
     seen = State(lake, use, night)
-    if realise(lake, use, seen):
+    if publish_performance(lake, use, seen):
         seen.read(lake)
     return seen
 

@@ -8,8 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from include.monitor.alarms import alerts, breaks, judge, lasting, limits, resampled
 from include.spec.stages import Jumps
+from include.stats.alarms import (
+    alarm_limits,
+    alert_starts,
+    break_scores,
+    judge_newest,
+    persistent,
+    resample_years,
+)
 
 RULES = Jumps()
 Counts = NDArray[np.float64]
@@ -32,10 +39,10 @@ def feed(nights: int, seed: int, *, season: float = 0.0) -> dict[str, Counts]:
 
 def told(counts: dict[str, Counts], start: int) -> int:
     """Return how many alerts a year from ``start`` on brings, with limits from the nights before."""
-    made = limits({name: rows[:start] for name, rows in counts.items()}, RULES, 7)
+    made = alarm_limits({name: rows[:start] for name, rows in counts.items()}, RULES, 7)
     assert made is not None
-    high = np.stack([breaks(rows, RULES.past) > made.of(name) for name, rows in counts.items()])
-    return int(alerts(np.any(lasting(high, RULES), axis=0)[start:], RULES.quiet).sum())
+    high = np.stack([break_scores(rows, RULES.past) > made.of(name) for name, rows in counts.items()])
+    return int(alert_starts(np.any(persistent(high, RULES), axis=0)[start:], RULES.quiet).sum())
 
 
 @pytest.mark.parametrize("season", [0.0, 1.0])
@@ -49,11 +56,11 @@ def test_clean_years_bring_no_more_alerts_than_promised(season: float) -> None:
 def test_a_broken_feed_is_told_on_its_second_night(column: str) -> None:
     """All values of a column moved by two of its standard deviations at once."""
     counts = feed(HISTORY + 10, 5)
-    made = limits({name: rows[:HISTORY] for name, rows in counts.items()}, RULES, 7)
+    made = alarm_limits({name: rows[:HISTORY] for name, rows in counts.items()}, RULES, 7)
     assert made is not None
     broken = counts[column].copy()
     broken[HISTORY:] = np.roll(broken[HISTORY:], 5, axis=1)
-    alarms = [judge(broken[: HISTORY + ahead], made.of(column), RULES)[1] for ahead in range(4)]
+    alarms = [judge_newest(broken[: HISTORY + ahead], made.of(column), RULES)[1] for ahead in range(4)]
     assert alarms == [False, False, True, True]
 
 
@@ -69,11 +76,11 @@ def test_an_alarm_lasts_and_is_told_once_in_the_quiet_nights(
     """An alarm has so many of the last nights high, its own among them; alerts are that far apart."""
     rules = Jumps(nights=nights, of=of, quiet=quiet)
     marks = np.array(high)
-    found = lasting(marks, rules)
+    found = persistent(marks, rules)
     for night in range(len(high)):
         last = high[max(night - of + 1, 0) : night + 1]
         assert found[night] == (high[night] and sum(last) >= nights)
-    places = np.flatnonzero(alerts(found, quiet))
+    places = np.flatnonzero(alert_starts(found, quiet))
     assert set(places) <= set(np.flatnonzero(found))
     assert (np.diff(places) >= quiet).all()
     assert bool(len(places)) == bool(found.any())
@@ -83,7 +90,7 @@ def test_an_alarm_lasts_and_is_told_once_in_the_quiet_nights(
 @given(nights=st.integers(7, 400), length=st.integers(7, 400), seed=st.integers(0, 5))
 def test_made_up_years_are_whole_weeks_of_the_history(nights: int, length: int, seed: int) -> None:
     """Each week of them is seven consecutive nights that begin on one weekday of the history."""
-    weeks = resampled(nights, length, 3, seed).reshape(3, -1, 7)
+    weeks = resample_years(nights, length, 3, seed).reshape(3, -1, 7)
     assert (np.diff(weeks, axis=2) == 1).all()
     assert (weeks.min(), weeks.max()) >= (0, 6)
     assert weeks.max() < nights
@@ -94,9 +101,9 @@ def test_a_column_that_never_moves_never_alarms() -> None:
     """Nor does one without any value, or a history that is too short to tell."""
     still = np.tile([0.0, float(ROWS)], (HISTORY, 1))
     empty = np.zeros((HISTORY, 2))
-    made = limits({"still": still, "empty": empty, **feed(HISTORY, 1)}, RULES, 7)
+    made = alarm_limits({"still": still, "empty": empty, **feed(HISTORY, 1)}, RULES, 7)
     assert made is not None
     assert "empty" not in made.middle
-    assert not judge(still, made.of("still"), RULES)[1]
-    assert np.isnan(judge(empty, 1.0, RULES)[0])
-    assert limits({"still": still[: RULES.past + 20]}, RULES, 7) is None
+    assert not judge_newest(still, made.of("still"), RULES)[1]
+    assert np.isnan(judge_newest(empty, 1.0, RULES)[0])
+    assert alarm_limits({"still": still[: RULES.past + 20]}, RULES, 7) is None

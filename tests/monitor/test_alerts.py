@@ -18,9 +18,9 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from evergreen.deadline import PredictionsDue, tell_overdue
 from evergreen.operators.monitor import AlertOperator
-from include import tables
-from include.lake import Lake
 from include.monitor import alerts
+from include.storage import schemas
+from include.storage.lake import Lake
 from tests.monitor import machines
 from tests.monitor.hook import Hook, serving
 
@@ -85,7 +85,7 @@ def declare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Declare:
 def decide(lake: Lake, alerts: list[dict[str, Any]]) -> None:
     """Publish the night's decision."""
     row = {"night": NIGHT, "decision": "alert", "cause": "", "reason": "tells of data stops"}
-    table = pa.Table.from_pylist([{**row, "alerts": json.dumps(alerts)}], schema=tables.DECISIONS)
+    table = pa.Table.from_pylist([{**row, "alerts": json.dumps(alerts)}], schema=schemas.DECISIONS)
     lake.publish("decisions", table, {"night": NIGHT})
 
 
@@ -205,7 +205,7 @@ def test_where_there_is_nobody_or_nothing_to_tell_it_says_so(declare: Declare) -
     assert tell() == "nothing to tell; tells of data stops"
     lake = declare(nobody={})
     assert tell().startswith("could not tell nobody:")
-    lake.publish("decisions", tables.DECISIONS.empty_table(), {"night": NIGHT})
+    lake.publish("decisions", schemas.DECISIONS.empty_table(), {"night": NIGHT})
     assert tell() == "no decision was taken"
 
 
@@ -219,7 +219,7 @@ def predicted(lake: Lake, outcome: str) -> None:
     """Publish what became of the night's predictions."""
     row = {"product": "predictions", "night": NIGHT, "outcome": outcome, "note": "", "rows": 1, "revision": 0}
     row |= {"quarantined": 0, "duplicates": 0, "code": "", "digest": "", "inputs": "{}", "spec": ""}
-    table = pa.Table.from_pylist([row], schema=tables.PARTITIONS)
+    table = pa.Table.from_pylist([row], schema=schemas.PARTITIONS)
     lake.publish("partitions", table, {"product": "predictions", "night": NIGHT})
 
 

@@ -10,8 +10,8 @@ import pytest
 from airflow.sdk.exceptions import AirflowSkipException, DagRunTriggerException
 
 from evergreen.operators.monitor import AskTrainingOperator
-from include import tables
-from include.lake import Lake
+from include.storage import schemas
+from include.storage.lake import Lake
 from tests.monitor import machines
 
 NIGHT = "2024-01-25"
@@ -34,7 +34,7 @@ def test_the_cause_asks(
     monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path))
     monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
     row = {"night": NIGHT, "decision": decision, "cause": cause, "reason": "worse", "alerts": "[]"}
-    table = pa.Table.from_pylist([row], schema=tables.DECISIONS)
+    table = pa.Table.from_pylist([row], schema=schemas.DECISIONS)
     Lake("machines").publish("decisions", table, {"night": NIGHT})
     run = SimpleNamespace(partition_key=NIGHT, run_type=run_type)
     ask = AskTrainingOperator(task_id="ask_training", usecase="machines")

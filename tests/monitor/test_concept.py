@@ -15,15 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from include import outputs, tables
-from include.evaluate.metrics import loss
-from include.lake import Lake
-from include.monitor import concept
+from include.judge.evidence import CHALLENGER, evidence_rows_key
+from include.models import outputs
+from include.monitor.checks import concept
+from include.monitor.losses import LOSSES, LossSeries, expected_own_loss
 from include.monitor.state import State
-from include.monitor.sums import LOSSES, Series, own_loss
-from include.promote.evidence import CHALLENGER, rows_place
-from include.score.run import score
+from include.score.pipeline import score
 from include.spec import UseCase
+from include.stats.metrics import row_losses
+from include.storage import schemas
+from include.storage.lake import Lake
 from tests.monitor import machines
 from tests.monitor.test_degraded import keys, nights, rules
 from tests.train import visits
@@ -38,7 +39,7 @@ def as_predicted(risk: np.ndarray) -> np.ndarray:
     return risk
 
 
-def world(use: UseCase, count: int, random: np.random.Generator, truth: Truth = as_predicted) -> Series:
+def world(use: UseCase, count: int, random: np.random.Generator, truth: Truth = as_predicted) -> LossSeries:
     """Return nights whose weather moves risk and prediction alike, and some of it the risk alone.
 
     Loss over expectation then varies by night, and is like the night before, as the flights' does.
@@ -48,10 +49,10 @@ def world(use: UseCase, count: int, random: np.random.Generator, truth: Truth = 
     unseen = 0.5 * nights(count, random, again=0.6)
     happens = 1 / (1 + np.exp(-(np.log(seen / (1 - seen)) + unseen[:, None])))
     actual = (random.random((count, ROWS)) < truth(happens)).astype(float)
-    own = np.array([own_loss(use, night) for night in seen], dtype=float)
-    lost = loss("log_loss", actual.ravel(), seen.ravel()).reshape(seen.shape).sum(axis=1)
+    own = np.array([expected_own_loss(use, night) for night in seen], dtype=float)
+    lost = row_losses("log_loss", actual.ravel(), seen.ravel()).reshape(seen.shape).sum(axis=1)
     rows = np.full(count, float(ROWS))
-    return Series(
+    return LossSeries(
         keys(count), rows, lost, lost, own, actual.sum(axis=1), seen.sum(axis=1), ("prior",) * count
     )
 
@@ -60,8 +61,8 @@ def first_alarm(use: UseCase, random: np.random.Generator, truth: Truth, count: 
     """Return on which night a change since the first one is found, or that it wasn't."""
     gate, live = world(use, 26, random), world(use, count, random, truth)
     for last in range(1, count + 1):
-        seen = Series(*(getattr(live, name)[:last] for name in Series.__dataclass_fields__))
-        if concept.lasting(use, seen, (gate.loss, gate.expected)).outcome == "alarm":
+        seen = LossSeries(*(getattr(live, name)[:last] for name in LossSeries.__dataclass_fields__))
+        if concept.check_lasting_loss(use, seen, (gate.loss, gate.expected)).outcome == "alarm":
             return last
     return count + 1
 
@@ -72,14 +73,16 @@ def test_a_year_without_a_change_has_as_few_alarms_as_promised(rules: UseCase) -
     alarms = {"loss": 0, "calibration": 0}
     for _ in range(YEARS):
         gate, live = world(rules, 26, random), world(rules, 365, random)
-        found = concept.lasting(rules, live, (gate.loss, gate.expected))
+        found = concept.check_lasting_loss(rules, live, (gate.loss, gate.expected))
         ratios = (live.loss[:363].reshape(-1, 3).sum(1)) / (live.expected[:363].reshape(-1, 3).sum(1))
-        reached = concept.evidence(ratios / concept.most(rules, (gate.loss, gate.expected)))
+        reached = concept.e_detector(ratios / concept.max_loss_ratio(rules, (gate.loss, gate.expected)))
         assert reached[-1] == found.value
         alarms["loss"] += bool((reached >= found.threshold).any())
         windows = (slice(max(last - 42, 0), last) for last in range(7, 365, 7))
-        parts = (Series(*(getattr(live, n)[w] for n in Series.__dataclass_fields__)) for w in windows)
-        alarms["calibration"] += any(concept.calibration(rules, part).outcome == "alarm" for part in parts)
+        parts = (LossSeries(*(getattr(live, n)[w] for n in LossSeries.__dataclass_fields__)) for w in windows)
+        alarms["calibration"] += any(
+            concept.check_calibration(rules, part).outcome == "alarm" for part in parts
+        )
     rate = rules.monitoring.alarms
     assert max(alarms.values()) <= YEARS * rate + 3 * np.sqrt(YEARS * rate * (1 - rate)), alarms
 
@@ -98,7 +101,7 @@ def test_another_rule_of_the_labels_is_found(rules: UseCase, truth: Truth, withi
 def test_a_rate_that_rose_is_a_calibration_alarm(rules: UseCase) -> None:
     """When a fifth of the rows are 1 beyond what was predicted, three weeks show it, and its size."""
     live = world(rules, 35, np.random.default_rng(7), lambda risk: np.minimum(risk + 0.2, 1))
-    found = concept.calibration(rules, live)
+    found = concept.check_calibration(rules, live)
     assert found.outcome == "alarm"
     assert found.value == pytest.approx(0.2, abs=0.08)
 
@@ -114,12 +117,14 @@ def test_a_regression_expects_what_the_gate_saw(rules: UseCase) -> None:
     random, rows = np.random.default_rng(8), np.full(30, float(ROWS))
     gate = ((4 + 0.4 * nights(26, random)) * ROWS, np.full(26, float(ROWS)))
     lost, none = (4 + 0.4 * nights(30, random)) * ROWS, np.full(30, np.nan)
-    live = Series(keys(30), rows, lost, lost, none, none, none, ("prior",) * 30)
-    assert concept.lasting(minutes, live, gate).outcome == "ok"
-    twice = Series(keys(30), rows, 2 * lost, *[none] * 4, ())
-    assert concept.lasting(minutes, twice, gate).outcome == "ok"  # ten blocks don't show it, fifteen do
+    live = LossSeries(keys(30), rows, lost, lost, none, none, none, ("prior",) * 30)
+    assert concept.check_lasting_loss(minutes, live, gate).outcome == "ok"
+    twice = LossSeries(keys(30), rows, 2 * lost, *[none] * 4, ())
+    assert (
+        concept.check_lasting_loss(minutes, twice, gate).outcome == "ok"
+    )  # ten blocks don't show it, fifteen do
     longer = [np.tile(values, 2)[:45] for values in (rows, 2 * lost, none, none, none, none)]
-    assert concept.lasting(minutes, Series(keys(45), *longer, ()), gate).outcome == "alarm"
+    assert concept.check_lasting_loss(minutes, LossSeries(keys(45), *longer, ()), gate).outcome == "alarm"
 
 
 def test_classes_expect_what_their_probabilities_say(tmp_path: Path) -> None:
@@ -132,19 +137,23 @@ def test_classes_expect_what_their_probabilities_say(tmp_path: Path) -> None:
         said = random.dirichlet(sure, len(some) * ROWS)
         actual = (random.random(len(said))[:, None] > said.cumsum(axis=1)).sum(axis=1).astype(float)
         if side == "gate":
-            given = {"night": np.repeat(some, ROWS), "actual": actual, CHALLENGER: outputs.packed(said)}
+            given = {
+                "night": np.repeat(some, ROWS),
+                "actual": actual,
+                CHALLENGER: outputs.to_single_column(said),
+            }
             sink = io.BytesIO()
             pq.write_table(pa.table(given), sink)
-            lake.create(rows_place("a"), sink.getvalue())
+            lake.create(evidence_rows_key("a"), sink.getvalue())
             continue
         parts = (said.reshape(-1, ROWS, 3), actual.reshape(-1, ROWS))
         for night, mine, came in zip(some, *parts, strict=True):
-            lost, own = float(loss("log_loss", came, mine).sum()), own_loss(spec, mine)
+            lost, own = float(row_losses("log_loss", came, mine).sum()), expected_own_loss(spec, mine)
             made = {"loss": lost, "baseline": lost, "expected": own, "against": "prior"}
             rows.append({"night": night, "known": night, "model": "m", "rows": ROWS, **made})
-    lake.publish("losses", pa.Table.from_pylist(rows, schema=tables.LOSSES), {"night": keys(90)})
+    lake.publish("losses", pa.Table.from_pylist(rows, schema=schemas.LOSSES), {"night": keys(90)})
     state: Any = SimpleNamespace(champion=lambda night: champion, vacancy=lambda night: "")
-    (found,) = concept.watched(lake, spec, keys(90)[-1], state)
+    (found,) = concept.check_concept(lake, spec, keys(90)[-1], state)
     assert (found.outcome, found.subject) == ("ok", "log_loss beside its own expectation")
     assert "after 60 nights" in found.note
 
@@ -155,7 +164,7 @@ def test_the_gates_own_rows_are_the_measure(quick: Lake, use: UseCase, week: lis
     for night in week[:2]:
         score(quick, use, night)
     state = machines.watch(quick, use, week[3])
-    found = {f.subject: f for f in concept.watched(quick, use, week[3], state)}
+    found = {f.subject: f for f in concept.check_concept(quick, use, week[3], state)}
     subject = "log_loss beside its own expectation"
     assert found[subject].outcome == "not enough"
     assert "are gone" in found[subject].note
@@ -165,8 +174,8 @@ def test_the_gates_own_rows_are_the_measure(quick: Lake, use: UseCase, week: lis
     of = np.repeat([f"2024-01-{day}" for day in range(10, 20)], 40)
     sink = io.BytesIO()
     pq.write_table(pa.table({"night": of, "actual": actual, CHALLENGER: said}), sink)
-    quick.replace(rows_place(champion["attempt"]), sink.getvalue())
-    found = {f.subject: f for f in concept.watched(quick, use, week[3], state)}
+    quick.replace(evidence_rows_key(champion["attempt"]), sink.getvalue())
+    found = {f.subject: f for f in concept.check_concept(quick, use, week[3], state)}
     assert found[subject].outcome == "ok"
     assert "after 2 nights" in found[subject].note
     assert found["calibration"].outcome == "not enough"
@@ -184,11 +193,13 @@ def test_probabilities_of_several_classes_are_an_expectation_too(
     actual = (said.cumsum(axis=1) < random.random((400, 1))).sum(axis=1).astype(float)
     of = np.repeat(spec.clock.keys("2024-02-01", "2024-02-10"), 40)
     sink = io.BytesIO()
-    pq.write_table(pa.table({"night": of, "actual": actual, CHALLENGER: outputs.packed(said)}), sink)
-    lake.replace(rows_place("judged"), sink.getvalue())
+    pq.write_table(
+        pa.table({"night": of, "actual": actual, CHALLENGER: outputs.to_single_column(said)}), sink
+    )
+    lake.replace(evidence_rows_key("judged"), sink.getvalue())
     who = {"switch": 1, "role": "champion", "model": "m", "attempt": "judged", "effective": "2024-03-01"}
-    lake.publish("deployments", pa.Table.from_pylist([who], tables.DEPLOYMENTS), {"switch": 1})
-    own = own_loss(spec, said[:40])
+    lake.publish("deployments", pa.Table.from_pylist([who], schemas.DEPLOYMENTS), {"switch": 1})
+    own = expected_own_loss(spec, said[:40])
     assert own is not None
     same = {
         "known": night,
@@ -199,8 +210,8 @@ def test_probabilities_of_several_classes_are_an_expectation_too(
         "against": "prior",
     }
     lost = [{"night": key, **same} for key in spec.clock.keys("2024-03-01", night)]
-    lake.publish(LOSSES, pa.Table.from_pylist(lost, tables.LOSSES), {"known": night})
-    (found,) = concept.watched(lake, spec, night, State(lake, spec, night))
+    lake.publish(LOSSES, pa.Table.from_pylist(lost, schemas.LOSSES), {"known": night})
+    (found,) = concept.check_concept(lake, spec, night, State(lake, spec, night))
     assert (found.outcome, found.threshold) == (outcome, 365 / spec.gate.block / 0.05)
     assert f"{times:.3f} on the last" in found.note
 
@@ -212,8 +223,8 @@ def test_a_model_that_is_sure_of_each_row_is_judged_too(use: UseCase) -> None:
     none = np.zeros(60)
     sure = replace(calm, loss=none, expected=none)
     asked = (gate.loss, gate.expected)
-    assert concept.lasting(use, sure, asked).outcome == "ok"
-    wrong = concept.lasting(use, replace(sure, loss=none + 5), asked)
+    assert concept.check_lasting_loss(use, sure, asked).outcome == "ok"
+    wrong = concept.check_lasting_loss(use, replace(sure, loss=none + 5), asked)
     assert (wrong.outcome, math.isfinite(wrong.value or math.nan)) == ("alarm", True)
-    nothing = concept.lasting(use, calm, (np.zeros(26), np.zeros(26)))
+    nothing = concept.check_lasting_loss(use, calm, (np.zeros(26), np.zeros(26)))
     assert nothing.outcome == "not enough"

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from include import tables
-from include.lake import Lake
 from include.monitor import findings
-from include.monitor.decisions import settle
 from include.monitor.findings import Finding
+from include.monitor.policy import publish_decisions
 from include.promote.ledger import ROLLED_BACK, STEPPED_DOWN
 from include.spec import UseCase
 from include.spec.stages import Alerts, Retraining
+from include.storage import schemas
+from include.storage.lake import Lake
 from tests.monitor import machines
 
 
@@ -35,17 +35,17 @@ def rules(use: UseCase) -> UseCase:
 def watched(lake: Lake, use: UseCase, night: str, *checks: Any) -> None:
     """Publish alarms as the monitor does, and decide."""
     found = [Finding(check, "x", 1.0, 0.5, "alarm", f"{check} of {night}") for check in checks]
-    lake.publish("findings", findings.table(night, found), {"night": night})
-    row = dict.fromkeys(tables.PARTITIONS.names) | {"product": "monitor", "night": night}
-    done = pa.Table.from_pylist([{**row, "outcome": "published"}], schema=tables.PARTITIONS)
+    lake.publish("findings", findings.findings_table(night, found), {"night": night})
+    row = dict.fromkeys(schemas.PARTITIONS.names) | {"product": "monitor", "night": night}
+    done = pa.Table.from_pylist([{**row, "outcome": "published"}], schema=schemas.PARTITIONS)
     lake.publish("partitions", done, {"product": "monitor", "night": night})
-    settle(lake, use, night)
+    publish_decisions(lake, use, night)
 
 
 def decided(lake: Lake) -> list[tuple[str, ...]]:
     """Return every decision, in the nights' order."""
     rows = lake.rows("decisions")
-    return sorted(tuple(row[name] for name in tables.DECISIONS.names) for row in rows)
+    return sorted(tuple(row[name] for name in schemas.DECISIONS.names) for row in rows)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def switch(lake: Lake, **changes: Any) -> None:
     """Write another switch, like the champion's first but for some of its columns."""
     rows = sorted(lake.rows("deployments"), key=lambda row: row["switch"])
     row = {**rows[0], "switch": len(rows) + 1, **changes}
-    table = pa.Table.from_pylist([row], schema=tables.DEPLOYMENTS)
+    table = pa.Table.from_pylist([row], schema=schemas.DEPLOYMENTS)
     lake.append_at("deployments", table, lake.version("deployments"))
 
 
@@ -170,9 +170,9 @@ def test_a_demotion_counts_the_nights_after_those_its_champion_was_fitted_on(
 ) -> None:
     """Its evidence has the last of them: of a walk forward they are too new for a successor to be judged."""
     lake = opened(tmp_path, week)
-    judged = dict.fromkeys(tables.ATTEMPTS.names, "") | {"key": "1", "attempt": 1, "recorded": 1}
+    judged = dict.fromkeys(schemas.ATTEMPTS.names, "") | {"key": "1", "attempt": 1, "recorded": 1}
     judged["evidence"] = json.dumps({"fitted": week[0], "last_fitted": machines.FIRST})
-    lake.publish("attempts", pa.Table.from_pylist([judged], schema=tables.ATTEMPTS), {"key": "1"})
+    lake.publish("attempts", pa.Table.from_pylist([judged], schema=schemas.ATTEMPTS), {"key": "1"})
     switch(lake, kind=STEPPED_DOWN, effective=week[2])
     for night in week[2:8]:
         watched(lake, rules, night)

@@ -6,17 +6,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from include import models, tables
-from include.evaluate.metrics import loss
 from include.features.build import features
-from include.lake import Lake
-from include.monitor import degraded, sums
-from include.monitor.sums import Series
-from include.promote.evidence import CHALLENGER, Losses
-from include.score.run import score
+from include.judge.evidence import CHALLENGER, Losses
+from include.models import artifacts
+from include.monitor import losses
+from include.monitor.checks import degradation
+from include.monitor.losses import LossSeries
+from include.score.pipeline import score
 from include.spec import UseCase
 from include.spec.gate import Gate, Rollout
 from include.spec.stages import Monitoring
+from include.stats.metrics import row_losses
+from include.storage import schemas
+from include.storage.lake import Lake
 from tests.monitor import machines
 from tests.promote.conftest import nights as keys
 
@@ -32,12 +34,12 @@ def nights(count: int, random: np.random.Generator, again: float = 0.3) -> np.nd
     return steps[50:]
 
 
-def live(lost: np.ndarray, baseline: np.ndarray, expected: np.ndarray | None = None) -> Series:
+def live(lost: np.ndarray, baseline: np.ndarray, expected: np.ndarray | None = None) -> LossSeries:
     """Return nights with mean losses a row."""
     rows, none = np.full(len(lost), float(ROWS)), np.full(len(lost), np.nan)
     own = none if expected is None else expected * rows
     who = ("baseline v1",) * len(lost)
-    return Series(keys(len(lost)), rows, lost * rows, baseline * rows, own, none, none, who)
+    return LossSeries(keys(len(lost)), rows, lost * rows, baseline * rows, own, none, none, who)
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +57,8 @@ def test_a_champion_below_its_baseline_steps_down_after_the_declared_nights(rule
     found = {}
     for count in (6, 7, 14, 20, 21):
         seen = live(bad.loss[:count] / ROWS, bad.baseline[:count] / ROWS)
-        said = degraded.below_baseline(rules, seen)
-        found[count] = (said.outcome, bool(degraded.to_step_down(rules, seen)))
+        said = degradation.below_baseline(rules, seen)
+        found[count] = (said.outcome, bool(degradation.demotion_reason(rules, seen)))
     assert found == {
         6: ("not enough", False),
         7: ("ok", False),  # two blocks and a third: too few for so rare an alarm
@@ -70,8 +72,8 @@ def test_a_champion_above_its_baseline_stays(rules: UseCase) -> None:
     """A better one is no alarm, whatever the nights have in common."""
     base = 0.5 + 0.1 * nights(60, np.random.default_rng(2))
     good = live(base - 0.01, base)
-    assert degraded.below_baseline(rules, good).outcome == "ok"
-    assert degraded.to_step_down(rules, good) == ""
+    assert degradation.below_baseline(rules, good).outcome == "ok"
+    assert degradation.demotion_reason(rules, good) == ""
 
 
 def test_noise_is_an_alarm_as_rarely_as_declared(rules: UseCase) -> None:
@@ -86,8 +88,8 @@ def test_noise_is_an_alarm_as_rarely_as_declared(rules: UseCase) -> None:
         said = {"baseline": False, "gate": False}
         for last in range(7, 365, 7):
             seen = live(lost[max(last - 42, 0) : last], base[max(last - 42, 0) : last])
-            said["baseline"] |= degraded.below_baseline(rules, seen).outcome == "alarm"
-            said["gate"] |= degraded.above_gate(rules, seen, promised).outcome == "alarm"
+            said["baseline"] |= degradation.below_baseline(rules, seen).outcome == "alarm"
+            said["gate"] |= degradation.above_gate(rules, seen, promised).outcome == "alarm"
         alarms = {name: alarms[name] + said[name] for name in alarms}
     rate = rules.monitoring.alarms
     assert max(alarms.values()) <= YEARS * rate + 3 * np.sqrt(YEARS * rate * (1 - rate)), alarms
@@ -99,33 +101,35 @@ def test_a_loss_beyond_what_the_gate_saw_is_an_alarm(rules: UseCase) -> None:
     gate = (0.5 + 0.03 * nights(26, random)) * ROWS
     promised = Losses(keys(26), (ROWS,) * 26, {CHALLENGER: tuple(gate.tolist())})
     seen = live(0.6 + 0.03 * nights(21, random), np.full(21, 0.7))
-    found = degraded.above_gate(rules, seen, promised)
+    found = degradation.above_gate(rules, seen, promised)
     assert found.outcome == "alarm"
     assert "over 21 matured nights" in found.note
-    assert degraded.above_gate(rules, seen, "it was promoted without a gate").outcome == "not enough"
+    assert degradation.above_gate(rules, seen, "it was promoted without a gate").outcome == "not enough"
 
 
 def test_the_baseline_predicts_the_same_rows(quick: Lake, use: UseCase, week: list[str]) -> None:
     """The deployed baseline's losses are its model's on the night's rows; before there is one, a prior's."""
     live_row = quick.rows("deployments")[0]
     baseline = {**live_row, "role": "baseline", "switch": 2, "version": "b", "effective": week[1]}
-    table = pa.Table.from_pylist([baseline], schema=tables.DEPLOYMENTS)
+    table = pa.Table.from_pylist([baseline], schema=schemas.DEPLOYMENTS)
     quick.append_at("deployments", table, quick.version("deployments"))
     for night in week[:2]:
         score(quick, use, night)
     machines.watch(quick, use, week[3])
     rows = {row["night"]: row for row in quick.rows("losses")}
     assert [rows[night]["against"] for night in week[:2]] == ["prior", "baseline vb"]
-    model = models.fetch(quick, baseline["model"])
-    predicted = models.predict(model, features(quick, use, [week[1]]), use)
+    model = artifacts.load_model(quick, baseline["model"])
+    predicted = artifacts.predict(model, features(quick, use, [week[1]]), use)
     stood = np.array([np.nan if m is None else m for m in machines.day(week[1])[1]])
     actual, said = (stood[~np.isnan(stood)] > 15).astype(float), predicted[~np.isnan(stood)]
-    assert rows[week[1]]["baseline"] == pytest.approx(loss("log_loss", actual, said).sum())
+    assert rows[week[1]]["baseline"] == pytest.approx(row_losses("log_loss", actual, said).sum())
     assert rows[week[1]]["loss"] == pytest.approx(rows[week[1]]["baseline"])  # here it is the same model
     entropy = -(said * np.log(said) + (1 - said) * np.log(1 - said))
     assert rows[week[1]]["expected"] == pytest.approx(entropy.sum())
     one = np.array([float(m > 15) for m in machines.day(week[0])[1] if m is not None])
-    assert rows[week[0]]["baseline"] == pytest.approx(loss("log_loss", one, np.full_like(one, 0.25)).sum())
+    assert rows[week[0]]["baseline"] == pytest.approx(
+        row_losses("log_loss", one, np.full_like(one, 0.25)).sum()
+    )
     champion = quick.rows("deployments", {"role": "champion"})[0]
-    assert sums.series(quick, champion, week[2]).nights == (week[0],)
-    assert sums.series(quick, champion, week[3]).nights == tuple(week[:2])
+    assert losses.loss_series(quick, champion, week[2]).nights == (week[0],)
+    assert losses.loss_series(quick, champion, week[3]).nights == tuple(week[:2])

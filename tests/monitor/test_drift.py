@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include import profile
-from include.monitor import drift
-from include.monitor.drift import Column, Cut
-from include.profile import Profile
+from include.monitor.checks import drift
+from include.monitor.checks.drift import LearnedColumn
 from include.spec.stages import Monitoring
+from include.stats import drift_measures, profiles
+from include.stats.drift_measures import Binning
+from include.stats.profiles import Profile
 
 RULES = Monitoring()
 
@@ -24,19 +25,19 @@ def profiled(values: list[Any]) -> Profile:
     """Return the profile of one column's values."""
     text = any(isinstance(value, str) for value in values)
     rows = pa.table({"c": pa.array(values, pa.string() if text else pa.float64())})
-    built = profile.build("p", "n", rows, [] if text else ["c"], ["c"] if text else [])
-    return profile.merge(built.to_pylist())["c"]
+    built = profiles.build_profile("p", "n", rows, [] if text else ["c"], ["c"] if text else [])
+    return profiles.merge_profiles(built.to_pylist())["c"]
 
 
-def column(values: list[Any]) -> Column:
+def column(values: list[Any]) -> LearnedColumn:
     """Return a reference that isn't known by night."""
     of = profiled(values)
-    return Column(of, Cut.of(of))
+    return LearnedColumn(of, Binning.of(of))
 
 
 def test_psi_is_the_sum_over_the_bins() -> None:
     """Two bins, 99.5 and .5 rows against 49.5 and 50.5 after half a row is added to each."""
-    found = drift.psi(np.array([99.0, 0.0]), np.array([49.0, 50.0]))
+    found = drift_measures.psi(np.array([99.0, 0.0]), np.array([49.0, 50.0]))
     p, q = [0.995, 0.005], [0.495, 0.505]
     assert found == pytest.approx(sum((b - a) * math.log(b / a) for a, b in zip(p, q, strict=True)))
 
@@ -45,9 +46,9 @@ def test_psi_is_the_sum_over_the_bins() -> None:
 def test_psi_is_never_negative_and_takes_either_side_first(pairs: list[tuple[int, int]]) -> None:
     """Whatever the counts, PSI is finite, at least nought, symmetric, and nought for equal counts."""
     a, b = np.array(pairs, dtype=float).T
-    assert 0 <= drift.psi(a, b) < math.inf
-    assert drift.psi(a, b) == pytest.approx(drift.psi(b, a))
-    assert drift.psi(a, a) == 0
+    assert 0 <= drift_measures.psi(a, b) < math.inf
+    assert drift_measures.psi(a, b) == pytest.approx(drift_measures.psi(b, a))
+    assert drift_measures.psi(a, a) == 0
 
 
 def test_noise_bounds_what_samples_of_one_distribution_reach() -> None:
@@ -55,10 +56,11 @@ def test_noise_bounds_what_samples_of_one_distribution_reach() -> None:
     random = np.random.default_rng(1)
     shares = np.full(10, 0.1)
     found = [
-        drift.psi(random.multinomial(5000, shares), random.multinomial(900, shares)) for _ in range(10_000)
+        drift_measures.psi(random.multinomial(5000, shares), random.multinomial(900, shares))
+        for _ in range(10_000)
     ]
     assert np.mean(found) == pytest.approx(9 * (1 / 900 + 1 / 5000), rel=0.1)
-    beyond = np.mean(np.array(found) > drift.noise("psi", 10, 5000, 900))
+    beyond = np.mean(np.array(found) > drift.sampling_noise("psi", 10, 5000, 900))
     assert 0 < beyond < 3 * drift.CHANCE
 
 
@@ -67,7 +69,7 @@ def test_an_own_window_is_compared_with_the_rest() -> None:
     nights = np.array([[10.0, 0.0], [0.0, 10.0], [5.0, 5.0]])
     found = drift.own_windows(nights[:2].sum(axis=0), nights, np.array([True, True, False]), 1)
     expected = [([0, 10], [10, 0]), ([10, 0], [0, 10]), ([10, 10], [5, 5])]
-    assert found == pytest.approx([drift.psi(np.array(a), np.array(b)) for a, b in expected])
+    assert found == pytest.approx([drift_measures.psi(np.array(a), np.array(b)) for a, b in expected])
 
 
 @given(
@@ -75,14 +77,14 @@ def test_an_own_window_is_compared_with_the_rest() -> None:
 )
 def test_a_profile_counts_as_its_rows_do(reference: list[float], values: list[float]) -> None:
     """The counts by bin from a profile are those from the rows, edges and repeated values included."""
-    cut = Cut.of(profiled(reference))
+    cut = Binning.of(profiled(reference))
     places = cut.places(pa.array(values, pa.float64()))
     assert cut.profile(profiled(values)) == pytest.approx(np.bincount(places, minlength=cut.bins))
 
 
 def test_rare_categories_are_counted_together() -> None:
     """Categories below a hundredth of the reference share the last bin with those that it never had."""
-    cut = Cut.of(profiled(["a"] * 500 + ["b"] * 495 + ["rare"] * 5))
+    cut = Binning.of(profiled(["a"] * 500 + ["b"] * 495 + ["rare"] * 5))
     assert cut.names == ("a", "b")
     assert cut.profile(profiled(["b", "rare", "new"])).tolist() == [0, 1, 2]
     assert cut.places(pa.array(["b", "rare", "new"])).tolist() == [1, 2, 2]
@@ -92,22 +94,22 @@ def test_a_calendar_column_is_judged_by_windows_like_its_own() -> None:
     """One night holds one weekday, as each of the reference's nights does; a week of one weekday is drift."""
     days = [float(night % 7) for night in range(35) for _ in range(50)]
     of = profiled(days)
-    cut = Cut.of(of)
+    cut = Binning.of(of)
     nights = np.array(
         [np.bincount(cut.places(pa.array([float(n % 7)] * 50)), minlength=cut.bins) for n in range(35)]
     )
-    known = Column(of, cut, nights.astype(float), np.ones(35, dtype=bool), np.zeros(35), np.zeros(35))
+    known = LearnedColumn(of, cut, nights.astype(float), np.ones(35, dtype=bool), np.zeros(35), np.zeros(35))
     one_night = profiled([3.0] * 50)
-    assert drift.moved("weekday", column(days), one_night, 1, RULES).outcome == "alarm"
-    assert drift.moved("weekday", known, one_night, 1, RULES).outcome == "ok"
-    assert drift.moved("weekday", known, profiled([3.0] * 350), 7, RULES).outcome == "alarm"
+    assert drift.check_distribution("weekday", column(days), one_night, 1, RULES).outcome == "alarm"
+    assert drift.check_distribution("weekday", known, one_night, 1, RULES).outcome == "ok"
+    assert drift.check_distribution("weekday", known, profiled([3.0] * 350), 7, RULES).outcome == "alarm"
 
 
 def test_few_rows_raise_no_alarm() -> None:
     """Three rows of one bin are noise; three hundred aren't."""
     reference = column([float(v) for v in range(1000)])
-    assert drift.moved("c", reference, profiled([5.0] * 3), 1, RULES).outcome == "ok"
-    assert drift.moved("c", reference, profiled([5.0] * 300), 1, RULES).outcome == "alarm"
+    assert drift.check_distribution("c", reference, profiled([5.0] * 3), 1, RULES).outcome == "ok"
+    assert drift.check_distribution("c", reference, profiled([5.0] * 300), 1, RULES).outcome == "alarm"
 
 
 @pytest.mark.parametrize("check", ["moved", "unseen", "missing"])
@@ -138,32 +140,32 @@ def test_odd_columns_are_judged_or_not_enough(check: str, reference: list[Any], 
 def test_a_constant_column_that_changes_is_seen() -> None:
     """A column that was always 7 and is now 8, or 6, is beyond the reference's range."""
     for other in (6.0, 8.0):
-        found = drift.unseen("c", column([7.0] * 500), profiled([other] * 100), RULES)
+        found = drift.check_unseen("c", column([7.0] * 500), profiled([other] * 100), RULES)
         assert (found.outcome, found.value) == ("alarm", 1.0)
 
 
 def test_a_warm_night_is_expected_and_another_unit_is_not() -> None:
     """What a night of the reference reached beyond the others is no alarm; a night wholly beyond all is."""
     of = profiled([float(v) for v in range(1000)])
-    known = Column(of, Cut.of(of), unseen=np.array([0.0, 0.0, 0.3, 0.0, 0.0]))
+    known = LearnedColumn(of, Binning.of(of), unseen=np.array([0.0, 0.0, 0.3, 0.0, 0.0]))
     warm = profiled([500.0] * 75 + [2000.0] * 25)
-    assert drift.unseen("c", column([float(v) for v in range(1000)]), warm, RULES).outcome == "alarm"
-    assert drift.unseen("c", known, warm, RULES).outcome == "ok"
-    assert drift.unseen("c", known, profiled([2000.0] * 100), RULES).outcome == "alarm"
+    assert drift.check_unseen("c", column([float(v) for v in range(1000)]), warm, RULES).outcome == "alarm"
+    assert drift.check_unseen("c", known, warm, RULES).outcome == "ok"
+    assert drift.check_unseen("c", known, profiled([2000.0] * 100), RULES).outcome == "alarm"
 
 
 def test_new_categories_are_seen() -> None:
     """A fifth of rows in categories that the reference lacks is an alarm, a rare one isn't."""
     reference = column(["a", "b"] * 500)
-    assert drift.unseen("c", reference, profiled(["a"] * 80 + ["new"] * 20), RULES).outcome == "alarm"
-    assert drift.unseen("c", reference, profiled(["a"] * 98 + ["new"] * 2), RULES).outcome == "ok"
+    assert drift.check_unseen("c", reference, profiled(["a"] * 80 + ["new"] * 20), RULES).outcome == "alarm"
+    assert drift.check_unseen("c", reference, profiled(["a"] * 98 + ["new"] * 2), RULES).outcome == "ok"
 
 
 def night(values: list[Any], key: str) -> dict[str, Any]:
     """Return a night's row of `profiles`."""
     text = any(isinstance(value, str) for value in values)
     rows = pa.table({"c": pa.array(values, pa.string() if text else pa.float64())})
-    return profile.build("p", key, rows, [] if text else ["c"], ["c"] if text else []).to_pylist()[0]
+    return profiles.build_profile("p", key, rows, [] if text else ["c"], ["c"] if text else []).to_pylist()[0]
 
 
 @pytest.mark.parametrize(("usual", "other"), [([1.0, 9.0], [20.0]), (["a", "b"], ["c"])])
@@ -173,14 +175,14 @@ def test_what_two_of_the_last_nights_had_is_not_new(usual: list[Any], other: lis
     plain, broken = night(usual * 50, "1"), night(other * 50, "2")
     for known, outcome in (([plain], "alarm"), ([plain, broken], "alarm"), ([plain, broken, broken], "ok")):
         lately = [{**row, "night": str(place)} for place, row in enumerate(known)]
-        assert drift.unseen("c", reference, tonight, RULES, lately).outcome == outcome
+        assert drift.check_unseen("c", reference, tonight, RULES, lately).outcome == outcome
 
 
 @pytest.mark.parametrize(("usual", "stray", "new"), [(5.0, -999.0, -500.0), ("a", "??", "??")])
 def test_stray_values_of_two_nights_make_nothing_known(usual: Any, stray: Any, new: Any) -> None:
     """One row in 500 that was wrong on two nights doesn't excuse a night that is wholly so."""
     lately = [night([usual] * 499 + [stray], str(n)) for n in range(20)]
-    found = drift.unseen("c", column([usual] * 500), profiled([new] * 100), RULES, lately)
+    found = drift.check_unseen("c", column([usual] * 500), profiled([new] * 100), RULES, lately)
     assert (found.outcome, found.value) == ("alarm", 1.0)
 
 
@@ -189,7 +191,10 @@ def test_a_feed_that_stays_broken_stays_an_alarm(usual: Any, new: Any) -> None:
     """What began from one night to the next isn't known for having lasted."""
     whole = [night([usual] * 100, str(n)) for n in range(8)] + [night([new] * 100, "b")] * 20
     lately = [{**row, "night": f"{n:02}"} for n, row in enumerate(whole)]
-    assert drift.unseen("c", column([usual] * 500), profiled([new] * 100), RULES, lately).outcome == "alarm"
+    assert (
+        drift.check_unseen("c", column([usual] * 500), profiled([new] * 100), RULES, lately).outcome
+        == "alarm"
+    )
 
 
 def test_a_season_is_no_alarm() -> None:
@@ -197,24 +202,26 @@ def test_a_season_is_no_alarm() -> None:
     warm = [night([20 + n / 8 + v / 10 for v in range(100)], f"{n:02}") for n in range(28)]
     tonight = profiled([23.5 + v / 10 for v in range(100)])
     cold = column([float(v % 15) for v in range(500)])
-    assert drift.unseen("c", cold, tonight, RULES).outcome == "alarm"
-    assert drift.unseen("c", cold, tonight, RULES, warm).outcome == "ok"
+    assert drift.check_unseen("c", cold, tonight, RULES).outcome == "alarm"
+    assert drift.check_unseen("c", cold, tonight, RULES, warm).outcome == "ok"
 
 
 def test_the_last_nights_of_another_kind_and_empty_ones_say_nothing() -> None:
     """Nights on which the column was text, or had no value, make nothing known and fail nothing."""
     lately = [night(["x", "y"], "1"), night([None], "2"), night([], "3"), night(["x"], "4")]
-    found = drift.unseen("c", column([1.0, 9.0] * 500), profiled([20.0] * 100), RULES, lately)
+    found = drift.check_unseen("c", column([1.0, 9.0] * 500), profiled([20.0] * 100), RULES, lately)
     assert (found.outcome, found.value) == ("alarm", 1.0)
 
 
 def test_a_rise_of_missing_values_is_seen() -> None:
     """A rise beyond the threshold is an alarm, unless few rows make it by chance or its own nights had it."""
     usual = [None] * 200 + [1.0] * 800
-    assert drift.missing("c", column(usual), profiled([None] * 40 + [1.0] * 60), RULES).outcome == "alarm"
-    assert drift.missing("c", column(usual), profiled([None] * 2 + [1.0] * 3), RULES).outcome == "ok"
-    assert drift.missing("c", column(usual), profiled([None] * 25 + [1.0] * 75), RULES).outcome == "ok"
+    assert (
+        drift.check_missing("c", column(usual), profiled([None] * 40 + [1.0] * 60), RULES).outcome == "alarm"
+    )
+    assert drift.check_missing("c", column(usual), profiled([None] * 2 + [1.0] * 3), RULES).outcome == "ok"
+    assert drift.check_missing("c", column(usual), profiled([None] * 25 + [1.0] * 75), RULES).outcome == "ok"
     of = profiled(usual)
-    stormy = Column(of, Cut.of(of), missing=np.array([0.0, 0.6, 0.1, 0.2, 0.1]))
-    assert drift.missing("c", stormy, profiled([None] * 40 + [1.0] * 60), RULES).outcome == "ok"
-    assert drift.missing("c", stormy, profiled([None] * 100), RULES).outcome == "alarm"
+    stormy = LearnedColumn(of, Binning.of(of), missing=np.array([0.0, 0.6, 0.1, 0.2, 0.1]))
+    assert drift.check_missing("c", stormy, profiled([None] * 40 + [1.0] * 60), RULES).outcome == "ok"
+    assert drift.check_missing("c", stormy, profiled([None] * 100), RULES).outcome == "alarm"

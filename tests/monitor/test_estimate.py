@@ -15,25 +15,37 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from include import models, tables
+from include.cli.inspect import pending_text
 from include.features.build import training_set
-from include.history.known import known as year
-from include.history.page import draw
-from include.lake import Lake
-from include.monitor.awaited import awaited, text
-from include.monitor.estimate import LEAST, judged
-from include.monitor.expect import Map, calibrated, expected, learn, told
-from include.monitor.held import Night, Pair, held, learnt
-from include.monitor.run import monitor
-from include.promote.evidence import CHALLENGER, rows_place
-from include.score.run import score
+from include.judge.evidence import CHALLENGER, evidence_rows_key
+from include.models import artifacts
+from include.monitor.estimates import (
+    LEAST,
+    CalibrationMap,
+    EstimatePair,
+    LabelledPartition,
+    calibrate,
+    estimate_row,
+    estimated_metrics,
+    expected_metrics,
+    held_out_estimates,
+    learn_calibration,
+    learn_held_out,
+    pending_estimates,
+)
+from include.monitor.pipeline import monitor
+from include.ops.verify import verify
+from include.reports.history import draw_panels
+from include.reports.history import read_history as year
+from include.score.pipeline import score
 from include.spec import UseCase, load
 from include.spec.load import read
-from include.verify import verify
+from include.storage import schemas
+from include.storage.lake import Lake
 from tests.monitor import machines
 
 ROOT = Path(__file__).parents[2]
-SAME = Map(((1.0, 0.0),))
+SAME = CalibrationMap(((1.0, 0.0),))
 seeds = st.integers(0, 10_000)
 
 
@@ -42,9 +54,12 @@ def of_kind(name: str) -> UseCase:
     return read(ROOT / "tests" / "usecases" / name / "usecase.yaml")
 
 
-def pairs(apart: float, nights: int = 10, rows: int = 100) -> list[Night]:
+def pairs(apart: float, nights: int = 10, rows: int = 100) -> list[LabelledPartition]:
     """Return nights on which the estimate was that far off, and the naive guess 0.1."""
-    return [Night(f"{n:02}", rows, {"brier": Pair(0.2 + apart, 0.2, 0.3)}) for n in range(nights)]
+    return [
+        LabelledPartition(f"{n:02}", rows, {"brier": EstimatePair(0.2 + apart, 0.2, 0.3)})
+        for n in range(nights)
+    ]
 
 
 @settings(max_examples=8)
@@ -56,7 +71,7 @@ def test_calibrated_scores_give_their_own_expectation(a: float, b: float, seed: 
     labels = (random.random(4000) < chances).astype(float)
     if min(labels.sum(), 4000 - labels.sum()) < 200:
         return
-    found = expected(use, learn(use, labels, chances), chances)
+    found = expected_metrics(use, learn_calibration(use, labels, chances), chances)
     entropy = -(chances * np.log(chances) + (1 - chances) * np.log1p(-chances)).mean()
     assert found["brier"] == pytest.approx((chances * (1 - chances)).mean(), abs=0.02)
     assert found["log_loss"] == pytest.approx(entropy, abs=0.04)
@@ -75,10 +90,10 @@ def test_what_held_out_rows_say_mends_the_scores(
     at = random.normal(0, 1.2, 6000)
     scores, true = 1 / (1 + np.exp(-at)), 1 / (1 + np.exp(-(slope * at + height)))
     labels = (random.random(6000) < true).astype(float)
-    mended = learn(use, labels, scores)
-    assert np.abs(calibrated(mended, scores) - true).mean() < 0.03
+    mended = learn_calibration(use, labels, scores)
+    assert np.abs(calibrate(mended, scores) - true).mean() < 0.03
     came = float(np.square(scores - labels).mean())
-    apart = [abs(expected(use, one, scores)["brier"] - came) for one in (mended, SAME)]
+    apart = [abs(expected_metrics(use, one, scores)["brier"] - came) for one in (mended, SAME)]
     assert apart[0] < 0.02
     assert apart[0] <= apart[1] + 0.02
 
@@ -90,11 +105,11 @@ def test_several_classes_are_expected_as_drawn() -> None:
     chances = random.dirichlet(np.full(k, 0.8), 4000).clip(1e-3)
     chances /= chances.sum(axis=1, keepdims=True)
     labels = (random.random(4000)[:, None] > chances.cumsum(axis=1)).sum(axis=1).clip(max=k - 1).astype(float)
-    learnt_of = learn(use, labels, chances)
-    found = expected(use, learnt_of, chances)
-    assert set(found) == set(told(use))
+    learnt_of = learn_calibration(use, labels, chances)
+    found = expected_metrics(use, learnt_of, chances)
+    assert set(found) == set(estimated_metrics(use))
     assert "calibration_error" not in found
-    assert calibrated(learnt_of, chances).sum(axis=1) == pytest.approx(np.ones(4000))
+    assert calibrate(learnt_of, chances).sum(axis=1) == pytest.approx(np.ones(4000))
     assert found["accuracy"] == pytest.approx(chances.max(axis=1).mean(), abs=0.03)
     assert found["log_loss"] == pytest.approx(-(chances * np.log(chances)).sum(axis=1).mean(), abs=0.04)
 
@@ -104,25 +119,25 @@ def test_a_regressions_loss_is_that_of_like_predictions() -> None:
     use, random = of_kind("flight_minutes"), np.random.default_rng(2)
     said = random.uniform(0, 100, 20_000)
     actual = said + random.normal(0, 1 + said / 10)
-    mapped = learn(use, actual, said)
+    mapped = learn_calibration(use, actual, said)
     for low in (0, 50, 90):
         some = said[(said >= low) & (said < low + 10)]
-        found = expected(use, mapped, some)
+        found = expected_metrics(use, mapped, some)
         assert found["mae"] == pytest.approx((1 + some / 10).mean() * (2 / np.pi) ** 0.5, rel=0.1)
         assert found["rmse"] == pytest.approx(((1 + some / 10) ** 2).mean() ** 0.5, rel=0.1)
-    assert "r2" not in expected(use, mapped, said)
+    assert "r2" not in expected_metrics(use, mapped, said)
 
 
 @pytest.mark.parametrize("rows", [0, 1])
 def test_few_rows_give_what_they_can(rows: int, use: UseCase) -> None:
     """No row gives nothing; a single one its losses, and no ROC-AUC."""
-    found = expected(use, SAME, np.full(rows, 0.3))
+    found = expected_metrics(use, SAME, np.full(rows, 0.3))
     assert ("brier" in found, "roc_auc" in found) == (rows == 1, False)
 
 
 def test_learning_from_one_class_or_night_is_no_error(use: UseCase) -> None:
     """Labels of one class give a finite line; of a single night there is no error to show."""
-    one = learnt(use, np.array(["a"] * 50, dtype=object), np.zeros(50), np.full(50, 0.1))
+    one = learn_held_out(use, np.array(["a"] * 50, dtype=object), np.zeros(50), np.full(50, 0.1))
     assert np.isfinite(one.map.lines).all()
     assert one.nights == ()
 
@@ -133,9 +148,9 @@ def test_the_error_is_learnt_on_other_nights(use: UseCase) -> None:
     of = np.repeat(np.array([f"{n:02}" for n in range(5)], dtype=object), 100)
     scores = random.uniform(0.05, 0.95, 500)
     labels = (random.random(500) < scores).astype(float)
-    before = learnt(use, of, labels, scores).nights
+    before = learn_held_out(use, of, labels, scores).nights
     turned = np.where(of == "04", 1 - labels, labels)
-    after = learnt(use, of, turned, scores).nights
+    after = learn_held_out(use, of, turned, scores).nights
     assert [night.night for night in before] == sorted(set(of))
     assert before[4].pairs["brier"].estimate == after[4].pairs["brier"].estimate
     assert before[4].pairs["brier"].realised < after[4].pairs["brier"].realised
@@ -143,11 +158,11 @@ def test_the_error_is_learnt_on_other_nights(use: UseCase) -> None:
 
 def test_the_interval_is_as_wide_as_the_error(use: UseCase) -> None:
     """It is told with the error of its nights; one that is off by more shows a larger one."""
-    small, large = (judged("brier", 100, 0.2, pairs(apart)) for apart in (0.01, 0.05))
+    small, large = (estimate_row("brier", 100, 0.2, pairs(apart)) for apart in (0.01, 0.05))
     assert (small["value"], small["reason"]) == (0.2, "")
     assert (small["error"], large["error"]) == (pytest.approx(0.01), pytest.approx(0.05))
     assert large["high"] - large["low"] == pytest.approx(5 * (small["high"] - small["low"]))
-    wide = [judged("brier", 100, guess, pairs(0.09)) for guess in (0.05, 0.9)]
+    wide = [estimate_row("brier", 100, guess, pairs(0.09)) for guess in (0.05, 0.9)]
     assert wide[0]["low"] == 0  # no loss is less
     assert wide[1]["high"] > 1
 
@@ -162,16 +177,16 @@ def test_the_interval_is_as_wide_as_the_error(use: UseCase) -> None:
     ],
 )
 def test_what_is_worth_nothing_is_not_told(
-    rows: int, guess: float | None, nights: list[Night], reason: str
+    rows: int, guess: float | None, nights: list[LabelledPartition], reason: str
 ) -> None:
     """An error no smaller than the naive guess', unknown, or of larger nights: no figure, and the reason."""
-    found = judged("brier", rows, guess, nights)
+    found = estimate_row("brier", rows, guess, nights)
     assert ("value" in found, found["reason"]) == (False, reason)
 
 
 def test_an_estimate_that_goes_wrong_falls_silent() -> None:
     """As nights come true otherwise than estimated the error grows, until nothing is told."""
-    errors = [judged("brier", 100, 0.2, [*pairs(0.01, 28), *pairs(0.3, bad)]) for bad in range(12)]
+    errors = [estimate_row("brier", 100, 0.2, [*pairs(0.01, 28), *pairs(0.3, bad)]) for bad in range(12)]
     grown = [one["error"] for one in errors]
     assert grown == sorted(grown)
     assert (errors[0]["reason"], "value" in errors[-1]) == ("", False)
@@ -186,11 +201,11 @@ def gate(lake: Lake, use: UseCase) -> None:
     rows = training_set(lake, use, machines.TRAINED)
     keep = sorted(set(rows["night"].to_pylist()))[-14:]
     rows = rows.filter(pa.array([night in keep for night in rows["night"].to_pylist()]))
-    said = models.predict(models.fetch(lake, champion["model"]), rows, use)
+    said = artifacts.predict(artifacts.load_model(lake, champion["model"]), rows, use)
     made = pa.table({"night": rows["night"], "actual": rows[use.problem.target], CHALLENGER: said})
     sink = io.BytesIO()
     pq.write_table(made, sink)
-    lake.replace(rows_place(champion["attempt"]), sink.getvalue())
+    lake.replace(evidence_rows_key(champion["attempt"]), sink.getvalue())
 
 
 @pytest.fixture(scope="session")
@@ -201,7 +216,7 @@ def gated(base: Path, use: UseCase, tmp_path_factory: pytest.TempPathFactory) ->
     lake = Lake("machines", str(folder))
     gate(lake, use)
     machines.forget_history(lake)
-    held(lake, use, lake.rows("deployments")[0])
+    held_out_estimates(lake, use, lake.rows("deployments")[0])
     return folder
 
 
@@ -243,28 +258,28 @@ def rows_of(lake: Lake, night: str) -> dict[str, dict[str, Any]]:
 def test_a_night_is_estimated_until_its_labels_come(later: Lake, use: UseCase, week: list[str]) -> None:
     """Each metric has a row; the night is shown as estimated, and once its labels are there no more."""
     found = rows_of(later, week[2])
-    assert set(found) == set(told(use))
+    assert set(found) == set(estimated_metrics(use))
     row = found["brier"]
     assert (row["version"], row["rows"], row["nights"]) == ("1", machines.ROWS, 15)  # one lived night more
     came = later.rows("performance", {"night": week[0], "metric": "brier"})[0]["value"]
     guess = rows_of(later, week[0])["brier"]
     assert abs(guess["unchecked"] - came) < 4 * guess["error"]
-    assert sorted({one["night"] for one in awaited(later)}) == week[1:3]
-    assert sorted({one["night"] for one in awaited(later, known=week[1])}) == week[:2]
-    assert "estimated" in text(awaited(later))
-    assert text([]) == ""
+    assert sorted({one["night"] for one in pending_estimates(later)}) == week[1:3]
+    assert sorted({one["night"] for one in pending_estimates(later, known=week[1])}) == week[:2]
+    assert "estimated" in pending_text(pending_estimates(later))
+    assert pending_text([]) == ""
     assert not [d for d in verify(later, use).differences if "estimates" in d]
 
 
 def test_the_year_shows_estimates_apart(later: Lake, use: UseCase, week: list[str]) -> None:
     """What is told of the first required metric is drawn under a name of its own."""
     row = rows_of(later, week[2])["roc_auc"] | {"value": 0.7, "low": 0.6, "high": 0.8, "reason": ""}
-    made = pa.Table.from_pylist([row], schema=tables.ESTIMATES)
+    made = pa.Table.from_pylist([row], schema=schemas.ESTIMATES)
     later.publish("estimates", made, {"night": week[:3]})
     found = year(later, use)
     assert [(night, one.value, one.high) for night, one in found.estimated.items()] == [(week[2], 0.7, 0.8)]
     assert list(found.realised) == week[:1]
-    assert "estimated before labels came" in draw(found)
+    assert "estimated before labels came" in draw_panels(found)
 
 
 def test_order_and_repetition_make_no_difference(
@@ -298,7 +313,7 @@ def test_a_killed_night_is_made_good(
     monkeypatch.setattr(Lake, "publish", real)
     monitor(own, use, week[0])
     rows = own.rows("estimates")
-    assert sorted(row["metric"] for row in rows) == sorted(told(use))
+    assert sorted(row["metric"] for row in rows) == sorted(estimated_metrics(use))
     assert not [d for d in verify(own, use).differences if "estimates" in d]
 
 
@@ -314,7 +329,7 @@ def test_beyond_what_was_learnt_nothing_is_told(own: Lake, use: UseCase, week: l
 
 def test_another_rungs_night_is_not_told(own: Lake, use: UseCase, week: list[str]) -> None:
     """What a lower rung served isn't the champion's, and has no estimate of it."""
-    own.replace(models.key(own.rows("deployments")[0]["model"]), b"lost")
+    own.replace(artifacts.model_key(own.rows("deployments")[0]["model"]), b"lost")
     run(own, use, week[0])
     found = {(row["value"], row["unchecked"], row["reason"]) for row in rows_of(own, week[0]).values()}
     assert found == {(None, None, f"{machines.ROWS} of {machines.ROWS} rows weren't served by the champion")}

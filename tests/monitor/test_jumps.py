@@ -12,16 +12,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from include import profile
 from include.features.build import features
-from include.lake import Lake
-from include.monitor.run import monitor
+from include.monitor.pipeline import monitor
 from include.monitor.state import State
-from include.score.run import score
+from include.ops.verify import verify
+from include.score.pipeline import score
 from include.spec import UseCase
-from include.tables import PARTITIONS
-from include.train import limits
-from include.verify import verify
+from include.stats import profiles
+from include.storage.lake import Lake
+from include.storage.schemas import PARTITIONS
+from include.train import monitoring_baselines
 from tests.monitor import machines
 
 TRAINED = "2024-02-10"  # 41 nights of history, where 7 + 21 are needed
@@ -50,14 +50,18 @@ def publish(lake: Lake, use: UseCase, nights: list[str], model: str, seen: str =
     """Publish limits as a training does whose model predicts what a column says."""
     rows = features(lake, use, nights)
     numeric, categorical = use.features.numeric, use.features.categorical
-    learnt = profile.merge(profile.build("reference", TRAINED, rows, numeric, categorical).to_pylist())
-    said = profile.build(
+    learnt = profiles.merge_profiles(
+        profiles.build_profile("reference", TRAINED, rows, numeric, categorical).to_pylist()
+    )
+    said = profiles.build_profile(
         "reference", TRAINED, rows.select([seen]).rename_columns(["prediction"]), ["prediction"], []
     )
-    learnt |= profile.merge(said.to_pylist())
+    learnt |= profiles.merge_profiles(said.to_pylist())
     challenger = SimpleNamespace(digest=model)
     record: Any = SimpleNamespace(night=TRAINED, data="d", spec=use.digest, code="c", challenger=challenger)
-    limits.publish(lake, use, record, learnt, rows, np.asarray(rows[seen].to_numpy()))
+    monitoring_baselines.publish_alarm_limits(
+        lake, use, record, learnt, rows, np.asarray(rows[seen].to_numpy())
+    )
 
 
 @pytest.fixture

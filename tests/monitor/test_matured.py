@@ -10,13 +10,13 @@ import pytest
 from sklearn import metrics as sk
 
 from include.errors import EvergreenError, NotPublished
-from include.lake import Lake
-from include.monitor import labels
+from include.monitor.checks import labels
 from include.monitor.findings import Finding
-from include.monitor.matured import matured
-from include.score.run import score
+from include.monitor.performance import performance_by
+from include.ops.verify import verify
+from include.score.pipeline import score
 from include.spec import UseCase
-from include.verify import verify
+from include.storage.lake import Lake
 from tests.monitor import machines
 from tests.monitor.test_performance import truth
 
@@ -53,12 +53,14 @@ def turned(row: dict[str, Any]) -> dict[str, Any]:
 
 def said(lake: Lake, use: UseCase, night: str) -> dict[str, Finding]:
     """Return a night's findings about labels by subject."""
-    return {f.subject: f for f in labels.watched(lake, use, night, machines.watch(lake, use, night))}
+    return {f.subject: f for f in labels.check_labels(lake, use, night, machines.watch(lake, use, night))}
 
 
 def by_day(lake: Lake, use: UseCase, known: str | None) -> dict[str, tuple[str, float]]:
     """Return each night's knowledge night and log loss."""
-    return {row["day"]: (row["known"], row["log_loss"]) for row in matured(lake, use, "day", known=known)}
+    return {
+        row["day"]: (row["known"], row["log_loss"]) for row in performance_by(lake, use, "day", known=known)
+    }
 
 
 def test_a_revision_restates_the_night_it_touches(own: Lake, sliced: UseCase, week: list[str]) -> None:
@@ -148,18 +150,18 @@ def test_groups_are_measured_on_their_pooled_rows(own: Lake, sliced: UseCase, we
     target, predicted = truth(sliced, own, week[:4])
     auc = pytest.approx(sk.roc_auc_score(target, predicted))
     for by, name in (("version", "1"), ("rung", "champion"), ("week", "2024-W04")):
-        (row,) = matured(own, sliced, by, known=week[5])
+        (row,) = performance_by(own, sliced, by, known=week[5])
         assert (row[by], row["nights"], row["roc_auc"]) == (name, 4, auc)
-    assert [row["week"] for row in matured(own, sliced, "week")] == ["2024-W04", "2024-W05"]
-    (day,) = matured(own, sliced, "day", first=week[0], last=week[0])
-    (pooled,) = matured(own, sliced, "version", first=week[0], last=week[0])
+    assert [row["week"] for row in performance_by(own, sliced, "week")] == ["2024-W04", "2024-W05"]
+    (day,) = performance_by(own, sliced, "day", first=week[0], last=week[0])
+    (pooled,) = performance_by(own, sliced, "version", first=week[0], last=week[0])
     assert pooled.pop("version") == "1"
     assert {name: day[name] for name in pooled} == pooled
 
 
 def test_slices_are_the_declared_ones(own: Lake, sliced: UseCase, week: list[str]) -> None:
     """Each kind of machine has its row, and together they have all rows of the nights that matured."""
-    found = matured(own, sliced, "slice", known=week[2])
+    found = performance_by(own, sliced, "slice", known=week[2])
     assert [row["slice"] for row in found] == ["kind = belt", "kind = fan", "kind = pump"]
     assert sum(row["rows"] + row["unlabelled"] for row in found) == machines.ROWS
     kinds = [row["kind"] for row in machines.day(week[0])[0]]
@@ -168,12 +170,12 @@ def test_slices_are_the_declared_ones(own: Lake, sliced: UseCase, week: list[str
 
 def test_what_cannot_be_shown_is_said(own: Lake, use: UseCase, sliced: UseCase, week: list[str]) -> None:
     """Nothing known yet is no row; no slice, no such group, an empty or a turned range are errors."""
-    assert matured(own, sliced, "week", known=week[1]) == []
+    assert performance_by(own, sliced, "week", known=week[1]) == []
     with pytest.raises(EvergreenError, match=r"gate\.slices\.columns"):
-        matured(own, use, "slice")
+        performance_by(own, use, "slice")
     with pytest.raises(EvergreenError, match="one of day, week"):
-        matured(own, use, "month")
+        performance_by(own, use, "month")
     with pytest.raises(EvergreenError, match="before the last"):
-        matured(own, use, "day", first=week[1], last=week[0])
+        performance_by(own, use, "day", first=week[1], last=week[0])
     with pytest.raises(NotPublished, match=f"those of {week[0]} to {week[5]}"):
-        matured(own, use, "day", first=week[7])
+        performance_by(own, use, "day", first=week[7])

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from include import profile
-from include.monitor import measures
-from include.monitor.measures import Cut, measured
-from include.profile import POINTS, Profile
+from include.stats import drift_measures, profiles
+from include.stats.drift_measures import Binning, measure_drift
+from include.stats.profiles import Profile
+from include.stats.quantile_sketch import POINTS
 
 N, M = 30_000, 12_000
 RANDOM = np.random.default_rng(8)
@@ -36,15 +36,15 @@ def profiled(values: Any) -> Profile:
     """Return the profile of one column."""
     text = len(values) > 0 and isinstance(next((v for v in values if v is not None), 0.0), str)
     rows = pa.table({"c": pa.array(values, pa.string() if text else pa.float64())})
-    return profile.merge(
-        profile.build("p", "n", rows, [] if text else ["c"], ["c"] if text else []).to_pylist()
+    return profiles.merge_profiles(
+        profiles.build_profile("p", "n", rows, [] if text else ["c"], ["c"] if text else []).to_pylist()
     )["c"]
 
 
 def figures(reference: Any, current: Any) -> dict[str, float | None]:
     """Return every measure of two sides."""
     of = profiled(reference)
-    return measured(Cut.of(of), of, profiled(current))
+    return measure_drift(Binning.of(of), of, profiled(current))
 
 
 def evidently(reference: Any, current: Any, method: str) -> float:
@@ -84,16 +84,18 @@ def test_psi_and_js_over_evidentlys_bins_are_evidentlys(shape: str) -> None:
     """Evidently's bins are of equal width over both sides; a profile's counts over them give its figures."""
     reference, current = SHAPES[shape]
     edges = np.histogram_bin_edges(np.concatenate([reference, current]), bins="sturges")
-    cut = Cut(edges=tuple(edges[1:-1]))
+    cut = Binning(edges=tuple(edges[1:-1]))
     counts = [cut.profile(profiled(side)) for side in (reference, current)]
-    assert measures.js(*counts) == pytest.approx(evidently(reference, current, "jensenshannon"), abs=0.01)
+    assert drift_measures.js(*counts) == pytest.approx(
+        evidently(reference, current, "jensenshannon"), abs=0.01
+    )
     # of an empty bin Evidently takes .0001 or a millionth, and we half a row: compare where there is none
-    full = Cut(edges=tuple(np.quantile(np.concatenate([reference, current]), np.linspace(0.1, 0.9, 9))))
+    full = Binning(edges=tuple(np.quantile(np.concatenate([reference, current]), np.linspace(0.1, 0.9, 9))))
     binned = [
         np.bincount(full.places(pa.array(side)), minlength=10).astype(float) for side in (reference, current)
     ]
     names = [np.repeat([f"bin {n}" for n in range(10)], count.astype(int)) for count in binned]
-    ours = measures.psi(*(full.profile(profiled(side)) for side in (reference, current)))
+    ours = drift_measures.psi(*(full.profile(profiled(side)) for side in (reference, current)))
     assert ours == pytest.approx(evidently(*names, "psi"), abs=0.005)
 
 
@@ -135,7 +137,7 @@ def test_a_constant_that_changes_is_far_by_every_measure() -> None:
     assert found["ks"] == 1
     assert found["js"] == pytest.approx(math.sqrt(math.log(2)))
     assert found["psi"] > 1
-    assert found["wasserstein"] == 1 / measures.LEAST_STD
+    assert found["wasserstein"] == 1 / drift_measures.LEAST_STD
 
 
 def test_ten_thousand_categories_are_not_told_to_be_new() -> None:

@@ -9,14 +9,14 @@ import pyarrow as pa
 import pytest
 from sklearn import metrics as sk
 
-from include import tables
-from include.lake import Lake
 from include.monitor import performance
-from include.monitor.run import monitor
+from include.monitor.pipeline import monitor
 from include.promote.ledger import STEPPED_DOWN
-from include.score.run import score
+from include.score.pipeline import score
 from include.spec import UseCase
 from include.spec.gate import Requirement
+from include.storage import schemas
+from include.storage.lake import Lake
 from tests.monitor import machines
 
 
@@ -117,7 +117,7 @@ def test_without_a_champion_the_findings_say_so_and_who_serves(
     """After a step down nobody's nights are counted, also while those before it still mature."""
     run(quick, use, *week[:5])
     row = quick.rows("deployments")[0] | {"switch": 2, "kind": STEPPED_DOWN, "effective": week[5]}
-    table = pa.Table.from_pylist([row], schema=tables.DEPLOYMENTS)
+    table = pa.Table.from_pylist([row], schema=schemas.DEPLOYMENTS)
     quick.append_at("deployments", table, quick.version("deployments"))
     score(quick, use, week[5])
     sentence = monitor(quick, use, week[5]).note

@@ -12,7 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.monitor.findings import Check, Finding, Outcome
-from include.monitor.policy import CAUSES, MONTH, TOLD, Alert, Decision, Demotion, Night, decide, reach
+from include.monitor.policy import (
+    CAUSES,
+    MONTH,
+    TOLD,
+    AlertItem,
+    Decision,
+    Demotion,
+    PartitionState,
+    decide,
+    policy_window,
+)
 from include.spec import UseCase
 from include.spec.stages import Alerts, Jumps, Retraining
 
@@ -29,10 +39,10 @@ def told(use: UseCase, nights: Sequence[Found], model: str = CHAMPION, **rules: 
     """Decide nights in their order, each after those before it."""
     changed = {"retraining": Retraining(**{"persist": 3, **rules}), "alerts": Alerts(quiet=3)}
     spec = use.model_copy(update=changed)
-    history: list[Night] = []
+    history: list[PartitionState] = []
     for place, each in enumerate(nights):
         alarms = tuple(finding for finding in each if finding.outcome == "alarm")
-        history.append(Night(f"n{place:03}", model, alarms))
+        history.append(PartitionState(f"n{place:03}", model, alarms))
         history[-1] = replace(history[-1], decided=decide(history, spec))
     return [night.decided for night in history if night.decided]
 
@@ -67,7 +77,7 @@ def test_what_does_not_last_asks_for_no_training(use: UseCase, history: list[Fou
 def test_another_models_nights_are_none_of_a_streak(use: UseCase) -> None:
     """What the champion before did says nothing of this one."""
     alarms = tuple(found("performance"))
-    history = [Night("a", "old", alarms), Night("b", CHAMPION, alarms)]
+    history = [PartitionState("a", "old", alarms), PartitionState("b", CHAMPION, alarms)]
     spec = use.model_copy(update={"retraining": Retraining(persist=2)})
     assert decide(history, spec).cause == ""
     assert decide([replace(history[0], model=CHAMPION), history[1]], spec).cause != ""
@@ -96,7 +106,7 @@ def test_every_check_but_drift_tells_a_person(use: UseCase) -> None:
     assert {decision.decision for decision in told(use, [found("drift", "temp")] * 20)} == {"nothing"}
     for check in TOLD:
         [decision] = told(use, [found(check, "x")])
-        assert decision.alerts == (Alert(check, "x", 0.5, 0.6, "a sentence"),), check
+        assert decision.alerts == (AlertItem(check, "x", 0.5, 0.6, "a sentence"),), check
 
 
 def test_without_a_champion_there_is_nothing_to_retrain(use: UseCase) -> None:
@@ -136,8 +146,10 @@ def test_jumps_are_told_once_whichever_columns(use: UseCase) -> None:
 
 def test_a_switch_that_happened_is_told_and_not_done_again(use: UseCase) -> None:
     """A champion that was rolled back is an alert of its own, and first in the reason; the row says so."""
-    switched = Alert("switch", "v1", None, None, "rolled back: v1 serves again from this night on (worse)")
-    decision = decide([Night("a", CHAMPION, (), switched)], use)
+    switched = AlertItem(
+        "switch", "v1", None, None, "rolled back: v1 serves again from this night on (worse)"
+    )
+    decision = decide([PartitionState("a", CHAMPION, (), switched)], use)
     assert (decision.decision, decision.alerts) == ("roll back", (switched,))
     assert decision.reason.startswith("rolled back: v1 serves again")
 
@@ -145,8 +157,8 @@ def test_a_switch_that_happened_is_told_and_not_done_again(use: UseCase) -> None
 def test_a_night_on_which_the_champion_goes_may_ask_for_a_training_too(use: UseCase) -> None:
     """The decision is the weightier act, and the cause asks for the training all the same."""
     spec = use.model_copy(update={"retraining": Retraining(persist=1)})
-    switched = Alert("switch", "v1", None, None, "stepped down: v1 serves no more")
-    night = Night("a", CHAMPION, tuple(found("performance")), switched, "stop serving")
+    switched = AlertItem("switch", "v1", None, None, "stepped down: v1 serves no more")
+    night = PartitionState("a", CHAMPION, tuple(found("performance")), switched, "stop serving")
     decision = decide([night], spec)
     assert (decision.decision, decision.cause) == ("stop serving", "degraded-0123456789ab-a")
     assert [alert.check for alert in decision.alerts] == ["switch", "performance"]
@@ -180,10 +192,10 @@ def without_champion(
     """Decide nights with a lasting degradation, from the fourth of which on nobody is champion any more."""
     spec = use.model_copy(update={"retraining": Retraining(**{"persist": 1, **rules})})
     keys = spec.clock.keys(first, spec.clock.shift(first, count - 1))
-    history: list[Night] = []
+    history: list[PartitionState] = []
     for place, key in enumerate(keys):
         gone = Demotion(keys[3], fitted) if place >= 3 else None
-        night = Night(key, CHAMPION, tuple(found("performance")), vacancy=NOBODY if gone else "")
+        night = PartitionState(key, CHAMPION, tuple(found("performance")), vacancy=NOBODY if gone else "")
         history.append(replace(night, demotion=gone))
         history[-1] = replace(history[-1], decided=decide(history, spec))
     return [night.decided for night in history if night.decided]
@@ -230,7 +242,10 @@ def test_requests_after_a_demotion_hold_up_no_later_champion(use: UseCase) -> No
     spec = use.model_copy(update={"retraining": Retraining(persist=1, cooldown=14, a_month=1)})
     keys = spec.clock.keys("2024-03-01", "2024-03-03")
     asked = Decision("retrain", f"demoted-old-{keys[0]}", "")
-    history = [Night(keys[0], "old", decided=asked), Night(keys[1], CHAMPION, tuple(found("performance")))]
+    history = [
+        PartitionState(keys[0], "old", decided=asked),
+        PartitionState(keys[1], CHAMPION, tuple(found("performance"))),
+    ]
     assert decide(history, spec).cause == f"degraded-0123456789ab-{keys[1]}"
 
 
@@ -269,8 +284,8 @@ def test_whatever_comes_quiet_cool_down_and_budget_hold(
 def test_a_decision_looks_no_further_back_than_it_says(use: UseCase, checks: list[Any], cut: int) -> None:
     """What happened before the declared reach changes nothing."""
     spec = use.model_copy(update={"retraining": Retraining(persist=2, cooldown=10)})
-    history: list[Night] = []
+    history: list[PartitionState] = []
     for place, check in enumerate(checks):
-        history.append(Night(f"n{place:03}", CHAMPION, tuple(found(check)) if check else ()))
+        history.append(PartitionState(f"n{place:03}", CHAMPION, tuple(found(check)) if check else ()))
         history[-1] = replace(history[-1], decided=decide(history, spec))
-    assert decide(history[-reach(spec) - 1 - cut :], spec) == history[-1].decided
+    assert decide(history[-policy_window(spec) - 1 - cut :], spec) == history[-1].decided

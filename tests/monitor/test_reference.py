@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 
 from include.errors import StoreUnavailable
-from include.lake import Lake
 from include.monitor import reference
 from include.promote import ledger
 from include.spec import UseCase
-from include.tables import ATTEMPTS
+from include.storage.lake import Lake
+from include.storage.schemas import ATTEMPTS
 from tests.monitor import machines
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from include.lake import Lake
-from include.monitor.run import monitor
-from include.score.run import score
+from include.monitor.pipeline import monitor
+from include.score.pipeline import score
 from include.spec import UseCase
+from include.storage.lake import Lake
 from tests.monitor import machines
 
 

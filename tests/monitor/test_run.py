@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from include import profile
-from include.lake import Lake
-from include.monitor.run import monitor
-from include.score.run import score
+from include.monitor.pipeline import monitor
+from include.score.pipeline import score
 from include.spec import UseCase
-from include.tables import FINDINGS, PROFILES
+from include.stats import profiles
+from include.storage.lake import Lake
+from include.storage.schemas import FINDINGS, PROFILES
 from tests.monitor import machines
 
 
@@ -265,7 +265,7 @@ def test_two_that_write_crosswise(quick: Lake, use: UseCase, week: list[str]) ->
 
 
 def test_findings_have_their_tables_shape(quick: Lake, use: UseCase, week: list[str]) -> None:
-    """Findings are published in the shape that include.tables declares, and the reference names them."""
+    """Findings are published in the shape that include.storage.schemas declares, and the reference names them."""
     score(quick, use, week[0])
     ref = monitor(quick, use, week[0])
     rows = quick.read("findings", {"night": week[0]})
@@ -393,7 +393,9 @@ def test_an_empty_reference_is_not_enough(quick: Lake, use: UseCase, week: list[
     digest = quick.rows("deployments")[0]["model"]
     none = pa.table({name: pa.array([], pa.float64()) for name in ("temp", "load", "weekday", "prediction")})
     none = none.append_column("kind", pa.array([], pa.string()))
-    empty = profile.build(f"reference:{digest}", machines.TRAINED, none, none.column_names[:4], ["kind"])
+    empty = profiles.build_profile(
+        f"reference:{digest}", machines.TRAINED, none, none.column_names[:4], ["kind"]
+    )
     quick.publish("profiles", empty, {"product": f"reference:{digest}", "night": machines.TRAINED})
     run(quick, use, week[:1])
     rows = {(row["check"], row["subject"]): row for row in quick.rows("findings", {"night": week[0]})}

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pyarrow as pa
 
-from include import tables
-from include.lake import Lake
+from include.storage import schemas
+from include.storage.lake import Lake
 
 ROOT = Path(__file__).parents[2]
 AIRFLOW = [sys.executable, "-m", "airflow"]
@@ -172,25 +172,25 @@ def fill(lake: Lake, usecase: str) -> None:
         ]  # fmt: skip
         for row in rows:
             at = {"product": row["product"], "night": night}
-            lake.publish("partitions", _table([row], tables.PARTITIONS), at)
+            lake.publish("partitions", _table([row], schemas.PARTITIONS), at)
         scored = [
             {"night": night, "prediction": 0.25, "rung": rung, "reason": "", "version": "3",
              "model": "m" * 64, "row_digest": "r" * 64}
             for rung in ("champion", "champion", "champion", "prior" if bad else "champion")
         ]  # fmt: skip
-        lake.publish("predictions", _table(scored, tables.PREDICTIONS), {"night": night})
+        lake.publish("predictions", _table(scored, schemas.PREDICTIONS), {"night": night})
         note = f"price: {PLANTED}"
         found = {"night": night, "check": "drift", "subject": "price", "value": 0.4 if bad else 0.1,
                  "threshold": 0.25, "outcome": "alarm" if bad else "ok", "note": note}  # fmt: skip
-        lake.publish("findings", _table([found], tables.FINDINGS), {"night": night})
+        lake.publish("findings", _table([found], schemas.FINDINGS), {"night": night})
         alert = {"check": "data", "subject": source, "value": None, "threshold": None,
                  "note": f"{source} was refused: {PLANTED}"}  # fmt: skip
         decided = {"night": night, "decision": "alert", "cause": "", "reason": f"tells of data {source}",
                    "alerts": json.dumps([alert])}  # fmt: skip
-        lake.publish("decisions", _table([decided], tables.DECISIONS), {"night": night})
+        lake.publish("decisions", _table([decided], schemas.DECISIONS), {"night": night})
     measured = {"night": first, "known": second, "metric": "r2", "value": 0.4321, "rows": 96, "unlabelled": 4,
                 "rungs": '{"champion": 4}', "versions": '{"3": 4}'}  # fmt: skip
-    lake.publish("performance", _table([measured], tables.PERFORMANCE), {"night": first})
+    lake.publish("performance", _table([measured], schemas.PERFORMANCE), {"night": first})
     for recipient, outcome in (("ops", b"notified"), ("chat", b"failed")):  # the second night was backfilled
         lake.create(f"state/alerts/{first}-0123456789ab/{recipient}-0", outcome)
     _quarantine(lake, source, second)
@@ -208,7 +208,7 @@ def _quarantine(lake: Lake, source: str, night: str) -> None:
         for number in range(250)
     ]  # fmt: skip
     where = {"source": source, "night": night}
-    lake.publish("quarantine", _table(bad, tables.QUARANTINE), where)
+    lake.publish("quarantine", _table(bad, schemas.QUARANTINE), where)
 
 
 def _ledgers(lake: Lake, night: str) -> None:
@@ -216,11 +216,11 @@ def _ledgers(lake: Lake, night: str) -> None:
     attempt = {"key": ATTEMPT, "night": night, "verdict": "blessed", "sentence": verdict, "checks": "[]",
                "evidence": "{}", "version": "3", "model": "m" * 64, "spec": "s" * 64, "data": "d" * 64,
                "code": "abc", "attempt": 1, "recorded": 1}  # fmt: skip
-    lake.append_at("attempts", _table([attempt], tables.ATTEMPTS), -1)
+    lake.append_at("attempts", _table([attempt], schemas.ATTEMPTS), -1)
     switch = {"switch": 1, "role": "champion", "version": "3", "model": "m" * 64, "prior": 30.0,
               "effective": night, "evidence": night, "kind": "promoted", "by": "gate", "reason": verdict,
               "attempt": ATTEMPT, "request": ATTEMPT}  # fmt: skip
-    lake.append_at("deployments", _table([switch], tables.DEPLOYMENTS), -1)
+    lake.append_at("deployments", _table([switch], schemas.DEPLOYMENTS), -1)
 
 
 def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:

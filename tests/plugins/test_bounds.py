@@ -12,8 +12,8 @@ from evergreen.operators import base
 from evergreen.view.kept import SHOWN, kept
 from evergreen.view.summary import summary
 from include.errors import StoreUnavailable
-from include.lake import Lake
 from include.spec import load
+from include.storage.lake import Lake
 from tests.plugins.site import NIGHTS, ROOT, fill
 
 

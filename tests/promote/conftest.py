@@ -13,14 +13,13 @@ import pytest
 from sklearn.dummy import DummyRegressor
 from sklearn.pipeline import Pipeline
 
-from include import models
-from include.lake import Lake
-from include.promote.evidence import Evidence, Losses
-from include.promote.facts import EdgeCase, Facts, Leak, Serving
-from include.refs import digest_bytes
-from include.registry import Registry
+from include.judge.evidence import EdgeCase, Evidence, Facts, Leak, Losses, Serving
+from include.models import artifacts
+from include.models.registry import Registry
+from include.references import digest_bytes
 from include.spec import UseCase
 from include.spec.load import read
+from include.storage.lake import Lake
 
 WEEKLY = Path(__file__).parents[1] / "usecases" / "weekly_sales" / "usecase.yaml"
 
@@ -87,7 +86,7 @@ def evidence(found: Losses, **changes: object) -> Evidence:
 def model(value: float) -> bytes:
     """Return a real, small model that always says ``value``."""
     constant = DummyRegressor(strategy="constant", constant=value)
-    return models.dump(Pipeline([("model", constant)]).fit(np.zeros((2, 1)), np.zeros(2)))
+    return artifacts.serialize(Pipeline([("model", constant)]).fit(np.zeros((2, 1)), np.zeros(2)))
 
 
 @pytest.fixture
@@ -114,10 +113,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     registry = Registry(f"sqlite:///{folder}/mlflow.db", f"file://{folder}/artifacts")
     for number in range(1, 5):
         with registry.recording("weekly_sales", f"key-{number}", f"run {number}") as run:
-            files = {models.key(digest_bytes(data)): data for data in (model(number), model(0))}
+            files = {artifacts.model_key(digest_bytes(data)): data for data in (model(number), model(0))}
             registry.put(run, files)
             assert registry.register(
-                run, "weekly_sales", models.load(model(number), digest_bytes(model(number)))
+                run, "weekly_sales", artifacts.deserialize(model(number), digest_bytes(model(number)))
             ) == str(number)
     return folder
 

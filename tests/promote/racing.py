@@ -14,13 +14,13 @@ from typing import Any
 from unittest.mock import patch
 
 from include.errors import EvergreenError
-from include.lake import Lake
+from include.models.registry import Registry
 from include.promote import approval
-from include.promote.back import rollback
-from include.promote.run import decide, force, promote
-from include.registry import Registry
+from include.promote.promotion import force, judge_and_record, promote
+from include.promote.rollback import rollback
 from include.spec import UseCase
 from include.spec.load import read
+from include.storage.lake import Lake
 from tests.promote.conftest import WEEKLY, asking
 
 # nobody listens there: the aliases are no part of a race
@@ -60,9 +60,9 @@ def act(barrier: Barrier, lake_uri: str, what: str, subject: str, human: bool = 
     barrier.wait(60)
     try:
         if what == "decide":
-            return decide(lake, spec, subject).sentence
+            return judge_and_record(lake, spec, subject).sentence
         if what in (approval.APPROVED, approval.REJECTED):
-            return approval.told(approval.answer(lake, spec, subject, what, "ann", "race", AT))
+            return approval.answer_text(approval.record_answer(lake, spec, subject, what, "ann", "race", AT))
         return switched(lake, spec, what, subject)
     except EvergreenError as error:
         return f"{type(error).__name__}: {error}"

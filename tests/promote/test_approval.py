@@ -13,23 +13,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from include import models
-from include.__main__ import app
+from include.cli.app import app
+from include.cli.status_text import status_text
 from include.errors import EvergreenError, NotPublished
-from include.lake import Lake
+from include.judge.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED
+from include.models import artifacts
+from include.models.registry import Registry
+from include.ops.status import status
 from include.promote import approval, ledger
-from include.promote.approval import APPROVED, EXPIRED, REJECTED, WAITS, wanting
-from include.promote.back import rollback
-from include.promote.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED
-from include.promote.obstacle import books, consent, obstacle, waiting
-from include.promote.person import which
-from include.promote.run import decide, force, promote
-from include.registry import Registry
-from include.report import text
+from include.promote.approval import APPROVED, EXPIRED, REJECTED, WAITS, find_attempt, missing_consent
+from include.promote.promotion import (
+    approval_status,
+    awaiting_approval,
+    force,
+    judge_and_record,
+    promote,
+    promotion_blocker,
+    read_ledgers,
+)
+from include.promote.rollback import rollback
 from include.spec import UseCase
 from include.spec.load import read
-from include.status import status
-from include.tables import APPROVALS
+from include.storage.lake import Lake
+from include.storage.schemas import APPROVALS
 from tests.promote.conftest import WEEKLY, asking, model
 
 Try = Callable[..., str]
@@ -47,18 +53,18 @@ def human(weekly: UseCase) -> UseCase:
 def judged(lake: Lake, human: UseCase, attempt: Try) -> Try:
     """Writes evidence and has it judged; returns the attempt's key. All models lie in the lake already."""
     for number in range(5):
-        models.store(lake, model(number))
+        artifacts.store_model(lake, model(number))
 
     def made(*args: object, **more: object) -> str:
         where = attempt(*args, **more, spec=human)
-        decide(lake, human, where)
+        judge_and_record(lake, human, where)
         return where.removeprefix("evaluations/").removesuffix(".json")
 
     return made
 
 
 def _why(lake: Lake, spec: UseCase, key: str) -> str:
-    return obstacle(books(lake, spec), ledger.attempt(lake, key))
+    return promotion_blocker(read_ledgers(lake, spec), ledger.attempt(lake, key))
 
 
 def test_nothing_is_switched_until_a_person_says_yes(
@@ -70,7 +76,7 @@ def test_nothing_is_switched_until_a_person_says_yes(
         assert promote(lake, human, key, registry=gone) is None
     assert WAITS in caplog.text
     assert ledger.switches(lake) == []
-    row = approval.answer(lake, human, key, APPROVED, "ann", "looks right", AT)
+    row = approval.record_answer(lake, human, key, APPROVED, "ann", "looks right", AT)
     assert row == {
         "attempt": key,
         "answer": "approved",
@@ -99,9 +105,9 @@ def test_no_and_silence_switch_nothing(
 ) -> None:
     """Who said no, or that nobody spoke, is what stands in the way, and a later yes doesn't change it."""
     key = judged(1, FIRST)
-    approval.answer(lake, human, key, answer, "bob" if answer == REJECTED else "", "too soon", AT)
+    approval.record_answer(lake, human, key, answer, "bob" if answer == REJECTED else "", "too soon", AT)
     assert promote(lake, human, key, registry=gone) is None
-    first = approval.answer(lake, human, key, APPROVED, "ann", "I insist", AT)
+    first = approval.record_answer(lake, human, key, APPROVED, "ann", "I insist", AT)
     assert first["answer"] == answer
     assert promote(lake, human, key, registry=gone) is None
     assert _why(lake, human, key) == said
@@ -113,16 +119,16 @@ def test_a_blessed_challenger_waits_as_the_first_one_does(
 ) -> None:
     """With a champion in place too: it stays until a person approves the better one, and nobody else does."""
     first = judged(1, FIRST)
-    approval.answer(lake, human, first, APPROVED, "ann", "a start", AT)
+    approval.record_answer(lake, human, first, APPROVED, "ann", "a start", AT)
     promote(lake, human, first, registry=gone)
     second = judged(2, SECOND, champion=1)
     assert promote(lake, human, second, registry=gone) is None
-    approval.answer(lake, human, second, APPROVED, "bob", "better", AT)
+    approval.record_answer(lake, human, second, APPROVED, "bob", "better", AT)
     assert promote(lake, human, second, registry=gone) is not None
     assert [row["by"] for row in ledger.champions(ledger.switches(lake))] == ["ann", "bob"]
     # what went before the approval still stands: an older night's verdict isn't deployed by approving it
     old = judged(3, FIRST, champion=1)
-    approval.answer(lake, human, old, APPROVED, "ann", "please", AT)
+    approval.record_answer(lake, human, old, APPROVED, "ann", "please", AT)
     assert promote(lake, human, old, registry=gone) is None
     assert _why(lake, human, old).startswith("recorded, not deployed")
 
@@ -132,19 +138,19 @@ def test_a_newer_verdict_supersedes_what_waits_or_was_approved(
 ) -> None:
     """Only the newest that earned it may be approved; one that promotes nothing supersedes nothing."""
     first = judged(1, FIRST)
-    approval.answer(lake, human, first, APPROVED, "ann", "fine", AT)
+    approval.record_answer(lake, human, first, APPROVED, "ann", "fine", AT)
     judged(4, SECOND, loss=20.0)  # loses to the baseline
     assert _why(lake, human, first) == ""
     second = judged(2, SECOND)
     assert _why(lake, human, first) == f"superseded by the verdict of {SECOND}"
     assert promote(lake, human, first, registry=gone) is None
-    assert (waiting(lake, human) or {})["key"] == second
+    assert (awaiting_approval(lake, human) or {})["key"] == second
     older = judged(3, FIRST)
     assert _why(lake, human, second) == WAITS  # an older night's verdict supersedes nothing newer
     assert _why(lake, human, older) == WAITS
-    approval.answer(lake, human, second, APPROVED, "ann", "fine", AT)
+    approval.record_answer(lake, human, second, APPROVED, "ann", "fine", AT)
     assert promote(lake, human, second, registry=gone) is not None
-    assert waiting(lake, human) is None
+    assert awaiting_approval(lake, human) is None
 
 
 VERDICTS = (BLESSED, RUBBER_STAMPED, NOT_BLESSED, NOT_ENOUGH, FORCED)
@@ -167,7 +173,7 @@ def test_at_most_one_approved_verdict_may_act_on_each_night(
     mixed = list(verdicts)
     order.shuffle(mixed)  # type: ignore[attr-defined]
     asked = [row for row in verdicts if row["verdict"] in approval.ASKABLE]
-    may = [row for row in asked if wanting(mixed, approvals, row) == ""]
+    may = [row for row in asked if missing_consent(mixed, approvals, row) == ""]
     assert {row["key"] for row in may} <= {row["attempt"] for row in approvals}
     for row in may:
         assert not [o for o in asked if o["recorded"] > row["recorded"] and o["night"] >= row["night"]]
@@ -181,13 +187,13 @@ def test_who_cannot_be_answered_is_refused(lake: Lake, weekly: UseCase, human: U
     for by, reason in (("", "fine"), ("ann", " ")):
         for word in (APPROVED, REJECTED):
             with pytest.raises(EvergreenError, match="by whom, and why"):
-                approval.answer(lake, human, good, word, by, reason, AT)
+                approval.record_answer(lake, human, good, word, by, reason, AT)
     with pytest.raises(EvergreenError, match=r"blessed or rubber-stamped, found not blessed; .* forced"):
-        approval.answer(lake, human, bad, APPROVED, "ann", "fine", AT)
+        approval.record_answer(lake, human, bad, APPROVED, "ann", "fine", AT)
     with pytest.raises(NotPublished, match="run judge"):
-        approval.answer(lake, human, "nobody", APPROVED, "ann", "fine", AT)
+        approval.record_answer(lake, human, "nobody", APPROVED, "ann", "fine", AT)
     with pytest.raises(EvergreenError, match=r"required gate\.approval: human, found none"):
-        approval.answer(lake, weekly, good, APPROVED, "ann", "fine", AT)
+        approval.record_answer(lake, weekly, good, APPROVED, "ann", "fine", AT)
     assert lake.rows("approvals") == []
 
 
@@ -211,41 +217,41 @@ def test_the_status_says_what_waits_and_what_was_answered(
 ) -> None:
     """Pending, superseded, rejected and approved each say so, as values and as text."""
     first, second = judged(1, FIRST), judged(2, SECOND)
-    approval.answer(lake, human, first, APPROVED, "ann", "fine", AT)
+    approval.record_answer(lake, human, first, APPROVED, "ann", "fine", AT)
     found = status(lake, human)
     assert found["waiting"]["key"] == second
     superseded = f"approved by ann: fine; superseded by the verdict of {SECOND}"
     assert [row["approval"] for row in found["attempts"]] == [superseded, WAITS]
-    said = text({**found, "nights": 1})
+    said = status_text({**found, "nights": 1})
     assert f"waits for approval: v2 of night {SECOND}, {second[:8]}" in said
     assert superseded in said
-    approval.answer(lake, human, second, APPROVED, "bob", "better", AT)
+    approval.record_answer(lake, human, second, APPROVED, "bob", "better", AT)
     promote(lake, human, second, registry=gone)
     found = status(lake, human)
     assert found["waiting"] is None
     assert found["attempts"][1]["approval"] == "approved by bob: better"
     assert found["champion"]["by"] == "bob"
-    assert consent(books(lake, weekly), ledger.attempt(lake, second)) == ""
+    assert approval_status(read_ledgers(lake, weekly), ledger.attempt(lake, second)) == ""
 
 
 def test_a_person_names_an_attempt_by_its_night_or_its_key(lake: Lake, judged: Try) -> None:
     """The newest of a night, or the one whose key begins so; else what there is is listed."""
     with pytest.raises(NotPublished, match="found none"):
-        which(lake, FIRST)
+        find_attempt(lake, FIRST)
     first, again = judged(1, FIRST), judged(2, FIRST)
     ledger.record_forced(lake, ledger.attempt(lake, again), "ann", "a test")
-    assert which(lake, FIRST)["key"] == again
-    assert which(lake, first[:8])["key"] == first
+    assert find_attempt(lake, FIRST)["key"] == again
+    assert find_attempt(lake, first[:8])["key"] == first
     for said in ("", "no such", SECOND):
         with pytest.raises(NotPublished, match=f"{first[:8]} of {FIRST}, {again[:8]} of {FIRST}"):
-            which(lake, said)
+            find_attempt(lake, said)
 
 
 def test_answers_grow_one_by_one(lake: Lake, human: UseCase, judged: Try) -> None:
     """They are numbered in the order in which they were given, in the table's own shape."""
     keys = [judged(version, FIRST) for version in (1, 2, 3)]
     for key, word in zip(keys, (APPROVED, REJECTED, EXPIRED), strict=True):
-        approval.answer(lake, human, key, word, "ann", "so", AT)
+        approval.record_answer(lake, human, key, word, "ann", "so", AT)
     rows = sorted(lake.rows("approvals"), key=lambda row: row["recorded"])
     assert [(row["attempt"], row["recorded"]) for row in rows] == [(k, n) for n, k in enumerate(keys, 1)]
     assert pa.Table.from_pylist(rows, APPROVALS).num_rows == 3
@@ -263,7 +269,7 @@ def test_a_person_at_a_shell_answers_and_forces(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", gone.uri)
     spec, keys = read(declared), []
     for number in range(4):
-        models.store(lake, model(number))
+        artifacts.store_model(lake, model(number))
 
     def call(*arguments: str) -> tuple[int, str]:
         done = CliRunner().invoke(app, [*arguments, "--by", "ann", "--reason", "so"])
@@ -272,7 +278,7 @@ def test_a_person_at_a_shell_answers_and_forces(
     assert "a verdict that waits for approval: found none" in call("approve", "weekly_sales")[1]
     for version, night in ((1, FIRST), (2, SECOND), (3, "2024-02-26")):
         where = attempt(version, night, spec=spec)
-        decide(lake, spec, where)
+        judge_and_record(lake, spec, where)
         keys.append(where.removeprefix("evaluations/").removesuffix(".json"))
     first, _, older = keys
     code, said = call("approve", "weekly_sales", "--attempt", first[:8])

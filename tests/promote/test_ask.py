@@ -15,14 +15,14 @@ from airflow.sdk.execution_time import task_runner
 
 from evergreen.operators.approve import ASKED, ApproveOperator
 from evergreen.operators.train import PromoteOperator
-from include import models
-from include.lake import Lake
+from include.judge.judge import checks_of
+from include.models import artifacts
+from include.models.registry import Registry
 from include.promote import ledger
 from include.promote.approval import EXPIRED, SILENCE
-from include.promote.judge import checks_of
-from include.promote.run import decide
-from include.registry import Registry
+from include.promote.promotion import judge_and_record
 from include.spec.load import read
+from include.storage.lake import Lake
 from tests.promote.conftest import WEEKLY, model
 
 FIRST, SECOND, HOURS = "2024-03-04", "2024-03-11", 6
@@ -76,9 +76,9 @@ def judged(
 
     def act(version: int, night: str) -> dict[str, Any]:
         for number in (0, version):
-            models.store(lake, model(number))
+            artifacts.store_model(lake, model(number))
         where = attempt(version, night, spec=spec)
-        decide(lake, spec, where)
+        judge_and_record(lake, spec, where)
         key = where.removeprefix("evaluations/").removesuffix(".json")
         return {"task_id": "t", "usecase": "weekly_sales", "verdict": {"uri": key, "partition": night}}
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from include.promote import checks
-from include.promote.case import Case, Check, Rule
-from include.promote.facts import EdgeCase, Serving
+from include.judge import checks
+from include.judge.context import Check, CheckContext, Rule
+from include.judge.evidence import EdgeCase, Serving
 from include.spec.gate import SERVING, Gate, Requirement
 from tests.promote.conftest import evidence, facts, losses
 
@@ -26,7 +26,7 @@ ABOVE, BELOW = math.nextafter(0.5, 1), math.nextafter(0.25, 1)
 def asked(rule: Rule, **changes: Any) -> list[Check]:
     """Return what a check says of these facts."""
     found = losses([0.5, 0.5])
-    return list(rule(Case(evidence(found, facts=facts(found, **changes)), GATE, 1, rival=False)))
+    return list(rule(CheckContext(evidence(found, facts=facts(found, **changes)), GATE, 1, rival=False)))
 
 
 def failed(found: list[Check]) -> list[str]:

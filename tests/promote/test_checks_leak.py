@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.promote.case import Case, Check
-from include.promote.checks import EARLIER, LEAKS, decided_alone, history, learns_from_noise
-from include.promote.facts import Leak
+from include.judge.checks import EARLIER, LEAKS, decided_alone, history, learns_from_noise
+from include.judge.context import Check, CheckContext
+from include.judge.evidence import Leak
 from include.spec import load
 from tests.promote.conftest import evidence, losses
 
@@ -21,10 +21,10 @@ NIGHT = 0.5 + 0.05 * np.random.default_rng(4).standard_normal(COUNT)
 share = st.floats(0.001, 0.9)
 
 
-def case(leak: Leak, **baselines: np.ndarray) -> Case:
+def case(leak: Leak, **baselines: np.ndarray) -> CheckContext:
     """Return what the checks see of these figures; the prior is a baseline unless others are given."""
     made = evidence(losses(NIGHT - 0.05, **(baselines or {"prior": NIGHT})))
-    return Case(replace(made, facts=replace(made.facts, leak=leak)), GATE, 1, False)
+    return CheckContext(replace(made, facts=replace(made.facts, leak=leak)), GATE, 1, False)
 
 
 def said(checks: object) -> Check:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.errors import EvergreenError
-from include.promote.evidence import Evidence, Losses
+from include.judge.evidence import Evidence, Losses
 from tests.promote.conftest import evidence, losses, nights
 
 finite = st.floats(-1e6, 1e6)

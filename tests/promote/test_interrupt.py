@@ -12,16 +12,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from include import models
 from include.errors import StaleDecision
-from include.lake import Lake
+from include.judge.judge import BLESSED
+from include.models import artifacts
+from include.models.registry import Registry
 from include.promote import ledger
-from include.promote.back import rollback
-from include.promote.judge import BLESSED
-from include.promote.run import decide, promote
-from include.registry import Registry
+from include.promote.promotion import judge_and_record, promote
+from include.promote.rollback import rollback
 from include.spec import UseCase
 from include.spec.load import read
+from include.storage.lake import Lake
 from tests.promote.conftest import WEEKLY, model
 
 FIRST, SECOND, THIRD = "2024-03-04", "2024-03-11", "2024-03-18"
@@ -50,11 +50,11 @@ def _key(evaluation: str) -> str:
 def two(lake: Lake, weekly: UseCase, attempt: Attempt, gone: Registry) -> tuple[str, str]:
     """Version 1 serves; versions 2 and 3 are both blessed against it. Returns their keys."""
     for number in range(4):
-        models.store(lake, model(number))
+        artifacts.store_model(lake, model(number))
     first, *better = attempt(1, FIRST), attempt(2, SECOND, champion=1), attempt(3, SECOND, champion=1)
-    decide(lake, weekly, first)
+    judge_and_record(lake, weekly, first)
     promote(lake, weekly, _key(first), registry=gone)
-    assert [decide(lake, weekly, where).verdict for where in better] == [BLESSED, BLESSED]
+    assert [judge_and_record(lake, weekly, where).verdict for where in better] == [BLESSED, BLESSED]
     return _key(better[0]), _key(better[1])
 
 
@@ -77,7 +77,7 @@ def test_a_rollback_that_is_overtaken_asks_again(
     """The one before is another one now, so a person must look; a version that was named is gone back to."""
     promote(lake, weekly, two[0], registry=gone)
     third = attempt(3, THIRD, champion=2)
-    decide(lake, weekly, third)
+    judge_and_record(lake, weekly, third)
     slow = Overtaken(lake, lambda: promote(lake, weekly, _key(third), registry=gone))
     with pytest.raises(StaleDecision, match="required champion v2, found v3"):
         rollback(slow, weekly, None, "ann", "slow")
@@ -97,8 +97,8 @@ def test_an_attempt_that_is_overtaken_is_judged_at_the_next_level(
     one, other = (attempt(4, THIRD, champion=1, loss=loss) for loss in (3.0, 4.0))
     assert one == other  # the same night and data are the same attempt
     other = attempt(2, THIRD, champion=1, loss=3.0)
-    slow = Overtaken(lake, lambda: decide(lake, weekly, other))
-    assert "(attempt 4)" in decide(slow, weekly, one).sentence
+    slow = Overtaken(lake, lambda: judge_and_record(lake, weekly, other))
+    assert "(attempt 4)" in judge_and_record(slow, weekly, one).sentence
     assert [row["attempt"] for row in ledger.attempts(lake)] == [1, 1, 2, 3, 4]
 
 
@@ -134,7 +134,7 @@ class Mortal(Lake):
 def judge_and_promote(uri: str, registry: str, evaluation: str, writes: int, after: bool) -> None:
     """Do what two tasks do, in a process that doesn't outlive it."""
     lake, spec = Mortal(uri, writes, after), read(WEEKLY)
-    decide(lake, spec, evaluation)
+    judge_and_record(lake, spec, evaluation)
     promote(lake, spec, _key(evaluation), registry=Registry(registry))
 
 
@@ -166,10 +166,10 @@ def test_a_kill_between_any_two_writes(
     assert process.exitcode == -signal.SIGKILL
     assert len(ledger.switches(lake)) == (2 if (writes, after) == (6, True) else 0)
     for _ in range(2):
-        decide(lake, weekly, where)
+        judge_and_record(lake, weekly, where)
         promote(lake, weekly, _key(where), registry=registry)
     quiet = Lake("weekly_sales", str(tmp_path / "quiet"))
     quiet.create(where, lake.get(where) or b"")
-    decide(quiet, weekly, where)
+    judge_and_record(quiet, weekly, where)
     promote(quiet, weekly, _key(where), registry=registry)
     assert _state(lake, registry) == _state(quiet, registry)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 from scipy.stats import binom
 
-from include.promote.interval import bounds, gain
+from include.stats.intervals import estimate_gain, gain_bounds
 
 Matrix = NDArray[np.float64]
 LEVELS = (0.05, 0.0304, 0.0076)  # alpha as it is, and the shares of a first and a second attempt
@@ -48,7 +48,7 @@ def test_the_closed_form_is_the_bootstrap() -> None:
     worse, better = rows * random.normal(0.5, 0.05, 24), rows * random.normal(0.4, 0.05, 24)
     drawn = _blocks(24, 3, 40_000)
     means = (worse - better)[drawn].sum(1) / rows[drawn].sum(1)
-    found = gain(worse, better, rows, 3, 0.05)
+    found = estimate_gain(worse, better, rows, 3, 0.05)
     error = (found.mean - found.low) / stdtrit(7, 0.95) / np.sqrt(8 / 7)
     assert error == pytest.approx(means.std(), rel=0.03)
     assert found.mean == pytest.approx((worse - better).sum() / rows.sum())
@@ -64,7 +64,7 @@ def test_noise_passes_as_rarely_as_is_said(
     rows = random.integers(650, 1000, nights)
     noise = kind(random, (3000, nights)) * rows
     for alpha in LEVELS:
-        passed = sum(gain(row, np.zeros(nights), rows, 3, alpha).low > 0 for row in noise)
+        passed = sum(estimate_gain(row, np.zeros(nights), rows, 3, alpha).low > 0 for row in noise)
         assert passed <= binom.ppf(0.999, 3000, alpha), (alpha, passed)
 
 
@@ -79,7 +79,7 @@ def test_nights_that_resemble_each_other_cost_little(nights: int) -> None:
     rows = random.integers(650, 1000, nights).astype(float)
     noise = _resembling(random, (40_000, nights)) * rows
     for alpha in (*LEVELS, 0.0019):
-        _, low = bounds(noise, np.broadcast_to(rows, noise.shape), 3, np.asarray(alpha))
+        _, low = gain_bounds(noise, np.broadcast_to(rows, noise.shape), 3, np.asarray(alpha))
         passed = int((low > 0).sum())
         assert passed <= binom.ppf(0.999, len(noise), 1.25 * alpha), (alpha, passed)
 
@@ -90,9 +90,9 @@ def test_many_windows_at_once_are_each_by_itself() -> None:
     rows = random.integers(600, 1000, (4, 3, 14))
     worse, better = rows * random.normal(0.5, 0.1, rows.shape), rows * random.normal(0.45, 0.1, rows.shape)
     levels = np.array([0.05, 0.0304, 0.0076])
-    mean, low = bounds(worse - better, rows.astype(float), 3, levels)
+    mean, low = gain_bounds(worse - better, rows.astype(float), 3, levels)
     for at in np.ndindex(4, 3):
-        alone = gain(worse[at], better[at], rows[at], 3, levels[at[1]])
+        alone = estimate_gain(worse[at], better[at], rows[at], 3, levels[at[1]])
         assert (mean[at], low[at]) == pytest.approx((alone.mean, alone.low), rel=1e-9)
 
 
@@ -113,7 +113,7 @@ def test_a_real_gain_is_seen() -> None:
     for nights, least in ((12, 0.7), (28, 0.98)):
         rows = random.integers(650, 1000, nights)
         better = (1 + _independent(random, (1000, nights))) * rows
-        seen = sum(gain(row, np.zeros(nights), rows, 3, LEVELS[1]).low > 0 for row in better) / 1000
+        seen = sum(estimate_gain(row, np.zeros(nights), rows, 3, LEVELS[1]).low > 0 for row in better) / 1000
         assert seen >= least, (nights, seen)
 
 
@@ -125,12 +125,12 @@ def test_a_real_gain_is_seen() -> None:
 def test_what_must_hold_of_any_losses(rows: list[tuple[float, float, int]], block: int, alpha: float) -> None:
     """The bound lies below the mean and falls as the level rises; it is repeatable; no night comes first."""
     worse, better, counts = (np.array(column) for column in zip(*rows, strict=True))
-    found = gain(worse, better, counts, block, alpha)
+    found = estimate_gain(worse, better, counts, block, alpha)
     assert found.low <= found.mean
-    assert gain(worse, better, counts, block, alpha / 2).low <= found.low
-    assert gain(worse, better, counts, block, alpha) == found
-    turned = gain(np.roll(worse, 1), np.roll(better, 1), np.roll(counts, 1), block, alpha)
+    assert estimate_gain(worse, better, counts, block, alpha / 2).low <= found.low
+    assert estimate_gain(worse, better, counts, block, alpha) == found
+    turned = estimate_gain(np.roll(worse, 1), np.roll(better, 1), np.roll(counts, 1), block, alpha)
     assert turned.low == pytest.approx(found.low, rel=1e-6, abs=1e-6)
-    against = gain(better, worse, counts, block, alpha)
+    against = estimate_gain(better, worse, counts, block, alpha)
     assert against.mean == pytest.approx(-found.mean)
     assert not (against.low > 0 and found.low > 0)

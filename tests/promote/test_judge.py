@@ -10,23 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.promote.case import spent
-from include.promote.checks import RULES
-from include.promote.evidence import Evidence, Losses
-from include.promote.facts import EdgeCase, Leak, Serving, Slice
-from include.promote.facts import Fairness as FairnessFound
-from include.promote.interval import Gain
-from include.promote.judge import (
-    BLESSED,
-    NOT_BLESSED,
-    NOT_ENOUGH,
-    RUBBER_STAMPED,
-    Verdict,
-    checks_of,
-    judge,
-)
+from include.judge.checks import RULES
+from include.judge.context import attempt_alpha
+from include.judge.evidence import EdgeCase, Evidence, Leak, Losses, Serving, Slice
+from include.judge.evidence import Fairness as FairnessFound
+from include.judge.judge import BLESSED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED, Verdict, checks_of, judge
 from include.spec import load
 from include.spec.gate import Fairness, Gate, Requirement, Slices
+from include.stats.intervals import Gain
 from tests.promote.conftest import evidence, facts, losses, nights
 
 RATES = Fairness(
@@ -307,12 +298,12 @@ def test_trying_again_must_show_more() -> None:
 
 def test_all_attempts_together_spend_alpha() -> None:
     """The shares of however many attempts sum to alpha and not more."""
-    shares = [spent(0.05, k) for k in range(1, 100_000)]
+    shares = [attempt_alpha(0.05, k) for k in range(1, 100_000)]
     assert sum(shares) < 0.05
     assert sum(shares) == pytest.approx(0.05, rel=1e-4)
     assert shares == sorted(shares, reverse=True)
     with pytest.raises(ValueError, match="from 1"):
-        spent(0.05, 0)
+        attempt_alpha(0.05, 0)
 
 
 def test_a_loop_that_retries_promotes_noise_as_rarely_as_declared() -> None:

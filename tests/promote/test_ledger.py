@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.errors import NotPublished
-from include.lake import Lake
+from include.judge.evidence import Evidence
+from include.judge.judge import BLESSED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED, Check, Verdict
 from include.promote import ledger
-from include.promote.evidence import Evidence
-from include.promote.judge import BLESSED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED, Check, Verdict
-from include.tables import ATTEMPTS, DEPLOYMENTS
+from include.storage.lake import Lake
+from include.storage.schemas import ATTEMPTS, DEPLOYMENTS
 from tests.promote.conftest import evidence, losses
 
 
@@ -115,19 +115,19 @@ def test_a_later_switch_changes_no_served_night(moves: list[tuple[str, int, str]
 def test_the_rival_of_a_training_is_found_again(lake: Lake) -> None:
     """A training has to beat the same champion before and after its own promotion, an old one an older."""
     _write(lake, _row(1, "a", "2013-03-01"), _row(2, "b", "2013-03-08"))
-    before = ledger.rival(lake, "2013-03-15", "key of c")
+    before = ledger.champion_to_beat(lake, "2013-03-15", "key of c")
     assert before is not None
     assert before["model"] == "b"
     _write(lake, _row(3, "c", "2013-03-15"))
-    assert ledger.rival(lake, "2013-03-15", "key of c") == before
-    assert (ledger.rival(lake, "2013-03-15", "another") or {})["model"] == "c"
-    assert (ledger.rival(lake, "2013-03-07", "old") or {})["model"] == "a"
-    assert ledger.rival(lake, "2013-02-01", "older") is None
+    assert ledger.champion_to_beat(lake, "2013-03-15", "key of c") == before
+    assert (ledger.champion_to_beat(lake, "2013-03-15", "another") or {})["model"] == "c"
+    assert (ledger.champion_to_beat(lake, "2013-03-07", "old") or {})["model"] == "a"
+    assert ledger.champion_to_beat(lake, "2013-02-01", "older") is None
     forced = {"attempt": ledger.forced_key("key of d"), "request": "run 7"}
     _write(lake, _row(4, "d", "2013-03-16", "forced", **forced))
-    assert (ledger.rival(lake, "2013-03-16", "key of d") or {})["model"] == "c"
+    assert (ledger.champion_to_beat(lake, "2013-03-16", "key of d") or {})["model"] == "c"
     _write(lake, _row(5, "c", "2013-03-16", attempt="key of c", request="run 8", kind="rolled back"))
-    assert ledger.rival(lake, "2013-03-15", "key of c") == before
+    assert ledger.champion_to_beat(lake, "2013-03-15", "key of c") == before
 
 
 def _try(lake: Lake, name: str, verdict: str, night: str = "2013-03-10", of: str = "a") -> ledger.Row:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from include.promote import checks
-from include.promote.judge import BLESSED, Verdict
+from include.judge import checks
+from include.judge.judge import BLESSED, Verdict
 from tests.promote import test_judge as sentences
 
 REFUSALS: list[Callable[[], None]] = [

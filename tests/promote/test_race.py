@@ -9,15 +9,14 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
-from include import models
-from include.lake import Lake
+from include.judge.judge import BLESSED
+from include.models import artifacts
+from include.models.registry import Registry
 from include.promote import ledger
 from include.promote.approval import APPROVED, REJECTED, WAITS
-from include.promote.judge import BLESSED
-from include.promote.obstacle import books, obstacle
-from include.promote.run import decide, promote
-from include.registry import Registry
+from include.promote.promotion import judge_and_record, promote, promotion_blocker, read_ledgers
 from include.spec import UseCase
+from include.storage.lake import Lake
 from tests.promote.conftest import asking, model
 from tests.promote.racing import act, processes
 
@@ -41,7 +40,7 @@ def race() -> Iterator[Race]:
 def _stored(lake: Lake) -> None:
     """All models lie in the lake already, so that the races are about the ledgers."""
     for number in range(5):
-        models.store(lake, model(number))
+        artifacts.store_model(lake, model(number))
 
 
 def _key(evaluation: str) -> str:
@@ -50,7 +49,7 @@ def _key(evaluation: str) -> str:
 
 def _first(lake: Lake, spec: UseCase, attempt: Callable[..., str], gone: Registry) -> None:
     where = attempt(1, FIRST)
-    decide(lake, spec, where)
+    judge_and_record(lake, spec, where)
     promote(lake, spec, _key(where), registry=gone)
 
 
@@ -71,7 +70,7 @@ def test_one_of_four_first_challengers_is_promoted(
     """Four that were judged against nobody: the fastest is promoted, the others see it and stand back."""
     where = [attempt(version, FIRST) for version in range(1, 5)]
     for evaluation in where:
-        decide(lake, weekly, evaluation)
+        judge_and_record(lake, weekly, evaluation)
     ends = race(lake, [("promote", _key(evaluation)) for evaluation in where])
     rows = _serial(lake)
     assert len(rows) == 1
@@ -84,7 +83,7 @@ def test_one_promotion_asked_for_four_times_is_one(
 ) -> None:
     """Four runs of the same task make one switch, and all return it."""
     where = attempt(1, FIRST)
-    decide(lake, weekly, where)
+    judge_and_record(lake, weekly, where)
     ends = race(lake, [("promote", _key(where))] * 4)
     assert len(_serial(lake)) == 1
     assert len(set(ends)) == 1
@@ -97,7 +96,7 @@ def test_four_that_nothing_stands_in_the_way_of_are_all_switched(
     """Forced promotions all succeed, one after the other: no row is lost and no number is used twice."""
     where = [attempt(version, FIRST, loss=20.0) for version in range(1, 5)]
     for evaluation in where:
-        decide(lake, weekly, evaluation)
+        judge_and_record(lake, weekly, evaluation)
     ends = race(lake, [("force", _key(evaluation)) for evaluation in where])
     rows = _serial(lake)
     assert sorted(row["version"] for row in rows) == ["1", "2", "3", "4"]
@@ -127,10 +126,10 @@ def test_a_rollback_and_a_promotion_at_once(
     """Whichever is first, the other decides again: a promotion is superseded, a rollback asks."""
     _first(lake, weekly, attempt, gone)
     second = attempt(2, SECOND, champion=1)
-    decide(lake, weekly, second)
+    judge_and_record(lake, weekly, second)
     promote(lake, weekly, _key(second), registry=gone)
     third = attempt(3, THIRD, champion=2)
-    assert decide(lake, weekly, third).verdict == BLESSED
+    assert judge_and_record(lake, weekly, third).verdict == BLESSED
     moves = [("rollback", ""), ("promote", _key(third))]
     back, ahead = race(lake, moves if turn % 2 else moves[::-1])[:: 1 if turn % 2 else -1]
     rows = _serial(lake)
@@ -149,7 +148,7 @@ def test_four_rollbacks_to_one_version_are_one(
     """Four people who press the same button go back once."""
     _first(lake, weekly, attempt, gone)
     second = attempt(2, SECOND, champion=1)
-    decide(lake, weekly, second)
+    judge_and_record(lake, weekly, second)
     promote(lake, weekly, _key(second), registry=gone)
     ends = race(lake, [("rollback", "1")] * 4)
     rows = _serial(lake)
@@ -164,7 +163,7 @@ def test_of_a_yes_and_a_no_at_once_the_first_stays(
     """Two say yes and two say no: all four are told the same answer, and that one is acted on."""
     human = asking(weekly)
     where = attempt(1, FIRST, spec=human)
-    decide(lake, human, where)
+    judge_and_record(lake, human, where)
     key = _key(where)
     ends = race(lake, [(APPROVED, key), (REJECTED, key)] * 2, human=True)
     (row,) = lake.rows("approvals")
@@ -181,7 +180,7 @@ def test_an_approval_its_promotion_and_a_newer_verdict_at_once(
     human = asking(weekly)
     where = [attempt(version, night, spec=human) for version, night in ((1, FIRST), (2, SECOND))]
     old, new = map(_key, where)
-    decide(lake, human, where[0])
+    judge_and_record(lake, human, where[0])
     moves = [(APPROVED, old), ("promote", old), ("decide", where[1]), ("promote", old)]
     race(lake, moves if turn else moves[::-1], human=True)
     (row,) = lake.rows("approvals")
@@ -189,7 +188,7 @@ def test_an_approval_its_promotion_and_a_newer_verdict_at_once(
     served = ledger.champions(ledger.switches(lake))
     assert {(row["attempt"], row["by"]) for row in served} <= {(old, "ann")}
     assert promote(lake, human, new, registry=gone) is None
-    why = [obstacle(books(lake, human), ledger.attempt(lake, key)) for key in (old, new)]
+    why = [promotion_blocker(read_ledgers(lake, human), ledger.attempt(lake, key)) for key in (old, new)]
     if served:  # the newer one was compared with nobody, and has to be trained again
         assert why[1].startswith(("superseded: judged against no champion", "not blessed"))
     else:
@@ -205,9 +204,9 @@ def test_a_force_a_rollback_and_a_promotion_at_once(
     second, third = attempt(2, SECOND, champion=1), attempt(3, THIRD, champion=2)
     worse = attempt(4, SECOND, champion=1, loss=20.0)
     for where in (second, worse):
-        decide(lake, weekly, where)
+        judge_and_record(lake, weekly, where)
     promote(lake, weekly, _key(second), registry=gone)
-    decide(lake, weekly, third)
+    judge_and_record(lake, weekly, third)
     moves = [("rollback", "1"), ("promote", _key(third)), ("force", _key(worse))]
     ends = dict(zip(moves if turn else moves[::-1], race(lake, moves if turn else moves[::-1]), strict=True))
     rows = _serial(lake)[2:]

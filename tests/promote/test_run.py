@@ -8,18 +8,17 @@ from collections.abc import Callable
 import pyarrow as pa
 import pytest
 
-from include import models
 from include.errors import EvergreenError, ModelError, NotPublished, StaleDecision
-from include.lake import Lake
+from include.judge.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED
+from include.models import artifacts
+from include.models.registry import Registry
 from include.promote import ledger
-from include.promote.back import rollback
-from include.promote.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED
-from include.promote.mirror import mirror
-from include.promote.run import decide, force, promote
-from include.refs import digest_bytes
-from include.registry import Registry
+from include.promote.promotion import force, judge_and_record, mirror_aliases, promote
+from include.promote.rollback import rollback
+from include.references import digest_bytes
 from include.spec import UseCase
-from include.tables import ATTEMPTS, DEPLOYMENTS, PARTITIONS
+from include.storage.lake import Lake
+from include.storage.schemas import ATTEMPTS, DEPLOYMENTS, PARTITIONS
 from tests.promote.conftest import model
 
 Attempt = Callable[..., str]
@@ -49,7 +48,7 @@ def _three(lake: Lake, spec: UseCase, attempt: Attempt, registry: Registry) -> l
     keys = []
     for version, night in ((1, FIRST), (2, SECOND), (3, THIRD)):
         where = attempt(version, night, champion=version - 1)
-        decide(lake, spec, where)
+        judge_and_record(lake, spec, where)
         assert promote(lake, spec, _key(where), registry=registry) is not None
         keys.append(_key(where))
     return keys
@@ -60,7 +59,7 @@ def test_the_first_challenger_serves_from_the_next_night(
 ) -> None:
     """With nothing to compare with it is rubber-stamped; then models, ledger and alias all say version 1."""
     where = attempt(1, FIRST)
-    verdict = decide(lake, weekly, where)
+    verdict = judge_and_record(lake, weekly, where)
     assert verdict.verdict == RUBBER_STAMPED
     ref = promote(lake, weekly, _key(where), registry=registry)
     assert ref is not None
@@ -71,7 +70,7 @@ def test_the_first_challenger_serves_from_the_next_night(
         (1, "baseline", "promoted"),
         (1, "champion", "promoted"),
     ]
-    assert [models.fetch(lake, row["model"]).steps[0][1].constant for row in rows] == [0, 1]
+    assert [artifacts.load_model(lake, row["model"]).steps[0][1].constant for row in rows] == [0, 1]
     assert b'"prior": 0.2' in (lake.get(f"models/{ref.digest}.json") or b"")
     assert registry.aliases("weekly_sales") == {"champion": "1"}
     assert lake.version("deployments") == 1  # made, and one commit
@@ -82,7 +81,7 @@ def test_judging_and_promoting_again_changes_nothing(
 ) -> None:
     """Three times is once: one attempt, one switch, one reference, also when MLflow has gone meanwhile."""
     where = attempt(1, FIRST)
-    verdicts = [decide(lake, weekly, where) for _ in range(3)]
+    verdicts = [judge_and_record(lake, weekly, where) for _ in range(3)]
     refs = [promote(lake, weekly, _key(where), registry=r) for r in (registry, registry, gone)]
     assert verdicts[0] == verdicts[1] == verdicts[2]
     assert refs[0] == refs[1] == refs[2]
@@ -108,18 +107,18 @@ def test_an_unblessed_challenger_is_an_outcome(
 ) -> None:
     """Worse, or judged on too few nights: recorded with its sentence, and the champion stays in place."""
     where = attempt(1, FIRST)
-    decide(lake, weekly, where)
+    judge_and_record(lake, weekly, where)
     promote(lake, weekly, _key(where), registry=registry)
     before = lake.version("deployments")
     worse = attempt(2, SECOND, champion=1, loss=3.0)
     thin = attempt(3, SECOND, champion=1, count=3)
-    assert decide(lake, weekly, worse).verdict == NOT_BLESSED
-    assert decide(lake, weekly, thin).verdict == NOT_ENOUGH
+    assert judge_and_record(lake, weekly, worse).verdict == NOT_BLESSED
+    assert judge_and_record(lake, weekly, thin).verdict == NOT_ENOUGH
     assert promote(lake, weekly, _key(worse), registry=registry) is None
     assert promote(lake, weekly, _key(thin), registry=registry) is None
     assert lake.version("deployments") == before
     assert registry.aliases("weekly_sales") == {"champion": "1"}
-    assert lake.get(models.key(digest_bytes(model(2)))) is None
+    assert lake.get(artifacts.model_key(digest_bytes(model(2)))) is None
 
 
 def test_a_promotion_in_between_changes_no_served_night(
@@ -127,10 +126,10 @@ def test_a_promotion_in_between_changes_no_served_night(
 ) -> None:
     """A promotion takes effect after the last served night, so that re-scoring that one finds who served."""
     first, second = attempt(1, FIRST), attempt(2, SECOND, champion=1)
-    decide(lake, weekly, first)
+    judge_and_record(lake, weekly, first)
     promote(lake, weekly, _key(first), registry=registry)
     _serve(lake, SECOND, THIRD)  # version 1 has served a week after version 2's evidence
-    decide(lake, weekly, second)
+    judge_and_record(lake, weekly, second)
     promote(lake, weekly, _key(second), registry=registry)
     assert [_champion(lake, night) for night in (FIRST, SECOND, THIRD, FOURTH)] == ["", "1", "1", "2"]
 
@@ -141,10 +140,10 @@ def test_a_backfilled_training_is_recorded_and_never_deployed(
     """A training of a week before the champion's evidence may be blessed, and still isn't switched to."""
     for version, night, champion in ((1, FIRST, 0), (3, THIRD, 1)):
         where = attempt(version, night, champion=champion)
-        decide(lake, weekly, where)
+        judge_and_record(lake, weekly, where)
         promote(lake, weekly, _key(where), registry=registry)
     old = attempt(2, SECOND, champion=1)
-    assert decide(lake, weekly, old).verdict == BLESSED
+    assert judge_and_record(lake, weekly, old).verdict == BLESSED
     assert promote(lake, weekly, _key(old), registry=registry) is None
     # nor after a rollback to a champion that is older than it
     rollback(lake, weekly, None, "ann", "version 3 is slow")
@@ -158,10 +157,10 @@ def test_a_verdict_about_another_champion_is_superseded(
 ) -> None:
     """Two challengers beat the same champion: the second to be promoted was never compared with the first."""
     first = attempt(1, FIRST)
-    decide(lake, weekly, first)
+    judge_and_record(lake, weekly, first)
     promote(lake, weekly, _key(first), registry=registry)
     two, three = attempt(2, SECOND, champion=1), attempt(3, SECOND, champion=1)
-    assert [decide(lake, weekly, where).verdict for where in (two, three)] == [BLESSED, BLESSED]
+    assert [judge_and_record(lake, weekly, where).verdict for where in (two, three)] == [BLESSED, BLESSED]
     assert promote(lake, weekly, _key(two), registry=registry) is not None
     with caplog.at_level("INFO"):
         assert promote(lake, weekly, _key(three), registry=registry) is None
@@ -171,10 +170,10 @@ def test_a_verdict_about_another_champion_is_superseded(
 def test_what_cannot_be_judged_is_refused(lake: Lake, weekly: UseCase, attempt: Attempt) -> None:
     """No evidence, or evidence of another declaration, is an error and no verdict."""
     with pytest.raises(NotPublished, match="run evaluate"):
-        decide(lake, weekly, "evaluations/none.json")
+        judge_and_record(lake, weekly, "evaluations/none.json")
     changed = weekly.model_copy(update={"labels": weekly.labels.model_copy(update={"sql": "units + 1"})})
     with pytest.raises(StaleDecision, match="train again"):
-        decide(lake, changed, attempt(1, FIRST))
+        judge_and_record(lake, changed, attempt(1, FIRST))
     assert ledger.attempts(lake) == []
 
 
@@ -184,27 +183,31 @@ def test_a_damaged_model_is_not_switched_to(
     """Damaged or unreadable bytes in the registry switch nothing; a damaged copy in the lake is replaced."""
     with registry.recording("weekly_sales", "key-5", "run 5") as run:
         files = {
-            models.key(digest_bytes(model(5))): b"half a mod",
-            models.key(digest_bytes(model(0))): model(0),
+            artifacts.model_key(digest_bytes(model(5))): b"half a mod",
+            artifacts.model_key(digest_bytes(model(0))): model(0),
         }
         registry.put(run, files)
-        registry.register(run, "weekly_sales", models.load(model(5), digest_bytes(model(5))))
+        registry.register(run, "weekly_sales", artifacts.deserialize(model(5), digest_bytes(model(5))))
     damaged, where = attempt(5, FIRST), attempt(1, FIRST)
-    assert decide(lake, weekly, damaged).verdict == decide(lake, weekly, where).verdict == RUBBER_STAMPED
+    assert (
+        judge_and_record(lake, weekly, damaged).verdict
+        == judge_and_record(lake, weekly, where).verdict
+        == RUBBER_STAMPED
+    )
     with pytest.raises(ModelError, match="SHA-256"):
         promote(lake, weekly, _key(damaged), registry=registry)
     with registry.recording("weekly_sales", "key-6", "run 6") as run:
-        registry.put(run, {models.key(digest_bytes(b"no model")): b"no model"})
-        registry.register(run, "weekly_sales", models.load(model(6), digest_bytes(model(6))))
+        registry.put(run, {artifacts.model_key(digest_bytes(b"no model")): b"no model"})
+        registry.register(run, "weekly_sales", artifacts.deserialize(model(6), digest_bytes(model(6))))
     unreadable = attempt(6, FIRST, data=b"no model")
-    decide(lake, weekly, unreadable)
+    judge_and_record(lake, weekly, unreadable)
     with pytest.raises(ModelError, match="a skops file"):
         promote(lake, weekly, _key(unreadable), registry=registry)
     assert ledger.switches(lake) == []
-    assert lake.get(models.key(digest_bytes(b"no model"))) is None
-    lake.replace(models.key(digest_bytes(model(1))), b"half a mod")
+    assert lake.get(artifacts.model_key(digest_bytes(b"no model"))) is None
+    lake.replace(artifacts.model_key(digest_bytes(model(1))), b"half a mod")
     assert promote(lake, weekly, _key(where), registry=registry) is not None
-    assert models.fetch(lake, digest_bytes(model(1))).steps[0][1].constant == 1
+    assert artifacts.load_model(lake, digest_bytes(model(1))).steps[0][1].constant == 1
 
 
 def test_a_switch_stands_without_mlflow(
@@ -217,13 +220,13 @@ def test_a_switch_stands_without_mlflow(
 ) -> None:
     """With the models in the lake a promotion needs no registry; the next that looks corrects the aliases."""
     where = attempt(1, FIRST)
-    decide(lake, weekly, where)
-    models.store(lake, model(0))
-    models.store(lake, model(1))
+    judge_and_record(lake, weekly, where)
+    artifacts.store_model(lake, model(0))
+    artifacts.store_model(lake, model(1))
     assert promote(lake, weekly, _key(where), registry=gone) is not None
     assert "not mirrored" in caplog.text
     assert registry.aliases("weekly_sales") == {}
-    assert mirror(lake, weekly, registry)
+    assert mirror_aliases(lake, weekly, registry)
     assert registry.aliases("weekly_sales") == {"champion": "1"}
 
 
@@ -278,7 +281,7 @@ def test_a_rollback_that_cannot_serve_is_refused(
     for by, reason in (("", "slow"), ("ann", " ")):
         with pytest.raises(EvergreenError, match="by whom, and why"):
             rollback(lake, weekly, None, by, reason)
-    lake.replace(models.key(digest_bytes(model(2))), b"half a mod")
+    lake.replace(artifacts.model_key(digest_bytes(model(2))), b"half a mod")
     with pytest.raises(ModelError, match="SHA-256"):
         rollback(lake, weekly, None, "ann", "slow")
     assert lake.version("deployments") == version
@@ -289,9 +292,9 @@ def test_a_person_can_overrule_the_gate(
 ) -> None:
     """Force deploys what the gate refused, once, and its name and reason are kept beside the verdict."""
     first, worse = attempt(1, FIRST), attempt(2, SECOND, champion=1, loss=3.0)
-    decide(lake, weekly, first)
+    judge_and_record(lake, weekly, first)
     promote(lake, weekly, _key(first), registry=registry)
-    decide(lake, weekly, worse)
+    judge_and_record(lake, weekly, worse)
     with pytest.raises(EvergreenError, match="by whom, and why"):
         force(lake, weekly, _key(worse), "ann", "", registry=registry)
     ref = force(lake, weekly, _key(worse), "ann", "the champion leaks", registry=registry)
@@ -311,9 +314,9 @@ def test_what_was_forced_can_be_forced_again(
 ) -> None:
     """After another switch a second force of the same attempt switches; the same request does so once."""
     first, worse = attempt(1, FIRST), attempt(2, SECOND, champion=1, loss=3.0)
-    decide(lake, weekly, first)
+    judge_and_record(lake, weekly, first)
     promote(lake, weekly, _key(first), registry=registry)
-    decide(lake, weekly, worse)
+    judge_and_record(lake, weekly, worse)
     key = _key(worse)
     force(lake, weekly, key, "ann", "a try", registry=registry, request="run 1")
     rollback(lake, weekly, "1", "ann", "no better")
@@ -339,10 +342,10 @@ def test_what_was_forced_can_be_forced_again(
     (forced,) = [row for row in ledger.attempts(lake) if row["verdict"] == FORCED]
     assert forced["sentence"].startswith("forced by ann: a try")
     # evaluating it again finds the champion that it had to beat then, however often it was switched to
-    assert (ledger.rival(lake, SECOND, key) or {})["version"] == "1"
+    assert (ledger.champion_to_beat(lake, SECOND, key) or {})["version"] == "1"
     # gone back to, it still shows as forced
     third = attempt(3, THIRD, champion=2)
-    decide(lake, weekly, third)
+    judge_and_record(lake, weekly, third)
     promote(lake, weekly, _key(third), registry=registry)
     rollback(lake, weekly, None, "ann", "late")
     assert ledger.was_forced(ledger.champions(ledger.switches(lake))[-1])

@@ -14,16 +14,17 @@ from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 
-from include import models, tables
-from include.lake import Lake
+from include.judge.judge import BLESSED, RUBBER_STAMPED, Verdict
+from include.models import artifacts
+from include.models.registry import Registry
 from include.promote import ledger
-from include.promote.judge import BLESSED, RUBBER_STAMPED, Verdict
-from include.promote.run import promote
-from include.refs import Ref, digest_bytes
-from include.registry import Registry
-from include.rollout.run import advance
-from include.score.run import score
+from include.promote.promotion import promote
+from include.references import Ref, digest_bytes
+from include.rollout.pipeline import advance
+from include.score.pipeline import score
 from include.spec import UseCase
+from include.storage import schemas
+from include.storage.lake import Lake
 from tests.deployments import newest_by_role
 from tests.features import parcels
 from tests.kept import lay
@@ -40,7 +41,7 @@ def model(name: str) -> bytes:
     made.fit(parcels_frame(), np.array([0.0, 1.0]))
     made[-1].coef_ = np.array([[COEFFICIENTS[name]]])
     made[-1].intercept_ = np.array([-6.2 * COEFFICIENTS[name]])
-    return models.dump(made)
+    return artifacts.serialize(made)
 
 
 def parcels_frame() -> Any:
@@ -83,7 +84,7 @@ class Depot:
             weight = weights.get((self.spec.clock.shift(row["night"], -2), row["depot"], row["parcel"]))
             late = weight is not None and random.random() < 1 / (1 + np.exp(-0.8 * (weight - 6.2)))
             row["delay"] = 20.0 if late else 0.0
-        table = pa.Table.from_pylist(rows, schema=tables.validated(self.spec.sources["arrivals"]))
+        table = pa.Table.from_pylist(rows, schema=schemas.validated_schema(self.spec.sources["arrivals"]))
         lake.publish("validated_arrivals", table, {"night": sorted({row["night"] for row in rows})})
 
     def promote(self, name: str, night: str, **changes: Any) -> Ref | None:
@@ -93,8 +94,8 @@ class Depot:
     def judged(self, name: str, night: str, **changes: Any) -> str:
         """Judge a model blessed, against whoever serves, and return the attempt's key."""
         data, champion = model(name), newest_by_role(self.lake).get("champion")
-        models.store(self.lake, data)
-        baseline = models.store(self.lake, model("forgot"))
+        artifacts.store_model(self.lake, data)
+        baseline = artifacts.store_model(self.lake, model("forgot"))
         found = losses([1.0], [2.0] if champion else None, prior=[3.0])
         made = evidence(found, usecase="parcels", night=night, spec=self.spec.digest, data=f"{name}{night}")
         made = replace(made, version=name, model=digest_bytes(data), baseline_model=baseline, prior=0.4)

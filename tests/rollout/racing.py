@@ -6,9 +6,9 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 from include.errors import EvergreenError
-from include.lake import Lake
-from include.rollout.run import advance
+from include.rollout.pipeline import advance
 from include.spec.load import read
+from include.storage.lake import Lake
 from tests.promote.racing import switched
 
 

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from include import models
-from include.score.run import score
-from include.verify import verify
+from include.models import artifacts
+from include.ops.verify import verify
+from include.score.pipeline import score
 from tests.deployments import newest_by_role
 from tests.kept import lay
 from tests.rollout.conftest import Depot, model
@@ -91,7 +91,7 @@ def test_a_night_without_its_row_in_partitions_is_made_anew(shadowed: Depot) -> 
 def test_a_model_that_can_score_again_joins_those_that_did(shadowed: Depot) -> None:
     """Its bytes were damaged and are whole again: the night run again has its rows as well."""
     night, lake = "2024-03-14", shadowed.lake
-    place = models.key(newest_by_role(lake)["champion"]["model"])
+    place = artifacts.model_key(newest_by_role(lake)["champion"]["model"])
     lake.replace(place, b"damaged")
     score(lake, shadowed.spec, night)
     assert {row["version"] for row in lake.rows("shadows", {"night": night})} == {"knows"}

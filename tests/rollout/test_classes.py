@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from include import models
-from include.evaluate.metrics import loss
 from include.features.build import features, labels
-from include.lake import Lake
-from include.promote.evidence import CHALLENGER, CHAMPION
-from include.rollout.live import losses
-from include.rollout.trial import SHADOW, Trial
+from include.judge.evidence import CHALLENGER, CHAMPION
+from include.models import artifacts
+from include.promote.trials import SHADOW, Trial
+from include.rollout.pipeline import live_losses
 from include.score import predictions
-from include.score.ladder import Served, Step
+from include.score.fallback import Rung, Served
+from include.stats.metrics import row_losses
+from include.storage.lake import Lake
 from tests.train import visits
 
 NIGHTS = ("2024-03-20", "2024-03-21", "2024-03-22")
@@ -30,14 +30,14 @@ def test_both_models_lose_on_the_same_rows(tmp_path: Path) -> None:
     for table, model in (("predictions", "old"), ("shadows", "new")):
         for night in NIGHTS:
             rows = features(lake, spec, [night])
-            assert models.frame(rows, spec).shape == (40, 3)
+            assert artifacts.model_input(rows, spec).shape == (40, 3)
             said[model, night] = random.dirichlet([2, 3, 4], rows.num_rows)
-            served = Served(Step("champion", model, model), "", said[model, night])
-            made = predictions.build(spec, rows, served)
+            served = Served(Rung("champion", model, model), "", said[model, night])
+            made = predictions.build_predictions(spec, rows, served)
             made = made.slice(10) if model == "new" and night == NIGHTS[0] else made
             lake.publish(table, made, {"night": night, "model": model})
     sides = [{"model": name, "version": name, "effective": NIGHTS[0]} for name in ("new", "old")]
-    found = losses(lake, spec, Trial(SHADOW, *sides), visits.LAST)
+    found = live_losses(lake, spec, Trial(SHADOW, *sides), visits.LAST)
     came = labels(lake, spec, NIGHTS, known=visits.LAST)
     assert found.nights == NIGHTS
     for place, night in enumerate(NIGHTS):
@@ -45,5 +45,5 @@ def test_both_models_lose_on_the_same_rows(tmp_path: Path) -> None:
         there = np.isfinite(actual) & (np.arange(40) >= (10 if not place else 0))
         assert found.rows[place] == there.sum()
         for name, model in ((CHALLENGER, "new"), (CHAMPION, "old")):
-            each = loss("log_loss", actual[there], said[model, night][there])
+            each = row_losses("log_loss", actual[there], said[model, night][there])
             assert found.sums[name][place] == pytest.approx(each.sum())

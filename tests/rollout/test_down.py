@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from include.monitor.realise import realise
+from include.monitor.performance import publish_performance
 from include.monitor.state import State
 from include.promote import ledger
-from include.promote.back import rollback
-from include.rollout.run import advance
+from include.promote.rollback import rollback
+from include.rollout.pipeline import advance
 from include.spec.gate import Rollout
 from include.spec.stages import Monitoring
 from tests.deployments import newest_by_role
@@ -51,7 +51,7 @@ def nights(made: Depot, first: str, last: str) -> list[str]:
     said = []
     for night in made.spec.clock.keys(first, last):
         said.append(made.night(night))
-        realise(made.lake, made.spec, State(made.lake, made.spec, night))
+        publish_performance(made.lake, made.spec, State(made.lake, made.spec, night))
     return said
 
 
@@ -75,7 +75,7 @@ def test_a_backfilled_night_steps_nobody_down(bad: Depot) -> None:
     """Old nights that are run again change nothing; the newest one acts once, and again is as once."""
     for night in bad.spec.clock.keys("2024-03-06", "2024-03-15"):
         bad.night(night)
-    realise(bad.lake, bad.spec, State(bad.lake, bad.spec, "2024-03-15"))
+    publish_performance(bad.lake, bad.spec, State(bad.lake, bad.spec, "2024-03-15"))
     assert "only the newest served night" in advance(bad.lake, bad.spec, "2024-03-14").note
     assert len(bad.switches()) == 1
     assert "steps down" in advance(bad.lake, bad.spec, "2024-03-15").note

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.promote.evidence import CHALLENGER, CHAMPION, Losses
-from include.rollout.policy import BACK, FORWARD, STAY, move
-from include.rollout.trial import CANARY, SHADOW, WATCH
+from include.judge.evidence import CHALLENGER, CHAMPION, Losses
+from include.promote.trials import CANARY_ROLE, SHADOW, WATCH_ROLE
+from include.rollout.policy import BACK, FORWARD, STAY, next_step
 from include.spec.gate import Gate, Rollout
 from tests.promote.conftest import nights
 
@@ -27,43 +27,43 @@ def _noisy(count: int, gain: float, seed: int = 1) -> Losses:
     return _losses(night - gain + 0.02 * random.standard_normal(count), night)
 
 
-@pytest.mark.parametrize("kind", [SHADOW, CANARY, WATCH])
+@pytest.mark.parametrize("kind", [SHADOW, CANARY_ROLE, WATCH_ROLE])
 @pytest.mark.parametrize(
     ("gain", "count", "step"),
     [(0.1, 13, STAY), (0.1, 14, FORWARD), (-0.1, 6, STAY), (-0.1, 7, BACK), (0.0, 0, STAY)],
 )
 def test_a_step_needs_its_nights(kind: str, gain: float, count: int, step: str) -> None:
     """Forward after the declared nights, back from the first look on; a watch has no forward."""
-    expected = STAY if kind == WATCH and step == FORWARD else step
-    assert move(kind, _noisy(count, gain), count, GATE).step == expected
+    expected = STAY if kind == WATCH_ROLE and step == FORWARD else step
+    assert next_step(kind, _noisy(count, gain), count, GATE).step == expected
 
 
-@pytest.mark.parametrize(("kind", "step"), [(SHADOW, BACK), (CANARY, BACK), (WATCH, STAY)])
+@pytest.mark.parametrize(("kind", "step"), [(SHADOW, BACK), (CANARY_ROLE, BACK), (WATCH_ROLE, STAY)])
 def test_what_stays_undecided_goes_back(kind: str, step: str) -> None:
     """When patience is over without a decision a challenger goes; a watched champion stays."""
     noise = _noisy(42, -0.006)
-    assert move(kind, noise, 41, GATE).step == STAY
-    found = move(kind, noise, 42, GATE)
+    assert next_step(kind, noise, 41, GATE).step == STAY
+    found = next_step(kind, noise, 42, GATE)
     assert found.step == step
-    assert kind == WATCH or "undecided after 42 nights" in found.reason
+    assert kind == WATCH_ROLE or "undecided after 42 nights" in found.reason
 
 
 def test_a_model_that_scores_no_night_goes_back() -> None:
     """A challenger that can't score at all is withdrawn once the nights have passed."""
-    found = move(SHADOW, _losses(np.array([]), np.array([])), 42, GATE)
+    found = next_step(SHADOW, _losses(np.array([]), np.array([])), 42, GATE)
     assert (found.step, found.reason) == (BACK, "undecided after 42 nights, 0 of them matured")
 
 
 def test_looking_every_week_steps_wrongly_as_rarely_as_declared() -> None:
     """Of 600 watches over an equally good champion, looked at for 20 weeks, at most alpha go back."""
-    wrong = sum(move(WATCH, _noisy(140, 0.0, seed), 140, GATE).step == BACK for seed in range(600))
+    wrong = sum(next_step(WATCH_ROLE, _noisy(140, 0.0, seed), 140, GATE).step == BACK for seed in range(600))
     alpha = GATE.rollout.alpha
     assert wrong <= 600 * alpha + 3 * np.sqrt(600 * alpha * (1 - alpha))
 
 
 def test_a_worse_champion_is_noticed() -> None:
     """A champion that loses 4 % more than the one before it, a night's noise apart, is sent back in weeks."""
-    found = [move(WATCH, _noisy(35, -0.02, seed), 35, GATE).step for seed in range(50)]
+    found = [next_step(WATCH_ROLE, _noisy(35, -0.02, seed), 35, GATE).step for seed in range(50)]
     assert found.count(BACK) >= 45
 
 
@@ -72,6 +72,6 @@ def test_later_nights_change_no_decision(rows: list[tuple[float, float]], more: 
     """What was decided after some nights is decided after more of them: a missed look is made up for."""
     both = np.array([*rows, *[(1.0, 1.0)] * more]).reshape(-1, 2)
     early, late = both[: len(rows)], both
-    now = move(SHADOW, _losses(early[:, 0], early[:, 1]), 0, GATE)
+    now = next_step(SHADOW, _losses(early[:, 0], early[:, 1]), 0, GATE)
     if now.step != STAY:
-        assert move(SHADOW, _losses(late[:, 0], late[:, 1]), 0, GATE) == now
+        assert next_step(SHADOW, _losses(late[:, 0], late[:, 1]), 0, GATE) == now

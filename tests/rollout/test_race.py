@@ -13,8 +13,8 @@ import pytest
 from deltalake import DeltaTable
 
 from include.promote import ledger
-from include.promote.run import force
-from include.score.run import score
+from include.promote.promotion import force
+from include.score.pipeline import score
 from tests.promote.racing import processes
 from tests.rollout.conftest import Depot
 from tests.rollout.racing import act

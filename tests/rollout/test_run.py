@@ -8,11 +8,11 @@ import pytest
 
 from include.errors import SpecError
 from include.promote import ledger
-from include.promote.back import rollback
-from include.promote.run import promote
-from include.rollout.canary import entities
-from include.rollout.run import advance
-from include.score.run import score
+from include.promote.promotion import promote
+from include.promote.rollback import rollback
+from include.rollout.pipeline import advance
+from include.score.pipeline import score
+from include.score.shadow import canary_entities
 from tests.deployments import newest_by_role
 from tests.features import parcels
 from tests.rollout.conftest import Depot
@@ -199,7 +199,7 @@ def test_the_share_is_the_declared_one(depot: Make) -> None:
     import pyarrow as pa
 
     rows = pa.table({"parcel": range(20_000)})
-    one, other = (entities(made.spec, rows, model) for model in ("a", "b"))
+    one, other = (canary_entities(made.spec, rows, model) for model in ("a", "b"))
     assert sum(one) == pytest.approx(4000, abs=4 * (20_000 * 0.16) ** 0.5)
     assert sum(a and b for a, b in zip(one, other, strict=True)) == pytest.approx(800, abs=150)
 

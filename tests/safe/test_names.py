@@ -12,17 +12,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from include.__main__ import app
-from include.clock import day_of
+from include.cli.app import app
+from include.cli.scaffold import scaffold
 from include.environment import Endpoint
 from include.errors import EvergreenError, PartitionError, SpecError
-from include.ingest.objects import opened
-from include.ingest.request import request
-from include.lake import Lake
-from include.models import key
-from include.scaffold import scaffold
+from include.ingest.connectors.objects import open_source
+from include.ingest.connectors.request import request
+from include.models.artifacts import model_key
+from include.spec.clock import day_of
 from include.spec.load import read
 from include.spec.source import Objects
+from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
 
 WAYS_OUT = [
@@ -60,7 +60,7 @@ def outside(place: Path) -> set[Path]:
 def test_an_objects_key_stays_in_its_folder(place: Path, name: str) -> None:
     """Whatever the key, it is refused, or what is written lies within and is read again by it."""
     lake = Lake("usecase", str(place / "lake"))
-    for one in (name, f"state/alerts/{name}", key(name), f"raw/snapshots/sales/{name}/0.json"):
+    for one in (name, f"state/alerts/{name}", model_key(name), f"raw/snapshots/sales/{name}/0.json"):
         with suppress(EvergreenError, ValueError):
             lake.replace(one, name.encode())
             assert lake.get(one) == name.encode()
@@ -147,6 +147,6 @@ def test_a_folders_link_leads_nowhere(tmp_path: Path) -> None:
     spec = read(Path(world.__file__).parent / "usecase.yaml")
     declared = spec.sources["sales"]
     assert isinstance(declared, Objects)
-    fetch = opened(declared, Endpoint("shop", (tmp_path / "shop").as_uri()))
+    fetch = open_source(declared, Endpoint("shop", (tmp_path / "shop").as_uri()))
     with pytest.raises(EvergreenError, match="outside of the connection's folder"):
         list(fetch(request(spec, "sales", "2024-01-01")))

@@ -20,17 +20,17 @@ import yaml
 
 from evergreen.operators.ingest import IngestOperator
 from evergreen.operators.monitor import AlertOperator
-from include import stages
-from include.doctor import _source, _tried, examine
+from include.cli import stages
+from include.cli.status_text import status_text as told
 from include.environment import Endpoint, endpoint, lake_uri
 from include.errors import SettingError
-from include.lake import Lake
-from include.registry import Registry
-from include.report import text as told
+from include.models.registry import Registry
+from include.ops.doctor import _source, _tried, run_checks
+from include.ops.status import status
 from include.spec import UseCase, load
-from include.status import status
-from include.tables import DECISIONS
-from include.train.run import train
+from include.storage.lake import Lake
+from include.storage.schemas import DECISIONS
+from include.train.pipeline import train
 from tests.safe import plant
 from tests.train import visits
 from tests.usecases.weekly_sales import world
@@ -151,7 +151,7 @@ def test_a_source_that_fails_tells_no_secret(
     context = {"dag_run": run, "params": {}}
     said = [
         of(lambda: IngestOperator(task_id="i", usecase=spec.name, source="sales").execute(context)),  # type: ignore[arg-type]
-        of(lambda: stages.run("ingest", Lake(spec.name), spec, NIGHTS[1:2], now=NOW)),
+        of(lambda: stages.run_stage("ingest", Lake(spec.name), spec, NIGHTS[1:2], now=NOW)),
         of(lambda: endpoint("shop")),
         of(lambda: _tried("source", lambda: _source(spec, "sales"), "")),
         of(lambda: told(status(Lake(spec.name), spec))),
@@ -168,7 +168,7 @@ def test_nights_that_go_well_keep_no_secret(
     spec = declared(site)
     lake, said = Lake(spec.name), []
     for stage in ("ingest", "score", "monitor"):
-        said += [str(ref.xcom()) for ref in stages.run(stage, lake, spec, NIGHTS, now=NOW)]
+        said += [str(ref.xcom()) for ref in stages.run_stage(stage, lake, spec, NIGHTS, now=NOW)]
     said += [told(status(lake, spec)), spec.digest]
     assert lake.count("validated_sales") == 120
     assert plant.leaks("\n".join([*said, caplog.text, *capsys.readouterr()])) == []
@@ -187,7 +187,7 @@ def test_a_training_keeps_no_secret(
     visits.fill(Lake(clinic.name), clinic)
     registry = Registry(artifacts=f"file://{site}/artifacts")
     ref = train(Lake(clinic.name), clinic, visits.LAST, registry=registry)
-    said = [str(ref.xcom()), of(lambda: list(examine()))]
+    said = [str(ref.xcom()), of(lambda: list(run_checks()))]
     assert plant.leaks("\n".join([*said, caplog.text, *capsys.readouterr()])) == []
     looked = [name for name, _ in plant.texts(site)]
     for kind in (".skops!schema.json", "mlflow.db!", "artifacts/"):

@@ -14,13 +14,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from include import models
 from include.features.build import training_set
-from include.lake import Lake
+from include.models import artifacts
 from include.promote import ledger
-from include.refs import digest_bytes
+from include.references import digest_bytes
 from include.spec import UseCase
-from include.tables import DEPLOYMENTS
+from include.storage.lake import Lake
+from include.storage.schemas import DEPLOYMENTS
 from tests.features import parcels
 from tests.kept import lay
 
@@ -42,7 +42,7 @@ def stored(use: UseCase, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     rows = training_set(lake, use, LAST)
     made = {version: _fit(use, rows, c) for version, c in (("0", 1e-6), ("1", 0.1), ("2", 1.0), ("nan", 2.0))}
     made["nan"][-1].coef_ *= np.nan
-    return {version: models.dump(pipeline) for version, pipeline in made.items()}
+    return {version: artifacts.serialize(pipeline) for version, pipeline in made.items()}
 
 
 def _fit(use: UseCase, rows: Any, c: float) -> Pipeline:
@@ -54,7 +54,7 @@ def _fit(use: UseCase, rows: Any, c: float) -> Pipeline:
         ]
     )
     made = Pipeline([("columns", both), ("model", LogisticRegression(C=c, max_iter=2000))])
-    return made.fit(models.frame(rows, use), np.asarray(rows["late"].to_numpy()))
+    return made.fit(artifacts.model_input(rows, use), np.asarray(rows["late"].to_numpy()))
 
 
 @pytest.fixture
@@ -70,11 +70,11 @@ def deploy(stored: dict[str, bytes]) -> Deploy:
 
     def switch(lake: Lake, version: str, effective: str) -> None:
         def row(role: str, which: str) -> dict[str, Any]:
-            models.store(lake, stored[which])
+            artifacts.store_model(lake, stored[which])
             texts: dict[str, Any] = dict.fromkeys(DEPLOYMENTS.names, "")
             texts |= {"role": role, "version": which, "model": digest_bytes(stored[which]), "prior": 0.4}
             return texts | {"effective": effective, "evidence": FIRST, "kind": "promoted", "by": "a test"}
 
-        ledger.switch(lake, lambda rows: [row("champion", version), row("baseline", "0")])
+        ledger.record_switch(lake, lambda rows: [row("champion", version), row("baseline", "0")])
 
     return switch

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.memory import Anonymous
-from include import spool, tables
-from include.lake import Lake
-from include.score.run import score
+from include.score.pipeline import score
 from include.spec import UseCase
+from include.storage import schemas, spill
+from include.storage.lake import Lake
 from tests.features import parcels
 
 NIGHT = "2024-03-08"
@@ -23,7 +23,7 @@ NIGHT = "2024-03-08"
 
 def orders(use: UseCase, rows: int) -> pa.Table:
     """Return a night's rows of `orders`."""
-    schema = tables.validated(use.sources["orders"])
+    schema = schemas.validated_schema(use.sources["orders"])
     known = use.clock.local(NIGHT, use.sources["orders"].known)
     columns = {
         "depot": pa.array(parcels.DEPOTS).take(pa.array(np.arange(rows) % 2)),
@@ -32,14 +32,14 @@ def orders(use: UseCase, rows: int) -> pa.Table:
         "express": np.arange(rows) % 3 == 0,
         "night": pa.repeat(NIGHT, rows),
         "revision": np.zeros(rows, np.int32),
-        "known_at": pa.repeat(pa.scalar(known, tables.TIME), rows),
+        "known_at": pa.repeat(pa.scalar(known, schemas.TIME), rows),
     }
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
 def main(rows: int, folder: str) -> None:
     """Fill a lake, score its large night, and print the peak."""
-    spool.HELD, spool.BATCH, spool.MEMORY = 4 << 20, 1 << 13, "150MB"
+    spill.HELD, spill.BATCH, spill.MEMORY = 4 << 20, 1 << 13, "150MB"
     use = parcels.spec(Path(folder))
     lake = Lake("parcels", folder + "/lake")
     parcels.fill(lake, use, "2024-03-01", NIGHT)

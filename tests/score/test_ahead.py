@@ -16,16 +16,17 @@ import pyarrow as pa
 import pytest
 
 from demo import process
-from include import models, spool
 from include.errors import SpecError, StoreUnavailable
 from include.features.build import features
-from include.lake import Lake
-from include.refs import digest_bytes
-from include.rollout.trial import CANARY, Trial
-from include.score import ahead, run
-from include.score.ahead import Ahead
-from include.score.run import score
+from include.models import artifacts
+from include.promote.trials import CANARY_ROLE, Trial
+from include.references import digest_bytes
+from include.score import pipeline, prefetch
+from include.score.pipeline import score
+from include.score.prefetch import Prefetch
 from include.spec import UseCase
+from include.storage import spill
+from include.storage.lake import Lake
 from tests.faults.clocks import state
 from tests.features import parcels
 from tests.score.large import orders
@@ -38,8 +39,8 @@ Asked = dict[str, list[int]]
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool, "BATCH", 2048)
-    monkeypatch.setattr(spool, "WORKERS", 2)  # where there is one core as well
+    monkeypatch.setattr(spill, "BATCH", 2048)
+    monkeypatch.setattr(spill, "WORKERS", 2)  # where there is one core as well
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def large(lake: Lake, use: UseCase, deploy: Deploy) -> Lake:
 def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     """How many rows a model was asked of at once, before its features were there and after."""
     found: Asked = {"ahead": [], "after": []}
-    real = models.asked
+    real = artifacts.batch_predictor
 
     def counted(*of: Any) -> Callable[[pa.Table], Any]:
         ask = real(*of)
@@ -66,13 +67,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
 
         return count
 
-    monkeypatch.setattr(models, "asked", counted)
+    monkeypatch.setattr(artifacts, "batch_predictor", counted)
     return found
 
 
 def _expected(lake: Lake, use: UseCase, data: bytes) -> dict[tuple[str, int], float]:
     rows = features(lake, use, [NIGHT])
-    said = models.predict(models.load(data, digest_bytes(data)), rows, use)
+    said = artifacts.predict(artifacts.deserialize(data, digest_bytes(data)), rows, use)
     keys = zip(rows["depot"].to_pylist(), rows["parcel"].to_pylist(), strict=True)
     return dict(zip(keys, said.tolist(), strict=True))
 
@@ -83,7 +84,7 @@ def _served(lake: Lake) -> dict[tuple[str, int], float]:
 
 def _late(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing be begun."""
-    monkeypatch.setattr(Ahead, "watch", lambda self, batches: iter(batches))
+    monkeypatch.setattr(Prefetch, "watch", lambda self, batches: iter(batches))
 
 
 def test_a_night_begun_early_is_the_same_night(
@@ -121,14 +122,14 @@ def test_who_is_promoted_meanwhile_serves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nothing that the one before was asked is taken for what the new one says."""
-    real = run.compute
+    real = pipeline.compute
 
     def promoted(*args: Any, **how: Any) -> pa.Table:
         found = real(*args, **how)
         deploy(large, "2", NIGHT)
         return found
 
-    monkeypatch.setattr(run, "compute", promoted)
+    monkeypatch.setattr(pipeline, "compute", promoted)
     assert score(large, use, NIGHT).note == f"{ROWS} rows by champion v2"
     assert asked["ahead"]
     assert sum(asked["after"]) == 2 * ROWS  # the one before is watched
@@ -140,14 +141,14 @@ def test_what_fails_early_fails_nobody(
     large: Lake, use: UseCase, asked: Asked, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A store that doesn't answer who begins, and rows for which it has no memory, are for who serves."""
-    real = getattr(models, what)
+    real = getattr(artifacts, what)
 
     def failing(*args: Any, **how: Any) -> Any:
         if threading.current_thread().name.startswith("ahead"):
             raise {"fetch": StoreUnavailable("the lake", found="no answer"), "frame": MemoryError()}[what]
         return real(*args, **how)
 
-    monkeypatch.setattr(models, what, failing)
+    monkeypatch.setattr(artifacts, what, failing)
     assert score(large, use, NIGHT).note == f"{ROWS} rows by champion v1"
     assert asked["after"] == [2048] * 4 + [ROWS - 4 * 2048]
 
@@ -159,22 +160,22 @@ def test_a_champion_that_fails_gives_way_as_ever(
     """One that says no numbers and one whose bytes were damaged give way for the reasons they always had."""
     deploy(large, version, NIGHT)
     if version == "2":
-        large.replace(models.key(digest_bytes(stored["2"])), stored["2"][:-1] + b"?")
+        large.replace(artifacts.model_key(digest_bytes(stored["2"])), stored["2"][:-1] + b"?")
     note = score(large, use, NIGHT).note
     assert note.startswith(f"{ROWS} rows by previous v1: champion v{version}: ")
     assert why in note
 
 
 def _batches(rows: pa.Table) -> list[pa.RecordBatch]:
-    return rows.combine_chunks().to_batches(spool.BATCH)
+    return rows.combine_chunks().to_batches(spill.BATCH)
 
 
 def test_a_guess_is_for_its_own_model_and_rows(large: Lake, use: UseCase, stored: dict[str, bytes]) -> None:
     """Another model, other rows and rows at another place get nothing of it."""
     rows, model = features(large, use, [NIGHT]), digest_bytes(stored["1"])
-    with Ahead(large, use, NIGHT, {}) as early:
+    with Prefetch(large, use, NIGHT, {}) as early:
         assert pa.Table.from_batches(early.watch(_batches(rows))) == rows
-        expected = models.predict(models.load(stored["1"], model), rows, use)
+        expected = artifacts.predict(artifacts.deserialize(stored["1"], model), rows, use)
         assert early.take(digest_bytes(stored["2"])) is None
         ready = early.take(model)
         assert ready
@@ -193,7 +194,7 @@ def test_a_guess_goes_by_what_the_night_is_without(
     """Without orders the champion can't serve, and who was champion before is asked."""
     deploy(large, "2", NIGHT)
     rows = features(large, use, [NIGHT])
-    with Ahead(large, use, NIGHT, {"orders": "failed"}) as early:
+    with Prefetch(large, use, NIGHT, {"orders": "failed"}) as early:
         list(early.watch(_batches(rows)))
         assert early.take(digest_bytes(stored["1"]))
 
@@ -207,10 +208,10 @@ def test_there_is_no_guess_where_not_one_model_serves_all(
     if why == "served":
         score(large, use, NIGHT)
     elif why == "a canary":
-        trial = Trial(CANARY, {"model": model, "version": "1"}, {})
-        monkeypatch.setattr(ahead, "trials", lambda *of: [trial])
+        trial = Trial(CANARY_ROLE, {"model": model, "version": "1"}, {})
+        monkeypatch.setattr(prefetch, "trials", lambda *of: [trial])
     night = "2024-03-03" if why == "nobody promoted" else NIGHT
-    with Ahead(large, use, night, {}) as early:
+    with Prefetch(large, use, night, {}) as early:
         list(early.watch(_batches(rows)))
         assert early.take(model) is None
         assert early.take("") is None
@@ -222,7 +223,7 @@ def test_batches_that_are_no_whole_parts_are_let_by(
 ) -> None:
     """What is asked at once doesn't depend on how rows came: a prediction's last bit may depend on it."""
     rows = features(large, use, [NIGHT])
-    with Ahead(large, use, NIGHT, {}) as early:
+    with Prefetch(large, use, NIGHT, {}) as early:
         batches = _batches(rows.slice(0, first)) + _batches(rows.slice(first))
         assert pa.Table.from_batches(early.watch(batches)) == rows
         assert not early._parts
@@ -230,8 +231,8 @@ def test_batches_that_are_no_whole_parts_are_let_by(
 
 def test_what_is_kept_is_bounded(large: Lake, use: UseCase, monkeypatch: pytest.MonkeyPatch) -> None:
     """However large a night is, predictions of so many parts are in memory."""
-    monkeypatch.setattr(ahead, "MOST", 1)
-    with Ahead(large, use, NIGHT, {}) as early:
+    monkeypatch.setattr(prefetch, "MOST", 1)
+    with Prefetch(large, use, NIGHT, {}) as early:
         list(early.watch(_batches(features(large, use, [NIGHT]))))
         assert list(early._parts) == [0]
 
@@ -250,7 +251,7 @@ def test_what_was_asked_keeps_no_rows(large: Lake, use: UseCase, deploy: Deploy,
             place = part.column_names.index("weight")
             yield part.set_column(place, "weight", pa.array(weights)).to_batches()[0]
 
-    with Ahead(large, use, NIGHT, {}) as early:
+    with Prefetch(large, use, NIGHT, {}) as early:
         assert sum(batch.num_rows for batch in early.watch(fresh())) == 4 * 2048
         wait(early._parts.values())
         gc.collect()
@@ -266,8 +267,8 @@ def test_joining_never_waits_for_a_slow_model(
     def slow(*of: Any) -> Callable[[pa.Table], Any]:
         return lambda rows: going.wait(60)
 
-    monkeypatch.setattr(models, "asked", slow)
-    with Ahead(large, use, NIGHT, {}) as early:
+    monkeypatch.setattr(artifacts, "batch_predictor", slow)
+    with Prefetch(large, use, NIGHT, {}) as early:
         assert len(list(early.watch(_batches(rows)))) == 5
         assert list(early._parts) == [0, 2048]
         going.set()
@@ -281,7 +282,7 @@ def test_a_system_without_a_thread_to_give_fails_nobody(
     def none(*of: Any) -> None:
         raise RuntimeError("can't start new thread")
 
-    with Ahead(large, use, NIGHT, {}) as early:
+    with Prefetch(large, use, NIGHT, {}) as early:
         monkeypatch.setattr(early._workers, "submit", none)
         assert len(list(early.watch(_batches(features(large, use, [NIGHT]))))) == 5
         assert early.take(digest_bytes(stored["1"])) is None
@@ -296,7 +297,7 @@ def test_a_refused_night_waits_for_no_model(
     def slow(*of: Any) -> Callable[[pa.Table], Any]:
         return lambda rows: released.append(going.wait(20))
 
-    monkeypatch.setattr(models, "asked", slow)
+    monkeypatch.setattr(artifacts, "batch_predictor", slow)
     twice = parcels.spec(tmp_path / "spec", sql=f"FROM ({parcels.SQL}) UNION ALL FROM ({parcels.SQL})")
     with pytest.raises(SpecError, match="exactly one row"):
         score(large, twice, NIGHT)

@@ -16,14 +16,15 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from include import models, spool
 from include.errors import ModelError, NotPublished
-from include.lake import Lake
-from include.refs import Ref
-from include.score.run import score
+from include.models import artifacts
+from include.references import Ref
+from include.score.pipeline import score
 from include.spec import UseCase
 from include.spec.stages import Candidate
-from include.train.recipes import RECIPES, build
+from include.storage import spill
+from include.storage.lake import Lake
+from include.train.recipes import RECIPES, build_estimator
 from tests.features import parcels
 
 Deploy = Callable[..., None]
@@ -37,8 +38,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Makes memory hold nothing and a batch so many rows: ``small(8)``."""
 
     def shrink(batch: int) -> None:
-        monkeypatch.setattr(spool, "HELD", 0)
-        monkeypatch.setattr(spool, "BATCH", batch)
+        monkeypatch.setattr(spill, "HELD", 0)
+        monkeypatch.setattr(spill, "BATCH", batch)
 
     return shrink
 
@@ -85,12 +86,12 @@ def test_a_model_says_the_same_to_the_bit_whichever_the_batch(
     given: dict[str, Any] = {c: chance.normal(size=rows) for c in use.features.numeric}
     given |= {c: chance.choice(["a", "b", None], rows) for c in use.features.categorical}
     table = pa.table({name: pa.array(values) for name, values in given.items()})
-    estimator = build(use, Candidate(name=name, estimator=name))
-    estimator.fit(models.frame(table, use), chance.integers(0, 2, rows))
-    whole = models.predict(estimator, table, use)
+    estimator = build_estimator(use, Candidate(name=name, estimator=name))
+    estimator.fit(artifacts.model_input(table, use), chance.integers(0, 2, rows))
+    whole = artifacts.predict(estimator, table, use)
     for batch in (8, 64, 512):
         small(batch)
-        assert models.predict(estimator, table, use).tobytes() == whole.tobytes()
+        assert artifacts.predict(estimator, table, use).tobytes() == whole.tobytes()
 
 
 class Breaks:
@@ -116,11 +117,11 @@ def test_what_fails_in_one_part_fails_whole_and_leaves_no_thread(
     rows |= {c: pa.array(["a"] * 40) for c in use.features.categorical}
     model, before, filters = Breaks(), threading.active_count(), list(warnings.filters)
     with pytest.raises(ModelError, match="row 24"):
-        models.predict(cast("Any", model), pa.table(rows), use)
+        artifacts.predict(cast("Any", model), pa.table(rows), use)
     assert threading.active_count() == before
     assert list(warnings.filters) == filters
     assert model.threads - {threading.get_ident()}
-    assert (models.predict(cast("Any", model), pa.table(rows).slice(0, 24), use) == 0.5).all()
+    assert (artifacts.predict(cast("Any", model), pa.table(rows).slice(0, 24), use) == 0.5).all()
 
 
 @pytest.mark.full

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.score.digests import row_digests
+from include.score.predictions import row_digests
 from include.spec import UseCase, load
 
 Row = dict[str, Any]

@@ -10,18 +10,18 @@ import pytest
 
 from include.environment import Connect, Endpoint
 from include.errors import NotPublished
-from include.ingest.run import ingest
-from include.lake import Lake
-from include.metrics.gauges import gauges
-from include.monitor.alerts import overdue
-from include.monitor.run import monitor
+from include.ingest.pipeline import ingest
+from include.monitor.alerts import overdue_message
+from include.monitor.pipeline import monitor
+from include.ops.prometheus import gauges
+from include.ops.status import status
+from include.ops.verify import verify
 from include.promote import ledger
-from include.rollout.run import advance
-from include.score.run import score
+from include.rollout.pipeline import advance
+from include.score.pipeline import score
 from include.spec import UseCase
 from include.spec.load import read
-from include.status import status
-from include.verify import verify
+from include.storage.lake import Lake
 from tests.features import parcels
 from tests.usecases.weekly_sales import world
 
@@ -58,7 +58,7 @@ def test_a_night_whose_spine_is_empty_is_a_partition_of_no_rows(shop: tuple[Lake
         advance(lake, spec, night)
         if night == keys[2]:
             assert (ref.rows, ref.note) == (0, "0 rows: sales is published without any for this night")
-            assert overdue(lake, spec, night, "") == {}
+            assert overdue_message(lake, spec, night, "") == {}
             shown = {(one.name, one.labels.get("product")): one.value for one in gauges(lake, spec)}
             assert shown["evergreen_rows", "predictions"] == 0
     assert {row["night"] for row in lake.rows("predictions")} == {keys[0], keys[1], keys[3]}

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from include import models
 from include.errors import NotPublished
 from include.features.build import features
-from include.lake import Lake
-from include.refs import digest_bytes
-from include.score.run import score
+from include.models import artifacts
+from include.references import digest_bytes
+from include.score.pipeline import score
 from include.spec import UseCase
+from include.storage.lake import Lake
 from tests.features import parcels
 
 Deploy = Callable[..., None]
@@ -34,7 +34,7 @@ def _served(lake: Lake, use: UseCase) -> dict[str, Any]:
 
 
 def _break(lake: Lake, data: bytes) -> None:
-    lake.replace(models.key(digest_bytes(data)), data[:-1] + b"?")
+    lake.replace(artifacts.model_key(digest_bytes(data)), data[:-1] + b"?")
 
 
 def test_the_champion(lake: Lake, use: UseCase, deploy: Deploy, stored: dict[str, bytes]) -> None:
@@ -45,7 +45,7 @@ def test_the_champion(lake: Lake, use: UseCase, deploy: Deploy, stored: dict[str
         **{"rung": "champion", "version": "2", "model": digest_bytes(stored["2"]), "reason": ""}
     }
     seen = features(lake, use, [NIGHT])
-    expected = models.predict(models.load(stored["2"], digest_bytes(stored["2"])), seen, use)
+    expected = artifacts.predict(artifacts.deserialize(stored["2"], digest_bytes(stored["2"])), seen, use)
     rows = sorted(lake.rows("predictions", {"night": NIGHT}), key=lambda row: (row["depot"], row["parcel"]))
     assert [row["prediction"] for row in rows] == list(expected)
     assert [row["parcel"] for row in rows] == seen["parcel"].to_pylist()

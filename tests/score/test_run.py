@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from include import models
 from include.features.build import features
-from include.lake import Lake, Where
-from include.refs import digest_bytes
-from include.score.digests import row_digests
-from include.score.run import score
+from include.models import artifacts
+from include.references import digest_bytes
+from include.score.pipeline import score
+from include.score.predictions import row_digests
 from include.spec import UseCase
+from include.storage.lake import Lake, Where
 from tests.features import parcels
 
 Deploy = Callable[..., None]
@@ -232,7 +232,7 @@ def test_a_model_that_was_lost_since(
     with pytest.raises(KeyboardInterrupt):
         score(Dying(lake, 1), use, NIGHT)
     said = _state(lake, "predictions")
-    lake.replace(models.key(digest_bytes(stored["1"])), b"")
+    lake.replace(artifacts.model_key(digest_bytes(stored["1"])), b"")
     done = score(lake, use, NIGHT)
     assert _state(lake, "predictions") == said
     assert lake.rows("partitions", {"product": "predictions"})[0]["digest"] == done.digest
@@ -274,7 +274,9 @@ def test_features_that_changed_since(
     assert _state(lacking, "predictions", "partitions", "profiles") == served
     digest = digest_bytes(stored["1"])
     rows = sorted(lacking.rows("restated"), key=lambda row: (row["depot"], row["parcel"]))
-    expected = models.predict(models.load(stored["1"], digest), features(lacking, now, [NIGHT]), now)
+    expected = artifacts.predict(
+        artifacts.deserialize(stored["1"], digest), features(lacking, now, [NIGHT]), now
+    )
     assert [row["prediction"] for row in rows] == list(expected)
     assert {(row["night"], row["model"]) for row in rows} == {(NIGHT, digest)}
     kept = sorted(lacking.rows("predictions"), key=lambda row: (row["depot"], row["parcel"]))
@@ -329,7 +331,7 @@ def test_model_and_features_are_lost(
     """When neither what was served nor its model can be had again, what was served stays, and says so."""
     score(lacking, use, NIGHT)
     state = _state(lacking)
-    lacking.replace(models.key(digest_bytes(stored["1"])), b"")
+    lacking.replace(artifacts.model_key(digest_bytes(stored["1"])), b"")
     again = score(lacking, other_sql(lacking, use, tmp_path / "spec"), NIGHT)
     assert again.note.endswith("they would be others now, and the model that served is lost")
     assert _state(lacking) == state

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from include.lake import Lake
-from include.registry import Registry
+from include.models.registry import Registry
 from include.spec import UseCase
+from include.storage.lake import Lake
 from tests.train import visits
 
 

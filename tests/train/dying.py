@@ -8,10 +8,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from include.lake import Lake
-from include.registry import Registry
+from include.models.registry import Registry
 from include.spec.load import read
-from include.train.run import train
+from include.storage.lake import Lake
+from include.train.pipeline import train
 from tests.train import visits
 
 

@@ -8,16 +8,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from include import tables
 from include.errors import EvergreenError, SpecError
-from include.evaluate.run import evaluate
+from include.evaluate.pipeline import evaluate
 from include.features.build import labels, training_set
-from include.lake import Lake
-from include.promote.evidence import Evidence
-from include.promote.judge import judge
-from include.registry import Registry
-from include.train.fit import learnable, target
-from include.train.run import train
+from include.judge.evidence import Evidence
+from include.judge.judge import judge
+from include.models.registry import Registry
+from include.storage import schemas
+from include.storage.lake import Lake
+from include.train.fit import require_learnable_labels, target
+from include.train.pipeline import train
 from tests.train import visits
 
 NIGHT = visits.LAST
@@ -61,7 +61,7 @@ def test_a_class_that_never_came_in_the_training_nights_is_refused(clinic: Path,
         train(lake, spec, NIGHT, registry=registry)
     rows = training_set(lake, spec, NIGHT)
     with pytest.raises(EvergreenError, match="found no labelled row"):
-        learnable(spec, NIGHT, rows.slice(0, 0))
+        require_learnable_labels(spec, NIGHT, rows.slice(0, 0))
 
 
 def test_a_walk_forward_is_judged_on_every_class(clinic: Path, registry: Registry) -> None:
@@ -90,7 +90,7 @@ def test_test_nights_of_one_class_only_crash_nothing(only: str, clinic: Path, re
     rows = lake.rows("validated_outcomes", {"night": nights})
     for row in rows:
         row["minutes"] = -50.0 if only == "early" else 90.0
-    shape = tables.validated(spec.sources["outcomes"])
+    shape = schemas.validated_schema(spec.sources["outcomes"])
     lake.publish("validated_outcomes", pa.Table.from_pylist(rows, schema=shape), {"night": nights})
     run = train(lake, spec, NIGHT, registry=registry).uri
     evidence = Evidence.from_json(lake.get(evaluate(lake, spec, NIGHT, run, registry=registry).uri) or b"")

@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from include import models, outputs
 from include.errors import SpecError
-from include.refs import digest_bytes
+from include.models import artifacts, outputs
+from include.references import digest_bytes
 from include.spec import UseCase, load
 from include.spec.stages import Candidate
-from include.train.fit import attempt
-from include.train.recipes import RECIPES, build
+from include.train.fit import fit_and_validate
+from include.train.recipes import RECIPES, build_estimator
 from include.train.split import Split
 from tests.train import visits
 
@@ -54,14 +54,14 @@ def test_each_recipe_survives_storage_and_what_it_never_saw(kind: str, name: str
     """A new category, an unknown one and missing numbers give finite predictions, the same from its copy."""
     spec = visits.usecase(tmp_path, kind)
     fitted = rows(200, ["north", "south", None])
-    estimator = build(spec, small(name)).fit(models.frame(fitted, spec), came(spec, 200))
-    data = models.dump(estimator)
-    copy = models.load(data, digest_bytes(data))
+    estimator = build_estimator(spec, small(name)).fit(artifacts.model_input(fitted, spec), came(spec, 200))
+    data = artifacts.serialize(estimator)
+    copy = artifacts.deserialize(data, digest_bytes(data))
     nulls = {"distance": pa.nulls(9, pa.float64()), "earlier": pa.nulls(9, pa.float64())}
     for night in (rows(50, ["moon", None]), pa.table({**nulls, "place": pa.nulls(9, pa.string())})):
-        found = models.predict(estimator, night, spec)
-        assert found.shape == outputs.shape(spec, night.num_rows)
-        assert models.predict(copy, night, spec).tobytes() == found.tobytes()
+        found = artifacts.predict(estimator, night, spec)
+        assert found.shape == outputs.predictions_shape(spec, night.num_rows)
+        assert artifacts.predict(copy, night, spec).tobytes() == found.tobytes()
 
 
 @pytest.mark.parametrize(("kind", "name"), PAIRS)
@@ -70,7 +70,7 @@ def test_column_without_any_value_can_be_fitted(kind: str, name: str, tmp_path: 
     spec = visits.usecase(tmp_path, kind)
     empty = rows(100, [None]).set_column(0, "distance", pa.nulls(100, pa.float64()))
     empty = empty.append_column(spec.problem.target, pa.array(came(spec, 100)))
-    trial = attempt(spec, small(name), Split(empty, empty.slice(0, 10), empty.slice(0, 0)))
+    trial = fit_and_validate(spec, small(name), Split(empty, empty.slice(0, 10), empty.slice(0, 0)))
     assert len(trial.predictions) == 10
 
 
@@ -79,8 +79,10 @@ def test_many_categories_fit_boosting(tmp_path: Path) -> None:
     spec = visits.usecase(tmp_path)
     many = rows(6000, [f"p{i}" for i in range(600)])
     actual = (np.arange(6000) % 3 == 0).astype(float)
-    estimator = build(spec, small("hist_gradient_boosting")).fit(models.frame(many, spec), actual)
-    assert models.predict(estimator, many, spec).shape == (6000,)
+    estimator = build_estimator(spec, small("hist_gradient_boosting")).fit(
+        artifacts.model_input(many, spec), actual
+    )
+    assert artifacts.predict(estimator, many, spec).shape == (6000,)
 
 
 def test_rule_is_its_column_plus_a_constant(tmp_path: Path) -> None:
@@ -88,10 +90,12 @@ def test_rule_is_its_column_plus_a_constant(tmp_path: Path) -> None:
     spec = visits.usecase(tmp_path, "regression")
     recipe = Candidate(name="tried", estimator="rule", params={"column": "earlier", "plus": -5})
     fitted = rows(8, ["north"])
-    estimator = build(spec, recipe).fit(models.frame(fitted, spec), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 60.0])
-    assert models.predict(estimator, fitted, spec).tolist() == [4.5, -4, -3, -2, -1, -5, -4, 4.5]
-    again = build(spec, recipe).fit(models.frame(fitted, spec), [4.5] * 8)
-    assert models.dump(again) == models.dump(estimator)
+    estimator = build_estimator(spec, recipe).fit(
+        artifacts.model_input(fitted, spec), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 60.0]
+    )
+    assert artifacts.predict(estimator, fitted, spec).tolist() == [4.5, -4, -3, -2, -1, -5, -4, 4.5]
+    again = build_estimator(spec, recipe).fit(artifacts.model_input(fitted, spec), [4.5] * 8)
+    assert artifacts.serialize(again) == artifacts.serialize(estimator)
 
 
 @pytest.mark.parametrize("params", [{}, {"column": "place"}, {"column": "lateness"}])
@@ -101,7 +105,7 @@ def test_rule_over_a_column_that_is_no_numeric_feature_is_refused(
     """A rule without a column, over a category or over the target, is answered by the columns that do."""
     spec = visits.usecase(tmp_path, "regression")
     with pytest.raises(SpecError, match=r"params.column: a numeric feature, one of distance, earlier, found"):
-        build(spec, Candidate(name="tried", estimator="rule", params=params))
+        build_estimator(spec, Candidate(name="tried", estimator="rule", params=params))
 
 
 def test_rule_with_a_constant_that_is_no_number_is_refused(tmp_path: Path) -> None:
@@ -111,7 +115,7 @@ def test_rule_with_a_constant_that_is_no_number_is_refused(tmp_path: Path) -> No
     for plus in ("five", float("nan")):
         recipe = Candidate(name="tried", estimator="rule", params={"column": "earlier", "plus": plus})
         with pytest.raises(SpecError, match=r"parameters with which rule can be fitted"):
-            attempt(spec, recipe, Split(few, few, few))
+            fit_and_validate(spec, recipe, Split(few, few, few))
 
 
 def test_unknown_estimator_is_refused_with_those_there_are(tmp_path: Path) -> None:
@@ -119,7 +123,7 @@ def test_unknown_estimator_is_refused_with_those_there_are(tmp_path: Path) -> No
     spec = visits.usecase(tmp_path)
     valid = "prior, logistic_regression, hist_gradient_boosting, random_forest"
     with pytest.raises(SpecError, match=rf"training\.tried.*one of {valid}.*found ridge"):
-        build(spec, Candidate(name="tried", estimator="ridge"))
+        build_estimator(spec, Candidate(name="tried", estimator="ridge"))
 
 
 @pytest.mark.parametrize("name", ["learning_rates", "random_state", "n_jobs"])
@@ -128,11 +132,11 @@ def test_unknown_parameter_is_refused_with_those_there_are(name: str, tmp_path: 
     spec = visits.usecase(tmp_path)
     wrong = Candidate(name="tried", estimator="hist_gradient_boosting", params={name: 1})
     with pytest.raises(SpecError, match=rf"l2_regularization, learning_rate.*found {name}"):
-        build(spec, wrong)
+        build_estimator(spec, wrong)
 
 
 def test_shipped_recipes_can_be_built() -> None:
     """Every baseline and candidate of the flights is a recipe with parameters that exist."""
     spec = load("flight_delay")
     for candidate in (*spec.training.baselines, *spec.training.candidates):
-        assert build(spec, candidate).steps[-1][0] == "model"
+        assert build_estimator(spec, candidate).steps[-1][0] == "model"

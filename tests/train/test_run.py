@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from include import models, profile
-from include.check import check
+from include.cli.validate import validate
 from include.errors import EvergreenError, SpecError
 from include.features.build import training_set
-from include.lake import Lake
-from include.refs import digest_bytes
-from include.registry import Registry
+from include.models import artifacts
+from include.models.registry import Registry
+from include.references import digest_bytes
 from include.spec import UseCase
-from include.train import reference
+from include.stats import profiles
+from include.storage.lake import Lake
+from include.train import monitoring_baselines
 from include.train.fit import target
-from include.train.record import PATH, Record
-from include.train.run import train
+from include.train.pipeline import train
+from include.train.record import PATH, TrainingRecord
 from include.train.split import split
 from tests.train import dying, visits
 
@@ -41,9 +42,9 @@ def versions(registry: Registry, spec: UseCase) -> list[str]:
     return [str(found.version) for found in client.search_model_versions(f"name = '{spec.name}'")]
 
 
-def record(registry: Registry, run: str) -> Record:
+def record(registry: Registry, run: str) -> TrainingRecord:
     """Return what a training left."""
-    return Record.from_json(registry.get(run, PATH))
+    return TrainingRecord.from_json(registry.get(run, PATH))
 
 
 @pytest.mark.parametrize("kind", list(visits.KINDS))
@@ -65,12 +66,12 @@ def test_challenger_is_the_best_candidate_and_refitted_without_the_test_nights(
     assert made.prior == pytest.approx(mean)
     assert made.last_fitted == "2024-03-22" < made.nights["test"][0]
     prior = next(fitted for fitted in made.baselines if fitted.name == "prior")
-    constant = models.load(registry.get(ref.uri, prior.path, prior.digest), prior.digest)
-    said = models.predict(constant, parts.test, spec)
+    constant = artifacts.deserialize(registry.get(ref.uri, prior.path, prior.digest), prior.digest)
+    said = artifacts.predict(constant, parts.test, spec)
     assert said == pytest.approx(np.broadcast_to(mean, said.shape))
     for fitted in (made.challenger, *made.baselines):
-        estimator = models.load(registry.get(ref.uri, fitted.path, fitted.digest), fitted.digest)
-        assert digest_bytes(models.predict(estimator, parts.test, spec).tobytes()) == fitted.predictions
+        estimator = artifacts.deserialize(registry.get(ref.uri, fitted.path, fitted.digest), fitted.digest)
+        assert digest_bytes(artifacts.predict(estimator, parts.test, spec).tobytes()) == fitted.predictions
 
 
 def test_run_holds_what_is_needed_to_do_it_again(lake: Lake, spec: UseCase, registry: Registry) -> None:
@@ -147,8 +148,8 @@ def test_reference_is_published_for_the_drift_comparison(
     """The profiles hold the fitted rows' features and labels, and predictions on rows that weren't fitted."""
     ref = train(lake, spec, NIGHT, registry=registry)
     made = record(registry, ref.uri)
-    where = {"product": reference.product(ref.digest), "night": NIGHT}
-    found = profile.merge(lake.rows("profiles", where))
+    where = {"product": monitoring_baselines.reference_product(ref.digest), "night": NIGHT}
+    found = profiles.merge_profiles(lake.rows("profiles", where))
     assert set(found) == {*spec.features.columns, spec.problem.target, "prediction"}
     assert found["distance"].count == made.rows["train"] + made.rows["validation"]
     assert found["prediction"].count == made.rows["validation"] + made.rows["test"]
@@ -194,5 +195,5 @@ def test_a_spine_known_only_after_the_decision_says_so(lake: Lake, registry: Reg
     assert "as on 2024-03-28 from 12:00 UTC on" in str(refusal.value)
     assert "let schedule.nightly be at 12:00 or later" in str(refusal.value)
     assert "more history" not in str(refusal.value)
-    assert any("sources.visits.known" in sentence for sentence in check(spec))
+    assert any("sources.visits.known" in sentence for sentence in validate(spec))
     assert runs(registry) == []

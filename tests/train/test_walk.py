@@ -10,19 +10,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from include import models, outputs
 from include.errors import EvergreenError, ModelError
-from include.features.build import labelled, training_set
-from include.lake import Lake
-from include.refs import digest_bytes
-from include.registry import Registry
+from include.features.build import join_labels, training_set
+from include.models import artifacts, outputs
+from include.models.registry import Registry
+from include.references import digest_bytes
 from include.spec import UseCase
-from include.train.fit import fit, target
-from include.train.record import PATH, Record
-from include.train.run import train
+from include.storage.lake import Lake
+from include.train.fit import fit_recipe, target
+from include.train.pipeline import train
+from include.train.record import PATH, TrainingRecord
 from include.train.split import Split, nights_of, split
-from include.train.walk import PATH as WALKED
-from include.train.walk import Walk, origins, read, walk
+from include.train.walk_forward import PATH as WALKED
+from include.train.walk_forward import WalkForward, read_walk, refit_origins, walk_forward
 from tests.train import visits
 
 NIGHT = visits.LAST
@@ -36,12 +36,12 @@ def spec(clinic: Path) -> UseCase:
     return visits.usecase(clinic / "usecases", **WALKING)
 
 
-def walked(lake: Lake, spec: UseCase) -> tuple[np.ndarray, Walk]:
+def walked(lake: Lake, spec: UseCase) -> tuple[np.ndarray, WalkForward]:
     """Walk with the first candidate; return the night of each test row, too."""
     every = training_set(lake, spec, NIGHT)
     parts = split(every, spec, NIGHT)
     recipe = spec.training.candidates[0]
-    found = walk(spec, NIGHT, recipe, parts, lambda origin: labelled(lake, spec, every, origin))
+    found = walk_forward(spec, NIGHT, recipe, parts, lambda origin: join_labels(lake, spec, every, origin))
     return np.array(parts.test["night"].to_pylist()), found
 
 
@@ -61,12 +61,12 @@ def revise(lake: Lake, night: str, *, later: int = 0) -> None:
 
 def test_origins_cover_the_test_nights(spec: UseCase, tmp_path: Path) -> None:
     """The first origin is the last night before them, and the steps reach to the training's night."""
-    assert origins(spec, NIGHT, spec.training.test) == [
+    assert refit_origins(spec, NIGHT, spec.training.test) == [
         *ORIGINS,
         "2024-03-28",
     ]  # after which no label has come yet
     weekly = visits.usecase(tmp_path, **{"min_partitions: 3": "min_partitions: 3, evidence: walk_forward"})
-    assert origins(weekly, NIGHT, weekly.training.test) == ["2024-03-22", "2024-03-29"]
+    assert refit_origins(weekly, NIGHT, weekly.training.test) == ["2024-03-22", "2024-03-29"]
 
 
 def test_each_origin_fits_what_a_training_on_that_night_would_have(lake: Lake, spec: UseCase) -> None:
@@ -86,7 +86,7 @@ def test_each_origin_fits_what_a_training_on_that_night_would_have(lake: Lake, s
         places = np.flatnonzero((nights > origin) & (nights <= until))
         assert 0 < len(places) < test.num_rows
         for name, recipe in names.items():
-            predicted = models.predict(fit(spec, recipe, rows), test.take(places), spec)
+            predicted = artifacts.predict(fit_recipe(spec, recipe, rows), test.take(places), spec)
             assert found.predictions[name][places].tobytes() == predicted.tobytes(), (origin, name)
 
 
@@ -108,7 +108,7 @@ def test_later_labels_leave_earlier_predictions_as_they_were(lake: Lake, spec: U
 def test_what_was_kept_is_read_again(lake: Lake, spec: UseCase) -> None:
     """The Parquet bytes give the predictions back, and a second walk gives the same bytes."""
     _, found = walked(lake, spec)
-    again = read(found.data)
+    again = read_walk(found.data)
     assert {name: values.tobytes() for name, values in again.items()} == {
         name: values.tobytes() for name, values in found.predictions.items()
     }
@@ -124,12 +124,12 @@ def test_origin_that_knows_too_little_is_named(lake: Lake, clinic: Path) -> None
     parts = Split(test, test, test, late.training.test)
     every = training_set(lake, late, NIGHT)
     with pytest.raises(EvergreenError, match=r"training on 2024-03-22: required both 0.*no labelled row"):
-        walk(
+        walk_forward(
             late,
             NIGHT,
             late.training.candidates[0],
             parts,
-            lambda origin: labelled(lake, late, every, origin),
+            lambda origin: join_labels(lake, late, every, origin),
         )
 
 
@@ -139,19 +139,21 @@ def test_what_serves_was_fitted_on_everything(kind: str, clinic: Path, registry:
     spec = visits.usecase(clinic / "usecases", kind, **WALKING)
     lake = Lake(spec.name, str(clinic / "lake"))
     ref = train(lake, spec, NIGHT, registry=registry)
-    made = Record.from_json(registry.get(ref.uri, PATH))
+    made = TrainingRecord.from_json(registry.get(ref.uri, PATH))
     rows = training_set(lake, spec, NIGHT)
     assert made.last_fitted == made.nights["test"][-1] == "2024-03-28" == nights_of(rows)[-1]
     assert made.last_chosen == "2024-03-22"
-    assert made.prior == pytest.approx(outputs.prior(spec, target(spec, rows)))
+    assert made.prior == pytest.approx(outputs.label_prior(spec, target(spec, rows)))
     assert ref.rows == made.fitted_rows == rows.num_rows
     recipes = {c.name: c for c in (*spec.training.baselines, *spec.training.candidates)}
     for fitted in (made.challenger, *made.baselines):
-        data = models.dump(fit(spec, recipes[fitted.name], rows))
+        data = artifacts.serialize(fit_recipe(spec, recipes[fitted.name], rows))
         assert digest_bytes(data) == fitted.digest
-        predictions = models.predict(models.load(data, fitted.digest), split(rows, spec, NIGHT).test, spec)
+        predictions = artifacts.predict(
+            artifacts.deserialize(data, fitted.digest), split(rows, spec, NIGHT).test, spec
+        )
         assert digest_bytes(predictions.tobytes()) == fitted.predictions
-    kept = read(registry.get(ref.uri, WALKED, made.walked))
+    kept = read_walk(registry.get(ref.uri, WALKED, made.walked))
     assert digest_bytes(kept["challenger"].tobytes()) != made.challenger.predictions
 
 
@@ -162,7 +164,7 @@ def test_rerun_in_another_registry_gives_the_same_bytes(
     shutil.copy(clinic / "mlflow.db", tmp_path / "other.db")
     other = Registry(f"sqlite:///{tmp_path}/other.db", f"file://{tmp_path}/other")
     runs = [(r, train(lake, spec, NIGHT, registry=r).uri) for r in (registry, other)]
-    first, second = (Record.from_json(r.get(run, PATH)) for r, run in runs)
+    first, second = (TrainingRecord.from_json(r.get(run, PATH)) for r, run in runs)
     assert first == second
     assert runs[0][0].get(runs[0][1], WALKED) == runs[1][0].get(runs[1][1], WALKED)
 
@@ -171,7 +173,7 @@ def test_held_out_keeps_no_walk(lake: Lake, registry: Registry, clinic: Path) ->
     """A gate on held-out evidence fits nothing on the test nights, and keeps no walk."""
     spec = visits.usecase(clinic / "usecases")
     run = train(lake, spec, NIGHT, registry=registry).uri
-    made = Record.from_json(registry.get(run, PATH))
+    made = TrainingRecord.from_json(registry.get(run, PATH))
     assert (made.walked, made.last_fitted) == ("", made.last_chosen)
     assert made.fitted_rows == made.rows["train"] + made.rows["validation"]
     with pytest.raises((EvergreenError, ModelError)):

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from include import tables
-from include.lake import Lake
 from include.spec import UseCase
 from include.spec.load import read
+from include.storage import schemas
+from include.storage.lake import Lake
 
 FIRST, LAST = "2024-03-01", "2024-03-30"
 SPEC = """
@@ -110,11 +110,11 @@ def fill(lake: Lake, spec: UseCase, first: str = FIRST, last: str = LAST) -> Non
         for row in _outcomes(spec.clock.shift(n, -2))
     ]
     for name, rows in (("visits", planned), ("outcomes", came)):
-        table = pa.Table.from_pylist(rows, schema=tables.validated(spec.sources[name]))
+        table = pa.Table.from_pylist(rows, schema=schemas.validated_schema(spec.sources[name]))
         lake.publish(f"validated_{name}", table, {"night": nights})
         made = [{"product": name, "night": n, "outcome": "published"} for n in nights]
         where = {"product": name, "night": nights}
-        status = pa.Table.from_pylist(made, schema=tables.PARTITIONS)
+        status = pa.Table.from_pylist(made, schema=schemas.PARTITIONS)
         lake.publish("partitions", status, where)
 
 

@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable
 
-from include import upkeep
 from include.errors import EvergreenError
-from include.lake import Lake
-from include.refs import digest_json
-from include.registry import Registry
-from include.upkeep import compact, referred, tidy, vacuum
+from include.models.registry import Registry
+from include.ops import upkeep
+from include.ops.upkeep import compact, maintain_tables, referenced_versions, vacuum
+from include.references import digest_json
+from include.storage.lake import Lake
 from tests.evaluate.conftest import Clinic
 
 
@@ -52,29 +52,29 @@ def test_the_rows_are_the_same_in_fewer_files(clinic: Clinic) -> None:
     lived(clinic)
     before, many = content(clinic.lake), files(clinic.lake)
     assert max(many.values()) > 5
-    ref = tidy(clinic.lake, clinic.registry)
+    ref = maintain_tables(clinic.lake, clinic.registry)
     assert ref.rows > 5
     assert content(clinic.lake) == before
     few = files(clinic.lake)
     assert few["validated_visits"] == 1
-    assert tidy(clinic.lake, clinic.registry).rows == 0
+    assert maintain_tables(clinic.lake, clinic.registry).rows == 0
 
 
 def test_what_was_just_replaced_stays(clinic: Clinic) -> None:
     """A reader that began before, and a restore, find each file for the days that are declared."""
     lived(clinic)
     before = parquet(clinic.lake)
-    tidy(clinic.lake, clinic.registry)
+    maintain_tables(clinic.lake, clinic.registry)
     assert before < parquet(clinic.lake)
 
 
 def test_versions_that_a_training_was_fitted_on_stay(clinic: Clinic) -> None:
     """Of a source's table the version in the run's parameters can still be read, one between can't."""
-    (version,) = referred(clinic.registry, clinic.spec.name)["validated_visits"]
+    (version,) = referenced_versions(clinic.registry, clinic.spec.name)["validated_visits"]
     then = clinic.lake.read("validated_visits", version=version)
     assert then is not None
     lived(clinic)
-    tidy(clinic.lake, clinic.registry, kept=0)
+    maintain_tables(clinic.lake, clinic.registry, kept=0)
     kept = clinic.lake.read("validated_visits", version=version)
     assert kept is not None
     assert sorted(map(repr, kept.to_pylist())) == sorted(map(repr, then.to_pylist()))
@@ -92,13 +92,13 @@ def test_nothing_is_removed_while_the_registry_is_down(
     lived(clinic)
     before = parquet(clinic.lake)
     with pytest.raises(EvergreenError, match="registry"):
-        tidy(clinic.lake, Registry("http://127.0.0.1:9"), kept=0)
+        maintain_tables(clinic.lake, Registry("http://127.0.0.1:9"), kept=0)
     assert before < parquet(clinic.lake)
 
 
 def test_an_empty_lake_has_nothing_to_tidy(clinic: Clinic, tmp_path: Path) -> None:
     """Before the first night there is no table, and that is no error."""
-    ref = tidy(Lake(clinic.spec.name, str(tmp_path / "none")), clinic.registry)
+    ref = maintain_tables(Lake(clinic.spec.name, str(tmp_path / "none")), clinic.registry)
     assert ref.rows == 0
 
 
@@ -183,7 +183,7 @@ def test_nothing_is_removed_by_a_registry_of_another_lake(clinic: Clinic, tmp_pa
     """One that answers, and knows none of the trainings that the lake has verdicts of."""
     clinic.lake.append_at("attempts", pa.table({"key": ["k"]}), -1)
     with pytest.raises(EvergreenError, match=r"upkeep: required the runs.*nothing was removed"):
-        tidy(clinic.lake, Registry(f"sqlite:///{tmp_path}/other.db"), kept=0)
+        maintain_tables(clinic.lake, Registry(f"sqlite:///{tmp_path}/other.db"), kept=0)
 
 
 def test_what_a_killed_writer_left_goes_after_its_days(tmp_path: Path) -> None:

@@ -12,18 +12,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from include import profile, tables
-from include.evaluate.metrics import loss, measured
-from include.lake import Lake
+from include.judge.evidence import (
+    EdgeCase,
+    Evidence,
+    Facts,
+    Fairness,
+    Leak,
+    Losses,
+    Serving,
+    Slice,
+    evidence_key,
+    evidence_rows_key,
+)
 from include.promote import ledger
-from include.promote.evidence import Evidence, Losses, place, rows_place
-from include.promote.facts import EdgeCase, Facts, Fairness, Leak, Serving, Slice
-from include.promote.run import decide
-from include.refs import digest_bytes
+from include.promote.promotion import judge_and_record
+from include.references import digest_bytes
+from include.reports.verdict import draw_verdict
 from include.spec import UseCase
 from include.spec.load import read
 from include.spec.metrics import METRICS
-from include.verdict.draw import draw
+from include.stats import profiles
+from include.stats.metrics import metric_values, row_losses
+from include.storage import schemas
+from include.storage.lake import Lake
 from tests.promote.conftest import nights
 
 ROOT = Path(__file__).parents[2]
@@ -59,16 +70,16 @@ class World:
         labels: float | None = None,
     ) -> str:
         """Judge version ``number``; a model's skill says how much of what will come it knows."""
-        champion = ledger.rival(self.lake, nights(count + number)[-1])
+        champion = ledger.champion_to_beat(self.lake, nights(count + number)[-1])
         skill = {name: value for name, value in skill.items() if name != "champion" or champion}
         of, actual, predicted = rows(self.spec, count, number, skill)
         actual = actual if labels is None else np.full_like(actual, labels)
         evidence = self.evidence(number, count, of, actual, predicted, champion["model"] if champion else "")
-        self.lake.replace(place(evidence.key), evidence.to_json().encode())
+        self.lake.replace(evidence_key(evidence.key), evidence.to_json().encode())
         if keep:
-            self.lake.replace(rows_place(evidence.key), parquet(of, actual, predicted))
+            self.lake.replace(evidence_rows_key(evidence.key), parquet(of, actual, predicted))
         self.learnt(evidence)
-        decide(self.lake, self.spec, place(evidence.key))
+        judge_and_record(self.lake, self.spec, evidence_key(evidence.key))
         return evidence.key
 
     def evidence(
@@ -76,7 +87,7 @@ class World:
     ) -> Evidence:
         """Return evidence whose losses and metrics are those of the rows."""
         there = nights(count)
-        each = {n: loss(self.spec.gate.objective, actual, values) for n, values in predicted.items()}
+        each = {n: row_losses(self.spec.gate.objective, actual, values) for n, values in predicted.items()}
         found = Losses(
             there,
             tuple(int((of == night).sum()) for night in there),
@@ -93,7 +104,7 @@ class World:
             model=digest_bytes(f"model {number}".encode()),
             prior=float(actual.mean()) if count else 0.2,
             baseline_model=digest_bytes(b"baseline"),
-            metrics={n: measured(names, actual, v) for n, v in predicted.items()},
+            metrics={n: metric_values(names, actual, v) for n, v in predicted.items()},
             losses=found,
             champion=champion,
             last_fitted="2013-01-31",
@@ -109,7 +120,7 @@ class World:
         shift = 0.1 * int(evidence.version)
         values = {n: random.normal(shift, 1, 200) for n in self.spec.features.numeric}
         values |= {n: random.choice(["A", "B", "C"], 200) for n in self.spec.features.categorical}
-        made = profile.build(
+        made = profiles.build_profile(
             product,
             evidence.night,
             pa.table(values),
@@ -128,12 +139,12 @@ class World:
         row |= {"product": product, "night": night, "outcome": outcome, "rows": count, "quarantined": aside}
         row |= {"inputs": "{}"}
         where = {"product": product, "night": night}
-        self.lake.publish("partitions", pa.Table.from_pylist([row], schema=tables.PARTITIONS), where)
+        self.lake.publish("partitions", pa.Table.from_pylist([row], schema=schemas.PARTITIONS), where)
 
     def promote(self, key: str) -> None:
         """Write the switch that promoting an attempt writes, without its models."""
         row = ledger.attempt(self.lake, key)
-        ledger.switch(self.lake, lambda _: [{
+        ledger.record_switch(self.lake, lambda _: [{
             "role": "champion", "version": row["version"], "model": row["model"], "prior": 0.2,
             "effective": "2013-03-04", "evidence": row["night"], "kind": "promoted", "by": "",
             "reason": row["sentence"], "attempt": key, "request": key,
@@ -148,7 +159,7 @@ class World:
 
     def page(self, key: str) -> str:
         """Draw an attempt and return its page."""
-        return (self.lake.get(f"reports/{draw(self.lake, self.spec, key, None)}") or b"").decode()
+        return (self.lake.get(f"reports/{draw_verdict(self.lake, self.spec, key, None)}") or b"").decode()
 
 
 def rows(

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from include import models
-from include.lake import Lake
+from include.judge.evidence import Evidence
+from include.models import artifacts
+from include.models.registry import Registry
 from include.promote import ledger
-from include.promote.evidence import Evidence
-from include.refs import digest_bytes
-from include.registry import Registry
-from include.verdict.draw import DATA, MODEL, PAGE, draw
-from include.verdict.place import data_card_place, model_card_place, page_place
+from include.references import digest_bytes
+from include.reports.paths import data_card_place, model_card_place, page_place
+from include.reports.verdict import DATA, MODEL, PAGE, draw_verdict
+from include.storage.lake import Lake
 from tests.promote.conftest import model
 from tests.verdict.conftest import SKILLS, World
 
@@ -100,14 +100,14 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     made = Registry(f"sqlite:///{folder}/mlflow.db", f"file://{folder}/artifacts")
     data = model(1)
     with made.recording("weekly_sales", "key", "run") as run:
-        assert made.register(run, "weekly_sales", models.load(data, digest_bytes(data))) == "1"
+        assert made.register(run, "weekly_sales", artifacts.deserialize(data, digest_bytes(data))) == "1"
     return made
 
 
 def test_page_and_cards_go_with_the_model_version(registry: Registry, weekly: World) -> None:
     """The run that made the version has them, the bytes that the lake has."""
     key = weekly.attempt(1, SKILLS)
-    place = draw(weekly.lake, weekly.spec, key, registry)
+    place = draw_verdict(weekly.lake, weekly.spec, key, registry)
     run, digest = registry.run_of("weekly_sales", "1"), ledger.attempt(weekly.lake, key)["model"]
 
     assert place == page_place(ledger.attempt(weekly.lake, key)["night"], key)
@@ -124,7 +124,7 @@ def test_a_registry_that_is_down_costs_nothing(
 ) -> None:
     """The lake has page and cards, and the log says that MLflow hasn't."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    place = draw(weekly.lake, weekly.spec, weekly.attempt(1, SKILLS), Registry("http://127.0.0.1:9"))
+    place = draw_verdict(weekly.lake, weekly.spec, weekly.attempt(1, SKILLS), Registry("http://127.0.0.1:9"))
 
     assert weekly.lake.get(f"reports/{place}")
     assert "weekly_sales v1: report and cards are in the lake only" in caplog.text

@@ -7,13 +7,13 @@ from html.parser import HTMLParser
 
 import pytest
 
+from include.judge.judge import FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED, checks_of
 from include.promote import ledger
-from include.promote.judge import FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED, checks_of
-from include.verdict.draw import draw_forced
-from include.verdict.known import read
-from include.verdict.page import page as render
-from include.verdict.place import page_place
-from include.verdict.words import TITLES, headline
+from include.reports.paths import page_place
+from include.reports.verdict import draw_forced
+from include.reports.verdict import render_page as render
+from include.reports.verdict_data import read_attempt
+from include.reports.wording import TITLES, headline
 from tests.verdict.conftest import HOSTILE, SKILLS, World
 
 VOID = {"meta", "br", "img", "use", "path", "rect"}
@@ -280,7 +280,7 @@ def test_what_happens_next_follows_the_declaration(flights: World) -> None:
         ({"rollout": {"kind": "canary", "share": 0.25}}, "then serves 25.0 % of the rows"),
     ):
         asks = flights.asking(gate)
-        told = headline(read(asks.lake, asks.spec, asks.attempt(2, better)))
+        told = headline(read_attempt(asks.lake, asks.spec, asks.attempt(2, better)))
         assert told.why[-1] == "All 17 checks let it pass."
         assert said in told.then
 
@@ -290,21 +290,22 @@ def test_after_a_step_down_nobody_is_said_to_stay_champion(flights: World) -> No
     flights.promote(flights.attempt(1, SKILLS))
     shadow = flights.asking({"rollout": {"kind": "shadow"}})
     row = {**ledger.switches(flights.lake)[0], "kind": ledger.STEPPED_DOWN}
-    ledger.switch(flights.lake, lambda _: [row])
+    ledger.record_switch(flights.lake, lambda _: [row])
     for challenger, sentence in (
         (0.95, "It serves from the next night that isn't served yet"),
         (0.1, "Version 1 stepped down and has no successor yet: its baseline goes on serving"),
     ):
         skill = {**SKILLS, "challenger": challenger, "champion": 0.2}
         key = shadow.attempt(2 if challenger > 0.5 else 3, skill)
-        assert headline(read(shadow.lake, shadow.spec, key)).then.startswith(sentence)
+        assert headline(read_attempt(shadow.lake, shadow.spec, key)).then.startswith(sentence)
 
 
 def test_an_old_attempt_says_that_the_declaration_changed(told: tuple[World, str]) -> None:
     """Drawn under another gate than it was judged by, a page says whose bounds it shows."""
     made, key = told
     then, now = (
-        render(read(made.lake, spec, key), {}) for spec in (made.spec, made.asking({"alpha": 0.01}).spec)
+        render(read_attempt(made.lake, spec, key), {})
+        for spec in (made.spec, made.asking({"alpha": 0.01}).spec)
     )
 
     assert "declared otherwise since" not in then

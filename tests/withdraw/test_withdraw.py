@@ -14,21 +14,21 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from evergreen.operators.operate import OperateOperator
-from include import stages
+from include.cli import stages
 from include.environment import endpoint
 from include.errors import EvergreenError, NotPublished, PartitionError
-from include.history.draw import redraw
-from include.ingest.settle import settle
-from include.lake import Lake
-from include.metrics.gauges import gauges
-from include.monitor.run import monitor
-from include.refs import digest_json
-from include.score.run import score
+from include.ingest.lookback import refresh_lookback
+from include.monitor.pipeline import monitor
+from include.ops.prometheus import gauges
+from include.ops.status import status
+from include.ops.verify import verify
+from include.ops.withdrawal import withdraw
+from include.references import digest_json
+from include.reports.history import redraw_if_newest
+from include.score.pipeline import score
 from include.spec import UseCase
 from include.spec.load import read
-from include.status import status
-from include.verify import verify
-from include.withdraw import withdraw
+from include.storage.lake import Lake
 from tests.faults import clocks
 from tests.monitor import machines
 from tests.usecases.weekly_sales import world
@@ -87,7 +87,7 @@ def ran(lake: Lake, use: UseCase, night: str) -> None:
     machines.stops(lake, use, night)
     score(lake, use, night)
     monitor(lake, use, night)
-    redraw(lake, use, night)
+    redraw_if_newest(lake, use, night)
 
 
 def copied(folder: Path, to: Path) -> Lake:
@@ -204,7 +204,7 @@ def weekly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Lake, UseCa
     folder = shutil.copytree(Path(world.__file__).parent, tmp_path / "usecases" / "weekly_sales")
     lake, spec = Lake("weekly_sales"), read(folder / "usecase.yaml")
     for stage in ("ingest", "score", "monitor"):
-        stages.run(stage, lake, spec, keys, now=clocks.NOW)
+        stages.run_stage(stage, lake, spec, keys, now=clocks.NOW)
     file = folder / "usecase.yaml"
     file.write_text(file.read_text().replace("timezone: UTC\n", f'timezone: UTC\n  end: "{keys[1]}"\n', 1))
     return lake, read(file), keys
@@ -252,7 +252,7 @@ def test_what_was_ingested_for_its_lookback_goes_with_it(weekly: tuple[Lake, Use
     lake, _, keys = weekly
     spec = read(Path(world.__file__).parent / "usecase.yaml")
     twin = clocks.state(lake)
-    settle(lake, spec, FAR, endpoint)
+    refresh_lookback(lake, spec, FAR, endpoint)
     monitor(lake, spec, FAR)
     assert len({row["night"] for row in lake.rows("partitions")}) == 3 + 5
     ref = withdraw(lake, spec, FAR, *WHO, now=datetime.now(UTC))

@@ -13,12 +13,12 @@ from airflow.sdk.exceptions import TaskAwaitingInput
 
 from evergreen.links import OverviewLink, inside
 from evergreen.operators.base import EvergreenOperator
-from include.refs import Ref
+from include.references import Ref
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from include.promote.grow import Row
+    from include.promote.ledger import Row
 
 APPROVE, REJECT = "Approve", "Reject"
 ASKED = "asked"  # when the question was put first, kept by Airflow over the task's tries
@@ -50,17 +50,17 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
     def execute(self, context: Context) -> Any:
         """Ask, unless the answer is there or nobody need be asked; the answer comes to `execute_complete`."""
         from include.promote import approval, ledger
-        from include.promote.obstacle import books, obstacle
+        from include.promote.promotion import promotion_blocker, read_ledgers
 
         lake, spec = self.open()
         with self.one_try():
             attempt = ledger.attempt(lake, self.verdict["uri"])
-        now = books(lake, spec)
-        if row := approval.of(now.approvals, attempt["key"]):
+        now = read_ledgers(lake, spec)
+        if row := approval.answer_to(now.approvals, attempt["key"]):
             return self._done(row)
         if asked := context["task_state_store"].get(ASKED):
             return self._look_again(context, self._until(asked))
-        if (why := obstacle(now, attempt)) != approval.WAITS:
+        if (why := promotion_blocker(now, attempt)) != approval.WAITS:
             self.skip_task(f"nobody is asked: {why or 'nothing stands in its way'}")
         return self._ask(context, attempt)
 
@@ -74,12 +74,12 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
         reason = str(said["params_input"].get("reason") or "").strip()
         if user is None:
             silence = f"no answer within {self.hours:g} h"
-            return self._done(approval.answer(lake, spec, key, approval.EXPIRED, "", silence, at))
+            return self._done(approval.record_answer(lake, spec, key, approval.EXPIRED, "", silence, at))
         if not reason:
             self.log.warning("%s gave no reason, which is no answer: asked again", user["name"])
             return self._ask(context, ledger.attempt(lake, key))
         word = approval.APPROVED if said["chosen_options"] == [APPROVE] else approval.REJECTED
-        return self._done(approval.answer(lake, spec, key, word, user["name"], reason, at))
+        return self._done(approval.record_answer(lake, spec, key, word, user["name"], reason, at))
 
     def _ask(self, context: Context, attempt: Row) -> Any:
         """Put the question, with what is left of the hours since it was put first."""
@@ -115,9 +115,9 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
 
     def _body(self, attempt: Row, until: datetime) -> str:
         """Return what the person reads, as Markdown: the checks, and the way to the report."""
-        from include.promote.judge import checks_of
-        from include.verdict.parts import plain
-        from include.verdict.place import page_place
+        from include.judge.judge import checks_of
+        from include.reports.html import escape_markdown
+        from include.reports.paths import page_place
 
         night = attempt["night"]
         report = inside(f"/report/{quote(self.usecase)}/{quote(page_place(night, attempt['key']))}")
@@ -131,10 +131,10 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
         for one in checks_of(attempt["checks"]):
             found = f"{one.found} ({one.note})" if one.note else one.found
             cells = (one.name, one.required, found, "passed" if one.passed else "not passed")
-            lines.append("| " + " | ".join(map(plain, cells)) + " |")
+            lines.append("| " + " | ".join(map(escape_markdown, cells)) + " |")
         return "\n".join(lines)
 
     def _done(self, row: Row) -> dict[str, Any]:
-        from include.promote.approval import told
+        from include.promote.approval import answer_text
 
-        return self.handed(Ref(row["attempt"], self.verdict["partition"], note=told(row)))
+        return self.handed(Ref(row["attempt"], self.verdict["partition"], note=answer_text(row)))

@@ -14,13 +14,13 @@ from structlog.contextvars import bind_contextvars
 from evergreen.links import OverviewLink, PageLink, whole
 from include import errors
 from include.environment import Endpoint
-from include.refs import Ref
+from include.references import Ref
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from include.lake import Lake
     from include.spec import UseCase
+    from include.storage.lake import Lake
 
 # another try at the same bytes or decision gives the same answer: Airflow's retries are for the rest
 FINAL = (
@@ -82,8 +82,8 @@ class EvergreenOperator(StoreOperator):
 
     def open(self) -> tuple[Lake, UseCase]:
         """Return the use case's store and its declaration."""
-        from include.lake import Lake
         from include.spec import load
+        from include.storage.lake import Lake
 
         carry(usecase=self.usecase)
         return Lake(self.usecase), load(self.usecase)
@@ -167,11 +167,11 @@ def connect(name: str) -> Endpoint:
 
 def backed_up(lakes: Sequence[Lake]) -> Ref:
     """Back lakes up, and return the place's reference; its note names the backup, and what isn't in it."""
-    from include.backup.shelf import shelf
-    from include.backup.write import ARTIFACTS, backup
     from include.environment import setting
+    from include.ops.backup import ARTIFACTS, backup
+    from include.ops.backup_store import open_store
 
-    kept, now = shelf(), datetime.now(UTC)
+    kept, now = open_store(), datetime.now(UTC)
     done = backup(lakes, kept, now=now, connect=connect, artifacts=setting(ARTIFACTS, ""))
     if done.failed:
         raise AirflowFailException(done.note)

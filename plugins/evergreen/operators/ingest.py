@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from evergreen.operators.base import EvergreenOperator, connect, night_of
 from include.errors import SourceUnavailable
-from include.refs import Ref
+from include.references import Ref
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -37,7 +37,7 @@ class IngestOperator(EvergreenOperator):
 
     def execute(self, context: Context, event: Any = None) -> dict[str, Any]:
         """Return the reference of what was published."""
-        from include.ingest.run import ingest
+        from include.ingest.pipeline import ingest
 
         lake, spec = self.open()
         with self.one_try():
@@ -109,8 +109,8 @@ class IngestRangeOperator(EvergreenOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return a reference to the range; fail where the source failed, or no night could be published."""
-        from include.ingest.request import NothingYet
-        from include.ingest.run import ingest
+        from include.ingest.connectors.request import NotAvailableYet
+        from include.ingest.pipeline import ingest
 
         lake, spec = self.open()
         nights = spec.nights(self.source, self.first, self.last)
@@ -120,7 +120,9 @@ class IngestRangeOperator(EvergreenOperator):
         for outcome in found:
             if outcome.outcome != "published":
                 self.log.warning("%s", outcome.note)
-            if isinstance(outcome.error, SourceUnavailable) and not isinstance(outcome.error, NothingYet):
+            if isinstance(outcome.error, SourceUnavailable) and not isinstance(
+                outcome.error, NotAvailableYet
+            ):
                 outcome.raise_for_outcome()  # the nights that stand are cheap to pass over in the retry
         if found and not counts["published"]:
             raise AirflowFailException(found[0].note)

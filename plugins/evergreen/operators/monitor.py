@@ -28,8 +28,8 @@ class MonitorOperator(EvergreenOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of the night's findings; a night without predictions ends red."""
-        from include.history.draw import redraw
-        from include.monitor.run import monitor
+        from include.monitor.pipeline import monitor
+        from include.reports.history import redraw_if_newest
 
         lake, spec = self.open()
         with self.one_try():
@@ -40,7 +40,7 @@ class MonitorOperator(EvergreenOperator):
             said = {name: decided[name] for name in ("night", "decision", "cause")}
             context["outlet_events"][product(self.usecase, "decisions")].extra.update(said)
         if context["dag_run"].run_type != "backfill" or not _others_wait(context):
-            redraw(lake, spec)
+            redraw_if_newest(lake, spec)
         if not lake.rows("partitions", {"product": "predictions", "night": night}):
             raise AirflowFailException(f"{self.usecase} {night}: nothing was predicted; {ref.note}")
         return self.handed(ref)
@@ -112,7 +112,7 @@ class AlertOperator(EvergreenOperator):
         if not spec.alerts.to:
             self.skip_task(f"alerts.to of the spec names nobody; {found[0]['reason']}")
         self.log.info("%s", said["sentence"])
-        became = alerts.tell(lake, said, spec.alerts.to, sender(context))
+        became = alerts.send_alerts(lake, said, spec.alerts.to, sender(context))
         for name, what in became.items():
             (self.log.warning if what.startswith("failed") else self.log.info)("%s: %s", name, what)
         if failed := [name for name, what in became.items() if what.startswith("failed")]:

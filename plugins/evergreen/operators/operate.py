@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowFailException
 
 from evergreen.operators.base import EvergreenOperator, backed_up
-from include.refs import Ref
+from include.references import Ref
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -48,7 +48,7 @@ class OperateOperator(EvergreenOperator):
         return str(value)
 
     def _verify(self) -> Ref:
-        from include.verify import verify
+        from include.ops.verify import verify
 
         lake, spec = self.open()
         found = verify(lake, spec)
@@ -57,35 +57,35 @@ class OperateOperator(EvergreenOperator):
         return Ref(lake.uri, "all", note=found.note)
 
     def _redraw(self) -> Ref:
-        from include.history.draw import draw
+        from include.reports.history import draw_history
 
         lake, spec = self.open()
-        year, _ = draw(lake, spec)
+        year, _ = draw_history(lake, spec)
         return Ref(year["page"], "all", rows=year["nights"], note=f"The year is drawn: {year['sentence']}")
 
     def _roll_back(self, form: Any, by: str, request: str) -> Ref:
-        from include.promote.back import rollback
-        from include.registry import Registry
+        from include.models.registry import Registry
+        from include.promote.rollback import rollback
 
         lake, spec = self.open()
         to, reason = (form["version"] or "").strip() or None, self._required(form, "reason", "Why")
         return rollback(lake, spec, to, by, reason, registry=Registry(), request=request)
 
     def _force(self, form: Any, by: str, request: str) -> Ref:
-        from include.promote.person import which
-        from include.promote.run import force
-        from include.registry import Registry
-        from include.verdict.draw import draw_forced
+        from include.models.registry import Registry
+        from include.promote.approval import find_attempt
+        from include.promote.promotion import force
+        from include.reports.verdict import draw_forced
 
         lake, spec = self.open()
         reason, attempt = self._required(form, "reason", "Why"), self._required(form, "attempt", "Attempt")
-        key, registry = which(lake, attempt)["key"], Registry()
+        key, registry = find_attempt(lake, attempt)["key"], Registry()
         ref = force(lake, spec, key, by, reason, registry=registry, request=request)
         draw_forced(lake, spec, key, registry)
         return ref
 
     def _withdraw(self, form: Any, by: str, request: str) -> Ref:
-        from include.withdraw import withdraw
+        from include.ops.withdrawal import withdraw
 
         lake, spec = self.open()
         reason, night = self._required(form, "reason", "Why"), self._required(form, "partition", "Partition")

@@ -9,11 +9,11 @@ from evergreen.operators.base import EvergreenOperator, night_of
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from include.registry import Registry
+    from include.models.registry import Registry
 
 
 def _registry() -> Registry:
-    from include.registry import Registry  # MLflow, which a night without a switch does without
+    from include.models.registry import Registry  # MLflow, which a night without a switch does without
 
     return Registry()
 
@@ -26,7 +26,7 @@ class AdvanceOperator(EvergreenOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of the switches, or skip with how the trials stand where none was made."""
-        from include.rollout.run import advance
+        from include.rollout.pipeline import advance
 
         lake, spec = self.open()
         with self.one_try():

@@ -20,13 +20,13 @@ class ScoreOperator(EvergreenOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of the night's predictions."""
-        from include.ingest.settle import settle
-        from include.score.run import score
+        from include.ingest.lookback import refresh_lookback
+        from include.score.pipeline import score
 
         lake, spec = self.open()
         with self.one_try():
             night = night_of(context, spec)
             carry_champion(lake, night)
-            for outcome in settle(lake, spec, night, connect):
+            for outcome in refresh_lookback(lake, spec, night, connect):
                 self.log.info("%s", outcome.note)
             return self.handed(score(lake, spec, night))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from evergreen.links import MlflowLink, OverviewLink, VerdictLink
 from evergreen.operators.base import EvergreenOperator, carry, night_of
-from include.refs import Ref
+from include.references import Ref
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -23,8 +23,8 @@ class TrainOperator(EvergreenOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of the training run."""
-        from include.registry import Registry
-        from include.train.run import train
+        from include.models.registry import Registry
+        from include.train.pipeline import train
 
         lake, spec = self.open()
         with self.one_try():
@@ -47,8 +47,8 @@ class EvaluateOperator(EvergreenOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of the evidence."""
-        from include.evaluate.run import evaluate
-        from include.registry import Registry
+        from include.evaluate.pipeline import evaluate
+        from include.models.registry import Registry
 
         lake, spec = self.open()
         with self.one_try():
@@ -67,15 +67,15 @@ class AblateOperator(EvergreenOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of the training run."""
-        from include.errors import TooFew
-        from include.evaluate.ablate import ablate
-        from include.registry import Registry
+        from include.errors import InsufficientData
+        from include.evaluate.ablation import ablate
+        from include.models.registry import Registry
 
         lake, spec = self.open()
         try:
             with self.one_try():
                 found = ablate(lake, spec, night_of(context, spec), registry=Registry())
-        except TooFew as error:
+        except InsufficientData as error:
             self.skip_task(str(error))
         self.log.info("%s", found.text())
         most = found.groups[0]
@@ -100,18 +100,18 @@ class JudgeOperator(EvergreenOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of the verdict: its attempt's key, and the sentence."""
+        from include.judge.evidence import attempt_key_of
+        from include.models.registry import Registry
         from include.promote import ledger
-        from include.promote.evidence import attempt_of
-        from include.promote.run import decide
-        from include.registry import Registry
-        from include.verdict.draw import draw
+        from include.promote.promotion import judge_and_record
+        from include.reports.verdict import draw_verdict
 
         lake, spec = self.open()
-        attempt = attempt_of(self.evidence["uri"])
+        attempt = attempt_key_of(self.evidence["uri"])
         with self.one_try():
-            verdict = decide(lake, spec, self.evidence["uri"])
+            verdict = judge_and_record(lake, spec, self.evidence["uri"])
             carry(model_version=str(ledger.attempt(lake, attempt)["version"]))
-            draw(lake, spec, attempt, Registry())
+            draw_verdict(lake, spec, attempt, Registry())
         return self.handed(Ref(attempt, night_of(context, spec), note=verdict.sentence))
 
 
@@ -130,16 +130,15 @@ class PromoteOperator(EvergreenOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of the switch, or skip with what stands in its way."""
+        from include.models.registry import Registry
         from include.promote import ledger
-        from include.promote.obstacle import books, obstacle
-        from include.promote.run import promote
-        from include.registry import Registry
+        from include.promote.promotion import promote, promotion_blocker, read_ledgers
 
         lake, spec = self.open()
         with self.one_try():
             carry(model_version=str(ledger.attempt(lake, self.verdict["uri"])["version"]))
             switched = promote(lake, spec, self.verdict["uri"], registry=Registry())
         if switched is None:
-            why = obstacle(books(lake, spec), ledger.attempt(lake, self.verdict["uri"]))
+            why = promotion_blocker(read_ledgers(lake, spec), ledger.attempt(lake, self.verdict["uri"]))
             self.skip_task(why or self.verdict["note"])
         return self.handed(switched)

@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from evergreen.operators.base import EvergreenOperator, StoreOperator, backed_up, connect
 from include.errors import SettingError
-from include.refs import Ref
+from include.references import Ref
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -31,8 +31,8 @@ class BackUpOperator(StoreOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of the place; its note names the backup, and what isn't in it."""
-        from include.lake import Lake
         from include.spec import names
+        from include.storage.lake import Lake
 
         skip_without_a_place(self)
         with self.one_try():
@@ -45,12 +45,12 @@ class PruneOperator(StoreOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of the place; its note names what is gone, and says how many stay."""
-        from include.backup.prune import prune
-        from include.backup.shelf import KEPT, shelf, wanted
+        from include.ops.backup_store import KEPT, backups_to_keep, open_store
+        from include.ops.prune import prune
 
         skip_without_a_place(self)
         with self.one_try():
-            kept, keep = shelf(), wanted()
+            kept, keep = open_store(), backups_to_keep()
             if not keep:
                 self.skip_task(f"{KEPT} is 0: every backup stays")
             done = prune(kept, keep)
@@ -59,7 +59,7 @@ class PruneOperator(StoreOperator):
 
 def skip_without_a_place(task: StoreOperator) -> None:
     """Skip the task where nobody said where backups go."""
-    from include.backup.shelf import address
+    from include.ops.backup_store import address
 
     try:
         address()
@@ -72,12 +72,12 @@ class TidyOperator(EvergreenOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of the tables; its note says how many files there were and are."""
-        from include.registry import Registry
-        from include.upkeep import tidy
+        from include.models.registry import Registry
+        from include.ops.upkeep import maintain_tables
 
         lake, _ = self.open()
         with self.one_try():
-            return self.handed(tidy(lake, Registry()))
+            return self.handed(maintain_tables(lake, Registry()))
 
 
 class PurgeOperator(StoreOperator):
@@ -94,7 +94,7 @@ class PurgeOperator(StoreOperator):
 
     def execute(self, context: Context) -> None:
         """Run the command; what it says is in the log."""
-        from include.backup.databases import address as address_of
+        from include.ops.backup import database_address as address_of
 
         try:
             found = connect(self.connection)

@@ -20,7 +20,7 @@ from fastapi import Depends, HTTPException, Request
 from include.spec import UseCase, load, names
 
 if TYPE_CHECKING:
-    from include.lake import Lake
+    from include.storage.lake import Lake
 
 _NAME = re.compile(r"[\w.-]{1,200}")  # as Airflow's keys
 may_enter = requires_access_view(AccessView.WEBSITE)
@@ -55,7 +55,9 @@ def named(usecase: str, _: Annotated[None, Depends(may_read)]) -> str:
 
 def opened(usecase: Annotated[str, Depends(named)]) -> Open:
     """Return that use case's declaration and lake."""
-    from include.lake import Lake  # pyarrow and deltalake: at the first request, not while Airflow starts
+    from include.storage.lake import (
+        Lake,  # pyarrow and deltalake: at the first request, not while Airflow starts
+    )
 
     return Open(load(usecase), Lake(usecase))
 

@@ -6,8 +6,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from include.lake import Lake
     from include.spec import UseCase
+    from include.storage.lake import Lake
 
 SHOWN = 200  # rows on a page
 ORDER = ("source", "revision", "part", "row", "rule", "column")

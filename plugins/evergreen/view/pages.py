@@ -12,7 +12,7 @@ from evergreen.view.access import Named, Open, Opened, Readable
 from evergreen.view.html import page
 from evergreen.view.kept import kept
 from evergreen.view.summary import summary
-from include.clock import day_of
+from include.spec.clock import day_of
 
 # Evidently's reports bring their scripts and styles along. They run in an origin of their own, which has
 # neither Airflow's cookie nor its API, and reach nothing on the network.
@@ -84,12 +84,10 @@ def quarantine(request: Request, opened: Opened, night: str) -> HTMLResponse:
 def metrics(usecases: Readable) -> Response:
     """Give Prometheus the gauges of every use case that its user may read."""
     # pyarrow and deltalake: at the first request, not while Airflow starts
-    from include.metrics.exposition import CONTENT_TYPE, text
-    from include.metrics.gauges import ABOUT
-    from include.metrics.scrape import scrape
+    from include.ops.prometheus import ABOUT, CONTENT_TYPE, exposition_text, scrape
 
     samples = [sample for name in usecases for sample in scrape(name)]
-    return Response(text(samples, ABOUT), media_type=CONTENT_TYPE)
+    return Response(exposition_text(samples, ABOUT), media_type=CONTENT_TYPE)
 
 
 def _stored(opened: Open, path: str) -> bytes:

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from include.errors import EvergreenError, StoreUnavailable
+from include.reports.paths import HISTORY, page_place
 from include.spec import load
-from include.verdict.place import HISTORY, page_place
 
 if TYPE_CHECKING:
-    from include.lake import Lake
     from include.spec import UseCase
+    from include.storage.lake import Lake
 
 NIGHTS = 14  # that are shown
 RUNGS = ("champion", "canary", "previous", "baseline", "prior")
@@ -25,7 +25,9 @@ Metrics = dict[str, float | None]
 
 def summary(usecase: str) -> dict[str, Any]:
     """Return what the page shows of a use case; one that can't be read says why and takes no other down."""
-    from include.lake import Lake  # pyarrow and deltalake: at the first request, not while Airflow starts
+    from include.storage.lake import (
+        Lake,  # pyarrow and deltalake: at the first request, not while Airflow starts
+    )
 
     try:
         spec = load(usecase)
@@ -42,9 +44,9 @@ def summary(usecase: str) -> dict[str, Any]:
 
 
 def _state(lake: Lake, spec: UseCase) -> dict[str, Any]:
-    from include import status  # its parts, for the whole reads each night's rows
+    from include.ops import status  # its parts, for the whole reads each night's rows
 
-    partitions, reports = lake.rows("partitions"), set(lake.keys("reports"))
+    partition_rows, reports = lake.rows("partitions"), set(lake.keys("reports"))
     return {
         "statement": spec.problem.statement,
         "owner": spec.problem.owner,
@@ -52,18 +54,18 @@ def _state(lake: Lake, spec: UseCase) -> dict[str, Any]:
         "trials": status.on_trial(lake, spec),
         "waiting": status.pending(lake, spec),
         "mean": _watched(spec, status.performance(lake)["mean"]),
-        "stale": len(status.stale(lake, spec, partitions)),
+        "stale": len(status.stale(lake, spec, partition_rows)),
         "attempts": _reported(status.attempts(lake, spec)[::-1], reports),
-        "nights": _nights(lake, spec, partitions, reports),
+        "nights": _nights(lake, spec, partition_rows, reports),
         "history": HISTORY if f"reports/{HISTORY}" in reports else "",
     }
 
 
-def _nights(lake: Lake, spec: UseCase, partitions: Rows, reports: set[str]) -> Rows:
+def _nights(lake: Lake, spec: UseCase, partition_rows: Rows, reports: set[str]) -> Rows:
     """Return a line for each of the last nights, newest first, put together from what each stage left."""
     from include.monitor.alerts import notified
 
-    made = {(row["night"], row["product"]): row for row in partitions}
+    made = {(row["night"], row["product"]): row for row in partition_rows}
     nights = sorted({night for night, product in made if product in spec.sources})[-NIGHTS:]
     where = {"night": nights}
     rungs = _rungs(lake, nights)

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.calibration.__main__ import app
-from include.lake import Lake
 from include.spec import UseCase
+from include.storage.lake import Lake
 from tests.train import visits
 
 SEQUENCES = 40

@@ -13,10 +13,10 @@ from benchmarks.calibration.__main__ import app
 from benchmarks.calibration.alarms import Rate
 from benchmarks.calibration.planted import REFIT, walked
 from include.errors import EvergreenError
-from include.lake import Lake
-from include.monitor.alarms import limits
 from include.spec import UseCase
 from include.spec.stages import Jumps
+from include.stats.alarms import alarm_limits
+from include.storage.lake import Lake
 from tests.monitor.test_alarms import feed
 
 
@@ -64,7 +64,7 @@ def test_a_night_is_judged_by_limits_of_nights_before_it_alone() -> None:
     walk = walked(counts, rules, 90, 7)
     for place in (90, 90 + REFIT - 1, 90 + REFIT, 199):
         first = 90 + (place - 90) // REFIT * REFIT
-        assert walk.by[place] == limits({name: rows[:first] for name, rows in counts.items()}, rules, 7)
+        assert walk.by[place] == alarm_limits({name: rows[:first] for name, rows in counts.items()}, rules, 7)
     assert len(walk.alarm) == 110
 
 

@@ -13,8 +13,8 @@ from benchmarks.calibration.gate import GAINS, PLACE, calibrate, text
 from benchmarks.calibration.pool import ALIKE, ATTEMPTS, OLDER, RECIPE, SEEDS, UNLIKE, pool
 from benchmarks.calibration.resample import FIXED, GATE, PLAIN
 from include.errors import EvergreenError
-from include.lake import Lake
 from include.spec import UseCase
+from include.storage.lake import Lake
 from tests.benchmarks.calibration.conftest import SEQUENCES
 from tests.train import visits
 

@@ -9,9 +9,9 @@ from scipy.stats import binomtest
 from benchmarks.calibration import resample
 from benchmarks.calibration.pool import ALIKE, Pairs
 from benchmarks.calibration.resample import FIXED, GATE, PLAIN, Drawn, draw, passes, rate
-from include.promote import checks
-from include.promote.case import Case
-from include.promote.evidence import CHALLENGER, CHAMPION, Evidence, Losses
+from include.judge import checks
+from include.judge.context import CheckContext
+from include.judge.evidence import CHALLENGER, CHAMPION, Evidence, Losses
 from include.spec.gate import Gate
 
 WINDOW, NIGHTS = 26, 241
@@ -47,7 +47,9 @@ def test_the_answer_is_the_gates_own(block: int, least: float) -> None:
     better = few.challenger - 0.01 * few.level[:, None, None] * few.rows
     for (sequence, attempt), passed in np.ndenumerate(found):
         at = (sequence, attempt)
-        case = Case(_evidence(few.champion[at], better[at], few.rows[at]), gate, attempt + 1, rival=True)
+        case = CheckContext(
+            _evidence(few.champion[at], better[at], few.rows[at]), gate, attempt + 1, rival=True
+        )
         assert [check.passed for check in checks.champion(case)] == [bool(passed)]
 
 

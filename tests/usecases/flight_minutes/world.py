@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from demo.world import source
-from include import tables
-from include.lake import Lake
 from include.spec import UseCase
+from include.storage import schemas
+from include.storage.lake import Lake
 
 
 def fill(lake: Lake, spec: UseCase, first: str, last: str) -> None:
@@ -25,12 +25,12 @@ def fill(lake: Lake, spec: UseCase, first: str, last: str) -> None:
         of = [days[day] for day in mine["day"].to_pylist()]
         known = {night: spec.clock.local(night, declared.known) for night in nights}
         stamps = {"night": of, "revision": [0] * len(of), "known_at": [known[night] for night in of]}
-        shape = tables.validated(declared)
+        shape = schemas.validated_schema(declared)
         columns = {c: mine[c] for c in declared.columns} | {k: pa.array(v) for k, v in stamps.items()}
         rows = pa.table([columns[field.name].cast(field.type) for field in shape], schema=shape)
         lake.publish(f"validated_{name}", rows, {"night": nights})
         made = [{"product": name, "night": night, "outcome": "published"} for night in nights]
-        status = pa.Table.from_pylist(made, schema=tables.PARTITIONS)
+        status = pa.Table.from_pylist(made, schema=schemas.PARTITIONS)
         lake.publish("partitions", status, {"product": name, "night": nights})
 
 

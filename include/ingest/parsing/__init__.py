@@ -1,0 +1,1 @@
+"""Bytes of a source to typed columns, within declared limits."""

@@ -1,0 +1,1 @@
+"""The contract: which rows are quarantined, and which partition is refused."""

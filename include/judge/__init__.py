@@ -1,0 +1,1 @@
+"""The judge stage: a pure verdict on stored evidence."""

@@ -1,1 +1,0 @@
-"""What Prometheus is told of a use case: gauges of its newest nights, from the lake's tables alone."""

@@ -1,0 +1,1 @@
+"""Models as data: artifact format, input encoding, outputs, and the registry."""

@@ -1,0 +1,145 @@
+"""Whether the champion does what it was promoted for: against the gate's estimate, and against its baseline.
+
+Both are looked at every so many matured nights, over the last ``monitoring.patience`` of them, and a look may
+be wrong as rarely as ``monitoring.alarms`` in 365 nights allows. A look's answer stands until the next.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy.special import stdtrit
+
+from include.errors import EvergreenError
+from include.judge.evidence import CHALLENGER, Evidence, Losses, evidence_rows_key
+from include.monitor.findings import Finding, Outcome
+from include.monitor.losses import LossSeries, loss_series
+from include.monitor.state import State
+from include.spec import UseCase
+from include.stats.intervals import MeanEstimate, mean_and_variance, nights_needed
+from include.storage.lake import Lake
+
+WIDE = 2  # see `looked_at`
+
+
+def check_performance(lake: Lake, spec: UseCase, night: str, state: State) -> list[Finding]:
+    """Return what the champion's losses say of it, as known on a night."""
+    champion = state.champion(night)
+    if champion is None or state.vacancy(night):
+        return []
+    live = loss_series(lake, champion, night)
+    return [above_gate(spec, live, promised_losses(lake, champion)), below_baseline(spec, live)]
+
+
+def promised_losses(lake: Lake, champion: Mapping[str, Any]) -> Losses | str:
+    """Return the losses on which a champion was promoted, or why there are none."""
+    rows = lake.rows("attempts", {"key": champion["attempt"]})
+    try:
+        return Evidence.from_json(rows[0]["evidence"]).losses if rows else "it was promoted without a gate"
+    except EvergreenError as error:
+        return str(error)
+
+
+def promotion_test_rows(lake: Lake, champion: Mapping[str, Any]) -> pa.Table | None:
+    """Return night, label and prediction of the rows on which a champion was promoted, None if gone."""
+    key = str(champion["attempt"]).removesuffix("+forced")
+    data = lake.get(evidence_rows_key(key)) if key else None
+    return None if data is None else pq.read_table(io.BytesIO(data), columns=["night", "actual", CHALLENGER])
+
+
+def look_window(spec: UseCase, live: LossSeries, wide: int = 1) -> slice:
+    """Return the nights of the last look, none before two blocks.
+
+    Parameters
+    ----------
+    wide : times ``monitoring.patience`` and ``gate.block``: `WIDE` where no pairing takes away what
+        nights have in common, so that it lasts from one block to the next.
+    """
+    look = spec.gate.rollout.look
+    last = len(live.nights) // look * look
+    last = last if last >= nights_needed(wide * spec.gate.block) else 0
+    return slice(max(last - wide * spec.monitoring.patience, 0), last)
+
+
+def look_alpha(spec: UseCase) -> float:
+    """Return the chance with which a single look may raise a false alarm."""
+    return min(spec.monitoring.alarms * spec.gate.rollout.look / 365, 0.25)
+
+
+def below_baseline(spec: UseCase, live: LossSeries) -> Finding:
+    """Judge the champion's loss against the baseline's on the same rows, paired by night.
+
+    The figure is how much more the champion loses a row than the baseline, at least.
+    """
+    subject, seen = f"{spec.gate.objective} against the baseline", look_window(spec, live)
+    if not live.nights[seen]:
+        return _thin(subject, spec, live)
+    worse = mean_and_variance(live.loss[seen] - live.baseline[seen], live.rows[seen], spec.gate.block)
+    low = worse.mean - stdtrit(worse.blocks - 1, 1 - look_alpha(spec)) * math.sqrt(worse.variance)
+    who = " and ".join(sorted(set(live.against[seen])))
+    alarm = bool(low > 0)
+    note = f"loses {worse.mean:+.4g} {spec.gate.objective} a row against {who}, at least {low:+.4g}, "
+    note += _over(live, seen)
+    return Finding("performance", subject, float(low), 0.0, "alarm" if alarm else "ok", note)
+
+
+def demotion_reason(spec: UseCase, live: LossSeries) -> str:
+    """Return why the champion has to go: it was below its baseline for the declared time; else nothing."""
+    found, seen = below_baseline(spec, live), look_window(spec, live)
+    return (
+        found.note if found.outcome == "alarm" and len(live.nights[seen]) >= spec.monitoring.patience else ""
+    )
+
+
+def above_gate(spec: UseCase, live: LossSeries, gate: Losses | str) -> Finding:
+    """Judge the champion's loss against that on the gate's test nights: other nights, so not paired.
+
+    Notes
+    -----
+    The difference of two means of nights, each with its own spread: B. L. Welch, The generalization of
+    `Student's' problem when several different population variances are involved, Biometrika 34, 1947.
+    """
+    subject, seen = f"{spec.gate.objective} against the gate", look_window(spec, live, WIDE)
+    block = WIDE * spec.gate.block
+    if isinstance(gate, str):
+        return Finding("performance", subject, None, 0.0, "not enough", f"no gate's estimate: {gate}")
+    if len(gate.nights) < nights_needed(block):
+        return _thin(subject, spec, live, f"the gate's {len(gate.nights)} nights are too few; ")
+    if not live.nights[seen]:
+        return _thin(subject, spec, live, wide=WIDE)
+    now = mean_and_variance(live.loss[seen], live.rows[seen], block)
+    then = mean_and_variance(np.array(gate.sums[CHALLENGER]), np.array(gate.rows, float), block)
+    low = now.mean - then.mean - _reach(now, then, look_alpha(spec))
+    outcome: Outcome = "alarm" if low > 0 else "ok"
+    note = f"{spec.gate.objective} {now.mean:.4g} a row, on the gate's nights {then.mean:.4g}: "
+    note += f"{now.mean - then.mean:+.4g}, at least {low:+.4g}, {_over(live, seen)}"
+    return Finding("performance", subject, float(low), 0.0, outcome, note)
+
+
+def _reach(one: MeanEstimate, other: MeanEstimate, chance: float) -> float:
+    """Return how far two means may be apart by chance, one-sided."""
+    total = one.variance + other.variance
+    if not total:
+        return 0.0
+    parts = (each.variance**2 / (each.blocks - 1) for each in (one, other))
+    return float(stdtrit(total**2 / sum(parts), 1 - chance) * math.sqrt(total))
+
+
+def _over(live: LossSeries, seen: slice) -> str:
+    nights = live.nights[seen]
+    return (
+        f"over {len(nights)} matured nights, {nights[0]} to {nights[-1]}, {int(live.rows[seen].sum())} rows"
+    )
+
+
+def _thin(subject: str, spec: UseCase, live: LossSeries, why: str = "", wide: int = 1) -> Finding:
+    look = spec.gate.rollout.look
+    least = -(-nights_needed(wide * spec.gate.block) // look) * look
+    note = why + f"{len(live.nights)} of {least} nights of this champion have matured"
+    return Finding("performance", subject, None, 0.0, "not enough", note)

@@ -1,0 +1,1 @@
+"""Operations: status, doctor, verify, backup, restore, upkeep, Prometheus."""

@@ -1,0 +1,56 @@
+"""What a task hands on: a reference under 1 kB, never rows; and the digests that make two things the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from include.errors import EvergreenError
+
+if TYPE_CHECKING:
+    from mmap import mmap
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Where something published lies.
+
+    Parameters
+    ----------
+    uri : a table, object or model.
+    partition : the night it belongs to, or ``first..last`` for a range.
+    digest : its content's digest.
+    rows : how many rows it has.
+    note : the sentence a person reads.
+    """
+
+    uri: str
+    partition: str
+    digest: str = ""
+    rows: int = 0
+    note: str = ""
+
+    def xcom(self) -> dict[str, Any]:
+        """Return a dict of plain values for XCom."""
+        return asdict(self)
+
+
+def digest_bytes(data: bytes | mmap) -> str:
+    """Return the SHA-256 of bytes, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """Return the SHA-256 of a value's canonical JSON (sorted keys, no spaces; NaN is refused)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
+    return digest_bytes(text.encode())
+
+
+def validate_key(key: str) -> str:
+    """Return a name or key that can't leave its folder; what stores may read otherwise is refused as well."""
+    parts = key.removesuffix("/").split("/")  # a prefix may end with a slash
+    if not all(map(str.isprintable, key)) or "\\" in key or {"", ".", ".."} & set(parts):
+        raise EvergreenError(f"object key {key!r}", required="a path below the use case's folder")
+    return key

@@ -1,0 +1,1 @@
+"""Pages for people: the verdict, the history, model and data cards."""

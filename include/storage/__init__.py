@@ -1,0 +1,1 @@
+"""Where data lies: tables and objects of a use case, their schemas, and spilling to disk."""
