@@ -24,7 +24,7 @@ COMMANDS = {
     "many": ["benchmarks.many"],
     "batch": ["benchmarks.batch", "100000", "1000000"],
     "large": ["benchmarks.large", "1000000", "5000000"],
-    "nights": ["benchmarks.nights"],
+    "partitions": ["benchmarks.partitions"],
 }
 
 

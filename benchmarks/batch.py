@@ -1,8 +1,8 @@
-"""What a large night costs beside its model: ``python -m benchmarks.batch [ROWS ...]``.
+"""What a large partition costs beside its model: ``python -m benchmarks.batch [ROWS ...]``.
 
-A night of the flights with so many rows is scored end to end: read from the lake, features by SQL, predict,
-digest, publish, profile. The same model then says its `predict_proba` of the same features, of at most a
-million of them, which are a frame in memory already. The ratio is the first's rows a second over the
+A partition of the flights with so many rows is scored end to end: read from the lake, features by SQL,
+predict, digest, publish, profile. The same model then says its `predict_proba` of the same features, of at
+most a million of them, which are a frame in memory already. The ratio is the first's rows a second over the
 second's, both in one process with one OpenMP thread, of the middle of three rounds each, with the least and
 the most that a round of scoring had; then by seconds of CPU; then over the model alone with as many OpenMP
 threads as there are cores, which boosting makes use of. The peak is of memory that is the process's own
@@ -65,9 +65,9 @@ Given = dict[str, Any]
 DESTS = [a + b + "X" for a in "ABCDEFGHIJ" for b in "KLMNOPQRST"]
 
 
-def flights(spec: UseCase, source: str, night: str, rows: int) -> Iterator[pa.RecordBatch]:
-    """Yield a night's generated flights, as planned or as they came out."""
-    day = spec.clock.shift(night, spec.sources[source].offset)
+def flights(spec: UseCase, source: str, partition: str, rows: int) -> Iterator[pa.RecordBatch]:
+    """Yield a partition's generated flights, as planned or as they came out."""
+    day = spec.clock.shift(partition, spec.sources[source].offset)
     for start in range(0, rows, STEP):
         n = min(STEP, rows - start)
         chance, flight = np.random.default_rng([len(source), start, n]), np.arange(start, start + n)
@@ -79,11 +79,11 @@ def flights(spec: UseCase, source: str, night: str, rows: int) -> Iterator[pa.Re
         given |= {"tailnum": np.char.add("N", (flight % 3000).astype(str))}
         given |= {"distance": chance.uniform(100, 4000, n), "arr_delay": chance.normal(5, 30, n)}
         given["scheduled"] = np.datetime64(day, "us") + (minute // 60 + 5).astype("timedelta64[h]")
-        yield _batch(spec, source, night, given, n)
+        yield _batch(spec, source, partition, given, n)
 
 
-def others(spec: UseCase, source: str, night: str) -> Iterator[pa.RecordBatch]:
-    """Yield a night's weather or planes."""
+def others(spec: UseCase, source: str, partition: str) -> Iterator[pa.RecordBatch]:
+    """Yield a partition's weather or planes."""
     chance, n = np.random.default_rng(7), 72 if source == "weather" else 3000
     numbers = (pa.float64(), pa.int64())
     given: Given = {
@@ -94,16 +94,18 @@ def others(spec: UseCase, source: str, night: str) -> Iterator[pa.RecordBatch]:
     if source == "weather":
         hours = np.tile(np.arange(5, 29), 3).astype("timedelta64[h]")
         given |= {"origin": np.repeat(ORIGINS, 24)}
-        given |= {"observed": np.datetime64(spec.clock.shift(night, 1), "us") + hours}
+        given |= {"observed": np.datetime64(spec.clock.shift(partition, 1), "us") + hours}
     else:
         given |= {"tailnum": np.char.add("N", np.arange(n).astype(str)), "year": 1980 + given["year"]}
-    yield _batch(spec, source, night, given, n)
+    yield _batch(spec, source, partition, given, n)
 
 
-def _batch(spec: UseCase, source: str, night: str, given: Given, n: int) -> pa.RecordBatch:
+def _batch(spec: UseCase, source: str, partition: str, given: Given, n: int) -> pa.RecordBatch:
     schema = schemas.validated_schema(spec.sources[source])
-    known = np.datetime64(spec.clock.local(night, spec.sources[source].known).replace(tzinfo=None), "us")
-    given |= {"night": night, "revision": 0, "known_at": known}
+    known = np.datetime64(
+        spec.clock.local(partition, spec.sources[source].available_at).replace(tzinfo=None), "us"
+    )
+    given |= {"partition": partition, "revision": 0, "known_at": known}
     columns = [
         pa.array(np.broadcast_to(given[f.name], n)).cast(f.type) if f.name in given else pa.nulls(n, f.type)
         for f in schema
@@ -112,24 +114,24 @@ def _batch(spec: UseCase, source: str, night: str, given: Given, n: int) -> pa.R
 
 
 def fill(lake: Lake, spec: UseCase, rows: int) -> None:
-    """Publish four weeks of small nights, one to learn from, and one of so many rows."""
+    """Publish four weeks of small partitions, one to learn from, and one of so many rows."""
     for source, declared in spec.sources.items():
         states = []
-        for night in [*spec.clock.keys(*HISTORY), LARGE]:
-            n = {LARGE: rows, SMALL: FITTED}.get(night, 1000) if source == "schedule" else 1000
+        for partition in [*spec.clock.keys(*HISTORY), LARGE]:
+            n = {LARGE: rows, SMALL: FITTED}.get(partition, 1000) if source == "schedule" else 1000
             flown = source in ("schedule", "outcomes")
-            made = flights(spec, source, night, n) if flown else others(spec, source, night)
+            made = flights(spec, source, partition, n) if flown else others(spec, source, partition)
             # in the order in which ingest publishes
-            order = ("night", "revision", *declared.key)
+            order = ("partition", "revision", *declared.key)
             table = spill.sort_rows(spill.spill_table(schemas.validated_schema(declared), made), order)
-            lake.publish(f"validated_{source}", table, {"night": night})
+            lake.publish(f"validated_{source}", table, {"partition": partition})
             same: Given = {"inputs": {}, "spec": "", "code": "", "note": "generated"}
-            states.append(schemas.partition_row(source, night, table.num_rows, "", **same))
+            states.append(schemas.partition_row(source, partition, table.num_rows, "", **same))
         lake.publish("partitions", pa.Table.from_pylist(states, schemas.PARTITIONS), {"product": source})
 
 
 def prepare(folder: str, rows: int) -> None:
-    """Make the lake, with a model of each kind that learnt noise from features like the large night's."""
+    """Make the lake, with a model of each kind that learnt noise from features like the large partition's."""
     spec = load("flight_delay")
     lake = Lake(spec.name, folder)
     fill(lake, spec, rows)
@@ -191,7 +193,10 @@ PARTS = (
 
 
 def measure(folder: str, kind: str) -> dict[str, Any]:
-    """Score the large night after a small one, then ask the model of features that are a frame in memory."""
+    """Score the large partition after a small one.
+
+    Then ask the model of features that are a frame in memory.
+    """
     spec, clock, whole = load("flight_delay"), Clock(), []
     for owner, name, part in PARTS:
         clock.wrap(owner, name, part)
@@ -213,7 +218,7 @@ def measure(folder: str, kind: str) -> dict[str, Any]:
             took = [_timed(lambda: estimator.predict_proba(given)) for _ in range(ROUNDS)]
         alone.append(rows.num_rows / np.median(took, axis=0))
     each = {"alone": alone, "peak": memory.most, "parts": parts}
-    found = {"rows": lake.count("predictions", {"night": LARGE}), "whole": np.median(whole, axis=0)}
+    found = {"rows": lake.count("predictions", {"partition": LARGE}), "whole": np.median(whole, axis=0)}
     return {**found, **each, "walls": [wall for wall, _ in whole]}
 
 

@@ -48,7 +48,7 @@ def batches(rows: int, seed: int, drifted: bool = False) -> Iterator[pa.RecordBa
 
 
 def judged(sides: list[dict[str, profiles.Profile]]) -> list[str]:
-    """Return the columns in alarm; every measure is computed as well, as each night does."""
+    """Return the columns in alarm; every measure is computed as well, as each partition does."""
     found = []
     for name, reference in sides[0].items():
         column = LearnedColumn(reference, Binning.of(reference))
@@ -87,8 +87,8 @@ def evidently(rows: int) -> dict[str, Any]:
 
 
 def window(rows: int) -> dict[str, Any]:
-    """Profile the nights of a window of so many rows batch by batch, then compare the window."""
-    nights, drawing, begin = [], 0.0, time.process_time()
+    """Profile the partitions of a window of so many rows batch by batch, then compare the window."""
+    partitions, drawing, begin = [], 0.0, time.process_time()
 
     def drawn(made: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         nonlocal drawing
@@ -100,13 +100,13 @@ def window(rows: int) -> dict[str, Any]:
                 return
             yield batch
 
-    for night in range(NIGHTS):
-        part = drawn(batches(rows // NIGHTS, night + 2, drifted=True))
-        nights += profiles.stream_profile("bench", f"{night}", part, NUMERIC, CATEGORICAL).to_pylist()
+    for partition in range(NIGHTS):
+        part = drawn(batches(rows // NIGHTS, partition + 2, drifted=True))
+        partitions += profiles.stream_profile("bench", f"{partition}", part, NUMERIC, CATEGORICAL).to_pylist()
     build = time.process_time() - begin - drawing
     reference = profiles.stream_profile("bench", "n", batches(BATCH, 1), NUMERIC, CATEGORICAL).to_pylist()
     before, begin = _peak(), time.process_time()
-    found = judged([profiles.merge_profiles(side) for side in (reference, nights)])
+    found = judged([profiles.merge_profiles(side) for side in (reference, partitions)])
     return {"build": build, "seconds": time.process_time() - begin, "peak": before, "moved": found}
 
 

@@ -1,9 +1,10 @@
-"""What is estimated of a night before its labels come, beside what came true, over the flights' year.
+"""What is estimated of a partition before its labels come, beside what came true, over the flights' year.
 
-The champion of each of three nights serves every later night of the year. Its error is known as a night would
-know it: of the gate's test nights first, then of the nights whose labels have come. Told apart are the nights
-on which a tenth of a feature lies beyond what the champion learnt from; the finding `unseen`, which silences
-a night, also knows the last weeks, and is rarer. The last rows are of a regression, the minutes late.
+The champion of each of three partitions serves every later partition of the year. Its error is known as a
+partition would know it: of the gate's test partitions first, then of the partitions whose labels have come.
+Told apart are the partitions on which a tenth of a feature lies beyond what the champion learnt from; the
+finding `unseen`, which silences a partition, also knows the last weeks, and is rarer. The last rows are of a
+regression, the minutes late.
 
     EVERGREEN_LAKE=file:///... python -m benchmarks.estimate    # a lake with the whole year
 """
@@ -33,7 +34,7 @@ from include.spec import UseCase, load
 from include.stats.metrics import metric_values
 from include.storage.lake import Lake
 from include.train.fit import fit_recipe, target
-from include.train.split import nights_of, split
+from include.train.split import partitions_of, split
 
 TRAINED = ("2013-02-28", "2013-05-26", "2013-08-25")
 SHOWN = {
@@ -54,69 +55,83 @@ def minutes(spec: UseCase) -> UseCase:
 
 
 def lived(spec: UseCase, rows: pa.Table, trained: str) -> Years:
-    """Return by metric a row for each night after a training: what was told, and what came true."""
-    known = rows.filter(pc.less_equal(rows["night"], spec.clock.shift(trained, -spec.labels.delay)))
+    """Return by metric a row for each partition after a training: what was told, and what came true."""
+    known = rows.filter(pc.less_equal(rows["partition"], spec.clock.shift(trained, -spec.labels.delay)))
     parts = split(known, spec, trained)
     seen = pa.concat_tables([parts.train, parts.validation])
-    after = spec.clock.shift(nights_of(seen)[-1], spec.labels.delay)
+    after = spec.clock.shift(partitions_of(seen)[-1], spec.labels.delay)
     test, later = (
-        part.filter(pc.greater(part["night"], last)) for part, last in ((parts.test, after), (rows, trained))
+        part.filter(pc.greater(part["partition"], last))
+        for part, last in ((parts.test, after), (rows, trained))
     )
     model = fit_recipe(spec, spec.training.candidates[0], seen)
-    of = np.asarray(test["night"].to_pylist(), dtype=object)
+    of = np.asarray(test["partition"].to_pylist(), dtype=object)
     given = learn_held_out(spec, of, target(spec, test), artifacts.predict(model, test, spec))
     return served(spec, given, later, artifacts.predict(model, later, spec), outside(spec, seen, later))
 
 
 def outside(spec: UseCase, seen: pa.Table, later: pa.Table) -> set[str]:
-    """Return the nights on which a tenth of a numeric feature lies beyond what was fitted on."""
-    of, found = np.asarray(later["night"].to_pylist(), dtype=object), set()
-    nights, places = np.unique(of, return_inverse=True)
+    """Return the partitions on which a tenth of a numeric feature lies beyond what was fitted on."""
+    of, found = np.asarray(later["partition"].to_pylist(), dtype=object), set()
+    partitions, places = np.unique(of, return_inverse=True)
     for name in spec.features.numeric:
         low, high = pc.min_max(seen[name]).as_py().values()
         values = np.asarray(later[name].to_numpy(zero_copy_only=False), dtype=float)
         share = np.bincount(places, (values < low) | (values > high)) / np.bincount(places)
-        found |= set(nights[share > spec.monitoring.unseen].tolist())
+        found |= set(partitions[share > spec.monitoring.unseen].tolist())
     return found
 
 
 def served(spec: UseCase, given: HeldOutEstimates, rows: pa.Table, predicted: Array, out: set[str]) -> Years:
-    """Estimate each night by what was known of those before it."""
-    of, actual = np.asarray(rows["night"].to_pylist(), dtype=object), target(spec, rows)
+    """Estimate each partition by what was known of those before it."""
+    of, actual = np.asarray(rows["partition"].to_pylist(), dtype=object), target(spec, rows)
     plain = replace(given.map, lines=((1.0, 0.0),) * len(given.map.lines))
-    past = list(given.nights)
+    past = list(given.partitions)
     found: Years = {name: [] for name in SHOWN[spec.problem.kind]}
     waiting: list[LabelledPartition] = []
-    for night in sorted(set(of.tolist())):
-        mine = of == night
+    for partition in sorted(set(of.tolist())):
+        mine = of == partition
         came = metric_values(tuple(found), actual[mine], predicted[mine])
         guess, raw = (expected_metrics(spec, one, predicted[mine]) for one in (given.map, plain))
         pairs = {
             n: EstimatePair(guess[n], came[n], given.means[n]) for n in found if n in guess and n in came
         }
-        waiting.append(LabelledPartition(night, int(mine.sum()), pairs))
+        waiting.append(LabelledPartition(partition, int(mine.sum()), pairs))
         past += waiting[: -spec.labels.delay]
         del waiting[: -spec.labels.delay]
         for name, pair in pairs.items():
             said = estimate_row(name, int(mine.sum()), guess[name], past)
-            told = {"told": said["reason"] == "", "inside": night not in out, "came": pair.realised}
+            told = {"told": said["reason"] == "", "inside": partition not in out, "came": pair.realised}
             told |= {"guess": pair.estimate, "naive": pair.naive, "raw": raw[name], "error": said["error"]}
             found[name].append({**told, "low": said.get("low"), "high": said.get("high")})
     return found
 
 
-def line(trained: str, metric: str, nights: list[Mapping[str, Any]]) -> str:
+def line(trained: str, metric: str, partitions: list[Mapping[str, Any]]) -> str:
     """Return a row of the table."""
-    told = [one for one in nights if one["told"] and one["inside"]]
-    out = [one for one in nights if not one["inside"]]
+    told = [one for one in partitions if one["told"] and one["inside"]]
+    out = [one for one in partitions if not one["inside"]]
 
     def apart(some: list[Mapping[str, Any]], of: str) -> str:
         return f"{np.sqrt(np.mean([(one[of] - one['came']) ** 2 for one in some])):.3g}" if some else "-"
 
     covered = np.mean([one["low"] <= one["came"] <= one["high"] for one in told]) if told else np.nan
     shown = f"{np.mean([one['error'] for one in told]):.3g}" if told else "-"
-    cells = [trained, metric, str(len(nights)), str(len(told)), apart(told, "guess"), shown, f"{covered:.0%}"]
-    cells += [apart(told, "naive"), apart(nights, "guess"), apart(nights, "raw"), apart(nights, "naive")]
+    cells = [
+        trained,
+        metric,
+        str(len(partitions)),
+        str(len(told)),
+        apart(told, "guess"),
+        shown,
+        f"{covered:.0%}",
+    ]
+    cells += [
+        apart(told, "naive"),
+        apart(partitions, "guess"),
+        apart(partitions, "raw"),
+        apart(partitions, "naive"),
+    ]
     return f"| {' | '.join([*cells, str(len(out)), apart(out, 'guess'), apart(out, 'naive')])} |"
 
 
@@ -124,15 +139,15 @@ def main() -> None:
     """Print a row for each champion and metric."""
     lake, late = Lake("flight_delay"), load("flight_delay")
     known = matured(lake, late, None)[-1]
-    print("| champion of | metric | nights | told | error | error shown | within 90 % | naive "
-          "| error, all nights | without the line | naive | beyond | error there | naive |")  # fmt: skip
+    print("| champion of | metric | partitions | told | error | error shown | within 90 % | naive "
+          "| error, all partitions | without the line | naive | beyond | error there | naive |")  # fmt: skip
     print("|---" * 14 + "|")
     rows = training_set(lake, late, known)
     for spec in (late, minutes(late)):
         of = rows if spec is late else join_labels(lake, spec, rows, known)
         for trained in TRAINED:
-            for metric, nights in lived(spec, of, trained).items():
-                print(line(trained, metric, nights), flush=True)
+            for metric, partitions in lived(spec, of, trained).items():
+                print(line(trained, metric, partitions), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""Which evidence serves better over the flights' year, and what the gate costs: by test nights and cadence.
+"""Which evidence serves better over the flights' year, and what the gate costs.
 
-Each recipe is fitted on each Sunday, on what that Sunday knew, and predicts the nights after it. From these
-losses any way to decide is replayed: a held-out challenger is the model of an earlier Sunday, a walk forward
-is judged by the models of several. The interval and the spending of alpha are the gate's own, and ask what
-its checks ask of baseline and champion; its other checks can only refuse more, and are left out. Two
+By test partitions and cadence.
+
+Each recipe is fitted on each Sunday, on what that Sunday knew, and predicts the partitions after it. From
+these losses any way to decide is replayed: a held-out challenger is the model of an earlier Sunday, a walk
+forward is judged by the models of several. The interval and the spending of alpha are the gate's own, and ask
+what its checks ask of baseline and champion; its other checks can only refuse more, and are left out. Two
 references stand beside: the first model for the whole year, and the newest one each Sunday.
 
     EVERGREEN_LAKE=file:///... python -m benchmarks.evidence    # a lake with the whole year
@@ -37,27 +39,27 @@ WEEK = 7
 
 @dataclass(frozen=True)
 class Pool:
-    """What each recipe of each Sunday loses, night by night.
+    """What each recipe of each Sunday loses, partition by partition.
 
     Parameters
     ----------
-    losses : sums by recipe, Sunday and night, NaN where that Sunday knew the labels, shape (nights,).
+    losses : sums by recipe, Sunday and partition, NaN where that Sunday knew the labels, shape (partitions,).
     seconds : of CPU for each fit.
     """
 
     spec: UseCase
     sundays: list[str]
-    nights: list[str]
+    partitions: list[str]
     rows: Array
     losses: dict[tuple[str, str], Array]
     seconds: dict[tuple[str, str], float]
 
     def between(self, after: str, until: str) -> NDArray[np.intp]:
-        """Return the places of the nights after one, up to another."""
-        return np.flatnonzero([after < night <= until for night in self.nights])
+        """Return the places of the partitions after one, up to another."""
+        return np.flatnonzero([after < partition <= until for partition in self.partitions])
 
     def mean(self, recipe: str, sunday: str, places: NDArray[np.intp]) -> float:
-        """Return a model's mean loss over some nights."""
+        """Return a model's mean loss over some partitions."""
         return float(self.losses[recipe, sunday][places].sum() / self.rows[places].sum())
 
 
@@ -65,12 +67,12 @@ def pool(lake: Lake, spec: UseCase) -> Pool:
     """Fit each recipe but the prior on each Sunday."""
     seen = features(lake, spec, matured(lake, spec, "2013-12-31"))
     rows = join_labels(lake, spec, seen, "2013-12-31")
-    nights, of = np.unique(rows["night"].to_numpy(), return_inverse=True)
+    partitions, of = np.unique(rows["partition"].to_numpy(), return_inverse=True)
     actual, sundays = target(spec, rows), spec.clock.keys(*SUNDAYS)[::WEEK]
     losses, seconds = {}, {}
     for sunday in sundays:
-        known = join_labels(lake, spec, seen.filter(seen["night"].to_numpy() <= sunday), sunday)
-        later = np.flatnonzero(nights[of] > spec.clock.shift(sunday, -spec.labels.delay))
+        known = join_labels(lake, spec, seen.filter(seen["partition"].to_numpy() <= sunday), sunday)
+        later = np.flatnonzero(partitions[of] > spec.clock.shift(sunday, -spec.labels.delay))
         for recipe in (*spec.training.baselines, *spec.training.candidates):
             if recipe.estimator == "prior":
                 continue
@@ -80,13 +82,13 @@ def pool(lake: Lake, spec: UseCase) -> Pool:
             said = row_losses(
                 spec.gate.objective, actual[later], artifacts.predict(made, rows.take(later), spec)
             )
-            sums = np.bincount(of[later], said, len(nights))
+            sums = np.bincount(of[later], said, len(partitions))
             losses[recipe.name, sunday] = np.where(
-                np.bincount(of[later], minlength=len(nights)), sums, np.nan
+                np.bincount(of[later], minlength=len(partitions)), sums, np.nan
             )
         print(f"{sunday}: {known.num_rows} rows", flush=True)
-    counted = np.bincount(of, minlength=len(nights)).astype(float)
-    return Pool(spec, sundays, [str(night) for night in nights], counted, losses, seconds)
+    counted = np.bincount(of, minlength=len(partitions)).astype(float)
+    return Pool(spec, sundays, [str(partition) for partition in partitions], counted, losses, seconds)
 
 
 @dataclass
@@ -95,13 +97,13 @@ class Replay:
 
     made: Pool
     evidence: str
-    weeks: int  # of test nights, at most; a walk forward has fewer while the history is short
+    weeks: int  # of test partitions, at most; a walk forward has fewer while the history is short
     every: int  # weeks between two trainings
 
     def run(self) -> tuple[Array, list[str], list[int], list[float]]:
-        """Return the losses by night, the promotions, the champion's ages and the seconds of fitting."""
+        """Return the losses by partition, the promotions, the champion's ages and the seconds of fitting."""
         made, first = self.made, self.made.sundays.index(FIRST)
-        served, promoted, ages, seconds = np.full(len(made.nights), np.nan), [], [], []
+        served, promoted, ages, seconds = np.full(len(made.partitions), np.nan), [], [], []
         champion, attempt = (self._chosen(first, 0), FIRST), 0
         for place in range(first, len(made.sundays) - 1):
             sunday, following = made.sundays[place], made.sundays[place + 1]
@@ -119,10 +121,13 @@ class Replay:
         return served, promoted, ages, seconds
 
     def _trained(self, place: int, champion: tuple[str, str]) -> tuple[Any, ...]:
-        """Return challenger, the test nights that nobody saw, its and the baseline's losses, and seconds."""
+        """Return challenger, the test partitions that nobody saw, its and the baseline's losses.
+
+        And seconds.
+        """
         made, weeks = self.made, min(self.weeks, place - 1)
         recipe, start = self._chosen(place, weeks), made.sundays[place - weeks]
-        said, base = np.full((2, len(made.nights)), np.nan)
+        said, base = np.full((2, len(made.partitions)), np.nan)
         origins = range(place - weeks, place)
         for origin in origins:
             of = made.sundays[place - weeks if self.evidence == "held_out" else origin]
@@ -138,7 +143,7 @@ class Replay:
         return (recipe, newest), places, said, base, took
 
     def _chosen(self, place: int, weeks: int) -> str:
-        """Return the candidate that loses least in the week before the test nights."""
+        """Return the candidate that loses least in the week before the test partitions."""
         made = self.made
         trial, start = made.sundays[place - weeks - 1], made.sundays[place - weeks]
         week = made.between(trial, start)
@@ -150,14 +155,14 @@ class Replay:
         """Tell whether the challenger is shown to beat baseline and champion."""
         gate, rows = self.made.spec.gate, self.made.rows[places]
         share = np.asarray(attempt_alpha(gate.alpha, attempt))
-        over_base = gain_bounds((base - said)[places], rows, gate.block, np.asarray(gate.alpha))[1]
-        over_champion = gain_bounds((champion - said)[places], rows, gate.block, share)[1]
+        over_base = gain_bounds((base - said)[places], rows, gate.block_partitions, np.asarray(gate.alpha))[1]
+        over_champion = gain_bounds((champion - said)[places], rows, gate.block_partitions, share)[1]
         return bool(over_base > 0 and over_champion > 0)
 
 
 def newest(made: Pool) -> Array:
-    """Return the losses by night where each Sunday's model serves at once."""
-    one, served = Replay(made, "walk_forward", 1, 1), np.full(len(made.nights), np.nan)
+    """Return the losses by partition where each Sunday's model serves at once."""
+    one, served = Replay(made, "walk_forward", 1, 1), np.full(len(made.partitions), np.nan)
     for place in range(made.sundays.index(FIRST), len(made.sundays) - 1):
         week = made.between(made.sundays[place], made.sundays[place + 1])
         served[week] = made.losses[one._chosen(place, 0), made.sundays[place]][week]
@@ -167,7 +172,7 @@ def newest(made: Pool) -> Array:
 def show(made: Pool) -> None:
     """Print a row for each way to decide."""
     places, first = made.between(FIRST, made.sundays[-1]), made.sundays.index(FIRST)
-    rows, block = made.rows[places], made.spec.gate.block
+    rows, block = made.rows[places], made.spec.gate.block_partitions
     never = made.losses[Replay(made, "held_out", 1, 1)._chosen(first, 0), FIRST]
 
     def line(name: str, served: Array, *rest: str) -> None:
@@ -177,7 +182,9 @@ def show(made: Pool) -> None:
         lost = served[places].sum() / rows.sum()
         print(f"| {name} | {' | '.join(rest)} | {lost:.4f} | {mean:+.4f} [{low:+.4f}, {high:+.4f}] |")
 
-    print("\n| evidence | test nights | weeks between | promotions | mean age | CPU s | log loss | gain |")
+    print(
+        "\n| evidence | test partitions | weeks between | promotions | mean age | CPU s | log loss | gain |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     line("never retrained", never, "-", "-", "-", "-", "-")
     line("newest, no gate", newest(made), "-", "1", "-", "-", "-")
@@ -185,7 +192,7 @@ def show(made: Pool) -> None:
         served, promoted, ages, seconds = Replay(made, evidence, weeks, every).run()
         figures = (len(promoted), f"{np.mean(ages):.0f}", f"{np.mean(seconds):.0f}")
         line(evidence, served, str(WEEK * weeks), str(every), *map(str, figures))
-    print(f"\n{len(places)} nights, {int(rows.sum())} rows; gain over never retrained, 90 % interval")
+    print(f"\n{len(places)} partitions, {int(rows.sum())} rows; gain over never retrained, 90 % interval")
 
 
 def main() -> None:

@@ -1,10 +1,10 @@
-"""A night larger than memory: ``python -m benchmarks.large [ROWS ...]``.
+"""A partition larger than memory: ``python -m benchmarks.large [ROWS ...]``.
 
-The schedule of one night of the flights comes as a Parquet file of so many generated rows. Each stage is a
-process of its own: ingest with the contract that is declared (but for its counts), features, and score, which
-computes the features again. *own* is the most memory of the process's own (RssAnon), *resident* that with the
-pages of mapped files, which the system drops when others need the memory. Where a control group can be made
-no stage gets more than 4 GB of both. ``TMPDIR`` needs about 1 kB a row.
+The schedule of one partition of the flights comes as a Parquet file of so many generated rows. Each stage is
+a process of its own: ingest with the contract that is declared (but for its counts), features, and score,
+which computes the features again. *own* is the most memory of the process's own (RssAnon), *resident* that
+with the pages of mapped files, which the system drops when others need the memory. Where a control group can
+be made no stage gets more than 4 GB of both. ``TMPDIR`` needs about 1 kB a row.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def declare(folder: Path) -> UseCase:
 
 
 def write(folder: Path, spec: UseCase, rows: int) -> None:
-    """Write the night's file as the airline would: the source's own names, times of day as 1753."""
+    """Write the partition's file as the airline would: the source's own names, times of day as 1753."""
     source = spec.sources["schedule"]
     names = {own: column.source or own for own, column in source.columns.items()}
     path = folder / f"{spec.clock.shift(batch.LARGE, source.offset)}.parquet"
@@ -77,7 +77,7 @@ def write(folder: Path, spec: UseCase, rows: int) -> None:
 
 
 def prepare(folder: Path, rows: int) -> int:
-    """Write the file, and a lake with four weeks of small nights and a model."""
+    """Write the file, and a lake with four weeks of small partitions and a model."""
     batch.prepare(str(folder), 1000)
     write(folder, declare(folder), rows)
     return rows

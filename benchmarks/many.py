@@ -26,7 +26,7 @@ from demo.stack import Stack, clean
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ["pandas", "pyarrow", "deltalake", "duckdb", "sklearn", "mlflow", "evidently", "great_expectations"]
-CLOCKS = ("nightly", "training", "history", "operate")  # of each use case, beside evergreen__upkeep
+CLOCKS = ("batch", "training", "history", "operate")  # of each use case, beside evergreen__upkeep
 SERVERS = ("scheduler", "dag-processor", "api-server")
 # on a machine that others use as well a page may take longer than it is given, and what is asked is memory
 PATIENT = {

@@ -1,6 +1,8 @@
-"""The same functions that a night's tasks call, in one warm process: prints the seconds of each night.
+"""The same functions that a partition's tasks call, in one warm process.
 
-``python -m benchmarks.night NIGHT ...`` with the stack's environment.
+Prints the seconds of each partition.
+
+``python -m benchmarks.partition NIGHT ...`` with the stack's environment.
 """
 
 from __future__ import annotations
@@ -17,22 +19,22 @@ from include.storage.lake import Lake
 STAGES = ("ingest", "score", "monitor")
 
 
-def once(night: str) -> dict[str, float]:
-    """Return the seconds that each stage of one night took."""
+def once(partition: str) -> dict[str, float]:
+    """Return the seconds that each stage of one partition took."""
     spec = load("flight_delay")
     lake = Lake(spec.name)
     marks = [time.perf_counter()]
     for stage in STAGES:
-        stages.run_stage(stage, lake, spec, [night], now=datetime.now(UTC))
+        stages.run_stage(stage, lake, spec, [partition], now=datetime.now(UTC))
         marks.append(time.perf_counter())
     return {stage: marks[i + 1] - marks[i] for i, stage in enumerate(STAGES)} | {
-        "night": marks[-1] - marks[0]
+        "partition": marks[-1] - marks[0]
     }
 
 
 def main() -> None:
-    """Measure the nights given; the first warms up and is left out."""
-    print(json.dumps([once(night) for night in sys.argv[1:]][1:]))
+    """Measure the partitions given; the first warms up and is left out."""
+    print(json.dumps([once(partition) for partition in sys.argv[1:]][1:]))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""What a night costs through Airflow, beside its compute and Airflow itself: ``python -m benchmarks.nights``.
+"""What a partition costs through Airflow, beside its compute and Airflow itself.
 
-Five nights of flight_delay, one after the other; the same functions in one warm process; a chain of empty
-tasks of the same shape; then two backfills, with and without the warm parent, of thirty nights each, or of
-as many as `python -m benchmarks.nights NIGHTS` says.
+``python -m benchmarks.partitions``.
+
+Five partitions of flight_delay, one after the other; the same functions in one warm process; a chain of empty
+tasks of the same shape; then two backfills, with and without the warm parent, of thirty partitions each, or
+of as many as `python -m benchmarks.partitions NIGHTS` says.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ from demo.airflow_api import AirflowApi
 from demo.home import REPOSITORY, Home
 from demo.stack import Stack, clean, show
 
-DAG = "flight_delay__nightly"
+DAG = "flight_delay__batch"
 NIGHTS = 5
-BACKFILL = int(sys.argv[1]) if len(sys.argv) > 1 else 30  # nights
+BACKFILL = int(sys.argv[1]) if len(sys.argv) > 1 else 30  # partitions
 BUNDLES = [
     {
         "name": name,
@@ -32,7 +34,7 @@ BUNDLES = [
 
 
 def days(first: date, count: int) -> list[str]:
-    """Return the keys of ``count`` nights."""
+    """Return the keys of ``count`` partitions."""
     return [(first + timedelta(days=number)).isoformat() for number in range(count)]
 
 
@@ -54,9 +56,9 @@ def through_airflow(api: AirflowApi, dag: str, confs: list[dict[str, str]], run:
     return taken[1:]
 
 
-def in_one_process(stack: Stack, nights: list[str]) -> list[dict[str, float]]:
-    """Run nights through the plain functions; return the seconds of their stages."""
-    command = [sys.executable, "-m", "benchmarks.night", *nights]
+def in_one_process(stack: Stack, partitions: list[str]) -> list[dict[str, float]]:
+    """Run partitions through the plain functions; return the seconds of their stages."""
+    command = [sys.executable, "-m", "benchmarks.partition", *partitions]
     done = subprocess.run(
         command, env=stack.environment(), cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True
     )
@@ -65,7 +67,7 @@ def in_one_process(stack: Stack, nights: list[str]) -> list[dict[str, float]]:
 
 
 def backfill(api: AirflowApi, first: date) -> float:
-    """Backfill so many nights; return nights a minute."""
+    """Backfill so many partitions; return partitions a minute."""
     last = first + timedelta(days=BACKFILL - 1)
     begin = time.perf_counter()
     api.backfill(DAG, first, last, max_active_runs=4)
@@ -73,7 +75,7 @@ def backfill(api: AirflowApi, first: date) -> float:
     taken = time.perf_counter() - begin
     failed = [run["partition_key"] for run in runs if run["state"] != "success"]
     if failed:
-        sys.exit(f"these nights did not succeed, so nothing is claimed: {', '.join(failed)}")
+        sys.exit(f"these partitions did not succeed, so nothing is claimed: {', '.join(failed)}")
     return 60 * BACKFILL / taken
 
 
@@ -97,17 +99,17 @@ def main() -> None:
     try:
         prepare(warm, api)
         floor = median(through_airflow(api, "floor", [{}] * (NIGHTS + 1), "floor"))
-        nights = [{"partition": key} for key in days(date(2013, 3, 1), NIGHTS + 1)]
-        wall = median(through_airflow(api, DAG, nights, "bench"))
+        partitions = [{"partition": key} for key in days(date(2013, 3, 1), NIGHTS + 1)]
+        wall = median(through_airflow(api, DAG, partitions, "bench"))
         stages = in_one_process(warm, days(date(2013, 3, 7), NIGHTS + 1))
-        compute = median(stage["night"] for stage in stages)
+        compute = median(stage["partition"] for stage in stages)
         then = date(2013, 3, 13)
         fast = backfill(api, then)
         warm.down()
         cold.up(progress=show)
         then += timedelta(BACKFILL)
-        nights = [{"partition": key} for key in days(then, NIGHTS + 1)]
-        cold_wall = median(through_airflow(api, DAG, nights, "cold"))
+        partitions = [{"partition": key} for key in days(then, NIGHTS + 1)]
+        cold_wall = median(through_airflow(api, DAG, partitions, "cold"))
         slow = backfill(api, then + timedelta(NIGHTS + 1))
     except BaseException:
         print(f"\nKept for a look: {home.root}; EVERGREEN_HOME={home.root} python -m demo.stack status")
@@ -118,13 +120,15 @@ def main() -> None:
     parts = ", ".join(
         f"{name} {median(s[name] for s in stages):.2f}" for name in ("ingest", "score", "monitor")
     )
-    print(f"\nmedian of {NIGHTS} nights, seconds; nights a minute over {BACKFILL} nights, 4 at once")
-    print(f"| {'a night through Airflow':<46} | {wall:6.2f} |")
+    print(
+        f"\nmedian of {NIGHTS} partitions, seconds; partitions a minute over {BACKFILL} partitions, 4 at once"
+    )
+    print(f"| {'a partition through Airflow':<46} | {wall:6.2f} |")
     print(f"| {'its compute in one warm process':<46} | {compute:6.2f} | ({parts})")
     print(f"| {'as many empty tasks through Airflow':<46} | {floor:6.2f} |")
-    print(f"| {'night / (compute + empty tasks)':<46} | {wall / (compute + floor):6.2f} |")
-    print(f"| {'a night without the warm parent':<46} | {cold_wall:6.2f} |")
-    print(f"| {'backfill, nights a minute':<46} | {fast:6.1f} |")
+    print(f"| {'partition / (compute + empty tasks)':<46} | {wall / (compute + floor):6.2f} |")
+    print(f"| {'a partition without the warm parent':<46} | {cold_wall:6.2f} |")
+    print(f"| {'backfill, partitions a minute':<46} | {fast:6.1f} |")
     print(f"| {'backfill without the warm parent':<46} | {slow:6.1f} |")
 
 

@@ -3,7 +3,8 @@
     EVERGREEN_LAKE=file:///... python -m benchmarks.unseen
 
 on a lake with the year's sources and a first champion (``python -m benchmarks.year``, stopped at will). Each
-later night is judged against that champion's reference by a night's own function, as if it served all year.
+later partition is judged against that champion's reference by a partition's own function, as if it served all
+year.
 """
 
 from __future__ import annotations
@@ -20,28 +21,32 @@ from include.spec import load
 from include.stats import profiles
 from include.storage.lake import Lake
 
-LAST = "2013-12-28"  # whose labels the year's last night brings
+LAST = "2013-12-28"  # whose labels the year's last partition brings
 
 
 def main() -> None:
-    """Judge each night of the year and print how many alarmed, and on what."""
+    """Judge each partition of the year and print how many alarmed, and on what."""
     spec = load("flight_delay")
     lake, of, rules = Lake(spec.name), spec.features, spec.monitoring
     champion = ledger.champions(ledger.switches(lake))[0]
     learnt = reference.read(lake, spec, champion)
     assert learnt is not None
-    nights = spec.clock.keys(str(champion["effective"]), LAST)
-    rows = features(lake, spec, nights)
+    partitions = spec.clock.keys(str(champion["effective"]), LAST)
+    rows = features(lake, spec, partitions)
     seen: list[dict[str, dict[str, object]]] = []
     told: dict[str, Counter[str]] = {"alone": Counter(), "lately": Counter()}
     any_of: Counter[str] = Counter()
     episodes: dict[str, list[str]] = {}
-    for night in nights:
-        part = rows.filter(pc.equal(rows["night"], night))
-        made = profiles.build_profile("features", night, part, of.numeric, of.categorical).to_pylist()
+    for partition in partitions:
+        part = rows.filter(pc.equal(rows["partition"], partition))
+        made = profiles.build_profile("features", partition, part, of.numeric, of.categorical).to_pylist()
         seen.append({row["column"]: row for row in made})
         for rule, counts in told.items():
-            past = seen[-rules.jumps.past - rules.jumps.of : -rules.jumps.of] if rule == "lately" else []
+            past = (
+                seen[-rules.sudden_changes.past - rules.sudden_changes.of : -rules.sudden_changes.of]
+                if rule == "lately"
+                else []
+            )
             found = set()
             for name, row in seen[-1].items():
                 lately = [one[name] for one in past]
@@ -52,11 +57,11 @@ def main() -> None:
             any_of[rule] += bool(found)
             if rule == "lately":
                 for name in found:
-                    episodes.setdefault(name, []).append(night)
-    print(f"{len(nights)} nights, {nights[0]} to {nights[-1]}")
+                    episodes.setdefault(name, []).append(partition)
+    print(f"{len(partitions)} partitions, {partitions[0]} to {partitions[-1]}")
     for rule, counts in told.items():
         each = ", ".join(f"{name} {count}" for name, count in counts.most_common())
-        print(f"{rule}: {any_of[rule]} nights ({any_of[rule] / len(nights):.1%}): {each}")
+        print(f"{rule}: {any_of[rule]} partitions ({any_of[rule] / len(partitions):.1%}): {each}")
     for name, when in sorted(episodes.items()):
         print(f"{name}: {', '.join(when)}")
 

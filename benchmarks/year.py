@@ -1,10 +1,12 @@
-"""The flights' year as it was lived: a first training, then each night scored, watched and stepped, in order.
+"""The flights' year as it was lived.
+
+A first training, then each partition scored, watched and stepped, in order.
 
     EVERGREEN_LAKE=file:///... MLFLOW_TRACKING_URI=sqlite:////... python -m benchmarks.year [WEEKS [UNTIL]]
 
-on a lake with the year's sources; nights that are done are left out. A challenger is trained every WEEKS (4)
-on a Sunday, none after UNTIL. Then `python -m include history flight_delay` draws the year and counts the
-nights with an alarm.
+on a lake with the year's sources; partitions that are done are left out. A challenger is trained every WEEKS
+(4) on a Sunday, none after UNTIL. Then `python -m include history flight_delay` draws the year and counts the
+partitions with an alarm.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from include.spec import load
 from include.storage.lake import Lake
 
 TRAINED, SUNDAY = "2013-02-28", "2013-03-03"
-LAST = "2013-12-28"  # whose labels the year's last night brings
+LAST = "2013-12-28"  # whose labels the year's last partition brings
 STAGES = ("score", "monitor", "rollout")
 
 
@@ -29,19 +31,19 @@ def main() -> None:
     lake = Lake(spec.name)
     every = 7 * (int(sys.argv[1]) if len(sys.argv) > 1 else 4)
     until = sys.argv[2] if len(sys.argv) > 2 else LAST
-    # pages decide nothing, and take longer than a night's figures
+    # pages decide nothing, and take longer than a partition's figures
     report.draw_drift_report = lambda *_: None
     history.redraw_if_newest = lambda *_: None
-    watched = {row["night"] for row in lake.rows("partitions", {"product": "monitor"})}
-    trained = {row["night"] for row in lake.rows("attempts")}
+    watched = {row["partition"] for row in lake.rows("partitions", {"product": "monitor"})}
+    trained = {row["partition"] for row in lake.rows("attempts")}
     sundays = spec.clock.keys(SUNDAY, until)[every::every]
-    for night in spec.clock.keys(TRAINED, LAST):
-        due = () if night == TRAINED or night in watched else STAGES
-        if night in (TRAINED, *sundays) and night not in trained:
+    for partition in spec.clock.keys(TRAINED, LAST):
+        due = () if partition == TRAINED or partition in watched else STAGES
+        if partition in (TRAINED, *sundays) and partition not in trained:
             due = (*due, "train")
         for stage in due:
-            for ref in stages.run_stage(stage, lake, spec, [night], now=datetime.now(UTC)):
-                print(night, stage, ref.note, flush=True)
+            for ref in stages.run_stage(stage, lake, spec, [partition], now=datetime.now(UTC)):
+                print(partition, stage, ref.note, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """A past range is loaded once, in a few large tasks: a first load, or a source that joins later.
 
 When: by hand, with the range in the form. Each mapped task takes one source and one month, through the
-functions that a night uses, so loading a range and running its nights leave the same rows.
-Changes: the partitions of the range's nights, each replaced whole.
-If it is red: not one night of that source's month could be published; the log names the first reason.
+functions that a partition uses, so loading a range and running its partitions leave the same rows.
+Changes: the partitions of the range's partitions, each replaced whole.
+If it is red: not one partition of that source's month could be published; the log names the first reason.
 """
 
 from airflow.sdk import DAG, Param, TaskGroup
@@ -16,8 +16,8 @@ from include.spec import UseCase, read_all
 def history(spec: UseCase) -> DAG:
     """Return the history DAG of a use case."""
     form = {
-        "first": Param(spec.schedule.start, type="string", format="date", title="First night"),
-        "last": Param(type="string", format="date", title="Last night"),
+        "first": Param(spec.schedule.start, type="string", format="date", title="First partition"),
+        "last": Param(type="string", format="date", title="Last partition"),
     }
     dag = DAG(**arguments(spec, "history"), schedule=None, params=form, doc_md=__doc__)
     with dag, TaskGroup("ingest"):

@@ -2,10 +2,10 @@
 
 When: by hand, from the form. The last three need a logged-in person and *Why*; the ledger keeps both.
 Changes: `verify` nothing; `back up` adds what is new to EVERGREEN_BACKUP; `redraw the year` replaces that;
-`roll back` and `force` one row of each role in `deployments`, from the next night on. What was forced shows
-as forced for good. `withdraw` removes a partition that the schedule never had, or that is still to come, and
-sets its rows aside.
-If it is red: the log says what was required, what was found and the remedy; nothing was switched.
+`roll back` and `force` one row of each role in `deployments`, from the next partition on. What was forced
+shows as forced for good. `withdraw` removes a partition that the schedule never had, or that is still to
+come, and sets its rows aside. If it is red: the log says what was required, what was found and the remedy;
+nothing was switched.
 """
 
 from airflow.sdk import DAG, Param
@@ -26,7 +26,7 @@ def operate(spec: UseCase) -> DAG:
         "action": Param("verify", type="string", enum=ACTIONS, title="What to do"),
         "reason": _optional("Why", "Required to roll back, to force or to withdraw; the ledger keeps it"),
         "version": _optional("Version", "To roll back to; empty: the previous one"),
-        "attempt": _optional("Attempt", "Required to force: its night, or the beginning of its key"),
+        "attempt": _optional("Attempt", "Required to force: its partition, or the beginning of its key"),
         "partition": _optional("Partition", "Required to withdraw, as 2013-03-01"),
     }
     with DAG(

@@ -1,18 +1,20 @@
-"""Every week, or when a night asks for it, a challenger is trained; only a blessed one replaces the champion.
+"""Every week, or when a partition asks for it, a challenger is trained.
 
-When: on the declared schedule, started once for a cause by a night, or by hand with the night as a field.
-Changes: an MLflow run and model version, a row in `attempts`; when blessed, one commit to `deployments`.
-Not blessed is an outcome: `promote` is skipped, its log has the verdict's sentence, nothing is switched.
-With `gate.approval: human` a blessed one waits in `approve` for an answer under *Required actions*, until
-the deadline, which means no. The next training doesn't wait for it; its verdict supersedes what waits.
+Only a blessed one replaces the champion.
+
+When: on the declared schedule, started once for a cause by a partition, or by hand with the partition as a
+field. Changes: an MLflow run and model version, a row in `attempts`; when blessed, one commit to
+`deployments`. Not blessed is an outcome: `promote` is skipped, its log has the verdict's sentence, nothing is
+switched. With `gate.approval: human` a blessed one waits in `approve` for an answer under *Required actions*,
+until the deadline, which means no. The next training doesn't wait for it; its verdict supersedes what waits.
 With `training.ablation` the run in MLflow also gets what each group of features brings; nothing waits for it.
-If it is red: `train` says how many matured nights it needs and found; the rest name what to put right.
+If it is red: `train` says how many matured partitions it needs and found; the rest name what to put right.
 """
 
 from airflow.sdk import DAG, TaskGroup
 
 from evergreen.assets import product
-from evergreen.defaults import arguments, night_field, scheduled
+from evergreen.defaults import arguments, partition_field, scheduled
 from evergreen.operators.approve import ApproveOperator
 from evergreen.operators.train import (
     AblateOperator,
@@ -33,7 +35,7 @@ def training(spec: UseCase) -> DAG:
         **arguments(spec, "training"),
         **scheduled(spec, spec.schedule.training),
         max_active_runs=RUNS if human else 1,
-        params=night_field(),
+        params=partition_field(),
         doc_md=__doc__,
     ) as dag:
         with TaskGroup("train"):

@@ -6,7 +6,7 @@ reads the newest of everything and removes those beyond EVERGREEN_BACKUPS_KEPT (
 each use case's tables. The purges: runs of more than a year ago in Airflow's database, and what was deleted a
 month ago in that of MLflow; without a connection to it they are skipped.
 If it is red: nothing was lost; the log says what could not be reached, or which backup is damaged. After a
-backup that failed nothing is cleaned. The nights go on, a little slower.
+backup that failed nothing is cleaned. The partitions go on, a little slower.
 """
 
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""`make demo`: two months of flights become a champion, then a week of nights is scored and summed up.
+"""`make demo`: two months of flights become a champion, then a week of partitions is scored and summed up.
 
 Each step goes through Airflow's REST API and is skipped when it is done: after an interruption or a failure,
 the same command goes on from there.
@@ -21,7 +21,7 @@ from demo.stack import Stack, StackError, show
 USECASE = "flight_delay"
 HISTORY = {"first": "2012-12-31", "last": "2013-02-28"}
 WEEK = (date(2013, 3, 1), date(2013, 3, 7))
-CLOCKS = ("history", "training", "nightly")
+CLOCKS = ("history", "training", "batch")
 
 FEW = 8  # lines of a failed task's log
 READ = 60.0  # seconds for Airflow to read the DAG files
@@ -48,7 +48,7 @@ class Story:
         last_of_history, last_of_week = HISTORY["last"], WEEK[1].isoformat()
         self.run("January and February as history", "history", "demo__history", HISTORY)
         self.run("the first champion", "training", f"demo__{last_of_history}", partition=last_of_history)
-        self.nights("the nights of 1-7 March")
+        self.partitions("the partitions of 1-7 March")
         self.run("the weekly challenger", "training", f"demo__{last_of_week}", partition=last_of_week)
 
     def run(
@@ -71,9 +71,9 @@ class Story:
             )
         self._end(title, [run])
 
-    def nights(self, title: str) -> None:
-        """Backfill the week with Airflow's own backfill; nights that have succeeded are left alone."""
-        dag_id = f"{USECASE}__nightly"
+    def partitions(self, title: str) -> None:
+        """Backfill the week with Airflow's own backfill; partitions that have succeeded are left alone."""
+        dag_id = f"{USECASE}__batch"
 
         def all_there() -> bool:
             runs = self.api.partition_runs(dag_id, *WEEK)

@@ -82,7 +82,10 @@ class Home:
 
     @property
     def environment(self) -> Path:
-        """What `python -m include` reads while the servers are up (mode 600): see `include.cli.demo_settings`."""
+        """What `python -m include` reads while the servers are up (mode 600).
+
+        See `include.cli.demo_settings`.
+        """
         return self.root / "secrets" / "environment.json"
 
     def keep_environment(self, environment: dict[str, str]) -> None:

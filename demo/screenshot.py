@@ -31,7 +31,7 @@ def main() -> None:
         page.fill("input[name=password]", home.secrets["airflow"])
         page.click("button[type=submit]")
         page.get_by_text("Evergreen").first.click()
-        page.frame_locator("iframe").get_by_text("The last nights").first.wait_for()
+        page.frame_locator("iframe").get_by_text("The last partitions").first.wait_for()
         page.screenshot(path=sys.argv[1])
         browser.close()
 

@@ -20,7 +20,7 @@ class Ref:
     Parameters
     ----------
     uri : a table, object or model.
-    partition : the night it belongs to, or ``first..last`` for a range.
+    partition : the partition it belongs to, or ``first..last`` for a range.
     digest : its content's digest.
     rows : how many rows it has.
     note : the sentence a person reads.

@@ -32,14 +32,15 @@ PLOT = (
     ("    - {name: forest, estimator: random_forest, params: {n_estimators: 30, min_samples_leaf: 3}}\n", ""),
     ("max_iter: 60", "max_iter: 4"),
     (
-        "  block: 1",
-        "  block: 1\n  alpha: 0.2\n  min_gain: 0.05\n  approval: human\n"
-        "  rollout: {kind: canary, nights: 2, look: 1, patience: 10, alpha: 0.4, margin: 3, share: 0.4}",
+        "  block_partitions: 1",
+        "  block_partitions: 1\n  alpha: 0.2\n  min_gain: 0.05\n  approval: human\n"
+        "  rollout: {kind: canary, partitions: 2, look_every: 1, patience: 10, alpha: 0.4, margin: 3, "
+        "share: 0.4}",
     ),
 )
 OVERDUE = (
-    ('nightly: "0 6 * * 1"', 'nightly: "0 6 * * *"'),
-    ('by: "09:00"', 'by: "06:00"'),
+    ('batch: "0 6 * * 1"', 'batch: "0 6 * * *"'),
+    ('deadline: "09:00"', 'deadline: "06:00"'),
     ("\nscoring:", "\nalerts: {to: [ops]}\n\nscoring:"),
 )
 
@@ -119,9 +120,14 @@ def running() -> Iterator[House]:
     start = 'start: "2024-01-01"'  # and an end, or this week's run of the unpaused DAG joins in
     ended = (start, f'{start}\n  end: "2024-12-30"')
     _copy(made.usecases, "weekly_killed", ended)
-    _copy(made.usecases, "weekly_asking", ended, ("  block: 1", "  block: 1\n  approval: human"))
+    _copy(
+        made.usecases,
+        "weekly_asking",
+        ended,
+        ("  block_partitions: 1", "  block_partitions: 1\n  approval: human"),
+    )
     _copy(made.usecases, STORY, ended, *PLOT)
-    # nightly, without an end and without a file: its newest night is overdue as soon as it is scheduled
+    # batch, without an end and without a file: its newest partition is overdue as soon as it is scheduled
     _copy(made.usecases, LATE, *OVERDUE)
     _copy(made.usecases, FORMS, ended)
     _copy(made.usecases, "weekly_mistyped", ("objective: squared_error", "objectiv: squared_error"))
@@ -131,7 +137,7 @@ def running() -> Iterator[House]:
         os.environ.update(made.stack.environment())
         usecases = ("weekly_sales", "weekly_killed", "weekly_asking", STORY, FORMS, "flight_delay")
         for usecase in usecases:
-            for clock in ("nightly", "training", "history", "operate"):
+            for clock in ("batch", "training", "history", "operate"):
                 made.api.wait_dag(f"{usecase}__{clock}", timeout=PATIENCE)
                 made.api.unpause(f"{usecase}__{clock}")
         yield made

@@ -1,4 +1,4 @@
-"""A person at a shell can do what a night does, and is told in one line what is wrong."""
+"""A person at a shell can do what a partition does, and is told in one line what is wrong."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a lake in which the command line has ingested and scored three nights of the weekly use case."""
+    """Return a lake with three partitions of the weekly use case, by the command line."""
     folder = tmp_path_factory.mktemp("cli")
-    nights = world.write(folder / "shop", WEEKS)
-    bad = folder / "shop" / "sales" / f"{nights[1]}.csv"
+    partitions = world.write(folder / "shop", WEEKS)
+    bad = folder / "shop" / "sales" / f"{partitions[1]}.csv"
     lines = bad.read_text().splitlines()
     lines[1] = lines[1].replace(",s01,", ",nowhere,")  # breaks the contract's pattern of a store
     bad.write_text("\n".join(lines) + "\n")
@@ -53,7 +53,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("AIRFLOW_CONN_SHOP", world.connection(folder / "shop"))
         for stage in ("ingest", "score"):
             done = CliRunner().invoke(
-                app, ["run", stage, "weekly_sales", "--first", nights[0], "--last", nights[-1]]
+                app, ["run", stage, "weekly_sales", "--first", partitions[0], "--last", partitions[-1]]
             )
             assert done.exit_code == 0, (done.output, done.exception)
     return folder / "lake"
@@ -145,8 +145,8 @@ def test_status_of_an_empty_lake_says_so(tmp_path: Path, monkeypatch: pytest.Mon
     assert done.stdout == f"flight_delay: nothing in the lake yet (file://{tmp_path}/flight_delay)\n"
 
 
-def test_status_says_how_the_nights_went(lake: Path) -> None:
-    """Nights by outcome, rows, what was set aside and why, and who served."""
+def test_status_says_how_the_partitions_went(lake: Path) -> None:
+    """Partitions by outcome, rows, what was set aside and why, and who served."""
     code, said = call("status", "weekly_sales")
     assert code == 0
     (found,) = said["usecases"]
@@ -166,7 +166,7 @@ def test_status_says_how_the_nights_went(lake: Path) -> None:
         ("sales", "store", 1)
     ]
     assert products["predictions"]["published"] == WEEKS
-    assert found["rungs"] == {"prior": 40 * WEEKS - 1}
+    assert found["served_by"] == {"prior": 40 * WEEKS - 1}
     assert (found["champion"], found["not_published"], found["stale"]) == (None, [], [])
     text = CliRunner().invoke(app, ["status", "weekly_sales"]).stdout
     assert "champion: none yet" in text
@@ -175,32 +175,40 @@ def test_status_says_how_the_nights_went(lake: Path) -> None:
 
 
 def test_performance_is_shown_as_known_then_and_now(lake: Path) -> None:
-    """Two of three weeks have their labels by now, one had them on the second night, none on the first."""
-    nights = sorted(row["night"] for row in Lake("weekly_sales", str(lake)).rows("partitions", SCORED))
+    """Two of three weeks have their labels by now, one had them on the second partition.
+
+    None on the first.
+    """
+    partitions = sorted(
+        row["partition"] for row in Lake("weekly_sales", str(lake)).rows("partitions", SCORED)
+    )
     counts = {}
-    for known in ("now", *nights):
-        code, said = call("performance", "weekly_sales", "--by", "rung", "--known", known)
+    for known in ("now", *partitions):
+        code, said = call("performance", "weekly_sales", "--by", "served_by", "--known", known)
         assert code == 0
-        counts[known] = [(row["rung"], row["nights"]) for row in said["rows"]]
+        counts[known] = [(row["served_by"], row["partitions"]) for row in said["rows"]]
     assert counts == {
         "now": [("prior", 2)],
-        nights[0]: [],
-        nights[1]: [("prior", 1)],
-        nights[2]: [("prior", 2)],
+        partitions[0]: [],
+        partitions[1]: [("prior", 1)],
+        partitions[2]: [("prior", 2)],
     }
-    text = CliRunner().invoke(app, ["performance", "weekly_sales", "--known", nights[0]]).stdout
-    assert text == f"no labels of these nights were known on {nights[0]}\n"
+    text = CliRunner().invoke(app, ["performance", "weekly_sales", "--known", partitions[0]]).stdout
+    assert text == f"no labels of these partitions were known on {partitions[0]}\n"
     text = CliRunner().invoke(app, ["performance", "weekly_sales"]).stdout
-    assert text.split()[:3] == ["week", "nights", "rows"]
+    assert text.split()[:3] == ["week", "partitions", "rows"]
 
 
-def test_history_draws_the_watched_nights_and_writes_the_page(lake: Path, tmp_path: Path) -> None:
-    """Once a night is watched the year has it; a page that can't be written is refused before the work."""
-    assert call("history", "weekly_sales")[1]["nights"] == 0
-    night = max(row["night"] for row in Lake("weekly_sales", str(lake)).rows("partitions", SCORED))
-    assert call("run", "monitor", "weekly_sales", "--night", night)[0] == 0
+def test_history_draws_the_watched_partitions_and_writes_the_page(lake: Path, tmp_path: Path) -> None:
+    """Once a partition is watched the year has it.
+
+    A page that can't be written is refused before the work.
+    """
+    assert call("history", "weekly_sales")[1]["partitions"] == 0
+    partition = max(row["partition"] for row in Lake("weekly_sales", str(lake)).rows("partitions", SCORED))
+    assert call("run", "monitor", "weekly_sales", "--partition", partition)[0] == 0
     code, said = call("history", "weekly_sales", "--page", str(tmp_path / "year.html"))
-    assert (code, said["nights"], said["in_alarm"]) == (0, 1, 0)
+    assert (code, said["partitions"], said["in_alarm"]) == (0, 1, 0)
     assert said["sentence"] in (tmp_path / "year.html").read_text()
     refused = CliRunner().invoke(
         app, ["history", "weekly_sales", "--page", str(tmp_path / "none" / "a.html")]
@@ -209,22 +217,22 @@ def test_history_draws_the_watched_nights_and_writes_the_page(lake: Path, tmp_pa
 
 
 def test_status_shows_what_is_not_published_and_what_is_stale(lake: Path, tmp_path: Path) -> None:
-    """A night without a file is listed with its sentence; another fallback makes predictions stale."""
+    """A partition without a file is listed with its sentence; another fallback makes predictions stale."""
     usecases = tmp_path / "usecases"
     shutil.copytree(USECASES / "weekly_sales", usecases / "weekly_sales")
     spec = usecases / "weekly_sales" / "usecase.yaml"
     spec.write_text(spec.read_text().replace("fallback: 30", "fallback: 31"))
-    (missing,) = world.nights(1, first=WEEKS)
+    (missing,) = world.partitions(1, first=WEEKS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_SHOP", world.connection(tmp_path))
-        assert call("run", "ingest", "weekly_sales", "--night", missing)[0] == 1
+        assert call("run", "ingest", "weekly_sales", "--partition", missing)[0] == 1
         patch.setenv("EVERGREEN_USECASES", str(usecases))
         (found,) = call("status", "weekly_sales")[1]["usecases"]
     (row,) = found["not_published"]
-    assert (row["night"], row["product"], row["outcome"]) == (missing, "sales", "unavailable")
+    assert (row["partition"], row["product"], row["outcome"]) == (missing, "sales", "unavailable")
     assert "sales" in row["note"]
-    assert {(row["night"], row["product"]) for row in found["stale"]} == {
-        (n, "predictions") for n in world.nights(WEEKS)
+    assert {(row["partition"], row["product"]) for row in found["stale"]} == {
+        (n, "predictions") for n in world.partitions(WEEKS)
     }
 
 
@@ -246,11 +254,11 @@ WRONG = {
     "column: price,": ("column: prize,", "found prize"),
     "path: sales/{day}.csv": (
         'path: "sales/{week}.csv"',
-        "required {day} or {night}, found sales/{week}.csv",
+        "required {day} or {partition}, found sales/{week}.csv",
     ),
     'training: "0 8 * * 1"': (
         'training: "0 8 * * 2"',
-        "schedule.training: required days that have a night of",
+        "schedule.training: required days that have a partition of",
     ),
     'start: "2024-01-01"': ('start: "2024-02-31"', "found '2024-02-31'"),
 }
@@ -342,15 +350,15 @@ def test_a_store_that_is_down_is_one_sentence(lake: str, arguments: tuple[str, .
     "arguments",
     [
         ("run", "score", "weekly_sales"),
-        ("run", "score", "weekly_sales", "--night", "tonight"),
-        ("verify", "weekly_sales", "--night", "x"),
+        ("run", "score", "weekly_sales", "--partition", "current"),
+        ("verify", "weekly_sales", "--partition", "x"),
     ],
 )
-def test_a_missing_night_is_asked_for_as_the_command_line_has_it(
+def test_a_missing_partition_is_asked_for_as_the_command_line_has_it(
     arguments: tuple[str, ...], lake: Path
 ) -> None:
     """The remedy names the option, and no form of Airflow's."""
-    with pytest.raises(PartitionError, match="give --night") as caught:
+    with pytest.raises(PartitionError, match="give --partition") as caught:
         call(*arguments)
     assert "form" not in str(caught.value)
 
@@ -389,12 +397,12 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_verify_finds_a_sound_lake_sound(lake: Path) -> None:
-    """Every snapshot, partition and model is recomputed, of all nights or of one."""
+    """Every snapshot, partition and model is recomputed, of all partitions or of one."""
     code, said = call("verify", "weekly_sales")
     found = said["usecases"]["weekly_sales"]
     assert (code, found["differences"], found["stale"]) == (0, [], [])
     assert (found["snapshots"], found["partitions"]) == (WEEKS, 2 * WEEKS)
-    code, said = call("verify", "weekly_sales", "--night", world.nights(1)[0])
+    code, said = call("verify", "weekly_sales", "--partition", world.partitions(1)[0])
     assert (
         code,
         said["usecases"]["weekly_sales"]["snapshots"],
@@ -420,20 +428,20 @@ def lose_raw(lake: Path) -> str:
 
 def change_a_row(lake: Path) -> str:
     """Publish other rows behind Evergreen's back."""
-    store, night = Lake("weekly_sales", str(lake)), world.nights(1)[0]
-    rows = store.read("validated_sales", {"night": night})
+    store, partition = Lake("weekly_sales", str(lake)), world.partitions(1)[0]
+    rows = store.read("validated_sales", {"partition": partition})
     assert rows is not None
-    store.publish("validated_sales", rows.slice(1), {"night": night, "revision": 0})
-    return f"weekly_sales/sales/{night}"
+    store.publish("validated_sales", rows.slice(1), {"partition": partition, "revision": 0})
+    return f"weekly_sales/sales/{partition}"
 
 
 def change_a_prediction(lake: Path) -> str:
-    """Publish a night's predictions without one of its rows."""
-    store, night = Lake("weekly_sales", str(lake)), world.nights(2)[1]
-    rows = store.read("predictions", {"night": night})
+    """Publish a partition's predictions without one of its rows."""
+    store, partition = Lake("weekly_sales", str(lake)), world.partitions(2)[1]
+    rows = store.read("predictions", {"partition": partition})
     assert rows is not None
-    store.publish("predictions", rows.slice(1), {"night": night})
-    return f"weekly_sales/predictions/{night}"
+    store.publish("predictions", rows.slice(1), {"partition": partition})
+    return f"weekly_sales/predictions/{partition}"
 
 
 @pytest.mark.parametrize("damage", [damage_raw, lose_raw, change_a_row, change_a_prediction])
@@ -453,7 +461,7 @@ def test_verify_does_not_take_an_outage_for_damage(folder: str, lake: Path) -> N
     shutil.rmtree(place)
     place.write_text("no folder")
     with pytest.raises(StoreUnavailable):
-        call("verify", "weekly_sales", "--night", world.nights(1)[0])
+        call("verify", "weekly_sales", "--partition", world.partitions(1)[0])
 
 
 def test_verify_tells_stale_from_damaged(lake: Path) -> None:
@@ -462,23 +470,23 @@ def test_verify_tells_stale_from_damaged(lake: Path) -> None:
     found = call("verify", "weekly_sales")[1]["usecases"]["weekly_sales"]
     assert [subject in sentence for sentence in found["differences"]] == [True]
     assert (
-        f"weekly_sales/predictions/{world.nights(1)[0]} is stale: it would see other rows of sales now"
+        f"weekly_sales/predictions/{world.partitions(1)[0]} is stale: it would see other rows of sales now"
         in found["stale"]
     )
 
 
-def test_running_a_night_again_heals_it(lake: Path, tmp_path: Path) -> None:
-    """A night whose rows were changed is made anew from the bytes that were kept, without its source."""
+def test_running_a_partition_again_heals_it(lake: Path, tmp_path: Path) -> None:
+    """A partition whose rows were changed is made anew from the bytes that were kept, without its source."""
     change_a_row(lake)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_SHOP", world.connection(tmp_path / "nobody"))
-        assert call("run", "ingest", "weekly_sales", "--night", world.nights(1)[0])[0] == 0
+        assert call("run", "ingest", "weekly_sales", "--partition", world.partitions(1)[0])[0] == 0
     assert call("verify", "weekly_sales")[0] == 0
 
 
-def spoil(shop: Path, night: str) -> None:
-    """Name a store in every row of a night's file that no store is called."""
-    file = shop / "sales" / f"{night}.csv"
+def spoil(shop: Path, partition: str) -> None:
+    """Name a store in every row of a partition's file that no store is called."""
+    file = shop / "sales" / f"{partition}.csv"
     file.write_text(file.read_text().replace(",s0", ",nowhere"))
 
 
@@ -501,16 +509,16 @@ def test_an_ingest_that_publishes_not_all_ends_with_1(shop: Path) -> None:
     refusal, summary = both.stderr.splitlines()
     assert refusal.startswith(f"{bad}  sales refused: weekly_sales/sales/{bad}: required at most 5.0% of")
     assert summary == "run ingest weekly_sales: of 2 partitions 1 published, 1 refused"
-    code, answer = call("run", "ingest", "weekly_sales", "--night", bad)
+    code, answer = call("run", "ingest", "weekly_sales", "--partition", bad)
     assert (code, [one["outcome"] for one in answer["done"]]) == (1, ["refused"])
-    assert call("run", "ingest", "weekly_sales", "--night", good)[0] == 0
+    assert call("run", "ingest", "weekly_sales", "--partition", good)[0] == 0
 
 
 def test_the_remedy_of_a_refusal_can_be_followed_at_a_shell(shop: Path) -> None:
     """A refusal names the form's field and the option, and the option publishes the corrected file."""
-    (night,) = world.write(shop, 1)
-    ingest = ("run", "ingest", "weekly_sales", "--night", night)
-    spoil(shop, night)
+    (partition,) = world.write(shop, 1)
+    ingest = ("run", "ingest", "weekly_sales", "--partition", partition)
+    spoil(shop, partition)
     assert call(*ingest)[0] == 1
     world.write(shop, 1)
     code, answer = call(*ingest)
@@ -519,7 +527,7 @@ def test_the_remedy_of_a_refusal_can_be_followed_at_a_shell(shop: Path) -> None:
     assert "--fetch-anew" in answer["done"][0]["note"]
     assert call(*ingest, "--fetch-anew")[0] == 0
     with pytest.raises(EvergreenError, match="--fetch-anew: required stage ingest, found score"):
-        call("run", "score", "weekly_sales", "--night", night, "--fetch-anew")
+        call("run", "score", "weekly_sales", "--partition", partition, "--fetch-anew")
 
 
 class Deliverer(io.StringIO):
@@ -540,29 +548,29 @@ def test_a_range_prints_each_partition_as_it_completes(
     as_json: list[str], shop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The ninth file, delivered when the first line can be read, is published; JSON stays one object."""
-    nights = world.nights(9)
+    partitions = world.partitions(9)
     world.write(shop, 8)
     out, err = (io.StringIO(), Deliverer(shop)) if as_json else (Deliverer(shop), io.StringIO())
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
-    ingest = ["run", "ingest", "weekly_sales", "--first", nights[0], "--last", nights[-1], *as_json]
+    ingest = ["run", "ingest", "weekly_sales", "--first", partitions[0], "--last", partitions[-1], *as_json]
     assert not app(ingest, standalone_mode=False)
     lines = (err if as_json else out).getvalue().splitlines()
-    assert lines == [f"{night}  sales published: 40 rows" for night in nights]
+    assert lines == [f"{partition}  sales published: 40 rows" for partition in partitions]
     if as_json:
-        assert [one["partition"] for one in json.loads(out.getvalue())["done"]] == nights
+        assert [one["partition"] for one in json.loads(out.getvalue())["done"]] == partitions
 
 
-def test_a_stage_that_is_none_and_a_night_that_is_none_are_refused(lake: Path) -> None:
+def test_a_stage_that_is_none_and_a_partition_that_is_none_are_refused(lake: Path) -> None:
     """The error lists the stages, or says which partitions are the nearest."""
     with pytest.raises(Exception, match="'guess': required one of ingest, score, monitor, rollout, train"):
-        call("run", "guess", "weekly_sales", "--night", "2024-01-01")
+        call("run", "guess", "weekly_sales", "--partition", "2024-01-01")
     with pytest.raises(Exception, match="a partition of the schedule"):
-        call("run", "ingest", "weekly_sales", "--night", "2024-01-02")
+        call("run", "ingest", "weekly_sales", "--partition", "2024-01-02")
     with pytest.raises(Exception, match="a date such as"):
         call("run", "ingest", "weekly_sales")
     with pytest.raises(Exception, match="required a partition from 2024-01-01 to today, found 2023-12-25;"):
-        call("run", "ingest", "weekly_sales", "--night", "2023-12-25")
+        call("run", "ingest", "weekly_sales", "--partition", "2023-12-25")
 
 
 def test_doctor_names_each_lack_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -646,7 +654,7 @@ def test_no_command_prints_the_registrys_password(guarded: str, lake: Path) -> N
         ("status",),
         ("verify", "weekly_sales"),
         ("check",),
-        ("run", "train", "weekly_sales", "--night", world.nights(WEEKS)[-1]),
+        ("run", "train", "weekly_sales", "--partition", world.partitions(WEEKS)[-1]),
         ("rollback", "weekly_sales", "--by", "ada", "--reason", "a try"),
     ]
     said = ""
@@ -673,21 +681,23 @@ def test_a_champion_comes_to_be_and_serves_from_the_command_line_alone(
     monkeypatch.setenv("EVERGREEN_USECASES", str(USECASES))
     monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
     monkeypatch.setenv("AIRFLOW_CONN_SHOP", world.connection(tmp_path))
-    *nights, last = world.write(tmp_path, 16)
-    call("run", "ingest", "weekly_sales", "--first", nights[0], "--last", last)
-    trained, verdict, switched = call("run", "train", "weekly_sales", "--night", nights[-1])[1]["done"]
+    *partitions, last = world.write(tmp_path, 16)
+    call("run", "ingest", "weekly_sales", "--first", partitions[0], "--last", last)
+    trained, verdict, switched = call("run", "train", "weekly_sales", "--partition", partitions[-1])[1][
+        "done"
+    ]
     assert verdict["note"].startswith("rubber-stamped")
     assert switched["note"].startswith("v1 promoted, champion from " + last)
-    again = call("run", "train", "weekly_sales", "--night", nights[-1])[1]["done"]
+    again = call("run", "train", "weekly_sales", "--partition", partitions[-1])[1]["done"]
     assert again == [trained, verdict, switched]
     for stage in ("score", "monitor"):
-        assert call("run", stage, "weekly_sales", "--night", last)[0] == 0
+        assert call("run", stage, "weekly_sales", "--partition", last)[0] == 0
     (found,) = call("status", "weekly_sales")[1]["usecases"]
     assert (found["champion"]["version"], found["champion"]["effective"]) == ("1", last)
-    assert (found["rungs"], found["findings"]["night"]) == ({"champion": 40}, last)
+    assert (found["served_by"], found["findings"]["partition"]) == ({"champion": 40}, last)
     assert [row["verdict"] for row in found["attempts"]] == ["rubber-stamped"]
     text = CliRunner().invoke(app, ["status", "weekly_sales"]).stdout
-    assert f"champion v1 ({found['champion']['model']}) since night {last}, promoted" in text
+    assert f"champion v1 ({found['champion']['model']}) since partition {last}, promoted" in text
     code, verified = call("verify", "weekly_sales")
     sound = verified["usecases"]["weekly_sales"]
     assert (code, sound["differences"], sound["models"]) == (0, [], 2)

@@ -19,7 +19,7 @@ days = st.dates(date(1999, 1, 1), date(2039, 12, 31))
 clocks = st.sampled_from(CLOCKS)
 
 
-def test_a_night_is_a_local_hour_on_both_sides_of_a_change_of_clocks() -> None:
+def test_a_partition_is_a_local_hour_on_both_sides_of_a_change_of_clocks() -> None:
     """18:00 in New York is 23:00 UTC in winter and 22:00 in summer."""
     found = [
         DAILY.moment(key).isoformat() for key in ("2013-03-09", "2013-03-10", "2013-11-02", "2013-11-03")
@@ -38,7 +38,7 @@ def test_local_days_have_23_24_and_25_hours() -> None:
 
 
 def test_a_wall_time_that_the_change_of_clocks_skips_still_has_a_moment() -> None:
-    """02:30 on the night the clocks go forward is one moment, after 01:59 and not after 03:30."""
+    """02:30 on the partition the clocks go forward is one moment, after 01:59 and not after 03:30."""
     moment = NIGHTLY_IN_THE_GAP.moment("2013-03-10")
     assert datetime(2013, 3, 10, 6, 59, tzinfo=UTC) < moment <= datetime(2013, 3, 10, 7, 30, tzinfo=UTC)
     assert NIGHTLY_IN_THE_GAP.keys("2013-03-09", "2013-03-11") == ["2013-03-09", "2013-03-10", "2013-03-11"]
@@ -50,7 +50,7 @@ def test_weekly_keys_are_the_days_on_which_the_cron_fires() -> None:
     assert WEEKLY.shift("2024-01-08", -1) == "2024-01-01"
 
 
-def test_a_day_without_a_night_is_refused_with_the_next_one() -> None:
+def test_a_day_without_a_partition_is_refused_with_the_next_one() -> None:
     """A Tuesday is no key of a weekly clock, and the error says which day is."""
     with pytest.raises(PartitionError, match=r"2024-01-02.*found none on that day, the next is 2024-01-08"):
         WEEKLY.moment("2024-01-02")
@@ -61,15 +61,15 @@ def test_a_day_without_a_night_is_refused_with_the_next_one() -> None:
 )
 def test_what_is_no_date_is_refused_with_the_remedy(key: str) -> None:
     """A key that is no date is refused in a sentence that says what to give."""
-    with pytest.raises(PartitionError, match=r"required a date such as .*found .*; give the night"):
+    with pytest.raises(PartitionError, match=r"required a date such as .*found .*; give the partition"):
         day_of(key)
 
 
 @given(clocks, days, st.integers(-40, 40))
-def test_shift_has_an_inverse(clock: Clock, day: date, nights: int) -> None:
-    """So many nights on and as many back is the same night."""
+def test_shift_has_an_inverse(clock: Clock, day: date, partitions: int) -> None:
+    """So many partitions on and as many back is the same partition."""
     key = clock.keys(day.isoformat(), (day + timedelta(days=40)).isoformat())[0]
-    assert clock.shift(clock.shift(key, nights), -nights) == key
+    assert clock.shift(clock.shift(key, partitions), -partitions) == key
 
 
 @given(clocks, days, st.integers(0, 120))

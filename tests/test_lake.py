@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from include.errors import EvergreenError, SpecError, StaleDecision, StoreUnavailable
 from include.storage.lake import Lake
 
-SCHEMA = pa.schema({"night": pa.string(), "value": pa.int64()})
+SCHEMA = pa.schema({"partition": pa.string(), "value": pa.int64()})
 NIGHTS = [f"2024-01-{day:02}" for day in range(1, 9)]
 
 
@@ -31,62 +31,62 @@ def lake(tmp_path: Path) -> Lake:
     return Lake("usecase", str(tmp_path))
 
 
-def rows(night: str, *values: int) -> pa.Table:
+def rows(partition: str, *values: int) -> pa.Table:
     """Return one row a value."""
-    return pa.Table.from_pylist([{"night": night, "value": v} for v in values], schema=SCHEMA)
+    return pa.Table.from_pylist([{"partition": partition, "value": v} for v in values], schema=SCHEMA)
 
 
 def content(lake: Lake, table: str = "t") -> dict[str, list[int]]:
-    """Return each night's values, sorted."""
+    """Return each partition's values, sorted."""
     found: dict[str, list[int]] = {}
     for row in lake.rows(table):
-        found.setdefault(row["night"], []).append(row["value"])
-    return {night: sorted(values) for night, values in sorted(found.items())}
+        found.setdefault(row["partition"], []).append(row["value"])
+    return {partition: sorted(values) for partition, values in sorted(found.items())}
 
 
 def test_publishing_again_replaces_and_leaves_the_others(lake: Lake) -> None:
-    """A rerun of one night leaves that night's new rows and every other night as it was."""
-    lake.publish("t", pa.concat_tables([rows("a", 1, 2), rows("b", 3)]), {"night": ["a", "b"]})
-    lake.publish("t", rows("a", 9), {"night": "a"})
+    """A rerun of one partition leaves that partition's new rows and every other partition as it was."""
+    lake.publish("t", pa.concat_tables([rows("a", 1, 2), rows("b", 3)]), {"partition": ["a", "b"]})
+    lake.publish("t", rows("a", 9), {"partition": "a"})
     assert content(lake) == {"a": [9], "b": [3]}
 
 
 def test_an_empty_partition_empties_only_itself(lake: Lake) -> None:
-    """No rows for a night is a result too, on a new table as on an old one."""
-    lake.publish("t", rows("a"), {"night": "a"})
+    """No rows for a partition is a result too, on a new table as on an old one."""
+    lake.publish("t", rows("a"), {"partition": "a"})
     found = lake.read("t")
     assert found is not None
     assert found.num_rows == 0
     assert found.schema.equals(SCHEMA)
-    lake.publish("t", pa.concat_tables([rows("a", 1), rows("b", 2)]), {"night": ["a", "b"]})
-    lake.publish("t", rows("a"), {"night": "a"})
+    lake.publish("t", pa.concat_tables([rows("a", 1), rows("b", 2)]), {"partition": ["a", "b"]})
+    lake.publish("t", rows("a"), {"partition": "a"})
     assert content(lake) == {"b": [2]}
 
 
 def test_a_row_outside_its_partition_is_refused_and_nothing_is_published(lake: Lake) -> None:
-    """A stage that mixes up its nights can't overwrite another one's."""
-    lake.publish("t", rows("a", 1), {"night": "a"})
+    """A stage that mixes up its partitions can't overwrite another one's."""
+    lake.publish("t", rows("a", 1), {"partition": "a"})
     with pytest.raises(DeltaError, match="failed validation check"):  # and no fault of the store's
-        lake.publish("t", pa.concat_tables([rows("a", 2), rows("b", 3)]), {"night": "a"})
+        lake.publish("t", pa.concat_tables([rows("a", 2), rows("b", 3)]), {"partition": "a"})
     assert content(lake) == {"a": [1]}
 
 
 def test_a_condition_on_no_value_holds_for_no_row(lake: Lake) -> None:
-    """An empty list of nights reads nothing and replaces nothing."""
-    lake.publish("t", rows("a", 1), {"night": "a"})
-    lake.publish("t", rows("a"), {"night": []})
-    assert lake.rows("t", {"night": []}) == []
+    """An empty list of partitions reads nothing and replaces nothing."""
+    lake.publish("t", rows("a", 1), {"partition": "a"})
+    lake.publish("t", rows("a"), {"partition": []})
+    assert lake.rows("t", {"partition": []}) == []
     assert content(lake) == {"a": [1]}
 
 
 def test_a_new_column_is_null_where_it_was_not_there(lake: Lake) -> None:
-    """A use case may grow a column without its old nights being written again."""
-    lake.publish("t", rows("a", 1), {"night": "a"})
+    """A use case may grow a column without its old partitions being written again."""
+    lake.publish("t", rows("a", 1), {"partition": "a"})
     grown = rows("b", 2).append_column("more", pa.array(["x"]))
-    lake.publish("t", grown, {"night": "b"})
-    assert sorted(lake.rows("t"), key=lambda row: row["night"]) == [
-        {"night": "a", "value": 1, "more": None},
-        {"night": "b", "value": 2, "more": "x"},
+    lake.publish("t", grown, {"partition": "b"})
+    assert sorted(lake.rows("t"), key=lambda row: row["partition"]) == [
+        {"partition": "a", "value": 1, "more": None},
+        {"partition": "b", "value": 2, "more": "x"},
     ]
 
 
@@ -99,8 +99,8 @@ def test_a_table_that_is_not_there_is_none_and_not_empty(lake: Lake) -> None:
 
 def test_an_old_version_can_be_read(lake: Lake) -> None:
     """What was replaced is still there under its version."""
-    first = lake.publish("t", rows("a", 1), {"night": "a"})
-    second = lake.publish("t", rows("a", 2), {"night": "a"})
+    first = lake.publish("t", rows("a", 1), {"partition": "a"})
+    second = lake.publish("t", rows("a", 2), {"partition": "a"})
     then, now = lake.read("t", version=first), lake.read("t", version=second)
     assert then is not None
     assert now is not None
@@ -112,7 +112,7 @@ def test_types_come_back_as_they_went(lake: Lake) -> None:
     """Strings, bytes, times, small integers and booleans keep their types, also as a chosen column."""
     schema = pa.schema(
         {
-            "night": pa.string(),
+            "partition": pa.string(),
             "at": pa.timestamp("us", tz="UTC"),
             "revision": pa.int32(),
             "sketch": pa.binary(),
@@ -123,24 +123,28 @@ def test_types_come_back_as_they_went(lake: Lake) -> None:
     )
     moment = datetime(2024, 3, 10, 7, tzinfo=UTC)
     own = {"revision": 1, "sketch": b"\x00\xff", "day": moment.date(), "good": None, "x": 0.1}
-    row = {"night": "a", "at": moment, **own}
-    lake.publish("t", pa.Table.from_pylist([row], schema=schema), {"night": "a"})
+    row = {"partition": "a", "at": moment, **own}
+    lake.publish("t", pa.Table.from_pylist([row], schema=schema), {"partition": "a"})
     found = lake.read("t")
     assert found is not None
     assert found.schema.equals(schema)
     assert found.to_pylist() == [row]
-    some = lake.read("t", columns=["x", "night"])
+    some = lake.read("t", columns=["x", "partition"])
     assert some is not None
-    assert some.schema.names == ["x", "night"]
+    assert some.schema.names == ["x", "partition"]
 
 
 def test_the_first_rows_and_their_number_are_had_without_the_others(lake: Lake) -> None:
     """A limit gives the first by an order, whatever order they were written in; a count reads none."""
-    lake.publish("t", pa.concat_tables([rows("a", 3, 1, 2), rows("b", 0)]), {"night": ["a", "b"]})
-    found = lake.read("t", {"night": "a"}, ["value"], order=["value"], limit=2)
+    lake.publish("t", pa.concat_tables([rows("a", 3, 1, 2), rows("b", 0)]), {"partition": ["a", "b"]})
+    found = lake.read("t", {"partition": "a"}, ["value"], order=["value"], limit=2)
     assert found is not None
     assert found["value"].to_pylist() == [1, 2]
-    assert (lake.count("t"), lake.count("t", {"night": "a"}), lake.count("t", {"night": []})) == (4, 3, 0)
+    assert (lake.count("t"), lake.count("t", {"partition": "a"}), lake.count("t", {"partition": []})) == (
+        4,
+        3,
+        0,
+    )
     assert lake.count("nothing") == 0
 
 
@@ -150,7 +154,7 @@ def test_a_folder_without_a_scheme_is_made_absolute(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("EVERGREEN_LAKE", "data/lake/")
     lake = Lake("usecase")
     lake.create("raw/x", b"one")
-    lake.publish("t", rows("a", 1), {"night": "a"})
+    lake.publish("t", rows("a", 1), {"partition": "a"})
     monkeypatch.chdir("/")
     assert lake.uri == f"file://{tmp_path}/data/lake/usecase"
     assert (tmp_path / "data/lake/usecase/raw/x").read_bytes() == b"one"
@@ -158,7 +162,7 @@ def test_a_folder_without_a_scheme_is_made_absolute(tmp_path: Path, monkeypatch:
 
 
 USES: dict[str, Callable[[Lake], object]] = {
-    "publish": lambda lake: lake.publish("t", rows("a", 1), {"night": "a"}),
+    "publish": lambda lake: lake.publish("t", rows("a", 1), {"partition": "a"}),
     "append_at": lambda lake: lake.append_at("t", rows("a", 1), -1),
     "create": lambda lake: lake.create("raw/x", b""),
     "replace": lambda lake: lake.replace("raw/x", b""),
@@ -180,7 +184,7 @@ def test_a_store_that_does_not_answer_is_named(use: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("lost", ["_delta_log/*.json", "*.parquet"])
 def test_a_table_that_can_not_be_read_is_named(lost: str, lake: Lake, tmp_path: Path) -> None:
     """A torn log and a torn file are said, for reading and counting alike; neither is an empty table."""
-    lake.publish("t", rows("a", 1), {"night": "a"})
+    lake.publish("t", rows("a", 1), {"partition": "a"})
     for file in (tmp_path / "usecase" / "tables" / "t").glob(lost):
         file.write_bytes(b"torn")
     for use in (lambda one: one.read("t"), lambda one: one.count("t", {"value": 1})):
@@ -193,15 +197,15 @@ def test_a_table_that_can_not_be_read_is_named(lost: str, lake: Lake, tmp_path: 
 def test_any_partition_value_names_its_own_rows(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Quotes, percent signs and slashes in a value are part of the value, and never of the condition."""
     lake = Lake("usecase", str(tmp_path_factory.mktemp("lake")))
-    lake.publish("t", rows("other", 1), {"night": "other"})
+    lake.publish("t", rows("other", 1), {"partition": "other"})
     for value in (2, 3):
-        lake.publish("t", rows(f"{name}'", value), {"night": f"{name}'"})
+        lake.publish("t", rows(f"{name}'", value), {"partition": f"{name}'"})
     assert content(lake) == {"other": [1], f"{name}'": [3]}
-    assert [row["value"] for row in lake.rows("t", {"night": f"{name}'"})] == [3]
+    assert [row["value"] for row in lake.rows("t", {"partition": f"{name}'"})] == [3]
 
 
-def _publish(uri: str, night: str, value: int) -> None:
-    Lake("usecase", uri).publish("t", rows(night, *[value] * 5), {"night": night})
+def _publish(uri: str, partition: str, value: int) -> None:
+    Lake("usecase", uri).publish("t", rows(partition, *[value] * 5), {"partition": partition})
 
 
 def _append(uri: str, version: int, value: int) -> bool:
@@ -222,7 +226,7 @@ def processes() -> Any:
 def test_processes_that_publish_different_partitions_lose_nothing(
     lake: Lake, processes: ProcessPoolExecutor, tmp_path: Path
 ) -> None:
-    """Eight nights published at once, on a table that isn't there yet, three times over."""
+    """Eight partitions published at once, on a table that isn't there yet, three times over."""
     jobs = [processes.submit(_publish, str(tmp_path), n, v) for v in range(3) for n in NIGHTS]
     for job in jobs:
         job.result(120)
@@ -234,7 +238,7 @@ def test_processes_that_publish_different_partitions_lose_nothing(
 def test_processes_that_publish_the_same_partition_leave_one_of_them(
     lake: Lake, processes: ProcessPoolExecutor, tmp_path: Path
 ) -> None:
-    """One night published by many at once has the rows of one of them, whole, and none twice."""
+    """One partition published by many at once has the rows of one of them, whole, and none twice."""
     jobs = [processes.submit(_publish, str(tmp_path), "a", value) for value in range(12)]
     for job in jobs:
         job.result(120)
@@ -271,7 +275,7 @@ from include.lake import Lake
 lake, n = Lake("usecase", sys.argv[1]), 0
 while True:
     n += 1
-    lake.publish("t", pa.table({"night": ["a"] * 500, "value": [n] * 500}), {"night": "a"})
+    lake.publish("t", pa.table({"partition": ["a"] * 500, "value": [n] * 500}), {"partition": "a"})
     print(n, flush=True)
 """
 
@@ -290,7 +294,7 @@ def test_a_writer_that_is_killed_leaves_the_old_rows_or_the_new(
     assert len(values) == 500
     assert len(set(values)) == 1
     assert values[0] >= published
-    lake.publish("t", rows("a", 0), {"night": "a"})
+    lake.publish("t", rows("a", 0), {"partition": "a"})
     assert content(lake) == {"a": [0]}
 
 
@@ -328,12 +332,12 @@ def test_a_key_can_not_leave_its_folder(lake: Lake, key: str, tmp_path: Path) ->
 def test_a_column_that_is_gone_is_null_and_one_of_another_type_is_refused(tmp_path: Path) -> None:
     """Rows without a column of the table get nulls; a number is never stored in an integer's column."""
     lake = Lake("u", str(tmp_path))
-    lake.publish("t", pa.table({"night": ["a"], "value": [1], "gone": ["x"]}), {"night": "a"})
-    lake.publish("t", pa.table({"night": ["b"], "value": [2]}), {"night": "b"})
-    assert {row["night"]: row["gone"] for row in lake.rows("t")} == {"a": "x", "b": None}
+    lake.publish("t", pa.table({"partition": ["a"], "value": [1], "gone": ["x"]}), {"partition": "a"})
+    lake.publish("t", pa.table({"partition": ["b"], "value": [2]}), {"partition": "b"})
+    assert {row["partition"]: row["gone"] for row in lake.rows("t")} == {"a": "x", "b": None}
     with pytest.raises(SpecError, match=r"required int64, found double for 'value'"):
-        lake.publish("t", pa.table({"night": ["c"], "value": [1.7], "gone": ["y"]}), {"night": "c"})
-    assert {row["night"] for row in lake.rows("t")} == {"a", "b"}
+        lake.publish("t", pa.table({"partition": ["c"], "value": [1.7], "gone": ["y"]}), {"partition": "c"})
+    assert {row["partition"] for row in lake.rows("t")} == {"a", "b"}
 
 
 def test_one_that_is_gone_already_leaves_none_of_the_others(lake: Lake) -> None:

@@ -202,7 +202,7 @@ def test_same_model_has_the_same_bytes(spec: UseCase, data: bytes) -> None:
 
 
 def test_no_rows_give_no_predictions(spec: UseCase) -> None:
-    """A night without rows to score is no error."""
+    """A partition without rows to score is no error."""
     found = artifacts.predict(pipeline(spec), rows(0), spec)
     assert (found.shape, found.dtype) == ((0,), np.float64)
 

@@ -105,17 +105,17 @@ def test_a_scheduled_run_is_never_refused(weekly: UseCase) -> None:
 
 @pytest.mark.parametrize("stage", ["ingest", "score", "monitor", "rollout", "train"])
 @pytest.mark.parametrize(
-    ("nights", "problem"),
+    ("partitions", "problem"),
     [
-        (["--night", "2062-01-02"], "still to come"),
-        (["--night", "2024-01-02"], "choose 2024-01-01 or 2024-01-08"),
+        (["--partition", "2062-01-02"], "still to come"),
+        (["--partition", "2024-01-02"], "choose 2024-01-01 or 2024-01-08"),
         (["--first", "2023-12-20", "--last", "2024-01-08"], "one before schedule.start"),
     ],
 )
 def test_the_command_line_refuses_it_too(
-    weekly: UseCase, stage: str, nights: list[str], problem: str
+    weekly: UseCase, stage: str, partitions: list[str], problem: str
 ) -> None:
     """Of a range that reaches out of the schedule's nothing is run."""
     with pytest.raises(PartitionError, match=problem):
-        CliRunner().invoke(app, ["run", stage, "weekly_sales", *nights], catch_exceptions=False)
+        CliRunner().invoke(app, ["run", stage, "weekly_sales", *partitions], catch_exceptions=False)
     assert Lake("weekly_sales").keys("") == []

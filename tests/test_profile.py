@@ -19,7 +19,7 @@ EDGES = [-2.0, -0.5, 0.0, 0.1, 1.0, 3.0]
 
 
 def profile(values: list[Any], kind: str = "numeric") -> Profile:
-    """Return the profile of one column of one night."""
+    """Return the profile of one column of one partition."""
     table = pa.table({"c": pa.array(values, pa.float64() if kind == "numeric" else None)})
     rows = build_profile(
         "p", "n", table, ["c"] if kind == "numeric" else [], ["c"] if kind != "numeric" else []
@@ -37,8 +37,8 @@ def batches(columns: dict[str, Any], size: int) -> list[pa.RecordBatch]:
     return pa.table(columns).to_batches(max_chunksize=size)
 
 
-def nights(values: np.ndarray, cuts: list[int]) -> Profile:
-    """Return the profile of values that came over several nights."""
+def partitions(values: np.ndarray, cuts: list[int]) -> Profile:
+    """Return the profile of values that came over several partitions."""
     rows = []
     for number, part in enumerate(np.split(values, cuts)):
         rows += build_profile("p", f"n{number}", pa.table({"c": part}), ["c"], []).to_pylist()
@@ -75,7 +75,7 @@ def test_of_one_row() -> None:
     assert (found.count, found.std, found.quantiles([0.01, 0.99])) == (1, 0.0, [2.5, 2.5])
 
 
-def test_a_small_night_is_exact() -> None:
+def test_a_small_partition_is_exact() -> None:
     """Up to `POINTS` values the distribution is the sample's own."""
     values = np.random.default_rng(1).normal(size=POINTS)
     found = profile(list(values))
@@ -84,10 +84,10 @@ def test_a_small_night_is_exact() -> None:
     assert found.quantiles([0.25]) == [np.quantile(values, 0.25, method="inverted_cdf")]
 
 
-def test_merged_nights_are_the_whole_within_the_bound() -> None:
-    """Nights of any size merge to what all rows at once would give, each share within 1 / `POINTS`."""
+def test_merged_partitions_are_the_whole_within_the_bound() -> None:
+    """Partitions of any size merge to what all rows at once would give, each share within 1 / `POINTS`."""
     values = np.random.default_rng(2).normal(1e6, 1, size=20_000)  # far from zero: plain sums of squares fail
-    merged = nights(values, [3, 900, 901, 12_000])
+    merged = partitions(values, [3, 900, 901, 12_000])
     edges = list(1e6 + np.array(EDGES))
     assert merged.cdf(edges) == pytest.approx([(values <= edge).mean() for edge in edges], abs=1 / POINTS)
     assert (merged.mean, merged.std) == (pytest.approx(values.mean()), pytest.approx(values.std()))
@@ -103,8 +103,10 @@ def test_ties_are_kept() -> None:
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60), st.data())
-def test_the_order_of_rows_and_nights_makes_no_difference(values: list[float], data: st.DataObject) -> None:
-    """The same rows in another order are the same bytes, the same nights the same profile."""
+def test_the_order_of_rows_and_partitions_makes_no_difference(
+    values: list[float], data: st.DataObject
+) -> None:
+    """The same rows in another order are the same bytes, the same partitions the same profile."""
     shuffled = data.draw(st.permutations(values))
     tables = [build_profile("p", "n", pa.table({"c": v}), ["c"], []) for v in (values, shuffled)]
     assert tables[0].equals(tables[1])
@@ -198,7 +200,7 @@ def test_a_column_that_is_not_there_or_no_number_is_named() -> None:
 
 
 def test_categories_are_counted() -> None:
-    """Few categories are counted exactly, over nights too; booleans are categories; null is missing."""
+    """Few categories are counted exactly, over partitions too; booleans are categories; null is missing."""
     rows = [
         *build_profile("p", "1", pa.table({"c": ["a", "b", "a", None]}), [], ["c"]).to_pylist(),
         *build_profile("p", "2", pa.table({"c": ["b", "b", "c", "a"]}), [], ["c"]).to_pylist(),
@@ -219,9 +221,9 @@ def test_ten_thousand_categories() -> None:
         f"v{value}": int(count) for value, count in zip(*np.unique(drawn, return_counts=True), strict=True)
     }
     rows = []
-    for night, part in enumerate(np.array_split(drawn, 5)):
+    for partition, part in enumerate(np.array_split(drawn, 5)):
         rows += build_profile(
-            "p", f"{night}", pa.table({"c": [f"v{v}" for v in part]}), [], ["c"]
+            "p", f"{partition}", pa.table({"c": [f"v{v}" for v in part]}), [], ["c"]
         ).to_pylist()
     found = merge_profiles(rows)["c"]
     assert sum(len(row["items"]) + len(row["distinct"]) for row in rows) / 5 < 20_000

@@ -27,7 +27,7 @@ RAW: dict[str, dict[str, Any]] = {
 MISTYPED = [
     ("", "mistyped", ["gate", "sources", "problem"]),
     ("problem", "problem.mistyped", ["kind", "target", "never_features"]),
-    ("schedule", "schedule.mistyped", ["nightly", "timezone"]),
+    ("schedule", "schedule.mistyped", ["batch", "timezone"]),
     ("sources.schedule", "sources.schedule.mistyped", ["path", "format", "contract"]),
     ("sources.weather", "sources.weather.mistyped", ["volatile", "pages"]),
     ("sources.planes", "sources.planes.mistyped", ["query", "known"]),
@@ -48,17 +48,17 @@ MISTYPED = [
     ("training.candidates.0", "training.candidates.0.mistyped", ["estimator", "params"]),
     ("gate", "gate.mistyped", ["min_partitions", "alpha"]),
     ("gate.requirements.1", "gate.requirements.1.mistyped", ["at_least", "at_most", "metric"]),
-    ("scoring", "scoring.mistyped", ["fallback", "needs"]),
+    ("scoring", "scoring.mistyped", ["fallback", "requires"]),
     ("monitoring", "monitoring.mistyped", ["psi"]),
     ("monitoring.requirements.0", "monitoring.requirements.0.mistyped", ["metric"]),
-    ("retraining", "retraining.mistyped", ["persist", "when"]),
+    ("retraining", "retraining.mistyped", ["consecutive", "when"]),
 ]
 # a value that can't be meant, and what its error says
 WRONG = [
     ("problem.kind", "ternary", "problem.kind: Input should be 'binary', 'regression' or 'multiclass'"),
     ("schedule.timezone", "New York", "'New York' is not a time zone's name, as America/New_York"),
-    ("schedule.nightly", "at six", "'at six' is not a cron expression"),
-    ("schedule.nightly", "*/5 18 * * *", "'*/5 18 * * *' can fire twice a day; give one minute and one hour"),
+    ("schedule.batch", "at six", "'at six' is not a cron expression"),
+    ("schedule.batch", "*/5 18 * * *", "'*/5 18 * * *' can fire twice a day; give one minute and one hour"),
     ("schedule.training", "@hourly", "'@hourly' can fire twice a day"),
     ("schedule.start", "31 December", "schedule.start: String should match pattern"),
     (
@@ -68,7 +68,11 @@ WRONG = [
     ),
     ("labels.source", "planes", "labels.source: planes lacks the key column(s) carrier, flight, origin"),
     ("problem.target", "distance", "features: the target 'distance' can't be a feature"),
-    ("scoring.by", "17:59", "scoring.by: 18:00 or later, when schedule.nightly begins, found 17:59"),
+    (
+        "scoring.deadline",
+        "17:59",
+        "scoring.deadline: 18:00 or later, when schedule.batch begins, found 17:59",
+    ),
     ("problem.never_features", ["dest"], "features: 'dest' is under problem.never_features"),
     (
         "gate.objective",
@@ -91,11 +95,11 @@ WRONG = [
         RAW[WEEKLY.name]["sources"]["sales"],
         "sources: 'shadows' is the name of one of Ever",
     ),
-    ("sources.schedule.columns.night", {"type": "string"}, "'night' is Evergreen's own column"),
+    ("sources.schedule.columns.partition", {"type": "string"}, "'partition' is Evergreen's own column"),
     ("sources.schedule.columns.Origin", {"type": "string"}, "'origin' is another column's name but for the"),
     ("sources.schedule.contract.tolerance", 5, "contract.tolerance: Input should be less than or equal to 1"),
-    ("scoring.needs.champion", ["tides"], "scoring.needs.champion: no source is named 'tides'"),
-    ("scoring.by", "25:00", "scoring.by: String should match pattern"),
+    ("scoring.requires.champion", ["tides"], "scoring.requires.champion: no source is named 'tides'"),
+    ("scoring.deadline", "25:00", "scoring.deadline: String should match pattern"),
     ("features.numeric", ["distance", "distance"], "declare at least one feature, each once"),
     (
         "features.groups.plane",
@@ -167,7 +171,7 @@ UNQUOTED = [
         "connection: shop\n    start: 2024-02-05  # late\n",
         'sources.sales.start: quote the date: start: "2024-02-05"',
     ),
-    ('known: "05:00"', "known: 18:30", 'sources.sales.known: quote the time: known: "18:30"'),
+    ('available_at: "05:00"', "known: 18:30", 'sources.sales.known: quote the time: available_at: "18:30"'),
     ("statement: ", "statement: 12  # ", 'problem.statement: quote the text: statement: "12"'),
 ]
 
@@ -261,7 +265,7 @@ def test_what_can_be_declared_since_attempts_were_recorded_leaves_digests_alone(
     known = {"psi", "missing", "unseen", "requirements", "window", "report_rows"}
     assert set(Monitoring().model_dump(mode="json")) == known
     spec = load("flight_delay")
-    assert "test_up_to" not in spec.training.model_dump(mode="json")
+    assert "max_test" not in spec.training.model_dump(mode="json")
     stricter = spec.model_copy(update={"monitoring": spec.monitoring.model_copy(update={"patience": 5})})
     assert stricter.digest != spec.digest
 
@@ -294,13 +298,17 @@ def test_an_ablation_declares_nothing_else_and_needs_something_to_fit_on(tmp_pat
     assert "training.ablation: without the group all no feature is left to fit on; declare" in refusal(file)
 
 
-def test_a_source_begins_with_its_own_first_night() -> None:
-    """Nights before a source's start, or after the schedule's end, are not asked for."""
+def test_a_source_begins_with_its_own_first_partition() -> None:
+    """Partitions before a source's start, or after the schedule's end, are not asked for."""
     spec = load("flight_delay")
-    assert spec.nights("schedule", "2012-12-29", "2013-01-02") == ["2012-12-31", "2013-01-01", "2013-01-02"]
-    assert spec.nights("outcomes", "2012-12-29", "2013-01-02") == ["2013-01-02"]
-    assert spec.nights("schedule", "2013-12-30", "2014-01-05") == ["2013-12-30"]
-    assert spec.nights("outcomes", "2012-12-29", "2013-01-01") == []
+    assert spec.partitions("schedule", "2012-12-29", "2013-01-02") == [
+        "2012-12-31",
+        "2013-01-01",
+        "2013-01-02",
+    ]
+    assert spec.partitions("outcomes", "2012-12-29", "2013-01-02") == ["2013-01-02"]
+    assert spec.partitions("schedule", "2013-12-30", "2014-01-05") == ["2013-12-30"]
+    assert spec.partitions("outcomes", "2012-12-29", "2013-01-01") == []
 
 
 BANDS = Path(__file__).parent / "usecases/flight_bands"

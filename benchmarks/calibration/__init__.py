@@ -1,1 +1,4 @@
-"""Studies of one use case on its own nights: what the gate's promotions and the alarms' rates are worth."""
+"""Studies of one use case on its own partitions.
+
+What the gate's promotions and the alarms' rates are worth.
+"""

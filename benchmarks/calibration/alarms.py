@@ -1,8 +1,9 @@
-"""How often a column alarms without a fault, and how soon with one: measured on the lake's own nights.
+"""How often a column alarms without a fault, and how soon with one: measured on the lake's own partitions.
 
-The limits are those that a training would have published: made from the nights before, and anew every four
-weeks. What they do on the four weeks that follow is counted, on the nights as they were, with whatever truly
-happened in them, and on made-up years that keep everything but trend and events. Then faults are planted.
+The limits are those that a training would have published: made from the partitions before, and anew every
+four weeks. What they do on the four weeks that follow is counted, on the partitions as they were, with
+whatever truly happened in them, and on made-up years that keep everything but trend and events. Then faults
+are planted.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from include.errors import EvergreenError
 from include.features.build import features
 from include.reports.text import text_table
 from include.spec import UseCase
-from include.spec.stages import Jumps
+from include.spec.stages import SuddenChanges
 from include.stats import profiles as profile
 from include.stats.alarms import WEEK, alert_starts, break_scores, persistent, resample_years
 from include.stats.drift_measures import Binning
@@ -58,7 +59,12 @@ class Rate:
 
     def plain(self) -> dict[str, float]:
         """Return plain values."""
-        return {**asdict(self), "a_year": self.found / self.years, "low": self.low, "high": self.high}
+        return {
+            **asdict(self),
+            "false_alarms_per_year": self.found / self.years,
+            "low": self.low,
+            "high": self.high,
+        }
 
 
 def calibrate(lake: Lake, spec: UseCase, years: int) -> tuple[dict[str, Any], str]:
@@ -73,56 +79,61 @@ def calibrate(lake: Lake, spec: UseCase, years: int) -> tuple[dict[str, Any], st
     dict, str
         The numbers as plain JSON, and the page, which is also stored as ``reports/alarms.html``.
     """
-    began, rules = time.perf_counter(), spec.monitoring.jumps
-    nights = _nights(lake, spec)
-    rows = features(lake, spec, nights)
-    start = max(len(nights) // 3, rules.past + 3 * WEEK)
-    cuts, spreads = _cuts(spec, rows.filter(pc.less(rows["night"], nights[start])))
-    counts = {name: count(rows, name, cut, nights) for name, cut in cuts.items()}
+    began, rules = time.perf_counter(), spec.monitoring.sudden_changes
+    partitions = _partitions(lake, spec)
+    rows = features(lake, spec, partitions)
+    start = max(len(partitions) // 3, rules.past + 3 * WEEK)
+    cuts, spreads = _cuts(spec, rows.filter(pc.less(rows["partition"], partitions[start])))
+    counts = {name: count(rows, name, cut, partitions) for name, cut in cuts.items()}
     walk = walked(counts, rules, start, spec.training.seed)
     told = alert_starts(walk.alarm, rules.quiet)
     real = Rate(int(told.sum()), len(told) / DAYS)
     clean = _clean(counts, rules, start, years, spec.training.seed)
     found = {
-        "sentence": _sentence(rules.a_year, real, clean),
+        "sentence": _sentence(rules.false_alarms_per_year, real, clean),
         "usecase": spec.name,
         "spec": spec.digest,
-        "promised": rules.a_year,
-        "nights": {"first": nights[start], "last": nights[-1], "judged": len(told), "before": start},
+        "promised": rules.false_alarms_per_year,
+        "partitions": {
+            "first": partitions[start],
+            "last": partitions[-1],
+            "judged": len(told),
+            "before": start,
+        },
         "as_it_was": real.plain(),
-        "share_of_nights": float(walk.alarm.mean()),
+        "share_of_partitions": float(walk.alarm.mean()),
         "made_up": clean.plain(),
-        "alerts": [_alert(walk, nights, start + int(place)) for place in np.flatnonzero(told)],
-        "faults": list(faults(rows, nights, cuts, spreads, walk)),
+        "alerts": [_alert(walk, partitions, start + int(place)) for place in np.flatnonzero(told)],
+        "faults": list(faults(rows, partitions, cuts, spreads, walk)),
     }
-    html = page.alarms(found, nights[start:], _heights(walk))
+    html = page.alarms(found, partitions[start:], _heights(walk))
     lake.replace(PLACE, html.encode())
     return found | {"page": f"{lake.uri}/{PLACE}", "seconds": round(time.perf_counter() - began, 1)}, html
 
 
 def text(found: dict[str, Any]) -> str:
     """Return the numbers as a person reads them in a terminal."""
-    told = [{"night": one["night"], "columns": ", ".join(one["columns"])} for one in found["alerts"]]
+    told = [{"partition": one["partition"], "columns": ", ".join(one["columns"])} for one in found["alerts"]]
     faults = [{**one, "found": f"{100 * one['found']:.0f} %"} for one in found["faults"]]
-    lines = [found["sentence"], "", *text_table(told, ["night", "columns"]), ""]
-    lines += text_table(faults, ["fault", "size", "tried", "found", "nights"])
+    lines = [found["sentence"], "", *text_table(told, ["partition", "columns"]), ""]
+    lines += text_table(faults, ["fault", "size", "tried", "found", "partitions"])
     return "\n".join([*lines, "", f"{found['page']}  ({found['seconds']} s)"])
 
 
-def _nights(lake: Lake, spec: UseCase) -> list[str]:
-    """Return the nights on which there is something to judge."""
+def _partitions(lake: Lake, spec: UseCase) -> list[str]:
+    """Return the partitions on which there is something to judge."""
     rows = lake.rows("partitions", {"product": spec.features.spine})
-    nights = sorted(str(row["night"]) for row in rows if row["outcome"] == "published")
-    needed = spec.monitoring.jumps.past + 3 * WEEK + REFIT
-    if len(nights) < needed:
+    partitions = sorted(str(row["partition"]) for row in rows if row["outcome"] == "published")
+    needed = spec.monitoring.sudden_changes.past + 3 * WEEK + REFIT
+    if len(partitions) < needed:
         raise EvergreenError(
             f"{spec.name}: calibration of the alarms",
-            required=f"{needed} nights of {spec.features.spine}",
-            found=str(len(nights)),
+            required=f"{needed} partitions of {spec.features.spine}",
+            found=str(len(partitions)),
             where=f"{lake.uri}/tables/partitions",
             remedy=f"python -m include run ingest {spec.name} --first NIGHT --last NIGHT",
         )
-    return nights
+    return partitions
 
 
 def _cuts(spec: UseCase, rows: pa.Table) -> tuple[dict[str, Binning], dict[str, float]]:
@@ -133,10 +144,10 @@ def _cuts(spec: UseCase, rows: pa.Table) -> tuple[dict[str, Binning], dict[str, 
     return {name: Binning.of(of) for name, of in profiles.items()}, spreads
 
 
-def _clean(counts: Mapping[str, Counts], rules: Jumps, start: int, years: int, seed: int) -> Rate:
-    """Return the rate of alerts in made-up years of the same nights."""
-    nights = min(len(rows) for rows in counts.values())
-    places = resample_years(nights, nights, years, seed + 1)
+def _clean(counts: Mapping[str, Counts], rules: SuddenChanges, start: int, years: int, seed: int) -> Rate:
+    """Return the rate of alerts in made-up years of the same partitions."""
+    partitions = min(len(rows) for rows in counts.values())
+    places = resample_years(partitions, partitions, years, seed + 1)
     told = judged = 0
     for year in places:
         walk = walked({name: rows[year] for name, rows in counts.items()}, rules, start, seed)
@@ -145,13 +156,13 @@ def _clean(counts: Mapping[str, Counts], rules: Jumps, start: int, years: int, s
     return Rate(told, judged / DAYS)
 
 
-def _alert(walk: Walk, nights: list[str], place: int) -> dict[str, Any]:
+def _alert(walk: Walk, partitions: list[str], place: int) -> dict[str, Any]:
     columns = [name for name, high in walk.high.items() if persistent(high, walk.rules)[place]]
-    return {"night": nights[place], "columns": columns}
+    return {"partition": partitions[place], "columns": columns}
 
 
 def _heights(walk: Walk) -> tuple[Counts, Counts]:
-    """Return for each judged night the largest break in spreads, and the height of the limits."""
+    """Return for each judged partition the largest break in spreads, and the height of the limits."""
     most, height = [], []
     far = {name: np.log(break_scores(rows, walk.rules.past)) for name, rows in walk.counts.items()}
     for place in range(walk.start, len(walk.by)):
@@ -166,5 +177,5 @@ def _sentence(promised: float, real: Rate, clean: Rate) -> str:
     side = "more than" if clean.low > promised else "less than" if clean.high < promised else "as"
     return (
         f"In made-up clean years there were {clean} alerts a year, {side} the promised {promised:g}; on the "
-        f"{round(real.years * DAYS)} nights that were judged as they were, {real}."
+        f"{round(real.years * DAYS)} partitions that were judged as they were, {real}."
     )

@@ -46,7 +46,7 @@ def calibrate(lake: Lake, spec: UseCase, sequences: int) -> tuple[dict[str, Any]
 
     Parameters
     ----------
-    sequences : of 20 nightly attempts, for each kind of pair.
+    sequences : of 20 batch attempts, for each kind of pair.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def calibrate(lake: Lake, spec: UseCase, sequences: int) -> tuple[dict[str, Any]
     Raises
     ------
     EvergreenError
-        when nights, or a candidate that depends on the seed, are missing.
+        when partitions, or a candidate that depends on the seed, are missing.
     """
     started = time.perf_counter()
     made = pool(lake, spec)
@@ -119,7 +119,7 @@ def _said(made: Pool, spec: UseCase, sequences: int, results: list[Result]) -> d
     noise, alpha = by[GATE, 0.0].within, spec.gate.alpha
     held = "more than" if noise.low > alpha else "less than" if noise.high < alpha else "as"
     sentence = (
-        f"Of {sequences:,} sequences of {ATTEMPTS} nightly attempts without any true gain the gate promoted "
+        f"Of {sequences:,} sequences of {ATTEMPTS} batch attempts without any true gain the gate promoted "
         f"noise in {noise}, {held} its alpha of {100 * alpha:g} % says; a plain {PLAIN!r} did in "
         f"{by[PLAIN, 0.0].within}. A true gain of 1 % it promoted at the first attempt in "
         f"{by[GATE, 0.01].first}, and within {ATTEMPTS} in {by[GATE, 0.01].within}."
@@ -131,10 +131,10 @@ def _said(made: Pool, spec: UseCase, sequences: int, results: list[Result]) -> d
         "recipe": made.recipe,
         "models": made.models,
         "fitted": _span(made.fitted),
-        "held_out": {**_span(made.nights), "rows": int(made.rows.sum())},
+        "held_out": {**_span(made.partitions), "rows": int(made.rows.sum())},
         "objective": spec.gate.objective,
         "alpha": alpha,
-        "block": spec.gate.block,
+        "block": spec.gate.block_partitions,
         "window": made.window,
         "attempts": ATTEMPTS,
         "sequences": sequences,
@@ -143,5 +143,5 @@ def _said(made: Pool, spec: UseCase, sequences: int, results: list[Result]) -> d
     }
 
 
-def _span(nights: tuple[str, ...]) -> dict[str, Any]:
-    return {"first": nights[0], "last": nights[-1], "nights": len(nights)}
+def _span(partitions: tuple[str, ...]) -> dict[str, Any]:
+    return {"first": partitions[0], "last": partitions[-1], "partitions": len(partitions)}

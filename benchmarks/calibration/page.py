@@ -46,22 +46,23 @@ def render(said: dict[str, Any], results: Sequence[Result]) -> str:
 
 
 def alarms(
-    said: dict[str, Any], nights: Sequence[str], heights: tuple[NDArray[np.float64], NDArray[np.float64]]
+    said: dict[str, Any], partitions: Sequence[str], heights: tuple[NDArray[np.float64], NDArray[np.float64]]
 ) -> str:
     """Return the page of the alarms' calibration.
 
     Parameters
     ----------
-    nights : the judged ones.
-    heights : by night, the largest jump of any column in spreads, and the limit, shape (nights,) each.
+    partitions : the judged ones.
+    heights : by partition, the largest jump of any column in spreads, and the limit, shape (partitions,)
+        each.
     """
     with rc_context(SETTINGS):
         figure, axes = _axes("spreads above the column's median")
-        days = [date.fromisoformat(night) for night in nights]
+        days = [date.fromisoformat(partition) for partition in partitions]
         axes.plot(days, heights[0], linewidth=0.8, label="largest jump")
         axes.step(days, heights[1], color="grey", linestyle="--", where="post", label="limit")
         for one in said["alerts"]:
-            axes.axvline(date.fromisoformat(one["night"]), color="tab:red", linewidth=0.8)
+            axes.axvline(date.fromisoformat(one["partition"]), color="tab:red", linewidth=0.8)
         image = _image(figure)
     return templates.get_template("alarms.html").render(said=said, image=image)
 

@@ -1,4 +1,4 @@
-"""Judge nights by limits that were made before them, and plant faults to see how soon they are found."""
+"""Judge partitions by limits that were made before them, and plant faults to see how soon they are found."""
 
 from __future__ import annotations
 
@@ -11,51 +11,51 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from include.spec.stages import Jumps
+from include.spec.stages import SuddenChanges
 from include.stats.alarms import WEEK, AlarmLimits, alarm_limits, break_scores, persistent
 from include.stats.drift_measures import Binning
 from include.train.monitoring_baselines import count
 
-REFIT = 4 * WEEK  # nights between two trainings
+REFIT = 4 * WEEK  # partitions between two trainings
 SHIFTS = (0.5, 1.0, 2.0)  # of a numeric column's standard deviation
 UNKNOWN = (0.1, 0.5)  # share of a categorical column's values that are of no known category
-WITHIN = 2 * WEEK  # nights in which a fault counts as found
+WITHIN = 2 * WEEK  # partitions in which a fault counts as found
 Counts = NDArray[np.float64]
 Marks = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Walk:
-    """What the limits did to the nights after those they came from.
+    """What the limits did to the partitions after those they came from.
 
     Parameters
     ----------
-    counts : rows by night and bin, by column, shape (nights, bins).
-    start : place of the first night that was judged.
-    high : by column, nights beyond its limit, shape (nights,).
-    by : the limits of each night.
+    counts : rows by partition and bin, by column, shape (partitions, bins).
+    start : place of the first partition that was judged.
+    high : by column, partitions beyond its limit, shape (partitions,).
+    by : the limits of each partition.
     """
 
     counts: Mapping[str, Counts]
-    rules: Jumps
+    rules: SuddenChanges
     start: int
     high: Mapping[str, Marks]
     by: list[AlarmLimits | None]
 
     @property
     def alarm(self) -> Marks:
-        """The nights on which any column alarms, from ``start`` on."""
+        """The partitions on which any column alarms, from ``start`` on."""
         marks = [persistent(high, self.rules) for high in self.high.values()]
         return np.asarray(np.any(marks, axis=0)[self.start :], dtype=np.bool_)
 
 
-def walked(counts: Mapping[str, Counts], rules: Jumps, start: int, seed: int) -> Walk:
-    """Judge every night from ``start`` on by limits that were made from nights before it alone."""
-    nights = min(len(rows) for rows in counts.values())
-    by: list[AlarmLimits | None] = [None] * nights
-    high = {name: np.zeros(nights, dtype=np.bool_) for name in counts}
+def walked(counts: Mapping[str, Counts], rules: SuddenChanges, start: int, seed: int) -> Walk:
+    """Judge every partition from ``start`` on by limits that were made from partitions before it alone."""
+    partitions = min(len(rows) for rows in counts.values())
+    by: list[AlarmLimits | None] = [None] * partitions
+    high = {name: np.zeros(partitions, dtype=np.bool_) for name in counts}
     far = {name: break_scores(rows, rules.past) for name, rows in counts.items()}
-    for first in range(start, nights, REFIT):
+    for first in range(start, partitions, REFIT):
         made = alarm_limits({name: rows[:first] for name, rows in counts.items()}, rules, seed)
         span = slice(first, first + REFIT)
         by[span] = [made] * len(by[span])
@@ -65,18 +65,22 @@ def walked(counts: Mapping[str, Counts], rules: Jumps, start: int, seed: int) ->
 
 
 def faults(
-    rows: pa.Table, nights: list[str], cuts: Mapping[str, Binning], spreads: Mapping[str, float], walk: Walk
+    rows: pa.Table,
+    partitions: list[str],
+    cuts: Mapping[str, Binning],
+    spreads: Mapping[str, float],
+    walk: Walk,
 ) -> Iterator[dict[str, Any]]:
     """Yield how often and how soon each size of each fault is found, column by column.
 
     Parameters
     ----------
-    rows : of the features, with the column ``night``.
+    rows : of the features, with the column ``partition``.
     spreads : standard deviation of each numeric column.
     """
     for size in SHIFTS:
         moved = {
-            name: count(_moved(rows, name, size * spread), name, cuts[name], nights)
+            name: count(_moved(rows, name, size * spread), name, cuts[name], partitions)
             for name, spread in spreads.items()
         }
         yield _planted("moved by standard deviations", size, moved, walk)
@@ -88,7 +92,7 @@ def faults(
 
 
 def _moved(rows: pa.Table, name: str, by: float) -> pa.Table:
-    return pa.table({"night": rows["night"], name: pc.add(rows[name].cast(pa.float64()), by)})
+    return pa.table({"partition": rows["partition"], name: pc.add(rows[name].cast(pa.float64()), by)})
 
 
 def _unknown(counts: Counts, share: float) -> Counts:
@@ -107,13 +111,16 @@ def _planted(fault: str, size: float, broken: Mapping[str, Counts], walk: Walk) 
         "size": size,
         "tried": tried,
         "found": len(delays) / tried if tried else 0.0,
-        "nights": float(np.median(delays)) if delays else None,
+        "partitions": float(np.median(delays)) if delays else None,
         "columns": {name: float(np.mean([delay > 0 for delay in of])) for name, of in found.items() if of},
     }
 
 
 def _delays(name: str, broken: Counts, walk: Walk) -> list[int]:
-    """Return the nights until a fault is found, 0 for never, for faults that begin in each judged week."""
+    """Return the partitions until a fault is found, 0 for never.
+
+    For faults that begin in each judged week.
+    """
     found, rules = [], walk.rules
     for first in range(walk.start, len(broken) - WITHIN, WEEK):
         made = walk.by[first]

@@ -1,7 +1,8 @@
-"""Models that differ by chance, and their losses on nights that none of them was fitted on.
+"""Models that differ by chance, and their losses on partitions that none of them was fitted on.
 
-The earliest third of the labelled nights is fitted on, and the rest is kept by night: sums of the gate's
-objective, which is all that the gate compares. What the attempts draw from is here; nothing is fitted later.
+The earliest third of the labelled partitions is fitted on, and the rest is kept by partition: sums of the
+gate's objective, which is all that the gate compares. What the attempts draw from is here; nothing is fitted
+later.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from include.spec.stages import Candidate
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
 from include.train.fit import fit_and_validate, target
-from include.train.split import Split, nights_of
+from include.train.split import Split, partitions_of
 
 Array = NDArray[np.float64]
 ATTEMPTS = 20
@@ -32,12 +33,12 @@ SEEDS, OLDER, RECIPE = "other seeds", "an older champion", "another recipe"
 
 @dataclass(frozen=True)
 class Pairs:
-    """Champions and challengers, and their losses on the same n nights.
+    """Champions and challengers, and their losses on the same n partitions.
 
     Parameters
     ----------
     name : how a champion differs from its challengers.
-    champions, challengers : sums of the per-row loss by night, shape (models, n).
+    champions, challengers : sums of the per-row loss by partition, shape (models, n).
     alike : whether the champions are the challengers; then nobody meets itself.
     """
 
@@ -49,22 +50,22 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Pool:
-    """What was fitted, on which nights, and the losses on the others.
+    """What was fitted, on which partitions, and the losses on the others.
 
     Parameters
     ----------
     recipe : the candidate that was fitted with many seeds.
     models : how many were fitted in all.
-    window : matured test nights of one attempt.
-    fitted, nights : those that were fitted on, and those that the losses are of, ascending.
-    rows : labelled rows of each of ``nights``, shape (n,).
+    window : matured test partitions of one attempt.
+    fitted, partitions : those that were fitted on, and those that the losses are of, ascending.
+    rows : labelled rows of each of ``partitions``, shape (n,).
     """
 
     recipe: str
     models: int
     window: int
     fitted: tuple[str, ...]
-    nights: tuple[str, ...]
+    partitions: tuple[str, ...]
     rows: Array
     pairs: tuple[Pairs, ...]
 
@@ -75,16 +76,16 @@ def pool(lake: Lake, spec: UseCase) -> Pool:
     Raises
     ------
     EvergreenError
-        when the lake has too few labelled nights, the gate could never find enough evidence, or no candidate
-        depends on the seed.
+        when the lake has too few labelled partitions, the gate could never find enough evidence, or no
+        candidate depends on the seed.
     """
     window = _window(spec)
     rows = training_set(lake, _whole(spec), _last(lake, spec))
-    nights = nights_of(rows)
-    _enough(spec, window, len(nights))
-    third = len(nights) // 3
+    partitions = partitions_of(rows)
+    _enough(spec, window, len(partitions))
+    third = len(partitions) // 3
     back = spec.training.window or third
-    given = _Given(spec, rows, nights[max(third - back, 0) : third], nights[third:])
+    given = _Given(spec, rows, partitions[max(third - back, 0) : third], partitions[third:])
     recipe, first = _random(given)
     alike = np.stack([*first, *(given.losses(recipe, seed) for seed in range(len(first), ALIKE))])
     pairs = [Pairs(SEEDS, alike, alike, True)]
@@ -96,7 +97,7 @@ def pool(lake: Lake, spec: UseCase) -> Pool:
         models=ALIKE + UNLIKE * (len(pairs) - 1),
         window=window,
         fitted=tuple(given.fitted),
-        nights=tuple(given.held),
+        partitions=tuple(given.held),
         rows=given.counts,
         pairs=tuple(pairs),
     )
@@ -107,18 +108,21 @@ class _Given:
 
     def __init__(self, spec: UseCase, rows: pa.Table, fitted: list[str], held: list[str]) -> None:
         self.spec, self.rows, self.fitted, self.held = spec, rows, fitted, held
-        self.rest = rows.filter(pc.greater_equal(rows["night"], held[0]))
+        self.rest = rows.filter(pc.greater_equal(rows["partition"], held[0]))
         self.actual = target(spec, self.rest)
-        self.place = np.searchsorted(held, self.rest["night"].to_pylist())
+        self.place = np.searchsorted(held, self.rest["partition"].to_pylist())
         self.counts = np.bincount(self.place).astype(float)
 
     def losses(self, candidate: Candidate, seed: int, less: int = 0) -> Array:
-        """Return a model's sums by held-out night, fitted without the last ``less`` nights, shape (n,)."""
+        """Return a model's sums by held-out partition, fitted without the last ``less`` partitions.
+
+        Shape (n,).
+        """
         # where training.window is short, half of it is left
         fitted = self.fitted[: max(len(self.fitted) - less, len(self.fitted) // 2)]
-        night = self.rows["night"]
+        partition = self.rows["partition"]
         train = self.rows.filter(
-            pc.and_(pc.greater_equal(night, fitted[0]), pc.less_equal(night, fitted[-1]))
+            pc.and_(pc.greater_equal(partition, fitted[0]), pc.less_equal(partition, fitted[-1]))
         )
         seeded = self.spec.training.model_copy(update={"seed": seed})
         spec = self.spec.model_copy(update={"training": seeded})
@@ -144,7 +148,10 @@ def _random(given: _Given) -> tuple[Candidate, list[Array]]:
 
 
 def _others(spec: UseCase, recipe: Candidate) -> Iterator[tuple[str, Candidate, int]]:
-    """Yield the kinds of champion that differ by more than the seed, and the nights that each knows less."""
+    """Yield the kinds of champion that differ by more than the seed.
+
+    And the partitions that each knows less.
+    """
     yield OLDER, recipe, spec.training.test
     for other in spec.training.candidates:
         if other.name != recipe.name:
@@ -153,18 +160,19 @@ def _others(spec: UseCase, recipe: Candidate) -> Iterator[tuple[str, Candidate, 
 
 
 def _window(spec: UseCase) -> int:
-    """Return the nights that judge an attempt: the newest have no labels yet, the oldest are left out."""
+    """Return the partitions that judge an attempt: the newest have no labels yet, the oldest are left out."""
     return spec.training.test - 2 * spec.labels.delay
 
 
 def _enough(spec: UseCase, window: int, found: int) -> None:
-    """Refuse a lake whose later nights don't hold a sequence twice, or whose earlier ones are too few."""
+    """Refuse a lake whose later partitions don't hold a sequence twice, or whose earlier ones are too few."""
     length = window + ATTEMPTS - 1
     needed = 3 * max(length, spec.training.test + 1)
     if found < needed:
         raise EvergreenError(
             f"{spec.name}: calibration",
-            required=f"{needed} labelled nights: a third to fit on, and the rest twice the {length} nights "
+            required=f"{needed} labelled partitions: a third to fit on, and the rest twice the {length} "
+            "partitions "
             f"that {ATTEMPTS} attempts see",
             found=str(found),
             remedy=f"load more history: python -m include run ingest {spec.name} --first … --last …",
@@ -177,13 +185,13 @@ def _whole(spec: UseCase) -> UseCase:
 
 
 def _last(lake: Lake, spec: UseCase) -> str:
-    """Return the last night that brought labels."""
+    """Return the last partition that brought labels."""
     rows = lake.rows("partitions", {"product": spec.labels.source})
-    brought = [str(row["night"]) for row in rows if row["outcome"] == "published"]
+    brought = [str(row["partition"]) for row in rows if row["outcome"] == "published"]
     if not brought:
         raise NotPublished(
             f"{spec.name}: calibration",
-            required=f"published nights of {spec.labels.source}",
+            required=f"published partitions of {spec.labels.source}",
             found="none",
             where=f"{lake.uri}/tables/partitions",
             remedy=f"python -m include run ingest {spec.name} --first … --last …",

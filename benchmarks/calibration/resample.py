@@ -1,8 +1,9 @@
-"""Sequences of nightly attempts, drawn from the pool, put before the gate's own question.
+"""Sequences of batch attempts, drawn from the pool, put before the gate's own question.
 
-A sequence has one champion and a new challenger each night, and a series of nights made of whole weeks, so
-that a night keeps its neighbours and its weekday. Attempts of consecutive nights share all but one of their
-nights, as they do in a lake. Every night of the pool is equally likely, so a pair's true gain is known.
+A sequence has one champion and a new challenger each partition, and a series of partitions made of whole
+weeks, so that a partition keeps its neighbours and its weekday. Attempts of consecutive partitions share all
+but one of their partitions, as they do in a lake. Every partition of the pool is equally likely, so a pair's
+true gain is known.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ class Rate:
 
 @dataclass(frozen=True)
 class Drawn:
-    """S sequences of K attempts on w nights.
+    """S sequences of K attempts on w partitions.
 
     Parameters
     ----------
-    champion, challenger, rows : sums by night and labelled rows, shape (S, K, w).
-    true : the pair's true gain per row, over all nights of the pool, shape (S, K).
+    champion, challenger, rows : sums by partition and labelled rows, shape (S, K, w).
+    true : the pair's true gain per row, over all partitions of the pool, shape (S, K).
     level : the champion's mean loss over them, shape (S,).
     """
 
@@ -57,15 +58,15 @@ class Drawn:
 def draw(pairs: Pairs, rows: Array, window: int, sequences: int, seed: int) -> Drawn:
     """Draw sequences; the same seed gives the same ones."""
     random = np.random.default_rng(seed)
-    nights = len(rows) // WEEK * WEEK
-    series = _series(random, sequences, nights, window + ATTEMPTS - 1)
+    partitions = len(rows) // WEEK * WEEK
+    series = _series(random, sequences, partitions, window + ATTEMPTS - 1)
     seen = series[:, np.arange(ATTEMPTS)[:, None] + np.arange(window)]
     models = np.tile(np.arange(len(pairs.challengers)), (sequences, 1))
     order = random.permuted(models, axis=1)[:, : ATTEMPTS + 1]
     one = order[:, 0] if pairs.alike else random.integers(0, len(pairs.champions), sequences)
-    total = rows[:nights].sum()
+    total = rows[:partitions].sum()
     champions, challengers = (
-        each[:, :nights].sum(axis=1) / total for each in (pairs.champions, pairs.challengers)
+        each[:, :partitions].sum(axis=1) / total for each in (pairs.champions, pairs.challengers)
     )
     return Drawn(
         champion=pairs.champions[one[:, None, None], seen],
@@ -87,8 +88,8 @@ def passes(drawn: Drawn, gate: Gate, gain: float, *, recentred: bool = True) -> 
     added = gain * drawn.level[:, None] - (drawn.true if recentred else 0.0)
     saved = drawn.champion - drawn.challenger + added[..., None] * drawn.rows
     shares = np.array([attempt_alpha(gate.alpha, attempt) for attempt in range(1, ATTEMPTS + 1)])
-    mean, low = gain_bounds(saved, drawn.rows, gate.block, shares)
-    _, fixed = gain_bounds(saved, drawn.rows, gate.block, np.asarray(gate.alpha))
+    mean, low = gain_bounds(saved, drawn.rows, gate.block_partitions, shares)
+    _, fixed = gain_bounds(saved, drawn.rows, gate.block_partitions, np.asarray(gate.alpha))
     least = gate.min_gain * drawn.champion.sum(axis=-1) / drawn.rows.sum(axis=-1)
     return {GATE: low > least, FIXED: fixed > least, PLAIN: mean >= 0}
 
@@ -101,10 +102,10 @@ def rate(hits: Passes) -> Rate:
     return Rate(found / of, low, high)
 
 
-def _series(random: np.random.Generator, sequences: int, nights: int, length: int) -> NDArray[np.int64]:
-    """Return nights of the pool, by place: weeks that all begin on the same weekday, round the circle."""
-    phase = random.integers(0, nights, (sequences, 1))
-    weeks = random.integers(0, nights // WEEK, (sequences, -(-length // WEEK)))
+def _series(random: np.random.Generator, sequences: int, partitions: int, length: int) -> NDArray[np.int64]:
+    """Return partitions of the pool, by place: weeks that all begin on the same weekday, round the circle."""
+    phase = random.integers(0, partitions, (sequences, 1))
+    weeks = random.integers(0, partitions // WEEK, (sequences, -(-length // WEEK)))
     starts = phase + WEEK * weeks
-    days = (starts[:, :, None] + np.arange(WEEK)) % nights
+    days = (starts[:, :, None] + np.arange(WEEK)) % partitions
     return np.asarray(days.reshape(sequences, -1)[:, :length], dtype=np.int64)

@@ -1,4 +1,7 @@
-"""A night's shape with nothing in it: what Airflow itself takes, beside which a real night is measured."""
+"""A partition's shape with nothing in it.
+
+What Airflow itself takes, beside which a real partition is measured.
+"""
 
 from datetime import datetime
 

@@ -1,4 +1,4 @@
-"""The command line: everything a night does, and what a person asks of it, without Airflow.
+"""The command line: everything a partition does, and what a person asks of it, without Airflow.
 
 Each command prints text, or one JSON object with ``--json``. It ends with 1 and one line where something is
 wrong; ``--debug`` shows the traceback as well. What is heavy is imported by the command that needs it.
@@ -35,12 +35,12 @@ app = typer.Typer(
 )
 NO_LAKE = {"check", "new", "--help"}  # what needs no setting
 AllOrOne = Annotated[str | None, typer.Argument(metavar="[USECASE]", help="All of them, unless given.")]
-Night = Annotated[str | None, typer.Option("--night", help="A partition, as 2013-03-01.")]
+Partition = Annotated[str | None, typer.Option("--partition", help="A partition, as 2013-03-01.")]
 
 
 @app.command()
 def status(usecase: AllOrOne = None, as_json: AsJson = False, debug: Debug = False) -> None:
-    """Say how a use case stands: nights, champion, attempts, performance, findings, what is stale."""
+    """Say how a use case stands: partitions, champion, attempts, performance, findings, what is stale."""
     from include.cli.status_text import status_text
     from include.ops.status import status as stand
     from include.storage.lake import Lake
@@ -95,16 +95,16 @@ def new(
 
 @app.command()
 def verify(
-    usecase: AllOrOne = None, night: Night = None, as_json: AsJson = False, debug: Debug = False
+    usecase: AllOrOne = None, partition: Partition = None, as_json: AsJson = False, debug: Debug = False
 ) -> None:
     """Recompute every digest: raw bytes, snapshots, partitions and models. Ends with 1 if one differs."""
     from include.ops.verify import verify as recompute
     from include.storage.lake import Lake
 
-    if night is not None:
-        _day(night)
+    if partition is not None:
+        _day(partition)
     good, wrong = _specs(usecase)
-    found = {spec.name: recompute(Lake(spec.name), spec, night) for spec in good}
+    found = {spec.name: recompute(Lake(spec.name), spec, partition) for spec in good}
     lines = [line for name, v in found.items() for line in (*v.differences, *v.stale, f"{name}: {v.note}")]
     said = {"usecases": {name: one.plain() for name, one in found.items()}, "wrong": wrong}
     _show(said, "\n".join([*lines, *wrong]), as_json)
@@ -126,14 +126,16 @@ def doctor(as_json: AsJson = False, debug: Debug = False) -> None:
 
 
 @app.command()
-def ablate(usecase: UseCaseName, night: Night = None, as_json: AsJson = False, debug: Debug = False) -> None:
-    """Say what each group of features brings: what is lost without it, on a training's test nights."""
+def ablate(
+    usecase: UseCaseName, partition: Partition = None, as_json: AsJson = False, debug: Debug = False
+) -> None:
+    """Say what each group of features brings: what is lost without it, on a training's test partitions."""
     from include.evaluate.ablation import ablate as leave_out
     from include.models.registry import Registry
     from include.storage.lake import Lake
 
-    night = _day(night) if night else None
-    found = leave_out(Lake(usecase), specs.load(usecase), night, registry=Registry())
+    partition = _day(partition) if partition else None
+    found = leave_out(Lake(usecase), specs.load(usecase), partition, registry=Registry())
     _show(found.plain(), found.text(), as_json)
 
 
@@ -141,8 +143,8 @@ def ablate(usecase: UseCaseName, night: Night = None, as_json: AsJson = False, d
 def run(
     stage: Annotated[str, typer.Argument(metavar="ingest|score|monitor|rollout|train")],
     usecase: UseCaseName,
-    night: Night = None,
-    first: Annotated[str | None, typer.Option("--first", help="With --last: a range of nights.")] = None,
+    partition: Partition = None,
+    first: Annotated[str | None, typer.Option("--first", help="With --last: a range of partitions.")] = None,
     last: Annotated[str | None, typer.Option("--last")] = None,
     fetch_anew: Annotated[
         bool,
@@ -153,7 +155,7 @@ def run(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Run a stage for a night, or for each night of a range, as Airflow's operators do.
+    """Run a stage for a partition, or for each partition of a range, as Airflow's operators do.
 
     A line is printed for each partition when it is complete. The command ends with 1 if any partition of a
     source was refused or unavailable: those lines, and how many there were, go to stderr. With --json all
@@ -170,11 +172,11 @@ def run(
         else:
             typer.echo(f"{ref.partition}  {ref.note}", err=as_json)
 
-    spec, span = specs.load(usecase), (first or night or "", last or first or night or "")
+    spec, span = specs.load(usecase), (first or partition or "", last or first or partition or "")
     first, last = map(_day, span)
-    nights = [first] if first == last else spec.clock.keys(first, last)
+    partitions = [first] if first == last else spec.clock.keys(first, last)
     now = datetime.now(UTC)
-    results = carry_out(stage, Lake(usecase), spec, nights, now=now, fetch_anew=fetch_anew, report=report)
+    results = carry_out(stage, Lake(usecase), spec, partitions, now=now, fetch_anew=fetch_anew, report=report)
     if as_json:
         _show({"done": [ref.xcom() for ref in results]}, "", as_json)
     ingested = [ref for ref in results if isinstance(ref, Ingested)]
@@ -211,7 +213,7 @@ def _specs(usecase: str | None) -> tuple[list[specs.UseCase], list[str]]:
 
 
 def _day(key: str) -> str:
-    """Return a night's key, or say which option gives one."""
+    """Return a partition's key, or say which option gives one."""
     try:
         return day_of(key).isoformat()
     except PartitionError as error:
@@ -219,7 +221,7 @@ def _day(key: str) -> str:
             error.subject,
             required=error.required,
             found=repr(key) if key else "none",
-            remedy="give --night, or to `run` --first and --last",
+            remedy="give --partition, or to `run` --first and --last",
         ) from None
 
 

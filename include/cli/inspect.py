@@ -13,35 +13,38 @@ from include.reports.text import text_table
 from include.spec.clock import day_of
 
 looks = typer.Typer()
-SHOWN = ("metric", "estimate", "error", "low", "high", "nights")
+SHOWN = ("metric", "estimate", "error", "low", "high", "partitions")
 
 
 @looks.command()
 def performance(
     usecase: UseCaseName,
     by: Annotated[str, typer.Option("--by", help="day, week, version, rung or slice.")] = "week",
-    known: Annotated[str, typer.Option("--known", help="A night as of which labels count, or now.")] = "now",
-    first: Annotated[str, typer.Option("--first", help="The first scored night, as 2013-03-01.")] = "",
+    known: Annotated[
+        str, typer.Option("--known", help="A partition as of which labels count, or now.")
+    ] = "now",
+    first: Annotated[str, typer.Option("--first", help="The first scored partition, as 2013-03-01.")] = "",
     last: Annotated[str, typer.Option("--last", help="The last one; the last 90 unless given.")] = "",
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Say what came true by day, week, version, rung or slice, as known then or now; and what is estimated.
 
-    An estimate stands for a night whose labels haven't come, with its own error. Nothing is decided by it.
+    An estimate stands for a partition whose labels haven't come, with its own error. Nothing is decided by
+    it.
     """
     from include.monitor.estimates import pending_estimates
     from include.monitor.performance import performance_by
     from include.storage.lake import Lake
 
     spec = specs.load(usecase)
-    nights = [day_of(key).isoformat() if key else "" for key in (first, last)]
+    partitions = [day_of(key).isoformat() if key else "" for key in (first, last)]
     until = None if known == "now" else day_of(known).isoformat()
     lake = Lake(usecase)
-    rows = performance_by(lake, spec, by, known=until, first=nights[0], last=nights[1])
-    waiting = pending_estimates(lake, known=until, first=nights[0], last=nights[1])
+    rows = performance_by(lake, spec, by, known=until, first=partitions[0], last=partitions[1])
+    waiting = pending_estimates(lake, known=until, first=partitions[0], last=partitions[1])
     found = {"usecase": usecase, "by": by, "known": known, "rows": rows, "estimated": waiting}
-    none = f"no labels of these nights were known {'yet' if until is None else f'on {until}'}"
+    none = f"no labels of these partitions were known {'yet' if until is None else f'on {until}'}"
     said = "\n".join(text_table(rows, list(rows[0]))) if rows else none
     print_result(found, said + pending_text(waiting), as_json)
 
@@ -53,7 +56,10 @@ def history(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Draw the year: performance, drift, alarms and switches on one axis; says how many nights alarmed."""
+    """Draw the year: performance, drift, alarms and switches on one axis.
+
+    Says how many partitions alarmed.
+    """
     from include.reports.history import draw_history, history_text
     from include.storage.lake import Lake
 
@@ -70,7 +76,7 @@ def metrics(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Print what Prometheus is told: the gauges of the newest nights, in its text format."""
+    """Print what Prometheus is told: the gauges of the newest partitions, in its text format."""
     from include.ops.prometheus import ABOUT, exposition_text, scrape
 
     asked = [specs.load(usecase).name] if usecase else specs.names()
@@ -88,8 +94,11 @@ def pending_text(rows: Sequence[dict[str, Any]]) -> str:
     silent: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row["estimate"] is None:
-            silent.setdefault((row["night"], row["reason"]), []).append(row["metric"])
-    lines = ["\n", "estimated, for the labels haven't come; error: its own, on the newest nights with labels"]
-    lines += text_table(told, ["night", "version", *SHOWN]) if told else []
-    lines += [f"  {night}  not told: {', '.join(of)}: {why}" for (night, why), of in silent.items()]
+            silent.setdefault((row["partition"], row["reason"]), []).append(row["metric"])
+    lines = [
+        "\n",
+        "estimated, for the labels haven't come; error: its own, on the newest partitions with labels",
+    ]
+    lines += text_table(told, ["partition", "version", *SHOWN]) if told else []
+    lines += [f"  {partition}  not told: {', '.join(of)}: {why}" for (partition, why), of in silent.items()]
     return "\n".join(lines)

@@ -26,7 +26,7 @@ def rollback(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Let an earlier champion serve again, from the next night that is not served yet."""
+    """Let an earlier champion serve again, from the next partition that is not served yet."""
     from include.models.registry import Registry
     from include.promote.rollback import rollback as go_back
     from include.storage.lake import Lake
@@ -69,7 +69,7 @@ def approve(
     ref = None if reject else promote(lake, spec, row["key"], registry=Registry())
     if ref is None and not reject:
         raise StaleDecision(
-            f"{usecase}: attempt {row['key'][:8]} of {row['night']}",
+            f"{usecase}: attempt {row['key'][:8]} of {row['partition']}",
             required="a verdict that may serve",
             found=promotion_blocker(read_ledgers(lake, spec), row),
         )
@@ -82,7 +82,7 @@ def force(
     by: By,
     reason: Reason,
     attempt: Attempt = "",
-    night: Annotated[str, typer.Option("--night", help="Or its night: the newest attempt.")] = "",
+    partition: Annotated[str, typer.Option("--partition", help="Or its partition: the newest attempt.")] = "",
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -94,7 +94,7 @@ def force(
     from include.storage.lake import Lake
 
     lake, spec, registry = Lake(usecase), specs.load(usecase), Registry()
-    row = find_attempt(lake, attempt or night)
+    row = find_attempt(lake, attempt or partition)
     ref = overrule(lake, spec, row["key"], by, reason, registry=registry)
     draw_forced(lake, spec, row["key"], registry)
     print_result(ref.xcom(), ref.note, as_json)
@@ -105,7 +105,7 @@ def withdraw(
     usecase: UseCaseName,
     by: By,
     reason: Reason,
-    night: Annotated[str, typer.Option("--night", help="The partition that should not be there.")],
+    partition: Annotated[str, typer.Option("--partition", help="The partition that should not be there.")],
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -113,5 +113,5 @@ def withdraw(
     from include.ops.withdrawal import withdraw as take_away
     from include.storage.lake import Lake
 
-    ref = take_away(Lake(usecase), specs.load(usecase), night, by, reason, now=datetime.now(UTC))
+    ref = take_away(Lake(usecase), specs.load(usecase), partition, by, reason, now=datetime.now(UTC))
     print_result(ref.xcom(), ref.note, as_json)

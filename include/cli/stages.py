@@ -34,91 +34,91 @@ def run_stage(
     stage: str,
     lake: Lake,
     spec: UseCase,
-    nights: Sequence[str],
+    partitions: Sequence[str],
     *,
     now: datetime,
     fetch_anew: bool = False,
     report: Callable[[Ref], None] = lambda ref: None,
 ) -> list[Ref]:
-    """Run one stage for each of the nights, oldest first.
+    """Run one stage for each of the partitions, oldest first.
 
     Parameters
     ----------
-    now : when this is asked; the knowledge time of content that a source changed after its night.
+    now : when this is asked; the knowledge time of content that a source changed after its partition.
     fetch_anew : of ``ingest``: ask the source even for partitions that are kept.
     report : called with each result as soon as it is there.
 
     Raises
     ------
     PartitionError
-        for a night that the schedule hasn't had by now, before any stage has run.
+        for a partition that the schedule hasn't had by now, before any stage has run.
     """
     if stage not in STAGES:
         raise EvergreenError(f"stage {stage!r}", required=f"one of {', '.join(STAGES)}")
     if fetch_anew and stage != "ingest":
         raise EvergreenError("--fetch-anew", required="stage ingest", found=stage, remedy="leave it out")
-    if not nights:
+    if not partitions:
         raise PartitionError(
             f"{spec.name}: {stage}",
-            required="a night of the schedule",
-            remedy="give --night, or --first and --last",
+            required="a partition of the schedule",
+            remedy="give --partition, or --first and --last",
         )
-    for night in nights:
-        check_partition(spec, night, now)
+    for partition in partitions:
+        check_partition(spec, partition, now)
     work = partial(_ingest, fetch_anew=True) if fetch_anew else STAGES[stage]
     results = []
-    for ref in work(lake, spec, nights, now):
+    for ref in work(lake, spec, partitions, now):
         report(ref)
         results.append(ref)
     return results
 
 
 def _ingest(
-    lake: Lake, spec: UseCase, nights: Sequence[str], now: datetime, *, fetch_anew: bool = False
+    lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime, *, fetch_anew: bool = False
 ) -> Iterator[Ref]:
     from include.ingest.pipeline import ingest
 
-    by_source = {source: spec.nights(source, nights[0], nights[-1]) for source in spec.sources}
+    by_source = {source: spec.partitions(source, partitions[0], partitions[-1]) for source in spec.sources}
     if not any(by_source.values()):
         raise PartitionError(
             f"{spec.name}: ingest",
             required=f"a partition from {spec.schedule.start} to {spec.schedule.end or 'today'}",
-            found=" to ".join(dict.fromkeys((nights[0], nights[-1]))),
-            remedy="give --night, or --first and --last, within the schedule and its sources' starts",
+            found=" to ".join(dict.fromkeys((partitions[0], partitions[-1]))),
+            remedy="give --partition, or --first and --last, within the schedule and its sources' starts",
         )
     for source, wanted in by_source.items():
         table = f"{lake.uri}/tables/validated_{source}"
         for start in range(0, len(wanted), BATCH):
             batch = wanted[start : start + BATCH]
             for one in ingest(lake, spec, source, batch, endpoint, fetch_anew=fetch_anew, now=now):
-                yield Ingested(table, one.night, one.digest, one.rows, one.note, source, one.outcome)
+                yield Ingested(table, one.partition, one.digest, one.rows, one.note, source, one.outcome)
 
 
-def _score(lake: Lake, spec: UseCase, nights: Sequence[str], now: datetime) -> Iterator[Ref]:
+def _score(lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime) -> Iterator[Ref]:
     from include.ingest.lookback import refresh_lookback
     from include.score.pipeline import score
 
-    for night in nights:
-        refresh_lookback(lake, spec, night, endpoint)
-        yield score(lake, spec, night)
+    for partition in partitions:
+        refresh_lookback(lake, spec, partition, endpoint)
+        yield score(lake, spec, partition)
 
 
-def _monitor(lake: Lake, spec: UseCase, nights: Sequence[str], now: datetime) -> Iterator[Ref]:
+def _monitor(lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime) -> Iterator[Ref]:
     from include.monitor.pipeline import monitor
     from include.reports.history import redraw_if_newest
 
-    yield from (monitor(lake, spec, night) for night in nights)
+    yield from (monitor(lake, spec, partition) for partition in partitions)
     redraw_if_newest(lake, spec)
 
 
-def _rollout(lake: Lake, spec: UseCase, nights: Sequence[str], now: datetime) -> Iterator[Ref]:
+def _rollout(lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime) -> Iterator[Ref]:
     from include.models.registry import Registry
     from include.rollout.pipeline import advance
 
-    yield from (advance(lake, spec, night, registry=Registry) for night in nights)
+    yield from (advance(lake, spec, partition, registry=Registry) for partition in partitions)
 
 
-def _train(lake: Lake, spec: UseCase, nights: Sequence[str], now: datetime) -> Iterator[Ref]:
+def _train(lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime) -> Iterator[Ref]:
     from include.evaluate.pipeline import evaluate
     from include.judge.evidence import attempt_key_of
     from include.models.registry import Registry
@@ -127,14 +127,14 @@ def _train(lake: Lake, spec: UseCase, nights: Sequence[str], now: datetime) -> I
     from include.train.pipeline import train
 
     registry = Registry()
-    for night in nights:
-        trained = train(lake, spec, night, registry=registry)
+    for partition in partitions:
+        trained = train(lake, spec, partition, registry=registry)
         yield trained
-        evidence = evaluate(lake, spec, night, trained.uri, registry=registry)
+        evidence = evaluate(lake, spec, partition, trained.uri, registry=registry)
         verdict = judge_and_record(lake, spec, evidence.uri)
         attempt = attempt_key_of(evidence.uri)
         draw_verdict(lake, spec, attempt, registry)
-        yield Ref(f"{lake.uri}/tables/attempts", night, attempt, note=verdict.sentence)
+        yield Ref(f"{lake.uri}/tables/attempts", partition, attempt, note=verdict.sentence)
         switched = promote(lake, spec, attempt, registry=registry)
         if switched is not None:
             yield switched

@@ -8,22 +8,22 @@ from typing import Any
 
 from include.reports.text import text_table
 
-NOT_PUBLISHED = 10  # nights that are spelt out
+NOT_PUBLISHED = 10  # partitions that are spelt out
 Row = dict[str, Any]
 
 
 def status_text(status: Row) -> str:
     """Return a use case's status as lines of text."""
-    if not status["nights"]:
+    if not status["partitions"]:
         return f"{status['usecase']}: nothing in the lake yet ({status['lake']})"
-    parts = (_nights, _champion, _attempts, _performance, _findings, _stale, _withdrawn)
+    parts = (_partitions, _champion, _attempts, _performance, _findings, _stale, _withdrawn)
     return "\n".join(
         [f"{status['usecase']}  ({status['lake']})", *(line for part in parts for line in part(status))]
     )
 
 
-def _nights(status: Row) -> Iterator[str]:
-    yield f"\nnights ({status['nights']})"
+def _partitions(status: Row) -> Iterator[str]:
+    yield f"\npartitions ({status['partitions']})"
     outcomes = ("published", "refused", "unavailable")
     yield from text_table(
         status["products"], ["product", "first", "last", *outcomes, "rows", "quarantined", "duplicates"]
@@ -45,7 +45,8 @@ def _champion(status: Row) -> Iterator[str]:
     else:
         who = f" by {champion['by']}" if champion["by"] else ""
         yield (
-            f"\nchampion v{champion['version']} ({champion['model']}) since night {champion['effective']}, "
+            f"\nchampion v{champion['version']} ({champion['model']}) since partition "
+            f"{champion['effective']}, "
             f"{champion['kind']}{who}{', once forced' if champion['forced'] else ''}"
         )
         yield f"  {champion['reason']}"
@@ -55,51 +56,59 @@ def _champion(status: Row) -> Iterator[str]:
             if previous
             else "  before it: none"
         )
-    if status["rungs"]:
-        yield "  served so far: " + ", ".join(f"{n:,} rows by {rung}" for rung, n in status["rungs"].items())
+    if status["served_by"]:
+        yield "  served so far: " + ", ".join(
+            f"{n:,} rows by {rung}" for rung, n in status["served_by"].items()
+        )
 
 
 def _attempts(status: Row) -> Iterator[str]:
     yield from (f"  on trial: {trial}" for trial in status["trials"])
     if waiting := status["waiting"]:
-        yield f"\nwaits for approval: v{waiting['version']} of night {waiting['night']}, {waiting['key'][:8]}"
+        yield (
+            f"\nwaits for approval: v{waiting['version']} of partition {waiting['partition']}, "
+            f"{waiting['key'][:8]}"
+        )
         yield f"  answer in Airflow, or: python -m include approve {status['usecase']} --by … --reason …"
     if status["attempts"]:
         yield "\nlast attempts"
         for row in status["attempts"]:
-            yield f"  {row['night']}  v{row['version']}  {row['key'][:8]}  {row['sentence']}"
+            yield f"  {row['partition']}  v{row['version']}  {row['key'][:8]}  {row['sentence']}"
             if row["approval"]:
                 yield f"    {row['approval']}"
 
 
 def _performance(status: Row) -> Iterator[str]:
-    nights = status["performance"]["nights"]
-    if nights:
-        mean = {"night": "mean", **status["performance"]["mean"]}
-        yield f"\nrealised, last {len(nights)} nights with labels"
-        rows = [*({"night": night, **values} for night, values in nights.items()), mean]
-        yield from text_table(rows, ["night", *status["performance"]["mean"]])
+    partitions = status["performance"]["partitions"]
+    if partitions:
+        mean = {"partition": "mean", **status["performance"]["mean"]}
+        yield f"\nrealised, last {len(partitions)} partitions with labels"
+        rows = [*({"partition": partition, **values} for partition, values in partitions.items()), mean]
+        yield from text_table(rows, ["partition", *status["performance"]["mean"]])
 
 
 def _findings(status: Row) -> Iterator[str]:
     found = status["findings"]
-    if found["night"]:
-        yield f"\nwatched {found['night']}: {len(found['alarms'])} alarms in {found['checks']} checks"
+    if found["partition"]:
+        yield f"\nwatched {found['partition']}: {len(found['alarms'])} alarms in {found['checks']} checks"
         yield from (f"  {row['check']} {row['subject']}: {row['note']}" for row in found["alarms"])
     if found["decision"]:
         decision = found["decision"]
-        yield f"  decided {decision['night']}: {decision['decision']}; {decision['reason']}"
+        yield f"  decided {decision['partition']}: {decision['decision']}; {decision['reason']}"
 
 
 def _stale(status: Row) -> Iterator[str]:
     if status["stale"]:
-        yield f"\nstale partitions ({len(status['stale'])}): run their nights again to bring them up to date"
+        yield (
+            f"\nstale partitions ({len(status['stale'])}): run their partitions again to bring them up "
+            "to date"
+        )
         counts = Counter((row["product"], row["why"]) for row in status["stale"])
-        yield from (f"  {product}: {n:,} nights, {why}" for (product, why), n in sorted(counts.items()))
+        yield from (f"  {product}: {n:,} partitions, {why}" for (product, why), n in sorted(counts.items()))
 
 
 def _withdrawn(status: Row) -> Iterator[str]:
     if status["withdrawn"]:
         yield "\nwithdrawn"
         for row in status["withdrawn"][-NOT_PUBLISHED:]:
-            yield f"  {row['night']} by {row['by']} on {row['at']:%Y-%m-%d}: {row['reason']}"
+            yield f"  {row['partition']} by {row['by']} on {row['at']:%Y-%m-%d}: {row['reason']}"

@@ -1,7 +1,7 @@
 """What reading a declaration can't see: that its SQL runs, its estimators and its expectations exist.
 
-The SQL is run on an empty lake through the very functions that a night uses, so a passed check is a promise
-about the declaration, and none about the data.
+The SQL is run on an empty lake through the very functions that a partition uses, so a passed check is a
+promise about the declaration, and none about the data.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 def validate(spec: UseCase) -> list[str]:
     """Return a sentence for each thing that is wrong with a readable declaration, none for a sound one."""
-    wrong = list(_nights(spec))
+    wrong = list(_partitions(spec))
     if not wrong:
         wrong += [sentence for part in (_paths, _sql, _estimators, _expectations) for sentence in part(spec)]
     return wrong
 
 
-def _nights(spec: UseCase) -> Iterator[str]:
-    """Yield each date that is none, a spine known too late, and a training on a day without a night."""
+def _partitions(spec: UseCase) -> Iterator[str]:
+    """Yield each date that is none, a spine known too late, and a training on a day without a partition."""
     schedule, subject = spec.schedule, f"{spec.name}: schedule"
     dates = [schedule.start, schedule.end, *(source.start for source in spec.sources.values())]
     bad = [sentence for date in dates if date for sentence in _said(day_of, date)]
@@ -36,20 +36,23 @@ def _nights(spec: UseCase) -> Iterator[str]:
         return
     if schedule.end and schedule.end < schedule.start:
         yield f"{subject}.end: required a day from {schedule.start} on, found {schedule.end}"
-    nights, trainings = _year(spec, spec.clock), _year(spec, Clock(schedule.training, schedule.timezone))
-    if not nights:
-        yield f"{subject}.nightly: required a night in the year from {schedule.start} on, found none"
+    partitions, trainings = _year(spec, spec.clock), _year(spec, Clock(schedule.training, schedule.timezone))
+    if not partitions:
+        yield f"{subject}.batch: required a partition in the year from {schedule.start} on, found none"
     spine = spec.features.spine
-    for night in nights[:1]:
-        known, decided = spec.clock.local(night, spec.sources[spine].known), spec.clock.moment(night)
+    for partition in partitions[:1]:
+        known, decided = (
+            spec.clock.local(partition, spec.sources[spine].available_at),
+            spec.clock.moment(partition),
+        )
         if known > decided:
             yield (
-                f"{spec.name}: sources.{spine}.known: required the hour of {schedule.nightly!r} or "
-                f"earlier, since the spine's rows are scored then, found {spec.sources[spine].known}"
+                f"{spec.name}: sources.{spine}.known: required the hour of {schedule.batch!r} or "
+                f"earlier, since the spine's rows are scored then, found {spec.sources[spine].available_at}"
             )
-    for stray in sorted(set(trainings) - set(nights))[:1]:
+    for stray in sorted(set(trainings) - set(partitions))[:1]:
         yield (
-            f"{subject}.training: required days that have a night of {schedule.nightly!r}, found {stray}; "
+            f"{subject}.training: required days that have a partition of {schedule.batch!r}, found {stray}; "
             "let both crons name the same days"
         )
 
@@ -72,11 +75,11 @@ def _sql(spec: UseCase) -> Iterator[str]:
     from include.features.build import features, labels
     from include.storage.lake import Lake
 
-    night = _year(spec, spec.clock)[0]
+    partition = _year(spec, spec.clock)[0]
     with tempfile.TemporaryDirectory() as empty:
         lake = Lake(spec.name, empty)
-        yield from _said(features, lake, spec, [night])
-        yield from _said(labels, lake, spec, [night], known=night)
+        yield from _said(features, lake, spec, [partition])
+        yield from _said(labels, lake, spec, [partition], known=partition)
 
 
 def _estimators(spec: UseCase) -> Iterator[str]:

@@ -20,13 +20,13 @@ from include.models import artifacts
 from include.models.registry import Registry
 from include.spec import UseCase
 from include.spec.stages import Candidate
-from include.stats.intervals import estimate_gain, nights_needed
+from include.stats.intervals import estimate_gain, partitions_needed
 from include.stats.metrics import row_losses
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
 from include.train.fit import fit_and_validate, fit_recipe, target
 from include.train.record import PATH, TrainingRecord, attempt_key
-from include.train.split import Split, nights_of, split
+from include.train.split import Split, partitions_of, split
 
 Array = NDArray[np.float64]
 
@@ -53,11 +53,11 @@ class Ablation:
     """A recipe's groups, those that bring most first; ``loss`` is its mean loss with all of them."""
 
     usecase: str
-    night: str
+    partition: str
     recipe: str
     objective: str
     loss: float
-    nights: int
+    partitions: int
     rows: int
     level: float
     groups: tuple[GroupEffect, ...]
@@ -69,8 +69,8 @@ class Ablation:
 
     def text(self) -> str:
         """Return it as a table."""
-        head = f"{self.usecase} {self.night}: {self.recipe}, {self.objective} {self.loss:.4f} "
-        head += f"on {self.nights} test nights, {self.rows} rows"
+        head = f"{self.usecase} {self.partition}: {self.recipe}, {self.objective} {self.loss:.4f} "
+        head += f"on {self.partitions} test partitions, {self.rows} rows"
         wide = max(len(group.name) for group in self.groups)
         lines = [
             f"{group.name:<{wide}}  {group.gain:+.5f} [{group.low:+.5f}, {group.high:+.5f}]  "
@@ -80,56 +80,56 @@ class Ablation:
         return "\n".join([head, f"gain of each group, {self.level:.0%} interval", *lines])
 
 
-def ablate(lake: Lake, spec: UseCase, night: str | None, *, registry: Registry) -> Ablation:
-    """Fit a training's chosen recipe without each group, and compare losses on its test nights.
+def ablate(lake: Lake, spec: UseCase, partition: str | None, *, registry: Registry) -> Ablation:
+    """Fit a training's chosen recipe without each group, and compare losses on its test partitions.
 
-    The night's training run, where there is one, says which recipe that is, and keeps the figures.
+    The partition's training run, where there is one, says which recipe that is, and keeps the figures.
 
     Parameters
     ----------
-    night : of the training; the newest that brought labels, unless given.
+    partition : of the training; the newest that brought labels, unless given.
 
     Raises
     ------
     SpecError
         when a group leaves no feature to fit on.
     TooFew
-        when the test nights are too few for an interval.
+        when the test partitions are too few for an interval.
     """
-    night = night or _newest(lake, spec)
+    partition = partition or _newest(lake, spec)
     without = {name: _without(spec, name, columns) for name, columns in spec.features.ablated.items()}
-    rows = training_set(lake, spec, night)
-    parts = split(rows, spec, night)
-    _enough(spec, night, parts.test)
-    run = registry.settle(spec.name, attempt_key(spec, night, digest_table(rows)))
+    rows = training_set(lake, spec, partition)
+    parts = split(rows, spec, partition)
+    _enough(spec, partition, parts.test)
+    run = registry.settle(spec.name, attempt_key(spec, partition, digest_table(rows)))
     recipe = _chosen(spec, parts, registry, run)
     whole = _losses(spec, recipe, parts)
     groups = [_group(spec, name, whole, _losses(less, recipe, parts)) for name, less in without.items()]
     found = Ablation(
         usecase=spec.name,
-        night=night,
+        partition=partition,
         recipe=recipe.name,
         objective=spec.gate.objective,
         loss=float(np.concatenate(whole).mean()),
-        nights=len(whole),
+        partitions=len(whole),
         rows=parts.test.num_rows,
         level=1 - 2 * spec.gate.alpha,
         groups=tuple(sorted(groups, key=lambda group: -group.gain)),
         run=run,
     )
     if run:
-        registry.log(run, at=int(spec.clock.moment(night).timestamp() * 1000), metrics=_figures(found))
+        registry.log(run, at=int(spec.clock.moment(partition).timestamp() * 1000), metrics=_figures(found))
     return found
 
 
 def _newest(lake: Lake, spec: UseCase) -> str:
-    """Return the newest night that brought labels."""
+    """Return the newest partition that brought labels."""
     source = spec.labels.source
     rows = lake.rows("partitions", {"product": source})
-    brought = [str(row["night"]) for row in rows if row["outcome"] == "published"]
+    brought = [str(row["partition"]) for row in rows if row["outcome"] == "published"]
     if not brought:
         where, remedy = f"{lake.uri}/tables/partitions", f"run ingest for {spec.name} first"
-        raise NotPublished(f"{spec.name}: {source}", found="no night", where=where, remedy=remedy)
+        raise NotPublished(f"{spec.name}: {source}", found="no partition", where=where, remedy=remedy)
     return max(brought)
 
 
@@ -151,14 +151,14 @@ def _without(spec: UseCase, name: str, columns: tuple[str, ...]) -> UseCase:
     return spec.model_copy(update={"features": of.model_copy(update=left)})
 
 
-def _enough(spec: UseCase, night: str, test: pa.Table) -> None:
-    nights, needed = len(nights_of(test)), nights_needed(spec.gate.block)
-    if nights < needed:
+def _enough(spec: UseCase, partition: str, test: pa.Table) -> None:
+    partitions, needed = len(partitions_of(test)), partitions_needed(spec.gate.block_partitions)
+    if partitions < needed:
         raise InsufficientData(
-            f"{spec.name}: ablation on {night}",
-            required=f"{needed} labelled test nights",
-            found=str(nights),
-            remedy="take a later night, or load the nights whose labels are missing",
+            f"{spec.name}: ablation on {partition}",
+            required=f"{needed} labelled test partitions",
+            found=str(partitions),
+            remedy="take a later partition, or load the partitions whose labels are missing",
         )
 
 
@@ -172,20 +172,20 @@ def _chosen(spec: UseCase, parts: Split, registry: Registry, run: str) -> Candid
 
 
 def _losses(spec: UseCase, recipe: Candidate, parts: Split) -> list[Array]:
-    """Return the losses of the test rows, an array a night."""
+    """Return the losses of the test rows, an array a partition."""
     estimator = fit_recipe(spec, recipe, pa.concat_tables([parts.train, parts.validation]))
     found = row_losses(
         spec.gate.objective, target(spec, parts.test), artifacts.predict(estimator, parts.test, spec)
     )
-    of = np.asarray(parts.test["night"].to_pylist(), dtype=object)
-    return [found[of == night] for night in nights_of(parts.test)]
+    of = np.asarray(parts.test["partition"].to_pylist(), dtype=object)
+    return [found[of == partition] for partition in partitions_of(parts.test)]
 
 
 def _group(spec: UseCase, name: str, whole: list[Array], less: list[Array]) -> GroupEffect:
     better, worse = ([float(losses.sum()) for losses in some] for some in (whole, less))
     rows, gate = [len(losses) for losses in whole], spec.gate
-    shown = estimate_gain(worse, better, rows, gate.block, gate.alpha)
-    other = estimate_gain(better, worse, rows, gate.block, gate.alpha)
+    shown = estimate_gain(worse, better, rows, gate.block_partitions, gate.alpha)
+    other = estimate_gain(better, worse, rows, gate.block_partitions, gate.alpha)
     return GroupEffect(name, spec.features.ablated[name], shown.mean, shown.low, -other.low)
 
 

@@ -33,8 +33,8 @@ def measure_fairness(
 ) -> tuple[Fairness, ...]:
     """Return how the groups of each declared column fare, none where the gate declares no fairness.
 
-    Groups are the parts of `include.evaluate.slices.slice_column` with at least ``gate.fairness.min_rows`` rows. A
-    rate that one of them can't give is missing there, and so is its figure.
+    Groups are the parts of `include.evaluate.slices.slice_column` with at least ``gate.fairness.min_rows``
+    rows. A rate that one of them can't give is missing there, and so is its figure.
 
     Parameters
     ----------

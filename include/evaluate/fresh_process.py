@@ -1,7 +1,9 @@
-"""`python -m include.evaluate.fresh_process FOLDER DIGEST`: serve a stored model in a process that never saw it fit.
+"""`python -m include.evaluate.fresh_process FOLDER DIGEST`.
 
-`include.evaluate.serving` fills the folder, starts this page and reads what it leaves there. It imports no more
-than what predicting needs.
+Serve a stored model in a process that never saw it fit.
+
+`include.evaluate.serving` fills the folder, starts this page and reads what it leaves there. It imports no
+more than what predicting needs.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def _alone(labels: pd.Series, then: pd.Series, now: pd.Series) -> Array:
 
 
 def shuffled_label_losses(
-    spec: UseCase, candidate: Candidate, fitted: pa.Table, test: pa.Table, nights: Sequence[str]
+    spec: UseCase, candidate: Candidate, fitted: pa.Table, test: pa.Table, partitions: Sequence[str]
 ) -> tuple[float, ...]:
     """Return the losses of the challenger's recipe when the labels that it is fitted on are shuffled.
 
@@ -109,32 +109,32 @@ def shuffled_label_losses(
     Parameters
     ----------
     fitted, test : features and target of the rows that the challenger was fitted and is judged on.
-    nights : of the evidence, shape (n,).
+    partitions : of the evidence, shape (n,).
 
     Returns
     -------
     tuple of float
-        Sums of the objective's loss on the test rows with their true labels, by night, shape (n,); of
+        Sums of the objective's loss on the test rows with their true labels, by partition, shape (n,); of
         several shuffles the one that loses most.
 
     Notes
     -----
     What is fitted on noise is another function of the features each time, and one of two has a little of the
-    truth by chance, on every night alike, which no interval over nights sees. That each of five has is a
-    chance of 1 in 32 at most: by convexity of the loss noise costs more than it gains. The level is the
+    truth by chance, on every partition alike, which no interval over partitions sees. That each of five has
+    is a chance of 1 in 32 at most: by convexity of the loss noise costs more than it gains. The level is the
     prior's, for the same reason: where the rate has moved since, a level that is off by chance would gain.
     """
-    if not nights:
+    if not partitions:
         return ()
-    test = test.filter(pc.is_in(test["night"], pa.array(nights)))
-    of = np.asarray(test["night"].to_pylist(), dtype=object)
+    test = test.filter(pc.is_in(test["partition"], pa.array(partitions)))
+    of = np.asarray(test["partition"].to_pylist(), dtype=object)
     prior, actual = outputs.label_prior(spec, target(spec, fitted)), target(spec, test)
     random, found = np.random.default_rng(spec.training.seed), []
     for _ in range(SHUFFLES):
         noise = fit_recipe(spec, candidate, _noise(spec, fitted, random))
         predictions = _levelled(artifacts.predict(noise, test, spec), prior, spec)
         losses = row_losses(spec.gate.objective, actual, predictions)
-        found.append(tuple(float(losses[of == night].sum()) for night in nights))
+        found.append(tuple(float(losses[of == partition].sum()) for partition in partitions))
     return max(found, key=sum)
 
 
@@ -143,24 +143,26 @@ def loss_reduction(challenger: Sequence[float], prior: Sequence[float]) -> float
 
     Parameters
     ----------
-    challenger, prior : sums of the per-row losses by night, shape (n,).
+    challenger, prior : sums of the per-row losses by partition, shape (n,).
     """
     lost = sum(prior)
     return 1 - sum(challenger) / lost if lost else None
 
 
-def past_loss_reductions(lake: Lake, night: str) -> tuple[float, ...]:
-    """Return what earlier attempts saved of the prior's loss, oldest first, one a night: the newest recorded.
+def past_loss_reductions(lake: Lake, partition: str) -> tuple[float, ...]:
+    """Return what earlier attempts saved of the prior's loss, oldest first, one a partition.
+
+    The newest recorded.
 
     An attempt that was itself too good, or too thin to tell, sets no bar for the next, unless a person forced
     it: else a leak would be refused once and pass a week later.
     """
     found: dict[str, float] = {}
     for row in ledger.attempts(lake):
-        if row["night"] < night and _ordinary(row):
+        if row["partition"] < partition and _ordinary(row):
             share = _share(row)
             if share is not None:
-                found[row["night"]] = share
+                found[row["partition"]] = share
     return tuple(found[earlier] for earlier in sorted(found))
 
 

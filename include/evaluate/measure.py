@@ -33,7 +33,7 @@ def columns_of_rows(lake: Lake, spec: UseCase, rows: pa.Table, names: Iterable[s
 
     Parameters
     ----------
-    rows : with the spine's key, ``night`` and the features, shape (n, any).
+    rows : with the spine's key, ``partition`` and the features, shape (n, any).
     names : features or columns of the spine's source; one that is named twice is given once.
 
     Returns
@@ -67,12 +67,14 @@ def columns_of_rows(lake: Lake, spec: UseCase, rows: pa.Table, names: Iterable[s
 
 def _sought(lake: Lake, spec: UseCase, rows: pa.Table, names: list[str]) -> pa.Table:
     """Return columns of the spine's validated table, found for the rows in their order."""
-    moments = {night: spec.clock.moment(night) for night in rows["night"].unique().to_pylist()}
-    read = lake.read(f"validated_{spec.features.spine}", {"night": sorted(moments)})
+    moments = {
+        partition: spec.clock.moment(partition) for partition in rows["partition"].unique().to_pylist()
+    }
+    read = lake.read(f"validated_{spec.features.spine}", {"partition": sorted(moments)})
     without = [name for name in names if read is None or name not in read.column_names]
     if read is None or without:
         raise _missing(spec, lake, f"published with {', '.join(without)}", "a table without")
-    decided = pa.array([moments[night] for night in read["night"].to_pylist()], schemas.TIME)
+    decided = pa.array([moments[partition] for partition in read["partition"].to_pylist()], schemas.TIME)
     known = read.filter(pc.less_equal(read["known_at"], decided)).sort_by("revision")
     place = {key: i for i, key in enumerate(_keys(spec, known))}  # of two revisions the later one stays
     found = [place.get(key) for key in _keys(spec, rows)]
@@ -85,7 +87,7 @@ def _sought(lake: Lake, spec: UseCase, rows: pa.Table, names: list[str]) -> pa.T
 
 def _keys(spec: UseCase, rows: pa.Table) -> Iterator[tuple[object, ...]]:
     """Return what each row is told by."""
-    return zip(*(rows[column].to_pylist() for column in ("night", *spec.key)), strict=True)
+    return zip(*(rows[column].to_pylist() for column in ("partition", *spec.key)), strict=True)
 
 
 def _missing(spec: UseCase, lake: Lake, required: str, found: str) -> NotPublished:
@@ -95,7 +97,8 @@ def _missing(spec: UseCase, lake: Lake, required: str, found: str) -> NotPublish
         required=required,
         found=found,
         where=f"{lake.uri}/tables/validated_{spec.features.spine}",
-        remedy="ingest the test nights again with the source as it is declared now, or take the column out "
+        remedy="ingest the test partitions again with the source as it is declared now, or take the "
+        "column out "
         "of gate.slices and gate.fairness",
     )
 
@@ -143,7 +146,7 @@ def permutation_importance(
 
     Parameters
     ----------
-    rows : that the model wasn't fitted on, with the column ``night``, shape (n, any).
+    rows : that the model wasn't fitted on, with the column ``partition``, shape (n, any).
     actual : their labels, shape (n,).
 
     Returns
@@ -190,18 +193,18 @@ class EvaluationRows:
 
     Parameters
     ----------
-    night : of the training.
+    partition : of the training.
     recipe : the candidate that it was fitted by.
     estimator, data, digest : the model as it would serve, read back, and its bytes.
     fitted : the rows that it was fitted and chosen on, all earlier than the test rows.
     deployed_fit : the rows that the model to serve was fitted on; of a walk forward the test rows as well.
     rows : the unseen test rows, shape (n, any), and ``actual``, their labels, shape (n,).
-    nights : of those rows, ascending.
+    partitions : of those rows, ascending.
     predictions : of every model on the rows, as the losses are of them, each of shape (n,) or (n, k).
     deployed : what the challenger itself predicts: of a walk forward that isn't what is judged.
     """
 
-    night: str
+    partition: str
     recipe: Candidate
     estimator: Pipeline
     data: bytes
@@ -210,7 +213,7 @@ class EvaluationRows:
     deployed_fit: pa.Table
     rows: pa.Table
     actual: Array
-    nights: Sequence[str]
+    partitions: Sequence[str]
     predictions: Mapping[str, Array]
     deployed: Array
 
@@ -220,14 +223,14 @@ class EvaluationRows:
         return {name: row_losses(of, self.actual, values) for name, values in self.predictions.items()}
 
     def places(self) -> list[NDArray[np.intp]]:
-        """Return where the rows of each night lie."""
-        of = np.asarray(self.rows["night"].to_pylist(), dtype=object)
-        return [np.flatnonzero(of == night) for night in self.nights]
+        """Return where the rows of each partition lie."""
+        of = np.asarray(self.rows["partition"].to_pylist(), dtype=object)
+        return [np.flatnonzero(of == partition) for partition in self.partitions]
 
     def parquet(self) -> bytes:
-        """Return night, label and predictions of each row, as the report reads them."""
+        """Return partition, label and predictions of each row, as the report reads them."""
         said = {name: outputs.to_single_column(values) for name, values in self.predictions.items()}
-        table = pa.table({"night": self.rows["night"], "actual": self.actual, **said})
+        table = pa.table({"partition": self.rows["partition"], "actual": self.actual, **said})
         sink = io.BytesIO()
         pq.write_table(table, sink)
         return sink.getvalue()
@@ -250,7 +253,7 @@ def gather_facts(lake: Lake, spec: UseCase, tested: EvaluationRows) -> Facts:
     walked = spec.gate.evidence == "walk_forward"
     return Facts(
         rival=rival,
-        slices=slices.measure_slices(spec, tested.rows, parts, losses, tested.nights, rival),
+        slices=slices.measure_slices(spec, tested.rows, parts, losses, tested.partitions, rival),
         fairness=_fairness(lake, spec, tested),
         edge_cases=robustness.measure_robustness(
             tested.estimator, spec, tested.rows, tested.actual, tested.fitted
@@ -278,8 +281,8 @@ def _serving(lake: Lake, spec: UseCase, tested: EvaluationRows) -> Serving:
     kept = lake.get(key)
     if kept is not None:
         return Serving(**json.loads(kept))
-    # a night's batch by itself: a linear model's last bits depend on the batch
-    batch = tested.rows.filter(pc.equal(tested.rows["night"], tested.nights[-1]))
+    # a partition's batch by itself: a linear model's last bits depend on the batch
+    batch = tested.rows.filter(pc.equal(tested.rows["partition"], tested.partitions[-1]))
     predictions = artifacts.predict(tested.estimator, batch, spec)
     found = serving.measure_serving(tested.data, tested.digest, spec, batch, predictions)
     if found.same and not lake.create(key, json.dumps(asdict(found)).encode()):
@@ -291,16 +294,16 @@ def _leak(lake: Lake, spec: UseCase, tested: EvaluationRows, losses: Mapping[str
     return Leak(
         alone=leakage.single_feature_scores(spec, tested.fitted, tested.rows),
         shuffled=leakage.shuffled_label_losses(
-            spec, tested.recipe, tested.fitted, tested.rows, tested.nights
+            spec, tested.recipe, tested.fitted, tested.rows, tested.partitions
         ),
         saved=leakage.loss_reduction(losses[CHALLENGER].tolist(), losses[PRIOR].tolist())
         if PRIOR in losses
         else None,
-        history=leakage.past_loss_reductions(lake, tested.night),
+        history=leakage.past_loss_reductions(lake, tested.partition),
         too_few=leakage.too_few(spec, tested.rows),
     )
 
 
 def _scored(lake: Lake, spec: UseCase, tested: EvaluationRows) -> pa.Table:
-    """Return every row to score since the first test night, with a label or without."""
-    return features(lake, spec, spec.clock.keys(tested.nights[0], tested.night))
+    """Return every row to score since the first test partition, with a label or without."""
+    return features(lake, spec, spec.clock.keys(tested.partitions[0], tested.partition))

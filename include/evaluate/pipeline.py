@@ -1,8 +1,9 @@
 """The evidence for a verdict: every model on the same unseen rows, read back the way it would serve.
 
 The models come from the registry by their digests, and each must predict what it predicted when it was
-fitted, to the bit: a difference between fit and serve is an error here and not a surprise in the night. Where
-a recipe is judged by walking forward, the predictions that count are those that the training kept of it.
+fitted, to the bit: a difference between fit and serve is an error here and not a surprise in the partition.
+Where a recipe is judged by walking forward, the predictions that count are those that the training kept of
+it.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from include.storage.lake import Lake
 from include.train import walk_forward
 from include.train.fit import target
 from include.train.record import PATH, FittedModel, TrainingRecord, attempt_key
-from include.train.split import nights_of, split
+from include.train.split import partitions_of, split
 
 Array = NDArray[np.float64]
 
@@ -66,12 +67,12 @@ class LoadedModel:
     predictions: Array
 
 
-def evaluate(lake: Lake, spec: UseCase, night: str, run_id: str, *, registry: Registry) -> Ref:
-    """Measure challenger, baselines and champion on the test nights that none was fitted or tuned on.
+def evaluate(lake: Lake, spec: UseCase, partition: str, run_id: str, *, registry: Registry) -> Ref:
+    """Measure challenger, baselines and champion on the test partitions that none was fitted or tuned on.
 
     Parameters
     ----------
-    night : of the training.
+    partition : of the training.
     run_id : what `include.train.pipeline.train` returned.
 
     Returns
@@ -86,15 +87,15 @@ def evaluate(lake: Lake, spec: UseCase, night: str, run_id: str, *, registry: Re
         predicts something else than in training.
     """
     record = TrainingRecord.from_json(registry.get(run_id, PATH))
-    rows = training_set(lake, spec, night)
-    _same(spec, night, record, digest_table(rows))
-    test = split(rows, spec, night).test
+    rows = training_set(lake, spec, partition)
+    _same(spec, partition, record, digest_table(rows))
+    test = split(rows, spec, partition).test
     copy = _again(registry, run_id, record.challenger, test, spec)
     copies = {f"{BASELINE}{b.name}": _again(registry, run_id, b, test, spec) for b in record.baselines}
     found = {name: one.predictions for name, one in {CHALLENGER: copy, **copies}.items()}
     if record.walked:
         found = walk_forward.read_walk(registry.get(run_id, walk_forward.PATH, record.walked))
-    champion = _champion(lake, spec, night, attempt_key(spec, night, record.data), test)
+    champion = _champion(lake, spec, partition, attempt_key(spec, partition, record.data), test)
     if champion.predictions is not None:
         found[CHAMPION] = champion.predictions
     last = _last(spec, record, champion)
@@ -104,13 +105,14 @@ def evaluate(lake: Lake, spec: UseCase, night: str, run_id: str, *, registry: Re
     _log(registry, run_id, spec, evidence)
     data = evidence.to_json().encode()
     lake.replace(key := evidence_key(evidence.key), data)
-    return Ref(key, night, digest_bytes(data), sum(evidence.losses.rows), _sentence(spec, evidence))
+    return Ref(key, partition, digest_bytes(data), sum(evidence.losses.rows), _sentence(spec, evidence))
 
 
 def _last(spec: UseCase, record: TrainingRecord, champion: Incumbent) -> str:
-    """Return the last night that may not judge.
+    """Return the last partition that may not judge.
 
-    The labels of the last fitted nights came later by the delay, and may tell of the nights until then.
+    The labels of the last fitted partitions came later by the delay, and may tell of the partitions until
+    then.
     """
     return spec.clock.shift(max(record.last_chosen, champion.last_fitted), spec.labels.delay)
 
@@ -120,15 +122,15 @@ def _log(registry: Registry, run_id: str, spec: UseCase, evidence: Evidence) -> 
     figures = {
         f"test.{n}.{m}".replace(":", "."): v for n, ms in evidence.metrics.items() for m, v in ms.items()
     }
-    registry.log(run_id, at=int(spec.clock.moment(evidence.night).timestamp() * 1000), metrics=figures)
+    registry.log(run_id, at=int(spec.clock.moment(evidence.partition).timestamp() * 1000), metrics=figures)
 
 
-def _same(spec: UseCase, night: str, record: TrainingRecord, data: str) -> None:
+def _same(spec: UseCase, partition: str, record: TrainingRecord, data: str) -> None:
     """Refuse to judge a training by a declaration or by rows that it didn't have."""
     for what, then, now in (("declaration", record.spec, spec.digest), ("training data", record.data, data)):
         if then != now:
             raise StaleDecision(
-                f"{spec.name}/{night}: evaluation",
+                f"{spec.name}/{partition}: evaluation",
                 required=f"the {what} that the training saw, {then[:12]}",
                 found=now[:12],
                 remedy="it was changed since: clear the train task too, so that it trains again",
@@ -152,9 +154,9 @@ def _again(
     return LoadedModel(estimator, data, predictions)
 
 
-def _champion(lake: Lake, spec: UseCase, night: str, key: str, test: pa.Table) -> Incumbent:
+def _champion(lake: Lake, spec: UseCase, partition: str, key: str, test: pa.Table) -> Incumbent:
     """Return who this training has to beat, with its predictions where it gives any."""
-    row = ledger.champion_to_beat(lake, night, key)
+    row = ledger.champion_to_beat(lake, partition, key)
     if row is None:
         return Incumbent()
     judged = json.loads(ledger.attempt(lake, row["attempt"])["evidence"])
@@ -162,7 +164,7 @@ def _champion(lake: Lake, spec: UseCase, night: str, key: str, test: pa.Table) -
         predictions = artifacts.predict(artifacts.load_model(lake, row["model"]), test, spec)
     except ModelError as error:
         return Incumbent(note=f"champion v{row['version']} can't be compared with: {error}")
-    # one that was promoted by earlier code has no night of its own fit
+    # one that was promoted by earlier code has no partition of its own fit
     return Incumbent(row["model"], judged.get("fitted") or judged["last_fitted"], "", predictions)
 
 
@@ -175,25 +177,25 @@ def _tested(
     found: Mapping[str, Array],
     last: str,
 ) -> EvaluationRows:
-    """Return the challenger with the rows of the nights after ``last``, those that no model has seen.
+    """Return the challenger with the rows of the partitions after ``last``, those that no model has seen.
 
     Parameters
     ----------
     training : the whole training set, of which ``test`` is the end.
     """
-    unseen = np.asarray(test["night"].to_pylist(), dtype=object) > last
+    unseen = np.asarray(test["partition"].to_pylist(), dtype=object) > last
     rows = test.filter(pa.array(unseen, pa.bool_()))
     return EvaluationRows(
-        night=record.night,
+        partition=record.partition,
         recipe=next(c for c in spec.training.candidates if c.name == record.challenger.name),
         estimator=copy.estimator,
         data=copy.data,
         digest=record.challenger.digest,
-        fitted=training.filter(pc.less_equal(training["night"], record.last_chosen)),
-        deployed_fit=training.filter(pc.less_equal(training["night"], record.last_fitted)),
+        fitted=training.filter(pc.less_equal(training["partition"], record.last_chosen)),
+        deployed_fit=training.filter(pc.less_equal(training["partition"], record.last_fitted)),
         rows=rows,
         actual=target(spec, rows),
-        nights=tuple(nights_of(rows)),
+        partitions=tuple(partitions_of(rows)),
         predictions={name: values[unseen] for name, values in found.items()},
         deployed=copy.predictions[unseen],
     )
@@ -212,7 +214,7 @@ def _evidence(
     losses = tested.losses(spec)
     return Evidence(
         usecase=spec.name,
-        night=record.night,
+        partition=record.partition,
         spec=record.spec,
         data=record.data,
         code=record.code,
@@ -225,7 +227,7 @@ def _evidence(
             for name, values in tested.predictions.items()
         },
         losses=Losses(
-            nights=tuple(tested.nights),
+            partitions=tuple(tested.partitions),
             rows=tuple(len(place) for place in places),
             sums={name: tuple(float(v[place].sum()) for place in places) for name, v in losses.items()},
         ),
@@ -241,8 +243,8 @@ def _evidence(
 def _sentence(spec: UseCase, evidence: Evidence) -> str:
     rows = sum(evidence.losses.rows)
     if not rows:
-        return f"no labelled test night after {evidence.last_fitted}"
+        return f"no labelled test partition after {evidence.last_fitted}"
     means = {name: sum(sums) / rows for name, sums in evidence.losses.sums.items()}
     text = ", ".join(f"{name} {mean:.4f}" for name, mean in sorted(means.items(), key=lambda item: item[1]))
-    text = f"{spec.gate.objective} on {len(evidence.losses.nights)} nights, {rows} rows: {text}"
+    text = f"{spec.gate.objective} on {len(evidence.losses.partitions)} partitions, {rows} rows: {text}"
     return f"{text}; {evidence.note}" if evidence.note else text

@@ -1,4 +1,7 @@
-"""What a model makes of rows as they come on a bad night: incomplete, noisy, strange, of the wrong type."""
+"""What a model makes of rows as they come on a bad partition.
+
+Incomplete, noisy, strange, of the wrong type.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +24,19 @@ from include.stats.metrics import row_losses
 
 
 def sample_indices(rows: pa.Table, most: int, seed: int) -> NDArray[np.int64]:
-    """Return the places of at most ``most`` rows, ascending, as many from each night as fit in evenly.
+    """Return the places of at most ``most`` rows, ascending, as many from each partition as fit in evenly.
 
     Parameters
     ----------
-    rows : with the column ``night``, shape (n, any); all of them are chosen where they are few enough.
-    seed : of the choice within a night.
+    rows : with the column ``partition``, shape (n, any); all of them are chosen where they are few enough.
+    seed : of the choice within a partition.
     """
     if rows.num_rows <= most:
         return np.arange(rows.num_rows)
-    night = rows["night"].combine_chunks().dictionary_encode().indices.to_numpy()
+    partition = rows["partition"].combine_chunks().dictionary_encode().indices.to_numpy()
     order = np.random.default_rng(seed).permutation(rows.num_rows)
-    order = order[np.argsort(night[order], kind="stable")]
-    counts = np.bincount(night)
+    order = order[np.argsort(partition[order], kind="stable")]
+    counts = np.bincount(partition)
     within = np.arange(rows.num_rows) - np.repeat(np.cumsum(counts) - counts, counts)
     return np.sort(order[within < max(1, most // len(counts))][:most])
 
@@ -55,7 +58,7 @@ def measure_robustness(
 
     Parameters
     ----------
-    rows : that the model wasn't fitted on, with ``night``, shape (n, any); of many a part is used.
+    rows : that the model wasn't fitted on, with ``partition``, shape (n, any); of many a part is used.
     actual : their labels, shape (n,).
     fitted : the rows that it was fitted on: how much noise is much, and what is unseen, shape (m, any).
 

@@ -30,7 +30,7 @@ def measure_serving(
     Parameters
     ----------
     data, digest : the stored bytes, and the SHA-256 that they should have.
-    rows : as many as a night has, with the spec's features, shape (n, any).
+    rows : as many as a partition has, with the spec's features, shape (n, any).
     predictions : of these rows, as they were made here, shape (n,) or (n, k).
 
     Returns

@@ -59,25 +59,25 @@ def measure_slices(
     rows: pa.Table,
     columns: pa.Table,
     losses: Mapping[str, Floats],
-    nights: Sequence[str],
+    partitions: Sequence[str],
     rival: str,
 ) -> tuple[Slice, ...]:
     """Return the slices of at least ``gate.slices.min_rows`` rows: the declared columns', then the features'.
 
     Parameters
     ----------
-    rows : with ``night`` and, for the automatic slices, the features, shape (n, any).
+    rows : with ``partition`` and, for the automatic slices, the features, shape (n, any).
     columns : the declared columns of the same rows, see `include.evaluate.measure.columns_of_rows`.
     losses : per row, of ``challenger`` and the rival, each of shape (n,).
-    nights : of the evidence, ascending; every row is of one of them.
+    partitions : of the evidence, ascending; every row is of one of them.
     rival : whose losses stand beside the challenger's.
 
     Raises
     ------
     EvergreenError
-        when a row is of another night: its losses would be in no slice.
+        when a row is of another partition: its losses would be in no slice.
     """
-    night = _place(rows["night"], nights)
+    partition = _place(rows["partition"], partitions)
     declared = spec.gate.slices.columns
     cuts = [(name, columns[name], True) for name in dict.fromkeys(declared)]
     if spec.gate.slices.automatic:
@@ -85,7 +85,7 @@ def measure_slices(
     found: list[Slice] = []
     for name, column, named in cuts:
         parts = slice_column(column)
-        shape, both = (len(parts.names), len(nights)), parts.codes * len(nights) + night
+        shape, both = (len(parts.names), len(partitions)), parts.codes * len(partitions) + partition
         counts, now, then = (_sums(both, shape, of) for of in (None, losses[CHALLENGER], losses[rival]))
         found += [
             Slice(f"{name} {part}", named, tuple(counts[i]), tuple(now[i]), tuple(then[i]))
@@ -95,12 +95,12 @@ def measure_slices(
     return tuple(found)
 
 
-def _place(column: pa.ChunkedArray, nights: Sequence[str]) -> NDArray[np.int64]:
-    """Return the place of each row's night among the nights, shape (n,)."""
-    found = pc.index_in(column, value_set=pa.array(nights, pa.string()))
+def _place(column: pa.ChunkedArray, partitions: Sequence[str]) -> NDArray[np.int64]:
+    """Return the place of each row's partition among the partitions, shape (n,)."""
+    found = pc.index_in(column, value_set=pa.array(partitions, pa.string()))
     if found.null_count:
         others = f"{found.null_count} rows of others"
-        raise EvergreenError("slices", required=f"rows of {len(nights)} nights", found=others)
+        raise EvergreenError("slices", required=f"rows of {len(partitions)} partitions", found=others)
     return np.asarray(found.to_numpy(), dtype=np.int64)
 
 
@@ -140,6 +140,6 @@ def _parts(names: list[str], codes: NDArray[np.int64]) -> ColumnSlices:
 
 
 def _sums(codes: NDArray[np.int64], shape: tuple[int, int], weights: Floats | None = None) -> list[list[Any]]:
-    """Return the sum of each part on each night, shape (parts, nights)."""
+    """Return the sum of each part on each partition, shape (parts, partitions)."""
     found = np.bincount(codes, weights, minlength=shape[0] * shape[1]).reshape(shape)
     return cast("list[list[Any]]", found.tolist())

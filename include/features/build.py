@@ -1,4 +1,4 @@
-"""Features and labels as they could have been seen: a backfilled night sees what that night saw."""
+"""Features and labels as they could have been seen: a backfilled partition sees what that partition saw."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def result_batches(
 
 def require_spine_rows(spec: UseCase, engine: duckdb.DuckDBPyConnection, found: pa.Table) -> None:
     """Refuse sorted rows that aren't exactly the spine's."""
-    names = ("night", *spec.key)
+    names = ("partition", *spec.key)
     by = ", ".join(f'"{c}"' for c in names)
     keys = found.select(names)
     empty = [name for name in names if keys[name].null_count]  # a null is like no other
@@ -90,31 +90,32 @@ def _refused(spec: UseCase, required: str, found: str) -> SpecError:
     )
 
 
-BLOCK = 90  # nights that are computed at once
+BLOCK = 90  # partitions that are computed at once
 
 
-def features(lake: Lake, spec: UseCase, nights: Sequence[str], *, as_of: AsOf = "then") -> pa.Table:
-    """Return the features of the nights' rows, as of each night's decision time.
+def features(lake: Lake, spec: UseCase, partitions: Sequence[str], *, as_of: AsOf = "then") -> pa.Table:
+    """Return the features of the partitions' rows, as of each partition's decision time.
 
     Parameters
     ----------
-    nights : keys of the spine's nights; one without published rows gives none.
-    as_of : "then": as each night saw it. "now": rows that were revised later count as if they had been right
-        at once.
+    partitions : keys of the spine's partitions; one without published rows gives none.
+    as_of : "then": as each partition saw it. "now": rows that were revised later count as if they had been
+        right at once.
 
     Returns
     -------
     pa.Table
-        The spine's key, ``night``, then `spec.features.columns` (float64 and string, with nulls), sorted by
-        night and key. A night's rows are the same whichever other nights are asked for.
+        The spine's key, ``partition``, then `spec.features.columns` (float64 and string, with nulls), sorted
+        by partition and key. A partition's rows are the same whichever other partitions are asked for.
 
     Raises
     ------
     SpecError
         The SQL can't run, or doesn't give exactly the declared columns for exactly the spine's rows.
     """
-    wanted = sorted(set(nights))
-    # a night's rows don't depend on the others: a long history goes block by block, and memory stays bounded
+    wanted = sorted(set(partitions))
+    # a partition's rows don't depend on the others: a long history goes block by block, and memory stays
+    # bounded
     blocks = [wanted[i : i + BLOCK] for i in range(0, len(wanted), BLOCK)]
     parts = [
         compute_features(spec, point_in_time.read_sources(lake, spec, block), block, as_of=as_of)
@@ -126,20 +127,22 @@ def features(lake: Lake, spec: UseCase, nights: Sequence[str], *, as_of: AsOf = 
 def compute_features(
     spec: UseCase,
     rows: Mapping[str, pa.Table],
-    nights: Sequence[str],
+    partitions: Sequence[str],
     *,
     as_of: AsOf = "then",
     until: datetime | None = None,
     watch: Callable[[Iterator[pa.RecordBatch]], Iterable[pa.RecordBatch]] = iter,
 ) -> pa.Table:
-    """Return the features of sorted ``nights`` from rows cut at ``until``, the last decision unless given.
+    """Return the features of sorted ``partitions`` from rows cut at ``until``.
+
+    The last decision unless given.
 
     Parameters
     ----------
     watch : sees the batches as they come, before they are sorted and before it is known that they are right.
     """
     with point_in_time.create_views(
-        spec, rows, nights, as_of, until or spec.clock.moment(nights[-1])
+        spec, rows, partitions, as_of, until or spec.clock.moment(partitions[-1])
     ) as engine:
         try:
             register_result(engine, spec.sql)
@@ -151,29 +154,36 @@ def compute_features(
         # what is asked for comes as it is made: DuckDB needn't keep it, and the order is the spine's if the
         # SQL does nothing but join
         came = spill.spill_table(shape, watch(result_batches(spec, engine, shape)))
-        found = spill.sort_rows(came, ("night", *spec.key))
+        found = spill.sort_rows(came, ("partition", *spec.key))
         require_spine_rows(spec, engine, found)
         return found
 
 
 def schema(spec: UseCase) -> pa.Schema:
-    """Return the shape of the features: key, night, float64 for numeric columns, string for categorical ones.
+    """Return the shape of the features.
+
+    Key, partition, float64 for numeric columns, string for categorical ones.
 
     A key column that is a feature as well stands once, with the key's type.
     """
     source = spec.sources[spec.features.spine]
-    kinds = {name: schemas.column_type(source.columns[name]) for name in spec.key} | {"night": pa.string()}
+    kinds = {name: schemas.column_type(source.columns[name]) for name in spec.key} | {
+        "partition": pa.string()
+    }
     kinds = dict.fromkeys(spec.features.numeric, pa.float64()) | kinds
     kinds = dict.fromkeys(spec.features.categorical, pa.string()) | kinds
-    order = dict.fromkeys((*spec.key, "night", *spec.features.columns))
+    order = dict.fromkeys((*spec.key, "partition", *spec.features.columns))
     return pa.schema([(name, kinds[name]) for name in order])
 
 
 def matured(lake: Lake, spec: UseCase, known: str | None) -> list[str]:
-    """Return the spine's nights whose labels were published by night ``known`` (None: by now), sorted."""
+    """Return the spine's partitions whose labels were published by partition ``known`` (None.
+
+    By now), sorted.
+    """
     rows = lake.rows("partitions", {"product": spec.labels.source})
-    brought = {row["night"] for row in rows if row["outcome"] == "published"}
-    last = max((night for night in brought if known is None or night <= known), default="")
+    brought = {row["partition"] for row in rows if row["outcome"] == "published"}
+    last = max((partition for partition in brought if known is None or partition <= known), default="")
     if not last:
         return []
     # keys are paired by their place in the clock's own sequence, which costs less than a shift for each
@@ -181,14 +191,14 @@ def matured(lake: Lake, spec: UseCase, known: str | None) -> list[str]:
     return [n for n, label in zip(keys, keys[spec.labels.delay :], strict=False) if label in brought]
 
 
-def labels(lake: Lake, spec: UseCase, nights: Sequence[str], *, known: str | None) -> pa.Table:
-    """Return what had come true of the nights' rows by night ``known`` (None: as it is known now).
+def labels(lake: Lake, spec: UseCase, partitions: Sequence[str], *, known: str | None) -> pa.Table:
+    """Return what had come true of the partitions' rows by partition ``known`` (None: as it is known now).
 
     Returns
     -------
     pa.Table
-        Key, ``night`` (the spine's) and the target: float64, null where no label will ever come; of a
-        multiclass problem the class's place among the declared. A night whose labels weren't published by
+        Key, ``partition`` (the spine's) and the target: float64, null where no label will ever come; of a
+        multiclass problem the class's place among the declared. A partition whose labels weren't published by
         then gives no rows.
 
     Raises
@@ -197,20 +207,23 @@ def labels(lake: Lake, spec: UseCase, nights: Sequence[str], *, known: str | Non
         when the expression can't be answered, or gives a class that isn't declared.
     """
     source = spec.sources[spec.labels.source]
-    wanted = sorted(set(nights) & set(matured(lake, spec, known)))
-    brings = {spec.clock.shift(night, spec.labels.delay): night for night in wanted}
-    read = lake.read(f"validated_{spec.labels.source}", {"night": list(brings)}) if brings else None
+    wanted = sorted(set(partitions) & set(matured(lake, spec, known)))
+    brings = {spec.clock.shift(partition, spec.labels.delay): partition for partition in wanted}
+    read = lake.read(f"validated_{spec.labels.source}", {"partition": list(brings)}) if brings else None
     until = "true" if known is None else f"known_at <= TIMESTAMPTZ '{spec.clock.moment(known).isoformat()}'"
     with spill.duckdb_engine() as engine:
         engine.register("brought", point_in_time.conform(read, schemas.validated_schema(source)))
-        engine.register("brings", pa.table({"night": list(brings), "spine": list(brings.values())}, _BRINGS))
+        engine.register(
+            "brings", pa.table({"partition": list(brings), "spine": list(brings.values())}, _BRINGS)
+        )
         key = ", ".join(f'"{column}"' for column in spec.key)
         kind = "VARCHAR" if spec.problem.classes else "DOUBLE"
         # what is pasted are quoted names, the spec's own expression, and moments that the clock made
-        sql = f"""SELECT {key}, spine AS night, CAST(({spec.labels.sql}) AS {kind}) AS "{spec.problem.target}"
+        sql = f"""SELECT {key}, spine AS partition,
+            CAST(({spec.labels.sql}) AS {kind}) AS "{spec.problem.target}"
             FROM (SELECT * FROM brought WHERE {until}
-                  QUALIFY row_number() OVER (PARTITION BY night, {key} ORDER BY revision DESC) = 1)
-            JOIN brings USING (night) ORDER BY spine, {key}"""  # noqa: S608
+                  QUALIFY row_number() OVER (PARTITION BY partition, {key} ORDER BY revision DESC) = 1)
+            JOIN brings USING (partition) ORDER BY spine, {key}"""  # noqa: S608
         shape = [*list(schema(spec))[: len(spec.key) + 1], pa.field(spec.problem.target, pa.float64())]
         return spill.spill_table(pa.schema(shape), _came(spec, engine, sql, pa.schema(shape)))
 
@@ -242,7 +255,7 @@ def _coded(spec: UseCase, rows: pa.Table) -> pa.Table:
             f"one of the declared classes {', '.join(classes)}, or null",
             ", ".join(sorted(str(other) for other in others if other is not None)[:5]),
             f"declare it under problem.classes or map it in labels.sql, then run ingest of "
-            f"{spec.labels.source} for those nights: rows of no declared class are set aside",
+            f"{spec.labels.source} for those partitions: rows of no declared class are set aside",
         )
     return rows.set_column(rows.column_names.index(target), target, places.cast(pa.float64()))
 
@@ -252,47 +265,58 @@ def _no_label(spec: UseCase, required: str, found: str, remedy: str = "") -> Spe
     return SpecError(f"{spec.name}: labels.sql", required=required, found=found, where=where, remedy=remedy)
 
 
-def known_too_late(lake: Lake, spec: UseCase, nights: Sequence[str]) -> dict[str, datetime]:
-    """Return the nights whose rows to score were all known only after the decision, each with their first."""
-    read = lake.read(f"validated_{spec.features.spine}", {"night": list(nights)}, ["night", "known_at"])
+def known_too_late(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> dict[str, datetime]:
+    """Return the partitions whose rows to score were all known only after the decision.
+
+    Each with their first.
+    """
+    read = lake.read(
+        f"validated_{spec.features.spine}", {"partition": list(partitions)}, ["partition", "known_at"]
+    )
     if read is None:
         return {}
-    first = read.group_by("night").aggregate([("known_at", "min")]).to_pylist()
-    known = {str(row["night"]): row["known_at_min"] for row in first}
-    return {night: at for night, at in sorted(known.items()) if at > spec.clock.moment(night)}
+    first = read.group_by("partition").aggregate([("known_at", "min")]).to_pylist()
+    known = {str(row["partition"]): row["known_at_min"] for row in first}
+    return {partition: at for partition, at in sorted(known.items()) if at > spec.clock.moment(partition)}
 
 
-def remedy_too_late(spec: UseCase, night: str) -> str:
-    """Return what is to be changed where a night's rows to score were known only after its decision."""
+def remedy_too_late(spec: UseCase, partition: str) -> str:
+    """Return what is to be changed where a partition's rows to score were known only after its decision."""
     name = spec.features.spine
-    declared = spec.sources[name].known
-    if spec.clock.local(night, declared) <= spec.clock.moment(night):
-        return f"let schedule.nightly be later, when {name} has come"
+    declared = spec.sources[name].available_at
+    if spec.clock.local(partition, declared) <= spec.clock.moment(partition):
+        return f"let schedule.batch be later, when {name} has come"
     return (
-        f"let schedule.nightly be at {declared} or later; or, if the rows are known sooner, declare that in "
+        f"let schedule.batch be at {declared} or later; or, if the rows are known sooner, declare that in "
         f"sources.{name}.known and ingest into a new lake, for what is there keeps its time"
     )
 
 
-def training_set(lake: Lake, spec: UseCase, night: str) -> pa.Table:
-    """Return features and target of every row whose label was known on ``night``, within the window."""
-    first = spec.clock.shift(night, -spec.training.window) if spec.training.window else ""
-    nights = [n for n in matured(lake, spec, night) if n >= first]
-    return join_labels(lake, spec, features(lake, spec, nights), night)
+def training_set(lake: Lake, spec: UseCase, partition: str) -> pa.Table:
+    """Return features and target of every row whose label was known on ``partition``, within the window."""
+    first = spec.clock.shift(partition, -spec.training.window) if spec.training.window else ""
+    partitions = [n for n in matured(lake, spec, partition) if n >= first]
+    return join_labels(lake, spec, features(lake, spec, partitions), partition)
 
 
 def join_labels(lake: Lake, spec: UseCase, seen: pa.Table, known: str) -> pa.Table:
-    """Return those of the rows whose label was known on night ``known``, with it, sorted by night and key.
+    """Return those of the rows whose label was known on partition ``known``, with it.
+
+    Sorted by partition and key.
 
     Parameters
     ----------
-    seen : what `features` gave; a target that it has already, as of a later night, is replaced.
+    seen : what `features` gave; a target that it has already, as of a later partition, is replaced.
     """
-    target, by = spec.problem.target, [*spec.key, "night"]
-    came = labels(lake, spec, [str(night) for night in seen["night"].unique().to_pylist()], known=known)
+    target, by = spec.problem.target, [*spec.key, "partition"]
+    came = labels(
+        lake, spec, [str(partition) for partition in seen["partition"].unique().to_pylist()], known=known
+    )
     came = came.filter(came[target].is_valid())
     seen = seen.drop_columns([target]) if target in seen.column_names else seen
-    return seen.join(came, by, join_type="inner").sort_by([(c, "ascending") for c in ("night", *spec.key)])
+    return seen.join(came, by, join_type="inner").sort_by(
+        [(c, "ascending") for c in ("partition", *spec.key)]
+    )
 
 
-_BRINGS = pa.schema([("night", pa.string()), ("spine", pa.string())])
+_BRINGS = pa.schema([("partition", pa.string()), ("spine", pa.string())])

@@ -1,9 +1,9 @@
 """Prove of a feature SQL that nothing known after a decision, or before the lookback, moves a feature.
 
-The rows that a night may see are kept, and beside them rows are planted that it may not see: a later revision
-of each, known right after the decision, and an older copy, known before the lookback, both with other values.
-What the SQL then says must equal what it says without them. This needs no later nights, so the newest can be
-checked.
+The rows that a partition may see are kept, and beside them rows are planted that it may not see: a later
+revision of each, known right after the decision, and an older copy, known before the lookback, both with
+other values. What the SQL then says must equal what it says without them. This needs no later partitions, so
+the newest can be checked.
 """
 
 from __future__ import annotations
@@ -22,33 +22,34 @@ from include.storage import schemas
 from include.storage.lake import Lake
 
 
-def point_in_time_violations(lake: Lake, spec: UseCase, night: str) -> list[str]:
-    """Return the feature columns that see what ``night`` may not see, none for a sound SQL.
+def point_in_time_violations(lake: Lake, spec: UseCase, partition: str) -> list[str]:
+    """Return the feature columns that see what ``partition`` may not see, none for a sound SQL.
 
     A SQL that gives other rows for the spine because of them fails as a `SpecError`, as it would in training.
 
     Raises
     ------
     NotPublished
-        The spine has no rows that night, so nothing could be seen to change.
+        The spine has no rows that partition, so nothing could be seen to change.
     """
-    decided = spec.clock.moment(night)
+    decided = spec.clock.moment(partition)
     seen = {
-        name: _known(rows, decided) for name, rows in point_in_time.read_sources(lake, spec, [night]).items()
+        name: _known(rows, decided)
+        for name, rows in point_in_time.read_sources(lake, spec, [partition]).items()
     }
-    honest = compute_features(spec, seen, [night])
+    honest = compute_features(spec, seen, [partition])
     if honest.num_rows == 0:
         raise NotPublished(
-            f"{spec.name}/{spec.features.spine}/{night}",
+            f"{spec.name}/{spec.features.spine}/{partition}",
             required="published rows to check the features on",
             found="none",
-            remedy="choose a night that was ingested",
+            remedy="choose a partition that was ingested",
         )
     planted = {
-        name: pa.concat_tables([rows, *_planted(spec, name, rows, night)]) for name, rows in seen.items()
+        name: pa.concat_tables([rows, *_planted(spec, name, rows, partition)]) for name, rows in seen.items()
     }
     # the cut is moved out of the way: here the SQL's own conditions are what is tested
-    tempted = compute_features(spec, planted, [night], until=decided + timedelta(days=1))
+    tempted = compute_features(spec, planted, [partition], until=decided + timedelta(days=1))
     return [name for name in spec.features.columns if not honest[name].equals(tempted[name])]
 
 
@@ -56,20 +57,20 @@ def _known(rows: pa.Table, decided: object) -> pa.Table:
     return rows.filter(pc.less_equal(rows["known_at"], pa.scalar(decided, schemas.TIME)))
 
 
-def _planted(spec: UseCase, name: str, rows: pa.Table, night: str) -> list[pa.Table]:
-    """Return rows that ``night`` may not see: revisions that came too late, copies from too long ago."""
+def _planted(spec: UseCase, name: str, rows: pa.Table, partition: str) -> list[pa.Table]:
+    """Return rows that ``partition`` may not see: revisions that came too late, copies from too long ago."""
     other = _other(rows, spec.sources[name].key)
-    late = pa.scalar(spec.clock.moment(night) + timedelta(microseconds=1), schemas.TIME)
+    late = pa.scalar(spec.clock.moment(partition) + timedelta(microseconds=1), schemas.TIME)
     revised = pc.add(rows["revision"], pa.scalar(1000, pa.int32()))
     too_late = _with(other, revision=revised, known_at=pa.repeat(late, rows.num_rows))
-    before = spec.clock.shift(night, -spec.features.back(name) - 1)
-    apart = pa.scalar(day_of(before) - day_of(night), pa.duration("us"))
+    before = spec.clock.shift(partition, -spec.features.back(name) - 1)
+    apart = pa.scalar(day_of(before) - day_of(partition), pa.duration("us"))
     # what is older is about older days as well: SQL may bound its lookback by either
     dated = {
         f.name: pc.add(rows[f.name], apart).cast(f.type) for f in rows.schema if pa.types.is_temporal(f.type)
     }
-    too_old = _with(other, night=pa.repeat(pa.scalar(before), rows.num_rows), **dated)
-    return [too_late, too_old.filter(pc.equal(rows["night"], night))]
+    too_old = _with(other, partition=pa.repeat(pa.scalar(before), rows.num_rows), **dated)
+    return [too_late, too_old.filter(pc.equal(rows["partition"], partition))]
 
 
 def _other(rows: pa.Table, key: tuple[str, ...]) -> pa.Table:
@@ -77,7 +78,7 @@ def _other(rows: pa.Table, key: tuple[str, ...]) -> pa.Table:
     changed = {}
     for field in rows.schema:
         values, kind = rows[field.name], field.type
-        if field.name in (*key, "night", "revision", "known_at"):
+        if field.name in (*key, "partition", "revision", "known_at"):
             continue
         if pa.types.is_floating(kind) or pa.types.is_integer(kind):
             changed[field.name] = pc.add(pc.fill_null(values, 0), pa.scalar(977, kind))

@@ -1,8 +1,9 @@
-"""Ingest a source's nights, one or many: fetch what isn't kept, then make the tables from what is kept.
+"""Ingest a source's partitions, one or many: fetch what isn't kept, then make the tables from what is kept.
 
 The tables are a function of the kept snapshots, the spec and the code, so a run that was killed is run again
-and a night that stands is left alone. Each night's row in ``partitions`` is written last and says that it is
-done. A night that can't be had or is refused is recorded and never raises: the night goes on without it.
+and a partition that stands is left alone. Each partition's row in ``partitions`` is written last and says
+that it is done. A partition that can't be had or is refused is recorded and never raises: the partition goes
+on without it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from include.ingest.connectors.registry import open_source
 from include.ingest.connectors.request import Fetcher, NotAvailableYet, Request, request
 from include.ingest.parsing.parse import parse
 from include.ingest.parsing.types import clean_text
-from include.ingest.publish import in_nights, publish_validated, up_to_date, validated_digest
+from include.ingest.publish import in_partitions, publish_validated, up_to_date, validated_digest
 from include.ingest.publish import lineage as inputs
 from include.ingest.snapshots import Snapshot, manifest_keys, read_parts, snapshots, store_snapshot
 from include.ingest.validation.contract import check_contract
@@ -50,17 +51,17 @@ def fetch_snapshots(
     lake: Lake,
     spec: UseCase,
     source: str,
-    nights: Sequence[str],
+    partitions: Sequence[str],
     connect: Connect,
     known: Callable[[str], datetime],
     *,
     anew: bool,
 ) -> dict[str, EvergreenError]:
-    """Fetch and keep nights, and return the error of each that could not be had.
+    """Fetch and keep partitions, and return the error of each that could not be had.
 
     Parameters
     ----------
-    known : from a night to the knowledge time of a new revision.
+    known : from a partition to the knowledge time of a new revision.
     anew : other content than what is kept is a new revision.
 
     Raises
@@ -68,22 +69,24 @@ def fetch_snapshots(
     SettingError, SpecError
         for a connection or a declaration with which nothing can be fetched.
     """
-    if not nights:
+    if not partitions:
         return {}
     declared = spec.sources[source]
     fetcher = open_source(declared, connect(declared.connection))
     breaker = Breaker(lake, source, declared.fetch)
 
-    def one(night: str) -> EvergreenError | None:
+    def one(partition: str) -> EvergreenError | None:
         return _kept(
-            lake, request(spec, source, night), source, fetcher, breaker, partial(known, night), anew
+            lake, request(spec, source, partition), source, fetcher, breaker, partial(known, partition), anew
         )
 
     # the first alone: where the circuit is open it is the probe, whose success lets the others in
-    errors = [one(nights[0])]
+    errors = [one(partitions[0])]
     with ThreadPoolExecutor(THREADS) as pool:
-        errors += pool.map(one, nights[1:])
-    return {night: error for night, error in zip(nights, errors, strict=True) if error is not None}
+        errors += pool.map(one, partitions[1:])
+    return {
+        partition: error for partition, error in zip(partitions, errors, strict=True) if error is not None
+    }
 
 
 def _kept(
@@ -107,7 +110,7 @@ def _kept(
         breaker.failed()
         return error
     breaker.succeeded()
-    store_snapshot(lake, source, asked.source, asked.night, parts, known, anew=anew)
+    store_snapshot(lake, source, asked.source, asked.partition, parts, known, anew=anew)
     return None
 
 
@@ -139,7 +142,7 @@ def read_snapshots(
             (text,) = tables()
         else:
             text = spill.spill_table(shape, (batch for table in tables() for batch in table.to_batches()))
-    days = [day_of(request(spec, source, unit.night).day) for unit in units]
+    days = [day_of(request(spec, source, unit.partition).day) for unit in units]
     return RawRows(text, runs, units, days), refused
 
 
@@ -148,7 +151,7 @@ def _shape(spec: UseCase, source: str) -> pa.Schema:
 
 
 def _parsed(lake: Lake, spec: UseCase, source: str, unit: Snapshot) -> _Read:
-    asked, shape = request(spec, source, unit.night, unit.revision), _shape(spec, source)
+    asked, shape = request(spec, source, unit.partition, unit.revision), _shape(spec, source)
     sizes = list[tuple[str, int]]()
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -167,7 +170,7 @@ def _parsed(lake: Lake, spec: UseCase, source: str, unit: Snapshot) -> _Read:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One night of one source.
+    """One partition of one source.
 
     Parameters
     ----------
@@ -179,7 +182,7 @@ class Outcome:
     """
 
     product: str
-    night: str
+    partition: str
     outcome: str
     rows: int = 0
     quarantined: int = 0
@@ -189,7 +192,7 @@ class Outcome:
     error: EvergreenError | None = field(default=None, compare=False, repr=False)
 
     def raise_for_outcome(self) -> None:
-        """Raise the night's own error again, unless it was published.
+        """Raise the partition's own error again, unless it was published.
 
         Raises
         ------
@@ -204,7 +207,7 @@ class Outcome:
             raise SourceUnavailable(self.note)
 
 
-ROUNDS = 10  # far more than one night gets revisions while it is published
+ROUNDS = 10  # far more than one partition gets revisions while it is published
 NOTHING_YET = json.dumps({"answer": "nothing yet"})  # for ever: a later outage doesn't unsay it
 Row = dict[str, Any]
 Revisions = Mapping[str, Sequence[Snapshot]]
@@ -212,7 +215,7 @@ Revisions = Mapping[str, Sequence[Snapshot]]
 
 @dataclass(frozen=True)
 class _Made:
-    """Of nights: their rows, their rows in ``partitions``, and the newest revisions' refusals."""
+    """Of partitions: their rows, their rows in ``partitions``, and the newest revisions' refusals."""
 
     good: pa.Table
     quarantine: pa.Table
@@ -224,52 +227,54 @@ def ingest(
     lake: Lake,
     spec: UseCase,
     source: str,
-    nights: list[str],
+    partitions: list[str],
     connect: Connect,
     *,
     fetch_anew: bool = False,
     seen_on: str | None = None,
     now: datetime | None = None,
 ) -> list[Outcome]:
-    """Ingest nights of a source, and return what became of each, in order.
+    """Ingest partitions of a source, and return what became of each, in order.
 
     Parameters
     ----------
     connect : from a connection's name to its endpoint; called only if something is fetched.
-    fetch_anew : ask the source even for nights that are kept; other content enters as the next revision.
-    seen_on : the night on which the data came, if later than its own; it is known by the rule on that night.
-    now : the time (with a time zone): a night whose data can't be known yet is refused, and a revision that
+    fetch_anew : ask the source even for partitions that are kept; other content enters as the next revision.
+    seen_on : the partition on which the data came, if later than its own; it is known by the rule on that
+        partition.
+    now : the time (with a time zone): a partition whose data can't be known yet is refused, and a revision
+        that
     comes after a published one is known from then on.
 
     Raises
     ------
     PartitionError
-        for a night that the schedule lacks or that is still to come, or `fetch_anew` of a published night
-        without `now`.
+        for a partition that the schedule lacks or that is still to come, or `fetch_anew` of a published
+        partition without `now`.
     SpecError, SettingError
         for a declaration or connection that can't be used.
     """
-    nights = sorted(set(nights))
-    _usable(spec, source, nights, now)
-    known = _rule(spec, source, _before(lake, source, nights) if fetch_anew else {}, seen_on, now)
-    kept = {} if fetch_anew else manifest_keys(lake, source, nights)
-    wanted = [night for night in nights if night not in kept]
+    partitions = sorted(set(partitions))
+    _usable(spec, source, partitions, now)
+    known = _rule(spec, source, _before(lake, source, partitions) if fetch_anew else {}, seen_on, now)
+    kept = {} if fetch_anew else manifest_keys(lake, source, partitions)
+    wanted = [partition for partition in partitions if partition not in kept]
     errors = fetch_snapshots(lake, spec, source, wanted, connect, known, anew=fetch_anew)
-    return _settled(lake, spec, source, nights, errors)
+    return _settled(lake, spec, source, partitions, errors)
 
 
 def _settled(
-    lake: Lake, spec: UseCase, source: str, nights: Sequence[str], errors: Mapping[str, EvergreenError]
+    lake: Lake, spec: UseCase, source: str, partitions: Sequence[str], errors: Mapping[str, EvergreenError]
 ) -> list[Outcome]:
     """Bring the tables to what is kept, and again where more was kept meanwhile.
 
     What was made of fewer snapshots may have replaced what a run beside this one had made of all.
     """
     for _ in range(ROUNDS):
-        kept = snapshots(lake, source, nights)
-        outcomes = _brought(lake, spec, source, nights, _before(lake, source, nights), kept, errors)
-        now = manifest_keys(lake, source, nights)
-        if all(len(now[night]) == len(kept.get(night, ())) for night in now):
+        kept = snapshots(lake, source, partitions)
+        outcomes = _brought(lake, spec, source, partitions, _before(lake, source, partitions), kept, errors)
+        now = manifest_keys(lake, source, partitions)
+        if all(len(now[partition]) == len(kept.get(partition, ())) for partition in now):
             return outcomes
     raise EvergreenError(
         f"{spec.name}/{source}",
@@ -279,47 +284,47 @@ def _settled(
     )
 
 
-def _before(lake: Lake, source: str, nights: Sequence[str]) -> dict[str, Row]:
-    """Return the nights' rows in ``partitions``."""
-    rows = lake.rows("partitions", {"product": source, "night": list(nights)})
-    return {row["night"]: row for row in rows}
+def _before(lake: Lake, source: str, partitions: Sequence[str]) -> dict[str, Row]:
+    """Return the partitions' rows in ``partitions``."""
+    rows = lake.rows("partitions", {"product": source, "partition": list(partitions)})
+    return {row["partition"]: row for row in rows}
 
 
 def _rule(
     spec: UseCase, source: str, before: Mapping[str, Row], seen_on: str | None, now: datetime | None
 ) -> Callable[[str], datetime]:
     """Return the knowledge time of new revisions: `now` beside published rows, else what the spec says."""
-    published = {night for night, row in before.items() if row["outcome"] == "published"}
+    published = {partition for partition, row in before.items() if row["outcome"] == "published"}
     if published and (now is None or now.tzinfo is None):
         raise PartitionError(
             f"{spec.name}/{source}/{min(published)}",
-            required="the time at which a new revision of a published night is known",
+            required="the time at which a new revision of a published partition is known",
             remedy="give `now`, with its time zone",
         )
 
-    def known(night: str) -> datetime:
-        if now is not None and night in published:
+    def known(partition: str) -> datetime:
+        if now is not None and partition in published:
             return now
-        return spec.clock.local(seen_on or night, spec.sources[source].known)
+        return spec.clock.local(seen_on or partition, spec.sources[source].available_at)
 
     return known
 
 
-def _usable(spec: UseCase, source: str, nights: Sequence[str], now: datetime | None) -> None:
-    """Refuse a source, night or contract that can't be used, before anything is asked or written."""
+def _usable(spec: UseCase, source: str, partitions: Sequence[str], now: datetime | None) -> None:
+    """Refuse a source, partition or contract that can't be used, before anything is asked or written."""
     if source not in spec.sources:
         raise SpecError(f"{spec.name}: source {source!r}", required=f"one of {', '.join(spec.sources)}")
-    for night in nights:
-        spec.clock.moment(night)
+    for partition in partitions:
+        spec.clock.moment(partition)
     declared = spec.sources[source]
-    moments = {night: spec.clock.local(night, declared.known) for night in nights}
-    come = [night for night in nights if now and now.tzinfo and moments[night] > now]
+    moments = {partition: spec.clock.local(partition, declared.available_at) for partition in partitions}
+    come = [partition for partition in partitions if now and now.tzinfo and moments[partition] > now]
     if come:
         raise PartitionError(
             f"{spec.name}/{source}/{come[0]}",
-            required="a night whose data can be known",
+            required="a partition whose data can be known",
             found=f"one that is still to come: {moments[come[0]]:%Y-%m-%d %H:%M} UTC",
-            remedy="run it then; what a source says before would be kept as that night's for ever",
+            remedy="run it then; what a source says before would be kept as that partition's for ever",
         )
     validate_expectation(f"{spec.name}/{source}", declared.contract.expectations, declared.columns)
 
@@ -328,52 +333,52 @@ def _brought(
     lake: Lake,
     spec: UseCase,
     source: str,
-    nights: Sequence[str],
+    partitions: Sequence[str],
     before: Mapping[str, Row],
     kept: Revisions,
     errors: Mapping[str, EvergreenError],
 ) -> list[Outcome]:
-    """Bring the tables to what the kept snapshots make of them, and return the nights' outcomes."""
+    """Bring the tables to what the kept snapshots make of them, and return the partitions' outcomes."""
     stand = up_to_date(lake, spec, source, before, kept)
-    todo = {night: many for night, many in kept.items() if night not in stand}
+    todo = {partition: many for partition, many in kept.items() if partition not in stand}
     made = _made(lake, spec, source, todo)
     absent = {
-        night: _absent(spec, source, night, errors[night], before.get(night))
-        for night in errors
-        if night not in kept
+        partition: _absent(spec, source, partition, errors[partition], before.get(partition))
+        for partition in errors
+        if partition not in kept
     }
     news = {
-        night: row
-        for night, row in {**made.rows, **absent}.items()
-        if night in todo or row != before.get(night)
+        partition: row
+        for partition, row in {**made.rows, **absent}.items()
+        if partition in todo or row != before.get(partition)
     }
     publish_validated(
         lake, source, spec.sources[source], todo, made.good, made.quarantine, list(news.values())
     )
     rows = {**before, **made.rows, **absent}
     return [
-        _outcome(source, night, rows.get(night), errors.get(night) or made.refused.get(night))
-        for night in nights
+        _outcome(source, partition, rows.get(partition), errors.get(partition) or made.refused.get(partition))
+        for partition in partitions
     ]
 
 
 def _made(lake: Lake, spec: UseCase, source: str, revisions: Revisions) -> _Made:
-    """Read and check all revisions of nights."""
+    """Read and check all revisions of partitions."""
     declared = spec.sources[source]
-    units = [unit for night in sorted(revisions) for unit in revisions[night]]
+    units = [unit for partition in sorted(revisions) for unit in revisions[partition]]
     if not units:
         return _Made(validated_schema(declared).empty_table(), QUARANTINE.empty_table(), {}, {})
     text, unread = read_snapshots(lake, spec, source, units)
     found = check_contract(text, spec, source)
     refused = {**found.refused, **unread}  # what can't be read has no rows, which is not its reason
-    tables = in_nights(found.good)
+    tables = in_partitions(found.good)
     rows, newest = {}, {}
-    for night, many in revisions.items():
-        places = {number for number, unit in enumerate(units) if unit.night == night}
+    for partition, many in revisions.items():
+        places = {number for number, unit in enumerate(units) if unit.partition == partition}
         shown = max(places - refused.keys(), default=max(places))
-        table = tables.get(night)
-        rows[night] = {
-            **_row(spec, source, night, inputs(source, many)),
+        table = tables.get(partition)
+        rows[partition] = {
+            **_row(spec, source, partition, inputs(source, many)),
             "outcome": "refused" if shown in refused else "published",
             "revision": units[shown].revision,
             "rows": int(found.rows[shown]),
@@ -382,23 +387,23 @@ def _made(lake: Lake, spec: UseCase, source: str, revisions: Revisions) -> _Made
             "digest": "" if table is None else validated_digest(table, declared),
         }
         if max(places) in refused:
-            newest[night] = refused[max(places)]
-        rows[night]["note"] = _note(rows[night], newest.get(night))
+            newest[partition] = refused[max(places)]
+        rows[partition]["note"] = _note(rows[partition], newest.get(partition))
     return _Made(found.good, found.quarantine, rows, newest)
 
 
-def _row(spec: UseCase, source: str, night: str, lineage: str) -> Row:
+def _row(spec: UseCase, source: str, partition: str, lineage: str) -> Row:
     nothing = {"revision": 0, "rows": 0, "quarantined": 0, "duplicates": 0, "digest": ""}
     made_by = {"inputs": lineage, "spec": spec.digest_of(source), "code": code_version()}
-    return {"product": source, "night": night, **nothing, **made_by}
+    return {"product": source, "partition": partition, **nothing, **made_by}
 
 
-def _absent(spec: UseCase, source: str, night: str, error: EvergreenError, before: Row | None) -> Row:
-    """Return the row of a night of which nothing is kept; it says whether the source had nothing once."""
+def _absent(spec: UseCase, source: str, partition: str, error: EvergreenError, before: Row | None) -> Row:
+    """Return the row of a partition of which nothing is kept; it says whether the source had nothing once."""
     outcome = "refused" if isinstance(error, PartitionRefused) else "unavailable"
     said = isinstance(error, NotAvailableYet) or (before is not None and before["inputs"] == NOTHING_YET)
     lineage = NOTHING_YET if said else "{}"
-    return {**_row(spec, source, night, lineage), "outcome": outcome, "note": str(error)}
+    return {**_row(spec, source, partition, lineage), "outcome": outcome, "note": str(error)}
 
 
 def _note(row: Row, refusal: PartitionRefused | None) -> str:
@@ -410,10 +415,13 @@ def _note(row: Row, refusal: PartitionRefused | None) -> str:
     return f"{said}; a newer revision was refused: {refusal}" if refusal else said
 
 
-def _outcome(source: str, night: str, row: Row | None, error: EvergreenError | None) -> Outcome:
-    """Return what became of a night in this run; an error of this run counts even where older rows stand."""
+def _outcome(source: str, partition: str, row: Row | None, error: EvergreenError | None) -> Outcome:
+    """Return what became of a partition in this run.
+
+    An error of this run counts even where older rows stand.
+    """
     if row is None or (error is not None and row["outcome"] == "published"):
         outcome = "refused" if isinstance(error, PartitionRefused) else "unavailable"
-        return Outcome(source, night, outcome, note=str(error), error=error)
+        return Outcome(source, partition, outcome, note=str(error), error=error)
     figures = {name: row[name] for name in ("outcome", "rows", "quarantined", "duplicates", "digest", "note")}
-    return Outcome(source, night, **figures, error=error)
+    return Outcome(source, partition, **figures, error=error)

@@ -1,8 +1,8 @@
-"""Publish what was made of a source's nights, and tell which nights stand as they are.
+"""Publish what was made of a source's partitions, and tell which partitions stand as they are.
 
-The row in ``partitions`` is written after everything that it speaks of. Whether a night stands is not taken
-from that row alone: its tables are looked at too, so a rerun heals what a killed run or a lost table left
-half done.
+The row in ``partitions`` is written after everything that it speaks of. Whether a partition stands is not
+taken from that row alone: its tables are looked at too, so a rerun heals what a killed run or a lost table
+left half done.
 """
 
 from __future__ import annotations
@@ -30,26 +30,29 @@ CATEGORICAL = ("string", "boolean")
 
 
 def lineage(source: str, revisions: Sequence[Snapshot]) -> str:
-    """Return the lineage of a night as JSON: the identity of its newest snapshot, and of the earlier ones."""
+    """Return the lineage of a partition as JSON.
+
+    The identity of its newest snapshot, and of the earlier ones.
+    """
     newest = {f"raw/{source}": revisions[-1].identity}
     earlier = {f"raw/{source}#{one.revision}": one.identity for one in revisions[:-1]}
     return json.dumps(newest | earlier, sort_keys=True)
 
 
 def validated_digest(rows: pa.Table, source: Source) -> str:
-    """Return the digest of a night's validated rows: all its revisions, sorted by revision and key."""
+    """Return the digest of a partition's validated rows: all its revisions, sorted by revision and key."""
     return digest_table(rows.select(validated_schema(source).names).cast(validated_schema(source)))
 
 
-def by_night(rows: pa.Table) -> dict[str, pa.Table]:
-    """Return the rows of each night that has any."""
-    return in_nights(spill.sort_rows(rows, ["night"]))
+def by_partition(rows: pa.Table) -> dict[str, pa.Table]:
+    """Return the rows of each partition that has any."""
+    return in_partitions(spill.sort_rows(rows, ["partition"]))
 
 
-def in_nights(rows: pa.Table) -> dict[str, pa.Table]:
-    """Return the rows of each night that has any, where each night's follow one another."""
+def in_partitions(rows: pa.Table) -> dict[str, pa.Table]:
+    """Return the rows of each partition that has any, where each partition's follow one another."""
     found, start = {}, 0
-    for entry in pc.value_counts(rows["night"]).to_pylist():  # in order of appearance
+    for entry in pc.value_counts(rows["partition"]).to_pylist():  # in order of appearance
         found[str(entry["values"])] = rows.slice(start, entry["counts"])
         start += entry["counts"]
     return found
@@ -64,25 +67,25 @@ def publish_validated(
     quarantine: pa.Table,
     rows: Sequence[Row],
 ) -> None:
-    """Publish nights: quarantine, validated, profiles, and last their rows in ``partitions``.
+    """Publish partitions: quarantine, validated, profiles, and last their rows in ``partitions``.
 
     Parameters
     ----------
-    revisions : of each night, all its snapshots.
-    good, quarantine : the rows of these nights, all revisions of each.
+    revisions : of each partition, all its snapshots.
+    good, quarantine : the rows of these partitions, all revisions of each.
     rows : their rows in ``partitions``.
     """
-    nights = sorted(revisions)
-    if nights:
+    partitions = sorted(revisions)
+    if partitions:
         numbers = sorted({one.revision for many in revisions.values() for one in many})
-        _replace(lake, "quarantine", quarantine, {"source": source, "night": nights})
-        _replace(lake, f"validated_{source}", good, {"night": nights, "revision": numbers})
-        shown = {row["night"]: row["revision"] for row in rows if row["outcome"] == "published"}
-        where: Where = {"product": source, "night": nights}
+        _replace(lake, "quarantine", quarantine, {"source": source, "partition": partitions})
+        _replace(lake, f"validated_{source}", good, {"partition": partitions, "revision": numbers})
+        shown = {row["partition"]: row["revision"] for row in rows if row["outcome"] == "published"}
+        where: Where = {"product": source, "partition": partitions}
         _replace(lake, "profiles", _profiles(source, declared, good, shown), where)
     if rows:
-        table = pa.Table.from_pylist(sorted(rows, key=lambda row: row["night"]), schema=PARTITIONS)
-        where = {"product": source, "night": [row["night"] for row in rows]}
+        table = pa.Table.from_pylist(sorted(rows, key=lambda row: row["partition"]), schema=PARTITIONS)
+        where = {"product": source, "partition": [row["partition"] for row in rows]}
         lake.publish("partitions", table, where)
 
 
@@ -93,33 +96,42 @@ def up_to_date(
     before: Mapping[str, Row],
     kept: Mapping[str, Sequence[Snapshot]],
 ) -> set[str]:
-    """Return the nights whose tables are already what their snapshots, the spec and the code make of them."""
+    """Return the partitions whose tables are already what their snapshots.
+
+    The spec and the code make of them.
+    """
     now = {
-        night: (lineage(source, many), spec.digest_of(source), code_version()) for night, many in kept.items()
+        partition: (lineage(source, many), spec.digest_of(source), code_version())
+        for partition, many in kept.items()
     }
     same = [
-        night
-        for night, row in before.items()
-        if night in now and (row["inputs"], row["spec"], row["code"]) == now[night]
+        partition
+        for partition, row in before.items()
+        if partition in now and (row["inputs"], row["spec"], row["code"]) == now[partition]
     ]
     if not same:
         return set()
     declared = spec.sources[source]
-    read = _read(lake, f"validated_{source}", {"night": same}, validated_schema(declared))
-    good = in_nights(spill.sort_rows(read, ("night", "revision", *declared.key)) if read.num_rows else read)
-    aside = by_night(_read(lake, "quarantine", {"source": source, "night": same}))
-    profiles = by_night(_read(lake, "profiles", {"product": source, "night": same}))
+    read = _read(lake, f"validated_{source}", {"partition": same}, validated_schema(declared))
+    good = in_partitions(
+        spill.sort_rows(read, ("partition", "revision", *declared.key)) if read.num_rows else read
+    )
+    aside = by_partition(_read(lake, "quarantine", {"source": source, "partition": same}))
+    profiles = by_partition(_read(lake, "profiles", {"product": source, "partition": same}))
     wanted = len(_columns(declared, NUMERIC)) + len(_columns(declared, CATEGORICAL))
 
-    def stands(night: str) -> bool:
-        row, empty = before[night], good.get(night) is None
-        if (validated_digest(good[night], declared) if not empty else "") != row["digest"]:
+    def stands(partition: str) -> bool:
+        row, empty = before[partition], good.get(partition) is None
+        if (validated_digest(good[partition], declared) if not empty else "") != row["digest"]:
             return False
-        if row["outcome"] == "published" and (len(profiles[night]) if night in profiles else 0) != wanted:
+        if (
+            row["outcome"] == "published"
+            and (len(profiles[partition]) if partition in profiles else 0) != wanted
+        ):
             return False
-        return bool(_aside(aside.get(night), row["revision"]) == row["quarantined"])
+        return bool(_aside(aside.get(partition), row["revision"]) == row["quarantined"])
 
-    return {night for night in same if stands(night)}
+    return {partition for partition in same if stands(partition)}
 
 
 def _aside(rows: pa.Table | None, revision: int) -> int:
@@ -136,32 +148,32 @@ def _aside(rows: pa.Table | None, revision: int) -> int:
 def _read(lake: Lake, table: str, where: Where, schema: pa.Schema | None = None) -> pa.Table:
     found = lake.read(table, where)
     if found is None or (schema and set(schema.names) - set(found.column_names)):
-        return pa.table({"night": pa.array([], pa.string())})
+        return pa.table({"partition": pa.array([], pa.string())})
     return found
 
 
 def _replace(lake: Lake, table: str, rows: pa.Table, where: Where) -> None:
     """Publish, unless there is nothing and there was nothing: each commit is one more to keep for ever."""
     if not rows.num_rows:
-        found = lake.read(table, where, columns=["night"])
+        found = lake.read(table, where, columns=["partition"])
         if found is None or not found.num_rows:
             return
     lake.publish(table, rows, where)
 
 
 def _profiles(source: str, declared: Source, good: pa.Table, shown: Mapping[str, int]) -> pa.Table:
-    """Return the profiles of the nights' shown revisions."""
+    """Return the profiles of the partitions' shown revisions."""
     numeric, categorical = _columns(declared, NUMERIC), _columns(declared, CATEGORICAL)
     made = [
         profile.build_profile(
             source,
-            night,
-            spill.filter_rows(rows, pc.equal(rows["revision"], shown[night])),
+            partition,
+            spill.filter_rows(rows, pc.equal(rows["revision"], shown[partition])),
             numeric,
             categorical,
         )
-        for night, rows in in_nights(good).items()
-        if night in shown
+        for partition, rows in in_partitions(good).items()
+        if partition in shown
     ]
     return pa.concat_tables([PROFILES.empty_table(), *made])
 

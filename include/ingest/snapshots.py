@@ -1,7 +1,7 @@
 """What a source returned is kept byte for byte, so that every row can be found again and read anew.
 
-Bytes lie under their SHA-256 (``raw/objects/``); a manifest names the parts of a night in order
-(``raw/snapshots/<source>/<night>/<revision>.json``). Both are only ever created: the first fetch wins, a
+Bytes lie under their SHA-256 (``raw/objects/``); a manifest names the parts of a partition in order
+(``raw/snapshots/<source>/<partition>/<revision>.json``). Both are only ever created: the first fetch wins, a
 rerun reads what it finds, and other content becomes the next revision with its own knowledge time.
 """
 
@@ -37,7 +37,7 @@ class StoredPart:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One revision of one night.
+    """One revision of one partition.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class Snapshot:
     """
 
     source: str
-    night: str
+    partition: str
     revision: int
     known_at: str
     identity: str
@@ -63,22 +63,22 @@ class Snapshot:
         return ", ".join(part.name for part in self.parts[:3]) + (", …" if len(self.parts) > 3 else "")
 
 
-def snapshots(lake: Lake, source: str, nights: Sequence[str]) -> dict[str, list[Snapshot]]:
-    """Return the revisions of each of the nights that has any, oldest first."""
+def snapshots(lake: Lake, source: str, partitions: Sequence[str]) -> dict[str, list[Snapshot]]:
+    """Return the revisions of each of the partitions that has any, oldest first."""
     return {
-        night: sorted((_read(lake, key) for key in keys), key=lambda one: one.revision)
-        for night, keys in manifest_keys(lake, source, nights).items()
+        partition: sorted((_read(lake, key) for key in keys), key=lambda one: one.revision)
+        for partition, keys in manifest_keys(lake, source, partitions).items()
     }
 
 
-def manifest_keys(lake: Lake, source: str, nights: Sequence[str]) -> dict[str, list[str]]:
-    """Return the manifests' keys of each of the nights that has any."""
-    base, wanted = f"raw/snapshots/{source}", set(nights)
+def manifest_keys(lake: Lake, source: str, partitions: Sequence[str]) -> dict[str, list[str]]:
+    """Return the manifests' keys of each of the partitions that has any."""
+    base, wanted = f"raw/snapshots/{source}", set(partitions)
     found: dict[str, list[str]] = defaultdict(list)
-    for key in lake.keys(f"{base}/{nights[0]}" if len(nights) == 1 else base):
-        night = key.split("/")[-2]
-        if night in wanted:
-            found[night].append(key)
+    for key in lake.keys(f"{base}/{partitions[0]}" if len(partitions) == 1 else base):
+        partition = key.split("/")[-2]
+        if partition in wanted:
+            found[partition].append(key)
     return found
 
 
@@ -86,13 +86,13 @@ def store_snapshot(
     lake: Lake,
     source: str,
     declared: Source,
-    night: str,
+    partition: str,
     parts: Sequence[Part],
     known: Callable[[], datetime],
     *,
     anew: bool = False,
 ) -> Snapshot:
-    """Keep a night's parts, unless somebody kept them first or the newest revision has the same content.
+    """Keep a partition's parts, unless somebody kept them first or the newest revision has the same content.
 
     Parameters
     ----------
@@ -107,17 +107,17 @@ def store_snapshot(
     kept = tuple(StoredPart(name, digest_bytes(data), len(data)) for name, data in parts)
     identity = digest_json([[name, _identity(declared, data)] for name, data in parts])
     while True:
-        before = snapshots(lake, source, [night]).get(night, [])
+        before = snapshots(lake, source, [partition]).get(partition, [])
         if before and (not anew or before[-1].identity == identity):
             return before[-1]
         for part, (_, data) in zip(kept, parts, strict=True):
             lake.create(part.key, data)
         moment = known().astimezone(UTC).isoformat()
-        made = Snapshot(source, night, len(before), moment, identity, kept)
+        made = Snapshot(source, partition, len(before), moment, identity, kept)
         if lake.create(_key(made), json.dumps(asdict(made), indent=1).encode()):
             return made
-        if not before:  # somebody else was first: theirs is the night's
-            return snapshots(lake, source, [night])[night][-1]
+        if not before:  # somebody else was first: theirs is the partition's
+            return snapshots(lake, source, [partition])[partition][-1]
 
 
 def read_parts(lake: Lake, snapshot: Snapshot) -> list[Part]:
@@ -133,7 +133,7 @@ def read_parts(lake: Lake, snapshot: Snapshot) -> list[Part]:
         data = lake.data(part.key)
         if data is None or digest_bytes(data) != part.sha256:
             raise EvergreenError(
-                f"{snapshot.source}/{snapshot.night}, revision {snapshot.revision}: {part.name}",
+                f"{snapshot.source}/{snapshot.partition}, revision {snapshot.revision}: {part.name}",
                 required=f"bytes with the SHA-256 {part.sha256}",
                 found="none" if data is None else "others",
                 where=f"{lake.uri}/{part.key}",
@@ -144,7 +144,7 @@ def read_parts(lake: Lake, snapshot: Snapshot) -> list[Part]:
 
 
 def _key(snapshot: Snapshot) -> str:
-    return f"raw/snapshots/{snapshot.source}/{snapshot.night}/{snapshot.revision}.json"
+    return f"raw/snapshots/{snapshot.source}/{snapshot.partition}/{snapshot.revision}.json"
 
 
 def _read(lake: Lake, key: str) -> Snapshot:

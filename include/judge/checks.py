@@ -20,7 +20,7 @@ from include.judge.context import (
 from include.judge.evidence import BASELINE, CHALLENGER, CHAMPION, Slice
 from include.spec.gate import Gate
 from include.stats.formatting import figure_and_limit
-from include.stats.intervals import Gain, estimate_gain, nights_needed
+from include.stats.intervals import Gain, estimate_gain, partitions_needed
 
 EARLIER = 3  # attempts, from which on a model can be too good against its own history
 ALONE, NOISE = "strongest single feature", "gain of shuffled labels over the prior"
@@ -33,18 +33,18 @@ SLACK = 1e-9  # of a loss that is compared with itself on the same rows, for the
 
 
 def enough(case: CheckContext) -> Sequence[Check]:
-    """Enough matured test nights."""
-    nights = len(case.evidence.losses.nights)
-    needed = max(case.gate.min_partitions, nights_needed(case.gate.block))
-    return [Check("matured test nights", f"at least {needed}", str(nights), nights >= needed)]
+    """Enough matured test partitions."""
+    partitions = len(case.evidence.losses.partitions)
+    needed = max(case.gate.min_partitions, partitions_needed(case.gate.block_partitions))
+    return [Check("matured test partitions", f"at least {needed}", str(partitions), partitions >= needed)]
 
 
 def unseen(case: CheckContext) -> Sequence[Check]:
-    """No test night was fitted or tuned on; a record that doesn't say so can't show it."""
-    first = min(case.evidence.losses.nights, default="none")
+    """No test partition was fitted or tuned on; a record that doesn't say so can't show it."""
+    first = min(case.evidence.losses.partitions, default="none")
     last = case.evidence.last_fitted
     required = f"after the last fitted one, {last or 'not stated'}"
-    return [Check("first test night", required, first, "" < last < first)]
+    return [Check("first test partition", required, first, "" < last < first)]
 
 
 def requirements(case: CheckContext) -> Sequence[Check]:
@@ -154,10 +154,10 @@ def learns_from_noise(case: CheckContext) -> Sequence[Check]:
     """Fitted on shuffled labels the recipe is no better than the prior."""
     losses, kept = case.evidence.losses, case.evidence.facts.leak.shuffled
     prior = losses.sums.get(f"{BASELINE}prior")
-    if len(kept) != len(losses.nights) or prior is None:
+    if len(kept) != len(losses.partitions) or prior is None:
         found = "missing" if prior is not None else "no baseline named prior"
         return [Check(NOISE, "not shown to be > 0", found, False, AGAIN)]
-    shown = estimate_gain(prior, kept, losses.rows, case.gate.block, case.gate.alpha)
+    shown = estimate_gain(prior, kept, losses.rows, case.gate.block_partitions, case.gate.alpha)
     return [Check(NOISE, "not shown to be > 0", str(shown), shown.low <= 0)]
 
 
@@ -223,10 +223,13 @@ RULES: dict[str, Rule] = {
 
 
 def judgeable(part: Slice, gate: Gate) -> bool:
-    """Tell whether a slice has enough rows, on enough nights: on two blocks of them nothing can be shown."""
-    nights = sum(rows > 0 for rows in part.rows)
-    enough = min(len(part.rows), 2 * nights_needed(gate.block))
-    return sum(part.rows) >= gate.slices.min_rows and nights >= enough
+    """Tell whether a slice has enough rows, on enough partitions.
+
+    On two blocks of them nothing can be shown.
+    """
+    partitions = sum(rows > 0 for rows in part.rows)
+    enough = min(len(part.rows), 2 * partitions_needed(gate.block_partitions))
+    return sum(part.rows) >= gate.slices.min_rows and partitions >= enough
 
 
 def among(part: Slice, judged: Sequence[Slice]) -> int:
@@ -240,10 +243,10 @@ def among(part: Slice, judged: Sequence[Slice]) -> int:
 
 def harm(part: Slice, gate: Gate, among: int) -> Gain:
     """Return how much more a slice loses than before; ``among`` so many the gate's alpha is shared."""
-    nights = [i for i, rows in enumerate(part.rows) if rows]
-    rows = [part.rows[i] for i in nights]
-    now, then = ([values[i] for i in nights] for values in (part.challenger, part.rival))
-    return estimate_gain(now, then, rows, gate.block, gate.alpha / among)
+    partitions = [i for i, rows in enumerate(part.rows) if rows]
+    rows = [part.rows[i] for i in partitions]
+    now, then = ([values[i] for i in partitions] for values in (part.challenger, part.rival))
+    return estimate_gain(now, then, rows, gate.block_partitions, gate.alpha / among)
 
 
 def _worse(part: Slice, gate: Gate, among: int) -> Gain | None:

@@ -93,6 +93,8 @@ def check_gain(case: CheckContext, name: str, alpha: float, note: str = "") -> C
     if name not in losses.sums:
         return Check(title, "its losses on the same rows", "missing", False, evidence.note or AGAIN)
     least = gate.min_gain * sum(losses.sums[name]) / sum(losses.rows) if name == CHAMPION else 0.0
-    shown = estimate_gain(losses.sums[name], losses.sums[CHALLENGER], losses.rows, gate.block, alpha)
+    shown = estimate_gain(
+        losses.sums[name], losses.sums[CHALLENGER], losses.rows, gate.block_partitions, alpha
+    )
     text, bound = shown.beside(least)
     return Check(title, f"> {bound} at level {1 - alpha:.6g}", text, bool(shown.low > least), note)

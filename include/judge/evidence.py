@@ -1,7 +1,8 @@
 """What the gate may know: a small, plain record that can be kept for good and judged again by anyone.
 
-Losses are kept per night and not per row, since the night is what is resampled: rows of one night are not
-independent. The record names no attempt and no clock, so evaluating the same data again gives the same bytes.
+Losses are kept per partition and not per row, since the partition is what is resampled: rows of one partition
+are not independent. The record names no attempt and no clock, so evaluating the same data again gives the
+same bytes.
 """
 
 from __future__ import annotations
@@ -23,14 +24,16 @@ from include.references import digest_json
 
 @dataclass(frozen=True)
 class Slice:
-    """The objective's losses on a part of the rows, challenger beside rival, on the nights of the evidence.
+    """The objective's losses on a part of the rows, challenger beside rival.
+
+    On the partitions of the evidence.
 
     Parameters
     ----------
     name : as ``origin = JFK`` or ``distance in [184, 502)``.
     declared : whether the spec names its column; else it is an automatic one.
-    rows : labelled rows by night, 0 where the slice has none, shape (n,).
-    challenger, rival : sums of the per-row losses by night, shape (n,).
+    rows : labelled rows by partition, 0 where the slice has none, shape (n,).
+    challenger, rival : sums of the per-row losses by partition, shape (n,).
     """
 
     name: str
@@ -84,7 +87,7 @@ class Serving:
     ----------
     same : whether it predicted there what it predicts here, to the bit.
     figures : by the names of `include.spec.gate.SERVING`: latency of one row (ms), rows per second of a
-        night's batch, size of the stored bytes (MB), memory that loading and predicting took (MB).
+        partition's batch, size of the stored bytes (MB), memory that loading and predicting took (MB).
     note : what went wrong, where it isn't the same.
     """
 
@@ -99,11 +102,11 @@ class Leak:
 
     Parameters
     ----------
-    alone : feature -> ROC-AUC (0.5 to 1; of several classes the highest) or R², on the test nights, of a
+    alone : feature -> ROC-AUC (0.5 to 1; of several classes the highest) or R², on the test partitions, of a
         small tree that sees it only; without the classes in ``too_few``.
-    shuffled : the objective's loss by night of the challenger's recipe fitted on shuffled labels, at the
+    shuffled : the objective's loss by partition of the challenger's recipe fitted on shuffled labels, at the
         prior's level, of several shuffles the one that loses most, shape (n,).
-    saved : share of the prior's loss that the challenger saves on the test nights.
+    saved : share of the prior's loss that the challenger saves on the test partitions.
     history : the same of the use case's earlier attempts, oldest first.
     too_few : class, or else the target, -> its test rows, where they are too few to tell whether a feature
         decides it alone; of a class and all others the fewer count.
@@ -126,7 +129,8 @@ class Facts:
     coverage : feature -> share of the scored rows whose value the model to serve was never fitted on: an
         unseen category, or a number outside the range.
     importance : feature -> mean rise of the objective's loss when its values are permuted.
-    refit : of a walk forward: mean loss, on the test nights, of the model that was fitted on them as well.
+    refit : of a walk forward: mean loss, on the test partitions, of the model that was fitted on them as
+        well.
     """
 
     rival: str = ""
@@ -164,39 +168,39 @@ def attempt_key_of(evidence: str) -> str:
 
 @dataclass(frozen=True)
 class Losses:
-    """The objective's losses on the test nights, the same rows for every model.
+    """The objective's losses on the test partitions, the same rows for every model.
 
     Parameters
     ----------
-    nights : the matured test nights, ascending, shape (n,).
-    rows : labelled rows of each night, each at least 1, shape (n,).
-    sums : by model name, the sum of the per-row loss of each night, shape (n,); the names are ``challenger``,
-        ``champion`` where there is one, and ``baseline:<name>``.
+    partitions : the matured test partitions, ascending, shape (n,).
+    rows : labelled rows of each partition, each at least 1, shape (n,).
+    sums : by model name, the sum of the per-row loss of each partition, shape (n,); the names are
+        ``challenger``, ``champion`` where there is one, and ``baseline:<name>``.
 
     Raises
     ------
     EvergreenError
-        when the shapes disagree, nights repeat or a sum isn't finite: such a record can't be judged.
+        when the shapes disagree, partitions repeat or a sum isn't finite: such a record can't be judged.
     """
 
-    nights: tuple[str, ...]
+    partitions: tuple[str, ...]
     rows: tuple[int, ...]
     sums: dict[str, tuple[float, ...]]
 
     def __post_init__(self) -> None:
-        if list(self.nights) != sorted(set(self.nights)):
-            wanted = "ascending nights, each once"
-            raise EvergreenError("losses", required=wanted, found=", ".join(self.nights))
-        if len(self.rows) != len(self.nights) or any(rows < 1 for rows in self.rows):
-            wanted = f"at least one row on each of {len(self.nights)} nights"
+        if list(self.partitions) != sorted(set(self.partitions)):
+            wanted = "ascending partitions, each once"
+            raise EvergreenError("losses", required=wanted, found=", ".join(self.partitions))
+        if len(self.rows) != len(self.partitions) or any(rows < 1 for rows in self.rows):
+            wanted = f"at least one row on each of {len(self.partitions)} partitions"
             raise EvergreenError("losses", required=wanted, found=str(list(self.rows)))
         if CHALLENGER not in self.sums:
             raise EvergreenError("losses", required=f"a model named {CHALLENGER}", found=_names(self.sums))
         for name, sums in self.sums.items():
-            if len(sums) != len(self.nights) or not all(map(math.isfinite, sums)):
+            if len(sums) != len(self.partitions) or not all(map(math.isfinite, sums)):
                 raise EvergreenError(
                     f"losses of {name}",
-                    required=f"{len(self.nights)} finite sums, one a night",
+                    required=f"{len(self.partitions)} finite sums, one a partition",
                     found=str(list(sums)),
                     remedy="a model that gives no finite prediction can't be evaluated; see its training",
                 )
@@ -208,24 +212,24 @@ class Evidence:
 
     Parameters
     ----------
-    usecase, night : whose, and the night of the training.
+    usecase, partition : whose, and the partition of the training.
     spec, data, code : digests of the declaration, of the training data, and the code's commit.
     version, model : the challenger in the registry, and the digest of its bytes.
     prior : the label's mean in training, or each class's share.
     baseline_model : digest of the strongest baseline, which goes with the challenger as a rung of the ladder.
     metrics : model name -> metric -> value, on the same rows as the losses.
-    losses : the objective's losses by night.
+    losses : the objective's losses by partition.
     champion : digest of the champion that it was compared with, empty where there was none.
-    last_fitted : the last night before the test nights: neither what gave these losses nor the champion was
-        fitted or tuned on a later one.
-    fitted : the last night that the challenger itself was fitted on; of a walk forward it is a later one.
+    last_fitted : the last partition before the test partitions: neither what gave these losses nor the
+        champion was fitted or tuned on a later one.
+    fitted : the last partition that the challenger itself was fitted on; of a walk forward it is a later one.
     recipe : name of the challenger's candidate in the spec.
     facts : what else was measured.
     note : why a champion that serves couldn't be compared with.
     """
 
     usecase: str
-    night: str
+    partition: str
     spec: str
     data: str
     code: str
@@ -246,15 +250,15 @@ class Evidence:
     def __post_init__(self) -> None:
         if bool(self.champion) != (CHAMPION in self.losses.sums):
             raise EvergreenError(
-                f"evidence of {self.usecase}/{self.night}",
+                f"evidence of {self.usecase}/{self.partition}",
                 required="the champion's digest together with its losses, or neither",
                 found=f"champion {self.champion or 'none'}, losses of {_names(self.losses.sums)}",
             )
 
     @cached_property
     def key(self) -> str:
-        """The attempt's key: the same use case, night, declaration and data are the same attempt."""
-        return digest_json([self.usecase, self.night, self.spec, self.data])
+        """The attempt's key: the same use case, partition, declaration and data are the same attempt."""
+        return digest_json([self.usecase, self.partition, self.spec, self.data])
 
     def to_json(self) -> str:
         """Return canonical JSON: equal evidence gives equal bytes."""

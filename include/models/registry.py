@@ -1,7 +1,7 @@
 """MLflow, behind one door: runs, their artifacts, model versions and aliases, and no MLflow anywhere else.
 
-A run belongs to an attempt's key and counts once it is finished. What serves lies in the lake, so the night
-never waits for MLflow; one that is down is found in seconds.
+A run belongs to an attempt's key and counts once it is finished. What serves lies in the lake, so the
+partition never waits for MLflow; one that is down is found in seconds.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Registry:
         metrics: Mapping[str, float] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """Note parameters, metrics and tags; ``at`` (ms) is the night's, so that a rerun adds nothing."""
+        """Note parameters, metrics and tags; ``at`` (ms) is the partition's, so that a rerun adds nothing."""
         with self._speaking():
             # MLflow admits no @ in a name
             figures = [Metric(n.replace("@", ".at."), v, at, 0) for n, v in (metrics or {}).items()]

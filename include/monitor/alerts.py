@@ -1,4 +1,4 @@
-"""Tell a night's alerts, once to each of those declared: what is said, who was told, and the webhook.
+"""Tell a partition's alerts, once to each of those declared: what is said, who was told, and the webhook.
 
 What a connection answers, and its address, may hold a secret: no message here repeats them.
 """
@@ -26,42 +26,42 @@ FAILED, NOTIFIED = b"failed", b"notified"
 
 
 def message(usecase: str, decided: dict[str, Any], report: str) -> Message:
-    """Return what a night tells, empty where its decision tells nothing.
+    """Return what a partition tells, empty where its decision tells nothing.
 
     Parameters
     ----------
-    decided : the night's row of `decisions`.
-    report : the address of the night's report.
+    decided : the partition's row of `decisions`.
+    report : the address of the partition's report.
     """
     findings = json.loads(decided.get("alerts") or "[]")
     if not findings:
         return {}
     return {
         "usecase": usecase,
-        "night": decided["night"],
+        "partition": decided["partition"],
         "decision": decided["decision"],
-        "sentence": f"{usecase} {decided['night']}: {decided['reason']}",
+        "sentence": f"{usecase} {decided['partition']}: {decided['reason']}",
         "findings": findings,
         "report": report,
     }
 
 
-def overdue_message(lake: Lake, spec: UseCase, night: str, page: str) -> Message:
-    """Return what is told when a night's predictions were due, empty where they are published.
+def overdue_message(lake: Lake, spec: UseCase, partition: str, page: str) -> Message:
+    """Return what is told when a partition's predictions were due, empty where they are published.
 
     Parameters
     ----------
     page : the address of the use case's page.
     """
-    if lake.rows("partitions", {"product": "predictions", "night": night, "outcome": "published"}):
+    if lake.rows("partitions", {"product": "predictions", "partition": partition, "outcome": "published"}):
         return {}
-    note = f"no predictions by {spec.scoring.by} {spec.schedule.timezone}, when they were due"
+    note = f"no predictions by {spec.scoring.deadline} {spec.schedule.timezone}, when they were due"
     late = {"check": "deadline", "subject": "predictions", "value": None, "threshold": None, "note": note}
     return {
         "usecase": spec.name,
-        "night": night,
+        "partition": partition,
         "decision": "alert",
-        "sentence": f"{spec.name} {night}: {note}",
+        "sentence": f"{spec.name} {partition}: {note}",
         "findings": [late],
         "report": page,
     }
@@ -83,7 +83,7 @@ def send_alerts(
     to : names of connections.
     send : sends to one of them, or raises.
     """
-    what = f"{PLACE}/{said['night']}-{digest_json(said['findings'])[:12]}"
+    what = f"{PLACE}/{said['partition']}-{digest_json(said['findings'])[:12]}"
     became = {}
     for name in to:
         claim = _claim(lake, f"{what}/{name}")
@@ -95,14 +95,14 @@ def send_alerts(
             became[name] = "told"
         except EvergreenError as error:
             became[name] = f"failed: {error}"
-        except Exception as error:  # an alert that can't be sent is no reason to fail a night
+        except Exception as error:  # an alert that can't be sent is no reason to fail a partition
             became[name] = f"failed: {type(error).__name__}"
         lake.replace(claim, NOTIFIED if became[name] == "told" else FAILED)
     return became
 
 
-def notified(lake: Lake, nights: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
-    """Return for each night that sent something the recipients, by the newest try of each message.
+def notified(lake: Lake, partitions: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
+    """Return for each partition that sent something the recipients, by the newest try of each message.
 
     Each comes with ``notified``, ``failed``, or ``not confirmed`` where the sender was killed.
     """
@@ -110,14 +110,14 @@ def notified(lake: Lake, nights: Sequence[str]) -> dict[str, list[tuple[str, str
     for key in lake.keys(PLACE):
         message, _, claim = key.removeprefix(f"{PLACE}/").partition("/")
         recipient, _, number = claim.rpartition("-")
-        if message.rpartition("-")[0] in nights:
+        if message.rpartition("-")[0] in partitions:
             newest[message, recipient] = max(int(number), newest.get((message, recipient), 0))
     recipients: dict[str, set[tuple[str, str]]] = {}
     for (message, recipient), latest in newest.items():
         content = lake.get(f"{PLACE}/{message}/{recipient}-{latest}")
         outcome = content.decode() if content else "not confirmed"
         recipients.setdefault(message.rpartition("-")[0], set()).add((recipient, outcome))
-    return {night: sorted(pairs) for night, pairs in recipients.items()}
+    return {partition: sorted(pairs) for partition, pairs in recipients.items()}
 
 
 def _claim(lake: Lake, place: str) -> str:

@@ -1,7 +1,7 @@
-"""What a night's predictions are worth before their labels come, or why that can't be told.
+"""What a partition's predictions are worth before their labels come, or why that can't be told.
 
-The estimate is as good as it proved to be: beside it stands its error over the newest nights with labels, the
-gate's test nights at first and then the champion's own. Nothing is decided by it.
+The estimate is as good as it proved to be: beside it stands its error over the newest partitions with labels,
+the gate's test partitions at first and then the champion's own. Nothing is decided by it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Array = NDArray[np.float64]
 # what can't be told: whether calibrated probabilities are, and of a regression how the target will be spread
 UNTOLD = ("calibration_error", "calibration_gap", "r2")
 DRAWS = 50
-MOST = 2000  # rows of a night that labels are drawn for; a metric's expected value needs no more
+MOST = 2000  # rows of a partition that labels are drawn for; a metric's expected value needs no more
 TENTHS = 10
 SURE = 1e-6  # a probability isn't taken for nearer to 0 or 1
 DEFINED = 0.9  # of the draws must give a metric
@@ -168,11 +168,14 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class EstimatePair:
-    """A metric of a night with labels: what was estimated without them, what came true, and the naive guess.
+    """A metric of a partition with labels.
+
+    What was estimated without them, what came true, and the naive guess.
 
     Parameters
     ----------
-    naive : the mean of the metric over the gate's test nights, those of the night's own fold left out.
+    naive : the mean of the metric over the gate's test partitions, those of the partition's own fold left
+        out.
     """
 
     estimate: float
@@ -182,7 +185,7 @@ class EstimatePair:
 
 @dataclass(frozen=True)
 class LabelledPartition:
-    """A night with labels.
+    """A partition with labels.
 
     Parameters
     ----------
@@ -190,27 +193,27 @@ class LabelledPartition:
     pairs : by metric, where the rows could give it.
     """
 
-    night: str
+    partition: str
     rows: int
     pairs: Mapping[str, EstimatePair]
 
 
 @dataclass(frozen=True)
 class HeldOutEstimates:
-    """What the gate's test nights say.
+    """What the gate's test partitions say.
 
     Parameters
     ----------
-    means : each metric's mean over them: the naive guess for every later night.
+    means : each metric's mean over them: the naive guess for every later partition.
     """
 
     map: CalibrationMap
     means: Mapping[str, float]
-    nights: tuple[LabelledPartition, ...]
+    partitions: tuple[LabelledPartition, ...]
 
 
 def held_out_estimates(lake: Lake, spec: UseCase, champion: Mapping[str, Any]) -> HeldOutEstimates | None:
-    """Return what the test nights say on which a champion was promoted, None where their rows are gone.
+    """Return what the test partitions say on which a champion was promoted, None where their rows are gone.
 
     Parameters
     ----------
@@ -223,7 +226,7 @@ def held_out_estimates(lake: Lake, spec: UseCase, champion: Mapping[str, Any]) -
         rows = promotion_test_rows(lake, champion)
         if rows is None or not rows.num_rows:
             return None
-        of = np.asarray(rows["night"].to_pylist(), dtype=object)
+        of = np.asarray(rows["partition"].to_pylist(), dtype=object)
         predicted = outputs.from_single_column(rows[CHALLENGER])
         if predicted.shape[1:] != ((len(spec.problem.classes),) if spec.problem.classes else ()):
             return None  # the problem had other classes then
@@ -241,7 +244,7 @@ def learn_held_out(
 
     Parameters
     ----------
-    of : each row's night, shape (n,), and its label and prediction.
+    of : each row's partition, shape (n,), and its label and prediction.
     """
     keys = sorted(set(of.tolist()))
     realised = {key: _measured(spec, actual[of == key], predicted[of == key]) for key in keys}
@@ -249,7 +252,7 @@ def learn_held_out(
     for fold in np.array_split(np.array(keys, dtype=object), min(FOLDS, len(keys))):
         others = np.isin(of, fold, invert=True)
         if not others.any():
-            continue  # of a single night nothing is left to learn from
+            continue  # of a single partition nothing is left to learn from
         rest = learn_calibration(spec, actual[others], predicted[others])
         means = _means([one for key, one in realised.items() if key not in fold])
         for key in fold.tolist():
@@ -272,7 +275,7 @@ def _measured(spec: UseCase, actual: Array, predicted: Array) -> dict[str, float
 
 
 def _means(found: list[dict[str, float]]) -> dict[str, float]:
-    """Return each metric's mean over the nights that could give it."""
+    """Return each metric's mean over the partitions that could give it."""
     values: dict[str, list[float]] = {}
     for one in found:
         for name, value in one.items():
@@ -281,19 +284,19 @@ def _means(found: list[dict[str, float]]) -> dict[str, float]:
 
 
 def _read(plain: Mapping[str, Any]) -> HeldOutEstimates:
-    nights = tuple(
+    partitions = tuple(
         LabelledPartition(
-            one["night"], one["rows"], {name: EstimatePair(**pair) for name, pair in one["pairs"].items()}
+            one["partition"], one["rows"], {name: EstimatePair(**pair) for name, pair in one["pairs"].items()}
         )
-        for one in plain["nights"]
+        for one in plain["partitions"]
     )
     lines = tuple((slope, height) for slope, height in plain["map"]["lines"])
     made = CalibrationMap(lines, tuple(plain["map"]["edges"]), plain["map"]["losses"])
-    return HeldOutEstimates(made, plain["means"], nights)
+    return HeldOutEstimates(made, plain["means"], partitions)
 
 
 PRODUCT = "estimates"
-NEWEST = 28  # nights with labels that the error is measured on
+NEWEST = 28  # partitions with labels that the error is measured on
 LEAST = 7  # of them, or there is no error
 CHANCE = 0.05  # on either side of the interval
 LOSSES = (
@@ -307,58 +310,64 @@ OUTSIDE = ("unseen", "missing")  # checks of a feature whose alarm says that the
 
 
 def publish_estimates(
-    lake: Lake, spec: UseCase, night: str, state: State, found: Sequence[Finding], inputs: Mapping[str, Any]
+    lake: Lake,
+    spec: UseCase,
+    partition: str,
+    state: State,
+    found: Sequence[Finding],
+    inputs: Mapping[str, Any],
 ) -> None:
-    """Publish the night's rows of `estimates`, one a metric, and then the row in `partitions`.
+    """Publish the partition's rows of `estimates`, one a metric, and then the row in `partitions`.
 
     Parameters
     ----------
-    found : the night's other findings.
+    found : the partition's other findings.
     inputs : what they, and so the estimates, depend on.
     """
-    rows = _rows(lake, spec, night, state, found) if state.champion(night) else []
+    rows = _rows(lake, spec, partition, state, found) if state.champion(partition) else []
     made = pa.Table.from_pylist(sorted(rows, key=lambda row: str(row["metric"])), schema=schemas.ESTIMATES)
-    lake.publish(PRODUCT, made, {"night": night})
+    lake.publish(PRODUCT, made, {"partition": partition})
     given = sum("value" in row for row in rows)
     note = f"{given} of {len(rows)} metrics estimated" if rows else "no model was promoted yet"
     done = pa.Table.from_pylist(
-        [completion_row(spec, PRODUCT, night, made, inputs, note)], schema=schemas.PARTITIONS
+        [completion_row(spec, PRODUCT, partition, made, inputs, note)], schema=schemas.PARTITIONS
     )
-    lake.publish("partitions", done, {"product": PRODUCT, "night": night})
+    lake.publish("partitions", done, {"product": PRODUCT, "partition": partition})
 
 
 def _rows(
-    lake: Lake, spec: UseCase, night: str, state: State, found: Sequence[Finding]
+    lake: Lake, spec: UseCase, partition: str, state: State, found: Sequence[Finding]
 ) -> list[dict[str, Any]]:
-    champion = state.champion(night)
+    champion = state.champion(partition)
     assert champion is not None
     learnt = held_out_estimates(lake, spec, champion)
-    served = _served(lake, spec, [night]).get(night)
+    served = _served(lake, spec, [partition]).get(partition)
     why = _outside(learnt, served, str(champion["model"]), found)
     guess = _guess(spec, learnt, served, str(champion["model"]))
-    same = {"night": night, "model": champion["model"], "version": champion["version"]}
+    same = {"partition": partition, "model": champion["model"], "version": champion["version"]}
     size = 0 if served is None else served.num_rows
     if learnt is None:
         return [{**same, "metric": name, "rows": size, "reason": why} for name in estimated_metrics(spec)]
-    nights = [*learnt.nights, *_lived(lake, spec, night, state, learnt)]
+    partitions = [*learnt.partitions, *_lived(lake, spec, partition, state, learnt)]
     return [
-        {**same, **estimate_row(name, size, guess.get(name), nights, why)} for name in estimated_metrics(spec)
+        {**same, **estimate_row(name, size, guess.get(name), partitions, why)}
+        for name in estimated_metrics(spec)
     ]
 
 
 def estimate_row(
-    metric: str, rows: int, guess: float | None, nights: Sequence[LabelledPartition], why: str = ""
+    metric: str, rows: int, guess: float | None, partitions: Sequence[LabelledPartition], why: str = ""
 ) -> dict[str, Any]:
     """Return an estimate beside its error, as columns of `estimates`; or no value, and the reason.
 
     Parameters
     ----------
-    rows : of the night that is estimated.
+    rows : of the partition that is estimated.
     guess : what is expected of it, None where they can't give it.
-    nights : those with labels, oldest first.
+    partitions : those with labels, oldest first.
     why : a reason that there is already.
     """
-    known = [one for one in nights if metric in one.pairs][-NEWEST:]
+    known = [one for one in partitions if metric in one.pairs][-NEWEST:]
     row = {"metric": metric, "rows": rows, "unchecked": guess, **_error(known, metric)}
     why = why or _poor(row, known)
     if why or guess is None:
@@ -372,13 +381,13 @@ def estimate_row(
 def _outside(
     learnt: HeldOutEstimates | None, served: pa.Table | None, champion: str, found: Sequence[Finding]
 ) -> str:
-    """Return why no metric of the night can be told, empty where that isn't so."""
+    """Return why no metric of the partition can be told, empty where that isn't so."""
     if served is None:
-        return "nothing was predicted for this night"
+        return "nothing was predicted for this partition"
     if other := served.num_rows - pc.sum(pc.equal(served["model"], champion)).as_py():
         return f"{other} of {served.num_rows} rows weren't served by the champion"
     if learnt is None:
-        return "the rows of the gate's test nights are gone, or it was promoted without a gate"
+        return "the rows of the gate's test partitions are gone, or it was promoted without a gate"
     alarms = [f for f in found if f.outcome == "alarm"]
     if columns := sorted({f.subject for f in alarms if f.check in OUTSIDE}):
         return f"values that the champion didn't learn from, or none: {', '.join(columns)}"
@@ -392,10 +401,10 @@ def _poor(row: Mapping[str, Any], known: Sequence[LabelledPartition]) -> str:
     if row["unchecked"] is None:
         return f"{row['rows']} rows can't give it"
     if len(known) < LEAST:
-        return f"its error is known of {len(known)} nights, and {LEAST} are needed"
+        return f"its error is known of {len(known)} partitions, and {LEAST} are needed"
     usual = float(np.median([one.rows for one in known]))
     if 2 * row["rows"] < usual:
-        return f"{row['rows']} rows, and its error was measured on nights of {usual:g}"
+        return f"{row['rows']} rows, and its error was measured on partitions of {usual:g}"
     if row["error"] >= row["naive"]:
         error, naive = figure_and_limit(row["error"], row["naive"], 3)
         return f"its error, {error}, isn't below that of the gate's figure, {naive}"
@@ -406,101 +415,106 @@ def _error(known: Sequence[LabelledPartition], metric: str) -> dict[str, Any]:
     """Return the root mean square of estimate less realised, and that of the naive guess."""
     pairs = [one.pairs[metric] for one in known]
     if len(pairs) < LEAST:
-        return {"nights": len(pairs)}
+        return {"partitions": len(pairs)}
     apart = {
         "error": [one.estimate - one.realised for one in pairs],
         "naive": [one.naive - one.realised for one in pairs],
     }
-    return {"nights": len(pairs), **{name: math.sqrt(np.mean(np.square(of))) for name, of in apart.items()}}
+    return {
+        "partitions": len(pairs),
+        **{name: math.sqrt(np.mean(np.square(of))) for name, of in apart.items()},
+    }
 
 
-def _served(lake: Lake, spec: UseCase, nights: Sequence[str]) -> dict[str, pa.Table]:
-    """Return the predictions of each night that has some, in one order."""
-    columns = ["night", *spec.key, *spec.problem.outputs, "model"]
-    read = lake.read("predictions", {"night": list(nights)}, columns) if nights else None
+def _served(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> dict[str, pa.Table]:
+    """Return the predictions of each partition that has some, in one order."""
+    columns = ["partition", *spec.key, *spec.problem.outputs, "model"]
+    read = lake.read("predictions", {"partition": list(partitions)}, columns) if partitions else None
     if read is None:
         return {}
     read = read.sort_by([(name, "ascending") for name in spec.key])
-    parts = {key: read.filter(pc.equal(read["night"], key)) for key in nights}
+    parts = {key: read.filter(pc.equal(read["partition"], key)) for key in partitions}
     return {key: part for key, part in parts.items() if part.num_rows}
 
 
 def _guess(
     spec: UseCase, learnt: HeldOutEstimates | None, served: pa.Table | None, champion: str
 ) -> dict[str, float]:
-    """Return what is expected of a night, nothing where the champion didn't serve all of it."""
+    """Return what is expected of a partition, nothing where the champion didn't serve all of it."""
     if learnt is None or served is None or served["model"].unique().to_pylist() != [champion]:
         return {}
     return expected_metrics(spec, learnt.map, outputs.from_columns(spec, served))
 
 
 def _lived(
-    lake: Lake, spec: UseCase, night: str, state: State, learnt: HeldOutEstimates
+    lake: Lake, spec: UseCase, partition: str, state: State, learnt: HeldOutEstimates
 ) -> list[LabelledPartition]:
-    """Return the champion's newest nights whose labels were known by a night, and the estimates of them.
+    """Return the champion's newest partitions whose labels were known by a partition.
 
-    A night that nobody watched then is estimated now: it would have been the same.
+    And the estimates of them.
+
+    A partition that nobody watched then is estimated now: it would have been the same.
     """
-    champion = state.champion(night)
+    champion = state.champion(partition)
     assert champion is not None
-    since = [key for key in sorted(state.ever[REALISED]) if champion["effective"] <= key < night]
-    nights = [key for key in since if state.known(key)[0] <= night][-NEWEST:]
-    if not nights:
+    since = [key for key in sorted(state.ever[REALISED]) if champion["effective"] <= key < partition]
+    partitions = [key for key in since if state.known(key)[0] <= partition][-NEWEST:]
+    if not partitions:
         return []
-    mine = {"night": nights, "model": str(champion["model"])}
+    mine = {"partition": partitions, "model": str(champion["model"])}
     said: dict[str, dict[str, float | None]] = {}
     for row in lake.rows(PRODUCT, mine):
-        said.setdefault(row["night"], {})[row["metric"]] = row["unchecked"]
-    for key, served in _served(lake, spec, [key for key in nights if key not in said]).items():
+        said.setdefault(row["partition"], {})[row["metric"]] = row["unchecked"]
+    for key, served in _served(lake, spec, [key for key in partitions if key not in said]).items():
         said[key] = {**_guess(spec, learnt, served, str(champion["model"]))}
     came: dict[str, dict[str, Row]] = {}
-    for row in sorted(lake.rows(REALISED, {"night": nights}), key=lambda row: str(row["known"])):
-        if row["known"] <= night:
-            came.setdefault(row["night"], {})[row["metric"]] = row
-    return [_paired(key, said.get(key, {}), came[key], learnt.means) for key in nights if key in came]
+    for row in sorted(lake.rows(REALISED, {"partition": partitions}), key=lambda row: str(row["known"])):
+        if row["known"] <= partition:
+            came.setdefault(row["partition"], {})[row["metric"]] = row
+    return [_paired(key, said.get(key, {}), came[key], learnt.means) for key in partitions if key in came]
 
 
 def _paired(
-    night: str, said: Mapping[str, float | None], came: Mapping[str, Row], means: Mapping[str, float]
+    partition: str, said: Mapping[str, float | None], came: Mapping[str, Row], means: Mapping[str, float]
 ) -> LabelledPartition:
     pairs = {}
     for name, guess in said.items():
         realised = came[name]["value"] if name in came else None
         if guess is not None and realised is not None and name in means:
             pairs[name] = EstimatePair(guess, float(realised), means[name])
-    return LabelledPartition(night, int(next(iter(came.values()))["rows"]), pairs)
+    return LabelledPartition(partition, int(next(iter(came.values()))["rows"]), pairs)
 
 
-NIGHTS = 14  # estimated nights, at most, unless a range is asked for
+MAX_PARTITIONS = 14  # estimated partitions, at most, unless a range is asked for
 
 
 def pending_estimates(
     lake: Lake, *, known: str | None = None, first: str = "", last: str = ""
 ) -> list[dict[str, Any]]:
-    """Return a row for each night without labels and metric, oldest first.
+    """Return a row for each partition without labels and metric, oldest first.
 
     Parameters
     ----------
-    known : the night as of which labels count; None for what is known now.
-    first, last : the range of nights; without ``first`` the newest `NIGHTS`.
+    known : the partition as of which labels count; None for what is known now.
+    first, last : the range of partitions; without ``first`` the newest `MAX_PARTITIONS`.
 
     Returns
     -------
     list of dict
-        ``night``, ``version``, ``metric``, ``estimate`` (None where it can't be told), its ``error``,
-        ``low`` and ``high`` at 90 % by that, ``nights`` that the error was measured on, and ``reason``.
+        ``partition``, ``version``, ``metric``, ``estimate`` (None where it can't be told), its ``error``,
+        ``low`` and ``high`` at 90 % by that, ``partitions`` that the error was measured on, and ``reason``.
     """
     until = min(known or "~", last or "~")
-    read = lake.read("partitions", {"product": PRODUCT}, ["night"])
+    read = lake.read("partitions", {"product": PRODUCT}, ["partition"])
     there = sorted(
-        {} if read is None else {key for key in read["night"].to_pylist() if first <= key <= until}
+        {} if read is None else {key for key in read["partition"].to_pylist() if first <= key <= until}
     )
-    nights = there if first else there[-NIGHTS:]
-    came = lake.read(REALISED, {"night": nights}, ["night", "known"]) if nights else None
+    partitions = there if first else there[-MAX_PARTITIONS:]
+    came = lake.read(REALISED, {"partition": partitions}, ["partition", "known"]) if partitions else None
     for row in [] if came is None else came.to_pylist():
-        if row["night"] in nights and (known is None or row["known"] <= known):
-            nights.remove(row["night"])
-    rows = lake.rows(PRODUCT, {"night": nights}) if nights else []
-    names = ("night", "version", "metric", "value", "error", "low", "high", "nights", "reason")
+        if row["partition"] in partitions and (known is None or row["known"] <= known):
+            partitions.remove(row["partition"])
+    rows = lake.rows(PRODUCT, {"partition": partitions}) if partitions else []
+    names = ("partition", "version", "metric", "value", "error", "low", "high", "partitions", "reason")
     found = [{("estimate" if name == "value" else name): row[name] for name in names} for row in rows]
-    return sorted(found, key=lambda row: (row["night"], row["metric"]))
+    return sorted(found, key=lambda row: (row["partition"], row["metric"]))

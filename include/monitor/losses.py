@@ -1,4 +1,6 @@
-"""What each model lost on a night that it served, as sums: they add up to any nights, and pair by night.
+"""What each model lost on a partition that it served, as sums.
+
+They add up to any partitions, and pair by partition.
 
 Beside the loss stands a baseline's on the same rows: the deployed one's, which is what the ladder would serve
 next, or the training prior's where none is deployed or it can't predict.
@@ -34,11 +36,11 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LossSeries:
-    """A model's nights with labels, ascending, as known on a night.
+    """A model's partitions with labels, ascending, as known on a partition.
 
     Parameters
     ----------
-    nights : shape (n,).
+    partitions : shape (n,).
     rows : labelled rows that the model served.
     loss, baseline : sums of the objective's loss, of the model and of the baseline on the same rows.
     expected : sum of the loss that the model's own probabilities expect; NaN where it has none.
@@ -46,7 +48,7 @@ class LossSeries:
     against : who the baseline is, as ``baseline v3`` or ``prior``.
     """
 
-    nights: tuple[str, ...]
+    partitions: tuple[str, ...]
     rows: Array
     loss: Array
     baseline: Array
@@ -56,13 +58,13 @@ class LossSeries:
     against: tuple[str, ...]
 
 
-def loss_series(lake: Lake, champion: Mapping[str, Any], night: str) -> LossSeries:
-    """Return the sums of a champion's matured nights since it serves, as known on a night."""
+def loss_series(lake: Lake, champion: Mapping[str, Any], partition: str) -> LossSeries:
+    """Return the sums of a champion's matured partitions since it serves, as known on a partition."""
     newest: dict[str, Row] = {}
     found = lake.rows(LOSSES, {"model": champion["model"]})
-    for row in sorted(found, key=lambda row: (str(row["night"]), str(row["known"]))):
-        if row["known"] <= night and row["night"] >= champion["effective"] and row["rows"]:
-            newest[row["night"]] = row
+    for row in sorted(found, key=lambda row: (str(row["partition"]), str(row["known"]))):
+        if row["known"] <= partition and row["partition"] >= champion["effective"] and row["rows"]:
+            newest[row["partition"]] = row
     rows = list(newest.values())
     names = ("rows", "loss", "baseline", "expected", "observed", "predicted")
     columns = {name: np.array([row[name] for row in rows], dtype=float) for name in names}
@@ -70,20 +72,22 @@ def loss_series(lake: Lake, champion: Mapping[str, Any], night: str) -> LossSeri
 
 
 def baseline_losses(
-    lake: Lake, spec: UseCase, nights: Sequence[str]
+    lake: Lake, spec: UseCase, partitions: Sequence[str]
 ) -> tuple[pa.Table | None, dict[str, str]]:
-    """Return what the baseline that was deployed on each night says of its rows, and who that is by night.
+    """Return what the baseline that was deployed on each partition says of its rows.
 
-    The features are made anew as each night saw them. A night that isn't there has the prior.
+    And who that is by partition.
+
+    The features are made anew as each partition saw them. A partition that isn't there has the prior.
     """
-    keys, rows = [*spec.key, "night"], ledger.switches(lake)
+    keys, rows = [*spec.key, "partition"], ledger.switches(lake)
     by: dict[str, list[str]] = {}
     who: dict[str, str] = {}
-    for night in nights:
-        deployed = ledger.serving_of(rows, night).baseline
+    for partition in partitions:
+        deployed = ledger.serving_of(rows, partition).baseline
         if deployed is not None:
-            by.setdefault(str(deployed["model"]), []).append(night)
-            who[night] = f"baseline v{deployed['version']}"
+            by.setdefault(str(deployed["model"]), []).append(partition)
+            who[partition] = f"baseline v{deployed['version']}"
     parts = []
     for digest, some in by.items():
         seen = features(lake, spec, some)
@@ -96,38 +100,38 @@ def baseline_losses(
             part = part.append_column(name + OTHER, column)
         parts.append(part)
     made = pa.concat_tables(parts) if parts else None
-    there = set() if made is None else set(made["night"].unique().to_pylist())
-    return made, {night: name for night, name in who.items() if night in there}
+    there = set() if made is None else set(made["partition"].unique().to_pylist())
+    return made, {partition: name for partition, name in who.items() if partition in there}
 
 
 def losses_of_partition(
     spec: UseCase, both: pa.Table, known: str, prior: Constant, made: pa.Table | None, who: Mapping[str, str]
 ) -> pa.Table:
-    """Return a night's rows of `losses`, one for each model that served.
+    """Return a partition's rows of `losses`, one for each model that served.
 
     Parameters
     ----------
-    both : the night's predictions beside the target, null where there is no label.
+    both : the partition's predictions beside the target, null where there is no label.
     prior : what is predicted where no baseline is deployed.
     made, who : what `rivals` gave.
     """
-    night, target = both["night"][0].as_py(), spec.problem.target
-    if night in who and made is not None:
-        mine = made.filter(pc.equal(made["night"], night))
-        both = both.join(mine, [*spec.key, "night"], join_type="left outer")
+    partition, target = both["partition"][0].as_py(), spec.problem.target
+    if partition in who and made is not None:
+        mine = made.filter(pc.equal(made["partition"], partition))
+        both = both.join(mine, [*spec.key, "partition"], join_type="left outer")
         both = both.sort_by([(name, "ascending") for name in spec.key])
     else:
         for name in spec.problem.outputs:
             both = both.append_column(name + OTHER, pa.nulls(both.num_rows, pa.float64()))
     both = both.filter(both[target].is_valid())
-    against = who.get(night, PRIOR) if not both[spec.problem.outputs[0] + OTHER].null_count else PRIOR
+    against = who.get(partition, PRIOR) if not both[spec.problem.outputs[0] + OTHER].null_count else PRIOR
     rows = []
     for (model, version), part in _served(both):
         actual, predicted = part[target].to_numpy(), outputs.from_columns(spec, part)
         constant = outputs.repeat_constant(prior, len(actual))
         other = constant if against == PRIOR else outputs.from_columns(spec, part, OTHER)
         rows.append({
-            "night": night, "known": known, "model": model, "version": version, "rows": len(actual),
+            "partition": partition, "known": known, "model": model, "version": version, "rows": len(actual),
             "loss": float(row_losses(spec.gate.objective, actual, predicted).sum()),
             "baseline": float(row_losses(spec.gate.objective, actual, other).sum()),
             "against": against,

@@ -1,7 +1,9 @@
-"""What the serving model learnt on, once a model: how each column was spread, night by night, and a sample.
+"""What the serving model learnt on, once a model.
+
+How each column was spread, partition by partition, and a sample.
 
 The profile that training published says how the reference's rows are spread in all. How far its own windows
-are from each other needs them by night: they are counted once from the same features, and kept under the
+are from each other needs them by partition: they are counted once from the same features, and kept under the
 model's digest.
 """
 
@@ -57,16 +59,18 @@ def read(lake: Lake, spec: UseCase, champion: Mapping[str, Any] | None) -> Refer
     rows = lake.rows("profiles", {"product": f"reference:{digest}"}) if champion else []
     if champion is None or not rows:
         return None
-    first = min(row["night"] for row in rows)  # trained again to the same model, it has the same reference
-    profiles = profile.merge_profiles([row for row in rows if row["night"] == first])
+    first = min(
+        row["partition"] for row in rows
+    )  # trained again to the same model, it has the same reference
+    profiles = profile.merge_profiles([row for row in rows if row["partition"] == first])
     spread = _kept(lake, digest)
     if spread is None:
         spread = _count(lake, spec, digest, first, _fitted(lake, spec, champion, first), profiles)
     if spread is None:
         return Reference({name: LearnedColumn(p, Binning.of(p)) for name, p in profiles.items()}, None, 0)
-    by_night, sample = spread
-    columns = {name: _column(p, by_night["columns"].get(name)) for name, p in profiles.items()}
-    return Reference(columns, sample, int(by_night["rows"]))
+    by_partition, sample = spread
+    columns = {name: _column(p, by_partition["columns"].get(name)) for name, p in profiles.items()}
+    return Reference(columns, sample, int(by_partition["rows"]))
 
 
 def _column(of: Profile, spread: dict[str, Any] | None) -> LearnedColumn:
@@ -74,28 +78,28 @@ def _column(of: Profile, spread: dict[str, Any] | None) -> LearnedColumn:
         return LearnedColumn(of, Binning.of(of))
     names = spread["names"]
     cut = Binning(tuple(spread["edges"]), None if names is None else tuple(names))
-    nights = np.array(spread["counts"], dtype=np.float64)
+    partitions = np.array(spread["counts"], dtype=np.float64)
     learnt = np.array(spread["learnt"], dtype=np.bool_)
-    return LearnedColumn(of, cut, nights, learnt, np.array(spread["missing"]), np.array(spread["unseen"]))
+    return LearnedColumn(of, cut, partitions, learnt, np.array(spread["missing"]), np.array(spread["unseen"]))
 
 
 def _kept(lake: Lake, digest: str) -> tuple[dict[str, Any], pa.Table] | None:
-    """Return the spread and the sample that an earlier night kept."""
+    """Return the spread and the sample that an earlier partition kept."""
     spread, sample = lake.get(f"references/{digest}.json"), lake.get(f"references/{digest}.parquet")
     return (
         None if spread is None or sample is None else (json.loads(spread), pq.read_table(io.BytesIO(sample)))
     )
 
 
-def _fitted(lake: Lake, spec: UseCase, champion: Mapping[str, Any], night: str) -> tuple[str, str]:
-    """Return the last night that a champion was fitted on, and the last before those it was judged on.
+def _fitted(lake: Lake, spec: UseCase, champion: Mapping[str, Any], partition: str) -> tuple[str, str]:
+    """Return the last partition that a champion was fitted on, and the last before those it was judged on.
 
     By its evidence, or as the spec splits now. Of a walk forward the first is the later one.
     """
     for row in lake.rows("attempts", {"key": str(champion["attempt"])}):
         evidence = json.loads(row["evidence"])
         return str(evidence["fitted"]), str(evidence["last_fitted"])
-    last = spec.clock.shift(night, -spec.training.test)
+    last = spec.clock.shift(partition, -spec.training.test)
     return last, last
 
 
@@ -103,26 +107,27 @@ def _count(
     lake: Lake,
     spec: UseCase,
     digest: str,
-    night: str,
+    partition: str,
     last: tuple[str, str],
     profiles: dict[str, Profile],
 ) -> tuple[dict[str, Any], pa.Table] | None:
-    """Count the nights of a training by the reference's bins, draw its sample, and keep both."""
+    """Count the partitions of a training by the reference's bins, draw its sample, and keep both."""
     shift, training = spec.clock.shift, spec.training
-    start = shift(night, -training.window) if training.window else spec.schedule.start
-    nights = spec.nights(spec.features.spine, start, night)
-    rows = features(lake, spec, nights)
-    fitted = [key for key in nights if key <= last[0]]
-    trained = rows.filter(pc.less_equal(rows["night"], last[0]))
-    # after a walk forward the nights that it was judged on were fitted on as well, and none are left but they
-    later = rows.filter(pc.greater(rows["night"], min(last)))
+    start = shift(partition, -training.window) if training.window else spec.schedule.start
+    partitions = spec.partitions(spec.features.spine, start, partition)
+    rows = features(lake, spec, partitions)
+    fitted = [key for key in partitions if key <= last[0]]
+    trained = rows.filter(pc.less_equal(rows["partition"], last[0]))
+    # after a walk forward the partitions that it was judged on were fitted on as well, and none are left but
+    # they
+    later = rows.filter(pc.greater(rows["partition"], min(last)))
     if not trained.num_rows:
         return None
     found = {c: _spread(rows, c, profiles[c], fitted) for c in spec.features.columns if c in profiles}
     predicted = _predicted(lake, spec, digest, later)
     if predicted is not None:
         # those that had labels by then are in the profile that training published
-        matured = [key for key in nights if key <= shift(night, -spec.labels.delay)]
+        matured = [key for key in partitions if key <= shift(partition, -spec.labels.delay)]
         said = [name for name in spec.problem.outputs if name in profiles]
         found |= {name: _spread(predicted, name, profiles[name], matured) for name in said}
     spread = {"rows": trained.num_rows, "columns": found}
@@ -145,39 +150,42 @@ def _predicted(lake: Lake, spec: UseCase, digest: str, rows: pa.Table) -> pa.Tab
 
 
 def _spread(rows: pa.Table, name: str, of: Profile, learnt: list[str]) -> dict[str, Any]:
-    """Count one column by night and bin; rows are sorted by night."""
+    """Count one column by partition and bin; rows are sorted by partition."""
     cut = Binning.of(of)
-    nights = sorted(pc.unique(rows["night"]).to_pylist())
+    partitions = sorted(pc.unique(rows["partition"]).to_pylist())
     values = rows[name].combine_chunks()
-    night = pc.index_in(rows["night"], pa.array(nights)).to_numpy()
-    total = np.bincount(night, minlength=len(nights))
-    night = night[values.is_valid().to_numpy(zero_copy_only=False)]
+    partition = pc.index_in(rows["partition"], pa.array(partitions)).to_numpy()
+    total = np.bincount(partition, minlength=len(partitions))
+    partition = partition[values.is_valid().to_numpy(zero_copy_only=False)]
     values = values.drop_null()
     values = values.cast(pa.string() if cut.names is not None else pa.float64())
-    counts = np.bincount(night * cut.bins + cut.places(values), minlength=len(nights) * cut.bins)
+    counts = np.bincount(partition * cut.bins + cut.places(values), minlength=len(partitions) * cut.bins)
     return {
         "edges": list(cut.edges),
         "names": None if cut.names is None else list(cut.names),
-        "counts": counts.reshape(len(nights), cut.bins).tolist(),
-        "missing": (1 - np.bincount(night, minlength=len(nights)) / total).tolist(),
-        "learnt": [key in set(learnt) for key in nights],
-        "unseen": _alone(night, values, len(nights)).tolist(),
+        "counts": counts.reshape(len(partitions), cut.bins).tolist(),
+        "missing": (1 - np.bincount(partition, minlength=len(partitions)) / total).tolist(),
+        "learnt": [key in set(learnt) for key in partitions],
+        "unseen": _alone(partition, values, len(partitions)).tolist(),
     }
 
 
-def _alone(night: NDArray[np.intp], values: pa.Array, nights: int) -> NDArray[np.float64]:
-    """Return by night the share of its values beyond what every other night holds, shape (nights,)."""
-    rows = np.bincount(night, minlength=nights)
+def _alone(partition: NDArray[np.intp], values: pa.Array, partitions: int) -> NDArray[np.float64]:
+    """Return by partition the share of its values beyond what every other partition holds.
+
+    Shape (partitions,).
+    """
+    rows = np.bincount(partition, minlength=partitions)
     if pa.types.is_string(values.type):
         codes = values.dictionary_encode().indices.to_numpy()
-        pairs = np.unique(np.stack([codes, night]), axis=1)
-        in_nights = np.bincount(pairs[0], minlength=codes.max(initial=-1) + 1)
-        beyond = np.bincount(night[in_nights[codes] == 1], minlength=nights)
+        pairs = np.unique(np.stack([codes, partition]), axis=1)
+        in_partitions = np.bincount(pairs[0], minlength=codes.max(initial=-1) + 1)
+        beyond = np.bincount(partition[in_partitions[codes] == 1], minlength=partitions)
         return np.asarray(beyond / np.maximum(rows, 1))
     numbers = values.to_numpy(zero_copy_only=False)
-    share = np.zeros(nights)
-    for place in range(nights):
-        own, others = numbers[night == place], numbers[night != place]
+    share = np.zeros(partitions)
+    for place in range(partitions):
+        own, others = numbers[partition == place], numbers[partition != place]
         if len(own) and len(others):
             share[place] = np.mean((own < others.min()) | (own > others.max()))
     return share

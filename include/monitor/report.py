@@ -1,4 +1,4 @@
-"""Evidently's page on the night's drift, for eyes: drawn from samples, and it says so.
+"""Evidently's page on the partition's drift, for eyes: drawn from samples, and it says so.
 
 What is decided rests on the profiles of all rows; this page shows the shapes behind it. It draws the
 columns nearest to their thresholds or beyond, since Evidently takes 0.05 to 0.2 s for each, 2 to 5 s for
@@ -32,27 +32,30 @@ _UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[47][0-9a-f]{3}-?[0-9a-f]{4}-?[0-
 def draw_drift_report(
     lake: Lake,
     spec: UseCase,
-    night: str,
+    partition: str,
     window: Sequence[str],
     learnt: Reference | None,
     found: Sequence[Finding],
     compared: pa.Table,
 ) -> None:
-    """Store a night's page as ``reports/monitor/<night>.html``; without a sample, one that says so."""
+    """Store a partition's page as ``reports/monitor/<partition>.html``.
+
+    Without a sample, one that says so.
+    """
     drift = [f for f in found if f.check == "drift"]
-    if learnt is None or night not in window:
-        page = _without_charts(spec, night, drift[0].note, drift)
+    if learnt is None or partition not in window:
+        page = _without_charts(spec, partition, drift[0].note, drift)
     elif learnt.sample is None:
-        page = _without_charts(spec, night, "the rows that the model learnt from are gone", drift)
+        page = _without_charts(spec, partition, "the rows that the model learnt from are gone", drift)
     else:
-        page = _with_charts(lake, spec, night, window, learnt, learnt.sample, drift)
+        page = _with_charts(lake, spec, partition, window, learnt, learnt.sample, drift)
     end = "</ul></details></section>"  # of the banner: Evidently's scripts before it have a section as well
     page = page.replace(end, f"</ul></details>{_measures(compared)}</section>", 1)
-    lake.replace(f"reports/monitor/{night}.html", page.encode())
+    lake.replace(f"reports/monitor/{partition}.html", page.encode())
 
 
-def _without_charts(spec: UseCase, night: str, why: str, drift: Sequence[Finding]) -> str:
-    banner = _banner(spec, night, f"There are no charts: {why}.", drift)
+def _without_charts(spec: UseCase, partition: str, why: str, drift: Sequence[Finding]) -> str:
+    banner = _banner(spec, partition, f"There are no charts: {why}.", drift)
     head = '<head><meta charset="utf-8"></head>'
     return f'<!DOCTYPE html>\n<html lang="en">{head}<body>{banner}</body></html>\n'
 
@@ -60,35 +63,35 @@ def _without_charts(spec: UseCase, night: str, why: str, drift: Sequence[Finding
 def _with_charts(
     lake: Lake,
     spec: UseCase,
-    night: str,
+    partition: str,
     window: Sequence[str],
     learnt: Reference,
     sample: pa.Table,
     drift: Sequence[Finding],
 ) -> str:
-    current, rows = _window(lake, spec, night, window)
+    current, rows = _window(lake, spec, partition, window)
     columns = _chosen(spec, drift, sample, current)
     said = (
-        f"Drawn from a sample: {current.num_rows} of the {rows} rows of {len(window)} night(s) up to "
-        f"{night}, beside {sample.num_rows} of the {learnt.rows} rows that the model was fitted on, with "
+        f"Drawn from a sample: {current.num_rows} of the {rows} rows of {len(window)} partition(s) up to "
+        f"{partition}, beside {sample.num_rows} of the {learnt.rows} rows that the model was fitted on, with "
         f"predictions of rows that it wasn't. Shown are {len(columns)} of {len(drift)} columns, the "
         "prediction and those nearest to their thresholds. Evidently judges the sample by a fixed threshold; "
-        "Evergreen's findings, below, take all rows and how far the training's own nights are apart."
+        "Evergreen's findings, below, take all rows and how far the training's own partitions are apart."
     )
     if not columns:
-        return _without_charts(spec, night, "no column has values on both sides", drift)
+        return _without_charts(spec, partition, "no column has values on both sides", drift)
     page = _charts(spec, columns, sample, current)
-    return page.replace("<body>", f"<body>{_banner(spec, night, said, drift)}", 1)
+    return page.replace("<body>", f"<body>{_banner(spec, partition, said, drift)}", 1)
 
 
-def _window(lake: Lake, spec: UseCase, night: str, window: Sequence[str]) -> tuple[pa.Table, int]:
+def _window(lake: Lake, spec: UseCase, partition: str, window: Sequence[str]) -> tuple[pa.Table, int]:
     """Return a seeded sample of the window's features and predictions, and of how many rows it is."""
-    keys = [*spec.key, "night"]
-    served = lake.read("predictions", {"night": list(window)}, [*keys, *spec.problem.outputs])
+    keys = [*spec.key, "partition"]
+    served = lake.read("predictions", {"partition": list(window)}, [*keys, *spec.problem.outputs])
     assert served is not None
-    order = [(name, "ascending") for name in ("night", *spec.key)]
+    order = [(name, "ascending") for name in ("partition", *spec.key)]
     rows = features(lake, spec, window).join(served, keys, join_type="inner").sort_by(order)
-    random = np.random.default_rng([spec.training.seed, int(night.replace("-", ""))])
+    random = np.random.default_rng([spec.training.seed, int(partition.replace("-", ""))])
     size = min(spec.monitoring.report_rows, rows.num_rows)
     return rows.take(np.sort(random.choice(rows.num_rows, size, replace=False))), rows.num_rows
 
@@ -133,9 +136,9 @@ def _fixed_ids(page: str) -> str:
     return data + script + end
 
 
-def _banner(spec: UseCase, night: str, said: str, drift: Sequence[Finding]) -> str:
+def _banner(spec: UseCase, partition: str, said: str, drift: Sequence[Finding]) -> str:
     rows = "".join(f"<li><b>{html.escape(f.outcome)}</b> {html.escape(f.note)}</li>" for f in drift)
-    title = html.escape(f"{spec.name}: drift on the night of {night}")
+    title = html.escape(f"{spec.name}: drift on the partition of {partition}")
     return (
         "<section style='font:15px/1.5 sans-serif;max-width:60em;margin:1.5em auto;padding:0 1em'>"
         f"<h1 style='font-size:1.4em'>{title}</h1><p>{html.escape(said)}</p>"
@@ -144,7 +147,7 @@ def _banner(spec: UseCase, night: str, said: str, drift: Sequence[Finding]) -> s
 
 
 def _measures(compared: pa.Table) -> str:
-    """Return the night's rows of `drift` as a table, a line a column; empty of none."""
+    """Return the partition's rows of `drift` as a table, a line a column; empty of none."""
     if not compared.num_rows:
         return ""
     lines: dict[str, dict[str, float | None]] = {}

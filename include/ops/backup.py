@@ -1,8 +1,9 @@
-"""Copy the lake as it was at one moment, while nights run, and then the databases.
+"""Copy the lake as it was at one moment, while partitions run, and then the databases.
 
 The moment comes first. A table's version only grows, so when every table has the version that it had a look
 before, all of them had these versions between the two looks. A lake restored to them is one whose writers
-were killed at that moment, which a rerun of the night heals; no row speaks of another that it doesn't hold.
+were killed at that moment, which a rerun of the partition heals; no row speaks of another that it doesn't
+hold.
 
 The files come second. What a row refers to, a data file or an object, was written before the row was, so a
 listing made after the moment has it; commits that came since are left out, and files that only they refer to
@@ -130,7 +131,7 @@ def postgres_settings(url: URL) -> Mapping[str, str]:
 
 
 ARTIFACTS = "EVERGREEN_MLFLOW_ARTIFACTS"
-LOOKS, PAUSE = 400, 0.3  # two minutes and more: a night leaves gaps between its commits
+LOOKS, PAUSE = 400, 0.3  # two minutes and more: a partition leaves gaps between its commits
 RECENT = 5  # backups, in which unchanged objects are looked for: what none has is read again
 LOG = re.compile(r"tables/([^/]+)/_delta_log/(.*)")
 COMMITTED = re.compile(r"(\d{20})\.(json|checkpoint\..*parquet)")
@@ -257,7 +258,7 @@ def consistent_versions(lake: Lake) -> dict[str, int]:
         f"{lake.uri}/tables",
         required="a moment without a commit",
         found=f"none in {LOOKS:,} looks",
-        remedy="back up again when fewer nights are being published",
+        remedy="back up again when fewer partitions are being published",
     )
 
 

@@ -150,17 +150,17 @@ def _registry() -> str:
 
 
 def _source(spec: UseCase, source: str) -> str:
-    """Ask a source for its first night, once: that it has nothing is an answer too."""
+    """Ask a source for its first partition, once: that it has nothing is an answer too."""
     from include.ingest.connectors.registry import open_source
     from include.ingest.connectors.request import NotAvailableYet, request
 
     first = spec.sources[source].start or spec.schedule.start
-    night = spec.clock.keys(first, (day_of(first) + timedelta(days=366)).isoformat())[0]
-    asked = request(spec, source, night)
+    partition = spec.clock.keys(first, (day_of(first) + timedelta(days=366)).isoformat())[0]
+    asked = request(spec, source, partition)
     try:
         next(iter(open_source(asked.source, environment.endpoint(asked.source.connection))(asked)))
     except NotAvailableYet:
-        return "answers, and has nothing for its first night"
+        return "answers, and has nothing for its first partition"
     return "answers"
 
 

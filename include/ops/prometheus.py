@@ -1,6 +1,6 @@
 """What is scraped of a use case: its gauges, computed again only where a table or the declaration changed.
 
-Nothing is written and no night waits for it, so no night can fail by it.
+Nothing is written and no partition waits for it, so no partition can fail by it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ READ = (
     "partitions", "findings", "performance", "losses", "estimates", "predictions", "decisions", "deployments"
 )  # fmt: skip
 MADE = ("predictions", "performance", "monitor")  # the products beside the sources
-BACK = 31  # days before a product's newest night in which its newest published one is looked for first
+BACK = 31  # days before a product's newest partition in which its newest published one is looked for first
 AHEAD = 400  # days in which the schedule fires again
 OUTCOMES = ("published", "refused", "unavailable")
 RUNGS = ("champion", "canary", "previous", "baseline", "prior")
@@ -65,30 +65,40 @@ Rows = Sequence[Mapping[str, Any]]
 
 ABOUT = {
     "evergreen_readable": "Whether the declaration and the lake could be read.",
-    "evergreen_night_timestamp_seconds": "By when predictions of a product's newest published night exist.",
-    "evergreen_next_night_timestamp_seconds": "By when those of the night after the last predicted are due.",
-    "evergreen_partition": "1 of the outcome that a product's newest night had, 0 of the others.",
-    "evergreen_rows": "Rows of a product's newest night.",
-    "evergreen_quarantined_share": "Share of the rows that a source's newest night set aside.",
-    "evergreen_alarm": "1 where a check of the newest watched night alarms, 0 where it is well.",
-    "evergreen_value": "The figure that a check of the newest watched night found; of drift, its measure.",
+    "evergreen_partition_timestamp_seconds": (
+        "By when predictions of a product's newest published partition exist."
+    ),
+    "evergreen_next_partition_timestamp_seconds": (
+        "By when those of the partition after the last predicted are due."
+    ),
+    "evergreen_partition": "1 of the outcome that a product's newest partition had, 0 of the others.",
+    "evergreen_rows": "Rows of a product's newest partition.",
+    "evergreen_quarantined_share": "Share of the rows that a source's newest partition set aside.",
+    "evergreen_alarm": "1 where a check of the newest watched partition alarms, 0 where it is well.",
+    "evergreen_value": (
+        "The figure that a check of the newest watched partition found; of drift, its measure."
+    ),
     "evergreen_limit": "Where the alarm of that check begins.",
-    "evergreen_performance": "A realised metric of the newest night with labels; of the prior on its rows.",
-    "evergreen_performance_night_timestamp_seconds": "By when predictions of that night existed.",
-    "evergreen_estimated_performance": "What a metric of the newest night is expected to be, without labels.",
+    "evergreen_performance": (
+        "A realised metric of the newest partition with labels; of the prior on its rows."
+    ),
+    "evergreen_performance_partition_timestamp_seconds": "By when its predictions existed.",
+    "evergreen_estimated_performance": (
+        "What a metric of the newest partition is expected to be, without labels."
+    ),
     "evergreen_estimated_performance_error": "Root mean square of such estimates less what was realised.",
-    "evergreen_estimated_performance_night_timestamp_seconds": "By when predictions of that night existed.",
+    "evergreen_estimated_performance_partition_timestamp_seconds": "By when its predictions existed.",
     "evergreen_requirement": "What is required of a realised metric, at least or at most.",
-    "evergreen_loss": "The objective's loss a row on the newest night with labels, by whom.",
-    "evergreen_rung_share": "Share of the newest night's predictions that a rung of the ladder gave.",
-    "evergreen_champion_timestamp_seconds": "The first night that the champion may serve.",
-    "evergreen_champion_evidence_timestamp_seconds": "The night of the champion's verdict.",
-    "evergreen_decision": "1 of what the newest night decided, 0 of the others.",
+    "evergreen_loss": "The objective's loss a row on the newest partition with labels, by whom.",
+    "evergreen_rung_share": "Share of the newest partition's predictions that a rung of the ladder gave.",
+    "evergreen_champion_timestamp_seconds": "The first partition that the champion may serve.",
+    "evergreen_champion_evidence_timestamp_seconds": "The partition of the champion's verdict.",
+    "evergreen_decision": "1 of what the newest partition decided, 0 of the others.",
 }
 
 
 def gauges(lake: Lake, spec: UseCase) -> Iterator[Sample]:
-    """Return what the lake's tables say of the newest nights, labelled by use case."""
+    """Return what the lake's tables say of the newest partitions, labelled by use case."""
     for part in (_products, _findings, _performance, _losses, _estimates, _rungs, _champion, _decision):
         for name, labels, value in part(lake, spec):
             if value is not None:
@@ -105,20 +115,20 @@ Found = Iterator[tuple[str, dict[str, str], float | None]]
 
 def _products(lake: Lake, spec: UseCase) -> Found:
     newest = _newest_by_product(lake, [*spec.sources, *MADE])
-    columns = ["product", "night", "outcome", "rows", "quarantined"]
-    nights = {
+    columns = ["product", "partition", "outcome", "rows", "quarantined"]
+    partitions = {
         (day_of(key) - timedelta(days=ago)).isoformat() for key in newest.values() for ago in range(BACK)
     }
-    rows = _read(lake, {"product": [*newest], "night": sorted(nights)}, columns)
+    rows = _read(lake, {"product": [*newest], "partition": sorted(partitions)}, columns)
     last = {row["product"]: row for row in rows}
-    published = {row["product"]: row["night"] for row in rows if row["outcome"] == "published"}
+    published = {row["product"]: row["partition"] for row in rows if row["outcome"] == "published"}
     if gone := [product for product in newest if product not in published]:  # refused for that long
         again = _read(lake, {"product": gone, "outcome": "published"}, columns)
-        published |= {row["product"]: row["night"] for row in again}
-    for product, night in sorted(published.items()):
-        yield "evergreen_night_timestamp_seconds", {"product": product}, _time(spec, night)
+        published |= {row["product"]: row["partition"] for row in again}
+    for product, partition in sorted(published.items()):
+        yield "evergreen_partition_timestamp_seconds", {"product": product}, _time(spec, partition)
     if "predictions" in published:
-        yield "evergreen_next_night_timestamp_seconds", {}, _due(spec, published["predictions"])
+        yield "evergreen_next_partition_timestamp_seconds", {}, _due(spec, published["predictions"])
     for product, row in sorted(last.items()):
         for outcome in OUTCOMES:
             of = {"product": product, "outcome": outcome}
@@ -144,7 +154,7 @@ def _performance(lake: Lake, spec: UseCase) -> Found:
         of, _, metric = name.rpartition(":")  # the prior's, as prior:roc_auc, stand beside the model's
         yield "evergreen_performance", {"metric": metric, "of": of or "served"}, row["value"]
     if rows:
-        yield "evergreen_performance_night_timestamp_seconds", {}, _time(spec, rows[-1]["night"])
+        yield "evergreen_performance_partition_timestamp_seconds", {}, _time(spec, rows[-1]["partition"])
 
 
 def _losses(lake: Lake, spec: UseCase) -> Found:
@@ -163,13 +173,17 @@ def _estimates(lake: Lake, spec: UseCase) -> Found:
         yield "evergreen_estimated_performance", {"metric": row["metric"]}, row["value"]
         yield "evergreen_estimated_performance_error", {"metric": row["metric"]}, row["error"]
     if told:
-        yield "evergreen_estimated_performance_night_timestamp_seconds", {}, _time(spec, told[0]["night"])
+        yield (
+            "evergreen_estimated_performance_partition_timestamp_seconds",
+            {},
+            _time(spec, told[0]["partition"]),
+        )
 
 
 def _rungs(lake: Lake, spec: UseCase) -> Found:
-    counts = Counter(row["rung"] for row in _of_newest(lake, "predictions", ["night", "rung"]))
+    counts = Counter(row["served_by"] for row in _of_newest(lake, "predictions", ["partition", "served_by"]))
     for rung in RUNGS if counts else ():
-        yield "evergreen_rung_share", {"rung": rung}, counts[rung] / counts.total()
+        yield "evergreen_rung_share", {"served_by": rung}, counts[rung] / counts.total()
 
 
 def _champion(lake: Lake, spec: UseCase) -> Found:
@@ -181,51 +195,51 @@ def _champion(lake: Lake, spec: UseCase) -> Found:
 
 
 def _decision(lake: Lake, spec: UseCase) -> Found:
-    for row in _of_newest(lake, "decisions", ["night", "decision"]):
+    for row in _of_newest(lake, "decisions", ["partition", "decision"]):
         for decision in DECISIONS:
             yield "evergreen_decision", {"decision": decision}, row["decision"] == decision
 
 
 def _read(lake: Lake, where: Where, columns: Sequence[str]) -> Rows:
-    """Return rows of `partitions`, the oldest night first."""
+    """Return rows of `partitions`, the oldest partition first."""
     read = lake.read("partitions", where, columns)
-    return sorted(read.to_pylist() if read is not None else [], key=lambda row: str(row["night"]))
+    return sorted(read.to_pylist() if read is not None else [], key=lambda row: str(row["partition"]))
 
 
 @translate_store_errors
 def _newest_by_product(lake: Lake, products: Sequence[str]) -> dict[str, str]:
-    """Return each product's newest night by the log of `partitions` alone."""
+    """Return each product's newest partition by the log of `partitions` alone."""
     opened = lake.open("partitions")
     found: dict[str, str] = {}
     for file in () if opened is None else predicates.list_files(opened):
-        if (product := file["partition.product"]) in products and file["max.night"]:
-            found[product] = max(found.get(product, ""), str(file["max.night"]))
+        if (product := file["partition.product"]) in products and file["max.partition"]:
+            found[product] = max(found.get(product, ""), str(file["max.partition"]))
     return found
 
 
 @translate_store_errors
 def newest_partition(lake: Lake, table: str) -> str:
-    """Return a table's newest night by its log alone, empty where there is none."""
+    """Return a table's newest partition by its log alone, empty where there is none."""
     opened = lake.open(table)
-    nights = [] if opened is None else [file["max.night"] for file in predicates.list_files(opened)]
-    return max((str(night) for night in nights if night), default="")
+    partitions = [] if opened is None else [file["max.partition"] for file in predicates.list_files(opened)]
+    return max((str(partition) for partition in partitions if partition), default="")
 
 
 def _of_newest(lake: Lake, table: str, columns: Sequence[str] | None = None) -> Rows:
-    """Return the rows of a table's newest night."""
-    night = newest_partition(lake, table)
-    read = lake.read(table, {"night": night}, columns) if night else None
+    """Return the rows of a table's newest partition."""
+    partition = newest_partition(lake, table)
+    read = lake.read(table, {"partition": partition}, columns) if partition else None
     return [] if read is None else read.to_pylist()
 
 
-def _time(spec: UseCase, night: str | None) -> float | None:
-    """Return a night as Prometheus has times, by the hour at which its predictions exist."""
-    # not the decision time: an old night may be none of the schedule as it is declared now
-    return spec.clock.local(night, spec.scoring.by).timestamp() if night else None
+def _time(spec: UseCase, partition: str | None) -> float | None:
+    """Return a partition as Prometheus has times, by the hour at which its predictions exist."""
+    # not the decision time: an old partition may be none of the schedule as it is declared now
+    return spec.clock.local(partition, spec.scoring.deadline).timestamp() if partition else None
 
 
-def _due(spec: UseCase, night: str) -> float | None:
-    after = day_of(night) + timedelta(days=1)
+def _due(spec: UseCase, partition: str) -> float | None:
+    after = day_of(partition) + timedelta(days=1)
     keys = spec.clock.keys(after.isoformat(), (after + timedelta(days=AHEAD)).isoformat())
     return _time(spec, keys[0] if keys else None)
 

@@ -1,7 +1,7 @@
 """Bring a use case's lake back to the moment of a backup, into a place that is empty.
 
 Every byte is read and compared with its digest before the first is written. Tables are there once their logs
-are, and `partitions` last: a restore that was cut off shows no night that isn't whole.
+are, and `partitions` last: a restore that was cut off shows no partition that isn't whole.
 """
 
 from __future__ import annotations
@@ -85,7 +85,10 @@ def verify_objects(kept: Lake, subject: str, meant: Mapping[str, str]) -> int:
         data = kept.get(backup_store.object_key(digest))
         if data is not None and digest_bytes(data) == digest:
             return ""
-        return f"{kept.uri}/{backup_store.object_key(digest)} ({meant[digest]}) is {'damaged' if data else 'gone'}"
+        return (
+            f"{kept.uri}/{backup_store.object_key(digest)} ({meant[digest]}) is "
+            f"{'damaged' if data else 'gone'}"
+        )
 
     if found := [sentence for sentence in backup_store.map_concurrently(wrong, meant) if sentence]:
         raise BackupError(

@@ -1,4 +1,7 @@
-"""How a use case stands, from the lake alone: its nights, its champion and why, how it did, what is stale."""
+"""How a use case stands, from the lake alone.
+
+Its partitions, its champion and why, how it did, what is stale.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from include.promote.trials import trials_on
 from include.spec import UseCase
 from include.storage.lake import Lake
 
-RECENT = 7  # nights, attempts and rules that are shown
+RECENT = 7  # partitions, attempts and rules that are shown
 Row = dict[str, Any]
 
 
@@ -22,19 +25,19 @@ def status(lake: Lake, spec: UseCase) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``products`` (nights by outcome, rows), ``not_published`` (with each one's sentence), ``quarantine``
-        (the most frequent rules), ``champion``, ``trials`` (who is scored beside it, and why),
+        ``products`` (partitions by outcome, rows), ``not_published`` (with each one's sentence),
+        ``quarantine`` (the most frequent rules), ``champion``, ``trials`` (who is scored beside it, and why),
         ``waiting`` (the attempt that waits for approval), ``attempts``, ``performance``, ``findings``,
         ``stale`` and ``withdrawn`` (the partitions that a person withdrew, and why).
     """
-    partitions = sorted(lake.rows("partitions"), key=lambda row: (row["night"], row["product"]))
+    partitions = sorted(lake.rows("partitions"), key=lambda row: (row["partition"], row["product"]))
     return {
         "usecase": spec.name,
         "lake": lake.uri,
-        "nights": len({row["night"] for row in partitions}),
+        "partitions": len({row["partition"] for row in partitions}),
         "products": _products(spec, partitions),
         "not_published": [
-            _part(row, "night", "product", "outcome", "note")
+            _part(row, "partition", "product", "outcome", "note")
             for row in partitions
             if row["outcome"] != "published"
         ],
@@ -44,11 +47,11 @@ def status(lake: Lake, spec: UseCase) -> dict[str, Any]:
         "waiting": pending(lake, spec),
         "attempts": attempts(lake, spec),
         "performance": performance(lake),
-        "rungs": _rungs(lake),
+        "served_by": _rungs(lake),
         "findings": _findings(lake),
         "stale": stale(lake, spec, partitions),
         "withdrawn": [
-            _part(row, "night", "by", "at", "reason")
+            _part(row, "partition", "by", "at", "reason")
             for row in sorted(lake.rows("withdrawals"), key=lambda row: int(row["recorded"]))
         ],
     }
@@ -63,8 +66,8 @@ def _products(spec: UseCase, partitions: list[Row]) -> list[Row]:
     return [
         {
             "product": name,
-            "first": by_product[name][0]["night"],
-            "last": by_product[name][-1]["night"],
+            "first": by_product[name][0]["partition"],
+            "last": by_product[name][-1]["partition"],
             **dict.fromkeys(("published", "refused", "unavailable"), 0),
             **Counter(row["outcome"] for row in by_product[name]),
             **{
@@ -102,65 +105,73 @@ def champion(lake: Lake) -> Row | None:
 
 
 def on_trial(lake: Lake, spec: UseCase) -> list[str]:
-    """Return what is being tried from the next night on: a model in shadow or canary, or a new champion."""
+    """Return what is being tried from the next partition on.
+
+    A model in shadow or canary, or a new champion.
+    """
     rows = ledger.switches(lake)
-    night = ledger.next_unserved(lake, spec, *(row["effective"] for row in rows[-1:]))
-    return [str(trial) for trial in trials_on(rows, spec, night)]
+    partition = ledger.next_unserved(lake, spec, *(row["effective"] for row in rows[-1:]))
+    return [str(trial) for trial in trials_on(rows, spec, partition)]
 
 
 def pending(lake: Lake, spec: UseCase) -> Row | None:
     """Return the attempt that waits for a person's approval."""
     row = awaiting_approval(lake, spec)
-    return row and _part(row, "key", "night", "version", "sentence")
+    return row and _part(row, "key", "partition", "version", "sentence")
 
 
 def attempts(lake: Lake, spec: UseCase) -> list[Row]:
     """Return the last verdicts, oldest first, each with what became of its approval."""
-    names = ("key", "night", "attempt", "verdict", "version", "sentence")
+    names = ("key", "partition", "attempt", "verdict", "version", "sentence")
     now, rows = read_ledgers(lake, spec), ledger.attempts(lake)[-RECENT:]
     return [{**_part(row, *names), "approval": approval_status(now, row)} for row in rows]
 
 
 def performance(lake: Lake) -> Row:
-    """Return each metric of the last nights whose labels came, as known last, and its mean over them."""
+    """Return each metric of the last partitions whose labels came, as known last, and its mean over them."""
     newest: dict[str, dict[str, Row]] = defaultdict(dict)
     for row in sorted(lake.rows("performance"), key=lambda row: str(row["known"])):
-        newest[row["night"]][row["metric"]] = row
-    nights = {
-        night: {metric: row["value"] for metric, row in sorted(newest[night].items())}
-        for night in sorted(newest)[-RECENT:]
+        newest[row["partition"]][row["metric"]] = row
+    partitions = {
+        partition: {metric: row["value"] for metric, row in sorted(newest[partition].items())}
+        for partition in sorted(newest)[-RECENT:]
     }
-    metrics = sorted({metric for values in nights.values() for metric in values})
-    return {"nights": nights, "mean": {metric: _mean(nights.values(), metric) for metric in metrics}}
+    metrics = sorted({metric for values in partitions.values() for metric in values})
+    return {
+        "partitions": partitions,
+        "mean": {metric: _mean(partitions.values(), metric) for metric in metrics},
+    }
 
 
-def _mean(nights: Iterable[dict[str, float | None]], metric: str) -> float | None:
-    values = [values[metric] for values in nights if values.get(metric) is not None]
+def _mean(partitions: Iterable[dict[str, float | None]], metric: str) -> float | None:
+    values = [values[metric] for values in partitions if values.get(metric) is not None]
     return sum(v for v in values if v is not None) / len(values) if values else None
 
 
 def _rungs(lake: Lake) -> dict[str, int]:
     """Return how many predictions each rung of the ladder gave."""
-    found = lake.read("predictions", columns=["rung"])
-    counts = found["rung"].value_counts().to_pylist() if found is not None else []
+    found = lake.read("predictions", columns=["served_by"])
+    counts = found["served_by"].value_counts().to_pylist() if found is not None else []
     return {row["values"]: row["counts"] for row in counts}
 
 
 def _findings(lake: Lake) -> Row:
-    """Return the alarms of the last night that was watched, and the last decision."""
+    """Return the alarms of the last partition that was watched, and the last decision."""
     found, decided = lake.rows("findings"), lake.rows("decisions")
-    night = max((row["night"] for row in found), default="")
-    latest = sorted((row for row in found if row["night"] == night), key=lambda r: (r["check"], r["subject"]))
-    decision = max(decided, key=lambda row: str(row["night"]), default=None)
+    partition = max((row["partition"] for row in found), default="")
+    latest = sorted(
+        (row for row in found if row["partition"] == partition), key=lambda r: (r["check"], r["subject"])
+    )
+    decision = max(decided, key=lambda row: str(row["partition"]), default=None)
     return {
-        "night": night,
+        "partition": partition,
         "checks": len(latest),
         "alarms": [
             _part(r, "check", "subject", "value", "threshold", "note")
             for r in latest
             if r["outcome"] == "alarm"
         ],
-        "decision": decision and _part(decision, "night", "decision", "cause", "reason"),
+        "decision": decision and _part(decision, "partition", "decision", "cause", "reason"),
     }
 
 
@@ -172,21 +183,21 @@ def stale(lake: Lake, spec: UseCase, partitions: list[Row]) -> list[Row]:
     """
     newest: dict[tuple[str, str], int] = {}
     for key in lake.keys("raw/snapshots"):
-        *_, source, night, name = key.split("/")
+        *_, source, partition, name = key.split("/")
         number = int(name.removesuffix(".json"))
-        newest[source, night] = max(number, newest.get((source, night), 0))
+        newest[source, partition] = max(number, newest.get((source, partition), 0))
     found = []
     for row in partitions:
         if row["outcome"] != "published":
             continue
         made = row["revision"] or 0
-        revision = newest.get((row["product"], row["night"]), made)
+        revision = newest.get((row["product"], row["partition"]), made)
         made_for, now = row["spec"] or "", spec.digest_of(row["product"])
         why = f"declared otherwise then ({made_for[:12]})" if made_for != now else ""
         if revision > made:
             why = f"revision {revision} came, this is of revision {made}"
         if why:
-            found.append({**_part(row, "night", "product"), "why": why})
+            found.append({**_part(row, "partition", "product"), "why": why})
     return found
 
 

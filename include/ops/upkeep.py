@@ -1,6 +1,6 @@
 """Lay a use case's small files together, and take away what nothing refers to any more.
 
-Each night adds a file to each table, and a query costs by the file. What is replaced so stays on disk for
+Each partition adds a file to each table, and a query costs by the file. What is replaced so stays on disk for
 `KEPT` days, for readers at work and for a restore; of the sources' tables also each version that a training
 was fitted on, while the registry has its run. No row changes, so nothing is stale after it.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from include.models.registry import Registry  # it imports MLflow
 
 KEPT = 30  # days
-FILE = 16 << 20  # bytes of a file: what has to be written again when one of its nights is
+FILE = 16 << 20  # bytes of a file: what has to be written again when one of its partitions is
 AT_ONCE = 4 * FILE  # bytes that are laid together in one commit, and held in memory
 LEDGERS = ("attempts", "approvals", "deployments", "withdrawals")
 
@@ -76,16 +76,17 @@ def referenced_versions(registry: Registry, usecase: str) -> Mapping[str, list[i
 def compact(lake: Lake, table: str) -> tuple[int, int]:
     """Lay a table's small files together, and return how many were read, and are there instead.
 
-    The nights of small files are written again as any night is, so that whoever writes one of them meanwhile
-    wins or makes this start again. Delta's own compaction was seen to double rows when two ran at once: what
-    one of them replaces, the other doesn't look at. A ledger is appended to and has no nights: it is left.
+    The partitions of small files are written again as any partition is, so that whoever writes one of them
+    meanwhile wins or makes this start again. Delta's own compaction was seen to double rows when two ran at
+    once: what one of them replaces, the other doesn't look at. A ledger is appended to and has no partitions:
+    it is left.
     """
     opened = lake.open(table)
     if opened is None or table in LEDGERS:
         return 0, 0
     before = set(opened.file_uris())
     for where in _small(opened):
-        rows = predicates.run_query(opened, predicates.select("*", where, ["night"]))
+        rows = predicates.run_query(opened, predicates.select("*", where, ["partition"]))
         write_deltalake(
             opened, rows, mode="overwrite", predicate=predicates.condition(where), target_file_size=FILE
         )
@@ -94,22 +95,24 @@ def compact(lake: Lake, table: str) -> tuple[int, int]:
 
 
 def _small(opened: DeltaTable) -> list[predicates.Where]:
-    """Return the nights of files that are laid together, a condition for each commit."""
+    """Return the partitions of files that are laid together, a condition for each commit."""
     parts = opened.metadata().partition_columns
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for file in predicates.list_files(opened):
         groups.setdefault("".join(str(file[f"partition.{name}"]) for name in parts), []).append(file)
     found: list[predicates.Where] = []
     for files in groups.values():
-        small = [file for file in files if file["size_bytes"] < FILE / 2 and file.get("max.night")]
+        small = [file for file in files if file["size_bytes"] < FILE / 2 and file.get("max.partition")]
         where = {name: str(files[0][f"partition.{name}"]) for name in parts}
-        batches = _batches(sorted(small, key=lambda file: str(file["max.night"])))
-        nights_of = predicates.select('DISTINCT "night"', where)
-        read = predicates.run_query(opened, nights_of)["night"].to_pylist() if batches else []
+        batches = _batches(sorted(small, key=lambda file: str(file["max.partition"])))
+        partitions_of = predicates.select('DISTINCT "partition"', where)
+        read = predicates.run_query(opened, partitions_of)["partition"].to_pylist() if batches else []
         for some in batches:
-            ranges = [(file["min.night"], file["max.night"]) for file in some]
-            nights = [night for night in read if any(low <= night <= high for low, high in ranges)]
-            found.append({**where, "night": sorted(nights)})
+            ranges = [(file["min.partition"], file["max.partition"]) for file in some]
+            partitions = [
+                partition for partition in read if any(low <= partition <= high for low, high in ranges)
+            ]
+            found.append({**where, "partition": sorted(partitions)})
     return found
 
 

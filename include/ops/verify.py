@@ -27,7 +27,7 @@ from include.storage import schemas, spill
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
 
-BLOCK = 90  # nights whose rows are held at once
+BLOCK = 90  # partitions whose rows are held at once
 Row = dict[str, Any]
 Shape = tuple[str, pa.Schema, tuple[str, ...]]  # a table, its schema, the order of a digest
 
@@ -63,35 +63,38 @@ class Verified:
         return {**asdict(self), "note": self.note}
 
 
-def verify(lake: Lake, spec: UseCase, night: str | None = None) -> Verified:
-    """Recompute a use case's whole lake, or what belongs to one night and the models.
+def verify(lake: Lake, spec: UseCase, partition: str | None = None) -> Verified:
+    """Recompute a use case's whole lake, or what belongs to one partition and the models.
 
     Parameters
     ----------
-    night : a key of the schedule.
+    partition : a key of the schedule.
     """
-    if night is not None:
-        spec.clock.moment(night)
-    recorded = lake.rows("partitions", {"night": night} if night else None)
-    kept, raw = _raw(lake, spec, sorted({row["night"] for row in recorded}), whole=night is None)
+    if partition is not None:
+        spec.clock.moment(partition)
+    recorded = lake.rows("partitions", {"partition": partition} if partition else None)
+    kept, raw = _raw(lake, spec, sorted({row["partition"] for row in recorded}), whole=partition is None)
     rows = sorted((row for row in recorded if row["outcome"] == "published"), key=_place)
     digests, wrong = _models(lake)
     recomputed = [*_partitions(lake, spec, rows)]
     return Verified(
         differences=(*raw, *(sentence for sentence in recomputed if sentence), *wrong),
         stale=tuple(_stale(lake, spec, rows, kept)),
-        snapshots=sum(len(many) for by_night in kept.values() for many in by_night.values()),
+        snapshots=sum(len(many) for by_partition in kept.values() for many in by_partition.values()),
         partitions=len(recomputed),
         models=len(digests),
     )
 
 
 def _place(row: Row) -> tuple[str, str]:
-    return row["product"], row["night"]
+    return row["product"], row["partition"]
 
 
-def _raw(lake: Lake, spec: UseCase, nights: Sequence[str], *, whole: bool) -> tuple[Row, list[str]]:
-    """Return the snapshots by source and night, and what is wrong with their bytes, each object read once."""
+def _raw(lake: Lake, spec: UseCase, partitions: Sequence[str], *, whole: bool) -> tuple[Row, list[str]]:
+    """Return the snapshots by source and partition, and what is wrong with their bytes.
+
+    Each object read once.
+    """
     wrong, read = [], set()
     if whole:
         for key in lake.keys("raw/objects"):
@@ -103,7 +106,7 @@ def _raw(lake: Lake, spec: UseCase, nights: Sequence[str], *, whole: bool) -> tu
     kept: Row = {}
     for source in spec.sources:
         try:
-            kept[source] = snapshots(lake, source, nights) if nights else {}
+            kept[source] = snapshots(lake, source, partitions) if partitions else {}
         except StoreUnavailable:
             raise
         except EvergreenError as error:
@@ -160,33 +163,33 @@ def _partitions(lake: Lake, spec: UseCase, rows: Sequence[Row]) -> Iterator[str]
 
 def _block(lake: Lake, spec: UseCase, shape: Shape, block: Sequence[Row]) -> Iterator[str]:
     table, schema, order = shape
-    read = lake.read(table, {"night": [row["night"] for row in block]})
-    found = publish.by_night(point_in_time.conform(read, schema))
+    read = lake.read(table, {"partition": [row["partition"] for row in block]})
+    found = publish.by_partition(point_in_time.conform(read, schema))
     for row in block:
-        rows = spill.sort_rows(found.get(row["night"], schema.empty_table()), order)
+        rows = spill.sort_rows(found.get(row["partition"], schema.empty_table()), order)
         digest = digest_table(rows) if rows.num_rows or row["digest"] else ""
         if digest == row["digest"]:
             yield ""
             continue
         yield (
-            f"{spec.name}/{row['product']}/{row['night']}: required the digest {row['digest'][:12]}, "
+            f"{spec.name}/{row['product']}/{row['partition']}: required the digest {row['digest'][:12]}, "
             f"found {rows.num_rows:,} rows with {digest[:12]} ({lake.uri}/tables/{table}); "
-            "run the night again: it is made anew from what it came from"
+            "run the partition again: it is made anew from what it came from"
         )
 
 
 def _stale(lake: Lake, spec: UseCase, rows: Sequence[Row], kept: Mapping[str, Row]) -> Iterator[str]:
     """Yield a sentence for each partition whose declaration or inputs are others now."""
     for row in rows:
-        product, night = row["product"], row["night"]
+        product, partition = row["product"], row["partition"]
         why = "" if row["spec"] == spec.digest_of(product) else "the declaration has changed since"
-        if product in spec.sources and night in kept[product]:
-            if publish.lineage(product, kept[product][night]) != row["inputs"]:
+        if product in spec.sources and partition in kept[product]:
+            if publish.lineage(product, kept[product][partition]) != row["inputs"]:
                 why = "another snapshot came since"
         elif product == "predictions":
-            seen = scoring.inputs_digest(spec, scoring.rows_known_at(lake, spec, night))
+            seen = scoring.inputs_digest(spec, scoring.rows_known_at(lake, spec, partition))
             recorded = json.loads(row["inputs"])
             changed = [source for source, digest in seen.items() if recorded.get(source) != digest]
             why = f"it would see other rows of {', '.join(changed)} now" if changed else why
         if why:
-            yield f"{spec.name}/{product}/{night} is stale: {why}"
+            yield f"{spec.name}/{product}/{partition} is stale: {why}"

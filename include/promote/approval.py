@@ -1,6 +1,7 @@
 """A person's yes or no to a verdict, in a ledger of its own: one row an attempt, and the first answer stays.
 
-Silence means no. The night's own gate has spoken before anybody is asked, so nobody can approve a refusal.
+Silence means no. The partition's own gate has spoken before anybody is asked, so nobody can approve a
+refusal.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def find_attempt(lake: Lake, said: str) -> Row:
 
     Parameters
     ----------
-    said : the beginning of its key, or a night: then the newest attempt of that night.
+    said : the beginning of its key, or a partition: then the newest attempt of that partition.
 
     Raises
     ------
@@ -36,14 +37,14 @@ def find_attempt(lake: Lake, said: str) -> Row:
         when no attempt is meant, or several keys begin so.
     """
     rows = [row for row in ledger.attempts(lake) if row["verdict"] != FORCED]
-    of_night = [row for row in rows if row["night"] == said]
-    found = of_night[-1:] or [row for row in rows if said and row["key"].startswith(said)]
+    of_partition = [row for row in rows if row["partition"] == said]
+    found = of_partition[-1:] or [row for row in rows if said and row["key"].startswith(said)]
     if len(found) == 1:
         return found[0]
-    there = ", ".join(f"{row['key'][:8]} of {row['night']}" for row in found or rows[-5:])
+    there = ", ".join(f"{row['key'][:8]} of {row['partition']}" for row in found or rows[-5:])
     raise NotPublished(
-        f"attempt {said or 'of no night and no key'}",
-        required="a recorded verdict, by its night or the beginning of its key",
+        f"attempt {said or 'of no partition and no key'}",
+        required="a recorded verdict, by its partition or the beginning of its key",
         found=there or "none",
         where=f"{lake.uri}/tables/attempts",
         remedy="name one of those" if there else "train first",
@@ -110,18 +111,18 @@ def answer_text(row: Row) -> str:
 def missing_consent(attempts: list[Row], approvals: list[Row], attempt: Row) -> str:
     """Return why an attempt lacks a person's consent, empty where it has it.
 
-    A verdict that was recorded later, promotes too and isn't of an older night supersedes one that waits or
-    was approved: what may serve is the newest that earned it.
+    A verdict that was recorded later, promotes too and isn't of an older partition supersedes one that waits
+    or was approved: what may serve is the newest that earned it.
     """
     row = answer_to(approvals, attempt["key"])
     if row and row["answer"] != APPROVED:
         return answer_text(row)
     newer = [
-        other["night"]
+        other["partition"]
         for other in sorted(attempts, key=lambda other: int(other["recorded"]))
         if other["recorded"] > attempt["recorded"]
         and other["verdict"] in ASKABLE
-        and other["night"] >= attempt["night"]
+        and other["partition"] >= attempt["partition"]
     ]
     if newer:
         return f"superseded by the verdict of {newer[-1]}"

@@ -1,6 +1,7 @@
 """Ledgers of verdicts and of switches: both only grow, by compare-and-swap, so that nothing is lost.
 
-Who serves a night is the newest switch in effect by then; a later one takes effect from a later night.
+Who serves a partition is the newest switch in effect by then; a later one takes effect from a later
+partition.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ STEPPED_DOWN = "stepped down"  # of a champion that serves no more, until the ne
 
 @dataclass(frozen=True)
 class Serving:
-    """Who may serve a night: rows of `deployments`, None where there is nobody.
+    """Who may serve a partition: rows of `deployments`, None where there is nobody.
 
     Parameters
     ----------
@@ -106,14 +107,14 @@ def attempt(lake: Lake, key: str) -> Row:
     )
 
 
-def serving(lake: Lake, night: str) -> Serving:
-    """Return who may serve a night."""
-    return serving_of(switches(lake), night)
+def serving(lake: Lake, partition: str) -> Serving:
+    """Return who may serve a partition."""
+    return serving_of(switches(lake), partition)
 
 
-def serving_of(rows: Sequence[Row], night: str) -> Serving:
-    """Return who may serve a night by the given `switches`."""
-    rows = [row for row in rows if row["effective"] <= night]
+def serving_of(rows: Sequence[Row], partition: str) -> Serving:
+    """Return who may serve a partition by the given `switches`."""
+    rows = [row for row in rows if row["effective"] <= partition]
     line = succession(rows)
     baselines = [row for row in rows if row["role"] == "baseline"]
     down = line[-1] if line and line[-1]["kind"] == STEPPED_DOWN else None
@@ -127,9 +128,12 @@ def serving_of(rows: Sequence[Row], night: str) -> Serving:
     )
 
 
-def vacancy(rows: Sequence[Row], night: str) -> str:
-    """Return why no champion serves a night by the given `switches`, and what does; empty where one does."""
-    serving = serving_of(rows, night)
+def vacancy(rows: Sequence[Row], partition: str) -> str:
+    """Return why no champion serves a partition by the given `switches`, and what does.
+
+    Empty where one does.
+    """
+    serving = serving_of(rows, partition)
     if serving.champion is not None:
         return ""
     why, instead = "no model was promoted yet", "a constant"
@@ -145,15 +149,15 @@ def _prior(row: Row) -> Constant | None:
     return tuple(json.loads(shares)) if shares else row["prior"]
 
 
-def champion_to_beat(lake: Lake, night: str, key: str = "") -> Row | None:
-    """Return the champion that a training of ``night`` has to beat, None when it would be the first.
+def champion_to_beat(lake: Lake, partition: str, key: str = "") -> Row | None:
+    """Return the champion that a training of ``partition`` has to beat, None when it would be the first.
 
-    It is the newest, of those whose own evidence isn't newer than ``night`` and that were there before the
-    attempt ``key`` was itself promoted: so evaluating again, or an old week, finds the same one again.
+    It is the newest, of those whose own evidence isn't newer than ``partition`` and that were there before
+    the attempt ``key`` was itself promoted: so evaluating again, or an old week, finds the same one again.
     """
     rows = champions(switches(lake))
     own = [row["switch"] for row in rows if row["attempt"] in (key, forced_key(key))]
-    rows = [row for row in rows if row["evidence"] <= night and (not own or row["switch"] < own[0])]
+    rows = [row for row in rows if row["evidence"] <= partition and (not own or row["switch"] < own[0])]
     return rows[-1] if rows else None
 
 
@@ -180,7 +184,7 @@ def succession(rows: Sequence[Row]) -> list[Row]:
 
 
 def newest_evidence(rows: Sequence[Row]) -> str:
-    """Return the newest night that any champion was judged on, empty before the first."""
+    """Return the newest partition that any champion was judged on, empty before the first."""
     return max((row["evidence"] for row in champions(rows)), default="")
 
 
@@ -229,7 +233,7 @@ def record_forced(lake: Lake, row: Row, by: str, reason: str) -> Row:
 def _attempt_row(evidence: Evidence, verdict: Verdict, number: int, recorded: int) -> Row:
     return {
         "key": evidence.key,
-        "night": evidence.night,
+        "partition": evidence.partition,
         "verdict": verdict.verdict,
         "sentence": verdict.sentence,
         "checks": verdict.checks_json(),
@@ -262,11 +266,11 @@ def record_switch(lake: Lake, decide: Callable[[list[Row]], list[Row] | Row | No
     return append_compare_and_swap(lake, "deployments", DEPLOYMENTS, numbered)
 
 
-def next_unserved(lake: Lake, spec: UseCase, *nights: str) -> str:
-    """Return the night after the newest of ``nights`` and those already served; empty without any."""
+def next_unserved(lake: Lake, spec: UseCase, *partitions: str) -> str:
+    """Return the partition after the newest of ``partitions`` and those already served; empty without any."""
     rows = lake.rows("partitions", {"product": "predictions"})
-    served = [row["night"] for row in rows if row["outcome"] == "published"]
-    return spec.clock.shift(newest, 1) if (newest := max([*nights, *served], default="")) else ""
+    served = [row["partition"] for row in rows if row["outcome"] == "published"]
+    return spec.clock.shift(newest, 1) if (newest := max([*partitions, *served], default="")) else ""
 
 
 def _sure(row: Row | None) -> Row:
@@ -284,7 +288,7 @@ def _since(recorded: Sequence[Row], rows: Sequence[Row]) -> int:
     model, evidence = (line[0]["model"], line[0]["evidence"]) if line else ("", "")
     return sum(
         row["verdict"] in (BLESSED, NOT_BLESSED)
-        and row["night"] >= evidence
+        and row["partition"] >= evidence
         and json.loads(row["evidence"])["champion"] == model
         for row in recorded
     )

@@ -27,7 +27,7 @@ from include.storage.lake import Lake
 if TYPE_CHECKING:
     from include.models.registry import Registry  # it imports MLflow
 
-FACTS = ("usecase", "night", "version", "spec", "data", "code")
+FACTS = ("usecase", "partition", "version", "spec", "data", "code")
 
 
 def copy_to_lake(lake: Lake, evidence: Evidence, registry: Registry) -> None:
@@ -66,7 +66,7 @@ def switch_rows(evidence: Evidence, roles: Sequence[str], **why: str) -> list[Ro
     models = {"champion": evidence.model, "challenger": evidence.model, "baseline": evidence.baseline_model}
     several = isinstance(evidence.prior, tuple)
     prior = {"prior": None, "priors": json.dumps(evidence.prior)} if several else {"prior": evidence.prior}
-    common = {"version": evidence.version, **prior, "evidence": evidence.night, **why}
+    common = {"version": evidence.version, **prior, "evidence": evidence.partition, **why}
     return [{**common, "role": role, "model": models[role]} for role in roles]
 
 
@@ -92,7 +92,7 @@ class LedgerSnapshot:
     ----------
     switches : rows of `deployments`, oldest first.
     human : whether a person is asked; the verdicts aren't read where nobody is.
-    verdicts : key, night, verdict and number of each row of `attempts`.
+    verdicts : key, partition, verdict and number of each row of `attempts`.
     approvals : rows of `approvals`.
     """
 
@@ -108,7 +108,7 @@ def read_ledgers(lake: Lake, spec: UseCase, switches: list[Row] | None = None) -
     approvals = lake.rows("approvals")
     if spec.gate.approval != "human":
         return LedgerSnapshot(switches, False, [], approvals)
-    found = lake.read("attempts", columns=["key", "night", "verdict", "recorded"])
+    found = lake.read("attempts", columns=["key", "partition", "verdict", "recorded"])
     return LedgerSnapshot(switches, True, [] if found is None else found.to_pylist(), approvals)
 
 
@@ -121,9 +121,9 @@ def promotion_blocker(books: LedgerSnapshot, attempt: Row) -> str:
     """
     if attempt["verdict"] not in approval.ASKABLE:
         return str(attempt["sentence"])
-    newest, night = ledger.newest_evidence(books.switches), attempt["night"]
-    if night < newest:
-        return f"recorded, not deployed: its evidence is of {night}, a champion's is of {newest}"
+    newest, partition = ledger.newest_evidence(books.switches), attempt["partition"]
+    if partition < newest:
+        return f"recorded, not deployed: its evidence is of {partition}, a champion's is of {newest}"
     line = ledger.succession(books.switches)
     now, then = line[-1]["model"] if line else "", json.loads(attempt["evidence"])["champion"]
     if now != then:
@@ -203,12 +203,12 @@ def judge_and_record(lake: Lake, spec: UseCase, evaluation_key: str) -> Verdict:
     def verdict(number: int) -> Verdict:
         if evidence.spec != spec.digest:
             raise StaleDecision(
-                f"{spec.name}/{evidence.night}: evidence",
+                f"{spec.name}/{evidence.partition}: evidence",
                 required=f"of declaration {spec.digest[:12]}",
                 found=evidence.spec[:12],
                 remedy="the use case was changed meanwhile: train again",
             )
-        champion = ledger.champion_to_beat(lake, evidence.night, evidence.key) is not None
+        champion = ledger.champion_to_beat(lake, evidence.partition, evidence.key) is not None
         return judge(evidence, spec.gate, number, champion=champion)
 
     row = ledger.record_attempt(lake, evidence, verdict)
@@ -216,7 +216,9 @@ def judge_and_record(lake: Lake, spec: UseCase, evaluation_key: str) -> Verdict:
 
 
 def promote(lake: Lake, spec: UseCase, attempt_key: str, *, registry: Registry) -> Ref | None:
-    """Let a blessed or rubber-stamped challenger serve from the next unserved night; None where it may not.
+    """Let a blessed or rubber-stamped challenger serve from the next unserved partition.
+
+    None where it may not.
 
     With ``gate.approval: human`` it may once a person has approved it, who is named in the switch.
 
@@ -235,7 +237,7 @@ def promote(lake: Lake, spec: UseCase, attempt_key: str, *, registry: Registry) 
     now = read_ledgers(lake, spec)
     if not switch_for_request(now.switches, attempt_key):
         if why := promotion_blocker(now, attempt):
-            log.info("%s/%s: %s", spec.name, attempt["night"], why)
+            log.info("%s/%s: %s", spec.name, attempt["partition"], why)
             return None
         copy_to_lake(lake, Evidence.from_json(attempt["evidence"]), registry)
     row = _switch_to(lake, spec, attempt)
@@ -301,7 +303,7 @@ def _switch_to(lake: Lake, spec: UseCase, attempt: Row) -> Row | None:
             return done
         now = read_ledgers(lake, spec, rows)
         if why := promotion_blocker(now, attempt):
-            log.info("%s/%s: %s", spec.name, attempt["night"], why)
+            log.info("%s/%s: %s", spec.name, attempt["partition"], why)
             return None
         yes = approval.answer_to(now.approvals, key)
         reason = f"{attempt['sentence']}; {approval.answer_text(yes)}" if yes else attempt["sentence"]
@@ -317,6 +319,6 @@ def _switch_to(lake: Lake, spec: UseCase, attempt: Row) -> Row | None:
 def _step(lake: Lake, spec: UseCase, attempt: Row, kind: str, **why: str) -> list[Row]:
     """Return the rows of an attempt's first step: to serve with its baseline, or to be scored beside."""
     evidence = Evidence.from_json(attempt["evidence"])
-    effective = ledger.next_unserved(lake, spec, evidence.night)
+    effective = ledger.next_unserved(lake, spec, evidence.partition)
     roles = ["challenger"] if kind == SHADOW else ["champion", "baseline"]
     return switch_rows(evidence, roles, kind=kind, attempt=attempt["key"], effective=effective, **why)

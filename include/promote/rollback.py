@@ -29,7 +29,7 @@ def rollback(
     request: str = "",
     instead_of: Row | None = None,
 ) -> Ref:
-    """Let an earlier champion serve again, from the next unserved night on.
+    """Let an earlier champion serve again, from the next unserved partition on.
 
     Parameters
     ----------

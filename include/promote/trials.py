@@ -32,7 +32,7 @@ class Trial:
 
     @property
     def since(self) -> str:
-        """The first night of the trial."""
+        """The first partition of the trial."""
         return str(self.candidate["effective"])
 
     def __str__(self) -> str:
@@ -41,17 +41,17 @@ class Trial:
         return f"{self.kind} of v{new} {of} v{old} since {self.since}"
 
 
-def trials_on(rows: Sequence[Row], spec: UseCase, night: str) -> list[Trial]:
-    """Return what is being tried on a night: at most one watch, and one challenger.
+def trials_on(rows: Sequence[Row], spec: UseCase, partition: str) -> list[Trial]:
+    """Return what is being tried on a partition: at most one watch, and one challenger.
 
-    A switch of the champion ends whatever was tried before it. A watch is over after its nights, a
+    A switch of the champion ends whatever was tried before it. A watch is over after its partitions, a
     challenger's trial ends in the ledger.
 
     Parameters
     ----------
     rows : `ledger.switches`, oldest first.
     """
-    seen = [row for row in rows if row["effective"] <= night]
+    seen = [row for row in rows if row["effective"] <= partition]
     line = ledger.succession(seen)
     if not line:
         return []
@@ -63,5 +63,7 @@ def trials_on(rows: Sequence[Row], spec: UseCase, night: str) -> list[Trial]:
     tried = [row for row in seen if row["role"] == CHALLENGER_ROLE and row["switch"] > live["switch"]]
     if tried and tried[-1]["kind"] != WITHDRAWN:
         found.append(Trial(tried[-1]["kind"], tried[-1], live))
-    nights = spec.gate.rollout.patience + spec.labels.delay
-    return [t for t in found if t.kind != WATCH_ROLE or len(spec.clock.keys(t.since, night)) <= nights]
+    partitions = spec.gate.rollout.patience + spec.labels.delay
+    return [
+        t for t in found if t.kind != WATCH_ROLE or len(spec.clock.keys(t.since, partition)) <= partitions
+    ]

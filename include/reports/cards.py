@@ -30,7 +30,9 @@ def model_card(known: AttemptData, parts: Mapping[str, Section]) -> str:
 
 def data_card(known: AttemptData) -> str:
     """Return where the data comes from, what of it was used, and what of it may never be."""
-    head = f"# Data card: {escape_markdown(known.spec.name)} up to {escape_markdown(known.evidence.night)}"
+    head = (
+        f"# Data card: {escape_markdown(known.spec.name)} up to {escape_markdown(known.evidence.partition)}"
+    )
     parts = [_data(known), _sources(known), _columns(known), _contracts(known)]
     return "\n\n".join([head, *map(markdown, parts)]) + "\n"
 
@@ -42,7 +44,7 @@ def _purpose(known: AttemptData) -> Section:
         ["Predicts", f"{problem.target}, {problem.kind}{f': {classes}' if classes else ''}"],
         ["For", problem.owner or "nobody is named"],
         ["Rows", f"of {known.spec.features.spine}, each by {', '.join(known.spec.key)}"],
-        ["When", f"{known.spec.schedule.nightly} ({known.spec.schedule.timezone})"],
+        ["When", f"{known.spec.schedule.batch} ({known.spec.schedule.timezone})"],
     ]
     return Section("What it is for", problem.statement, [Table(["", ""], rows)])
 
@@ -50,7 +52,7 @@ def _purpose(known: AttemptData) -> Section:
 def _recipe(known: AttemptData) -> Section:
     evidence, training = known.evidence, known.spec.training
     recipe = next((one for one in training.candidates if one.name == evidence.recipe), None)
-    window = f"the last {training.window} nights" if training.window else "all history"
+    window = f"the last {training.window} partitions" if training.window else "all history"
     rows: list[Line] = [
         ["Recipe", evidence.recipe],
         ["Estimator", f"{recipe.estimator}: {_pairs(recipe.params)}" if recipe else "not declared any more"],
@@ -107,45 +109,48 @@ def _data(known: AttemptData) -> Section:
     hashed = [
         f"{name}.{c}" for name, s in spec.sources.items() for c, column in s.columns.items() if column.hashed
     ]
-    nights = evidence.losses.nights
+    partitions = evidence.losses.partitions
     rows: list[Line] = [
         ["Label", f"{spec.problem.target}: {spec.labels.sql}, from {spec.labels.source}"],
-        ["Known", f"{spec.labels.delay} nights after the one it is about"],
+        ["Known", f"{spec.labels.delay} partitions after the one it is about"],
         ["Fitted on", f"{known.learnt.rows:,} rows until {evidence.fitted}"],
         [
             "Judged on",
-            f"{known.rows:,} rows of {len(nights)} nights{f', from {nights[0]} on' if nights else ''}",
+            (
+                f"{known.rows:,} rows of {len(partitions)} "
+                f"partitions{f', from {partitions[0]} on' if partitions else ''}"
+            ),
         ],
         ["Training data", evidence.data],
         ["Never features", ", ".join(spec.problem.never_features) or "none are forbidden"],
         ["Kept only as a keyed hash", ", ".join(hashed) or "none"],
     ]
-    lead = "A row counts as known from its source's hour on, so that no night sees what came later."
+    lead = "A row counts as known from its source's hour on, so that no partition sees what came later."
     return Section("What it is made from", lead, [Table(["", ""], rows)])
 
 
 def _sources(known: AttemptData) -> Section:
-    """Return what came of each source's nights."""
+    """Return what came of each source's partitions."""
     rows: list[Line] = []
     for name, source in known.spec.sources.items():
         made = [one for one in known.partitions if one["product"] == name]
         came = Counter(one["outcome"] for one in made)
         good, aside = (sum(one[what] or 0 for one in made) for what in ("rows", "quarantined"))
-        nights = sorted(one["night"] for one in made)
+        partitions = sorted(one["partition"] for one in made)
         share = percent(aside / (good + aside)) if good + aside else "—"
         outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(came.items())) or "none"
-        span = f"{nights[0]} to {nights[-1]}" if nights else "—"
+        span = f"{partitions[0]} to {partitions[-1]}" if partitions else "—"
         rows.append([name, source.kind, _known(source), span, outcomes, f"{good:,}", f"{aside:,} ({share})"])
-    head = ["Source", "Kind", "About, and known from", "Nights", "Outcomes", "Rows", "Set aside"]
+    head = ["Source", "Kind", "About, and known from", "Partitions", "Outcomes", "Rows", "Set aside"]
     return Section(
         "Sources", "Rows that break the contract are set aside with the reason.", [Table(head, rows)]
     )
 
 
 def _known(source: Source) -> str:
-    day = {0: "the night's own day", 1: "the day after the night", -1: "the day before the night"}
-    about = day.get(source.offset, f"the day {source.offset:+d} from the night")
-    return f"{about}, from {source.known} of the night on"
+    day = {0: "the partition's own day", 1: "the day after the partition", -1: "the day before the partition"}
+    about = day.get(source.offset, f"the day {source.offset:+d} from the partition")
+    return f"{about}, from {source.available_at} of the partition on"
 
 
 def _columns(known: AttemptData) -> Section:
@@ -173,12 +178,12 @@ def _contracts(known: AttemptData) -> Section:
         rule = source.contract
         most = f"{rule.max_rows:,}" if rule.max_rows else "any number of"
         rows: list[Line] = [
-            ["rows of a night", f"{rule.min_rows:,} to {most}"],
-            ["rows set aside", f"at most {percent(rule.tolerance)}, else the night is refused"],
+            ["rows of a partition", f"{rule.min_rows:,} to {most}"],
+            ["rows set aside", f"at most {percent(rule.tolerance)}, else the partition is refused"],
         ]
         rows += [[one.type, _pairs(one.kwargs)] for one in rule.expectations]
         tables.append(Table(["Rule", "Bound"], rows, name))
-    return Section("Contracts", "What each night of a source must hold.", tables)
+    return Section("Contracts", "What each partition of a source must hold.", tables)
 
 
 def _pairs(given: dict[str, object]) -> str:

@@ -124,14 +124,14 @@ DOTS = 500  # rows in a scatter plot
 DASHES = ("--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))
 
 
-def gain_by_night(known: AttemptData, shown: Gain | None) -> str:
-    """Draw how much less the challenger loses than its rival, night by night."""
+def gain_by_partition(known: AttemptData, shown: Gain | None) -> str:
+    """Draw how much less the challenger loses than its rival, partition by partition."""
     losses = known.evidence.losses
     rows = np.asarray(losses.rows, float)
     each = (np.asarray(losses.sums[known.rival]) - np.asarray(losses.sums[CHALLENGER])) / rows
     name = metric_label(known.spec.gate.objective)
     with chart(
-        f"Gain over {rival_name(known)}, by night", "night", f"{name} a row; above 0 is better"
+        f"Gain over {rival_name(known)}, by partition", "partition", f"{name} a row; above 0 is better"
     ) as made:
         made.axes.bar(range(len(each)), each, width=0.8, color=[GOOD if v > 0 else BAD for v in each])
         made.axes.axhline(0, color=INK, linewidth=1)
@@ -139,7 +139,7 @@ def gain_by_night(known: AttemptData, shown: Gain | None) -> str:
             made.axes.axhline(shown.mean, color=NEW, linewidth=1.2, label=f"mean {shown.mean:.4g}")
             text = f"at least {shown.low:.4g}, surely to {100 * shown.level:.4g} %"
             made.axes.axhline(shown.low, color=NEW, linewidth=1.2, linestyle="--", label=text)
-        made.axes.set_xticks(*few(losses.nights))
+        made.axes.set_xticks(*few(losses.partitions))
         made.axes.grid(visible=False, axis="x")
     return made.svg
 

@@ -1,4 +1,4 @@
-"""Draw a use case's year and store it beside the reports, as the runs of its nights do when they end."""
+"""Draw a use case's year and store it beside the reports, as the runs of its partitions do when they end."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from include.spec import UseCase
 from include.stats.intervals import gain_bounds
 from include.storage.lake import Lake
 
-NIGHTS = 371  # of a daily use case a year and a week
-WEEK = 7  # nights that are pooled
+MAX_PARTITIONS = 371  # of a daily use case a year and a week
+WEEK = 7  # partitions that are pooled
 ALPHA = 0.05  # on either side, so that an interval is one of 90 %
 DRIFT = "drift"  # the check that is no alert: a season moves columns as well
 Row = Mapping[str, Any]
@@ -38,7 +38,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over a week's nights, and where it lies at 90 %; None of a single night."""
+    """A mean over a week's partitions, and where it lies at 90 %; None of a single partition."""
 
     value: float
     low: float | None
@@ -51,8 +51,8 @@ class Week:
 
     Parameters
     ----------
-    middle : the week's middle night.
-    gain : what they lost less than the baseline, paired by night.
+    middle : the week's middle partition.
+    gain : what they lost less than the baseline, paired by partition.
     """
 
     middle: str
@@ -63,34 +63,37 @@ class Week:
 
 @dataclass(frozen=True)
 class Episode:
-    """Alarms of one check on one subject, each less than ``monitoring.jumps.quiet`` nights after another."""
+    """Alarms of one check on one subject.
+
+    Each less than ``monitoring.sudden_changes.quiet`` partitions after another.
+    """
 
     check: str
     subject: str
     first: str
     last: str
-    nights: int
-    note: str  # of the last night
+    partitions: int
+    note: str  # of the last partition
 
 
 @dataclass(frozen=True)
 class History:
-    """The nights, oldest first, and what there is to say of them.
+    """The partitions, oldest first, and what there is to say of them.
 
     Parameters
     ----------
     metric, required : the first required metric, and from where on it is too low or too high.
-    realised : that metric by night.
-    estimated : what was told of it before the labels came, and its interval of 90 %, by night.
-    moved : by night the column with the largest population stability index, and the index.
+    realised : that metric by partition.
+    estimated : what was told of it before the labels came, and its interval of 90 %, by partition.
+    moved : by partition the column with the largest population stability index, and the index.
     alarms : rows of `findings`.
-    asked : nights that asked for a training.
-    judged : night and verdict of each training.
+    asked : partitions that asked for a training.
+    judged : partition and verdict of each training.
     switches : rows of `deployments` of champions and challengers.
     """
 
     spec: UseCase
-    nights: tuple[str, ...]
+    partitions: tuple[str, ...]
     weeks: tuple[Week, ...]
     metric: str
     required: float | None
@@ -103,24 +106,27 @@ class History:
     switches: tuple[Row, ...]
 
     def alarmed(self, check: str = "") -> set[str]:
-        """Return the nights with an alarm of a check; of any check but drift unless one is given."""
+        """Return the partitions with an alarm of a check; of any check but drift unless one is given."""
         return {
-            str(row["night"])
+            str(row["partition"])
             for row in self.alarms
             if (row["check"] == check if check else row["check"] != DRIFT)
         }
 
     def episodes(self) -> list[Episode]:
         """Return the alarms as episodes, the newest first."""
-        place, quiet = {night: i for i, night in enumerate(self.nights)}, self.spec.monitoring.jumps.quiet
+        place, quiet = (
+            {partition: i for i, partition in enumerate(self.partitions)},
+            self.spec.monitoring.sudden_changes.quiet,
+        )
         by: dict[tuple[str, str], list[list[Row]]] = {}
         for row in self.alarms:
             runs = by.setdefault((row["check"], row["subject"]), [])
-            if not runs or place[row["night"]] - place[runs[-1][-1]["night"]] >= quiet:
+            if not runs or place[row["partition"]] - place[runs[-1][-1]["partition"]] >= quiet:
                 runs.append([])
             runs[-1].append(row)
         found = [
-            Episode(*key, run[0]["night"], run[-1]["night"], len(run), run[-1]["note"])
+            Episode(*key, run[0]["partition"], run[-1]["partition"], len(run), run[-1]["note"])
             for key, runs in by.items()
             for run in runs
         ]
@@ -128,80 +134,95 @@ class History:
 
 
 def read_history(lake: Lake, spec: UseCase) -> History:
-    """Read what is known of the last `NIGHTS` nights."""
-    watched = lake.read("partitions", {"product": "monitor"}, ["night"])
-    nights = sorted(set(watched["night"].to_pylist()) if watched is not None else ())[-NIGHTS:]
+    """Read what is known of the last `MAX_PARTITIONS` partitions."""
+    watched = lake.read("partitions", {"product": "monitor"}, ["partition"])
+    partitions = sorted(set(watched["partition"].to_pylist()) if watched is not None else ())[
+        -MAX_PARTITIONS:
+    ]
     rules = spec.monitoring.requirements
     metric = rules[0].metric if rules else spec.gate.objective
     limit = (rules[0].at_least if rules[0].at_most is None else rules[0].at_most) if rules else None
-    attempts = _rows(lake, "attempts", {}, ["night", "verdict", "recorded"], nights)
-    found = _rows(lake, "findings", {"outcome": "alarm"}, ["night", "check", "subject", "note"], nights)
-    decided = _rows(lake, "decisions", {}, ["night", "cause"], nights)
+    attempts = _rows(lake, "attempts", {}, ["partition", "verdict", "recorded"], partitions)
+    found = _rows(
+        lake, "findings", {"outcome": "alarm"}, ["partition", "check", "subject", "note"], partitions
+    )
+    decided = _rows(lake, "decisions", {}, ["partition", "cause"], partitions)
     return History(
         spec=spec,
-        nights=tuple(nights),
-        weeks=tuple(_weeks(_losses(lake, nights), nights)),
+        partitions=tuple(partitions),
+        weeks=tuple(_weeks(_losses(lake, partitions), partitions)),
         metric=metric,
         required=limit,
-        realised=_realized_metric(lake, metric, nights),
-        estimated=_estimated(lake, metric, nights),
-        moved=_largest_drift(lake, nights),
-        alarms=tuple(sorted(found, key=lambda row: (row["night"], row["check"], row["subject"]))),
-        asked=tuple(sorted(row["night"] for row in decided if row["cause"])),
+        realised=_realized_metric(lake, metric, partitions),
+        estimated=_estimated(lake, metric, partitions),
+        moved=_largest_drift(lake, partitions),
+        alarms=tuple(sorted(found, key=lambda row: (row["partition"], row["check"], row["subject"]))),
+        asked=tuple(sorted(row["partition"] for row in decided if row["cause"])),
         judged=tuple(
-            (row["night"], row["verdict"]) for row in sorted(attempts, key=lambda row: int(row["recorded"]))
+            (row["partition"], row["verdict"])
+            for row in sorted(attempts, key=lambda row: int(row["recorded"]))
         ),
         switches=tuple(row for row in ledger.switches(lake) if row["role"] != "baseline"),
     )
 
 
 def _rows(
-    lake: Lake, table: str, where: Mapping[str, str], columns: Sequence[str], nights: Sequence[str]
+    lake: Lake, table: str, where: Mapping[str, str], columns: Sequence[str], partitions: Sequence[str]
 ) -> list[Row]:
-    """Return the nights' rows; the table is scanned once, which a list of nights would only slow down."""
-    read, wanted = lake.read(table, where or None, columns), set(nights)
-    return [row for row in read.to_pylist() if row["night"] in wanted] if read is not None else []
+    """Return the partitions' rows.
+
+    The table is scanned once, which a list of partitions would only slow down.
+    """
+    read, wanted = lake.read(table, where or None, columns), set(partitions)
+    return [row for row in read.to_pylist() if row["partition"] in wanted] if read is not None else []
 
 
-def _realized_metric(lake: Lake, metric: str, nights: Sequence[str]) -> dict[str, float]:
-    rows = _rows(lake, "performance", {"metric": metric}, ["night", "known", "value"], nights)
-    newest = {row["night"]: row["value"] for row in sorted(rows, key=lambda row: str(row["known"]))}
-    return {night: value for night, value in sorted(newest.items()) if value is not None}
+def _realized_metric(lake: Lake, metric: str, partitions: Sequence[str]) -> dict[str, float]:
+    rows = _rows(lake, "performance", {"metric": metric}, ["partition", "known", "value"], partitions)
+    newest = {row["partition"]: row["value"] for row in sorted(rows, key=lambda row: str(row["known"]))}
+    return {partition: value for partition, value in sorted(newest.items()) if value is not None}
 
 
-def _estimated(lake: Lake, metric: str, nights: Sequence[str]) -> dict[str, Mean]:
-    rows = _rows(lake, "estimates", {"metric": metric}, ["night", "value", "low", "high"], nights)
-    told = sorted((row for row in rows if row["value"] is not None), key=lambda row: str(row["night"]))
-    return {row["night"]: Mean(row["value"], row["low"], row["high"]) for row in told}
+def _estimated(lake: Lake, metric: str, partitions: Sequence[str]) -> dict[str, Mean]:
+    rows = _rows(lake, "estimates", {"metric": metric}, ["partition", "value", "low", "high"], partitions)
+    told = sorted((row for row in rows if row["value"] is not None), key=lambda row: str(row["partition"]))
+    return {row["partition"]: Mean(row["value"], row["low"], row["high"]) for row in told}
 
 
-def _largest_drift(lake: Lake, nights: Sequence[str]) -> dict[str, tuple[str, float]]:
-    rows = _rows(lake, "drift", {"measure": "psi"}, ["night", "column", "value"], nights)
+def _largest_drift(lake: Lake, partitions: Sequence[str]) -> dict[str, tuple[str, float]]:
+    rows = _rows(lake, "drift", {"measure": "psi"}, ["partition", "column", "value"], partitions)
     rows = [row for row in rows if row["value"] is not None]
-    ranked = sorted(rows, key=lambda row: (row["night"], row["value"], row["column"]))
-    return {row["night"]: (row["column"], row["value"]) for row in ranked}
+    ranked = sorted(rows, key=lambda row: (row["partition"], row["value"], row["column"]))
+    return {row["partition"]: (row["column"], row["value"]) for row in ranked}
 
 
-def _losses(lake: Lake, nights: Sequence[str]) -> dict[str, Any]:
-    """Return by night the sums of rows, loss and baseline, as last known, shape (3,)."""
-    columns = ["night", "known", "model", "rows", "loss", "baseline"]
-    rows = sorted(_rows(lake, "losses", {}, columns, nights), key=lambda row: str(row["known"]))
-    newest = {(row["night"], row["model"]): row for row in rows}
+def _losses(lake: Lake, partitions: Sequence[str]) -> dict[str, Any]:
+    """Return by partition the sums of rows, loss and baseline, as last known, shape (3,)."""
+    columns = ["partition", "known", "model", "rows", "loss", "baseline"]
+    rows = sorted(_rows(lake, "losses", {}, columns, partitions), key=lambda row: str(row["known"]))
+    newest = {(row["partition"], row["model"]): row for row in rows}
     sums: dict[str, Any] = {}
-    for (night, _), row in sorted(newest.items()):
-        sums[night] = sums.get(night, 0.0) + np.array([row["rows"], row["loss"], row["baseline"]], float)
-    return {night: found for night, found in sums.items() if found[0]}
+    for (partition, _), row in sorted(newest.items()):
+        sums[partition] = sums.get(partition, 0.0) + np.array(
+            [row["rows"], row["loss"], row["baseline"]], float
+        )
+    return {partition: found for partition, found in sums.items() if found[0]}
 
 
-def _weeks(sums: Mapping[str, Any], nights: Sequence[str]) -> Iterable[Week]:
-    """Pool the nights by calendar week, or as many of them where nights are further apart than days."""
-    days = [date.fromisoformat(night).toordinal() for night in nights]
+def _weeks(sums: Mapping[str, Any], partitions: Sequence[str]) -> Iterable[Week]:
+    """Pool the partitions by calendar week.
+
+    Or as many of them where partitions are further apart than days.
+    """
+    days = [date.fromisoformat(partition).toordinal() for partition in partitions]
     step = min((later - day for day, later in pairwise(days)), default=1)
     weeks: dict[int, list[str]] = {}
-    for night in sums:
-        weeks.setdefault((date.fromisoformat(night).toordinal() - 1) // (WEEK * step), []).append(night)
+    for partition in sums:
+        weeks.setdefault((date.fromisoformat(partition).toordinal() - 1) // (WEEK * step), []).append(
+            partition
+        )
     for _, own in sorted(weeks.items()):
-        rows, lost, baseline = np.array([sums[night] for night in own]).T
+        rows, lost, baseline = np.array([sums[partition] for partition in own]).T
         yield Week(
             middle=own[len(own) // 2],
             served=_mean(lost, rows),
@@ -211,7 +232,7 @@ def _weeks(sums: Mapping[str, Any], nights: Sequence[str]) -> Iterable[Week]:
 
 
 def _mean(sums: Any, rows: Any) -> Mean:
-    """Return the mean a row; a week is too short for blocks, so its nights count as independent."""
+    """Return the mean a row; a week is too short for blocks, so its partitions count as independent."""
     if len(rows) == 1:
         return Mean(float(sums[0] / rows[0]), None, None)
     alpha = np.asarray(ALPHA)
@@ -234,7 +255,7 @@ def draw_history(lake: Lake, spec: UseCase) -> tuple[dict[str, Any], str]:
     dict, str
         What it says as plain JSON, and the page. The same tables give the same bytes.
     """
-    pass  # MOVED  # matplotlib, which most nights of a backfill go without
+    pass  # MOVED  # matplotlib, which most partitions of a backfill go without
 
     found = read_history(lake, spec)
     for _ in range(PASSES):
@@ -247,10 +268,11 @@ def draw_history(lake: Lake, spec: UseCase) -> tuple[dict[str, Any], str]:
     said = {
         "usecase": spec.name,
         "sentence": sentence,
-        "nights": len(found.nights),
+        "partitions": len(found.partitions),
         "in_alarm": len(found.alarmed()),
         "checks": [
-            {"check": check, "nights": count, "share": share} for check, count, share in alarm_shares(found)
+            {"check": check, "partitions": count, "share": share}
+            for check, count, share in alarm_shares(found)
         ],
         "episodes": [asdict(one) for one in found.episodes()],
         "switches": [
@@ -263,10 +285,10 @@ def draw_history(lake: Lake, spec: UseCase) -> tuple[dict[str, Any], str]:
 
 
 def redraw_if_newest(lake: Lake, spec: UseCase) -> None:
-    """Draw the year. What fails is logged: the night is done."""
+    """Draw the year. What fails is logged: the partition is done."""
     try:
         draw_history(lake, spec)
-    except Exception:  # a page for eyes fails no night, whatever is wrong with it
+    except Exception:  # a page for eyes fails no partition, whatever is wrong with it
         log.exception("%s: reports/%s couldn't be drawn", spec.name, HISTORY)
 
 
@@ -274,28 +296,29 @@ def history_text(said: dict[str, Any]) -> str:
     """Return what a person reads in a terminal: the shares, then the episodes without drift."""
     lines = [said["sentence"]]
     if said["checks"]:
-        lines += ["", *text_table(said["checks"], ["check", "nights", "share"])]
+        lines += ["", *text_table(said["checks"], ["check", "partitions", "share"])]
     if shown := [one for one in said["episodes"] if one["check"] != "drift"]:
-        lines += ["", *text_table(shown, ["first", "last", "nights", "check", "subject", "note"])]
+        lines += ["", *text_table(shown, ["first", "last", "partitions", "check", "subject", "note"])]
     return "\n".join([*lines, "", said["page"]])
 
 
 def _sentence(found: History) -> str:
     """Return the year in a sentence."""
-    if not found.nights:
-        return "No night has been watched yet."
-    nights, alarmed = len(found.nights), len(found.alarmed())
+    if not found.partitions:
+        return "No partition has been watched yet."
+    partitions, alarmed = len(found.partitions), len(found.alarmed())
     runs = sum(one.check != "drift" for one in found.episodes())
     champions = sum(row["role"] == "champion" for row in found.switches)
     return (
-        f"{alarmed} of {nights} nights ({100 * alarmed / nights:.1f} %) had an alarm other than drift, "
+        f"{alarmed} of {partitions} partitions ({100 * alarmed / partitions:.1f} %) had an alarm other "
+        "than drift, "
         f"in {runs} episode{'s' * (runs != 1)}; {champions} switch{'es' * (champions != 1)} of the champion."
     )
 
 
-CHECKS = ("data", "labels", "rung", "missing", "unseen", "jump", "concept", "performance", DRIFT)
+CHECKS = ("data", "labels", "fallback", "missing", "unseen", "jump", "concept", "performance", DRIFT)
 SHOWN = 200  # episodes in either table
-NAMED = 8  # runs of nights, at most, whose most drifted column is named
+NAMED = 8  # runs of partitions, at most, whose most drifted column is named
 HEIGHTS = (2.4, 1.5, 1.5, 1.5, 2.3)  # inches
 LEAST = 0.01  # of an index, on an axis of logarithms
 TITLE = "the year"  # the drawing's, from which its ids are made
@@ -320,14 +343,16 @@ def render_history(known: History, sentence: str) -> str:
         shares=alarm_shares(known),
         tables=[_table("Alarms", alerts), _table("Drift, which is no alert", drifted)],
         # matplotlib has escaped every text in it
-        drawing=Markup(draw_panels(known)) if known.nights else "",  # noqa: S704
+        drawing=Markup(draw_panels(known)) if known.partitions else "",  # noqa: S704
     )
 
 
 def alarm_shares(known: History) -> list[tuple[str, int, float]]:
-    """Return of each check the nights on which it alarmed, and their share of all."""
+    """Return of each check the partitions on which it alarmed, and their share of all."""
     return [
-        (check, count, count / len(known.nights)) for check in CHECKS if (count := len(known.alarmed(check)))
+        (check, count, count / len(known.partitions))
+        for check in CHECKS
+        if (count := len(known.alarmed(check)))
     ]
 
 
@@ -346,7 +371,7 @@ def draw_panels(known: History) -> str:
                 style = "-" if row["role"] == "champion" else ":"
                 panel.axvline(_day(row["effective"]), color=NEW, linestyle=style, linewidth=0.8)
         _name(panels[0], known)
-        panels[-1].set_xlim(_day(known.nights[0]) - 2, _day(known.nights[-1]) + 2)
+        panels[-1].set_xlim(_day(known.partitions[0]) - 2, _day(known.partitions[-1]) + 2)
         axis = panels[-1].xaxis
         axis.set_major_formatter(ConciseDateFormatter(axis.get_major_locator()))  # type: ignore[no-untyped-call]  # Matplotlib's
         return svg(figure, TITLE)
@@ -371,7 +396,7 @@ def _gained(axes: Axes, known: History) -> None:
 
 
 def _panel_realized(axes: Axes, known: History) -> None:
-    axes.set_title(f"{known.metric}, by night")
+    axes.set_title(f"{known.metric}, by partition")
     days, told = _days(known.realised), known.estimated
     axes.plot(days, list(known.realised.values()), ".", color=NEW, markersize=4, label="realised")
     if told:
@@ -394,18 +419,18 @@ def _panel_drift(axes: Axes, known: History) -> None:
     axes.set_title("largest population stability index of any column, and which")
     if not known.moved:
         return
-    nights = sorted(known.moved)
-    days, values = _days(nights), [known.moved[night][1] for night in nights]
+    partitions = sorted(known.moved)
+    days, values = _days(partitions), [known.moved[partition][1] for partition in partitions]
     axes.plot(days, values, color=SOFT, linewidth=1)
     axes.set(yscale="log", ylim=(max(min(values), LEAST) * 0.8, max(*values, LEAST) * 4))
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
-    runs = [list(run) for _, run in groupby(nights, key=lambda night: known.moved[night][0])]
+    runs = [list(run) for _, run in groupby(partitions, key=lambda partition: known.moved[partition][0])]
     named: list[float] = []
-    room = (_day(nights[-1]) - _day(nights[0])) / NAMED
+    room = (_day(partitions[-1]) - _day(partitions[0])) / NAMED
     for run in sorted(runs, key=lambda run: (-len(run), run[0])):
-        peak = max(run, key=lambda night: (known.moved[night][1], night))
+        peak = max(run, key=lambda partition: (known.moved[partition][1], partition))
         column, value = known.moved[peak]
         if all(abs(_day(peak) - other) >= room for other in named):
             named.append(_day(peak))
@@ -415,8 +440,8 @@ def _panel_drift(axes: Axes, known: History) -> None:
 
 
 def _alarms(axes: Axes, known: History) -> None:
-    """Draw a mark for each night on which a check alarmed, a line a check; drift is lighter."""
-    axes.set_title("nights with an alarm, by check; trainings")
+    """Draw a mark for each partition on which a check alarmed, a line a check; drift is lighter."""
+    axes.set_title("partitions with an alarm, by check; trainings")
     lines = [*CHECKS, "asked to train", "training"]
     for place, check in enumerate(CHECKS):
         days = _days(sorted(known.alarmed(check)))
@@ -426,21 +451,23 @@ def _alarms(axes: Axes, known: History) -> None:
         )
     asked = _days(known.asked)
     axes.plot(asked, [len(CHECKS)] * len(asked), "|", color=INK, ms=8)
-    for night, verdict in known.judged:
+    for partition, verdict in known.judged:
         good = verdict not in ("not blessed", "not enough evidence")
-        axes.plot(_days([night]), [len(CHECKS) + 1], "o" if good else "x", color=GOOD if good else SOFT, ms=5)
+        axes.plot(
+            _days([partition]), [len(CHECKS) + 1], "o" if good else "x", color=GOOD if good else SOFT, ms=5
+        )
     axes.set(yticks=range(len(lines)), yticklabels=lines, ylim=(len(lines) - 0.5, -0.5))
 
 
 def _name(axes: Axes, known: History) -> None:
-    """Say above the lines who was switched to, and how; several of one night stand in one text."""
+    """Say above the lines who was switched to, and how; several of one partition stand in one text."""
     said: dict[str, Counter[str]] = {}
     for row in known.switches:
         said.setdefault(row["effective"], Counter())[f"v{row['version']} {row['kind']}"] += 1
-    for night, names in said.items():
+    for partition, names in said.items():
         axes.annotate(
             ", ".join(names),
-            (_day(night), 1),
+            (_day(partition), 1),
             (0, 3),
             xycoords=("data", "axes fraction"),
             textcoords="offset points",
@@ -451,17 +478,17 @@ def _name(axes: Axes, known: History) -> None:
 
 
 def _band(axes: Axes, days: NDArray[np.datetime64], means: Sequence[Mean], colour: str, label: str) -> None:
-    """Draw means with their intervals; a mean of a single night has none."""
+    """Draw means with their intervals; a mean of a single partition has none."""
     axes.plot(days, [mean.value for mean in means], color=colour, linewidth=1.4, label=label or None)
     low, high = (np.array([getattr(mean, side) for mean in means], dtype=float) for side in ("low", "high"))
     axes.fill_between(days, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
-def _days(nights: Iterable[str]) -> NDArray[np.datetime64]:
-    """Return nights as the axis has them, shape (n,)."""
-    return np.array(list(nights), dtype="datetime64[D]")
+def _days(partitions: Iterable[str]) -> NDArray[np.datetime64]:
+    """Return partitions as the axis has them, shape (n,)."""
+    return np.array(list(partitions), dtype="datetime64[D]")
 
 
-def _day(night: str) -> float:
-    """Return a single night's place on the axis."""
-    return float(date2num(_days([night]))[0])  # type: ignore[no-untyped-call]  # Matplotlib's
+def _day(partition: str) -> float:
+    """Return a single partition's place on the axis."""
+    return float(date2num(_days([partition]))[0])  # type: ignore[no-untyped-call]  # Matplotlib's

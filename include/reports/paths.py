@@ -9,10 +9,10 @@ KEY_LENGTH = 8  # characters of an attempt's key
 HISTORY = "history.html"  # of the page on the year, below ``reports/``
 
 
-def page_place(night: str, key: str) -> str:
+def page_place(partition: str, key: str) -> str:
     """Return an attempt's page, below ``reports/``; that of a forced verdict lies beside the gate's own."""
     said, _, forced = key.partition("+")
-    return f"verdict/{night}-{said[:KEY_LENGTH]}{'-' if forced else ''}{forced}.html"
+    return f"verdict/{partition}-{said[:KEY_LENGTH]}{'-' if forced else ''}{forced}.html"
 
 
 def model_card_place(model: str) -> str:

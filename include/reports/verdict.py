@@ -90,17 +90,20 @@ def comparison(known: AttemptData) -> Section:
     """Return the losses and metrics of every model on the same rows, with the curves."""
     evidence, objective = known.evidence, known.spec.gate.objective
     if not known.rows:
-        lead = f"No labelled test night after {evidence.last_fitted}: there is nothing to compare yet."
+        lead = f"No labelled test partition after {evidence.last_fitted}: there is nothing to compare yet."
         return Section("On rows that nothing judged here had seen", lead)
-    nights, metrics = evidence.losses.nights, overall_metrics(known)
+    partitions, metrics = evidence.losses.partitions, overall_metrics(known)
     fitted = f"nothing was fitted or tuned later than {evidence.last_fitted}"
     if (refit := evidence.facts.refit) is not None:
         fitted = (
-            f"a model of earlier nights predicted each; the one to serve, fitted on all, has {figure(refit)}"
+            "a model of earlier partitions predicted each; the one to serve, fitted on all, has "
+            f"{figure(refit)}"
         )
     lead = (
-        f"{known.rows:,} labelled rows of {len(nights)} nights, {nights[0]} to {nights[-1]}; {fitted}. The "
-        f"gate decides by the mean {metric_label(objective)} ({loss_unit(known)}). Each figure says whether less or "
+        f"{known.rows:,} labelled rows of {len(partitions)} partitions, {partitions[0]} to "
+        f"{partitions[-1]}; {fitted}. The "
+        f"gate decides by the mean {metric_label(objective)} ({loss_unit(known)}). Each figure says "
+        "whether less or "
         "more of it is better."
     )
     order = sorted(evidence.losses.sums, key=lambda name: (known.mean(name), name))
@@ -117,7 +120,7 @@ def comparison(known: AttemptData) -> Section:
         ]
         for name in order
     ]
-    charts = [curves.gain_by_night(known, known.gained())] if known.rival else []
+    charts = [curves.gain_by_partition(known, known.gained())] if known.rival else []
     if known.tested is None:
         lead += " The rows themselves weren't kept, so there are no curves."
     else:
@@ -133,12 +136,13 @@ def slices(known: AttemptData) -> Section | None:
         return None
     judged = [part for part in found if judgeable(part, gate)]
     lead = (
-        f"By how much the mean {metric_label(gate.objective)} rose in a part of the rows, in percent of that of "
+        f"By how much the mean {metric_label(gate.objective)} rose in a part of the rows, in percent of "
+        "that of "
         f"{model_name(known.evidence.facts.rival)}; below 0 is better. The interval holds the rise on either "
         f"side at the level that the slice is judged at, declared and automatic ones sharing alpha "
         f"{gate.alpha:g}, since of many slices one always looks worse. A slice refuses when even its "
         f"lower end is above {percent(gate.slices.tolerance)}; one with fewer "
-        f"than {gate.slices.min_rows:,} rows, or on few nights, isn't judged."
+        f"than {gate.slices.min_rows:,} rows, or on few partitions, isn't judged."
     )
     rises = sorted(
         ((_rise(known, part, among(part, judged)), part) for part in judged), key=lambda one: -one[0][1]
@@ -152,7 +156,8 @@ def slices(known: AttemptData) -> Section | None:
         for (rise, low, high), part in rises
     ]  # fmt: skip
     rows += [
-        [part.name, "yes" if part.declared else "no", number_cell(f"{sum(part.rows):,}"), *_losses(part), number_cell("—"),
+        [part.name, "yes" if part.declared else "no", number_cell(f"{sum(part.rows):,}"), *_losses(part),
+            number_cell("—"),
          Cell("too few rows", "warn")]
         for part in few
     ]  # fmt: skip
@@ -196,7 +201,7 @@ def importance(known: AttemptData) -> Section | None:
     if not found:
         return None
     lead = (
-        f"The rise of the mean {metric_label(known.spec.gate.objective)} on the held-out nights when one "
+        f"The rise of the mean {metric_label(known.spec.gate.objective)} on the held-out partitions when one "
         "feature's values are permuted among the rows: more is more important, around 0 the model hardly "
         f"uses it. Features that say the same share their worth.{deployed_note(known)}"
     )
@@ -359,12 +364,12 @@ def _sides(known: AttemptData, before: PreviousChampion) -> Table:
     had, have = (judged_features(old) if old else set()), judged_features(known.evidence)
     digests: list[Line] = [[what, *_digests(then[column], now[column])] for what, column in DIGESTS]
     rows: list[Line] = [
-        ["Training night", then["night"], now["night"]],
+        ["Training partition", then["partition"], now["partition"]],
         ["Recipe", old.recipe if old else "not known", known.evidence.recipe],
-        ["Last night fitted", old.fitted if old else "not known", known.evidence.fitted],
+        ["Last partition fitted", old.fitted if old else "not known", known.evidence.fitted],
         ["Rows fitted", _rows(before.learnt.rows), _rows(known.learnt.rows)],
         [prior_text(known, old)[0], prior_text(known, old)[1], prior_text(known, known.evidence)[1]],
-        ["Test nights", *(_nights(one) for one in (old, known.evidence))],
+        ["Test partitions", *(_partitions(one) for one in (old, known.evidence))],
         *digests,
     ]
     if had and have:
@@ -383,11 +388,14 @@ def _rows(count: int) -> str:
     return f"{count:,}" if count else "not known"
 
 
-def _nights(evidence: Evidence | None) -> str:
-    if evidence is None or not evidence.losses.nights:
+def _partitions(evidence: Evidence | None) -> str:
+    if evidence is None or not evidence.losses.partitions:
         return "none"
     losses = evidence.losses
-    return f"{len(losses.nights)}, {losses.nights[0]} to {losses.nights[-1]}, {sum(losses.rows):,} rows"
+    return (
+        f"{len(losses.partitions)}, {losses.partitions[0]} to {losses.partitions[-1]}, "
+        f"{sum(losses.rows):,} rows"
+    )
 
 
 def _names(found: set[str]) -> str:
@@ -405,10 +413,12 @@ def _moved(known: AttemptData, before: PreviousChampion) -> list[Table]:
         missing = new.missing_share - old.missing_share
         found.append((max(abs(moved), abs(missing)), name, moved, old, new))
     rows: list[Line] = [
-        [name, number_cell(figure(old.mean)), number_cell(figure(new.mean)), number_cell(f"{signed(moved)} sd"),
+        [name, number_cell(figure(old.mean)), number_cell(figure(new.mean)),
+            number_cell(f"{signed(moved)} " "sd"),
          number_cell(f"{percent(old.missing_share)} → {percent(new.missing_share)}")]
         if old.kind == "numeric"
-        else [name, number_cell(f"{old.distinct:,} values"), number_cell(f"{new.distinct:,} values"), number_cell("—"),
+        else [name, number_cell(f"{old.distinct:,} " "values"), number_cell(f"{new.distinct:,} " "values"),
+            number_cell("—"),
               number_cell(f"{percent(old.missing_share)} → {percent(new.missing_share)}")]
         for _, name, moved, old, new in sorted(found, key=lambda one: (-one[0], one[1]))[:MOVED]
     ]  # fmt: skip
@@ -495,7 +505,7 @@ def draw_verdict(lake: Lake, spec: UseCase, key: str, registry: Registry | None)
         when that attempt was never judged.
     """
     known = read_attempt(lake, spec, key)
-    place, model = page_place(known.evidence.night, key), known.evidence.model
+    place, model = page_place(known.evidence.partition, key), known.evidence.model
     parts = page_sections(known)
     texts = render_page(known, parts), model_card(known, parts), data_card(known)
     shown, card, data = (text.encode() for text in texts)

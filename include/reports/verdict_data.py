@@ -22,7 +22,7 @@ from include.judge.judge import checks_of
 from include.models import outputs
 from include.promote import ledger
 from include.spec import UseCase
-from include.stats.intervals import Gain, estimate_gain, nights_needed
+from include.stats.intervals import Gain, estimate_gain, partitions_needed
 from include.stats.profiles import Profile, merge_profiles
 from include.storage.lake import Lake
 from include.train import monitoring_baselines
@@ -71,10 +71,10 @@ class AttemptData:
     ----------
     row : of `attempts`; ``newest`` is the same, or that of the person who forced it since.
     tested : None where the rows weren't kept, or there are none.
-    newer : the night of a champion's evidence that was newer than the attempt's when it was made: what is
+    newer : the partition of a champion's evidence that was newer than the attempt's when it was made: what is
         older is recorded and never deployed. Empty where there was none.
     vacant : that the champion to beat had stepped down, so that nobody serves whom it would be tried beside.
-    partitions : rows of `partitions` of the sources, up to the attempt's night.
+    partitions : rows of `partitions` of the sources, up to the attempt's partition.
     """
 
     spec: UseCase
@@ -107,12 +107,17 @@ class AttemptData:
         return sum(self.evidence.losses.sums[name]) / self.rows
 
     def gained(self) -> Gain | None:
-        """Return how much less it loses than its rival, at the gate's own level; None of too few nights."""
+        """Return how much less it loses than its rival, at the gate's own level.
+
+        None of too few partitions.
+        """
         losses, gate = self.evidence.losses, self.spec.gate
-        if not self.rival or len(losses.nights) < nights_needed(gate.block):
+        if not self.rival or len(losses.partitions) < partitions_needed(gate.block_partitions):
             return None
         alpha = attempt_alpha(gate.alpha, int(self.row["attempt"]))
-        return estimate_gain(losses.sums[self.rival], losses.sums[CHALLENGER], losses.rows, gate.block, alpha)
+        return estimate_gain(
+            losses.sums[self.rival], losses.sums[CHALLENGER], losses.rows, gate.block_partitions, alpha
+        )
 
 
 def read_attempt(lake: Lake, spec: UseCase, key: str) -> AttemptData:
@@ -136,10 +141,10 @@ def read_attempt(lake: Lake, spec: UseCase, key: str) -> AttemptData:
         tested=_tested(lake, evidence),
         before=_before(lake, evidence),
         newer=_newer(lake, row),
-        vacant=(ledger.champion_to_beat(lake, evidence.night, evidence.key) or {}).get("kind")
+        vacant=(ledger.champion_to_beat(lake, evidence.partition, evidence.key) or {}).get("kind")
         == ledger.STEPPED_DOWN,
         learnt=_learnt(lake, evidence.model),
-        partitions=[one for one in kept if one["night"] <= evidence.night],
+        partitions=[one for one in kept if one["partition"] <= evidence.partition],
     )
 
 
@@ -151,15 +156,17 @@ def _tested(lake: Lake, evidence: Evidence) -> ScoredTestRows | None:
     table = pq.read_table(io.BytesIO(data))
     if not table.num_rows or not {"actual", *evidence.losses.sums} <= set(table.column_names):
         return None
-    values = {name: outputs.from_single_column(table[name]) for name in table.column_names if name != "night"}
+    values = {
+        name: outputs.from_single_column(table[name]) for name in table.column_names if name != "partition"
+    }
     return ScoredTestRows(values.pop("actual"), {name: values[name] for name in evidence.losses.sums})
 
 
 def _before(lake: Lake, evidence: Evidence) -> PreviousChampion | None:
     # the one that it was compared with, whoever serves by now
     rows = ledger.champions(ledger.switches(lake))
-    was = [r for r in rows if r["model"] == evidence.champion and r["evidence"] <= evidence.night]
-    switch = was[0] if was else ledger.champion_to_beat(lake, evidence.night, evidence.key)
+    was = [r for r in rows if r["model"] == evidence.champion and r["evidence"] <= evidence.partition]
+    switch = was[0] if was else ledger.champion_to_beat(lake, evidence.partition, evidence.key)
     if switch is None:
         return None
     attempt = ledger.attempt(lake, switch["attempt"])
@@ -173,17 +180,17 @@ def _before(lake: Lake, evidence: Evidence) -> PreviousChampion | None:
 
 def _newer(lake: Lake, row: Row) -> str:
     recorded = {one["key"]: one["recorded"] for one in ledger.attempts(lake)}
-    nights = [
+    partitions = [
         one["evidence"]
         for one in ledger.champions(ledger.switches(lake))
-        if recorded.get(one["attempt"], 0) < row["recorded"] and one["evidence"] > row["night"]
+        if recorded.get(one["attempt"], 0) < row["recorded"] and one["evidence"] > row["partition"]
     ]
-    return max(nights, default="")
+    return max(partitions, default="")
 
 
 def _learnt(lake: Lake, model: str) -> FittedOn:
     where = {"product": monitoring_baselines.reference_product(model)}
     made, profiles = lake.rows("partitions", where), lake.rows("profiles", where)
-    first = min((row["night"] for row in profiles), default="")  # trained again it is the same
-    columns = merge_profiles(row for row in profiles if row["night"] == first)
+    first = min((row["partition"] for row in profiles), default="")  # trained again it is the same
+    columns = merge_profiles(row for row in profiles if row["partition"] == first)
     return FittedOn(made[0]["rows"] if made else 0, columns)

@@ -30,7 +30,7 @@ SERVED = {
     "p50_ms": "milliseconds for one row, half of the calls are faster; less is better",
     "p95_ms": "milliseconds for one row, 95 of 100 calls are faster; less is better",
     "p99_ms": "milliseconds for one row, 99 of 100 calls are faster; less is better",
-    "rows_per_second": "rows per second of a whole night; more is better",
+    "rows_per_second": "rows per second of a whole partition; more is better",
     "size_mb": "megabytes of the stored model; less is better",
     "memory_mb": "megabytes that loading and predicting took; less is better",
 }
@@ -120,14 +120,14 @@ def _why(known: AttemptData) -> list[str]:
 def _compared(known: AttemptData) -> str:
     """Return the losses side by side."""
     new, old = known.mean(CHALLENGER), known.mean(known.rival)
-    nights, objective = len(known.evidence.losses.nights), metric_label(known.spec.gate.objective)
+    partitions, objective = len(known.evidence.losses.partitions), metric_label(known.spec.gate.objective)
     share = f": {percent(abs(old - new) / old, beside=0)} {'less' if new < old else 'more'}" if old else ""
     ours, theirs = figures(new, old)
     whose = "that it had never seen, its"
     if known.spec.gate.evidence == "walk_forward":
-        whose = "that models of its recipe, each fitted on earlier nights, had never seen, their"
+        whose = "that models of its recipe, each fitted on earlier partitions, had never seen, their"
     return (
-        f"On {nights} nights with {known.rows:,} rows {whose} {objective} was "
+        f"On {partitions} partitions with {known.rows:,} rows {whose} {objective} was "
         f"{ours} against {theirs} of {rival_name(known)}{share}, and less is better."
     )
 
@@ -135,7 +135,7 @@ def _compared(known: AttemptData) -> str:
 def _then(known: AttemptData, verdict: str) -> str:
     gate, serves = known.spec.gate, known.before is not None and not known.vacant
     if known.newer and verdict != FORCED:
-        return f"It is recorded and not deployed: a champion was judged on newer nights, {known.newer}."
+        return f"It is recorded and not deployed: a champion was judged on newer partitions, {known.newer}."
     if verdict in (NOT_BLESSED, NOT_ENOUGH):
         stays = _nobody(known)
         if known.before:
@@ -144,12 +144,14 @@ def _then(known: AttemptData, verdict: str) -> str:
             if known.vacant:
                 stays = f"{version} stepped down and has no successor yet: its baseline goes on serving"
         if verdict == NOT_ENOUGH:
-            return f"{stays}. This attempt isn't counted; a training with more matured nights will tell."
+            return f"{stays}. This attempt isn't counted; a training with more matured partitions will tell."
         return f"{stays}. The next training makes another attempt; each one has to show its gain more surely."
     if verdict == FORCED:
-        return "It serves from the next night that isn't served yet; one form or one command takes it back."
+        return (
+            "It serves from the next partition that isn't served yet; one form or one command takes it back."
+        )
     steps = {
-        "immediate": "it serves from the next night that isn't served yet",
+        "immediate": "it serves from the next partition that isn't served yet",
         "shadow": "it is scored beside the champion, and serves once its live losses have shown that it may",
         "canary": f"it is scored beside the champion, then serves {percent(gate.rollout.share)} of the "
         "rows, and all of them once its live losses have shown that it may",

@@ -1,7 +1,7 @@
 """Take the step of a trial that its live losses ask for: one commit to the ledger, or none.
 
-Only the newest served night acts. An older one, run again or backfilled, sees what was known then, and what
-followed from it has long been decided.
+Only the newest served partition acts. An older one, run again or backfilled, sees what was known then, and
+what followed from it has long been decided.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ if TYPE_CHECKING:
 SUFFIX = " of the incumbent"
 
 
-def live_losses(lake: Lake, spec: UseCase, trial: Trial, night: str) -> Losses:
-    """Return the losses of candidate and incumbent by night, as known on ``night``.
+def live_losses(lake: Lake, spec: UseCase, trial: Trial, partition: str) -> Losses:
+    """Return the losses of candidate and incumbent by partition, as known on ``partition``.
 
     Only rows that both have scored from the same features count, and that have a label.
     """
-    nights = [key for key in matured(lake, spec, night) if key >= trial.since]
-    by, target = [*spec.key, "night"], spec.problem.target
-    sides = [_scored(lake, spec, nights, str(row["model"])) for row in (trial.candidate, trial.incumbent)]
-    came = labels(lake, spec, nights, known=night)
+    partitions = [key for key in matured(lake, spec, partition) if key >= trial.since]
+    by, target = [*spec.key, "partition"], spec.problem.target
+    sides = [_scored(lake, spec, partitions, str(row["model"])) for row in (trial.candidate, trial.incumbent)]
+    came = labels(lake, spec, partitions, known=partition)
     both = sides[0].join(sides[1], [*by, "row_digest"], join_type="inner", right_suffix=SUFFIX)
     both = both.join(came.filter(came[target].is_valid()), by, join_type="inner").sort_by(
-        [(name, "ascending") for name in ("night", *spec.key)]
+        [(name, "ascending") for name in ("partition", *spec.key)]
     )
-    of, actual = np.asarray(both["night"].to_pylist(), dtype=object), both[target].to_numpy()
+    of, actual = np.asarray(both["partition"].to_pylist(), dtype=object), both[target].to_numpy()
     places = {key: np.flatnonzero(of == key) for key in sorted(set(of))}
     sums = {}
     for name, suffix in ((CHALLENGER, ""), (CHAMPION, SUFFIX)):
@@ -61,12 +61,12 @@ def live_losses(lake: Lake, spec: UseCase, trial: Trial, night: str) -> Losses:
     return Losses(tuple(places), tuple(len(place) for place in places.values()), sums)
 
 
-def _scored(lake: Lake, spec: UseCase, nights: Sequence[str], model: str) -> pa.Table:
-    """Return a model's prediction for each row of the nights, whether it served or stood beside."""
+def _scored(lake: Lake, spec: UseCase, partitions: Sequence[str], model: str) -> pa.Table:
+    """Return a model's prediction for each row of the partitions, whether it served or stood beside."""
     said = spec.problem.outputs
-    columns = [*spec.key, "night", "row_digest", *said]
-    where = {"night": list(nights), "model": model}
-    found = [lake.read(table, where, columns) for table in ("predictions", TABLE)] if nights else []
+    columns = [*spec.key, "partition", "row_digest", *said]
+    where = {"partition": list(partitions), "model": model}
+    found = [lake.read(table, where, columns) for table in ("predictions", TABLE)] if partitions else []
     shape = pa.schema([predictions.predictions_schema(spec).field(name) for name in columns])
     rows = pa.concat_tables([point_in_time.conform(some, shape) for some in (None, *found)])
     # in a canary a model has some rows in both tables, and they are equal
@@ -75,25 +75,27 @@ def _scored(lake: Lake, spec: UseCase, nights: Sequence[str], model: str) -> pa.
     return once.rename_columns({f"{name}_min": name for name in said})
 
 
-def demote(lake: Lake, spec: UseCase, night: str, by: str) -> str:
-    """Let the ladder serve without its champion from the next unserved night, and return why; else nothing.
+def demote(lake: Lake, spec: UseCase, partition: str, by: str) -> str:
+    """Let the ladder serve without its champion from the next unserved partition, and return why.
+
+    Else nothing.
 
     Parameters
     ----------
-    night : the newest served night; labels count as far as they are realised and known by then.
+    partition : the newest served partition; labels count as far as they are realised and known by then.
     by : who switches.
     """
     line = ledger.champions(ledger.switches(lake))
     if not line:
         return ""
     champion = line[-1]
-    # of one that has stepped down no night is looked at: it serves none from its switch on
-    why = demotion_reason(spec, loss_series(lake, champion, night))
+    # of one that has stepped down no partition is looked at: it serves none from its switch on
+    why = demotion_reason(spec, loss_series(lake, champion, partition))
 
     def decide(rows: list[Row]) -> list[Row] | None:
         if ledger.champions(rows)[-1]["switch"] != champion["switch"]:
             return None  # somebody switched meanwhile, and meant it
-        effective = ledger.next_unserved(lake, spec, night)
+        effective = ledger.next_unserved(lake, spec, partition)
         said = {"kind": ledger.STEPPED_DOWN, "by": by, "reason": why, "effective": effective, "request": ""}
         # with its baseline, which comes back with it; who was to replace it is tried against nobody any more
         tried = [
@@ -111,8 +113,10 @@ log = logging.getLogger(__name__)
 ITSELF = "evergreen"  # who switches when nobody asked
 
 
-def advance(lake: Lake, spec: UseCase, night: str, *, registry: Callable[[], Registry] | None = None) -> Ref:
-    """Look at every trial of a night, and at the champion beside its baseline, and take the steps.
+def advance(
+    lake: Lake, spec: UseCase, partition: str, *, registry: Callable[[], Registry] | None = None
+) -> Ref:
+    """Look at every trial of a partition, and at the champion beside its baseline, and take the steps.
 
     Parameters
     ----------
@@ -129,29 +133,31 @@ def advance(lake: Lake, spec: UseCase, night: str, *, registry: Callable[[], Reg
         when the champion is worse than the one before it, which can't be loaded.
     """
     scored = lake.rows("partitions", {"product": "predictions"})
-    served = sorted(row["night"] for row in scored if row["outcome"] == "published")
+    served = sorted(row["partition"] for row in scored if row["outcome"] == "published")
     where = f"{lake.uri}/tables/deployments"
-    if served and night < served[-1]:
-        return Ref(where, night, note=f"only the newest served night takes steps, and that is {served[-1]}")
+    if served and partition < served[-1]:
+        return Ref(
+            where, partition, note=f"only the newest served partition takes steps, and that is {served[-1]}"
+        )
     notes, taken = [], 0
-    for trial in trials_on(ledger.switches(lake), spec, night):
-        nights = sum(row["night"] >= trial.since and row["rows"] > 0 for row in scored)
-        found = next_step(trial.kind, live_losses(lake, spec, trial, night), nights, spec.gate)
+    for trial in trials_on(ledger.switches(lake), spec, partition):
+        partitions = sum(row["partition"] >= trial.since and row["rows"] > 0 for row in scored)
+        found = next_step(trial.kind, live_losses(lake, spec, trial, partition), partitions, spec.gate)
         taken += found.step != STAY and _act(lake, spec, trial, found)
         notes.append(f"{trial}: {found.step}, {found.reason}")
-    if down := demote(lake, spec, night, ITSELF):
+    if down := demote(lake, spec, partition, ITSELF):
         log.warning("%s: %s", spec.name, down)
         notes, taken = [*notes, down], taken + 1
     champions = ledger.champions(ledger.switches(lake))
-    if registry is not None and any(row["effective"] >= night for row in champions):
+    if registry is not None and any(row["effective"] >= partition for row in champions):
         mirror_aliases(
             lake, spec, registry()
-        )  # also for who switched and was killed before it, tonight or the last
-    return Ref(where, night, rows=taken, note="; ".join(notes)[:500] or "nothing is on trial")
+        )  # also for who switched and was killed before it, in this partition or the last
+    return Ref(where, partition, rows=taken, note="; ".join(notes)[:500] or "nothing is on trial")
 
 
 def _act(lake: Lake, spec: UseCase, trial: Trial, found: RolloutStep) -> bool:
-    """Take a step; False where somebody else switched meanwhile, and the next night looks again."""
+    """Take a step; False where somebody else switched meanwhile, and the next partition looks again."""
     log.warning("%s: %s: %s, %s", spec.name, trial, found.step, found.reason)
     if trial.kind == WATCH_ROLE:
         request = f"watch of switch {trial.candidate['switch']}"

@@ -1,4 +1,4 @@
-"""The ladder: champion, previous champion, baseline, prior. The first that can serve a night does.
+"""The ladder: champion, previous champion, baseline, prior. The first that can serve a partition does.
 
 A rung is passed over with a reason, and the reasons are kept with each prediction.
 """
@@ -41,7 +41,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class Served:
-    """What a night was given: the predictions, by one rung, and why by none higher."""
+    """What a partition was given: the predictions, by one rung, and why by none higher."""
 
     step: Rung
     reason: str
@@ -51,7 +51,7 @@ class Served:
 def fallback_chain(serving: Serving, spec: UseCase) -> list[Rung]:
     """Return the rungs from the top; the last, a constant, can always serve."""
     rows = {"champion": serving.champion, "previous": serving.previous, "baseline": serving.baseline}
-    absent = "none was promoted for this night"
+    absent = "none was promoted for this partition"
     if serving.down is not None:
         absent = f"v{serving.down['version']} stepped down from {serving.down['effective']} on"
     models_first = [
@@ -74,8 +74,8 @@ def predict_with_fallback(
 
     Parameters
     ----------
-    rows : the night's features, shape (n, any).
-    missing : the sources that this night is without, each with a word why.
+    rows : the partition's features, shape (n, any).
+    missing : the sources that this partition is without, each with a word why.
     take : gives what asks a model and what it has said already, None where nobody made that ready.
     """
     reasons: list[str] = []
@@ -93,7 +93,7 @@ def predict_with_fallback(
 def skip_reason(spec: UseCase, step: Rung, missing: Mapping[str, str]) -> str:
     """Return why a rung is passed over before it is asked, empty if it isn't."""
     needs: Mapping[str, tuple[str, ...]] = {
-        str(rung): sources for rung, sources in spec.scoring.needs.items()
+        str(rung): sources for rung, sources in spec.scoring.requires.items()
     }
     rung = "champion" if step.rung == CANARY else step.rung
     lacks = [f"{s} is {missing[s]}" for s in needs.get(rung, ()) if s in missing]

@@ -74,7 +74,7 @@ def _mix(states: Bits, bits: Bits, spare: Bits) -> None:
 
 
 NEAR = 1e-9  # of a prediction
-WHO = ("rung", "version", "model", "reason")  # the columns that say who served a row
+WHO = ("served_by", "version", "model", "reason")  # the columns that say who served a row
 
 
 def predictions_schema(spec: UseCase) -> pa.Schema:
@@ -87,7 +87,7 @@ def predictions_schema(spec: UseCase) -> pa.Schema:
 
 def build_predictions(spec: UseCase, rows: pa.Table, served: Served) -> pa.Table:
     """Return one row for each row of features, in their order."""
-    who = {"rung": served.step.rung, "reason": served.reason}
+    who = {"served_by": served.step.rung, "reason": served.reason}
     who |= {"version": served.step.version, "model": served.step.model}
     size = min(spill.BATCH, rows.num_rows)
     same = pa.table(
@@ -107,18 +107,18 @@ def _built(spec: UseCase, rows: pa.Table, same: pa.Table, values: NDArray[np.flo
             "prediction": pa.array(values.max(axis=1)),
             "label": outputs.predicted_class(spec, values),
         }
-    columns |= {name: rows[name] for name in ("night", *spec.key)}
+    columns |= {name: rows[name] for name in ("partition", *spec.key)}
     return pa.table(
         [columns[name] for name in predictions_schema(spec).names], schema=predictions_schema(spec)
     )
 
 
 def served_parts(spec: UseCase, earlier: pa.Table, rows: pa.Table) -> list[tuple[Rung, str, pa.Array]]:
-    """Return who served a night's published predictions, why by none higher, and which of the rows.
+    """Return who served a partition's published predictions, why by none higher, and which of the rows.
 
     Parameters
     ----------
-    rows : the night's features now; one that has no prediction yet goes with most of the others.
+    rows : the partition's features now; one that has no prediction yet goes with most of the others.
 
     Returns
     -------
@@ -159,26 +159,26 @@ def _keys(spec: UseCase, rows: pa.Table) -> list[tuple[object, ...]]:
 def serving_sentence(made: pa.Table) -> str:
     """Return who served how many rows, and why nobody higher."""
     counts = made.group_by(list(WHO)).aggregate([([], "count_all")]).to_pylist()
-    counts.sort(key=lambda row: (-row["count_all"], row["rung"]))
+    counts.sort(key=lambda row: (-row["count_all"], row["served_by"]))
     return "; ".join(
-        f"{row['count_all']} rows by {Rung(row['rung'], row['version']).name}"
+        f"{row['count_all']} rows by {Rung(row['served_by'], row['version']).name}"
         + (f": {row['reason']}" if row["reason"] else "")
         for row in counts
     )
 
 
 def model_digests(made: pa.Table) -> str:
-    """Return the digests of the models that gave a night's rows, joined by ``+``."""
+    """Return the digests of the models that gave a partition's rows, joined by ``+``."""
     return "+".join(sorted(made["model"].unique().to_pylist()))
 
 
 def predictions_row(
-    product: str, night: str, made: pa.Table, inputs: Mapping[str, str], declaration: str, note: str
+    product: str, partition: str, made: pa.Table, inputs: Mapping[str, str], declaration: str, note: str
 ) -> pa.Table:
-    """Return the row of `partitions` that says what a night's rows are, and what they were made from."""
+    """Return the row of `partitions` that says what a partition's rows are, and what they were made from."""
     row = schemas.partition_row(
         product,
-        night,
+        partition,
         made.num_rows,
         digest_table(made),
         inputs={**inputs, "model": model_digests(made)},

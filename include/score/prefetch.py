@@ -1,4 +1,4 @@
-"""Predictions that are begun while a night's features are still being joined, which keeps one core only.
+"""Predictions that are begun while a partition's features are still being joined, which keeps one core only.
 
 They are a guess at who will serve. Who does serve takes those of its own model and of the very rows, and
 predicts the others itself, and those that failed: nothing is decided here, and nothing fails here.
@@ -45,15 +45,15 @@ class _Part:
 
 
 class Prefetch:
-    """A night's predictions, as far as they were begun.
+    """A partition's predictions, as far as they were begun.
 
     Parameters
     ----------
-    missing : the sources that the night is without, each with a word why.
+    missing : the sources that the partition is without, each with a word why.
     """
 
-    def __init__(self, lake: Lake, spec: UseCase, night: str, missing: Mapping[str, str]) -> None:
-        self._of, self._key = (lake, spec, night, missing), list(spec.key)
+    def __init__(self, lake: Lake, spec: UseCase, partition: str, missing: Mapping[str, str]) -> None:
+        self._of, self._key = (lake, spec, partition, missing), list(spec.key)
         self._workers = ThreadPoolExecutor(max(spill.WORKERS - 1, 1), "ahead")
         self._guess: Future[_Guess | None] | None = None
         self._parts: dict[int, Future[_Part | None]] = {}
@@ -68,7 +68,7 @@ class Prefetch:
         """Yield batches of features, and begin with those for which a core is free.
 
         A batch that is no whole part of `spool.parts` is let by: a prediction's last bit may depend on the
-        rows beside it. So a night of less than a part costs nothing here.
+        rows beside it. So a partition of less than a part costs nothing here.
         """
         start = 0
         for batch in batches:
@@ -88,7 +88,10 @@ class Prefetch:
         return _Part(digest_table(rows.select(self._key)), guess.ask(rows)) if guess else None
 
     def take(self, model: str) -> tuple[Ask, Said] | None:
-        """Return what asks a model and what it has said of the night's parts; None if it wasn't the guess."""
+        """Return what asks a model and what it has said of the partition's parts.
+
+        None if it wasn't the guess.
+        """
         guess = self._guess.result() if self._guess else None
         if guess is None or guess.model != model:
             return None
@@ -109,14 +112,14 @@ def _tried(work: Callable[[], Made]) -> Made | None:
         return None
 
 
-def _likely(lake: Lake, spec: UseCase, night: str, missing: Mapping[str, str]) -> _Guess | None:
-    """Return the one model that would serve all of a night's rows now, None if there isn't one."""
+def _likely(lake: Lake, spec: UseCase, partition: str, missing: Mapping[str, str]) -> _Guess | None:
+    """Return the one model that would serve all of a partition's rows now, None if there isn't one."""
     switches = ledger.switches(lake)
-    if any(trial.kind == CANARY_ROLE for trial in trials_on(switches, spec, night)):
+    if any(trial.kind == CANARY_ROLE for trial in trials_on(switches, spec, partition)):
         return None
-    if lake.count("predictions", {"night": night}):
+    if lake.count("predictions", {"partition": partition}):
         return None
-    rungs = fallback.fallback_chain(ledger.serving_of(switches, night), spec)
+    rungs = fallback.fallback_chain(ledger.serving_of(switches, partition), spec)
     model = next(step.model for step in rungs if not fallback.skip_reason(spec, step, missing))
     return (
         _Guess(model, artifacts.batch_predictor(artifacts.load_model(lake, model), spec)) if model else None

@@ -1,4 +1,4 @@
-"""A model on trial scores each night beside the one that serves; its rows are kept apart."""
+"""A model on trial scores each partition beside the one that serves; its rows are kept apart."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ def score_shadow(
 ) -> None:
     """Publish to `shadows` what each model on trial says of the rows that it doesn't serve.
 
-    What is there as recorded stays, so scoring a night again changes nothing; what a kill left without its
-    row in `partitions`, or was changed since, is made anew. A model that can't score the rows is logged and
-    leaves none: the trial then lacks the night.
+    What is there as recorded stays, so scoring a partition again changes nothing; what a kill left without
+    its row in `partitions`, or was changed since, is made anew. A model that can't score the rows is logged
+    and leaves none: the trial then lacks the partition.
 
     Parameters
     ----------
-    rows : the night's features, shape (n, any).
-    served : the night's predictions.
-    inputs : the digest of what the night saw of each source.
+    rows : the partition's features, shape (n, any).
+    served : the partition's predictions.
+    inputs : the digest of what the partition saw of each source.
     """
-    night, everywhere = rows["night"][0].as_py(), set(served["model"].unique().to_pylist())
+    partition, everywhere = rows["partition"][0].as_py(), set(served["model"].unique().to_pylist())
     wanted = {str(row["model"]): row for trial in on_trial for row in (trial.candidate, trial.incumbent)}
     wanted = {model: row for model, row in wanted.items() if everywhere != {model}}
     if not wanted:
         return
-    kept = _kept(lake, spec, night)
+    kept = _kept(lake, spec, partition)
     made = [kept] if kept is not None else []
     have = set(kept["model"].to_pylist()) if kept is not None else set()
     for model, row in wanted.items():
@@ -59,32 +59,34 @@ def score_shadow(
         try:
             values = fallback.predict_rung(lake, spec, rows, step)
         except ModelError as error:
-            log.warning("%s/%s: v%s can't score beside: %s", spec.name, night, row["version"], error)
+            log.warning("%s/%s: v%s can't score beside: %s", spec.name, partition, row["version"], error)
             continue
         made.append(predictions.build_predictions(spec, rows, Served(step, "", values)))
     if made and (kept is None or len(made) > 1):
-        _publish(lake, spec, night, pa.concat_tables(made), inputs)
+        _publish(lake, spec, partition, pa.concat_tables(made), inputs)
 
 
-def _kept(lake: Lake, spec: UseCase, night: str) -> pa.Table | None:
-    """Return a night's rows if they are those that were recorded."""
-    for recorded in lake.rows("partitions", {"product": TABLE, "night": night}):
+def _kept(lake: Lake, spec: UseCase, partition: str) -> pa.Table | None:
+    """Return a partition's rows if they are those that were recorded."""
+    for recorded in lake.rows("partitions", {"product": TABLE, "partition": partition}):
         found = _sorted(
             spec,
-            point_in_time.conform(lake.read(TABLE, {"night": night}), predictions.predictions_schema(spec)),
+            point_in_time.conform(
+                lake.read(TABLE, {"partition": partition}), predictions.predictions_schema(spec)
+            ),
         )
         if digest_table(found) == recorded["digest"]:
             return found
     return None
 
 
-def _publish(lake: Lake, spec: UseCase, night: str, made: pa.Table, inputs: Mapping[str, str]) -> None:
+def _publish(lake: Lake, spec: UseCase, partition: str, made: pa.Table, inputs: Mapping[str, str]) -> None:
     made = _sorted(spec, made)
-    lake.publish(TABLE, made, {"night": night})
+    lake.publish(TABLE, made, {"partition": partition})
     done = predictions.predictions_row(
-        TABLE, night, made, inputs, spec.digest, predictions.serving_sentence(made)
+        TABLE, partition, made, inputs, spec.digest, predictions.serving_sentence(made)
     )
-    lake.publish("partitions", done, {"product": TABLE, "night": night})
+    lake.publish("partitions", done, {"product": TABLE, "partition": partition})
 
 
 def _sorted(spec: UseCase, rows: pa.Table) -> pa.Table:
@@ -95,7 +97,10 @@ Part = tuple[pa.Table, list[Rung]]
 
 
 def split_canary(spec: UseCase, rows: pa.Table, rungs: list[Rung], on_trial: Sequence[Trial]) -> list[Part]:
-    """Return the night's rows in one part, or in two when a canary serves some of them, with their rungs."""
+    """Return the partition's rows in one part, or in two when a canary serves some of them.
+
+    With their rungs.
+    """
     for trial in on_trial:
         if trial.kind == CANARY_ROLE:
             model, version = str(trial.candidate["model"]), str(trial.candidate["version"])

@@ -1,7 +1,7 @@
-"""A partition key is the night a row became known; this page turns keys into moments and back.
+"""A partition key is the partition a row became known; this page turns keys into moments and back.
 
-Nothing here, nor anything that calls it, reads the wall clock: a backfilled night computes what that night
-saw.
+Nothing here, nor anything that calls it, reads the wall clock: a backfilled partition computes what that
+partition saw.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ def day_of(key: str) -> date:
             "partition",
             required="a date such as 2013-03-01",
             found=repr(key),
-            remedy="give the night in the trigger form's field, or backfill a range of dates",
+            remedy="give the partition in the trigger form's field, or backfill a range of dates",
         ) from None
 
 
 @dataclass(frozen=True)
 class Clock:
-    """The nights of a use case.
+    """The partitions of a use case.
 
     Parameters
     ----------
-    cron : when a night's decision is taken, at most once a local day.
+    cron : when a partition's decision is taken, at most once a local day.
     timezone : the zone in which cron and keys are read, as ``America/New_York``.
     """
 
@@ -57,28 +57,28 @@ class Clock:
         return moment.astimezone(UTC)
 
     def moment(self, key: str) -> datetime:
-        """Return the night's decision time (UTC)."""
+        """Return the partition's decision time (UTC)."""
         return self._tick(key).replace(tzinfo=self.zone).astimezone(UTC)
 
     def keys(self, first: str, last: str) -> list[str]:
-        """Return the nights from ``first`` to ``last``, both included."""
+        """Return the partitions from ``first`` to ``last``, both included."""
         return list(_keys(self, first, last))
 
-    def shift(self, key: str, nights: int) -> str:
-        """Return the night that is ``nights`` later (or earlier, when negative)."""
-        return _shifted(self, key, nights)
+    def shift(self, key: str, partitions: int) -> str:
+        """Return the partition that is ``partitions`` later (or earlier, when negative)."""
+        return _shifted(self, key, partitions)
 
     def around(self, key: str) -> tuple[str, str]:
-        """Return the last night up to a day and the first from it on: twice the day where it has one."""
+        """Return the last partition up to a day and the first from it on: twice the day where it has one."""
         midnight = datetime.combine(day_of(key), time())
         before = croniter(self.cron, midnight + timedelta(days=1)).get_prev(datetime)
         after = croniter(self.cron, midnight - timedelta(seconds=1)).get_next(datetime)
         return before.date().isoformat(), after.date().isoformat()
 
     def newest(self, now: datetime) -> str:
-        """Return the last night whose decision time has come by a moment."""
-        night = self.around(now.astimezone(self.zone).date().isoformat())[0]
-        return night if self.moment(night) <= now else self.shift(night, -1)
+        """Return the last partition whose decision time has come by a moment."""
+        partition = self.around(now.astimezone(self.zone).date().isoformat())[0]
+        return partition if self.moment(partition) <= now else self.shift(partition, -1)
 
     def _tick(self, key: str) -> datetime:
         """Return the wall time at which the cron fires on the key's day.
@@ -92,7 +92,7 @@ class Clock:
         if tick.date() != day:
             raise PartitionError(
                 f"partition {key}",
-                required=f"a night of the schedule {self.cron!r} ({self.timezone})",
+                required=f"a partition of the schedule {self.cron!r} ({self.timezone})",
                 found=f"none on that day, the next is {tick.date()}",
                 remedy="choose a date on which the schedule fires",
             )
@@ -104,13 +104,13 @@ class Clock:
             yield tick.date().isoformat()
 
 
-# A night asks for the same few some hundred times, and a step of croniter takes a tenth of a millisecond.
+# A partition asks for the same few some hundred times, and a step of croniter takes a tenth of a millisecond.
 @lru_cache(maxsize=1024)
-def _shifted(clock: Clock, key: str, nights: int) -> str:
+def _shifted(clock: Clock, key: str, partitions: int) -> str:
     tick = clock._tick(key)
     step = croniter(clock.cron, tick)
-    for _ in range(abs(nights)):
-        tick = step.get_next(datetime) if nights > 0 else step.get_prev(datetime)
+    for _ in range(abs(partitions)):
+        tick = step.get_next(datetime) if partitions > 0 else step.get_prev(datetime)
     return tick.date().isoformat()
 
 

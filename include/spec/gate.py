@@ -91,10 +91,10 @@ class Rollout(Strict):
     """
 
     kind: Literal["immediate", "shadow", "canary"] = "immediate"
-    nights: int = Field(14, ge=2, description="matured nights before a step forward")
-    look: int = Field(7, ge=1, description="matured nights between two looks at the live losses")
+    partitions: int = Field(14, ge=2, description="matured partitions before a step forward")
+    look_every: int = Field(7, ge=1, description="matured partitions between two looks at the live losses")
     patience: int = Field(
-        56, ge=2, description="scored nights after which an undecided step goes back, and a watch is over"
+        56, ge=2, description="scored partitions after which an undecided step goes back, and a watch is over"
     )
     margin: float = Field(
         0.01, ge=0, description="rise of the mean loss, relative to the champion's, that a step may not show"
@@ -113,14 +113,14 @@ class Gate(Strict):
         description="a model judged on a window and deployed as judged, or a recipe judged by walking "
         "forward over the window and then fitted on everything",
     )
-    step: int = Field(7, ge=1, description="nights between two origins of a walk forward")
+    step: int = Field(7, ge=1, description="partitions between two origins of a walk forward")
     requirements: tuple[Requirement, ...] = ()
-    min_partitions: int = Field(21, ge=2, description="matured test nights, else: not enough evidence")
+    min_partitions: int = Field(21, ge=2, description="matured test partitions, else: not enough evidence")
     alpha: float = Field(
         0.05, gt=0, lt=0.5, description="chance of promoting noise, over all attempts together"
     )
     min_gain: float = Field(0.0, ge=0, description="of the mean loss, relative to the champion's")
-    block: int = Field(3, ge=1, description="nights that are resampled together")
+    block_partitions: int = Field(3, ge=1, description="partitions that are resampled together")
     coverage: Share = Field(
         0.3, description="share of the rows to score whose value of a feature was never fitted on"
     )

@@ -42,7 +42,7 @@ def check_partition(spec: UseCase, key: str, now: datetime) -> None:
     until = f"to {schedule.end}" if schedule.end else "on"
     raise PartitionError(
         f"{spec.name}/{key}",
-        required=f"a partition of the schedule {schedule.nightly!r} ({schedule.timezone}) from "
+        required=f"a partition of the schedule {schedule.batch!r} ({schedule.timezone}) from "
         f"{schedule.start} {until}",
         found=problem,
         remedy=f"{choice}, or change `schedule` in usecase.yaml",

@@ -38,7 +38,7 @@ class Column(Strict):
         description="of a timestamp written without one; text with another offset is quarantined. Without "
         "`timezone` a text's own offset counts",
     )
-    agrees: str | None = Field(
+    agrees_with: str | None = Field(
         None, description="of a timestamp: the hhmm column that says its hour in the schedule's time zone"
     )
     scale: float = Field(1.0, description="multiplies a number, as 0.44704 turns mph into m/s")
@@ -112,19 +112,19 @@ class Fetch(Strict):
     )
     max_rows: int = _later(100_000_000, ge=1, description="of a part")
     max_columns: int = _later(10_000, ge=1, description="of a part")
-    max_pages: int = _later(10_000, ge=1, description="of an API's night")
-    failures: int = Field(3, ge=1, description="failed nights in a row that open the circuit")
+    max_pages: int = _later(10_000, ge=1, description="of an API's partition")
+    failures: int = Field(3, ge=1, description="failed partitions in a row that open the circuit")
     cool_down: float = Field(300.0, ge=0, description="seconds before the open circuit admits one probe")
 
 
 class _Source(Strict):
     connection: Name
-    offset: int = Field(0, description="days from the night to the day that the rows are about")
-    known: Local = Field(
-        "00:00", description="local time of the night at which the rows could first be known"
+    offset: int = Field(0, description="days from the partition to the day that the rows are about")
+    available_at: Local = Field(
+        "00:00", description="local time of the partition at which the rows could first be known"
     )
     start: Day | None = Field(
-        None, description="the first night that has this source, if later than the schedule's"
+        None, description="the first partition that has this source, if later than the schedule's"
     )
     day: str | None = Field(None, description="the column whose local date must be the day asked for")
     key: tuple[str, ...] = Field(min_length=1)
@@ -135,13 +135,15 @@ class _Source(Strict):
     @model_validator(mode="after")
     def _columns_agree(self) -> _Source:
         for name, column in self.columns.items():
-            if column.agrees is None:
+            if column.agrees_with is None:
                 continue
-            other = self.columns.get(column.agrees)
+            other = self.columns.get(column.agrees_with)
             if other is None or other.type != "hhmm" or other.hashed:
-                raise ValueError(f"columns.{name}.agrees: {column.agrees!r} is no hhmm column of the source")
+                raise ValueError(
+                    f"columns.{name}.agrees_with: {column.agrees_with!r} is no hhmm column of the source"
+                )
             if column.type != "timestamp" or column.hashed:
-                raise ValueError(f"columns.{name}.agrees: only a timestamp has one, found {column.type}")
+                raise ValueError(f"columns.{name}.agrees_with: only a timestamp has one, found {column.type}")
         return self
 
     @model_validator(mode="after")
@@ -162,17 +164,17 @@ class _Source(Strict):
                 raise ValueError(
                     f"{name!r} is another column's name but for the case; use `from` to rename it"
                 )
-        for name in ("night", "revision", "known_at", "decision_time"):
+        for name in ("partition", "revision", "known_at", "decision_time"):
             if name in self.columns:
                 raise ValueError(f"{name!r} is Evergreen's own column; keep the source's under another name")
         return self
 
 
 class Objects(_Source):
-    """Files of a bucket or folder, one object a night."""
+    """Files of a bucket or folder, one object a partition."""
 
     kind: Literal["objects"]
-    path: str = Field(description="of one object below the connection, with {day} or {night}")
+    path: str = Field(description="of one object below the connection, with {day} or {partition}")
     format: Literal["csv", "parquet", "json"] = "csv"
 
 
@@ -180,7 +182,7 @@ class Http(_Source):
     """A paged JSON API: pages are asked for until the answer's own count is reached."""
 
     kind: Literal["http"]
-    path: str = Field(description="below the connection, with {day} or {night}")
+    path: str = Field(description="below the connection, with {day} or {partition}")
     rows: str = Field("rows", description="the field that holds the page's rows")
     pages: str | None = Field(
         "pages", description="the field that says how many pages there are; none: one page"
@@ -192,7 +194,7 @@ class Http(_Source):
 
 
 class Sql(_Source):
-    """The rows of one query; :day, :night and :known_at are bound, never pasted."""
+    """The rows of one query; :day, :partition and :known_at are bound, never pasted."""
 
     kind: Literal["sql"]
     query: str

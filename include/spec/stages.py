@@ -18,7 +18,7 @@ class Features(Strict):
 
     sql: str = "features.sql"
     spine: Name = Field(description="the source whose rows are to be scored")
-    lookback: int = Field(ge=0, description="nights before the spine's that the SQL may read")
+    lookback: int = Field(ge=0, description="partitions before the spine's that the SQL may read")
     lookbacks: dict[Name, Annotated[int, Field(ge=0)]] = Field(
         {}, description="sources that are read less far back"
     )
@@ -40,7 +40,7 @@ class Features(Strict):
         return self.numeric + self.categorical
 
     def back(self, source: str) -> int:
-        """Return the nights before the spine's that the SQL may read of a source."""
+        """Return the partitions before the spine's that the SQL may read of a source."""
         return min(self.lookbacks.get(source, self.lookback), self.lookback)
 
     @model_validator(mode="after")
@@ -64,7 +64,9 @@ class Labels(Strict):
     sql: str = Field(
         description="an expression over the source's columns; null where no label will ever come"
     )
-    delay: int = Field(ge=0, description="nights from the spine's night to the one that brings its labels")
+    delay: int = Field(
+        ge=0, description="partitions from the spine's partition to the one that brings its labels"
+    )
 
 
 class Candidate(Strict):
@@ -79,13 +81,13 @@ class Training(Strict):
     """A time-ordered split: train, then validation (chooses), then test (judges)."""
 
     window: int | None = Field(
-        None, ge=3, description="nights back from the training night; none: all history"
+        None, ge=3, description="partitions back from the training partition; none: all history"
     )
-    validation: int = Field(7, ge=1, description="nights")
-    test: int = Field(28, ge=1, description="nights; neither fitted nor tuned on")
-    test_up_to: int | None = _later(
+    validation: int = Field(7, ge=1, description="partitions")
+    test: int = Field(28, ge=1, description="partitions; neither fitted nor tuned on")
+    max_test: int | None = _later(
         None,
-        description="of a walk forward: more test nights, up to half of the labelled ones",
+        description="of a walk forward: more test partitions, up to half of the labelled ones",
     )
     baselines: tuple[Candidate, ...] = Field(min_length=1)
     candidates: tuple[Candidate, ...] = Field(min_length=1)
@@ -103,8 +105,8 @@ class Training(Strict):
             raise ValueError(
                 "baselines: one must be {name: prior, estimator: prior}; leaks are measured by it"
             )
-        if self.test_up_to is not None and self.test_up_to <= self.test:
-            raise ValueError(f"test_up_to: more than test = {self.test}, found {self.test_up_to}")
+        if self.max_test is not None and self.max_test <= self.test:
+            raise ValueError(f"max_test: more than test = {self.test}, found {self.max_test}")
         return self
 
 
@@ -124,32 +126,34 @@ def _is_number(value: Any) -> bool:
 class Scoring(Strict):
     """Every row gets a prediction: the first rung of the ladder that can serve."""
 
-    by: Local = Field("23:59", description="local hour of the night by which predictions exist")
-    needs: dict[Rung, tuple[Name, ...]] = Field({}, description="sources that a rung can't serve without")
+    deadline: Local = Field("23:59", description="local hour of the partition by which predictions exist")
+    requires: dict[Rung, tuple[Name, ...]] = Field({}, description="sources that a rung can't serve without")
     fallback: Annotated[float | dict[str, float], BeforeValidator(_fallback)] = Field(
         description="the prediction before any model was promoted; of a multiclass problem a probability a "
         "class"
     )
 
 
-class Jumps(Strict):
+class SuddenChanges(Strict):
     """How rarely a column's alarm may be false, and what it takes."""
 
-    a_year: float = Field(4, gt=0, description="tolerable alerts in 365 clean nights, over all columns")
-    past: int = Field(28, ge=7, description="nights before a night that it is compared with")
-    nights: int = Field(2, ge=1, description="of the last `of` that must break with their past")
+    false_alarms_per_year: float = Field(
+        4, gt=0, description="tolerable alerts in 365 clean partitions, over all columns"
+    )
+    past: int = Field(28, ge=7, description="partitions before a partition that it is compared with")
+    partitions: int = Field(2, ge=1, description="of the last `of` that must break with their past")
     of: int = Field(3, ge=1)
-    quiet: int = Field(7, ge=1, description="nights after an alert in which no other counts")
+    quiet: int = Field(7, ge=1, description="partitions after an alert in which no other counts")
 
     @property
     def enough(self) -> int:
-        """Nights that must be there, of the past and the last ``of``, before one is judged."""
+        """Partitions that must be there, of the past and the last ``of``, before one is judged."""
         return round(0.75 * self.past) + self.of
 
     @model_validator(mode="after")
-    def _can_be(self) -> Jumps:
-        if self.nights > self.of:
-            raise ValueError(f"nights: at most of = {self.of}, found {self.nights}")
+    def _can_be(self) -> SuddenChanges:
+        if self.partitions > self.of:
+            raise ValueError(f"partitions: at most of = {self.of}, found {self.partitions}")
         return self
 
 
@@ -161,7 +165,7 @@ class Measure(Strict):
 
 
 class Monitoring(Strict):
-    """What is watched, night by night."""
+    """What is watched, partition by partition."""
 
     measure: Measure = _later(Measure())
     psi: float = Field(0.25, gt=0, description="population stability index from which a column has drifted")
@@ -179,16 +183,18 @@ class Monitoring(Strict):
         le=1,
         description="share of values that the reference doesn't hold, from which it is an alarm",
     )
-    jumps: Jumps = _later(Jumps())
+    sudden_changes: SuddenChanges = _later(SuddenChanges())
     requirements: tuple[Requirement, ...] = Field((), description="of realised performance")
     window: int = Field(
-        7, ge=1, description="nights that drift is judged on, and matured ones that performance is"
+        7, ge=1, description="partitions that drift is judged on, and matured ones that performance is"
     )
     patience: int = _later(
-        21, ge=2, description="matured nights below the baseline after which the ladder steps down by itself"
+        21,
+        ge=2,
+        description="matured partitions below the baseline after which the ladder steps down by itself",
     )
-    alarms: float = _later(
-        0.1, gt=0, lt=1, description="false alarms in 365 nights that each test of the losses may raise"
+    false_alarms_per_year: float = _later(
+        0.1, gt=0, lt=1, description="false alarms in 365 partitions that each test of the losses may raise"
     )
     report_rows: int = Field(
         5000, ge=100, description="rows of the sample from which Evidently's report is drawn"
@@ -199,16 +205,22 @@ class Retraining(Strict):
     """When the evidence asks for a training outside the schedule."""
 
     when: tuple[Literal["degraded", "drifted", "concept"], ...] = ("degraded",)
-    persist: int = Field(3, ge=1, description="nights in a row that must show it")
-    cooldown: int = Field(14, ge=0, description="nights after such a training in which no other is asked for")
-    a_month: int = Field(2, ge=1, description="such trainings in 30 nights, at most")
+    consecutive: int = Field(3, ge=1, description="partitions in a row that must show it")
+    cooldown: int = Field(
+        14, ge=0, description="partitions after such a training in which no other is asked for"
+    )
+    max_per_month: int = Field(2, ge=1, description="such trainings in 30 partitions, at most")
 
 
 class Alerts(Strict):
-    """Whom the nights tell, and how often."""
+    """Whom the partitions tell, and how often."""
 
     quiet: int = Field(
-        7, ge=1, description="nights in which the same isn't told again; of jumps, monitoring.jumps.quiet"
+        7,
+        ge=1,
+        description=(
+            "partitions in which the same isn't told again; of jumps, monitoring.sudden_changes.quiet"
+        ),
     )
     to: tuple[Name, ...] = Field(
         (), description="Airflow connections: of a webhook, of Slack's, of a mail server"

@@ -24,15 +24,15 @@ PRODUCTS = (
 
 
 class Schedule(Strict):
-    """When the nights are."""
+    """When the partitions are."""
 
-    nightly: str
+    batch: str
     training: str
     timezone: str
-    start: Day = Field(description="the first night")
-    end: Day | None = Field(None, description="the last night, if there is one")
+    start: Day = Field(description="the first partition")
+    end: Day | None = Field(None, description="the last partition, if there is one")
 
-    @field_validator("nightly", "training")
+    @field_validator("batch", "training")
     @classmethod
     def _cron(cls, value: str) -> str:
         from croniter import croniter
@@ -76,12 +76,12 @@ class UseCase(Strict):
 
     @property
     def clock(self) -> Clock:
-        """The clock of the nights."""
-        return Clock(self.schedule.nightly, self.schedule.timezone)
+        """The clock of the partitions."""
+        return Clock(self.schedule.batch, self.schedule.timezone)
 
     @property
     def key(self) -> tuple[str, ...]:
-        """The columns that tell one row to score from another, within a night."""
+        """The columns that tell one row to score from another, within a partition."""
         return self.sources[self.features.spine].key
 
     @property
@@ -107,7 +107,7 @@ class UseCase(Strict):
         part = self.sources[product].model_dump(mode="json", by_alias=True)
         known = self.problem.classes if product == self.labels.source else ()
         labels = [known, self.labels.sql] if known else []
-        return digest_json([part, self.schedule.nightly, self.schedule.timezone, *labels])
+        return digest_json([part, self.schedule.batch, self.schedule.timezone, *labels])
 
     @property
     def fallback(self) -> float | tuple[float, ...]:
@@ -115,8 +115,8 @@ class UseCase(Strict):
         said = self.scoring.fallback
         return tuple(said[name] for name in self.problem.classes) if isinstance(said, dict) else said
 
-    def nights(self, source: str, first: str, last: str) -> list[str]:
-        """Return the nights from ``first`` to ``last`` on which a source exists."""
+    def partitions(self, source: str, first: str, last: str) -> list[str]:
+        """Return the partitions from ``first`` to ``last`` on which a source exists."""
         start = max(first, self.sources[source].start or self.schedule.start, self.schedule.start)
         return self.clock.keys(start, min(last, self.schedule.end or last)) if start <= last else []
 
@@ -127,7 +127,9 @@ class UseCase(Strict):
             raise ValueError(f"sources: {taken[0]!r} is the name of one of Evergreen's own products")
         named = [("features.spine", self.features.spine), ("labels.source", self.labels.source)]
         named += [("features.lookbacks", source) for source in self.features.lookbacks]
-        named += [(f"scoring.needs.{rung}", s) for rung, needs in self.scoring.needs.items() for s in needs]
+        named += [
+            (f"scoring.requires.{rung}", s) for rung, needs in self.scoring.requires.items() for s in needs
+        ]
         for path, source in named:
             if source not in self.sources:
                 raise ValueError(f"{path}: no source is named {source!r}; there are {known}")
@@ -159,12 +161,13 @@ class UseCase(Strict):
         return self
 
     def _hour_fits(self) -> None:
-        """Refuse an hour at which each night's predictions would be overdue before they are begun."""
-        minute, hour = self.schedule.nightly.split()[:2]
+        """Refuse an hour at which each partition's predictions would be overdue before they are begun."""
+        minute, hour = self.schedule.batch.split()[:2]
         begun = f"{int(hour):02}:{int(minute):02}"
-        if self.scoring.by < begun:
+        if self.scoring.deadline < begun:
             raise ValueError(
-                f"scoring.by: {begun} or later, when schedule.nightly begins, found {self.scoring.by}"
+                f"scoring.deadline: {begun} or later, when schedule.batch begins, found "
+                f"{self.scoring.deadline}"
             )
 
     def _outputs_fit(self) -> None:
@@ -209,20 +212,22 @@ class UseCase(Strict):
             if column not in self.key:
                 raise ValueError(f"gate.rollout.entity: {column!r} isn't of the key {', '.join(self.key)}")
         rules, training, delay = gate.rollout, self.training, self.labels.delay
-        needed, matured = max(gate.min_partitions, 2 * gate.block), training.test - 2 * delay
+        needed, matured = max(gate.min_partitions, 2 * gate.block_partitions), training.test - 2 * delay
         if matured < needed:
             raise ValueError(
-                f"training.test: at least {needed + 2 * delay}, for the gate needs {needed} nights, the last "
+                f"training.test: at least {needed + 2 * delay}, for the gate needs {needed} partitions, "
+                "the last "
                 f"{delay} have no labels yet, and the first {delay} overlap what was fitted on; found "
                 f"{training.test}"
             )
-        if training.test_up_to and gate.evidence != "walk_forward":
-            raise ValueError("training.test_up_to: only for gate.evidence = walk_forward")
-        looks = -(-max(rules.nights, 2 * gate.block) // rules.look)
-        if rules.patience < (need := looks * rules.look + self.labels.delay):
+        if training.max_test and gate.evidence != "walk_forward":
+            raise ValueError("training.max_test: only for gate.evidence = walk_forward")
+        looks = -(-max(rules.partitions, 2 * gate.block_partitions) // rules.look_every)
+        if rules.patience < (need := looks * rules.look_every + self.labels.delay):
             raise ValueError(
                 f"gate.rollout.patience: at least {need}, or no step forward can come before it ({looks} "
-                f"looks of {rules.look} nights, label delay {self.labels.delay}), found {rules.patience}"
+                f"looks of {rules.look_every} partitions, label delay {self.labels.delay}), found "
+                f"{rules.patience}"
             )
         if gate.fairness and self.problem.kind != "binary":
             raise ValueError(

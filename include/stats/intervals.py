@@ -1,9 +1,12 @@
-"""How sure a gain in loss is, when the rows of one night resemble each other and a night resembles the next.
+"""How sure a gain in loss is.
 
-The nights are the sample, not the rows. The standard error is that of the circular block bootstrap over
-nights, in its closed form: it needs no draws, so no seed, and no number of resamples bounds the level that
-can be shown. Quantiles of the bootstrap itself were tried and dropped: on a dozen nights they promote noise
-more than twice as often as they say. `python -m pytest tests/promote/test_interval.py` shows both.
+When the rows of one partition resemble each other and a partition resembles the next.
+
+The partitions are the sample, not the rows. The standard error is that of the circular block bootstrap over
+partitions, in its closed form: it needs no draws, so no seed, and no number of resamples bounds the level
+that can be shown. Quantiles of the bootstrap itself were tried and dropped: on a dozen partitions they
+promote noise more than twice as often as they say. `python -m pytest tests/promote/test_interval.py` shows
+both.
 """
 
 from __future__ import annotations
@@ -37,8 +40,8 @@ class Gain:
         return f"{self.mean:.4g} [{low}, inf)", bound
 
 
-def nights_needed(block: int) -> int:
-    """Return the fewest nights from which a spread can be had: two blocks."""
+def partitions_needed(block: int) -> int:
+    """Return the fewest partitions from which a spread can be had: two blocks."""
     return 2 * block
 
 
@@ -49,9 +52,10 @@ def estimate_gain(
 
     Parameters
     ----------
-    worse, better : each night's sum of per-row losses, on the same rows, shape (n,), n at least two blocks.
-    rows : labelled rows of each night, shape (n,).
-    block : nights that are resampled together.
+    worse, better : each partition's sum of per-row losses, on the same rows, shape (n,), n at least two
+        blocks.
+    rows : labelled rows of each partition, shape (n,).
+    block : partitions that are resampled together.
     alpha : chance that the bound lies above the true gain, in (0, 0.5).
     """
     saved = np.asarray(worse, float) - np.asarray(better, float)
@@ -61,7 +65,7 @@ def estimate_gain(
 
 @dataclass(frozen=True)
 class MeanEstimate:
-    """A mean per row, its variance, and how many blocks of nights it rests on."""
+    """A mean per row, its variance, and how many blocks of partitions it rests on."""
 
     mean: float
     variance: float
@@ -69,35 +73,35 @@ class MeanEstimate:
 
 
 def mean_and_variance(sums: Array, rows: Array, block: int) -> MeanEstimate:
-    """Return the mean per row of a window of nights and its variance, as `bounds` has them.
+    """Return the mean per row of a window of partitions and its variance, as `bounds` has them.
 
     Parameters
     ----------
-    sums, rows : by night, shape (n,), n at least two blocks.
+    sums, rows : by partition, shape (n,), n at least two blocks.
     """
     mean, variance, blocks = _moments(sums, rows, block)
     return MeanEstimate(float(mean), float(variance), blocks)
 
 
 def gain_bounds(saved: Array, rows: Array, block: int, alpha: Array) -> tuple[Array, Array]:
-    """Return the mean gain per row and its lower bound, of many windows of nights at once.
+    """Return the mean gain per row and its lower bound, of many windows of partitions at once.
 
     Parameters
     ----------
-    saved : what the second model loses less, by night, shape (..., n).
-    rows : labelled rows of each night, shape (..., n).
+    saved : what the second model loses less, by partition, shape (..., n).
+    rows : labelled rows of each partition, shape (..., n).
     alpha : as in `gain`, of a shape that fits the windows', (...).
 
     Notes
     -----
-    The mean is the ratio of sums, so that a night counts by its rows; its variance is that of the linearised
-    ratio, Var* = sum over i of W_i^2 / (b R^2), where W_i sums b residuals from night i on, round the circle,
-    and R is all rows (Politis and Romano 1992, A circular block-resampling procedure for stationary data).
-    With k = n / b blocks it is too small by (k - 1) / k, which is put right, and Student's t with k - 1
-    degrees of freedom stands for its own uncertainty. Overlapping blocks are a Bartlett kernel and worth
-    1.5 k of them (Priestley 1981, Spectral Analysis and Time Series, 6.2); with that figure, more noise was
-    promoted than alpha allows (docs/calibration.md), since the kernel leaves out part of what nights have in
-    common with their neighbours.
+    The mean is the ratio of sums, so that a partition counts by its rows; its variance is that of the
+    linearised ratio, Var* = sum over i of W_i^2 / (b R^2), where W_i sums b residuals from partition i on,
+    round the circle, and R is all rows (Politis and Romano 1992, A circular block-resampling procedure for
+    stationary data). With k = n / b blocks it is too small by (k - 1) / k, which is put right, and Student's
+    t with k - 1 degrees of freedom stands for its own uncertainty. Overlapping blocks are a Bartlett kernel
+    and worth 1.5 k of them (Priestley 1981, Spectral Analysis and Time Series, 6.2); with that figure, more
+    noise was promoted than alpha allows (docs/calibration.md), since the kernel leaves out part of what
+    partitions have in common with their neighbours.
     """
     mean, variance, blocks = _moments(saved, rows, block)
     return mean, mean - stdtrit(blocks - 1, 1 - alpha) * np.sqrt(variance)
@@ -108,6 +112,6 @@ def _moments(saved: Array, rows: Array, block: int) -> tuple[Array, Array, float
     mean = saved.sum(axis=-1) / total
     rest = saved - mean[..., None] * rows
     blocks = rest.shape[-1] / block
-    sums = sum((np.roll(rest, -night, axis=-1) for night in range(1, block)), rest)
+    sums = sum((np.roll(rest, -partition, axis=-1) for partition in range(1, block)), rest)
     variance = np.square(sums).sum(axis=-1) / block / total**2 * blocks / (blocks - 1)
     return mean, variance, blocks

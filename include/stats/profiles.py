@@ -1,11 +1,13 @@
-"""What a partition's columns look like, small enough to keep for ever and to merge over any number of nights.
+"""What a partition's columns look like.
 
-A window's drift then costs the number of nights, not of rows. The quantiles are kept as at most `POINTS`
-order statistics, each standing for an equal share of the night's values: exact up to `POINTS` values a night,
-else each night's cumulative share is off by at most 1 / `POINTS`, and a merge adds nothing to that.
-`include.stats.quantile_sketch` reads a partition of any size, batch by batch, in a few megabytes a column.
-datasketches' KLL sketch was tried: it draws random numbers that can't be seeded, so the same night had other
-bytes in each run. Its frequent-strings and HLL sketches draw none and are used.
+Small enough to keep for ever and to merge over any number of partitions.
+
+A window's drift then costs the number of partitions, not of rows. The quantiles are kept as at most `POINTS`
+order statistics, each standing for an equal share of the partition's values: exact up to `POINTS` values a
+partition, else each partition's cumulative share is off by at most 1 / `POINTS`, and a merge adds nothing to
+that. `include.stats.quantile_sketch` reads a partition of any size, batch by batch, in a few megabytes a
+column. datasketches' KLL sketch was tried: it draws random numbers that can't be seeded, so the same
+partition had other bytes in each run. Its frequent-strings and HLL sketches draw none and are used.
 """
 
 from __future__ import annotations
@@ -84,16 +86,16 @@ class Profile:
 
 
 def build_profile(
-    product: str, night: str, rows: pa.Table, numeric: Sequence[str], categorical: Sequence[str]
+    product: str, partition: str, rows: pa.Table, numeric: Sequence[str], categorical: Sequence[str]
 ) -> pa.Table:
     """Return the profile of a partition that is in memory: see `stream`."""
     none = pa.RecordBatch.from_pylist([], schema=rows.schema)  # of no rows too the columns are asked for
-    return stream_profile(product, night, [none, *rows.to_batches()], numeric, categorical)
+    return stream_profile(product, partition, [none, *rows.to_batches()], numeric, categorical)
 
 
 def stream_profile(
     product: str,
-    night: str,
+    partition: str,
     batches: Iterable[pa.RecordBatch],
     numeric: Sequence[str],
     categorical: Sequence[str],
@@ -122,19 +124,19 @@ def stream_profile(
         count += batch.num_rows
         for name, column in read.items():
             if name not in batch.schema.names:
-                raise _unfit(product, night, f"a column {name}", ", ".join(batch.schema.names))
+                raise _unfit(product, partition, f"a column {name}", ", ".join(batch.schema.names))
             try:
                 column.add(batch.column(name))
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
                 kind = "numbers" if isinstance(column, Numbers) else "strings or booleans"
-                raise _unfit(product, night, f"{kind} in {name}", str(error)) from None
-    same = {"product": product, "night": night, "count": count}
+                raise _unfit(product, partition, f"{kind} in {name}", str(error)) from None
+    same = {"product": product, "partition": partition, "count": count}
     made = [{**same, "column": name, **column.row(count)} for name, column in read.items()]
     return pa.Table.from_pylist(made, schema=PROFILES)
 
 
 def label_profile(scored: str, rows: pa.Table, target: str) -> pa.Table:
-    """Return the profile of what came true of a scored night; a row without a label is a missing value.
+    """Return the profile of what came true of a scored partition; a row without a label is a missing value.
 
     Parameters
     ----------
@@ -144,9 +146,9 @@ def label_profile(scored: str, rows: pa.Table, target: str) -> pa.Table:
     return build_profile(LABELS, scored, rows, [] if text else [target], [target] if text else [])
 
 
-def _unfit(product: str, night: str, required: str, found: str) -> EvergreenError:
+def _unfit(product: str, partition: str, required: str, found: str) -> EvergreenError:
     return EvergreenError(
-        f"profile of {product}, night {night}",
+        f"profile of {product}, partition {partition}",
         required=required,
         found=found,
         remedy="correct the columns that are declared, or what makes the rows",
@@ -156,7 +158,7 @@ def _unfit(product: str, night: str, required: str, found: str) -> EvergreenErro
 def merge_profiles(rows: Iterable[Mapping[str, Any]]) -> dict[str, Profile]:
     """Return each column's profile over all the partitions whose rows are given, in any order."""
     columns: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: (row["product"], row["night"])):
+    for row in sorted(rows, key=lambda row: (row["product"], row["partition"])):
         columns[row["column"]].append(row)
     return {name: _merged(name, many) for name, many in columns.items()}
 
@@ -183,7 +185,7 @@ def _merged(name: str, rows: Sequence[Mapping[str, Any]]) -> Profile:
 
 
 def _moments(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
-    """Return mean and standard deviation from each night's (Chan, Golub and LeVeque 1979)."""
+    """Return mean and standard deviation from each partition's (Chan, Golub and LeVeque 1979)."""
     sizes = np.array([row["count"] - row["missing"] for row in rows], float)
     totals = np.array([row["total"] for row in rows])
     if not sizes.sum():
@@ -195,12 +197,12 @@ def _moments(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
 
 
 def _pooled(rows: Sequence[Mapping[str, Any]]) -> tuple[Floats, Floats]:
-    """Return all nights' points in order, each with the number of values that it stands for."""
-    nights = [np.frombuffer(row["quantiles"], "<f8") for row in rows]
+    """Return all partitions' points in order, each with the number of values that it stands for."""
+    partitions = [np.frombuffer(row["quantiles"], "<f8") for row in rows]
     sizes = [row["count"] - row["missing"] for row in rows]
-    points = np.concatenate(nights)
+    points = np.concatenate(partitions)
     weights = np.concatenate(
-        [np.full(n.size, size / max(n.size, 1)) for n, size in zip(nights, sizes, strict=True)]
+        [np.full(n.size, size / max(n.size, 1)) for n, size in zip(partitions, sizes, strict=True)]
     )
     order = np.argsort(points, kind="stable")
     return points[order], weights[order]

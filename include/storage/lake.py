@@ -35,8 +35,9 @@ CONFIGURATION = {
     "delta.deletedFileRetentionDuration": "interval 3650 days",
     "delta.checkpointInterval": "50",
 }
-# A night is no partition column: a file for each, hundreds a year, took longer to open than to read. Files
-# are pruned by their nights' bounds instead, and a commit that replaces a night rewrites only its file.
+# A partition is no partition column: a file for each, hundreds a year, took longer to open than to read.
+# Files are pruned by their partitions' bounds instead, and a commit that replaces a partition rewrites only
+# its file.
 PARTITIONED = {"partitions": ["product"], "profiles": ["product"], "quarantine": ["source"]}
 
 

@@ -30,7 +30,7 @@ def column_type(column: Column) -> pa.DataType:
 def validated_schema(source: Source) -> pa.Schema:
     """Return the schema of a source's validated table: its own columns, then Evergreen's."""
     own = [pa.field(name, column_type(column)) for name, column in source.columns.items()]
-    return pa.schema([*own, ("night", pa.string()), ("revision", pa.int32()), ("known_at", TIME)])
+    return pa.schema([*own, ("partition", pa.string()), ("revision", pa.int32()), ("known_at", TIME)])
 
 
 def _schema(**fields: pa.DataType) -> pa.Schema:
@@ -42,7 +42,7 @@ _S, _I, _F = pa.string(), pa.int64(), pa.float64()
 # what each partition of each product is, and what it was made from: status and lineage in one row
 PARTITIONS = _schema(
     product=_S,  # a source's name, or "predictions", "performance", …
-    night=_S,
+    partition=_S,
     outcome=_S,  # published | refused | unavailable
     revision=pa.int32(),
     rows=_I,
@@ -58,7 +58,7 @@ PARTITIONS = _schema(
 
 def partition_row(
     product: str,
-    night: str,
+    partition: str,
     rows: int,
     digest: str,
     *,
@@ -70,7 +70,7 @@ def partition_row(
     """Return the row of `partitions` of a product that Evergreen makes: no row of it is set aside."""
     return {
         "product": product,
-        "night": night,
+        "partition": partition,
         "outcome": "published",
         "revision": 0,
         "rows": rows,
@@ -86,12 +86,12 @@ def partition_row(
 
 # a row that was set aside: where it came from, which rule, which value, and the row itself
 QUARANTINE = _schema(
-    source=_S, night=_S, revision=pa.int32(), part=_S, row=_I, rule=_S, column=_S, value=_S, record=_S
+    source=_S, partition=_S, revision=pa.int32(), part=_S, row=_I, rule=_S, column=_S, value=_S, record=_S
 )
 # one profile a column a partition; what is mergeable is kept as sketches
 PROFILES = _schema(
     product=_S,
-    night=_S,
+    partition=_S,
     column=_S,
     kind=_S,  # numeric | categorical
     count=_I,
@@ -107,31 +107,34 @@ PROFILES = _schema(
 # the key columns of the use case follow these, and of a multiclass problem, whose `prediction` is that of
 # the likeliest class, `label` and a column prediction_<class> each
 PREDICTIONS = _schema(
-    night=_S,
+    partition=_S,
     prediction=_F,
-    rung=_S,
+    served_by=_S,
     reason=_S,  # why not a higher rung; empty for the champion
     version=_S,  # the model's version in the registry, empty for a constant
     model=_S,  # its digest
     row_digest=_S,  # of the features that were seen
 )
-# realised performance of a scored night, as known on the night its labels came and on each that changed them
-PERFORMANCE = _schema(night=_S, known=_S, metric=_S, value=_F, rows=_I, unlabelled=_I, rungs=_S, versions=_S)
-# from where on a column alarms, by the nights that a training knew, and the newest of those nights
+# realised performance of a scored partition, as known on the partition its labels came and on each that
+# changed them
+PERFORMANCE = _schema(
+    partition=_S, known=_S, metric=_S, value=_F, rows=_I, unlabelled=_I, served_by=_S, versions=_S
+)
+# from where on a column alarms, by the partitions that a training knew, and the newest of those partitions
 LIMITS = _schema(
-    night=_S,  # of the training
+    partition=_S,  # of the training
     column=_S,  # a feature, or "prediction"
     model=_S,  # of that training
     cut=_S,  # JSON: how values are counted, see include.stats.drift_measures.Binning
-    middle=_F,  # see include.stats.alarms.AlarmLimits; null where there were too few nights
+    middle=_F,  # see include.stats.alarms.AlarmLimits; null where there were too few partitions
     spread=_F,
     height=_F,
-    nights=_S,  # JSON: keys
-    counts=_S,  # JSON: values by night and bin
+    partitions=_S,  # JSON: keys
+    counts=_S,  # JSON: values by partition and bin
 )
-# the objective's loss of each model that served a night, as sums over its labelled rows
+# the objective's loss of each model that served a partition, as sums over its labelled rows
 LOSSES = _schema(
-    night=_S,
+    partition=_S,
     known=_S,  # as in performance
     model=_S,
     version=_S,
@@ -143,24 +146,24 @@ LOSSES = _schema(
     observed=_F,  # of the target
     predicted=_F,
 )
-# what a night's predictions are expected to be worth before labels come: a row a metric, by the champion
+# what a partition's predictions are expected to be worth before labels come: a row a metric, by the champion
 ESTIMATES = _schema(
-    night=_S,
+    partition=_S,
     model=_S,
     version=_S,
     metric=_S,
     value=_F,  # null where it can't be told, and the reason says why
-    error=_F,  # root mean square of estimate less realised, over the newest nights with labels
+    error=_F,  # root mean square of estimate less realised, over the newest partitions with labels
     low=_F,  # at 90 %, by that error
     high=_F,
-    naive=_F,  # the error of the gate's own figure over the same nights
-    nights=_I,  # that both were measured on
+    naive=_F,  # the error of the gate's own figure over the same partitions
+    partitions=_I,  # that both were measured on
     rows=_I,
     unchecked=_F,  # the estimate before it was asked whether it can be told: its error is measured on it
     reason=_S,
 )
 FINDINGS = _schema(
-    night=_S,
+    partition=_S,
     check=_S,
     subject=_S,
     value=_F,
@@ -170,15 +173,15 @@ FINDINGS = _schema(
 )
 # how far each column's window is from what the champion learnt, by every measure of its kind
 DRIFT = _schema(
-    night=_S,
+    partition=_S,
     column=_S,  # a feature, "prediction", or the target: of its matured labels
     measure=_S,  # psi | js | ks | wasserstein | new | vanished | missing
     value=_F,  # null where it can't be told
     rows=_I,
-    nights=_I,  # in the window
+    partitions=_I,  # in the window
 )
 DECISIONS = _schema(
-    night=_S,
+    partition=_S,
     decision=_S,  # nothing | alert | retrain | roll back | stop serving
     cause=_S,  # of the training that is asked for, whatever the decision; or empty
     reason=_S,
@@ -187,7 +190,7 @@ DECISIONS = _schema(
 # every verdict, keyed so that a rerun is no new attempt
 ATTEMPTS = _schema(
     key=_S,
-    night=_S,
+    partition=_S,
     verdict=_S,  # blessed | not blessed | not enough evidence | rubber-stamped | forced
     sentence=_S,
     checks=_S,  # JSON
@@ -217,8 +220,8 @@ DEPLOYMENTS = _schema(
     model=_S,
     prior=_F,  # the label's mean in training; null where the next is given
     priors=_S,  # JSON: of a multiclass problem each class's share in training
-    effective=_S,  # the first night it may serve
-    evidence=_S,  # the night of its verdict
+    effective=_S,  # the first partition it may serve
+    evidence=_S,  # the partition of its verdict
     kind=_S,  # promoted | rolled back | forced | stepped down | shadow | canary | withdrawn
     by=_S,
     reason=_S,
@@ -227,11 +230,11 @@ DEPLOYMENTS = _schema(
 )
 # every partition that a person withdrew; see include.ops.withdrawal
 WITHDRAWALS = _schema(
-    night=_S,
+    partition=_S,
     by=_S,
     at=TIME,
     reason=_S,
     contents=_S,  # JSON: table -> the object with the rows that it had
-    resting=_S,  # JSON: the scored nights whose realised figures rested on it, which were made anew
+    resting=_S,  # JSON: the scored partitions whose realised figures rested on it, which were made anew
     recorded=_I,
 )

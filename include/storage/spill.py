@@ -224,10 +224,12 @@ def sorted_batches(rows: pa.RecordBatchReader, size: int, by: Sequence[str]) -> 
 
 
 def _joined(rows: pa.Table, by: Sequence[str]) -> pa.Table | None:
-    """Return the rows sorted if they are a few sorted runs, as nights come from the lake; else None."""
+    """Return the rows sorted if they are a few sorted runs, as partitions come from the lake; else None."""
     keys = rows.select(by)
     falls: list[int] = []  # where a row comes before the one above it
-    turns: list[int] = []  # where the first column changes: from an early night to a late one nothing falls
+    turns: list[
+        int
+    ] = []  # where the first column changes: from an early partition to a late one nothing falls
     for start in range(0, rows.num_rows - 1, BATCH):
         part = keys.slice(start, BATCH + 1)
         above, below = part.slice(0, part.num_rows - 1), part.slice(1)
@@ -264,7 +266,7 @@ def _compared(one: pa.Table, other: pa.Table) -> tuple[pa.ChunkedArray, pa.Chunk
     for low, high in reversed(list(zip(one.columns, other.columns, strict=True))):
         same = pc.equal(low, high)
         if pc.all(same, skip_nulls=False).as_py():
-            continue  # as a night's name is
+            continue  # as a partition's name is
         less, equal = pc.or_(pc.less(low, high), pc.and_(same, less)), pc.and_(same, equal)
     return less, equal
 

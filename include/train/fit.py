@@ -1,4 +1,7 @@
-"""Fit a recipe twice: on the training nights to choose it, then on what it may have seen to let it serve."""
+"""Fit a recipe twice: on the training partitions to choose it.
+
+Then on what it may have seen to let it serve.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ValidationFit:
-    """A recipe fitted on the training nights, and what it said of the validation nights.
+    """A recipe fitted on the training partitions, and what it said of the validation partitions.
 
     Parameters
     ----------
@@ -61,21 +64,24 @@ def target(spec: UseCase, rows: pa.Table) -> Array:
 
 
 def fit_and_validate(spec: UseCase, candidate: Candidate, parts: Split) -> ValidationFit:
-    """Fit on the training nights and measure on the validation nights."""
+    """Fit on the training partitions and measure on the validation partitions."""
     started = time.perf_counter()
     estimator = fit_recipe(spec, candidate, parts.train)
     seconds = time.perf_counter() - started
     predictions, actual = artifacts.predict(estimator, parts.validation, spec), target(spec, parts.validation)
     mean = float(row_losses(spec.gate.objective, actual, predictions).mean())
     log.info(
-        "%s: %s %.4f on the validation nights, %.1f s", candidate.name, spec.gate.objective, mean, seconds
+        "%s: %s %.4f on the validation partitions, %.1f s", candidate.name, spec.gate.objective, mean, seconds
     )
     figures = metric_values(names(spec), actual, predictions, spec.problem.classes)
     return ValidationFit(candidate, predictions, mean, figures, seconds)
 
 
 def fit_final(spec: UseCase, trial: ValidationFit, rows: pa.Table, test: pa.Table) -> FinalFit:
-    """Fit on ``rows``: training and validation nights, and after a walk forward the test nights as well."""
+    """Fit on ``rows``: training and validation partitions.
+
+    And after a walk forward the test partitions as well.
+    """
     estimator = fit_recipe(spec, trial.candidate, rows)
     data = artifacts.serialize(estimator)
     predictions = artifacts.predict(estimator, test, spec)
@@ -88,7 +94,7 @@ def fit_final(spec: UseCase, trial: ValidationFit, rows: pa.Table, test: pa.Tabl
     return FinalFit(fitted, estimator, data, predictions)
 
 
-def require_learnable_labels(spec: UseCase, night: str, rows: pa.Table) -> None:
+def require_learnable_labels(spec: UseCase, partition: str, rows: pa.Table) -> None:
     """Refuse labels that can't be learnt from: none, or of a classifier not every class."""
     labels, codes = target(spec, rows), spec.problem.codes
     found = sorted(set(labels.tolist()))
@@ -104,8 +110,8 @@ def require_learnable_labels(spec: UseCase, night: str, rows: pa.Table) -> None:
         said = ", ".join(f"{int((labels == code).sum())} {name}" for name, code in came if len(labels))
         remedy += ", or put a class that hardly comes together with another"
     raise EvergreenError(
-        f"{spec.name}: training on {night}",
-        required=f"{required} as {spec.problem.target} in the training nights",
+        f"{spec.name}: training on {partition}",
+        required=f"{required} as {spec.problem.target} in the training partitions",
         found=said or "no labelled row",
         remedy=remedy,
     )

@@ -16,9 +16,9 @@ SCHEMA = 1
 PATH = "evergreen/training.json"  # below the run, the models beside it at `models.key(digest)`
 
 
-def attempt_key(spec: UseCase, night: str, data: str) -> str:
-    """Return the key of an attempt: the same declaration, night and data are the same attempt."""
-    return digest_json([spec.name, night, spec.digest, data])
+def attempt_key(spec: UseCase, partition: str, data: str) -> str:
+    """Return the key of an attempt: the same declaration, partition and data are the same attempt."""
+    return digest_json([spec.name, partition, spec.digest, data])
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class FittedModel:
     ----------
     name : of the baseline or candidate in the spec.
     digest : of the model's bytes.
-    validation : mean loss of the recipe on the validation nights, when fitted on the training nights alone.
+    validation : mean loss of the recipe on the validation partitions, when fitted on the training partitions
+        alone.
     predictions : digest of the float64 predictions on the test rows, which a copy must give to the bit.
     """
 
@@ -50,26 +51,26 @@ class TrainingRecord:
 
     Parameters
     ----------
-    usecase, night : whose, and the night that it was made for.
+    usecase, partition : whose, and the partition that it was made for.
     spec, data, code : digests of declaration and training set, and the code's commit.
     version : of the challenger in the registry.
-    prior : the label's mean over the nights that were fitted on, or each class's share.
-    last_fitted : the last night that anything was fitted or tuned on.
-    nights : of ``train``, ``validation`` and ``test`` that have labelled rows.
+    prior : the label's mean over the partitions that were fitted on, or each class's share.
+    last_fitted : the last partition that anything was fitted or tuned on.
+    partitions : of ``train``, ``validation`` and ``test`` that have labelled rows.
     rows : of each.
-    walked : digest of `include.train.walk_forward.PATH`, empty unless the recipe was judged by walking forward; then
-        the models were fitted on the test nights as well.
+    walked : digest of `include.train.walk_forward.PATH`, empty unless the recipe was judged by walking
+        forward; then the models were fitted on the test partitions as well.
     """
 
     usecase: str
-    night: str
+    partition: str
     spec: str
     data: str
     code: str
     version: str
     prior: Constant
     last_fitted: str
-    nights: dict[str, list[str]]
+    partitions: dict[str, list[str]]
     rows: dict[str, int]
     challenger: FittedModel
     baselines: tuple[FittedModel, ...]
@@ -78,8 +79,8 @@ class TrainingRecord:
 
     @property
     def last_chosen(self) -> str:
-        """The last night by which a recipe was chosen: what is judged on comes after it."""
-        return self.nights["validation"][-1]
+        """The last partition by which a recipe was chosen: what is judged on comes after it."""
+        return self.partitions["validation"][-1]
 
     @property
     def fitted_rows(self) -> int:
@@ -88,7 +89,10 @@ class TrainingRecord:
 
     @property
     def baseline(self) -> FittedModel:
-        """The baseline with the least loss on the validation nights, the first in the spec of two alike."""
+        """The baseline with the least loss on the validation partitions.
+
+        The first in the spec of two alike.
+        """
         return min(self.baselines, key=lambda fitted: fitted.validation)
 
     def to_json(self) -> bytes:

@@ -1,8 +1,10 @@
-"""A recipe is judged by walking forward over the test nights, so that the model may be fitted on them after.
+"""A recipe is judged by walking forward over the test partitions.
 
-From every origin it is fitted on the labels that had come by that night, as a training on it would have been,
-and predicts the nights until the next origin. All together are the evidence; what then serves is the same
-recipe, fitted on everything.
+So that the model may be fitted on them after.
+
+From every origin it is fitted on the labels that had come by that partition, as a training on it would have
+been, and predicts the partitions until the next origin. All together are the evidence; what then serves is
+the same recipe, fitted on everything.
 """
 
 from __future__ import annotations
@@ -41,18 +43,18 @@ class WalkForward:
         return digest_bytes(self.data)
 
 
-def refit_origins(spec: UseCase, night: str, test: int) -> list[str]:
-    """Return the nights whose models predict the ``test`` nights of a training, ascending.
+def refit_origins(spec: UseCase, partition: str, test: int) -> list[str]:
+    """Return the partitions whose models predict the ``test`` partitions of a training, ascending.
 
-    The first is the last night before them; each predicts the ``gate.step`` nights after itself.
+    The first is the last partition before them; each predicts the ``gate.step`` partitions after itself.
     """
     back = range(test, 0, -spec.gate.step)
-    return [spec.clock.shift(night, -nights) for nights in back]
+    return [spec.clock.shift(partition, -partitions) for partitions in back]
 
 
 def walk_forward(
     spec: UseCase,
-    night: str,
+    partition: str,
     challenger: Candidate,
     parts: Split,
     known: Callable[[str], pa.Table],
@@ -61,9 +63,9 @@ def walk_forward(
 
     Parameters
     ----------
-    night : of the training.
+    partition : of the training.
     parts : of the training; its m test rows are predicted.
-    known : gives the labelled rows of the training set as they were known on a night.
+    known : gives the labelled rows of the training set as they were known on a partition.
 
     Raises
     ------
@@ -72,12 +74,12 @@ def walk_forward(
     """
     test = parts.test
     recipes = {CHALLENGER: challenger} | {f"{BASELINE}{c.name}": c for c in spec.training.baselines}
-    of = np.asarray(test["night"].to_pylist(), dtype=object)
+    of = np.asarray(test["partition"].to_pylist(), dtype=object)
     found = {
         name: np.empty(outputs.predictions_shape(spec, test.num_rows), dtype=np.float64) for name in recipes
     }
-    starts = refit_origins(spec, night, parts.tested)
-    for origin, until in zip(starts, [*starts[1:], night], strict=True):
+    starts = refit_origins(spec, partition, parts.tested)
+    for origin, until in zip(starts, [*starts[1:], partition], strict=True):
         places = np.flatnonzero((of > origin) & (of <= until))
         if not len(places):
             continue
@@ -85,7 +87,7 @@ def walk_forward(
         require_learnable_labels(spec, origin, rows)
         for name, recipe in recipes.items():
             found[name][places] = artifacts.predict(fit_recipe(spec, recipe, rows), asked, spec)
-    return WalkForward(found, _bytes(test.select([*spec.key, "night"]), found))
+    return WalkForward(found, _bytes(test.select([*spec.key, "partition"]), found))
 
 
 def read_walk(data: bytes) -> dict[str, Array]:

@@ -1,4 +1,4 @@
-"""Predictions by the declared hour: Airflow's deadline of a nightly run, and who is told when it is over.
+"""Predictions by the declared hour: Airflow's deadline of a batch run, and who is told when it is over.
 
 The scheduler makes the deadline with the run and the triggerer calls back, so neither a full executor nor a
 run that never starts a task keeps it from being told. Every process imports this page with the plugin.
@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 
 
 class PredictionsDue(BaseDeadlineReference):
-    """The declared hour of a scheduled run's night; a backfill and a run by hand have none.
+    """The declared hour of a scheduled run's partition; a backfill and a run by hand have none.
 
-    :param cron: of the nights.
+    :param cron: of the partitions.
     :param timezone: in which the hour is read.
     :param by: the hour, as ``09:00``.
     """
@@ -51,32 +51,35 @@ class PredictionsDue(BaseDeadlineReference):
         from airflow.models import DagRun
         from sqlalchemy import select
 
-        kind, night = session.execute(
+        kind, partition = session.execute(
             select(DagRun.run_type, DagRun.partition_key).where(
                 DagRun.dag_id == dag_id, DagRun.run_id == run_id
             )
         ).one()
-        if str(kind) != "scheduled" or not night:
+        if str(kind) != "scheduled" or not partition:
             return None
         try:
-            return Clock(self.cron, self.timezone).local(night, self.by)
+            return Clock(self.cron, self.timezone).local(partition, self.by)
         except EvergreenError as error:
             log.warning("%s %s has no deadline: %s", dag_id, run_id, error)
             return None
 
 
 def due(spec: UseCase) -> DeadlineAlert:
-    """Return the deadline of a use case's nights."""
+    """Return the deadline of a use case's partitions."""
     return DeadlineAlert(
-        name=f"predictions by {spec.scoring.by}",
-        reference=PredictionsDue(spec.schedule.nightly, spec.schedule.timezone, spec.scoring.by),
+        name=f"predictions by {spec.scoring.deadline}",
+        reference=PredictionsDue(spec.schedule.batch, spec.schedule.timezone, spec.scoring.deadline),
         interval=timedelta(0),
         callback=AsyncCallback(tell_overdue, kwargs={"usecase": spec.name}),
     )
 
 
 async def tell_overdue(usecase: str, context: dict[str, Any]) -> str:
-    """Tell those of `alerts.to`, once, that a night's predictions are overdue; return what became of it."""
+    """Tell those of `alerts.to`, once, that a partition's predictions are overdue.
+
+    Return what became of it.
+    """
     return await asyncio.to_thread(_tell, usecase, context)
 
 
@@ -88,10 +91,10 @@ def _tell(usecase: str, context: dict[str, Any]) -> str:
     from include.storage.lake import Lake
 
     lake, spec = Lake(usecase), load(usecase)
-    night = str(context["dag_run"]["partition_key"])
-    said = alerts.overdue_message(lake, spec, night, usecase_address(usecase))
+    partition = str(context["dag_run"]["partition_key"])
+    said = alerts.overdue_message(lake, spec, partition, usecase_address(usecase))
     if not said:
-        became = f"{usecase} {night}: the predictions are published; nobody is told"
+        became = f"{usecase} {partition}: the predictions are published; nobody is told"
     elif not spec.alerts.to:
         became = f"{said['sentence']}; alerts.to of the spec names nobody"
     else:

@@ -50,13 +50,13 @@ def scheduled(spec: UseCase, cron: str) -> dict[str, Any]:
     }
 
 
-def night_field(**more: Any) -> dict[str, Any]:
-    """Return the form's field for the night of a run that a person starts."""
-    night = Param(
+def partition_field(**more: Any) -> dict[str, Any]:
+    """Return the form's field for the partition of a run that a person starts."""
+    partition = Param(
         None,
         type=["null", "string"],
         format="date",
-        title="Night",
+        title="Partition",
         description="The partition, as 2013-03-01: required for a single run; leave it empty in a backfill",
     )
-    return {"partition": night, **more}
+    return {"partition": partition, **more}

@@ -1,6 +1,6 @@
 """A button on a task that leads to what the task made, so that nobody has to know an address.
 
-The worker asks for a link after `execute` and keeps it as an XCom, so a link costs the night a few
+The worker asks for a link after `execute` and keeps it as an XCom, so a link costs the partition a few
 milliseconds and what it shows is what that try made. A failed task has nothing to show: no button.
 """
 
@@ -32,9 +32,9 @@ def inside(path: str) -> str:
     return f"{_root()}/plugin/evergreen{address(path)}"
 
 
-def report_address(usecase: str, night: str) -> str:
-    """Return the whole address of a night's report, for those who aren't in Airflow."""
-    return whole(_report(usecase, night))
+def report_address(usecase: str, partition: str) -> str:
+    """Return the whole address of a partition's report, for those who aren't in Airflow."""
+    return whole(_report(usecase, partition))
 
 
 def usecase_address(usecase: str) -> str:
@@ -51,8 +51,8 @@ def _usecase(usecase: str) -> str:
     return inside(f"/usecase/{quote(usecase)}")
 
 
-def _report(usecase: str, night: str) -> str:
-    return inside(f"/report/{quote(usecase)}/monitor/{quote(night)}.html")
+def _report(usecase: str, partition: str) -> str:
+    return inside(f"/report/{quote(usecase)}/monitor/{quote(partition)}.html")
 
 
 def _root() -> str:
@@ -84,7 +84,7 @@ class PageLink(BaseOperatorLink):
 
 
 class OverviewLink(PageLink):
-    """To the use case's page: who is champion and why, the last nights, the last attempts."""
+    """To the use case's page: who is champion and why, the last partitions, the last attempts."""
 
     name = "Overview"
 
@@ -94,15 +94,15 @@ class OverviewLink(PageLink):
 
 
 class ReportLink(PageLink):
-    """From a monitor task to Evidently's report of its night."""
+    """From a monitor task to Evidently's report of its partition."""
 
     name = "Drift report"
 
     def path(self, operator: BaseOperator, returned: Mapping[str, Any]) -> str:
         """Return the report's page, empty while there is none."""
-        night = returned.get("partition")
+        partition = returned.get("partition")
         usecase = operator.usecase  # type: ignore[attr-defined]  # Evergreen's operators have it
-        return _report(usecase, night) if night else ""
+        return _report(usecase, partition) if partition else ""
 
 
 class VerdictLink(PageLink):

@@ -1,9 +1,9 @@
 """A run that a person starts has the partition that the form names, from the moment it exists.
 
 Airflow's form has a field of its own for the partition key, hidden under *Advanced Options*, and the key of a
-run can't be changed later. The key also decides which runs a backfill counts as missing. So *Night* is copied
-into the key as the request arrives. *Night* can't be a required field of the form: the form of a backfill
-shows the same fields and could not be submitted while it is empty.
+run can't be changed later. The key also decides which runs a backfill counts as missing. So *Partition* is
+copied into the key as the request arrives. *Partition* can't be a required field of the form: the form of a
+backfill shows the same fields and could not be submitted while it is empty.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-CLOCKS = ("nightly", "training")
+CLOCKS = ("batch", "training")
 # the form and other clients, the same form opened from an asset, and a task that triggers a DAG
 ROUTES = re.compile(
     r"/api/v2/dags/(?P<form>[^/]+)/dagRuns$|/api/v2/assets/\d+/materialize$|/execution/dag-runs/(?P<task>[^/]+)/[^/]+$"
@@ -29,7 +29,7 @@ EMPTY = "none"  # no partition's key: the timetable refuses it, and the form sho
 
 
 class PartitionFromForm:
-    """Middleware of the API server that copies a new run's *Night* into its partition key and its note."""
+    """API server middleware that copies a new run's *Partition* into its partition key and its note."""
 
     def __init__(self, app: Callable[[Message, Receive, Send], Awaitable[None]]) -> None:
         self.app = app
@@ -63,13 +63,13 @@ def with_partition(body: bytes, form: str | None, task: str | None) -> bytes:
     try:
         request = json.loads(body or b"{}")
         fields = request.get("conf") or {}
-        night, key = fields.get("partition"), request.get("partition_key")
+        partition, key = fields.get("partition"), request.get("partition_key")
     except (ValueError, AttributeError):
         return body  # Airflow says what is wrong with it
     dag = form or task
     if not (_has_partitions(dag) if dag else "partition" in fields):
         return body
-    key = key or night or (None if task else EMPTY)
+    key = key or partition or (None if task else EMPTY)
     if key is None:
         return body
     request |= {"partition_key": key, "note": request.get("note") or f"Partition {key}"}

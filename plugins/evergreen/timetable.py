@@ -1,4 +1,4 @@
-"""The schedule of the nightly and training DAGs, which also answers for the partitions that a person names.
+"""The schedule of the batch and training DAGs, which also answers for the partitions that a person names.
 
 Airflow asks a timetable for the moment of the partition key that a run is started with.
 `CronPartitionTimetable` answers with midnight, also where the schedule has another hour, so that a backfill
@@ -48,5 +48,5 @@ class UseCaseTimetable(CronPartitionTimetable):
             raise InvalidPartitionKeyError(str(error)) from None
         midnight = self.localize_partition_datetime(datetime.combine(day_of(partition_key), time()))
         scheduled = self._align_to_next(midnight)
-        # a training may be started for a night on which none is scheduled
+        # a training may be started for a partition on which none is scheduled
         return scheduled if self._format_key(scheduled) == partition_key else midnight

@@ -22,9 +22,13 @@ CLOCK_READERS = {
 SQL_WRITERS = {
     "include/storage/predicates.py": "keys, as Delta's predicates take text only: both sides are quoted",
     "include/features/build.py": "the declaration's own SQL, and quoted names",
-    "include/features/point_in_time.py": "names of the declaration's patterns, and moments that the clock made",
+    "include/features/point_in_time.py": (
+        "names of the declaration's patterns, and moments that the clock made"
+    ),
     "include/ingest/validation/rows.py": "names made there",
-    "include/ingest/validation/compiled.py": "quoted names and fixed words; each value of an expectation is bound",
+    "include/ingest/validation/compiled.py": (
+        "quoted names and fixed words; each value of an expectation is bound"
+    ),
     "include/ingest/validation/contract.py": "the declaration's own expression",
     "include/storage/spill.py": "quoted names",
 }

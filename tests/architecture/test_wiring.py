@@ -13,7 +13,7 @@ from airflow.sdk import DAG
 from tests.architecture.tree import ROOT
 
 WEEKLY = ROOT / "tests" / "usecases" / "weekly_sales"
-HUMAN = ("  block: 1", "  block: 1\n  approval: human")
+HUMAN = ("  block_partitions: 1", "  block_partitions: 1\n  approval: human")
 Wired = Callable[..., DAG]
 
 
@@ -70,9 +70,9 @@ def test_a_question_holds_up_no_later_training(wired: Wired) -> None:
     assert dag.get_task("promote.switch").trigger_rule == "none_failed"  # a skipped question doesn't skip it
 
 
-def test_a_night_is_scored_by_one_task(wired: Wired) -> None:
+def test_a_partition_is_scored_by_one_task(wired: Wired) -> None:
     """It waits for each ingest, runs whatever became of them, and the predictions are its own."""
-    dag = wired("nightly")
+    dag = wired("batch")
     assert [task for task in dag.task_ids if task.startswith("score.")] == ["score.predict"]
     predict = dag.get_task("score.predict")
     assert before(dag, "score.predict") == {"ingest.sales"}
@@ -81,22 +81,22 @@ def test_a_night_is_scored_by_one_task(wired: Wired) -> None:
     assert predict.downstream_task_ids == {"monitor.watch", "rollout.advance"}
 
 
-def test_a_step_of_a_trial_is_looked_for_on_every_night(wired: Wired) -> None:
+def test_a_step_of_a_trial_is_looked_for_on_every_partition(wired: Wired) -> None:
     """It runs also where nobody could score, and waits for no task of the monitor."""
-    dag = wired("nightly")
+    dag = wired("batch")
     assert dag.get_task("rollout.advance").trigger_rule == "all_done"
     assert before(dag, "rollout.advance") == {"check_partition", "ingest.sales", "score.predict"}
 
 
-def test_a_nights_decision_is_an_asset_that_others_can_wait_for(wired: Wired) -> None:
+def test_a_partitions_decision_is_an_asset_that_others_can_wait_for(wired: Wired) -> None:
     """The watch, which decides, has it beside the findings."""
-    outlets = [asset.uri for asset in wired("nightly").get_task("monitor.watch").outlets]
+    outlets = [asset.uri for asset in wired("batch").get_task("monitor.watch").outlets]
     assert outlets == ["evergreen://weekly_sales/findings", "evergreen://weekly_sales/decisions"]
 
 
-def test_a_night_begins_with_a_check_that_stops_every_task(wired: Wired) -> None:
+def test_a_partition_begins_with_a_check_that_stops_every_task(wired: Wired) -> None:
     """A failed setup stops also what runs whatever becomes of the tasks before it."""
-    dag = wired("nightly")
+    dag = wired("batch")
     check = dag.get_task("check_partition")
     assert check.is_setup
     assert set(check.get_flat_relative_ids(upstream=False)) == set(dag.task_ids) - {"check_partition"}
@@ -111,8 +111,8 @@ def test_what_only_a_person_starts_has_no_dates(wired: Wired, clock: str) -> Non
 
 
 def test_what_runs_by_itself_stops_with_its_schedule(wired: Wired) -> None:
-    """The use case's last night is the last that is scheduled."""
-    dag = wired("nightly", ('start: "2024-01-01"', 'start: "2024-01-01"\n  end: "2024-12-30"'))
+    """The use case's last partition is the last that is scheduled."""
+    dag = wired("batch", ('start: "2024-01-01"', 'start: "2024-01-01"\n  end: "2024-12-30"'))
     assert (str(dag.start_date)[:10], str(dag.end_date)[:10]) == ("2024-01-01", "2024-12-30")
 
 
@@ -124,9 +124,9 @@ def test_operate_requires_no_field_but_the_action(wired: Wired) -> None:
     assert all("null" in kind for kind in types.values())
 
 
-def test_a_night_that_nobody_could_score_tells_as_well(wired: Wired) -> None:
+def test_a_partition_that_nobody_could_score_tells_as_well(wired: Wired) -> None:
     """The alerts wait for the monitor's task alone, also where it is red, and nothing waits for them."""
-    alert = wired("nightly").get_task("monitor.alert")
+    alert = wired("batch").get_task("monitor.alert")
     assert alert.upstream_task_ids == {"monitor.watch"}
     assert alert.trigger_rule == "all_done"
     assert alert.downstream_task_ids == set()

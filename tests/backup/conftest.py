@@ -1,4 +1,4 @@
-"""A clinic whose nights came from files, a champion that served two of them, and its run in MLflow."""
+"""A clinic whose partitions came from files, a champion that served two of them, and its run in MLflow."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ NOW = datetime(2024, 4, 3, tzinfo=UTC)
 
 
 def _files(folder: Path, spec: UseCase, first: str, last: str) -> None:
-    """Write what the clinic sends on each night."""
-    for night in spec.clock.keys(first, last):
-        day = spec.clock.shift(night, -2)
-        for name, rows in (("visits", visits._visits(night, NOW)), ("outcomes", visits._outcomes(day))):
-            file = folder / name / f"{night}.csv"
+    """Write what the clinic sends on each partition."""
+    for partition in spec.clock.keys(first, last):
+        day = spec.clock.shift(partition, -2)
+        for name, rows in (("visits", visits._visits(partition, NOW)), ("outcomes", visits._outcomes(day))):
+            file = folder / name / f"{partition}.csv"
             file.parent.mkdir(parents=True, exist_ok=True)
             columns = list(spec.sources[name].columns)
             table = pa.table(
@@ -73,16 +73,16 @@ class Clinic:
             raise SettingError(f"connection {name}")
         return Endpoint(name, (self.folder / "files").as_uri())
 
-    def ingest(self, *nights: str) -> None:
-        """Take in each source's files of some nights."""
+    def ingest(self, *partitions: str) -> None:
+        """Take in each source's files of some partitions."""
         for source in self.spec.sources:
-            list(ingest(self.lake, self.spec, source, list(nights), self.connect, now=NOW))
+            list(ingest(self.lake, self.spec, source, list(partitions), self.connect, now=NOW))
 
-    def night(self, night: str) -> None:
-        """Take in, score and watch a night."""
-        self.ingest(night)
-        score(self.lake, self.spec, night)
-        monitor(self.lake, self.spec, night)
+    def partition(self, partition: str) -> None:
+        """Take in, score and watch a partition."""
+        self.ingest(partition)
+        score(self.lake, self.spec, partition)
+        monitor(self.lake, self.spec, partition)
 
     def learn(self) -> None:
         """Fit a champion on the history, keep a run of it in MLflow, and promote it."""
@@ -103,7 +103,7 @@ class Clinic:
             profiles.build_profile(product, LAST, rows, [self.spec.problem.target], []),
             profiles.build_profile(product, LAST, said, ["prediction"], []),
         ]
-        self.lake.publish("profiles", pa.concat_tables(parts), {"product": product, "night": LAST})
+        self.lake.publish("profiles", pa.concat_tables(parts), {"product": product, "partition": LAST})
         registry = Registry(f"sqlite:///{self.folder}/mlflow.db")
         with registry.recording(self.spec.name, "key", "champion") as run:
             registry.put(run, {artifacts.model_key(digest): artifacts.serialize(model)})
@@ -120,8 +120,8 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _files(folder / "files", clinic.spec, FIRST, NEXT)
     clinic.ingest(*clinic.spec.clock.keys(FIRST, LAST))
     clinic.learn()
-    for night in SERVED:
-        clinic.night(night)
+    for partition in SERVED:
+        clinic.partition(partition)
     return folder
 
 

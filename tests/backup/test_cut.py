@@ -36,7 +36,7 @@ def test_no_row_is_ahead_of_what_it_speaks_of(tmp_path: Path, monkeypatch: pytes
             for table in tables:
                 if not stop.is_set():
                     own.publish(table, rows(number), {"n": number})
-            if stop.wait(0.03):  # as a night leaves gaps
+            if stop.wait(0.03):  # as a partition leaves gaps
                 return
 
     with ThreadPoolExecutor(1) as pool:

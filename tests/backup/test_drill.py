@@ -1,4 +1,4 @@
-"""The drill: everything is destroyed and restored, and the next night is as if nothing had been."""
+"""The drill: everything is destroyed and restored, and the next partition is as if nothing had been."""
 
 from __future__ import annotations
 
@@ -68,22 +68,22 @@ def content(lake: Lake) -> dict[str, object]:
     return found | {key: lake.get(key) for key in keys if not key.startswith("tables/")}
 
 
-def same_night(one: Clinic, other: Clinic) -> bool:
-    """Return whether two clinics' next night has the same rows everywhere, and the same digests."""
+def same_partition(one: Clinic, other: Clinic) -> bool:
+    """Return whether two clinics' next partition has the same rows everywhere, and the same digests."""
     for clinic in (one, other):
-        clinic.night(NEXT)
+        clinic.partition(NEXT)
     rows = [
-        {name: sorted(map(repr, clinic.lake.rows(name, {"night": NEXT}))) for name in TABLES}
+        {name: sorted(map(repr, clinic.lake.rows(name, {"partition": NEXT}))) for name in TABLES}
         for clinic in (one, other)
     ]
     assert rows[0]["predictions"]
     return rows[0] == rows[1]
 
 
-def test_after_a_disaster_all_is_as_it_was_and_the_next_night_runs(
+def test_after_a_disaster_all_is_as_it_was_and_the_next_partition_runs(
     home: Clinic, kept: Lake, tmp_path: Path
 ) -> None:
-    """Lake and MLflow are destroyed: rows, objects, verify, runs and the next night are as before."""
+    """Lake and MLflow are destroyed: rows, objects, verify, runs and the next partition are as before."""
     shutil.copytree(home.folder, tmp_path / "twin")
     twin = Clinic(home.spec, tmp_path / "twin")
     before, sound = content(home.lake), verify(home.lake, home.spec)
@@ -100,7 +100,7 @@ def test_after_a_disaster_all_is_as_it_was_and_the_next_night_runs(
     assert verify(home.lake, home.spec) == sound
     (run,) = Registry(f"sqlite:///{home.folder}/mlflow.db").noted(home.spec.name)
     assert run == {}
-    assert same_night(home, twin)
+    assert same_partition(home, twin)
 
 
 def test_what_could_be_read_of_the_past_can_be_read_afterwards(home: Clinic, kept: Lake) -> None:
@@ -117,7 +117,10 @@ def test_what_could_be_read_of_the_past_can_be_read_afterwards(home: Clinic, kep
 def test_a_second_backup_copies_what_is_new(
     home: Clinic, kept: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing new copies and reads nothing; a night more copies that night; each restores its own moment."""
+    """Nothing new copies and reads nothing; a partition more copies that partition.
+
+    Each restores its own moment.
+    """
     first = copy(home, kept)
     assert first.copied == first.objects > 100
     read = Lake.get
@@ -130,7 +133,7 @@ def test_a_second_backup_copies_what_is_new(
         patch.setattr(Lake, "get", not_of_the_lake)
         assert copy(home, kept, 1).copied == 0
     before = content(home.lake)
-    home.night(NEXT)
+    home.partition(NEXT)
     third = copy(home, kept, 2)
     assert 0 < third.copied < first.copied / 2
     for done, rows in ((first, before), (third, content(home.lake))):
@@ -231,24 +234,24 @@ def test_a_place_where_something_is_stays_as_it_is(home: Clinic, kept: Lake) -> 
 
 
 @pytest.mark.parametrize("moment", ["standing", "_copied"])
-def test_a_night_that_comes_while_backing_up_is_in_it_whole_or_not(
+def test_a_partition_that_comes_while_backing_up_is_in_it_whole_or_not(
     home: Clinic, kept: Lake, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     """Before the files are listed or copied: what is restored verifies, has none of its rows, and runs it."""
     real = getattr(write, moment)
 
-    def with_a_night(*given: object) -> object:
-        home.night(NEXT)
+    def with_a_partition(*given: object) -> object:
+        home.partition(NEXT)
         return real(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(write, moment, with_a_night)
+        patch.setattr(write, moment, with_a_partition)
         done = copy(home, kept)
     shutil.rmtree(home.folder / "lake")
     restore(kept, done.name)
     assert verify(home.lake, home.spec).differences == ()
-    assert not any(home.lake.rows(name, {"night": NEXT}) for name in TABLES)
-    home.night(NEXT)
+    assert not any(home.lake.rows(name, {"partition": NEXT}) for name in TABLES)
+    home.partition(NEXT)
     assert verify(home.lake, home.spec).differences == ()
 
 

@@ -14,12 +14,12 @@ from tests.house import FORMS, PATIENCE, WEEKS, House
 from tests.usecases.weekly_sales import world
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
-NIGHTS = world.nights(WEEKS)
+NIGHTS = world.partitions(WEEKS)
 NIGHTLY, TRAINING, HISTORY, OPERATE = (
-    f"{FORMS}__{clock}" for clock in ("nightly", "training", "history", "operate")
+    f"{FORMS}__{clock}" for clock in ("batch", "training", "history", "operate")
 )
 CHAMPION, OLDER = NIGHTS[WEEKS - 5], NIGHTS[WEEKS - 7]
-ONE = NIGHTS[-3]  # the night that is triggered alone, inside the range that is backfilled
+ONE = NIGHTS[-3]  # the partition that is triggered alone, inside the range that is backfilled
 
 
 def _champions(house: House) -> list[tuple[str, str, str, str]]:
@@ -33,7 +33,7 @@ def _runs(house: House, dag: str) -> int:
 
 @pytest.fixture(scope="module")
 def loaded(house: House, person: Person) -> str:
-    """What the page of a run says that loads the history up to the champion's night."""
+    """What the page of a run says that loads the history up to the champion's partition."""
     return person.do(HISTORY, last=CHAMPION)
 
 
@@ -49,12 +49,12 @@ def champion(house: House, person: Person, loaded: str) -> Iterator[str]:
 def test_history_loads_the_range_of_the_form(house: House, loaded: str) -> None:
     """The use case's schedule is over, and the run is not an empty success."""
     assert loaded == "Success"
-    nights = house.lake(FORMS).rows("partitions", {"product": "sales"})
-    assert {row["night"] for row in nights} == set(NIGHTS[: WEEKS - 4])
+    partitions = house.lake(FORMS).rows("partitions", {"product": "sales"})
+    assert {row["partition"] for row in partitions} == set(NIGHTS[: WEEKS - 4])
 
 
-def test_a_training_from_the_form_is_of_its_night(house: House, person: Person, champion: str) -> None:
-    """Its night is its partition key, and the champion it makes is in the ledger."""
+def test_a_training_from_the_form_is_of_its_partition(house: House, person: Person, champion: str) -> None:
+    """Its partition is its partition key, and the champion it makes is in the ledger."""
     run = house.api.get_run(TRAINING, champion)
     assert run is not None
     assert (run["partition_key"], run["note"]) == (CHAMPION, f"Partition {CHAMPION}")
@@ -62,26 +62,30 @@ def test_a_training_from_the_form_is_of_its_night(house: House, person: Person, 
 
 
 @pytest.mark.parametrize(
-    ("night", "sentence"),
+    ("partition", "sentence"),
     [
         ("", "partition: required a date such as 2013-03-01"),
         ("2024-06-04", "found none on that day, the next is 2024-06-10"),
     ],
     ids=["empty", "not of the schedule"],
 )
-def test_the_form_refuses_what_is_no_night(house: House, person: Person, night: str, sentence: str) -> None:
+def test_the_form_refuses_what_is_no_partition(
+    house: House, person: Person, partition: str, sentence: str
+) -> None:
     """The dialog stays open with the reason in red, and no run is made."""
     before = _runs(house, NIGHTLY)
     dialog = person.open_form(NIGHTLY)
-    person.fill_in(dialog, partition=night)
+    person.fill_in(dialog, partition=partition)
     person.submit(dialog)
     expect(dialog.get_by_role("alert").or_(dialog.get_by_text("400 Bad Request"))).to_be_visible()
     expect(dialog.get_by_text(sentence)).to_be_visible()
     assert _runs(house, NIGHTLY) == before
 
 
-def test_a_triggered_night_is_shown_as_that_night(house: House, person: Person, champion: str) -> None:
-    """Its page, the list of runs and the events of its assets name the night; its rows are predicted."""
+def test_a_triggered_partition_is_shown_as_that_partition(
+    house: House, person: Person, champion: str
+) -> None:
+    """Its page, the list of runs and the events of its assets name the partition; its rows are predicted."""
     run = person.trigger(NIGHTLY, partition=ONE)
     assert person.outcome(run) == "Success"
     expect(person.page.get_by_text(ONE, exact=True)).to_be_visible()
@@ -90,12 +94,12 @@ def test_a_triggered_night_is_shown_as_that_night(house: House, person: Person, 
     expect(person.page.get_by_role("link", name=f"manual__{ONE}__")).to_be_visible()
     events = house.api.call("GET", "/assets/events", params={"source_dag_id": NIGHTLY, "source_run_id": run})
     assert {event["partition_key"] for event in events["asset_events"]} == {ONE}
-    rows = house.lake(FORMS).rows("predictions", {"night": ONE})
-    assert [(row["rung"], row["version"]) for row in rows] == [("champion", "1")] * 40
+    rows = house.lake(FORMS).rows("predictions", {"partition": ONE})
+    assert [(row["served_by"], row["version"]) for row in rows] == [("champion", "1")] * 40
 
 
-def test_a_backfill_runs_the_nights_that_nobody_has_run(house: House, person: Person) -> None:
-    """The dialog needs no field but the range; the night that was triggered is not run again."""
+def test_a_backfill_runs_the_partitions_that_nobody_has_run(house: House, person: Person) -> None:
+    """The dialog needs no field but the range; the partition that was triggered is not run again."""
     first, last = NIGHTS[-4], NIGHTS[-2]
     assert person.backfill(NIGHTLY, first, last).startswith("2 runs")
     days = date.fromisoformat(first), date.fromisoformat(last)
@@ -105,12 +109,12 @@ def test_a_backfill_runs_the_nights_that_nobody_has_run(house: House, person: Pe
         (ONE, "manual", "success"),
         (last, "backfill", "success"),
     ]
-    rows = house.lake(FORMS).rows("predictions", {"night": [first, last]})
-    assert [row["rung"] for row in rows] == ["champion"] * 80
+    rows = house.lake(FORMS).rows("predictions", {"partition": [first, last]})
+    assert [row["served_by"] for row in rows] == ["champion"] * 80
 
 
-def test_a_run_without_a_night_is_one_red_task(house: House, person: Person) -> None:
-    """Where no form asks for the night, one task is red and says so, and no other one runs."""
+def test_a_run_without_a_partition_is_one_red_task(house: House, person: Person) -> None:
+    """Where no form asks for the partition, one task is red and says so, and no other one runs."""
     assets = house.api.call("GET", "/assets", params={"uri_pattern": f"evergreen://{FORMS}/findings"})
     (asset,) = assets["assets"]
     run = house.api.call("POST", f"/assets/{asset['id']}/materialize", json={})["dag_run_id"]
@@ -119,7 +123,7 @@ def test_a_run_without_a_night_is_one_red_task(house: House, person: Person) -> 
     states = house.states(NIGHTLY, run)
     assert states.pop("check_partition") == "failed"
     assert set(states.values()) == {"upstream_failed"}
-    person.read_log("check_partition", "partition: required the night this run is for, found none")
+    person.read_log("check_partition", "partition: required the partition this run is for, found none")
 
 
 def test_verify_needs_no_other_field(person: Person) -> None:

@@ -45,7 +45,9 @@ def test_each_operator_of_a_stage_is_there() -> None:
     assert set(stages()["STAGES"]) <= classes
 
 
-@pytest.mark.parametrize(("operator", "stage"), [("TrainOperator", "training"), ("ScoreOperator", "night")])
+@pytest.mark.parametrize(
+    ("operator", "stage"), [("TrainOperator", "training"), ("ScoreOperator", "partition")]
+)
 def test_a_stage_has_its_own_pod(operator: str, stage: str) -> None:
     """The policy names the template by the operator's class, and leaves the others alone."""
     task, other = type(operator, (SimpleNamespace,), {})(), SimpleNamespace()
@@ -203,7 +205,7 @@ def test_only_who_makes_or_deletes_pods_can_ask_kubernetes(airflow: Docs) -> Non
 
 @pytest.mark.full
 def test_a_stages_pod_is_the_charts_with_other_resources(airflow: Docs) -> None:
-    """Nights and trainings differ from the light pod by what they may take, and by nothing else."""
+    """Partitions and trainings differ from the light pod by what they may take, and by nothing else."""
     maps = [one["data"] for one in airflow if one["kind"] == "ConfigMap"]
     light = next(data["pod_template_file.yaml"] for data in maps if "pod_template_file.yaml" in data)
     made = [yaml.safe_load(light), *(one for one in airflow if one["kind"] == "Pod")]

@@ -1,4 +1,4 @@
-"""The demo itself: two months of real flights, a champion, a week of nights, and a source that dies."""
+"""The demo itself: two months of real flights, a champion, a week of partitions, and a source that dies."""
 
 from __future__ import annotations
 
@@ -59,18 +59,21 @@ def demo() -> Iterator[Demo]:
 
 
 def test_a_champion_serves_a_week_of_real_flights(demo: Demo) -> None:
-    """The demo ends with a champion that served each flight of seven nights, and says what came of them."""
+    """The demo ends with a champion that served each flight of seven partitions.
+
+    And says what came of them.
+    """
     lake = Lake(USECASE)
     rows = lake.rows("predictions")
-    assert {row["night"] for row in rows} == {f"2013-03-0{day}" for day in range(1, 8)}
-    assert {row["rung"] for row in rows} == {"champion"}
+    assert {row["partition"] for row in rows} == {f"2013-03-0{day}" for day in range(1, 8)}
+    assert {row["served_by"] for row in rows} == {"champion"}
     assert all(0 < row["prediction"] < 1 for row in rows)
-    scheduled = lake.rows("validated_schedule", {"night": sorted({row["night"] for row in rows})})
+    scheduled = lake.rows("validated_schedule", {"partition": sorted({row["partition"] for row in rows})})
     assert len(rows) == len(scheduled)
     for told in ("champion v1", "rubber-stamped", "realised", "set aside most often", "this command"):
         assert told in demo.first
-    assert {row["night"] for row in lake.rows("attempts")} == {"2013-02-28", "2013-03-07"}
-    assert b"nights 2013-03-01 to 2013-03-07" in (lake.get("reports/history.html") or b"")
+    assert {row["partition"] for row in lake.rows("attempts")} == {"2013-02-28", "2013-03-07"}
+    assert b"partitions 2013-03-01 to 2013-03-07" in (lake.get("reports/history.html") or b"")
 
 
 def test_playing_again_does_nothing_anew(demo: Demo) -> None:
@@ -84,17 +87,20 @@ def test_playing_again_does_nothing_anew(demo: Demo) -> None:
     assert runs == 2
 
 
-def test_a_source_that_is_down_costs_the_night_its_champion_and_no_prediction(demo: Demo) -> None:
-    """Without weather the baseline serves each flight and says why; the ingest is red, the night goes on."""
-    api, night = AirflowApi.of(demo.home), "2013-03-08"
+def test_a_source_that_is_down_costs_the_partition_its_champion_and_no_prediction(demo: Demo) -> None:
+    """Without weather the baseline serves each flight and says why.
+
+    The ingest is red, the partition goes on.
+    """
+    api, partition = AirflowApi.of(demo.home), "2013-03-08"
     server = process.running(pid_file(demo.home, "weather"))
     assert server is not None
     server.kill()
-    api.trigger_run(f"{USECASE}__nightly", {"partition": night}, run_id="no_weather")
-    assert api.wait_run(f"{USECASE}__nightly", "no_weather", timeout=180)["state"] == "success"
-    states = {t["task_id"]: t["state"] for t in api.task_instances(f"{USECASE}__nightly", "no_weather")}
+    api.trigger_run(f"{USECASE}__batch", {"partition": partition}, run_id="no_weather")
+    assert api.wait_run(f"{USECASE}__batch", "no_weather", timeout=180)["state"] == "success"
+    states = {t["task_id"]: t["state"] for t in api.task_instances(f"{USECASE}__batch", "no_weather")}
     assert (states["ingest.weather"], states["score.predict"]) == ("failed", "success")
-    rows = Lake(USECASE).rows("predictions", {"night": night})
-    assert len(rows) == len(Lake(USECASE).rows("validated_schedule", {"night": night}))
-    assert {row["rung"] for row in rows} == {"baseline"}
+    rows = Lake(USECASE).rows("predictions", {"partition": partition})
+    assert len(rows) == len(Lake(USECASE).rows("validated_schedule", {"partition": partition}))
+    assert {row["served_by"] for row in rows} == {"baseline"}
     assert all("weather" in row["reason"] for row in rows)

@@ -14,7 +14,7 @@ from tests.usecases.weekly_sales import world
 
 pytestmark = [pytest.mark.airflow, pytest.mark.full, pytest.mark.timeout(1800)]
 WEEKS, TURN = 24, 20
-NIGHTS = world.nights(WEEKS)
+NIGHTS = world.partitions(WEEKS)
 ASK = "approve.ask"
 
 
@@ -41,11 +41,11 @@ def _train(house: House, number: int, answer: str = "") -> str:
     return house.states(dag, run)["promote.switch"]
 
 
-def _nights(house: House, first: int, last: int) -> dict[int, str]:
-    """Run the nights of some weeks, one after the other; return what each that took a step says of it."""
+def _partitions(house: House, first: int, last: int) -> dict[int, str]:
+    """Run the partitions of some weeks, one after the other; return what each that took a step says of it."""
     steps = {}
     for number in range(first, last + 1):
-        dag, run = f"{STORY}__nightly", f"night_{number}"
+        dag, run = f"{STORY}__batch", f"partition_{number}"
         assert house.run(dag, run, partition=NIGHTS[number])["state"] == "success"
         if house.states(dag, run)["rollout.advance"] == "success":
             steps[number] = house.log(dag, run, "rollout.advance")
@@ -53,8 +53,8 @@ def _nights(house: House, first: int, last: int) -> dict[int, str]:
 
 
 def _served(house: House, number: int) -> set[tuple[str, str]]:
-    rows = house.lake(STORY).rows("predictions", {"night": NIGHTS[number]})
-    return {(row["rung"], row["version"]) for row in rows}
+    rows = house.lake(STORY).rows("predictions", {"partition": NIGHTS[number]})
+    return {(row["served_by"], row["version"]) for row in rows}
 
 
 def test_the_whole_story(house: House) -> None:
@@ -63,24 +63,24 @@ def test_the_whole_story(house: House) -> None:
     _deliver(house)
     assert house.run(f"{STORY}__history", "load", first=NIGHTS[0], last=NIGHTS[11])["state"] == "success"
     assert _train(house, 11, answer="a beginning") == "success"
-    assert _nights(house, 12, 12) == {}
+    assert _partitions(house, 12, 12) == {}
 
     assert _train(house, 12) == "skipped"  # nobody is asked: it learnt no more than the champion
     assert "not blessed" in house.log(f"{STORY}__training", "week_12", "promote.switch")
     house.redeclare(STORY, "max_iter: 4", "max_iter: 60")
-    assert _nights(house, 13, 13) == {}
+    assert _partitions(house, 13, 13) == {}
     assert _train(house, 13, answer="it learns more now") == "success"
 
-    steps = _nights(house, 14, 16)
+    steps = _partitions(house, 14, 16)
     assert list(steps) == [16], "the shadow became a canary"
     assert "shadow of v3 beside v1" in steps[16]
     assert _served(house, 16) == {("champion", "1")}
-    assert {row["version"] for row in lake.rows("shadows", {"night": NIGHTS[16]})} == {"3"}
-    steps = _nights(house, 17, 19)
+    assert {row["version"] for row in lake.rows("shadows", {"partition": NIGHTS[16]})} == {"3"}
+    steps = _partitions(house, 17, 19)
     assert list(steps) == [19], "the canary became champion"
     assert _served(house, 17) == {("champion", "1"), ("canary", "3")}
 
-    steps = _nights(house, 20, 23)
+    steps = _partitions(house, 20, 23)
     assert _served(house, 20) == {("champion", "3")}
     assert len(steps) == 1, "the champion went back once"
     assert "watch of v3 after v1" in next(iter(steps.values()))

@@ -25,7 +25,7 @@ from tests.monitor.hook import Hook, serving
 from tests.usecases.weekly_sales import world
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]
-NIGHTS = world.nights(WEEKS)
+NIGHTS = world.partitions(WEEKS)
 OWN, ASKING, KILLED = "weekly_sales", "weekly_asking", "weekly_killed"
 CHAMPION = NIGHTS[WEEKS - 5]
 KILLS = [(NIGHTS[0], "ingest.sales", 4), (NIGHTS[1], "score.predict", 2), (NIGHTS[2], "monitor.watch", 2)]
@@ -39,9 +39,9 @@ def begun(house: House) -> Iterator[Future[list[dict[str, Any]]]]:
     """What needs nothing else is under way from the beginning, and tests wait for it; the questions."""
     house.start(f"{OWN}__history", "first_load", first=NIGHTS[0], last=CHAMPION)
     house.start(f"{ASKING}__history", "first_load", first=NIGHTS[0], last=ASKED["second"])
-    for night, task, write in KILLS:
+    for partition, task, write in KILLS:
         house.fault(f"killed_{task}", task).write_text(str(write))
-        house.start(f"{KILLED}__nightly", f"killed_{task}", partition=night)
+        house.start(f"{KILLED}__batch", f"killed_{task}", partition=partition)
     with ThreadPoolExecutor(1) as beside:
         yield beside.submit(_questions, AirflowApi.of(house.home))
 
@@ -50,8 +50,8 @@ def _questions(api: AirflowApi) -> list[dict[str, Any]]:
     """Train three times, each begun when the one before has its version, and return what is asked of each."""
     training = f"{ASKING}__training"
     assert api.wait_run(f"{ASKING}__history", "first_load", timeout=PATIENCE)["state"] == "success"
-    for run, night in ASKED.items():
-        api.trigger_run(training, {"partition": night}, run_id=run)
+    for run, partition in ASKED.items():
+        api.trigger_run(training, {"partition": partition}, run_id=run)
         fitted = process.until(partial(_fitted, api, training, run), PATIENCE, poll=LOOK)
         assert fitted, f"{run} isn't fitted"
     return [api.wait_question(training, run, ASK, timeout=PATIENCE) for run in ASKED]
@@ -63,7 +63,7 @@ def _fitted(api: AirflowApi, dag: str, run: str) -> bool:
 
 @pytest.fixture(scope="module")
 def champion(house: House) -> str:
-    """Twenty weeks of history and a first champion, made as a person would; returns its night."""
+    """Twenty weeks of history and a first champion, made as a person would; returns its partition."""
     assert house.end(f"{OWN}__history", "first_load")["state"] == "success"
     assert house.run(f"{OWN}__training", "first_training", partition=CHAMPION)["state"] == "success"
     return CHAMPION
@@ -71,10 +71,10 @@ def champion(house: House) -> str:
 
 @pytest.fixture(scope="module")
 def older(house: House, champion: str) -> str:
-    """A training of a week before the champion's, backfilled; returns its night."""
-    night = NIGHTS[WEEKS - 7]
-    assert house.run(f"{OWN}__training", "older", partition=night)["state"] == "success"
-    return night
+    """A training of a week before the champion's, backfilled; returns its partition."""
+    partition = NIGHTS[WEEKS - 7]
+    assert house.run(f"{OWN}__training", "older", partition=partition)["state"] == "success"
+    return partition
 
 
 def test_a_first_model_is_promoted_and_the_ledger_says_why(house: House, champion: str) -> None:
@@ -87,73 +87,82 @@ def test_a_first_model_is_promoted_and_the_ledger_says_why(house: House, champio
     )
 
 
-def test_a_backfill_of_nights_is_served_by_the_champion(house: House, champion: str) -> None:
-    """Airflow's own backfill, newest night first, predicts every row of each night by the champion."""
+def test_a_backfill_of_partitions_is_served_by_the_champion(house: House, champion: str) -> None:
+    """Airflow's own backfill, newest partition first.
+
+    Predicts every row of each partition by the champion.
+    """
     first, last = date.fromisoformat(NIGHTS[-4]), date.fromisoformat(NIGHTS[-2])
-    house.api.backfill(f"{OWN}__nightly", first, last, max_active_runs=3, run_backwards=True)
+    house.api.backfill(f"{OWN}__batch", first, last, max_active_runs=3, run_backwards=True)
     with pytest.raises(AirflowError, match=r"(?i)already.*(running|active|progress)|409"):
-        house.api.backfill(f"{OWN}__nightly", first, last)
-    runs = house.api.wait_backfill(f"{OWN}__nightly", first, last, timeout=PATIENCE)
+        house.api.backfill(f"{OWN}__batch", first, last)
+    runs = house.api.wait_backfill(f"{OWN}__batch", first, last, timeout=PATIENCE)
     assert [run["state"] for run in runs] == ["success"] * 3
-    rows = house.lake(OWN).rows("predictions", {"night": NIGHTS[-4:-1]})
+    rows = house.lake(OWN).rows("predictions", {"partition": NIGHTS[-4:-1]})
     assert len(rows) == 3 * 40
-    assert {row["rung"] for row in rows} == {"champion"}
+    assert {row["served_by"] for row in rows} == {"champion"}
     year = house.lake(OWN).get("reports/history.html")
     assert year is not None
-    assert f"nights {NIGHTS[-4]} to {NIGHTS[-2]}" in year.decode()
+    assert f"partitions {NIGHTS[-4]} to {NIGHTS[-2]}" in year.decode()
     assert "of 3</th>" in year.decode()
-    found = house.api.call("GET", "/assets/events", params={"source_dag_id": f"{OWN}__nightly"})
+    found = house.api.call("GET", "/assets/events", params={"source_dag_id": f"{OWN}__batch"})
     said = [e["extra"] for e in found["asset_events"] if e["uri"] == f"evergreen://{OWN}/decisions"]
-    assert sorted(said, key=lambda one: str(one["night"])) == [
-        {"night": night, "decision": "nothing", "cause": ""} for night in NIGHTS[-4:-1]
+    assert sorted(said, key=lambda one: str(one["partition"])) == [
+        {"partition": partition, "decision": "nothing", "cause": ""} for partition in NIGHTS[-4:-1]
     ]
 
 
 def test_overlapping_runs_lose_and_double_nothing(house: House, champion: str) -> None:
-    """A night run three times at once, twice through the API and once by a shell, is the night run once."""
-    night = NIGHTS[-3]
-    assert house.run(f"{OWN}__nightly", "alone", partition=night)["state"] == "success"
+    """A partition run three times at once, twice through the API and once by a shell.
+
+    Is the partition run once.
+    """
+    partition = NIGHTS[-3]
+    assert house.run(f"{OWN}__batch", "alone", partition=partition)["state"] == "success"
     before = clocks.state(house.lake(OWN))
-    with subprocess.Popen([*house.command(), "run", "ingest", OWN, "--night", night]) as shell:
+    with subprocess.Popen([*house.command(), "run", "ingest", OWN, "--partition", partition]) as shell:
         for run in ("overlap_1", "overlap_2"):
-            house.api.trigger_run(f"{OWN}__nightly", {"partition": night}, run_id=run)
-        subprocess.run([*house.command(), "run", "score", OWN, "--night", night], check=True)
+            house.api.trigger_run(f"{OWN}__batch", {"partition": partition}, run_id=run)
+        subprocess.run([*house.command(), "run", "score", OWN, "--partition", partition], check=True)
         for run in ("overlap_1", "overlap_2"):
-            assert house.api.wait_run(f"{OWN}__nightly", run, timeout=PATIENCE)["state"] == "success"
+            assert house.api.wait_run(f"{OWN}__batch", run, timeout=PATIENCE)["state"] == "success"
     assert shell.returncode == 0
     assert clocks.state(house.lake(OWN)) == before
 
 
 def test_a_backfilled_training_is_recorded_and_never_deployed(house: House, older: str) -> None:
     """A training of an older week leaves an attempt, and the champion where it was."""
-    assert older in {row["night"] for row in house.lake(OWN).rows("attempts")}
+    assert older in {row["partition"] for row in house.lake(OWN).rows("attempts")}
     assert house.states(f"{OWN}__training", "older")["promote.switch"] == "skipped"
     assert {row["version"] for row in house.lake(OWN).rows("deployments")} == {"1"}
 
 
-@pytest.mark.parametrize("clock", ["nightly", "training"])
-def test_a_run_without_a_night_is_refused_in_a_sentence(house: House, clock: str) -> None:
+@pytest.mark.parametrize("clock", ["batch", "training"])
+def test_a_run_without_a_partition_is_refused_in_a_sentence(house: House, clock: str) -> None:
     """A client that names no partition gets no run, and is told to give one."""
-    with pytest.raises(AirflowError, match=r"400 .*required a date such as .*give the night"):
-        house.start(f"{OWN}__{clock}", "no_night")
-    assert house.api.get_run(f"{OWN}__{clock}", "no_night") is None
+    with pytest.raises(AirflowError, match=r"400 .*required a date such as .*give the partition"):
+        house.start(f"{OWN}__{clock}", "no_partition")
+    assert house.api.get_run(f"{OWN}__{clock}", "no_partition") is None
 
 
 @pytest.fixture(scope="module")
 def unharmed(house: House) -> dict[str, str]:
-    """What the nights leave, one after the other, in which nobody was killed."""
+    """What the partitions leave, one after the other, in which nobody was killed."""
     lake = Lake(KILLED, str(house.folder / "unharmed"))
-    for night, *_ in KILLS:
-        clocks.night(lake, load(KILLED), night)
+    for partition, *_ in KILLS:
+        clocks.partition(lake, load(KILLED), partition)
     return clocks.state(lake)
 
 
 @pytest.mark.parametrize("task", [task for _, task, _ in KILLS])
-def test_a_killed_task_is_run_again_and_the_night_ends_as_if_nothing_had_happened(
+def test_a_killed_task_is_run_again_and_the_partition_ends_as_if_nothing_had_happened(
     house: House, unharmed: dict[str, str], task: str
 ) -> None:
-    """`kill -9` between two writes: Airflow runs the task again, and the tables equal unharmed nights'."""
-    dag, run = f"{KILLED}__nightly", f"killed_{task}"
+    """`kill -9` between two writes.
+
+    Airflow runs the task again, and the tables equal unharmed partitions'.
+    """
+    dag, run = f"{KILLED}__batch", f"killed_{task}"
     for _, other, _ in KILLS:
         assert house.end(dag, f"killed_{other}")["state"] == "success"
     assert not house.fault(run, task).exists(), "the kill never came"
@@ -162,9 +171,9 @@ def test_a_killed_task_is_run_again_and_the_night_ends_as_if_nothing_had_happene
     assert clocks.state(house.lake(KILLED)) == unharmed
 
 
-def test_a_night_without_predictions_by_the_declared_hour_is_told(house: House) -> None:
+def test_a_partition_without_predictions_by_the_declared_hour_is_told(house: House) -> None:
     """The deadline of the scheduled run is told at its connection, once; a backfilled run has none."""
-    dag = f"{LATE}__nightly"
+    dag = f"{LATE}__batch"
     scheduled = partial(house.api.call, "GET", f"/dags/{dag}/dagRuns")
     for hook in serving(Hook()):
 
@@ -177,16 +186,16 @@ def test_a_night_without_predictions_by_the_declared_hour_is_told(house: House) 
         house.api.wait_dag(dag, timeout=PATIENCE)
         house.api.unpause(dag)
         runs = process.until(lambda: bool(scheduled()["dag_runs"]), PATIENCE, poll=LOOK)
-        assert runs, "the newest night is not scheduled"
+        assert runs, "the newest partition is not scheduled"
         (run,) = scheduled()["dag_runs"]
-        night = date.fromisoformat(run["partition_key"])
-        before = night - timedelta(days=1)
+        partition = date.fromisoformat(run["partition_key"])
+        before = partition - timedelta(days=1)
         house.api.backfill(dag, before, before)
         told = process.until(lambda: bool(overdue()), PATIENCE)
         assert told, log_file(house.home, "triggerer").read_text()[-3000:]
         (backfilled,) = house.api.wait_backfill(dag, before, before, timeout=PATIENCE)
         assert (run["run_type"], backfilled["run_type"]) == ("scheduled", "backfill")
-        assert overdue() == [f"{LATE} {night}: no predictions by 06:00 UTC, when they were due"]
+        assert overdue() == [f"{LATE} {partition}: no predictions by 06:00 UTC, when they were due"]
 
 
 def test_no_stranger_reaches_a_server(house: House) -> None:
@@ -208,7 +217,7 @@ def test_a_mistyped_spec_is_an_import_error_and_takes_down_only_itself(house: Ho
     assert {dag["dag_id"] for dag in found} - {"evergreen__upkeep"} == {
         f"{usecase}__{clock}"
         for usecase in (*flights, KILLED, ASKING, LATE, STORY, FORMS, OWN)
-        for clock in ("nightly", "training", "history", "operate")
+        for clock in ("batch", "training", "history", "operate")
     }
 
 
@@ -240,10 +249,10 @@ def test_a_verdict_waits_for_a_person_and_holds_up_no_training(
 ) -> None:
     """Asked, superseded, rejected, approved over a killed worker: the ledger names who, and why."""
     training, ask, second = f"{ASKING}__training", ASK, ASKED["second"]
-    for night, question in zip(ASKED.values(), begun.result(), strict=True):
+    for partition, question in zip(ASKED.values(), begun.result(), strict=True):
         assert question["subject"].startswith("rubber-stamped: ")
-        assert f"/report/{ASKING}/verdict/{night}-" in question["body"]
-        assert "| matured test nights | at least 4 | " in question["body"]
+        assert f"/report/{ASKING}/verdict/{partition}-" in question["body"]
+        assert "| matured test partitions | at least 4 | " in question["body"]
     # the last was asked while the earlier ones waited
     assert {house.states(training, run)[ask] for run in ASKED} == {"awaiting_input"}
     house.api.answer(training, "first", ask, "Approve", reason="")  # no answer: it is asked again

@@ -30,7 +30,7 @@ class Clinic:
 
 @pytest.fixture(scope="session")
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A folder in which the last night was trained, and the run; a test may ask for the other kind."""
+    """A folder in which the last partition was trained, and the run; a test may ask for the other kind."""
     kind = getattr(request, "param", "binary")
     folder = shared(tmp_path_factory, f"trained-{kind}", lambda folder: _train(folder, kind))
     return folder, (folder / "run").read_text()

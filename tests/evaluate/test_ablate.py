@@ -55,15 +55,15 @@ def grouped(clinic: Clinic) -> Callable[[str], Clinic]:
 
 def test_default_groups_are_compared_by_the_chosen_recipe(clinic: Clinic) -> None:
     """Without declared groups the numeric and the categorical features are left out, and the run keeps it."""
-    spec, night = clinic.spec, visits.LAST
-    found = ablate(clinic.lake, spec, night, registry=clinic.registry)
+    spec, partition = clinic.spec, visits.LAST
+    found = ablate(clinic.lake, spec, partition, registry=clinic.registry)
     chosen = TrainingRecord.from_json(clinic.registry.get(clinic.run, PATH)).challenger.name
     assert (found.recipe, found.run) == (chosen, clinic.run)
     assert {g.name: g.columns for g in found.groups} == {
         "numeric": ("distance", "earlier"),
         "categorical": ("place",),
     }
-    parts = split(training_set(clinic.lake, spec, night), spec, night)
+    parts = split(training_set(clinic.lake, spec, partition), spec, partition)
     both = pa.concat_tables([parts.train, parts.validation])
     bare = spec.model_copy(update={"features": spec.features.model_copy(update={"numeric": ()})})
     recipe = next(c for c in spec.training.candidates if c.name == chosen)
@@ -100,7 +100,7 @@ def test_again_is_the_same_and_adds_nothing(clinic: Clinic) -> None:
     """A rerun gives equal figures, and the run holds each once."""
     first, second = (ablate(clinic.lake, clinic.spec, None, registry=clinic.registry) for _ in range(2))
     assert first == second
-    assert first.night == visits.LAST  # the newest that brought labels
+    assert first.partition == visits.LAST  # the newest that brought labels
     client = MlflowClient(clinic.registry.uri, clinic.registry.uri)
     assert len(client.get_metric_history(clinic.run, "ablation.numeric.gain")) == 1
 
@@ -112,17 +112,17 @@ def test_group_of_all_features_is_refused(grouped: Callable[[str], Clinic]) -> N
         ablate(clinic.lake, clinic.spec, visits.LAST, registry=clinic.registry)
 
 
-def test_too_few_test_nights_are_refused(clinic: Clinic) -> None:
-    """Where a spread can't be had there is no interval, and a sentence says how many nights it takes."""
+def test_too_few_test_partitions_are_refused(clinic: Clinic) -> None:
+    """Where a spread can't be had there is no interval, and a sentence says how many partitions it takes."""
     short = clinic.spec.training.model_copy(update={"test": 3})  # a declaration with it is refused
     young = clinic.spec.model_copy(update={"training": short})
-    with pytest.raises(InsufficientData, match=r"required 2 labelled test nights, found 1"):
+    with pytest.raises(InsufficientData, match=r"required 2 labelled test partitions, found 1"):
         ablate(clinic.lake, young, visits.LAST, registry=clinic.registry)
 
 
 def test_empty_lake_is_told(clinic: Clinic, tmp_path: Path) -> None:
-    """Before any label was published there is no night to take."""
-    with pytest.raises(NotPublished, match=r"missed_visits: outcomes: found no night.*run ingest"):
+    """Before any label was published there is no partition to take."""
+    with pytest.raises(NotPublished, match=r"missed_visits: outcomes: found no partition.*run ingest"):
         ablate(Lake(clinic.spec.name, str(tmp_path / "empty")), clinic.spec, None, registry=clinic.registry)
 
 
@@ -137,8 +137,8 @@ def outside(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> Clinic:
 
 def test_the_task_logs_the_gains_with_their_bounds_to_the_trainings_run(outside: Clinic) -> None:
     """What Airflow's task hands on is the run, and the run has each group's gain, low and high."""
-    night = {"dag_run": SimpleNamespace(partition_key=visits.LAST, run_type="manual"), "params": {}}
-    handed = AblateOperator(task_id="ablate", usecase=outside.spec.name).execute(night)
+    partition = {"dag_run": SimpleNamespace(partition_key=visits.LAST, run_type="manual"), "params": {}}
+    handed = AblateOperator(task_id="ablate", usecase=outside.spec.name).execute(partition)
     kept = figures(outside)
     found = ablate(outside.lake, outside.spec, visits.LAST, registry=outside.registry)
     assert kept == {
@@ -151,24 +151,24 @@ def test_the_task_logs_the_gains_with_their_bounds_to_the_trainings_run(outside:
     assert len(json.dumps(handed)) < 1000
 
 
-def test_the_task_is_skipped_where_there_are_too_few_test_nights(
+def test_the_task_is_skipped_where_there_are_too_few_test_partitions(
     outside: Clinic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing waits for it, and the run's promotion stays green."""
 
-    def young(spec: UseCase, night: str, test: pa.Table) -> None:
-        raise InsufficientData("ablation", required="2 labelled test nights", found="1")
+    def young(spec: UseCase, partition: str, test: pa.Table) -> None:
+        raise InsufficientData("ablation", required="2 labelled test partitions", found="1")
 
     monkeypatch.setattr("include.evaluate.ablation._enough", young)
-    night = {"dag_run": SimpleNamespace(partition_key=visits.LAST, run_type="manual"), "params": {}}
-    with pytest.raises(AirflowSkipException, match="2 labelled test nights, found 1"):
-        AblateOperator(task_id="ablate", usecase=outside.spec.name).execute(night)
+    partition = {"dag_run": SimpleNamespace(partition_key=visits.LAST, run_type="manual"), "params": {}}
+    with pytest.raises(AirflowSkipException, match="2 labelled test partitions, found 1"):
+        AblateOperator(task_id="ablate", usecase=outside.spec.name).execute(partition)
 
 
 def test_command_prints_a_table_or_json(outside: Clinic) -> None:
     """The command line says the same as the function, a line a group."""
     clinic = outside
-    asked = ["ablate", clinic.spec.name, "--night", visits.LAST]
+    asked = ["ablate", clinic.spec.name, "--partition", visits.LAST]
     text, plain = (CliRunner().invoke(app, [*asked, *more]) for more in ((), ("--json",)))
     found: Ablation = ablate(clinic.lake, clinic.spec, visits.LAST, registry=clinic.registry)
     assert (text.exit_code, text.stdout.rstrip("\n")) == (0, found.text())

@@ -118,7 +118,7 @@ def test_calibration_is_that_of_the_likeliest_class() -> None:
         ("macro_precision", "rows that are predicted as each class"),
     ],
 )
-def test_a_night_of_one_class_says_what_it_lacks(metric: str, required: str) -> None:
+def test_a_partition_of_one_class_says_what_it_lacks(metric: str, required: str) -> None:
     """Where all rows are early and taken for it, what asks for late ones is missing, with the counts."""
     said = np.tile([0.9, 0.05, 0.05], (5, 1))
     with pytest.raises(

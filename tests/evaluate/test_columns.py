@@ -1,4 +1,7 @@
-"""A row's other columns are those that its night knew, in the order of the rows, or there is a sentence."""
+"""A row's other columns are those that its partition knew, in the order of the rows.
+
+Or there is a sentence.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from include.storage.lake import Lake
 from tests.train import visits
 
 NIGHTS = ["2024-03-04", "2024-03-05", "2024-03-06"]
-HOURS = (-6, -1, 2)  # from a night's decision to when each revision of its rows was known
+HOURS = (-6, -1, 2)  # from a partition's decision to when each revision of its rows was known
 
 
 @pytest.fixture(scope="module")
@@ -29,19 +32,19 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
 
 @pytest.fixture(scope="module")
 def published(spec: UseCase) -> pa.Table:
-    """Visits of three nights with one to three revisions each, shuffled."""
+    """Visits of three partitions with one to three revisions each, shuffled."""
     random = np.random.default_rng(3)
     made = [
         {
             "visit": f"v{i:02}",
             "distance": float(100 * revision + i),
             "earlier": float(revision),
-            "place": None if i % 7 == 3 else f"{night} v{i:02} r{revision}",
-            "night": night,
+            "place": None if i % 7 == 3 else f"{partition} v{i:02} r{revision}",
+            "partition": partition,
             "revision": revision,
-            "known_at": spec.clock.moment(night) + timedelta(hours=HOURS[revision]),
+            "known_at": spec.clock.moment(partition) + timedelta(hours=HOURS[revision]),
         }
-        for night in NIGHTS
+        for partition in NIGHTS
         for i in range(20)
         for revision in range(int(random.integers(1, 4)))
     ]
@@ -53,18 +56,18 @@ def published(spec: UseCase) -> pa.Table:
 def lake(spec: UseCase, published: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """A lake that holds them."""
     lake = Lake(spec.name, str(tmp_path_factory.mktemp("lake")))
-    lake.publish("validated_visits", published, {"night": NIGHTS})
+    lake.publish("validated_visits", published, {"partition": NIGHTS})
     return lake
 
 
 def _rows(published: pa.Table) -> pa.Table:
     """Return test rows in no order, each visit once, with a distance that the model saw."""
-    pairs = sorted({(row["night"], row["visit"]) for row in published.to_pylist()})
+    pairs = sorted({(row["partition"], row["visit"]) for row in published.to_pylist()})
     mixed = [pairs[i] for i in np.random.default_rng(4).permutation(len(pairs))][:50]
     return pa.table(
         {
             "visit": [visit for _, visit in mixed],
-            "night": [night for night, _ in mixed],
+            "partition": [partition for partition, _ in mixed],
             "distance": np.arange(50) / 7,
             "earlier": np.zeros(50),
             "missed": np.zeros(50),
@@ -72,7 +75,7 @@ def _rows(published: pa.Table) -> pa.Table:
     )
 
 
-def test_each_row_gets_what_its_night_knew(lake: Lake, spec: UseCase, published: pa.Table) -> None:
+def test_each_row_gets_what_its_partition_knew(lake: Lake, spec: UseCase, published: pa.Table) -> None:
     """A feature is the rows' own, another column the newest revision known then, in their order."""
     rows = _rows(published)
     found = columns_of_rows(lake, spec, rows, ["place", "distance", "visit", "place"])
@@ -82,8 +85,8 @@ def test_each_row_gets_what_its_night_knew(lake: Lake, spec: UseCase, published:
     known: dict[tuple[str, str], list[tuple[int, str]]] = {}
     for row in published.to_pylist():
         if row["revision"] < 2:  # the third was known two hours too late
-            known.setdefault((row["night"], row["visit"]), []).append((row["revision"], row["place"]))
-    asked = zip(rows["night"].to_pylist(), rows["visit"].to_pylist(), strict=True)
+            known.setdefault((row["partition"], row["visit"]), []).append((row["revision"], row["place"]))
+    asked = zip(rows["partition"].to_pylist(), rows["visit"].to_pylist(), strict=True)
     expected = [max(known[key], key=lambda pair: pair[0])[1] for key in asked]
     assert found["place"].to_pylist() == expected
     assert {place[-2:] for place in expected if place} == {"r0", "r1"}
@@ -113,16 +116,16 @@ def test_a_column_that_was_not_published_is_refused(
     lake = Lake(spec.name, str(tmp_path))
     for _ in range(2):
         with pytest.raises(
-            NotPublished, match=r"published with place, found .* ingest the test nights again"
+            NotPublished, match=r"published with place, found .* ingest the test partitions again"
         ):
             columns_of_rows(lake, spec, _rows(published), ["distance", "place"])
-        lake.publish("validated_visits", published.drop_columns("place"), {"night": NIGHTS})
+        lake.publish("validated_visits", published.drop_columns("place"), {"partition": NIGHTS})
 
 
-def test_a_row_that_no_night_knew_is_refused(spec: UseCase, published: pa.Table, tmp_path: Path) -> None:
+def test_a_row_that_no_partition_knew_is_refused(spec: UseCase, published: pa.Table, tmp_path: Path) -> None:
     """A row that was known after its decision only has no columns, and none are made up for it."""
     late = published.filter(pa.compute.greater(published["revision"], 0))
     lake = Lake(spec.name, str(tmp_path))
-    lake.publish("validated_visits", late, {"night": NIGHTS})
+    lake.publish("validated_visits", late, {"partition": NIGHTS})
     with pytest.raises(NotPublished, match=r"required place of 50 rows, found [1-9][0-9]* that aren't there"):
         columns_of_rows(lake, spec, _rows(published), ["place"])

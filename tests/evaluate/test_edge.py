@@ -1,4 +1,7 @@
-"""A model is asked for rows as a bad night has them; whatever it does then is a finding, never a crash."""
+"""A model is asked for rows as a bad partition has them.
+
+Whatever it does then is a finding, never a crash.
+"""
 
 from __future__ import annotations
 
@@ -248,18 +251,18 @@ def test_without_rows_nothing_is_measured(clinic: Ward) -> None:
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(1, 60), st.integers(0, 5))
-def test_a_part_of_the_rows_is_spread_over_the_nights(counts: list[int], most: int, seed: int) -> None:
-    """At most so many rows, each once and in order, and no night has more than its share."""
-    nights = [f"2024-01-{day + 1:02}" for day, count in enumerate(counts) for _ in range(count)]
-    table = pa.table({"night": nights})
+def test_a_part_of_the_rows_is_spread_over_the_partitions(counts: list[int], most: int, seed: int) -> None:
+    """At most so many rows, each once and in order, and no partition has more than its share."""
+    partitions = [f"2024-01-{day + 1:02}" for day, count in enumerate(counts) for _ in range(count)]
+    table = pa.table({"partition": partitions})
     chosen = sample_indices(table, most, seed)
     assert chosen.tolist() == sorted(set(chosen.tolist())) == sample_indices(table, most, seed).tolist()
     assert len(chosen) <= most
-    if len(nights) <= most:
-        assert len(chosen) == len(nights)
+    if len(partitions) <= most:
+        assert len(chosen) == len(partitions)
         return
     share = max(1, most // len(counts))
-    taken = [[nights[i] for i in chosen].count(f"2024-01-{day + 1:02}") for day in range(len(counts))]
+    taken = [[partitions[i] for i in chosen].count(f"2024-01-{day + 1:02}") for day in range(len(counts))]
     if most >= len(counts):
         assert taken == [min(share, count) for count in counts]
     assert max(taken) <= share

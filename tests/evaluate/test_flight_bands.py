@@ -57,28 +57,28 @@ class Spring:
     verdict: str
 
     @property
-    def nights(self) -> list[str]:
-        """Return the nights after the training."""
+    def partitions(self) -> list[str]:
+        """Return the partitions after the training."""
         return self.spec.clock.keys(self.spec.clock.shift(NIGHT, 1), LAST)
 
-    def predictions(self, night: str) -> tuple[list[dict[str, object]], np.ndarray]:
-        """Return a night's rows by their key, and their probabilities."""
-        order = ["night", *self.spec.key]
-        rows = self.lake.read("predictions", {"night": night}, order=order)
+    def predictions(self, partition: str) -> tuple[list[dict[str, object]], np.ndarray]:
+        """Return a partition's rows by their key, and their probabilities."""
+        order = ["partition", *self.spec.key]
+        rows = self.lake.read("predictions", {"partition": partition}, order=order)
         assert rows is not None
         return rows.to_pylist(), np.stack([rows[name].to_numpy() for name in SCORES], axis=1)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Spring:
-    """The first model, promoted, and the nights after it scored and monitored; only read."""
+    """The first model, promoted, and the partitions after it scored and monitored; only read."""
     folder = tmp_path_factory.mktemp("bands")
     spec = read(FILE)
     lake = Lake(spec.name, str(folder / "lake"))
     world.write(folder / "landing", spec, FIRST, LAST)
     there = Endpoint("landing", (folder / "landing").as_uri())
     for source in spec.sources:
-        ingest(lake, spec, source, spec.nights(source, FIRST, LAST), lambda name: there)
+        ingest(lake, spec, source, spec.partitions(source, FIRST, LAST), lambda name: there)
     registry = Registry(f"sqlite:///{folder}/mlflow.db", f"file://{folder}/artifacts")
     run = train(lake, spec, NIGHT, registry=registry).uri
     ref = evaluate(lake, spec, NIGHT, run, registry=registry)
@@ -86,9 +86,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Spring:
     verdict = judge_and_record(lake, spec, ref.uri)
     promote(lake, spec, evidence.key, registry=registry)
     spring = Spring(spec, lake, evidence, verdict.verdict)
-    for night in spring.nights[:-1]:
-        score(lake, spec, night)
-        monitor(lake, spec, night)
+    for partition in spring.partitions[:-1]:
+        score(lake, spec, partition)
+        monitor(lake, spec, partition)
     return spring
 
 
@@ -122,22 +122,22 @@ def test_the_first_model_is_judged_by_what_three_classes_ask(made: Spring) -> No
 
 def test_a_row_has_a_label_and_a_probability_a_class(made: Spring) -> None:
     """The label is the likeliest class, its probability the prediction, and verify finds all as recorded."""
-    for night in made.nights[:-1]:
-        rows, said = made.predictions(night)
+    for partition in made.partitions[:-1]:
+        rows, said = made.predictions(partition)
         assert len(rows) > 700
         assert said.sum(axis=1) == pytest.approx(1)
         assert [row["label"] for row in rows] == [CLASSES[place] for place in said.argmax(axis=1)]
         assert [row["prediction"] for row in rows] == said.max(axis=1).tolist()
-        assert {row["rung"] for row in rows} == {"champion"}
+        assert {row["served_by"] for row in rows} == {"champion"}
     assert verify(made.lake, made.spec).differences == ()
 
 
-def test_scored_again_a_night_is_the_same(spring: Spring) -> None:
+def test_scored_again_a_partition_is_the_same(spring: Spring) -> None:
     """A rerun finds what it served, and writes nothing beside it."""
-    night = spring.nights[0]
-    before = spring.predictions(night)
-    score(spring.lake, spring.spec, night)
-    assert spring.predictions(night)[0] == before[0]
+    partition = spring.partitions[0]
+    before = spring.predictions(partition)
+    score(spring.lake, spring.spec, partition)
+    assert spring.predictions(partition)[0] == before[0]
     assert spring.lake.count("restated") == 0
 
 
@@ -153,35 +153,35 @@ def test_the_prior_is_how_often_each_class_came_in_training(spring: Spring) -> N
 
     for digest in (spring.evidence.model, spring.evidence.baseline_model):
         Path(spring.lake.uri.removeprefix("file://"), artifacts.model_key(digest)).unlink()
-    night = spring.nights[-1]
+    partition = spring.partitions[-1]
     for _ in range(2):
-        score(spring.lake, spring.spec, night)
-        rows, said = spring.predictions(night)
-        assert {row["rung"] for row in rows} == {"prior"}
+        score(spring.lake, spring.spec, partition)
+        rows, said = spring.predictions(partition)
+        assert {row["served_by"] for row in rows} == {"prior"}
         assert np.unique(said, axis=0).tolist() == [shares]
         assert {row["label"] for row in rows} == {CLASSES[int(np.argmax(shares))]}
     assert spring.lake.count("restated") == 0
 
 
 def test_without_a_champion_the_declared_fallback_serves(spring: Spring) -> None:
-    """A night before the first promotion has the declared probabilities, class by class."""
-    night = spring.spec.clock.shift(NIGHT, -1)
-    score(spring.lake, spring.spec, night)
-    assert np.unique(spring.predictions(night)[1], axis=0).tolist() == [[0.35, 0.41, 0.24]]
+    """A partition before the first promotion has the declared probabilities, class by class."""
+    partition = spring.spec.clock.shift(NIGHT, -1)
+    score(spring.lake, spring.spec, partition)
+    assert np.unique(spring.predictions(partition)[1], axis=0).tolist() == [[0.35, 0.41, 0.24]]
 
 
 def test_realised_performance_is_that_of_scikit_learn(made: Spring) -> None:
-    """A matured night's figures, and those of the prior, are the library's on its labelled rows."""
-    night = made.nights[1]
-    rows, said = made.predictions(night)
+    """A matured partition's figures, and those of the prior, are the library's on its labelled rows."""
+    partition = made.partitions[1]
+    rows, said = made.predictions(partition)
     came = {
         tuple(row[name] for name in made.spec.key): row["band"]
-        for row in labels(made.lake, made.spec, [night], known=LAST).to_pylist()
+        for row in labels(made.lake, made.spec, [partition], known=LAST).to_pylist()
     }
     actual = np.array([came.get(tuple(r[n] for n in made.spec.key)) for r in rows], dtype=float)
     there = np.isfinite(actual)
     actual, said = actual[there], said[there]
-    found = {r["metric"]: r["value"] for r in made.lake.rows("performance", {"night": night})}
+    found = {r["metric"]: r["value"] for r in made.lake.rows("performance", {"partition": partition})}
     taken = said.argmax(axis=1)
     expected = {
         "accuracy": sk.accuracy_score(actual, taken),
@@ -198,8 +198,8 @@ def test_realised_performance_is_that_of_scikit_learn(made: Spring) -> None:
 
 
 def test_each_class_is_watched_for_drift_and_the_champion_for_performance(made: Spring) -> None:
-    """The last monitored night judges the spread of each probability and both required figures."""
-    rows = made.lake.rows("findings", {"night": made.nights[-2]})
+    """The last monitored partition judges the spread of each probability and both required figures."""
+    rows = made.lake.rows("findings", {"partition": made.partitions[-2]})
     drift = {row["subject"] for row in rows if row["check"] == "drift" and row["value"] is not None}
     assert {*SCORES, "dep_delay"} <= drift
     judged = {row["subject"]: row["outcome"] for row in rows if row["check"] in ("performance", "concept")}
@@ -207,7 +207,7 @@ def test_each_class_is_watched_for_drift_and_the_champion_for_performance(made: 
     objective = made.spec.gate.objective
     live = {f"{objective} against the {of}" for of in ("gate", "baseline")}
     assert set(judged) == {*live, f"{objective} beside its own expectation", "macro_roc_auc", "f1@late"}
-    page = (made.lake.get(f"reports/monitor/{made.nights[-2]}.html") or b"").decode()
+    page = (made.lake.get(f"reports/monitor/{made.partitions[-2]}.html") or b"").decode()
     assert all(name in page for name in SCORES)
 
 
@@ -225,19 +225,21 @@ def test_the_page_shows_each_class(made: Spring) -> None:
     assert "Share of each class in training" in card
 
 
-def test_a_night_is_estimated_class_by_class_until_its_labels_come(made: Spring) -> None:
+def test_a_partition_is_estimated_class_by_class_until_its_labels_come(made: Spring) -> None:
     """What stood in `estimates` without labels: each class's figures, within their error of what came."""
-    *before, last = made.nights[:-1]
-    assert {row["night"] for row in pending_estimates(made.lake)} == {
+    *before, last = made.partitions[:-1]
+    assert {row["partition"] for row in pending_estimates(made.lake)} == {
         last
     }  # of the others the labels have come
     (champion,) = made.lake.rows("deployments", {"role": "champion"})
     learnt = held_out_estimates(made.lake, made.spec, champion)
     assert learnt is not None
-    known, within = list(learnt.nights), []
-    for night in before:
-        mine = {row["metric"]: row for row in made.lake.rows("estimates", {"night": night})}
-        came = {row["metric"]: row["value"] for row in made.lake.rows("performance", {"night": night})}
+    known, within = list(learnt.partitions), []
+    for partition in before:
+        mine = {row["metric"]: row for row in made.lake.rows("estimates", {"partition": partition})}
+        came = {
+            row["metric"]: row["value"] for row in made.lake.rows("performance", {"partition": partition})
+        }
         assert (
             set(mine)
             == set(estimated_metrics(made.spec))
@@ -245,28 +247,28 @@ def test_a_night_is_estimated_class_by_class_until_its_labels_come(made: Spring)
         )
         for name, row in mine.items():
             pairs = [one.pairs[name] for one in known][-NEWEST:]
-            assert (row["version"], row["nights"]) == (champion["version"], len(pairs))
+            assert (row["version"], row["partitions"]) == (champion["version"], len(pairs))
             apart = [pair.estimate - pair.realised for pair in pairs]
             assert row["error"] == pytest.approx(np.sqrt(np.mean(np.square(apart))))
-            assert abs(row["unchecked"] - came[name]) < 4 * row["error"], (night, name)
+            assert abs(row["unchecked"] - came[name]) < 4 * row["error"], (partition, name)
             assert (row["value"] is None) == (row["error"] >= row["naive"]) == bool(row["reason"])
             if row["value"] is not None:
                 within.append(row["low"] <= came[name] <= row["high"])
         worth = {name: EstimatePair(mine[name]["unchecked"], came[name], learnt.means[name]) for name in mine}
-        known.append(LabelledPartition(night, 0, worth))
+        known.append(LabelledPartition(partition, 0, worth))
     assert len(within) > 20
     assert np.mean(within) > 0.8  # of intervals of 90 %
 
 
 def test_what_is_estimated_is_what_the_mended_probabilities_expect(made: Spring) -> None:
-    """Of the newest night accuracy, log loss and Brier score are those of labels by these chances."""
-    night = made.nights[-2]
+    """Of the newest partition accuracy, log loss and Brier score are those of labels by these chances."""
+    partition = made.partitions[-2]
     (champion,) = made.lake.rows("deployments", {"role": "champion"})
     learnt = held_out_estimates(made.lake, made.spec, champion)
     assert learnt is not None
-    said = made.predictions(night)[1]
+    said = made.predictions(partition)[1]
     chances = calibrate(learnt.map, said)
-    found = {row["metric"]: row["unchecked"] for row in made.lake.rows("estimates", {"night": night})}
+    found = {row["metric"]: row["unchecked"] for row in made.lake.rows("estimates", {"partition": partition})}
     expected = {
         "accuracy": chances[np.arange(len(said)), said.argmax(axis=1)].mean(),
         "log_loss": -(chances * np.log(said)).sum(axis=1).mean(),

@@ -29,7 +29,7 @@ def clinic(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         late = (distance > 5) if request.param == "binary" else 4 * distance
         return pa.table(
             {
-                "night": [f"2024-03-{1 + i % 20:02}" for i in range(count)],
+                "partition": [f"2024-03-{1 + i % 20:02}" for i in range(count)],
                 "distance": distance,
                 "earlier": np.full(count, 2.0),
                 "place": random.choice(["north", "south"], count),

@@ -26,7 +26,7 @@ from tests.evaluate.conftest import Clinic
 from tests.train import visits
 
 NIGHT = visits.LAST
-SOON = "2024-03-31"  # the next training night
+SOON = "2024-03-31"  # the next training partition
 BOTH = pytest.mark.parametrize("trained", list(visits.KINDS), indirect=True)
 # what follows takes a second training, which doesn't depend on the kind but for its losses
 EACH = [kind if kind == "binary" else pytest.param(kind, marks=pytest.mark.full) for kind in visits.KINDS]
@@ -37,9 +37,9 @@ def record(clinic: Clinic, run: str = "") -> TrainingRecord:
     return TrainingRecord.from_json(clinic.registry.get(run or clinic.run, PATH))
 
 
-def evidence(clinic: Clinic, night: str = NIGHT, run: str = "") -> Evidence:
+def evidence(clinic: Clinic, partition: str = NIGHT, run: str = "") -> Evidence:
     """Evaluate, and return the evidence as it lies in the lake."""
-    ref = evaluate(clinic.lake, clinic.spec, night, run or clinic.run, registry=clinic.registry)
+    ref = evaluate(clinic.lake, clinic.spec, partition, run or clinic.run, registry=clinic.registry)
     data = clinic.lake.get(ref.uri)
     assert data is not None
     return Evidence.from_json(data)
@@ -49,8 +49,8 @@ def evidence(clinic: Clinic, night: str = NIGHT, run: str = "") -> Evidence:
 def promote(clinic: Clinic) -> Callable[[str, str], None]:
     """Let a training's challenger serve, whatever the gate says."""
 
-    def act(night: str, run: str) -> None:
-        ref = evaluate(clinic.lake, clinic.spec, night, run, registry=clinic.registry)
+    def act(partition: str, run: str) -> None:
+        ref = evaluate(clinic.lake, clinic.spec, partition, run, registry=clinic.registry)
         judge_and_record(clinic.lake, clinic.spec, ref.uri)
         key = ref.uri.removeprefix("evaluations/").removesuffix(".json")
         force(clinic.lake, clinic.spec, key, "tests", "a champion is needed", registry=clinic.registry)
@@ -59,14 +59,23 @@ def promote(clinic: Clinic) -> Callable[[str, str], None]:
 
 
 @BOTH
-def test_losses_are_those_of_the_stored_models_on_the_test_nights(clinic: Clinic) -> None:
-    """Night by night the sums are what each model, read from the registry, loses on the matured test rows."""
+def test_losses_are_those_of_the_stored_models_on_the_test_partitions(clinic: Clinic) -> None:
+    """Partition by partition the sums are what each model, read from the registry.
+
+    Loses on the matured test rows.
+    """
     found, made, spec = evidence(clinic), record(clinic), clinic.spec
     test = split(training_set(clinic.lake, spec, NIGHT), spec, NIGHT).test
-    # the first two test nights overlap the labels of the last fitted ones
-    assert found.losses.nights == tuple(made.nights["test"][2:]) == ("2024-03-25", *found.losses.nights[1:])
-    test = test.filter(pa.array([night in found.losses.nights for night in test["night"].to_pylist()]))
-    assert found.losses.rows == (36,) * len(found.losses.nights)
+    # the first two test partitions overlap the labels of the last fitted ones
+    assert (
+        found.losses.partitions
+        == tuple(made.partitions["test"][2:])
+        == ("2024-03-25", *found.losses.partitions[1:])
+    )
+    test = test.filter(
+        pa.array([partition in found.losses.partitions for partition in test["partition"].to_pylist()])
+    )
+    assert found.losses.rows == (36,) * len(found.losses.partitions)
     names = {"challenger": made.challenger, **{f"baseline:{b.name}": b for b in made.baselines}}
     assert set(found.losses.sums) == set(found.metrics) == set(names)
     for name, fitted in names.items():
@@ -76,7 +85,7 @@ def test_losses_are_those_of_the_stored_models_on_the_test_nights(clinic: Clinic
     assert (found.model, found.prior) == (made.challenger.digest, made.prior)
     best = min(made.baselines, key=lambda fitted: fitted.validation)
     assert found.baseline_model == best.digest
-    assert max(made.nights["validation"]) == "2024-03-22" < found.last_fitted < found.losses.nights[0]
+    assert max(made.partitions["validation"]) == "2024-03-22" < found.last_fitted < found.losses.partitions[0]
 
 
 def test_again_gives_the_same_bytes(clinic: Clinic) -> None:
@@ -98,30 +107,30 @@ def test_again_gives_the_same_bytes(clinic: Clinic) -> None:
 
 @pytest.mark.parametrize("trained", EACH, indirect=True)
 def test_champion_is_measured_on_the_same_rows(clinic: Clinic, promote: Callable[[str, str], None]) -> None:
-    """With a champion its losses stand beside the challenger's, on nights that neither was fitted on."""
+    """With a champion its losses stand beside the challenger's, on partitions that neither was fitted on."""
     promote(NIGHT, clinic.run)
     visits.fill(clinic.lake, clinic.spec, SOON, SOON)
     run = train(clinic.lake, clinic.spec, SOON, registry=clinic.registry).uri
     found = evidence(clinic, SOON, run)
     assert found.champion == record(clinic).challenger.digest
-    assert len(found.losses.sums["champion"]) == len(found.losses.nights)
-    assert found.losses.nights[0] > max(record(clinic, run).last_fitted, record(clinic).last_fitted)
+    assert len(found.losses.sums["champion"]) == len(found.losses.partitions)
+    assert found.losses.partitions[0] > max(record(clinic, run).last_fitted, record(clinic).last_fitted)
 
 
-def test_nights_that_the_champion_was_fitted_on_are_left_out(
+def test_partitions_that_the_champion_was_fitted_on_are_left_out(
     clinic: Clinic, promote: Callable[[str, str], None]
 ) -> None:
-    """A challenger with longer test windows is compared on those nights alone that the champion never saw."""
+    """A challenger with longer test windows is compared only on partitions that the champion never saw."""
     promote(NIGHT, clinic.run)
     file = clinic.spec.folder / "usecase.yaml"
     file.write_text(file.read_text().replace("test: 8", "test: 12"))
     wider = replace(clinic, spec=read(file))
     run = train(wider.lake, wider.spec, NIGHT, registry=wider.registry).uri
-    assert record(wider, run).nights["test"][0] == "2024-03-19" <= record(clinic).last_fitted
+    assert record(wider, run).partitions["test"][0] == "2024-03-19" <= record(clinic).last_fitted
     found = evidence(wider, NIGHT, run)
     assert found.last_fitted == wider.spec.clock.shift(record(clinic).last_fitted, 2)
-    assert found.losses.nights[0] > found.last_fitted
-    assert len(found.losses.nights) == len(record(clinic).nights["test"]) - 2
+    assert found.losses.partitions[0] > found.last_fitted
+    assert len(found.losses.partitions) == len(record(clinic).partitions["test"]) - 2
 
 
 def test_champion_that_cannot_be_read_is_told_in_the_evidence(
@@ -140,11 +149,11 @@ def test_champion_that_cannot_be_read_is_told_in_the_evidence(
 
 def test_moved_data_are_refused(clinic: Clinic) -> None:
     """When a label was revised since the training, the evaluation says so and what to do."""
-    rows = clinic.lake.read("validated_outcomes", {"night": "2024-03-10"})
+    rows = clinic.lake.read("validated_outcomes", {"partition": "2024-03-10"})
     assert rows is not None
     changed = pa.array(np.full(rows.num_rows, 99.0))
     moved = rows.set_column(rows.schema.get_field_index("minutes"), "minutes", changed)
-    clinic.lake.publish("validated_outcomes", moved, {"night": "2024-03-10"})
+    clinic.lake.publish("validated_outcomes", moved, {"partition": "2024-03-10"})
     with pytest.raises(StaleDecision, match=r"the training data that the training saw.*trains again"):
         evidence(clinic)
 
@@ -170,15 +179,18 @@ def test_fit_and_serve_that_differ_are_an_error(clinic: Clinic, monkeypatch: pyt
         evidence(clinic)
 
 
-def test_no_labelled_test_night_is_evidence_of_nothing(clinic: Clinic) -> None:
-    """Where no test night has matured there are no losses and no metrics, and the gate has its own word."""
+def test_no_labelled_test_partition_is_evidence_of_nothing(clinic: Clinic) -> None:
+    """Where no test partition has matured there are no losses and no metrics.
+
+    And the gate has its own word.
+    """
     file = clinic.spec.folder / "usecase.yaml"
     short = clinic.spec.training.model_copy(update={"test": 2})  # a declaration with it is refused
     file.write_text(file.read_text().replace("statement: s", "statement: short"))
     young = replace(clinic, spec=read(file).model_copy(update={"training": short}))
     run = train(young.lake, young.spec, NIGHT, registry=young.registry).uri
     found = evidence(young, NIGHT, run)
-    assert found.losses.nights == ()
+    assert found.losses.partitions == ()
     assert set(found.metrics) == {"challenger", "baseline:prior", "baseline:linear"}
     assert not any(found.metrics.values())
     key = next(key for key in young.lake.keys("evaluations/") if found.key in key)

@@ -24,11 +24,11 @@ from include.spec.stages import Candidate
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
 from include.train import recipes
-from tests.promote.conftest import evidence, losses, nights
+from tests.promote.conftest import evidence, losses, partitions
 from tests.train import visits
 
-TEST = nights(12)
-WEEKS = nights(100)[::7]
+TEST = partitions(12)
+WEEKS = partitions(100)[::7]
 FOREST = Candidate(
     name="forest", estimator="random_forest", params={"n_estimators": 5, "min_samples_leaf": 40}
 )
@@ -48,11 +48,14 @@ def late(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
 
 
 def rows(spec: UseCase, count: int, seed: int, *, rate: float = 0.3, **given: object) -> pa.Table:
-    """Return rows of twelve nights whose features say nothing of the label, but for those that are given."""
+    """Return rows of twelve partitions whose features say nothing of the label.
+
+    But for those that are given.
+    """
     random = np.random.default_rng(seed)
     labels = (random.random(count) < rate).astype(float)
     plain = {
-        "night": [TEST[i * len(TEST) // count] for i in range(count)],
+        "partition": [TEST[i * len(TEST) // count] for i in range(count)],
         "distance": random.exponential(5, count),
         "earlier": random.poisson(1.0, count).astype(float),
         "place": random.choice(["north", "south", "east"], count),
@@ -203,14 +206,17 @@ def test_a_recipe_of_another_level_gains_nothing_by_it(use: UseCase) -> None:
     assert not gained(use, balanced, fitted, test)
 
 
-def test_shuffled_losses_are_of_the_nights_that_are_asked_for(use: UseCase) -> None:
-    """In their order, each time the same, and of rows of no other night; of no night there are none."""
+def test_shuffled_losses_are_of_the_partitions_that_are_asked_for(use: UseCase) -> None:
+    """In their order, each time the same, and of rows of no other partition.
+
+    Of no partition there are none.
+    """
     fitted, test = rows(use, 600, 1), rows(use, 600, 2)
     some = leakage.shuffled_label_losses(use, LINEAR, fitted, test, TEST[3:6])
     assert some == leakage.shuffled_label_losses(use, LINEAR, fitted, test, TEST[3:6])
-    part = test.filter([night in TEST[3:6] for night in test["night"].to_pylist()])
+    part = test.filter([partition in TEST[3:6] for partition in test["partition"].to_pylist()])
     assert some == leakage.shuffled_label_losses(use, LINEAR, fitted, part, TEST[3:6])
-    assert all(0 < night < 50 * 2 for night in some)
+    assert all(0 < partition < 50 * 2 for partition in some)
     assert leakage.shuffled_label_losses(use, LINEAR, fitted, test, ()) == ()
 
 
@@ -241,31 +247,33 @@ def lake(tmp_path: Path) -> Lake:
     return Lake("missed_visits", str(tmp_path / "lake"))
 
 
-def attempt(lake: Lake, use: UseCase, night: str, saved: float, data: str = "d", **changes: object) -> str:
+def attempt(
+    lake: Lake, use: UseCase, partition: str, saved: float, data: str = "d", **changes: object
+) -> str:
     """Judge an attempt against its history, record it, and return its key."""
     waves = 1 + 0.01 * np.cos(np.arange(12))
     found = losses((1 - saved) * waves, prior=waves)
-    made = evidence(found, usecase=use.name, night=night, data=data)
+    made = evidence(found, usecase=use.name, partition=partition, data=data)
     shares = leakage.loss_reduction(found.sums["challenger"], found.sums["baseline:prior"])
-    leak = replace(made.facts.leak, saved=shares, history=leakage.past_loss_reductions(lake, night))
+    leak = replace(made.facts.leak, saved=shares, history=leakage.past_loss_reductions(lake, partition))
     made = replace(made, facts=replace(made.facts, leak=leak), **changes)  # type: ignore[arg-type]
     ledger.record_attempt(lake, made, lambda number: judge(made, use.gate, number, champion=False))
     return made.key
 
 
-def refused(lake: Lake, use: UseCase, night: str, saved: float) -> bool:
+def refused(lake: Lake, use: UseCase, partition: str, saved: float) -> bool:
     """Tell whether the gate finds an attempt too good against the history."""
     made = evidence(losses(np.ones(12), prior=np.ones(12)))
-    leak = Leak(saved=saved, history=leakage.past_loss_reductions(lake, night))
+    leak = Leak(saved=saved, history=leakage.past_loss_reductions(lake, partition))
     found = history(CheckContext(replace(made, facts=replace(made.facts, leak=leak)), use.gate, 1, False))
     return not all(check.passed for check in found)
 
 
 def test_far_more_than_ever_before_is_refused_and_a_little_more_is_not(lake: Lake, use: UseCase) -> None:
     """After three ordinary attempts; before there are three, nothing is far above."""
-    for night, share in zip(WEEKS, (0.10, 0.12, 0.11), strict=False):
-        assert not refused(lake, use, night, 0.6)
-        attempt(lake, use, night, share)
+    for partition, share in zip(WEEKS, (0.10, 0.12, 0.11), strict=False):
+        assert not refused(lake, use, partition, 0.6)
+        attempt(lake, use, partition, share)
     assert leakage.past_loss_reductions(lake, WEEKS[3]) == pytest.approx((0.10, 0.12, 0.11))
     assert refused(lake, use, WEEKS[3], 0.6)
     assert not refused(lake, use, WEEKS[3], 0.2)
@@ -273,8 +281,8 @@ def test_far_more_than_ever_before_is_refused_and_a_little_more_is_not(lake: Lak
 
 def test_a_refused_leak_sets_no_bar_for_the_next(lake: Lake, use: UseCase) -> None:
     """The same leak is refused a week later as well, until a person forces it; then it is ordinary."""
-    for night in WEEKS[:3]:
-        attempt(lake, use, night, 0.1)
+    for partition in WEEKS[:3]:
+        attempt(lake, use, partition, 0.1)
     key = attempt(lake, use, WEEKS[3], 0.6)
     assert leakage.past_loss_reductions(lake, WEEKS[4]) == pytest.approx((0.1, 0.1, 0.1))
     assert refused(lake, use, WEEKS[4], 0.6)
@@ -283,15 +291,18 @@ def test_a_refused_leak_sets_no_bar_for_the_next(lake: Lake, use: UseCase) -> No
     assert not refused(lake, use, WEEKS[4], 0.6)
 
 
-def test_history_is_the_newest_attempt_of_each_earlier_night(lake: Lake, use: UseCase) -> None:
-    """Oldest night first, whatever the order in which they were recorded; its own night is no history."""
-    for night, share, data in [
+def test_history_is_the_newest_attempt_of_each_earlier_partition(lake: Lake, use: UseCase) -> None:
+    """Oldest partition first, whatever the order in which they were recorded.
+
+    Its own partition is no history.
+    """
+    for partition, share, data in [
         (WEEKS[2], 0.10, "d"),
         (WEEKS[0], 0.20, "d"),
         (WEEKS[0], 0.15, "revised"),
         (WEEKS[4], 0.12, "d"),
     ]:
-        attempt(lake, use, night, share, data)
+        attempt(lake, use, partition, share, data)
     assert leakage.past_loss_reductions(lake, WEEKS[4]) == pytest.approx((0.15, 0.10))
     assert leakage.past_loss_reductions(lake, WEEKS[0]) == ()
 

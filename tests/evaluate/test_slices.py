@@ -33,11 +33,11 @@ def _with(spec: UseCase, **changes: object) -> UseCase:
 
 
 def _rows(values: list[tuple[int, float | None, float | None, str | None]]) -> pa.Table:
-    nights = [NIGHTS[night] for night, *_ in values]
+    partitions = [NIGHTS[partition] for partition, *_ in values]
     _, distance, earlier, place = zip(*values, strict=True)
     kinds = {"distance": pa.float64(), "earlier": pa.float64(), "place": pa.string()}
     columns = {"distance": distance, "earlier": earlier, "place": place}
-    return pa.table({"night": nights} | {n: pa.array(v, kinds[n]) for n, v in columns.items()})
+    return pa.table({"partition": partitions} | {n: pa.array(v, kinds[n]) for n, v in columns.items()})
 
 
 def _column(values: object, kind: pa.DataType | None = None) -> pa.ChunkedArray:
@@ -78,28 +78,28 @@ def shared(clinic: UseCase) -> dict[str, UseCase]:
 
 
 def test_the_slices_of_a_column_are_its_losses(shared: dict[str, UseCase]) -> None:
-    """With one row as minimum, rows and losses of a column's slices add up to those of each night."""
+    """With one row as minimum, rows and losses of a column's slices add up to those of each partition."""
 
     @given(st.lists(row, min_size=1, max_size=80))
     def holds(values: list) -> None:
         table, random = _rows(values), np.random.default_rng(len(values))
         losses = {name: random.exponential(1, len(values)) for name in ("challenger", "champion")}
         found = measure_slices(shared["all"], table, table, losses, NIGHTS, "champion")
-        of = np.array(table["night"].to_pylist())
+        of = np.array(table["partition"].to_pylist())
         for column in ("place", "distance", "earlier"):
             parts = [part for part in found if part.name.split(" ")[0] == column]
             assert {part.declared for part in parts} == {column != "earlier"}
             counts = np.sum([part.rows for part in parts], axis=0)
-            assert counts.tolist() == [(of == night).sum() for night in NIGHTS]
+            assert counts.tolist() == [(of == partition).sum() for partition in NIGHTS]
             for name, sums in (("challenger", "challenger"), ("champion", "rival")):
                 total = np.sum([getattr(part, sums) for part in parts], axis=0)
-                assert total == pytest.approx([losses[name][of == night].sum() for night in NIGHTS])
+                assert total == pytest.approx([losses[name][of == partition].sum() for partition in NIGHTS])
 
     holds()
 
 
 def test_a_slice_holds_what_its_name_says(shared: dict[str, UseCase]) -> None:
-    """Rows and losses by night, by hand; a missing category is a slice of its own."""
+    """Rows and losses by partition, by hand; a missing category is a slice of its own."""
     table = _rows([(0, 1.0, 0.0, "a"), (0, 1.0, 0.0, "b"), (1, 1.0, 0.0, "a"), (2, 1.0, 0.0, None)])
     losses = {"challenger": np.array([1.0, 2.0, 3.0, 4.0]), "baseline:prior": np.array([5.0, 6.0, 7.0, 8.0])}
     assert measure_slices(shared["declared"], table, table, losses, NIGHTS, "baseline:prior") == (
@@ -126,7 +126,7 @@ def test_a_declared_feature_is_measured_once(clinic: UseCase) -> None:
 
 
 def test_small_slices_are_left_out(clinic: UseCase) -> None:
-    """A slice has the declared number of rows over all nights, or it isn't there, declared or not."""
+    """A slice has the declared number of rows over all partitions, or it isn't there, declared or not."""
     table = _rows([(i % 3, 1.0, float(i % 2), "a" if i < 6 else "b") for i in range(11)])
     losses = {"challenger": np.ones(11), "champion": np.ones(11)}
     spec = _with(clinic, columns=("place",), min_rows=6)
@@ -134,16 +134,16 @@ def test_small_slices_are_left_out(clinic: UseCase) -> None:
     assert [part.name for part in found] == ["place = a", "distance = 1", "earlier = 0"]
 
 
-def test_a_row_of_another_night_is_refused(clinic: UseCase) -> None:
+def test_a_row_of_another_partition_is_refused(clinic: UseCase) -> None:
     """Losses that would be in no slice are an error."""
     table = _rows([(0, 1.0, 2.0, "a"), (2, 1.0, 2.0, "a")])
     losses = {"challenger": np.ones(2), "champion": np.ones(2)}
-    with pytest.raises(EvergreenError, match="required rows of 2 nights, found 1 rows of others"):
+    with pytest.raises(EvergreenError, match="required rows of 2 partitions, found 1 rows of others"):
         measure_slices(_with(clinic), table, table, losses, NIGHTS[:2], "champion")
 
 
 def test_no_rows_have_no_slices(shared: dict[str, UseCase]) -> None:
-    """Evidence without a labelled night has no slice, and nothing crashes."""
+    """Evidence without a labelled partition has no slice, and nothing crashes."""
     table = _rows([(0, 1.0, 2.0, "a")]).slice(0, 0)
     losses = {"challenger": np.empty(0), "champion": np.empty(0)}
     assert measure_slices(shared["all"], table, table, losses, (), "champion") == ()
@@ -175,19 +175,19 @@ def test_a_column_is_cut_as_a_person_would(values: list, names: list[str] | None
         assert np.bincount(found.codes).tolist() == [9, 10, 10, 11]
 
 
-def test_a_month_of_nights_takes_no_time(clinic: UseCase) -> None:
-    """Some hundred slices of 28 nights with 900 rows are measured in well below half a second."""
+def test_a_month_of_partitions_takes_no_time(clinic: UseCase) -> None:
+    """Some hundred slices of 28 partitions with 900 rows are measured in well below half a second."""
     random, count = np.random.default_rng(1), 28 * 900
-    nights = tuple(f"2024-03-{day:02}" for day in range(1, 29))
+    partitions = tuple(f"2024-03-{day:02}" for day in range(1, 29))
     numeric = tuple(f"n{i}" for i in range(20))
     features = clinic.features.model_copy(update={"numeric": numeric, "categorical": ("place",)})
     spec = _with(clinic.model_copy(update={"features": features}), columns=("place",))
     table = pa.table(
-        {"night": np.repeat(nights, 900), "place": random.choice([f"p{i}" for i in range(40)], count)}
+        {"partition": np.repeat(partitions, 900), "place": random.choice([f"p{i}" for i in range(40)], count)}
         | {name: random.standard_normal(count) for name in numeric}
     )
     losses = {name: random.exponential(1, count) for name in ("challenger", "champion")}
     started = time.process_time()
-    found = measure_slices(spec, table, table, losses, nights, "champion")
+    found = measure_slices(spec, table, table, losses, partitions, "champion")
     assert time.process_time() - started < 0.5
     assert len(found) == 40 + 20 * 4

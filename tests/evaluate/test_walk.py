@@ -36,7 +36,7 @@ LATER = "2024-04-02"
 
 @pytest.fixture(scope="module")
 def walking(tmp_path_factory: pytest.TempPathFactory) -> Clinic:
-    """The clinic after a training that walked forward in steps of three nights."""
+    """The clinic after a training that walked forward in steps of three partitions."""
     folder = tmp_path_factory.mktemp("walking")
     spec = visits.usecase(
         folder, **{"min_partitions: 3": "min_partitions: 3, evidence: walk_forward, step: 3"}
@@ -47,9 +47,9 @@ def walking(tmp_path_factory: pytest.TempPathFactory) -> Clinic:
     return Clinic(spec, lake, registry, train(lake, spec, NIGHT, registry=registry).uri)
 
 
-def evidence(clinic: Clinic, night: str = NIGHT) -> Evidence:
+def evidence(clinic: Clinic, partition: str = NIGHT) -> Evidence:
     """Evaluate, and return the evidence as it lies in the lake."""
-    ref = evaluate(clinic.lake, clinic.spec, night, clinic.run, registry=clinic.registry)
+    ref = evaluate(clinic.lake, clinic.spec, partition, clinic.run, registry=clinic.registry)
     return Evidence.from_json(clinic.lake.get(ref.uri) or b"")
 
 
@@ -65,12 +65,15 @@ def artifact(clinic: Clinic, path: str) -> Path:
 
 
 def test_losses_are_those_of_the_walk(walking: Clinic) -> None:
-    """Night by night the sums are what the walk's predictions lose; the refitted model loses less there."""
+    """Partition by partition the sums are what the walk's predictions lose.
+
+    The refitted model loses less there.
+    """
     found, made, spec = evidence(walking), record(walking), walking.spec
     test = split(training_set(walking.lake, spec, NIGHT), spec, NIGHT).test
     actual = target(spec, test)
     kept = read_walk(walking.registry.get(walking.run, WALKED))
-    judged = np.array([night in found.losses.nights for night in test["night"].to_pylist()])
+    judged = np.array([partition in found.losses.partitions for partition in test["partition"].to_pylist()])
     assert set(found.losses.sums) == set(kept) == {"challenger", "baseline:prior", "baseline:linear"}
     for name, predictions in kept.items():
         losses = row_losses("log_loss", actual, predictions)[judged]
@@ -80,14 +83,21 @@ def test_losses_are_those_of_the_walk(walking: Clinic) -> None:
     again = row_losses("log_loss", actual, artifacts.predict(estimator, test, spec))[judged].mean()
     assert found.facts.refit == pytest.approx(again)
     assert found.facts.refit < sum(found.losses.sums["challenger"]) / sum(found.losses.rows)
-    assert (found.model, found.fitted) == (fitted.digest, made.nights["test"][-1])
-    assert found.last_fitted == spec.clock.shift(made.nights["validation"][-1], 2) < found.losses.nights[0]
+    assert (found.model, found.fitted) == (fitted.digest, made.partitions["test"][-1])
+    assert (
+        found.last_fitted
+        == spec.clock.shift(made.partitions["validation"][-1], 2)
+        < found.losses.partitions[0]
+    )
 
 
 def test_coverage_is_of_the_model_that_would_serve(walking: Clinic) -> None:
-    """A place that only the test nights brought was fitted on before it serves, so no row of it is new."""
+    """A place that only the test partitions brought was fitted on before it serves.
+
+    So no row of it is new.
+    """
     spec, rows = walking.spec, training_set(walking.lake, walking.spec, NIGHT)
-    chosen = rows.filter(pc.less_equal(rows["night"], record(walking).last_chosen))
+    chosen = rows.filter(pc.less_equal(rows["partition"], record(walking).last_chosen))
     scored = features(walking.lake, spec, spec.clock.keys("2024-03-25", NIGHT))
     assert measure.uncovered_shares(spec, chosen, scored)["place"] > 0.1
     assert evidence(walking).facts.coverage == measure.uncovered_shares(spec, rows, scored)
@@ -99,8 +109,8 @@ def test_again_gives_the_same_bytes(walking: Clinic) -> None:
     assert evidence(walking).to_json() == evidence(walking).to_json()
 
 
-def test_champion_is_compared_on_nights_after_everything_it_was_fitted_on(walking: Clinic) -> None:
-    """What a walk forward promoted has seen its own test nights, so only later ones count against it."""
+def test_champion_is_compared_on_partitions_after_everything_it_was_fitted_on(walking: Clinic) -> None:
+    """What a walk forward promoted has seen its own test partitions, so only later ones count against it."""
     ref = evaluate(walking.lake, walking.spec, NIGHT, walking.run, registry=walking.registry)
     judge_and_record(walking.lake, walking.spec, ref.uri)
     key = ref.uri.removeprefix("evaluations/").removesuffix(".json")
@@ -110,7 +120,7 @@ def test_champion_is_compared_on_nights_after_everything_it_was_fitted_on(walkin
     found = evidence(replace(walking, run=run), LATER)
     assert found.champion == record(walking).challenger.digest
     assert record(walking).last_fitted == "2024-03-28" < found.last_fitted == "2024-03-30"
-    assert found.losses.nights == ("2024-03-31",)
+    assert found.losses.partitions == ("2024-03-31",)
     assert found.fitted == "2024-03-31"
 
 

@@ -1,4 +1,7 @@
-"""A night and a week as their operators run them, without Airflow, for tests that kill or reorder them."""
+"""A partition and a week as their operators run them, without Airflow.
+
+For tests that kill or reorder them.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ from include.storage.lake import Lake
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 
-def night(lake: Lake, spec: UseCase, key: str) -> None:
-    """Ingest, score and monitor one night."""
+def partition(lake: Lake, spec: UseCase, key: str) -> None:
+    """Ingest, score and monitor one partition."""
     for stage in ("ingest", "score", "monitor"):
         stages.run_stage(stage, lake, spec, [key], now=NOW)
 

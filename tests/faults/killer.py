@@ -1,7 +1,7 @@
-"""Kills a night or a week before each of its writes in turn, runs it again, and prints what is left.
+"""Kills a partition or a week before each of its writes in turn, runs it again, and prints what is left.
 
 This process only imports and forks; each child is killed or measured, so libraries are imported once.
-``python -m tests.faults.killer night|week FOLDER KEY`` prints a JSON line for each kill point.
+``python -m tests.faults.killer partition|week FOLDER KEY`` prints a JSON line for each kill point.
 """
 
 from __future__ import annotations
@@ -132,17 +132,20 @@ class Rig:
         seen = count_writes(fatal)
         spec = load("weekly_sales")
         lake = Lake(spec.name, str(self.folder / "work" / "lake"))
-        if self.what == "night":
-            clocks.night(lake, spec, self.key)
+        if self.what == "partition":
+            clocks.partition(lake, spec, self.key)
         else:
             clocks.week(lake, spec, self.key)
         return seen[0]
 
     def state(self) -> dict[str, Any]:
-        """Return what is there now; of a week, also the finished runs and what the next night would say."""
+        """Return what is there now.
+
+        Of a week, also the finished runs and what the next partition would say.
+        """
         spec = load("weekly_sales")
         lake = Lake(spec.name, str(self.folder / "work" / "lake"))
-        if self.what == "night":
+        if self.what == "partition":
             return dict(clocks.state(lake))
         found: dict[str, Any] = {
             name: digest
@@ -151,10 +154,10 @@ class Rig:
         }
         runs = MlflowClient().search_runs([e.experiment_id for e in MlflowClient().search_experiments()])
         found["runs"] = sorted(run.info.status for run in runs)
-        clocks.night(lake, spec, self.key)
+        clocks.partition(lake, spec, self.key)
         found["predictions"] = sorted(
-            (row["store"], row["item"], row["prediction"], row["rung"])
-            for row in lake.rows("predictions", {"night": [self.key]})
+            (row["store"], row["item"], row["prediction"], row["served_by"])
+            for row in lake.rows("predictions", {"partition": [self.key]})
         )
         return found
 

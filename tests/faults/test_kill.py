@@ -44,7 +44,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     )
     lake = folder / "base" / "lake"
     subprocess.run(
-        [sys.executable, "-c", code, str(lake), *world.nights(WEEKS)], env=env, cwd=folder, check=True
+        [sys.executable, "-c", code, str(lake), *world.partitions(WEEKS)], env=env, cwd=folder, check=True
     )
     return folder, env
 
@@ -65,13 +65,16 @@ def _lines(env: dict[str, str], *module: str) -> list[dict[str, Any]]:
 
 @pytest.mark.full
 @pytest.mark.timeout(1800)  # 7 minutes for the week on an idle machine, twice that beside other tests
-@pytest.mark.parametrize(("what", "least"), [("night", 10), ("week", 10)])
+@pytest.mark.parametrize(("what", "least"), [("partition", 10), ("week", 10)])
 def test_a_kill_before_any_write_and_a_rerun_leave_the_same_state(
     what: str, least: int, prepared: tuple[Path, dict[str, str]]
 ) -> None:
-    """Killed before each of its writes and run again, a night or a week ends as if nothing had happened."""
+    """Killed before each of its writes and run again.
+
+    A partition or a week ends as if nothing had happened.
+    """
     untouched, *points = _killed(
-        what, world.nights(1, WEEKS)[0] if what == "night" else world.nights(WEEKS)[-1], prepared
+        what, world.partitions(1, WEEKS)[0] if what == "partition" else world.partitions(WEEKS)[-1], prepared
     )
     assert len(points) >= least, "too few writes were seen for this to prove anything"
     for point in points:
@@ -80,7 +83,7 @@ def test_a_kill_before_any_write_and_a_rerun_leave_the_same_state(
 
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-# of each scene the steps that are taken, and the aliases and who serves on that night
+# of each scene the steps that are taken, and the aliases and who serves on that partition
 STEPS: dict[str, list[tuple[list[str], dict[str, str], set[str]]]] = {
     "forward": [
         ([CHALLENGER, "canary", "2"], {"champion": "1"}, {"champion 1"}),
@@ -93,7 +96,7 @@ STEPS: dict[str, list[tuple[list[str], dict[str, str], set[str]]]] = {
 @pytest.mark.full
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("scene", list(STEPS))
-def test_a_kill_around_any_write_of_a_trials_night_and_a_rerun_leave_the_same_state(
+def test_a_kill_around_any_write_of_a_trials_partition_and_a_rerun_leave_the_same_state(
     scene: str, tmp_path: Path
 ) -> None:
     """From shadow to canary, from canary to champion, and back: rows, switch and aliases are whole."""

@@ -1,7 +1,9 @@
-"""Kills the nights of a trial around each of their writes in turn, runs them again, and prints what is left.
+"""Kills the partitions of a trial around each of their writes in turn, runs them again.
 
-``python -m tests.faults.trial SCENE FOLDER`` prints a JSON line for the untouched outcome of each night that
-takes a step, and for each of its kill points; the other nights write nothing that these don't.
+And prints what is left.
+
+``python -m tests.faults.trial SCENE FOLDER`` prints a JSON line for the untouched outcome of each partition
+that takes a step, and for each of its kill points; the other partitions write nothing that these don't.
 """
 
 from __future__ import annotations
@@ -24,10 +26,10 @@ from tests.faults.killer import Rig, count_writes, forked
 from tests.rollout.conftest import Depot
 
 VERSIONS = {"forgot": "1", "knows": "2", "wrong": "3"}
-# a rollout, who is champion, who comes for it, and the nights that follow
+# a rollout, who is champion, who comes for it, and the partitions that follow
 SCENES: dict[str, tuple[dict[str, Any], str, str, tuple[str, str]]] = {
     "forward": (
-        {"kind": "canary", "share": 0.4, "entity": ["depot", "parcel"], "nights": 2, "margin": 1.0},
+        {"kind": "canary", "share": 0.4, "entity": ["depot", "parcel"], "partitions": 2, "margin": 1.0},
         "forgot",
         "knows",
         ("2024-03-07", "2024-03-14"),
@@ -37,11 +39,11 @@ SCENES: dict[str, tuple[dict[str, Any], str, str, tuple[str, str]]] = {
 
 
 class Trial(Rig):
-    """A depot on whose nights a trial is under way."""
+    """A depot on whose partitions a trial is under way."""
 
     def __init__(self, scene: str, folder: Path) -> None:
         super().__init__(scene, folder, "")
-        self.rollout, self.champion, self.comes, self.nights = SCENES[scene]
+        self.rollout, self.champion, self.comes, self.partitions = SCENES[scene]
 
     def depot(self) -> Depot:
         """Open the depot that lies under `work/`, with a registry that answers."""
@@ -50,7 +52,7 @@ class Trial(Rig):
         return made
 
     def begin(self) -> list[str]:
-        """Let the challenger come after the champion's first night; return the nights that follow."""
+        """Let the challenger come after the champion's first partition; return the partitions that follow."""
         made, client = self.depot(), MlflowClient(f"sqlite:///{self.folder}/work/mlflow.db")
         client.create_registered_model("parcels")
         for _ in VERSIONS:
@@ -58,10 +60,10 @@ class Trial(Rig):
         made.promote(self.champion, "2024-03-05", version=VERSIONS[self.champion])
         score(made.lake, made.spec, "2024-03-06")
         made.promote(self.comes, "2024-03-06", version=VERSIONS[self.comes])
-        return list(made.spec.clock.keys(*self.nights))
+        return list(made.spec.clock.keys(*self.partitions))
 
-    def night(self, fatal: int | None = None) -> dict[str, int]:
-        """Score a night and take its steps; die before write number ``fatal``, or after the last one."""
+    def partition(self, fatal: int | None = None) -> dict[str, int]:
+        """Score a partition and take its steps; die before write number ``fatal``, or after the last one."""
         seen, made = count_writes(fatal), self.depot()
         score(made.lake, made.spec, self.key)
         taken = advance(made.lake, made.spec, self.key, registry=lambda: made.registry).rows
@@ -70,8 +72,11 @@ class Trial(Rig):
         return {"writes": seen[0], "steps": taken}
 
     def whole(self) -> dict[str, Any]:
-        """Do the night, and return also a digest of each table, the aliases, the switches and who served."""
-        done, made = self.night(), self.depot()
+        """Do the partition, and return also a digest of each table, the aliases.
+
+        The switches and who served.
+        """
+        done, made = self.partition(), self.depot()
         state = {
             **clocks.state(made.lake),
             "aliases": made.registry.aliases("parcels"),
@@ -81,20 +86,20 @@ class Trial(Rig):
         return {**done, "state": state}
 
     def killed(self, writes: int) -> None:
-        """Kill the night around each write, run it again, and print each time what is left."""
+        """Kill the partition around each write, run it again, and print each time what is left."""
         for point in range(1, writes + 2):
             self.anew()
-            ended = forked(lambda fatal=point: self.night(fatal))
+            ended = forked(lambda fatal=point: self.partition(fatal))
             print(json.dumps({**forked(self.whole), "point": point, "ended": ended}), flush=True)
 
 
 def main() -> None:
-    """Go through the nights of a scene."""
+    """Go through the partitions of a scene."""
     rig = Trial(sys.argv[1], Path(sys.argv[2]))
     base, work, done = (rig.folder / name for name in ("base", "work", "done"))
     work.mkdir(parents=True)
-    nights = forked(rig.begin)
-    for rig.key in nights:
+    partitions = forked(rig.begin)
+    for rig.key in partitions:
         work.rename(base)
         rig.anew()
         untouched = forked(rig.whole)

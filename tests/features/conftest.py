@@ -1,4 +1,4 @@
-"""A lake of ten nights of parcels, made once and only read."""
+"""A lake of ten partitions of parcels, made once and only read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def use(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
 
 @pytest.fixture(scope="session")
 def lake(use: UseCase, tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    """Every source published from the first night to the last."""
+    """Every source published from the first partition to the last."""
     made = Lake("parcels", str(tmp_path_factory.mktemp("lake")))
     parcels.fill(made, use, FIRST, LAST)
     return made

@@ -1,4 +1,4 @@
-"""Features come out as declared, whichever nights are asked for, and a wrong SQL is refused by name."""
+"""Features come out as declared, whichever partitions are asked for, and a wrong SQL is refused by name."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.features import parcels
 NIGHTS = [f"2024-03-{day:02}" for day in range(1, 11)]
 
 
-def _of(table: pa.Table, night: str) -> pa.Table:
-    return table.filter(pc.equal(table["night"], night))
+def _of(table: pa.Table, partition: str) -> pa.Table:
+    return table.filter(pc.equal(table["partition"], partition))
 
 
 def _rows(table: pa.Table, **where: object) -> list[dict[str, Any]]:
@@ -31,45 +31,45 @@ def _rows(table: pa.Table, **where: object) -> list[dict[str, Any]]:
 
 
 def test_shape(lake: Lake, use: UseCase) -> None:
-    """Features are the key, the night and the declared columns, typed and sorted."""
+    """Features are the key, the partition and the declared columns, typed and sorted."""
     found = features(lake, use, ["2024-03-05", "2024-03-04"])
     assert found.schema == schema(use)
     assert found.column_names == [
-        *("depot", "parcel", "night", "weight", "express", "ice", "late_share", "known_arrivals", "road")
+        *("depot", "parcel", "partition", "weight", "express", "ice", "late_share", "known_arrivals", "road")
     ]
-    order = [(r["night"], r["depot"], r["parcel"]) for r in found.to_pylist()]
+    order = [(r["partition"], r["depot"], r["parcel"]) for r in found.to_pylist()]
     assert order == sorted(order)
     assert len(order) == 24
 
 
 def test_values(lake: Lake, use: UseCase) -> None:
-    """A night's features are what its own rows and the lookback's say, by a count done by hand."""
-    night, depot = "2024-03-09", "north"
+    """A partition's features are what its own rows and the lookback's say, by a count done by hand."""
+    partition, depot = "2024-03-09", "north"
     past = [
         r["delay"]
         for seen in ("2024-03-05", "2024-03-06", "2024-03-07", "2024-03-08", "2024-03-09")
         for r in _rows(parcels.rows(use, "arrivals", seen), depot=depot)
         if r["delay"] is not None
     ]
-    order = _rows(parcels.rows(use, "orders", night), depot=depot, parcel=3)[0]
-    road = _rows(parcels.rows(use, "roads", night), depot=depot)[0]
+    order = _rows(parcels.rows(use, "orders", partition), depot=depot, parcel=3)[0]
+    road = _rows(parcels.rows(use, "roads", partition), depot=depot)[0]
     expected = {
-        **{"depot": depot, "parcel": 3, "night": night},
+        **{"depot": depot, "parcel": 3, "partition": partition},
         **{"weight": order["weight"], "express": float(order["express"])},
         **{"ice": road["ice"], "road": road["state"], "known_arrivals": float(len(past))},
         "late_share": sum(d > 10 for d in past) / len(past),
     }
-    assert _rows(features(lake, use, [night]), depot=depot, parcel=3) == [expected]
+    assert _rows(features(lake, use, [partition]), depot=depot, parcel=3) == [expected]
 
 
 @settings(max_examples=8)
 @given(st.sets(st.sampled_from(NIGHTS), min_size=1))
-def test_other_nights_dont_matter(lake: Lake, use: UseCase, nights: set[str]) -> None:
-    """A night has the same features, to the digest, whichever nights are asked for with it."""
-    together = features(lake, use, sorted(nights))
-    night = max(nights)
-    assert digest_table(_of(together, night)) == digest_table(features(lake, use, [night]))
-    first = min(nights)
+def test_other_partitions_dont_matter(lake: Lake, use: UseCase, partitions: set[str]) -> None:
+    """A partition has the same features, to the digest, whichever partitions are asked for with it."""
+    together = features(lake, use, sorted(partitions))
+    partition = max(partitions)
+    assert digest_table(_of(together, partition)) == digest_table(features(lake, use, [partition]))
+    first = min(partitions)
     assert digest_table(_of(together, first)) == digest_table(features(lake, use, [first]))
 
 
@@ -91,7 +91,7 @@ def test_a_source_that_was_never_published(tmp_path: Path, use: UseCase) -> None
 
 
 def test_no_rows(lake: Lake, tmp_path: Path, use: UseCase) -> None:
-    """No nights, a night without rows and an empty lake give no rows in the right shape."""
+    """No partitions, a partition without rows and an empty lake give no rows in the right shape."""
     for found in (
         features(lake, use, []),
         features(lake, use, ["2024-04-20"]),
@@ -101,9 +101,9 @@ def test_no_rows(lake: Lake, tmp_path: Path, use: UseCase) -> None:
         assert found.schema == schema(use)
 
 
-def test_a_night_that_the_clock_lacks(lake: Lake, tmp_path: Path) -> None:
+def test_a_partition_that_the_clock_lacks(lake: Lake, tmp_path: Path) -> None:
     """A key on which the schedule doesn't fire is refused."""
-    schedule = {"nightly": "0 6 * * 1", "training": "0 8 * * 1", "timezone": "UTC", "start": "2024-01-01"}
+    schedule = {"batch": "0 6 * * 1", "training": "0 8 * * 1", "timezone": "UTC", "start": "2024-01-01"}
     with pytest.raises(PartitionError, match="2024-03-05"):
         features(lake, parcels.spec(tmp_path, schedule=schedule), ["2024-03-05"])
 
@@ -135,7 +135,7 @@ def test_a_wrong_sql(lake: Lake, tmp_path: Path, old: str, new: str, said: str) 
 
 def test_the_order_of_the_sql_makes_no_difference(lake: Lake, use: UseCase, tmp_path: Path) -> None:
     """Rows that the SQL gives in another order are the same rows in the same order."""
-    sql = f"SELECT * FROM ({parcels.SQL.strip().rstrip(';')}\n) ORDER BY parcel DESC, night DESC"
+    sql = f"SELECT * FROM ({parcels.SQL.strip().rstrip(';')}\n) ORDER BY parcel DESC, partition DESC"
     turned = features(lake, parcels.spec(tmp_path, sql), NIGHTS)
     assert digest_table(turned) == digest_table(features(lake, use, NIGHTS))
 
@@ -149,7 +149,7 @@ def test_no_value(lake: Lake, tmp_path: Path) -> None:
 
 
 def test_revisions(tmp_path: Path, use: UseCase) -> None:
-    """As of then a night sees the revision that it could know; as of now, the one that stands."""
+    """As of then a partition sees the revision that it could know; as of now, the one that stands."""
     lake = Lake("parcels", str(tmp_path))
     parcels.fill(lake, use, "2024-03-01", "2024-03-06")
     was = features(lake, use, ["2024-03-04", "2024-03-05"])
@@ -178,13 +178,13 @@ def test_revisions(tmp_path: Path, use: UseCase) -> None:
             )
         ],
     )
-    lake.publish("validated_arrivals", first, {"night": "2024-03-04", "revision": 0})
+    lake.publish("validated_arrivals", first, {"partition": "2024-03-04", "revision": 0})
     now = features(lake, use, ["2024-03-04", "2024-03-05"], as_of="now")
     assert digest_table(now) == digest_table(features(clean, use, ["2024-03-04", "2024-03-05"]))
 
 
 def test_a_late_spine(tmp_path: Path, use: UseCase) -> None:
-    """Rows to score that came after the decision aren't there for that night."""
+    """Rows to score that came after the decision aren't there for that partition."""
     lake = Lake("parcels", str(tmp_path))
     late = parcels.rows(use, "orders", "2024-03-05", after=timedelta(minutes=1))
     parcels.publish(lake, use, "orders", "2024-03-05", [late])
@@ -192,21 +192,21 @@ def test_a_late_spine(tmp_path: Path, use: UseCase) -> None:
 
 
 def test_matured(lake: Lake, use: UseCase) -> None:
-    """A night's labels are there when the night that brings them is published and not later than asked."""
+    """A partition's labels are there once the partition that brings them is published, by the given time."""
     assert matured(lake, use, "2024-03-10") == NIGHTS[:8]
     assert matured(lake, use, "2024-03-04") == NIGHTS[:2]
     assert matured(lake, use, "2024-03-02") == []
 
 
 def test_labels(lake: Lake, use: UseCase) -> None:
-    """Labels are the expression over what came, null where nothing came true, none for unknown nights."""
+    """Labels are the expression over what came, null where nothing came true, none for unknown partitions."""
     found = labels(lake, use, ["2024-03-03", "2024-03-09"], known="2024-03-10")
     came = parcels.rows(use, "arrivals", "2024-03-05").to_pylist()
     expected = [
         {
             "depot": r["depot"],
             "parcel": r["parcel"],
-            "night": "2024-03-03",
+            "partition": "2024-03-03",
             "late": None if r["delay"] is None else float(r["delay"] > 10),
         }
         for r in came
@@ -236,27 +236,28 @@ def test_a_wrong_label(lake: Lake, tmp_path: Path) -> None:
 
 
 def test_training_set(lake: Lake, use: UseCase, tmp_path: Path) -> None:
-    """The training set is every row labelled by the night, within the window, with the same features."""
+    """The training set is every row labelled by the partition, within the window, with the same features."""
     found = training_set(lake, use, "2024-03-10")
-    assert sorted(set(found["night"].to_pylist())) == NIGHTS[:8]
+    assert sorted(set(found["partition"].to_pylist())) == NIGHTS[:8]
     assert found["late"].null_count == 0
     came = labels(lake, use, NIGHTS, known="2024-03-10")
     assert found.num_rows == came.num_rows - came["late"].null_count < came.num_rows
     assert found.column_names == [*schema(use).names, "late"]
-    seen = {(r["night"], r["depot"], r["parcel"]): r for r in features(lake, use, NIGHTS).to_pylist()}
+    seen = {(r["partition"], r["depot"], r["parcel"]): r for r in features(lake, use, NIGHTS).to_pylist()}
     for row in found.to_pylist():
         del row["late"]
-        assert row == seen[row["night"], row["depot"], row["parcel"]]
+        assert row == seen[row["partition"], row["depot"], row["parcel"]]
     training = {
         **{"window": 4, "baselines": [{"name": "prior", "estimator": "prior"}]},
         "candidates": [{"name": "forest", "estimator": "random_forest"}],
     }
     short = training_set(lake, parcels.spec(tmp_path, training=training), "2024-03-10")
-    assert sorted(set(short["night"].to_pylist())) == ["2024-03-06", "2024-03-07", "2024-03-08"]
+    assert sorted(set(short["partition"].to_pylist())) == ["2024-03-06", "2024-03-07", "2024-03-08"]
 
 
 TIES = """
-SELECT s.depot, s.parcel, s.night, s.weight, s.express, NULL::DOUBLE AS ice, 'x' AS road, 0.0 AS late_share,
+SELECT s.depot, s.parcel, s.partition, s.weight, s.express, NULL::DOUBLE AS ice, 'x' AS road,
+    0.0 AS late_share,
        row_number() OVER (PARTITION BY s.depot ORDER BY s.express)::DOUBLE AS known_arrivals
 FROM spine s; -- the end"""
 
@@ -283,6 +284,6 @@ def test_a_row_without_a_key_is_refused(lake: Lake, use: UseCase, tmp_path: Path
     nulled = pa.array([None, *rows["parcel"].to_pylist()[1:]], rows["parcel"].type)
     there = rows.set_column(rows.column_names.index("parcel"), "parcel", nulled)
     mine = Lake(lake.name, str(tmp_path))
-    mine.publish("validated_orders", there, {"night": "2024-03-05"})
+    mine.publish("validated_orders", there, {"partition": "2024-03-05"})
     with pytest.raises(SpecError, match="some have none in parcel"):
         features(mine, use, ["2024-03-05"])

@@ -31,13 +31,13 @@ def use() -> UseCase:
 
 @pytest.fixture(scope="module")
 def given(use: UseCase) -> dict[str, pa.Table]:
-    """Each source's rows; the outcomes of each third night are revised two days later."""
+    """Each source's rows; the outcomes of each third partition are revised two days later."""
     found = {}
     for source in use.sources:
-        nights = use.nights(source, FIRST, LAST)
-        made = [_rows(use, source, night, 0, timedelta()) for night in nights]
+        partitions = use.partitions(source, FIRST, LAST)
+        made = [_rows(use, source, partition, 0, timedelta()) for partition in partitions]
         if source == "outcomes":
-            made += [_rows(use, source, night, 1, timedelta(days=2)) for night in nights[::3]]
+            made += [_rows(use, source, partition, 1, timedelta(days=2)) for partition in partitions[::3]]
         found[source] = pa.concat_tables(made)
     return found
 
@@ -47,16 +47,20 @@ def lake(use: UseCase, given: dict[str, pa.Table], tmp_path_factory: pytest.Temp
     """The same, published."""
     made = Lake("flight_delay", str(tmp_path_factory.mktemp("lake")))
     for source, rows in given.items():
-        where = {"night": use.nights(source, FIRST, LAST)}
+        where = {"partition": use.partitions(source, FIRST, LAST)}
         made.publish(f"validated_{source}", rows, where)
     return made
 
 
-def _rows(use: UseCase, source: str, night: str, revision: int, later: timedelta) -> pa.Table:
-    """Return a night's rows: keys that meet those of the other sources, and values by chance."""
+def _rows(use: UseCase, source: str, partition: str, revision: int, later: timedelta) -> pa.Table:
+    """Return a partition's rows: keys that meet those of the other sources, and values by chance."""
     declared = use.sources[source]
-    day = date.fromisoformat(night) + timedelta(days=declared.offset)
-    stamp = {"night": night, "revision": revision, "known_at": use.clock.local(night, declared.known) + later}
+    day = date.fromisoformat(partition) + timedelta(days=declared.offset)
+    stamp = {
+        "partition": partition,
+        "revision": revision,
+        "known_at": use.clock.local(partition, declared.available_at) + later,
+    }
     hours = [datetime.combine(day, time(hour), use.clock.zone).astimezone(UTC) for hour in (7, 12, 17)]
     keys: list[dict[str, Any]]
     if source == "planes":
@@ -79,7 +83,7 @@ def _rows(use: UseCase, source: str, night: str, revision: int, later: timedelta
     for key in keys:
         row: dict[str, Any] = {}
         for name, column in declared.columns.items():
-            chance = crc32(f"{source}{night}{revision}{key}{name}".encode())
+            chance = crc32(f"{source}{partition}{revision}{key}{name}".encode())
             kind = schemas.column_type(column)
             row[name] = chance % 60 if pa.types.is_integer(kind) or pa.types.is_floating(kind) else None
             row[name] = chance % 1440 if column.type == "hhmm" else row[name]
@@ -99,30 +103,30 @@ def test_values(lake: Lake, use: UseCase) -> None:
 
 def test_late_rates(given: dict[str, pa.Table], use: UseCase) -> None:
     """A flight's late rate, counted by hand: late arrivals over arrivals, drawn to the overall rate."""
-    night, flight = LAST, FLIGHTS[0]
-    nights = use.clock.keys(use.clock.shift(night, -28), night)
-    decided = use.clock.moment(night)
+    partition, flight = LAST, FLIGHTS[0]
+    partitions = use.clock.keys(use.clock.shift(partition, -28), partition)
+    decided = use.clock.moment(partition)
     newest: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in sorted(given["outcomes"].to_pylist(), key=lambda row: row["revision"]):
-        if row["night"] in nights and row["known_at"] <= decided:
-            newest[row["night"], row["carrier"], row["flight"], row["origin"]] = row
+        if row["partition"] in partitions and row["known_at"] <= decided:
+            newest[row["partition"], row["carrier"], row["flight"], row["origin"]] = row
     late = [(key[1:] == flight, row["arr_delay"] > 15) for key, row in newest.items()]
     overall = sum(was for _, was in late) / len(late)
     own = [was for mine, was in late if mine]
     assert len(own) == 29
-    found = compute_features(use, given, [night])
+    found = compute_features(use, given, [partition])
     mine = [r for r in found.to_pylist() if (r["carrier"], r["flight"], r["origin"]) == flight]
     assert mine[0]["flight_late_28"] == pytest.approx((sum(own) + 5 * overall) / (29 + 5), rel=1e-12)
 
 
-@pytest.mark.parametrize("night", [FIRST, "2013-03-09", "2013-03-20", LAST])
-def test_no_leak(lake: Lake, given: dict[str, pa.Table], use: UseCase, night: str) -> None:
+@pytest.mark.parametrize("partition", [FIRST, "2013-03-09", "2013-03-20", LAST])
+def test_no_leak(lake: Lake, given: dict[str, pa.Table], use: UseCase, partition: str) -> None:
     """No feature of a flight changes when every row whose knowledge time is after its decision is deleted."""
-    assert point_in_time_violations(lake, use, night) == []
-    nights = use.clock.keys(FIRST, LAST)
-    decided = pa.scalar(use.clock.moment(night), schemas.TIME)
+    assert point_in_time_violations(lake, use, partition) == []
+    partitions = use.clock.keys(FIRST, LAST)
+    decided = pa.scalar(use.clock.moment(partition), schemas.TIME)
     kept = {name: rows.filter(pc.less_equal(rows["known_at"], decided)) for name, rows in given.items()}
-    whole, cut = (compute_features(use, rows, nights) for rows in (given, kept))
-    of_whole, of_cut = (found.filter(pc.equal(found["night"], night)) for found in (whole, cut))
+    whole, cut = (compute_features(use, rows, partitions) for rows in (given, kept))
+    of_whole, of_cut = (found.filter(pc.equal(found["partition"], partition)) for found in (whole, cut))
     assert of_whole.num_rows == len(FLIGHTS)
-    assert digest_table(of_whole) == digest_table(of_cut) == digest_table(features(lake, use, [night]))
+    assert digest_table(of_whole) == digest_table(of_cut) == digest_table(features(lake, use, [partition]))

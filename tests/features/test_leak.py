@@ -24,32 +24,32 @@ NIGHTS = [f"2024-03-{day:02}" for day in range(1, 11)]
 
 # written against the plain views, with every condition by hand
 BY_HAND = """
-SELECT s.depot, s.parcel, s.night, s.weight, s.express, r.ice, r.state AS road,
+SELECT s.depot, s.parcel, s.partition, s.weight, s.express, r.ice, r.state AS road,
        (SELECT count(*) FILTER (delay > 10) / count(delay) FROM arrivals a
-        WHERE a.depot = s.depot AND a.night >= strftime(s.night::DATE - INTERVAL 4 DAY, '%Y-%m-%d')
+        WHERE a.depot = s.depot AND a.partition >= strftime(s.partition::DATE - INTERVAL 4 DAY, '%Y-%m-%d')
           AND a.known_at <= s.decision_time AND s.decision_time < a.known_until) AS late_share,
        NULL AS known_arrivals
 FROM spine s
-LEFT JOIN roads r ON r.night = s.night AND r.depot = s.depot
+LEFT JOIN roads r ON r.partition = s.partition AND r.depot = s.depot
     AND r.known_at <= s.decision_time AND s.decision_time < r.known_until
 """
 PLANTS = st.lists(
     st.tuples(
         st.sampled_from(["orders", "arrivals", "roads"]),
         st.sampled_from(NIGHTS[1:]),
-        st.integers(-3 * 1440, 3 * 1440),  # minutes after the night's decision
+        st.integers(-3 * 1440, 3 * 1440),  # minutes after the partition's decision
     ),
     max_size=6,
     unique_by=lambda plant: plant[:2],
 )
 
 
-def _features(use: UseCase, given: dict[str, list[pa.Table]], night: str) -> str:
-    """Return the digest of one night's features, computed with all the others."""
+def _features(use: UseCase, given: dict[str, list[pa.Table]], partition: str) -> str:
+    """Return the digest of one partition's features, computed with all the others."""
     found = compute_features(
         use, {source: pa.concat_tables(tables) for source, tables in given.items()}, NIGHTS
     )
-    found = found.filter(pc.equal(found["night"], night))
+    found = found.filter(pc.equal(found["partition"], partition))
     assert found.num_rows == 12
     return digest_table(found)
 
@@ -57,46 +57,48 @@ def _features(use: UseCase, given: dict[str, list[pa.Table]], night: str) -> str
 @settings(max_examples=20)
 @given(PLANTS, st.sampled_from(NIGHTS), st.sampled_from([parcels.SQL, BY_HAND]))
 def test_what_came_later_changes_nothing(
-    tmp_path_factory: pytest.TempPathFactory, plants: list[tuple[str, str, int]], night: str, sql: str
+    tmp_path_factory: pytest.TempPathFactory, plants: list[tuple[str, str, int]], partition: str, sql: str
 ) -> None:
     """No feature of a row changes when every row whose knowledge time is after its decision is deleted."""
     use = parcels.spec(tmp_path_factory.mktemp("spec"), sql)
-    given = {s: [parcels.rows(use, s, n) for n in use.nights(s, NIGHTS[0], NIGHTS[-1])] for s in use.sources}
+    given = {
+        s: [parcels.rows(use, s, n) for n in use.partitions(s, NIGHTS[0], NIGHTS[-1])] for s in use.sources
+    }
     for source, of, minutes in plants:
         # a revision is never known before what it revises
-        first = use.clock.local(of, use.sources[source].known) - use.clock.moment(of)
+        first = use.clock.local(of, use.sources[source].available_at) - use.clock.moment(of)
         after = max(timedelta(minutes=minutes), first + timedelta(minutes=1))
         given[source].append(parcels.rows(use, source, of, revision=1, after=after))
-    decided = pa.scalar(use.clock.moment(night), TIME)
+    decided = pa.scalar(use.clock.moment(partition), TIME)
     kept = {
         s: [t.filter(pc.less_equal(t["known_at"], decided)) for t in tables] for s, tables in given.items()
     }
-    assert _features(use, given, night) == _features(use, kept, night)
+    assert _features(use, given, partition) == _features(use, kept, partition)
 
 
 def test_deleted_from_the_lake(lake: Lake, use: UseCase, tmp_path: Path) -> None:
     """The same holds of a lake from which the later rows were deleted, through all that reads it."""
-    night = "2024-03-06"
+    partition = "2024-03-06"
     cut = Lake("parcels", str(tmp_path))
-    parcels.without_later(lake, use, use.clock.moment(night), cut)
+    parcels.without_later(lake, use, use.clock.moment(partition), cut)
     whole = features(lake, use, NIGHTS)
-    assert digest_table(whole.filter(pc.equal(whole["night"], night))) == digest_table(
-        features(cut, use, [night])
+    assert digest_table(whole.filter(pc.equal(whole["partition"], partition))) == digest_table(
+        features(cut, use, [partition])
     )
 
 
 @pytest.mark.parametrize("sql", [parcels.SQL, BY_HAND])
-@pytest.mark.parametrize("night", ["2024-03-01", "2024-03-06", "2024-03-10"])
-def test_a_sound_sql(lake: Lake, tmp_path: Path, sql: str, night: str) -> None:
-    """A sound SQL leaks nowhere, the newest night included."""
-    assert point_in_time_violations(lake, parcels.spec(tmp_path, sql), night) == []
+@pytest.mark.parametrize("partition", ["2024-03-01", "2024-03-06", "2024-03-10"])
+def test_a_sound_sql(lake: Lake, tmp_path: Path, sql: str, partition: str) -> None:
+    """A sound SQL leaks nowhere, the newest partition included."""
+    assert point_in_time_violations(lake, parcels.spec(tmp_path, sql), partition) == []
 
 
 @pytest.mark.parametrize(
     ("old", "new", "columns"),
     [
         ("a.known_at <= s.decision_time AND s.decision_time < a.known_until", "true", ["late_share"]),
-        ("a.night >= strftime(s.night::DATE - INTERVAL 4 DAY, '%Y-%m-%d')", "true", ["late_share"]),
+        ("a.partition >= strftime(s.partition::DATE - INTERVAL 4 DAY, '%Y-%m-%d')", "true", ["late_share"]),
         ("NULL AS known_arrivals", "(SELECT count(*) FROM orders) AS known_arrivals", ["known_arrivals"]),
         (
             "NULL AS known_arrivals",
@@ -115,6 +117,6 @@ def test_a_leak_is_seen(lake: Lake, tmp_path: Path, old: str, new: str, columns:
 
 
 def test_nothing_to_check(lake: Lake, use: UseCase) -> None:
-    """A night without rows can't show a leak, and says so rather than passing."""
-    with pytest.raises(NotPublished, match="choose a night"):
+    """A partition without rows can't show a leak, and says so rather than passing."""
+    with pytest.raises(NotPublished, match="choose a partition"):
         point_in_time_violations(lake, use, "2024-05-01")

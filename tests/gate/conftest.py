@@ -1,4 +1,4 @@
-"""Two months of real flights in a lake, ingested once as the nights would, and copied for each test."""
+"""Two months of real flights in a lake, ingested once as the partitions would, and copied for each test."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ from tests.deployments import newest_by_role
 from tests.promote.conftest import evidence, losses
 
 FIRST, NIGHT = "2012-12-31", "2013-02-28"
-BEFORE = "2013-01-24"  # the last night that a champion may be fitted on: the test nights begin a week later
+# the last partition that a champion may be fitted on: the test partitions begin a week later
+BEFORE = "2013-01-24"
 
 
 @pytest.fixture(scope="session")
@@ -67,11 +68,11 @@ def connect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connect]:
 
 @pytest.fixture(scope="session")
 def ingested(connect: Connect, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A lake with every source of every night."""
+    """A lake with every source of every partition."""
     folder, spec = tmp_path_factory.mktemp("flights"), load("flight_delay")
     lake = Lake(spec.name, str(folder))
     for source in spec.sources:
-        outcomes = list(ingest(lake, spec, source, spec.nights(source, FIRST, NIGHT), connect))
+        outcomes = list(ingest(lake, spec, source, spec.partitions(source, FIRST, NIGHT), connect))
         assert {one.outcome for one in outcomes} == {"published"}
     return folder
 
@@ -100,13 +101,16 @@ class Gate:
         return read(home / "usecase.yaml")
 
     def rows(self, until: str = BEFORE) -> pa.Table:
-        """Return the labelled rows up to a night."""
+        """Return the labelled rows up to a partition."""
         if "rows" not in self.kept:  # those of each test: it changes no source
             self.kept["rows"] = training_set(self.lake, self.spec, NIGHT)
-        return self.kept["rows"].filter(pc.less_equal(self.kept["rows"]["night"], until))
+        return self.kept["rows"].filter(pc.less_equal(self.kept["rows"]["partition"], until))
 
     def fitted(self, **params: Any) -> Pipeline:
-        """Return a forest that was fitted until the night before the test nights, once for all tests."""
+        """Return a forest that was fitted until the partition before the test partitions.
+
+        Once for all tests.
+        """
         key = repr(params)
         if key not in self.kept:
             self.kept[key] = forest(**params)(self.spec, self.rows())
@@ -114,11 +118,11 @@ class Gate:
         return found
 
     def champion(self, pipeline: Pipeline) -> None:
-        """Let a model that was fitted until the night before the test nights serve."""
+        """Let a model that was fitted until the partition before the test partitions serve."""
         data = artifacts.serialize(pipeline)
         digest = artifacts.store_model(self.lake, data)
         made = evidence(
-            losses([1.0]), usecase=self.spec.name, night=BEFORE, spec=self.spec.digest, version="0"
+            losses([1.0]), usecase=self.spec.name, partition=BEFORE, spec=self.spec.digest, version="0"
         )
         made = replace(made, model=digest, baseline_model=digest, champion="", fitted=BEFORE)
         stamp = Verdict(RUBBER_STAMPED, RUBBER_STAMPED, ())
@@ -165,14 +169,14 @@ def gate(ingested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: 
 
 
 def forest(seed: int = 7, until: str = "9999", **params: Any) -> Make:
-    """Return a maker of the shipped forest, on rows up to a night, with other parameters where given."""
+    """Return a maker of the shipped forest, on rows up to a partition, with other parameters where given."""
 
     def make(spec: UseCase, rows: pa.Table) -> Pipeline:
         (shipped,) = (c for c in load(spec.name).training.candidates if c.name == "forest")
         candidate = shipped.model_copy(update={"params": {**shipped.params, **params}})
         seeded = spec.model_copy(update={"training": spec.training.model_copy(update={"seed": seed})})
         pipeline = build_estimator(seeded, candidate)
-        rows = rows.filter(pc.less_equal(rows["night"], until))
+        rows = rows.filter(pc.less_equal(rows["partition"], until))
         return pipeline.fit(artifacts.model_input(rows, spec), rows[spec.problem.target].to_numpy())
 
     return make

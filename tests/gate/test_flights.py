@@ -47,7 +47,7 @@ def test_a_lucky_one_is_refused(gate: Gate) -> None:
     """Of four seeds the one that looks best on the window is refused, where "new >= old" promotes it."""
     champion = gate.fitted()
     rows = gate.rows(NIGHT)
-    test = rows.filter(pa.array([night >= "2013-02-01" for night in rows["night"].to_pylist()]))
+    test = rows.filter(pa.array([partition >= "2013-02-01" for partition in rows["partition"].to_pylist()]))
     means = {seed: _mean(gate.spec, gate.fitted(seed=seed), test) for seed in range(20, 24)}
     seed = min(means, key=lambda seed: means[seed])
     assert means[seed] < _mean(gate.spec, champion, test), "the plain gate would promote it"

@@ -1,4 +1,4 @@
-"""The machines' plant, whose nights were watched; made once, each test works on a copy."""
+"""The machines' plant, whose partitions were watched; made once, each test works on a copy."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ NIGHTS = 10  # watched ones: labels take two, and the alarm is on the last
 
 @pytest.fixture(scope="session")
 def watched(use: UseCase, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A lake with the watched nights; on the last no machine says its temperature."""
+    """A lake with the watched partitions; on the last no machine says its temperature."""
     folder = tmp_path_factory.mktemp("watched")
     lake = machines.plant(folder, use)
     machines.forget_history(lake)
-    for night in nights(use):
-        broken = night == nights(use)[-1]
-        machines.readings(lake, use, night, lambda row, b=broken: {**row, "temp": None} if b else row)
-        machines.stops(lake, use, night)
-        score(lake, use, night)
-        monitor(lake, use, night)
+    for partition in partitions(use):
+        broken = partition == partitions(use)[-1]
+        machines.readings(lake, use, partition, lambda row, b=broken: {**row, "temp": None} if b else row)
+        machines.stops(lake, use, partition)
+        score(lake, use, partition)
+        monitor(lake, use, partition)
     return folder
 
 
-def nights(use: UseCase) -> list[str]:
-    """The watched nights."""
+def partitions(use: UseCase) -> list[str]:
+    """The watched partitions."""
     shift = use.clock.shift
     return use.clock.keys(shift(machines.TRAINED, 1), shift(machines.TRAINED, NIGHTS))
 

@@ -1,4 +1,4 @@
-"""The page on the year says what the tables hold, the same each time, and a night never fails for it."""
+"""The page on the year says what the tables hold, the same each time, and a partition never fails for it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from include.reports.history import draw_history, history_text, read_history, re
 from include.spec import UseCase
 from include.storage import schemas
 from include.storage.lake import Lake
-from tests.history.conftest import NIGHTS, nights
+from tests.history.conftest import NIGHTS, partitions
 
 PLACE = "reports/history.html"
 PLANTED = "<script>alert('planted')</script>"
 
 
-def alarm(lake: Lake, night: str, subject: str, note: str = "planted") -> None:
-    """Add an alarm to a night's findings."""
-    row = {"night": night, "check": "jump", "subject": subject, "outcome": "alarm", "note": note}
-    there = lake.rows("findings", {"night": night})
+def alarm(lake: Lake, partition: str, subject: str, note: str = "planted") -> None:
+    """Add an alarm to a partition's findings."""
+    row = {"partition": partition, "check": "jump", "subject": subject, "outcome": "alarm", "note": note}
+    there = lake.rows("findings", {"partition": partition})
     made = pa.Table.from_pylist([*there, row], schema=schemas.FINDINGS)
-    lake.publish("findings", made, {"night": night})
+    lake.publish("findings", made, {"partition": partition})
 
 
 def page_of(lake: Lake) -> str:
@@ -46,11 +46,11 @@ def test_the_same_lake_gives_the_same_bytes(lake: Lake, use: UseCase) -> None:
 
 
 def test_the_page_has_alarms_and_deployments(lake: Lake, use: UseCase) -> None:
-    """The night without temperatures is an alarm with its sentence, and the switch stands on the axis."""
+    """The partition without temperatures is an alarm with its sentence, and the switch stands on the axis."""
     said, html = draw_history(lake, use)
-    last = nights(use)[-1]
+    last = partitions(use)[-1]
     assert f'<td class="n">{last}</td><td>1</td><td>missing</td><td>temp</td>' in html
-    assert {"check": "missing", "nights": 1, "share": 1 / NIGHTS} in said["checks"]
+    assert {"check": "missing", "partitions": 1, "share": 1 / NIGHTS} in said["checks"]
     assert ">v1 promoted</text>" in html
     assert html.count("<svg") == 1
     assert "machines" in history_text(said)
@@ -65,10 +65,10 @@ def test_the_page_fetches_and_runs_nothing(lake: Lake, use: UseCase) -> None:
 
 def test_what_the_tables_hold_is_escaped(lake: Lake, use: UseCase) -> None:
     """A script planted as an alarm's subject and sentence, and as a column's name, comes out as text."""
-    alarm(lake, nights(use)[3], PLANTED, PLANTED)
-    drift = lake.rows("drift", {"night": nights(use)[3]})
+    alarm(lake, partitions(use)[3], PLANTED, PLANTED)
+    drift = lake.rows("drift", {"partition": partitions(use)[3]})
     made = [{**row, "column": PLANTED, "value": 99.0} for row in drift[:1]]
-    lake.publish("drift", pa.Table.from_pylist(made, schema=schemas.DRIFT), {"night": nights(use)[3]})
+    lake.publish("drift", pa.Table.from_pylist(made, schema=schemas.DRIFT), {"partition": partitions(use)[3]})
     _, html = draw_history(lake, use)
     assert "<script" not in html
     assert html.count("&lt;script&gt;") >= 2
@@ -77,22 +77,22 @@ def test_what_the_tables_hold_is_escaped(lake: Lake, use: UseCase) -> None:
 def test_an_empty_lake_gives_a_page_that_says_so(
     tmp_path_factory: pytest.TempPathFactory, use: UseCase
 ) -> None:
-    """Before the first night there is no drawing, but a page and a sentence."""
+    """Before the first partition there is no drawing, but a page and a sentence."""
     lake = Lake("machines", str(tmp_path_factory.mktemp("empty")))
     said, html = draw_history(lake, use)
-    assert said["nights"] == 0
-    assert "No night has been watched yet." in html
+    assert said["partitions"] == 0
+    assert "No partition has been watched yet." in html
     assert "<svg" not in html
 
 
 def test_alarms_near_each_other_are_one_episode(lake: Lake, use: UseCase) -> None:
-    """Less than ``quiet`` nights apart they are one, further apart two; other subjects stand alone."""
-    keys, quiet = nights(use), use.monitoring.jumps.quiet
+    """Less than ``quiet`` partitions apart they are one, further apart two; other subjects stand alone."""
+    keys, quiet = partitions(use), use.monitoring.sudden_changes.quiet
     for place in (0, 2, 2 + quiet):
         alarm(lake, keys[place], "load")
     alarm(lake, keys[1], "kind")
     found = [
-        (one.subject, one.first, one.last, one.nights)
+        (one.subject, one.first, one.last, one.partitions)
         for one in read_history(lake, use).episodes()
         if one.check == "jump"
     ]
@@ -118,21 +118,23 @@ def test_a_week_has_the_mean_of_its_rows_and_an_interval(lake: Lake, use: UseCas
 
 
 def test_a_figure_that_was_restated_is_shown_as_last_known(lake: Lake, use: UseCase) -> None:
-    """Of a night's two figures the later known is drawn."""
-    first = nights(use)[0]
-    rows = lake.rows("performance", {"night": first})
+    """Of a partition's two figures the later known is drawn."""
+    first = partitions(use)[0]
+    rows = lake.rows("performance", {"partition": first})
     assert use.monitoring.requirements[0].metric == "roc_auc"
-    again = [{**row, "known": nights(use)[-1], "value": 0.123} for row in rows if row["metric"] == "roc_auc"]
+    again = [
+        {**row, "known": partitions(use)[-1], "value": 0.123} for row in rows if row["metric"] == "roc_auc"
+    ]
     made = pa.Table.from_pylist([*rows, *again], schema=schemas.PERFORMANCE)
-    lake.publish("performance", made, {"night": first})
+    lake.publish("performance", made, {"partition": first})
     assert read_history(lake, use).realised[first] == pytest.approx(0.123)
 
 
 def test_a_partition_that_comes_late_is_drawn(lake: Lake, use: UseCase) -> None:
     """An older partition that runs again after newer ones brings the page up to date."""
-    alarm(lake, nights(use)[2], "load")
+    alarm(lake, partitions(use)[2], "load")
     redraw_if_newest(lake, use)
-    assert f'<td class="n">{nights(use)[2]}</td><td>1</td><td>jump</td><td>load</td>' in page_of(lake)
+    assert f'<td class="n">{partitions(use)[2]}</td><td>1</td><td>jump</td><td>load</td>' in page_of(lake)
 
 
 def test_a_partition_published_while_the_page_is_drawn_is_in_it(
@@ -143,24 +145,24 @@ def test_a_partition_published_while_the_page_is_drawn_is_in_it(
 
     def publish_and_write(self: Lake, key: str, data: bytes) -> None:
         monkeypatch.setattr(Lake, "replace", write)
-        alarm(lake, nights(use)[3], "load")  # a run beside this one publishes, and has drawn already
+        alarm(lake, partitions(use)[3], "load")  # a run beside this one publishes, and has drawn already
         write(self, key, data)
 
     monkeypatch.setattr(Lake, "replace", publish_and_write)
     redraw_if_newest(lake, use)
-    assert f'<td class="n">{nights(use)[3]}</td><td>1</td><td>jump</td><td>load</td>' in page_of(lake)
+    assert f'<td class="n">{partitions(use)[3]}</td><td>1</td><td>jump</td><td>load</td>' in page_of(lake)
 
 
-def test_a_drawing_that_raises_fails_no_night(
+def test_a_drawing_that_raises_fails_no_partition(
     lake: Lake, use: UseCase, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The night's findings are published and returned, and the log says what was wrong with the page."""
+    """The partition's findings are published and returned, and the log says what was wrong with the page."""
 
     def broken(*_: object) -> str:
         raise RuntimeError("no ink")
 
     monkeypatch.setattr(drawing, "draw_panels", broken)
-    last = nights(use)[-1]
+    last = partitions(use)[-1]
     with caplog.at_level(logging.ERROR):
         (ref,) = stages.run_stage("monitor", lake, use, [last], now=datetime.now(UTC))
     assert ref.partition == last
@@ -175,14 +177,14 @@ def test_many_alarms_are_counted_and_not_all_shown(
     """The table is bounded, and says how many older ones there are."""
     monkeypatch.setattr(drawing, "SHOWN", 2)
     for subject in ("load", "kind", "weekday"):
-        alarm(lake, nights(use)[0], subject)
+        alarm(lake, partitions(use)[0], subject)
     _, html = draw_history(lake, use)
     alerts = [one for one in read_history(lake, use).episodes() if one.check != "drift"]
     assert f"and {len(alerts) - 2} older ones." in html
 
 
-def test_weeks_of_a_weekly_use_case_pool_seven_nights() -> None:
-    """Where nights are a week apart, seven of them are pooled, so that there is an interval."""
+def test_weeks_of_a_weekly_use_case_pool_seven_partitions() -> None:
+    """Where partitions are a week apart, seven of them are pooled, so that there is an interval."""
     from include.reports.history import _weeks
 
     keys = [str(np.datetime64("2024-01-01") + 7 * number) for number in range(21)]

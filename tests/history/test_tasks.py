@@ -15,7 +15,7 @@ from include.reports import history as drawing
 from include.spec import UseCase
 from include.storage import schemas
 from include.storage.lake import Lake
-from tests.history.conftest import nights
+from tests.history.conftest import partitions
 from tests.monitor import machines
 
 PLACE = "reports/history.html"
@@ -38,19 +38,19 @@ def drawn(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[s
     return pages
 
 
-def watch(night: str, run_type: str, waiting: int) -> None:
+def watch(partition: str, run_type: str, waiting: int) -> None:
     """Run a partition's `monitor.watch` while so many others of its DAG haven't begun."""
 
     def get_ti_count(dag_id: str, task_ids: list[str], states: list[str]) -> int:
-        assert (dag_id, task_ids) == ("machines__nightly", ["monitor.watch"])
+        assert (dag_id, task_ids) == ("machines__batch", ["monitor.watch"])
         assert {"null", "scheduled", "queued", "up_for_retry"} == set(states)
         return waiting
 
     context: Any = {
-        "dag_run": SimpleNamespace(partition_key=night, run_type=run_type),
+        "dag_run": SimpleNamespace(partition_key=partition, run_type=run_type),
         "params": {},
         "outlet_events": defaultdict(lambda: SimpleNamespace(extra={})),
-        "ti": SimpleNamespace(get_ti_count=get_ti_count, dag_id="machines__nightly", task_id="monitor.watch"),
+        "ti": SimpleNamespace(get_ti_count=get_ti_count, dag_id="machines__batch", task_id="monitor.watch"),
     }
     MonitorOperator(task_id="watch", usecase="machines").execute(context)
 
@@ -59,18 +59,20 @@ def test_a_backfill_ends_with_all_its_partitions_on_the_page(
     lake: Lake, use: UseCase, drawn: list[str]
 ) -> None:
     """Newest first, and the page is drawn once: by the run after which no other waits."""
-    keys = nights(use)
-    lake.publish("partitions", schemas.PARTITIONS.empty_table(), {"product": "monitor", "night": keys[-3:]})
-    for night, waiting in zip(reversed(keys[-3:]), (2, 1, 0), strict=True):
-        watch(night, "backfill", waiting)
+    keys = partitions(use)
+    lake.publish(
+        "partitions", schemas.PARTITIONS.empty_table(), {"product": "monitor", "partition": keys[-3:]}
+    )
+    for partition, waiting in zip(reversed(keys[-3:]), (2, 1, 0), strict=True):
+        watch(partition, "backfill", waiting)
     assert len(drawn) == 1
-    assert f"nights {keys[0]} to {keys[-1]}" in drawn[0]
+    assert f"partitions {keys[0]} to {keys[-1]}" in drawn[0]
     assert "of 10</th>" in drawn[0]
 
 
 def test_a_run_that_is_no_backfill_draws(use: UseCase, drawn: list[str]) -> None:
     """Whatever waits elsewhere, as the runs of a paused backfill do."""
-    watch(nights(use)[-1], "scheduled", waiting=5)
+    watch(partitions(use)[-1], "scheduled", waiting=5)
     assert len(drawn) == 1
 
 
@@ -83,5 +85,5 @@ def test_a_person_redraws_the_year(lake: Lake, drawn: list[str]) -> None:
     }
     result = OperateOperator(task_id="operate", usecase="machines").execute(context)
     assert result["uri"] == f"{lake.uri}/{PLACE}"
-    assert "10 nights" in result["note"]
+    assert "10 partitions" in result["note"]
     assert lake.get(PLACE) == drawn[0].encode()

@@ -1,4 +1,6 @@
-"""Ingests a night of many sales with little memory, and prints the most memory of its own that it had (MB).
+"""Ingests a partition of many sales with little memory.
+
+And prints the most memory of its own that it had (MB).
 
 ``python -m tests.ingest.large ROWS FOLDER FORMAT`` is run by a test, once for each number of rows.
 """
@@ -23,12 +25,15 @@ from include.storage import spill
 from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
 
-NIGHT = world.nights(1)[0]
+NIGHT = world.partitions(1)[0]
 OWN = Path(world.__file__).parent
 
 
 def sales(rows: int) -> pa.Table:
-    """Return a night's rows in no order; some keys come twice, and some rows aren't what they should be."""
+    """Return a partition's rows in no order.
+
+    Some keys come twice, and some rows aren't what they should be.
+    """
     order = np.random.default_rng(7).permutation(rows)
     texts = np.char.add("item-", (order - order % 97 // 96).astype(str))
     columns = {

@@ -24,7 +24,7 @@ from include.storage.lake import Lake
 from tests.ingest.conftest import Api
 from tests.usecases.weekly_sales import world
 
-NIGHT = world.nights(1)[0]
+NIGHT = world.partitions(1)[0]
 MB = 1 << 20
 LIMIT, HELD = 32 * MB, 250 * MB  # what a part may be, and what the process may hold more
 LONG = "x" * MB
@@ -171,7 +171,7 @@ def test_a_bomb_is_refused_by_its_limit(bomb: str, lake: Lake, declare: Declare,
 
 
 def asked(api: Api, lake: Lake, declare: Declare, answer: bytes) -> Outcome:
-    """Ingest the night of an API that gives the same answer for each page."""
+    """Ingest the partition of an API that gives the same answer for each page."""
     for page in range(1, 40):
         api.plant(f"/sales/{NIGHT}?page={page}", (200, answer))
     http = {"kind": "http", "path": "sales/{day}"}
@@ -189,7 +189,7 @@ def test_an_api_of_endless_pages_is_asked_for_none_of_them(api: Api, lake: Lake,
 
 
 def test_pages_that_are_too_much_together_are_refused(api: Api, lake: Lake, declare: Declare) -> None:
-    """A night of pages is held whole, so it is measured whole, while it comes."""
+    """A partition of pages is held whole, so it is measured whole, while it comes."""
     outcome = asked(api, lake, declare, json.dumps({"pages": 39, "rows": [], "x": LONG * 4}).encode())
     assert (outcome.outcome, BYTES in outcome.note) == ("refused", True)
     assert "8 pages together" in outcome.note

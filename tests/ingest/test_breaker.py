@@ -53,7 +53,7 @@ def breaker(lake: Lake, wall: Wall) -> Breaker:
 def opened(breaker: Breaker) -> Breaker:
     """Return it open."""
     for _ in range(3):
-        breaker.admit("a night")
+        breaker.admit("a partition")
         breaker.failed()
     return breaker
 
@@ -65,8 +65,8 @@ def test_enough_failures_in_a_row_open_it(breaker: Breaker) -> None:
     breaker.succeeded()
     assert breaker.state() == CircuitState()
     opened(breaker)
-    with pytest.raises(CircuitOpen, match=r"a night: .* 3 failures in a row.*06:01:00 UTC"):
-        breaker.admit("a night")
+    with pytest.raises(CircuitOpen, match=r"a partition: .* 3 failures in a row.*06:01:00 UTC"):
+        breaker.admit("a partition")
 
 
 def test_one_probe_after_the_cool_down(breaker: Breaker, wall: Wall) -> None:
@@ -117,7 +117,7 @@ from include.spec.source import Fetch
 breaker = Breaker(Lake("weekly_sales", sys.argv[1]), "sales", Fetch(failures=3, cool_down=60),
                   lambda: datetime.fromisoformat(sys.argv[2]))
 try:
-    breaker.admit("a night")
+    breaker.admit("a partition")
 except CircuitOpen:
     sys.exit(3)
 """
@@ -132,33 +132,36 @@ def test_exactly_one_process_probes(breaker: Breaker) -> None:
     assert sorted(process.wait(60) for process in processes) == [0, 3, 3]
 
 
-def test_a_source_that_is_down_is_left_alone_by_later_nights(
+def test_a_source_that_is_down_is_left_alone_by_later_partitions(
     lake: Lake, spec: UseCase, tmp_path: Path
 ) -> None:
-    """Failed nights open the circuit, later ones say so at once; a success after the cool-down brings all."""
+    """Failed partitions open the circuit, later ones say so at once.
+
+    A success after the cool-down brings all.
+    """
     shop = tmp_path / "shop"
-    nights = world.nights(6)
+    partitions = world.partitions(6)
 
     def connect(name: str) -> Endpoint:
         return Endpoint(name, shop.as_uri())
 
-    outcomes = [ingest(lake, spec, "sales", [night], connect)[0] for night in nights[:4]]
+    outcomes = [ingest(lake, spec, "sales", [partition], connect)[0] for partition in partitions[:4]]
     assert {o.outcome for o in outcomes} == {"unavailable"}
     assert ["not asked" in o.note or "isn't asked" in o.note for o in outcomes] == [False, False, False, True]
     with pytest.raises(CircuitOpen):
         outcomes[3].raise_for_outcome()
     world.write(shop, 6)
-    assert ingest(lake, spec, "sales", nights[4:5], connect)[0].outcome == "unavailable"
+    assert ingest(lake, spec, "sales", partitions[4:5], connect)[0].outcome == "unavailable"
     state = Breaker(lake, "sales", spec.sources["sales"].fetch).state()
     past = datetime.fromisoformat(state.opened) - timedelta(seconds=61)
     Breaker(lake, "sales", spec.sources["sales"].fetch)._keep(CircuitState(state.failures, past.isoformat()))
-    assert {o.outcome for o in ingest(lake, spec, "sales", nights, connect)} == {"published"}
+    assert {o.outcome for o in ingest(lake, spec, "sales", partitions, connect)} == {"published"}
 
 
 def test_nothing_yet_is_no_failure(lake: Lake, spec: UseCase, tmp_path: Path) -> None:
-    """A source that answers that it has nothing yet is asked for as many nights as it takes."""
+    """A source that answers that it has nothing yet is asked for as many partitions as it takes."""
     (tmp_path / "shop").mkdir()
     endpoint = Endpoint("shop", (tmp_path / "shop").as_uri())
-    outcomes = ingest(lake, spec, "sales", world.nights(6), lambda name: endpoint)
+    outcomes = ingest(lake, spec, "sales", world.partitions(6), lambda name: endpoint)
     assert all("nothing yet" in o.note for o in outcomes)
     assert Breaker(lake, "sales", FETCH).state() == CircuitState()

@@ -271,18 +271,23 @@ from include.environment import Endpoint
 from include.ingest.run import ingest
 from include.lake import Lake
 from include.spec.load import read
-lake, spec, night, shop = sys.argv[1:]
+lake, spec, partition, shop = sys.argv[1:]
 endpoint = lambda name: Endpoint(name, shop)
-(done,) = ingest(Lake("weekly_sales", lake), read(Path(spec)), "sales", [night], endpoint)
+(done,) = ingest(Lake("weekly_sales", lake), read(Path(spec)), "sales", [partition], endpoint)
 print(done.outcome, "great_expectations" in sys.modules)
 """
 
 
-def test_no_night_imports_great_expectations_for_what_is_compiled(
+def test_no_partition_imports_great_expectations_for_what_is_compiled(
     spec: UseCase, lake: Lake, shop: Path
 ) -> None:
-    """A night whose contract is compiled is done without it."""
-    arguments = [lake.uri, str(spec.folder / "usecase.yaml"), world.nights(2)[1], shop.absolute().as_uri()]
+    """A partition whose contract is compiled is done without it."""
+    arguments = [
+        lake.uri,
+        str(spec.folder / "usecase.yaml"),
+        world.partitions(2)[1],
+        shop.absolute().as_uri(),
+    ]
     command = [sys.executable, "-c", NIGHT, *arguments]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["published", "False"]
@@ -349,7 +354,7 @@ def test_what_is_not_compiled_goes_on_to_great_expectations(kind: str, kwargs: d
 
 
 def test_an_integer_that_is_no_float_stands_beside_a_number() -> None:
-    """It is compared as the nearest float, and stops no night."""
+    """It is compared as the nearest float, and stops no partition."""
     kwargs = {"column_A": "integer", "column_B": "number"}
     asked = Expectation(type="expect_column_pair_values_a_to_be_greater_than_b", kwargs=kwargs)
     rows = table([NOTHING | {"integer": 2**53 + 1, "number": float(n)} for n in (1, 2**54)])

@@ -1,4 +1,4 @@
-"""Expectations by name: those about rows set rows aside, those about the whole refuse the night."""
+"""Expectations by name: those about rows set rows aside, those about the whole refuse the partition."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from include.spec import UseCase
 from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
 
-NIGHT = world.nights(2)[1]
+NIGHT = world.partitions(2)[1]
 
 
 @pytest.fixture
 def expecting(
     declare: Callable[..., UseCase], lake: Lake, shop: Path, connect: Connect
 ) -> Callable[..., Outcome]:
-    """Return what becomes of the night under one more expectation."""
+    """Return what becomes of the partition under one more expectation."""
 
     def outcome(kind: str, tolerance: float = 1.0, **kwargs: Any) -> Outcome:
         def more(raw: dict[str, Any]) -> None:
@@ -88,10 +88,10 @@ WHOLE = [
 
 
 @pytest.mark.parametrize(("kind", "met", "unmet"), WHOLE)
-def test_one_about_the_whole_refuses_the_night(
+def test_one_about_the_whole_refuses_the_partition(
     kind: str, met: dict[str, Any], unmet: dict[str, Any], expecting: Callable[..., Outcome], lake: Lake
 ) -> None:
-    """Met, the night is published; unmet, it is refused with the expectation and what was found."""
+    """Met, the partition is published; unmet, it is refused with the expectation and what was found."""
     about = "units" if "table" not in kind and "distinct" not in kind else "item"
     about = "item" if "unique" in kind or "distinct" in kind else about
     column = {} if "table" in kind else {"column": about}
@@ -123,7 +123,7 @@ WRONG = [
 def test_one_that_cant_be_answered_is_the_specs_fault(
     kind: str, kwargs: dict[str, Any], valid: str, expecting: Callable[..., Outcome], lake: Lake
 ) -> None:
-    """It is named with what is valid, no night is blamed for it, and nothing is published."""
+    """It is named with what is valid, no partition is blamed for it, and nothing is published."""
     with pytest.raises(SpecError) as caught:
         expecting(kind, **kwargs)
     assert f"weekly_sales/sales: contract.expectations: {kind}" in str(caught.value)
@@ -181,10 +181,10 @@ def test_a_label_of_no_declared_class_is_set_aside(
     assert {r["item"] for r in lake.rows("validated_sales")} == {"bread", "coffee", "milk", "tea"}
 
 
-def test_a_night_of_too_many_other_classes_is_refused(
+def test_a_partition_of_too_many_other_classes_is_refused(
     declare: Callable[..., UseCase], lake: Lake, shop: Path, connect: Connect
 ) -> None:
-    """Beyond the tolerance the night is refused, and the sentence names the classes and what came."""
+    """Beyond the tolerance the partition is refused, and the sentence names the classes and what came."""
     (found,) = ingest(lake, declare(classes), "sales", [NIGHT], connect)
     assert found.outcome == "refused"
     assert "class(one of coffee, milk, tea) of item in 8 rows, as 'soap'" in found.note
@@ -231,6 +231,6 @@ def test_a_few_bad_rows_refuse_no_small_partition(
             "at most 5.0% of rows set aside, or 2 rows" if tolerance else "at most 0.0% of rows set aside"
         )
         assert f"required {allowed}, found {bad / rows:.1%} of {rows} rows: " in found.note
-    row = lake.rows("partitions", {"product": "sales", "night": NIGHT})[0]
+    row = lake.rows("partitions", {"product": "sales", "partition": NIGHT})[0]
     (finding, _) = check_data(spec, NIGHT, {"sales": row})
     assert finding.outcome == ("ok" if outcome == "published" else "alarm")

@@ -31,14 +31,14 @@ def spoil(shop: Path, lines: list[str]) -> None:
 
 
 def nothing_published(lake: Lake) -> None:
-    """Assert that no row of the night can be read, and that its own row says it is done."""
-    assert lake.rows("validated_sales", {"night": NIGHT}) == []
-    assert lake.rows("profiles", {"night": NIGHT}) == []
+    """Assert that no row of the partition can be read, and that its own row says it is done."""
+    assert lake.rows("validated_sales", {"partition": NIGHT}) == []
+    assert lake.rows("profiles", {"partition": NIGHT}) == []
     assert [row["outcome"] for row in lake.rows("partitions")] == ["refused"]
 
 
 def one(lake: Lake, spec: UseCase, connect: Connect) -> Outcome:
-    """Ingest the night."""
+    """Ingest the partition."""
     (outcome,) = ingest(lake, spec, "sales", [NIGHT], connect)
     return outcome
 
@@ -143,7 +143,7 @@ MANY = {
 def test_too_many_bad_rows_refuse_the_partition(
     fault: str, shop: Path, lake: Lake, spec: UseCase, connect: Connect
 ) -> None:
-    """Beyond the tolerance the night is refused with rule, value, file and remedy; the rows are kept."""
+    """Beyond the tolerance the partition is refused with rule, value, file and remedy; the rows are kept."""
     change, found = MANY[fault]
     header, rows = header_and_rows(shop)
     spoil(shop, [header, *change(rows)])
@@ -203,7 +203,7 @@ def test_a_bad_row_is_set_aside_and_the_rest_goes_on(
     outcome = one(lake, spec, connect)
     assert (outcome.outcome, outcome.rows, outcome.quarantined) == ("published", 39, 1)
     (row,) = lake.rows("quarantine")
-    assert (row["source"], row["night"], row["part"], row["row"]) == ("sales", NIGHT, FILE, 1)
+    assert (row["source"], row["partition"], row["part"], row["row"]) == ("sales", NIGHT, FILE, 1)
     assert (row["rule"], row["column"], row["value"]) == (rule, column, value)
     assert json.loads(row["record"])["item"] in ("bread", None)
     assert len(lake.rows("validated_sales")) == 39
@@ -317,7 +317,7 @@ def test_the_hour_of_midnight_is_hour_0(
 
     def hourly(raw: dict) -> None:  # type: ignore[type-arg]
         raw["schedule"]["timezone"] = "America/New_York"
-        week = {"type": "timestamp", "timezone": "America/New_York", "agrees": "opens"}
+        week = {"type": "timestamp", "timezone": "America/New_York", "agrees_with": "opens"}
         raw["sources"]["sales"]["columns"]["week"] = week
 
     header, rows = header_and_rows(shop)
@@ -340,7 +340,7 @@ def test_a_refusal_for_times_that_disagree_says_which_times(
         raw["sources"]["sales"]["columns"]["week"] = {
             "type": "timestamp",
             "timezone": "UTC",
-            "agrees": "opens",
+            "agrees_with": "opens",
         }
 
     header, rows = header_and_rows(shop)
@@ -352,22 +352,22 @@ def test_a_refusal_for_times_that_disagree_says_which_times(
 
 
 @pytest.mark.parametrize(
-    ("column", "agrees", "sentence"),
+    ("column", "agrees_with", "sentence"),
     [
-        ("week", "closes", "columns.week.agrees: 'closes' is no hhmm column of the source"),
-        ("week", "units", "columns.week.agrees: 'units' is no hhmm column of the source"),
-        ("units", "opens", "columns.units.agrees: only a timestamp has one, found integer"),
+        ("week", "closes", "columns.week.agrees_with: 'closes' is no hhmm column of the source"),
+        ("week", "units", "columns.week.agrees_with: 'units' is no hhmm column of the source"),
+        ("units", "opens", "columns.units.agrees_with: only a timestamp has one, found integer"),
     ],
 )
 def test_only_a_timestamp_agrees_and_only_with_hhmm(
-    column: str, agrees: str, sentence: str, declare: Callable[..., UseCase]
+    column: str, agrees_with: str, sentence: str, declare: Callable[..., UseCase]
 ) -> None:
     """A declaration that compares anything else is refused when it is read."""
 
     def compared(raw: dict) -> None:  # type: ignore[type-arg]
         columns = raw["sources"]["sales"]["columns"]
         columns["week"] = {"type": "timestamp"}
-        columns[column]["agrees"] = agrees
+        columns[column]["agrees_with"] = agrees_with
 
     with pytest.raises(SpecError, match=sentence):
         declare(compared)

@@ -41,7 +41,8 @@ def test_days_of_23_and_25_hours_are_whole(weather: Connect, tmp_path: Path) -> 
     assert [(o.outcome, o.quarantined, o.duplicates) for o in outcomes] == [("published", 0, 0)] * 2
     rows = lake.rows("validated_weather")
     hours = {
-        night: len({row["observed"] for row in rows if row["night"] == night}) for night in (SPRING, AUTUMN)
+        partition: len({row["observed"] for row in rows if row["partition"] == partition})
+        for partition in (SPRING, AUTUMN)
     }
     assert hours == {SPRING: 23, AUTUMN: 24}  # the service itself has no row for one of the 25
 
@@ -89,20 +90,20 @@ def test_flights_agree_with_their_hours(delivered: dict[str, bytes], tmp_path: P
     connect = landed(tmp_path, delivered)
     for source in ("schedule", "outcomes"):
         offset = timedelta(days=spec.sources[source].offset)
-        nights = [f"{datetime.fromisoformat(day) - offset:%Y-%m-%d}" for day in DAYS]
-        found = ingest(lake, spec, source, nights, connect)
+        partitions = [f"{datetime.fromisoformat(day) - offset:%Y-%m-%d}" for day in DAYS]
+        found = ingest(lake, spec, source, partitions, connect)
         assert [(o.outcome, o.quarantined) for o in found] == [("published", 0)] * 3
 
 
-@pytest.mark.parametrize(("source", "night"), [("schedule", "2013-02-11"), ("outcomes", "2013-02-13")])
+@pytest.mark.parametrize(("source", "partition"), [("schedule", "2013-02-11"), ("outcomes", "2013-02-13")])
 def test_a_shift_of_the_time_zone_is_caught(
-    source: str, night: str, delivered: dict[str, bytes], tmp_path: Path
+    source: str, partition: str, delivered: dict[str, bytes], tmp_path: Path
 ) -> None:
-    """New York's wall times said to be UTC stay on their day, and still the night is refused for them."""
+    """New York's wall times said to be UTC stay on their day, and still the partition is refused for them."""
     file = f"{source}/2013-02-12.csv.gz"
     connect = landed(tmp_path, {file: five_hours_earlier(delivered[file])})
     lake = Lake("flight_delay", str(tmp_path / "lake"))
-    (outcome,) = ingest(lake, load("flight_delay"), source, [night], connect)
+    (outcome,) = ingest(lake, load("flight_delay"), source, [partition], connect)
     assert outcome.outcome == "refused"
     assert re.search(r"100\.0% of \d+ rows: agrees of scheduled, sched_dep_time in \d+ rows", outcome.note)
     assert f"({file}); correct it at the source and run the partition again with *Fetch anew*" in outcome.note

@@ -39,7 +39,7 @@ def served(declare: Callable[..., UseCase]) -> UseCase:
 
 
 def one(lake: Lake, spec: UseCase, api: Api, **more: Any) -> Outcome:
-    """Ingest the night."""
+    """Ingest the partition."""
     endpoint = Endpoint("shop", api.uri, password=TOKEN)
     (outcome,) = ingest(lake, spec, "sales", [NIGHT], lambda name: endpoint, **more)
     return outcome
@@ -75,7 +75,7 @@ def test_a_page_that_fails_is_tried_again(
     assert [path for path, _ in api.asked] == [first, second, second]
 
 
-def test_a_page_that_keeps_failing_makes_the_night_unavailable(
+def test_a_page_that_keeps_failing_makes_the_partition_unavailable(
     lake: Lake, served: UseCase, api: Api, caplog: pytest.LogCaptureFixture
 ) -> None:
     """After the spec's attempts nothing is kept, the sentence names the page, and the token is nowhere."""

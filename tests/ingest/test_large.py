@@ -1,4 +1,4 @@
-"""A night beyond what memory holds is ingested batch by batch, and nothing that is published tells."""
+"""A partition beyond what memory holds is ingested batch by batch, and nothing that is published tells."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
 
 ROOT = Path(__file__).parents[2]
-NIGHTS = world.nights(3)
+NIGHTS = world.partitions(3)
 TABLES = ("validated_sales", "quarantine", "profiles", "partitions")
 PLANTED = [
     lambda line: line,  # an exact duplicate
@@ -45,7 +45,10 @@ def spoiled(number: int) -> list[str]:
 
 
 def twice(raw: dict[str, Any]) -> None:
-    """Declare the moments, a contract that lets the nights but one pass, and expectations of each kind."""
+    """Declare the moments, a contract that lets the partitions but one pass.
+
+    And expectations of each kind.
+    """
     sales = raw["sources"]["sales"]
     sales["columns"]["seen"] = {"type": "timestamp", "timezone": "Europe/London"}
     sales["contract"]["tolerance"] = 0.7
@@ -65,10 +68,10 @@ def broken(tmp_path: Path) -> Connect:
     """Return the way to a shop whose files are spoiled, one of them packed."""
     folder = tmp_path / "broken" / "sales"
     folder.mkdir(parents=True)
-    for number, night in enumerate(NIGHTS):
+    for number, partition in enumerate(NIGHTS):
         text = "\n".join([world.HEADER + ",seen", *spoiled(number)]) + "\n"
         data = gzip.compress(text.encode()) if number == 1 else text.encode()
-        (folder / f"{night}.csv").write_bytes(data)
+        (folder / f"{partition}.csv").write_bytes(data)
     return lambda name: Endpoint(name, folder.parent.as_uri())
 
 
@@ -80,14 +83,14 @@ def shrink(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
 
 
 def ingested(folder: Path, spec: UseCase, connect: Connect) -> tuple[list[Outcome], dict[str, list[str]]]:
-    """Return what became of the nights, and all that was published, each twice."""
+    """Return what became of the partitions, and all that was published, each twice."""
     lake = Lake("weekly_sales", str(folder))
     outcomes = ingest(lake, spec, "sales", NIGHTS, connect)
     assert ingest(lake, spec, "sales", NIGHTS, connect) == outcomes
     return outcomes, {table: sorted(map(repr, lake.rows(table))) for table in TABLES}
 
 
-def test_nights_larger_than_a_batch_are_the_same_nights(
+def test_partitions_larger_than_a_batch_are_the_same_partitions(
     declare: Callable[..., UseCase],
     broken: Connect,
     tmp_path: Path,
@@ -126,7 +129,7 @@ def test_a_file_of_many_batches_is_kept_whole_and_stays_refused_where_it_breaks(
 
 
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
-    """With its limits turned down, a night of four times the rows takes next to no more memory.
+    """With its limits turned down, a partition of four times the rows takes next to no more memory.
 
     With all rows in memory it took 98 MB more.
     """

@@ -22,7 +22,7 @@ from include.spec import UseCase
 from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
 
-NIGHTS = world.nights(3)
+NIGHTS = world.partitions(3)
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +55,15 @@ def bucket(s3: Home, shop: Path) -> Endpoint:
         aws_access_key_id=endpoint.login,
         aws_secret_access_key=endpoint.password,
     )
-    for night in NIGHTS[:2]:
-        client.upload_file(str(shop / "sales" / f"{night}.csv"), "landing", f"world/sales/{night}.csv")
+    for partition in NIGHTS[:2]:
+        client.upload_file(
+            str(shop / "sales" / f"{partition}.csv"), "landing", f"world/sales/{partition}.csv"
+        )
     return endpoint
 
 
 def brought(lake: Lake, spec: UseCase, endpoint: Endpoint) -> list[Outcome]:
-    """Ingest the three nights."""
+    """Ingest the three partitions."""
     return ingest(lake, spec, "sales", NIGHTS, lambda name: endpoint)
 
 
@@ -97,7 +99,7 @@ def test_a_lake_on_s3_holds_the_same(
 
 
 def test_wrong_keys_are_a_sentence_without_them(bucket: Endpoint, lake: Lake, spec: UseCase) -> None:
-    """A secret that the store refuses makes the nights unavailable at once, and is not in the note."""
+    """A secret that the store refuses makes the partitions unavailable at once, and is not in the note."""
     outcomes = brought(lake, spec, replace(bucket, password="wr0ng-secret"))
     assert {o.outcome for o in outcomes} == {"unavailable"}
     assert "HTTP 403" in outcomes[0].note
@@ -111,7 +113,7 @@ def test_nobody_at_the_address(bucket: Endpoint, lake: Lake, spec: UseCase) -> N
     assert "EndpointConnectionError from the object store, 2 times" in outcomes[0].note
 
 
-def test_a_path_has_the_day_and_the_night_and_nothing_else(
+def test_a_path_has_the_day_and_the_partition_and_nothing_else(
     shop: Path, declare: Callable[..., UseCase]
 ) -> None:
     """Another placeholder is the spec's fault, and no path leads out of the connection's folder."""
@@ -122,15 +124,15 @@ def test_a_path_has_the_day_and_the_night_and_nothing_else(
         return list(fetch(request(spec, "sales", NIGHTS[0])))
 
     assert read("sales/{day}.csv")[0][0] == f"sales/{NIGHTS[1]}.csv"
-    assert read("sales/{night}.csv")[0][0] == f"sales/{NIGHTS[0]}.csv"
-    with pytest.raises(SpecError, match=r"required \{day\} or \{night\}, found sales/\{now\}"):
+    assert read("sales/{partition}.csv")[0][0] == f"sales/{NIGHTS[0]}.csv"
+    with pytest.raises(SpecError, match=r"required \{day\} or \{partition\}, found sales/\{now\}"):
         read("sales/{now}.csv")
     with pytest.raises(Exception, match="outside of the connection's folder"):
         read("../usecases/weekly_sales/usecase.yaml")
 
 
 def test_an_address_that_is_neither_bucket_nor_folder(spec: UseCase) -> None:
-    """It is said of the connection, before any night is blamed."""
+    """It is said of the connection, before any partition is blamed."""
     with pytest.raises(SettingError, match=r"connection shop: required host s3://bucket.*found ftp"):
         open_source(spec.sources["sales"], Endpoint("shop", "ftp://host/files"))
 

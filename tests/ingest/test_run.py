@@ -1,4 +1,4 @@
-"""Nights of a source: again, killed, alone or together, corrected, late; the same tables after."""
+"""Partitions of a source: again, killed, alone or together, corrected, late; the same tables after."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from include.spec import UseCase
 from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
 
-NIGHTS = world.nights(6)
+NIGHTS = world.partitions(6)
 TABLES = ("validated_sales", "quarantine", "profiles", "partitions")
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
 
@@ -30,9 +30,9 @@ def state(lake: Lake) -> dict[str, list[dict[str, Any]]]:
     return {table: sorted(lake.rows(table), key=str) for table in TABLES}
 
 
-def change(shop: Path, night: str, old: str, new: str) -> None:
-    """Write another text in place of one in a night's file."""
-    file = shop / "sales" / f"{night}.csv"
+def change(shop: Path, partition: str, old: str, new: str) -> None:
+    """Write another text in place of one in a partition's file."""
+    file = shop / "sales" / f"{partition}.csv"
     file.write_text(file.read_text().replace(old, new))
 
 
@@ -61,7 +61,7 @@ class Mortal(Lake):
         return super().create(*args)
 
 
-def test_a_night_becomes_rows_a_profile_and_a_row_of_its_own(
+def test_a_partition_becomes_rows_a_profile_and_a_row_of_its_own(
     lake: Lake, spec: UseCase, shop: Path, connect: Connect
 ) -> None:
     """A good file is published with types, units, knowledge time, profile and lineage."""
@@ -91,15 +91,17 @@ def test_again_and_in_another_order_is_the_same(
     expected = state(lake)
     other = Lake("weekly_sales", str(tmp_path / "other"))
     for _ in range(3):
-        for night in reversed(NIGHTS):
-            ingest(other, spec, "sales", [night], connect)
+        for partition in reversed(NIGHTS):
+            ingest(other, spec, "sales", [partition], connect)
     assert state(other) == expected
     assert ingest(lake, spec, "sales", NIGHTS, connect) == once
     assert state(lake) == expected
 
 
-def test_a_night_that_stands_is_left_alone(lake: Lake, spec: UseCase, connect: Connect, shop: Path) -> None:
-    """A rerun over published and refused nights asks no source and writes nothing."""
+def test_a_partition_that_stands_is_left_alone(
+    lake: Lake, spec: UseCase, connect: Connect, shop: Path
+) -> None:
+    """A rerun over published and refused partitions asks no source and writes nothing."""
     change(shop, NIGHTS[2], "true", "perhaps")
     ingest(lake, spec, "sales", NIGHTS, connect)
     versions = [lake.version(table) for table in TABLES]
@@ -127,7 +129,7 @@ def test_killed_before_any_write_and_run_again(
         try:
             ingest(mortal, spec, "sales", NIGHTS[:2], connect)
         except Killed:
-            done = {row["night"] for row in Lake("weekly_sales", folder).rows("partitions")}
+            done = {row["partition"] for row in Lake("weekly_sales", folder).rows("partitions")}
             assert done == set()  # the row that says "done" comes last
         else:
             assert lives == 8  # two objects, two manifests, four tables
@@ -143,13 +145,13 @@ def test_killed_before_any_write_and_run_again(
 def test_what_was_lost_is_made_again(
     lost: str, lake: Lake, spec: UseCase, shop: Path, connect: Connect
 ) -> None:
-    """A night whose row says it is done, but whose rows are gone, is healed by a rerun."""
+    """A partition whose row says it is done, but whose rows are gone, is healed by a rerun."""
     change(shop, NIGHTS[1], ",s01,bread,", ",s1,bread,")
     ingest(lake, spec, "sales", NIGHTS[:2], connect)
     expected = state(lake)
     nothing = lake.read(lost).slice(0, 0)
     owner = {"profiles": {"product": "sales"}, "quarantine": {"source": "sales"}}.get(lost, {})
-    lake.publish(lost, nothing, {"night": NIGHTS[1], **owner})
+    lake.publish(lost, nothing, {"partition": NIGHTS[1], **owner})
     assert state(lake) != expected
     ingest(lake, spec, "sales", NIGHTS[:2], connect)
     assert state(lake) == expected
@@ -158,12 +160,12 @@ def test_what_was_lost_is_made_again(
 def test_two_runs_at_once_lose_and_double_nothing(
     lake: Lake, spec: UseCase, shop: Path, connect: Connect, tmp_path: Path
 ) -> None:
-    """Overlapping runs of the same nights leave the tables of one run."""
+    """Overlapping runs of the same partitions leave the tables of one run."""
     change(shop, NIGHTS[1], ",s01,bread,", ",s1,bread,")
     ingest(lake, spec, "sales", NIGHTS, connect)
 
-    def run(nights: list[str]) -> None:
-        ingest(Lake("weekly_sales", str(tmp_path / "both")), spec, "sales", nights, connect)
+    def run(partitions: list[str]) -> None:
+        ingest(Lake("weekly_sales", str(tmp_path / "both")), spec, "sales", partitions, connect)
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(run, [NIGHTS, NIGHTS[:4], NIGHTS[2:]]))
@@ -249,8 +251,8 @@ def test_an_outage_beside_a_run_that_was_answered_takes_nothing_back(
     assert state(other) == state(alone)
 
 
-def test_a_night_still_to_come_is_refused(lake: Lake, spec: UseCase, connect: Connect) -> None:
-    """What a source says before a night's data can be known is not kept as that night's."""
+def test_a_partition_still_to_come_is_refused(lake: Lake, spec: UseCase, connect: Connect) -> None:
+    """What a source says before a partition's data can be known is not kept as that partition's."""
     known = datetime(2024, 1, 8, 5, tzinfo=UTC)
     with pytest.raises(PartitionError, match=r"sales/2024-01-08: .*still to come: 2024-01-08 05:00 UTC; run"):
         ingest(lake, spec, "sales", NIGHTS[:2], connect, now=known - timedelta(seconds=1))
@@ -279,10 +281,10 @@ def test_a_revision_lies_beside_the_old_rows(lake: Lake, spec: UseCase, shop: Pa
     assert state(lake) == settled
 
 
-def test_a_revision_of_a_published_night_needs_to_know_when(
+def test_a_revision_of_a_published_partition_needs_to_know_when(
     lake: Lake, spec: UseCase, connect: Connect
 ) -> None:
-    """Without `now` a published night isn't fetched anew: nobody could say when the rows were known."""
+    """Without `now` a published partition isn't fetched anew: nobody could say when the rows were known."""
     ingest(lake, spec, "sales", NIGHTS[:1], connect)
     with pytest.raises(PartitionError, match=r"weekly_sales/sales/2024-01-01.*give `now`"):
         ingest(lake, spec, "sales", NIGHTS[:1], connect, fetch_anew=True)
@@ -309,7 +311,7 @@ def test_a_bad_revision_leaves_the_good_one(lake: Lake, spec: UseCase, shop: Pat
     assert {row["revision"] for row in lake.rows("validated_sales")} == {0, 2}
 
 
-def test_a_refused_night_is_put_right_under_the_rules_own_time(
+def test_a_refused_partition_is_put_right_under_the_rules_own_time(
     lake: Lake, spec: UseCase, shop: Path, connect: Connect
 ) -> None:
     """Nothing was published, so the corrected file is known as the rule says, and needs no `now`."""
@@ -324,17 +326,20 @@ def test_a_refused_night_is_put_right_under_the_rules_own_time(
     assert {row["known_at"] for row in lake.rows("validated_sales")} == {datetime(2024, 1, 1, 5, tzinfo=UTC)}
 
 
-def test_a_late_file_is_known_on_the_night_that_saw_it(
+def test_a_late_file_is_known_on_the_partition_that_saw_it(
     lake: Lake, spec: UseCase, shop: Path, connect: Connect
 ) -> None:
-    """Nothing yet is recorded as unavailable; what comes later is known by the rule on the later night."""
+    """Nothing yet is recorded as unavailable.
+
+    What comes later is known by the rule on the later partition.
+    """
     file = shop / "sales" / f"{NIGHTS[1]}.csv"
     late = file.read_bytes()
     file.unlink()
     (outcome,) = ingest(lake, spec, "sales", [NIGHTS[1]], connect)
     assert (outcome.outcome, outcome.rows) == ("unavailable", 0)
     with pytest.raises(
-        SourceUnavailable, match=r"found nothing yet \(sales/2024-01-08\.csv\); run the night"
+        SourceUnavailable, match=r"found nothing yet \(sales/2024-01-08\.csv\); run the partition"
     ):
         outcome.raise_for_outcome()
     assert [row["outcome"] for row in lake.rows("partitions")] == ["unavailable"]
@@ -347,7 +352,7 @@ def test_a_late_file_is_known_on_the_night_that_saw_it(
 def test_an_unavailable_source_takes_nothing_back(
     lake: Lake, spec: UseCase, shop: Path, connect: Connect
 ) -> None:
-    """A night that was published stays so when it is fetched anew and the source has nothing."""
+    """A partition that was published stays so when it is fetched anew and the source has nothing."""
     ingest(lake, spec, "sales", NIGHTS[:2], connect)
     expected = state(lake)
     (shop / "sales" / f"{NIGHTS[0]}.csv").unlink()
@@ -356,7 +361,7 @@ def test_an_unavailable_source_takes_nothing_back(
     assert state(lake) == expected
 
 
-def test_a_night_that_the_schedule_lacks_is_refused(lake: Lake, spec: UseCase, connect: Connect) -> None:
+def test_a_partition_that_the_schedule_lacks_is_refused(lake: Lake, spec: UseCase, connect: Connect) -> None:
     """A Tuesday is no partition of a weekly clock, and a source that isn't declared is named."""
     with pytest.raises(PartitionError, match=r"2024-01-02.*the next is 2024-01-08"):
         ingest(lake, spec, "sales", ["2024-01-02"], connect)
@@ -379,13 +384,13 @@ FILE = st.one_of(st.lists(ROW, max_size=14), st.just(None))
 
 @given(files=st.lists(FILE, min_size=2, max_size=4), cut=st.integers(1, 3))
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_one_night_alone_fares_as_among_others(
+def test_one_partition_alone_fares_as_among_others(
     files: list[list[tuple[str, ...]] | None],
     cut: int,
     declare: Callable[..., UseCase],
     tmp_path_factory: Any,
 ) -> None:
-    """Whatever is in the other nights of a batch: the same rows, quarantine, profiles and outcomes."""
+    """Whatever is in the other partitions of a batch: the same rows, quarantine, profiles and outcomes."""
 
     def loose(raw: dict[str, Any]) -> None:
         contract = raw["sources"]["sales"]["contract"]
@@ -408,20 +413,20 @@ def test_one_night_alone_fares_as_among_others(
 
     folder = tmp_path_factory.mktemp("sales")
     (folder / "shop" / "sales").mkdir(parents=True)
-    nights = NIGHTS[: len(files)]
-    for night, rows in zip(nights, files, strict=True):
+    partitions = NIGHTS[: len(files)]
+    for partition, rows in zip(partitions, files, strict=True):
         if rows is not None:
-            lines = [world.HEADER, *(",".join([night, *row]) for row in rows)]
-            (folder / "shop" / "sales" / f"{night}.csv").write_text("\n".join(lines) + "\n")
+            lines = [world.HEADER, *(",".join([partition, *row]) for row in rows)]
+            (folder / "shop" / "sales" / f"{partition}.csv").write_text("\n".join(lines) + "\n")
     spec = declare(loose)
 
     def connect(name: str) -> Endpoint:
         return Endpoint(name, (folder / "shop").as_uri())
 
     together, alone = Lake("weekly_sales", str(folder / "a")), Lake("weekly_sales", str(folder / "b"))
-    many = ingest(together, spec, "sales", nights, connect)
-    some = ingest(alone, spec, "sales", nights[cut:], connect)
-    for night in nights[:cut]:
-        some += ingest(alone, spec, "sales", [night], connect)
-    assert sorted(some, key=lambda o: o.night) == many
+    many = ingest(together, spec, "sales", partitions, connect)
+    some = ingest(alone, spec, "sales", partitions[cut:], connect)
+    for partition in partitions[:cut]:
+        some += ingest(alone, spec, "sales", [partition], connect)
+    assert sorted(some, key=lambda o: o.partition) == many
     assert state(alone) == state(together)

@@ -1,4 +1,4 @@
-"""What a night looks back on is settled before it is scored, whatever was run before."""
+"""What a partition looks back on is settled before it is scored, whatever was run before."""
 
 from __future__ import annotations
 
@@ -13,48 +13,48 @@ from include.spec import UseCase
 from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
 
-NIGHTS = world.nights(6)
+NIGHTS = world.partitions(6)
 
 
 def outcomes(lake: Lake) -> dict[str, str]:
-    """Return the outcome of each night."""
-    return {row["night"]: row["outcome"] for row in lake.rows("partitions")}
+    """Return the outcome of each partition."""
+    return {row["partition"]: row["outcome"] for row in lake.rows("partitions")}
 
 
-def test_nights_that_nobody_attempted_are_pulled(lake: Lake, spec: UseCase, connect: Connect) -> None:
-    """The four nights of the lookback are ingested, not the night itself, and each once."""
-    assert {o.night for o in refresh_lookback(lake, spec, NIGHTS[5], connect)} == set(NIGHTS[1:5])
+def test_partitions_that_nobody_attempted_are_pulled(lake: Lake, spec: UseCase, connect: Connect) -> None:
+    """The four partitions of the lookback are ingested, not the partition itself, and each once."""
+    assert {o.partition for o in refresh_lookback(lake, spec, NIGHTS[5], connect)} == set(NIGHTS[1:5])
     assert outcomes(lake) == dict.fromkeys(NIGHTS[1:5], "published")
     assert refresh_lookback(lake, spec, NIGHTS[5], connect) == []
 
 
-def test_a_pulled_night_has_the_knowledge_time_of_its_own_rule(
+def test_a_pulled_partition_has_the_knowledge_time_of_its_own_rule(
     lake: Lake, spec: UseCase, connect: Connect
 ) -> None:
-    """A night that is pulled is no different from one that ran in its turn."""
+    """A partition that is pulled is no different from one that ran in its turn."""
     refresh_lookback(lake, spec, NIGHTS[2], connect)
-    found = {row["night"]: row["known_at"] for row in lake.rows("validated_sales")}
+    found = {row["partition"]: row["known_at"] for row in lake.rows("validated_sales")}
     assert found == {
         NIGHTS[0]: datetime(2024, 1, 1, 5, tzinfo=UTC),
         NIGHTS[1]: datetime(2024, 1, 8, 5, tzinfo=UTC),
     }
 
 
-def test_what_came_late_is_known_on_the_night_that_found_it(
+def test_what_came_late_is_known_on_the_partition_that_found_it(
     lake: Lake, spec: UseCase, shop: Path, connect: Connect
 ) -> None:
-    """A source that had nothing is asked again for three nights; refused nights are not."""
-    files = {night: shop / "sales" / f"{night}.csv" for night in NIGHTS}
-    kept = {night: file.read_bytes() for night, file in files.items()}
+    """A source that had nothing is asked again for three partitions; refused partitions are not."""
+    files = {partition: shop / "sales" / f"{partition}.csv" for partition in NIGHTS}
+    kept = {partition: file.read_bytes() for partition, file in files.items()}
     files[NIGHTS[0]].unlink()
     files[NIGHTS[3]].unlink()
     files[NIGHTS[4]].write_bytes(b"")
     ingest(lake, spec, "sales", NIGHTS[:5], connect)
-    for night, data in kept.items():
-        files[night].write_bytes(data)
+    for partition, data in kept.items():
+        files[partition].write_bytes(data)
     (late,) = refresh_lookback(lake, spec, NIGHTS[5], connect)
-    assert (late.night, late.outcome) == (NIGHTS[3], "published")
-    known = {row["known_at"] for row in lake.rows("validated_sales", {"night": NIGHTS[3]})}
+    assert (late.partition, late.outcome) == (NIGHTS[3], "published")
+    known = {row["known_at"] for row in lake.rows("validated_sales", {"partition": NIGHTS[3]})}
     assert known == {datetime(2024, 2, 5, 5, tzinfo=UTC)}
     assert outcomes(lake)[NIGHTS[0]] == "unavailable"
     assert outcomes(lake)[NIGHTS[4]] == "refused"
@@ -68,14 +68,17 @@ def test_a_source_that_still_has_nothing_stays_unavailable(
     refresh_lookback(lake, spec, NIGHTS[5], connect)
     version = lake.version("partitions")
     (again,) = refresh_lookback(lake, spec, NIGHTS[5], connect)
-    assert (again.night, again.outcome) == (NIGHTS[3], "unavailable")
+    assert (again.partition, again.outcome) == (NIGHTS[3], "unavailable")
     assert lake.version("partitions") == version
 
 
-def test_an_outage_leaves_a_night_its_own_knowledge_time(
+def test_an_outage_leaves_a_partition_its_own_knowledge_time(
     lake: Lake, spec: UseCase, connect: Connect, tmp_path: Path
 ) -> None:
-    """Of a source that didn't answer nobody knows that it had nothing: a backfill doesn't lose the night."""
+    """Of a source that didn't answer nobody knows that it had nothing.
+
+    A backfill doesn't lose the partition.
+    """
 
     def out(name: str) -> Endpoint:
         return Endpoint(name, (tmp_path / "nowhere").as_uri())
@@ -86,7 +89,7 @@ def test_an_outage_leaves_a_night_its_own_knowledge_time(
     assert {row["known_at"] for row in lake.rows("validated_sales")} == {datetime(2024, 1, 1, 5, tzinfo=UTC)}
 
 
-def test_an_open_circuit_leaves_a_night_its_own_knowledge_time(
+def test_an_open_circuit_leaves_a_partition_its_own_knowledge_time(
     lake: Lake, spec: UseCase, connect: Connect, tmp_path: Path
 ) -> None:
     """A source that wasn't asked has said nothing either."""
@@ -99,8 +102,8 @@ def test_an_open_circuit_leaves_a_night_its_own_knowledge_time(
     assert "failures in a row" in last.note
     lake.replace("state/breaker/sales.json", b"{}")
     (*_, found) = refresh_lookback(lake, spec, NIGHTS[4], connect)
-    assert (found.night, found.outcome) == (NIGHTS[3], "published")
-    known = {row["known_at"] for row in lake.rows("validated_sales", {"night": NIGHTS[3]})}
+    assert (found.partition, found.outcome) == (NIGHTS[3], "published")
+    known = {row["known_at"] for row in lake.rows("validated_sales", {"partition": NIGHTS[3]})}
     assert known == {datetime(2024, 1, 22, 5, tzinfo=UTC)}
 
 
@@ -118,18 +121,18 @@ def test_an_outage_does_not_unsay_that_there_was_nothing_yet(
     away.rename(shop)
     file.write_bytes(late)
     refresh_lookback(lake, spec, NIGHTS[2], connect)
-    known = {row["known_at"] for row in lake.rows("validated_sales", {"night": NIGHTS[0]})}
+    known = {row["known_at"] for row in lake.rows("validated_sales", {"partition": NIGHTS[0]})}
     assert known == {datetime(2024, 1, 15, 5, tzinfo=UTC)}
 
 
 def test_a_source_without_its_connection_holds_nobody_up(lake: Lake, spec: UseCase, connect: Connect) -> None:
-    """Its nights are told as unavailable and attempted again once there is a connection."""
+    """Its partitions are told as unavailable and attempted again once there is a connection."""
 
     def none(name: str) -> Endpoint:
         raise SettingError(f"connection {name}", required="one in Airflow", found="none")
 
     (found,) = refresh_lookback(lake, spec, NIGHTS[1], none)
-    assert (found.night, found.outcome) == (NIGHTS[0], "unavailable")
+    assert (found.partition, found.outcome) == (NIGHTS[0], "unavailable")
     assert found.note == "connection shop: required one in Airflow, found none"
     assert outcomes(lake) == {}
     assert [o.outcome for o in refresh_lookback(lake, spec, NIGHTS[1], connect)] == ["published"]

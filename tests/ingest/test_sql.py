@@ -55,18 +55,18 @@ def queried(declare: Callable[..., UseCase]) -> Callable[[str], UseCase]:
     return made
 
 
-def result(spec: UseCase, tmp_path: Path, night: str = NIGHT) -> bytes:
-    """Return the bytes of a night's result."""
-    ((_, data),) = open_source(spec.sources["sales"], endpoint(tmp_path))(request(spec, "sales", night))
+def result(spec: UseCase, tmp_path: Path, partition: str = NIGHT) -> bytes:
+    """Return the bytes of a partition's result."""
+    ((_, data),) = open_source(spec.sources["sales"], endpoint(tmp_path))(request(spec, "sales", partition))
     return data
 
 
 def test_the_day_is_bound(
     database: sqlite3.Connection, queried: Callable[[str], UseCase], lake: Lake, tmp_path: Path
 ) -> None:
-    """Each night's query gets its own day, as a value and not as text in the query."""
+    """Each partition's query gets its own day, as a value and not as text in the query."""
     spec = queried("SELECT * FROM sales WHERE week = :day")
-    outcomes = ingest(lake, spec, "sales", world.nights(3), lambda name: endpoint(tmp_path))
+    outcomes = ingest(lake, spec, "sales", world.partitions(3), lambda name: endpoint(tmp_path))
     assert [(o.outcome, o.rows) for o in outcomes] == [("published", 40), ("published", 40), ("refused", 0)]
     assert "1 to 1000 rows" not in outcomes[2].note
     assert "found 0" in outcomes[2].note
@@ -76,9 +76,9 @@ def test_all_parameters_can_be_used_or_none(
     database: sqlite3.Connection, queried: Callable[[str], UseCase], tmp_path: Path
 ) -> None:
     """Only the parameters that the query uses are bound; a time is text that a database can compare."""
-    spec = queried("SELECT :night AS night, :known_at AS known, :day AS day")
+    spec = queried("SELECT :partition AS partition, :known_at AS known, :day AS day")
     assert result(spec, tmp_path) == (
-        b'"night","known","day"\n"2024-01-08","2024-01-08 05:00:00+00:00","2024-01-08"\n'
+        b'"partition","known","day"\n"2024-01-08","2024-01-08 05:00:00+00:00","2024-01-08"\n'
     )
     assert result(queried("SELECT count(*) AS n FROM sales"), tmp_path) == b'"n"\n"80"\n'
 
@@ -112,7 +112,7 @@ def test_a_column_that_a_result_names_twice_is_refused(
     assert "store more than once" in outcome.note
 
 
-def test_a_table_that_vanished_makes_the_night_unavailable(
+def test_a_table_that_vanished_makes_the_partition_unavailable(
     database: sqlite3.Connection, queried: Callable[[str], UseCase], lake: Lake, tmp_path: Path
 ) -> None:
     """The database's own sentence is in the note, after the spec's attempts."""
@@ -143,7 +143,7 @@ def test_an_unknown_parameter_is_refused_before_anything_is_asked(
     queried: Callable[[str], UseCase], tmp_path: Path
 ) -> None:
     """A parameter that nobody binds is named, with those that there are."""
-    with pytest.raises(SpecError, match=r":week: required one of :day, :night, :known_at"):
+    with pytest.raises(SpecError, match=r":week: required one of :day, :partition, :known_at"):
         result(queried("SELECT * FROM sales WHERE week = :week"), tmp_path)
 
 
@@ -156,10 +156,10 @@ def test_an_address_that_is_none_keeps_its_secret(queried: Callable[[str], UseCa
     assert "connection shop" in str(caught.value)
 
 
-def test_a_query_without_parameters_runs_once_for_all_nights(
+def test_a_query_without_parameters_runs_once_for_all_partitions(
     database: sqlite3.Connection, queried: Callable[[str], UseCase], tmp_path: Path
 ) -> None:
-    """A slowly changing table is read once for a range, so that all its nights see one state of it."""
+    """A slowly changing table is read once for a range, so that all its partitions see one state of it."""
     spec = queried("SELECT * FROM sales")
     fetch = open_source(spec.sources["sales"], endpoint(tmp_path))
     ((_, first),) = fetch(request(spec, "sales", NIGHT))

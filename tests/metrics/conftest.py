@@ -27,30 +27,30 @@ NIGHTS = 3  # that go well: labels take two
 
 @dataclass
 class Plant:
-    """A use case whose nights are done one by one."""
+    """A use case whose partitions are done one by one."""
 
     spec: UseCase
     lake: Lake
     done: list[str] = field(default_factory=list)
 
-    def night(self, fault: machines.Fault = dict) -> str:
-        """Do the next night, each reading of which went through a fault."""
+    def partition(self, fault: machines.Fault = dict) -> str:
+        """Do the next partition, each reading of which went through a fault."""
         shift = self.spec.clock.shift
-        night = shift(machines.TRAINED, len(self.done) + 1)
-        machines.readings(self.lake, self.spec, night, fault)
-        machines.stops(self.lake, self.spec, night)
-        score(self.lake, self.spec, night)
-        monitor(self.lake, self.spec, night)
-        self._estimate(night)
-        self.done.append(night)
-        return night
+        partition = shift(machines.TRAINED, len(self.done) + 1)
+        machines.readings(self.lake, self.spec, partition, fault)
+        machines.stops(self.lake, self.spec, partition)
+        score(self.lake, self.spec, partition)
+        monitor(self.lake, self.spec, partition)
+        self._estimate(partition)
+        self.done.append(partition)
+        return partition
 
-    def _estimate(self, night: str) -> None:
+    def _estimate(self, partition: str) -> None:
         """Plant an estimate of one metric: this champion had no gate, so none can be told of it."""
-        rows = self.lake.rows("estimates", {"night": night})
+        rows = self.lake.rows("estimates", {"partition": partition})
         told = [row | ESTIMATED if row["metric"] == "roc_auc" else row for row in rows]
         table = pa.Table.from_pylist(told, schema=schemas.ESTIMATES)
-        self.lake.publish("estimates", table, {"night": night})
+        self.lake.publish("estimates", table, {"partition": partition})
 
 
 @dataclass
@@ -63,19 +63,19 @@ class Outside:
 
 @pytest.fixture(scope="session")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Plant:
-    """A plant whose first nights went well, made once."""
+    """A plant whose first partitions went well, made once."""
     folder = tmp_path_factory.mktemp("plant")
     spec = machines.spec(folder)
     found = Plant(spec, machines.plant(folder / "lake", spec))
     machines.forget_history(found.lake)
     for _ in range(NIGHTS):
-        found.night()
+        found.partition()
     return found
 
 
 @pytest.fixture(scope="module")
 def plant(planted: Plant) -> Iterator[Plant]:
-    """The same, where the environment says it is; a test may do another night."""
+    """The same, where the environment says it is; a test may do another partition."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVERGREEN_USECASES", str(planted.spec.folder.parent))
         patch.setenv("EVERGREEN_LAKE", planted.lake.uri.removesuffix("/machines"))

@@ -1,4 +1,4 @@
-"""The gauges say what the tables hold of the newest nights, and no more than can be told."""
+"""The gauges say what the tables hold of the newest partitions, and no more than can be told."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from include.storage.lake import Lake
 from tests.metrics.conftest import ESTIMATED, Plant
 from tests.monitor import machines
 
-LABELS = {"usecase", "product", "source", "outcome", "check", "subject", "metric", "of", "bound", "rung",
+LABELS = {"usecase", "product", "source", "outcome", "check", "subject", "metric", "of", "bound", "served_by",
           "version", "kind", "decision"}  # fmt: skip
 
 
@@ -31,25 +31,25 @@ def told(samples: list[Sample], name: str) -> dict[tuple[str, ...], float]:
     return {tuple(one.labels.values())[1:]: one.value for one in samples if one.name == name}
 
 
-def test_sources_and_rungs_are_those_of_the_newest_night(plant: Plant) -> None:
-    """Rows, outcome, time and rungs are the tables', of the night that was done last."""
-    found, night = list(gauges(plant.lake, plant.spec)), plant.done[-1]
-    by = datetime.fromisoformat(f"{night}T23:59:00+00:00").timestamp()
+def test_sources_and_rungs_are_those_of_the_newest_partition(plant: Plant) -> None:
+    """Rows, outcome, time and rungs are the tables', of the partition that was done last."""
+    found, partition = list(gauges(plant.lake, plant.spec)), plant.done[-1]
+    by = datetime.fromisoformat(f"{partition}T23:59:00+00:00").timestamp()
 
     assert told(found, "evergreen_rows")["readings",] == machines.ROWS
     assert told(found, "evergreen_partition")["readings", "published"] == 1
     assert told(found, "evergreen_partition")["readings", "refused"] == 0
-    times = told(found, "evergreen_night_timestamp_seconds")
+    times = told(found, "evergreen_partition_timestamp_seconds")
     assert {times[product,] for product in ("readings", "stops", "predictions", "monitor")} == {by}
-    assert told(found, "evergreen_next_night_timestamp_seconds") == {(): by + 86400}
+    assert told(found, "evergreen_next_partition_timestamp_seconds") == {(): by + 86400}
     assert told(found, "evergreen_rung_share")["champion",] == 1
     assert told(found, "evergreen_rung_share")["prior",] == 0
 
 
-def test_checks_are_those_of_the_newest_watched_night(plant: Plant) -> None:
+def test_checks_are_those_of_the_newest_watched_partition(plant: Plant) -> None:
     """Each finding gives its figure, its limit and whether it alarms, which can't be told of *not enough*."""
     found = list(gauges(plant.lake, plant.spec))
-    rows = plant.lake.rows("findings", {"night": plant.done[-1]})
+    rows = plant.lake.rows("findings", {"partition": plant.done[-1]})
     by = {(row["check"], row["subject"]): row for row in rows}
 
     alarms = {key: row["outcome"] == "alarm" for key, row in by.items() if row["outcome"] != "not enough"}
@@ -61,35 +61,37 @@ def test_checks_are_those_of_the_newest_watched_night(plant: Plant) -> None:
 
 
 def test_realised_performance_stands_beside_prior_and_requirement(plant: Plant) -> None:
-    """The newest night with labels is two nights older, and its figures are the table's."""
-    found, night = list(gauges(plant.lake, plant.spec)), plant.done[-1 - plant.spec.labels.delay]
-    rows = {row["metric"]: row["value"] for row in plant.lake.rows("performance", {"night": night})}
+    """The newest partition with labels is two partitions older, and its figures are the table's."""
+    found, partition = list(gauges(plant.lake, plant.spec)), plant.done[-1 - plant.spec.labels.delay]
+    rows = {row["metric"]: row["value"] for row in plant.lake.rows("performance", {"partition": partition})}
 
     realised = told(found, "evergreen_performance")
     assert realised["roc_auc", "served"] == rows["roc_auc"]
     assert realised["log_loss", "prior"] == rows["prior:log_loss"]
     assert told(found, "evergreen_requirement") == {("roc_auc", "at_least"): 0.55}
-    losses = plant.lake.rows("losses", {"night": night})
+    losses = plant.lake.rows("losses", {"partition": partition})
     assert told(found, "evergreen_loss")["log_loss", "served"] == losses[0]["loss"] / losses[0]["rows"]
     assert set(told(found, "evergreen_loss")) == {
         ("log_loss", of) for of in ("served", "baseline", "expected")
     }
 
 
-def test_an_estimate_has_its_error_and_its_night_and_what_cannot_be_told_is_left_out(plant: Plant) -> None:
-    """The newest night's, which has no labels yet; a metric without a value has no gauge."""
-    found, night = list(gauges(plant.lake, plant.spec)), plant.done[-1]
-    rows = plant.lake.rows("estimates", {"night": night})
+def test_an_estimate_has_its_error_and_its_partition_and_what_cannot_be_told_is_left_out(
+    plant: Plant,
+) -> None:
+    """The newest partition's, which has no labels yet; a metric without a value has no gauge."""
+    found, partition = list(gauges(plant.lake, plant.spec)), plant.done[-1]
+    rows = plant.lake.rows("estimates", {"partition": partition})
 
     assert told(found, "evergreen_estimated_performance") == {("roc_auc",): ESTIMATED["value"]}
     assert told(found, "evergreen_estimated_performance_error") == {("roc_auc",): ESTIMATED["error"]}
     assert len(rows) > 1
-    [time] = told(found, "evergreen_estimated_performance_night_timestamp_seconds").values()
-    assert time == datetime.fromisoformat(f"{night}T23:59:00+00:00").timestamp()
+    [time] = told(found, "evergreen_estimated_performance_partition_timestamp_seconds").values()
+    assert time == datetime.fromisoformat(f"{partition}T23:59:00+00:00").timestamp()
 
 
 def test_the_champion_and_the_decision_are_told(plant: Plant) -> None:
-    """Who serves since when and by which night's verdict, and what the newest night decided."""
+    """Who serves since when and by which partition's verdict, and what the newest partition decided."""
     found = list(gauges(plant.lake, plant.spec))
     [since] = told(found, "evergreen_champion_timestamp_seconds").values()
     [evidence] = told(found, "evergreen_champion_evidence_timestamp_seconds").values()
@@ -97,11 +99,11 @@ def test_the_champion_and_the_decision_are_told(plant: Plant) -> None:
 
     assert ("1", "promoted") in told(found, "evergreen_champion_timestamp_seconds")
     assert since - evidence == 86400
-    assert decision == (plant.lake.rows("decisions", {"night": plant.done[-1]})[0]["decision"],)
+    assert decision == (plant.lake.rows("decisions", {"partition": plant.done[-1]})[0]["decision"],)
 
 
-def test_no_night_is_a_label(plant: Plant) -> None:
-    """Nights that come add no series: labels are of a fixed set, and none holds a date."""
+def test_no_partition_is_a_label(plant: Plant) -> None:
+    """Partitions that come add no series: labels are of a fixed set, and none holds a date."""
     found = list(gauges(plant.lake, plant.spec))
 
     assert {name for one in found for name in one.labels} <= LABELS
@@ -112,14 +114,16 @@ def test_no_night_is_a_label(plant: Plant) -> None:
 
 
 def test_what_is_not_there_is_left_out(plant: Plant, tmp_path: Path) -> None:
-    """Before the first night there is what is required, and no zero for what nobody measured."""
+    """Before the first partition there is what is required, and no zero for what nobody measured."""
     found = list(gauges(Lake("machines", str(tmp_path)), plant.spec))
 
     assert [one.name for one in found] == ["evergreen_requirement"]
 
 
-def test_a_source_that_did_not_come_is_told_with_its_last_good_night(plant: Plant, tmp_path: Path) -> None:
-    """Its newest night says unavailable; its time stays that of the night that was published."""
+def test_a_source_that_did_not_come_is_told_with_its_last_good_partition(
+    plant: Plant, tmp_path: Path
+) -> None:
+    """Its newest partition says unavailable; its time stays that of the partition that was published."""
     lake = Lake("machines", str(tmp_path))
     machines.readings(lake, plant.spec, "2024-03-01")
     machines.publish(lake, plant.spec, "readings", "2024-03-02", [], outcome="unavailable")
@@ -127,19 +131,19 @@ def test_a_source_that_did_not_come_is_told_with_its_last_good_night(plant: Plan
 
     assert told(found, "evergreen_partition")["readings", "unavailable"] == 1
     assert told(found, "evergreen_partition")["readings", "published"] == 0
-    [time] = told(found, "evergreen_night_timestamp_seconds").values()
+    [time] = told(found, "evergreen_partition_timestamp_seconds").values()
     assert time == datetime.fromisoformat("2024-03-01T23:59:00+00:00").timestamp()
 
 
-def test_what_stopped_long_ago_keeps_its_newest_night(plant: Plant, tmp_path: Path) -> None:
-    """An outage of months is told for as long as it lasts, also where every night of it was refused."""
+def test_what_stopped_long_ago_keeps_its_newest_partition(plant: Plant, tmp_path: Path) -> None:
+    """An outage of months is told for as long as it lasts, also where every partition of it was refused."""
     lake = Lake("machines", str(tmp_path))
     machines.readings(lake, plant.spec, "2024-03-01")
     machines.stops(lake, plant.spec, "2024-03-02")
-    for night in ("2024-04-20", "2024-06-20"):
-        machines.stops(lake, plant.spec, night, outcome="refused")
-    nights = told(list(gauges(lake, plant.spec)), "evergreen_night_timestamp_seconds")
-    days = {product: f"{datetime.fromtimestamp(time, UTC):%m-%d}" for (product,), time in nights.items()}
+    for partition in ("2024-04-20", "2024-06-20"):
+        machines.stops(lake, plant.spec, partition, outcome="refused")
+    partitions = told(list(gauges(lake, plant.spec)), "evergreen_partition_timestamp_seconds")
+    days = {product: f"{datetime.fromtimestamp(time, UTC):%m-%d}" for (product,), time in partitions.items()}
     assert days == {"readings": "03-01", "stops": "03-02"}
 
 
@@ -151,9 +155,9 @@ def test_a_scrape_reads_only_what_changed(plant: Plant, monkeypatch: pytest.Monk
 
     assert scrape("machines") == first
     assert reads == []
-    decided = plant.lake.read("decisions", {"night": plant.done[-1]})
+    decided = plant.lake.read("decisions", {"partition": plant.done[-1]})
     assert decided is not None
-    plant.lake.publish("decisions", decided.select(schemas.DECISIONS.names), {"night": plant.done[-1]})
+    plant.lake.publish("decisions", decided.select(schemas.DECISIONS.names), {"partition": plant.done[-1]})
     scrape("machines")
     assert reads == [{}]
     monkeypatch.undo()
@@ -189,17 +193,17 @@ def test_any_label_can_be_told(value: str) -> None:
     assert json.loads(line.removeprefix("it{of=").removesuffix("}")) == value
 
 
-def test_the_newest_night_is_read_from_the_log(plant: Plant, tmp_path: Path) -> None:
-    """It is the rows' own, also after a night was emptied, and none of a table that isn't there."""
+def test_the_newest_partition_is_read_from_the_log(plant: Plant, tmp_path: Path) -> None:
+    """It is the rows' own, also after a partition was emptied, and none of a table that isn't there."""
     lake = Lake("machines", str(tmp_path))
     assert newest_partition(lake, "decisions") == ""
     rows = [
-        {"night": night, "decision": "nothing", "cause": "", "reason": "", "alerts": "[]"}
-        for night in ("2024-03-02", "2024-03-10", "2024-03-09")
+        {"partition": partition, "decision": "nothing", "cause": "", "reason": "", "alerts": "[]"}
+        for partition in ("2024-03-02", "2024-03-10", "2024-03-09")
     ]
     for row in rows:
         table = pa.Table.from_pylist([row], schema=schemas.DECISIONS)
-        lake.publish("decisions", table, {"night": row["night"]})
+        lake.publish("decisions", table, {"partition": row["partition"]})
     assert newest_partition(lake, "decisions") == "2024-03-10"
-    lake.publish("decisions", schemas.DECISIONS.empty_table(), {"night": "2024-03-10"})
+    lake.publish("decisions", schemas.DECISIONS.empty_table(), {"partition": "2024-03-10"})
     assert newest_partition(lake, "decisions") == "2024-03-09"

@@ -41,7 +41,7 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def watched(outside: Outside, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    """Prometheus and Alertmanager, as shipped, with the plant's nights so far."""
+    """Prometheus and Alertmanager, as shipped, with the plant's partitions so far."""
     folder = tmp_path_factory.mktemp("servers")
     with (
         alertmanager(folder, f"{outside.url}/told") as alerts,
@@ -53,10 +53,10 @@ def watched(outside: Outside, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="module")
 def broken(watched: Watched, plant: Plant) -> Watched:
-    """The same after a night on which no machine said its temperature."""
+    """The same after a partition on which no machine said its temperature."""
     before = watched.alerts()
     assert [one for one in before if one["alertname"] == FEED["alertname"]] == []
-    plant.night(lambda row: {**row, "temp": None})
+    plant.partition(lambda row: {**row, "temp": None})
     soon(lambda: watched.prometheus.query('ALERTS{alertstate="firing", check="missing"}'), "firing alert")
     return watched
 
@@ -85,7 +85,7 @@ def test_drift_alone_tells_nobody(broken: Watched) -> None:
 
     assert broken.prometheus.query('evergreen_alarm{check="drift"} == 1')
     assert not [one for one in broken.alerts() if one.get("check") == "drift"]
-    assert not names & {"EvergreenDown", "EvergreenUnreadable", "EvergreenNightOverdue"}
+    assert not names & {"EvergreenDown", "EvergreenUnreadable", "EvergreenPartitionOverdue"}
 
 
 @needs_servers
@@ -128,8 +128,8 @@ def test_every_rule_is_tested() -> None:
     assert [name for name in names if name not in tests] == []
 
 
-def test_what_a_night_tells_people_has_an_alert() -> None:
-    """Each check that the night's policy tells is in exactly one rule, and drift in none."""
+def test_what_a_partition_tells_people_has_an_alert() -> None:
+    """Each check that the partition's policy tells is in exactly one rule, and drift in none."""
     rules = (DEPLOY / "prometheus" / "rules" / "evergreen.yaml").read_text()
     named = [check for found in re.findall(r'check=~?"([^"]+)"', rules) for check in found.split("|")]
 

@@ -20,9 +20,12 @@ def use(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
 
 @pytest.fixture(scope="session")
 def base(use: UseCase, week: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A lake with the history, a champion from the first night after it, and a week of nights to score."""
+    """A lake with the history, a champion from the first partition after it.
+
+    And a week of partitions to score.
+    """
     folder = tmp_path_factory.mktemp("base")
-    machines.many_nights(machines.plant(folder, use), use, week)
+    machines.many_partitions(machines.plant(folder, use), use, week)
     return folder
 
 
@@ -51,5 +54,5 @@ def lake(base: Path, tmp_path: Path) -> Lake:
 
 @pytest.fixture(scope="session")
 def week(use: UseCase) -> list[str]:
-    """The eight nights after the history."""
+    """The eight partitions after the history."""
     return use.clock.keys(use.clock.shift(machines.TRAINED, 1), use.clock.shift(machines.TRAINED, 8))

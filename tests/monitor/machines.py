@@ -28,13 +28,13 @@ from include.storage.lake import Lake
 SPEC = """
 name: machines
 problem: {kind: binary, statement: will it stop tomorrow, target: stopped}
-schedule: {nightly: "0 18 * * *", training: "0 20 * * *", timezone: UTC, start: "2024-01-01"}
+schedule: {batch: "0 18 * * *", training: "0 20 * * *", timezone: UTC, start: "2024-01-01"}
 sources:
   readings:
     kind: objects
     connection: plant
     path: readings/{day}.csv
-    known: "12:00"
+    available_at: "12:00"
     key: [machine]
     columns:
       machine: {type: integer, required: true}
@@ -46,7 +46,7 @@ sources:
     kind: objects
     connection: plant
     path: stops/{day}.csv
-    known: "06:00"
+    available_at: "06:00"
     key: [machine]
     columns:
       machine: {type: integer, required: true}
@@ -58,13 +58,13 @@ training:
   test: 6
   baselines: [{name: prior, estimator: prior}]
   candidates: [{name: logistic, estimator: logistic_regression}]
-gate: {objective: log_loss, min_partitions: 2, block: 1}
+gate: {objective: log_loss, min_partitions: 2, block_partitions: 1}
 scoring: {fallback: 0.3}
 monitoring: {window: 3, report_rows: 200, requirements: [{metric: roc_auc, at_least: 0.55}]}
-retraining: {when: [degraded], persist: 2}
+retraining: {when: [degraded], consecutive: 2}
 """
-SQL = "SELECT machine, night, temp, load, weekday, kind FROM spine\n"
-FIRST, TRAINED = "2024-01-01", "2024-01-24"  # of the history, whose last night is the training's
+SQL = "SELECT machine, partition, temp, load, weekday, kind FROM spine\n"
+FIRST, TRAINED = "2024-01-01", "2024-01-24"  # of the history, whose last partition is the training's
 ROWS = 120
 Fault = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -82,9 +82,9 @@ def spec(folder: Path, **changes: str) -> UseCase:
     return read(folder / "machines" / "usecase.yaml")
 
 
-def day(night: str) -> tuple[list[dict[str, Any]], list[float | None]]:
-    """Return a night's readings, and the minutes that each machine stood still: None is no label."""
-    number = (np.datetime64(night) - np.datetime64(FIRST)).astype(int)
+def day(partition: str) -> tuple[list[dict[str, Any]], list[float | None]]:
+    """Return a partition's readings, and the minutes that each machine stood still: None is no label."""
+    number = (np.datetime64(partition) - np.datetime64(FIRST)).astype(int)
     random = np.random.default_rng([3, number + 1000])
     warm = random.normal(0, 3)  # all machines of a day share its weather
     rows = [
@@ -103,22 +103,25 @@ def day(night: str) -> tuple[list[dict[str, Any]], list[float | None]]:
 
 
 def publish(
-    lake: Lake, use: UseCase, source: str, night: str, rows: list[dict[str, Any]], **said: Any
+    lake: Lake, use: UseCase, source: str, partition: str, rows: list[dict[str, Any]], **said: Any
 ) -> None:
-    """Publish a source's night as ingest does; ``said`` replaces columns of its row in `partitions`."""
-    _publish(lake, source, [night], [_ingested(use, source, night, rows, **said)])
+    """Publish a source's partition as ingest does; ``said`` replaces columns of its row in `partitions`."""
+    _publish(lake, source, [partition], [_ingested(use, source, partition, rows, **said)])
 
 
 def _ingested(
-    use: UseCase, source: str, night: str, rows: list[dict[str, Any]], **said: Any
+    use: UseCase, source: str, partition: str, rows: list[dict[str, Any]], **said: Any
 ) -> tuple[pa.Table, pa.Table]:
-    """Return a night's rows of a source, and its row of `partitions`."""
-    known = use.clock.local(night, use.sources[source].known)
+    """Return a partition's rows of a source, and its row of `partitions`."""
+    known = use.clock.local(partition, use.sources[source].available_at)
     schema = schemas.validated_schema(use.sources[source])
-    full = [{**row, "night": night, "revision": 0, "known_at": said.get("known_at", known)} for row in rows]
+    full = [
+        {**row, "partition": partition, "revision": 0, "known_at": said.get("known_at", known)}
+        for row in rows
+    ]
     status = {
         "product": source,
-        "night": night,
+        "partition": partition,
         "outcome": "published",
         "revision": 0,
         "rows": len(rows),
@@ -136,36 +139,41 @@ def _ingested(
     )
 
 
-def _publish(lake: Lake, source: str, nights: list[str], made: list[tuple[pa.Table, pa.Table]]) -> None:
+def _publish(lake: Lake, source: str, partitions: list[str], made: list[tuple[pa.Table, pa.Table]]) -> None:
     rows, told = (pa.concat_tables(one) for one in zip(*made, strict=True))
-    lake.publish(f"validated_{source}", rows, {"night": nights})
-    lake.publish("partitions", told, {"product": source, "night": nights})
+    lake.publish(f"validated_{source}", rows, {"partition": partitions})
+    lake.publish("partitions", told, {"product": source, "partition": partitions})
 
 
-def readings(lake: Lake, use: UseCase, night: str, fault: Fault = dict) -> None:
-    """Publish a night's readings, each row through a fault."""
-    publish(lake, use, "readings", night, [fault(row) for row in day(night)[0]])
+def readings(lake: Lake, use: UseCase, partition: str, fault: Fault = dict) -> None:
+    """Publish a partition's readings, each row through a fault."""
+    publish(lake, use, "readings", partition, [fault(row) for row in day(partition)[0]])
 
 
-def stops(lake: Lake, use: UseCase, night: str, **said: Any) -> None:
-    """Publish what a night brings: how the machines that were scored two nights before did."""
-    publish(lake, use, "stops", night, _stopped(use, night), **said)
+def stops(lake: Lake, use: UseCase, partition: str, **said: Any) -> None:
+    """Publish what a partition brings: how the machines that were scored two partitions before did."""
+    publish(lake, use, "stops", partition, _stopped(use, partition), **said)
 
 
-def _stopped(use: UseCase, night: str) -> list[dict[str, Any]]:
-    minutes = day(use.clock.shift(night, -use.labels.delay))[1]
+def _stopped(use: UseCase, partition: str) -> list[dict[str, Any]]:
+    minutes = day(use.clock.shift(partition, -use.labels.delay))[1]
     return [{"machine": m, "minutes": value} for m, value in enumerate(minutes) if m or value is not None]
 
 
-def revise(lake: Lake, use: UseCase, night: str, change: Fault, known: str) -> None:
-    """Let the labels that a night brought be others, as ingest does: a revision, known by a later night."""
-    rows = [row for row in lake.rows("validated_stops", {"night": night}) if row["revision"] == 0]
-    own = {name: rows[0][name] for name in ("night", "revision", "known_at")}
+def revise(lake: Lake, use: UseCase, partition: str, change: Fault, known: str) -> None:
+    """Let the labels that a partition brought be others, as ingest does.
+
+    A revision, known by a later partition.
+    """
+    rows = [row for row in lake.rows("validated_stops", {"partition": partition}) if row["revision"] == 0]
+    own = {name: rows[0][name] for name in ("partition", "revision", "known_at")}
     later = {**own, "revision": 1, "known_at": use.clock.local(known, use.sources["stops"].known)}
     new = [{**change({k: v for k, v in row.items() if k not in own}), **later} for row in rows]
     schema = schemas.validated_schema(use.sources["stops"])
-    lake.publish("validated_stops", pa.Table.from_pylist([*rows, *new], schema=schema), {"night": night})
-    where = {"product": "stops", "night": night}
+    lake.publish(
+        "validated_stops", pa.Table.from_pylist([*rows, *new], schema=schema), {"partition": partition}
+    )
+    where = {"product": "stops", "partition": partition}
     row = lake.rows("partitions", where)[0] | {"revision": 1, "digest": digest_json([*rows, *new])}
     lake.publish("partitions", pa.Table.from_pylist([row], schema=schemas.PARTITIONS), where)
 
@@ -174,8 +182,8 @@ def fit(lake: Lake, use: UseCase) -> tuple[str, bytes]:
     """Fit a model on the history as training does, publish its reference, and return its digest and bytes."""
     rows = training_set(lake, use, TRAINED)
     last = use.clock.shift(TRAINED, -use.training.test)
-    fitted = rows.filter(pa.array([night <= last for night in rows["night"].to_pylist()]))
-    held = rows.filter(pa.array([night > last for night in rows["night"].to_pylist()]))
+    fitted = rows.filter(pa.array([partition <= last for partition in rows["partition"].to_pylist()]))
+    held = rows.filter(pa.array([partition > last for partition in rows["partition"].to_pylist()]))
     both = ColumnTransformer(
         [
             ("numeric", make_pipeline(SimpleImputer()), list(use.features.numeric)),
@@ -191,7 +199,7 @@ def fit(lake: Lake, use: UseCase) -> tuple[str, bytes]:
     predicted = pa.table({"prediction": artifacts.predict(model, held, use)})
     came = profiles.build_profile(product, TRAINED, fitted, [use.problem.target], [])
     parts = [seen, came, profiles.build_profile(product, TRAINED, predicted, ["prediction"], [])]
-    lake.publish("profiles", pa.concat_tables(parts), {"product": product, "night": TRAINED})
+    lake.publish("profiles", pa.concat_tables(parts), {"product": product, "partition": TRAINED})
     return digest, data
 
 
@@ -216,24 +224,27 @@ def promote(lake: Lake, digest: str, effective: str, version: str = "1", evidenc
     lake.append_at("deployments", table, lake.version("deployments"))
 
 
-def many_readings(lake: Lake, use: UseCase, nights: list[str]) -> None:
-    """Publish the readings of many nights in one commit, as upkeep leaves them: a query costs by the file."""
-    _publish(lake, "readings", nights, [_ingested(use, "readings", n, day(n)[0]) for n in nights])
+def many_readings(lake: Lake, use: UseCase, partitions: list[str]) -> None:
+    """Publish the readings of many partitions in one commit, as upkeep leaves them.
+
+    A query costs by the file.
+    """
+    _publish(lake, "readings", partitions, [_ingested(use, "readings", n, day(n)[0]) for n in partitions])
 
 
-def many_nights(lake: Lake, use: UseCase, nights: list[str]) -> None:
-    """Publish the readings of many nights, and what each of them brings."""
-    many_readings(lake, use, nights)
-    _publish(lake, "stops", nights, [_ingested(use, "stops", n, _stopped(use, n)) for n in nights])
+def many_partitions(lake: Lake, use: UseCase, partitions: list[str]) -> None:
+    """Publish the readings of many partitions, and what each of them brings."""
+    many_readings(lake, use, partitions)
+    _publish(lake, "stops", partitions, [_ingested(use, "stops", n, _stopped(use, n)) for n in partitions])
 
 
 def history(lake: Lake, use: UseCase) -> None:
-    """Publish every night of the history."""
-    many_nights(lake, use, use.clock.keys(FIRST, TRAINED))
+    """Publish every partition of the history."""
+    many_partitions(lake, use, use.clock.keys(FIRST, TRAINED))
 
 
 def plant(folder: Path, use: UseCase) -> Lake:
-    """Return a lake with the history, and a champion from the first night after it."""
+    """Return a lake with the history, and a champion from the first partition after it."""
     lake = Lake("machines", str(folder))
     history(lake, use)
     digest, _ = fit(lake, use)
@@ -243,14 +254,14 @@ def plant(folder: Path, use: UseCase) -> Lake:
 
 def forget_history(lake: Lake) -> None:
     """Take away the rows that the model learnt from."""
-    nights = lake.read("validated_readings", columns=["night"])["night"].to_pylist()
-    past = sorted({night for night in nights if night <= TRAINED})
-    lake.publish("validated_readings", lake.read("validated_readings").slice(0, 0), {"night": past})
+    partitions = lake.read("validated_readings", columns=["partition"])["partition"].to_pylist()
+    past = sorted({partition for partition in partitions if partition <= TRAINED})
+    lake.publish("validated_readings", lake.read("validated_readings").slice(0, 0), {"partition": past})
 
 
-def watch(lake: Lake, use: UseCase, night: str) -> State:
-    """Publish what has come true by a night, as its monitoring does, and return what there is then."""
-    seen = State(lake, use, night)
+def watch(lake: Lake, use: UseCase, partition: str) -> State:
+    """Publish what has come true by a partition, as its monitoring does, and return what there is then."""
+    seen = State(lake, use, partition)
     if publish_performance(lake, use, seen):
         seen.read(lake)
     return seen

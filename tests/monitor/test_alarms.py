@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from include.spec.stages import Jumps
+from include.spec.stages import SuddenChanges
 from include.stats.alarms import (
     alarm_limits,
     alert_starts,
@@ -18,27 +18,27 @@ from include.stats.alarms import (
     resample_years,
 )
 
-RULES = Jumps()
+RULES = SuddenChanges()
 Counts = NDArray[np.float64]
 COLUMNS, BINS, ROWS, HISTORY, YEAR = 8, 10, 300, 120, 364
 
 
-def feed(nights: int, seed: int, *, season: float = 0.0) -> dict[str, Counts]:
+def feed(partitions: int, seed: int, *, season: float = 0.0) -> dict[str, Counts]:
     """Return columns that share their weather, each with a mean that goes with the year."""
     random = np.random.default_rng(seed)
-    shared = np.convolve(random.standard_normal(nights + 2), [0.6, 0.6, 0.5], "valid")
+    shared = np.convolve(random.standard_normal(partitions + 2), [0.6, 0.6, 0.5], "valid")
     edges = np.linspace(-2, 2, BINS - 1)
     made = {}
     for number in range(COLUMNS):
-        of_night = 0.1 * (number + 1) * shared + season * np.sin(np.arange(nights) / 58 + number)
-        values = of_night[:, None] + random.standard_normal((nights, ROWS))
+        of_partition = 0.1 * (number + 1) * shared + season * np.sin(np.arange(partitions) / 58 + number)
+        values = of_partition[:, None] + random.standard_normal((partitions, ROWS))
         places = np.searchsorted(edges, values)
         made[f"c{number}"] = np.stack([np.bincount(row, minlength=BINS) for row in places]).astype(float)
     return made
 
 
 def told(counts: dict[str, Counts], start: int) -> int:
-    """Return how many alerts a year from ``start`` on brings, with limits from the nights before."""
+    """Return how many alerts a year from ``start`` on brings, with limits from the partitions before."""
     made = alarm_limits({name: rows[:start] for name, rows in counts.items()}, RULES, 7)
     assert made is not None
     high = np.stack([break_scores(rows, RULES.past) > made.of(name) for name, rows in counts.items()])
@@ -49,11 +49,11 @@ def told(counts: dict[str, Counts], start: int) -> int:
 def test_clean_years_bring_no_more_alerts_than_promised(season: float) -> None:
     """Nor does a season that moves every column by one of its standard deviations, up and down."""
     found = [told(feed(HISTORY + YEAR, seed, season=season), HISTORY) for seed in range(12)]
-    assert sum(found) <= len(found) * RULES.a_year, found
+    assert sum(found) <= len(found) * RULES.false_alarms_per_year, found
 
 
 @pytest.mark.parametrize("column", ["c0", "c3"])
-def test_a_broken_feed_is_told_on_its_second_night(column: str) -> None:
+def test_a_broken_feed_is_told_on_its_second_partition(column: str) -> None:
     """All values of a column moved by two of its standard deviations at once."""
     counts = feed(HISTORY + 10, 5)
     made = alarm_limits({name: rows[:HISTORY] for name, rows in counts.items()}, RULES, 7)
@@ -66,20 +66,20 @@ def test_a_broken_feed_is_told_on_its_second_night(column: str) -> None:
 
 @given(
     high=st.lists(st.booleans(), min_size=1, max_size=40),
-    nights=st.integers(1, 3),
+    partitions=st.integers(1, 3),
     of=st.integers(3, 5),
     quiet=st.integers(1, 9),
 )
-def test_an_alarm_lasts_and_is_told_once_in_the_quiet_nights(
-    high: list[bool], nights: int, of: int, quiet: int
+def test_an_alarm_lasts_and_is_told_once_in_the_quiet_partitions(
+    high: list[bool], partitions: int, of: int, quiet: int
 ) -> None:
-    """An alarm has so many of the last nights high, its own among them; alerts are that far apart."""
-    rules = Jumps(nights=nights, of=of, quiet=quiet)
+    """An alarm has so many of the last partitions high, its own among them; alerts are that far apart."""
+    rules = SuddenChanges(partitions=partitions, of=of, quiet=quiet)
     marks = np.array(high)
     found = persistent(marks, rules)
-    for night in range(len(high)):
-        last = high[max(night - of + 1, 0) : night + 1]
-        assert found[night] == (high[night] and sum(last) >= nights)
+    for partition in range(len(high)):
+        last = high[max(partition - of + 1, 0) : partition + 1]
+        assert found[partition] == (high[partition] and sum(last) >= partitions)
     places = np.flatnonzero(alert_starts(found, quiet))
     assert set(places) <= set(np.flatnonzero(found))
     assert (np.diff(places) >= quiet).all()
@@ -87,13 +87,13 @@ def test_an_alarm_lasts_and_is_told_once_in_the_quiet_nights(
 
 
 @settings(deadline=None)
-@given(nights=st.integers(7, 400), length=st.integers(7, 400), seed=st.integers(0, 5))
-def test_made_up_years_are_whole_weeks_of_the_history(nights: int, length: int, seed: int) -> None:
-    """Each week of them is seven consecutive nights that begin on one weekday of the history."""
-    weeks = resample_years(nights, length, 3, seed).reshape(3, -1, 7)
+@given(partitions=st.integers(7, 400), length=st.integers(7, 400), seed=st.integers(0, 5))
+def test_made_up_years_are_whole_weeks_of_the_history(partitions: int, length: int, seed: int) -> None:
+    """Each week of them is seven consecutive partitions that begin on one weekday of the history."""
+    weeks = resample_years(partitions, length, 3, seed).reshape(3, -1, 7)
     assert (np.diff(weeks, axis=2) == 1).all()
     assert (weeks.min(), weeks.max()) >= (0, 6)
-    assert weeks.max() < nights
+    assert weeks.max() < partitions
     assert len(np.unique(weeks[..., 0] % 7)) == 1
 
 

@@ -1,4 +1,7 @@
-"""A night's alerts reach those declared, once, by real servers on loopback; what refuses fails nothing."""
+"""A partition's alerts reach those declared, once, by real servers on loopback.
+
+What refuses fails nothing.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +69,7 @@ def mail() -> Iterator[Mail]:
 
 @pytest.fixture
 def declare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Declare:
-    """Declare whom to tell, by which connections, and publish a night that tells something."""
+    """Declare whom to tell, by which connections, and publish a partition that tells something."""
 
     def act(**connections: dict[str, Any]) -> Lake:
         machines.spec(tmp_path / "usecases", retraining=f"{{}}\nalerts: {{to: {[*connections]}}}")
@@ -83,10 +86,10 @@ def declare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Declare:
 
 
 def decide(lake: Lake, alerts: list[dict[str, Any]]) -> None:
-    """Publish the night's decision."""
-    row = {"night": NIGHT, "decision": "alert", "cause": "", "reason": "tells of data stops"}
+    """Publish the partition's decision."""
+    row = {"partition": NIGHT, "decision": "alert", "cause": "", "reason": "tells of data stops"}
     table = pa.Table.from_pylist([{**row, "alerts": json.dumps(alerts)}], schema=schemas.DECISIONS)
-    lake.publish("decisions", table, {"night": NIGHT})
+    lake.publish("decisions", table, {"partition": NIGHT})
 
 
 def tell(run_type: str = "scheduled") -> str:
@@ -100,7 +103,7 @@ def tell(run_type: str = "scheduled") -> str:
 
 
 def test_a_webhook_is_told_once(declare: Declare, hook: Hook) -> None:
-    """It gets use case, night, sentence, findings and the report's address; a rerun says no more."""
+    """It gets use case, partition, sentence, findings and the report's address; a rerun says no more."""
     lake = declare(ops={"conn_type": "http", "host": hook.uri + "/in", "password": SECRET})
     assert [tell(), tell()] == ["", ""]
     [(path, authorization, body)] = hook.got
@@ -108,7 +111,7 @@ def test_a_webhook_is_told_once(declare: Declare, hook: Hook) -> None:
     assert body["report"].endswith(f"/report/machines/monitor/{NIGHT}.html")
     assert {**body, "report": ""} == {
         "usecase": "machines",
-        "night": NIGHT,
+        "partition": NIGHT,
         "decision": "alert",
         "sentence": f"machines {NIGHT}: tells of data stops",
         "findings": [FOUND],
@@ -180,16 +183,19 @@ def test_a_mail_is_sent_by_airflows_notifier(declare: Declare, mail: Mail) -> No
     assert "To: b@example.org" in said
 
 
-def test_a_backfilled_night_tells_nobody(declare: Declare, hook: Hook) -> None:
+def test_a_backfilled_partition_tells_nobody(declare: Declare, hook: Hook) -> None:
     """What is long past is in the tables, and wakes nobody."""
     lake = declare(ops={"conn_type": "http", "host": hook.uri})
-    assert tell("backfill") == "a backfilled night tells nobody; tells of data stops"
+    assert tell("backfill") == "a backfilled partition tells nobody; tells of data stops"
     assert hook.got == []
     assert alerts.notified(lake, [NIGHT]) == {}
 
 
 def test_a_try_that_was_killed_while_it_sent_is_no_notification(declare: Declare) -> None:
-    """Nobody knows whether that message arrived, and the page says so; another night's tries aren't its."""
+    """Nobody knows whether that message arrived, and the page says so.
+
+    Another partition's tries aren't its.
+    """
     lake = declare()
     lake.create(f"state/alerts/{NIGHT}-0123456789ab/team-mail-0", b"failed")
     lake.create(f"state/alerts/{NIGHT}-0123456789ab/team-mail-1", b"")
@@ -205,22 +211,29 @@ def test_where_there_is_nobody_or_nothing_to_tell_it_says_so(declare: Declare) -
     assert tell() == "nothing to tell; tells of data stops"
     lake = declare(nobody={})
     assert tell().startswith("could not tell nobody:")
-    lake.publish("decisions", schemas.DECISIONS.empty_table(), {"night": NIGHT})
+    lake.publish("decisions", schemas.DECISIONS.empty_table(), {"partition": NIGHT})
     assert tell() == "no decision was taken"
 
 
-def overdue(night: str = NIGHT) -> str:
-    """Call what Airflow calls when a night's deadline is over; return what it says."""
-    context = {"dag_run": {"partition_key": night}, "deadline": {"id": "0", "deadline_time": "now"}}
+def overdue(partition: str = NIGHT) -> str:
+    """Call what Airflow calls when a partition's deadline is over; return what it says."""
+    context = {"dag_run": {"partition_key": partition}, "deadline": {"id": "0", "deadline_time": "now"}}
     return asyncio.run(tell_overdue("machines", context))
 
 
 def predicted(lake: Lake, outcome: str) -> None:
-    """Publish what became of the night's predictions."""
-    row = {"product": "predictions", "night": NIGHT, "outcome": outcome, "note": "", "rows": 1, "revision": 0}
+    """Publish what became of the partition's predictions."""
+    row = {
+        "product": "predictions",
+        "partition": NIGHT,
+        "outcome": outcome,
+        "note": "",
+        "rows": 1,
+        "revision": 0,
+    }
     row |= {"quarantined": 0, "duplicates": 0, "code": "", "digest": "", "inputs": "{}", "spec": ""}
     table = pa.Table.from_pylist([row], schema=schemas.PARTITIONS)
-    lake.publish("partitions", table, {"product": "predictions", "night": NIGHT})
+    lake.publish("partitions", table, {"product": "predictions", "partition": NIGHT})
 
 
 @pytest.mark.parametrize("outcome", ["", "refused"])
@@ -268,9 +281,9 @@ def test_with_nobody_to_tell_it_says_so(declare: Declare) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "night", "moment"),
+    ("kind", "partition", "moment"),
     [
-        ("scheduled", "2013-03-10", datetime(2013, 3, 11, 0, tzinfo=UTC)),  # summer time began that night
+        ("scheduled", "2013-03-10", datetime(2013, 3, 11, 0, tzinfo=UTC)),  # summer time began that partition
         ("scheduled", "2013-03-09", datetime(2013, 3, 10, 1, tzinfo=UTC)),
         ("backfill", "2013-03-09", None),
         ("manual", "2013-03-09", None),
@@ -278,9 +291,11 @@ def test_with_nobody_to_tell_it_says_so(declare: Declare) -> None:
         ("scheduled", "no date", None),
     ],
 )
-def test_only_a_scheduled_night_has_a_deadline(kind: str, night: str | None, moment: datetime | None) -> None:
+def test_only_a_scheduled_partition_has_a_deadline(
+    kind: str, partition: str | None, moment: datetime | None
+) -> None:
     """It is the declared local hour, and whatever has none gets its run without."""
     read = PredictionsDue("0 18 * * *", "America/New_York", "20:00").serialize_reference()
     due = PredictionsDue.deserialize_reference(read)
-    session = SimpleNamespace(execute=lambda query: SimpleNamespace(one=lambda: (kind, night)))
+    session = SimpleNamespace(execute=lambda query: SimpleNamespace(one=lambda: (kind, partition)))
     assert due._evaluate_with(session=session, dag_id="d", run_id="r") == moment

@@ -1,4 +1,4 @@
-"""A training is asked for by its cause, whatever the weightiest decision of the night is."""
+"""A training is asked for by its cause, whatever the weightiest decision of the partition is."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ NIGHT = "2024-01-25"
     ("cause", "run_type", "why"),
     [
         ("degraded-0123", "scheduled", ""),
-        ("degraded-0123", "backfill", "a backfilled night never trains; worse"),
+        ("degraded-0123", "backfill", "a backfilled partition never trains; worse"),
         ("", "scheduled", "worse"),
     ],
 )
 def test_the_cause_asks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decision: str, cause: str, run_type: str, why: str
 ) -> None:
-    """It names the run; a night without a cause or a backfilled one skips with the reason."""
+    """It names the run; a partition without a cause or a backfilled one skips with the reason."""
     machines.spec(tmp_path)
     monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path))
     monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
-    row = {"night": NIGHT, "decision": decision, "cause": cause, "reason": "worse", "alerts": "[]"}
+    row = {"partition": NIGHT, "decision": decision, "cause": cause, "reason": "worse", "alerts": "[]"}
     table = pa.Table.from_pylist([row], schema=schemas.DECISIONS)
-    Lake("machines").publish("decisions", table, {"night": NIGHT})
+    Lake("machines").publish("decisions", table, {"partition": NIGHT})
     run = SimpleNamespace(partition_key=NIGHT, run_type=run_type)
     ask = AskTrainingOperator(task_id="ask_training", usecase="machines")
     with pytest.raises(AirflowSkipException if why else DagRunTriggerException) as said:

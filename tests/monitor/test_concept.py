@@ -1,4 +1,4 @@
-"""A changed label rule is found within nights, and noise and a harder season as rarely as promised."""
+"""A changed label rule is found within partitions, and noise and a harder season as rarely as promised."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from include.stats.metrics import row_losses
 from include.storage import schemas
 from include.storage.lake import Lake
 from tests.monitor import machines
-from tests.monitor.test_degraded import keys, nights, rules
+from tests.monitor.test_degraded import keys, partitions, rules
 from tests.train import visits
 
 __all__ = ["rules"]
@@ -40,16 +40,16 @@ def as_predicted(risk: np.ndarray) -> np.ndarray:
 
 
 def world(use: UseCase, count: int, random: np.random.Generator, truth: Truth = as_predicted) -> LossSeries:
-    """Return nights whose weather moves risk and prediction alike, and some of it the risk alone.
+    """Return partitions whose weather moves risk and prediction alike, and some of it the risk alone.
 
-    Loss over expectation then varies by night, and is like the night before, as the flights' does.
+    Loss over expectation then varies by partition, and is like the partition before, as the flights' does.
     """
-    weather = nights(count, random)
+    weather = partitions(count, random)
     seen = 1 / (1 + np.exp(-(random.standard_normal((count, ROWS)) - 1 + 0.5 * weather[:, None])))
-    unseen = 0.5 * nights(count, random, again=0.6)
+    unseen = 0.5 * partitions(count, random, again=0.6)
     happens = 1 / (1 + np.exp(-(np.log(seen / (1 - seen)) + unseen[:, None])))
     actual = (random.random((count, ROWS)) < truth(happens)).astype(float)
-    own = np.array([expected_own_loss(use, night) for night in seen], dtype=float)
+    own = np.array([expected_own_loss(use, partition) for partition in seen], dtype=float)
     lost = row_losses("log_loss", actual.ravel(), seen.ravel()).reshape(seen.shape).sum(axis=1)
     rows = np.full(count, float(ROWS))
     return LossSeries(
@@ -58,7 +58,7 @@ def world(use: UseCase, count: int, random: np.random.Generator, truth: Truth = 
 
 
 def first_alarm(use: UseCase, random: np.random.Generator, truth: Truth, count: int) -> int:
-    """Return on which night a change since the first one is found, or that it wasn't."""
+    """Return on which partition a change since the first one is found, or that it wasn't."""
     gate, live = world(use, 26, random), world(use, count, random, truth)
     for last in range(1, count + 1):
         seen = LossSeries(*(getattr(live, name)[:last] for name in LossSeries.__dataclass_fields__))
@@ -68,7 +68,10 @@ def first_alarm(use: UseCase, random: np.random.Generator, truth: Truth, count: 
 
 
 def test_a_year_without_a_change_has_as_few_alarms_as_promised(rules: UseCase) -> None:
-    """Of 200 years of nights like those before them, no more than a tenth, and chance, raise either alarm."""
+    """Of 200 years of partitions like those before them, no more than a tenth, and chance.
+
+    Raise either alarm.
+    """
     random = np.random.default_rng(5)
     alarms = {"loss": 0, "calibration": 0}
     for _ in range(YEARS):
@@ -83,7 +86,7 @@ def test_a_year_without_a_change_has_as_few_alarms_as_promised(rules: UseCase) -
         alarms["calibration"] += any(
             concept.check_calibration(rules, part).outcome == "alarm" for part in parts
         )
-    rate = rules.monitoring.alarms
+    rate = rules.monitoring.false_alarms_per_year
     assert max(alarms.values()) <= YEARS * rate + 3 * np.sqrt(YEARS * rate * (1 - rate)), alarms
 
 
@@ -93,7 +96,7 @@ def test_a_year_without_a_change_has_as_few_alarms_as_promised(rules: UseCase) -
     ids=["turned round", "a coin"],
 )
 def test_another_rule_of_the_labels_is_found(rules: UseCase, truth: Truth, within: int) -> None:
-    """In each of 20 worlds the change is found within so many nights."""
+    """In each of 20 worlds the change is found within so many partitions."""
     random = np.random.default_rng(6)
     assert max(first_alarm(rules, random, truth, within) for _ in range(20)) <= within
 
@@ -115,8 +118,8 @@ def test_a_regression_expects_what_the_gate_saw(rules: UseCase) -> None:
         }
     )
     random, rows = np.random.default_rng(8), np.full(30, float(ROWS))
-    gate = ((4 + 0.4 * nights(26, random)) * ROWS, np.full(26, float(ROWS)))
-    lost, none = (4 + 0.4 * nights(30, random)) * ROWS, np.full(30, np.nan)
+    gate = ((4 + 0.4 * partitions(26, random)) * ROWS, np.full(26, float(ROWS)))
+    lost, none = (4 + 0.4 * partitions(30, random)) * ROWS, np.full(30, np.nan)
     live = LossSeries(keys(30), rows, lost, lost, none, none, none, ("prior",) * 30)
     assert concept.check_lasting_loss(minutes, live, gate).outcome == "ok"
     twice = LossSeries(keys(30), rows, 2 * lost, *[none] * 4, ())
@@ -138,7 +141,7 @@ def test_classes_expect_what_their_probabilities_say(tmp_path: Path) -> None:
         actual = (random.random(len(said))[:, None] > said.cumsum(axis=1)).sum(axis=1).astype(float)
         if side == "gate":
             given = {
-                "night": np.repeat(some, ROWS),
+                "partition": np.repeat(some, ROWS),
                 "actual": actual,
                 CHALLENGER: outputs.to_single_column(said),
             }
@@ -147,22 +150,22 @@ def test_classes_expect_what_their_probabilities_say(tmp_path: Path) -> None:
             lake.create(evidence_rows_key("a"), sink.getvalue())
             continue
         parts = (said.reshape(-1, ROWS, 3), actual.reshape(-1, ROWS))
-        for night, mine, came in zip(some, *parts, strict=True):
+        for partition, mine, came in zip(some, *parts, strict=True):
             lost, own = float(row_losses("log_loss", came, mine).sum()), expected_own_loss(spec, mine)
             made = {"loss": lost, "baseline": lost, "expected": own, "against": "prior"}
-            rows.append({"night": night, "known": night, "model": "m", "rows": ROWS, **made})
-    lake.publish("losses", pa.Table.from_pylist(rows, schema=schemas.LOSSES), {"night": keys(90)})
-    state: Any = SimpleNamespace(champion=lambda night: champion, vacancy=lambda night: "")
+            rows.append({"partition": partition, "known": partition, "model": "m", "rows": ROWS, **made})
+    lake.publish("losses", pa.Table.from_pylist(rows, schema=schemas.LOSSES), {"partition": keys(90)})
+    state: Any = SimpleNamespace(champion=lambda partition: champion, vacancy=lambda partition: "")
     (found,) = concept.check_concept(lake, spec, keys(90)[-1], state)
     assert (found.outcome, found.subject) == ("ok", "log_loss beside its own expectation")
-    assert "after 60 nights" in found.note
+    assert "after 60 partitions" in found.note
 
 
 def test_the_gates_own_rows_are_the_measure(quick: Lake, use: UseCase, week: list[str]) -> None:
     """Without the rows of its evidence the finding says so; with them a sound champion is no alarm."""
     champion = quick.rows("deployments")[0]
-    for night in week[:2]:
-        score(quick, use, night)
+    for partition in week[:2]:
+        score(quick, use, partition)
     state = machines.watch(quick, use, week[3])
     found = {f.subject: f for f in concept.check_concept(quick, use, week[3], state)}
     subject = "log_loss beside its own expectation"
@@ -173,11 +176,11 @@ def test_the_gates_own_rows_are_the_measure(quick: Lake, use: UseCase, week: lis
     actual = (random.random(400) < said).astype(float)
     of = np.repeat([f"2024-01-{day}" for day in range(10, 20)], 40)
     sink = io.BytesIO()
-    pq.write_table(pa.table({"night": of, "actual": actual, CHALLENGER: said}), sink)
+    pq.write_table(pa.table({"partition": of, "actual": actual, CHALLENGER: said}), sink)
     quick.replace(evidence_rows_key(champion["attempt"]), sink.getvalue())
     found = {f.subject: f for f in concept.check_concept(quick, use, week[3], state)}
     assert found[subject].outcome == "ok"
-    assert "after 2 nights" in found[subject].note
+    assert "after 2 partitions" in found[subject].note
     assert found["calibration"].outcome == "not enough"
 
 
@@ -187,14 +190,14 @@ def test_probabilities_of_several_classes_are_an_expectation_too(
 ) -> None:
     """The gate's rows hold a probability a class; live losses are set beside what these expect."""
     spec = visits.usecase(tmp_path, "multiclass")
-    lake, night = Lake(spec.name, str(tmp_path / "lake")), "2024-03-20"
+    lake, partition = Lake(spec.name, str(tmp_path / "lake")), "2024-03-20"
     random = np.random.default_rng(4)
     said = random.dirichlet([2, 3, 4], 400)
     actual = (said.cumsum(axis=1) < random.random((400, 1))).sum(axis=1).astype(float)
     of = np.repeat(spec.clock.keys("2024-02-01", "2024-02-10"), 40)
     sink = io.BytesIO()
     pq.write_table(
-        pa.table({"night": of, "actual": actual, CHALLENGER: outputs.to_single_column(said)}), sink
+        pa.table({"partition": of, "actual": actual, CHALLENGER: outputs.to_single_column(said)}), sink
     )
     lake.replace(evidence_rows_key("judged"), sink.getvalue())
     who = {"switch": 1, "role": "champion", "model": "m", "attempt": "judged", "effective": "2024-03-01"}
@@ -202,17 +205,17 @@ def test_probabilities_of_several_classes_are_an_expectation_too(
     own = expected_own_loss(spec, said[:40])
     assert own is not None
     same = {
-        "known": night,
+        "known": partition,
         "model": "m",
         "rows": 40,
         "loss": times * own,
         "expected": own,
         "against": "prior",
     }
-    lost = [{"night": key, **same} for key in spec.clock.keys("2024-03-01", night)]
-    lake.publish(LOSSES, pa.Table.from_pylist(lost, schemas.LOSSES), {"known": night})
-    (found,) = concept.check_concept(lake, spec, night, State(lake, spec, night))
-    assert (found.outcome, found.threshold) == (outcome, 365 / spec.gate.block / 0.05)
+    lost = [{"partition": key, **same} for key in spec.clock.keys("2024-03-01", partition)]
+    lake.publish(LOSSES, pa.Table.from_pylist(lost, schemas.LOSSES), {"known": partition})
+    (found,) = concept.check_concept(lake, spec, partition, State(lake, spec, partition))
+    assert (found.outcome, found.threshold) == (outcome, 365 / spec.gate.block_partitions / 0.05)
     assert f"{times:.3f} on the last" in found.note
 
 

@@ -1,4 +1,4 @@
-"""Decisions rest on earlier ones, and are the same whatever order the nights were monitored in."""
+"""Decisions rest on earlier ones, and are the same whatever order the partitions were monitored in."""
 
 from __future__ import annotations
 
@@ -27,33 +27,33 @@ from tests.monitor import machines
 
 @pytest.fixture(scope="module")
 def rules(use: UseCase) -> UseCase:
-    """Return rules by which each night's decision depends on those of the nights before."""
-    quick = {"alerts": Alerts(quiet=2), "retraining": Retraining(persist=2, cooldown=3)}
+    """Return rules by which each partition's decision depends on those of the partitions before."""
+    quick = {"alerts": Alerts(quiet=2), "retraining": Retraining(consecutive=2, cooldown=3)}
     return use.model_copy(update=quick)
 
 
-def watched(lake: Lake, use: UseCase, night: str, *checks: Any) -> None:
+def watched(lake: Lake, use: UseCase, partition: str, *checks: Any) -> None:
     """Publish alarms as the monitor does, and decide."""
-    found = [Finding(check, "x", 1.0, 0.5, "alarm", f"{check} of {night}") for check in checks]
-    lake.publish("findings", findings.findings_table(night, found), {"night": night})
-    row = dict.fromkeys(schemas.PARTITIONS.names) | {"product": "monitor", "night": night}
+    found = [Finding(check, "x", 1.0, 0.5, "alarm", f"{check} of {partition}") for check in checks]
+    lake.publish("findings", findings.findings_table(partition, found), {"partition": partition})
+    row = dict.fromkeys(schemas.PARTITIONS.names) | {"product": "monitor", "partition": partition}
     done = pa.Table.from_pylist([{**row, "outcome": "published"}], schema=schemas.PARTITIONS)
-    lake.publish("partitions", done, {"product": "monitor", "night": night})
-    publish_decisions(lake, use, night)
+    lake.publish("partitions", done, {"product": "monitor", "partition": partition})
+    publish_decisions(lake, use, partition)
 
 
 def decided(lake: Lake) -> list[tuple[str, ...]]:
-    """Return every decision, in the nights' order."""
+    """Return every decision, in the partitions' order."""
     rows = lake.rows("decisions")
     return sorted(tuple(row[name] for name in schemas.DECISIONS.names) for row in rows)
 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory, rules: UseCase, week: list[str]) -> list[Any]:
-    """What a lasting alarm in a week of nights leads to, in order."""
+    """What a lasting alarm in a week of partitions leads to, in order."""
     lake = opened(tmp_path_factory.mktemp("order"), week)
-    for night in week:
-        watched(lake, rules, night, "performance", "data")
+    for partition in week:
+        watched(lake, rules, partition, "performance", "data")
     return decided(lake)
 
 
@@ -75,7 +75,7 @@ def switch(lake: Lake, **changes: Any) -> None:
 def test_a_lasting_alarm_is_told_now_and_then_and_asks_after_each_cool_down(
     expected: list[Any], week: list[str]
 ) -> None:
-    """The planted week has both: the order of its nights matters to what follows."""
+    """The planted week has both: the order of its partitions matters to what follows."""
     assert [bool(row[-1] != "[]") for row in expected] == [n % 3 == 0 for n in range(8)]
     causes = [row[2].removeprefix("degraded-0123456789ab-") for row in expected]
     assert causes == ["", *[week[1]] * 4, *[week[5]] * 3]
@@ -86,7 +86,7 @@ def test_a_lasting_alarm_is_told_now_and_then_and_asks_after_each_cool_down(
 def test_any_order_decides_the_same(
     rules: UseCase, week: list[str], expected: list[Any], order: list[int]
 ) -> None:
-    """A night done last changes all that follow it, however far."""
+    """A partition done last changes all that follow it, however far."""
     with TemporaryDirectory() as folder:
         lake = opened(Path(folder), week)
         for place in order:
@@ -97,13 +97,15 @@ def test_any_order_decides_the_same(
 def test_two_at_once_decide_the_same(
     rules: UseCase, week: list[str], expected: list[Any], tmp_path: Path
 ) -> None:
-    """Each night twice, by three workers."""
+    """Each partition twice, by three workers."""
     opened(tmp_path, week)
     with ThreadPoolExecutor(3) as workers:
         each = [*week, *reversed(week)]
         list(
             workers.map(
-                lambda night: watched(Lake("machines", str(tmp_path)), rules, night, "performance", "data"),
+                lambda partition: watched(
+                    Lake("machines", str(tmp_path)), rules, partition, "performance", "data"
+                ),
                 each,
             )
         )
@@ -111,10 +113,10 @@ def test_two_at_once_decide_the_same(
 
 
 def test_an_alarm_that_was_mended_is_told_no_more(rules: UseCase, week: list[str], tmp_path: Path) -> None:
-    """A night monitored again without its alarm gives it back to the next one that has it."""
+    """A partition monitored again without its alarm gives it back to the next one that has it."""
     lake = opened(tmp_path, week)
-    for night in week[:2]:
-        watched(lake, rules, night, "data")
+    for partition in week[:2]:
+        watched(lake, rules, partition, "data")
     assert [row[1] for row in decided(lake)] == ["alert", "nothing"]
     watched(lake, rules, week[0])
     assert [row[1] for row in decided(lake)] == ["nothing", "alert"]
@@ -124,30 +126,30 @@ def test_an_alarm_that_was_mended_is_told_no_more(rules: UseCase, week: list[str
     ("kind", "decision", "does"),
     [(STEPPED_DOWN, "stop serving", "serves no more"), (ROLLED_BACK, "roll back", "serves again")],
 )
-def test_a_champion_that_went_is_the_decision_of_its_night(
+def test_a_champion_that_went_is_the_decision_of_its_partition(
     rules: UseCase, week: list[str], tmp_path: Path, kind: str, decision: str, does: str
 ) -> None:
-    """Whoever did it: the night from which on it holds says so, once."""
+    """Whoever did it: the partition from which on it holds says so, once."""
     lake = opened(tmp_path, week)
     switch(lake, kind=kind, effective=week[2], reason="loses more")
-    for night in week[1:4]:
-        watched(lake, rules, night)
+    for partition in week[1:4]:
+        watched(lake, rules, partition)
     reasons = [row[3] for row in decided(lake)]
     after = "retrain" if kind == STEPPED_DOWN else "nothing"
     assert [row[1] for row in decided(lake)] == ["nothing", decision, after]
-    assert reasons[1].startswith(f"{kind}: v1 {does} from this night on (loses more); ")
+    assert reasons[1].startswith(f"{kind}: v1 {does} from this partition on (loses more); ")
 
 
 def test_a_demotion_asks_for_a_training_until_a_model_serves_again(
     rules: UseCase, week: list[str], tmp_path: Path
 ) -> None:
-    """By one cause from the first night on that nobody is champion, and by none once somebody is."""
+    """By one cause from the first partition on that nobody is champion, and by none once somebody is."""
     lake = opened(tmp_path, week)
     switch(lake, kind=STEPPED_DOWN, effective=week[2])
     switch(lake, kind=STEPPED_DOWN, effective=week[2], role="baseline", model="b" * 64)
     switch(lake, model="f" * 64, version="2", effective=week[5])
-    for night in week[1:7]:
-        watched(lake, rules, night)
+    for partition in week[1:7]:
+        watched(lake, rules, partition)
     rows = decided(lake)
     assert [row[2] for row in rows] == ["", *[f"demoted-0123456789ab-{week[2]}"] * 3, "", ""]
     nobody = f"there is no champion: v1 stepped down from {week[2]} on, and baseline v1 serves instead"
@@ -165,7 +167,7 @@ def test_before_the_first_promotion_the_reason_says_what_serves(
     ]
 
 
-def test_a_demotion_counts_the_nights_after_those_its_champion_was_fitted_on(
+def test_a_demotion_counts_the_partitions_after_those_its_champion_was_fitted_on(
     rules: UseCase, week: list[str], tmp_path: Path
 ) -> None:
     """Its evidence has the last of them: of a walk forward they are too new for a successor to be judged."""
@@ -174,19 +176,20 @@ def test_a_demotion_counts_the_nights_after_those_its_champion_was_fitted_on(
     judged["evidence"] = json.dumps({"fitted": week[0], "last_fitted": machines.FIRST})
     lake.publish("attempts", pa.Table.from_pylist([judged], schema=schemas.ATTEMPTS), {"key": "1"})
     switch(lake, kind=STEPPED_DOWN, effective=week[2])
-    for night in week[2:8]:
-        watched(lake, rules, night)
-    # two nights are needed, the third after the last fitted one and the next, which mature two nights later
+    for partition in week[2:8]:
+        watched(lake, rules, partition)
+    # two partitions are needed, the third after the last fitted one and the next, which mature two partitions
+    # later
     assert [bool(row[2]) for row in decided(lake)] == [False] * 4 + [True] * 2
 
 
 def test_decisions_of_a_lake_without_alerts_are_read(rules: UseCase, week: list[str], tmp_path: Path) -> None:
     """A lake made before alerts were a column is gone on with."""
     lake = opened(tmp_path, week)
-    old = {"night": week[0], "decision": "nothing", "cause": "", "reason": "nothing is degraded"}
-    lake.publish("decisions", pa.Table.from_pylist([old]), {"night": week[0]})
+    old = {"partition": week[0], "decision": "nothing", "cause": "", "reason": "nothing is degraded"}
+    lake.publish("decisions", pa.Table.from_pylist([old]), {"partition": week[0]})
     watched(lake, rules, week[1], "data")
-    assert {row["night"]: row["alerts"] is None for row in lake.rows("decisions")} == {
+    assert {row["partition"]: row["alerts"] is None for row in lake.rows("decisions")} == {
         week[0]: True,
         week[1]: False,
     }

@@ -20,14 +20,14 @@ from include.stats.metrics import row_losses
 from include.storage import schemas
 from include.storage.lake import Lake
 from tests.monitor import machines
-from tests.promote.conftest import nights as keys
+from tests.promote.conftest import partitions as keys
 
 ROWS = 100
 YEARS = 150
 
 
-def nights(count: int, random: np.random.Generator, again: float = 0.3) -> np.ndarray:
-    """Return what nights have in common, each like the one before it, with a standard deviation of 1."""
+def partitions(count: int, random: np.random.Generator, again: float = 0.3) -> np.ndarray:
+    """Return what partitions have in common, each like the one before it, with a standard deviation of 1."""
     steps = random.standard_normal(count + 50)
     for place in range(1, len(steps)):
         steps[place] = again * steps[place - 1] + np.sqrt(1 - again**2) * steps[place]
@@ -35,7 +35,7 @@ def nights(count: int, random: np.random.Generator, again: float = 0.3) -> np.nd
 
 
 def live(lost: np.ndarray, baseline: np.ndarray, expected: np.ndarray | None = None) -> LossSeries:
-    """Return nights with mean losses a row."""
+    """Return partitions with mean losses a row."""
     rows, none = np.full(len(lost), float(ROWS)), np.full(len(lost), np.nan)
     own = none if expected is None else expected * rows
     who = ("baseline v1",) * len(lost)
@@ -44,16 +44,21 @@ def live(lost: np.ndarray, baseline: np.ndarray, expected: np.ndarray | None = N
 
 @pytest.fixture(scope="module")
 def rules(use: UseCase) -> UseCase:
-    """The use case with blocks of three nights, as the flights have."""
-    gate = Gate(objective="log_loss", block=3, rollout=Rollout(look=7))
-    return use.model_copy(update={"gate": gate, "monitoring": Monitoring(patience=21, alarms=0.1)})
+    """The use case with blocks of three partitions, as the flights have."""
+    gate = Gate(objective="log_loss", block_partitions=3, rollout=Rollout(look_every=7))
+    return use.model_copy(
+        update={"gate": gate, "monitoring": Monitoring(patience=21, false_alarms_per_year=0.1)}
+    )
 
 
-def test_a_champion_below_its_baseline_steps_down_after_the_declared_nights(rules: UseCase) -> None:
-    """It is told from two blocks on, and goes once it was so for as many matured nights as are declared."""
+def test_a_champion_below_its_baseline_steps_down_after_the_declared_partitions(rules: UseCase) -> None:
+    """It is told from two blocks on.
+
+    And goes once it was so for as many matured partitions as are declared.
+    """
     random = np.random.default_rng(1)
-    base = 0.5 + 0.05 * nights(40, random)
-    bad = live(base + 0.05 + 0.01 * nights(40, random), base)
+    base = 0.5 + 0.05 * partitions(40, random)
+    bad = live(base + 0.05 + 0.01 * partitions(40, random), base)
     found = {}
     for count in (6, 7, 14, 20, 21):
         seen = live(bad.loss[:count] / ROWS, bad.baseline[:count] / ROWS)
@@ -69,8 +74,8 @@ def test_a_champion_below_its_baseline_steps_down_after_the_declared_nights(rule
 
 
 def test_a_champion_above_its_baseline_stays(rules: UseCase) -> None:
-    """A better one is no alarm, whatever the nights have in common."""
-    base = 0.5 + 0.1 * nights(60, np.random.default_rng(2))
+    """A better one is no alarm, whatever the partitions have in common."""
+    base = 0.5 + 0.1 * partitions(60, np.random.default_rng(2))
     good = live(base - 0.01, base)
     assert degradation.below_baseline(rules, good).outcome == "ok"
     assert degradation.demotion_reason(rules, good) == ""
@@ -81,9 +86,9 @@ def test_noise_is_an_alarm_as_rarely_as_declared(rules: UseCase) -> None:
     random = np.random.default_rng(3)
     alarms = {"baseline": 0, "gate": 0}
     for _ in range(YEARS):
-        base = 0.5 + 0.05 * nights(365, random, again=0.5)
-        lost = base + 0.02 * nights(365, random)
-        gate = (0.5 + 0.05 * nights(26, random, again=0.5)) * ROWS
+        base = 0.5 + 0.05 * partitions(365, random, again=0.5)
+        lost = base + 0.02 * partitions(365, random)
+        gate = (0.5 + 0.05 * partitions(26, random, again=0.5)) * ROWS
         promised = Losses(keys(26), (ROWS,) * 26, {CHALLENGER: tuple(gate.tolist())})
         said = {"baseline": False, "gate": False}
         for last in range(7, 365, 7):
@@ -91,33 +96,39 @@ def test_noise_is_an_alarm_as_rarely_as_declared(rules: UseCase) -> None:
             said["baseline"] |= degradation.below_baseline(rules, seen).outcome == "alarm"
             said["gate"] |= degradation.above_gate(rules, seen, promised).outcome == "alarm"
         alarms = {name: alarms[name] + said[name] for name in alarms}
-    rate = rules.monitoring.alarms
+    rate = rules.monitoring.false_alarms_per_year
     assert max(alarms.values()) <= YEARS * rate + 3 * np.sqrt(YEARS * rate * (1 - rate)), alarms
 
 
 def test_a_loss_beyond_what_the_gate_saw_is_an_alarm(rules: UseCase) -> None:
-    """A fifth more than on the test nights is found in three weeks; what can't be compared is not enough."""
+    """A fifth more than on the test partitions is found in three weeks.
+
+    What can't be compared is not enough.
+    """
     random = np.random.default_rng(4)
-    gate = (0.5 + 0.03 * nights(26, random)) * ROWS
+    gate = (0.5 + 0.03 * partitions(26, random)) * ROWS
     promised = Losses(keys(26), (ROWS,) * 26, {CHALLENGER: tuple(gate.tolist())})
-    seen = live(0.6 + 0.03 * nights(21, random), np.full(21, 0.7))
+    seen = live(0.6 + 0.03 * partitions(21, random), np.full(21, 0.7))
     found = degradation.above_gate(rules, seen, promised)
     assert found.outcome == "alarm"
-    assert "over 21 matured nights" in found.note
+    assert "over 21 matured partitions" in found.note
     assert degradation.above_gate(rules, seen, "it was promoted without a gate").outcome == "not enough"
 
 
 def test_the_baseline_predicts_the_same_rows(quick: Lake, use: UseCase, week: list[str]) -> None:
-    """The deployed baseline's losses are its model's on the night's rows; before there is one, a prior's."""
+    """The deployed baseline's losses are its model's on the partition's rows.
+
+    Before there is one, a prior's.
+    """
     live_row = quick.rows("deployments")[0]
     baseline = {**live_row, "role": "baseline", "switch": 2, "version": "b", "effective": week[1]}
     table = pa.Table.from_pylist([baseline], schema=schemas.DEPLOYMENTS)
     quick.append_at("deployments", table, quick.version("deployments"))
-    for night in week[:2]:
-        score(quick, use, night)
+    for partition in week[:2]:
+        score(quick, use, partition)
     machines.watch(quick, use, week[3])
-    rows = {row["night"]: row for row in quick.rows("losses")}
-    assert [rows[night]["against"] for night in week[:2]] == ["prior", "baseline vb"]
+    rows = {row["partition"]: row for row in quick.rows("losses")}
+    assert [rows[partition]["against"] for partition in week[:2]] == ["prior", "baseline vb"]
     model = artifacts.load_model(quick, baseline["model"])
     predicted = artifacts.predict(model, features(quick, use, [week[1]]), use)
     stood = np.array([np.nan if m is None else m for m in machines.day(week[1])[1]])
@@ -131,5 +142,5 @@ def test_the_baseline_predicts_the_same_rows(quick: Lake, use: UseCase, week: li
         row_losses("log_loss", one, np.full_like(one, 0.25)).sum()
     )
     champion = quick.rows("deployments", {"role": "champion"})[0]
-    assert losses.loss_series(quick, champion, week[2]).nights == (week[0],)
-    assert losses.loss_series(quick, champion, week[3]).nights == tuple(week[:2])
+    assert losses.loss_series(quick, champion, week[2]).partitions == (week[0],)
+    assert losses.loss_series(quick, champion, week[3]).partitions == tuple(week[:2])

@@ -30,7 +30,7 @@ def profiled(values: list[Any]) -> Profile:
 
 
 def column(values: list[Any]) -> LearnedColumn:
-    """Return a reference that isn't known by night."""
+    """Return a reference that isn't known by partition."""
     of = profiled(values)
     return LearnedColumn(of, Binning.of(of))
 
@@ -66,8 +66,8 @@ def test_noise_bounds_what_samples_of_one_distribution_reach() -> None:
 
 def test_an_own_window_is_compared_with_the_rest() -> None:
     """A window's rows are taken out of the reference that it is compared with, where they are part of it."""
-    nights = np.array([[10.0, 0.0], [0.0, 10.0], [5.0, 5.0]])
-    found = drift.own_windows(nights[:2].sum(axis=0), nights, np.array([True, True, False]), 1)
+    partitions = np.array([[10.0, 0.0], [0.0, 10.0], [5.0, 5.0]])
+    found = drift.own_windows(partitions[:2].sum(axis=0), partitions, np.array([True, True, False]), 1)
     expected = [([0, 10], [10, 0]), ([10, 0], [0, 10]), ([10, 10], [5, 5])]
     assert found == pytest.approx([drift_measures.psi(np.array(a), np.array(b)) for a, b in expected])
 
@@ -91,17 +91,22 @@ def test_rare_categories_are_counted_together() -> None:
 
 
 def test_a_calendar_column_is_judged_by_windows_like_its_own() -> None:
-    """One night holds one weekday, as each of the reference's nights does; a week of one weekday is drift."""
-    days = [float(night % 7) for night in range(35) for _ in range(50)]
+    """One partition holds one weekday, as each of the reference's partitions does.
+
+    A week of one weekday is drift.
+    """
+    days = [float(partition % 7) for partition in range(35) for _ in range(50)]
     of = profiled(days)
     cut = Binning.of(of)
-    nights = np.array(
+    partitions = np.array(
         [np.bincount(cut.places(pa.array([float(n % 7)] * 50)), minlength=cut.bins) for n in range(35)]
     )
-    known = LearnedColumn(of, cut, nights.astype(float), np.ones(35, dtype=bool), np.zeros(35), np.zeros(35))
-    one_night = profiled([3.0] * 50)
-    assert drift.check_distribution("weekday", column(days), one_night, 1, RULES).outcome == "alarm"
-    assert drift.check_distribution("weekday", known, one_night, 1, RULES).outcome == "ok"
+    known = LearnedColumn(
+        of, cut, partitions.astype(float), np.ones(35, dtype=bool), np.zeros(35), np.zeros(35)
+    )
+    one_partition = profiled([3.0] * 50)
+    assert drift.check_distribution("weekday", column(days), one_partition, 1, RULES).outcome == "alarm"
+    assert drift.check_distribution("weekday", known, one_partition, 1, RULES).outcome == "ok"
     assert drift.check_distribution("weekday", known, profiled([3.0] * 350), 7, RULES).outcome == "alarm"
 
 
@@ -129,9 +134,9 @@ def test_odd_columns_are_judged_or_not_enough(check: str, reference: list[Any], 
     like = reference if any(v is not None for v in reference) else [1.0]
     text = isinstance(next(v for v in like if v is not None), str)
     empty = [None if v is None else v for v in values]
-    night = profiled(empty if not text or any(empty) else [""])
+    partition = profiled(empty if not text or any(empty) else [""])
     arguments = (1, RULES) if check == "moved" else (RULES,)
-    found = getattr(drift, check)("c", column(reference), night, *arguments)
+    found = getattr(drift, check)("c", column(reference), partition, *arguments)
     assert found.note.startswith("c")
     assert found.value is None or math.isfinite(found.value)
     assert (found.value is None) == (found.outcome == "not enough")
@@ -144,8 +149,11 @@ def test_a_constant_column_that_changes_is_seen() -> None:
         assert (found.outcome, found.value) == ("alarm", 1.0)
 
 
-def test_a_warm_night_is_expected_and_another_unit_is_not() -> None:
-    """What a night of the reference reached beyond the others is no alarm; a night wholly beyond all is."""
+def test_a_warm_partition_is_expected_and_another_unit_is_not() -> None:
+    """What a partition of the reference reached beyond the others is no alarm.
+
+    A partition wholly beyond all is.
+    """
     of = profiled([float(v) for v in range(1000)])
     known = LearnedColumn(of, Binning.of(of), unseen=np.array([0.0, 0.0, 0.3, 0.0, 0.0]))
     warm = profiled([500.0] * 75 + [2000.0] * 25)
@@ -161,36 +169,36 @@ def test_new_categories_are_seen() -> None:
     assert drift.check_unseen("c", reference, profiled(["a"] * 98 + ["new"] * 2), RULES).outcome == "ok"
 
 
-def night(values: list[Any], key: str) -> dict[str, Any]:
-    """Return a night's row of `profiles`."""
+def partition(values: list[Any], key: str) -> dict[str, Any]:
+    """Return a partition's row of `profiles`."""
     text = any(isinstance(value, str) for value in values)
     rows = pa.table({"c": pa.array(values, pa.string() if text else pa.float64())})
     return profiles.build_profile("p", key, rows, [] if text else ["c"], ["c"] if text else []).to_pylist()[0]
 
 
 @pytest.mark.parametrize(("usual", "other"), [([1.0, 9.0], [20.0]), (["a", "b"], ["c"])])
-def test_what_two_of_the_last_nights_had_is_not_new(usual: list[Any], other: list[Any]) -> None:
-    """A season is told once; one broken night among the last doesn't hide that it comes again."""
-    reference, tonight = column(usual * 500), profiled(other * 100)
-    plain, broken = night(usual * 50, "1"), night(other * 50, "2")
+def test_what_two_of_the_last_partitions_had_is_not_new(usual: list[Any], other: list[Any]) -> None:
+    """A season is told once; one broken partition among the last doesn't hide that it comes again."""
+    reference, current = column(usual * 500), profiled(other * 100)
+    plain, broken = partition(usual * 50, "1"), partition(other * 50, "2")
     for known, outcome in (([plain], "alarm"), ([plain, broken], "alarm"), ([plain, broken, broken], "ok")):
-        lately = [{**row, "night": str(place)} for place, row in enumerate(known)]
-        assert drift.check_unseen("c", reference, tonight, RULES, lately).outcome == outcome
+        lately = [{**row, "partition": str(place)} for place, row in enumerate(known)]
+        assert drift.check_unseen("c", reference, current, RULES, lately).outcome == outcome
 
 
 @pytest.mark.parametrize(("usual", "stray", "new"), [(5.0, -999.0, -500.0), ("a", "??", "??")])
-def test_stray_values_of_two_nights_make_nothing_known(usual: Any, stray: Any, new: Any) -> None:
-    """One row in 500 that was wrong on two nights doesn't excuse a night that is wholly so."""
-    lately = [night([usual] * 499 + [stray], str(n)) for n in range(20)]
+def test_stray_values_of_two_partitions_make_nothing_known(usual: Any, stray: Any, new: Any) -> None:
+    """One row in 500 that was wrong on two partitions doesn't excuse a partition that is wholly so."""
+    lately = [partition([usual] * 499 + [stray], str(n)) for n in range(20)]
     found = drift.check_unseen("c", column([usual] * 500), profiled([new] * 100), RULES, lately)
     assert (found.outcome, found.value) == ("alarm", 1.0)
 
 
 @pytest.mark.parametrize(("usual", "new"), [(5.0, 400.0), ("a", "z")])
 def test_a_feed_that_stays_broken_stays_an_alarm(usual: Any, new: Any) -> None:
-    """What began from one night to the next isn't known for having lasted."""
-    whole = [night([usual] * 100, str(n)) for n in range(8)] + [night([new] * 100, "b")] * 20
-    lately = [{**row, "night": f"{n:02}"} for n, row in enumerate(whole)]
+    """What began from one partition to the next isn't known for having lasted."""
+    whole = [partition([usual] * 100, str(n)) for n in range(8)] + [partition([new] * 100, "b")] * 20
+    lately = [{**row, "partition": f"{n:02}"} for n, row in enumerate(whole)]
     assert (
         drift.check_unseen("c", column([usual] * 500), profiled([new] * 100), RULES, lately).outcome
         == "alarm"
@@ -198,23 +206,29 @@ def test_a_feed_that_stays_broken_stays_an_alarm(usual: Any, new: Any) -> None:
 
 
 def test_a_season_is_no_alarm() -> None:
-    """Nights that grow warmer by a little each are known one after the other, and the warmest is no alarm."""
-    warm = [night([20 + n / 8 + v / 10 for v in range(100)], f"{n:02}") for n in range(28)]
-    tonight = profiled([23.5 + v / 10 for v in range(100)])
+    """Partitions that grow warmer by a little each are known one after the other.
+
+    And the warmest is no alarm.
+    """
+    warm = [partition([20 + n / 8 + v / 10 for v in range(100)], f"{n:02}") for n in range(28)]
+    current = profiled([23.5 + v / 10 for v in range(100)])
     cold = column([float(v % 15) for v in range(500)])
-    assert drift.check_unseen("c", cold, tonight, RULES).outcome == "alarm"
-    assert drift.check_unseen("c", cold, tonight, RULES, warm).outcome == "ok"
+    assert drift.check_unseen("c", cold, current, RULES).outcome == "alarm"
+    assert drift.check_unseen("c", cold, current, RULES, warm).outcome == "ok"
 
 
-def test_the_last_nights_of_another_kind_and_empty_ones_say_nothing() -> None:
-    """Nights on which the column was text, or had no value, make nothing known and fail nothing."""
-    lately = [night(["x", "y"], "1"), night([None], "2"), night([], "3"), night(["x"], "4")]
+def test_the_last_partitions_of_another_kind_and_empty_ones_say_nothing() -> None:
+    """Partitions on which the column was text, or had no value, make nothing known and fail nothing."""
+    lately = [partition(["x", "y"], "1"), partition([None], "2"), partition([], "3"), partition(["x"], "4")]
     found = drift.check_unseen("c", column([1.0, 9.0] * 500), profiled([20.0] * 100), RULES, lately)
     assert (found.outcome, found.value) == ("alarm", 1.0)
 
 
 def test_a_rise_of_missing_values_is_seen() -> None:
-    """A rise beyond the threshold is an alarm, unless few rows make it by chance or its own nights had it."""
+    """A rise beyond the threshold is an alarm.
+
+    Unless few rows make it by chance or its own partitions had it.
+    """
     usual = [None] * 200 + [1.0] * 800
     assert (
         drift.check_missing("c", column(usual), profiled([None] * 40 + [1.0] * 60), RULES).outcome == "alarm"

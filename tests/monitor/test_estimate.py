@@ -54,11 +54,11 @@ def of_kind(name: str) -> UseCase:
     return read(ROOT / "tests" / "usecases" / name / "usecase.yaml")
 
 
-def pairs(apart: float, nights: int = 10, rows: int = 100) -> list[LabelledPartition]:
-    """Return nights on which the estimate was that far off, and the naive guess 0.1."""
+def pairs(apart: float, partitions: int = 10, rows: int = 100) -> list[LabelledPartition]:
+    """Return partitions on which the estimate was that far off, and the naive guess 0.1."""
     return [
         LabelledPartition(f"{n:02}", rows, {"brier": EstimatePair(0.2 + apart, 0.2, 0.3)})
-        for n in range(nights)
+        for n in range(partitions)
     ]
 
 
@@ -115,7 +115,7 @@ def test_several_classes_are_expected_as_drawn() -> None:
 
 
 def test_a_regressions_loss_is_that_of_like_predictions() -> None:
-    """Where large predictions are further off, a night of large ones is expected to be; r2 isn't told."""
+    """Where large predictions are further off, a partition of large ones is expected to be; r2 isn't told."""
     use, random = of_kind("flight_minutes"), np.random.default_rng(2)
     said = random.uniform(0, 100, 20_000)
     actual = said + random.normal(0, 1 + said / 10)
@@ -135,29 +135,29 @@ def test_few_rows_give_what_they_can(rows: int, use: UseCase) -> None:
     assert ("brier" in found, "roc_auc" in found) == (rows == 1, False)
 
 
-def test_learning_from_one_class_or_night_is_no_error(use: UseCase) -> None:
-    """Labels of one class give a finite line; of a single night there is no error to show."""
+def test_learning_from_one_class_or_partition_is_no_error(use: UseCase) -> None:
+    """Labels of one class give a finite line; of a single partition there is no error to show."""
     one = learn_held_out(use, np.array(["a"] * 50, dtype=object), np.zeros(50), np.full(50, 0.1))
     assert np.isfinite(one.map.lines).all()
-    assert one.nights == ()
+    assert one.partitions == ()
 
 
-def test_the_error_is_learnt_on_other_nights(use: UseCase) -> None:
-    """Each of the held-out nights is estimated by a map that never saw it."""
+def test_the_error_is_learnt_on_other_partitions(use: UseCase) -> None:
+    """Each of the held-out partitions is estimated by a map that never saw it."""
     random = np.random.default_rng(3)
     of = np.repeat(np.array([f"{n:02}" for n in range(5)], dtype=object), 100)
     scores = random.uniform(0.05, 0.95, 500)
     labels = (random.random(500) < scores).astype(float)
-    before = learn_held_out(use, of, labels, scores).nights
+    before = learn_held_out(use, of, labels, scores).partitions
     turned = np.where(of == "04", 1 - labels, labels)
-    after = learn_held_out(use, of, turned, scores).nights
-    assert [night.night for night in before] == sorted(set(of))
+    after = learn_held_out(use, of, turned, scores).partitions
+    assert [partition.partition for partition in before] == sorted(set(of))
     assert before[4].pairs["brier"].estimate == after[4].pairs["brier"].estimate
     assert before[4].pairs["brier"].realised < after[4].pairs["brier"].realised
 
 
 def test_the_interval_is_as_wide_as_the_error(use: UseCase) -> None:
-    """It is told with the error of its nights; one that is off by more shows a larger one."""
+    """It is told with the error of its partitions; one that is off by more shows a larger one."""
     small, large = (estimate_row("brier", 100, 0.2, pairs(apart)) for apart in (0.01, 0.05))
     assert (small["value"], small["reason"]) == (0.2, "")
     assert (small["error"], large["error"]) == (pytest.approx(0.01), pytest.approx(0.05))
@@ -168,24 +168,27 @@ def test_the_interval_is_as_wide_as_the_error(use: UseCase) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "guess", "nights", "reason"),
+    ("rows", "guess", "partitions", "reason"),
     [
         (100, 0.2, pairs(0.2), "its error, 0.2, isn't below that of the gate's figure, 0.1"),
-        (100, 0.2, pairs(0.01, LEAST - 1), "its error is known of 6 nights, and 7 are needed"),
-        (49, 0.2, pairs(0.01), "49 rows, and its error was measured on nights of 100"),
+        (100, 0.2, pairs(0.01, LEAST - 1), "its error is known of 6 partitions, and 7 are needed"),
+        (49, 0.2, pairs(0.01), "49 rows, and its error was measured on partitions of 100"),
         (1, None, pairs(0.01), "1 rows can't give it"),
     ],
 )
 def test_what_is_worth_nothing_is_not_told(
-    rows: int, guess: float | None, nights: list[LabelledPartition], reason: str
+    rows: int, guess: float | None, partitions: list[LabelledPartition], reason: str
 ) -> None:
-    """An error no smaller than the naive guess', unknown, or of larger nights: no figure, and the reason."""
-    found = estimate_row("brier", rows, guess, nights)
+    """An error no smaller than the naive guess', unknown, or of larger partitions.
+
+    No figure, and the reason.
+    """
+    found = estimate_row("brier", rows, guess, partitions)
     assert ("value" in found, found["reason"]) == (False, reason)
 
 
 def test_an_estimate_that_goes_wrong_falls_silent() -> None:
-    """As nights come true otherwise than estimated the error grows, until nothing is told."""
+    """As partitions come true otherwise than estimated the error grows, until nothing is told."""
     errors = [estimate_row("brier", 100, 0.2, [*pairs(0.01, 28), *pairs(0.3, bad)]) for bad in range(12)]
     grown = [one["error"] for one in errors]
     assert grown == sorted(grown)
@@ -196,13 +199,13 @@ def test_an_estimate_that_goes_wrong_falls_silent() -> None:
 
 
 def gate(lake: Lake, use: UseCase) -> None:
-    """Give the champion test nights: what it says of the history's last fourteen."""
+    """Give the champion test partitions: what it says of the history's last fourteen."""
     champion = lake.rows("deployments")[0]
     rows = training_set(lake, use, machines.TRAINED)
-    keep = sorted(set(rows["night"].to_pylist()))[-14:]
-    rows = rows.filter(pa.array([night in keep for night in rows["night"].to_pylist()]))
+    keep = sorted(set(rows["partition"].to_pylist()))[-14:]
+    rows = rows.filter(pa.array([partition in keep for partition in rows["partition"].to_pylist()]))
     said = artifacts.predict(artifacts.load_model(lake, champion["model"]), rows, use)
-    made = pa.table({"night": rows["night"], "actual": rows[use.problem.target], CHALLENGER: said})
+    made = pa.table({"partition": rows["partition"], "actual": rows[use.problem.target], CHALLENGER: said})
     sink = io.BytesIO()
     pq.write_table(made, sink)
     lake.replace(evidence_rows_key(champion["attempt"]), sink.getvalue())
@@ -222,7 +225,7 @@ def gated(base: Path, use: UseCase, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def lived(gated: Path, use: UseCase, week: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same after three nights, so that the labels of the first have come."""
+    """The same after three partitions, so that the labels of the first have come."""
     folder = tmp_path_factory.mktemp("lived") / "lake"
     shutil.copytree(gated, folder)
     run(Lake("machines", str(folder)), use, *week[:3])
@@ -243,29 +246,33 @@ def own(gated: Path, tmp_path: Path) -> Lake:
     return Lake("machines", str(tmp_path / "own"))
 
 
-def run(lake: Lake, use: UseCase, *nights: str) -> None:
-    """Score and monitor nights in this order."""
-    for night in nights:
-        score(lake, use, night)
-        monitor(lake, use, night)
+def run(lake: Lake, use: UseCase, *partitions: str) -> None:
+    """Score and monitor partitions in this order."""
+    for partition in partitions:
+        score(lake, use, partition)
+        monitor(lake, use, partition)
 
 
-def rows_of(lake: Lake, night: str) -> dict[str, dict[str, Any]]:
-    """Return a night's rows of `estimates` by metric."""
-    return {row["metric"]: row for row in lake.rows("estimates", {"night": night})}
+def rows_of(lake: Lake, partition: str) -> dict[str, dict[str, Any]]:
+    """Return a partition's rows of `estimates` by metric."""
+    return {row["metric"]: row for row in lake.rows("estimates", {"partition": partition})}
 
 
-def test_a_night_is_estimated_until_its_labels_come(later: Lake, use: UseCase, week: list[str]) -> None:
-    """Each metric has a row; the night is shown as estimated, and once its labels are there no more."""
+def test_a_partition_is_estimated_until_its_labels_come(later: Lake, use: UseCase, week: list[str]) -> None:
+    """Each metric has a row; the partition is shown as estimated, and once its labels are there no more."""
     found = rows_of(later, week[2])
     assert set(found) == set(estimated_metrics(use))
     row = found["brier"]
-    assert (row["version"], row["rows"], row["nights"]) == ("1", machines.ROWS, 15)  # one lived night more
-    came = later.rows("performance", {"night": week[0], "metric": "brier"})[0]["value"]
+    assert (row["version"], row["rows"], row["partitions"]) == (
+        "1",
+        machines.ROWS,
+        15,
+    )  # one lived partition more
+    came = later.rows("performance", {"partition": week[0], "metric": "brier"})[0]["value"]
     guess = rows_of(later, week[0])["brier"]
     assert abs(guess["unchecked"] - came) < 4 * guess["error"]
-    assert sorted({one["night"] for one in pending_estimates(later)}) == week[1:3]
-    assert sorted({one["night"] for one in pending_estimates(later, known=week[1])}) == week[:2]
+    assert sorted({one["partition"] for one in pending_estimates(later)}) == week[1:3]
+    assert sorted({one["partition"] for one in pending_estimates(later, known=week[1])}) == week[:2]
     assert "estimated" in pending_text(pending_estimates(later))
     assert pending_text([]) == ""
     assert not [d for d in verify(later, use).differences if "estimates" in d]
@@ -275,9 +282,11 @@ def test_the_year_shows_estimates_apart(later: Lake, use: UseCase, week: list[st
     """What is told of the first required metric is drawn under a name of its own."""
     row = rows_of(later, week[2])["roc_auc"] | {"value": 0.7, "low": 0.6, "high": 0.8, "reason": ""}
     made = pa.Table.from_pylist([row], schema=schemas.ESTIMATES)
-    later.publish("estimates", made, {"night": week[:3]})
+    later.publish("estimates", made, {"partition": week[:3]})
     found = year(later, use)
-    assert [(night, one.value, one.high) for night, one in found.estimated.items()] == [(week[2], 0.7, 0.8)]
+    assert [(partition, one.value, one.high) for partition, one in found.estimated.items()] == [
+        (week[2], 0.7, 0.8)
+    ]
     assert list(found.realised) == week[:1]
     assert "estimated before labels came" in draw_panels(found)
 
@@ -285,16 +294,19 @@ def test_the_year_shows_estimates_apart(later: Lake, use: UseCase, week: list[st
 def test_order_and_repetition_make_no_difference(
     later: Lake, own: Lake, use: UseCase, week: list[str]
 ) -> None:
-    """Watched night by night and again, or only at the end, the last night's estimates are the same."""
+    """Watched partition by partition and again, or only at the end.
+
+    The last partition's estimates are the same.
+    """
     once = rows_of(later, week[2])
     monitor(later, use, week[2])
-    for night in week[:3]:
-        score(own, use, night)
+    for partition in week[:3]:
+        score(own, use, partition)
     monitor(own, use, week[2])
     assert once == rows_of(later, week[2]) == rows_of(own, week[2])
 
 
-def test_a_killed_night_is_made_good(
+def test_a_killed_partition_is_made_good(
     own: Lake, use: UseCase, week: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed before or after its estimates are written, the rerun replaces them: one row a metric."""
@@ -318,7 +330,7 @@ def test_a_killed_night_is_made_good(
 
 
 def test_beyond_what_was_learnt_nothing_is_told(own: Lake, use: UseCase, week: list[str]) -> None:
-    """A night whose temperatures nobody has seen is silent, by that finding; its error stays measured."""
+    """A partition whose temperatures nobody has seen is silent, by that finding; its error stays measured."""
     machines.readings(own, use, week[0], lambda row: {**row, "temp": 400.0})
     run(own, use, week[0])
     for row in rows_of(own, week[0]).values():
@@ -327,7 +339,7 @@ def test_beyond_what_was_learnt_nothing_is_told(own: Lake, use: UseCase, week: l
     assert rows_of(own, week[0])["brier"]["error"] > 0
 
 
-def test_another_rungs_night_is_not_told(own: Lake, use: UseCase, week: list[str]) -> None:
+def test_another_rungs_partition_is_not_told(own: Lake, use: UseCase, week: list[str]) -> None:
     """What a lower rung served isn't the champion's, and has no estimate of it."""
     own.replace(artifacts.model_key(own.rows("deployments")[0]["model"]), b"lost")
     run(own, use, week[0])
@@ -336,13 +348,16 @@ def test_another_rungs_night_is_not_told(own: Lake, use: UseCase, week: list[str
 
 
 def test_without_the_gates_rows_nothing_is_told(quick: Lake, use: UseCase, week: list[str]) -> None:
-    """A champion that was promoted without a gate left nothing to estimate by; nor is a night unscored."""
+    """A champion that was promoted without a gate left nothing to estimate by.
+
+    Nor is a partition unscored.
+    """
     run(quick, use, week[0])
     monitor(quick, use, week[1])
-    reasons = [{row["reason"] for row in rows_of(quick, night).values()} for night in week[:2]]
+    reasons = [{row["reason"] for row in rows_of(quick, partition).values()} for partition in week[:2]]
     assert reasons == [
-        {"the rows of the gate's test nights are gone, or it was promoted without a gate"},
-        {"nothing was predicted for this night"},
+        {"the rows of the gate's test partitions are gone, or it was promoted without a gate"},
+        {"nothing was predicted for this partition"},
     ]
 
 

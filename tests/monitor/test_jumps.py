@@ -1,4 +1,7 @@
-"""A night says of each column whether it jumps away from the weeks before, by what the last training knew."""
+"""A partition says of each column whether it jumps away from the weeks before.
+
+By what the last training knew.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from include.storage.schemas import PARTITIONS
 from include.train import monitoring_baselines
 from tests.monitor import machines
 
-TRAINED = "2024-02-10"  # 41 nights of history, where 7 + 21 are needed
+TRAINED = "2024-02-10"  # 41 partitions of history, where 7 + 21 are needed
 NIGHTS = 5
 
 
@@ -37,18 +40,18 @@ def shorter(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
 
 @pytest.fixture(scope="module")
 def trained(shorter: UseCase, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A history that nobody scored, and what a training on its last night publishes of it."""
+    """A history that nobody scored, and what a training on its last partition publishes of it."""
     folder = tmp_path_factory.mktemp("trained")
     lake = Lake("machines", str(folder))
-    nights = shorter.clock.keys(machines.FIRST, TRAINED)
-    machines.many_readings(lake, shorter, nights)
-    publish(lake, shorter, nights, "m" * 64)
+    partitions = shorter.clock.keys(machines.FIRST, TRAINED)
+    machines.many_readings(lake, shorter, partitions)
+    publish(lake, shorter, partitions, "m" * 64)
     return folder
 
 
-def publish(lake: Lake, use: UseCase, nights: list[str], model: str, seen: str = "load") -> None:
+def publish(lake: Lake, use: UseCase, partitions: list[str], model: str, seen: str = "load") -> None:
     """Publish limits as a training does whose model predicts what a column says."""
-    rows = features(lake, use, nights)
+    rows = features(lake, use, partitions)
     numeric, categorical = use.features.numeric, use.features.categorical
     learnt = profiles.merge_profiles(
         profiles.build_profile("reference", TRAINED, rows, numeric, categorical).to_pylist()
@@ -58,7 +61,9 @@ def publish(lake: Lake, use: UseCase, nights: list[str], model: str, seen: str =
     )
     learnt |= profiles.merge_profiles(said.to_pylist())
     challenger = SimpleNamespace(digest=model)
-    record: Any = SimpleNamespace(night=TRAINED, data="d", spec=use.digest, code="c", challenger=challenger)
+    record: Any = SimpleNamespace(
+        partition=TRAINED, data="d", spec=use.digest, code="c", challenger=challenger
+    )
     monitoring_baselines.publish_alarm_limits(
         lake, use, record, learnt, rows, np.asarray(rows[seen].to_numpy())
     )
@@ -74,19 +79,19 @@ def lake(trained: Path, tmp_path: Path) -> Lake:
 def lived(
     lake: Lake, use: UseCase, fault: dict[int, machines.Fault], *, backwards: bool = False
 ) -> list[str]:
-    """Score and monitor the nights after the training, some through a fault."""
-    nights = use.clock.keys(use.clock.shift(TRAINED, 1), use.clock.shift(TRAINED, NIGHTS))
-    for place, night in enumerate(nights):
-        machines.readings(lake, use, night, fault.get(place, dict))
-    for night in reversed(nights) if backwards else nights:
-        score(lake, use, night)
-        monitor(lake, use, night)
-    return nights
+    """Score and monitor the partitions after the training, some through a fault."""
+    partitions = use.clock.keys(use.clock.shift(TRAINED, 1), use.clock.shift(TRAINED, NIGHTS))
+    for place, partition in enumerate(partitions):
+        machines.readings(lake, use, partition, fault.get(place, dict))
+    for partition in reversed(partitions) if backwards else partitions:
+        score(lake, use, partition)
+        monitor(lake, use, partition)
+    return partitions
 
 
-def jumped(lake: Lake, night: str, outcome: str = "alarm") -> set[str]:
-    """Return the columns that a night says this of."""
-    rows = lake.rows("findings", {"night": night, "check": "jump"})
+def jumped(lake: Lake, partition: str, outcome: str = "alarm") -> set[str]:
+    """Return the columns that a partition says this of."""
+    rows = lake.rows("findings", {"partition": partition, "check": "jump"})
     return {row["subject"] for row in rows if row["outcome"] == outcome}
 
 
@@ -95,66 +100,74 @@ def hotter(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "temp": row["temp"] * 1.8 + 32}
 
 
-def test_a_column_that_jumps_is_an_alarm_from_its_second_night(lake: Lake, shorter: UseCase) -> None:
-    """Another unit from the fourth night on; the columns that it leaves alone are like before."""
-    nights = lived(lake, shorter, {3: hotter, 4: hotter})
-    assert [jumped(lake, night) for night in nights] == [set(), set(), set(), set(), {"temp"}]
-    assert {"load", "kind", "weekday"} <= jumped(lake, nights[4], "ok")
-    (row,) = lake.rows("findings", {"night": nights[4], "check": "jump", "subject": "temp"})
+def test_a_column_that_jumps_is_an_alarm_from_its_second_partition(lake: Lake, shorter: UseCase) -> None:
+    """Another unit from the fourth partition on; the columns that it leaves alone are like before."""
+    partitions = lived(lake, shorter, {3: hotter, 4: hotter})
+    assert [jumped(lake, partition) for partition in partitions] == [set(), set(), set(), set(), {"temp"}]
+    assert {"load", "kind", "weekday"} <= jumped(lake, partitions[4], "ok")
+    (row,) = lake.rows("findings", {"partition": partitions[4], "check": "jump", "subject": "temp"})
     assert row["value"] > row["threshold"]
-    assert row["note"].startswith("temp breaks with the 7 nights before")
+    assert row["note"].startswith("temp breaks with the 7 partitions before")
 
 
-def test_one_odd_night_is_no_alarm(lake: Lake, shorter: UseCase) -> None:
+def test_one_odd_partition_is_no_alarm(lake: Lake, shorter: UseCase) -> None:
     """It is further than the limit, which is said, and no person is called."""
-    nights = lived(lake, shorter, {3: hotter})
-    assert [jumped(lake, night) for night in nights] == [set()] * NIGHTS
-    (row,) = lake.rows("findings", {"night": nights[3], "check": "jump", "subject": "temp"})
+    partitions = lived(lake, shorter, {3: hotter})
+    assert [jumped(lake, partition) for partition in partitions] == [set()] * NIGHTS
+    (row,) = lake.rows("findings", {"partition": partitions[3], "check": "jump", "subject": "temp"})
     assert "further than its limit" in row["note"]
 
 
-def test_the_order_of_the_nights_makes_no_difference(lake: Lake, shorter: UseCase, tmp_path: Path) -> None:
-    """Backwards, each night is judged again when those before it are there, and ends as in order."""
+def test_the_order_of_the_partitions_makes_no_difference(
+    lake: Lake, shorter: UseCase, tmp_path: Path
+) -> None:
+    """Backwards, each partition is judged again when those before it are there, and ends as in order."""
     shutil.copytree(tmp_path / "lake", tmp_path / "other")
     other = Lake("machines", str(tmp_path / "other"))
-    nights = lived(lake, shorter, {3: hotter, 4: hotter})
+    partitions = lived(lake, shorter, {3: hotter, 4: hotter})
     lived(other, shorter, {3: hotter, 4: hotter}, backwards=True)
     same = [
-        {night: lake_.rows("findings", {"night": night, "check": "jump"}) for night in nights}
+        {
+            partition: lake_.rows("findings", {"partition": partition, "check": "jump"})
+            for partition in partitions
+        }
         for lake_ in (lake, other)
     ]
     assert [sorted(map(repr, rows)) for rows in same[0].values()] == [
         sorted(map(repr, rows)) for rows in same[1].values()
     ]
-    assert jumped(lake, nights[4]) == {"temp"}
+    assert jumped(lake, partitions[4]) == {"temp"}
 
 
 def test_without_limits_nothing_is_judged(tmp_path: Path, shorter: UseCase) -> None:
-    """Before the first training a night says that it can't tell."""
+    """Before the first training a partition says that it can't tell."""
     bare = Lake("machines", str(tmp_path / "bare"))
     (first, *_) = lived(bare, shorter, {})
     assert jumped(bare, first, "not enough") == {"features"}
 
 
 def test_predictions_of_a_lower_rung_are_no_jump(lake: Lake, shorter: UseCase) -> None:
-    """A champion that can't be loaded leaves its nights to a constant, which isn't how it predicts."""
+    """A champion that can't be loaded leaves its partitions to a constant, which isn't how it predicts."""
     machines.promote(lake, "m" * 64, shorter.clock.shift(TRAINED, 1), evidence=TRAINED)
-    nights = lived(lake, shorter, {})
-    (row,) = lake.rows("findings", {"night": nights[-1], "check": "jump", "subject": "prediction"})
-    assert (row["outcome"], row["note"]) == ("not enough", "prediction isn't this champion's tonight")
+    partitions = lived(lake, shorter, {})
+    (row,) = lake.rows("findings", {"partition": partitions[-1], "check": "jump", "subject": "prediction"})
+    assert (row["outcome"], row["note"]) == (
+        "not enough",
+        "prediction isn't this champion's in this partition",
+    )
 
 
 def test_the_champions_own_limits_are_among_the_inputs(lake: Lake, shorter: UseCase) -> None:
-    """A night by a newer training's limits is made again too when the champion's training was repeated."""
+    """A partition by a newer training's limits is made again when the champion's training was repeated."""
     machines.promote(lake, "m" * 64, shorter.clock.shift(TRAINED, 1), evidence=TRAINED)
     newer = shorter.clock.shift(TRAINED, 2)
-    nights = lived(lake, shorter, {})
+    partitions = lived(lake, shorter, {})
     (row,) = lake.rows("partitions", {"product": "limits"})
-    for night, digest in ((newer, row["digest"]), (TRAINED, "another")):
-        made = pa.Table.from_pylist([{**row, "night": night, "digest": digest}], schema=PARTITIONS)
-        lake.publish("partitions", made, {"product": "limits", "night": night})
-        assert State(lake, shorter, nights[-1]).stale(nights[-1])
-        monitor(lake, shorter, nights[-1])
+    for partition, digest in ((newer, row["digest"]), (TRAINED, "another")):
+        made = pa.Table.from_pylist([{**row, "partition": partition, "digest": digest}], schema=PARTITIONS)
+        lake.publish("partitions", made, {"product": "limits", "partition": partition})
+        assert State(lake, shorter, partitions[-1]).stale(partitions[-1])
+        monitor(lake, shorter, partitions[-1])
 
 
 def test_a_repeated_training_leaves_the_champion_its_limits(lake: Lake, shorter: UseCase) -> None:
@@ -175,8 +188,8 @@ def test_a_column_of_another_kind_is_not_compared(lake: Lake, tmp_path: Path) ->
     features = "{spine: readings, lookback: 0, numeric: [temp, load], categorical: [kind, weekday]}"
     rules = "{window: 3, report_rows: 200, jumps: {past: 7}}"
     other = machines.spec(tmp_path / "spec", features=features, monitoring=rules)
-    nights = lived(lake, other, {})
-    (row,) = lake.rows("findings", {"night": nights[-1], "check": "jump", "subject": "weekday"})
+    partitions = lived(lake, other, {})
+    (row,) = lake.rows("findings", {"partition": partitions[-1], "check": "jump", "subject": "weekday"})
     assert (row["outcome"], row["value"]) == ("not enough", None)
     assert "of another kind" in row["note"]
 
@@ -184,8 +197,8 @@ def test_a_column_of_another_kind_is_not_compared(lake: Lake, tmp_path: Path) ->
 def test_limits_that_were_altered_are_seen(lake: Lake, shorter: UseCase) -> None:
     """`verify` recomputes their digest."""
     assert not [line for line in verify(lake, shorter).differences if f"limits/{TRAINED}" in line]
-    rows = lake.read("limits", {"night": TRAINED})
+    rows = lake.read("limits", {"partition": TRAINED})
     assert rows is not None
     changed = [{**row, "height": row["height"] + 1} for row in rows.to_pylist()]
-    lake.publish("limits", rows.from_pylist(changed, schema=rows.schema), {"night": TRAINED})
+    lake.publish("limits", rows.from_pylist(changed, schema=rows.schema), {"partition": TRAINED})
     assert [line for line in verify(lake, shorter).differences if f"limits/{TRAINED}" in line]

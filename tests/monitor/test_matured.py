@@ -20,7 +20,7 @@ from include.storage.lake import Lake
 from tests.monitor import machines
 from tests.monitor.test_performance import truth
 
-SLICED = "{objective: log_loss, min_partitions: 2, block: 1, slices: {columns: [kind]}}"
+SLICED = "{objective: log_loss, min_partitions: 2, block_partitions: 1, slices: {columns: [kind]}}"
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +31,11 @@ def sliced(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
 
 @pytest.fixture(scope="module")
 def scored(bare: Path, sliced: UseCase, week: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The lake with six nights scored, of which nobody has looked at any label."""
+    """The lake with six partitions scored, of which nobody has looked at any label."""
     folder = tmp_path_factory.mktemp("scored") / "lake"
     shutil.copytree(bare, folder)
-    for night in week[:6]:
-        score(Lake("machines", str(folder)), sliced, night)
+    for partition in week[:6]:
+        score(Lake("machines", str(folder)), sliced, partition)
     return folder
 
 
@@ -51,20 +51,22 @@ def turned(row: dict[str, Any]) -> dict[str, Any]:
     return row if row["minutes"] is None else {**row, "minutes": 60 - row["minutes"]}
 
 
-def said(lake: Lake, use: UseCase, night: str) -> dict[str, Finding]:
-    """Return a night's findings about labels by subject."""
-    return {f.subject: f for f in labels.check_labels(lake, use, night, machines.watch(lake, use, night))}
+def said(lake: Lake, use: UseCase, partition: str) -> dict[str, Finding]:
+    """Return a partition's findings about labels by subject."""
+    return {
+        f.subject: f for f in labels.check_labels(lake, use, partition, machines.watch(lake, use, partition))
+    }
 
 
 def by_day(lake: Lake, use: UseCase, known: str | None) -> dict[str, tuple[str, float]]:
-    """Return each night's knowledge night and log loss."""
+    """Return each partition's knowledge partition and log loss."""
     return {
         row["day"]: (row["known"], row["log_loss"]) for row in performance_by(lake, use, "day", known=known)
     }
 
 
-def test_a_revision_restates_the_night_it_touches(own: Lake, sliced: UseCase, week: list[str]) -> None:
-    """Turned labels give that night other figures from when they are known; what was reported stays."""
+def test_a_revision_restates_the_partition_it_touches(own: Lake, sliced: UseCase, week: list[str]) -> None:
+    """Turned labels give that partition other figures from when they are known; what was reported stays."""
     machines.watch(own, sliced, week[4])
     reported = by_day(own, sliced, week[4])
     assert list(reported) == week[:3]
@@ -82,13 +84,16 @@ def test_a_revision_restates_the_night_it_touches(own: Lake, sliced: UseCase, we
 
 
 def test_the_order_of_watching_makes_no_difference(own: Lake, sliced: UseCase, week: list[str]) -> None:
-    """Watched at the end, or each night with a revision between, the tables are the same, and verified."""
+    """Watched at the end, or each partition with a revision between, the tables are the same.
+
+    And verified.
+    """
     folder = Path(own.uri.removeprefix("file://"))
     shutil.copytree(folder, folder.parent / "other" / "machines")
     other = Lake("machines", str(folder.parent / "other"))
-    for night in week[:6]:
-        machines.watch(own, sliced, night)
-        if night == week[4]:
+    for partition in week[:6]:
+        machines.watch(own, sliced, partition)
+        if partition == week[4]:
             machines.revise(own, sliced, week[3], turned, week[5])
     machines.revise(other, sliced, week[3], turned, week[5])
     machines.watch(other, sliced, week[5])
@@ -113,11 +118,14 @@ def test_labels_that_come_again_change_nothing(own: Lake, sliced: UseCase, week:
 
 
 def test_labels_that_stay_away_are_an_alarm(own: Lake, sliced: UseCase, week: list[str]) -> None:
-    """Without labels for as many nights as performance is judged on the finding says so, until they come."""
+    """Without labels for as many partitions as performance is judged on the finding says so.
+
+    Until they come.
+    """
     lost = own.read("partitions").slice(0, 0)
-    for night in week[3:]:
-        own.publish("partitions", lost, {"product": "stops", "night": night})
-    outcomes = [said(own, sliced, night)["overdue"] for night in week[1:7]]
+    for partition in week[3:]:
+        own.publish("partitions", lost, {"product": "stops", "partition": partition})
+    outcomes = [said(own, sliced, partition)["overdue"] for partition in week[1:7]]
     assert [f.value for f in outcomes] == [None, 0, 1, 2, 3, 4]
     assert [f.outcome for f in outcomes] == ["not enough", "ok", "ok", "ok", "alarm", "alarm"]
     machines.stops(own, sliced, week[6])
@@ -125,7 +133,10 @@ def test_labels_that_stay_away_are_an_alarm(own: Lake, sliced: UseCase, week: li
 
 
 def test_labels_that_come_a_season_later_are_realised(own: Lake, sliced: UseCase, week: list[str]) -> None:
-    """A night that has long left the window still gets its figures, as of the night they were known."""
+    """A partition that has long left the window still gets its figures.
+
+    As of the partition they were known.
+    """
     late = sliced.clock.shift(week[0], 100)
     machines.stops(own, sliced, week[2], known_at=sliced.clock.local(late, "06:00"))
     assert week[0] not in by_day(own, sliced, None) | dict.fromkeys(machines.watch(own, sliced, week[5]).ever)
@@ -136,12 +147,12 @@ def test_labels_that_come_a_season_later_are_realised(own: Lake, sliced: UseCase
 
 
 def test_labels_before_the_prediction_are_an_alarm(own: Lake, sliced: UseCase, week: list[str]) -> None:
-    """A clock that is two days slow gives labels that precede their night's decision, and is told."""
+    """A clock that is two days slow gives labels that precede their partition's decision, and is told."""
     assert "early" not in said(own, sliced, week[2])
     machines.stops(own, sliced, week[3], known_at=sliced.clock.local(week[1], "06:00"))
     found = said(own, sliced, week[3])["early"]
     assert found.outcome == "alarm"
-    assert f"labels of {week[1]} were known before those nights were predicted" in found.note
+    assert f"labels of {week[1]} were known before those partitions were predicted" in found.note
 
 
 def test_groups_are_measured_on_their_pooled_rows(own: Lake, sliced: UseCase, week: list[str]) -> None:
@@ -149,9 +160,9 @@ def test_groups_are_measured_on_their_pooled_rows(own: Lake, sliced: UseCase, we
     machines.watch(own, sliced, week[5])
     target, predicted = truth(sliced, own, week[:4])
     auc = pytest.approx(sk.roc_auc_score(target, predicted))
-    for by, name in (("version", "1"), ("rung", "champion"), ("week", "2024-W04")):
+    for by, name in (("version", "1"), ("served_by", "champion"), ("week", "2024-W04")):
         (row,) = performance_by(own, sliced, by, known=week[5])
-        assert (row[by], row["nights"], row["roc_auc"]) == (name, 4, auc)
+        assert (row[by], row["partitions"], row["roc_auc"]) == (name, 4, auc)
     assert [row["week"] for row in performance_by(own, sliced, "week")] == ["2024-W04", "2024-W05"]
     (day,) = performance_by(own, sliced, "day", first=week[0], last=week[0])
     (pooled,) = performance_by(own, sliced, "version", first=week[0], last=week[0])
@@ -160,7 +171,7 @@ def test_groups_are_measured_on_their_pooled_rows(own: Lake, sliced: UseCase, we
 
 
 def test_slices_are_the_declared_ones(own: Lake, sliced: UseCase, week: list[str]) -> None:
-    """Each kind of machine has its row, and together they have all rows of the nights that matured."""
+    """Each kind of machine has its row, and together they have all rows of the partitions that matured."""
     found = performance_by(own, sliced, "slice", known=week[2])
     assert [row["slice"] for row in found] == ["kind = belt", "kind = fan", "kind = pump"]
     assert sum(row["rows"] + row["unlabelled"] for row in found) == machines.ROWS

@@ -20,28 +20,30 @@ from include.storage.lake import Lake
 from tests.monitor import machines
 
 
-def run(lake: Lake, use: UseCase, *nights: str) -> None:
-    """Score and monitor nights in this order."""
-    for night in nights:
-        score(lake, use, night)
-        monitor(lake, use, night)
+def run(lake: Lake, use: UseCase, *partitions: str) -> None:
+    """Score and monitor partitions in this order."""
+    for partition in partitions:
+        score(lake, use, partition)
+        monitor(lake, use, partition)
 
 
-def truth(use: UseCase, lake: Lake, nights: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def truth(use: UseCase, lake: Lake, partitions: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return labels and predictions of the rows that got a label, joined here by hand."""
-    served = {(r["night"], r["machine"]): r["prediction"] for r in lake.rows("predictions")}
+    served = {(r["partition"], r["machine"]): r["prediction"] for r in lake.rows("predictions")}
     pairs = [
-        (float(minutes > 15), served[night, machine])
-        for night in nights
-        for machine, minutes in enumerate(machines.day(night)[1])
+        (float(minutes > 15), served[partition, machine])
+        for partition in partitions
+        for machine, minutes in enumerate(machines.day(partition)[1])
         if minutes is not None
     ]
     target, predicted = np.array(pairs).T
     return target, predicted
 
 
-def test_a_matured_night_has_the_figures_of_scikit_learn(quick: Lake, use: UseCase, week: list[str]) -> None:
-    """Each metric of the night that matured is scikit-learn's; rows without a label are counted."""
+def test_a_matured_partition_has_the_figures_of_scikit_learn(
+    quick: Lake, use: UseCase, week: list[str]
+) -> None:
+    """Each metric of the partition that matured is scikit-learn's; rows without a label are counted."""
     run(quick, use, *week[:3])
     rows = {row["metric"]: row for row in quick.rows("performance")}
     target, predicted = truth(use, quick, week[:1])
@@ -52,17 +54,17 @@ def test_a_matured_night_has_the_figures_of_scikit_learn(quick: Lake, use: UseCa
     assert rows["prior:roc_auc"]["value"] == 0.5
     assert rows["prior:log_loss"]["value"] == pytest.approx(sk.log_loss(target, np.full(len(target), 0.25)))
     row = rows["roc_auc"]
-    assert (row["night"], row["known"]) == (week[0], week[2])
+    assert (row["partition"], row["known"]) == (week[0], week[2])
     assert (row["rows"], row["unlabelled"]) == (len(target), machines.ROWS - len(target))
-    assert (json.loads(row["rungs"]), json.loads(row["versions"])) == ({"champion": 120}, {"1": 120})
+    assert (json.loads(row["served_by"]), json.loads(row["versions"])) == ({"champion": 120}, {"1": 120})
 
 
 def test_what_is_required_is_judged_on_the_pooled_window(quick: Lake, use: UseCase, week: list[str]) -> None:
-    """With three nights matured the finding is the ROC-AUC of their rows together; before, not enough."""
+    """With three partitions matured the finding is the ROC-AUC of their rows together; before, not enough."""
     run(quick, use, *week[:5])
-    found = {r["night"]: r for r in quick.rows("findings") if r["subject"] == "roc_auc"}
+    found = {r["partition"]: r for r in quick.rows("findings") if r["subject"] == "roc_auc"}
     assert found[week[3]]["outcome"] == "not enough"
-    assert found[week[3]]["note"] == "2 of 3 nights of this champion have matured"
+    assert found[week[3]]["note"] == "2 of 3 partitions of this champion have matured"
     target, predicted = truth(use, quick, week[:3])
     assert found[week[4]]["value"] == pytest.approx(sk.roc_auc_score(target, predicted))
     assert found[week[4]]["outcome"] == "ok"
@@ -84,22 +86,22 @@ def test_a_finding_prints_on_which_side_of_its_limit_a_figure_is(
 
 
 def test_labels_that_come_late_are_known_later(quick: Lake, use: UseCase, week: list[str]) -> None:
-    """A night whose labels came two nights late matures then, and its row says on which night."""
+    """A partition whose labels came two partitions late matures then, and its row says on which partition."""
     nobody = quick.read("partitions").slice(0, 0)
-    quick.publish("partitions", nobody, {"product": "stops", "night": week[2]})
+    quick.publish("partitions", nobody, {"product": "stops", "partition": week[2]})
     run(quick, use, *week[:4])
-    assert {row["night"] for row in quick.rows("performance")} == {week[1]}
+    assert {row["partition"] for row in quick.rows("performance")} == {week[1]}
     machines.stops(quick, use, week[2], known_at=use.clock.local(week[4], "06:00"))
     run(quick, use, week[4])
-    assert {(r["night"], r["known"]) for r in quick.rows("performance")} == {
+    assert {(r["partition"], r["known"]) for r in quick.rows("performance")} == {
         (week[0], week[4]),
         (week[1], week[3]),
         (week[2], week[4]),
     }
 
 
-def test_another_champions_nights_are_not_its_own(quick: Lake, use: UseCase, week: list[str]) -> None:
-    """After a switch the new champion has no matured nights yet, however bad the old one was."""
+def test_another_champions_partitions_are_not_its_own(quick: Lake, use: UseCase, week: list[str]) -> None:
+    """After a switch the new champion has no matured partitions yet, however bad the old one was."""
     run(quick, use, *week[:5])
     served = quick.rows("deployments")[0]
     other = machines.spec(use.folder.parent)
@@ -107,14 +109,14 @@ def test_another_champions_nights_are_not_its_own(quick: Lake, use: UseCase, wee
     machines.promote(quick, digest[::-1], week[5], version="2")
     score(quick, other, week[5])
     monitor(quick, other, week[5])
-    found = [r for r in quick.rows("findings", {"night": week[5]}) if r["subject"] == "roc_auc"]
-    assert [r["note"] for r in found] == ["0 of 3 nights of this champion have matured"]
+    found = [r for r in quick.rows("findings", {"partition": week[5]}) if r["subject"] == "roc_auc"]
+    assert [r["note"] for r in found] == ["0 of 3 partitions of this champion have matured"]
 
 
 def test_without_a_champion_the_findings_say_so_and_who_serves(
     quick: Lake, use: UseCase, week: list[str]
 ) -> None:
-    """After a step down nobody's nights are counted, also while those before it still mature."""
+    """After a step down nobody's partitions are counted, also while those before it still mature."""
     run(quick, use, *week[:5])
     row = quick.rows("deployments")[0] | {"switch": 2, "kind": STEPPED_DOWN, "effective": week[5]}
     table = pa.Table.from_pylist([row], schema=schemas.DEPLOYMENTS)
@@ -122,14 +124,17 @@ def test_without_a_champion_the_findings_say_so_and_who_serves(
     score(quick, use, week[5])
     sentence = monitor(quick, use, week[5]).note
     note = f"there is no champion: v1 stepped down from {week[5]} on, and a constant serves instead"
-    found = quick.rows("findings", {"night": week[5], "check": ["performance", "concept"]})
+    found = quick.rows("findings", {"partition": week[5], "check": ["performance", "concept"]})
     assert {(row["note"], row["outcome"]) for row in found} == {(note, "not enough")}
     assert "asks for a training" in sentence
     assert "of this champion" not in sentence
 
 
-def test_a_night_of_one_class_has_no_auc(quick: Lake, use: UseCase, week: list[str]) -> None:
-    """What the labels can't give is null and not nought; a night without any label has no figure at all."""
+def test_a_partition_of_one_class_has_no_auc(quick: Lake, use: UseCase, week: list[str]) -> None:
+    """What the labels can't give is null and not nought.
+
+    A partition without any label has no figure at all.
+    """
     score(quick, use, week[0])
     score(quick, use, week[1])
     still = [{"machine": m, "minutes": 0.0} for m in range(machines.ROWS)]
@@ -137,7 +142,7 @@ def test_a_night_of_one_class_has_no_auc(quick: Lake, use: UseCase, week: list[s
     machines.publish(quick, use, "stops", week[2], still)
     machines.publish(quick, use, "stops", week[3], none)
     run(quick, use, week[2], week[3])
-    values = {(r["night"], r["metric"]): (r["value"], r["rows"]) for r in quick.rows("performance")}
+    values = {(r["partition"], r["metric"]): (r["value"], r["rows"]) for r in quick.rows("performance")}
     assert values[week[0], "roc_auc"] == (None, machines.ROWS)
     assert values[week[0], "log_loss"][0] > 0
-    assert {v for (night, _), v in values.items() if night == week[1]} == {(None, 0)}
+    assert {v for (partition, _), v in values.items() if partition == week[1]} == {(None, 0)}

@@ -24,35 +24,35 @@ from include.monitor.policy import (
     policy_window,
 )
 from include.spec import UseCase
-from include.spec.stages import Alerts, Jumps, Retraining
+from include.spec.stages import Alerts, Retraining, SuddenChanges
 
 CHAMPION = "0123456789abcdef"
 Found = list[Finding]
 
 
 def found(check: Check, subject: str = "roc_auc", outcome: Outcome = "alarm") -> Found:
-    """Return a night with one finding."""
+    """Return a partition with one finding."""
     return [Finding(check, subject, 0.5, 0.6, outcome, "a sentence")]
 
 
-def told(use: UseCase, nights: Sequence[Found], model: str = CHAMPION, **rules: Any) -> list[Decision]:
-    """Decide nights in their order, each after those before it."""
-    changed = {"retraining": Retraining(**{"persist": 3, **rules}), "alerts": Alerts(quiet=3)}
+def told(use: UseCase, partitions: Sequence[Found], model: str = CHAMPION, **rules: Any) -> list[Decision]:
+    """Decide partitions in their order, each after those before it."""
+    changed = {"retraining": Retraining(**{"consecutive": 3, **rules}), "alerts": Alerts(quiet=3)}
     spec = use.model_copy(update=changed)
     history: list[PartitionState] = []
-    for place, each in enumerate(nights):
+    for place, each in enumerate(partitions):
         alarms = tuple(finding for finding in each if finding.outcome == "alarm")
         history.append(PartitionState(f"n{place:03}", model, alarms))
         history[-1] = replace(history[-1], decided=decide(history, spec))
-    return [night.decided for night in history if night.decided]
+    return [partition.decided for partition in history if partition.decided]
 
 
 def test_a_lasting_degradation_asks_once_for_its_cause(use: UseCase) -> None:
-    """Three nights in a row name a cause, and the fourth the same; another champion has its own."""
+    """Three partitions in a row name a cause, and the fourth the same; another champion has its own."""
     bad = found("performance")
     *_, third, fourth = told(use, [bad] * 4)
     assert (third.decision, third.cause) == ("retrain", "degraded-0123456789ab-n002")
-    assert third.reason.startswith("degraded: roc_auc 3 nights in a row")
+    assert third.reason.startswith("degraded: roc_auc 3 partitions in a row")
     assert (fourth.decision, fourth.cause) == ("retrain", third.cause)
     assert "asked for on n002" in fourth.reason
     assert told(use, [bad] * 3, "fedcba")[-1].cause == "degraded-fedcba-n002"
@@ -70,15 +70,15 @@ def test_a_lasting_degradation_asks_once_for_its_cause(use: UseCase) -> None:
     ],
 )
 def test_what_does_not_last_asks_for_no_training(use: UseCase, history: list[Found]) -> None:
-    """Too few nights, a gap, a night that can't be judged, another metric: no training."""
+    """Too few partitions, a gap, a partition that can't be judged, another metric: no training."""
     assert {decision.cause for decision in told(use, history)} == {""}
 
 
-def test_another_models_nights_are_none_of_a_streak(use: UseCase) -> None:
+def test_another_models_partitions_are_none_of_a_streak(use: UseCase) -> None:
     """What the champion before did says nothing of this one."""
     alarms = tuple(found("performance"))
     history = [PartitionState("a", "old", alarms), PartitionState("b", CHAMPION, alarms)]
-    spec = use.model_copy(update={"retraining": Retraining(persist=2)})
+    spec = use.model_copy(update={"retraining": Retraining(consecutive=2)})
     assert decide(history, spec).cause == ""
     assert decide([replace(history[0], model=CHAMPION), history[1]], spec).cause != ""
 
@@ -86,22 +86,22 @@ def test_another_models_nights_are_none_of_a_streak(use: UseCase) -> None:
 @pytest.mark.parametrize(("kind", "check"), [("drifted", "drift"), ("concept", "concept")])
 def test_a_cause_asks_only_where_it_is_declared(use: UseCase, kind: Any, check: Check) -> None:
     """Drift is no degradation and a change of concept may be borne: each asks where the spec says so."""
-    nights = [found(check, "temp")] * 5
-    assert {decision.cause for decision in told(use, nights)} == {""}
-    asked = told(use, nights, when=("degraded", kind), persist=2)
+    partitions = [found(check, "temp")] * 5
+    assert {decision.cause for decision in told(use, partitions)} == {""}
+    asked = told(use, partitions, when=("degraded", kind), consecutive=2)
     assert [decision.decision for decision in asked[1:]] == ["retrain"] * 4
     assert asked[-1].cause == f"{kind}-0123456789ab-n001"
 
 
-@pytest.mark.parametrize("check", ["missing", "unseen", "rung", "data", "labels", "jump"])
+@pytest.mark.parametrize("check", ["missing", "unseen", "served_by", "data", "labels", "jump"])
 def test_a_broken_feed_never_asks(use: UseCase, check: Check) -> None:
     """What is learnt from a broken feed is as broken: a person is told instead."""
-    decisions = told(use, [found(check)] * 3, when=tuple(CAUSES), persist=1)
+    decisions = told(use, [found(check)] * 3, when=tuple(CAUSES), consecutive=1)
     assert [decision.decision for decision in decisions] == ["alert", "nothing", "nothing"]
 
 
 def test_every_check_but_drift_tells_a_person(use: UseCase) -> None:
-    """Drift comes with each season: it alone is nothing, whatever the night."""
+    """Drift comes with each season: it alone is nothing, whatever the partition."""
     assert {*TOLD, "drift"} == {*get_args(Check)}
     assert {decision.decision for decision in told(use, [found("drift", "temp")] * 20)} == {"nothing"}
     for check in TOLD:
@@ -111,75 +111,85 @@ def test_every_check_but_drift_tells_a_person(use: UseCase) -> None:
 
 def test_without_a_champion_there_is_nothing_to_retrain(use: UseCase) -> None:
     """Before the first promotion the schedule trains; a source that fails is told all the same."""
-    assert {d.cause for d in told(use, [found("performance")] * 9, "", persist=1)} == {""}
+    assert {d.cause for d in told(use, [found("performance")] * 9, "", consecutive=1)} == {""}
     assert told(use, [found("data", "sales")], "")[0].decision == "alert"
 
 
-def test_a_reason_counts_the_nights_so_far(use: UseCase) -> None:
+def test_a_reason_counts_the_partitions_so_far(use: UseCase) -> None:
     """The row says how far a streak has come, what is told, and what was told before."""
     first, second = told(use, [found("performance")] * 2)
-    assert first.reason == "roc_auc degraded for 1 of 3 nights in a row; tells of performance roc_auc"
-    assert second.reason == "roc_auc degraded for 2 of 3 nights in a row; told before: performance roc_auc"
+    assert first.reason == "roc_auc degraded for 1 of 3 partitions in a row; tells of performance roc_auc"
+    assert (
+        second.reason == "roc_auc degraded for 2 of 3 partitions in a row; told before: performance roc_auc"
+    )
 
 
-def test_a_training_carries_the_nights_alerts(use: UseCase) -> None:
-    """A night that asks for a training tells as well, also what nobody would retrain for."""
-    last = told(use, [[*found("performance"), *found("data", "sales")]], persist=1)[-1]
+def test_a_training_carries_the_partitions_alerts(use: UseCase) -> None:
+    """A partition that asks for a training tells as well, also what nobody would retrain for."""
+    last = told(use, [[*found("performance"), *found("data", "sales")]], consecutive=1)[-1]
     assert last.decision == "retrain"
     assert {alert.check for alert in last.alerts} == {"performance", "data"}
 
 
 def test_a_lasting_alarm_is_told_again_after_the_quiet(use: UseCase) -> None:
-    """With three quiet nights it is told on the first, fifth and ninth night; another subject at once."""
-    nights = [found("data", "sales")] * 9
-    assert [len(decision.alerts) for decision in told(use, nights)] == [1, 0, 0, 0, 1, 0, 0, 0, 1]
-    nights[1] = [*nights[1], *found("data", "shops")]
-    assert [alert.subject for alert in told(use, nights)[1].alerts] == ["shops"]
+    """With three quiet partitions it is told on the first, fifth and ninth partition.
+
+    Another subject at once.
+    """
+    partitions = [found("data", "sales")] * 9
+    assert [len(decision.alerts) for decision in told(use, partitions)] == [1, 0, 0, 0, 1, 0, 0, 0, 1]
+    partitions[1] = [*partitions[1], *found("data", "shops")]
+    assert [alert.subject for alert in told(use, partitions)[1].alerts] == ["shops"]
 
 
 def test_jumps_are_told_once_whichever_columns(use: UseCase) -> None:
-    """The promised rate of a year counts one alert in the quiet nights over all columns."""
-    spec = use.model_copy(update={"monitoring": use.monitoring.model_copy(update={"jumps": Jumps(quiet=2)})})
-    nights = [found("jump", "temp"), found("jump", "load"), [], found("jump", "load")]
-    assert [len(decision.alerts) for decision in told(spec, nights)] == [1, 0, 0, 1]
+    """The promised rate of a year counts one alert in the quiet partitions over all columns."""
+    spec = use.model_copy(
+        update={"monitoring": use.monitoring.model_copy(update={"sudden_changes": SuddenChanges(quiet=2)})}
+    )
+    partitions = [found("jump", "temp"), found("jump", "load"), [], found("jump", "load")]
+    assert [len(decision.alerts) for decision in told(spec, partitions)] == [1, 0, 0, 1]
 
 
 def test_a_switch_that_happened_is_told_and_not_done_again(use: UseCase) -> None:
     """A champion that was rolled back is an alert of its own, and first in the reason; the row says so."""
     switched = AlertItem(
-        "switch", "v1", None, None, "rolled back: v1 serves again from this night on (worse)"
+        "switch", "v1", None, None, "rolled back: v1 serves again from this partition on (worse)"
     )
     decision = decide([PartitionState("a", CHAMPION, (), switched)], use)
     assert (decision.decision, decision.alerts) == ("roll back", (switched,))
     assert decision.reason.startswith("rolled back: v1 serves again")
 
 
-def test_a_night_on_which_the_champion_goes_may_ask_for_a_training_too(use: UseCase) -> None:
+def test_a_partition_on_which_the_champion_goes_may_ask_for_a_training_too(use: UseCase) -> None:
     """The decision is the weightier act, and the cause asks for the training all the same."""
-    spec = use.model_copy(update={"retraining": Retraining(persist=1)})
+    spec = use.model_copy(update={"retraining": Retraining(consecutive=1)})
     switched = AlertItem("switch", "v1", None, None, "stepped down: v1 serves no more")
-    night = PartitionState("a", CHAMPION, tuple(found("performance")), switched, "stop serving")
-    decision = decide([night], spec)
+    partition = PartitionState("a", CHAMPION, tuple(found("performance")), switched, "stop serving")
+    decision = decide([partition], spec)
     assert (decision.decision, decision.cause) == ("stop serving", "degraded-0123456789ab-a")
     assert [alert.check for alert in decision.alerts] == ["switch", "performance"]
 
 
 def test_a_cool_down_holds_up_every_cause(use: UseCase) -> None:
     """After a training no other is asked for in the cool-down, also not for another cause; then again."""
-    nights = [*[found("drift", "temp")] * 2, *[found("performance")] * 8]
-    asked = told(use, nights, when=("degraded", "drifted"), persist=2, cooldown=5, a_month=9)
+    partitions = [*[found("drift", "temp")] * 2, *[found("performance")] * 8]
+    asked = told(use, partitions, when=("degraded", "drifted"), consecutive=2, cooldown=5, max_per_month=9)
     causes = [decision.cause for decision in asked]
     drifted, degraded = "drifted-0123456789ab-n001", "degraded-0123456789ab-n007"
     assert causes == ["", drifted, *[""] * 5, *[degraded] * 3]
-    assert "a training was asked for on n001, the next may be 6 nights later" in asked[4].reason
+    assert "a training was asked for on n001, the next may be 6 partitions later" in asked[4].reason
 
 
 def test_what_lasts_is_tried_again_within_the_budget(use: UseCase) -> None:
-    """A degradation of 70 nights asks after each cool-down, but for a third time only 31 nights later."""
-    asked = told(use, [found("performance")] * 70, persist=1, cooldown=14, a_month=2)
+    """A degradation of 70 partitions asks after each cool-down.
+
+    But for a third time only 31 partitions later.
+    """
+    asked = told(use, [found("performance")] * 70, consecutive=1, cooldown=14, max_per_month=2)
     causes = dict.fromkeys(decision.cause for decision in asked if decision.cause)
     assert [cause[-4:] for cause in causes] == ["n000", "n015", "n031", "n046", "n062"]
-    assert "2 trainings were asked for in 30 nights, no more than 2 may" in asked[30].reason
+    assert "2 trainings were asked for in 30 partitions, no more than 2 may" in asked[30].reason
     assert asked[30].decision == "nothing"
 
 
@@ -189,21 +199,24 @@ NOBODY = "there is no champion: v1 stepped down from 2024-03-04 on, and baseline
 def without_champion(
     use: UseCase, count: int, fitted: str = "", first: str = "2024-03-01", **rules: Any
 ) -> list[Decision]:
-    """Decide nights with a lasting degradation, from the fourth of which on nobody is champion any more."""
-    spec = use.model_copy(update={"retraining": Retraining(**{"persist": 1, **rules})})
+    """Decide partitions with a lasting degradation.
+
+    From the fourth of which on nobody is champion any more.
+    """
+    spec = use.model_copy(update={"retraining": Retraining(**{"consecutive": 1, **rules})})
     keys = spec.clock.keys(first, spec.clock.shift(first, count - 1))
     history: list[PartitionState] = []
     for place, key in enumerate(keys):
         gone = Demotion(keys[3], fitted) if place >= 3 else None
-        night = PartitionState(key, CHAMPION, tuple(found("performance")), vacancy=NOBODY if gone else "")
-        history.append(replace(night, demotion=gone))
+        partition = PartitionState(key, CHAMPION, tuple(found("performance")), vacancy=NOBODY if gone else "")
+        history.append(replace(partition, demotion=gone))
         history[-1] = replace(history[-1], decided=decide(history, spec))
-    return [night.decided for night in history if night.decided]
+    return [partition.decided for partition in history if partition.decided]
 
 
-def test_a_demotion_asks_for_a_training_on_its_first_night_and_each_week(use: UseCase) -> None:
+def test_a_demotion_asks_for_a_training_on_its_first_partition_and_each_week(use: UseCase) -> None:
     """Neither a cool-down nor the month's budget holds it up, and within a week its cause stays the same."""
-    asked = without_champion(use, 40, cooldown=60, a_month=1)
+    asked = without_champion(use, 40, cooldown=60, max_per_month=1)
     assert [decision.cause for decision in asked[:3]] == ["degraded-0123456789ab-2024-03-01"] * 3
     assert {decision.decision for decision in asked[3:]} == {"retrain"}
     causes = [decision.cause.removeprefix("demoted-0123456789ab-") for decision in asked[3:]]
@@ -217,21 +230,26 @@ def test_a_demotion_asks_for_a_training_on_its_first_night_and_each_week(use: Us
 
 def test_a_demotion_of_weekly_partitions_asks_on_each(use: UseCase) -> None:
     """A week is what it is on the calendar, and not seven partitions."""
-    schedule = use.schedule.model_copy(update={"nightly": "0 18 * * 1"})
+    schedule = use.schedule.model_copy(update={"batch": "0 18 * * 1"})
     weekly = UseCase.model_validate({**use.model_dump(by_alias=True), "schedule": schedule})
     asked = without_champion(weekly, 6, first="2024-03-04")
     assert [decision.cause[-10:] for decision in asked[3:]] == ["2024-03-25", "2024-04-01", "2024-04-08"]
 
 
 def test_a_demotion_asks_for_no_training_that_must_lack_evidence(use: UseCase) -> None:
-    """What the champion was fitted on can't judge its successor: nights enough must have matured after it."""
+    """What the champion was fitted on can't judge its successor.
+
+    Partitions enough must have matured after it.
+    """
     gate = use.gate.model_copy(update={"min_partitions": 5})
     spec = use.model_copy(update={"gate": gate})
     asked = without_champion(spec, 12, fitted="2024-02-28")
-    # fitted until 28 February, with labels two nights later; five nights from 2 March on mature on the 8th
+    # fitted until 28 February, with labels two partitions later; five partitions from 2 March on mature on
+    # the 8th
     assert [bool(decision.cause) for decision in asked[3:]] == [False] * 4 + [True] * 5
     assert asked[3].reason.startswith(
-        f"{NOBODY}; a training needs 5 matured test nights after 2024-02-28, the last that the champion was "
+        f"{NOBODY}; a training needs 5 matured test partitions after 2024-02-28, the last that the "
+        "champion was "
         "fitted on, and would have 1;"
     )
     assert asked[7].cause == "demoted-0123456789ab-2024-03-08"
@@ -239,7 +257,7 @@ def test_a_demotion_asks_for_no_training_that_must_lack_evidence(use: UseCase) -
 
 def test_requests_after_a_demotion_hold_up_no_later_champion(use: UseCase) -> None:
     """A champion that came of such a training has cool-down and budget to itself."""
-    spec = use.model_copy(update={"retraining": Retraining(persist=1, cooldown=14, a_month=1)})
+    spec = use.model_copy(update={"retraining": Retraining(consecutive=1, cooldown=14, max_per_month=1)})
     keys = spec.clock.keys("2024-03-01", "2024-03-03")
     asked = Decision("retrain", f"demoted-old-{keys[0]}", "")
     history = [
@@ -257,11 +275,14 @@ NIGHTS = st.lists(st.lists(st.sampled_from(ALARMS), unique=True), min_size=1, ma
 
 @given(NIGHTS, st.integers(0, 12), st.integers(1, 3))
 def test_whatever_comes_quiet_cool_down_and_budget_hold(
-    use: UseCase, nights: list[Found], cooldown: int, a_month: int
+    use: UseCase, partitions: list[Found], cooldown: int, max_per_month: int
 ) -> None:
-    """No subject twice in the quiet nights; trainings apart, and no more in any 30 nights than declared."""
-    rules = {"when": tuple(CAUSES), "persist": 1, "cooldown": cooldown, "a_month": a_month}
-    decisions = told(use, nights, **rules)
+    """No subject twice in the quiet partitions.
+
+    Trainings apart, and no more in any 30 partitions than declared.
+    """
+    rules = {"when": tuple(CAUSES), "consecutive": 1, "cooldown": cooldown, "max_per_month": max_per_month}
+    decisions = told(use, partitions, **rules)
     last: dict[tuple[str, str], int] = {}
     asked: dict[str, int] = {}
     for place, decision in enumerate(decisions):
@@ -273,7 +294,7 @@ def test_whatever_comes_quiet_cool_down_and_budget_hold(
             asked.setdefault(decision.cause, place)
     begun = sorted(asked.values())
     assert all(later - earlier > cooldown for earlier, later in pairwise(begun))
-    assert all(sum(0 <= place - of <= MONTH for of in begun) <= a_month for place in begun)
+    assert all(sum(0 <= place - of <= MONTH for of in begun) <= max_per_month for place in begun)
     for decision in decisions:
         assert decision.decision == (
             "retrain" if decision.cause else "alert" if decision.alerts else "nothing"
@@ -283,7 +304,7 @@ def test_whatever_comes_quiet_cool_down_and_budget_hold(
 @given(st.lists(st.sampled_from(["data", "performance", ""]), min_size=60, max_size=70), st.integers(0, 5))
 def test_a_decision_looks_no_further_back_than_it_says(use: UseCase, checks: list[Any], cut: int) -> None:
     """What happened before the declared reach changes nothing."""
-    spec = use.model_copy(update={"retraining": Retraining(persist=2, cooldown=10)})
+    spec = use.model_copy(update={"retraining": Retraining(consecutive=2, cooldown=10)})
     history: list[PartitionState] = []
     for place, check in enumerate(checks):
         history.append(PartitionState(f"n{place:03}", CHAMPION, tuple(found(check)) if check else ()))

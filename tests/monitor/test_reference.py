@@ -1,4 +1,7 @@
-"""What the serving model learnt on: counted once by night, from the nights that its evidence names."""
+"""What the serving model learnt on.
+
+Counted once by partition, from the partitions that its evidence names.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +21,22 @@ from include.storage.schemas import ATTEMPTS
 from tests.monitor import machines
 
 
-def test_nights_add_up_to_the_profile(lake: Lake, use: UseCase, week: list[str]) -> None:
-    """The counts of the fitted nights are what training's own profile holds, within its error."""
+def test_partitions_add_up_to_the_profile(lake: Lake, use: UseCase, week: list[str]) -> None:
+    """The counts of the fitted partitions are what training's own profile holds, within its error."""
     champion = ledger.serving(lake, week[0]).champion
     found = reference.read(lake, use, champion)
     assert found is not None
     assert found.rows == machines.fitted_rows(lake, use)
     for name in use.features.columns:
         column = found.columns[name]
-        assert column.nights is not None
-        total = column.nights[column.learnt].sum(axis=0)
+        assert column.partitions is not None
+        total = column.partitions[column.learnt].sum(axis=0)
         # labels are missing for one row in twenty: training leaves those out, drift does not
         assert total / total.sum() == pytest.approx(
             column.cut.profile(column.profile) / column.profile.count, abs=0.02
         )
     weekday = found.columns["weekday"]
-    assert (np.count_nonzero(weekday.nights, axis=1) == 1).all()
+    assert (np.count_nonzero(weekday.partitions, axis=1) == 1).all()
 
 
 def test_it_is_made_once(lake: Lake, use: UseCase, week: list[str]) -> None:
@@ -45,7 +48,7 @@ def test_it_is_made_once(lake: Lake, use: UseCase, week: list[str]) -> None:
     assert first is not None
     assert again is not None
     assert first.sample == again.sample
-    assert (first.columns["temp"].nights == again.columns["temp"].nights).all()
+    assert (first.columns["temp"].partitions == again.columns["temp"].partitions).all()
 
 
 def test_the_evidence_says_what_was_fitted_on(lake: Lake, use: UseCase, week: list[str]) -> None:
@@ -60,33 +63,33 @@ def test_the_evidence_says_what_was_fitted_on(lake: Lake, use: UseCase, week: li
     assert found.rows == 4 * machines.ROWS
 
 
-def test_a_walk_forward_was_judged_on_nights_that_it_was_fitted_on(
+def test_a_walk_forward_was_judged_on_partitions_that_it_was_fitted_on(
     lake: Lake, use: UseCase, week: list[str]
 ) -> None:
-    """Its features are of all that it was fitted on, its predictions of the nights that judged it."""
+    """Its features are of all that it was fitted on, its predictions of the partitions that judged it."""
     champion = ledger.serving(lake, week[0]).champion
     assert champion is not None
     row = dict.fromkeys(ATTEMPTS.names) | {"key": champion["attempt"]}
-    judged, fitted = (use.clock.shift(machines.FIRST, nights) for nights in (3, 9))
+    judged, fitted = (use.clock.shift(machines.FIRST, partitions) for partitions in (3, 9))
     row["evidence"] = json.dumps({"fitted": fitted, "last_fitted": judged})
     lake.append_at("attempts", pa.Table.from_pylist([row], schema=ATTEMPTS), -1)
     found = reference.read(lake, use, champion)
     assert found is not None
     assert found.rows == 10 * machines.ROWS
-    predicted = found.columns["prediction"].nights
+    predicted = found.columns["prediction"].partitions
     assert predicted is not None
     assert len(predicted) == len(use.clock.keys(machines.FIRST, machines.TRAINED)) - 4
 
 
 def test_a_damaged_model_leaves_the_features_reference(lake: Lake, use: UseCase, week: list[str]) -> None:
-    """Where the model can't be loaded any more, its features are still compared, by night and sample."""
+    """Where the model can't be loaded any more, its features are still compared, by partition and sample."""
     champion = ledger.serving(lake, week[0]).champion
     assert champion is not None
     lake.replace(f"models/{champion['model']}.skops", b"damaged")
     found = reference.read(lake, use, champion)
     assert found is not None
-    assert found.columns["temp"].nights is not None
-    assert found.columns["prediction"].nights is None
+    assert found.columns["temp"].partitions is not None
+    assert found.columns["prediction"].partitions is None
     assert found.sample is not None
     assert found.sample["prediction"].null_count == found.sample.num_rows
 
@@ -104,4 +107,4 @@ def test_an_outage_keeps_no_reference(lake: Lake, use: UseCase, week: list[str])
     (folder / "away").rename(folder / "models")
     found = reference.read(lake, use, champion)
     assert found is not None
-    assert found.columns["prediction"].nights is not None
+    assert found.columns["prediction"].partitions is not None

@@ -16,10 +16,10 @@ from tests.monitor import machines
 
 @pytest.fixture
 def page(lake: Lake, use: UseCase, week: list[str]) -> str:
-    """The page of the second night."""
-    for night in week[:2]:
-        score(lake, use, night)
-        monitor(lake, use, night)
+    """The page of the second partition."""
+    for partition in week[:2]:
+        score(lake, use, partition)
+        monitor(lake, use, partition)
     found = lake.get(f"reports/monitor/{week[1]}.html")
     assert found is not None
     return found.decode()
@@ -27,7 +27,7 @@ def page(lake: Lake, use: UseCase, week: list[str]) -> str:
 
 def test_a_page_says_that_it_is_a_sample(page: str, lake: Lake, use: UseCase, week: list[str]) -> None:
     """The page's own text has the sample's size and the rows that it is of, on both sides."""
-    shown = f"Drawn from a sample: 200 of the 240 rows of 2 night(s) up to {week[1]}, beside 200 of the "
+    shown = f"Drawn from a sample: 200 of the 240 rows of 2 partition(s) up to {week[1]}, beside 200 of the "
     assert shown + f"{machines.fitted_rows(lake, use)} rows that the model was fitted on" in page
     assert page.index("Drawn from a sample") < page.index("drawDashboard")
 
@@ -61,7 +61,7 @@ def test_a_page_fetches_nothing(page: str) -> None:
 def test_a_page_is_the_same_each_time(page: str, lake: Lake, use: UseCase, week: list[str]) -> None:
     """Drawn anew, the page has the same bytes: its ids aren't random."""
     gone = lake.read("partitions").slice(0, 0)
-    lake.publish("partitions", gone, {"product": "monitor", "night": week[1]})
+    lake.publish("partitions", gone, {"product": "monitor", "partition": week[1]})
     lake.replace(f"reports/monitor/{week[1]}.html", b"")
     monitor(lake, use, week[1])
     found = lake.get(f"reports/monitor/{week[1]}.html")
@@ -72,14 +72,14 @@ def test_a_page_is_the_same_each_time(page: str, lake: Lake, use: UseCase, week:
 def test_a_feature_that_was_declared_since_is_told(
     page: str, lake: Lake, week: list[str], tmp_path: Path
 ) -> None:
-    """The champion's sample lacks it: the night is judged, and the page draws the others."""
+    """The champion's sample lacks it: the partition is judged, and the page draws the others."""
     features = "{spine: readings, lookback: 0, numeric: [temp, load, weekday], categorical: [kind, again]}"
     newer = machines.spec(tmp_path, features=features)
     sql = machines.SQL.replace("kind", "kind, kind AS again")
     (tmp_path / "machines" / "features.sql").write_text(sql)
     score(lake, newer, week[2])
     monitor(lake, newer, week[2])
-    (row,) = lake.rows("findings", {"night": week[2], "check": "drift", "subject": "again"})
+    (row,) = lake.rows("findings", {"partition": week[2], "check": "drift", "subject": "again"})
     assert (row["outcome"], row["note"]) == ("not enough", "again has no reference")
     assert b"drawDashboard" in (lake.get(f"reports/monitor/{week[2]}.html") or b"")
 

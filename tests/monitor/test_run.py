@@ -1,4 +1,4 @@
-"""A whole night's monitoring: planted faults, reruns, nights in any order, kills, and two at once."""
+"""A whole partition's monitoring: planted faults, reruns, partitions in any order, kills, and two at once."""
 
 from __future__ import annotations
 
@@ -22,28 +22,32 @@ from include.storage.schemas import FINDINGS, PROFILES
 from tests.monitor import machines
 
 
-def run(lake: Lake, use: UseCase, nights: Sequence[str]) -> None:
-    """Score and monitor nights in this order."""
-    for night in nights:
-        score(lake, use, night)
-        monitor(lake, use, night)
+def run(lake: Lake, use: UseCase, partitions: Sequence[str]) -> None:
+    """Score and monitor partitions in this order."""
+    for partition in partitions:
+        score(lake, use, partition)
+        monitor(lake, use, partition)
 
 
-def found(lake: Lake, night: str, outcome: str = "alarm") -> set[tuple[str, str]]:
-    """Return check and subject of a night's findings with an outcome."""
-    rows = lake.rows("findings", {"night": night})
+def found(lake: Lake, partition: str, outcome: str = "alarm") -> set[tuple[str, str]]:
+    """Return check and subject of a partition's findings with an outcome."""
+    rows = lake.rows("findings", {"partition": partition})
     return {(row["check"], row["subject"]) for row in rows if row["outcome"] == outcome}
 
 
-def note(lake: Lake, night: str, check: str) -> str:
-    """Return the sentence of a night's finding."""
-    return next(row["note"] for row in lake.rows("findings", {"night": night}) if row["check"] == check)
+def note(lake: Lake, partition: str, check: str) -> str:
+    """Return the sentence of a partition's finding."""
+    return next(
+        row["note"] for row in lake.rows("findings", {"partition": partition}) if row["check"] == check
+    )
 
 
 def test_a_steady_week_has_no_alarm(lake: Lake, use: UseCase, week: list[str]) -> None:
     """A week like those before, each day with its weather, raises none, and asks for nothing."""
     run(lake, use, week[:5])
-    assert {night: found(lake, night) for night in week[:5]} == {night: set() for night in week[:5]}
+    assert {partition: found(lake, partition) for partition in week[:5]} == {
+        partition: set() for partition in week[:5]
+    }
     assert {row["decision"] for row in lake.rows("decisions")} == {"nothing"}
     assert found(lake, week[4], "ok") >= {
         ("drift", "temp"),
@@ -53,7 +57,7 @@ def test_a_steady_week_has_no_alarm(lake: Lake, use: UseCase, week: list[str]) -
 
 
 def test_a_feed_that_went_silent_is_an_alarm_at_once(lake: Lake, use: UseCase, week: list[str]) -> None:
-    """One night without temperatures is an alarm on that night, and over when they are back."""
+    """One partition without temperatures is an alarm on that partition, and over when they are back."""
     machines.readings(lake, use, week[3], lambda row: {**row, "temp": None})
     run(lake, use, week[3:5])
     assert found(lake, week[3]) == {("missing", "temp")}
@@ -61,7 +65,7 @@ def test_a_feed_that_went_silent_is_an_alarm_at_once(lake: Lake, use: UseCase, w
 
 
 def test_another_unit_is_an_alarm_at_once(lake: Lake, use: UseCase, week: list[str]) -> None:
-    """Degrees that turn from Celsius to Fahrenheit are beyond the reference's range on the first night."""
+    """Degrees that turn from Celsius to Fahrenheit leave the reference's range on the first partition."""
     machines.readings(lake, use, week[3], lambda row: {**row, "temp": row["temp"] * 1.8 + 32})
     run(lake, use, week[3:4])
     assert ("unseen", "temp") in found(lake, week[3])
@@ -78,41 +82,45 @@ def test_a_new_kind_is_an_alarm(lake: Lake, use: UseCase, week: list[str]) -> No
 
 def test_a_season_is_no_alarm(lake: Lake, use: UseCase, week: list[str]) -> None:
     """A week that is two degrees warmer, within what the reference's own days did, is none."""
-    for night in week[:3]:
-        machines.readings(lake, use, night, lambda row: {**row, "temp": row["temp"] + 2})
+    for partition in week[:3]:
+        machines.readings(lake, use, partition, lambda row: {**row, "temp": row["temp"] + 2})
     run(lake, use, week[:3])
-    assert {night: found(lake, night) for night in week[:3]} == {night: set() for night in week[:3]}
+    assert {partition: found(lake, partition) for partition in week[:3]} == {
+        partition: set() for partition in week[:3]
+    }
 
 
 def test_labels_that_turn_ask_for_one_training(quick: Lake, use: UseCase, week: list[str]) -> None:
-    """A world that turned round degrades the champion; its second bad night asks for a training."""
-    for night in week[:7]:
-        minutes = machines.day(use.clock.shift(night, -2))[1]
+    """A world that turned round degrades the champion; its second bad partition asks for a training."""
+    for partition in week[:7]:
+        minutes = machines.day(use.clock.shift(partition, -2))[1]
         turned = [{"machine": m, "minutes": 60.0 - v} for m, v in enumerate(minutes) if v is not None]
-        machines.publish(quick, use, "stops", night, turned)
+        machines.publish(quick, use, "stops", partition, turned)
     run(quick, use, week[:7])
-    asked = {row["night"]: (row["decision"], row["cause"]) for row in quick.rows("decisions")}
+    asked = {row["partition"]: (row["decision"], row["cause"]) for row in quick.rows("decisions")}
     digest = quick.rows("deployments")[0]["model"]
-    assert [asked[night][0] for night in week[:7]] == ["nothing"] * 4 + ["alert"] + ["retrain"] * 2
-    assert {asked[night][1] for night in week[5:7]} == {f"degraded-{digest[:12]}-{week[5]}"}
+    assert [asked[partition][0] for partition in week[:7]] == ["nothing"] * 4 + ["alert"] + ["retrain"] * 2
+    assert {asked[partition][1] for partition in week[5:7]} == {f"degraded-{digest[:12]}-{week[5]}"}
 
 
 def test_a_source_that_did_not_come_is_told(quick: Lake, use: UseCase, week: list[str]) -> None:
     """A refused source and one that nobody ingested are alarms with the ingest's own sentence."""
     machines.publish(quick, use, "stops", week[0], [], outcome="refused", note="stops/x.csv: no header")
     run(quick, use, week[:1])
-    assert {f for f in found(quick, week[0]) if f[0] in ("data", "rung", "missing")} == {("data", "stops")}
-    rows = quick.rows("findings", {"night": week[0]})
+    assert {f for f in found(quick, week[0]) if f[0] in ("data", "fallback", "missing")} == {
+        ("data", "stops")
+    }
+    rows = quick.rows("findings", {"partition": week[0]})
     assert "stops is refused: stops/x.csv: no header" in {row["note"] for row in rows}
 
 
-def test_a_night_without_predictions_is_told_and_not_failed(
+def test_a_partition_without_predictions_is_told_and_not_failed(
     quick: Lake, use: UseCase, week: list[str]
 ) -> None:
-    """A night that was never scored has findings that say so, and a person is told."""
+    """A partition that was never scored has findings that say so, and a person is told."""
     ref = monitor(quick, use, week[0])
     assert found(quick, week[0]) == {("data", "predictions")}
-    assert note(quick, week[0], "drift") == "nothing was predicted for this night"
+    assert note(quick, week[0], "drift") == "nothing was predicted for this partition"
     assert "nothing was predicted" in ref.note
     [decided] = quick.rows("decisions")
     assert (decided["decision"], decided["cause"]) == ("alert", "")
@@ -121,30 +129,33 @@ def test_a_night_without_predictions_is_told_and_not_failed(
 
 def test_before_the_first_promotion_nothing_can_be_judged(quick: Lake, use: UseCase, week: list[str]) -> None:
     """Without a champion, drift and rung are not enough rather than well or an alarm."""
-    night = machines.TRAINED
-    machines.readings(quick, use, night)
-    run(quick, use, [night])
-    assert found(quick, night) == set()
-    assert {("drift", "features"), ("rung", "predictions")} <= found(quick, night, "not enough")
-    assert note(quick, night, "drift") == "no model was promoted yet"
+    partition = machines.TRAINED
+    machines.readings(quick, use, partition)
+    run(quick, use, [partition])
+    assert found(quick, partition) == set()
+    assert {("drift", "features"), ("served_by", "predictions")} <= found(quick, partition, "not enough")
+    assert note(quick, partition, "drift") == "no model was promoted yet"
 
 
 def test_a_lower_rung_is_an_alarm_with_its_reason(quick: Lake, use: UseCase, week: list[str]) -> None:
-    """A champion that can't be loaded leaves the night to the prior, and the finding says why."""
+    """A champion that can't be loaded leaves the partition to the prior, and the finding says why."""
     machines.promote(quick, "0" * 64, week[0], version="2")
     run(quick, use, week[:1])
-    assert ("rung", "predictions") in found(quick, week[0])
-    assert "champion v2" in note(quick, week[0], "rung")
+    assert ("served_by", "predictions") in found(quick, week[0])
+    assert "champion v2" in note(quick, week[0], "served_by")
     assert note(quick, week[0], "drift") == f"model {'0' * 12} left no reference"
 
 
 def test_three_times_is_as_once(lake: Lake, use: UseCase, week: list[str]) -> None:
-    """Nights that are monitored again leave every row and every page as they were, and the same reference."""
+    """Partitions that are monitored again leave every row and every page as they were.
+
+    And the same reference.
+    """
     run(lake, use, week[:2])
     before = machines.state(lake)
-    refs = [monitor(lake, use, night) for night in week[:2]]
+    refs = [monitor(lake, use, partition) for partition in week[:2]]
     assert machines.state(lake) == before
-    assert [monitor(lake, use, night) for night in week[:2]] == refs
+    assert [monitor(lake, use, partition) for partition in week[:2]] == refs
     assert machines.state(lake) == before
 
 
@@ -152,7 +163,7 @@ def test_three_times_is_as_once(lake: Lake, use: UseCase, week: list[str]) -> No
 def short(
     bare: Path, use: UseCase, week: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Any]:
-    """A lake without its history, and what monitoring five nights of it in order leaves."""
+    """A lake without its history, and what monitoring five partitions of it in order leaves."""
     folder = tmp_path_factory.mktemp("short")
     shutil.copytree(bare, folder / "base")
     shutil.copytree(folder / "base", folder / "order")
@@ -163,10 +174,10 @@ def short(
 
 @settings(max_examples=3)
 @given(order=st.permutations(range(5)))
-def test_nights_in_any_order_leave_the_same(
+def test_partitions_in_any_order_leave_the_same(
     short: tuple[Path, Any], use: UseCase, week: list[str], order: list[int]
 ) -> None:
-    """Five nights, scored and monitored in any order, end in the same tables and pages."""
+    """Five partitions, scored and monitored in any order, end in the same tables and pages."""
     folder, expected = short
     shutil.rmtree(folder / "any", ignore_errors=True)
     shutil.copytree(folder / "base", folder / "any")
@@ -176,12 +187,12 @@ def test_nights_in_any_order_leave_the_same(
 
 
 def test_neighbours_at_once_leave_the_same(short: tuple[Path, Any], use: UseCase, week: list[str]) -> None:
-    """Five nights by three workers at once, each night twice, end in the same tables."""
+    """Five partitions by three workers at once, each partition twice, end in the same tables."""
     folder, expected = short
     shutil.copytree(folder / "base", folder / "once")
     lake = Lake("machines", str(folder / "once"))
     with ThreadPoolExecutor(3) as workers:
-        list(workers.map(lambda night: run(lake, use, [night]), [*week[:5], *reversed(week[:5])]))
+        list(workers.map(lambda partition: run(lake, use, [partition]), [*week[:5], *reversed(week[:5])]))
     assert machines.state(lake) == expected
 
 
@@ -214,7 +225,7 @@ class Dying(Lake):
 def test_a_kill_before_any_write_is_healed_by_a_rerun(
     short: tuple[Path, Any], use: UseCase, week: list[str]
 ) -> None:
-    """The third night, done last, is killed before its writes; a rerun ends as order would."""
+    """The third partition, done last, is killed before its writes; a rerun ends as order would."""
     folder, expected = short
     shutil.copytree(folder / "base", folder / "killed")
     lake = Lake("machines", str(folder / "killed"))
@@ -238,9 +249,12 @@ def test_a_kill_before_any_write_is_healed_by_a_rerun(
 class Crossed(Lake):
     """A lake on which another run's older findings and row come between a run's findings and its row."""
 
-    def __init__(self, of: Lake, night: str) -> None:
+    def __init__(self, of: Lake, partition: str) -> None:
         super().__init__(of.uri.rpartition("/")[2], of.uri.removeprefix("file://").rpartition("/")[0])
-        wheres = {"findings": {"night": night}, "partitions": {"product": "monitor", "night": night}}
+        wheres = {
+            "findings": {"partition": partition},
+            "partitions": {"product": "monitor", "partition": partition},
+        }
         self.older = [(table, of.read(table, where), where) for table, where in wheres.items()]
 
     def publish(self, table: str, rows: Any, where: Any) -> Any:
@@ -265,10 +279,13 @@ def test_two_that_write_crosswise(quick: Lake, use: UseCase, week: list[str]) ->
 
 
 def test_findings_have_their_tables_shape(quick: Lake, use: UseCase, week: list[str]) -> None:
-    """Findings are published in the shape that include.storage.schemas declares, and the reference names them."""
+    """Findings are published in the shape that include.storage.schemas declares.
+
+    And the reference names them.
+    """
     score(quick, use, week[0])
     ref = monitor(quick, use, week[0])
-    rows = quick.read("findings", {"night": week[0]})
+    rows = quick.read("findings", {"partition": week[0]})
     assert set(rows.schema.names) == set(FINDINGS.names)
     assert rows.num_rows == ref.rows
     assert ref.uri.endswith("tables/findings")
@@ -278,7 +295,7 @@ def test_findings_have_their_tables_shape(quick: Lake, use: UseCase, week: list[
 def test_every_measure_is_published_beside_the_findings(quick: Lake, use: UseCase, week: list[str]) -> None:
     """Each column has a row a measure of its kind, of the window's rows; the declared is the finding's."""
     run(quick, use, week[:5])
-    rows = quick.rows("drift", {"night": week[4]})
+    rows = quick.rows("drift", {"partition": week[4]})
     by_column: dict[str, dict[str, Any]] = {}
     for row in rows:
         by_column.setdefault(row["column"], {})[row["measure"]] = row
@@ -286,8 +303,8 @@ def test_every_measure_is_published_beside_the_findings(quick: Lake, use: UseCas
     expected = dict.fromkeys(("temp", "load", "weekday", "prediction", "stopped"), numeric)
     expected["kind"] = {"psi", "js", "new", "vanished", "missing"}
     assert {name: set(found) for name, found in by_column.items()} == expected
-    assert {(row["rows"], row["nights"]) for row in rows} == {(3 * machines.ROWS, 3)}
-    judged = quick.rows("findings", {"night": week[4], "check": "drift"})
+    assert {(row["rows"], row["partitions"]) for row in rows} == {(3 * machines.ROWS, 3)}
+    judged = quick.rows("findings", {"partition": week[4], "check": "drift"})
     values = {row["subject"]: row["value"] for row in judged}
     assert by_column["load"]["psi"]["value"] == values["load"] > 0
 
@@ -306,13 +323,16 @@ def test_another_declared_measure_judges(quick: Lake, use: UseCase, week: list[s
 
 
 def test_labels_have_a_profile_and_are_compared(quick: Lake, use: UseCase, week: list[str]) -> None:
-    """A matured night's labels are profiled, unlabelled rows as missing; labels that all turn are drift."""
-    for night in week[:5]:
-        minutes = machines.day(use.clock.shift(night, -2))[1]
+    """A matured partition's labels are profiled, unlabelled rows as missing.
+
+    Labels that all turn are drift.
+    """
+    for partition in week[:5]:
+        minutes = machines.day(use.clock.shift(partition, -2))[1]
         turned = [{"machine": m, "minutes": 60.0} for m, v in enumerate(minutes) if v is not None]
-        machines.publish(quick, use, "stops", night, turned)
+        machines.publish(quick, use, "stops", partition, turned)
     run(quick, use, week[:5])
-    rows = {row["night"]: row for row in quick.rows("profiles", {"product": "labels"})}
+    rows = {row["partition"]: row for row in quick.rows("profiles", {"product": "labels"})}
     assert sorted(rows) == week[:3]
     without = sum(value is None for value in machines.day(week[0])[1])
     row = rows[week[0]]
@@ -339,11 +359,11 @@ def test_a_window_of_another_kind_is_not_compared(
 
 
 def test_measures_that_an_older_run_wrote_are_seen(quick: Lake, use: UseCase, week: list[str]) -> None:
-    """Rows of `drift` that aren't those of the night's row are made again, as findings are."""
+    """Rows of `drift` that aren't those of the partition's row are made again, as findings are."""
     run(quick, use, week[:1])
     left = machines.state(quick)
-    rows = quick.read("drift", {"night": week[0]})
-    quick.publish("drift", rows.slice(1), {"night": week[0]})
+    rows = quick.read("drift", {"partition": week[0]})
+    quick.publish("drift", rows.slice(1), {"partition": week[0]})
     monitor(quick, use, week[0])
     assert machines.state(quick) == left
 
@@ -359,18 +379,18 @@ def test_measures_that_an_older_run_wrote_are_seen(quick: Lake, use: UseCase, we
 def test_a_column_without_spread_or_values_is_an_alarm(
     quick: Lake, use: UseCase, week: list[str], fault: dict[str, Any], expected: tuple[str, str]
 ) -> None:
-    """All null, one far constant, one new category: told on the first night, and the night ends."""
+    """All null, one far constant, one new category: told on the first partition, and the partition ends."""
     machines.readings(quick, use, week[0], lambda row: {**row, **fault})
     run(quick, use, week[:1])
     assert expected in found(quick, week[0])
 
 
 def test_one_row_is_judged_without_an_alarm(quick: Lake, use: UseCase, week: list[str]) -> None:
-    """A night of one usual row: every column has its measures, and chance explains them all."""
+    """A partition of one usual row: every column has its measures, and chance explains them all."""
     machines.publish(quick, use, "readings", week[0], machines.day(week[0])[0][:1])
     run(quick, use, week[:1])
     assert {check for check, _ in found(quick, week[0])} <= {"data"}
-    rows = quick.rows("drift", {"night": week[0]})
+    rows = quick.rows("drift", {"partition": week[0]})
     assert {row["rows"] for row in rows} == {1}
     assert all(row["value"] is not None for row in rows)
 
@@ -396,19 +416,19 @@ def test_an_empty_reference_is_not_enough(quick: Lake, use: UseCase, week: list[
     empty = profiles.build_profile(
         f"reference:{digest}", machines.TRAINED, none, none.column_names[:4], ["kind"]
     )
-    quick.publish("profiles", empty, {"product": f"reference:{digest}", "night": machines.TRAINED})
+    quick.publish("profiles", empty, {"product": f"reference:{digest}", "partition": machines.TRAINED})
     run(quick, use, week[:1])
-    rows = {(row["check"], row["subject"]): row for row in quick.rows("findings", {"night": week[0]})}
+    rows = {(row["check"], row["subject"]): row for row in quick.rows("findings", {"partition": week[0]})}
     columns = ("temp", "load", "weekday", "kind", "prediction")
     assert {rows["drift", name]["outcome"] for name in columns} == {"not enough"}
     assert rows["drift", "temp"]["note"] == "temp has no value in the reference"
-    assert {row["value"] for row in quick.rows("drift", {"night": week[0]})} == {None}
+    assert {row["value"] for row in quick.rows("drift", {"partition": week[0]})} == {None}
 
 
 def test_a_feature_without_a_profile_is_told(quick: Lake, use: UseCase, week: list[str]) -> None:
-    """A column whose profile is gone for the night isn't passed over in silence."""
+    """A column whose profile is gone for the partition isn't passed over in silence."""
     score(quick, use, week[0])
-    where = {"product": ["features"], "night": week[0]}
+    where = {"product": ["features"], "partition": week[0]}
     left = [row for row in quick.rows("profiles", where) if row["column"] != "load"]
     quick.publish("profiles", pa.Table.from_pylist(left, schema=PROFILES), where)
     monitor(quick, use, week[0])
@@ -416,7 +436,7 @@ def test_a_feature_without_a_profile_is_told(quick: Lake, use: UseCase, week: li
     assert ("drift", "load") in found(quick, week[0], "not enough")
 
 
-def note_of(lake: Lake, night: str, subject: str) -> str:
+def note_of(lake: Lake, partition: str, subject: str) -> str:
     """Return the sentence about a column's drift."""
-    rows = lake.rows("findings", {"night": night, "check": "drift", "subject": subject})
+    rows = lake.rows("findings", {"partition": partition, "check": "drift", "subject": subject})
     return str(rows[0]["note"])

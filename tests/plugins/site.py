@@ -23,7 +23,7 @@ ATTEMPT = "0a1b2c3d" * 8
 # a value for each part that a route's path may have; a new route with another part has to add it here
 PARTS = {
     "usecase": "weekly_sales",
-    "night": NIGHTS["weekly_sales"][1],
+    "partition": NIGHTS["weekly_sales"][1],
     "path": f"monitor/{NIGHTS['weekly_sales'][1]}.html",
 }
 SOURCES = {"weekly_sales": "sales", "flight_delay": "outcomes"}
@@ -141,7 +141,10 @@ def _bundle(name: str, path: Path) -> dict[str, Any]:
 
 
 def prepare(home: Path) -> None:
-    """Lay out a DAG, the users, two use cases with nights, one that can't be read, one whose lake can't."""
+    """Lay out a DAG, the users, two use cases with partitions, one that can't be read.
+
+    One whose lake can't.
+    """
     (home / "dags").mkdir()
     (home / "dags" / "links.py").write_text(DAG)
     (home / "passwords.json").write_text(json.dumps({user: f"{user}-password" for user in USERS}))
@@ -159,39 +162,44 @@ def prepare(home: Path) -> None:
 
 
 def fill(lake: Lake, usecase: str) -> None:
-    """Publish two nights: the first went well, in the second rows were set aside and a column drifted."""
+    """Publish two partitions: the first went well, in the second rows were set aside and a column drifted."""
     first, second = NIGHTS[usecase]
     source = SOURCES[usecase]
     made = {"revision": 0, "duplicates": 0, "digest": "d" * 64, "inputs": "{}", "spec": "s" * 64}
-    for night, outcome, bad in ((first, "published", 0), (second, "refused", 2)):
+    for partition, outcome, bad in ((first, "published", 0), (second, "refused", 2)):
         rows = [
-            {**made, "product": product, "night": night, "rows": 100, "code": "abc",
+            {**made, "product": product, "partition": partition, "rows": 100, "code": "abc",
              "outcome": outcome if product == source else "published",
-             "quarantined": bad if product == source else 0, "note": f"{product} of {night}: {PLANTED}"}
+             "quarantined": bad if product == source else 0, "note": f"{product} of {partition}: {PLANTED}"}
             for product in (source, "predictions")
         ]  # fmt: skip
         for row in rows:
-            at = {"product": row["product"], "night": night}
+            at = {"product": row["product"], "partition": partition}
             lake.publish("partitions", _table([row], schemas.PARTITIONS), at)
         scored = [
-            {"night": night, "prediction": 0.25, "rung": rung, "reason": "", "version": "3",
+            {"partition": partition, "prediction": 0.25, "served_by": rung, "reason": "", "version": "3",
              "model": "m" * 64, "row_digest": "r" * 64}
             for rung in ("champion", "champion", "champion", "prior" if bad else "champion")
         ]  # fmt: skip
-        lake.publish("predictions", _table(scored, schemas.PREDICTIONS), {"night": night})
+        lake.publish("predictions", _table(scored, schemas.PREDICTIONS), {"partition": partition})
         note = f"price: {PLANTED}"
-        found = {"night": night, "check": "drift", "subject": "price", "value": 0.4 if bad else 0.1,
+        found = {"partition": partition, "check": "drift", "subject": "price", "value": 0.4 if bad else 0.1,
                  "threshold": 0.25, "outcome": "alarm" if bad else "ok", "note": note}  # fmt: skip
-        lake.publish("findings", _table([found], schemas.FINDINGS), {"night": night})
+        lake.publish("findings", _table([found], schemas.FINDINGS), {"partition": partition})
         alert = {"check": "data", "subject": source, "value": None, "threshold": None,
                  "note": f"{source} was refused: {PLANTED}"}  # fmt: skip
-        decided = {"night": night, "decision": "alert", "cause": "", "reason": f"tells of data {source}",
+        decided = {"partition": partition, "decision": "alert", "cause": "",
+            "reason": ("tells of " "data " f"{source}"),
                    "alerts": json.dumps([alert])}  # fmt: skip
-        lake.publish("decisions", _table([decided], schemas.DECISIONS), {"night": night})
-    measured = {"night": first, "known": second, "metric": "r2", "value": 0.4321, "rows": 96, "unlabelled": 4,
-                "rungs": '{"champion": 4}', "versions": '{"3": 4}'}  # fmt: skip
-    lake.publish("performance", _table([measured], schemas.PERFORMANCE), {"night": first})
-    for recipient, outcome in (("ops", b"notified"), ("chat", b"failed")):  # the second night was backfilled
+        lake.publish("decisions", _table([decided], schemas.DECISIONS), {"partition": partition})
+    measured = {"partition": first, "known": second, "metric": "r2", "value": 0.4321, "rows": 96,
+        "unlabelled": 4,
+                "served_by": '{"champion": 4}', "versions": '{"3": 4}'}  # fmt: skip
+    lake.publish("performance", _table([measured], schemas.PERFORMANCE), {"partition": first})
+    for recipient, outcome in (
+        ("ops", b"notified"),
+        ("chat", b"failed"),
+    ):  # the second partition was backfilled
         lake.create(f"state/alerts/{first}-0123456789ab/{recipient}-0", outcome)
     _quarantine(lake, source, second)
     _ledgers(lake, first)
@@ -200,25 +208,28 @@ def fill(lake: Lake, usecase: str) -> None:
     lake.replace(f"reports/verdict/{first}-{ATTEMPT[:8]}.html", b"<!doctype html><p>why it was blessed</p>")
 
 
-def _quarantine(lake: Lake, source: str, night: str) -> None:
+def _quarantine(lake: Lake, source: str, partition: str) -> None:
     bad = [
-        {"source": source, "night": night, "revision": 0, "part": "0", "row": number, "rule": "between",
+        {"source": source, "partition": partition, "revision": 0, "part": "0", "row": number,
+            "rule": "between",
          "column": "price", "value": PLANTED if number == 7 else str(-number),
          "record": json.dumps({"store": PLANTED, "price": -number})}
         for number in range(250)
     ]  # fmt: skip
-    where = {"source": source, "night": night}
+    where = {"source": source, "partition": partition}
     lake.publish("quarantine", _table(bad, schemas.QUARANTINE), where)
 
 
-def _ledgers(lake: Lake, night: str) -> None:
+def _ledgers(lake: Lake, partition: str) -> None:
     verdict = f"blessed: squared_error 3.1 [3.0, 3.2], champion v2 3.4 {PLANTED}"
-    attempt = {"key": ATTEMPT, "night": night, "verdict": "blessed", "sentence": verdict, "checks": "[]",
+    attempt = {"key": ATTEMPT, "partition": partition, "verdict": "blessed", "sentence": verdict,
+        "checks": "[]",
                "evidence": "{}", "version": "3", "model": "m" * 64, "spec": "s" * 64, "data": "d" * 64,
                "code": "abc", "attempt": 1, "recorded": 1}  # fmt: skip
     lake.append_at("attempts", _table([attempt], schemas.ATTEMPTS), -1)
     switch = {"switch": 1, "role": "champion", "version": "3", "model": "m" * 64, "prior": 30.0,
-              "effective": night, "evidence": night, "kind": "promoted", "by": "gate", "reason": verdict,
+              "effective": partition, "evidence": partition, "kind": "promoted", "by": "gate",
+                  "reason": verdict,
               "attempt": ATTEMPT, "request": ATTEMPT}  # fmt: skip
     lake.append_at("deployments", _table([switch], schemas.DEPLOYMENTS), -1)
 

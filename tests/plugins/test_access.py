@@ -13,7 +13,7 @@ FORMS = {"anonymous": 401, "viewer": 403, "user": 200}
 NIGHT = NIGHTS["weekly_sales"][1]
 # what is filled in, by the end of the DAG's name; a DAG with another form has to add it here
 FILLED = {
-    "nightly": {"partition": NIGHT},
+    "batch": {"partition": NIGHT},
     "training": {"partition": NIGHT},
     "history": {"first": NIGHT, "last": NIGHT},
     "operate": {"action": "verify"},
@@ -58,8 +58,8 @@ def test_a_backfill_is_for_those_who_may_act(
     site: Site, forms: list[str], headers: dict[str, dict[str, str]]
 ) -> None:
     """The range that the *Trigger* dialog takes as well is refused to whom a single run is."""
-    nightly = [dag_id for dag_id in forms if dag_id.endswith("__nightly")]
-    for dag_id in nightly:
+    batch = [dag_id for dag_id in forms if dag_id.endswith("__batch")]
+    for dag_id in batch:
         body = {"dag_id": dag_id, "from_date": "2024-03-01T00:00:00Z", "to_date": "2024-03-05T00:00:00Z"}
         found = {
             role: site.ask("/api/v2/backfills/dry_run", method="POST", json=body, headers=sent).status_code

@@ -31,7 +31,7 @@ class Counting(Lake):
 
 @pytest.fixture
 def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counting:
-    """Return a lake of two nights, the second with more rows set aside than are shown."""
+    """Return a lake of two partitions, the second with more rows set aside than are shown."""
     monkeypatch.setenv("EVERGREEN_USECASES", str(ROOT / "tests" / "usecases"))
     monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path))
     lake = Counting("weekly_sales")
@@ -63,7 +63,9 @@ def test_the_summary_reads_no_rows_that_it_does_not_show(lake: Counting) -> None
     found = summary("weekly_sales")
     assert found["error"] == ""
     assert found["champion"]["version"] == "3"
-    assert [night["night"] for night in found["nights"]] == sorted(NIGHTS["weekly_sales"], reverse=True)
+    assert [partition["partition"] for partition in found["partitions"]] == sorted(
+        NIGHTS["weekly_sales"], reverse=True
+    )
 
 
 def test_a_store_that_is_down_is_said_without_its_own_words(lake: Counting) -> None:

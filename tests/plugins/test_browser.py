@@ -63,7 +63,7 @@ def test_the_overview_is_shown_inside_airflow(site: Site, page: Page) -> None:
     page.goto(site.url)
     page.get_by_text("Evergreen").first.click()
     frame = page.frame_locator("iframe")
-    frame.get_by_text("The last nights").first.wait_for()
+    frame.get_by_text("The last partitions").first.wait_for()
 
     assert frame.locator("#weekly_sales").count() == 1
 
@@ -92,7 +92,7 @@ def test_the_way_to_the_login_leads_back(site: Site, browser: Browser) -> None:
     page.fill("input[name=username]", "reader")
     page.fill("input[name=password]", "reader-password")
     page.click("button[type=submit]")
-    page.get_by_text("The last nights").first.wait_for()
+    page.get_by_text("The last partitions").first.wait_for()
 
     assert page.url == f"{site.url}/evergreen/usecase/weekly_sales"
     context.close()

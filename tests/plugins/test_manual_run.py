@@ -1,4 +1,4 @@
-"""A new run's partition is the form's night; what isn't a run of ours passes as it came."""
+"""A new run's partition is the form's partition; what isn't a run of ours passes as it came."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from evergreen.manual_run import PartitionFromForm
 
-FORM = "/api/v2/dags/flight_delay__nightly/dagRuns"
+FORM = "/api/v2/dags/flight_delay__batch/dagRuns"
 ASSET = "/api/v2/assets/7/materialize"
 TASK = "/execution/dag-runs/flight_delay__training/cause__2013-03-01"
 NIGHT: dict[str, Any] = {"conf": {"partition": "2013-03-01"}}
@@ -35,7 +35,7 @@ def _received(airflow: TestClient, path: str, body: Any) -> Any:
 
 
 @pytest.mark.parametrize("path", [FORM, ASSET, TASK])
-def test_the_night_is_the_partition_key_and_the_note(airflow: TestClient, path: str) -> None:
+def test_the_partition_is_the_partition_key_and_the_note(airflow: TestClient, path: str) -> None:
     """Whoever starts the run; a logical date, of which a partition has none, is dropped."""
     body = _received(airflow, path, {**NIGHT, "logical_date": "2026-11-29T00:00:00Z"})
     assert body["partition_key"] == "2013-03-01"
@@ -43,7 +43,7 @@ def test_the_night_is_the_partition_key_and_the_note(airflow: TestClient, path: 
     assert body["logical_date"] is None
 
 
-def test_the_runs_id_names_the_night_unless_one_is_given(airflow: TestClient) -> None:
+def test_the_runs_id_names_the_partition_unless_one_is_given(airflow: TestClient) -> None:
     """Lists of runs show the id and hide the partition key."""
     assert _received(airflow, FORM, NIGHT)["dag_run_id"].startswith("manual__2013-03-01__")
     assert _received(airflow, FORM, {**NIGHT, "dag_run_id": "mine"})["dag_run_id"] == "mine"
@@ -57,7 +57,7 @@ def test_a_key_and_a_note_of_ones_own_stay(airflow: TestClient) -> None:
 
 
 @pytest.mark.parametrize("body", [{}, {"conf": None}, {"conf": {"partition": None}}])
-def test_an_empty_night_becomes_a_key_that_the_timetable_refuses(airflow: TestClient, body: Any) -> None:
+def test_an_empty_partition_becomes_a_key_that_the_timetable_refuses(airflow: TestClient, body: Any) -> None:
     """Without a key Airflow would make the run."""
     assert _received(airflow, FORM, body)["partition_key"] == "none"
 
@@ -68,9 +68,9 @@ def test_an_empty_night_becomes_a_key_that_the_timetable_refuses(airflow: TestCl
         (TASK, {"conf": {}}),  # the run itself is red
         (ASSET, {"conf": {"region": "eu"}}),
         ("/api/v2/dags/flight_delay__operate/dagRuns", {"conf": {"action": "verify"}}),
-        ("/api/v2/dags/another_teams__nightly/dagRuns", {"conf": {}}),
-        ("/api/v2/dags/flight_delay__nightly/clearTaskInstances", NIGHT),
-        ("/api/v2/backfills", {"dag_id": "flight_delay__nightly"}),
+        ("/api/v2/dags/another_teams__batch/dagRuns", {"conf": {}}),
+        ("/api/v2/dags/flight_delay__batch/clearTaskInstances", NIGHT),
+        ("/api/v2/backfills", {"dag_id": "flight_delay__batch"}),
         (FORM, []),
         (FORM, {"conf": "text"}),
     ],

@@ -38,7 +38,10 @@ def test_airflow_lists_the_plugin(site: Site) -> None:
 
 
 def test_links_lead_to_what_the_task_made(site: Site, run: str) -> None:
-    """The buttons of a task that went well open its night's report, its use case and its run in MLflow."""
+    """The buttons of a task that went well open its partition's report.
+
+    Its use case and its run in MLflow.
+    """
     assert site.get(f"{run}/taskInstances/returns/links", "reader").json()["extra_links"] == {
         "Overview": "/plugin/evergreen/evergreen/usecase/weekly_sales",
         "Drift report": "/plugin/evergreen/evergreen/report/weekly_sales/monitor/2024-03-11.html",

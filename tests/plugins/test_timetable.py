@@ -26,14 +26,14 @@ def test_a_named_partition_is_the_one_that_a_backfill_has(cron: str) -> None:
     assert timetable(cron).resolve_partition_date("2013-03-10") == info.partition_date
 
 
-def test_a_training_may_be_of_a_night_without_a_scheduled_one() -> None:
-    """It gets the night's midnight, which no scheduled run has."""
+def test_a_training_may_be_of_a_partition_without_a_scheduled_one() -> None:
+    """It gets the partition's midnight, which no scheduled run has."""
     moment = timetable("0 20 * * 0").resolve_partition_date("2013-03-12")
     assert moment == datetime(2013, 3, 12, 4, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("key", ["none", "2013-02-30", "20130301"])
-def test_what_is_no_night_is_refused(key: str) -> None:
+def test_what_is_no_partition_is_refused(key: str) -> None:
     """The form shows the sentence."""
     with pytest.raises(InvalidPartitionKeyError, match=f"required a date such as 2013-03-01, found '{key}'"):
         timetable().resolve_partition_date(key)

@@ -59,7 +59,7 @@ def test_a_use_case_is_seen_by_those_who_may_read_its_dag(site: Site) -> None:
     assert site.get("/evergreen/report/flight_delay/monitor/2013-03-02.html", "sales").status_code == 403
 
 
-def test_the_overview_says_who_is_champion_and_how_the_nights_went(site: Site) -> None:
+def test_the_overview_says_who_is_champion_and_how_the_partitions_went(site: Site) -> None:
     """Champion, outcomes, rows set aside, rungs, realised metric, alarms, attempts: all in one page."""
     text = html.unescape(re.sub(r"<[^>]+>", " ", site.get("/evergreen/usecase/weekly_sales", "reader").text))
     text = " ".join(text.split())
@@ -89,7 +89,7 @@ def test_drift_alerts_and_who_was_notified_are_told_apart(site: Site) -> None:
         dict(zip(columns, [" ".join(re.sub(r"<[^>]+>", " ", cell).split()) for cell in found], strict=True))
         for found in (re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in rows)
     ]
-    shown = [[cell[name] for name in ("Night", "Detected", "Alert raised", "Notified")] for cell in cells]
+    shown = [[cell[name] for name in ("Partition", "Detected", "Alert raised", "Notified")] for cell in cells]
 
     assert shown == [
         ["2024-03-11", "drift: price report", "data: sales", "nobody"],
@@ -187,7 +187,10 @@ def test_pages_admit_no_script_but_their_own(site: Site, routes: list[str]) -> N
     ],
 )
 def test_a_name_that_is_none_is_not_found(site: Site, path: str) -> None:
-    """What isn't a report, night or use case is refused in a sentence, and the path leads nowhere else."""
+    """What isn't a report, partition or use case is refused in a sentence.
+
+    And the path leads nowhere else.
+    """
     answer = site.get(path, "boss")
 
     assert answer.status_code == 404
@@ -201,7 +204,7 @@ NO_PATHS = ["%00.html", f"monitor/{NIGHT}.html%00", f"monitor/{NIGHT}.html/x.htm
 
 def test_no_route_fails_on_a_malformed_part(site: Site, processes: dict[str, Any]) -> None:
     """NUL, a line's end, broken UTF-8 or a name too long is found nowhere, whichever part of a path it is."""
-    bad = {"usecase": NO_USECASES, "night": NO_NIGHTS, "path": [*NO_PATHS, "a" * 300 + ".html"]}
+    bad = {"usecase": NO_USECASES, "partition": NO_NIGHTS, "path": [*NO_PATHS, "a" * 300 + ".html"]}
     token = {"Authorization": f"Bearer {site.token('reader')}"}
     answers = {}
     for route, _, _ in processes["routes"]:

@@ -24,18 +24,18 @@ from include.storage.lake import Lake
 WEEKLY = Path(__file__).parents[1] / "usecases" / "weekly_sales" / "usecase.yaml"
 
 
-def nights(count: int, first: str = "2013-02-01") -> tuple[str, ...]:
-    """Return ``count`` nights in a row."""
+def partitions(count: int, first: str = "2013-02-01") -> tuple[str, ...]:
+    """Return ``count`` partitions in a row."""
     return tuple((date.fromisoformat(first) + timedelta(days=i)).isoformat() for i in range(count))
 
 
 def losses(challenger: object, champion: object = None, **baselines: object) -> Losses:
-    """Return losses from mean losses a night; every night has 100 rows."""
+    """Return losses from mean losses a partition; every partition has 100 rows."""
     given = {"challenger": challenger, "champion": champion}
     given |= {f"baseline:{name}": means for name, means in baselines.items()}
     sums = {n: tuple(float(v) * 100 for v in m) for n, m in given.items() if m is not None}  # type: ignore[attr-defined]
     count = len(sums["challenger"])
-    return Losses(nights(count), (100,) * count, sums)
+    return Losses(partitions(count), (100,) * count, sums)
 
 
 def facts(found: Losses, **changes: object) -> Facts:
@@ -64,7 +64,7 @@ def evidence(found: Losses, **changes: object) -> Evidence:
     """Return evidence of flights with metrics that reach the shipped gate."""
     plain = Evidence(
         usecase="flight_delay",
-        night="2013-03-03",
+        partition="2013-03-03",
         spec="s",
         data="d",
         code="c",
@@ -91,7 +91,7 @@ def model(value: float) -> bytes:
 
 @pytest.fixture
 def weekly() -> UseCase:
-    """The second use case: its nights are Mondays."""
+    """The second use case: its partitions are Mondays."""
     return read(WEEKLY)
 
 
@@ -139,12 +139,12 @@ def gone(monkeypatch: pytest.MonkeyPatch) -> Registry:
 def attempt(weekly: UseCase, lake: Lake) -> Callable[..., str]:
     """Writes the evidence of a training and returns where it lies.
 
-    ``attempt(3, night, champion=2)`` is version 3, trained on ``night``, better than version 2.
+    ``attempt(3, partition, champion=2)`` is version 3, trained on ``partition``, better than version 2.
     """
 
     def write(
         version: int,
-        night: str,
+        partition: str,
         *,
         champion: int = 0,
         loss: float = 1.0,
@@ -157,7 +157,7 @@ def attempt(weekly: UseCase, lake: Lake) -> Callable[..., str]:
         made = evidence(
             found,
             usecase="weekly_sales",
-            night=night,
+            partition=partition,
             spec=spec.digest,
             data=f"data of v{version}",
             version=str(version),

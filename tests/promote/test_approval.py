@@ -126,7 +126,7 @@ def test_a_blessed_challenger_waits_as_the_first_one_does(
     approval.record_answer(lake, human, second, APPROVED, "bob", "better", AT)
     assert promote(lake, human, second, registry=gone) is not None
     assert [row["by"] for row in ledger.champions(ledger.switches(lake))] == ["ann", "bob"]
-    # what went before the approval still stands: an older night's verdict isn't deployed by approving it
+    # what went before the approval still stands: an older partition's verdict isn't deployed by approving it
     old = judged(3, FIRST, champion=1)
     approval.record_answer(lake, human, old, APPROVED, "ann", "please", AT)
     assert promote(lake, human, old, registry=gone) is None
@@ -146,7 +146,7 @@ def test_a_newer_verdict_supersedes_what_waits_or_was_approved(
     assert promote(lake, human, first, registry=gone) is None
     assert (awaiting_approval(lake, human) or {})["key"] == second
     older = judged(3, FIRST)
-    assert _why(lake, human, second) == WAITS  # an older night's verdict supersedes nothing newer
+    assert _why(lake, human, second) == WAITS  # an older partition's verdict supersedes nothing newer
     assert _why(lake, human, older) == WAITS
     approval.record_answer(lake, human, second, APPROVED, "ann", "fine", AT)
     assert promote(lake, human, second, registry=gone) is not None
@@ -161,13 +161,13 @@ VERDICTS = (BLESSED, RUBBER_STAMPED, NOT_BLESSED, NOT_ENOUGH, FORCED)
     st.sets(st.integers(0, 7)),
     st.randoms(),
 )
-def test_at_most_one_approved_verdict_may_act_on_each_night(
+def test_at_most_one_approved_verdict_may_act_on_each_partition(
     tries: list[tuple[str, int]], yes: set[int], order: object
 ) -> None:
     """Whatever was tried and approved: what may act is approved and has no newer one."""
     verdicts = [
-        {"key": str(n), "night": f"2024-03-0{night + 1}", "verdict": verdict, "recorded": n}
-        for n, (verdict, night) in enumerate(tries)
+        {"key": str(n), "partition": f"2024-03-0{partition + 1}", "verdict": verdict, "recorded": n}
+        for n, (verdict, partition) in enumerate(tries)
     ]
     approvals = [{"attempt": str(n), "answer": APPROVED, "by": "ann", "reason": "x"} for n in yes]
     mixed = list(verdicts)
@@ -176,7 +176,9 @@ def test_at_most_one_approved_verdict_may_act_on_each_night(
     may = [row for row in asked if missing_consent(mixed, approvals, row) == ""]
     assert {row["key"] for row in may} <= {row["attempt"] for row in approvals}
     for row in may:
-        assert not [o for o in asked if o["recorded"] > row["recorded"] and o["night"] >= row["night"]]
+        assert not [
+            o for o in asked if o["recorded"] > row["recorded"] and o["partition"] >= row["partition"]
+        ]
     if asked and int(asked[-1]["key"]) in yes:
         assert asked[-1] in may
 
@@ -222,8 +224,8 @@ def test_the_status_says_what_waits_and_what_was_answered(
     assert found["waiting"]["key"] == second
     superseded = f"approved by ann: fine; superseded by the verdict of {SECOND}"
     assert [row["approval"] for row in found["attempts"]] == [superseded, WAITS]
-    said = status_text({**found, "nights": 1})
-    assert f"waits for approval: v2 of night {SECOND}, {second[:8]}" in said
+    said = status_text({**found, "partitions": 1})
+    assert f"waits for approval: v2 of partition {SECOND}, {second[:8]}" in said
     assert superseded in said
     approval.record_answer(lake, human, second, APPROVED, "bob", "better", AT)
     promote(lake, human, second, registry=gone)
@@ -234,8 +236,8 @@ def test_the_status_says_what_waits_and_what_was_answered(
     assert approval_status(read_ledgers(lake, weekly), ledger.attempt(lake, second)) == ""
 
 
-def test_a_person_names_an_attempt_by_its_night_or_its_key(lake: Lake, judged: Try) -> None:
-    """The newest of a night, or the one whose key begins so; else what there is is listed."""
+def test_a_person_names_an_attempt_by_its_partition_or_its_key(lake: Lake, judged: Try) -> None:
+    """The newest of a partition, or the one whose key begins so; else what there is is listed."""
     with pytest.raises(NotPublished, match="found none"):
         find_attempt(lake, FIRST)
     first, again = judged(1, FIRST), judged(2, FIRST)
@@ -263,7 +265,9 @@ def test_a_person_at_a_shell_answers_and_forces(
     """`approve`, `approve --reject` and `force` act on the ledgers as Airflow's tasks do."""
     shutil.copytree(WEEKLY.parent, tmp_path / "usecases" / "weekly_sales")
     declared = tmp_path / "usecases" / "weekly_sales" / "usecase.yaml"
-    declared.write_text(declared.read_text().replace("  block: 1", "  block: 1\n  approval: human"))
+    declared.write_text(
+        declared.read_text().replace("  block_partitions: 1", "  block_partitions: 1\n  approval: human")
+    )
     monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path / "usecases"))
     monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", gone.uri)
@@ -276,8 +280,8 @@ def test_a_person_at_a_shell_answers_and_forces(
         return done.exit_code, done.stdout.strip() or str(done.exception)
 
     assert "a verdict that waits for approval: found none" in call("approve", "weekly_sales")[1]
-    for version, night in ((1, FIRST), (2, SECOND), (3, "2024-02-26")):
-        where = attempt(version, night, spec=spec)
+    for version, partition in ((1, FIRST), (2, SECOND), (3, "2024-02-26")):
+        where = attempt(version, partition, spec=spec)
         judge_and_record(lake, spec, where)
         keys.append(where.removeprefix("evaluations/").removesuffix(".json"))
     first, _, older = keys
@@ -287,7 +291,7 @@ def test_a_person_at_a_shell_answers_and_forces(
     assert call("approve", "weekly_sales", "--attempt", older, "--reject") == refused
     code, said = call("approve", "weekly_sales")
     assert (code, said.startswith("v2 promoted by ann, champion from")) == (0, True)
-    code, said = call("force", "weekly_sales", "--night", "2024-02-26")
+    code, said = call("force", "weekly_sales", "--partition", "2024-02-26")
     assert code == 0
     assert said.startswith("v3 forced by ann, champion from 2024-03-04 on: so; the gate said: ")
     assert len(lake.rows("approvals")) == 3

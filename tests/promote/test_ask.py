@@ -68,19 +68,21 @@ def judged(
 ) -> Callable[[int, str], dict[str, Any]]:
     """Judge evidence under a gate that asks a person; returns what the tasks after it are given."""
     file = shutil.copytree(WEEKLY.parent, tmp_path / "usecases" / "weekly_sales") / "usecase.yaml"
-    file.write_text(file.read_text().replace("  block: 1", "  block: 1\n  approval: human"))
+    file.write_text(
+        file.read_text().replace("  block_partitions: 1", "  block_partitions: 1\n  approval: human")
+    )
     monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path / "usecases"))
     monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", gone.uri)
     spec = read(file)
 
-    def act(version: int, night: str) -> dict[str, Any]:
+    def act(version: int, partition: str) -> dict[str, Any]:
         for number in (0, version):
             artifacts.store_model(lake, model(number))
-        where = attempt(version, night, spec=spec)
+        where = attempt(version, partition, spec=spec)
         judge_and_record(lake, spec, where)
         key = where.removeprefix("evaluations/").removesuffix(".json")
-        return {"task_id": "t", "usecase": "weekly_sales", "verdict": {"uri": key, "partition": night}}
+        return {"task_id": "t", "usecase": "weekly_sales", "verdict": {"uri": key, "partition": partition}}
 
     return act
 

@@ -34,7 +34,7 @@ def said(checks: object) -> Check:
 
 
 def noise(gain: np.ndarray | float) -> Leak:
-    """Return losses of a fit on shuffled labels that gains so much a row over the prior, by night."""
+    """Return losses of a fit on shuffled labels that gains so much a row over the prior, by partition."""
     return Leak(shuffled=tuple((NIGHT - gain) * 100))
 
 
@@ -109,10 +109,10 @@ def test_no_gain_at_all_is_none() -> None:
         (noise(-0.01), {"logistic": NIGHT}, "no baseline named prior"),
     ],
 )
-def test_what_was_not_compared_night_by_night_is_no_pass(
+def test_what_was_not_compared_partition_by_partition_is_no_pass(
     leak: Leak, baselines: dict[str, np.ndarray], found: str
 ) -> None:
-    """No losses, losses of other nights, or no prior to compare with."""
+    """No losses, losses of other partitions, or no prior to compare with."""
     check = said(learns_from_noise(case(leak, **baselines)))
     assert (check.passed, check.found) == (False, found)
 

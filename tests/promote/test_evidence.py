@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from include.errors import EvergreenError
 from include.judge.evidence import Evidence, Losses
-from tests.promote.conftest import evidence, losses, nights
+from tests.promote.conftest import evidence, losses, partitions
 
 finite = st.floats(-1e6, 1e6)
 
@@ -20,7 +20,7 @@ finite = st.floats(-1e6, 1e6)
 def test_what_is_written_is_read(rows: list[tuple[int, float, float]], prior: float) -> None:
     """Evidence survives JSON to the last bit, and the same evidence gives the same bytes."""
     sums = {"challenger": tuple(r[1] for r in rows), "champion": tuple(r[2] for r in rows)}
-    made = evidence(Losses(nights(len(rows)), tuple(r[0] for r in rows), sums), prior=prior)
+    made = evidence(Losses(partitions(len(rows)), tuple(r[0] for r in rows), sums), prior=prior)
     again = Evidence.from_json(made.to_json())
     assert again == made
     assert again.to_json() == made.to_json()
@@ -28,9 +28,9 @@ def test_what_is_written_is_read(rows: list[tuple[int, float, float]], prior: fl
 
 
 def test_the_key_is_what_makes_an_attempt() -> None:
-    """Another night, declaration or data is another attempt; another commit, version or result is not."""
+    """Another partition, declaration or data is another attempt; another commit, version or result is not."""
     made = evidence(losses([1.0]))
-    for name in ("usecase", "night", "spec", "data"):
+    for name in ("usecase", "partition", "spec", "data"):
         assert replace(made, **{name: "other"}).key != made.key, name
     for name in ("code", "version", "model", "last_fitted"):
         assert replace(made, **{name: "other"}).key == made.key, name
@@ -51,11 +51,11 @@ def test_losses_that_cannot_be_judged(
 ) -> None:
     """Losses with a gap, without rows or without the challenger are refused in a sentence."""
     with pytest.raises(EvergreenError, match=said):
-        Losses(nights(2), rows, sums)
+        Losses(partitions(2), rows, sums)
 
 
-def test_nights_come_once_and_in_order() -> None:
-    """A night that is counted twice would make the evidence look like more than it is."""
+def test_partitions_come_once_and_in_order() -> None:
+    """A partition that is counted twice would make the evidence look like more than it is."""
     for wrong in (("2013-02-02", "2013-02-01"), ("2013-02-01", "2013-02-01")):
         with pytest.raises(EvergreenError, match="each once"):
             Losses(wrong, (1, 1), {"challenger": (1.0, 1.0)})

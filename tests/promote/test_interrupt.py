@@ -95,7 +95,7 @@ def test_an_attempt_that_is_overtaken_is_judged_at_the_next_level(
 ) -> None:
     """Of two at once the slower one is the later attempt, and its verdict is for that number."""
     one, other = (attempt(4, THIRD, champion=1, loss=loss) for loss in (3.0, 4.0))
-    assert one == other  # the same night and data are the same attempt
+    assert one == other  # the same partition and data are the same attempt
     other = attempt(2, THIRD, champion=1, loss=3.0)
     slow = Overtaken(lake, lambda: judge_and_record(lake, weekly, other))
     assert "(attempt 4)" in judge_and_record(slow, weekly, one).sentence

@@ -1,4 +1,4 @@
-"""The interval is the bootstrap's, without its noise, and errs as rarely as it says on a dozen nights."""
+"""The interval is the bootstrap's, without its noise, and errs as rarely as it says on a dozen partitions."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Matrix = NDArray[np.float64]
 LEVELS = (0.05, 0.0304, 0.0076)  # alpha as it is, and the shares of a first and a second attempt
 
 
-def _blocks(nights: int, block: int, draws: int) -> NDArray[np.int64]:
-    """Return the nights that each draw of a circular block bootstrap takes."""
-    starts = np.random.default_rng(7).integers(0, nights, (draws, nights // block))
-    return ((starts[:, :, None] + np.arange(block)) % nights).reshape(draws, nights)
+def _blocks(partitions: int, block: int, draws: int) -> NDArray[np.int64]:
+    """Return the partitions that each draw of a circular block bootstrap takes."""
+    starts = np.random.default_rng(7).integers(0, partitions, (draws, partitions // block))
+    return ((starts[:, :, None] + np.arange(block)) % partitions).reshape(draws, partitions)
 
 
 def _independent(random: np.random.Generator, shape: tuple[int, int]) -> Matrix:
@@ -29,20 +29,20 @@ def _independent(random: np.random.Generator, shape: tuple[int, int]) -> Matrix:
 
 
 def _resembling(random: np.random.Generator, shape: tuple[int, int]) -> Matrix:
-    """Each night takes a fifth of what the night before was."""
+    """Each partition takes a fifth of what the partition before was."""
     noise = random.standard_normal((shape[0], shape[1] + 10))
-    for night in range(1, noise.shape[1]):
-        noise[:, night] += 0.2 * noise[:, night - 1]
+    for partition in range(1, noise.shape[1]):
+        noise[:, partition] += 0.2 * noise[:, partition - 1]
     return noise[:, 10:]
 
 
 def _heavy(random: np.random.Generator, shape: tuple[int, int]) -> Matrix:
-    """Now and then a night that nobody foresaw."""
+    """Now and then a partition that nobody foresaw."""
     return random.standard_t(3, shape)
 
 
 def test_the_closed_form_is_the_bootstrap() -> None:
-    """The spread that the formula gives is the one that drawing blocks of nights gives."""
+    """The spread that the formula gives is the one that drawing blocks of partitions gives."""
     random = np.random.default_rng(1)
     rows = random.integers(700, 1000, 24)
     worse, better = rows * random.normal(0.5, 0.05, 24), rows * random.normal(0.4, 0.05, 24)
@@ -54,30 +54,32 @@ def test_the_closed_form_is_the_bootstrap() -> None:
     assert found.mean == pytest.approx((worse - better).sum() / rows.sum())
 
 
-@pytest.mark.parametrize("nights", [12, 28])
+@pytest.mark.parametrize("partitions", [12, 28])
 @pytest.mark.parametrize("kind", [_independent, _heavy])
 def test_noise_passes_as_rarely_as_is_said(
-    nights: int, kind: Callable[[np.random.Generator, tuple[int, int]], Matrix]
+    partitions: int, kind: Callable[[np.random.Generator, tuple[int, int]], Matrix]
 ) -> None:
     """Of 3000 pairs of equally good models, no more seem better than the level allows (binomial)."""
     random = np.random.default_rng(2)
-    rows = random.integers(650, 1000, nights)
-    noise = kind(random, (3000, nights)) * rows
+    rows = random.integers(650, 1000, partitions)
+    noise = kind(random, (3000, partitions)) * rows
     for alpha in LEVELS:
-        passed = sum(estimate_gain(row, np.zeros(nights), rows, 3, alpha).low > 0 for row in noise)
+        passed = sum(estimate_gain(row, np.zeros(partitions), rows, 3, alpha).low > 0 for row in noise)
         assert passed <= binom.ppf(0.999, 3000, alpha), (alpha, passed)
 
 
-@pytest.mark.parametrize("nights", [12, 28])
-def test_nights_that_resemble_each_other_cost_little(nights: int) -> None:
-    """Where a night takes a fifth of the one before, no attempt spends more than a quarter above its share.
+@pytest.mark.parametrize("partitions", [12, 28])
+def test_partitions_that_resemble_each_other_cost_little(partitions: int) -> None:
+    """Where a partition takes a fifth of the one before.
 
-    With 1.5 (k - 1) degrees of freedom, which are right for independent nights, they spend up to 1.9 times
-    it, the later ones most: docs/calibration.md has sequences of attempts over alpha by that.
+    No attempt spends more than a quarter above its share.
+
+    With 1.5 (k - 1) degrees of freedom, which are right for independent partitions, they spend up to 1.9
+    times it, the later ones most: docs/calibration.md has sequences of attempts over alpha by that.
     """
     random = np.random.default_rng(3)
-    rows = random.integers(650, 1000, nights).astype(float)
-    noise = _resembling(random, (40_000, nights)) * rows
+    rows = random.integers(650, 1000, partitions).astype(float)
+    noise = _resembling(random, (40_000, partitions)) * rows
     for alpha in (*LEVELS, 0.0019):
         _, low = gain_bounds(noise, np.broadcast_to(rows, noise.shape), 3, np.asarray(alpha))
         passed = int((low > 0).sum())
@@ -97,7 +99,10 @@ def test_many_windows_at_once_are_each_by_itself() -> None:
 
 
 def test_the_bootstraps_own_quantile_would_promote_noise() -> None:
-    """Quantiles of the draws aren't used: on twelve nights they pass more than twice the noise they say."""
+    """Quantiles of the draws aren't used.
+
+    On twelve partitions they pass more than twice the noise they say.
+    """
     random = np.random.default_rng(4)
     rows = random.integers(650, 1000, 12)
     noise = _independent(random, (1000, 12)) * rows
@@ -108,13 +113,18 @@ def test_the_bootstraps_own_quantile_would_promote_noise() -> None:
 
 
 def test_a_real_gain_is_seen() -> None:
-    """A first attempt sees a gain as large as one night's noise mostly on 12 nights, nearly always on 28."""
+    """A first attempt sees a gain as large as one partition's noise mostly on 12 partitions.
+
+    Nearly always on 28.
+    """
     random = np.random.default_rng(5)
-    for nights, least in ((12, 0.7), (28, 0.98)):
-        rows = random.integers(650, 1000, nights)
-        better = (1 + _independent(random, (1000, nights))) * rows
-        seen = sum(estimate_gain(row, np.zeros(nights), rows, 3, LEVELS[1]).low > 0 for row in better) / 1000
-        assert seen >= least, (nights, seen)
+    for partitions, least in ((12, 0.7), (28, 0.98)):
+        rows = random.integers(650, 1000, partitions)
+        better = (1 + _independent(random, (1000, partitions))) * rows
+        seen = (
+            sum(estimate_gain(row, np.zeros(partitions), rows, 3, LEVELS[1]).low > 0 for row in better) / 1000
+        )
+        assert seen >= least, (partitions, seen)
 
 
 @given(
@@ -123,7 +133,10 @@ def test_a_real_gain_is_seen() -> None:
     st.floats(0.001, 0.4),
 )
 def test_what_must_hold_of_any_losses(rows: list[tuple[float, float, int]], block: int, alpha: float) -> None:
-    """The bound lies below the mean and falls as the level rises; it is repeatable; no night comes first."""
+    """The bound lies below the mean and falls as the level rises; it is repeatable.
+
+    No partition comes first.
+    """
     worse, better, counts = (np.array(column) for column in zip(*rows, strict=True))
     found = estimate_gain(worse, better, counts, block, alpha)
     assert found.low <= found.mean

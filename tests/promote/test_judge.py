@@ -18,7 +18,7 @@ from include.judge.judge import BLESSED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED
 from include.spec import load
 from include.spec.gate import Fairness, Gate, Requirement, Slices
 from include.stats.intervals import Gain
-from tests.promote.conftest import evidence, facts, losses, nights
+from tests.promote.conftest import evidence, facts, losses, partitions
 
 RATES = Fairness(
     columns=("origin",),
@@ -36,15 +36,17 @@ GATE = SHIPPED.model_copy(
 ENOUGH = GATE.min_partitions
 NIGHTS = ENOUGH + 2 - ENOUGH % 2
 WAVE = np.random.default_rng(5).standard_normal(NIGHTS)
-WAVE -= WAVE.mean()  # what a night does to every model
+WAVE -= WAVE.mean()  # what a partition does to every model
 REFIT = "loss of the refitted model"
 
 
 def _good(**changes: Any) -> Evidence:
-    """Return evidence of a challenger that is better than all others on each night."""
-    night = 0.5 + 0.1 * WAVE
+    """Return evidence of a challenger that is better than all others on each partition."""
+    partition = 0.5 + 0.1 * WAVE
     rest = 0.002 * np.cos(np.arange(NIGHTS) * 1.7)
-    found = losses(night, night + 0.02 + rest, prior=night + 0.1 + rest, logistic=night + 0.03 - rest)
+    found = losses(
+        partition, partition + 0.02 + rest, prior=partition + 0.1 + rest, logistic=partition + 0.03 - rest
+    )
     return _with_facts(evidence(found, **changes))
 
 
@@ -67,7 +69,7 @@ def _slice(worse: float, noise: float = 0.0, count: int = NIGHTS, rows: int = 20
 
 
 def _with(made: Evidence, **sums: np.ndarray) -> Evidence:
-    """Return the evidence with other losses of some models (mean a row, by night)."""
+    """Return the evidence with other losses of some models (mean a row, by partition)."""
     kept = dict(made.losses.sums)
     kept |= {name.replace("_", ":"): tuple(means * 100) for name, means in sums.items()}
     return replace(made, losses=replace(made.losses, sums=kept))
@@ -99,8 +101,8 @@ def test_without_a_champion_it_is_a_rubber_stamp() -> None:
     first = replace(good, champion="", losses=replace(good.losses, sums=alone))
     assert _judge(first, champion=False).verdict == RUBBER_STAMPED
     assert _judge(first, champion=False).promotes
-    night = np.array(good.losses.sums["challenger"]) / 100
-    weak = _with(first, baseline_logistic=night)
+    partition = np.array(good.losses.sums["challenger"]) / 100
+    weak = _with(first, baseline_logistic=partition)
     assert _judge(weak, champion=False).verdict == NOT_BLESSED
     # and evidence without the champion's losses is no way round the champion that serves
     assert _judge(first, champion=True).verdict == NOT_BLESSED
@@ -114,7 +116,7 @@ HELD = _good().facts.edge_cases
 CHECKS: dict[str, tuple[Evidence, str]] = {
     "as good as the champion": (_with(_good(), champion=NIGHT), "champion aaaaaaaa"),
     "worse than the champion": (_with(_good(), champion=NIGHT - 0.02), "champion aaaaaaaa"),
-    "one lucky night": (_with(_good(), champion=NIGHT + np.eye(NIGHTS)[3]), "champion aaaaaaaa"),
+    "one lucky partition": (_with(_good(), champion=NIGHT + np.eye(NIGHTS)[3]), "champion aaaaaaaa"),
     "lucky on the whole": (_with(_good(), champion=NIGHT + 0.01 + 0.03 * WAVE), "champion aaaaaaaa"),
     "as good as the strongest baseline": (_with(_good(), baseline_logistic=NIGHT), "baseline logistic"),
     "as good as the prior": (_with(_good(), baseline_prior=NIGHT), "baseline prior"),
@@ -242,20 +244,20 @@ def test_a_missing_figure_is_not_zero() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, ENOUGH - 1])
-def test_too_few_nights_are_a_verdict_of_their_own(count: int) -> None:
-    """However good it looks, with fewer nights than declared nothing is judged, champion or not."""
+def test_too_few_partitions_are_a_verdict_of_their_own(count: int) -> None:
+    """However good it looks, with fewer partitions than declared nothing is judged, champion or not."""
     rising = np.arange(count) * 0.01
     made = evidence(losses(rising, rising + 1, prior=rising + 2))
     for champion in (True, False):
         verdict = _judge(made, champion=champion)
         assert verdict.verdict == NOT_ENOUGH
         assert not verdict.promotes
-        assert f"matured test nights {count}, required at least {ENOUGH}" in verdict.sentence
+        assert f"matured test partitions {count}, required at least {ENOUGH}" in verdict.sentence
         assert [c.name for c in verdict.checks if c.passed is None] == list(RULES)
 
 
 def test_a_block_needs_a_second_one() -> None:
-    """Two blocks of nights are needed whatever the declared minimum, since one has no spread."""
+    """Two blocks of partitions are needed whatever the declared minimum, since one has no spread."""
     made = _good()
     assert _judge(made, GATE.model_copy(update={"block": NIGHTS // 2})).verdict != NOT_ENOUGH
     assert _judge(made, GATE.model_copy(update={"block": NIGHTS // 2 + 1})).verdict == NOT_ENOUGH
@@ -263,10 +265,10 @@ def test_a_block_needs_a_second_one() -> None:
 
 @pytest.mark.parametrize("last", ["", "2013-02-01", "2013-02-05"])
 def test_rows_that_were_fitted_are_no_evidence(last: str) -> None:
-    """A test night that either model was fitted or tuned on, or that may have been, can't bless."""
+    """A test partition that either model was fitted or tuned on, or that may have been, can't bless."""
     verdict = _judge(_good(last_fitted=last))
     assert verdict.verdict == NOT_ENOUGH
-    assert _failed(verdict) == ["first test night"]
+    assert _failed(verdict) == ["first test partition"]
 
 
 def test_a_small_gain_can_be_too_small() -> None:
@@ -286,8 +288,8 @@ def test_a_gain_that_is_too_small_by_little_is_printed_so() -> None:
 
 def test_trying_again_must_show_more() -> None:
     """What a first attempt shows is not enough for a tenth; baselines aren't paid for."""
-    night = NIGHT + 0.01 + 0.015 * WAVE
-    made = _with(_good(), champion=night)
+    partition = NIGHT + 0.01 + 0.015 * WAVE
+    made = _with(_good(), champion=partition)
     assert _judge(made).verdict == BLESSED
     refused = _judge(made, attempt=10)
     assert refused.verdict == NOT_BLESSED
@@ -307,15 +309,15 @@ def test_all_attempts_together_spend_alpha() -> None:
 
 
 def test_a_loop_that_retries_promotes_noise_as_rarely_as_declared() -> None:
-    """Of 400 loops that try twelve equally good challengers on new nights, at most alpha promote one."""
+    """Of 400 loops that try twelve equally good challengers on new partitions, at most alpha promote one."""
     random = np.random.default_rng(11)
     wrong = 0
     for _ in range(400):
         for attempt in range(1, 13):
-            night = 0.5 + 0.1 * random.standard_normal(ENOUGH)
-            champion = night + 0.02 * random.standard_normal(ENOUGH)
-            prior = night + 1 + 0.01 * random.standard_normal(ENOUGH)
-            made = _with_facts(evidence(losses(night, champion, prior=prior)))
+            partition = 0.5 + 0.1 * random.standard_normal(ENOUGH)
+            champion = partition + 0.02 * random.standard_normal(ENOUGH)
+            prior = partition + 1 + 0.01 * random.standard_normal(ENOUGH)
+            made = _with_facts(evidence(losses(partition, champion, prior=prior)))
             if _judge(made, attempt=attempt).promotes:
                 wrong += 1
                 break
@@ -325,17 +327,17 @@ def test_a_loop_that_retries_promotes_noise_as_rarely_as_declared() -> None:
 def _any(rows: list[tuple[int, float, float, float]]) -> Evidence:
     counts, challenger, champion, prior = zip(*rows, strict=True)
     sums = {"challenger": challenger, "champion": champion, "baseline:prior": prior}
-    return _with_facts(evidence(Losses(nights(len(rows)), counts, sums)))
+    return _with_facts(evidence(Losses(partitions(len(rows)), counts, sums)))
 
 
-losses_of_nights = st.lists(
+losses_of_partitions = st.lists(
     st.tuples(st.integers(1, 1000), st.floats(0, 50), st.floats(40, 100), st.floats(60, 100)),
     min_size=ENOUGH,
     max_size=ENOUGH + 12,
 )
 
 
-@given(losses_of_nights, st.integers(1, 40), st.floats(0.01, 0.2), st.floats(0, 0.5), st.booleans())
+@given(losses_of_partitions, st.integers(1, 40), st.floats(0.01, 0.2), st.floats(0, 0.5), st.booleans())
 def test_asking_more_never_turns_a_refusal_into_a_blessing(
     rows: list[tuple[int, float, float, float]], attempt: int, alpha: float, least: float, champion: bool
 ) -> None:

@@ -1,4 +1,4 @@
-"""Who serves a night follows from the switches alone; attempts count when they could have promoted."""
+"""Who serves a partition follows from the switches alone; attempts count when they could have promoted."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ def _write(lake: Lake, *rows: ledger.Row) -> Lake:
     return lake
 
 
-def _serving(lake: Lake, night: str) -> tuple[str, str]:
-    found = ledger.serving(lake, night)
+def _serving(lake: Lake, partition: str) -> tuple[str, str]:
+    found = ledger.serving(lake, partition)
     return (found.champion or {}).get("model", ""), (found.previous or {}).get("model", "")
 
 
 def test_before_the_first_switch_nobody_serves(lake: Lake) -> None:
-    """With no ledger, and on nights before its first switch, there is no champion, baseline or prior."""
+    """With no ledger, and on partitions before its first switch, there is no champion, baseline or prior."""
     nobody = ledger.Serving(None, None, None, None)
     assert ledger.serving(lake, "2013-03-01") == nobody
     _write(lake, _row(1, "a", "2013-03-02"))
     assert ledger.serving(lake, "2013-03-01") == nobody
 
 
-def test_each_night_has_the_newest_switch_in_effect(lake: Lake) -> None:
-    """The newest switch in effect serves a night, with its baseline and prior, and the one before it."""
+def test_each_partition_has_the_newest_switch_in_effect(lake: Lake) -> None:
+    """The newest switch in effect serves a partition, with its baseline and prior, and the one before it."""
     _write(lake, _row(1, "a", "2013-03-01"), _row(2, "b", "2013-03-05"), _row(3, "c", "2013-03-09"))
     assert _serving(lake, "2013-03-04") == ("a", "")
     assert _serving(lake, "2013-03-05") == ("b", "a")
@@ -81,8 +81,8 @@ def test_a_model_that_was_rolled_back_from_is_nobodys_fallback(lake: Lake) -> No
     assert _serving(lake, "2013-03-20") == ("d", "a")
 
 
-def test_a_rollback_before_its_night_leaves_no_trace_of_what_never_served(lake: Lake) -> None:
-    """A champion that is rolled back before its first night serves none."""
+def test_a_rollback_before_its_partition_leaves_no_trace_of_what_never_served(lake: Lake) -> None:
+    """A champion that is rolled back before its first partition serves none."""
     _write(lake, _row(1, "a", "2013-03-01"), _row(2, "b", "2013-03-05"))
     _write(lake, _row(3, "a", "2013-03-03", "rolled back"))
     assert {_serving(lake, f"2013-03-{day:02}") for day in range(3, 20)} == {("a", "")}
@@ -96,18 +96,18 @@ def test_a_rollback_before_its_night_leaves_no_trace_of_what_never_served(lake: 
         max_size=12,
     )
 )
-def test_a_later_switch_changes_no_served_night(moves: list[tuple[str, int, str]]) -> None:
-    """Whatever is switched, who served the nights before stays, and the fallback is another model."""
+def test_a_later_switch_changes_no_served_partition(moves: list[tuple[str, int, str]]) -> None:
+    """Whatever is switched, who served the partitions before stays, and the fallback is another model."""
     rows: list[ledger.Row] = []
     day, seen = 1, {}
     for number, (model, step, kind) in enumerate(moves, 1):
         day += step
         rows.append(_row(number, model, f"2013-03-{day:02}", kind))
-        for night in range(1, 40):
-            line = ledger.succession([row for row in rows if row["effective"] <= f"2013-03-{night:02}"])
-            if night < day:
-                assert [row["switch"] for row in line] == seen.get(night, [])
-            seen[night] = [row["switch"] for row in line]
+        for partition in range(1, 40):
+            line = ledger.succession([row for row in rows if row["effective"] <= f"2013-03-{partition:02}"])
+            if partition < day:
+                assert [row["switch"] for row in line] == seen.get(partition, [])
+            seen[partition] = [row["switch"] for row in line]
             assert all(a["model"] != b["model"] for a, b in pairwise(line))
         assert ledger.succession(rows)[-1] == rows[-1]
 
@@ -130,10 +130,10 @@ def test_the_rival_of_a_training_is_found_again(lake: Lake) -> None:
     assert ledger.champion_to_beat(lake, "2013-03-15", "key of c") == before
 
 
-def _try(lake: Lake, name: str, verdict: str, night: str = "2013-03-10", of: str = "a") -> ledger.Row:
+def _try(lake: Lake, name: str, verdict: str, partition: str = "2013-03-10", of: str = "a") -> ledger.Row:
     """Record an attempt at replacing the champion ``of``, of nobody where there is none yet."""
     rival = bool(of and ledger.switches(lake))
-    made = evidence(losses([1.0], [2.0] if rival else None), data=name, night=night)
+    made = evidence(losses([1.0], [2.0] if rival else None), data=name, partition=partition)
     made = replace(made, champion=of if rival else "")
     said = Verdict(verdict, f"{verdict}: because", (Check("a", "b", "c", None),))
     return ledger.record_attempt(lake, made, lambda number: said)

@@ -178,7 +178,7 @@ def test_an_approval_its_promotion_and_a_newer_verdict_at_once(
 ) -> None:
     """Whatever comes first, nothing serves without its own approval, and one of the two serves in the end."""
     human = asking(weekly)
-    where = [attempt(version, night, spec=human) for version, night in ((1, FIRST), (2, SECOND))]
+    where = [attempt(version, partition, spec=human) for version, partition in ((1, FIRST), (2, SECOND))]
     old, new = map(_key, where)
     judge_and_record(lake, human, where[0])
     moves = [(APPROVED, old), ("promote", old), ("decide", where[1]), ("promote", old)]

@@ -1,4 +1,4 @@
-"""A challenger serves when the gate lets it, from a night nobody has served; the way back is as short."""
+"""A challenger serves when the gate lets it, from a partition nobody has served; the way back is as short."""
 
 from __future__ import annotations
 
@@ -29,32 +29,33 @@ def _key(evaluation: str) -> str:
     return evaluation.removeprefix("evaluations/").removesuffix(".json")
 
 
-def _serve(lake: Lake, *nights: str) -> None:
-    """Mark nights as scored."""
+def _serve(lake: Lake, *partitions: str) -> None:
+    """Mark partitions as scored."""
     rows = [
-        dict.fromkeys(PARTITIONS.names) | {"product": "predictions", "night": night, "outcome": "published"}
-        for night in nights
+        dict.fromkeys(PARTITIONS.names)
+        | {"product": "predictions", "partition": partition, "outcome": "published"}
+        for partition in partitions
     ]
-    where = {"product": "predictions", "night": list(nights)}
+    where = {"product": "predictions", "partition": list(partitions)}
     lake.publish("partitions", pa.Table.from_pylist(rows, PARTITIONS), where)
 
 
-def _champion(lake: Lake, night: str) -> str:
-    return (ledger.serving(lake, night).champion or {"version": ""})["version"]
+def _champion(lake: Lake, partition: str) -> str:
+    return (ledger.serving(lake, partition).champion or {"version": ""})["version"]
 
 
 def _three(lake: Lake, spec: UseCase, attempt: Attempt, registry: Registry) -> list[str]:
     """Promote versions 1, 2 and 3, a week after the other."""
     keys = []
-    for version, night in ((1, FIRST), (2, SECOND), (3, THIRD)):
-        where = attempt(version, night, champion=version - 1)
+    for version, partition in ((1, FIRST), (2, SECOND), (3, THIRD)):
+        where = attempt(version, partition, champion=version - 1)
         judge_and_record(lake, spec, where)
         assert promote(lake, spec, _key(where), registry=registry) is not None
         keys.append(_key(where))
     return keys
 
 
-def test_the_first_challenger_serves_from_the_next_night(
+def test_the_first_challenger_serves_from_the_next_partition(
     lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry
 ) -> None:
     """With nothing to compare with it is rubber-stamped; then models, ledger and alias all say version 1."""
@@ -105,7 +106,7 @@ def test_a_better_challenger_replaces_the_champion(
 def test_an_unblessed_challenger_is_an_outcome(
     lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry
 ) -> None:
-    """Worse, or judged on too few nights: recorded with its sentence, and the champion stays in place."""
+    """Worse, or judged on too few partitions: recorded with its sentence, and the champion stays in place."""
     where = attempt(1, FIRST)
     judge_and_record(lake, weekly, where)
     promote(lake, weekly, _key(where), registry=registry)
@@ -121,25 +122,28 @@ def test_an_unblessed_challenger_is_an_outcome(
     assert lake.get(artifacts.model_key(digest_bytes(model(2)))) is None
 
 
-def test_a_promotion_in_between_changes_no_served_night(
+def test_a_promotion_in_between_changes_no_served_partition(
     lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry
 ) -> None:
-    """A promotion takes effect after the last served night, so that re-scoring that one finds who served."""
+    """A promotion takes effect after the last served partition.
+
+    So that re-scoring that one finds who served.
+    """
     first, second = attempt(1, FIRST), attempt(2, SECOND, champion=1)
     judge_and_record(lake, weekly, first)
     promote(lake, weekly, _key(first), registry=registry)
     _serve(lake, SECOND, THIRD)  # version 1 has served a week after version 2's evidence
     judge_and_record(lake, weekly, second)
     promote(lake, weekly, _key(second), registry=registry)
-    assert [_champion(lake, night) for night in (FIRST, SECOND, THIRD, FOURTH)] == ["", "1", "1", "2"]
+    assert [_champion(lake, partition) for partition in (FIRST, SECOND, THIRD, FOURTH)] == ["", "1", "1", "2"]
 
 
 def test_a_backfilled_training_is_recorded_and_never_deployed(
     lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry
 ) -> None:
     """A training of a week before the champion's evidence may be blessed, and still isn't switched to."""
-    for version, night, champion in ((1, FIRST, 0), (3, THIRD, 1)):
-        where = attempt(version, night, champion=champion)
+    for version, partition, champion in ((1, FIRST, 0), (3, THIRD, 1)):
+        where = attempt(version, partition, champion=champion)
         judge_and_record(lake, weekly, where)
         promote(lake, weekly, _key(where), registry=registry)
     old = attempt(2, SECOND, champion=1)
@@ -231,7 +235,10 @@ def test_a_switch_stands_without_mlflow(
 
 
 def test_the_way_back(lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry) -> None:
-    """The one before serves from the next unserved night, by one commit, in seconds, and it says by whom."""
+    """The one before serves from the next unserved partition, by one commit, in seconds.
+
+    And it says by whom.
+    """
     _three(lake, weekly, attempt, registry)
     _serve(lake, FIRST, SECOND, THIRD, FOURTH)
     version, began = lake.version("deployments"), time.monotonic()
@@ -240,7 +247,7 @@ def test_the_way_back(lake: Lake, weekly: UseCase, attempt: Attempt, registry: R
     assert lake.version("deployments") == version + 1
     assert ref.partition == "2024-04-01"
     assert ref.note == "v2 rolled back by ann, champion from 2024-04-01 on: late by an hour"
-    assert [_champion(lake, night) for night in (THIRD, FOURTH, "2024-04-01")] == ["2", "3", "2"]
+    assert [_champion(lake, partition) for partition in (THIRD, FOURTH, "2024-04-01")] == ["2", "3", "2"]
     back = [row for row in ledger.switches(lake) if row["switch"] == 4]
     assert {(row["role"], row["kind"], row["by"]) for row in back} == {
         ("champion", "rolled back", "ann"),
@@ -355,7 +362,7 @@ def test_what_was_forced_can_be_forced_again(
 def test_the_way_back_is_short_however_long_the_ledger(
     lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry
 ) -> None:
-    """After a thousand switches, with as many attempts and nights served, a rollback takes seconds."""
+    """After a thousand switches, with as many attempts and partitions served, a rollback takes seconds."""
     _three(lake, weekly, attempt, registry)
     pairs, last = ledger.switches(lake)[-4:], ledger.attempts(lake)[-1]
     turns = [{**row, "switch": row["switch"] + 2 * turn} for turn in range(1, 500) for row in pairs]

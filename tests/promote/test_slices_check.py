@@ -14,7 +14,7 @@ from include.judge.evidence import Slice
 from include.spec import UseCase
 from include.spec.gate import Gate, Slices
 from include.stats.intervals import estimate_gain
-from tests.promote.conftest import evidence, facts, losses, nights
+from tests.promote.conftest import evidence, facts, losses, partitions
 from tests.train import visits
 
 NIGHTS, ROWS = 28, 100
@@ -43,7 +43,7 @@ def _pair(random: np.random.Generator, worse: dict[str, float]) -> tuple[pa.Tabl
     place = random.choice(PLACES, count)
     rows = pa.table(
         {
-            "night": np.repeat(nights(NIGHTS), 400),
+            "partition": np.repeat(partitions(NIGHTS), 400),
             "place": place,
             "distance": random.exponential(5, count),
             "earlier": random.poisson(1, count).astype(float),
@@ -67,7 +67,8 @@ def test_noise_in_a_hundred_slices_is_refused_as_rarely_as_is_said(clinic: UseCa
         )
         refused += not _check(found, gate).passed
         plain += any(
-            estimate_gain(part.challenger, then, COUNTS, gate.block, gate.alpha).low > 0 for part in found
+            estimate_gain(part.challenger, then, COUNTS, gate.block_partitions, gate.alpha).low > 0
+            for part in found
         )
     assert refused <= binom.ppf(0.999, 300, gate.alpha), refused
     assert plain > 0.9 * 300  # each at alpha, as if it were alone: nobody would ever be promoted
@@ -77,7 +78,7 @@ def test_a_worse_declared_group_is_refused_by_its_name(clinic: UseCase) -> None:
     """A challenger that is better on the whole and worse for one declared group is refused, and told why."""
     rows, found = _pair(np.random.default_rng(7), {"north": -0.1, "south": -0.1, "east": -0.1, "west": 0.05})
     assert found["challenger"].mean() < found["champion"].mean() - 0.05
-    measured = measure_slices(clinic, rows, rows, found, nights(NIGHTS), "champion")
+    measured = measure_slices(clinic, rows, rows, found, partitions(NIGHTS), "champion")
     check = _check(measured, clinic.gate)
     assert not check.passed
     assert check.found.startswith("place = west loses 0.0")
@@ -90,7 +91,7 @@ def test_equal_groups_pass(clinic: UseCase) -> None:
     passed = 0
     for seed in range(20):
         rows, found = _pair(np.random.default_rng(seed), {})
-        check = _check(measure_slices(clinic, rows, rows, found, nights(NIGHTS), "champion"), clinic.gate)
+        check = _check(measure_slices(clinic, rows, rows, found, partitions(NIGHTS), "champion"), clinic.gate)
         passed += bool(check.passed)
         assert not check.passed or check.found == "none of 12"  # each of four places, distances and counts
     assert passed >= 19
@@ -99,7 +100,7 @@ def test_equal_groups_pass(clinic: UseCase) -> None:
 def test_what_is_within_the_tolerance_passes(clinic: UseCase) -> None:
     """A group may lose a little more than before, which a gate without tolerance refuses."""
     rows, found = _pair(np.random.default_rng(8), {"west": 0.008})
-    measured = measure_slices(clinic, rows, rows, found, nights(NIGHTS), "champion")
+    measured = measure_slices(clinic, rows, rows, found, partitions(NIGHTS), "champion")
     strict = clinic.gate.model_copy(update={"slices": Slices(columns=("place",), tolerance=0.0)})
     assert _check(measured, clinic.gate).passed
     assert "place = west" in _check(measured, strict).found
@@ -110,6 +111,6 @@ def test_a_declared_column_whose_groups_are_all_small_is_refused(clinic: UseCase
     rows, found = _pair(np.random.default_rng(9), {})
     few = clinic.gate.model_copy(update={"slices": Slices(columns=("place",), min_rows=4000)})
     spec = clinic.model_copy(update={"gate": few})
-    check = _check(measure_slices(spec, rows, rows, found, nights(NIGHTS), "champion"), few)
+    check = _check(measure_slices(spec, rows, rows, found, partitions(NIGHTS), "champion"), few)
     assert not check.passed
     assert check.found == "none of place"

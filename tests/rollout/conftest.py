@@ -53,13 +53,13 @@ def parcels_frame() -> Any:
 
 def usecase(folder: Path, **rollout: Any) -> UseCase:
     """Declare the parcels with a rollout."""
-    rules = {"nights": 4, "look": 2, "patience": 12, "alpha": 0.2, "margin": 0.0, **rollout}
-    gate = {"objective": "log_loss", "min_partitions": 4, "block": 1, "rollout": rules}
+    rules = {"partitions": 4, "look_every": 2, "patience": 12, "alpha": 0.2, "margin": 0.0, **rollout}
+    gate = {"objective": "log_loss", "min_partitions": 4, "block_partitions": 1, "rollout": rules}
     return parcels.spec(folder, gate=gate)
 
 
 class Depot:
-    """A lake of parcels, a night after the other; what was made in a folder is opened again."""
+    """A lake of parcels, a partition after the other; what was made in a folder is opened again."""
 
     def __init__(self, folder: Path, **rollout: Any) -> None:
         self.spec = usecase(folder, **rollout)
@@ -75,51 +75,53 @@ class Depot:
 
     def _heavy_ones_come_late(self, lake: Lake) -> None:
         def key(row: dict[str, Any]) -> tuple[Any, ...]:
-            return row["night"], row["depot"], row["parcel"]
+            return row["partition"], row["depot"], row["parcel"]
 
         weights = {key(row): row["weight"] for row in lake.rows("validated_orders")}
         rows = sorted(lake.rows("validated_arrivals"), key=key)  # they come in no order
         random = np.random.default_rng(3)
         for row in rows:
-            weight = weights.get((self.spec.clock.shift(row["night"], -2), row["depot"], row["parcel"]))
+            weight = weights.get((self.spec.clock.shift(row["partition"], -2), row["depot"], row["parcel"]))
             late = weight is not None and random.random() < 1 / (1 + np.exp(-0.8 * (weight - 6.2)))
             row["delay"] = 20.0 if late else 0.0
         table = pa.Table.from_pylist(rows, schema=schemas.validated_schema(self.spec.sources["arrivals"]))
-        lake.publish("validated_arrivals", table, {"night": sorted({row["night"] for row in rows})})
+        lake.publish("validated_arrivals", table, {"partition": sorted({row["partition"] for row in rows})})
 
-    def promote(self, name: str, night: str, **changes: Any) -> Ref | None:
+    def promote(self, name: str, partition: str, **changes: Any) -> Ref | None:
         """Judge a model blessed and promote it as the declaration says."""
-        return promote(self.lake, self.spec, self.judged(name, night, **changes), registry=self.registry)
+        return promote(self.lake, self.spec, self.judged(name, partition, **changes), registry=self.registry)
 
-    def judged(self, name: str, night: str, **changes: Any) -> str:
+    def judged(self, name: str, partition: str, **changes: Any) -> str:
         """Judge a model blessed, against whoever serves, and return the attempt's key."""
         data, champion = model(name), newest_by_role(self.lake).get("champion")
         artifacts.store_model(self.lake, data)
         baseline = artifacts.store_model(self.lake, model("forgot"))
         found = losses([1.0], [2.0] if champion else None, prior=[3.0])
-        made = evidence(found, usecase="parcels", night=night, spec=self.spec.digest, data=f"{name}{night}")
+        made = evidence(
+            found, usecase="parcels", partition=partition, spec=self.spec.digest, data=f"{name}{partition}"
+        )
         made = replace(made, version=name, model=digest_bytes(data), baseline_model=baseline, prior=0.4)
         made = replace(made, champion=champion["model"] if champion else "", **changes)
         word = BLESSED if champion else RUBBER_STAMPED
         row = ledger.record_attempt(self.lake, made, lambda number: Verdict(word, f"{word}: {name}", ()))
         return str(row["key"])
 
-    def night(self, key: str) -> str:
-        """Score a night, take its steps, and return the sentence."""
+    def partition(self, key: str) -> str:
+        """Score a partition, take its steps, and return the sentence."""
         score(self.lake, self.spec, key)
         return advance(self.lake, self.spec, key).note
 
-    def nights(self, first: str, last: str) -> list[str]:
-        """Do so for each night of a range."""
-        return [self.night(key) for key in self.spec.clock.keys(first, last)]
+    def partitions(self, first: str, last: str) -> list[str]:
+        """Do so for each partition of a range."""
+        return [self.partition(key) for key in self.spec.clock.keys(first, last)]
 
     def served(self) -> dict[str, dict[str, int]]:
-        """Return how many rows of each night each rung and version served."""
+        """Return how many rows of each partition each rung and version served."""
         found: dict[str, dict[str, int]] = {}
         for row in self.lake.rows("predictions"):
-            who = f"{row['rung']} {row['version']}"
-            night = found.setdefault(row["night"], {})
-            night[who] = night.get(who, 0) + 1
+            who = f"{row['served_by']} {row['version']}"
+            partition = found.setdefault(row["partition"], {})
+            partition[who] = partition.get(who, 0) + 1
         return found
 
     def switches(self) -> list[tuple[str, str, str]]:

@@ -1,4 +1,7 @@
-"""What a model on trial said of a night is recorded as what served is: what was changed since is found."""
+"""What a model on trial said of a partition is recorded as what served is.
+
+What was changed since is found.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ Rows = Callable[[pa.Table], pa.Table]
 
 @pytest.fixture
 def shadowed(depot: Callable[..., Depot], tmp_path: Path) -> Depot:
-    """A canary's first nights: it and the champion are scored beside one another."""
+    """A canary's first partitions: it and the champion are scored beside one another."""
     lay("shadowed", tmp_path, _shadowed)
     return depot(**CANARY)
 
@@ -32,10 +35,10 @@ def shadowed(depot: Callable[..., Depot], tmp_path: Path) -> Depot:
 def _shadowed(folder: Path) -> None:
     made = Depot(folder, **CANARY)
     made.promote("forgot", "2024-03-05")
-    made.night("2024-03-06")
+    made.partition("2024-03-06")
     made.promote("knows", "2024-03-06")
-    made.nights("2024-03-07", NIGHT)
-    assert {row["version"] for row in made.lake.rows("shadows", {"night": NIGHT})} == {"knows", "forgot"}
+    made.partitions("2024-03-07", NIGHT)
+    assert {row["version"] for row in made.lake.rows("shadows", {"partition": NIGHT})} == {"knows", "forgot"}
 
 
 def differences(made: Depot) -> list[str]:
@@ -44,8 +47,8 @@ def differences(made: Depot) -> list[str]:
 
 
 def rows_of(made: Depot) -> pa.Table:
-    """Return the night's rows in an order."""
-    found = made.lake.read("shadows", {"night": NIGHT})
+    """Return the partition's rows in an order."""
+    found = made.lake.read("shadows", {"partition": NIGHT})
     assert found is not None
     return found.sort_by([(name, "ascending") for name in ("model", *made.spec.key)])
 
@@ -60,13 +63,13 @@ def altered(rows: pa.Table) -> pa.Table:
 @pytest.mark.parametrize(
     "damage", [altered, lambda rows: rows.slice(1), lambda rows: rows.slice(0, 0)], ids=["row", "one", "all"]
 )
-def test_verify_names_what_was_changed_and_the_night_run_again_heals_it(
+def test_verify_names_what_was_changed_and_the_partition_run_again_heals_it(
     shadowed: Depot, damage: Rows
 ) -> None:
-    """A row that was altered, one that was deleted, or all of a night: named, and made anew."""
+    """A row that was altered, one that was deleted, or all of a partition: named, and made anew."""
     before = rows_of(shadowed)
     assert differences(shadowed) == []
-    shadowed.lake.publish("shadows", damage(before), {"night": NIGHT})
+    shadowed.lake.publish("shadows", damage(before), {"partition": NIGHT})
     (found,) = differences(shadowed)
     assert found.startswith(f"parcels/shadows/{NIGHT}: required the digest ")
     score(shadowed.lake, shadowed.spec, NIGHT)
@@ -74,14 +77,14 @@ def test_verify_names_what_was_changed_and_the_night_run_again_heals_it(
     assert rows_of(shadowed) == before
 
 
-def test_a_night_without_its_row_in_partitions_is_made_anew(shadowed: Depot) -> None:
-    """That row is written last: without it the night may be half done, and is done again."""
+def test_a_partition_without_its_row_in_partitions_is_made_anew(shadowed: Depot) -> None:
+    """That row is written last: without it the partition may be half done, and is done again."""
     before = rows_of(shadowed)
-    where = {"product": "shadows", "night": NIGHT}
+    where = {"product": "shadows", "partition": NIGHT}
     (row,) = shadowed.lake.rows("partitions", where)
     done = shadowed.lake.read("partitions", where)
     shadowed.lake.publish("partitions", done[:0], where)
-    shadowed.lake.publish("shadows", before[:5], {"night": NIGHT})
+    shadowed.lake.publish("shadows", before[:5], {"partition": NIGHT})
     score(shadowed.lake, shadowed.spec, NIGHT)
     assert rows_of(shadowed) == before
     assert shadowed.lake.rows("partitions", where) == [row]
@@ -89,13 +92,13 @@ def test_a_night_without_its_row_in_partitions_is_made_anew(shadowed: Depot) -> 
 
 
 def test_a_model_that_can_score_again_joins_those_that_did(shadowed: Depot) -> None:
-    """Its bytes were damaged and are whole again: the night run again has its rows as well."""
-    night, lake = "2024-03-14", shadowed.lake
+    """Its bytes were damaged and are whole again: the partition run again has its rows as well."""
+    partition, lake = "2024-03-14", shadowed.lake
     place = artifacts.model_key(newest_by_role(lake)["champion"]["model"])
     lake.replace(place, b"damaged")
-    score(lake, shadowed.spec, night)
-    assert {row["version"] for row in lake.rows("shadows", {"night": night})} == {"knows"}
+    score(lake, shadowed.spec, partition)
+    assert {row["version"] for row in lake.rows("shadows", {"partition": partition})} == {"knows"}
     lake.replace(place, model("forgot"))
-    score(lake, shadowed.spec, night)
-    assert {row["version"] for row in lake.rows("shadows", {"night": night})} == {"knows", "forgot"}
+    score(lake, shadowed.spec, partition)
+    assert {row["version"] for row in lake.rows("shadows", {"partition": partition})} == {"knows", "forgot"}
     assert differences(shadowed) == []

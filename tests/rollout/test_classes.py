@@ -1,4 +1,4 @@
-"""Live losses of several classes are paired like any other: the same rows, by night."""
+"""Live losses of several classes are paired like any other: the same rows, by partition."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ def test_both_models_lose_on_the_same_rows(tmp_path: Path) -> None:
     visits.fill(lake, spec)
     random, said = np.random.default_rng(1), {}
     for table, model in (("predictions", "old"), ("shadows", "new")):
-        for night in NIGHTS:
-            rows = features(lake, spec, [night])
+        for partition in NIGHTS:
+            rows = features(lake, spec, [partition])
             assert artifacts.model_input(rows, spec).shape == (40, 3)
-            said[model, night] = random.dirichlet([2, 3, 4], rows.num_rows)
-            served = Served(Rung("champion", model, model), "", said[model, night])
+            said[model, partition] = random.dirichlet([2, 3, 4], rows.num_rows)
+            served = Served(Rung("champion", model, model), "", said[model, partition])
             made = predictions.build_predictions(spec, rows, served)
-            made = made.slice(10) if model == "new" and night == NIGHTS[0] else made
-            lake.publish(table, made, {"night": night, "model": model})
+            made = made.slice(10) if model == "new" and partition == NIGHTS[0] else made
+            lake.publish(table, made, {"partition": partition, "model": model})
     sides = [{"model": name, "version": name, "effective": NIGHTS[0]} for name in ("new", "old")]
     found = live_losses(lake, spec, Trial(SHADOW, *sides), visits.LAST)
     came = labels(lake, spec, NIGHTS, known=visits.LAST)
-    assert found.nights == NIGHTS
-    for place, night in enumerate(NIGHTS):
-        actual = came.filter(np.array(came["night"].to_pylist()) == night)["band"].to_numpy()
+    assert found.partitions == NIGHTS
+    for place, partition in enumerate(NIGHTS):
+        actual = came.filter(np.array(came["partition"].to_pylist()) == partition)["band"].to_numpy()
         there = np.isfinite(actual) & (np.arange(40) >= (10 if not place else 0))
         assert found.rows[place] == there.sum()
         for name, model in ((CHALLENGER, "new"), (CHAMPION, "old")):
-            each = row_losses("log_loss", actual[there], said[model, night][there])
+            each = row_losses("log_loss", actual[there], said[model, partition][there])
             assert found.sums[name][place] == pytest.approx(each.sum())

@@ -18,8 +18,8 @@ from tests.deployments import newest_by_role
 from tests.kept import lay
 from tests.rollout.conftest import Depot
 
-# it needs more nights than the champion is given, so that the champion goes first
-SHADOWED = Rollout(kind="shadow", nights=60, look=2, patience=80, alpha=0.2)
+# it needs more partitions than the champion is given, so that the champion goes first
+SHADOWED = Rollout(kind="shadow", partitions=60, look_every=2, patience=80, alpha=0.2)
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def bad(depot: Callable[..., Depot]) -> Depot:
 
 
 def _bad(made: Depot) -> Depot:
-    made.spec = made.spec.model_copy(update={"monitoring": Monitoring(patience=6, alarms=0.9)})
+    made.spec = made.spec.model_copy(update={"monitoring": Monitoring(patience=6, false_alarms_per_year=0.9)})
     if not made.switches():
         made.promote("wrong", "2024-03-05")
     return made
@@ -37,27 +37,30 @@ def _bad(made: Depot) -> Depot:
 
 @pytest.fixture
 def gone(depot: Callable[..., Depot], tmp_path: Path) -> Depot:
-    """The same after the nights in which it stepped down."""
+    """The same after the partitions in which it stepped down."""
 
     def make(folder: Path) -> None:
-        nights(_bad(Depot(folder, kind="immediate")), "2024-03-06", "2024-03-15")
+        partitions(_bad(Depot(folder, kind="immediate")), "2024-03-06", "2024-03-15")
 
     lay("gone", tmp_path, make)
     return _bad(depot(kind="immediate"))
 
 
-def nights(made: Depot, first: str, last: str) -> list[str]:
-    """Score, realise and advance each night, and return the sentences."""
+def partitions(made: Depot, first: str, last: str) -> list[str]:
+    """Score, realise and advance each partition, and return the sentences."""
     said = []
-    for night in made.spec.clock.keys(first, last):
-        said.append(made.night(night))
-        publish_performance(made.lake, made.spec, State(made.lake, made.spec, night))
+    for partition in made.spec.clock.keys(first, last):
+        said.append(made.partition(partition))
+        publish_performance(made.lake, made.spec, State(made.lake, made.spec, partition))
     return said
 
 
 def test_a_champion_below_its_baseline_steps_down_by_itself(bad: Depot) -> None:
-    """Not before the declared nights have matured, by one switch; then the baseline serves and says why."""
-    said = nights(bad, "2024-03-06", "2024-03-18")
+    """Not before the declared partitions have matured, by one switch.
+
+    Then the baseline serves and says why.
+    """
+    said = partitions(bad, "2024-03-06", "2024-03-18")
     (place,) = [i for i, note in enumerate(said) if "steps down" in note]
     assert place >= 6 + bad.spec.labels.delay
     assert "log_loss a row against baseline vwrong" in said[place]
@@ -67,16 +70,16 @@ def test_a_champion_below_its_baseline_steps_down_by_itself(bad: Depot) -> None:
     served = bad.served()
     last = bad.spec.clock.shift(live["effective"], -1)
     assert (served[last], served[live["effective"]]) == ({"champion wrong": 12}, {"baseline wrong": 12})
-    row = bad.lake.rows("predictions", {"night": live["effective"]})[0]
+    row = bad.lake.rows("predictions", {"partition": live["effective"]})[0]
     assert f"champion: vwrong stepped down from {live['effective']} on" in row["reason"]
 
 
-def test_a_backfilled_night_steps_nobody_down(bad: Depot) -> None:
-    """Old nights that are run again change nothing; the newest one acts once, and again is as once."""
-    for night in bad.spec.clock.keys("2024-03-06", "2024-03-15"):
-        bad.night(night)
+def test_a_backfilled_partition_steps_nobody_down(bad: Depot) -> None:
+    """Old partitions that are run again change nothing; the newest one acts once, and again is as once."""
+    for partition in bad.spec.clock.keys("2024-03-06", "2024-03-15"):
+        bad.partition(partition)
     publish_performance(bad.lake, bad.spec, State(bad.lake, bad.spec, "2024-03-15"))
-    assert "only the newest served night" in advance(bad.lake, bad.spec, "2024-03-14").note
+    assert "only the newest served partition" in advance(bad.lake, bad.spec, "2024-03-14").note
     assert len(bad.switches()) == 1
     assert "steps down" in advance(bad.lake, bad.spec, "2024-03-15").note
     advance(bad.lake, bad.spec, "2024-03-15")
@@ -88,12 +91,12 @@ def test_a_person_or_a_promotion_ends_it(gone: Depot) -> None:
     assert gone.switches()[-1][1] == "stepped down"
     rollback(gone.lake, gone.spec, "wrong", "ada", "the labels were wrong")
     assert gone.switches()[-1] == ("champion", "rolled back", "wrong")
-    nights(gone, "2024-03-16", "2024-03-16")
+    partitions(gone, "2024-03-16", "2024-03-16")
     assert gone.served()["2024-03-16"] == {"champion wrong": 12}
-    nights(gone, "2024-03-17", "2024-03-26")
+    partitions(gone, "2024-03-17", "2024-03-26")
     assert gone.switches()[-1] == ("champion", "stepped down", "wrong")
     gone.promote("knows", "2024-03-26")
-    said = nights(gone, "2024-03-27", "2024-04-04")
+    said = partitions(gone, "2024-03-27", "2024-04-04")
     assert gone.served()["2024-03-27"] == {"champion knows": 12}
     assert set(said) == {"nothing is on trial"}
 
@@ -105,7 +108,7 @@ def test_a_blessed_successor_serves_at_once(gone: Depot, kind: str) -> None:
     gone.spec = gone.spec.model_copy(update={"gate": gone.spec.gate.model_copy(update={"rollout": rollout})})
     gone.promote("knows", "2024-03-15")
     assert gone.switches()[-1] == ("champion", "promoted", "knows")
-    gone.night("2024-03-16")
+    gone.partition("2024-03-16")
     assert gone.served()["2024-03-16"] == {"champion knows": 12}
 
 
@@ -124,17 +127,17 @@ def test_who_is_brought_back_has_its_own_baseline_again(gone: Depot) -> None:
 def test_a_better_champion_stays(depot: Callable[..., Depot]) -> None:
     """One that beats its baseline is left alone."""
     made = depot(kind="immediate")
-    made.spec = made.spec.model_copy(update={"monitoring": Monitoring(patience=6, alarms=0.9)})
+    made.spec = made.spec.model_copy(update={"monitoring": Monitoring(patience=6, false_alarms_per_year=0.9)})
     made.promote("knows", "2024-03-05")
-    assert set(nights(made, "2024-03-06", "2024-03-18")) == {"nothing is on trial"}
+    assert set(partitions(made, "2024-03-06", "2024-03-18")) == {"nothing is on trial"}
 
 
 def test_who_was_to_replace_it_is_withdrawn_with_it(bad: Depot) -> None:
     """A challenger that was tried beside the champion is tried beside nobody, and the same switch says so."""
     bad.spec = bad.spec.model_copy(update={"gate": bad.spec.gate.model_copy(update={"rollout": SHADOWED})})
-    nights(bad, "2024-03-06", "2024-03-09")
+    partitions(bad, "2024-03-06", "2024-03-09")
     bad.promote("forgot", "2024-03-09")
-    nights(bad, "2024-03-10", "2024-03-16")
+    partitions(bad, "2024-03-10", "2024-03-16")
     kinds = bad.switches()
     assert ("challenger", "shadow", "forgot") in kinds
     assert kinds[-2:] == [("challenger", "withdrawn", "forgot"), ("champion", "stepped down", "wrong")]

@@ -1,4 +1,7 @@
-"""A step is taken on enough live nights and no sooner, and looking often doesn't make a wrong one likely."""
+"""A step is taken on enough live partitions and no sooner.
+
+And looking often doesn't make a wrong one likely.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +14,24 @@ from include.judge.evidence import CHALLENGER, CHAMPION, Losses
 from include.promote.trials import CANARY_ROLE, SHADOW, WATCH_ROLE
 from include.rollout.policy import BACK, FORWARD, STAY, next_step
 from include.spec.gate import Gate, Rollout
-from tests.promote.conftest import nights
+from tests.promote.conftest import partitions
 
-GATE = Gate(objective="log_loss", block=1, rollout=Rollout(nights=14, look=7, patience=42, margin=0.01))
+GATE = Gate(
+    objective="log_loss",
+    block_partitions=1,
+    rollout=Rollout(partitions=14, look_every=7, patience=42, margin=0.01),
+)
 
 
 def _losses(candidate: np.ndarray, incumbent: np.ndarray) -> Losses:
     sums = {CHALLENGER: tuple(map(float, candidate * 50)), CHAMPION: tuple(map(float, incumbent * 50))}
-    return Losses(nights(len(candidate)), (50,) * len(candidate), sums)
+    return Losses(partitions(len(candidate)), (50,) * len(candidate), sums)
 
 
 def _noisy(count: int, gain: float, seed: int = 1) -> Losses:
     random = np.random.default_rng(seed)
-    night = 0.5 + 0.1 * random.standard_normal(count)
-    return _losses(night - gain + 0.02 * random.standard_normal(count), night)
+    partition = 0.5 + 0.1 * random.standard_normal(count)
+    return _losses(partition - gain + 0.02 * random.standard_normal(count), partition)
 
 
 @pytest.mark.parametrize("kind", [SHADOW, CANARY_ROLE, WATCH_ROLE])
@@ -32,8 +39,8 @@ def _noisy(count: int, gain: float, seed: int = 1) -> Losses:
     ("gain", "count", "step"),
     [(0.1, 13, STAY), (0.1, 14, FORWARD), (-0.1, 6, STAY), (-0.1, 7, BACK), (0.0, 0, STAY)],
 )
-def test_a_step_needs_its_nights(kind: str, gain: float, count: int, step: str) -> None:
-    """Forward after the declared nights, back from the first look on; a watch has no forward."""
+def test_a_step_needs_its_partitions(kind: str, gain: float, count: int, step: str) -> None:
+    """Forward after the declared partitions, back from the first look on; a watch has no forward."""
     expected = STAY if kind == WATCH_ROLE and step == FORWARD else step
     assert next_step(kind, _noisy(count, gain), count, GATE).step == expected
 
@@ -45,13 +52,13 @@ def test_what_stays_undecided_goes_back(kind: str, step: str) -> None:
     assert next_step(kind, noise, 41, GATE).step == STAY
     found = next_step(kind, noise, 42, GATE)
     assert found.step == step
-    assert kind == WATCH_ROLE or "undecided after 42 nights" in found.reason
+    assert kind == WATCH_ROLE or "undecided after 42 partitions" in found.reason
 
 
-def test_a_model_that_scores_no_night_goes_back() -> None:
-    """A challenger that can't score at all is withdrawn once the nights have passed."""
+def test_a_model_that_scores_no_partition_goes_back() -> None:
+    """A challenger that can't score at all is withdrawn once the partitions have passed."""
     found = next_step(SHADOW, _losses(np.array([]), np.array([])), 42, GATE)
-    assert (found.step, found.reason) == (BACK, "undecided after 42 nights, 0 of them matured")
+    assert (found.step, found.reason) == (BACK, "undecided after 42 partitions, 0 of them matured")
 
 
 def test_looking_every_week_steps_wrongly_as_rarely_as_declared() -> None:
@@ -62,14 +69,17 @@ def test_looking_every_week_steps_wrongly_as_rarely_as_declared() -> None:
 
 
 def test_a_worse_champion_is_noticed() -> None:
-    """A champion that loses 4 % more than the one before it, a night's noise apart, is sent back in weeks."""
+    """A champion that loses 4 % more than the one before it, a partition's noise apart.
+
+    Is sent back in weeks.
+    """
     found = [next_step(WATCH_ROLE, _noisy(35, -0.02, seed), 35, GATE).step for seed in range(50)]
     assert found.count(BACK) >= 45
 
 
 @given(st.lists(st.tuples(st.floats(0, 2), st.floats(0, 2)), max_size=40), st.integers(0, 20))
-def test_later_nights_change_no_decision(rows: list[tuple[float, float]], more: int) -> None:
-    """What was decided after some nights is decided after more of them: a missed look is made up for."""
+def test_later_partitions_change_no_decision(rows: list[tuple[float, float]], more: int) -> None:
+    """What was decided after some partitions is decided after more of them: a missed look is made up for."""
     both = np.array([*rows, *[(1.0, 1.0)] * more]).reshape(-1, 2)
     early, late = both[: len(rows)], both
     now = next_step(SHADOW, _losses(early[:, 0], early[:, 1]), 0, GATE)

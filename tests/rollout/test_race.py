@@ -1,4 +1,4 @@
-"""A night's step and somebody else at the ledger at the same moment: one is first, the other sees it."""
+"""A partition's step and somebody else at the ledger at the same moment: one is first, the other sees it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.rollout.racing import act
 
 NIGHT = "2024-03-10"
 IMMEDIATE = {"kind": "immediate"}
-SHADOW = {"kind": "shadow", "nights": 2, "margin": 1.0}
+SHADOW = {"kind": "shadow", "partitions": 2, "margin": 1.0}
 Race = Callable[[Sequence[tuple[Any, ...]]], list[str]]
 
 
@@ -39,17 +39,17 @@ def depots(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
     with patch.dict(os.environ, {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}):
         watch = Depot(folder / "watch", **IMMEDIATE)
         watch.promote("knows", "2024-03-05")
-        watch.night("2024-03-06")
+        watch.partition("2024-03-06")
         watch.promote("wrong", "2024-03-06")
         shadow = Depot(folder / "shadow", **SHADOW)
         shadow.promote("wrong", "2024-03-04")
         key = shadow.judged("forgot", "2024-03-05")
         force(shadow.lake, shadow.spec, key, "ann", "it guesses less", registry=shadow.registry)
-        shadow.night("2024-03-06")
+        shadow.partition("2024-03-06")
         shadow.promote("knows", "2024-03-06")
         others = {}
         for name, made in (("watch", watch), ("shadow", shadow)):
-            made.nights("2024-03-07", "2024-03-09")
+            made.partitions("2024-03-07", "2024-03-09")
             score(made.lake, made.spec, NIGHT)
             others[name] = made.judged("knows too", "2024-03-09")
     return folder, others
@@ -74,7 +74,7 @@ MAY: dict[tuple[str, str], set[Switches]] = {
 def test_a_step_and_a_person_or_a_promotion_at_once(
     trial: str, what: str, first: bool, depots: tuple[Path, dict[str, str]], race: Race, tmp_path: Path
 ) -> None:
-    """Two runs of the night's step and one other: a switch is one commit, none is lost or doubled."""
+    """Two runs of the partition's step and one other: a switch is one commit, none is lost or doubled."""
     folder, others = depots
     shutil.copytree(folder / trial, tmp_path / trial)
     rollout = IMMEDIATE if trial == "watch" else SHADOW

@@ -21,16 +21,16 @@ Make = Callable[..., Depot]
 
 
 def test_immediate_serves_at_once_with_the_one_before_beside_it(depot: Make) -> None:
-    """A blessed challenger serves from the next night on; the champion it replaced scores in shadow."""
+    """A blessed challenger serves from the next partition on; the champion it replaced scores in shadow."""
     made = depot(kind="immediate")
     made.promote("forgot", "2024-03-05")
-    made.nights("2024-03-06", "2024-03-07")
+    made.partitions("2024-03-06", "2024-03-07")
     made.promote("knows", "2024-03-07")
-    made.nights("2024-03-08", "2024-03-09")
+    made.partitions("2024-03-08", "2024-03-09")
     assert made.served()["2024-03-07"] == {"champion forgot": 12}
     assert made.served()["2024-03-08"] == {"champion knows": 12}
     beside = made.lake.rows("shadows")
-    assert {(r["night"], r["version"], r["rung"]) for r in beside} == {
+    assert {(r["partition"], r["version"], r["served_by"]) for r in beside} == {
         ("2024-03-08", "forgot", "shadow"),
         ("2024-03-09", "forgot", "shadow"),
     }
@@ -41,15 +41,15 @@ def test_a_wrong_promotion_is_rolled_back_by_itself(depot: Make) -> None:
     """A champion that loses more on live labels than the one before it goes, and the ledger says why."""
     made = depot(kind="immediate")
     made.promote("knows", "2024-03-05")
-    made.nights("2024-03-06", "2024-03-07")
+    made.partitions("2024-03-06", "2024-03-07")
     made.promote("wrong", "2024-03-07")
-    notes = made.nights("2024-03-08", "2024-03-11")
+    notes = made.partitions("2024-03-08", "2024-03-11")
     assert "watch of vwrong after vknows since 2024-03-08: back, loses" in notes[-1]
     assert made.switches()[-1] == ("champion", "rolled back", "knows")
     live = newest_by_role(made.lake)["champion"]
     assert (live["by"], live["effective"]) == ("evergreen", "2024-03-12")
-    assert "log_loss a row than the incumbent over 2 nights" in live["reason"]
-    assert made.nights("2024-03-12", "2024-03-20") == ["nothing is on trial"] * 9
+    assert "log_loss a row than the incumbent over 2 partitions" in live["reason"]
+    assert made.partitions("2024-03-12", "2024-03-20") == ["nothing is on trial"] * 9
     assert made.served()["2024-03-12"] == {"champion knows": 12}
 
 
@@ -57,22 +57,25 @@ def test_a_good_champion_is_watched_and_stays(depot: Make) -> None:
     """A better one stays while it is watched, and when the watch is over it isn't scored beside any more."""
     made = depot(kind="immediate", patience=6)
     made.promote("forgot", "2024-03-05")
-    made.night("2024-03-06")
+    made.partition("2024-03-06")
     made.promote("knows", "2024-03-06")
-    notes = made.nights("2024-03-07", "2024-03-18")
+    notes = made.partitions("2024-03-07", "2024-03-18")
     assert "stay" in notes[5]
     assert notes[-1] == "nothing is on trial"
-    assert max(row["night"] for row in made.lake.rows("shadows")) == "2024-03-14"
+    assert max(row["partition"] for row in made.lake.rows("shadows")) == "2024-03-14"
     assert made.switches()[-1][-1] == "knows"
 
 
 def test_from_shadow_over_canary_to_champion(depot: Make) -> None:
-    """A better challenger serves nobody, then its share, then all; each step waits for its matured nights."""
+    """A better challenger serves nobody, then its share, then all.
+
+    Each step waits for its matured partitions.
+    """
     made = depot(kind="canary", share=0.4, entity=["depot", "parcel"])
     made.promote("forgot", "2024-03-05")
-    made.night("2024-03-06")
+    made.partition("2024-03-06")
     made.promote("knows", "2024-03-06")
-    made.nights("2024-03-07", "2024-03-25")
+    made.partitions("2024-03-07", "2024-03-25")
     assert made.switches() == [
         ("champion", "promoted", "forgot"),
         ("challenger", "shadow", "knows"),
@@ -96,82 +99,85 @@ def test_from_shadow_over_canary_to_champion(depot: Make) -> None:
     mine = [
         {
             (r["depot"], r["parcel"])
-            for r in made.lake.rows("predictions", {"night": night})
-            if r["rung"] == "canary"
+            for r in made.lake.rows("predictions", {"partition": partition})
+            if r["served_by"] == "canary"
         }
-        for night in made.spec.clock.keys(canary, made.spec.clock.shift(champion, -1))
+        for partition in made.spec.clock.keys(canary, made.spec.clock.shift(champion, -1))
     ]
     assert mine[0]
-    assert all(one == mine[0] for one in mine), "the canary's entities are the same every night"
+    assert all(one == mine[0] for one in mine), "the canary's entities are the same every partition"
 
 
 @pytest.mark.parametrize("kind", ["shadow", "canary"])
 def test_a_worse_challenger_never_serves_alone(depot: Make, kind: str) -> None:
-    """What loses more in shadow is withdrawn; the champion serves every row of every night."""
+    """What loses more in shadow is withdrawn; the champion serves every row of every partition."""
     made = depot(kind=kind)
     made.promote("knows", "2024-03-05")
-    made.night("2024-03-06")
+    made.partition("2024-03-06")
     made.promote("wrong", "2024-03-06")
-    made.nights("2024-03-07", "2024-03-16")
+    made.partitions("2024-03-07", "2024-03-16")
     assert made.switches()[1:] == [("challenger", "shadow", "wrong"), ("challenger", "withdrawn", "wrong")]
     assert all(who == {"champion knows": 12} for who in made.served().values())
-    assert not made.lake.rows("shadows", {"night": "2024-03-16"})
+    assert not made.lake.rows("shadows", {"partition": "2024-03-16"})
 
 
 def test_an_undecided_challenger_goes_when_patience_is_over(depot: Make) -> None:
     """One that is neither shown better nor worse is withdrawn in the end."""
     made = depot(kind="shadow", patience=8, alpha=0.01)
     made.promote("knows", "2024-03-05")
-    made.night("2024-03-06")
+    made.partition("2024-03-06")
     made.promote("knows too", "2024-03-06")
-    notes = made.nights("2024-03-07", "2024-03-14")
-    assert "undecided after 8 nights, 6 of them matured" in notes[-1]
+    notes = made.partitions("2024-03-07", "2024-03-14")
+    assert "undecided after 8 partitions, 6 of them matured" in notes[-1]
     assert made.switches()[-1] == ("challenger", "withdrawn", "knows too")
 
 
 def test_a_switch_of_the_champion_ends_a_trial(depot: Make) -> None:
     """A challenger was judged against a champion that doesn't serve any more: it isn't tried any longer."""
     made = depot(kind="shadow")
-    for name, night in (("forgot", "2024-03-04"), ("knows", "2024-03-05")):
-        made.promote(name, night)
-        made.night(made.spec.clock.shift(night, 1))
-    made.nights("2024-03-07", "2024-03-15")
+    for name, partition in (("forgot", "2024-03-04"), ("knows", "2024-03-05")):
+        made.promote(name, partition)
+        made.partition(made.spec.clock.shift(partition, 1))
+    made.partitions("2024-03-07", "2024-03-15")
     assert made.switches()[-1] == ("champion", "promoted", "knows")
     made.promote("knows too", "2024-03-15")
-    made.night("2024-03-16")
+    made.partition("2024-03-16")
     rollback(made.lake, made.spec, None, "a person", "a test")
-    notes = made.nights("2024-03-17", "2024-03-30")
+    notes = made.partitions("2024-03-17", "2024-03-30")
     assert set(notes) == {"nothing is on trial"}
     assert made.switches()[-1] == ("champion", "rolled back", "forgot")
 
 
-def test_nights_that_run_again_take_no_step_twice(depot: Make) -> None:
-    """Scoring and advancing again, an old night or the newest, leaves ledger and shadows as they are."""
+def test_partitions_that_run_again_take_no_step_twice(depot: Make) -> None:
+    """Scoring and advancing again, an old partition or the newest, leaves ledger and shadows as they are."""
     made = depot(kind="canary", share=0.5)
     made.promote("forgot", "2024-03-05")
-    made.night("2024-03-06")
+    made.partition("2024-03-06")
     made.promote("knows", "2024-03-06")
-    made.nights("2024-03-07", "2024-03-20")
+    made.partitions("2024-03-07", "2024-03-20")
     before = {name: made.lake.rows(name) for name in ("deployments", "shadows", "predictions", "restated")}
-    for night in ("2024-03-08", "2024-03-15", "2024-03-20"):
-        made.night(night)
+    for partition in ("2024-03-08", "2024-03-15", "2024-03-20"):
+        made.partition(partition)
     assert {name: made.lake.rows(name) for name in before} == before
     note = advance(made.lake, made.spec, "2024-03-15").note
-    assert note == "only the newest served night takes steps, and that is 2024-03-20"
+    assert note == "only the newest served partition takes steps, and that is 2024-03-20"
     for attempt in ledger.attempts(made.lake):
         promote(made.lake, made.spec, attempt["key"], registry=made.registry)
     assert made.lake.rows("deployments") == before["deployments"]
 
 
 def test_a_challenger_that_cannot_score_serves_nobody_and_goes(depot: Make) -> None:
-    """One whose bytes are gone leaves no shadows; the nights are served, and in the end it is withdrawn."""
+    """One whose bytes are gone leaves no shadows.
+
+    The partitions are served, and in the end it is withdrawn.
+    """
     made = depot(kind="shadow", patience=6)
     made.promote("forgot", "2024-03-05")
-    made.night("2024-03-06")
+    made.partition("2024-03-06")
     made.promote("knows", "2024-03-06")
     digest = ledger.switches(made.lake)[-1]["model"]
     made.lake.replace(f"models/{digest}.skops", b"damaged")
-    made.nights("2024-03-07", "2024-03-12")
+    made.partitions("2024-03-07", "2024-03-12")
     assert not [row for row in made.lake.rows("shadows") if row["model"] == digest]
     assert made.switches()[-1] == ("challenger", "withdrawn", "knows")
     assert all(who == {"champion forgot": 12} for who in made.served().values())
@@ -181,15 +187,15 @@ def test_a_canary_that_fails_is_caught_by_the_ladder(depot: Make) -> None:
     """Rows of a canary that can't be loaded are served by the champion, and each says why."""
     made = depot(kind="canary", share=0.5)
     made.promote("forgot", "2024-03-05")
-    made.night("2024-03-06")
+    made.partition("2024-03-06")
     made.promote("knows", "2024-03-06")
-    made.nights("2024-03-07", "2024-03-12")
+    made.partitions("2024-03-07", "2024-03-12")
     canary = ledger.switches(made.lake)[-1]
     assert canary["kind"] == "canary"
     made.lake.replace(f"models/{canary['model']}.skops", b"damaged")
     score(made.lake, made.spec, canary["effective"])
-    rows = made.lake.rows("predictions", {"night": canary["effective"]})
-    assert {row["rung"] for row in rows} == {"champion"}
+    rows = made.lake.rows("predictions", {"partition": canary["effective"]})
+    assert {row["served_by"] for row in rows} == {"champion"}
     assert {bool(row["reason"]) for row in rows} == {True, False}
 
 
@@ -205,12 +211,12 @@ def test_the_share_is_the_declared_one(depot: Make) -> None:
 
 
 def test_a_person_who_is_faster_is_not_gone_back_from(depot: Make) -> None:
-    """Somebody rolled back between a night's score and its step: the step that was due is not taken."""
+    """Somebody rolled back between a partition's score and its step: the step that was due is not taken."""
     made = depot(kind="immediate")
-    for name, night in (("forgot", "2024-03-04"), ("knows", "2024-03-05"), ("wrong", "2024-03-06")):
-        made.promote(name, night)
-        made.night(made.spec.clock.shift(night, 1))
-    made.nights("2024-03-08", "2024-03-08")
+    for name, partition in (("forgot", "2024-03-04"), ("knows", "2024-03-05"), ("wrong", "2024-03-06")):
+        made.promote(name, partition)
+        made.partition(made.spec.clock.shift(partition, 1))
+    made.partitions("2024-03-08", "2024-03-08")
     score(made.lake, made.spec, "2024-03-09")
     rollback(made.lake, made.spec, None, "ann", "it looks wrong")
     before = made.switches()
@@ -219,86 +225,98 @@ def test_a_person_who_is_faster_is_not_gone_back_from(depot: Make) -> None:
     assert before[-1] == ("champion", "rolled back", "knows")
 
 
-@pytest.mark.parametrize("night", ["2024-03-05", "2024-03-08"])
-def test_one_is_tried_after_the_other(depot: Make, night: str) -> None:
+@pytest.mark.parametrize("partition", ["2024-03-05", "2024-03-08"])
+def test_one_is_tried_after_the_other(depot: Make, partition: str) -> None:
     """While one is on trial a newer blessed challenger waits for the next training, as an older one does."""
     made = depot(kind="shadow")
     made.promote("forgot", "2024-03-04")
-    made.nights("2024-03-05", "2024-03-06")
+    made.partitions("2024-03-05", "2024-03-06")
     assert made.promote("knows", "2024-03-06") is not None
-    made.nights("2024-03-07", "2024-03-08")
-    assert made.promote("knows too", night) is None
-    made.nights("2024-03-09", "2024-03-20")
+    made.partitions("2024-03-07", "2024-03-08")
+    assert made.promote("knows too", partition) is None
+    made.partitions("2024-03-09", "2024-03-20")
     assert made.switches()[-1] == ("champion", "promoted", "knows")
 
 
-def test_a_night_that_nobody_could_score_takes_the_step_that_is_due(depot: Make) -> None:
+def test_a_partition_that_nobody_could_score_takes_the_step_that_is_due(depot: Make) -> None:
     """Labels came, the rows to score did not: the wrong champion goes before it serves again."""
     made = depot(kind="immediate")
     made.promote("knows", "2024-03-05")
-    made.night("2024-03-06")
+    made.partition("2024-03-06")
     made.promote("wrong", "2024-03-06")
-    made.nights("2024-03-07", "2024-03-09")
+    made.partitions("2024-03-07", "2024-03-09")
     assert advance(made.lake, made.spec, "2024-03-10").rows == 1
     assert newest_by_role(made.lake)["champion"]["effective"] == "2024-03-10"
-    made.night("2024-03-10")
+    made.partition("2024-03-10")
     assert made.served()["2024-03-10"] == {"champion knows": 12}
 
 
-def test_lost_nights_prolong_a_trial(depot: Make) -> None:
-    """Nights that nobody scored take nothing from a challenger's patience: its trial ends in the ledger."""
+def test_lost_partitions_prolong_a_trial(depot: Make) -> None:
+    """Partitions that nobody scored take nothing from a challenger's patience.
+
+    Its trial ends in the ledger.
+    """
     made = depot(kind="shadow", patience=8, alpha=0.001)
     made.promote("knows", "2024-03-05")
-    made.night("2024-03-06")
+    made.partition("2024-03-06")
     made.promote("knows too", "2024-03-06")
-    made.nights("2024-03-07", "2024-03-09")
-    notes = made.nights("2024-03-25", "2024-03-29")
+    made.partitions("2024-03-07", "2024-03-09")
+    notes = made.partitions("2024-03-25", "2024-03-29")
     assert "shadow of vknows too" in notes[0]
-    assert "undecided after 8 nights" in notes[-1]
+    assert "undecided after 8 partitions" in notes[-1]
     assert made.switches()[-1] == ("challenger", "withdrawn", "knows too")
 
 
-def test_nights_that_a_model_served_to_nobody_are_no_evidence(depot: Make) -> None:
+def test_partitions_that_a_model_served_to_nobody_are_no_evidence(depot: Make) -> None:
     """Where a source is missing the baseline serves: neither model is scored beside, or judged by it."""
     made = depot(kind="immediate")
     made.promote("knows", "2024-03-05")
-    made.night("2024-03-06")
+    made.partition("2024-03-06")
     made.promote("wrong", "2024-03-06")
-    for night in ("2024-03-07", "2024-03-08"):
-        parcels.publish(made.lake, made.spec, "roads", night, [], "unavailable")
-    made.nights("2024-03-07", "2024-03-11")
+    for partition in ("2024-03-07", "2024-03-08"):
+        parcels.publish(made.lake, made.spec, "roads", partition, [], "unavailable")
+    made.partitions("2024-03-07", "2024-03-11")
     assert made.served()["2024-03-08"] == {"baseline wrong": 12}
-    assert {row["night"] for row in made.lake.rows("shadows")} == {"2024-03-09", "2024-03-10", "2024-03-11"}
+    assert {row["partition"] for row in made.lake.rows("shadows")} == {
+        "2024-03-09",
+        "2024-03-10",
+        "2024-03-11",
+    }
     assert made.switches()[-1] == ("champion", "promoted", "wrong")
 
 
-def test_a_night_whose_canary_fell_through_is_restated_whole(depot: Make) -> None:
+def test_a_partition_whose_canary_fell_through_is_restated_whole(depot: Make) -> None:
     """Both parts were served by the champion, for two reasons; what it would say now has every row."""
     made = depot(kind="canary", share=0.5)
     made.promote("forgot", "2024-03-05")
-    made.night("2024-03-06")
+    made.partition("2024-03-06")
     made.promote("knows", "2024-03-06")
-    made.nights("2024-03-07", "2024-03-12")
+    made.partitions("2024-03-07", "2024-03-12")
     canary = ledger.switches(made.lake)[-1]
     made.lake.replace(f"models/{canary['model']}.skops", b"damaged")
-    night = canary["effective"]
-    score(made.lake, made.spec, night)
-    later = [parcels.rows(made.spec, "orders", night, revision=number) for number in (0, 1)]
-    parcels.publish(made.lake, made.spec, "orders", night, later)
-    assert "they would be others now: see restated" in score(made.lake, made.spec, night).note
-    assert len(made.lake.rows("restated", {"night": night})) == 12
+    partition = canary["effective"]
+    score(made.lake, made.spec, partition)
+    later = [parcels.rows(made.spec, "orders", partition, revision=number) for number in (0, 1)]
+    parcels.publish(made.lake, made.spec, "orders", partition, later)
+    assert "they would be others now: see restated" in score(made.lake, made.spec, partition).note
+    assert len(made.lake.rows("restated", {"partition": partition})) == 12
 
 
-def test_the_aliases_are_looked_at_when_a_champion_came_tonight_or_the_night_before(depot: Make) -> None:
-    """Who switched may have been killed before the aliases followed: the next night puts them right, once."""
+def test_the_aliases_are_looked_at_when_a_champion_came_tonight_or_the_partition_before(depot: Make) -> None:
+    """Who switched may have been killed before the aliases followed.
+
+    The next partition puts them right, once.
+    """
     made = depot(kind="immediate")
     made.promote("knows", "2024-03-05")
-    made.night("2024-03-06")
+    made.partition("2024-03-06")
     made.promote("wrong", "2024-03-06")
     asked = []
     for key in made.spec.clock.keys("2024-03-07", "2024-03-12"):
         score(made.lake, made.spec, key)
-        advance(made.lake, made.spec, key, registry=lambda night=key: asked.append(night) or made.registry)
+        advance(
+            made.lake, made.spec, key, registry=lambda partition=key: asked.append(partition) or made.registry
+        )
     assert newest_by_role(made.lake)["champion"]["effective"] == "2024-03-11"
     assert asked == ["2024-03-07", "2024-03-10", "2024-03-11"]
 
@@ -307,16 +325,16 @@ def test_a_declaration_that_stops_asking_for_canaries_lets_a_shadow_serve(depot:
     """A shadow that began under another declaration takes the step that today's asks for."""
     made = depot(kind="shadow")
     made.promote("forgot", "2024-03-05")
-    made.night("2024-03-06")
+    made.partition("2024-03-06")
     made.promote("knows", "2024-03-06")
     gate = made.spec.gate
     rules = gate.rollout.model_copy(update={"kind": "immediate"})
     made.spec = made.spec.model_copy(update={"gate": gate.model_copy(update={"rollout": rules})})
-    made.nights("2024-03-07", "2024-03-14")
+    made.partitions("2024-03-07", "2024-03-14")
     assert made.switches()[-1] == ("champion", "promoted", "knows")
 
 
 def test_patience_without_a_step_is_refused(depot: Make) -> None:
     """A declaration under which no challenger could ever serve says how much patience it takes."""
     with pytest.raises(SpecError, match=r"gate.rollout.patience: at least 6, .* found 5"):
-        depot(kind="shadow", nights=4, patience=5)
+        depot(kind="shadow", partitions=4, patience=5)

@@ -82,8 +82,8 @@ def test_a_table_or_a_use_case_has_no_way_out(place: Path, name: str) -> None:
 @example("2013-03-01")
 @example("20130301")
 @example("2013-W09-5")
-def test_a_night_is_a_date_or_refused(name: str) -> None:
-    """No key of a night has anything but the ten characters of a date."""
+def test_a_partition_is_a_date_or_refused(name: str) -> None:
+    """No key of a partition has anything but the ten characters of a date."""
     with suppress(PartitionError):
         assert re.fullmatch(r"\d{4}-\d\d-\d\d", day_of(name).isoformat())
         assert day_of(name).isoformat() == name
@@ -113,12 +113,12 @@ def test_a_declaration_names_plain_words(tmp_path: Path, name: str, key: str) ->
         read(file)
 
 
-@pytest.mark.parametrize("options", [("--night", "../x"), ("--first", "/etc", "--last", "2024-01-01")])
+@pytest.mark.parametrize("options", [("--partition", "../x"), ("--first", "/etc", "--last", "2024-01-01")])
 @pytest.mark.parametrize("name", ["weekly_sales", "../weekly_sales"])
 def test_the_command_line_takes_no_other_keys(
     place: Path, name: str, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A use case that isn't declared and a night that is none are refused, and nothing is written."""
+    """A use case that isn't declared and a partition that is none are refused, and nothing is written."""
     monkeypatch.setenv("EVERGREEN_LAKE", str(place / "cli"))
     monkeypatch.setenv("EVERGREEN_USECASES", str(Path(world.__file__).parent.parent))
     done = CliRunner().invoke(app, ["run", "ingest", name, *options])

@@ -35,7 +35,7 @@ from tests.safe import plant
 from tests.train import visits
 from tests.usecases.weekly_sales import world
 
-NIGHTS = world.nights(3)
+NIGHTS = world.partitions(3)
 NOW = datetime(2024, 2, 1, tzinfo=UTC)
 S3 = {"host": "s3://landing/world", "login": plant.LOGIN, "password": plant.PASSWORD}
 HTTP = {"kind": "http", "path": "sales/{day}", "format": None}
@@ -161,7 +161,7 @@ def test_a_source_that_fails_tells_no_secret(
     assert plant.found(site / "lake") == {}
 
 
-def test_nights_that_go_well_keep_no_secret(
+def test_partitions_that_go_well_keep_no_secret(
     site: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Lake, pages and references of ingest, score and monitor have nothing of it, nor has the status."""
@@ -207,10 +207,10 @@ def test_an_alert_tells_no_secret(
 ) -> None:
     """Whether it is taken or not, neither the address nor the password is in a log or in the lake."""
     spec = declared(site, alerts={"to": ["ops"]})
-    row = {"night": NIGHTS[0], "decision": "alert", "cause": "", "reason": "of data"}
+    row = {"partition": NIGHTS[0], "decision": "alert", "cause": "", "reason": "of data"}
     finding = {"check": "data", "subject": "sales", "value": 1.0, "threshold": 0.1, "note": "n"}
     rows = pa.Table.from_pylist([{**row, "alerts": json.dumps([finding])}], schema=DECISIONS)
-    Lake(spec.name).publish("decisions", rows, {"night": NIGHTS[0]})
+    Lake(spec.name).publish("decisions", rows, {"partition": NIGHTS[0]})
     run = SimpleNamespace(partition_key=NIGHTS[0], run_type="scheduled")
     operator = AlertOperator(task_id="a", usecase=spec.name)
     with plant.echo(status_code) as address:

@@ -59,14 +59,14 @@ def _fit(use: UseCase, rows: Any, c: float) -> Pipeline:
 
 @pytest.fixture
 def lake(use: UseCase, tmp_path: Path) -> Lake:
-    """Every source published from the first night to the last; nobody promoted."""
+    """Every source published from the first partition to the last; nobody promoted."""
     lay("parcels", tmp_path / "lake", lambda made: parcels.fill(Lake("parcels", str(made)), use, FIRST, LAST))
     return Lake("parcels", str(tmp_path / "lake"))
 
 
 @pytest.fixture
 def deploy(stored: dict[str, bytes]) -> Deploy:
-    """Promotes a version, with the baseline, from a night on: ``deploy(lake, "1", "2024-03-04")``."""
+    """Promotes a version, with the baseline, from a partition on: ``deploy(lake, "1", "2024-03-04")``."""
 
     def switch(lake: Lake, version: str, effective: str) -> None:
         def row(role: str, which: str) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""Scores a night of many parcels with little memory, and prints the most memory of its own that it had (MB).
+"""Scores a partition of many parcels with little memory.
+
+And prints the most memory of its own that it had (MB).
 
 ``python -m tests.score.large ROWS FOLDER`` is run by a test, once for each number of rows.
 """
@@ -22,7 +24,7 @@ NIGHT = "2024-03-08"
 
 
 def orders(use: UseCase, rows: int) -> pa.Table:
-    """Return a night's rows of `orders`."""
+    """Return a partition's rows of `orders`."""
     schema = schemas.validated_schema(use.sources["orders"])
     known = use.clock.local(NIGHT, use.sources["orders"].known)
     columns = {
@@ -30,7 +32,7 @@ def orders(use: UseCase, rows: int) -> pa.Table:
         "parcel": np.arange(rows),
         "weight": np.random.default_rng(7).random(rows),
         "express": np.arange(rows) % 3 == 0,
-        "night": pa.repeat(NIGHT, rows),
+        "partition": pa.repeat(NIGHT, rows),
         "revision": np.zeros(rows, np.int32),
         "known_at": pa.repeat(pa.scalar(known, schemas.TIME), rows),
     }
@@ -38,12 +40,12 @@ def orders(use: UseCase, rows: int) -> pa.Table:
 
 
 def main(rows: int, folder: str) -> None:
-    """Fill a lake, score its large night, and print the peak."""
+    """Fill a lake, score its large partition, and print the peak."""
     spill.HELD, spill.BATCH, spill.MEMORY = 4 << 20, 1 << 13, "150MB"
     use = parcels.spec(Path(folder))
     lake = Lake("parcels", folder + "/lake")
     parcels.fill(lake, use, "2024-03-01", NIGHT)
-    lake.publish("validated_orders", orders(use, rows), {"night": NIGHT})
+    lake.publish("validated_orders", orders(use, rows), {"partition": NIGHT})
     with Anonymous() as memory:
         assert score(lake, use, NIGHT).rows == rows
     print(memory.most)

@@ -45,8 +45,8 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def large(lake: Lake, use: UseCase, deploy: Deploy) -> Lake:
-    """A lake with a champion and a night of several batches."""
-    lake.publish("validated_orders", orders(use, ROWS), {"night": NIGHT})
+    """A lake with a champion and a partition of several batches."""
+    lake.publish("validated_orders", orders(use, ROWS), {"partition": NIGHT})
     deploy(lake, "1", "2024-03-04")
     return lake
 
@@ -79,7 +79,9 @@ def _expected(lake: Lake, use: UseCase, data: bytes) -> dict[tuple[str, int], fl
 
 
 def _served(lake: Lake) -> dict[tuple[str, int], float]:
-    return {(r["depot"], r["parcel"]): r["prediction"] for r in lake.rows("predictions", {"night": NIGHT})}
+    return {
+        (r["depot"], r["parcel"]): r["prediction"] for r in lake.rows("predictions", {"partition": NIGHT})
+    }
 
 
 def _late(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,10 +89,13 @@ def _late(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Prefetch, "watch", lambda self, batches: iter(batches))
 
 
-def test_a_night_begun_early_is_the_same_night(
+def test_a_partition_begun_early_is_the_same_partition(
     large: Lake, use: UseCase, asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tables and reference are those of a night that is predicted afterwards; no row is asked of twice."""
+    """Tables and reference are those of a partition that is predicted afterwards.
+
+    No row is asked of twice.
+    """
     shutil.copytree(tmp_path / "lake", tmp_path / "other")
     ref, found = score(large, use, NIGHT), state(large)
     assert asked["ahead"]
@@ -188,7 +193,7 @@ def test_a_guess_is_for_its_own_model_and_rows(large: Lake, use: UseCase, stored
         assert early.take(model) is None  # it is kept by who took it
 
 
-def test_a_guess_goes_by_what_the_night_is_without(
+def test_a_guess_goes_by_what_the_partition_is_without(
     large: Lake, use: UseCase, deploy: Deploy, stored: dict[str, bytes]
 ) -> None:
     """Without orders the champion can't serve, and who was champion before is asked."""
@@ -203,15 +208,15 @@ def test_a_guess_goes_by_what_the_night_is_without(
 def test_there_is_no_guess_where_not_one_model_serves_all(
     large: Lake, use: UseCase, stored: dict[str, bytes], why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A night that was served, one whose rows two models share, and one that a constant serves."""
+    """A partition that was served, one whose rows two models share, and one that a constant serves."""
     rows, model = features(large, use, [NIGHT]), digest_bytes(stored["1"])
     if why == "served":
         score(large, use, NIGHT)
     elif why == "a canary":
         trial = Trial(CANARY_ROLE, {"model": model, "version": "1"}, {})
         monkeypatch.setattr(prefetch, "trials", lambda *of: [trial])
-    night = "2024-03-03" if why == "nobody promoted" else NIGHT
-    with Prefetch(large, use, night, {}) as early:
+    partition = "2024-03-03" if why == "nobody promoted" else NIGHT
+    with Prefetch(large, use, partition, {}) as early:
         list(early.watch(_batches(rows)))
         assert early.take(model) is None
         assert early.take("") is None
@@ -230,7 +235,7 @@ def test_batches_that_are_no_whole_parts_are_let_by(
 
 
 def test_what_is_kept_is_bounded(large: Lake, use: UseCase, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However large a night is, predictions of so many parts are in memory."""
+    """However large a partition is, predictions of so many parts are in memory."""
     monkeypatch.setattr(prefetch, "MOST", 1)
     with Prefetch(large, use, NIGHT, {}) as early:
         list(early.watch(_batches(features(large, use, [NIGHT]))))
@@ -288,7 +293,7 @@ def test_a_system_without_a_thread_to_give_fails_nobody(
         assert early.take(digest_bytes(stored["1"])) is None
 
 
-def test_a_refused_night_waits_for_no_model(
+def test_a_refused_partition_waits_for_no_model(
     large: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was begun is given up: the part that runs is let run, the next isn't asked, no thread stays."""

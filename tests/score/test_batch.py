@@ -1,4 +1,4 @@
-"""A night beyond what memory holds is scored batch by batch, and nothing that is published tells."""
+"""A partition beyond what memory holds is scored batch by batch, and nothing that is published tells."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def _scored(folder: Path, use: UseCase, deploy: Deploy) -> tuple[Ref, dict[str, 
 
 
 @pytest.mark.parametrize("batch", [8, 16])
-def test_a_night_larger_than_a_batch_is_the_same_night(
+def test_a_partition_larger_than_a_batch_is_the_same_partition(
     use: UseCase, deploy: Deploy, tmp_path: Path, small: Callable[[int], None], batch: int
 ) -> None:
-    """Rows, digests, profiles and lineage are those of a night in memory, and scored again they stay."""
+    """Rows, digests, profiles and lineage are those of a partition in memory, and scored again they stay."""
     whole, tables, there = _scored(tmp_path / "whole", use, deploy)
     small(batch)
     ref, found, lake = _scored(tmp_path / "cut", use, deploy)
@@ -67,12 +67,12 @@ def test_a_night_larger_than_a_batch_is_the_same_night(
         assert {name: sorted(map(repr, one.rows(name))) for name in TABLES} == tables
 
 
-def test_a_night_without_rows_is_refused_in_batches_too(
+def test_a_partition_without_rows_is_refused_in_batches_too(
     use: UseCase, lake: Lake, small: Callable[[int], None]
 ) -> None:
     """No rows give no predictions and the sentence that says so."""
     small(8)
-    lake.publish("validated_orders", parcels.rows(use, "orders", NIGHT)[:0], {"night": NIGHT})
+    lake.publish("validated_orders", parcels.rows(use, "orders", NIGHT)[:0], {"partition": NIGHT})
     with pytest.raises(NotPublished, match="rows to score"):
         score(lake, use, NIGHT)
 

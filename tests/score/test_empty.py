@@ -1,4 +1,4 @@
-"""A night without rows to score: empty because the source said so, or because nobody knows them yet."""
+"""A partition without rows to score: empty because the source said so, or because nobody knows them yet."""
 
 from __future__ import annotations
 
@@ -48,23 +48,25 @@ def shop(tmp_path: Path) -> tuple[Lake, UseCase, Connect]:
     return lake, spec, connect
 
 
-def test_a_night_whose_spine_is_empty_is_a_partition_of_no_rows(shop: tuple[Lake, UseCase, Connect]) -> None:
+def test_a_partition_whose_spine_is_empty_is_a_partition_of_no_rows(
+    shop: tuple[Lake, UseCase, Connect],
+) -> None:
     """It is published with a note, alarms nobody, isn't overdue, and recomputes; the others go on."""
     lake, spec, _ = shop
-    keys = world.nights(4)
-    for night in keys:
-        ref = score(lake, spec, night)
-        monitor(lake, spec, night)
-        advance(lake, spec, night)
-        if night == keys[2]:
-            assert (ref.rows, ref.note) == (0, "0 rows: sales is published without any for this night")
-            assert overdue_message(lake, spec, night, "") == {}
+    keys = world.partitions(4)
+    for partition in keys:
+        ref = score(lake, spec, partition)
+        monitor(lake, spec, partition)
+        advance(lake, spec, partition)
+        if partition == keys[2]:
+            assert (ref.rows, ref.note) == (0, "0 rows: sales is published without any for this partition")
+            assert overdue_message(lake, spec, partition, "") == {}
             shown = {(one.name, one.labels.get("product")): one.value for one in gauges(lake, spec)}
             assert shown["evergreen_rows", "predictions"] == 0
-    assert {row["night"] for row in lake.rows("predictions")} == {keys[0], keys[1], keys[3]}
-    alarms = {(r["night"], r["check"], r["subject"]) for r in lake.rows("findings", {"outcome": "alarm"})}
+    assert {row["partition"] for row in lake.rows("predictions")} == {keys[0], keys[1], keys[3]}
+    alarms = {(r["partition"], r["check"], r["subject"]) for r in lake.rows("findings", {"outcome": "alarm"})}
     assert not [one for one in alarms if one[0] == keys[2]], alarms
-    (data,) = lake.rows("findings", {"night": keys[2], "check": "data", "subject": "predictions"})
+    (data,) = lake.rows("findings", {"partition": keys[2], "check": "data", "subject": "predictions"})
     assert data["outcome"] == "ok"
     assert data["note"].startswith("0 rows: sales is published without any")
     products = {row["product"]: row for row in status(lake, spec)["products"]}
@@ -76,25 +78,27 @@ def test_a_night_whose_spine_is_empty_is_a_partition_of_no_rows(shop: tuple[Lake
 def test_scored_again_it_is_the_same_partition(shop: tuple[Lake, UseCase, Connect]) -> None:
     """Rows that came after the decision don't make it red, nor are they scored."""
     lake, spec, connect = shop
-    night = world.nights(4)[2]
-    score(lake, spec, night)
+    partition = world.partitions(4)[2]
+    score(lake, spec, partition)
     before = lake.rows("partitions", {"product": "predictions"})
-    score(lake, spec, night)
+    score(lake, spec, partition)
     assert lake.rows("partitions", {"product": "predictions"}) == before
-    file = Path(connect("shop").uri.removeprefix("file://")) / "sales" / f"{night}.csv"
+    file = Path(connect("shop").uri.removeprefix("file://")) / "sales" / f"{partition}.csv"
     file.write_text("\n".join([world.HEADER, *world.week(2)]) + "\n")
     late = datetime(2024, 3, 1, tzinfo=UTC)
-    (outcome,) = ingest(lake, spec, "sales", [night], connect, fetch_anew=True, now=late)
+    (outcome,) = ingest(lake, spec, "sales", [partition], connect, fetch_anew=True, now=late)
     assert outcome.rows == 40
-    assert score(lake, spec, night).rows == 0
+    assert score(lake, spec, partition).rows == 0
     assert lake.rows("predictions") == []
 
 
 def test_a_spine_that_nobody_ingested_is_refused(lake: Lake, use: UseCase) -> None:
     """Nobody knows whether there are rows: the sentence says to ingest it, and nothing is published."""
-    lake.publish("partitions", lake.read("partitions").slice(0, 0), {"product": "orders", "night": NIGHT})  # type: ignore[union-attr]
-    lake.publish("validated_orders", lake.read("validated_orders").slice(0, 0), {"night": NIGHT})  # type: ignore[union-attr]
-    with pytest.raises(NotPublished, match=r"found nothing; ingest that source for the night, then score it"):
+    lake.publish("partitions", lake.read("partitions").slice(0, 0), {"product": "orders", "partition": NIGHT})  # type: ignore[union-attr]
+    lake.publish("validated_orders", lake.read("validated_orders").slice(0, 0), {"partition": NIGHT})  # type: ignore[union-attr]
+    with pytest.raises(
+        NotPublished, match=r"found nothing; ingest that source for the partition, then score it"
+    ):
         score(lake, use, NIGHT)
     assert lake.rows("partitions", {"product": "predictions"}) == []
 
@@ -102,8 +106,8 @@ def test_a_spine_that_nobody_ingested_is_refused(lake: Lake, use: UseCase) -> No
 @pytest.mark.parametrize(
     ("declared", "remedy"),
     [
-        ("12:00", r"let schedule.nightly be later, when orders has come"),
-        ("19:00", r"let schedule.nightly be at 19:00 or later; or, if the rows are known sooner, declare"),
+        ("12:00", r"let schedule.batch be later, when orders has come"),
+        ("19:00", r"let schedule.batch be at 19:00 or later; or, if the rows are known sooner, declare"),
     ],
 )
 def test_a_spine_that_is_known_only_after_the_decision_says_so(
@@ -121,10 +125,10 @@ def test_a_spine_that_is_known_only_after_the_decision_says_so(
         score(lake, late, NIGHT)
 
 
-def test_a_switch_takes_effect_after_an_empty_night(shop: tuple[Lake, UseCase, Connect]) -> None:
-    """It is done, as any other night is."""
+def test_a_switch_takes_effect_after_an_empty_partition(shop: tuple[Lake, UseCase, Connect]) -> None:
+    """It is done, as any other partition is."""
     lake, spec, _ = shop
-    keys = world.nights(4)
-    for night in keys[:3]:
-        score(lake, spec, night)
+    keys = world.partitions(4)
+    for partition in keys[:3]:
+        score(lake, spec, partition)
     assert ledger.next_unserved(lake, spec) == keys[3]

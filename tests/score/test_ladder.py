@@ -23,14 +23,14 @@ NIGHT = "2024-03-08"
 
 
 def _served(lake: Lake, use: UseCase) -> dict[str, Any]:
-    """Score the night, and return what all of its rows say of who served them."""
+    """Score the partition, and return what all of its rows say of who served them."""
     reference = score(lake, use, NIGHT)
-    rows = lake.rows("predictions", {"night": NIGHT})
+    rows = lake.rows("predictions", {"partition": NIGHT})
     assert len(rows) == reference.rows == 12
     assert all(0 <= row["prediction"] <= 1 for row in rows)
-    said = {tuple(row[c] for c in ("rung", "version", "model", "reason")) for row in rows}
+    said = {tuple(row[c] for c in ("served_by", "version", "model", "reason")) for row in rows}
     assert len(said) == 1
-    return dict(zip(("rung", "version", "model", "reason"), said.pop(), strict=True))
+    return dict(zip(("served_by", "version", "model", "reason"), said.pop(), strict=True))
 
 
 def _break(lake: Lake, data: bytes) -> None:
@@ -38,22 +38,24 @@ def _break(lake: Lake, data: bytes) -> None:
 
 
 def test_the_champion(lake: Lake, use: UseCase, deploy: Deploy, stored: dict[str, bytes]) -> None:
-    """The champion serves, and its predictions are the stored model's for the night's features."""
+    """The champion serves, and its predictions are the stored model's for the partition's features."""
     deploy(lake, "1", "2024-03-04")
     deploy(lake, "2", NIGHT)
     assert _served(lake, use) == {
-        **{"rung": "champion", "version": "2", "model": digest_bytes(stored["2"]), "reason": ""}
+        **{"served_by": "champion", "version": "2", "model": digest_bytes(stored["2"]), "reason": ""}
     }
     seen = features(lake, use, [NIGHT])
     expected = artifacts.predict(artifacts.deserialize(stored["2"], digest_bytes(stored["2"])), seen, use)
-    rows = sorted(lake.rows("predictions", {"night": NIGHT}), key=lambda row: (row["depot"], row["parcel"]))
+    rows = sorted(
+        lake.rows("predictions", {"partition": NIGHT}), key=lambda row: (row["depot"], row["parcel"])
+    )
     assert [row["prediction"] for row in rows] == list(expected)
     assert [row["parcel"] for row in rows] == seen["parcel"].to_pylist()
     assert len({row["row_digest"] for row in rows}) == 12
 
 
 def test_a_later_champion(lake: Lake, use: UseCase, deploy: Deploy) -> None:
-    """A champion whose first night is a later one doesn't serve this one."""
+    """A champion whose first partition is a later one doesn't serve this one."""
     deploy(lake, "1", "2024-03-04")
     deploy(lake, "2", "2024-03-09")
     assert _served(lake, use)["version"] == "1"
@@ -65,7 +67,7 @@ def test_a_broken_champion(lake: Lake, use: UseCase, deploy: Deploy, stored: dic
     deploy(lake, "2", NIGHT)
     _break(lake, stored["2"])
     said = _served(lake, use)
-    assert (said["rung"], said["version"]) == ("previous", "1")
+    assert (said["served_by"], said["version"]) == ("previous", "1")
     assert said["reason"].startswith("champion v2: model ")
     assert "SHA-256" in said["reason"]
 
@@ -75,7 +77,7 @@ def test_a_champion_that_fails_on_the_batch(lake: Lake, use: UseCase, deploy: De
     deploy(lake, "1", "2024-03-04")
     deploy(lake, "nan", NIGHT)
     said = _served(lake, use)
-    assert (said["rung"], said["version"]) == ("previous", "1")
+    assert (said["served_by"], said["version"]) == ("previous", "1")
     assert said["reason"].startswith("champion vnan: parcels: model")
 
 
@@ -90,12 +92,15 @@ def test_a_source_that_is_missing(use: UseCase, deploy: Deploy, tmp_path: Path, 
     deploy(lake, "1", "2024-03-04")
     deploy(lake, "2", NIGHT)
     said = _served(lake, use)
-    assert (said["rung"], said["version"]) == ("baseline", "0")
+    assert (said["served_by"], said["version"]) == ("baseline", "0")
     assert said["reason"] == f"champion v2: roads is {outcome}; previous v1: roads is {outcome}"
 
 
 def test_a_source_that_came_too_late(use: UseCase, deploy: Deploy, tmp_path: Path) -> None:
-    """A source that came after the decision is missing, as it was that night: a backfill can't do better."""
+    """A source that came after the decision is missing, as it was that partition.
+
+    A backfill can't do better.
+    """
     lake = Lake("parcels", str(tmp_path))
     parcels.fill(lake, use, "2024-03-01", "2024-03-07")
     for source in ("orders", "arrivals"):
@@ -104,15 +109,15 @@ def test_a_source_that_came_too_late(use: UseCase, deploy: Deploy, tmp_path: Pat
     parcels.publish(lake, use, "roads", NIGHT, [late])
     deploy(lake, "1", "2024-03-04")
     said = _served(lake, use)
-    assert said["rung"] == "baseline"
-    assert "roads is published too late for this night" in said["reason"]
+    assert said["served_by"] == "baseline"
+    assert "roads is published too late for this partition" in said["reason"]
 
 
 def test_nobody_was_promoted(lake: Lake, use: UseCase) -> None:
     """Before the first promotion the declared fallback serves, and each rung says that it is empty."""
     said = _served(lake, use)
-    assert (said["rung"], said["version"], said["model"]) == ("prior", "", "")
-    assert said["reason"].count("none was promoted for this night") == 3
+    assert (said["served_by"], said["version"], said["model"]) == ("prior", "", "")
+    assert said["reason"].count("none was promoted for this partition") == 3
     assert {row["prediction"] for row in lake.rows("predictions")} == {use.scoring.fallback}
 
 
@@ -122,13 +127,13 @@ def test_all_models_are_lost(lake: Lake, use: UseCase, deploy: Deploy, stored: d
     for data in stored.values():
         _break(lake, data)
     said = _served(lake, use)
-    assert said["rung"] == "prior"
+    assert said["served_by"] == "prior"
     assert said["reason"].count("SHA-256") == 2
     assert {row["prediction"] for row in lake.rows("predictions")} == {0.4}
 
 
 def test_no_rows_to_score(lake: Lake, use: UseCase, tmp_path: Path) -> None:
-    """A night without its rows to score is refused in a sentence that says what there is."""
+    """A partition without its rows to score is refused in a sentence that says what there is."""
     with pytest.raises(NotPublished, match=r"parcels/orders/2024-03-20: .* found nothing"):
         score(lake, use, "2024-03-20")
     empty = Lake("parcels", str(tmp_path / "empty"))

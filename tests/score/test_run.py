@@ -1,4 +1,4 @@
-"""A night scored again, killed, out of order or after a promotion leaves what it left the first time."""
+"""A partition scored again, killed, out of order or after a promotion leaves what it left the first time."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Meeting(Lake):
 
 
 def test_three_times(lake: Lake, use: UseCase, deploy: Deploy) -> None:
-    """A night that is scored three times leaves the tables and gives the reference of the first time."""
+    """A partition that is scored three times leaves the tables and gives the reference of the first time."""
     deploy(lake, "1", "2024-03-04")
     first, state = score(lake, use, NIGHT), _state(lake)
     assert first.note == "12 rows by champion v1"
@@ -104,28 +104,28 @@ def test_three_times(lake: Lake, use: UseCase, deploy: Deploy) -> None:
 
 
 def test_any_order(use: UseCase, deploy: Deploy, tmp_path: Path) -> None:
-    """Nights that are scored in another order leave the same tables."""
+    """Partitions that are scored in another order leave the same tables."""
     states = []
     for order in (NIGHTS, NIGHTS[::-1], [NIGHTS[2], NIGHTS[0], NIGHTS[3], NIGHTS[1], NIGHTS[2]]):
         lake = Lake("parcels", str(tmp_path / "-".join(order)))
         parcels.fill(lake, use, "2024-03-01", "2024-03-10")
         deploy(lake, "1", "2024-03-04")
         deploy(lake, "2", NIGHT)
-        for night in order:
-            score(lake, use, night)
+        for partition in order:
+            score(lake, use, partition)
         states.append(_state(lake))
     assert states[0] == states[1] == states[2]
 
 
 def test_at_once(lake: Lake, use: UseCase, deploy: Deploy) -> None:
-    """Nights that are scored at the same time, each twice, lose and double nothing."""
+    """Partitions that are scored at the same time, each twice, lose and double nothing."""
     deploy(lake, "1", "2024-03-04")
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda night: score(lake, use, night), NIGHTS + NIGHTS))
+        list(pool.map(lambda partition: score(lake, use, partition), NIGHTS + NIGHTS))
     together = _state(lake)
     assert len(together["predictions"]) == 12 * len(NIGHTS)
-    for night in NIGHTS:
-        score(lake, use, night)
+    for partition in NIGHTS:
+        score(lake, use, partition)
     assert _state(lake) == together
 
 
@@ -146,18 +146,21 @@ def test_two_first_runs_and_a_promotion(lake: Lake, use: UseCase, deploy: Deploy
     assert [_state(lake)] == states
 
 
-def test_other_nights_are_faster(lake: Lake, use: UseCase, deploy: Deploy) -> None:
-    """A night whose table other nights have moved looks again, and is served all the same."""
+def test_other_partitions_are_faster(lake: Lake, use: UseCase, deploy: Deploy) -> None:
+    """A partition whose table other partitions have moved looks again, and is served all the same."""
     deploy(lake, "1", "2024-03-04")
     others = iter(["2024-03-05", "2024-03-06", "2024-03-07"])
     score(Meeting(lake, lambda: score(lake, use, next(others)), 3), use, NIGHT)
     assert next(others, None) is None
     assert len(lake.rows("predictions")) == 12 * 4
-    assert {row["rung"] for row in lake.rows("predictions")} == {"champion"}
+    assert {row["served_by"] for row in lake.rows("predictions")} == {"champion"}
 
 
 def test_a_promotion_in_between(lake: Lake, use: UseCase, deploy: Deploy) -> None:
-    """A night that was served is served again by who served it, even if a later switch claims the night."""
+    """A partition that was served is served again by who served it.
+
+    Even if a later switch claims the partition.
+    """
     deploy(lake, "1", "2024-03-04")
     score(lake, use, NIGHT)
     state = _state(lake)
@@ -165,7 +168,7 @@ def test_a_promotion_in_between(lake: Lake, use: UseCase, deploy: Deploy) -> Non
     score(lake, use, NIGHT)
     assert _state(lake) == state
     score(lake, use, "2024-03-07")
-    assert {row["version"] for row in lake.rows("predictions", {"night": "2024-03-07"})} == {"2"}
+    assert {row["version"] for row in lake.rows("predictions", {"partition": "2024-03-07"})} == {"2"}
 
 
 def test_what_was_served_by_a_lower_rung(use: UseCase, deploy: Deploy, tmp_path: Path) -> None:
@@ -176,7 +179,7 @@ def test_what_was_served_by_a_lower_rung(use: UseCase, deploy: Deploy, tmp_path:
         parcels.publish(lake, use, source, NIGHT, [parcels.rows(use, source, NIGHT)])
     parcels.publish(lake, use, "roads", NIGHT, [], "unavailable")
     score(lake, use, "2024-03-07")
-    assert {row["rung"] for row in lake.rows("predictions", {"night": "2024-03-07"})} == {"prior"}
+    assert {row["served_by"] for row in lake.rows("predictions", {"partition": "2024-03-07"})} == {"prior"}
     deploy(lake, "1", "2024-03-04")
     score(lake, use, NIGHT)
     state = _state(lake, "predictions")
@@ -185,7 +188,7 @@ def test_what_was_served_by_a_lower_rung(use: UseCase, deploy: Deploy, tmp_path:
     score(lake, use, NIGHT)
     score(lake, use, "2024-03-07")
     assert _state(lake, "predictions") == state
-    assert {row["rung"] for row in lake.rows("predictions", {"night": NIGHT})} == {"baseline"}
+    assert {row["served_by"] for row in lake.rows("predictions", {"partition": NIGHT})} == {"baseline"}
 
 
 @pytest.mark.parametrize("writes", range(3))
@@ -193,7 +196,7 @@ def test_what_was_served_by_a_lower_rung(use: UseCase, deploy: Deploy, tmp_path:
 def test_killed_between_writes(
     lake: Lake, use: UseCase, deploy: Deploy, tmp_path: Path, writes: int, promoted: bool
 ) -> None:
-    """A night that is killed before any of its writes and run again is as if it had never been killed.
+    """A partition that is killed before any of its writes and run again is as if it had never been killed.
 
     When somebody was promoted in between, it is served by whoever had served it, if anybody had.
     """
@@ -213,7 +216,7 @@ def test_killed_between_writes(
 
 
 def test_a_revision_in_between(lake: Lake, use: UseCase, deploy: Deploy) -> None:
-    """A source that is revised after the decision changes nothing of the night, its inputs included."""
+    """A source that is revised after the decision changes nothing of the partition, its inputs included."""
     deploy(lake, "1", "2024-03-04")
     score(lake, use, NIGHT)
     state = _state(lake)
@@ -227,7 +230,7 @@ def test_a_revision_in_between(lake: Lake, use: UseCase, deploy: Deploy) -> None
 def test_a_model_that_was_lost_since(
     lake: Lake, use: UseCase, deploy: Deploy, stored: dict[str, bytes]
 ) -> None:
-    """When the model that served a night is lost, what it said stays, also after a kill."""
+    """When the model that served a partition is lost, what it said stays, also after a kill."""
     deploy(lake, "1", "2024-03-04")
     with pytest.raises(KeyboardInterrupt):
         score(Dying(lake, 1), use, NIGHT)
@@ -247,15 +250,15 @@ def other_sql(lake: Lake, use: UseCase, folder: Path) -> UseCase:
 
 
 def loaded_late(lake: Lake, use: UseCase, folder: Path) -> UseCase:
-    """Load a night of outcomes, known in time, that wasn't there when the night was scored."""
+    """Load a partition of outcomes, known in time, that wasn't there when the partition was scored."""
     parcels.publish(lake, use, "arrivals", "2024-03-06", [parcels.rows(use, "arrivals", "2024-03-06")])
     return use
 
 
 @pytest.fixture
 def lacking(lake: Lake, use: UseCase, deploy: Deploy) -> Lake:
-    """The lake without one night of outcomes, and with a champion."""
-    lake.publish("validated_arrivals", parcels.rows(use, "arrivals", NIGHT)[:0], {"night": "2024-03-06"})
+    """The lake without one partition of outcomes, and with a champion."""
+    lake.publish("validated_arrivals", parcels.rows(use, "arrivals", NIGHT)[:0], {"partition": "2024-03-06"})
     deploy(lake, "1", "2024-03-04")
     return lake
 
@@ -278,7 +281,7 @@ def test_features_that_changed_since(
         artifacts.deserialize(stored["1"], digest), features(lacking, now, [NIGHT]), now
     )
     assert [row["prediction"] for row in rows] == list(expected)
-    assert {(row["night"], row["model"]) for row in rows} == {(NIGHT, digest)}
+    assert {(row["partition"], row["model"]) for row in rows} == {(NIGHT, digest)}
     kept = sorted(lacking.rows("predictions"), key=lambda row: (row["depot"], row["parcel"]))
     assert all(row["row_digest"] != old["row_digest"] for row, old in zip(rows, kept, strict=True))
     state = _state(lacking)
@@ -291,7 +294,10 @@ def test_features_that_changed_since(
 def test_killed_and_features_that_changed_since(
     lacking: Lake, use: UseCase, tmp_path: Path, change: Change, writes: int
 ) -> None:
-    """A served night that was killed is finished from what was served, and claims nothing of what it saw."""
+    """A served partition that was killed is finished from what was served.
+
+    And claims nothing of what it saw.
+    """
     with pytest.raises(KeyboardInterrupt):
         score(Dying(lacking, writes), use, NIGHT)
     before = _state(lacking)
@@ -315,7 +321,7 @@ def test_killed_and_features_that_changed_since(
 
 
 def test_who_served_finishes_while_another_scores_again(lacking: Lake, use: UseCase, tmp_path: Path) -> None:
-    """What a night had seen is known to who served it, and isn't written over by who can't know it."""
+    """What a partition had seen is known to who served it, and isn't written over by who can't know it."""
     with pytest.raises(KeyboardInterrupt):
         score(Dying(lacking, 1), use, NIGHT)
     changed = other_sql(lacking, use, tmp_path / "spec")
@@ -342,29 +348,31 @@ def test_predictions_that_were_damaged_since(lake: Lake, use: UseCase, deploy: D
     deploy(lake, "1", "2024-03-04")
     first = score(lake, use, NIGHT)
     state = _state(lake)
-    lake.publish("predictions", lake.read("predictions", {"night": NIGHT})[1:], {"night": NIGHT})
+    lake.publish("predictions", lake.read("predictions", {"partition": NIGHT})[1:], {"partition": NIGHT})
     assert score(lake, use, NIGHT) == first
     assert _state(lake) == state
 
 
 @pytest.mark.parametrize(("by", "restated"), [(1e-13, False), (1e-6, True)])
-def test_rounding_is_no_other_night(
+def test_rounding_is_no_other_partition(
     lake: Lake, use: UseCase, deploy: Deploy, by: float, restated: bool
 ) -> None:
     """A linear model's last bit depends on how many rows it is asked about at once: a rerun says nothing."""
     deploy(lake, "1", "2024-03-04")
     score(lake, use, NIGHT)
-    rows = lake.read("predictions", {"night": NIGHT})
-    done = lake.read("partitions", {"product": "predictions", "night": NIGHT})
+    rows = lake.read("predictions", {"partition": NIGHT})
+    done = lake.read("partitions", {"product": "predictions", "partition": NIGHT})
     assert rows is not None
     assert done is not None
     moved = pc.multiply(rows["prediction"], 1 + by)
     lake.publish(
         "predictions",
         rows.set_column(rows.column_names.index("prediction"), "prediction", moved),
-        {"night": NIGHT},
+        {"partition": NIGHT},
     )
-    lake.publish("partitions", done[:0], {"product": "predictions", "night": NIGHT})  # killed before its row
+    lake.publish(
+        "partitions", done[:0], {"product": "predictions", "partition": NIGHT}
+    )  # killed before its row
     assert ("see restated" in score(lake, use, NIGHT).note) == restated
 
 
@@ -385,24 +393,27 @@ def test_row_digests(lake: Lake, use: UseCase) -> None:
 
 
 def test_what_was_read(lake: Lake, use: UseCase, deploy: Deploy) -> None:
-    """The night's row in `partitions` has the digests of what it saw of each source, of model and spec."""
+    """The partition's row in `partitions` has the digests of what it saw of each source.
+
+    Of model and spec.
+    """
     deploy(lake, "1", "2024-03-04")
     inputs = []
     for source, day in (("roads", "2024-03-02"), ("arrivals", "2024-03-06")):
         done = score(lake, use, NIGHT)
-        (row,) = lake.rows("partitions", {"product": "predictions", "night": NIGHT})
+        (row,) = lake.rows("partitions", {"product": "predictions", "partition": NIGHT})
         assert (row["outcome"], row["rows"], row["digest"]) == ("published", 12, done.digest)
         assert row["spec"] == use.digest
         inputs.append(json.loads(row["inputs"]))
         # the first is before the lookback, the second within it
-        lake.publish(f"validated_{source}", parcels.rows(use, source, day)[:0], {"night": day})
+        lake.publish(f"validated_{source}", parcels.rows(use, source, day)[:0], {"partition": day})
     # what was served would keep its row: this one is served for the first time
-    lake.publish("predictions", lake.read("predictions", {"night": NIGHT})[:0], {"night": NIGHT})
+    lake.publish("predictions", lake.read("predictions", {"partition": NIGHT})[:0], {"partition": NIGHT})
     score(lake, use, NIGHT)
     inputs.append(
-        json.loads(lake.rows("partitions", {"product": "predictions", "night": NIGHT})[0]["inputs"])
+        json.loads(lake.rows("partitions", {"product": "predictions", "partition": NIGHT})[0]["inputs"])
     )
     assert set(inputs[0]) == {*use.sources, "model"}
     assert inputs[0] == inputs[1]
     assert [source for source in inputs[0] if inputs[2][source] != inputs[1][source]] == ["arrivals"]
-    assert {r["product"] for r in lake.rows("profiles", {"night": NIGHT})} == {"features", "predictions"}
+    assert {r["product"] for r in lake.rows("profiles", {"partition": NIGHT})} == {"features", "predictions"}

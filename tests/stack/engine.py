@@ -23,20 +23,21 @@ FILES: tuple[str, ...] = ("docker-compose.yaml", "demo/compose.yaml", "tests/sta
 PORTS = ("AIRFLOW_PORT", "MLFLOW_PORT", "PROMETHEUS_PORT", "ALERTMANAGER_PORT")
 IMAGES = REPOSITORY / "tests" / "stack" / "images"
 USECASE = "flight_delay"
-NIGHTLY = f"{USECASE}__nightly"
+NIGHTLY = f"{USECASE}__batch"
 
-# What a night's tables hold; whether a secret on standard input is in the lake or a log; a log.
+# What a partition's tables hold; whether a secret on standard input is in the lake or a log; a log.
 NIGHT = """
 import json, sys
 from include.lake import Lake
 from include.spec import load
-spec, lake, night = load("flight_delay"), Lake("flight_delay"), {"night": sys.argv[1]}
-rows = lake.rows("predictions", night)
+spec, lake, partition = load("flight_delay"), Lake("flight_delay"), {"partition": sys.argv[1]}
+rows = lake.rows("predictions", partition)
 print(json.dumps({
     "rows": len(rows), "distinct": len({tuple(str(r[k]) for k in spec.key) for r in rows}),
-    "scheduled": len(lake.rows("validated_schedule", night)),
-    "rungs": sorted({r["rung"] for r in rows}),
-    "products": sorted(r["product"] for r in lake.rows("partitions", night) if r["outcome"] == "published"),
+    "scheduled": len(lake.rows("validated_schedule", partition)),
+    "served_by": sorted({r["served_by"] for r in rows}),
+    "products": sorted(r["product"] for r in lake.rows("partitions",
+        partition) if r["outcome"] == "published"),
 }))
 """
 FOUND = """
@@ -155,12 +156,12 @@ class Composed:
         """Return the ids of a service's running containers; their first 12 characters are the host's name."""
         return self.compose("ps", "-q", service).split()
 
-    def night(self, day: str) -> Json:
-        """Return what the tables hold of a night."""
+    def partition(self, day: str) -> Json:
+        """Return what the tables hold of a partition."""
         return dict(json.loads(self.python(NIGHT, day)))
 
     def start(self, day: str, tag: str) -> str:
-        """Start a night and return its run's id."""
+        """Start a partition and return its run's id."""
         self.api.trigger_run(NIGHTLY, {"partition": day}, run_id=f"{tag}__{day}")
         return f"{tag}__{day}"
 
@@ -174,7 +175,7 @@ class Composed:
         return dict(until(look, f"{run_id}: {tasks} running"))
 
     def finished(self, run_id: str) -> str:
-        """Wait until a night's run is over, and return its state."""
+        """Wait until a partition's run is over, and return its state."""
 
         def look() -> str:
             run = self.api.get_run(NIGHTLY, run_id)

@@ -30,7 +30,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
         made.compose("build", "s3", "setup", "world")
         print(f"healthy after {made.up(worker=2, scheduler=2):.0f} s")
         story = Story(made.api, lambda: None)
-        for clock in ("history", "training", "nightly"):
+        for clock in ("history", "training", "batch"):
             made.api.wait_dag(f"{USECASE}__{clock}", timeout=120)
             made.api.unpause(f"{USECASE}__{clock}")
         story.run("history", "history", "first", {"first": "2012-12-31", "last": LAST})
@@ -41,19 +41,19 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
 
 
 def whole(stack: Composed, day: str) -> None:
-    """Check that a night is whole: each scheduled flight has one prediction, by the champion."""
-    found = stack.night(day)
+    """Check that a partition is whole: each scheduled flight has one prediction, by the champion."""
+    found = stack.partition(day)
     assert found["rows"] == found["distinct"] == found["scheduled"] > 0
-    assert found["rungs"] == ["champion"]
+    assert found["served_by"] == ["champion"]
     assert set(PRODUCTS) <= set(found["products"])
 
 
-def test_a_night_goes_through_both_workers(stack: Composed) -> None:
+def test_a_partition_goes_through_both_workers(stack: Composed) -> None:
     """The flights run on Celery, S3 and PostgreSQL; both workers have had a part in it."""
     begin = time.monotonic()
     run_id = stack.start("2013-03-01", "plain")
     assert stack.finished(run_id) == "success"
-    print(f"a night took {time.monotonic() - begin:.1f} s")
+    print(f"a partition took {time.monotonic() - begin:.1f} s")
     whole(stack, "2013-03-01")
     tasks = stack.api.task_instances(f"{USECASE}__history", "first") + stack.api.task_instances(
         NIGHTLY, run_id
@@ -117,8 +117,11 @@ FAULTS: dict[str, tuple[str, Callable[[Composed, str], list[str]]]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_night_finishes_whatever_is_taken_away(stack: Composed, fault: str) -> None:
-    """With a server gone in the middle, the night ends green, whole, and with each flight predicted once."""
+def test_a_partition_finishes_whatever_is_taken_away(stack: Composed, fault: str) -> None:
+    """With a server gone in the middle, the partition ends green, whole.
+
+    And with each flight predicted once.
+    """
     day, inflict = FAULTS[fault]
     begin = time.monotonic()
     run_id = stack.start(day, "fault")
@@ -128,7 +131,7 @@ def test_a_night_finishes_whatever_is_taken_away(stack: Composed, fault: str) ->
     finally:
         for victim in down:
             docker("start", victim)
-    print(f"{fault}: the night took {time.monotonic() - begin:.0f} s")
+    print(f"{fault}: the partition took {time.monotonic() - begin:.0f} s")
     whole(stack, day)
 
 

@@ -27,13 +27,13 @@ def test_labels_are_the_places_of_the_declared_classes(clinic: Path) -> None:
     """Text of the source or an integer, each label is its class's place, and a missing outcome is null."""
     text = visits.usecase(clinic / "usecases", "multiclass")
     lake = Lake(text.name, str(clinic / "lake"))
-    nights = text.clock.keys(visits.FIRST, visits.LAST)
-    came = labels(lake, text, nights, known=NIGHT)["band"].to_pylist()
+    partitions = text.clock.keys(visits.FIRST, visits.LAST)
+    came = labels(lake, text, partitions, known=NIGHT)["band"].to_pylist()
     assert set(came) == {0.0, 1.0, 2.0, None}
     numbers = {"'early'": "1", "'on_time'": "2", "'late'": "3", "[early, on_time, late]": "[1, 2, 3]"}
     numbers["{early: 0.2, on_time: 0.5, late: 0.3}"] = "{1: 0.2, 2: 0.5, 3: 0.3}"
     other = visits.usecase(clinic / "numbers", "multiclass", **numbers)
-    assert labels(lake, other, nights, known=NIGHT)["band"].to_pylist() == came
+    assert labels(lake, other, partitions, known=NIGHT)["band"].to_pylist() == came
 
 
 def test_a_label_that_is_no_declared_class_stops_with_a_sentence(clinic: Path) -> None:
@@ -48,14 +48,16 @@ def test_a_label_that_is_no_declared_class_stops_with_a_sentence(clinic: Path) -
         training_set(lake, spec, NIGHT)
 
 
-def test_a_class_that_never_came_in_the_training_nights_is_refused(clinic: Path, registry: Registry) -> None:
+def test_a_class_that_never_came_in_the_training_partitions_is_refused(
+    clinic: Path, registry: Registry
+) -> None:
     """There is no model of a class without a row: the sentence counts each, and says what to do."""
     changes = {"'late' END": "CASE WHEN minutes > 9000 THEN 'late' ELSE 'on_time' END END"}
     spec = visits.usecase(clinic / "usecases", "multiclass", **changes)
     lake = Lake(spec.name, str(clinic / "lake"))
     with pytest.raises(
         EvergreenError,
-        match=r"required rows of each class, early, on_time, late, as band in the training nights, "
+        match=r"required rows of each class, early, on_time, late, as band in the training partitions, "
         r"found \d+ early, \d+ on_time, 0 late.*put a class that hardly comes together with another",
     ):
         train(lake, spec, NIGHT, registry=registry)
@@ -81,17 +83,19 @@ def test_a_walk_forward_is_judged_on_every_class(clinic: Path, registry: Registr
 
 
 @pytest.mark.parametrize("only", ["early", "late"])
-def test_test_nights_of_one_class_only_crash_nothing(only: str, clinic: Path, registry: Registry) -> None:
+def test_test_partitions_of_one_class_only_crash_nothing(only: str, clinic: Path, registry: Registry) -> None:
     """What can be measured is, what compares classes is missing, and the requirement fails with it."""
-    asked = {"block: 1}": "block: 1, requirements: [{metric: macro_recall, at_least: 0.1}]}"}
+    asked = {
+        "block_partitions: 1}": "block_partitions: 1, requirements: [{metric: macro_recall, at_least: 0.1}]}"
+    }
     spec = visits.usecase(clinic / "usecases", "multiclass", **asked)
     lake = Lake(spec.name, str(clinic / "lake"))
-    nights = spec.clock.keys("2024-03-25", visits.LAST)
-    rows = lake.rows("validated_outcomes", {"night": nights})
+    partitions = spec.clock.keys("2024-03-25", visits.LAST)
+    rows = lake.rows("validated_outcomes", {"partition": partitions})
     for row in rows:
         row["minutes"] = -50.0 if only == "early" else 90.0
     shape = schemas.validated_schema(spec.sources["outcomes"])
-    lake.publish("validated_outcomes", pa.Table.from_pylist(rows, schema=shape), {"night": nights})
+    lake.publish("validated_outcomes", pa.Table.from_pylist(rows, schema=shape), {"partition": partitions})
     run = train(lake, spec, NIGHT, registry=registry).uri
     evidence = Evidence.from_json(lake.get(evaluate(lake, spec, NIGHT, run, registry=registry).uri) or b"")
     found = evidence.metrics["challenger"]

@@ -1,4 +1,4 @@
-"""A recipe is a name with parameters, and what it makes copes with what a night brings."""
+"""A recipe is a name with parameters, and what it makes copes with what a partition brings."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def test_each_recipe_survives_storage_and_what_it_never_saw(kind: str, name: str
     data = artifacts.serialize(estimator)
     copy = artifacts.deserialize(data, digest_bytes(data))
     nulls = {"distance": pa.nulls(9, pa.float64()), "earlier": pa.nulls(9, pa.float64())}
-    for night in (rows(50, ["moon", None]), pa.table({**nulls, "place": pa.nulls(9, pa.string())})):
-        found = artifacts.predict(estimator, night, spec)
-        assert found.shape == outputs.predictions_shape(spec, night.num_rows)
-        assert artifacts.predict(copy, night, spec).tobytes() == found.tobytes()
+    for partition in (rows(50, ["moon", None]), pa.table({**nulls, "place": pa.nulls(9, pa.string())})):
+        found = artifacts.predict(estimator, partition, spec)
+        assert found.shape == outputs.predictions_shape(spec, partition.num_rows)
+        assert artifacts.predict(copy, partition, spec).tobytes() == found.tobytes()
 
 
 @pytest.mark.parametrize(("kind", "name"), PAIRS)

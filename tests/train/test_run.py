@@ -1,4 +1,7 @@
-"""Training is repeatable: the same night, declaration and data are one run and one model, killed or not."""
+"""Training is repeatable.
+
+The same partition, declaration and data are one run and one model, killed or not.
+"""
 
 from __future__ import annotations
 
@@ -48,10 +51,13 @@ def record(registry: Registry, run: str) -> TrainingRecord:
 
 
 @pytest.mark.parametrize("kind", list(visits.KINDS))
-def test_challenger_is_the_best_candidate_and_refitted_without_the_test_nights(
+def test_challenger_is_the_best_candidate_and_refitted_without_the_test_partitions(
     kind: str, clinic: Path, registry: Registry
 ) -> None:
-    """The candidate with the least validation loss serves, fitted on training and validation nights alone."""
+    """The candidate with the least validation loss serves.
+
+    Fitted on training and validation partitions alone.
+    """
     spec = visits.usecase(clinic / "usecases", kind)
     lake = Lake(spec.name, str(clinic / "lake"))
     ref = train(lake, spec, NIGHT, registry=registry)
@@ -64,7 +70,7 @@ def test_challenger_is_the_best_candidate_and_refitted_without_the_test_nights(
     both = np.concatenate([target(spec, parts.train), target(spec, parts.validation)])
     mean = (both[:, None] == np.arange(3)).mean(axis=0) if spec.problem.classes else both.mean()
     assert made.prior == pytest.approx(mean)
-    assert made.last_fitted == "2024-03-22" < made.nights["test"][0]
+    assert made.last_fitted == "2024-03-22" < made.partitions["test"][0]
     prior = next(fitted for fitted in made.baselines if fitted.name == "prior")
     constant = artifacts.deserialize(registry.get(ref.uri, prior.path, prior.digest), prior.digest)
     said = artifacts.predict(constant, parts.test, spec)
@@ -81,9 +87,9 @@ def test_run_holds_what_is_needed_to_do_it_again(lake: Lake, spec: UseCase, regi
     data = MlflowClient(registry.uri, registry.uri).get_run(ref.uri).data
     expected = {
         "seed": "7",
-        "night": NIGHT,
+        "partition": NIGHT,
         "boosting.max_iter": "15",
-        "nights.validation": "2024-03-19..2024-03-22",
+        "partitions.validation": "2024-03-19..2024-03-22",
         "lake.visits": str(lake.version("validated_visits")),
     }
     assert expected.items() <= data.params.items()
@@ -148,7 +154,7 @@ def test_reference_is_published_for_the_drift_comparison(
     """The profiles hold the fitted rows' features and labels, and predictions on rows that weren't fitted."""
     ref = train(lake, spec, NIGHT, registry=registry)
     made = record(registry, ref.uri)
-    where = {"product": monitoring_baselines.reference_product(ref.digest), "night": NIGHT}
+    where = {"product": monitoring_baselines.reference_product(ref.digest), "partition": NIGHT}
     found = profiles.merge_profiles(lake.rows("profiles", where))
     assert set(found) == {*spec.features.columns, spec.problem.target, "prediction"}
     assert found["distance"].count == made.rows["train"] + made.rows["validation"]
@@ -156,8 +162,10 @@ def test_reference_is_published_for_the_drift_comparison(
     assert [row["outcome"] for row in lake.rows("partitions", where)] == ["published"]
 
 
-def test_early_night_says_how_many_nights_there_are(lake: Lake, spec: UseCase, registry: Registry) -> None:
-    """Without nights to fit on there is a sentence with what is there, and no run."""
+def test_early_partition_says_how_many_partitions_there_are(
+    lake: Lake, spec: UseCase, registry: Registry
+) -> None:
+    """Without partitions to fit on there is a sentence with what is there, and no run."""
     with pytest.raises(EvergreenError, match=r"0 of train, 3 of validation, 6 of test.*load more history"):
         train(lake, spec, "2024-03-11", registry=registry)
     assert runs(registry) == []
@@ -187,13 +195,13 @@ def test_registry_that_is_down_is_named_within_seconds(lake: Lake, spec: UseCase
 
 
 def test_a_spine_known_only_after_the_decision_says_so(lake: Lake, registry: Registry, clinic: Path) -> None:
-    """More history, a later night or shorter windows wouldn't help: the hour has to change."""
-    spec = visits.usecase(clinic / "usecases", **{'nightly: "0 18': 'nightly: "0 11'})
+    """More history, a later partition or shorter windows wouldn't help: the hour has to change."""
+    spec = visits.usecase(clinic / "usecases", **{'batch: "0 18': 'batch: "0 11'})
     with pytest.raises(EvergreenError) as refusal:
         train(lake, spec, NIGHT, registry=registry)
     assert "the spine visits is known by the decision, found 28 of 28 on which its" in str(refusal.value)
     assert "as on 2024-03-28 from 12:00 UTC on" in str(refusal.value)
-    assert "let schedule.nightly be at 12:00 or later" in str(refusal.value)
+    assert "let schedule.batch be at 12:00 or later" in str(refusal.value)
     assert "more history" not in str(refusal.value)
     assert any("sources.visits.known" in sentence for sentence in validate(spec))
     assert runs(registry) == []

@@ -20,7 +20,7 @@ from include.storage.lake import Lake
 from include.train.fit import fit_recipe, target
 from include.train.pipeline import train
 from include.train.record import PATH, TrainingRecord
-from include.train.split import Split, nights_of, split
+from include.train.split import Split, partitions_of, split
 from include.train.walk_forward import PATH as WALKED
 from include.train.walk_forward import WalkForward, read_walk, refit_origins, walk_forward
 from tests.train import visits
@@ -32,22 +32,22 @@ WALKING = {"min_partitions: 3": "min_partitions: 3, evidence: walk_forward, step
 
 @pytest.fixture
 def spec(clinic: Path) -> UseCase:
-    """Asks which visits will be missed, and walks forward in steps of two nights."""
+    """Asks which visits will be missed, and walks forward in steps of two partitions."""
     return visits.usecase(clinic / "usecases", **WALKING)
 
 
 def walked(lake: Lake, spec: UseCase) -> tuple[np.ndarray, WalkForward]:
-    """Walk with the first candidate; return the night of each test row, too."""
+    """Walk with the first candidate; return the partition of each test row, too."""
     every = training_set(lake, spec, NIGHT)
     parts = split(every, spec, NIGHT)
     recipe = spec.training.candidates[0]
     found = walk_forward(spec, NIGHT, recipe, parts, lambda origin: join_labels(lake, spec, every, origin))
-    return np.array(parts.test["night"].to_pylist()), found
+    return np.array(parts.test["partition"].to_pylist()), found
 
 
-def revise(lake: Lake, night: str, *, later: int = 0) -> None:
-    """Turn a night's outcomes round, in place or as a revision that came ``later`` days after."""
-    rows = lake.read("validated_outcomes", {"night": night})
+def revise(lake: Lake, partition: str, *, later: int = 0) -> None:
+    """Turn a partition's outcomes round, in place or as a revision that came ``later`` days after."""
+    rows = lake.read("validated_outcomes", {"partition": partition})
     assert rows is not None
     changed = rows.to_pylist()
     for row in changed:
@@ -56,11 +56,11 @@ def revise(lake: Lake, night: str, *, later: int = 0) -> None:
         row["known_at"] += timedelta(days=later)
     new = pa.Table.from_pylist(changed, schema=rows.schema)
     new = pa.concat_tables([rows, new]) if later else new
-    lake.publish("validated_outcomes", new, {"night": night})
+    lake.publish("validated_outcomes", new, {"partition": partition})
 
 
-def test_origins_cover_the_test_nights(spec: UseCase, tmp_path: Path) -> None:
-    """The first origin is the last night before them, and the steps reach to the training's night."""
+def test_origins_cover_the_test_partitions(spec: UseCase, tmp_path: Path) -> None:
+    """The first origin is the last partition before them, and the steps reach to the training's partition."""
     assert refit_origins(spec, NIGHT, spec.training.test) == [
         *ORIGINS,
         "2024-03-28",
@@ -69,21 +69,23 @@ def test_origins_cover_the_test_nights(spec: UseCase, tmp_path: Path) -> None:
     assert refit_origins(weekly, NIGHT, weekly.training.test) == ["2024-03-22", "2024-03-29"]
 
 
-def test_each_origin_fits_what_a_training_on_that_night_would_have(lake: Lake, spec: UseCase) -> None:
-    """The predictions after an origin are those of a model that was trained on that very night, to the bit.
+def test_each_origin_fits_what_a_training_on_that_partition_would_have(lake: Lake, spec: UseCase) -> None:
+    """The predictions after an origin are those of a model that was trained on that very partition.
 
-    One night's outcomes were revised five days later: only the last origin knows.
+    To the bit.
+
+    One partition's outcomes were revised five days later: only the last origin knows.
     """
     revise(lake, "2024-03-20", later=5)
-    nights, found = walked(lake, spec)
+    partitions, found = walked(lake, spec)
     test = split(training_set(lake, spec, NIGHT), spec, NIGHT).test
     names = {"challenger": spec.training.candidates[0]}
     names |= {f"baseline:{c.name}": c for c in spec.training.baselines}
     assert set(found.predictions) == set(names)
     for origin, until in zip(ORIGINS, [*ORIGINS[1:], "2024-03-28"], strict=True):
         rows = training_set(lake, spec, origin)
-        assert nights_of(rows)[-1] == spec.clock.shift(origin, -2)
-        places = np.flatnonzero((nights > origin) & (nights <= until))
+        assert partitions_of(rows)[-1] == spec.clock.shift(origin, -2)
+        places = np.flatnonzero((partitions > origin) & (partitions <= until))
         assert 0 < len(places) < test.num_rows
         for name, recipe in names.items():
             predicted = artifacts.predict(fit_recipe(spec, recipe, rows), test.take(places), spec)
@@ -93,16 +95,16 @@ def test_each_origin_fits_what_a_training_on_that_night_would_have(lake: Lake, s
 @pytest.mark.parametrize("origin", ORIGINS)
 def test_later_labels_leave_earlier_predictions_as_they_were(lake: Lake, spec: UseCase, origin: str) -> None:
     """With every outcome turned round that came after an origin, what it and the earlier ones said stays."""
-    nights, before = walked(lake, spec)
-    for night in spec.clock.keys(spec.clock.shift(origin, 1), NIGHT):
-        revise(lake, night)
+    partitions, before = walked(lake, spec)
+    for partition in spec.clock.keys(spec.clock.shift(origin, 1), NIGHT):
+        revise(lake, partition)
     _, after = walked(lake, spec)
     until = spec.clock.shift(origin, spec.gate.step)
     for name, values in before.predictions.items():
         same = values == after.predictions[name]
-        assert same[nights <= until].all()
-        if until < max(nights):
-            assert not same[nights > until].all()
+        assert same[partitions <= until].all()
+        if until < max(partitions):
+            assert not same[partitions > until].all()
 
 
 def test_what_was_kept_is_read_again(lake: Lake, spec: UseCase) -> None:
@@ -141,7 +143,7 @@ def test_what_serves_was_fitted_on_everything(kind: str, clinic: Path, registry:
     ref = train(lake, spec, NIGHT, registry=registry)
     made = TrainingRecord.from_json(registry.get(ref.uri, PATH))
     rows = training_set(lake, spec, NIGHT)
-    assert made.last_fitted == made.nights["test"][-1] == "2024-03-28" == nights_of(rows)[-1]
+    assert made.last_fitted == made.partitions["test"][-1] == "2024-03-28" == partitions_of(rows)[-1]
     assert made.last_chosen == "2024-03-22"
     assert made.prior == pytest.approx(outputs.label_prior(spec, target(spec, rows)))
     assert ref.rows == made.fitted_rows == rows.num_rows
@@ -170,7 +172,7 @@ def test_rerun_in_another_registry_gives_the_same_bytes(
 
 
 def test_held_out_keeps_no_walk(lake: Lake, registry: Registry, clinic: Path) -> None:
-    """A gate on held-out evidence fits nothing on the test nights, and keeps no walk."""
+    """A gate on held-out evidence fits nothing on the test partitions, and keeps no walk."""
     spec = visits.usecase(clinic / "usecases")
     run = train(lake, spec, NIGHT, registry=registry).uri
     made = TrainingRecord.from_json(registry.get(run, PATH))

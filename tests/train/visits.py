@@ -1,7 +1,8 @@
 """A small clinic: which visits will be missed, or by how many minutes late, or early, on time or late.
 
-Forty visits a night, the same at each call; what became of a night's visits is published two nights later.
-One in ten has no outcome, one number in ten is missing, and a place that training never saw opens at the end.
+Forty visits a partition, the same at each call; what became of a partition's visits is published two
+partitions later. One in ten has no outcome, one number in ten is missing, and a place that training never saw
+opens at the end.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ FIRST, LAST = "2024-03-01", "2024-03-30"
 SPEC = """
 name: {name}
 problem: {{kind: {kind}, statement: s, target: {target}{classes}}}
-schedule: {{nightly: "0 18 * * *", training: "0 20 * * 0", timezone: UTC, start: "2024-03-01"}}
+schedule: {{batch: "0 18 * * *", training: "0 20 * * 0", timezone: UTC, start: "2024-03-01"}}
 sources:
   visits:
     kind: objects
     connection: clinic
     path: visits/{{day}}.csv
-    known: "12:00"
+    available_at: "12:00"
     key: [visit]
     columns:
       visit: {{type: string, required: true}}
@@ -38,7 +39,7 @@ sources:
     kind: objects
     connection: clinic
     path: outcomes/{{day}}.csv
-    known: "06:00"
+    available_at: "06:00"
     key: [visit]
     columns:
       visit: {{type: string, required: true}}
@@ -55,7 +56,7 @@ training:
   candidates:
     - {{name: boosting, estimator: hist_gradient_boosting, params: {{max_iter: 15, min_samples_leaf: 10}}}}
     - {{name: forest, estimator: random_forest, params: {{n_estimators: 10, min_samples_leaf: 5}}}}
-gate: {{objective: {objective}, min_partitions: 3, block: 1}}
+gate: {{objective: {objective}, min_partitions: 3, block_partitions: 1}}
 scoring: {{fallback: {fallback}}}
 """
 KINDS = {
@@ -95,47 +96,47 @@ def usecase(folder: Path, kind: str = "binary", **changes: str) -> UseCase:
     home = folder / given["name"]
     home.mkdir(parents=True, exist_ok=True)
     (home / "usecase.yaml").write_text(text)
-    (home / "features.sql").write_text("SELECT visit, night, distance, earlier, place FROM spine")
+    (home / "features.sql").write_text("SELECT visit, partition, distance, earlier, place FROM spine")
     return read(home / "usecase.yaml")
 
 
 def fill(lake: Lake, spec: UseCase, first: str = FIRST, last: str = LAST) -> None:
-    """Publish visits and outcomes of each night, as ingest would."""
-    nights = spec.clock.keys(first, last)
-    known = {name: [spec.clock.local(n, s.known) for n in nights] for name, s in spec.sources.items()}
-    planned = [row for n, at in zip(nights, known["visits"], strict=True) for row in _visits(n, at)]
+    """Publish visits and outcomes of each partition, as ingest would."""
+    partitions = spec.clock.keys(first, last)
+    known = {name: [spec.clock.local(n, s.known) for n in partitions] for name, s in spec.sources.items()}
+    planned = [row for n, at in zip(partitions, known["visits"], strict=True) for row in _visits(n, at)]
     came = [
-        {**row, "night": n, "known_at": at}
-        for n, at in zip(nights, known["outcomes"], strict=True)
+        {**row, "partition": n, "known_at": at}
+        for n, at in zip(partitions, known["outcomes"], strict=True)
         for row in _outcomes(spec.clock.shift(n, -2))
     ]
     for name, rows in (("visits", planned), ("outcomes", came)):
         table = pa.Table.from_pylist(rows, schema=schemas.validated_schema(spec.sources[name]))
-        lake.publish(f"validated_{name}", table, {"night": nights})
-        made = [{"product": name, "night": n, "outcome": "published"} for n in nights]
-        where = {"product": name, "night": nights}
+        lake.publish(f"validated_{name}", table, {"partition": partitions})
+        made = [{"product": name, "partition": n, "outcome": "published"} for n in partitions]
+        where = {"product": name, "partition": partitions}
         status = pa.Table.from_pylist(made, schema=schemas.PARTITIONS)
         lake.publish("partitions", status, where)
 
 
-def _world(night: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    random = np.random.default_rng(int(night.replace("-", "")))
+def _world(partition: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    random = np.random.default_rng(int(partition.replace("-", "")))
     distance, earlier = random.exponential(5, 40), random.poisson(1.0, 40).astype(float)
-    places = ["north", "south", "east"] + (["new"] if night >= "2024-03-24" else [])
+    places = ["north", "south", "east"] + (["new"] if partition >= "2024-03-24" else [])
     place = random.choice(places, 40)
     minutes = 4 * distance + 6 * earlier - 15 + 10 * (place == "south") + random.normal(0, 8, 40)
     return distance, earlier, place, minutes
 
 
-def _visits(night: str, known: datetime) -> list[dict[str, object]]:
-    distance, earlier, place, _ = _world(night)
+def _visits(partition: str, known: datetime) -> list[dict[str, object]]:
+    distance, earlier, place, _ = _world(partition)
     return [
         {
             "visit": f"v{i:02}",
             "distance": None if i % 10 == 3 else float(distance[i]),
             "earlier": float(earlier[i]),
             "place": None if i % 20 == 7 else str(place[i]),
-            "night": night,
+            "partition": partition,
             "revision": 0,
             "known_at": known,
         }
@@ -143,10 +144,10 @@ def _visits(night: str, known: datetime) -> list[dict[str, object]]:
     ]
 
 
-def _outcomes(night: str) -> list[dict[str, object]]:
-    if night < FIRST:
+def _outcomes(partition: str) -> list[dict[str, object]]:
+    if partition < FIRST:
         return []
-    *_, minutes = _world(night)
+    *_, minutes = _world(partition)
     return [
         {"visit": f"v{i:02}", "minutes": None if i % 10 == 9 else float(minutes[i]), "revision": 0}
         for i in range(40)

@@ -38,13 +38,15 @@ def parquet(lake: Lake) -> set[str]:
 
 
 def lived(clinic: Clinic) -> None:
-    """Publish nights one by one, as nights are, where the history was loaded at once."""
+    """Publish partitions one by one, as partitions are, where the history was loaded at once."""
     rows = clinic.lake.read("validated_visits")
     assert rows is not None
-    nights = sorted(set(rows["night"].to_pylist()))[-8:]
-    clinic.lake.publish("validated_visits", rows.slice(0, 0), {"night": nights})
-    for night in nights:
-        clinic.lake.publish("validated_visits", rows.filter(pc.equal(rows["night"], night)), {"night": night})
+    partitions = sorted(set(rows["partition"].to_pylist()))[-8:]
+    clinic.lake.publish("validated_visits", rows.slice(0, 0), {"partition": partitions})
+    for partition in partitions:
+        clinic.lake.publish(
+            "validated_visits", rows.filter(pc.equal(rows["partition"], partition)), {"partition": partition}
+        )
 
 
 def test_the_rows_are_the_same_in_fewer_files(clinic: Clinic) -> None:
@@ -97,34 +99,36 @@ def test_nothing_is_removed_while_the_registry_is_down(
 
 
 def test_an_empty_lake_has_nothing_to_tidy(clinic: Clinic, tmp_path: Path) -> None:
-    """Before the first night there is no table, and that is no error."""
+    """Before the first partition there is no table, and that is no error."""
     ref = maintain_tables(Lake(clinic.spec.name, str(tmp_path / "none")), clinic.registry)
     assert ref.rows == 0
 
 
-def _publish(uri: str, night: str, value: int) -> None:
-    rows = pa.table({"night": [night] * 3, "value": pa.array([value] * 3, pa.int64())})
-    Lake("usecase", uri).publish("t", rows, {"night": night})
+def _publish(uri: str, partition: str, value: int) -> None:
+    rows = pa.table({"partition": [partition] * 3, "value": pa.array([value] * 3, pa.int64())})
+    Lake("usecase", uri).publish("t", rows, {"partition": partition})
 
 
 def _compact(uri: str) -> None:
     compact(Lake("usecase", uri), "t")
 
 
-def test_nights_that_are_published_meanwhile_lose_nothing(tmp_path: Path) -> None:
-    """Nights are written and rewritten while their files are laid together again and again."""
-    nights = [f"2024-01-{day:02}" for day in range(1, 9)]
-    for night in nights:
-        _publish(str(tmp_path), night, 0)
+def test_partitions_that_are_published_meanwhile_lose_nothing(tmp_path: Path) -> None:
+    """Partitions are written and rewritten while their files are laid together again and again."""
+    partitions = [f"2024-01-{day:02}" for day in range(1, 9)]
+    for partition in partitions:
+        _publish(str(tmp_path), partition, 0)
     with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(_publish, str(tmp_path), night, v) for v in (1, 2) for night in nights]
+        jobs = [
+            pool.submit(_publish, str(tmp_path), partition, v) for v in (1, 2) for partition in partitions
+        ]
         jobs += [pool.submit(_compact, str(tmp_path)) for _ in range(8)]
         for job in jobs:
             job.result(120)
     found: dict[str, list[int]] = {}
     for row in Lake("usecase", str(tmp_path)).rows("t"):
-        found.setdefault(row["night"], []).append(row["value"])
-    assert sorted(found) == nights
+        found.setdefault(row["partition"], []).append(row["value"])
+    assert sorted(found) == partitions
     assert all(len(values) == 3 and len(set(values)) == 1 for values in found.values())
 
 
@@ -150,7 +154,7 @@ def test_two_compactions_at_once_double_no_row(tmp_path: Path, monkeypatch: pyte
     assert lake.count("t") == 27
 
 
-def test_a_night_that_is_written_while_it_is_laid_together_stays_as_written(
+def test_a_partition_that_is_written_while_it_is_laid_together_stays_as_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was read of it before is not written over it."""
@@ -165,7 +169,7 @@ def test_a_night_that_is_written_while_it_is_laid_together_stays_as_written(
 
     monkeypatch.setattr(upkeep, "write_deltalake", late)
     compact(lake, "t")
-    assert {row["value"] for row in lake.rows("t", {"night": "2024-01-02"})} == {77}
+    assert {row["value"] for row in lake.rows("t", {"partition": "2024-01-02"})} == {77}
     assert lake.count("t") == 12
 
 
@@ -173,8 +177,8 @@ def test_a_ledger_is_left_as_it_is(tmp_path: Path) -> None:
     """It is appended to against a version, and has a file a decision, which is few."""
     lake = Lake("usecase", str(tmp_path))
     for table in ("attempts", "others"):
-        for night in ("2024-01-01", "2024-01-02"):
-            lake.append_at(table, pa.table({"night": [night]}), lake.version(table))
+        for partition in ("2024-01-01", "2024-01-02"):
+            lake.append_at(table, pa.table({"partition": [partition]}), lake.version(table))
     assert compact(lake, "others") == (2, 1)
     assert compact(lake, "attempts") == (0, 0)
 

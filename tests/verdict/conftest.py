@@ -35,7 +35,7 @@ from include.stats import profiles
 from include.stats.metrics import metric_values, row_losses
 from include.storage import schemas
 from include.storage.lake import Lake
-from tests.promote.conftest import nights
+from tests.promote.conftest import partitions
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "</td><script>alert('planted')</script> | `x` $a$ <img src=http://evil.example/x>"
@@ -70,7 +70,7 @@ class World:
         labels: float | None = None,
     ) -> str:
         """Judge version ``number``; a model's skill says how much of what will come it knows."""
-        champion = ledger.champion_to_beat(self.lake, nights(count + number)[-1])
+        champion = ledger.champion_to_beat(self.lake, partitions(count + number)[-1])
         skill = {name: value for name, value in skill.items() if name != "champion" or champion}
         of, actual, predicted = rows(self.spec, count, number, skill)
         actual = actual if labels is None else np.full_like(actual, labels)
@@ -86,17 +86,17 @@ class World:
         self, number: int, count: int, of: Array, actual: Array, predicted: Mapping[str, Array], champion: str
     ) -> Evidence:
         """Return evidence whose losses and metrics are those of the rows."""
-        there = nights(count)
+        there = partitions(count)
         each = {n: row_losses(self.spec.gate.objective, actual, values) for n, values in predicted.items()}
         found = Losses(
             there,
-            tuple(int((of == night).sum()) for night in there),
-            {n: tuple(float(v[of == night].sum()) for night in there) for n, v in each.items()},
+            tuple(int((of == partition).sum()) for partition in there),
+            {n: tuple(float(v[of == partition].sum()) for partition in there) for n, v in each.items()},
         )
         names = METRICS[self.spec.problem.kind]
         return Evidence(
             usecase=self.spec.name,
-            night=nights(count + number)[-1],
+            partition=partitions(count + number)[-1],
             spec=self.spec.digest,
             data=digest_bytes(f"data {number}".encode()),
             code=f"commit-{number}",
@@ -122,23 +122,29 @@ class World:
         values |= {n: random.choice(["A", "B", "C"], 200) for n in self.spec.features.categorical}
         made = profiles.build_profile(
             product,
-            evidence.night,
+            evidence.partition,
             pa.table(values),
             self.spec.features.numeric,
             self.spec.features.categorical,
         )
-        where = {"product": product, "night": evidence.night}
+        where = {"product": product, "partition": evidence.partition}
         self.lake.publish("profiles", made, where)
-        self.partition(product, evidence.night, 200_000)
+        self.partition(product, evidence.partition, 200_000)
 
     def partition(
-        self, product: str, night: str, count: int, aside: int = 0, outcome: str = "published"
+        self, product: str, partition: str, count: int, aside: int = 0, outcome: str = "published"
     ) -> None:
         """Publish a row of `partitions`."""
         row = dict.fromkeys(("digest", "spec", "code", "note"), "") | {"revision": 0, "duplicates": 0}
-        row |= {"product": product, "night": night, "outcome": outcome, "rows": count, "quarantined": aside}
+        row |= {
+            "product": product,
+            "partition": partition,
+            "outcome": outcome,
+            "rows": count,
+            "quarantined": aside,
+        }
         row |= {"inputs": "{}"}
-        where = {"product": product, "night": night}
+        where = {"product": product, "partition": partition}
         self.lake.publish("partitions", pa.Table.from_pylist([row], schema=schemas.PARTITIONS), where)
 
     def promote(self, key: str) -> None:
@@ -146,7 +152,7 @@ class World:
         row = ledger.attempt(self.lake, key)
         ledger.record_switch(self.lake, lambda _: [{
             "role": "champion", "version": row["version"], "model": row["model"], "prior": 0.2,
-            "effective": "2013-03-04", "evidence": row["night"], "kind": "promoted", "by": "",
+            "effective": "2013-03-04", "evidence": row["partition"], "kind": "promoted", "by": "",
             "reason": row["sentence"], "attempt": key, "request": key,
         }])  # fmt: skip
 
@@ -165,9 +171,9 @@ class World:
 def rows(
     spec: UseCase, count: int, seed: int, skill: Mapping[str, float]
 ) -> tuple[Array, Array, dict[str, Array]]:
-    """Return night, label and each model's predictions of 100 rows a night."""
+    """Return partition, label and each model's predictions of 100 rows a partition."""
     random = np.random.default_rng(seed)
-    of = np.repeat(np.array(nights(count), dtype=object), 100)
+    of = np.repeat(np.array(partitions(count), dtype=object), 100)
     true = np.repeat(random.normal(0, 0.3, count), 100) + random.normal(0, 1, len(of))
     noise = {name: random.normal(0, 1, len(of)) for name in skill}
     seen = {n: s * true + np.sqrt(1 - s * s) * noise[n] if s else 0 * true for n, s in skill.items()}
@@ -180,7 +186,7 @@ def rows(
 def parquet(of: Array, actual: Array, predicted: Mapping[str, Array]) -> bytes:
     """Return the rows as evaluate keeps them."""
     sink = io.BytesIO()
-    pq.write_table(pa.table({"night": pa.array(of, pa.string()), "actual": actual, **predicted}), sink)
+    pq.write_table(pa.table({"partition": pa.array(of, pa.string()), "actual": actual, **predicted}), sink)
     return sink.getvalue()
 
 
@@ -194,10 +200,10 @@ def facts(spec: UseCase, found: Losses, of: Array, each: Mapping[str, Array]) ->
     ):
         mine = group == place_
         took = [
-            tuple(float(v[mine & (of == n)].sum()) for n in found.nights)
+            tuple(float(v[mine & (of == n)].sum()) for n in found.partitions)
             for v in (each["challenger"], each[rival])
         ]
-        counts = tuple(int((mine & (of == n)).sum()) for n in found.nights)
+        counts = tuple(int((mine & (of == n)).sum()) for n in found.partitions)
         parts.append(Slice(name, place_ < 2, counts, *took))
     rates = {"selection_rate": 0.3, "tpr": 0.6, "fpr": 0.1, "calibration": 0.01}
     shuffled = found.sums["baseline:prior"]

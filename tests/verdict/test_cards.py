@@ -51,22 +51,22 @@ def test_the_models_card_says_what_it_is_for_and_worth(told: tuple[World, str]) 
 
 @pytest.mark.usefixtures("text")
 def test_the_datas_card_says_where_it_comes_from(told: tuple[World, str]) -> None:
-    """Each source with its contract, nights, rows, the share set aside, and when its rows were known."""
+    """Each source with its contract, partitions, rows, the share set aside, and when its rows were known."""
     made, key = told
     _, card = cards(made, key)
 
     for source in made.spec.sources:
         assert f"| {source} |" in card
     for said in (
-        "| schedule | objects | the day after the night, from 12:00 of the night on |",
+        "| schedule | objects | the day after the partition, from 12:00 of the partition on |",
         "| 2013-02-01 to 2013-02-02 | 1 published, 1 refused | 990 | 10 (1.0 %) |",
         "| expect_column_values_to_be_between | column distance, min_value 20, max_value 16000 |",
-        "| rows set aside | at most 5.0 %, else the night is refused |",
+        "| rows set aside | at most 5.0 %, else the partition is refused |",
         "| Label | late: arr_delay &gt; 15, from outcomes |",
         "| temp | number | °C | no | a feature by its own name |",
     ):
         assert said in card, said
-    assert "7,777" not in card  # of a night after the attempt
+    assert "7,777" not in card  # of a partition after the attempt
 
 
 @pytest.mark.usefixtures("text")
@@ -110,7 +110,7 @@ def test_page_and_cards_go_with_the_model_version(registry: Registry, weekly: Wo
     place = draw_verdict(weekly.lake, weekly.spec, key, registry)
     run, digest = registry.run_of("weekly_sales", "1"), ledger.attempt(weekly.lake, key)["model"]
 
-    assert place == page_place(ledger.attempt(weekly.lake, key)["night"], key)
+    assert place == page_place(ledger.attempt(weekly.lake, key)["partition"], key)
     for path, there in (
         (PAGE, f"reports/{place}"),
         (MODEL, model_card_place(digest)),

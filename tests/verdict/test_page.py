@@ -18,7 +18,7 @@ from tests.verdict.conftest import HOSTILE, SKILLS, World
 
 VOID = {"meta", "br", "img", "use", "path", "rect"}
 CURVES = {
-    "Gain over the champion, version 1, by night",
+    "Gain over the champion, version 1, by partition",
     "ROC",
     "Precision and recall",
     "Calibration",
@@ -96,7 +96,7 @@ def test_the_sentence_comes_first(page: Read, told: tuple[World, str]) -> None:
     assert page.texts[2] == TITLES[row["verdict"]] == "The new model stays out."
     first = page.text[: page.text.index("Every check")]
     assert (
-        "On 24 nights with 2,400 rows that it had never seen, its log loss was 0.5559 against 0.5816 of"
+        "On 24 partitions with 2,400 rows that it had never seen, its log loss was 0.5559 against 0.5816 of"
         in first
     )
     assert "the champion, version 1: 4.4 % less, and less is better." in first
@@ -118,7 +118,7 @@ def test_every_check_is_there(page: Read, told: tuple[World, str]) -> None:
 
 
 def test_the_curves_are_drawn(page: Read) -> None:
-    """Gain by night, ROC, precision and recall, calibration, scores, slices and importance."""
+    """Gain by partition, ROC, precision and recall, calibration, scores, slices and importance."""
     assert set(page.drawings) == CURVES
 
 
@@ -198,14 +198,14 @@ def test_without_enough_evidence_it_says_so(flights: World) -> None:
 
     assert ledger.attempt(flights.lake, key)["verdict"] == NOT_ENOUGH
     assert page.texts[2] == TITLES[NOT_ENOUGH]
-    assert "There is too little to judge by: matured test nights 0, required at least 14." in page.text
+    assert "There is too little to judge by: matured test partitions 0, required at least 14." in page.text
     assert "there is nothing to compare yet" in page.text
     assert page.row("champion") == ["enough evidence", "not judged", "not judged", ""]
     assert "ROC" not in page.drawings
 
 
-def test_few_nights_are_drawn_without_an_interval(flights: World) -> None:
-    """Fewer nights than an interval takes: the curves are there, and none is claimed to be sure."""
+def test_few_partitions_are_drawn_without_an_interval(flights: World) -> None:
+    """Fewer partitions than an interval takes: the curves are there, and none is claimed to be sure."""
     page = Read(flights.page(flights.attempt(1, SKILLS, count=1)))
 
     assert "ROC" in page.drawings
@@ -218,7 +218,7 @@ def test_rows_that_were_not_kept_cost_only_the_curves(flights: World) -> None:
 
     assert "The rows themselves weren't kept, so there are no curves." in page.text
     assert "ROC" not in page.drawings
-    assert "Gain over the baseline logistic, by night" in page.drawings
+    assert "Gain over the baseline logistic, by partition" in page.drawings
 
 
 def test_the_first_model_has_no_champion_to_be_shown_beside(flights: World) -> None:
@@ -256,12 +256,12 @@ def test_what_a_person_forced_says_so_for_good(told: tuple[World, str], flights:
         flights.lake, ledger.attempt(flights.lake, key), "ann <b>", "the champion is broken"
     )
     draw_forced(flights.lake, flights.spec, key, None)
-    forced = (flights.lake.get("reports/" + page_place(row["night"], row["key"])) or b"").decode()
+    forced = (flights.lake.get("reports/" + page_place(row["partition"], row["key"])) or b"").decode()
 
     assert Read(before).texts[2] == TITLES[NOT_BLESSED]
     assert Read(forced).texts[2] == TITLES[FORCED]
     assert "forced by ann <b>: the champion is broken; the gate said: not blessed" in Read(forced).text
-    assert (flights.lake.get("reports/" + page_place(row["night"], key)) or b"").decode() == before
+    assert (flights.lake.get("reports/" + page_place(row["partition"], key)) or b"").decode() == before
     assert len(flights.lake.keys("reports/verdict")) == 2
 
 
@@ -271,7 +271,7 @@ def test_what_happens_next_follows_the_declaration(flights: World) -> None:
     better = {**SKILLS, "challenger": 0.95, "champion": 0.2}
 
     for gate, said in (
-        ({}, "It serves from the next night that isn't served yet"),
+        ({}, "It serves from the next partition that isn't served yet"),
         (
             {"approval": "human", "approval_hours": 6},
             "A person has 6 hours to approve it, and silence means no.",
@@ -292,7 +292,7 @@ def test_after_a_step_down_nobody_is_said_to_stay_champion(flights: World) -> No
     row = {**ledger.switches(flights.lake)[0], "kind": ledger.STEPPED_DOWN}
     ledger.record_switch(flights.lake, lambda _: [row])
     for challenger, sentence in (
-        (0.95, "It serves from the next night that isn't served yet"),
+        (0.95, "It serves from the next partition that isn't served yet"),
         (0.1, "Version 1 stepped down and has no successor yet: its baseline goes on serving"),
     ):
         skill = {**SKILLS, "challenger": challenger, "champion": 0.2}
@@ -313,11 +313,11 @@ def test_an_old_attempt_says_that_the_declaration_changed(told: tuple[World, str
 
 
 def test_an_older_training_is_said_not_to_be_deployed(flights: World) -> None:
-    """What was trained for a night before the champion's evidence says so, however good it looks."""
+    """What was trained for a partition before the champion's evidence says so, however good it looks."""
     flights.promote(flights.attempt(5, SKILLS))
     page = Read(flights.page(flights.attempt(1, SKILLS)))
     assert "too old to be deployed" in page.text or "stays out" in page.text
-    assert "recorded and not deployed: a champion was judged on newer nights" in page.text
+    assert "recorded and not deployed: a champion was judged on newer partitions" in page.text
     assert "No model serves yet" not in page.text
 
 
@@ -325,7 +325,7 @@ def test_a_walk_forward_says_whose_losses_they_are(flights: World) -> None:
     """The figures are of the recipe's earlier models; the one to serve has seen these rows."""
     walked = flights.asking({"evidence": "walk_forward"})
     page = Read(walked.page(walked.attempt(1, SKILLS)))
-    assert "models of its recipe, each fitted on earlier nights" in page.text
+    assert "models of its recipe, each fitted on earlier partitions" in page.text
     assert "These are of the model to serve, which was fitted on these rows too." in page.text
 
 

@@ -45,49 +45,53 @@ def use(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
 
 
 @pytest.fixture(scope="module")
-def nights(use: UseCase) -> list[str]:
-    """Return the six nights after the history; the fourth should not be there."""
+def partitions(use: UseCase) -> list[str]:
+    """Return the six partitions after the history; the fourth should not be there."""
     return use.clock.keys(use.clock.shift(machines.TRAINED, 1), use.clock.shift(machines.TRAINED, 6))
 
 
 @pytest.fixture(scope="module")
-def begun(use: UseCase, nights: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a lake in which the first three nights were run."""
+def begun(use: UseCase, partitions: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a lake in which the first three partitions were run."""
     folder = tmp_path_factory.mktemp("begun")
     lake = machines.plant(folder, use)
     machines.forget_history(lake)
-    for night in nights[:3]:
-        ran(lake, use, night)
+    for partition in partitions[:3]:
+        ran(lake, use, partition)
     return folder
 
 
 @pytest.fixture(scope="module")
-def spoilt(begun: Path, use: UseCase, nights: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def spoilt(
+    begun: Path, use: UseCase, partitions: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """Return a lake in which the fourth was run as well, and those after it."""
     folder = tmp_path_factory.mktemp("spoilt") / "lake"
     shutil.copytree(begun, folder)
-    for night in nights[3:]:
-        ran(Lake("machines", str(folder)), use, night)
+    for partition in partitions[3:]:
+        ran(Lake("machines", str(folder)), use, partition)
     return folder
 
 
 @pytest.fixture(scope="module")
-def spared(begun: Path, use: UseCase, nights: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def spared(
+    begun: Path, use: UseCase, partitions: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """Return a lake in which those after it were run without it."""
     folder = tmp_path_factory.mktemp("spared") / "lake"
     shutil.copytree(begun, folder)
-    for night in nights[4:]:
-        ran(Lake("machines", str(folder)), use, night)
+    for partition in partitions[4:]:
+        ran(Lake("machines", str(folder)), use, partition)
     return folder
 
 
-def ran(lake: Lake, use: UseCase, night: str) -> None:
-    """Run a night's stages."""
-    machines.readings(lake, use, night)
-    machines.stops(lake, use, night)
-    score(lake, use, night)
-    monitor(lake, use, night)
-    redraw_if_newest(lake, use, night)
+def ran(lake: Lake, use: UseCase, partition: str) -> None:
+    """Run a partition's stages."""
+    machines.readings(lake, use, partition)
+    machines.stops(lake, use, partition)
+    score(lake, use, partition)
+    monitor(lake, use, partition)
+    redraw_if_newest(lake, use, partition)
 
 
 def copied(folder: Path, to: Path) -> Lake:
@@ -102,46 +106,46 @@ def content(lake: Lake) -> dict[str, str]:
     return tables | {key: digest_json(str(lake.get(key))) for key in lake.keys("reports")}
 
 
-def before(use: UseCase, night: str) -> datetime:
-    """Return a time at which a night is still to come."""
-    return use.clock.moment(night) - timedelta(hours=1)
+def before(use: UseCase, partition: str) -> datetime:
+    """Return a time at which a partition is still to come."""
+    return use.clock.moment(partition) - timedelta(hours=1)
 
 
 def test_what_is_left_is_what_there_was_without_it(
-    spoilt: Path, spared: Path, use: UseCase, nights: list[str], tmp_path: Path
+    spoilt: Path, spared: Path, use: UseCase, partitions: list[str], tmp_path: Path
 ) -> None:
-    """Tables, pages and metrics are those of a lake that never had it, also after a later night."""
+    """Tables, pages and metrics are those of a lake that never had it, also after a later partition."""
     lake, twin = copied(spoilt, tmp_path / "lake"), copied(spared, tmp_path / "twin")
     assert content(lake) != content(twin)
-    ref = withdraw(lake, use, nights[3], *WHO, now=before(use, nights[3]))
-    assert ref.note == f"{nights[3]} withdrawn by anna at {nights[3]} 17:00 UTC: a typing error"
+    ref = withdraw(lake, use, partitions[3], *WHO, now=before(use, partitions[3]))
+    assert ref.note == f"{partitions[3]} withdrawn by anna at {partitions[3]} 17:00 UTC: a typing error"
     assert content(lake) == content(twin)
     assert [*gauges(lake, use)] == [*gauges(twin, use)]
-    later = use.clock.shift(nights[-1], 1)
+    later = use.clock.shift(partitions[-1], 1)
     for one in (lake, twin):
         ran(one, use, later)
     assert content(lake) == content(twin)
 
 
 def test_the_ledger_says_who_and_why_and_the_rows_are_laid_aside(
-    spoilt: Path, use: UseCase, nights: list[str], tmp_path: Path
+    spoilt: Path, use: UseCase, partitions: list[str], tmp_path: Path
 ) -> None:
     """Withdrawn twice it is recorded once; status shows it, and what was predicted can be read again."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     lake = copied(spoilt, tmp_path / "lake")
-    served = lake.rows("predictions", {"night": nights[3]})
-    now = before(use, nights[3])
-    withdraw(lake, use, nights[3], *WHO, now=now)
-    withdraw(lake, use, nights[3], "bert", "once more", now=now + timedelta(minutes=5))
+    served = lake.rows("predictions", {"partition": partitions[3]})
+    now = before(use, partitions[3])
+    withdraw(lake, use, partitions[3], *WHO, now=now)
+    withdraw(lake, use, partitions[3], "bert", "once more", now=now + timedelta(minutes=5))
     (row,) = lake.rows("withdrawals")
-    assert (row["night"], row["by"], row["reason"], row["at"]) == (nights[3], *WHO, now)
+    assert (row["partition"], row["by"], row["reason"], row["at"]) == (partitions[3], *WHO, now)
     aside = lake.get(json.loads(row["contents"])["predictions"])
     kept = pq.read_table(pa.BufferReader(aside)).to_pylist()
     assert sorted(map(repr, kept)) == sorted(map(repr, served))
     (shown,) = status(lake, use)["withdrawn"]
-    assert (shown["night"], shown["by"], shown["reason"]) == (nights[3], *WHO)
+    assert (shown["partition"], shown["by"], shown["reason"]) == (partitions[3], *WHO)
 
 
 class Killed(BaseException):
@@ -172,15 +176,15 @@ def killed(work: Callable[[], Any], point: int, patch: pytest.MonkeyPatch) -> in
 
 @pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.full)])
 def test_killed_before_any_write_and_run_again_it_ends_the_same(
-    step: int, begun: Path, use: UseCase, nights: list[str], tmp_path: Path
+    step: int, begun: Path, use: UseCase, partitions: list[str], tmp_path: Path
 ) -> None:
     """No half of the partition stays, and the ledger has it once."""
     ended = copied(begun, tmp_path / "ended")
     whole = content(ended)
-    now = before(use, nights[2])
+    now = before(use, partitions[2])
 
     def work(lake: Lake) -> Any:
-        return withdraw(lake, use, nights[2], *WHO, now=now)
+        return withdraw(lake, use, partitions[2], *WHO, now=now)
 
     with pytest.MonkeyPatch.context() as patch:
         writes = killed(lambda: work(ended), 0, patch)
@@ -254,9 +258,9 @@ def test_what_was_ingested_for_its_lookback_goes_with_it(weekly: tuple[Lake, Use
     twin = clocks.state(lake)
     refresh_lookback(lake, spec, FAR, endpoint)
     monitor(lake, spec, FAR)
-    assert len({row["night"] for row in lake.rows("partitions")}) == 3 + 5
+    assert len({row["partition"] for row in lake.rows("partitions")}) == 3 + 5
     ref = withdraw(lake, spec, FAR, *WHO, now=datetime.now(UTC))
     assert ref.rows == 5
     state = clocks.state(lake)
     assert {name for name in state if state[name] != twin.get(name)} - {"withdrawals"} == set()
-    assert {row["night"] for row in lake.rows("partitions")} == set(keys)
+    assert {row["partition"] for row in lake.rows("partitions")} == set(keys)

@@ -1,4 +1,4 @@
-"""A night is the pages of a JSON API; each page is asked for, and retried, on its own."""
+"""A partition is the pages of a JSON API; each page is asked for, and retried, on its own."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Bearer(AuthBase):
 
 
 def open_source(source: Http, endpoint: Endpoint) -> Fetcher:
-    """Return a function that reads a night's pages in order."""
+    """Return a function that reads a partition's pages in order."""
     _carried(endpoint)
     session = requests.Session()
     session.auth = _Bearer(endpoint.password)

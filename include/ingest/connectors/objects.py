@@ -1,4 +1,4 @@
-"""A night is one file in an S3 bucket, or in a folder where the endpoint is ``file://``."""
+"""A partition is one file in an S3 bucket, or in a folder where the endpoint is ``file://``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PASSING = {"SlowDown", "Throttling", "ThrottlingException", "RequestTimeout", "R
 
 
 def open_source(source: Objects, endpoint: Endpoint) -> Fetcher:
-    """Return a function that reads a night's file.
+    """Return a function that reads a partition's file.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Open a source once, then ask it for nights: files, pages of an API, or rows of a query."""
+"""Open a source once, then ask it for partitions: files, pages of an API, or rows of a query."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from include.spec.source import Http, Objects, Source
 
 
 def open_source(source: Source, endpoint: Endpoint) -> Fetcher:
-    """Return a function from a `Request` to the parts ``(name, bytes)`` of its night.
+    """Return a function from a `Request` to the parts ``(name, bytes)`` of its partition.
 
     The client is made once and may be used by several threads. The function raises `SourceUnavailable` (its
     subclass `NothingYet` where the source answered that there is nothing) or `PartitionRefused` (too large).

@@ -1,4 +1,4 @@
-"""What is asked of a source for one night, and the patience with which it is asked."""
+"""What is asked of a source for one partition, and the patience with which it is asked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FETCH_ANEW = "run the partition again with *Fetch anew* in the form, or `run ing
 
 
 class NotAvailableYet(SourceUnavailable):
-    """The source answered, and has nothing for the night yet; it did not fail."""
+    """The source answered, and has nothing for the partition yet; it did not fail."""
 
 
 class TransientError(Exception):
@@ -31,28 +31,31 @@ class TransientError(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """One night of one source.
+    """One partition of one source.
 
     Parameters
     ----------
-    subject : ``use case/source/night``, as errors name it.
+    subject : ``use case/source/partition``, as errors name it.
     day : the local date that the rows are about, ``YYYY-MM-DD``.
-    known_at : when the night's rows could first have been known (UTC).
+    known_at : when the partition's rows could first have been known (UTC).
     """
 
     subject: str
     source: Source
-    night: str
+    partition: str
     day: str
     known_at: datetime
 
     def filled(self, template: str) -> str:
-        """Return a path with ``{day}`` and ``{night}`` filled in; nothing else is ever put into a path."""
-        path = template.replace("{day}", self.day).replace("{night}", self.night)
+        """Return a path with ``{day}`` and ``{partition}`` filled in.
+
+        Nothing else is ever put into a path.
+        """
+        path = template.replace("{day}", self.day).replace("{partition}", self.partition)
         if "{" in path or "}" in path:
             raise SpecError(
                 f"{self.subject}: path",
-                required="{day} or {night}",
+                required="{day} or {partition}",
                 found=template,
                 remedy="use one of these two",
             )
@@ -60,14 +63,14 @@ class Request:
 
     def unavailable(self, found: str, where: str = "") -> SourceUnavailable:
         """Return the error of a source that did not answer."""
-        remedy = "look at the source and its connection; the night can be run again when it answers"
+        remedy = "look at the source and its connection; the partition can be run again when it answers"
         return SourceUnavailable(self.subject, required="an answer", found=found, where=where, remedy=remedy)
 
     def nothing(self, where: str) -> NotAvailableYet:
-        """Return the error of a source that has nothing for the night yet."""
-        remedy = "run the night again when it is delivered"
+        """Return the error of a source that has nothing for the partition yet."""
+        remedy = "run the partition again when it is delivered"
         return NotAvailableYet(
-            self.subject, required="the night's data", found="nothing yet", where=where, remedy=remedy
+            self.subject, required="the partition's data", found="nothing yet", where=where, remedy=remedy
         )
 
     def too_large(self, where: str) -> PartitionRefused:
@@ -85,15 +88,15 @@ Part = tuple[str, Data]
 Fetcher = Callable[[Request], Iterator[Part]]
 
 
-def request(spec: UseCase, source: str, night: str, revision: int = 0) -> Request:
-    """Return what is asked of a source for a night; a later revision is named in errors."""
+def request(spec: UseCase, source: str, partition: str, revision: int = 0) -> Request:
+    """Return what is asked of a source for a partition; a later revision is named in errors."""
     declared = spec.sources[source]
     return Request(
-        subject=f"{spec.name}/{source}/{night}" + (f", revision {revision}" if revision else ""),
+        subject=f"{spec.name}/{source}/{partition}" + (f", revision {revision}" if revision else ""),
         source=declared,
-        night=night,
-        day=(day_of(night) + timedelta(days=declared.offset)).isoformat(),
-        known_at=spec.clock.local(night, declared.known),
+        partition=partition,
+        day=(day_of(partition) + timedelta(days=declared.offset)).isoformat(),
+        known_at=spec.clock.local(partition, declared.available_at),
     )
 
 

@@ -1,7 +1,7 @@
-"""A night is the result of one query, kept as a canonical CSV so that equal rows are equal bytes.
+"""A partition is the result of one query, kept as a canonical CSV so that equal rows are equal bytes.
 
 All columns are text, rows are sorted by all of them. A value is quoted, NULL is an empty field without
-quotes, and an empty string is ``""``. The parameters are bound as text: ``:day`` and ``:night`` as
+quotes, and an empty string is ``""``. The parameters are bound as text: ``:day`` and ``:partition`` as
 ``YYYY-MM-DD``, ``:known_at`` as ``YYYY-MM-DD HH:MM:SS+00:00``.
 """
 
@@ -23,17 +23,19 @@ from include.ingest.connectors.request import Fetcher, Part, Request, TransientE
 from include.spec.source import Sql
 
 NAME = "result.csv"
-PARAMETERS = ("day", "night", "known_at")
+PARAMETERS = ("day", "partition", "known_at")
 ROWS = 20_000  # read at a time
 
 
 def open_source(source: Sql, endpoint: Endpoint) -> Fetcher:
-    """Return a function that runs the query for a night; one without parameters runs once for all nights.
+    """Return a function that runs the query for a partition.
+
+    One without parameters runs once for all partitions.
 
     Raises
     ------
     SpecError
-        for a parameter other than :day, :night and :known_at.
+        for a parameter other than :day, :partition and :known_at.
     SettingError
         for an address that SQLAlchemy can't read.
     """
@@ -43,17 +45,19 @@ def open_source(source: Sql, endpoint: Endpoint) -> Fetcher:
     if unknown:
         raise SpecError(
             f"query of connection {source.connection}: :{unknown[0]}",
-            required="one of :day, :night, :known_at",
+            required="one of :day, :partition, :known_at",
             remedy="write a colon that is none as \\:",
         )
     engine = _engine(endpoint, source.fetch.timeout)
 
-    shared: list[bytes] = []  # without parameters every night asks the same question: one answer serves all
+    shared: list[
+        bytes
+    ] = []  # without parameters every partition asks the same question: one answer serves all
 
     def fetch(asked: Request) -> Iterator[Part]:
         known = {
             "day": asked.day,
-            "night": asked.night,
+            "partition": asked.partition,
             "known_at": f"{asked.known_at:%Y-%m-%d %H:%M:%S}+00:00",
         }
         values = {name: known[name] for name in names}

@@ -8,7 +8,7 @@ All columns are trimmed and an empty field is null. What each type reads:
 - timestamp: ISO 8601, with an offset or read in the column's time zone (UTC unless given). An offset that the
   declared time zone hasn't at that moment contradicts it: see `contradicts_zone`. A local time that
   a clock change skips can't be read. One that happens twice is the earlier moment; where a second row of the
-  same night and key (but for this column) says it again, that row is the later moment.
+  same partition and key (but for this column) says it again, that row is the later moment.
 - hhmm: ``517``, ``0517`` or ``5:17`` as minutes after midnight; ``2400`` is 1440.
 """
 
@@ -199,7 +199,10 @@ def _local(source: Source, name: str) -> bool:
 
 
 def _later(rows: RawRows, source: Source, name: str) -> Mask:
-    """Return which of the local times that happen twice the same key has said before, on the same night."""
+    """Return which of the local times that happen twice the same key has said before.
+
+    On the same partition.
+    """
     among = np.zeros(len(rows), bool)
     for place, part in spill.batches(rows.text):
         encoded = part[name].combine_chunks().dictionary_encode()

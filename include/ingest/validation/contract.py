@@ -5,7 +5,8 @@ value), ``timezone`` (a time whose offset the declared time zone contradicts), `
 is about another local day: a future date, a shifted time zone, another day's file), ``agrees`` (a time whose
 local hour another column denies: a shifted time zone), ``key`` (rows of one key that disagree; exact
 duplicates are dropped and counted), then the spec's expectations, then ``class`` (a label of a multiclass
-problem that isn't declared). Rows of many nights are checked at once; nothing of one night bears on another.
+problem that isn't declared). Rows of many partitions are checked at once; nothing of one partition bears on
+another.
 """
 
 from __future__ import annotations
@@ -107,22 +108,22 @@ def _agrees(
 ) -> None:
     """Set rows aside whose local hour is another than that of the hhmm column beside it; 24:00 is hour 0."""
     for name, column in source.columns.items():
-        if column.agrees is None:
+        if column.agrees_with is None:
             continue
         wall = _local(typed[name], spec)
         hour = pc.hour(wall).cast(pa.int32())
-        midnight = pc.equal(typed[column.agrees], 1440)
-        said = pc.if_else(midnight, pa.scalar(0, pa.int32()), pc.divide(typed[column.agrees], 60))
+        midnight = pc.equal(typed[column.agrees_with], 1440)
+        said = pc.if_else(midnight, pa.scalar(0, pa.int32()), pc.divide(typed[column.agrees_with], 60))
         differs = mask(pc.fill_null(pc.not_equal(hour, said), False))
         before = ~aside.out[start : start + typed.num_rows]
-        aside.add(before & differs, "agrees", name, column.agrees, start=start)
+        aside.add(before & differs, "agrees", name, column.agrees_with, start=start)
         places = np.flatnonzero(before & differs)
         _, first = np.unique(rows.unit(places + start), return_index=True)
         for place in places[first].tolist():  # a refusal shows the first of its unit
-            hours, minutes = divmod(typed[column.agrees][place].as_py(), 60)
-            aside.computed["agrees", (name, column.agrees), start + place] = (
+            hours, minutes = divmod(typed[column.agrees_with][place].as_py(), 60)
+            aside.computed["agrees", (name, column.agrees_with), start + place] = (
                 f"{name} is {wall[place].as_py():%Y-%m-%d %H:%M} in {spec.schedule.timezone} "
-                f"and {column.agrees} says {hours:02}:{minutes:02}"
+                f"and {column.agrees_with} says {hours:02}:{minutes:02}"
             )
 
 
@@ -181,7 +182,7 @@ class ContractResult:
 
     Parameters
     ----------
-    good : the rows that passed, sorted by night, revision and key, in the validated table's schema.
+    good : the rows that passed, sorted by partition, revision and key, in the validated table's schema.
     quarantine : the rows set aside, in the quarantine's schema.
     rows, quarantined, duplicates : how many rows of each unit are good, set aside, dropped as exact
     duplicates. refused : the error of each unit that is refused; ``good`` has none of its rows.
@@ -196,7 +197,7 @@ class ContractResult:
 
 
 def check_contract(rows: RawRows, spec: UseCase, source: str) -> ContractResult:
-    """Check rows of any number of nights against a source's contract.
+    """Check rows of any number of partitions against a source's contract.
 
     Parameters
     ----------
@@ -272,7 +273,7 @@ def _refused(
         why.setdefault(number, (expectation.rule + (f" of {about}" if about else ""), value))
     return {
         number: PartitionRefused(
-            request(spec, source, rows.units[number].night, rows.units[number].revision).subject,
+            request(spec, source, rows.units[number].partition, rows.units[number].revision).subject,
             required=required,
             found=found,
             where=rows.units[number].files,
@@ -299,7 +300,7 @@ def _sorted(whole: pa.Table, sizes: Codes, rows: RawRows, source: Source, out: M
     """Return the rows of units that aren't out with Evergreen's own columns, in the order of a digest."""
     own = pa.table(
         {
-            "night": pa.array([one.night for one in rows.units], pa.string()),
+            "partition": pa.array([one.partition for one in rows.units], pa.string()),
             "revision": pa.array([one.revision for one in rows.units], pa.int32()),
             "known_at": pa.array([one.moment for one in rows.units], pa.timestamp("us", tz="UTC")),
         }

@@ -1,8 +1,8 @@
 """Expectations about rows, asked of Great Expectations in batches of at most a million rows.
 
-A batch may hold many nights, so only expectations that judge a row by itself are asked here; those about a
-whole partition are answered by SQL (`include.ingest.validation.compiled`), and those that mean something else in
-another batch (an order, a z-score) are refused.
+A batch may hold many partitions, so only expectations that judge a row by itself are asked here; those about
+a whole partition are answered by SQL (`include.ingest.validation.compiled`), and those that mean something
+else in another batch (an order, a z-score) are refused.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ _TURN = Lock()
 NULLABLE = {pa.int64(): pd.Int64Dtype(), pa.int32(): pd.Int32Dtype(), pa.bool_(): pd.BooleanDtype()}
 ALONE = kinds.ColumnMapExpectation
 BY_ROW = (kinds.ColumnMapExpectation, kinds.ColumnPairMapExpectation, kinds.MulticolumnMapExpectation)
-# they look beyond the row, so the same night would fare otherwise in another batch; types are under `columns`
+# they look beyond the row, so the same partition would fare otherwise in another batch; types are under
+# `columns`
 NOT_BY_ROW = (
     "expect_column_value_z_scores_to_be_less_than",
     "expect_column_values_to_be_decreasing",
@@ -103,7 +104,7 @@ def broken_rows(
 
 
 def _frame(rows: pa.Table, single: bool) -> pd.DataFrame:
-    """Return rows in types that one null doesn't change, since it may be another night's.
+    """Return rows in types that one null doesn't change, since it may be another partition's.
 
     Great Expectations drops a single column's nulls first; those of pairs it compares, which only NaN stands.
     """

@@ -1,4 +1,4 @@
-"""Rows of many nights in one batch, each with where it came from, and the rows that were set aside."""
+"""Rows of many partitions in one batch, each with where it came from, and the rows that were set aside."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RawRows:
 
     Parameters
     ----------
-    text : the spec's columns, all strings; in the order of night, revision, part and row.
+    text : the spec's columns, all strings; in the order of partition, revision, part and row.
     runs : where the rows came from, in their order; a part's rows are numbered from 1 (without a header).
     units, days : the snapshots, and the local date that each is about.
     """
@@ -162,7 +162,7 @@ class Quarantine:
             for one in found
         )
         rows = spill.spill_table(QUARANTINE, (batch for part in parts for batch in part.to_batches()))
-        return spill.sort_rows(rows, ("night", "revision", "part", "row", "rule", "column"))
+        return spill.sort_rows(rows, ("partition", "revision", "part", "row", "rule", "column"))
 
     def _part(self, source: str, places: Codes, rule: str, columns: tuple[str, ...]) -> pa.Table:
         units = [self.rows.units[code] for code in self.rows.unit(places).tolist()]
@@ -171,7 +171,7 @@ class Quarantine:
         return pa.Table.from_pydict(
             {
                 "source": [source] * many,
-                "night": [unit.night for unit in units],
+                "partition": [unit.partition for unit in units],
                 "revision": [unit.revision for unit in units],
                 "part": part,
                 "row": number,

@@ -1,7 +1,8 @@
 """Whether the champion does what it was promoted for: against the gate's estimate, and against its baseline.
 
-Both are looked at every so many matured nights, over the last ``monitoring.patience`` of them, and a look may
-be wrong as rarely as ``monitoring.alarms`` in 365 nights allows. A look's answer stands until the next.
+Both are looked at every so many matured partitions, over the last ``monitoring.patience`` of them, and a look
+may be wrong as rarely as ``monitoring.false_alarms_per_year`` in 365 partitions allows. A look's answer
+stands until the next.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ from include.monitor.findings import Finding, Outcome
 from include.monitor.losses import LossSeries, loss_series
 from include.monitor.state import State
 from include.spec import UseCase
-from include.stats.intervals import MeanEstimate, mean_and_variance, nights_needed
+from include.stats.intervals import MeanEstimate, mean_and_variance, partitions_needed
 from include.storage.lake import Lake
 
 WIDE = 2  # see `looked_at`
 
 
-def check_performance(lake: Lake, spec: UseCase, night: str, state: State) -> list[Finding]:
-    """Return what the champion's losses say of it, as known on a night."""
-    champion = state.champion(night)
-    if champion is None or state.vacancy(night):
+def check_performance(lake: Lake, spec: UseCase, partition: str, state: State) -> list[Finding]:
+    """Return what the champion's losses say of it, as known on a partition."""
+    champion = state.champion(partition)
+    if champion is None or state.vacancy(partition):
         return []
-    live = loss_series(lake, champion, night)
+    live = loss_series(lake, champion, partition)
     return [above_gate(spec, live, promised_losses(lake, champion)), below_baseline(spec, live)]
 
 
@@ -47,40 +48,44 @@ def promised_losses(lake: Lake, champion: Mapping[str, Any]) -> Losses | str:
 
 
 def promotion_test_rows(lake: Lake, champion: Mapping[str, Any]) -> pa.Table | None:
-    """Return night, label and prediction of the rows on which a champion was promoted, None if gone."""
+    """Return partition, label and prediction of the rows on which a champion was promoted, None if gone."""
     key = str(champion["attempt"]).removesuffix("+forced")
     data = lake.get(evidence_rows_key(key)) if key else None
-    return None if data is None else pq.read_table(io.BytesIO(data), columns=["night", "actual", CHALLENGER])
+    return (
+        None if data is None else pq.read_table(io.BytesIO(data), columns=["partition", "actual", CHALLENGER])
+    )
 
 
 def look_window(spec: UseCase, live: LossSeries, wide: int = 1) -> slice:
-    """Return the nights of the last look, none before two blocks.
+    """Return the partitions of the last look, none before two blocks.
 
     Parameters
     ----------
-    wide : times ``monitoring.patience`` and ``gate.block``: `WIDE` where no pairing takes away what
-        nights have in common, so that it lasts from one block to the next.
+    wide : times ``monitoring.patience`` and ``gate.block_partitions``: `WIDE` where no pairing takes away
+        what partitions have in common, so that it lasts from one block to the next.
     """
-    look = spec.gate.rollout.look
-    last = len(live.nights) // look * look
-    last = last if last >= nights_needed(wide * spec.gate.block) else 0
+    look = spec.gate.rollout.look_every
+    last = len(live.partitions) // look * look
+    last = last if last >= partitions_needed(wide * spec.gate.block_partitions) else 0
     return slice(max(last - wide * spec.monitoring.patience, 0), last)
 
 
 def look_alpha(spec: UseCase) -> float:
     """Return the chance with which a single look may raise a false alarm."""
-    return min(spec.monitoring.alarms * spec.gate.rollout.look / 365, 0.25)
+    return min(spec.monitoring.false_alarms_per_year * spec.gate.rollout.look_every / 365, 0.25)
 
 
 def below_baseline(spec: UseCase, live: LossSeries) -> Finding:
-    """Judge the champion's loss against the baseline's on the same rows, paired by night.
+    """Judge the champion's loss against the baseline's on the same rows, paired by partition.
 
     The figure is how much more the champion loses a row than the baseline, at least.
     """
     subject, seen = f"{spec.gate.objective} against the baseline", look_window(spec, live)
-    if not live.nights[seen]:
+    if not live.partitions[seen]:
         return _thin(subject, spec, live)
-    worse = mean_and_variance(live.loss[seen] - live.baseline[seen], live.rows[seen], spec.gate.block)
+    worse = mean_and_variance(
+        live.loss[seen] - live.baseline[seen], live.rows[seen], spec.gate.block_partitions
+    )
     low = worse.mean - stdtrit(worse.blocks - 1, 1 - look_alpha(spec)) * math.sqrt(worse.variance)
     who = " and ".join(sorted(set(live.against[seen])))
     alarm = bool(low > 0)
@@ -93,31 +98,33 @@ def demotion_reason(spec: UseCase, live: LossSeries) -> str:
     """Return why the champion has to go: it was below its baseline for the declared time; else nothing."""
     found, seen = below_baseline(spec, live), look_window(spec, live)
     return (
-        found.note if found.outcome == "alarm" and len(live.nights[seen]) >= spec.monitoring.patience else ""
+        found.note
+        if found.outcome == "alarm" and len(live.partitions[seen]) >= spec.monitoring.patience
+        else ""
     )
 
 
 def above_gate(spec: UseCase, live: LossSeries, gate: Losses | str) -> Finding:
-    """Judge the champion's loss against that on the gate's test nights: other nights, so not paired.
+    """Judge the champion's loss against that on the gate's test partitions: other partitions, so not paired.
 
     Notes
     -----
-    The difference of two means of nights, each with its own spread: B. L. Welch, The generalization of
+    The difference of two means of partitions, each with its own spread: B. L. Welch, The generalization of
     `Student's' problem when several different population variances are involved, Biometrika 34, 1947.
     """
     subject, seen = f"{spec.gate.objective} against the gate", look_window(spec, live, WIDE)
-    block = WIDE * spec.gate.block
+    block = WIDE * spec.gate.block_partitions
     if isinstance(gate, str):
         return Finding("performance", subject, None, 0.0, "not enough", f"no gate's estimate: {gate}")
-    if len(gate.nights) < nights_needed(block):
-        return _thin(subject, spec, live, f"the gate's {len(gate.nights)} nights are too few; ")
-    if not live.nights[seen]:
+    if len(gate.partitions) < partitions_needed(block):
+        return _thin(subject, spec, live, f"the gate's {len(gate.partitions)} partitions are too few; ")
+    if not live.partitions[seen]:
         return _thin(subject, spec, live, wide=WIDE)
     now = mean_and_variance(live.loss[seen], live.rows[seen], block)
     then = mean_and_variance(np.array(gate.sums[CHALLENGER]), np.array(gate.rows, float), block)
     low = now.mean - then.mean - _reach(now, then, look_alpha(spec))
     outcome: Outcome = "alarm" if low > 0 else "ok"
-    note = f"{spec.gate.objective} {now.mean:.4g} a row, on the gate's nights {then.mean:.4g}: "
+    note = f"{spec.gate.objective} {now.mean:.4g} a row, on the gate's partitions {then.mean:.4g}: "
     note += f"{now.mean - then.mean:+.4g}, at least {low:+.4g}, {_over(live, seen)}"
     return Finding("performance", subject, float(low), 0.0, outcome, note)
 
@@ -132,14 +139,15 @@ def _reach(one: MeanEstimate, other: MeanEstimate, chance: float) -> float:
 
 
 def _over(live: LossSeries, seen: slice) -> str:
-    nights = live.nights[seen]
+    partitions = live.partitions[seen]
     return (
-        f"over {len(nights)} matured nights, {nights[0]} to {nights[-1]}, {int(live.rows[seen].sum())} rows"
+        f"over {len(partitions)} matured partitions, {partitions[0]} to {partitions[-1]}, "
+        f"{int(live.rows[seen].sum())} rows"
     )
 
 
 def _thin(subject: str, spec: UseCase, live: LossSeries, why: str = "", wide: int = 1) -> Finding:
-    look = spec.gate.rollout.look
-    least = -(-nights_needed(wide * spec.gate.block) // look) * look
-    note = why + f"{len(live.nights)} of {least} nights of this champion have matured"
+    look = spec.gate.rollout.look_every
+    least = -(-partitions_needed(wide * spec.gate.block_partitions) // look) * look
+    note = why + f"{len(live.partitions)} of {least} partitions of this champion have matured"
     return Finding("performance", subject, None, 0.0, "not enough", note)

@@ -1,9 +1,9 @@
 """A column has drifted when its window is further from the reference than the reference's own windows are.
 
-Rows of one night share their weather and their season, so a week differs from two months by far more than
+Rows of one partition share their weather and their season, so a week differs from two months by far more than
 chance among independent rows explains: in the year of the demo's data, a week of temperatures has a
 population stability index (PSI) of 1 to 6 against its own two months, where a textbook's threshold is 0.25.
-So the figure is judged against what the training's own windows of as many nights reach, each against the
+So the figure is judged against what the training's own windows of as many partitions reach, each against the
 rest, and against the noise of independent rows, whichever is higher; the declared threshold is the least
 that counts as drift. That holds of what is declared under `monitoring.measure`: of the stability index and
 Jensen–Shannon's distance as told; of the Kolmogorov–Smirnov distance by threshold and noise, and of
@@ -28,10 +28,13 @@ from include.stats.drift_measures import BINNED, NAMES, Binning, Counts, psi
 from include.stats.formatting import figure_and_limit
 from include.stats.profiles import Profile, merge_profiles
 
-CHANCE = 0.001  # of an alarm by the noise of independent rows alone, for one column on one night
-ALWAYS_MISSING, ALWAYS_UNSEEN = 0.5, 0.95  # more than that in a night is an alarm, whatever the reference had
-BROKEN = 0.5  # share of a night's values beyond what was known, from which it makes nothing known
-BASE = 3  # nights, the oldest of the last weeks
+CHANCE = 0.001  # of an alarm by the noise of independent rows alone, for one column on one partition
+ALWAYS_MISSING, ALWAYS_UNSEEN = (
+    0.5,
+    0.95,
+)  # more than that in a partition is an alarm, whatever the reference had
+BROKEN = 0.5  # share of a partition's values beyond what was known, from which it makes nothing known
+BASE = 3  # partitions, the oldest of the last weeks
 FEWEST_WINDOWS = 5  # of the reference, from which its own spread can be told
 
 
@@ -57,26 +60,26 @@ def sampling_noise(measure: str, bins: int, reference: float, current: float) ->
 
 def own_windows(
     total: Counts,
-    nights: Counts,
+    partitions: Counts,
     learnt: NDArray[np.bool_],
     width: int,
     measure: Callable[[Counts, Counts], float] = psi,
 ) -> NDArray[np.float64]:
-    """Return how far each window of the training's nights is from the reference without that window.
+    """Return how far each window of the training's partitions is from the reference without that window.
 
     Parameters
     ----------
     total : the reference's counts, shape (bins,).
-    nights : counts by night in their order, shape (nights, bins).
-    learnt : which of the nights are part of the reference, shape (nights,); the others followed it.
-    width : nights in a window.
+    partitions : counts by partition in their order, shape (partitions, bins).
+    learnt : which of the partitions are part of the reference, shape (partitions,); the others followed it.
+    width : partitions in a window.
     """
     found = []
-    for first in range(len(nights) - width + 1):
+    for first in range(len(partitions) - width + 1):
         window = slice(first, first + width)
         # the profile is exact but for a few rows in a thousand: no bin may fall below none
-        rest = np.maximum(total - nights[window][learnt[window]].sum(axis=0), 0)
-        current = nights[window].sum(axis=0)
+        rest = np.maximum(total - partitions[window][learnt[window]].sum(axis=0), 0)
+        current = partitions[window].sum(axis=0)
         if rest.sum() and current.sum():
             found.append(measure(rest, current))
     return np.array(found)
@@ -89,22 +92,23 @@ class LearnedColumn:
     Parameters
     ----------
     profile : of the reference.
-    nights : exact counts by night and bin, shape (nights, bins).
-    learnt : which of those nights are part of the reference, shape (nights,).
-    missing : by night, the share of its rows without a value.
-    unseen : by night, the share of its values beyond what every other night holds. None: not known by night.
+    partitions : exact counts by partition and bin, shape (partitions, bins).
+    learnt : which of those partitions are part of the reference, shape (partitions,).
+    missing : by partition, the share of its rows without a value.
+    unseen : by partition, the share of its values beyond what every other partition holds. None: not known by
+        partition.
     """
 
     profile: Profile
     cut: Binning
-    nights: Counts | None = None
+    partitions: Counts | None = None
     learnt: NDArray[np.bool_] | None = None
     missing: NDArray[np.float64] | None = None
     unseen: NDArray[np.float64] | None = None
 
 
 class PartitionValues(NamedTuple):
-    """What a night had: its range, NaN of no number, and its categories."""
+    """What a partition had: its range, NaN of no number, and its categories."""
 
     low: float
     high: float
@@ -114,7 +118,7 @@ class PartitionValues(NamedTuple):
 def check_distribution(
     name: str, column: LearnedColumn, window: Profile, width: int, rules: Monitoring
 ) -> Finding:
-    """Judge the column's distribution over a window of ``width`` nights."""
+    """Judge the column's distribution over a window of ``width`` partitions."""
     reference, current = column.cut.profile(column.profile), column.cut.profile(window)
     if not reference.sum() or not current.sum():
         side = "window" if reference.sum() else "reference"
@@ -126,27 +130,32 @@ def check_distribution(
         "the declared threshold": getattr(rules, measure),
         "the noise of so few rows": sampling_noise(measure, len(reference), reference.sum(), current.sum()),
     }
-    if measure in BINNED and column.nights is not None and column.learnt is not None:
-        own = own_windows(reference, column.nights, column.learnt, width, BINNED[measure])
+    if measure in BINNED and column.partitions is not None and column.learnt is not None:
+        own = own_windows(reference, column.partitions, column.learnt, width, BINNED[measure])
         if len(own) >= FEWEST_WINDOWS:
-            floors[f"the furthest of the reference's own {width}-night windows"] = float(own.max())
+            floors[f"the furthest of the reference's own {width}-partition windows"] = float(own.max())
     which, threshold = max(floors.items(), key=lambda floor: floor[1])
     alarm = value > threshold
     side = "beyond" if alarm else "within"
     text, bound = figure_and_limit(value, threshold, 3)
-    note = f"{name}: {NAMES[measure]} {text} over {width} night(s) is {side} {which}, {bound}"
+    note = f"{name}: {NAMES[measure]} {text} over {width} partition(s) is {side} {which}, {bound}"
     return Finding("drift", name, value, threshold, "alarm" if alarm else "ok", note)
 
 
-def check_missing(name: str, column: LearnedColumn, night: Profile, rules: Monitoring) -> Finding:
-    """Judge the rise of the missing share on one night, against the binomial noise of so few rows as well."""
+def check_missing(name: str, column: LearnedColumn, partition: Profile, rules: Monitoring) -> Finding:
+    """Judge the rise of the missing share on one partition.
+
+    Against the binomial noise of so few rows as well.
+    """
     of = column.profile
-    rise = night.missing_share - of.missing_share
+    rise = partition.missing_share - of.missing_share
     own = None if column.missing is None else column.missing - of.missing_share
     threshold = _lenient(rules.missing, own, ALWAYS_MISSING)
-    chance = float(stats.binom.sf(night.missing - 1, night.count, (of.missing + 0.5) / (of.count + 1)))
+    chance = float(
+        stats.binom.sf(partition.missing - 1, partition.count, (of.missing + 0.5) / (of.count + 1))
+    )
     alarm = rise > threshold and chance < CHANCE
-    note = f"{name}: {night.missing_share:.1%} missing, {of.missing_share:.1%} in the reference"
+    note = f"{name}: {partition.missing_share:.1%} missing, {of.missing_share:.1%} in the reference"
     risen, bound = figure_and_limit(rise, threshold, 1, "{:.#%}")
     note += f"; a rise of {risen}, {bound} is expected at most"
     return Finding("missing", name, rise, threshold, "alarm" if alarm else "ok", note)
@@ -155,24 +164,25 @@ def check_missing(name: str, column: LearnedColumn, night: Profile, rules: Monit
 def check_unseen(
     name: str,
     column: LearnedColumn,
-    night: Profile,
+    partition: Profile,
     rules: Monitoring,
     lately: Sequence[Mapping[str, Any]] = (),
 ) -> Finding:
-    """Judge the share of a night's values in no category, or beyond the range, of what is known.
+    """Judge the share of a partition's values in no category, or beyond the range, of what is known.
 
-    Known is what the reference holds, and what two of the last weeks' nights had of it: a season is no alarm
-    for as long as it lasts. Stray values don't count, nor does a night that was itself mostly beyond what was
-    known by then: a feed that breaks from one night to the next stays an alarm while `lately` reaches back.
+    Known is what the reference holds, and what two of the last weeks' partitions had of it: a season is no
+    alarm for as long as it lasts. Stray values don't count, nor does a partition that was itself mostly
+    beyond what was known by then: a feed that breaks from one partition to the next stays an alarm while
+    `lately` reaches back.
 
     Parameters
     ----------
-    lately : the column's rows of `profiles` of those nights.
+    lately : the column's rows of `profiles` of those partitions.
     """
-    of, present = column.profile, night.count - night.missing
+    of, present = column.profile, partition.count - partition.missing
     threshold = _lenient(rules.unseen, column.unseen, ALWAYS_UNSEEN)
     if not present or of.count == of.missing:
-        why = f"{name} has no value in the {'reference' if present else 'night'}"
+        why = f"{name} has no value in the {'reference' if present else 'partition'}"
         return Finding("unseen", name, None, threshold, "not enough", why)
     known: list[PartitionValues] = []
     for place, row in enumerate(row for row in lately if row["kind"] == of.kind):
@@ -180,46 +190,52 @@ def check_unseen(
         # the oldest have nothing of their time to be compared with
         if place < BASE or (_outside(of, one, known) or 0.0) <= BROKEN:
             known.append(_bulk(one, rules.unseen / 2))
-    share = _outside(of, night, known)
+    share = _outside(of, partition, known)
     if share is None:
         why = f"{name} has too many categories to tell which are new"
         return Finding("unseen", name, None, threshold, "not enough", why)
     chance = float(stats.binom.sf(round(share * present) - 1, present, 0.5 / (of.count + 1)))
     alarm = share > threshold and chance < CHANCE
-    what = "beyond the range" if night.kind == "numeric" else "in categories that are new to those"
+    what = "beyond the range" if partition.kind == "numeric" else "in categories that are new to those"
     text, bound = figure_and_limit(share, threshold, 1, "{:.#%}")
-    note = f"{name}: {text} of the night's values are {what} of the reference"
+    note = f"{name}: {text} of the partition's values are {what} of the reference"
     note += f" and the last weeks, {bound} are expected at most"
     return Finding("unseen", name, share, threshold, "alarm" if alarm else "ok", note)
 
 
 def _lenient(declared: float, own: NDArray[np.float64] | None, always: float) -> float:
-    """Return one night's threshold: what the training's own nights reached was no fault, up to a limit."""
+    """Return one partition's threshold.
+
+    What the training's own partitions reached was no fault, up to a limit.
+    """
     reached = float(own.max()) if own is not None and len(own) >= FEWEST_WINDOWS else 0.0
     return max(declared, min(reached, always))
 
 
-def _bulk(night: Profile, stray: float) -> PartitionValues:
-    """Return a night's range and categories without its outermost and its rarest values."""
-    low, high = night.quantiles((stray, 1 - stray))
-    least = stray * (night.count - night.missing)
+def _bulk(partition: Profile, stray: float) -> PartitionValues:
+    """Return a partition's range and categories without its outermost and its rarest values."""
+    low, high = partition.quantiles((stray, 1 - stray))
+    least = stray * (partition.count - partition.missing)
     return PartitionValues(
-        low, high, frozenset(name for name, count in night.items().items() if count >= least)
+        low, high, frozenset(name for name, count in partition.items().items() if count >= least)
     )
 
 
-def _outside(reference: Profile, night: Profile, known: Sequence[PartitionValues]) -> float | None:
-    """Return the share of a night's values that neither the reference nor two nights hold; None: not told."""
-    if night.count == night.missing:
+def _outside(reference: Profile, partition: Profile, known: Sequence[PartitionValues]) -> float | None:
+    """Return the share of a partition's values that neither the reference nor two partitions hold; None.
+
+    Not told.
+    """
+    if partition.count == partition.missing:
         return 0.0
-    if night.kind == "categorical":
-        nights = Counter(name for one in known for name in one.names)
+    if partition.kind == "categorical":
+        partitions = Counter(name for one in known for name in one.names)
         return drift_measures.new_category_share(
-            reference, night, [name for name, count in nights.items() if count > 1]
+            reference, partition, [name for name, count in partitions.items() if count > 1]
         )
     lows, highs = (
         sorted(v for v in ends if v == v) for ends in ([k.low for k in known], [k.high for k in known])
     )
     low, high = min([reference.low, *lows[1:2]]), max([reference.high, *highs[-2:-1]])
-    below, up_to = night.cdf((np.nextafter(low, -np.inf), high))
+    below, up_to = partition.cdf((np.nextafter(low, -np.inf), high))
     return float(below + 1 - up_to)

@@ -1,1 +1,4 @@
-"""An operator a stage: it takes the night from its run, calls a function of include/, returns a reference."""
+"""An operator a stage: it takes the partition from its run, calls a function of include/.
+
+Returns a reference.
+"""

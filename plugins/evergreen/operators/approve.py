@@ -119,10 +119,10 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
         from include.reports.html import escape_markdown
         from include.reports.paths import page_place
 
-        night = attempt["night"]
-        report = inside(f"/report/{quote(self.usecase)}/{quote(page_place(night, attempt['key']))}")
+        partition = attempt["partition"]
+        report = inside(f"/report/{quote(self.usecase)}/{quote(page_place(partition, attempt['key']))}")
         lines = [
-            f"Version {attempt['version']}, trained on {night}, attempt {attempt['attempt']}. "
+            f"Version {attempt['version']}, trained on {partition}, attempt {attempt['attempt']}. "
             f"[The whole report]({report}). No answer by {until:%Y-%m-%d %H:%M} UTC means no.",
             "",
             "| check | required | found | |",

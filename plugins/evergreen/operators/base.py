@@ -1,4 +1,4 @@
-"""What every operator shares: the night of its run, the store, and the sentence that a person reads."""
+"""What every operator shares: the partition of its run, the store, and the sentence that a person reads."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class EvergreenOperator(StoreOperator):
         return Lake(self.usecase), load(self.usecase)
 
 
-def night_of(context: Context, spec: UseCase) -> str:
+def partition_of(context: Context, spec: UseCase) -> str:
     """Return the run's partition: the one it was scheduled or backfilled for, else the form's field.
 
     Raises
@@ -112,15 +112,15 @@ def night_of(context: Context, spec: UseCase) -> str:
     if not (run_key or form_key):
         raise errors.PartitionError(
             "partition",
-            required="the night this run is for",
+            required="the partition this run is for",
             found="none",
-            remedy="trigger again and fill in Night, as 2013-03-01",
+            remedy="trigger again and fill in Partition, as 2013-03-01",
         )
-    night = str(run_key or form_key)
+    partition = str(run_key or form_key)
     if context["dag_run"].run_type != "scheduled":
-        check_partition(spec, night, datetime.now(UTC))
-    carry(partition=night)
-    return night
+        check_partition(spec, partition, datetime.now(UTC))
+    carry(partition=partition)
+    return partition
 
 
 def carry(**what: str) -> None:
@@ -128,11 +128,14 @@ def carry(**what: str) -> None:
     bind_contextvars(**what)
 
 
-def carry_champion(lake: Lake, night: str) -> None:
-    """Have every line of the log carry the version of the champion that serves a night, if there is one."""
+def carry_champion(lake: Lake, partition: str) -> None:
+    """Have every line of the log carry the version of the champion that serves a partition.
+
+    If there is one.
+    """
     from include.promote import ledger
 
-    if champion := ledger.serving(lake, night).champion:
+    if champion := ledger.serving(lake, partition).champion:
         carry(model_version=str(champion["version"]))
 
 

@@ -1,4 +1,4 @@
-"""Ingest: one source's night, or a range of nights at once."""
+"""Ingest: one source's partition, or a range of partitions at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from evergreen.operators.base import EvergreenOperator, connect, night_of
+from evergreen.operators.base import EvergreenOperator, connect, partition_of
 from include.errors import SourceUnavailable
 from include.references import Ref
 
@@ -20,11 +20,11 @@ WAIT = timedelta(minutes=5)  # between two looks for a file that isn't there yet
 
 
 class IngestOperator(EvergreenOperator):
-    """Fetch, check and publish one source's night; a bad one is refused and a missing one waited for.
+    """Fetch, check and publish one source's partition; a bad one is refused and a missing one waited for.
 
     Reads the source; writes its raw bytes, quarantine, validated rows, profile and partition. Until the
     declared hour an unavailable source is looked for again, without holding a worker; after it, or for a
-    night that is past, the task fails and the night goes on without the source.
+    partition that is past, the task fails and the partition goes on without the source.
 
     :param source: its name in the declaration.
     """
@@ -41,25 +41,25 @@ class IngestOperator(EvergreenOperator):
 
         lake, spec = self.open()
         with self.one_try():
-            night = night_of(context, spec)
-            spec.clock.moment(night)
-            if not spec.nights(self.source, night, night):
+            partition = partition_of(context, spec)
+            spec.clock.moment(partition)
+            if not spec.partitions(self.source, partition, partition):
                 return self.handed(
-                    Ref(self.source, night, note=f"{self.source} does not exist on {night} yet")
+                    Ref(self.source, partition, note=f"{self.source} does not exist on {partition} yet")
                 )
             now = datetime.now(UTC)
             anew = bool(context["params"].get("fetch_anew"))
-            (outcome,) = ingest(lake, spec, self.source, [night], connect, fetch_anew=anew, now=now)
+            (outcome,) = ingest(lake, spec, self.source, [partition], connect, fetch_anew=anew, now=now)
             try:
                 outcome.raise_for_outcome()
             except SourceUnavailable as error:
-                if now + WAIT < spec.clock.local(night, spec.scoring.by):
+                if now + WAIT < spec.clock.local(partition, spec.scoring.deadline):
                     self._wait(now)
                 raise AirflowFailException(str(error)) from error
         return self.handed(
             Ref(
                 f"{lake.uri}/tables/validated_{self.source}",
-                night,
+                partition,
                 outcome.digest,
                 outcome.rows,
                 outcome.note,
@@ -76,28 +76,28 @@ class PlanRangeOperator(EvergreenOperator):
     """Cut the form's range into one piece a source and month, each the work of one mapped task."""
 
     def execute(self, context: Context) -> list[dict[str, str]]:
-        """Return the pieces: source, first and last night."""
+        """Return the pieces: source, first and last partition."""
         _, spec = self.open()
         form, pieces = context["params"], []
         with self.one_try():
             for source in spec.sources:
-                nights = spec.nights(source, form["first"], form["last"])
-                for _, month in groupby(nights, key=lambda night: night[:7]):
+                partitions = spec.partitions(source, form["first"], form["last"])
+                for _, month in groupby(partitions, key=lambda partition: partition[:7]):
                     inside = list(month)
                     pieces.append({"source": source, "first": inside[0], "last": inside[-1]})
         if not pieces:
             raise AirflowFailException(
-                f"{self.usecase}: no night lies between {form['first']} and {form['last']}; "
+                f"{self.usecase}: no partition lies between {form['first']} and {form['last']}; "
                 f"the schedule has {spec.schedule.start} to {spec.schedule.end or 'today'}"
             )
         return pieces
 
 
 class IngestRangeOperator(EvergreenOperator):
-    """Load a past range of one source in one task, through the functions that a night uses.
+    """Load a past range of one source in one task, through the functions that a partition uses.
 
     :param source: its name in the declaration.
-    :param first: the range's first night.
+    :param first: the range's first partition.
     :param last: its last.
     """
 
@@ -108,14 +108,17 @@ class IngestRangeOperator(EvergreenOperator):
         self.source, self.first, self.last = source, first, last
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Return a reference to the range; fail where the source failed, or no night could be published."""
+        """Return a reference to the range.
+
+        Fail where the source failed, or no partition could be published.
+        """
         from include.ingest.connectors.request import NotAvailableYet
         from include.ingest.pipeline import ingest
 
         lake, spec = self.open()
-        nights = spec.nights(self.source, self.first, self.last)
+        partitions = spec.partitions(self.source, self.first, self.last)
         with self.one_try():
-            found = ingest(lake, spec, self.source, nights, connect, now=datetime.now(UTC))
+            found = ingest(lake, spec, self.source, partitions, connect, now=datetime.now(UTC))
         counts = Counter(outcome.outcome for outcome in found)
         for outcome in found:
             if outcome.outcome != "published":
@@ -123,7 +126,7 @@ class IngestRangeOperator(EvergreenOperator):
             if isinstance(outcome.error, SourceUnavailable) and not isinstance(
                 outcome.error, NotAvailableYet
             ):
-                outcome.raise_for_outcome()  # the nights that stand are cheap to pass over in the retry
+                outcome.raise_for_outcome()  # the partitions that stand are cheap to pass over in the retry
         if found and not counts["published"]:
             raise AirflowFailException(found[0].note)
         note = f"{self.source} {self.first} to {self.last}: " + ", ".join(

@@ -1,4 +1,4 @@
-"""Monitor: what the night's data and the matured labels say, and whether to train and whom to tell."""
+"""Monitor: what the partition's data and the matured labels say, and whether to train and whom to tell."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from airflow.sdk.exceptions import AirflowFailException, DagRunTriggerException
 
 from evergreen.assets import product
 from evergreen.links import OverviewLink, ReportLink, report_address
-from evergreen.operators.base import EvergreenOperator, carry_champion, night_of
+from evergreen.operators.base import EvergreenOperator, carry_champion, partition_of
 from evergreen.send import sender
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ WAITING = ["null", "scheduled", "queued", "up_for_retry"]  # "null": not schedul
 
 
 class MonitorOperator(EvergreenOperator):
-    """Compare the night with the model's reference, and matured predictions with what came true.
+    """Compare the partition with the model's reference, and matured predictions with what came true.
 
     Reads profiles, predictions and labels; writes performance, findings, the decision, the drift report and
     the page on the year. The event of the decisions' asset carries the decision.
@@ -27,22 +27,22 @@ class MonitorOperator(EvergreenOperator):
     operator_extra_links = (OverviewLink(), ReportLink())
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Return the reference of the night's findings; a night without predictions ends red."""
+        """Return the reference of the partition's findings; a partition without predictions ends red."""
         from include.monitor.pipeline import monitor
         from include.reports.history import redraw_if_newest
 
         lake, spec = self.open()
         with self.one_try():
-            night = night_of(context, spec)
-            carry_champion(lake, night)
-            ref = monitor(lake, spec, night)
-        for decided in lake.rows("decisions", {"night": night}):
-            said = {name: decided[name] for name in ("night", "decision", "cause")}
+            partition = partition_of(context, spec)
+            carry_champion(lake, partition)
+            ref = monitor(lake, spec, partition)
+        for decided in lake.rows("decisions", {"partition": partition}):
+            said = {name: decided[name] for name in ("partition", "decision", "cause")}
             context["outlet_events"][product(self.usecase, "decisions")].extra.update(said)
         if context["dag_run"].run_type != "backfill" or not _others_wait(context):
             redraw_if_newest(lake, spec)
-        if not lake.rows("partitions", {"product": "predictions", "night": night}):
-            raise AirflowFailException(f"{self.usecase} {night}: nothing was predicted; {ref.note}")
+        if not lake.rows("partitions", {"product": "predictions", "partition": partition}):
+            raise AirflowFailException(f"{self.usecase} {partition}: nothing was predicted; {ref.note}")
         return self.handed(ref)
 
 
@@ -57,25 +57,26 @@ def _others_wait(context: Context) -> bool:
 
 
 class AskTrainingOperator(EvergreenOperator):
-    """Start the training once for the night's cause, if its decision asks for one.
+    """Start the training once for the partition's cause, if its decision asks for one.
 
-    The cause names the run, so however many nights find it, it trains once; a backfilled night never does.
+    The cause names the run, so however many partitions find it, it trains once; a backfilled partition never
+    does.
     """
 
     def execute(self, context: Context) -> None:
         """Trigger the training, or skip with the reason."""
         lake, spec = self.open()
         with self.one_try():
-            night = night_of(context, spec)
-        found = lake.rows("decisions", {"night": night})
+            partition = partition_of(context, spec)
+        found = lake.rows("decisions", {"partition": partition})
         if not found or not found[0]["cause"]:
             self.skip_task(found[0]["reason"] if found else "no decision was taken")
         if context["dag_run"].run_type == "backfill":
-            self.skip_task(f"a backfilled night never trains; {found[0]['reason']}")
+            self.skip_task(f"a backfilled partition never trains; {found[0]['reason']}")
         raise DagRunTriggerException(
             trigger_dag_id=f"{self.usecase}__training",
             dag_run_id=f"cause__{found[0]['cause']}",
-            conf={"partition": night, "cause": found[0]["cause"]},
+            conf={"partition": partition, "cause": found[0]["cause"]},
             logical_date=None,
             reset_dag_run=False,
             skip_when_already_exists=True,
@@ -88,7 +89,9 @@ class AskTrainingOperator(EvergreenOperator):
 
 
 class AlertOperator(EvergreenOperator):
-    """Tell the night's alerts, once, to each connection under `alerts.to`; a backfilled night tells nobody.
+    """Tell the partition's alerts, once, to each connection under `alerts.to`.
+
+    A backfilled partition tells nobody.
 
     Reads the decision; writes who was told. What can't be sent is a warning and skips the task: run again, it
     tells those who weren't told.
@@ -100,15 +103,15 @@ class AlertOperator(EvergreenOperator):
 
         lake, spec = self.open()
         with self.one_try():
-            night = night_of(context, spec)
-        found = lake.rows("decisions", {"night": night})
+            partition = partition_of(context, spec)
+        found = lake.rows("decisions", {"partition": partition})
         if not found:
             self.skip_task("no decision was taken")
-        said = alerts.message(self.usecase, found[0], report_address(self.usecase, night))
+        said = alerts.message(self.usecase, found[0], report_address(self.usecase, partition))
         if not said:
             self.skip_task(f"nothing to tell; {found[0]['reason']}")
         if context["dag_run"].run_type == "backfill":
-            self.skip_task(f"a backfilled night tells nobody; {found[0]['reason']}")
+            self.skip_task(f"a backfilled partition tells nobody; {found[0]['reason']}")
         if not spec.alerts.to:
             self.skip_task(f"alerts.to of the spec names nobody; {found[0]['reason']}")
         self.log.info("%s", said["sentence"])

@@ -61,7 +61,9 @@ class OperateOperator(EvergreenOperator):
 
         lake, spec = self.open()
         year, _ = draw_history(lake, spec)
-        return Ref(year["page"], "all", rows=year["nights"], note=f"The year is drawn: {year['sentence']}")
+        return Ref(
+            year["page"], "all", rows=year["partitions"], note=f"The year is drawn: {year['sentence']}"
+        )
 
     def _roll_back(self, form: Any, by: str, request: str) -> Ref:
         from include.models.registry import Registry
@@ -88,5 +90,8 @@ class OperateOperator(EvergreenOperator):
         from include.ops.withdrawal import withdraw
 
         lake, spec = self.open()
-        reason, night = self._required(form, "reason", "Why"), self._required(form, "partition", "Partition")
-        return withdraw(lake, spec, night, by, reason, now=datetime.now(UTC))
+        reason, partition = (
+            self._required(form, "reason", "Why"),
+            self._required(form, "partition", "Partition"),
+        )
+        return withdraw(lake, spec, partition, by, reason, now=datetime.now(UTC))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from evergreen.operators.base import EvergreenOperator, night_of
+from evergreen.operators.base import EvergreenOperator, partition_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -21,4 +21,4 @@ class CheckPartitionOperator(EvergreenOperator):
         from include.spec import load
 
         with self.one_try():
-            return night_of(context, load(self.usecase))
+            return partition_of(context, load(self.usecase))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from evergreen.operators.base import EvergreenOperator, night_of
+from evergreen.operators.base import EvergreenOperator, partition_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def _registry() -> Registry:
-    from include.models.registry import Registry  # MLflow, which a night without a switch does without
+    from include.models.registry import Registry  # MLflow, which a partition without a switch does without
 
     return Registry()
 
@@ -30,7 +30,7 @@ class AdvanceOperator(EvergreenOperator):
 
         lake, spec = self.open()
         with self.one_try():
-            ref = advance(lake, spec, night_of(context, spec), registry=_registry)
+            ref = advance(lake, spec, partition_of(context, spec), registry=_registry)
         if not ref.rows:
             self.skip_task(ref.note)
         return self.handed(ref)

@@ -1,32 +1,32 @@
-"""Score: every row of the night gets a prediction, by the first rung of the ladder that can serve."""
+"""Score: every row of the partition gets a prediction, by the first rung of the ladder that can serve."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from evergreen.operators.base import EvergreenOperator, carry_champion, connect, night_of
+from evergreen.operators.base import EvergreenOperator, carry_champion, connect, partition_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
 class ScoreOperator(EvergreenOperator):
-    """Predict the night's rows and publish them in one commit.
+    """Predict the partition's rows and publish them in one commit.
 
-    Reads the validated nights of the lookback, the ledger and the model in the lake; writes predictions and
-    their profiles. Nights of the lookback that nobody has tried to ingest yet are ingested first, so the
-    order of a backfill can't matter, and one that was unavailable is tried once more.
+    Reads the validated partitions of the lookback, the ledger and the model in the lake; writes predictions
+    and their profiles. Partitions of the lookback that nobody has tried to ingest yet are ingested first, so
+    the order of a backfill can't matter, and one that was unavailable is tried once more.
     """
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Return the reference of the night's predictions."""
+        """Return the reference of the partition's predictions."""
         from include.ingest.lookback import refresh_lookback
         from include.score.pipeline import score
 
         lake, spec = self.open()
         with self.one_try():
-            night = night_of(context, spec)
-            carry_champion(lake, night)
-            for outcome in refresh_lookback(lake, spec, night, connect):
+            partition = partition_of(context, spec)
+            carry_champion(lake, partition)
+            for outcome in refresh_lookback(lake, spec, partition, connect):
                 self.log.info("%s", outcome.note)
-            return self.handed(score(lake, spec, night))
+            return self.handed(score(lake, spec, partition))

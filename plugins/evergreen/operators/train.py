@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from evergreen.links import MlflowLink, OverviewLink, VerdictLink
-from evergreen.operators.base import EvergreenOperator, carry, night_of
+from evergreen.operators.base import EvergreenOperator, carry, partition_of
 from include.references import Ref
 
 if TYPE_CHECKING:
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class TrainOperator(EvergreenOperator):
-    """Fit baselines and candidates on the matured nights and register the best as challenger.
+    """Fit baselines and candidates on the matured partitions and register the best as challenger.
 
-    Reads features and labels as known on the run's night; writes an MLflow run, a model version and the
-    reference profile. A rerun with the same data, declaration and night returns the run that is there.
+    Reads features and labels as known on the run's partition; writes an MLflow run, a model version and the
+    reference profile. A rerun with the same data, declaration and partition returns the run that is there.
     """
 
     operator_extra_links = (OverviewLink(), MlflowLink())
@@ -28,9 +28,9 @@ class TrainOperator(EvergreenOperator):
 
         lake, spec = self.open()
         with self.one_try():
-            night = night_of(context, spec)
-            spec.clock.moment(night)
-            return self.handed(train(lake, spec, night, registry=Registry()))
+            partition = partition_of(context, spec)
+            spec.clock.moment(partition)
+            return self.handed(train(lake, spec, partition, registry=Registry()))
 
 
 class EvaluateOperator(EvergreenOperator):
@@ -53,14 +53,14 @@ class EvaluateOperator(EvergreenOperator):
         lake, spec = self.open()
         with self.one_try():
             return self.handed(
-                evaluate(lake, spec, night_of(context, spec), self.run["uri"], registry=Registry())
+                evaluate(lake, spec, partition_of(context, spec), self.run["uri"], registry=Registry())
             )
 
 
 class AblateOperator(EvergreenOperator):
     """Fit the run's recipe again without each group of features, and say what each brings.
 
-    Reads features, labels and the night's training run, and writes the gains with their bounds into it.
+    Reads features, labels and the partition's training run, and writes the gains with their bounds into it.
     """
 
     operator_extra_links = (OverviewLink(), MlflowLink())
@@ -74,13 +74,13 @@ class AblateOperator(EvergreenOperator):
         lake, spec = self.open()
         try:
             with self.one_try():
-                found = ablate(lake, spec, night_of(context, spec), registry=Registry())
+                found = ablate(lake, spec, partition_of(context, spec), registry=Registry())
         except InsufficientData as error:
             self.skip_task(str(error))
         self.log.info("%s", found.text())
         most = found.groups[0]
         note = f"{most.name} brings most: {most.gain:+.5f} [{most.low:+.5f}, {most.high:+.5f}]"
-        return self.handed(Ref(found.run, found.night, rows=found.rows, note=note))
+        return self.handed(Ref(found.run, found.partition, rows=found.rows, note=note))
 
 
 class JudgeOperator(EvergreenOperator):
@@ -112,7 +112,7 @@ class JudgeOperator(EvergreenOperator):
             verdict = judge_and_record(lake, spec, self.evidence["uri"])
             carry(model_version=str(ledger.attempt(lake, attempt)["version"]))
             draw_verdict(lake, spec, attempt, Registry())
-        return self.handed(Ref(attempt, night_of(context, spec), note=verdict.sentence))
+        return self.handed(Ref(attempt, partition_of(context, spec), note=verdict.sentence))
 
 
 class PromoteOperator(EvergreenOperator):

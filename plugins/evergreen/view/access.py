@@ -2,7 +2,7 @@
 
 A mounted app is not behind Airflow's login by itself (apache/airflow#72655). `may_enter` is the whole app's
 dependency, so a new route has it too. `Named` and `Opened` add the use case: whoever may read what the tasks
-of its nightly DAG hand on (Airflow's XCom permission on that DAG) may read what is shown here. `get_user`
+of its batch DAG hand on (Airflow's XCom permission on that DAG) may read what is shown here. `get_user`
 takes a bearer token, else the cookie ``_token`` of a logged-in browser; every route only reads, so a request
 that another site forges with that cookie changes nothing.
 """
@@ -42,8 +42,8 @@ def usecase_name(usecase: str) -> str:
 
 
 def may_read(request: Request, user: GetUserDep, usecase: Annotated[str, Depends(usecase_name)]) -> None:
-    """Raise 403 unless Airflow lets the user read the XComs of the use case's nightly DAG."""
-    requires_access_dag("GET", DagAccessEntity.XCOM, f"{usecase}__nightly")(request, user)
+    """Raise 403 unless Airflow lets the user read the XComs of the use case's batch DAG."""
+    requires_access_dag("GET", DagAccessEntity.XCOM, f"{usecase}__batch")(request, user)
 
 
 def named(usecase: str, _: Annotated[None, Depends(may_read)]) -> str:

@@ -1,4 +1,7 @@
-"""The first of the rows that a night set aside: a bad night has as many as its file; a page shows a few."""
+"""The first of the rows that a partition set aside: a bad partition has as many as its file.
+
+A page shows a few.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ SHOWN = 200  # rows on a page
 ORDER = ("source", "revision", "part", "row", "rule", "column")
 
 
-def kept(lake: Lake, spec: UseCase, night: str) -> tuple[list[dict[str, Any]], int]:
-    """Return the first rows that a night set aside, with their fields, and how many there are."""
-    where = {"source": list(spec.sources), "night": night}
+def kept(lake: Lake, spec: UseCase, partition: str) -> tuple[list[dict[str, Any]], int]:
+    """Return the first rows that a partition set aside, with their fields, and how many there are."""
+    where = {"source": list(spec.sources), "partition": partition}
     found = lake.read("quarantine", where, order=ORDER, limit=SHOWN)
     rows = [] if found is None else found.to_pylist()
     return [{**row, "record": _fields(row["record"])} for row in rows], lake.count("quarantine", where)

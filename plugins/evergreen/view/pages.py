@@ -1,4 +1,4 @@
-"""What there is to see: a use case's state, a night's quarantined rows, a report, read anew."""
+"""What there is to see: a use case's state, a partition's quarantined rows, a report, read anew."""
 
 from __future__ import annotations
 
@@ -64,17 +64,17 @@ def report(opened: Opened, path: ReportPath) -> Response:
     return Response(_stored(opened, path), media_type="text/html", headers=REPORT_HEADERS)
 
 
-@pages.get("/quarantine/{usecase}/{night}")
-def quarantine(request: Request, opened: Opened, night: str) -> HTMLResponse:
-    """Show the rows that a night set aside, each with the rule it broke and the value that broke it."""
-    day_of(night)  # or it says what a night looks like
-    rows, total = kept(opened.lake, opened.spec, night)
+@pages.get("/quarantine/{usecase}/{partition}")
+def quarantine(request: Request, opened: Opened, partition: str) -> HTMLResponse:
+    """Show the rows that a partition set aside, each with the rule it broke and the value that broke it."""
+    day_of(partition)  # or it says what a partition looks like
+    rows, total = kept(opened.lake, opened.spec, partition)
     return page(
         request,
         "quarantine.html",
-        title=f"Set aside on {night}",
+        title=f"Set aside on {partition}",
         usecase=opened.spec.name,
-        night=night,
+        partition=partition,
         rows=rows,
         total=total,
     )

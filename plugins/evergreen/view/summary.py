@@ -1,4 +1,4 @@
-"""What a manager asks of a use case: who decides now and why, how the nights went, what was tried."""
+"""What a manager asks of a use case: who decides now and why, how the partitions went, what was tried."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from include.spec import UseCase
     from include.storage.lake import Lake
 
-NIGHTS = 14  # that are shown
+MAX_PARTITIONS = 14  # that are shown
 RUNGS = ("champion", "canary", "previous", "baseline", "prior")
 log = logging.getLogger(__name__)
 Rows = list[dict[str, Any]]
@@ -44,7 +44,7 @@ def summary(usecase: str) -> dict[str, Any]:
 
 
 def _state(lake: Lake, spec: UseCase) -> dict[str, Any]:
-    from include.ops import status  # its parts, for the whole reads each night's rows
+    from include.ops import status  # its parts, for the whole reads each partition's rows
 
     partition_rows, reports = lake.rows("partitions"), set(lake.keys("reports"))
     return {
@@ -56,55 +56,57 @@ def _state(lake: Lake, spec: UseCase) -> dict[str, Any]:
         "mean": _watched(spec, status.performance(lake)["mean"]),
         "stale": len(status.stale(lake, spec, partition_rows)),
         "attempts": _reported(status.attempts(lake, spec)[::-1], reports),
-        "nights": _nights(lake, spec, partition_rows, reports),
+        "partitions": _partitions(lake, spec, partition_rows, reports),
         "history": HISTORY if f"reports/{HISTORY}" in reports else "",
     }
 
 
-def _nights(lake: Lake, spec: UseCase, partition_rows: Rows, reports: set[str]) -> Rows:
-    """Return a line for each of the last nights, newest first, put together from what each stage left."""
+def _partitions(lake: Lake, spec: UseCase, partition_rows: Rows, reports: set[str]) -> Rows:
+    """Return a line for each of the last partitions, newest first, put together from what each stage left."""
     from include.monitor.alerts import notified
 
-    made = {(row["night"], row["product"]): row for row in partition_rows}
-    nights = sorted({night for night, product in made if product in spec.sources})[-NIGHTS:]
-    where = {"night": nights}
-    rungs = _rungs(lake, nights)
+    made = {(row["partition"], row["product"]): row for row in partition_rows}
+    partitions = sorted({partition for partition, product in made if product in spec.sources})[
+        -MAX_PARTITIONS:
+    ]
+    where = {"partition": partitions}
+    rungs = _rungs(lake, partitions)
     measured = _newest(lake.rows("performance", where))
-    found, decided = _by_night(lake.rows("findings", where)), _by_night(lake.rows("decisions", where))
-    recipients = notified(lake, nights)
+    found, decided = _by_partition(lake.rows("findings", where)), _by_partition(lake.rows("decisions", where))
+    recipients = notified(lake, partitions)
     return [
         {
-            "night": night,
-            "sources": [(name, made.get((night, name))) for name in spec.sources],
-            "predicted": rungs[night].total(),
-            "rungs": [(rung, rungs[night][rung]) for rung in RUNGS if rungs[night][rung]],
-            "metrics": _watched(spec, measured[night]),
-            "alarms": [row for row in found[night] if row["outcome"] == "alarm"],
-            "alerts": [alert for row in decided[night] for alert in json.loads(row["alerts"] or "[]")],
-            "notified": recipients.get(night, []),
-            "decision": next(iter(decided[night]), None),
-            "report": f"monitor/{night}.html" if f"reports/monitor/{night}.html" in reports else "",
+            "partition": partition,
+            "sources": [(name, made.get((partition, name))) for name in spec.sources],
+            "predicted": rungs[partition].total(),
+            "served_by": [(rung, rungs[partition][rung]) for rung in RUNGS if rungs[partition][rung]],
+            "metrics": _watched(spec, measured[partition]),
+            "alarms": [row for row in found[partition] if row["outcome"] == "alarm"],
+            "alerts": [alert for row in decided[partition] for alert in json.loads(row["alerts"] or "[]")],
+            "notified": recipients.get(partition, []),
+            "decision": next(iter(decided[partition]), None),
+            "report": f"monitor/{partition}.html" if f"reports/monitor/{partition}.html" in reports else "",
         }
-        for night in reversed(nights)
+        for partition in reversed(partitions)
     ]
 
 
 def _reported(attempts: Rows, reports: set[str]) -> Rows:
     """Return the attempts, each with its page where there is one."""
-    places = [page_place(row["night"], row["key"]) for row in attempts]
+    places = [page_place(row["partition"], row["key"]) for row in attempts]
     return [
         {**row, "report": place if f"reports/{place}" in reports else ""}
         for row, place in zip(attempts, places, strict=True)
     ]
 
 
-def _rungs(lake: Lake, nights: Sequence[str]) -> dict[str, Counter[str]]:
-    """Return how many rows of each night each rung served."""
+def _rungs(lake: Lake, partitions: Sequence[str]) -> dict[str, Counter[str]]:
+    """Return how many rows of each partition each rung served."""
     rungs: dict[str, Counter[str]] = defaultdict(Counter)
-    scored = lake.read("predictions", {"night": nights}, ["night", "rung"])
+    scored = lake.read("predictions", {"partition": partitions}, ["partition", "served_by"])
     if scored is not None:
-        for row in scored.group_by(["night", "rung"]).aggregate([([], "count_all")]).to_pylist():
-            rungs[row["night"]][row["rung"]] = row["count_all"]
+        for row in scored.group_by(["partition", "served_by"]).aggregate([([], "count_all")]).to_pylist():
+            rungs[row["partition"]][row["served_by"]] = row["count_all"]
     return rungs
 
 
@@ -116,16 +118,16 @@ def _watched(spec: UseCase, metrics: Metrics) -> Metrics:
     return watched or {name: value for name, value in metrics.items() if ":" not in name}
 
 
-def _by_night(rows: Iterable[dict[str, Any]]) -> dict[str, Rows]:
-    nights: dict[str, Rows] = defaultdict(list)
+def _by_partition(rows: Iterable[dict[str, Any]]) -> dict[str, Rows]:
+    partitions: dict[str, Rows] = defaultdict(list)
     for row in rows:
-        nights[row["night"]].append(row)
-    return nights
+        partitions[row["partition"]].append(row)
+    return partitions
 
 
 def _newest(rows: Rows) -> dict[str, Metrics]:
-    """Return each night's metrics as last known."""
-    nights: dict[str, Metrics] = defaultdict(dict)
+    """Return each partition's metrics as last known."""
+    partitions: dict[str, Metrics] = defaultdict(dict)
     for row in sorted(rows, key=lambda row: row["known"]):
-        nights[row["night"]][row["metric"]] = row["value"]
-    return nights
+        partitions[row["partition"]][row["metric"]] = row["value"]
+    return partitions

@@ -1,4 +1,4 @@
-"""A clinic with three months of nights, and what the command line measured of its gate."""
+"""A clinic with three months of partitions, and what the command line measured of its gate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.train import visits
 
 SEQUENCES = 40
 SMALL = {"n_estimators: 10": "n_estimators: 3", "max_iter: 15": "max_iter: 3"}
-LAST = "2024-05-22"  # 81 labelled nights, where 75 are needed
+LAST = "2024-05-22"  # 81 labelled partitions, where 75 are needed
 
 
 @pytest.fixture(scope="session")

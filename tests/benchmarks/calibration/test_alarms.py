@@ -14,7 +14,7 @@ from benchmarks.calibration.alarms import Rate
 from benchmarks.calibration.planted import REFIT, walked
 from include.errors import EvergreenError
 from include.spec import UseCase
-from include.spec.stages import Jumps
+from include.spec.stages import SuddenChanges
 from include.stats.alarms import alarm_limits
 from include.storage.lake import Lake
 from tests.monitor.test_alarms import feed
@@ -41,26 +41,26 @@ def test_the_command_measures_a_lake(home: Path, spec: UseCase) -> None:
     assert done.exit_code == 0, done.output
     found = json.loads(done.output)
     assert pages[0] == pages[1] == Lake(spec.name, str(home / "lake")).get("reports/alarms.html")
-    assert found["promised"] == spec.monitoring.jumps.a_year
-    assert found["made_up"]["low"] <= found["made_up"]["a_year"] <= found["made_up"]["high"]
+    assert found["promised"] == spec.monitoring.sudden_changes.false_alarms_per_year
+    assert found["made_up"]["low"] <= found["made_up"]["false_alarms_per_year"] <= found["made_up"]["high"]
     sizes = {fault["size"]: fault["found"] for fault in found["faults"] if fault["fault"].startswith("moved")}
     assert sizes[2.0] >= sizes[0.5]
     assert sizes[2.0] > 0.5
     assert found["sentence"].encode() in pages[0]
 
 
-def test_too_few_nights_are_named(tmp_path: Path, spec: UseCase) -> None:
-    """A lake with nothing in it says how many nights are needed, and how to get them."""
+def test_too_few_partitions_are_named(tmp_path: Path, spec: UseCase) -> None:
+    """A lake with nothing in it says how many partitions are needed, and how to get them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVERGREEN_USECASES", str(spec.folder.parent))
         patch.setenv("EVERGREEN_LAKE", str(tmp_path))
-        with pytest.raises(EvergreenError, match=r"required 77 nights of visits, found 0.*run ingest"):
+        with pytest.raises(EvergreenError, match=r"required 77 partitions of visits, found 0.*run ingest"):
             CliRunner().invoke(app, ["alarms", spec.name], catch_exceptions=False)
 
 
-def test_a_night_is_judged_by_limits_of_nights_before_it_alone() -> None:
-    """The limits of each four weeks are those that a training on their first night would publish."""
-    rules, counts = Jumps(), feed(200, 3)
+def test_a_partition_is_judged_by_limits_of_partitions_before_it_alone() -> None:
+    """The limits of each four weeks are those that a training on their first partition would publish."""
+    rules, counts = SuddenChanges(), feed(200, 3)
     walk = walked(counts, rules, 90, 7)
     for place in (90, 90 + REFIT - 1, 90 + REFIT, 199):
         first = 90 + (place - 90) // REFIT * REFIT

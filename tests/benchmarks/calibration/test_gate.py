@@ -40,8 +40,8 @@ def test_it_says_what_it_was_measured_on(measured: dict[str, Any]) -> None:
     assert measured["models"] == ALIKE + 2 * UNLIKE <= 50
     assert measured["window"] == 4
     assert measured["sequences"] == SEQUENCES
-    assert measured["fitted"]["nights"] == 27
-    assert measured["held_out"]["nights"] == 54
+    assert measured["fitted"]["partitions"] == 27
+    assert measured["held_out"]["partitions"] == 54
     assert measured["fitted"]["last"] < measured["held_out"]["first"]
 
 
@@ -82,14 +82,17 @@ def test_the_same_lake_gives_the_same_numbers(home: Path, spec: UseCase, measure
     assert html == (home / "page.html").read_text()
 
 
-def test_too_few_nights_are_named(tmp_path: Path, spec: UseCase) -> None:
-    """A lake that doesn't hold a sequence twice over is told how many nights it takes, and what to run."""
+def test_too_few_partitions_are_named(tmp_path: Path, spec: UseCase) -> None:
+    """A lake that doesn't hold a sequence twice over is told how many partitions it takes.
+
+    And what to run.
+    """
     lake = Lake(spec.name, str(tmp_path))
-    with pytest.raises(EvergreenError, match="published nights of outcomes"):
+    with pytest.raises(EvergreenError, match="published partitions of outcomes"):
         pool(lake, spec)
     visits.fill(lake, spec)
     with pytest.raises(
-        EvergreenError, match=r"required 69 labelled nights.*found 28.*run ingest missed_visits"
+        EvergreenError, match=r"required 69 labelled partitions.*found 28.*run ingest missed_visits"
     ):
         pool(lake, spec)
 

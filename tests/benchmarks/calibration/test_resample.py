@@ -19,7 +19,7 @@ ENOUGH = 2000  # sequences
 
 
 def world(alike: bool = True, unlike: float = 0.002) -> tuple[Pairs, np.ndarray]:
-    """Return models whose losses differ from night to night, and a little in truth as well."""
+    """Return models whose losses differ from partition to partition, and a little in truth as well."""
     random = np.random.default_rng(1)
     rows = random.integers(600, 1000, NIGHTS).astype(float)
     common = 0.5 + 0.1 * random.standard_normal(NIGHTS)
@@ -41,7 +41,7 @@ def test_the_answer_is_the_gates_own(block: int, least: float) -> None:
     """Of random sequences, exactly those attempts pass that the gate's check of the champion lets pass."""
     pairs, rows = world()
     few = draw(pairs, rows, WINDOW, 12, 3)
-    gate = Gate(objective="log_loss", block=block, min_gain=least)
+    gate = Gate(objective="log_loss", block_partitions=block, min_gain=least)
     found = passes(few, gate, 0.01, recentred=False)[GATE]
     assert 0 < found.sum() < found.size
     better = few.challenger - 0.01 * few.level[:, None, None] * few.rows
@@ -62,8 +62,8 @@ def test_without_a_true_gain_the_mean_gain_is_zero(drawn: Drawn) -> None:
     assert drawn.true.std() > 20 * error
 
 
-def test_every_night_is_drawn_as_often_and_keeps_its_weekday() -> None:
-    """A week of the series is a week of the lake, all weeks begin alike, and no night is left out."""
+def test_every_partition_is_drawn_as_often_and_keeps_its_weekday() -> None:
+    """A week of the series is a week of the lake, all weeks begin alike, and no partition is left out."""
     series = resample._series(np.random.default_rng(2), 5000, 35, 45)
     assert series.shape == (5000, 45)
     steps = np.diff(series, axis=1) % 35
@@ -73,8 +73,11 @@ def test_every_night_is_drawn_as_often_and_keeps_its_weekday() -> None:
     assert counts.min() > 0.9 * counts.mean()
 
 
-def test_attempts_share_all_but_one_night_and_nobody_meets_itself(drawn: Drawn) -> None:
-    """The next night's attempt sees the same nights but the oldest, the same champion, another challenger."""
+def test_attempts_share_all_but_one_partition_and_nobody_meets_itself(drawn: Drawn) -> None:
+    """The next partition's attempt sees the same partitions but the oldest, the same champion.
+
+    Another challenger.
+    """
     assert np.array_equal(drawn.rows[:, 1:, :-1], drawn.rows[:, :-1, 1:])
     assert np.array_equal(drawn.champion[:, 1:, :-1], drawn.champion[:, :-1, 1:])
     assert not (drawn.challenger[:, 1:, :-1] == drawn.challenger[:, :-1, 1:]).all(axis=2).any()
@@ -82,7 +85,7 @@ def test_attempts_share_all_but_one_night_and_nobody_meets_itself(drawn: Drawn) 
 
 
 def test_a_gate_that_pays_for_attempts_keeps_its_alpha(drawn: Drawn) -> None:
-    """With independent nights the gate promotes noise in no more sequences than alpha; the others do."""
+    """With independent partitions the gate promotes noise in no more sequences than alpha; the others do."""
     found = passes(drawn, Gate(objective="log_loss"), 0.0)
     assert rate(found[GATE].any(axis=1)).low <= 0.05
     assert rate(found[FIXED].any(axis=1)).low > 0.2
@@ -119,13 +122,13 @@ def test_the_interval_is_clopper_and_pearsons(hits: int, of: int) -> None:
 def _evidence(champion: np.ndarray, challenger: np.ndarray, rows: np.ndarray) -> Evidence:
     sums = {CHAMPION: champion, CHALLENGER: challenger}
     losses = Losses(
-        nights=tuple(f"2024-01-{day + 1:02}" for day in range(len(rows))),
+        partitions=tuple(f"2024-01-{day + 1:02}" for day in range(len(rows))),
         rows=tuple(int(n) for n in rows),
         sums={name: tuple(float(value) for value in values) for name, values in sums.items()},
     )
     return Evidence(
         **dict.fromkeys(
-            ("usecase", "night", "spec", "data", "code", "version", "model", "baseline_model"), "x"
+            ("usecase", "partition", "spec", "data", "code", "version", "model", "baseline_model"), "x"
         ),
         prior=0.2,
         metrics={},

@@ -15,7 +15,7 @@ from include.spec import UseCase
 
 
 def write(folder: Path, spec: UseCase, first: str, last: str) -> None:
-    """Write both files of each night's day below a folder."""
+    """Write both files of each partition's day below a folder."""
     with zipfile.ZipFile(source("flights.csv.zip")) as archive:
         text = io.BytesIO(archive.read("flights.csv"))
     flown = csv.read_csv(text, convert_options=csv.ConvertOptions(null_values=["NA", ""]))
@@ -23,8 +23,8 @@ def write(folder: Path, spec: UseCase, first: str, last: str) -> None:
     day = pc.binary_join_element_wise(*parts, "-")
     for name, declared in spec.sources.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
-        for night in spec.nights(name, first, last):
-            about = spec.clock.shift(night, declared.offset)
+        for partition in spec.partitions(name, first, last):
+            about = spec.clock.shift(partition, declared.offset)
             mine = flown.filter(pc.equal(day, about)).select(list(declared.columns))
             with pa.CompressedOutputStream(str(folder / name / f"{about}.csv.gz"), "gzip") as sink:
                 csv.write_csv(mine, sink)

@@ -1,3 +1,3 @@
 -- All that is known of a flight when it has departed, and of it alone.
-SELECT carrier, flight, origin, night, dep_delay, distance, sched_dep_time AS departs_minute, dest
+SELECT carrier, flight, origin, partition, dep_delay, distance, sched_dep_time AS departs_minute, dest
 FROM spine

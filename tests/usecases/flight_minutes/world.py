@@ -16,22 +16,26 @@ from include.storage.lake import Lake
 
 
 def fill(lake: Lake, spec: UseCase, first: str, last: str) -> None:
-    """Publish each night's departures, and the arrivals of the day before."""
+    """Publish each partition's departures, and the arrivals of the day before."""
     flown = _flights()
     for name, declared in spec.sources.items():
-        nights = spec.nights(name, first, last)
-        days = {spec.clock.shift(night, declared.offset): night for night in nights}
+        partitions = spec.partitions(name, first, last)
+        days = {spec.clock.shift(partition, declared.offset): partition for partition in partitions}
         mine = flown.filter(pc.is_in(flown["day"], pa.array(list(days))))
         of = [days[day] for day in mine["day"].to_pylist()]
-        known = {night: spec.clock.local(night, declared.known) for night in nights}
-        stamps = {"night": of, "revision": [0] * len(of), "known_at": [known[night] for night in of]}
+        known = {partition: spec.clock.local(partition, declared.available_at) for partition in partitions}
+        stamps = {
+            "partition": of,
+            "revision": [0] * len(of),
+            "known_at": [known[partition] for partition in of],
+        }
         shape = schemas.validated_schema(declared)
         columns = {c: mine[c] for c in declared.columns} | {k: pa.array(v) for k, v in stamps.items()}
         rows = pa.table([columns[field.name].cast(field.type) for field in shape], schema=shape)
-        lake.publish(f"validated_{name}", rows, {"night": nights})
-        made = [{"product": name, "night": night, "outcome": "published"} for night in nights]
+        lake.publish(f"validated_{name}", rows, {"partition": partitions})
+        made = [{"product": name, "partition": partition, "outcome": "published"} for partition in partitions]
         status = pa.Table.from_pylist(made, schema=schemas.PARTITIONS)
-        lake.publish("partitions", status, {"product": name, "night": nights})
+        lake.publish("partitions", status, {"product": name, "partition": partitions})
 
 
 def _flights() -> pa.Table:

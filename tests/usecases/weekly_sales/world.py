@@ -18,7 +18,7 @@ STORES = [f"s{number:02}" for number in range(1, 9)]
 ITEMS = ["bread", "coffee", "milk", "soap", "tea"]
 
 
-def nights(weeks: int, first: int = 0) -> list[str]:
+def partitions(weeks: int, first: int = 0) -> list[str]:
     """Return the partition keys of ``weeks`` Mondays from week ``first`` on."""
     return [(FIRST + timedelta(weeks=first + number)).isoformat() for number in range(weeks)]
 
@@ -39,7 +39,7 @@ def week(number: int) -> list[str]:
 def write(folder: Path, weeks: int, first: int = 0) -> list[str]:
     """Write ``weeks`` files below a folder and return their partition keys."""
     (folder / "sales").mkdir(parents=True, exist_ok=True)
-    keys = nights(weeks, first)
+    keys = partitions(weeks, first)
     for number, key in enumerate(keys, first):
         (folder / "sales" / f"{key}.csv").write_text("\n".join([HEADER, *week(number)]) + "\n")
     return keys

@@ -1,11 +1,12 @@
-"""Every night: what became known is ingested, tomorrow's rows are scored, and what came true is compared.
+"""Every partition: what became known is ingested, tomorrow's rows are scored, and what came true is compared.
 
-When: on the declared schedule, one run a night; a backfill from the UI takes any past range, in any order.
-Changes: the night's own partitions, each replaced whole, so a run may be cleared and run again. The newest
-night also takes the step that live labels ask for, of a model in shadow or canary or just promoted.
-If it is red: an `ingest` task says which file or rows, what was expected and the remedy; the night goes on
-without that source. A red `monitor` means that nothing was predicted. A red `check_partition` names what is
-wrong with the night, and nothing else has run. See the Overview link of any task.
+When: on the declared schedule, one run a partition; a backfill from the UI takes any past range, in any
+order. Changes: the partition's own partitions, each replaced whole, so a run may be cleared and run again.
+The newest partition also takes the step that live labels ask for, of a model in shadow or canary or just
+promoted. If it is red: an `ingest` task says which file or rows, what was expected and the remedy; the
+partition goes on without that source. A red `monitor` means that nothing was predicted. A red
+`check_partition` names what is wrong with the partition, and nothing else has run. See the Overview link of
+any task.
 """
 
 from functools import partial
@@ -14,7 +15,7 @@ from airflow.sdk import DAG, Param, TaskGroup
 
 from evergreen.assets import product
 from evergreen.deadline import due
-from evergreen.defaults import arguments, night_field, scheduled
+from evergreen.defaults import arguments, partition_field, scheduled
 from evergreen.operators.ingest import IngestOperator
 from evergreen.operators.monitor import AlertOperator, AskTrainingOperator, MonitorOperator
 from evergreen.operators.partition import CheckPartitionOperator
@@ -25,14 +26,14 @@ from include.spec import UseCase, read_all
 ANEW = Param(False, type="boolean", title="Fetch anew", description="Other content enters as a revision")
 
 
-def nightly(spec: UseCase) -> DAG:
-    """Return the nightly DAG of a use case."""
+def batch(spec: UseCase) -> DAG:
+    """Return the batch DAG of a use case."""
     made = partial(product, spec.name)
     with DAG(
-        **arguments(spec, "nightly"),
-        **scheduled(spec, spec.schedule.nightly),
+        **arguments(spec, "batch"),
+        **scheduled(spec, spec.schedule.batch),
         max_active_runs=4,
-        params=night_field(fetch_anew=ANEW),
+        params=partition_field(fetch_anew=ANEW),
         deadline=due(spec),
         doc_md=__doc__,
     ) as dag:
@@ -52,14 +53,14 @@ def nightly(spec: UseCase) -> DAG:
                 trigger_rule="all_done",
                 outlets=[made("findings"), made("decisions")],
             )
-            # also of a night that nobody could score, whose watch is red
+            # also of a partition that nobody could score, whose watch is red
             alert = AlertOperator(task_id="alert", usecase=spec.name, trigger_rule="all_done")
             watch >> [AskTrainingOperator(task_id="ask_training", usecase=spec.name), alert]
         with TaskGroup("rollout") as rollout:
             AdvanceOperator(
                 task_id="advance",
                 usecase=spec.name,
-                trigger_rule="all_done",  # labels come also on a night that nobody could score
+                trigger_rule="all_done",  # labels come also on a partition that nobody could score
                 outlets=[made("switches")],
             )
         check >> ingest >> score >> [monitor, rollout]
@@ -67,4 +68,4 @@ def nightly(spec: UseCase) -> DAG:
 
 
 for use_case in read_all()[0]:
-    globals()[f"{use_case.name}__nightly"] = nightly(use_case)
+    globals()[f"{use_case.name}__batch"] = batch(use_case)
