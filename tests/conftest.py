@@ -36,7 +36,7 @@ settings.register_profile("evergreen", deadline=None, derandomize=True, max_exam
 settings.load_profile("evergreen")
 
 # each worker takes a file at a time, in this order: a long one that came last would be waited for alone
-LONGEST = ("e2e", "browser", "faults", "gate", "evaluate", "upkeep", "history", "monitor", "rollout")
+LONGEST = ("e2e", "browser", "faults", "flights", "evaluate", "upkeep", "history", "monitor", "rollout")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

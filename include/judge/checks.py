@@ -1,6 +1,6 @@
 """The gate's checks, each a pure function that can refuse by itself; `judge` asks every one of them.
 
-A check whose figure is missing fails. Disabling one makes a test fail: tests/promote/test_mutations.py.
+A check whose figure is missing fails. Disabling one makes a test fail: tests/judge/test_mutations.py.
 """
 
 from __future__ import annotations

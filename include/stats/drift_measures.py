@@ -5,7 +5,7 @@ distance is within 1 / 256 of that of the rows, and Wasserstein's within 1 / 256
 stability index and Jensen–Shannon's distance count values by the reference's deciles, or by its frequent
 categories. Evidently 0.7 has the same formulas over other bins (equal widths over both sides, and every
 category of its own) and gives of the Kolmogorov–Smirnov test the p-value; over the same bins they agree, see
-`tests/monitor/test_measures.py`.
+`tests/stats/test_drift_measures.py`.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ When the rows of one partition resemble each other and a partition resembles the
 The partitions are the sample, not the rows. The standard error is that of the circular block bootstrap over
 partitions, in its closed form: it needs no draws, so no seed, and no number of resamples bounds the level
 that can be shown. Quantiles of the bootstrap itself were tried and dropped: on a dozen partitions they
-promote noise more than twice as often as they say. `python -m pytest tests/promote/test_interval.py` shows
+promote noise more than twice as often as they say. `python -m pytest tests/stats/test_intervals.py` shows
 both.
 """
 

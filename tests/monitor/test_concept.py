@@ -26,7 +26,7 @@ from include.stats.metrics import row_losses
 from include.storage import schemas
 from include.storage.lake import Lake
 from tests.monitor import machines
-from tests.monitor.test_degraded import keys, partitions, rules
+from tests.monitor.test_degradation import keys, partitions, rules
 from tests.train import visits
 
 __all__ = ["rules"]

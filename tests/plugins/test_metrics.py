@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.metrics.servers import DEPLOY, needs_servers, prometheus, soon
+from tests.ops.prometheus.servers import DEPLOY, needs_servers, prometheus, soon
 from tests.plugins.site import Site
 
 pytestmark = pytest.mark.airflow

@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from evergreen.operators.operate import OperateOperator
 from evergreen.operators.upkeep import BackUpOperator, PruneOperator
 from include.ops import backup_store
-from tests.backup.conftest import Clinic
+from tests.ops.backup.conftest import Clinic
 
 
 @pytest.fixture

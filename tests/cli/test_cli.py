@@ -23,7 +23,7 @@ from include.ops.doctor import run_checks
 from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 USECASES = ROOT / "tests" / "usecases"
 WEEKS = 3
 SECRET = "hunter2-not-to-be-seen"

@@ -15,7 +15,7 @@ from include.reports import history as drawing
 from include.spec import UseCase
 from include.storage import schemas
 from include.storage.lake import Lake
-from tests.history.conftest import partitions
+from tests.reports.history.conftest import partitions
 from tests.monitor import machines
 
 PLACE = "reports/history.html"

@@ -18,7 +18,7 @@ from include.spec.load import read
 from include.spec.stages import Monitoring
 
 SHIPPED = next(folder for folder in folders() if folder.name == "flight_delay")
-WEEKLY = Path(__file__).parent / "usecases" / "weekly_sales"
+WEEKLY = Path(__file__).parents[1] / "usecases" / "weekly_sales"
 RAW: dict[str, dict[str, Any]] = {
     folder.name: yaml.safe_load((folder / "usecase.yaml").read_text()) for folder in (SHIPPED, WEEKLY)
 }
@@ -311,7 +311,7 @@ def test_a_source_begins_with_its_own_first_partition() -> None:
     assert spec.partitions("outcomes", "2012-12-29", "2013-01-01") == []
 
 
-BANDS = Path(__file__).parent / "usecases/flight_bands"
+BANDS = Path(__file__).parents[1] / "usecases/flight_bands"
 RAW[BANDS.name] = yaml.safe_load((BANDS / "usecase.yaml").read_text())
 WRONG_CLASSES = [
     ("problem.classes", ["early", "late"], "classes: at least 3 names that differ by more than case, as"),

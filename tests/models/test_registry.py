@@ -72,7 +72,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     where = ["--app-dir", "deploy/mlflow", "--port", str(port)]
     command = [sys.executable, "-m", "uvicorn", "--factory", "mlflow_app:create", *where]
     with (folder / "log").open("wb") as log:
-        home = Path(__file__).parents[1]
+        home = Path(__file__).parents[2]
         process = subprocess.Popen(command, cwd=home, env={**os.environ, **settings}, stdout=log, stderr=log)
         try:
             wait_for(f"http://127.0.0.1:{port}", process)

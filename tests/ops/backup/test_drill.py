@@ -24,7 +24,7 @@ from include.ops.backup import BackupResult, backup
 from include.ops.restore import restore
 from include.ops.verify import verify
 from include.storage.lake import Lake
-from tests.backup.conftest import NEXT, NOW, Clinic
+from tests.ops.backup.conftest import NEXT, NOW, Clinic
 
 TABLES = ("partitions", "validated_visits", "validated_outcomes", "predictions", "findings", "drift")
 KILLED = """
@@ -202,7 +202,7 @@ def test_a_backup_that_was_killed_is_none_and_the_next_one_completes_it(home: Cl
     """Killed before its fortieth write, it isn't offered; the next one copies the rest."""
     killed = subprocess.run(
         [sys.executable, "-c", KILLED.format(folder=home.folder, name=home.spec.name, safe=kept.uri)],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         timeout=120,
         check=False,
     )

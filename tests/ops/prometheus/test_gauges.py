@@ -19,7 +19,7 @@ from include.ops import prometheus as scraping
 from include.ops.prometheus import ABOUT, Sample, exposition_text, gauges, newest_partition, scrape
 from include.storage import schemas
 from include.storage.lake import Lake
-from tests.metrics.conftest import ESTIMATED, Plant
+from tests.ops.prometheus.conftest import ESTIMATED, Plant
 from tests.monitor import machines
 
 LABELS = {"usecase", "product", "source", "outcome", "check", "subject", "metric", "of", "bound", "served_by",

@@ -16,7 +16,7 @@ import httpx
 import pytest
 import yaml
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
+DEPLOY = Path(__file__).parents[3] / "deploy"
 BINARIES = ("prometheus", "promtool", "prometheus-alertmanager", "amtool")
 MISSING = [name for name in BINARIES if not shutil.which(name)]
 needs_servers = pytest.mark.skipif(

@@ -22,7 +22,7 @@ from include.spec import UseCase, load
 from include.spec.partition import check_partition
 from include.storage.lake import Lake
 
-USECASES = Path(__file__).parent / "usecases"
+USECASES = Path(__file__).parents[1] / "usecases"
 NOW = datetime(2024, 2, 14, 12, tzinfo=UTC)
 OPERATORS = [
     IngestOperator(task_id="sales", usecase="weekly_sales", source="sales"),

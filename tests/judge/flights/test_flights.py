@@ -17,7 +17,7 @@ from include.models import artifacts
 from include.spec import UseCase
 from include.stats.metrics import row_losses
 from include.train.fit import target
-from tests.gate.conftest import BEFORE, NIGHT, Gate, forest
+from tests.judge.flights.conftest import BEFORE, NIGHT, Gate, forest
 
 pytestmark = pytest.mark.full
 WEAK = {"n_estimators": 3, "max_depth": 1}

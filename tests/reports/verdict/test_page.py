@@ -14,7 +14,7 @@ from include.reports.verdict import draw_forced
 from include.reports.verdict import render_page as render
 from include.reports.verdict_data import read_attempt
 from include.reports.wording import TITLES, headline
-from tests.verdict.conftest import HOSTILE, SKILLS, World
+from tests.reports.verdict.conftest import HOSTILE, SKILLS, World
 
 VOID = {"meta", "br", "img", "use", "path", "rect"}
 CURVES = {

@@ -29,8 +29,8 @@ from include.ops.prune import prune, surplus_backups
 from include.ops.restore import examine_backup, read_backup, restore
 from include.ops.upkeep import compact, vacuum
 from include.storage.lake import Lake
-from tests.backup.conftest import NOW, Clinic
-from tests.backup.test_drill import content, cut_short, flip
+from tests.ops.backup.conftest import NOW, Clinic
+from tests.ops.backup.test_drill import content, cut_short, flip
 
 KILLED = """
 import os, signal
@@ -171,7 +171,7 @@ def test_killed_anywhere_what_stays_is_whole_and_the_next_one_ends_it(
     names = taken(tmp_path, kept, range(3))
     script = KILLED.format(after=after, safe=tmp_path / "safe")
     killed = subprocess.run(
-        [sys.executable, "-c", script], cwd=Path(__file__).parents[2], timeout=60, check=False
+        [sys.executable, "-c", script], cwd=Path(__file__).parents[3], timeout=60, check=False
     )
     assert killed.returncode == -signal.SIGKILL
     assert sound(kept) == names[min(after, 2) :]

@@ -15,7 +15,7 @@ from include.reports.paths import data_card_place, model_card_place, page_place
 from include.reports.verdict import DATA, MODEL, PAGE, draw_verdict
 from include.storage.lake import Lake
 from tests.promote.conftest import model
-from tests.verdict.conftest import SKILLS, World
+from tests.reports.verdict.conftest import SKILLS, World
 
 
 def cards(made: World, key: str) -> tuple[str, str]:

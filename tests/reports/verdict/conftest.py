@@ -37,7 +37,7 @@ from include.storage import schemas
 from include.storage.lake import Lake
 from tests.promote.conftest import partitions
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HOSTILE = "</td><script>alert('planted')</script> | `x` $a$ <img src=http://evil.example/x>"
 GATE = {
     "slices": {"columns": ["origin"], "min_rows": 300},

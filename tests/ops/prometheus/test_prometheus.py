@@ -14,8 +14,8 @@ import yaml
 
 from include.monitor.policy import TOLD
 from include.ops.prometheus import ABOUT, exposition_text, scrape
-from tests.metrics.conftest import TOKEN, Outside, Plant
-from tests.metrics.servers import DEPLOY, Server, alertmanager, needs_servers, prometheus, soon
+from tests.ops.prometheus.conftest import TOKEN, Outside, Plant
+from tests.ops.prometheus.servers import DEPLOY, Server, alertmanager, needs_servers, prometheus, soon
 
 BOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 PANELS = [

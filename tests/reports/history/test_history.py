@@ -16,7 +16,7 @@ from include.reports.history import draw_history, history_text, read_history, re
 from include.spec import UseCase
 from include.storage import schemas
 from include.storage.lake import Lake
-from tests.history.conftest import NIGHTS, partitions
+from tests.reports.history.conftest import NIGHTS, partitions
 
 PLACE = "reports/history.html"
 PLANTED = "<script>alert('planted')</script>"

@@ -8,7 +8,7 @@ import pytest
 
 from include.judge import checks
 from include.judge.judge import BLESSED, Verdict
-from tests.promote import test_judge as sentences
+from tests.judge import test_judge as sentences
 
 REFUSALS: list[Callable[[], None]] = [
     *(lambda case=case: sentences.test_each_check_refuses_by_itself(case) for case in sentences.CHECKS),  # type: ignore[misc]
