@@ -75,7 +75,7 @@ def test_a_partition_is_scored_by_one_task(wired: Wired) -> None:
     dag = wired("batch")
     assert [task for task in dag.task_ids if task.startswith("score.")] == ["score.predict"]
     predict = dag.get_task("score.predict")
-    assert before(dag, "score.predict") == {"ingest.sales"}
+    assert before(dag, "score.predict") == {"check_partition", "ingest.sales"}
     assert predict.trigger_rule == "all_done"
     assert [asset.uri for asset in predict.outlets] == ["evergreen://weekly_sales/predictions"]
     assert predict.downstream_task_ids == {"monitor.watch", "rollout.advance"}

@@ -154,9 +154,9 @@ def test_a_process_gets_the_variables_of_the_numeric_libraries(
 ON_OTHER_KERNELS = """
 import sys
 from pathlib import Path
-from include import models
+from include.models import artifacts as models
 from include.evaluate import serve
-from include.refs import digest_bytes
+from include.references import digest_bytes
 from tests.evaluate.fits import ward
 
 clinic = ward(Path(sys.argv[1]))

@@ -111,7 +111,7 @@ import sys
 from datetime import datetime
 from include.errors import CircuitOpen
 from include.ingest.breaker import Breaker
-from include.lake import Lake
+from include.storage.lake import Lake
 from include.spec.source import Fetch
 
 breaker = Breaker(Lake("weekly_sales", sys.argv[1]), "sales", Fetch(failures=3, cool_down=60),

@@ -268,8 +268,8 @@ NIGHT = """
 import sys
 from pathlib import Path
 from include.environment import Endpoint
-from include.ingest.run import ingest
-from include.lake import Lake
+from include.ingest.pipeline import ingest
+from include.storage.lake import Lake
 from include.spec.load import read
 lake, spec, partition, shop = sys.argv[1:]
 endpoint = lambda name: Endpoint(name, shop)

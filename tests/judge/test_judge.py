@@ -259,8 +259,8 @@ def test_too_few_partitions_are_a_verdict_of_their_own(count: int) -> None:
 def test_a_block_needs_a_second_one() -> None:
     """Two blocks of partitions are needed whatever the declared minimum, since one has no spread."""
     made = _good()
-    assert _judge(made, GATE.model_copy(update={"block": NIGHTS // 2})).verdict != NOT_ENOUGH
-    assert _judge(made, GATE.model_copy(update={"block": NIGHTS // 2 + 1})).verdict == NOT_ENOUGH
+    assert _judge(made, GATE.model_copy(update={"block_partitions": NIGHTS // 2})).verdict != NOT_ENOUGH
+    assert _judge(made, GATE.model_copy(update={"block_partitions": NIGHTS // 2 + 1})).verdict == NOT_ENOUGH
 
 
 @pytest.mark.parametrize("last", ["", "2013-02-01", "2013-02-05"])

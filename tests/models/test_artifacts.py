@@ -101,7 +101,9 @@ def test_flipped_bit_is_refused_before_anything_is_read(data: bytes, place: int,
 def test_type_that_is_not_listed_is_refused_by_its_name(spec: UseCase) -> None:
     """A file with another type isn't loaded, though its digest is right."""
     data = artifacts.serialize(pipeline(spec, Stranger()))
-    with pytest.raises(ModelError, match=r"found .*test_models\.Stranger.*TRUSTED in include/models\.py"):
+    with pytest.raises(
+        ModelError, match=r"found .*test_artifacts\.Stranger.*TRUSTED in include/models/artifacts\.py"
+    ):
         artifacts.deserialize(data, digest_bytes(data))
 
 

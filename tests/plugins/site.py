@@ -36,7 +36,7 @@ DAG = f"""
 from airflow.sdk import DAG
 from evergreen.links import MlflowLink, OverviewLink, ReportLink, VerdictLink
 from evergreen.operators.base import EvergreenOperator
-from include.refs import Ref
+from include.references import Ref
 
 
 class Returns(EvergreenOperator):

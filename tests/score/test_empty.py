@@ -114,7 +114,7 @@ def test_a_spine_that_is_known_only_after_the_decision_says_so(
     declared: str, remedy: str, lake: Lake, use: UseCase
 ) -> None:
     """Ingesting it again wouldn't help: what has to change is the hour of the decision, or of `known`."""
-    source = use.sources["orders"].model_copy(update={"known": declared})
+    source = use.sources["orders"].model_copy(update={"available_at": declared})
     late = use.model_copy(update={"sources": {**use.sources, "orders": source}})
     parcels.publish(
         lake, use, "orders", NIGHT, [parcels.rows(use, "orders", NIGHT, after=timedelta(hours=1))]

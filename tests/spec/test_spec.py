@@ -30,7 +30,7 @@ MISTYPED = [
     ("schedule", "schedule.mistyped", ["batch", "timezone"]),
     ("sources.schedule", "sources.schedule.mistyped", ["path", "format", "contract"]),
     ("sources.weather", "sources.weather.mistyped", ["volatile", "pages"]),
-    ("sources.planes", "sources.planes.mistyped", ["query", "known"]),
+    ("sources.planes", "sources.planes.mistyped", ["query", "available_at"]),
     (
         "sources.schedule.columns.tailnum",
         "sources.schedule.columns.tailnum.mistyped",
@@ -171,7 +171,11 @@ UNQUOTED = [
         "connection: shop\n    start: 2024-02-05  # late\n",
         'sources.sales.start: quote the date: start: "2024-02-05"',
     ),
-    ('available_at: "05:00"', "known: 18:30", 'sources.sales.known: quote the time: available_at: "18:30"'),
+    (
+        'available_at: "05:00"',
+        "available_at: 18:30",
+        'sources.sales.available_at: quote the time: available_at: "18:30"',
+    ),
     ("statement: ", "statement: 12  # ", 'problem.statement: quote the text: statement: "12"'),
 ]
 

@@ -28,7 +28,7 @@ NIGHTLY = f"{USECASE}__batch"
 # What a partition's tables hold; whether a secret on standard input is in the lake or a log; a log.
 NIGHT = """
 import json, sys
-from include.lake import Lake
+from include.storage.lake import Lake
 from include.spec import load
 spec, lake, partition = load("flight_delay"), Lake("flight_delay"), {"partition": sys.argv[1]}
 rows = lake.rows("predictions", partition)

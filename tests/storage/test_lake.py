@@ -271,7 +271,7 @@ def test_a_ledger_at_another_version_is_refused(lake: Lake) -> None:
 
 LOOP = """
 import sys, pyarrow as pa
-from include.lake import Lake
+from include.storage.lake import Lake
 lake, n = Lake("usecase", sys.argv[1]), 0
 while True:
     n += 1

@@ -30,8 +30,8 @@ TABLES = ("partitions", "validated_visits", "validated_outcomes", "predictions",
 KILLED = """
 import os, signal
 from datetime import UTC, datetime
-from include.backup.write import backup
-from include.lake import Lake
+from include.ops.backup import backup
+from include.storage.lake import Lake
 
 real, seen = Lake.create, []
 

@@ -35,8 +35,8 @@ from tests.ops.backup.test_drill import content, cut_short, flip
 KILLED = """
 import os, signal
 import obstore
-from include.backup.prune import prune
-from include.lake import Lake
+from include.ops.prune import prune
+from include.storage.lake import Lake
 
 real, left = obstore.delete, [{after}]
 
