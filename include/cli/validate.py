@@ -66,8 +66,8 @@ def _paths(spec: UseCase) -> Iterator[str]:
     from include.ingest.connectors.request import request
 
     for name, source in spec.sources.items():
-        if source.kind != "sql":
-            yield from _said(request(spec, name, _year(spec, spec.clock)[0]).filled, source.path)
+        for path in source.path_templates:
+            yield from _said(request(spec, name, _year(spec, spec.clock)[0]).fill_path, path)
 
 
 def _sql(spec: UseCase) -> Iterator[str]:
@@ -92,11 +92,11 @@ def _estimators(spec: UseCase) -> Iterator[str]:
 
 def _expectations(spec: UseCase) -> Iterator[str]:
     """Yield each expectation that Great Expectations doesn't know, or not with these arguments."""
-    from include.ingest.validation.expectations import validate_expectation
+    from include.ingest.validation.expectations import validate_expectations
 
     for name, source in spec.sources.items():
         for expectation in source.contract.expectations:
-            yield from _said(validate_expectation, f"{spec.name}/{name}", [expectation], source.columns)
+            yield from _said(validate_expectations, f"{spec.name}/{name}", [expectation], source.columns)
 
 
 def _said(call: Callable[..., object], *args: Any, **kwargs: Any) -> Iterator[str]:

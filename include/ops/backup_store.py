@@ -238,7 +238,7 @@ class Turn:
     def _others(self, own: str) -> list[str]:
         """Write a word, which tells the store's time, and return who is at work and mustn't be."""
         self.kept.replace(own, b"")
-        written = self.kept.written(PREFIX)
+        written = self.kept.last_modified(PREFIX)
         now = written.get(own)
         alive = [key for key, then in written.items() if now is None or (now - then).total_seconds() < SILENT]
         mustnt = ("removes",) if self.act == "shares" else ("removes", "shares")

@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from include.errors import SpecError
+from include.spec.source import source_class
 from include.spec.usecase import UseCase
 
 SHIPPED = Path(__file__).parent.parent / "usecases"
@@ -100,21 +101,15 @@ def read(file: Path) -> UseCase:
 def _sentence(error: object, node: yaml.Node | None) -> str:
     """Return ``path: what is wrong`` for one of pydantic's errors, and the valid keys for an unknown one."""
     assert isinstance(error, dict)
-    path = _path(error["loc"])
+    path = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"{path}: unknown key{_valid_here(error['loc'])}"
+        return f"{path}: unknown key{_valid_here(error['loc'], node)}"
     if error["type"] == "string_type" and (text := _text(node, path)):
         key = path.rpartition(".")[2]
         what = "date" if isinstance(error["input"], date) else "time" if ":" in text else "text"
         return f'{path}: quote the {what}: {"" if key.isdigit() else f"{key}: "}"{text}"'
     said = str(error["msg"]).removeprefix("Value error, ")
     return f"{path}: {said}" if path else said
-
-
-def _path(loc: tuple[str | int, ...]) -> str:
-    """Return the path as the file has it: pydantic puts the kind of a source behind its name."""
-    tagged = len(loc) > 2 and loc[0] == "sources" and loc[2] in ("objects", "http", "sql")
-    return ".".join(str(part) for part in (loc[:2] + loc[3:] if tagged else loc))
 
 
 def _text(node: yaml.Node | None, path: str) -> str:
@@ -129,11 +124,12 @@ def _text(node: yaml.Node | None, path: str) -> str:
     return str(node.value) if isinstance(node, yaml.ScalarNode) else ""
 
 
-def _valid_here(loc: tuple[str | int, ...]) -> str:
+def _valid_here(loc: tuple[str | int, ...], node: yaml.Node | None) -> str:
     """Return the keys that are valid where an unknown one was found."""
     model: object = UseCase
-    for part in loc[:-1]:
-        model = _step(model, part)
+    for depth, part in enumerate(loc[:-1]):
+        is_source = depth == 1 and loc[0] == "sources"
+        model = source_class(_text(node, f"sources.{part}.kind")) if is_source else _step(model, part)
     fields = getattr(model, "model_fields", {})
     keys = sorted(field.alias or name for name, field in fields.items() if not field.exclude)
     return f"; valid here: {', '.join(keys)}" if keys else ""
@@ -145,10 +141,6 @@ def _step(annotation: object, part: str | int) -> object:
     if fields is not None:
         return next((f.annotation for name, f in fields.items() if part in (name, f.alias)), None)
     args = get_args(annotation)
-    for arg in args:  # the members of a union are told apart by their kind
-        kind = getattr(arg, "model_fields", {}).get("kind")
-        if kind is not None and part in get_args(kind.annotation):
-            return arg
     if get_origin(annotation) in (dict, tuple):
         return args[-1] if get_origin(annotation) is dict else args[0]
     return next((found for arg in args if (found := _step(arg, part)) is not None), None)

@@ -1,11 +1,37 @@
-"""What a use case declares of its sources: how to fetch them, what is in them, and when it was known."""
+"""Declarations of sources: how to fetch them, what they contain, and when their rows became available."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    SerializeAsAny,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+if TYPE_CHECKING:
+    from pydantic import GetJsonSchemaHandler
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import CoreSchema
+
+# The registry of connectors: one line for each `kind` of source, with the class that declares it. The class
+# is defined in the connector's own module, beside the function `open_source` that reads it. The modules are
+# imported on demand, when a declaration uses them, and import nothing heavy at their top: a DAG file parses
+# declarations.
+CONNECTORS = {
+    "objects": "include.ingest.connectors.objects:ObjectsSource",
+    "http": "include.ingest.connectors.http:HttpSource",
+    "sql": "include.ingest.connectors.sql:SqlSource",
+}
 
 
 class Strict(BaseModel):
@@ -117,7 +143,10 @@ class Fetch(Strict):
     cool_down: float = Field(300.0, ge=0, description="seconds before the open circuit admits one probe")
 
 
-class _Source(Strict):
+class BaseSource(Strict):
+    """What all kinds of sources declare; each connector's class adds its own keys."""
+
+    kind: str
     connection: Name
     offset: int = Field(0, description="days from the partition to the day that the rows are about")
     available_at: Local = Field(
@@ -132,8 +161,28 @@ class _Source(Strict):
     contract: Contract = Contract()
     fetch: Fetch = Fetch()
 
+    @property
+    def path_templates(self) -> tuple[str, ...]:
+        """Return the declared paths, with their placeholders, that `validate` checks."""
+        return ()
+
+    @property
+    def part_format(self) -> Literal["csv", "parquet", "json"]:
+        """Return the format of the parts that the connector returns."""
+        return "csv"
+
+    @property
+    def rows_field(self) -> str | None:
+        """Return the field of a JSON part that holds its rows."""
+        return None
+
+    @property
+    def volatile_fields(self) -> tuple[str, ...]:
+        """Return the top-level fields of a JSON part that change with each response."""
+        return ()
+
     @model_validator(mode="after")
-    def _columns_agree(self) -> _Source:
+    def _columns_agree(self) -> BaseSource:
         for name, column in self.columns.items():
             if column.agrees_with is None:
                 continue
@@ -147,7 +196,7 @@ class _Source(Strict):
         return self
 
     @model_validator(mode="after")
-    def _columns_exist(self) -> _Source:
+    def _columns_exist(self) -> BaseSource:
         for name in self.columns:
             if '"' in name:
                 raise ValueError(
@@ -170,34 +219,35 @@ class _Source(Strict):
         return self
 
 
-class Objects(_Source):
-    """Files of a bucket or folder, one object a partition."""
-
-    kind: Literal["objects"]
-    path: str = Field(description="of one object below the connection, with {day} or {partition}")
-    format: Literal["csv", "parquet", "json"] = "csv"
+def source_class(kind: str) -> type[BaseSource]:
+    """Return the class that declares sources of a kind."""
+    declaration: type[BaseSource] = resolve_name(CONNECTORS[kind])
+    return declaration
 
 
-class Http(_Source):
-    """A paged JSON API: pages are asked for until the answer's own count is reached."""
-
-    kind: Literal["http"]
-    path: str = Field(description="below the connection, with {day} or {partition}")
-    rows: str = Field("rows", description="the field that holds the page's rows")
-    pages: str | None = Field(
-        "pages", description="the field that says how many pages there are; none: one page"
-    )
-    page: str = Field("page", description="the query parameter that numbers pages from 1")
-    volatile: tuple[str, ...] = Field(
-        (), description="fields that change with each answer; left out of its identity"
-    )
+def _validate_source(declaration: Any) -> BaseSource:
+    """Validate a source by the class that its ``kind`` names."""
+    if isinstance(declaration, BaseSource):
+        return declaration
+    kind = declaration.get("kind") if isinstance(declaration, dict) else None
+    if not isinstance(kind, str) or kind not in CONNECTORS:
+        message = f"required one of {', '.join(CONNECTORS)}, found {kind!r}"
+        error = PydanticCustomError("source_kind", "{message}", {"message": message})
+        details = InitErrorDetails(type=error, loc=("kind",), input=kind)
+        raise ValidationError.from_exception_data("source", [details])
+    return source_class(kind).model_validate(declaration)
 
 
-class Sql(_Source):
-    """The rows of one query; :day, :partition and :known_at are bound, never pasted."""
+class _SourceJsonSchema:
+    """The JSON Schema of a source: one of the registered classes, told apart by ``kind``."""
 
-    kind: Literal["sql"]
-    query: str
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        # the classes are known only at runtime
+        classes: Any = Union[tuple(source_class(kind) for kind in CONNECTORS)]  # noqa: UP007
+        return handler(TypeAdapter(Annotated[classes, Field(discriminator="kind")]).core_schema)
 
 
-Source = Annotated[Objects | Http | Sql, Field(discriminator="kind")]
+Source = Annotated[SerializeAsAny[BaseSource], PlainValidator(_validate_source), _SourceJsonSchema]

@@ -454,4 +454,4 @@ def test_who_wants_to_remove_holds_up_nobody_while_waiting(tmp_path: Path, kept:
             assert len(kept.keys(backup_store.PREFIX)) == 2
     with take_turn(kept, "removes") as mine:
         mine.holds()
-        assert datetime.now(UTC) - kept.written(backup_store.PREFIX)[mine.key] < timedelta(minutes=5)
+        assert datetime.now(UTC) - kept.last_modified(backup_store.PREFIX)[mine.key] < timedelta(minutes=5)
