@@ -19,8 +19,8 @@ from include.ops import prometheus as scraping
 from include.ops.prometheus import ABOUT, Sample, exposition_text, gauges, newest_partition, scrape
 from include.storage import schemas
 from include.storage.lake import Lake
-from tests.ops.prometheus.conftest import ESTIMATED, Plant
 from tests.monitor import machines
+from tests.ops.prometheus.conftest import ESTIMATED, Plant
 
 LABELS = {"usecase", "product", "source", "outcome", "check", "subject", "metric", "of", "bound", "served_by",
           "version", "kind", "decision"}  # fmt: skip
