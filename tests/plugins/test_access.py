@@ -21,10 +21,10 @@ FILLED = {
 }
 
 
-def first_partition(usecase: str) -> str:
+def first_partition(site: Site, usecase: str) -> str:
     """Return a partition that the schedule of a use case has, empty for a DAG of no use case."""
-    for folder in ("include/usecases", "tests/usecases"):
-        if (file := ROOT / folder / usecase / "usecase.yaml").is_file():
+    for folder in (ROOT / "include/usecases", ROOT / "tests/usecases", site.home / "usecases"):
+        if (file := folder / usecase / "usecase.yaml").is_file():
             spec = read(file)
             return spec.clock.around(spec.schedule.start)[1]
     return ""
@@ -56,7 +56,7 @@ def test_a_form_is_for_those_who_may_act(
     assert {dag_id.rpartition("__")[2] for dag_id in forms} == set(FILLED)
     for dag_id in forms:
         usecase, _, clock = dag_id.rpartition("__")
-        partition = first_partition(usecase)
+        partition = first_partition(site, usecase)
         conf = {name: value.format(partition=partition) for name, value in FILLED[clock].items()}
         body = {"logical_date": None, "conf": conf}
         path = f"/api/v2/dags/{dag_id}/dagRuns"
