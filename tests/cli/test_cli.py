@@ -570,7 +570,7 @@ def test_a_stage_that_is_none_and_a_partition_that_is_none_are_refused(lake: Pat
     with pytest.raises(Exception, match="a date such as"):
         call("run", "ingest", "weekly_sales")
     with pytest.raises(
-        Exception, match="from 2024-01-01 on, found one before schedule.start; choose 2024-01-01"
+        Exception, match=r"from 2024-01-01 on, found one before schedule\.start; choose 2024-01-01"
     ):
         call("run", "ingest", "weekly_sales", "--partition", "2023-12-25")
 
