@@ -89,7 +89,7 @@ def test_from_shadow_over_canary_to_champion(depot: Make) -> None:
     assert canary >= "2024-03-12"
     assert len(made.spec.clock.keys(canary, champion)) - 1 >= 6
     assert (
-        "shadow of vknows beside vforgot since 2024-03-07: log_loss gain"
+        "shadow of vknows against vforgot since 2024-03-07: log_loss gain"
         in steps["canarychallenger"]["reason"]
     )
     served = made.served()
@@ -231,9 +231,9 @@ def test_one_is_tried_after_the_other(depot: Make, partition: str) -> None:
     made = depot(kind="shadow")
     made.promote("forgot", "2024-03-04")
     made.partitions("2024-03-05", "2024-03-06")
-    assert made.promote("knows", "2024-03-06") is not None
+    assert made.promote("knows", "2024-03-06").switch is not None
     made.partitions("2024-03-07", "2024-03-08")
-    assert made.promote("knows too", partition) is None
+    assert made.promote("knows too", partition).switch is None
     made.partitions("2024-03-09", "2024-03-20")
     assert made.switches()[-1] == ("champion", "promoted", "knows")
 
@@ -298,7 +298,10 @@ def test_a_partition_whose_canary_fell_through_is_restated_whole(depot: Make) ->
     score(made.lake, made.spec, partition)
     later = [parcels.rows(made.spec, "orders", partition, revision=number) for number in (0, 1)]
     parcels.publish(made.lake, made.spec, "orders", partition, later)
-    assert "they would be others now: see restated" in score(made.lake, made.spec, partition).note
+    assert (
+        "the predictions would differ now, see the table restated"
+        in score(made.lake, made.spec, partition).note
+    )
     assert len(made.lake.rows("restated", {"partition": partition})) == 12
 
 

@@ -273,7 +273,7 @@ def test_features_that_changed_since(
     now = change(lacking, use, tmp_path / "spec")
     again = score(lacking, now, NIGHT)
     assert (again.digest, again.rows) == (first.digest, 12)
-    assert again.note == "12 rows by champion v1; they would be others now: see restated"
+    assert again.note == "12 rows by champion v1; the predictions would differ now, see the table restated"
     assert _state(lacking, "predictions", "partitions", "profiles") == served
     digest = digest_bytes(stored["1"])
     rows = sorted(lacking.rows("restated"), key=lambda row: (row["depot"], row["parcel"]))
@@ -339,7 +339,7 @@ def test_model_and_features_are_lost(
     state = _state(lacking)
     lacking.replace(artifacts.model_key(digest_bytes(stored["1"])), b"")
     again = score(lacking, other_sql(lacking, use, tmp_path / "spec"), NIGHT)
-    assert again.note.endswith("they would be others now, and the model that served is lost")
+    assert again.note.endswith("the predictions would differ now, but the model that served can't be loaded")
     assert _state(lacking) == state
 
 
