@@ -25,8 +25,12 @@ SILENCE = "nobody answered in time"
 def require_person_and_reason(subject: str, by: str, reason: str) -> None:
     """Refuse a person's action without a name or a reason."""
     if not by.strip() or not reason.strip():
-        found = f"by {by.strip() or 'nobody'}, reason {reason.strip() or 'none'}"
-        raise EvergreenError(subject, required="by whom, and why", found=found, remedy="give both")
+        raise EvergreenError(
+            subject,
+            required="by whom, and why",
+            found=f"by {by.strip() or 'nobody'}, reason {reason.strip() or 'none'}",
+            remedy="give both",
+        )
 
 
 def find_attempt(lake: Lake, partition_or_key: str) -> Row:
@@ -89,13 +93,13 @@ def record_answer(
             remedy="a verdict that the gate refuses can be forced, not approved",
         )
 
-    def decide(rows: list[Row]) -> list[Row] | Row:
+    def decide_answer(rows: list[Row]) -> list[Row] | Row:
         if earlier := answer_to(rows, attempt_key):
             return earlier
         row = {"attempt": attempt_key, "answer": answer, "by": by, "at": at, "reason": reason}
         return [{**row, "recorded": len(rows) + 1}]
 
-    return append_compare_and_swap(lake, "approvals", APPROVALS, decide)
+    return append_compare_and_swap(lake, "approvals", APPROVALS, decide_answer)
 
 
 def answer_to(approvals: list[Row], attempt_key: str) -> Row | None:

@@ -126,14 +126,14 @@ def serving_of(rows: Sequence[Row], partition: str) -> Serving:
 
 def vacancy(rows: Sequence[Row], partition: str) -> str:
     """Return why no champion serves a partition and what serves instead; empty if a champion serves it."""
-    serving = serving_of(rows, partition)
-    if serving.champion is not None:
+    current = serving_of(rows, partition)
+    if current.champion is not None:
         return ""
     reason, substitute = "no model was promoted yet", "a constant"
-    if serving.demotion is not None:
-        reason = f"v{serving.demotion['version']} was demoted from {serving.demotion['effective']} on"
-    if serving.baseline is not None:
-        substitute = f"baseline v{serving.baseline['version']}"
+    if current.demotion is not None:
+        reason = f"v{current.demotion['version']} was demoted from {current.demotion['effective']} on"
+    if current.baseline is not None:
+        substitute = f"baseline v{current.baseline['version']}"
     return f"there is no champion: {reason}, and {substitute} serves instead"
 
 
@@ -249,14 +249,14 @@ def record_attempt(lake: Lake, evidence: Evidence, verdict: Callable[[int], Verd
     verdict : returns the verdict for the attempt's number; called again after a concurrent commit.
     """
 
-    def decide(rows: list[Row]) -> list[Row] | Row:
+    def decide_attempt(rows: list[Row]) -> list[Row] | Row:
         earlier = next((row for row in rows if row["key"] == evidence.key), None)
         if earlier is not None:
             return earlier
         number = 1 + _attempts_at_champion(rows, switches(lake))
         return [_attempt_row(evidence, verdict(number), number, len(rows) + 1)]
 
-    return append_compare_and_swap(lake, "attempts", ATTEMPTS, decide)
+    return append_compare_and_swap(lake, "attempts", ATTEMPTS, decide_attempt)
 
 
 def _attempts_at_champion(recorded: Sequence[Row], rows: Sequence[Row]) -> int:
@@ -308,10 +308,10 @@ def record_forced(lake: Lake, row: Row, by: str, reason: str) -> Row:
     key = forced_key(row["key"])
     sentence = f"{FORCED} by {by}: {reason}; the gate said: {row['sentence']}"
 
-    def decide(rows: list[Row]) -> list[Row] | Row:
+    def decide_forced(rows: list[Row]) -> list[Row] | Row:
         earlier = next((earlier for earlier in rows if earlier["key"] == key), None)
         if earlier is not None:
             return earlier
         return [{**row, "key": key, "verdict": FORCED, "sentence": sentence, "recorded": len(rows) + 1}]
 
-    return append_compare_and_swap(lake, "attempts", ATTEMPTS, decide)
+    return append_compare_and_swap(lake, "attempts", ATTEMPTS, decide_forced)

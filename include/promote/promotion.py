@@ -117,7 +117,7 @@ def _record_promotion(lake: Lake, spec: UseCase, attempt: Row) -> Row | str:
     """Record the switch to an attempt's challenger unless it is recorded; return it, or what blocks it."""
     key = attempt["key"]
 
-    def decide(rows: list[Row]) -> list[Row] | Row | str:
+    def decide_promotion(rows: list[Row]) -> list[Row] | Row | str:
         if switch := switch_for_request(rows, key):
             return switch
         ledgers = read_ledgers(lake, spec, rows)
@@ -130,7 +130,7 @@ def _record_promotion(lake: Lake, spec: UseCase, attempt: Row) -> Row | str:
         kind, by = SHADOW if on_trial else PROMOTED, answer["by"] if answer else ""
         return _attempt_switch(lake, spec, attempt, kind, by=by, reason=reason, request=key)
 
-    return ledger.record_switch(lake, decide)
+    return ledger.record_switch(lake, decide_promotion)
 
 
 def force(
@@ -165,11 +165,11 @@ def force(
     forced = ledger.record_forced(lake, attempt, by, reason)
     why = {"by": by, "reason": f"{reason}; the gate said: {attempt['sentence']}", "request": request}
 
-    def decide(rows: list[Row]) -> list[Row] | Row:
+    def decide_forced(rows: list[Row]) -> list[Row] | Row:
         switch = _switch_to_attempt(rows, attempt, request)
         return switch or _attempt_switch(lake, spec, forced, FORCED, **why)
 
-    row = ledger.record_switch(lake, decide)
+    row = ledger.record_switch(lake, decide_forced)
     mirror_aliases(lake, spec, registry)
     return switch_reference(lake, row)
 
@@ -331,11 +331,11 @@ def mirror_aliases(lake: Lake, spec: UseCase, registry: Registry) -> bool:
     """
     line = ledger.succession(ledger.switches(lake))
     serves = bool(line) and line[-1]["kind"] != ledger.DEMOTED
-    wanted = {"champion": line[-1]["version"] if serves else ""}
-    wanted["previous"] = line[-2]["version"] if len(line) > 1 else ""
+    aliases = {"champion": line[-1]["version"] if serves else ""}
+    aliases["previous"] = line[-2]["version"] if len(line) > 1 else ""
     try:
         current = registry.aliases(spec.name)
-        for alias, version in wanted.items():
+        for alias, version in aliases.items():
             if current.get(alias, "") != version:
                 registry.set_alias(spec.name, alias, version)
     except EvergreenError as error:

@@ -87,7 +87,7 @@ def _record_rollback(lake: Lake, spec: UseCase, target: Row, expected: Row | Non
     """Record the switch back to a champion's row, unless another champion is live than the expected one."""
     artifacts.load_model(lake, target["model"])  # raises ModelError if it can't serve
 
-    def decide(rows: list[Row]) -> list[Row] | Row:
+    def decide_rollback(rows: list[Row]) -> list[Row] | Row:
         live = ledger.champions(rows)[-1]
         if _serves(live, target):
             return live
@@ -99,7 +99,7 @@ def _record_rollback(lake: Lake, spec: UseCase, target: Row, expected: Row | Non
             {**row, **changes} for row in rows if row["switch"] == target["switch"] and row["role"] in roles
         ]
 
-    return ledger.record_switch(lake, decide)
+    return ledger.record_switch(lake, decide_rollback)
 
 
 def _serves(live: Row, target: Row) -> bool:

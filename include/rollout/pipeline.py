@@ -195,7 +195,7 @@ def demote(lake: Lake, spec: UseCase, partition: str, by: str) -> str:
     if not why:
         return ""
 
-    def decide(rows: list[Row]) -> list[Row] | None:
+    def decide_demotion(rows: list[Row]) -> list[Row] | None:
         if ledger.champions(rows)[-1]["switch"] != champion["switch"]:
             return None  # a concurrent switch stands
         effective = ledger.next_unserved(lake, spec, partition)
@@ -207,5 +207,5 @@ def demote(lake: Lake, spec: UseCase, partition: str, by: str) -> str:
         withdrawn = [] if challenger is None else [{**challenger, **changes, "kind": WITHDRAWN}]
         return [*({**row, **changes} for row in own), *withdrawn]
 
-    switch = ledger.record_switch(lake, decide)
+    switch = ledger.record_switch(lake, decide_demotion)
     return f"v{champion['version']} is demoted from {switch['effective']} on: {why}" if switch else ""

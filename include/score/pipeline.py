@@ -190,7 +190,12 @@ class ScoringRun:
         with ThreadPoolExecutor(1) as background:
             row = background.submit(
                 predictions.predictions_row,
-                *("predictions", self.partition, served, inputs, declaration, note),
+                "predictions",
+                self.partition,
+                served,
+                inputs,
+                declaration,
+                note,
             )
             tables = []  # in the order of their names
             if rows is not None:
@@ -230,16 +235,17 @@ class ScoringRun:
         return self._reference(digest_table(empty), 0, note)
 
     def _no_rows_error(self) -> NotPublished:
-        spine = self.spec.features.spine
-        state, late = self.source_states.get(spine), known_too_late(self.lake, self.spec, [self.partition])
-        found = (
-            "nothing" if state is None else f"{state['outcome']} with {state['rows']} rows: {state['note']}"
-        )
+        spine, decision_time = self.spec.features.spine, self.spec.clock.moment(self.partition)
+        state = self.source_states.get(spine)
+        late = known_too_late(self.lake, self.spec, [self.partition])
         remedy = f"ingest {spine} for this partition, then score it again"
-        if state is not None and late:
+        if state is None:
+            found = "nothing"
+        elif late:
             found = f"{state['rows']} rows, not known before {late[self.partition]:%Y-%m-%d %H:%M} UTC"
             remedy = remedy_too_late(self.spec, self.partition)
-        decision_time = self.spec.clock.moment(self.partition)
+        else:
+            found = f"{state['outcome']} with {state['rows']} rows: {state['note']}"
         return NotPublished(
             f"{self.spec.name}/{spine}/{self.partition}",
             required=f"rows to score, known by {decision_time:%Y-%m-%d %H:%M} UTC",

@@ -228,7 +228,7 @@ def test_a_switch_stands_without_mlflow(
     artifacts.store_model(lake, model(0))
     artifacts.store_model(lake, model(1))
     assert promote(lake, weekly, _key(where), registry=gone).switch is not None
-    assert "not mirrored" in caplog.text
+    assert "MLflow's aliases aren't set" in caplog.text
     assert registry.aliases("weekly_sales") == {}
     assert mirror_aliases(lake, weekly, registry)
     assert registry.aliases("weekly_sales") == {"champion": "1"}
@@ -297,7 +297,7 @@ def test_a_rollback_that_cannot_serve_is_refused(
 def test_a_person_can_overrule_the_gate(
     lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry
 ) -> None:
-    """Force deploys what the gate refused, once, and its name and reason are kept beside the verdict."""
+    """Force deploys what the gate refused, once, and the name and reason are recorded with the verdict."""
     first, worse = attempt(1, FIRST), attempt(2, SECOND, champion=1, loss=3.0)
     judge_and_record(lake, weekly, first)
     promote(lake, weekly, _key(first), registry=registry)

@@ -116,7 +116,7 @@ class Depot:
         return [self.partition(key) for key in self.spec.clock.keys(first, last)]
 
     def served(self) -> dict[str, dict[str, int]]:
-        """Return how many rows of each partition each rung and version served."""
+        """Return by partition how many rows each fallback step and version served."""
         found: dict[str, dict[str, int]] = {}
         for row in self.lake.rows("predictions"):
             who = f"{row['served_by']} {row['version']}"

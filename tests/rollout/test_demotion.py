@@ -1,4 +1,4 @@
-"""A champion that its baseline beats for the declared time goes by itself, once; a person brings it back."""
+"""A champion that its baseline beats for the declared time is demoted once; a person can bring it back."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _bad(made: Depot) -> Depot:
 
 @pytest.fixture
 def gone(depot: Callable[..., Depot], tmp_path: Path) -> Depot:
-    """The same after the partitions in which it stepped down."""
+    """The same after the partitions in which it was demoted."""
 
     def make(folder: Path) -> None:
         partitions(_bad(Depot(folder, kind="immediate")), "2024-03-06", "2024-03-15")
@@ -55,7 +55,7 @@ def partitions(made: Depot, first: str, last: str) -> list[str]:
     return said
 
 
-def test_a_champion_below_its_baseline_steps_down_by_itself(bad: Depot) -> None:
+def test_a_champion_below_its_baseline_is_demoted(bad: Depot) -> None:
     """Not before the declared partitions have matured, by one switch.
 
     Then the baseline serves and says why.
@@ -74,7 +74,7 @@ def test_a_champion_below_its_baseline_steps_down_by_itself(bad: Depot) -> None:
     assert f"champion: vwrong was demoted from {live['effective']} on" in row["reason"]
 
 
-def test_a_backfilled_partition_steps_nobody_down(bad: Depot) -> None:
+def test_a_backfilled_partition_demotes_nobody(bad: Depot) -> None:
     """Old partitions that are run again change nothing; the newest one acts once, and again is as once."""
     for partition in bad.spec.clock.keys("2024-03-06", "2024-03-15"):
         bad.partition(partition)
@@ -103,7 +103,7 @@ def test_a_person_or_a_promotion_ends_it(gone: Depot) -> None:
 
 @pytest.mark.parametrize("kind", ["shadow", "canary"])
 def test_a_blessed_successor_serves_at_once(gone: Depot, kind: str) -> None:
-    """With nobody to be scored beside there is no trial to pass, whatever the rollout declares."""
+    """Without an incumbent there is no trial to pass, whatever the rollout declares."""
     rollout = gone.spec.gate.rollout.model_copy(update={"kind": kind})
     gone.spec = gone.spec.model_copy(update={"gate": gone.spec.gate.model_copy(update={"rollout": rollout})})
     gone.promote("knows", "2024-03-15")
@@ -113,7 +113,7 @@ def test_a_blessed_successor_serves_at_once(gone: Depot, kind: str) -> None:
 
 
 def test_who_is_brought_back_has_its_own_baseline_again(gone: Depot) -> None:
-    """A person goes from a later champion back to one that stepped down, and gets both rungs of it."""
+    """A person goes from a later champion back to a demoted one, and gets its baseline too."""
     assert newest_by_role(gone.lake)["baseline"]["kind"] == "demoted"
     gone.promote("knows", "2024-03-15")
     assert newest_by_role(gone.lake)["baseline"]["version"] == "knows"
@@ -133,7 +133,7 @@ def test_a_better_champion_stays(depot: Callable[..., Depot]) -> None:
 
 
 def test_who_was_to_replace_it_is_withdrawn_with_it(bad: Depot) -> None:
-    """A challenger that was tried beside the champion is tried beside nobody, and the same switch says so."""
+    """The challenger on trial against the demoted champion is withdrawn in the same switch."""
     bad.spec = bad.spec.model_copy(update={"gate": bad.spec.gate.model_copy(update={"rollout": SHADOWED})})
     partitions(bad, "2024-03-06", "2024-03-09")
     bad.promote("forgot", "2024-03-09")

@@ -1,4 +1,4 @@
-"""What is predicted while features are still joined is what who serves says, or it is asked again."""
+"""Prefetched predictions are used only for the serving model and its exact rows; others are made again."""
 
 from __future__ import annotations
 
