@@ -26,7 +26,7 @@ NIGHT = "2024-03-08"
 def orders(use: UseCase, rows: int) -> pa.Table:
     """Return a partition's rows of `orders`."""
     schema = schemas.validated_schema(use.sources["orders"])
-    known_at = use.clock.local(NIGHT, use.sources["orders"].available_at)
+    known = use.clock.local(NIGHT, use.sources["orders"].available_at)
     columns = {
         "depot": pa.array(parcels.DEPOTS).take(pa.array(np.arange(rows) % 2)),
         "parcel": np.arange(rows),
@@ -34,7 +34,7 @@ def orders(use: UseCase, rows: int) -> pa.Table:
         "express": np.arange(rows) % 3 == 0,
         "partition": pa.repeat(NIGHT, rows),
         "revision": np.zeros(rows, np.int32),
-        "known_at": pa.repeat(pa.scalar(known_at, schemas.TIME), rows),
+        "known_at": pa.repeat(pa.scalar(known, schemas.TIME), rows),
     }
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
