@@ -105,10 +105,10 @@ def _score(lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime) 
 
 def _monitor(lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime) -> Iterator[Ref]:
     from include.monitor.pipeline import monitor
-    from include.reports.history import redraw_if_newest
+    from include.reports.history import redraw_history
 
     yield from (monitor(lake, spec, partition) for partition in partitions)
-    redraw_if_newest(lake, spec)
+    redraw_history(lake, spec)
 
 
 def _rollout(lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime) -> Iterator[Ref]:
@@ -135,9 +135,9 @@ def _train(lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime) 
         attempt = attempt_key_of(evidence.uri)
         draw_verdict(lake, spec, attempt, registry)
         yield Ref(f"{lake.uri}/tables/attempts", partition, attempt, note=verdict.sentence)
-        switched = promote(lake, spec, attempt, registry=registry)
-        if switched is not None:
-            yield switched
+        promotion = promote(lake, spec, attempt, registry=registry)
+        if promotion.switch is not None:
+            yield promotion.switch
 
 
 STAGES: dict[str, Callable[[Lake, UseCase, Sequence[str], datetime], Iterator[Ref]]] = {

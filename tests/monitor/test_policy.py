@@ -93,7 +93,7 @@ def test_a_cause_asks_only_where_it_is_declared(use: UseCase, kind: Any, check: 
     assert asked[-1].cause == f"{kind}-0123456789ab-n001"
 
 
-@pytest.mark.parametrize("check", ["missing", "unseen", "served_by", "data", "labels", "jump"])
+@pytest.mark.parametrize("check", ["missing", "unseen", "fallback", "data", "labels", "jump"])
 def test_a_broken_feed_never_asks(use: UseCase, check: Check) -> None:
     """What is learnt from a broken feed is as broken: a person is told instead."""
     decisions = told(use, [found(check)] * 3, when=tuple(CAUSES), consecutive=1)
@@ -193,7 +193,7 @@ def test_what_lasts_is_tried_again_within_the_budget(use: UseCase) -> None:
     assert asked[30].decision == "nothing"
 
 
-NOBODY = "there is no champion: v1 stepped down from 2024-03-04 on, and baseline v1 serves instead"
+NOBODY = "there is no champion: v1 was demoted from 2024-03-04 on, and baseline v1 serves instead"
 
 
 def without_champion(
