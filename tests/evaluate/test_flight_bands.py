@@ -109,10 +109,10 @@ def test_the_first_model_is_judged_by_what_three_classes_ask(made: Spring) -> No
     means = {name: sum(sums) for name, sums in made.evidence.losses.sums.items()}
     assert means["challenger"] < means["baseline:logistic"] < means["baseline:prior"]
     facts = made.evidence.facts
-    assert [case.name for case in facts.edge_cases if not case.held] == []
+    assert [case.name for case in facts.edge_cases if not case.passed] == []
     assert facts.serving is not None
-    assert facts.serving.same
-    assert 0.85 < facts.leak.alone["dep_delay"] < 0.98  # of the class late, which it tells best
+    assert facts.serving.identical
+    assert 0.85 < facts.leakage.single_feature["dep_delay"] < 0.98  # of the class late, which it tells best
     assert max(facts.importance, key=lambda name: facts.importance[name]) == "dep_delay"
     found = made.evidence.metrics["challenger"]
     assert {f"{family}@{name}" for family in ("precision", "recall", "f1") for name in CLASSES} <= set(found)

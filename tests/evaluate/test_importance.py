@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from include.errors import ModelError
-from include.evaluate.measure import MOST, permutation_importance
+from include.evaluate.measure import MAX_IMPORTANCE_ROWS, permutation_importance
 from include.evaluate.robustness import sample_indices
 from include.models import artifacts
 from include.spec import UseCase
@@ -37,7 +37,7 @@ def clinic(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             }
         )
 
-    test = rows(MOST + 200)
+    test = rows(MAX_IMPORTANCE_ROWS + 200)
     return replace(made, fitted=rows(400), rows=test, actual=test[made.spec.problem.target].to_numpy())
 
 
@@ -67,7 +67,10 @@ def test_importance_is_about_what_shuffling_by_hand_costs(clinic: Ward) -> None:
 
 def test_a_feature_that_breaks_the_model_has_no_figure(clinic: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the model says of permuted places can't be had: the place is left out, and nothing else."""
-    real, chosen = artifacts.predict, sample_indices(clinic.rows, MOST, clinic.spec.training.seed)
+    real, chosen = (
+        artifacts.predict,
+        sample_indices(clinic.rows, MAX_IMPORTANCE_ROWS, clinic.spec.training.seed),
+    )
     kept = clinic.rows["place"].take(chosen).to_pylist()
 
     def fragile(estimator: Any, rows: pa.Table, spec: UseCase) -> np.ndarray:

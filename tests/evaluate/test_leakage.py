@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from include.evaluate import leakage
-from include.judge.checks import decided_alone, history, learns_from_noise
+from include.judge.checks import past_attempts, shuffled_labels, single_feature
 from include.judge.context import CheckContext
-from include.judge.evidence import Leak, Losses
+from include.judge.evidence import Leakage, Losses
 from include.judge.judge import judge
 from include.promote import ledger
 from include.spec import UseCase
@@ -91,9 +91,9 @@ def gained(spec: UseCase, candidate: Candidate, fitted: pa.Table, test: pa.Table
     sums = {"challenger": tuple(prior), "baseline:prior": tuple(prior)}
     made = evidence(Losses(TEST, count, sums))
     case = CheckContext(
-        replace(made, facts=replace(made.facts, leak=Leak(shuffled=kept))), spec.gate, 1, False
+        replace(made, facts=replace(made.facts, leakage=Leakage(shuffled_losses=kept))), spec.gate, 1, False
     )
-    return not all(check.passed for check in learns_from_noise(case))
+    return not all(check.passed for check in shuffled_labels(case))
 
 
 # one feature alone
@@ -143,13 +143,15 @@ def test_rows_of_one_class_give_no_figure_and_the_gate_refuses(use: UseCase) -> 
     found = leakage.single_feature_scores(use, fitted, test)
     assert found == {}
     made = evidence(losses(np.ones(12), prior=np.ones(12)))
-    case = CheckContext(replace(made, facts=replace(made.facts, leak=Leak(alone=found))), use.gate, 1, False)
-    assert [check.passed for check in decided_alone(case)] == [False]
+    case = CheckContext(
+        replace(made, facts=replace(made.facts, leakage=Leakage(single_feature=found))), use.gate, 1, False
+    )
+    assert [check.passed for check in single_feature(case)] == [False]
 
 
 def test_a_sample_is_the_same_each_time(use: UseCase, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more rows than are fitted on a seeded sample is taken, so evaluating again gives the same."""
-    monkeypatch.setattr(leakage, "ROWS", 500)
+    monkeypatch.setattr(leakage, "MAX_FITTED_ROWS", 500)
     fitted, test = rows(use, 1200, 1, earlier=nearly), rows(use, 1200, 2, earlier=nearly)
     assert leakage.single_feature_scores(use, fitted, test) == leakage.single_feature_scores(
         use, fitted, test
@@ -224,7 +226,7 @@ def test_shuffled_losses_are_of_the_partitions_that_are_asked_for(use: UseCase) 
 def test_levelled_probabilities_stay_probabilities(use: UseCase, prior: float) -> None:
     """Their mean becomes the prior, their order stays, and none leaves [0, 1]."""
     given = np.array([0.0, 0.1, 0.4, 1.0])
-    found = leakage._levelled(given, prior, use)
+    found = leakage._rescale_to_prior(given, prior, use)
     assert found.mean() == pytest.approx(prior)
     assert (np.diff(found) >= 0).all()
     assert 0 <= found.min() <= found.max() <= 1
@@ -255,8 +257,12 @@ def attempt(
     found = losses((1 - saved) * waves, prior=waves)
     made = evidence(found, usecase=use.name, partition=partition, data=data)
     shares = leakage.loss_reduction(found.sums["challenger"], found.sums["baseline:prior"])
-    leak = replace(made.facts.leak, saved=shares, history=leakage.past_loss_reductions(lake, partition))
-    made = replace(made, facts=replace(made.facts, leak=leak), **changes)  # type: ignore[arg-type]
+    leak = replace(
+        made.facts.leakage,
+        loss_reduction=shares,
+        past_loss_reductions=leakage.past_loss_reductions(lake, partition),
+    )
+    made = replace(made, facts=replace(made.facts, leakage=leak), **changes)  # type: ignore[arg-type]
     ledger.record_attempt(lake, made, lambda number: judge(made, use.gate, number, champion=False))
     return made.key
 
@@ -264,8 +270,10 @@ def attempt(
 def refused(lake: Lake, use: UseCase, partition: str, saved: float) -> bool:
     """Tell whether the gate finds an attempt too good against the history."""
     made = evidence(losses(np.ones(12), prior=np.ones(12)))
-    leak = Leak(saved=saved, history=leakage.past_loss_reductions(lake, partition))
-    found = history(CheckContext(replace(made, facts=replace(made.facts, leak=leak)), use.gate, 1, False))
+    leak = Leakage(loss_reduction=saved, past_loss_reductions=leakage.past_loss_reductions(lake, partition))
+    found = past_attempts(
+        CheckContext(replace(made, facts=replace(made.facts, leakage=leak)), use.gate, 1, False)
+    )
     return not all(check.passed for check in found)
 
 
@@ -348,10 +356,10 @@ def test_a_class_of_six_rows_is_no_ground_to_refuse_a_model(timely: UseCase) -> 
     fitted, test = of_three(timely, 3000, 1, **leak), of_three(timely, 3000, 2, **leak)
     rare = np.flatnonzero(test[timely.problem.target].to_numpy() == 2)
     few = test.take(np.setdiff1d(np.arange(test.num_rows), rare[6:]))
-    assert leakage.too_few(timely, few) == {"late": 6}
+    assert leakage.too_few_rows(timely, few) == {"late": 6}
     assert max(leakage.single_feature_scores(timely, fitted, few).values()) < 0.7
     least = test.take(np.setdiff1d(np.arange(test.num_rows), rare[50:]))
-    assert leakage.too_few(timely, least) == {}
+    assert leakage.too_few_rows(timely, least) == {}
     assert leakage.single_feature_scores(timely, fitted, least)["earlier"] > 0.99
 
 
@@ -360,11 +368,11 @@ def test_few_rows_of_either_class_or_of_a_regression_are_named(use: UseCase, lat
     test = rows(use, 600, 2)
     ones = np.flatnonzero(test[use.problem.target].to_numpy() == 1)
     nearly_all = test.take(np.concatenate([ones, np.setdiff1d(np.arange(600), ones)[:49]]))
-    assert leakage.too_few(use, nearly_all) == {use.problem.target: 49}
+    assert leakage.too_few_rows(use, nearly_all) == {use.problem.target: 49}
     assert leakage.single_feature_scores(use, test, nearly_all) == {}
-    assert leakage.too_few(use, test.take(ones)) == {}
-    assert leakage.too_few(late, rows(late, 49, 2)) == {late.problem.target: 49}
-    assert leakage.too_few(late, rows(late, 50, 2)) == {}
+    assert leakage.too_few_rows(use, test.take(ones)) == {}
+    assert leakage.too_few_rows(late, rows(late, 49, 2)) == {late.problem.target: 49}
+    assert leakage.too_few_rows(late, rows(late, 50, 2)) == {}
 
 
 @pytest.mark.parametrize("candidate", [FOREST, LINEAR], ids=lambda candidate: str(candidate.name))
@@ -382,9 +390,9 @@ def test_levelled_probabilities_have_the_priors_mean(scores: list[tuple[int, int
     """Rows sum to 1, columns have the level that is asked for, a class without a chance stays without."""
     said, prior = np.array(scores, dtype=float), (0.5, 0.3, 0.2)
     said /= said.sum(axis=1, keepdims=True)
-    found = leakage._levelled(said, prior, None)  # type: ignore[arg-type]
+    found = leakage._rescale_to_prior(said, prior, None)  # type: ignore[arg-type]
     assert found.sum(axis=1) == pytest.approx(1)
     assert found.mean(axis=0) == pytest.approx(np.array(prior), abs=1e-3)
-    never = leakage._levelled(said * (1, 1, 0), prior, None)  # type: ignore[arg-type]
+    never = leakage._rescale_to_prior(said * (1, 1, 0), prior, None)  # type: ignore[arg-type]
     assert np.isfinite(never).all()
     assert not never[:, 2].any()

@@ -83,8 +83,8 @@ def planted(clinic: Ward, says: Says) -> Pipeline:
 def broken(clinic: Ward, says: Says) -> dict[str, str]:
     """Return the notes of the cases that a planted model doesn't hold."""
     found = asked(clinic, planted(clinic, says))
-    assert all(bool(case.note) != case.held for case in found.values())
-    return {name: case.note for name, case in found.items() if not case.held}
+    assert all(bool(case.note) != case.passed for case in found.values())
+    return {name: case.note for name, case in found.items() if not case.passed}
 
 
 def low(given: pd.DataFrame) -> Any:
@@ -97,7 +97,7 @@ def test_each_recipe_holds_in_every_case(wards: dict[str, Ward], kind: str, reci
     """What training may fit survives each harm, and says the same of a row alone and in any order."""
     clinic = wards[kind]
     found = asked(clinic, clinic.fit(recipe))
-    assert [case for case in found.values() if not case.held] == []
+    assert [case for case in found.values() if not case.passed] == []
     assert {case.kind for case in found.values()} == {
         "missing",
         "noise",
@@ -110,7 +110,7 @@ def test_each_recipe_holds_in_every_case(wards: dict[str, Ward], kind: str, reci
     costly = {n for n, c in found.items() if c.kind in ("missing", "noise", "unseen")} - {
         "all features missing"
     }
-    assert {name for name, case in found.items() if case.rise is not None} == costly
+    assert {name for name, case in found.items() if case.loss_increase is not None} == costly
 
 
 def test_what_was_measured_once_is_measured_again(clinic: Ward) -> None:
@@ -132,9 +132,11 @@ def test_harm_costs_what_it_does_to_the_loss(clinic: Ward) -> None:
     found = asked(clinic, estimator)
     before = artifacts.predict(estimator, clinic.rows, clinic.spec)
     losses = [-np.log(np.where(clinic.actual == 1, p, 1 - p)).mean() for p in (before, 0.1)]
-    assert found["distance missing"].rise == pytest.approx(losses[1] / losses[0] - 1)
-    assert found["distance with noise"].rise != 0
-    assert {found[name].rise for name in ("earlier missing", "earlier with noise", "place unseen")} == {0.0}
+    assert found["distance missing"].loss_increase == pytest.approx(losses[1] / losses[0] - 1)
+    assert found["distance with noise"].loss_increase != 0
+    assert {
+        found[name].loss_increase for name in ("earlier missing", "earlier with noise", "place unseen")
+    } == {0.0}
 
 
 def test_harm_is_scaled_to_what_was_fitted(clinic: Ward) -> None:
@@ -167,8 +169,8 @@ def test_a_feature_that_was_never_there_can_be_harmed(clinic: Ward) -> None:
     place = clinic.fitted.column_names.index("distance")
     never = replace(clinic, fitted=clinic.fitted.set_column(place, "distance", empty))
     found = asked(never, planted(never, low))
-    assert all(case.held for case in found.values())
-    assert found["distance with noise"].rise == 0.0
+    assert all(case.passed for case in found.values())
+    assert found["distance with noise"].loss_increase == 0.0
 
 
 def test_a_foreign_exception_is_a_finding(clinic: Ward) -> None:
@@ -213,7 +215,7 @@ def test_a_model_that_goes_by_the_order_of_columns_is_found(clinic: Ward) -> Non
 
 def test_a_model_that_says_something_else_of_a_row_alone_is_found(clinic: Ward) -> None:
     """A row alone has the prediction that it has among others, but for the last bits of a sum."""
-    for alone, noted in ((0.2 + 1e-9, {"a row alone": "20 of 20 predictions differ"}), (0.2 + 1e-11, {})):
+    for alone, noted in ((0.2 + 1e-9, {"a single row": "20 of 20 predictions differ"}), (0.2 + 1e-11, {})):
         assert broken(clinic, lambda rows, said=alone: said if len(rows) == 1 else 0.2) == noted
 
 
@@ -221,8 +223,8 @@ def test_a_probability_above_one_is_found(clinic: Ward) -> None:
     """A finite number that can't be a probability is none, at the extremes or anywhere."""
     found = broken(clinic, lambda rows: np.where(rows["distance"].to_numpy() > 1e9, 1.2, 0.2))
     assert found == {"distance extreme": "at 1e+12: 1.2 as a probability"}
-    assert broken(clinic, lambda rows: 1.2) == {"rows as they are": "1.2 as a probability"}
-    beyond = {"rows as they are": "1.0000001 as a probability"}
+    assert broken(clinic, lambda rows: 1.2) == {"original rows": "1.2 as a probability"}
+    beyond = {"original rows": "1.0000001 as a probability"}
     assert broken(clinic, lambda rows: 1.0000001) == beyond
 
 

@@ -54,7 +54,7 @@ def test_a_good_model_predicts_the_same_and_has_every_figure(
 ) -> None:
     """Loaded elsewhere it says the same to the bit, and all that a gate may require was measured."""
     found = serving.measure_serving(data, digest_bytes(data), clinic.spec, clinic.rows, predictions)
-    assert (found.same, found.note) == (True, "")
+    assert (found.identical, found.note) == (True, "")
     assert set(found.figures) == set(SERVING)
     assert all(np.isfinite(value) and value > 0 for value in found.figures.values())
     assert found.figures["p50_ms"] <= found.figures["p95_ms"] <= found.figures["p99_ms"]
@@ -69,7 +69,7 @@ def test_damaged_bytes_are_refused_by_their_digest(
     damaged[len(data) // 2] ^= 1
     digest = digest_bytes(data)
     found = serving.measure_serving(bytes(damaged), digest, clinic.spec, clinic.rows, predictions)
-    assert (found.same, set(found.figures)) == (False, {"size_mb"})
+    assert (found.identical, set(found.figures)) == (False, {"size_mb"})
     assert found.note.startswith(f"model {digest[:12]}: required SHA-256 {digest}")
 
 
@@ -78,21 +78,21 @@ def test_a_type_that_is_not_listed_is_refused(clinic: Ward, predictions: np.ndar
     fitted = Pipeline([("model", Stranger(strategy="prior"))])
     data = artifacts.serialize(fitted.fit(artifacts.model_input(clinic.rows, clinic.spec), clinic.actual))
     found = serving.measure_serving(data, digest_bytes(data), clinic.spec, clinic.rows, predictions)
-    assert (found.same, set(found.figures)) == (False, {"size_mb"})
+    assert (found.identical, set(found.figures)) == (False, {"size_mb"})
     assert "Stranger; if it does nothing but hold a model, add it to TRUSTED" in found.note
 
 
 def doomed(clinic: Ward, how: str, monkeypatch: pytest.MonkeyPatch) -> Serving:
     """Return what is measured of a process that ends as it is told."""
-    monkeypatch.setattr(serving, "FRESH", "tests.evaluate.doomed")
+    monkeypatch.setattr(serving, "PROCESS_MODULE", "tests.evaluate.doomed")
     found = serving.measure_serving(b"model", how, clinic.spec, clinic.rows, np.zeros(clinic.rows.num_rows))
-    assert (found.same, found.figures) == (False, {"size_mb": 5 / 1e6})
+    assert (found.identical, found.figures) == (False, {"size_mb": 5 / 1e6})
     return found
 
 
 def test_one_bit_of_difference_is_a_difference(clinic: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
     """A prediction that isn't the same to the bit is counted, and one more or less isn't the same either."""
-    monkeypatch.setattr(serving, "FRESH", "tests.evaluate.doomed")
+    monkeypatch.setattr(serving, "PROCESS_MODULE", "tests.evaluate.doomed")
     rows = clinic.rows.slice(0, 4)
     for said, note in (
         ([0.5, 0.5, 0.5, 0.5], ""),
@@ -101,14 +101,14 @@ def test_one_bit_of_difference_is_a_difference(clinic: Ward, monkeypatch: pytest
         ([0.5, 0.5, 0.5], "4 predictions differ"),
     ):
         found = serving.measure_serving(b"model", "half", clinic.spec, rows, np.array(said))
-        assert (found.same, found.note, found.figures) == (not note, note, {"p50_ms": 1.0})
+        assert (found.identical, found.note, found.figures) == (not note, note, {"p50_ms": 1.0})
 
 
 @pytest.mark.parametrize(
     ("how", "note"),
     [
-        ("killed", "it ended with code -9 and without a word"),
-        ("silent", "it ended with code 0 and without a word"),
+        ("killed", "it ended with code -9 and no message"),
+        ("silent", "it ended with code 0 and no message"),
         ("hangs", "no answer within 2 s"),
     ],
 )
@@ -182,9 +182,9 @@ def test_a_chosen_blas_kernel_makes_no_difference(tmp_path: Path) -> None:
 
 def test_without_rows_no_process_is_started(clinic: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is nothing to predict nothing is shown."""
-    monkeypatch.setattr(serving, "FRESH", "no.such.page")
+    monkeypatch.setattr(serving, "PROCESS_MODULE", "no.such.page")
     found = serving.measure_serving(b"model", "", clinic.spec, clinic.rows.slice(0, 0), np.empty(0))
-    assert (found.same, found.note) == (False, "there are no rows to predict")
+    assert (found.identical, found.note) == (False, "there are no rows to predict")
 
 
 @pytest.mark.parametrize("spec", [load("flight_delay"), read(WEEKLY)], ids=lambda spec: spec.name)

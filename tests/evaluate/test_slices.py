@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.errors import EvergreenError
-from include.evaluate.slices import FEW, measure_slices, slice_column
+from include.evaluate.slices import MAX_DISTINCT, measure_slices, slice_column
 from include.judge.evidence import Slice
 from include.spec import UseCase
 from include.spec.gate import Slices
@@ -153,7 +153,7 @@ def test_no_rows_have_no_slices(shared: dict[str, UseCase]) -> None:
     ("values", "names"),
     [
         (range(1, 101), ["in [1, 25)", "in [25, 50)", "in [50, 75)", "in [75, 100]"]),
-        (range(FEW), [f"= {i}" for i in range(FEW)]),
+        (range(MAX_DISTINCT), [f"= {i}" for i in range(MAX_DISTINCT)]),
         ([0.0] * 80 + list(range(1, 21)), ["in [0, 1)", "in [1, 20]"]),
         (list(range(20)) + [20] * 80, ["in [0, 20)", "= 20"]),
         ([1e6 + i / 10 for i in range(40)], None),

@@ -52,17 +52,15 @@ def test_harm_that_costs_more_refuses_by_its_name(rise: float) -> None:
     """The worst case is the one that is named, wherever it stands."""
     found = failed(asked(checks.robustness, edge_cases=cases(0.1, rise, 0.4)))
     assert len(found) == 1
-    assert found[0].startswith(f"rise of the loss in the worst edge case {rise:.16g}, required at most 0.5")
+    assert found[0].startswith(f"loss increase in the worst edge case {rise:.16g}, required at most 0.5")
     assert found[0].endswith("(case 1)")
 
 
 def test_a_case_that_does_not_hold_refuses_by_its_note() -> None:
     """However little harm costs elsewhere, a crash or a NaN refuses."""
-    broke = EdgeCase("temp extreme", "extreme", held=False, note="at 1e+12: 1.2 as a probability")
+    broke = EdgeCase("temp extreme", "extreme", passed=False, note="at 1e+12: 1.2 as a probability")
     found = failed(asked(checks.robustness, edge_cases=(*cases(0.1), broke)))
-    assert found == [
-        "edge cases that hold 1 of 2; temp extreme: at 1e+12: 1.2 as a probability, required all"
-    ]
+    assert found == ["edge cases passed 1 of 2; temp extreme: at 1e+12: 1.2 as a probability, required all"]
 
 
 def test_harm_that_was_not_measured_refuses() -> None:

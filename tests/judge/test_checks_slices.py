@@ -81,8 +81,8 @@ def test_a_worse_declared_group_is_refused_by_its_name(clinic: UseCase) -> None:
     measured = measure_slices(clinic, rows, rows, found, partitions(NIGHTS), "champion")
     check = _check(measured, clinic.gate)
     assert not check.passed
-    assert check.found.startswith("place = west loses 0.0")
-    assert check.found.count("loses") == 1
+    assert check.observed.startswith("place = west loses 0.0")
+    assert check.observed.count("loses") == 1
     assert "required none that loses 2 % more than with champion" in check.sentence()
 
 
@@ -93,7 +93,7 @@ def test_equal_groups_pass(clinic: UseCase) -> None:
         rows, found = _pair(np.random.default_rng(seed), {})
         check = _check(measure_slices(clinic, rows, rows, found, partitions(NIGHTS), "champion"), clinic.gate)
         passed += bool(check.passed)
-        assert not check.passed or check.found == "none of 12"  # each of four places, distances and counts
+        assert not check.passed or check.observed == "none of 12"  # each of four places, distances and counts
     assert passed >= 19
 
 
@@ -103,7 +103,7 @@ def test_what_is_within_the_tolerance_passes(clinic: UseCase) -> None:
     measured = measure_slices(clinic, rows, rows, found, partitions(NIGHTS), "champion")
     strict = clinic.gate.model_copy(update={"slices": Slices(columns=("place",), tolerance=0.0)})
     assert _check(measured, clinic.gate).passed
-    assert "place = west" in _check(measured, strict).found
+    assert "place = west" in _check(measured, strict).observed
 
 
 def test_a_declared_column_whose_groups_are_all_small_is_refused(clinic: UseCase) -> None:
@@ -113,4 +113,4 @@ def test_a_declared_column_whose_groups_are_all_small_is_refused(clinic: UseCase
     spec = clinic.model_copy(update={"gate": few})
     check = _check(measure_slices(spec, rows, rows, found, partitions(NIGHTS), "champion"), few)
     assert not check.passed
-    assert check.found == "none of place"
+    assert check.observed == "none of place"

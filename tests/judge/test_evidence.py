@@ -73,14 +73,14 @@ def test_evidence_from_before_a_fact_was_measured_is_read() -> None:
     """Facts that older code didn't measure have their defaults, and every figure that it stored stays."""
     stored = evidence(losses([1.0]))
     raw = json.loads(stored.to_json())
-    del raw["facts"]["leak"]["too_few"], raw["facts"]["refit"], raw["note"]
+    del raw["facts"]["leakage"]["too_few_rows"], raw["facts"]["refit_loss"], raw["note"]
     assert Evidence.from_json(json.dumps(raw)) == stored
 
 
 def test_evidence_without_a_fact_that_has_no_default_is_refused() -> None:
     """Whether a fresh process predicts the same is no question that a default may answer."""
     raw = json.loads(evidence(losses([1.0])).to_json())
-    del raw["facts"]["serving"]["same"]
+    del raw["facts"]["serving"]["identical"]
     with pytest.raises(EvergreenError, match="Field required"):
         Evidence.from_json(json.dumps(raw))
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.judge.checks import RULES
+from include.judge.checks import CHECKS as GATE_CHECKS
 from include.judge.context import attempt_alpha
-from include.judge.evidence import EdgeCase, Evidence, Leak, Losses, Serving, Slice
+from include.judge.evidence import EdgeCase, Evidence, Leakage, Losses, Serving, Slice
 from include.judge.evidence import Fairness as FairnessFound
 from include.judge.judge import BLESSED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED, Verdict, checks_of, judge
 from include.spec import load
@@ -111,7 +111,7 @@ def test_without_a_champion_it_is_a_rubber_stamp() -> None:
 
 
 NIGHT = 0.5 + 0.1 * WAVE
-HONEST: Leak = _good().facts.leak
+HONEST: Leakage = _good().facts.leakage
 HELD = _good().facts.edge_cases
 CHECKS: dict[str, tuple[Evidence, str]] = {
     "as good as the champion": (_with(_good(), champion=NIGHT), "champion aaaaaaaa"),
@@ -135,33 +135,38 @@ CHECKS: dict[str, tuple[Evidence, str]] = {
     ),
     "values that were never fitted on": (
         _with_facts(_good(), coverage={"temp": 0.1, "dest": 0.31}),
-        "values never fitted on",
+        "values not seen in training",
     ),
-    "no coverage": (_with_facts(_good(), coverage={}), "values never fitted on"),
+    "no coverage": (_with_facts(_good(), coverage={}), "values not seen in training"),
     "a feature that decides alone": (
-        _with_facts(_good(), leak=replace(HONEST, alone={"temp": 0.6, "arr_delay": 0.985})),
+        _with_facts(_good(), leakage=replace(HONEST, single_feature={"temp": 0.6, "arr_delay": 0.985})),
         "strongest single feature",
     ),
-    "no single feature": (_with_facts(_good(), leak=replace(HONEST, alone={})), "strongest single feature"),
+    "no single feature": (
+        _with_facts(_good(), leakage=replace(HONEST, single_feature={})),
+        "strongest single feature",
+    ),
     "shuffled labels that teach": (
-        _with_facts(_good(), leak=replace(HONEST, shuffled=_good().losses.sums["challenger"])),
+        _with_facts(_good(), leakage=replace(HONEST, shuffled_losses=_good().losses.sums["challenger"])),
         "shuffled labels over the prior",
     ),
     "no shuffled labels": (
-        _with_facts(_good(), leak=replace(HONEST, shuffled=())),
+        _with_facts(_good(), leakage=replace(HONEST, shuffled_losses=())),
         "shuffled labels over the prior",
     ),
     "far better than ever before": (
-        _with_facts(_good(), leak=replace(HONEST, saved=0.4, history=(0.1, 0.12, 0.09))),
-        "the prior's loss that is saved",
+        _with_facts(
+            _good(), leakage=replace(HONEST, loss_reduction=0.4, past_loss_reductions=(0.1, 0.12, 0.09))
+        ),
+        "loss reduction against the prior",
     ),
     "no share that is saved": (
-        _with_facts(_good(), leak=replace(HONEST, saved=None)),
-        "the prior's loss that is saved",
+        _with_facts(_good(), leakage=replace(HONEST, loss_reduction=None)),
+        "loss reduction against the prior",
     ),
     "a crash": (
         _with_facts(_good(), edge_cases=(*HELD, EdgeCase("no rows", "rows", False, None, "ValueError"))),
-        "edge cases that hold",
+        "edge cases passed",
     ),
     "a feature that mustn't be missing": (
         _with_facts(_good(), edge_cases=(*HELD, EdgeCase("dest missing", "missing", True, 1.01))),
@@ -171,11 +176,11 @@ CHECKS: dict[str, tuple[Evidence, str]] = {
     "no edge cases": (_with_facts(_good(), edge_cases=()), "edge cases"),
     "another prediction in a fresh process": (
         _with_facts(_good(), serving=Serving(False, {"p95_ms": 5.0}, "row 3 differs")),
-        "a fresh process",
+        "predictions in a fresh process",
     ),
     "too slow": (_with_facts(_good(), serving=Serving(True, {"p95_ms": 51.0})), "p95_ms"),
     "no latency": (_with_facts(_good(), serving=Serving(True, {"p50_ms": 1.0})), "p95_ms"),
-    "no fresh process": (_with_facts(_good(), serving=None), "a fresh process"),
+    "no fresh process": (_with_facts(_good(), serving=None), "predictions in a fresh process"),
     "an unfair difference": (
         _with_facts(_good(), fairness=(FairnessFound("origin", {}, {"tpr_difference": 0.21}),)),
         "origin tpr_difference",
@@ -211,7 +216,7 @@ def test_a_walk_forward_deploys_what_is_no_worse_on_the_rows_it_has_seen() -> No
     """The refitted model's loss is at most the walk's, and must be known; a held-out model has no refit."""
     gate, mean = GATE.model_copy(update={"evidence": "walk_forward"}), float(NIGHT.mean())
     for refit, failed in ((mean, []), (mean * 1.001, [REFIT]), (None, [REFIT])):
-        verdict = _judge(_with_facts(_good(), refit=refit), gate)
+        verdict = _judge(_with_facts(_good(), refit_loss=refit), gate)
         assert _failed(verdict) == failed
         assert verdict.promotes is not bool(failed)
 
@@ -233,8 +238,8 @@ def test_what_chance_explains_refuses_no_slice() -> None:
 
 def test_the_first_attempts_have_no_history_to_be_too_good_for() -> None:
     """With fewer than three earlier attempts the share that is saved is shown and not bounded."""
-    leak = replace(HONEST, saved=0.9, history=(0.1, 0.1))
-    assert _judge(_with_facts(_good(), leak=leak)).promotes
+    leakage = replace(HONEST, loss_reduction=0.9, past_loss_reductions=(0.1, 0.1))
+    assert _judge(_with_facts(_good(), leakage=leakage)).promotes
 
 
 def test_a_missing_figure_is_not_zero() -> None:
@@ -253,7 +258,7 @@ def test_too_few_partitions_are_a_verdict_of_their_own(count: int) -> None:
         assert verdict.verdict == NOT_ENOUGH
         assert not verdict.promotes
         assert f"matured test partitions {count}, required at least {ENOUGH}" in verdict.sentence
-        assert [c.name for c in verdict.checks if c.passed is None] == list(RULES)
+        assert [c.name for c in verdict.checks if c.passed is None] == list(GATE_CHECKS)
 
 
 def test_a_block_needs_a_second_one() -> None:

@@ -34,10 +34,10 @@ def test_the_sentences_are_true_of_the_gate_as_it_is() -> None:
     assert _untrue() == 0
 
 
-@pytest.mark.parametrize("name", [*checks.THIN, *checks.RULES])
+@pytest.mark.parametrize("name", [*checks.SUFFICIENCY_CHECKS, *checks.CHECKS])
 def test_a_disabled_check_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without one check a challenger that it should refuse gets through, and a test says so."""
-    rules = checks.THIN if name in checks.THIN else checks.RULES
+    rules = checks.SUFFICIENCY_CHECKS if name in checks.SUFFICIENCY_CHECKS else checks.CHECKS
     monkeypatch.setitem(rules, name, lambda case: [])
     assert _untrue() >= 1
 

@@ -129,7 +129,7 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
             "|---|---|---|---|",
         ]
         for one in checks_of(attempt["checks"]):
-            found = f"{one.found} ({one.note})" if one.note else one.found
+            found = f"{one.observed} ({one.note})" if one.note else one.observed
             cells = (one.name, one.required, found, "passed" if one.passed else "not passed")
             lines.append("| " + " | ".join(map(escape_markdown, cells)) + " |")
         return "\n".join(lines)

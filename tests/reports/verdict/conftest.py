@@ -17,7 +17,7 @@ from include.judge.evidence import (
     Evidence,
     Facts,
     Fairness,
-    Leak,
+    Leakage,
     Losses,
     Serving,
     Slice,
@@ -213,12 +213,12 @@ def facts(spec: UseCase, found: Losses, of: Array, each: Mapping[str, Array]) ->
         slices=tuple(parts),
         fairness=(Fairness("origin", groups, {"tpr_difference": 0.1, "tpr_ratio": 0.83}),),
         edge_cases=(
-            EdgeCase("a row alone", "rows", held=True),
+            EdgeCase("a single row", "rows", passed=True),
             EdgeCase("temp missing", "missing", True, 0.1),
             EdgeCase("dest unseen", "unseen", True, 0.3, HOSTILE),
         ),
         serving=Serving(True, {"p50_ms": 3.1, "p95_ms": 5.25, "rows_per_second": 81234.0, "size_mb": 1.5}),
-        leak=Leak({n: 0.5 + 0.01 * i for i, n in enumerate(names)}, shuffled, 0.11, (0.09, 0.1, 0.105)),
+        leakage=Leakage({n: 0.5 + 0.01 * i for i, n in enumerate(names)}, shuffled, 0.11, (0.09, 0.1, 0.105)),
         coverage={n: 0.001 * i for i, n in enumerate(names)},
         importance={n: 0.02 / (1 + i) - 0.001 for i, n in enumerate(names)},
     )
