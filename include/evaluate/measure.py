@@ -294,11 +294,11 @@ def _row_keys(spec: UseCase, rows: pa.Table) -> Iterator[tuple[object, ...]]:
     return zip(*(rows[column].to_pylist() for column in ("partition", *spec.key)), strict=True)
 
 
-def _not_published(spec: UseCase, lake: Lake, required: str, found: str) -> NotPublished:
+def _not_published(spec: UseCase, lake: Lake, required: str, problem: str) -> NotPublished:
     return NotPublished(
         f"{spec.name}/{spec.features.spine}",
         required=required,
-        found=found,
+        found=problem,
         where=f"{lake.uri}/tables/validated_{spec.features.spine}",
         remedy="ingest the test partitions again with the source as it is declared now, or remove the column "
         "from gate.slices and gate.fairness",

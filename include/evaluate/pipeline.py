@@ -163,7 +163,7 @@ def _load_champion(lake: Lake, spec: UseCase, partition: str, key: str, test: pa
     try:
         predictions = artifacts.predict(artifacts.load_model(lake, row["model"]), test, spec)
     except ModelError as error:
-        return Incumbent(note=f"can't compare with champion v{row['version']}: {error}")
+        return Incumbent(note=f"champion v{row['version']} can't be compared: {error}")
     # evidence of earlier code has no `fitted`
     return Incumbent(row["model"], evidence.get("fitted") or evidence["last_fitted"], "", predictions)
 

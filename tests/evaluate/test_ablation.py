@@ -108,7 +108,7 @@ def test_again_is_the_same_and_adds_nothing(clinic: Clinic) -> None:
 def test_group_of_all_features_is_refused(grouped: Callable[[str], Clinic]) -> None:
     """A group that leaves nothing to fit on is named, with what to do."""
     clinic = grouped("{all: [distance, earlier, place]}")
-    with pytest.raises(SpecError, match=r"ablation of all: .*another feature.*features.groups"):
+    with pytest.raises(SpecError, match=r"ablation of all: .*at least one feature.*features.groups"):
         ablate(clinic.lake, clinic.spec, visits.LAST, registry=clinic.registry)
 
 
@@ -159,7 +159,7 @@ def test_the_task_is_skipped_where_there_are_too_few_test_partitions(
     def young(spec: UseCase, partition: str, test: pa.Table) -> None:
         raise InsufficientData("ablation", required="2 labelled test partitions", found="1")
 
-    monkeypatch.setattr("include.evaluate.ablation._enough", young)
+    monkeypatch.setattr("include.evaluate.ablation._check_enough_partitions", young)
     partition = {"dag_run": SimpleNamespace(partition_key=visits.LAST, run_type="manual"), "params": {}}
     with pytest.raises(AirflowSkipException, match="2 labelled test partitions, found 1"):
         AblateOperator(task_id="ablate", usecase=outside.spec.name).execute(partition)

@@ -81,8 +81,8 @@ def test_losses_are_those_of_the_walk(walking: Clinic) -> None:
     fitted = made.challenger
     estimator = artifacts.deserialize(walking.registry.get(walking.run, fitted.path), fitted.digest)
     again = row_losses("log_loss", actual, artifacts.predict(estimator, test, spec))[judged].mean()
-    assert found.facts.refit == pytest.approx(again)
-    assert found.facts.refit < sum(found.losses.sums["challenger"]) / sum(found.losses.rows)
+    assert found.facts.refit_loss == pytest.approx(again)
+    assert found.facts.refit_loss < sum(found.losses.sums["challenger"]) / sum(found.losses.rows)
     assert (found.model, found.fitted) == (fitted.digest, made.partitions["test"][-1])
     assert (
         found.last_fitted
@@ -147,5 +147,5 @@ def test_refitted_model_that_predicts_otherwise_is_refused(
         return np.nextafter(found, found + 1)
 
     monkeypatch.setattr(artifacts, "predict", nudged)
-    with pytest.raises(ModelError, match=r"required the predictions that it gave in training"):
+    with pytest.raises(ModelError, match=r"required the predictions from training"):
         evidence(walking)

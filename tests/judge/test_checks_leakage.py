@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.judge.checks import LEAKAGE_CHECKS, MIN_PAST_ATTEMPTS, shuffled_labels, single_feature
+from include.judge.checks import (
+    LEAKAGE_CHECKS,
+    MIN_PAST_ATTEMPTS,
+    past_attempts,
+    shuffled_labels,
+    single_feature,
+)
 from include.judge.context import Check, CheckContext
 from include.judge.evidence import Leakage
 from include.spec import load

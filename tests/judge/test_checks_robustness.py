@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from include.judge import checks
-from include.judge.context import Check, CheckContext, Rule
+from include.judge.context import Check, CheckContext, CheckFunction
 from include.judge.evidence import EdgeCase, Serving
 from include.spec.gate import SERVING, Gate, Requirement
 from tests.promote.conftest import evidence, facts, losses
@@ -23,10 +23,12 @@ FAST = {"p95_ms": 50.0, "rows_per_second": 1000.0}
 ABOVE, BELOW = math.nextafter(0.5, 1), math.nextafter(0.25, 1)
 
 
-def asked(rule: Rule, **changes: Any) -> list[Check]:
+def asked(rule: CheckFunction, **changes: Any) -> list[Check]:
     """Return what a check says of these facts."""
     found = losses([0.5, 0.5])
-    return list(rule(CheckContext(evidence(found, facts=facts(found, **changes)), GATE, 1, rival=False)))
+    return list(
+        rule(CheckContext(evidence(found, facts=facts(found, **changes)), GATE, 1, has_champion=False))
+    )
 
 
 def failed(found: list[Check]) -> list[str]:
@@ -103,7 +105,9 @@ def test_serving_beyond_a_bound_refuses(name: str, value: float) -> None:
         ),
     ],
 )
-def test_a_refusal_by_little_shows_by_how_little(rule: Rule, changes: dict[str, Any], sentence: str) -> None:
+def test_a_refusal_by_little_shows_by_how_little(
+    rule: CheckFunction, changes: dict[str, Any], sentence: str
+) -> None:
     """No sentence says that a figure was refused which it prints as the bound itself."""
     (found,) = failed(asked(rule, **changes))
     assert sentence in f"{found} "

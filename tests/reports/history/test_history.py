@@ -12,7 +12,7 @@ import pytest
 
 from include.cli import stages
 from include.reports import history as drawing
-from include.reports.history import draw_history, history_text, read_history, redraw_if_newest
+from include.reports.history import draw_history, history_text, read_history, redraw_history
 from include.spec import UseCase
 from include.storage import schemas
 from include.storage.lake import Lake
@@ -81,7 +81,7 @@ def test_an_empty_lake_gives_a_page_that_says_so(
     lake = Lake("machines", str(tmp_path_factory.mktemp("empty")))
     said, html = draw_history(lake, use)
     assert said["partitions"] == 0
-    assert "No partition has been watched yet." in html
+    assert "No partition has been monitored yet." in html
     assert "<svg" not in html
 
 
@@ -127,13 +127,13 @@ def test_a_figure_that_was_restated_is_shown_as_last_known(lake: Lake, use: UseC
     ]
     made = pa.Table.from_pylist([*rows, *again], schema=schemas.PERFORMANCE)
     lake.publish("performance", made, {"partition": first})
-    assert read_history(lake, use).realised[first] == pytest.approx(0.123)
+    assert read_history(lake, use).realized[first] == pytest.approx(0.123)
 
 
 def test_a_partition_that_comes_late_is_drawn(lake: Lake, use: UseCase) -> None:
     """An older partition that runs again after newer ones brings the page up to date."""
     alarm(lake, partitions(use)[2], "load")
-    redraw_if_newest(lake, use)
+    redraw_history(lake, use)
     assert f'<td class="n">{partitions(use)[2]}</td><td>1</td><td>jump</td><td>load</td>' in page_of(lake)
 
 
@@ -149,7 +149,7 @@ def test_a_partition_published_while_the_page_is_drawn_is_in_it(
         write(self, key, data)
 
     monkeypatch.setattr(Lake, "replace", publish_and_write)
-    redraw_if_newest(lake, use)
+    redraw_history(lake, use)
     assert f'<td class="n">{partitions(use)[3]}</td><td>1</td><td>jump</td><td>load</td>' in page_of(lake)
 
 
@@ -168,14 +168,14 @@ def test_a_drawing_that_raises_fails_no_partition(
     assert ref.partition == last
     assert lake.get(PLACE) is None
     assert "no ink" in caplog.text
-    assert "couldn't be drawn" in caplog.text
+    assert "can't draw reports/history.html" in caplog.text
 
 
 def test_many_alarms_are_counted_and_not_all_shown(
     lake: Lake, use: UseCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The table is bounded, and says how many older ones there are."""
-    monkeypatch.setattr(drawing, "SHOWN", 2)
+    monkeypatch.setattr(drawing, "MAX_EPISODES", 2)
     for subject in ("load", "kind", "weekday"):
         alarm(lake, partitions(use)[0], subject)
     _, html = draw_history(lake, use)

@@ -35,15 +35,15 @@ def test_the_models_card_says_what_it_is_for_and_worth(told: tuple[World, str]) 
     assert card.startswith("# Model card: flight_delay version 2\n")
     for said in (
         made.spec.problem.statement,
-        "| For | operations planning |",
+        "| Owner | operations planning |",
         "| Estimator | random_forest: n_estimators 80",
         "| Fitted on | 200,000 rows of all history until 2013-01-31 |",
         "| Verdict | not blessed |",
         "at level 0.969604; above 0 is better |",
         "## Fairness between groups",
-        "| Not for | decisions about groups other than by origin: nothing was compared there |",
+        "| Not for | decisions about groups other than by origin: no other groups were compared |",
         "carrier 1.9 %",
-        "| temp missing | missing | held | +10.0 % |  |",
+        "| temp missing | missing | passed | +10.0 % |  |",
         *(row[name] for name in ("model", "spec", "data", "code")),
     ):
         assert said in card, said
@@ -61,9 +61,9 @@ def test_the_datas_card_says_where_it_comes_from(told: tuple[World, str]) -> Non
         "| schedule | objects | the day after the partition, from 12:00 of the partition on |",
         "| 2013-02-01 to 2013-02-02 | 1 published, 1 refused | 990 | 10 (1.0 %) |",
         "| expect_column_values_to_be_between | column distance, min_value 20, max_value 16000 |",
-        "| rows set aside | at most 5.0 %, else the partition is refused |",
+        "| rows quarantined | at most 5.0 %, otherwise the partition is refused |",
         "| Label | late: arr_delay &gt; 15, from outcomes |",
-        "| temp | number | °C | no | a feature by its own name |",
+        "| temp | number | °C | no | a feature of the same name |",
     ):
         assert said in card, said
     assert "7,777" not in card  # of a partition after the attempt

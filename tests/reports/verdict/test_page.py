@@ -23,8 +23,8 @@ CURVES = {
     "Precision and recall",
     "Calibration",
     "Scores of the challenger",
-    "The 4 slices that fare worst, of 4",
-    "What each feature is worth",
+    "The 4 worst slices of 4",
+    "Feature importance",
 }
 
 
@@ -93,14 +93,14 @@ def test_the_sentence_comes_first(page: Read, told: tuple[World, str]) -> None:
     made, key = told
     row = ledger.attempt(made.lake, key)
 
-    assert page.texts[2] == TITLES[row["verdict"]] == "The new model stays out."
+    assert page.texts[2] == TITLES[row["verdict"]] == "The new model is rejected."
     first = page.text[: page.text.index("Every check")]
     assert (
-        "On 24 partitions with 2,400 rows that it had never seen, its log loss was 0.5559 against 0.5816 of"
+        "On 24 partitions with 2,400 rows that it had never seen, its log loss was 0.5559, and that of"
         in first
     )
-    assert "the champion, version 1: 4.4 % less, and less is better." in first
-    assert "What it gained may still be chance." in first
+    assert "the champion, version 1 was 0.5816: 4.4 % less. Less is better." in first
+    assert "The gain may still be chance." in first
     assert "Version 1 stays champion." in first
     assert " ".join(row["sentence"].split()) in first
 
@@ -112,9 +112,9 @@ def test_every_check_is_there(page: Read, told: tuple[World, str]) -> None:
 
     assert len(checks) == 17
     for one in checks:
-        outcome = "passed" if one.passed else "refused"
-        assert [one.name, one.required, one.found, outcome, one.note] in page.rows, one.name
-    assert any("[" in one.found and ", inf)" in one.found for one in checks)
+        outcome = "passed" if one.passed else "failed"
+        assert [one.name, one.required, one.observed, outcome, one.note] in page.rows, one.name
+    assert any("[" in one.observed and ", inf)" in one.observed for one in checks)
 
 
 def test_the_curves_are_drawn(page: Read) -> None:
@@ -139,7 +139,7 @@ def test_what_was_measured_is_there(page: Read) -> None:
     assert page.row("distance in [184, 502)")[0] == "no"
     assert page.row("JFK") == ["900", "0.01", "0.1", "0.3", "0.5"]
     assert page.row("tpr difference") == ["0.1", "at most 0.2"]
-    assert page.row("temp missing") == ["missing", "held", "+10.0 %", ""]
+    assert page.row("temp missing") == ["missing", "passed", "+10.0 %", ""]
     assert page.row("p95 ms")[0] == "5.25"
     assert page.row("p95 ms")[2] == "at most 20"
     assert page.row("Code") == ["commit-1", "commit-2 (changed)"]
@@ -198,7 +198,7 @@ def test_without_enough_evidence_it_says_so(flights: World) -> None:
 
     assert ledger.attempt(flights.lake, key)["verdict"] == NOT_ENOUGH
     assert page.texts[2] == TITLES[NOT_ENOUGH]
-    assert "There is too little to judge by: matured test partitions 0, required at least 14." in page.text
+    assert "There is too little evidence: matured test partitions 0, required at least 14." in page.text
     assert "there is nothing to compare yet" in page.text
     assert page.row("champion") == ["enough evidence", "not judged", "not judged", ""]
     assert "ROC" not in page.drawings
@@ -209,14 +209,14 @@ def test_few_partitions_are_drawn_without_an_interval(flights: World) -> None:
     page = Read(flights.page(flights.attempt(1, SKILLS, count=1)))
 
     assert "ROC" in page.drawings
-    assert "surely to" not in page.text
+    assert "confidence" not in page.text
 
 
 def test_rows_that_were_not_kept_cost_only_the_curves(flights: World) -> None:
     """An attempt from before the rows were kept still has its page."""
     page = Read(flights.page(flights.attempt(1, SKILLS, keep=False)))
 
-    assert "The rows themselves weren't kept, so there are no curves." in page.text
+    assert "The rows weren't stored, so there are no curves." in page.text
     assert "ROC" not in page.drawings
     assert "Gain over the baseline logistic, by partition" in page.drawings
 
@@ -227,7 +227,7 @@ def test_the_first_model_has_no_champion_to_be_shown_beside(flights: World) -> N
     page = Read(flights.page(key))
 
     assert ledger.attempt(flights.lake, key)["verdict"] == RUBBER_STAMPED
-    assert "of the baseline logistic: " in page.text
+    assert "that of the baseline logistic was " in page.text
     assert "There was no champion to compare with." in page.text
 
 
@@ -271,18 +271,18 @@ def test_what_happens_next_follows_the_declaration(flights: World) -> None:
     better = {**SKILLS, "challenger": 0.95, "champion": 0.2}
 
     for gate, said in (
-        ({}, "It serves from the next partition that isn't served yet"),
+        ({}, "It serves from the next unserved partition on"),
         (
             {"approval": "human", "approval_hours": 6},
-            "A person has 6 hours to approve it, and silence means no.",
+            "An operator has 6 hours to approve it; no answer means no.",
         ),
-        ({"rollout": {"kind": "shadow"}}, "It is scored beside the champion, and serves once"),
+        ({"rollout": {"kind": "shadow"}}, "It is scored in shadow next to the champion, and serves once"),
         ({"rollout": {"kind": "canary", "share": 0.25}}, "then serves 25.0 % of the rows"),
     ):
         asks = flights.asking(gate)
         told = headline(read_attempt(asks.lake, asks.spec, asks.attempt(2, better)))
-        assert told.why[-1] == "All 17 checks let it pass."
-        assert said in told.then
+        assert told.reasons[-1] == "All 17 checks passed."
+        assert said in told.next_step
 
 
 def test_after_a_step_down_nobody_is_said_to_stay_champion(flights: World) -> None:
@@ -292,12 +292,12 @@ def test_after_a_step_down_nobody_is_said_to_stay_champion(flights: World) -> No
     row = {**ledger.switches(flights.lake)[0], "kind": ledger.STEPPED_DOWN}
     ledger.record_switch(flights.lake, lambda _: [row])
     for challenger, sentence in (
-        (0.95, "It serves from the next partition that isn't served yet"),
-        (0.1, "Version 1 stepped down and has no successor yet: its baseline goes on serving"),
+        (0.95, "It serves from the next unserved partition on"),
+        (0.1, "Version 1 was demoted and has no successor yet: its baseline goes on serving"),
     ):
         skill = {**SKILLS, "challenger": challenger, "champion": 0.2}
         key = shadow.attempt(2 if challenger > 0.5 else 3, skill)
-        assert headline(read_attempt(shadow.lake, shadow.spec, key)).then.startswith(sentence)
+        assert headline(read_attempt(shadow.lake, shadow.spec, key)).next_step.startswith(sentence)
 
 
 def test_an_old_attempt_says_that_the_declaration_changed(told: tuple[World, str]) -> None:
@@ -308,17 +308,17 @@ def test_an_old_attempt_says_that_the_declaration_changed(told: tuple[World, str
         for spec in (made.spec, made.asking({"alpha": 0.01}).spec)
     )
 
-    assert "declared otherwise since" not in then
-    assert "declared otherwise since" in now
+    assert "declaration changed since" not in then
+    assert "declaration changed since" in now
 
 
 def test_an_older_training_is_said_not_to_be_deployed(flights: World) -> None:
     """What was trained for a partition before the champion's evidence says so, however good it looks."""
     flights.promote(flights.attempt(5, SKILLS))
     page = Read(flights.page(flights.attempt(1, SKILLS)))
-    assert "too old to be deployed" in page.text or "stays out" in page.text
+    assert "too old to be deployed" in page.text or "is rejected" in page.text
     assert "recorded and not deployed: a champion was judged on newer partitions" in page.text
-    assert "No model serves yet" not in page.text
+    assert "No model is live yet" not in page.text
 
 
 def test_a_walk_forward_says_whose_losses_they_are(flights: World) -> None:
@@ -326,7 +326,7 @@ def test_a_walk_forward_says_whose_losses_they_are(flights: World) -> None:
     walked = flights.asking({"evidence": "walk_forward"})
     page = Read(walked.page(walked.attempt(1, SKILLS)))
     assert "models of its recipe, each fitted on earlier partitions" in page.text
-    assert "These are of the model to serve, which was fitted on these rows too." in page.text
+    assert "These figures are of the deployed model, which was fitted on these rows too." in page.text
 
 
 def test_after_a_rollback_the_page_still_names_whom_it_was_compared_with(flights: World) -> None:
