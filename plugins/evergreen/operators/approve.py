@@ -130,7 +130,7 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
             "|---|---|---|---|",
         ]
         for check in checks_of(attempt["checks"]):
-            result = f"{check.found} ({check.note})" if check.note else check.found
+            result = f"{check.observed} ({check.note})" if check.note else check.observed
             cells = (check.name, check.required, result, "passed" if check.passed else "not passed")
             lines.append("| " + " | ".join(map(escape_markdown, cells)) + " |")
         return "\n".join(lines)
