@@ -235,6 +235,6 @@ WITHDRAWALS = _schema(
     at=TIME,
     reason=_S,
     contents=_S,  # JSON: table -> the object with the rows that it had
-    resting=_S,  # JSON: the scored partitions whose realised figures rested on it, which were made anew
+    dependents=_S,  # JSON: the scored partitions whose realized performance depended on it
     recorded=_I,
 )

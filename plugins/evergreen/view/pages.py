@@ -84,10 +84,10 @@ def quarantine(request: Request, opened: Opened, partition: str) -> HTMLResponse
 def metrics(usecases: Readable) -> Response:
     """Give Prometheus the gauges of every use case that its user may read."""
     # pyarrow and deltalake: at the first request, not while Airflow starts
-    from include.ops.prometheus import ABOUT, CONTENT_TYPE, exposition_text, scrape
+    from include.ops.prometheus import CONTENT_TYPE, HELP, exposition_text, scrape
 
     samples = [sample for name in usecases for sample in scrape(name)]
-    return Response(exposition_text(samples, ABOUT), media_type=CONTENT_TYPE)
+    return Response(exposition_text(samples, HELP), media_type=CONTENT_TYPE)
 
 
 def _stored(opened: Open, path: str) -> bytes:

@@ -78,7 +78,7 @@ def test_upkeep_backs_up_all_and_then_removes_what_is_beyond_the_number(
     first = back_up.execute(context)
     assert first["rows"] > 100
     backup_store.write_manifest(
-        backup_store.open_store(), "2000-01-01T000000Z", replace(_manifest(), made="2000-01-01T000000Z")
+        backup_store.open_store(), "2000-01-01T000000Z", replace(_manifest(), name="2000-01-01T000000Z")
     )
     said = prune.execute(context)
     assert "backups kept: 1; removed: 2000-01-01T000000Z" in said["note"]

@@ -24,7 +24,7 @@ from include.ops import backup_store
 from include.ops import prune as pruning
 from include.ops import restore as restoring
 from include.ops.backup import backup
-from include.ops.backup_store import Manifest, take_turn
+from include.ops.backup_store import Manifest, lock_store
 from include.ops.prune import prune, surplus_backups
 from include.ops.restore import examine_backup, read_backup, restore
 from include.ops.upkeep import compact, vacuum
@@ -42,7 +42,7 @@ real, left = obstore.delete, [{after}]
 
 def delete(store, paths):
     for path in paths:
-        if not path.startswith("at_work"):
+        if not path.startswith("locks"):
             if not left[0]:
                 os.kill(os.getpid(), signal.SIGKILL)
             left[0] -= 1
@@ -175,10 +175,10 @@ def test_killed_anywhere_what_stays_is_whole_and_the_next_one_ends_it(
     )
     assert killed.returncode == -signal.SIGKILL
     assert sound(kept) == names[min(after, 2) :]
-    (left,) = kept.keys(f"{backup_store.PREFIX}/removes")
+    (left,) = kept.keys(f"{backup_store.PREFIX}/exclusive")
     with pytest.raises(StoreUnavailable, match=f"found {left}.*killed"):
         prune(kept, 1)  # who knows if it lives
-    with pytest.raises(StoreUnavailable, match="required nobody who removes"):
+    with pytest.raises(StoreUnavailable, match="required no other process that prunes"):
         copy(a_lake(tmp_path, 3), kept, 3)
     age(tmp_path, left)
     assert copy(a_lake(tmp_path, 3), kept, 3) == backup_store.backup_names(kept)[-1]
@@ -189,7 +189,7 @@ def test_killed_anywhere_what_stays_is_whole_and_the_next_one_ends_it(
 def age(tmp_path: Path, key: str) -> None:
     """Let an object be as old as one of a process that is dead."""
     file = tmp_path / "safe" / "backups" / key
-    then = file.stat().st_mtime - backup_store.SILENT - 1
+    then = file.stat().st_mtime - backup_store.EXPIRED - 1
     os.utime(file, (then, then))
 
 
@@ -198,20 +198,21 @@ def test_a_backup_that_is_being_written_keeps_its_objects(
 ) -> None:
     """Its objects have no name yet: whoever prunes meanwhile gives up, and nothing is gone."""
     taken(tmp_path, kept, range(2))
-    real = write._dumped
+    real = write._dump_databases
 
     def while_writing(*given: object) -> object:
         before = kept.keys("objects")
         assert unnamed(kept)
         with pytest.raises(
-            StoreUnavailable, match=r"required nobody who backs up or removes, found at_work/shares"
+            StoreUnavailable,
+            match=r"required no other process that backs up, restores or prunes, found locks/shared",
         ):
             prune(kept, 1)
         assert kept.keys("objects") == before
         return real(*given)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(write, "_dumped", while_writing)
+        patch.setattr(write, "_dump_databases", while_writing)
         copy(a_lake(tmp_path, 2), kept, 2)
     assert len(sound(kept)) == 3
 
@@ -226,7 +227,9 @@ def test_a_backup_that_is_being_restored_stays(
     tried = []
 
     def while_reading(*given: object) -> int:
-        with pytest.raises(StoreUnavailable, match="required nobody who backs up or removes"):
+        with pytest.raises(
+            StoreUnavailable, match="required no other process that backs up, restores or prunes"
+        ):
             prune(kept, 1)
         tried.append(given)
         return examine_backup(*given)  # type: ignore[arg-type]
@@ -246,12 +249,12 @@ def test_a_backup_waits_for_a_prune_and_then_goes_on(
     """What a prune is about to remove isn't taken for there."""
     monkeypatch.setattr(backup_store, "WAIT", 30)
     names = taken(tmp_path, kept, range(2))
-    real, waits = pruning._sweep, threading.Event()
-    look = backup_store.Turn._others
+    real, waits = pruning._remove_unreferenced, threading.Event()
+    look = backup_store.StoreLock._conflicts
 
-    def looks(mine: backup_store.Turn, own: str) -> list[str]:
+    def looks(mine: backup_store.StoreLock, own: str) -> list[str]:
         found = look(mine, own)
-        if mine.act == "shares":
+        if mine.mode == "shared":
             waits.set()
         return found
 
@@ -263,8 +266,8 @@ def test_a_backup_waits_for_a_prune_and_then_goes_on(
         assert not later.done()
         return before
 
-    monkeypatch.setattr(backup_store.Turn, "_others", looks)
-    monkeypatch.setattr(pruning, "_sweep", slow)
+    monkeypatch.setattr(backup_store.StoreLock, "_conflicts", looks)
+    monkeypatch.setattr(pruning, "_remove_unreferenced", slow)
     with ThreadPoolExecutor(1) as pool:
         assert prune(kept, 1).backups == (names[0],)
     assert len(sound(kept)) == 2
@@ -300,13 +303,13 @@ def test_one_who_was_taken_for_dead_closes_no_backup(
 ) -> None:
     """A process that could say nothing for minutes, as on a machine that slept, doesn't end what it began."""
     names = taken(tmp_path, kept, range(1))
-    real = write._dumped
+    real = write._dump_databases
 
     def asleep(*given: object) -> object:
         monkeypatch.setattr(backup_store, "LOST", -1)
         return real(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(write, "_dumped", asleep)
+    monkeypatch.setattr(write, "_dump_databases", asleep)
     lake = a_lake(tmp_path, 1)
     with pytest.raises(StoreUnavailable, match="others may have begun"):
         copy(lake, kept, 1)
@@ -318,16 +321,16 @@ def test_a_pruner_that_was_stopped_for_long_removes_nothing_more(
 ) -> None:
     """A backup began meanwhile and counts on its objects, also if the first that wakes is the beat."""
     taken(tmp_path, kept, range(3))
-    sweep, clock = pruning._sweep, backup_store._now
+    sweep, clock = pruning._remove_unreferenced, backup_store._now
 
-    def stopped(place: Lake, stay: dict[str, Manifest], mine: backup_store.Turn) -> object:
+    def stopped(place: Lake, stay: dict[str, Manifest], mine: backup_store.StoreLock) -> object:
         monkeypatch.setattr(backup_store, "_now", lambda: clock() + 1200)
         age(tmp_path, mine.key)
         copy(a_lake(tmp_path, 1), kept, 60)  # has bytes of the backup that just went
-        mine.say()
+        mine.refresh()
         return sweep(place, stay, mine)
 
-    monkeypatch.setattr(pruning, "_sweep", stopped)
+    monkeypatch.setattr(pruning, "_remove_unreferenced", stopped)
     with pytest.raises(StoreUnavailable, match="others may have begun"):
         prune(kept, 1)
     assert len(sound(kept)) == 2
@@ -374,7 +377,7 @@ def test_with_a_damaged_newest_of_anything_nothing_goes(tmp_path: Path, kept: La
     file.write_bytes(whole)
     done = prune(kept, 1)
     assert done.backups == ("2024-01-01T000000Z",)
-    assert done.read == (last, len(backup_store.load_manifest(kept, last).digests(["usecase"])) + 1)
+    assert done.verified == (last, len(backup_store.load_manifest(kept, last).digests(["usecase"])) + 1)
 
 
 def test_with_a_backup_dated_in_the_future_nothing_goes_until_it_has_its_own_date(
@@ -423,7 +426,7 @@ def test_an_object_that_is_written_again_while_it_is_copied_is_no_damage(
 
     monkeypatch.setattr(Lake, "get", late)
     name = copy(lake, kept, 0)
-    assert prune(kept, 1).read[0] == name
+    assert prune(kept, 1).verified[0] == name
 
 
 def test_no_backup_at_all_and_none_that_stays_are_refused(kept: Lake) -> None:
@@ -447,11 +450,11 @@ def test_how_many_stay_is_declared(value: str, stay: int | None, monkeypatch: py
 
 def test_who_wants_to_remove_holds_up_nobody_while_waiting(tmp_path: Path, kept: Lake) -> None:
     """Two back up side by side while a third waits to remove; then it is its turn."""
-    with take_turn(kept, "shares"):
-        with pytest.raises(StoreUnavailable), take_turn(kept, "removes"):
+    with lock_store(kept, "shared"):
+        with pytest.raises(StoreUnavailable), lock_store(kept, "exclusive"):
             pass
-        with take_turn(kept, "shares"):
+        with lock_store(kept, "shared"):
             assert len(kept.keys(backup_store.PREFIX)) == 2
-    with take_turn(kept, "removes") as mine:
-        mine.holds()
+    with lock_store(kept, "exclusive") as mine:
+        mine.require_valid()
         assert datetime.now(UTC) - kept.written(backup_store.PREFIX)[mine.key] < timedelta(minutes=5)

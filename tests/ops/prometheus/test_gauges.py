@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 from include.cli.app import app
 from include.errors import SpecError
 from include.ops import prometheus as scraping
-from include.ops.prometheus import ABOUT, Sample, exposition_text, gauges, newest_partition, scrape
+from include.ops.prometheus import HELP, Sample, exposition_text, gauges, newest_partition, scrape
 from include.storage import schemas
 from include.storage.lake import Lake
-from tests.ops.prometheus.conftest import ESTIMATED, Plant
 from tests.monitor import machines
+from tests.ops.prometheus.conftest import ESTIMATED, Plant
 
 LABELS = {"usecase", "product", "source", "outcome", "check", "subject", "metric", "of", "bound", "served_by",
           "version", "kind", "decision"}  # fmt: skip
@@ -42,8 +42,8 @@ def test_sources_and_rungs_are_those_of_the_newest_partition(plant: Plant) -> No
     times = told(found, "evergreen_partition_timestamp_seconds")
     assert {times[product,] for product in ("readings", "stops", "predictions", "monitor")} == {by}
     assert told(found, "evergreen_next_partition_timestamp_seconds") == {(): by + 86400}
-    assert told(found, "evergreen_rung_share")["champion",] == 1
-    assert told(found, "evergreen_rung_share")["prior",] == 0
+    assert told(found, "evergreen_served_share")["champion",] == 1
+    assert told(found, "evergreen_served_share")["prior",] == 0
 
 
 def test_checks_are_those_of_the_newest_watched_partition(plant: Plant) -> None:
@@ -110,7 +110,7 @@ def test_no_partition_is_a_label(plant: Plant) -> None:
     assert not [one for one in found for value in one.labels.values() if "2024-" in value]
     series = [(one.name, *one.labels.items()) for one in found]
     assert len(series) == len(set(series))
-    assert {one.name for one in found} == set(ABOUT) - {"evergreen_readable"}
+    assert {one.name for one in found} == set(HELP) - {"evergreen_readable"}
 
 
 def test_what_is_not_there_is_left_out(plant: Plant, tmp_path: Path) -> None:
@@ -178,9 +178,9 @@ def test_the_command_line_prints_what_is_scraped(plant: Plant) -> None:
     """`metrics` shows the page without any server, and a use case that isn't there is an error."""
     run = CliRunner().invoke
 
-    assert run(app, ["metrics", "machines"]).stdout == exposition_text(scrape("machines"), ABOUT)
+    assert run(app, ["metrics", "machines"]).stdout == exposition_text(scrape("machines"), HELP)
     names = {one["name"] for one in json.loads(run(app, ["metrics", "--json"]).stdout)["samples"]}
-    assert names == set(ABOUT)
+    assert names == set(HELP)
     assert isinstance(run(app, ["metrics", "nobody"]).exception, SpecError)
 
 
