@@ -53,7 +53,7 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
         from include.promote.promotion import promotion_blocker, read_ledgers
 
         lake, spec = self.open()
-        with self.one_try():
+        with self.no_retry_on_final_errors():
             attempt = ledger.attempt(lake, self.verdict["uri"])
         now = read_ledgers(lake, spec)
         if row := approval.answer_to(now.approvals, attempt["key"]):
@@ -137,4 +137,4 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
     def _done(self, row: Row) -> dict[str, Any]:
         from include.promote.approval import answer_text
 
-        return self.handed(Ref(row["attempt"], self.verdict["partition"], note=answer_text(row)))
+        return self.to_xcom(Ref(row["attempt"], self.verdict["partition"], note=answer_text(row)))

@@ -40,11 +40,11 @@ class IngestOperator(EvergreenOperator):
         from include.ingest.pipeline import ingest
 
         lake, spec = self.open()
-        with self.one_try():
+        with self.no_retry_on_final_errors():
             partition = partition_of(context, spec)
             spec.clock.moment(partition)
             if not spec.partitions(self.source, partition, partition):
-                return self.handed(
+                return self.to_xcom(
                     Ref(self.source, partition, note=f"{self.source} does not exist on {partition} yet")
                 )
             now = datetime.now(UTC)
@@ -56,7 +56,7 @@ class IngestOperator(EvergreenOperator):
                 if now + WAIT < spec.clock.local(partition, spec.scoring.deadline):
                     self._wait(now)
                 raise AirflowFailException(str(error)) from error
-        return self.handed(
+        return self.to_xcom(
             Ref(
                 f"{lake.uri}/tables/validated_{self.source}",
                 partition,
@@ -79,7 +79,7 @@ class PlanRangeOperator(EvergreenOperator):
         """Return the pieces: source, first and last partition."""
         _, spec = self.open()
         form, pieces = context["params"], []
-        with self.one_try():
+        with self.no_retry_on_final_errors():
             for source in spec.sources:
                 partitions = spec.partitions(source, form["first"], form["last"])
                 for _, month in groupby(partitions, key=lambda partition: partition[:7]):
@@ -117,7 +117,7 @@ class IngestRangeOperator(EvergreenOperator):
 
         lake, spec = self.open()
         partitions = spec.partitions(self.source, self.first, self.last)
-        with self.one_try():
+        with self.no_retry_on_final_errors():
             found = ingest(lake, spec, self.source, partitions, connect, now=datetime.now(UTC))
         counts = Counter(outcome.outcome for outcome in found)
         for outcome in found:
@@ -134,4 +134,4 @@ class IngestRangeOperator(EvergreenOperator):
         )
         rows = sum(outcome.rows for outcome in found)
         table = f"{lake.uri}/tables/validated_{self.source}"
-        return self.handed(Ref(table, f"{self.first}..{self.last}", rows=rows, note=note))
+        return self.to_xcom(Ref(table, f"{self.first}..{self.last}", rows=rows, note=note))
