@@ -161,7 +161,7 @@ def test_a_scrape_reads_only_what_changed(plant: Plant, monkeypatch: pytest.Monk
     scrape("machines")
     assert reads == [{}]
     monkeypatch.undo()
-    scraping._kept.clear()
+    scraping._cache.clear()
     assert scrape("machines") == first
 
 
