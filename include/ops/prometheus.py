@@ -87,7 +87,7 @@ HELP = {
     "evergreen_estimated_performance_partition_timestamp_seconds": "Deadline of its predictions.",
     "evergreen_requirement": "The bound that is required of a realized metric, at_least or at_most.",
     "evergreen_loss": "The objective's mean loss on the newest partition with labels.",
-    "evergreen_served_share": "Share of the newest partition's predictions that a fallback step served.",
+    "evergreen_served_by_share": "Share of the newest partition's predictions that a fallback step served.",
     "evergreen_champion_timestamp_seconds": "The first partition that the champion may serve.",
     "evergreen_champion_evidence_timestamp_seconds": "The partition of the verdict on the champion.",
     "evergreen_decision": "1 for the decision of the newest partition, 0 for the others.",
@@ -181,7 +181,7 @@ def _estimates(lake: Lake, spec: UseCase) -> Values:
 def _served(lake: Lake, spec: UseCase) -> Values:
     counts = Counter(row["served_by"] for row in _of_newest(lake, "predictions", ["partition", "served_by"]))
     for step in FALLBACK_STEPS if counts else ():
-        yield "evergreen_served_share", {"served_by": step}, counts[step] / counts.total()
+        yield "evergreen_served_by_share", {"served_by": step}, counts[step] / counts.total()
 
 
 def _champion(lake: Lake, spec: UseCase) -> Values:

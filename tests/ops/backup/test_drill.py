@@ -223,17 +223,17 @@ def test_a_place_where_something_is_stays_as_it_is(home: Clinic, kept: Lake) -> 
     """One object is enough for a refusal, and nothing is written or replaced."""
     done = copy(home, kept)
     before = content(home.lake)
-    with pytest.raises(BackupError, match=r"required an empty place to restore to, found .* objects"):
+    with pytest.raises(BackupError, match=r"required an empty address to restore to, found .* objects"):
         restore(kept, done.name)
     assert content(home.lake) == before
     shutil.rmtree(home.folder / "lake")
     home.lake.replace("state/breaker", b"1")
-    with pytest.raises(BackupError, match="found 1 objects, as state/breaker"):
+    with pytest.raises(BackupError, match="found 1 objects, such as state/breaker"):
         restore(kept, done.name)
     assert home.lake.keys("") == ["state/breaker"]
 
 
-@pytest.mark.parametrize("moment", ["standing", "_copied"])
+@pytest.mark.parametrize("moment", ["objects_of_versions", "_copy_objects"])
 def test_a_partition_that_comes_while_backing_up_is_in_it_whole_or_not(
     home: Clinic, kept: Lake, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
