@@ -235,6 +235,6 @@ WITHDRAWALS = _schema(
     at=TIME,
     reason=_S,
     contents=_S,  # JSON: table -> the object with the removed rows
-    resting=_S,  # JSON: the scored partitions whose realized performance depended on it and was recomputed
+    dependents=_S,  # JSON: the scored partitions whose realized performance depended on it
     recorded=_I,
 )

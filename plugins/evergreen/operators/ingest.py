@@ -41,12 +41,12 @@ class IngestOperator(EvergreenOperator):
         from include.ingest.pipeline import ingest
 
         lake, spec = self.open()
-        with self.one_try():
+        with self.no_retry_on_final_errors():
             partition = partition_of(context, spec)
             spec.clock.moment(partition)
             if not spec.partitions(self.source, partition, partition):
                 note = f"{self.source} does not exist on {partition} yet"
-                return self.handed(Ref(self.source, partition, note=note))
+                return self.to_xcom(Ref(self.source, partition, note=note))
             now = datetime.now(UTC)
             fetch_anew = bool(context["params"].get("fetch_anew"))
             (outcome,) = ingest(lake, spec, self.source, [partition], connect, fetch_anew=fetch_anew, now=now)
@@ -57,7 +57,7 @@ class IngestOperator(EvergreenOperator):
                     self._defer_until(now + RETRY_INTERVAL)
                 raise AirflowFailException(str(error)) from error
         table = f"{lake.uri}/tables/validated_{self.source}"
-        return self.handed(Ref(table, partition, outcome.digest, outcome.rows, outcome.note))
+        return self.to_xcom(Ref(table, partition, outcome.digest, outcome.rows, outcome.note))
 
     def _defer_until(self, moment: datetime) -> None:
         from airflow.providers.standard.triggers.temporal import DateTimeTrigger
@@ -72,7 +72,7 @@ class PlanRangeOperator(EvergreenOperator):
         """Return the arguments of each mapped task: source, first and last partition."""
         _, spec = self.open()
         form, ranges = context["params"], []
-        with self.one_try():
+        with self.no_retry_on_final_errors():
             for source in spec.sources:
                 partitions = spec.partitions(source, form["first"], form["last"])
                 for _, group in groupby(partitions, key=lambda partition: partition[:7]):
@@ -107,7 +107,7 @@ class IngestRangeOperator(EvergreenOperator):
 
         lake, spec = self.open()
         partitions = spec.partitions(self.source, self.first, self.last)
-        with self.one_try():
+        with self.no_retry_on_final_errors():
             outcomes = ingest(lake, spec, self.source, partitions, connect, now=datetime.now(UTC))
         for outcome in outcomes:
             if outcome.outcome != "published":
@@ -122,4 +122,4 @@ class IngestRangeOperator(EvergreenOperator):
         note = f"{self.source} {self.first} to {self.last}: {summary}"
         rows = sum(outcome.rows for outcome in outcomes)
         table = f"{lake.uri}/tables/validated_{self.source}"
-        return self.handed(Ref(table, f"{self.first}..{self.last}", rows=rows, note=note))
+        return self.to_xcom(Ref(table, f"{self.first}..{self.last}", rows=rows, note=note))
