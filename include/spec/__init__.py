@@ -4,8 +4,18 @@ Where and as whom (addresses, accounts, secrets) is the environment's, never the
 """
 
 from include.errors import SpecError
-from include.spec.load import folders, load, names, read_all
+from include.spec.load import folders, json_schema, load, names, read_all
 from include.spec.problem import Problem
 from include.spec.usecase import Schedule, UseCase
 
-__all__ = ["Problem", "Schedule", "SpecError", "UseCase", "folders", "load", "names", "read_all"]
+__all__ = [
+    "Problem",
+    "Schedule",
+    "SpecError",
+    "UseCase",
+    "folders",
+    "json_schema",
+    "load",
+    "names",
+    "read_all",
+]

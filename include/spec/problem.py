@@ -27,10 +27,12 @@ class Problem(Strict):
     """What is predicted, and why."""
 
     kind: Literal["binary", "regression", "multiclass"]
-    classes: tuple[Annotated[str, BeforeValidator(_name_of_class)], ...] = Field(
-        (),
-        exclude_if=lambda classes: not classes,  # the digests of other kinds know nothing of it
-        description="of a multiclass problem: the values of the label, in the order in which they are shown",
+    classes: tuple[Annotated[str, BeforeValidator(_name_of_class, json_schema_input_type=str | int)], ...] = (
+        Field(
+            (),
+            exclude_if=lambda classes: not classes,  # the digests of other kinds know nothing of it
+            description="of a multiclass problem: the values of the label, in the order in which they are shown",
+        )
     )
     statement: str
     target: Name
