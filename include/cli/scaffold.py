@@ -1,4 +1,4 @@
-"""Create a use case's folder from the template, whose files work as they are and explain each key in place."""
+"""Create a use case's folder from the template, whose files are valid and explain each key in place."""
 
 from __future__ import annotations
 

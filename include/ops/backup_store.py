@@ -69,7 +69,7 @@ def address() -> str:
         f"setting {SETTING}",
         required="a folder or s3://bucket/prefix outside the lake",
         found="none",
-        remedy="set it for Airflow's workers and for the shell; docs/restore.md says how",
+        remedy="set it for Airflow's workers and for the shell; docs/how-to/back-up-and-restore.md says how",
     )
 
 

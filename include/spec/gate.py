@@ -14,9 +14,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Requirement(Strict):
     """A figure that must be reached."""
 
-    metric: str
-    at_least: float | None = None
-    at_most: float | None = None
+    metric: str = Field(description="a metric of the problem's kind, as roc_auc or recall@0.5")
+    at_least: float | None = Field(None, description="the lowest value that passes; give this or at_most")
+    at_most: float | None = Field(None, description="the highest value that passes")
 
     @model_validator(mode="after")
     def _one_side(self) -> Requirement:
@@ -52,7 +52,9 @@ class Fairness(Strict):
     )
     threshold: float = Field(0.5, gt=0, lt=1, description="probability from which a row is selected")
     min_rows: int = Field(500, ge=1, description="of a group, or it isn't compared")
-    requirements: tuple[Requirement, ...] = Field(min_length=1)
+    requirements: tuple[Requirement, ...] = Field(
+        min_length=1, description="as {metric: tpr_difference, at_most: 0.1}"
+    )
 
     @model_validator(mode="after")
     def _known(self) -> Fairness:
@@ -90,7 +92,9 @@ class Rollout(Strict):
     beside the champion first; ``canary`` does that and then serves a share of the rows.
     """
 
-    kind: Literal["immediate", "shadow", "canary"] = "immediate"
+    kind: Literal["immediate", "shadow", "canary"] = Field(
+        "immediate", description="how a promoted challenger starts to serve"
+    )
     partitions: int = Field(14, ge=2, description="matured partitions before a step forward")
     look_every: int = Field(7, ge=1, description="matured partitions between two looks at the live losses")
     patience: int = Field(
@@ -107,14 +111,16 @@ class Rollout(Strict):
 class Gate(Strict):
     """What a challenger must show before it may replace the champion."""
 
-    objective: Literal["log_loss", "brier", "squared_error", "absolute_error"]
+    objective: Literal["log_loss", "brier", "squared_error", "absolute_error"] = Field(
+        description="the loss by which models are compared, row by row"
+    )
     evidence: Literal["held_out", "walk_forward"] = Field(
         "held_out",
         description="a model judged on a window and deployed as judged, or a recipe judged by walking "
         "forward over the window and then fitted on everything",
     )
     step: int = Field(7, ge=1, description="partitions between two origins of a walk forward")
-    requirements: tuple[Requirement, ...] = ()
+    requirements: tuple[Requirement, ...] = Field((), description="of the challenger's metrics")
     min_partitions: int = Field(21, ge=2, description="matured test partitions, else: not enough evidence")
     alpha: float = Field(
         0.05, gt=0, lt=0.5, description="chance of promoting noise, over all attempts together"
@@ -132,9 +138,13 @@ class Gate(Strict):
         description="rise of the mean loss, relative, when a feature is missing, noisy or unseen; none: any, "
         "as long as nothing crashes",
     )
-    serving: tuple[Requirement, ...] = ()
+    serving: tuple[Requirement, ...] = Field(
+        (), description="of p50_ms, p95_ms, p99_ms, rows_per_second, size_mb or memory_mb"
+    )
     leak: Leak = Leak()
-    approval: Literal["none", "human"] = "none"
+    approval: Literal["none", "human"] = Field(
+        "none", description="human: a person must approve a blessed challenger before it serves"
+    )
     approval_hours: float = Field(48, gt=0, description="after which silence means no")
     rollout: Rollout = Rollout()
 

@@ -23,20 +23,25 @@ def _name_of_class(value: Any) -> Any:
     return text
 
 
+ClassName = Annotated[str, BeforeValidator(_name_of_class, json_schema_input_type=str | int)]
+
+
 class Problem(Strict):
     """What is predicted, and why."""
 
-    kind: Literal["binary", "regression", "multiclass"]
+    kind: Literal["binary", "regression", "multiclass"] = Field(
+        description="binary and multiclass problems predict probabilities"
+    )
     classes: tuple[Annotated[str, BeforeValidator(_name_of_class, json_schema_input_type=str | int)], ...] = (
         Field(
             (),
             exclude_if=lambda classes: not classes,  # the digests of other kinds know nothing of it
-            description="of a multiclass problem: the values of the label, in the order in which they are shown",
+            description="of a multiclass problem: the label's values, in the order in which they are shown",
         )
     )
-    statement: str
-    target: Name
-    owner: str = ""
+    statement: str = Field(description="what is predicted, for whom and when; the DAGs show it")
+    target: Name = Field(description="a name for what is predicted; it may not be a feature")
+    owner: str = Field("", description="the team to ask; Airflow shows it as the owner of the tasks")
     never_features: tuple[str, ...] = Field((), description="columns that privacy keeps out of the features")
 
     @property

@@ -30,7 +30,9 @@ Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 class Column(Strict):
     """One column of a source, as it is kept: UTC times, SI or declared units, typed."""
 
-    type: Literal["string", "integer", "number", "boolean", "date", "timestamp", "hhmm"]
+    type: Literal["string", "integer", "number", "boolean", "date", "timestamp", "hhmm"] = Field(
+        description="hhmm is a time of day written as 930 or 0930, kept in minutes after midnight"
+    )
     source: str | None = Field(None, alias="from", description="the column's name in the source, if another")
     required: bool = Field(False, description="a row without it is quarantined")
     timezone: str | None = Field(
@@ -56,8 +58,10 @@ class Expectation(Strict):
     the partition.
     """
 
-    type: Annotated[str, Field(pattern=r"^expect_[a-z_]+$")]
-    kwargs: dict[str, Any] = {}
+    type: Annotated[str, Field(pattern=r"^expect_[a-z_]+$")] = Field(
+        description="as expect_column_values_to_be_between"
+    )
+    kwargs: dict[str, Any] = Field({}, description="its arguments, as {column: price, min_value: 0}")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -76,8 +80,8 @@ class Expectation(Strict):
 class Contract(Strict):
     """What one partition must hold."""
 
-    min_rows: int = Field(1, ge=0)
-    max_rows: int | None = Field(None, ge=1)
+    min_rows: int = Field(1, ge=0, description="fewer refuse the partition")
+    max_rows: int | None = Field(None, ge=1, description="more refuse the partition")
     tolerance: float = Field(
         0.05, ge=0, le=1, description="share of rows that may be quarantined, else refused"
     )
@@ -85,7 +89,9 @@ class Contract(Strict):
     tolerated_rows: int = _later(
         2, ge=0, description="rows that may be quarantined whatever their share, while others are left"
     )
-    extra: Literal["refuse", "ignore"] = "refuse"
+    extra: Literal["refuse", "ignore"] = Field(
+        "refuse", description="what to do with a partition that has columns which are not declared"
+    )
     expectations: tuple[Expectation, ...] = ()
 
     def exceeded(self, bad: int, total: int) -> bool:
@@ -118,7 +124,7 @@ class Fetch(Strict):
 
 
 class _Source(Strict):
-    connection: Name
+    connection: Name = Field(description="the Airflow connection with the address and the account")
     offset: int = Field(0, description="days from the partition to the day that the rows are about")
     available_at: Local = Field(
         "00:00", description="local time of the partition at which the rows could first be known"
@@ -127,7 +133,7 @@ class _Source(Strict):
         None, description="the first partition that has this source, if later than the schedule's"
     )
     day: str | None = Field(None, description="the column whose local date must be the day asked for")
-    key: tuple[str, ...] = Field(min_length=1)
+    key: tuple[str, ...] = Field(min_length=1, description="columns that identify a row within a partition")
     columns: dict[str, Column] = Field(min_length=1)
     contract: Contract = Contract()
     fetch: Fetch = Fetch()
@@ -175,7 +181,9 @@ class Objects(_Source):
 
     kind: Literal["objects"]
     path: str = Field(description="of one object below the connection, with {day} or {partition}")
-    format: Literal["csv", "parquet", "json"] = "csv"
+    format: Literal["csv", "parquet", "json"] = Field(
+        "csv", description="of the file, which may be compressed with gzip or zip"
+    )
 
 
 class Http(_Source):
@@ -197,7 +205,7 @@ class Sql(_Source):
     """The rows of one query; :day, :partition and :known_at are bound, never pasted."""
 
     kind: Literal["sql"]
-    query: str
+    query: str = Field(description="one SELECT; its columns are matched by name")
 
 
 Source = Annotated[Objects | Http | Sql, Field(discriminator="kind")]

@@ -16,14 +16,14 @@ Rung = Literal["champion", "previous", "baseline", "prior"]
 class Features(Strict):
     """One SQL file that serves training and scoring alike."""
 
-    sql: str = "features.sql"
+    sql: str = Field("features.sql", description="the file with one SELECT, in the use case's folder")
     spine: Name = Field(description="the source whose rows are to be scored")
     lookback: int = Field(ge=0, description="partitions before the spine's that the SQL may read")
     lookbacks: dict[Name, Annotated[int, Field(ge=0)]] = Field(
         {}, description="sources that are read less far back"
     )
-    numeric: tuple[str, ...] = ()
-    categorical: tuple[str, ...] = ()
+    numeric: tuple[str, ...] = Field((), description="columns of the SELECT that are numbers")
+    categorical: tuple[str, ...] = Field((), description="columns of the SELECT that are categories")
     groups: dict[Name, tuple[str, ...]] = Field(
         {}, description="features that an ablation leaves out together; none: the numeric, the categorical"
     )
@@ -60,7 +60,7 @@ class Features(Strict):
 class Labels(Strict):
     """What came true."""
 
-    source: Name
+    source: Name = Field(description="the source that brings the labels; it has the spine's key")
     sql: str = Field(
         description="an expression over the source's columns; null where no label will ever come"
     )
@@ -72,9 +72,13 @@ class Labels(Strict):
 class Candidate(Strict):
     """A recipe that is fitted."""
 
-    name: Name
-    estimator: Name
-    params: dict[str, Any] = Field(default_factory=dict)
+    name: Name = Field(description="shown in reports and in MLflow; unique in its list")
+    estimator: Name = Field(
+        description="as hist_gradient_boosting; `validate` lists those of the problem's kind"
+    )
+    params: dict[str, Any] = Field(
+        default_factory=dict, description="arguments of the scikit-learn estimator"
+    )
 
 
 class Training(Strict):
@@ -91,7 +95,7 @@ class Training(Strict):
     )
     baselines: tuple[Candidate, ...] = Field(min_length=1)
     candidates: tuple[Candidate, ...] = Field(min_length=1)
-    seed: int = 7
+    seed: int = Field(7, description="of every random choice, so that a rerun fits the same model")
     ablation: bool = Field(
         False, description="each training also measures what each group of features brings"
     )
@@ -142,7 +146,7 @@ class SuddenChanges(Strict):
     )
     past: int = Field(28, ge=7, description="partitions before a partition that it is compared with")
     partitions: int = Field(2, ge=1, description="of the last `of` that must break with their past")
-    of: int = Field(3, ge=1)
+    of: int = Field(3, ge=1, description="partitions that are looked at, the newest included")
     quiet: int = Field(7, ge=1, description="partitions after an alert in which no other counts")
 
     @property
@@ -160,8 +164,8 @@ class SuddenChanges(Strict):
 class Measure(Strict):
     """The measure by which a column of each kind is judged; the others are written beside it."""
 
-    numeric: Literal["psi", "js", "ks", "wasserstein"] = "psi"
-    categorical: Literal["psi", "js"] = "psi"
+    numeric: Literal["psi", "js", "ks", "wasserstein"] = Field("psi", description="for columns of numbers")
+    categorical: Literal["psi", "js"] = Field("psi", description="for columns of categories")
 
 
 class Monitoring(Strict):
@@ -204,7 +208,10 @@ class Monitoring(Strict):
 class Retraining(Strict):
     """When the evidence asks for a training outside the schedule."""
 
-    when: tuple[Literal["degraded", "drifted", "concept"], ...] = ("degraded",)
+    when: tuple[Literal["degraded", "drifted", "concept"], ...] = Field(
+        ("degraded",),
+        description="causes of a training: live performance below its limits, drift, a change of concept",
+    )
     consecutive: int = Field(3, ge=1, description="partitions in a row that must show it")
     cooldown: int = Field(
         14, ge=0, description="partitions after such a training in which no other is asked for"

@@ -26,9 +26,15 @@ PRODUCTS = (
 class Schedule(Strict):
     """When the partitions are."""
 
-    batch: str
-    training: str
-    timezone: str
+    batch: str = Field(
+        description="cron expression: when a partition is ingested and scored, at most once a day"
+    )
+    training: str = Field(
+        description="cron expression: when a challenger is trained, on days that have a partition"
+    )
+    timezone: str = Field(
+        description="of both cron expressions and of the partition keys, as America/New_York"
+    )
     start: Day = Field(description="the first partition")
     end: Day | None = Field(None, description="the last partition, if there is one")
 
@@ -60,7 +66,7 @@ class Schedule(Strict):
 class UseCase(Strict):
     """One use case. ``folder`` is where its file lies and is no part of its identity."""
 
-    name: Name
+    name: Name = Field(description="the folder's name; also the first part of the DAG ids")
     problem: Problem
     schedule: Schedule
     sources: dict[Name, Source] = Field(min_length=1)
