@@ -33,7 +33,7 @@ def main() -> None:
     until = sys.argv[2] if len(sys.argv) > 2 else LAST
     # pages decide nothing, and take longer than a partition's figures
     report.draw_drift_report = lambda *_: None
-    history.redraw_if_newest = lambda *_: None
+    history.redraw_history = lambda *_: None
     watched = {row["partition"] for row in lake.rows("partitions", {"product": "monitor"})}
     trained = {row["partition"] for row in lake.rows("attempts")}
     sundays = spec.clock.keys(SUNDAY, until)[every::every]

@@ -7,7 +7,7 @@ EvergreenError
 │   └── CircuitOpen        it failed so often that it isn't asked for a while
 ├── PartitionRefused       what a source gave breaks the contract: another try won't help
 ├── NotPublished           a stage needs a partition that no one published
-├── TooFew                 there are too few partitions to say anything yet
+├── InsufficientData       there are too few partitions to say anything yet
 ├── MissingMetric          the gate asks for a figure that the evaluation doesn't have
 ├── ModelError             a stored model can't be loaded or isn't what the ledger says
 ├── StoreUnavailable       the lake can't be read or written now: worth another try

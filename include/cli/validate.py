@@ -47,7 +47,7 @@ def _partitions(spec: UseCase) -> Iterator[str]:
         )
         if known > decided:
             yield (
-                f"{spec.name}: sources.{spine}.known: required the hour of {schedule.batch!r} or "
+                f"{spec.name}: sources.{spine}.available_at: required the hour of {schedule.batch!r} or "
                 f"earlier, since the spine's rows are scored then, found {spec.sources[spine].available_at}"
             )
     for stray in sorted(set(trainings) - set(partitions))[:1]:

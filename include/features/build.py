@@ -288,7 +288,7 @@ def remedy_too_late(spec: UseCase, partition: str) -> str:
         return f"let schedule.batch be later, when {name} has come"
     return (
         f"let schedule.batch be at {declared} or later; or, if the rows are known sooner, declare that in "
-        f"sources.{name}.known and ingest into a new lake, for what is there keeps its time"
+        f"sources.{name}.available_at and ingest into a new lake, for what is there keeps its time"
     )
 
 

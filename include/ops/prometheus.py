@@ -90,7 +90,7 @@ ABOUT = {
     "evergreen_estimated_performance_partition_timestamp_seconds": "By when its predictions existed.",
     "evergreen_requirement": "What is required of a realised metric, at least or at most.",
     "evergreen_loss": "The objective's loss a row on the newest partition with labels, by whom.",
-    "evergreen_rung_share": "Share of the newest partition's predictions that a rung of the ladder gave.",
+    "evergreen_served_by_share": "Share of the newest partition's predictions by what served them.",
     "evergreen_champion_timestamp_seconds": "The first partition that the champion may serve.",
     "evergreen_champion_evidence_timestamp_seconds": "The partition of the champion's verdict.",
     "evergreen_decision": "1 of what the newest partition decided, 0 of the others.",
@@ -183,7 +183,7 @@ def _estimates(lake: Lake, spec: UseCase) -> Found:
 def _rungs(lake: Lake, spec: UseCase) -> Found:
     counts = Counter(row["served_by"] for row in _of_newest(lake, "predictions", ["partition", "served_by"]))
     for rung in RUNGS if counts else ():
-        yield "evergreen_rung_share", {"served_by": rung}, counts[rung] / counts.total()
+        yield "evergreen_served_by_share", {"served_by": rung}, counts[rung] / counts.total()
 
 
 def _champion(lake: Lake, spec: UseCase) -> Found:

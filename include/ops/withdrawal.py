@@ -27,7 +27,7 @@ from include.monitor.state import PRODUCT, REALISED
 from include.promote.approval import require_person_and_reason
 from include.promote.ledger import Row, append_compare_and_swap
 from include.references import Ref, digest_bytes, validate_key
-from include.reports.history import redraw_if_newest
+from include.reports.history import redraw_history
 from include.reports.paths import HISTORY
 from include.spec import UseCase
 from include.spec.partition import check_partition
@@ -197,7 +197,7 @@ def _mend(lake: Lake, spec: UseCase, partitions: Sequence[str], resting: Sequenc
     ):
         monitor(lake, spec, key)
     if watched:
-        redraw_if_newest(lake, spec)
+        redraw_history(lake, spec)
     else:
         lake.remove([f"reports/{HISTORY}"])
 

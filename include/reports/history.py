@@ -284,7 +284,7 @@ def draw_history(lake: Lake, spec: UseCase) -> tuple[dict[str, Any], str]:
     return said, html
 
 
-def redraw_if_newest(lake: Lake, spec: UseCase) -> None:
+def redraw_history(lake: Lake, spec: UseCase) -> None:
     """Draw the year. What fails is logged: the partition is done."""
     try:
         draw_history(lake, spec)

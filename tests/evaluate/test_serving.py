@@ -154,15 +154,15 @@ def test_a_process_gets_the_variables_of_the_numeric_libraries(
 ON_OTHER_KERNELS = """
 import sys
 from pathlib import Path
-from include.models import artifacts as models
-from include.evaluate import serve
+from include.evaluate.serving import measure_serving
+from include.models import artifacts
 from include.references import digest_bytes
 from tests.evaluate.fits import ward
 
 clinic = ward(Path(sys.argv[1]))
-data = models.dump(clinic.fit("logistic_regression"))
-predictions = models.predict(models.load(data, digest_bytes(data)), clinic.rows, clinic.spec)
-print(serve.measure(data, digest_bytes(data), clinic.spec, clinic.rows, predictions).note or "the same")
+data = artifacts.serialize(clinic.fit("logistic_regression"))
+predictions = artifacts.predict(artifacts.deserialize(data, digest_bytes(data)), clinic.rows, clinic.spec)
+print(measure_serving(data, digest_bytes(data), clinic.spec, clinic.rows, predictions).note or "the same")
 """
 
 

@@ -117,7 +117,7 @@ def test_few_rows_raise_no_alarm() -> None:
     assert drift.check_distribution("c", reference, profiled([5.0] * 300), 1, RULES).outcome == "alarm"
 
 
-@pytest.mark.parametrize("check", ["moved", "unseen", "missing"])
+@pytest.mark.parametrize("check", ["check_distribution", "check_unseen", "check_missing"])
 @pytest.mark.parametrize(
     ("reference", "values"),
     [
@@ -135,7 +135,7 @@ def test_odd_columns_are_judged_or_not_enough(check: str, reference: list[Any], 
     text = isinstance(next(v for v in like if v is not None), str)
     empty = [None if v is None else v for v in values]
     partition = profiled(empty if not text or any(empty) else [""])
-    arguments = (1, RULES) if check == "moved" else (RULES,)
+    arguments = (1, RULES) if check == "check_distribution" else (RULES,)
     found = getattr(drift, check)("c", column(reference), partition, *arguments)
     assert found.note.startswith("c")
     assert found.value is None or math.isfinite(found.value)

@@ -133,7 +133,7 @@ def test_before_the_first_promotion_nothing_can_be_judged(quick: Lake, use: UseC
     machines.readings(quick, use, partition)
     run(quick, use, [partition])
     assert found(quick, partition) == set()
-    assert {("drift", "features"), ("served_by", "predictions")} <= found(quick, partition, "not enough")
+    assert {("drift", "features"), ("fallback", "predictions")} <= found(quick, partition, "not enough")
     assert note(quick, partition, "drift") == "no model was promoted yet"
 
 
@@ -141,8 +141,8 @@ def test_a_lower_rung_is_an_alarm_with_its_reason(quick: Lake, use: UseCase, wee
     """A champion that can't be loaded leaves the partition to the prior, and the finding says why."""
     machines.promote(quick, "0" * 64, week[0], version="2")
     run(quick, use, week[:1])
-    assert ("served_by", "predictions") in found(quick, week[0])
-    assert "champion v2" in note(quick, week[0], "served_by")
+    assert ("fallback", "predictions") in found(quick, week[0])
+    assert "champion v2" in note(quick, week[0], "fallback")
     assert note(quick, week[0], "drift") == f"model {'0' * 12} left no reference"
 
 

@@ -93,7 +93,7 @@ def test_a_cause_asks_only_where_it_is_declared(use: UseCase, kind: Any, check: 
     assert asked[-1].cause == f"{kind}-0123456789ab-n001"
 
 
-@pytest.mark.parametrize("check", ["missing", "unseen", "served_by", "data", "labels", "jump"])
+@pytest.mark.parametrize("check", ["missing", "unseen", "fallback", "data", "labels", "jump"])
 def test_a_broken_feed_never_asks(use: UseCase, check: Check) -> None:
     """What is learnt from a broken feed is as broken: a person is told instead."""
     decisions = told(use, [found(check)] * 3, when=tuple(CAUSES), consecutive=1)

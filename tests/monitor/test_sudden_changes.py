@@ -35,7 +35,7 @@ NIGHTS = 5
 def shorter(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
     """The machines, compared with a week."""
     folder = tmp_path_factory.mktemp("spec")
-    return machines.spec(folder, monitoring="{window: 3, report_rows: 200, jumps: {past: 7}}")
+    return machines.spec(folder, monitoring="{window: 3, report_rows: 200, sudden_changes: {past: 7}}")
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_a_column_of_another_kind_is_not_compared(lake: Lake, tmp_path: Path) ->
     """A feature that was numeric in the training and is categorical now is told, and fails nothing."""
     (tmp_path / "spec").mkdir()
     features = "{spine: readings, lookback: 0, numeric: [temp, load], categorical: [kind, weekday]}"
-    rules = "{window: 3, report_rows: 200, jumps: {past: 7}}"
+    rules = "{window: 3, report_rows: 200, sudden_changes: {past: 7}}"
     other = machines.spec(tmp_path / "spec", features=features, monitoring=rules)
     partitions = lived(lake, other, {})
     (row,) = lake.rows("findings", {"partition": partitions[-1], "check": "jump", "subject": "weekday"})

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import pytest
 
-from tests.plugins.site import NIGHTS, Site
+from include.spec.load import read
+from tests.plugins.site import ROOT, Site
 
 pytestmark = pytest.mark.airflow
 VISITORS = {"anonymous": None, "viewer": "reader", "user": "clerk"}
 PAGES = {"anonymous": 401, "viewer": 200, "user": 200}
 FORMS = {"anonymous": 401, "viewer": 403, "user": 200}
-NIGHT = NIGHTS["weekly_sales"][1]
 # what is filled in, by the end of the DAG's name; a DAG with another form has to add it here
 FILLED = {
-    "batch": {"partition": NIGHT},
-    "training": {"partition": NIGHT},
-    "history": {"first": NIGHT, "last": NIGHT},
+    "batch": {"partition": "{partition}"},
+    "training": {"partition": "{partition}"},
+    "history": {"first": "{partition}", "last": "{partition}"},
     "operate": {"action": "verify"},
     "upkeep": {},
 }
+
+
+def first_partition(site: Site, usecase: str) -> str:
+    """Return a partition that the schedule of a use case has, empty for a DAG of no use case."""
+    for folder in (ROOT / "include/usecases", ROOT / "tests/usecases", site.home / "usecases"):
+        if (file := folder / usecase / "usecase.yaml").is_file():
+            spec = read(file)
+            return spec.clock.around(spec.schedule.start)[1]
+    return ""
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +55,10 @@ def test_a_form_is_for_those_who_may_act(
     """A User may trigger each of our DAGs; a Viewer, whatever pages are shown to them, may trigger none."""
     assert {dag_id.rpartition("__")[2] for dag_id in forms} == set(FILLED)
     for dag_id in forms:
-        body = {"logical_date": None, "conf": FILLED[dag_id.rpartition("__")[2]]}
+        usecase, _, clock = dag_id.rpartition("__")
+        partition = first_partition(site, usecase)
+        conf = {name: value.format(partition=partition) for name, value in FILLED[clock].items()}
+        body = {"logical_date": None, "conf": conf}
         path = f"/api/v2/dags/{dag_id}/dagRuns"
         answers = {role: site.ask(path, method="POST", json=body, headers=s) for role, s in headers.items()}
         found = {role: answer.status_code for role, answer in answers.items()}

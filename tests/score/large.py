@@ -26,7 +26,7 @@ NIGHT = "2024-03-08"
 def orders(use: UseCase, rows: int) -> pa.Table:
     """Return a partition's rows of `orders`."""
     schema = schemas.validated_schema(use.sources["orders"])
-    known = use.clock.local(NIGHT, use.sources["orders"].known)
+    known = use.clock.local(NIGHT, use.sources["orders"].available_at)
     columns = {
         "depot": pa.array(parcels.DEPOTS).take(pa.array(np.arange(rows) % 2)),
         "parcel": np.arange(rows),

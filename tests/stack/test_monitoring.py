@@ -1,7 +1,8 @@
 """The profile `monitoring` for real: Prometheus scrapes Airflow as its own viewer, and tells Alertmanager.
 
 It needs a Docker engine, as `test_stack.py` does; no scheduler and no worker is started. Where an image can't
-be pulled, `images/` has a stand-in from Debian's package. Grafana has none: `tests/ops/prometheus` reads its files.
+be pulled, `images/` has a stand-in from Debian's package. Grafana has none: `tests/ops/prometheus` reads its
+files.
 """
 
 from __future__ import annotations

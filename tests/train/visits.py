@@ -103,7 +103,9 @@ def usecase(folder: Path, kind: str = "binary", **changes: str) -> UseCase:
 def fill(lake: Lake, spec: UseCase, first: str = FIRST, last: str = LAST) -> None:
     """Publish visits and outcomes of each partition, as ingest would."""
     partitions = spec.clock.keys(first, last)
-    known = {name: [spec.clock.local(n, s.known) for n in partitions] for name, s in spec.sources.items()}
+    known = {
+        name: [spec.clock.local(n, s.available_at) for n in partitions] for name, s in spec.sources.items()
+    }
     planned = [row for n, at in zip(partitions, known["visits"], strict=True) for row in _visits(n, at)]
     came = [
         {**row, "partition": n, "known_at": at}

@@ -29,7 +29,7 @@ class MonitorOperator(EvergreenOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of the partition's findings; a partition without predictions ends red."""
         from include.monitor.pipeline import monitor
-        from include.reports.history import redraw_if_newest
+        from include.reports.history import redraw_history
 
         lake, spec = self.open()
         with self.one_try():
@@ -40,7 +40,7 @@ class MonitorOperator(EvergreenOperator):
             said = {name: decided[name] for name in ("partition", "decision", "cause")}
             context["outlet_events"][product(self.usecase, "decisions")].extra.update(said)
         if context["dag_run"].run_type != "backfill" or not _others_wait(context):
-            redraw_if_newest(lake, spec)
+            redraw_history(lake, spec)
         if not lake.rows("partitions", {"product": "predictions", "partition": partition}):
             raise AirflowFailException(f"{self.usecase} {partition}: nothing was predicted; {ref.note}")
         return self.handed(ref)

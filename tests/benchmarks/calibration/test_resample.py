@@ -96,9 +96,9 @@ def test_a_gate_that_does_not_pay_is_found_out(drawn: Drawn, monkeypatch: pytest
     """A gate with its alpha for each attempt, or one that lets all pass, is seen to promote noise."""
     gate = Gate(objective="log_loss")
     with monkeypatch.context() as patch:
-        patch.setattr(resample, "spent", lambda alpha, attempt: alpha)
+        patch.setattr(resample, "attempt_alpha", lambda alpha, attempt: alpha)
         assert rate(passes(drawn, gate, 0.0)[GATE].any(axis=1)).low > 2 * gate.alpha
-    monkeypatch.setattr(resample, "bounds", lambda saved, *_: (saved.sum(-1), np.ones(saved.shape[:-1])))
+    monkeypatch.setattr(resample, "gain_bounds", lambda saved, *_: (saved.sum(-1), np.ones(saved.shape[:-1])))
     assert rate(passes(drawn, gate, 0.0)[GATE].any(axis=1)).share == 1
 
 

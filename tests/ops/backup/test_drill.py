@@ -233,7 +233,7 @@ def test_a_place_where_something_is_stays_as_it_is(home: Clinic, kept: Lake) -> 
     assert home.lake.keys("") == ["state/breaker"]
 
 
-@pytest.mark.parametrize("moment", ["standing", "_copied"])
+@pytest.mark.parametrize("moment", ["objects_of_versions", "_copied"])
 def test_a_partition_that_comes_while_backing_up_is_in_it_whole_or_not(
     home: Clinic, kept: Lake, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:

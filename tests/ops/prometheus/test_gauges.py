@@ -19,8 +19,8 @@ from include.ops import prometheus as scraping
 from include.ops.prometheus import ABOUT, Sample, exposition_text, gauges, newest_partition, scrape
 from include.storage import schemas
 from include.storage.lake import Lake
-from tests.ops.prometheus.conftest import ESTIMATED, Plant
 from tests.monitor import machines
+from tests.ops.prometheus.conftest import ESTIMATED, Plant
 
 LABELS = {"usecase", "product", "source", "outcome", "check", "subject", "metric", "of", "bound", "served_by",
           "version", "kind", "decision"}  # fmt: skip
@@ -42,8 +42,8 @@ def test_sources_and_rungs_are_those_of_the_newest_partition(plant: Plant) -> No
     times = told(found, "evergreen_partition_timestamp_seconds")
     assert {times[product,] for product in ("readings", "stops", "predictions", "monitor")} == {by}
     assert told(found, "evergreen_next_partition_timestamp_seconds") == {(): by + 86400}
-    assert told(found, "evergreen_rung_share")["champion",] == 1
-    assert told(found, "evergreen_rung_share")["prior",] == 0
+    assert told(found, "evergreen_served_by_share")["champion",] == 1
+    assert told(found, "evergreen_served_by_share")["prior",] == 0
 
 
 def test_checks_are_those_of_the_newest_watched_partition(plant: Plant) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from include.cli import stages
 from include.reports import history as drawing
-from include.reports.history import draw_history, history_text, read_history, redraw_if_newest
+from include.reports.history import draw_history, history_text, read_history, redraw_history
 from include.spec import UseCase
 from include.storage import schemas
 from include.storage.lake import Lake
@@ -133,7 +133,7 @@ def test_a_figure_that_was_restated_is_shown_as_last_known(lake: Lake, use: UseC
 def test_a_partition_that_comes_late_is_drawn(lake: Lake, use: UseCase) -> None:
     """An older partition that runs again after newer ones brings the page up to date."""
     alarm(lake, partitions(use)[2], "load")
-    redraw_if_newest(lake, use)
+    redraw_history(lake, use)
     assert f'<td class="n">{partitions(use)[2]}</td><td>1</td><td>jump</td><td>load</td>' in page_of(lake)
 
 
@@ -149,7 +149,7 @@ def test_a_partition_published_while_the_page_is_drawn_is_in_it(
         write(self, key, data)
 
     monkeypatch.setattr(Lake, "replace", publish_and_write)
-    redraw_if_newest(lake, use)
+    redraw_history(lake, use)
     assert f'<td class="n">{partitions(use)[3]}</td><td>1</td><td>jump</td><td>load</td>' in page_of(lake)
 
 

@@ -15,8 +15,8 @@ from include.reports import history as drawing
 from include.spec import UseCase
 from include.storage import schemas
 from include.storage.lake import Lake
-from tests.reports.history.conftest import partitions
 from tests.monitor import machines
+from tests.reports.history.conftest import partitions
 
 PLACE = "reports/history.html"
 

@@ -2,7 +2,7 @@
 
 Prints the seconds of each partition.
 
-``python -m benchmarks.partition NIGHT ...`` with the stack's environment.
+``python -m benchmarks.one_partition PARTITION ...`` with the stack's environment.
 """
 
 from __future__ import annotations

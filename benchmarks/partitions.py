@@ -58,7 +58,7 @@ def through_airflow(api: AirflowApi, dag: str, confs: list[dict[str, str]], run:
 
 def in_one_process(stack: Stack, partitions: list[str]) -> list[dict[str, float]]:
     """Run partitions through the plain functions; return the seconds of their stages."""
-    command = [sys.executable, "-m", "benchmarks.partition", *partitions]
+    command = [sys.executable, "-m", "benchmarks.one_partition", *partitions]
     done = subprocess.run(
         command, env=stack.environment(), cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True
     )
