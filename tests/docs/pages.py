@@ -2,8 +2,8 @@
 
 A page is Markdown. Its fenced blocks are carried out in order, in a copy of the repository:
 
-- ``diff``: a change to files that exist. ``--- path`` names the file. The lines that begin with a space or ``-``
-  must be in it exactly once, and those that begin with a space or ``+`` take their place.
+- ``diff``: a change to files that exist. ``--- path`` names the file. The lines that begin with a space or a
+  ``-`` must be in it exactly once, and those that begin with a space or ``+`` take their place.
 - ``python``, ``sql``, ``yaml``: a new file, if the first line is a comment with its path.
 - ``bash``: commands. What they export stays set for the blocks after it.
 - ``text``: what the commands before it print. Each line must be in their output, in this order. ``…`` stands

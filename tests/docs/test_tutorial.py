@@ -19,18 +19,31 @@ from tests.docs.pages import DOCS, Reader, blocks
 
 PAGE = DOCS / "tutorial.md"
 PASSWORDS = "simple_auth_manager_passwords.json.generated"
-pytestmark = [pytest.mark.airflow, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.timeout(1200)
 
 
-def test_the_tutorial_from_the_first_command_to_airflow(tmp_path: Path) -> None:
-    """Each block is carried out and prints what the page shows; then Airflow runs the day that it names."""
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    """Somebody who has followed the page to its end, but for what Airflow shows."""
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
     environment = {"AIRFLOW__API__PORT": str(port), "AIRFLOW__API__BASE_URL": url, "NO_PROXY": "127.0.0.1"}
-    reader = Reader(tmp_path, environment=environment)
+    reader = Reader(tmp_path_factory.mktemp("tutorial"), environment=environment)
     reader.follow(PAGE)
+    return reader
+
+
+def test_every_command_prints_what_the_page_shows(reader: Reader) -> None:
+    """Each block was carried out, in order; there were some."""
     assert sum(block.language == "bash" for block in blocks(PAGE.read_text())) > 8
-    text = PAGE.read_text()
+    assert (reader.folder / "tutorial" / "lake" / "coffee_sales" / "tables" / "predictions").is_dir()
+
+
+@pytest.mark.full
+@pytest.mark.airflow
+def test_airflow_runs_the_next_day_as_the_page_says(reader: Reader) -> None:
+    """Standalone Airflow, with the page's settings, runs the day that the page has delivered."""
+    text, url = PAGE.read_text(), reader.environment["AIRFLOW__API__BASE_URL"]
     assert "\nairflow standalone " in text
     command = re.search(r"`(\.venv/bin/python tutorial/deliver\.py (\S+))`", text)
     assert command, "the page says how to deliver one more day"
