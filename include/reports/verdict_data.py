@@ -142,7 +142,7 @@ def read_attempt(lake: Lake, spec: UseCase, key: str) -> AttemptData:
         before=_before(lake, evidence),
         newer=_newer(lake, row),
         vacant=(ledger.champion_to_beat(lake, evidence.partition, evidence.key) or {}).get("kind")
-        == ledger.STEPPED_DOWN,
+        == ledger.DEMOTED,
         learnt=_learnt(lake, evidence.model),
         partitions=[one for one in kept if one["partition"] <= evidence.partition],
     )

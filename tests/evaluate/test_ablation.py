@@ -147,7 +147,9 @@ def test_the_task_logs_the_gains_with_their_bounds_to_the_trainings_run(outside:
         for bound in ("gain", "low", "high")
     }
     assert (handed["uri"], handed["partition"], handed["rows"]) == (outside.run, visits.LAST, found.rows)
-    assert handed["note"].startswith(f"{found.groups[0].name} brings most: {found.groups[0].gain:+.5f} [")
+    assert handed["note"].startswith(
+        f"{found.groups[0].name} has the largest gain: {found.groups[0].gain:+.5f} ["
+    )
     assert len(json.dumps(handed)) < 1000
 
 

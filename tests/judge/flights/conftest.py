@@ -127,7 +127,7 @@ class Gate:
         made = replace(made, model=digest, baseline_model=digest, champion="", fitted=BEFORE)
         stamp = Verdict(RUBBER_STAMPED, RUBBER_STAMPED, ())
         key = ledger.record_attempt(self.lake, made, lambda number: stamp)["key"]
-        assert promote(self.lake, self.spec, key, registry=self.registry) is not None
+        assert promote(self.lake, self.spec, key, registry=self.registry).switch is not None
 
     def train(self, make: Make) -> str:
         """Train, with the planted challenger, and return the run."""

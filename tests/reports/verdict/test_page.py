@@ -289,7 +289,7 @@ def test_after_a_step_down_nobody_is_said_to_stay_champion(flights: World) -> No
     """Who is refused leaves the baseline serving; who passes serves at once, for a trial takes two."""
     flights.promote(flights.attempt(1, SKILLS))
     shadow = flights.asking({"rollout": {"kind": "shadow"}})
-    row = {**ledger.switches(flights.lake)[0], "kind": ledger.STEPPED_DOWN}
+    row = {**ledger.switches(flights.lake)[0], "kind": ledger.DEMOTED}
     ledger.record_switch(flights.lake, lambda _: [row])
     for challenger, sentence in (
         (0.95, "It serves from the next partition that isn't served yet"),
