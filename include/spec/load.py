@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from datetime import date
 from pathlib import Path
-from typing import get_args, get_origin
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -15,6 +15,7 @@ from include.spec.source import source_class
 from include.spec.usecase import UseCase
 
 SHIPPED = Path(__file__).parent.parent / "usecases"
+SCHEMA = SHIPPED / "schema.json"  # what `json_schema` returns, for editors; a test keeps it up to date
 
 # the C loader takes a third of the time, and each DAG file reads every declaration
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -44,7 +45,7 @@ def load(name: str) -> UseCase:
     raise SpecError(
         f"use case {name!r}",
         required=f"one of {', '.join(names()) or 'none yet'}",
-        remedy=f"make it with `python -m include new {name}`, or name its parent folder in "
+        remedy=f"create it with `python -m include init {name}`, or name its parent folder in "
         "EVERGREEN_USECASES",
     )
 
@@ -59,6 +60,17 @@ def read_all() -> tuple[list[UseCase], list[SpecError]]:
         except SpecError as error:
             bad.append(error)
     return good, bad
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of ``usecase.yaml``.
+
+    It describes each key by itself. What needs two keys, as a column that must exist, only `read` checks.
+    """
+    schema = UseCase.model_json_schema()
+    del schema["properties"]["folder"]  # where the file lies, which it doesn't say itself
+    title = "usecase.yaml of Evergreen"
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": title}
 
 
 def read(file: Path) -> UseCase:

@@ -56,7 +56,9 @@ Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 class Column(Strict):
     """One column of a source as it is stored: typed, times in UTC, numbers in SI or declared units."""
 
-    type: Literal["string", "integer", "number", "boolean", "date", "timestamp", "hhmm"]
+    type: Literal["string", "integer", "number", "boolean", "date", "timestamp", "hhmm"] = Field(
+        description="hhmm is a time of day written as 930 or 0930, stored in minutes after midnight"
+    )
     source: str | None = Field(
         None, alias="from", description="the column's name in the source, if different"
     )
@@ -84,8 +86,10 @@ class Expectation(Strict):
     the table refuses the partition.
     """
 
-    type: Annotated[str, Field(pattern=r"^expect_[a-z_]+$")]
-    kwargs: dict[str, Any] = {}
+    type: Annotated[str, Field(pattern=r"^expect_[a-z_]+$")] = Field(
+        description="as expect_column_values_to_be_between"
+    )
+    kwargs: dict[str, Any] = Field({}, description="its arguments, as {column: price, min_value: 0}")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -104,8 +108,8 @@ class Expectation(Strict):
 class Contract(Strict):
     """The conditions that a partition of the source must meet."""
 
-    min_rows: int = Field(1, ge=0)
-    max_rows: int | None = Field(None, ge=1)
+    min_rows: int = Field(1, ge=0, description="fewer refuse the partition")
+    max_rows: int | None = Field(None, ge=1, description="more refuse the partition")
     tolerance: float = Field(
         0.05,
         ge=0,
@@ -116,7 +120,9 @@ class Contract(Strict):
     tolerated_rows: int = added_field(
         2, ge=0, description="rows that may be quarantined regardless of their share, if others are left"
     )
-    extra: Literal["refuse", "ignore"] = "refuse"
+    extra: Literal["refuse", "ignore"] = Field(
+        "refuse", description="what to do with a partition that has columns which are not declared"
+    )
     expectations: tuple[Expectation, ...] = ()
 
     def exceeded(self, bad: int, total: int) -> bool:
@@ -151,7 +157,7 @@ class BaseSource(Strict):
     """What all kinds of sources declare; each connector's class adds its own keys."""
 
     kind: str
-    connection: Name
+    connection: Name = Field(description="the Airflow connection with the address and the account")
     offset: int = Field(0, description="days from the partition to the day of the data")
     available_at: LocalTime = Field(
         "00:00", description="local time at which the partition's rows become known"
@@ -160,7 +166,7 @@ class BaseSource(Strict):
         None, description="the first partition with this source, if later than schedule.start"
     )
     day: str | None = Field(None, description="the column whose local date must be the requested day")
-    key: tuple[str, ...] = Field(min_length=1)
+    key: tuple[str, ...] = Field(min_length=1, description="columns that identify a row in a partition")
     columns: dict[str, Column] = Field(min_length=1)
     contract: Contract = Contract()
     fetch: Fetch = Fetch()

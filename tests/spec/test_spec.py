@@ -232,7 +232,7 @@ def folder_of(name: str) -> Path:
 
 def test_a_use_case_that_is_not_there_is_named_with_those_that_are() -> None:
     """The error lists the use cases and says how to make one."""
-    with pytest.raises(SpecError, match=r"use case 'nothing': required one of flight_delay; make it with"):
+    with pytest.raises(SpecError, match=r"use case 'nothing': required one of flight_delay; create it with"):
         load("nothing")
 
 
