@@ -32,11 +32,11 @@ from include.reports.wording import (
 )
 from include.spec import UseCase
 from include.spec.gate import Requirement
-from include.spec.metrics import FAMILIES
+from include.spec.metrics import class_metrics
 from include.stats.formatting import figure_and_limit
 from include.storage.lake import Lake
 
-FIGURES = tuple(family for family, of in FAMILIES["multiclass"].items() if of == "class")
+FIGURES = class_metrics()
 
 
 def overall_metrics(known: AttemptData) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from include.judge.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER
 from include.models import outputs
 from include.reports.html import Tone, figure, figures, percent
 from include.reports.verdict_data import AttemptData
+from include.spec.metrics import OBJECTIVES, SERVING_METRICS, greater_is_better
 
 TONES: dict[str, Tone] = {
     BLESSED: "good",
@@ -27,15 +27,10 @@ TITLES = {
     FORCED: "A person let the new model in, whatever the gate said.",
 }
 SERVED = {
-    "p50_ms": "milliseconds for one row, half of the calls are faster; less is better",
-    "p95_ms": "milliseconds for one row, 95 of 100 calls are faster; less is better",
-    "p99_ms": "milliseconds for one row, 99 of 100 calls are faster; less is better",
-    "rows_per_second": "rows per second of a whole partition; more is better",
-    "size_mb": "megabytes of the stored model; less is better",
-    "memory_mb": "megabytes that loading and predicting took; less is better",
+    metric.name: f"{metric.description}; {'more' if metric.greater_is_better else 'less'} is better"
+    for metric in SERVING_METRICS
 }
 CHECKS_NAMED = 3  # names of checks in a sentence
-_LESS = re.compile(r"loss|brier|calibration|error|mae|rmse")
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,7 @@ def metric_label(name: str) -> str:
 
 def better_direction(metric: str) -> str:
     """Return which way a metric is better."""
-    return "less" if _LESS.search(metric.partition("@")[0]) else "more"
+    return "more" if greater_is_better(metric) else "less"
 
 
 def prior_text(known: AttemptData, evidence: Evidence | None) -> tuple[str, str]:
@@ -88,9 +83,8 @@ def prior_text(known: AttemptData, evidence: Evidence | None) -> tuple[str, str]
 
 def loss_unit(known: AttemptData) -> str:
     """Return what the objective's loss is measured in."""
-    target = known.spec.problem.target
-    units = {"squared_error": f"squared units of {target}", "absolute_error": f"units of {target}"}
-    return units.get(known.spec.gate.objective, "no unit")
+    units = {objective.name: objective.unit for objective in OBJECTIVES}
+    return units[known.spec.gate.objective].format(target=known.spec.problem.target) or "no unit"
 
 
 def deployed_note(known: AttemptData) -> str:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, WithJsonSchema, model_validator
 
+from include.spec.metrics import OBJECTIVES, SERVING_METRICS
 from include.spec.source import Name, Strict
 
 Share = Annotated[float, Field(ge=0, le=1)]
+ObjectiveName = Annotated[
+    str, WithJsonSchema({"type": "string", "enum": [objective.name for objective in OBJECTIVES]})
+]  # validated against the kind of problem, in `UseCase`
 
 
 class Requirement(Strict):
@@ -66,7 +70,7 @@ FAIRNESS = (
     *(f"{rate}_{how}" for rate in ("selection_rate", "tpr", "fpr") for how in ("difference", "ratio")),
     "calibration_difference",
 )
-SERVING = ("p50_ms", "p95_ms", "p99_ms", "rows_per_second", "size_mb", "memory_mb")
+SERVING = tuple(metric.name for metric in SERVING_METRICS)
 
 
 class Leak(Strict):
@@ -107,7 +111,7 @@ class Rollout(Strict):
 class Gate(Strict):
     """What a challenger must show before it may replace the champion."""
 
-    objective: Literal["log_loss", "brier", "squared_error", "absolute_error"]
+    objective: ObjectiveName
     evidence: Literal["held_out", "walk_forward"] = Field(
         "held_out",
         description="a model judged on a window and deployed as judged, or a recipe judged by walking "
