@@ -52,7 +52,7 @@ def maintain_tables(lake: Lake, registry: Registry, *, kept: int = KEPT) -> Ref:
             f"{lake.name}: upkeep",
             required="the runs of its trainings, which name the versions of tables that they were fitted on",
             found="none in the registry",
-            where=registry.named(),
+            where=registry.address(),
             remedy="nothing was removed: see that MLFLOW_TRACKING_URI is this lake's registry",
         )
     removed = sum(vacuum(lake, name, kept, versions.get(name, ())) for name in tables)
@@ -64,7 +64,7 @@ def maintain_tables(lake: Lake, registry: Registry, *, kept: int = KEPT) -> Ref:
 def referenced_versions(registry: Registry, usecase: str) -> Mapping[str, list[int]]:
     """Return for each source's table the versions that trainings in the registry were fitted on."""
     found: dict[str, set[int]] = {}
-    for params in registry.noted(usecase):
+    for params in registry.run_parameters(usecase):
         for name, value in params.items():
             if name.startswith("lake.") and value.isdigit():
                 found.setdefault(f"validated_{name.removeprefix('lake.')}", set()).add(int(value))

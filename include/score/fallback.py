@@ -13,13 +13,15 @@ import pyarrow as pa
 
 from include.errors import ModelError
 from include.models import artifacts, outputs
-from include.models.artifacts import Ask, Said, Values
+from include.models.artifacts import BatchPredictor, Precomputed, Values
 from include.models.outputs import Constant
 from include.promote.ledger import Serving
 from include.spec import UseCase
 from include.storage.lake import Lake
 
-Take = Callable[[str], tuple[Ask, Said] | None]  # of a model, what was made ready: see `models.filled`
+Take = Callable[
+    [str], tuple[BatchPredictor, Precomputed] | None
+]  # of a model, what was made ready: see `models.filled`
 CANARY = "canary"  # serves its share of the rows before the champion, and needs what the champion needs
 
 

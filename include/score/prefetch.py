@@ -15,7 +15,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from include.models import artifacts
-from include.models.artifacts import Ask, Said, Values
+from include.models.artifacts import BatchPredictor, Precomputed, Values
 from include.promote import ledger
 from include.promote.trials import CANARY_ROLE, trials_on
 from include.score import fallback
@@ -33,7 +33,7 @@ class _Guess:
     """A model, by its digest, and what asks it."""
 
     model: str
-    ask: Ask
+    ask: BatchPredictor
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Prefetch:
     def _part(self, guess: _Guess | None, rows: pa.Table) -> _Part | None:
         return _Part(digest_table(rows.select(self._key)), guess.ask(rows)) if guess else None
 
-    def take(self, model: str) -> tuple[Ask, Said] | None:
+    def take(self, model: str) -> tuple[BatchPredictor, Precomputed] | None:
         """Return what asks a model and what it has said of the partition's parts.
 
         None if it wasn't the guess.
