@@ -36,7 +36,7 @@ from include.models.registry import Registry
 from include.promote import ledger
 from include.references import Ref, digest_bytes
 from include.spec import UseCase
-from include.spec.metrics import names
+from include.spec.metrics import metric_names
 from include.stats.metrics import metric_values
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
@@ -93,8 +93,8 @@ def evaluate(lake: Lake, spec: UseCase, partition: str, run_id: str, *, registry
     copy = _again(registry, run_id, record.challenger, test, spec)
     copies = {f"{BASELINE}{b.name}": _again(registry, run_id, b, test, spec) for b in record.baselines}
     found = {name: one.predictions for name, one in {CHALLENGER: copy, **copies}.items()}
-    if record.walked:
-        found = walk_forward.read_walk(registry.get(run_id, walk_forward.PATH, record.walked))
+    if record.walk_forward:
+        found = walk_forward.read_walk(registry.get(run_id, walk_forward.PATH, record.walk_forward))
     champion = _champion(lake, spec, partition, attempt_key(spec, partition, record.data), test)
     if champion.predictions is not None:
         found[CHAMPION] = champion.predictions
@@ -114,7 +114,7 @@ def _last(spec: UseCase, record: TrainingRecord, champion: Incumbent) -> str:
     The labels of the last fitted partitions came later by the delay, and may tell of the partitions until
     then.
     """
-    return spec.clock.shift(max(record.last_chosen, champion.last_fitted), spec.labels.delay)
+    return spec.clock.shift(max(record.last_validation, champion.last_fitted), spec.labels.delay)
 
 
 def _log(registry: Registry, run_id: str, spec: UseCase, evidence: Evidence) -> None:
@@ -191,7 +191,7 @@ def _tested(
         estimator=copy.estimator,
         data=copy.data,
         digest=record.challenger.digest,
-        fitted=training.filter(pc.less_equal(training["partition"], record.last_chosen)),
+        fitted=training.filter(pc.less_equal(training["partition"], record.last_validation)),
         deployed_fit=training.filter(pc.less_equal(training["partition"], record.last_fitted)),
         rows=rows,
         actual=target(spec, rows),
@@ -223,7 +223,7 @@ def _evidence(
         prior=record.prior,
         baseline_model=record.baseline.digest,
         metrics={
-            name: metric_values(names(spec), tested.actual, values, spec.problem.classes)
+            name: metric_values(metric_names(spec), tested.actual, values, spec.problem.classes)
             for name, values in tested.predictions.items()
         },
         losses=Losses(

@@ -261,5 +261,5 @@ def _tolerated(part: Slice, gate: Gate) -> float:
 
 
 def _loses_more(part: Slice, shown: Gain, gate: Gate) -> str:
-    text, bound = shown.beside(_tolerated(part, gate))
+    text, bound = shown.interval_and_limit(_tolerated(part, gate))
     return f"{part.name} loses {text} more, tolerated {bound}"

@@ -96,5 +96,5 @@ def check_gain(case: CheckContext, name: str, alpha: float, note: str = "") -> C
     shown = estimate_gain(
         losses.sums[name], losses.sums[CHALLENGER], losses.rows, gate.block_partitions, alpha
     )
-    text, bound = shown.beside(least)
+    text, bound = shown.interval_and_limit(least)
     return Check(title, f"> {bound} at level {1 - alpha:.6g}", text, bool(shown.low > least), note)

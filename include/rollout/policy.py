@@ -66,7 +66,7 @@ def _look(kind: str, losses: Losses, look: int, gate: Gate) -> RolloutStep | Non
     margin = -rules.margin * _mean(old, rows)
     better = estimate_gain(old, new, rows, gate.block_partitions, level)
     if better.low > margin:
-        text, bound = better.beside(margin)
+        text, bound = better.interval_and_limit(margin)
         return RolloutStep(FORWARD, f"{gate.objective} gain {text}, required > {bound} {over}")
     return None
 
