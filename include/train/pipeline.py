@@ -3,9 +3,9 @@
 1. Baselines and candidates are fitted on the training partitions and measured by the gate's objective on the
    validation partitions. The best candidate becomes the challenger.
 2. The challenger and every baseline are fitted again to serve. For a gate on held-out evidence they are
-   fitted on the training and validation partitions, never on the test partitions, because what is judged there
-   is what would serve. For a gate on walk-forward evidence the recipe is judged on the test partitions first,
-   and the models are then fitted on all partitions.
+   fitted on the training and validation partitions, never on the test partitions, so that the model that was
+   judged is the model that serves. For a gate on walk-forward evidence the recipe is judged on the test
+   partitions first, and the models are then fitted on all partitions.
 3. The models, the monitoring baselines and the training record are stored with one run.
 
 Training is idempotent: the same declaration, partition and data return the run that is already finished.
