@@ -30,7 +30,7 @@ from include.stats import profiles as profile
 from include.stats.alarms import WEEK, alert_starts, break_scores, persistent, resample_years
 from include.stats.drift_measures import Binning
 from include.storage.lake import Lake
-from include.train.monitoring_baselines import count
+from include.train.monitoring_baselines import count_by_partition
 
 PLACE = "reports/alarms.html"
 DAYS = 365.25
@@ -84,7 +84,7 @@ def calibrate(lake: Lake, spec: UseCase, years: int) -> tuple[dict[str, Any], st
     rows = features(lake, spec, partitions)
     start = max(len(partitions) // 3, rules.past + 3 * WEEK)
     cuts, spreads = _cuts(spec, rows.filter(pc.less(rows["partition"], partitions[start])))
-    counts = {name: count(rows, name, cut, partitions) for name, cut in cuts.items()}
+    counts = {name: count_by_partition(rows, name, cut, partitions) for name, cut in cuts.items()}
     walk = walked(counts, rules, start, spec.training.seed)
     told = alert_starts(walk.alarm, rules.quiet)
     real = Rate(int(told.sum()), len(told) / DAYS)

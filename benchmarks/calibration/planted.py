@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from include.spec.stages import SuddenChanges
 from include.stats.alarms import WEEK, AlarmLimits, alarm_limits, break_scores, persistent
 from include.stats.drift_measures import Binning
-from include.train.monitoring_baselines import count
+from include.train.monitoring_baselines import count_by_partition
 
 REFIT = 4 * WEEK  # partitions between two trainings
 SHIFTS = (0.5, 1.0, 2.0)  # of a numeric column's standard deviation
@@ -60,7 +60,7 @@ def walked(counts: Mapping[str, Counts], rules: SuddenChanges, start: int, seed:
         span = slice(first, first + REFIT)
         by[span] = [made] * len(by[span])
         for name in made.middle if made else ():
-            high[name][span] = far[name][span] > (made.of(name) if made else np.inf)
+            high[name][span] = far[name][span] > (made.threshold(name) if made else np.inf)
     return Walk(counts, rules, start, high, by)
 
 
@@ -80,7 +80,7 @@ def faults(
     """
     for size in SHIFTS:
         moved = {
-            name: count(_moved(rows, name, size * spread), name, cuts[name], partitions)
+            name: count_by_partition(_moved(rows, name, size * spread), name, cuts[name], partitions)
             for name, spread in spreads.items()
         }
         yield _planted("moved by standard deviations", size, moved, walk)
@@ -128,6 +128,7 @@ def _delays(name: str, broken: Counts, walk: Walk) -> list[int]:
             continue
         before = walk.counts[name][max(first - rules.past - rules.of, 0) : first]
         combined = np.concatenate([before, broken[first : first + WITHIN]])
-        hit = np.flatnonzero(persistent(break_scores(combined, rules.past) > made.of(name), rules)[-WITHIN:])
+        high = break_scores(combined, rules.past) > made.threshold(name)
+        hit = np.flatnonzero(persistent(high, rules)[-WITHIN:])
         found.append(int(hit[0]) + 1 if len(hit) else 0)
     return found

@@ -35,7 +35,7 @@ from include.models.registry import Registry
 from include.promote import ledger
 from include.references import Ref, digest_bytes
 from include.spec import UseCase
-from include.spec.metrics import names
+from include.spec.metrics import metric_names
 from include.stats.metrics import metric_values
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
@@ -103,8 +103,8 @@ def evaluate(lake: Lake, spec: UseCase, partition: str, run_id: str, *, registry
         f"{BASELINE}{baseline.name}": _load_model(registry, run_id, baseline, test, spec)
         for baseline in record.baselines
     }
-    if record.walked:
-        predictions = walk_forward.read_walk(registry.get(run_id, walk_forward.PATH, record.walked))
+    if record.walk_forward:
+        predictions = walk_forward.read_walk(registry.get(run_id, walk_forward.PATH, record.walk_forward))
     else:
         predictions = {
             name: model.predictions for name, model in {CHALLENGER: challenger, **baselines}.items()
@@ -174,7 +174,7 @@ def _last_fitted(spec: UseCase, record: TrainingRecord, champion: Incumbent) -> 
     The labels of the last fitted partitions arrived later by the label delay, so they may contain information
     on the partitions until then.
     """
-    return spec.clock.shift(max(record.last_chosen, champion.last_fitted), spec.labels.delay)
+    return spec.clock.shift(max(record.last_validation, champion.last_fitted), spec.labels.delay)
 
 
 def _evaluation_rows(
@@ -201,7 +201,7 @@ def _evaluation_rows(
         estimator=challenger.estimator,
         data=challenger.data,
         digest=record.challenger.digest,
-        fitted=training_rows.filter(pc.less_equal(partition, record.last_chosen)),
+        fitted=training_rows.filter(pc.less_equal(partition, record.last_validation)),
         deployed_fit=training_rows.filter(pc.less_equal(partition, record.last_fitted)),
         rows=rows,
         actual=target(spec, rows),
@@ -232,7 +232,7 @@ def _evidence(
         prior=record.prior,
         baseline_model=record.baseline.digest,
         metrics={
-            name: metric_values(names(spec), rows.actual, values, spec.problem.classes)
+            name: metric_values(metric_names(spec), rows.actual, values, spec.problem.classes)
             for name, values in rows.predictions.items()
         },
         losses=Losses(

@@ -224,7 +224,7 @@ def _tolerated(part: Slice, gate: Gate) -> float:
 
 
 def _loses_more(part: Slice, increase: Gain, gate: Gate) -> str:
-    text, limit_text = increase.beside(_tolerated(part, gate))
+    text, limit_text = increase.interval_and_limit(_tolerated(part, gate))
     return f"{part.name} loses {text} more, tolerated {limit_text}"
 
 

@@ -100,5 +100,5 @@ def check_gain(context: CheckContext, model: str, alpha: float, note: str = "") 
     gain = estimate_gain(
         losses.sums[model], losses.sums[CHALLENGER], losses.rows, gate.block_partitions, alpha
     )
-    text, limit_text = gain.beside(min_gain)
+    text, limit_text = gain.interval_and_limit(min_gain)
     return Check(name, f"> {limit_text} at level {1 - alpha:.6g}", text, bool(gain.low > min_gain), note)

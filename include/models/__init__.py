@@ -1,1 +1,1 @@
-"""Models as data: artifact format, input encoding, outputs, and the registry."""
+"""Models as data: the stored format, input encoding, predictions as columns, and the MLflow registry."""

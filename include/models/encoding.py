@@ -1,7 +1,8 @@
-"""Categories are encoded once for each combination that rows have, and not once for each row.
+"""Speeds up scoring by encoding each distinct combination of categories once instead of once for each row.
 
-scikit-learn's encoders look up every row's text again. What they answer depends on the row alone, so it is
-asked once of each and handed out; the rest of the pipeline is scikit-learn's own.
+scikit-learn's encoders look up every row's text again, though the result depends on the row's categories
+alone. Here each combination is encoded once and the result is repeated for its rows. The rest of the pipeline
+stays scikit-learn's own.
 """
 
 from __future__ import annotations
@@ -21,59 +22,65 @@ from include.spec import UseCase
 
 
 def text_values(column: pa.ChunkedArray, *, coded: bool) -> pd.Series:
-    """Return texts as Python has them, None for null, each made once; or as pandas' categories."""
-    found = column.combine_chunks().dictionary_encode()
-    values, codes = found.dictionary.to_pylist(), found.indices.fill_null(-1).to_numpy()
+    """Return texts as Python objects with None for null, each created once; or as pandas categories."""
+    encoded = column.combine_chunks().dictionary_encode()
+    values, codes = encoded.dictionary.to_pylist(), encoded.indices.fill_null(-1).to_numpy()
     if coded:
         return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(values, dtype=object)))
     return pd.Series(np.array([*values, None], dtype=object).take(codes), dtype=object)
 
 
-class _Once:
-    """Stands for a fitted encoder."""
-
-    def __init__(self, encoder: OneHotEncoder | OrdinalEncoder) -> None:
-        self.encoder = encoder
-
-    def transform(self, given: pd.DataFrame) -> Any:
-        """Return what the encoder says of each row of pandas' categories, shape (n, any), n > 0."""
-        place = np.zeros(len(given), np.int64)  # of each row's combination, below n
-        for name in given.columns:
-            column = given[name].cat
-            place = pd.factorize(place * (len(column.categories) + 1) + column.codes + 1)[0]
-        first = np.empty(place.max() + 1, np.int64)
-        first[place[::-1]] = np.arange(len(place))[::-1]
-        few = given.iloc[first].astype(object)
-        return self.encoder.transform(few.where(few.notna(), None))[place]
-
-
 def encode_once(estimator: Pipeline, spec: UseCase) -> Pipeline | None:
-    """Return the pipeline for frames of categories; None for one that could say something else of them.
+    """Return an equivalent pipeline that takes frames of pandas categories, or None if there is none.
 
-    That is any but scikit-learn's own classes, fitted on columns by name, of which only encoders take texts.
+    There is one only for scikit-learn's own classes, fitted on columns by name, of which the encoders alone
+    take texts. Any other pipeline could predict differently.
     """
     if type(estimator) is not Pipeline or len(estimator.steps) < 2:
         return None
     name, columns = estimator.steps[0]
-    if type(columns) is not ColumnTransformer or not hasattr(columns, "transformers_") or _frames(columns):
+    if type(columns) is not ColumnTransformer or not hasattr(columns, "transformers_"):
         return None
-    categories, found = set(spec.features.categorical), []
-    for label, one, of in columns.transformers_:
-        encoder = type(one) in (OneHotEncoder, OrdinalEncoder)
-        named = isinstance(of, list) and all(isinstance(column, str) for column in of)
-        if one != "drop" and not (
-            named and (categories.issuperset(of) if encoder else categories.isdisjoint(of))
+    if _outputs_frames(columns):
+        return None
+    categories, transformers = set(spec.features.categorical), []
+    for label, transformer, selected in columns.transformers_:
+        is_encoder = type(transformer) in (OneHotEncoder, OrdinalEncoder)
+        by_name = isinstance(selected, list) and all(isinstance(column, str) for column in selected)
+        if transformer != "drop" and not (
+            by_name and (categories.issuperset(selected) if is_encoder else categories.isdisjoint(selected))
         ):
             return None
-        found.append((label, _Once(one) if encoder else one, of))
-    quick, ready = copy.copy(columns), copy.copy(estimator)
-    quick.transformers_ = found
-    ready.steps = [(name, quick), *estimator.steps[1:]]
-    return ready
+        transformers.append((label, _DistinctEncoder(transformer) if is_encoder else transformer, selected))
+    quick_columns, quick = copy.copy(columns), copy.copy(estimator)
+    quick_columns.transformers_ = transformers
+    quick.steps = [(name, quick_columns), *estimator.steps[1:]]
+    return quick
 
 
-def _frames(columns: ColumnTransformer) -> bool:
-    """Tell whether frames come out of transformers, by `set_output` or by scikit-learn's own setting."""
-    own = [columns, *(one for _, one, _ in columns.transformers_)]
-    said = [getattr(one, "_sklearn_output_config", {}).get("transform", "default") for one in own]
-    return {get_config()["transform_output"], *said} != {"default"}
+def _outputs_frames(columns: ColumnTransformer) -> bool:
+    """Return whether transformers output frames, by `set_output` or by scikit-learn's global setting."""
+    transformers = [columns, *(transformer for _, transformer, _ in columns.transformers_)]
+    settings = [
+        getattr(transformer, "_sklearn_output_config", {}).get("transform", "default")
+        for transformer in transformers
+    ]
+    return {get_config()["transform_output"], *settings} != {"default"}
+
+
+class _DistinctEncoder:
+    """Wraps a fitted encoder and applies it to the distinct rows only."""
+
+    def __init__(self, encoder: OneHotEncoder | OrdinalEncoder) -> None:
+        self.encoder = encoder
+
+    def transform(self, frame: pd.DataFrame) -> Any:
+        """Return the encoder's result for each row of pandas categories, shape (n, any), n > 0."""
+        combination = np.zeros(len(frame), np.int64)  # of each row, below n
+        for name in frame.columns:
+            column = frame[name].cat
+            combination = pd.factorize(combination * (len(column.categories) + 1) + column.codes + 1)[0]
+        first_row = np.empty(combination.max() + 1, np.int64)
+        first_row[combination[::-1]] = np.arange(len(combination))[::-1]
+        distinct = frame.iloc[first_row].astype(object)
+        return self.encoder.transform(distinct.where(distinct.notna(), None))[combination]

@@ -1,7 +1,7 @@
-"""What a model says of a row: one number, or of a multiclass problem a probability for each class.
+"""Predictions as arrays and as table columns: one number a row, or a probability for each class.
 
-As an array that is n numbers, shape (n,), or the classes' columns, shape (n, k). A table has a column of its
-own for each (`Problem.outputs`), since a join carries no lists.
+As an array they have shape (n,) or, for a multiclass problem, (n, k). A table has one column for each number
+(`Problem.outputs`), because Arrow can't join rows with lists.
 """
 
 from __future__ import annotations
@@ -15,41 +15,42 @@ from numpy.typing import NDArray
 from include.spec import UseCase
 
 Array = NDArray[np.float64]
-Constant = float | tuple[float, ...]  # the same for every row: a number, or a probability a class
+Constant = float | tuple[float, ...]  # a prediction that is the same for every row
 
 
 def predictions_shape(spec: UseCase, rows: int) -> tuple[int, ...]:
-    """Return the shape of the predictions of so many rows."""
+    """Return the shape of the predictions for a number of rows."""
     classes = len(spec.problem.classes)
     return (rows, classes) if classes else (rows,)
 
 
 def repeat_constant(constant: Constant, rows: int) -> Array:
-    """Return a constant for each row."""
+    """Return the constant prediction for each row."""
     return np.tile(np.asarray(constant, dtype=np.float64), (rows, *(1,) * np.ndim(constant)))
 
 
 def to_columns(spec: UseCase, values: Array) -> dict[str, pa.Array]:
-    """Return predictions as a table has them."""
-    each = values.T if spec.problem.classes else [values]
-    return {name: pa.array(v, pa.float64()) for name, v in zip(spec.problem.outputs, each, strict=True)}
+    """Return predictions as table columns by name."""
+    columns = values.T if spec.problem.classes else [values]
+    pairs = zip(spec.problem.outputs, columns, strict=True)
+    return {name: pa.array(column, pa.float64()) for name, column in pairs}
 
 
 def from_columns(spec: UseCase, rows: pa.Table, suffix: str = "") -> Array:
-    """Return the predictions that a table has, in columns whose names may end with a suffix."""
-    each = [rows[f"{name}{suffix}"].to_numpy() for name in spec.problem.outputs]
-    return np.stack(each, axis=1) if spec.problem.classes else np.asarray(each[0])
+    """Return the predictions from a table's columns, whose names may end with a suffix."""
+    columns = [rows[f"{name}{suffix}"].to_numpy() for name in spec.problem.outputs]
+    return np.stack(columns, axis=1) if spec.problem.classes else np.asarray(columns[0])
 
 
 def to_single_column(values: Array) -> pa.Array:
-    """Return predictions as one column, for a file that nothing joins."""
+    """Return predictions as one column, of lists for several classes, for a file that is never joined."""
     if values.ndim == 1:
         return pa.array(values)
     return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
 
 
 def from_single_column(column: pa.ChunkedArray) -> Array:
-    """Return the predictions that `packed` made one column of."""
+    """Return the predictions from a column that `to_single_column` made."""
     if not pa.types.is_fixed_size_list(column.type):
         return np.asarray(column.to_numpy(), dtype=np.float64)
     flat = column.combine_chunks().flatten().to_numpy()
@@ -57,19 +58,19 @@ def from_single_column(column: pa.ChunkedArray) -> Array:
 
 
 def predicted_class(spec: UseCase, values: Array) -> pa.Array:
-    """Return the class with the highest probability of each row, of two alike the first."""
+    """Return each row's class with the highest probability; of a tie the first."""
     return pa.array(spec.problem.classes, pa.string()).take(pa.array(values.argmax(axis=1)))
 
 
 def label_prior(spec: UseCase, labels: Array) -> Constant:
-    """Return what the labels alone say of any row: their mean, or each class's share."""
+    """Return the prediction from the labels alone: their mean, or each class's share."""
     if not spec.problem.classes:
         return float(labels.mean())
     return tuple(float((labels == code).mean()) for code in spec.problem.codes)
 
 
 def describe_constant(spec: UseCase, constant: Constant, number: Any) -> str:
-    """Return a constant for a person, as ``0.2`` or ``early 0.3, late 0.7``; ``number`` writes a figure."""
+    """Return a constant as text, as ``0.2`` or ``early 0.3, late 0.7``; ``number`` formats a figure."""
     if not spec.problem.classes:
         return str(number(constant))
     shares = cast("tuple[float, ...]", constant)

@@ -1,7 +1,7 @@
-"""MLflow, behind one door: runs, their artifacts, model versions and aliases, and no MLflow anywhere else.
+"""The model registry, and the only module that uses MLflow: runs, their files, model versions and aliases.
 
-A run belongs to an attempt's key and counts once it is finished. What serves lies in the lake, so the
-partition never waits for MLflow; one that is down is found in seconds.
+A run belongs to an attempt's key and counts once it is finished. The models that serve are in the lake, so
+scoring never waits for MLflow. A server that is down is reported within seconds.
 """
 
 from __future__ import annotations
@@ -30,10 +30,7 @@ from include.errors import EvergreenError, ModelError
 from include.models.artifacts import TRUSTED
 from include.references import digest_bytes
 
-# MLflow reads some of its settings when it is imported, so they come before it
-
-
-# a caller's own values stand
+# a caller's own values take precedence
 for _name, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "1",
@@ -45,11 +42,10 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
-
 logging.getLogger("mlflow").setLevel(logging.ERROR)
 
 KEY = "evergreen.key"
-NEEDED = ("scikit-learn", "skops", "numpy", "pandas")  # what loading a model takes
+REQUIREMENTS = ("scikit-learn", "skops", "numpy", "pandas")  # to load a model
 
 
 class Registry:
@@ -57,14 +53,15 @@ class Registry:
 
     Parameters
     ----------
-    uri : ``MLFLOW_TRACKING_URI`` unless given; a server's address, or ``sqlite:///…`` without one.
-    artifacts : where those of a new experiment go: a server knows by itself, a file has them beside it.
+    uri : a server's address, or ``sqlite:///…`` without a server; by default ``MLFLOW_TRACKING_URI``.
+    artifacts : where a new experiment stores its files. A server decides that itself; for a database file the
+        default is the folder ``artifacts`` next to it.
     """
 
     def __init__(self, uri: str | None = None, artifacts: str | None = None) -> None:
         self.uri = uri or setting("MLFLOW_TRACKING_URI")
-        beside = Path(self.uri.removeprefix("sqlite:///")).absolute().with_name("artifacts").as_uri()
-        self.artifacts = artifacts or (beside if self.uri.startswith("sqlite:") else None)
+        default = Path(self.uri.removeprefix("sqlite:///")).absolute().with_name("artifacts").as_uri()
+        self.artifacts = artifacts or (default if self.uri.startswith("sqlite:") else None)
 
     @cached_property
     def _client(self) -> MlflowClient:
@@ -74,8 +71,8 @@ class Registry:
 
     @contextmanager
     def recording(self, usecase: str, key: str, name: str) -> Iterator[str]:
-        """Start an attempt's run and give its id; an error in the block fails it and deletes its version."""
-        with self._speaking():
+        """Start a run of an attempt and yield its id; an error fails it and deletes its model versions."""
+        with self._translate_errors():
             tags = {KEY: key}
             run_id = str(
                 self._client.create_run(self._experiment(usecase), run_name=name, tags=tags).info.run_id
@@ -83,31 +80,31 @@ class Registry:
         try:
             yield run_id
         except BaseException:
-            with suppress(EvergreenError), self._speaking():
-                self._forget(run_id)
+            with suppress(EvergreenError), self._translate_errors():
+                self._delete_versions(run_id)
                 self._client.set_terminated(run_id, "FAILED")
             raise
-        with self._speaking():
+        with self._translate_errors():
             self._client.set_terminated(run_id, "FINISHED")
 
     def settle(self, usecase: str, key: str) -> str:
-        """Return an attempt's finished run, or an empty string; what other runs left of it is deleted.
+        """Return an attempt's finished run, if any, and then delete the attempt's other runs; else return ''.
 
-        Of two runs at once the first to finish stays. An unfinished one goes once another is finished,
-        and not before: whether it was killed or is at work can't be told.
+        Of two concurrent runs the first to finish stays. Unfinished runs are deleted only once another has
+        finished, because a killed run can't be told from a running one.
         """
-        with self._speaking():
+        with self._translate_errors():
             runs = self._runs(usecase, key)
-            done = [str(run.info.run_id) for run in runs if run.info.status == "FINISHED"]
+            finished = [str(run.info.run_id) for run in runs if run.info.status == "FINISHED"]
             for run_id in (str(run.info.run_id) for run in runs):
-                if done and run_id != done[0]:
-                    self._forget(run_id)
+                if finished and run_id != finished[0]:
+                    self._delete_versions(run_id)
                     self._client.delete_run(run_id)
-        return done[0] if done else ""
+        return finished[0] if finished else ""
 
-    def noted(self, usecase: str) -> list[dict[str, str]]:
+    def run_parameters(self, usecase: str) -> list[dict[str, str]]:
         """Return the parameters of each run of a use case."""
-        with self._speaking():
+        with self._translate_errors():
             return [dict(run.data.params) for run in self._runs(usecase, "")]
 
     def log(
@@ -119,16 +116,19 @@ class Registry:
         metrics: Mapping[str, float] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """Note parameters, metrics and tags; ``at`` (ms) is the partition's, so that a rerun adds nothing."""
-        with self._speaking():
-            # MLflow admits no @ in a name
-            figures = [Metric(n.replace("@", ".at."), v, at, 0) for n, v in (metrics or {}).items()]
-            given = [Param(name, str(value)) for name, value in (params or {}).items()]
-            self._client.log_batch(run_id, figures, given, [RunTag(*tag) for tag in (tags or {}).items()])
+        """Log parameters, metrics and tags; ``at`` (ms) is the partition's time, so a rerun adds nothing."""
+        with self._translate_errors():
+            self._client.log_batch(
+                run_id,
+                # MLflow allows no @ in a name
+                [Metric(name.replace("@", ".at."), value, at, 0) for name, value in (metrics or {}).items()],
+                [Param(name, str(value)) for name, value in (params or {}).items()],
+                [RunTag(name, value) for name, value in (tags or {}).items()],
+            )
 
     def put(self, run_id: str, files: Mapping[str, bytes]) -> None:
-        """Keep files with a run, by their path below it."""
-        with self._speaking(), tempfile.TemporaryDirectory() as folder:
+        """Store files with a run, by their path below it."""
+        with self._translate_errors(), tempfile.TemporaryDirectory() as folder:
             for path, data in files.items():
                 file = Path(folder, path)
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -145,14 +145,14 @@ class Registry:
         EvergreenError
             when there is no such run or file, or the server doesn't answer.
         """
-        with self._speaking(f"run {run_id}, {path}"), tempfile.TemporaryDirectory() as folder:
+        with self._translate_errors(f"run {run_id}, {path}"), tempfile.TemporaryDirectory() as folder:
             data = Path(self._client.download_artifacts(run_id, path, folder)).read_bytes()
         if digest and (found := digest_bytes(data)) != digest:
             raise ModelError(
                 f"{path} of run {run_id}",
                 required=f"SHA-256 {digest}",
                 found=found,
-                where=self.named(),
+                where=self.address(),
                 remedy="the stored copy is damaged: restore it, or train again",
             )
         return data
@@ -161,7 +161,7 @@ class Registry:
 
     def register(self, run_id: str, name: str, estimator: Pipeline) -> str:
         """Make a run's pipeline a version of the registered model ``name``, in the skops format."""
-        with self._speaking(), tempfile.TemporaryDirectory() as folder:
+        with self._translate_errors(), tempfile.TemporaryDirectory() as folder:
             logged = self._client.create_logged_model(self._experiment(name), "challenger", run_id)
             mlflow.sklearn.save_model(
                 estimator,
@@ -169,82 +169,84 @@ class Registry:
                 mlflow_model=Model(run_id=run_id, model_id=logged.model_id, model_uuid=logged.model_id),
                 serialization_format="skops",
                 skops_trusted_types=list(TRUSTED),
-                # named, or MLflow starts a process that guesses them
-                pip_requirements=[f"{package}=={version(package)}" for package in NEEDED],
+                # listed, because MLflow would otherwise start a process that infers them
+                pip_requirements=[f"{package}=={version(package)}" for package in REQUIREMENTS],
             )
             self._client.log_model_artifacts(logged.model_id, f"{folder}/model")
             self._client.finalize_logged_model(logged.model_id, "READY")
             self._client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
-            _unless("RESOURCE_ALREADY_EXISTS", lambda: self._client.create_registered_model(name))
-            # a server looks models:/… up in itself, a database at the address that the process has for MLflow
+            _ignore_code("RESOURCE_ALREADY_EXISTS", lambda: self._client.create_registered_model(name))
+            # a server resolves models:/… itself; without one the process would look at its own MLflow address
             source = logged.model_uri if self.uri.startswith("http") else logged.artifact_location
-            made = self._client.create_model_version(
+            model_version = self._client.create_model_version(
                 name, source, run_id, await_creation_for=20, model_id=logged.model_id
             )
-        return str(made.version)
+        return str(model_version.version)
 
     def run_of(self, name: str, number: str) -> str:
-        """Return the run that made a model version."""
-        with self._speaking(f"{name} v{number}"):
+        """Return the run that registered a model version."""
+        with self._translate_errors(f"{name} v{number}"):
             return str(self._client.get_model_version(name, number).run_id)
 
     def aliases(self, name: str) -> dict[str, str]:
         """Return alias -> version of a registered model; none where there is no such model."""
-        with self._speaking():
-            found = self._client.search_registered_models(f"name = '{name}'")
-            return {alias: str(number) for model in found for alias, number in model.aliases.items()}
+        with self._translate_errors():
+            models = self._client.search_registered_models(f"name = '{name}'")
+            return {alias: str(number) for model in models for alias, number in model.aliases.items()}
 
     def set_alias(self, name: str, alias: str, number: str) -> None:
-        """Point an alias at a version, or at none where ``number`` is empty."""
-        with self._speaking(f"{name} v{number}"):
+        """Point an alias at a version, or delete it where ``number`` is empty."""
+        with self._translate_errors(f"{name} v{number}"):
             if number:
                 self._client.set_registered_model_alias(name, alias, number)
             else:
                 self._client.delete_registered_model_alias(name, alias)
 
-    # within
+    # private
 
     def _runs(self, usecase: str, key: str) -> Sequence[Run]:
-        """Return an attempt's runs, the first to finish first; of all attempts without a key."""
+        """Return an attempt's runs, or without a key those of all attempts, the first to finish first."""
         if (experiment := self._client.get_experiment_by_name(usecase)) is None:
             return []
         where = [experiment.experiment_id], f"tags.`{KEY}` = '{key}'" if key else ""
-        found = self._client.search_runs(*where, ViewType.ACTIVE_ONLY, max_results=50_000)
-        return sorted(found, key=lambda run: (run.info.end_time or 1 << 62, run.info.run_id))
+        runs = self._client.search_runs(*where, ViewType.ACTIVE_ONLY, max_results=50_000)
+        return sorted(runs, key=lambda run: (run.info.end_time or 1 << 62, run.info.run_id))
 
-    def _forget(self, run_id: str) -> None:
-        """Delete the model versions that a run made."""
-        for found in self._client.search_model_versions(f"run_id = '{run_id}'"):
-            delete = partial(self._client.delete_model_version, found.name, found.version)
-            _unless("RESOURCE_DOES_NOT_EXIST", delete)
+    def _delete_versions(self, run_id: str) -> None:
+        """Delete the model versions that a run registered."""
+        for model_version in self._client.search_model_versions(f"run_id = '{run_id}'"):
+            delete = partial(self._client.delete_model_version, model_version.name, model_version.version)
+            _ignore_code("RESOURCE_DOES_NOT_EXIST", delete)
 
     def _experiment(self, usecase: str) -> str:
-        if (found := self._client.get_experiment_by_name(usecase)) is not None:
-            return str(found.experiment_id)
-        _unless("RESOURCE_ALREADY_EXISTS", partial(self._client.create_experiment, usecase, self.artifacts))
+        if (experiment := self._client.get_experiment_by_name(usecase)) is not None:
+            return str(experiment.experiment_id)
+        _ignore_code(
+            "RESOURCE_ALREADY_EXISTS", partial(self._client.create_experiment, usecase, self.artifacts)
+        )
         return self._experiment(usecase)
 
-    def named(self) -> str:
+    def address(self) -> str:
         """Return the registry's address without a password."""
-        place = urlsplit(self.uri).netloc
-        return self.uri.replace(place, place.rpartition("@")[2]) if "@" in place else self.uri
+        netloc = urlsplit(self.uri).netloc
+        return self.uri.replace(netloc, netloc.rpartition("@")[2]) if "@" in netloc else self.uri
 
     @contextmanager
-    def _speaking(self, subject: str = "") -> Iterator[None]:
-        """Turn MLflow's errors into a sentence that names the server."""
+    def _translate_errors(self, subject: str = "") -> Iterator[None]:
+        """Turn MLflow's errors into one that names the server."""
         try:
             yield
         except (MlflowException, RequestException, OSError) as error:
             raise EvergreenError(
                 f"registry: {subject}" if subject else "registry",
-                found=redact(" ".join(str(error).replace(self.uri, self.named()).split()))[:300],
-                where=self.named(),
-                remedy="see that MLflow is up and MLFLOW_TRACKING_URI and the password are right; then rerun",
-            ) from None  # its own text may hold the password
+                found=redact(" ".join(str(error).replace(self.uri, self.address()).split()))[:300],
+                where=self.address(),
+                remedy="check that MLflow is up, check MLFLOW_TRACKING_URI and the password, then rerun",
+            ) from None  # the original message may contain the password
 
 
-def _unless(code: str, act: Callable[[], object]) -> None:
-    """Do what another process may have done just before."""
+def _ignore_code(code: str, act: Callable[[], object]) -> None:
+    """Call a function, and ignore the MLflow error that a concurrent process has done the same."""
     try:
         act()
     except MlflowException as error:

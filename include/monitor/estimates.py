@@ -28,15 +28,13 @@ from include.monitor.state import REALISED, State
 from include.promote.ledger import Row
 from include.references import digest_json
 from include.spec import UseCase
-from include.spec.metrics import names, parse
+from include.spec.metrics import find_metric, metric_names
 from include.stats.formatting import figure_and_limit
-from include.stats.metrics import metric_values, row_losses
+from include.stats.metrics import metric_row_losses, metric_values
 from include.storage import schemas
 from include.storage.lake import Lake
 
 Array = NDArray[np.float64]
-# what can't be told: whether calibrated probabilities are, and of a regression how the target will be spread
-UNTOLD = ("calibration_error", "calibration_gap", "r2")
 DRAWS = 50
 MOST = 2000  # rows of a partition that labels are drawn for; a metric's expected value needs no more
 TENTHS = 10
@@ -61,8 +59,8 @@ class CalibrationMap:
 
 
 def estimated_metrics(spec: UseCase) -> tuple[str, ...]:
-    """Return the metrics that are estimated: all that are measured, but for those that can't be told."""
-    return tuple(name for name in names(spec) if name.partition("@")[0] not in UNTOLD)
+    """Return the metrics that are estimated: all that are measured and can be estimated without labels."""
+    return tuple(name for name in metric_names(spec) if find_metric(name).can_be_estimated)
 
 
 def learn_calibration(spec: UseCase, actual: Array, predicted: Array) -> CalibrationMap:
@@ -81,7 +79,7 @@ def learn_calibration(spec: UseCase, actual: Array, predicted: Array) -> Calibra
     rows = np.bincount(tenth, minlength=len(edges) + 1)
     found = {}
     for name in estimated_metrics(spec):
-        lost = _loss(name, actual, predicted)
+        lost = metric_row_losses(name, actual, predicted)
         sums = np.bincount(tenth, lost, minlength=len(rows))
         # ties may leave a tenth empty
         found[name] = tuple(np.where(rows, sums / np.maximum(rows, 1), lost.mean()).tolist())
@@ -95,7 +93,7 @@ def expected_metrics(spec: UseCase, learnt: CalibrationMap, predicted: Array) ->
     if learnt.losses is not None:
         tenth = np.searchsorted(np.array(learnt.edges), predicted)
         means = {name: float(np.array(of)[tenth].mean()) for name, of in learnt.losses.items()}
-        return {name: mean**0.5 if name == "rmse" else mean for name, mean in means.items()}
+        return {name: mean**0.5 if find_metric(name).root else mean for name, mean in means.items()}
     random = np.random.default_rng(spec.training.seed)
     if len(predicted) > MOST:
         predicted = predicted[np.sort(random.choice(len(predicted), MOST, replace=False))]
@@ -152,15 +150,6 @@ def _drawn(chances: Array, random: Array) -> Array:
         return np.asarray(random < chances, dtype=np.float64)
     places = (random[:, None] > chances.cumsum(axis=1)).sum(axis=1)
     return np.asarray(np.minimum(places, chances.shape[1] - 1), dtype=np.float64)
-
-
-def _loss(metric: str, actual: Array, predicted: Array) -> Array:
-    """Return each row's part of a regression's metric; of the root mean square its square."""
-    family, of = parse(metric)
-    if family == "quantile_loss":
-        assert of is not None
-        return np.asarray(np.maximum(of * (actual - predicted), (of - 1) * (actual - predicted)))
-    return row_losses("squared_error" if family == "rmse" else "absolute_error", actual, predicted)
 
 
 FOLDS = 5
@@ -299,13 +288,6 @@ PRODUCT = "estimates"
 NEWEST = 28  # partitions with labels that the error is measured on
 LEAST = 7  # of them, or there is no error
 CHANCE = 0.05  # on either side of the interval
-LOSSES = (
-    "log_loss",
-    "brier",
-    "mae",
-    "rmse",
-    "quantile_loss",
-)  # every other metric is at most 1, none below 0
 OUTSIDE = ("unseen", "missing")  # checks of a feature whose alarm says that the held-out rows tell nothing
 
 
@@ -373,8 +355,7 @@ def estimate_row(
     if why or guess is None:
         return {**row, "reason": why}
     reach = float(stdtrit(len(known) - 1, 1 - CHANCE)) * row["error"]
-    most = math.inf if metric.partition("@")[0] in LOSSES else 1.0
-    low, high = max(guess - reach, 0.0), min(guess + reach, most)
+    low, high = max(guess - reach, 0.0), min(guess + reach, find_metric(metric).highest)
     return {**row, "value": guess, "low": low, "high": high, "reason": ""}
 
 

@@ -26,7 +26,7 @@ from include.monitor.losses import LOSSES, PRIOR, baseline_losses, losses_of_par
 from include.monitor.state import PRODUCT, REALISED, State
 from include.promote import ledger
 from include.spec import UseCase
-from include.spec.metrics import names
+from include.spec.metrics import metric_names
 from include.stats import formatting, profiles
 from include.stats.metrics import metric_values
 from include.storage import schemas
@@ -50,8 +50,8 @@ def performance_metrics(
     spec: UseCase, target: outputs.Array, predicted: outputs.Array
 ) -> dict[str, float | None]:
     """Return each metric that is measured of this use case, None where these rows can't give it."""
-    wanted = names(spec)
-    return {**dict.fromkeys(wanted), **metric_values(wanted, target, predicted, spec.problem.classes)}
+    metrics = metric_names(spec)
+    return {**dict.fromkeys(metrics), **metric_values(metrics, target, predicted, spec.problem.classes)}
 
 
 def check_recent_performance(lake: Lake, spec: UseCase, partition: str, state: State) -> list[Finding]:

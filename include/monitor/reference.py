@@ -159,7 +159,7 @@ def _spread(rows: pa.Table, name: str, of: Profile, learnt: list[str]) -> dict[s
     partition = partition[values.is_valid().to_numpy(zero_copy_only=False)]
     values = values.drop_null()
     values = values.cast(pa.string() if cut.names is not None else pa.float64())
-    counts = np.bincount(partition * cut.bins + cut.places(values), minlength=len(partitions) * cut.bins)
+    counts = np.bincount(partition * cut.bins + cut.bin_indexes(values), minlength=len(partitions) * cut.bins)
     return {
         "edges": list(cut.edges),
         "names": None if cut.names is None else list(cut.names),

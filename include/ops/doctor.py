@@ -144,7 +144,7 @@ def _registry() -> str:
 
     registry = Registry()
     registry.aliases(next(iter(names()), "none"))
-    return f"{registry.named()} answers"
+    return f"{registry.address()} answers"
 
 
 def _source(spec: UseCase, source: str) -> str:

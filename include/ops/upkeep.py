@@ -53,7 +53,7 @@ def maintain_tables(lake: Lake, registry: Registry, *, retention_days: int = RET
             f"{lake.name}: upkeep",
             required="the runs of its trainings, which record the table versions that they were fitted on",
             found="none in the registry",
-            where=registry.named(),
+            where=registry.address(),
             remedy="nothing was removed; check that MLFLOW_TRACKING_URI is this lake's registry",
         )
     removed = sum(vacuum(lake, name, retention_days, versions.get(name, ())) for name in tables)
@@ -65,7 +65,7 @@ def maintain_tables(lake: Lake, registry: Registry, *, retention_days: int = RET
 def referenced_versions(registry: Registry, usecase: str) -> Mapping[str, list[int]]:
     """Return the versions of each source's table that trainings in the registry were fitted on."""
     referenced: dict[str, set[int]] = {}
-    for params in registry.noted(usecase):
+    for params in registry.run_parameters(usecase):
         for name, value in params.items():
             if name.startswith("lake.") and value.isdigit():
                 referenced.setdefault(f"validated_{name.removeprefix('lake.')}", set()).add(int(value))

@@ -36,12 +36,12 @@ from include.reports.wording import (
 )
 from include.spec import UseCase
 from include.spec.gate import Requirement
-from include.spec.metrics import FAMILIES
+from include.spec.metrics import class_metrics
 from include.stats.formatting import figure_and_limit
 from include.storage.lake import Lake
 
 PAGE, MODEL, DATA = "evergreen/verdict.html", "evergreen/model_card.md", "evergreen/data_card.md"
-FIGURES = tuple(family for family, of in FAMILIES["multiclass"].items() if of == "class")
+FIGURES = class_metrics()
 MAX_SLICES = 20  # in the chart
 MAX_IMPORTANCES = 15  # in the chart
 MAX_MOVED_FEATURES = 10  # in the table

@@ -5,7 +5,6 @@ The headline needs no knowledge of statistics.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from include.judge.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER
 from include.models import outputs
 from include.reports.html import Tone, figure, figure_pair, percent
 from include.reports.verdict_data import AttemptData
+from include.spec.metrics import OBJECTIVES, SERVING_METRICS, greater_is_better
 
 TONES: dict[str, Tone] = {
     BLESSED: "good",
@@ -30,15 +30,10 @@ TITLES = {
     FORCED: "An operator forced the promotion of the new model, whatever the gate decided.",
 }
 SERVING_UNITS = {
-    "p50_ms": "milliseconds for one row; half of the calls are faster; less is better",
-    "p95_ms": "milliseconds for one row; 95 of 100 calls are faster; less is better",
-    "p99_ms": "milliseconds for one row; 99 of 100 calls are faster; less is better",
-    "rows_per_second": "rows per second of a whole partition; more is better",
-    "size_mb": "megabytes of the stored model; less is better",
-    "memory_mb": "megabytes of memory for loading and predicting; less is better",
+    metric.name: f"{metric.description}; {'more' if metric.greater_is_better else 'less'} is better"
+    for metric in SERVING_METRICS
 }
 MAX_CHECK_NAMES = 3  # in a sentence
-_LESS = re.compile(r"loss|brier|calibration|error|mae|rmse")
 
 
 @dataclass(frozen=True)
@@ -80,7 +75,7 @@ def metric_label(name: str) -> str:
 
 def better_direction(metric: str) -> str:
     """Return which way a metric is better."""
-    return "less" if _LESS.search(metric.partition("@")[0]) else "more"
+    return "more" if greater_is_better(metric) else "less"
 
 
 def prior_text(attempt: AttemptData, evidence: Evidence | None) -> tuple[str, str]:
@@ -94,9 +89,8 @@ def prior_text(attempt: AttemptData, evidence: Evidence | None) -> tuple[str, st
 
 def loss_unit(attempt: AttemptData) -> str:
     """Return the unit of the objective's loss."""
-    target = attempt.spec.problem.target
-    units = {"squared_error": f"squared units of {target}", "absolute_error": f"units of {target}"}
-    return units.get(attempt.spec.gate.objective, "no unit")
+    units = {objective.name: objective.unit for objective in OBJECTIVES}
+    return units[attempt.spec.gate.objective].format(target=attempt.spec.problem.target) or "no unit"
 
 
 def deployed_note(attempt: AttemptData) -> str:

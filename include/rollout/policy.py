@@ -62,7 +62,7 @@ def _look(kind: str, losses: Losses, look: int, gate: Gate) -> RolloutStep | Non
     margin = -rules.margin * _mean(incumbent, rows)
     better = estimate_gain(incumbent, candidate, rows, gate.block_partitions, level)
     if better.low > margin:
-        text, bound = better.beside(margin)
+        text, bound = better.interval_and_limit(margin)
         return RolloutStep(FORWARD, f"{gate.objective} gain {text}, required > {bound} {basis}")
     return None
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, WithJsonSchema, model_validator
 
+from include.spec.metrics import OBJECTIVES, SERVING_METRICS
 from include.spec.source import Name, Strict
 
 Share = Annotated[float, Field(ge=0, le=1)]
+ObjectiveName = Annotated[
+    str, WithJsonSchema({"type": "string", "enum": [objective.name for objective in OBJECTIVES]})
+]  # validated against the kind of problem, in `UseCase`
 
 
 class Requirement(Strict):
@@ -74,7 +78,7 @@ FAIRNESS = (
     *(f"{rate}_{how}" for rate in ("selection_rate", "tpr", "fpr") for how in ("difference", "ratio")),
     "calibration_difference",
 )
-SERVING = ("p50_ms", "p95_ms", "p99_ms", "rows_per_second", "size_mb", "memory_mb")
+SERVING = tuple(metric.name for metric in SERVING_METRICS)
 
 
 class Leak(Strict):
@@ -130,9 +134,7 @@ class Rollout(Strict):
 class Gate(Strict):
     """The conditions under which a challenger may replace the champion."""
 
-    objective: Literal["log_loss", "brier", "squared_error", "absolute_error"] = Field(
-        description="the loss by which models are compared, row by row"
-    )
+    objective: ObjectiveName = Field(description="the loss by which models are compared, row by row")
     evidence: Literal["held_out", "walk_forward"] = Field(
         "held_out",
         description="held_out: judge a model on a test window and deploy it. walk_forward: judge the "

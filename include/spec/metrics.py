@@ -1,100 +1,277 @@
-"""The metrics that fit a kind of problem, by name only: a DAG page reads this, so nothing heavy here.
+"""The metric registry: which metrics a declaration may name, what each means, and what computes it.
 
-A metric may take a parameter after an @, as ``precision@0.5``: a number above 0 and below 1, or of a
-multiclass problem one of its classes, as ``recall@late``.
+It names the functions and doesn't import them, because a DAG file reads it when it is parsed;
+`include.stats.metrics` calls them.
+
+To add a metric, write a function of the labels and the predictions (and of the parameter, if the metric has
+one), and add its line to `METRICS`. The declaration's validation, training, the gate, monitoring, estimates
+without labels and the reports all read that line.
+
+A metric's parameter follows an @, as in ``precision@0.5``. It is a number above 0 and below 1 or, for a
+metric of one class, the name of the class, as in ``recall@late``.
 """
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from include.spec.usecase import UseCase
 
-# what each family's parameter is; empty where it takes none
-FAMILIES: dict[str, dict[str, str]] = {
-    "binary": {
-        "roc_auc": "",
-        "average_precision": "",
-        "log_loss": "",
-        "brier": "",
-        "calibration_error": "",
-        "calibration_gap": "",
-        "precision": "threshold",
-        "recall": "threshold",
-        "f1": "threshold",
-        "recall_at_precision": "precision",
-        "precision_top": "share",
-    },
-    "regression": {"rmse": "", "mae": "", "r2": "", "quantile_loss": "quantile"},
-    "multiclass": {
-        "accuracy": "",
-        "balanced_accuracy": "",
-        "macro_precision": "",
-        "macro_recall": "",
-        "macro_f1": "",
-        "macro_roc_auc": "",
-        "log_loss": "",
-        "brier": "",
-        "calibration_error": "",
-        "precision": "class",
-        "recall": "class",
-        "f1": "class",
-    },
-}
-# measured of every model, declared or not
-METRICS: dict[str, tuple[str, ...]] = {
-    "binary": (
-        "roc_auc",
-        "average_precision",
-        "log_loss",
-        "brier",
+BINARY, REGRESSION, MULTICLASS = ("binary",), ("regression",), ("multiclass",)
+CLASSIFICATION = (*BINARY, *MULTICLASS)
+CLASS = "class"  # the parameter of a metric that is measured for each class
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric of one or more kinds of problem.
+
+    Parameters
+    ----------
+    name : without its parameter.
+    kinds : the kinds of problem that it measures.
+    greater_is_better : whether a higher value is better.
+    function : where the function is, as ``module:name``; by default in `include.stats.metrics`, under the
+        metric's name.
+    parameter : what its parameter is: a threshold, precision, share, quantile or class; empty without one.
+    default : the parameter with which every model is measured, declared or not; a metric without a parameter
+        is always measured, and one of a class for each class.
+    needs : what the rows must contain for it to have a value, as the error message states it.
+    compares_labels : whether it has no value where all labels are equal.
+    can_be_estimated : whether predictions without labels allow an estimate. Calibration can't be estimated,
+        because the estimate assumes it; nor can a metric that depends on how the target will vary.
+    highest : the largest possible value.
+    row_loss : for a regression metric that can be estimated, the function of each row's loss, as
+        ``module:name``; the metric is its mean.
+    root : whether it is the square root of that mean.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    greater_is_better: bool
+    function: str = ""
+    parameter: str = ""
+    default: str = ""
+    needs: str = "rows and a finite value"
+    compares_labels: bool = False
+    can_be_estimated: bool = True
+    highest: float = 1.0
+    row_loss: str = ""
+    root: bool = False
+
+    @property
+    def path(self) -> str:
+        """Where its function is, as ``module:name``."""
+        return self.function or f"include.stats.metrics:{self.name}"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A per-row loss by which candidates are chosen and challengers are judged; less is better.
+
+    Parameters
+    ----------
+    path : where its function is, as ``module:name``; it returns one loss for each row.
+    unit : what it is measured in, where ``{target}`` stands for the target's name; empty if it has no unit.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    path: str
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class ServingMetric:
+    """A figure of how fast and how large a model is, which `include.evaluate.fresh_process` measures."""
+
+    name: str
+    description: str
+    greater_is_better: bool = False
+
+
+TWO_LABELS = "two different actual values"
+METRICS: tuple[Metric, ...] = (
+    Metric("roc_auc", BINARY, True, needs=TWO_LABELS, compares_labels=True),
+    Metric("average_precision", BINARY, True, needs=TWO_LABELS, compares_labels=True),
+    Metric("accuracy", MULTICLASS, True),
+    Metric("balanced_accuracy", MULTICLASS, True),
+    Metric("macro_precision", MULTICLASS, True, needs="rows that are predicted as each class"),
+    Metric("macro_recall", MULTICLASS, True, needs="rows of each class"),
+    Metric("macro_f1", MULTICLASS, True, needs="of each class rows that are it or are predicted as it"),
+    Metric("macro_roc_auc", MULTICLASS, True, needs="rows of each class"),
+    Metric("log_loss", CLASSIFICATION, False, highest=math.inf),
+    Metric("brier", CLASSIFICATION, False, highest=math.inf),
+    Metric("calibration_error", BINARY, False, can_be_estimated=False),
+    Metric(
         "calibration_error",
-        "calibration_gap",
-        "precision@0.5",
-        "recall@0.5",
-        "f1@0.5",
-        "recall_at_precision@0.5",
-        "precision_top@0.1",
+        MULTICLASS,
+        False,
+        function="include.stats.metrics:top_class_calibration_error",
+        can_be_estimated=False,
     ),
-    "regression": ("rmse", "mae", "r2", "quantile_loss@0.9"),
-    "multiclass": tuple(name for name, of in FAMILIES["multiclass"].items() if not of),  # and by class
-}
-OBJECTIVES: dict[str, tuple[str, ...]] = {
-    "binary": ("log_loss", "brier"),
-    "regression": ("squared_error", "absolute_error"),
-    "multiclass": ("log_loss", "brier"),
-}
-_PARAMETER = re.compile(r"0\.[0-9]*[1-9]")  # one spelling for each number, so that a metric has one name
+    Metric("calibration_gap", BINARY, False, can_be_estimated=False),
+    Metric(
+        "precision",
+        BINARY,
+        True,
+        parameter="threshold",
+        default="0.5",
+        needs="a row that is predicted at the threshold or above",
+    ),
+    Metric("recall", BINARY, True, parameter="threshold", default="0.5", needs="a row that is 1"),
+    Metric(
+        "f1",
+        BINARY,
+        True,
+        parameter="threshold",
+        default="0.5",
+        needs="a row that is 1 or is predicted at the threshold or above",
+    ),
+    Metric(
+        "recall_at_precision", BINARY, True, parameter="precision", default="0.5", needs="a row that is 1"
+    ),
+    Metric("precision_top", BINARY, True, parameter="share", default="0.1"),
+    Metric(
+        "precision",
+        MULTICLASS,
+        True,
+        function="include.stats.metrics:class_precision",
+        parameter=CLASS,
+        needs="a row that is predicted as the class",
+    ),
+    Metric(
+        "recall",
+        MULTICLASS,
+        True,
+        function="include.stats.metrics:class_recall",
+        parameter=CLASS,
+        needs="a row of the class",
+    ),
+    Metric(
+        "f1",
+        MULTICLASS,
+        True,
+        function="include.stats.metrics:class_f1",
+        parameter=CLASS,
+        needs="a row that is of the class or is predicted as it",
+    ),
+    Metric(
+        "rmse",
+        REGRESSION,
+        False,
+        highest=math.inf,
+        row_loss="include.stats.metrics:squared_errors",
+        root=True,
+    ),
+    Metric("mae", REGRESSION, False, highest=math.inf, row_loss="include.stats.metrics:absolute_errors"),
+    Metric("r2", REGRESSION, True, needs=TWO_LABELS, compares_labels=True, can_be_estimated=False),
+    Metric(
+        "quantile_loss",
+        REGRESSION,
+        False,
+        parameter="quantile",
+        default="0.9",
+        highest=math.inf,
+        row_loss="include.stats.metrics:pinball_losses",
+    ),
+)
+OBJECTIVES: tuple[Objective, ...] = (
+    Objective("log_loss", CLASSIFICATION, "include.stats.metrics:log_losses"),
+    Objective("brier", CLASSIFICATION, "include.stats.metrics:brier_scores"),
+    Objective(
+        "squared_error", REGRESSION, "include.stats.metrics:squared_errors", "squared units of {target}"
+    ),
+    Objective("absolute_error", REGRESSION, "include.stats.metrics:absolute_errors", "units of {target}"),
+)
+SERVING_METRICS: tuple[ServingMetric, ...] = (
+    ServingMetric("p50_ms", "milliseconds for one row, half of the calls are faster"),
+    ServingMetric("p95_ms", "milliseconds for one row, 95 of 100 calls are faster"),
+    ServingMetric("p99_ms", "milliseconds for one row, 99 of 100 calls are faster"),
+    ServingMetric("rows_per_second", "rows per second of a whole partition", greater_is_better=True),
+    ServingMetric("size_mb", "megabytes of the stored model"),
+    ServingMetric("memory_mb", "megabytes that loading and predicting took"),
+)
+_NUMBER = re.compile(r"0\.[0-9]*[1-9]")  # one spelling for each number, so that a metric has one name
 
 
-def parse(metric: str) -> tuple[str, float | None]:
-    """Return a metric's family and its parameter, None where it has none."""
-    family, at, parameter = metric.partition("@")
-    return family, float(parameter) if at else None
+def metrics_of_kind(kind: str) -> dict[str, Metric]:
+    """Return the metrics of a kind of problem by name, in the registry's order."""
+    return {metric.name: metric for metric in METRICS if kind in metric.kinds}
 
 
-def check(kind: str, metric: str, classes: tuple[str, ...] = ()) -> None:
-    """Refuse what is no metric of a kind of problem.
+def default_metrics(kind: str) -> tuple[str, ...]:
+    """Return the metrics that are measured of every model of a kind, those of one class left out."""
+    return tuple(
+        f"{metric.name}@{metric.default}" if metric.parameter else metric.name
+        for metric in metrics_of_kind(kind).values()
+        if metric.parameter != CLASS
+    )
+
+
+def class_metrics() -> tuple[str, ...]:
+    """Return the names of the metrics that are measured for each class."""
+    return tuple(metric.name for metric in METRICS if metric.parameter == CLASS)
+
+
+def find_metric(metric: str, *, multiclass: bool = False) -> Metric:
+    """Return the entry of a metric, given with or without its parameter.
+
+    Parameters
+    ----------
+    multiclass : whether the problem has several classes, for which some metrics are defined otherwise.
+
+    Raises
+    ------
+    KeyError
+        when there is no such metric.
+    """
+    name = metric.partition("@")[0]
+    entries = [entry for entry in METRICS if entry.name == name]
+    if not entries:
+        raise KeyError(metric)
+    return next((entry for entry in entries if ("multiclass" in entry.kinds) == multiclass), entries[0])
+
+
+def greater_is_better(metric: str) -> bool:
+    """Return whether a higher value of a metric or objective is better."""
+    is_objective = metric in {objective.name for objective in OBJECTIVES}
+    return not is_objective and find_metric(metric).greater_is_better
+
+
+def objectives_of_kind(kind: str) -> tuple[str, ...]:
+    """Return the names of the objectives that fit a kind of problem."""
+    return tuple(objective.name for objective in OBJECTIVES if kind in objective.kinds)
+
+
+def validate_metric(kind: str, metric: str, classes: tuple[str, ...] = ()) -> None:
+    """Refuse a name that isn't a metric of a kind of problem.
 
     Raises
     ------
     ValueError
-        with what there is, when the family is unknown, or its parameter is missing, out of range or too many.
+        with the valid names, when the metric is unknown, or its parameter is missing, out of range or one too
+        many.
     """
-    family, at, parameter = metric.partition("@")
-    takes = FAMILIES[kind].get(family)
-    fits = parameter in classes if takes == "class" else bool(_PARAMETER.fullmatch(parameter))
-    if takes is None or bool(takes) != bool(at) or (at and not fits):
-        there = ", ".join(f"{name}@<{of}>" if of else name for name, of in FAMILIES[kind].items())
-        what = f"is one of {', '.join(classes)}" if classes else "is as 0.25, in (0, 1)"
-        raise ValueError(f"{metric!r} is no metric of {kind}; use {there}; what follows an @ {what}")
+    name, at, parameter = metric.partition("@")
+    metrics = metrics_of_kind(kind)
+    entry = metrics.get(name)
+    if entry is not None and bool(entry.parameter) == bool(at):
+        fits = parameter in classes if entry.parameter == CLASS else bool(_NUMBER.fullmatch(parameter))
+        if not at or fits:
+            return
+    valid = ", ".join(f"{m.name}@<{m.parameter}>" if m.parameter else m.name for m in metrics.values())
+    form = f"is one of {', '.join(classes)}" if classes else "is as 0.25, in (0, 1)"
+    raise ValueError(f"{metric!r} is no metric of {kind}; use {valid}; what follows an @ {form}")
 
 
-def names(spec: UseCase) -> tuple[str, ...]:
-    """Return the metrics to measure: those of the problem's kind, then what the declaration requires."""
-    rules = (*spec.gate.requirements, *spec.monitoring.requirements)
-    takes = [family for family, of in FAMILIES[spec.problem.kind].items() if of == "class"]
-    by_class = [f"{family}@{name}" for name in spec.problem.classes for family in takes]
-    return tuple(dict.fromkeys([*METRICS[spec.problem.kind], *by_class, *(rule.metric for rule in rules)]))
+def metric_names(spec: UseCase) -> tuple[str, ...]:
+    """Return the metrics to measure: the defaults for the kind of problem, then those the spec requires."""
+    requirements = (*spec.gate.requirements, *spec.monitoring.requirements)
+    by_class = [f"{name}@{label}" for label in spec.problem.classes for name in class_metrics()]
+    required = [requirement.metric for requirement in requirements]
+    return tuple(dict.fromkeys([*default_metrics(spec.problem.kind), *by_class, *required]))

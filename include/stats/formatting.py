@@ -1,8 +1,8 @@
-"""A figure beside its limit, with as many digits as show on which side of it the figure is."""
+"""Formats a figure and its limit with enough digits to show on which side of the limit the figure is."""
 
 from __future__ import annotations
 
-EXACT = 3  # digits more than asked for, which a limit may take to be printed as it was declared
+EXTRA_DIGITS = 3  # how many more digits a limit may take to be printed as it was declared
 
 
 def figure_and_limit(value: float, limit: float, digits: int = 4, style: str = "{:.#g}") -> tuple[str, str]:
@@ -10,16 +10,16 @@ def figure_and_limit(value: float, limit: float, digits: int = 4, style: str = "
 
     Parameters
     ----------
-    digits : how many to print, unless the texts would then be equal or swapped; a declared limit that takes a
-        few more is printed whole.
+    digits : how many to print. More are printed where the texts would otherwise be equal or swapped, and
+        where a declared limit needs a few more to be exact.
     style : a format of one number, with ``#`` for the digits: ``{:.#g}``, ``{:.#f}`` or ``{:.#%}``.
     """
-    exact = (more for more in range(digits, digits + EXACT) if _number(_text(limit, more, style)) == limit)
-    least = next(exact, digits)
-    while True:  # it ends: a float has so many digits and no more
-        texts = _text(value, digits, style), _text(limit, max(digits, least), style)
-        one, other = map(_number, texts)
-        if (one < other, one > other) == (value < limit, value > limit):
+    candidates = range(digits, digits + EXTRA_DIGITS)
+    limit_digits = next((n for n in candidates if _number(_text(limit, n, style)) == limit), digits)
+    while True:  # it ends, because a float has a limited number of digits
+        texts = _text(value, digits, style), _text(limit, max(digits, limit_digits), style)
+        shown_value, shown_limit = map(_number, texts)
+        if (shown_value < shown_limit, shown_value > shown_limit) == (value < limit, value > limit):
             return texts
         digits += 1
 
@@ -29,6 +29,6 @@ def _text(value: float, digits: int, style: str) -> str:
 
 
 def _number(text: str) -> float:
-    """Return what a reader takes a text for."""
+    """Return the number that a text shows."""
     plain = text.replace(",", "")
     return float(plain) if not plain.endswith("%") else float(f"{plain[:-1]}e-2")

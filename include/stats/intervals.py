@@ -1,12 +1,10 @@
-"""How sure a gain in loss is.
-
-When the rows of one partition resemble each other and a partition resembles the next.
+"""Confidence bounds of a difference in loss, where rows of one partition or of neighbors are correlated.
 
 The partitions are the sample, not the rows. The standard error is that of the circular block bootstrap over
-partitions, in its closed form: it needs no draws, so no seed, and no number of resamples bounds the level
-that can be shown. Quantiles of the bootstrap itself were tried and dropped: on a dozen partitions they
-promote noise more than twice as often as they say. `python -m pytest tests/stats/test_intervals.py` shows
-both.
+partitions in closed form. It needs no random draws, so it needs no seed, and no number of resamples limits
+the level that can be reached. Quantiles of the bootstrap itself were tried and rejected: on a dozen
+partitions they promote noise more than twice as often as their level states. `tests/stats/test_intervals.py`
+shows both.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Gain:
-    """A mean gain per row and what it is at least, at a level."""
+    """A mean gain per row and its lower confidence bound at a level."""
 
     mean: float
     low: float
@@ -34,29 +32,29 @@ class Gain:
     def __str__(self) -> str:
         return f"{self.mean:.4g} [{self.low:.4g}, inf)"
 
-    def beside(self, limit: float) -> tuple[str, str]:
-        """Return it as text beside what the lower bound is compared with."""
+    def interval_and_limit(self, limit: float) -> tuple[str, str]:
+        """Return the interval as text, and the limit that the lower bound is compared with."""
         low, bound = figure_and_limit(self.low, limit)
         return f"{self.mean:.4g} [{low}, inf)", bound
 
 
 def partitions_needed(block: int) -> int:
-    """Return the fewest partitions from which a spread can be had: two blocks."""
+    """Return the fewest partitions from which a variance can be estimated: two blocks."""
     return 2 * block
 
 
 def estimate_gain(
     worse: Sequence[float], better: Sequence[float], rows: Sequence[int], block: int, alpha: float
 ) -> Gain:
-    """Return how much less the second model loses per row, with a one-sided lower bound.
+    """Return how much lower the second model's loss per row is, with a one-sided lower bound.
 
     Parameters
     ----------
-    worse, better : each partition's sum of per-row losses, on the same rows, shape (n,), n at least two
-        blocks.
+    worse, better : each partition's sum of row losses of the two models, on the same rows, shape (n,), n at
+        least two blocks.
     rows : labelled rows of each partition, shape (n,).
-    block : partitions that are resampled together.
-    alpha : chance that the bound lies above the true gain, in (0, 0.5).
+    block : the number of consecutive partitions that are resampled together.
+    alpha : the probability that the bound is above the true gain, in (0, 0.5).
     """
     saved = np.asarray(worse, float) - np.asarray(better, float)
     mean, low = gain_bounds(saved, np.asarray(rows, float), block, np.asarray(alpha))
@@ -65,7 +63,7 @@ def estimate_gain(
 
 @dataclass(frozen=True)
 class MeanEstimate:
-    """A mean per row, its variance, and how many blocks of partitions it rests on."""
+    """A mean per row, its variance, and the number of blocks of partitions that it is estimated from."""
 
     mean: float
     variance: float
@@ -73,7 +71,7 @@ class MeanEstimate:
 
 
 def mean_and_variance(sums: Array, rows: Array, block: int) -> MeanEstimate:
-    """Return the mean per row of a window of partitions and its variance, as `bounds` has them.
+    """Return the mean per row of a window of partitions and its variance, see `gain_bounds`.
 
     Parameters
     ----------
@@ -84,13 +82,13 @@ def mean_and_variance(sums: Array, rows: Array, block: int) -> MeanEstimate:
 
 
 def gain_bounds(saved: Array, rows: Array, block: int, alpha: Array) -> tuple[Array, Array]:
-    """Return the mean gain per row and its lower bound, of many windows of partitions at once.
+    """Return the mean gain per row and its lower bound, for many windows of partitions at once.
 
     Parameters
     ----------
-    saved : what the second model loses less, by partition, shape (..., n).
+    saved : by how much the second model's loss is lower, by partition, shape (..., n).
     rows : labelled rows of each partition, shape (..., n).
-    alpha : as in `gain`, of a shape that fits the windows', (...).
+    alpha : as in `estimate_gain`, of a shape that broadcasts with the windows', (...).
 
     Notes
     -----
@@ -110,8 +108,8 @@ def gain_bounds(saved: Array, rows: Array, block: int, alpha: Array) -> tuple[Ar
 def _moments(saved: Array, rows: Array, block: int) -> tuple[Array, Array, float]:
     total = rows.sum(axis=-1)
     mean = saved.sum(axis=-1) / total
-    rest = saved - mean[..., None] * rows
-    blocks = rest.shape[-1] / block
-    sums = sum((np.roll(rest, -partition, axis=-1) for partition in range(1, block)), rest)
+    residuals = saved - mean[..., None] * rows
+    blocks = residuals.shape[-1] / block
+    sums = sum((np.roll(residuals, -offset, axis=-1) for offset in range(1, block)), residuals)
     variance = np.square(sums).sum(axis=-1) / block / total**2 * blocks / (blocks - 1)
     return mean, variance, blocks

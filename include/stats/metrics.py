@@ -1,104 +1,168 @@
-"""What a model is worth, in numbers; a number that the rows can't give is missing, and never zero or NaN."""
+"""The functions that compute the metrics and objectives of the registry, `include.spec.metrics`.
+
+A metric that the rows can't give is missing. It is never reported as zero or NaN.
+"""
 
 from __future__ import annotations
 
 import math
+import pkgutil
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn import metrics as sk
 
 from include.errors import MissingMetric
-from include.spec.metrics import parse
+from include.spec.metrics import CLASS, OBJECTIVES, Metric, find_metric
 
 Array = NDArray[np.float64]
-
-
-def confusion(actual: Array, predicted: Array) -> NDArray[np.int64]:
-    """Return how many rows of each actual class were taken for each class, shape (k, k).
-
-    Parameters
-    ----------
-    actual : each row's class by its place, 0 to k - 1, shape (n,).
-    predicted : probabilities, shape (n, k).
-    """
-    classes = predicted.shape[1]
-    pairs = actual.astype(np.int64) * classes + predicted.argmax(axis=1)
-    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
-
-
-def by_class(counts: NDArray[np.int64]) -> dict[str, Array]:
-    """Return precision, recall and F1 of each class, shape (k,) each.
-
-    NaN where no row was taken for the class (precision), where it has no row (recall), or neither (F1).
-    """
-    hits, came, taken = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
-    with np.errstate(invalid="ignore"):
-        return {"precision": hits / taken, "recall": hits / came, "f1": 2 * hits / (came + taken)}
-
-
-def accuracy(actual: Array, predicted: Array) -> float:
-    """Return the share of rows whose likeliest class is theirs."""
-    return float((predicted.argmax(axis=1) == actual).mean())
-
-
-def balanced_accuracy(actual: Array, predicted: Array) -> float:
-    """Return the mean recall of the classes that have rows, as scikit-learn does."""
-    return float(np.nanmean(by_class(confusion(actual, predicted))["recall"]))
-
-
-def macro_average(family: str, actual: Array, predicted: Array) -> float:
-    """Return the plain mean over all classes, NaN when one of them has no such figure."""
-    return float(by_class(confusion(actual, predicted))[family].mean())
-
-
-def macro_roc_auc(actual: Array, predicted: Array) -> float:
-    """Return the mean over the classes of each one's ROC-AUC against all others; NaN: one has no row."""
-    if len(np.unique(actual)) < predicted.shape[1]:
-        return math.nan
-    return float(np.mean([sk.roc_auc_score(actual == code, of) for code, of in enumerate(predicted.T)]))
-
-
-def top_class(actual: Array, predicted: Array) -> tuple[Array, Array]:
-    """Return whether each row's likeliest class is its own, 1 or 0, and that class's probability."""
-    return (predicted.argmax(axis=1) == actual).astype(np.float64), predicted.max(axis=1)
-
-
+BINS = 10  # of the calibration error
 EPSILON = float(np.finfo(np.float64).eps)
 
 
-def row_losses(objective: str, actual: Array, predicted: Array) -> Array:
-    """Return each row's loss; the best value is 0.0.
+def metric_value(metric: str, actual: Array, predicted: Array, classes: Sequence[str] = ()) -> float:
+    """Return the value of one metric, a finite number.
 
     Parameters
     ----------
-    objective : ``log_loss`` (predictions are clipped to [eps, 1 - eps], as scikit-learn does), ``brier``,
-        ``squared_error`` or ``absolute_error``.
-    actual : 0 or 1, or the class's place, or the value in the target's unit, shape (n,).
-    predicted : the probability of 1, or the value, shape (n,); or the probability of each class, shape
-        (n, k), whose Brier score is summed over the classes, within [0, 2] (Brier 1950), as scikit-learn's.
+    metric : a name from `include.spec.metrics`, with its parameter if it takes one.
+    actual, predicted : labels and predictions, as in `row_losses`.
+    classes : the class names of a multiclass problem, in the order of their codes.
+
+    Raises
+    ------
+    MissingMetric
+        when the rows can't give it: there are none, they lack a class that it needs, or none is predicted
+        positive.
+    """
+    entry = find_metric(metric, multiclass=bool(classes))
+    function, parameter = _load(entry.path), metric.partition("@")[2]
+    value = math.nan
+    if len(np.unique(actual)) >= (2 if entry.compares_labels else 1):
+        if entry.parameter == CLASS:
+            value = function(actual, predicted, classes.index(parameter))
+        elif entry.parameter:
+            value = function(actual, predicted, float(parameter))
+        else:
+            value = function(actual, predicted)
+    if not math.isfinite(value):
+        raise MissingMetric(metric, required=entry.needs, found=_describe_labels(entry, actual, classes))
+    return value
+
+
+def metric_values(
+    names: Sequence[str], actual: Array, predicted: Array, classes: Sequence[str] = ()
+) -> dict[str, float]:
+    """Return those of the named metrics that the rows can give."""
+    values: dict[str, float] = {}
+    for name in names:
+        try:
+            values[name] = metric_value(name, actual, predicted, classes)
+        except MissingMetric:
+            continue
+    return values
+
+
+def row_losses(objective: str, actual: Array, predicted: Array) -> Array:
+    """Return each row's loss by one of the objectives; the best value is 0.0.
+
+    Parameters
+    ----------
+    objective : the name of an objective in `include.spec.metrics.OBJECTIVES`.
+    actual : 0 or 1, or the class's code, or the value in the target's unit, shape (n,).
+    predicted : the probability of 1, or the value, shape (n,); or each class's probability, shape (n, k).
 
     Returns
     -------
     ndarray of float64, shape (n,)
     """
+    paths = {entry.name: entry.path for entry in OBJECTIVES}
+    losses: Array = _load(paths[objective])(actual, predicted)
+    return losses
+
+
+def metric_row_losses(metric: str, actual: Array, predicted: Array) -> Array:
+    """Return each row's loss for a regression metric that is the mean of such losses, shape (n,)."""
+    entry, parameter = find_metric(metric), metric.partition("@")[2]
+    function = _load(entry.row_loss)
+    losses: Array = function(actual, predicted, *([float(parameter)] if parameter else []))
+    return losses
+
+
+@cache
+def _load(path: str) -> Callable[..., Any]:
+    function: Callable[..., Any] = pkgutil.resolve_name(path)
+    return function
+
+
+def _describe_labels(entry: Metric, actual: Array, classes: Sequence[str]) -> str:
+    if classes:
+        counts = [f"{int((actual == code).sum())} {name}" for code, name in enumerate(classes)]
+        return f"{', '.join(counts)} in {len(actual)} rows"
+    return f"{len(np.unique(actual)) if entry.compares_labels else 'none'} in {len(actual)} rows"
+
+
+# Losses of each row
+
+
+def log_losses(actual: Array, predicted: Array) -> Array:
+    """Return each row's logarithmic loss, with predictions clipped to [eps, 1 - eps] as in scikit-learn."""
+    clipped = np.clip(predicted, EPSILON, 1 - EPSILON)
     if predicted.ndim == 2:
-        return _loss_of_classes(objective, actual.astype(np.intp), predicted)
-    if objective == "log_loss":
-        sure = np.clip(predicted, EPSILON, 1 - EPSILON)
-        return np.asarray(-(actual * np.log(sure) + (1 - actual) * np.log1p(-sure)), dtype=np.float64)
-    if objective in ("brier", "squared_error"):
-        return np.square(predicted - actual)
+        return np.asarray(-np.log(clipped[np.arange(len(actual)), actual.astype(np.intp)]), dtype=np.float64)
+    return np.asarray(-(actual * np.log(clipped) + (1 - actual) * np.log1p(-clipped)), dtype=np.float64)
+
+
+def brier_scores(actual: Array, predicted: Array) -> Array:
+    """Return each row's Brier score.
+
+    For several classes it is the sum over the classes, within [0, 2] (Brier 1950), as in scikit-learn.
+    """
+    if predicted.ndim == 2:
+        one_hot = np.eye(predicted.shape[1])[actual.astype(np.intp)]
+        return np.asarray(np.square(predicted - one_hot).sum(axis=1))
+    return np.square(predicted - actual)
+
+
+def squared_errors(actual: Array, predicted: Array) -> Array:
+    """Return each row's squared error."""
+    return np.square(predicted - actual)
+
+
+def absolute_errors(actual: Array, predicted: Array) -> Array:
+    """Return each row's absolute error."""
     return np.abs(predicted - actual)
 
 
-def _loss_of_classes(objective: str, actual: NDArray[np.intp], predicted: Array) -> Array:
-    if objective == "log_loss":
-        mine = predicted[np.arange(len(actual)), actual]
-        return np.asarray(-np.log(np.clip(mine, EPSILON, 1 - EPSILON)), dtype=np.float64)
-    return np.asarray(np.square(predicted - np.eye(predicted.shape[1])[actual]).sum(axis=1))
+def pinball_losses(actual: Array, predicted: Array, quantile: float) -> Array:
+    """Return each row's pinball loss at a quantile."""
+    return np.asarray(np.maximum(quantile * (actual - predicted), (quantile - 1) * (actual - predicted)))
+
+
+# Metrics of a binary problem
+
+
+def roc_auc(actual: Array, predicted: Array) -> float:
+    """Return the area under the ROC curve."""
+    return float(sk.roc_auc_score(actual, predicted))
+
+
+def average_precision(actual: Array, predicted: Array) -> float:
+    """Return the average precision over all thresholds."""
+    return float(sk.average_precision_score(actual, predicted))
+
+
+def log_loss(actual: Array, predicted: Array) -> float:
+    """Return the mean logarithmic loss, of two or more classes."""
+    return float(log_losses(actual, predicted).mean())
+
+
+def brier(actual: Array, predicted: Array) -> float:
+    """Return the mean Brier score, of two or more classes."""
+    return float(brier_scores(actual, predicted).mean())
 
 
 def calibration_gap(actual: Array, predicted: Array) -> float:
@@ -109,10 +173,10 @@ def calibration_gap(actual: Array, predicted: Array) -> float:
 def calibration_error(actual: Array, predicted: Array) -> float:
     """Return the expected calibration error, in [0, 1]; the best value is 0.0.
 
-    The mean over all rows of how far, in its bin, the mean prediction is from the observed rate (Naeini,
-    Cooper and Hauskrecht 2015, Obtaining well calibrated probabilities using Bayesian binning). The bins hold
-    a tenth of the rows each, as in Nguyen and O'Connor 2015, Posterior calibration and exploratory analysis;
-    predictions that tie share one, so that their order doesn't matter.
+    It is the mean over all rows of the distance, within the row's bin, between the mean prediction and the
+    observed rate (Naeini, Cooper and Hauskrecht 2015, Obtaining well calibrated probabilities using Bayesian
+    binning). Each bin holds a tenth of the rows, as in Nguyen and O'Connor 2015, Posterior calibration and
+    exploratory analysis. Tied predictions share a bin, so their order doesn't matter.
     """
     edges = np.quantile(predicted, np.arange(1, BINS) / BINS)
     bins = np.searchsorted(edges, predicted)
@@ -120,159 +184,156 @@ def calibration_error(actual: Array, predicted: Array) -> float:
 
 
 def precision(actual: Array, predicted: Array, threshold: float) -> float:
-    """Return the share of ones among the rows predicted at ``threshold`` or above; NaN: there are none."""
-    chosen = predicted >= threshold
-    return _ratio(actual[chosen].sum(), chosen.sum())
+    """Return the share of ones among the rows predicted at ``threshold`` or above; NaN if there are none."""
+    positive = predicted >= threshold
+    return _ratio(actual[positive].sum(), positive.sum())
 
 
 def recall(actual: Array, predicted: Array, threshold: float) -> float:
-    """Return the share of the ones that is predicted at ``threshold`` or above; NaN: there are none."""
+    """Return the share of the ones that is predicted at ``threshold`` or above; NaN if there are none."""
     return _ratio(actual[predicted >= threshold].sum(), actual.sum())
 
 
 def f1(actual: Array, predicted: Array, threshold: float) -> float:
-    """Return twice the hits over ones and chosen rows together: the harmonic mean of precision and recall.
+    """Return the harmonic mean of precision and recall.
 
-    It is 0.0 where rows are ones or chosen but never both, and NaN where no row is either.
+    It is 0.0 where rows are ones or predicted positive but never both, and NaN where no row is either.
     """
-    chosen = predicted >= threshold
-    return _ratio(2 * actual[chosen].sum(), actual.sum() + chosen.sum())
+    positive = predicted >= threshold
+    return _ratio(2 * actual[positive].sum(), actual.sum() + positive.sum())
 
 
 def recall_at_precision(actual: Array, predicted: Array, least: float) -> float:
     """Return the highest recall of any threshold whose precision is at least ``least``.
 
-    It is 0.0 where no threshold reaches the precision: all that is left is to choose nothing, which finds
-    nothing. It is NaN where no row is 1.
+    It is 0.0 where no threshold reaches that precision, and NaN where no row is 1.
     """
     if not actual.any():
         return math.nan
-    reached, found, _ = sk.precision_recall_curve(actual, predicted)
-    return float(found[reached >= least].max())  # the curve ends with precision 1 and recall 0
+    precisions, recalls, _ = sk.precision_recall_curve(actual, predicted)
+    return float(recalls[precisions >= least].max())  # the curve ends with precision 1 and recall 0
 
 
 def precision_top(actual: Array, predicted: Array, share: float) -> float:
     """Return the share of ones in the ``share`` of the rows with the highest predictions, in [0, 1].
 
-    Of the row or the tie at the edge as much counts as fits in, so the order of ties doesn't matter.
+    A row or tie at the boundary counts by the part of it that fits in, so the order of ties doesn't matter.
     """
     size = share * len(actual)
-    edge = np.sort(predicted)[-math.ceil(size)]
-    above, at = predicted > edge, predicted == edge
-    part = (size - int(above.sum())) / int(at.sum())
-    return float((actual[above].sum() + part * actual[at].sum()) / size)
+    boundary = np.sort(predicted)[-math.ceil(size)]
+    above, tied = predicted > boundary, predicted == boundary
+    part = (size - int(above.sum())) / int(tied.sum())
+    return float((actual[above].sum() + part * actual[tied].sum()) / size)
+
+
+# Metrics of a regression
+
+
+def rmse(actual: Array, predicted: Array) -> float:
+    """Return the root mean squared error."""
+    return float(np.sqrt(squared_errors(actual, predicted).mean()))
+
+
+def mae(actual: Array, predicted: Array) -> float:
+    """Return the mean absolute error."""
+    return float(absolute_errors(actual, predicted).mean())
 
 
 def r2(actual: Array, predicted: Array) -> float:
-    """Return one less the squared error over that of the mean; the best value is 1.0, NaN of constants."""
-    spread = row_losses("squared_error", actual, np.full_like(actual, actual.mean())).sum()
-    return 1 - _ratio(row_losses("squared_error", actual, predicted).sum(), spread)
+    """Return the coefficient of determination; the best value is 1.0, and constant labels give NaN."""
+    variation = squared_errors(actual, np.full_like(actual, actual.mean())).sum()
+    return 1 - _ratio(squared_errors(actual, predicted).sum(), variation)
+
+
+def quantile_loss(actual: Array, predicted: Array, quantile: float) -> float:
+    """Return the mean pinball loss at a quantile."""
+    return float(sk.mean_pinball_loss(actual, predicted, alpha=quantile))
+
+
+# Metrics of several classes
+
+
+def confusion(actual: Array, predicted: Array) -> NDArray[np.int64]:
+    """Return the number of rows of each actual class that were predicted as each class, shape (k, k).
+
+    Parameters
+    ----------
+    actual : each row's class code, 0 to k - 1, shape (n,).
+    predicted : probabilities, shape (n, k).
+    """
+    classes = predicted.shape[1]
+    pairs = actual.astype(np.int64) * classes + predicted.argmax(axis=1)
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+def by_class(counts: NDArray[np.int64]) -> dict[str, Array]:
+    """Return precision, recall and F1 of each class, shape (k,) each.
+
+    A class's precision is NaN where no row was predicted as it, its recall where it has no row, and its F1
+    where neither has.
+    """
+    hits, actual, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        return {"precision": hits / predicted, "recall": hits / actual, "f1": 2 * hits / (actual + predicted)}
+
+
+def class_precision(actual: Array, predicted: Array, code: int) -> float:
+    """Return the precision of one class; NaN if no row is predicted as it."""
+    return float(by_class(confusion(actual, predicted))["precision"][code])
+
+
+def class_recall(actual: Array, predicted: Array, code: int) -> float:
+    """Return the recall of one class; NaN if it has no row."""
+    return float(by_class(confusion(actual, predicted))["recall"][code])
+
+
+def class_f1(actual: Array, predicted: Array, code: int) -> float:
+    """Return the F1 of one class; NaN if no row is of the class or predicted as it."""
+    return float(by_class(confusion(actual, predicted))["f1"][code])
+
+
+def accuracy(actual: Array, predicted: Array) -> float:
+    """Return the share of rows whose most probable class is their own."""
+    return float((predicted.argmax(axis=1) == actual).mean())
+
+
+def balanced_accuracy(actual: Array, predicted: Array) -> float:
+    """Return the mean recall of the classes that have rows, as in scikit-learn."""
+    return float(np.nanmean(by_class(confusion(actual, predicted))["recall"]))
+
+
+def macro_precision(actual: Array, predicted: Array) -> float:
+    """Return the unweighted mean precision of all classes; NaN if one of them has none."""
+    return float(by_class(confusion(actual, predicted))["precision"].mean())
+
+
+def macro_recall(actual: Array, predicted: Array) -> float:
+    """Return the unweighted mean recall of all classes; NaN if one of them has none."""
+    return float(by_class(confusion(actual, predicted))["recall"].mean())
+
+
+def macro_f1(actual: Array, predicted: Array) -> float:
+    """Return the unweighted mean F1 of all classes; NaN if one of them has none."""
+    return float(by_class(confusion(actual, predicted))["f1"].mean())
+
+
+def macro_roc_auc(actual: Array, predicted: Array) -> float:
+    """Return the mean over the classes of each one's ROC-AUC against all others; NaN if one has no row."""
+    if len(np.unique(actual)) < predicted.shape[1]:
+        return math.nan
+    scores = [roc_auc(actual == code, probability) for code, probability in enumerate(predicted.T)]
+    return float(np.mean(scores))
+
+
+def top_class(actual: Array, predicted: Array) -> tuple[Array, Array]:
+    """Return whether each row's most probable class is its own, as 1 or 0, and that class's probability."""
+    return (predicted.argmax(axis=1) == actual).astype(np.float64), predicted.max(axis=1)
+
+
+def top_class_calibration_error(actual: Array, predicted: Array) -> float:
+    """Return the calibration error of the most probable class."""
+    return calibration_error(*top_class(actual, predicted))
 
 
 def _ratio(part: float, whole: float) -> float:
     return float(part / whole) if whole else math.nan
-
-
-BINS = 10  # of the calibration error
-_MEASURES: dict[str, Callable[[Array, Array], float]] = {
-    "roc_auc": lambda actual, predicted: float(sk.roc_auc_score(actual, predicted)),
-    "average_precision": lambda actual, predicted: float(sk.average_precision_score(actual, predicted)),
-    "log_loss": lambda actual, predicted: float(row_losses("log_loss", actual, predicted).mean()),
-    "brier": lambda actual, predicted: float(row_losses("brier", actual, predicted).mean()),
-    "calibration_error": calibration_error,
-    "calibration_gap": calibration_gap,
-    "rmse": lambda actual, predicted: float(np.sqrt(row_losses("squared_error", actual, predicted).mean())),
-    "mae": lambda actual, predicted: float(row_losses("absolute_error", actual, predicted).mean()),
-    "r2": r2,
-}
-_WITH_PARAMETER: dict[str, Callable[[Array, Array, float], float]] = {
-    "precision": precision,
-    "recall": recall,
-    "f1": f1,
-    "recall_at_precision": recall_at_precision,
-    "precision_top": precision_top,
-    "quantile_loss": lambda actual, predicted, of: float(sk.mean_pinball_loss(actual, predicted, alpha=of)),
-}
-_NEED_TWO = ("roc_auc", "average_precision", "r2")
-_NEEDED = {
-    **dict.fromkeys(_NEED_TWO, "two different actual values"),
-    "precision": "a row that is predicted at the threshold or above",
-    "recall": "a row that is 1",
-    "recall_at_precision": "a row that is 1",
-    "f1": "a row that is 1 or is predicted at the threshold or above",
-}
-
-
-_OF_CLASSES: dict[str, Callable[[Array, Array], float]] = {
-    "accuracy": accuracy,
-    "balanced_accuracy": balanced_accuracy,
-    **{f"macro_{name}": partial(macro_average, name) for name in ("precision", "recall", "f1")},
-    "macro_roc_auc": macro_roc_auc,
-    "log_loss": _MEASURES["log_loss"],
-    "brier": _MEASURES["brier"],
-    "calibration_error": lambda actual, predicted: calibration_error(*top_class(actual, predicted)),
-}
-_NEEDED_OF_CLASSES = {
-    "macro_precision": "rows that are predicted as each class",
-    "macro_recall": "rows of each class",
-    "macro_f1": "of each class rows that are it or are predicted as it",
-    "macro_roc_auc": "rows of each class",
-    "precision": "a row that is predicted as the class",
-    "recall": "a row of the class",
-    "f1": "a row that is of the class or is predicted as it",
-}
-
-
-def metric_value(metric: str, actual: Array, predicted: Array, classes: Sequence[str] = ()) -> float:
-    """Return one metric of `include.spec.metrics`, a finite number.
-
-    Parameters
-    ----------
-    classes : of a multiclass problem, by their places.
-
-    Raises
-    ------
-    MissingMetric
-        when the rows can't give it: there are none, or only one class where it takes two, or none is chosen.
-    """
-    if classes:
-        return _measure_of_classes(metric, actual, predicted, classes)
-    family, parameter = parse(metric)
-    different, value = len(np.unique(actual)), math.nan
-    if different >= (2 if family in _NEED_TWO else 1):
-        if parameter is None:
-            value = _MEASURES[family](actual, predicted)
-        else:
-            value = _WITH_PARAMETER[family](actual, predicted, parameter)
-    if math.isfinite(value):
-        return value
-    found = f"{different} in {len(actual)} rows" if family in _NEED_TWO else f"none in {len(actual)} rows"
-    raise MissingMetric(metric, required=_NEEDED.get(family, "rows and a finite value"), found=found)
-
-
-def _measure_of_classes(metric: str, actual: Array, predicted: Array, classes: Sequence[str]) -> float:
-    family, of, name = metric.partition("@")
-    value = math.nan
-    if len(actual):
-        if of:
-            value = float(by_class(confusion(actual, predicted))[family][classes.index(name)])
-        else:
-            value = _OF_CLASSES[family](actual, predicted)
-    if math.isfinite(value):
-        return value
-    came = [f"{int((actual == code).sum())} {name}" for code, name in enumerate(classes)]
-    found = f"{', '.join(came)} in {len(actual)} rows"
-    raise MissingMetric(metric, required=_NEEDED_OF_CLASSES.get(family, "rows"), found=found)
-
-
-def metric_values(
-    names: Sequence[str], actual: Array, predicted: Array, classes: Sequence[str] = ()
-) -> dict[str, float]:
-    """Return those of the named metrics that the rows can give."""
-    found: dict[str, float] = {}
-    for name in names:
-        try:
-            found[name] = metric_value(name, actual, predicted, classes)
-        except MissingMetric:
-            continue
-    return found

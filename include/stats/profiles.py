@@ -1,13 +1,13 @@
-"""What a partition's columns look like.
+"""Profiles: mergeable summaries of a partition's columns, from which drift is measured without its rows.
 
-Small enough to keep for ever and to merge over any number of partitions.
+The drift of a window then costs as much as it has partitions, not rows. Quantiles are stored as at most
+`POINTS` order statistics, each representing an equal share of the partition's values. They are exact up to
+`POINTS` values a partition. Beyond that each partition's cumulative share has an error of at most 1 /
+`POINTS`, and merging adds no error. `include.stats.quantile_sketch` reads a partition of any size batch by
+batch, in a few megabytes a column.
 
-A window's drift then costs the number of partitions, not of rows. The quantiles are kept as at most `POINTS`
-order statistics, each standing for an equal share of the partition's values: exact up to `POINTS` values a
-partition, else each partition's cumulative share is off by at most 1 / `POINTS`, and a merge adds nothing to
-that. `include.stats.quantile_sketch` reads a partition of any size, batch by batch, in a few megabytes a
-column. datasketches' KLL sketch was tried: it draws random numbers that can't be seeded, so the same
-partition had other bytes in each run. Its frequent-strings and HLL sketches draw none and are used.
+The KLL sketch of datasketches isn't used, because it draws random numbers that can't be seeded: the same
+partition would have different bytes in each run. Its frequent-strings and HLL sketches draw none.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Profile:
     Parameters
     ----------
     kind : ``numeric`` or ``categorical``.
-    count, missing : rows, and those without a value (NaN and infinities are none).
+    count, missing : rows, and rows without a value (NaN and infinities count as missing).
     mean, std, low, high : of the values, NaN where there are none; ``std`` divides by n.
-    distinct : categories, with a standard error of 2.3 % beyond some hundreds; None for a numeric column.
-    points, weights : sorted values, and how many values each stands for.
+    distinct : number of categories, with a standard error of 2.3 % beyond some hundreds; None for numbers.
+    points, weights : sorted values, and how many values each represents.
     """
 
     column: str
@@ -57,11 +57,11 @@ class Profile:
 
     @property
     def missing_share(self) -> float:
-        """Share of rows without a value, 0 to 1; 0 of no rows."""
+        """Share of rows without a value, 0 to 1; 0 if there are no rows."""
         return self.missing / self.count if self.count else 0.0
 
     def cdf(self, edges: Sequence[float]) -> list[float]:
-        """Return the share of values that are at most each edge, 0 to 1; NaN where there are none."""
+        """Return the share of values at or below each edge, 0 to 1; NaN if there are no values."""
         if not self.points.size:
             return [math.nan] * len(edges)
         below = np.concatenate([[0.0], np.cumsum(self.weights)])
@@ -69,18 +69,18 @@ class Profile:
         return [float(value) for value in share]
 
     def quantiles(self, shares: Sequence[float]) -> list[float]:
-        """Return for each share (0 to 1) the least value that so many do not exceed; NaN of none."""
+        """Return for each share (0 to 1) the lowest value that it doesn't exceed; NaN without values."""
         if not self.points.size:
             return [math.nan] * len(shares)
         below = np.cumsum(self.weights)
-        places = np.searchsorted(below, np.asarray(shares, float) * below[-1] * (1 - 1e-12), side="left")
-        return [float(self.points[min(place, self.points.size - 1)]) for place in places]
+        indexes = np.searchsorted(below, np.asarray(shares, float) * below[-1] * (1 - 1e-12), side="left")
+        return [float(self.points[min(index, self.points.size - 1)]) for index in indexes]
 
     def items(self) -> dict[str, int]:
         """Return how often each category occurs, the most frequent first.
 
-        Beyond 768 categories only frequent ones are named and the counts are lower bounds, so what is missing
-        from ``count - missing`` are others.
+        Beyond 768 categories only the frequent ones are listed and their counts are lower bounds. The rest of
+        ``count - missing`` belongs to other categories.
         """
         return dict(self._items)
 
@@ -88,9 +88,9 @@ class Profile:
 def build_profile(
     product: str, partition: str, rows: pa.Table, numeric: Sequence[str], categorical: Sequence[str]
 ) -> pa.Table:
-    """Return the profile of a partition that is in memory: see `stream`."""
-    none = pa.RecordBatch.from_pylist([], schema=rows.schema)  # of no rows too the columns are asked for
-    return stream_profile(product, partition, [none, *rows.to_batches()], numeric, categorical)
+    """Return the profile of a partition that is in memory, see `stream_profile`."""
+    empty = pa.RecordBatch.from_pylist([], schema=rows.schema)  # validates the columns even without rows
+    return stream_profile(product, partition, [empty, *rows.to_batches()], numeric, categorical)
 
 
 def stream_profile(
@@ -100,74 +100,75 @@ def stream_profile(
     numeric: Sequence[str],
     categorical: Sequence[str],
 ) -> pa.Table:
-    """Return the profile of a partition of any size, of which one batch at a time is in memory.
+    """Return the profile of a partition of any size, with one batch at a time in memory.
 
     Parameters
     ----------
-    batches : numeric columns of numbers, categorical ones of strings or booleans. How they are cut makes no
-        difference; the order of rows makes none up to 65,536 of them, and beyond it stays within the bound.
+    batches : with numbers in numeric columns, and strings or booleans in categorical ones. The sizes of the
+        batches make no difference. The order of rows makes none up to 65,536 rows; beyond that it can change
+        the result within the error bound.
 
     Returns
     -------
     pa.Table
-        one row a column, in the schema `include.storage.schemas.PROFILES`.
+        one row for each column, in the schema `include.storage.schemas.PROFILES`.
 
     Raises
     ------
     EvergreenError
-        where a batch lacks a column, or has values that are no numbers in a numeric one.
+        when a batch lacks a column, or has values in it that don't fit its kind.
     """
-    read: dict[str, Numbers | Categories] = {name: Numbers() for name in numeric}
-    read |= {name: Categories() for name in categorical}
+    summaries: dict[str, Numbers | Categories] = {name: Numbers() for name in numeric}
+    summaries |= {name: Categories() for name in categorical}
     count = 0
     for batch in batches:
         count += batch.num_rows
-        for name, column in read.items():
+        for name, summary in summaries.items():
             if name not in batch.schema.names:
-                raise _unfit(product, partition, f"a column {name}", ", ".join(batch.schema.names))
+                raise _profile_error(product, partition, f"a column {name}", ", ".join(batch.schema.names))
             try:
-                column.add(batch.column(name))
+                summary.add(batch.column(name))
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-                kind = "numbers" if isinstance(column, Numbers) else "strings or booleans"
-                raise _unfit(product, partition, f"{kind} in {name}", str(error)) from None
+                kind = "numbers" if isinstance(summary, Numbers) else "strings or booleans"
+                raise _profile_error(product, partition, f"{kind} in {name}", str(error)) from None
     same = {"product": product, "partition": partition, "count": count}
-    made = [{**same, "column": name, **column.row(count)} for name, column in read.items()]
-    return pa.Table.from_pylist(made, schema=PROFILES)
+    rows = [{**same, "column": name, **summary.row(count)} for name, summary in summaries.items()]
+    return pa.Table.from_pylist(rows, schema=PROFILES)
 
 
 def label_profile(scored: str, rows: pa.Table, target: str) -> pa.Table:
-    """Return the profile of what came true of a scored partition; a row without a label is a missing value.
+    """Return the profile of a scored partition's labels; a row without a label counts as a missing value.
 
     Parameters
     ----------
-    rows : those that were scored, with the target as it was first known.
+    rows : the scored rows, with the target as it was first known.
     """
     text = pa.types.is_string(rows.schema.field(target).type)
     return build_profile(LABELS, scored, rows, [] if text else [target], [target] if text else [])
 
 
-def _unfit(product: str, partition: str, required: str, found: str) -> EvergreenError:
+def _profile_error(product: str, partition: str, required: str, found: str) -> EvergreenError:
     return EvergreenError(
         f"profile of {product}, partition {partition}",
         required=required,
         found=found,
-        remedy="correct the columns that are declared, or what makes the rows",
+        remedy="correct the declared columns, or the SQL or source that the rows come from",
     )
 
 
 def merge_profiles(rows: Iterable[Mapping[str, Any]]) -> dict[str, Profile]:
-    """Return each column's profile over all the partitions whose rows are given, in any order."""
+    """Return each column's profile over all partitions of the profile rows, whose order doesn't matter."""
     columns: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: (row["product"], row["partition"])):
         columns[row["column"]].append(row)
-    return {name: _merged(name, many) for name, many in columns.items()}
+    return {name: _merge_column(name, column_rows) for name, column_rows in columns.items()}
 
 
-def _merged(name: str, rows: Sequence[Mapping[str, Any]]) -> Profile:
+def _merge_column(name: str, rows: Sequence[Mapping[str, Any]]) -> Profile:
     kind = rows[0]["kind"]
     count, missing = sum(row["count"] for row in rows), sum(row["missing"] for row in rows)
-    mean, std = _moments(rows) if kind == "numeric" else (math.nan, math.nan)
-    points, weights = _pooled(rows) if kind == "numeric" else (np.empty(0), np.empty(0))
+    mean, std = _merge_moments(rows) if kind == "numeric" else (math.nan, math.nan)
+    points, weights = _merge_points(rows) if kind == "numeric" else (np.empty(0), np.empty(0))
     return Profile(
         column=name,
         kind=kind,
@@ -177,47 +178,47 @@ def _merged(name: str, rows: Sequence[Mapping[str, Any]]) -> Profile:
         std=std,
         low=min((row["low"] for row in rows if row["low"] is not None), default=math.nan),
         high=max((row["high"] for row in rows if row["high"] is not None), default=math.nan),
-        distinct=_distinct(rows) if kind == "categorical" else None,
+        distinct=_merge_distinct(rows) if kind == "categorical" else None,
         points=points,
         weights=weights,
-        _items=_counted(rows) if kind == "categorical" else {},
+        _items=_merge_items(rows) if kind == "categorical" else {},
     )
 
 
-def _moments(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
-    """Return mean and standard deviation from each partition's (Chan, Golub and LeVeque 1979)."""
+def _merge_moments(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """Return the mean and standard deviation over all partitions (Chan, Golub and LeVeque 1979)."""
     sizes = np.array([row["count"] - row["missing"] for row in rows], float)
     totals = np.array([row["total"] for row in rows])
     if not sizes.sum():
         return math.nan, math.nan
     mean = totals.sum() / sizes.sum()
-    apart = np.divide(totals, sizes, out=np.full_like(totals, mean), where=sizes > 0) - mean
-    squares = sum(row["squares"] for row in rows) + float((sizes * apart**2).sum())
+    deviations = np.divide(totals, sizes, out=np.full_like(totals, mean), where=sizes > 0) - mean
+    squares = sum(row["squares"] for row in rows) + float((sizes * deviations**2).sum())
     return float(mean), math.sqrt(squares / sizes.sum())
 
 
-def _pooled(rows: Sequence[Mapping[str, Any]]) -> tuple[Floats, Floats]:
-    """Return all partitions' points in order, each with the number of values that it stands for."""
-    partitions = [np.frombuffer(row["quantiles"], "<f8") for row in rows]
+def _merge_points(rows: Sequence[Mapping[str, Any]]) -> tuple[Floats, Floats]:
+    """Return all partitions' points, sorted, each with the number of values that it represents."""
+    by_partition = [np.frombuffer(row["quantiles"], "<f8") for row in rows]
     sizes = [row["count"] - row["missing"] for row in rows]
-    points = np.concatenate(partitions)
+    points = np.concatenate(by_partition)
     weights = np.concatenate(
-        [np.full(n.size, size / max(n.size, 1)) for n, size in zip(partitions, sizes, strict=True)]
+        [np.full(p.size, size / max(p.size, 1)) for p, size in zip(by_partition, sizes, strict=True)]
     )
     order = np.argsort(points, kind="stable")
     return points[order], weights[order]
 
 
-def _counted(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def _merge_items(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     sketch = datasketches.frequent_strings_sketch(LG_ITEMS)
     for row in rows:
         sketch.merge(datasketches.frequent_strings_sketch.deserialize(row["items"]))
-    found = sketch.get_frequent_items(datasketches.frequent_items_error_type.NO_FALSE_NEGATIVES)
-    counts = sorted(((item, lower) for item, _, lower, _ in found), key=lambda one: (-one[1], one[0]))
-    return dict(counts)
+    frequent = sketch.get_frequent_items(datasketches.frequent_items_error_type.NO_FALSE_NEGATIVES)
+    counts = {item: lower_bound for item, _, lower_bound, _ in frequent}
+    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
-def _distinct(rows: Sequence[Mapping[str, Any]]) -> int:
+def _merge_distinct(rows: Sequence[Mapping[str, Any]]) -> int:
     union = datasketches.hll_union(LG_DISTINCT)
     for row in rows:
         union.update(datasketches.hll_sketch.deserialize(row["distinct"]))

@@ -1,1 +1,1 @@
-"""The train stage: recipes are fitted on what was known."""
+"""The train stage: fits the declared candidates on the data known by a partition, and registers one."""

@@ -1,7 +1,4 @@
-"""Fit a recipe twice: on the training partitions to choose it.
-
-Then on what it may have seen to let it serve.
-"""
+"""Fits candidates and baselines: once on the training partitions to compare them, once more to serve."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from include.errors import EvergreenError, SpecError
 from include.models import artifacts
 from include.references import digest_bytes
 from include.spec import UseCase
-from include.spec.metrics import names
+from include.spec.metrics import metric_names
 from include.spec.stages import Candidate
 from include.stats.metrics import metric_values, row_losses
 from include.train.recipes import build_estimator
@@ -32,13 +29,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ValidationFit:
-    """A recipe fitted on the training partitions, and what it said of the validation partitions.
+    """A candidate fitted on the training partitions and measured on the validation partitions.
 
     Parameters
     ----------
-    predictions : of the validation rows, see `include.models.artifacts.predict`.
-    loss : mean of the gate's objective on them; the best value is 0.0.
-    seconds : that fitting took.
+    predictions : for the validation rows, see `include.models.artifacts.predict`.
+    loss : mean of the gate's objective over the validation rows; the best value is 0.0.
+    seconds : how long fitting took.
     """
 
     candidate: Candidate
@@ -50,7 +47,7 @@ class ValidationFit:
 
 @dataclass(frozen=True)
 class FinalFit:
-    """A recipe fitted to serve, with its predictions of the m test rows."""
+    """A candidate fitted to serve, its stored bytes, and its predictions for the m test rows."""
 
     fitted: FittedModel
     estimator: Pipeline
@@ -59,71 +56,55 @@ class FinalFit:
 
 
 def target(spec: UseCase, rows: pa.Table) -> Array:
-    """Return the label of each row, of a multiclass problem the class's place, shape (n,)."""
+    """Return the label of each row, or the class's code for a multiclass problem, shape (n,)."""
     return np.asarray(rows[spec.problem.target].to_numpy(), dtype=np.float64)
 
 
 def fit_and_validate(spec: UseCase, candidate: Candidate, parts: Split) -> ValidationFit:
-    """Fit on the training partitions and measure on the validation partitions."""
+    """Fit a candidate on the training partitions and measure it on the validation partitions."""
     started = time.perf_counter()
     estimator = fit_recipe(spec, candidate, parts.train)
     seconds = time.perf_counter() - started
     predictions, actual = artifacts.predict(estimator, parts.validation, spec), target(spec, parts.validation)
-    mean = float(row_losses(spec.gate.objective, actual, predictions).mean())
+    loss = float(row_losses(spec.gate.objective, actual, predictions).mean())
     log.info(
-        "%s: %s %.4f on the validation partitions, %.1f s", candidate.name, spec.gate.objective, mean, seconds
+        "%s: %s %.4f on the validation partitions, fitted in %.1f s",
+        candidate.name,
+        spec.gate.objective,
+        loss,
+        seconds,
     )
-    figures = metric_values(names(spec), actual, predictions, spec.problem.classes)
-    return ValidationFit(candidate, predictions, mean, figures, seconds)
+    metrics = metric_values(metric_names(spec), actual, predictions, spec.problem.classes)
+    return ValidationFit(candidate, predictions, loss, metrics, seconds)
 
 
-def fit_final(spec: UseCase, trial: ValidationFit, rows: pa.Table, test: pa.Table) -> FinalFit:
-    """Fit on ``rows``: training and validation partitions.
+def fit_final(spec: UseCase, validated: ValidationFit, rows: pa.Table, test: pa.Table) -> FinalFit:
+    """Fit a validated candidate to serve.
 
-    And after a walk forward the test partitions as well.
+    Parameters
+    ----------
+    rows : the training and validation partitions; after a walk forward the test partitions as well.
+    test : the rows to predict.
     """
-    estimator = fit_recipe(spec, trial.candidate, rows)
+    estimator = fit_recipe(spec, validated.candidate, rows)
     data = artifacts.serialize(estimator)
     predictions = artifacts.predict(estimator, test, spec)
     fitted = FittedModel(
-        name=trial.candidate.name,
+        name=validated.candidate.name,
         digest=digest_bytes(data),
-        validation=trial.loss,
+        validation=validated.loss,
         predictions=digest_bytes(predictions.tobytes()),
     )
     return FinalFit(fitted, estimator, data, predictions)
 
 
-def require_learnable_labels(spec: UseCase, partition: str, rows: pa.Table) -> None:
-    """Refuse labels that can't be learnt from: none, or of a classifier not every class."""
-    labels, codes = target(spec, rows), spec.problem.codes
-    found = sorted(set(labels.tolist()))
-    if found and (not codes or found == list(codes)):
-        return
-    required, remedy = "values", "see labels.sql in usecase.yaml, or load more history"
-    said = ", ".join(f"{value:g}" for value in found[:5])
-    if codes:
-        required = "both 0 and 1"
-    if spec.problem.classes:
-        required = f"rows of each class, {', '.join(spec.problem.classes)},"
-        came = zip(spec.problem.classes, codes, strict=True)
-        said = ", ".join(f"{int((labels == code).sum())} {name}" for name, code in came if len(labels))
-        remedy += ", or put a class that hardly comes together with another"
-    raise EvergreenError(
-        f"{spec.name}: training on {partition}",
-        required=f"{required} as {spec.problem.target} in the training partitions",
-        found=said or "no labelled row",
-        remedy=remedy,
-    )
-
-
 def fit_recipe(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Pipeline:
-    """Fit a recipe on labelled rows.
+    """Fit a candidate's pipeline on labelled rows.
 
     Raises
     ------
     SpecError
-        when there is no such recipe, or it can't be fitted with these parameters.
+        when there is no such estimator, or it can't be fitted with these parameters.
     """
     empty = [column for column in spec.features.numeric if rows[column].null_count == rows.num_rows]
     pipeline = build_estimator(spec, candidate, empty)
@@ -136,3 +117,26 @@ def fit_recipe(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Pipeline:
             found=" ".join(str(error).split())[:300],
             where=str(spec.folder / "usecase.yaml"),
         ) from error
+
+
+def require_learnable_labels(spec: UseCase, partition: str, rows: pa.Table) -> None:
+    """Refuse rows that no model can be fitted on: rows without labels, or without one of the classes."""
+    labels, codes = target(spec, rows), spec.problem.codes
+    values = sorted(set(labels.tolist()))
+    if values and (not codes or values == list(codes)):
+        return
+    required, remedy = "values", "see labels.sql in usecase.yaml, or load more history"
+    found = ", ".join(f"{value:g}" for value in values[:5])
+    if codes:
+        required = "both 0 and 1"
+    if spec.problem.classes:
+        required = f"rows of each class, {', '.join(spec.problem.classes)},"
+        counts = zip(spec.problem.classes, codes, strict=True)
+        found = ", ".join(f"{int((labels == code).sum())} {name}" for name, code in counts if len(labels))
+        remedy += ", or merge a class that hardly occurs into another"
+    raise EvergreenError(
+        f"{spec.name}: training on {partition}",
+        required=f"{required} as {spec.problem.target} in the training partitions",
+        found=found or "no labelled row",
+        remedy=remedy,
+    )

@@ -1,4 +1,9 @@
-"""What the challenger was fitted on, as profiles: the side of a drift comparison that stays still."""
+"""Publishes what monitoring compares later partitions with: reference profiles and limits of sudden changes.
+
+Both belong to one model. The reference profiles describe the rows that the challenger was fitted on, for
+drift. The limits state, for each feature and for the predictions, how large a change from one partition to
+the next must be to raise an alarm (`include.stats.alarms`).
+"""
 
 from __future__ import annotations
 
@@ -21,135 +26,137 @@ from include.stats.profiles import Profile
 from include.storage import schemas
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
-from include.storage.schemas import PARTITIONS, partition_row
 from include.train.record import TrainingRecord
+
+LIMITS = "limits"  # the product and its table
+Counts = NDArray[np.float64]
 
 
 def reference_product(digest: str) -> str:
-    """Return the product under which a model's reference is published."""
+    """Return the product under which a model's reference profiles are published."""
     return f"reference:{digest}"
 
 
 def publish_reference(
     lake: Lake, spec: UseCase, record: TrainingRecord, rows: pa.Table, predictions: NDArray[np.float64]
 ) -> dict[str, Profile]:
-    """Publish the profiles of the features, the target and what was predicted, and return them.
+    """Publish the reference profiles of the features, the target and the predictions, and return them.
 
     Parameters
     ----------
-    rows : the features and the target that were fitted on, shape (n, any).
-    predictions : on rows that weren't, shape (m,) or (m, k): of the validation partitions by the recipe when
-        it was fitted on the training partitions alone, and of the test partitions by the challenger, or by
-        the walk forward where it was fitted on them. On the rows that it was fitted on its predictions would
-        be surer than they will ever be again.
+    rows : the features and the target that the challenger was fitted on, shape (n, any).
+    predictions : for rows that the predicting model was not fitted on, shape (m,) or (m, k). On the
+        validation partitions they come from the recipe fitted on the training partitions alone; on the test
+        partitions from the challenger, or from the walk forward if the challenger was fitted on them.
+        Predictions for fitted rows would be more confident than any later ones.
     """
-    name = reference_product(record.challenger.digest)
-    features = profiles.build_profile(
-        name, record.partition, rows, spec.features.numeric, spec.features.categorical
+    product = reference_product(record.challenger.digest)
+    feature_profiles = profiles.build_profile(
+        product, record.partition, rows, spec.features.numeric, spec.features.categorical
     )
-    said = pa.table(outputs.to_columns(spec, predictions))
-    seen = profiles.build_profile(name, record.partition, said, said.column_names, [])
-    came = profiles.label_profile(record.partition, rows, spec.problem.target)
-    came = came.set_column(0, "product", pa.array([name]))
-    where = {"product": name, "partition": record.partition}
-    made = pa.concat_tables([features, came, seen]).sort_by("column")
-    lake.publish("profiles", made, where)
-    digest = digest_json([record.data, digest_bytes(predictions.tobytes())])
-    done = partition_row(
-        name,
+    outputs_table = pa.table(outputs.to_columns(spec, predictions))
+    prediction_profiles = profiles.build_profile(
+        product, record.partition, outputs_table, outputs_table.column_names, []
+    )
+    label_profiles = profiles.label_profile(record.partition, rows, spec.problem.target)
+    label_profiles = label_profiles.set_column(0, "product", pa.array([product]))
+    table = pa.concat_tables([feature_profiles, label_profiles, prediction_profiles]).sort_by("column")
+    where = {"product": product, "partition": record.partition}
+    lake.publish("profiles", table, where)
+    status = schemas.partition_row(
+        product,
         record.partition,
         rows.num_rows,
-        digest,
+        digest_json([record.data, digest_bytes(predictions.tobytes())]),
         inputs={"training_set": record.data},
         spec=record.spec,
         code=record.code,
         note=f"what {record.challenger.name} v{record.version} was fitted on",
     )
-    row = pa.Table.from_pylist([done], schema=PARTITIONS)
-    lake.publish("partitions", row, where)
-    return profiles.merge_profiles(made.to_pylist())
-
-
-PRODUCT = "limits"
-ORDER = ("model", "column")
-Counts = NDArray[np.float64]
+    lake.publish("partitions", pa.Table.from_pylist([status], schema=schemas.PARTITIONS), where)
+    return profiles.merge_profiles(table.to_pylist())
 
 
 def publish_alarm_limits(
     lake: Lake,
     spec: UseCase,
     record: TrainingRecord,
-    profiles: Mapping[str, Profile],
+    reference: Mapping[str, Profile],
     rows: pa.Table,
     predictions: NDArray[np.float64],
 ) -> None:
-    """Publish the limits of every feature and of the predictions, on the training partition.
+    """Publish the limits of sudden changes of every feature and of the predictions.
 
     Parameters
     ----------
-    profiles : what the challenger was fitted on, by column; it says how values are counted.
-    rows : all partitions that have labels, in their order, shape (n, any).
-    predictions : the challenger's, of these rows, shape (n,) or (n, k); surer where it was fitted, one jump.
+    reference : the reference profiles by column, from which the bins are derived.
+    rows : all labelled rows, ordered by partition, shape (n, any).
+    predictions : the challenger's for these rows, shape (n,) or (n, k). They are more confident on fitted
+        rows, which appears as a single sudden change.
     """
-    said = outputs.to_columns(spec, predictions)
-    given = pa.table({**{name: rows[name] for name in ("partition", *spec.features.columns)}, **said})
+    columns = pa.table(
+        {name: rows[name] for name in ("partition", *spec.features.columns)}
+        | outputs.to_columns(spec, predictions)
+    )
     partitions = sorted(pc.unique(rows["partition"]).to_pylist())
-    cuts = {name: Binning.of(of) for name, of in profiles.items() if name != spec.problem.target}
-    counted = {name: count(given, name, cut, partitions) for name, cut in cuts.items()}
+    binnings = {
+        name: Binning.of(profile) for name, profile in reference.items() if name != spec.problem.target
+    }
+    counts = {name: count_by_partition(columns, name, cut, partitions) for name, cut in binnings.items()}
     rules = spec.monitoring.sudden_changes
-    found = alarm_limits(counted, rules, spec.training.seed)
-    known = asdict(found) if found else {"middle": {}, "spread": {}, "height": None}
+    limits = alarm_limits(counts, rules, spec.training.seed)
     newest = slice(max(len(partitions) - rules.past - rules.of, 0), None)
-    made = [
+    limit_rows = [
         {
             "partition": record.partition,
             "model": record.challenger.digest,
             "partitions": json.dumps(partitions[newest]),
-            "height": known["height"],
+            "height": limits.height if limits else None,
             "column": name,
             "cut": json.dumps(asdict(cut)),
-            "middle": known["middle"].get(name),
-            "spread": known["spread"].get(name),
-            "counts": json.dumps(counted[name][newest].astype(int).tolist()),
+            "middle": limits.middle.get(name) if limits else None,
+            "spread": limits.spread.get(name) if limits else None,
+            "counts": json.dumps(counts[name][newest].astype(int).tolist()),
         }
-        for name, cut in sorted(cuts.items())
+        for name, cut in sorted(binnings.items())
     ]
-    _write(lake, record, pa.Table.from_pylist(made, schema=schemas.LIMITS), len(partitions))
+    _publish_limits(lake, record, pa.Table.from_pylist(limit_rows, schema=schemas.LIMITS), len(partitions))
 
 
-def _write(lake: Lake, record: TrainingRecord, table: pa.Table, partitions: int) -> None:
-    """Publish the limits, and last the row that says so.
+def _publish_limits(lake: Lake, record: TrainingRecord, limits: pa.Table, partitions: int) -> None:
+    """Publish a model's limits, and then the row in `partitions` that completes them.
 
-    Another model of the same partition, of a training that was repeated, keeps its own: it may serve.
+    The limits of other models trained on the same partition are kept, since one of them may serve.
     """
     model = record.challenger.digest
-    lake.publish("limits", table, {"partition": record.partition, "model": model})
-    read = lake.read("limits", {"partition": record.partition})
+    lake.publish(LIMITS, limits, {"partition": record.partition, "model": model})
+    read = lake.read(LIMITS, {"partition": record.partition})
     assert read is not None
-    every = read.select(table.schema.names).sort_by([(name, "ascending") for name in ORDER])
-    row = schemas.partition_row(
-        PRODUCT,
+    all_models = read.select(limits.schema.names).sort_by([("model", "ascending"), ("column", "ascending")])
+    status = schemas.partition_row(
+        LIMITS,
         record.partition,
-        every.num_rows,
-        digest_table(every),
+        all_models.num_rows,
+        digest_table(all_models),
         inputs={"training_set": record.data, "model": model},
         spec=record.spec,
         code=record.code,
         note=f"from where on a column alarms, by {partitions} partitions",
     )
-    where = {"product": PRODUCT, "partition": record.partition}
-    lake.publish("partitions", pa.Table.from_pylist([row], schema=schemas.PARTITIONS), where)
+    where = {"product": LIMITS, "partition": record.partition}
+    lake.publish("partitions", pa.Table.from_pylist([status], schema=schemas.PARTITIONS), where)
 
 
-def count(rows: pa.Table, name: str, cut: Binning, partitions: list[str]) -> Counts:
-    """Return a column's values by partition and bin, shape (partitions, bins)."""
-    partition = pc.index_in(rows["partition"], pa.array(partitions)).to_numpy()
+def count_by_partition(rows: pa.Table, name: str, cut: Binning, partitions: list[str]) -> Counts:
+    """Return the number of a column's values by partition and bin, shape (partitions, bins)."""
+    partition_indexes = pc.index_in(rows["partition"], pa.array(partitions)).to_numpy()
     values = rows[name].combine_chunks()
-    there = values.is_valid().to_numpy(zero_copy_only=False)
+    present = values.is_valid().to_numpy(zero_copy_only=False)
     if cut.names is None:
         values = values.cast(pa.float64())
-        there &= np.isfinite(values.to_numpy(zero_copy_only=False))
+        present &= np.isfinite(values.to_numpy(zero_copy_only=False))
     else:
         values = values.cast(pa.string())
-    found = partition[there] * cut.bins + cut.places(values.filter(pa.array(there)))
-    return np.bincount(found, minlength=len(partitions) * cut.bins).reshape(-1, cut.bins).astype(float)
+    cells = partition_indexes[present] * cut.bins + cut.bin_indexes(values.filter(pa.array(present)))
+    counts = np.bincount(cells, minlength=len(partitions) * cut.bins)
+    return counts.reshape(-1, cut.bins).astype(float)

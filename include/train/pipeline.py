@@ -1,16 +1,20 @@
-"""A training partition turns what was known into one challenger, the same one however often it is asked for.
+"""The training pipeline: turns the data known by a partition into one registered challenger, repeatably.
 
-Baselines and candidates are fitted on the training partitions and scored by the gate's objective on the
-validation partitions; the best candidate is the challenger. It and every baseline are then fitted again, for
-a gate on held-out evidence on training and validation partitions together, never on test partitions: what is
-judged there is what would serve. For a walk forward the recipe is judged there first, then fitted on all
-partitions.
+1. Baselines and candidates are fitted on the training partitions and measured by the gate's objective on the
+   validation partitions. The best candidate becomes the challenger.
+2. The challenger and every baseline are fitted again to serve. For a gate on held-out evidence they are
+   fitted on the training and validation partitions, never on the test partitions, so that the model that was
+   judged is the model that serves. For a gate on walk-forward evidence the recipe is judged on the test
+   partitions first, and the models are then fitted on all partitions.
+3. The models, the monitoring baselines and the training record are stored with one run.
+
+Training is idempotent: the same declaration, partition and data return the run that is already finished.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,7 +31,7 @@ from include.references import Ref
 from include.spec import UseCase
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
-from include.train import monitoring_baselines
+from include.train import monitoring_baselines, walk_forward
 from include.train.fit import (
     FinalFit,
     ValidationFit,
@@ -39,29 +43,14 @@ from include.train.fit import (
 from include.train.recipes import flat_parameters
 from include.train.record import PATH, TrainingRecord, attempt_key
 from include.train.split import Split, partitions_of, split
-from include.train.walk_forward import PATH as WALKED
-from include.train.walk_forward import walk_forward
-
-
-@dataclass(frozen=True)
-class TrainingInputs:
-    """What a training starts from.
-
-    The declaration, the partition, the rows' digest, and the tables' versions.
-    """
-
-    spec: UseCase
-    partition: str
-    data: str
-    tables: Mapping[str, int]
 
 
 def train(lake: Lake, spec: UseCase, partition: str, *, registry: Registry) -> Ref:
-    """Fit what the spec declares on what ``partition`` could know, and register the challenger.
+    """Fit what the spec declares on the data known by ``partition``, and register the challenger.
 
-    The same declaration, partition and data are the same attempt: when the registry has its finished run,
-    that one is returned, and what a killed training left is deleted. Of two at once the first to finish
-    stays.
+    The same declaration, partition and data are the same attempt. If the registry has a finished run of it,
+    that run is returned. Runs that a killed training left are deleted, and of two concurrent runs the first
+    to finish stays.
 
     Returns
     -------
@@ -71,31 +60,30 @@ def train(lake: Lake, spec: UseCase, partition: str, *, registry: Registry) -> R
     Raises
     ------
     EvergreenError
-        when partitions are missing, a class is, or the registry doesn't answer.
+        when partitions or classes are missing, or the registry doesn't answer.
     SpecError
-        when a recipe is named that there isn't, or its parameters don't fit.
+        when an estimator doesn't exist, or its parameters don't fit.
     """
-    tables = {name: lake.version(f"validated_{name}") for name in spec.sources}
+    table_versions = {name: lake.version(f"validated_{name}") for name in spec.sources}
     rows = training_set(lake, spec, partition)
-    given = TrainingInputs(spec, partition, digest_table(rows), tables)
-    key = attempt_key(spec, partition, given.data)
-    run = registry.settle(spec.name, key)
+    attempt = TrainingAttempt(lake, spec, partition, registry, digest_table(rows), table_versions)
+    run = registry.settle(spec.name, attempt.key)
     if not run:
-        parts = _split(lake, spec, partition, rows)
+        parts = _split_rows(lake, spec, partition, rows)
         require_learnable_labels(spec, partition, parts.train)
         try:
-            with registry.recording(spec.name, key, f"{spec.name} {partition}") as own:
-                _fill(lake, given, parts, registry, own)
+            with registry.recording(spec.name, attempt.key, f"{spec.name} {partition}") as own_run:
+                attempt.fill(own_run, parts)
         except EvergreenError:
-            # another of the same attempt was faster and deleted this one, or it failed
-            if not (run := registry.settle(spec.name, key)):
+            # a concurrent run of the same attempt finished first and deleted this one, or this one failed
+            if not (run := registry.settle(spec.name, attempt.key)):
                 raise
-        run = run or registry.settle(spec.name, key)
-    return _ref(run, TrainingRecord.from_json(registry.get(run, PATH)), spec)
+        run = run or registry.settle(spec.name, attempt.key)
+    return _to_ref(run, TrainingRecord.from_json(registry.get(run, PATH)), spec)
 
 
-def _split(lake: Lake, spec: UseCase, partition: str, rows: pa.Table) -> Split:
-    """Cut the rows; where partitions are missing because the spine came too late for them, say that."""
+def _split_rows(lake: Lake, spec: UseCase, partition: str, rows: pa.Table) -> Split:
+    """Split the rows; if partitions are missing because the spine arrived too late, raise that instead."""
     try:
         return split(rows, spec, partition)
     except EvergreenError as too_few:
@@ -106,7 +94,7 @@ def _split(lake: Lake, spec: UseCase, partition: str, rows: pa.Table) -> Split:
         try:
             split(pa.table({"partition": pa.array(partitions, pa.string())}), spec, partition)
         except EvergreenError:
-            raise too_few from None  # had all come in time there would still be too few
+            raise too_few from None  # even with all of them in time there would be too few
         if not late:
             raise
     last = max(late)
@@ -120,101 +108,122 @@ def _split(lake: Lake, spec: UseCase, partition: str, rows: pa.Table) -> Split:
     )
 
 
-def _fill(lake: Lake, given: TrainingInputs, parts: Split, registry: Registry, run: str) -> None:
-    """Do the training of one run; all that it publishes is there before the run is finished."""
-    spec = given.spec
-    trials = [fit_and_validate(spec, c, parts) for c in (*spec.training.baselines, *spec.training.candidates)]
-    first = len(spec.training.baselines)
-    best = min(trials[first:], key=lambda trial: trial.loss)
-    walked = None
-    seen = pa.concat_tables([parts.train, parts.validation])
-    every = pa.concat_tables([seen, parts.test])
-    if spec.gate.evidence == "walk_forward":
-        walked = walk_forward(
-            spec, given.partition, best.candidate, parts, partial(_known, lake, spec, every)
+@dataclass(frozen=True)
+class TrainingAttempt:
+    """One attempt to train a use case on a partition.
+
+    Parameters
+    ----------
+    data : digest of the training set.
+    table_versions : version in the lake of each source's table.
+    """
+
+    lake: Lake
+    spec: UseCase
+    partition: str
+    registry: Registry
+    data: str
+    table_versions: Mapping[str, int]
+
+    @property
+    def key(self) -> str:
+        """The key under which the registry has the attempt's runs."""
+        return attempt_key(self.spec, self.partition, self.data)
+
+    def fill(self, run: str, parts: Split) -> None:
+        """Train, and store everything with the run. All is published before the run is finished."""
+        spec, training = self.spec, self.spec.training
+        baselines = [fit_and_validate(spec, candidate, parts) for candidate in training.baselines]
+        candidates = [fit_and_validate(spec, candidate, parts) for candidate in training.candidates]
+        best = min(candidates, key=lambda fit: fit.loss)
+        fitted_rows = pa.concat_tables([parts.train, parts.validation])
+        all_rows = pa.concat_tables([fitted_rows, parts.test])
+        walk = None
+        if spec.gate.evidence == "walk_forward":
+            rows_known_at = partial(self._rows_known_at, all_rows)
+            walk = walk_forward.walk_forward(spec, self.partition, best.candidate, parts, rows_known_at)
+            fitted_rows = all_rows
+        final_baselines = [fit_final(spec, fit, fitted_rows, parts.test) for fit in baselines]
+        challenger = fit_final(spec, best, fitted_rows, parts.test)
+        files = {fit.fitted.path: fit.data for fit in (challenger, *final_baselines)}
+        self.registry.put(run, files | ({walk_forward.PATH: walk.data} if walk else {}))
+        version = self.registry.register(run, spec.name, challenger.estimator)
+        walk_digest = walk.digest if walk else ""
+        record = self._record(parts, fitted_rows, challenger, final_baselines, version, walk_digest)
+        test_predictions = walk.predictions[CHALLENGER] if walk else challenger.predictions
+        profiles = monitoring_baselines.publish_reference(
+            self.lake, spec, record, fitted_rows, np.concatenate([best.predictions, test_predictions])
         )
-        seen = every
-    baselines = [fit_final(spec, trial, seen, parts.test) for trial in trials[:first]]
-    final = fit_final(spec, best, seen, parts.test)
-    files = {fit.fitted.path: fit.data for fit in (final, *baselines)}
-    registry.put(run, files | ({WALKED: walked.data} if walked else {}))
-    version = registry.register(run, spec.name, final.estimator)
-    record = _record(given, parts, seen, final, baselines, version)
-    record = replace(record, walked=walked.digest) if walked else record
-    unseen = walked.predictions[CHALLENGER] if walked else final.predictions
-    learnt = monitoring_baselines.publish_reference(
-        lake, spec, record, seen, np.concatenate([best.predictions, unseen])
-    )
-    monitoring_baselines.publish_alarm_limits(
-        lake, spec, record, learnt, every, artifacts.predict(final.estimator, every, spec)
-    )
-    registry.put(run, {PATH: record.to_json()})
-    _note(given, record, trials, registry, run)
+        predictions = artifacts.predict(challenger.estimator, all_rows, spec)
+        monitoring_baselines.publish_alarm_limits(self.lake, spec, record, profiles, all_rows, predictions)
+        self.registry.put(run, {PATH: record.to_json()})
+        self._log(run, record, [*baselines, *candidates])
+
+    def _rows_known_at(self, all_rows: pa.Table, origin: str) -> pa.Table:
+        """Return the rows that a training on an earlier partition would have been fitted on."""
+        if self.spec.training.window:  # it reached further back than this training's
+            return training_set(self.lake, self.spec, origin)
+        return join_labels(self.lake, self.spec, all_rows, origin)
+
+    def _record(
+        self,
+        parts: Split,
+        fitted_rows: pa.Table,
+        challenger: FinalFit,
+        baselines: list[FinalFit],
+        version: str,
+        walk_digest: str,
+    ) -> TrainingRecord:
+        partitions = parts.partitions()
+        return TrainingRecord(
+            usecase=self.spec.name,
+            partition=self.partition,
+            spec=self.spec.digest,
+            data=self.data,
+            code=code_version(),
+            version=version,
+            prior=outputs.label_prior(self.spec, target(self.spec, fitted_rows)),
+            last_fitted=partitions_of(fitted_rows)[-1],
+            partitions=partitions,
+            rows={name: getattr(parts, name).num_rows for name in partitions},
+            challenger=challenger.fitted,
+            baselines=tuple(fit.fitted for fit in baselines),
+            walk_forward=walk_digest,
+        )
+
+    def _log(self, run: str, record: TrainingRecord, fits: list[ValidationFit]) -> None:
+        """Log the parameters, metrics and tags by which a person compares runs."""
+        params: dict[str, Any] = {
+            "partition": self.partition,
+            "seed": self.spec.training.seed,
+            "challenger": record.challenger.name,
+        }
+        metrics: dict[str, float] = {}
+        for fit in fits:
+            name = fit.candidate.name
+            params |= flat_parameters(fit.candidate)
+            metrics |= {f"validation.{name}.{metric}": value for metric, value in fit.metrics.items()}
+            metrics |= {f"validation.{name}.objective": fit.loss, f"seconds.{name}": fit.seconds}
+        params |= {f"partitions.{name}": _describe_range(keys) for name, keys in record.partitions.items()}
+        params |= {f"rows.{name}": rows for name, rows in record.rows.items()}
+        params |= {f"lake.{name}": version for name, version in self.table_versions.items()}
+        tags = {
+            "evergreen.spec": record.spec,
+            "evergreen.code": record.code,
+            "evergreen.data": record.data,
+            "evergreen.model": record.challenger.digest,
+        }
+        at = int(self.spec.clock.moment(self.partition).timestamp() * 1000)
+        self.registry.log(run, at=at, params=params, metrics=metrics, tags=tags)
 
 
-def _known(lake: Lake, spec: UseCase, every: pa.Table, origin: str) -> pa.Table:
-    """Return what a training on an earlier partition would have been fitted on."""
-    if spec.training.window:  # it reached further back than today's
-        return training_set(lake, spec, origin)
-    return join_labels(lake, spec, every, origin)
-
-
-def _record(
-    given: TrainingInputs,
-    parts: Split,
-    seen: pa.Table,
-    final: FinalFit,
-    baselines: list[FinalFit],
-    version: str,
-) -> TrainingRecord:
-    partitions = parts.partitions()
-    return TrainingRecord(
-        usecase=given.spec.name,
-        partition=given.partition,
-        spec=given.spec.digest,
-        data=given.data,
-        code=code_version(),
-        version=version,
-        prior=outputs.label_prior(given.spec, target(given.spec, seen)),
-        last_fitted=partitions_of(seen)[-1],
-        partitions=partitions,
-        rows={name: getattr(parts, name).num_rows for name in partitions},
-        challenger=final.fitted,
-        baselines=tuple(fit.fitted for fit in baselines),
-    )
-
-
-def _note(
-    given: TrainingInputs, record: TrainingRecord, trials: list[ValidationFit], registry: Registry, run: str
-) -> None:
-    """Write into the run what a person compares runs by."""
-    training = given.spec.training
-    params: dict[str, Any] = {
-        "partition": given.partition,
-        "seed": training.seed,
-        "challenger": record.challenger.name,
-    }
-    for trial in trials:
-        params |= flat_parameters(trial.candidate)
-    params |= {f"partitions.{name}": _range(partitions) for name, partitions in record.partitions.items()}
-    params |= {f"rows.{name}": rows for name, rows in record.rows.items()}
-    params |= {f"lake.{name}": version for name, version in given.tables.items()}
-    metrics = {f"validation.{t.candidate.name}.{m}": value for t in trials for m, value in t.metrics.items()}
-    metrics |= {f"validation.{t.candidate.name}.objective": t.loss for t in trials}
-    metrics |= {f"seconds.{t.candidate.name}": t.seconds for t in trials}
-    tags = {"spec": record.spec, "code": record.code, "data": record.data, "model": record.challenger.digest}
-    at = int(given.spec.clock.moment(given.partition).timestamp() * 1000)
-    registry.log(
-        run, at=at, params=params, metrics=metrics, tags={f"evergreen.{k}": v for k, v in tags.items()}
-    )
-
-
-def _range(partitions: list[str]) -> str:
+def _describe_range(partitions: list[str]) -> str:
     return f"{partitions[0]}..{partitions[-1]}" if partitions else "none"
 
 
-def _ref(run: str, record: TrainingRecord, spec: UseCase) -> Ref:
-    won, rows = record.challenger, record.fitted_rows
-    note = f"{spec.name} v{record.version}: {won.name}, {spec.gate.objective} {won.validation:.4f} on the "
-    note += f"validation partitions; fitted on {rows} rows until {record.last_fitted}"
-    return Ref(uri=run, partition=record.partition, digest=won.digest, rows=rows, note=note)
+def _to_ref(run: str, record: TrainingRecord, spec: UseCase) -> Ref:
+    challenger, rows = record.challenger, record.fitted_rows
+    note = f"{spec.name} v{record.version}: {challenger.name}, "
+    note += f"{spec.gate.objective} {challenger.validation:.4f} on the validation partitions; "
+    note += f"fitted on {rows} rows until {record.last_fitted}"
+    return Ref(uri=run, partition=record.partition, digest=challenger.digest, rows=rows, note=note)

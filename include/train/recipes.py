@@ -1,12 +1,16 @@
-"""The estimators that a spec may name; each becomes one pipeline that does its own preprocessing.
+"""The estimator registry: the estimators that a spec may name, each built with its preprocessing.
 
-A name maps to a builder and not to a class path, so that a spec can't load code. One thread each: two fits
-with threads of their own on the same cores were seen to stall each other.
+To add an estimator, decorate a function that returns it, unfitted, with `register`. A spec names the
+estimator and not a class path, so it can't load code. A stored model may only contain trusted types, so the
+types of a new library are added to `TRUSTED` in `include.models.artifacts`.
+
+Every estimator runs on one thread: two fits with threads of their own on the same cores stall each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,99 +32,52 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
 from include.errors import SpecError
 from include.spec import UseCase
+from include.spec.metrics import BINARY, CLASSIFICATION, MULTICLASS, REGRESSION
 from include.spec.stages import Candidate
 
+ALL_KINDS = (*BINARY, *REGRESSION, *MULTICLASS)
+# set in this module, from the spec's seed and columns, so a spec may not set them
+RESERVED = frozenset({"random_state", "n_jobs", "verbose", "warm_start", "categorical_features", "strategy"})
 
-class ColumnPlusConstant(RegressorMixin, BaseEstimator):  # type: ignore[misc]
-    """Says a column's value plus a constant, and the median that it was fitted on where there is no value.
+Builder = Callable[[UseCase], BaseEstimator]
+Preprocessor = Callable[[Sequence[str], Sequence[str]], ColumnTransformer]
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """One estimator of the registry.
 
     Parameters
     ----------
-    column : a numeric feature, in the target's unit.
-    plus : what is added to it.
-
-    Attributes
-    ----------
-    median_ : of the target in `fit`.
+    build : returns it, unfitted, with the spec's seed.
+    preprocess : returns the preprocessing of numeric and categorical columns; None where the estimator takes
+        the features as they are.
+    column_params : its parameters that name a numeric feature.
     """
 
-    def __init__(self, column: str = "", plus: float = 0.0) -> None:
-        self.column = column
-        self.plus = plus
-
-    def fit(self, given: pd.DataFrame, actual: Any) -> ColumnPlusConstant:
-        """Keep the median; the rule itself learns nothing.
-
-        Raises
-        ------
-        ValueError
-            when ``plus`` isn't a finite number.
-        """
-        if not np.isfinite(float(self.plus)):
-            raise ValueError(f"plus: a finite number is needed, found {self.plus}")
-        self.median_ = float(np.median(actual))
-        return self
-
-    def predict(self, given: pd.DataFrame) -> NDArray[np.float64]:
-        """Return one value a row, shape (n,)."""
-        values = given[self.column].to_numpy(dtype=np.float64) + float(self.plus)
-        return np.where(np.isfinite(values), values, self.median_)
+    build: Builder
+    preprocess: Preprocessor | None = None
+    column_params: tuple[str, ...] = ()
 
 
-Builder = Callable[[UseCase], BaseEstimator]
-# set here, from the spec's seed and its columns; a spec that gives one is refused
-RESERVED = frozenset({"random_state", "n_jobs", "verbose", "warm_start", "categorical_features", "strategy"})
+# by kind of problem and by the name that a spec uses, in the order of registration
+ESTIMATORS: dict[str, dict[str, Estimator]] = {kind: {} for kind in ALL_KINDS}
 
 
-def _prior(spec: UseCase) -> BaseEstimator:
-    return DummyClassifier(strategy="prior") if spec.problem.codes else DummyRegressor(strategy="mean")
+def register(
+    name: str,
+    kinds: Sequence[str] = ALL_KINDS,
+    preprocess: Preprocessor | None = None,
+    column_params: tuple[str, ...] = (),
+) -> Callable[[Builder], Builder]:
+    """Register the decorated function as an estimator of some kinds of problem, see `Estimator`."""
 
+    def add(build: Builder) -> Builder:
+        for kind in kinds:
+            ESTIMATORS[kind][name] = Estimator(build, preprocess, column_params)
+        return build
 
-def _logistic(spec: UseCase) -> BaseEstimator:
-    return LogisticRegression(max_iter=1000, random_state=spec.training.seed)
-
-
-def _ridge(spec: UseCase) -> BaseEstimator:
-    return Ridge(random_state=spec.training.seed)
-
-
-def _boosting(spec: UseCase) -> BaseEstimator:
-    kind = HistGradientBoostingClassifier if spec.problem.codes else HistGradientBoostingRegressor
-    categorical = list(range(len(spec.features.categorical)))  # they come first
-    # stopping early would set random rows aside, across time
-    estimator: BaseEstimator = kind(
-        categorical_features=categorical, early_stopping=False, random_state=spec.training.seed
-    )
-    return estimator
-
-
-def _forest(spec: UseCase) -> BaseEstimator:
-    kind = RandomForestClassifier if spec.problem.codes else RandomForestRegressor
-    estimator: BaseEstimator = kind(n_jobs=1, random_state=spec.training.seed)
-    return estimator
-
-
-def _rule(spec: UseCase) -> BaseEstimator:
-    return ColumnPlusConstant()
-
-
-_CLASSIFIERS: dict[str, Builder] = {
-    "prior": _prior,
-    "logistic_regression": _logistic,
-    "hist_gradient_boosting": _boosting,
-    "random_forest": _forest,
-}
-RECIPES: dict[str, dict[str, Builder]] = {
-    "binary": _CLASSIFIERS,
-    "multiclass": _CLASSIFIERS,
-    "regression": {
-        "prior": _prior,
-        "rule": _rule,
-        "ridge": _ridge,
-        "hist_gradient_boosting": _boosting,
-        "random_forest": _forest,
-    },
-}
+    return add
 
 
 def build_estimator(spec: UseCase, candidate: Candidate, empty: Collection[str] = ()) -> Pipeline:
@@ -133,14 +90,15 @@ def build_estimator(spec: UseCase, candidate: Candidate, empty: Collection[str] 
     Raises
     ------
     SpecError
-        naming an estimator or a parameter that there isn't, and those that there are.
+        when the estimator or a parameter doesn't exist, with those that do.
     """
     subject = f"{spec.name}: training.{candidate.name}"
-    builders = RECIPES[spec.problem.kind]
-    if candidate.estimator not in builders:
-        required = f"estimator: one of {', '.join(builders)} for a {spec.problem.kind} problem"
+    entries, numeric = ESTIMATORS[spec.problem.kind], spec.features.numeric
+    if candidate.estimator not in entries:
+        required = f"estimator: one of {', '.join(entries)} for a {spec.problem.kind} problem"
         raise SpecError(subject, required=required, found=candidate.estimator)
-    estimator = builders[candidate.estimator](spec)
+    entry = entries[candidate.estimator]
+    estimator = entry.build(spec)
     valid = sorted(set(estimator.get_params(deep=False)) - RESERVED)
     unknown = sorted(set(candidate.params) - set(valid))
     if unknown:
@@ -149,34 +107,38 @@ def build_estimator(spec: UseCase, candidate: Candidate, empty: Collection[str] 
             subject, required=required, found=", ".join(unknown), remedy="correct it in usecase.yaml"
         )
     estimator.set_params(**candidate.params)
-    if isinstance(estimator, ColumnPlusConstant) and estimator.column not in spec.features.numeric:
-        required = f"params.column: a numeric feature, one of {', '.join(spec.features.numeric) or 'none'}"
-        raise SpecError(subject, required=required, found=repr(estimator.column))
-    if candidate.estimator in ("prior", "rule"):
+    for name in entry.column_params:
+        if (column := estimator.get_params(deep=False)[name]) not in numeric:
+            required = f"params.{name}: a numeric feature, one of {', '.join(numeric) or 'none'}"
+            raise SpecError(subject, required=required, found=repr(column))
+    if entry.preprocess is None:
         return Pipeline([("model", estimator)])
-    numeric = [column for column in spec.features.numeric if column not in empty]
-    linear = candidate.estimator in ("logistic_regression", "ridge")
-    columns = (_scaled if linear else _coded)(numeric, list(spec.features.categorical))
+    columns = entry.preprocess(
+        [column for column in numeric if column not in empty], spec.features.categorical
+    )
     return Pipeline([("columns", columns), ("model", estimator)])
 
 
 def flat_parameters(candidate: Candidate) -> dict[str, Any]:
-    """Return the parameters under names that tell the candidates apart."""
-    own = {f"{candidate.name}.{name}": value for name, value in candidate.params.items()}
-    return {f"{candidate.name}.estimator": candidate.estimator, **own}
+    """Return a candidate's estimator and parameters under names that start with the candidate's."""
+    params = {f"{candidate.name}.{name}": value for name, value in candidate.params.items()}
+    return {f"{candidate.name}.estimator": candidate.estimator, **params}
 
 
-def _scaled(numeric: list[str], categorical: list[str]) -> ColumnTransformer:
-    """Return what a linear model needs: medians for what is missing, one scale, a column a category."""
+def scaled_columns(numeric: Sequence[str], categorical: Sequence[str]) -> ColumnTransformer:
+    """Return a linear model's preprocessing: medians for missing values, one scale, one-hot categories."""
     numbers = Pipeline([("impute", SimpleImputer(strategy="median")), ("scale", StandardScaler())])
     categories = OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=20)
-    return ColumnTransformer([("categorical", categories, categorical), ("numeric", numbers, numeric)])
+    return ColumnTransformer(
+        [("categorical", categories, list(categorical)), ("numeric", numbers, list(numeric))]
+    )
 
 
-def _coded(numeric: list[str], categorical: list[str]) -> ColumnTransformer:
-    """Return what trees need: numbers as they are, missing ones too, and categories as codes.
+def coded_columns(numeric: Sequence[str], categorical: Sequence[str]) -> ColumnTransformer:
+    """Return the preprocessing of trees: numbers as they are, also missing ones, and categories as codes.
 
-    Boosting admits 255 codes; the rarest share one. A category that training never saw counts as missing.
+    Boosting admits 255 codes, so the rarest categories share one. A category that training never saw counts
+    as missing.
     """
     categories = OrdinalEncoder(
         handle_unknown="use_encoded_value",
@@ -185,4 +147,80 @@ def _coded(numeric: list[str], categorical: list[str]) -> ColumnTransformer:
         max_categories=254,
         min_frequency=5,
     )
-    return ColumnTransformer([("categorical", categories, categorical), ("numeric", "passthrough", numeric)])
+    return ColumnTransformer(
+        [("categorical", categories, list(categorical)), ("numeric", "passthrough", list(numeric))]
+    )
+
+
+class ColumnPlusConstant(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """Predicts a column's value plus a constant, or the median of the fitted target where it has no value.
+
+    Parameters
+    ----------
+    column : a numeric feature, in the target's unit.
+    plus : the constant.
+
+    Attributes
+    ----------
+    median_ : of the target in `fit`.
+    """
+
+    def __init__(self, column: str = "", plus: float = 0.0) -> None:
+        self.column = column
+        self.plus = plus
+
+    def fit(self, rows: pd.DataFrame, actual: Any) -> ColumnPlusConstant:
+        """Store the target's median.
+
+        Raises
+        ------
+        ValueError
+            when ``plus`` isn't a finite number.
+        """
+        if not np.isfinite(float(self.plus)):
+            raise ValueError(f"plus: a finite number is needed, found {self.plus}")
+        self.median_ = float(np.median(actual))
+        return self
+
+    def predict(self, rows: pd.DataFrame) -> NDArray[np.float64]:
+        """Return one value for each row, shape (n,)."""
+        values = rows[self.column].to_numpy(dtype=np.float64) + float(self.plus)
+        return np.where(np.isfinite(values), values, self.median_)
+
+
+@register("prior")
+def _prior(spec: UseCase) -> BaseEstimator:
+    return DummyClassifier(strategy="prior") if spec.problem.codes else DummyRegressor(strategy="mean")
+
+
+@register("rule", REGRESSION, column_params=("column",))
+def _rule(spec: UseCase) -> BaseEstimator:
+    return ColumnPlusConstant()
+
+
+@register("logistic_regression", CLASSIFICATION, scaled_columns)
+def _logistic_regression(spec: UseCase) -> BaseEstimator:
+    return LogisticRegression(max_iter=1000, random_state=spec.training.seed)
+
+
+@register("ridge", REGRESSION, scaled_columns)
+def _ridge(spec: UseCase) -> BaseEstimator:
+    return Ridge(random_state=spec.training.seed)
+
+
+@register("hist_gradient_boosting", preprocess=coded_columns)
+def _hist_gradient_boosting(spec: UseCase) -> BaseEstimator:
+    estimator_class = HistGradientBoostingClassifier if spec.problem.codes else HistGradientBoostingRegressor
+    categorical = list(range(len(spec.features.categorical)))  # `coded_columns` puts them first
+    # early stopping would hold out random rows, across time
+    estimator: BaseEstimator = estimator_class(
+        categorical_features=categorical, early_stopping=False, random_state=spec.training.seed
+    )
+    return estimator
+
+
+@register("random_forest", preprocess=coded_columns)
+def _random_forest(spec: UseCase) -> BaseEstimator:
+    estimator_class = RandomForestClassifier if spec.problem.codes else RandomForestRegressor
+    estimator: BaseEstimator = estimator_class(n_jobs=1, random_state=spec.training.seed)
+    return estimator

@@ -1,4 +1,4 @@
-"""What a training leaves beside its models, so that whoever judges them knows what they have seen."""
+"""The training record: what a training fitted, on which data, stored with the run for evaluation to read."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from include.references import digest_json
 from include.spec import UseCase
 
 SCHEMA = 1
-PATH = "evergreen/training.json"  # below the run, the models beside it at `models.key(digest)`
+PATH = "evergreen/training.json"  # below the run; its models are at `artifacts.model_key(digest)`
 
 
 def attempt_key(spec: UseCase, partition: str, data: str) -> str:
-    """Return the key of an attempt: the same declaration, partition and data are the same attempt."""
+    """Return the key of an attempt, the same for the same declaration, partition and data digest."""
     return digest_json([spec.name, partition, spec.digest, data])
 
 
@@ -29,9 +29,8 @@ class FittedModel:
     ----------
     name : of the baseline or candidate in the spec.
     digest : of the model's bytes.
-    validation : mean loss of the recipe on the validation partitions, when fitted on the training partitions
-        alone.
-    predictions : digest of the float64 predictions on the test rows, which a copy must give to the bit.
+    validation : mean loss on the validation partitions, when fitted on the training partitions alone.
+    predictions : digest of the float64 predictions for the test rows. A loaded copy must reproduce it.
     """
 
     name: str
@@ -41,7 +40,7 @@ class FittedModel:
 
     @property
     def path(self) -> str:
-        """Where its bytes lie below the run."""
+        """The path of its bytes below the run."""
         return artifacts.model_key(self.digest)
 
 
@@ -51,15 +50,15 @@ class TrainingRecord:
 
     Parameters
     ----------
-    usecase, partition : whose, and the partition that it was made for.
-    spec, data, code : digests of declaration and training set, and the code's commit.
+    usecase, partition : the use case and the partition it was trained for.
+    spec, data, code : digests of the declaration and the training set, and the commit of the code.
     version : of the challenger in the registry.
-    prior : the label's mean over the partitions that were fitted on, or each class's share.
+    prior : the label's mean over the fitted partitions, or each class's share.
     last_fitted : the last partition that anything was fitted or tuned on.
-    partitions : of ``train``, ``validation`` and ``test`` that have labelled rows.
-    rows : of each.
-    walked : digest of `include.train.walk_forward.PATH`, empty unless the recipe was judged by walking
-        forward; then the models were fitted on the test partitions as well.
+    partitions : the partitions of ``train``, ``validation`` and ``test`` that have labelled rows.
+    rows : the number of rows of each.
+    walk_forward : digest of the file `include.train.walk_forward.PATH`. It is empty unless the recipe was
+        judged by walking forward, in which case the models were fitted on the test partitions as well.
     """
 
     usecase: str
@@ -74,25 +73,22 @@ class TrainingRecord:
     rows: dict[str, int]
     challenger: FittedModel
     baselines: tuple[FittedModel, ...]
-    walked: str = ""
+    walk_forward: str = ""
     schema: int = SCHEMA
 
     @property
-    def last_chosen(self) -> str:
-        """The last partition by which a recipe was chosen: what is judged on comes after it."""
+    def last_validation(self) -> str:
+        """The last validation partition. A model is only judged on later ones."""
         return self.partitions["validation"][-1]
 
     @property
     def fitted_rows(self) -> int:
-        """How many rows the models were fitted on."""
-        return sum(rows for part, rows in self.rows.items() if self.walked or part != "test")
+        """The number of rows that the models were fitted on."""
+        return sum(rows for part, rows in self.rows.items() if self.walk_forward or part != "test")
 
     @property
     def baseline(self) -> FittedModel:
-        """The baseline with the least loss on the validation partitions.
-
-        The first in the spec of two alike.
-        """
+        """The baseline with the lowest loss on the validation partitions; of a tie the first in the spec."""
         return min(self.baselines, key=lambda fitted: fitted.validation)
 
     def to_json(self) -> bytes:
@@ -101,7 +97,13 @@ class TrainingRecord:
 
     @classmethod
     def from_json(cls, data: bytes) -> TrainingRecord:
-        """Read what `to_json` wrote, or say that it is something else."""
+        """Read the JSON that `to_json` wrote.
+
+        Raises
+        ------
+        ModelError
+            when it is something else.
+        """
         try:
             raw: dict[str, Any] = json.loads(data)
             if isinstance(raw["prior"], list):
@@ -115,5 +117,5 @@ class TrainingRecord:
                 required=f"schema {SCHEMA} with {', '.join(f.name for f in fields(cls))}",
                 found=f"{type(error).__name__}: {error}",
                 where=PATH,
-                remedy="it was written by other code: train again",
+                remedy="it was written by another version of the code: train again",
             ) from error

@@ -1,7 +1,7 @@
-"""Training, validation and test follow each other in time: nothing is chosen or judged on what came before.
+"""The time-ordered split into training, validation and test partitions, each later than the one before.
 
-The test partitions are counted back from the training partition. The newest of them have no labels yet and
-simply bring no rows; how many did mature is the gate's question.
+Test partitions are counted back from the training's partition. The newest of them may have no labels yet, so
+they contribute no rows. Whether enough test partitions have matured is for the gate to decide.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from include.spec import UseCase
 
 @dataclass(frozen=True)
 class Split:
-    """Three tables, each earlier than the next; ``test`` may be empty.
+    """Three tables, each later than the one before; ``test`` may be empty.
 
     Parameters
     ----------
-    tested : partitions from the first test partition to the training's.
+    test_window : the number of partitions from the first test partition to the training's.
     """
 
     train: pa.Table
     validation: pa.Table
     test: pa.Table
-    tested: int = 0
+    test_window: int = 0
 
     def partitions(self) -> dict[str, list[str]]:
         """Return the partitions that each part has rows of, ascending."""
@@ -36,59 +36,59 @@ class Split:
 
 
 def partitions_of(rows: pa.Table) -> list[str]:
-    """Return the partitions of which there are rows, ascending."""
+    """Return the partitions that have rows, ascending."""
     return sorted(str(partition) for partition in pc.unique(rows["partition"]).to_pylist())
 
 
 def test_size(rows: pa.Table, spec: UseCase, partition: str) -> int:
-    """Return how many test partitions a training has: as declared, or more where a longer history allows.
+    """Return the number of test partitions: as declared, or more where a longer history allows it.
 
     Parameters
     ----------
-    rows : the labelled rows that it knows, with the column ``partition``.
+    rows : the labelled rows known by ``partition``, with the column ``partition``.
     """
     least, most = spec.training.test, spec.training.max_test
     if most is None or not rows.num_rows:
         return least
-    known = len(spec.clock.keys(str(pc.min(rows["partition"]).as_py()), partition))
-    # with a long validation half of a short history would leave no partition to fit on
-    return max(least, min(most, known // 2, known - spec.training.validation - 1))
+    history = len(spec.clock.keys(str(pc.min(rows["partition"]).as_py()), partition))
+    # beside a long validation, half of a short history would leave no partition to fit on
+    return max(least, min(most, history // 2, history - spec.training.validation - 1))
 
 
 def split(rows: pa.Table, spec: UseCase, partition: str) -> Split:
-    """Cut a training set by its partitions.
+    """Split a training set by its partitions.
 
     Parameters
     ----------
     rows : a training set with the column ``partition``, shape (n, any).
-    partition : of the training; the last of the test partitions.
+    partition : the training's, which is the last of the test partitions.
 
     Raises
     ------
     EvergreenError
-        when partitions to fit on, or to choose on, are missing; it says how many there are.
+        when there are no training or no validation partitions, with how many there are of each part.
     """
-    training, clock, partitions = spec.training, spec.clock, test_size(rows, spec, partition)
-    test = clock.shift(partition, 1 - partitions)
-    validation = clock.shift(partition, 1 - partitions - training.validation)
+    training, clock, test_window = spec.training, spec.clock, test_size(rows, spec, partition)
+    first_test = clock.shift(partition, 1 - test_window)
+    first_validation = clock.shift(partition, 1 - test_window - training.validation)
     column = rows["partition"]
     parts = Split(
-        train=rows.filter(pc.less(column, validation)),
-        validation=rows.filter(pc.and_(pc.greater_equal(column, validation), pc.less(column, test))),
-        test=rows.filter(pc.and_(pc.greater_equal(column, test), pc.less_equal(column, partition))),
-        tested=partitions,
+        train=rows.filter(pc.less(column, first_validation)),
+        validation=rows.filter(
+            pc.and_(pc.greater_equal(column, first_validation), pc.less(column, first_test))
+        ),
+        test=rows.filter(pc.and_(pc.greater_equal(column, first_test), pc.less_equal(column, partition))),
+        test_window=test_window,
     )
-    found = parts.partitions()
-    if not found["train"] or not found["validation"]:
+    partitions = parts.partitions()
+    if not partitions["train"] or not partitions["validation"]:
         raise EvergreenError(
             f"{spec.name}: training on {partition}",
-            required=(
-                f"labelled partitions before {validation} to fit on, and from there to {test} to choose on"
-            ),
-            found=", ".join(f"{len(partitions)} of {name}" for name, partitions in found.items()),
-            where=f"training.validation = {training.validation} partitions, {partitions} test partitions",
-            remedy=(
-                "load more history, train on a later partition, or declare shorter windows in usecase.yaml"
-            ),
+            required=f"labelled partitions before {first_validation} to fit on, and between it and "
+            f"{first_test} to validate on",
+            found=", ".join(f"{len(keys)} of {name}" for name, keys in partitions.items()),
+            where=f"training.validation = {training.validation} partitions, {test_window} test partitions",
+            remedy="load more history, train on a later partition, or declare shorter windows in "
+            "usecase.yaml",
         )
     return parts

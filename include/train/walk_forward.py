@@ -1,10 +1,8 @@
-"""A recipe is judged by walking forward over the test partitions.
+"""Walk-forward evaluation: judges a recipe on the test partitions, so the model may be fitted on them later.
 
-So that the model may be fitted on them after.
-
-From every origin it is fitted on the labels that had come by that partition, as a training on it would have
-been, and predicts the partitions until the next origin. All together are the evidence; what then serves is
-the same recipe, fitted on everything.
+The recipe is refitted at every origin on the labels known by that partition, as a training on it would have
+been, and predicts the partitions up to the next origin. All these predictions together are the evidence. The
+model that serves is the same recipe fitted on everything.
 """
 
 from __future__ import annotations
@@ -27,12 +25,12 @@ from include.train.fit import fit_recipe, require_learnable_labels
 from include.train.split import Split
 
 Array = NDArray[np.float64]
-PATH = "evergreen/walked.parquet"  # below the run
+PATH = "evergreen/walk_forward.parquet"  # below the run
 
 
 @dataclass(frozen=True)
 class WalkForward:
-    """What the recipes said of the m test rows, by the names of the evidence, and the bytes that keep it."""
+    """The predictions for the m test rows, by the models' names in the evidence, and their stored bytes."""
 
     predictions: dict[str, Array]
     data: bytes
@@ -43,13 +41,14 @@ class WalkForward:
         return digest_bytes(self.data)
 
 
-def refit_origins(spec: UseCase, partition: str, test: int) -> list[str]:
-    """Return the partitions whose models predict the ``test`` partitions of a training, ascending.
+def refit_origins(spec: UseCase, partition: str, test_window: int) -> list[str]:
+    """Return the partitions on which models are refitted to predict the test partitions, ascending.
 
-    The first is the last partition before them; each predicts the ``gate.step`` partitions after itself.
+    The first is the last partition before the test partitions. Each model predicts the ``gate.step``
+    partitions after its own.
     """
-    back = range(test, 0, -spec.gate.step)
-    return [spec.clock.shift(partition, -partitions) for partitions in back]
+    offsets = range(test_window, 0, -spec.gate.step)
+    return [spec.clock.shift(partition, -offset) for offset in offsets]
 
 
 def walk_forward(
@@ -57,49 +56,50 @@ def walk_forward(
     partition: str,
     challenger: Candidate,
     parts: Split,
-    known: Callable[[str], pa.Table],
+    rows_known_at: Callable[[str], pa.Table],
 ) -> WalkForward:
-    """Fit the challenger's recipe and each baseline anew at every origin, and predict the test rows.
+    """Refit the challenger's recipe and each baseline at every origin, and predict the test rows.
 
     Parameters
     ----------
     partition : of the training.
     parts : of the training; its m test rows are predicted.
-    known : gives the labelled rows of the training set as they were known on a partition.
+    rows_known_at : returns the labelled rows of the training set as they were known on a partition.
 
     Raises
     ------
     EvergreenError
-        when too little was known at an origin to fit on.
+        when the rows known at an origin are too few to fit on.
     """
     test = parts.test
-    recipes = {CHALLENGER: challenger} | {f"{BASELINE}{c.name}": c for c in spec.training.baselines}
-    of = np.asarray(test["partition"].to_pylist(), dtype=object)
-    found = {
-        name: np.empty(outputs.predictions_shape(spec, test.num_rows), dtype=np.float64) for name in recipes
-    }
-    starts = refit_origins(spec, partition, parts.tested)
-    for origin, until in zip(starts, [*starts[1:], partition], strict=True):
-        places = np.flatnonzero((of > origin) & (of <= until))
-        if not len(places):
+    recipes = {CHALLENGER: challenger}
+    recipes |= {f"{BASELINE}{candidate.name}": candidate for candidate in spec.training.baselines}
+    row_partitions = np.asarray(test["partition"].to_pylist(), dtype=object)
+    shape = outputs.predictions_shape(spec, test.num_rows)
+    predictions = {name: np.empty(shape, dtype=np.float64) for name in recipes}
+    origins = refit_origins(spec, partition, parts.test_window)
+    for origin, until in zip(origins, [*origins[1:], partition], strict=True):
+        indexes = np.flatnonzero((row_partitions > origin) & (row_partitions <= until))
+        if not len(indexes):
             continue
-        rows, asked = known(origin), test.take(places)
-        require_learnable_labels(spec, origin, rows)
+        training_rows, rows = rows_known_at(origin), test.take(indexes)
+        require_learnable_labels(spec, origin, training_rows)
         for name, recipe in recipes.items():
-            found[name][places] = artifacts.predict(fit_recipe(spec, recipe, rows), asked, spec)
-    return WalkForward(found, _bytes(test.select([*spec.key, "partition"]), found))
+            estimator = fit_recipe(spec, recipe, training_rows)
+            predictions[name][indexes] = artifacts.predict(estimator, rows, spec)
+    return WalkForward(predictions, _to_parquet(test.select([*spec.key, "partition"]), predictions))
 
 
-def read_walk(data: bytes) -> dict[str, Array]:
-    """Return the predictions that `walk` kept, in the order of the test rows."""
-    rows = pq.read_table(io.BytesIO(data))
-    names = [name for name in rows.column_names if name == CHALLENGER or name.startswith(BASELINE)]
-    return {name: outputs.from_single_column(rows[name]) for name in names}
-
-
-def _bytes(rows: pa.Table, found: Mapping[str, Array]) -> bytes:
-    for name, values in found.items():
+def _to_parquet(rows: pa.Table, predictions: Mapping[str, Array]) -> bytes:
+    for name, values in predictions.items():
         rows = rows.append_column(name, outputs.to_single_column(values))
     sink = io.BytesIO()
     pq.write_table(rows, sink)
     return sink.getvalue()
+
+
+def read_walk(data: bytes) -> dict[str, Array]:
+    """Return the predictions that `walk_forward` stored, in the order of the test rows."""
+    rows = pq.read_table(io.BytesIO(data))
+    names = [name for name in rows.column_names if name == CHALLENGER or name.startswith(BASELINE)]
+    return {name: outputs.from_single_column(rows[name]) for name in names}

@@ -15,7 +15,7 @@ from include.spec import UseCase
 from include.spec.stages import Candidate
 from include.storage.lake import Lake
 from include.train.fit import target
-from include.train.recipes import RECIPES, build_estimator
+from include.train.recipes import ESTIMATORS, build_estimator
 from include.train.split import split
 from tests.train import visits
 
@@ -52,4 +52,4 @@ def ward(folder: Path, kind: str = "binary", **changes: str) -> Ward:
     return Ward(spec, fitted, parts.test, target(spec, parts.test))
 
 
-ALL = [(kind, recipe) for kind, recipes in RECIPES.items() for recipe in recipes]
+ALL = [(kind, recipe) for kind, recipes in ESTIMATORS.items() for recipe in recipes]

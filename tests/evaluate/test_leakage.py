@@ -187,7 +187,8 @@ def test_a_recipe_that_sees_the_true_labels_is_caught(use: UseCase, monkeypatch:
     both = pa.concat_tables([fitted, test])
     truth = dict(zip(both["distance"].to_pylist(), both[use.problem.target].to_pylist(), strict=True))
     monkeypatch.setattr(Peeking, "truth", truth)
-    monkeypatch.setitem(recipes.RECIPES["binary"], "peeking", lambda spec: Peeking())
+    peeking = recipes.Estimator(lambda spec: Peeking(), recipes.coded_columns)
+    monkeypatch.setitem(recipes.ESTIMATORS["binary"], "peeking", peeking)
     assert gained(use, Candidate(name="peeking", estimator="peeking"), fitted, test)
 
 

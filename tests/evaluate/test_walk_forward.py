@@ -97,7 +97,7 @@ def test_coverage_is_of_the_model_that_would_serve(walking: Clinic) -> None:
     So no row of it is new.
     """
     spec, rows = walking.spec, training_set(walking.lake, walking.spec, PARTITION)
-    chosen = rows.filter(pc.less_equal(rows["partition"], record(walking).last_chosen))
+    chosen = rows.filter(pc.less_equal(rows["partition"], record(walking).last_validation))
     scored = features(walking.lake, spec, spec.clock.keys("2024-03-25", PARTITION))
     assert measure.uncovered_shares(spec, chosen, scored)["place"] > 0.1
     assert evidence(walking).facts.coverage == measure.uncovered_shares(spec, rows, scored)
@@ -130,7 +130,8 @@ def test_tampered_walk_is_refused(walking: Clinic) -> None:
     original = file.read_bytes()
     try:
         file.write_bytes(original[:-1] + b"\0")
-        with pytest.raises(ModelError, match=rf"{WALKED} of run .*required SHA-256 {record(walking).walked}"):
+        digest = record(walking).walk_forward
+        with pytest.raises(ModelError, match=rf"{WALKED} of run .*required SHA-256 {digest}"):
             evidence(walking)
     finally:
         file.write_bytes(original)

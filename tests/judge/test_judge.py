@@ -295,8 +295,8 @@ def test_a_small_gain_can_be_too_small() -> None:
 
 def test_a_gain_that_is_too_small_by_little_is_printed_so() -> None:
     """The lower bound and the required gain have enough digits to show which is larger."""
-    assert Gain(0.02, 0.0099996, 0.95).beside(0.01) == ("0.02 [0.0099996, inf)", "0.01")
-    assert Gain(0.02, 0.0112345678, 0.95).beside(0.01) == ("0.02 [0.01123, inf)", "0.01")
+    assert Gain(0.02, 0.0099996, 0.95).interval_and_limit(0.01) == ("0.02 [0.0099996, inf)", "0.01")
+    assert Gain(0.02, 0.0112345678, 0.95).interval_and_limit(0.01) == ("0.02 [0.01123, inf)", "0.01")
 
 
 def test_trying_again_must_show_more() -> None:

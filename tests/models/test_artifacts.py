@@ -1,4 +1,4 @@
-"""A stored model is verified before it is read, and what it says is one finite number a row."""
+"""A stored model is verified before it is read, and predicts one finite number for each row."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ from tests.train import visits
 class Stranger(BaseEstimator):  # type: ignore[misc]
     """A type that no one has trusted."""
 
-    def fit(self, given: Any, actual: Any) -> Stranger:
+    def fit(self, frame: Any, actual: Any) -> Stranger:
         """Learn nothing."""
         return self
 
-    def predict(self, given: Any) -> Any:
+    def predict(self, frame: Any) -> Any:
         """Return what must never be returned."""
-        return np.zeros(len(given))
+        return np.zeros(len(frame))
 
 
 class Ill(DummyClassifier):  # type: ignore[misc]
-    """Says something that isn't a number."""
+    """A classifier that predicts NaN."""
 
-    def predict_proba(self, given: Any) -> Any:
+    def predict_proba(self, frame: Any) -> Any:
         """Return NaN for the first row."""
-        found = super().predict_proba(given)
-        found[0] = np.nan
-        return found
+        probabilities = super().predict_proba(frame)
+        probabilities[0] = np.nan
+        return probabilities
 
 
 def rows(count: int) -> pa.Table:
@@ -152,7 +152,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_is_no_model_of_ours_is_refused(fault: str) -> None:
-    """Even under its right digest nothing is run, and little memory taken: the ladder gets a ModelError."""
+    """Even under its right digest nothing is run, and little memory taken: loading raises a ModelError."""
     data = FAULTS[fault]
     assert len(data) < 1 << 20
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -205,8 +205,8 @@ def test_same_model_has_the_same_bytes(spec: UseCase, data: bytes) -> None:
 
 def test_no_rows_give_no_predictions(spec: UseCase) -> None:
     """A partition without rows to score is no error."""
-    found = artifacts.predict(pipeline(spec), rows(0), spec)
-    assert (found.shape, found.dtype) == ((0,), np.float64)
+    predictions = artifacts.predict(pipeline(spec), rows(0), spec)
+    assert (predictions.shape, predictions.dtype) == ((0,), np.float64)
 
 
 def test_columns_that_are_missing_are_named(spec: UseCase) -> None:
@@ -225,7 +225,7 @@ def test_frame_has_the_declared_columns_in_order(spec: UseCase) -> None:
 
 def test_prediction_that_is_not_finite_is_refused(spec: UseCase) -> None:
     """A NaN never becomes a prediction."""
-    with pytest.raises(ModelError, match=r"3 finite predictions.*with 1 that are not"):
+    with pytest.raises(ModelError, match=r"3 finite predictions.*with 1 that are not finite"):
         artifacts.predict(pipeline(spec, Ill(strategy="prior")), rows(3), spec)
 
 

@@ -190,7 +190,7 @@ def test_wrong_password_is_a_sentence(served: str, monkeypatch: pytest.MonkeyPat
 def test_server_that_is_down_is_found_out_in_seconds() -> None:
     """Nobody listens: the sentence names the server without its password, after a few tries."""
     started = time.monotonic()
-    with pytest.raises(EvergreenError, match=r"127\.0\.0\.1:9\).*see that MLflow is up") as caught:
+    with pytest.raises(EvergreenError, match=r"127\.0\.0\.1:9\).*check that MLflow is up") as caught:
         Registry(f"http://{USER}:{PASSWORD}@127.0.0.1:9").settle("any", "key")
     assert time.monotonic() - started < 20
     assert PASSWORD not in str(caught.value)

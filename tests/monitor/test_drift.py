@@ -78,16 +78,16 @@ def test_an_own_window_is_compared_with_the_rest() -> None:
 def test_a_profile_counts_as_its_rows_do(reference: list[float], values: list[float]) -> None:
     """The counts by bin from a profile are those from the rows, edges and repeated values included."""
     cut = Binning.of(profiled(reference))
-    places = cut.places(pa.array(values, pa.float64()))
-    assert cut.profile(profiled(values)) == pytest.approx(np.bincount(places, minlength=cut.bins))
+    places = cut.bin_indexes(pa.array(values, pa.float64()))
+    assert cut.profile_counts(profiled(values)) == pytest.approx(np.bincount(places, minlength=cut.bins))
 
 
 def test_rare_categories_are_counted_together() -> None:
     """Categories below a hundredth of the reference share the last bin with those that it never had."""
     cut = Binning.of(profiled(["a"] * 500 + ["b"] * 495 + ["rare"] * 5))
     assert cut.names == ("a", "b")
-    assert cut.profile(profiled(["b", "rare", "new"])).tolist() == [0, 1, 2]
-    assert cut.places(pa.array(["b", "rare", "new"])).tolist() == [1, 2, 2]
+    assert cut.profile_counts(profiled(["b", "rare", "new"])).tolist() == [0, 1, 2]
+    assert cut.bin_indexes(pa.array(["b", "rare", "new"])).tolist() == [1, 2, 2]
 
 
 def test_a_calendar_column_is_judged_by_windows_like_its_own() -> None:
@@ -99,7 +99,7 @@ def test_a_calendar_column_is_judged_by_windows_like_its_own() -> None:
     of = profiled(days)
     cut = Binning.of(of)
     partitions = np.array(
-        [np.bincount(cut.places(pa.array([float(n % 7)] * 50)), minlength=cut.bins) for n in range(35)]
+        [np.bincount(cut.bin_indexes(pa.array([float(n % 7)] * 50)), minlength=cut.bins) for n in range(35)]
     )
     known = LearnedColumn(
         of, cut, partitions.astype(float), np.ones(35, dtype=bool), np.zeros(35), np.zeros(35)

@@ -24,7 +24,7 @@ from include.spec import UseCase
 from include.spec.stages import Candidate
 from include.storage import spill
 from include.storage.lake import Lake
-from include.train.recipes import RECIPES, build_estimator
+from include.train.recipes import ESTIMATORS, build_estimator
 from tests.features import parcels
 
 Deploy = Callable[..., None]
@@ -77,7 +77,7 @@ def test_a_partition_without_rows_is_refused_in_batches_too(
         score(lake, use, NIGHT)
 
 
-@pytest.mark.parametrize("name", sorted(RECIPES["binary"]))
+@pytest.mark.parametrize("name", sorted(ESTIMATORS["binary"]))
 def test_a_model_says_the_same_to_the_bit_whichever_the_batch(
     use: UseCase, name: str, small: Callable[[int], None]
 ) -> None:

@@ -41,7 +41,7 @@ def told(counts: dict[str, Counts], start: int) -> int:
     """Return how many alerts a year from ``start`` on brings, with limits from the partitions before."""
     made = alarm_limits({name: rows[:start] for name, rows in counts.items()}, RULES, 7)
     assert made is not None
-    high = np.stack([break_scores(rows, RULES.past) > made.of(name) for name, rows in counts.items()])
+    high = np.stack([break_scores(rows, RULES.past) > made.threshold(name) for name, rows in counts.items()])
     return int(alert_starts(np.any(persistent(high, RULES), axis=0)[start:], RULES.quiet).sum())
 
 
@@ -60,7 +60,7 @@ def test_a_broken_feed_is_told_on_its_second_partition(column: str) -> None:
     assert made is not None
     broken = counts[column].copy()
     broken[HISTORY:] = np.roll(broken[HISTORY:], 5, axis=1)
-    alarms = [judge_newest(broken[: HISTORY + ahead], made.of(column), RULES)[1] for ahead in range(4)]
+    alarms = [judge_newest(broken[: HISTORY + ahead], made.threshold(column), RULES)[1] for ahead in range(4)]
     assert alarms == [False, False, True, True]
 
 
@@ -104,6 +104,6 @@ def test_a_column_that_never_moves_never_alarms() -> None:
     made = alarm_limits({"still": still, "empty": empty, **feed(HISTORY, 1)}, RULES, 7)
     assert made is not None
     assert "empty" not in made.middle
-    assert not judge_newest(still, made.of("still"), RULES)[1]
+    assert not judge_newest(still, made.threshold("still"), RULES)[1]
     assert np.isnan(judge_newest(empty, 1.0, RULES)[0])
     assert alarm_limits({"still": still[: RULES.past + 20]}, RULES, 7) is None

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from include.errors import MissingMetric
-from include.spec.metrics import FAMILIES, METRICS, check
+from include.spec.metrics import default_metrics, metrics_of_kind, validate_metric
 from include.stats.metrics import confusion, metric_value, metric_values, row_losses
 
 CLASSES = ("early", "on_time", "late")
 FIGURES = [f"{family}@{name}" for family in ("precision", "recall", "f1") for name in CLASSES]
-NAMES = [*METRICS["multiclass"], *FIGURES]
+NAMES = [*default_metrics("multiclass"), *FIGURES]
 share = st.integers(0, 20)
 rows = st.lists(st.tuples(st.integers(0, 2), share, share, share), min_size=1, max_size=60)
 EVERY = [(code, *(20 if code == place else 1 for place in range(3))) for code in range(3)]
@@ -141,11 +141,11 @@ def test_a_class_that_is_not_declared_is_refused(metric: str) -> None:
         ValueError,
         match=r"is no metric of multiclass; use accuracy, .*recall@<class>.* is one of early, on_time, late",
     ):
-        check("multiclass", metric, CLASSES)
+        validate_metric("multiclass", metric, CLASSES)
 
 
 def test_a_class_is_no_parameter_of_another_kind() -> None:
     """A number stays a number: binary's recall takes no class, even one that would be declared."""
-    assert FAMILIES["binary"]["recall"] == "threshold"
+    assert metrics_of_kind("binary")["recall"].parameter == "threshold"
     with pytest.raises(ValueError, match=r"what follows an @ is as 0\.25, in \(0, 1\)"):
-        check("binary", "recall@late")
+        validate_metric("binary", "recall@late")

@@ -14,9 +14,18 @@ from sklearn.calibration import calibration_curve
 from include.errors import MissingMetric
 from include.spec import load
 from include.spec.gate import Requirement
-from include.spec.metrics import FAMILIES, METRICS, OBJECTIVES, check, names
-from include.stats.metrics import metric_value, metric_values, row_losses
+from include.spec.metrics import (
+    METRICS,
+    OBJECTIVES,
+    default_metrics,
+    greater_is_better,
+    metric_names,
+    metrics_of_kind,
+    validate_metric,
+)
+from include.stats.metrics import metric_row_losses, metric_value, metric_values, row_losses
 
+KINDS = ("binary", "regression", "multiclass")
 chance = st.floats(0, 1).map(lambda value: round(value, 3))
 labelled = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), chance), min_size=1, max_size=60)
 valued = st.lists(st.tuples(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3)), min_size=2, max_size=60)
@@ -42,8 +51,8 @@ def test_binary_metrics_are_those_of_scikit_learn(pairs: list[tuple[float, float
         "recall@0.5": sk.recall_score(actual, chosen),
         "f1@0.5": sk.f1_score(actual, chosen),
     }
-    found = metric_values(METRICS["binary"], actual, predicted)
-    assert set(found) == set(METRICS["binary"])
+    found = metric_values(default_metrics("binary"), actual, predicted)
+    assert set(found) == set(default_metrics("binary"))
     assert {name: found[name] for name in expected} == pytest.approx(expected)
 
 
@@ -57,7 +66,7 @@ def test_regression_metrics_are_those_of_scikit_learn(pairs: list[tuple[float, f
         "r2": sk.r2_score(actual, predicted),
         "quantile_loss@0.9": sk.mean_pinball_loss(actual, predicted, alpha=0.9),
     }
-    assert metric_values(METRICS["regression"], actual, predicted) == pytest.approx(expected)
+    assert metric_values(default_metrics("regression"), actual, predicted) == pytest.approx(expected)
 
 
 @given(labelled, st.sampled_from([0.05, 0.25, 0.5, 0.9]))
@@ -127,9 +136,9 @@ def test_no_binary_metric_depends_on_the_order_of_ties(
 ) -> None:
     """The same rows in another order have the same figures, within 0 and 1 but for the log loss."""
     pairs = [(actual, round(predicted, 1)) for actual, predicted in pairs]
-    found = metric_values(METRICS["binary"], *columns(pairs))
+    found = metric_values(default_metrics("binary"), *columns(pairs))
     random.shuffle(pairs)  # type: ignore[attr-defined]
-    assert metric_values(METRICS["binary"], *columns(pairs)) == pytest.approx(found)
+    assert metric_values(default_metrics("binary"), *columns(pairs)) == pytest.approx(found)
     assert all(0 <= value <= 1 + 1e-12 for name, value in found.items() if name != "log_loss")
 
 
@@ -144,7 +153,7 @@ def test_the_top_share_counts_the_highest_predictions() -> None:
     assert metric_value("precision_top@0.1", actual[-1:], predicted[-1:]) == 1.0
 
 
-@pytest.mark.parametrize("objective", [name for names in OBJECTIVES.values() for name in names])
+@pytest.mark.parametrize("objective", [objective.name for objective in OBJECTIVES])
 @given(pairs=labelled)
 def test_losses_are_finite_and_average_to_the_metric(
     objective: str, pairs: list[tuple[float, float]]
@@ -186,29 +195,61 @@ def test_metric_of_no_such_row_is_missing(metric: str, actual: float, required: 
         metric_value(metric, np.full(5, actual), np.full(5, 0.4))
 
 
-@pytest.mark.parametrize("kind", list(METRICS))
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_rows_have_no_metrics(kind: str) -> None:
     """Without rows nothing is measured, and nothing crashes."""
-    assert metric_values(METRICS[kind], np.empty(0), np.empty(0)) == {}
+    assert metric_values(default_metrics(kind), np.empty(0), np.empty(0)) == {}
 
 
-@pytest.mark.parametrize(("kind", "family"), [(k, f) for k, found in FAMILIES.items() for f in found])
-def test_each_metric_that_may_be_declared_is_measured(kind: str, family: str) -> None:
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in metrics_of_kind(kind)])
+def test_each_metric_that_may_be_declared_is_measured(kind: str, name: str) -> None:
     """No family is known by name only, with a parameter at either end of its range."""
     actual, predicted = np.array([0.0, 1.0, 0.0, 1.0]), np.array([0.0, 1.0, 0.5, 1.0])
     classes, ends = ("a", "b", "c"), ("0.001", "0.999")
     if kind == "multiclass":
         actual, predicted, ends = np.arange(3.0), np.eye(3), classes
-    for metric in [f"{family}@{end}" for end in ends] if FAMILIES[kind][family] else [family]:
-        check(kind, metric, classes)
+    for metric in [f"{name}@{end}" for end in ends] if metrics_of_kind(kind)[name].parameter else [name]:
+        validate_metric(kind, metric, classes)
         assert np.isfinite(metric_value(metric, actual, predicted, classes if kind == "multiclass" else ()))
 
 
-@pytest.mark.parametrize("kind", list(METRICS))
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in metrics_of_kind(kind)])
+def test_each_metric_improves_in_its_registered_direction(kind: str, name: str) -> None:
+    """Perfect predictions beat bad ones in the direction that the registry states, on the page as well."""
+    entry = metrics_of_kind(kind)[name]
+    actual = perfect = np.array([0.0, 1.0, 0.0, 1.0, 0.0, 0.0])
+    bad = np.array([0.9, 0.3, 0.7, 0.2, 0.8, 0.6])
+    classes: tuple[str, ...] = ()
+    if kind == "multiclass":
+        actual, perfect, classes = np.array([0.0, 1.0, 2.0, 2.0]), np.eye(3)[[0, 1, 2, 2]], ("a", "b", "c")
+        bad = np.array([[0.1, 0.4, 0.5], [0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.2, 0.3, 0.5]])
+    metric = f"{name}@{'c' if classes else entry.default}" if entry.parameter else name
+    best, worse = (metric_value(metric, actual, values, classes) for values in (perfect, bad))
+    assert best > worse if entry.greater_is_better else best < worse
+    assert greater_is_better(metric) == entry.greater_is_better
+
+
+@given(valued)
+def test_a_regression_metric_that_can_be_estimated_is_the_mean_of_its_row_losses(
+    pairs: list[tuple[float, float]],
+) -> None:
+    """Its mean, or the root of its mean, is the metric itself."""
+    actual, predicted = columns(pairs)
+    estimated = [entry for entry in METRICS if "regression" in entry.kinds and entry.can_be_estimated]
+    assert len(estimated) == 3
+    for entry in estimated:
+        metric = f"{entry.name}@{entry.default}" if entry.parameter else entry.name
+        mean = metric_row_losses(metric, actual, predicted).mean()
+        assert metric_value(metric, actual, predicted) == pytest.approx(
+            math.sqrt(mean) if entry.root else mean
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_is_always_measured_may_be_declared(kind: str) -> None:
     """Each default is a valid name of its kind."""
-    for metric in METRICS[kind]:
-        check(kind, metric)
+    for metric in default_metrics(kind):
+        validate_metric(kind, metric)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +262,7 @@ def test_what_is_always_measured_may_be_declared(kind: str) -> None:
 def test_a_name_that_is_no_metric_is_refused(metric: str) -> None:
     """An unknown family, a parameter that is missing, out of range, spelled otherwise or not taken."""
     with pytest.raises(ValueError, match=r"is no metric of binary; use roc_auc, .*precision@<threshold>"):
-        check("binary", metric)
+        validate_metric("binary", metric)
 
 
 def test_a_required_metric_is_measured_once() -> None:
@@ -234,4 +275,4 @@ def test_a_required_metric_is_measured_once() -> None:
             "monitoring": spec.monitoring.model_copy(update={"requirements": rules[:1]}),
         }
     )
-    assert names(changed) == (*METRICS["binary"], "recall@0.3")
+    assert metric_names(changed) == (*default_metrics("binary"), "recall@0.3")

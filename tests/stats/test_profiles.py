@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from include.errors import EvergreenError
 from include.stats.profiles import Profile, build_profile, merge_profiles, stream_profile
-from include.stats.quantile_sketch import BLOCK, HELD, POINTS, STEP, Numbers
+from include.stats.quantile_sketch import BLOCK, EXACT_CATEGORIES, POINTS, STEP, Numbers
 
 EDGES = [-2.0, -0.5, 0.0, 0.1, 1.0, 3.0]
 
@@ -163,7 +163,7 @@ def test_a_partition_of_a_million_rows_is_within_the_bound() -> None:
 def test_how_a_partition_is_cut_makes_no_difference(size: int) -> None:
     """Batches of any size give the bytes of the whole table, for numbers and for many categories."""
     random = np.random.default_rng(5)
-    numbers, many = random.normal(size=200_000), random.integers(0, 3 * HELD, 200_000)
+    numbers, many = random.normal(size=200_000), random.integers(0, 3 * EXACT_CATEGORIES, 200_000)
     rows = {"c": numbers, "k": pa.array(many).cast(pa.string())}
     whole = build_profile("p", "n", pa.table(rows), ["c"], ["k"])
     assert stream_profile("p", "n", batches(rows, size), ["c"], ["k"]).equals(whole)
@@ -186,8 +186,8 @@ def test_what_is_held_does_not_grow_with_the_rows() -> None:
     read, part = Numbers(), np.random.default_rng(7).normal(size=100_000)
     for _ in range(30):
         read.add(pa.array(part))
-    held = sum(a.nbytes for a in read._open) + sum(a.nbytes for level in read._thinned for a in level)
-    assert held < 3e6
+    in_memory = sum(a.nbytes for a in read._pending) + sum(a.nbytes for level in read._levels for a in level)
+    assert in_memory < 3e6
 
 
 def test_a_column_that_is_not_there_or_no_number_is_named() -> None:

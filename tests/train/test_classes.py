@@ -58,7 +58,7 @@ def test_a_class_that_never_came_in_the_training_partitions_is_refused(
     with pytest.raises(
         EvergreenError,
         match=r"required rows of each class, early, on_time, late, as band in the training partitions, "
-        r"found \d+ early, \d+ on_time, 0 late.*put a class that hardly comes together with another",
+        r"found \d+ early, \d+ on_time, 0 late.*merge a class that hardly occurs into another",
     ):
         train(lake, spec, NIGHT, registry=registry)
     rows = training_set(lake, spec, NIGHT)

@@ -14,11 +14,11 @@ from include.references import digest_bytes
 from include.spec import UseCase, load
 from include.spec.stages import Candidate
 from include.train.fit import fit_and_validate
-from include.train.recipes import RECIPES, build_estimator
+from include.train.recipes import ESTIMATORS, build_estimator
 from include.train.split import Split
 from tests.train import visits
 
-PAIRS = [(kind, name) for kind, names in RECIPES.items() for name in names]
+PAIRS = [(kind, name) for kind, names in ESTIMATORS.items() for name in names]
 
 
 def rows(count: int, places: list[str | None]) -> pa.Table:

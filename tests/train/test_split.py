@@ -78,7 +78,7 @@ def test_a_walk_forward_is_judged_on_more_partitions_as_the_history_grows(
     except EvergreenError:
         assert known < 8 + 4 + 1
         return
-    assert parts.tested == tested == len(parts.partitions()["test"])
+    assert parts.test_window == tested == len(parts.partitions()["test"])
 
 
 def test_more_test_partitions_leave_one_to_fit_on(tmp_path: Path) -> None:

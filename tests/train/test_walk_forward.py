@@ -144,7 +144,7 @@ def test_what_serves_was_fitted_on_everything(kind: str, clinic: Path, registry:
     made = TrainingRecord.from_json(registry.get(ref.uri, PATH))
     rows = training_set(lake, spec, NIGHT)
     assert made.last_fitted == made.partitions["test"][-1] == "2024-03-28" == partitions_of(rows)[-1]
-    assert made.last_chosen == "2024-03-22"
+    assert made.last_validation == "2024-03-22"
     assert made.prior == pytest.approx(outputs.label_prior(spec, target(spec, rows)))
     assert ref.rows == made.fitted_rows == rows.num_rows
     recipes = {c.name: c for c in (*spec.training.baselines, *spec.training.candidates)}
@@ -155,7 +155,7 @@ def test_what_serves_was_fitted_on_everything(kind: str, clinic: Path, registry:
             artifacts.deserialize(data, fitted.digest), split(rows, spec, NIGHT).test, spec
         )
         assert digest_bytes(predictions.tobytes()) == fitted.predictions
-    kept = read_walk(registry.get(ref.uri, WALKED, made.walked))
+    kept = read_walk(registry.get(ref.uri, WALKED, made.walk_forward))
     assert digest_bytes(kept["challenger"].tobytes()) != made.challenger.predictions
 
 
@@ -176,7 +176,7 @@ def test_held_out_keeps_no_walk(lake: Lake, registry: Registry, clinic: Path) ->
     spec = visits.usecase(clinic / "usecases")
     run = train(lake, spec, NIGHT, registry=registry).uri
     made = TrainingRecord.from_json(registry.get(run, PATH))
-    assert (made.walked, made.last_fitted) == ("", made.last_chosen)
+    assert (made.walk_forward, made.last_fitted) == ("", made.last_validation)
     assert made.fitted_rows == made.rows["train"] + made.rows["validation"]
     with pytest.raises((EvergreenError, ModelError)):
         registry.get(run, WALKED)

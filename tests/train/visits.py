@@ -103,22 +103,22 @@ def usecase(folder: Path, kind: str = "binary", **changes: str) -> UseCase:
 def fill(lake: Lake, spec: UseCase, first: str = FIRST, last: str = LAST) -> None:
     """Publish visits and outcomes of each partition, as ingest would."""
     partitions = spec.clock.keys(first, last)
-    known = {
-        name: [spec.clock.local(n, s.available_at) for n in partitions] for name, s in spec.sources.items()
+    known_at = {
+        name: [spec.clock.local(key, source.available_at) for key in partitions]
+        for name, source in spec.sources.items()
     }
-    planned = [row for n, at in zip(partitions, known["visits"], strict=True) for row in _visits(n, at)]
-    came = [
-        {**row, "partition": n, "known_at": at}
-        for n, at in zip(partitions, known["outcomes"], strict=True)
-        for row in _outcomes(spec.clock.shift(n, -2))
+    visits = [row for key, at in zip(partitions, known_at["visits"], strict=True) for row in _visits(key, at)]
+    outcomes = [
+        {**row, "partition": key, "known_at": at}
+        for key, at in zip(partitions, known_at["outcomes"], strict=True)
+        for row in _outcomes(spec.clock.shift(key, -2))
     ]
-    for name, rows in (("visits", planned), ("outcomes", came)):
+    for name, rows in (("visits", visits), ("outcomes", outcomes)):
         table = pa.Table.from_pylist(rows, schema=schemas.validated_schema(spec.sources[name]))
         lake.publish(f"validated_{name}", table, {"partition": partitions})
-        made = [{"product": name, "partition": n, "outcome": "published"} for n in partitions]
+        status = [{"product": name, "partition": key, "outcome": "published"} for key in partitions]
         where = {"product": name, "partition": partitions}
-        status = pa.Table.from_pylist(made, schema=schemas.PARTITIONS)
-        lake.publish("partitions", status, where)
+        lake.publish("partitions", pa.Table.from_pylist(status, schema=schemas.PARTITIONS), where)
 
 
 def _world(partition: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -130,7 +130,7 @@ def _world(partition: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
     return distance, earlier, place, minutes
 
 
-def _visits(partition: str, known: datetime) -> list[dict[str, object]]:
+def _visits(partition: str, known_at: datetime) -> list[dict[str, object]]:
     distance, earlier, place, _ = _world(partition)
     return [
         {
@@ -140,7 +140,7 @@ def _visits(partition: str, known: datetime) -> list[dict[str, object]]:
             "place": None if i % 20 == 7 else str(place[i]),
             "partition": partition,
             "revision": 0,
-            "known_at": known,
+            "known_at": known_at,
         }
         for i in range(40)
     ]

@@ -119,7 +119,7 @@ def check_distribution(
     name: str, column: LearnedColumn, window: Profile, width: int, rules: Monitoring
 ) -> Finding:
     """Judge the column's distribution over a window of ``width`` partitions."""
-    reference, current = column.cut.profile(column.profile), column.cut.profile(window)
+    reference, current = column.cut.profile_counts(column.profile), column.cut.profile_counts(window)
     if not reference.sum() or not current.sum():
         side = "window" if reference.sum() else "reference"
         return Finding("drift", name, None, None, "not enough", f"{name} has no value in the {side}")

@@ -185,7 +185,9 @@ def past_counts(limit: Row, profiles: Mapping[str, Row], partition: str, rules: 
         return PastCounts(None, None)
     cut = Binning(tuple(how["edges"]), None if how["names"] is None else tuple(how["names"]))
     seen = dict(zip(json.loads(limit["partitions"]), json.loads(limit["counts"]), strict=True))
-    seen |= {key: cut.profile(profile.merge_profiles([row])[row["column"]]) for key, row in profiles.items()}
+    seen |= {
+        key: cut.profile_counts(profile.merge_profiles([row])[row["column"]]) for key, row in profiles.items()
+    }
     keys = sorted(key for key in seen if key <= partition)[-rules.past - rules.of :]
     known = limit["middle"] is not None
     height = float(np.exp(limit["middle"] + limit["height"] * limit["spread"])) if known else None

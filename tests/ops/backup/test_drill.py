@@ -101,7 +101,7 @@ def test_after_a_disaster_all_is_as_it_was_and_the_next_partition_runs(
     shutil.copy(tmp_path / "dumps" / "mlflow.sqlite", home.folder / "mlflow.db")
     assert content(home.lake) == before
     assert verify(home.lake, home.spec) == sound
-    (run,) = Registry(f"sqlite:///{home.folder}/mlflow.db").noted(home.spec.name)
+    (run,) = Registry(f"sqlite:///{home.folder}/mlflow.db").run_parameters(home.spec.name)
     assert run == {}
     assert same_partition(home, twin)
 

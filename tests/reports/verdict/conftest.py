@@ -30,7 +30,7 @@ from include.references import digest_bytes
 from include.reports.verdict import draw_verdict
 from include.spec import UseCase
 from include.spec.load import read
-from include.spec.metrics import METRICS
+from include.spec.metrics import default_metrics
 from include.stats import profiles
 from include.stats.metrics import metric_values, row_losses
 from include.storage import schemas
@@ -106,7 +106,7 @@ class World:
                 for n, v in losses_by_model.items()
             },
         )
-        names = METRICS[self.spec.problem.kind]
+        names = default_metrics(self.spec.problem.kind)
         return Evidence(
             usecase=self.spec.name,
             partition=partitions(count + number)[-1],
