@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
+from include.monitor import registry
 from include.promote import ledger
 from include.reports.charts import BAD, GOOD, INK, NEW, OLD, SETTINGS, SOFT, svg
 from include.reports.paths import HISTORY
@@ -316,7 +317,7 @@ def _sentence(found: History) -> str:
     )
 
 
-CHECKS = ("data", "labels", "fallback", "missing", "unseen", "jump", "concept", "performance", DRIFT)
+CHECKS = tuple(check.name for check in registry.CHECKS)
 SHOWN = 200  # episodes in either table
 NAMED = 8  # runs of partitions, at most, whose most drifted column is named
 HEIGHTS = (2.4, 1.5, 1.5, 1.5, 2.3)  # inches

@@ -167,7 +167,7 @@ def revise(lake: Lake, use: UseCase, partition: str, change: Fault, known: str) 
     """
     rows = [row for row in lake.rows("validated_stops", {"partition": partition}) if row["revision"] == 0]
     own = {name: rows[0][name] for name in ("partition", "revision", "known_at")}
-    later = {**own, "revision": 1, "known_at": use.clock.local(known, use.sources["stops"].known)}
+    later = {**own, "revision": 1, "known_at": use.clock.local(known, use.sources["stops"].available_at)}
     new = [{**change({k: v for k, v in row.items() if k not in own}), **later} for row in rows]
     schema = schemas.validated_schema(use.sources["stops"])
     lake.publish(
@@ -261,10 +261,10 @@ def forget_history(lake: Lake) -> None:
 
 def watch(lake: Lake, use: UseCase, partition: str) -> State:
     """Publish what has come true by a partition, as its monitoring does, and return what there is then."""
-    seen = State(lake, use, partition)
-    if publish_performance(lake, use, seen):
-        seen.read(lake)
-    return seen
+    state = State(lake, use, partition)
+    if publish_performance(lake, use, state):
+        state.refresh(lake)
+    return state
 
 
 def state(lake: Lake) -> dict[str, str]:

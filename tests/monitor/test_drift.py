@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.monitor.checks import drift
-from include.monitor.checks.drift import LearnedColumn
+from include.monitor.reference import LearnedColumn
 from include.spec.stages import Monitoring
 from include.stats import drift_measures, profiles
 from include.stats.drift_measures import Binning
@@ -61,7 +61,7 @@ def test_noise_bounds_what_samples_of_one_distribution_reach() -> None:
     ]
     assert np.mean(found) == pytest.approx(9 * (1 / 900 + 1 / 5000), rel=0.1)
     beyond = np.mean(np.array(found) > drift.sampling_noise("psi", 10, 5000, 900))
-    assert 0 < beyond < 3 * drift.CHANCE
+    assert 0 < beyond < 3 * drift.ALPHA
 
 
 def test_an_own_window_is_compared_with_the_rest() -> None:
@@ -117,7 +117,7 @@ def test_few_rows_raise_no_alarm() -> None:
     assert drift.check_distribution("c", reference, profiled([5.0] * 300), 1, RULES).outcome == "alarm"
 
 
-@pytest.mark.parametrize("check", ["moved", "unseen", "missing"])
+@pytest.mark.parametrize("check", ["check_distribution", "check_unseen", "check_missing"])
 @pytest.mark.parametrize(
     ("reference", "values"),
     [
@@ -135,7 +135,7 @@ def test_odd_columns_are_judged_or_not_enough(check: str, reference: list[Any], 
     text = isinstance(next(v for v in like if v is not None), str)
     empty = [None if v is None else v for v in values]
     partition = profiled(empty if not text or any(empty) else [""])
-    arguments = (1, RULES) if check == "moved" else (RULES,)
+    arguments = (1, RULES) if check == "check_distribution" else (RULES,)
     found = getattr(drift, check)("c", column(reference), partition, *arguments)
     assert found.note.startswith("c")
     assert found.value is None or math.isfinite(found.value)

@@ -124,7 +124,7 @@ def test_a_partition_without_predictions_is_told_and_not_failed(
     assert "nothing was predicted" in ref.note
     [decided] = quick.rows("decisions")
     assert (decided["decision"], decided["cause"]) == ("alert", "")
-    assert "tells of data predictions" in decided["reason"]
+    assert "alerts data predictions" in decided["reason"]
 
 
 def test_before_the_first_promotion_nothing_can_be_judged(quick: Lake, use: UseCase, week: list[str]) -> None:
@@ -133,7 +133,7 @@ def test_before_the_first_promotion_nothing_can_be_judged(quick: Lake, use: UseC
     machines.readings(quick, use, partition)
     run(quick, use, [partition])
     assert found(quick, partition) == set()
-    assert {("drift", "features"), ("served_by", "predictions")} <= found(quick, partition, "not enough")
+    assert {("drift", "features"), ("fallback", "predictions")} <= found(quick, partition, "not enough")
     assert note(quick, partition, "drift") == "no model was promoted yet"
 
 
@@ -141,8 +141,8 @@ def test_a_lower_rung_is_an_alarm_with_its_reason(quick: Lake, use: UseCase, wee
     """A champion that can't be loaded leaves the partition to the prior, and the finding says why."""
     machines.promote(quick, "0" * 64, week[0], version="2")
     run(quick, use, week[:1])
-    assert ("served_by", "predictions") in found(quick, week[0])
-    assert "champion v2" in note(quick, week[0], "served_by")
+    assert ("fallback", "predictions") in found(quick, week[0])
+    assert "champion v2" in note(quick, week[0], "fallback")
     assert note(quick, week[0], "drift") == f"model {'0' * 12} left no reference"
 
 
@@ -432,7 +432,7 @@ def test_a_feature_without_a_profile_is_told(quick: Lake, use: UseCase, week: li
     left = [row for row in quick.rows("profiles", where) if row["column"] != "load"]
     quick.publish("profiles", pa.Table.from_pylist(left, schema=PROFILES), where)
     monitor(quick, use, week[0])
-    assert note_of(quick, week[0], "load") == "load isn't there"
+    assert note_of(quick, week[0], "load") == "load is missing from this partition"
     assert ("drift", "load") in found(quick, week[0], "not enough")
 
 

@@ -35,7 +35,7 @@ NIGHTS = 5
 def shorter(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
     """The machines, compared with a week."""
     folder = tmp_path_factory.mktemp("spec")
-    return machines.spec(folder, monitoring="{window: 3, report_rows: 200, jumps: {past: 7}}")
+    return machines.spec(folder, monitoring="{window: 3, report_rows: 200, sudden_changes: {past: 7}}")
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_one_odd_partition_is_no_alarm(lake: Lake, shorter: UseCase) -> None:
     partitions = lived(lake, shorter, {3: hotter})
     assert [jumped(lake, partition) for partition in partitions] == [set()] * NIGHTS
     (row,) = lake.rows("findings", {"partition": partitions[3], "check": "jump", "subject": "temp"})
-    assert "further than its limit" in row["note"]
+    assert "exceeds its limit" in row["note"]
 
 
 def test_the_order_of_the_partitions_makes_no_difference(
@@ -153,7 +153,7 @@ def test_predictions_of_a_lower_rung_are_no_jump(lake: Lake, shorter: UseCase) -
     (row,) = lake.rows("findings", {"partition": partitions[-1], "check": "jump", "subject": "prediction"})
     assert (row["outcome"], row["note"]) == (
         "not enough",
-        "prediction isn't this champion's in this partition",
+        "prediction isn't the champion's in this partition",
     )
 
 
@@ -186,7 +186,7 @@ def test_a_column_of_another_kind_is_not_compared(lake: Lake, tmp_path: Path) ->
     """A feature that was numeric in the training and is categorical now is told, and fails nothing."""
     (tmp_path / "spec").mkdir()
     features = "{spine: readings, lookback: 0, numeric: [temp, load], categorical: [kind, weekday]}"
-    rules = "{window: 3, report_rows: 200, jumps: {past: 7}}"
+    rules = "{window: 3, report_rows: 200, sudden_changes: {past: 7}}"
     other = machines.spec(tmp_path / "spec", features=features, monitoring=rules)
     partitions = lived(lake, other, {})
     (row,) = lake.rows("findings", {"partition": partitions[-1], "check": "jump", "subject": "weekday"})
