@@ -54,7 +54,7 @@ CHECKS = (
     MonitoringCheck("unseen", drift.check_unseen_values),
     # the declared false alarms of a year are counted over all columns
     MonitoringCheck(
-        "jump",
+        "sudden_change",
         sudden_changes.check_sudden_changes,
         quiet=_sudden_change_quiet,
         once_for_all_subjects=True,

@@ -100,7 +100,7 @@ def test_each_declared_cause_belongs_to_a_check() -> None:
     assert len({check.name for check in CHECKS}) == len(CHECKS)
 
 
-@pytest.mark.parametrize("check", ["missing", "unseen", "fallback", "data", "labels", "jump"])
+@pytest.mark.parametrize("check", ["missing", "unseen", "fallback", "data", "labels", "sudden_change"])
 def test_a_broken_feed_never_asks(use: UseCase, check: str) -> None:
     """What is learnt from a broken feed is as broken: a person is told instead."""
     decisions = told(use, [found(check)] * 3, when=tuple(CAUSES), consecutive=1)
@@ -156,7 +156,12 @@ def test_jumps_are_told_once_whichever_columns(use: UseCase) -> None:
     spec = use.model_copy(
         update={"monitoring": use.monitoring.model_copy(update={"sudden_changes": SuddenChanges(quiet=2)})}
     )
-    partitions = [found("jump", "temp"), found("jump", "load"), [], found("jump", "load")]
+    partitions = [
+        found("sudden_change", "temp"),
+        found("sudden_change", "load"),
+        [],
+        found("sudden_change", "load"),
+    ]
     assert [len(decision.alerts) for decision in told(spec, partitions)] == [1, 0, 0, 1]
 
 
@@ -275,7 +280,7 @@ def test_requests_after_a_demotion_hold_up_no_later_champion(use: UseCase) -> No
     assert decide(history, spec).cause == f"degraded-0123456789ab-{keys[1]}"
 
 
-ALARMING = ["data", "jump", "performance", "drift", "concept"]
+ALARMING = ["data", "sudden_change", "performance", "drift", "concept"]
 SUBJECTS = ["a", "b"]
 ALARMS = [*found("drift", "a"), *(f for check in ALARMING for s in SUBJECTS for f in found(check, s))]
 NIGHTS = st.lists(st.lists(st.sampled_from(ALARMS), unique=True), min_size=1, max_size=80)

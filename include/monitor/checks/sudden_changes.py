@@ -41,7 +41,7 @@ def check_sudden_changes(context: PartitionContext) -> list[Finding]:
     training, partitions = state.sudden_change_limits(partition), state.sudden_change_partitions(partition)
     if training is None or not partitions:
         note = "too few partitions before this one were scored" if training else NO_LIMITS
-        return [Finding("jump", "features", None, None, "not enough", note)]
+        return [Finding("sudden_change", "features", None, None, "not enough", note)]
     lake, champion = context.lake, context.champion
     by_champion = context.neighbors.served_by(context.model, partitions)
     feature_limits = _limits(lake, training["partition"], _fitted_model(training))
@@ -52,7 +52,7 @@ def check_sudden_changes(context: PartitionContext) -> list[Finding]:
         limit = (prediction_limits if is_prediction else feature_limits).get(name)
         if limit is None or (is_prediction and partition not in by_champion):
             note = f"{name} isn't the champion's in this partition" if limit else f"{name}: {NO_LIMITS}"
-            findings.append(Finding("jump", name, None, None, "not enough", note))
+            findings.append(Finding("sudden_change", name, None, None, "not enough", note))
             continue
         compared = by_champion if is_prediction else partitions
         profiles = {row["partition"]: row for row in context.neighbors.column_profiles(name, compared)}
@@ -103,15 +103,15 @@ def judge_sudden_change(name: str, past: PastCounts, rules: SuddenChanges) -> Fi
     elif len(past.counts) < rules.enough:
         note = f"{name}: {len(past.counts)} of the {rules.enough} partitions that a comparison needs"
     if note or past.counts is None or past.limit is None:
-        return Finding("jump", name, None, past.limit, "not enough", note)
+        return Finding("sudden_change", name, None, past.limit, "not enough", note)
     value, alarm = alarms.judge_newest(past.counts, past.limit, rules)
     if not np.isfinite(value):
         note = f"{name} has no rows in this partition or before it"
-        return Finding("jump", name, None, past.limit, "not enough", note)
+        return Finding("sudden_change", name, None, past.limit, "not enough", note)
     relation = "exceeds its limit against" if value > past.limit else "is like"
     if alarm:
         relation = "breaks with"
     text, bound = figure_and_limit(value, past.limit, 3)
     note = f"{name} {relation} the {len(past.counts) - rules.of} partitions before: {text}, limit "
     note += f"{bound} on {rules.partitions} of {rules.of} partitions"
-    return Finding("jump", name, value, past.limit, "alarm" if alarm else "ok", note)
+    return Finding("sudden_change", name, value, past.limit, "alarm" if alarm else "ok", note)
