@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from include.monitor.checks.drift import LearnedColumn, check_distribution
+from include.monitor.checks.drift import check_distribution
+from include.monitor.reference import LearnedColumn
 from include.spec.stages import Monitoring
 from include.stats import profiles
 from include.stats.drift_measures import Binning, measure_drift
@@ -52,7 +53,7 @@ def judged(sides: list[dict[str, profiles.Profile]]) -> list[str]:
     found = []
     for name, reference in sides[0].items():
         column = LearnedColumn(reference, Binning.of(reference))
-        measure_drift(column.cut, reference, sides[1][name])
+        measure_drift(column.binning, reference, sides[1][name])
         if check_distribution(name, column, sides[1][name], 1, Monitoring()).outcome == "alarm":
             found.append(name)
     return found

@@ -17,7 +17,7 @@ from evergreen.assets import product
 from evergreen.deadline import due
 from evergreen.defaults import arguments, partition_field, scheduled
 from evergreen.operators.ingest import IngestOperator
-from evergreen.operators.monitor import AlertOperator, AskTrainingOperator, MonitorOperator
+from evergreen.operators.monitor import AlertOperator, MonitorOperator, RequestTrainingOperator
 from evergreen.operators.partition import CheckPartitionOperator
 from evergreen.operators.rollout import AdvanceOperator
 from evergreen.operators.score import ScoreOperator
@@ -57,7 +57,7 @@ def batch(spec: UseCase) -> DAG:
             )
             # also for a partition that could not be scored, whose `watch` fails
             alert = AlertOperator(task_id="alert", usecase=spec.name, trigger_rule="all_done")
-            watch >> [AskTrainingOperator(task_id="ask_training", usecase=spec.name), alert]
+            watch >> [RequestTrainingOperator(task_id="ask_training", usecase=spec.name), alert]
         with TaskGroup("rollout") as rollout:
             AdvanceOperator(
                 task_id="advance",

@@ -1,6 +1,8 @@
-"""Tell a partition's alerts, once to each of those declared: what is said, who was told, and the webhook.
+"""Alerts: the message of a partition, exactly-once sending to each recipient, and the webhook channels.
 
-What a connection answers, and its address, may hold a secret: no message here repeats them.
+A recipient is an Airflow connection. `plugins/evergreen/alert_channels.py` maps each type of connection to
+the function that sends. A connection's address and a server's answer may hold a secret, so no error message
+here repeats them.
 """
 
 from __future__ import annotations
@@ -19,35 +21,35 @@ from include.spec import UseCase
 from include.storage.lake import Lake
 
 Message = dict[str, Any]
-TIMEOUT = (5, 15)  # seconds to connect, and between two bytes of the answer
-PLACE = "state/alerts"
-# what a claim to send a message holds; a process that was killed while it sent leaves an empty one
+TIMEOUT = (5, 15)  # seconds to connect, and between two bytes of the response
+CLAIMS = "state/alerts"
+# the content of a claim to send a message; a process that was killed while sending leaves it empty
 FAILED, NOTIFIED = b"failed", b"notified"
 
 
-def message(usecase: str, decided: dict[str, Any], report: str) -> Message:
-    """Return what a partition tells, empty where its decision tells nothing.
+def message(usecase: str, decision: dict[str, Any], report: str) -> Message:
+    """Return the message of a partition's alerts, empty if its decision has none.
 
     Parameters
     ----------
-    decided : the partition's row of `decisions`.
+    decision : the partition's row of `decisions`.
     report : the address of the partition's report.
     """
-    findings = json.loads(decided.get("alerts") or "[]")
-    if not findings:
+    alerts = json.loads(decision.get("alerts") or "[]")
+    if not alerts:
         return {}
     return {
         "usecase": usecase,
-        "partition": decided["partition"],
-        "decision": decided["decision"],
-        "sentence": f"{usecase} {decided['partition']}: {decided['reason']}",
-        "findings": findings,
+        "partition": decision["partition"],
+        "decision": decision["decision"],
+        "sentence": f"{usecase} {decision['partition']}: {decision['reason']}",
+        "findings": alerts,
         "report": report,
     }
 
 
 def overdue_message(lake: Lake, spec: UseCase, partition: str, page: str) -> Message:
-    """Return what is told when a partition's predictions were due, empty where they are published.
+    """Return the message for overdue predictions, empty if they are published.
 
     Parameters
     ----------
@@ -56,74 +58,76 @@ def overdue_message(lake: Lake, spec: UseCase, partition: str, page: str) -> Mes
     if lake.rows("partitions", {"product": "predictions", "partition": partition, "outcome": "published"}):
         return {}
     note = f"no predictions by {spec.scoring.deadline} {spec.schedule.timezone}, when they were due"
-    late = {"check": "deadline", "subject": "predictions", "value": None, "threshold": None, "note": note}
+    overdue = {"check": "deadline", "subject": "predictions", "value": None, "threshold": None, "note": note}
     return {
         "usecase": spec.name,
         "partition": partition,
         "decision": "alert",
         "sentence": f"{spec.name} {partition}: {note}",
-        "findings": [late],
+        "findings": [overdue],
         "report": page,
     }
 
 
-def message_lines(said: Message) -> list[str]:
+def message_lines(message: Message) -> list[str]:
     """Return a message as lines of text: the sentence, each finding, the report's address."""
-    found = [f"{one['check']} {one['subject']}: {one['note']}" for one in said["findings"]]
-    return [said["sentence"], *found, said["report"]]
+    findings = [f"{item['check']} {item['subject']}: {item['note']}" for item in message["findings"]]
+    return [message["sentence"], *findings, message["report"]]
 
 
 def send_alerts(
-    lake: Lake, said: Message, to: Sequence[str], send: Callable[[str, Message], None]
+    lake: Lake, message: Message, recipients: Sequence[str], send: Callable[[str, Message], None]
 ) -> dict[str, str]:
-    """Send a message to each that hasn't had it, and return what became of it; nothing is raised.
+    """Send a message to each recipient that hasn't received it, and return the outcome by recipient.
+
+    Nothing is raised: an outcome is ``sent``, ``already sent``, or ``failed: `` with the reason.
 
     Parameters
     ----------
-    to : names of connections.
+    recipients : names of connections.
     send : sends to one of them, or raises.
     """
-    what = f"{PLACE}/{said['partition']}-{digest_json(said['findings'])[:12]}"
-    became = {}
-    for name in to:
-        claim = _claim(lake, f"{what}/{name}")
+    prefix = f"{CLAIMS}/{message['partition']}-{digest_json(message['findings'])[:12]}"
+    outcomes = {}
+    for name in recipients:
+        claim = _claim(lake, f"{prefix}/{name}")
         if not claim:
-            became[name] = "told before"
+            outcomes[name] = "already sent"
             continue
         try:
-            send(name, said)
-            became[name] = "told"
+            send(name, message)
+            outcomes[name] = "sent"
         except EvergreenError as error:
-            became[name] = f"failed: {error}"
-        except Exception as error:  # an alert that can't be sent is no reason to fail a partition
-            became[name] = f"failed: {type(error).__name__}"
-        lake.replace(claim, NOTIFIED if became[name] == "told" else FAILED)
-    return became
+            outcomes[name] = f"failed: {error}"
+        except Exception as error:  # a failed alert must not fail the partition
+            outcomes[name] = f"failed: {type(error).__name__}"
+        lake.replace(claim, NOTIFIED if outcomes[name] == "sent" else FAILED)
+    return outcomes
 
 
 def notified(lake: Lake, partitions: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
-    """Return for each partition that sent something the recipients, by the newest try of each message.
+    """Return the recipients of each partition that sent something, by the newest attempt of each message.
 
-    Each comes with ``notified``, ``failed``, or ``not confirmed`` where the sender was killed.
+    Each comes with ``notified``, ``failed``, or ``not confirmed`` if the sender was killed.
     """
     newest: dict[tuple[str, str], int] = {}
-    for key in lake.keys(PLACE):
-        message, _, claim = key.removeprefix(f"{PLACE}/").partition("/")
+    for key in lake.keys(CLAIMS):
+        message_id, _, claim = key.removeprefix(f"{CLAIMS}/").partition("/")
         recipient, _, number = claim.rpartition("-")
-        if message.rpartition("-")[0] in partitions:
-            newest[message, recipient] = max(int(number), newest.get((message, recipient), 0))
+        if message_id.rpartition("-")[0] in partitions:
+            newest[message_id, recipient] = max(int(number), newest.get((message_id, recipient), 0))
     recipients: dict[str, set[tuple[str, str]]] = {}
-    for (message, recipient), latest in newest.items():
-        content = lake.get(f"{PLACE}/{message}/{recipient}-{latest}")
+    for (message_id, recipient), attempt in newest.items():
+        content = lake.get(f"{CLAIMS}/{message_id}/{recipient}-{attempt}")
         outcome = content.decode() if content else "not confirmed"
-        recipients.setdefault(message.rpartition("-")[0], set()).add((recipient, outcome))
+        recipients.setdefault(message_id.rpartition("-")[0], set()).add((recipient, outcome))
     return {partition: sorted(pairs) for partition, pairs in recipients.items()}
 
 
-def _claim(lake: Lake, place: str) -> str:
-    """Return the key of this caller's try, empty where one before it told, or is telling."""
+def _claim(lake: Lake, prefix: str) -> str:
+    """Return the key of this caller's attempt, empty if an earlier one succeeded or is still sending."""
     for number in count():
-        key = f"{place}-{number}"
+        key = f"{prefix}-{number}"
         if lake.create(key, b""):
             return key
         if lake.get(key) != FAILED:
@@ -131,41 +135,52 @@ def _claim(lake: Lake, place: str) -> str:
     return ""
 
 
-def post_webhook(endpoint: Endpoint, said: Message, slack: bool = False) -> None:
-    """Post a message to a webhook as JSON, or in Slack's form.
+def post_json(endpoint: Endpoint, message: Message) -> None:
+    """Post a message to a webhook as JSON.
 
     Parameters
     ----------
     endpoint : its ``uri`` is the whole address. The password is sent as a bearer token, or with the login as
-        basic authentication; for Slack it is the rest of the address.
+        basic authentication.
     """
+    if endpoint.login:
+        _post(endpoint, endpoint.uri, message, auth=(endpoint.login, endpoint.password))
+    elif endpoint.password:
+        _post(endpoint, endpoint.uri, message, headers={"Authorization": f"Bearer {endpoint.password}"})
+    else:
+        _post(endpoint, endpoint.uri, message)
+
+
+def post_slack(endpoint: Endpoint, message: Message) -> None:
+    """Post a message to a Slack webhook as text.
+
+    Parameters
+    ----------
+    endpoint : its ``uri`` is the address, which the password completes.
+    """
+    address = endpoint.uri + (f"/{endpoint.password}" if endpoint.password else "")
+    _post(endpoint, address, {"text": _escape_slack("\n".join(message_lines(message)))})
+
+
+def _post(endpoint: Endpoint, address: str, body: dict[str, Any], **arguments: Any) -> None:
     if not endpoint.uri.startswith(("http://", "https://")):
         raise SettingError(
             f"connection {endpoint.name}",
-            required="a host with the whole address, from http:// or https:// on",
-            found="none",
+            required="a host with the whole address, starting with http:// or https://",
+            found="a host without it" if endpoint.uri else "no host",
             remedy="put the webhook's address into the connection's host",
         )
-    address, body, headers = endpoint.uri, said, {}
-    if slack:
-        address += f"/{endpoint.password}" if endpoint.password else ""
-        body = {"text": _plain("\n".join(message_lines(said)))}
-    elif endpoint.password and not endpoint.login:
-        headers = {"Authorization": f"Bearer {endpoint.password}"}
-    basic = (endpoint.login, endpoint.password) if endpoint.login and not slack else None
     try:
-        answer = requests.post(
-            address, json=body, headers=headers, auth=basic, timeout=TIMEOUT, allow_redirects=False
-        )
-        found = f"status {answer.status_code}"
+        response = requests.post(address, json=body, timeout=TIMEOUT, allow_redirects=False, **arguments)
+        found = f"status {response.status_code}"
     except requests.RequestException as error:  # its text has the address, which for Slack is the secret
-        answer, found = None, type(error).__name__
-    if answer is None or not answer.ok or answer.is_redirect:
+        response, found = None, type(error).__name__
+    if response is None or not response.ok or response.is_redirect:
         raise SourceUnavailable(
-            f"connection {endpoint.name}", required="a webhook that takes it", found=found
+            f"connection {endpoint.name}", required="a webhook that accepts the message", found=found
         ) from None
 
 
-def _plain(text: str) -> str:
-    """Return a text that Slack shows as it is."""
+def _escape_slack(text: str) -> str:
+    """Return a text that Slack shows literally."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,9 +1,8 @@
-"""What each model lost on a partition that it served, as sums.
+"""The realized loss of each model on each partition that it served, beside a baseline's on the same rows.
 
-They add up to any partitions, and pair by partition.
-
-Beside the loss stands a baseline's on the same rows: the deployed one's, which is what the ladder would serve
-next, or the training prior's where none is deployed or it can't predict.
+Losses are stored as sums, so they add up over any partitions and pair by partition. The baseline is the
+deployed one, which is the next fallback step. It is the training prior if no baseline is deployed or the
+deployed one can't predict.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from include.storage.lake import Lake
 
 LOSSES = "losses"
 PRIOR = "prior"
-OTHER = "_of_baseline"  # after a column's name: what the baseline predicted, beside the served one
+BASELINE_SUFFIX = "_of_baseline"  # after an output's name: the baseline's prediction
 Array = NDArray[np.float64]
 
 
@@ -43,9 +42,9 @@ class LossSeries:
     partitions : shape (n,).
     rows : labelled rows that the model served.
     loss, baseline : sums of the objective's loss, of the model and of the baseline on the same rows.
-    expected : sum of the loss that the model's own probabilities expect; NaN where it has none.
+    expected : sum of the loss that the model's own probabilities imply; NaN for a regression.
     observed, predicted : sums of the target and of the predictions.
-    against : who the baseline is, as ``baseline v3`` or ``prior``.
+    against : the baseline, as ``baseline v3`` or ``prior``.
     """
 
     partitions: tuple[str, ...]
@@ -59,10 +58,10 @@ class LossSeries:
 
 
 def loss_series(lake: Lake, champion: Mapping[str, Any], partition: str) -> LossSeries:
-    """Return the sums of a champion's matured partitions since it serves, as known on a partition."""
+    """Return the losses of a champion's matured partitions since it serves, as known on a partition."""
     newest: dict[str, Row] = {}
-    found = lake.rows(LOSSES, {"model": champion["model"]})
-    for row in sorted(found, key=lambda row: (str(row["partition"]), str(row["known"]))):
+    published = lake.rows(LOSSES, {"model": champion["model"]})
+    for row in sorted(published, key=lambda row: (str(row["partition"]), str(row["known"]))):
         if row["known"] <= partition and row["partition"] >= champion["effective"] and row["rows"]:
             newest[row["partition"]] = row
     rows = list(newest.values())
@@ -71,65 +70,74 @@ def loss_series(lake: Lake, champion: Mapping[str, Any], partition: str) -> Loss
     return LossSeries(tuple(newest), **columns, against=tuple(row["against"] for row in rows))
 
 
-def baseline_losses(
+def baseline_predictions(
     lake: Lake, spec: UseCase, partitions: Sequence[str]
 ) -> tuple[pa.Table | None, dict[str, str]]:
-    """Return what the baseline that was deployed on each partition says of its rows.
+    """Return the predictions of the baseline deployed on each partition, and its name by partition.
 
-    And who that is by partition.
-
-    The features are made anew as each partition saw them. A partition that isn't there has the prior.
+    The features are rebuilt point-in-time for each partition. A partition that isn't in the result has only
+    the prior.
     """
-    keys, rows = [*spec.key, "partition"], ledger.switches(lake)
-    by: dict[str, list[str]] = {}
-    who: dict[str, str] = {}
+    keys, switches = [*spec.key, "partition"], ledger.switches(lake)
+    by_model: dict[str, list[str]] = {}
+    names: dict[str, str] = {}
     for partition in partitions:
-        deployed = ledger.serving_of(rows, partition).baseline
+        deployed = ledger.serving_of(switches, partition).baseline
         if deployed is not None:
-            by.setdefault(str(deployed["model"]), []).append(partition)
-            who[partition] = f"baseline v{deployed['version']}"
+            by_model.setdefault(str(deployed["model"]), []).append(partition)
+            names[partition] = f"baseline v{deployed['version']}"
     parts = []
-    for digest, some in by.items():
-        seen = features(lake, spec, some)
+    for digest, served in by_model.items():
+        rows = features(lake, spec, served)
         try:
-            values = artifacts.predict(artifacts.load_model(lake, digest), seen, spec)
+            values = artifacts.predict(artifacts.load_model(lake, digest), rows, spec)
         except ModelError:
             continue
-        part = seen.select(keys)
+        part = rows.select(keys)
         for name, column in outputs.to_columns(spec, values).items():
-            part = part.append_column(name + OTHER, column)
+            part = part.append_column(name + BASELINE_SUFFIX, column)
         parts.append(part)
-    made = pa.concat_tables(parts) if parts else None
-    there = set() if made is None else set(made["partition"].unique().to_pylist())
-    return made, {partition: name for partition, name in who.items() if partition in there}
+    if not parts:
+        return None, {}
+    predictions = pa.concat_tables(parts)
+    predicted = set(predictions["partition"].unique().to_pylist())
+    return predictions, {partition: name for partition, name in names.items() if partition in predicted}
 
 
 def losses_of_partition(
-    spec: UseCase, both: pa.Table, known: str, prior: Constant, made: pa.Table | None, who: Mapping[str, str]
+    spec: UseCase,
+    labelled: pa.Table,
+    known: str,
+    prior: Constant,
+    baseline: pa.Table | None,
+    baseline_names: Mapping[str, str],
 ) -> pa.Table:
     """Return a partition's rows of `losses`, one for each model that served.
 
     Parameters
     ----------
-    both : the partition's predictions beside the target, null where there is no label.
-    prior : what is predicted where no baseline is deployed.
-    made, who : what `rivals` gave.
+    labelled : the partition's predictions beside the target, null for rows without a label.
+    known : the partition as of which the labels are known.
+    prior : the constant that is predicted if no baseline is deployed.
+    baseline, baseline_names : the result of `baseline_predictions`.
     """
-    partition, target = both["partition"][0].as_py(), spec.problem.target
-    if partition in who and made is not None:
-        mine = made.filter(pc.equal(made["partition"], partition))
-        both = both.join(mine, [*spec.key, "partition"], join_type="left outer")
-        both = both.sort_by([(name, "ascending") for name in spec.key])
+    partition, target = labelled["partition"][0].as_py(), spec.problem.target
+    if partition in baseline_names and baseline is not None:
+        predictions = baseline.filter(pc.equal(baseline["partition"], partition))
+        labelled = labelled.join(predictions, [*spec.key, "partition"], join_type="left outer")
+        labelled = labelled.sort_by([(name, "ascending") for name in spec.key])
     else:
         for name in spec.problem.outputs:
-            both = both.append_column(name + OTHER, pa.nulls(both.num_rows, pa.float64()))
-    both = both.filter(both[target].is_valid())
-    against = who.get(partition, PRIOR) if not both[spec.problem.outputs[0] + OTHER].null_count else PRIOR
+            nulls = pa.nulls(labelled.num_rows, pa.float64())
+            labelled = labelled.append_column(name + BASELINE_SUFFIX, nulls)
+    labelled = labelled.filter(labelled[target].is_valid())
+    incomplete = labelled[spec.problem.outputs[0] + BASELINE_SUFFIX].null_count
+    against = PRIOR if incomplete else baseline_names.get(partition, PRIOR)
     rows = []
-    for (model, version), part in _served(both):
+    for (model, version), part in _by_model(labelled):
         actual, predicted = part[target].to_numpy(), outputs.from_columns(spec, part)
         constant = outputs.repeat_constant(prior, len(actual))
-        other = constant if against == PRIOR else outputs.from_columns(spec, part, OTHER)
+        other = constant if against == PRIOR else outputs.from_columns(spec, part, BASELINE_SUFFIX)
         rows.append({
             "partition": partition, "known": known, "model": model, "version": version, "rows": len(actual),
             "loss": float(row_losses(spec.gate.objective, actual, predicted).sum()),
@@ -143,10 +151,10 @@ def losses_of_partition(
 
 
 def expected_own_loss(spec: UseCase, predicted: Array) -> float | None:
-    """Return the sum of the loss that probabilities expect of themselves, None of a kind without any.
+    """Return the sum of the losses that probabilities imply, None for a regression.
 
-    A row that is 1 with probability p loses p L(1, p) + (1 - p) L(0, p): its entropy for the log loss,
-    p (1 - p) for Brier's.
+    A row that is 1 with probability p is expected to lose p L(1, p) + (1 - p) L(0, p): its entropy for the
+    log loss, and p (1 - p) for the Brier score.
     """
     if spec.problem.classes:
         places = enumerate(predicted.T)
@@ -156,12 +164,14 @@ def expected_own_loss(spec: UseCase, predicted: Array) -> float | None:
         )
     if spec.problem.kind != "binary":
         return None
-    one, none = (row_losses(spec.gate.objective, np.full_like(predicted, v), predicted) for v in (1.0, 0.0))
-    return float((predicted * one + (1 - predicted) * none).sum())
+    positive, negative = (
+        row_losses(spec.gate.objective, np.full_like(predicted, label), predicted) for label in (1.0, 0.0)
+    )
+    return float((predicted * positive + (1 - predicted) * negative).sum())
 
 
-def _served(rows: pa.Table) -> list[tuple[tuple[str, str], pa.Table]]:
-    """Return the rows of each model that served, constants aside."""
+def _by_model(rows: pa.Table) -> list[tuple[tuple[str, str], pa.Table]]:
+    """Return the rows by model and version; rows of a constant have no model and are left out."""
     pairs = zip(rows["model"].to_pylist(), rows["version"].to_pylist(), strict=True)
-    found = sorted({(model, version) for model, version in pairs if model})
-    return [(pair, rows.filter(pc.equal(rows["model"], pair[0]))) for pair in found]
+    models = sorted({(model, version) for model, version in pairs if model})
+    return [(pair, rows.filter(pc.equal(rows["model"], pair[0]))) for pair in models]

@@ -1,224 +1,142 @@
-"""Monitor one partition: what its data and its matured labels say, and what is to be done about it.
+"""The monitor stage: run every check on one partition, publish the findings, and decide what follows.
 
-Nothing here fails the partition: what can't be judged is *not enough*, and says why. Findings first, then the
-report and the row in `partitions`, the decision last; a rerun, or a partition done late, leaves what order
-would.
+Nothing here fails the partition. A check that can't judge reports *not enough* with the reason. The findings
+are published first, then the report and the row in `partitions`, and the decision last. A rerun is
+idempotent, and partitions monitored out of order lead to the same tables.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from include.errors import EvergreenError
-from include.monitor import estimates, findings, performance, policy, reference, report
-from include.monitor.checks import concept, degradation, drift, labels, sudden_changes
-from include.monitor.checks.sudden_changes import Neighbors
-from include.monitor.findings import Finding
+from include.monitor import estimates, report
+from include.monitor.checks import drift
+from include.monitor.context import PartitionContext
+from include.monitor.findings import Finding, findings_table
 from include.monitor.performance import completion_row, publish_performance
-from include.monitor.policy import Decision
-from include.monitor.reference import Reference
+from include.monitor.policy import Decision, publish_decisions
+from include.monitor.registry import CHECKS, run_checks
 from include.monitor.state import PRODUCT, State
 from include.references import Ref
 from include.spec import UseCase
-from include.stats import profiles
 from include.storage import schemas
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
 
-WRITTEN = {
+# the tables that one monitored partition writes, by product, and the order of their rows
+TABLES = {
     PRODUCT: ("findings", schemas.FINDINGS, ("check", "subject")),
-    sudden_changes.PRODUCT: ("drift", schemas.DRIFT, ("column", "measure")),
+    drift.PRODUCT: ("drift", schemas.DRIFT, ("column", "measure")),
     estimates.PRODUCT: ("estimates", schemas.ESTIMATES, ("metric",)),
 }
-PASSES = 100  # far more than there are partitions that one reaches
+MAX_ATTEMPTS = 100  # far more than the number of later partitions that one affects
 
 
 def monitor(lake: Lake, spec: UseCase, partition: str) -> Ref:
-    """Publish the partition's findings and decision, and again those of later partitions that depend on it.
+    """Publish the partition's findings and decision, and repeat later partitions that depend on it.
 
     Returns
     -------
     Ref
-        of the partition's rows in `findings`; its note is the sentence a person reads.
+        of the partition's rows in `findings`; its note is a sentence for people.
     """
     state = State(lake, spec, partition)
-    judged = False
-    # each pass does one partition and reads again what there is by then: a run beside it may have changed it
-    for _ in range(PASSES):
+    is_monitored = False
+    # Each attempt publishes one partition and reads the state again, which a concurrent run may have changed.
+    for _ in range(MAX_ATTEMPTS):
         if publish_performance(lake, spec, state):
-            state.read(lake)
-        due = [key for key in (partition, *state.later) if state.stale(key)]
-        if judged and not due and not _torn(lake, partition, state):
+            state.refresh(lake)
+        stale = [key for key in (partition, *state.later) if state.stale(key)]
+        if is_monitored and not stale and _is_consistent(lake, partition, state):
             row = state.partition_row(PRODUCT, partition)
             assert row is not None
-            said = f"{row['note']}; {_ask(policy.publish_decisions(lake, spec, partition))}"
-            return Ref(f"{lake.uri}/tables/findings", partition, row["digest"], row["rows"], said)
-        _publish(lake, spec, due[0] if judged and due else partition, state)
-        judged = True
-        state.read(lake)
+            note = f"{row['note']}; {_decision_note(publish_decisions(lake, spec, partition))}"
+            return Ref(f"{lake.uri}/tables/findings", partition, row["digest"], row["rows"], note)
+        _publish(PartitionContext(lake, spec, state, stale[0] if is_monitored and stale else partition))
+        is_monitored = True
+        state.refresh(lake)
     raise EvergreenError(
         f"{spec.name}/monitor/{partition}",
-        required="inputs that hold still",
-        found="others that change them each time they are read",
-        remedy="run it again when the runs of its neighbours have ended",
+        required="stable inputs",
+        found=f"inputs that changed during each of {MAX_ATTEMPTS} attempts",
+        remedy="run it again when the runs of neighboring partitions have ended",
     )
 
 
-def _torn(lake: Lake, partition: str, state: State) -> bool:
-    """Tell whether findings or measures aren't those of their row: two runs at once wrote them crosswise."""
-    for product, (table, schema, order) in WRITTEN.items():
+def _is_consistent(lake: Lake, partition: str, state: State) -> bool:
+    """Return whether each table's rows match their row in `partitions`; concurrent runs may interleave."""
+    for product, (table, schema, order) in TABLES.items():
         row, stored = state.partition_row(product, partition), lake.read(table, {"partition": partition})
         if row is None or stored is None:
-            return True
+            return False
         rows = stored.sort_by([(name, "ascending") for name in order]).select(schema.names)
         if digest_table(rows) != str(row["digest"]):
-            return True
-    return False
+            return False
+    return True
 
 
-def _publish(lake: Lake, spec: UseCase, partition: str, state: State) -> None:
-    inputs = state.inputs(partition)
-    champion = state.model(partition)
-    window = state.window(partition)
-    looked = sudden_changes.read_neighbors(lake, spec, state, partition)
-    learnt = reference.read(lake, spec, state.champion(partition))
-    current = [row for row in looked.served if row["partition"] == partition]
-    rows = {
-        p: r for p in (*spec.sources, "predictions") if (r := state.partition_row(p, partition)) is not None
-    }
-    found = [*findings.check_data(spec, partition, rows), findings.check_fallback_share(current, champion)]
-    seen = sudden_changes.comparison_windows(spec, state, partition, looked)
-    found += check_drift(spec, partition, state, learnt, seen, looked)
-    found += sudden_changes.check_sudden_changes(lake, spec, partition, state, looked)
-    found += labels.check_labels(lake, spec, partition, state)
-    found += performance.check_recent_performance(lake, spec, partition, state)
-    found += degradation.check_performance(lake, spec, partition, state)
-    found += concept.check_concept(lake, spec, partition, state)
-    estimates.publish_estimates(
-        lake, spec, partition, state, [*found, *check_unfamiliar(spec, partition, learnt, seen)], inputs
-    )
-    table = findings.findings_table(partition, found)
+def _publish(context: PartitionContext) -> None:
+    """Run the checks of one partition and publish its estimates, findings, drift measures and report."""
+    lake, spec, partition = context.lake, context.spec, context.partition
+    findings = run_checks(context)
+    estimates.publish_estimates(context, findings)
+    table = findings_table(partition, findings)
     lake.publish("findings", table, {"partition": partition})
-    compared = sudden_changes.drift_table(partition, learnt, seen)
-    lake.publish("drift", compared, {"partition": partition})
-    said = f"{compared.num_rows} measures of {len(seen)} columns"
-    _mark(lake, completion_row(spec, sudden_changes.PRODUCT, partition, compared, inputs, said))
-    before, measured = (
-        state.partition_row(product, partition) for product in (PRODUCT, sudden_changes.PRODUCT)
+    measures = drift.drift_table(partition, context.reference, context.window_profiles)
+    lake.publish("drift", measures, {"partition": partition})
+    note = f"{measures.num_rows} measures of {len(context.window_profiles)} columns"
+    _complete(lake, completion_row(spec, drift.PRODUCT, partition, measures, context.inputs, note))
+    if not _is_report_current(context, table, measures):
+        report.draw_drift_report(context, findings, measures)
+    _complete(lake, completion_row(spec, PRODUCT, partition, table, context.inputs, findings_note(findings)))
+
+
+def _complete(lake: Lake, row: dict[str, Any]) -> None:
+    """Publish a product's row in `partitions`, which marks it as complete."""
+    table = pa.Table.from_pylist([row], schema=schemas.PARTITIONS)
+    lake.publish("partitions", table, {"product": row["product"], "partition": row["partition"]})
+
+
+def _is_report_current(context: PartitionContext, findings: pa.Table, measures: pa.Table) -> bool:
+    """Return whether the page that is already drawn shows the same findings, measures and window."""
+    previous = context.state.partition_row(PRODUCT, context.partition)
+    previous_measures = context.state.partition_row(drift.PRODUCT, context.partition)
+    return (
+        previous is not None
+        and previous_measures is not None
+        and previous["digest"] == digest_table(findings)
+        and previous_measures["digest"] == digest_table(measures)
+        and _report_inputs(json.loads(previous["inputs"])) == _report_inputs(dict(context.inputs))
     )
-    drawn = before is not None and before["digest"] == digest_table(table)
-    drawn &= measured is not None and measured["digest"] == digest_table(compared)
-    if before is None or not drawn or _window(before["inputs"]) != _window(json.dumps(inputs)):
-        report.draw_drift_report(lake, spec, partition, window, learnt, found, compared)
-    _mark(lake, completion_row(spec, PRODUCT, partition, table, inputs, findings_note(found)))
 
 
-def _mark(lake: Lake, row: dict[str, Any]) -> None:
-    done = pa.Table.from_pylist([row], schema=schemas.PARTITIONS)
-    lake.publish("partitions", done, {"product": row["product"], "partition": row["partition"]})
+def _report_inputs(inputs: dict[str, str]) -> dict[str, str]:
+    """Return the part of a partition's inputs that the report may depend on."""
+    return {k: v for k, v in inputs.items() if k.startswith(("predictions/", "champion/"))}
 
 
-def _window(inputs: str) -> dict[str, str]:
-    """Return the part of a partition's inputs that the report is drawn from, and a little more."""
-    return {k: v for k, v in json.loads(inputs).items() if k.startswith(("predictions/", "champion/"))}
-
-
-def check_drift(
-    spec: UseCase,
-    partition: str,
-    state: State,
-    learnt: Reference | None,
-    seen: Mapping[str, Sequence[Mapping[str, Any]]],
-    looked: Neighbors,
-) -> list[Finding]:
-    """Compare the window with the reference by column; a broken feed is looked for in the partition alone.
-
-    Parameters
-    ----------
-    seen : each column's profiles over its window.
-    looked : what the partition looks at, from which it is told what is new in it.
-    """
-    champion = state.model(partition)
-    if learnt is None or partition not in state.window(partition):
-        why = "no model was promoted yet" if not champion else f"model {champion[:12]} left no reference"
-        why = why if learnt is None else "nothing was predicted for this partition"
-        return [Finding("drift", "features", None, None, "not enough", why)]
-    found = []
-    for name, of in seen.items():
-        label, column = name == spec.problem.target, learnt.columns.get(name)
-        # labels are of the partitions that have matured, so of this partition there are none yet
-        last = [row for row in of if label or row["partition"] == partition]
-        if why := _unfit(name, column, of, last, spec.problem.outputs):
-            found.append(Finding("drift", name, None, None, "not enough", f"{name} {why}"))
-            continue
-        assert column is not None
-        window, current = profiles.merge_profiles(of)[name], profiles.merge_profiles(last)[name]
-        width = len({row["partition"] for row in of})
-        found.append(drift.check_distribution(name, column, window, width, spec.monitoring))
-        if name not in spec.problem.outputs and not label:
-            found.append(drift.check_missing(name, column, current, spec.monitoring))
-            lately = looked.of(name, state.lately(partition))
-            found.append(drift.check_unseen(name, column, current, spec.monitoring, lately))
-    return found
-
-
-def check_unfamiliar(
-    spec: UseCase, partition: str, learnt: Reference | None, seen: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> list[Finding]:
-    """Say of each feature whether the partition has what the champion never learnt, however usual by now."""
-    found: list[Finding] = []
-    if learnt is None:
-        return found
-    for name in spec.features.columns:
-        column, last = (
-            learnt.columns.get(name),
-            [row for row in seen.get(name, ()) if row["partition"] == partition],
-        )
-        if column is not None and not _unfit(name, column, last, last, spec.problem.outputs):
-            found.append(
-                drift.check_unseen(name, column, profiles.merge_profiles(last)[name], spec.monitoring)
-            )
-    return found
-
-
-def _unfit(
-    name: str,
-    column: drift.LearnedColumn | None,
-    of: Sequence[Mapping[str, Any]],
-    last: Sequence[Mapping[str, Any]],
-    outputs: Sequence[str],
-) -> str:
-    """Return why a column can't be compared, empty where it can."""
-    if not last:
-        return "isn't this champion's in this partition" if name in outputs else "isn't there"
-    if column is None:
-        return "has no reference"
-    kinds = sorted({row["kind"] for row in of} - {column.profile.kind})
-    return f"is {kinds[0]} and was {column.profile.kind} in the reference" if kinds else ""
-
-
-def findings_note(found: Sequence[Finding]) -> str:
-    """Return what a partition found in a sentence."""
+def findings_note(findings: Sequence[Finding]) -> str:
+    """Return a partition's findings as a sentence: the alarms, the share without drift, the performance."""
     parts = []
-    for check in ("data", "labels", "fallback", "concept", "missing", "unseen", "jump", "drift"):
-        alarms = sorted(f.subject for f in found if f.check == check and f.outcome == "alarm")
-        if alarms:
-            shown = ", ".join(alarms[:4]) + (", …" if len(alarms) > 4 else "")
-            parts.append(f"{check}: {shown}")
-    drift = [f for f in found if f.check == "drift"]
-    judged = sum(f.outcome != "not enough" for f in drift)
-    steady = sum(f.outcome == "ok" for f in drift)
-    parts.append(f"{steady} of {judged} columns without drift" if judged else f"drift: {drift[0].note}")
-    parts += [f.note for f in found if f.check == "performance"][:1]
+    for check in CHECKS:
+        alarms = sorted(f.subject for f in findings if f.check == check.name and f.outcome == "alarm")
+        # performance has its own part, in alarm or not
+        if alarms and check.name != "performance":
+            parts.append(f"{check.name}: {', '.join(alarms[:4])}{', …' if len(alarms) > 4 else ''}")
+    columns = [finding for finding in findings if finding.check == "drift"]
+    judged = sum(finding.outcome != "not enough" for finding in columns)
+    without = sum(finding.outcome == "ok" for finding in columns)
+    parts.append(f"{without} of {judged} columns without drift" if judged else f"drift: {columns[0].note}")
+    parts += [finding.note for finding in findings if finding.check == "performance"][:1]
     return "; ".join(parts)
 
 
-def _ask(decision: Decision) -> str:
-    """Return what is to be done, for the end of a partition's sentence."""
+def _decision_note(decision: Decision) -> str:
     if decision.cause:
-        return f"asks for a training ({decision.reason})"
+        return f"requests a training ({decision.reason})"
     return decision.reason if decision.alerts else f"nothing to do ({decision.reason})"

@@ -1,10 +1,12 @@
-"""What a partition leads to: nothing, an alert, a training, a champion rolled back or served no more. Pure.
+"""The policy: what a partition's findings lead to, as a pure function of the findings and decisions so far.
 
-An alert is told once and again only after some quiet partitions, however many partitions find it. One bad
-partition is weather for a model; the same finding several partitions in a row is a cause, and asks for one
-training at a time. While a champion that stepped down has no successor, a training is asked for each week.
-Rolling back and stepping down are steps of `include.rollout` or of a person; the partition from which on one
-holds has it as its decision, and tells it.
+- An alarm leads to an alert. An alarm that persists is alerted again only after the quiet period.
+- One bad partition is no reason to train. The same alarm several partitions in a row is a cause, and requests
+  one training at a time. A demoted champion without a successor requests a training each week.
+- Rollback and demotion are steps of `include.rollout` or of a person. The partition from which such a step
+  takes effect has it as its decision, and alerts it.
+
+`decide` is the pure function; `publish_decisions` reads its history and publishes the result.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ import pyarrow as pa
 
 from include.errors import EvergreenError
 from include.monitor import findings
-from include.monitor.findings import Check, Finding
+from include.monitor.findings import Finding
+from include.monitor.registry import CHECKS, MonitoringCheck
 from include.monitor.state import PRODUCT
 from include.promote import ledger
 from include.promote.ledger import Row
@@ -30,26 +33,23 @@ from include.stats.intervals import partitions_needed
 from include.storage import schemas
 from include.storage.lake import Lake
 
-# A broken feed (missing, unseen, rung, data) is no cause: what is learnt from it would be as broken.
-CAUSES: dict[str, Check] = {"degraded": "performance", "drifted": "drift", "concept": "concept"}
-# Not drift: each season is far from what the model learnt.
-TOLD: tuple[Check, ...] = (
-    "data", "fallback", "labels", "missing", "unseen", "jump", "performance", "concept"
-)  # fmt: skip
+CAUSES = {check.cause: check.name for check in CHECKS if check.cause}
 MONTH = 30
-DEMOTED = "demoted"  # the kind of cause that no declaration is needed for
-WEEK = 7  # days between two trainings that a demotion asks for: by then there is other evidence
-Act = Literal["nothing", "alert", "retrain", "roll back", "stop serving"]  # the later, the weightier
+DEMOTED = "demoted"  # the cause that needs no entry under retraining.when
+WEEK = 7  # days between two trainings that a demotion requests: by then there is new evidence
+MAX_ATTEMPTS = 20  # at deciding on unchanged findings
+BACKWARD = (ledger.ROLLED_BACK, ledger.DEMOTED)
+Act = Literal["nothing", "alert", "retrain", "roll back", "stop serving"]  # in order of weight
 
 
 @dataclass(frozen=True)
 class AlertItem:
-    """One thing that a person is told.
+    """One item of an alert.
 
     Parameters
     ----------
-    check, subject, value, threshold, note : of the finding; of a switch of the champion, ``switch`` and the
-        version that serves.
+    check, subject, value, threshold, note : those of the finding. For a switch of the champion, ``check`` is
+        ``switch`` and ``subject`` the version that serves.
     """
 
     check: str
@@ -61,13 +61,13 @@ class AlertItem:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a partition decided, and why.
+    """The decision of a partition, and why.
 
     Parameters
     ----------
-    decision : the weightiest of what follows.
-    cause : the name under which a training is asked for, whatever the decision; empty where none is.
-    alerts : what a person is told.
+    decision : the weightiest act that follows.
+    cause : the name under which a training is requested, whatever the decision; empty if none is.
+    alerts : what to notify recipients of.
     """
 
     decision: Act
@@ -78,17 +78,17 @@ class Decision:
 
 @dataclass(frozen=True)
 class Demotion:
-    """A champion that stepped down and has no successor yet.
+    """The demotion of a champion that has no successor yet.
 
     Parameters
     ----------
-    since : the first partition on which it serves no more.
-    fitted : the last partition that it was fitted on, which its successor can't be judged on; empty if
+    since : the first partition that it no longer serves.
+    last_fitted : the last partition that it was fitted on, on which its successor can't be judged; empty if
         unknown.
     """
 
     since: str
-    fitted: str = ""
+    last_fitted: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,73 +97,79 @@ class PartitionState:
 
     Parameters
     ----------
-    model : digest of its champion, or of the one that stepped down; empty before the first promotion.
-    alarms : its findings in alarm; none where nobody monitored it.
-    switched : that the champion was rolled back or stepped down from this partition on, if it was.
-    act : which of the two, as a decision.
-    vacancy : why no champion serves it, and what does instead; empty where one serves.
-    demotion : of the champion that stepped down, where that is why.
-    decided : None for the partition that is to be decided, and where nobody monitored.
+    model : digest of its champion, or of the demoted one; empty before the first promotion.
+    alarms : its findings in alarm; none if it wasn't monitored.
+    switch : the rollback or demotion that takes effect on this partition, if one does.
+    switch_act : which of the two, as a decision.
+    vacancy : why no champion serves it, and what serves instead; empty if one serves.
+    demotion : the demotion that caused the vacancy, if one did.
+    decision : the decision so far; None for a partition that is yet to be decided, or wasn't monitored.
     """
 
     key: str
     model: str
     alarms: tuple[Finding, ...] = ()
-    switched: AlertItem | None = None
-    act: Literal["roll back", "stop serving"] = "roll back"
+    switch: AlertItem | None = None
+    switch_act: Literal["roll back", "stop serving"] = "roll back"
     vacancy: str = ""
     demotion: Demotion | None = None
-    decided: Decision | None = None
+    decision: Decision | None = None
 
 
 def decide(history: Sequence[PartitionState], spec: UseCase) -> Decision:
-    """Decide the newest partition by what was found and decided before it.
+    """Decide the newest partition, from its findings and from those and the decisions before it.
 
     Parameters
     ----------
-    history : the partitions in their order without a gap, the one to decide last. More than `reach`
-        partitions before it change nothing.
+    history : consecutive partitions in order, the one to decide last. Partitions further back than
+        `policy_window` change nothing.
     """
     partition = history[-1]
-    alerts, before = _alerts(history, spec)
+    alerts, quiet = _alerts(history, spec)
     if partition.demotion:
-        cause, why = _successor(history, spec, partition.demotion)
+        cause, why = _successor_training(history, spec, partition.demotion)
     else:
         cause, why = _training(history, spec.retraining)
     parts = [why]
-    parts += [f"tells of {_listed(alerts)}"] if alerts else []
-    parts += [f"told before: {_listed(before)}"] if before else []
-    if partition.switched:
-        alerts = (partition.switched, *alerts)
-        parts.insert(0, partition.switched.note)
-    found: Act = "retrain" if cause else "alert" if alerts else "nothing"
-    return Decision(partition.act if partition.switched else found, cause, "; ".join(parts), alerts)
+    parts += [f"alerts {_listed(alerts)}"] if alerts else []
+    parts += [f"already alerted: {_listed(quiet)}"] if quiet else []
+    if partition.switch:
+        alerts = (partition.switch, *alerts)
+        parts.insert(0, partition.switch.note)
+    act: Act = "retrain" if cause else "alert" if alerts else "nothing"
+    return Decision(partition.switch_act if partition.switch else act, cause, "; ".join(parts), alerts)
 
 
 def policy_window(spec: UseCase) -> int:
-    """Return how many partitions before one its decision looks at."""
-    rules = spec.retraining
-    return max(
-        spec.alerts.quiet, spec.monitoring.sudden_changes.quiet, MONTH + rules.cooldown, rules.consecutive - 1
-    )
+    """Return how many partitions before one its decision depends on."""
+    rules, quiet = spec.retraining, max(check.quiet(spec) for check in CHECKS)
+    return max(quiet, MONTH + rules.cooldown, rules.consecutive - 1)
 
 
 def _alerts(
     history: Sequence[PartitionState], spec: UseCase
 ) -> tuple[tuple[AlertItem, ...], tuple[AlertItem, ...]]:
-    """Return what the partition tells, and what is in alarm as well and was told a short while ago."""
+    """Return the partition's new alerts, and its alarms that are still in the quiet period of an alert."""
     new: list[AlertItem] = []
-    before: list[AlertItem] = []
-    for check in TOLD:
-        jump = check == "jump"
-        quiet = spec.monitoring.sudden_changes.quiet if jump else spec.alerts.quiet
-        decided = [partition.decided for partition in history[-1 - quiet : -1] if partition.decided]
-        told = {a.subject for decision in decided for a in decision.alerts if a.check == check}
-        for found in sorted((f for f in history[-1].alarms if f.check == check), key=lambda f: f.subject):
-            alert = AlertItem(check, found.subject, found.value, found.threshold, found.note)
-            # the promised rate of jumps counts one alert, whichever columns, in so many partitions
-            (before if (told if jump else alert.subject in told) else new).append(alert)
-    return tuple(new), tuple(before)
+    quiet: list[AlertItem] = []
+    for check in CHECKS:
+        if not check.alerts:
+            continue
+        alerted = _alerted_subjects(history, check, spec)
+        alarms = [alarm for alarm in history[-1].alarms if alarm.check == check.name]
+        for alarm in sorted(alarms, key=lambda alarm: alarm.subject):
+            item = AlertItem(check.name, alarm.subject, alarm.value, alarm.threshold, alarm.note)
+            is_quiet = bool(alerted) if check.once_for_all_subjects else item.subject in alerted
+            (quiet if is_quiet else new).append(item)
+    return tuple(new), tuple(quiet)
+
+
+def _alerted_subjects(history: Sequence[PartitionState], check: MonitoringCheck, spec: UseCase) -> set[str]:
+    """Return the subjects of a check that were alerted within its quiet period."""
+    decisions = [
+        partition.decision for partition in history[-1 - check.quiet(spec) : -1] if partition.decision
+    ]
+    return {item.subject for decision in decisions for item in decision.alerts if item.check == check.name}
 
 
 def _listed(alerts: Sequence[AlertItem]) -> str:
@@ -172,97 +178,92 @@ def _listed(alerts: Sequence[AlertItem]) -> str:
 
 
 def _training(history: Sequence[PartitionState], rules: Retraining) -> tuple[str, str]:
-    """Return the cause by which the partition asks for a training, empty if it doesn't, and why."""
+    """Return the cause by which the partition requests a training, empty if it doesn't, and why."""
     partition = history[-1]
     if not partition.model:
         return "", partition.vacancy
     streaks = []
     for kind in rules.when:
-        found = _streaks(history[-rules.consecutive :], CAUSES[kind])
-        lasting = sorted(subject for subject, partitions in found.items() if partitions >= rules.consecutive)
+        lengths = _streaks(history[-rules.consecutive :], CAUSES[kind])
+        lasting = sorted(subject for subject, length in lengths.items() if length >= rules.consecutive)
         if lasting:
-            partitions = (
-                f"{rules.consecutive} partitions in a row" if rules.consecutive > 1 else "this partition"
-            )
-            return _asked(history, rules, kind, f"{kind}: {', '.join(lasting)} {partitions}")
-        streaks += [f"{subject} {kind} for {partitions}" for subject, partitions in sorted(found.items())]
+            duration = "in this partition"
+            if rules.consecutive > 1:
+                duration = f"for {rules.consecutive} partitions in a row"
+            return _request(history, rules, kind, f"{kind}: {', '.join(lasting)} {duration}")
+        streaks += [f"{subject} {kind} for {length}" for subject, length in sorted(lengths.items())]
     if streaks:
         return "", f"{', '.join(streaks)} of {rules.consecutive} partitions in a row"
-    return "", f"nothing is {' or '.join(rules.when) or 'watched'}"
+    if not rules.when:
+        return "", "retraining.when declares no cause"
+    return "", f"no {' or '.join(CAUSES[kind] for kind in rules.when)} alarm"
 
 
-def _successor(history: Sequence[PartitionState], spec: UseCase, demotion: Demotion) -> tuple[str, str]:
-    """Return the cause by which a partition without a champion asks for a training, and why; or why it can't.
+def _successor_training(
+    history: Sequence[PartitionState], spec: UseCase, demotion: Demotion
+) -> tuple[str, str]:
+    """Return the cause by which a partition without a champion requests a training, and why.
 
-    It asks on the first such partition, and by another name each week: a cause names the run that it starts.
-    Neither `retraining.cooldown` nor the month's budget counts here, since each partition is served worse.
+    The first such partition requests one, and then one each week under a new name, since a cause names the
+    run that it starts. Neither `retraining.cooldown` nor the monthly budget applies, because each such
+    partition is served by a worse model. The cause is empty while too few test partitions have matured.
     """
     partition, gate, delay = history[-1], spec.gate, spec.labels.delay
-    if demotion.fitted:
-        later = [key for key in spec.clock.keys(demotion.fitted, partition.key) if key > demotion.fitted]
-        # the labels of the last fitted partitions came with the first of these, and those of the last are to
-        # come
+    if demotion.last_fitted:
+        later = [
+            key for key in spec.clock.keys(demotion.last_fitted, partition.key) if key > demotion.last_fitted
+        ]
+        # the first ones bring the labels of the last fitted partitions, and the last ones have no labels yet
         matured = max(len(later) - 2 * delay, 0)
         needed = max(gate.min_partitions, partitions_needed(gate.block_partitions))
         if matured < needed:
-            why = (
-                f"a training needs {needed} matured test partitions after {demotion.fitted}, the last "
-                "that the "
-            )
-            return "", f"{partition.vacancy}; {why}champion was fitted on, and would have {matured}"
+            why = f"a training needs {needed} matured test partitions after {demotion.last_fitted}, the last"
+            return "", f"{partition.vacancy}; {why} that the champion was fitted on, and would have {matured}"
     cause = f"{DEMOTED}-{partition.model[:12]}-"
     for earlier in history[:-1]:
-        lately = earlier.key >= demotion.since and (day_of(partition.key) - day_of(earlier.key)).days < WEEK
-        if lately and earlier.decided and earlier.decided.cause == cause + earlier.key:
-            why = f"a training was asked for on {earlier.key}, the next is {WEEK} days later"
+        recent = earlier.key >= demotion.since and (day_of(partition.key) - day_of(earlier.key)).days < WEEK
+        if recent and earlier.decision and earlier.decision.cause == cause + earlier.key:
+            why = f"a training was requested on {earlier.key}, the next one follows {WEEK} days later"
             return cause + earlier.key, f"{partition.vacancy}; {why}"
-    return cause + partition.key, f"{partition.vacancy}; a successor is to be trained"
+    return cause + partition.key, f"{partition.vacancy}; a successor is requested"
 
 
-def _asked(history: Sequence[PartitionState], rules: Retraining, kind: str, why: str) -> tuple[str, str]:
-    """Return the cause's name and why, or no name while an earlier training has to be waited for.
+def _request(history: Sequence[PartitionState], rules: Retraining, kind: str, why: str) -> tuple[str, str]:
+    """Return the cause's name and why; no name during the cool-down of another cause or over the budget.
 
-    A cause keeps its name until the cool-down is over, so a partition that nobody acted on holds up no other.
+    A cause keeps its name until its cool-down is over. So a request whose run never started is repeated under
+    the same name.
     """
     partition, last = history[-1], len(history) - 1
     first: dict[str, int] = {}
     for place in range(max(last - MONTH - rules.cooldown, 0), last):
-        decided = history[place].decided
-        if decided and decided.cause and not decided.cause.startswith(DEMOTED):
-            first.setdefault(decided.cause, place)
+        decision = history[place].decision
+        if decision and decision.cause and not decision.cause.startswith(DEMOTED):
+            first.setdefault(decision.cause, place)
     own = f"{kind}-{partition.model[:12]}"
     for cause, place in first.items():
         if last - place <= rules.cooldown:
-            since = f"asked for on {history[place].key}"
-            return (
-                (cause, f"{why}, {since}")
-                if cause.startswith(own)
-                else (
-                    "",
-                    f"{why}; a training was {since}, the next may be {rules.cooldown + 1} partitions later",
-                )
-            )
+            since = f"requested on {history[place].key}"
+            if cause.startswith(own):
+                return cause, f"{why}, {since}"
+            wait = f"the next is allowed {rules.cooldown + 1} partitions later"
+            return "", f"{why}; a training was {since}, {wait}"
     recent = sum(last - place <= MONTH for place in first.values())
     if recent >= rules.max_per_month:
-        return (
-            "",
-            (
-                f"{why}; {recent} trainings were asked for in {MONTH} partitions, no more than "
-                f"{rules.max_per_month} may"
-            ),
-        )
+        limit = f"at most {rules.max_per_month} are allowed"
+        return "", f"{why}; {recent} trainings were requested in {MONTH} partitions, {limit}"
     return f"{own}-{partition.key}", why
 
 
-def _streaks(history: Sequence[PartitionState], check: Check) -> dict[str, int]:
-    """Return for each subject in alarm on the newest partition how many partitions it has been.
+def _streaks(history: Sequence[PartitionState], check: str) -> dict[str, int]:
+    """Return for each subject in alarm on the newest partition for how many partitions in a row it has been.
 
-    Without a gap.
-
-    A partition that another model served is a gap.
+    A partition that another model served ends the streak.
     """
     partitions = [
-        {f.subject for f in partition.alarms if f.check == check and partition.model == history[-1].model}
+        {alarm.subject for alarm in partition.alarms if alarm.check == check}
+        if partition.model == history[-1].model
+        else set()
         for partition in history
     ]
     streaks: dict[str, int] = {}
@@ -276,108 +277,98 @@ def _streaks(history: Sequence[PartitionState], check: Check) -> dict[str, int]:
     return streaks
 
 
-PASSES = 20
-BACKWARD = (ledger.ROLLED_BACK, ledger.DEMOTED)
 UNDECIDED = Decision("nothing", "", "")
 
 
 def publish_decisions(lake: Lake, spec: UseCase, partition: str) -> Decision:
-    """Publish what is decided now of a monitored partition and of those after it.
-
-    Return the partition's decision.
-    """
-    for _ in range(PASSES):
+    """Decide a monitored partition and those after it, publish what changed, and return its decision."""
+    for _ in range(MAX_ATTEMPTS):
         history = _history(lake, spec, partition)
-        new = []
-        for place, each in enumerate(history):
-            if each.key < partition or each.decided is None:
+        changed = []
+        for place, state in enumerate(history):
+            if state.key < partition or state.decision is None:
                 continue
             decision = decide(history[: place + 1], spec)
-            if decision != each.decided:
-                history[place] = replace(each, decided=decision)
-                new.append(history[place])
-        if not new:
-            decided = next(each.decided for each in history if each.key == partition)
-            assert decided is not None
-            return decided
-        rows = pa.Table.from_pylist([_row(each) for each in new], schema=schemas.DECISIONS)
-        lake.publish("decisions", rows, {"partition": [each.key for each in new]})
+            if decision != state.decision:
+                history[place] = replace(state, decision=decision)
+                changed.append(history[place])
+        if not changed:
+            final = next(state.decision for state in history if state.key == partition)
+            assert final is not None
+            return final
+        rows = pa.Table.from_pylist([_to_row(state) for state in changed], schema=schemas.DECISIONS)
+        lake.publish("decisions", rows, {"partition": [state.key for state in changed]})
     raise EvergreenError(
         f"{spec.name}/decisions/{partition}",
-        required="findings that hold still",
-        found="others each time they are read",
-        remedy="run it again when the runs of its neighbours have ended",
+        required="stable findings",
+        found=f"findings that changed during each of {MAX_ATTEMPTS} attempts",
+        remedy="run it again when the runs of neighboring partitions have ended",
     )
 
 
 def _history(lake: Lake, spec: UseCase, partition: str) -> list[PartitionState]:
-    """Return the partitions that a partition's decision looks at, itself.
-
-    And all after it that were monitored.
-    """
+    """Return the states of a partition, of those its decision depends on, and of all monitored later ones."""
     where = {"product": PRODUCT, "outcome": "published"}
-    read = lake.read("partitions", where, ["partition"])
-    monitored = set() if read is None else set(read["partition"].to_pylist())
+    status = lake.read("partitions", where, ["partition"])
+    monitored = set() if status is None else set(status["partition"].to_pylist())
     first = spec.clock.shift(partition, -policy_window(spec))
     keys = spec.clock.keys(first, max({partition, *monitored}))
     alarms = defaultdict(list)
     for row in lake.rows("findings", {"partition": keys, "outcome": "alarm"}):
         alarms[row["partition"]].append(row)
-    decided = {row["partition"]: _decision(row) for row in lake.rows("decisions", {"partition": keys})}
+    decisions = {row["partition"]: _from_row(row) for row in lake.rows("decisions", {"partition": keys})}
     switches = ledger.switches(lake)
     champions = ledger.champions(switches)
     demotions: dict[int, Demotion] = {}
     history = []
     for key in keys:
         serving = next((row for row in reversed(champions) if row["effective"] <= key), None)
-        switched, down, demotion = None, False, None
-        if serving and serving["kind"] == ledger.DEMOTED:
+        switch, demotion = None, None
+        demoted = serving is not None and serving["kind"] == ledger.DEMOTED
+        if serving and demoted:
             if serving["switch"] not in demotions:
-                demotions[serving["switch"]] = Demotion(serving["effective"], _fitted(lake, serving))
+                demotions[serving["switch"]] = Demotion(serving["effective"], _last_fitted(lake, serving))
             demotion = demotions[serving["switch"]]
         if serving and serving["effective"] == key and serving["kind"] in BACKWARD:
-            kind, version = serving["kind"], f"v{serving['version']}"
-            down = kind == ledger.DEMOTED
-            does = "serves no more" if down else "serves again"
-            note = f"{kind}: {version} {does} from this partition on ({serving['reason']})"
-            switched = AlertItem("switch", version, None, None, note)
-        there = key in monitored or key == partition
+            version, verb = f"v{serving['version']}", "no longer serves" if demoted else "serves again"
+            note = f"{serving['kind']}: {version} {verb} from this partition on ({serving['reason']})"
+            switch = AlertItem("switch", version, None, None, note)
+        is_monitored = key in monitored or key == partition
         history.append(
             PartitionState(
                 key,
-                str(serving["model"]) if serving else "",
-                tuple(findings.from_rows(alarms[key])) if there else (),
-                switched,
-                "stop serving" if down else "roll back",
-                ledger.vacancy(switches, key),
-                demotion,
-                decided.get(key, UNDECIDED) if there else None,
+                model=str(serving["model"]) if serving else "",
+                alarms=tuple(findings.from_rows(alarms[key])) if is_monitored else (),
+                switch=switch,
+                switch_act="stop serving" if demoted else "roll back",
+                vacancy=ledger.vacancy(switches, key),
+                demotion=demotion,
+                decision=decisions.get(key, UNDECIDED) if is_monitored else None,
             )
         )
     return history
 
 
-def _fitted(lake: Lake, champion: Row) -> str:
-    """Return the last partition that a champion was fitted on, empty where nothing recorded says so."""
+def _last_fitted(lake: Lake, champion: Row) -> str:
+    """Return the last partition that a champion was fitted on, empty if that isn't recorded."""
     for attempt in lake.rows("attempts", {"key": champion["attempt"]}):
         evidence = json.loads(attempt["evidence"])
         return str(evidence.get("fitted") or evidence["last_fitted"])
     return ""
 
 
-def _row(partition: PartitionState) -> dict[str, str]:
-    decided = partition.decided
-    assert decided is not None
-    told = json.dumps([asdict(alert) for alert in decided.alerts], ensure_ascii=False)
+def _to_row(state: PartitionState) -> dict[str, str]:
+    decision = state.decision
+    assert decision is not None
     return {
-        "partition": partition.key,
-        "decision": decided.decision,
-        "cause": decided.cause,
-        "reason": decided.reason,
-        "alerts": told,
+        "partition": state.key,
+        "decision": decision.decision,
+        "cause": decision.cause,
+        "reason": decision.reason,
+        "alerts": json.dumps([asdict(alert) for alert in decision.alerts], ensure_ascii=False),
     }
 
 
-def _decision(row: dict[str, str]) -> Decision:
+def _from_row(row: dict[str, str]) -> Decision:
     alerts = tuple(AlertItem(**alert) for alert in json.loads(row.get("alerts") or "[]"))
     return Decision(row["decision"], row["cause"], row["reason"], alerts)  # type: ignore[arg-type]  # as written

@@ -1,9 +1,7 @@
-"""What the serving model learnt on, once a model.
+"""The reference of a model: how each column was distributed in its training, by partition, and a sample.
 
-How each column was spread, partition by partition, and a sample.
-
-The profile that training published says how the reference's rows are spread in all. How far its own windows
-are from each other needs them by partition: they are counted once from the same features, and kept under the
+Training publishes a profile of all the reference's rows. The distances between the training's own windows
+need counts by partition as well. They are counted once per model from the same features, and stored under the
 model's digest.
 """
 
@@ -24,12 +22,32 @@ from numpy.typing import NDArray
 from include.errors import ModelError
 from include.features.build import features
 from include.models import artifacts, outputs
-from include.monitor.checks.drift import LearnedColumn
 from include.spec import UseCase
-from include.stats import profiles as profile
-from include.stats.drift_measures import Binning
-from include.stats.profiles import Profile
+from include.stats.drift_measures import Binning, Counts
+from include.stats.profiles import Profile, merge_profiles
 from include.storage.lake import Lake
+
+
+@dataclass(frozen=True)
+class LearnedColumn:
+    """A column as the serving model learned it.
+
+    Parameters
+    ----------
+    profile : of the reference.
+    partitions : exact counts by partition and bin, shape (partitions, bins).
+    fitted : which of those partitions are part of the reference, shape (partitions,).
+    missing : by partition, the share of its rows without a value.
+    unseen : by partition, the share of its values beyond what every other partition has. None, as above, if
+        there are no counts by partition.
+    """
+
+    profile: Profile
+    binning: Binning
+    partitions: Counts | None = None
+    fitted: NDArray[np.bool_] | None = None
+    missing: NDArray[np.float64] | None = None
+    unseen: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -38,9 +56,9 @@ class Reference:
 
     Parameters
     ----------
-    columns : by name, features, the target and what was predicted (`Problem.outputs`).
-    sample : rows of the features that it was fitted on, beside them predictions; None where those are gone.
-    rows : how many the sample was drawn from.
+    columns : by name: features, the target and the predictions (`Problem.outputs`).
+    sample : feature rows that the model was fitted on, with a column of predictions; None if those are gone.
+    rows : how many rows the sample was drawn from.
     """
 
     columns: dict[str, LearnedColumn]
@@ -49,7 +67,7 @@ class Reference:
 
 
 def read(lake: Lake, spec: UseCase, champion: Mapping[str, Any] | None) -> Reference | None:
-    """Return a champion's reference, None where its training published none.
+    """Return a champion's reference, None if its training published none.
 
     Parameters
     ----------
@@ -59,42 +77,48 @@ def read(lake: Lake, spec: UseCase, champion: Mapping[str, Any] | None) -> Refer
     rows = lake.rows("profiles", {"product": f"reference:{digest}"}) if champion else []
     if champion is None or not rows:
         return None
-    first = min(
-        row["partition"] for row in rows
-    )  # trained again to the same model, it has the same reference
-    profiles = profile.merge_profiles([row for row in rows if row["partition"] == first])
-    spread = _kept(lake, digest)
-    if spread is None:
-        spread = _count(lake, spec, digest, first, _fitted(lake, spec, champion, first), profiles)
-    if spread is None:
-        return Reference({name: LearnedColumn(p, Binning.of(p)) for name, p in profiles.items()}, None, 0)
-    by_partition, sample = spread
-    columns = {name: _column(p, by_partition["columns"].get(name)) for name, p in profiles.items()}
-    return Reference(columns, sample, int(by_partition["rows"]))
+    # a later training may fit the same model again, with the same reference
+    first = min(row["partition"] for row in rows)
+    profiles = merge_profiles([row for row in rows if row["partition"] == first])
+    stored = _read_stored(lake, digest)
+    if stored is None:
+        last_fitted = _last_fitted(lake, spec, champion, first)
+        stored = _count_and_store(lake, spec, digest, first, last_fitted, profiles)
+    if stored is None:
+        columns = {name: LearnedColumn(profile, Binning.of(profile)) for name, profile in profiles.items()}
+        return Reference(columns, None, 0)
+    counts, sample = stored
+    columns = {name: _column(profile, counts["columns"].get(name)) for name, profile in profiles.items()}
+    return Reference(columns, sample, int(counts["rows"]))
 
 
-def _column(of: Profile, spread: dict[str, Any] | None) -> LearnedColumn:
-    if spread is None:
-        return LearnedColumn(of, Binning.of(of))
-    names = spread["names"]
-    cut = Binning(tuple(spread["edges"]), None if names is None else tuple(names))
-    partitions = np.array(spread["counts"], dtype=np.float64)
-    learnt = np.array(spread["learnt"], dtype=np.bool_)
-    return LearnedColumn(of, cut, partitions, learnt, np.array(spread["missing"]), np.array(spread["unseen"]))
-
-
-def _kept(lake: Lake, digest: str) -> tuple[dict[str, Any], pa.Table] | None:
-    """Return the spread and the sample that an earlier partition kept."""
-    spread, sample = lake.get(f"references/{digest}.json"), lake.get(f"references/{digest}.parquet")
-    return (
-        None if spread is None or sample is None else (json.loads(spread), pq.read_table(io.BytesIO(sample)))
+def _column(profile: Profile, counts: dict[str, Any] | None) -> LearnedColumn:
+    if counts is None:
+        return LearnedColumn(profile, Binning.of(profile))
+    names = counts["names"]
+    return LearnedColumn(
+        profile,
+        Binning(tuple(counts["edges"]), None if names is None else tuple(names)),
+        partitions=np.array(counts["counts"], dtype=np.float64),
+        fitted=np.array(counts["fitted"], dtype=np.bool_),
+        missing=np.array(counts["missing"]),
+        unseen=np.array(counts["unseen"]),
     )
 
 
-def _fitted(lake: Lake, spec: UseCase, champion: Mapping[str, Any], partition: str) -> tuple[str, str]:
-    """Return the last partition that a champion was fitted on, and the last before those it was judged on.
+def _read_stored(lake: Lake, digest: str) -> tuple[dict[str, Any], pa.Table] | None:
+    """Return the counts by partition and the sample that an earlier partition stored."""
+    counts, sample = lake.get(f"references/{digest}.json"), lake.get(f"references/{digest}.parquet")
+    if counts is None or sample is None:
+        return None
+    return json.loads(counts), pq.read_table(io.BytesIO(sample))
 
-    By its evidence, or as the spec splits now. Of a walk forward the first is the later one.
+
+def _last_fitted(lake: Lake, spec: UseCase, champion: Mapping[str, Any], partition: str) -> tuple[str, str]:
+    """Return the last partition that a champion was fitted on, and the last one before its test partitions.
+
+    They come from its evidence, or else from the split that is declared now. After a walk forward the first
+    is later than the second.
     """
     for row in lake.rows("attempts", {"key": str(champion["attempt"])}):
         evidence = json.loads(row["evidence"])
@@ -103,78 +127,81 @@ def _fitted(lake: Lake, spec: UseCase, champion: Mapping[str, Any], partition: s
     return last, last
 
 
-def _count(
+def _count_and_store(
     lake: Lake,
     spec: UseCase,
     digest: str,
     partition: str,
-    last: tuple[str, str],
+    last_fitted: tuple[str, str],
     profiles: dict[str, Profile],
 ) -> tuple[dict[str, Any], pa.Table] | None:
-    """Count the partitions of a training by the reference's bins, draw its sample, and keep both."""
+    """Count the partitions of a training by the reference's bins, draw its sample, and store both."""
     shift, training = spec.clock.shift, spec.training
     start = shift(partition, -training.window) if training.window else spec.schedule.start
     partitions = spec.partitions(spec.features.spine, start, partition)
     rows = features(lake, spec, partitions)
-    fitted = [key for key in partitions if key <= last[0]]
-    trained = rows.filter(pc.less_equal(rows["partition"], last[0]))
-    # after a walk forward the partitions that it was judged on were fitted on as well, and none are left but
-    # they
-    later = rows.filter(pc.greater(rows["partition"], min(last)))
-    if not trained.num_rows:
+    fitted = [key for key in partitions if key <= last_fitted[0]]
+    fitted_rows = rows.filter(pc.less_equal(rows["partition"], last_fitted[0]))
+    # after a walk forward the model was fitted on its test partitions too, and no others are left
+    later = rows.filter(pc.greater(rows["partition"], min(last_fitted)))
+    if not fitted_rows.num_rows:
         return None
-    found = {c: _spread(rows, c, profiles[c], fitted) for c in spec.features.columns if c in profiles}
-    predicted = _predicted(lake, spec, digest, later)
+    columns = {
+        name: _column_counts(rows, name, profiles[name], fitted)
+        for name in spec.features.columns
+        if name in profiles
+    }
+    predicted = _with_predictions(lake, spec, digest, later)
     if predicted is not None:
-        # those that had labels by then are in the profile that training published
+        # the profile that training published has the partitions whose labels were known by then
         matured = [key for key in partitions if key <= shift(partition, -spec.labels.delay)]
-        said = [name for name in spec.problem.outputs if name in profiles]
-        found |= {name: _spread(predicted, name, profiles[name], matured) for name in said}
-    spread = {"rows": trained.num_rows, "columns": found}
+        for name in spec.problem.outputs:
+            if name in profiles:
+                columns[name] = _column_counts(predicted, name, profiles[name], matured)
+    counts = {"rows": fitted_rows.num_rows, "columns": columns}
     sink = io.BytesIO()
-    pq.write_table(_sample(spec, trained, predicted), sink)
-    lake.create(f"references/{digest}.json", json.dumps(spread, sort_keys=True, allow_nan=False).encode())
+    pq.write_table(_sample(spec, fitted_rows, predicted), sink)
+    lake.create(f"references/{digest}.json", json.dumps(counts, sort_keys=True, allow_nan=False).encode())
     lake.create(f"references/{digest}.parquet", sink.getvalue())
-    return _kept(lake, digest)
+    return _read_stored(lake, digest)
 
 
-def _predicted(lake: Lake, spec: UseCase, digest: str, rows: pa.Table) -> pa.Table | None:
-    """Return the rows with what the model says of them, None where it can't say."""
+def _with_predictions(lake: Lake, spec: UseCase, digest: str, rows: pa.Table) -> pa.Table | None:
+    """Return the rows with a model's predictions, None if it can't predict them."""
     try:
         values = artifacts.predict(artifacts.load_model(lake, digest), rows, spec)
     except ModelError:
         return None
-    for name, said in outputs.to_columns(spec, values).items():
-        rows = rows.append_column(name, said)
+    for name, column in outputs.to_columns(spec, values).items():
+        rows = rows.append_column(name, column)
     return rows if rows.num_rows else None
 
 
-def _spread(rows: pa.Table, name: str, of: Profile, learnt: list[str]) -> dict[str, Any]:
+def _column_counts(rows: pa.Table, name: str, profile: Profile, fitted: list[str]) -> dict[str, Any]:
     """Count one column by partition and bin; rows are sorted by partition."""
-    cut = Binning.of(of)
+    binning = Binning.of(profile)
     partitions = sorted(pc.unique(rows["partition"]).to_pylist())
     values = rows[name].combine_chunks()
     partition = pc.index_in(rows["partition"], pa.array(partitions)).to_numpy()
     total = np.bincount(partition, minlength=len(partitions))
     partition = partition[values.is_valid().to_numpy(zero_copy_only=False)]
     values = values.drop_null()
-    values = values.cast(pa.string() if cut.names is not None else pa.float64())
-    counts = np.bincount(partition * cut.bins + cut.bin_indexes(values), minlength=len(partitions) * cut.bins)
+    values = values.cast(pa.string() if binning.names is not None else pa.float64())
+    counts = np.bincount(
+        partition * binning.bins + binning.bin_indexes(values), minlength=len(partitions) * binning.bins
+    )
     return {
-        "edges": list(cut.edges),
-        "names": None if cut.names is None else list(cut.names),
-        "counts": counts.reshape(len(partitions), cut.bins).tolist(),
+        "edges": list(binning.edges),
+        "names": None if binning.names is None else list(binning.names),
+        "counts": counts.reshape(len(partitions), binning.bins).tolist(),
         "missing": (1 - np.bincount(partition, minlength=len(partitions)) / total).tolist(),
-        "learnt": [key in set(learnt) for key in partitions],
-        "unseen": _alone(partition, values, len(partitions)).tolist(),
+        "fitted": [key in set(fitted) for key in partitions],
+        "unseen": _unseen_elsewhere(partition, values, len(partitions)).tolist(),
     }
 
 
-def _alone(partition: NDArray[np.intp], values: pa.Array, partitions: int) -> NDArray[np.float64]:
-    """Return by partition the share of its values beyond what every other partition holds.
-
-    Shape (partitions,).
-    """
+def _unseen_elsewhere(partition: NDArray[np.intp], values: pa.Array, partitions: int) -> NDArray[np.float64]:
+    """Return by partition the share of its values that no other partition has, shape (partitions,)."""
     rows = np.bincount(partition, minlength=partitions)
     if pa.types.is_string(values.type):
         codes = values.dictionary_encode().indices.to_numpy()
@@ -192,16 +219,16 @@ def _alone(partition: NDArray[np.intp], values: pa.Array, partitions: int) -> ND
 
 
 def _sample(spec: UseCase, rows: pa.Table, predicted: pa.Table | None) -> pa.Table:
-    """Return a seeded sample of the training features, and beside it one of predictions on rows held out."""
+    """Return a seeded sample of the training features, with columns of predictions on held-out rows."""
     random = np.random.default_rng(spec.training.seed)
     size = min(spec.monitoring.report_rows, rows.num_rows)
-    drawn = rows.take(np.sort(random.choice(rows.num_rows, size, replace=False))).select(
-        list(spec.features.columns)
-    )
-    few = 0 if predicted is None else min(size, predicted.num_rows)
-    places = np.sort(random.choice(predicted.num_rows, few, replace=False)) if predicted is not None else None
+    places = np.sort(random.choice(rows.num_rows, size, replace=False))
+    sample = rows.take(places).select(list(spec.features.columns))
+    count = 0 if predicted is None else min(size, predicted.num_rows)
+    if predicted is not None:
+        places = np.sort(random.choice(predicted.num_rows, count, replace=False))
     for name in spec.problem.outputs:
         values = pa.array([], pa.float64()) if predicted is None else predicted[name].take(places)
-        padded = pa.chunked_array([*pa.chunked_array([values]).chunks, pa.nulls(size - few, pa.float64())])
-        drawn = drawn.append_column(name, padded)
-    return drawn
+        padded = pa.chunked_array([*pa.chunked_array([values]).chunks, pa.nulls(size - count, pa.float64())])
+        sample = sample.append_column(name, padded)
+    return sample

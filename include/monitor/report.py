@@ -1,8 +1,8 @@
-"""Evidently's page on the partition's drift, for eyes: drawn from samples, and it says so.
+"""The drift report of one partition: Evidently's page, drawn from samples and labeled as such.
 
-What is decided rests on the profiles of all rows; this page shows the shapes behind it. It draws the
-columns nearest to their thresholds or beyond, since Evidently takes 0.05 to 0.2 s for each, 2 to 5 s for
-its preset.
+Decisions rest on the profiles of all rows; this page shows the distributions behind them. It draws only the
+columns nearest to or beyond their thresholds, because Evidently takes 0.05 to 0.2 s for each column, and 2 to
+5 s for its preset.
 """
 
 from __future__ import annotations
@@ -18,74 +18,66 @@ from evidently import DataDefinition, Dataset, Report
 from evidently.metrics import ValueDrift
 
 from include.features.build import features
+from include.monitor.context import PartitionContext
 from include.monitor.findings import Finding
-from include.monitor.reference import Reference
 from include.spec import UseCase
 from include.stats.drift_measures import NAMES
 from include.storage.lake import Lake
 
-SHOWN = 5  # columns beside the prediction
-NEAR = 5000  # characters after the data, and at the page's end, that name its ids once more
+MAX_COLUMNS = 5  # besides the predictions
+ID_MARGIN = 5000  # characters after the data, and at the page's end, that repeat its ids
 _UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[47][0-9a-f]{3}-?[0-9a-f]{4}-?[0-9a-f]{12}")
 
 
-def draw_drift_report(
-    lake: Lake,
-    spec: UseCase,
-    partition: str,
-    window: Sequence[str],
-    learnt: Reference | None,
-    found: Sequence[Finding],
-    compared: pa.Table,
-) -> None:
-    """Store a partition's page as ``reports/monitor/<partition>.html``.
+def draw_drift_report(context: PartitionContext, findings: Sequence[Finding], measures: pa.Table) -> None:
+    """Store a partition's page as ``reports/monitor/<partition>.html``; without a sample it has no charts.
 
-    Without a sample, one that says so.
+    Parameters
+    ----------
+    findings, measures : the partition's findings and its rows of `drift`.
     """
-    drift = [f for f in found if f.check == "drift"]
-    if learnt is None or partition not in window:
+    spec, partition, reference = context.spec, context.partition, context.reference
+    drift = [finding for finding in findings if finding.check == "drift"]
+    if reference is None or partition not in context.window:
         page = _without_charts(spec, partition, drift[0].note, drift)
-    elif learnt.sample is None:
-        page = _without_charts(spec, partition, "the rows that the model learnt from are gone", drift)
+    elif reference.sample is None:
+        page = _without_charts(spec, partition, "the rows that the model was fitted on are gone", drift)
     else:
-        page = _with_charts(lake, spec, partition, window, learnt, learnt.sample, drift)
-    end = "</ul></details></section>"  # of the banner: Evidently's scripts before it have a section as well
-    page = page.replace(end, f"</ul></details>{_measures(compared)}</section>", 1)
-    lake.replace(f"reports/monitor/{partition}.html", page.encode())
+        page = _with_charts(context, reference.sample, reference.rows, drift)
+    end = "</ul></details></section>"  # of the banner; Evidently's scripts before it have a section too
+    page = page.replace(end, f"</ul></details>{_measures_table(measures)}</section>", 1)
+    context.lake.replace(f"reports/monitor/{partition}.html", page.encode())
 
 
-def _without_charts(spec: UseCase, partition: str, why: str, drift: Sequence[Finding]) -> str:
-    banner = _banner(spec, partition, f"There are no charts: {why}.", drift)
+def _without_charts(spec: UseCase, partition: str, reason: str, drift: Sequence[Finding]) -> str:
+    banner = _banner(spec, partition, f"There are no charts: {reason}.", drift)
     head = '<head><meta charset="utf-8"></head>'
     return f'<!DOCTYPE html>\n<html lang="en">{head}<body>{banner}</body></html>\n'
 
 
 def _with_charts(
-    lake: Lake,
-    spec: UseCase,
-    partition: str,
-    window: Sequence[str],
-    learnt: Reference,
-    sample: pa.Table,
-    drift: Sequence[Finding],
+    context: PartitionContext, sample: pa.Table, sampled_rows: int, drift: Sequence[Finding]
 ) -> str:
-    current, rows = _window(lake, spec, partition, window)
-    columns = _chosen(spec, drift, sample, current)
-    said = (
-        f"Drawn from a sample: {current.num_rows} of the {rows} rows of {len(window)} partition(s) up to "
-        f"{partition}, beside {sample.num_rows} of the {learnt.rows} rows that the model was fitted on, with "
-        f"predictions of rows that it wasn't. Shown are {len(columns)} of {len(drift)} columns, the "
-        "prediction and those nearest to their thresholds. Evidently judges the sample by a fixed threshold; "
-        "Evergreen's findings, below, take all rows and how far the training's own partitions are apart."
+    """Return the page with charts of samples of the window and of the reference."""
+    spec, partition = context.spec, context.partition
+    current, rows = _window_sample(context.lake, spec, partition, context.window)
+    columns = _columns_to_draw(spec, drift, sample, current)
+    text = (
+        f"The charts are drawn from samples: {current.num_rows} of the {rows} rows of "
+        f"{len(context.window)} partition(s) up to {partition}, and {sample.num_rows} of the {sampled_rows} "
+        f"rows that the model was fitted on, with predictions of held-out rows. They show {len(columns)} of "
+        f"{len(drift)} columns: the predictions and the columns nearest to their thresholds. Evidently "
+        "judges the sample by a fixed threshold. Evergreen's findings below use all rows, and account for "
+        "how far the training's own partitions are apart."
     )
     if not columns:
         return _without_charts(spec, partition, "no column has values on both sides", drift)
     page = _charts(spec, columns, sample, current)
-    return page.replace("<body>", f"<body>{_banner(spec, partition, said, drift)}", 1)
+    return page.replace("<body>", f"<body>{_banner(spec, partition, text, drift)}", 1)
 
 
-def _window(lake: Lake, spec: UseCase, partition: str, window: Sequence[str]) -> tuple[pa.Table, int]:
-    """Return a seeded sample of the window's features and predictions, and of how many rows it is."""
+def _window_sample(lake: Lake, spec: UseCase, partition: str, window: Sequence[str]) -> tuple[pa.Table, int]:
+    """Return a seeded sample of the window's features and predictions, and the number of rows it is from."""
     keys = [*spec.key, "partition"]
     served = lake.read("predictions", {"partition": list(window)}, [*keys, *spec.problem.outputs])
     assert served is not None
@@ -96,21 +88,26 @@ def _window(lake: Lake, spec: UseCase, partition: str, window: Sequence[str]) ->
     return rows.take(np.sort(random.choice(rows.num_rows, size, replace=False))), rows.num_rows
 
 
-def _chosen(spec: UseCase, drift: Sequence[Finding], reference: pa.Table, current: pa.Table) -> list[str]:
-    """Return the columns to draw, those with values: the prediction, then the nearest to their thresholds."""
-    near = {f.subject: f.value / f.threshold for f in drift if f.value is not None and f.threshold}
-    ranked = sorted(spec.features.columns, key=lambda name: (-near.get(name, 0.0), name))
-    have = [c for c in ranked if _values(reference, c) and _values(current, c)][:SHOWN]
-    return [c for c in spec.problem.outputs if _values(reference, c) and _values(current, c)] + have
+def _columns_to_draw(
+    spec: UseCase, drift: Sequence[Finding], reference: pa.Table, current: pa.Table
+) -> list[str]:
+    """Return the columns with values to draw: the predictions, then those nearest to their thresholds."""
+    ratios = {f.subject: f.value / f.threshold for f in drift if f.value is not None and f.threshold}
+    ranked = sorted(spec.features.columns, key=lambda name: (-ratios.get(name, 0.0), name))
+    drawable = [name for name in ranked if _has_values(reference, name) and _has_values(current, name)]
+    predictions = [
+        name for name in spec.problem.outputs if _has_values(reference, name) and _has_values(current, name)
+    ]
+    return predictions + drawable[:MAX_COLUMNS]
 
 
-def _values(rows: pa.Table, name: str) -> bool:
-    # a feature that was declared since isn't in the sample of what the champion learnt
+def _has_values(rows: pa.Table, name: str) -> bool:
+    # a feature that was declared after the champion's training isn't in its sample
     return name in rows.column_names and rows[name].null_count < rows.num_rows
 
 
 def _charts(spec: UseCase, columns: Sequence[str], reference: pa.Table, current: pa.Table) -> str:
-    """Return Evidently's page, the same for the same rows: its random ids are replaced."""
+    """Return Evidently's page, deterministic for the same rows: its random ids are replaced."""
     numeric = [c for c in columns if c not in spec.features.categorical]
     definition = DataDefinition(
         numerical_columns=numeric, categorical_columns=[c for c in columns if c not in numeric]
@@ -125,33 +122,33 @@ def _charts(spec: UseCase, columns: Sequence[str], reference: pa.Table, current:
 
 
 def _fixed_ids(page: str) -> str:
-    """Number the ids that Evidently draws at random, by the order in which they appear."""
+    """Replace the ids that Evidently draws at random by numbers in order of appearance."""
     first = page.index("var metric_")
-    last = page.index("</script>", first) + NEAR
-    # the megabytes between are Evidently's own JavaScript, which has none of them
-    data, script, end = page[:last], page[last:-NEAR], page[-NEAR:]
-    for place, found in enumerate(dict.fromkeys(_UUID.findall(data[first:]))):
+    last = page.index("</script>", first) + ID_MARGIN
+    # the megabytes between are Evidently's own JavaScript, which has no ids
+    data, script, end = page[:last], page[last:-ID_MARGIN], page[-ID_MARGIN:]
+    for place, uuid in enumerate(dict.fromkeys(_UUID.findall(data[first:]))):
         fixed = blake2b(str(place).encode(), digest_size=16).hexdigest()
-        data, end = data.replace(found, fixed), end.replace(found, fixed)
+        data, end = data.replace(uuid, fixed), end.replace(uuid, fixed)
     return data + script + end
 
 
-def _banner(spec: UseCase, partition: str, said: str, drift: Sequence[Finding]) -> str:
+def _banner(spec: UseCase, partition: str, text: str, drift: Sequence[Finding]) -> str:
     rows = "".join(f"<li><b>{html.escape(f.outcome)}</b> {html.escape(f.note)}</li>" for f in drift)
-    title = html.escape(f"{spec.name}: drift on the partition of {partition}")
+    title = html.escape(f"{spec.name}: drift in partition {partition}")
     return (
         "<section style='font:15px/1.5 sans-serif;max-width:60em;margin:1.5em auto;padding:0 1em'>"
-        f"<h1 style='font-size:1.4em'>{title}</h1><p>{html.escape(said)}</p>"
+        f"<h1 style='font-size:1.4em'>{title}</h1><p>{html.escape(text)}</p>"
         f"<details><summary>Evergreen's findings</summary><ul>{rows}</ul></details></section>"
     )
 
 
-def _measures(compared: pa.Table) -> str:
-    """Return the partition's rows of `drift` as a table, a line a column; empty of none."""
-    if not compared.num_rows:
+def _measures_table(measures: pa.Table) -> str:
+    """Return the partition's rows of `drift` as an HTML table with a line per column; empty without rows."""
+    if not measures.num_rows:
         return ""
     lines: dict[str, dict[str, float | None]] = {}
-    for row in compared.to_pylist():
+    for row in measures.to_pylist():
         lines.setdefault(row["column"], {})[row["measure"]] = row["value"]
     head = "".join(f"<th align=right>{NAMES[measure]}</th>" for measure in NAMES)
     body = "".join(
@@ -161,7 +158,7 @@ def _measures(compared: pa.Table) -> str:
         for name, values in lines.items()
     )
     table = f"<table cellpadding=4><tr><th align=left>column</th>{head}</tr>{body}</table>"
-    return f"<details><summary>Every measure, of all rows</summary>{table}</details>"
+    return f"<details><summary>All measures, on all rows</summary>{table}</details>"
 
 
 def _figure(value: float | None) -> str:

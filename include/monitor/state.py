@@ -1,9 +1,9 @@
-"""What a partition's findings depend on, and which later partitions a change of it reaches.
+"""What is published around a partition: the inputs of its findings, and the later partitions they affect.
 
-Partitions may come in any order, and two at once. So a partition's findings are a function of what is
-published of it and of the partitions before it; the digests of all that are kept with them, and whoever
-publishes an earlier partition makes again those later ones whose digests no longer fit. A partition done last
-thus leaves what order would have left, but for what the champion lost further back than the span: see the
+Partitions may be monitored in any order, and two at once. A partition's findings are therefore a pure
+function of what is published for it and for the partitions before it. The digests of these inputs are stored
+with the findings. Whoever publishes an earlier partition repeats the later ones whose digests no longer
+match. So any order leads to the same tables, except for champion losses further back than the span: see the
 known limits.
 """
 
@@ -22,7 +22,7 @@ from include.storage.lake import Lake
 Row = Mapping[str, Any]
 PRODUCT = "monitor"
 REALISED = "performance"
-_EVER = ("predictions", REALISED, LOSSES)
+_ALL_PARTITIONS = ("predictions", REALISED, LOSSES)  # products that are read over all partitions
 
 
 class State:
@@ -30,65 +30,69 @@ class State:
 
     Parameters
     ----------
-    partition : the one that is monitored. What is read reaches as far ahead as its findings are looked at,
-        and as far back as theirs look.
+    partition : the one that is monitored. The span reaches as far ahead as other findings depend on it, and
+        as far back as theirs look.
 
     Attributes
     ----------
-    ever : of predictions, labels and realised performance, each product's published rows by partition, of
-        every partition: labels may come, or change, long after.
-    restated : the scored partitions whose labels became others, by the partition on which that was known.
+    published_rows : rows of `partitions` by product and partition, of predictions, labels, losses and
+        realized performance. They cover every partition, since labels may arrive or change much later.
+    restated : the scored partitions whose labels were revised, by the partition on which that was known.
     """
 
     def __init__(self, lake: Lake, spec: UseCase, partition: str) -> None:
         self.spec, self.partition = spec, partition
         width, delay = spec.monitoring.window, spec.labels.delay
-        jumps = spec.monitoring.sudden_changes
-        reach = max(delay + 2 * width, jumps.past + jumps.of)
+        rules = spec.monitoring.sudden_changes
+        reach = max(delay + 2 * width, rules.past + rules.of)
         first = spec.clock.shift(partition, -max(spec.features.lookback, reach))
         self.span = spec.clock.keys(first, spec.clock.shift(partition, reach))
         self._place = {key: place for place, key in enumerate(self.span)}
-        self.read(lake)
+        self.refresh(lake)
 
-    def read(self, lake: Lake) -> None:
-        """Read what there is now."""
-        products = [*self.spec.sources, *_EVER, "drift", "estimates", "limits", PRODUCT]
-        rows = lake.rows("partitions", {"product": products})  # once: it costs by the file
+    def refresh(self, lake: Lake) -> None:
+        """Read again what is published now."""
+        products = [*self.spec.sources, *_ALL_PARTITIONS, "drift", "estimates", "limits", PRODUCT]
+        rows = lake.rows("partitions", {"product": products})  # one read, since each costs by the file
         self._partitions = {(row["product"], row["partition"]): row for row in rows}
-        trained = [row for row in rows if row["product"] == "limits"]
-        self._limits = sorted(trained, key=lambda row: str(row["partition"]))
+        limits = [row for row in rows if row["product"] == "limits"]
+        self._limits = sorted(limits, key=lambda row: str(row["partition"]))
         self._switches = ledger.switches(lake)
         self._champions = ledger.champions(self._switches)
-        self.ever: dict[str, dict[str, Row]] = {name: {} for name in (*_EVER, self.spec.labels.source)}
+        self.published_rows: dict[str, dict[str, Row]] = {
+            name: {} for name in (*_ALL_PARTITIONS, self.spec.labels.source)
+        }
         for row in rows:
-            if row["product"] in self.ever and _is_there(row):
-                self.ever[row["product"]][row["partition"]] = row
-        self._realised = {key: json.loads(row["inputs"]) for key, row in self.ever[REALISED].items()}
+            if row["product"] in self.published_rows and _is_published(row):
+                self.published_rows[row["product"]][row["partition"]] = row
+        self._realised = {
+            key: json.loads(row["inputs"]) for key, row in self.published_rows[REALISED].items()
+        }
         self.restated: dict[str, list[str]] = {}
         for key in sorted(self._realised):
             for known in self._realised[key].get("restated", []):
                 self.restated.setdefault(known, []).append(key)
 
     def partition_row(self, product: str, partition: str) -> Row | None:
-        """Return a product's row for a partition, if it has been attempted."""
+        """Return a product's row of `partitions`, None if it was never attempted."""
         return self._partitions.get((product, partition))
 
     def published(self, product: str, partitions: Sequence[str]) -> list[str]:
-        """Return those partitions that have a product, in order; of predictions, those with any."""
+        """Return the partitions that have a product published, in order; of predictions, those with rows."""
         rows = {partition: self.partition_row(product, partition) for partition in partitions}
-        return [partition for partition, row in rows.items() if row is not None and _is_there(row)]
+        return [partition for partition, row in rows.items() if row is not None and _is_published(row)]
 
     def champion(self, partition: str) -> Row | None:
-        """Return the switch by which a partition has its champion, None before there was one."""
+        """Return the ledger's switch that gave a partition its champion, None before the first promotion."""
         in_effect = [row for row in self._champions if row["effective"] <= partition]
         return in_effect[-1] if in_effect else None
 
     def vacancy(self, partition: str) -> str:
-        """Return why no champion serves a partition, and what does instead; empty where one serves."""
+        """Return why no champion serves a partition, and what serves instead; empty if one serves."""
         return ledger.vacancy(self._switches, partition)
 
     def model(self, partition: str) -> str:
-        """Return the digest of the champion of a partition, empty before there was one."""
+        """Return the digest of a partition's champion, empty before the first promotion."""
         row = self.champion(partition)
         return str(row["model"]) if row else ""
 
@@ -101,58 +105,61 @@ class State:
         """Return the scored partitions that are compared with the reference, up to the partition itself."""
         return self.published("predictions", self._before(partition, self.spec.monitoring.window - 1, 0))
 
-    def limits(self, partition: str) -> Row | None:
-        """Return the row of the limits that the last training before a partition published, if one did."""
+    def sudden_change_limits(self, partition: str) -> Row | None:
+        """Return the row of `partitions` of the limits that the last training before a partition set."""
         before = [row for row in self._limits if row["partition"] < partition]
         return before[-1] if before else None
 
-    def past(self, partition: str) -> list[str]:
-        """Return the scored partitions that a jump is judged on, up to the partition itself.
+    def sudden_change_partitions(self, partition: str) -> list[str]:
+        """Return the scored partitions on which a sudden change is judged, up to the partition itself.
 
-        None while too few.
-
-        The partitions that the training knew need not have been scored.
+        Empty while there are too few. Partitions that the training counted need not have been scored.
         """
-        rules, trained = self.spec.monitoring.sudden_changes, self.limits(partition)
+        rules, training = self.spec.monitoring.sudden_changes, self.sudden_change_limits(partition)
         keys = self._before(partition, rules.past + rules.of - 1, 0)
         scored = self.published("predictions", keys)
-        if trained is None or partition not in scored:
+        if training is None or partition not in scored:
             return []
-        known = self.spec.clock.shift(trained["partition"], -self.spec.labels.delay)
-        there = [key for key in keys if key <= known or key in scored]
-        return scored if len(there) >= rules.enough else []
+        last_counted = self.spec.clock.shift(training["partition"], -self.spec.labels.delay)
+        available = [key for key in keys if key <= last_counted or key in scored]
+        return scored if len(available) >= rules.enough else []
 
-    def lately(self, partition: str) -> list[str]:
-        """Return the scored partitions whose values aren't new any more, as far back as jumps look.
+    def familiar_partitions(self, partition: str) -> list[str]:
+        """Return the scored partitions whose values count as familiar, as far back as sudden changes look.
 
-        The newest before the partition aren't among them: what began with them is told for as long as a jump
-        is.
+        The newest ones before the partition don't count, so that values that began with them stay an alarm
+        for as long as a sudden change does.
         """
         rules = self.spec.monitoring.sudden_changes
         return self.published("predictions", self._before(partition, rules.past + rules.of - 1, rules.of))
 
     def matured(self, partition: str) -> list[str]:
-        """Return the partitions that performance is taken from: twice the window, so a lost one is no gap."""
+        """Return the partitions with due labels whose labels are known by a partition."""
         return [
-            key for key in self.pool(partition) if key in self._realised and self.known(key)[0] <= partition
+            key
+            for key in self.labels_due(partition)
+            if key in self._realised and self.label_partitions(key)[0] <= partition
         ]
 
-    def pool(self, partition: str) -> list[str]:
-        """Return the scored partitions among the last whose labels are due: twice the window."""
+    def labels_due(self, partition: str) -> list[str]:
+        """Return the newest scored partitions whose labels are due.
+
+        Twice the window, so that a partition without labels leaves no gap.
+        """
         delay, width = self.spec.labels.delay, self.spec.monitoring.window
         return self.published("predictions", self._before(partition, delay + 2 * width - 1, delay))
 
-    def known(self, scored: str) -> list[str]:
-        """Return the partitions on which a scored partition's labels were first known, and then others."""
-        made = self._realised[scored]
-        return [made["known"], *made.get("restated", [])]
+    def label_partitions(self, scored: str) -> list[str]:
+        """Return the partition on which a scored partition's labels were first known, and its revisions."""
+        inputs = self._realised[scored]
+        return [inputs["known"], *inputs.get("restated", [])]
 
-    def early(self, scored: str) -> int:
+    def early_labels(self, scored: str) -> int:
         """Return how many labels were known before a scored partition's decision."""
         return int(self._realised[scored].get("early", 0))
 
-    def brings(self, scored: str) -> str:
-        """Return the partition that brings a scored partition's labels; empty beyond the span."""
+    def label_partition(self, scored: str) -> str:
+        """Return the partition on which a scored partition's labels are due; empty beyond the span."""
         place = self._place[scored] + self.spec.labels.delay
         return self.span[place] if place < len(self.span) else ""
 
@@ -161,53 +168,52 @@ class State:
         names = [
             ("predictions", key)
             for key in sorted(
-                {partition, *self.window(partition), *self.past(partition), *self.lately(partition)}
+                {
+                    partition,
+                    *self.window(partition),
+                    *self.sudden_change_partitions(partition),
+                    *self.familiar_partitions(partition),
+                }
             )
         ]
         names += [(source, partition) for source in self.spec.sources]
-        names += [("predictions", scored) for scored in self.pool(partition)]
+        names += [("predictions", scored) for scored in self.labels_due(partition)]
         for scored in self.matured(partition):
-            names += [(REALISED, scored), (self.spec.labels.source, self.brings(scored))]
+            names += [(REALISED, scored), (self.spec.labels.source, self.label_partition(scored))]
         rows = {f"{product}/{key}": self.partition_row(product, key) for product, key in names}
-        found = {name: row["digest"] or row["outcome"] for name, row in rows.items() if row is not None}
-        if lost := self._lost(partition):
-            found[LOSSES] = digest_json(lost)
-        again = [key for key in self.restated.get(partition, ()) if f"{REALISED}/{key}" not in found]
-        found |= {f"{REALISED}/{key}": self.ever[REALISED][key]["digest"] for key in again}
-        trained, champion = self.limits(partition), self.champion(partition)
-        asked = {trained and trained["partition"], champion and champion["evidence"]}
-        found |= {
-            f"limits/{row['partition']}": row["digest"] for row in self._limits if row["partition"] in asked
-        }
-        if trained and (model := json.loads(trained["inputs"]).get("model")):
-            found["limits"] = model  # of several models of that partition the one trained last
-        return found | ({f"champion/{partition}": str(champion["model"])} if champion else {})
+        inputs = {name: row["digest"] or row["outcome"] for name, row in rows.items() if row is not None}
+        if losses := self._champion_losses(partition):
+            inputs[LOSSES] = digest_json(losses)
+        realised = self.published_rows[REALISED]
+        for key in self.restated.get(partition, ()):
+            inputs.setdefault(f"{REALISED}/{key}", realised[key]["digest"])
+        training, champion = self.sudden_change_limits(partition), self.champion(partition)
+        trained_on = {training and training["partition"], champion and champion["evidence"]}
+        for row in self._limits:
+            if row["partition"] in trained_on:
+                inputs[f"limits/{row['partition']}"] = row["digest"]
+        if training and (model := json.loads(training["inputs"]).get("model")):
+            inputs["limits"] = model  # if several models were trained for that partition, the last one
+        return inputs | ({f"champion/{partition}": str(champion["model"])} if champion else {})
 
-    def _lost(self, partition: str) -> list[list[str]]:
-        """Return the digests of what a partition's champion has lost on its partitions.
-
-        As far as known by then.
-        """
-        champion = self.champion(partition)
+    def _champion_losses(self, partition: str) -> list[list[str]]:
+        """Return partition and digest of the champion's losses, as far as known on a partition."""
+        champion, rows = self.champion(partition), self.published_rows[LOSSES]
         first = str(champion["effective"]) if champion else "~"
-        rows = self.ever[LOSSES]
-        of = [key for key in sorted(self._realised) if first <= key <= partition and key in rows]
-        return [[key, rows[key]["digest"]] for key in of if self.known(key)[0] <= partition]
+        keys = [key for key in sorted(self._realised) if first <= key <= partition and key in rows]
+        return [[key, rows[key]["digest"]] for key in keys if self.label_partitions(key)[0] <= partition]
 
     def stale(self, partition: str) -> bool:
-        """Tell whether a partition was monitored on other inputs than there are now."""
+        """Return whether a partition was monitored on inputs that have changed since."""
         row = self.partition_row(PRODUCT, partition)
         return row is not None and json.loads(row["inputs"]) != self.inputs(partition)
 
-    def _before(self, partition: str, most: int, least: int) -> list[str]:
-        """Return the partitions from ``most`` to ``least`` before one, oldest first."""
+    def _before(self, partition: str, first: int, last: int) -> list[str]:
+        """Return the partitions from ``first`` to ``last`` places before one, oldest first."""
         place = self._place[partition]
-        return self.span[max(place - most, 0) : max(place - least + 1, 0)]
+        return self.span[max(place - first, 0) : max(place - last + 1, 0)]
 
 
-def _is_there(row: Row) -> bool:
-    """Tell whether a product is published.
-
-    A partition without rows to score has no predictions to look at.
-    """
+def _is_published(row: Row) -> bool:
+    """Return whether a product is published; predictions without rows don't count."""
     return bool(row["outcome"] == "published" and (row["rows"] or row["product"] != "predictions"))

@@ -25,6 +25,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from include.judge.judge import NOT_BLESSED, NOT_ENOUGH
+from include.monitor import registry
 from include.promote import ledger
 from include.reports.charts import BAD, GOOD, INK, NEW, OLD, SETTINGS, SOFT, svg
 from include.reports.paths import HISTORY
@@ -37,7 +38,7 @@ MAX_PARTITIONS = 371  # for a daily use case, a year and a week
 WEEK = 7  # partitions that are pooled
 ALPHA = 0.05  # on either side, so that intervals have 90 %
 DRIFT = "drift"  # a check that raises no alert, because columns also move with the seasons
-CHECKS = ("data", "labels", "fallback", "missing", "unseen", "jump", "concept", "performance", DRIFT)
+CHECKS = tuple(check.name for check in registry.CHECKS)
 MAX_DRAWS = 5  # more than the number of runs that are likely to end while the page is drawn
 MAX_EPISODES = 200  # in each table
 MAX_DRIFT_LABELS = 8

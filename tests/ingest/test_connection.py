@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
+from evergreen.alert_channels import sender
 from evergreen.operators.base import StoreOperator, connect
-from evergreen.send import sender
 from include.errors import SettingError
 
 

@@ -11,7 +11,7 @@ import pytest
 from include.environment import Connect
 from include.errors import SpecError
 from include.ingest.pipeline import Outcome, ingest
-from include.monitor.findings import check_data
+from include.monitor.checks.data import check_data
 from include.spec import UseCase
 from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world

@@ -261,10 +261,10 @@ def forget_history(lake: Lake) -> None:
 
 def watch(lake: Lake, use: UseCase, partition: str) -> State:
     """Publish what has come true by a partition, as its monitoring does, and return what there is then."""
-    seen = State(lake, use, partition)
-    if publish_performance(lake, use, seen):
-        seen.read(lake)
-    return seen
+    state = State(lake, use, partition)
+    if publish_performance(lake, use, state):
+        state.refresh(lake)
+    return state
 
 
 def state(lake: Lake) -> dict[str, str]:

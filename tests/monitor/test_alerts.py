@@ -19,7 +19,7 @@ import pyarrow as pa
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
-from evergreen.deadline import PredictionsDue, tell_overdue
+from evergreen.deadline import PredictionsDue, notify_overdue
 from evergreen.operators.monitor import AlertOperator
 from include.monitor import alerts
 from include.storage import schemas
@@ -87,7 +87,7 @@ def declare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Declare:
 
 def decide(lake: Lake, alerts: list[dict[str, Any]]) -> None:
     """Publish the partition's decision."""
-    row = {"partition": NIGHT, "decision": "alert", "cause": "", "reason": "tells of data stops"}
+    row = {"partition": NIGHT, "decision": "alert", "cause": "", "reason": "alerts data stops"}
     table = pa.Table.from_pylist([{**row, "alerts": json.dumps(alerts)}], schema=schemas.DECISIONS)
     lake.publish("decisions", table, {"partition": NIGHT})
 
@@ -113,7 +113,7 @@ def test_a_webhook_is_told_once(declare: Declare, hook: Hook) -> None:
         "usecase": "machines",
         "partition": NIGHT,
         "decision": "alert",
-        "sentence": f"machines {NIGHT}: tells of data stops",
+        "sentence": f"machines {NIGHT}: alerts data stops",
         "findings": [FOUND],
         "report": "",
     }
@@ -132,10 +132,10 @@ def test_one_that_refuses_fails_nothing_and_is_told_by_a_rerun(
         bad={"conn_type": "http", "host": hook.uri + "/bad"},
         ok={"conn_type": "http", "host": hook.uri + "/ok"},
     )
-    assert tell().startswith("could not tell bad:")
+    assert tell().startswith("could not notify bad:")
     assert [path for path, *_ in hook.got] == ["/bad", "/ok"]
     assert alerts.notified(lake, [NIGHT]) == {NIGHT: [("bad", "failed"), ("ok", "notified")]}
-    why = f"bad: failed: connection bad: required a webhook that takes it, found status {status}"
+    why = f"bad: failed: connection bad: required a webhook that accepts the message, found status {status}"
     assert why in capsys.readouterr().out
     assert tell() == ""
     assert [path for path, *_ in hook.got] == ["/bad", "/ok", "/bad"]
@@ -155,7 +155,7 @@ def test_no_log_has_the_secret(
     with caplog.at_level(logging.DEBUG):
         said = tell()
     log = capsys.readouterr().out + caplog.text
-    assert said.startswith("could not tell slack, hook, typo:")
+    assert said.startswith("could not notify slack, hook, typo:")
     assert "found ConnectionError" in log
     assert "put the webhook's address into the connection's host" in log
     assert "planted-secret" not in log + said
@@ -168,7 +168,7 @@ def test_slack_gets_its_own_form(declare: Declare, hook: Hook) -> None:
     [(path, authorization, body)] = hook.got
     assert (path, authorization) == (f"/{SECRET}", "")
     sentence, finding, _ = body["text"].split("\n")
-    assert sentence == f"machines {NIGHT}: tells of data stops"
+    assert sentence == f"machines {NIGHT}: alerts data stops"
     assert finding == "data stops: stops is &lt;refused&gt;"
 
 
@@ -179,14 +179,14 @@ def test_a_mail_is_sent_by_airflows_notifier(declare: Declare, mail: Mail) -> No
     declare(mail={"conn_type": "smtp", "host": host, "port": port, "extra": extra})
     assert [tell(), tell()] == ["", ""]
     [said] = mail.got
-    assert f"Subject: machines {NIGHT}: tells of data stops" in said
+    assert f"Subject: machines {NIGHT}: alerts data stops" in said
     assert "To: b@example.org" in said
 
 
 def test_a_backfilled_partition_tells_nobody(declare: Declare, hook: Hook) -> None:
     """What is long past is in the tables, and wakes nobody."""
     lake = declare(ops={"conn_type": "http", "host": hook.uri})
-    assert tell("backfill") == "a backfilled partition tells nobody; tells of data stops"
+    assert tell("backfill") == "a backfilled partition sends no alerts; alerts data stops"
     assert hook.got == []
     assert alerts.notified(lake, [NIGHT]) == {}
 
@@ -206,19 +206,19 @@ def test_a_try_that_was_killed_while_it_sent_is_no_notification(declare: Declare
 def test_where_there_is_nobody_or_nothing_to_tell_it_says_so(declare: Declare) -> None:
     """The task is skipped, and its sentence is the decision's; an unknown connection is named."""
     lake = declare()
-    assert tell() == "alerts.to of the spec names nobody; tells of data stops"
+    assert tell() == "no recipients are declared under alerts.to; alerts data stops"
     decide(lake, [])
-    assert tell() == "nothing to tell; tells of data stops"
+    assert tell() == "nothing to alert; alerts data stops"
     lake = declare(nobody={})
-    assert tell().startswith("could not tell nobody:")
+    assert tell().startswith("could not notify nobody:")
     lake.publish("decisions", schemas.DECISIONS.empty_table(), {"partition": NIGHT})
-    assert tell() == "no decision was taken"
+    assert tell() == "no decision was published"
 
 
 def overdue(partition: str = NIGHT) -> str:
     """Call what Airflow calls when a partition's deadline is over; return what it says."""
     context = {"dag_run": {"partition_key": partition}, "deadline": {"id": "0", "deadline_time": "now"}}
-    return asyncio.run(tell_overdue("machines", context))
+    return asyncio.run(notify_overdue("machines", context))
 
 
 def predicted(lake: Lake, outcome: str) -> None:
@@ -243,7 +243,7 @@ def test_predictions_that_are_overdue_are_told_once(declare: Declare, hook: Hook
     if outcome:
         predicted(lake, outcome)
     why = f"machines {NIGHT}: no predictions by 23:59 UTC, when they were due"
-    assert [overdue(), overdue()] == [f"{why}; ops: told", f"{why}; ops: told before"]
+    assert [overdue(), overdue()] == [f"{why}; ops: sent", f"{why}; ops: already sent"]
     [(*_, said)] = hook.got
     assert (said["sentence"], said["findings"][0]["check"]) == (why, "deadline")
     assert said["report"].endswith("/usecase/machines")
@@ -252,7 +252,7 @@ def test_predictions_that_are_overdue_are_told_once(declare: Declare, hook: Hook
 def test_predictions_that_are_there_are_not_overdue(declare: Declare, hook: Hook) -> None:
     """A run that goes on after its predictions are published tells nobody."""
     predicted(declare(ops={"conn_type": "http", "host": hook.uri}), "published")
-    assert overdue() == f"machines {NIGHT}: the predictions are published; nobody is told"
+    assert overdue() == f"machines {NIGHT}: the predictions are published; no alert is sent"
     assert hook.got == []
 
 
@@ -268,8 +268,9 @@ def test_what_is_overdue_is_mailed_too_and_one_that_refuses_fails_nothing(
         mail={"conn_type": "smtp", "host": host, "port": port, "extra": extra},
     )
     said = overdue()
-    assert "; bad: failed: connection bad: required a webhook that takes it, found status 500; " in said
-    assert said.endswith("; mail: told")
+    why = "connection bad: required a webhook that accepts the message, found status 500"
+    assert f"; bad: failed: {why}; " in said
+    assert said.endswith("; mail: sent")
     assert "no predictions by 23:59 UTC" in mail.got[0].replace("=\n", "")
     assert SECRET not in said
 
@@ -277,7 +278,7 @@ def test_what_is_overdue_is_mailed_too_and_one_that_refuses_fails_nothing(
 def test_with_nobody_to_tell_it_says_so(declare: Declare) -> None:
     """The deadline is in Airflow all the same."""
     declare()
-    assert overdue().endswith("when they were due; alerts.to of the spec names nobody")
+    assert overdue().endswith("when they were due; no recipients are declared under alerts.to")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import pytest
 from include.judge.evidence import CHALLENGER, evidence_rows_key
 from include.models import outputs
 from include.monitor.checks import concept
+from include.monitor.context import PartitionContext
 from include.monitor.losses import LOSSES, LossSeries, expected_own_loss
 from include.monitor.state import State
 from include.score.pipeline import score
@@ -155,9 +156,11 @@ def test_classes_expect_what_their_probabilities_say(tmp_path: Path) -> None:
             made = {"loss": lost, "baseline": lost, "expected": own, "against": "prior"}
             rows.append({"partition": partition, "known": partition, "model": "m", "rows": ROWS, **made})
     lake.publish("losses", pa.Table.from_pylist(rows, schema=schemas.LOSSES), {"partition": keys(90)})
-    state: Any = SimpleNamespace(champion=lambda partition: champion, vacancy=lambda partition: "")
-    (found,) = concept.check_concept(lake, spec, keys(90)[-1], state)
-    assert (found.outcome, found.subject) == ("ok", "log_loss beside its own expectation")
+    state: Any = SimpleNamespace(
+        champion=lambda partition: champion, vacancy=lambda partition: "", inputs=lambda partition: {}
+    )
+    (found,) = concept.check_concept(PartitionContext(lake, spec, state, keys(90)[-1]))
+    assert (found.outcome, found.subject) == ("ok", "log_loss against its expectation")
     assert "after 60 partitions" in found.note
 
 
@@ -167,8 +170,8 @@ def test_the_gates_own_rows_are_the_measure(quick: Lake, use: UseCase, week: lis
     for partition in week[:2]:
         score(quick, use, partition)
     state = machines.watch(quick, use, week[3])
-    found = {f.subject: f for f in concept.check_concept(quick, use, week[3], state)}
-    subject = "log_loss beside its own expectation"
+    found = {f.subject: f for f in concept.check_concept(PartitionContext(quick, use, state, week[3]))}
+    subject = "log_loss against its expectation"
     assert found[subject].outcome == "not enough"
     assert "are gone" in found[subject].note
     random = np.random.default_rng(9)
@@ -178,7 +181,7 @@ def test_the_gates_own_rows_are_the_measure(quick: Lake, use: UseCase, week: lis
     sink = io.BytesIO()
     pq.write_table(pa.table({"partition": of, "actual": actual, CHALLENGER: said}), sink)
     quick.replace(evidence_rows_key(champion["attempt"]), sink.getvalue())
-    found = {f.subject: f for f in concept.check_concept(quick, use, week[3], state)}
+    found = {f.subject: f for f in concept.check_concept(PartitionContext(quick, use, state, week[3]))}
     assert found[subject].outcome == "ok"
     assert "after 2 partitions" in found[subject].note
     assert found["calibration"].outcome == "not enough"
@@ -214,7 +217,7 @@ def test_probabilities_of_several_classes_are_an_expectation_too(
     }
     lost = [{"partition": key, **same} for key in spec.clock.keys("2024-03-01", partition)]
     lake.publish(LOSSES, pa.Table.from_pylist(lost, schemas.LOSSES), {"known": partition})
-    (found,) = concept.check_concept(lake, spec, partition, State(lake, spec, partition))
+    (found,) = concept.check_concept(PartitionContext(lake, spec, State(lake, spec, partition), partition))
     assert (found.outcome, found.threshold) == (outcome, 365 / spec.gate.block_partitions / 0.05)
     assert f"{times:.3f} on the last" in found.note
 

@@ -124,7 +124,7 @@ def test_an_alarm_that_was_mended_is_told_no_more(rules: UseCase, week: list[str
 
 @pytest.mark.parametrize(
     ("kind", "decision", "does"),
-    [(DEMOTED, "stop serving", "serves no more"), (ROLLED_BACK, "roll back", "serves again")],
+    [(DEMOTED, "stop serving", "no longer serves"), (ROLLED_BACK, "roll back", "serves again")],
 )
 def test_a_champion_that_went_is_the_decision_of_its_partition(
     rules: UseCase, week: list[str], tmp_path: Path, kind: str, decision: str, does: str

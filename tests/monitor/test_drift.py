@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.monitor.checks import drift
-from include.monitor.checks.drift import LearnedColumn
+from include.monitor.reference import LearnedColumn
 from include.spec.stages import Monitoring
 from include.stats import drift_measures, profiles
 from include.stats.drift_measures import Binning
@@ -61,7 +61,7 @@ def test_noise_bounds_what_samples_of_one_distribution_reach() -> None:
     ]
     assert np.mean(found) == pytest.approx(9 * (1 / 900 + 1 / 5000), rel=0.1)
     beyond = np.mean(np.array(found) > drift.sampling_noise("psi", 10, 5000, 900))
-    assert 0 < beyond < 3 * drift.CHANCE
+    assert 0 < beyond < 3 * drift.ALPHA
 
 
 def test_an_own_window_is_compared_with_the_rest() -> None:

@@ -20,7 +20,7 @@ from include.features.build import training_set
 from include.judge.evidence import CHALLENGER, evidence_rows_key
 from include.models import artifacts
 from include.monitor.estimates import (
-    LEAST,
+    MIN_ERROR_PARTITIONS,
     CalibrationMap,
     EstimatePair,
     LabelledPartition,
@@ -170,10 +170,15 @@ def test_the_interval_is_as_wide_as_the_error(use: UseCase) -> None:
 @pytest.mark.parametrize(
     ("rows", "guess", "partitions", "reason"),
     [
-        (100, 0.2, pairs(0.2), "its error, 0.2, isn't below that of the gate's figure, 0.1"),
-        (100, 0.2, pairs(0.01, LEAST - 1), "its error is known of 6 partitions, and 7 are needed"),
-        (49, 0.2, pairs(0.01), "49 rows, and its error was measured on partitions of 100"),
-        (1, None, pairs(0.01), "1 rows can't give it"),
+        (100, 0.2, pairs(0.2), "its error, 0.2, isn't below that of the gate's mean, 0.1"),
+        (
+            100,
+            0.2,
+            pairs(0.01, MIN_ERROR_PARTITIONS - 1),
+            "its error is measured on 6 of the 7 partitions required",
+        ),
+        (49, 0.2, pairs(0.01), "49 rows, but its error was measured on partitions of 100"),
+        (1, None, pairs(0.01), "not defined on these 1 rows"),
     ],
 )
 def test_what_is_worth_nothing_is_not_told(
@@ -335,7 +340,7 @@ def test_beyond_what_was_learnt_nothing_is_told(own: Lake, use: UseCase, week: l
     run(own, use, week[0])
     for row in rows_of(own, week[0]).values():
         assert row["value"] is None
-        assert row["reason"] == "values that the champion didn't learn from, or none: temp"
+        assert row["reason"] == "missing values, or values that the champion never learned: temp"
     assert rows_of(own, week[0])["brier"]["error"] > 0
 
 
@@ -356,7 +361,7 @@ def test_without_the_gates_rows_nothing_is_told(quick: Lake, use: UseCase, week:
     monitor(quick, use, week[1])
     reasons = [{row["reason"] for row in rows_of(quick, partition).values()} for partition in week[:2]]
     assert reasons == [
-        {"the rows of the gate's test partitions are gone, or it was promoted without a gate"},
+        {"the rows of the gate's test partitions are gone, or the champion was promoted without a gate"},
         {"nothing was predicted for this partition"},
     ]
 

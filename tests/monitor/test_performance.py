@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from sklearn import metrics as sk
 
-from include.monitor import performance
+from include.monitor.checks import degradation
 from include.monitor.pipeline import monitor
 from include.promote.ledger import DEMOTED
 from include.score.pipeline import score
@@ -82,7 +82,8 @@ def test_a_finding_prints_on_which_side_of_its_limit_a_figure_is(
     required: dict[str, float], value: float, note: str
 ) -> None:
     """A figure that misses its limit by little has the digits that show it."""
-    assert performance._judged(Requirement(metric="roc_auc", **required), value, "over a week").note == note
+    rule = Requirement(metric="roc_auc", **required)
+    assert degradation.judge_requirement(rule, value, "over a week").note == note
 
 
 def test_labels_that_come_late_are_known_later(quick: Lake, use: UseCase, week: list[str]) -> None:
@@ -126,7 +127,7 @@ def test_without_a_champion_the_findings_say_so_and_who_serves(
     note = f"there is no champion: v1 was demoted from {week[5]} on, and a constant serves instead"
     found = quick.rows("findings", {"partition": week[5], "check": ["performance", "concept"]})
     assert {(row["note"], row["outcome"]) for row in found} == {(note, "not enough")}
-    assert "asks for a training" in sentence
+    assert "requests a training" in sentence
     assert "of this champion" not in sentence
 
 

@@ -11,6 +11,7 @@ from sklearn import metrics as sk
 
 from include.errors import EvergreenError, NotPublished
 from include.monitor.checks import labels
+from include.monitor.context import PartitionContext
 from include.monitor.findings import Finding
 from include.monitor.performance import performance_by
 from include.ops.verify import verify
@@ -53,9 +54,8 @@ def turned(row: dict[str, Any]) -> dict[str, Any]:
 
 def said(lake: Lake, use: UseCase, partition: str) -> dict[str, Finding]:
     """Return a partition's findings about labels by subject."""
-    return {
-        f.subject: f for f in labels.check_labels(lake, use, partition, machines.watch(lake, use, partition))
-    }
+    state = machines.watch(lake, use, partition)
+    return {f.subject: f for f in labels.check_labels(PartitionContext(lake, use, state, partition))}
 
 
 def by_day(lake: Lake, use: UseCase, known: str | None) -> dict[str, tuple[str, float]]:
@@ -109,12 +109,12 @@ def test_labels_that_come_again_change_nothing(own: Lake, sliced: UseCase, week:
     machines.watch(own, sliced, week[3])
     before = machines.state(own)
     machines.stops(own, sliced, week[2])
-    assert "twice" not in said(own, sliced, week[3])
+    assert "duplicates" not in said(own, sliced, week[3])
     assert machines.state(own) == before
     machines.stops(own, sliced, week[3], duplicates=2)
-    assert said(own, sliced, week[3])["twice"].outcome == "ok"
+    assert said(own, sliced, week[3])["duplicates"].outcome == "ok"
     machines.stops(own, sliced, week[3], duplicates=60)
-    assert said(own, sliced, week[3])["twice"].outcome == "alarm"
+    assert said(own, sliced, week[3])["duplicates"].outcome == "alarm"
 
 
 def test_labels_that_stay_away_are_an_alarm(own: Lake, sliced: UseCase, week: list[str]) -> None:
@@ -139,7 +139,9 @@ def test_labels_that_come_a_season_later_are_realised(own: Lake, sliced: UseCase
     """
     late = sliced.clock.shift(week[0], 100)
     machines.stops(own, sliced, week[2], known_at=sliced.clock.local(late, "06:00"))
-    assert week[0] not in by_day(own, sliced, None) | dict.fromkeys(machines.watch(own, sliced, week[5]).ever)
+    assert week[0] not in by_day(own, sliced, None) | dict.fromkeys(
+        machines.watch(own, sliced, week[5]).published_rows
+    )
     assert week[0] not in by_day(own, sliced, None)
     machines.watch(own, sliced, late)
     assert by_day(own, sliced, None)[week[0]][0] == late
@@ -152,7 +154,7 @@ def test_labels_before_the_prediction_are_an_alarm(own: Lake, sliced: UseCase, w
     machines.stops(own, sliced, week[3], known_at=sliced.clock.local(week[1], "06:00"))
     found = said(own, sliced, week[3])["early"]
     assert found.outcome == "alarm"
-    assert f"labels of {week[1]} were known before those partitions were predicted" in found.note
+    assert f"labels of {week[1]} were known before the predictions were made" in found.note
 
 
 def test_groups_are_measured_on_their_pooled_rows(own: Lake, sliced: UseCase, week: list[str]) -> None:
@@ -186,7 +188,7 @@ def test_what_cannot_be_shown_is_said(own: Lake, use: UseCase, sliced: UseCase, 
         performance_by(own, use, "slice")
     with pytest.raises(EvergreenError, match="one of day, week"):
         performance_by(own, use, "month")
-    with pytest.raises(EvergreenError, match="before the last"):
+    with pytest.raises(EvergreenError, match="isn't after the last"):
         performance_by(own, use, "day", first=week[1], last=week[0])
-    with pytest.raises(NotPublished, match=f"those of {week[0]} to {week[5]}"):
+    with pytest.raises(NotPublished, match=f"those from {week[0]} to {week[5]}"):
         performance_by(own, use, "day", first=week[7])

@@ -124,7 +124,7 @@ def test_a_partition_without_predictions_is_told_and_not_failed(
     assert "nothing was predicted" in ref.note
     [decided] = quick.rows("decisions")
     assert (decided["decision"], decided["cause"]) == ("alert", "")
-    assert "tells of data predictions" in decided["reason"]
+    assert "alerts data predictions" in decided["reason"]
 
 
 def test_before_the_first_promotion_nothing_can_be_judged(quick: Lake, use: UseCase, week: list[str]) -> None:
@@ -432,7 +432,7 @@ def test_a_feature_without_a_profile_is_told(quick: Lake, use: UseCase, week: li
     left = [row for row in quick.rows("profiles", where) if row["column"] != "load"]
     quick.publish("profiles", pa.Table.from_pylist(left, schema=PROFILES), where)
     monitor(quick, use, week[0])
-    assert note_of(quick, week[0], "load") == "load isn't there"
+    assert note_of(quick, week[0], "load") == "load is missing from this partition"
     assert ("drift", "load") in found(quick, week[0], "not enough")
 
 

@@ -30,10 +30,10 @@ def test_partitions_add_up_to_the_profile(lake: Lake, use: UseCase, week: list[s
     for name in use.features.columns:
         column = found.columns[name]
         assert column.partitions is not None
-        total = column.partitions[column.learnt].sum(axis=0)
+        total = column.partitions[column.fitted].sum(axis=0)
         # labels are missing for one row in twenty: training leaves those out, drift does not
         assert total / total.sum() == pytest.approx(
-            column.cut.profile_counts(column.profile) / column.profile.count, abs=0.02
+            column.binning.profile_counts(column.profile) / column.profile.count, abs=0.02
         )
     weekday = found.columns["weekday"]
     assert (np.count_nonzero(weekday.partitions, axis=1) == 1).all()

@@ -27,9 +27,9 @@ def page(lake: Lake, use: UseCase, week: list[str]) -> str:
 
 def test_a_page_says_that_it_is_a_sample(page: str, lake: Lake, use: UseCase, week: list[str]) -> None:
     """The page's own text has the sample's size and the rows that it is of, on both sides."""
-    shown = f"Drawn from a sample: 200 of the 240 rows of 2 partition(s) up to {week[1]}, beside 200 of the "
+    shown = f"drawn from samples: 200 of the 240 rows of 2 partition(s) up to {week[1]}, and 200 of the "
     assert shown + f"{machines.fitted_rows(lake, use)} rows that the model was fitted on" in page
-    assert page.index("Drawn from a sample") < page.index("drawDashboard")
+    assert page.index("drawn from samples") < page.index("drawDashboard")
 
 
 def test_a_page_has_charts_of_the_prediction_and_the_columns(page: str) -> None:
@@ -41,7 +41,7 @@ def test_a_page_has_charts_of_the_prediction_and_the_columns(page: str) -> None:
 
 def test_a_page_has_every_measure(page: str) -> None:
     """The rows of `drift` are a table above the charts, five measures a column, by its kind."""
-    table = page[page.index("Every measure, of all rows") : page.index("drawDashboard")]
+    table = page[page.index("All measures, on all rows") : page.index("drawDashboard")]
     lines = dict(re.findall(r"<tr><td>(\w+)</td>(.*?)</tr>", table))
     assert set(lines) == {"kind", "load", "prediction", "temp", "weekday"}
     filled = {name: len(re.findall(r"<td align=right>[^<]", line)) for name, line in lines.items()}

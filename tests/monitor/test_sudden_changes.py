@@ -91,7 +91,7 @@ def lived(
 
 def jumped(lake: Lake, partition: str, outcome: str = "alarm") -> set[str]:
     """Return the columns that a partition says this of."""
-    rows = lake.rows("findings", {"partition": partition, "check": "jump"})
+    rows = lake.rows("findings", {"partition": partition, "check": "sudden_change"})
     return {row["subject"] for row in rows if row["outcome"] == outcome}
 
 
@@ -105,7 +105,7 @@ def test_a_column_that_jumps_is_an_alarm_from_its_second_partition(lake: Lake, s
     partitions = lived(lake, shorter, {3: hotter, 4: hotter})
     assert [jumped(lake, partition) for partition in partitions] == [set(), set(), set(), set(), {"temp"}]
     assert {"load", "kind", "weekday"} <= jumped(lake, partitions[4], "ok")
-    (row,) = lake.rows("findings", {"partition": partitions[4], "check": "jump", "subject": "temp"})
+    (row,) = lake.rows("findings", {"partition": partitions[4], "check": "sudden_change", "subject": "temp"})
     assert row["value"] > row["threshold"]
     assert row["note"].startswith("temp breaks with the 7 partitions before")
 
@@ -114,8 +114,8 @@ def test_one_odd_partition_is_no_alarm(lake: Lake, shorter: UseCase) -> None:
     """It is further than the limit, which is said, and no person is called."""
     partitions = lived(lake, shorter, {3: hotter})
     assert [jumped(lake, partition) for partition in partitions] == [set()] * NIGHTS
-    (row,) = lake.rows("findings", {"partition": partitions[3], "check": "jump", "subject": "temp"})
-    assert "further than its limit" in row["note"]
+    (row,) = lake.rows("findings", {"partition": partitions[3], "check": "sudden_change", "subject": "temp"})
+    assert "exceeds its limit" in row["note"]
 
 
 def test_the_order_of_the_partitions_makes_no_difference(
@@ -128,7 +128,7 @@ def test_the_order_of_the_partitions_makes_no_difference(
     lived(other, shorter, {3: hotter, 4: hotter}, backwards=True)
     same = [
         {
-            partition: lake_.rows("findings", {"partition": partition, "check": "jump"})
+            partition: lake_.rows("findings", {"partition": partition, "check": "sudden_change"})
             for partition in partitions
         }
         for lake_ in (lake, other)
@@ -150,10 +150,12 @@ def test_predictions_of_a_lower_rung_are_no_jump(lake: Lake, shorter: UseCase) -
     """A champion that can't be loaded leaves its partitions to a constant, which isn't how it predicts."""
     machines.promote(lake, "m" * 64, shorter.clock.shift(TRAINED, 1), evidence=TRAINED)
     partitions = lived(lake, shorter, {})
-    (row,) = lake.rows("findings", {"partition": partitions[-1], "check": "jump", "subject": "prediction"})
+    (row,) = lake.rows(
+        "findings", {"partition": partitions[-1], "check": "sudden_change", "subject": "prediction"}
+    )
     assert (row["outcome"], row["note"]) == (
         "not enough",
-        "prediction isn't this champion's in this partition",
+        "prediction isn't the champion's in this partition",
     )
 
 
@@ -189,7 +191,9 @@ def test_a_column_of_another_kind_is_not_compared(lake: Lake, tmp_path: Path) ->
     rules = "{window: 3, report_rows: 200, sudden_changes: {past: 7}}"
     other = machines.spec(tmp_path / "spec", features=features, monitoring=rules)
     partitions = lived(lake, other, {})
-    (row,) = lake.rows("findings", {"partition": partitions[-1], "check": "jump", "subject": "weekday"})
+    (row,) = lake.rows(
+        "findings", {"partition": partitions[-1], "check": "sudden_change", "subject": "weekday"}
+    )
     assert (row["outcome"], row["value"]) == ("not enough", None)
     assert "of another kind" in row["note"]
 

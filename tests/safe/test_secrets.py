@@ -218,7 +218,7 @@ def test_an_alert_tells_no_secret(
         monkeypatch.setenv("AIRFLOW_CONN_OPS", json.dumps(connection))
         said = of(lambda: operator.execute({"dag_run": run, "params": {}}))  # type: ignore[typeddict-item]
     log = caplog.text + "".join(capsys.readouterr())
-    assert ("could not tell ops" in said) == (status_code != 200)
+    assert ("could not notify ops" in said) == (status_code != 200)
     assert f"{spec.name} {NIGHTS[0]}: of data" in log
     assert plant.leaks(said + log) == []
     assert plant.found(site / "lake") == {}

@@ -1,1 +1,1 @@
-"""The monitoring checks, one module per subject."""
+"""The monitoring checks, one module per subject; `include.monitor.registry` lists them."""

@@ -1,8 +1,9 @@
-"""Whether the champion does what it was promoted for: against the gate's estimate, and against its baseline.
+"""Degradation: the champion's realized performance against requirements, the gate's estimate and a baseline.
 
-Both are looked at every so many matured partitions, over the last ``monitoring.patience`` of them, and a look
-may be wrong as rarely as ``monitoring.false_alarms_per_year`` in 365 partitions allows. A look's answer
-stands until the next.
+The requirements are judged on the last matured partitions pooled. The losses are looked at once every
+``gate.rollout.look_every`` matured partitions, over the last ``monitoring.patience`` of them. The chance of a
+false alarm per look follows from ``monitoring.false_alarms_per_year``. The result of a look stands until the
+next one.
 """
 
 from __future__ import annotations
@@ -14,32 +15,85 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from scipy.special import stdtrit
 
 from include.errors import EvergreenError
+from include.features.build import labels
 from include.judge.evidence import CHALLENGER, Evidence, Losses, evidence_rows_key
+from include.models import outputs
+from include.monitor.context import PartitionContext
 from include.monitor.findings import Finding, Outcome
-from include.monitor.losses import LossSeries, loss_series
-from include.monitor.state import State
+from include.monitor.losses import LossSeries
+from include.monitor.performance import performance_metrics, predictions_with_labels
 from include.spec import UseCase
+from include.spec.gate import Requirement
+from include.stats.formatting import figure_and_limit
 from include.stats.intervals import MeanEstimate, mean_and_variance, partitions_needed
 from include.storage.lake import Lake
 
-WIDE = 2  # see `looked_at`
+UNPAIRED_FACTOR = 2  # see `look_window`
 
 
-def check_performance(lake: Lake, spec: UseCase, partition: str, state: State) -> list[Finding]:
-    """Return what the champion's losses say of it, as known on a partition."""
-    champion = state.champion(partition)
-    if champion is None or state.vacancy(partition):
-        return []
-    live = loss_series(lake, champion, partition)
-    return [above_gate(spec, live, promised_losses(lake, champion)), below_baseline(spec, live)]
+def check_performance(context: PartitionContext) -> list[Finding]:
+    """Check the declared requirements, and the champion's losses, as known on the partition."""
+    findings = check_requirements(context)
+    champion, live = context.champion, context.losses
+    if champion is None or live is None:
+        return findings
+    promised = promised_losses(context.lake, champion)
+    return [*findings, above_gate(context.spec, live, promised), below_baseline(context.spec, live)]
+
+
+def check_requirements(context: PartitionContext) -> list[Finding]:
+    """Judge the champion's realized metrics on its last matured partitions, pooled.
+
+    Rows that a fallback or another model served don't count.
+    """
+    spec, partition, target = context.spec, context.partition, context.spec.problem.target
+    window, requirements = spec.monitoring.window, spec.monitoring.requirements
+    matured = context.state.matured(partition) if requirements and not context.vacancy else []
+    partitions: list[str] = []
+    if matured:
+        known = labels(context.lake, spec, matured, known=partition)
+        rows = predictions_with_labels(context.lake, spec, matured, known)
+        rows = rows.filter(pc.and_(pc.equal(rows["model"], context.model), rows[target].is_valid()))
+        partitions = sorted(pc.unique(rows["partition"]).to_pylist())[-window:]
+    if len(partitions) < window:
+        note = context.vacancy or f"{len(partitions)} of {window} partitions of this champion have matured"
+        limits = {rule.metric: _limit(rule) for rule in requirements}
+        return [
+            Finding("performance", name, None, limit, "not enough", note) for name, limit in limits.items()
+        ]
+    pool = rows.filter(pc.is_in(rows["partition"], pa.array(partitions)))
+    metrics = performance_metrics(spec, pool[target].to_numpy(), outputs.from_columns(spec, pool))
+    size = f"over {len(partitions)} matured partitions, {partitions[0]} to {partitions[-1]}, "
+    size += f"{pool.num_rows} rows"
+    return [judge_requirement(rule, metrics[rule.metric], size) for rule in requirements]
+
+
+def _limit(rule: Requirement) -> float:
+    limit = rule.at_least if rule.at_most is None else rule.at_most
+    assert limit is not None  # the declaration requires one of the two
+    return limit
+
+
+def judge_requirement(rule: Requirement, value: float | None, size: str) -> Finding:
+    """Judge a metric by its requirement; ``size`` describes the rows for the note."""
+    limit = _limit(rule)
+    if value is None:
+        note = f"{rule.metric} has no value {size}"
+        return Finding("performance", rule.metric, None, limit, "not enough", note)
+    is_minimum = rule.at_most is None
+    alarm = value < limit if is_minimum else value > limit
+    text, bound = figure_and_limit(value, limit, 3)
+    note = f"{rule.metric} {text} {size}; required {'at least' if is_minimum else 'at most'} {bound}"
+    return Finding("performance", rule.metric, value, limit, "alarm" if alarm else "ok", note)
 
 
 def promised_losses(lake: Lake, champion: Mapping[str, Any]) -> Losses | str:
-    """Return the losses on which a champion was promoted, or why there are none."""
+    """Return the losses of the evidence that promoted a champion, or why there are none."""
     rows = lake.rows("attempts", {"key": champion["attempt"]})
     try:
         return Evidence.from_json(rows[0]["evidence"]).losses if rows else "it was promoted without a gate"
@@ -48,7 +102,7 @@ def promised_losses(lake: Lake, champion: Mapping[str, Any]) -> Losses | str:
 
 
 def promotion_test_rows(lake: Lake, champion: Mapping[str, Any]) -> pa.Table | None:
-    """Return partition, label and prediction of the rows on which a champion was promoted, None if gone."""
+    """Return partition, label and prediction of the test rows that promoted a champion, None if gone."""
     key = str(champion["attempt"]).removesuffix("+forced")
     data = lake.get(evidence_rows_key(key)) if key else None
     return (
@@ -56,18 +110,19 @@ def promotion_test_rows(lake: Lake, champion: Mapping[str, Any]) -> pa.Table | N
     )
 
 
-def look_window(spec: UseCase, live: LossSeries, wide: int = 1) -> slice:
-    """Return the partitions of the last look, none before two blocks.
+def look_window(spec: UseCase, live: LossSeries, factor: int = 1) -> slice:
+    """Return the partitions of the last look; none until there are two blocks.
 
     Parameters
     ----------
-    wide : times ``monitoring.patience`` and ``gate.block_partitions``: `WIDE` where no pairing takes away
-        what partitions have in common, so that it lasts from one block to the next.
+    factor : multiplies ``monitoring.patience`` and ``gate.block_partitions``. It is `UNPAIRED_FACTOR` for a
+        test without pairs: pairing removes what neighboring partitions have in common, and without it
+        their correlation reaches from one block to the next.
     """
     look = spec.gate.rollout.look_every
     last = len(live.partitions) // look * look
-    last = last if last >= partitions_needed(wide * spec.gate.block_partitions) else 0
-    return slice(max(last - wide * spec.monitoring.patience, 0), last)
+    last = last if last >= partitions_needed(factor * spec.gate.block_partitions) else 0
+    return slice(max(last - factor * spec.monitoring.patience, 0), last)
 
 
 def look_alpha(spec: UseCase) -> float:
@@ -78,76 +133,74 @@ def look_alpha(spec: UseCase) -> float:
 def below_baseline(spec: UseCase, live: LossSeries) -> Finding:
     """Judge the champion's loss against the baseline's on the same rows, paired by partition.
 
-    The figure is how much more the champion loses a row than the baseline, at least.
+    The figure is the lower bound of the champion's extra loss per row.
     """
-    subject, seen = f"{spec.gate.objective} against the baseline", look_window(spec, live)
-    if not live.partitions[seen]:
-        return _thin(subject, spec, live)
-    worse = mean_and_variance(
-        live.loss[seen] - live.baseline[seen], live.rows[seen], spec.gate.block_partitions
-    )
-    low = worse.mean - stdtrit(worse.blocks - 1, 1 - look_alpha(spec)) * math.sqrt(worse.variance)
-    who = " and ".join(sorted(set(live.against[seen])))
+    subject, look = f"{spec.gate.objective} against the baseline", look_window(spec, live)
+    if not live.partitions[look]:
+        return _too_few(subject, spec, live)
+    block = spec.gate.block_partitions
+    extra = mean_and_variance(live.loss[look] - live.baseline[look], live.rows[look], block)
+    low = extra.mean - stdtrit(extra.blocks - 1, 1 - look_alpha(spec)) * math.sqrt(extra.variance)
+    baselines = " and ".join(sorted(set(live.against[look])))
     alarm = bool(low > 0)
-    note = f"loses {worse.mean:+.4g} {spec.gate.objective} a row against {who}, at least {low:+.4g}, "
-    note += _over(live, seen)
+    note = f"{spec.gate.objective} {extra.mean:+.4g} a row against {baselines}, at least {low:+.4g}, "
+    note += _size(live, look)
     return Finding("performance", subject, float(low), 0.0, "alarm" if alarm else "ok", note)
 
 
 def demotion_reason(spec: UseCase, live: LossSeries) -> str:
-    """Return why the champion has to go: it was below its baseline for the declared time; else nothing."""
-    found, seen = below_baseline(spec, live), look_window(spec, live)
-    return (
-        found.note
-        if found.outcome == "alarm" and len(live.partitions[seen]) >= spec.monitoring.patience
-        else ""
-    )
+    """Return why the champion must be demoted: below its baseline for the declared patience; else empty."""
+    finding, partitions = below_baseline(spec, live), live.partitions[look_window(spec, live)]
+    patient = len(partitions) >= spec.monitoring.patience
+    return finding.note if finding.outcome == "alarm" and patient else ""
 
 
 def above_gate(spec: UseCase, live: LossSeries, gate: Losses | str) -> Finding:
-    """Judge the champion's loss against that on the gate's test partitions: other partitions, so not paired.
+    """Judge the champion's loss against its loss on the gate's test partitions, which can't be paired.
 
     Notes
     -----
-    The difference of two means of partitions, each with its own spread: B. L. Welch, The generalization of
+    The difference of two means of partitions, each with its own variance: B. L. Welch, The generalization of
     `Student's' problem when several different population variances are involved, Biometrika 34, 1947.
     """
-    subject, seen = f"{spec.gate.objective} against the gate", look_window(spec, live, WIDE)
-    block = WIDE * spec.gate.block_partitions
+    subject, look = f"{spec.gate.objective} against the gate", look_window(spec, live, UNPAIRED_FACTOR)
+    block = UNPAIRED_FACTOR * spec.gate.block_partitions
     if isinstance(gate, str):
-        return Finding("performance", subject, None, 0.0, "not enough", f"no gate's estimate: {gate}")
+        return Finding("performance", subject, None, 0.0, "not enough", f"no estimate by the gate: {gate}")
     if len(gate.partitions) < partitions_needed(block):
-        return _thin(subject, spec, live, f"the gate's {len(gate.partitions)} partitions are too few; ")
-    if not live.partitions[seen]:
-        return _thin(subject, spec, live, wide=WIDE)
-    now = mean_and_variance(live.loss[seen], live.rows[seen], block)
-    then = mean_and_variance(np.array(gate.sums[CHALLENGER]), np.array(gate.rows, float), block)
-    low = now.mean - then.mean - _reach(now, then, look_alpha(spec))
+        note = f"the gate's {len(gate.partitions)} partitions are too few; "
+        return _too_few(subject, spec, live, note)
+    if not live.partitions[look]:
+        return _too_few(subject, spec, live, factor=UNPAIRED_FACTOR)
+    current = mean_and_variance(live.loss[look], live.rows[look], block)
+    promised = mean_and_variance(np.array(gate.sums[CHALLENGER]), np.array(gate.rows, float), block)
+    extra = current.mean - promised.mean
+    low = extra - _welch_reach(current, promised, look_alpha(spec))
     outcome: Outcome = "alarm" if low > 0 else "ok"
-    note = f"{spec.gate.objective} {now.mean:.4g} a row, on the gate's partitions {then.mean:.4g}: "
-    note += f"{now.mean - then.mean:+.4g}, at least {low:+.4g}, {_over(live, seen)}"
+    note = f"{spec.gate.objective} {current.mean:.4g} a row, on the gate's partitions {promised.mean:.4g}: "
+    note += f"{extra:+.4g}, at least {low:+.4g}, {_size(live, look)}"
     return Finding("performance", subject, float(low), 0.0, outcome, note)
 
 
-def _reach(one: MeanEstimate, other: MeanEstimate, chance: float) -> float:
+def _welch_reach(first: MeanEstimate, second: MeanEstimate, alpha: float) -> float:
     """Return how far two means may be apart by chance, one-sided."""
-    total = one.variance + other.variance
+    total = first.variance + second.variance
     if not total:
         return 0.0
-    parts = (each.variance**2 / (each.blocks - 1) for each in (one, other))
-    return float(stdtrit(total**2 / sum(parts), 1 - chance) * math.sqrt(total))
+    parts = (mean.variance**2 / (mean.blocks - 1) for mean in (first, second))
+    return float(stdtrit(total**2 / sum(parts), 1 - alpha) * math.sqrt(total))
 
 
-def _over(live: LossSeries, seen: slice) -> str:
-    partitions = live.partitions[seen]
+def _size(live: LossSeries, look: slice) -> str:
+    partitions = live.partitions[look]
     return (
         f"over {len(partitions)} matured partitions, {partitions[0]} to {partitions[-1]}, "
-        f"{int(live.rows[seen].sum())} rows"
+        f"{int(live.rows[look].sum())} rows"
     )
 
 
-def _thin(subject: str, spec: UseCase, live: LossSeries, why: str = "", wide: int = 1) -> Finding:
+def _too_few(subject: str, spec: UseCase, live: LossSeries, prefix: str = "", factor: int = 1) -> Finding:
     look = spec.gate.rollout.look_every
-    least = -(-partitions_needed(wide * spec.gate.block_partitions) // look) * look
-    note = why + f"{len(live.partitions)} of {least} partitions of this champion have matured"
+    needed = -(-partitions_needed(factor * spec.gate.block_partitions) // look) * look
+    note = prefix + f"{len(live.partitions)} of {needed} partitions of this champion have matured"
     return Finding("performance", subject, None, 0.0, "not enough", note)

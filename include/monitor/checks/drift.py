@@ -1,45 +1,133 @@
-"""A column has drifted when its window is further from the reference than the reference's own windows are.
+"""Drift, missing and unseen values: each column of a partition beside the champion's reference.
 
-Rows of one partition share their weather and their season, so a week differs from two months by far more than
-chance among independent rows explains: in the year of the demo's data, a week of temperatures has a
-population stability index (PSI) of 1 to 6 against its own two months, where a textbook's threshold is 0.25.
-So the figure is judged against what the training's own windows of as many partitions reach, each against the
-rest, and against the noise of independent rows, whichever is higher; the declared threshold is the least
-that counts as drift. That holds of what is declared under `monitoring.measure`: of the stability index and
-Jensen–Shannon's distance as told; of the Kolmogorov–Smirnov distance by threshold and noise, and of
-Wasserstein's by threshold alone, since counts by bin can't say how far the reference's own windows are apart.
+A column has drifted when its window is further from the reference than the reference's own windows are from
+each other. Rows of one partition share their weather and their season, so a week differs from two months by
+far more than sampling noise of independent rows explains: in the year of the demo's data, a week of
+temperatures has a population stability index (PSI) of 1 to 6 against its own two months, where the textbook
+threshold is 0.25. The threshold is therefore the highest of three figures: the declared one, the noise of
+independent rows, and the furthest that the training's own windows of the same width are from the rest.
+
+This holds for the PSI and the Jensen–Shannon distance. The Kolmogorov–Smirnov distance uses the declared
+threshold and the noise, and the Wasserstein distance the declared threshold alone, because counts by bin
+can't tell how far the reference's own windows are apart. `monitoring.measure` declares which one is used.
+
+Missing and unseen values show a broken feed. They are looked for in the partition alone.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import stats
 
+from include.monitor.context import NO_PREDICTIONS, ColumnComparison, PartitionContext, Row
 from include.monitor.findings import Finding
+from include.monitor.reference import LearnedColumn, Reference
 from include.spec.stages import Monitoring
 from include.stats import drift_measures
-from include.stats.drift_measures import BINNED, NAMES, Binning, Counts, psi
+from include.stats.drift_measures import BINNED, NAMES, Counts, psi
 from include.stats.formatting import figure_and_limit
 from include.stats.profiles import Profile, merge_profiles
+from include.storage.schemas import DRIFT
 
-CHANCE = 0.001  # of an alarm by the noise of independent rows alone, for one column on one partition
-ALWAYS_MISSING, ALWAYS_UNSEEN = (
-    0.5,
-    0.95,
-)  # more than that in a partition is an alarm, whatever the reference had
-BROKEN = 0.5  # share of a partition's values beyond what was known, from which it makes nothing known
-BASE = 3  # partitions, the oldest of the last weeks
-FEWEST_WINDOWS = 5  # of the reference, from which its own spread can be told
+PRODUCT = "drift"
+ALPHA = 0.001  # chance of an alarm by the noise of independent rows alone, for one column of one partition
+# above these shares a partition is in alarm, whatever the reference had
+ALWAYS_MISSING, ALWAYS_UNSEEN = 0.5, 0.95
+BROKEN_SHARE = 0.5  # a partition with more unfamiliar values than this makes none of them familiar
+BASE_PARTITIONS = 3  # the oldest of the familiar partitions, which have no earlier ones to be compared with
+MIN_WINDOWS = 5  # of the reference, from which its own spread can be measured
+
+
+def check_drift(context: PartitionContext) -> list[Finding]:
+    """Compare the distribution of each column over the window with the reference."""
+    if context.reference is None or context.partition not in context.window:
+        note = NO_PREDICTIONS
+        if context.reference is None:
+            model = context.model[:12]
+            note = f"model {model} left no reference" if model else "no model was promoted yet"
+        return [Finding("drift", "features", None, None, "not enough", note)]
+    return [_check_column(context, name) for name in context.comparisons]
+
+
+def _check_column(context: PartitionContext, name: str) -> Finding:
+    comparison = context.comparisons[name]
+    if isinstance(comparison, str):
+        return Finding("drift", name, None, None, "not enough", comparison)
+    rules = context.spec.monitoring
+    return check_distribution(name, comparison.reference, comparison.window, comparison.width, rules)
+
+
+def check_missing_values(context: PartitionContext) -> list[Finding]:
+    """Check each feature's share of missing values in the partition."""
+    rules = context.spec.monitoring
+    features = _comparable_features(context)
+    return [check_missing(name, of.reference, of.newest, rules) for name, of in features.items()]
+
+
+def check_unseen_values(context: PartitionContext) -> list[Finding]:
+    """Check each feature's share of values that neither the reference nor the last weeks had."""
+    familiar = context.state.familiar_partitions(context.partition)
+    return [
+        check_unseen(
+            name,
+            comparison.reference,
+            comparison.newest,
+            context.spec.monitoring,
+            context.neighbors.column_profiles(name, familiar),
+        )
+        for name, comparison in _comparable_features(context).items()
+    ]
+
+
+def check_never_learned(context: PartitionContext) -> list[Finding]:
+    """Check each feature's share of values that the champion never learned, however familiar by now."""
+    findings = []
+    for name in context.spec.features.columns:
+        column = context.reference.columns.get(name) if context.reference else None
+        rows = [row for row in context.window_profiles.get(name, ()) if row["partition"] == context.partition]
+        if column is not None and rows and {row["kind"] for row in rows} == {column.profile.kind}:
+            partition = merge_profiles(rows)[name]
+            findings.append(check_unseen(name, column, partition, context.spec.monitoring))
+    return findings
+
+
+def _comparable_features(context: PartitionContext) -> dict[str, ColumnComparison]:
+    return {
+        name: comparison
+        for name, comparison in context.comparisons.items()
+        if name in context.spec.features.columns and not isinstance(comparison, str)
+    }
+
+
+def drift_table(
+    partition: str, reference: Reference | None, window_profiles: Mapping[str, Sequence[Row]]
+) -> pa.Table:
+    """Return a partition's rows of `drift`: every measure of each column that has a reference and a window.
+
+    Parameters
+    ----------
+    window_profiles : each column's rows of `profiles` over its window.
+    """
+    rows = []
+    for name, profiles in sorted(window_profiles.items()):
+        column = reference.columns.get(name) if reference else None
+        if column is None or not profiles or {row["kind"] for row in profiles} != {column.profile.kind}:
+            continue
+        window = merge_profiles(profiles)[name]
+        same = {"partition": partition, "column": name, "rows": window.count, "partitions": len(profiles)}
+        measures = drift_measures.measure_drift(column.binning, column.profile, window)
+        rows += [{**same, "measure": measure, "value": value} for measure, value in sorted(measures.items())]
+    return pa.Table.from_pylist(rows, schema=DRIFT)
 
 
 def sampling_noise(measure: str, bins: int, reference: float, current: float) -> float:
-    """Return what two samples of one distribution stay below, but for a chance of `CHANCE`; 0.0: not known.
+    """Return the limit that two samples of one distribution exceed with a chance of `ALPHA`; 0.0 if unknown.
 
     For independent rows the PSI is about (1/n + 1/m)·χ² with bins − 1 degrees of freedom, so its mean is
     (bins − 1)(1/n + 1/m): B. Yurdakul and J. Naranjo, Statistical properties of the population stability
@@ -49,19 +137,19 @@ def sampling_noise(measure: str, bins: int, reference: float, current: float) ->
     Parameters
     ----------
     bins : ≥ 1.
-    reference, current : rows of either side, > 0.
+    reference, current : rows on each side, > 0.
     """
     rows = 1 / reference + 1 / current
-    chi2 = float(stats.chi2.isf(CHANCE, max(bins - 1, 1))) * rows
-    ks = float(stats.kstwobign.isf(CHANCE)) * rows**0.5
-    found: dict[str, float] = {"psi": chi2, "js": (chi2 / 8) ** 0.5, "ks": ks}
-    return found.get(measure, 0.0)
+    chi2 = float(stats.chi2.isf(ALPHA, max(bins - 1, 1))) * rows
+    ks = float(stats.kstwobign.isf(ALPHA)) * rows**0.5
+    noise: dict[str, float] = {"psi": chi2, "js": (chi2 / 8) ** 0.5, "ks": ks}
+    return noise.get(measure, 0.0)
 
 
 def own_windows(
     total: Counts,
     partitions: Counts,
-    learnt: NDArray[np.bool_],
+    fitted: NDArray[np.bool_],
     width: int,
     measure: Callable[[Counts, Counts], float] = psi,
 ) -> NDArray[np.float64]:
@@ -71,44 +159,22 @@ def own_windows(
     ----------
     total : the reference's counts, shape (bins,).
     partitions : counts by partition in their order, shape (partitions, bins).
-    learnt : which of the partitions are part of the reference, shape (partitions,); the others followed it.
+    fitted : which of the partitions are part of the reference, shape (partitions,); the others followed it.
     width : partitions in a window.
     """
-    found = []
+    distances = []
     for first in range(len(partitions) - width + 1):
         window = slice(first, first + width)
-        # the profile is exact but for a few rows in a thousand: no bin may fall below none
-        rest = np.maximum(total - partitions[window][learnt[window]].sum(axis=0), 0)
+        # the profile is exact only to a few rows in a thousand, so a difference may be below 0
+        rest = np.maximum(total - partitions[window][fitted[window]].sum(axis=0), 0)
         current = partitions[window].sum(axis=0)
         if rest.sum() and current.sum():
-            found.append(measure(rest, current))
-    return np.array(found)
-
-
-@dataclass(frozen=True)
-class LearnedColumn:
-    """A column as the serving model learnt it.
-
-    Parameters
-    ----------
-    profile : of the reference.
-    partitions : exact counts by partition and bin, shape (partitions, bins).
-    learnt : which of those partitions are part of the reference, shape (partitions,).
-    missing : by partition, the share of its rows without a value.
-    unseen : by partition, the share of its values beyond what every other partition holds. None: not known by
-        partition.
-    """
-
-    profile: Profile
-    cut: Binning
-    partitions: Counts | None = None
-    learnt: NDArray[np.bool_] | None = None
-    missing: NDArray[np.float64] | None = None
-    unseen: NDArray[np.float64] | None = None
+            distances.append(measure(rest, current))
+    return np.array(distances)
 
 
 class PartitionValues(NamedTuple):
-    """What a partition had: its range, NaN of no number, and its categories."""
+    """A partition's range, NaN if it has no numbers, and its categories."""
 
     low: float
     high: float
@@ -118,21 +184,21 @@ class PartitionValues(NamedTuple):
 def check_distribution(
     name: str, column: LearnedColumn, window: Profile, width: int, rules: Monitoring
 ) -> Finding:
-    """Judge the column's distribution over a window of ``width`` partitions."""
-    reference, current = column.cut.profile_counts(column.profile), column.cut.profile_counts(window)
+    """Judge a column's distribution over a window of ``width`` partitions."""
+    reference, current = column.binning.profile_counts(column.profile), column.binning.profile_counts(window)
     if not reference.sum() or not current.sum():
         side = "window" if reference.sum() else "reference"
         return Finding("drift", name, None, None, "not enough", f"{name} has no value in the {side}")
     measure = getattr(rules.measure, column.profile.kind)
-    value = drift_measures.measure_drift(column.cut, column.profile, window)[measure]
-    assert value is not None  # both sides have values, and each of these measures has one then
+    value = drift_measures.measure_drift(column.binning, column.profile, window)[measure]
+    assert value is not None  # both sides have values, so each of these measures has one
     floors = {
         "the declared threshold": getattr(rules, measure),
         "the noise of so few rows": sampling_noise(measure, len(reference), reference.sum(), current.sum()),
     }
-    if measure in BINNED and column.partitions is not None and column.learnt is not None:
-        own = own_windows(reference, column.partitions, column.learnt, width, BINNED[measure])
-        if len(own) >= FEWEST_WINDOWS:
+    if measure in BINNED and column.partitions is not None and column.fitted is not None:
+        own = own_windows(reference, column.partitions, column.fitted, width, BINNED[measure])
+        if len(own) >= MIN_WINDOWS:
             floors[f"the furthest of the reference's own {width}-partition windows"] = float(own.max())
     which, threshold = max(floors.items(), key=lambda floor: floor[1])
     alarm = value > threshold
@@ -143,21 +209,20 @@ def check_distribution(
 
 
 def check_missing(name: str, column: LearnedColumn, partition: Profile, rules: Monitoring) -> Finding:
-    """Judge the rise of the missing share on one partition.
-
-    Against the binomial noise of so few rows as well.
-    """
-    of = column.profile
-    rise = partition.missing_share - of.missing_share
-    own = None if column.missing is None else column.missing - of.missing_share
-    threshold = _lenient(rules.missing, own, ALWAYS_MISSING)
+    """Judge the rise of the missing share in one partition, by the threshold and by binomial noise."""
+    reference = column.profile
+    rise = partition.missing_share - reference.missing_share
+    own = None if column.missing is None else column.missing - reference.missing_share
+    threshold = _partition_threshold(rules.missing, own, ALWAYS_MISSING)
     chance = float(
-        stats.binom.sf(partition.missing - 1, partition.count, (of.missing + 0.5) / (of.count + 1))
+        stats.binom.sf(
+            partition.missing - 1, partition.count, (reference.missing + 0.5) / (reference.count + 1)
+        )
     )
-    alarm = rise > threshold and chance < CHANCE
-    note = f"{name}: {partition.missing_share:.1%} missing, {of.missing_share:.1%} in the reference"
+    alarm = rise > threshold and chance < ALPHA
+    note = f"{name}: {partition.missing_share:.1%} missing, {reference.missing_share:.1%} in the reference"
     risen, bound = figure_and_limit(rise, threshold, 1, "{:.#%}")
-    note += f"; a rise of {risen}, {bound} is expected at most"
+    note += f"; a rise of {risen}, expected at most {bound}"
     return Finding("missing", name, rise, threshold, "alarm" if alarm else "ok", note)
 
 
@@ -166,53 +231,52 @@ def check_unseen(
     column: LearnedColumn,
     partition: Profile,
     rules: Monitoring,
-    lately: Sequence[Mapping[str, Any]] = (),
+    familiar: Sequence[Mapping[str, Any]] = (),
 ) -> Finding:
-    """Judge the share of a partition's values in no category, or beyond the range, of what is known.
+    """Judge the share of a partition's values in unfamiliar categories, or beyond the familiar range.
 
-    Known is what the reference holds, and what two of the last weeks' partitions had of it: a season is no
-    alarm for as long as it lasts. Stray values don't count, nor does a partition that was itself mostly
-    beyond what was known by then: a feed that breaks from one partition to the next stays an alarm while
-    `lately` reaches back.
+    A value is familiar if the reference has it, or at least two of the last weeks' partitions: so a season
+    isn't an alarm for as long as it lasts. Stray values don't count. Nor does a partition most of whose
+    values were unfamiliar in their time: a feed that breaks between two partitions stays an alarm for as long
+    as the familiar partitions reach back before the break.
 
     Parameters
     ----------
-    lately : the column's rows of `profiles` of those partitions.
+    familiar : the column's rows of `profiles` in the last weeks' partitions, oldest first.
     """
-    of, present = column.profile, partition.count - partition.missing
-    threshold = _lenient(rules.unseen, column.unseen, ALWAYS_UNSEEN)
-    if not present or of.count == of.missing:
+    reference, present = column.profile, partition.count - partition.missing
+    threshold = _partition_threshold(rules.unseen, column.unseen, ALWAYS_UNSEEN)
+    if not present or reference.count == reference.missing:
         why = f"{name} has no value in the {'reference' if present else 'partition'}"
         return Finding("unseen", name, None, threshold, "not enough", why)
-    known: list[PartitionValues] = []
-    for place, row in enumerate(row for row in lately if row["kind"] == of.kind):
-        one = merge_profiles([row])[of.column]
-        # the oldest have nothing of their time to be compared with
-        if place < BASE or (_outside(of, one, known) or 0.0) <= BROKEN:
-            known.append(_bulk(one, rules.unseen / 2))
-    share = _outside(of, partition, known)
+    values: list[PartitionValues] = []
+    for place, row in enumerate(row for row in familiar if row["kind"] == reference.kind):
+        profile = merge_profiles([row])[reference.column]
+        if place < BASE_PARTITIONS or (_unfamiliar_share(reference, profile, values) or 0.0) <= BROKEN_SHARE:
+            values.append(_common_values(profile, rules.unseen / 2))
+    share = _unfamiliar_share(reference, partition, values)
     if share is None:
         why = f"{name} has too many categories to tell which are new"
         return Finding("unseen", name, None, threshold, "not enough", why)
-    chance = float(stats.binom.sf(round(share * present) - 1, present, 0.5 / (of.count + 1)))
-    alarm = share > threshold and chance < CHANCE
-    what = "beyond the range" if partition.kind == "numeric" else "in categories that are new to those"
+    chance = float(stats.binom.sf(round(share * present) - 1, present, 0.5 / (reference.count + 1)))
+    alarm = share > threshold and chance < ALPHA
+    region = "beyond the range" if partition.kind == "numeric" else "in categories that are new to those"
     text, bound = figure_and_limit(share, threshold, 1, "{:.#%}")
-    note = f"{name}: {text} of the partition's values are {what} of the reference"
-    note += f" and the last weeks, {bound} are expected at most"
+    note = f"{name}: {text} of the partition's values are {region} of the reference"
+    note += f" and the last weeks, expected at most {bound}"
     return Finding("unseen", name, share, threshold, "alarm" if alarm else "ok", note)
 
 
-def _lenient(declared: float, own: NDArray[np.float64] | None, always: float) -> float:
-    """Return one partition's threshold.
+def _partition_threshold(declared: float, own: NDArray[np.float64] | None, always: float) -> float:
+    """Return one partition's threshold: the declared one, or what the training's own partitions reached.
 
-    What the training's own partitions reached was no fault, up to a limit.
+    Their highest share was no fault, so it is tolerated up to ``always``.
     """
-    reached = float(own.max()) if own is not None and len(own) >= FEWEST_WINDOWS else 0.0
+    reached = float(own.max()) if own is not None and len(own) >= MIN_WINDOWS else 0.0
     return max(declared, min(reached, always))
 
 
-def _bulk(partition: Profile, stray: float) -> PartitionValues:
+def _common_values(partition: Profile, stray: float) -> PartitionValues:
     """Return a partition's range and categories without its outermost and its rarest values."""
     low, high = partition.quantiles((stray, 1 - stray))
     least = stray * (partition.count - partition.missing)
@@ -221,21 +285,22 @@ def _bulk(partition: Profile, stray: float) -> PartitionValues:
     )
 
 
-def _outside(reference: Profile, partition: Profile, known: Sequence[PartitionValues]) -> float | None:
-    """Return the share of a partition's values that neither the reference nor two partitions hold; None.
+def _unfamiliar_share(
+    reference: Profile, partition: Profile, familiar: Sequence[PartitionValues]
+) -> float | None:
+    """Return the share of values that neither the reference nor two familiar partitions have.
 
-    Not told.
+    None if there are too many categories to tell.
     """
     if partition.count == partition.missing:
         return 0.0
     if partition.kind == "categorical":
-        partitions = Counter(name for one in known for name in one.names)
+        partitions = Counter(name for values in familiar for name in values.names)
         return drift_measures.new_category_share(
             reference, partition, [name for name, count in partitions.items() if count > 1]
         )
-    lows, highs = (
-        sorted(v for v in ends if v == v) for ends in ([k.low for k in known], [k.high for k in known])
-    )
+    lows = sorted(values.low for values in familiar if not np.isnan(values.low))
+    highs = sorted(values.high for values in familiar if not np.isnan(values.high))
     low, high = min([reference.low, *lows[1:2]]), max([reference.high, *highs[-2:-1]])
     below, up_to = partition.cdf((np.nextafter(low, -np.inf), high))
     return float(below + 1 - up_to)

@@ -1,6 +1,6 @@
-"""Whether what came true can be trusted: labels that don't come, change, come twice, or come too soon.
+"""Whether the labels can be trusted: overdue, revised, early and duplicate labels.
 
-Without them nothing can be said of performance, and nothing else would say so.
+Without labels performance can't be judged, and no other check would notice that they are missing.
 """
 
 from __future__ import annotations
@@ -10,86 +10,90 @@ from collections.abc import Sequence
 import pyarrow.compute as pc
 
 from include.features.build import labels
+from include.monitor.context import PartitionContext
 from include.monitor.findings import Finding, Outcome
-from include.monitor.state import State
-from include.spec import UseCase
-from include.storage.lake import Lake
 
 
-def check_labels(lake: Lake, spec: UseCase, partition: str, state: State) -> list[Finding]:
-    """Return what is to be said of the labels that a partition knows."""
-    tolerance = spec.sources[spec.labels.source].contract.tolerance
+def check_labels(context: PartitionContext) -> list[Finding]:
+    """Check the labels that are known on the partition."""
+    state, partition = context.state, context.partition
+    window = context.spec.monitoring.window
     return [
-        overdue_labels(state.pool(partition), state.matured(partition), spec.monitoring.window),
-        *_revised(lake, spec, partition, state, tolerance),
-        *_early(partition, state),
-        *_twice(spec, partition, state, tolerance),
+        overdue_labels(state.labels_due(partition), state.matured(partition), window),
+        *_check_revised(context),
+        *_check_early(context),
+        *_check_duplicates(context),
     ]
 
 
+def _tolerance(context: PartitionContext) -> float:
+    return context.spec.sources[context.spec.labels.source].contract.tolerance
+
+
 def overdue_labels(scored: Sequence[str], matured: Sequence[str], window: int) -> Finding:
-    """Say for how many scored partitions in a row labels should have been known by now and aren't.
+    """Judge for how many scored partitions in a row the labels are overdue.
 
     Parameters
     ----------
     scored : the last partitions whose labels are due, oldest first.
     matured : those of them whose labels are known.
-    window : partitions that performance is judged on: when as many lack, it can't be.
+    window : partitions that performance is judged on; when as many lack labels, it can't be judged.
     """
     last = max(matured, default="")
     late = [key for key in scored if key > last]
     if not scored:
         return Finding("labels", "overdue", None, window, "not enough", "no labels are due yet")
-    since = f"since those of {last}" if last else f"of the last {len(scored)} scored partitions"
-    note = f"labels of {len(late)} scored partition(s) should be known and aren't, none came {since}"
-    note = note if late else f"labels came up to the partition of {last}"
+    note = f"labels are known up to partition {last}"
+    if late:
+        since = f"since those of {last}" if last else f"for the last {len(scored)} scored partitions"
+        note = f"labels of {len(late)} scored partition(s) are overdue: none came {since}"
     outcome: Outcome = "alarm" if len(late) >= window else "ok"
     return Finding("labels", "overdue", len(late), window, outcome, note)
 
 
-def _revised(lake: Lake, spec: UseCase, partition: str, state: State, tolerance: float) -> list[Finding]:
-    """Say which share of the labels of the partitions that were restated in this partition is another now."""
-    again = state.restated.get(partition, [])
+def _check_revised(context: PartitionContext) -> list[Finding]:
+    """Check the share of labels that this partition's revisions changed."""
+    spec, state, partition = context.spec, context.state, context.partition
+    tolerance = _tolerance(context)
+    restated = state.restated.get(partition, [])
     changed = rows = 0
-    by, target = [*spec.key, "partition"], spec.problem.target
-    for scored in again:
-        before = max(key for key in state.known(scored) if key < partition)
-        then, now = (labels(lake, spec, [scored], known=key) for key in (before, partition))
-        both = now.join(then, by, join_type="left outer", right_suffix="_then")
-        same = pc.fill_null(pc.equal(both[target], both[f"{target}_then"]), False)
-        none = pc.and_(pc.is_null(both[target]), pc.is_null(both[f"{target}_then"]))
-        changed += both.num_rows - int(pc.sum(pc.or_(same, none)).as_py() or 0)
-        rows += both.num_rows
+    keys, target, previous = [*spec.key, "partition"], spec.problem.target, f"{spec.problem.target}_previous"
+    for scored in restated:
+        before = max(key for key in state.label_partitions(scored) if key < partition)
+        old, new = (labels(context.lake, spec, [scored], known=key) for key in (before, partition))
+        joined = new.join(old, keys, join_type="left outer", right_suffix="_previous")
+        equal = pc.fill_null(pc.equal(joined[target], joined[previous]), False)
+        both_null = pc.and_(pc.is_null(joined[target]), pc.is_null(joined[previous]))
+        changed += joined.num_rows - int(pc.sum(pc.or_(equal, both_null)).as_py() or 0)
+        rows += joined.num_rows
     if not rows:
         return []
-    partitions = (
-        f"{len(again)} partition(s), {again[0]} to {again[-1]},"
-        if again[1:]
-        else f"the partition of {again[0]}"
-    )
-    note = f"{changed} of {rows} labels of {partitions} are others than reported; their figures are restated"
+    partitions = f"partition {restated[0]}"
+    if restated[1:]:
+        partitions = f"{len(restated)} partitions, {restated[0]} to {restated[-1]},"
+    note = f"{changed} of {rows} labels of {partitions} were revised; their figures are restated"
     share = changed / rows
     return [Finding("labels", "revised", share, tolerance, "alarm" if share > tolerance else "ok", note)]
 
 
-def _early(partition: str, state: State) -> list[Finding]:
+def _check_early(context: PartitionContext) -> list[Finding]:
     """Check how many of this partition's new labels were known before their own partition's decision."""
-    news = [key for key in state.matured(partition) if state.known(key)[0] == partition]
-    rows = {key: state.early(key) for key in news if state.early(key)}
+    state, partition = context.state, context.partition
+    new = [key for key in state.matured(partition) if state.label_partitions(key)[0] == partition]
+    rows = {key: state.early_labels(key) for key in new if state.early_labels(key)}
     if not rows:
         return []
-    note = (
-        f"{sum(rows.values())} labels of {', '.join(rows)} were known before those partitions were predicted:"
-    )
-    note += " a source's clock is wrong, or labels.delay is too long, or what is predicted is known already"
+    note = f"{sum(rows.values())} labels of {', '.join(rows)} were known before the predictions were made:"
+    note += " a source's clock is wrong, labels.delay is too long, or the target is known at decision time"
     return [Finding("labels", "early", sum(rows.values()), 0, "alarm", note)]
 
 
-def _twice(spec: UseCase, partition: str, state: State, tolerance: float) -> list[Finding]:
-    """Check which share of this partition's labels came twice; those that disagree were quarantined."""
-    row = state.partition_row(spec.labels.source, partition)
+def _check_duplicates(context: PartitionContext) -> list[Finding]:
+    """Check the share of duplicates among this partition's labels; contradicting ones are quarantined."""
+    source, tolerance = context.spec.labels.source, _tolerance(context)
+    row = context.state.partition_row(source, context.partition)
     if row is None or not row["duplicates"]:
         return []
     share = row["duplicates"] / (row["rows"] + row["duplicates"])
-    note = f"{row['duplicates']} of {row['rows'] + row['duplicates']} rows of {spec.labels.source} came twice"
-    return [Finding("labels", "twice", share, tolerance, "alarm" if share > tolerance else "ok", note)]
+    note = f"{row['duplicates']} of {row['rows'] + row['duplicates']} rows of {source} are duplicates"
+    return [Finding("labels", "duplicates", share, tolerance, "alarm" if share > tolerance else "ok", note)]

@@ -24,7 +24,13 @@ PLANTED = "<script>alert('planted')</script>"
 
 def alarm(lake: Lake, partition: str, subject: str, note: str = "planted") -> None:
     """Add an alarm to a partition's findings."""
-    row = {"partition": partition, "check": "jump", "subject": subject, "outcome": "alarm", "note": note}
+    row = {
+        "partition": partition,
+        "check": "sudden_change",
+        "subject": subject,
+        "outcome": "alarm",
+        "note": note,
+    }
     there = lake.rows("findings", {"partition": partition})
     made = pa.Table.from_pylist([*there, row], schema=schemas.FINDINGS)
     lake.publish("findings", made, {"partition": partition})
@@ -94,7 +100,7 @@ def test_alarms_near_each_other_are_one_episode(lake: Lake, use: UseCase) -> Non
     found = [
         (one.subject, one.first, one.last, one.partitions)
         for one in read_history(lake, use).episodes()
-        if one.check == "jump"
+        if one.check == "sudden_change"
     ]
     assert found == [
         ("load", keys[2 + quiet], keys[2 + quiet], 1),
@@ -134,7 +140,9 @@ def test_a_partition_that_comes_late_is_drawn(lake: Lake, use: UseCase) -> None:
     """An older partition that runs after newer ones updates the page."""
     alarm(lake, partitions(use)[2], "load")
     redraw_history(lake, use)
-    assert f'<td class="n">{partitions(use)[2]}</td><td>1</td><td>jump</td><td>load</td>' in page_of(lake)
+    assert f'<td class="n">{partitions(use)[2]}</td><td>1</td><td>sudden_change</td><td>load</td>' in page_of(
+        lake
+    )
 
 
 def test_a_partition_published_while_the_page_is_drawn_is_in_it(
@@ -150,7 +158,9 @@ def test_a_partition_published_while_the_page_is_drawn_is_in_it(
 
     monkeypatch.setattr(Lake, "replace", publish_and_write)
     redraw_history(lake, use)
-    assert f'<td class="n">{partitions(use)[3]}</td><td>1</td><td>jump</td><td>load</td>' in page_of(lake)
+    assert f'<td class="n">{partitions(use)[3]}</td><td>1</td><td>sudden_change</td><td>load</td>' in page_of(
+        lake
+    )
 
 
 def test_a_drawing_that_raises_fails_no_partition(

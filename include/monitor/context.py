@@ -1,0 +1,184 @@
+"""The monitoring of one partition: everything that its checks read, each part loaded once on first use.
+
+Each check takes a `PartitionContext` and returns findings, as each check of the gate takes a `CheckContext`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from include.monitor import reference
+from include.monitor.losses import LossSeries, loss_series
+from include.monitor.reference import LearnedColumn, Reference
+from include.monitor.state import State
+from include.spec import UseCase
+from include.stats import profiles
+from include.stats.profiles import Profile
+from include.storage.lake import Lake
+
+Row = Mapping[str, Any]
+NO_PREDICTIONS = "nothing was predicted for this partition"
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """The scored partitions that a partition is compared with, and the partition itself.
+
+    Parameters
+    ----------
+    served : how many ``rows`` of a partition each fallback step, model and reason served.
+    profiles : rows of `profiles` by column and partition, of features, predictions and labels.
+    """
+
+    served: Sequence[Row]
+    profiles: Mapping[str, Mapping[str, Row]]
+
+    def column_profiles(self, column: str, partitions: Sequence[str]) -> list[Row]:
+        """Return a column's profiles of those of the partitions that have one, in the partitions' order."""
+        rows = self.profiles.get(column, {})
+        return [rows[partition] for partition in partitions if partition in rows]
+
+    def served_by(self, champion: str, partitions: Sequence[str]) -> list[str]:
+        """Return those partitions in which a champion served every row, apart from a canary's share."""
+        models: dict[str, set[str]] = {key: set() for key in partitions}
+        for row in self.served:
+            # a canary's share of a partition hardly changes the distribution of the champion's predictions
+            if row["served_by"] != "canary" and row["partition"] in models:
+                models[row["partition"]].add(row["model"])
+        return [key for key, served in models.items() if served == {champion}]
+
+
+@dataclass(frozen=True)
+class ColumnComparison:
+    """A column beside the champion's reference.
+
+    Parameters
+    ----------
+    reference : the column as the champion learned it.
+    window : its profile over the window's partitions.
+    width : how many partitions the window has.
+    newest : its profile in the partition alone; of the labels, over the window.
+    """
+
+    reference: LearnedColumn
+    window: Profile
+    width: int
+    newest: Profile
+
+
+@dataclass(frozen=True)
+class PartitionContext:
+    """One partition that is monitored.
+
+    Parameters
+    ----------
+    state : what is published around the partition.
+    inputs : digests of everything that the findings depend on, taken before any of it is read.
+    """
+
+    lake: Lake
+    spec: UseCase
+    state: State
+    partition: str
+    inputs: Mapping[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", self.state.inputs(self.partition))
+
+    @cached_property
+    def champion(self) -> Row | None:
+        """The switch by which the partition has its champion, None before the first promotion."""
+        return self.state.champion(self.partition)
+
+    @cached_property
+    def model(self) -> str:
+        """The champion's digest, empty before the first promotion."""
+        return self.state.model(self.partition)
+
+    @cached_property
+    def vacancy(self) -> str:
+        """Why no champion serves the partition, and what serves instead; empty if one serves."""
+        return self.state.vacancy(self.partition)
+
+    @cached_property
+    def window(self) -> list[str]:
+        """The scored partitions that are compared with the reference, up to the partition itself."""
+        return self.state.window(self.partition)
+
+    @cached_property
+    def reference(self) -> Reference | None:
+        """The champion's reference, None if its training published none."""
+        return reference.read(self.lake, self.spec, self.champion)
+
+    @cached_property
+    def losses(self) -> LossSeries | None:
+        """The losses of the champion's matured partitions, None if no champion serves."""
+        if self.champion is None or self.vacancy:
+            return None
+        return loss_series(self.lake, self.champion, self.partition)
+
+    @cached_property
+    def neighbors(self) -> Neighbors:
+        """Who served the partitions that this one is compared with, and their profiles."""
+        state, partition = self.state, self.partition
+        history = state.sudden_change_partitions(partition)
+        scored = sorted({*self.window, *history, *state.familiar_partitions(partition)})
+        names = ["partition", "served_by", "reason", "model"]
+        predictions = self.lake.read("predictions", {"partition": scored}, names) if scored else None
+        served: list[Row] = []
+        if predictions is not None:
+            counts = predictions.group_by(names).aggregate([([], "count_all")]).to_pylist()
+            served = [{**row, "rows": row["count_all"]} for row in counts]
+        partitions = sorted({partition, *scored, *self.newest_matured})
+        where = {"product": ["features", "predictions", profiles.LABELS], "partition": partitions}
+        by_column: dict[str, dict[str, Row]] = {}
+        for row in self.lake.rows("profiles", where):
+            by_column.setdefault(row["column"], {})[row["partition"]] = row
+        return Neighbors(served, by_column)
+
+    @cached_property
+    def newest_matured(self) -> list[str]:
+        """The window's worth of partitions whose labels came last."""
+        return self.state.matured(self.partition)[-self.spec.monitoring.window :]
+
+    @cached_property
+    def window_profiles(self) -> dict[str, list[Row]]:
+        """Each column's profiles over its window: features, predictions and, as they mature, labels.
+
+        Of predictions, only partitions that the champion served alone count.
+        """
+        if self.partition not in self.window:
+            return {}
+        partitions = {
+            **dict.fromkeys(self.spec.features.columns, self.window),
+            **dict.fromkeys(self.spec.problem.outputs, self.neighbors.served_by(self.model, self.window)),
+            self.spec.problem.target: self.newest_matured,
+        }
+        return {name: self.neighbors.column_profiles(name, keys) for name, keys in partitions.items()}
+
+    @cached_property
+    def comparisons(self) -> dict[str, ColumnComparison | str]:
+        """Each column beside the reference, or why it can't be compared; empty without a reference."""
+        if self.reference is None:
+            return {}
+        return {name: self._comparison(name, self.reference) for name in self.window_profiles}
+
+    def _comparison(self, name: str, reference: Reference) -> ColumnComparison | str:
+        rows, column = self.window_profiles[name], reference.columns.get(name)
+        # labels are those of matured partitions, so this partition has none yet
+        is_label = name == self.spec.problem.target
+        newest = [row for row in rows if is_label or row["partition"] == self.partition]
+        if not newest:
+            if name in self.spec.problem.outputs:
+                return f"{name} isn't the champion's in this partition"
+            return f"{name} is missing from this partition"
+        if column is None:
+            return f"{name} has no reference"
+        if other := sorted({row["kind"] for row in rows} - {column.profile.kind}):
+            return f"{name} is {other[0]} and was {column.profile.kind} in the reference"
+        width = len({row["partition"] for row in rows})
+        window, partition = (profiles.merge_profiles(part)[name] for part in (rows, newest))
+        return ColumnComparison(column, window, width, partition)

@@ -1,0 +1,84 @@
+"""The registry of alert channels: how a message is sent, by the type of the recipient's Airflow connection.
+
+To add a channel, write a function that sends a message to an endpoint, and add one line to `CHANNELS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from evergreen.operators.base import connect
+
+if TYPE_CHECKING:
+    from include.environment import Endpoint
+    from include.monitor.alerts import Message
+
+Channel = Callable[["Endpoint", "Message", Any], None]
+
+
+def _webhook(endpoint: Endpoint, message: Message, context: Any) -> None:
+    from include.monitor.alerts import post_json
+
+    post_json(endpoint, message)
+
+
+def _slack(endpoint: Endpoint, message: Message, context: Any) -> None:
+    from include.monitor.alerts import post_slack
+
+    post_slack(endpoint, message)
+
+
+def _mail(endpoint: Endpoint, message: Message, context: Any) -> None:
+    """Send a message by Airflow's own notifier; the connection's extra has ``from_email`` and ``to``."""
+    from html import escape
+
+    from airflow.providers.smtp.notifications.smtp import SmtpNotifier
+
+    from include.errors import SettingError
+    from include.monitor.alerts import message_lines
+
+    if not endpoint.extra.get("to"):
+        raise SettingError(
+            f"connection {endpoint.name}",
+            required='"to" and "from_email" in its extra',
+            found='no "to"',
+            remedy='set the extra to {"from_email": "evergreen@example.org", "to": "team@example.org"}',
+        )
+    notifier = SmtpNotifier(
+        to=endpoint.extra["to"],
+        subject=message["sentence"][:200],
+        html_content="<br>".join(escape(line) for line in message_lines(message)),
+        smtp_conn_id=endpoint.name,
+    )
+    notifier.notify(context)
+
+
+CHANNELS: dict[str, Channel] = {
+    "http": _webhook,
+    "slackwebhook": _slack,
+    "smtp": _mail,
+}
+
+
+def sender(context: Any) -> Callable[[str, Message], None]:
+    """Return a function that sends a message to a connection by name, or raises.
+
+    :param context: of the task or callback that sends.
+    """
+
+    def send(name: str, message: Message) -> None:
+        from include.errors import SettingError
+
+        endpoint = connect(name)
+        channel = CHANNELS.get(endpoint.kind)
+        if channel is None:
+            raise SettingError(
+                f"connection {name}",
+                required=f"a connection of type {', '.join(CHANNELS)}",
+                found=f"type {endpoint.kind or 'none'}",
+                remedy="change the connection's type, or remove it from alerts.to",
+            )
+        channel(endpoint, message, context)
+
+    return send
