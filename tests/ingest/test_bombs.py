@@ -101,14 +101,14 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "bz2 in a zip, which unpacks whole": (
         "csv",
         lambda: zipped(b" " * 2 * LIMIT, zipfile.ZIP_BZIP2),
-        "packed by another method than deflate",
+        "compressed by a method other than deflate",
     ),
     "a zip of many": ("csv", lambda: zipped(b"", 0, 1001), "more than 1000 entries"),
     "a header without end": ("csv", lambda: b"a," * 10 * MB, "at most 1000 columns"),
     "rows without end": ("csv", lambda: HEADER + b"\n1" * 3 * MB, "at most 2000000 rows"),
     "objects of nothing": ("json", lambda: b"[" + b"{}," * 10 * MB + b"{}]", BYTES),
     "numbers": ("json", lambda: b"[" + b"1," * 10 * MB + b"1]", BYTES),
-    "lists in lists": ("json", lambda: b"[" * 100_000, "lists within lists without end"),
+    "lists in lists": ("json", lambda: b"[" * 100_000, "nested too deeply"),
     "an object of many fields": (
         "json",
         lambda: json.dumps([{f"c{n}": 1 for n in range(1001)}]).encode(),

@@ -264,7 +264,7 @@ def test_a_ledger_at_another_version_is_refused(lake: Lake) -> None:
     """An append against an old version writes nothing and says to read again."""
     version = lake.append_at("ledger", rows("a", 1), -1)
     assert lake.append_at("ledger", rows("a", 2), version) == lake.version("ledger")
-    with pytest.raises(StaleDecision, match="read it again and decide again"):
+    with pytest.raises(StaleDecision, match="read the table again and decide again"):
         lake.append_at("ledger", rows("a", 3), version)
     assert content(lake, "ledger") == {"a": [1, 2]}
 
