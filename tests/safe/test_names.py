@@ -16,7 +16,7 @@ from include.cli.app import app
 from include.cli.scaffold import scaffold
 from include.environment import Endpoint
 from include.errors import EvergreenError, PartitionError, SpecError
-from include.ingest.connectors.objects import open_source
+from include.ingest.connectors.objects import ObjectsSource, open_source
 from include.ingest.connectors.request import request
 from include.models.artifacts import model_key
 from include.spec.clock import day_of
