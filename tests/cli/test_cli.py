@@ -342,7 +342,7 @@ def test_a_store_that_is_down_is_one_sentence(lake: str, arguments: tuple[str, .
     assert (done.returncode, done.stderr) == (1, "")
     error = json.loads(done.stdout)["error"]
     assert f"{address}/flight_delay: required a store that answers" in error
-    assert error.endswith("`python -m include doctor` looks at it")
+    assert error.endswith("run `python -m include doctor` to check it")
     assert SECRET not in error
     assert "\x1b" not in error
 

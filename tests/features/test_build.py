@@ -19,7 +19,7 @@ from include.storage.digests import digest_table
 from include.storage.lake import Lake
 from tests.features import parcels
 
-NIGHTS = [f"2024-03-{day:02}" for day in range(1, 11)]
+PARTITIONS = [f"2024-03-{day:02}" for day in range(1, 11)]
 
 
 def _of(table: pa.Table, partition: str) -> pa.Table:
@@ -63,7 +63,7 @@ def test_values(lake: Lake, use: UseCase) -> None:
 
 
 @settings(max_examples=8)
-@given(st.sets(st.sampled_from(NIGHTS), min_size=1))
+@given(st.sets(st.sampled_from(PARTITIONS), min_size=1))
 def test_other_partitions_dont_matter(lake: Lake, use: UseCase, partitions: set[str]) -> None:
     """A partition has the same features, to the digest, whichever partitions are asked for with it."""
     together = features(lake, use, sorted(partitions))
@@ -75,9 +75,9 @@ def test_other_partitions_dont_matter(lake: Lake, use: UseCase, partitions: set[
 
 def test_long_ranges_go_in_blocks(lake: Lake, use: UseCase, monkeypatch: pytest.MonkeyPatch) -> None:
     """A history that is longer than a block is the same as in one go."""
-    whole = features(lake, use, NIGHTS)
+    whole = features(lake, use, PARTITIONS)
     monkeypatch.setattr("include.features.build.BLOCK", 3)
-    assert digest_table(features(lake, use, NIGHTS)) == digest_table(whole)
+    assert digest_table(features(lake, use, PARTITIONS)) == digest_table(whole)
 
 
 def test_a_source_that_was_never_published(tmp_path: Path, use: UseCase) -> None:
@@ -136,8 +136,8 @@ def test_a_wrong_sql(lake: Lake, tmp_path: Path, old: str, new: str, said: str) 
 def test_the_order_of_the_sql_makes_no_difference(lake: Lake, use: UseCase, tmp_path: Path) -> None:
     """Rows that the SQL gives in another order are the same rows in the same order."""
     sql = f"SELECT * FROM ({parcels.SQL.strip().rstrip(';')}\n) ORDER BY parcel DESC, partition DESC"
-    turned = features(lake, parcels.spec(tmp_path, sql), NIGHTS)
-    assert digest_table(turned) == digest_table(features(lake, use, NIGHTS))
+    turned = features(lake, parcels.spec(tmp_path, sql), PARTITIONS)
+    assert digest_table(turned) == digest_table(features(lake, use, PARTITIONS))
 
 
 def test_no_value(lake: Lake, tmp_path: Path) -> None:
@@ -193,8 +193,8 @@ def test_a_late_spine(tmp_path: Path, use: UseCase) -> None:
 
 def test_matured(lake: Lake, use: UseCase) -> None:
     """A partition's labels are there once the partition that brings them is published, by the given time."""
-    assert matured(lake, use, "2024-03-10") == NIGHTS[:8]
-    assert matured(lake, use, "2024-03-04") == NIGHTS[:2]
+    assert matured(lake, use, "2024-03-10") == PARTITIONS[:8]
+    assert matured(lake, use, "2024-03-04") == PARTITIONS[:2]
     assert matured(lake, use, "2024-03-02") == []
 
 
@@ -238,12 +238,12 @@ def test_a_wrong_label(lake: Lake, tmp_path: Path) -> None:
 def test_training_set(lake: Lake, use: UseCase, tmp_path: Path) -> None:
     """The training set is every row labelled by the partition, within the window, with the same features."""
     found = training_set(lake, use, "2024-03-10")
-    assert sorted(set(found["partition"].to_pylist())) == NIGHTS[:8]
+    assert sorted(set(found["partition"].to_pylist())) == PARTITIONS[:8]
     assert found["late"].null_count == 0
-    came = labels(lake, use, NIGHTS, known="2024-03-10")
+    came = labels(lake, use, PARTITIONS, known="2024-03-10")
     assert found.num_rows == came.num_rows - came["late"].null_count < came.num_rows
     assert found.column_names == [*schema(use).names, "late"]
-    seen = {(r["partition"], r["depot"], r["parcel"]): r for r in features(lake, use, NIGHTS).to_pylist()}
+    seen = {(r["partition"], r["depot"], r["parcel"]): r for r in features(lake, use, PARTITIONS).to_pylist()}
     for row in found.to_pylist():
         del row["late"]
         assert row == seen[row["partition"], row["depot"], row["parcel"]]

@@ -20,7 +20,7 @@ from include.storage.lake import Lake
 from include.storage.schemas import TIME
 from tests.features import parcels
 
-NIGHTS = [f"2024-03-{day:02}" for day in range(1, 11)]
+PARTITIONS = [f"2024-03-{day:02}" for day in range(1, 11)]
 
 # written against the plain views, with every condition by hand
 BY_HAND = """
@@ -36,7 +36,7 @@ LEFT JOIN roads r ON r.partition = s.partition AND r.depot = s.depot
 PLANTS = st.lists(
     st.tuples(
         st.sampled_from(["orders", "arrivals", "roads"]),
-        st.sampled_from(NIGHTS[1:]),
+        st.sampled_from(PARTITIONS[1:]),
         st.integers(-3 * 1440, 3 * 1440),  # minutes after the partition's decision
     ),
     max_size=6,
@@ -47,7 +47,7 @@ PLANTS = st.lists(
 def _features(use: UseCase, given: dict[str, list[pa.Table]], partition: str) -> str:
     """Return the digest of one partition's features, computed with all the others."""
     found = compute_features(
-        use, {source: pa.concat_tables(tables) for source, tables in given.items()}, NIGHTS
+        use, {source: pa.concat_tables(tables) for source, tables in given.items()}, PARTITIONS
     )
     found = found.filter(pc.equal(found["partition"], partition))
     assert found.num_rows == 12
@@ -55,14 +55,15 @@ def _features(use: UseCase, given: dict[str, list[pa.Table]], partition: str) ->
 
 
 @settings(max_examples=20)
-@given(PLANTS, st.sampled_from(NIGHTS), st.sampled_from([parcels.SQL, BY_HAND]))
+@given(PLANTS, st.sampled_from(PARTITIONS), st.sampled_from([parcels.SQL, BY_HAND]))
 def test_what_came_later_changes_nothing(
     tmp_path_factory: pytest.TempPathFactory, plants: list[tuple[str, str, int]], partition: str, sql: str
 ) -> None:
     """No feature of a row changes when every row whose knowledge time is after its decision is deleted."""
     use = parcels.spec(tmp_path_factory.mktemp("spec"), sql)
     given = {
-        s: [parcels.rows(use, s, n) for n in use.partitions(s, NIGHTS[0], NIGHTS[-1])] for s in use.sources
+        s: [parcels.rows(use, s, n) for n in use.partitions(s, PARTITIONS[0], PARTITIONS[-1])]
+        for s in use.sources
     }
     for source, of, minutes in plants:
         # a revision is never known before what it revises
@@ -81,7 +82,7 @@ def test_deleted_from_the_lake(lake: Lake, use: UseCase, tmp_path: Path) -> None
     partition = "2024-03-06"
     cut = Lake("parcels", str(tmp_path))
     parcels.without_later(lake, use, use.clock.moment(partition), cut)
-    whole = features(lake, use, NIGHTS)
+    whole = features(lake, use, PARTITIONS)
     assert digest_table(whole.filter(pc.equal(whole["partition"], partition))) == digest_table(
         features(cut, use, [partition])
     )

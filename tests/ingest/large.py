@@ -25,7 +25,7 @@ from include.storage import spill
 from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
 
-NIGHT = world.partitions(1)[0]
+PARTITION = world.partitions(1)[0]
 OWN = Path(world.__file__).parent
 
 
@@ -37,7 +37,7 @@ def sales(rows: int) -> pa.Table:
     order = np.random.default_rng(7).permutation(rows)
     texts = np.char.add("item-", (order - order % 97 // 96).astype(str))
     columns = {
-        "week": np.where(order % 50 == 0, "2024-02-30", NIGHT),
+        "week": np.where(order % 50 == 0, "2024-02-30", PARTITION),
         "store": np.char.add("s0", (order % 10).astype(str)),
         "item": texts,
         "price_pence": order % 900 + 1,
@@ -59,12 +59,12 @@ def main(rows: int, folder: str, kind: str) -> None:
     source["contract"] |= {"max_rows": None, "tolerance": 0.5}
     (there / "usecase.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
     write = pyarrow.csv.write_csv if kind == "csv" else pyarrow.parquet.write_table
-    write(sales(rows), Path(folder, f"{NIGHT}.{kind}"))
+    write(sales(rows), Path(folder, f"{PARTITION}.{kind}"))
     pa.default_memory_pool().release_unused()
     lake, use = Lake("weekly_sales", folder + "/lake"), read(there / "usecase.yaml")
     uri = Path(folder).as_uri()
     with Anonymous() as memory:
-        (outcome,) = ingest(lake, use, "sales", [NIGHT], lambda name: Endpoint(name, uri))
+        (outcome,) = ingest(lake, use, "sales", [PARTITION], lambda name: Endpoint(name, uri))
     assert outcome.outcome == "published", outcome.note
     print(memory.most)
 

@@ -24,7 +24,7 @@ from include.storage.lake import Lake
 from tests.ingest.conftest import Api
 from tests.usecases.weekly_sales import world
 
-NIGHT = world.partitions(1)[0]
+PARTITION = world.partitions(1)[0]
 MB = 1 << 20
 LIMIT, HELD = 32 * MB, 250 * MB  # what a part may be, and what the process may hold more
 LONG = "x" * MB
@@ -101,14 +101,14 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "bz2 in a zip, which unpacks whole": (
         "csv",
         lambda: zipped(b" " * 2 * LIMIT, zipfile.ZIP_BZIP2),
-        "packed by another method than deflate",
+        "compressed by a method other than deflate",
     ),
     "a zip of many": ("csv", lambda: zipped(b"", 0, 1001), "more than 1000 entries"),
     "a header without end": ("csv", lambda: b"a," * 10 * MB, "at most 1000 columns"),
     "rows without end": ("csv", lambda: HEADER + b"\n1" * 3 * MB, "at most 2000000 rows"),
     "objects of nothing": ("json", lambda: b"[" + b"{}," * 10 * MB + b"{}]", BYTES),
     "numbers": ("json", lambda: b"[" + b"1," * 10 * MB + b"1]", BYTES),
-    "lists in lists": ("json", lambda: b"[" * 100_000, "lists within lists without end"),
+    "lists in lists": ("json", lambda: b"[" * 100_000, "nested too deeply"),
     "an object of many fields": (
         "json",
         lambda: json.dumps([{f"c{n}": 1 for n in range(1001)}]).encode(),
@@ -159,10 +159,10 @@ def test_a_bomb_is_refused_by_its_limit(bomb: str, lake: Lake, declare: Declare,
     """The note names the limit and the remedy; nothing is published, and the bytes that came are kept."""
     kind, made, limit = BOMBS[bomb]
     data = made()
-    (tmp_path / f"{NIGHT}.{kind}").write_bytes(data)
+    (tmp_path / f"{PARTITION}.{kind}").write_bytes(data)
     spec = declare(lambda raw: limited(raw, path=f"{{day}}.{kind}", format=kind))
     before = held()
-    (outcome,) = ingest(lake, spec, "sales", [NIGHT], lambda name: Endpoint(name, tmp_path.as_uri()))
+    (outcome,) = ingest(lake, spec, "sales", [PARTITION], lambda name: Endpoint(name, tmp_path.as_uri()))
     assert outcome.outcome == "refused"
     assert limit in outcome.note
     assert (SAID if limit == BYTES else "; ") in outcome.note
@@ -173,10 +173,10 @@ def test_a_bomb_is_refused_by_its_limit(bomb: str, lake: Lake, declare: Declare,
 def asked(api: Api, lake: Lake, declare: Declare, answer: bytes) -> Outcome:
     """Ingest the partition of an API that gives the same answer for each page."""
     for page in range(1, 40):
-        api.plant(f"/sales/{NIGHT}?page={page}", (200, answer))
+        api.plant(f"/sales/{PARTITION}?page={page}", (200, answer))
     http = {"kind": "http", "path": "sales/{day}"}
     spec = declare(lambda raw: (raw["sources"]["sales"].pop("format", None), limited(raw, **http)))
-    (outcome,) = ingest(lake, spec, "sales", [NIGHT], lambda name: Endpoint(name, api.uri))
+    (outcome,) = ingest(lake, spec, "sales", [PARTITION], lambda name: Endpoint(name, api.uri))
     return outcome
 
 
@@ -227,16 +227,16 @@ def test_an_honest_file_is_read_however_it_is_written(
     kind: Any, how: dict[str, Any], shop: Path, lake: Lake, declare: Declare, connect: Connect, tmp_path: Path
 ) -> None:
     """Parquet of any encoding gives the rows that CSV gives."""
-    lines = [line.split(",") for line in (shop / "sales" / f"{NIGHT}.csv").read_text().splitlines()]
+    lines = [line.split(",") for line in (shop / "sales" / f"{PARTITION}.csv").read_text().splitlines()]
     columns = dict(zip(lines[0], map(list, zip(*lines[1:], strict=True)), strict=True))
     arrays = {
         name: pa.array(values).dictionary_encode() if kind == "category" else pa.array(values).cast(kind)
         for name, values in columns.items()
     }
-    pyarrow.parquet.write_table(pa.table(arrays), shop / "sales" / f"{NIGHT}.parquet", **how)
-    (plain,) = ingest(lake, declare(), "sales", [NIGHT], connect)
+    pyarrow.parquet.write_table(pa.table(arrays), shop / "sales" / f"{PARTITION}.parquet", **how)
+    (plain,) = ingest(lake, declare(), "sales", [PARTITION], connect)
     spec = declare(lambda raw: raw["sources"]["sales"].update(path="sales/{day}.parquet", format="parquet"))
-    (outcome,) = ingest(Lake("weekly_sales", str(tmp_path / "other")), spec, "sales", [NIGHT], connect)
+    (outcome,) = ingest(Lake("weekly_sales", str(tmp_path / "other")), spec, "sales", [PARTITION], connect)
     assert (outcome.outcome, outcome.digest) == ("published", plain.digest), outcome.note
 
 
@@ -244,7 +244,7 @@ def test_decimals_that_are_written_as_bytes_are_read(
     shop: Path, lake: Lake, declare: Declare, connect: Connect, tmp_path: Path
 ) -> None:
     """Avro's writer writes them so: they are no texts, whatever their pages look like."""
-    day = shop / "sales" / f"{NIGHT}.csv"
+    day = shop / "sales" / f"{PARTITION}.csv"
     table = pyarrow.csv.read_csv(
         day,
         convert_options=pyarrow.csv.ConvertOptions(
@@ -262,8 +262,8 @@ def test_decimals_that_are_written_as_bytes_are_read(
     footer = footer.replace(plain, decimal)  # of no places and nine digits
     written = body + footer + len(footer).to_bytes(4, "little") + b"PAR1"
     assert pyarrow.parquet.read_schema(io.BytesIO(written)).field("price_pence").type == pa.decimal128(9, 0)
-    (shop / "sales" / f"{NIGHT}.parquet").write_bytes(written)
-    (usual,) = ingest(lake, declare(), "sales", [NIGHT], connect)
+    (shop / "sales" / f"{PARTITION}.parquet").write_bytes(written)
+    (usual,) = ingest(lake, declare(), "sales", [PARTITION], connect)
     spec = declare(lambda raw: raw["sources"]["sales"].update(path="sales/{day}.parquet", format="parquet"))
-    (outcome,) = ingest(Lake("weekly_sales", str(tmp_path / "other")), spec, "sales", [NIGHT], connect)
+    (outcome,) = ingest(Lake("weekly_sales", str(tmp_path / "other")), spec, "sales", [PARTITION], connect)
     assert (outcome.outcome, outcome.digest) == ("published", usual.digest), outcome.note

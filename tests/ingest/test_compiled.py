@@ -264,7 +264,7 @@ def test_what_is_not_asked_is_taken_by_great_expectations(what: tuple[str, dict[
     great_expectations.require_supported("x", [asked], list(TYPES))
 
 
-NIGHT = """
+PARTITION = """
 import sys
 from pathlib import Path
 from include.environment import Endpoint
@@ -288,7 +288,7 @@ def test_no_partition_imports_great_expectations_for_what_is_compiled(
         world.partitions(2)[1],
         shop.absolute().as_uri(),
     ]
-    command = [sys.executable, "-c", NIGHT, *arguments]
+    command = [sys.executable, "-c", PARTITION, *arguments]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["published", "False"]
 

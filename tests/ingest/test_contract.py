@@ -16,7 +16,7 @@ from include.spec import UseCase
 from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
 
-NIGHT = world.partitions(2)[1]
+PARTITION = world.partitions(2)[1]
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def expecting(
             contract = raw["sources"]["sales"]["contract"]
             contract.update(expectations=[{"type": kind, "kwargs": kwargs}], tolerance=tolerance, min_rows=0)
 
-        (found,) = ingest(lake, declare(more), "sales", [NIGHT], connect)
+        (found,) = ingest(lake, declare(more), "sales", [PARTITION], connect)
         return found
 
     return outcome
@@ -135,7 +135,7 @@ def test_the_refusal_names_the_three_most_frequent_rules(
     lake: Lake, declare: Callable[..., UseCase], shop: Path, connect: Connect
 ) -> None:
     """Of many rules that are broken the sentence has the three with the most rows, each with a value."""
-    lines = (shop / "sales" / f"{NIGHT}.csv").read_text().splitlines()
+    lines = (shop / "sales" / f"{PARTITION}.csv").read_text().splitlines()
     for place in range(1, 41):
         fields = lines[place].split(",")
         fields[3] = "cheap" if place <= 20 else fields[3]
@@ -143,8 +143,8 @@ def test_the_refusal_names_the_three_most_frequent_rules(
         fields[6] = "many" if place <= 5 else fields[6]
         fields[4] = "perhaps" if place <= 2 else fields[4]
         lines[place] = ",".join(fields)
-    (shop / "sales" / f"{NIGHT}.csv").write_text("\n".join(lines))
-    (outcome,) = ingest(lake, declare(), "sales", [NIGHT], connect)
+    (shop / "sales" / f"{PARTITION}.csv").write_text("\n".join(lines))
+    (outcome,) = ingest(lake, declare(), "sales", [PARTITION], connect)
     assert (
         "50.0% of 40 rows: type of price in 20 rows, such as 'cheap'; type of opens in 10 rows, "
         "such as '1275'; type of units in 5 rows, such as 'many' (" in outcome.note
@@ -172,7 +172,7 @@ def test_a_label_of_no_declared_class_is_set_aside(
         classes(raw)
         raw["sources"]["sales"]["contract"]["tolerance"] = 0.5
 
-    (found,) = ingest(lake, declare(tolerant), "sales", [NIGHT], connect)
+    (found,) = ingest(lake, declare(tolerant), "sales", [PARTITION], connect)
     assert (found.outcome, found.rows, found.quarantined) == ("published", 32, 8)
     rows = lake.rows("quarantine")
     assert {(r["rule"], r["column"], r["value"]) for r in rows} == {
@@ -185,7 +185,7 @@ def test_a_partition_of_too_many_other_classes_is_refused(
     declare: Callable[..., UseCase], lake: Lake, shop: Path, connect: Connect
 ) -> None:
     """Beyond the tolerance the partition is refused, and the sentence names the classes and what came."""
-    (found,) = ingest(lake, declare(classes), "sales", [NIGHT], connect)
+    (found,) = ingest(lake, declare(classes), "sales", [PARTITION], connect)
     assert found.outcome == "refused"
     assert "class(one of coffee, milk, tea) of item in 8 rows, such as 'soap'" in found.note
 
@@ -214,7 +214,7 @@ def test_a_few_bad_rows_refuse_no_small_partition(
     connect: Connect,
 ) -> None:
     """Two rows may be set aside whatever their share, unless nothing is left or nothing is tolerated."""
-    file = shop / "sales" / f"{NIGHT}.csv"
+    file = shop / "sales" / f"{PARTITION}.csv"
     header, *lines = file.read_text().splitlines()[: rows + 1]
     lines = [line.replace(",s0", ",nowhere") if n < bad else line for n, line in enumerate(lines)]
     file.write_text("\n".join([header, *lines]) + "\n")
@@ -223,7 +223,7 @@ def test_a_few_bad_rows_refuse_no_small_partition(
         raw["sources"]["sales"]["contract"].update(min_rows=0, tolerance=tolerance)
 
     spec = declare(small)
-    (found,) = ingest(lake, spec, "sales", [NIGHT], connect)
+    (found,) = ingest(lake, spec, "sales", [PARTITION], connect)
     assert (found.outcome, found.quarantined) == (outcome, bad)
     assert found.rows == (rows - bad if outcome == "published" else 0)
     if outcome == "refused":
@@ -231,6 +231,6 @@ def test_a_few_bad_rows_refuse_no_small_partition(
             "at most 5.0% of rows quarantined, or 2 rows" if tolerance else "at most 0.0% of rows quarantined"
         )
         assert f"required {allowed}, found {bad / rows:.1%} of {rows} rows: " in found.note
-    row = lake.rows("partitions", {"product": "sales", "partition": NIGHT})[0]
-    (finding, _) = check_data(spec, NIGHT, {"sales": row})
+    row = lake.rows("partitions", {"product": "sales", "partition": PARTITION})[0]
+    (finding, _) = check_data(spec, PARTITION, {"sales": row})
     assert finding.outcome == ("ok" if outcome == "published" else "alarm")

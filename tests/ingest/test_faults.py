@@ -15,8 +15,8 @@ from include.ingest.pipeline import Outcome, ingest
 from include.spec import UseCase
 from include.storage.lake import Lake
 
-NIGHT = "2024-01-08"
-FILE = f"sales/{NIGHT}.csv"
+PARTITION = "2024-01-08"
+FILE = f"sales/{PARTITION}.csv"
 
 
 def header_and_rows(shop: Path) -> tuple[str, list[str]]:
@@ -32,14 +32,14 @@ def spoil(shop: Path, lines: list[str]) -> None:
 
 def nothing_published(lake: Lake) -> None:
     """Assert that no row of the partition can be read, and that its own row says it is done."""
-    assert lake.rows("validated_sales", {"partition": NIGHT}) == []
-    assert lake.rows("profiles", {"partition": NIGHT}) == []
+    assert lake.rows("validated_sales", {"partition": PARTITION}) == []
+    assert lake.rows("profiles", {"partition": PARTITION}) == []
     assert [row["outcome"] for row in lake.rows("partitions")] == ["refused"]
 
 
 def one(lake: Lake, spec: UseCase, connect: Connect) -> Outcome:
     """Ingest the partition."""
-    (outcome,) = ingest(lake, spec, "sales", [NIGHT], connect)
+    (outcome,) = ingest(lake, spec, "sales", [PARTITION], connect)
     return outcome
 
 
@@ -105,7 +105,7 @@ def test_a_bad_file_is_refused_whole(
     (shop / FILE).write_bytes(make(*header_and_rows(shop)))
     outcome = one(lake, spec, connect)
     assert outcome.outcome == "refused"
-    assert f"weekly_sales/sales/{NIGHT}" in outcome.note
+    assert f"weekly_sales/sales/{PARTITION}" in outcome.note
     assert FILE in outcome.note
     assert found in outcome.note
     assert any(text in outcome.note for text in remedy.split("|"))
@@ -208,7 +208,7 @@ def test_a_bad_row_is_set_aside_and_the_rest_goes_on(
     outcome = one(lake, spec, connect)
     assert (outcome.outcome, outcome.rows, outcome.quarantined) == ("published", 39, 1)
     (row,) = lake.rows("quarantine")
-    assert (row["source"], row["partition"], row["part"], row["row"]) == ("sales", NIGHT, FILE, 1)
+    assert (row["source"], row["partition"], row["part"], row["row"]) == ("sales", PARTITION, FILE, 1)
     assert (row["rule"], row["column"], row["value"]) == (rule, column, value)
     assert json.loads(row["record"])["item"] in ("bread", None)
     assert len(lake.rows("validated_sales")) == 39
@@ -258,11 +258,11 @@ def test_a_moment_is_of_the_day_that_it_is_locally(
         sales["key"] = ["store", "item", "week"]
 
     header, rows = header_and_rows(shop)
-    hours = [f"{NIGHT} {hour:02}:30,{row.split(',', 1)[1]}" for row in rows for hour in (0, 12, 23)]
+    hours = [f"{PARTITION} {hour:02}:30,{row.split(',', 1)[1]}" for row in rows for hour in (0, 12, 23)]
     spoil(shop, [header, *hours])  # New York's wall time, said to be UTC
     outcome = one(lake, declare(hourly), connect)
     assert outcome.outcome == "refused"
-    assert f"day of week in 40 rows, such as '{NIGHT} 00:30'" in outcome.note
+    assert f"day of week in 40 rows, such as '{PARTITION} 00:30'" in outcome.note
     nothing_published(lake)
 
 
@@ -296,13 +296,13 @@ def test_an_offset_that_contradicts_the_declared_time_zone_sets_rows_aside(
         sales["columns"]["week"] |= {"timezone": zone} if zone else {}
 
     header, rows = header_and_rows(shop)
-    spoil(shop, [header, *(f"{NIGHT} 12:00{offset},{row.split(',', 1)[1]}" for row in rows)])
+    spoil(shop, [header, *(f"{PARTITION} 12:00{offset},{row.split(',', 1)[1]}" for row in rows)])
     outcome = one(lake, declare(timed), connect)
     assert outcome.outcome == ("refused" if contradicts else "published")
     if contradicts:
         rule = f"timezone(offset of {zone} at that time; "
         rule += "without `timezone` in the spec the offset in the text counts)"
-        assert f"{rule} of week in 40 rows, such as '{NIGHT} 12:00{offset}'" in outcome.note
+        assert f"{rule} of week in 40 rows, such as '{PARTITION} 12:00{offset}'" in outcome.note
         assert {row["rule"] for row in lake.rows("quarantine")} == {rule}
 
 
@@ -328,7 +328,9 @@ def test_the_hour_of_midnight_is_hour_0(
 
     header, rows = header_and_rows(shop)
     fields = [row.split(",") for row in rows]
-    lines = [[f"{NIGHT} {wall}", *f[1:5], hhmm if place == 0 else "", f[6]] for place, f in enumerate(fields)]
+    lines = [
+        [f"{PARTITION} {wall}", *f[1:5], hhmm if place == 0 else "", f[6]] for place, f in enumerate(fields)
+    ]
     spoil(shop, [header, *(",".join(line) for line in lines)])
     outcome = one(lake, declare(hourly), connect)
     assert (outcome.outcome, outcome.quarantined) == ("published", 0 if good else 1)
@@ -351,13 +353,13 @@ def test_a_refusal_for_times_that_disagree_says_which_times(
 
     header, rows = header_and_rows(shop)
     fields = [row.split(",") for row in rows]
-    spoil(shop, [header, *(",".join([f"{NIGHT} 14:15", *f[1:5], "1415", f[6]]) for f in fields)])
+    spoil(shop, [header, *(",".join([f"{PARTITION} 14:15", *f[1:5], "1415", f[6]]) for f in fields)])
     note = one(lake, declare(hourly), connect).note
     assert (
-        f'agrees of week, opens in 40 rows, such as \'{{"week": "{NIGHT} 14:15", "opens": "1415"}}\', '
+        f'agrees of week, opens in 40 rows, such as \'{{"week": "{PARTITION} 14:15", "opens": "1415"}}\', '
         in note
     )
-    assert f"where week is {NIGHT} 09:15 in America/New_York and opens is 14:15" in note
+    assert f"where week is {PARTITION} 09:15 in America/New_York and opens is 14:15" in note
 
 
 @pytest.mark.parametrize(
@@ -397,12 +399,12 @@ def test_a_renamed_column_is_read_under_its_own_name(
     shop: Path, lake: Lake, declare: Callable[..., UseCase], connect: Connect
 ) -> None:
     """The remedy that the refusal offers works: `from:` in the spec."""
-    good = ingest(lake, declare(), "sales", [NIGHT], connect)[0]
+    good = ingest(lake, declare(), "sales", [PARTITION], connect)[0]
     header, rows = header_and_rows(shop)
     spoil(shop, [header.replace("price_pence", "price_p"), *rows])
     other = Lake("weekly_sales", lake.uri + "-other")
     renamed = declare(lambda raw: raw["sources"]["sales"]["columns"]["price"].update({"from": "price_p"}))
-    assert ingest(other, renamed, "sales", [NIGHT], connect)[0].digest == good.digest
+    assert ingest(other, renamed, "sales", [PARTITION], connect)[0].digest == good.digest
 
 
 @pytest.mark.parametrize("packed", ["gzip", "zip"])

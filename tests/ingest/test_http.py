@@ -16,13 +16,13 @@ from include.spec import UseCase
 from include.storage.lake import Lake
 from tests.ingest.conftest import Api
 
-NIGHT = "2024-01-08"
+PARTITION = "2024-01-08"
 TOKEN = "s3cr3t-t0ken"
 
 
 def page(number: int, pages: int = 2, stamp: str = "06:00", **more: Any) -> dict[str, Any]:
     """Return a page of ten rows."""
-    plan = {"week": NIGHT, "price_pence": 150, "promo": True, "opens": "0800", "units": 3, **more}
+    plan = {"week": PARTITION, "price_pence": 150, "promo": True, "opens": "0800", "units": 3, **more}
     rows = [{"store": f"s{number:02}", "item": f"i{row}", **plan} for row in range(10)]
     return {"generated_at": stamp, "pages": pages, "rows": rows}
 
@@ -41,13 +41,13 @@ def served(declare: Callable[..., UseCase]) -> UseCase:
 def one(lake: Lake, spec: UseCase, api: Api, **more: Any) -> Outcome:
     """Ingest the partition."""
     endpoint = Endpoint("shop", api.uri, password=TOKEN)
-    (outcome,) = ingest(lake, spec, "sales", [NIGHT], lambda name: endpoint, **more)
+    (outcome,) = ingest(lake, spec, "sales", [PARTITION], lambda name: endpoint, **more)
     return outcome
 
 
 def paths(*numbers: int) -> list[str]:
     """Return the paths of pages."""
-    return [f"/sales?week={NIGHT}&page={number}" for number in numbers]
+    return [f"/sales?week={PARTITION}&page={number}" for number in numbers]
 
 
 def test_all_pages_are_read_with_the_token(lake: Lake, served: UseCase, api: Api) -> None:
@@ -57,7 +57,7 @@ def test_all_pages_are_read_with_the_token(lake: Lake, served: UseCase, api: Api
     outcome = one(lake, served, api)
     assert (outcome.outcome, outcome.rows) == ("published", 20)
     assert api.asked == [(path, f"Bearer {TOKEN}") for path in paths(1, 2)]
-    (kept,) = snapshots(lake, "sales", [NIGHT])[NIGHT]
+    (kept,) = snapshots(lake, "sales", [PARTITION])[PARTITION]
     assert [part.name for part in kept.parts] == ["page-00001.json", "page-00002.json"]
 
 
@@ -85,10 +85,10 @@ def test_a_page_that_keeps_failing_makes_the_partition_unavailable(
     api.plant(second, (502, TOKEN.encode()))
     outcome = one(lake, served, api)
     assert outcome.outcome == "unavailable"
-    assert f"weekly_sales/sales/{NIGHT}: required an answer, found HTTP 502, 2 times" in outcome.note
-    assert f"/sales?week={NIGHT}, page 2" in outcome.note
+    assert f"weekly_sales/sales/{PARTITION}: required an answer, found HTTP 502, 2 times" in outcome.note
+    assert f"/sales?week={PARTITION}, page 2" in outcome.note
     assert len(api.asked) == 3
-    assert snapshots(lake, "sales", [NIGHT]) == {}
+    assert snapshots(lake, "sales", [PARTITION]) == {}
     assert TOKEN not in outcome.note + repr(outcome) + repr(outcome.error) + caplog.text
     assert TOKEN not in str(lake.rows("partitions"))
     assert Breaker(lake, "sales", served.sources["sales"].fetch).state() == CircuitState(failures=1)
@@ -137,10 +137,10 @@ def test_volatile_fields_make_no_revision(lake: Lake, served: UseCase, api: Api)
     api.plant(paths(1)[0], (200, page(1, pages=1)), (200, page(1, pages=1, stamp="07:00")))
     first = one(lake, served, api)
     assert one(lake, served, api, fetch_anew=True, now=now) == first
-    assert len(snapshots(lake, "sales", [NIGHT])[NIGHT]) == 1
+    assert len(snapshots(lake, "sales", [PARTITION])[PARTITION]) == 1
     api.plant(paths(1)[0], (200, page(1, pages=1, price_pence=151)))
     assert one(lake, served, api, fetch_anew=True, now=now).digest != first.digest
-    assert len(snapshots(lake, "sales", [NIGHT])[NIGHT]) == 2
+    assert len(snapshots(lake, "sales", [PARTITION])[PARTITION]) == 2
 
 
 def test_what_is_no_page_is_refused(lake: Lake, served: UseCase, api: Api) -> None:

@@ -22,7 +22,7 @@ from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
 
 ROOT = Path(__file__).parents[2]
-NIGHTS = world.partitions(3)
+PARTITIONS = world.partitions(3)
 TABLES = ("validated_sales", "quarantine", "profiles", "partitions")
 PLANTED = [
     lambda line: line,  # an exact duplicate
@@ -68,7 +68,7 @@ def broken(tmp_path: Path) -> Connect:
     """Return the way to a shop whose files are spoiled, one of them packed."""
     folder = tmp_path / "broken" / "sales"
     folder.mkdir(parents=True)
-    for number, partition in enumerate(NIGHTS):
+    for number, partition in enumerate(PARTITIONS):
         text = "\n".join([world.HEADER + ",seen", *spoiled(number)]) + "\n"
         data = gzip.compress(text.encode()) if number == 1 else text.encode()
         (folder / f"{partition}.csv").write_bytes(data)
@@ -85,8 +85,8 @@ def shrink(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
 def ingested(folder: Path, spec: UseCase, connect: Connect) -> tuple[list[Outcome], dict[str, list[str]]]:
     """Return what became of the partitions, and all that was published, each twice."""
     lake = Lake("weekly_sales", str(folder))
-    outcomes = ingest(lake, spec, "sales", NIGHTS, connect)
-    assert ingest(lake, spec, "sales", NIGHTS, connect) == outcomes
+    outcomes = ingest(lake, spec, "sales", PARTITIONS, connect)
+    assert ingest(lake, spec, "sales", PARTITIONS, connect) == outcomes
     return outcomes, {table: sorted(map(repr, lake.rows(table))) for table in TABLES}
 
 
@@ -117,10 +117,10 @@ def test_a_file_of_many_batches_is_kept_whole_and_stays_refused_where_it_breaks(
 ) -> None:
     """Its bytes are those that came, and a row of too few fields at its end refuses all of it."""
     shrink(monkeypatch, 8)
-    file = shop / "sales" / f"{NIGHTS[0]}.csv"
+    file = shop / "sales" / f"{PARTITIONS[0]}.csv"
     lines = world.week(0) * 1000
     file.write_text("\n".join([world.HEADER, *lines, "2024-01-01,s01"]) + "\n")
-    (outcome,) = ingest(lake, declare(), "sales", NIGHTS[:1], connect)
+    (outcome,) = ingest(lake, declare(), "sales", PARTITIONS[:1], connect)
     assert outcome.outcome == "refused"
     assert "rows with as many fields as the header" in outcome.note
     (key,) = lake.keys("raw/objects")

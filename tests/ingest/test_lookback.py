@@ -13,7 +13,7 @@ from include.spec import UseCase
 from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
 
-NIGHTS = world.partitions(6)
+PARTITIONS = world.partitions(6)
 
 
 def outcomes(lake: Lake) -> dict[str, str]:
@@ -23,20 +23,20 @@ def outcomes(lake: Lake) -> dict[str, str]:
 
 def test_partitions_that_nobody_attempted_are_pulled(lake: Lake, spec: UseCase, connect: Connect) -> None:
     """The four partitions of the lookback are ingested, not the partition itself, and each once."""
-    assert {o.partition for o in refresh_lookback(lake, spec, NIGHTS[5], connect)} == set(NIGHTS[1:5])
-    assert outcomes(lake) == dict.fromkeys(NIGHTS[1:5], "published")
-    assert refresh_lookback(lake, spec, NIGHTS[5], connect) == []
+    assert {o.partition for o in refresh_lookback(lake, spec, PARTITIONS[5], connect)} == set(PARTITIONS[1:5])
+    assert outcomes(lake) == dict.fromkeys(PARTITIONS[1:5], "published")
+    assert refresh_lookback(lake, spec, PARTITIONS[5], connect) == []
 
 
 def test_a_pulled_partition_has_the_knowledge_time_of_its_own_rule(
     lake: Lake, spec: UseCase, connect: Connect
 ) -> None:
     """A partition that is pulled is no different from one that ran in its turn."""
-    refresh_lookback(lake, spec, NIGHTS[2], connect)
+    refresh_lookback(lake, spec, PARTITIONS[2], connect)
     found = {row["partition"]: row["known_at"] for row in lake.rows("validated_sales")}
     assert found == {
-        NIGHTS[0]: datetime(2024, 1, 1, 5, tzinfo=UTC),
-        NIGHTS[1]: datetime(2024, 1, 8, 5, tzinfo=UTC),
+        PARTITIONS[0]: datetime(2024, 1, 1, 5, tzinfo=UTC),
+        PARTITIONS[1]: datetime(2024, 1, 8, 5, tzinfo=UTC),
     }
 
 
@@ -44,31 +44,31 @@ def test_what_came_late_is_known_on_the_partition_that_found_it(
     lake: Lake, spec: UseCase, shop: Path, connect: Connect
 ) -> None:
     """A source that had nothing is asked again for three partitions; refused partitions are not."""
-    files = {partition: shop / "sales" / f"{partition}.csv" for partition in NIGHTS}
+    files = {partition: shop / "sales" / f"{partition}.csv" for partition in PARTITIONS}
     kept = {partition: file.read_bytes() for partition, file in files.items()}
-    files[NIGHTS[0]].unlink()
-    files[NIGHTS[3]].unlink()
-    files[NIGHTS[4]].write_bytes(b"")
-    ingest(lake, spec, "sales", NIGHTS[:5], connect)
+    files[PARTITIONS[0]].unlink()
+    files[PARTITIONS[3]].unlink()
+    files[PARTITIONS[4]].write_bytes(b"")
+    ingest(lake, spec, "sales", PARTITIONS[:5], connect)
     for partition, data in kept.items():
         files[partition].write_bytes(data)
-    (late,) = refresh_lookback(lake, spec, NIGHTS[5], connect)
-    assert (late.partition, late.outcome) == (NIGHTS[3], "published")
-    known = {row["known_at"] for row in lake.rows("validated_sales", {"partition": NIGHTS[3]})}
+    (late,) = refresh_lookback(lake, spec, PARTITIONS[5], connect)
+    assert (late.partition, late.outcome) == (PARTITIONS[3], "published")
+    known = {row["known_at"] for row in lake.rows("validated_sales", {"partition": PARTITIONS[3]})}
     assert known == {datetime(2024, 2, 5, 5, tzinfo=UTC)}
-    assert outcomes(lake)[NIGHTS[0]] == "unavailable"
-    assert outcomes(lake)[NIGHTS[4]] == "refused"
+    assert outcomes(lake)[PARTITIONS[0]] == "unavailable"
+    assert outcomes(lake)[PARTITIONS[4]] == "refused"
 
 
 def test_a_source_that_still_has_nothing_stays_unavailable(
     lake: Lake, spec: UseCase, shop: Path, connect: Connect
 ) -> None:
     """Asked again and still nothing: the same row, and no new commit for it."""
-    (shop / "sales" / f"{NIGHTS[3]}.csv").unlink()
-    refresh_lookback(lake, spec, NIGHTS[5], connect)
+    (shop / "sales" / f"{PARTITIONS[3]}.csv").unlink()
+    refresh_lookback(lake, spec, PARTITIONS[5], connect)
     version = lake.version("partitions")
-    (again,) = refresh_lookback(lake, spec, NIGHTS[5], connect)
-    assert (again.partition, again.outcome) == (NIGHTS[3], "unavailable")
+    (again,) = refresh_lookback(lake, spec, PARTITIONS[5], connect)
+    assert (again.partition, again.outcome) == (PARTITIONS[3], "unavailable")
     assert lake.version("partitions") == version
 
 
@@ -83,9 +83,9 @@ def test_an_outage_leaves_a_partition_its_own_knowledge_time(
     def out(name: str) -> Endpoint:
         return Endpoint(name, (tmp_path / "nowhere").as_uri())
 
-    assert ingest(lake, spec, "sales", NIGHTS[:1], out)[0].outcome == "unavailable"
+    assert ingest(lake, spec, "sales", PARTITIONS[:1], out)[0].outcome == "unavailable"
     assert [row["inputs"] for row in lake.rows("partitions")] == ["{}"]
-    assert [o.outcome for o in refresh_lookback(lake, spec, NIGHTS[1], connect)] == ["published"]
+    assert [o.outcome for o in refresh_lookback(lake, spec, PARTITIONS[1], connect)] == ["published"]
     assert {row["known_at"] for row in lake.rows("validated_sales")} == {datetime(2024, 1, 1, 5, tzinfo=UTC)}
 
 
@@ -97,13 +97,13 @@ def test_an_open_circuit_leaves_a_partition_its_own_knowledge_time(
     def out(name: str) -> Endpoint:
         return Endpoint(name, (tmp_path / "nowhere").as_uri())
 
-    ingest(lake, spec, "sales", NIGHTS[:3], out)
-    (last,) = ingest(lake, spec, "sales", NIGHTS[3:4], out)
+    ingest(lake, spec, "sales", PARTITIONS[:3], out)
+    (last,) = ingest(lake, spec, "sales", PARTITIONS[3:4], out)
     assert "failures in a row" in last.note
     lake.replace("state/breaker/sales.json", b"{}")
-    (*_, found) = refresh_lookback(lake, spec, NIGHTS[4], connect)
-    assert (found.partition, found.outcome) == (NIGHTS[3], "published")
-    known = {row["known_at"] for row in lake.rows("validated_sales", {"partition": NIGHTS[3]})}
+    (*_, found) = refresh_lookback(lake, spec, PARTITIONS[4], connect)
+    assert (found.partition, found.outcome) == (PARTITIONS[3], "published")
+    known = {row["known_at"] for row in lake.rows("validated_sales", {"partition": PARTITIONS[3]})}
     assert known == {datetime(2024, 1, 22, 5, tzinfo=UTC)}
 
 
@@ -111,17 +111,17 @@ def test_an_outage_does_not_unsay_that_there_was_nothing_yet(
     lake: Lake, spec: UseCase, shop: Path, connect: Connect
 ) -> None:
     """What the source once said it didn't have was not known then, though it failed when asked again."""
-    file, away = shop / "sales" / f"{NIGHTS[0]}.csv", shop.with_name("away")
+    file, away = shop / "sales" / f"{PARTITIONS[0]}.csv", shop.with_name("away")
     late = file.read_bytes()
     file.unlink()
-    ingest(lake, spec, "sales", NIGHTS[:1], connect)
+    ingest(lake, spec, "sales", PARTITIONS[:1], connect)
     shop.rename(away)
-    (failed,) = refresh_lookback(lake, spec, NIGHTS[1], connect)
+    (failed,) = refresh_lookback(lake, spec, PARTITIONS[1], connect)
     assert "no folder at the connection's address" in failed.note
     away.rename(shop)
     file.write_bytes(late)
-    refresh_lookback(lake, spec, NIGHTS[2], connect)
-    known = {row["known_at"] for row in lake.rows("validated_sales", {"partition": NIGHTS[0]})}
+    refresh_lookback(lake, spec, PARTITIONS[2], connect)
+    known = {row["known_at"] for row in lake.rows("validated_sales", {"partition": PARTITIONS[0]})}
     assert known == {datetime(2024, 1, 15, 5, tzinfo=UTC)}
 
 
@@ -131,8 +131,8 @@ def test_a_source_without_its_connection_holds_nobody_up(lake: Lake, spec: UseCa
     def none(name: str) -> Endpoint:
         raise SettingError(f"connection {name}", required="one in Airflow", found="none")
 
-    (found,) = refresh_lookback(lake, spec, NIGHTS[1], none)
-    assert (found.partition, found.outcome) == (NIGHTS[0], "unavailable")
+    (found,) = refresh_lookback(lake, spec, PARTITIONS[1], none)
+    assert (found.partition, found.outcome) == (PARTITIONS[0], "unavailable")
     assert found.note == "connection shop: required one in Airflow, found none"
     assert outcomes(lake) == {}
-    assert [o.outcome for o in refresh_lookback(lake, spec, NIGHTS[1], connect)] == ["published"]
+    assert [o.outcome for o in refresh_lookback(lake, spec, PARTITIONS[1], connect)] == ["published"]

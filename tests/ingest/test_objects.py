@@ -22,7 +22,7 @@ from include.spec import UseCase
 from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
 
-NIGHTS = world.partitions(3)
+PARTITIONS = world.partitions(3)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def bucket(s3: Home, shop: Path) -> Endpoint:
         aws_access_key_id=endpoint.login,
         aws_secret_access_key=endpoint.password,
     )
-    for partition in NIGHTS[:2]:
+    for partition in PARTITIONS[:2]:
         client.upload_file(
             str(shop / "sales" / f"{partition}.csv"), "landing", f"world/sales/{partition}.csv"
         )
@@ -64,14 +64,14 @@ def bucket(s3: Home, shop: Path) -> Endpoint:
 
 def brought(lake: Lake, spec: UseCase, endpoint: Endpoint) -> list[Outcome]:
     """Ingest the three partitions."""
-    return ingest(lake, spec, "sales", NIGHTS, lambda name: endpoint)
+    return ingest(lake, spec, "sales", PARTITIONS, lambda name: endpoint)
 
 
 def test_a_bucket_and_a_folder_are_the_same_source(
     bucket: Endpoint, lake: Lake, spec: UseCase, shop: Path, tmp_path: Path
 ) -> None:
     """The same files give the same partitions; one that isn't there yet is unavailable in both."""
-    (shop / "sales" / f"{NIGHTS[2]}.csv").unlink()
+    (shop / "sales" / f"{PARTITIONS[2]}.csv").unlink()
     from_folder = brought(Lake("weekly_sales", str(tmp_path / "b")), spec, Endpoint("shop", shop.as_uri()))
     from_bucket = brought(lake, spec, bucket)
     assert [o.outcome for o in from_bucket] == ["published", "published", "unavailable"]
@@ -121,10 +121,10 @@ def test_a_path_has_the_day_and_the_partition_and_nothing_else(
     def read(path: str) -> Any:
         spec = declare(lambda raw: raw["sources"]["sales"].update(path=path, offset=7))
         fetch = open_source(spec.sources["sales"], Endpoint("shop", shop.as_uri()))
-        return list(fetch(request(spec, "sales", NIGHTS[0])))
+        return list(fetch(request(spec, "sales", PARTITIONS[0])))
 
-    assert read("sales/{day}.csv")[0][0] == f"sales/{NIGHTS[1]}.csv"
-    assert read("sales/{partition}.csv")[0][0] == f"sales/{NIGHTS[0]}.csv"
+    assert read("sales/{day}.csv")[0][0] == f"sales/{PARTITIONS[1]}.csv"
+    assert read("sales/{partition}.csv")[0][0] == f"sales/{PARTITIONS[0]}.csv"
     with pytest.raises(SpecError, match=r"required \{day\} or \{partition\}, found sales/\{now\}"):
         read("sales/{now}.csv")
     with pytest.raises(Exception, match="outside of the connection's folder"):
@@ -144,12 +144,12 @@ def test_parquet_and_json_give_the_same_rows(
     import pyarrow.csv
     import pyarrow.parquet
 
-    table = pyarrow.csv.read_csv(shop / "sales" / f"{NIGHTS[0]}.csv")
-    pyarrow.parquet.write_table(table, shop / "sales" / f"{NIGHTS[0]}.parquet")
-    (shop / "sales" / f"{NIGHTS[0]}.json").write_text(
+    table = pyarrow.csv.read_csv(shop / "sales" / f"{PARTITIONS[0]}.csv")
+    pyarrow.parquet.write_table(table, shop / "sales" / f"{PARTITIONS[0]}.parquet")
+    (shop / "sales" / f"{PARTITIONS[0]}.json").write_text(
         table.to_pandas().to_json(orient="records", date_format="iso")
     )
-    (shop / "sales" / f"{NIGHTS[0]}.lines").write_text(
+    (shop / "sales" / f"{PARTITIONS[0]}.lines").write_text(
         table.to_pandas().to_json(orient="records", lines=True, date_format="iso")
     )
     digests = set()
@@ -157,7 +157,9 @@ def test_parquet_and_json_give_the_same_rows(
         where = {"path": "sales/{day}." + suffix, "format": kind}
         spec = declare(lambda raw, where=where: raw["sources"]["sales"].update(where))
         other = Lake("weekly_sales", str(tmp_path / suffix))
-        (outcome,) = ingest(other, spec, "sales", NIGHTS[:1], lambda name: Endpoint("shop", shop.as_uri()))
+        (outcome,) = ingest(
+            other, spec, "sales", PARTITIONS[:1], lambda name: Endpoint("shop", shop.as_uri())
+        )
         assert outcome.outcome == "published", outcome.note
         digests.add(outcome.digest)
     assert len(digests) == 1

@@ -20,7 +20,7 @@ from include.spec import UseCase
 from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
 
-NIGHTS = world.partitions(6)
+PARTITIONS = world.partitions(6)
 TABLES = ("validated_sales", "quarantine", "profiles", "partitions")
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
 
@@ -65,10 +65,10 @@ def test_a_partition_becomes_rows_a_profile_and_a_row_of_its_own(
     lake: Lake, spec: UseCase, shop: Path, connect: Connect
 ) -> None:
     """A good file is published with types, units, knowledge time, profile and lineage."""
-    (outcome,) = ingest(lake, spec, "sales", [NIGHTS[1]], connect)
+    (outcome,) = ingest(lake, spec, "sales", [PARTITIONS[1]], connect)
     assert (outcome.outcome, outcome.rows, outcome.note) == ("published", 40, "40 rows")
     row = next(r for r in lake.rows("validated_sales") if (r["store"], r["item"]) == ("s01", "bread"))
-    line = (shop / "sales" / f"{NIGHTS[1]}.csv").read_text().splitlines()[1].split(",")
+    line = (shop / "sales" / f"{PARTITIONS[1]}.csv").read_text().splitlines()[1].split(",")
     assert row["price"] == pytest.approx(int(line[3]) / 100)
     assert (row["promo"], row["opens"], row["units"]) == (line[4] == "true", 480, int(line[6]))
     assert row["known_at"] == datetime(2024, 1, 8, 5, tzinfo=UTC)
@@ -76,7 +76,7 @@ def test_a_partition_becomes_rows_a_profile_and_a_row_of_its_own(
         **dict.fromkeys(("price", "opens", "units"), "numeric"),
         **dict.fromkeys(("store", "item", "promo"), "categorical"),
     }
-    (kept,) = snapshots(lake, "sales", NIGHTS)[NIGHTS[1]]
+    (kept,) = snapshots(lake, "sales", PARTITIONS)[PARTITIONS[1]]
     (partition,) = lake.rows("partitions")
     assert partition["inputs"] == f'{{"raw/sales": "{kept.identity}"}}'
     assert (partition["digest"], partition["spec"]) == (outcome.digest, spec.digest_of("sales"))
@@ -86,15 +86,15 @@ def test_again_and_in_another_order_is_the_same(
     lake: Lake, spec: UseCase, shop: Path, connect: Connect, tmp_path: Path
 ) -> None:
     """Three times over, one by one or backwards: the tables are those of one run over the range."""
-    change(shop, NIGHTS[2], "true", "perhaps")
-    once = ingest(lake, spec, "sales", NIGHTS, connect)
+    change(shop, PARTITIONS[2], "true", "perhaps")
+    once = ingest(lake, spec, "sales", PARTITIONS, connect)
     expected = state(lake)
     other = Lake("weekly_sales", str(tmp_path / "other"))
     for _ in range(3):
-        for partition in reversed(NIGHTS):
+        for partition in reversed(PARTITIONS):
             ingest(other, spec, "sales", [partition], connect)
     assert state(other) == expected
-    assert ingest(lake, spec, "sales", NIGHTS, connect) == once
+    assert ingest(lake, spec, "sales", PARTITIONS, connect) == once
     assert state(lake) == expected
 
 
@@ -102,14 +102,14 @@ def test_a_partition_that_stands_is_left_alone(
     lake: Lake, spec: UseCase, connect: Connect, shop: Path
 ) -> None:
     """A rerun over published and refused partitions asks no source and writes nothing."""
-    change(shop, NIGHTS[2], "true", "perhaps")
-    ingest(lake, spec, "sales", NIGHTS, connect)
+    change(shop, PARTITIONS[2], "true", "perhaps")
+    ingest(lake, spec, "sales", PARTITIONS, connect)
     versions = [lake.version(table) for table in TABLES]
 
     def nobody(name: str) -> Endpoint:
         raise AssertionError(name)
 
-    outcomes = ingest(lake, spec, "sales", NIGHTS, nobody)
+    outcomes = ingest(lake, spec, "sales", PARTITIONS, nobody)
     assert [o.outcome for o in outcomes] == ["published", "published", "refused", *["published"] * 3]
     assert [lake.version(table) for table in TABLES] == versions
 
@@ -118,16 +118,16 @@ def test_killed_before_any_write_and_run_again(
     spec: UseCase, shop: Path, connect: Connect, tmp_path: Path
 ) -> None:
     """Wherever the process dies, the run after it leaves the tables of an undisturbed one."""
-    change(shop, NIGHTS[1], ",s01,bread,", ",s1,bread,")
+    change(shop, PARTITIONS[1], ",s01,bread,", ",s1,bread,")
     clean = Lake("weekly_sales", str(tmp_path / "clean"))
-    ingest(clean, spec, "sales", NIGHTS[:2], connect)
+    ingest(clean, spec, "sales", PARTITIONS[:2], connect)
     expected = state(clean)
     for lives in range(20):
         folder = str(tmp_path / f"killed-{lives}")
         mortal = Mortal("weekly_sales", folder)
         mortal.lives = lives
         try:
-            ingest(mortal, spec, "sales", NIGHTS[:2], connect)
+            ingest(mortal, spec, "sales", PARTITIONS[:2], connect)
         except Killed:
             done = {row["partition"] for row in Lake("weekly_sales", folder).rows("partitions")}
             assert done == set()  # the row that says "done" comes last
@@ -135,7 +135,7 @@ def test_killed_before_any_write_and_run_again(
             assert lives == 8  # two objects, two manifests, four tables
             break
         again = Lake("weekly_sales", folder)
-        ingest(again, spec, "sales", NIGHTS[:2], connect)
+        ingest(again, spec, "sales", PARTITIONS[:2], connect)
         assert state(again) == expected
     else:
         pytest.fail("it never lived through")
@@ -146,14 +146,14 @@ def test_what_was_lost_is_made_again(
     lost: str, lake: Lake, spec: UseCase, shop: Path, connect: Connect
 ) -> None:
     """A partition whose row says it is done, but whose rows are gone, is healed by a rerun."""
-    change(shop, NIGHTS[1], ",s01,bread,", ",s1,bread,")
-    ingest(lake, spec, "sales", NIGHTS[:2], connect)
+    change(shop, PARTITIONS[1], ",s01,bread,", ",s1,bread,")
+    ingest(lake, spec, "sales", PARTITIONS[:2], connect)
     expected = state(lake)
     nothing = lake.read(lost).slice(0, 0)
     owner = {"profiles": {"product": "sales"}, "quarantine": {"source": "sales"}}.get(lost, {})
-    lake.publish(lost, nothing, {"partition": NIGHTS[1], **owner})
+    lake.publish(lost, nothing, {"partition": PARTITIONS[1], **owner})
     assert state(lake) != expected
-    ingest(lake, spec, "sales", NIGHTS[:2], connect)
+    ingest(lake, spec, "sales", PARTITIONS[:2], connect)
     assert state(lake) == expected
 
 
@@ -161,14 +161,14 @@ def test_two_runs_at_once_lose_and_double_nothing(
     lake: Lake, spec: UseCase, shop: Path, connect: Connect, tmp_path: Path
 ) -> None:
     """Overlapping runs of the same partitions leave the tables of one run."""
-    change(shop, NIGHTS[1], ",s01,bread,", ",s1,bread,")
-    ingest(lake, spec, "sales", NIGHTS, connect)
+    change(shop, PARTITIONS[1], ",s01,bread,", ",s1,bread,")
+    ingest(lake, spec, "sales", PARTITIONS, connect)
 
     def run(partitions: list[str]) -> None:
         ingest(Lake("weekly_sales", str(tmp_path / "both")), spec, "sales", partitions, connect)
 
     with ThreadPoolExecutor(3) as pool:
-        list(pool.map(run, [NIGHTS, NIGHTS[:4], NIGHTS[2:]]))
+        list(pool.map(run, [PARTITIONS, PARTITIONS[:4], PARTITIONS[2:]]))
     assert state(Lake("weekly_sales", str(tmp_path / "both"))) == state(lake)
 
 
@@ -176,11 +176,11 @@ def test_new_code_or_another_spec_makes_the_tables_anew(
     lake: Lake, declare: Callable[..., UseCase], connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kept bytes are read again under the new declaration; nothing is fetched."""
-    ingest(lake, declare(), "sales", NIGHTS[:1], connect)
+    ingest(lake, declare(), "sales", PARTITIONS[:1], connect)
     monkeypatch.setenv("EVERGREEN_CODE", "newer")
     pounds = declare(lambda raw: raw["sources"]["sales"]["columns"]["price"].update(scale=0.1))
     before = max(row["price"] for row in lake.rows("validated_sales"))
-    ingest(lake, pounds, "sales", NIGHTS[:1], connect)
+    ingest(lake, pounds, "sales", PARTITIONS[:1], connect)
     assert max(row["price"] for row in lake.rows("validated_sales")) == pytest.approx(before * 10)
     (partition,) = lake.rows("partitions")
     assert (partition["code"], partition["spec"]) == ("newer", pounds.digest_of("sales"))
@@ -188,9 +188,9 @@ def test_new_code_or_another_spec_makes_the_tables_anew(
 
 def test_the_first_fetch_wins(lake: Lake, spec: UseCase, shop: Path, connect: Connect) -> None:
     """A file that changes after it was fetched changes nothing until it is fetched anew."""
-    (first,) = ingest(lake, spec, "sales", NIGHTS[:1], connect)
-    change(shop, NIGHTS[0], "true", "false")
-    assert ingest(lake, spec, "sales", NIGHTS[:1], connect) == [first]
+    (first,) = ingest(lake, spec, "sales", PARTITIONS[:1], connect)
+    change(shop, PARTITIONS[0], "true", "false")
+    assert ingest(lake, spec, "sales", PARTITIONS[:1], connect) == [first]
 
 
 def test_the_first_fetch_wins_when_both_had_asked(
@@ -199,12 +199,12 @@ def test_the_first_fetch_wins_when_both_had_asked(
     """A fetch that comes back after another was kept, with other bytes, is no revision."""
 
     def overtaken(name: str) -> Endpoint:
-        ingest(lake, spec, "sales", NIGHTS[:1], connect)
-        change(shop, NIGHTS[0], "true", "false")
+        ingest(lake, spec, "sales", PARTITIONS[:1], connect)
+        change(shop, PARTITIONS[0], "true", "false")
         return connect(name)
 
-    ingest(lake, spec, "sales", NIGHTS[:1], overtaken)
-    assert [one.revision for one in snapshots(lake, "sales", NIGHTS)[NIGHTS[0]]] == [0]
+    ingest(lake, spec, "sales", PARTITIONS[:1], overtaken)
+    assert [one.revision for one in snapshots(lake, "sales", PARTITIONS)[PARTITIONS[0]]] == [0]
     assert {row["promo"] for row in lake.rows("validated_sales")} == {True, False}
 
 
@@ -227,14 +227,14 @@ def test_a_plain_run_beside_a_fetch_anew_undoes_nothing(
     """A run that publishes what it read before a revision came publishes that revision as well."""
     folders = [str(tmp_path / name) for name in ("alone", "beside")]
     for folder in folders:
-        ingest(Lake("weekly_sales", folder), spec, "sales", NIGHTS[:1], connect)
+        ingest(Lake("weekly_sales", folder), spec, "sales", PARTITIONS[:1], connect)
     monkeypatch.setenv("EVERGREEN_CODE", "newer")  # so that a plain run has something to make
-    change(shop, NIGHTS[0], ",s01,bread,", ",s1,bread,")
+    change(shop, PARTITIONS[0], ",s01,bread,", ",s1,bread,")
     alone, other = (Lake("weekly_sales", folder) for folder in folders)
-    ingest(alone, spec, "sales", NIGHTS[:1], connect, fetch_anew=True, now=NOW)
+    ingest(alone, spec, "sales", PARTITIONS[:1], connect, fetch_anew=True, now=NOW)
     beside = Overtaken("weekly_sales", folders[1])
-    beside.then = lambda: ingest(other, spec, "sales", NIGHTS[:1], connect, fetch_anew=True, now=NOW)
-    (outcome,) = ingest(beside, spec, "sales", NIGHTS[:1], connect)
+    beside.then = lambda: ingest(other, spec, "sales", PARTITIONS[:1], connect, fetch_anew=True, now=NOW)
+    (outcome,) = ingest(beside, spec, "sales", PARTITIONS[:1], connect)
     assert state(other) == state(alone)
     assert outcome.note == "39 rows of revision 1, 1 quarantined"
 
@@ -244,10 +244,12 @@ def test_an_outage_beside_a_run_that_was_answered_takes_nothing_back(
 ) -> None:
     """A run that had no answer doesn't write "unavailable" over what another published meanwhile."""
     alone, other = (Lake("weekly_sales", str(tmp_path / name)) for name in ("alone", "beside"))
-    ingest(alone, spec, "sales", NIGHTS[:1], connect)
+    ingest(alone, spec, "sales", PARTITIONS[:1], connect)
     beside = Overtaken("weekly_sales", str(tmp_path / "beside"))
-    beside.then = lambda: ingest(other, spec, "sales", NIGHTS[:1], connect)
-    ingest(beside, spec, "sales", NIGHTS[:1], lambda name: Endpoint(name, (tmp_path / "nowhere").as_uri()))
+    beside.then = lambda: ingest(other, spec, "sales", PARTITIONS[:1], connect)
+    ingest(
+        beside, spec, "sales", PARTITIONS[:1], lambda name: Endpoint(name, (tmp_path / "nowhere").as_uri())
+    )
     assert state(other) == state(alone)
 
 
@@ -255,18 +257,18 @@ def test_a_partition_still_to_come_is_refused(lake: Lake, spec: UseCase, connect
     """What a source says before a partition's data can be known is not kept as that partition's."""
     known = datetime(2024, 1, 8, 5, tzinfo=UTC)
     with pytest.raises(PartitionError, match=r"sales/2024-01-08: .*still to come: 2024-01-08 05:00 UTC; run"):
-        ingest(lake, spec, "sales", NIGHTS[:2], connect, now=known - timedelta(seconds=1))
-    assert snapshots(lake, "sales", NIGHTS) == {}
-    found = ingest(lake, spec, "sales", NIGHTS[:2], connect, now=known)
+        ingest(lake, spec, "sales", PARTITIONS[:2], connect, now=known - timedelta(seconds=1))
+    assert snapshots(lake, "sales", PARTITIONS) == {}
+    found = ingest(lake, spec, "sales", PARTITIONS[:2], connect, now=known)
     assert [outcome.outcome for outcome in found] == ["published", "published"]
 
 
 def test_a_revision_lies_beside_the_old_rows(lake: Lake, spec: UseCase, shop: Path, connect: Connect) -> None:
     """Other content after a published one is the next revision, known from `now` on; both can be read."""
-    (first,) = ingest(lake, spec, "sales", NIGHTS[:1], connect)
+    (first,) = ingest(lake, spec, "sales", PARTITIONS[:1], connect)
     old = lake.rows("validated_sales")
-    change(shop, NIGHTS[0], "true", "false")
-    (second,) = ingest(lake, spec, "sales", NIGHTS[:1], connect, fetch_anew=True, now=NOW)
+    change(shop, PARTITIONS[0], "true", "false")
+    (second,) = ingest(lake, spec, "sales", PARTITIONS[:1], connect, fetch_anew=True, now=NOW)
     rows = lake.rows("validated_sales")
     assert sorted(filter(lambda r: r["revision"] == 0, rows), key=str) == sorted(old, key=str)
     assert {row["known_at"] for row in rows if row["revision"] == 1} == {NOW}
@@ -276,7 +278,13 @@ def test_a_revision_lies_beside_the_old_rows(lake: Lake, spec: UseCase, shop: Pa
     settled = state(lake)
     for _ in range(2):  # the same content again is the same snapshot, whenever it is seen
         ingest(
-            lake, spec, "sales", NIGHTS[:1], connect, fetch_anew=True, now=datetime(2025, 1, 1, tzinfo=UTC)
+            lake,
+            spec,
+            "sales",
+            PARTITIONS[:1],
+            connect,
+            fetch_anew=True,
+            now=datetime(2025, 1, 1, tzinfo=UTC),
         )
     assert state(lake) == settled
 
@@ -285,19 +293,19 @@ def test_a_revision_of_a_published_partition_needs_to_know_when(
     lake: Lake, spec: UseCase, connect: Connect
 ) -> None:
     """Without `now` a published partition isn't fetched anew: nobody could say when the rows were known."""
-    ingest(lake, spec, "sales", NIGHTS[:1], connect)
+    ingest(lake, spec, "sales", PARTITIONS[:1], connect)
     with pytest.raises(PartitionError, match=r"weekly_sales/sales/2024-01-01.*pass `now`"):
-        ingest(lake, spec, "sales", NIGHTS[:1], connect, fetch_anew=True)
+        ingest(lake, spec, "sales", PARTITIONS[:1], connect, fetch_anew=True)
 
 
 def test_a_bad_revision_leaves_the_good_one(lake: Lake, spec: UseCase, shop: Path, connect: Connect) -> None:
     """A correction that is refused says so and takes nothing away; the one after it counts."""
-    ingest(lake, spec, "sales", NIGHTS[:1], connect)
+    ingest(lake, spec, "sales", PARTITIONS[:1], connect)
     good = lake.rows("validated_sales")
-    file = shop / "sales" / f"{NIGHTS[0]}.csv"
+    file = shop / "sales" / f"{PARTITIONS[0]}.csv"
     whole = file.read_text()
     file.write_text("<html>gone</html>")
-    (bad,) = ingest(lake, spec, "sales", NIGHTS[:1], connect, fetch_anew=True, now=NOW)
+    (bad,) = ingest(lake, spec, "sales", PARTITIONS[:1], connect, fetch_anew=True, now=NOW)
     assert bad.outcome == "refused"
     with pytest.raises(PartitionRefused, match="revision 1: required a data file"):
         bad.raise_for_outcome()
@@ -306,7 +314,7 @@ def test_a_bad_revision_leaves_the_good_one(lake: Lake, spec: UseCase, shop: Pat
     assert (partition["outcome"], partition["revision"]) == ("published", 0)
     assert "a newer revision was refused" in partition["note"]
     file.write_text(whole.replace("true", "false"))
-    (third,) = ingest(lake, spec, "sales", NIGHTS[:1], connect, fetch_anew=True, now=NOW)
+    (third,) = ingest(lake, spec, "sales", PARTITIONS[:1], connect, fetch_anew=True, now=NOW)
     assert (third.outcome, third.note) == ("published", "40 rows of revision 2")
     assert {row["revision"] for row in lake.rows("validated_sales")} == {0, 2}
 
@@ -315,13 +323,15 @@ def test_a_refused_partition_is_put_right_under_the_rules_own_time(
     lake: Lake, spec: UseCase, shop: Path, connect: Connect
 ) -> None:
     """Nothing was published, so the corrected file is known as the rule says, and needs no `now`."""
-    file = shop / "sales" / f"{NIGHTS[0]}.csv"
+    file = shop / "sales" / f"{PARTITIONS[0]}.csv"
     whole = file.read_bytes()
     file.write_bytes(b"")
-    assert ingest(lake, spec, "sales", NIGHTS[:1], connect)[0].outcome == "refused"
+    assert ingest(lake, spec, "sales", PARTITIONS[:1], connect)[0].outcome == "refused"
     file.write_bytes(whole)
-    assert ingest(lake, spec, "sales", NIGHTS[:1], connect)[0].outcome == "refused"  # it reads what it kept
-    (outcome,) = ingest(lake, spec, "sales", NIGHTS[:1], connect, fetch_anew=True)
+    assert (
+        ingest(lake, spec, "sales", PARTITIONS[:1], connect)[0].outcome == "refused"
+    )  # it reads what it kept
+    (outcome,) = ingest(lake, spec, "sales", PARTITIONS[:1], connect, fetch_anew=True)
     assert outcome.outcome == "published"
     assert {row["known_at"] for row in lake.rows("validated_sales")} == {datetime(2024, 1, 1, 5, tzinfo=UTC)}
 
@@ -333,10 +343,10 @@ def test_a_late_file_is_known_on_the_partition_that_saw_it(
 
     What comes later is known by the rule on the later partition.
     """
-    file = shop / "sales" / f"{NIGHTS[1]}.csv"
+    file = shop / "sales" / f"{PARTITIONS[1]}.csv"
     late = file.read_bytes()
     file.unlink()
-    (outcome,) = ingest(lake, spec, "sales", [NIGHTS[1]], connect)
+    (outcome,) = ingest(lake, spec, "sales", [PARTITIONS[1]], connect)
     assert (outcome.outcome, outcome.rows) == ("unavailable", 0)
     with pytest.raises(
         SourceUnavailable, match=r"found nothing yet \(sales/2024-01-08\.csv\); run the partition"
@@ -344,7 +354,7 @@ def test_a_late_file_is_known_on_the_partition_that_saw_it(
         outcome.raise_for_outcome()
     assert [row["outcome"] for row in lake.rows("partitions")] == ["unavailable"]
     file.write_bytes(late)
-    (outcome,) = ingest(lake, spec, "sales", [NIGHTS[1]], connect, arrived_on=NIGHTS[3])
+    (outcome,) = ingest(lake, spec, "sales", [PARTITIONS[1]], connect, arrived_on=PARTITIONS[3])
     assert outcome.outcome == "published"
     assert {row["known_at"] for row in lake.rows("validated_sales")} == {datetime(2024, 1, 22, 5, tzinfo=UTC)}
 
@@ -353,10 +363,10 @@ def test_an_unavailable_source_takes_nothing_back(
     lake: Lake, spec: UseCase, shop: Path, connect: Connect
 ) -> None:
     """A partition that was published stays so when it is fetched anew and the source has nothing."""
-    ingest(lake, spec, "sales", NIGHTS[:2], connect)
+    ingest(lake, spec, "sales", PARTITIONS[:2], connect)
     expected = state(lake)
-    (shop / "sales" / f"{NIGHTS[0]}.csv").unlink()
-    outcomes = ingest(lake, spec, "sales", NIGHTS[:2], connect, fetch_anew=True, now=NOW)
+    (shop / "sales" / f"{PARTITIONS[0]}.csv").unlink()
+    outcomes = ingest(lake, spec, "sales", PARTITIONS[:2], connect, fetch_anew=True, now=NOW)
     assert [o.outcome for o in outcomes] == ["unavailable", "published"]
     assert state(lake) == expected
 
@@ -366,7 +376,7 @@ def test_a_partition_that_the_schedule_lacks_is_refused(lake: Lake, spec: UseCas
     with pytest.raises(PartitionError, match=r"2024-01-02.*the next is 2024-01-08"):
         ingest(lake, spec, "sales", ["2024-01-02"], connect)
     with pytest.raises(SpecError, match=r"source 'sale'.*one of sales"):
-        ingest(lake, spec, "sale", NIGHTS, connect)
+        ingest(lake, spec, "sale", PARTITIONS, connect)
     assert lake.version("partitions") == -1
 
 
@@ -413,7 +423,7 @@ def test_one_partition_alone_fares_as_among_others(
 
     folder = tmp_path_factory.mktemp("sales")
     (folder / "shop" / "sales").mkdir(parents=True)
-    partitions = NIGHTS[: len(files)]
+    partitions = PARTITIONS[: len(files)]
     for partition, rows in zip(partitions, files, strict=True):
         if rows is not None:
             lines = [world.HEADER, *(",".join([partition, *row]) for row in rows)]

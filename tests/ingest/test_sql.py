@@ -19,7 +19,7 @@ from include.spec import UseCase
 from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
 
-NIGHT = "2024-01-08"
+PARTITION = "2024-01-08"
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def queried(declare: Callable[..., UseCase]) -> Callable[[str], UseCase]:
     return made
 
 
-def result(spec: UseCase, tmp_path: Path, partition: str = NIGHT) -> bytes:
+def result(spec: UseCase, tmp_path: Path, partition: str = PARTITION) -> bytes:
     """Return the bytes of a partition's result."""
     ((_, data),) = open_source(spec.sources["sales"], endpoint(tmp_path))(request(spec, "sales", partition))
     return data
@@ -107,7 +107,7 @@ def test_a_column_that_a_result_names_twice_is_refused(
 ) -> None:
     """A join that gives one name to two columns is kept, and refused when it is read."""
     spec = queried("SELECT *, store FROM sales WHERE week = :day")
-    (outcome,) = ingest(lake, spec, "sales", [NIGHT], lambda name: endpoint(tmp_path))
+    (outcome,) = ingest(lake, spec, "sales", [PARTITION], lambda name: endpoint(tmp_path))
     assert outcome.outcome == "refused"
     assert "store more than once" in outcome.note
 
@@ -118,7 +118,7 @@ def test_a_table_that_vanished_makes_the_partition_unavailable(
     """The database's own sentence is in the note, after the spec's attempts."""
     database.execute("DROP TABLE sales")
     spec = queried("SELECT * FROM sales WHERE week = :day")
-    (outcome,) = ingest(lake, spec, "sales", [NIGHT], lambda name: endpoint(tmp_path))
+    (outcome,) = ingest(lake, spec, "sales", [PARTITION], lambda name: endpoint(tmp_path))
     assert outcome.outcome == "unavailable"
     assert "no such table: sales, 2 times (the query)" in outcome.note
 
@@ -134,7 +134,7 @@ def test_a_result_that_is_too_large_is_refused(
         sales["fetch"].update(max_bytes=100_000)
         del sales["path"]
 
-    (outcome,) = ingest(lake, declare(sql), "sales", [NIGHT], lambda name: endpoint(tmp_path))
+    (outcome,) = ingest(lake, declare(sql), "sales", [PARTITION], lambda name: endpoint(tmp_path))
     assert outcome.outcome == "refused"
     assert "at most 100000 bytes" in outcome.note
 
@@ -162,9 +162,9 @@ def test_a_query_without_parameters_runs_once_for_all_partitions(
     """A slowly changing table is read once for a range, so that all its partitions see one state of it."""
     spec = queried("SELECT * FROM sales")
     fetch = open_source(spec.sources["sales"], endpoint(tmp_path))
-    ((_, first),) = fetch(request(spec, "sales", NIGHT))
+    ((_, first),) = fetch(request(spec, "sales", PARTITION))
     database.execute("DELETE FROM sales")
     database.commit()
     ((_, second),) = fetch(request(spec, "sales", "2024-01-15"))
     assert first == second
-    assert sum(rows.num_rows for rows in parse(request(spec, "sales", NIGHT), "result.csv", first)) == 80
+    assert sum(rows.num_rows for rows in parse(request(spec, "sales", PARTITION), "result.csv", first)) == 80

@@ -16,12 +16,11 @@ from include.cli.app import app
 from include.cli.scaffold import scaffold
 from include.environment import Endpoint
 from include.errors import EvergreenError, PartitionError, SpecError
-from include.ingest.connectors.objects import open_source
+from include.ingest.connectors.objects import ObjectsSource, open_source
 from include.ingest.connectors.request import request
 from include.models.artifacts import model_key
 from include.spec.clock import day_of
 from include.spec.load import read
-from include.spec.source import Objects
 from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
 
@@ -146,7 +145,7 @@ def test_a_folders_link_leads_nowhere(tmp_path: Path) -> None:
     (tmp_path / "shop" / "sales" / "2024-01-01.csv").symlink_to(tmp_path / "secret")
     spec = read(Path(world.__file__).parent / "usecase.yaml")
     declared = spec.sources["sales"]
-    assert isinstance(declared, Objects)
+    assert isinstance(declared, ObjectsSource)
     fetch = open_source(declared, Endpoint("shop", (tmp_path / "shop").as_uri()))
     with pytest.raises(EvergreenError, match="outside of the connection's folder"):
         list(fetch(request(spec, "sales", "2024-01-01")))

@@ -106,8 +106,8 @@ def test_a_spine_that_nobody_ingested_is_refused(lake: Lake, use: UseCase) -> No
 @pytest.mark.parametrize(
     ("declared", "remedy"),
     [
-        ("12:00", r"let schedule.batch be later, when orders has come"),
-        ("19:00", r"let schedule.batch be at 19:00 or later; or, if the rows are known sooner, declare"),
+        ("12:00", r"move schedule.batch to a later time, when orders has arrived"),
+        ("19:00", r"move schedule.batch to 19:00 or later; or, if the rows are available earlier, declare"),
     ],
 )
 def test_a_spine_that_is_known_only_after_the_decision_says_so(

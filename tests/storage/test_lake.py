@@ -22,7 +22,7 @@ from include.errors import EvergreenError, SpecError, StaleDecision, StoreUnavai
 from include.storage.lake import Lake
 
 SCHEMA = pa.schema({"partition": pa.string(), "value": pa.int64()})
-NIGHTS = [f"2024-01-{day:02}" for day in range(1, 9)]
+PARTITIONS = [f"2024-01-{day:02}" for day in range(1, 9)]
 
 
 @pytest.fixture
@@ -227,11 +227,11 @@ def test_processes_that_publish_different_partitions_lose_nothing(
     lake: Lake, processes: ProcessPoolExecutor, tmp_path: Path
 ) -> None:
     """Eight partitions published at once, on a table that isn't there yet, three times over."""
-    jobs = [processes.submit(_publish, str(tmp_path), n, v) for v in range(3) for n in NIGHTS]
+    jobs = [processes.submit(_publish, str(tmp_path), n, v) for v in range(3) for n in PARTITIONS]
     for job in jobs:
         job.result(120)
     found = content(lake)
-    assert list(found) == NIGHTS
+    assert list(found) == PARTITIONS
     assert all(len(values) == 5 and len(set(values)) == 1 for values in found.values())
 
 
@@ -264,7 +264,7 @@ def test_a_ledger_at_another_version_is_refused(lake: Lake) -> None:
     """An append against an old version writes nothing and says to read again."""
     version = lake.append_at("ledger", rows("a", 1), -1)
     assert lake.append_at("ledger", rows("a", 2), version) == lake.version("ledger")
-    with pytest.raises(StaleDecision, match="read it again and decide again"):
+    with pytest.raises(StaleDecision, match="read the table again and decide again"):
         lake.append_at("ledger", rows("a", 3), version)
     assert content(lake, "ledger") == {"a": [1, 2]}
 
