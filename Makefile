@@ -89,5 +89,5 @@ test-stack: install ## the tests of docker-compose.yaml, which fail without a Do
 test-full: lint ## lint and every test
 	$(VENV)/python -m pytest -n 3 --no-loadscope-reorder
 
-bench: install ## measure all that docs/benchmarks.md says, and write it there
+bench: install ## measure all that docs/reference/benchmarks.md says, and write it there
 	@$(VENV)/python -m benchmarks

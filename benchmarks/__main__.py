@@ -1,4 +1,4 @@
-"""Measure, and write it into docs/benchmarks.md: ``python -m benchmarks [NAME ...]``, by `make bench` all.
+"""Measure, and write docs/reference/benchmarks.md: ``python -m benchmarks [NAME ...]``; `make bench`: all.
 
 Each name's command runs in a process of its own, one after the other. What it prints takes the place of what
 stands between ``<!-- measured: NAME -->`` and ``<!-- end -->`` on the page, under the command, the day and
@@ -17,7 +17,7 @@ from datetime import datetime
 
 from demo.home import REPOSITORY
 
-PAGE = REPOSITORY / "docs" / "benchmarks.md"
+PAGE = REPOSITORY / "docs" / "reference" / "benchmarks.md"
 COMMANDS = {
     "drift": ["benchmarks.drift"],
     "contract": ["benchmarks.contract"],

@@ -183,7 +183,7 @@ PARTS = (
     (scoring, "compute", "features"),
     (artifacts, "frame", "frame"),
     (artifacts, "_predicted", "predict"),
-    (predictions, "_built", "rows"),
+    (predictions, "_build_batch", "rows"),
     (predictions, "row_digests", "row digests"),
     (predictions, "digest_table", "digest"),
     (scoring, "inputs_of", "inputs"),

@@ -32,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-NO_LAKE = {"check", "new", "--help"}  # commands that need no settings
+NO_LAKE = {"init", "validate", "schema", "--help"}  # commands that need no settings
 AllOrOne = Annotated[str | None, typer.Argument(metavar="[USECASE]", help="Default: all use cases.")]
 Partition = Annotated[str | None, typer.Option("--partition", help="A partition, such as 2013-03-01.")]
 
@@ -52,30 +52,30 @@ def status(usecase: AllOrOne = None, as_json: AsJson = False, debug: Debug = Fal
 
 
 @app.command()
-def check(
+def validate(
     usecase: Annotated[
         str | None, typer.Argument(metavar="[USECASE|FOLDER]", help="All, unless given.")
     ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Read declarations, and try their SQL, estimators and expectations without any data."""
+    """Check declarations: keys, dates, SQL, estimators and expectations. Needs no data and no settings."""
     good, wrong = _readable(usecase)
     if good:
-        from include.cli.validate import validate as examine
+        from include.cli.validate import validate as find_problems
 
-        wrong += [sentence for spec in good for sentence in examine(spec)]
+        wrong += [sentence for spec in good for sentence in find_problems(spec)]
     named = ", ".join(spec.name for spec in good)
     print_result(
         {"usecases": [spec.name for spec in good], "wrong": wrong},
-        "\n".join(wrong) or f"sound: {named}",
+        "\n".join(wrong) or f"valid: {named}",
         as_json,
     )
     raise typer.Exit(bool(wrong))
 
 
 @app.command()
-def new(
+def init(
     name: Annotated[str, typer.Argument(metavar="NAME")],
     into: Annotated[
         Path | None, typer.Option("--into", help="The parent folder, if not include/usecases.")
@@ -83,21 +83,31 @@ def new(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Begin a use case with a copy of a small one that works."""
+    """Create a use case's folder from a template that works as it is."""
     from include.cli.scaffold import scaffold
 
     folder = scaffold(name, into) if into else scaffold(name)
-    after = f"change {folder}/usecase.yaml and features.sql, then `python -m include check {folder}`"
+    after = f"edit {folder}/usecase.yaml and features.sql, then run `python -m include validate {folder}`"
     if into:
-        after += f"; EVERGREEN_USECASES={into} makes it known"
-    print_result({"folder": str(folder)}, f"made {folder}\n{after}", as_json)
+        after += f"; set EVERGREEN_USECASES={into} so that Evergreen finds it"
+    print_result({"folder": str(folder)}, f"created {folder}\n{after}", as_json)
+
+
+@app.command()
+def schema(as_json: AsJson = False, debug: Debug = False) -> None:
+    """Print the JSON Schema of usecase.yaml, which editors use to complete and check keys."""
+    print_result(specs.json_schema(), json.dumps(specs.json_schema(), indent=1, ensure_ascii=False), as_json)
 
 
 @app.command()
 def verify(
     usecase: AllOrOne = None, partition: Partition = None, as_json: AsJson = False, debug: Debug = False
 ) -> None:
-    """Recompute every digest: raw bytes, snapshots, partitions, models. The exit code is 1 if one differs."""
+    """Recompute the stored digests of raw bytes, snapshots, partitions and models, and compare them.
+
+    Nothing is fetched, fitted or scored again. The exit code is 1 if a digest differs. Stale partitions,
+    which were computed from older inputs or code, are listed and are no error.
+    """
     from include.ops.verify import verify as recompute_digests
     from include.storage.lake import Lake
 

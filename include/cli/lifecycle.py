@@ -54,7 +54,7 @@ def approve(
     from include.models.registry import Registry
     from include.promote import approval
     from include.promote.approval import find_attempt
-    from include.promote.promotion import awaiting_approval, promote, promotion_blocker, read_ledgers
+    from include.promote.promotion import awaiting_approval, promote
     from include.storage.lake import Lake
 
     lake, spec = Lake(usecase), specs.load(usecase)
@@ -71,13 +71,14 @@ def approve(
             found=approval.answer_text(recorded),
             remedy="the first answer is final; use `rollback` or `force` to change what serves",
         )
-    ref = None if reject else promote(lake, spec, row["key"], registry=Registry())
-    if ref is None and not reject:
+    promotion = None if reject else promote(lake, spec, row["key"], registry=Registry())
+    if promotion and promotion.blocker:
         raise StaleDecision(
             f"{usecase}: attempt {row['key'][:8]} of {row['partition']}",
             required="a verdict that may serve",
-            found=promotion_blocker(read_ledgers(lake, spec), row),
+            found=promotion.blocker,
         )
+    ref = promotion.switch if promotion else None
     note = ref.note if ref else approval.answer_text(recorded)
     print_result(ref.xcom() if ref else recorded, note, as_json)
 

@@ -1,25 +1,27 @@
-"""A new use case begins as a copy of a small one that works, with every key explained where it stands."""
+"""Create a use case's folder from the template, whose files are valid and explain each key in place."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
 
 from include.errors import SpecError
-from include.spec.load import SHIPPED
+from include.spec.load import SCHEMA, SHIPPED
 
 TEMPLATE = SHIPPED / "_template"
 PLACEHOLDER = "USECASE"
+SCHEMA_LINE = "# yaml-language-server: $schema="  # editors read the schema's path, relative to the file, here
 
 
-def scaffold(name: str, into: Path = SHIPPED) -> Path:
-    """Copy the template under a name and return the new folder.
+def scaffold(name: str, parent: Path = SHIPPED) -> Path:
+    """Copy the template under a new name and return the new folder.
 
     Raises
     ------
     SpecError
-        for a name that no use case can have, or a folder that is already there.
+        for a name that no use case can have, or a folder that already exists.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name):
         raise SpecError(
@@ -28,20 +30,24 @@ def scaffold(name: str, into: Path = SHIPPED) -> Path:
             found=repr(name),
             remedy="choose another name; it becomes the first part of DAG ids and the folder in the lake",
         )
-    folder = into / name
+    folder = parent / name
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
         raise SpecError(
             f"use case {name!r}",
-            required="a folder that is not there yet",
-            found="one that is",
+            required="a folder that does not exist yet",
+            found="one that does",
             where=str(folder),
-            remedy="choose another name, or change the one that is there",
+            remedy="choose another name, or edit the existing folder",
         ) from None
     for file in sorted(TEMPLATE.iterdir()):
         if file.suffix == ".yaml":
-            (folder / file.name).write_text(file.read_text().replace(PLACEHOLDER, name))
+            text = file.read_text().replace(PLACEHOLDER, name)
+            schema = os.path.relpath(SCHEMA, folder)
+            (folder / file.name).write_text(
+                text.replace(f"{SCHEMA_LINE}../schema.json", SCHEMA_LINE + schema)
+            )
         else:
             shutil.copyfile(file, folder / file.name)
     return folder

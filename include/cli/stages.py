@@ -140,9 +140,9 @@ def _train(lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime) 
         attempt = attempt_key_of(evidence.uri)
         draw_verdict(lake, spec, attempt, registry)
         yield Ref(f"{lake.uri}/tables/attempts", partition, attempt, note=verdict.sentence)
-        switched = promote(lake, spec, attempt, registry=registry)
-        if switched is not None:
-            yield switched
+        promotion = promote(lake, spec, attempt, registry=registry)
+        if promotion.switch is not None:
+            yield promotion.switch
 
 
 STAGES: dict[str, Callable[[Lake, UseCase, Sequence[str], datetime], Iterator[Ref]]] = {

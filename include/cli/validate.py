@@ -64,8 +64,8 @@ def _path_problems(spec: UseCase) -> Iterator[str]:
     from include.ingest.connectors.request import request
 
     for name, source in spec.sources.items():
-        if source.kind != "sql":
-            yield from _error_of(request(spec, name, _year(spec, spec.clock)[0]).filled, source.path)
+        for path in source.path_templates:
+            yield from _error_of(request(spec, name, _year(spec, spec.clock)[0]).fill_path, path)
 
 
 def _sql_problems(spec: UseCase) -> Iterator[str]:
@@ -89,12 +89,12 @@ def _estimator_problems(spec: UseCase) -> Iterator[str]:
 
 
 def _expectation_problems(spec: UseCase) -> Iterator[str]:
-    """Yield each expectation that Great Expectations rejects: its name or its arguments."""
-    from include.ingest.validation.expectations import validate_expectation
+    """Yield each expectation that Great Expectations doesn't know, or not with these arguments."""
+    from include.ingest.validation.expectations import validate_expectations
 
     for name, source in spec.sources.items():
         for expectation in source.contract.expectations:
-            yield from _error_of(validate_expectation, f"{spec.name}/{name}", [expectation], source.columns)
+            yield from _error_of(validate_expectations, f"{spec.name}/{name}", [expectation], source.columns)
 
 
 def _error_of(function: Callable[..., object], *args: Any, **kwargs: Any) -> Iterator[str]:

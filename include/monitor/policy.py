@@ -277,7 +277,7 @@ def _streaks(history: Sequence[PartitionState], check: Check) -> dict[str, int]:
 
 
 PASSES = 20
-BACKWARD = (ledger.ROLLED_BACK, ledger.STEPPED_DOWN)
+BACKWARD = (ledger.ROLLED_BACK, ledger.DEMOTED)
 UNDECIDED = Decision("nothing", "", "")
 
 
@@ -331,13 +331,13 @@ def _history(lake: Lake, spec: UseCase, partition: str) -> list[PartitionState]:
     for key in keys:
         serving = next((row for row in reversed(champions) if row["effective"] <= key), None)
         switched, down, demotion = None, False, None
-        if serving and serving["kind"] == ledger.STEPPED_DOWN:
+        if serving and serving["kind"] == ledger.DEMOTED:
             if serving["switch"] not in demotions:
                 demotions[serving["switch"]] = Demotion(serving["effective"], _fitted(lake, serving))
             demotion = demotions[serving["switch"]]
         if serving and serving["effective"] == key and serving["kind"] in BACKWARD:
             kind, version = serving["kind"], f"v{serving['version']}"
-            down = kind == ledger.STEPPED_DOWN
+            down = kind == ledger.DEMOTED
             does = "serves no more" if down else "serves again"
             note = f"{kind}: {version} {does} from this partition on ({serving['reason']})"
             switched = AlertItem("switch", version, None, None, note)

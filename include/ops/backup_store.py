@@ -72,7 +72,7 @@ def address() -> str:
         f"setting {ADDRESS_SETTING}",
         required="a folder or s3://bucket/prefix outside the lake",
         found="none",
-        remedy="set it for Airflow's workers and in the shell; docs/restore.md describes how",
+        remedy="set it for Airflow's workers and in the shell: docs/how-to/back-up-and-restore.md",
     )
 
 
@@ -244,7 +244,7 @@ class StoreLock:
     def _conflicts(self, own: str) -> list[str]:
         """Write a key, whose timestamp is the store's current time, and return the conflicting locks."""
         self.store.replace(own, b"")
-        written = self.store.written(PREFIX)
+        written = self.store.last_modified(PREFIX)
         now = written.get(own)
         alive = [key for key, at in written.items() if now is None or (now - at).total_seconds() < EXPIRED]
         return [key for key in alive if key.split("/")[1] in CONFLICTS[self.mode] and key != self.key]

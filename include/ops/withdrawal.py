@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from include.errors import NotPublished, PartitionError
-from include.ingest.lookback import AGAIN
+from include.ingest.lookback import RETRY_PARTITIONS
 from include.monitor.losses import LOSSES
 from include.monitor.pipeline import monitor
 from include.monitor.state import PRODUCT, REALISED
@@ -116,7 +116,7 @@ def _refused(spec: UseCase, partition: str, now: datetime) -> bool:
 
 def _ingested_for_lookback(lake: Lake, spec: UseCase, partition: str, now: datetime) -> list[str]:
     """Return the earlier partitions that a run would refuse too, and of which only sources were ingested."""
-    clock, back = spec.clock, max(spec.features.lookback, AGAIN)
+    clock, back = spec.clock, max(spec.features.lookback, RETRY_PARTITIONS)
     if clock.around(partition)[0] != partition:
         return []  # scoring it failed before the lookback
     keys = [

@@ -1,1 +1,1 @@
-"""The promote stage: the ledgers of verdicts and switches, promotion, approval, rollback."""
+"""Promote: the ledgers of verdicts and switches, promotion, approval, trials, rollback."""

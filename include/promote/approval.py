@@ -1,7 +1,7 @@
-"""A person's yes or no to a verdict, in a ledger of its own: one row an attempt, and the first answer stays.
+"""A person's answer to a verdict, in a ledger of its own: one row an attempt, and the first answer stays.
 
-Silence means no. The partition's own gate has spoken before anybody is asked, so nobody can approve a
-refusal.
+No answer by the deadline means no. A person is only asked about verdicts that the gate lets pass, so nobody
+can approve a refusal.
 """
 
 from __future__ import annotations
@@ -16,55 +16,59 @@ from include.spec import UseCase
 from include.storage.lake import Lake
 from include.storage.schemas import APPROVALS
 
+APPROVED, REJECTED, EXPIRED = "approved", "rejected", "expired"
+APPROVABLE = (BLESSED, RUBBER_STAMPED)
+WAITS = "waits for approval"
+SILENCE = "nobody answered in time"
+
 
 def require_person_and_reason(subject: str, by: str, reason: str) -> None:
-    """Refuse what a person does without a name or a reason."""
+    """Refuse a person's action without a name or a reason."""
     if not by.strip() or not reason.strip():
-        found = f"by {by.strip() or 'nobody'}, reason {reason.strip() or 'none'}"
-        raise EvergreenError(subject, required="by whom, and why", found=found, remedy="give both")
+        raise EvergreenError(
+            subject,
+            required="by whom, and why",
+            found=f"by {by.strip() or 'nobody'}, reason {reason.strip() or 'none'}",
+            remedy="give both",
+        )
 
 
-def find_attempt(lake: Lake, said: str) -> Row:
-    """Return the attempt that a person means.
+def find_attempt(lake: Lake, partition_or_key: str) -> Row:
+    """Return the attempt that a person names.
 
     Parameters
     ----------
-    said : the beginning of its key, or a partition: then the newest attempt of that partition.
+    partition_or_key : a partition, for its newest attempt, or the beginning of an attempt's key.
 
     Raises
     ------
     NotPublished
-        when no attempt is meant, or several keys begin so.
+        when no attempt matches, or several keys begin so.
     """
     rows = [row for row in ledger.attempts(lake) if row["verdict"] != FORCED]
-    of_partition = [row for row in rows if row["partition"] == said]
-    found = of_partition[-1:] or [row for row in rows if said and row["key"].startswith(said)]
-    if len(found) == 1:
-        return found[0]
-    there = ", ".join(f"{row['key'][:8]} of {row['partition']}" for row in found or rows[-5:])
+    matches = [row for row in rows if row["partition"] == partition_or_key][-1:]
+    if not matches:
+        matches = [row for row in rows if partition_or_key and row["key"].startswith(partition_or_key)]
+    if len(matches) == 1:
+        return matches[0]
+    listed = ", ".join(f"{row['key'][:8]} of {row['partition']}" for row in matches or rows[-5:])
     raise NotPublished(
-        f"attempt {said or 'of no partition and no key'}",
-        required="a recorded verdict, by its partition or the beginning of its key",
-        found=there or "none",
+        f"attempt {partition_or_key or 'without a partition or key'}",
+        required="a recorded verdict, named by its partition or the beginning of its key",
+        found=listed or "none",
         where=f"{lake.uri}/tables/attempts",
-        remedy="name one of those" if there else "train first",
+        remedy="name one of those" if listed else "train first",
     )
-
-
-APPROVED, REJECTED, EXPIRED = "approved", "rejected", "expired"
-ASKABLE = (BLESSED, RUBBER_STAMPED)
-WAITS = "waits for approval"
-SILENCE = "nobody answered in time"
 
 
 def record_answer(
     lake: Lake, spec: UseCase, attempt_key: str, answer: str, by: str, reason: str, at: datetime
 ) -> Row:
-    """Record the answer to a verdict, once: later ones find the first, which is returned.
+    """Record the answer to a verdict once; a later call returns the first answer.
 
     Parameters
     ----------
-    answer : `APPROVED` or `REJECTED` by a person with a reason, or `EXPIRED` by the deadline.
+    answer : `APPROVED` or `REJECTED` by a person with a reason, or `EXPIRED` at the deadline.
     at : when it was given, UTC.
 
     Raises
@@ -72,7 +76,8 @@ def record_answer(
     NotPublished
         when that attempt was never judged.
     EvergreenError
-        when nobody is asked: the gate has no approval, or refused; or when no person or reason is named.
+        when the gate has no approval, when it refused the attempt, or when the person or the reason is
+        missing.
     """
     subject = f"{spec.name}: {answer}"
     if answer != EXPIRED:
@@ -80,20 +85,21 @@ def record_answer(
     attempt = ledger.attempt(lake, attempt_key)
     if spec.gate.approval != "human":
         raise EvergreenError(subject, required="gate.approval: human", found=f"{spec.gate.approval}")
-    if attempt["verdict"] not in ASKABLE:
-        remedy = "what the gate refuses is forced, not approved"
-        wanted = f"a verdict that is {' or '.join(ASKABLE)}"
-        raise EvergreenError(subject, required=wanted, found=attempt["verdict"], remedy=remedy)
+    if attempt["verdict"] not in APPROVABLE:
+        raise EvergreenError(
+            subject,
+            required=f"a verdict that is {' or '.join(APPROVABLE)}",
+            found=attempt["verdict"],
+            remedy="a verdict that the gate refuses can be forced, not approved",
+        )
 
-    def decide(rows: list[Row]) -> list[Row] | Row:
-        if known := answer_to(rows, attempt_key):
-            return known
+    def decide_answer(rows: list[Row]) -> list[Row] | Row:
+        if earlier := answer_to(rows, attempt_key):
+            return earlier
         row = {"attempt": attempt_key, "answer": answer, "by": by, "at": at, "reason": reason}
         return [{**row, "recorded": len(rows) + 1}]
 
-    row = append_compare_and_swap(lake, "approvals", APPROVALS, decide)
-    assert row is not None
-    return row
+    return append_compare_and_swap(lake, "approvals", APPROVALS, decide_answer)
 
 
 def answer_to(approvals: list[Row], attempt_key: str) -> Row | None:
@@ -109,21 +115,21 @@ def answer_text(row: Row) -> str:
 
 
 def missing_consent(attempts: list[Row], approvals: list[Row], attempt: Row) -> str:
-    """Return why an attempt lacks a person's consent, empty where it has it.
+    """Return why an attempt lacks a person's consent, empty if it has it.
 
-    A verdict that was recorded later, promotes too and isn't of an older partition supersedes one that waits
-    or was approved: what may serve is the newest that earned it.
+    A newer verdict supersedes an attempt that waits or was approved, if the gate lets it pass and its
+    partition isn't older: only the newest attempt that passed may serve.
     """
-    row = answer_to(approvals, attempt["key"])
-    if row and row["answer"] != APPROVED:
-        return answer_text(row)
-    newer = [
+    answer = answer_to(approvals, attempt["key"])
+    if answer and answer["answer"] != APPROVED:
+        return answer_text(answer)
+    superseding = [
         other["partition"]
         for other in sorted(attempts, key=lambda other: int(other["recorded"]))
         if other["recorded"] > attempt["recorded"]
-        and other["verdict"] in ASKABLE
+        and other["verdict"] in APPROVABLE
         and other["partition"] >= attempt["partition"]
     ]
-    if newer:
-        return f"superseded by the verdict of {newer[-1]}"
-    return "" if row else WAITS
+    if superseding:
+        return f"superseded by the verdict of {superseding[-1]}"
+    return "" if answer else WAITS

@@ -1,4 +1,4 @@
-"""Who is being tried at the moment, read from the ledger's switches alone."""
+"""Which models are on trial on a partition, derived from the ledger's switches alone."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ from dataclasses import dataclass
 from include.judge.judge import FORCED
 from include.promote import ledger
 from include.promote.ledger import Row
-from include.promote.promotion import WITHDRAWN
 from include.spec import UseCase
 
-SHADOW, CANARY_ROLE, WATCH_ROLE = "shadow", "canary", "watch"
-CHALLENGER_ROLE = "challenger"  # the role of a model that isn't champion yet
+WATCH = "watch"  # the kind of trial after a promotion; the others are `ledger.SHADOW` and `ledger.CANARY`
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Two models that score the same rows, one of which may have to go.
+    """Two models that score the same rows, one of which may be withdrawn or rolled back from.
 
     Parameters
     ----------
-    kind : ``shadow``: the candidate serves nobody; ``canary``: a share of the entities; ``watch``: all, with
-        the champion it replaced beside it.
+    kind : ``shadow``: the candidate serves no rows. ``canary``: it serves a share of the entities. ``watch``:
+        it serves all rows, and the champion that it replaced scores them in parallel.
     candidate, incumbent : rows of `deployments`; in a watch the incumbent is the previous champion.
     """
 
@@ -36,34 +34,45 @@ class Trial:
         return str(self.candidate["effective"])
 
     def __str__(self) -> str:
-        of = "after" if self.kind == WATCH_ROLE else "beside"
-        new, old = self.candidate["version"], self.incumbent["version"]
-        return f"{self.kind} of v{new} {of} v{old} since {self.since}"
+        relation = "after" if self.kind == WATCH else "against"
+        candidate, incumbent = self.candidate["version"], self.incumbent["version"]
+        return f"{self.kind} of v{candidate} {relation} v{incumbent} since {self.since}"
 
 
 def trials_on(rows: Sequence[Row], spec: UseCase, partition: str) -> list[Trial]:
-    """Return what is being tried on a partition: at most one watch, and one challenger.
+    """Return the trials on a partition: at most one watch, and at most one challenger's.
 
-    A switch of the champion ends whatever was tried before it. A watch is over after its partitions, a
-    challenger's trial ends in the ledger.
+    A switch of the champion ends the trials before it. A watch ends after its partitions, and a challenger's
+    trial by a switch in the ledger.
 
     Parameters
     ----------
     rows : `ledger.switches`, oldest first.
     """
-    seen = [row for row in rows if row["effective"] <= partition]
-    line = ledger.succession(seen)
+    rows = [row for row in rows if row["effective"] <= partition]
+    line = ledger.succession(rows)
     if not line:
         return []
-    live, found = line[-1], []
-    # only a person goes back to one that stepped down
-    replaced = [row for row in line[-2:-1] if row["kind"] != ledger.STEPPED_DOWN]
-    if replaced and live["kind"] in (ledger.PROMOTED, FORCED):
-        found.append(Trial(WATCH_ROLE, live, line[-2]))
-    tried = [row for row in seen if row["role"] == CHALLENGER_ROLE and row["switch"] > live["switch"]]
-    if tried and tried[-1]["kind"] != WITHDRAWN:
-        found.append(Trial(tried[-1]["kind"], tried[-1], live))
-    partitions = spec.gate.rollout.patience + spec.labels.delay
-    return [
-        t for t in found if t.kind != WATCH_ROLE or len(spec.clock.keys(t.since, partition)) <= partitions
-    ]
+    champion, trials = line[-1], []
+    if len(line) > 1 and champion["kind"] in (ledger.PROMOTED, FORCED):
+        replaced = line[-2]
+        watch = Trial(WATCH, champion, replaced)
+        watched = len(spec.clock.keys(watch.since, partition))
+        # a demoted champion is no incumbent: only a person brings it back
+        if replaced["kind"] != ledger.DEMOTED and watched <= spec.gate.rollout.patience + spec.labels.delay:
+            trials.append(watch)
+    challenger = challenger_on_trial(rows, champion)
+    if challenger is not None:
+        trials.append(Trial(challenger["kind"], challenger, champion))
+    return trials
+
+
+def challenger_on_trial(rows: Sequence[Row], champion: Row) -> Row | None:
+    """Return the switch of the challenger that is on trial against a champion, None if there is none.
+
+    Parameters
+    ----------
+    rows : `ledger.switches`, oldest first.
+    """
+    newest = [row for row in rows if row["role"] == "challenger" and row["switch"] > champion["switch"]][-1:]
+    return newest[0] if newest and newest[0]["kind"] != ledger.WITHDRAWN else None

@@ -1,1 +1,1 @@
-"""The rollout stage: shadow, canary and watch take their steps on live labels."""
+"""Rollout: shadow, canary and watch trials advance on live labels, and failing champions are demoted."""

@@ -1,7 +1,8 @@
-"""The step of a trial: from live losses and the declared rules to forward, back or neither, and no act.
+"""The rollout policy: from live losses and the declared rules to a step forward, back, or neither.
 
-The losses are looked at every so many matured partitions, and the k-th look may spend its share of alpha, as
-the gate's attempts do: however often a partition is monitored, a wrong step is as rare as declared.
+Pure functions. The losses are looked at every ``look_every`` matured partitions, and the k-th look has its
+share of alpha, as the gate's attempts have. So the chance of a wrong step stays as declared, however often a
+partition is monitored.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 from include.judge.context import attempt_alpha
 from include.judge.evidence import CHALLENGER, CHAMPION, Losses
-from include.promote.trials import WATCH_ROLE
+from include.promote.trials import WATCH
 from include.spec.gate import Gate
 from include.stats.intervals import estimate_gain, partitions_needed
 
@@ -20,55 +21,54 @@ FORWARD, BACK, STAY = "forward", "back", "stay"
 
 @dataclass(frozen=True)
 class RolloutStep:
-    """What is to be done, and why, in a sentence."""
+    """The step to take, and why, in a sentence."""
 
     step: str
     reason: str
 
 
 def next_step(kind: str, losses: Losses, served: int, gate: Gate) -> RolloutStep:
-    """Return the first step that the looks at the live losses ask for.
+    """Return the step of the first look at the live losses that decides, or else whether to wait.
 
     Parameters
     ----------
-    kind : of the trial. A watch has no step forward: when it is over nothing follows.
+    kind : of the trial. A watch has no step forward: it just ends.
     losses : of the candidate (`CHALLENGER`) and the incumbent (`CHAMPION`) on the trial's matured partitions,
         the same rows for both.
-    served : partitions of the trial that have been scored, whether both models could score them or not.
+    served : partitions of the trial that have been scored, also those that one of the models couldn't score.
     """
     rules, matured = gate.rollout, len(losses.partitions)
     for look in range(1, matured // rules.look_every + 1):
-        if found := _look(kind, losses, look, gate):
-            return found
-    least = _partitions(gate)
-    if served >= rules.patience and kind != WATCH_ROLE:
+        if step := _look(kind, losses, look, gate):
+            return step
+    if served >= rules.patience and kind != WATCH:
         return RolloutStep(BACK, f"undecided after {served} partitions, {matured} of them matured")
-    return RolloutStep(STAY, f"{matured} of at least {least} matured partitions")
-
-
-def _partitions(gate: Gate) -> int:
-    return max(gate.rollout.partitions, partitions_needed(gate.block_partitions))
+    return RolloutStep(STAY, f"{matured} of at least {_min_partitions(gate)} matured partitions")
 
 
 def _look(kind: str, losses: Losses, look: int, gate: Gate) -> RolloutStep | None:
-    """Return what one look at the first partitions asks for, if anything."""
+    """Return the step that one look at the first partitions decides, None if it decides nothing."""
     rules, count = gate.rollout, look * gate.rollout.look_every
     if count < partitions_needed(gate.block_partitions):
         return None
     level, rows = attempt_alpha(rules.alpha, look), losses.rows[:count]
-    new, old = losses.sums[CHALLENGER][:count], losses.sums[CHAMPION][:count]
-    over = f"over {count} partitions, look {look}, level {1 - level:.6g}"
-    worse = estimate_gain(new, old, rows, gate.block_partitions, level)
+    candidate, incumbent = losses.sums[CHALLENGER][:count], losses.sums[CHAMPION][:count]
+    basis = f"over {count} partitions, look {look}, level {1 - level:.6g}"
+    worse = estimate_gain(candidate, incumbent, rows, gate.block_partitions, level)
     if worse.low > 0:
-        return RolloutStep(BACK, f"loses {worse} more {gate.objective} a row than the incumbent {over}")
-    if kind == WATCH_ROLE or count < _partitions(gate):
+        return RolloutStep(BACK, f"loses {worse} more {gate.objective} a row than the incumbent {basis}")
+    if kind == WATCH or count < _min_partitions(gate):
         return None
-    margin = -rules.margin * _mean(old, rows)
-    better = estimate_gain(old, new, rows, gate.block_partitions, level)
+    margin = -rules.margin * _mean(incumbent, rows)
+    better = estimate_gain(incumbent, candidate, rows, gate.block_partitions, level)
     if better.low > margin:
         text, bound = better.beside(margin)
-        return RolloutStep(FORWARD, f"{gate.objective} gain {text}, required > {bound} {over}")
+        return RolloutStep(FORWARD, f"{gate.objective} gain {text}, required > {bound} {basis}")
     return None
+
+
+def _min_partitions(gate: Gate) -> int:
+    return max(gate.rollout.partitions, partitions_needed(gate.block_partitions))
 
 
 def _mean(sums: Sequence[float], rows: Sequence[int]) -> float:

@@ -1,1 +1,1 @@
-"""The score stage: every row gets a prediction from the fallback chain."""
+"""Score: every row gets a prediction from the fallback chain; models on trial score in parallel."""

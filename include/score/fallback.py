@@ -1,6 +1,6 @@
-"""The ladder: champion, previous champion, baseline, prior. The first that can serve a partition does.
+"""The fallback chain: champion, previous champion, baseline, prior. The first step that can serve does.
 
-A rung is passed over with a reason, and the reasons are kept with each prediction.
+Each step that is skipped gives a reason, and the reasons are stored with the predictions.
 """
 
 from __future__ import annotations
@@ -13,100 +13,141 @@ import pyarrow as pa
 
 from include.errors import ModelError
 from include.models import artifacts, outputs
-from include.models.artifacts import Ask, Said, Values
+from include.models.artifacts import Values
 from include.models.outputs import Constant
 from include.promote.ledger import Serving
 from include.spec import UseCase
 from include.storage.lake import Lake
 
-Take = Callable[[str], tuple[Ask, Said] | None]  # of a model, what was made ready: see `models.filled`
-CANARY = "canary"  # serves its share of the rows before the champion, and needs what the champion needs
-
 
 @dataclass(frozen=True)
-class Rung:
-    """One rung and who stands on it; the prior is a constant and has no model."""
+class FallbackStep:
+    """One step of the chain: a model, or a constant.
 
-    rung: str
+    Parameters
+    ----------
+    served_by : ``champion``, ``previous``, ``baseline``, ``prior``, ``canary`` or ``shadow``.
+    version, model : the model's version and digest, empty for a constant.
+    constant : what a step without a model predicts for every row.
+    unavailable : why this step can't serve, empty if it can.
+    """
+
+    served_by: str
     version: str = ""
     model: str = ""
     constant: Constant | None = None
-    absent: str = ""  # why nobody stands on it
+    unavailable: str = ""
 
     @property
     def name(self) -> str:
-        """The rung as a person reads it, as ``champion v3``."""
-        return f"{self.rung} v{self.version}" if self.version else self.rung
+        """The step in a sentence, as ``champion v3``."""
+        return f"{self.served_by} v{self.version}" if self.version else self.served_by
 
 
 @dataclass(frozen=True)
-class Served:
-    """What a partition was given: the predictions, by one rung, and why by none higher."""
+class StepPredictions:
+    """The predictions of one step, and why each step before it was skipped."""
 
-    step: Rung
+    step: FallbackStep
     reason: str
     values: Values
 
 
-def fallback_chain(serving: Serving, spec: UseCase) -> list[Rung]:
-    """Return the rungs from the top; the last, a constant, can always serve."""
-    rows = {"champion": serving.champion, "previous": serving.previous, "baseline": serving.baseline}
-    absent = "none was promoted for this partition"
-    if serving.down is not None:
-        absent = f"v{serving.down['version']} stepped down from {serving.down['effective']} on"
-    models_first = [
-        Rung(rung, str(row["version"]), str(row["model"])) if row is not None else Rung(rung, absent=absent)
-        for rung, row in rows.items()
-    ]
-    known = serving.prior is not None and np.isfinite(serving.prior).all()
-    return [*models_first, Rung("prior", constant=serving.prior if known else spec.fallback)]
+@dataclass(frozen=True)
+class PrefetchedModel:
+    """A model that is loaded already, and the predictions that it has made already.
+
+    Parameters
+    ----------
+    predict_batch : predicts one batch of rows.
+    precomputed : takes the position of a batch's first row and the batch; returns its predictions, or None if
+        they weren't made from exactly these rows.
+    """
+
+    predict_batch: Callable[[pa.Table], Values]
+    precomputed: Callable[[int, pa.Table], Values | None]
+
+
+PopPrefetched = Callable[[str], PrefetchedModel | None]  # by the model's digest
+
+
+def fallback_chain(serving: Serving, spec: UseCase, missing: Mapping[str, str]) -> list[FallbackStep]:
+    """Return the steps in order; the last one is a constant and can always serve.
+
+    Parameters
+    ----------
+    missing : see `missing_sources_reason`.
+    """
+    no_model = "none was promoted for this partition"
+    if serving.demotion is not None:
+        no_model = f"v{serving.demotion['version']} was demoted from {serving.demotion['effective']} on"
+    models = {"champion": serving.champion, "previous": serving.previous, "baseline": serving.baseline}
+    steps = []
+    for served_by, row in models.items():
+        if row is None:
+            steps.append(FallbackStep(served_by, unavailable=no_model))
+        else:
+            reason = missing_sources_reason(spec, served_by, missing)
+            steps.append(FallbackStep(served_by, str(row["version"]), str(row["model"]), unavailable=reason))
+    finite = serving.prior is not None and np.isfinite(serving.prior).all()
+    return [*steps, FallbackStep("prior", constant=serving.prior if finite else spec.fallback)]
+
+
+def missing_sources_reason(spec: UseCase, served_by: str, missing: Mapping[str, str]) -> str:
+    """Return which required sources a step is without, as ``roads is unavailable``; empty if none.
+
+    Parameters
+    ----------
+    missing : by source, why the partition is without it.
+    """
+    required: Mapping[str, tuple[str, ...]] = {
+        str(name): sources for name, sources in spec.scoring.requires.items()
+    }
+    return ", ".join(f"{s} is {missing[s]}" for s in required.get(served_by, ()) if s in missing)
 
 
 def predict_with_fallback(
     lake: Lake,
     spec: UseCase,
     rows: pa.Table,
-    rungs: Sequence[Rung],
-    missing: Mapping[str, str],
-    take: Take,
-) -> Served:
-    """Return the predictions of the first rung that can serve.
+    steps: Sequence[FallbackStep],
+    pop_prefetched: PopPrefetched,
+) -> StepPredictions:
+    """Return the predictions of the first step that can serve.
 
     Parameters
     ----------
-    rows : the partition's features, shape (n, any).
-    missing : the sources that this partition is without, each with a word why.
-    take : gives what asks a model and what it has said already, None where nobody made that ready.
+    rows : features of the partition, shape (n, any).
     """
-    reasons: list[str] = []
-    for step in rungs:
-        why = skip_reason(spec, step, missing)
-        if not why:
+    skipped: list[str] = []
+    for step in steps:
+        reason = step.unavailable
+        if not reason:
             try:
-                return Served(step, "; ".join(reasons), predict_rung(lake, spec, rows, step, take))
+                values = predict_step(lake, spec, rows, step, pop_prefetched)
+                return StepPredictions(step, "; ".join(skipped), values)
             except ModelError as error:
-                why = str(error)
-        reasons.append(f"{step.name}: {why}")
-    raise AssertionError("the last rung is a constant and can always serve")
+                reason = str(error)
+        skipped.append(f"{step.name}: {reason}")
+    raise AssertionError("the last step is a constant and can always serve")
 
 
-def skip_reason(spec: UseCase, step: Rung, missing: Mapping[str, str]) -> str:
-    """Return why a rung is passed over before it is asked, empty if it isn't."""
-    needs: Mapping[str, tuple[str, ...]] = {
-        str(rung): sources for rung, sources in spec.scoring.requires.items()
-    }
-    rung = "champion" if step.rung == CANARY else step.rung
-    lacks = [f"{s} is {missing[s]}" for s in needs.get(rung, ()) if s in missing]
-    return step.absent or ", ".join(lacks if step.constant is None else [])
-
-
-def predict_rung(
-    lake: Lake, spec: UseCase, rows: pa.Table, step: Rung, take: Take = lambda model: None
+def predict_step(
+    lake: Lake,
+    spec: UseCase,
+    rows: pa.Table,
+    step: FallbackStep,
+    pop_prefetched: PopPrefetched = lambda model: None,
 ) -> Values:
-    """Return the predictions from the model or constant of a rung, or raise `ModelError`."""
+    """Return the predictions of a step's model or constant.
+
+    Raises
+    ------
+    ModelError
+        when the model can't be loaded or can't predict the rows.
+    """
     if step.constant is not None:
         return outputs.repeat_constant(step.constant, rows.num_rows)
-    if ready := take(step.model):
-        ask, said = ready
-        return artifacts.fill_predictions(ask, rows, spec, said)
+    if prefetched := pop_prefetched(step.model):
+        return artifacts.fill_predictions(prefetched.predict_batch, rows, spec, prefetched.precomputed)
     return artifacts.predict(artifacts.load_model(lake, step.model), rows, spec)

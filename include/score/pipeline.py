@@ -1,21 +1,19 @@
-"""Score one partition: one partition, in one commit, whatever failed before.
+"""Score one partition: publish one prediction for each of its rows, in one atomic commit.
 
-What was served is a fact. A partition that has predictions is scored again by the version that served them,
-whichever rung that was and whatever was promoted or has arrived since; what it would say of what is known by
-now goes to `restated`, beside it. The row in `partitions` is written last and says that the partition is
-done.
+Scoring is idempotent. Once a partition has predictions, they stay: a rerun or a backfill never replaces them
+by those of another model. A rerun predicts again with the same models; where the result differs because the
+features changed, it goes to the table `restated`. The partition's row in `partitions` is written last and
+marks it as complete.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random
 
 from include.errors import ModelError, NotPublished, StaleDecision
@@ -26,118 +24,254 @@ from include.promote import ledger
 from include.promote.trials import Trial, trials_on
 from include.references import Ref
 from include.score import fallback, predictions
-from include.score.fallback import Rung, Served, Take
+from include.score.fallback import FallbackStep, PopPrefetched, StepPredictions
+from include.score.predictions import ServedPart
 from include.score.prefetch import Prefetch
 from include.score.shadow import score_shadow, split_canary
 from include.spec import UseCase
-from include.stats import profiles as profile
+from include.stats import profiles
 from include.storage import schemas, spill
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
 
-Summary = tuple[pa.Table, pa.Table]  # the profiles, and the row
 
+def score(lake: Lake, spec: UseCase, partition: str) -> Ref:
+    """Publish a prediction for each of the partition's rows; rows that have one keep it.
 
-def summarize(
-    spec: UseCase, partition: str, rows: pa.Table | None, made: pa.Table, inputs: Mapping[str, str]
-) -> Summary:
-    """Return what follows from a partition's predictions.
+    Returns
+    -------
+    Ref
+        of the partition's predictions. Its note names the models that served, and says if the predictions
+        would differ now. A partition whose spine was published without rows is published with no predictions.
 
-    Without the rows they were made from, from them alone.
-
-    What such a partition had seen isn't known any more, so its row names no inputs and no declaration.
+    Raises
+    ------
+    NotPublished
+        when no rows to score were known at the partition's decision time.
+    StaleDecision
+        when the first commit lost to other partitions fifty times.
     """
-    declaration, seen = (spec.digest, inputs) if rows is not None else ("", {})
-    with ThreadPoolExecutor(1) as beside:
-        row = beside.submit(_row, partition, made, seen, declaration)
-        profiles = []  # in the order of their names
-        if rows is not None:
-            of = spec.features
-            profiles.append(profile.build_profile("features", partition, rows, of.numeric, of.categorical))
-        profiles.append(profile.build_profile("predictions", partition, made, spec.problem.outputs, []))
-        return pa.concat_tables(profiles), row.result()
+    return ScoringRun(lake, spec, partition).execute()
 
 
-def _row(partition: str, made: pa.Table, inputs: Mapping[str, str], declaration: str) -> pa.Table:
-    return predictions.predictions_row(
-        "predictions", partition, made, inputs, declaration, predictions.serving_sentence(made)
-    )
+class ScoringRun:
+    """The scoring of one partition, and what the partition could know at its decision time.
 
-
-def publish_summary(lake: Lake, partition: str, of: Summary) -> Ref:
-    """Publish it, the row last."""
-    profiles, row = of
-    lake.publish(
-        "profiles", profiles, {"product": profiles["product"].unique().to_pylist(), "partition": partition}
-    )
-    lake.publish("partitions", row, {"product": "predictions", "partition": partition})
-    (said,) = row.select(["digest", "rows", "note"]).to_pylist()
-    return Ref(f"{lake.uri}/tables/predictions", partition, **said)
-
-
-Part = tuple[Rung, str, pa.Array]  # who served, why by none higher, and which rows
-
-
-def finish_partition(
-    lake: Lake, spec: UseCase, partition: str, rows: pa.Table, published: pa.Table, inputs: Mapping[str, str]
-) -> Ref:
-    """Finish a served partition that was killed or damaged.
-
-    What it would be now stands beside what it was.
+    Parameters
+    ----------
+    partition : a key of the schedule.
     """
-    served = point_in_time.conform(spill.sort_rows(published, spec.key), predictions.predictions_schema(spec))
-    before = digest_table(served)
-    parts = predictions.served_parts(spec, served, rows)
-    alike = predictions.same_rows(spec, rows, served)
-    recorded = _recorded(lake, partition)
-    why = "would be others now, and the model that served is lost"
-    try:
-        now = _by_the_same(lake, spec, rows, parts)
-    except ModelError:
-        now = served if alike else None
-    if now is not None:
-        digest = digest_table(now)
-        said = before if recorded is None else recorded["digest"]
-        if alike and said == before and predictions.nearly_equal(spec, served, now):
-            digest = before
-        if digest != before and said == digest:
-            lake.publish(
-                "predictions", now, {"partition": partition}
-            )  # damaged since: what was served is recorded
-            served, before = now, digest
-        if digest == before:
-            return publish_summary(lake, partition, summarize(spec, partition, rows, served, inputs))
-        for model, version in {step.model: step.version for step, _, _ in parts}.items():
-            mine = pc.equal(now["model"], model)
-            values = outputs.from_columns(spec, spill.filter_rows(now, mine))
-            publish_restated(lake, spec, spill.filter_rows(rows, mine), version, model, values)
-        why = "would be others now: see restated"
-    if _recorded(lake, partition) is None:  # now: who served it may have finished meanwhile
-        publish_summary(lake, partition, summarize(spec, partition, rows if alike else None, served, inputs))
-    note = f"{predictions.serving_sentence(served)}; they {why}"
-    return Ref(f"{lake.uri}/tables/predictions", partition, before, served.num_rows, note)
+
+    def __init__(self, lake: Lake, spec: UseCase, partition: str) -> None:
+        self.lake, self.spec, self.partition = lake, spec, partition
+        # read before the rows, so that a source published in between isn't "too late"
+        self.source_states = source_states(lake, spec, partition)
+        self.source_rows = rows_known_at(lake, spec, partition)
+        self.missing = missing_sources(spec, partition, self.source_rows, self.source_states)
+        self._where = {"partition": partition}
+        self._input_digests: Future[dict[str, str]]
+
+    def execute(self) -> Ref:
+        """Score the partition and return the reference of its predictions."""
+        with (
+            ThreadPoolExecutor(1) as background,
+            Prefetch(self.lake, self.spec, self.partition, self.missing) as prefetch,
+        ):
+            # the features keep only one core busy
+            self._input_digests = background.submit(inputs_digest, self.spec, self.source_rows)
+            rows = compute_features(self.spec, self.source_rows, [self.partition], watch=prefetch.watch)
+            if rows.num_rows == 0:
+                return self._publish_empty()
+            trials = trials_on(ledger.switches(self.lake), self.spec, self.partition)
+            served = self.lake.read("predictions", self._where)
+            if served is None or not served.num_rows:
+                served, ref = self._publish_first(rows, self._predict(rows, trials, prefetch.pop))
+            else:
+                ref = self._complete(rows, served)
+            if not set(self.missing) & set(self.spec.scoring.requires.get("champion", ())):
+                # last, so that shadow scoring never delays the predictions that are served
+                score_shadow(self.lake, self.spec, rows, served, trials, self._inputs())
+        return ref
+
+    def _inputs(self) -> dict[str, str]:
+        """Return the digest of each source's rows, once the background thread has computed them."""
+        return self._input_digests.result()
+
+    def _predict(self, rows: pa.Table, trials: Sequence[Trial], pop_prefetched: PopPrefetched) -> pa.Table:
+        """Return a prediction for each row, by the first step of its fallback chain that can serve."""
+        serving = ledger.serving(self.lake, self.partition)
+        steps = fallback.fallback_chain(serving, self.spec, self.missing)
+        tables = []
+        for group, chain in split_canary(self.spec, rows, steps, trials, self.missing):
+            predicted = fallback.predict_with_fallback(self.lake, self.spec, group, chain, pop_prefetched)
+            tables.append(predictions.build_predictions(self.spec, group, predicted))
+        return predictions.join_parts(self.spec, tables)
+
+    def _publish_first(self, rows: pa.Table, new: pa.Table) -> tuple[pa.Table, Ref]:
+        """Publish the partition's first predictions, or complete those that a concurrent run committed."""
+        with ThreadPoolExecutor(1) as background:
+            # computed during the commit; if it fails, the predictions stand and a rerun completes them
+            summary = background.submit(self._summarize, rows, new)
+            served = _commit_first(self.lake, self.partition, new)
+            if served is new:
+                return served, self._publish_summary(*summary.result())
+        return served, self._complete(rows, served)
+
+    def _complete(self, rows: pa.Table, published: pa.Table) -> Ref:
+        """Complete a partition that has predictions: repair what a kill or damage left.
+
+        Predictions that would differ now are published to `restated`; the served ones stay.
+        """
+        schema = predictions.predictions_schema(self.spec)
+        served = point_in_time.conform(spill.sort_rows(published, self.spec.key), schema)
+        served_digest = digest_table(served)
+        parts = predictions.served_parts(self.spec, served, rows)
+        same_rows = predictions.same_rows(self.spec, rows, served)
+        recorded = self._recorded_row()
+        recorded_digest = served_digest if recorded is None else recorded["digest"]
+        try:
+            current: pa.Table | None = self._predict_again(rows, parts)
+        except ModelError:
+            current = served if same_rows else None  # the same rows would get the same predictions
+        if current is None:
+            difference = "but the model that served can't be loaded"
+        else:
+            digest = digest_table(current)
+            intact = same_rows and recorded_digest == served_digest
+            if intact and predictions.nearly_equal(self.spec, served, current):
+                digest = served_digest  # equal but for rounding
+            if digest != served_digest and digest == recorded_digest:
+                # the table was damaged; what is recorded was served
+                self.lake.publish("predictions", current, self._where)
+                served, served_digest = current, digest
+            if digest == served_digest:
+                return self._publish_summary(*self._summarize(rows, served))
+            self._publish_restated(rows, current, parts)
+            difference = "see the table restated"
+        # read again: the run that served the partition may have completed it meanwhile
+        if self._recorded_row() is None:
+            self._publish_summary(*self._summarize(rows if same_rows else None, served))
+        note = f"{predictions.serving_sentence(served)}; the predictions would differ now, {difference}"
+        return self._reference(served_digest, served.num_rows, note)
+
+    def _recorded_row(self) -> dict[str, Any] | None:
+        where = {"product": "predictions", **self._where}
+        return next(iter(self.lake.rows("partitions", where)), None)
+
+    def _predict_again(self, rows: pa.Table, parts: Sequence[ServedPart]) -> pa.Table:
+        """Return what the models that served the partition predict for its rows now."""
+        tables = []
+        for part in parts:
+            part_rows = spill.filter_rows(rows, part.mask)
+            values = fallback.predict_step(self.lake, self.spec, part_rows, part.step)
+            predicted = StepPredictions(part.step, part.reason, values)
+            tables.append(predictions.build_predictions(self.spec, part_rows, predicted))
+        return predictions.join_parts(self.spec, tables)
+
+    def _publish_restated(self, rows: pa.Table, current: pa.Table, parts: Sequence[ServedPart]) -> None:
+        """Publish to `restated` what each model that served predicts now."""
+        for model, version in {part.step.model: part.step.version for part in parts}.items():
+            mask = pc.equal(current["model"], model)
+            values = outputs.from_columns(self.spec, spill.filter_rows(current, mask))
+            predicted = StepPredictions(FallbackStep("restated", version, model), "", values)
+            restated = predictions.build_predictions(self.spec, spill.filter_rows(rows, mask), predicted)
+            self.lake.publish("restated", restated, {**self._where, "model": model})
+
+    def _summarize(self, rows: pa.Table | None, served: pa.Table) -> tuple[pa.Table, pa.Table]:
+        """Return the partition's profiles, and its row in `partitions`.
+
+        Parameters
+        ----------
+        rows : the features that were scored; None if they are lost, and then the row names no inputs and no
+            declaration, since those that were used aren't known.
+        """
+        inputs, declaration = (self._inputs(), self.spec.digest) if rows is not None else ({}, "")
+        note = predictions.serving_sentence(served)
+        with ThreadPoolExecutor(1) as background:
+            row = background.submit(
+                predictions.predictions_row,
+                "predictions",
+                self.partition,
+                served,
+                inputs,
+                declaration,
+                note,
+            )
+            tables = []  # in the order of their names
+            if rows is not None:
+                columns = self.spec.features
+                tables.append(
+                    profiles.build_profile(
+                        "features", self.partition, rows, columns.numeric, columns.categorical
+                    )
+                )
+            tables.append(
+                profiles.build_profile("predictions", self.partition, served, self.spec.problem.outputs, [])
+            )
+            return pa.concat_tables(tables), row.result()
+
+    def _publish_summary(self, profile_rows: pa.Table, partition_row: pa.Table) -> Ref:
+        """Publish what `_summarize` returned; the row in `partitions` comes last."""
+        products = profile_rows["product"].unique().to_pylist()
+        self.lake.publish("profiles", profile_rows, {"product": products, **self._where})
+        self.lake.publish("partitions", partition_row, {"product": "predictions", **self._where})
+        (row,) = partition_row.select(["digest", "rows", "note"]).to_pylist()
+        return self._reference(**row)
+
+    def _publish_empty(self) -> Ref:
+        """Publish a partition whose spine was published without rows; later rows don't change it."""
+        state = self.source_states.get(self.spec.features.spine)
+        recorded = self._recorded_row()
+        spine_is_empty = state is not None and state["outcome"] == "published" and not state["rows"]
+        recorded_as_empty = recorded is not None and not recorded["rows"]
+        if not (spine_is_empty or recorded_as_empty) or self.lake.count("predictions", self._where):
+            raise self._no_rows_error()
+        empty = predictions.predictions_schema(self.spec).empty_table()
+        note = f"0 rows: {self.spec.features.spine} was published without rows for this partition"
+        row = predictions.predictions_row(
+            "predictions", self.partition, empty, self._inputs(), self.spec.digest, note
+        )
+        self.lake.publish("partitions", row, {"product": "predictions", **self._where})
+        return self._reference(digest_table(empty), 0, note)
+
+    def _no_rows_error(self) -> NotPublished:
+        spine, decision_time = self.spec.features.spine, self.spec.clock.moment(self.partition)
+        state = self.source_states.get(spine)
+        late = known_too_late(self.lake, self.spec, [self.partition])
+        remedy = f"ingest {spine} for this partition, then score it again"
+        if state is None:
+            found = "nothing"
+        elif late:
+            found = f"{state['rows']} rows, not known before {late[self.partition]:%Y-%m-%d %H:%M} UTC"
+            remedy = remedy_too_late(self.spec, self.partition)
+        else:
+            found = f"{state['outcome']} with {state['rows']} rows: {state['note']}"
+        return NotPublished(
+            f"{self.spec.name}/{spine}/{self.partition}",
+            required=f"rows to score, known by {decision_time:%Y-%m-%d %H:%M} UTC",
+            found=found,
+            remedy=remedy,
+        )
+
+    def _reference(self, digest: str, rows: int, note: str) -> Ref:
+        return Ref(f"{self.lake.uri}/tables/predictions", self.partition, digest, rows, note)
 
 
-def _recorded(lake: Lake, partition: str) -> dict[str, Any] | None:
-    return next(iter(lake.rows("partitions", {"product": "predictions", "partition": partition})), None)
-
-
-def _by_the_same(lake: Lake, spec: UseCase, rows: pa.Table, parts: Sequence[Part]) -> pa.Table:
-    """Return what those who served a partition's rows say of the rows now."""
-    made = []
-    for step, reason, mask in parts:
-        mine = spill.filter_rows(rows, mask)
-        served = Served(step, reason, fallback.predict_rung(lake, spec, mine, step))
-        made.append(predictions.build_predictions(spec, mine, served))
-    return predictions.join_parts(spec, made)
-
-
-def publish_restated(
-    lake: Lake, spec: UseCase, rows: pa.Table, version: str, model: str, values: NDArray[np.float64]
-) -> None:
-    """Publish to `restated` what a model says of rows."""
-    made = predictions.build_predictions(spec, rows, Served(Rung("restated", version, model), "", values))
-    lake.publish("restated", made, {"partition": made["partition"][0].as_py(), "model": model})
+# a concurrent run of another partition changes the table's version too
+@retry(
+    retry=retry_if_exception_type(StaleDecision),
+    wait=wait_random(0, 0.2),
+    stop=stop_after_attempt(50),
+    reraise=True,
+)
+def _commit_first(lake: Lake, partition: str, new: pa.Table) -> pa.Table:
+    """Commit a partition's first predictions, and return them or those that a concurrent run committed."""
+    version = lake.version("predictions")
+    published = lake.read("predictions", {"partition": partition})
+    if published is not None and published.num_rows:
+        return published
+    lake.append_at("predictions", new, version)
+    return new
 
 
 def source_states(lake: Lake, spec: UseCase, partition: str) -> dict[str, dict[str, object]]:
@@ -146,163 +280,45 @@ def source_states(lake: Lake, spec: UseCase, partition: str) -> dict[str, dict[s
     return {row["product"]: row for row in rows}
 
 
-def missing_sources(
-    spec: UseCase, partition: str, seen: Mapping[str, pa.Table], state: Mapping[str, dict[str, object]]
-) -> dict[str, str]:
-    """Return the sources that the partition is without, each with a word why."""
-    found = {}
-    for name in spec.sources:
-        row = state.get(name)
-        if row is None or row["outcome"] != "published":
-            found[name] = str(row["outcome"]) if row else "not published"
-        elif row["rows"] and not pc.any(pc.equal(seen[name]["partition"], partition)).as_py():
-            # what came after the decision is absent: a backfill must not serve what that partition couldn't
-            found[name] = "published too late for this partition"
-    return found
-
-
-Inputs = Callable[[], dict[str, str]]  # the digest of what the partition saw of each source
-
-
-def score(lake: Lake, spec: UseCase, partition: str) -> Ref:
-    """Publish a prediction for each of the partition's rows; again leaves those that were served.
-
-    Returns
-    -------
-    Ref
-        of the served rows; its note says when they would be others now. A spine that is published without
-        rows is a partition of none.
-
-    Raises
-    ------
-    NotPublished
-        There are no rows to score that were known at the partition's decision time.
-    StaleDecision
-        Other partitions' first predictions were faster fifty times.
-    """
-    state = source_states(lake, spec, partition)  # first: what is published meanwhile isn't "too late"
-    seen = rows_known_at(lake, spec, partition)
-    missing = missing_sources(spec, partition, seen, state)
-    with ThreadPoolExecutor(1) as beside, Prefetch(lake, spec, partition, missing) as ahead:
-        inputs = beside.submit(inputs_digest, spec, seen)  # the features have one core
-        rows = compute_features(spec, seen, [partition], watch=ahead.watch)
-        if rows.num_rows == 0:
-            return _empty(lake, spec, partition, state, inputs.result)
-        on_trial = trials_on(ledger.switches(lake), spec, partition)
-        published = lake.read("predictions", {"partition": partition})
-        if published is None or not published.num_rows:
-            new = _predict(lake, spec, rows, on_trial, missing, ahead.take)
-            published, ref = _first(lake, spec, partition, rows, new, inputs.result)
-        else:
-            ref = finish_partition(lake, spec, partition, rows, published, inputs.result())
-        if not set(missing) & set(spec.scoring.requires.get("champion", ())):
-            # last: it mustn't hold up who serves
-            score_shadow(lake, spec, rows, published, on_trial, inputs.result())
-    return ref
-
-
-def _predict(
-    lake: Lake,
-    spec: UseCase,
-    rows: pa.Table,
-    on_trial: Sequence[Trial],
-    missing: Mapping[str, str],
-    take: Take,
-) -> pa.Table:
-    """Return a prediction for each row, by the first rung, or the canary, that can serve it."""
-    rungs = fallback.fallback_chain(ledger.serving(lake, rows["partition"][0].as_py()), spec)
-    parts = split_canary(spec, rows, rungs, on_trial)
-    served = [(r, fallback.predict_with_fallback(lake, spec, r, steps, missing, take)) for r, steps in parts]
-    return predictions.join_parts(spec, [predictions.build_predictions(spec, *one) for one in served])
-
-
-def _first(
-    lake: Lake,
-    spec: UseCase,
-    partition: str,
-    rows: pa.Table,
-    made: pa.Table,
-    inputs: Inputs,
-) -> tuple[pa.Table, Ref]:
-    """Publish a partition's first predictions, or finish those by which another run was faster."""
-    with ThreadPoolExecutor(1) as beside:
-        # while they are written; where it fails they are served, and the partition is finished by who runs
-        # again
-        summed = beside.submit(lambda: summarize(spec, partition, rows, made, inputs()))
-        published = _serve(lake, partition, made)
-        if published is made:
-            return made, publish_summary(lake, partition, summed.result())
-    return published, finish_partition(lake, spec, partition, rows, published, inputs())
-
-
-# other partitions of a backfill move the table's version too
-@retry(
-    retry=retry_if_exception_type(StaleDecision),
-    wait=wait_random(0, 0.2),
-    stop=stop_after_attempt(50),
-    reraise=True,
-)
-def _serve(lake: Lake, partition: str, made: pa.Table) -> pa.Table:
-    """Publish a partition's first predictions and return them, or those by which another run was faster."""
-    version = lake.version("predictions")
-    published = lake.read("predictions", {"partition": partition})
-    if published is not None and published.num_rows:
-        return published
-    lake.append_at("predictions", made, version)
-    return made
-
-
 def rows_known_at(lake: Lake, spec: UseCase, partition: str) -> dict[str, pa.Table]:
-    """Return each source's rows that were known at the partition's decision time: see `views.read`."""
-    decided = pa.scalar(spec.clock.moment(partition), schemas.TIME)
-    read = point_in_time.read_sources(lake, spec, [partition])
+    """Return each source's rows that were known at the partition's decision time, sorted."""
+    decision_time = pa.scalar(spec.clock.moment(partition), schemas.TIME)
+    sources = point_in_time.read_sources(lake, spec, [partition])
     return {
-        name: spill.filter_rows(rows, pc.less_equal(rows["known_at"], decided)) for name, rows in read.items()
+        name: spill.filter_rows(rows, pc.less_equal(rows["known_at"], decision_time))
+        for name, rows in sources.items()
     }
 
 
-def inputs_digest(spec: UseCase, seen: Mapping[str, pa.Table]) -> dict[str, str]:
-    """Return the digest of what the partition saw of each source: rows that came later are no part of it.
+def missing_sources(
+    spec: UseCase,
+    partition: str,
+    source_rows: Mapping[str, pa.Table],
+    states: Mapping[str, dict[str, object]],
+) -> dict[str, str]:
+    """Return by source why the partition is without it, as ``unavailable``.
 
     Parameters
     ----------
-    seen : of `seen_by`, whose rows are in order.
+    source_rows : see `rows_known_at`.
+    states : see `source_states`.
     """
-    return {name: digest_table(rows) for name, rows in seen.items()}
+    missing = {}
+    for name in spec.sources:
+        row = states.get(name)
+        if row is None or row["outcome"] != "published":
+            missing[name] = str(row["outcome"]) if row else "not published"
+        elif row["rows"] and not pc.any(pc.equal(source_rows[name]["partition"], partition)).as_py():
+            # point-in-time: a backfill must not use what the scheduled run couldn't know
+            missing[name] = "published too late for this partition"
+    return missing
 
 
-def _empty(
-    lake: Lake, spec: UseCase, partition: str, state: Mapping[str, dict[str, object]], inputs: Inputs
-) -> Ref:
-    """Publish a partition whose spine is published without rows: a partition of none.
+def inputs_digest(spec: UseCase, source_rows: Mapping[str, pa.Table]) -> dict[str, str]:
+    """Return the digest of each source's rows; rows that became known after the decision don't change it.
 
-    Once it is published so it stays, whatever came after the decision.
+    Parameters
+    ----------
+    source_rows : see `rows_known_at`.
     """
-    row = state.get(spec.features.spine)
-    own = lake.rows("partitions", {"product": "predictions", "partition": partition})
-    without = row is not None and row["outcome"] == "published" and not row["rows"]
-    if not (without or (own and not own[0]["rows"])) or lake.count("predictions", {"partition": partition}):
-        raise _nothing(lake, spec, partition, state)
-    none = predictions.predictions_schema(spec).empty_table()
-    note = f"0 rows: {spec.features.spine} is published without any for this partition"
-    made = predictions.predictions_row("predictions", partition, none, inputs(), spec.digest, note)
-    lake.publish("partitions", made, {"product": "predictions", "partition": partition})
-    return Ref(f"{lake.uri}/tables/predictions", partition, digest_table(none), 0, note)
-
-
-def _nothing(
-    lake: Lake, spec: UseCase, partition: str, state: Mapping[str, dict[str, object]]
-) -> NotPublished:
-    row, late = state.get(spec.features.spine), known_too_late(lake, spec, [partition])
-    found = "nothing" if row is None else f"{row['outcome']} with {row['rows']} rows: {row['note']}"
-    remedy = "ingest that source for the partition, then score it"
-    if row is not None and late:
-        found = f"{row['rows']} that were known only from {late[partition]:%Y-%m-%d %H:%M} UTC on"
-        remedy = remedy_too_late(spec, partition)
-    decided = spec.clock.moment(partition)
-    return NotPublished(
-        f"{spec.name}/{spec.features.spine}/{partition}",
-        required=f"rows to score, known by {decided:%Y-%m-%d %H:%M} UTC",
-        found=found,
-        remedy=remedy,
-    )
+    return {name: digest_table(rows) for name, rows in source_rows.items()}

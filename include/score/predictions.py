@@ -1,9 +1,13 @@
-"""The rows that scoring publishes: the prediction, who gave it, and the digest of what it was made from."""
+"""The table `predictions`: each row has its prediction, who served it, and the digest of its features.
+
+`restated` and `shadows` have the same columns.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
@@ -14,93 +18,39 @@ from include import environment
 from include.features.build import schema as features_schema
 from include.models import outputs
 from include.models.outputs import Constant
-from include.score.fallback import Rung, Served
+from include.score.fallback import FallbackStep, StepPredictions
 from include.spec import UseCase
 from include.storage import schemas, spill
 from include.storage.digests import digest_table
 
-Bits = NDArray[np.uint64]
-SEEDS = (0x243F6A8885A308D3, 0x13198A2E03707344)  # of pi, as good as any
-NAN, NULL = 0x7FF8000000000000, 0x7FF8000000000001
-GAMMA, LAST = np.uint64(0x9E3779B97F4A7C15), np.uint64(31)
-MIX = ((np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uint64(0x94D049BB133111EB)))
-WIDTH = 32  # characters
-DIGITS = np.frombuffer(b"".join(b"%02x" % byte for byte in range(256)), np.uint16)
-
-
-def row_digests(spec: UseCase, rows: pa.Table) -> pa.Array:
-    """Return each row's digest, 32 hexadecimal characters."""
-    states = np.repeat(np.array(SEEDS, np.uint64)[:, np.newaxis], rows.num_rows, axis=1)
-    spare = np.empty_like(states)
-    for name in spec.features.numeric:
-        _mix(states, _number(rows[name]), spare)
-    for name in spec.features.categorical:
-        _mix(states, _text(rows[name]), spare)
-    plain = states.T.astype(">u8", order="C").view(np.uint8)
-    ends = np.arange(rows.num_rows + 1, dtype=np.int32) * np.int32(WIDTH)
-    buffers = [None, pa.py_buffer(ends), pa.py_buffer(DIGITS[plain])]
-    return pa.Array.from_buffers(pa.string(), rows.num_rows, buffers, 0)
-
-
-def _number(column: pa.ChunkedArray) -> Bits:
-    column = column.cast(pa.float64(), safe=False)  # a whole number beyond 2 ** 53 is the nearest float
-    values = column.to_numpy() + 0.0  # minus nought is nought
-    bits: Bits = values.view(np.uint64)
-    bits[np.isnan(values)] = NAN
-    if column.null_count:
-        bits[column.is_null().to_numpy()] = NULL
-    return bits
-
-
-def _text(column: pa.ChunkedArray) -> Bits:
-    coded = column.cast(pa.string()).combine_chunks().dictionary_encode()
-    known = [blake2b(text.encode(), digest_size=16).digest() for text in coded.dictionary.to_pylist()]
-    table = np.frombuffer(b"".join([*known, NULL.to_bytes(8, "big") * 2]), ">u8").astype(np.uint64)
-    codes = coded.indices.fill_null(len(known)).to_numpy()
-    found: Bits = table.reshape(-1, 2).take(codes, axis=0).T
-    return found
-
-
-def _mix(states: Bits, bits: Bits, spare: Bits) -> None:
-    """Mix a column's bits, or those for each state, into the states in place; they wrap at 2 ** 64."""
-    states ^= bits
-    states += GAMMA
-    for shift, factor in MIX:
-        np.right_shift(states, shift, out=spare)
-        states ^= spare
-        states *= factor
-    np.right_shift(states, LAST, out=spare)
-    states ^= spare
-
-
-NEAR = 1e-9  # of a prediction
-WHO = ("served_by", "version", "model", "reason")  # the columns that say who served a row
+SERVED_BY = ("served_by", "version", "model", "reason")  # the columns that say which step served a row
+TOLERANCE = 1e-9  # relative, of a prediction
 
 
 def predictions_schema(spec: UseCase) -> pa.Schema:
-    """Return the schema of `predictions` and `restated`: Evergreen's columns, then the key."""
-    several = [("label", pa.string()), *((name, pa.float64()) for name in spec.problem.outputs)]
-    classes = several if spec.problem.classes else []
-    fields = [*schemas.PREDICTIONS, *(pa.field(*one) for one in classes)]
+    """Return the schema of `predictions`: the fixed columns, those of each class, then the key."""
+    per_class = [("label", pa.string()), *((name, pa.float64()) for name in spec.problem.outputs)]
+    fields = [*schemas.PREDICTIONS, *(pa.field(*column) for column in per_class if spec.problem.classes)]
     return pa.schema([*fields, *list(features_schema(spec))[: len(spec.key)]])
 
 
-def build_predictions(spec: UseCase, rows: pa.Table, served: Served) -> pa.Table:
-    """Return one row for each row of features, in their order."""
-    who = {"served_by": served.step.rung, "reason": served.reason}
-    who |= {"version": served.step.version, "model": served.step.model}
+def build_predictions(spec: UseCase, rows: pa.Table, predicted: StepPredictions) -> pa.Table:
+    """Return one row of `predictions` for each row of features, in the same order."""
+    step = predicted.step
+    texts = {"served_by": step.served_by, "reason": predicted.reason}
+    texts |= {"version": step.version, "model": step.model}
     size = min(spill.BATCH, rows.num_rows)
-    same = pa.table(
-        {name: pa.repeat(pa.scalar(text), size) for name, text in who.items()}
-    )  # all parts' memory
-    made = spill.map_batches(lambda place, part: _built(spec, part, same, served.values[place]), rows)
-    return spill.spill_table(
-        predictions_schema(spec), (batch for part in made for batch in part.to_batches())
+    # made once: all batches share its memory
+    constants = pa.table({name: pa.repeat(pa.scalar(text), size) for name, text in texts.items()})
+    tables = spill.map_batches(
+        lambda place, batch: _build_batch(spec, batch, constants, predicted.values[place]), rows
     )
+    batches = (batch for table in tables for batch in table.to_batches())
+    return spill.spill_table(predictions_schema(spec), batches)
 
 
-def _built(spec: UseCase, rows: pa.Table, same: pa.Table, values: NDArray[np.float64]) -> pa.Table:
-    columns = {name: same[name].slice(0, rows.num_rows) for name in same.column_names}
+def _build_batch(spec: UseCase, rows: pa.Table, constants: pa.Table, values: NDArray[np.float64]) -> pa.Table:
+    columns = {name: constants[name].slice(0, rows.num_rows) for name in constants.column_names}
     columns |= outputs.to_columns(spec, values) | {"row_digest": row_digests(spec, rows)}
     if spec.problem.classes:
         columns |= {
@@ -108,110 +58,187 @@ def _built(spec: UseCase, rows: pa.Table, same: pa.Table, values: NDArray[np.flo
             "label": outputs.predicted_class(spec, values),
         }
     columns |= {name: rows[name] for name in ("partition", *spec.key)}
-    return pa.table(
-        [columns[name] for name in predictions_schema(spec).names], schema=predictions_schema(spec)
-    )
+    schema = predictions_schema(spec)
+    return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
-def served_parts(spec: UseCase, earlier: pa.Table, rows: pa.Table) -> list[tuple[Rung, str, pa.Array]]:
-    """Return who served a partition's published predictions, why by none higher, and which of the rows.
+@dataclass(frozen=True)
+class ServedPart:
+    """The rows of a partition that one step served.
 
     Parameters
     ----------
-    rows : the partition's features now; one that has no prediction yet goes with most of the others.
-
-    Returns
-    -------
-    list of (Step, str, pa.Array)
-        The rung, the reasons, and a boolean a row; every row is in one part.
+    reason : why each step before it was skipped.
+    mask : a boolean for each row of the partition.
     """
-    if len(who := earlier.group_by(list(WHO)).aggregate([])) == 1:
-        rung, version, model, reason = (who[name][0].as_py() for name in WHO)
-        constant = None if model else _constant(spec, earlier.slice(0, 1))
-        return [(Rung(rung, version, model, constant), reason, pa.repeat(pa.scalar(True), rows.num_rows))]
-    by = list(zip(*(earlier[name].to_pylist() for name in WHO), strict=True))
-    most, of = Counter(by).most_common(1)[0][0], dict(zip(_keys(spec, earlier), by, strict=True))
-    now = [of.get(key, most) for key in _keys(spec, rows)]
-    found = []
-    for one in dict.fromkeys(now):
-        rung, version, model, reason = one
-        constant = None if model else _constant(spec, earlier.slice(by.index(one), 1))
-        mask = pa.array([other == one for other in now], pa.bool_())
-        found.append((Rung(rung, version, model, constant), str(reason), mask))
-    return found
+
+    step: FallbackStep
+    reason: str
+    mask: pa.Array
 
 
-def _constant(spec: UseCase, row: pa.Table) -> Constant:
-    """Return what a constant said, by one of its rows."""
-    said = outputs.from_columns(spec, row)[0]
-    return tuple(said.tolist()) if spec.problem.classes else float(said)
+def served_parts(spec: UseCase, served: pa.Table, rows: pa.Table) -> list[ServedPart]:
+    """Return which step served which rows of a partition; every row is in exactly one part.
+
+    Parameters
+    ----------
+    served : the published predictions.
+    rows : the partition's features now. A row without a published prediction joins the largest part.
+    """
+    if len(served.group_by(list(SERVED_BY)).aggregate([])) == 1:
+        everything = pa.repeat(pa.scalar(True), rows.num_rows)
+        return [ServedPart(*_step_of(spec, served.slice(0, 1)), everything)]
+    sources = list(zip(*(served[name].to_pylist() for name in SERVED_BY), strict=True))
+    largest = Counter(sources).most_common(1)[0][0]
+    source_by_key = dict(zip(_keys(spec, served), sources, strict=True))
+    row_sources = [source_by_key.get(key, largest) for key in _keys(spec, rows)]
+    parts = []
+    for source in dict.fromkeys(row_sources):
+        mask = pa.array([other == source for other in row_sources], pa.bool_())
+        parts.append(ServedPart(*_step_of(spec, served.slice(sources.index(source), 1)), mask))
+    return parts
 
 
-def join_parts(spec: UseCase, tables: Sequence[pa.Table]) -> pa.Table:
-    """Return the rows of several parts, each in the order of the key, in that order."""
-    return tables[0] if len(tables) == 1 else spill.sort_rows(pa.concat_tables(tables), spec.key)
+def _step_of(spec: UseCase, row: pa.Table) -> tuple[FallbackStep, str]:
+    """Return the step that served a row, and its reason."""
+    served_by, version, model, reason = (str(row[name][0].as_py()) for name in SERVED_BY)
+    constant: Constant | None = None
+    if not model:
+        value = outputs.from_columns(spec, row)[0]
+        constant = tuple(value.tolist()) if spec.problem.classes else float(value)
+    return FallbackStep(served_by, version, model, constant), reason
 
 
 def _keys(spec: UseCase, rows: pa.Table) -> list[tuple[object, ...]]:
     return list(zip(*(rows[name].to_pylist() for name in spec.key), strict=True))
 
 
-def serving_sentence(made: pa.Table) -> str:
-    """Return who served how many rows, and why nobody higher."""
-    counts = made.group_by(list(WHO)).aggregate([([], "count_all")]).to_pylist()
+def join_parts(spec: UseCase, tables: Sequence[pa.Table]) -> pa.Table:
+    """Return the rows of several tables sorted by key; each table is sorted by key already."""
+    return tables[0] if len(tables) == 1 else spill.sort_rows(pa.concat_tables(tables), spec.key)
+
+
+def serving_sentence(predictions: pa.Table) -> str:
+    """Return how many rows each step served, and why the steps before it were skipped."""
+    counts = predictions.group_by(list(SERVED_BY)).aggregate([([], "count_all")]).to_pylist()
     counts.sort(key=lambda row: (-row["count_all"], row["served_by"]))
     return "; ".join(
-        f"{row['count_all']} rows by {Rung(row['served_by'], row['version']).name}"
+        f"{row['count_all']} rows by {FallbackStep(row['served_by'], row['version']).name}"
         + (f": {row['reason']}" if row["reason"] else "")
         for row in counts
     )
 
 
-def model_digests(made: pa.Table) -> str:
-    """Return the digests of the models that gave a partition's rows, joined by ``+``."""
-    return "+".join(sorted(made["model"].unique().to_pylist()))
-
-
 def predictions_row(
-    product: str, partition: str, made: pa.Table, inputs: Mapping[str, str], declaration: str, note: str
+    product: str, partition: str, predictions: pa.Table, inputs: Mapping[str, str], spec: str, note: str
 ) -> pa.Table:
-    """Return the row of `partitions` that says what a partition's rows are, and what they were made from."""
+    """Return the row of `partitions` that records a partition's predictions and their lineage.
+
+    Parameters
+    ----------
+    inputs : the digest of each source's rows; the digests of the models, joined by ``+``, are added.
+    spec : the declaration's digest.
+    """
+    models = "+".join(sorted(predictions["model"].unique().to_pylist()))
     row = schemas.partition_row(
         product,
         partition,
-        made.num_rows,
-        digest_table(made),
-        inputs={**inputs, "model": model_digests(made)},
-        spec=declaration,
+        predictions.num_rows,
+        digest_table(predictions),
+        inputs={**inputs, "model": models},
+        spec=spec,
         code=environment.code_version(),
         note=note,
     )
     return pa.Table.from_pylist([row], schema=schemas.PARTITIONS)
 
 
-def nearly_equal(spec: UseCase, served: pa.Table, now: pa.Table) -> bool:
+def nearly_equal(spec: UseCase, served: pa.Table, current: pa.Table) -> bool:
     """Tell whether predictions of the same rows by the same models differ by no more than rounding.
 
-    What a linear model says of a row has another last bit by how many rows it is asked about at once.
+    The last bit of a linear model's prediction depends on how many rows are predicted at once.
     """
-    same = served.num_rows == now.num_rows and all(served[name].equals(now[name]) for name in WHO)
-    return same and all(
+    same_steps = served.num_rows == current.num_rows and all(
+        served[name].equals(current[name]) for name in SERVED_BY
+    )
+    return same_steps and all(
         np.allclose(
             outputs.from_columns(spec, served[place.start : place.stop]),
-            outputs.from_columns(spec, part),
-            NEAR,
+            outputs.from_columns(spec, batch),
+            rtol=TOLERANCE,
             atol=0,
         )
-        for place, part in spill.batches(now)
+        for place, batch in spill.batches(current)
     )
 
 
-def same_rows(spec: UseCase, rows: pa.Table, made: pa.Table) -> bool:
-    """Tell whether rows of features are those that predictions were made from."""
-    same = made.num_rows == rows.num_rows and all(
-        made[c].equals(rows[c].cast(made[c].type)) for c in spec.key
+def same_rows(spec: UseCase, rows: pa.Table, predictions: pa.Table) -> bool:
+    """Tell whether predictions were made from exactly these rows of features."""
+    same_keys = predictions.num_rows == rows.num_rows and all(
+        predictions[name].equals(rows[name].cast(predictions[name].type)) for name in spec.key
     )
-    return same and all(
-        pa.chunked_array([row_digests(spec, part)]).equals(made["row_digest"][place])
-        for place, part in spill.batches(rows)
+    return same_keys and all(
+        pa.chunked_array([row_digests(spec, batch)]).equals(predictions["row_digest"][place])
+        for place, batch in spill.batches(rows)
     )
+
+
+# The digest of a row's features: a 128-bit hash by column, computed for all rows at once.
+
+Bits = NDArray[np.uint64]
+SEEDS = (0x243F6A8885A308D3, 0x13198A2E03707344)  # the first digits of pi
+NAN, NULL = 0x7FF8000000000000, 0x7FF8000000000001
+GAMMA, LAST_SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(31)  # of SplitMix64
+MIX = ((np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uint64(0x94D049BB133111EB)))
+WIDTH = 32  # characters
+HEX_PAIRS = np.frombuffer(b"".join(b"%02x" % byte for byte in range(256)), np.uint16)
+
+
+def row_digests(spec: UseCase, rows: pa.Table) -> pa.Array:
+    """Return each row's digest, 32 hexadecimal characters."""
+    states = np.repeat(np.array(SEEDS, np.uint64)[:, np.newaxis], rows.num_rows, axis=1)
+    scratch = np.empty_like(states)
+    for name in spec.features.numeric:
+        _mix(states, _number_bits(rows[name]), scratch)
+    for name in spec.features.categorical:
+        _mix(states, _text_bits(rows[name]), scratch)
+    octets = states.T.astype(">u8", order="C").view(np.uint8)
+    offsets = np.arange(rows.num_rows + 1, dtype=np.int32) * np.int32(WIDTH)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(HEX_PAIRS[octets])]
+    return pa.Array.from_buffers(pa.string(), rows.num_rows, buffers, 0)
+
+
+def _number_bits(column: pa.ChunkedArray) -> Bits:
+    column = column.cast(pa.float64(), safe=False)  # an integer beyond 2 ** 53 becomes the nearest float
+    values = column.to_numpy() + 0.0  # -0.0 becomes 0.0
+    bits: Bits = values.view(np.uint64)
+    bits[np.isnan(values)] = NAN
+    if column.null_count:
+        bits[column.is_null().to_numpy()] = NULL
+    return bits
+
+
+def _text_bits(column: pa.ChunkedArray) -> Bits:
+    encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
+    digests = [blake2b(text.encode(), digest_size=16).digest() for text in encoded.dictionary.to_pylist()]
+    table = np.frombuffer(b"".join([*digests, NULL.to_bytes(8, "big") * 2]), ">u8").astype(np.uint64)
+    codes = encoded.indices.fill_null(len(digests)).to_numpy()
+    bits: Bits = table.reshape(-1, 2).take(codes, axis=0).T
+    return bits
+
+
+def _mix(states: Bits, bits: Bits, scratch: Bits) -> None:
+    """Mix a column's bits into both states, in place; arithmetic wraps at 2 ** 64.
+
+    Parameters
+    ----------
+    bits : shape (n,), the same for both states, or (2, n).
+    """
+    states ^= bits
+    states += GAMMA
+    for shift, factor in MIX:
+        np.right_shift(states, shift, out=scratch)
+        states ^= scratch
+        states *= factor
+    np.right_shift(states, LAST_SHIFT, out=scratch)
+    states ^= scratch

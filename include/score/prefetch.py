@@ -1,7 +1,8 @@
-"""Predictions that are begun while a partition's features are still being joined, which keeps one core only.
+"""Prefetch predictions: predict batches of features with idle cores while the rest are still being joined.
 
-They are a guess at who will serve. Who does serve takes those of its own model and of the very rows, and
-predicts the others itself, and those that failed: nothing is decided here, and nothing fails here.
+The model is a guess at the one that will serve. Whichever step serves takes the predictions of its own model
+for exactly its own rows, and predicts the rest itself. Prefetching decides nothing, and its errors are
+ignored.
 """
 
 from __future__ import annotations
@@ -15,112 +16,116 @@ from typing import TypeVar
 import pyarrow as pa
 
 from include.models import artifacts
-from include.models.artifacts import Ask, Said, Values
+from include.models.artifacts import Values
 from include.promote import ledger
-from include.promote.trials import CANARY_ROLE, trials_on
+from include.promote.trials import trials_on
 from include.score import fallback
+from include.score.fallback import PrefetchedModel
 from include.spec import UseCase
 from include.storage import spill
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
 
-MOST = 64  # parts whose predictions are kept in memory
-Made = TypeVar("Made")
+MAX_BATCHES = 64  # batches whose predictions are kept in memory
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class _Guess:
-    """A model, by its digest, and what asks it."""
-
-    model: str
-    ask: Ask
+class _LoadedModel:
+    digest: str
+    predict_batch: Callable[[pa.Table], Values]
 
 
 @dataclass(frozen=True)
-class _Part:
-    """Predictions, and the digest of the keys of their rows: rows themselves would fill the memory."""
+class _BatchPredictions:
+    """Predictions and the digest of their rows' keys: the rows themselves would fill the memory."""
 
-    keys: str
+    keys_digest: str
     values: Values
 
 
 class Prefetch:
-    """A partition's predictions, as far as they were begun.
+    """The prefetched predictions of one partition. Leaving the context cancels what hasn't started.
 
     Parameters
     ----------
-    missing : the sources that the partition is without, each with a word why.
+    missing : by source, why the partition is without it.
     """
 
     def __init__(self, lake: Lake, spec: UseCase, partition: str, missing: Mapping[str, str]) -> None:
-        self._of, self._key = (lake, spec, partition, missing), list(spec.key)
-        self._workers = ThreadPoolExecutor(max(spill.WORKERS - 1, 1), "ahead")
-        self._guess: Future[_Guess | None] | None = None
-        self._parts: dict[int, Future[_Part | None]] = {}
+        self._lake, self._spec, self._partition, self._missing = lake, spec, partition, missing
+        self._workers = ThreadPoolExecutor(max(spill.WORKERS - 1, 1), "prefetch")
+        self._model: Future[_LoadedModel | None] | None = None
+        self._batches: dict[int, Future[_BatchPredictions | None]] = {}  # by the position of the first row
 
     def __enter__(self) -> Prefetch:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._workers.shutdown(wait=False, cancel_futures=True)  # a slow model holds nobody up
+        self._workers.shutdown(wait=False, cancel_futures=True)  # never wait for a slow model
 
     def watch(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Yield batches of features, and begin with those for which a core is free.
+        """Yield batches of features, and start predicting those for which a core is idle.
 
-        A batch that is no whole part of `spool.parts` is let by: a prediction's last bit may depend on the
-        rows beside it. So a partition of less than a part costs nothing here.
+        Only whole batches, as `spill.batches` cuts them, are predicted: the last bit of a prediction may
+        depend on the other rows of its batch. So a partition smaller than one batch costs nothing here.
         """
         start = 0
         for batch in batches:
             if batch.num_rows == spill.BATCH and start % spill.BATCH == 0:
-                with suppress(RuntimeError):  # the system has no thread to give
-                    self._begin(start, pa.Table.from_batches([batch]))
+                with suppress(RuntimeError):  # the system has no thread left
+                    self._submit(start, pa.Table.from_batches([batch]))
             start += batch.num_rows
             yield batch
 
-    def _begin(self, start: int, rows: pa.Table) -> None:
-        waiting = sum(not part.done() for part in self._parts.values())
-        if waiting < spill.WORKERS and len(self._parts) < MOST:
-            guess = self._guess = self._guess or self._workers.submit(_tried, lambda: _likely(*self._of))
-            self._parts[start] = self._workers.submit(_tried, lambda: self._part(guess.result(), rows))
+    def _submit(self, start: int, rows: pa.Table) -> None:
+        unfinished = sum(not batch.done() for batch in self._batches.values())
+        if unfinished < spill.WORKERS and len(self._batches) < MAX_BATCHES:
+            if self._model is None:
+                self._model = self._workers.submit(_ignore_errors, self._load_expected_model)
+            model = self._model
+            self._batches[start] = self._workers.submit(
+                _ignore_errors, lambda: self._predict(model.result(), rows)
+            )
 
-    def _part(self, guess: _Guess | None, rows: pa.Table) -> _Part | None:
-        return _Part(digest_table(rows.select(self._key)), guess.ask(rows)) if guess else None
+    def _predict(self, model: _LoadedModel | None, rows: pa.Table) -> _BatchPredictions | None:
+        return _BatchPredictions(self._keys_digest(rows), model.predict_batch(rows)) if model else None
 
-    def take(self, model: str) -> tuple[Ask, Said] | None:
-        """Return what asks a model and what it has said of the partition's parts.
+    def _keys_digest(self, rows: pa.Table) -> str:
+        return digest_table(rows.select(list(self._spec.key)))
 
-        None if it wasn't the guess.
-        """
-        guess = self._guess.result() if self._guess else None
-        if guess is None or guess.model != model:
+    def _load_expected_model(self) -> _LoadedModel | None:
+        """Return the model that is expected to serve every row, None unless there is exactly one."""
+        switches = ledger.switches(self._lake)
+        if any(trial.kind == ledger.CANARY for trial in trials_on(switches, self._spec, self._partition)):
             return None
-        parts, self._parts, self._guess = self._parts, {}, None
+        if self._lake.count("predictions", {"partition": self._partition}):
+            return None
+        serving = ledger.serving_of(switches, self._partition)
+        steps = fallback.fallback_chain(serving, self._spec, self._missing)
+        digest = next(step.model for step in steps if not step.unavailable)
+        if not digest:
+            return None
+        estimator = artifacts.load_model(self._lake, digest)
+        return _LoadedModel(digest, artifacts.batch_predictor(estimator, self._spec))
 
-        def said(start: int, rows: pa.Table) -> Values | None:
-            part = parts[start].result() if start in parts else None
-            return part.values if part and part.keys == digest_table(rows.select(self._key)) else None
+    def pop(self, model: str) -> PrefetchedModel | None:
+        """Return the prefetched model if it has this digest; the predictions are released with it."""
+        loaded = self._model.result() if self._model else None
+        if loaded is None or loaded.digest != model:
+            return None
+        batches, self._batches, self._model = self._batches, {}, None
 
-        return guess.ask, said
+        def precomputed(start: int, rows: pa.Table) -> Values | None:
+            batch = batches[start].result() if start in batches else None
+            return batch.values if batch and batch.keys_digest == self._keys_digest(rows) else None
+
+        return PrefetchedModel(loaded.predict_batch, precomputed)
 
 
-def _tried(work: Callable[[], Made]) -> Made | None:
-    """Return what a work makes; None of any error, which would keep its rows in memory."""
+def _ignore_errors(function: Callable[[], T]) -> T | None:
+    """Return what the function returns; None on any error, since a stored error keeps its rows in memory."""
     try:
-        return work()
+        return function()
     except Exception:
         return None
-
-
-def _likely(lake: Lake, spec: UseCase, partition: str, missing: Mapping[str, str]) -> _Guess | None:
-    """Return the one model that would serve all of a partition's rows now, None if there isn't one."""
-    switches = ledger.switches(lake)
-    if any(trial.kind == CANARY_ROLE for trial in trials_on(switches, spec, partition)):
-        return None
-    if lake.count("predictions", {"partition": partition}):
-        return None
-    rungs = fallback.fallback_chain(ledger.serving_of(switches, partition), spec)
-    model = next(step.model for step in rungs if not fallback.skip_reason(spec, step, missing))
-    return (
-        _Guess(model, artifacts.batch_predictor(artifacts.load_model(lake, model), spec)) if model else None
-    )

@@ -1,4 +1,4 @@
-"""A model on trial scores each partition beside the one that serves; its rows are kept apart."""
+"""Shadow scoring: models on trial score each partition too, and their predictions go to `shadows`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 
 from include.errors import ModelError
 from include.features import point_in_time
-from include.promote.trials import CANARY_ROLE, SHADOW, Trial
+from include.promote.ledger import CANARY, SHADOW
+from include.promote.trials import Trial
 from include.score import fallback, predictions
-from include.score.fallback import Rung, Served
+from include.score.fallback import FallbackStep, StepPredictions
 from include.spec import UseCase
 from include.storage import spill
 from include.storage.digests import digest_table
@@ -29,95 +30,103 @@ def score_shadow(
     spec: UseCase,
     rows: pa.Table,
     served: pa.Table,
-    on_trial: Iterable[Trial],
+    trials: Iterable[Trial],
     inputs: Mapping[str, str],
 ) -> None:
-    """Publish to `shadows` what each model on trial says of the rows that it doesn't serve.
+    """Publish to `shadows` the predictions of each model on trial that doesn't serve every row.
 
-    What is there as recorded stays, so scoring a partition again changes nothing; what a kill left without
-    its row in `partitions`, or was changed since, is made anew. A model that can't score the rows is logged
-    and leaves none: the trial then lacks the partition.
+    Idempotent: predictions that match their recorded digest are kept. What a killed run left without its row
+    in `partitions`, or what was changed since, is computed again. A model that can't score the rows logs a
+    warning and is skipped, so its trial lacks this partition.
 
     Parameters
     ----------
     rows : the partition's features, shape (n, any).
     served : the partition's predictions.
-    inputs : the digest of what the partition saw of each source.
+    inputs : the digest of each source's rows that were known at the decision time.
     """
-    partition, everywhere = rows["partition"][0].as_py(), set(served["model"].unique().to_pylist())
-    wanted = {str(row["model"]): row for trial in on_trial for row in (trial.candidate, trial.incumbent)}
-    wanted = {model: row for model, row in wanted.items() if everywhere != {model}}
-    if not wanted:
+    partition = rows["partition"][0].as_py()
+    serving_models = set(served["model"].unique().to_pylist())
+    on_trial = {str(row["model"]): row for trial in trials for row in (trial.candidate, trial.incumbent)}
+    on_trial = {model: row for model, row in on_trial.items() if serving_models != {model}}
+    if not on_trial:
         return
-    kept = _kept(lake, spec, partition)
-    made = [kept] if kept is not None else []
-    have = set(kept["model"].to_pylist()) if kept is not None else set()
-    for model, row in wanted.items():
-        if model in have:
+    recorded = _recorded(lake, spec, partition)
+    tables = [] if recorded is None else [recorded]
+    recorded_models = set() if recorded is None else set(recorded["model"].to_pylist())
+    for model, row in on_trial.items():
+        if model in recorded_models:
             continue
-        step = Rung(SHADOW, str(row["version"]), model)
+        step = FallbackStep(SHADOW, str(row["version"]), model)
         try:
-            values = fallback.predict_rung(lake, spec, rows, step)
+            values = fallback.predict_step(lake, spec, rows, step)
         except ModelError as error:
-            log.warning("%s/%s: v%s can't score beside: %s", spec.name, partition, row["version"], error)
+            log.warning(
+                "%s/%s: shadow scoring by v%s failed: %s", spec.name, partition, row["version"], error
+            )
             continue
-        made.append(predictions.build_predictions(spec, rows, Served(step, "", values)))
-    if made and (kept is None or len(made) > 1):
-        _publish(lake, spec, partition, pa.concat_tables(made), inputs)
+        tables.append(predictions.build_predictions(spec, rows, StepPredictions(step, "", values)))
+    if tables and (recorded is None or len(tables) > 1):
+        _publish(lake, spec, partition, pa.concat_tables(tables), inputs)
 
 
-def _kept(lake: Lake, spec: UseCase, partition: str) -> pa.Table | None:
-    """Return a partition's rows if they are those that were recorded."""
-    for recorded in lake.rows("partitions", {"product": TABLE, "partition": partition}):
-        found = _sorted(
-            spec,
-            point_in_time.conform(
-                lake.read(TABLE, {"partition": partition}), predictions.predictions_schema(spec)
-            ),
-        )
-        if digest_table(found) == recorded["digest"]:
-            return found
+def _recorded(lake: Lake, spec: UseCase, partition: str) -> pa.Table | None:
+    """Return a partition's shadow predictions, None unless they have the digest that was recorded."""
+    for row in lake.rows("partitions", {"product": TABLE, "partition": partition}):
+        published = lake.read(TABLE, {"partition": partition})
+        shadows = _sort(spec, point_in_time.conform(published, predictions.predictions_schema(spec)))
+        if digest_table(shadows) == row["digest"]:
+            return shadows
     return None
 
 
-def _publish(lake: Lake, spec: UseCase, partition: str, made: pa.Table, inputs: Mapping[str, str]) -> None:
-    made = _sorted(spec, made)
-    lake.publish(TABLE, made, {"partition": partition})
-    done = predictions.predictions_row(
-        TABLE, partition, made, inputs, spec.digest, predictions.serving_sentence(made)
+def _publish(lake: Lake, spec: UseCase, partition: str, shadows: pa.Table, inputs: Mapping[str, str]) -> None:
+    shadows = _sort(spec, shadows)
+    lake.publish(TABLE, shadows, {"partition": partition})
+    row = predictions.predictions_row(
+        TABLE, partition, shadows, inputs, spec.digest, predictions.serving_sentence(shadows)
     )
-    lake.publish("partitions", done, {"product": TABLE, "partition": partition})
+    lake.publish("partitions", row, {"product": TABLE, "partition": partition})
 
 
-def _sorted(spec: UseCase, rows: pa.Table) -> pa.Table:
+def _sort(spec: UseCase, rows: pa.Table) -> pa.Table:
     return spill.sort_rows(rows, ("model", *spec.key))
 
 
-Part = tuple[pa.Table, list[Rung]]
+def split_canary(
+    spec: UseCase,
+    rows: pa.Table,
+    steps: list[FallbackStep],
+    trials: Sequence[Trial],
+    missing: Mapping[str, str],
+) -> list[tuple[pa.Table, list[FallbackStep]]]:
+    """Return the rows with their fallback chain: one group, or two if a canary serves some of the rows.
 
-
-def split_canary(spec: UseCase, rows: pa.Table, rungs: list[Rung], on_trial: Sequence[Trial]) -> list[Part]:
-    """Return the partition's rows in one part, or in two when a canary serves some of them.
-
-    With their rungs.
+    Parameters
+    ----------
+    missing : by source, why the partition is without it. A canary requires the champion's sources.
     """
-    for trial in on_trial:
-        if trial.kind == CANARY_ROLE:
+    for trial in trials:
+        if trial.kind == CANARY:
             model, version = str(trial.candidate["model"]), str(trial.candidate["version"])
-            chosen = pa.array(canary_entities(spec, rows, model), pa.bool_())
-            both = [(spill.filter_rows(rows, chosen), [Rung(CANARY_ROLE, version, model), *rungs])]
-            both.append((spill.filter_rows(rows, pc.invert(chosen)), rungs))
-            return [part for part in both if part[0].num_rows]
-    return [(rows, rungs)]
+            reason = fallback.missing_sources_reason(spec, "champion", missing)
+            canary = FallbackStep(CANARY, version, model, unavailable=reason)
+            share = pa.array(canary_entities(spec, rows, model), pa.bool_())
+            groups = [
+                (spill.filter_rows(rows, share), [canary, *steps]),
+                (spill.filter_rows(rows, pc.invert(share)), steps),
+            ]
+            return [(group, chain) for group, chain in groups if group.num_rows]
+    return [(rows, steps)]
 
 
 def canary_entities(spec: UseCase, rows: pa.Table, model: str) -> list[bool]:
     """Tell for each row whether its entity is in the canary's share.
 
-    The model's digest goes into the hash, so that it isn't always the same entities that try what is new.
+    The hash includes the model's digest, so that each canary gets other entities.
     """
     columns = spec.gate.rollout.entity or spec.key
-    edge = int(spec.gate.rollout.share * 2**64)
-    names = zip(*(rows[name].to_pylist() for name in columns), strict=True)
-    texts = (f"{model}{json.dumps(name, default=str)}".encode() for name in names)
-    return [int.from_bytes(blake2b(text, digest_size=8).digest()) < edge for text in texts]
+    limit = int(spec.gate.rollout.share * 2**64)
+    entities = zip(*(rows[name].to_pylist() for name in columns), strict=True)
+    texts = (f"{model}{json.dumps(entity, default=str)}".encode() for entity in entities)
+    return [int.from_bytes(blake2b(text, digest_size=8).digest()) < limit for text in texts]

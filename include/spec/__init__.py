@@ -4,8 +4,18 @@ Addresses, accounts and secrets come from the environment, never from the declar
 """
 
 from include.errors import SpecError
-from include.spec.load import folders, load, names, read_all
+from include.spec.load import folders, json_schema, load, names, read_all
 from include.spec.problem import Problem
 from include.spec.usecase import Schedule, UseCase
 
-__all__ = ["Problem", "Schedule", "SpecError", "UseCase", "folders", "load", "names", "read_all"]
+__all__ = [
+    "Problem",
+    "Schedule",
+    "SpecError",
+    "UseCase",
+    "folders",
+    "json_schema",
+    "load",
+    "names",
+    "read_all",
+]

@@ -14,9 +14,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Requirement(Strict):
     """A bound on a metric: at_least or at_most."""
 
-    metric: str
-    at_least: float | None = None
-    at_most: float | None = None
+    metric: str = Field(description="a metric of the problem's kind, as roc_auc or recall@0.5")
+    at_least: float | None = Field(None, description="the lowest value that passes; give this or at_most")
+    at_most: float | None = Field(None, description="the highest value that passes")
 
     @model_validator(mode="after")
     def _one_side(self) -> Requirement:
@@ -58,7 +58,9 @@ class Fairness(Strict):
     )
     threshold: float = Field(0.5, gt=0, lt=1, description="probability from which a row counts as selected")
     min_rows: int = Field(500, ge=1, description="rows that a group must have to be compared")
-    requirements: tuple[Requirement, ...] = Field(min_length=1)
+    requirements: tuple[Requirement, ...] = Field(
+        min_length=1, description="such as {metric: tpr_difference, at_most: 0.1}"
+    )
 
     @model_validator(mode="after")
     def _valid_metrics(self) -> Fairness:
@@ -99,7 +101,9 @@ class Rollout(Strict):
     first. ``canary``: after the shadow it serves a share of the rows first.
     """
 
-    kind: Literal["immediate", "shadow", "canary"] = "immediate"
+    kind: Literal["immediate", "shadow", "canary"] = Field(
+        "immediate", description="how a promoted challenger starts to serve"
+    )
     partitions: int = Field(14, ge=2, description="partitions with labels before a step forward")
     look_every: int = Field(
         7, ge=1, description="partitions with labels between two interim looks at the live losses"
@@ -126,14 +130,16 @@ class Rollout(Strict):
 class Gate(Strict):
     """The conditions under which a challenger may replace the champion."""
 
-    objective: Literal["log_loss", "brier", "squared_error", "absolute_error"]
+    objective: Literal["log_loss", "brier", "squared_error", "absolute_error"] = Field(
+        description="the loss by which models are compared, row by row"
+    )
     evidence: Literal["held_out", "walk_forward"] = Field(
         "held_out",
         description="held_out: judge a model on a test window and deploy it. walk_forward: judge the "
         "recipe by a walk-forward over the window, and deploy a fit on all data",
     )
     step: int = Field(7, ge=1, description="partitions between two fits of a walk-forward")
-    requirements: tuple[Requirement, ...] = ()
+    requirements: tuple[Requirement, ...] = Field((), description="of the challenger's metrics")
     min_partitions: int = Field(
         21, ge=2, description="test partitions with labels that are needed for a verdict"
     )
@@ -159,9 +165,13 @@ class Gate(Strict):
         description="tolerated relative increase of the mean loss if a feature is missing, noisy or unseen; "
         "default: any increase, as long as nothing crashes",
     )
-    serving: tuple[Requirement, ...] = ()
+    serving: tuple[Requirement, ...] = Field(
+        (), description="of p50_ms, p95_ms, p99_ms, rows_per_second, size_mb or memory_mb"
+    )
     leak: Leak = Leak()
-    approval: Literal["none", "human"] = "none"
+    approval: Literal["none", "human"] = Field(
+        "none", description="human: a person must approve a blessed challenger before it serves"
+    )
     approval_hours: float = Field(
         48, gt=0, description="hours after which an unanswered approval counts as rejected"
     )

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from datetime import date
 from pathlib import Path
-from typing import get_args, get_origin
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
 
 from include.errors import SpecError
+from include.spec.source import source_class
 from include.spec.usecase import UseCase
 
 SHIPPED = Path(__file__).parent.parent / "usecases"
+SCHEMA = SHIPPED / "schema.json"  # what `json_schema` returns, for editors; a test keeps it up to date
 
 # the C loader takes a third of the time, and each DAG file reads every declaration
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -43,7 +45,7 @@ def load(name: str) -> UseCase:
     raise SpecError(
         f"use case {name!r}",
         required=f"one of {', '.join(names()) or 'none yet'}",
-        remedy=f"make it with `python -m include new {name}`, or name its parent folder in "
+        remedy=f"create it with `python -m include init {name}`, or name its parent folder in "
         "EVERGREEN_USECASES",
     )
 
@@ -58,6 +60,17 @@ def read_all() -> tuple[list[UseCase], list[SpecError]]:
         except SpecError as error:
             bad.append(error)
     return good, bad
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of ``usecase.yaml``.
+
+    It describes each key by itself. What needs two keys, as a column that must exist, only `read` checks.
+    """
+    schema = UseCase.model_json_schema()
+    del schema["properties"]["folder"]  # where the file lies, which it doesn't say itself
+    title = "usecase.yaml of Evergreen"
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": title}
 
 
 def read(file: Path) -> UseCase:
@@ -100,21 +113,15 @@ def read(file: Path) -> UseCase:
 def _error_sentence(error: object, node: yaml.Node | None) -> str:
     """Return one of pydantic's errors as ``path: problem``, with the valid keys for an unknown one."""
     assert isinstance(error, dict)
-    path = _path(error["loc"])
+    path = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"{path}: unknown key{_valid_keys(error['loc'])}"
+        return f"{path}: unknown key{_valid_keys(error['loc'], node)}"
     if error["type"] == "string_type" and (text := _scalar_text(node, path)):
         key = path.rpartition(".")[2]
         kind = "date" if isinstance(error["input"], date) else "time" if ":" in text else "text"
         return f'{path}: quote the {kind}: {"" if key.isdigit() else f"{key}: "}"{text}"'
     message = str(error["msg"]).removeprefix("Value error, ")
     return f"{path}: {message}" if path else message
-
-
-def _path(loc: tuple[str | int, ...]) -> str:
-    """Return the path as in the file, without the source's kind that pydantic inserts after its name."""
-    tagged = len(loc) > 2 and loc[0] == "sources" and loc[2] in ("objects", "http", "sql")
-    return ".".join(str(part) for part in (loc[:2] + loc[3:] if tagged else loc))
 
 
 def _scalar_text(node: yaml.Node | None, path: str) -> str:
@@ -129,11 +136,12 @@ def _scalar_text(node: yaml.Node | None, path: str) -> str:
     return str(node.value) if isinstance(node, yaml.ScalarNode) else ""
 
 
-def _valid_keys(loc: tuple[str | int, ...]) -> str:
+def _valid_keys(loc: tuple[str | int, ...], node: yaml.Node | None) -> str:
     """Return the keys that are valid at the place of an unknown one."""
     model: object = UseCase
-    for part in loc[:-1]:
-        model = _step(model, part)
+    for depth, part in enumerate(loc[:-1]):
+        is_source = depth == 1 and loc[0] == "sources"
+        model = source_class(_scalar_text(node, f"sources.{part}.kind")) if is_source else _step(model, part)
     fields = getattr(model, "model_fields", {})
     keys = sorted(field.alias or name for name, field in fields.items() if not field.exclude)
     return f"; valid here: {', '.join(keys)}" if keys else ""
@@ -145,10 +153,6 @@ def _step(annotation: object, part: str | int) -> object:
     if fields is not None:
         return next((f.annotation for name, f in fields.items() if part in (name, f.alias)), None)
     args = get_args(annotation)
-    for arg in args:  # a union is discriminated by its members' kind
-        kind = getattr(arg, "model_fields", {}).get("kind")
-        if kind is not None and part in get_args(kind.annotation):
-            return arg
     if get_origin(annotation) in (dict, tuple):
         return args[-1] if get_origin(annotation) is dict else args[0]
     return next((type_ for arg in args if (type_ := _step(arg, part)) is not None), None)

@@ -23,18 +23,23 @@ def _class_name(value: Any) -> Any:
     return text
 
 
+ClassName = Annotated[str, BeforeValidator(_class_name, json_schema_input_type=str | int)]
+
+
 class Problem(Strict):
     """The prediction problem: what is predicted, and why."""
 
-    kind: Literal["binary", "regression", "multiclass"]
-    classes: tuple[Annotated[str, BeforeValidator(_class_name)], ...] = Field(
+    kind: Literal["binary", "regression", "multiclass"] = Field(
+        description="binary and multiclass problems predict probabilities"
+    )
+    classes: tuple[ClassName, ...] = Field(
         (),
         exclude_if=lambda classes: not classes,  # so that it doesn't change the digests of other kinds
         description="only multiclass: the values of the label, in display order",
     )
-    statement: str
-    target: Name
-    owner: str = ""
+    statement: str = Field(description="what is predicted, for whom and when; the DAGs show it")
+    target: Name = Field(description="a name for what is predicted; it may not be a feature")
+    owner: str = Field("", description="the team to ask; Airflow shows it as the owner of the tasks")
     never_features: tuple[str, ...] = Field(
         (), description="columns that must not become features, for privacy"
     )

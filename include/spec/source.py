@@ -1,11 +1,37 @@
-"""The declaration of sources: how to fetch them, their columns and contract, and when rows become known."""
+"""Declarations of sources: how to fetch them, what they contain, and when their rows became available."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    SerializeAsAny,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+if TYPE_CHECKING:
+    from pydantic import GetJsonSchemaHandler
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import CoreSchema
+
+# The registry of connectors: one line for each `kind` of source, with the class that declares it. The class
+# is defined in the connector's own module, beside the function `open_source` that reads it. The modules are
+# imported on demand, when a declaration uses them, and import nothing heavy at their top: a DAG file parses
+# declarations.
+CONNECTORS = {
+    "objects": "include.ingest.connectors.objects:ObjectsSource",
+    "http": "include.ingest.connectors.http:HttpSource",
+    "sql": "include.ingest.connectors.sql:SqlSource",
+}
 
 
 class Strict(BaseModel):
@@ -30,7 +56,9 @@ Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 class Column(Strict):
     """One column of a source as it is stored: typed, times in UTC, numbers in SI or declared units."""
 
-    type: Literal["string", "integer", "number", "boolean", "date", "timestamp", "hhmm"]
+    type: Literal["string", "integer", "number", "boolean", "date", "timestamp", "hhmm"] = Field(
+        description="hhmm is a time of day written as 930 or 0930, stored in minutes after midnight"
+    )
     source: str | None = Field(
         None, alias="from", description="the column's name in the source, if different"
     )
@@ -58,8 +86,10 @@ class Expectation(Strict):
     the table refuses the partition.
     """
 
-    type: Annotated[str, Field(pattern=r"^expect_[a-z_]+$")]
-    kwargs: dict[str, Any] = {}
+    type: Annotated[str, Field(pattern=r"^expect_[a-z_]+$")] = Field(
+        description="as expect_column_values_to_be_between"
+    )
+    kwargs: dict[str, Any] = Field({}, description="its arguments, as {column: price, min_value: 0}")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -78,8 +108,8 @@ class Expectation(Strict):
 class Contract(Strict):
     """The conditions that a partition of the source must meet."""
 
-    min_rows: int = Field(1, ge=0)
-    max_rows: int | None = Field(None, ge=1)
+    min_rows: int = Field(1, ge=0, description="fewer refuse the partition")
+    max_rows: int | None = Field(None, ge=1, description="more refuse the partition")
     tolerance: float = Field(
         0.05,
         ge=0,
@@ -90,7 +120,9 @@ class Contract(Strict):
     tolerated_rows: int = added_field(
         2, ge=0, description="rows that may be quarantined regardless of their share, if others are left"
     )
-    extra: Literal["refuse", "ignore"] = "refuse"
+    extra: Literal["refuse", "ignore"] = Field(
+        "refuse", description="what to do with a partition that has columns which are not declared"
+    )
     expectations: tuple[Expectation, ...] = ()
 
     def exceeded(self, bad: int, total: int) -> bool:
@@ -121,8 +153,11 @@ class Fetch(Strict):
     )
 
 
-class _Source(Strict):
-    connection: Name
+class BaseSource(Strict):
+    """What all kinds of sources declare; each connector's class adds its own keys."""
+
+    kind: str
+    connection: Name = Field(description="the Airflow connection with the address and the account")
     offset: int = Field(0, description="days from the partition to the day of the data")
     available_at: LocalTime = Field(
         "00:00", description="local time at which the partition's rows become known"
@@ -131,13 +166,33 @@ class _Source(Strict):
         None, description="the first partition with this source, if later than schedule.start"
     )
     day: str | None = Field(None, description="the column whose local date must be the requested day")
-    key: tuple[str, ...] = Field(min_length=1)
+    key: tuple[str, ...] = Field(min_length=1, description="columns that identify a row in a partition")
     columns: dict[str, Column] = Field(min_length=1)
     contract: Contract = Contract()
     fetch: Fetch = Fetch()
 
+    @property
+    def path_templates(self) -> tuple[str, ...]:
+        """Return the declared paths, with their placeholders, that `validate` checks."""
+        return ()
+
+    @property
+    def part_format(self) -> Literal["csv", "parquet", "json"]:
+        """Return the format of the parts that the connector returns."""
+        return "csv"
+
+    @property
+    def rows_field(self) -> str | None:
+        """Return the field of a JSON part that holds its rows."""
+        return None
+
+    @property
+    def volatile_fields(self) -> tuple[str, ...]:
+        """Return the top-level fields of a JSON part that change with each response."""
+        return ()
+
     @model_validator(mode="after")
-    def _columns_agree(self) -> _Source:
+    def _columns_agree(self) -> BaseSource:
         for name, column in self.columns.items():
             if column.agrees_with is None:
                 continue
@@ -151,7 +206,7 @@ class _Source(Strict):
         return self
 
     @model_validator(mode="after")
-    def _columns_exist(self) -> _Source:
+    def _columns_exist(self) -> BaseSource:
         for name in self.columns:
             if '"' in name:
                 raise ValueError(
@@ -172,34 +227,35 @@ class _Source(Strict):
         return self
 
 
-class Objects(_Source):
-    """Files in a bucket or folder, one object per partition."""
-
-    kind: Literal["objects"]
-    path: str = Field(description="of the object, relative to the connection, with {day} or {partition}")
-    format: Literal["csv", "parquet", "json"] = "csv"
+def source_class(kind: str) -> type[BaseSource]:
+    """Return the class that declares sources of a kind."""
+    declaration: type[BaseSource] = resolve_name(CONNECTORS[kind])
+    return declaration
 
 
-class Http(_Source):
-    """A paged JSON API."""
-
-    kind: Literal["http"]
-    path: str = Field(description="relative to the connection, with {day} or {partition}")
-    rows: str = Field("rows", description="the field of the response with the rows")
-    pages: str | None = Field(
-        "pages", description="the field of the response with the number of pages; null: there is one page"
-    )
-    page: str = Field("page", description="the query parameter for the page number, from 1")
-    volatile: tuple[str, ...] = Field(
-        (), description="fields that differ in each response and don't make it a new revision"
-    )
+def _validate_source(declaration: Any) -> BaseSource:
+    """Validate a source by the class that its ``kind`` names."""
+    if isinstance(declaration, BaseSource):
+        return declaration
+    kind = declaration.get("kind") if isinstance(declaration, dict) else None
+    if not isinstance(kind, str) or kind not in CONNECTORS:
+        message = f"required one of {', '.join(CONNECTORS)}, found {kind!r}"
+        error = PydanticCustomError("source_kind", "{message}", {"message": message})
+        details = InitErrorDetails(type=error, loc=("kind",), input=kind)
+        raise ValidationError.from_exception_data("source", [details])
+    return source_class(kind).model_validate(declaration)
 
 
-class Sql(_Source):
-    """The rows of a query; :day, :partition and :known_at are bound parameters."""
+class _SourceJsonSchema:
+    """The JSON Schema of a source: one of the registered classes, told apart by ``kind``."""
 
-    kind: Literal["sql"]
-    query: str
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        # the classes are known only at runtime
+        classes: Any = Union[tuple(source_class(kind) for kind in CONNECTORS)]  # noqa: UP007
+        return handler(TypeAdapter(Annotated[classes, Field(discriminator="kind")]).core_schema)
 
 
-Source = Annotated[Objects | Http | Sql, Field(discriminator="kind")]
+Source = Annotated[SerializeAsAny[BaseSource], PlainValidator(_validate_source), _SourceJsonSchema]

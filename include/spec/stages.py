@@ -16,14 +16,14 @@ FallbackStep = Literal["champion", "previous", "baseline", "prior"]
 class Features(Strict):
     """The features: one SQL file for both training and scoring."""
 
-    sql: str = "features.sql"
+    sql: str = Field("features.sql", description="the file with one SELECT, in the use case's folder")
     spine: Name = Field(description="the source whose rows are scored")
     lookback: int = Field(ge=0, description="earlier partitions that the SQL may read")
     lookbacks: dict[Name, Annotated[int, Field(ge=0)]] = Field(
         {}, description="sources with a shorter lookback"
     )
-    numeric: tuple[str, ...] = ()
-    categorical: tuple[str, ...] = ()
+    numeric: tuple[str, ...] = Field((), description="columns of the SELECT that are numbers")
+    categorical: tuple[str, ...] = Field((), description="columns of the SELECT that are categories")
     groups: dict[Name, tuple[str, ...]] = Field(
         {}, description="features that an ablation leaves out together; default: numeric and categorical"
     )
@@ -61,7 +61,7 @@ class Features(Strict):
 class Labels(Strict):
     """The labels: the true values of the target."""
 
-    source: Name
+    source: Name = Field(description="the source that brings the labels; it has the spine's key")
     sql: str = Field(
         description="an expression over the source's columns; null if there will never be a label"
     )
@@ -71,9 +71,13 @@ class Labels(Strict):
 class Candidate(Strict):
     """A recipe: an estimator and its parameters."""
 
-    name: Name
-    estimator: Name
-    params: dict[str, Any] = Field(default_factory=dict)
+    name: Name = Field(description="shown in reports and in MLflow; unique in its list")
+    estimator: Name = Field(
+        description="as hist_gradient_boosting; `validate` lists those of the problem's kind"
+    )
+    params: dict[str, Any] = Field(
+        default_factory=dict, description="arguments of the scikit-learn estimator"
+    )
 
 
 class Training(Strict):
@@ -92,7 +96,7 @@ class Training(Strict):
     )
     baselines: tuple[Candidate, ...] = Field(min_length=1)
     candidates: tuple[Candidate, ...] = Field(min_length=1)
-    seed: int = 7
+    seed: int = Field(7, description="of every random choice, so that a rerun fits the same model")
     ablation: bool = Field(
         False, description="each training also measures what each group of features contributes"
     )
@@ -147,7 +151,7 @@ class SuddenChanges(Strict):
     partitions: int = Field(
         2, ge=1, description="partitions of the last `of` that must differ from their past"
     )
-    of: int = Field(3, ge=1)
+    of: int = Field(3, ge=1, description="the newest partitions, of which `partitions` must differ")
     quiet: int = Field(7, ge=1, description="partitions after an alert in which it isn't repeated")
 
     @property
@@ -165,8 +169,8 @@ class SuddenChanges(Strict):
 class Measure(Strict):
     """The drift measure that decides, for each kind of column; the others are only recorded."""
 
-    numeric: Literal["psi", "js", "ks", "wasserstein"] = "psi"
-    categorical: Literal["psi", "js"] = "psi"
+    numeric: Literal["psi", "js", "ks", "wasserstein"] = Field("psi", description="for columns of numbers")
+    categorical: Literal["psi", "js"] = Field("psi", description="for columns of categories")
 
 
 class Monitoring(Strict):
@@ -219,7 +223,10 @@ class Monitoring(Strict):
 class Retraining(Strict):
     """When monitoring requests a training outside the schedule."""
 
-    when: tuple[Literal["degraded", "drifted", "concept"], ...] = ("degraded",)
+    when: tuple[Literal["degraded", "drifted", "concept"], ...] = Field(
+        ("degraded",),
+        description="causes of a training: live performance below its limits, drift, a change of concept",
+    )
     consecutive: int = Field(3, ge=1, description="consecutive partitions that must show the cause")
     cooldown: int = Field(
         14, ge=0, description="partitions after such a training in which no other is requested"

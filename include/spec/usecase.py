@@ -60,7 +60,7 @@ class Schedule(Strict):
 class UseCase(Strict):
     """One use case. ``folder`` contains its file and is not part of its digest."""
 
-    name: Name
+    name: Name = Field(description="the folder's name; also the first part of the DAG ids")
     problem: Problem
     schedule: Schedule
     sources: dict[Name, Source] = Field(min_length=1)

@@ -26,7 +26,8 @@ AROUND = 8  # weeks to either side from which a week of the resampled year is dr
 YEARS = 20  # resampled ones: the limit's own noise is then below that of two months of partitions
 LEAST_SPREAD = 0.2  # of a column's logarithms, since that of few partitions may be nil by chance
 HALVINGS = 30
-# of the tolerable rate: a season that has not been is wilder than those that were (docs/alarms.md)
+# of the tolerable rate: a season that has not been is wilder than those that were
+# (docs/explanation/drift-and-alarms.md)
 CAUTION = 0.25
 
 

@@ -95,8 +95,9 @@ def test_help_names_every_command() -> None:
     assert done.returncode == 0
     for command in (
         "status",
-        "check",
-        "new",
+        "validate",
+        "init",
+        "schema",
         "verify",
         "doctor",
         "run",
@@ -118,7 +119,7 @@ def test_an_error_is_one_line_and_the_end_is_1() -> None:
     """A person sees the sentence, a script sees JSON, and only --debug shows the traceback."""
     plain = shell("status", "nothing")
     assert (plain.returncode, plain.stdout) == (1, "")
-    assert plain.stderr.startswith("use case 'nothing': required one of flight_delay; make it with")
+    assert plain.stderr.startswith("use case 'nothing': required one of flight_delay; create it with")
     assert len(plain.stderr.splitlines()) == 1
     as_json = shell("status", "nothing", "--json")
     assert as_json.returncode == 1
@@ -236,10 +237,10 @@ def test_status_shows_what_is_not_published_and_what_is_stale(lake: Path, tmp_pa
     }
 
 
-def test_check_passes_the_shipped_use_case_and_the_tests_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validate_passes_the_shipped_use_case_and_the_tests_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is shipped is sound, its SQL, estimators and expectations included."""
     monkeypatch.setenv("EVERGREEN_USECASES", str(USECASES))
-    assert call("check") == (
+    assert call("validate") == (
         0,
         {"usecases": ["flight_delay", "flight_bands", "flight_minutes", "weekly_sales"], "wrong": []},
     )
@@ -265,7 +266,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("right", WRONG)
-def test_check_finds_what_is_wrong(right: str, tmp_path: Path) -> None:
+def test_validate_finds_what_is_wrong(right: str, tmp_path: Path) -> None:
     """One change to a sound declaration is found, named, and ends with 1."""
     wrong, said = WRONG[right]
     folder = tmp_path / "weekly_sales"
@@ -273,30 +274,30 @@ def test_check_finds_what_is_wrong(right: str, tmp_path: Path) -> None:
     spec = folder / "usecase.yaml"
     assert right in spec.read_text()
     spec.write_text(spec.read_text().replace(right, wrong, 1))
-    code, found = call("check", str(folder))
+    code, found = call("validate", str(folder))
     assert code == 1
     assert said in "\n".join(found["wrong"])
 
 
-def test_check_finds_sql_that_does_not_run(tmp_path: Path) -> None:
+def test_validate_finds_sql_that_does_not_run(tmp_path: Path) -> None:
     """SQL that DuckDB refuses is named by its file, without any data."""
     folder = tmp_path / "weekly_sales"
     shutil.copytree(USECASES / "weekly_sales", folder)
     sql = folder / "features.sql"
     sql.write_text(sql.read_text().replace("spine.price,", "spine.prize,", 1))
-    code, found = call("check", str(folder))
+    code, found = call("validate", str(folder))
     assert code == 1
     assert any("prize" in sentence and str(sql) in sentence for sentence in found["wrong"])
 
 
-def test_check_of_one_bad_declaration_still_checks_the_others(
+def test_validate_of_one_bad_declaration_still_checks_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All use cases are checked, readable or not."""
     monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path))
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "usecase.yaml").write_text("name: broken\n")
-    code, found = call("check")
+    code, found = call("validate")
     assert (code, found["usecases"]) == (1, ["flight_delay"])
     assert len(found["wrong"]) == 1
     assert "broken/usecase.yaml" in found["wrong"][0]
@@ -363,16 +364,16 @@ def test_a_missing_partition_is_asked_for_as_the_command_line_has_it(
     assert "form" not in str(caught.value)
 
 
-def test_a_new_use_case_passes_check_and_carries_its_name(
+def test_a_new_use_case_is_valid_and_carries_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the template makes is sound before anybody has changed it, and is found by its name."""
-    assert call("new", "coffee_sales", "--into", str(tmp_path)) == (
+    assert call("init", "coffee_sales", "--into", str(tmp_path)) == (
         0,
         {"folder": str(tmp_path / "coffee_sales")},
     )
     monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path))
-    assert call("check", "coffee_sales") == (0, {"usecases": ["coffee_sales"], "wrong": []})
+    assert call("validate", "coffee_sales") == (0, {"usecases": ["coffee_sales"], "wrong": []})
     assert "USECASE" not in (tmp_path / "coffee_sales" / "usecase.yaml").read_text().replace(
         "EVERGREEN_USECASES", ""
     )
@@ -382,17 +383,17 @@ def test_a_new_use_case_passes_check_and_carries_its_name(
 def test_a_name_that_no_use_case_can_have_is_refused(name: str, tmp_path: Path) -> None:
     """A bad name makes nothing."""
     with pytest.raises(Exception, match="a name of small letters, digits and _"):
-        call("new", name, "--into", str(tmp_path / "into"))
+        call("init", name, "--into", str(tmp_path / "into"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
-    """A second `new` of the same name overwrites nothing."""
-    call("new", "coffee_sales", "--into", str(tmp_path))
+    """A second `init` of the same name overwrites nothing."""
+    call("init", "coffee_sales", "--into", str(tmp_path))
     file = tmp_path / "coffee_sales" / "usecase.yaml"
     file.write_text("mine")
-    with pytest.raises(Exception, match="a folder that is not there yet"):
-        call("new", "coffee_sales", "--into", str(tmp_path))
+    with pytest.raises(Exception, match="a folder that does not exist yet"):
+        call("init", "coffee_sales", "--into", str(tmp_path))
     assert file.read_text() == "mine"
 
 
@@ -655,7 +656,7 @@ def test_no_command_prints_the_registrys_password(guarded: str, lake: Path) -> N
         ("doctor",),
         ("status",),
         ("verify", "weekly_sales"),
-        ("check",),
+        ("validate",),
         ("run", "train", "weekly_sales", "--partition", world.partitions(WEEKS)[-1]),
         ("rollback", "weekly_sales", "--by", "ada", "--reason", "a try"),
     ]

@@ -73,7 +73,7 @@ def test_the_whole_story(house: House) -> None:
 
     steps = _partitions(house, 14, 16)
     assert list(steps) == [16], "the shadow became a canary"
-    assert "shadow of v3 beside v1" in steps[16]
+    assert "shadow of v3 against v1" in steps[16]
     assert _served(house, 16) == {("champion", "1")}
     assert {row["version"] for row in lake.rows("shadows", {"partition": NIGHTS[16]})} == {"3"}
     steps = _partitions(house, 17, 19)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from include.monitor import findings
 from include.monitor.findings import Finding
 from include.monitor.policy import publish_decisions
-from include.promote.ledger import ROLLED_BACK, STEPPED_DOWN
+from include.promote.ledger import DEMOTED, ROLLED_BACK
 from include.spec import UseCase
 from include.spec.stages import Alerts, Retraining
 from include.storage import schemas
@@ -124,7 +124,7 @@ def test_an_alarm_that_was_mended_is_told_no_more(rules: UseCase, week: list[str
 
 @pytest.mark.parametrize(
     ("kind", "decision", "does"),
-    [(STEPPED_DOWN, "stop serving", "serves no more"), (ROLLED_BACK, "roll back", "serves again")],
+    [(DEMOTED, "stop serving", "serves no more"), (ROLLED_BACK, "roll back", "serves again")],
 )
 def test_a_champion_that_went_is_the_decision_of_its_partition(
     rules: UseCase, week: list[str], tmp_path: Path, kind: str, decision: str, does: str
@@ -135,7 +135,7 @@ def test_a_champion_that_went_is_the_decision_of_its_partition(
     for partition in week[1:4]:
         watched(lake, rules, partition)
     reasons = [row[3] for row in decided(lake)]
-    after = "retrain" if kind == STEPPED_DOWN else "nothing"
+    after = "retrain" if kind == DEMOTED else "nothing"
     assert [row[1] for row in decided(lake)] == ["nothing", decision, after]
     assert reasons[1].startswith(f"{kind}: v1 {does} from this partition on (loses more); ")
 
@@ -145,14 +145,14 @@ def test_a_demotion_asks_for_a_training_until_a_model_serves_again(
 ) -> None:
     """By one cause from the first partition on that nobody is champion, and by none once somebody is."""
     lake = opened(tmp_path, week)
-    switch(lake, kind=STEPPED_DOWN, effective=week[2])
-    switch(lake, kind=STEPPED_DOWN, effective=week[2], role="baseline", model="b" * 64)
+    switch(lake, kind=DEMOTED, effective=week[2])
+    switch(lake, kind=DEMOTED, effective=week[2], role="baseline", model="b" * 64)
     switch(lake, model="f" * 64, version="2", effective=week[5])
     for partition in week[1:7]:
         watched(lake, rules, partition)
     rows = decided(lake)
     assert [row[2] for row in rows] == ["", *[f"demoted-0123456789ab-{week[2]}"] * 3, "", ""]
-    nobody = f"there is no champion: v1 stepped down from {week[2]} on, and baseline v1 serves instead"
+    nobody = f"there is no champion: v1 was demoted from {week[2]} on, and baseline v1 serves instead"
     assert all(nobody in row[3] for row in rows[1:4])
 
 
@@ -175,7 +175,7 @@ def test_a_demotion_counts_the_partitions_after_those_its_champion_was_fitted_on
     judged = dict.fromkeys(schemas.ATTEMPTS.names, "") | {"key": "1", "attempt": 1, "recorded": 1}
     judged["evidence"] = json.dumps({"fitted": week[0], "last_fitted": machines.FIRST})
     lake.publish("attempts", pa.Table.from_pylist([judged], schema=schemas.ATTEMPTS), {"key": "1"})
-    switch(lake, kind=STEPPED_DOWN, effective=week[2])
+    switch(lake, kind=DEMOTED, effective=week[2])
     for partition in week[2:8]:
         watched(lake, rules, partition)
     # two partitions are needed, the third after the last fitted one and the next, which mature two partitions

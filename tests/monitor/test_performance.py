@@ -11,7 +11,7 @@ from sklearn import metrics as sk
 
 from include.monitor import performance
 from include.monitor.pipeline import monitor
-from include.promote.ledger import STEPPED_DOWN
+from include.promote.ledger import DEMOTED
 from include.score.pipeline import score
 from include.spec import UseCase
 from include.spec.gate import Requirement
@@ -118,12 +118,12 @@ def test_without_a_champion_the_findings_say_so_and_who_serves(
 ) -> None:
     """After a step down nobody's partitions are counted, also while those before it still mature."""
     run(quick, use, *week[:5])
-    row = quick.rows("deployments")[0] | {"switch": 2, "kind": STEPPED_DOWN, "effective": week[5]}
+    row = quick.rows("deployments")[0] | {"switch": 2, "kind": DEMOTED, "effective": week[5]}
     table = pa.Table.from_pylist([row], schema=schemas.DEPLOYMENTS)
     quick.append_at("deployments", table, quick.version("deployments"))
     score(quick, use, week[5])
     sentence = monitor(quick, use, week[5]).note
-    note = f"there is no champion: v1 stepped down from {week[5]} on, and a constant serves instead"
+    note = f"there is no champion: v1 was demoted from {week[5]} on, and a constant serves instead"
     found = quick.rows("findings", {"partition": week[5], "check": ["performance", "concept"]})
     assert {(row["note"], row["outcome"]) for row in found} == {(note, "not enough")}
     assert "asks for a training" in sentence

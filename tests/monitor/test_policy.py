@@ -193,7 +193,7 @@ def test_what_lasts_is_tried_again_within_the_budget(use: UseCase) -> None:
     assert asked[30].decision == "nothing"
 
 
-NOBODY = "there is no champion: v1 stepped down from 2024-03-04 on, and baseline v1 serves instead"
+NOBODY = "there is no champion: v1 was demoted from 2024-03-04 on, and baseline v1 serves instead"
 
 
 def without_champion(

@@ -75,5 +75,5 @@ def switched(lake: Lake, spec: UseCase, what: str, subject: str) -> str:
         return rollback(lake, spec, subject or None, "ann", "slow").note
     if what == "force":
         return force(lake, spec, subject, "ann", "race", registry=registry).note
-    ref = promote(lake, spec, subject, registry=registry)
-    return ref.note if ref else "nothing switched"
+    switch = promote(lake, spec, subject, registry=registry).switch
+    return switch.note if switch else "nothing switched"

@@ -23,6 +23,7 @@ from include.ops.status import status
 from include.promote import approval, ledger
 from include.promote.approval import APPROVED, EXPIRED, REJECTED, WAITS, find_attempt, missing_consent
 from include.promote.promotion import (
+    Promotion,
     approval_status,
     awaiting_approval,
     force,
@@ -73,7 +74,7 @@ def test_nothing_is_switched_until_a_person_says_yes(
     """A verdict that promotes waits; approved, the switch names the approver and holds both reasons."""
     key = judged(1, FIRST)
     with caplog.at_level("INFO"):
-        assert promote(lake, human, key, registry=gone) is None
+        assert promote(lake, human, key, registry=gone).switch is None
     assert WAITS in caplog.text
     assert ledger.switches(lake) == []
     row = approval.record_answer(lake, human, key, APPROVED, "ann", "looks right", AT)
@@ -85,13 +86,13 @@ def test_nothing_is_switched_until_a_person_says_yes(
         "reason": "looks right",
         "recorded": 1,
     }
-    ref = promote(lake, human, key, registry=gone)
+    ref = promote(lake, human, key, registry=gone).switch
     assert ref is not None
     assert ref.note.startswith("v1 promoted by ann, champion from 2024-03-11 on: rubber-stamped: ")
     for switch in ledger.switches(lake):
         assert (switch["kind"], switch["by"], switch["request"]) == ("promoted", "ann", key)
         assert switch["reason"].endswith("; approved by ann: looks right")
-    assert promote(lake, human, key, registry=gone) == ref
+    assert promote(lake, human, key, registry=gone).switch == ref
     (kept,) = lake.rows("approvals")
     assert kept["at"] == AT
 
@@ -106,10 +107,10 @@ def test_no_and_silence_switch_nothing(
     """Who said no, or that nobody spoke, is what stands in the way, and a later yes doesn't change it."""
     key = judged(1, FIRST)
     approval.record_answer(lake, human, key, answer, "bob" if answer == REJECTED else "", "too soon", AT)
-    assert promote(lake, human, key, registry=gone) is None
+    assert promote(lake, human, key, registry=gone).switch is None
     first = approval.record_answer(lake, human, key, APPROVED, "ann", "I insist", AT)
     assert first["answer"] == answer
-    assert promote(lake, human, key, registry=gone) is None
+    assert promote(lake, human, key, registry=gone) == Promotion(None, said)
     assert _why(lake, human, key) == said
     assert ledger.switches(lake) == []
 
@@ -122,14 +123,14 @@ def test_a_blessed_challenger_waits_as_the_first_one_does(
     approval.record_answer(lake, human, first, APPROVED, "ann", "a start", AT)
     promote(lake, human, first, registry=gone)
     second = judged(2, SECOND, champion=1)
-    assert promote(lake, human, second, registry=gone) is None
+    assert promote(lake, human, second, registry=gone).switch is None
     approval.record_answer(lake, human, second, APPROVED, "bob", "better", AT)
-    assert promote(lake, human, second, registry=gone) is not None
+    assert promote(lake, human, second, registry=gone).switch is not None
     assert [row["by"] for row in ledger.champions(ledger.switches(lake))] == ["ann", "bob"]
     # what went before the approval still stands: an older partition's verdict isn't deployed by approving it
     old = judged(3, FIRST, champion=1)
     approval.record_answer(lake, human, old, APPROVED, "ann", "please", AT)
-    assert promote(lake, human, old, registry=gone) is None
+    assert promote(lake, human, old, registry=gone).switch is None
     assert _why(lake, human, old).startswith("recorded, not deployed")
 
 
@@ -143,13 +144,13 @@ def test_a_newer_verdict_supersedes_what_waits_or_was_approved(
     assert _why(lake, human, first) == ""
     second = judged(2, SECOND)
     assert _why(lake, human, first) == f"superseded by the verdict of {SECOND}"
-    assert promote(lake, human, first, registry=gone) is None
+    assert promote(lake, human, first, registry=gone).switch is None
     assert (awaiting_approval(lake, human) or {})["key"] == second
     older = judged(3, FIRST)
     assert _why(lake, human, second) == WAITS  # an older partition's verdict supersedes nothing newer
     assert _why(lake, human, older) == WAITS
     approval.record_answer(lake, human, second, APPROVED, "ann", "fine", AT)
-    assert promote(lake, human, second, registry=gone) is not None
+    assert promote(lake, human, second, registry=gone).switch is not None
     assert awaiting_approval(lake, human) is None
 
 
@@ -172,7 +173,7 @@ def test_at_most_one_approved_verdict_may_act_on_each_partition(
     approvals = [{"attempt": str(n), "answer": APPROVED, "by": "ann", "reason": "x"} for n in yes]
     mixed = list(verdicts)
     order.shuffle(mixed)  # type: ignore[attr-defined]
-    asked = [row for row in verdicts if row["verdict"] in approval.ASKABLE]
+    asked = [row for row in verdicts if row["verdict"] in approval.APPROVABLE]
     may = [row for row in asked if missing_consent(mixed, approvals, row) == ""]
     assert {row["key"] for row in may} <= {row["attempt"] for row in approvals}
     for row in may:

@@ -13,7 +13,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowSkipException, TaskAwaitingInput
 from airflow.sdk.execution_time import task_runner
 
-from evergreen.operators.approve import ASKED, ApproveOperator
+from evergreen.operators.approve import FIRST_ASKED, ApproveOperator
 from evergreen.operators.train import PromoteOperator
 from include.judge.judge import checks_of
 from include.models import artifacts
@@ -103,7 +103,7 @@ def test_a_person_reads_the_sentence_the_checks_the_report_and_the_deadline(
     asked(desk, given)
     key = given["verdict"]["uri"]
     attempt, (shown,) = ledger.attempt(lake, key), desk.shown
-    until = datetime.fromisoformat(desk.kept[ASKED]) + timedelta(hours=HOURS)
+    until = datetime.fromisoformat(desk.kept[FIRST_ASKED]) + timedelta(hours=HOURS)
     assert shown.subject == attempt["sentence"]
     assert shown.subject.startswith("rubber-stamped: ")
     page = f"/plugin/evergreen/evergreen/report/weekly_sales/verdict/{FIRST}-{key[:8]}.html"
@@ -122,7 +122,7 @@ def test_an_answer_without_a_reason_is_asked_again_until_the_same_deadline(
     """Of the six hours one is left after five, however often the question is put."""
     task = asked(desk, judged(1, FIRST))
     first = datetime.now(UTC) - timedelta(hours=HOURS - 1)
-    desk.kept[ASKED] = first.isoformat()
+    desk.kept[FIRST_ASKED] = first.isoformat()
     with pytest.raises(TaskAwaitingInput) as waits:
         task.execute_complete(desk.context, desk.event("Approve", by="ann", reason=" "))
     assert timedelta(minutes=55) < waits.value.timeout <= timedelta(hours=1)

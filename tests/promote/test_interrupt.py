@@ -67,7 +67,9 @@ def test_a_promotion_that_is_overtaken_judges_its_verdict_again(
 ) -> None:
     """The slower promotion finds that its verdict was about a champion who is gone, and switches nothing."""
     slow = Overtaken(lake, lambda: promote(lake, weekly, two[0], registry=gone))
-    assert promote(slow, weekly, two[1], registry=gone) is None
+    promotion = promote(slow, weekly, two[1], registry=gone)
+    assert promotion.switch is None
+    assert promotion.blocker.startswith("superseded: judged against ")
     assert _versions(lake) == ["1", "2"]
 
 

@@ -50,7 +50,7 @@ def _three(lake: Lake, spec: UseCase, attempt: Attempt, registry: Registry) -> l
     for version, partition in ((1, FIRST), (2, SECOND), (3, THIRD)):
         where = attempt(version, partition, champion=version - 1)
         judge_and_record(lake, spec, where)
-        assert promote(lake, spec, _key(where), registry=registry) is not None
+        assert promote(lake, spec, _key(where), registry=registry).switch is not None
         keys.append(_key(where))
     return keys
 
@@ -62,7 +62,7 @@ def test_the_first_challenger_serves_from_the_next_partition(
     where = attempt(1, FIRST)
     verdict = judge_and_record(lake, weekly, where)
     assert verdict.verdict == RUBBER_STAMPED
-    ref = promote(lake, weekly, _key(where), registry=registry)
+    ref = promote(lake, weekly, _key(where), registry=registry).switch
     assert ref is not None
     assert (ref.partition, ref.digest) == (SECOND, digest_bytes(model(1)))
     assert len(str(ref.xcom())) < 1000
@@ -115,8 +115,8 @@ def test_an_unblessed_challenger_is_an_outcome(
     thin = attempt(3, SECOND, champion=1, count=3)
     assert judge_and_record(lake, weekly, worse).verdict == NOT_BLESSED
     assert judge_and_record(lake, weekly, thin).verdict == NOT_ENOUGH
-    assert promote(lake, weekly, _key(worse), registry=registry) is None
-    assert promote(lake, weekly, _key(thin), registry=registry) is None
+    assert promote(lake, weekly, _key(worse), registry=registry).switch is None
+    assert promote(lake, weekly, _key(thin), registry=registry).switch is None
     assert lake.version("deployments") == before
     assert registry.aliases("weekly_sales") == {"champion": "1"}
     assert lake.get(artifacts.model_key(digest_bytes(model(2)))) is None
@@ -148,10 +148,10 @@ def test_a_backfilled_training_is_recorded_and_never_deployed(
         promote(lake, weekly, _key(where), registry=registry)
     old = attempt(2, SECOND, champion=1)
     assert judge_and_record(lake, weekly, old).verdict == BLESSED
-    assert promote(lake, weekly, _key(old), registry=registry) is None
+    assert promote(lake, weekly, _key(old), registry=registry).switch is None
     # nor after a rollback to a champion that is older than it
     rollback(lake, weekly, None, "ann", "version 3 is slow")
-    assert promote(lake, weekly, _key(old), registry=registry) is None
+    assert promote(lake, weekly, _key(old), registry=registry).switch is None
     assert {row["version"] for row in ledger.switches(lake)} == {"1", "3"}
     assert len(ledger.attempts(lake)) == 3
 
@@ -165,9 +165,9 @@ def test_a_verdict_about_another_champion_is_superseded(
     promote(lake, weekly, _key(first), registry=registry)
     two, three = attempt(2, SECOND, champion=1), attempt(3, SECOND, champion=1)
     assert [judge_and_record(lake, weekly, where).verdict for where in (two, three)] == [BLESSED, BLESSED]
-    assert promote(lake, weekly, _key(two), registry=registry) is not None
+    assert promote(lake, weekly, _key(two), registry=registry).switch is not None
     with caplog.at_level("INFO"):
-        assert promote(lake, weekly, _key(three), registry=registry) is None
+        assert promote(lake, weekly, _key(three), registry=registry).switch is None
     assert "superseded: judged against" in caplog.text
 
 
@@ -210,7 +210,7 @@ def test_a_damaged_model_is_not_switched_to(
     assert ledger.switches(lake) == []
     assert lake.get(artifacts.model_key(digest_bytes(b"no model"))) is None
     lake.replace(artifacts.model_key(digest_bytes(model(1))), b"half a mod")
-    assert promote(lake, weekly, _key(where), registry=registry) is not None
+    assert promote(lake, weekly, _key(where), registry=registry).switch is not None
     assert artifacts.load_model(lake, digest_bytes(model(1))).steps[0][1].constant == 1
 
 
@@ -227,8 +227,8 @@ def test_a_switch_stands_without_mlflow(
     judge_and_record(lake, weekly, where)
     artifacts.store_model(lake, model(0))
     artifacts.store_model(lake, model(1))
-    assert promote(lake, weekly, _key(where), registry=gone) is not None
-    assert "not mirrored" in caplog.text
+    assert promote(lake, weekly, _key(where), registry=gone).switch is not None
+    assert "MLflow's aliases aren't set" in caplog.text
     assert registry.aliases("weekly_sales") == {}
     assert mirror_aliases(lake, weekly, registry)
     assert registry.aliases("weekly_sales") == {"champion": "1"}
@@ -297,7 +297,7 @@ def test_a_rollback_that_cannot_serve_is_refused(
 def test_a_person_can_overrule_the_gate(
     lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry
 ) -> None:
-    """Force deploys what the gate refused, once, and its name and reason are kept beside the verdict."""
+    """Force deploys what the gate refused, once, and the name and reason are recorded with the verdict."""
     first, worse = attempt(1, FIRST), attempt(2, SECOND, champion=1, loss=3.0)
     judge_and_record(lake, weekly, first)
     promote(lake, weekly, _key(first), registry=registry)
@@ -313,7 +313,7 @@ def test_a_person_can_overrule_the_gate(
     assert registry.aliases("weekly_sales") == {"champion": "2", "previous": "1"}
     # what serves already is not forced once more, and what promoted it stays what it was
     again = force(lake, weekly, _key(worse), "bob", "me too", registry=registry)
-    assert again.note == f"already so: {ref.note}"
+    assert again.note == f"nothing to do: {ref.note}"
 
 
 def test_what_was_forced_can_be_forced_again(
@@ -335,9 +335,9 @@ def test_what_was_forced_can_be_forced_again(
             ("bob", "x", "run 2"),
         )
     ]
-    assert notes[0].startswith("already so: v2 forced by ann")
+    assert notes[0].startswith("nothing to do: v2 forced by ann")
     assert notes[1].startswith("v2 forced by bob, champion from 2024-03-18 on: fixed; the gate said: not")
-    assert notes[2] == f"already so: {notes[1]}"
+    assert notes[2] == f"nothing to do: {notes[1]}"
     rows = ledger.champions(ledger.switches(lake))
     assert [(row["version"], row["kind"], row["by"]) for row in rows] == [
         ("1", "promoted", ""),

@@ -168,7 +168,7 @@ def test_of_a_yes_and_a_no_at_once_the_first_stays(
     ends = race(lake, [(APPROVED, key), (REJECTED, key)] * 2, human=True)
     (row,) = lake.rows("approvals")
     assert set(ends) == {f"{row['answer']} by ann: race"}
-    switched = promote(lake, human, key, registry=gone)
+    switched = promote(lake, human, key, registry=gone).switch
     assert (switched is not None) == (row["answer"] == APPROVED)
 
 
@@ -187,7 +187,7 @@ def test_an_approval_its_promotion_and_a_newer_verdict_at_once(
     assert row["attempt"] == old
     served = ledger.champions(ledger.switches(lake))
     assert {(row["attempt"], row["by"]) for row in served} <= {(old, "ann")}
-    assert promote(lake, human, new, registry=gone) is None
+    assert promote(lake, human, new, registry=gone).switch is None
     why = [promotion_blocker(read_ledgers(lake, human), ledger.attempt(lake, key)) for key in (old, new)]
     if served:  # the newer one was compared with nobody, and has to be trained again
         assert why[1].startswith(("superseded: judged against no champion", "not blessed"))

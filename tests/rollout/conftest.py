@@ -18,8 +18,8 @@ from include.judge.judge import BLESSED, RUBBER_STAMPED, Verdict
 from include.models import artifacts
 from include.models.registry import Registry
 from include.promote import ledger
-from include.promote.promotion import promote
-from include.references import Ref, digest_bytes
+from include.promote.promotion import Promotion, promote
+from include.references import digest_bytes
 from include.rollout.pipeline import advance
 from include.score.pipeline import score
 from include.spec import UseCase
@@ -87,7 +87,7 @@ class Depot:
         table = pa.Table.from_pylist(rows, schema=schemas.validated_schema(self.spec.sources["arrivals"]))
         lake.publish("validated_arrivals", table, {"partition": sorted({row["partition"] for row in rows})})
 
-    def promote(self, name: str, partition: str, **changes: Any) -> Ref | None:
+    def promote(self, name: str, partition: str, **changes: Any) -> Promotion:
         """Judge a model blessed and promote it as the declaration says."""
         return promote(self.lake, self.spec, self.judged(name, partition, **changes), registry=self.registry)
 
@@ -116,7 +116,7 @@ class Depot:
         return [self.partition(key) for key in self.spec.clock.keys(first, last)]
 
     def served(self) -> dict[str, dict[str, int]]:
-        """Return how many rows of each partition each rung and version served."""
+        """Return by partition how many rows each fallback step and version served."""
         found: dict[str, dict[str, int]] = {}
         for row in self.lake.rows("predictions"):
             who = f"{row['served_by']} {row['version']}"

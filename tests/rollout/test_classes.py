@@ -10,10 +10,11 @@ import pytest
 from include.features.build import features, labels
 from include.judge.evidence import CHALLENGER, CHAMPION
 from include.models import artifacts
-from include.promote.trials import SHADOW, Trial
+from include.promote.ledger import SHADOW
+from include.promote.trials import Trial
 from include.rollout.pipeline import live_losses
 from include.score import predictions
-from include.score.fallback import Rung, Served
+from include.score.fallback import FallbackStep, StepPredictions
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
 from tests.train import visits
@@ -22,7 +23,7 @@ NIGHTS = ("2024-03-20", "2024-03-21", "2024-03-22")
 
 
 def test_both_models_lose_on_the_same_rows(tmp_path: Path) -> None:
-    """What served and what stood beside it are read class by class, and only labelled rows of both count."""
+    """Served and shadow predictions are read class by class, and only labelled rows of both count."""
     spec = visits.usecase(tmp_path, "multiclass")
     lake = Lake(spec.name, str(tmp_path / "lake"))
     visits.fill(lake, spec)
@@ -32,7 +33,7 @@ def test_both_models_lose_on_the_same_rows(tmp_path: Path) -> None:
             rows = features(lake, spec, [partition])
             assert artifacts.model_input(rows, spec).shape == (40, 3)
             said[model, partition] = random.dirichlet([2, 3, 4], rows.num_rows)
-            served = Served(Rung("champion", model, model), "", said[model, partition])
+            served = StepPredictions(FallbackStep("champion", model, model), "", said[model, partition])
             made = predictions.build_predictions(spec, rows, served)
             made = made.slice(10) if model == "new" and partition == NIGHTS[0] else made
             lake.publish(table, made, {"partition": partition, "model": model})

@@ -29,12 +29,12 @@ def test_immediate_serves_at_once_with_the_one_before_beside_it(depot: Make) -> 
     made.partitions("2024-03-08", "2024-03-09")
     assert made.served()["2024-03-07"] == {"champion forgot": 12}
     assert made.served()["2024-03-08"] == {"champion knows": 12}
-    beside = made.lake.rows("shadows")
-    assert {(r["partition"], r["version"], r["served_by"]) for r in beside} == {
+    shadows = made.lake.rows("shadows")
+    assert {(r["partition"], r["version"], r["served_by"]) for r in shadows} == {
         ("2024-03-08", "forgot", "shadow"),
         ("2024-03-09", "forgot", "shadow"),
     }
-    assert len(beside) == 24
+    assert len(shadows) == 24
 
 
 def test_a_wrong_promotion_is_rolled_back_by_itself(depot: Make) -> None:
@@ -54,7 +54,7 @@ def test_a_wrong_promotion_is_rolled_back_by_itself(depot: Make) -> None:
 
 
 def test_a_good_champion_is_watched_and_stays(depot: Make) -> None:
-    """A better one stays while it is watched, and when the watch is over it isn't scored beside any more."""
+    """A better one stays while it is watched; after the watch the one before isn't scored any more."""
     made = depot(kind="immediate", patience=6)
     made.promote("forgot", "2024-03-05")
     made.partition("2024-03-06")
@@ -89,7 +89,7 @@ def test_from_shadow_over_canary_to_champion(depot: Make) -> None:
     assert canary >= "2024-03-12"
     assert len(made.spec.clock.keys(canary, champion)) - 1 >= 6
     assert (
-        "shadow of vknows beside vforgot since 2024-03-07: log_loss gain"
+        "shadow of vknows against vforgot since 2024-03-07: log_loss gain"
         in steps["canarychallenger"]["reason"]
     )
     served = made.served()
@@ -183,7 +183,7 @@ def test_a_challenger_that_cannot_score_serves_nobody_and_goes(depot: Make) -> N
     assert all(who == {"champion forgot": 12} for who in made.served().values())
 
 
-def test_a_canary_that_fails_is_caught_by_the_ladder(depot: Make) -> None:
+def test_a_canary_that_fails_gives_way_in_the_fallback_chain(depot: Make) -> None:
     """Rows of a canary that can't be loaded are served by the champion, and each says why."""
     made = depot(kind="canary", share=0.5)
     made.promote("forgot", "2024-03-05")
@@ -231,9 +231,9 @@ def test_one_is_tried_after_the_other(depot: Make, partition: str) -> None:
     made = depot(kind="shadow")
     made.promote("forgot", "2024-03-04")
     made.partitions("2024-03-05", "2024-03-06")
-    assert made.promote("knows", "2024-03-06") is not None
+    assert made.promote("knows", "2024-03-06").switch is not None
     made.partitions("2024-03-07", "2024-03-08")
-    assert made.promote("knows too", partition) is None
+    assert made.promote("knows too", partition).switch is None
     made.partitions("2024-03-09", "2024-03-20")
     assert made.switches()[-1] == ("champion", "promoted", "knows")
 
@@ -268,7 +268,7 @@ def test_lost_partitions_prolong_a_trial(depot: Make) -> None:
 
 
 def test_partitions_that_a_model_served_to_nobody_are_no_evidence(depot: Make) -> None:
-    """Where a source is missing the baseline serves: neither model is scored beside, or judged by it."""
+    """Where a source is missing the baseline serves: neither model is scored as a shadow, or judged by it."""
     made = depot(kind="immediate")
     made.promote("knows", "2024-03-05")
     made.partition("2024-03-06")
@@ -298,7 +298,10 @@ def test_a_partition_whose_canary_fell_through_is_restated_whole(depot: Make) ->
     score(made.lake, made.spec, partition)
     later = [parcels.rows(made.spec, "orders", partition, revision=number) for number in (0, 1)]
     parcels.publish(made.lake, made.spec, "orders", partition, later)
-    assert "they would be others now: see restated" in score(made.lake, made.spec, partition).note
+    assert (
+        "the predictions would differ now, see the table restated"
+        in score(made.lake, made.spec, partition).note
+    )
     assert len(made.lake.rows("restated", {"partition": partition})) == 12
 
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.judge.evidence import CHALLENGER, CHAMPION, Losses
-from include.promote.trials import CANARY_ROLE, SHADOW, WATCH_ROLE
+from include.promote.ledger import CANARY, SHADOW
+from include.promote.trials import WATCH
 from include.rollout.policy import BACK, FORWARD, STAY, next_step
 from include.spec.gate import Gate, Rollout
 from tests.promote.conftest import partitions
@@ -34,25 +35,25 @@ def _noisy(count: int, gain: float, seed: int = 1) -> Losses:
     return _losses(partition - gain + 0.02 * random.standard_normal(count), partition)
 
 
-@pytest.mark.parametrize("kind", [SHADOW, CANARY_ROLE, WATCH_ROLE])
+@pytest.mark.parametrize("kind", [SHADOW, CANARY, WATCH])
 @pytest.mark.parametrize(
     ("gain", "count", "step"),
     [(0.1, 13, STAY), (0.1, 14, FORWARD), (-0.1, 6, STAY), (-0.1, 7, BACK), (0.0, 0, STAY)],
 )
 def test_a_step_needs_its_partitions(kind: str, gain: float, count: int, step: str) -> None:
     """Forward after the declared partitions, back from the first look on; a watch has no forward."""
-    expected = STAY if kind == WATCH_ROLE and step == FORWARD else step
+    expected = STAY if kind == WATCH and step == FORWARD else step
     assert next_step(kind, _noisy(count, gain), count, GATE).step == expected
 
 
-@pytest.mark.parametrize(("kind", "step"), [(SHADOW, BACK), (CANARY_ROLE, BACK), (WATCH_ROLE, STAY)])
+@pytest.mark.parametrize(("kind", "step"), [(SHADOW, BACK), (CANARY, BACK), (WATCH, STAY)])
 def test_what_stays_undecided_goes_back(kind: str, step: str) -> None:
     """When patience is over without a decision a challenger goes; a watched champion stays."""
     noise = _noisy(42, -0.006)
     assert next_step(kind, noise, 41, GATE).step == STAY
     found = next_step(kind, noise, 42, GATE)
     assert found.step == step
-    assert kind == WATCH_ROLE or "undecided after 42 partitions" in found.reason
+    assert kind == WATCH or "undecided after 42 partitions" in found.reason
 
 
 def test_a_model_that_scores_no_partition_goes_back() -> None:
@@ -63,7 +64,7 @@ def test_a_model_that_scores_no_partition_goes_back() -> None:
 
 def test_looking_every_week_steps_wrongly_as_rarely_as_declared() -> None:
     """Of 600 watches over an equally good champion, looked at for 20 weeks, at most alpha go back."""
-    wrong = sum(next_step(WATCH_ROLE, _noisy(140, 0.0, seed), 140, GATE).step == BACK for seed in range(600))
+    wrong = sum(next_step(WATCH, _noisy(140, 0.0, seed), 140, GATE).step == BACK for seed in range(600))
     alpha = GATE.rollout.alpha
     assert wrong <= 600 * alpha + 3 * np.sqrt(600 * alpha * (1 - alpha))
 
@@ -73,7 +74,7 @@ def test_a_worse_champion_is_noticed() -> None:
 
     Is sent back in weeks.
     """
-    found = [next_step(WATCH_ROLE, _noisy(35, -0.02, seed), 35, GATE).step for seed in range(50)]
+    found = [next_step(WATCH, _noisy(35, -0.02, seed), 35, GATE).step for seed in range(50)]
     assert found.count(BACK) >= 45
 
 

@@ -1,4 +1,4 @@
-"""What a model on trial said of a partition is recorded as what served is.
+"""Shadow predictions are recorded as served ones are.
 
 What was changed since is found.
 """
@@ -27,7 +27,7 @@ Rows = Callable[[pa.Table], pa.Table]
 
 @pytest.fixture
 def shadowed(depot: Callable[..., Depot], tmp_path: Path) -> Depot:
-    """A canary's first partitions: it and the champion are scored beside one another."""
+    """A canary's first partitions: it and the champion are scored in parallel."""
     lay("shadowed", tmp_path, _shadowed)
     return depot(**CANARY)
 

@@ -1,4 +1,4 @@
-"""A partition beyond what memory holds is scored batch by batch, and nothing that is published tells."""
+"""A partition larger than memory is scored batch by batch, with the same published result."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Makes memory hold nothing and a batch so many rows: ``small(8)``."""
 
     def shrink(batch: int) -> None:
-        monkeypatch.setattr(spill, "HELD", 0)
+        monkeypatch.setattr(spill, "MEMORY_LIMIT", 0)
         monkeypatch.setattr(spill, "BATCH", batch)
 
     return shrink
@@ -81,7 +81,7 @@ def test_a_partition_without_rows_is_refused_in_batches_too(
 def test_a_model_says_the_same_to_the_bit_whichever_the_batch(
     use: UseCase, name: str, small: Callable[[int], None]
 ) -> None:
-    """A row's prediction doesn't depend on the rows beside it."""
+    """A row's prediction doesn't depend on the other rows of its batch."""
     chance, rows = np.random.default_rng(7), 1003
     given: dict[str, Any] = {c: chance.normal(size=rows) for c in use.features.numeric}
     given |= {c: chance.choice(["a", "b", None], rows) for c in use.features.categorical}
@@ -111,7 +111,7 @@ class Breaks:
 def test_what_fails_in_one_part_fails_whole_and_leaves_no_thread(
     use: UseCase, small: Callable[[int], None]
 ) -> None:
-    """The error is the ladder's, no worker outlives the call, and warnings are as they were."""
+    """The error is a ModelError, no worker outlives the call, and the warning filters are restored."""
     small(8)
     rows = {c: pa.array(np.arange(40, dtype=float)) for c in use.features.numeric}
     rows |= {c: pa.array(["a"] * 40) for c in use.features.categorical}

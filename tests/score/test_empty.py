@@ -59,7 +59,7 @@ def test_a_partition_whose_spine_is_empty_is_a_partition_of_no_rows(
         monitor(lake, spec, partition)
         advance(lake, spec, partition)
         if partition == keys[2]:
-            assert (ref.rows, ref.note) == (0, "0 rows: sales is published without any for this partition")
+            assert (ref.rows, ref.note) == (0, "0 rows: sales was published without rows for this partition")
             assert overdue_message(lake, spec, partition, "") == {}
             shown = {(one.name, one.labels.get("product")): one.value for one in gauges(lake, spec)}
             assert shown["evergreen_rows", "predictions"] == 0
@@ -68,7 +68,7 @@ def test_a_partition_whose_spine_is_empty_is_a_partition_of_no_rows(
     assert not [one for one in alarms if one[0] == keys[2]], alarms
     (data,) = lake.rows("findings", {"partition": keys[2], "check": "data", "subject": "predictions"})
     assert data["outcome"] == "ok"
-    assert data["note"].startswith("0 rows: sales is published without any")
+    assert data["note"].startswith("0 rows: sales was published without rows")
     products = {row["product"]: row for row in status(lake, spec)["products"]}
     assert (products["predictions"]["published"], products["predictions"]["rows"]) == (4, 120)
     assert status(lake, spec)["not_published"] == []
@@ -97,7 +97,7 @@ def test_a_spine_that_nobody_ingested_is_refused(lake: Lake, use: UseCase) -> No
     lake.publish("partitions", lake.read("partitions").slice(0, 0), {"product": "orders", "partition": NIGHT})  # type: ignore[union-attr]
     lake.publish("validated_orders", lake.read("validated_orders").slice(0, 0), {"partition": NIGHT})  # type: ignore[union-attr]
     with pytest.raises(
-        NotPublished, match=r"found nothing; ingest that source for the partition, then score it"
+        NotPublished, match=r"found nothing; ingest orders for this partition, then score it again"
     ):
         score(lake, use, NIGHT)
     assert lake.rows("partitions", {"product": "predictions"}) == []
@@ -120,7 +120,7 @@ def test_a_spine_that_is_known_only_after_the_decision_says_so(
         lake, use, "orders", NIGHT, [parcels.rows(use, "orders", NIGHT, after=timedelta(hours=1))]
     )
     with pytest.raises(
-        NotPublished, match=rf"found 12 that were known only from 2024-03-08 18:00 UTC on; {remedy}"
+        NotPublished, match=rf"found 12 rows, not known before 2024-03-08 18:00 UTC; {remedy}"
     ):
         score(lake, late, NIGHT)
 

@@ -1,4 +1,4 @@
-"""Every row gets a prediction: each rung gives way to the next for its own reason, and says so."""
+"""Every row gets a prediction: each step of the fallback chain gives way to the next and states why."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_source_that_came_too_late(use: UseCase, deploy: Deploy, tmp_path: Pat
 
 
 def test_nobody_was_promoted(lake: Lake, use: UseCase) -> None:
-    """Before the first promotion the declared fallback serves, and each rung says that it is empty."""
+    """Before the first promotion the declared fallback serves, and each step states that it has no model."""
     said = _served(lake, use)
     assert (said["served_by"], said["version"], said["model"]) == ("prior", "", "")
     assert said["reason"].count("none was promoted for this partition") == 3

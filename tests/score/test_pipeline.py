@@ -171,8 +171,8 @@ def test_a_promotion_in_between(lake: Lake, use: UseCase, deploy: Deploy) -> Non
     assert {row["version"] for row in lake.rows("predictions", {"partition": "2024-03-07"})} == {"2"}
 
 
-def test_what_was_served_by_a_lower_rung(use: UseCase, deploy: Deploy, tmp_path: Path) -> None:
-    """What a lower rung served stays, and why, when its cause is gone and another champion is there."""
+def test_predictions_of_a_later_fallback_step_stay(use: UseCase, deploy: Deploy, tmp_path: Path) -> None:
+    """Predictions of a later fallback step stay, with their reason, when the cause is gone."""
     lake = Lake("parcels", str(tmp_path))
     parcels.fill(lake, use, "2024-03-01", "2024-03-07")
     for source in ("orders", "arrivals"):
@@ -267,13 +267,13 @@ def lacking(lake: Lake, use: UseCase, deploy: Deploy) -> Lake:
 def test_features_that_changed_since(
     lacking: Lake, use: UseCase, stored: dict[str, bytes], tmp_path: Path, change: Change
 ) -> None:
-    """What was served stays when its features would be others now, and those stand in `restated`."""
+    """Served predictions stay when the features have changed since; the new predictions go to `restated`."""
     first = score(lacking, use, NIGHT)
     served = _state(lacking, "predictions", "partitions", "profiles")
     now = change(lacking, use, tmp_path / "spec")
     again = score(lacking, now, NIGHT)
     assert (again.digest, again.rows) == (first.digest, 12)
-    assert again.note == "12 rows by champion v1; they would be others now: see restated"
+    assert again.note == "12 rows by champion v1; the predictions would differ now, see the table restated"
     assert _state(lacking, "predictions", "partitions", "profiles") == served
     digest = digest_bytes(stored["1"])
     rows = sorted(lacking.rows("restated"), key=lambda row: (row["depot"], row["parcel"]))
@@ -339,7 +339,7 @@ def test_model_and_features_are_lost(
     state = _state(lacking)
     lacking.replace(artifacts.model_key(digest_bytes(stored["1"])), b"")
     again = score(lacking, other_sql(lacking, use, tmp_path / "spec"), NIGHT)
-    assert again.note.endswith("they would be others now, and the model that served is lost")
+    assert again.note.endswith("the predictions would differ now, but the model that served can't be loaded")
     assert _state(lacking) == state
 
 
@@ -373,7 +373,7 @@ def test_rounding_is_no_other_partition(
     lake.publish(
         "partitions", done[:0], {"product": "predictions", "partition": NIGHT}
     )  # killed before its row
-    assert ("see restated" in score(lake, use, NIGHT).note) == restated
+    assert ("see the table restated" in score(lake, use, NIGHT).note) == restated
 
 
 def test_row_digests(lake: Lake, use: UseCase) -> None:

@@ -1,4 +1,4 @@
-"""What is predicted while features are still joined is what who serves says, or it is asked again."""
+"""Prefetched predictions are used only for the serving model and its exact rows; others are made again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from demo import process
 from include.errors import SpecError, StoreUnavailable
 from include.features.build import features
 from include.models import artifacts
-from include.promote.trials import CANARY_ROLE, Trial
+from include.promote.ledger import CANARY
+from include.promote.trials import Trial
 from include.references import digest_bytes
 from include.score import pipeline, prefetch
 from include.score.pipeline import score
@@ -54,15 +55,15 @@ def large(lake: Lake, use: UseCase, deploy: Deploy) -> Lake:
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     """How many rows a model was asked of at once, before its features were there and after."""
-    found: Asked = {"ahead": [], "after": []}
+    found: Asked = {"early": [], "after": []}
     real = artifacts.batch_predictor
 
     def counted(*of: Any) -> Callable[[pa.Table], Any]:
         ask = real(*of)
 
         def count(rows: pa.Table) -> Any:
-            early = threading.current_thread().name.startswith("ahead")
-            found["ahead" if early else "after"].append(rows.num_rows)
+            early = threading.current_thread().name.startswith("prefetch")
+            found["early" if early else "after"].append(rows.num_rows)
             return ask(rows)
 
         return count
@@ -98,8 +99,8 @@ def test_a_partition_begun_early_is_the_same_partition(
     """
     shutil.copytree(tmp_path / "lake", tmp_path / "other")
     ref, found = score(large, use, NIGHT), state(large)
-    assert asked["ahead"]
-    assert sum(asked["ahead"] + asked["after"]) == ROWS
+    assert asked["early"]
+    assert sum(asked["early"] + asked["after"]) == ROWS
     _late(monkeypatch)
     other = Lake("parcels", str(tmp_path / "other"))
     plain = score(other, use, NIGHT)
@@ -113,7 +114,7 @@ def test_rows_that_come_in_another_order_are_asked_again(
     """A SQL may sort as it likes: each row has the prediction of its own features."""
     other = parcels.spec(tmp_path / "spec", sql=f"{parcels.SQL} ORDER BY s.parcel % 7, s.parcel DESC")
     score(large, other, NIGHT)
-    assert asked["ahead"]
+    assert asked["early"]
     assert sum(asked["after"]) == ROWS
     assert _served(large) == _expected(large, use, stored["1"])
 
@@ -127,21 +128,21 @@ def test_who_is_promoted_meanwhile_serves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nothing that the one before was asked is taken for what the new one says."""
-    real = pipeline.compute
+    real = pipeline.compute_features
 
     def promoted(*args: Any, **how: Any) -> pa.Table:
         found = real(*args, **how)
         deploy(large, "2", NIGHT)
         return found
 
-    monkeypatch.setattr(pipeline, "compute", promoted)
+    monkeypatch.setattr(pipeline, "compute_features", promoted)
     assert score(large, use, NIGHT).note == f"{ROWS} rows by champion v2"
-    assert asked["ahead"]
+    assert asked["early"]
     assert sum(asked["after"]) == 2 * ROWS  # the one before is watched
     assert _served(large) == _expected(large, use, stored["2"])
 
 
-@pytest.mark.parametrize("what", ["fetch", "frame"])
+@pytest.mark.parametrize("what", ["load_model", "model_input"])
 def test_what_fails_early_fails_nobody(
     large: Lake, use: UseCase, asked: Asked, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,8 +150,11 @@ def test_what_fails_early_fails_nobody(
     real = getattr(artifacts, what)
 
     def failing(*args: Any, **how: Any) -> Any:
-        if threading.current_thread().name.startswith("ahead"):
-            raise {"fetch": StoreUnavailable("the lake", found="no answer"), "frame": MemoryError()}[what]
+        if threading.current_thread().name.startswith("prefetch"):
+            raise {
+                "load_model": StoreUnavailable("the lake", found="no answer"),
+                "model_input": MemoryError(),
+            }[what]
         return real(*args, **how)
 
     monkeypatch.setattr(artifacts, what, failing)
@@ -181,16 +185,15 @@ def test_a_guess_is_for_its_own_model_and_rows(large: Lake, use: UseCase, stored
     with Prefetch(large, use, NIGHT, {}) as early:
         assert pa.Table.from_batches(early.watch(_batches(rows))) == rows
         expected = artifacts.predict(artifacts.deserialize(stored["1"], model), rows, use)
-        assert early.take(digest_bytes(stored["2"])) is None
-        ready = early.take(model)
+        assert early.pop(digest_bytes(stored["2"])) is None
+        ready = early.pop(model)
         assert ready
-        ask, said = ready
-        assert np.array_equal(ask(rows.slice(0, 2048)), expected[:2048])
-        assert np.array_equal(said(0, rows.slice(0, 2048)), expected[:2048])
-        assert said(0, rows.slice(1, 2048)) is None
-        assert said(0, rows.slice(0, 2047)) is None
-        assert said(2047, rows.slice(2047, 2048)) is None
-        assert early.take(model) is None  # it is kept by who took it
+        assert np.array_equal(ready.predict_batch(rows.slice(0, 2048)), expected[:2048])
+        assert np.array_equal(ready.precomputed(0, rows.slice(0, 2048)), expected[:2048])
+        assert ready.precomputed(0, rows.slice(1, 2048)) is None
+        assert ready.precomputed(0, rows.slice(0, 2047)) is None
+        assert ready.precomputed(2047, rows.slice(2047, 2048)) is None
+        assert early.pop(model) is None  # it is kept by who took it
 
 
 def test_a_guess_goes_by_what_the_partition_is_without(
@@ -201,7 +204,7 @@ def test_a_guess_goes_by_what_the_partition_is_without(
     rows = features(large, use, [NIGHT])
     with Prefetch(large, use, NIGHT, {"orders": "failed"}) as early:
         list(early.watch(_batches(rows)))
-        assert early.take(digest_bytes(stored["1"]))
+        assert early.pop(digest_bytes(stored["1"]))
 
 
 @pytest.mark.parametrize("why", ["served", "a canary", "nobody promoted"])
@@ -213,13 +216,13 @@ def test_there_is_no_guess_where_not_one_model_serves_all(
     if why == "served":
         score(large, use, NIGHT)
     elif why == "a canary":
-        trial = Trial(CANARY_ROLE, {"model": model, "version": "1"}, {})
-        monkeypatch.setattr(prefetch, "trials", lambda *of: [trial])
+        trial = Trial(CANARY, {"model": model, "version": "1"}, {})
+        monkeypatch.setattr(prefetch, "trials_on", lambda *of: [trial])
     partition = "2024-03-03" if why == "nobody promoted" else NIGHT
     with Prefetch(large, use, partition, {}) as early:
         list(early.watch(_batches(rows)))
-        assert early.take(model) is None
-        assert early.take("") is None
+        assert early.pop(model) is None
+        assert early.pop("") is None
 
 
 @pytest.mark.parametrize("first", [100, 2040])
@@ -231,15 +234,15 @@ def test_batches_that_are_no_whole_parts_are_let_by(
     with Prefetch(large, use, NIGHT, {}) as early:
         batches = _batches(rows.slice(0, first)) + _batches(rows.slice(first))
         assert pa.Table.from_batches(early.watch(batches)) == rows
-        assert not early._parts
+        assert not early._batches
 
 
 def test_what_is_kept_is_bounded(large: Lake, use: UseCase, monkeypatch: pytest.MonkeyPatch) -> None:
     """However large a partition is, predictions of so many parts are in memory."""
-    monkeypatch.setattr(prefetch, "MOST", 1)
+    monkeypatch.setattr(prefetch, "MAX_BATCHES", 1)
     with Prefetch(large, use, NIGHT, {}) as early:
         list(early.watch(_batches(features(large, use, [NIGHT]))))
-        assert list(early._parts) == [0]
+        assert list(early._batches) == [0]
 
 
 @pytest.mark.parametrize("version", ["1", "nan"])
@@ -258,7 +261,7 @@ def test_what_was_asked_keeps_no_rows(large: Lake, use: UseCase, deploy: Deploy,
 
     with Prefetch(large, use, NIGHT, {}) as early:
         assert sum(batch.num_rows for batch in early.watch(fresh())) == 4 * 2048
-        wait(early._parts.values())
+        wait(early._batches.values())
         gc.collect()
         assert [one() for one in kept] == [None] * 4
 
@@ -275,7 +278,7 @@ def test_joining_never_waits_for_a_slow_model(
     monkeypatch.setattr(artifacts, "batch_predictor", slow)
     with Prefetch(large, use, NIGHT, {}) as early:
         assert len(list(early.watch(_batches(rows)))) == 5
-        assert list(early._parts) == [0, 2048]
+        assert list(early._batches) == [0, 2048]
         going.set()
 
 
@@ -290,7 +293,7 @@ def test_a_system_without_a_thread_to_give_fails_nobody(
     with Prefetch(large, use, NIGHT, {}) as early:
         monkeypatch.setattr(early._workers, "submit", none)
         assert len(list(early.watch(_batches(features(large, use, [NIGHT]))))) == 5
-        assert early.take(digest_bytes(stored["1"])) is None
+        assert early.pop(digest_bytes(stored["1"])) is None
 
 
 def test_a_refused_partition_waits_for_no_model(

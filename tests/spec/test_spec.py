@@ -56,7 +56,7 @@ MISTYPED = [
 # a value that can't be meant, and what its error says
 WRONG = [
     ("problem.kind", "ternary", "problem.kind: Input should be 'binary', 'regression' or 'multiclass'"),
-    ("schedule.timezone", "New York", "'New York' is not a time zone's name, as America/New_York"),
+    ("schedule.timezone", "New York", "'New York' is not a time zone's name, such as America/New_York"),
     ("schedule.batch", "at six", "'at six' is not a cron expression"),
     ("schedule.batch", "*/5 18 * * *", "'*/5 18 * * *' can fire twice a day; give one minute and one hour"),
     ("schedule.training", "@hourly", "'@hourly' can fire twice a day"),
@@ -88,7 +88,7 @@ WRONG = [
     (
         "sources.schedule.kind",
         "ftp",
-        "sources.schedule: Input tag 'ftp' found using 'kind' does not match any",
+        "sources.schedule.kind: required one of objects, http, sql, found 'ftp'",
     ),
     (
         "sources.shadows",
@@ -232,7 +232,7 @@ def folder_of(name: str) -> Path:
 
 def test_a_use_case_that_is_not_there_is_named_with_those_that_are() -> None:
     """The error lists the use cases and says how to make one."""
-    with pytest.raises(SpecError, match=r"use case 'nothing': required one of flight_delay; make it with"):
+    with pytest.raises(SpecError, match=r"use case 'nothing': required one of flight_delay; create it with"):
         load("nothing")
 
 
@@ -321,14 +321,22 @@ WRONG_CLASSES = [
     ("problem.classes", ["early", "late"], "classes: at least 3 names that differ by more than case, as"),
     ("problem.classes", [], "found none; two classes are a binary problem"),
     ("problem.classes", ["late", "on_time", "Late"], "found late, on_time, Late"),
-    ("problem.classes", ["early", True, "late"], "True names no class: columns and metrics are named after"),
-    ("problem.classes", ["early", "on time", "late"], "'on time' names no class"),
+    (
+        "problem.classes",
+        ["early", True, "late"],
+        "True is no valid class name: columns and metrics are named after",
+    ),
+    ("problem.classes", ["early", "on time", "late"], "'on time' is no valid class name"),
     ("problem.kind", "binary", "classes: only a multiclass problem declares them, found kind binary"),
     ("scoring.fallback", 0.3, "scoring.fallback: each class's probability, together 1, as {early: 0.…"),
     ("scoring.fallback", {"early": 0.5, "late": 0.5}, "found early 0.5, late 0.5"),
     ("scoring.fallback", {"early": 0.5, "on_time": 0.5, "late": 0.5}, "found early 0.5, on_time 0.5, late"),
     ("scoring.fallback", {"early": 1.5, "on_time": -0.5, "late": 0}, "found early 1.5, on_time -0.5"),
-    ("scoring.fallback", "often", "scoring.fallback: a number, or of a multiclass problem a number for each"),
+    (
+        "scoring.fallback",
+        "often",
+        "scoring.fallback: a number, or for a multiclass problem a number for each",
+    ),
     ("gate.objective", "squared_error", "'squared_error' doesn't fit multiclass; use log_loss, brier"),
     ("gate.requirements.0.metric", "recall@never", "'recall@never' is no metric of multiclass; use accuracy"),
     ("gate.fairness", {"columns": ["origin"], "requirements": [{"metric": "tpr_ratio", "at_least": 0.8}]},

@@ -75,7 +75,7 @@ def test_partitions_that_resemble_each_other_cost_little(partitions: int) -> Non
     No attempt spends more than a quarter above its share.
 
     With 1.5 (k - 1) degrees of freedom, which are right for independent partitions, they spend up to 1.9
-    times it, the later ones most: docs/calibration.md has sequences of attempts over alpha by that.
+    times it, the later ones most: docs/explanation/evidence.md has sequences of attempts over alpha by that.
     """
     random = np.random.default_rng(3)
     rows = random.integers(650, 1000, partitions).astype(float)

@@ -1,5 +1,5 @@
--- One row for each row of the spine, in training and in scoring alike. Read `known_<source>`: it holds, for each
--- partition (`for_partition`), only what that partition could have known, with `ago` as the number of partitions back.
+-- One row for each row of the spine, in training and in scoring alike. `known_<source>` holds, for each partition
+-- (`for_partition`), only the rows that were known by its decision time. `ago` counts the partitions back from it.
 WITH past AS (
     SELECT for_partition AS partition, item, sum(sold) / count(sold) AS sold_mean_7
     FROM known_items

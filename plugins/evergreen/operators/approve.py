@@ -1,4 +1,4 @@
-"""Approve: a person is shown the verdict and says yes or no; silence means no."""
+"""The approval task: a person reads the verdict and approves or rejects it; no answer in time means no."""
 
 from __future__ import annotations
 
@@ -21,83 +21,84 @@ if TYPE_CHECKING:
     from include.promote.ledger import Row
 
 APPROVE, REJECT = "Approve", "Reject"
-ASKED = "asked"  # when the question was put first, kept by Airflow over the task's tries
+FIRST_ASKED = "first_asked"  # when the question was first asked; Airflow's task state keeps it across retries
 
 
 class ApproveOperator(EvergreenOperator, HITLOperator):
-    """Ask whether a verdict may act, under *Required actions*, and write the answer to the ledger.
+    """Ask a person under *Required actions* whether to promote, and record the answer in the ledger.
 
-    Asked is only what promotes and nothing stands in the way of; else the task is skipped. While it waits it
-    holds no worker. The task after it reads the ledger, so an answer by the command line counts as well, and
-    a task that is run again finds the answer there, or in Airflow, and doesn't ask twice.
+    The task is skipped unless approval is the only thing that the promotion waits for. While it waits it
+    occupies no worker slot. The promote task reads the ledger, so an answer by the command line counts as
+    well. A task that runs again finds the answer in the ledger or in Airflow and doesn't ask twice.
 
     :param verdict: the verdict's reference.
-    :param hours: after which silence means no.
+    :param hours: after which no answer means no.
     """
 
     template_fields = ("verdict",)
     operator_extra_links = (OverviewLink(),)
 
     def __init__(self, *, verdict: Any, hours: float, **kwargs: Any) -> None:
-        reason = Param("", type="string", title="Why", description="Kept in the ledger; an answer needs it")
-        kwargs["params"] = {"reason": reason}  # the DAG's own fields came in here and are none of this form's
-        kwargs["response_timeout"] = timedelta(hours=hours)  # or it would be the DAGs' execution_timeout
+        reason = Param("", type="string", title="Why", description="Required; it is recorded with the answer")
+        kwargs["params"] = {"reason": reason}  # without the DAG's own params, which don't belong in this form
+        kwargs["response_timeout"] = timedelta(hours=hours)  # else it would be the DAG's execution_timeout
         super().__init__(
             subject="Approve the challenger?", options=[APPROVE, REJECT], defaults=REJECT, **kwargs
         )
         self.verdict, self.hours = verdict, hours
 
     def execute(self, context: Context) -> Any:
-        """Ask, unless the answer is there or nobody need be asked; the answer comes to `execute_complete`."""
+        """Ask, unless it was answered or needs no answer; Airflow then calls `execute_complete`."""
         from include.promote import approval, ledger
         from include.promote.promotion import promotion_blocker, read_ledgers
 
         lake, spec = self.open()
         with self.no_retry_on_final_errors():
             attempt = ledger.attempt(lake, self.verdict["uri"])
-        now = read_ledgers(lake, spec)
-        if row := approval.answer_to(now.approvals, attempt["key"]):
-            return self._done(row)
-        if asked := context["task_state_store"].get(ASKED):
-            return self._look_again(context, self._until(asked))
-        if (why := promotion_blocker(now, attempt)) != approval.WAITS:
-            self.skip_task(f"nobody is asked: {why or 'nothing stands in its way'}")
+        ledgers = read_ledgers(lake, spec)
+        if answer := approval.answer_to(ledgers.approvals, attempt["key"]):
+            return self._result(answer)
+        if first_asked := context["task_state_store"].get(FIRST_ASKED):
+            return self._wait_again(context, self._deadline(first_asked))
+        if (blocker := promotion_blocker(ledgers, attempt)) != approval.WAITS:
+            self.skip_task(f"no approval is needed: {blocker or 'nothing blocks the promotion'}")
         return self._ask(context, attempt)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Write the answer to the ledger; one without a reason is none, and is asked for again."""
+        """Record the answer in the ledger; if it has no reason, ask again."""
         from include.promote import approval, ledger
 
-        said = super().execute_complete(context, event)
+        response = super().execute_complete(context, event)
         lake, spec = self.open()
-        key, user, at = self.verdict["uri"], said["responded_by_user"], said["responded_at"].astimezone(UTC)
-        reason = str(said["params_input"].get("reason") or "").strip()
+        key, user = self.verdict["uri"], response["responded_by_user"]
+        at = response["responded_at"].astimezone(UTC)
+        reason = str(response["params_input"].get("reason") or "").strip()
         if user is None:
-            silence = f"no answer within {self.hours:g} h"
-            return self._done(approval.record_answer(lake, spec, key, approval.EXPIRED, "", silence, at))
+            reason = f"no answer within {self.hours:g} h"
+            return self._result(approval.record_answer(lake, spec, key, approval.EXPIRED, "", reason, at))
         if not reason:
-            self.log.warning("%s gave no reason, which is no answer: asked again", user["name"])
+            self.log.warning("the answer of %s has no reason and doesn't count; asking again", user["name"])
             return self._ask(context, ledger.attempt(lake, key))
-        word = approval.APPROVED if said["chosen_options"] == [APPROVE] else approval.REJECTED
-        return self._done(approval.record_answer(lake, spec, key, word, user["name"], reason, at))
+        answer = approval.APPROVED if response["chosen_options"] == [APPROVE] else approval.REJECTED
+        return self._result(approval.record_answer(lake, spec, key, answer, user["name"], reason, at))
 
     def _ask(self, context: Context, attempt: Row) -> Any:
-        """Put the question, with what is left of the hours since it was put first."""
+        """Ask the question; its deadline counts from when it was first asked."""
         store, now = context["task_state_store"], datetime.now(UTC)
-        first = store.get(ASKED, now.isoformat())
-        until = self._until(first)
-        self.response_timeout = max(until - now, timedelta(seconds=1))
-        self.subject, self.body = attempt["sentence"], self._body(attempt, until)
+        first_asked = store.get(FIRST_ASKED, now.isoformat())
+        deadline = self._deadline(first_asked)
+        self.response_timeout = max(deadline - now, timedelta(seconds=1))
+        self.subject, self.body = attempt["sentence"], self._body(attempt, deadline)
         try:
             return HITLOperator.execute(self, context)
         except TaskAwaitingInput:
-            store.set(ASKED, first)  # only now is there a question that a try after this one could find
+            store.set(FIRST_ASKED, first_asked)  # only now is there a question for a retry to wait for
             raise
 
-    def _look_again(self, context: Context, until: datetime) -> None:
-        """Wait for the answer to the question that an earlier try put, which may have been given already.
+    def _wait_again(self, context: Context, deadline: datetime) -> None:
+        """Wait for the answer to the question that an earlier try asked; there may be one already.
 
-        Asking again would make Airflow forget that answer. A worker can't read it, but a trigger can.
+        Asking again would discard that answer. A worker can't read it, but a trigger can.
         """
         self.defer(
             trigger=HITLTrigger(
@@ -105,16 +106,16 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
                 options=self.options,
                 params=self.serialized_params,
                 defaults=self.defaults,
-                timeout_datetime=until,
+                timeout_datetime=deadline,
             ),
             method_name="execute_complete",
         )
 
-    def _until(self, first: Any) -> datetime:
-        return datetime.fromisoformat(first) + timedelta(hours=self.hours)
+    def _deadline(self, first_asked: Any) -> datetime:
+        return datetime.fromisoformat(first_asked) + timedelta(hours=self.hours)
 
-    def _body(self, attempt: Row, until: datetime) -> str:
-        """Return what the person reads, as Markdown: the checks, and the way to the report."""
+    def _body(self, attempt: Row, deadline: datetime) -> str:
+        """Return what the person reads, as Markdown: the checks, and a link to the report."""
         from include.judge.judge import checks_of
         from include.reports.html import escape_markdown
         from include.reports.paths import page_place
@@ -123,18 +124,18 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
         report = inside(f"/report/{quote(self.usecase)}/{quote(page_place(partition, attempt['key']))}")
         lines = [
             f"Version {attempt['version']}, trained on {partition}, attempt {attempt['attempt']}. "
-            f"[The whole report]({report}). No answer by {until:%Y-%m-%d %H:%M} UTC means no.",
+            f"[The whole report]({report}). No answer by {deadline:%Y-%m-%d %H:%M} UTC means no.",
             "",
             "| check | required | found | |",
             "|---|---|---|---|",
         ]
-        for one in checks_of(attempt["checks"]):
-            found = f"{one.found} ({one.note})" if one.note else one.found
-            cells = (one.name, one.required, found, "passed" if one.passed else "not passed")
+        for check in checks_of(attempt["checks"]):
+            result = f"{check.observed} ({check.note})" if check.note else check.observed
+            cells = (check.name, check.required, result, "passed" if check.passed else "not passed")
             lines.append("| " + " | ".join(map(escape_markdown, cells)) + " |")
         return "\n".join(lines)
 
-    def _done(self, row: Row) -> dict[str, Any]:
+    def _result(self, answer: Row) -> dict[str, Any]:
         from include.promote.approval import answer_text
 
-        return self.to_xcom(Ref(row["attempt"], self.verdict["partition"], note=answer_text(row)))
+        return self.to_xcom(Ref(answer["attempt"], self.verdict["partition"], note=answer_text(answer)))

@@ -1,4 +1,4 @@
-"""Partition: what a run is for, before anything of it runs."""
+"""The first task of a run: check that its partition is one of the schedule's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class CheckPartitionOperator(EvergreenOperator):
-    """Refuse a run without a partition, or whose partition the schedule doesn't have, in one red task.
+    """Fail a run that has no partition, or one that the schedule doesn't have, before any other task starts.
 
     Reads the declaration and writes nothing.
     """

@@ -1,4 +1,4 @@
-"""Rollout: what live labels say of a model on trial, and the step that follows: forward, back, or neither."""
+"""The rollout task: advance, withdraw or roll back the models on trial, as their live labels decide."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ if TYPE_CHECKING:
 
 
 def _registry() -> Registry:
-    from include.models.registry import Registry  # MLflow, which a partition without a switch does without
+    from include.models.registry import Registry  # it imports MLflow, which is needed only after a switch
 
     return Registry()
 
 
 class AdvanceOperator(EvergreenOperator):
-    """Take the step of each trial: a shadow or canary forward or back, a wrong promotion back.
+    """Take the due step of each trial: promote or withdraw a challenger, or roll back a bad promotion.
 
-    Reads the switches, predictions, shadows and matured labels; writes at most one switch a trial.
+    Also demotes a champion that its baseline beats. Reads the switches, predictions, shadows and matured
+    labels; writes at most one switch a trial.
     """
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Return the reference of the switches, or skip with how the trials stand where none was made."""
+        """Return the reference of the switches; skip with the state of the trials if nothing was switched."""
         from include.rollout.pipeline import advance
 
         lake, spec = self.open()

@@ -1,4 +1,4 @@
-"""Score: every row of the partition gets a prediction, by the first rung of the ladder that can serve."""
+"""The score task: every row of the partition gets a prediction from the fallback chain."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 class ScoreOperator(EvergreenOperator):
-    """Predict the partition's rows and publish them in one commit.
+    """Predict the partition's rows and publish the predictions in one commit.
 
     Reads the validated partitions of the lookback, the ledger and the model in the lake; writes predictions
-    and their profiles. Partitions of the lookback that nobody has tried to ingest yet are ingested first, so
-    the order of a backfill can't matter, and one that was unavailable is tried once more.
+    and their profiles. First ingests the partitions of the lookback that weren't ingested yet, so that the
+    order of a backfill doesn't matter, and retries those whose source was unavailable.
     """
 
     def execute(self, context: Context) -> dict[str, Any]:

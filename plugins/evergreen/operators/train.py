@@ -1,4 +1,4 @@
-"""Train, evaluate, judge, promote: a challenger is fitted, measured, judged, and only then may it serve."""
+"""The tasks of a training: train, evaluate, ablate, judge, promote."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TrainOperator(EvergreenOperator):
     """Fit baselines and candidates on the matured partitions and register the best as challenger.
 
     Reads features and labels as known on the run's partition; writes an MLflow run, a model version and the
-    reference profile. A rerun with the same data, declaration and partition returns the run that is there.
+    reference profile. A rerun with the same data, declaration and partition returns the existing run.
     """
 
     operator_extra_links = (OverviewLink(), MlflowLink())
@@ -34,7 +34,7 @@ class TrainOperator(EvergreenOperator):
 
 
 class EvaluateOperator(EvergreenOperator):
-    """Measure challenger, baselines and champion on the same held-out rows, and keep that as evidence.
+    """Measure challenger, baselines and champion on the same held-out rows, and store that as evidence.
 
     :param run: the training run's reference.
     """
@@ -58,7 +58,7 @@ class EvaluateOperator(EvergreenOperator):
 
 
 class AblateOperator(EvergreenOperator):
-    """Fit the run's recipe again without each group of features, and say what each brings.
+    """Measure the gain of each group of features: fit the run's recipe again without it.
 
     Reads features, labels and the partition's training run, and writes the gains with their bounds into it.
     """
@@ -74,17 +74,17 @@ class AblateOperator(EvergreenOperator):
         lake, spec = self.open()
         try:
             with self.no_retry_on_final_errors():
-                found = ablate(lake, spec, partition_of(context, spec), registry=Registry())
+                ablation = ablate(lake, spec, partition_of(context, spec), registry=Registry())
         except InsufficientData as error:
             self.skip_task(str(error))
-        self.log.info("%s", found.text())
-        most = found.groups[0]
-        note = f"{most.name} brings most: {most.gain:+.5f} [{most.low:+.5f}, {most.high:+.5f}]"
-        return self.to_xcom(Ref(found.run, found.partition, rows=found.rows, note=note))
+        self.log.info("%s", ablation.text())
+        best = ablation.groups[0]
+        note = f"{best.name} has the largest gain: {best.gain:+.5f} [{best.low:+.5f}, {best.high:+.5f}]"
+        return self.to_xcom(Ref(ablation.run, ablation.partition, rows=ablation.rows, note=note))
 
 
 class JudgeOperator(EvergreenOperator):
-    """Decide on the evidence and write the attempt down; a refusal is an outcome and no error.
+    """Judge the evidence and record the verdict; a refusal is an outcome, not an error.
 
     Writes the verdict, its page, and the cards of the model and its data.
 
@@ -116,7 +116,7 @@ class JudgeOperator(EvergreenOperator):
 
 
 class PromoteOperator(EvergreenOperator):
-    """Act on the verdict: one commit makes the challenger the champion, or nothing is switched.
+    """Promote the challenger if its verdict and the approval allow it, by one commit.
 
     :param verdict: the verdict's reference.
     """
@@ -129,16 +129,15 @@ class PromoteOperator(EvergreenOperator):
         self.verdict = verdict
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Return the reference of the switch, or skip with what stands in its way."""
+        """Return the reference of the switch, or skip with what blocks the promotion."""
         from include.models.registry import Registry
         from include.promote import ledger
-        from include.promote.promotion import promote, promotion_blocker, read_ledgers
+        from include.promote.promotion import promote
 
         lake, spec = self.open()
         with self.no_retry_on_final_errors():
             add_log_fields(model_version=str(ledger.attempt(lake, self.verdict["uri"])["version"]))
-            switched = promote(lake, spec, self.verdict["uri"], registry=Registry())
-        if switched is None:
-            why = promotion_blocker(read_ledgers(lake, spec), ledger.attempt(lake, self.verdict["uri"]))
-            self.skip_task(why or self.verdict["note"])
-        return self.to_xcom(switched)
+            promotion = promote(lake, spec, self.verdict["uri"], registry=Registry())
+        if promotion.switch is None:
+            self.skip_task(promotion.blocker)
+        return self.to_xcom(promotion.switch)

@@ -274,7 +274,7 @@ def test_the_backup_lies_outside_the_lake(tmp_path: Path, place: str) -> None:
 def test_a_person_backs_up_looks_and_restores(
     home: Clinic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The commands of docs/restore.md, one after the other."""
+    """The commands of docs/how-to/back-up-and-restore.md, one after the other."""
 
     def call(*words: str) -> tuple[int, dict[str, object]]:
         done = CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False)

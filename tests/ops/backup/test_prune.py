@@ -457,4 +457,4 @@ def test_who_wants_to_remove_holds_up_nobody_while_waiting(tmp_path: Path, store
             assert len(store.keys(backup_store.PREFIX)) == 2
     with lock_store(store, "exclusive") as lock:
         lock.require_valid()
-        assert datetime.now(UTC) - store.written(backup_store.PREFIX)[lock.key] < timedelta(minutes=5)
+        assert datetime.now(UTC) - store.last_modified(backup_store.PREFIX)[lock.key] < timedelta(minutes=5)
