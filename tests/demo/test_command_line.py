@@ -37,7 +37,7 @@ def test_the_command_line_uses_the_demo_that_is_up(stack: Stack, home: Home, tmp
         "flight_delay: nothing in the lake yet (s3://lake/flight_delay)\n",
     )
     assert (
-        done.stderr == f"using the demo in {tmp_path / '.evergreen'}: this shell has no settings of its own\n"
+        done.stderr == f"using the demo in {tmp_path / '.evergreen'}: this shell has no Evergreen settings\n"
     )
     own = include(tmp_path, "status", "flight_delay", EVERGREEN_LAKE=str(tmp_path / "own"))
     assert (own.returncode, own.stderr) == (0, "")

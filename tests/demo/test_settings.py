@@ -119,9 +119,9 @@ def test_folders_are_opened_once() -> None:
     with tempfile.TemporaryDirectory() as closed:
         inner = Path(closed) / "postgres"
 
-        assert postgres._open_the_way(inner) == [Path(closed)]
+        assert postgres._make_traversable(inner) == [Path(closed)]
         assert Path(closed).stat().st_mode & 0o777 == 0o701
-        assert postgres._open_the_way(inner) == []
+        assert postgres._make_traversable(inner) == []
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root makes users")
@@ -129,6 +129,6 @@ def test_a_user_that_another_clone_made_will_do(stack: Stack, monkeypatch: pytes
     """Useradd is found off the path, and its refusal of a user that is there is no failure."""
     monkeypatch.setenv("PATH", "")
 
-    postgres._make_the_user()
+    postgres._create_user()
 
     assert process.running(pid_file(stack.home, "postgres")) is not None

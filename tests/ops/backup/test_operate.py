@@ -81,7 +81,7 @@ def test_upkeep_backs_up_all_and_then_removes_what_is_beyond_the_number(
         backup_store.open_store(), "2000-01-01T000000Z", replace(_manifest(), name="2000-01-01T000000Z")
     )
     output = prune.execute(context)
-    assert "backups kept: 1; removed: 2000-01-01T000000Z" in output["note"]
+    assert "backups left: 1; removed: 2000-01-01T000000Z" in output["note"]
     assert first["note"].startswith(backup_store.backup_names(backup_store.open_store())[0])
     monkeypatch.setenv("EVERGREEN_BACKUPS_KEPT", "0")
     with pytest.raises(AirflowSkipException, match="EVERGREEN_BACKUPS_KEPT is 0: every backup stays"):
