@@ -1,4 +1,4 @@
-"""Measure, and write it into docs/reference/benchmarks.md: ``python -m benchmarks [NAME ...]``; `make bench`: all.
+"""Measure, and write it into the page of benchmarks: ``python -m benchmarks [NAME ...]``; `make bench`: all.
 
 Each name's command runs in a process of its own, one after the other. What it prints takes the place of what
 stands between ``<!-- measured: NAME -->`` and ``<!-- end -->`` on the page, under the command, the day and
@@ -28,10 +28,10 @@ COMMANDS = {
 }
 
 
-def placed(page: str, name: str, said: str) -> str:
+def placed(page: str, name: str, output: str) -> str:
     """Return the page with what a command said in its place."""
-    found = re.compile(rf"(<!-- measured: {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
-    page, times = found.subn(lambda mark: f"{mark[1]}{said.rstrip()}\n{mark[2]}", page)
+    pattern = re.compile(rf"(<!-- measured: {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+    page, times = pattern.subn(lambda mark: f"{mark[1]}{output.rstrip()}\n{mark[2]}", page)
     if times != 1:
         sys.exit(f"{PAGE}: required one place marked `measured: {name}`, found {times}")
     return page
@@ -49,15 +49,15 @@ def measured(name: str) -> str:
     print(f"{' '.join(command)}", flush=True)
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     begin, load = time.perf_counter(), os.getloadavg()[0]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, *command[1:]], env=env, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True
     )
-    print(done.stdout, flush=True)
-    lines = done.stdout.strip().splitlines()
+    print(process.stdout, flush=True)
+    lines = process.stdout.strip().splitlines()
     where = f"{datetime.now():%Y-%m-%d}, {machine()}, a load of {load:.1f} before it"
-    said = f"`{' '.join(command)}` ({where}; {time.perf_counter() - begin:.0f} s):"
+    output = f"`{' '.join(command)}` ({where}; {time.perf_counter() - begin:.0f} s):"
     plain = not any(line.startswith("|--") for line in lines)
-    return "\n".join([said, "", *(["```", *lines, "```"] if plain else lines)])
+    return "\n".join([output, "", *(["```", *lines, "```"] if plain else lines)])
 
 
 def main(names: list[str]) -> None:
@@ -66,9 +66,9 @@ def main(names: list[str]) -> None:
         sys.exit(f"required some of {', '.join(COMMANDS)}, found {', '.join(unknown)}")
     for name in names or COMMANDS:
         placed(PAGE.read_text(), name, "")
-        said = measured(name)
+        output = measured(name)
         page = PAGE.with_suffix(".new")
-        page.write_text(placed(PAGE.read_text(), name, said))
+        page.write_text(placed(PAGE.read_text(), name, output))
         page.replace(PAGE)
 
 

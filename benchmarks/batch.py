@@ -61,7 +61,7 @@ COLUMNS = [
 ]
 CARRIERS = ["9E", "AA", "AS", "B6", "DL", "EV", "F9", "FL", "HA", "MQ", "OO", "UA", "US", "VX", "WN", "YV"]
 ORIGINS = ["EWR", "JFK", "LGA"]
-Given = dict[str, Any]
+Values = dict[str, Any]
 DESTS = [a + b + "X" for a in "ABCDEFGHIJ" for b in "KLMNOPQRST"]
 
 
@@ -73,41 +73,41 @@ def flights(spec: UseCase, source: str, partition: str, rows: int) -> Iterator[p
         chance, flight = np.random.default_rng([len(source), start, n]), np.arange(start, start + n)
         minute = chance.integers(0, 1440, n)
         names = {"carrier": CARRIERS, "origin": ORIGINS, "dest": DESTS}
-        given: Given = {c: np.array(of)[chance.integers(0, len(of), n)] for c, of in names.items()}
-        given |= {"flight": flight, "sched_dep_time": minute, "sched_arr_time": (minute + 120) % 1440}
-        given |= {"year": 2013, "month": int(day[5:7]), "day": int(day[8:])}
-        given |= {"tailnum": np.char.add("N", (flight % 3000).astype(str))}
-        given |= {"distance": chance.uniform(100, 4000, n), "arr_delay": chance.normal(5, 30, n)}
-        given["scheduled"] = np.datetime64(day, "us") + (minute // 60 + 5).astype("timedelta64[h]")
-        yield _batch(spec, source, partition, given, n)
+        arrays: Values = {c: np.array(of)[chance.integers(0, len(of), n)] for c, of in names.items()}
+        arrays |= {"flight": flight, "sched_dep_time": minute, "sched_arr_time": (minute + 120) % 1440}
+        arrays |= {"year": 2013, "month": int(day[5:7]), "day": int(day[8:])}
+        arrays |= {"tailnum": np.char.add("N", (flight % 3000).astype(str))}
+        arrays |= {"distance": chance.uniform(100, 4000, n), "arr_delay": chance.normal(5, 30, n)}
+        arrays["scheduled"] = np.datetime64(day, "us") + (minute // 60 + 5).astype("timedelta64[h]")
+        yield _batch(spec, source, partition, arrays, n)
 
 
 def others(spec: UseCase, source: str, partition: str) -> Iterator[pa.RecordBatch]:
     """Yield a partition's weather or planes."""
     chance, n = np.random.default_rng(7), 72 if source == "weather" else 3000
     numbers = (pa.float64(), pa.int64())
-    given: Given = {
+    arrays: Values = {
         f.name: chance.integers(1, 50, n)
         for f in schemas.validated_schema(spec.sources[source])
         if f.type in numbers
     }
     if source == "weather":
         hours = np.tile(np.arange(5, 29), 3).astype("timedelta64[h]")
-        given |= {"origin": np.repeat(ORIGINS, 24)}
-        given |= {"observed": np.datetime64(spec.clock.shift(partition, 1), "us") + hours}
+        arrays |= {"origin": np.repeat(ORIGINS, 24)}
+        arrays |= {"observed": np.datetime64(spec.clock.shift(partition, 1), "us") + hours}
     else:
-        given |= {"tailnum": np.char.add("N", np.arange(n).astype(str)), "year": 1980 + given["year"]}
-    yield _batch(spec, source, partition, given, n)
+        arrays |= {"tailnum": np.char.add("N", np.arange(n).astype(str)), "year": 1980 + arrays["year"]}
+    yield _batch(spec, source, partition, arrays, n)
 
 
-def _batch(spec: UseCase, source: str, partition: str, given: Given, n: int) -> pa.RecordBatch:
+def _batch(spec: UseCase, source: str, partition: str, arrays: Values, n: int) -> pa.RecordBatch:
     schema = schemas.validated_schema(spec.sources[source])
-    known = np.datetime64(
+    known_at_time = np.datetime64(
         spec.clock.local(partition, spec.sources[source].available_at).replace(tzinfo=None), "us"
     )
-    given |= {"partition": partition, "revision": 0, "known_at": known}
+    arrays |= {"partition": partition, "revision": 0, "known_at": known_at_time}
     columns = [
-        pa.array(np.broadcast_to(given[f.name], n)).cast(f.type) if f.name in given else pa.nulls(n, f.type)
+        pa.array(np.broadcast_to(arrays[f.name], n)).cast(f.type) if f.name in arrays else pa.nulls(n, f.type)
         for f in schema
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
@@ -120,12 +120,12 @@ def fill(lake: Lake, spec: UseCase, rows: int) -> None:
         for partition in [*spec.clock.keys(*HISTORY), LARGE]:
             n = {LARGE: rows, SMALL: FITTED}.get(partition, 1000) if source == "schedule" else 1000
             flown = source in ("schedule", "outcomes")
-            made = flights(spec, source, partition, n) if flown else others(spec, source, partition)
+            batches = flights(spec, source, partition, n) if flown else others(spec, source, partition)
             # in the order in which ingest publishes
             order = ("partition", "revision", *declared.key)
-            table = spill.sort_rows(spill.spill_table(schemas.validated_schema(declared), made), order)
+            table = spill.sort_rows(spill.spill_table(schemas.validated_schema(declared), batches), order)
             lake.publish(f"validated_{source}", table, {"partition": partition})
-            same: Given = {"inputs": {}, "spec": "", "code": "", "note": "generated"}
+            same: Values = {"inputs": {}, "spec": "", "code": "", "note": "generated"}
             states.append(schemas.partition_row(source, partition, table.num_rows, "", **same))
         lake.publish("partitions", pa.Table.from_pylist(states, schemas.PARTITIONS), {"product": source})
 
@@ -135,13 +135,13 @@ def prepare(folder: str, rows: int) -> None:
     spec = load("flight_delay")
     lake = Lake(spec.name, folder)
     fill(lake, spec, rows)
-    seen = compute_features(spec, scoring.rows_known_at(lake, spec, SMALL), [SMALL])
-    late = np.random.default_rng(7).random(seen.num_rows) < 0.2
-    known = seen.append_column(spec.problem.target, pa.array(late.astype(float)))
+    inputs = compute_features(spec, scoring.rows_known_at(lake, spec, SMALL), [SMALL])
+    late = np.random.default_rng(7).random(inputs.num_rows) < 0.2
+    labelled = inputs.append_column(spec.problem.target, pa.array(late.astype(float)))
     for one in (*spec.training.candidates, *spec.training.baselines):
         if one.name in KINDS:
             Path(folder, one.name).write_text(
-                artifacts.store_model(lake, artifacts.serialize(fit_recipe(spec, one, known)))
+                artifacts.store_model(lake, artifacts.serialize(fit_recipe(spec, one, labelled)))
             )
 
 
@@ -210,16 +210,16 @@ def measure(folder: str, kind: str) -> dict[str, Any]:
     parts = {**clock.parts, "other threads": whole[-1][1] - sum(clock.parts.values())}  # Delta's most of all
     estimator = artifacts.load_model(lake, Path(folder, kind).read_text())
     rows = compute_features(spec, scoring.rows_known_at(lake, spec, LARGE), [LARGE]).slice(0, ALIKE)
-    given = artifacts.model_input(rows, spec)
-    estimator.predict_proba(given[:1000])
+    arrays = artifacts.model_input(rows, spec)
+    estimator.predict_proba(arrays[:1000])
     alone = []
     for threads in (1, os.cpu_count()):
         with threadpool_limits(threads, "openmp"):
-            took = [_timed(lambda: estimator.predict_proba(given)) for _ in range(ROUNDS)]
+            took = [_timed(lambda: estimator.predict_proba(arrays)) for _ in range(ROUNDS)]
         alone.append(rows.num_rows / np.median(took, axis=0))
     each = {"alone": alone, "peak": memory.most, "parts": parts}
-    found = {"rows": lake.count("predictions", {"partition": LARGE}), "whole": np.median(whole, axis=0)}
-    return {**found, **each, "walls": [wall for wall, _ in whole]}
+    totals = {"rows": lake.count("predictions", {"partition": LARGE}), "whole": np.median(whole, axis=0)}
+    return {**totals, **each, "walls": [wall for wall, _ in whole]}
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, float]:
@@ -228,14 +228,14 @@ def _timed(work: Callable[[], Any]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def _row(kind: str, found: dict[str, Any]) -> str:
-    rows, (wall, cpu), ((one, of_cpu), (every, _)) = found["rows"], found["whole"], found["alone"]
-    each = ", ".join(f"{part} {s:.2f}" for part, s in found["parts"].items())
-    least, most = (rows / of(found["walls"]) / one for of in (max, min))
-    said = [kind, f"{rows:,}", f"{wall:.1f} ({cpu:.1f})", f"{rows / wall:,.0f}"]
-    said.append(f"{rows / wall / one:.2f}, {least:.2f} to {most:.2f}")
-    said += [f"{rows / cpu / of_cpu:.2f}", f"{rows / wall / every:.2f}"]
-    return f"| {' | '.join(said)} | {found['peak']:,} | {each} |"
+def _row(kind: str, result: dict[str, Any]) -> str:
+    rows, (wall, cpu), ((one, of_cpu), (every, _)) = result["rows"], result["whole"], result["alone"]
+    each = ", ".join(f"{part} {s:.2f}" for part, s in result["parts"].items())
+    least, most = (rows / of(result["walls"]) / one for of in (max, min))
+    cells = [kind, f"{rows:,}", f"{wall:.1f} ({cpu:.1f})", f"{rows / wall:,.0f}"]
+    cells.append(f"{rows / wall / one:.2f}, {least:.2f} to {most:.2f}")
+    cells += [f"{rows / cpu / of_cpu:.2f}", f"{rows / wall / every:.2f}"]
+    return f"| {' | '.join(cells)} | {result['peak']:,} | {each} |"
 
 
 def main(command: Sequence[str]) -> None:

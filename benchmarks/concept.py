@@ -37,8 +37,10 @@ def served(spec: UseCase, rows: pa.Table, predicted: np.ndarray, turned: str) ->
     places = [np.flatnonzero(partition == key) for key in partitions]
     sizes = np.array([float(len(place)) for place in places])
     own = np.array([expected_own_loss(spec, predicted[place]) for place in places], dtype=float)
-    lost, one, said = (np.array([of[p].sum() for p in places]) for of in (lost, actual, predicted))
-    return LossSeries(tuple(partitions), sizes, lost, lost, own, one, said, ("none",) * len(partitions))
+    lost, observed, expected = (np.array([of[p].sum() for p in places]) for of in (lost, actual, predicted))
+    return LossSeries(
+        tuple(partitions), sizes, lost, lost, own, observed, expected, ("none",) * len(partitions)
+    )
 
 
 def part(of: LossSeries, first: int, last: int) -> LossSeries:
@@ -54,11 +56,11 @@ def alarms(spec: UseCase, of: LossSeries) -> dict[str, list[str]]:
     promised = Losses(gate.partitions, rows, {CHALLENGER: tuple(gate.loss.tolist())})
     for last in range(GATE + 1, len(of.partitions) + 1):
         live = part(of, GATE, last)
-        said = [
+        findings = [
             concept.check_lasting_loss(spec, live, (gate.loss, gate.expected)),
             concept.check_calibration(spec, live),
         ]
-        for finding in [*said, degradation.above_gate(spec, live, promised)]:
+        for finding in [*findings, degradation.above_gate(spec, live, promised)]:
             found.setdefault(finding.subject, [])
             if finding.outcome == "alarm":
                 found[finding.subject].append(of.partitions[last - 1])

@@ -117,8 +117,8 @@ def _peak() -> float:
 def child(what: str, rows: int) -> dict[str, Any]:
     """Measure in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.drift", what, str(rows)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     wrong = MOVED.symmetric_difference(found["moved"])
     print(f"| {what} {rows:,} rows |", *(f"{k} {v:.3f} |" for k, v in found.items() if k != "moved"), end=" ")
     print(f"otherwise than planted: {', '.join(sorted(wrong)) or 'none'} |", flush=True)
@@ -133,8 +133,10 @@ def main() -> None:
         return
     print("seconds of CPU, and MB of peak memory")
     for rows in (100_000, 1_000_000):
-        mine, theirs = child("ours", rows), child("evidently", rows)
-        print(f"| Evidently / ours at {rows:,} rows | {theirs['seconds'] / mine['seconds']:.1f} |")
+        own_result, theirs_result = child("ours", rows), child("evidently", rows)
+        print(
+            f"| Evidently / ours at {rows:,} rows | {theirs_result['seconds'] / own_result['seconds']:.1f} |"
+        )
     for millions in (1, 10, 50):
         child("window", millions * 1_000_000)
 

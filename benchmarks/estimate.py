@@ -56,78 +56,89 @@ def minutes(spec: UseCase) -> UseCase:
 
 def lived(spec: UseCase, rows: pa.Table, trained: str) -> Years:
     """Return by metric a row for each partition after a training: what was told, and what came true."""
-    known = rows.filter(pc.less_equal(rows["partition"], spec.clock.shift(trained, -spec.labels.delay)))
-    parts = split(known, spec, trained)
-    seen = pa.concat_tables([parts.train, parts.validation])
-    after = spec.clock.shift(partitions_of(seen)[-1], spec.labels.delay)
+    labelled = rows.filter(pc.less_equal(rows["partition"], spec.clock.shift(trained, -spec.labels.delay)))
+    parts = split(labelled, spec, trained)
+    fitted = pa.concat_tables([parts.train, parts.validation])
+    after = spec.clock.shift(partitions_of(fitted)[-1], spec.labels.delay)
     test, later = (
         part.filter(pc.greater(part["partition"], last))
         for part, last in ((parts.test, after), (rows, trained))
     )
-    model = fit_recipe(spec, spec.training.candidates[0], seen)
+    model = fit_recipe(spec, spec.training.candidates[0], fitted)
     of = np.asarray(test["partition"].to_pylist(), dtype=object)
-    given = learn_held_out(spec, of, target(spec, test), artifacts.predict(model, test, spec))
-    return served(spec, given, later, artifacts.predict(model, later, spec), outside(spec, seen, later))
+    held_out = learn_held_out(spec, of, target(spec, test), artifacts.predict(model, test, spec))
+    return served(spec, held_out, later, artifacts.predict(model, later, spec), outside(spec, fitted, later))
 
 
-def outside(spec: UseCase, seen: pa.Table, later: pa.Table) -> set[str]:
+def outside(spec: UseCase, fitted: pa.Table, later: pa.Table) -> set[str]:
     """Return the partitions on which a tenth of a numeric feature lies beyond what was fitted on."""
     of, found = np.asarray(later["partition"].to_pylist(), dtype=object), set()
     partitions, places = np.unique(of, return_inverse=True)
     for name in spec.features.numeric:
-        low, high = pc.min_max(seen[name]).as_py().values()
+        low, high = pc.min_max(fitted[name]).as_py().values()
         values = np.asarray(later[name].to_numpy(zero_copy_only=False), dtype=float)
         share = np.bincount(places, (values < low) | (values > high)) / np.bincount(places)
         found |= set(partitions[share > spec.monitoring.unseen].tolist())
     return found
 
 
-def served(spec: UseCase, given: HeldOutEstimates, rows: pa.Table, predicted: Array, out: set[str]) -> Years:
+def served(
+    spec: UseCase, held_out: HeldOutEstimates, rows: pa.Table, predicted: Array, out: set[str]
+) -> Years:
     """Estimate each partition by what was known of those before it."""
     of, actual = np.asarray(rows["partition"].to_pylist(), dtype=object), target(spec, rows)
-    plain = replace(given.map, lines=((1.0, 0.0),) * len(given.map.lines))
-    past = list(given.partitions)
+    plain = replace(held_out.map, lines=((1.0, 0.0),) * len(held_out.map.lines))
+    past = list(held_out.partitions)
     found: Years = {name: [] for name in SHOWN[spec.problem.kind]}
     waiting: list[LabelledPartition] = []
     for partition in sorted(set(of.tolist())):
-        mine = of == partition
-        came = metric_values(tuple(found), actual[mine], predicted[mine])
-        guess, raw = (expected_metrics(spec, one, predicted[mine]) for one in (given.map, plain))
+        selected = of == partition
+        realized = metric_values(tuple(found), actual[selected], predicted[selected])
+        guess, raw = (expected_metrics(spec, one, predicted[selected]) for one in (held_out.map, plain))
         pairs = {
-            n: EstimatePair(guess[n], came[n], given.means[n]) for n in found if n in guess and n in came
+            n: EstimatePair(guess[n], realized[n], held_out.means[n])
+            for n in found
+            if n in guess and n in realized
         }
-        waiting.append(LabelledPartition(partition, int(mine.sum()), pairs))
+        waiting.append(LabelledPartition(partition, int(selected.sum()), pairs))
         past += waiting[: -spec.labels.delay]
         del waiting[: -spec.labels.delay]
         for name, pair in pairs.items():
-            said = estimate_row(name, int(mine.sum()), guess[name], past)
-            told = {"told": said["reason"] == "", "inside": partition not in out, "came": pair.realised}
-            told |= {"guess": pair.estimate, "naive": pair.naive, "raw": raw[name], "error": said["error"]}
-            found[name].append({**told, "low": said.get("low"), "high": said.get("high")})
+            row = estimate_row(name, int(selected.sum()), guess[name], past)
+            estimated = {"told": row["reason"] == "", "inside": partition not in out, "came": pair.realised}
+            estimated |= {
+                "guess": pair.estimate,
+                "naive": pair.naive,
+                "raw": raw[name],
+                "error": row["error"],
+            }
+            found[name].append({**estimated, "low": row.get("low"), "high": row.get("high")})
     return found
 
 
 def line(trained: str, metric: str, partitions: list[Mapping[str, Any]]) -> str:
     """Return a row of the table."""
-    told = [one for one in partitions if one["told"] and one["inside"]]
+    estimated = [one for one in partitions if one["told"] and one["inside"]]
     out = [one for one in partitions if not one["inside"]]
 
-    def apart(some: list[Mapping[str, Any]], of: str) -> str:
-        return f"{np.sqrt(np.mean([(one[of] - one['came']) ** 2 for one in some])):.3g}" if some else "-"
+    def apart(subset: list[Mapping[str, Any]], of: str) -> str:
+        return f"{np.sqrt(np.mean([(one[of] - one['came']) ** 2 for one in subset])):.3g}" if subset else "-"
 
-    covered = np.mean([one["low"] <= one["came"] <= one["high"] for one in told]) if told else np.nan
-    shown = f"{np.mean([one['error'] for one in told]):.3g}" if told else "-"
+    covered = (
+        np.mean([one["low"] <= one["came"] <= one["high"] for one in estimated]) if estimated else np.nan
+    )
+    shown = f"{np.mean([one['error'] for one in estimated]):.3g}" if estimated else "-"
     cells = [
         trained,
         metric,
         str(len(partitions)),
-        str(len(told)),
-        apart(told, "guess"),
+        str(len(estimated)),
+        apart(estimated, "guess"),
         shown,
         f"{covered:.0%}",
     ]
     cells += [
-        apart(told, "naive"),
+        apart(estimated, "naive"),
         apart(partitions, "guess"),
         apart(partitions, "raw"),
         apart(partitions, "naive"),
@@ -138,13 +149,13 @@ def line(trained: str, metric: str, partitions: list[Mapping[str, Any]]) -> str:
 def main() -> None:
     """Print a row for each champion and metric."""
     lake, late = Lake("flight_delay"), load("flight_delay")
-    known = matured(lake, late, None)[-1]
+    newest_known = matured(lake, late, None)[-1]
     print("| champion of | metric | partitions | told | error | error shown | within 90 % | naive "
           "| error, all partitions | without the line | naive | beyond | error there | naive |")  # fmt: skip
     print("|---" * 14 + "|")
-    rows = training_set(lake, late, known)
+    rows = training_set(lake, late, newest_known)
     for spec in (late, minutes(late)):
-        of = rows if spec is late else join_labels(lake, spec, rows, known)
+        of = rows if spec is late else join_labels(lake, spec, rows, newest_known)
         for trained in TRAINED:
             for metric, partitions in lived(spec, of, trained).items():
                 print(line(trained, metric, partitions), flush=True)

@@ -65,28 +65,30 @@ class Pool:
 
 def pool(lake: Lake, spec: UseCase) -> Pool:
     """Fit each recipe but the prior on each Sunday."""
-    seen = features(lake, spec, matured(lake, spec, "2013-12-31"))
-    rows = join_labels(lake, spec, seen, "2013-12-31")
+    all_features = features(lake, spec, matured(lake, spec, "2013-12-31"))
+    rows = join_labels(lake, spec, all_features, "2013-12-31")
     partitions, of = np.unique(rows["partition"].to_numpy(), return_inverse=True)
     actual, sundays = target(spec, rows), spec.clock.keys(*SUNDAYS)[::WEEK]
     losses, seconds = {}, {}
     for sunday in sundays:
-        known = join_labels(lake, spec, seen.filter(seen["partition"].to_numpy() <= sunday), sunday)
+        labelled = join_labels(
+            lake, spec, all_features.filter(all_features["partition"].to_numpy() <= sunday), sunday
+        )
         later = np.flatnonzero(partitions[of] > spec.clock.shift(sunday, -spec.labels.delay))
         for recipe in (*spec.training.baselines, *spec.training.candidates):
             if recipe.estimator == "prior":
                 continue
             began = time.process_time()
-            made = fit_recipe(spec, recipe, known)
+            fits = fit_recipe(spec, recipe, labelled)
             seconds[recipe.name, sunday] = time.process_time() - began
-            said = row_losses(
-                spec.gate.objective, actual[later], artifacts.predict(made, rows.take(later), spec)
+            model_losses = row_losses(
+                spec.gate.objective, actual[later], artifacts.predict(fits, rows.take(later), spec)
             )
-            sums = np.bincount(of[later], said, len(partitions))
+            sums = np.bincount(of[later], model_losses, len(partitions))
             losses[recipe.name, sunday] = np.where(
                 np.bincount(of[later], minlength=len(partitions)), sums, np.nan
             )
-        print(f"{sunday}: {known.num_rows} rows", flush=True)
+        print(f"{sunday}: {labelled.num_rows} rows", flush=True)
     counted = np.bincount(of, minlength=len(partitions)).astype(float)
     return Pool(spec, sundays, [str(partition) for partition in partitions], counted, losses, seconds)
 
@@ -95,29 +97,29 @@ def pool(lake: Lake, spec: UseCase) -> Pool:
 class Replay:
     """A year under one way to decide."""
 
-    made: Pool
+    fits: Pool
     evidence: str
     weeks: int  # of test partitions, at most; a walk forward has fewer while the history is short
     every: int  # weeks between two trainings
 
     def run(self) -> tuple[Array, list[str], list[int], list[float]]:
         """Return the losses by partition, the promotions, the champion's ages and the seconds of fitting."""
-        made, first = self.made, self.made.sundays.index(FIRST)
-        served, promoted, ages, seconds = np.full(len(made.partitions), np.nan), [], [], []
+        fits, first = self.fits, self.fits.sundays.index(FIRST)
+        served, promoted, ages, seconds = np.full(len(fits.partitions), np.nan), [], [], []
         champion, attempt = (self._chosen(first, 0), FIRST), 0
-        for place in range(first, len(made.sundays) - 1):
-            sunday, following = made.sundays[place], made.sundays[place + 1]
+        for place in range(first, len(fits.sundays) - 1):
+            sunday, following = fits.sundays[place], fits.sundays[place + 1]
             if (place - first) % self.every == 0:
-                challenger, places, said, base, took = self._trained(place, champion)
+                challenger, places, model_losses, base, took = self._trained(place, champion)
                 seconds.append(took)
-                if len(places) >= made.spec.gate.min_partitions:
+                if len(places) >= fits.spec.gate.min_partitions:
                     attempt += 1
-                    if self._passes(made.losses[champion], said, base, places, attempt):
+                    if self._passes(fits.losses[champion], model_losses, base, places, attempt):
                         champion, attempt = challenger, 0
                         promoted.append(sunday)
-            week = made.between(sunday, following)
-            served[week] = made.losses[champion][week]
-            ages.append(WEEK * (place - made.sundays.index(champion[1])) + made.spec.labels.delay)
+            week = fits.between(sunday, following)
+            served[week] = fits.losses[champion][week]
+            ages.append(WEEK * (place - fits.sundays.index(champion[1])) + fits.spec.labels.delay)
         return served, promoted, ages, seconds
 
     def _trained(self, place: int, champion: tuple[str, str]) -> tuple[Any, ...]:
@@ -125,55 +127,57 @@ class Replay:
 
         And seconds.
         """
-        made, weeks = self.made, min(self.weeks, place - 1)
-        recipe, start = self._chosen(place, weeks), made.sundays[place - weeks]
-        said, base = np.full((2, len(made.partitions)), np.nan)
+        fits, weeks = self.fits, min(self.weeks, place - 1)
+        recipe, start = self._chosen(place, weeks), fits.sundays[place - weeks]
+        model_losses, base = np.full((2, len(fits.partitions)), np.nan)
         origins = range(place - weeks, place)
         for origin in origins:
-            of = made.sundays[place - weeks if self.evidence == "held_out" else origin]
-            week = made.between(made.sundays[origin], made.sundays[origin + 1])
-            said[week], base[week] = made.losses[recipe, of][week], made.losses[BASELINE, of][week]
-        newest = start if self.evidence == "held_out" else made.sundays[place]
+            of = fits.sundays[place - weeks if self.evidence == "held_out" else origin]
+            week = fits.between(fits.sundays[origin], fits.sundays[origin + 1])
+            model_losses[week], base[week] = fits.losses[recipe, of][week], fits.losses[BASELINE, of][week]
+        newest = start if self.evidence == "held_out" else fits.sundays[place]
         fitted = (
-            {start, newest} if self.evidence == "held_out" else {made.sundays[o] for o in origins} | {newest}
+            {start, newest} if self.evidence == "held_out" else {fits.sundays[o] for o in origins} | {newest}
         )
-        took = sum(made.seconds[name, of] for name in (recipe, BASELINE) for of in fitted)
-        matured = made.spec.clock.shift(made.sundays[place], -made.spec.labels.delay)
-        places = made.between(max(start, champion[1]), matured)
-        return (recipe, newest), places, said, base, took
+        took = sum(fits.seconds[name, of] for name in (recipe, BASELINE) for of in fitted)
+        matured = fits.spec.clock.shift(fits.sundays[place], -fits.spec.labels.delay)
+        places = fits.between(max(start, champion[1]), matured)
+        return (recipe, newest), places, model_losses, base, took
 
     def _chosen(self, place: int, weeks: int) -> str:
         """Return the candidate that loses least in the week before the test partitions."""
-        made = self.made
-        trial, start = made.sundays[place - weeks - 1], made.sundays[place - weeks]
-        week = made.between(trial, start)
-        return min((c.name for c in made.spec.training.candidates), key=lambda n: made.mean(n, trial, week))
+        fits = self.fits
+        trial, start = fits.sundays[place - weeks - 1], fits.sundays[place - weeks]
+        week = fits.between(trial, start)
+        return min((c.name for c in fits.spec.training.candidates), key=lambda n: fits.mean(n, trial, week))
 
     def _passes(
-        self, champion: Array, said: Array, base: Array, places: NDArray[np.intp], attempt: int
+        self, champion: Array, model_losses: Array, base: Array, places: NDArray[np.intp], attempt: int
     ) -> bool:
         """Tell whether the challenger is shown to beat baseline and champion."""
-        gate, rows = self.made.spec.gate, self.made.rows[places]
+        gate, rows = self.fits.spec.gate, self.fits.rows[places]
         share = np.asarray(attempt_alpha(gate.alpha, attempt))
-        over_base = gain_bounds((base - said)[places], rows, gate.block_partitions, np.asarray(gate.alpha))[1]
-        over_champion = gain_bounds((champion - said)[places], rows, gate.block_partitions, share)[1]
+        over_base = gain_bounds(
+            (base - model_losses)[places], rows, gate.block_partitions, np.asarray(gate.alpha)
+        )[1]
+        over_champion = gain_bounds((champion - model_losses)[places], rows, gate.block_partitions, share)[1]
         return bool(over_base > 0 and over_champion > 0)
 
 
-def newest(made: Pool) -> Array:
+def newest(fits: Pool) -> Array:
     """Return the losses by partition where each Sunday's model serves at once."""
-    one, served = Replay(made, "walk_forward", 1, 1), np.full(len(made.partitions), np.nan)
-    for place in range(made.sundays.index(FIRST), len(made.sundays) - 1):
-        week = made.between(made.sundays[place], made.sundays[place + 1])
-        served[week] = made.losses[one._chosen(place, 0), made.sundays[place]][week]
+    one, served = Replay(fits, "walk_forward", 1, 1), np.full(len(fits.partitions), np.nan)
+    for place in range(fits.sundays.index(FIRST), len(fits.sundays) - 1):
+        week = fits.between(fits.sundays[place], fits.sundays[place + 1])
+        served[week] = fits.losses[one._chosen(place, 0), fits.sundays[place]][week]
     return served
 
 
-def show(made: Pool) -> None:
+def show(fits: Pool) -> None:
     """Print a row for each way to decide."""
-    places, first = made.between(FIRST, made.sundays[-1]), made.sundays.index(FIRST)
-    rows, block = made.rows[places], made.spec.gate.block_partitions
-    never = made.losses[Replay(made, "held_out", 1, 1)._chosen(first, 0), FIRST]
+    places, first = fits.between(FIRST, fits.sundays[-1]), fits.sundays.index(FIRST)
+    rows, block = fits.rows[places], fits.spec.gate.block_partitions
+    never = fits.losses[Replay(fits, "held_out", 1, 1)._chosen(first, 0), FIRST]
 
     def line(name: str, served: Array, *rest: str) -> None:
         saved = (never - served)[places]
@@ -187,9 +191,9 @@ def show(made: Pool) -> None:
     )
     print("|---|---|---|---|---|---|---|---|")
     line("never retrained", never, "-", "-", "-", "-", "-")
-    line("newest, no gate", newest(made), "-", "1", "-", "-", "-")
+    line("newest, no gate", newest(fits), "-", "1", "-", "-", "-")
     for evidence, weeks, every in product(("held_out", "walk_forward"), (4, 8, 12), (1, 2, 4)):
-        served, promoted, ages, seconds = Replay(made, evidence, weeks, every).run()
+        served, promoted, ages, seconds = Replay(fits, evidence, weeks, every).run()
         figures = (len(promoted), f"{np.mean(ages):.0f}", f"{np.mean(seconds):.0f}")
         line(evidence, served, str(WEEK * weeks), str(every), *map(str, figures))
     print(f"\n{len(places)} partitions, {int(rows.sum())} rows; gain over never retrained, 90 % interval")

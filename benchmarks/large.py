@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from benchmarks import batch
-from benchmarks.memory import Anonymous, apart, held
+from benchmarks.memory import Anonymous, apart, memory_limit
 from include.environment import Endpoint
 from include.features.build import compute_features
 from include.ingest.pipeline import ingest
@@ -43,9 +43,9 @@ LIMIT = 4 << 30  # bytes
 
 def declare(folder: Path) -> UseCase:
     """Return the flights' use case with a schedule in Parquet of any size."""
-    there = folder / "usecases" / OWN.name
-    if not there.is_dir():
-        shutil.copytree(OWN, there)
+    copy = folder / "usecases" / OWN.name
+    if not copy.is_dir():
+        shutil.copytree(OWN, copy)
         raw = yaml.safe_load((OWN / "usecase.yaml").read_text())
         source = raw["sources"]["schedule"]
         source |= {"path": "{day}.parquet", "format": "parquet", "fetch": {"max_bytes": ANY}}
@@ -53,8 +53,8 @@ def declare(folder: Path) -> UseCase:
         for one in source["contract"]["expectations"]:
             if one["kwargs"].get("max_value") in (3000, 9999):  # rows, and numbers of flights
                 one["kwargs"]["max_value"] = ANY
-        (there / "usecase.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
-    return read(there / "usecase.yaml")
+        (copy / "usecase.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    return read(copy / "usecase.yaml")
 
 
 def write(folder: Path, spec: UseCase, rows: int) -> None:
@@ -63,8 +63,8 @@ def write(folder: Path, spec: UseCase, rows: int) -> None:
     names = {own: column.source or own for own, column in source.columns.items()}
     path = folder / f"{spec.clock.shift(batch.LARGE, source.offset)}.parquet"
     writer = None
-    for made in batch.flights(spec, "schedule", batch.LARGE, rows):
-        table = pa.Table.from_batches([made]).select(list(names))
+    for batch_rows in batch.flights(spec, "schedule", batch.LARGE, rows):
+        table = pa.Table.from_batches([batch_rows]).select(list(names))
         for place, own in enumerate(names):
             if source.columns[own].type == "hhmm":
                 hours = pc.divide(table[own], 60)
@@ -86,9 +86,11 @@ def prepare(folder: Path, rows: int) -> int:
 def work(folder: Path, spec: UseCase, lake: Lake, stage: str) -> int:
     """Do a stage, and return how many rows came of it."""
     if stage == "ingest":
-        (done,) = ingest(lake, spec, "schedule", [batch.LARGE], lambda name: Endpoint(name, folder.as_uri()))
-        done.raise_for_outcome()
-        return done.rows
+        (result,) = ingest(
+            lake, spec, "schedule", [batch.LARGE], lambda name: Endpoint(name, folder.as_uri())
+        )
+        result.raise_for_outcome()
+        return result.rows
     if stage == "features":
         return int(
             compute_features(spec, scoring.rows_known_at(lake, spec, batch.LARGE), [batch.LARGE]).num_rows
@@ -115,10 +117,15 @@ def measure(folder: Path, stage: str) -> dict[str, Any]:
     }
 
 
-def _said(found: dict[str, Any]) -> str:
-    wall, cpu = found["seconds"]
-    told = [found["stage"], f"{found['rows']:,}", f"{wall:.0f} ({cpu:.0f})", f"{found['rows'] / wall:,.0f}"]
-    return f"| {' | '.join(told)} | {found['own']:,} | {found['resident']:,} |"
+def _table_row(result_row: dict[str, Any]) -> str:
+    wall, cpu = result_row["seconds"]
+    cells = [
+        result_row["stage"],
+        f"{result_row['rows']:,}",
+        f"{wall:.0f} ({cpu:.0f})",
+        f"{result_row['rows'] / wall:,.0f}",
+    ]
+    return f"| {' | '.join(cells)} | {result_row['own']:,} | {result_row['resident']:,} |"
 
 
 def main(command: Sequence[str]) -> None:
@@ -130,7 +137,7 @@ def main(command: Sequence[str]) -> None:
     if command and command[0] in parts:
         print(json.dumps(parts[command[0]]()))
         return
-    with held(LIMIT) as join:
+    with memory_limit(LIMIT) as join:
         most = f"{LIMIT >> 20:,}" if join else "not held"
         print("| stage | rows | seconds (of CPU) | rows a second | own MB | resident MB | held to MB |")
         print("|---|---|---|---|---|---|---|")
@@ -138,7 +145,9 @@ def main(command: Sequence[str]) -> None:
             with tempfile.TemporaryDirectory() as folder:
                 apart("large", "prepare", folder, rows)
                 for stage in ("ingest", "features", "score"):
-                    print(_said(apart("large", "stage", folder, stage, join=join)), most, "|", flush=True)
+                    print(
+                        _table_row(apart("large", "stage", folder, stage, join=join)), most, "|", flush=True
+                    )
 
 
 if __name__ == "__main__":

@@ -53,8 +53,8 @@ def read(page: Path, usecases: Path) -> dict[str, object]:
     """Return what reading one page took."""
     env = {**os.environ, "EVERGREEN_USECASES": str(usecases), "PYTHONPATH": f"{ROOT}:{ROOT / 'plugins'}"}
     command = [sys.executable, "-c", FRESH, str(page), json.dumps(HEAVY)]
-    done = subprocess.run(command, env=env, cwd=ROOT, check=True, capture_output=True, text=True)
-    found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    finished = subprocess.run(command, env=env, cwd=ROOT, check=True, capture_output=True, text=True)
+    found: dict[str, object] = json.loads(finished.stdout.splitlines()[-1])
     return found
 
 
@@ -73,14 +73,14 @@ def lives(usecases: Path, count: int) -> dict[str, tuple[float, float, float]]:
     home = Home(Home().root / "bench")  # anew: one remembers the ports whose file was removed
     clean(home)  # what a failed one kept
     stack, api = Stack(home, {**PATIENT, "EVERGREEN_USECASES": str(usecases)}), AirflowApi.of(home)
-    wanted = len(CLOCKS) * (count + 1) + 1
+    expected = len(CLOCKS) * (count + 1) + 1
     try:
         for name in ("api-server", "scheduler", "dag-processor"):  # one by one, on a machine that may be busy
             stack.up([name])
         began = time.monotonic()
-        while api.call("GET", "/dags", params={"limit": 1})["total_entries"] != wanted:
+        while api.call("GET", "/dags", params={"limit": 1})["total_entries"] != expected:
             if time.monotonic() - began > AWAITED:
-                sys.exit(f"required {wanted} DAGs in {AWAITED} s: {api.import_errors()}")
+                sys.exit(f"required {expected} DAGs in {AWAITED} s: {api.import_errors()}")
             time.sleep(0.5)
         seconds = time.monotonic() - began
         time.sleep(SETTLED)

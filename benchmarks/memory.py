@@ -26,8 +26,8 @@ def apart(name: str, *command: object, join: Callable[[], None] | None = None) -
     """
     line = [sys.executable, "-m", f"benchmarks.{name}", *map(str, command)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(line, env=env, check=True, stdout=subprocess.PIPE, preexec_fn=join)
-    return dict(json.loads(done.stdout))
+    process = subprocess.run(line, env=env, check=True, stdout=subprocess.PIPE, preexec_fn=join)
+    return dict(json.loads(process.stdout))
 
 
 class Anonymous(threading.Thread):
@@ -58,7 +58,7 @@ def _join(group: Path) -> None:
 
 
 @contextmanager
-def held(limit: int) -> Iterator[Callable[[], None] | None]:
+def memory_limit(limit: int) -> Iterator[Callable[[], None] | None]:
     """Yield what a new process calls to be killed rather than have more bytes, mapped files' pages counted.
 
     None where this process may make no control group: `docker run -m` can do it there.

@@ -49,20 +49,20 @@ def through_airflow(api: AirflowApi, dag: str, confs: list[dict[str, str]], run:
     taken = []
     for number, conf in enumerate(confs):
         api.trigger_run(dag, conf, run_id=f"{run}_{number}")
-        done = api.wait_run(dag, f"{run}_{number}", timeout=600)
-        if done["state"] != "success":
-            sys.exit(f"{dag} {run}_{number} ended {done['state']}")
-        taken.append(seconds(done))
+        finished = api.wait_run(dag, f"{run}_{number}", timeout=600)
+        if finished["state"] != "success":
+            sys.exit(f"{dag} {run}_{number} ended {finished['state']}")
+        taken.append(seconds(finished))
     return taken[1:]
 
 
 def in_one_process(stack: Stack, partitions: list[str]) -> list[dict[str, float]]:
     """Run partitions through the plain functions; return the seconds of their stages."""
     command = [sys.executable, "-m", "benchmarks.one_partition", *partitions]
-    done = subprocess.run(
+    finished = subprocess.run(
         command, env=stack.environment(), cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True
     )
-    found: list[dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
+    found: list[dict[str, float]] = json.loads(finished.stdout.splitlines()[-1])
     return found
 
 

@@ -33,33 +33,35 @@ def main() -> None:
     assert learnt is not None
     partitions = spec.clock.keys(str(champion["effective"]), LAST)
     rows = features(lake, spec, partitions)
-    seen: list[dict[str, dict[str, object]]] = []
-    told: dict[str, Counter[str]] = {"alone": Counter(), "lately": Counter()}
+    profile_history: list[dict[str, dict[str, object]]] = []
+    alerts: dict[str, Counter[str]] = {"alone": Counter(), "lately": Counter()}
     any_of: Counter[str] = Counter()
     episodes: dict[str, list[str]] = {}
     for partition in partitions:
         part = rows.filter(pc.equal(rows["partition"], partition))
-        made = profiles.build_profile("features", partition, part, of.numeric, of.categorical).to_pylist()
-        seen.append({row["column"]: row for row in made})
-        for rule, counts in told.items():
+        built = profiles.build_profile("features", partition, part, of.numeric, of.categorical).to_pylist()
+        profile_history.append({row["column"]: row for row in built})
+        for rule, counts in alerts.items():
             past = (
-                seen[-rules.sudden_changes.past - rules.sudden_changes.of : -rules.sudden_changes.of]
+                profile_history[
+                    -rules.sudden_changes.past - rules.sudden_changes.of : -rules.sudden_changes.of
+                ]
                 if rule == "lately"
                 else []
             )
-            found = set()
-            for name, row in seen[-1].items():
+            alarmed = set()
+            for name, row in profile_history[-1].items():
                 lately = [one[name] for one in past]
                 tonight = profiles.merge_profiles([row])[name]
                 if drift.check_unseen(name, learnt.columns[name], tonight, rules, lately).outcome == "alarm":
-                    found.add(name)
-            counts.update(found)
-            any_of[rule] += bool(found)
+                    alarmed.add(name)
+            counts.update(alarmed)
+            any_of[rule] += bool(alarmed)
             if rule == "lately":
-                for name in found:
+                for name in alarmed:
                     episodes.setdefault(name, []).append(partition)
     print(f"{len(partitions)} partitions, {partitions[0]} to {partitions[-1]}")
-    for rule, counts in told.items():
+    for rule, counts in alerts.items():
         each = ", ".join(f"{name} {count}" for name, count in counts.most_common())
         print(f"{rule}: {any_of[rule]} partitions ({any_of[rule] / len(partitions):.1%}): {each}")
     for name, when in sorted(episodes.items()):

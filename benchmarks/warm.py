@@ -47,14 +47,14 @@ def partition(stack: engine.Composed, day: str) -> Partition:
     run = stack.start(day, "warm")
     if stack.finished(run) != "success":
         sys.exit(f"{run} failed")
-    told = stack.api.get_run(engine.NIGHTLY, run) or {}
+    finished_run = stack.api.get_run(engine.NIGHTLY, run) or {}
     found = [one for one in stack.api.task_instances(engine.NIGHTLY, run) if one["state"] == "success"]
     if again := [one["task_id"] for one in found if one["try_number"] > 1]:
         sys.exit(f"{run}: tried again, so nothing is claimed: {', '.join(again)}")
     each = {
         one["task_id"]: engine.span([one]) for one in sorted(found, key=lambda one: str(one["start_date"]))
     }
-    return {**each, "these together": sum(each.values()), "the partition": engine.span([told])}
+    return {**each, "these together": sum(each.values()), "the partition": engine.span([finished_run])}
 
 
 def main(partitions: int = NIGHTS) -> None:

@@ -1,12 +1,12 @@
-"""Every partition: what became known is ingested, tomorrow's rows are scored, and what came true is compared.
+"""Each partition is ingested, scored and monitored, and a model on trial takes its next step.
 
-When: on the declared schedule, one run a partition; a backfill from the UI takes any past range, in any
-order. Changes: the partition's own partitions, each replaced whole, so a run may be cleared and run again.
-The newest partition also takes the step that live labels ask for, of a model in shadow or canary or just
-promoted. If it is red: an `ingest` task says which file or rows, what was expected and the remedy; the
+When: on the declared schedule, one run per partition. A backfill from the UI takes any past range, in any
+order. Changes: the rows of this partition, replaced as a whole, so a run is idempotent and can be cleared. On
+the newest partition a model in shadow or canary, or a newly promoted one, may also step forward or back.
+If it is red: the log of an `ingest` task names the file or rows, what was required and the remedy; the
 partition goes on without that source. A red `monitor` means that nothing was predicted. A red
-`check_partition` names what is wrong with the partition, and nothing else has run. See the Overview link of
-any task.
+`check_partition` states what is wrong with the partition; nothing else has run. The Overview link of any task
+leads to the use case's page.
 """
 
 from functools import partial
@@ -23,45 +23,47 @@ from evergreen.operators.rollout import AdvanceOperator
 from evergreen.operators.score import ScoreOperator
 from include.spec import UseCase, read_all
 
-ANEW = Param(False, type="boolean", title="Fetch anew", description="Other content enters as a revision")
+FETCH_ANEW = Param(
+    False, type="boolean", title="Fetch anew", description="Different content becomes a new revision"
+)
 
 
 def batch(spec: UseCase) -> DAG:
     """Return the batch DAG of a use case."""
-    made = partial(product, spec.name)
+    asset = partial(product, spec.name)
     with DAG(
         **arguments(spec, "batch"),
         **scheduled(spec, spec.schedule.batch),
         max_active_runs=4,
-        params=partition_field(fetch_anew=ANEW),
+        params=partition_field(fetch_anew=FETCH_ANEW),
         deadline=due(spec),
         doc_md=__doc__,
     ) as dag:
-        # as a setup, it also stops the tasks that run whatever becomes of those before them
+        # a failed setup also stops the tasks with trigger_rule all_done
         check = CheckPartitionOperator(task_id="check_partition", usecase=spec.name).as_setup()
         with TaskGroup("ingest") as ingest:
             for name in spec.sources:
-                IngestOperator(task_id=name, usecase=spec.name, source=name, outlets=[made(name)])
+                IngestOperator(task_id=name, usecase=spec.name, source=name, outlets=[asset(name)])
         with TaskGroup("score") as score:
             ScoreOperator(
-                task_id="predict", usecase=spec.name, trigger_rule="all_done", outlets=[made("predictions")]
+                task_id="predict", usecase=spec.name, trigger_rule="all_done", outlets=[asset("predictions")]
             )
         with TaskGroup("monitor") as monitor:
             watch = MonitorOperator(
                 task_id="watch",
                 usecase=spec.name,
                 trigger_rule="all_done",
-                outlets=[made("findings"), made("decisions")],
+                outlets=[asset("findings"), asset("decisions")],
             )
-            # also of a partition that nobody could score, whose watch is red
+            # also for a partition that could not be scored, whose `watch` fails
             alert = AlertOperator(task_id="alert", usecase=spec.name, trigger_rule="all_done")
             watch >> [AskTrainingOperator(task_id="ask_training", usecase=spec.name), alert]
         with TaskGroup("rollout") as rollout:
             AdvanceOperator(
                 task_id="advance",
                 usecase=spec.name,
-                trigger_rule="all_done",  # labels come also on a partition that nobody could score
-                outlets=[made("switches")],
+                trigger_rule="all_done",  # labels also arrive on a partition that could not be scored
+                outlets=[asset("switches")],
             )
         check >> ingest >> score >> [monitor, rollout]
     return dag

@@ -1,9 +1,9 @@
-"""A past range is loaded once, in a few large tasks: a first load, or a source that joins later.
+"""Load a past range of partitions in a few large tasks, at the start or when a source is added later.
 
-When: by hand, with the range in the form. Each mapped task takes one source and one month, through the
-functions that a partition uses, so loading a range and running its partitions leave the same rows.
-Changes: the partitions of the range's partitions, each replaced whole.
-If it is red: not one partition of that source's month could be published; the log names the first reason.
+When: by hand, with the range in the form. Each mapped task loads one month of one source, with the functions
+of the batch DAG, so the resulting rows are the same.
+Changes: the sources' rows of these partitions, each partition replaced as a whole.
+If it is red: no partition of that month and source could be published; the log has the first reason.
 """
 
 from airflow.sdk import DAG, Param, TaskGroup

@@ -1,11 +1,11 @@
-"""What a person starts: check the lake, back it up, draw its year, roll back, force, or withdraw a partition.
+"""Manual actions: verify, back up, redraw the history page, roll back, force, withdraw a partition.
 
-When: by hand, from the form. The last three need a logged-in person and *Why*; the ledger keeps both.
-Changes: `verify` nothing; `back up` adds what is new to EVERGREEN_BACKUP; `redraw the year` replaces that;
-`roll back` and `force` one row of each role in `deployments`, from the next partition on. What was forced
-shows as forced for good. `withdraw` removes a partition that the schedule never had, or that is still to
-come, and sets its rows aside. If it is red: the log says what was required, what was found and the remedy;
-nothing was switched.
+When: by hand, from the form. The last three need a logged-in person and *Why*; a ledger records both.
+Changes: `verify` changes nothing. `back up` adds new objects to EVERGREEN_BACKUP. `redraw the year` replaces
+the history page. `roll back` and `force` switch the serving model from the next partition on, in one commit
+to `deployments`; a forced model stays marked as forced. `withdraw` removes a partition that is off the
+schedule or in the future, and stores a copy of its rows.
+If it is red: the log states what was required, what was found and the remedy. Nothing was switched.
 """
 
 from airflow.sdk import DAG, Param
@@ -16,7 +16,7 @@ from include.spec import UseCase, read_all
 
 
 def _optional(title: str, description: str) -> Param:
-    """Return a field that may stay empty: each action needs other fields, and the task checks them."""
+    """Return an optional field; the task checks which fields its action needs."""
     return Param(None, type=["null", "string"], title=title, description=description)
 
 
@@ -24,10 +24,12 @@ def operate(spec: UseCase) -> DAG:
     """Return the DAG of a use case's manual actions."""
     form = {
         "action": Param("verify", type="string", enum=ACTIONS, title="What to do"),
-        "reason": _optional("Why", "Required to roll back, to force or to withdraw; the ledger keeps it"),
-        "version": _optional("Version", "To roll back to; empty: the previous one"),
-        "attempt": _optional("Attempt", "Required to force: its partition, or the beginning of its key"),
-        "partition": _optional("Partition", "Required to withdraw, as 2013-03-01"),
+        "reason": _optional("Why", "Required to roll back, force or withdraw; recorded in the ledger"),
+        "version": _optional("Version", "The version to roll back to; empty: the previous champion"),
+        "attempt": _optional(
+            "Attempt", "Required to force: the attempt's partition, or the beginning of its key"
+        ),
+        "partition": _optional("Partition", "Required to withdraw, such as 2013-03-01"),
     }
     with DAG(
         **arguments(spec, "operate"), schedule=None, max_active_runs=1, params=form, doc_md=__doc__

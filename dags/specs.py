@@ -1,6 +1,7 @@
-"""No DAG: Airflow shows a declaration that can't be read as this page's error; only its own DAGs are missing.
+"""Show invalid declarations as import errors in Airflow's UI; this file has no DAG.
 
-Airflow passes over a page in which its own name and the word DAG don't both stand.
+Only the DAGs of an invalid use case are missing. Airflow parses only files that contain the words "airflow"
+and "DAG", as this docstring does.
 """
 
 from include.spec import SpecError, read_all

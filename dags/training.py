@@ -1,14 +1,15 @@
-"""Every week, or when a partition asks for it, a challenger is trained.
+"""Train a challenger on schedule or on request; it replaces the champion only if the gate blesses it.
 
-Only a blessed one replaces the champion.
-
-When: on the declared schedule, started once for a cause by a partition, or by hand with the partition as a
-field. Changes: an MLflow run and model version, a row in `attempts`; when blessed, one commit to
-`deployments`. Not blessed is an outcome: `promote` is skipped, its log has the verdict's sentence, nothing is
-switched. With `gate.approval: human` a blessed one waits in `approve` for an answer under *Required actions*,
-until the deadline, which means no. The next training doesn't wait for it; its verdict supersedes what waits.
-With `training.ablation` the run in MLflow also gets what each group of features brings; nothing waits for it.
-If it is red: `train` says how many matured partitions it needs and found; the rest name what to put right.
+When: on the declared schedule, when monitoring requests a training, or by hand with the partition in the
+form.
+Changes: an MLflow run and model version, and a row in `attempts`; if blessed, one commit to `deployments`.
+Not blessed is an outcome, not an error: `promote` is skipped, its log has the verdict, and nothing is
+switched. With `gate.approval: human` a blessed challenger waits in `approve` for an answer under *Required
+actions*. No answer by the deadline means rejected. The next training doesn't wait; its verdict supersedes the
+waiting one. With `training.ablation` the MLflow run also records what each group of features contributes;
+nothing waits for it.
+If it is red: the log of `train` states how many partitions with labels it needs and has; the logs of the
+other tasks name the remedy.
 """
 
 from airflow.sdk import DAG, TaskGroup
@@ -25,7 +26,7 @@ from evergreen.operators.train import (
 )
 from include.spec import UseCase, read_all
 
-RUNS = 16  # of a use case whose verdicts wait for a person; the waiting ones hold no worker
+MAX_WAITING_RUNS = 16  # of a use case with human approval; a waiting run occupies no worker
 
 
 def training(spec: UseCase) -> DAG:
@@ -34,7 +35,7 @@ def training(spec: UseCase) -> DAG:
     with DAG(
         **arguments(spec, "training"),
         **scheduled(spec, spec.schedule.training),
-        max_active_runs=RUNS if human else 1,
+        max_active_runs=MAX_WAITING_RUNS if human else 1,
         params=partition_field(),
         doc_md=__doc__,
     ) as dag:
@@ -44,7 +45,7 @@ def training(spec: UseCase) -> DAG:
             evidence = EvaluateOperator(
                 task_id="measure", usecase=spec.name, run=run.output, max_active_tis_per_dag=1
             )
-            if spec.training.ablation:  # beside the verdict, which doesn't wait for it
+            if spec.training.ablation:  # in parallel with the verdict, which doesn't wait for it
                 evidence >> AblateOperator(task_id="ablate", usecase=spec.name, max_active_tis_per_dag=1)
         with TaskGroup("judge"):
             verdict = JudgeOperator(task_id="decide", usecase=spec.name, evidence=evidence.output)
@@ -53,7 +54,7 @@ def training(spec: UseCase) -> DAG:
                 task_id="switch",
                 usecase=spec.name,
                 verdict=verdict.output,
-                trigger_rule="none_failed",  # the ledger says whether it may, and its log why not
+                trigger_rule="none_failed",  # the ledger decides; the task's log states why not
                 outlets=[product(spec.name, "switches")],
             )
         if human:

@@ -1,12 +1,12 @@
-"""Once a week all is backed up, small files are laid together, what nothing refers to goes: no row changes.
+"""Back up everything weekly, compact small files, and remove what nothing refers to; no row changes.
 
 When: Sundays at 05:00 UTC, or by hand.
-Changes: `back_up` adds what is new to EVERGREEN_BACKUP, and is skipped where that isn't set; `prune_backups`
-reads the newest of everything and removes those beyond EVERGREEN_BACKUPS_KEPT (8). `tidy`: the files of
-each use case's tables. The purges: runs of more than a year ago in Airflow's database, and what was deleted a
-month ago in that of MLflow; without a connection to it they are skipped.
-If it is red: nothing was lost; the log says what could not be reached, or which backup is damaged. After a
-backup that failed nothing is cleaned. The partitions go on, a little slower.
+Changes: `back_up` adds new objects to EVERGREEN_BACKUP, and is skipped if that isn't set. `prune_backups`
+verifies the newest backups and removes those beyond EVERGREEN_BACKUPS_KEPT (8). `tidy` compacts and vacuums
+each use case's tables. The purges delete runs older than a year from Airflow's database, and what was deleted
+a month ago from MLflow's; they are skipped without a connection to the database.
+If it is red: nothing was lost. The log states what could not be reached, or which backup is damaged. After a
+failed backup nothing is removed. Partitions still run, a little slower.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -17,7 +17,7 @@ from evergreen.defaults import TASK
 from evergreen.operators.upkeep import BackUpOperator, PruneOperator, PurgeOperator, TidyOperator
 from include.spec import read_all
 
-LONG = timedelta(hours=12)  # the first backup copies everything
+BACKUP_TIMEOUT = timedelta(hours=12)  # the first backup copies everything
 
 with DAG(
     "evergreen__upkeep",
@@ -25,13 +25,13 @@ with DAG(
     start_date=datetime(2024, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
-    allowed_run_types=["scheduled", "manual"],  # type: ignore[list-item]  # by name; no past is made up for
-    default_args={**TASK, "trigger_rule": "none_failed"},  # a backup that is skipped holds up nothing
+    allowed_run_types=["scheduled", "manual"],  # type: ignore[list-item]  # names of run types; no backfill of upkeep
+    default_args={**TASK, "trigger_rule": "none_failed"},  # a skipped backup blocks nothing
     tags=["evergreen", "upkeep"],
     doc_md=__doc__,
 ) as dag:
-    BackUpOperator(task_id="back_up", execution_timeout=LONG) >> [
-        PruneOperator(task_id="prune_backups", execution_timeout=LONG),
+    BackUpOperator(task_id="back_up", execution_timeout=BACKUP_TIMEOUT) >> [
+        PruneOperator(task_id="prune_backups", execution_timeout=BACKUP_TIMEOUT),
         TidyOperator.partial(
             task_id="tidy", map_index_template="{{ task.usecase }}", max_active_tis_per_dag=1
         ).expand(usecase=[use_case.name for use_case in read_all()[0]]),

@@ -1,1 +1,1 @@
-"""The outside world, the servers and the story that `make demo` plays; Evergreen needs none of it."""
+"""The demo: its servers, its data sources and the steps of `make demo`; Evergreen doesn't depend on it."""

@@ -1,4 +1,4 @@
-"""Airflow through its own REST API, as a person's script would drive it."""
+"""A client of Airflow's REST API, for the demo and the end-to-end tests."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import requests
 from demo.home import Home
 
 Json = dict[str, Any]
-Watch = Callable[[list[Json]], None]  # called with the runs at every look; what it raises ends the waiting
+Watch = Callable[[list[Json]], None]  # called with the runs at every poll; an exception ends the wait
 
 FINAL = frozenset({"success", "failed"})
-LOOK = 0.5  # seconds between two looks at a run
-PAGE = 100  # the most that Airflow gives at once
+POLL = 0.5  # seconds between two polls of a run
+PAGE = 100  # Airflow's maximal page size
 
 
 class AirflowError(RuntimeError):
-    """A request was refused or not answered; the message holds it and why, `status` is the answer's code."""
+    """A request was refused or not answered; `status` is the code of the response."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -29,7 +29,7 @@ class AirflowError(RuntimeError):
 
 
 class AirflowTimeoutError(AirflowError):
-    """What was waited for did not happen in time."""
+    """An expected state was not reached in time."""
 
 
 class AirflowApi:
@@ -45,24 +45,26 @@ class AirflowApi:
         self.url = url
         self._login = {"username": user, "password": password}
         self._session = requests.Session()
-        self._session.trust_env = False  # no proxy and no .netrc stands between us and the server
+        self._session.trust_env = False  # no proxy and no .netrc
 
     @classmethod
     def of(cls, home: Home) -> AirflowApi:
-        """A client of the home's Airflow, as its admin."""
+        """Return a client of the home's Airflow, as its admin."""
         return cls(home.url("airflow"), "admin", home.secrets["airflow"])
 
     def call(self, method: str, path: str, **arguments: Any) -> Json:
-        """The JSON answer to a request; see `requests.request` for the arguments.
+        """Return the JSON response to a request; see `requests.request` for the arguments.
 
         Raises
         ------
         AirflowError
-            There is no answer, or not one of success.
+            There is no response, or not a success.
         """
         try:
             answer = self._session.request(method, f"{self.url}/api/v2{path}", timeout=60, **arguments)
-            if answer.status_code == requests.codes.unauthorized:  # the first one, or a token of yesterday
+            if (
+                answer.status_code == requests.codes.unauthorized
+            ):  # the first request, or the token has expired
                 token = self._session.post(f"{self.url}/auth/token", json=self._login, timeout=60)
                 _must_be_ok(token, "POST /auth/token")
                 self._session.headers["Authorization"] = f"Bearer {token.json()['access_token']}"
@@ -87,13 +89,13 @@ class AirflowApi:
         Parameters
         ----------
         dag_id, conf
-            Which DAG, and the form's fields.
+            The DAG, and the form's fields.
         partition_key : str, optional
-            For a DAG with a partitioned timetable; a run by hand has none unless it is given.
+            For a DAG with a partitioned timetable.
         run_id : str, optional
             Airflow refuses a second run of the same id.
         logical_date : str, optional
-            ISO 8601; none when left out, as for a partitioned run.
+            ISO 8601; none by default, as for a partitioned run.
         """
         body = {"conf": conf or {}, "logical_date": logical_date, "partition_key": partition_key}
         return self.call(
@@ -101,9 +103,9 @@ class AirflowApi:
         )
 
     def get_run(self, dag_id: str, run_id: str) -> Json | None:
-        """The run, or None when there is none of this id."""
-        found = self.call("GET", f"/dags/{dag_id}/dagRuns", params={"run_id_pattern": run_id, "limit": PAGE})
-        return next((run for run in found["dag_runs"] if run["dag_run_id"] == run_id), None)
+        """Return the run, or None if there is none with this id."""
+        page = self.call("GET", f"/dags/{dag_id}/dagRuns", params={"run_id_pattern": run_id, "limit": PAGE})
+        return next((run for run in page["dag_runs"] if run["dag_run_id"] == run_id), None)
 
     def wait_run(self, dag_id: str, run_id: str, *, timeout: float, watch: Watch = lambda runs: None) -> Json:
         """Wait until the run has succeeded or failed, and return it."""
@@ -111,7 +113,7 @@ class AirflowApi:
         return _wait(lambda: [self.call("GET", path)], f"{dag_id} {run_id}", timeout, watch)[0]
 
     def clear_run(self, dag_id: str, run_id: str, *, only_failed: bool = True) -> None:
-        """Have the run's tasks run again, or only those that failed and what comes after them."""
+        """Clear the run's tasks, or only the failed ones and those after them."""
         body = {"dry_run": False, "only_failed": only_failed}
         self.call("POST", f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/clear", json=body)
 
@@ -125,10 +127,10 @@ class AirflowApi:
         reprocess_behavior: str = "none",
         run_backwards: bool = False,
     ) -> Json:
-        """Start Airflow's own backfill of a partitioned DAG over whole days, both included.
+        """Start Airflow's own backfill of a partitioned DAG over whole days, both inclusive.
 
-        Airflow reads the bounds' wall clock in the timetable's time zone, so `Z` here is no UTC. The last
-        bound is the end of its day, or a cron at 18:00 would end with the day before.
+        Airflow reads the bounds as local times in the timetable's time zone, despite the `Z`. The last bound
+        is the end of its day, or a cron at 18:00 would end with the day before.
         """
         body = {
             "dag_id": dag_id,
@@ -141,21 +143,21 @@ class AirflowApi:
         return self.call("POST", "/backfills", json=body)
 
     def active_backfill(self, dag_id: str) -> Json | None:
-        """The DAG's backfill that Airflow has not closed yet; it refuses a second one until then."""
-        found = self.call("GET", "/backfills", params={"dag_id": dag_id, "limit": PAGE})["backfills"]
-        return next((backfill for backfill in found if backfill["completed_at"] is None), None)
+        """Return the DAG's open backfill, if any; Airflow refuses a second one until it is closed."""
+        backfills = self.call("GET", "/backfills", params={"dag_id": dag_id, "limit": PAGE})["backfills"]
+        return next((backfill for backfill in backfills if backfill["completed_at"] is None), None)
 
     def partition_runs(self, dag_id: str, from_date: date, to_date: date) -> list[Json]:
-        """The newest run of each partition in these days, in order; a retried one has several."""
+        """Return the newest run of each partition in these days, in order."""
         window = {"partition_date_gte": from_date.isoformat(), "partition_date_lte": to_date.isoformat()}
         newest: dict[str, Json] = {}
         offset = 0
         while True:
             page = {**window, "order_by": "id", "limit": PAGE, "offset": offset}
-            found = self.call("GET", f"/dags/{dag_id}/dagRuns", params=page)["dag_runs"]
-            newest |= {run["partition_key"]: run for run in found}
-            offset += len(found)
-            if len(found) < PAGE:
+            runs = self.call("GET", f"/dags/{dag_id}/dagRuns", params=page)["dag_runs"]
+            newest |= {run["partition_key"]: run for run in runs}
+            offset += len(runs)
+            if len(runs) < PAGE:
                 return [newest[key] for key in sorted(newest)]
 
     def wait_backfill(
@@ -163,68 +165,69 @@ class AirflowApi:
     ) -> list[Json]:
         """Wait until each partition's newest run is final, and return those runs.
 
-        A backfill makes all its runs when it is created; its own `completed_at` comes from a timer of 30 s.
+        A backfill creates all its runs at once; its own `completed_at` is set by a timer of 30 s.
         """
         name = f"backfill of {dag_id} {from_date} to {to_date}"
         return _wait(lambda: self.partition_runs(dag_id, from_date, to_date), name, timeout, watch)
 
     def wait_dag(self, dag_id: str, *, timeout: float) -> Json:
-        """Wait until Airflow has read the DAG; the import errors are in the message when it hasn't."""
+        """Wait until Airflow has parsed the DAG; on a timeout the message has the import errors."""
         end = time.monotonic() + timeout
         while True:
-            found = self.call("GET", "/dags", params={"dag_id_pattern": dag_id, "limit": PAGE})["dags"]
-            if dag := next((dag for dag in found if dag["dag_id"] == dag_id), None):
+            dags = self.call("GET", "/dags", params={"dag_id_pattern": dag_id, "limit": PAGE})["dags"]
+            if dag := next((dag for dag in dags if dag["dag_id"] == dag_id), None):
                 return dict(dag)
             if time.monotonic() > end:
                 errors = "".join(f"\n{e['filename']}: {e['stack_trace']}" for e in self.import_errors())
                 raise AirflowTimeoutError(
-                    f"{dag_id} was not read after {timeout:.0f} s. Import errors: {errors or 'none'}"
+                    f"{dag_id} was not parsed after {timeout:.0f} s. Import errors: {errors or 'none'}"
                 )
-            time.sleep(LOOK)
+            time.sleep(POLL)
 
     def unpause(self, dag_id: str) -> None:
-        """Let the DAG's runs be scheduled; a backfill's and a triggered run's too wait for it."""
+        """Unpause the DAG; backfills and triggered runs also wait for that."""
         self.call("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
 
     def import_errors(self) -> list[Json]:
-        """What keeps DAG files from being read: `filename` and `stack_trace` of each."""
+        """Return the import errors of DAG files, with `filename` and `stack_trace`."""
         return list(self.call("GET", "/importErrors", params={"limit": PAGE})["import_errors"])
 
     def task_instances(self, dag_id: str, run_id: str) -> list[Json]:
-        """The task instances of a run, mapped ones included."""
+        """Return the task instances of a run, including mapped ones."""
         path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances"
-        found: list[Json] = []
+        instances: list[Json] = []
         while True:
-            page = self.call("GET", path, params={"limit": PAGE, "offset": len(found)})
-            found += page["task_instances"]
-            if len(found) >= page["total_entries"] or not page["task_instances"]:
-                return found
+            page = self.call("GET", path, params={"limit": PAGE, "offset": len(instances)})
+            instances += page["task_instances"]
+            if len(instances) >= page["total_entries"] or not page["task_instances"]:
+                return instances
 
     def wait_question(self, dag_id: str, run_id: str, task_id: str, *, timeout: float) -> Json:
-        """Wait until a task asks a person, and return what it shows; an answered question is none.
+        """Wait until a task asks a person, and return the unanswered question.
 
         Raises
         ------
         AirflowTimeoutError
-            It doesn't ask in time.
+            There is no question in time.
         """
         end = time.monotonic() + timeout
         while True:
             path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/hitlDetails"
-            found = self.call("GET", path, params={"task_id": task_id, "state": "awaiting_input"})
-            if asked := next((one for one in found["hitl_details"] if not one["response_received"]), None):
-                return dict(asked)
+            page = self.call("GET", path, params={"task_id": task_id, "state": "awaiting_input"})
+            questions = [detail for detail in page["hitl_details"] if not detail["response_received"]]
+            if questions:
+                return dict(questions[0])
             if time.monotonic() > end:
                 raise AirflowTimeoutError(f"{dag_id} {run_id}: {task_id} did not ask after {timeout:.0f} s")
-            time.sleep(LOOK)
+            time.sleep(POLL)
 
     def answer(self, dag_id: str, run_id: str, task_id: str, option: str, **form: str) -> Json:
-        """Answer a task that asks a person, as the user who is logged in; ``form`` has its fields."""
+        """Answer the question of a task, as the logged-in user; ``form`` has its fields."""
         path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task_id}/-1/hitlDetails"
         return self.call("PATCH", path, json={"chosen_options": [option], "params_input": form})
 
     def log(self, task: Json) -> list[str]:
-        """The lines of the last try of a task instance, as `task_instances` gave it."""
+        """Return the log lines of the last try of a task instance from `task_instances`."""
         run_id, task_id = quote(task["dag_run_id"], safe=""), task["task_id"]
         attempt = max(task["try_number"], 1)
         path = f"/dags/{task['dag_id']}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{attempt}"
@@ -234,7 +237,7 @@ class AirflowApi:
 
 
 def _lines(event: Json | str) -> Iterable[str]:
-    """A log event's text, and the errors that it carries as structure."""
+    """Yield a log event's text and its structured errors."""
     if isinstance(event, str):
         yield event
         return
@@ -248,14 +251,14 @@ def _must_be_ok(answer: requests.Response, request: str) -> None:
         raise AirflowError(f"{request}: {answer.status_code} {answer.text[:500]}", answer.status_code)
 
 
-def _wait(look: Callable[[], list[Json]], name: str, timeout: float, watch: Watch) -> list[Json]:
+def _wait(get_runs: Callable[[], list[Json]], name: str, timeout: float, watch: Watch) -> list[Json]:
     end = time.monotonic() + timeout
     while True:
-        runs = look()
+        runs = get_runs()
         watch(runs)
         if runs and all(run["state"] in FINAL for run in runs):
             return runs
         if time.monotonic() > end:
             states = ", ".join(f"{run['dag_run_id']} {run['state']}" for run in runs) or "no run"
-            raise AirflowTimeoutError(f"{name} is not through after {timeout:.0f} s: {states}")
-        time.sleep(LOOK)
+            raise AirflowTimeoutError(f"{name} did not end within {timeout:.0f} s: {states}")
+        time.sleep(POLL)

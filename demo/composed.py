@@ -1,4 +1,4 @@
-"""The demo's story on the stack of docker-compose.yaml: `make up-demo` runs it when the containers are up."""
+"""Run the demo's steps on the containers of docker-compose.yaml, for `make up-demo`."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ PORTS = {"AIRFLOW_PORT": "8080", "MLFLOW_PORT": "5000"}  # as in docker-compose.
 
 
 def settings() -> dict[str, str]:
-    """Return what compose sees: the file .env, below the shell's own variables."""
+    """Return the settings that compose uses: the file .env, overridden by the shell's variables."""
     lines = (REPOSITORY / ".env").read_text().splitlines()
     return PORTS | dict(line.split("=", 1) for line in lines if not line.startswith("#")) | dict(os.environ)
 
 
 def main() -> None:
-    """Play the story, and say where to look."""
-    told = settings()
-    airflow, mlflow = (f"http://127.0.0.1:{told[port]}" for port in PORTS)
-    story = Story(AirflowApi(airflow, "admin", told["AIRFLOW_PASSWORD"]), lambda: None)
+    """Run the steps and print the addresses."""
+    variables = settings()
+    airflow, mlflow = (f"http://127.0.0.1:{variables[port]}" for port in PORTS)
+    story = Story(AirflowApi(airflow, "admin", variables["AIRFLOW_PASSWORD"]), lambda: None)
     try:
         story.play()
     except (AirflowError, DemoError) as error:

@@ -1,7 +1,7 @@
-"""Airflow and everything it runs are configured by environment variables alone, made here.
+"""The environment variables of the demo's Airflow and of its tasks, which are their only configuration.
 
-A container gets the same variables from its compose file, so nothing under `include/`, `plugins/` or `dags/`
-knows whether it runs in the demo.
+A container gets the same variables from its compose file. So nothing under `include/`, `plugins/` or `dags/`
+depends on the demo.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from urllib.parse import quote
 
 from demo.home import REPOSITORY, Home
 
-REGION = "us-east-1"  # weed takes any; the clients want one
+REGION = "us-east-1"  # weed accepts any; the clients need one
 
-# No library reports its use to anybody.
-SILENCE = {
+# Turns off the telemetry of all libraries.
+NO_TELEMETRY = {
     "DO_NOT_TRACK": "1",
     "GX_ANALYTICS_ENABLED": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -27,32 +27,32 @@ SILENCE = {
     "AIRFLOW__TRACES__OTEL_ON": "false",
 }
 
-# Parallel work is Airflow's: two fits with a thread per core were measured to stall each other. One thread
-# also keeps OpenBLAS from starting some at import, which a process that forks must not have.
+# Airflow runs tasks in parallel, and two fits with a thread per core slowed each other down. One thread also
+# keeps OpenBLAS from starting threads at import, which a process that forks must not have.
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
 
-# Ten empty tasks in a row took 13 s by default and 3.2 s with the first three.
+# Ten empty tasks in a row took 13 s by default and 3.2 s with the first three settings.
 TUNED = {
     "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
     "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
     "AIRFLOW__CORE__PARALLELISM": "8",
     "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-    "AIRFLOW__CORE__HOSTNAME_CALLABLE": "socket.gethostname",  # the default asks DNS, which may be slow
-    # A machine with more work than cores is slow, not broken: a task outlives an API server that is late.
+    "AIRFLOW__CORE__HOSTNAME_CALLABLE": "socket.gethostname",  # the default uses DNS, which may be slow
+    # On an overloaded machine a task must survive a slow API server.
     "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "30",
     "AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS": "30",
-    "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",  # a new file is seen in seconds, not in five minutes
+    "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",  # new files are parsed within seconds, not five minutes
 }
 
 
 def postgres_uri(home: Home, database: str) -> str:
-    """The SQLAlchemy address of a database of the stack's PostgreSQL, over its Unix socket."""
+    """Return the SQLAlchemy URL of a database of the stack's PostgreSQL, over its Unix socket."""
     socket = quote(str(home.run / "pg"), safe="/")
     return f"postgresql+psycopg2://postgres:{home.secrets['postgres']}@/{database}?host={socket}"
 
 
 def code_version() -> str:
-    """The repository's commit, `-dirty` when files differ from it, or `unknown` outside git."""
+    """Return the repository's commit, with `-dirty` if files differ from it, or `unknown` outside git."""
     git = ["git", "-C", str(REPOSITORY)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
@@ -63,29 +63,29 @@ def code_version() -> str:
 
 
 def airflow_environment(home: Home) -> dict[str, str]:
-    """Every variable that Airflow's processes, and so the tasks, need beside the shell's own.
+    """Return the variables that Airflow's processes and tasks need besides the shell's.
 
     Parameters
     ----------
     home : Home
-        Whose servers they reach.
+        The home of the servers.
 
     Returns
     -------
     dict of str to str
-        Secrets included; the warm parent's switch isn't, since only the scheduler gets that.
+        Including secrets, without EVERGREEN_WARM, which only the scheduler gets.
     """
-    return SILENCE | ONE_THREAD | TUNED | _airflow(home) | _stores(home) | _sources(home)
+    return NO_TELEMETRY | ONE_THREAD | TUNED | _airflow(home) | _stores(home) | _sources(home)
 
 
 def command_line_environment(home: Home) -> dict[str, str]:
-    """What `python -m include` needs of it: all that a task sees but Airflow's own settings."""
-    ours = SILENCE | ONE_THREAD | _stores(home) | _sources(home)
-    return {name: value for name, value in ours.items() if not name.startswith("AIRFLOW__")}
+    """Return the variables for `python -m include`: those of a task without Airflow's own settings."""
+    variables = NO_TELEMETRY | ONE_THREAD | _stores(home) | _sources(home)
+    return {name: value for name, value in variables.items() if not name.startswith("AIRFLOW__")}
 
 
 def _airflow(home: Home) -> dict[str, str]:
-    """Where Airflow finds its code and its database, and what it signs with."""
+    """Return Airflow's own settings: code, database, server and keys."""
     settings = {
         "core__dags_folder": str(REPOSITORY / "dags"),
         "core__plugins_folder": str(REPOSITORY / "plugins"),
@@ -111,12 +111,12 @@ def _airflow(home: Home) -> dict[str, str]:
 
 
 def _stores(home: Home) -> dict[str, str]:
-    """The lake, the registry, and as whom."""
+    """Return the settings of the lake, the backup store and the registry."""
     return {
         "EVERGREEN_HOME": str(home.root),
         "EVERGREEN_CODE": code_version(),
         "EVERGREEN_LAKE": "s3://lake",
-        # beside it on the same disk: it shows how a backup is made and read, and saves nobody from a disaster
+        # on the same disk, so it only shows how backups work
         "EVERGREEN_BACKUP": str(home.folder("backup")),
         **dict.fromkeys(("NO_PROXY", "no_proxy"), _without_proxy()),
         "AWS_ACCESS_KEY_ID": home.secrets["s3_access_key"],
@@ -133,13 +133,13 @@ def _stores(home: Home) -> dict[str, str]:
 
 
 def _without_proxy() -> str:
-    """Loopback, which the shell's proxy can't reach, before what the shell excepts in either spelling."""
-    told = ",".join(os.environ.get(name, "") for name in ("NO_PROXY", "no_proxy")).split(",")
-    return ",".join(dict.fromkeys(["127.0.0.1", "localhost", *filter(None, map(str.strip, told))]))
+    """Return the hosts without a proxy: loopback, and those of the shell in either spelling."""
+    hosts = ",".join(os.environ.get(name, "") for name in ("NO_PROXY", "no_proxy")).split(",")
+    return ",".join(dict.fromkeys(["127.0.0.1", "localhost", *filter(None, map(str.strip, hosts))]))
 
 
 def _sources(home: Home) -> dict[str, str]:
-    """The sources' Airflow connections in JSON: `host` is the full URI and `password` the secret or token."""
+    """Return the sources' Airflow connections as JSON: `host` is the full URI, `password` the secret."""
     landing = {
         "conn_type": "aws",
         "host": "s3://landing",
@@ -150,5 +150,5 @@ def _sources(home: Home) -> dict[str, str]:
     weather = {"conn_type": "http", "host": home.url("weather"), "password": home.secrets["weather"]}
     # Four slashes: the path is absolute.
     fleet = {"conn_type": "sqlite", "host": f"sqlite:///{home.folder('world') / 'planes.sqlite'}"}
-    named = {"LANDING": landing, "WEATHER": weather, "FLEET": fleet}
-    return {f"AIRFLOW_CONN_{name}": json.dumps(connection) for name, connection in named.items()}
+    connections = {"LANDING": landing, "WEATHER": weather, "FLEET": fleet}
+    return {f"AIRFLOW_CONN_{name}": json.dumps(connection) for name, connection in connections.items()}

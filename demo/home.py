@@ -1,7 +1,7 @@
-"""One folder holds all that a clone's servers need: two live side by side, and `make clean` is one removal.
+"""The folder with all state of a clone's servers: secrets, ports, logs, pid files and data.
 
-Passwords are generated and ports are chosen at the first start, and both are kept: addresses and logins stay
-the same until the folder is removed.
+Passwords and ports are chosen at the first start and stored. So addresses and logins stay the same until
+`make clean` removes the folder, and two clones don't interfere.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# What a person opens comes first. The rest are weed's own: it takes a port and a gRPC port for each role.
+# The first are for people; the rest are for weed, which needs a port and a gRPC port for each role.
 PORTS = (
     *("airflow", "mlflow", "s3", "weather"),
     *(
@@ -40,27 +40,27 @@ PORTS = (
     ),
 )
 
-# Below Linux's range for outgoing connections, so that none of them takes a server's port while it is down.
+# Below Linux's range for outgoing connections, so that no connection takes the port of a stopped server.
 PORT_RANGE = range(20_000, 32_000)
 
-# A Unix socket's path holds 107 bytes and a zero; this leaves room for the longest name put in the folder.
-LONGEST_RUN_FOLDER = 107 - len("/pg/.s.PGSQL.5432.lock")
+# The path of a Unix socket has at most 107 bytes; this leaves room for the longest name in the folder.
+MAX_RUN_FOLDER = 107 - len("/pg/.s.PGSQL.5432.lock")
 
 
 class Home:
-    """The folder of one stack: `secrets/`, `ports.json`, `logs/`, `pids/` and each server's data.
+    """The folder of one stack: `secrets/`, `ports.json`, `logs/`, `pids/` and the servers' data.
 
     Parameters
     ----------
     root : Path, optional
-        Where it lies; `$EVERGREEN_HOME`, or `.evergreen` in the repository, when left out.
+        The folder; default: `$EVERGREEN_HOME`, or `.evergreen` in the repository.
     """
 
     def __init__(self, root: Path | str | None = None) -> None:
         self.root = Path(root or os.environ.get("EVERGREEN_HOME") or REPOSITORY / ".evergreen").resolve()
 
     def folder(self, *parts: str) -> Path:
-        """A private folder under the root, made when it isn't there."""
+        """Return a private folder under the root, created if necessary."""
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self.root
         for part in parts:
@@ -70,49 +70,51 @@ class Home:
 
     @cached_property
     def secrets(self) -> dict[str, str]:
-        """The generated passwords and keys by name, kept in `secrets/secrets.json` (mode 600)."""
-        return _kept(self.folder("secrets") / "secrets.json", _new_secrets)
+        """The generated passwords and keys by name, stored in `secrets/secrets.json` (mode 600)."""
+        return _load_or_create(self.folder("secrets") / "secrets.json", _new_secrets)
 
     @property
     def airflow_users(self) -> Path:
-        """The passwords file of Airflow's users (mode 600), in the form that SimpleAuthManager reads."""
+        """The passwords file of Airflow's users (mode 600), in SimpleAuthManager's format."""
         path = self.folder("secrets") / "airflow-users.json"
-        _kept(path, lambda: {"admin": self.secrets["airflow"]})
+        _load_or_create(path, lambda: {"admin": self.secrets["airflow"]})
         return path
 
     @property
     def environment(self) -> Path:
-        """What `python -m include` reads while the servers are up (mode 600).
+        """The variables for `python -m include` while the servers are up (mode 600).
 
         See `include.cli.demo_settings`.
         """
         return self.root / "secrets" / "environment.json"
 
-    def keep_environment(self, environment: dict[str, str]) -> None:
-        """Write it."""
+    def write_environment(self, environment: dict[str, str]) -> None:
+        """Write the variables for `python -m include`."""
         self.folder("secrets")
         _replace(self.environment, environment)
 
     @cached_property
     def ports(self) -> dict[str, int]:
-        """The port of each name in `PORTS`; `EVERGREEN_PORT_<NAME>` wins over the one that was kept."""
+        """The port of each name in `PORTS`; `EVERGREEN_PORT_<NAME>` overrides the stored one."""
         path = self.folder() / "ports.json"
-        kept: dict[str, int] = _kept(path, _new_ports)
-        asked = {name: os.environ.get("EVERGREEN_PORT_" + name.upper().replace("-", "_")) for name in PORTS}
-        chosen = kept | {name: int(port) for name, port in asked.items() if port}
-        if chosen != kept:
-            _replace(path, chosen)
-        return chosen
+        stored: dict[str, int] = _load_or_create(path, _new_ports)
+        overrides = {
+            name: os.environ.get("EVERGREEN_PORT_" + name.upper().replace("-", "_")) for name in PORTS
+        }
+        ports = stored | {name: int(port) for name, port in overrides.items() if port}
+        if ports != stored:
+            _replace(path, ports)
+        return ports
 
     def url(self, port: str) -> str:
-        """The address of the server that has the port of this name."""
+        """Return the URL of the server with the port of this name."""
         return f"http://127.0.0.1:{self.ports[port]}"
 
     @property
     def run(self) -> Path:
-        """A private folder for Unix sockets: `run/`, or one with a short path when the root's is too long."""
+        """A private folder for Unix sockets: `run/`, or one with a shorter path if the root's is too long."""
         path = self.root / "run"
-        if len(os.fsencode(path)) <= LONGEST_RUN_FOLDER:
+        if len(os.fsencode(path)) <= MAX_RUN_FOLDER:
             return self.folder("run")
         digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:12]
         path = Path(tempfile.gettempdir()) / f"evergreen-{os.getuid()}-{digest}"
@@ -124,18 +126,18 @@ class Home:
         return path
 
     def remove_sockets(self) -> None:
-        """Remove the folder of the Unix sockets when no server is up: it may lie outside the root."""
+        """Remove the folder of the Unix sockets, which may be outside the root, when no server is up."""
         shutil.rmtree(self.run)
 
     @property
-    def is_one(self) -> bool:
-        """Whether a stack has been here, or a `status` or `down` before any; another folder is left alone."""
+    def is_home(self) -> bool:
+        """Whether the folder belongs to a stack, also after a `status` or `down` without an `up`."""
         names = {path.name for path in self.root.iterdir()} if self.root.is_dir() else set()
         return "ports.json" in names or names in ({"pids"}, {"pids", "lock"})
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold off a second `up` or `down` of the same folder until this one is through."""
+        """Lock the folder, so that only one `up` or `down` runs."""
         with (self.folder() / "lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
@@ -143,24 +145,23 @@ class Home:
 
 def _new_secrets() -> dict[str, str]:
     names = ("airflow", "mlflow", "postgres", "s3_access_key", "s3_secret_key", "weather", "weed")
-    made = {name: secrets.token_urlsafe(18).replace("-", "x").replace("_", "y") for name in names}
-    made |= {name: secrets.token_urlsafe(48) for name in ("airflow_api", "airflow_jwt")}
-    made["airflow_fernet"] = base64.urlsafe_b64encode(os.urandom(32)).decode()
-    return made
+    generated = {name: secrets.token_urlsafe(18).replace("-", "x").replace("_", "y") for name in names}
+    generated |= {name: secrets.token_urlsafe(48) for name in ("airflow_api", "airflow_jwt")}
+    generated["airflow_fernet"] = base64.urlsafe_b64encode(os.urandom(32)).decode()
+    return generated
 
 
 def _new_ports() -> dict[str, int]:
-    """Free ports at random, so that another clone whose servers are down now hardly ever has the same."""
+    """Return random free ports, so that a clone with stopped servers is unlikely to have the same ones."""
     candidates = (port for port in random.sample(PORT_RANGE, len(PORT_RANGE)) if is_free(port))
     return {name: next(candidates) for name in PORTS}
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on this loopback port now."""
+    """Return whether a server could listen on this loopback port now."""
     with socket.socket() as probe:
-        probe.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # as the servers do: TIME_WAIT is no owner
+        # as the servers do, so that TIME_WAIT doesn't count as taken
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
@@ -168,22 +169,22 @@ def is_free(port: int) -> bool:
     return True
 
 
-def _kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What the file holds; when there is none, what `make` gives, written once even if two processes try."""
+def _load_or_create(path: Path, create: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return the file's content; create the file first if necessary, once even if two processes try."""
     if not path.exists():
-        aside = _aside(path, make())
+        temporary = _write_temporary(path, create())
         with suppress(FileExistsError):
-            os.link(aside, path)
-        aside.unlink()
-    kept: dict[str, Any] = json.loads(path.read_text())
-    return kept
+            os.link(temporary, path)
+        temporary.unlink()
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
 
 
 def _replace(path: Path, content: dict[str, Any]) -> None:
-    _aside(path, content).rename(path)
+    _write_temporary(path, content).rename(path)
 
 
-def _aside(path: Path, content: dict[str, Any]) -> Path:
+def _write_temporary(path: Path, content: dict[str, Any]) -> Path:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 600
     with os.fdopen(handle, "w") as file:
         json.dump(content, file, indent=2)

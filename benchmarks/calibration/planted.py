@@ -127,7 +127,7 @@ def _delays(name: str, broken: Counts, walk: Walk) -> list[int]:
         if made is None or name not in made.middle:
             continue
         before = walk.counts[name][max(first - rules.past - rules.of, 0) : first]
-        both = np.concatenate([before, broken[first : first + WITHIN]])
-        hit = np.flatnonzero(persistent(break_scores(both, rules.past) > made.of(name), rules)[-WITHIN:])
+        combined = np.concatenate([before, broken[first : first + WITHIN]])
+        hit = np.flatnonzero(persistent(break_scores(combined, rules.past) > made.of(name), rules)[-WITHIN:])
         found.append(int(hit[0]) + 1 if len(hit) else 0)
     return found

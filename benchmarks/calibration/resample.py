@@ -60,7 +60,7 @@ def draw(pairs: Pairs, rows: Array, window: int, sequences: int, seed: int) -> D
     random = np.random.default_rng(seed)
     partitions = len(rows) // WEEK * WEEK
     series = _series(random, sequences, partitions, window + ATTEMPTS - 1)
-    seen = series[:, np.arange(ATTEMPTS)[:, None] + np.arange(window)]
+    window_index = series[:, np.arange(ATTEMPTS)[:, None] + np.arange(window)]
     models = np.tile(np.arange(len(pairs.challengers)), (sequences, 1))
     order = random.permuted(models, axis=1)[:, : ATTEMPTS + 1]
     one = order[:, 0] if pairs.alike else random.integers(0, len(pairs.champions), sequences)
@@ -69,9 +69,9 @@ def draw(pairs: Pairs, rows: Array, window: int, sequences: int, seed: int) -> D
         each[:, :partitions].sum(axis=1) / total for each in (pairs.champions, pairs.challengers)
     )
     return Drawn(
-        champion=pairs.champions[one[:, None, None], seen],
-        challenger=pairs.challengers[order[:, 1:, None], seen],
-        rows=rows[seen],
+        champion=pairs.champions[one[:, None, None], window_index],
+        challenger=pairs.challengers[order[:, 1:, None], window_index],
+        rows=rows[window_index],
         true=champions[one][:, None] - challengers[order[:, 1:]],
         level=champions[one],
     )
@@ -96,10 +96,10 @@ def passes(drawn: Drawn, gate: Gate, gain: float, *, recentred: bool = True) -> 
 
 def rate(hits: Passes) -> Rate:
     """Return the share of hits, shape (S,), and its interval."""
-    of, found = len(hits), int(hits.sum())
-    low = float(betaincinv(found, of - found + 1, 0.025)) if found else 0.0
-    high = float(betaincinv(found + 1, of - found, 0.975)) if found < of else 1.0
-    return Rate(found / of, low, high)
+    of, hit_count = len(hits), int(hits.sum())
+    low = float(betaincinv(hit_count, of - hit_count + 1, 0.025)) if hit_count else 0.0
+    high = float(betaincinv(hit_count + 1, of - hit_count, 0.975)) if hit_count < of else 1.0
+    return Rate(hit_count / of, low, high)
 
 
 def _series(random: np.random.Generator, sequences: int, partitions: int, length: int) -> NDArray[np.int64]:

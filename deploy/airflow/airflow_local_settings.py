@@ -1,15 +1,16 @@
-"""The warm parent: the scheduler imports the heavy libraries once, and each task forked from it has them.
+"""Import the heavy libraries once in the scheduler, so that each task forked from it has them already.
 
-In each task they would cost more than the work: 8 s for Great Expectations, Evidently, MLflow, scikit-learn.
-Only the scheduler gets EVERGREEN_WARM=1. Import and nothing else: no threads, since only the forking thread
-lives on in the child, and no code of this project, since tasks must see an edit at once.
+Importing Great Expectations, Evidently, MLflow and scikit-learn in each task takes 8 s, more than most work.
+Only the scheduler gets EVERGREEN_WARM=1. This file only imports: it starts no threads, because only the
+forking thread survives in the child, and imports no code of this project, because tasks must see edits at
+once.
 """
 
 # ruff: noqa: F401  # imported for the tasks that will be forked
 import gc
 import os
 
-__all__: list[str] = []  # Airflow takes every public name here for a setting
+__all__: list[str] = []  # Airflow treats every public name here as a setting
 
 if os.environ.get("EVERGREEN_WARM") == "1":
     import datasketches
@@ -37,4 +38,4 @@ if os.environ.get("EVERGREEN_WARM") == "1":
     import skops.io
 
     gc.collect()
-    gc.freeze()  # a task's garbage collector would go through all of this, and copy the pages it touches
+    gc.freeze()  # or a task's garbage collector would touch, and so copy, all these pages

@@ -1,4 +1,4 @@
-"""Whether this container's Celery worker answers: `celery inspect` would import all of Airflow for that."""
+"""Health check of this container's Celery worker; `celery inspect` would import all of Airflow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from celery import Celery
 
 
 def main() -> None:
-    """Exit with 1 when there is no answer within ten seconds."""
+    """Exit with 1 if there is no answer within ten seconds."""
     app = Celery(broker=os.environ["AIRFLOW__CELERY__BROKER_URL"])
     sys.exit(not app.control.ping(destination=[f"celery@{socket.gethostname()}"], timeout=10))
 

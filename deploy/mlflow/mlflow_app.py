@@ -1,7 +1,7 @@
 """MLflow's server behind HTTP basic authentication, for uvicorn: `--factory mlflow_app:create`.
 
-MLflow's own basic-auth app needs Flask-WTF, users in a database and a slow password hash a request. One
-generated password on loopback needs a comparison in constant time. Where several people work, use theirs.
+MLflow's own basic-auth app needs Flask-WTF, users in a database and a slow password hash per request. For one
+generated password on loopback a constant-time comparison is enough. For several users, use MLflow's app.
 """
 
 from __future__ import annotations
@@ -17,16 +17,20 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-OPEN = frozenset({"/health", "/version"})  # what tells whether the server is up, and nothing else
+PUBLIC = frozenset({"/health", "/version"})  # health checks need no password
 
 
 def authenticated(app: App, user: str, password: str) -> App:
-    """The same app, open only to requests that carry this user and password."""
+    """Return the app with HTTP basic authentication for one user and password."""
     expected = b"Basic " + base64.b64encode(f"{user}:{password}".encode())
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        given = dict(scope.get("headers", [])).get(b"authorization", b"")
-        if scope["type"] == "lifespan" or scope["path"] in OPEN or hmac.compare_digest(given, expected):
+        authorization = dict(scope.get("headers", [])).get(b"authorization", b"")
+        if (
+            scope["type"] == "lifespan"
+            or scope["path"] in PUBLIC
+            or hmac.compare_digest(authorization, expected)
+        ):
             await app(scope, receive, send)
             return
         challenge = (b"www-authenticate", b'Basic realm="mlflow"')
@@ -37,7 +41,7 @@ def authenticated(app: App, user: str, password: str) -> App:
 
 
 def create() -> App:
-    """Bring MLflow's tables up to date and give its app, guarded by the password in the environment."""
+    """Migrate MLflow's tables, and return its app with the password from the environment."""
     from mlflow.server.fastapi_app import app
     from mlflow.server.handlers import initialize_backend_stores
 

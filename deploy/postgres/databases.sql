@@ -1,4 +1,4 @@
--- A database and a user each, so that what holds one password reaches one database. Run once, on an empty volume.
+-- One database and user per service, so that each password opens only one database. Run once, on an empty volume.
 \getenv airflow POSTGRES_AIRFLOW_PASSWORD
 \getenv celery POSTGRES_CELERY_PASSWORD
 \getenv mlflow POSTGRES_MLFLOW_PASSWORD

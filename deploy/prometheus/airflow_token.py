@@ -1,8 +1,8 @@
-"""Keep a token of an Airflow user in a file: Airflow's tokens end after a day, and Prometheus can't log in.
+"""Keep a valid Airflow token in a file for Prometheus, which can't log in; tokens expire after a day.
 
     python airflow_token.py URL USER PASSWORD_FILE TOKEN_FILE [--every SECONDS]
 
-It needs nothing but Python. The user needs no more than to read the DAGs: Viewer, of Airflow's roles.
+It needs only Python. Airflow's role Viewer is enough for the user.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from urllib.request import Request, urlopen
 
 
 def main() -> int:
-    """Write a token once, or again and again; a try that fails leaves the old token in its place."""
+    """Write a token once or periodically; if renewal fails, the old token stays."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("url", help="of Airflow, as http://airflow-apiserver:8080")
+    parser.add_argument("url", help="Airflow's URL, such as http://airflow-apiserver:8080")
     parser.add_argument("user")
     parser.add_argument("password_file", type=Path)
     parser.add_argument("token_file", type=Path)
-    parser.add_argument("--every", type=float, metavar="SECONDS", help="renew it, until stopped")
-    said = parser.parse_args()
+    parser.add_argument("--every", type=float, metavar="SECONDS", help="renew the token until stopped")
+    arguments = parser.parse_args()
     while True:
         try:
-            renew(said.url, said.user, said.password_file, said.token_file)
+            renew(arguments.url, arguments.user, arguments.password_file, arguments.token_file)
             failed = False
         except (OSError, ValueError, KeyError) as error:  # URLError and HTTPError are OSErrors
-            sys.stderr.write(f"{said.token_file} isn't renewed: {type(error).__name__}: {error}\n")
+            sys.stderr.write(f"{arguments.token_file} isn't renewed: {type(error).__name__}: {error}\n")
             failed = True
-        if said.every is None:
+        if arguments.every is None:
             return int(failed)
-        time.sleep(min(said.every, 60) if failed else said.every)
+        time.sleep(min(arguments.every, 60) if failed else arguments.every)
 
 
 def renew(url: str, user: str, password_file: Path, token_file: Path) -> None:
-    """Log in and put the token in the file, whole: a scrape never reads half of one."""
+    """Log in and write the token atomically, so that a scrape never reads a part of it."""
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"an address that begins with http:// or https://, found {url!r}")
     login = {"username": user, "password": password_file.read_text().strip()}

@@ -1,4 +1,4 @@
-"""Make the buckets that are missing; `BUCKETS` names them, `AWS_*` say where and as whom."""
+"""Create the missing buckets of `BUCKETS`, with the address and account of `AWS_*`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from botocore.exceptions import ClientError
 
 
 def main() -> None:
-    """Create each bucket unless it is there."""
+    """Create each bucket unless it exists."""
     s3 = boto3.client("s3")
     for bucket in os.environ["BUCKETS"].split():
         try:
             s3.head_bucket(Bucket=bucket)
         except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:  # 403: it is another's
+            if (
+                error.response["ResponseMetadata"]["HTTPStatusCode"] != 404
+            ):  # 403: the bucket belongs to another account
                 raise
             s3.create_bucket(Bucket=bucket)
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# SeaweedFS from the keys in the environment: each identity sees its own buckets, and only the S3 port leaves the
-# container, since the master, volume and filer servers ask nobody for a password.
+# SeaweedFS with the keys in the environment: each identity has its own buckets. Only the S3 port is reachable from
+# outside the container, because the master, volume and filer servers require no password.
 set -eu
 umask 077
 identity() { # name, key, secret, actions

@@ -1,7 +1,7 @@
-"""The command line: everything a partition does, and what a person asks of it, without Airflow.
+"""The command line: run the stages and the manual actions without Airflow, and inspect the results.
 
-Each command prints text, or one JSON object with ``--json``. It ends with 1 and one line where something is
-wrong; ``--debug`` shows the traceback as well. What is heavy is imported by the command that needs it.
+Each command prints text, or one JSON object with ``--json``. An error is printed as one line, and the exit
+code is 1; ``--debug`` adds the traceback. Heavy libraries are imported by the command that needs them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from typing import Annotated
 import typer
 
 from include import spec as specs
-from include.cli.backups import rescue
-from include.cli.demo_settings import adopt
-from include.cli.inspect import looks
-from include.cli.lifecycle import acts
-from include.cli.options import AsJson, Debug, UseCaseName
-from include.cli.options import print_result as _show
+from include.cli.backups import backups
+from include.cli.demo_settings import use_demo_settings
+from include.cli.inspect import inspection
+from include.cli.lifecycle import lifecycle
+from include.cli.options import AsJson, Debug, UseCaseName, print_result
 from include.errors import EvergreenError, PartitionError, SettingError
 from include.references import Ref
 from include.spec.clock import day_of
@@ -33,21 +32,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-NO_LAKE = {"init", "validate", "schema", "--help"}  # what needs no setting
-AllOrOne = Annotated[str | None, typer.Argument(metavar="[USECASE]", help="All of them, unless given.")]
-Partition = Annotated[str | None, typer.Option("--partition", help="A partition, as 2013-03-01.")]
+NO_LAKE = {"init", "validate", "schema", "--help"}  # commands that need no settings
+AllOrOne = Annotated[str | None, typer.Argument(metavar="[USECASE]", help="Default: all use cases.")]
+Partition = Annotated[str | None, typer.Option("--partition", help="A partition, such as 2013-03-01.")]
 
 
 @app.command()
 def status(usecase: AllOrOne = None, as_json: AsJson = False, debug: Debug = False) -> None:
-    """Say how a use case stands: partitions, champion, attempts, performance, findings, what is stale."""
+    """Show a use case's state: partitions, champion, attempts, performance, findings, stale partitions."""
     from include.cli.status_text import status_text
-    from include.ops.status import status as stand
+    from include.ops.status import status as read_status
     from include.storage.lake import Lake
 
     good, wrong = _specs(usecase)
-    found = [stand(Lake(spec.name), spec) for spec in good]
-    _show({"usecases": found, "wrong": wrong}, "\n\n".join([*map(status_text, found), *wrong]), as_json)
+    states = [read_status(Lake(spec.name), spec) for spec in good]
+    text = "\n\n".join([*map(status_text, states), *wrong])
+    print_result({"usecases": states, "wrong": wrong}, text, as_json)
     raise typer.Exit(bool(wrong))
 
 
@@ -66,7 +66,7 @@ def validate(
 
         wrong += [sentence for spec in good for sentence in find_problems(spec)]
     named = ", ".join(spec.name for spec in good)
-    _show(
+    print_result(
         {"usecases": [spec.name for spec in good], "wrong": wrong},
         "\n".join(wrong) or f"valid: {named}",
         as_json,
@@ -90,13 +90,13 @@ def init(
     after = f"edit {folder}/usecase.yaml and features.sql, then run `python -m include validate {folder}`"
     if into:
         after += f"; set EVERGREEN_USECASES={into} so that Evergreen finds it"
-    _show({"folder": str(folder)}, f"created {folder}\n{after}", as_json)
+    print_result({"folder": str(folder)}, f"created {folder}\n{after}", as_json)
 
 
 @app.command()
 def schema(as_json: AsJson = False, debug: Debug = False) -> None:
     """Print the JSON Schema of usecase.yaml, which editors use to complete and check keys."""
-    _show(specs.json_schema(), json.dumps(specs.json_schema(), indent=1, ensure_ascii=False), as_json)
+    print_result(specs.json_schema(), json.dumps(specs.json_schema(), indent=1, ensure_ascii=False), as_json)
 
 
 @app.command()
@@ -108,45 +108,46 @@ def verify(
     Nothing is fetched, fitted or scored again. The command ends with 1 if a digest differs. Stale partitions,
     which were computed from older inputs or code, are listed and are no error.
     """
-    from include.ops.verify import verify as recompute
+    from include.ops.verify import verify as recompute_digests
     from include.storage.lake import Lake
 
     if partition is not None:
-        _day(partition)
+        _partition_key(partition)
     good, wrong = _specs(usecase)
-    found = {spec.name: recompute(Lake(spec.name), spec, partition) for spec in good}
-    lines = [line for name, v in found.items() for line in (*v.differences, *v.stale, f"{name}: {v.note}")]
-    said = {"usecases": {name: one.plain() for name, one in found.items()}, "wrong": wrong}
-    _show(said, "\n".join([*lines, *wrong]), as_json)
-    raise typer.Exit(bool(wrong) or any(one.differences for one in found.values()))
+    results = {spec.name: recompute_digests(Lake(spec.name), spec, partition) for spec in good}
+    lines = [line for name, v in results.items() for line in (*v.differences, *v.stale, f"{name}: {v.note}")]
+    data = {"usecases": {name: result.plain() for name, result in results.items()}, "wrong": wrong}
+    print_result(data, "\n".join([*lines, *wrong]), as_json)
+    raise typer.Exit(bool(wrong) or any(result.differences for result in results.values()))
 
 
 @app.command()
 def doctor(as_json: AsJson = False, debug: Debug = False) -> None:
-    """Look at what a run needs, from packages to sources, with a remedy for each lack."""
+    """Check what a run needs, from packages to sources, and print a remedy for each problem."""
     from include.ops.doctor import run_checks
 
-    found = list(run_checks())
+    checks = list(run_checks())
     lines = [
-        f"{'ok ' if one.ok else 'BAD'}  {one.name}: {one.found}" + ("" if one.ok else f"\n     {one.remedy}")
-        for one in found
+        f"{'ok ' if check.ok else 'BAD'}  {check.name}: {check.detail}"
+        + ("" if check.ok else f"\n     {check.remedy}")
+        for check in checks
     ]
-    _show({"checks": [vars(one) for one in found]}, "\n".join(lines), as_json)
-    raise typer.Exit(not all(one.ok for one in found))
+    print_result({"checks": [vars(check) for check in checks]}, "\n".join(lines), as_json)
+    raise typer.Exit(not all(check.ok for check in checks))
 
 
 @app.command()
 def ablate(
     usecase: UseCaseName, partition: Partition = None, as_json: AsJson = False, debug: Debug = False
 ) -> None:
-    """Say what each group of features brings: what is lost without it, on a training's test partitions."""
-    from include.evaluate.ablation import ablate as leave_out
+    """Measure what each group of features contributes: the loss without it on the test partitions."""
+    from include.evaluate.ablation import ablate as measure_ablation
     from include.models.registry import Registry
     from include.storage.lake import Lake
 
-    partition = _day(partition) if partition else None
-    found = leave_out(Lake(usecase), specs.load(usecase), partition, registry=Registry())
-    _show(found.plain(), found.text(), as_json)
+    partition = _partition_key(partition) if partition else None
+    ablation = measure_ablation(Lake(usecase), specs.load(usecase), partition, registry=Registry())
+    print_result(ablation.plain(), ablation.text(), as_json)
 
 
 @app.command()
@@ -159,20 +160,20 @@ def run(
     fetch_anew: Annotated[
         bool,
         typer.Option(
-            "--fetch-anew", help="With ingest: fetch again what is kept; other content is a revision."
+            "--fetch-anew",
+            help="Only ingest: fetch stored partitions again; different content becomes a revision.",
         ),
     ] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Run a stage for a partition, or for each partition of a range, as Airflow's operators do.
+    """Run a stage for one partition or a range of partitions, as Airflow's operators do.
 
-    A line is printed for each partition when it is complete. The command ends with 1 if any partition of a
-    source was refused or unavailable: those lines, and how many there were, go to stderr. With --json all
-    lines go to stderr, and the one object comes last.
+    One line is printed as each partition completes. The exit code is 1 if any partition of a source was
+    refused or unavailable. Those lines and a summary go to stderr. With --json all lines go to stderr, and
+    stdout has one object at the end.
     """
-    from include.cli.stages import Ingested
-    from include.cli.stages import run_stage as carry_out
+    from include.cli.stages import Ingested, run_stage
     from include.storage.lake import Lake
 
     def report(ref: Ref) -> None:
@@ -183,27 +184,27 @@ def run(
             typer.echo(f"{ref.partition}  {ref.note}", err=as_json)
 
     spec, span = specs.load(usecase), (first or partition or "", last or first or partition or "")
-    first, last = map(_day, span)
+    first, last = map(_partition_key, span)
     partitions = [first] if first == last else spec.clock.keys(first, last)
     now = datetime.now(UTC)
-    results = carry_out(stage, Lake(usecase), spec, partitions, now=now, fetch_anew=fetch_anew, report=report)
+    results = run_stage(stage, Lake(usecase), spec, partitions, now=now, fetch_anew=fetch_anew, report=report)
     if as_json:
-        _show({"done": [ref.xcom() for ref in results]}, "", as_json)
+        print_result({"done": [ref.xcom() for ref in results]}, "", as_json)
     ingested = [ref for ref in results if isinstance(ref, Ingested)]
     if not all(ref.published for ref in ingested):
         counts = sorted(Counter(ref.outcome for ref in ingested).items())
-        counted = ", ".join(f"{count} {outcome}" for outcome, count in counts)
-        typer.echo(f"run {stage} {usecase}: of {len(ingested)} partitions {counted}", err=True)
+        outcomes = ", ".join(f"{count} {outcome}" for outcome, count in counts)
+        typer.echo(f"run {stage} {usecase}: of {len(ingested)} partitions {outcomes}", err=True)
         raise typer.Exit(1)
 
 
-app.add_typer(acts)
-app.add_typer(looks)
-app.add_typer(rescue)
+app.add_typer(lifecycle)
+app.add_typer(inspection)
+app.add_typer(backups)
 
 
 def _readable(usecase: str | None) -> tuple[list[specs.UseCase], list[str]]:
-    """Return the declarations that can be read, and the sentences of the others."""
+    """Return the declarations that can be read, and an error message for each of the others."""
     if usecase is None:
         good, bad = specs.read_all()
         return good, [str(error) for error in bad]
@@ -218,12 +219,12 @@ def _readable(usecase: str | None) -> tuple[list[specs.UseCase], list[str]]:
 
 
 def _specs(usecase: str | None) -> tuple[list[specs.UseCase], list[str]]:
-    """Return one declaration, which must be readable, or all that are and the sentences of the others."""
+    """Return one declaration, which must be readable, or all readable ones with the others' errors."""
     return ([specs.load(usecase)], []) if usecase else _readable(None)
 
 
-def _day(key: str) -> str:
-    """Return a partition's key, or say which option gives one."""
+def _partition_key(key: str) -> str:
+    """Return a valid partition key; the error names the options of the command line."""
     try:
         return day_of(key).isoformat()
     except PartitionError as error:
@@ -231,16 +232,16 @@ def _day(key: str) -> str:
             error.subject,
             required=error.required,
             found=repr(key) if key else "none",
-            remedy="give --partition, or to `run` --first and --last",
+            remedy="give --partition, or for `run` --first and --last",
         ) from None
 
 
 def main() -> None:
-    """Run a command; an error of ours is one line and no traceback."""
+    """Run a command; an `EvergreenError` is printed as one line without a traceback."""
     folder = Path(".evergreen").absolute()
-    demo = adopt(folder) if sys.argv[1:] and NO_LAKE.isdisjoint(sys.argv) else "none"
+    demo = use_demo_settings(folder) if sys.argv[1:] and NO_LAKE.isdisjoint(sys.argv) else "none"
     if demo == "up":
-        typer.echo(f"using the demo in {folder}: this shell has no settings of its own", err=True)
+        typer.echo(f"using the demo in {folder}: this shell has no Evergreen settings", err=True)
     try:
         app()
     except EvergreenError as error:

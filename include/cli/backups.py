@@ -1,4 +1,4 @@
-"""The commands before and after a disaster: back up, look at a backup, restore."""
+"""The backup commands: back up, prune old backups, check a backup, restore it."""
 
 from __future__ import annotations
 
@@ -12,57 +12,59 @@ from include import spec as specs
 from include.cli.options import AsJson, Debug, print_result
 from include.environment import endpoint, setting
 
-rescue = typer.Typer()
-Which = Annotated[str | None, typer.Argument(metavar="[USECASE]", help="All of them, unless given.")]
-Name = Annotated[str, typer.Argument(metavar="BACKUP", help="Its name, as `backup` says it.")]
+backups = typer.Typer()
+AllOrOne = Annotated[str | None, typer.Argument(metavar="[USECASE]", help="Default: all use cases.")]
+Name = Annotated[str, typer.Argument(metavar="BACKUP", help="Its name, as `backup` prints it.")]
 
 
-@rescue.command()
-def backup(usecase: Which = None, as_json: AsJson = False, debug: Debug = False) -> None:
-    """Copy the lake as it is at one moment, and the databases, to EVERGREEN_BACKUP: only what is new."""
+@backups.command()
+def backup(usecase: AllOrOne = None, as_json: AsJson = False, debug: Debug = False) -> None:
+    """Copy a consistent state of the lake, and the databases, to EVERGREEN_BACKUP; only new objects."""
     from include.ops.backup import ARTIFACTS
-    from include.ops.backup import backup as copy
+    from include.ops.backup import backup as back_up
     from include.ops.backup_store import open_store
     from include.storage.lake import Lake
 
-    wanted = [specs.load(usecase).name] if usecase else specs.names()  # also one whose declaration is broken
-    lakes = [lake for name in wanted if (lake := Lake(name)).tables()]
-    done = copy(
+    selected = [specs.load(usecase).name] if usecase else specs.names()  # also with a broken declaration
+    lakes = [lake for name in selected if (lake := Lake(name)).tables()]
+    result = back_up(
         lakes, open_store(), now=datetime.now(UTC), connect=endpoint, artifacts=setting(ARTIFACTS, "")
     )
-    print_result({**vars(done), "note": done.note}, done.note, as_json)
-    raise typer.Exit(bool(done.failed))
+    print_result({**vars(result), "note": result.note}, result.note, as_json)
+    raise typer.Exit(bool(result.failed))
 
 
-@rescue.command()
+@backups.command()
 def prune(as_json: AsJson = False, debug: Debug = False) -> None:
-    """Read the newest of everything, every byte, and remove backups beyond EVERGREEN_BACKUPS_KEPT (8)."""
+    """Verify the newest backups byte by byte, then remove those beyond EVERGREEN_BACKUPS_KEPT (8)."""
     from include.ops.backup_store import backups_to_keep, open_store
-    from include.ops.prune import prune as remove
+    from include.ops.prune import prune as prune_backups
 
-    done = remove(open_store(), backups_to_keep())
-    print_result({**vars(done), "note": done.note}, done.note, as_json)
+    result = prune_backups(open_store(), backups_to_keep())
+    print_result({**vars(result), "note": result.note}, result.note, as_json)
 
 
-@rescue.command()
+@backups.command()
 def restore(
     name: Name,
-    usecase: Which = None,
-    look: Annotated[bool, typer.Option("--look", help="Only read the backup, every byte of it.")] = False,
-    dumps: Annotated[Path | None, typer.Option("--dumps", help="A folder for the databases' dumps.")] = None,
+    usecase: AllOrOne = None,
+    look: Annotated[bool, typer.Option("--look", help="Only verify the backup, byte by byte.")] = False,
+    dumps: Annotated[
+        Path | None, typer.Option("--dumps", help="Write the database dumps to this folder.")
+    ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Bring the lake back to the moment of a backup, at an address where there is nothing yet."""
+    """Restore the lake of a backup, to an address where nothing is stored yet."""
     from include.ops import backup_store
     from include.ops.backup import ARTIFACTS
-    from include.ops.restore import read_backup as read
-    from include.ops.restore import restore as bring_back
+    from include.ops.restore import read_backup
+    from include.ops.restore import restore as restore_backup
 
-    place = backup_store.open_store()
+    store = backup_store.open_store()
     if look:
-        note = f"{name}: {read(place, name):,} objects, each as it was written"
+        note = f"{name}: {read_backup(store, name):,} objects, each as it was written"
         print_result({"note": note}, note, as_json)
         return
-    said = bring_back(place, name, usecase, artifacts=setting(ARTIFACTS, ""), dumps=dumps)
-    print_result({"done": said}, "\n".join(said), as_json)
+    steps = restore_backup(store, name, usecase, artifacts=setting(ARTIFACTS, ""), dumps=dumps)
+    print_result({"done": steps}, "\n".join(steps), as_json)

@@ -1,6 +1,6 @@
-"""A shell without settings, in the folder of a demo that is up, gets that demo's. For the command line only.
+"""Use the running demo's settings in a shell that has none, so that the command line works after `make demo`.
 
-A task or a test never reads them, and one setting of ours in the shell is enough to leave them alone.
+Only the command line does this, never a task or a test. A single Evergreen setting in the shell turns it off.
 """
 
 from __future__ import annotations
@@ -13,48 +13,48 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-OURS = ("EVERGREEN_", "AWS_", "MLFLOW_TRACKING_URI")
-WITHIN = 1.0  # seconds in which a server on loopback takes a connection
+EVERGREEN_SETTINGS = ("EVERGREEN_", "AWS_", "MLFLOW_TRACKING_URI")
+CONNECT_TIMEOUT = 1.0  # seconds, on loopback
 
 
-def adopt(demo: Path) -> Literal["up", "down", "none"]:
-    """Set what the demo in a folder gives its tasks, where the shell has nothing of ours and the demo is up.
+def use_demo_settings(demo: Path) -> Literal["up", "down", "none"]:
+    """Set the environment variables of the demo's tasks, if the demo is up and the shell has no settings.
 
     Parameters
     ----------
-    demo : the folder of its state, which `make demo` fills; ``ports.json`` shows that a demo has been there.
+    demo : the folder of the demo's state, which `make demo` creates and which then has a ``ports.json``.
 
     Returns
     -------
     str
-        ``up``: the settings are set; ``down``: there is a demo, whose servers aren't up; ``none``: there is
-        none, or the shell has its own settings.
+        ``up``: the variables are set. ``down``: there is a demo, but its servers aren't up. ``none``: there
+        is no demo, or the shell has settings of its own.
     """
-    if any(name.startswith(OURS) for name in os.environ) or not (demo / "ports.json").exists():
+    if any(name.startswith(EVERGREEN_SETTINGS) for name in os.environ) or not (demo / "ports.json").exists():
         return "none"
-    settings = _private(demo / "secrets" / "environment.json")
-    if not _answers(settings.get("AWS_ENDPOINT_URL", "")):
+    settings = _read_private(demo / "secrets" / "environment.json")
+    if not _accepts_connections(settings.get("AWS_ENDPOINT_URL", "")):
         return "down"
     os.environ.update(settings)
     return "up"
 
 
-def _private(file: Path) -> dict[str, str]:
-    """Return what a file holds that is ours and nobody else's; nothing of another one."""
+def _read_private(file: Path) -> dict[str, str]:
+    """Return a file's settings, if only its owner, who is this user, may read it."""
     try:
         status = file.stat()
         if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
             return {}
         settings: dict[str, str] = json.loads(file.read_text())
         return settings
-    except (OSError, ValueError):  # none while it is down
+    except (OSError, ValueError):  # `make down` removes the file
         return {}
 
 
-def _answers(address: str) -> bool:
+def _accepts_connections(address: str) -> bool:
     parts = urlsplit(address)
     try:
-        with socket.create_connection((parts.hostname or "", parts.port or 0), WITHIN):
+        with socket.create_connection((parts.hostname or "", parts.port or 0), CONNECT_TIMEOUT):
             return True
     except OSError:
         return False

@@ -1,4 +1,4 @@
-"""The commands that look: what a person asks of the lake, and nothing but a page is written."""
+"""The read-only commands: realized performance, the history page, and the gauges for Prometheus."""
 
 from __future__ import annotations
 
@@ -12,26 +12,29 @@ from include.cli.options import AsJson, Debug, Page, UseCaseName, print_result, 
 from include.reports.text import text_table
 from include.spec.clock import day_of
 
-looks = typer.Typer()
-SHOWN = ("metric", "estimate", "error", "low", "high", "partitions")
+inspection = typer.Typer()
+ESTIMATE_COLUMNS = ("metric", "estimate", "error", "low", "high", "partitions")
 
 
-@looks.command()
+@inspection.command()
 def performance(
     usecase: UseCaseName,
-    by: Annotated[str, typer.Option("--by", help="day, week, version, rung or slice.")] = "week",
-    known: Annotated[
-        str, typer.Option("--known", help="A partition as of which labels count, or now.")
+    by: Annotated[str, typer.Option("--by", help="day, week, version, served_by or slice.")] = "week",
+    known_at: Annotated[
+        str, typer.Option("--known", help="Use the labels known on this partition, or now.")
     ] = "now",
-    first: Annotated[str, typer.Option("--first", help="The first scored partition, as 2013-03-01.")] = "",
-    last: Annotated[str, typer.Option("--last", help="The last one; the last 90 unless given.")] = "",
+    first: Annotated[
+        str, typer.Option("--first", help="The first scored partition, such as 2013-03-01.")
+    ] = "",
+    last: Annotated[
+        str, typer.Option("--last", help="The last scored partition. Default: the last 90.")
+    ] = "",
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Say what came true by day, week, version, rung or slice, as known then or now; and what is estimated.
+    """Show realized performance by day, week, version, served_by or slice, with the labels known then or now.
 
-    An estimate stands for a partition whose labels haven't come, with its own error. Nothing is decided by
-    it.
+    Partitions whose labels are pending are listed with an estimate and its error. No decision uses estimates.
     """
     from include.monitor.estimates import pending_estimates
     from include.monitor.performance import performance_by
@@ -39,66 +42,67 @@ def performance(
 
     spec = specs.load(usecase)
     partitions = [day_of(key).isoformat() if key else "" for key in (first, last)]
-    until = None if known == "now" else day_of(known).isoformat()
+    until = None if known_at == "now" else day_of(known_at).isoformat()
     lake = Lake(usecase)
     rows = performance_by(lake, spec, by, known=until, first=partitions[0], last=partitions[1])
-    waiting = pending_estimates(lake, known=until, first=partitions[0], last=partitions[1])
-    found = {"usecase": usecase, "by": by, "known": known, "rows": rows, "estimated": waiting}
-    none = f"no labels of these partitions were known {'yet' if until is None else f'on {until}'}"
-    said = "\n".join(text_table(rows, list(rows[0]))) if rows else none
-    print_result(found, said + pending_text(waiting), as_json)
+    pending = pending_estimates(lake, known=until, first=partitions[0], last=partitions[1])
+    data = {"usecase": usecase, "by": by, "known": known_at, "rows": rows, "estimated": pending}
+    no_labels = f"no labels of these partitions were known {'yet' if until is None else f'on {until}'}"
+    text = "\n".join(text_table(rows, list(rows[0]))) if rows else no_labels
+    print_result(data, text + pending_text(pending), as_json)
 
 
-@looks.command()
+@inspection.command()
 def history(
     usecase: UseCaseName,
     page: Page = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Draw the year: performance, drift, alarms and switches on one axis.
-
-    Says how many partitions alarmed.
-    """
+    """Draw the history page: performance, drift, alarms and switches on one time axis."""
     from include.reports.history import draw_history, history_text
     from include.storage.lake import Lake
 
     require_writable(page)
-    said, html = draw_history(Lake(usecase), specs.load(usecase))
+    summary, html = draw_history(Lake(usecase), specs.load(usecase))
     if page is not None:
         page.write_text(html)
-    print_result(said, history_text(said), as_json)
+    print_result(summary, history_text(summary), as_json)
 
 
-@looks.command()
+@inspection.command()
 def metrics(
-    usecase: Annotated[str | None, typer.Argument(metavar="[USECASE]", help="All, unless given.")] = None,
+    usecase: Annotated[
+        str | None, typer.Argument(metavar="[USECASE]", help="Default: all use cases.")
+    ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Print what Prometheus is told: the gauges of the newest partitions, in its text format."""
-    from include.ops.prometheus import ABOUT, exposition_text, scrape
+    """Print the gauges that Prometheus scrapes, of the newest partitions, in its text format."""
+    from include.ops.prometheus import HELP, exposition_text, scrape
 
-    asked = [specs.load(usecase).name] if usecase else specs.names()
-    found = [sample for name in asked for sample in scrape(name)]
-    print_result(
-        {"samples": [vars(one) for one in found]}, exposition_text(found, ABOUT).rstrip("\n"), as_json
-    )
+    selected = [specs.load(usecase).name] if usecase else specs.names()
+    samples = [sample for name in selected for sample in scrape(name)]
+    text = exposition_text(samples, HELP).rstrip("\n")
+    print_result({"samples": [vars(sample) for sample in samples]}, text, as_json)
 
 
 def pending_text(rows: Sequence[dict[str, Any]]) -> str:
-    """Return what a person reads: a table of what is told, and why the rest isn't."""
+    """Return a table of the estimates, and the reason for each metric that can't be estimated."""
     if not rows:
         return ""
-    told = [row for row in rows if row["estimate"] is not None]
-    silent: dict[tuple[str, str], list[str]] = {}
+    estimated = [row for row in rows if row["estimate"] is not None]
+    without: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row["estimate"] is None:
-            silent.setdefault((row["partition"], row["reason"]), []).append(row["metric"])
+            without.setdefault((row["partition"], row["reason"]), []).append(row["metric"])
     lines = [
         "\n",
-        "estimated, for the labels haven't come; error: its own, on the newest partitions with labels",
+        "estimated, because labels are pending; error: of past estimates, on partitions with labels",
     ]
-    lines += text_table(told, ["partition", "version", *SHOWN]) if told else []
-    lines += [f"  {partition}  not told: {', '.join(of)}: {why}" for (partition, why), of in silent.items()]
+    lines += text_table(estimated, ["partition", "version", *ESTIMATE_COLUMNS]) if estimated else []
+    lines += [
+        f"  {partition}  not estimated: {', '.join(metrics)}: {reason}"
+        for (partition, reason), metrics in without.items()
+    ]
     return "\n".join(lines)

@@ -1,4 +1,7 @@
-"""The commands that a person acts with: each names who and why, and the ledger keeps both."""
+"""The commands that change what serves: roll back, approve, force, withdraw.
+
+Each takes who did it and why, and a ledger records both.
+"""
 
 from __future__ import annotations
 
@@ -11,41 +14,43 @@ from include import spec as specs
 from include.cli.options import AsJson, Debug, UseCaseName, print_result
 from include.errors import NotPublished, StaleDecision
 
-acts = typer.Typer()
-By = Annotated[str, typer.Option("--by", help="Who wants it.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why; it stays in the ledger.")]
-Attempt = Annotated[str, typer.Option("--attempt", help="The beginning of its key, as `status` shows it.")]
+lifecycle = typer.Typer()
+By = Annotated[str, typer.Option("--by", help="Who does this.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; recorded in the ledger.")]
+Attempt = Annotated[str, typer.Option("--attempt", help="The beginning of its key, as `status` prints it.")]
 
 
-@acts.command()
+@lifecycle.command()
 def rollback(
     usecase: UseCaseName,
     by: By,
     reason: Reason,
-    to: Annotated[str | None, typer.Option("--to", help="A version; the one before, unless given.")] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", help="A model version. Default: the previous champion.")
+    ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Let an earlier champion serve again, from the next partition that is not served yet."""
+    """Let an earlier champion serve again, from the next unserved partition on."""
     from include.models.registry import Registry
-    from include.promote.rollback import rollback as go_back
+    from include.promote.rollback import rollback as roll_back
     from include.storage.lake import Lake
 
-    ref = go_back(Lake(usecase), specs.load(usecase), to, by, reason, registry=Registry())
+    ref = roll_back(Lake(usecase), specs.load(usecase), to, by, reason, registry=Registry())
     print_result(ref.xcom(), ref.note, as_json)
 
 
-@acts.command()
+@lifecycle.command()
 def approve(
     usecase: UseCaseName,
     by: By,
     reason: Reason,
     attempt: Attempt = "",
-    reject: Annotated[bool, typer.Option("--reject", help="Say no.")] = False,
+    reject: Annotated[bool, typer.Option("--reject", help="Reject the challenger.")] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Let the challenger that waits for approval serve, or say no to it. The first answer stays."""
+    """Approve or reject the challenger that waits for approval. The first answer is final."""
     from include.models.registry import Registry
     from include.promote import approval
     from include.promote.approval import find_attempt
@@ -55,17 +60,17 @@ def approve(
     lake, spec = Lake(usecase), specs.load(usecase)
     row = find_attempt(lake, attempt) if attempt else awaiting_approval(lake, spec)
     if row is None:
-        remedy = "`status` says what became of the last ones"
+        remedy = "`status` lists the last attempts and their approvals"
         raise NotPublished(f"{usecase}: a verdict that waits for approval", found="none", remedy=remedy)
-    word = approval.REJECTED if reject else approval.APPROVED
-    said = approval.record_answer(lake, spec, row["key"], word, by, reason, datetime.now(UTC))
-    if said["answer"] != word:
-        wanted, remedy = (
-            f"no answer but {word}",
-            "the first answer stays; `rollback` or `force` go on from it",
+    answer = approval.REJECTED if reject else approval.APPROVED
+    recorded = approval.record_answer(lake, spec, row["key"], answer, by, reason, datetime.now(UTC))
+    if recorded["answer"] != answer:
+        raise StaleDecision(
+            f"{usecase}: attempt {row['key'][:8]}",
+            required=f"no answer but {answer}",
+            found=approval.answer_text(recorded),
+            remedy="the first answer is final; use `rollback` or `force` to change what serves",
         )
-        subject = f"{usecase}: attempt {row['key'][:8]}"
-        raise StaleDecision(subject, required=wanted, found=approval.answer_text(said), remedy=remedy)
     promotion = None if reject else promote(lake, spec, row["key"], registry=Registry())
     if promotion and promotion.blocker:
         raise StaleDecision(
@@ -74,45 +79,46 @@ def approve(
             found=promotion.blocker,
         )
     ref = promotion.switch if promotion else None
-    print_result(ref.xcom() if ref else said, ref.note if ref else approval.answer_text(said), as_json)
+    note = ref.note if ref else approval.answer_text(recorded)
+    print_result(ref.xcom() if ref else recorded, note, as_json)
 
 
-@acts.command()
+@lifecycle.command()
 def force(
     usecase: UseCaseName,
     by: By,
     reason: Reason,
     attempt: Attempt = "",
-    partition: Annotated[str, typer.Option("--partition", help="Or its partition: the newest attempt.")] = "",
+    partition: Annotated[str, typer.Option("--partition", help="Or the partition: its newest attempt.")] = "",
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Let a challenger serve whatever the gate said; it shows as forced for good."""
+    """Let a challenger serve against the gate's verdict. It stays marked as forced."""
     from include.models.registry import Registry
     from include.promote.approval import find_attempt
-    from include.promote.promotion import force as overrule
+    from include.promote.promotion import force as force_promotion
     from include.reports.verdict import draw_forced
     from include.storage.lake import Lake
 
     lake, spec, registry = Lake(usecase), specs.load(usecase), Registry()
     row = find_attempt(lake, attempt or partition)
-    ref = overrule(lake, spec, row["key"], by, reason, registry=registry)
+    ref = force_promotion(lake, spec, row["key"], by, reason, registry=registry)
     draw_forced(lake, spec, row["key"], registry)
     print_result(ref.xcom(), ref.note, as_json)
 
 
-@acts.command()
+@lifecycle.command()
 def withdraw(
     usecase: UseCaseName,
     by: By,
     reason: Reason,
-    partition: Annotated[str, typer.Option("--partition", help="The partition that should not be there.")],
+    partition: Annotated[str, typer.Option("--partition", help="The partition to withdraw.")],
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Remove a partition that isn't the schedule's, or is still to come; a ledger keeps who and why."""
-    from include.ops.withdrawal import withdraw as take_away
+    """Remove a partition that is off the schedule or in the future; a ledger records who and why."""
+    from include.ops.withdrawal import withdraw as withdraw_partition
     from include.storage.lake import Lake
 
-    ref = take_away(Lake(usecase), specs.load(usecase), partition, by, reason, now=datetime.now(UTC))
+    ref = withdraw_partition(Lake(usecase), specs.load(usecase), partition, by, reason, now=datetime.now(UTC))
     print_result(ref.xcom(), ref.note, as_json)

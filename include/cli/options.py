@@ -1,4 +1,4 @@
-"""What the commands have in common: their options' names, and how an answer is shown."""
+"""Options that several commands share, and how a result is printed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from include.errors import EvergreenError
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 UseCaseName = Annotated[str, typer.Argument(metavar="USECASE")]
-Page = Annotated[Path | None, typer.Option("--page", help="Write the page there too.")]
+Page = Annotated[Path | None, typer.Option("--page", help="Also write the page to this file.")]
 
 
 def print_result(data: dict[str, Any], text: str, as_json: bool) -> None:
-    """Print an answer as text, or as one JSON object."""
+    """Print a result as text, or as one JSON object."""
     typer.echo(json.dumps(data, indent=1, default=str) if as_json else text)
 
 
 def require_writable(page: Path | None) -> None:
-    """Refuse a page that can't be written, before the work is done."""
+    """Refuse a page that can't be written, before the work starts."""
     if page is not None and not page.parent.is_dir():
-        raise EvergreenError(f"--page {page}", required="a folder that is there", found=f"no {page.parent}")
+        raise EvergreenError(f"--page {page}", required="an existing folder", found=f"no {page.parent}")

@@ -1,4 +1,4 @@
-"""The stages as a caller without Airflow runs them, through the functions that Airflow's operators call."""
+"""Run a stage without Airflow, through the same functions that Airflow's operators call."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from include.spec import UseCase
 from include.spec.partition import check_partition
 from include.storage.lake import Lake
 
-BATCH = 8  # partitions of a source that are fetched at once and published together
+BATCH = 8  # partitions of a source that are fetched concurrently and published together
 
 
 @dataclass(frozen=True)
 class Ingested(Ref):
-    """A partition of one source; ``outcome`` is ``published``, ``refused`` or ``unavailable``."""
+    """The result of ingesting a partition of one source.
+
+    ``outcome`` is ``published``, ``refused`` or ``unavailable``.
+    """
 
     source: str = ""
     outcome: str = ""
 
     @property
     def published(self) -> bool:
-        """Whether it can be used."""
+        """Whether the partition can be used."""
         return self.outcome == "published"
 
 
@@ -44,19 +47,19 @@ def run_stage(
 
     Parameters
     ----------
-    now : when this is asked; the knowledge time of content that a source changed after its partition.
-    fetch_anew : of ``ingest``: ask the source even for partitions that are kept.
-    report : called with each result as soon as it is there.
+    now : the current time; the knowledge time of content that a source changed after its partition.
+    fetch_anew : only ``ingest``: fetch from the source even if the partition is stored.
+    report : called with each result as soon as it is available.
 
     Raises
     ------
     PartitionError
-        for a partition that the schedule hasn't had by now, before any stage has run.
+        for a partition that isn't on the schedule or is still in the future, before anything runs.
     """
     if stage not in STAGES:
         raise EvergreenError(f"stage {stage!r}", required=f"one of {', '.join(STAGES)}")
     if fetch_anew and stage != "ingest":
-        raise EvergreenError("--fetch-anew", required="stage ingest", found=stage, remedy="leave it out")
+        raise EvergreenError("--fetch-anew", required="stage ingest", found=stage, remedy="remove the option")
     if not partitions:
         raise PartitionError(
             f"{spec.name}: {stage}",
@@ -65,9 +68,9 @@ def run_stage(
         )
     for partition in partitions:
         check_partition(spec, partition, now)
-    work = partial(_ingest, fetch_anew=True) if fetch_anew else STAGES[stage]
+    run = partial(_ingest, fetch_anew=True) if fetch_anew else STAGES[stage]
     results = []
-    for ref in work(lake, spec, partitions, now):
+    for ref in run(lake, spec, partitions, now):
         report(ref)
         results.append(ref)
     return results
@@ -86,12 +89,14 @@ def _ingest(
             found=" to ".join(dict.fromkeys((partitions[0], partitions[-1]))),
             remedy="give --partition, or --first and --last, within the schedule and its sources' starts",
         )
-    for source, wanted in by_source.items():
+    for source, keys in by_source.items():
         table = f"{lake.uri}/tables/validated_{source}"
-        for start in range(0, len(wanted), BATCH):
-            batch = wanted[start : start + BATCH]
-            for one in ingest(lake, spec, source, batch, endpoint, fetch_anew=fetch_anew, now=now):
-                yield Ingested(table, one.partition, one.digest, one.rows, one.note, source, one.outcome)
+        for start in range(0, len(keys), BATCH):
+            batch = keys[start : start + BATCH]
+            for result in ingest(lake, spec, source, batch, endpoint, fetch_anew=fetch_anew, now=now):
+                yield Ingested(
+                    table, result.partition, result.digest, result.rows, result.note, source, result.outcome
+                )
 
 
 def _score(lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime) -> Iterator[Ref]:

@@ -1,4 +1,4 @@
-"""What a person reads in a terminal of how a use case stands: plain text, widest things last."""
+"""Format a use case's status as plain text for a terminal, the widest parts last."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from include.reports.text import text_table
 
-NOT_PUBLISHED = 10  # partitions that are spelt out
+LISTED = 10  # partitions that are listed one by one
 Row = dict[str, Any]
 
 
@@ -16,9 +16,12 @@ def status_text(status: Row) -> str:
     """Return a use case's status as lines of text."""
     if not status["partitions"]:
         return f"{status['usecase']}: nothing in the lake yet ({status['lake']})"
-    parts = (_partitions, _champion, _attempts, _performance, _findings, _stale, _withdrawn)
+    sections = (_partitions, _champion, _attempts, _performance, _findings, _stale, _withdrawn)
     return "\n".join(
-        [f"{status['usecase']}  ({status['lake']})", *(line for part in parts for line in part(status))]
+        [
+            f"{status['usecase']}  ({status['lake']})",
+            *(line for section in sections for line in section(status)),
+        ]
     )
 
 
@@ -30,11 +33,11 @@ def _partitions(status: Row) -> Iterator[str]:
     )
     missing = status["not_published"]
     if missing:
-        older = len(missing) - NOT_PUBLISHED
-        yield "\nnot published" + (f" (the last {NOT_PUBLISHED} of {len(missing)})" if older > 0 else "")
-        yield from (f"  {row['outcome']}: {row['note']}" for row in missing[-NOT_PUBLISHED:])
+        older = len(missing) - LISTED
+        yield "\nnot published" + (f" (the last {LISTED} of {len(missing)})" if older > 0 else "")
+        yield from (f"  {row['outcome']}: {row['note']}" for row in missing[-LISTED:])
     if status["quarantine"]:
-        yield "\nset aside most often"
+        yield "\nmost frequent reasons for quarantine"
         yield from text_table(status["quarantine"], ["rows", "source", "column", "rule"])
 
 
@@ -43,22 +46,22 @@ def _champion(status: Row) -> Iterator[str]:
     if champion is None:
         yield "\nchampion: none yet; the declared fallback serves"
     else:
-        who = f" by {champion['by']}" if champion["by"] else ""
+        by = f" by {champion['by']}" if champion["by"] else ""
         yield (
             f"\nchampion v{champion['version']} ({champion['model']}) since partition "
             f"{champion['effective']}, "
-            f"{champion['kind']}{who}{', once forced' if champion['forced'] else ''}"
+            f"{champion['kind']}{by}{', originally forced' if champion['forced'] else ''}"
         )
         yield f"  {champion['reason']}"
         previous = champion["previous"]
         yield (
-            f"  before it: v{previous['version']} since {previous['effective']}"
+            f"  previous: v{previous['version']} since {previous['effective']}"
             if previous
-            else "  before it: none"
+            else "  previous: none"
         )
     if status["served_by"]:
         yield "  served so far: " + ", ".join(
-            f"{n:,} rows by {rung}" for rung, n in status["served_by"].items()
+            f"{rows:,} rows by {step}" for step, rows in status["served_by"].items()
         )
 
 
@@ -82,27 +85,25 @@ def _performance(status: Row) -> Iterator[str]:
     partitions = status["performance"]["partitions"]
     if partitions:
         mean = {"partition": "mean", **status["performance"]["mean"]}
-        yield f"\nrealised, last {len(partitions)} partitions with labels"
+        yield f"\nrealized performance, last {len(partitions)} partitions with labels"
         rows = [*({"partition": partition, **values} for partition, values in partitions.items()), mean]
         yield from text_table(rows, ["partition", *status["performance"]["mean"]])
 
 
 def _findings(status: Row) -> Iterator[str]:
-    found = status["findings"]
-    if found["partition"]:
-        yield f"\nwatched {found['partition']}: {len(found['alarms'])} alarms in {found['checks']} checks"
-        yield from (f"  {row['check']} {row['subject']}: {row['note']}" for row in found["alarms"])
-    if found["decision"]:
-        decision = found["decision"]
-        yield f"  decided {decision['partition']}: {decision['decision']}; {decision['reason']}"
+    findings = status["findings"]
+    if findings["partition"]:
+        alarms, checks = findings["alarms"], findings["checks"]
+        yield f"\nmonitored {findings['partition']}: {len(alarms)} alarms in {checks} checks"
+        yield from (f"  {row['check']} {row['subject']}: {row['note']}" for row in alarms)
+    if findings["decision"]:
+        decision = findings["decision"]
+        yield f"  decision of {decision['partition']}: {decision['decision']}; {decision['reason']}"
 
 
 def _stale(status: Row) -> Iterator[str]:
     if status["stale"]:
-        yield (
-            f"\nstale partitions ({len(status['stale'])}): run their partitions again to bring them up "
-            "to date"
-        )
+        yield f"\nstale partitions ({len(status['stale'])}): run them again to bring them up to date"
         counts = Counter((row["product"], row["why"]) for row in status["stale"])
         yield from (f"  {product}: {n:,} partitions, {why}" for (product, why), n in sorted(counts.items()))
 
@@ -110,5 +111,5 @@ def _stale(status: Row) -> Iterator[str]:
 def _withdrawn(status: Row) -> Iterator[str]:
     if status["withdrawn"]:
         yield "\nwithdrawn"
-        for row in status["withdrawn"][-NOT_PUBLISHED:]:
+        for row in status["withdrawn"][-LISTED:]:
             yield f"  {row['partition']} by {row['by']} on {row['at']:%Y-%m-%d}: {row['reason']}"

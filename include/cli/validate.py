@@ -1,7 +1,7 @@
-"""What reading a declaration can't see: that its SQL runs, its estimators and its expectations exist.
+"""Check what reading a declaration can't: that its SQL runs, and that its estimators and expectations exist.
 
-The SQL is run on an empty lake through the very functions that a partition uses, so a passed check is a
-promise about the declaration, and none about the data.
+The SQL runs on an empty lake through the functions that a partition uses. So a valid declaration says nothing
+about the data.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ if TYPE_CHECKING:
 
 
 def validate(spec: UseCase) -> list[str]:
-    """Return a sentence for each thing that is wrong with a readable declaration, none for a sound one."""
-    wrong = list(_partitions(spec))
-    if not wrong:
-        wrong += [sentence for part in (_paths, _sql, _estimators, _expectations) for sentence in part(spec)]
-    return wrong
+    """Return a sentence for each problem of a readable declaration; none if it is valid."""
+    problems = list(_schedule_problems(spec))
+    if not problems:
+        checks = (_path_problems, _sql_problems, _estimator_problems, _expectation_problems)
+        problems += [problem for check in checks for problem in check(spec)]
+    return problems
 
 
-def _partitions(spec: UseCase) -> Iterator[str]:
-    """Yield each date that is none, a spine known too late, and a training on a day without a partition."""
+def _schedule_problems(spec: UseCase) -> Iterator[str]:
+    """Yield invalid dates, a spine available after scoring, and trainings on days without a partition."""
     schedule, subject = spec.schedule, f"{spec.name}: schedule"
     dates = [schedule.start, schedule.end, *(source.start for source in spec.sources.values())]
-    bad = [sentence for date in dates if date for sentence in _said(day_of, date)]
-    yield from bad
-    if bad:
+    invalid = [sentence for date in dates if date for sentence in _error_of(day_of, date)]
+    yield from invalid
+    if invalid:
         return
     if schedule.end and schedule.end < schedule.start:
         yield f"{subject}.end: required a day from {schedule.start} on, found {schedule.end}"
@@ -41,19 +42,16 @@ def _partitions(spec: UseCase) -> Iterator[str]:
         yield f"{subject}.batch: required a partition in the year from {schedule.start} on, found none"
     spine = spec.features.spine
     for partition in partitions[:1]:
-        known, decided = (
-            spec.clock.local(partition, spec.sources[spine].available_at),
-            spec.clock.moment(partition),
-        )
-        if known > decided:
+        available_at = spec.sources[spine].available_at
+        if spec.clock.local(partition, available_at) > spec.clock.moment(partition):
             yield (
-                f"{spec.name}: sources.{spine}.available_at: required the hour of {schedule.batch!r} or "
-                f"earlier, since the spine's rows are scored then, found {spec.sources[spine].available_at}"
+                f"{spec.name}: sources.{spine}.available_at: required the time of {schedule.batch!r} or "
+                f"earlier, because the spine's rows are scored then, found {available_at}"
             )
     for stray in sorted(set(trainings) - set(partitions))[:1]:
         yield (
             f"{subject}.training: required days that have a partition of {schedule.batch!r}, found {stray}; "
-            "let both crons name the same days"
+            "use the same days in both crons"
         )
 
 
@@ -61,47 +59,47 @@ def _year(spec: UseCase, clock: Clock) -> list[str]:
     return clock.keys(spec.schedule.start, (day_of(spec.schedule.start) + timedelta(days=365)).isoformat())
 
 
-def _paths(spec: UseCase) -> Iterator[str]:
-    """Yield each path with a placeholder that nothing fills in."""
+def _path_problems(spec: UseCase) -> Iterator[str]:
+    """Yield each path with an unknown placeholder."""
     from include.ingest.connectors.request import request
 
     for name, source in spec.sources.items():
-        if source.kind != "sql":
-            yield from _said(request(spec, name, _year(spec, spec.clock)[0]).filled, source.path)
+        for path in source.path_templates:
+            yield from _error_of(request(spec, name, _year(spec, spec.clock)[0]).fill_path, path)
 
 
-def _sql(spec: UseCase) -> Iterator[str]:
-    """Yield what DuckDB, or the declaration, has against the SQL of the features and of the labels."""
+def _sql_problems(spec: UseCase) -> Iterator[str]:
+    """Yield the errors of the SQL of features and labels, from DuckDB or against the declaration."""
     from include.features.build import features, labels
     from include.storage.lake import Lake
 
     partition = _year(spec, spec.clock)[0]
     with tempfile.TemporaryDirectory() as empty:
         lake = Lake(spec.name, empty)
-        yield from _said(features, lake, spec, [partition])
-        yield from _said(labels, lake, spec, [partition], known=partition)
+        yield from _error_of(features, lake, spec, [partition])
+        yield from _error_of(labels, lake, spec, [partition], known=partition)
 
 
-def _estimators(spec: UseCase) -> Iterator[str]:
-    """Yield each estimator, or parameter of one, that there isn't."""
+def _estimator_problems(spec: UseCase) -> Iterator[str]:
+    """Yield each unknown estimator or parameter."""
     from include.train.recipes import build_estimator
 
     for candidate in (*spec.training.baselines, *spec.training.candidates):
-        yield from _said(build_estimator, spec, candidate)
+        yield from _error_of(build_estimator, spec, candidate)
 
 
-def _expectations(spec: UseCase) -> Iterator[str]:
+def _expectation_problems(spec: UseCase) -> Iterator[str]:
     """Yield each expectation that Great Expectations doesn't know, or not with these arguments."""
-    from include.ingest.validation.expectations import validate_expectation
+    from include.ingest.validation.expectations import validate_expectations
 
     for name, source in spec.sources.items():
         for expectation in source.contract.expectations:
-            yield from _said(validate_expectation, f"{spec.name}/{name}", [expectation], source.columns)
+            yield from _error_of(validate_expectations, f"{spec.name}/{name}", [expectation], source.columns)
 
 
-def _said(call: Callable[..., object], *args: Any, **kwargs: Any) -> Iterator[str]:
-    """Call, and yield the sentence of the error if there is one."""
+def _error_of(function: Callable[..., object], *args: Any, **kwargs: Any) -> Iterator[str]:
+    """Call a function and yield the message of the error that it raises, if any."""
     try:
-        call(*args, **kwargs)
+        function(*args, **kwargs)
     except EvergreenError as error:
         yield str(error)

@@ -1,7 +1,7 @@
-"""What each group of features brings: the same recipe without it, judged on the same unseen rows.
+"""Ablation: measure what each group of features contributes, by fitting the same recipe without it.
 
-What a group brings is what nothing else can say in its stead: of two groups that tell the same, each alone
-brings little.
+The contribution is what no other feature can replace: of two groups with the same information, each
+contributes little.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class GroupEffect:
-    """What a group of features brings.
+    """The contribution of a group of features.
 
     Parameters
     ----------
-    gain : of the objective's mean loss, which is so much higher without the group.
-    low, high : one-sided bounds of it, each at the gate's alpha.
+    gain : how much higher the objective's mean loss is without the group.
+    low, high : one-sided bounds of the gain, each at the gate's alpha.
     """
 
     name: str
@@ -50,7 +50,7 @@ class GroupEffect:
 
 @dataclass(frozen=True)
 class Ablation:
-    """A recipe's groups, those that bring most first; ``loss`` is its mean loss with all of them."""
+    """The contributions of a recipe's feature groups, largest first; ``loss`` is with all of them."""
 
     usecase: str
     partition: str
@@ -64,16 +64,16 @@ class Ablation:
     run: str
 
     def plain(self) -> dict[str, Any]:
-        """Return it as JSON takes it."""
+        """Return the ablation as JSON-serializable data."""
         return asdict(self)
 
     def text(self) -> str:
-        """Return it as a table."""
+        """Return the ablation as a text table."""
         head = f"{self.usecase} {self.partition}: {self.recipe}, {self.objective} {self.loss:.4f} "
         head += f"on {self.partitions} test partitions, {self.rows} rows"
-        wide = max(len(group.name) for group in self.groups)
+        width = max(len(group.name) for group in self.groups)
         lines = [
-            f"{group.name:<{wide}}  {group.gain:+.5f} [{group.low:+.5f}, {group.high:+.5f}]  "
+            f"{group.name:<{width}}  {group.gain:+.5f} [{group.low:+.5f}, {group.high:+.5f}]  "
             + ", ".join(group.columns)
             for group in self.groups
         ]
@@ -81,89 +81,92 @@ class Ablation:
 
 
 def ablate(lake: Lake, spec: UseCase, partition: str | None, *, registry: Registry) -> Ablation:
-    """Fit a training's chosen recipe without each group, and compare losses on its test partitions.
+    """Fit a training's chosen recipe without each feature group, and compare losses on its test partitions.
 
-    The partition's training run, where there is one, says which recipe that is, and keeps the figures.
+    If the partition has a training run, that run defines the recipe, and the figures are logged to it.
 
     Parameters
     ----------
-    partition : of the training; the newest that brought labels, unless given.
+    partition : of the training; by default the newest partition with labels.
 
     Raises
     ------
     SpecError
-        when a group leaves no feature to fit on.
-    TooFew
-        when the test partitions are too few for an interval.
+        if a group leaves no feature to fit on.
+    InsufficientData
+        if there are too few test partitions for an interval.
     """
-    partition = partition or _newest(lake, spec)
-    without = {name: _without(spec, name, columns) for name, columns in spec.features.ablated.items()}
+    partition = partition or _newest_labelled_partition(lake, spec)
+    specs = {name: _without_group(spec, name, columns) for name, columns in spec.features.ablated.items()}
     rows = training_set(lake, spec, partition)
     parts = split(rows, spec, partition)
-    _enough(spec, partition, parts.test)
+    _check_enough_partitions(spec, partition, parts.test)
     run = registry.settle(spec.name, attempt_key(spec, partition, digest_table(rows)))
-    recipe = _chosen(spec, parts, registry, run)
-    whole = _losses(spec, recipe, parts)
-    groups = [_group(spec, name, whole, _losses(less, recipe, parts)) for name, less in without.items()]
-    found = Ablation(
+    recipe = _chosen_recipe(spec, parts, registry, run)
+    losses = _losses_by_partition(spec, recipe, parts)
+    effects = [
+        _group_effect(spec, name, losses, _losses_by_partition(reduced_spec, recipe, parts))
+        for name, reduced_spec in specs.items()
+    ]
+    ablation = Ablation(
         usecase=spec.name,
         partition=partition,
         recipe=recipe.name,
         objective=spec.gate.objective,
-        loss=float(np.concatenate(whole).mean()),
-        partitions=len(whole),
+        loss=float(np.concatenate(losses).mean()),
+        partitions=len(losses),
         rows=parts.test.num_rows,
         level=1 - 2 * spec.gate.alpha,
-        groups=tuple(sorted(groups, key=lambda group: -group.gain)),
+        groups=tuple(sorted(effects, key=lambda effect: -effect.gain)),
         run=run,
     )
     if run:
-        registry.log(run, at=int(spec.clock.moment(partition).timestamp() * 1000), metrics=_figures(found))
-    return found
+        at = int(spec.clock.moment(partition).timestamp() * 1000)
+        registry.log(run, at=at, metrics=_run_metrics(ablation))
+    return ablation
 
 
-def _newest(lake: Lake, spec: UseCase) -> str:
-    """Return the newest partition that brought labels."""
+def _newest_labelled_partition(lake: Lake, spec: UseCase) -> str:
     source = spec.labels.source
     rows = lake.rows("partitions", {"product": source})
-    brought = [str(row["partition"]) for row in rows if row["outcome"] == "published"]
-    if not brought:
+    published = [str(row["partition"]) for row in rows if row["outcome"] == "published"]
+    if not published:
         where, remedy = f"{lake.uri}/tables/partitions", f"run ingest for {spec.name} first"
         raise NotPublished(f"{spec.name}: {source}", found="no partition", where=where, remedy=remedy)
-    return max(brought)
+    return max(published)
 
 
-def _without(spec: UseCase, name: str, columns: tuple[str, ...]) -> UseCase:
+def _without_group(spec: UseCase, name: str, columns: tuple[str, ...]) -> UseCase:
     """Return the declaration without a group of its features."""
-    of = spec.features
-    left = {
-        kind: tuple(column for column in getattr(of, kind) if column not in columns)
+    features = spec.features
+    remaining = {
+        kind: tuple(column for column in getattr(features, kind) if column not in columns)
         for kind in ("numeric", "categorical")
     }
-    if not any(left.values()):
+    if not any(remaining.values()):
         raise SpecError(
             f"{spec.name}: ablation of {name}",
-            required="another feature to fit on",
-            found="a group of all of them",
+            required="at least one feature outside the group",
+            found="a group of all features",
             where=str(spec.folder / "usecase.yaml"),
             remedy="declare smaller groups under features.groups",
         )
-    return spec.model_copy(update={"features": of.model_copy(update=left)})
+    return spec.model_copy(update={"features": features.model_copy(update=remaining)})
 
 
-def _enough(spec: UseCase, partition: str, test: pa.Table) -> None:
+def _check_enough_partitions(spec: UseCase, partition: str, test: pa.Table) -> None:
     partitions, needed = len(partitions_of(test)), partitions_needed(spec.gate.block_partitions)
     if partitions < needed:
         raise InsufficientData(
             f"{spec.name}: ablation on {partition}",
             required=f"{needed} labelled test partitions",
             found=str(partitions),
-            remedy="take a later partition, or load the partitions whose labels are missing",
+            remedy="choose a later partition, or ingest the partitions whose labels are missing",
         )
 
 
-def _chosen(spec: UseCase, parts: Split, registry: Registry, run: str) -> Candidate:
-    """Return the recipe that a training chose, or would choose."""
+def _chosen_recipe(spec: UseCase, parts: Split, registry: Registry, run: str) -> Candidate:
+    """Return the recipe that the training chose, or would choose."""
     if run:
         name = TrainingRecord.from_json(registry.get(run, PATH)).challenger.name
         return next(recipe for recipe in spec.training.candidates if recipe.name == name)
@@ -171,24 +174,27 @@ def _chosen(spec: UseCase, parts: Split, registry: Registry, run: str) -> Candid
     return min(trials, key=lambda trial: trial.loss).candidate
 
 
-def _losses(spec: UseCase, recipe: Candidate, parts: Split) -> list[Array]:
-    """Return the losses of the test rows, an array a partition."""
+def _losses_by_partition(spec: UseCase, recipe: Candidate, parts: Split) -> list[Array]:
+    """Fit the recipe and return its losses on the test rows, one array per partition."""
     estimator = fit_recipe(spec, recipe, pa.concat_tables([parts.train, parts.validation]))
-    found = row_losses(
-        spec.gate.objective, target(spec, parts.test), artifacts.predict(estimator, parts.test, spec)
-    )
-    of = np.asarray(parts.test["partition"].to_pylist(), dtype=object)
-    return [found[of == partition] for partition in partitions_of(parts.test)]
+    predictions = artifacts.predict(estimator, parts.test, spec)
+    losses = row_losses(spec.gate.objective, target(spec, parts.test), predictions)
+    partition_of_row = np.asarray(parts.test["partition"].to_pylist(), dtype=object)
+    return [losses[partition_of_row == partition] for partition in partitions_of(parts.test)]
 
 
-def _group(spec: UseCase, name: str, whole: list[Array], less: list[Array]) -> GroupEffect:
-    better, worse = ([float(losses.sum()) for losses in some] for some in (whole, less))
-    rows, gate = [len(losses) for losses in whole], spec.gate
-    shown = estimate_gain(worse, better, rows, gate.block_partitions, gate.alpha)
-    other = estimate_gain(better, worse, rows, gate.block_partitions, gate.alpha)
-    return GroupEffect(name, spec.features.ablated[name], shown.mean, shown.low, -other.low)
+def _group_effect(spec: UseCase, name: str, complete: list[Array], reduced: list[Array]) -> GroupEffect:
+    """Return the effect of a group from the losses with all features and without the group."""
+    with_group, without_group = ([float(losses.sum()) for losses in arrays] for arrays in (complete, reduced))
+    rows, gate = [len(losses) for losses in complete], spec.gate
+    gain = estimate_gain(without_group, with_group, rows, gate.block_partitions, gate.alpha)
+    loss = estimate_gain(with_group, without_group, rows, gate.block_partitions, gate.alpha)
+    return GroupEffect(name, spec.features.ablated[name], gain.mean, gain.low, -loss.low)
 
 
-def _figures(found: Ablation) -> Mapping[str, float]:
-    bounds = ("gain", "low", "high")
-    return {f"ablation.{g.name}.{bound}": getattr(g, bound) for g in found.groups for bound in bounds}
+def _run_metrics(ablation: Ablation) -> Mapping[str, float]:
+    return {
+        f"ablation.{group.name}.{bound}": getattr(group, bound)
+        for group in ablation.groups
+        for bound in ("gain", "low", "high")
+    }

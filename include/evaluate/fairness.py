@@ -1,7 +1,7 @@
-"""Whom a model serves worse: the rates of a sensitive column's groups beside each other, by fairlearn.
+"""Fairness: compare a model's rates between the groups of a sensitive column, using fairlearn.
 
-fairlearn gives a rate of 0 to a group that has no row to give it from, and no difference between one group
-and itself. Both look like good news, so here both are missing.
+fairlearn returns a rate of 0 for a group without rows that define it, and a difference of 0 if there is only
+one group. Both look like good results, so both are missing here.
 """
 
 from __future__ import annotations
@@ -31,44 +31,44 @@ Array = NDArray[np.float64]
 def measure_fairness(
     spec: UseCase, columns: pa.Table, actual: Array, predicted: Array
 ) -> tuple[Fairness, ...]:
-    """Return how the groups of each declared column fare, none where the gate declares no fairness.
+    """Return the group rates of each declared column, nothing if the gate declares no fairness.
 
-    Groups are the parts of `include.evaluate.slices.slice_column` with at least ``gate.fairness.min_rows``
-    rows. A rate that one of them can't give is missing there, and so is its figure.
+    Groups are those of `include.evaluate.slices.slice_column` with at least ``gate.fairness.min_rows`` rows.
+    A rate that is undefined for a group is missing there, and so are the figures that compare it.
 
     Parameters
     ----------
-    columns : with the declared columns, shape (n, any), see `include.evaluate.measure.columns_of_rows`.
+    columns : the declared columns, shape (n, any); see `include.evaluate.measure.columns_of_rows`.
     actual : 0 or 1, shape (n,).
-    predicted : probability of 1, shape (n,); from ``gate.fairness.threshold`` on a row is selected.
+    predicted : probability of 1, shape (n,); a row is selected from ``gate.fairness.threshold`` on.
 
     Notes
     -----
-    The differences and ratios are those of fairlearn's MetricFrame: largest less smallest, and smallest over
-    largest, which no group has where the largest is 0.
+    Differences and ratios are those of fairlearn's MetricFrame: largest minus smallest, and smallest divided
+    by largest, which is undefined if the largest is 0.
     """
     rules = spec.gate.fairness
     if rules is None:
         return ()
-    found = []
+    results = []
     for name in dict.fromkeys(rules.columns):
-        parts = slice_column(columns[name])
-        rows = np.bincount(parts.codes, minlength=len(parts.names))
-        large = np.isin(parts.codes, np.flatnonzero(rows >= rules.min_rows))
-        groups = np.array([_group(part) for part in parts.names], dtype=object)[parts.codes[large]]
-        found.append(_fares(name, groups, actual[large], predicted[large], rules.threshold))
-    return tuple(found)
+        slices = slice_column(columns[name])
+        rows = np.bincount(slices.codes, minlength=len(slices.names))
+        large = np.isin(slices.codes, np.flatnonzero(rows >= rules.min_rows))
+        groups = np.array([_group_name(group) for group in slices.names], dtype=object)[slices.codes[large]]
+        results.append(_compare_groups(name, groups, actual[large], predicted[large], rules.threshold))
+    return tuple(results)
 
 
-def _group(part: str) -> str:
-    """Return a group's name: the category itself, but one that is called ``missing`` keeps its sign."""
-    return part if part == "= missing" else part.removeprefix("= ")
+def _group_name(slice_name: str) -> str:
+    """Return the category itself; a category that is called ``missing`` keeps its ``=`` to stay distinct."""
+    return slice_name if slice_name == "= missing" else slice_name.removeprefix("= ")
 
 
-def _fares(
+def _compare_groups(
     column: str, groups: NDArray[np.object_], actual: Array, predicted: Array, threshold: float
 ) -> Fairness:
-    """Return the record of one column, whose groups are named row by row."""
+    """Return the figures of one column; ``groups`` is the group of each row."""
     if not len(groups):
         return Fairness(column, {}, {})
     rates = MetricFrame(
@@ -77,17 +77,17 @@ def _fares(
         y_pred=(predicted >= threshold).astype(np.int64),
         sensitive_features=groups,
     )
-    lean = MetricFrame(
+    calibration = MetricFrame(
         metrics={"calibration": _calibration}, y_true=actual, y_pred=predicted, sensitive_features=groups
     )
-    by = rates.by_group.join(lean.by_group)
-    held = [name for name in by.columns if name != "rows" and by[name].notna().all()]
+    by_group = rates.by_group.join(calibration.by_group)
+    defined = [name for name in by_group.columns if name != "rows" and by_group[name].notna().all()]
     figures = {}
-    if len(by) > 1:
-        figures = {f"{name}_difference": v for name, v in rates.difference().items() if name in held}
-        figures |= {f"{name}_difference": v for name, v in lean.difference().items()}
-        figures |= {f"{name}_ratio": v for name, v in rates.ratio().items() if name in held}
-    return Fairness(column, {str(name): _finite(row) for name, row in by.iterrows()}, _finite(figures))
+    if len(by_group) > 1:
+        figures = {f"{name}_difference": v for name, v in rates.difference().items() if name in defined}
+        figures |= {f"{name}_difference": v for name, v in calibration.difference().items()}
+        figures |= {f"{name}_ratio": v for name, v in rates.ratio().items() if name in defined}
+    return Fairness(column, {str(name): _finite(row) for name, row in by_group.iterrows()}, _finite(figures))
 
 
 def _tpr(actual: Array, selected: Array) -> float:

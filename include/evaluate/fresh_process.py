@@ -1,9 +1,7 @@
-"""`python -m include.evaluate.fresh_process FOLDER DIGEST`.
+"""`python -m include.evaluate.fresh_process FOLDER DIGEST`: predict with a stored model and time it.
 
-Serve a stored model in a process that never saw it fit.
-
-`include.evaluate.serving` fills the folder, starts this page and reads what it leaves there. It imports no
-more than what predicting needs.
+`include.evaluate.serving` fills the folder, starts this module as a process, and reads its results from the
+folder. The module imports only what predicting needs.
 """
 
 from __future__ import annotations
@@ -24,11 +22,11 @@ from include.spec import UseCase
 MODEL, ROWS, SPEC = "model.skops", "rows.arrow", "spec.json"
 PREDICTIONS, FIGURES = "predictions.float64", "figures.json"
 PROC = Path("/proc/self/status")
-WARM_UP, SINGLE, BATCHES = 10, 200, 3
+WARM_UP_ROWS, TIMED_ROWS, TIMED_BATCHES = 10, 200, 3
 
 
 def predict_stored(folder: Path, digest: str) -> None:
-    """Load, predict, and write the predictions' bytes and then the figures."""
+    """Load the model, predict, and write first the predictions and then the figures."""
     spec = UseCase.model_validate_json((folder / SPEC).read_bytes())
     rows = pa.ipc.open_file((folder / ROWS).read_bytes()).read_all()
     data, before = (folder / MODEL).read_bytes(), peak_memory()
@@ -37,13 +35,18 @@ def predict_stored(folder: Path, digest: str) -> None:
     memory = peak_memory() - before
     (folder / PREDICTIONS).write_bytes(predictions.tobytes())
 
-    def single(turn: int) -> None:
-        artifacts.predict(estimator, rows.slice(turn % rows.num_rows, 1), spec)
+    def predict_row(index: int) -> None:
+        artifacts.predict(estimator, rows.slice(index % rows.num_rows, 1), spec)
 
-    for turn in range(WARM_UP):
-        single(turn)
-    p50, p95, p99 = np.percentile([_ms(single, turn) for turn in range(SINGLE)], [50, 95, 99])
-    batch = min(_ms(lambda _: artifacts.predict(estimator, rows, spec), turn) for turn in range(BATCHES))
+    def predict_batch(_: int) -> None:
+        artifacts.predict(estimator, rows, spec)
+
+    for index in range(WARM_UP_ROWS):
+        predict_row(index)
+    p50, p95, p99 = np.percentile(
+        [_milliseconds(predict_row, index) for index in range(TIMED_ROWS)], [50, 95, 99]
+    )
+    batch = min(_milliseconds(predict_batch, index) for index in range(TIMED_BATCHES))
     figures = {
         "p50_ms": float(p50),
         "p95_ms": float(p95),
@@ -51,28 +54,28 @@ def predict_stored(folder: Path, digest: str) -> None:
         "rows_per_second": rows.num_rows / batch * 1000,
         "size_mb": len(data) / 1e6,
     }
-    if PROC.exists():  # elsewhere than on Linux the figure is missing
+    if PROC.exists():  # the figure is missing on systems other than Linux
         figures["memory_mb"] = memory
     (folder / FIGURES).write_text(json.dumps(figures))
 
 
 def peak_memory() -> float:
-    """Return the most memory that this process has had, in MB.
+    """Return the peak memory of this process, in MB.
 
-    Not by `resource.getrusage`, whose peak a child takes over from its parent.
+    `resource.getrusage` isn't used because a child process inherits its parent's peak there.
     """
     status = PROC.read_text() if PROC.exists() else "VmHWM: 0 kB"
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
 
 
-def _ms(work: Callable[[int], object], turn: int) -> float:
+def _milliseconds(function: Callable[[int], object], index: int) -> float:
     started = perf_counter()
-    work(turn)
+    function(index)
     return (perf_counter() - started) * 1000
 
 
 if __name__ == "__main__":
     try:
         predict_stored(Path(sys.argv[1]), sys.argv[2])
-    except EvergreenError as refused:
-        sys.exit(str(refused))
+    except EvergreenError as error:
+        sys.exit(str(error))

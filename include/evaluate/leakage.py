@@ -1,6 +1,7 @@
-"""A challenger may be too good to be true: the figures that say so, which `include.judge.checks` judges.
+"""Leakage: measure whether a challenger is too good to be true. `include.judge.checks` judges these figures.
 
-They are what one feature decides alone, what is learned from noise, and what earlier attempts saved.
+There are three signs of leakage: a single feature predicts the label almost perfectly, a model learns from
+shuffled labels, or a challenger is far better than every attempt before it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from sklearn.tree import DecisionTreeRegressor
 
 from include.errors import EvergreenError
-from include.judge.checks import LEAKS, LEAST_ROWS
+from include.judge.checks import LEAKAGE_CHECKS, MIN_CLASS_ROWS
 from include.judge.evidence import Evidence
 from include.judge.judge import FORCED, checks_of
 from include.models import artifacts, outputs
@@ -29,59 +30,61 @@ from include.storage.lake import Lake
 from include.train.fit import fit_recipe, target
 
 Array = NDArray[np.float64]
-ROWS = 20_000  # that a feature's tree is fitted on: enough for sixteen leaves
-SHUFFLES, SHUFFLED = 5, 10_000  # how often labels are shuffled, and rows that are fitted on each time
-DEPTH = 4
-TURNS = 50  # in which the levels of several classes are put right
-LEAF = 0.002  # least share of the rows in a leaf
+MAX_FITTED_ROWS = 20_000  # for a single feature's tree: enough for sixteen leaves
+MAX_DEPTH = 4
+MIN_LEAF_SHARE = 0.002  # of the rows
+SHUFFLES, SHUFFLED_ROWS = 5, 10_000  # number of fits on shuffled labels, and the rows of each
+MAX_SCALING_ROUNDS = 50
 
 
 def single_feature_scores(spec: UseCase, fitted: pa.Table, test: pa.Table) -> dict[str, float]:
-    """Return how well a small tree that sees one feature only predicts the test rows, feature by feature.
+    """Return for each feature how well a small tree that uses only this feature predicts the test rows.
 
-    A category stands for the label's mean where it was fitted on, which is the best order a tree can have.
+    A category is encoded by its mean label in the fitted rows, which is the best order that a tree can get.
 
     Parameters
     ----------
-    fitted : features and target of the rows to fit on, of which a seeded sample is taken, shape (n, any).
+    fitted : features and target of the rows to fit on, shape (n, any); of many rows, a seeded sample is used.
     test : features and target of later rows, shape (m, any).
 
     Returns
     -------
     dict
-        Feature -> ROC-AUC, at least 0.5, of a binary problem, or R² of a regression; of a multiclass problem
-        the ROC-AUC of the class that it tells best from all others, for a feature that gives one class away
-        is a leak whatever the others do. Nothing is said of what has `too_few` test rows; empty where the
-        test rows can't give it.
+        Feature -> ROC-AUC (at least 0.5) for a binary problem, R² for a regression. For a multiclass problem
+        it is the highest one-vs-rest ROC-AUC, because a feature that gives one class away is a leak whatever
+        the other classes do. Classes in `too_few_rows` are left out. Empty if the test rows define no score.
     """
-    fitted = _sample(fitted, ROWS, np.random.default_rng(spec.training.seed))
-    known, later = artifacts.model_input(fitted, spec), artifacts.model_input(test, spec)
-    labels, actual, few = _labels(spec, fitted), _labels(spec, test), too_few(spec, test)
-    told = [(labels[name], actual[name]) for name in actual if name not in few]
-    metric, least = ("roc_auc", 0.5) if spec.problem.codes else ("r2", -math.inf)
-    found: dict[str, float] = {}
+    fitted = _sample(fitted, MAX_FITTED_ROWS, np.random.default_rng(spec.training.seed))
+    fitted_features, test_features = artifacts.model_input(fitted, spec), artifacts.model_input(test, spec)
+    fitted_labels, test_labels = _binary_labels(spec, fitted), _binary_labels(spec, test)
+    too_few = too_few_rows(spec, test)
+    judged = [name for name in test_labels if name not in too_few]
+    metric, lowest = ("roc_auc", 0.5) if spec.problem.codes else ("r2", -math.inf)
+    scores: dict[str, float] = {}
     for feature in spec.features.columns:
-        for then, now in told:
-            said = _alone(pd.Series(then), known[feature], later[feature])
-            for value in metric_values([metric], now, said).values():
-                found[feature] = max(found.get(feature, least), value)
-    return found
+        for name in judged:
+            labels = pd.Series(fitted_labels[name])
+            predictions = _fit_and_predict(labels, fitted_features[feature], test_features[feature])
+            for value in metric_values([metric], test_labels[name], predictions).values():
+                scores[feature] = max(scores.get(feature, lowest), value)
+    return scores
 
 
-def too_few(spec: UseCase, test: pa.Table) -> dict[str, int]:
-    """Return what has too few test rows for `alone`: class, or else the target, -> its rows.
+def too_few_rows(spec: UseCase, test: pa.Table) -> dict[str, int]:
+    """Return classes (or else the target) with too few test rows for a single-feature score, and how many.
 
-    Of a class and all others the fewer count; what has no row at all isn't among them.
+    For a class, the smaller of its own rows and all others counts. A class without any row isn't returned.
     """
-    rows = {name: len(labels) for name, labels in _labels(spec, test).items()}
+    labels_by_name = _binary_labels(spec, test)
+    rows = {name: len(labels) for name, labels in labels_by_name.items()}
     if spec.problem.codes:
-        ones = {name: int(labels.sum()) for name, labels in _labels(spec, test).items()}
-        rows = {name: min(ones[name], rows[name] - ones[name]) for name in rows}
-    return {name: count for name, count in rows.items() if 0 < count < LEAST_ROWS}
+        positives = {name: int(labels.sum()) for name, labels in labels_by_name.items()}
+        rows = {name: min(positives[name], rows[name] - positives[name]) for name in rows}
+    return {name: count for name, count in rows.items() if 0 < count < MIN_CLASS_ROWS}
 
 
-def _labels(spec: UseCase, rows: pa.Table) -> dict[str, Array]:
-    """Return what one feature is to tell: of several classes each apart, 1 where a row is of it."""
+def _binary_labels(spec: UseCase, rows: pa.Table) -> dict[str, Array]:
+    """Return the labels to predict: one-vs-rest labels for each of several classes, or else the target."""
     labels = target(spec, rows)
     if not spec.problem.classes:
         return {spec.problem.target: labels}
@@ -89,103 +92,80 @@ def _labels(spec: UseCase, rows: pa.Table) -> dict[str, Array]:
     return {name: (labels == code).astype(float) for name, code in classes}
 
 
-def _alone(labels: pd.Series, then: pd.Series, now: pd.Series) -> Array:
-    """Return what a small tree that was fitted on one feature says of later rows."""
-    if then.dtype == object:
-        means = labels.groupby(then).mean()
-        then, now = then.map(means), now.map(means)
-    # of labels that are 0 or 1 it gives the probability, and splits as a classifier would
-    tree = DecisionTreeRegressor(max_depth=DEPTH, min_samples_leaf=LEAF, random_state=0)
-    return np.asarray(tree.fit(_column(then), labels).predict(_column(now)))
+def _fit_and_predict(labels: pd.Series, fitted: pd.Series, test: pd.Series) -> Array:
+    """Return the predictions of a small tree that was fitted on a single feature."""
+    if fitted.dtype == object:
+        means = labels.groupby(fitted).mean()
+        fitted, test = fitted.map(means), test.map(means)
+    # for labels of 0 and 1 it predicts the probability, and splits as a classifier would
+    tree = DecisionTreeRegressor(max_depth=MAX_DEPTH, min_samples_leaf=MIN_LEAF_SHARE, random_state=0)
+    return np.asarray(tree.fit(_as_column(fitted), labels).predict(_as_column(test)))
+
+
+def _as_column(values: pd.Series) -> Array:
+    return values.to_numpy(np.float64).reshape(-1, 1)
 
 
 def shuffled_label_losses(
     spec: UseCase, candidate: Candidate, fitted: pa.Table, test: pa.Table, partitions: Sequence[str]
 ) -> tuple[float, ...]:
-    """Return the losses of the challenger's recipe when the labels that it is fitted on are shuffled.
+    """Return the losses of the challenger's recipe when it is fitted on shuffled labels.
 
-    There is nothing left to learn, so what it then saves of the prior's loss it has from somewhere else.
+    Shuffled labels contain nothing to learn, so any gain over the prior comes from leakage.
 
     Parameters
     ----------
-    fitted, test : features and target of the rows that the challenger was fitted and is judged on.
+    fitted, test : features and target of the rows on which the challenger was fitted and is judged.
     partitions : of the evidence, shape (n,).
 
     Returns
     -------
     tuple of float
         Sums of the objective's loss on the test rows with their true labels, by partition, shape (n,); of
-        several shuffles the one that loses most.
+        several shuffles, the one with the highest loss.
 
     Notes
     -----
-    What is fitted on noise is another function of the features each time, and one of two has a little of the
-    truth by chance, on every partition alike, which no interval over partitions sees. That each of five has
-    is a chance of 1 in 32 at most: by convexity of the loss noise costs more than it gains. The level is the
-    prior's, for the same reason: where the rate has moved since, a level that is off by chance would gain.
+    Each fit on noise is another function of the features. One of two such functions gains a little by chance,
+    on every partition alike, which no interval over partitions accounts for. All five gain by chance with a
+    probability of at most 1 in 32: since the loss is convex, noise costs more than it gains. Predictions are
+    rescaled to the prior for the same reason: if the label rate changed since, predictions at a wrong level
+    could gain by chance.
     """
     if not partitions:
         return ()
     test = test.filter(pc.is_in(test["partition"], pa.array(partitions)))
-    of = np.asarray(test["partition"].to_pylist(), dtype=object)
+    partition_of_row = np.asarray(test["partition"].to_pylist(), dtype=object)
     prior, actual = outputs.label_prior(spec, target(spec, fitted)), target(spec, test)
-    random, found = np.random.default_rng(spec.training.seed), []
+    random, sums = np.random.default_rng(spec.training.seed), []
     for _ in range(SHUFFLES):
-        noise = fit_recipe(spec, candidate, _noise(spec, fitted, random))
-        predictions = _levelled(artifacts.predict(noise, test, spec), prior, spec)
+        estimator = fit_recipe(spec, candidate, _shuffle_labels(spec, fitted, random))
+        predictions = _rescale_to_prior(artifacts.predict(estimator, test, spec), prior, spec)
         losses = row_losses(spec.gate.objective, actual, predictions)
-        found.append(tuple(float(losses[of == partition].sum()) for partition in partitions))
-    return max(found, key=sum)
+        sums.append(tuple(float(losses[partition_of_row == partition].sum()) for partition in partitions))
+    return max(sums, key=sum)
 
 
-def loss_reduction(challenger: Sequence[float], prior: Sequence[float]) -> float | None:
-    """Return the share of the prior's loss that the challenger saves, at most 1; None where there is none.
-
-    Parameters
-    ----------
-    challenger, prior : sums of the per-row losses by partition, shape (n,).
-    """
-    lost = sum(prior)
-    return 1 - sum(challenger) / lost if lost else None
-
-
-def past_loss_reductions(lake: Lake, partition: str) -> tuple[float, ...]:
-    """Return what earlier attempts saved of the prior's loss, oldest first, one a partition.
-
-    The newest recorded.
-
-    An attempt that was itself too good, or too thin to tell, sets no bar for the next, unless a person forced
-    it: else a leak would be refused once and pass a week later.
-    """
-    found: dict[str, float] = {}
-    for row in ledger.attempts(lake):
-        if row["partition"] < partition and _ordinary(row):
-            share = _share(row)
-            if share is not None:
-                found[row["partition"]] = share
-    return tuple(found[earlier] for earlier in sorted(found))
-
-
-def _sample(rows: pa.Table, most: int, random: np.random.Generator) -> pa.Table:
-    if rows.num_rows <= most:
+def _sample(rows: pa.Table, max_rows: int, random: np.random.Generator) -> pa.Table:
+    if rows.num_rows <= max_rows:
         return rows
-    return rows.take(np.sort(random.choice(rows.num_rows, most, replace=False)))
+    return rows.take(np.sort(random.choice(rows.num_rows, max_rows, replace=False)))
 
 
-def _noise(spec: UseCase, fitted: pa.Table, random: np.random.Generator) -> pa.Table:
-    """Return a sample of the rows whose labels are shuffled."""
-    rows, name = _sample(fitted, SHUFFLED, random), spec.problem.target
-    if spec.problem.codes:  # a rare class is in every sample; the level is put right afterwards
-        each = np.unique(target(spec, fitted), return_index=True)[1]
-        rows = pa.concat_tables([rows, fitted.take(pa.array(each))])
+def _shuffle_labels(spec: UseCase, fitted: pa.Table, random: np.random.Generator) -> pa.Table:
+    """Return a sample of the rows with shuffled labels."""
+    rows, name = _sample(fitted, SHUFFLED_ROWS, random), spec.problem.target
+    if spec.problem.codes:  # every class must be in the sample; predictions are rescaled to the prior later
+        first_of_class = np.unique(target(spec, fitted), return_index=True)[1]
+        rows = pa.concat_tables([rows, fitted.take(pa.array(first_of_class))])
     labels = rows[name].take(random.permutation(rows.num_rows))
     return rows.set_column(rows.column_names.index(name), name, labels)
 
 
-def _levelled(predictions: Array, prior: outputs.Constant, spec: UseCase) -> Array:
-    """Return predictions whose mean is the prior; probabilities are scaled, so that they stay in [0, 1]."""
+def _rescale_to_prior(predictions: Array, prior: outputs.Constant, spec: UseCase) -> Array:
+    """Return predictions whose mean is the prior; probabilities stay in [0, 1]."""
     if isinstance(prior, tuple):
-        return _fitted(predictions, np.array(prior))
+        return _fit_proportions(predictions, np.array(prior))
     mean = float(predictions.mean())
     if not spec.problem.codes:
         return predictions + (prior - mean)
@@ -194,30 +174,52 @@ def _levelled(predictions: Array, prior: outputs.Constant, spec: UseCase) -> Arr
     return 1 - (1 - predictions) * ((1 - prior) / (1 - mean))
 
 
-def _fitted(predictions: Array, prior: Array) -> Array:
-    """Return probabilities whose rows sum to 1 and whose columns have the prior's mean, but for rounding.
+def _fit_proportions(predictions: Array, prior: Array) -> Array:
+    """Return probabilities whose rows sum to 1 and whose columns have the prior's mean, up to rounding.
 
-    By turns each is scaled (iterative proportional fitting, Deming and Stephan 1940); a class that no row is
-    given a chance of stays without one.
+    Columns and rows are scaled in turn (iterative proportional fitting, Deming and Stephan 1940). A class
+    with probability 0 in every row stays at 0.
     """
-    for _ in range(TURNS):
+    for _ in range(MAX_SCALING_ROUNDS):
         means = predictions.mean(axis=0)
         predictions = predictions * np.divide(prior, means, out=np.zeros_like(means), where=means > 0)
         predictions = predictions / predictions.sum(axis=1, keepdims=True)
     return predictions
 
 
-def _column(values: pd.Series) -> Array:
-    return values.to_numpy(np.float64).reshape(-1, 1)
+def loss_reduction(challenger: Sequence[float], prior: Sequence[float]) -> float | None:
+    """Return the share of the prior's loss that the challenger removes, at most 1; None if that loss is 0.
+
+    Parameters
+    ----------
+    challenger, prior : sums of the per-row losses by partition, shape (n,).
+    """
+    prior_loss = sum(prior)
+    return 1 - sum(challenger) / prior_loss if prior_loss else None
 
 
-def _ordinary(row: Row) -> bool:
+def past_loss_reductions(lake: Lake, partition: str) -> tuple[float, ...]:
+    """Return the loss reductions of earlier partitions' newest attempts, oldest partition first.
+
+    An attempt that failed a leakage check, or had too little evidence for them, is left out unless an
+    operator forced it. Otherwise a leak would be refused once and pass a week later.
+    """
+    reductions: dict[str, float] = {}
+    for row in ledger.attempts(lake):
+        if row["partition"] < partition and _is_comparable(row):
+            reduction = _loss_reduction(row)
+            if reduction is not None:
+                reductions[row["partition"]] = reduction
+    return tuple(reductions[earlier] for earlier in sorted(reductions))
+
+
+def _is_comparable(row: Row) -> bool:
     passed = {check.name: check.passed for check in checks_of(row["checks"])}
-    return row["verdict"] == FORCED or all(passed.get(name) for name in LEAKS)
+    return row["verdict"] == FORCED or all(passed.get(name) for name in LEAKAGE_CHECKS)
 
 
-def _share(row: Row) -> float | None:
+def _loss_reduction(row: Row) -> float | None:
     try:
-        return Evidence.from_json(row["evidence"]).facts.leak.saved
+        return Evidence.from_json(row["evidence"]).facts.leakage.loss_reduction
     except EvergreenError:
         return None  # of another schema

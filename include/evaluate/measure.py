@@ -1,4 +1,4 @@
-"""Everything that is measured of a challenger beside its losses, gathered for the gate."""
+"""Measure everything about a challenger that the gate needs besides losses: the facts of the evidence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from include.evaluate import fairness, leakage, robustness, serving, slices
 from include.evaluate.robustness import sample_indices
 from include.features import point_in_time
 from include.features.build import features
-from include.judge.evidence import BASELINE, CHALLENGER, CHAMPION, Facts, Fairness, Leak, Serving
+from include.judge.evidence import BASELINE, CHALLENGER, CHAMPION, Facts, Fairness, Leakage, Serving
 from include.models import artifacts, outputs
 from include.spec import UseCase
 from include.spec.stages import Candidate
@@ -27,181 +27,28 @@ from include.stats.metrics import row_losses
 from include.storage import schemas
 from include.storage.lake import Lake
 
-
-def columns_of_rows(lake: Lake, spec: UseCase, rows: pa.Table, names: Iterable[str]) -> pa.Table:
-    """Return columns of rows: features as the model saw them, the others as the spine's source had them.
-
-    Parameters
-    ----------
-    rows : with the spine's key, ``partition`` and the features, shape (n, any).
-    names : features or columns of the spine's source; one that is named twice is given once.
-
-    Returns
-    -------
-    pa.Table
-        The columns in the order of their names, a row for each of ``rows`` in their order, shape (n, k). What
-        comes from the source is the revision that was known at the row's decision time.
-
-    Raises
-    ------
-    SpecError
-        when a name is neither.
-    NotPublished
-        when the source was published without the column, or hasn't the row.
-    """
-    wanted = list(dict.fromkeys(names))
-    held = {*spec.features.columns, *spec.key}
-    given = spec.sources[spec.features.spine].columns
-    unknown = [name for name in wanted if name not in held and name not in given]
-    if unknown:
-        there = ", ".join(dict.fromkeys([*spec.features.columns, *given]))
-        raise SpecError(f"{spec.name}: columns beside the rows", required=there, found=", ".join(unknown))
-    sought = [name for name in wanted if name not in held]
-    if sought:
-        came = _sought(lake, spec, rows, sought)
-        rows = rows.select([name for name in wanted if name in held])
-        for name in sought:
-            rows = rows.append_column(name, came[name])
-    return rows.select(wanted)
-
-
-def _sought(lake: Lake, spec: UseCase, rows: pa.Table, names: list[str]) -> pa.Table:
-    """Return columns of the spine's validated table, found for the rows in their order."""
-    moments = {
-        partition: spec.clock.moment(partition) for partition in rows["partition"].unique().to_pylist()
-    }
-    read = lake.read(f"validated_{spec.features.spine}", {"partition": sorted(moments)})
-    without = [name for name in names if read is None or name not in read.column_names]
-    if read is None or without:
-        raise _missing(spec, lake, f"published with {', '.join(without)}", "a table without")
-    decided = pa.array([moments[partition] for partition in read["partition"].to_pylist()], schemas.TIME)
-    known = read.filter(pc.less_equal(read["known_at"], decided)).sort_by("revision")
-    place = {key: i for i, key in enumerate(_keys(spec, known))}  # of two revisions the later one stays
-    found = [place.get(key) for key in _keys(spec, rows)]
-    if lost := found.count(None):
-        raise _missing(spec, lake, f"{', '.join(names)} of {rows.num_rows} rows", f"{lost} that aren't there")
-    source = spec.sources[spec.features.spine]
-    shape = pa.schema([(name, schemas.column_type(source.columns[name])) for name in names])
-    return point_in_time.conform(known.take(pa.array(found, pa.int64())), shape)
-
-
-def _keys(spec: UseCase, rows: pa.Table) -> Iterator[tuple[object, ...]]:
-    """Return what each row is told by."""
-    return zip(*(rows[column].to_pylist() for column in ("partition", *spec.key)), strict=True)
-
-
-def _missing(spec: UseCase, lake: Lake, required: str, found: str) -> NotPublished:
-    """Return the error about a column that is declared and can't be had."""
-    return NotPublished(
-        f"{spec.name}/{spec.features.spine}",
-        required=required,
-        found=found,
-        where=f"{lake.uri}/tables/validated_{spec.features.spine}",
-        remedy="ingest the test partitions again with the source as it is declared now, or take the "
-        "column out "
-        "of gate.slices and gate.fairness",
-    )
-
-
-def uncovered_shares(spec: UseCase, fitted: pa.Table, scored: pa.Table) -> dict[str, float]:
-    """Return, by feature, the share of the rows to score whose value was never fitted on, in [0, 1].
-
-    A category counts when it isn't among the fitted ones, a number when it is outside of their range, and a
-    missing value when none was ever missing.
-
-    Parameters
-    ----------
-    fitted : the rows that the model to serve was fitted on, shape (n, any).
-    scored : the rows to score, labelled or not, shape (m, any); none of them give no shares.
-    """
-    if not scored.num_rows:
-        return {}
-    return {
-        column: pc.mean(
-            _strange(fitted[column], scored[column], numeric=column in spec.features.numeric)
-        ).as_py()
-        for column in spec.features.columns
-    }
-
-
-def _strange(fitted: pa.ChunkedArray, scored: pa.ChunkedArray, *, numeric: bool) -> pa.ChunkedArray:
-    """Tell of each value whether it is none of the fitted ones; of a feature without any, all are."""
-    there = pc.min_max(fitted).as_py() if numeric else None
-    if there and there["min"] is not None:
-        known = pc.and_(pc.greater_equal(scored, there["min"]), pc.less_equal(scored, there["max"]))
-    else:
-        known = pc.is_in(scored, value_set=pc.unique(fitted.drop_null()))
-    return pc.invert(pc.if_else(pc.is_valid(scored), known, fitted.null_count > 0))
-
-
 Array = NDArray[np.float64]
-MOST = 3000  # rows
-REPEATS = 3
-
-
-def permutation_importance(
-    estimator: Pipeline, spec: UseCase, rows: pa.Table, actual: Array
-) -> dict[str, float]:
-    """Return each feature's permutation importance (Breiman, Random Forests, 2001, section 10).
-
-    Parameters
-    ----------
-    rows : that the model wasn't fitted on, with the column ``partition``, shape (n, any).
-    actual : their labels, shape (n,).
-
-    Returns
-    -------
-    dict of str to float
-        Mean rise of the gate's objective, in its unit, when the feature's values are permuted; 0.0 for one
-        that the model ignores. One on whose permuted values the model fails is left out.
-
-    Raises
-    ------
-    ModelError
-        when the model can't predict the rows as they are.
-    """
-    chosen = sample_indices(rows, MOST, spec.training.seed)
-    rows, actual = rows.take(chosen), actual[chosen]
-    if not rows.num_rows:
-        return {}
-    plain = row_losses(spec.gate.objective, actual, artifacts.predict(estimator, rows, spec))
-    random = np.random.default_rng(spec.training.seed)
-    # one table of all repeats, since asking once costs less than asking three times
-    many = rows.take(np.tile(np.arange(rows.num_rows), REPEATS))
-    found: dict[str, float] = {}
-    for column in spec.features.columns:
-        order = np.concatenate([random.permutation(rows.num_rows) for _ in range(REPEATS)])
-        harmed = many.set_column(many.column_names.index(column), column, rows[column].take(order))
-        try:
-            predictions = artifacts.predict(estimator, harmed, spec)
-        except ModelError:
-            continue
-        # row by row, so that a feature that changes nothing gives 0 and no rounding error
-        rise = row_losses(spec.gate.objective, np.tile(actual, REPEATS), predictions) - np.tile(
-            plain, REPEATS
-        )
-        found[column] = float(rise.mean())
-    return found
-
-
 PRIOR = f"{BASELINE}prior"
+MAX_IMPORTANCE_ROWS = 3000
+PERMUTATIONS = 3
 
 
 @dataclass(frozen=True)
 class EvaluationRows:
-    """A challenger and the rows that it is judged on.
+    """A challenger and the rows on which it is judged.
 
     Parameters
     ----------
     partition : of the training.
-    recipe : the candidate that it was fitted by.
-    estimator, data, digest : the model as it would serve, read back, and its bytes.
-    fitted : the rows that it was fitted and chosen on, all earlier than the test rows.
-    deployed_fit : the rows that the model to serve was fitted on; of a walk forward the test rows as well.
-    rows : the unseen test rows, shape (n, any), and ``actual``, their labels, shape (n,).
-    partitions : of those rows, ascending.
-    predictions : of every model on the rows, as the losses are of them, each of shape (n,) or (n, k).
-    deployed : what the challenger itself predicts: of a walk forward that isn't what is judged.
+    recipe : the candidate that the challenger was fitted from.
+    estimator, data, digest : the model as loaded from its stored bytes, these bytes, and their digest.
+    fitted : the rows that it was fitted and selected on, all earlier than the test rows.
+    deployed_fit : the rows that the deployed model was fitted on; for a walk-forward, the test rows as well.
+    rows, actual : the unseen test rows, shape (n, any), and their labels, shape (n,).
+    partitions : of the test rows, ascending.
+    predictions : of every model for the test rows, from which the losses follow, each of shape (n,) or
+        (n, k).
+    deployed : the deployed model's own predictions; for a walk-forward, they aren't the judged ones.
     """
 
     partition: str
@@ -219,91 +66,240 @@ class EvaluationRows:
 
     def losses(self, spec: UseCase) -> dict[str, Array]:
         """Return every model's loss on each row."""
-        of = spec.gate.objective
-        return {name: row_losses(of, self.actual, values) for name, values in self.predictions.items()}
+        objective = spec.gate.objective
+        return {name: row_losses(objective, self.actual, values) for name, values in self.predictions.items()}
 
-    def places(self) -> list[NDArray[np.intp]]:
-        """Return where the rows of each partition lie."""
-        of = np.asarray(self.rows["partition"].to_pylist(), dtype=object)
-        return [np.flatnonzero(of == partition) for partition in self.partitions]
+    def partition_indices(self) -> list[NDArray[np.intp]]:
+        """Return the indices of each partition's rows."""
+        partition = np.asarray(self.rows["partition"].to_pylist(), dtype=object)
+        return [np.flatnonzero(partition == key) for key in self.partitions]
 
     def parquet(self) -> bytes:
         """Return partition, label and predictions of each row, as the report reads them."""
-        said = {name: outputs.to_single_column(values) for name, values in self.predictions.items()}
-        table = pa.table({"partition": self.rows["partition"], "actual": self.actual, **said})
+        predictions = {name: outputs.to_single_column(values) for name, values in self.predictions.items()}
+        table = pa.table({"partition": self.rows["partition"], "actual": self.actual, **predictions})
         sink = io.BytesIO()
         pq.write_table(table, sink)
         return sink.getvalue()
 
 
-def gather_facts(lake: Lake, spec: UseCase, tested: EvaluationRows) -> Facts:
-    """Return the facts; without an unseen row there are none."""
-    if not tested.rows.num_rows:
+def gather_facts(lake: Lake, spec: UseCase, evaluation: EvaluationRows) -> Facts:
+    """Measure the facts; without an unseen row there are none."""
+    rows, actual, estimator = evaluation.rows, evaluation.actual, evaluation.estimator
+    if not rows.num_rows:
         return Facts()
-    losses = tested.losses(spec)
-    rival = (
-        CHAMPION
-        if CHAMPION in losses
-        else min(
-            (name for name in losses if name.startswith(BASELINE)),
-            key=lambda name: float(losses[name].mean()),
-        )
-    )
-    parts = columns_of_rows(lake, spec, tested.rows, spec.gate.slices.columns)
-    walked = spec.gate.evidence == "walk_forward"
+    losses = evaluation.losses(spec)
+    rival = _rival(losses)
+    slice_columns = columns_of_rows(lake, spec, rows, spec.gate.slices.columns)
+    # every row to score since the first test partition, with a label or without
+    scored = features(lake, spec, spec.clock.keys(evaluation.partitions[0], evaluation.partition))
+    refit_loss = None
+    if spec.gate.evidence == "walk_forward":
+        refit_loss = float(row_losses(spec.gate.objective, actual, evaluation.deployed).mean())
     return Facts(
         rival=rival,
-        slices=slices.measure_slices(spec, tested.rows, parts, losses, tested.partitions, rival),
-        fairness=_fairness(lake, spec, tested),
-        edge_cases=robustness.measure_robustness(
-            tested.estimator, spec, tested.rows, tested.actual, tested.fitted
-        ),
-        serving=_serving(lake, spec, tested),
-        leak=_leak(lake, spec, tested, losses),
-        coverage=uncovered_shares(spec, tested.deployed_fit, _scored(lake, spec, tested)),
-        importance=permutation_importance(tested.estimator, spec, tested.rows, tested.actual),
-        refit=float(row_losses(spec.gate.objective, tested.actual, tested.deployed).mean())
-        if walked
-        else None,
+        slices=slices.measure_slices(spec, rows, slice_columns, losses, evaluation.partitions, rival),
+        fairness=_fairness(lake, spec, evaluation),
+        edge_cases=robustness.measure_robustness(estimator, spec, rows, actual, evaluation.fitted),
+        serving=_serving(lake, spec, evaluation),
+        leakage=_leakage(lake, spec, evaluation, losses),
+        coverage=uncovered_shares(spec, evaluation.deployed_fit, scored),
+        importance=permutation_importance(estimator, spec, rows, actual),
+        refit_loss=refit_loss,
     )
 
 
-def _fairness(lake: Lake, spec: UseCase, tested: EvaluationRows) -> tuple[Fairness, ...]:
+def _rival(losses: Mapping[str, Array]) -> str:
+    """Return the model to beat: the champion, or else the strongest baseline."""
+    if CHAMPION in losses:
+        return CHAMPION
+    baselines = [name for name in losses if name.startswith(BASELINE)]
+    return min(baselines, key=lambda name: float(losses[name].mean()))
+
+
+def _fairness(lake: Lake, spec: UseCase, evaluation: EvaluationRows) -> tuple[Fairness, ...]:
     if spec.gate.fairness is None:
         return ()
-    groups = columns_of_rows(lake, spec, tested.rows, spec.gate.fairness.columns)
-    return fairness.measure_fairness(spec, groups, tested.actual, tested.predictions[CHALLENGER])
+    groups = columns_of_rows(lake, spec, evaluation.rows, spec.gate.fairness.columns)
+    return fairness.measure_fairness(spec, groups, evaluation.actual, evaluation.predictions[CHALLENGER])
 
 
-def _serving(lake: Lake, spec: UseCase, tested: EvaluationRows) -> Serving:
-    """Return how the model serves, as it was measured first: evidence made again has the same bytes."""
-    key = f"evaluations/serving/{tested.digest}.json"
-    kept = lake.get(key)
-    if kept is not None:
-        return Serving(**json.loads(kept))
-    # a partition's batch by itself: a linear model's last bits depend on the batch
-    batch = tested.rows.filter(pc.equal(tested.rows["partition"], tested.partitions[-1]))
-    predictions = artifacts.predict(tested.estimator, batch, spec)
-    found = serving.measure_serving(tested.data, tested.digest, spec, batch, predictions)
-    if found.same and not lake.create(key, json.dumps(asdict(found)).encode()):
-        return Serving(**json.loads(lake.get(key) or b"{}"))  # another was first
-    return found
+def _serving(lake: Lake, spec: UseCase, evaluation: EvaluationRows) -> Serving:
+    """Return the first serving measurement of this model, so that repeated evidence has the same bytes."""
+    key = f"evaluations/serving/{evaluation.digest}.json"
+    stored = lake.get(key)
+    if stored is not None:
+        return Serving(**json.loads(stored))
+    # exactly one partition's batch: a linear model's last bits depend on the batch
+    batch = evaluation.rows.filter(pc.equal(evaluation.rows["partition"], evaluation.partitions[-1]))
+    predictions = artifacts.predict(evaluation.estimator, batch, spec)
+    measured = serving.measure_serving(evaluation.data, evaluation.digest, spec, batch, predictions)
+    if measured.identical and not lake.create(key, json.dumps(asdict(measured)).encode()):
+        return Serving(**json.loads(lake.get(key) or b"{}"))  # a concurrent run stored its own first
+    return measured
 
 
-def _leak(lake: Lake, spec: UseCase, tested: EvaluationRows, losses: Mapping[str, Array]) -> Leak:
-    return Leak(
-        alone=leakage.single_feature_scores(spec, tested.fitted, tested.rows),
-        shuffled=leakage.shuffled_label_losses(
-            spec, tested.recipe, tested.fitted, tested.rows, tested.partitions
+def _leakage(lake: Lake, spec: UseCase, evaluation: EvaluationRows, losses: Mapping[str, Array]) -> Leakage:
+    fitted, rows = evaluation.fitted, evaluation.rows
+    loss_reduction = None
+    if PRIOR in losses:
+        loss_reduction = leakage.loss_reduction(losses[CHALLENGER].tolist(), losses[PRIOR].tolist())
+    return Leakage(
+        single_feature=leakage.single_feature_scores(spec, fitted, rows),
+        shuffled_losses=leakage.shuffled_label_losses(
+            spec, evaluation.recipe, fitted, rows, evaluation.partitions
         ),
-        saved=leakage.loss_reduction(losses[CHALLENGER].tolist(), losses[PRIOR].tolist())
-        if PRIOR in losses
-        else None,
-        history=leakage.past_loss_reductions(lake, tested.partition),
-        too_few=leakage.too_few(spec, tested.rows),
+        loss_reduction=loss_reduction,
+        past_loss_reductions=leakage.past_loss_reductions(lake, evaluation.partition),
+        too_few_rows=leakage.too_few_rows(spec, rows),
     )
 
 
-def _scored(lake: Lake, spec: UseCase, tested: EvaluationRows) -> pa.Table:
-    """Return every row to score since the first test partition, with a label or without."""
-    return features(lake, spec, spec.clock.keys(tested.partitions[0], tested.partition))
+def permutation_importance(
+    estimator: Pipeline, spec: UseCase, rows: pa.Table, actual: Array
+) -> dict[str, float]:
+    """Return each feature's permutation importance (Breiman, Random Forests, 2001, section 10).
+
+    Parameters
+    ----------
+    rows : unseen rows with the column ``partition``, shape (n, any).
+    actual : their labels, shape (n,).
+
+    Returns
+    -------
+    dict of str to float
+        Mean increase of the gate's objective, in its unit, when the feature's values are permuted; 0.0 for a
+        feature that the model ignores. A feature on whose permuted values the model fails is left out.
+
+    Raises
+    ------
+    ModelError
+        if the model can't predict the original rows.
+    """
+    sample = sample_indices(rows, MAX_IMPORTANCE_ROWS, spec.training.seed)
+    rows, actual = rows.take(sample), actual[sample]
+    if not rows.num_rows:
+        return {}
+    original = row_losses(spec.gate.objective, actual, artifacts.predict(estimator, rows, spec))
+    random = np.random.default_rng(spec.training.seed)
+    # one table with all permutations, since one call of the model is faster than three
+    repeated = rows.take(np.tile(np.arange(rows.num_rows), PERMUTATIONS))
+    importance: dict[str, float] = {}
+    for column in spec.features.columns:
+        order = np.concatenate([random.permutation(rows.num_rows) for _ in range(PERMUTATIONS)])
+        index = repeated.column_names.index(column)
+        try:
+            predictions = artifacts.predict(
+                estimator, repeated.set_column(index, column, rows[column].take(order)), spec
+            )
+        except ModelError:
+            continue
+        losses = row_losses(spec.gate.objective, np.tile(actual, PERMUTATIONS), predictions)
+        # differences by row, so that a feature without effect gives exactly 0 and no rounding error
+        importance[column] = float((losses - np.tile(original, PERMUTATIONS)).mean())
+    return importance
+
+
+def uncovered_shares(spec: UseCase, fitted: pa.Table, scored: pa.Table) -> dict[str, float]:
+    """Return by feature the share of the rows to score whose value wasn't seen in training, in [0, 1].
+
+    A category counts if it isn't among the fitted ones, a number if it is outside of their range, and a
+    missing value if none was missing in training.
+
+    Parameters
+    ----------
+    fitted : the rows that the deployed model was fitted on, shape (n, any).
+    scored : the rows to score, labelled or not, shape (m, any); without rows there are no shares.
+    """
+    if not scored.num_rows:
+        return {}
+    numeric = spec.features.numeric
+    return {
+        column: pc.mean(_uncovered(fitted[column], scored[column], numeric=column in numeric)).as_py()
+        for column in spec.features.columns
+    }
+
+
+def _uncovered(fitted: pa.ChunkedArray, scored: pa.ChunkedArray, *, numeric: bool) -> pa.ChunkedArray:
+    """Tell of each value whether it wasn't seen in training; if there was no value at all, none was."""
+    bounds = pc.min_max(fitted).as_py() if numeric else None
+    if bounds and bounds["min"] is not None:
+        covered = pc.and_(pc.greater_equal(scored, bounds["min"]), pc.less_equal(scored, bounds["max"]))
+    else:
+        covered = pc.is_in(scored, value_set=pc.unique(fitted.drop_null()))
+    return pc.invert(pc.if_else(pc.is_valid(scored), covered, fitted.null_count > 0))
+
+
+def columns_of_rows(lake: Lake, spec: UseCase, rows: pa.Table, names: Iterable[str]) -> pa.Table:
+    """Return columns for rows: features from the rows themselves, other columns from the spine's source.
+
+    Parameters
+    ----------
+    rows : with the spine's key, ``partition`` and the features, shape (n, any).
+    names : features or columns of the spine's source; repeated names are returned once.
+
+    Returns
+    -------
+    pa.Table
+        The columns in the order of ``names``, with one row for each of ``rows`` in the same order, shape
+        (n, k). Source columns are point-in-time correct: they have the revision that was known at the row's
+        decision time.
+
+    Raises
+    ------
+    SpecError
+        if a name is neither.
+    NotPublished
+        if the source was published without the column, or doesn't have the row.
+    """
+    names = list(dict.fromkeys(names))
+    own_columns = {*spec.features.columns, *spec.key}
+    source_columns = spec.sources[spec.features.spine].columns
+    unknown = [name for name in names if name not in own_columns and name not in source_columns]
+    if unknown:
+        available = ", ".join(dict.fromkeys([*spec.features.columns, *source_columns]))
+        raise SpecError(f"{spec.name}: columns for slices", required=available, found=", ".join(unknown))
+    from_source = [name for name in names if name not in own_columns]
+    if from_source:
+        looked_up = _lookup_source_columns(lake, spec, rows, from_source)
+        rows = rows.select([name for name in names if name in own_columns])
+        for name in from_source:
+            rows = rows.append_column(name, looked_up[name])
+    return rows.select(names)
+
+
+def _lookup_source_columns(lake: Lake, spec: UseCase, rows: pa.Table, names: list[str]) -> pa.Table:
+    """Return columns of the spine's validated table, aligned with the rows."""
+    moments = {
+        partition: spec.clock.moment(partition) for partition in rows["partition"].unique().to_pylist()
+    }
+    table = lake.read(f"validated_{spec.features.spine}", {"partition": sorted(moments)})
+    missing = [name for name in names if table is None or name not in table.column_names]
+    if table is None or missing:
+        raise _not_published(spec, lake, f"published with {', '.join(missing)}", "a table without")
+    decided = pa.array([moments[partition] for partition in table["partition"].to_pylist()], schemas.TIME)
+    available = table.filter(pc.less_equal(table["known_at"], decided)).sort_by("revision")
+    index = {key: i for i, key in enumerate(_row_keys(spec, available))}  # the latest revision wins
+    indices = [index.get(key) for key in _row_keys(spec, rows)]
+    if missing_rows := indices.count(None):
+        required = f"{', '.join(names)} for {rows.num_rows} rows"
+        raise _not_published(spec, lake, required, f"{missing_rows} rows that aren't in the table")
+    source = spec.sources[spec.features.spine]
+    schema = pa.schema([(name, schemas.column_type(source.columns[name])) for name in names])
+    return point_in_time.conform(available.take(pa.array(indices, pa.int64())), schema)
+
+
+def _row_keys(spec: UseCase, rows: pa.Table) -> Iterator[tuple[object, ...]]:
+    """Return the key of each row, its partition included."""
+    return zip(*(rows[column].to_pylist() for column in ("partition", *spec.key)), strict=True)
+
+
+def _not_published(spec: UseCase, lake: Lake, required: str, problem: str) -> NotPublished:
+    return NotPublished(
+        f"{spec.name}/{spec.features.spine}",
+        required=required,
+        found=problem,
+        where=f"{lake.uri}/tables/validated_{spec.features.spine}",
+        remedy="ingest the test partitions again with the source as it is declared now, or remove the column "
+        "from gate.slices and gate.fairness",
+    )

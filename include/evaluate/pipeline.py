@@ -1,9 +1,8 @@
-"""The evidence for a verdict: every model on the same unseen rows, read back the way it would serve.
+"""The evaluate stage: measure challenger, baselines and champion on the same unseen rows.
 
-The models come from the registry by their digests, and each must predict what it predicted when it was
-fitted, to the bit: a difference between fit and serve is an error here and not a surprise in the partition.
-Where a recipe is judged by walking forward, the predictions that count are those that the training kept of
-it.
+Models are loaded from the registry by digest. Each must reproduce, bit by bit, the predictions that it gave
+when it was fitted, so a training-serving difference is an error here and not a surprise in production. For a
+recipe that is evaluated by walk-forward, the predictions that count are those that the training stored.
 """
 
 from __future__ import annotations
@@ -50,7 +49,15 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Incumbent:
-    """Who is to be beaten; without a digest nobody, or one that can't be compared with, for a reason."""
+    """The champion to beat.
+
+    Parameters
+    ----------
+    digest : of the model; empty if there is no champion, or if it can't be compared with.
+    last_fitted : the last partition that it was fitted on.
+    note : why it can't be compared with.
+    predictions : of the test rows.
+    """
 
     digest: str = ""
     last_fitted: str = ""
@@ -60,7 +67,7 @@ class Incumbent:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A stored model, read back, its bytes, and what it predicts of the test rows."""
+    """A model that was loaded from its stored bytes, and its predictions of the test rows."""
 
     estimator: Pipeline
     data: bytes
@@ -68,136 +75,139 @@ class LoadedModel:
 
 
 def evaluate(lake: Lake, spec: UseCase, partition: str, run_id: str, *, registry: Registry) -> Ref:
-    """Measure challenger, baselines and champion on the test partitions that none was fitted or tuned on.
+    """Measure all models on the test partitions, which none of them was fitted or tuned on.
 
     Parameters
     ----------
     partition : of the training.
-    run_id : what `include.train.pipeline.train` returned.
+    run_id : the run that `include.train.pipeline.train` returned.
 
     Returns
     -------
     Ref
-        ``uri`` is the key of the evidence in the lake; the same data and ledger again give the same bytes.
+        ``uri`` is the key of the evidence in the lake. The stage is idempotent: the same data and ledger give
+        the same bytes.
 
     Raises
     ------
     StaleDecision, ModelError
-        when the declaration or the data isn't any more what the training saw; when a model is damaged, or
-        predicts something else than in training.
+        if the declaration or the data changed since the training; if a model is damaged, or its predictions
+        differ from those in training.
     """
     record = TrainingRecord.from_json(registry.get(run_id, PATH))
-    rows = training_set(lake, spec, partition)
-    _same(spec, partition, record, digest_table(rows))
-    test = split(rows, spec, partition).test
-    copy = _again(registry, run_id, record.challenger, test, spec)
-    copies = {f"{BASELINE}{b.name}": _again(registry, run_id, b, test, spec) for b in record.baselines}
-    found = {name: one.predictions for name, one in {CHALLENGER: copy, **copies}.items()}
+    training_rows = training_set(lake, spec, partition)
+    _check_inputs_unchanged(spec, partition, record, digest_table(training_rows))
+    test = split(training_rows, spec, partition).test
+    challenger = _load_model(registry, run_id, record.challenger, test, spec)
+    baselines = {
+        f"{BASELINE}{baseline.name}": _load_model(registry, run_id, baseline, test, spec)
+        for baseline in record.baselines
+    }
     if record.walked:
-        found = walk_forward.read_walk(registry.get(run_id, walk_forward.PATH, record.walked))
-    champion = _champion(lake, spec, partition, attempt_key(spec, partition, record.data), test)
+        predictions = walk_forward.read_walk(registry.get(run_id, walk_forward.PATH, record.walked))
+    else:
+        predictions = {
+            name: model.predictions for name, model in {CHALLENGER: challenger, **baselines}.items()
+        }
+    champion = _load_champion(lake, spec, partition, attempt_key(spec, partition, record.data), test)
     if champion.predictions is not None:
-        found[CHAMPION] = champion.predictions
-    last = _last(spec, record, champion)
-    tested = _tested(spec, record, copy, rows, test, found, last)
-    evidence = _evidence(spec, record, champion, last, tested, gather_facts(lake, spec, tested))
-    lake.replace(evidence_rows_key(evidence.key), tested.parquet())
-    _log(registry, run_id, spec, evidence)
+        predictions[CHAMPION] = champion.predictions
+    last_fitted = _last_fitted(spec, record, champion)
+    rows = _evaluation_rows(spec, record, challenger, training_rows, test, predictions, last_fitted)
+    evidence = _evidence(spec, record, champion, last_fitted, rows, gather_facts(lake, spec, rows))
+    lake.replace(evidence_rows_key(evidence.key), rows.parquet())
+    _log_metrics(registry, run_id, spec, evidence)
     data = evidence.to_json().encode()
     lake.replace(key := evidence_key(evidence.key), data)
     return Ref(key, partition, digest_bytes(data), sum(evidence.losses.rows), _sentence(spec, evidence))
 
 
-def _last(spec: UseCase, record: TrainingRecord, champion: Incumbent) -> str:
-    """Return the last partition that may not judge.
-
-    The labels of the last fitted partitions came later by the delay, and may tell of the partitions until
-    then.
-    """
-    return spec.clock.shift(max(record.last_chosen, champion.last_fitted), spec.labels.delay)
-
-
-def _log(registry: Registry, run_id: str, spec: UseCase, evidence: Evidence) -> None:
-    """Note the metrics in the run."""
-    figures = {
-        f"test.{n}.{m}".replace(":", "."): v for n, ms in evidence.metrics.items() for m, v in ms.items()
-    }
-    registry.log(run_id, at=int(spec.clock.moment(evidence.partition).timestamp() * 1000), metrics=figures)
-
-
-def _same(spec: UseCase, partition: str, record: TrainingRecord, data: str) -> None:
-    """Refuse to judge a training by a declaration or by rows that it didn't have."""
-    for what, then, now in (("declaration", record.spec, spec.digest), ("training data", record.data, data)):
-        if then != now:
+def _check_inputs_unchanged(spec: UseCase, partition: str, record: TrainingRecord, data: str) -> None:
+    """Raise `StaleDecision` if the declaration or the training data changed since the training."""
+    for subject, before, now in (
+        ("declaration", record.spec, spec.digest),
+        ("training data", record.data, data),
+    ):
+        if before != now:
             raise StaleDecision(
                 f"{spec.name}/{partition}: evaluation",
-                required=f"the {what} that the training saw, {then[:12]}",
+                required=f"the {subject} of the training, {before[:12]}",
                 found=now[:12],
-                remedy="it was changed since: clear the train task too, so that it trains again",
+                remedy=f"the {subject} changed since the training: clear the train task too, to train again",
             )
 
 
-def _again(
+def _load_model(
     registry: Registry, run_id: str, fitted: FittedModel, test: pa.Table, spec: UseCase
 ) -> LoadedModel:
-    """Return the stored model and what it predicts, once that is what the fitted one predicted."""
+    """Return the stored model, after checking that it reproduces its predictions of the test rows."""
     data = registry.get(run_id, fitted.path, fitted.digest)
     estimator = artifacts.deserialize(data, fitted.digest)
     predictions = artifacts.predict(estimator, test, spec)
-    if (now := digest_bytes(predictions.tobytes())) != fitted.predictions:
+    if (digest := digest_bytes(predictions.tobytes())) != fitted.predictions:
         raise ModelError(
             f"{spec.name}: {fitted.name} of run {run_id}",
-            required=f"the predictions that it gave in training, {fitted.predictions[:12]}",
-            found=now[:12],
-            remedy="another version of scikit-learn or NumPy reads it: evaluate where it was trained",
+            required=f"the predictions from training, {fitted.predictions[:12]}",
+            found=digest[:12],
+            remedy="evaluate with the scikit-learn and NumPy versions that the model was trained with",
         )
     return LoadedModel(estimator, data, predictions)
 
 
-def _champion(lake: Lake, spec: UseCase, partition: str, key: str, test: pa.Table) -> Incumbent:
-    """Return who this training has to beat, with its predictions where it gives any."""
+def _load_champion(lake: Lake, spec: UseCase, partition: str, key: str, test: pa.Table) -> Incumbent:
+    """Return the champion that this attempt must beat, with its predictions if it can be loaded."""
     row = ledger.champion_to_beat(lake, partition, key)
     if row is None:
         return Incumbent()
-    judged = json.loads(ledger.attempt(lake, row["attempt"])["evidence"])
+    evidence = json.loads(ledger.attempt(lake, row["attempt"])["evidence"])
     try:
         predictions = artifacts.predict(artifacts.load_model(lake, row["model"]), test, spec)
     except ModelError as error:
-        return Incumbent(note=f"champion v{row['version']} can't be compared with: {error}")
-    # one that was promoted by earlier code has no partition of its own fit
-    return Incumbent(row["model"], judged.get("fitted") or judged["last_fitted"], "", predictions)
+        return Incumbent(note=f"champion v{row['version']} can't be compared: {error}")
+    # evidence of earlier code has no `fitted`
+    return Incumbent(row["model"], evidence.get("fitted") or evidence["last_fitted"], "", predictions)
 
 
-def _tested(
+def _last_fitted(spec: UseCase, record: TrainingRecord, champion: Incumbent) -> str:
+    """Return the last partition that can't be used for testing.
+
+    The labels of the last fitted partitions arrived later by the label delay, so they may contain information
+    on the partitions until then.
+    """
+    return spec.clock.shift(max(record.last_chosen, champion.last_fitted), spec.labels.delay)
+
+
+def _evaluation_rows(
     spec: UseCase,
     record: TrainingRecord,
-    copy: LoadedModel,
-    training: pa.Table,
+    challenger: LoadedModel,
+    training_rows: pa.Table,
     test: pa.Table,
-    found: Mapping[str, Array],
-    last: str,
+    predictions: Mapping[str, Array],
+    last_fitted: str,
 ) -> EvaluationRows:
-    """Return the challenger with the rows of the partitions after ``last``, those that no model has seen.
+    """Return the test rows of the partitions after ``last_fitted``, with all predictions of them.
 
     Parameters
     ----------
-    training : the whole training set, of which ``test`` is the end.
+    training_rows : the whole training set, whose last rows are ``test``.
     """
-    unseen = np.asarray(test["partition"].to_pylist(), dtype=object) > last
+    unseen = np.asarray(test["partition"].to_pylist(), dtype=object) > last_fitted
     rows = test.filter(pa.array(unseen, pa.bool_()))
+    partition = training_rows["partition"]
     return EvaluationRows(
         partition=record.partition,
         recipe=next(c for c in spec.training.candidates if c.name == record.challenger.name),
-        estimator=copy.estimator,
-        data=copy.data,
+        estimator=challenger.estimator,
+        data=challenger.data,
         digest=record.challenger.digest,
-        fitted=training.filter(pc.less_equal(training["partition"], record.last_chosen)),
-        deployed_fit=training.filter(pc.less_equal(training["partition"], record.last_fitted)),
+        fitted=training_rows.filter(pc.less_equal(partition, record.last_chosen)),
+        deployed_fit=training_rows.filter(pc.less_equal(partition, record.last_fitted)),
         rows=rows,
         actual=target(spec, rows),
         partitions=tuple(partitions_of(rows)),
-        predictions={name: values[unseen] for name, values in found.items()},
-        deployed=copy.predictions[unseen],
+        predictions={name: values[unseen] for name, values in predictions.items()},
+        deployed=challenger.predictions[unseen],
     )
 
 
@@ -205,13 +215,12 @@ def _evidence(
     spec: UseCase,
     record: TrainingRecord,
     champion: Incumbent,
-    last: str,
-    tested: EvaluationRows,
+    last_fitted: str,
+    rows: EvaluationRows,
     facts: Facts,
 ) -> Evidence:
-    """Return the record for the tested rows."""
-    places = tested.places()
-    losses = tested.losses(spec)
+    indices = rows.partition_indices()
+    losses = rows.losses(spec)
     return Evidence(
         usecase=spec.name,
         partition=record.partition,
@@ -223,21 +232,31 @@ def _evidence(
         prior=record.prior,
         baseline_model=record.baseline.digest,
         metrics={
-            name: metric_values(names(spec), tested.actual, values, spec.problem.classes)
-            for name, values in tested.predictions.items()
+            name: metric_values(names(spec), rows.actual, values, spec.problem.classes)
+            for name, values in rows.predictions.items()
         },
         losses=Losses(
-            partitions=tuple(tested.partitions),
-            rows=tuple(len(place) for place in places),
-            sums={name: tuple(float(v[place].sum()) for place in places) for name, v in losses.items()},
+            partitions=tuple(rows.partitions),
+            rows=tuple(len(index) for index in indices),
+            sums={name: tuple(float(v[index].sum()) for index in indices) for name, v in losses.items()},
         ),
         champion=champion.digest,
-        last_fitted=last,
+        last_fitted=last_fitted,
         fitted=record.last_fitted,
         recipe=record.challenger.name,
         facts=facts,
         note=champion.note,
     )
+
+
+def _log_metrics(registry: Registry, run_id: str, spec: UseCase, evidence: Evidence) -> None:
+    """Log every model's metrics to the training's run."""
+    metrics = {
+        f"test.{model}.{metric}".replace(":", "."): value
+        for model, values in evidence.metrics.items()
+        for metric, value in values.items()
+    }
+    registry.log(run_id, at=int(spec.clock.moment(evidence.partition).timestamp() * 1000), metrics=metrics)
 
 
 def _sentence(spec: UseCase, evidence: Evidence) -> str:

@@ -1,4 +1,4 @@
-"""A model that can't be loaded elsewhere, or is too slow, isn't fit to serve, however well it predicts."""
+"""Serving: measure whether a stored model predicts the same in a fresh process, and how fast."""
 
 from __future__ import annotations
 
@@ -18,54 +18,54 @@ from include.evaluate.fresh_process import FIGURES, MODEL, PREDICTIONS, ROWS, SP
 from include.judge.evidence import Serving
 from include.spec import UseCase
 
-FRESH = "include.evaluate.fresh_process"
+PROCESS_MODULE = "include.evaluate.fresh_process"
 TIMEOUT = 180.0  # seconds
 
 
 def measure_serving(
     data: bytes, digest: str, spec: UseCase, rows: pa.Table, predictions: NDArray[np.float64]
 ) -> Serving:
-    """Load a stored model in a fresh process, and compare what it predicts there.
+    """Load a stored model in a fresh process, and compare its predictions there with those made here.
 
     Parameters
     ----------
-    data, digest : the stored bytes, and the SHA-256 that they should have.
-    rows : as many as a partition has, with the spec's features, shape (n, any).
-    predictions : of these rows, as they were made here, shape (n,) or (n, k).
+    data, digest : the stored bytes, and their expected SHA-256.
+    rows : a typical partition's rows with the spec's features, shape (n, any).
+    predictions : of these rows, made in this process, shape (n,) or (n, k).
 
     Returns
     -------
     Serving
-        With nothing but the size among its figures when the process dies, hangs or refuses.
+        With the size as its only figure if the process dies, hangs or rejects the model.
     """
     figures = {"size_mb": len(data) / 1e6}
     if not rows.num_rows:
-        return Serving(same=False, figures=figures, note="there are no rows to predict")
+        return Serving(identical=False, figures=figures, note="there are no rows to predict")
     with TemporaryDirectory(prefix="evergreen-") as name:
         folder = Path(name)
         (folder / MODEL).write_bytes(data)
         (folder / SPEC).write_text(spec.model_dump_json(by_alias=True))
-        needed = rows.select(list(spec.features.columns))
-        with pa.ipc.new_file(str(folder / ROWS), needed.schema) as sink:
-            sink.write_table(needed)
-        if note := _failed(folder, digest):
-            return Serving(same=False, figures=figures, note=note)
+        features = rows.select(list(spec.features.columns))
+        with pa.ipc.new_file(str(folder / ROWS), features.schema) as sink:
+            sink.write_table(features)
+        if note := _run_fresh_process(folder, digest):
+            return Serving(identical=False, figures=figures, note=note)
         figures = json.loads((folder / FIGURES).read_text())
-        found = np.frombuffer((folder / PREDICTIONS).read_bytes(), dtype=np.float64)
-    if found.tobytes() == predictions.tobytes():
-        return Serving(same=True, figures=figures)
+        fresh = np.frombuffer((folder / PREDICTIONS).read_bytes(), dtype=np.float64)
+    if fresh.tobytes() == predictions.tobytes():
+        return Serving(identical=True, figures=figures)
     flat = predictions.ravel()
-    differ = f"{np.count_nonzero(found != flat)} of " if found.shape == flat.shape else ""
-    return Serving(same=False, figures=figures, note=f"{differ}{len(found)} predictions differ")
+    count = f"{np.count_nonzero(fresh != flat)} of " if fresh.shape == flat.shape else ""
+    return Serving(identical=False, figures=figures, note=f"{count}{len(fresh)} predictions differ")
 
 
-def _failed(folder: Path, digest: str) -> str:
-    """Run the fresh process, and return why it gave no figures, if it didn't."""
-    # nothing else of the environment is passed on, and so no secret
+def _run_fresh_process(folder: Path, digest: str) -> str:
+    """Run the fresh process and return its error, empty if it succeeded."""
+    # the rest of the environment isn't passed on, because it may contain secrets
     environment = numeric_settings() | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
     try:
-        done = subprocess.run(  # noqa: S603 (our own page, no shell)
-            [sys.executable, "-m", FRESH, str(folder), digest],
+        process = subprocess.run(  # noqa: S603 (our own module, no shell)
+            [sys.executable, "-m", PROCESS_MODULE, str(folder), digest],
             cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -76,7 +76,7 @@ def _failed(folder: Path, digest: str) -> str:
         )
     except subprocess.TimeoutExpired:
         return f"no answer within {TIMEOUT:g} s"
-    if done.returncode == 0 and (folder / FIGURES).exists():
+    if process.returncode == 0 and (folder / FIGURES).exists():
         return ""
-    lines = done.stderr.strip().splitlines() if done.returncode > 0 else []
-    return lines[-1] if lines else f"it ended with code {done.returncode} and without a word"
+    lines = process.stderr.strip().splitlines() if process.returncode > 0 else []
+    return lines[-1] if lines else f"it ended with code {process.returncode} and no message"

@@ -1,1 +1,1 @@
-"""Point-in-time features and labels from one SQL statement."""
+"""Point-in-time correct features and labels, computed by the use case's SQL."""

@@ -1,4 +1,7 @@
-"""Features and labels as they could have been seen: a backfilled partition sees what that partition saw."""
+"""Builds features and labels as they could have been known at each partition's decision time.
+
+A backfill of an old partition therefore computes the same features as the scheduled run did.
+"""
 
 from __future__ import annotations
 
@@ -16,112 +19,38 @@ from include.spec import UseCase
 from include.storage import schemas, spill
 from include.storage.lake import Lake
 
-
-def register_result(engine: duckdb.DuckDBPyConnection, sql: str) -> None:
-    """Let the SQL stand for ``result``: as a view, whose rows come as they are made, where it can be one."""
-    try:
-        engine.execute(f"CREATE VIEW result AS {sql}")
-    except duckdb.Error:  # PIVOT without its names can't be a view; of a wrong SQL the table tells as well
-        engine.execute(f"CREATE TABLE result AS {sql}")
-
-
-def _column(field: pa.Field, key: bool) -> str:
-    name = f'"{field.name}"'
-    if pa.types.is_floating(field.type) and not key:
-        # NaN and infinity come from a division in the SQL, and mean that there is no value
-        return f"CASE WHEN isfinite(CAST({name} AS DOUBLE)) THEN CAST({name} AS DOUBLE) END AS {name}"
-    return name if key else f"CAST({name} AS VARCHAR) AS {name}"
-
-
-def require_declared_columns(spec: UseCase, engine: duckdb.DuckDBPyConnection, need: Sequence[str]) -> None:
-    """Refuse a result without exactly the declared columns."""
-    have = [row[0] for row in engine.execute("SELECT column_name FROM (DESCRIBE result)").fetchall()]
-    missing, extra = [c for c in need if c not in have], [c for c in have if c not in need]
-    if missing or extra:
-        parts = {"missing": missing, "not declared": extra}
-        found = "; ".join(f"{what} {', '.join(which)}" for what, which in parts.items() if which)
-        raise _refused(spec, f"the columns {', '.join(need)}", found)
-
-
-def result_batches(
-    spec: UseCase, engine: duckdb.DuckDBPyConnection, shape: pa.Schema
-) -> Iterator[pa.RecordBatch]:
-    """Yield the result in its declared shape."""
-    # what is pasted are quoted names
-    names = ", ".join(_column(field, field.name in spec.key) for field in shape)
-    try:
-        for batch in engine.sql(f"SELECT {names} FROM result").to_arrow_reader(spill.BATCH):  # noqa: S608
-            yield batch.cast(shape)
-    except (duckdb.Error, OSError, pa.ArrowException) as error:  # Arrow's reader has an OSError for DuckDB's
-        spill.raise_if_out_of_memory(error)
-        raise sql_error(spec, error) from None
-
-
-def require_spine_rows(spec: UseCase, engine: duckdb.DuckDBPyConnection, found: pa.Table) -> None:
-    """Refuse sorted rows that aren't exactly the spine's."""
-    names = ("partition", *spec.key)
-    by = ", ".join(f'"{c}"' for c in names)
-    keys = found.select(names)
-    empty = [name for name in names if keys[name].null_count]  # a null is like no other
-    read = engine.sql(f"SELECT {by} FROM spine").to_arrow_reader(spill.BATCH)  # noqa: S608 (quoted names)
-    spine = spill.spill_table(keys.schema, (batch.cast(keys.schema) for batch in read))
-    if not empty and (spine.equals(keys) or spill.sort_rows(spine, names).equals(keys)):
-        return
-    engine.register("given", keys)
-    met = f"SELECT count(*) FROM spine SEMI JOIN given USING ({by})"  # noqa: S608 (quoted names)
-    there = engine.execute(met).fetchall()[0][0]
-    said = f"{keys.num_rows} rows for {spine.num_rows} of the spine, of which {there} are there"
-    said += f"; some have none in {', '.join(empty)}" if empty else ""
-    raise _refused(spec, "exactly one row for each row of the spine", said)
-
-
-def sql_error(spec: UseCase, error: Exception) -> SpecError:
-    """Return the refusal of a SQL that DuckDB can't run."""
-    return _refused(spec, "one SELECT that DuckDB can run", " ".join(str(error).split()))
-
-
-def _refused(spec: UseCase, required: str, found: str) -> SpecError:
-    return SpecError(
-        f"{spec.name}: features",
-        required=required,
-        found=found,
-        where=str(spec.folder / spec.features.sql),
-        remedy="correct the SQL, or features.numeric and features.categorical in usecase.yaml",
-    )
-
-
 BLOCK = 90  # partitions that are computed at once
+
+# features
 
 
 def features(lake: Lake, spec: UseCase, partitions: Sequence[str], *, as_of: AsOf = "then") -> pa.Table:
-    """Return the features of the partitions' rows, as of each partition's decision time.
+    """Return the point-in-time correct features of the partitions' rows, as of each decision time.
 
     Parameters
     ----------
-    partitions : keys of the spine's partitions; one without published rows gives none.
-    as_of : "then": as each partition saw it. "now": rows that were revised later count as if they had been
-        right at once.
+    partitions : keys of partitions of the spine; one without published rows has no features.
+    as_of : "then": as known at each decision. "now": revised rows count as if they had been right at once.
 
     Returns
     -------
     pa.Table
-        The spine's key, ``partition``, then `spec.features.columns` (float64 and string, with nulls), sorted
-        by partition and key. A partition's rows are the same whichever other partitions are asked for.
+        The spine's key, ``partition``, and `spec.features.columns` (float64 and string, with nulls), sorted
+        by partition and key. A partition's rows don't depend on which other partitions are requested.
 
     Raises
     ------
     SpecError
-        The SQL can't run, or doesn't give exactly the declared columns for exactly the spine's rows.
+        if the SQL can't run, or doesn't return exactly the declared columns for exactly the spine's rows.
     """
-    wanted = sorted(set(partitions))
-    # a partition's rows don't depend on the others: a long history goes block by block, and memory stays
-    # bounded
-    blocks = [wanted[i : i + BLOCK] for i in range(0, len(wanted), BLOCK)]
-    parts = [
+    requested = sorted(set(partitions))
+    # partitions are independent, so a long history is computed in blocks to bound memory
+    blocks = [requested[i : i + BLOCK] for i in range(0, len(requested), BLOCK)]
+    tables = [
         compute_features(spec, point_in_time.read_sources(lake, spec, block), block, as_of=as_of)
         for block in blocks
     ]
-    return pa.concat_tables([schema(spec).empty_table(), *parts]).combine_chunks()
+    return pa.concat_tables([schema(spec).empty_table(), *tables]).combine_chunks()
 
 
 def compute_features(
@@ -133,190 +62,269 @@ def compute_features(
     until: datetime | None = None,
     watch: Callable[[Iterator[pa.RecordBatch]], Iterable[pa.RecordBatch]] = iter,
 ) -> pa.Table:
-    """Return the features of sorted ``partitions`` from rows cut at ``until``.
-
-    The last decision unless given.
+    """Return the features of sorted ``partitions`` from the sources' rows.
 
     Parameters
     ----------
-    watch : sees the batches as they come, before they are sorted and before it is known that they are right.
+    rows : of each source, from `point_in_time.read_sources`.
+    until : rows that became known later are ignored; by default the last partition's decision time.
+    watch : passes on the batches as they are computed, before they are sorted and checked.
     """
-    with point_in_time.create_views(
-        spec, rows, partitions, as_of, until or spec.clock.moment(partitions[-1])
-    ) as engine:
+    cutoff = until or spec.clock.moment(partitions[-1])
+    with point_in_time.create_views(spec, rows, partitions, as_of, cutoff) as engine:
         try:
-            register_result(engine, spec.sql)
+            _register_result(engine, spec.sql)
         except duckdb.Error as error:
             spill.raise_if_out_of_memory(error)
-            raise sql_error(spec, error) from None
-        shape = schema(spec)
-        require_declared_columns(spec, engine, shape.names)
-        # what is asked for comes as it is made: DuckDB needn't keep it, and the order is the spine's if the
-        # SQL does nothing but join
-        came = spill.spill_table(shape, watch(result_batches(spec, engine, shape)))
-        found = spill.sort_rows(came, ("partition", *spec.key))
-        require_spine_rows(spec, engine, found)
-        return found
+            raise _sql_error(spec, error) from None
+        expected = schema(spec)
+        _require_declared_columns(spec, engine, expected.names)
+        # the result is streamed, so DuckDB doesn't keep it, and is often sorted already
+        unsorted = spill.spill_table(expected, watch(_result_batches(spec, engine, expected)))
+        result = spill.sort_rows(unsorted, ("partition", *spec.key))
+        _require_spine_rows(spec, engine, result)
+        return result
 
 
 def schema(spec: UseCase) -> pa.Schema:
-    """Return the shape of the features.
+    """Return the schema of the features: key, partition, numeric (float64) and categorical (string) columns.
 
-    Key, partition, float64 for numeric columns, string for categorical ones.
-
-    A key column that is a feature as well stands once, with the key's type.
+    A key column that is also a feature occurs once, with the key's type.
     """
     source = spec.sources[spec.features.spine]
-    kinds = {name: schemas.column_type(source.columns[name]) for name in spec.key} | {
-        "partition": pa.string()
-    }
-    kinds = dict.fromkeys(spec.features.numeric, pa.float64()) | kinds
-    kinds = dict.fromkeys(spec.features.categorical, pa.string()) | kinds
-    order = dict.fromkeys((*spec.key, "partition", *spec.features.columns))
-    return pa.schema([(name, kinds[name]) for name in order])
+    types: dict[str, pa.DataType] = dict.fromkeys(spec.features.categorical, pa.string())
+    types |= dict.fromkeys(spec.features.numeric, pa.float64())
+    types |= {name: schemas.column_type(source.columns[name]) for name in spec.key}
+    types |= {"partition": pa.string()}
+    names = dict.fromkeys((*spec.key, "partition", *spec.features.columns))
+    return pa.schema([(name, types[name]) for name in names])
 
 
-def matured(lake: Lake, spec: UseCase, known: str | None) -> list[str]:
-    """Return the spine's partitions whose labels were published by partition ``known`` (None.
+def _register_result(engine: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """Create ``result`` from the SQL, as a view that streams its rows where possible."""
+    try:
+        engine.execute(f"CREATE VIEW result AS {sql}")
+    except duckdb.Error:  # such as PIVOT without names, which can't be a view; invalid SQL fails again
+        engine.execute(f"CREATE TABLE result AS {sql}")
 
-    By now), sorted.
-    """
+
+def _require_declared_columns(
+    spec: UseCase, engine: duckdb.DuckDBPyConnection, declared: Sequence[str]
+) -> None:
+    """Reject a result without exactly the declared columns."""
+    names = [row[0] for row in engine.execute("SELECT column_name FROM (DESCRIBE result)").fetchall()]
+    missing = [name for name in declared if name not in names]
+    undeclared = [name for name in names if name not in declared]
+    if missing or undeclared:
+        differences = {"missing": missing, "not declared": undeclared}
+        found = "; ".join(
+            f"{label} {', '.join(columns)}" for label, columns in differences.items() if columns
+        )
+        raise _features_error(spec, f"the columns {', '.join(declared)}", found)
+
+
+def _result_batches(
+    spec: UseCase, engine: duckdb.DuckDBPyConnection, expected: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    """Yield the result in the declared schema."""
+    columns = ", ".join(_select_column(field, field.name in spec.key) for field in expected)
+    query = f"SELECT {columns} FROM result"  # noqa: S608 - the names are quoted
+    try:
+        for batch in engine.sql(query).to_arrow_reader(spill.BATCH):
+            yield batch.cast(expected)
+    except (
+        duckdb.Error,
+        OSError,
+        pa.ArrowException,
+    ) as error:  # Arrow's reader has OSError for DuckDB's errors
+        spill.raise_if_out_of_memory(error)
+        raise _sql_error(spec, error) from None
+
+
+def _select_column(field: pa.Field, is_key: bool) -> str:
+    name = f'"{field.name}"'
+    if pa.types.is_floating(field.type) and not is_key:
+        # NaN and infinity come from divisions in the SQL, and mean that there is no value
+        return f"CASE WHEN isfinite(CAST({name} AS DOUBLE)) THEN CAST({name} AS DOUBLE) END AS {name}"
+    return name if is_key else f"CAST({name} AS VARCHAR) AS {name}"
+
+
+def _require_spine_rows(spec: UseCase, engine: duckdb.DuckDBPyConnection, rows: pa.Table) -> None:
+    """Reject sorted rows that aren't exactly the spine's."""
+    names = ("partition", *spec.key)
+    columns = ", ".join(f'"{name}"' for name in names)
+    keys = rows.select(names)
+    with_nulls = [name for name in names if keys[name].null_count]  # a null is equal to no other
+    query = f"SELECT {columns} FROM spine"  # noqa: S608 - the names are quoted
+    reader = engine.sql(query).to_arrow_reader(spill.BATCH)
+    spine = spill.spill_table(keys.schema, (batch.cast(keys.schema) for batch in reader))
+    if not with_nulls and (spine.equals(keys) or spill.sort_rows(spine, names).equals(keys)):
+        return
+    engine.register("keys", keys)
+    query = f"SELECT count(*) FROM spine SEMI JOIN keys USING ({columns})"  # noqa: S608 - the names are quoted
+    matching = engine.execute(query).fetchall()[0][0]
+    found = f"{keys.num_rows} rows for {spine.num_rows} of the spine, of which {matching} have one"
+    found += f"; null values in {', '.join(with_nulls)}" if with_nulls else ""
+    raise _features_error(spec, "exactly one row for each row of the spine", found)
+
+
+def _sql_error(spec: UseCase, error: Exception) -> SpecError:
+    return _features_error(spec, "one SELECT that DuckDB can run", " ".join(str(error).split()))
+
+
+def _features_error(spec: UseCase, required: str, found: str) -> SpecError:
+    return SpecError(
+        f"{spec.name}: features",
+        required=required,
+        found=found,
+        where=str(spec.folder / spec.features.sql),
+        remedy="correct the SQL, or features.numeric and features.categorical in usecase.yaml",
+    )
+
+
+def known_too_late(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> dict[str, datetime]:
+    """Return the partitions whose spine rows all became known after the decision, and when the first did."""
+    columns = ["partition", "known_at"]
+    rows = lake.read(f"validated_{spec.features.spine}", {"partition": list(partitions)}, columns)
+    if rows is None:
+        return {}
+    earliest = rows.group_by("partition").aggregate([("known_at", "min")]).to_pylist()
+    moments = {str(row["partition"]): row["known_at_min"] for row in earliest}
+    return {key: moment for key, moment in sorted(moments.items()) if moment > spec.clock.moment(key)}
+
+
+def remedy_too_late(spec: UseCase, partition: str) -> str:
+    """Return what to change if a partition's spine rows became known only after its decision."""
+    spine = spec.features.spine
+    available_at = spec.sources[spine].available_at
+    if spec.clock.local(partition, available_at) <= spec.clock.moment(partition):
+        return f"move schedule.batch to a later time, when {spine} has arrived"
+    return (
+        f"move schedule.batch to {available_at} or later; or, if the rows are available earlier, declare it "
+        f"in sources.{spine}.available_at and ingest into a new lake, because stored rows keep their time"
+    )
+
+
+# labels
+
+_LABEL_PARTITIONS = pa.schema([("partition", pa.string()), ("spine_partition", pa.string())])
+
+
+def matured(lake: Lake, spec: UseCase, known_by: str | None) -> list[str]:
+    """Return the spine's partitions whose labels were published by a partition (None: by now), sorted."""
     rows = lake.rows("partitions", {"product": spec.labels.source})
-    brought = {row["partition"] for row in rows if row["outcome"] == "published"}
-    last = max((partition for partition in brought if known is None or partition <= known), default="")
+    published = {row["partition"] for row in rows if row["outcome"] == "published"}
+    last = max((key for key in published if known_by is None or key <= known_by), default="")
     if not last:
         return []
-    # keys are paired by their place in the clock's own sequence, which costs less than a shift for each
+    # pairing the keys by position is faster than shifting each one
     keys = spec.clock.keys(spec.schedule.start, last)
-    return [n for n, label in zip(keys, keys[spec.labels.delay :], strict=False) if label in brought]
+    pairs = zip(keys, keys[spec.labels.delay :], strict=False)
+    return [spine_key for spine_key, label_key in pairs if label_key in published]
 
 
 def labels(lake: Lake, spec: UseCase, partitions: Sequence[str], *, known: str | None) -> pa.Table:
-    """Return what had come true of the partitions' rows by partition ``known`` (None: as it is known now).
+    """Return the labels of the partitions' rows, as known by partition ``known`` (None: as known now).
 
     Returns
     -------
     pa.Table
-        Key, ``partition`` (the spine's) and the target: float64, null where no label will ever come; of a
-        multiclass problem the class's place among the declared. A partition whose labels weren't published by
-        then gives no rows.
+        Key, ``partition`` (the spine's) and the target: float64, null if there will never be a label; for a
+        multiclass problem the position of the class among the declared ones. A partition whose labels weren't
+        published by then has no rows.
 
     Raises
     ------
     SpecError
-        when the expression can't be answered, or gives a class that isn't declared.
+        if DuckDB can't evaluate the expression, or it returns a class that isn't declared.
     """
     source = spec.sources[spec.labels.source]
-    wanted = sorted(set(partitions) & set(matured(lake, spec, known)))
-    brings = {spec.clock.shift(partition, spec.labels.delay): partition for partition in wanted}
-    read = lake.read(f"validated_{spec.labels.source}", {"partition": list(brings)}) if brings else None
-    until = "true" if known is None else f"known_at <= TIMESTAMPTZ '{spec.clock.moment(known).isoformat()}'"
+    available = sorted(set(partitions) & set(matured(lake, spec, known)))
+    spine_partitions = {spec.clock.shift(key, spec.labels.delay): key for key in available}
+    where = {"partition": list(spine_partitions)}
+    rows = lake.read(f"validated_{spec.labels.source}", where) if spine_partitions else None
+    condition = (
+        "true" if known is None else f"known_at <= TIMESTAMPTZ '{spec.clock.moment(known).isoformat()}'"
+    )
     with spill.duckdb_engine() as engine:
-        engine.register("brought", point_in_time.conform(read, schemas.validated_schema(source)))
-        engine.register(
-            "brings", pa.table({"partition": list(brings), "spine": list(brings.values())}, _BRINGS)
-        )
+        engine.register("label_rows", point_in_time.conform(rows, schemas.validated_schema(source)))
+        pairs = {"partition": list(spine_partitions), "spine_partition": list(spine_partitions.values())}
+        engine.register("label_partitions", pa.table(pairs, schema=_LABEL_PARTITIONS))
         key = ", ".join(f'"{column}"' for column in spec.key)
-        kind = "VARCHAR" if spec.problem.classes else "DOUBLE"
-        # what is pasted are quoted names, the spec's own expression, and moments that the clock made
-        sql = f"""SELECT {key}, spine AS partition,
-            CAST(({spec.labels.sql}) AS {kind}) AS "{spec.problem.target}"
-            FROM (SELECT * FROM brought WHERE {until}
+        sql_type = "VARCHAR" if spec.problem.classes else "DOUBLE"
+        # the SQL consists of quoted names, the spec's own expression, and moments that the clock computed
+        sql = f"""SELECT {key}, spine_partition AS partition,
+            CAST(({spec.labels.sql}) AS {sql_type}) AS "{spec.problem.target}"
+            FROM (SELECT * FROM label_rows WHERE {condition}
                   QUALIFY row_number() OVER (PARTITION BY partition, {key} ORDER BY revision DESC) = 1)
-            JOIN brings USING (partition) ORDER BY spine, {key}"""  # noqa: S608
-        shape = [*list(schema(spec))[: len(spec.key) + 1], pa.field(spec.problem.target, pa.float64())]
-        return spill.spill_table(pa.schema(shape), _came(spec, engine, sql, pa.schema(shape)))
+            JOIN label_partitions USING (partition) ORDER BY spine_partition, {key}"""  # noqa: S608
+        fields = [*list(schema(spec))[: len(spec.key) + 1], pa.field(spec.problem.target, pa.float64())]
+        expected = pa.schema(fields)
+        return spill.spill_table(expected, _label_batches(spec, engine, sql, expected))
 
 
-def _came(
-    spec: UseCase, engine: duckdb.DuckDBPyConnection, sql: str, shape: pa.Schema
+def _label_batches(
+    spec: UseCase, engine: duckdb.DuckDBPyConnection, sql: str, expected: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
-    """Yield what came true in its declared shape."""
+    """Yield the labels in their declared schema."""
     try:
         for batch in engine.sql(sql).to_arrow_reader(spill.BATCH):
             rows = pa.Table.from_batches([batch])
-            rows = _coded(spec, rows) if spec.problem.classes else rows
-            yield from point_in_time.conform(rows, shape).to_batches()
-    except (duckdb.Error, OSError, pa.ArrowException) as error:  # of DuckDB's, while it is read
+            rows = _encode_classes(spec, rows) if spec.problem.classes else rows
+            yield from point_in_time.conform(rows, expected).to_batches()
+    except (
+        duckdb.Error,
+        OSError,
+        pa.ArrowException,
+    ) as error:  # Arrow's reader has OSError for DuckDB's errors
         spill.raise_if_out_of_memory(error)
         source = spec.labels.source
-        columns = f"an expression over {source}'s columns: {', '.join(spec.sources[source].columns)}"
-        raise _no_label(spec, columns, " ".join(str(error).split())) from None
+        required = f"an expression over {source}'s columns: {', '.join(spec.sources[source].columns)}"
+        raise _labels_error(spec, required, " ".join(str(error).split())) from None
 
 
-def _coded(spec: UseCase, rows: pa.Table) -> pa.Table:
-    """Return the rows with each class's place in place of its name; ingest sets others aside, see `check`."""
+def _encode_classes(spec: UseCase, rows: pa.Table) -> pa.Table:
+    """Return the rows with each class as its position. Ingest has quarantined undeclared classes."""
     target, classes = spec.problem.target, spec.problem.classes
-    places = pc.index_in(rows[target], value_set=pa.array(classes, pa.string()))
-    if places.null_count > rows[target].null_count:
-        others = pc.unique(rows[target].filter(pc.is_null(places))).to_pylist()
-        raise _no_label(
+    positions = pc.index_in(rows[target], value_set=pa.array(classes, pa.string()))
+    if positions.null_count > rows[target].null_count:
+        undeclared = pc.unique(rows[target].filter(pc.is_null(positions))).to_pylist()
+        raise _labels_error(
             spec,
             f"one of the declared classes {', '.join(classes)}, or null",
-            ", ".join(sorted(str(other) for other in others if other is not None)[:5]),
+            ", ".join(sorted(str(label) for label in undeclared if label is not None)[:5]),
             f"declare it under problem.classes or map it in labels.sql, then run ingest of "
-            f"{spec.labels.source} for those partitions: rows of no declared class are set aside",
+            f"{spec.labels.source} for those partitions, which quarantines rows of undeclared classes",
         )
-    return rows.set_column(rows.column_names.index(target), target, places.cast(pa.float64()))
+    return rows.set_column(rows.column_names.index(target), target, positions.cast(pa.float64()))
 
 
-def _no_label(spec: UseCase, required: str, found: str, remedy: str = "") -> SpecError:
+def _labels_error(spec: UseCase, required: str, found: str, remedy: str = "") -> SpecError:
     where = str(spec.folder / "usecase.yaml")
     return SpecError(f"{spec.name}: labels.sql", required=required, found=found, where=where, remedy=remedy)
 
 
-def known_too_late(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> dict[str, datetime]:
-    """Return the partitions whose rows to score were all known only after the decision.
-
-    Each with their first.
-    """
-    read = lake.read(
-        f"validated_{spec.features.spine}", {"partition": list(partitions)}, ["partition", "known_at"]
-    )
-    if read is None:
-        return {}
-    first = read.group_by("partition").aggregate([("known_at", "min")]).to_pylist()
-    known = {str(row["partition"]): row["known_at_min"] for row in first}
-    return {partition: at for partition, at in sorted(known.items()) if at > spec.clock.moment(partition)}
-
-
-def remedy_too_late(spec: UseCase, partition: str) -> str:
-    """Return what is to be changed where a partition's rows to score were known only after its decision."""
-    name = spec.features.spine
-    declared = spec.sources[name].available_at
-    if spec.clock.local(partition, declared) <= spec.clock.moment(partition):
-        return f"let schedule.batch be later, when {name} has come"
-    return (
-        f"let schedule.batch be at {declared} or later; or, if the rows are known sooner, declare that in "
-        f"sources.{name}.available_at and ingest into a new lake, for what is there keeps its time"
-    )
+# both
 
 
 def training_set(lake: Lake, spec: UseCase, partition: str) -> pa.Table:
-    """Return features and target of every row whose label was known on ``partition``, within the window."""
+    """Return features and target of the rows whose label was known by ``partition``, within the window."""
     first = spec.clock.shift(partition, -spec.training.window) if spec.training.window else ""
-    partitions = [n for n in matured(lake, spec, partition) if n >= first]
+    partitions = [key for key in matured(lake, spec, partition) if key >= first]
     return join_labels(lake, spec, features(lake, spec, partitions), partition)
 
 
-def join_labels(lake: Lake, spec: UseCase, seen: pa.Table, known: str) -> pa.Table:
-    """Return those of the rows whose label was known on partition ``known``, with it.
-
-    Sorted by partition and key.
+def join_labels(lake: Lake, spec: UseCase, rows: pa.Table, known_by: str) -> pa.Table:
+    """Return the rows whose label was known by a partition, with the label, sorted by partition and key.
 
     Parameters
     ----------
-    seen : what `features` gave; a target that it has already, as of a later partition, is replaced.
+    rows : from `features`; if they have the target already, as of a later partition, it is replaced.
     """
-    target, by = spec.problem.target, [*spec.key, "partition"]
-    came = labels(
-        lake, spec, [str(partition) for partition in seen["partition"].unique().to_pylist()], known=known
-    )
-    came = came.filter(came[target].is_valid())
-    seen = seen.drop_columns([target]) if target in seen.column_names else seen
-    return seen.join(came, by, join_type="inner").sort_by(
-        [(c, "ascending") for c in ("partition", *spec.key)]
-    )
-
-
-_BRINGS = pa.schema([("partition", pa.string()), ("spine", pa.string())])
+    target, keys = spec.problem.target, [*spec.key, "partition"]
+    partitions = [str(partition) for partition in rows["partition"].unique().to_pylist()]
+    labelled = labels(lake, spec, partitions, known=known_by)
+    labelled = labelled.filter(labelled[target].is_valid())
+    rows = rows.drop_columns([target]) if target in rows.column_names else rows
+    order = [(name, "ascending") for name in ("partition", *spec.key)]
+    return rows.join(labelled, keys, join_type="inner").sort_by(order)

@@ -1,14 +1,14 @@
-"""Prove of a feature SQL that nothing known after a decision, or before the lookback, moves a feature.
+"""Checks feature SQL for leaks: rows known after a decision, or before the lookback, change no feature.
 
-The rows that a partition may see are kept, and beside them rows are planted that it may not see: a later
-revision of each, known right after the decision, and an older copy, known before the lookback, both with
-other values. What the SQL then says must equal what it says without them. This needs no later partitions, so
-the newest can be checked.
+The features of a partition are computed twice: from the rows that it may see, and again after planting rows
+that it may not see. The planted rows are a later revision of each row, known right after the decision, and an
+older copy, known before the lookback, both with different values. The features must be equal. No later
+partitions are needed, so the newest partition can be checked.
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,74 +23,79 @@ from include.storage.lake import Lake
 
 
 def point_in_time_violations(lake: Lake, spec: UseCase, partition: str) -> list[str]:
-    """Return the feature columns that see what ``partition`` may not see, none for a sound SQL.
+    """Return the feature columns that depend on rows that ``partition`` may not see, none for correct SQL.
 
-    A SQL that gives other rows for the spine because of them fails as a `SpecError`, as it would in training.
+    SQL that returns other rows for the spine because of them fails with a `SpecError`, as it would in
+    training.
 
     Raises
     ------
     NotPublished
-        The spine has no rows that partition, so nothing could be seen to change.
+        if the spine has no rows in that partition, so that no change could be observed.
     """
-    decided = spec.clock.moment(partition)
-    seen = {
-        name: _known(rows, decided)
+    decision_time = spec.clock.moment(partition)
+    visible = {
+        name: _known_at(rows, decision_time)
         for name, rows in point_in_time.read_sources(lake, spec, [partition]).items()
     }
-    honest = compute_features(spec, seen, [partition])
-    if honest.num_rows == 0:
+    expected = compute_features(spec, visible, [partition])
+    if expected.num_rows == 0:
         raise NotPublished(
             f"{spec.name}/{spec.features.spine}/{partition}",
             required="published rows to check the features on",
-            found="none",
+            found="no rows",
             remedy="choose a partition that was ingested",
         )
     planted = {
-        name: pa.concat_tables([rows, *_planted(spec, name, rows, partition)]) for name, rows in seen.items()
+        name: pa.concat_tables([rows, *_hidden_rows(spec, name, rows, partition)])
+        for name, rows in visible.items()
     }
-    # the cut is moved out of the way: here the SQL's own conditions are what is tested
-    tempted = compute_features(spec, planted, [partition], until=decided + timedelta(days=1))
-    return [name for name in spec.features.columns if not honest[name].equals(tempted[name])]
+    # the views' own cutoff is moved to a later time, because here the SQL's conditions are checked
+    actual = compute_features(spec, planted, [partition], until=decision_time + timedelta(days=1))
+    return [name for name in spec.features.columns if not expected[name].equals(actual[name])]
 
 
-def _known(rows: pa.Table, decided: object) -> pa.Table:
-    return rows.filter(pc.less_equal(rows["known_at"], pa.scalar(decided, schemas.TIME)))
+def _known_at(rows: pa.Table, moment: datetime) -> pa.Table:
+    return rows.filter(pc.less_equal(rows["known_at"], pa.scalar(moment, schemas.TIME)))
 
 
-def _planted(spec: UseCase, name: str, rows: pa.Table, partition: str) -> list[pa.Table]:
-    """Return rows that ``partition`` may not see: revisions that came too late, copies from too long ago."""
-    other = _other(rows, spec.sources[name].key)
+def _hidden_rows(spec: UseCase, name: str, rows: pa.Table, partition: str) -> list[pa.Table]:
+    """Return rows that ``partition`` may not see: revisions that are too late, copies that are too old."""
+    different = _with_different_values(rows, spec.sources[name].key)
     late = pa.scalar(spec.clock.moment(partition) + timedelta(microseconds=1), schemas.TIME)
-    revised = pc.add(rows["revision"], pa.scalar(1000, pa.int32()))
-    too_late = _with(other, revision=revised, known_at=pa.repeat(late, rows.num_rows))
-    before = spec.clock.shift(partition, -spec.features.back(name) - 1)
-    apart = pa.scalar(day_of(before) - day_of(partition), pa.duration("us"))
-    # what is older is about older days as well: SQL may bound its lookback by either
-    dated = {
-        f.name: pc.add(rows[f.name], apart).cast(f.type) for f in rows.schema if pa.types.is_temporal(f.type)
+    revision = pc.add(rows["revision"], pa.scalar(1000, pa.int32()))
+    too_late = _replace_columns(different, revision=revision, known_at=pa.repeat(late, rows.num_rows))
+    before_lookback = spec.clock.shift(partition, -spec.features.back(name) - 1)
+    shift = pa.scalar(day_of(before_lookback) - day_of(partition), pa.duration("us"))
+    # older rows are about older days too, since SQL may limit its lookback by either
+    dates = {
+        field.name: pc.add(rows[field.name], shift).cast(field.type)
+        for field in rows.schema
+        if pa.types.is_temporal(field.type)
     }
-    too_old = _with(other, partition=pa.repeat(pa.scalar(before), rows.num_rows), **dated)
+    old_partition = pa.repeat(pa.scalar(before_lookback), rows.num_rows)
+    too_old = _replace_columns(different, partition=old_partition, **dates)
     return [too_late, too_old.filter(pc.equal(rows["partition"], partition))]
 
 
-def _other(rows: pa.Table, key: tuple[str, ...]) -> pa.Table:
-    """Return the rows with another value in each column that is no key, so that seeing them shows."""
+def _with_different_values(rows: pa.Table, key: tuple[str, ...]) -> pa.Table:
+    """Return the rows with another value in each column that isn't part of the key."""
     changed = {}
     for field in rows.schema:
-        values, kind = rows[field.name], field.type
+        values, data_type = rows[field.name], field.type
         if field.name in (*key, "partition", "revision", "known_at"):
             continue
-        if pa.types.is_floating(kind) or pa.types.is_integer(kind):
-            changed[field.name] = pc.add(pc.fill_null(values, 0), pa.scalar(977, kind))
-        elif pa.types.is_boolean(kind):
+        if pa.types.is_floating(data_type) or pa.types.is_integer(data_type):
+            changed[field.name] = pc.add(pc.fill_null(values, 0), pa.scalar(977, data_type))
+        elif pa.types.is_boolean(data_type):
             changed[field.name] = pc.invert(pc.fill_null(values, False))
-        elif pa.types.is_string(kind):
+        elif pa.types.is_string(data_type):
             changed[field.name] = pc.binary_join_element_wise(pc.fill_null(values, ""), "~", "")
-    return _with(rows, **changed)
+    return _replace_columns(rows, **changed)
 
 
-def _with(rows: pa.Table, **columns: pa.Array) -> pa.Table:
+def _replace_columns(rows: pa.Table, **columns: pa.Array) -> pa.Table:
     for name, values in columns.items():
-        place = rows.schema.get_field_index(name)
-        rows = rows.set_column(place, rows.schema.field(place), values)
+        position = rows.schema.get_field_index(name)
+        rows = rows.set_column(position, rows.schema.field(position), values)
     return rows

@@ -1,1 +1,1 @@
-"""The ingest stage: fetch, parse, validate and publish one source's partition."""
+"""The ingest stage: fetches a source's partitions, validates them, and publishes them as tables."""

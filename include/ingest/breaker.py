@@ -1,7 +1,7 @@
-"""A source that keeps failing isn't asked for a while; then one probe asks, and its answer decides for all.
+"""Circuit breaker: a source that fails repeatedly isn't requested for a while, then a single probe decides.
 
-The state lies in the lake, so it outlives a run and is shared by all processes. It says how to treat a source
-now and is no part of any result, which is why this page alone may read the wall clock.
+The state is stored in the lake, so that it outlives a run and all processes share it. It only decides how to
+treat a source now and influences no result, so this module may read the wall clock.
 """
 
 from __future__ import annotations
@@ -17,78 +17,81 @@ from include.spec.source import Fetch
 from include.storage.lake import Lake
 
 
-def _wall() -> datetime:
+def _wall_clock() -> datetime:
     return datetime.now(UTC)
 
 
 @dataclass(frozen=True)
 class CircuitState:
-    """Failures in a row, and since when the circuit is open (ISO time; empty: closed)."""
+    """The number of consecutive failures, and since when the circuit is open (ISO time; empty if closed)."""
 
     failures: int = 0
     opened: str = ""
 
 
 class Breaker:
-    """The circuit of one source.
+    """The circuit breaker of one source.
 
     Parameters
     ----------
-    lake, source : whose state it is, the object ``state/breaker/<source>.json``.
-    fetch : ``failures`` in a row open the circuit, ``cool_down`` seconds later one probe is admitted.
+    lake, source : the state is the lake's object ``state/breaker/<source>.json``.
+    fetch : ``failures`` consecutive failures open the circuit; ``cool_down`` seconds later one probe is
+        admitted.
     now : the clock.
     """
 
-    def __init__(self, lake: Lake, source: str, fetch: Fetch, now: Callable[[], datetime] = _wall) -> None:
+    def __init__(
+        self, lake: Lake, source: str, fetch: Fetch, now: Callable[[], datetime] = _wall_clock
+    ) -> None:
         self.lake, self.source, self.fetch, self.now = lake, source, fetch, now
         self.key = f"state/breaker/{source}.json"
         self._lock = Lock()
 
     def state(self) -> CircuitState:
-        """Return the state as it is kept."""
+        """Return the stored state."""
         data = self.lake.get(self.key)
         return CircuitState(**json.loads(data)) if data else CircuitState()
 
     def admit(self, subject: str) -> None:
-        """Let a caller ask the source.
+        """Allow a request to the source, or raise.
 
         Raises
         ------
         CircuitOpen
-            while the circuit is open, to all but the one caller who claims the probe. A claim holds for one
-            ``cool_down``, so that a prober who was killed keeps nobody out for longer.
+            while the circuit is open, for all callers except the one that claims the probe. A claim is valid
+            for one ``cool_down``, so a prober that is killed blocks the others for no longer than that.
         """
         state = self.state()
         if not state.opened:
             return
         opened = datetime.fromisoformat(state.opened)
-        pause = max(self.fetch.cool_down, 0.001)
-        window = int((self.now() - opened).total_seconds() / pause)
+        cool_down = max(self.fetch.cool_down, 0.001)
+        window = int((self.now() - opened).total_seconds() / cool_down)
         stamp = opened.strftime("%Y%m%dT%H%M%S%f")
         if window >= 1 and self.lake.create(f"state/breaker/{self.source}/{stamp}-{window}.probe", b""):
             return
-        probe = opened + timedelta(seconds=pause * (window + 1))
+        next_probe = opened + timedelta(seconds=cool_down * (window + 1))
         raise CircuitOpen(
             subject,
             required="a source that answers",
-            found=f"{state.failures} failures in a row; it isn't asked before {probe:%H:%M:%S} UTC",
+            found=f"{state.failures} failures in a row; the next request is allowed at "
+            f"{next_probe:%H:%M:%S} UTC",
             where=f"{self.lake.uri}/{self.key}",
-            remedy="look at the source; the first success closes the circuit, as does deleting that object",
+            remedy="check the source; the first success closes the circuit, and so does deleting that object",
         )
 
-    def succeeded(self) -> None:
+    def record_success(self) -> None:
         """Close the circuit."""
         with self._lock:
             if self.state() != CircuitState():
-                self._keep(CircuitState())
+                self._store(CircuitState())
 
-    def failed(self) -> None:
-        """Count a failure; with enough of them the circuit opens, or stays open for another ``cool_down``."""
+    def record_failure(self) -> None:
+        """Count a failure; enough of them open the circuit, or keep it open for another ``cool_down``."""
         with self._lock:
             failures = self.state().failures + 1
-            self._keep(
-                CircuitState(failures, self.now().isoformat() if failures >= self.fetch.failures else "")
-            )
+            opens = failures >= self.fetch.failures
+            self._store(CircuitState(failures, self.now().isoformat() if opens else ""))
 
-    def _keep(self, state: CircuitState) -> None:
+    def _store(self, state: CircuitState) -> None:
         self.lake.replace(self.key, json.dumps(asdict(state)).encode())

@@ -1,7 +1,7 @@
-"""Before a partition is scored, each partition that it looks back on is published, refused or unavailable.
+"""Refreshes the partitions that a partition looks back on, before it is scored.
 
-So the order in which partitions are run makes no difference, and a source that was late or out is asked again
-for a while.
+Each of them is then published, refused or unavailable. The order in which partitions run therefore makes no
+difference, and a source that was late or failed is retried for a while.
 """
 
 from __future__ import annotations
@@ -12,47 +12,44 @@ from include.ingest.pipeline import NOTHING_YET, Outcome, ingest
 from include.spec import UseCase
 from include.storage.lake import Lake
 
-AGAIN = 3  # partitions for which a source that had nothing is asked again
+RETRY_PARTITIONS = 3  # how many partitions back an unavailable source is retried
 
 
 def refresh_lookback(lake: Lake, spec: UseCase, partition: str, connect: Connect) -> list[Outcome]:
-    """Ingest the partitions of the lookback that nobody attempted.
+    """Ingest the partitions of the lookback that were never attempted, and retry recent unavailable ones.
 
-    And ask again for those lately unavailable.
-
-    Partitions that nobody attempted, or whose source didn't answer, are known by their own rule, as in a
-    historical load: an outage says nothing about when the data was there. Only where the source answered that
-    it had nothing yet is what came late known on ``partition``.
+    A partition that was never attempted, or whose source failed, is known at its own ``available_at``, as in
+    a backfill: an outage doesn't tell when the data was available. Only where the source answered that it had
+    no data yet does late data become known on ``partition``.
 
     Returns
     -------
     list of Outcome
-        of the partitions that were attempted here; none where all was settled. Partitions whose source can't
-        be asked for want of its connection are among them and unrecorded: they are attempted again on the
-        next partition.
+        of the partitions that were attempted. If a source's connection is missing, its partitions are
+        unavailable and not recorded, so the next partition attempts them again.
     """
     last = spec.clock.shift(partition, -1)
-    recent = spec.clock.shift(partition, -AGAIN)
-    lookback = spec.clock.shift(partition, -max(spec.features.lookback, AGAIN))
-    rows = lake.rows(
-        "partitions", {"product": list(spec.sources), "partition": spec.clock.keys(lookback, last)}
-    )
-    known = {(row["product"], row["partition"]): row for row in rows}
+    recent = spec.clock.shift(partition, -RETRY_PARTITIONS)
+    first = spec.clock.shift(partition, -max(spec.features.lookback, RETRY_PARTITIONS))
+    rows = lake.rows("partitions", {"product": list(spec.sources), "partition": spec.clock.keys(first, last)})
+    recorded = {(row["product"], row["partition"]): row for row in rows}
     outcomes = []
     for source in spec.sources:
-        partitions = spec.partitions(source, lookback, last)
-        never = [one for one in partitions if (source, one) not in known]
-        mine = [known[source, one] for one in partitions if one >= recent and (source, one) in known]
-        again = [row for row in mine if row["outcome"] == "unavailable"]
-        late = [row["partition"] for row in again if row["inputs"] == NOTHING_YET]
-        missed = [row["partition"] for row in again if row["inputs"] != NOTHING_YET]
-        for partitions, seen_on in ((never + missed, None), (late, partition)):
+        on_time: list[str] = []  # known at their own `available_at`
+        late: list[str] = []
+        for key in spec.partitions(source, first, last):
+            row = recorded.get((source, key))
+            if row is None:
+                on_time.append(key)
+            elif row["outcome"] == "unavailable" and key >= recent:
+                (late if row["inputs"] == NOTHING_YET else on_time).append(key)
+        for partitions, arrived_on in ((on_time, None), (late, partition)):
             if not partitions:
                 continue
             try:
-                outcomes += ingest(lake, spec, source, partitions, connect, seen_on=seen_on)
-            except SettingError as error:  # another source's rows can be scored all the same
+                outcomes += ingest(lake, spec, source, partitions, connect, arrived_on=arrived_on)
+            except SettingError as error:  # the other sources can be used all the same
                 outcomes += [
-                    Outcome(source, n, "unavailable", note=str(error), error=error) for n in partitions
+                    Outcome(source, key, "unavailable", note=str(error), error=error) for key in partitions
                 ]
     return outcomes

@@ -1,15 +1,15 @@
-"""Ingest a source's partitions, one or many: fetch what isn't kept, then make the tables from what is kept.
+"""The ingest pipeline: fetches a source's partitions that aren't stored yet, validates and publishes them.
 
-The tables are a function of the kept snapshots, the spec and the code, so a run that was killed is run again
-and a partition that stands is left alone. Each partition's row in ``partitions`` is written last and says
-that it is done. A partition that can't be had or is refused is recorded and never raises: the partition goes
-on without it.
+The tables are a function of the stored snapshots, the spec and the code. Ingesting is therefore idempotent: a
+run that was killed can be repeated, and a partition that is up to date is left alone. A partition's row in
+``partitions`` is written last and marks it as complete. An unavailable source and a refused partition are
+recorded instead of raised, so that the use case can continue without them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -29,14 +29,19 @@ from include.errors import (
 )
 from include.ingest.breaker import Breaker
 from include.ingest.connectors.registry import open_source
-from include.ingest.connectors.request import Fetcher, NotAvailableYet, Request, request
+from include.ingest.connectors.request import Fetcher, NotAvailableYet, request
 from include.ingest.parsing.parse import parse
 from include.ingest.parsing.types import clean_text
-from include.ingest.publish import in_partitions, publish_validated, up_to_date, validated_digest
-from include.ingest.publish import lineage as inputs
+from include.ingest.publish import (
+    lineage,
+    publish_validated,
+    split_sorted,
+    up_to_date,
+    validated_digest,
+)
 from include.ingest.snapshots import Snapshot, manifest_keys, read_parts, snapshots, store_snapshot
 from include.ingest.validation.contract import check_contract
-from include.ingest.validation.expectations import validate_expectation
+from include.ingest.validation.expectations import validate_expectations
 from include.ingest.validation.rows import RawRows, RowRange
 from include.spec import UseCase
 from include.spec.clock import day_of
@@ -44,141 +49,24 @@ from include.storage import spill
 from include.storage.lake import Lake
 from include.storage.schemas import QUARANTINE, validated_schema
 
-THREADS = 8
-
-
-def fetch_snapshots(
-    lake: Lake,
-    spec: UseCase,
-    source: str,
-    partitions: Sequence[str],
-    connect: Connect,
-    known: Callable[[str], datetime],
-    *,
-    anew: bool,
-) -> dict[str, EvergreenError]:
-    """Fetch and keep partitions, and return the error of each that could not be had.
-
-    Parameters
-    ----------
-    known : from a partition to the knowledge time of a new revision.
-    anew : other content than what is kept is a new revision.
-
-    Raises
-    ------
-    SettingError, SpecError
-        for a connection or a declaration with which nothing can be fetched.
-    """
-    if not partitions:
-        return {}
-    declared = spec.sources[source]
-    fetcher = open_source(declared, connect(declared.connection))
-    breaker = Breaker(lake, source, declared.fetch)
-
-    def one(partition: str) -> EvergreenError | None:
-        return _kept(
-            lake, request(spec, source, partition), source, fetcher, breaker, partial(known, partition), anew
-        )
-
-    # the first alone: where the circuit is open it is the probe, whose success lets the others in
-    errors = [one(partitions[0])]
-    with ThreadPoolExecutor(THREADS) as pool:
-        errors += pool.map(one, partitions[1:])
-    return {
-        partition: error for partition, error in zip(partitions, errors, strict=True) if error is not None
-    }
-
-
-def _kept(
-    lake: Lake,
-    asked: Request,
-    source: str,
-    fetcher: Fetcher,
-    breaker: Breaker,
-    known: Callable[[], datetime],
-    anew: bool,
-) -> EvergreenError | None:
-    try:
-        breaker.admit(asked.subject)
-        parts = list(fetcher(asked))
-    except CircuitOpen as error:
-        return error
-    except (NotAvailableYet, PartitionRefused) as error:  # it answered
-        breaker.succeeded()
-        return error
-    except SourceUnavailable as error:
-        breaker.failed()
-        return error
-    breaker.succeeded()
-    store_snapshot(lake, source, asked.source, asked.partition, parts, known, anew=anew)
-    return None
-
-
-@dataclass(frozen=True)
-class _Read:
-    """A snapshot's rows, cleaned, and how many came from each part."""
-
-    text: pa.Table
-    sizes: Sequence[tuple[str, int]] = ()
-    refused: PartitionRefused | None = None
-
-
-def read_snapshots(
-    lake: Lake, spec: UseCase, source: str, units: Sequence[Snapshot]
-) -> tuple[RawRows, dict[int, PartitionRefused]]:
-    """Return the rows of snapshots, and the error of each (by its place) whose bytes can't be read."""
-    shape, runs, refused = _shape(spec, source), list[RowRange](), dict[int, PartitionRefused]()
-
-    def tables() -> Iterator[pa.Table]:
-        for start in range(0, len(units), THREADS):  # so many are held, whoever waits for the others
-            found = pool.map(lambda unit: _parsed(lake, spec, source, unit), units[start : start + THREADS])
-            for number, one in enumerate(found, start):
-                runs.extend(RowRange(number, name, size) for name, size in one.sizes)
-                refused.update({number: one.refused} if one.refused else {})
-                yield one.text
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        if len(units) == 1:  # a second copy would take its time
-            (text,) = tables()
-        else:
-            text = spill.spill_table(shape, (batch for table in tables() for batch in table.to_batches()))
-    days = [day_of(request(spec, source, unit.partition).day) for unit in units]
-    return RawRows(text, runs, units, days), refused
-
-
-def _shape(spec: UseCase, source: str) -> pa.Schema:
-    return pa.schema([(name, pa.string()) for name in spec.sources[source].columns])
-
-
-def _parsed(lake: Lake, spec: UseCase, source: str, unit: Snapshot) -> _Read:
-    asked, shape = request(spec, source, unit.partition, unit.revision), _shape(spec, source)
-    sizes = list[tuple[str, int]]()
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        for name, data in read_parts(lake, unit):
-            size = 0
-            for table in parse(asked, name, data):
-                size += table.num_rows
-                yield from clean_text(table, asked.source).to_batches()
-            sizes.append((name, size))
-
-    try:
-        return _Read(spill.spill_table(shape, batches(), spill.SHARE), sizes)
-    except PartitionRefused as error:
-        return _Read(shape.empty_table(), refused=error)
+THREADS = 8  # partitions that are fetched or parsed at once
+MAX_ROUNDS = 10  # far more often than concurrent runs add revisions of a partition while it is published
+# `inputs` of an unavailable partition whose source answered that it had no data yet; a later outage keeps it
+NOTHING_YET = json.dumps({"answer": "nothing yet"})
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One partition of one source.
+    """The result of ingesting one partition of one source.
 
     Parameters
     ----------
     product : the source.
     outcome : ``published``, ``refused`` or ``unavailable``.
-    rows, quarantined, duplicates : published, set aside, and dropped as exact duplicates.
-    digest : of the published rows, empty where there are none.
-    note : the sentence a person reads.
+    rows, quarantined, duplicates : the number of published, quarantined and dropped rows.
+    digest : of the published rows, empty if there are none.
+    note : one sentence for people.
     """
 
     product: str
@@ -192,12 +80,12 @@ class Outcome:
     error: EvergreenError | None = field(default=None, compare=False, repr=False)
 
     def raise_for_outcome(self) -> None:
-        """Raise the partition's own error again, unless it was published.
+        """Raise the partition's error, unless it was published.
 
         Raises
         ------
         PartitionRefused, SourceUnavailable, CircuitOpen
-            with the note as their sentence.
+            with the note as message.
         """
         if self.error is not None:
             raise self.error
@@ -205,22 +93,6 @@ class Outcome:
             raise PartitionRefused(self.note)
         if self.outcome == "unavailable":
             raise SourceUnavailable(self.note)
-
-
-ROUNDS = 10  # far more than one partition gets revisions while it is published
-NOTHING_YET = json.dumps({"answer": "nothing yet"})  # for ever: a later outage doesn't unsay it
-Row = dict[str, Any]
-Revisions = Mapping[str, Sequence[Snapshot]]
-
-
-@dataclass(frozen=True)
-class _Made:
-    """Of partitions: their rows, their rows in ``partitions``, and the newest revisions' refusals."""
-
-    good: pa.Table
-    quarantine: pa.Table
-    rows: dict[str, Row]
-    refused: dict[str, PartitionRefused]
 
 
 def ingest(
@@ -231,197 +103,326 @@ def ingest(
     connect: Connect,
     *,
     fetch_anew: bool = False,
-    seen_on: str | None = None,
+    arrived_on: str | None = None,
     now: datetime | None = None,
 ) -> list[Outcome]:
-    """Ingest partitions of a source, and return what became of each, in order.
+    """Ingest partitions of a source, and return the outcome of each, in order.
 
     Parameters
     ----------
-    connect : from a connection's name to its endpoint; called only if something is fetched.
-    fetch_anew : ask the source even for partitions that are kept; other content enters as the next revision.
-    seen_on : the partition on which the data came, if later than its own; it is known by the rule on that
+    connect : returns a connection's endpoint by its name; called only if something is fetched.
+    fetch_anew : request the source even for partitions that are stored; different content becomes the next
+        revision.
+    arrived_on : the partition on which late data arrived; its rows are known at ``available_at`` of that
         partition.
-    now : the time (with a time zone): a partition whose data can't be known yet is refused, and a revision
-        that
-    comes after a published one is known from then on.
+    now : the time, with a time zone. A partition whose data can't be available yet is refused, and a new
+        revision of a published partition is known from then on.
 
     Raises
     ------
     PartitionError
-        for a partition that the schedule lacks or that is still to come, or `fetch_anew` of a published
+        for a partition that is not in the schedule or still in the future, or for `fetch_anew` of a published
         partition without `now`.
     SpecError, SettingError
         for a declaration or connection that can't be used.
     """
-    partitions = sorted(set(partitions))
-    _usable(spec, source, partitions, now)
-    known = _rule(spec, source, _before(lake, source, partitions) if fetch_anew else {}, seen_on, now)
-    kept = {} if fetch_anew else manifest_keys(lake, source, partitions)
-    wanted = [partition for partition in partitions if partition not in kept]
-    errors = fetch_snapshots(lake, spec, source, wanted, connect, known, anew=fetch_anew)
-    return _settled(lake, spec, source, partitions, errors)
+    return _IngestRun(lake, spec, source, sorted(set(partitions)), connect, fetch_anew, arrived_on, now).run()
 
 
-def _settled(
-    lake: Lake, spec: UseCase, source: str, partitions: Sequence[str], errors: Mapping[str, EvergreenError]
-) -> list[Outcome]:
-    """Bring the tables to what is kept, and again where more was kept meanwhile.
+@dataclass(frozen=True)
+class _IngestRun:
+    """One call of `ingest`, whose parameters these are."""
 
-    What was made of fewer snapshots may have replaced what a run beside this one had made of all.
-    """
-    for _ in range(ROUNDS):
-        kept = snapshots(lake, source, partitions)
-        outcomes = _brought(lake, spec, source, partitions, _before(lake, source, partitions), kept, errors)
-        now = manifest_keys(lake, source, partitions)
-        if all(len(now[partition]) == len(kept.get(partition, ())) for partition in now):
-            return outcomes
-    raise EvergreenError(
-        f"{spec.name}/{source}",
-        required="snapshots that hold still",
-        found="new ones each time they are read",
-        remedy="run it again when the runs beside it have ended",
-    )
+    lake: Lake
+    spec: UseCase
+    source: str
+    partitions: Sequence[str]
+    connect: Connect
+    fetch_anew: bool
+    arrived_on: str | None
+    now: datetime | None
 
+    def run(self) -> list[Outcome]:
+        """Fetch what is missing, and publish what is stored."""
+        self._check_arguments()
+        published = self._published_partitions() if self.fetch_anew else set[str]()
+        stored = {} if self.fetch_anew else manifest_keys(self.lake, self.source, self.partitions)
+        errors = self._fetch([one for one in self.partitions if one not in stored], published)
+        return self._publish_stored(errors)
 
-def _before(lake: Lake, source: str, partitions: Sequence[str]) -> dict[str, Row]:
-    """Return the partitions' rows in ``partitions``."""
-    rows = lake.rows("partitions", {"product": source, "partition": list(partitions)})
-    return {row["partition"]: row for row in rows}
+    def _check_arguments(self) -> None:
+        """Reject unusable sources, partitions and contracts, before anything is requested or written."""
+        spec = self.spec
+        if self.source not in spec.sources:
+            required = f"one of {', '.join(spec.sources)}"
+            raise SpecError(f"{spec.name}: source {self.source!r}", required=required)
+        declared = spec.sources[self.source]
+        for partition in self.partitions:
+            spec.clock.moment(partition)
+        if self.now is not None and self.now.tzinfo is not None:
+            for partition in self.partitions:
+                available_at = spec.clock.local(partition, declared.available_at)
+                if available_at > self.now:
+                    raise PartitionError(
+                        f"{spec.name}/{self.source}/{partition}",
+                        required="a partition whose data can be available",
+                        found=f"one that is still to come: {available_at:%Y-%m-%d %H:%M} UTC",
+                        remedy="run it then; data fetched earlier would stay this partition's content",
+                    )
+        subject = f"{spec.name}/{self.source}"
+        validate_expectations(subject, declared.contract.expectations, declared.columns)
 
+    def _published_partitions(self) -> set[str]:
+        """Return the published partitions, of which a new revision needs a time at which it is known."""
+        rows = self._partition_rows()
+        published = {partition for partition, row in rows.items() if row["outcome"] == "published"}
+        if published and (self.now is None or self.now.tzinfo is None):
+            raise PartitionError(
+                f"{self.spec.name}/{self.source}/{min(published)}",
+                required="the time at which a new revision of a published partition becomes known",
+                remedy="pass `now` with a time zone",
+            )
+        return published
 
-def _rule(
-    spec: UseCase, source: str, before: Mapping[str, Row], seen_on: str | None, now: datetime | None
-) -> Callable[[str], datetime]:
-    """Return the knowledge time of new revisions: `now` beside published rows, else what the spec says."""
-    published = {partition for partition, row in before.items() if row["outcome"] == "published"}
-    if published and (now is None or now.tzinfo is None):
-        raise PartitionError(
-            f"{spec.name}/{source}/{min(published)}",
-            required="the time at which a new revision of a published partition is known",
-            remedy="give `now`, with its time zone",
+    def _partition_rows(self) -> dict[str, Row]:
+        """Return the current rows in ``partitions``."""
+        rows = self.lake.rows("partitions", {"product": self.source, "partition": list(self.partitions)})
+        return {row["partition"]: row for row in rows}
+
+    # fetch
+
+    def _fetch(self, partitions: Sequence[str], published: set[str]) -> dict[str, EvergreenError]:
+        """Fetch and store partitions, and return the error of each that could not be fetched."""
+        if not partitions:
+            return {}
+        declared = self.spec.sources[self.source]
+        fetcher = open_source(declared, self.connect(declared.connection))
+        breaker = Breaker(self.lake, self.source, declared.fetch)
+        fetch_one = partial(self._fetch_one, fetcher, breaker, published)
+        # the first one alone: if the circuit is open it is the probe, whose success admits the others
+        results = [fetch_one(partitions[0])]
+        with ThreadPoolExecutor(THREADS) as pool:
+            results += pool.map(fetch_one, partitions[1:])
+        pairs = zip(partitions, results, strict=True)
+        return {partition: error for partition, error in pairs if error is not None}
+
+    def _fetch_one(
+        self, fetcher: Fetcher, breaker: Breaker, published: set[str], partition: str
+    ) -> EvergreenError | None:
+        partition_request = request(self.spec, self.source, partition)
+        try:
+            breaker.admit(partition_request.subject)
+            parts = list(fetcher(partition_request))
+        except CircuitOpen as error:
+            return error
+        except (NotAvailableYet, PartitionRefused) as error:  # the source itself works
+            breaker.record_success()
+            return error
+        except SourceUnavailable as error:
+            breaker.record_failure()
+            return error
+        breaker.record_success()
+        declared = partition_request.source
+        known_at = partial(self._known_at, partition, partition in published)
+        store_snapshot(
+            self.lake, self.source, declared, partition, parts, known_at, add_revision=self.fetch_anew
+        )
+        return None
+
+    def _known_at(self, partition: str, is_published: bool) -> datetime:
+        """Return when a new revision is known: `now` for a published partition, else as the spec declares."""
+        if self.now is not None and is_published:
+            return self.now
+        return self.spec.clock.local(
+            self.arrived_on or partition, self.spec.sources[self.source].available_at
         )
 
-    def known(partition: str) -> datetime:
-        if now is not None and partition in published:
-            return now
-        return spec.clock.local(seen_on or partition, spec.sources[source].available_at)
+    # publish
 
-    return known
+    def _publish_stored(self, errors: Mapping[str, EvergreenError]) -> list[Outcome]:
+        """Publish what is stored, and repeat if a concurrent run stored more in the meantime.
 
-
-def _usable(spec: UseCase, source: str, partitions: Sequence[str], now: datetime | None) -> None:
-    """Refuse a source, partition or contract that can't be used, before anything is asked or written."""
-    if source not in spec.sources:
-        raise SpecError(f"{spec.name}: source {source!r}", required=f"one of {', '.join(spec.sources)}")
-    for partition in partitions:
-        spec.clock.moment(partition)
-    declared = spec.sources[source]
-    moments = {partition: spec.clock.local(partition, declared.available_at) for partition in partitions}
-    come = [partition for partition in partitions if now and now.tzinfo and moments[partition] > now]
-    if come:
-        raise PartitionError(
-            f"{spec.name}/{source}/{come[0]}",
-            required="a partition whose data can be known",
-            found=f"one that is still to come: {moments[come[0]]:%Y-%m-%d %H:%M} UTC",
-            remedy="run it then; what a source says before would be kept as that partition's for ever",
+        Otherwise tables built from fewer snapshots could replace those that the concurrent run built from
+        all.
+        """
+        for _ in range(MAX_ROUNDS):
+            stored = snapshots(self.lake, self.source, self.partitions)
+            outcomes = self._publish(stored, errors)
+            latest = manifest_keys(self.lake, self.source, self.partitions)
+            if all(len(keys) == len(stored.get(partition, ())) for partition, keys in latest.items()):
+                return outcomes
+        raise EvergreenError(
+            f"{self.spec.name}/{self.source}",
+            required="stable snapshots",
+            found=f"new snapshots during each of {MAX_ROUNDS} attempts",
+            remedy="run it again when the concurrent runs have ended",
         )
-    validate_expectation(f"{spec.name}/{source}", declared.contract.expectations, declared.columns)
 
-
-def _brought(
-    lake: Lake,
-    spec: UseCase,
-    source: str,
-    partitions: Sequence[str],
-    before: Mapping[str, Row],
-    kept: Revisions,
-    errors: Mapping[str, EvergreenError],
-) -> list[Outcome]:
-    """Bring the tables to what the kept snapshots make of them, and return the partitions' outcomes."""
-    stand = up_to_date(lake, spec, source, before, kept)
-    todo = {partition: many for partition, many in kept.items() if partition not in stand}
-    made = _made(lake, spec, source, todo)
-    absent = {
-        partition: _absent(spec, source, partition, errors[partition], before.get(partition))
-        for partition in errors
-        if partition not in kept
-    }
-    news = {
-        partition: row
-        for partition, row in {**made.rows, **absent}.items()
-        if partition in todo or row != before.get(partition)
-    }
-    publish_validated(
-        lake, source, spec.sources[source], todo, made.good, made.quarantine, list(news.values())
-    )
-    rows = {**before, **made.rows, **absent}
-    return [
-        _outcome(source, partition, rows.get(partition), errors.get(partition) or made.refused.get(partition))
-        for partition in partitions
-    ]
-
-
-def _made(lake: Lake, spec: UseCase, source: str, revisions: Revisions) -> _Made:
-    """Read and check all revisions of partitions."""
-    declared = spec.sources[source]
-    units = [unit for partition in sorted(revisions) for unit in revisions[partition]]
-    if not units:
-        return _Made(validated_schema(declared).empty_table(), QUARANTINE.empty_table(), {}, {})
-    text, unread = read_snapshots(lake, spec, source, units)
-    found = check_contract(text, spec, source)
-    refused = {**found.refused, **unread}  # what can't be read has no rows, which is not its reason
-    tables = in_partitions(found.good)
-    rows, newest = {}, {}
-    for partition, many in revisions.items():
-        places = {number for number, unit in enumerate(units) if unit.partition == partition}
-        shown = max(places - refused.keys(), default=max(places))
-        table = tables.get(partition)
-        rows[partition] = {
-            **_row(spec, source, partition, inputs(source, many)),
-            "outcome": "refused" if shown in refused else "published",
-            "revision": units[shown].revision,
-            "rows": int(found.rows[shown]),
-            "quarantined": int(found.quarantined[shown]),
-            "duplicates": int(found.duplicates[shown]),
-            "digest": "" if table is None else validated_digest(table, declared),
+    def _publish(
+        self, stored: Mapping[str, Sequence[Snapshot]], errors: Mapping[str, EvergreenError]
+    ) -> list[Outcome]:
+        """Bring the tables up to date with the stored snapshots, and return the outcomes."""
+        before = self._partition_rows()
+        current = up_to_date(self.lake, self.spec, self.source, before, stored)
+        outdated = {
+            partition: revisions for partition, revisions in stored.items() if partition not in current
         }
-        if max(places) in refused:
-            newest[partition] = refused[max(places)]
-        rows[partition]["note"] = _note(rows[partition], newest.get(partition))
-    return _Made(found.good, found.quarantine, rows, newest)
+        validated = self._validate(outdated)
+        unavailable = {
+            partition: self._row_without_data(partition, error, before.get(partition))
+            for partition, error in errors.items()
+            if partition not in stored
+        }
+        changed = [
+            row
+            for partition, row in {**validated.partition_rows, **unavailable}.items()
+            if partition in outdated or row != before.get(partition)
+        ]
+        declared = self.spec.sources[self.source]
+        publish_validated(
+            self.lake, self.source, declared, outdated, validated.rows, validated.quarantine, changed
+        )
+        after = {**before, **validated.partition_rows, **unavailable}
+        return [
+            _outcome(
+                self.source,
+                partition,
+                after.get(partition),
+                errors.get(partition) or validated.refused.get(partition),
+            )
+            for partition in self.partitions
+        ]
+
+    def _validate(self, revisions: Mapping[str, Sequence[Snapshot]]) -> _Validated:
+        """Read and validate all revisions of partitions."""
+        declared = self.spec.sources[self.source]
+        flat = [snapshot for partition in sorted(revisions) for snapshot in revisions[partition]]
+        if not flat:
+            return _Validated(validated_schema(declared).empty_table(), QUARANTINE.empty_table())
+        raw_rows, unreadable = read_snapshots(self.lake, self.spec, self.source, flat)
+        result = check_contract(raw_rows, self.spec, self.source)
+        refused = {
+            **result.refused,
+            **unreadable,
+        }  # an unreadable snapshot has no rows, but that isn't the reason
+        tables = split_sorted(result.valid)
+        validated = _Validated(result.valid, result.quarantine)
+        for partition, snapshots_of_partition in revisions.items():
+            numbers = {number for number, one in enumerate(flat) if one.partition == partition}
+            newest = max(numbers)
+            served = max(numbers - refused.keys(), default=newest)  # the newest revision that isn't refused
+            table = tables.get(partition)
+            row = {
+                **self._empty_row(partition, lineage(self.source, snapshots_of_partition)),
+                "outcome": "refused" if served in refused else "published",
+                "revision": flat[served].revision,
+                "rows": int(result.rows[served]),
+                "quarantined": int(result.quarantined[served]),
+                "duplicates": int(result.duplicates[served]),
+                "digest": "" if table is None else validated_digest(table, declared),
+            }
+            if newest in refused:
+                validated.refused[partition] = refused[newest]
+            row["note"] = _note(row, refused.get(newest))
+            validated.partition_rows[partition] = row
+        return validated
+
+    def _empty_row(self, partition: str, inputs: str) -> Row:
+        """Return the row in ``partitions`` for a partition without data, but for its outcome and note."""
+        counts = {"revision": 0, "rows": 0, "quarantined": 0, "duplicates": 0, "digest": ""}
+        versions = {"inputs": inputs, "spec": self.spec.digest_of(self.source), "code": code_version()}
+        return {"product": self.source, "partition": partition, **counts, **versions}
+
+    def _row_without_data(self, partition: str, error: EvergreenError, before: Row | None) -> Row:
+        """Return the row of a partition without a snapshot, which records that the source had no data yet."""
+        outcome = "refused" if isinstance(error, PartitionRefused) else "unavailable"
+        nothing_yet = isinstance(error, NotAvailableYet) or (
+            before is not None and before["inputs"] == NOTHING_YET
+        )
+        row = self._empty_row(partition, NOTHING_YET if nothing_yet else "{}")
+        return {**row, "outcome": outcome, "note": str(error)}
 
 
-def _row(spec: UseCase, source: str, partition: str, lineage: str) -> Row:
-    nothing = {"revision": 0, "rows": 0, "quarantined": 0, "duplicates": 0, "digest": ""}
-    made_by = {"inputs": lineage, "spec": spec.digest_of(source), "code": code_version()}
-    return {"product": source, "partition": partition, **nothing, **made_by}
+@dataclass(frozen=True)
+class _Validated:
+    """Validated and quarantined rows, rows of the table `partitions`, and refusals of newest revisions."""
 
-
-def _absent(spec: UseCase, source: str, partition: str, error: EvergreenError, before: Row | None) -> Row:
-    """Return the row of a partition of which nothing is kept; it says whether the source had nothing once."""
-    outcome = "refused" if isinstance(error, PartitionRefused) else "unavailable"
-    said = isinstance(error, NotAvailableYet) or (before is not None and before["inputs"] == NOTHING_YET)
-    lineage = NOTHING_YET if said else "{}"
-    return {**_row(spec, source, partition, lineage), "outcome": outcome, "note": str(error)}
+    rows: pa.Table
+    quarantine: pa.Table
+    partition_rows: dict[str, Row] = field(default_factory=dict)
+    refused: dict[str, PartitionRefused] = field(default_factory=dict)
 
 
 def _note(row: Row, refusal: PartitionRefused | None) -> str:
     if row["outcome"] == "refused":
         return str(refusal)
-    said = f"{row['rows']} rows" + (f" of revision {row['revision']}" if row["revision"] else "")
-    said += f", {row['quarantined']} set aside" if row["quarantined"] else ""
-    said += f", {row['duplicates']} exact duplicates dropped" if row["duplicates"] else ""
-    return f"{said}; a newer revision was refused: {refusal}" if refusal else said
+    note = f"{row['rows']} rows" + (f" of revision {row['revision']}" if row["revision"] else "")
+    note += f", {row['quarantined']} quarantined" if row["quarantined"] else ""
+    note += f", {row['duplicates']} exact duplicates dropped" if row["duplicates"] else ""
+    return f"{note}; a newer revision was refused: {refusal}" if refusal else note
 
 
 def _outcome(source: str, partition: str, row: Row | None, error: EvergreenError | None) -> Outcome:
-    """Return what became of a partition in this run.
-
-    An error of this run counts even where older rows stand.
-    """
+    """Return a partition's outcome in this run: an error counts even if older rows stay published."""
     if row is None or (error is not None and row["outcome"] == "published"):
         outcome = "refused" if isinstance(error, PartitionRefused) else "unavailable"
         return Outcome(source, partition, outcome, note=str(error), error=error)
-    figures = {name: row[name] for name in ("outcome", "rows", "quarantined", "duplicates", "digest", "note")}
-    return Outcome(source, partition, **figures, error=error)
+    names = ("outcome", "rows", "quarantined", "duplicates", "digest", "note")
+    return Outcome(source, partition, **{name: row[name] for name in names}, error=error)
+
+
+def read_snapshots(
+    lake: Lake, spec: UseCase, source: str, selected: Sequence[Snapshot]
+) -> tuple[RawRows, dict[int, PartitionRefused]]:
+    """Return the rows of snapshots, and the errors of those, by index, whose bytes can't be parsed."""
+    ranges, refused = list[RowRange](), dict[int, PartitionRefused]()
+
+    def tables() -> Iterator[pa.Table]:
+        for start in range(0, len(selected), THREADS):  # bounds how many parsed snapshots wait in memory
+            batch = selected[start : start + THREADS]
+            for number, parsed in enumerate(pool.map(partial(_parse, lake, spec, source), batch), start):
+                ranges.extend(RowRange(number, part, rows) for part, rows in parsed.part_rows)
+                if parsed.error:
+                    refused[number] = parsed.error
+                yield parsed.text
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        if len(selected) == 1:  # a second copy would only take time
+            (text,) = tables()
+        else:
+            batches = (batch for table in tables() for batch in table.to_batches())
+            text = spill.spill_table(_text_schema(spec, source), batches)
+    days = [day_of(request(spec, source, snapshot.partition).day) for snapshot in selected]
+    return RawRows(text, ranges, selected, days), refused
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """The clean text of a snapshot and how many rows came from each part, or why it was refused."""
+
+    text: pa.Table
+    part_rows: Sequence[tuple[str, int]] = ()
+    error: PartitionRefused | None = None
+
+
+def _parse(lake: Lake, spec: UseCase, source: str, snapshot: Snapshot) -> _Parsed:
+    snapshot_request = request(spec, source, snapshot.partition, snapshot.revision)
+    part_rows = list[tuple[str, int]]()
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for name, data in read_parts(lake, snapshot):
+            rows = 0
+            for table in parse(snapshot_request, name, data):
+                rows += table.num_rows
+                yield from clean_text(table, snapshot_request.source).to_batches()
+            part_rows.append((name, rows))
+
+    schema = _text_schema(spec, source)
+    try:
+        return _Parsed(spill.spill_table(schema, batches(), spill.MEMORY_SHARES), part_rows)
+    except PartitionRefused as error:
+        return _Parsed(schema.empty_table(), error=error)
+
+
+def _text_schema(spec: UseCase, source: str) -> pa.Schema:
+    return pa.schema([(name, pa.string()) for name in spec.sources[source].columns])

@@ -1,8 +1,8 @@
-"""Publish what was made of a source's partitions, and tell which partitions stand as they are.
+"""Publishes the validated rows of a source's partitions, and determines which partitions are up to date.
 
-The row in ``partitions`` is written after everything that it speaks of. Whether a partition stands is not
-taken from that row alone: its tables are looked at too, so a rerun heals what a killed run or a lost table
-left half done.
+The row in ``partitions`` is written after everything that it describes. Whether a partition is up to date
+isn't decided by that row alone: its tables are checked too, so that a rerun repairs what a killed run or a
+lost table left incomplete.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from include.environment import code_version
 from include.ingest.snapshots import Snapshot
 from include.spec import UseCase
 from include.spec.source import Source
-from include.stats import profiles as profile
+from include.stats.profiles import build_profile
 from include.storage import spill
 from include.storage.digests import digest_table
 from include.storage.lake import Lake, Where
@@ -30,12 +30,9 @@ CATEGORICAL = ("string", "boolean")
 
 
 def lineage(source: str, revisions: Sequence[Snapshot]) -> str:
-    """Return the lineage of a partition as JSON.
-
-    The identity of its newest snapshot, and of the earlier ones.
-    """
+    """Return a partition's lineage as JSON: the identities of its newest snapshot and of the earlier ones."""
     newest = {f"raw/{source}": revisions[-1].identity}
-    earlier = {f"raw/{source}#{one.revision}": one.identity for one in revisions[:-1]}
+    earlier = {f"raw/{source}#{snapshot.revision}": snapshot.identity for snapshot in revisions[:-1]}
     return json.dumps(newest | earlier, sort_keys=True)
 
 
@@ -46,16 +43,16 @@ def validated_digest(rows: pa.Table, source: Source) -> str:
 
 def by_partition(rows: pa.Table) -> dict[str, pa.Table]:
     """Return the rows of each partition that has any."""
-    return in_partitions(spill.sort_rows(rows, ["partition"]))
+    return split_sorted(spill.sort_rows(rows, ["partition"]))
 
 
-def in_partitions(rows: pa.Table) -> dict[str, pa.Table]:
-    """Return the rows of each partition that has any, where each partition's follow one another."""
-    found, start = {}, 0
+def split_sorted(rows: pa.Table) -> dict[str, pa.Table]:
+    """Return the rows of each partition that has any, from rows in which each partition's are consecutive."""
+    tables, start = {}, 0
     for entry in pc.value_counts(rows["partition"]).to_pylist():  # in order of appearance
-        found[str(entry["values"])] = rows.slice(start, entry["counts"])
+        tables[str(entry["values"])] = rows.slice(start, entry["counts"])
         start += entry["counts"]
-    return found
+    return tables
 
 
 def publish_validated(
@@ -63,122 +60,128 @@ def publish_validated(
     source: str,
     declared: Source,
     revisions: Mapping[str, Sequence[Snapshot]],
-    good: pa.Table,
+    rows: pa.Table,
     quarantine: pa.Table,
-    rows: Sequence[Row],
+    partition_rows: Sequence[Row],
 ) -> None:
-    """Publish partitions: quarantine, validated, profiles, and last their rows in ``partitions``.
+    """Publish partitions: quarantine, validated rows, profiles, and last their rows in ``partitions``.
 
     Parameters
     ----------
-    revisions : of each partition, all its snapshots.
-    good, quarantine : the rows of these partitions, all revisions of each.
-    rows : their rows in ``partitions``.
+    revisions : all snapshots of each partition.
+    rows, quarantine : the validated and quarantined rows of all revisions of these partitions.
+    partition_rows : their rows in ``partitions``.
     """
     partitions = sorted(revisions)
     if partitions:
-        numbers = sorted({one.revision for many in revisions.values() for one in many})
-        _replace(lake, "quarantine", quarantine, {"source": source, "partition": partitions})
-        _replace(lake, f"validated_{source}", good, {"partition": partitions, "revision": numbers})
-        shown = {row["partition"]: row["revision"] for row in rows if row["outcome"] == "published"}
+        numbers = sorted({snapshot.revision for many in revisions.values() for snapshot in many})
+        _publish(lake, "quarantine", quarantine, {"source": source, "partition": partitions})
+        _publish(lake, f"validated_{source}", rows, {"partition": partitions, "revision": numbers})
+        served = {
+            row["partition"]: row["revision"] for row in partition_rows if row["outcome"] == "published"
+        }
         where: Where = {"product": source, "partition": partitions}
-        _replace(lake, "profiles", _profiles(source, declared, good, shown), where)
-    if rows:
-        table = pa.Table.from_pylist(sorted(rows, key=lambda row: row["partition"]), schema=PARTITIONS)
-        where = {"product": source, "partition": [row["partition"] for row in rows]}
-        lake.publish("partitions", table, where)
+        _publish(lake, "profiles", _profiles(source, declared, rows, served), where)
+    if partition_rows:
+        ordered = sorted(partition_rows, key=lambda row: row["partition"])
+        where = {"product": source, "partition": [row["partition"] for row in partition_rows]}
+        lake.publish("partitions", pa.Table.from_pylist(ordered, schema=PARTITIONS), where)
 
 
 def up_to_date(
     lake: Lake,
     spec: UseCase,
     source: str,
-    before: Mapping[str, Row],
-    kept: Mapping[str, Sequence[Snapshot]],
+    partition_rows: Mapping[str, Row],
+    stored: Mapping[str, Sequence[Snapshot]],
 ) -> set[str]:
-    """Return the partitions whose tables are already what their snapshots.
+    """Return the partitions whose tables already match their snapshots, the spec and the code.
 
-    The spec and the code make of them.
+    Parameters
+    ----------
+    partition_rows : the partitions' rows in ``partitions``.
+    stored : the snapshots of each partition.
     """
-    now = {
-        partition: (lineage(source, many), spec.digest_of(source), code_version())
-        for partition, many in kept.items()
+    versions = {
+        partition: (lineage(source, revisions), spec.digest_of(source), code_version())
+        for partition, revisions in stored.items()
     }
-    same = [
+    unchanged = [
         partition
-        for partition, row in before.items()
-        if partition in now and (row["inputs"], row["spec"], row["code"]) == now[partition]
+        for partition, row in partition_rows.items()
+        if versions.get(partition) == (row["inputs"], row["spec"], row["code"])
     ]
-    if not same:
+    if not unchanged:
         return set()
     declared = spec.sources[source]
-    read = _read(lake, f"validated_{source}", {"partition": same}, validated_schema(declared))
-    good = in_partitions(
-        spill.sort_rows(read, ("partition", "revision", *declared.key)) if read.num_rows else read
-    )
-    aside = by_partition(_read(lake, "quarantine", {"source": source, "partition": same}))
-    profiles = by_partition(_read(lake, "profiles", {"product": source, "partition": same}))
-    wanted = len(_columns(declared, NUMERIC)) + len(_columns(declared, CATEGORICAL))
+    validated = _read(lake, f"validated_{source}", {"partition": unchanged}, validated_schema(declared))
+    if validated.num_rows:
+        validated = spill.sort_rows(validated, ("partition", "revision", *declared.key))
+    rows = split_sorted(validated)
+    quarantine = by_partition(_read(lake, "quarantine", {"source": source, "partition": unchanged}))
+    profiles = by_partition(_read(lake, "profiles", {"product": source, "partition": unchanged}))
+    profile_count = len(_columns(declared, NUMERIC)) + len(_columns(declared, CATEGORICAL))
 
-    def stands(partition: str) -> bool:
-        row, empty = before[partition], good.get(partition) is None
-        if (validated_digest(good[partition], declared) if not empty else "") != row["digest"]:
+    def is_intact(partition: str) -> bool:
+        row = partition_rows[partition]
+        if (validated_digest(rows[partition], declared) if partition in rows else "") != row["digest"]:
             return False
-        if (
-            row["outcome"] == "published"
-            and (len(profiles[partition]) if partition in profiles else 0) != wanted
-        ):
+        actual_profiles = len(profiles[partition]) if partition in profiles else 0
+        if row["outcome"] == "published" and actual_profiles != profile_count:
             return False
-        return bool(_aside(aside.get(partition), row["revision"]) == row["quarantined"])
+        return bool(_count_quarantined(quarantine.get(partition), row["revision"]) == row["quarantined"])
 
-    return {partition for partition in same if stands(partition)}
+    return {partition for partition in unchanged if is_intact(partition)}
 
 
-def _aside(rows: pa.Table | None, revision: int) -> int:
-    """Return how many rows of a revision are in quarantine; one that breaks several rules is counted once."""
+def _count_quarantined(rows: pa.Table | None, revision: int) -> int:
+    """Return how many rows of a revision are quarantined; a row that breaks several rules is counted once."""
     if rows is None:
         return 0
-    mine = spill.filter_rows(rows, pc.equal(rows["revision"], revision))
+    of_revision = spill.filter_rows(rows, pc.equal(rows["revision"], revision))
     with spill.duckdb_engine() as connection:
-        connection.register("mine", mine)
-        found = connection.sql("SELECT count(*) FROM (SELECT DISTINCT part, row FROM mine)").fetchall()
-    return int(found[0][0])
+        connection.register("quarantined", of_revision)
+        query = "SELECT count(*) FROM (SELECT DISTINCT part, row FROM quarantined)"
+        return int(connection.sql(query).fetchall()[0][0])
 
 
 def _read(lake: Lake, table: str, where: Where, schema: pa.Schema | None = None) -> pa.Table:
-    found = lake.read(table, where)
-    if found is None or (schema and set(schema.names) - set(found.column_names)):
+    """Return rows, none if the table doesn't exist or lacks a column of the schema."""
+    rows = lake.read(table, where)
+    if rows is None or (schema and set(schema.names) - set(rows.column_names)):
         return pa.table({"partition": pa.array([], pa.string())})
-    return found
+    return rows
 
 
-def _replace(lake: Lake, table: str, rows: pa.Table, where: Where) -> None:
-    """Publish, unless there is nothing and there was nothing: each commit is one more to keep for ever."""
+def _publish(lake: Lake, table: str, rows: pa.Table, where: Where) -> None:
+    """Publish rows, unless there are none before and after: a commit stays in the table's log."""
     if not rows.num_rows:
-        found = lake.read(table, where, columns=["partition"])
-        if found is None or not found.num_rows:
+        existing = lake.read(table, where, columns=["partition"])
+        if existing is None or not existing.num_rows:
             return
     lake.publish(table, rows, where)
 
 
-def _profiles(source: str, declared: Source, good: pa.Table, shown: Mapping[str, int]) -> pa.Table:
-    """Return the profiles of the partitions' shown revisions."""
+def _profiles(source: str, declared: Source, rows: pa.Table, served: Mapping[str, int]) -> pa.Table:
+    """Return the profiles of the served revision of each partition."""
     numeric, categorical = _columns(declared, NUMERIC), _columns(declared, CATEGORICAL)
-    made = [
-        profile.build_profile(
+    profiles = [
+        build_profile(
             source,
             partition,
-            spill.filter_rows(rows, pc.equal(rows["revision"], shown[partition])),
+            spill.filter_rows(of_partition, pc.equal(of_partition["revision"], served[partition])),
             numeric,
             categorical,
         )
-        for partition, rows in in_partitions(good).items()
-        if partition in shown
+        for partition, of_partition in split_sorted(rows).items()
+        if partition in served
     ]
-    return pa.concat_tables([PROFILES.empty_table(), *made])
+    return pa.concat_tables([PROFILES.empty_table(), *profiles])
 
 
 def _columns(declared: Source, types: Sequence[str]) -> list[str]:
-    """Return the columns that are kept as one of the types; a hashed one is a string."""
-    kept = {name: "string" if column.hashed else column.type for name, column in declared.columns.items()}
-    return [name for name, kind in kept.items() if kind in types]
+    """Return the columns that are stored as one of the types; a hashed column is a string."""
+    stored_types = {
+        name: "string" if column.hashed else column.type for name, column in declared.columns.items()
+    }
+    return [name for name, stored_type in stored_types.items() if stored_type in types]

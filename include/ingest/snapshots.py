@@ -1,8 +1,9 @@
-"""What a source returned is kept byte for byte, so that every row can be found again and read anew.
+"""Snapshots: the raw data of each partition, stored unchanged, from which its tables can be rebuilt.
 
-Bytes lie under their SHA-256 (``raw/objects/``); a manifest names the parts of a partition in order
-(``raw/snapshots/<source>/<partition>/<revision>.json``). Both are only ever created: the first fetch wins, a
-rerun reads what it finds, and other content becomes the next revision with its own knowledge time.
+Bytes are stored under their SHA-256 (``raw/objects/``). A manifest lists the parts of a partition in order
+(``raw/snapshots/<source>/<partition>/<revision>.json``). Both are written once and never changed, so fetching
+is idempotent: the first fetch wins, a rerun reads the stored snapshot, and different content becomes the next
+revision with its own `known_at`.
 """
 
 from __future__ import annotations
@@ -12,18 +13,21 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from include.errors import EvergreenError
 from include.ingest.connectors.request import Part
 from include.references import digest_bytes, digest_json
-from include.spec.source import Http, Source
+from include.spec.source import Source
 from include.storage.lake import Lake
-from include.storage.spill import Data
+
+if TYPE_CHECKING:
+    from include.storage.spill import Data
 
 
 @dataclass(frozen=True)
 class StoredPart:
-    """One part of a snapshot."""
+    """One part of a snapshot: a file, a page or a query's result."""
 
     name: str
     sha256: str
@@ -31,18 +35,19 @@ class StoredPart:
 
     @property
     def key(self) -> str:
-        """Where its bytes lie."""
+        """Return the key of its bytes in the lake."""
         return f"raw/objects/{self.sha256[:2]}/{self.sha256}"
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One revision of one partition.
+    """The raw data of one revision of one partition. Its fields are stored as JSON.
 
     Parameters
     ----------
-    known_at : when it could first have been known, in ISO form (UTC).
-    identity : the digest of its content without the volatile fields; equal content is the same snapshot.
+    known_at : when the revision became available, in ISO form (UTC).
+    identity : the digest of its content without volatile fields; equal content is the same snapshot.
+    parts : in the order of the source.
     """
 
     source: str
@@ -54,32 +59,32 @@ class Snapshot:
 
     @property
     def moment(self) -> datetime:
-        """The knowledge time."""
+        """Return when the revision became available."""
         return datetime.fromisoformat(self.known_at)
 
     @property
     def files(self) -> str:
-        """The parts' names, for people."""
+        """Return the names of the first parts, for messages."""
         return ", ".join(part.name for part in self.parts[:3]) + (", …" if len(self.parts) > 3 else "")
 
 
 def snapshots(lake: Lake, source: str, partitions: Sequence[str]) -> dict[str, list[Snapshot]]:
-    """Return the revisions of each of the partitions that has any, oldest first."""
+    """Return the revisions of each partition that has any, oldest first."""
     return {
-        partition: sorted((_read(lake, key) for key in keys), key=lambda one: one.revision)
+        partition: sorted((_read_manifest(lake, key) for key in keys), key=lambda snapshot: snapshot.revision)
         for partition, keys in manifest_keys(lake, source, partitions).items()
     }
 
 
 def manifest_keys(lake: Lake, source: str, partitions: Sequence[str]) -> dict[str, list[str]]:
-    """Return the manifests' keys of each of the partitions that has any."""
-    base, wanted = f"raw/snapshots/{source}", set(partitions)
-    found: dict[str, list[str]] = defaultdict(list)
-    for key in lake.keys(f"{base}/{partitions[0]}" if len(partitions) == 1 else base):
+    """Return the keys of the manifests of each partition that has any."""
+    folder, requested = f"raw/snapshots/{source}", set(partitions)
+    keys: dict[str, list[str]] = defaultdict(list)
+    for key in lake.keys(f"{folder}/{partitions[0]}" if len(partitions) == 1 else folder):
         partition = key.split("/")[-2]
-        if partition in wanted:
-            found[partition].append(key)
-    return found
+        if partition in requested:
+            keys[partition].append(key)
+    return keys
 
 
 def store_snapshot(
@@ -88,35 +93,36 @@ def store_snapshot(
     declared: Source,
     partition: str,
     parts: Sequence[Part],
-    known: Callable[[], datetime],
+    known_at: Callable[[], datetime],
     *,
-    anew: bool = False,
+    add_revision: bool = False,
 ) -> Snapshot:
-    """Keep a partition's parts, unless somebody kept them first or the newest revision has the same content.
+    """Store a partition's parts, unless a snapshot with the same content, or any snapshot, is stored already.
 
     Parameters
     ----------
-    known : the knowledge time of a new revision; called only for one.
-    anew : other content than the newest revision's is the next one; without it the first fetch wins.
+    known_at : returns when a new revision became available; called only for one.
+    add_revision : store content that differs from the newest revision as the next one. Without it the first
+        fetch wins.
 
     Returns
     -------
     Snapshot
-        the newest revision: this content, or that of a writer who was first.
+        the newest revision: with this content, or that of a concurrent writer that came first.
     """
-    kept = tuple(StoredPart(name, digest_bytes(data), len(data)) for name, data in parts)
-    identity = digest_json([[name, _identity(declared, data)] for name, data in parts])
+    stored_parts = tuple(StoredPart(name, digest_bytes(data), len(data)) for name, data in parts)
+    identity = digest_json([[name, _content_digest(declared, data)] for name, data in parts])
     while True:
-        before = snapshots(lake, source, [partition]).get(partition, [])
-        if before and (not anew or before[-1].identity == identity):
-            return before[-1]
-        for part, (_, data) in zip(kept, parts, strict=True):
+        revisions = snapshots(lake, source, [partition]).get(partition, [])
+        if revisions and (not add_revision or revisions[-1].identity == identity):
+            return revisions[-1]
+        for part, (_, data) in zip(stored_parts, parts, strict=True):
             lake.create(part.key, data)
-        moment = known().astimezone(UTC).isoformat()
-        made = Snapshot(source, partition, len(before), moment, identity, kept)
-        if lake.create(_key(made), json.dumps(asdict(made), indent=1).encode()):
-            return made
-        if not before:  # somebody else was first: theirs is the partition's
+        moment = known_at().astimezone(UTC).isoformat()
+        snapshot = Snapshot(source, partition, len(revisions), moment, identity, stored_parts)
+        if lake.create(_manifest_key(snapshot), json.dumps(asdict(snapshot), indent=1).encode()):
+            return snapshot
+        if not revisions:  # a concurrent writer was first
             return snapshots(lake, source, [partition])[partition][-1]
 
 
@@ -126,7 +132,7 @@ def read_parts(lake: Lake, snapshot: Snapshot) -> list[Part]:
     Raises
     ------
     EvergreenError
-        when bytes are gone or are no longer those that were kept.
+        if bytes are missing or don't match their digest.
     """
     parts = []
     for part in snapshot.parts:
@@ -135,7 +141,7 @@ def read_parts(lake: Lake, snapshot: Snapshot) -> list[Part]:
             raise EvergreenError(
                 f"{snapshot.source}/{snapshot.partition}, revision {snapshot.revision}: {part.name}",
                 required=f"bytes with the SHA-256 {part.sha256}",
-                found="none" if data is None else "others",
+                found="no object" if data is None else "different bytes",
                 where=f"{lake.uri}/{part.key}",
                 remedy="restore the object from a backup",
             )
@@ -143,26 +149,30 @@ def read_parts(lake: Lake, snapshot: Snapshot) -> list[Part]:
     return parts
 
 
-def _key(snapshot: Snapshot) -> str:
+def _manifest_key(snapshot: Snapshot) -> str:
     return f"raw/snapshots/{snapshot.source}/{snapshot.partition}/{snapshot.revision}.json"
 
 
-def _read(lake: Lake, key: str) -> Snapshot:
+def _read_manifest(lake: Lake, key: str) -> Snapshot:
     data = lake.get(key)
     try:
-        raw = json.loads(data or b"")
-        return Snapshot(**{**raw, "parts": tuple(StoredPart(**part) for part in raw["parts"])})
+        fields = json.loads(data or b"")
+        return Snapshot(**{**fields, "parts": tuple(StoredPart(**part) for part in fields["parts"])})
     except (ValueError, TypeError, KeyError):
         raise EvergreenError(
-            key, required="a snapshot's manifest", found="something else", where=lake.uri, remedy="restore it"
+            key,
+            required="the manifest of a snapshot",
+            found="an object that can't be read as one",
+            where=lake.uri,
+            remedy="restore the object from a backup",
         ) from None
 
 
-def _identity(declared: Source, data: Data) -> str:
-    """Return a part's digest, without the fields that change with each answer."""
-    if not isinstance(declared, Http) or not declared.volatile:
+def _content_digest(declared: Source, data: Data) -> str:
+    """Return a part's digest without the fields that change with each response."""
+    if not declared.volatile_fields:
         return digest_bytes(data)
     page = json.loads(bytes(data))
     if isinstance(page, dict):
-        page = {name: value for name, value in page.items() if name not in declared.volatile}
+        page = {name: value for name, value in page.items() if name not in declared.volatile_fields}
     return digest_bytes(json.dumps(page, sort_keys=True).encode())

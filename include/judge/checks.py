@@ -1,6 +1,7 @@
-"""The gate's checks, each a pure function that can refuse by itself; `judge` asks every one of them.
+"""The gate's checks: pure functions, listed in `CHECKS`. Any one of them can block a promotion.
 
-A check whose figure is missing fails. Disabling one makes a test fail: tests/judge/test_mutations.py.
+A check whose figure is missing fails. Each check is needed: if one is disabled, a test fails
+(tests/judge/test_mutations.py). To add a check, write a function and add one line to `CHECKS`.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ import math
 from collections.abc import Sequence
 
 from include.judge.context import (
-    AGAIN,
+    EVALUATE_AGAIN,
     Check,
     CheckContext,
-    Rule,
+    CheckFunction,
     attempt_alpha,
     check_gain,
     check_requirement,
@@ -22,196 +23,252 @@ from include.spec.gate import Gate
 from include.stats.formatting import figure_and_limit
 from include.stats.intervals import Gain, estimate_gain, partitions_needed
 
-EARLIER = 3  # attempts, from which on a model can be too good against its own history
-ALONE, NOISE = "strongest single feature", "gain of shuffled labels over the prior"
-SAVED = "share of the prior's loss that is saved"
-# Test rows of a class, below which no feature is said to decide it alone. One misplaced row of 50 moves the
-# ROC-AUC by at most 0.02. An honest feature of 0.95 reaches 0.98 in 4 of 1000 draws of 50 rows, in 250 of 6.
-LEAST_ROWS = 50
-LEAKS = (ALONE, NOISE, SAVED)  # names of the checks that see whether it is too good to be true
-SLACK = 1e-9  # of a loss that is compared with itself on the same rows, for the order of its sum
+MIN_PAST_ATTEMPTS = 3  # earlier attempts that are needed to judge a model against its own history
+SINGLE_FEATURE, SHUFFLED_LABELS = "strongest single feature", "gain of shuffled labels over the prior"
+LOSS_REDUCTION = "loss reduction against the prior"
+LEAKAGE_CHECKS = (SINGLE_FEATURE, SHUFFLED_LABELS, LOSS_REDUCTION)
+# Test rows of a class below which no single feature is judged. One misplaced row of 50 moves the ROC-AUC by
+# at most 0.02. A feature with a true ROC-AUC of 0.95 reaches 0.98 in 4 of 1000 draws of 50 rows, and in 250
+# of 1000 draws of 6 rows.
+MIN_CLASS_ROWS = 50
+# Relative rounding error that is allowed when a loss is compared with itself, summed in another order.
+ROUNDING_TOLERANCE = 1e-9
+MIN_ODDS = 0.1  # so that a history of useless models doesn't block the first real progress
 
 
-def enough(case: CheckContext) -> Sequence[Check]:
-    """Enough matured test partitions."""
-    partitions = len(case.evidence.losses.partitions)
-    needed = max(case.gate.min_partitions, partitions_needed(case.gate.block_partitions))
+def enough_partitions(context: CheckContext) -> Sequence[Check]:
+    """There are enough matured test partitions."""
+    partitions = len(context.evidence.losses.partitions)
+    needed = max(context.gate.min_partitions, partitions_needed(context.gate.block_partitions))
     return [Check("matured test partitions", f"at least {needed}", str(partitions), partitions >= needed)]
 
 
-def unseen(case: CheckContext) -> Sequence[Check]:
-    """No test partition was fitted or tuned on; a record that doesn't say so can't show it."""
-    first = min(case.evidence.losses.partitions, default="none")
-    last = case.evidence.last_fitted
+def unseen_partitions(context: CheckContext) -> Sequence[Check]:
+    """No model was fitted or tuned on a test partition; evidence that doesn't state this fails."""
+    first = min(context.evidence.losses.partitions, default="none")
+    last = context.evidence.last_fitted
     required = f"after the last fitted one, {last or 'not stated'}"
     return [Check("first test partition", required, first, "" < last < first)]
 
 
-def requirements(case: CheckContext) -> Sequence[Check]:
-    """Every declared figure is reached; one that isn't there fails and says which are."""
-    metrics = case.evidence.metrics.get(CHALLENGER, {})
-    return [check_requirement(metrics, rule) for rule in case.gate.requirements]
+def requirements(context: CheckContext) -> Sequence[Check]:
+    """Every declared metric requirement is met."""
+    metrics = context.evidence.metrics.get(CHALLENGER, {})
+    return [check_requirement(metrics, requirement) for requirement in context.gate.requirements]
 
 
-def baselines(case: CheckContext) -> Sequence[Check]:
-    """It loses less than each baseline; the attempts are paid for here where there is no champion to beat."""
-    names = sorted(name for name in case.evidence.losses.sums if name.startswith(BASELINE))
-    level = case.gate.alpha if case.rival else attempt_alpha(case.gate.alpha, case.attempt)
-    return [check_gain(case, name, level) for name in names or [BASELINE]]
+def coverage(context: CheckContext) -> Sequence[Check]:
+    """The rows to score have few values (categories, ranges) that the model never saw in training."""
+    name = "rows with values not seen in training"
+    shares, limit = context.evidence.facts.coverage, context.gate.coverage
+    if not shares:
+        return [Check(name, f"at most {limit:g}", "missing", False, EVALUATE_AGAIN)]
+    feature = max(shares, key=lambda feature: shares[feature])
+    text, limit_text = figure_and_limit(shares[feature], limit)
+    return [Check(name, f"at most {limit_text}", text, shares[feature] <= limit, feature)]
 
 
-def champion(case: CheckContext) -> Sequence[Check]:
-    """It loses less than the champion, at the level that is left for this attempt."""
-    if not case.rival:
-        return []
-    share = attempt_alpha(case.gate.alpha, case.attempt)
-    return [check_gain(case, CHAMPION, share, f"attempt {case.attempt}")]
-
-
-def slices(case: CheckContext) -> Sequence[Check]:
-    """No slice is shown to lose more than it did with the rival, beyond the tolerance."""
-    found, rules = case.evidence.facts.slices, case.gate.slices
-    required = f"none that loses {100 * rules.tolerance:.4g} % more than with {case.evidence.facts.rival}"
-    if found is None:
-        return [Check("slices", required, "missing", False, AGAIN)]
-    judged = [part for part in found if judgeable(part, case.gate)]
-    there = {part.name.split(" ")[0] for part in judged if part.declared}
-    lost = [column for column in rules.columns if column not in there]
-    if lost:
-        return [Check("slices", f"of {', '.join(rules.columns)}", f"none of {', '.join(lost)}", False)]
-    worse = [
-        (part, shown)
-        for part in judged
-        if (shown := _worse(part, case.gate, among(part, judged))) is not None
+def single_feature(context: CheckContext) -> Sequence[Check]:
+    """No single feature predicts the label almost perfectly, which would suggest leakage."""
+    leakage, limit = context.evidence.facts.leakage, context.gate.leak.alone
+    disabled = limit == 1  # no score is above 1, so the largest bound disables the check
+    small_classes = [
+        f"{name}, with {count} of at least {MIN_CLASS_ROWS} rows"
+        for name, count in sorted(leakage.too_few_rows.items())
     ]
-    text = "; ".join(_loses_more(part, shown, case.gate) for part, shown in worse[:5])
-    return [Check("slices", required, text or f"none of {len(judged)}", not worse)]
-
-
-def fairness(case: CheckContext) -> Sequence[Check]:
-    """Every declared difference between groups is within its bound."""
-    rules = case.gate.fairness
-    if rules is None:
-        return []
-    found = {one.column: one for one in case.evidence.facts.fairness}
-    checks = []
-    for column in rules.columns:
-        figures = found[column].figures if column in found else {}
-        checks += [check_requirement(figures, rule, f"{column} ") for rule in rules.requirements]
-    return checks
-
-
-def robustness(case: CheckContext) -> Sequence[Check]:
-    """Nothing crashes it, and no harm to one feature costs more than declared."""
-    cases, most = case.evidence.facts.edge_cases, case.gate.robustness
-    if not cases:
-        return [Check("edge cases", "measured", "missing", False, AGAIN)]
-    broke = [f"{one.name}: {one.note}" for one in cases if not one.held]
-    held = f"{len(cases) - len(broke)} of {len(cases)}"
-    holds = Check("edge cases that hold", "all", "; ".join([held, *broke[:3]]), not broke)
-    if most is None:
-        return [holds]
-    rises = {one.name: one.rise for one in cases if one.rise is not None}
-    name = max(rises, key=lambda case: rises[case], default="none was measured")
-    rise, risen = rises.get(name, math.inf), "rise of the loss in the worst edge case"
-    text, bound = figure_and_limit(rise, most)
-    return [holds, Check(risen, f"at most {bound}", text, rise <= most, name)]
-
-
-def serving(case: CheckContext) -> Sequence[Check]:
-    """A fresh process predicts the same to the bit, and as fast as declared."""
-    found = case.evidence.facts.serving
-    if found is None:
-        return [Check("a fresh process", "predicts the same", "missing", False, AGAIN)]
-    same = Check(
-        "a fresh process", "predicts the same", "the same" if found.same else "not", found.same, found.note
+    not_judged = f"not judged for {', '.join(small_classes)}" if small_classes else ""
+    any_value = "any, since gate.leak.alone is 1"
+    scores = leakage.single_feature
+    if not scores:
+        required = any_value if disabled else f"below {limit:g}"
+        observed = "not judged" if not_judged else "missing"
+        return [Check(SINGLE_FEATURE, required, observed, bool(not_judged), not_judged or EVALUATE_AGAIN)]
+    feature = max(scores, key=lambda name: scores[name])
+    text, limit_text = figure_and_limit(scores[feature], limit)
+    passed = disabled or scores[feature] < limit
+    remedy = (
+        "if it is only known after the decision, remove it from features in usecase.yaml; otherwise raise "
+        "gate.leak.alone (1 disables this check)"
     )
-    return [same, *(check_requirement(found.figures, rule) for rule in case.gate.serving)]
+    note = "; ".join(part for part in (feature, "" if passed else remedy, not_judged) if part)
+    return [Check(SINGLE_FEATURE, any_value if disabled else f"below {limit_text}", text, passed, note)]
 
 
-def decided_alone(case: CheckContext) -> Sequence[Check]:
-    """No feature alone nearly decides the label."""
-    leak, most = case.evidence.facts.leak, case.gate.leak.alone
-    off = most == 1  # no figure is above 1, so as a bound it would refuse what no other bound lets pass
-    classes = sorted(leak.too_few.items())
-    rows = [f"{name}, with {count} of at least {LEAST_ROWS} rows" for name, count in classes]
-    few = f"not judged for {', '.join(rows)}" if rows else ""
-    anything = "any, since gate.leak.alone is 1"
-    if not leak.alone:
-        required = anything if off else f"below {most:g}"
-        return [Check(ALONE, required, "not judged" if few else "missing", bool(few), few or AGAIN)]
-    name = max(leak.alone, key=lambda feature: leak.alone[feature])
-    value = leak.alone[name]
-    text, bound = figure_and_limit(value, most)
-    passed = off or value < most
-    remedy = "remove it from features in usecase.yaml if it tells what came after the decision, "
-    remedy += "else raise gate.leak.alone; 1 switches this check off"
-    note = "; ".join(part for part in (name, "" if passed else remedy, few) if part)
-    return [Check(ALONE, anything if off else f"below {bound}", text, passed, note)]
-
-
-def learns_from_noise(case: CheckContext) -> Sequence[Check]:
-    """Fitted on shuffled labels the recipe is no better than the prior."""
-    losses, kept = case.evidence.losses, case.evidence.facts.leak.shuffled
+def shuffled_labels(context: CheckContext) -> Sequence[Check]:
+    """Fitted on shuffled labels, the recipe is no better than the prior."""
+    losses, shuffled_losses = context.evidence.losses, context.evidence.facts.leakage.shuffled_losses
+    required = "not shown to be > 0"
     prior = losses.sums.get(f"{BASELINE}prior")
-    if len(kept) != len(losses.partitions) or prior is None:
-        found = "missing" if prior is not None else "no baseline named prior"
-        return [Check(NOISE, "not shown to be > 0", found, False, AGAIN)]
-    shown = estimate_gain(prior, kept, losses.rows, case.gate.block_partitions, case.gate.alpha)
-    return [Check(NOISE, "not shown to be > 0", str(shown), shown.low <= 0)]
+    if prior is None:
+        return [Check(SHUFFLED_LABELS, required, "no baseline named prior", False, EVALUATE_AGAIN)]
+    if len(shuffled_losses) != len(losses.partitions):
+        return [Check(SHUFFLED_LABELS, required, "missing", False, EVALUATE_AGAIN)]
+    gain = estimate_gain(
+        prior, shuffled_losses, losses.rows, context.gate.block_partitions, context.gate.alpha
+    )
+    return [Check(SHUFFLED_LABELS, required, str(gain), gain.low <= 0)]
 
 
-def history(case: CheckContext) -> Sequence[Check]:
-    """It doesn't save far more of the prior's loss than any attempt before it."""
-    leak, times = case.evidence.facts.leak, case.gate.leak.history
-    if leak.saved is None:
-        return [Check(SAVED, "measured", "missing", False, AGAIN)]
-    if len(leak.history) < EARLIER:
-        note = f"{len(leak.history)} earlier attempts, judged from {EARLIER} on"
-        return [Check(SAVED, "not far above history", f"{leak.saved:.4g}", True, note)]
-    odds = times * max(_odds(share) for share in leak.history)
-    most = odds / (1 + odds)
-    text, bound = figure_and_limit(leak.saved, most)
-    required = f"at most {bound}, {times:g} times the best odds before"
-    return [Check(SAVED, required, text, leak.saved <= most)]
+def past_attempts(context: CheckContext) -> Sequence[Check]:
+    """The challenger doesn't reduce the prior's loss far more than every attempt before it."""
+    leakage, factor = context.evidence.facts.leakage, context.gate.leak.history
+    reduction, past = leakage.loss_reduction, leakage.past_loss_reductions
+    if reduction is None:
+        return [Check(LOSS_REDUCTION, "measured", "missing", False, EVALUATE_AGAIN)]
+    if len(past) < MIN_PAST_ATTEMPTS:
+        note = f"{len(past)} earlier attempts; this is judged from {MIN_PAST_ATTEMPTS} on"
+        return [Check(LOSS_REDUCTION, "not far above earlier attempts", f"{reduction:.4g}", True, note)]
+    max_odds = factor * max(_odds(share) for share in past)
+    limit = max_odds / (1 + max_odds)
+    text, limit_text = figure_and_limit(reduction, limit)
+    required = f"at most {limit_text}, {factor:g} times the best earlier odds"
+    return [Check(LOSS_REDUCTION, required, text, reduction <= limit)]
 
 
 def _odds(share: float) -> float:
-    """Return what was saved over what was left, at least 0.1, so that a weak past forbids no progress."""
-    return max(share / max(1 - share, SLACK), 0.1)
+    """Return the odds of a share, at least `MIN_ODDS`."""
+    return max(share / max(1 - share, ROUNDING_TOLERANCE), MIN_ODDS)
 
 
-def coverage(case: CheckContext) -> Sequence[Check]:
-    """What is scored was fitted on: categories and ranges."""
-    found, most = case.evidence.facts.coverage, case.gate.coverage
-    if not found:
-        return [Check("rows of values never fitted on", f"at most {most:g}", "missing", False, AGAIN)]
-    name = max(found, key=lambda feature: found[feature])
-    text, bound = figure_and_limit(found[name], most)
-    return [Check("rows of values never fitted on", f"at most {bound}", text, found[name] <= most, name)]
+def robustness(context: CheckContext) -> Sequence[Check]:
+    """No edge case breaks the model, and corrupting one feature raises the loss by no more than declared."""
+    cases, limit = context.evidence.facts.edge_cases, context.gate.robustness
+    if not cases:
+        return [Check("edge cases", "measured", "missing", False, EVALUATE_AGAIN)]
+    failures = [f"{case.name}: {case.note}" for case in cases if not case.passed]
+    count = f"{len(cases) - len(failures)} of {len(cases)}"
+    all_passed = Check("edge cases passed", "all", "; ".join([count, *failures[:3]]), not failures)
+    if limit is None:
+        return [all_passed]
+    increases = {case.name: case.loss_increase for case in cases if case.loss_increase is not None}
+    worst = max(increases, key=lambda name: increases[name], default="none was measured")
+    increase = increases.get(worst, math.inf)
+    text, limit_text = figure_and_limit(increase, limit)
+    name = "loss increase in the worst edge case"
+    return [all_passed, Check(name, f"at most {limit_text}", text, increase <= limit, worst)]
 
 
-def refit(case: CheckContext) -> Sequence[Check]:
-    """The model that a walk forward deploys has seen these rows, so it is no worse on them than the walk."""
-    if case.gate.evidence == "held_out":
+def serving(context: CheckContext) -> Sequence[Check]:
+    """A fresh process gives bit-identical predictions, as fast as declared."""
+    name, measured = "predictions in a fresh process", context.evidence.facts.serving
+    if measured is None:
+        return [Check(name, "identical", "missing", False, EVALUATE_AGAIN)]
+    observed = "identical" if measured.identical else "different"
+    return [
+        Check(name, "identical", observed, measured.identical, measured.note),
+        *(check_requirement(measured.figures, requirement) for requirement in context.gate.serving),
+    ]
+
+
+def fairness(context: CheckContext) -> Sequence[Check]:
+    """Every declared difference between groups is within its bound."""
+    rules = context.gate.fairness
+    if rules is None:
         return []
-    found, losses = case.evidence.facts.refit, case.evidence.losses
-    walked = sum(losses.sums[CHALLENGER]) / sum(losses.rows)
-    if found is None:
-        required = f"at most {walked:.4g}, the walk's"
-        return [Check("loss of the refitted model", required, "missing", False, "train again")]
-    passed = found <= walked * (1 + SLACK)
-    text, bound = figure_and_limit(min(found, walked) if passed else found, walked)
-    return [Check("loss of the refitted model", f"at most {bound}, the walk's", text, passed)]
+    figures = {measured.column: measured.figures for measured in context.evidence.facts.fairness}
+    return [
+        check_requirement(figures.get(column, {}), requirement, f"{column} ")
+        for column in rules.columns
+        for requirement in rules.requirements
+    ]
 
 
-THIN: dict[str, Rule] = {"enough": enough, "unseen": unseen}
-RULES: dict[str, Rule] = {
+def slices(context: CheckContext) -> Sequence[Check]:
+    """No slice is shown to have a higher loss than with the rival, beyond the tolerance."""
+    gate, measured = context.gate, context.evidence.facts.slices
+    rival = context.evidence.facts.rival
+    required = f"none that loses {100 * gate.slices.tolerance:.4g} % more than with {rival}"
+    if measured is None:
+        return [Check("slices", required, "missing", False, EVALUATE_AGAIN)]
+    judged = [part for part in measured if judgeable(part, gate)]
+    judged_columns = {part.name.split(" ")[0] for part in judged if part.declared}
+    not_judged = [column for column in gate.slices.columns if column not in judged_columns]
+    if not_judged:
+        columns = ", ".join(gate.slices.columns)
+        return [Check("slices", f"of {columns}", f"none of {', '.join(not_judged)}", False)]
+    worse = [
+        _loses_more(part, increase, gate)
+        for part in judged
+        if (increase := loss_increase(part, gate, alpha_shares(part, judged))).low > _tolerated(part, gate)
+    ]
+    return [Check("slices", required, "; ".join(worse[:5]) or f"none of {len(judged)}", not worse)]
+
+
+def judgeable(part: Slice, gate: Gate) -> bool:
+    """Tell whether a slice has enough rows, on enough partitions to estimate an interval."""
+    partitions = sum(rows > 0 for rows in part.rows)
+    needed = min(len(part.rows), 2 * partitions_needed(gate.block_partitions))
+    return sum(part.rows) >= gate.slices.min_rows and partitions >= needed
+
+
+def alpha_shares(part: Slice, judged: Sequence[Slice]) -> int:
+    """Return the number of shares into which alpha is split for a slice (Bonferroni).
+
+    Declared and automatic slices get half of alpha each; if there is only one kind, it gets all of it.
+    """
+    kinds = len({other.declared for other in judged})
+    return kinds * sum(other.declared == part.declared for other in judged)
+
+
+def loss_increase(part: Slice, gate: Gate, shares: int) -> Gain:
+    """Return how much higher a slice's loss is than with the rival, at the gate's alpha over ``shares``."""
+    partitions = [i for i, rows in enumerate(part.rows) if rows]
+    rows = [part.rows[i] for i in partitions]
+    challenger, rival = ([sums[i] for i in partitions] for sums in (part.challenger, part.rival))
+    return estimate_gain(challenger, rival, rows, gate.block_partitions, gate.alpha / shares)
+
+
+def _tolerated(part: Slice, gate: Gate) -> float:
+    """Return how much higher a slice's mean loss may be."""
+    return gate.slices.tolerance * sum(part.rival) / sum(part.rows)
+
+
+def _loses_more(part: Slice, increase: Gain, gate: Gate) -> str:
+    text, limit_text = increase.beside(_tolerated(part, gate))
+    return f"{part.name} loses {text} more, tolerated {limit_text}"
+
+
+def refit(context: CheckContext) -> Sequence[Check]:
+    """A walk-forward's deployed model, refitted on the test rows, is no worse on them than the walk was."""
+    if context.gate.evidence == "held_out":
+        return []
+    refit_loss, losses = context.evidence.facts.refit_loss, context.evidence.losses
+    walk_loss = sum(losses.sums[CHALLENGER]) / sum(losses.rows)
+    name = "loss of the refitted model"
+    if refit_loss is None:
+        return [Check(name, f"at most {walk_loss:.4g}, the walk's", "missing", False, "train again")]
+    passed = refit_loss <= walk_loss * (1 + ROUNDING_TOLERANCE)
+    text, limit_text = figure_and_limit(min(refit_loss, walk_loss) if passed else refit_loss, walk_loss)
+    return [Check(name, f"at most {limit_text}, the walk's", text, passed)]
+
+
+def baselines(context: CheckContext) -> Sequence[Check]:
+    """The loss is lower than each baseline's; without a champion, this pays for the number of attempts."""
+    names = sorted(name for name in context.evidence.losses.sums if name.startswith(BASELINE))
+    alpha = context.gate.alpha
+    if not context.has_champion:
+        alpha = attempt_alpha(alpha, context.attempt)
+    return [check_gain(context, name, alpha) for name in names or [BASELINE]]
+
+
+def champion(context: CheckContext) -> Sequence[Check]:
+    """The loss is lower than the champion's, at the level that is left for this attempt."""
+    if not context.has_champion:
+        return []
+    alpha = attempt_alpha(context.gate.alpha, context.attempt)
+    return [check_gain(context, CHAMPION, alpha, f"attempt {context.attempt}")]
+
+
+SUFFICIENCY_CHECKS: dict[str, CheckFunction] = {
+    "enough_partitions": enough_partitions,
+    "unseen_partitions": unseen_partitions,
+}
+CHECKS: dict[str, CheckFunction] = {
     "requirements": requirements,
     "coverage": coverage,
-    "decided_alone": decided_alone,
-    "learns_from_noise": learns_from_noise,
-    "history": history,
+    "single_feature": single_feature,
+    "shuffled_labels": shuffled_labels,
+    "past_attempts": past_attempts,
     "robustness": robustness,
     "serving": serving,
     "fairness": fairness,
@@ -220,46 +277,3 @@ RULES: dict[str, Rule] = {
     "baselines": baselines,
     "champion": champion,
 }
-
-
-def judgeable(part: Slice, gate: Gate) -> bool:
-    """Tell whether a slice has enough rows, on enough partitions.
-
-    On two blocks of them nothing can be shown.
-    """
-    partitions = sum(rows > 0 for rows in part.rows)
-    enough = min(len(part.rows), 2 * partitions_needed(gate.block_partitions))
-    return sum(part.rows) >= gate.slices.min_rows and partitions >= enough
-
-
-def among(part: Slice, judged: Sequence[Slice]) -> int:
-    """Return among how many slices one shares alpha: declared and automatic ones have half of it each.
-
-    Where there is but one of the two kinds it has all of it.
-    """
-    kinds = len({one.declared for one in judged})
-    return kinds * sum(one.declared == part.declared for one in judged)
-
-
-def harm(part: Slice, gate: Gate, among: int) -> Gain:
-    """Return how much more a slice loses than before; ``among`` so many the gate's alpha is shared."""
-    partitions = [i for i, rows in enumerate(part.rows) if rows]
-    rows = [part.rows[i] for i in partitions]
-    now, then = ([values[i] for i in partitions] for values in (part.challenger, part.rival))
-    return estimate_gain(now, then, rows, gate.block_partitions, gate.alpha / among)
-
-
-def _worse(part: Slice, gate: Gate, among: int) -> Gain | None:
-    """Return by how much a slice loses more than before, where that is shown to be beyond the tolerance."""
-    shown = harm(part, gate, among)
-    return shown if shown.low > _tolerated(part, gate) else None
-
-
-def _tolerated(part: Slice, gate: Gate) -> float:
-    """Return how much more a slice may lose a row."""
-    return gate.slices.tolerance * sum(part.rival) / sum(part.rows)
-
-
-def _loses_more(part: Slice, shown: Gain, gate: Gate) -> str:
-    text, bound = shown.beside(_tolerated(part, gate))
-    return f"{part.name} loses {text} more, tolerated {bound}"

@@ -1,8 +1,8 @@
-"""What the gate may know: a small, plain record that can be kept for good and judged again by anyone.
+"""The evidence: a small record of everything that the gate may use, stored so that it can be judged again.
 
-Losses are kept per partition and not per row, since the partition is what is resampled: rows of one partition
-are not independent. The record names no attempt and no clock, so evaluating the same data again gives the
-same bytes.
+Losses are stored per partition and not per row, because the partition is the unit that is resampled: rows of
+one partition are not independent. The record contains no attempt number and no clock time, so evaluating the
+same data again gives the same bytes.
 """
 
 from __future__ import annotations
@@ -24,14 +24,12 @@ from include.references import digest_json
 
 @dataclass(frozen=True)
 class Slice:
-    """The objective's losses on a part of the rows, challenger beside rival.
-
-    On the partitions of the evidence.
+    """The objective's losses of challenger and rival on one slice of the rows, by partition of the evidence.
 
     Parameters
     ----------
-    name : as ``origin = JFK`` or ``distance in [184, 502)``.
-    declared : whether the spec names its column; else it is an automatic one.
+    name : for example ``origin = JFK`` or ``distance in [184, 502)``.
+    declared : whether the spec declares a slice by its column; otherwise the slice is automatic.
     rows : labelled rows by partition, 0 where the slice has none, shape (n,).
     challenger, rival : sums of the per-row losses by partition, shape (n,).
     """
@@ -45,13 +43,14 @@ class Slice:
 
 @dataclass(frozen=True)
 class Fairness:
-    """How the groups of one sensitive column fare.
+    """The rates of the groups of one sensitive column.
 
     Parameters
     ----------
-    groups : group -> ``rows``, ``selection_rate``, ``tpr``, ``fpr``, ``calibration``; groups with enough
-        rows only.
-    figures : by the names of `include.spec.gate.FAIRNESS`; one that the rows can't give is missing.
+    groups : group -> ``rows``, ``selection_rate``, ``tpr``, ``fpr``, ``calibration``; only groups with enough
+        rows.
+    figures : by the names of `include.spec.gate.FAIRNESS`; a figure that is undefined for these rows is
+        missing.
     """
 
     column: str
@@ -61,21 +60,23 @@ class Fairness:
 
 @dataclass(frozen=True)
 class EdgeCase:
-    """What the challenger made of rows that were harmed on purpose.
+    """The challenger's behavior on rows that were corrupted on purpose.
 
     Parameters
     ----------
-    name : as ``temp missing``.
-    kind : what was done: ``missing``, ``noise``, ``unseen``, ``extreme``, ``dtype``, ``rows`` or ``columns``.
-    held : whether it gave a finite prediction a row, or refused in a sentence what can't be predicted.
-    rise : relative rise of the mean loss over the unharmed rows; None where there is no loss to compare.
-    note : what happened instead, where it didn't hold.
+    name : for example ``temp missing``.
+    kind : ``missing``, ``noise``, ``unseen``, ``extreme``, ``dtype``, ``rows`` or ``columns``.
+    passed : whether the model gave a finite prediction for each row, or rejected unusable input with a
+        `ModelError`.
+    loss_increase : relative increase of the mean loss over the original rows; None if there is no loss to
+        compare.
+    note : what happened instead, if it didn't pass.
     """
 
     name: str
     kind: str
-    held: bool
-    rise: float | None = None
+    passed: bool
+    loss_increase: float | None = None
     note: str = ""
 
 
@@ -85,52 +86,53 @@ class Serving:
 
     Parameters
     ----------
-    same : whether it predicted there what it predicts here, to the bit.
+    identical : whether its predictions there are bit-identical to those in this process.
     figures : by the names of `include.spec.gate.SERVING`: latency of one row (ms), rows per second of a
         partition's batch, size of the stored bytes (MB), memory that loading and predicting took (MB).
-    note : what went wrong, where it isn't the same.
+    note : what went wrong, if they aren't identical.
     """
 
-    same: bool
+    identical: bool
     figures: dict[str, float]
     note: str = ""
 
 
 @dataclass(frozen=True)
-class Leak:
-    """Whether it is too good to be true.
+class Leakage:
+    """Figures that show whether the challenger is too good to be true.
 
     Parameters
     ----------
-    alone : feature -> ROC-AUC (0.5 to 1; of several classes the highest) or R², on the test partitions, of a
-        small tree that sees it only; without the classes in ``too_few``.
-    shuffled : the objective's loss by partition of the challenger's recipe fitted on shuffled labels, at the
-        prior's level, of several shuffles the one that loses most, shape (n,).
-    saved : share of the prior's loss that the challenger saves on the test partitions.
-    history : the same of the use case's earlier attempts, oldest first.
-    too_few : class, or else the target, -> its test rows, where they are too few to tell whether a feature
-        decides it alone; of a class and all others the fewer count.
+    single_feature : feature -> score of a small tree that uses only this feature, on the test partitions:
+        ROC-AUC (0.5 to 1; the highest over the classes of a multiclass problem) or R². Classes in
+        ``too_few_rows`` are left out.
+    shuffled_losses : the objective's loss by partition of the challenger's recipe, fitted on shuffled labels
+        and rescaled to the prior; of several shuffles the one with the highest loss, shape (n,).
+    loss_reduction : share of the prior's loss that the challenger removes on the test partitions.
+    past_loss_reductions : the same of the use case's earlier attempts, oldest first.
+    too_few_rows : class, or else the target, -> its number of test rows, if there are too few of them to
+        judge a single feature; for a class, the smaller of its own rows and all others.
     """
 
-    alone: dict[str, float] = field(default_factory=dict)
-    shuffled: tuple[float, ...] = ()
-    saved: float | None = None
-    history: tuple[float, ...] = ()
-    too_few: dict[str, int] = field(default_factory=dict)
+    single_feature: dict[str, float] = field(default_factory=dict)
+    shuffled_losses: tuple[float, ...] = ()
+    loss_reduction: float | None = None
+    past_loss_reductions: tuple[float, ...] = ()
+    too_few_rows: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Facts:
-    """All of them.
+    """Everything that was measured besides losses and metrics.
 
     Parameters
     ----------
-    rival : whose losses the slices have beside the challenger's: ``champion``, else the strongest baseline.
-    coverage : feature -> share of the scored rows whose value the model to serve was never fitted on: an
+    rival : the model that slices are compared with: ``champion``, or else the strongest baseline.
+    coverage : feature -> share of the scored rows whose value the deployed model never saw in training: an
         unseen category, or a number outside the range.
-    importance : feature -> mean rise of the objective's loss when its values are permuted.
-    refit : of a walk forward: mean loss, on the test partitions, of the model that was fitted on them as
-        well.
+    importance : feature -> mean increase of the objective's loss when its values are permuted.
+    refit_loss : for a walk-forward, the mean loss on the test partitions of the deployed model, which was
+        fitted on them as well.
     """
 
     rival: str = ""
@@ -138,49 +140,48 @@ class Facts:
     fairness: tuple[Fairness, ...] = ()
     edge_cases: tuple[EdgeCase, ...] = ()
     serving: Serving | None = None
-    leak: Leak = Leak()
+    leakage: Leakage = Leakage()
     coverage: dict[str, float] = field(default_factory=dict)
     importance: dict[str, float] = field(default_factory=dict)
-    refit: float | None = None
+    refit_loss: float | None = None
 
 
-SCHEMA = 2
-NONE = Facts()
+SCHEMA = 3
 CHALLENGER = "challenger"
 CHAMPION = "champion"
 BASELINE = "baseline:"
 
 
 def evidence_key(key: str) -> str:
-    """Return the object under which an attempt's evidence is kept."""
+    """Return the key of the object with an attempt's evidence."""
     return f"evaluations/{key}.json"
 
 
 def evidence_rows_key(key: str) -> str:
-    """Return the Parquet object with the evidence's test rows, from which the report is drawn."""
+    """Return the key of the Parquet object with the evidence's test rows, from which the curves are drawn."""
     return f"evaluations/{key}.parquet"
 
 
 def attempt_key_of(evidence: str) -> str:
-    """Return the key of the attempt whose evidence lies at a place."""
+    """Return the key of the attempt whose evidence is stored under this object key."""
     return PurePosixPath(evidence).stem
 
 
 @dataclass(frozen=True)
 class Losses:
-    """The objective's losses on the test partitions, the same rows for every model.
+    """The objective's losses on the test partitions, on the same rows for every model.
 
     Parameters
     ----------
     partitions : the matured test partitions, ascending, shape (n,).
     rows : labelled rows of each partition, each at least 1, shape (n,).
-    sums : by model name, the sum of the per-row loss of each partition, shape (n,); the names are
-        ``challenger``, ``champion`` where there is one, and ``baseline:<name>``.
+    sums : model name -> sum of the per-row losses of each partition, shape (n,); the names are
+        ``challenger``, ``champion`` if there is one, and ``baseline:<name>``.
 
     Raises
     ------
     EvergreenError
-        when the shapes disagree, partitions repeat or a sum isn't finite: such a record can't be judged.
+        if shapes disagree, partitions repeat or a sum isn't finite: such a record can't be judged.
     """
 
     partitions: tuple[str, ...]
@@ -189,43 +190,46 @@ class Losses:
 
     def __post_init__(self) -> None:
         if list(self.partitions) != sorted(set(self.partitions)):
-            wanted = "ascending partitions, each once"
-            raise EvergreenError("losses", required=wanted, found=", ".join(self.partitions))
+            required = "ascending partitions, each once"
+            raise EvergreenError("losses", required=required, found=", ".join(self.partitions))
         if len(self.rows) != len(self.partitions) or any(rows < 1 for rows in self.rows):
-            wanted = f"at least one row on each of {len(self.partitions)} partitions"
-            raise EvergreenError("losses", required=wanted, found=str(list(self.rows)))
+            required = f"at least one row in each of {len(self.partitions)} partitions"
+            raise EvergreenError("losses", required=required, found=str(list(self.rows)))
         if CHALLENGER not in self.sums:
-            raise EvergreenError("losses", required=f"a model named {CHALLENGER}", found=_names(self.sums))
+            raise EvergreenError(
+                "losses", required=f"a model named {CHALLENGER}", found=_list_names(self.sums)
+            )
         for name, sums in self.sums.items():
             if len(sums) != len(self.partitions) or not all(map(math.isfinite, sums)):
                 raise EvergreenError(
                     f"losses of {name}",
-                    required=f"{len(self.partitions)} finite sums, one a partition",
+                    required=f"{len(self.partitions)} finite sums, one per partition",
                     found=str(list(sums)),
-                    remedy="a model that gives no finite prediction can't be evaluated; see its training",
+                    remedy="a model whose predictions aren't finite can't be evaluated; check its training",
                 )
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything a verdict rests on.
+    """Everything that a verdict is based on.
 
     Parameters
     ----------
-    usecase, partition : whose, and the partition of the training.
-    spec, data, code : digests of the declaration, of the training data, and the code's commit.
-    version, model : the challenger in the registry, and the digest of its bytes.
-    prior : the label's mean in training, or each class's share.
-    baseline_model : digest of the strongest baseline, which goes with the challenger as a rung of the ladder.
+    usecase, partition : the use case, and the partition of the training.
+    spec, data, code : digests of the declaration and of the training data, and the code's commit.
+    version, model : the challenger's version in the registry, and the digest of its bytes.
+    prior : the label's mean in training, or the share of each class.
+    baseline_model : digest of the strongest baseline, which is promoted with the challenger as a step of its
+        fallback chain.
     metrics : model name -> metric -> value, on the same rows as the losses.
     losses : the objective's losses by partition.
-    champion : digest of the champion that it was compared with, empty where there was none.
-    last_fitted : the last partition before the test partitions: neither what gave these losses nor the
-        champion was fitted or tuned on a later one.
-    fitted : the last partition that the challenger itself was fitted on; of a walk forward it is a later one.
+    champion : digest of the champion that it was compared with, empty if there was none.
+    last_fitted : the last partition before the test partitions; neither the models behind these losses nor
+        the champion were fitted or tuned on a later one.
+    fitted : the last partition that the challenger itself was fitted on; later for a walk-forward.
     recipe : name of the challenger's candidate in the spec.
-    facts : what else was measured.
-    note : why a champion that serves couldn't be compared with.
+    facts : everything else that was measured.
+    note : why the live champion couldn't be compared with.
     """
 
     usecase: str
@@ -243,7 +247,7 @@ class Evidence:
     last_fitted: str
     fitted: str
     recipe: str
-    facts: Facts = NONE
+    facts: Facts = Facts()
     note: str = ""
     schema: int = SCHEMA
 
@@ -252,12 +256,12 @@ class Evidence:
             raise EvergreenError(
                 f"evidence of {self.usecase}/{self.partition}",
                 required="the champion's digest together with its losses, or neither",
-                found=f"champion {self.champion or 'none'}, losses of {_names(self.losses.sums)}",
+                found=f"champion {self.champion or 'none'}, losses of {_list_names(self.losses.sums)}",
             )
 
     @cached_property
     def key(self) -> str:
-        """The attempt's key: the same use case, partition, declaration and data are the same attempt."""
+        """The attempt's key: equal use case, partition, declaration and data are the same attempt."""
         return digest_json([self.usecase, self.partition, self.spec, self.data])
 
     def to_json(self) -> str:
@@ -266,33 +270,32 @@ class Evidence:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Evidence:
-        """Read what `to_json` wrote, also of earlier code: a field that it didn't have has its default.
+        """Parse the output of `to_json`; a field that earlier code didn't write gets its default.
 
         Raises
         ------
         EvergreenError
-            when it is of another schema, a field without a default is missing, or one is unknown.
+            if the schema is another one, a field without a default is missing, or a field is unknown.
         """
         raw: dict[str, Any] = json.loads(text)
-        known = {f.name for f in fields(cls)}
         try:
             if raw.get("schema") == SCHEMA:
                 evidence: Evidence = TypeAdapter(cls).validate_python(raw)
                 if _contains(json.loads(evidence.to_json()), raw):
                     return evidence
-            found = f"schema {raw.get('schema')} with {', '.join(sorted(raw))}"
+            problem = f"schema {raw.get('schema')} with {', '.join(sorted(raw))}"
         except ValidationError as error:
-            found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
+            problem = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
         raise EvergreenError(
             "evidence",
-            required=f"schema {SCHEMA} with {', '.join(sorted(known))}",
-            found=found,
+            required=f"schema {SCHEMA} with {', '.join(sorted(f.name for f in fields(cls)))}",
+            found=problem,
             remedy="evaluate again with this code",
         )
 
 
 def _contains(whole: Any, part: Any) -> bool:
-    """Tell whether all that a JSON value says is in another, which may have more fields."""
+    """Tell whether a JSON value contains all of another one; its objects may have additional fields."""
     if isinstance(part, dict) and isinstance(whole, dict):
         return all(name in whole and _contains(whole[name], value) for name, value in part.items())
     if isinstance(part, list) and isinstance(whole, list) and len(part) == len(whole):
@@ -300,5 +303,5 @@ def _contains(whole: Any, part: Any) -> bool:
     return bool(whole == part)
 
 
-def _names(names: Iterable[str]) -> str:
+def _list_names(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "none"

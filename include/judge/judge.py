@@ -1,6 +1,6 @@
-"""The gate: from evidence and policy to a verdict. It reads no ledger and no clock, and acts on nothing.
+"""The gate: a pure function from evidence and policy to a verdict. It reads no ledger and no clock.
 
-A challenger passes when there is evidence enough and every check of `include.judge.checks` lets it pass.
+A challenger is blessed if there is enough evidence and every check in `include.judge.checks` passes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PROMOTES = (BLESSED, RUBBER_STAMPED, FORCED)
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate says, in a word, in a sentence, and check by check."""
+    """The gate's decision: the verdict, a sentence that explains it, and the result of every check."""
 
     verdict: str
     sentence: str
@@ -32,47 +32,49 @@ class Verdict:
 
     @property
     def promotes(self) -> bool:
-        """Whether it lets the challenger replace the champion."""
+        """Whether the challenger may replace the champion."""
         return self.verdict in PROMOTES
 
     def checks_json(self) -> str:
-        """Return the checks as the ledger keeps them."""
+        """Return the checks as JSON, as stored in the ledger."""
         return json.dumps([asdict(check) for check in self.checks], allow_nan=False)
 
 
 def checks_of(text: str) -> tuple[Check, ...]:
-    """Read what `Verdict.checks_json` wrote."""
+    """Parse the output of `Verdict.checks_json`."""
     return tuple(Check(**check) for check in json.loads(text))
 
 
 def judge(evidence: Evidence, gate: Gate, attempt: int, *, champion: bool) -> Verdict:
     """Return the verdict on a challenger.
 
-    Only the comparison with the champion is paid for by the attempts: all checks must pass together, so noise
-    can't replace a model that serves unless it passes that one, however lucky it was with a baseline.
+    Only the comparison with the champion is corrected for the number of attempts. All checks must pass
+    together, so noise can't replace the live model without passing that one, whatever it does against a
+    baseline.
 
     Parameters
     ----------
     evidence : losses, metrics and facts on rows that neither model was fitted or tuned on.
     gate : the spec's policy.
-    attempt : which attempt since the last promotion this is, from 1.
-    champion : whether a champion serves, which the challenger then has to beat.
+    attempt : number of attempts since the last promotion, this one included; starts at 1.
+    champion : whether a champion is live, which the challenger must then beat.
     """
-    case = CheckContext(evidence, gate, attempt, champion or bool(evidence.champion))
-    thin = [check for rule in checks.THIN.values() for check in rule(case)]
-    if not all(check.passed for check in thin):
-        left = [Check(name, "enough evidence", "not judged", None) for name in checks.RULES]
-        return Verdict(NOT_ENOUGH, _sentence(NOT_ENOUGH, [c for c in thin if not c.passed]), (*thin, *left))
-    found = {name: tuple(rule(case)) for name, rule in checks.RULES.items()}
-    every = (*thin, *(check for some in found.values() for check in some))
-    failed = [check for check in every if not check.passed]
-    if failed:
-        return Verdict(NOT_BLESSED, _sentence(NOT_BLESSED, failed), every)
-    if case.rival:
-        return Verdict(BLESSED, _sentence(BLESSED, found["champion"]), every)
+    context = CheckContext(evidence, gate, attempt, champion or bool(evidence.champion))
+    sufficiency = [
+        check for check_function in checks.SUFFICIENCY_CHECKS.values() for check in check_function(context)
+    ]
+    if insufficient := [check for check in sufficiency if not check.passed]:
+        skipped = [Check(name, "enough evidence", "not judged", None) for name in checks.CHECKS]
+        return Verdict(NOT_ENOUGH, _sentence(NOT_ENOUGH, insufficient), (*sufficiency, *skipped))
+    results = {name: tuple(check_function(context)) for name, check_function in checks.CHECKS.items()}
+    all_checks = (*sufficiency, *(check for result in results.values() for check in result))
+    if failed := [check for check in all_checks if not check.passed]:
+        return Verdict(NOT_BLESSED, _sentence(NOT_BLESSED, failed), all_checks)
+    if context.has_champion:
+        return Verdict(BLESSED, _sentence(BLESSED, results["champion"]), all_checks)
     head = f"{RUBBER_STAMPED}: no champion to compare with"
-    return Verdict(RUBBER_STAMPED, _sentence(head, found["baselines"]), every)
+    return Verdict(RUBBER_STAMPED, _sentence(head, results["baselines"]), all_checks)
 
 
-def _sentence(head: str, found: Sequence[Check]) -> str:
-    return f"{head}: " + "; ".join(check.sentence() for check in found)
+def _sentence(head: str, reasons: Sequence[Check]) -> str:
+    return f"{head}: " + "; ".join(check.sentence() for check in reasons)

@@ -1,1 +1,1 @@
-"""Operations: status, doctor, verify, backup, restore, upkeep, Prometheus."""
+"""Operations on a lake: status, doctor, verify, withdrawal, backup, restore, upkeep, Prometheus."""

@@ -1,15 +1,12 @@
-"""Copy the lake as it was at one moment, while partitions run, and then the databases.
+"""Back up a consistent state of the lake while partitions run, and then the databases.
 
-The moment comes first. A table's version only grows, so when every table has the version that it had a look
-before, all of them had these versions between the two looks. A lake restored to them is one whose writers
-were killed at that moment, which a rerun of the partition heals; no row speaks of another that it doesn't
-hold.
-
-The files come second. What a row refers to, a data file or an object, was written before the row was, so a
-listing made after the moment has it; commits that came since are left out, and files that only they refer to
-are rows of no table. Files of old versions are copied while the lake has them: what can be read of the past
-before can be read afterwards. The databases come third, since the ledgers refer to runs that were finished;
-the manifest is last.
+1. Read all tables' versions twice. Versions only grow, so if both readings are equal, all tables had these
+   versions at one moment between them. A lake restored to that moment looks as if its writers had been killed
+   then: rerunning a partition repairs it, and no row refers to something that is missing.
+2. Copy the files. A data file or object is written before the row that refers to it, so a listing made after
+   the versions were read contains it. Later commits are left out. Files of old versions are copied as well,
+   so that the past stays readable.
+3. Dump the databases, because the ledgers refer to finished runs in them. The manifest is written last.
 """
 
 from __future__ import annotations
@@ -33,7 +30,7 @@ from sqlalchemy.exc import ArgumentError
 from include.environment import Connect, Endpoint, code_version
 from include.errors import BackupError, EvergreenError, SettingError, StoreUnavailable
 from include.ops import backup_store
-from include.ops.backup_store import Manifest, Objects, Turn, take_turn
+from include.ops.backup_store import Manifest, Objects, StoreLock, lock_store
 from include.storage.lake import Lake
 
 DATABASES = {"airflow": "evergreen_airflow_db", "mlflow": "evergreen_mlflow_db"}
@@ -45,21 +42,21 @@ REMEDIES = {
 
 
 class DatabaseUnavailable(EvergreenError):
-    """Nobody gave the address of a database, or the tool that dumps it isn't installed."""
+    """There is no connection to a database, or the tool that dumps it isn't installed."""
 
 
-def database_address(found: Endpoint) -> URL:
-    """Return the address that a connection's host gives, with its login and password."""
-    url = make_url(found.uri)
-    return url.set(username=found.login or url.username, password=found.password or url.password)
+def database_address(endpoint: Endpoint) -> URL:
+    """Return the address in a connection's host, with the connection's login and password."""
+    url = make_url(endpoint.uri)
+    return url.set(username=endpoint.login or url.username, password=endpoint.password or url.password)
 
 
 def dump_database(tool: str, connect: Connect) -> tuple[str, bytes]:
-    """Return what kind of database a tool has, and its dump.
+    """Return the kind of a tool's database, and its dump.
 
     Raises
     ------
-    Absent
+    DatabaseUnavailable
         when there is no connection, or no `pg_dump`.
     BackupError
         when the database can't be dumped.
@@ -68,21 +65,19 @@ def dump_database(tool: str, connect: Connect) -> tuple[str, bytes]:
         url = database_address(connect(DATABASES[tool]))
     except SettingError:
         raise DatabaseUnavailable(f"{tool}'s database (no connection {DATABASES[tool]})") from None
-    except ArgumentError:  # its text may hold the password
-        raise _failed(tool, "an address that can't be read") from None
+    except ArgumentError:  # its text may contain the password
+        raise _dump_error(tool, "an address that can't be parsed") from None
     kind = url.get_backend_name()
     if kind == "sqlite":
         return kind, _sqlite(tool, Path(url.database or ""))
     if kind == "postgresql":
         return kind, _postgresql(tool, url)
-    raise DatabaseUnavailable(
-        f"{tool}'s database (of the kind {kind}: only postgresql and sqlite are dumped)"
-    )
+    raise DatabaseUnavailable(f"{tool}'s database ({kind}; only postgresql and sqlite can be dumped)")
 
 
-def _failed(tool: str, found: str) -> BackupError:
-    remedy = f"mend the connection {DATABASES[tool]}, then back up again"
-    return BackupError(f"{tool}'s database", required="a dump", found=found, remedy=remedy)
+def _dump_error(tool: str, problem: str) -> BackupError:
+    remedy = f"correct the connection {DATABASES[tool]}, then back up again"
+    return BackupError(f"{tool}'s database", required="a dump", found=problem, remedy=remedy)
 
 
 def _sqlite(tool: str, path: Path) -> bytes:
@@ -95,7 +90,7 @@ def _sqlite(tool: str, path: Path) -> bytes:
             ):
                 source.backup(target)
         except sqlite3.Error as error:
-            raise _failed(tool, f"{error} ({path})") from None
+            raise _dump_error(tool, f"{error} ({path})") from None
         return copy.read_bytes()
 
 
@@ -105,20 +100,20 @@ def _postgresql(tool: str, url: URL) -> bytes:
         raise DatabaseUnavailable(f"{tool}'s database (there is no pg_dump here)")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "dump")
-        words = [program, "--format=custom", "--no-password", f"--file={file}"]
-        done = subprocess.run(  # noqa: S603  # our own words, no shell
-            words, env={**os.environ, **postgres_settings(url)}, text=True, capture_output=True, check=False
+        command = [program, "--format=custom", "--no-password", f"--file={file}"]
+        process = subprocess.run(  # noqa: S603  # a fixed command, no shell
+            command, env={**os.environ, **postgres_settings(url)}, text=True, capture_output=True, check=False
         )
-        if done.returncode:
-            said = " ".join(done.stderr.split())[-300:]
-            raise _failed(tool, f"pg_dump ended with {done.returncode}: {said}")
+        if process.returncode:
+            message = " ".join(process.stderr.split())[-300:]
+            raise _dump_error(tool, f"pg_dump exited with {process.returncode}: {message}")
         return file.read_bytes()
 
 
 def postgres_settings(url: URL) -> Mapping[str, str]:
-    """Return what PostgreSQL's own tools read from their environment."""
+    """Return an address as the environment variables of PostgreSQL's own tools."""
     query = {name: value for name, value in url.query.items() if isinstance(value, str)}
-    given = {
+    variables = {
         "PGHOST": query.get("host", url.host),
         "PGPORT": query.get("port", url.port and str(url.port)),
         "PGUSER": url.username,
@@ -127,27 +122,27 @@ def postgres_settings(url: URL) -> Mapping[str, str]:
         "PGSSLMODE": query.get("sslmode"),
         "PGSSLROOTCERT": query.get("sslrootcert"),
     }
-    return {name: str(value) for name, value in given.items() if value}
+    return {name: str(value) for name, value in variables.items() if value}
 
 
 ARTIFACTS = "EVERGREEN_MLFLOW_ARTIFACTS"
-LOOKS, PAUSE = 400, 0.3  # two minutes and more: a partition leaves gaps between its commits
-RECENT = 5  # backups, in which unchanged objects are looked for: what none has is read again
+ATTEMPTS, PAUSE = 400, 0.3  # two minutes: a partition leaves gaps between its commits
+RECENT = 5  # backups that are searched for unchanged objects; other objects are read again
 LOG = re.compile(r"tables/([^/]+)/_delta_log/(.*)")
 COMMITTED = re.compile(r"(\d{20})\.(json|checkpoint\..*parquet)")
 
 
 @dataclass(frozen=True)
 class BackupResult:
-    """What a backup came to.
+    """The result of a backup.
 
     Parameters
     ----------
-    name : what `restore` is given.
-    objects, copied : how many objects it holds, and how many of them weren't there before.
+    name : the argument of `restore`.
+    objects, copied : how many objects it contains, and how many of them are new in the store.
     size : bytes that were copied.
-    missing : a sentence for each thing that isn't in it.
-    failed : a sentence for each that was to be in it.
+    missing : a sentence for each part that can't be in it.
+    failed : a sentence for each part that should be in it and isn't.
     """
 
     name: str
@@ -160,83 +155,85 @@ class BackupResult:
 
     @property
     def note(self) -> str:
-        """The sentence a person reads."""
-        what = f"{self.name}: {self.objects:,} objects, of which {self.copied:,} are new"
-        lack = "; ".join((*self.failed, *self.missing))
-        return f"{what} ({self.size / 1e6:,.1f} MB), at {self.uri}" + (
-            f"; not in this backup: {lack}" if lack else ""
+        """The result in one sentence."""
+        counts = f"{self.name}: {self.objects:,} objects, of which {self.copied:,} are new"
+        missing = "; ".join((*self.failed, *self.missing))
+        return f"{counts} ({self.size / 1e6:,.1f} MB), at {self.uri}" + (
+            f"; not in this backup: {missing}" if missing else ""
         )
 
 
 def backup(
-    lakes: Sequence[Lake], kept: Lake, *, now: datetime, connect: Connect, artifacts: str = ""
+    lakes: Sequence[Lake], store: Lake, *, now: datetime, connect: Connect, artifacts: str = ""
 ) -> BackupResult:
-    """Add a backup of some use cases, and of the databases that there are connections to.
+    """Back up some use cases, and the databases that have a connection.
 
     Parameters
     ----------
-    kept : the place of the backups, as `shelf` opens it.
-    artifacts : where MLflow's server keeps them: a folder's or a bucket's address with a prefix.
+    store : the backup store, as `backup_store.open_store` returns it.
+    artifacts : the address of MLflow's artifacts: a folder, or a bucket with a prefix.
 
     Raises
     ------
     StoreUnavailable
-        when the lake or the place doesn't answer or isn't at rest for a moment.
+        when the lake or the store doesn't answer, or when commits to the lake never pause.
     """
-    with take_turn(kept, "shares") as mine:
-        return _backup(lakes, kept, mine, now=now, connect=connect, artifacts=artifacts)
+    with lock_store(store, "shared") as lock:
+        return _backup(lakes, store, lock, now=now, connect=connect, artifacts=artifacts)
 
 
 def _backup(
-    lakes: Sequence[Lake], kept: Lake, mine: Turn, *, now: datetime, connect: Connect, artifacts: str
+    lakes: Sequence[Lake], store: Lake, lock: StoreLock, *, now: datetime, connect: Connect, artifacts: str
 ) -> BackupResult:
     name = backup_store.backup_name(now)
-    there = {key: int(mark.split()[0]) for key, mark in kept.marks("objects").items()}
-    known = _known(kept)
+    sizes = {key: int(mark.split()[0]) for key, mark in store.marks("objects").items()}
+    previous = _previous_objects(store)
     versions: dict[str, dict[str, int]] = {}
     objects: dict[str, Objects] = {}
     for lake in lakes:
         versions[lake.name] = consistent_versions(lake)
         keys = objects_of_versions(lake.marks(), versions[lake.name])
-        objects[lake.name] = _copied(lake, keys, kept, known.get(lake.name, {}), there)
-    databases, missing, failed = _dumped(kept, connect, there)
+        objects[lake.name] = _copy_objects(lake, keys, store, previous.get(lake.name, {}), sizes)
+    databases, missing, failed = _dump_databases(store, connect, sizes)
     if artifacts:
-        place = open_address(artifacts)
-        objects[""] = _copied(place, place.marks(), kept, known.get("", {}), there)
+        folder = open_address(artifacts)
+        objects[""] = _copy_objects(folder, folder.marks(), store, previous.get("", {}), sizes)
     else:
-        missing.append(f"MLflow's artifacts ({ARTIFACTS} gives no address)")
+        missing.append(f"MLflow's artifacts ({ARTIFACTS} isn't set)")
     at = lakes[0].uri.rpartition("/")[0] if lakes else ""
-    absent = [*failed, *missing]
-    manifest = Manifest(name, code_version(), at, versions, objects, databases, absent)
-    new = _arrived(kept, manifest, there)
-    mine.holds()
-    backup_store.write_manifest(kept, name, manifest)
-    held = len(manifest.digests(objects))
-    return BackupResult(name, kept.uri, held, len(new), sum(new), tuple(missing), tuple(failed))
+    manifest = Manifest(name, code_version(), at, versions, objects, databases, [*failed, *missing])
+    new = _new_sizes(store, manifest, sizes)
+    lock.require_valid()
+    backup_store.write_manifest(store, name, manifest)
+    count = len(manifest.digests(objects))
+    return BackupResult(name, store.uri, count, len(new), sum(new), tuple(missing), tuple(failed))
 
 
-def _known(kept: Lake) -> dict[str, Objects]:
-    """Return what the newest backup of each use case holds; one that is damaged is in nobody's way."""
-    found: dict[str, Objects] = {}
-    for name in backup_store.backup_names(kept)[-RECENT:]:
+def _previous_objects(store: Lake) -> dict[str, Objects]:
+    """Return the objects of the newest backup of each use case; damaged manifests are ignored."""
+    objects: dict[str, Objects] = {}
+    for name in backup_store.backup_names(store)[-RECENT:]:
         with suppress(BackupError):
-            found |= backup_store.load_manifest(kept, name).objects
-    return found
+            objects |= backup_store.load_manifest(store, name).objects
+    return objects
 
 
-def _arrived(kept: Lake, manifest: Manifest, there: Mapping[str, int]) -> list[int]:
-    """Return the sizes of the objects that are new, and see that each that the manifest names is there."""
-    now = kept.marks("objects")
-    held = [backup_store.object_key(digest) for digest in manifest.digests(manifest.objects)]
-    if lost := [key for key in held if key not in now]:
+def _new_sizes(store: Lake, manifest: Manifest, sizes: Mapping[str, int]) -> list[int]:
+    """Check that every object of the manifest is stored, and return the sizes of the new ones."""
+    marks = store.marks("objects")
+    keys = [backup_store.object_key(digest) for digest in manifest.digests(manifest.objects)]
+    if missing := [key for key in keys if key not in marks]:
         raise StoreUnavailable(
-            f"{kept.uri}/{lost[0]}", required="an object of this backup", found="none", remedy="back up again"
+            f"{store.uri}/{missing[0]}",
+            required="an object of this backup",
+            found="none",
+            remedy="back up again",
         )
-    return [int(now[key].split()[0]) for key in held if key not in there]
+    return [int(marks[key].split()[0]) for key in keys if key not in sizes]
 
 
 def open_address(address: str) -> Lake:
-    """Open a folder's or a bucket's address that has a prefix as a use case's is opened."""
+    """Open a folder, or a bucket with a prefix, through the same interface as a use case's lake."""
     base, _, name = address.rstrip("/").rpartition("/")
     return Lake(name, base or "/")
 
@@ -247,9 +244,9 @@ def consistent_versions(lake: Lake) -> dict[str, int]:
     Raises
     ------
     StoreUnavailable
-        when commits leave no gap.
+        when commits never pause.
     """
-    for _ in range(LOOKS):
+    for _ in range(ATTEMPTS):
         first, second = ({table: lake.version(table) for table in lake.tables()} for _ in range(2))
         if first == second:
             return first
@@ -257,16 +254,16 @@ def consistent_versions(lake: Lake) -> dict[str, int]:
     raise StoreUnavailable(
         f"{lake.uri}/tables",
         required="a moment without a commit",
-        found=f"none in {LOOKS:,} looks",
+        found=f"none in {ATTEMPTS:,} attempts",
         remedy="back up again when fewer partitions are being published",
     )
 
 
 def objects_of_versions(marks: Mapping[str, str], versions: Mapping[str, int]) -> dict[str, str]:
-    """Return what belongs to a lake whose tables have these versions.
+    """Return the objects of a lake whose tables have these versions.
 
-    Of a log that is each commit up to the version. The pointer to its newest checkpoint isn't: it may be of a
-    later commit, and a reader finds the checkpoints without it.
+    Of a table's log these are the commits up to its version. The pointer to the newest checkpoint isn't one
+    of them: it may refer to a later commit, and a reader finds the checkpoints without it.
     """
 
     def belongs(key: str) -> bool:
@@ -278,42 +275,49 @@ def objects_of_versions(marks: Mapping[str, str], versions: Mapping[str, int]) -
     return {key: mark for key, mark in marks.items() if belongs(key)}
 
 
-def _copied(
-    place: Lake,
+def _copy_objects(
+    source: Lake,
     marks: Mapping[str, str],
-    kept: Lake,
-    known: Mapping[str, Sequence[str]],
-    there: dict[str, int],
+    store: Lake,
+    previous: Mapping[str, Sequence[str]],
+    sizes: dict[str, int],
 ) -> Objects:
-    """Copy what isn't there, and return the digest of each; what has the mark it had isn't read again."""
+    """Copy new objects to the store, and return the digest of each; unchanged ones aren't read again.
 
-    def one(key: str) -> tuple[str, tuple[str, str]]:
-        digest, mark = known.get(key, ("", ""))
-        if mark == marks[key] and there.get(backup_store.object_key(digest)) == int(mark.split()[0]):
+    Parameters
+    ----------
+    marks : the size and ETag of each object of the source, by key.
+    previous : the objects of an earlier backup.
+    sizes : the sizes of the store's objects, by key.
+    """
+
+    def copy_object(key: str) -> tuple[str, tuple[str, str]]:
+        digest, mark = previous.get(key, ("", ""))
+        if mark == marks[key] and sizes.get(backup_store.object_key(digest)) == int(mark.split()[0]):
             return key, (digest, mark)
-        data = place.get(key)
+        data = source.get(key)
         if data is None:
             raise StoreUnavailable(
-                f"{place.uri}/{key}",
-                required="an object that was there when the backup began",
+                f"{source.uri}/{key}",
+                required="an object that existed when the backup began",
                 found="none",
-                remedy="back up again when nothing tidies the lake",
+                remedy="back up again when no upkeep runs",
             )
-        etag = marks[key].partition(" ")[2]  # it may have been written again since
-        return key, (backup_store.store_object(kept, data, there), f"{len(data)} {etag}")
+        etag = marks[key].partition(" ")[2]  # the object may have been replaced since
+        return key, (backup_store.store_object(store, data, sizes), f"{len(data)} {etag}")
 
-    return dict(backup_store.map_concurrently(one, sorted(marks)))
+    return dict(backup_store.map_concurrently(copy_object, sorted(marks)))
 
 
-def _dumped(
-    kept: Lake, connect: Connect, there: dict[str, int]
+def _dump_databases(
+    store: Lake, connect: Connect, sizes: dict[str, int]
 ) -> tuple[dict[str, tuple[str, str]], list[str], list[str]]:
-    """Dump each database, and return the dumps, what was not to be had, and what failed."""
+    """Dump each database, and return the dumps, the unavailable databases, and the failures."""
     dumps, missing, failed = {}, [], []
     for tool in DATABASES:
         try:
             kind, data = dump_database(tool, connect)
-            dumps[tool] = (kind, backup_store.store_object(kept, data, there))
+            dumps[tool] = (kind, backup_store.store_object(store, data, sizes))
         except DatabaseUnavailable as error:
             missing.append(str(error))
         except StoreUnavailable:

@@ -1,7 +1,10 @@
-"""Where backups lie: each object once, under its SHA-256, and of each backup a manifest, written last.
+"""The backup store: objects under their SHA-256, a manifest per backup, and the lock on the store.
 
-An object that is there isn't written again, so a second backup adds what is new. A backup without its
-manifest doesn't exist: one that was killed left objects, which the next one finds.
+Each object is stored once, so a second backup adds only new objects. The manifest is written last: a backup
+without one doesn't exist, and the next backup reuses the objects that a killed one left.
+
+The lock is an object with a heartbeat under ``locks/``. Backups and restores share the store, and a prune
+needs it alone. A lock whose owner was killed expires.
 """
 
 from __future__ import annotations
@@ -26,28 +29,28 @@ from include.errors import BackupError, NotPublished, SettingError, StoreUnavail
 from include.references import digest_bytes, digest_json
 from include.storage.lake import Lake
 
-SETTING, KEPT = "EVERGREEN_BACKUP", "EVERGREEN_BACKUPS_KEPT"
-EIGHT = "8"  # weeks, of a weekly one
-WORKERS = 8  # objects at once: each is held in memory
-Objects = dict[str, tuple[str, str]]  # by key: the digest of the bytes, and the mark they had in the lake
+ADDRESS_SETTING, COUNT_SETTING = "EVERGREEN_BACKUP", "EVERGREEN_BACKUPS_KEPT"
+DEFAULT_COUNT = "8"  # two months of weekly backups
+WORKERS = 8  # objects that are copied concurrently, each of them in memory
+Objects = dict[str, tuple[str, str]]  # by key: the SHA-256 of the bytes, and their size and ETag in the lake
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a backup holds.
+    """The content of a backup.
 
     Parameters
     ----------
-    made, code, lake : when, by which commit, and of the lake at which address.
-    versions : by use case, each table's version.
-    objects : by use case, and of the address ``artifacts`` under an empty name.
-    databases : by tool, what kind of dump it is and its digest.
-    missing : a sentence for each thing that isn't in it.
+    name, code, lake : the backup's name, the commit that made it, and the lake's address.
+    versions : each table's version, by use case.
+    objects : the objects by use case; MLflow's artifacts are under the empty name.
+    databases : the kind and the digest of each dump, by tool.
+    missing : a sentence for each part that isn't in the backup.
     """
 
-    made: str
+    name: str
     code: str
     lake: str
     versions: dict[str, dict[str, int]]
@@ -56,233 +59,239 @@ class Manifest:
     missing: list[str]
 
     def digests(self, names: Iterable[str]) -> dict[str, str]:
-        """Return what the objects of some use cases are, by their digests."""
-        found = {digest: f"{n}/{key}" for n in names for key, (digest, _) in self.objects[n].items()}
-        return found | {digest: f"the database of {tool}" for tool, (_, digest) in self.databases.items()}
+        """Return a description of each object of some use cases, and of each dump, by digest."""
+        objects = {digest: f"{n}/{key}" for n in names for key, (digest, _) in self.objects[n].items()}
+        return objects | {digest: f"the database of {tool}" for tool, (_, digest) in self.databases.items()}
 
 
 def address() -> str:
-    """Return where backups go, or say that nobody said."""
-    if found := setting(SETTING, ""):
-        return found
+    """Return the address of the backup store."""
+    if uri := setting(ADDRESS_SETTING, ""):
+        return uri
     raise SettingError(
-        f"setting {SETTING}",
+        f"setting {ADDRESS_SETTING}",
         required="a folder or s3://bucket/prefix outside the lake",
         found="none",
-        remedy="set it for Airflow's workers and for the shell; docs/how-to/back-up-and-restore.md says how",
+        remedy="set it for Airflow's workers and the shell; see docs/how-to/back-up-and-restore.md",
     )
 
 
 def backups_to_keep() -> int:
-    """Return how many backups of each use case stay; 0: all."""
-    value = setting(KEPT, EIGHT) or EIGHT
+    """Return how many backups of each use case a prune keeps; 0: all."""
+    value = setting(COUNT_SETTING, DEFAULT_COUNT) or DEFAULT_COUNT
     if not re.fullmatch(r"[0-9]{1,5}", value):
-        raise SettingError(f"setting {KEPT}", required="a number, or 0 for all", found=repr(value))
+        raise SettingError(f"setting {COUNT_SETTING}", required="a number, or 0 for all", found=repr(value))
     return int(value)
 
 
 def open_store(lake: str | None = None, to: str | None = None) -> Lake:
-    """Open the place of the backups, which lies outside the lake.
+    """Open the backup store, which must be outside the lake.
 
     Parameters
     ----------
-    lake, to : the addresses; ``EVERGREEN_LAKE`` and ``EVERGREEN_BACKUP`` unless given.
+    lake, to : the addresses; ``EVERGREEN_LAKE`` and ``EVERGREEN_BACKUP`` by default.
     """
-    kept = Lake("backups", to or address())
-    mine, theirs = _place(Lake("", lake or lake_uri()).uri), _place(kept.uri.removesuffix("/backups"))
-    if mine.startswith(theirs) or theirs.startswith(mine):
+    store = Lake("backups", to or address())
+    lake_prefix = _prefix(Lake("", lake or lake_uri()).uri)
+    store_prefix = _prefix(store.uri.removesuffix("/backups"))
+    if lake_prefix.startswith(store_prefix) or store_prefix.startswith(lake_prefix):
         raise BackupError(
             "backup",
-            required=f"an address outside the lake, which is at {mine}",
-            found=theirs,
-            remedy=f"let {SETTING} name another folder or bucket: what destroys the one must leave the other",
+            required=f"an address outside the lake, which is at {lake_prefix}",
+            found=store_prefix,
+            remedy=f"set {ADDRESS_SETTING} to another folder or bucket, so that losing the lake doesn't lose "
+            "the backups",
         )
-    return kept
+    return store
 
 
-def _place(uri: str) -> str:
-    """Return an address that another one's begins with if that lies in it."""
+def _prefix(uri: str) -> str:
+    """Return the prefix of every address inside this one."""
     folder = Path(unquote(urlsplit(uri).path)).resolve().as_uri() if uri.startswith("file:") else uri
     return folder.rstrip("/") + "/"
 
 
 def backup_name(moment: datetime) -> str:
-    """Return the name of a backup of this moment; later ones have greater names."""
+    """Return the name of a backup of this moment; names sort by time."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H%M%SZ")
 
 
 def object_key(digest: str) -> str:
-    """Return where the object with this digest lies."""
+    """Return the key of the object with this digest."""
     return f"objects/{digest[:2]}/{digest}"
 
 
-def store_object(place: Lake, data: bytes, there: dict[str, int]) -> str:
-    """Write an object that isn't there whole, and return its digest.
+def store_object(store: Lake, data: bytes, sizes: dict[str, int]) -> str:
+    """Write an object that isn't stored completely yet, and return its digest.
 
     Parameters
     ----------
-    there : by key, how large the objects are that were there when the backup began.
+    sizes : the sizes of the objects that were stored when the backup began, by key.
     """
     digest = digest_bytes(data)
-    size = there.get(object_key(digest))
+    size = sizes.get(object_key(digest))
     if size is None:
-        place.create(object_key(digest), data)
+        store.create(object_key(digest), data)
     elif size != len(data):
-        place.replace(object_key(digest), data)
+        store.replace(object_key(digest), data)
     return digest
 
 
-def write_manifest(place: Lake, name: str, manifest: Manifest) -> None:
-    """Write the manifest, by which there is a backup of this name."""
-    said = json.loads(json.dumps(asdict(manifest)))
-    if not place.create(f"{name}.json", json.dumps(said | {"sha256": digest_json(said)}).encode()):
-        raise BackupError(f"backup {name}", required="a name of its own", found="one of the same second")
+def write_manifest(store: Lake, name: str, manifest: Manifest) -> None:
+    """Write a backup's manifest, which completes the backup."""
+    content = json.loads(json.dumps(asdict(manifest)))
+    if not store.create(f"{name}.json", json.dumps(content | {"sha256": digest_json(content)}).encode()):
+        raise BackupError(
+            f"backup {name}", required="a name of its own", found="another backup of the same second"
+        )
 
 
-def backup_names(place: Lake) -> list[str]:
-    """Return the names of the backups that are complete, the oldest first."""
-    return [found[1] for one in place.keys("") if (found := re.fullmatch(r"([^/]+)\.json", one))]
+def backup_names(store: Lake) -> list[str]:
+    """Return the names of the complete backups, the oldest first."""
+    return [match[1] for key in store.keys("") if (match := re.fullmatch(r"([^/]+)\.json", key))]
 
 
-def load_manifest(place: Lake, name: str) -> Manifest:
-    """Return a backup's manifest, if it is what was written."""
-    data = place.get(f"{name}.json")
+def load_manifest(store: Lake, name: str) -> Manifest:
+    """Return a backup's manifest, if its checksum is right."""
+    data = store.get(f"{name}.json")
     if data is None:
         raise NotPublished(
             f"backup {name!r}",
-            required="the name of a complete one",
-            found=", ".join(backup_names(place)[-9:]) or "none at all",
-            where=place.uri,
+            required="the name of a complete backup",
+            found=", ".join(backup_names(store)[-9:]) or "none at all",
+            where=store.uri,
         )
     try:
-        said: dict[str, Any] = json.loads(data)
-        stated = said.pop("sha256")
-        if digest_json(said) != stated:
+        content: dict[str, Any] = json.loads(data)
+        if content.pop("sha256") != digest_json(content):
             raise ValueError
-        return Manifest(**said)
+        return Manifest(**content)
     except (ValueError, TypeError, KeyError, AttributeError):
         raise BackupError(
             f"backup {name}",
             required="the manifest that was written",
             found="other bytes",
-            where=f"{place.uri}/{name}.json",
-            remedy=f"another one: {', '.join(one for one in backup_names(place) if one != name) or 'none'}",
+            where=f"{store.uri}/{name}.json",
+            remedy=f"another one: {', '.join(n for n in backup_names(store) if n != name) or 'none'}",
         ) from None
 
 
-def map_concurrently(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """Return what comes of each item, several at once."""
+def map_concurrently(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """Apply a function to each item, in threads, and return the results in order."""
     with ThreadPoolExecutor(WORKERS) as pool:
-        return list(pool.map(work, items))
+        return list(pool.map(function, items))
 
 
-PREFIX = "at_work"
-# seconds; who couldn't write for `LOST` knows it before others pass it over at `SILENT`
-BEAT, LOST, SILENT = 30, 240, 600
+PREFIX = "locks"
+# seconds; a process considers its lock lost well before the others consider it expired
+HEARTBEAT, LOST, EXPIRED = 30, 240, 600
 WAIT, PAUSE = 900, 3
-Act = Literal["shares", "removes"]
-CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # the first goes on while the machine sleeps
+Mode = Literal["shared", "exclusive"]
+CONFLICTS: dict[Mode, tuple[Mode, ...]] = {"shared": ("exclusive",), "exclusive": ("exclusive", "shared")}
+CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # CLOCK_BOOTTIME runs while the machine sleeps
+
+
+class StoreLock:
+    """One process's lock on the backup store.
+
+    Parameters
+    ----------
+    store : the backup store.
+    mode : ``exclusive`` for a process that removes objects, else ``shared``.
+    """
+
+    def __init__(self, store: Lake, mode: Mode) -> None:
+        self.store, self.mode = store, mode
+        token = uuid4().hex
+        self.key, self._probe = f"{PREFIX}/{mode}/{token}", f"{PREFIX}/probes/{token}"
+        self._refreshed = _now()
+        self._released = threading.Event()
+
+    def require_valid(self) -> None:
+        """Raise if others may have considered this lock expired; called before each irreversible step."""
+        if _now() - self._refreshed > LOST:
+            raise StoreUnavailable(
+                f"{self.store.uri}/{self.key}",
+                required=f"a heartbeat of this lock every {HEARTBEAT} s",
+                found=f"none for {LOST} s, so others may have begun",
+                remedy="run it again; it reuses what was written",
+            )
+
+    def acquire(self) -> None:
+        """Wait until no other process has a conflicting lock."""
+        end = time.monotonic() + WAIT
+        while True:
+            # an exclusive lock probes first: writing its key would make others wait for a process that waits
+            conflicts = self._conflicts(self._probe) if self.mode == "exclusive" else []
+            if not conflicts:
+                self._refreshed = _now()
+                if not (conflicts := self._conflicts(self.key)):
+                    return
+                if self.mode == "exclusive":
+                    self.store.remove([self.key])
+            if time.monotonic() >= end:
+                other = "prunes" if self.mode == "shared" else "backs up, restores or prunes"
+                raise StoreUnavailable(
+                    self.store.uri,
+                    required=f"no other process that {other}",
+                    found=conflicts[0],
+                    remedy="run it again when that has ended; the lock of a killed one expires after "
+                    f"{EXPIRED // 60} min",
+                )
+            # jitter, so that two processes don't stay in step
+            time.sleep(PAUSE * random.uniform(0.5, 1.5))  # noqa: S311  # not a secret
+
+    def _conflicts(self, own: str) -> list[str]:
+        """Write a key, whose timestamp is the store's current time, and return the conflicting locks."""
+        self.store.replace(own, b"")
+        written = self.store.last_modified(PREFIX)
+        now = written.get(own)
+        alive = [key for key, at in written.items() if now is None or (now - at).total_seconds() < EXPIRED]
+        return [key for key in alive if key.split("/")[1] in CONFLICTS[self.mode] and key != self.key]
+
+    def refresh(self) -> None:
+        """Write a heartbeat, unless the lock is lost: then it is never refreshed again."""
+        begun = _now()
+        if begun - self._refreshed > LOST:
+            return  # others may have begun, and `require_valid` raises from now on
+        self.store.replace(self.key, b"")
+        self._refreshed = begun
+
+    def refresh_until_released(self) -> None:
+        """Write a heartbeat every `HEARTBEAT` seconds."""
+        while not self._released.wait(HEARTBEAT):
+            with suppress(StoreUnavailable):  # `require_valid` raises when too many were missed
+                self.refresh()
+
+    def release(self) -> None:
+        """Remove the lock; if the store doesn't answer, the lock expires."""
+        self._released.set()
+        with suppress(StoreUnavailable):
+            self.store.remove([self.key, self._probe])
 
 
 def _now() -> float:
     return time.clock_gettime(CLOCK)
 
 
-class Turn:
-    """What one process does at the place of the backups.
-
-    Parameters
-    ----------
-    kept : the place.
-    act : whether it removes, or reads and adds as others may at the same time.
-    """
-
-    def __init__(self, kept: Lake, act: Act) -> None:
-        self.kept, self.act = kept, act
-        token = uuid4().hex
-        self.key, self._look = f"{PREFIX}/{act}/{token}", f"{PREFIX}/looks/{token}"
-        self._said = _now()
-        self._over = threading.Event()
-
-    def holds(self) -> None:
-        """Pass while nobody can take this process for dead; asked before what can't be taken back."""
-        if _now() - self._said > LOST:
-            raise StoreUnavailable(
-                f"{self.kept.uri}/{self.key}",
-                required=f"a word that this is at work, every {BEAT} s",
-                found=f"none for {LOST} s: others may have begun",
-                remedy="run it again: what it wrote is found",
-            )
-
-    def await_others(self) -> None:
-        """Wait until nobody is at work who mustn't be."""
-        end = time.monotonic() + WAIT
-        while True:
-            # who waits to remove looks first: its word would make others wait for one who waits for them
-            others = self._others(self._look) if self.act == "removes" else []
-            if not others:
-                self._said = _now()
-                if not (others := self._others(self.key)):
-                    return
-                if self.act == "removes":
-                    self.kept.remove([self.key])
-            if time.monotonic() >= end:
-                raise StoreUnavailable(
-                    self.kept.uri,
-                    required="nobody who " + ("removes" if self.act == "shares" else "backs up or removes"),
-                    found=others[0],
-                    remedy=f"run it again when that is through; a killed one counts for {SILENT // 60} min",
-                )
-            time.sleep(PAUSE * random.uniform(0.5, 1.5))  # noqa: S311  # no secret: so that two don't keep step
-
-    def _others(self, own: str) -> list[str]:
-        """Write a word, which tells the store's time, and return who is at work and mustn't be."""
-        self.kept.replace(own, b"")
-        written = self.kept.written(PREFIX)
-        now = written.get(own)
-        alive = [key for key, then in written.items() if now is None or (now - then).total_seconds() < SILENT]
-        mustnt = ("removes",) if self.act == "shares" else ("removes", "shares")
-        return [key for key in alive if key.split("/")[1] in mustnt and key != self.key]
-
-    def say(self) -> None:
-        """Write that this process is at work, unless it was silent for too long: then never again."""
-        begun = _now()
-        if begun - self._said > LOST:
-            return  # others may have begun, and `holds` refuses from now on
-        self.kept.replace(self.key, b"")
-        self._said = begun
-
-    def beat(self) -> None:
-        """Say it again and again, until `end`."""
-        while not self._over.wait(BEAT):
-            with suppress(StoreUnavailable):  # `holds` knows
-                self.say()
-
-    def end(self) -> None:
-        """Say no more; where that can't be taken back, silence says it."""
-        self._over.set()
-        with suppress(StoreUnavailable):
-            self.kept.remove([self.key, self._look])
-
-
 @contextmanager
-def take_turn(kept: Lake, act: Act) -> Iterator[Turn]:
-    """Be at work, while those wait who mustn't be.
+def lock_store(store: Lake, mode: Mode) -> Iterator[StoreLock]:
+    """Acquire a lock on the backup store, keep it alive, and release it at the end.
 
     Raises
     ------
     StoreUnavailable
-        when others are at work for too long.
+        when another process has a conflicting lock for too long.
     """
-    mine = Turn(kept, act)
+    lock = StoreLock(store, mode)
     try:
-        mine.await_others()
-        beating = threading.Thread(target=mine.beat, daemon=True)
-        beating.start()
+        lock.acquire()
+        heartbeat = threading.Thread(target=lock.refresh_until_released, daemon=True)
+        heartbeat.start()
         try:
-            yield mine
+            yield lock
         finally:
-            mine._over.set()
-            beating.join()
+            lock._released.set()
+            heartbeat.join()
     finally:
-        mine.end()
+        lock.release()

@@ -1,6 +1,6 @@
-"""What a run needs and may not find: packages, lake, registry, sources, settings, room; each with its remedy.
+"""Check what a run needs: packages, settings, disk, lake, registry, sources, alerts; each with its remedy.
 
-Nothing is changed but for one probe object in the lake, and no secret is shown.
+The only thing written is one probe object in the lake. No secret is printed.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ from include.spec.clock import day_of
 LOCK = Path(__file__).parents[2] / "requirements.txt"
 PYTHONS = ((3, 11), (3, 13))  # first and last
 FREE = 5  # GB
-QUIET = {  # telemetry is off, whoever's it is
+NO_TELEMETRY = {
     "DO_NOT_TRACK": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "GX_ANALYTICS_ENABLED": "false",
     "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "false",
 }
-SETTINGS = '`eval "$(python -m demo.stack env)"` sets what the demo needs'
+SETTINGS_REMEDY = '`eval "$(python -m demo.stack env)"` sets the demo\'s variables'
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at; the remedy is for when it is not ``ok``."""
+    """The result of one check; the remedy applies if it isn't ``ok``."""
 
     name: str
     ok: bool
-    found: str
+    detail: str
     remedy: str
 
 
 def run_checks() -> Iterator[Check]:
-    """Look at everything, one check after the other."""
+    """Run all checks, one after the other."""
     yield _python()
     yield _packages()
-    yield _switches(
-        "threads", {"OMP_NUM_THREADS": "1"}, "two fits with threads of their own stall each other"
+    yield _variables(
+        "threads", {"OMP_NUM_THREADS": "1"}, "concurrent fits with several threads each slow each other down"
     )
-    yield _switches("telemetry", QUIET, "libraries report to their makers unless told not to")
-    yield _room()
-    yield _tried("lake", _lake, "look at EVERGREEN_LAKE and AWS_*; the store must honour conditional puts")
-    yield _tried(
-        "registry", _registry, "look at MLFLOW_TRACKING_URI, …_USERNAME and …_PASSWORD, and at the server"
+    yield _variables("telemetry", NO_TELEMETRY, "otherwise libraries send usage data")
+    yield _disk()
+    yield _probe("lake", _lake, "check EVERGREEN_LAKE and AWS_*; the store must support conditional puts")
+    yield _probe(
+        "registry", _registry, "check MLFLOW_TRACKING_URI, …_USERNAME and …_PASSWORD, and the server"
     )
     good, bad = read_all()
     yield Check("declarations", not bad, f"{len(good)} read, {len(bad)} not", "; ".join(map(str, bad)))
@@ -60,35 +60,36 @@ def run_checks() -> Iterator[Check]:
         for source in spec.sources:
             name = f"source {spec.name}/{source}"
             variable = f"AIRFLOW_CONN_{spec.sources[source].connection.upper()}"
-            yield _tried(name, partial(_source, spec, source), f"look at {variable} and the source")
+            yield _probe(name, partial(_source, spec, source), f"check {variable} and the source")
         for name in spec.alerts.to:
-            remedy = f"look at AIRFLOW_CONN_{name.upper()}; where Airflow keeps it elsewhere, look there"
-            yield _tried(f"alerts {spec.name}/{name}", partial(_told, name), remedy)
+            remedy = f"check AIRFLOW_CONN_{name.upper()}, or wherever Airflow stores the connection"
+            yield _probe(f"alerts {spec.name}/{name}", partial(_alert_connection, name), remedy)
 
 
 def _python() -> Check:
-    here, (first, last) = sys.version_info[:2], PYTHONS
-    wanted = f"{first[0]}.{first[1]} to {last[0]}.{last[1]}"
-    return Check("python", first <= here <= last, f"{here[0]}.{here[1]}", f"run it with Python {wanted}")
+    current, (first, last) = sys.version_info[:2], PYTHONS
+    supported = f"{first[0]}.{first[1]} to {last[0]}.{last[1]}"
+    ok = first <= current <= last
+    return Check("python", ok, f"{current[0]}.{current[1]}", f"run it with Python {supported}")
 
 
 def _packages() -> Check:
-    """Compare what is installed with the lock."""
+    """Compare the installed packages with the lock file."""
     from packaging.requirements import Requirement
 
     lines = [
         line.rstrip(" \\") for line in LOCK.read_text().splitlines() if "==" in line and line[0].isalnum()
     ]
-    locked = [one for one in map(Requirement, lines) if one.marker is None or one.marker.evaluate()]
-    wrong = [
-        f"{one.name} {found or 'missing'}"
-        for one in locked
-        if (found := _installed(one.name)) not in one.specifier
+    locked = [req for req in map(Requirement, lines) if req.marker is None or req.marker.evaluate()]
+    different = [
+        f"{requirement.name} {version or 'missing'}"
+        for requirement in locked
+        if (version := _installed(requirement.name)) not in requirement.specifier
     ]
-    said = f"{len(locked) - len(wrong)} of {len(locked)} as locked"
-    return Check(
-        "packages", not wrong, f"{said}: {', '.join(wrong[:5])}" if wrong else said, "run `make install`"
-    )
+    detail = f"{len(locked) - len(different)} of {len(locked)} as locked"
+    if different:
+        detail += f": {', '.join(different[:5])}"
+    return Check("packages", not different, detail, "run `make install`")
 
 
 def _installed(name: str) -> str:
@@ -98,34 +99,31 @@ def _installed(name: str) -> str:
         return ""
 
 
-def _switches(name: str, wanted: dict[str, str], why: str) -> Check:
-    off = [f"{key}={value}" for key, value in wanted.items() if environment.setting(key, "") != value]
-    return Check(
-        name, not off, "as wanted" if not off else f"not set: {', '.join(off)}", f"{SETTINGS}; {why}"
-    )
+def _variables(name: str, required: dict[str, str], why: str) -> Check:
+    missing = [f"{key}={value}" for key, value in required.items() if environment.setting(key, "") != value]
+    detail = f"not set: {', '.join(missing)}" if missing else "set"
+    return Check(name, not missing, detail, f"{SETTINGS_REMEDY}; {why}")
 
 
-def _room() -> Check:
-    place = environment.home()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free / 1e9
+def _disk() -> Check:
+    folder = environment.home()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / 1e9
     return Check(
         "disk",
         free >= FREE,
-        f"{free:.0f} GB free at {place}",
-        f"make room for {FREE} GB, or set EVERGREEN_HOME",
+        f"{free:.0f} GB free at {folder}",
+        f"free {FREE} GB, or set EVERGREEN_HOME to another disk",
     )
 
 
-def _tried(name: str, look: Callable[[], str], remedy: str) -> Check:
+def _probe(name: str, probe: Callable[[], str], remedy: str) -> Check:
     try:
-        return Check(name, True, look(), remedy)
+        return Check(name, True, probe(), remedy)
     except EvergreenError as error:
         return Check(name, False, str(error), remedy)
-    except (
-        Exception
-    ) as error:  # a store's or a driver's own error, whose text may hold an address with a secret
+    except Exception as error:  # of a store or driver: its text may contain an address with a secret
         return Check(name, False, type(error).__name__, remedy)
 
 
@@ -138,7 +136,7 @@ def _lake() -> str:
         raise EvergreenError(
             lake.uri, required="a second conditional put to be refused", found="it overwrote the first"
         )
-    return f"{environment.lake_uri()}, conditional puts are honoured"
+    return f"{environment.lake_uri()}, conditional puts work"
 
 
 def _registry() -> str:
@@ -150,27 +148,29 @@ def _registry() -> str:
 
 
 def _source(spec: UseCase, source: str) -> str:
-    """Ask a source for its first partition, once: that it has nothing is an answer too."""
+    """Fetch a source's first partition, once; "not available yet" is an answer too."""
     from include.ingest.connectors.registry import open_source
     from include.ingest.connectors.request import NotAvailableYet, request
 
     first = spec.sources[source].start or spec.schedule.start
     partition = spec.clock.keys(first, (day_of(first) + timedelta(days=366)).isoformat())[0]
-    asked = request(spec, source, partition)
+    first_request = request(spec, source, partition)
+    declaration = first_request.source
     try:
-        next(iter(open_source(asked.source, environment.endpoint(asked.source.connection))(asked)))
+        fetch = open_source(declaration, environment.endpoint(declaration.connection))
+        next(iter(fetch(first_request)))
     except NotAvailableYet:
-        return "answers, and has nothing for its first partition"
+        return "answers, without data for its first partition"
     return "answers"
 
 
-def _told(name: str) -> str:
-    """Look at a connection that alerts go to, and send nothing."""
-    found = environment.endpoint(name)
-    if found.uri.startswith(("http://", "https://")) or (found.uri and found.extra.get("to")):
+def _alert_connection(name: str) -> str:
+    """Check a connection that alerts are sent to, without sending anything."""
+    endpoint = environment.endpoint(name)
+    if endpoint.uri.startswith(("http://", "https://")) or (endpoint.uri and endpoint.extra.get("to")):
         return "is set; nothing was sent"
     raise EvergreenError(
         f"connection {name}",
-        required='a webhook\'s whole address as its host, or a mail server with "to" in its extra',
+        required='the full address of a webhook as its host, or a mail server with "to" in its extra',
         found="neither",
     )

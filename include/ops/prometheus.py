@@ -1,6 +1,7 @@
-"""What is scraped of a use case: its gauges, computed again only where a table or the declaration changed.
+"""The gauges that Prometheus scrapes, computed from the lake's tables and written in its text format.
 
-Nothing is written and no partition waits for it, so no partition can fail by it.
+A use case's gauges are recomputed only after a table or the declaration has changed. Scraping only reads, so
+it can't make a partition fail.
 """
 
 from __future__ import annotations
@@ -33,18 +34,18 @@ class Sample:
     value: float
 
 
-def exposition_text(samples: Iterable[Sample], about: Mapping[str, str]) -> str:
-    """Return the samples as one page, the lines of a gauge together, in the order of ``about``.
+def exposition_text(samples: Iterable[Sample], help_texts: Mapping[str, str]) -> str:
+    """Return the samples in Prometheus' text format, grouped by gauge, in the order of ``help_texts``.
 
     Parameters
     ----------
-    about : what each gauge means, by its name.
+    help_texts : the meaning of each gauge, by its name.
     """
-    lines: dict[str, list[str]] = {name: [] for name in about}
-    for one in samples:
-        labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in one.labels.items())
-        lines[one.name].append(f"{one.name}{{{labels}}} {one.value!r}")  # nan and inf are read as well
-    heads = {name: [f"# HELP {name} {said}", f"# TYPE {name} gauge"] for name, said in about.items()}
+    lines: dict[str, list[str]] = {name: [] for name in help_texts}
+    for sample in samples:
+        labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in sample.labels.items())
+        lines[sample.name].append(f"{sample.name}{{{labels}}} {sample.value!r}")  # nan and inf are valid
+    heads = {name: [f"# HELP {name} {text}", f"# TYPE {name} gauge"] for name, text in help_texts.items()}
     return "".join(f"{line}\n" for name, own in lines.items() if own for line in [*heads[name], *own])
 
 
@@ -52,55 +53,52 @@ def _escaped(value: str) -> str:
     return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
-READ = (
+TABLES = (
     "partitions", "findings", "performance", "losses", "estimates", "predictions", "decisions", "deployments"
 )  # fmt: skip
-MADE = ("predictions", "performance", "monitor")  # the products beside the sources
-BACK = 31  # days before a product's newest partition in which its newest published one is looked for first
-AHEAD = 400  # days in which the schedule fires again
+PRODUCTS = ("predictions", "performance", "monitor")  # besides the sources
+BACK = 31  # days before a product's newest partition that are searched first for its newest published one
+AHEAD = 400  # days within which the schedule has another partition
 OUTCOMES = ("published", "refused", "unavailable")
-RUNGS = ("champion", "canary", "previous", "baseline", "prior")
+FALLBACK_STEPS = ("champion", "canary", "previous", "baseline", "prior")
 DECISIONS = get_args(Act)
 Rows = Sequence[Mapping[str, Any]]
 
-ABOUT = {
+HELP = {
     "evergreen_readable": "Whether the declaration and the lake could be read.",
     "evergreen_partition_timestamp_seconds": (
-        "By when predictions of a product's newest published partition exist."
+        "Deadline of the predictions of a product's newest published partition."
     ),
     "evergreen_next_partition_timestamp_seconds": (
-        "By when those of the partition after the last predicted are due."
+        "Deadline of the predictions of the next partition that isn't predicted yet."
     ),
-    "evergreen_partition": "1 of the outcome that a product's newest partition had, 0 of the others.",
+    "evergreen_partition": "1 for the outcome of a product's newest partition, 0 for the other outcomes.",
     "evergreen_rows": "Rows of a product's newest partition.",
-    "evergreen_quarantined_share": "Share of the rows that a source's newest partition set aside.",
-    "evergreen_alarm": "1 where a check of the newest watched partition alarms, 0 where it is well.",
-    "evergreen_value": (
-        "The figure that a check of the newest watched partition found; of drift, its measure."
-    ),
-    "evergreen_limit": "Where the alarm of that check begins.",
+    "evergreen_quarantined_share": "Share of the rows of a source's newest partition that were quarantined.",
+    "evergreen_alarm": "1 if a check of the newest monitored partition alarms, else 0.",
+    "evergreen_value": ("The value that a check of the newest monitored partition compares with its limit."),
+    "evergreen_limit": "The limit from which that check alarms.",
     "evergreen_performance": (
-        "A realised metric of the newest partition with labels; of the prior on its rows."
+        "A realized metric of the newest partition with labels, and that of the prior on the same rows."
     ),
-    "evergreen_performance_partition_timestamp_seconds": "By when its predictions existed.",
-    "evergreen_estimated_performance": (
-        "What a metric of the newest partition is expected to be, without labels."
-    ),
-    "evergreen_estimated_performance_error": "Root mean square of such estimates less what was realised.",
-    "evergreen_estimated_performance_partition_timestamp_seconds": "By when its predictions existed.",
-    "evergreen_requirement": "What is required of a realised metric, at least or at most.",
-    "evergreen_loss": "The objective's loss a row on the newest partition with labels, by whom.",
-    "evergreen_served_by_share": "Share of the newest partition's predictions by what served them.",
+    "evergreen_performance_partition_timestamp_seconds": "Deadline of that partition's predictions.",
+    "evergreen_estimated_performance": ("The estimate of a metric of the newest partition, without labels."),
+    "evergreen_estimated_performance_error": "Root mean square error of such estimates, by realized metrics.",
+    "evergreen_estimated_performance_partition_timestamp_seconds": "Deadline of its predictions.",
+    "evergreen_requirement": "The bound that is required of a realized metric, at_least or at_most.",
+    "evergreen_loss": "The objective's mean loss on the newest partition with labels.",
+    "evergreen_served_by_share": "Share of the newest partition's predictions that a fallback step served.",
     "evergreen_champion_timestamp_seconds": "The first partition that the champion may serve.",
-    "evergreen_champion_evidence_timestamp_seconds": "The partition of the champion's verdict.",
-    "evergreen_decision": "1 of what the newest partition decided, 0 of the others.",
+    "evergreen_champion_evidence_timestamp_seconds": "The partition of the verdict on the champion.",
+    "evergreen_decision": "1 for the decision of the newest partition, 0 for the others.",
 }
 
 
 def gauges(lake: Lake, spec: UseCase) -> Iterator[Sample]:
-    """Return what the lake's tables say of the newest partitions, labelled by use case."""
-    for part in (_products, _findings, _performance, _losses, _estimates, _rungs, _champion, _decision):
-        for name, labels, value in part(lake, spec):
+    """Yield the gauges of the newest partitions, labelled by use case."""
+    groups = (_products, _findings, _performance, _losses, _estimates, _served, _champion, _decision)
+    for group in groups:
+        for name, labels, value in group(lake, spec):
             if value is not None:
                 yield Sample(name, {"usecase": spec.name, **labels}, float(value))
     for rule in spec.monitoring.requirements:
@@ -110,11 +108,11 @@ def gauges(lake: Lake, spec: UseCase) -> Iterator[Sample]:
                 yield Sample("evergreen_requirement", labels, limit)
 
 
-Found = Iterator[tuple[str, dict[str, str], float | None]]
+Values = Iterator[tuple[str, dict[str, str], float | None]]  # a gauge, its labels, its value
 
 
-def _products(lake: Lake, spec: UseCase) -> Found:
-    newest = _newest_by_product(lake, [*spec.sources, *MADE])
+def _products(lake: Lake, spec: UseCase) -> Values:
+    newest = _newest_by_product(lake, [*spec.sources, *PRODUCTS])
     columns = ["product", "partition", "outcome", "rows", "quarantined"]
     partitions = {
         (day_of(key) - timedelta(days=ago)).isoformat() for key in newest.values() for ago in range(BACK)
@@ -122,79 +120,79 @@ def _products(lake: Lake, spec: UseCase) -> Found:
     rows = _read(lake, {"product": [*newest], "partition": sorted(partitions)}, columns)
     last = {row["product"]: row for row in rows}
     published = {row["product"]: row["partition"] for row in rows if row["outcome"] == "published"}
-    if gone := [product for product in newest if product not in published]:  # refused for that long
-        again = _read(lake, {"product": gone, "outcome": "published"}, columns)
-        published |= {row["product"]: row["partition"] for row in again}
+    if older := [product for product in newest if product not in published]:  # refused all that time
+        rows = _read(lake, {"product": older, "outcome": "published"}, columns)
+        published |= {row["product"]: row["partition"] for row in rows}
     for product, partition in sorted(published.items()):
         yield "evergreen_partition_timestamp_seconds", {"product": product}, _time(spec, partition)
     if "predictions" in published:
         yield "evergreen_next_partition_timestamp_seconds", {}, _due(spec, published["predictions"])
     for product, row in sorted(last.items()):
         for outcome in OUTCOMES:
-            of = {"product": product, "outcome": outcome}
-            yield "evergreen_partition", of, row["outcome"] == outcome
+            labels = {"product": product, "outcome": outcome}
+            yield "evergreen_partition", labels, row["outcome"] == outcome
         yield "evergreen_rows", {"product": product}, row["rows"]
         total = (row["rows"] or 0) + (row["quarantined"] or 0)
         if product in spec.sources and total:
             yield "evergreen_quarantined_share", {"source": product}, (row["quarantined"] or 0) / total
 
 
-def _findings(lake: Lake, spec: UseCase) -> Found:
+def _findings(lake: Lake, spec: UseCase) -> Values:
     for row in _of_newest(lake, "findings"):
-        of = {"check": row["check"], "subject": row["subject"]}
+        labels = {"check": row["check"], "subject": row["subject"]}
         if row["outcome"] != "not enough":
-            yield "evergreen_alarm", of, row["outcome"] == "alarm"
-        yield "evergreen_value", of, row["value"]
-        yield "evergreen_limit", of, row["threshold"]
+            yield "evergreen_alarm", labels, row["outcome"] == "alarm"
+        yield "evergreen_value", labels, row["value"]
+        yield "evergreen_limit", labels, row["threshold"]
 
 
-def _performance(lake: Lake, spec: UseCase) -> Found:
+def _performance(lake: Lake, spec: UseCase) -> Values:
     rows = sorted(_of_newest(lake, "performance"), key=lambda row: str(row["known"]))
     for name, row in {row["metric"]: row for row in rows}.items():
-        of, _, metric = name.rpartition(":")  # the prior's, as prior:roc_auc, stand beside the model's
-        yield "evergreen_performance", {"metric": metric, "of": of or "served"}, row["value"]
+        model, _, metric = name.rpartition(":")  # the prior's metrics have names such as prior:roc_auc
+        yield "evergreen_performance", {"metric": metric, "of": model or "served"}, row["value"]
     if rows:
         yield "evergreen_performance_partition_timestamp_seconds", {}, _time(spec, rows[-1]["partition"])
 
 
-def _losses(lake: Lake, spec: UseCase) -> Found:
+def _losses(lake: Lake, spec: UseCase) -> Values:
     rows = sorted(_of_newest(lake, "losses"), key=lambda row: str(row["known"]))
     newest = list({row["model"]: row for row in rows}.values())
     count = sum(row["rows"] for row in newest)
-    for of, column in (("served", "loss"), ("baseline", "baseline"), ("expected", "expected")):
+    for model, column in (("served", "loss"), ("baseline", "baseline"), ("expected", "expected")):
         sums = [row[column] for row in newest]
         if count and None not in sums:
-            yield "evergreen_loss", {"metric": spec.gate.objective, "of": of}, sum(sums) / count
+            yield "evergreen_loss", {"metric": spec.gate.objective, "of": model}, sum(sums) / count
 
 
-def _estimates(lake: Lake, spec: UseCase) -> Found:
-    told = [row for row in _of_newest(lake, "estimates") if row["value"] is not None]
-    for row in told:
+def _estimates(lake: Lake, spec: UseCase) -> Values:
+    rows = [row for row in _of_newest(lake, "estimates") if row["value"] is not None]
+    for row in rows:
         yield "evergreen_estimated_performance", {"metric": row["metric"]}, row["value"]
         yield "evergreen_estimated_performance_error", {"metric": row["metric"]}, row["error"]
-    if told:
+    if rows:
         yield (
             "evergreen_estimated_performance_partition_timestamp_seconds",
             {},
-            _time(spec, told[0]["partition"]),
+            _time(spec, rows[0]["partition"]),
         )
 
 
-def _rungs(lake: Lake, spec: UseCase) -> Found:
+def _served(lake: Lake, spec: UseCase) -> Values:
     counts = Counter(row["served_by"] for row in _of_newest(lake, "predictions", ["partition", "served_by"]))
-    for rung in RUNGS if counts else ():
-        yield "evergreen_served_by_share", {"served_by": rung}, counts[rung] / counts.total()
+    for step in FALLBACK_STEPS if counts else ():
+        yield "evergreen_served_by_share", {"served_by": step}, counts[step] / counts.total()
 
 
-def _champion(lake: Lake, spec: UseCase) -> Found:
-    line = ledger.succession(ledger.switches(lake))
-    for row in line[-1:]:
-        of = {"version": str(row["version"]), "kind": str(row["kind"])}
-        yield "evergreen_champion_timestamp_seconds", of, _time(spec, row["effective"])
+def _champion(lake: Lake, spec: UseCase) -> Values:
+    champions = ledger.succession(ledger.switches(lake))
+    for row in champions[-1:]:
+        labels = {"version": str(row["version"]), "kind": str(row["kind"])}
+        yield "evergreen_champion_timestamp_seconds", labels, _time(spec, row["effective"])
         yield "evergreen_champion_evidence_timestamp_seconds", {}, _time(spec, row["evidence"])
 
 
-def _decision(lake: Lake, spec: UseCase) -> Found:
+def _decision(lake: Lake, spec: UseCase) -> Values:
     for row in _of_newest(lake, "decisions", ["partition", "decision"]):
         for decision in DECISIONS:
             yield "evergreen_decision", {"decision": decision}, row["decision"] == decision
@@ -208,18 +206,18 @@ def _read(lake: Lake, where: Where, columns: Sequence[str]) -> Rows:
 
 @translate_store_errors
 def _newest_by_product(lake: Lake, products: Sequence[str]) -> dict[str, str]:
-    """Return each product's newest partition by the log of `partitions` alone."""
+    """Return each product's newest partition, from the table's log alone."""
     opened = lake.open("partitions")
-    found: dict[str, str] = {}
+    newest: dict[str, str] = {}
     for file in () if opened is None else predicates.list_files(opened):
         if (product := file["partition.product"]) in products and file["max.partition"]:
-            found[product] = max(found.get(product, ""), str(file["max.partition"]))
-    return found
+            newest[product] = max(newest.get(product, ""), str(file["max.partition"]))
+    return newest
 
 
 @translate_store_errors
 def newest_partition(lake: Lake, table: str) -> str:
-    """Return a table's newest partition by its log alone, empty where there is none."""
+    """Return a table's newest partition, from its log alone; "" for an empty table."""
     opened = lake.open(table)
     partitions = [] if opened is None else [file["max.partition"] for file in predicates.list_files(opened)]
     return max((str(partition) for partition in partitions if partition), default="")
@@ -233,8 +231,8 @@ def _of_newest(lake: Lake, table: str, columns: Sequence[str] | None = None) -> 
 
 
 def _time(spec: UseCase, partition: str | None) -> float | None:
-    """Return a partition as Prometheus has times, by the hour at which its predictions exist."""
-    # not the decision time: an old partition may be none of the schedule as it is declared now
+    """Return the deadline of a partition's predictions, in seconds since 1970."""
+    # not its decision time: an old partition may not be on the schedule as it is declared now
     return spec.clock.local(partition, spec.scoring.deadline).timestamp() if partition else None
 
 
@@ -246,29 +244,30 @@ def _due(spec: UseCase, partition: str) -> float | None:
 
 log = logging.getLogger(__name__)
 Stamp = tuple[UseCase, tuple[int, ...]]
-_kept: dict[str, tuple[Lake, Stamp, list[Sample]]] = {}  # by the lake's address
+_cache: dict[str, tuple[Lake, Stamp, list[Sample]]] = {}  # by the lake's address
 
 
 def scrape(usecase: str) -> list[Sample]:
-    """Return the gauges of a use case; of one that can't be read only that, and why is in the log."""
+    """Return the gauges of a use case; if it can't be read, only that, and the log has the reason."""
     labels = {"usecase": usecase}
     try:
-        found = _current(load(usecase))
+        samples = _current(load(usecase))
     except EvergreenError as error:
         log.warning("%s has no metrics: %s", usecase, error)
-    except Exception:  # one use case takes no other down
+    except Exception:  # an error in one use case must not affect the others
         log.exception("%s has no metrics", usecase)
     else:
-        return [Sample("evergreen_readable", labels, 1.0), *found]
+        return [Sample("evergreen_readable", labels, 1.0), *samples]
     return [Sample("evergreen_readable", labels, 0.0)]
 
 
 def _current(spec: UseCase) -> list[Sample]:
+    """Return the cached gauges, or compute them if the declaration or a table has changed."""
     lake = Lake(spec.name)
-    lake, known, found = _kept.get(lake.uri, (lake, None, []))  # whose tables are open already
-    # the versions first: what is committed while the gauges are read is seen by the next scrape
-    stamp = spec, tuple(lake.version(table) for table in READ)
-    if stamp != known:
-        found = list(gauges(lake, spec))
-        _kept[lake.uri] = lake, stamp, found
-    return found
+    lake, cached_stamp, samples = _cache.get(lake.uri, (lake, None, []))  # its tables are open already
+    # the versions first: a commit while the gauges are read is picked up by the next scrape
+    stamp = spec, tuple(lake.version(table) for table in TABLES)
+    if stamp != cached_stamp:
+        samples = list(gauges(lake, spec))
+        _cache[lake.uri] = lake, stamp, samples
+    return samples

@@ -1,10 +1,9 @@
-"""Old backups go, and with them the objects that no other one needs.
+"""Remove old backups, and the objects that no remaining backup needs.
 
-A backup is a copy: it refers to nothing in the lake, and the lake to nothing in it. One stays while it is
-among the newest so many of a use case, of a database or of MLflow's artifacts, so backups of one use case
-push out none of another's. Manifests go first and objects after them, so a prune that was killed leaves whole
-backups, and objects without a name that the next one finds. Where any backup is damaged nothing goes: a
-person looks.
+A backup is a copy: the lake and the backups don't refer to each other. A backup stays while it is among the
+newest N of a use case, of a database or of MLflow's artifacts. So backups of one use case never displace
+another's. Manifests are removed before objects, so a killed prune leaves complete backups, and the next prune
+removes the unreferenced objects. If any backup is damaged, nothing is removed until a person has looked.
 """
 
 from __future__ import annotations
@@ -16,153 +15,161 @@ from datetime import UTC, datetime, timedelta
 
 from include.errors import BackupError
 from include.ops import backup_store
-from include.ops.backup_store import Manifest, Turn, take_turn
+from include.ops.backup_store import Manifest, StoreLock, lock_store
 from include.ops.restore import verify_objects
 from include.storage.lake import Lake
 
-GRACE = timedelta(minutes=5)  # that clocks may differ
-BATCH = 1000  # objects that are removed at once
+GRACE = timedelta(minutes=5)  # by which clocks may differ
+BATCH = 1000  # objects that are removed in one request
 
 
 @dataclass(frozen=True)
 class PruneResult:
-    """What a prune came to.
+    """The result of a prune.
 
     Parameters
     ----------
-    read : the newest backup, and how many objects were read, every byte, before anything went: of everything
-        that any backup holds, those of the newest that holds it.
-    backups : the names of those that are gone.
-    objects, size : how many objects went with them, and their bytes.
-    stay : how many backups there are.
+    verified : the newest backup, and how many objects were read and compared with their digests before
+        anything was removed: the newest copy of everything that any backup contains.
+    backups : the names of the removed backups.
+    objects, size : how many objects were removed, and their bytes.
+    remaining : how many backups are left.
     """
 
-    read: tuple[str, int]
+    verified: tuple[str, int]
     backups: tuple[str, ...]
     objects: int
     size: int
-    stay: int
+    remaining: int
 
     @property
     def note(self) -> str:
-        """The sentence a person reads."""
-        gone = ", ".join(self.backups) or "no backup"
+        """The result in one sentence."""
+        removed = ", ".join(self.backups) or "no backup"
+        newest, count = self.verified
         return (
-            f"{self.read[0]}, and the newest of what it lacks: {self.read[1]:,} objects, "
-            f"each as it was written; backups kept: {self.stay}; "
-            f"removed: {gone}, and {self.objects:,} objects ({self.size / 1e6:,.1f} MB) that none needs"
+            f"verified {newest}, and the newest copy of what it lacks: {count:,} objects, "
+            f"each as it was written; backups left: {self.remaining}; "
+            f"removed: {removed}, and {self.objects:,} unreferenced objects ({self.size / 1e6:,.1f} MB)"
         )
 
 
-def prune(kept: Lake, keep: int) -> PruneResult:
-    """Read the newest of everything that backups hold, then remove those beyond the newest ``keep`` of it.
+def prune(store: Lake, keep: int) -> PruneResult:
+    """Verify the newest copy of everything in the backups, then remove all but the newest ``keep``.
 
     Raises
     ------
     BackupError
-        when one is damaged, or dated in the future: nothing was removed.
+        when a backup is damaged, or dated in the future: nothing was removed.
     StoreUnavailable
-        when somebody backs up or prunes for too long: nothing was removed, or what was can go.
+        when another process uses the store for too long: only unneeded objects were removed, if any.
     """
     if keep < 1:
         raise BackupError("prune", required="one backup that stays, or more", found=f"{keep}")
-    with take_turn(kept, "shares"):  # what is read mustn't go meanwhile
-        manifests = intact_manifests(kept)
+    with lock_store(store, "shared"):  # no object may be removed while it is verified
+        manifests = intact_manifests(store)
         if not manifests:
-            raise BackupError("prune", required="a complete backup", found="none", where=kept.uri)
-        newest, read = max(manifests), verify_objects(kept, "prune", newest_copies(manifests))
-    with take_turn(kept, "removes") as mine:
-        manifests = intact_manifests(kept)
+            raise BackupError("prune", required="a complete backup", found="none", where=store.uri)
+        newest, count = max(manifests), verify_objects(store, "prune", newest_copies(manifests))
+    with lock_store(store, "exclusive") as lock:
+        manifests = intact_manifests(store)
         old = surplus_backups(manifests, keep)
         for name in old:
-            mine.holds()
-            kept.remove([f"{name}.json"])
-        stay = {name: one for name, one in manifests.items() if name not in old}
-        objects, size = _sweep(kept, stay, mine)
-    return PruneResult((newest, read), tuple(old), objects, size, len(stay))
+            lock.require_valid()
+            store.remove([f"{name}.json"])
+        remaining = {name: manifest for name, manifest in manifests.items() if name not in old}
+        objects, size = _remove_unreferenced(store, remaining, lock)
+    return PruneResult((newest, count), tuple(old), objects, size, len(remaining))
 
 
-def intact_manifests(kept: Lake) -> dict[str, Manifest]:
-    """Return the manifests by name, the oldest first, if each is as written and names what is there.
+def intact_manifests(store: Lake) -> dict[str, Manifest]:
+    """Return the manifests by name, the oldest first, if all are valid and all their objects exist.
 
-    An object counts as there if it has its size; only `examine` reads it.
+    An object's size is compared here; only `verify_objects` reads it.
     """
-    found: dict[str, Manifest] = {}
-    wrong: list[str] = []
-    for name in backup_store.backup_names(kept):
+    manifests: dict[str, Manifest] = {}
+    problems: list[str] = []
+    for name in backup_store.backup_names(store):
         try:
-            found[name] = backup_store.load_manifest(kept, name)
+            manifests[name] = backup_store.load_manifest(store, name)
         except BackupError as error:
-            wrong.append(f"{name}: {error.found}")
-    there = {key: int(mark.split()[0]) for key, mark in kept.marks("objects").items()}
-    lost = {name: count for name, one in found.items() if (count := _lost(one, there))}
-    wrong += [f"{name}: {count:,} objects are gone or cut short" for name, count in lost.items()]
-    if wrong:
+            problems.append(f"{name}: {error.found}")
+    stored = {key: int(mark.split()[0]) for key, mark in store.marks("objects").items()}
+    for name, manifest in manifests.items():
+        if count := _damaged_objects(manifest, stored):
+            problems.append(f"{name}: {count:,} objects are gone or cut short")
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise BackupError(
             "prune",
-            required="backups that are all whole",
-            found="; ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""),
-            where=kept.uri,
-            remedy="nothing was removed; back up again, which copies anew what the lake still has, or remove "
-            "the manifest of one that can't be mended",
+            required="backups that are all complete",
+            found="; ".join(problems[:5]) + more,
+            where=store.uri,
+            remedy="nothing was removed; back up again, which replaces damaged objects if the lake still "
+            "has them, or remove the manifest of a backup that can't be repaired",
         )
-    _past(kept, max(found, default=""))
-    return found
+    _refuse_future(store, max(manifests, default=""))
+    return manifests
 
 
-def _past(kept: Lake, newest: str) -> None:
-    """Refuse a backup that would be the newest for as long as its date is to come."""
+def _refuse_future(store: Lake, newest: str) -> None:
+    """Refuse a backup with a future date: it would count as the newest until then."""
     latest = backup_store.backup_name(datetime.now(UTC) + GRACE)
     if newest > latest:
         raise BackupError(
             "prune",
             required=f"backups made before {latest}",
-            found=f"one of {newest}, which would stay while later ones go",
-            where=f"{kept.uri}/{newest}.json",
-            remedy="nothing was removed; set the clock right, of this machine or of the one that backed up, "
-            "and give the manifest the name of the moment when it was made",
+            found=f"one of {newest}, which would stay while newer ones are removed",
+            where=f"{store.uri}/{newest}.json",
+            remedy="nothing was removed; correct the clock of this machine or of the one that backed up, "
+            "and rename the manifest to the time at which it was made",
         )
 
 
-def _lost(manifest: Manifest, there: Mapping[str, int]) -> int:
-    """Return how many of a backup's objects aren't there in their size; that of a dump isn't known."""
-    held = [one for objects in manifest.objects.values() for one in objects.values()]
-    sizes = {digest: int(mark.split()[0]) for digest, mark in held}
-    found = {
-        digest: there.get(backup_store.object_key(digest)) for digest in manifest.digests(manifest.objects)
+def _damaged_objects(manifest: Manifest, stored: Mapping[str, int]) -> int:
+    """Return how many objects are missing or have another size; the size of a dump isn't recorded."""
+    marks = [mark for objects in manifest.objects.values() for mark in objects.values()]
+    expected = {digest: int(mark.split()[0]) for digest, mark in marks}
+    sizes = {
+        digest: stored.get(backup_store.object_key(digest)) for digest in manifest.digests(manifest.objects)
     }
-    return sum(size is None or sizes.get(digest, size) != size for digest, size in found.items())
+    return sum(size is None or expected.get(digest, size) != size for digest, size in sizes.items())
 
 
 def newest_copies(manifests: Mapping[str, Manifest]) -> dict[str, str]:
-    """Return what the newest backup of each use case, database and of the artifacts holds, by digest."""
+    """Return a description of each object of the newest backup of each use case, database and artifacts."""
     newest: dict[str, dict[str, str]] = {}
     for name in sorted(manifests):
         for part, objects in manifests[name].objects.items():
             newest[part] = {digest: f"{part}/{key} of {name}" for key, (digest, _) in objects.items()}
         for tool, (_, digest) in manifests[name].databases.items():
             newest[f"{tool}'s database"] = {digest: f"the database of {tool} of {name}"}
-    return {digest: what for held in newest.values() for digest, what in held.items()}
+    return {digest: text for objects in newest.values() for digest, text in objects.items()}
 
 
 def surplus_backups(manifests: Mapping[str, Manifest], keep: int) -> list[str]:
-    """Return the names of the backups that hold nothing of which there aren't ``keep`` newer ones."""
-    held: Counter[str] = Counter()
+    """Return the backups whose every part has ``keep`` newer copies."""
+    copies: Counter[str] = Counter()
     old: list[str] = []
     for name in sorted(manifests, reverse=True):
         parts = {*manifests[name].objects, *(f"{tool}'s database" for tool in manifests[name].databases)}
-        if name != max(manifests) and all(held[part] >= keep for part in parts):
+        if name != max(manifests) and all(copies[part] >= keep for part in parts):
             old.append(name)
-        held.update(parts)
+        copies.update(parts)
     return old[::-1]
 
 
-def _sweep(kept: Lake, stay: Mapping[str, Manifest], mine: Turn) -> tuple[int, int]:
-    """Remove the objects that no backup names, and return how many they were and their bytes."""
-    named = {backup_store.object_key(digest) for one in stay.values() for digest in one.digests(one.objects)}
-    left = {key: int(mark.split()[0]) for key, mark in kept.marks("objects").items() if key not in named}
-    keys = sorted(left)
+def _remove_unreferenced(store: Lake, manifests: Mapping[str, Manifest], lock: StoreLock) -> tuple[int, int]:
+    """Remove the objects that no manifest refers to, and return their number and their bytes."""
+    referenced = {
+        backup_store.object_key(digest)
+        for manifest in manifests.values()
+        for digest in manifest.digests(manifest.objects)
+    }
+    marks = store.marks("objects")
+    surplus = {key: int(mark.split()[0]) for key, mark in marks.items() if key not in referenced}
+    keys = sorted(surplus)
     for start in range(0, len(keys), BATCH):
-        mine.holds()
-        kept.remove(keys[start : start + BATCH])
-    return len(left), sum(left.values())
+        lock.require_valid()
+        store.remove(keys[start : start + BATCH])
+    return len(surplus), sum(surplus.values())

@@ -1,7 +1,4 @@
-"""How a use case stands, from the lake alone.
-
-Its partitions, its champion and why, how it did, what is stale.
-"""
+"""The state of a use case, read from the lake alone: partitions, champion, performance, stale partitions."""
 
 from __future__ import annotations
 
@@ -15,20 +12,20 @@ from include.promote.trials import trials_on
 from include.spec import UseCase
 from include.storage.lake import Lake
 
-RECENT = 7  # partitions, attempts and rules that are shown
+RECENT = 7  # partitions and attempts that are shown
 Row = dict[str, Any]
 
 
 def status(lake: Lake, spec: UseCase) -> dict[str, Any]:
-    """Return how a use case stands, as plain values.
+    """Return the state of a use case as plain values.
 
     Returns
     -------
     dict
-        ``products`` (partitions by outcome, rows), ``not_published`` (with each one's sentence),
-        ``quarantine`` (the most frequent rules), ``champion``, ``trials`` (who is scored beside it, and why),
-        ``waiting`` (the attempt that waits for approval), ``attempts``, ``performance``, ``findings``,
-        ``stale`` and ``withdrawn`` (the partitions that a person withdrew, and why).
+        ``products`` (partitions by outcome, rows), ``not_published`` (each with its reason),
+        ``quarantine`` (the most frequent reasons), ``champion``, ``trials`` (models in shadow, canary or
+        watch), ``waiting`` (the attempt that waits for approval), ``attempts``, ``performance``,
+        ``findings``, ``stale`` and ``withdrawn`` (partitions that a person withdrew, and why).
     """
     partitions = sorted(lake.rows("partitions"), key=lambda row: (row["partition"], row["product"]))
     return {
@@ -37,7 +34,7 @@ def status(lake: Lake, spec: UseCase) -> dict[str, Any]:
         "partitions": len({row["partition"] for row in partitions}),
         "products": _products(spec, partitions),
         "not_published": [
-            _part(row, "partition", "product", "outcome", "note")
+            _select(row, "partition", "product", "outcome", "note")
             for row in partitions
             if row["outcome"] != "published"
         ],
@@ -47,18 +44,18 @@ def status(lake: Lake, spec: UseCase) -> dict[str, Any]:
         "waiting": pending(lake, spec),
         "attempts": attempts(lake, spec),
         "performance": performance(lake),
-        "served_by": _rungs(lake),
+        "served_by": _served_by(lake),
         "findings": _findings(lake),
         "stale": stale(lake, spec, partitions),
         "withdrawn": [
-            _part(row, "partition", "by", "at", "reason")
+            _select(row, "partition", "by", "at", "reason")
             for row in sorted(lake.rows("withdrawals"), key=lambda row: int(row["recorded"]))
         ],
     }
 
 
 def _products(spec: UseCase, partitions: list[Row]) -> list[Row]:
-    """Return one row a product, the sources first."""
+    """Return one row per product, the sources first."""
     by_product: dict[str, list[Row]] = defaultdict(list)
     for row in partitions:
         by_product[row["product"]].append(row)
@@ -71,8 +68,8 @@ def _products(spec: UseCase, partitions: list[Row]) -> list[Row]:
             **dict.fromkeys(("published", "refused", "unavailable"), 0),
             **Counter(row["outcome"] for row in by_product[name]),
             **{
-                what: sum(row[what] or 0 for row in by_product[name])
-                for what in ("rows", "quarantined", "duplicates")
+                column: sum(row[column] or 0 for row in by_product[name])
+                for column in ("rows", "quarantined", "duplicates")
             },
         }
         for name in names
@@ -80,55 +77,52 @@ def _products(spec: UseCase, partitions: list[Row]) -> list[Row]:
 
 
 def _quarantine(lake: Lake) -> list[Row]:
-    """Return the most frequent reasons for which rows were set aside."""
-    found = lake.read("quarantine", columns=["source", "rule", "column"])
+    """Return the most frequent reasons for which rows were quarantined."""
     by = ["source", "rule", "column"]
-    if found is None:
+    rows = lake.read("quarantine", columns=by)
+    if rows is None:
         return []
-    counts = found.group_by(by).aggregate([([], "count_all")]).rename_columns({"count_all": "rows"})
+    counts = rows.group_by(by).aggregate([([], "count_all")]).rename_columns({"count_all": "rows"})
     ordered = sorted(counts.to_pylist(), key=lambda row: (-row["rows"], *(str(row[name]) for name in by)))
-    return [_part(row, *by, "rows") for row in ordered[:5]]
+    return [_select(row, *by, "rows") for row in ordered[:5]]
 
 
 def champion(lake: Lake) -> Row | None:
-    """Return who serves from now on, since when and by what, and whom a rollback would bring back."""
-    line = ledger.succession(ledger.switches(lake))
-    if not line:
+    """Return the champion, since when and why it serves, and the one a rollback would return to."""
+    champions = ledger.succession(ledger.switches(lake))
+    if not champions:
         return None
-    shown = _part(line[-1], "version", "effective", "evidence", "kind", "by", "reason")
+    current = champions[-1]
     return {
-        **shown,
-        "model": line[-1]["model"][:12],
-        "forced": ledger.was_forced(line[-1]),
-        "previous": _part(line[-2], "version", "effective") if len(line) > 1 else None,
+        **_select(current, "version", "effective", "evidence", "kind", "by", "reason"),
+        "model": current["model"][:12],
+        "forced": ledger.was_forced(current),
+        "previous": _select(champions[-2], "version", "effective") if len(champions) > 1 else None,
     }
 
 
 def on_trial(lake: Lake, spec: UseCase) -> list[str]:
-    """Return what is being tried from the next partition on.
-
-    A model in shadow or canary, or a new champion.
-    """
+    """Return the trials of the next partition: a model in shadow or canary, or a new champion under watch."""
     rows = ledger.switches(lake)
     partition = ledger.next_unserved(lake, spec, *(row["effective"] for row in rows[-1:]))
     return [str(trial) for trial in trials_on(rows, spec, partition)]
 
 
 def pending(lake: Lake, spec: UseCase) -> Row | None:
-    """Return the attempt that waits for a person's approval."""
+    """Return the attempt that waits for approval."""
     row = awaiting_approval(lake, spec)
-    return row and _part(row, "key", "partition", "version", "sentence")
+    return row and _select(row, "key", "partition", "version", "sentence")
 
 
 def attempts(lake: Lake, spec: UseCase) -> list[Row]:
-    """Return the last verdicts, oldest first, each with what became of its approval."""
+    """Return the last verdicts, oldest first, each with the state of its approval."""
     names = ("key", "partition", "attempt", "verdict", "version", "sentence")
-    now, rows = read_ledgers(lake, spec), ledger.attempts(lake)[-RECENT:]
-    return [{**_part(row, *names), "approval": approval_status(now, row)} for row in rows]
+    ledgers, rows = read_ledgers(lake, spec), ledger.attempts(lake)[-RECENT:]
+    return [{**_select(row, *names), "approval": approval_status(ledgers, row)} for row in rows]
 
 
 def performance(lake: Lake) -> Row:
-    """Return each metric of the last partitions whose labels came, as known last, and its mean over them."""
+    """Return the metrics of the last partitions with labels, as last measured, and their means."""
     newest: dict[str, dict[str, Row]] = defaultdict(dict)
     for row in sorted(lake.rows("performance"), key=lambda row: str(row["known"])):
         newest[row["partition"]][row["metric"]] = row
@@ -148,58 +142,58 @@ def _mean(partitions: Iterable[dict[str, float | None]], metric: str) -> float |
     return sum(v for v in values if v is not None) / len(values) if values else None
 
 
-def _rungs(lake: Lake) -> dict[str, int]:
-    """Return how many predictions each rung of the ladder gave."""
-    found = lake.read("predictions", columns=["served_by"])
-    counts = found["served_by"].value_counts().to_pylist() if found is not None else []
+def _served_by(lake: Lake) -> dict[str, int]:
+    """Return how many predictions each step of the fallback chain served."""
+    predictions = lake.read("predictions", columns=["served_by"])
+    counts = predictions["served_by"].value_counts().to_pylist() if predictions is not None else []
     return {row["values"]: row["counts"] for row in counts}
 
 
 def _findings(lake: Lake) -> Row:
-    """Return the alarms of the last partition that was watched, and the last decision."""
-    found, decided = lake.rows("findings"), lake.rows("decisions")
-    partition = max((row["partition"] for row in found), default="")
+    """Return the alarms of the last monitored partition, and the last decision."""
+    findings, decisions = lake.rows("findings"), lake.rows("decisions")
+    partition = max((row["partition"] for row in findings), default="")
     latest = sorted(
-        (row for row in found if row["partition"] == partition), key=lambda r: (r["check"], r["subject"])
+        (row for row in findings if row["partition"] == partition), key=lambda r: (r["check"], r["subject"])
     )
-    decision = max(decided, key=lambda row: str(row["partition"]), default=None)
+    decision = max(decisions, key=lambda row: str(row["partition"]), default=None)
     return {
         "partition": partition,
         "checks": len(latest),
         "alarms": [
-            _part(r, "check", "subject", "value", "threshold", "note")
+            _select(r, "check", "subject", "value", "threshold", "note")
             for r in latest
             if r["outcome"] == "alarm"
         ],
-        "decision": decision and _part(decision, "partition", "decision", "cause", "reason"),
+        "decision": decision and _select(decision, "partition", "decision", "cause", "reason"),
     }
 
 
 def stale(lake: Lake, spec: UseCase, partitions: list[Row]) -> list[Row]:
-    """Return the published partitions that would be made otherwise now, with the reason.
+    """Return the published partitions that a rerun would change, with the reason.
 
-    A partition of a source is compared with its newest snapshot. Whether predictions saw other rows
-    can only be told by reading those rows: `verify` does.
+    A partition of a source is compared with its newest snapshot. Whether the inputs of predictions have
+    changed takes reading those rows, which only `verify` does.
     """
     newest: dict[tuple[str, str], int] = {}
     for key in lake.keys("raw/snapshots"):
         *_, source, partition, name = key.split("/")
         number = int(name.removesuffix(".json"))
         newest[source, partition] = max(number, newest.get((source, partition), 0))
-    found = []
+    stale_rows = []
     for row in partitions:
         if row["outcome"] != "published":
             continue
-        made = row["revision"] or 0
-        revision = newest.get((row["product"], row["partition"]), made)
-        made_for, now = row["spec"] or "", spec.digest_of(row["product"])
-        why = f"declared otherwise then ({made_for[:12]})" if made_for != now else ""
-        if revision > made:
-            why = f"revision {revision} came, this is of revision {made}"
+        published = row["revision"] or 0
+        revision = newest.get((row["product"], row["partition"]), published)
+        recorded, current = row["spec"] or "", spec.digest_of(row["product"])
+        why = f"the declaration has changed since ({recorded[:12]})" if recorded != current else ""
+        if revision > published:
+            why = f"revision {revision} exists, published is revision {published}"
         if why:
-            found.append({**_part(row, "partition", "product"), "why": why})
-    return found
+            stale_rows.append({**_select(row, "partition", "product"), "why": why})
+    return stale_rows
 
 
-def _part(row: Row, *names: str) -> Row:
+def _select(row: Row, *names: str) -> Row:
     return {name: row[name] for name in names}

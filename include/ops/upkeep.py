@@ -1,8 +1,9 @@
-"""Lay a use case's small files together, and take away what nothing refers to any more.
+"""Maintain a use case's tables: compact small files, and vacuum files that nothing refers to any more.
 
-Each partition adds a file to each table, and a query costs by the file. What is replaced so stays on disk for
-`KEPT` days, for readers at work and for a restore; of the sources' tables also each version that a training
-was fitted on, while the registry has its run. No row changes, so nothing is stale after it.
+Each partition adds a file to each table, and the cost of a query grows with the number of files. Replaced
+files stay on disk for `RETENTION_DAYS`, for running readers and for a restore. Of the sources' tables, each
+version that a training was fitted on stays as long as the registry has its run. No row changes, so nothing
+gets stale.
 """
 
 from __future__ import annotations
@@ -21,125 +22,125 @@ from include.storage.store_errors import retry_commit, translate_store_errors
 if TYPE_CHECKING:
     from include.models.registry import Registry  # it imports MLflow
 
-KEPT = 30  # days
-FILE = 16 << 20  # bytes of a file: what has to be written again when one of its partitions is
-AT_ONCE = 4 * FILE  # bytes that are laid together in one commit, and held in memory
+RETENTION_DAYS = 30
+FILE_BYTES = 16 << 20  # a file is rewritten as a whole when one of its partitions changes
+COMMIT_BYTES = 4 * FILE_BYTES  # that are compacted in one commit, in memory
 LEDGERS = ("attempts", "approvals", "deployments", "withdrawals")
 
 
-def maintain_tables(lake: Lake, registry: Registry, *, kept: int = KEPT) -> Ref:
-    """Compact every table of a use case, and remove files that were replaced or left ``kept`` days ago.
+def maintain_tables(lake: Lake, registry: Registry, *, retention_days: int = RETENTION_DAYS) -> Ref:
+    """Compact every table of a use case, and remove files that were replaced ``retention_days`` ago.
 
     Returns
     -------
     Ref
-        ``rows`` is the number of files that were laid together.
+        ``rows`` is the number of files that were compacted.
 
     Raises
     ------
     EvergreenError
-        when the registry doesn't answer or has none of the trainings that the lake knows of: what they refer
-        to isn't known, and nothing is removed.
+        when the registry doesn't answer or lacks the runs of the lake's trainings. The versions that they
+        refer to are unknown then, and nothing is removed.
     StoreUnavailable
-        when the lake doesn't.
+        when the lake doesn't answer.
     """
     tables = lake.tables()
-    laid = [compact(lake, name) for name in tables]
-    together, into = (sum(files[side] for files in laid) for side in (0, 1))
+    compacted = [compact(lake, name) for name in tables]
+    replaced, written = (sum(counts) for counts in zip(*compacted, strict=True)) if compacted else (0, 0)
     versions = referenced_versions(registry, lake.name)
     if lake.count("attempts") and not versions:
         raise EvergreenError(
             f"{lake.name}: upkeep",
-            required="the runs of its trainings, which name the versions of tables that they were fitted on",
+            required="the runs of its trainings, which record the table versions that they were fitted on",
             found="none in the registry",
             where=registry.named(),
-            remedy="nothing was removed: see that MLFLOW_TRACKING_URI is this lake's registry",
+            remedy="nothing was removed; check that MLFLOW_TRACKING_URI is this lake's registry",
         )
-    removed = sum(vacuum(lake, name, kept, versions.get(name, ())) for name in tables)
-    note = f"{together} files of {len(tables)} tables were laid together into {into}; "
-    note += f"{removed} were removed that no row had been in for {kept} days"
-    return Ref(f"{lake.uri}/tables", "all", rows=together, note=note)
+    removed = sum(vacuum(lake, name, retention_days, versions.get(name, ())) for name in tables)
+    note = f"{replaced} files of {len(tables)} tables were compacted into {written}; "
+    note += f"{removed} files unused for {retention_days} days were removed"
+    return Ref(f"{lake.uri}/tables", "all", rows=replaced, note=note)
 
 
 def referenced_versions(registry: Registry, usecase: str) -> Mapping[str, list[int]]:
-    """Return for each source's table the versions that trainings in the registry were fitted on."""
-    found: dict[str, set[int]] = {}
+    """Return the versions of each source's table that trainings in the registry were fitted on."""
+    referenced: dict[str, set[int]] = {}
     for params in registry.noted(usecase):
         for name, value in params.items():
             if name.startswith("lake.") and value.isdigit():
-                found.setdefault(f"validated_{name.removeprefix('lake.')}", set()).add(int(value))
-    return {name: sorted(versions) for name, versions in found.items()}
+                referenced.setdefault(f"validated_{name.removeprefix('lake.')}", set()).add(int(value))
+    return {name: sorted(versions) for name, versions in referenced.items()}
 
 
 @translate_store_errors
 @retry_commit
 def compact(lake: Lake, table: str) -> tuple[int, int]:
-    """Lay a table's small files together, and return how many were read, and are there instead.
+    """Compact a table's small files, and return how many were replaced and how many were written.
 
-    The partitions of small files are written again as any partition is, so that whoever writes one of them
-    meanwhile wins or makes this start again. Delta's own compaction was seen to double rows when two ran at
-    once: what one of them replaces, the other doesn't look at. A ledger is appended to and has no partitions:
-    it is left.
+    The partitions of small files are rewritten in the same way as any partition, so a concurrent writer of
+    one of them wins, or makes this retry. Delta's own compaction duplicated rows when two ran concurrently,
+    because neither checks what the other replaces. Ledgers are skipped: they are appended to and have no
+    partitions.
     """
     opened = lake.open(table)
     if opened is None or table in LEDGERS:
         return 0, 0
     before = set(opened.file_uris())
-    for where in _small(opened):
+    for where in _small_partitions(opened):
         rows = predicates.run_query(opened, predicates.select("*", where, ["partition"]))
         write_deltalake(
-            opened, rows, mode="overwrite", predicate=predicates.condition(where), target_file_size=FILE
+            opened, rows, mode="overwrite", predicate=predicates.condition(where), target_file_size=FILE_BYTES
         )
     after = set(opened.file_uris())
     return len(before - after), len(after - before)
 
 
-def _small(opened: DeltaTable) -> list[predicates.Where]:
-    """Return the partitions of files that are laid together, a condition for each commit."""
+def _small_partitions(opened: DeltaTable) -> list[predicates.Where]:
+    """Return the partitions of small files, as one condition per commit."""
     parts = opened.metadata().partition_columns
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for file in predicates.list_files(opened):
         groups.setdefault("".join(str(file[f"partition.{name}"]) for name in parts), []).append(file)
-    found: list[predicates.Where] = []
+    conditions: list[predicates.Where] = []
     for files in groups.values():
-        small = [file for file in files if file["size_bytes"] < FILE / 2 and file.get("max.partition")]
+        small = [file for file in files if file["size_bytes"] < FILE_BYTES / 2 and file.get("max.partition")]
         where = {name: str(files[0][f"partition.{name}"]) for name in parts}
         batches = _batches(sorted(small, key=lambda file: str(file["max.partition"])))
         partitions_of = predicates.select('DISTINCT "partition"', where)
         read = predicates.run_query(opened, partitions_of)["partition"].to_pylist() if batches else []
-        for some in batches:
-            ranges = [(file["min.partition"], file["max.partition"]) for file in some]
+        for batch in batches:
+            ranges = [(file["min.partition"], file["max.partition"]) for file in batch]
             partitions = [
                 partition for partition in read if any(low <= partition <= high for low, high in ranges)
             ]
-            found.append({**where, "partition": sorted(partitions)})
-    return found
+            conditions.append({**where, "partition": sorted(partitions)})
+    return conditions
 
 
 def _batches(files: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """Cut files into runs of at most `AT_ONCE` bytes, and leave a run of one as it is."""
-    found: list[list[Mapping[str, Any]]] = [[]]
+    """Group files into batches of at most `COMMIT_BYTES`, without those of a single file."""
+    batches: list[list[Mapping[str, Any]]] = [[]]
     for file in files:
-        if sum(one["size_bytes"] for one in found[-1]) + file["size_bytes"] > AT_ONCE:
-            found.append([])
-        found[-1].append(file)
-    return [run for run in found if len(run) > 1]
+        if sum(other["size_bytes"] for other in batches[-1]) + file["size_bytes"] > COMMIT_BYTES:
+            batches.append([])
+        batches[-1].append(file)
+    return [batch for batch in batches if len(batch) > 1]
 
 
 @translate_store_errors
 @retry_commit
 def vacuum(lake: Lake, table: str, days: int, versions: Collection[int] = ()) -> int:
-    """Remove files that no row has been in for so many days, and return how many.
+    """Remove files that have been unused for some days, and return how many.
 
     Parameters
     ----------
-    versions : those that can still be read afterwards, beside the table as it is.
+    versions : versions that must stay readable, besides the current one.
     """
     opened = lake.open(table)
     if opened is None:
         return 0
-    there = [version for version in versions if version <= opened.version()]  # not those of a lost table
+    existing = [version for version in versions if version <= opened.version()]  # not those of a lost table
     removed = opened.vacuum(
-        days * 24, dry_run=False, enforce_retention_duration=False, full=True, keep_versions=there
+        days * 24, dry_run=False, enforce_retention_duration=False, full=True, keep_versions=existing
     )
     return len(removed)

@@ -1,7 +1,7 @@
-"""Recompute what the lake says of itself: each byte, partition and model against its recorded digest.
+"""Recompute the digests of raw bytes, partitions and models, and compare them with the recorded ones.
 
-A difference means that something was lost, damaged or changed behind Evergreen's back. A *stale* partition is
-sound, and would be made otherwise now: its declaration or its inputs have changed since.
+A difference means that something was lost, damaged or changed by another program. A *stale* partition is as
+recorded, but a rerun would change it, because its declaration or its inputs have changed.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from include.storage import schemas, spill
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
 
-BLOCK = 90  # partitions whose rows are held at once
+BLOCK = 90  # partitions whose rows are read together
 Row = dict[str, Any]
 Shape = tuple[str, pa.Schema, tuple[str, ...]]  # a table, its schema, the order of a digest
 
 
 @dataclass(frozen=True)
-class Verified:
-    """What was recomputed.
+class VerifyResult:
+    """The result of a verification.
 
     Parameters
     ----------
-    differences : a sentence for each thing that is not what was recorded.
-    stale : a sentence for each partition that would be made otherwise now.
+    differences : a sentence for each object, partition or model that differs from its record.
+    stale : a sentence for each partition that a rerun would change.
     snapshots, partitions, models : how many of each were recomputed.
     """
 
@@ -51,20 +51,20 @@ class Verified:
 
     @property
     def note(self) -> str:
-        """The sentence a person reads."""
-        looked = (
+        """The result in one sentence."""
+        counts = (
             f"{self.snapshots:,} snapshots, {self.partitions:,} partitions, {self.models:,} models recomputed"
         )
-        found = f"{len(self.differences)} differ" if self.differences else "all as recorded"
-        return f"{looked}: {found}, {len(self.stale)} stale"
+        outcome = f"{len(self.differences)} differ" if self.differences else "all as recorded"
+        return f"{counts}: {outcome}, {len(self.stale)} stale"
 
     def plain(self) -> Row:
         """Return plain values."""
         return {**asdict(self), "note": self.note}
 
 
-def verify(lake: Lake, spec: UseCase, partition: str | None = None) -> Verified:
-    """Recompute a use case's whole lake, or what belongs to one partition and the models.
+def verify(lake: Lake, spec: UseCase, partition: str | None = None) -> VerifyResult:
+    """Recompute the digests of a use case's whole lake, or of one partition and the models.
 
     Parameters
     ----------
@@ -73,70 +73,71 @@ def verify(lake: Lake, spec: UseCase, partition: str | None = None) -> Verified:
     if partition is not None:
         spec.clock.moment(partition)
     recorded = lake.rows("partitions", {"partition": partition} if partition else None)
-    kept, raw = _raw(lake, spec, sorted({row["partition"] for row in recorded}), whole=partition is None)
-    rows = sorted((row for row in recorded if row["outcome"] == "published"), key=_place)
-    digests, wrong = _models(lake)
-    recomputed = [*_partitions(lake, spec, rows)]
-    return Verified(
-        differences=(*raw, *(sentence for sentence in recomputed if sentence), *wrong),
-        stale=tuple(_stale(lake, spec, rows, kept)),
-        snapshots=sum(len(many) for by_partition in kept.values() for many in by_partition.values()),
+    by_source, raw_problems = _verify_raw(
+        lake, spec, sorted({row["partition"] for row in recorded}), all_objects=partition is None
+    )
+    published = [row for row in recorded if row["outcome"] == "published"]
+    rows = sorted(published, key=lambda row: (row["product"], row["partition"]))
+    digests, model_problems = _verify_models(lake)
+    recomputed = [*_verify_partitions(lake, spec, rows)]
+    return VerifyResult(
+        differences=(*raw_problems, *(problem for problem in recomputed if problem), *model_problems),
+        stale=tuple(_stale(lake, spec, rows, by_source)),
+        snapshots=sum(len(stored) for by_partition in by_source.values() for stored in by_partition.values()),
         partitions=len(recomputed),
         models=len(digests),
     )
 
 
-def _place(row: Row) -> tuple[str, str]:
-    return row["product"], row["partition"]
+def _verify_raw(
+    lake: Lake, spec: UseCase, partitions: Sequence[str], *, all_objects: bool
+) -> tuple[Row, list[str]]:
+    """Return the snapshots by source and partition, and the problems of their bytes.
 
-
-def _raw(lake: Lake, spec: UseCase, partitions: Sequence[str], *, whole: bool) -> tuple[Row, list[str]]:
-    """Return the snapshots by source and partition, and what is wrong with their bytes.
-
-    Each object read once.
+    Each object is read once.
     """
-    wrong, read = [], set()
-    if whole:
+    problems, verified = [], set()
+    if all_objects:
         for key in lake.keys("raw/objects"):
-            read.add(key)
+            verified.add(key)
             if digest_bytes(lake.get(key) or b"") != key.rpartition("/")[2]:
-                wrong.append(
-                    f"{lake.uri}/{key}: the bytes are no longer those of their SHA-256; restore the object"
+                problems.append(
+                    f"{lake.uri}/{key}: the bytes no longer have this SHA-256; restore the object"
                 )
-    kept: Row = {}
+    by_source: Row = {}
     for source in spec.sources:
         try:
-            kept[source] = snapshots(lake, source, partitions) if partitions else {}
+            by_source[source] = snapshots(lake, source, partitions) if partitions else {}
         except StoreUnavailable:
             raise
         except EvergreenError as error:
-            kept[source] = {}
-            wrong.append(str(error))
-        for one in (one for many in kept[source].values() for one in many):
-            if not all(part.key in read for part in one.parts):
+            by_source[source] = {}
+            problems.append(str(error))
+        for snapshot in (snapshot for stored in by_source[source].values() for snapshot in stored):
+            if not all(part.key in verified for part in snapshot.parts):
                 try:
-                    list(read_parts(lake, one))
+                    list(read_parts(lake, snapshot))
                 except StoreUnavailable:
                     raise
                 except EvergreenError as error:
-                    wrong.append(str(error))
-    return kept, wrong
+                    problems.append(str(error))
+    return by_source, problems
 
 
-def _models(lake: Lake) -> tuple[list[str], list[str]]:
-    """Return the digests that the ledger refers to, and what is wrong with the models of that name."""
+def _verify_models(lake: Lake) -> tuple[list[str], list[str]]:
+    """Return the digests of the models in the ledger, and the problems of these models."""
     digests = sorted({row["model"] for row in ledger.switches(lake) if row["model"]})
-    wrong = []
+    problems = []
     for digest in digests:
         try:
             artifacts.load_model(lake, digest)
         except ModelError as error:
-            wrong.append(str(error))
-    return digests, wrong
+            problems.append(str(error))
+    return digests, problems
 
 
 def _shape(spec: UseCase, product: str) -> Shape | None:
-    """Return a product's table, its schema and the order in which its rows are digested."""
+    """Return a product's table, its schema, and the order of rows in its digest."""
     if product in spec.sources:
         declared = spec.sources[product]
         return f"validated_{product}", schemas.validated_schema(declared), ("revision", *declared.key)
@@ -152,21 +153,21 @@ def _shape(spec: UseCase, product: str) -> Shape | None:
     }.get(product)
 
 
-def _partitions(lake: Lake, spec: UseCase, rows: Sequence[Row]) -> Iterator[str]:
-    """Yield, for each partition whose rows can be digested, what is wrong with it, if anything."""
+def _verify_partitions(lake: Lake, spec: UseCase, rows: Sequence[Row]) -> Iterator[str]:
+    """Yield a sentence for each partition that differs from its digest, and "" for each other one."""
     for product in sorted({row["product"] for row in rows}):
-        mine = [row for row in rows if row["product"] == product]
+        of_product = [row for row in rows if row["product"] == product]
         if shape := _shape(spec, product):
-            for start in range(0, len(mine), BLOCK):
-                yield from _block(lake, spec, shape, mine[start : start + BLOCK])
+            for start in range(0, len(of_product), BLOCK):
+                yield from _verify_block(lake, spec, shape, of_product[start : start + BLOCK])
 
 
-def _block(lake: Lake, spec: UseCase, shape: Shape, block: Sequence[Row]) -> Iterator[str]:
+def _verify_block(lake: Lake, spec: UseCase, shape: Shape, block: Sequence[Row]) -> Iterator[str]:
     table, schema, order = shape
     read = lake.read(table, {"partition": [row["partition"] for row in block]})
-    found = publish.by_partition(point_in_time.conform(read, schema))
+    by_partition = publish.by_partition(point_in_time.conform(read, schema))
     for row in block:
-        rows = spill.sort_rows(found.get(row["partition"], schema.empty_table()), order)
+        rows = spill.sort_rows(by_partition.get(row["partition"], schema.empty_table()), order)
         digest = digest_table(rows) if rows.num_rows or row["digest"] else ""
         if digest == row["digest"]:
             yield ""
@@ -174,22 +175,22 @@ def _block(lake: Lake, spec: UseCase, shape: Shape, block: Sequence[Row]) -> Ite
         yield (
             f"{spec.name}/{row['product']}/{row['partition']}: required the digest {row['digest'][:12]}, "
             f"found {rows.num_rows:,} rows with {digest[:12]} ({lake.uri}/tables/{table}); "
-            "run the partition again: it is made anew from what it came from"
+            "run the partition again, which recomputes it from its inputs"
         )
 
 
-def _stale(lake: Lake, spec: UseCase, rows: Sequence[Row], kept: Mapping[str, Row]) -> Iterator[str]:
-    """Yield a sentence for each partition whose declaration or inputs are others now."""
+def _stale(lake: Lake, spec: UseCase, rows: Sequence[Row], by_source: Mapping[str, Row]) -> Iterator[str]:
+    """Yield a sentence for each partition whose declaration or inputs have changed."""
     for row in rows:
         product, partition = row["product"], row["partition"]
         why = "" if row["spec"] == spec.digest_of(product) else "the declaration has changed since"
-        if product in spec.sources and partition in kept[product]:
-            if publish.lineage(product, kept[product][partition]) != row["inputs"]:
-                why = "another snapshot came since"
+        if product in spec.sources and partition in by_source[product]:
+            if publish.lineage(product, by_source[product][partition]) != row["inputs"]:
+                why = "a newer snapshot exists"
         elif product == "predictions":
-            seen = scoring.inputs_digest(spec, scoring.rows_known_at(lake, spec, partition))
+            current = scoring.inputs_digest(spec, scoring.rows_known_at(lake, spec, partition))
             recorded = json.loads(row["inputs"])
-            changed = [source for source, digest in seen.items() if recorded.get(source) != digest]
-            why = f"it would see other rows of {', '.join(changed)} now" if changed else why
+            changed = [source for source, digest in current.items() if recorded.get(source) != digest]
+            why = f"the rows of {', '.join(changed)} have changed since" if changed else why
         if why:
             yield f"{spec.name}/{product}/{partition} is stale: {why}"

@@ -1,12 +1,14 @@
-"""Withdraw a partition that should not be there: off the schedule, outside of its range, or still to come.
+"""Withdraw a partition that should not exist: off the schedule, outside its range, or in the future.
 
-Who did it, when and why is written first, to the ledger `withdrawals`; what was published of the partition is
-laid aside under ``withdrawn/``; then it is removed, and what rested on it is made anew. A partition that the
-schedule has had is never withdrawn: its predictions were served, and that is a fact. Run again after a kill
-it ends with the same tables.
+1. The published rows are copied to ``withdrawn/``.
+2. Who withdrew it, when and why is recorded in the ledger `withdrawals`.
+3. The rows are removed, and everything that depended on them is recomputed.
 
-What a training of that partition left (its model, verdict, switches and limits) stays, for ledgers only grow.
-Fetched bytes stay under ``raw/objects/``, and without their manifest no later run takes them for its own.
+The operation is idempotent: run again after a kill, it ends with the same tables. A past partition of the
+schedule can't be withdrawn: its predictions were served, and that is a fact.
+
+The results of a training of that partition (model, verdict, switches, limits) stay, because ledgers are
+append-only. Fetched bytes stay under ``raw/objects/``; without their manifest no later run uses them.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from include.errors import NotPublished, PartitionError
-from include.ingest.lookback import AGAIN
+from include.ingest.lookback import RETRY_PARTITIONS
 from include.monitor.losses import LOSSES
 from include.monitor.pipeline import monitor
 from include.monitor.state import PRODUCT, REALISED
@@ -36,48 +38,48 @@ from include.storage.lake import Lake, Where
 from include.storage.schemas import WITHDRAWALS
 
 TABLE = "withdrawals"
-STAY = ("attempts", "approvals", "deployments", TABLE, "limits")
+NEVER_REMOVED = ("attempts", "approvals", "deployments", TABLE, "limits")
 FOLDER = "withdrawn"
 
 
 def withdraw(lake: Lake, spec: UseCase, partition: str, by: str, reason: str, *, now: datetime) -> Ref:
-    """Remove everything that a partition published, and what was ingested for its lookback alone.
+    """Remove everything that a partition published, and what was ingested only for its lookback.
 
     Returns
     -------
     Ref
-        ``rows`` is the number of partitions that were withdrawn; its note says by whom and why.
+        ``rows`` is the number of withdrawn partitions; the note has who and why.
 
     Raises
     ------
     PartitionError
-        for a partition that the schedule has had.
+        for a past partition of the schedule.
     NotPublished
-        when there is nothing of it.
+        when nothing of the partition is published.
     """
     require_person_and_reason(f"{spec.name}: a withdrawal", by, reason)
     if not _refused(spec, partition, now):
         raise PartitionError(
             f"{spec.name}/{partition}: a withdrawal",
-            required="a partition off the schedule, outside of its range or still to come",
-            found="one that the schedule has had",
-            remedy="what it served is a fact and stays; for other data run it again with fetch_anew",
+            required="a partition off the schedule, outside its range or in the future",
+            found="a past partition of the schedule",
+            remedy="what it served is a fact and stays; to replace its data, run it again with Fetch anew",
         )
-    partitions = [partition, *_for_its_lookback(lake, spec, partition, now)]
-    contents = {one: _lay_aside(lake, one) for one in partitions}
-    resting = {one: _resting_on(lake, one) for one in partitions}
+    partitions = [partition, *_ingested_for_lookback(lake, spec, partition, now)]
+    contents = {key: _copy_rows(lake, key) for key in partitions}
+    dependents = {key: _dependents(lake, key) for key in partitions}
 
     def decide(rows: list[Row]) -> list[Row] | Row | None:
         new: list[Row] = []
-        for one in partitions:
-            earlier = [json.loads(row["contents"]).items() for row in rows if row["partition"] == one]
-            # of a withdrawal that was killed less is left than it recorded
-            if contents[one] and not any(contents[one].items() <= items for items in earlier):
-                why = reason if one == partition else f"{reason} (ingested for {partition})"
+        for key in partitions:
+            earlier = [json.loads(row["contents"]).items() for row in rows if row["partition"] == key]
+            # a killed withdrawal may have removed a part of what it recorded
+            if contents[key] and not any(contents[key].items() <= items for items in earlier):
+                why = reason if key == partition else f"{reason} (ingested for {partition})"
                 new.append({
-                    "partition": one, "by": by, "at": now.astimezone(UTC), "reason": why,
-                    "contents": json.dumps(contents[one], sort_keys=True),
-                    "resting": json.dumps(resting[one]),
+                    "partition": key, "by": by, "at": now.astimezone(UTC), "reason": why,
+                    "contents": json.dumps(contents[key], sort_keys=True),
+                    "dependents": json.dumps(dependents[key]),
                     "recorded": len(rows) + len(new) + 1,
                 })  # fmt: skip
         same = [row for row in rows if row["partition"] == partition]
@@ -87,17 +89,16 @@ def withdraw(lake: Lake, spec: UseCase, partition: str, by: str, reason: str, *,
     if row is None:
         raise NotPublished(
             f"{spec.name}/{partition}: a withdrawal",
-            required="a partition of which something is there",
+            required="a partition with published rows",
             found="nothing",
             where=lake.uri,
-            remedy="`status` lists the partitions that there are",
+            remedy="`status` lists the partitions",
         )
-    for one in partitions:
-        _remove(lake, one)
+    for key in partitions:
+        _remove(lake, key)
     recorded = [row for row in lake.rows(TABLE) if row["partition"] in partitions]
-    _mend(
-        lake, spec, partitions, sorted({scored for row in recorded for scored in json.loads(row["resting"])})
-    )
+    affected = {scored for row in recorded for scored in json.loads(row["dependents"])}
+    _recompute(lake, spec, partitions, sorted(affected))
     note = (
         f"{', '.join(partitions)} withdrawn by {row['by']} at {row['at']:%Y-%m-%d %H:%M} UTC: {row['reason']}"
     )
@@ -105,7 +106,7 @@ def withdraw(lake: Lake, spec: UseCase, partition: str, by: str, reason: str, *,
 
 
 def _refused(spec: UseCase, partition: str, now: datetime) -> bool:
-    """Tell whether a run of the partition would be refused."""
+    """Return whether a run of the partition would be refused."""
     try:
         check_partition(spec, partition, now)
     except PartitionError:
@@ -113,11 +114,11 @@ def _refused(spec: UseCase, partition: str, now: datetime) -> bool:
     return False
 
 
-def _for_its_lookback(lake: Lake, spec: UseCase, partition: str, now: datetime) -> list[str]:
-    """Return the partitions that a run would refuse as well, and of which only sources were ingested."""
-    clock, back = spec.clock, max(spec.features.lookback, AGAIN)
+def _ingested_for_lookback(lake: Lake, spec: UseCase, partition: str, now: datetime) -> list[str]:
+    """Return the earlier partitions that a run would refuse too, and of which only sources were ingested."""
+    clock, back = spec.clock, max(spec.features.lookback, RETRY_PARTITIONS)
     if clock.around(partition)[0] != partition:
-        return []  # scoring it failed before it looked back
+        return []  # scoring it failed before the lookback
     keys = [
         key for key in clock.keys(clock.shift(partition, -back), partition)[:-1] if _refused(spec, key, now)
     ]
@@ -128,8 +129,8 @@ def _for_its_lookback(lake: Lake, spec: UseCase, partition: str, now: datetime) 
 
 
 def _published(lake: Lake, partition: str) -> Iterator[tuple[str, pa.Table]]:
-    """Yield each table's rows of a partition, `partitions` last; not those that a training published."""
-    names = [name for name in lake.tables() if name not in STAY]
+    """Yield each table's rows of a partition, `partitions` last, without those that a training published."""
+    names = [name for name in lake.tables() if name not in NEVER_REMOVED]
     for table in sorted(names, key=lambda name: (name == "partitions", name)):
         opened = lake.open(table)
         if opened is None or "partition" not in (field.name for field in opened.schema().fields):
@@ -144,8 +145,8 @@ def _published(lake: Lake, partition: str) -> Iterator[tuple[str, pa.Table]]:
             yield table, rows
 
 
-def _lay_aside(lake: Lake, partition: str) -> dict[str, str]:
-    """Write a partition's rows to ``withdrawn/``, and return each table's object there."""
+def _copy_rows(lake: Lake, partition: str) -> dict[str, str]:
+    """Copy a partition's rows to ``withdrawn/``, and return the key of each table's copy."""
     contents = {}
     for table, rows in _published(lake, partition):
         sink = pa.BufferOutputStream()
@@ -156,20 +157,20 @@ def _lay_aside(lake: Lake, partition: str) -> dict[str, str]:
     return contents
 
 
-def _resting_on(lake: Lake, partition: str) -> list[str]:
-    """Return the scored partitions whose realised figures were known by this partition, or brought by it."""
-    resting = []
+def _dependents(lake: Lake, partition: str) -> list[str]:
+    """Return the scored partitions whose realized performance was measured with this partition's labels."""
+    dependents = []
     for row in lake.rows("partitions", {"product": REALISED}):
         inputs = json.loads(row["inputs"])
         partitions = {name.partition("/")[2] for name in inputs}
         partitions |= {inputs.get("known"), *inputs.get("restated", ())}
         if partition in partitions and row["partition"] != partition:
-            resting.append(str(row["partition"]))
-    return sorted(resting)
+            dependents.append(str(row["partition"]))
+    return sorted(dependents)
 
 
 def _remove(lake: Lake, partition: str) -> None:
-    """Remove a partition: its manifests and report, its rows, and last its rows in `partitions`."""
+    """Remove a partition's manifests and report, its rows, and last its rows in `partitions`."""
     for key in lake.keys("raw/snapshots"):
         if key.split("/")[-2] == partition:
             data = lake.get(key) or b""
@@ -183,26 +184,26 @@ def _remove(lake: Lake, partition: str) -> None:
         lake.publish(table, rows.schema.empty_table(), where)
 
 
-def _mend(lake: Lake, spec: UseCase, partitions: Sequence[str], resting: Sequence[str]) -> None:
-    """Make anew what rested on withdrawn partitions: realised figures, findings, decisions and the year."""
-    for scored in resting:
-        _empty(lake, "profiles", {"product": profiles.LABELS, "partition": scored})
+def _recompute(lake: Lake, spec: UseCase, partitions: Sequence[str], dependents: Sequence[str]) -> None:
+    """Recompute what depended on withdrawn partitions: performance, findings, decisions, the history page."""
+    for scored in dependents:
+        _remove_rows(lake, "profiles", {"product": profiles.LABELS, "partition": scored})
         for table in (LOSSES, REALISED):
-            _empty(lake, table, {"partition": scored})
-        _empty(lake, "partitions", {"product": [LOSSES, REALISED], "partition": scored})
-    watched = sorted(row["partition"] for row in lake.rows("partitions", {"product": PRODUCT}))
-    there = [key for key in watched if spec.clock.around(key)[0] == key]
-    for key in sorted(
-        {next((one for one in there if one >= key), "") for key in (*partitions, *resting)} - {""}
-    ):
+            _remove_rows(lake, table, {"partition": scored})
+        _remove_rows(lake, "partitions", {"product": [LOSSES, REALISED], "partition": scored})
+    monitored = sorted(row["partition"] for row in lake.rows("partitions", {"product": PRODUCT}))
+    scheduled = [key for key in monitored if spec.clock.around(key)[0] == key]
+    changed = (*partitions, *dependents)
+    next_monitored = {next((key for key in scheduled if key >= partition), "") for partition in changed}
+    for key in sorted(next_monitored - {""}):
         monitor(lake, spec, key)
-    if watched:
+    if monitored:
         redraw_history(lake, spec)
     else:
         lake.remove([f"reports/{HISTORY}"])
 
 
-def _empty(lake: Lake, table: str, where: Where) -> None:
+def _remove_rows(lake: Lake, table: str, where: Where) -> None:
     rows = lake.read(table, where)
     if rows is not None and rows.num_rows:
         lake.publish(table, rows.schema.empty_table(), where)

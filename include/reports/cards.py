@@ -1,6 +1,6 @@
-"""Two cards that go with a model wherever it goes: what it is for and worth, and what it was made from.
+"""The model card and the data card, in Markdown; they are stored with the model.
 
-They say what the page says, from the same facts, in Markdown.
+They are made from the same data as the verdict page, so all three agree.
 """
 
 from __future__ import annotations
@@ -14,177 +14,199 @@ from include.reports.wording import TITLES, metric_label, prior_text, rival_name
 from include.spec.source import Source
 
 
-def model_card(known: AttemptData, parts: Mapping[str, Section]) -> str:
-    """Return what the model is for, how it was made, what it is worth, and what it isn't for.
+def model_card(attempt: AttemptData, sections: Mapping[str, Section]) -> str:
+    """Return the model card: purpose, recipe, verdict and limits, followed by the page's sections.
 
     Parameters
     ----------
-    parts : the page's `answers`, which the card repeats in words and figures.
+    sections : the result of `include.reports.verdict.page_sections`.
     """
-    head = (
-        f"# Model card: {escape_markdown(known.spec.name)} version {escape_markdown(known.evidence.version)}"
-    )
-    own = [_purpose(known), _recipe(known), _judged(known), _limits(known)]
-    return "\n\n".join([head, *map(markdown, [*own, *parts.values()])]) + "\n"
+    name, version = escape_markdown(attempt.spec.name), escape_markdown(attempt.evidence.version)
+    head = f"# Model card: {name} version {version}"
+    own = [_purpose(attempt), _recipe(attempt), _verdict(attempt), _limits(attempt)]
+    return "\n\n".join([head, *map(markdown, [*own, *sections.values()])]) + "\n"
 
 
-def data_card(known: AttemptData) -> str:
-    """Return where the data comes from, what of it was used, and what of it may never be."""
-    head = (
-        f"# Data card: {escape_markdown(known.spec.name)} up to {escape_markdown(known.evidence.partition)}"
-    )
-    parts = [_data(known), _sources(known), _columns(known), _contracts(known)]
-    return "\n\n".join([head, *map(markdown, parts)]) + "\n"
+def data_card(attempt: AttemptData) -> str:
+    """Return the data card: where the data comes from, how it is used, and what must not be used."""
+    name, partition = escape_markdown(attempt.spec.name), escape_markdown(attempt.evidence.partition)
+    head = f"# Data card: {name} up to {partition}"
+    sections = [_data(attempt), _sources(attempt), _columns(attempt), _contracts(attempt)]
+    return "\n\n".join([head, *map(markdown, sections)]) + "\n"
 
 
-def _purpose(known: AttemptData) -> Section:
-    problem = known.spec.problem
-    classes = ", ".join(problem.classes)
+def _purpose(attempt: AttemptData) -> Section:
+    spec, problem = attempt.spec, attempt.spec.problem
+    classes = f": {', '.join(problem.classes)}" if problem.classes else ""
     rows: list[Line] = [
-        ["Predicts", f"{problem.target}, {problem.kind}{f': {classes}' if classes else ''}"],
-        ["For", problem.owner or "nobody is named"],
-        ["Rows", f"of {known.spec.features.spine}, each by {', '.join(known.spec.key)}"],
-        ["When", f"{known.spec.schedule.batch} ({known.spec.schedule.timezone})"],
+        ["Predicts", f"{problem.target}, {problem.kind}{classes}"],
+        ["Owner", problem.owner or "not declared"],
+        ["Rows", f"{spec.features.spine}, one per {', '.join(spec.key)}"],
+        ["Schedule", f"{spec.schedule.batch} ({spec.schedule.timezone})"],
     ]
-    return Section("What it is for", problem.statement, [Table(["", ""], rows)])
+    return Section("Purpose", problem.statement, [Table(["", ""], rows)])
 
 
-def _recipe(known: AttemptData) -> Section:
-    evidence, training = known.evidence, known.spec.training
-    recipe = next((one for one in training.candidates if one.name == evidence.recipe), None)
+def _recipe(attempt: AttemptData) -> Section:
+    evidence, training = attempt.evidence, attempt.spec.training
+    recipe = next((recipe for recipe in training.candidates if recipe.name == evidence.recipe), None)
+    estimator = f"{recipe.estimator}: {_pairs(recipe.params)}" if recipe else "no longer declared"
     window = f"the last {training.window} partitions" if training.window else "all history"
     rows: list[Line] = [
         ["Recipe", evidence.recipe],
-        ["Estimator", f"{recipe.estimator}: {_pairs(recipe.params)}" if recipe else "not declared any more"],
-        ["Features", ", ".join(known.spec.features.columns)],
-        ["Fitted on", f"{known.learnt.rows:,} rows of {window} until {evidence.fitted}"],
-        [*prior_text(known, evidence)],
+        ["Estimator", estimator],
+        ["Features", ", ".join(attempt.spec.features.columns)],
+        ["Fitted on", f"{attempt.training_data.rows:,} rows of {window} until {evidence.fitted}"],
+        [*prior_text(attempt, evidence)],
         ["Seed", str(training.seed)],
         ["Model", evidence.model],
         ["Declaration", evidence.spec],
         ["Training data", evidence.data],
         ["Code", evidence.code],
     ]
-    return Section("How it was made", "", [Table(["", ""], rows)])
+    return Section("Training", "", [Table(["", ""], rows)])
 
 
-def _judged(known: AttemptData) -> Section:
-    gate, row, shown = known.spec.gate, known.newest, known.gained()
+def _verdict(attempt: AttemptData) -> Section:
+    gate, row, gain = attempt.spec.gate, attempt.newest_row, attempt.gain()
     rows: list[Line] = [
         ["Verdict", str(row["verdict"])],
         ["As recorded", str(row["sentence"])],
-        ["Judged by", f"{metric_label(gate.objective)}, {gate.evidence.replace('_', ' ')}"],
+        ["Objective", f"{metric_label(gate.objective)}, {gate.evidence.replace('_', ' ')}"],
     ]
-    if shown is not None:
-        least = f"at least {figure(shown.low)} at level {shown.level:.6g}"
-        rows.append(
-            [f"Gain over {rival_name(known)}", f"{figure(shown.mean)} a row, {least}; above 0 is better"]
-        )
+    if gain is not None:
+        bound = f"at least {figure(gain.low)} at level {gain.level:.6g}"
+        text = f"{figure(gain.mean)} per row, {bound}; above 0 is better"
+        rows.append([f"Gain over {rival_name(attempt)}", text])
     return Section("Verdict", TITLES[str(row["verdict"])], [Table(["", ""], rows)])
 
 
-def _limits(known: AttemptData) -> Section:
-    spec = known.spec
-    unseen = {name: share for name, share in known.evidence.facts.coverage.items() if share > 0}
-    broke = [one.name for one in known.evidence.facts.edge_cases if not one.held]
+def _limits(attempt: AttemptData) -> Section:
+    spec, facts = attempt.spec, attempt.evidence.facts
+    uncovered = sorted((name, share) for name, share in facts.coverage.items() if share > 0)
+    failed = [case.name for case in facts.edge_cases if not case.passed]
     groups = ", ".join(spec.gate.fairness.columns) if spec.gate.fairness else "no column"
     rows: list[Line] = [
         ["Not for", f"rows other than those of {spec.features.spine}, another hour, or another label"],
-        ["Not for", f"decisions about groups other than by {groups}: nothing was compared there"],
+        ["Not for", f"decisions about groups other than by {groups}: no other groups were compared"],
         ["Never uses", ", ".join(spec.problem.never_features) or "no column is forbidden"],
-        ["Surest on", "values that it was fitted on: see the shares of those that it never was, below"],
+        ["Most reliable for", "values that occur in its training data"],
         [
-            "Features with such values",
-            ", ".join(f"{n} {percent(s)}" for n, s in sorted(unseen.items())) or "none",
+            "Features with values not seen in training",
+            ", ".join(f"{name} {percent(share)}" for name, share in uncovered) or "none",
         ],
-        ["Edge cases that broke it", ", ".join(broke) or "none"],
+        ["Failed edge cases", ", ".join(failed) or "none"],
     ]
-    if known.evidence.note:
-        rows.append(["Not compared", known.evidence.note])
+    if attempt.evidence.note:
+        rows.append(["Not compared", attempt.evidence.note])
     return Section("Limits", "", [Table(["", ""], rows)])
 
 
-def _data(known: AttemptData) -> Section:
-    spec, evidence = known.spec, known.evidence
+def _data(attempt: AttemptData) -> Section:
+    spec, evidence = attempt.spec, attempt.evidence
     hashed = [
-        f"{name}.{c}" for name, s in spec.sources.items() for c, column in s.columns.items() if column.hashed
+        f"{source_name}.{column_name}"
+        for source_name, source in spec.sources.items()
+        for column_name, column in source.columns.items()
+        if column.hashed
     ]
     partitions = evidence.losses.partitions
+    first = f", from {partitions[0]} on" if partitions else ""
     rows: list[Line] = [
         ["Label", f"{spec.problem.target}: {spec.labels.sql}, from {spec.labels.source}"],
-        ["Known", f"{spec.labels.delay} partitions after the one it is about"],
-        ["Fitted on", f"{known.learnt.rows:,} rows until {evidence.fitted}"],
-        [
-            "Judged on",
-            (
-                f"{known.rows:,} rows of {len(partitions)} "
-                f"partitions{f', from {partitions[0]} on' if partitions else ''}"
-            ),
-        ],
+        ["Label delay", f"{spec.labels.delay} partitions"],
+        ["Fitted on", f"{attempt.training_data.rows:,} rows until {evidence.fitted}"],
+        ["Judged on", f"{attempt.rows:,} rows of {len(partitions)} partitions{first}"],
         ["Training data", evidence.data],
-        ["Never features", ", ".join(spec.problem.never_features) or "none are forbidden"],
-        ["Kept only as a keyed hash", ", ".join(hashed) or "none"],
+        ["Never features", ", ".join(spec.problem.never_features) or "no column is forbidden"],
+        ["Stored only as a keyed hash", ", ".join(hashed) or "none"],
     ]
-    lead = "A row counts as known from its source's hour on, so that no partition sees what came later."
-    return Section("What it is made from", lead, [Table(["", ""], rows)])
-
-
-def _sources(known: AttemptData) -> Section:
-    """Return what came of each source's partitions."""
-    rows: list[Line] = []
-    for name, source in known.spec.sources.items():
-        made = [one for one in known.partitions if one["product"] == name]
-        came = Counter(one["outcome"] for one in made)
-        good, aside = (sum(one[what] or 0 for one in made) for what in ("rows", "quarantined"))
-        partitions = sorted(one["partition"] for one in made)
-        share = percent(aside / (good + aside)) if good + aside else "—"
-        outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(came.items())) or "none"
-        span = f"{partitions[0]} to {partitions[-1]}" if partitions else "—"
-        rows.append([name, source.kind, _known(source), span, outcomes, f"{good:,}", f"{aside:,} ({share})"])
-    head = ["Source", "Kind", "About, and known from", "Partitions", "Outcomes", "Rows", "Set aside"]
-    return Section(
-        "Sources", "Rows that break the contract are set aside with the reason.", [Table(head, rows)]
+    lead = (
+        "Features are point-in-time correct: a row is available from its source's hour on, so that no "
+        "partition uses later data."
     )
+    return Section("Data", lead, [Table(["", ""], rows)])
 
 
-def _known(source: Source) -> str:
-    day = {0: "the partition's own day", 1: "the day after the partition", -1: "the day before the partition"}
-    about = day.get(source.offset, f"the day {source.offset:+d} from the partition")
-    return f"{about}, from {source.available_at} of the partition on"
-
-
-def _columns(known: AttemptData) -> Section:
-    used = set(known.spec.features.columns)
-    tables = [
-        Table(
-            ["Column", "Type", "Unit", "Required", "Kept"],
+def _sources(attempt: AttemptData) -> Section:
+    rows: list[Line] = []
+    for name, source in attempt.spec.sources.items():
+        published = [row for row in attempt.source_partitions if row["product"] == name]
+        counts = sorted(Counter(row["outcome"] for row in published).items())
+        outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in counts) or "none"
+        partitions = sorted(row["partition"] for row in published)
+        span = f"{partitions[0]} to {partitions[-1]}" if partitions else "—"
+        good, quarantined = (sum(row[count] or 0 for row in published) for count in ("rows", "quarantined"))
+        share = percent(quarantined / (good + quarantined)) if good + quarantined else "—"
+        rows.append(
             [
-                [name, column.type, column.unit or "—", "yes" if column.required else "no",
-                 "as a keyed hash" if column.hashed else "never a feature"
-                 if name in known.spec.problem.never_features else "a feature by its own name"
-                 if name in used else "as it is"]
-                for name, column in source.columns.items()
-            ],
-            title,
+                name,
+                source.kind,
+                _availability(source),
+                span,
+                outcomes,
+                f"{good:,}",
+                f"{quarantined:,} ({share})",
+            ]
         )
-        for title, source in known.spec.sources.items()
-    ]  # fmt: skip
-    return Section("Columns", "As they are kept, in UTC and in the units that are named.", tables)
+    head = ["Source", "Kind", "Covers, and available", "Partitions", "Outcomes", "Rows", "Quarantined"]
+    lead = "Rows that violate the contract are quarantined with the reason."
+    return Section("Sources", lead, [Table(head, rows)])
 
 
-def _contracts(known: AttemptData) -> Section:
+def _availability(source: Source) -> str:
+    days = {
+        0: "the partition's own day",
+        1: "the day after the partition",
+        -1: "the day before the partition",
+    }
+    day = days.get(source.offset, f"the day {source.offset:+d} from the partition")
+    return f"{day}, from {source.available_at} of the partition on"
+
+
+def _columns(attempt: AttemptData) -> Section:
+    features, never_features = attempt.spec.features.columns, attempt.spec.problem.never_features
+
+    def usage(name: str, hashed: bool) -> str:
+        if hashed:
+            return "stored as a keyed hash"
+        if name in never_features:
+            return "never a feature"
+        return "a feature of the same name" if name in features else "stored as it is"
+
+    head = ["Column", "Type", "Unit", "Required", "Usage"]
     tables = []
-    for name, source in known.spec.sources.items():
-        rule = source.contract
-        most = f"{rule.max_rows:,}" if rule.max_rows else "any number of"
+    for source_name, source in attempt.spec.sources.items():
         rows: list[Line] = [
-            ["rows of a partition", f"{rule.min_rows:,} to {most}"],
-            ["rows set aside", f"at most {percent(rule.tolerance)}, else the partition is refused"],
+            [
+                name,
+                column.type,
+                column.unit or "—",
+                "yes" if column.required else "no",
+                usage(name, column.hashed),
+            ]
+            for name, column in source.columns.items()
         ]
-        rows += [[one.type, _pairs(one.kwargs)] for one in rule.expectations]
+        tables.append(Table(head, rows, source_name))
+    return Section("Columns", "As stored, in UTC and in the named units.", tables)
+
+
+def _contracts(attempt: AttemptData) -> Section:
+    tables = []
+    for name, source in attempt.spec.sources.items():
+        contract = source.contract
+        max_rows = f"{contract.max_rows:,}" if contract.max_rows else "any number of"
+        rows: list[Line] = [
+            ["rows of a partition", f"{contract.min_rows:,} to {max_rows}"],
+            [
+                "rows quarantined",
+                f"at most {percent(contract.tolerance)}, otherwise the partition is refused",
+            ],
+        ]
+        rows += [[rule.type, _pairs(rule.kwargs)] for rule in contract.expectations]
         tables.append(Table(["Rule", "Bound"], rows, name))
-    return Section("Contracts", "What each partition of a source must hold.", tables)
+    return Section("Contracts", "Requirements on each partition of a source.", tables)
 
 
-def _pairs(given: dict[str, object]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in given.items()) or "none"
+def _pairs(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items()) or "none"

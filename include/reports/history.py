@@ -1,4 +1,7 @@
-"""Draw a use case's year and store it beside the reports, as the runs of its partitions do when they end."""
+"""The history page: a use case's performance, alarms, drift and switches over the last year of partitions.
+
+It is drawn again at the end of each monitored partition, and stored as ``reports/history.html``.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
+from include.judge.judge import NOT_BLESSED, NOT_ENOUGH
 from include.promote import ledger
 from include.reports.charts import BAD, GOOD, INK, NEW, OLD, SETTINGS, SOFT, svg
 from include.reports.paths import HISTORY
@@ -29,16 +33,32 @@ from include.spec import UseCase
 from include.stats.intervals import gain_bounds
 from include.storage.lake import Lake
 
-MAX_PARTITIONS = 371  # of a daily use case a year and a week
+MAX_PARTITIONS = 371  # for a daily use case, a year and a week
 WEEK = 7  # partitions that are pooled
-ALPHA = 0.05  # on either side, so that an interval is one of 90 %
-DRIFT = "drift"  # the check that is no alert: a season moves columns as well
+ALPHA = 0.05  # on either side, so that intervals have 90 %
+DRIFT = "drift"  # a check that raises no alert, because columns also move with the seasons
+CHECKS = ("data", "labels", "fallback", "missing", "unseen", "jump", "concept", "performance", DRIFT)
+MAX_DRAWS = 5  # more than the number of runs that are likely to end while the page is drawn
+MAX_EPISODES = 200  # in each table
+MAX_DRIFT_LABELS = 8
+PANEL_HEIGHTS = (2.4, 1.5, 1.5, 1.5, 2.3)  # inches
+MIN_DRIFT = 0.01  # lowest value on the logarithmic axis
+CHART_TITLE = "the year"  # from which the chart's ids are derived
 Row = Mapping[str, Any]
+log = logging.getLogger(__name__)
+
+templates = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over a week's partitions, and where it lies at 90 %; None of a single partition."""
+    """A mean over a week's partitions with its 90 % interval, which a single partition doesn't have."""
 
     value: float
     low: float | None
@@ -47,12 +67,12 @@ class Mean:
 
 @dataclass(frozen=True)
 class Week:
-    """What the models that served lost a row in a week, and the baseline on the same rows.
+    """The mean loss per row of the models that served in a week, and of the baseline on the same rows.
 
     Parameters
     ----------
     middle : the week's middle partition.
-    gain : what they lost less than the baseline, paired by partition.
+    gain : how much lower their loss was than the baseline's, paired by partition.
     """
 
     middle: str
@@ -63,9 +83,10 @@ class Week:
 
 @dataclass(frozen=True)
 class Episode:
-    """Alarms of one check on one subject.
+    """Consecutive alarms of one check on one subject.
 
-    Each less than ``monitoring.sudden_changes.quiet`` partitions after another.
+    Two alarms belong to the same episode if they are less than ``monitoring.sudden_changes.quiet`` partitions
+    apart.
     """
 
     check: str
@@ -78,17 +99,17 @@ class Episode:
 
 @dataclass(frozen=True)
 class History:
-    """The partitions, oldest first, and what there is to say of them.
+    """The partitions, oldest first, and everything that the page shows about them.
 
     Parameters
     ----------
-    metric, required : the first required metric, and from where on it is too low or too high.
-    realised : that metric by partition.
-    estimated : what was told of it before the labels came, and its interval of 90 %, by partition.
-    moved : by partition the column with the largest population stability index, and the index.
+    metric, limit : the first required metric, and the limit beyond which it is too low or too high.
+    realized : that metric by partition.
+    estimated : its estimate before labels arrived, with a 90 % interval, by partition.
+    largest_drift : by partition, the column with the largest population stability index, and the index.
     alarms : rows of `findings`.
-    asked : partitions that asked for a training.
-    judged : partition and verdict of each training.
+    training_requests : partitions whose monitoring requested a training.
+    verdicts : partition and verdict of each training.
     switches : rows of `deployments` of champions and challengers.
     """
 
@@ -96,17 +117,17 @@ class History:
     partitions: tuple[str, ...]
     weeks: tuple[Week, ...]
     metric: str
-    required: float | None
-    realised: Mapping[str, float]
+    limit: float | None
+    realized: Mapping[str, float]
     estimated: Mapping[str, Mean]
-    moved: Mapping[str, tuple[str, float]]
+    largest_drift: Mapping[str, tuple[str, float]]
     alarms: tuple[Row, ...]
-    asked: tuple[str, ...]
-    judged: tuple[tuple[str, str], ...]
+    training_requests: tuple[str, ...]
+    verdicts: tuple[tuple[str, str], ...]
     switches: tuple[Row, ...]
 
     def alarmed(self, check: str = "") -> set[str]:
-        """Return the partitions with an alarm of a check; of any check but drift unless one is given."""
+        """Return the partitions with an alarm of a check, by default of any check but drift."""
         return {
             str(row["partition"])
             for row in self.alarms
@@ -115,50 +136,120 @@ class History:
 
     def episodes(self) -> list[Episode]:
         """Return the alarms as episodes, the newest first."""
-        place, quiet = (
-            {partition: i for i, partition in enumerate(self.partitions)},
-            self.spec.monitoring.sudden_changes.quiet,
-        )
-        by: dict[tuple[str, str], list[list[Row]]] = {}
+        index = {partition: i for i, partition in enumerate(self.partitions)}
+        quiet = self.spec.monitoring.sudden_changes.quiet
+        runs_by_subject: dict[tuple[str, str], list[list[Row]]] = {}
         for row in self.alarms:
-            runs = by.setdefault((row["check"], row["subject"]), [])
-            if not runs or place[row["partition"]] - place[runs[-1][-1]["partition"]] >= quiet:
+            runs = runs_by_subject.setdefault((row["check"], row["subject"]), [])
+            if not runs or index[row["partition"]] - index[runs[-1][-1]["partition"]] >= quiet:
                 runs.append([])
             runs[-1].append(row)
-        found = [
-            Episode(*key, run[0]["partition"], run[-1]["partition"], len(run), run[-1]["note"])
-            for key, runs in by.items()
+        episodes = [
+            Episode(*subject, run[0]["partition"], run[-1]["partition"], len(run), run[-1]["note"])
+            for subject, runs in runs_by_subject.items()
             for run in runs
         ]
-        return sorted(found, key=lambda one: (one.last, one.first, one.check, one.subject), reverse=True)
+        return sorted(episodes, key=lambda e: (e.last, e.first, e.check, e.subject), reverse=True)
+
+
+def draw_history(lake: Lake, spec: UseCase) -> tuple[dict[str, Any], str]:
+    """Draw the page and store it as ``reports/history.html``.
+
+    If the tables changed while the page was drawn, it is drawn again. Otherwise the last of several
+    concurrent runs to write might be the first that read.
+
+    Returns
+    -------
+    dict, str
+        A summary as plain JSON, and the page. The same tables give the same bytes.
+    """
+    history = read_history(lake, spec)
+    for _ in range(MAX_DRAWS):
+        sentence = _sentence(history)
+        html = render_history(history, sentence)
+        lake.replace(f"reports/{HISTORY}", html.encode())
+        previous, history = history, read_history(lake, spec)
+        if history == previous:
+            break
+    summary = {
+        "usecase": spec.name,
+        "sentence": sentence,
+        "partitions": len(history.partitions),
+        "in_alarm": len(history.alarmed()),
+        "checks": [
+            {"check": check, "partitions": count, "share": share}
+            for check, count, share in alarm_shares(history)
+        ],
+        "episodes": [asdict(episode) for episode in history.episodes()],
+        "switches": [
+            {name: row[name] for name in ("effective", "role", "version", "kind", "reason")}
+            for row in history.switches
+        ],
+        "page": f"{lake.uri}/reports/{HISTORY}",
+    }
+    return summary, html
+
+
+def redraw_history(lake: Lake, spec: UseCase) -> None:
+    """Draw the page; an error is logged and not raised, because the partition is complete without it."""
+    try:
+        draw_history(lake, spec)
+    except Exception:  # no error of the page may fail a partition
+        log.exception("%s: can't draw reports/%s", spec.name, HISTORY)
+
+
+def history_text(summary: dict[str, Any]) -> str:
+    """Return a summary for the terminal: the share of alarms by check, then the episodes without drift."""
+    lines = [summary["sentence"]]
+    if summary["checks"]:
+        lines += ["", *text_table(summary["checks"], ["check", "partitions", "share"])]
+    if episodes := [episode for episode in summary["episodes"] if episode["check"] != DRIFT]:
+        columns = ["first", "last", "partitions", "check", "subject", "note"]
+        lines += ["", *text_table(episodes, columns)]
+    return "\n".join([*lines, "", summary["page"]])
+
+
+def _sentence(history: History) -> str:
+    """Return the year in one sentence."""
+    if not history.partitions:
+        return "No partition has been monitored yet."
+    partitions, alarmed = len(history.partitions), len(history.alarmed())
+    episodes = sum(episode.check != DRIFT for episode in history.episodes())
+    champions = sum(row["role"] == "champion" for row in history.switches)
+    return (
+        f"{alarmed} of {partitions} partitions ({100 * alarmed / partitions:.1f} %) had an alarm other than "
+        f"drift, in {episodes} episode{'s' * (episodes != 1)}; the champion was switched {champions} "
+        f"time{'s' * (champions != 1)}."
+    )
 
 
 def read_history(lake: Lake, spec: UseCase) -> History:
-    """Read what is known of the last `MAX_PARTITIONS` partitions."""
-    watched = lake.read("partitions", {"product": "monitor"}, ["partition"])
-    partitions = sorted(set(watched["partition"].to_pylist()) if watched is not None else ())[
-        -MAX_PARTITIONS:
-    ]
-    rules = spec.monitoring.requirements
-    metric = rules[0].metric if rules else spec.gate.objective
-    limit = (rules[0].at_least if rules[0].at_most is None else rules[0].at_most) if rules else None
+    """Read the last `MAX_PARTITIONS` partitions from the lake."""
+    monitored = lake.read("partitions", {"product": "monitor"}, ["partition"])
+    partitions = sorted(set(monitored["partition"].to_pylist()) if monitored is not None else ())
+    partitions = partitions[-MAX_PARTITIONS:]
+    requirements = spec.monitoring.requirements
+    metric, limit = str(spec.gate.objective), None
+    if requirements:
+        metric = requirements[0].metric
+        limit = requirements[0].at_least if requirements[0].at_most is None else requirements[0].at_most
     attempts = _rows(lake, "attempts", {}, ["partition", "verdict", "recorded"], partitions)
-    found = _rows(
+    alarms = _rows(
         lake, "findings", {"outcome": "alarm"}, ["partition", "check", "subject", "note"], partitions
     )
-    decided = _rows(lake, "decisions", {}, ["partition", "cause"], partitions)
+    decisions = _rows(lake, "decisions", {}, ["partition", "cause"], partitions)
     return History(
         spec=spec,
         partitions=tuple(partitions),
-        weeks=tuple(_weeks(_losses(lake, partitions), partitions)),
+        weeks=tuple(_weeks(_loss_sums(lake, partitions), partitions)),
         metric=metric,
-        required=limit,
-        realised=_realized_metric(lake, metric, partitions),
-        estimated=_estimated(lake, metric, partitions),
-        moved=_largest_drift(lake, partitions),
-        alarms=tuple(sorted(found, key=lambda row: (row["partition"], row["check"], row["subject"]))),
-        asked=tuple(sorted(row["partition"] for row in decided if row["cause"])),
-        judged=tuple(
+        limit=limit,
+        realized=_realized_metric(lake, metric, partitions),
+        estimated=_estimated_metric(lake, metric, partitions),
+        largest_drift=_largest_drift(lake, partitions),
+        alarms=tuple(sorted(alarms, key=lambda row: (row["partition"], row["check"], row["subject"]))),
+        training_requests=tuple(sorted(row["partition"] for row in decisions if row["cause"])),
+        verdicts=tuple(
             (row["partition"], row["verdict"])
             for row in sorted(attempts, key=lambda row: int(row["recorded"]))
         ),
@@ -169,12 +260,9 @@ def read_history(lake: Lake, spec: UseCase) -> History:
 def _rows(
     lake: Lake, table: str, where: Mapping[str, str], columns: Sequence[str], partitions: Sequence[str]
 ) -> list[Row]:
-    """Return the partitions' rows.
-
-    The table is scanned once, which a list of partitions would only slow down.
-    """
-    read, wanted = lake.read(table, where or None, columns), set(partitions)
-    return [row for row in read.to_pylist() if row["partition"] in wanted] if read is not None else []
+    """Return the partitions' rows; one scan of the table is faster than a filter by a list of partitions."""
+    data, selected = lake.read(table, where or None, columns), set(partitions)
+    return [row for row in data.to_pylist() if row["partition"] in selected] if data is not None else []
 
 
 def _realized_metric(lake: Lake, metric: str, partitions: Sequence[str]) -> dict[str, float]:
@@ -183,10 +271,10 @@ def _realized_metric(lake: Lake, metric: str, partitions: Sequence[str]) -> dict
     return {partition: value for partition, value in sorted(newest.items()) if value is not None}
 
 
-def _estimated(lake: Lake, metric: str, partitions: Sequence[str]) -> dict[str, Mean]:
+def _estimated_metric(lake: Lake, metric: str, partitions: Sequence[str]) -> dict[str, Mean]:
     rows = _rows(lake, "estimates", {"metric": metric}, ["partition", "value", "low", "high"], partitions)
-    told = sorted((row for row in rows if row["value"] is not None), key=lambda row: str(row["partition"]))
-    return {row["partition"]: Mean(row["value"], row["low"], row["high"]) for row in told}
+    rows = sorted((row for row in rows if row["value"] is not None), key=lambda row: str(row["partition"]))
+    return {row["partition"]: Mean(row["value"], row["low"], row["high"]) for row in rows}
 
 
 def _largest_drift(lake: Lake, partitions: Sequence[str]) -> dict[str, tuple[str, float]]:
@@ -196,43 +284,38 @@ def _largest_drift(lake: Lake, partitions: Sequence[str]) -> dict[str, tuple[str
     return {row["partition"]: (row["column"], row["value"]) for row in ranked}
 
 
-def _losses(lake: Lake, partitions: Sequence[str]) -> dict[str, Any]:
-    """Return by partition the sums of rows, loss and baseline, as last known, shape (3,)."""
+def _loss_sums(lake: Lake, partitions: Sequence[str]) -> dict[str, Any]:
+    """Return by partition the newest sums of rows, loss and baseline, shape (3,)."""
     columns = ["partition", "known", "model", "rows", "loss", "baseline"]
     rows = sorted(_rows(lake, "losses", {}, columns, partitions), key=lambda row: str(row["known"]))
     newest = {(row["partition"], row["model"]): row for row in rows}
     sums: dict[str, Any] = {}
     for (partition, _), row in sorted(newest.items()):
-        sums[partition] = sums.get(partition, 0.0) + np.array(
-            [row["rows"], row["loss"], row["baseline"]], float
-        )
-    return {partition: found for partition, found in sums.items() if found[0]}
+        values = np.array([row["rows"], row["loss"], row["baseline"]], float)
+        sums[partition] = sums.get(partition, 0.0) + values
+    return {partition: values for partition, values in sums.items() if values[0]}
 
 
 def _weeks(sums: Mapping[str, Any], partitions: Sequence[str]) -> Iterable[Week]:
-    """Pool the partitions by calendar week.
-
-    Or as many of them where partitions are further apart than days.
-    """
+    """Pool the partitions by calendar week, or by `WEEK` partitions if they are more than a day apart."""
     days = [date.fromisoformat(partition).toordinal() for partition in partitions]
     step = min((later - day for day, later in pairwise(days)), default=1)
     weeks: dict[int, list[str]] = {}
     for partition in sums:
-        weeks.setdefault((date.fromisoformat(partition).toordinal() - 1) // (WEEK * step), []).append(
-            partition
-        )
-    for _, own in sorted(weeks.items()):
-        rows, lost, baseline = np.array([sums[partition] for partition in own]).T
+        week = (date.fromisoformat(partition).toordinal() - 1) // (WEEK * step)
+        weeks.setdefault(week, []).append(partition)
+    for _, pooled in sorted(weeks.items()):
+        rows, losses, baseline = np.array([sums[partition] for partition in pooled]).T
         yield Week(
-            middle=own[len(own) // 2],
-            served=_mean(lost, rows),
+            middle=pooled[len(pooled) // 2],
+            served=_mean(losses, rows),
             baseline=float(baseline.sum() / rows.sum()),
-            gain=_mean(baseline - lost, rows),
+            gain=_mean(baseline - losses, rows),
         )
 
 
 def _mean(sums: Any, rows: Any) -> Mean:
-    """Return the mean a row; a week is too short for blocks, so its partitions count as independent."""
+    """Return the mean per row; a week is too short for blocks, so its partitions count as independent."""
     if len(rows) == 1:
         return Mean(float(sums[0] / rows[0]), None, None)
     alpha = np.asarray(ALPHA)
@@ -240,233 +323,142 @@ def _mean(sums: Any, rows: Any) -> Mean:
     return Mean(float(mean), float(low), -float(gain_bounds(-sums, rows, 1, alpha)[1]))
 
 
-PASSES = 5  # more than the runs that are likely to end while one draws
-log = logging.getLogger(__name__)
-
-
-def draw_history(lake: Lake, spec: UseCase) -> tuple[dict[str, Any], str]:
-    """Store the page as ``reports/history.html``.
-
-    What is published meanwhile is drawn as well: of several runs that draw at once, the one that writes last
-    may have read first.
-
-    Returns
-    -------
-    dict, str
-        What it says as plain JSON, and the page. The same tables give the same bytes.
-    """
-    pass  # MOVED  # matplotlib, which most partitions of a backfill go without
-
-    found = read_history(lake, spec)
-    for _ in range(PASSES):
-        sentence = _sentence(found)
-        html = render_history(found, sentence)
-        lake.replace(f"reports/{HISTORY}", html.encode())
-        before, found = found, read_history(lake, spec)
-        if found == before:
-            break
-    said = {
-        "usecase": spec.name,
-        "sentence": sentence,
-        "partitions": len(found.partitions),
-        "in_alarm": len(found.alarmed()),
-        "checks": [
-            {"check": check, "partitions": count, "share": share}
-            for check, count, share in alarm_shares(found)
-        ],
-        "episodes": [asdict(one) for one in found.episodes()],
-        "switches": [
-            {name: row[name] for name in ("effective", "role", "version", "kind", "reason")}
-            for row in found.switches
-        ],
-        "page": f"{lake.uri}/reports/{HISTORY}",
-    }
-    return said, html
-
-
-def redraw_history(lake: Lake, spec: UseCase) -> None:
-    """Draw the year. What fails is logged: the partition is done."""
-    try:
-        draw_history(lake, spec)
-    except Exception:  # a page for eyes fails no partition, whatever is wrong with it
-        log.exception("%s: reports/%s couldn't be drawn", spec.name, HISTORY)
-
-
-def history_text(said: dict[str, Any]) -> str:
-    """Return what a person reads in a terminal: the shares, then the episodes without drift."""
-    lines = [said["sentence"]]
-    if said["checks"]:
-        lines += ["", *text_table(said["checks"], ["check", "partitions", "share"])]
-    if shown := [one for one in said["episodes"] if one["check"] != "drift"]:
-        lines += ["", *text_table(shown, ["first", "last", "partitions", "check", "subject", "note"])]
-    return "\n".join([*lines, "", said["page"]])
-
-
-def _sentence(found: History) -> str:
-    """Return the year in a sentence."""
-    if not found.partitions:
-        return "No partition has been watched yet."
-    partitions, alarmed = len(found.partitions), len(found.alarmed())
-    runs = sum(one.check != "drift" for one in found.episodes())
-    champions = sum(row["role"] == "champion" for row in found.switches)
-    return (
-        f"{alarmed} of {partitions} partitions ({100 * alarmed / partitions:.1f} %) had an alarm other "
-        "than drift, "
-        f"in {runs} episode{'s' * (runs != 1)}; {champions} switch{'es' * (champions != 1)} of the champion."
-    )
-
-
-CHECKS = ("data", "labels", "fallback", "missing", "unseen", "jump", "concept", "performance", DRIFT)
-SHOWN = 200  # episodes in either table
-NAMED = 8  # runs of partitions, at most, whose most drifted column is named
-HEIGHTS = (2.4, 1.5, 1.5, 1.5, 2.3)  # inches
-LEAST = 0.01  # of an index, on an axis of logarithms
-TITLE = "the year"  # the drawing's, from which its ids are made
-
-templates = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-
-
-def render_history(known: History, sentence: str) -> str:
-    """Return the page; the same tables give the same text, and everything put into it is escaped."""
-    episodes = known.episodes()
-    alerts = [one for one in episodes if one.check != DRIFT]
-    drifted = [one for one in episodes if one.check == DRIFT]
+def render_history(history: History, sentence: str) -> str:
+    """Return the page as HTML with all text escaped; the same tables give the same bytes."""
+    episodes = history.episodes()
+    alerts = [episode for episode in episodes if episode.check != DRIFT]
+    drift = [episode for episode in episodes if episode.check == DRIFT]
     return templates.get_template("history.html").render(
-        known=known,
+        history=history,
         sentence=sentence,
-        shares=alarm_shares(known),
-        tables=[_table("Alarms", alerts), _table("Drift, which is no alert", drifted)],
+        shares=alarm_shares(history),
+        tables=[_episode_table("Alarms", alerts), _episode_table("Drift (raises no alert)", drift)],
         # matplotlib has escaped every text in it
-        drawing=Markup(draw_panels(known)) if known.partitions else "",  # noqa: S704
+        chart=Markup(draw_panels(history)) if history.partitions else "",  # noqa: S704
     )
 
 
-def alarm_shares(known: History) -> list[tuple[str, int, float]]:
-    """Return of each check the partitions on which it alarmed, and their share of all."""
+def alarm_shares(history: History) -> list[tuple[str, int, float]]:
+    """Return for each check the number of partitions with an alarm, and their share of all partitions."""
     return [
-        (check, count, count / len(known.partitions))
+        (check, count, count / len(history.partitions))
         for check in CHECKS
-        if (count := len(known.alarmed(check)))
+        if (count := len(history.alarmed(check)))
     ]
 
 
-def _table(title: str, episodes: Sequence[Episode]) -> dict[str, Any]:
-    return {"title": title, "shown": episodes[:SHOWN], "more": max(len(episodes) - SHOWN, 0)}
+def _episode_table(title: str, episodes: Sequence[Episode]) -> dict[str, Any]:
+    return {
+        "title": title,
+        "episodes": episodes[:MAX_EPISODES],
+        "more": max(len(episodes) - MAX_EPISODES, 0),
+    }
 
 
-def draw_panels(known: History) -> str:
-    """Return the panels as SVG, in the page's own colours."""
-    with rc_context({**SETTINGS, "svg.hashsalt": TITLE}):
-        figure = Figure(figsize=(11, sum(HEIGHTS)), layout="constrained")
-        panels = figure.subplots(len(HEIGHTS), 1, sharex=True, height_ratios=HEIGHTS)
-        for panel, make in zip(panels, (_lost, _gained, _panel_realized, _panel_drift, _alarms), strict=True):
-            make(panel, known)
-            for row in known.switches:
+def draw_panels(history: History) -> str:
+    """Return the panels as SVG, in the page's own colors."""
+    draw_functions = (_panel_losses, _panel_gain, _panel_metric, _panel_drift, _panel_alarms)
+    with rc_context({**SETTINGS, "svg.hashsalt": CHART_TITLE}):
+        figure = Figure(figsize=(11, sum(PANEL_HEIGHTS)), layout="constrained")
+        panels = figure.subplots(len(PANEL_HEIGHTS), 1, sharex=True, height_ratios=PANEL_HEIGHTS)
+        for panel, draw in zip(panels, draw_functions, strict=True):
+            draw(panel, history)
+            for row in history.switches:
                 style = "-" if row["role"] == "champion" else ":"
                 panel.axvline(_day(row["effective"]), color=NEW, linestyle=style, linewidth=0.8)
-        _name(panels[0], known)
-        panels[-1].set_xlim(_day(known.partitions[0]) - 2, _day(known.partitions[-1]) + 2)
+        _label_switches(panels[0], history)
+        panels[-1].set_xlim(_day(history.partitions[0]) - 2, _day(history.partitions[-1]) + 2)
         axis = panels[-1].xaxis
         axis.set_major_formatter(ConciseDateFormatter(axis.get_major_locator()))  # type: ignore[no-untyped-call]  # Matplotlib's
-        return svg(figure, TITLE)
+        return svg(figure, CHART_TITLE)
 
 
-def _lost(axes: Axes, known: History) -> None:
-    """Draw what is lost a row by week, beside the baseline."""
-    axes.set_title(f"{known.spec.gate.objective} a row, by week", pad=10 if not known.switches else 48)
-    days = _days(week.middle for week in known.weeks)
-    _band(axes, days, [week.served for week in known.weeks], NEW, "models that served")
-    baseline = [week.baseline for week in known.weeks]
+def _panel_losses(axes: Axes, history: History) -> None:
+    """Draw the loss per row by week, with the baseline."""
+    axes.set_title(f"{history.spec.gate.objective} per row, by week", pad=10 if not history.switches else 48)
+    days = _days(week.middle for week in history.weeks)
+    _plot_band(axes, days, [week.served for week in history.weeks], NEW, "models that served")
+    baseline = [week.baseline for week in history.weeks]
     axes.plot(days, baseline, color=OLD, linestyle="--", linewidth=1, label="baseline, same rows")
-    if known.weeks:
+    if history.weeks:
         axes.legend(loc="upper left", ncols=2)
 
 
-def _gained(axes: Axes, known: History) -> None:
-    axes.set_title(f"{known.spec.gate.objective} saved a row against the baseline, by week")
-    days = _days(week.middle for week in known.weeks)
-    _band(axes, days, [week.gain for week in known.weeks], NEW, "")
+def _panel_gain(axes: Axes, history: History) -> None:
+    """Draw how much lower the loss per row was than the baseline's, by week."""
+    axes.set_title(f"{history.spec.gate.objective} gain per row over the baseline, by week")
+    days = _days(week.middle for week in history.weeks)
+    _plot_band(axes, days, [week.gain for week in history.weeks], NEW, "")
     axes.axhline(0, color=SOFT, linewidth=0.8)
 
 
-def _panel_realized(axes: Axes, known: History) -> None:
-    axes.set_title(f"{known.metric}, by partition")
-    days, told = _days(known.realised), known.estimated
-    axes.plot(days, list(known.realised.values()), ".", color=NEW, markersize=4, label="realised")
-    if told:
-        when, low, high = (
-            _days(told),
-            *([getattr(one, side) for one in told.values()] for side in ("low", "high")),
-        )
-        axes.vlines(when, low, high, color=SOFT, linewidth=0.5, alpha=0.5)
-        values = [one.value for one in told.values()]
-        axes.plot(
-            when, values, "o", color=INK, mfc="none", ms=3, mew=0.6, label="estimated before labels came"
-        )
+def _panel_metric(axes: Axes, history: History) -> None:
+    """Draw the realized and the estimated metric by partition."""
+    axes.set_title(f"{history.metric}, by partition")
+    days, realized = _days(history.realized), list(history.realized.values())
+    axes.plot(days, realized, ".", color=NEW, markersize=4, label="realized")
+    if estimates := list(history.estimated.values()):
+        days = _days(history.estimated)
+        low, high = ([getattr(estimate, side) for estimate in estimates] for side in ("low", "high"))
+        axes.vlines(days, low, high, color=SOFT, linewidth=0.5, alpha=0.5)
+        values, label = [estimate.value for estimate in estimates], "estimated before labels arrived"
+        axes.plot(days, values, "o", color=INK, mfc="none", ms=3, mew=0.6, label=label)
         axes.legend(loc="lower left", ncols=2)
-    if known.required is not None:
-        axes.axhline(known.required, color=BAD, linestyle="--", linewidth=0.8)
+    if history.limit is not None:
+        axes.axhline(history.limit, color=BAD, linestyle="--", linewidth=0.8)
 
 
-def _panel_drift(axes: Axes, known: History) -> None:
-    """Draw the largest stability index of any column, and name the columns of the longest runs."""
-    axes.set_title("largest population stability index of any column, and which")
-    if not known.moved:
+def _panel_drift(axes: Axes, history: History) -> None:
+    """Draw the largest stability index of any column, and label the columns that lead for longest."""
+    axes.set_title("largest population stability index of any column, and the column")
+    drift = history.largest_drift
+    if not drift:
         return
-    partitions = sorted(known.moved)
-    days, values = _days(partitions), [known.moved[partition][1] for partition in partitions]
-    axes.plot(days, values, color=SOFT, linewidth=1)
-    axes.set(yscale="log", ylim=(max(min(values), LEAST) * 0.8, max(*values, LEAST) * 4))
+    partitions = sorted(drift)
+    values = [drift[partition][1] for partition in partitions]
+    axes.plot(_days(partitions), values, color=SOFT, linewidth=1)
+    axes.set(yscale="log", ylim=(max(min(values), MIN_DRIFT) * 0.8, max(*values, MIN_DRIFT) * 4))
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
-    runs = [list(run) for _, run in groupby(partitions, key=lambda partition: known.moved[partition][0])]
-    named: list[float] = []
-    room = (_day(partitions[-1]) - _day(partitions[0])) / NAMED
+    runs = [list(run) for _, run in groupby(partitions, key=lambda partition: drift[partition][0])]
+    labelled_days: list[float] = []
+    min_distance = (_day(partitions[-1]) - _day(partitions[0])) / MAX_DRIFT_LABELS
     for run in sorted(runs, key=lambda run: (-len(run), run[0])):
-        peak = max(run, key=lambda partition: (known.moved[partition][1], partition))
-        column, value = known.moved[peak]
-        if all(abs(_day(peak) - other) >= room for other in named):
-            named.append(_day(peak))
+        peak = max(run, key=lambda partition: (drift[partition][1], partition))
+        column, value = drift[peak]
+        day = _day(peak)
+        if all(abs(day - other) >= min_distance for other in labelled_days):
+            labelled_days.append(day)
             axes.annotate(
-                column, (named[-1], value), (0, 4), textcoords="offset points", ha="center", color=INK, size=8
+                column, (day, value), (0, 4), textcoords="offset points", ha="center", color=INK, size=8
             )
 
 
-def _alarms(axes: Axes, known: History) -> None:
-    """Draw a mark for each partition on which a check alarmed, a line a check; drift is lighter."""
+def _panel_alarms(axes: Axes, history: History) -> None:
+    """Draw a mark for each partition with an alarm, one line per check, drift lighter; then the trainings."""
     axes.set_title("partitions with an alarm, by check; trainings")
-    lines = [*CHECKS, "asked to train", "training"]
-    for place, check in enumerate(CHECKS):
-        days = _days(sorted(known.alarmed(check)))
-        light = check == DRIFT
-        axes.plot(
-            days, [place] * len(days), "|", color=SOFT if light else BAD, alpha=0.5 if light else 1, ms=8
-        )
-    asked = _days(known.asked)
-    axes.plot(asked, [len(CHECKS)] * len(asked), "|", color=INK, ms=8)
-    for partition, verdict in known.judged:
-        good = verdict not in ("not blessed", "not enough evidence")
-        axes.plot(
-            _days([partition]), [len(CHECKS) + 1], "o" if good else "x", color=GOOD if good else SOFT, ms=5
-        )
+    lines = [*CHECKS, "training requested", "training"]
+    for position, check in enumerate(CHECKS):
+        days = _days(sorted(history.alarmed(check)))
+        color, alpha = (SOFT, 0.5) if check == DRIFT else (BAD, 1)
+        axes.plot(days, [position] * len(days), "|", color=color, alpha=alpha, ms=8)
+    requests = _days(history.training_requests)
+    axes.plot(requests, [len(CHECKS)] * len(requests), "|", color=INK, ms=8)
+    for partition, verdict in history.verdicts:
+        marker, color = ("o", GOOD) if verdict not in (NOT_BLESSED, NOT_ENOUGH) else ("x", SOFT)
+        axes.plot(_days([partition]), [len(CHECKS) + 1], marker, color=color, ms=5)
     axes.set(yticks=range(len(lines)), yticklabels=lines, ylim=(len(lines) - 0.5, -0.5))
 
 
-def _name(axes: Axes, known: History) -> None:
-    """Say above the lines who was switched to, and how; several of one partition stand in one text."""
-    said: dict[str, Counter[str]] = {}
-    for row in known.switches:
-        said.setdefault(row["effective"], Counter())[f"v{row['version']} {row['kind']}"] += 1
-    for partition, names in said.items():
+def _label_switches(axes: Axes, history: History) -> None:
+    """Label the switches with version and kind; several switches on one partition share a label."""
+    labels: dict[str, Counter[str]] = {}
+    for row in history.switches:
+        labels.setdefault(row["effective"], Counter())[f"v{row['version']} {row['kind']}"] += 1
+    for partition, switches in labels.items():
         axes.annotate(
-            ", ".join(names),
+            ", ".join(switches),
             (_day(partition), 1),
             (0, 3),
             xycoords=("data", "axes fraction"),
@@ -477,18 +469,20 @@ def _name(axes: Axes, known: History) -> None:
         )
 
 
-def _band(axes: Axes, days: NDArray[np.datetime64], means: Sequence[Mean], colour: str, label: str) -> None:
-    """Draw means with their intervals; a mean of a single partition has none."""
-    axes.plot(days, [mean.value for mean in means], color=colour, linewidth=1.4, label=label or None)
+def _plot_band(
+    axes: Axes, days: NDArray[np.datetime64], means: Sequence[Mean], color: str, label: str
+) -> None:
+    """Draw means with their intervals; the mean of a single partition has none."""
+    axes.plot(days, [mean.value for mean in means], color=color, linewidth=1.4, label=label or None)
     low, high = (np.array([getattr(mean, side) for mean in means], dtype=float) for side in ("low", "high"))
-    axes.fill_between(days, low, high, color=colour, alpha=0.2, linewidth=0)
+    axes.fill_between(days, low, high, color=color, alpha=0.2, linewidth=0)
 
 
 def _days(partitions: Iterable[str]) -> NDArray[np.datetime64]:
-    """Return partitions as the axis has them, shape (n,)."""
+    """Return partitions as days on the axis, shape (n,)."""
     return np.array(list(partitions), dtype="datetime64[D]")
 
 
 def _day(partition: str) -> float:
-    """Return a single partition's place on the axis."""
+    """Return the position of a partition on the axis."""
     return float(date2num(_days([partition]))[0])  # type: ignore[no-untyped-call]  # Matplotlib's

@@ -1,4 +1,4 @@
-"""A page and a card are sections of tables, filled in once; a template makes HTML of them, or Markdown."""
+"""Sections, tables and cells, the content that pages render as HTML and cards as Markdown; number formats."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Tone = Literal["", "good", "warn", "bad"]
 
 @dataclass(frozen=True)
 class Cell:
-    """A table's cell that isn't plain text: a number to the right, or a word with a colour."""
+    """A table cell that isn't plain text: a right-aligned number, or a colored word."""
 
     text: str
     tone: Tone = ""
@@ -26,11 +26,11 @@ Line = list[Cell | str]
 
 @dataclass(frozen=True)
 class Table:
-    """Rows below a heading.
+    """Rows below a header.
 
     Parameters
     ----------
-    folded : whether a page shows only the title until it is asked for more.
+    folded : whether a page shows only the title until the reader opens the table.
     """
 
     head: Sequence[str]
@@ -41,12 +41,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """One question and its answer.
+    """A section of a page or card.
 
     Parameters
     ----------
-    lead : how to read what follows: units, and which way is better.
-    charts : SVG, made by `include.reports.charts` alone, which escapes what it is given.
+    lead : how to read the section: units, and which direction is better.
+    charts : SVG; only from `include.reports.charts`, which escapes all text.
     """
 
     title: str
@@ -56,20 +56,20 @@ class Section:
 
 
 def number_cell(text: str) -> Cell:
-    """Return a number's cell."""
+    """Return the cell of a number."""
     return Cell(text, number=True)
 
 
 def figure(value: float | None) -> str:
-    """Return a number as people read it, four digits that count; a dash where there is none."""
+    """Return a number with four significant digits, a dash if there is none."""
     return "—" if value is None else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
-def figures(one: float, other: float) -> tuple[str, str]:
-    """Return two numbers as people read them, with the digits that show which is larger."""
-    if max(abs(one), abs(other)) < 1e4:
-        return formatting.figure_and_limit(one, other, 4, "{:,.#g}")
-    return formatting.figure_and_limit(one, other, 0, "{:,.#f}")
+def figure_pair(first: float, second: float) -> tuple[str, str]:
+    """Return two numbers with enough digits to show which is larger."""
+    if max(abs(first), abs(second)) < 1e4:
+        return formatting.figure_and_limit(first, second, 4, "{:,.#g}")
+    return formatting.figure_and_limit(first, second, 0, "{:,.#f}")
 
 
 def signed(value: float) -> str:
@@ -77,33 +77,35 @@ def signed(value: float) -> str:
     return f"{value:+,.4g}"
 
 
-def percent(share: float | None, sign: bool = False, beside: float | None = None) -> str:
-    """Return a share of 1 in percent; ``beside`` another one it has the digits that tell them apart."""
+def percent(share: float | None, sign: bool = False, limit: float | None = None) -> str:
+    """Return a share of 1 in percent, with enough digits to show on which side of a limit it is."""
     if share is None:
         return "—"
     style = "{:+.#%}" if sign else "{:.#%}"
     text = style.replace("#", "1").format(share)
-    if beside is not None:
-        text, _ = formatting.figure_and_limit(share, beside, 1, style)
+    if limit is not None:
+        text, _ = formatting.figure_and_limit(share, limit, 1, style)
     return text.replace("%", " %")
 
 
 def markdown(section: Section) -> str:
-    """Return a section as Markdown, every text in it escaped."""
-    found = [f"## {escape_markdown(section.title)}", escape_markdown(section.lead)]
+    """Return a section as Markdown, with every text escaped."""
+    blocks = [f"## {escape_markdown(section.title)}", escape_markdown(section.lead)]
     for table in section.tables:
         if table.title:
-            found.append(f"**{escape_markdown(table.title)}**")
+            blocks.append(f"**{escape_markdown(table.title)}**")
         rows: list[Line] = [[*table.head], ["---"] * len(table.head), *table.rows]
-        found.append("\n".join(f"| {' | '.join(map(_cell, row))} |" for row in rows))
-    return "\n\n".join(part for part in found if part)
+        blocks.append("\n".join(f"| {' | '.join(map(_cell, row))} |" for row in rows))
+    return "\n\n".join(block for block in blocks if block)
 
 
 def escape_markdown(text: str) -> str:
-    """Return a text that Markdown shows as it is, on one line: no tag, link or table comes of it."""
+    """Return a text on one line that Markdown shows literally, without tags, links or tables."""
     line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     line = re.sub(r"([\\`*~\[\]|#])", r"\\\1", line)
-    return line.replace("://", ":&#47;&#47;").replace("www.", "www&#46;")  # a bare address is a link, too
+    return line.replace("://", ":&#47;&#47;").replace(
+        "www.", "www&#46;"
+    )  # a bare URL would become a link, too
 
 
 def _cell(cell: Cell | str) -> str:

@@ -1,25 +1,25 @@
-"""Where the pages and a model's cards lie: it follows from the keys, so a link needs no lake.
+"""Places of pages and cards in the lake. They follow from keys alone, so a link needs no access to it.
 
-Airflow's links read this page, so it imports nothing.
+Airflow's links and views import this module, so it imports nothing.
 """
 
 from __future__ import annotations
 
-KEY_LENGTH = 8  # characters of an attempt's key
-HISTORY = "history.html"  # of the page on the year, below ``reports/``
+KEY_LENGTH = 8  # characters of an attempt's key in a file name
+HISTORY = "history.html"  # the history page, below ``reports/``
 
 
 def page_place(partition: str, key: str) -> str:
-    """Return an attempt's page, below ``reports/``; that of a forced verdict lies beside the gate's own."""
-    said, _, forced = key.partition("+")
-    return f"verdict/{partition}-{said[:KEY_LENGTH]}{'-' if forced else ''}{forced}.html"
+    """Return the place of an attempt's page below ``reports/``; a forced verdict has a page of its own."""
+    attempt, _, forced = key.partition("+")
+    return f"verdict/{partition}-{attempt[:KEY_LENGTH]}{'-' if forced else ''}{forced}.html"
 
 
 def model_card_place(model: str) -> str:
-    """Return the object with the card of the model with this digest."""
+    """Return the object key of the card of the model with this digest."""
     return f"models/{model}.card.md"
 
 
 def data_card_place(model: str) -> str:
-    """Return the object with the card of the data that the model was fitted and judged on."""
+    """Return the object key of the card of the data that this model was fitted and judged on."""
     return f"models/{model}.data.md"

@@ -1,4 +1,4 @@
-"""Rows as aligned lines of text, for a terminal."""
+"""Text tables for the terminal."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ Row = dict[str, Any]
 
 
 def text_table(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
-    """Return aligned lines under a head: numbers to the right, the last column as wide as it is."""
-    cells = [[_cell(row.get(name)) for name in columns] for row in rows]
-    widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
-    right = [all(isinstance(row.get(name), int | float | None) for row in rows) for name in columns]
+    """Return a header and aligned lines; numbers are right-aligned and the last column isn't padded."""
+    lines = [list(columns), *([_cell(row.get(name)) for name in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    numeric = [all(isinstance(row.get(name), int | float | None) for row in rows) for name in columns]
     return [
         "  "
         + "  ".join(
-            c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
         ).rstrip()
-        for line in [list(columns), *cells]
+        for line in lines
     ]
 
 

@@ -1,6 +1,6 @@
-"""What is known of an attempt, read once: the page and both cards say the same because they say this.
+"""Everything that the lake has on an attempt, read once, so that the page and both cards agree.
 
-Everything comes from the lake, so a registry that is down takes nothing away.
+Nothing comes from the registry, so a registry that is down doesn't matter.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ScoredTestRows:
-    """The test rows: what came true, shape (n,), and what each model had predicted, (n,) or (n, k)."""
+    """The labels of the test rows, shape (n,), and each model's predictions, shape (n,) or (n, k)."""
 
     actual: Array
     predicted: Mapping[str, Array]
 
 
 @dataclass(frozen=True)
-class FittedOn:
-    """What a model was fitted on: how many rows, and each column's profile; none where it wasn't kept."""
+class TrainingData:
+    """The number of rows that a model was fitted on, and each column's profile; empty if not stored."""
 
     rows: int
     columns: Mapping[str, Profile]
@@ -50,17 +50,17 @@ class FittedOn:
 
 @dataclass(frozen=True)
 class PreviousChampion:
-    """The champion that the attempt was made against: its switch, its attempt, and what that rested on.
+    """The champion that the attempt had to beat: its switch, its own attempt, and that attempt's evidence.
 
     Parameters
     ----------
-    evidence : None where other code wrote it and this one can't read it.
+    evidence : None if other code wrote it and this code can't read it.
     """
 
     switch: Row
     attempt: Row
     evidence: Evidence | None
-    learnt: FittedOn
+    training_data: TrainingData
 
 
 @dataclass(frozen=True)
@@ -69,48 +69,47 @@ class AttemptData:
 
     Parameters
     ----------
-    row : of `attempts`; ``newest`` is the same, or that of the person who forced it since.
-    tested : None where the rows weren't kept, or there are none.
-    newer : the partition of a champion's evidence that was newer than the attempt's when it was made: what is
-        older is recorded and never deployed. Empty where there was none.
-    vacant : that the champion to beat had stepped down, so that nobody serves whom it would be tried beside.
-    partitions : rows of `partitions` of the sources, up to the attempt's partition.
+    row : of `attempts`; ``newest_row`` is the same, or that of the forced verdict on it.
+    test_rows : None if the rows weren't stored, or there are none.
+    newer_champion : partition of a champion's evidence that was already newer than this attempt, empty if
+        there was none; an attempt that is older than the champion is recorded and never deployed.
+    champion_demoted : whether the champion to beat had been demoted, so that no champion is live and no
+        shadow or canary rollout takes place.
+    source_partitions : rows of `partitions` of the sources, up to the attempt's partition.
     """
 
     spec: UseCase
     row: Row
-    newest: Row
+    newest_row: Row
     evidence: Evidence
     checks: Sequence[Check]
-    tested: ScoredTestRows | None
-    before: PreviousChampion | None
-    newer: str
-    vacant: bool
-    learnt: FittedOn
-    partitions: Sequence[Row]
+    test_rows: ScoredTestRows | None
+    champion: PreviousChampion | None
+    newer_champion: str
+    champion_demoted: bool
+    training_data: TrainingData
+    source_partitions: Sequence[Row]
 
     @property
     def rival(self) -> str:
-        """Who had to be beaten, as the losses name it: the champion, else the strongest baseline."""
+        """The model to beat, as the losses name it: the champion, or else the strongest baseline."""
         sums = self.evidence.losses.sums
         if CHAMPION in sums:
             return CHAMPION
-        return min((n for n in sums if n.startswith(BASELINE)), key=lambda n: sum(sums[n]), default="")
+        baselines = (name for name in sums if name.startswith(BASELINE))
+        return min(baselines, key=lambda name: sum(sums[name]), default="")
 
     @property
     def rows(self) -> int:
-        """How many labelled test rows there were."""
+        """The number of labelled test rows."""
         return sum(self.evidence.losses.rows)
 
-    def mean(self, name: str) -> float:
+    def mean_loss(self, model: str) -> float:
         """Return a model's mean loss; there must be rows."""
-        return sum(self.evidence.losses.sums[name]) / self.rows
+        return sum(self.evidence.losses.sums[model]) / self.rows
 
-    def gained(self) -> Gain | None:
-        """Return how much less it loses than its rival, at the gate's own level.
-
-        None of too few partitions.
-        """
+    def gain(self) -> Gain | None:
+        """Return the gain over the rival at the gate's level, None if there are too few partitions."""
         losses, gate = self.evidence.losses, self.spec.gate
         if not self.rival or len(losses.partitions) < partitions_needed(gate.block_partitions):
             return None
@@ -121,76 +120,81 @@ class AttemptData:
 
 
 def read_attempt(lake: Lake, spec: UseCase, key: str) -> AttemptData:
-    """Return what is known of an attempt.
+    """Read an attempt.
 
     Raises
     ------
     NotPublished
-        when there is no such attempt.
+        if there is no such attempt.
     """
     row = ledger.attempt(lake, key)
     evidence = Evidence.from_json(row["evidence"])
     forced = lake.rows("attempts", {"key": ledger.forced_key(evidence.key)})
-    kept = lake.rows("partitions", {"product": list(spec.sources)})
+    to_beat = ledger.champion_to_beat(lake, evidence.partition, evidence.key) or {}
+    source_partitions = lake.rows("partitions", {"product": list(spec.sources)})
     return AttemptData(
         spec=spec,
         row=row,
-        newest=forced[0] if forced else row,
+        newest_row=forced[0] if forced else row,
         evidence=evidence,
         checks=checks_of(row["checks"]),
-        tested=_tested(lake, evidence),
-        before=_before(lake, evidence),
-        newer=_newer(lake, row),
-        vacant=(ledger.champion_to_beat(lake, evidence.partition, evidence.key) or {}).get("kind")
-        == ledger.DEMOTED,
-        learnt=_learnt(lake, evidence.model),
-        partitions=[one for one in kept if one["partition"] <= evidence.partition],
+        test_rows=_read_test_rows(lake, evidence),
+        champion=_read_champion(lake, evidence),
+        newer_champion=_newer_champion(lake, row),
+        champion_demoted=to_beat.get("kind") == ledger.DEMOTED,
+        training_data=_read_training_data(lake, evidence.model),
+        source_partitions=[row for row in source_partitions if row["partition"] <= evidence.partition],
     )
 
 
-def _tested(lake: Lake, evidence: Evidence) -> ScoredTestRows | None:
-    data = lake.get(evidence_rows_key(evidence.key))
+def _read_test_rows(lake: Lake, evidence: Evidence) -> ScoredTestRows | None:
+    key = evidence_rows_key(evidence.key)
+    data = lake.get(key)
     if data is None:
-        log.warning("%s: no test rows at %s, so no curves", evidence.usecase, evidence_rows_key(evidence.key))
+        log.warning("%s: the page has no curves because %s has no test rows", evidence.usecase, key)
         return None
     table = pq.read_table(io.BytesIO(data))
     if not table.num_rows or not {"actual", *evidence.losses.sums} <= set(table.column_names):
         return None
-    values = {
+    columns = {
         name: outputs.from_single_column(table[name]) for name in table.column_names if name != "partition"
     }
-    return ScoredTestRows(values.pop("actual"), {name: values[name] for name in evidence.losses.sums})
+    return ScoredTestRows(columns["actual"], {name: columns[name] for name in evidence.losses.sums})
 
 
-def _before(lake: Lake, evidence: Evidence) -> PreviousChampion | None:
-    # the one that it was compared with, whoever serves by now
-    rows = ledger.champions(ledger.switches(lake))
-    was = [r for r in rows if r["model"] == evidence.champion and r["evidence"] <= evidence.partition]
-    switch = was[0] if was else ledger.champion_to_beat(lake, evidence.partition, evidence.key)
+def _read_champion(lake: Lake, evidence: Evidence) -> PreviousChampion | None:
+    # the champion that it was compared with, whichever is live by now
+    switches = [
+        row
+        for row in ledger.champions(ledger.switches(lake))
+        if row["model"] == evidence.champion and row["evidence"] <= evidence.partition
+    ]
+    switch = switches[0] if switches else ledger.champion_to_beat(lake, evidence.partition, evidence.key)
     if switch is None:
         return None
     attempt = ledger.attempt(lake, switch["attempt"])
     try:
-        judged = Evidence.from_json(attempt["evidence"])
+        champion_evidence = Evidence.from_json(attempt["evidence"])
     except EvergreenError as error:
-        log.warning("%s: the champion's own evidence can't be read: %s", evidence.usecase, error)
-        judged = None
-    return PreviousChampion(switch, attempt, judged, _learnt(lake, switch["model"]))
+        log.warning("%s: can't read the champion's own evidence: %s", evidence.usecase, error)
+        champion_evidence = None
+    return PreviousChampion(switch, attempt, champion_evidence, _read_training_data(lake, switch["model"]))
 
 
-def _newer(lake: Lake, row: Row) -> str:
-    recorded = {one["key"]: one["recorded"] for one in ledger.attempts(lake)}
+def _newer_champion(lake: Lake, row: Row) -> str:
+    recorded = {attempt["key"]: attempt["recorded"] for attempt in ledger.attempts(lake)}
     partitions = [
-        one["evidence"]
-        for one in ledger.champions(ledger.switches(lake))
-        if recorded.get(one["attempt"], 0) < row["recorded"] and one["evidence"] > row["partition"]
+        switch["evidence"]
+        for switch in ledger.champions(ledger.switches(lake))
+        if recorded.get(switch["attempt"], 0) < row["recorded"] and switch["evidence"] > row["partition"]
     ]
     return max(partitions, default="")
 
 
-def _learnt(lake: Lake, model: str) -> FittedOn:
+def _read_training_data(lake: Lake, model: str) -> TrainingData:
     where = {"product": monitoring_baselines.reference_product(model)}
-    made, profiles = lake.rows("partitions", where), lake.rows("profiles", where)
-    first = min((row["partition"] for row in profiles), default="")  # trained again it is the same
+    partitions, profiles = lake.rows("partitions", where), lake.rows("profiles", where)
+    # a repeated training gives the same profiles
+    first = min((row["partition"] for row in profiles), default="")
     columns = merge_profiles(row for row in profiles if row["partition"] == first)
-    return FittedOn(made[0]["rows"] if made else 0, columns)
+    return TrainingData(partitions[0]["rows"] if partitions else 0, columns)

@@ -1,4 +1,7 @@
-"""What a verdict means and what happens next, in words that need no statistics; and what the figures mean."""
+"""The words of the verdict page and the cards: what a verdict means, what happens next, and names of figures.
+
+The headline needs no knowledge of statistics.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from dataclasses import dataclass
 from include.judge.evidence import CHALLENGER, CHAMPION, Evidence
 from include.judge.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED
 from include.models import outputs
-from include.reports.html import Tone, figure, figures, percent
+from include.reports.html import Tone, figure, figure_pair, percent
 from include.reports.verdict_data import AttemptData
 
 TONES: dict[str, Tone] = {
@@ -21,48 +24,48 @@ TONES: dict[str, Tone] = {
 }
 TITLES = {
     BLESSED: "The new model is better and may replace the champion.",
-    RUBBER_STAMPED: "The first model is let in: there was no champion to compare it with.",
-    NOT_BLESSED: "The new model stays out.",
-    NOT_ENOUGH: "It is too early to tell: the new model stays out for now.",
-    FORCED: "A person let the new model in, whatever the gate said.",
+    RUBBER_STAMPED: "The first model is accepted: there was no champion to compare it with.",
+    NOT_BLESSED: "The new model is rejected.",
+    NOT_ENOUGH: "There isn't enough evidence yet: the new model is rejected for now.",
+    FORCED: "An operator forced the promotion of the new model, whatever the gate decided.",
 }
-SERVED = {
-    "p50_ms": "milliseconds for one row, half of the calls are faster; less is better",
-    "p95_ms": "milliseconds for one row, 95 of 100 calls are faster; less is better",
-    "p99_ms": "milliseconds for one row, 99 of 100 calls are faster; less is better",
+SERVING_UNITS = {
+    "p50_ms": "milliseconds for one row; half of the calls are faster; less is better",
+    "p95_ms": "milliseconds for one row; 95 of 100 calls are faster; less is better",
+    "p99_ms": "milliseconds for one row; 99 of 100 calls are faster; less is better",
     "rows_per_second": "rows per second of a whole partition; more is better",
     "size_mb": "megabytes of the stored model; less is better",
-    "memory_mb": "megabytes that loading and predicting took; less is better",
+    "memory_mb": "megabytes of memory for loading and predicting; less is better",
 }
-CHECKS_NAMED = 3  # names of checks in a sentence
+MAX_CHECK_NAMES = 3  # in a sentence
 _LESS = re.compile(r"loss|brier|calibration|error|mae|rmse")
 
 
 @dataclass(frozen=True)
 class Headline:
-    """What a manager reads: in a colour, what was decided, why, and what happens next."""
+    """The decision in a few sentences: its color, a title, the reasons, and what happens next."""
 
     tone: Tone
     title: str
-    why: Sequence[str]
-    then: str
+    reasons: Sequence[str]
+    next_step: str
 
 
-def headline(known: AttemptData) -> Headline:
+def headline(attempt: AttemptData) -> Headline:
     """Return the verdict in plain words."""
-    verdict = str(known.row["verdict"])
+    verdict = str(attempt.row["verdict"])
     title = TITLES.get(verdict, verdict)
-    if known.newer and verdict in (BLESSED, RUBBER_STAMPED):
-        title = "It passed, and is too old to be deployed."
-    return Headline(TONES.get(verdict, ""), title, _why(known), _then(known, verdict))
+    if attempt.newer_champion and verdict in (BLESSED, RUBBER_STAMPED):
+        title = "The new model passed, but it is too old to be deployed."
+    return Headline(TONES.get(verdict, ""), title, _reasons(attempt), _next_step(attempt, verdict))
 
 
-def rival_name(known: AttemptData) -> str:
-    """Return who had to be beaten, in words: ``the champion, version 3`` or ``the baseline prior``."""
-    if known.rival == CHAMPION:
-        number = f", version {known.before.switch['version']}" if known.before else ""
-        return f"the champion{number}"
-    return f"the {model_name(known.rival)}" if known.rival else "nobody"
+def rival_name(attempt: AttemptData) -> str:
+    """Return the model to beat in words: ``the champion, version 3`` or ``the baseline prior``."""
+    if attempt.rival == CHAMPION:
+        version = f", version {attempt.champion.switch['version']}" if attempt.champion else ""
+        return f"the champion{version}"
+    return f"the {model_name(attempt.rival)}" if attempt.rival else "nothing"
 
 
 def model_name(model: str) -> str:
@@ -80,89 +83,107 @@ def better_direction(metric: str) -> str:
     return "less" if _LESS.search(metric.partition("@")[0]) else "more"
 
 
-def prior_text(known: AttemptData, evidence: Evidence | None) -> tuple[str, str]:
-    """Return what the training prior is called, and what it was, "—" where it isn't known."""
-    name = "Share of each class in training" if known.spec.problem.classes else "Mean label in training"
-    return name, outputs.describe_constant(known.spec, evidence.prior, figure) if evidence else figure(None)
+def prior_text(attempt: AttemptData, evidence: Evidence | None) -> tuple[str, str]:
+    """Return a label for the training prior, and its value, "—" if there is no evidence."""
+    classes = attempt.spec.problem.classes
+    label = "Share of each class in training" if classes else "Mean label in training"
+    if evidence is None:
+        return label, figure(None)
+    return label, outputs.describe_constant(attempt.spec, evidence.prior, figure)
 
 
-def loss_unit(known: AttemptData) -> str:
-    """Return what the objective's loss is measured in."""
-    target = known.spec.problem.target
+def loss_unit(attempt: AttemptData) -> str:
+    """Return the unit of the objective's loss."""
+    target = attempt.spec.problem.target
     units = {"squared_error": f"squared units of {target}", "absolute_error": f"units of {target}"}
-    return units.get(known.spec.gate.objective, "no unit")
+    return units.get(attempt.spec.gate.objective, "no unit")
 
 
-def deployed_note(known: AttemptData) -> str:
-    """Return what is to be said of figures of the stored model, where it isn't the one that was judged."""
-    walked = known.spec.gate.evidence == "walk_forward"
-    return " These are of the model to serve, which was fitted on these rows too." if walked else ""
+def deployed_note(attempt: AttemptData) -> str:
+    """Return a note for figures of the deployed model, if it isn't the model that was judged."""
+    if attempt.spec.gate.evidence != "walk_forward":
+        return ""
+    return " These figures are of the deployed model, which was fitted on these rows too."
 
 
-def _why(known: AttemptData) -> list[str]:
-    found = [_compared(known)] if known.rows and known.rival else []
-    failed = [check for check in known.checks if check.passed is False]
-    asked = [check for check in known.checks if check.passed is not None]
-    shown = known.gained()
-    if failed and len(asked) < len(known.checks):
-        found.append(f"There is too little to judge by: {'; '.join(check.sentence() for check in failed)}.")
+def _reasons(attempt: AttemptData) -> list[str]:
+    reasons = [_comparison(attempt)] if attempt.rows and attempt.rival else []
+    failed = [check for check in attempt.checks if check.passed is False]
+    judged = [check for check in attempt.checks if check.passed is not None]
+    gain = attempt.gain()
+    if failed and len(judged) < len(attempt.checks):
+        reasons.append(f"There is too little evidence: {'; '.join(check.sentence() for check in failed)}.")
     elif failed:
-        names = "; ".join(check.name for check in failed[:CHECKS_NAMED])
-        more = f" and {len(failed) - CHECKS_NAMED} more" if len(failed) > CHECKS_NAMED else ""
-        found.append(f"{len(failed)} of {len(asked)} checks refused it: {names}{more}.")
-        if shown is not None and shown.mean > 0 >= shown.low:
-            found.append("What it gained may still be chance.")
+        names = "; ".join(check.name for check in failed[:MAX_CHECK_NAMES])
+        more = f" and {len(failed) - MAX_CHECK_NAMES} more" if len(failed) > MAX_CHECK_NAMES else ""
+        reasons.append(f"{len(failed)} of {len(judged)} checks failed: {names}{more}.")
+        if gain is not None and gain.mean > 0 >= gain.low:
+            reasons.append("The gain may still be chance.")
     else:
-        found.append(f"All {len(asked)} checks let it pass.")
-    return [*found, f"{known.evidence.note}."] if known.evidence.note else found
+        reasons.append(f"All {len(judged)} checks passed.")
+    return [*reasons, f"{attempt.evidence.note}."] if attempt.evidence.note else reasons
 
 
-def _compared(known: AttemptData) -> str:
-    """Return the losses side by side."""
-    new, old = known.mean(CHALLENGER), known.mean(known.rival)
-    partitions, objective = len(known.evidence.losses.partitions), metric_label(known.spec.gate.objective)
-    share = f": {percent(abs(old - new) / old, beside=0)} {'less' if new < old else 'more'}" if old else ""
-    ours, theirs = figures(new, old)
-    whose = "that it had never seen, its"
-    if known.spec.gate.evidence == "walk_forward":
-        whose = "that models of its recipe, each fitted on earlier partitions, had never seen, their"
+def _comparison(attempt: AttemptData) -> str:
+    """Return the mean losses of challenger and rival as a sentence."""
+    challenger, rival = attempt.mean_loss(CHALLENGER), attempt.mean_loss(attempt.rival)
+    partitions = len(attempt.evidence.losses.partitions)
+    difference = ""
+    if rival:
+        share = percent(abs(rival - challenger) / rival, limit=0)
+        difference = f": {share} {'less' if challenger < rival else 'more'}"
+    challenger_text, rival_text = figure_pair(challenger, rival)
+    rows = "that it had never seen, its"
+    if attempt.spec.gate.evidence == "walk_forward":
+        rows = "that models of its recipe, each fitted on earlier partitions, had never seen, their"
     return (
-        f"On {partitions} partitions with {known.rows:,} rows {whose} {objective} was "
-        f"{ours} against {theirs} of {rival_name(known)}{share}, and less is better."
+        f"On {partitions} partitions with {attempt.rows:,} rows {rows} "
+        f"{metric_label(attempt.spec.gate.objective)} was {challenger_text}, and that of "
+        f"{rival_name(attempt)} was {rival_text}{difference}. Less is better."
     )
 
 
-def _then(known: AttemptData, verdict: str) -> str:
-    gate, serves = known.spec.gate, known.before is not None and not known.vacant
-    if known.newer and verdict != FORCED:
-        return f"It is recorded and not deployed: a champion was judged on newer partitions, {known.newer}."
-    if verdict in (NOT_BLESSED, NOT_ENOUGH):
-        stays = _nobody(known)
-        if known.before:
-            version = f"Version {known.before.switch['version']}"
-            stays = f"{version} stays champion"
-            if known.vacant:
-                stays = f"{version} stepped down and has no successor yet: its baseline goes on serving"
-        if verdict == NOT_ENOUGH:
-            return f"{stays}. This attempt isn't counted; a training with more matured partitions will tell."
-        return f"{stays}. The next training makes another attempt; each one has to show its gain more surely."
-    if verdict == FORCED:
+def _next_step(attempt: AttemptData, verdict: str) -> str:
+    if attempt.newer_champion and verdict != FORCED:
         return (
-            "It serves from the next partition that isn't served yet; one form or one command takes it back."
+            "The attempt is recorded and not deployed: a champion was judged on newer partitions, up to "
+            f"{attempt.newer_champion}."
         )
+    if verdict == NOT_ENOUGH:
+        advice = "Train again once more partitions have matured."
+        return f"{_live_model(attempt)}. This attempt isn't counted. {advice}"
+    if verdict == NOT_BLESSED:
+        advice = "The next training is another attempt, which must show its gain at a stricter level."
+        return f"{_live_model(attempt)}. {advice}"
+    if verdict == FORCED:
+        return "It serves from the next unserved partition on. An operator can roll it back with one command."
+    return _rollout(attempt)
+
+
+def _live_model(attempt: AttemptData) -> str:
+    """Return what goes on serving after a rejection."""
+    if attempt.champion is None:
+        constant = outputs.describe_constant(attempt.spec, attempt.spec.fallback, figure)
+        return f"No model is live yet: every row gets the declared fallback {constant}"
+    version = f"Version {attempt.champion.switch['version']}"
+    if attempt.champion_demoted:
+        return f"{version} was demoted and has no successor yet: its baseline goes on serving"
+    return f"{version} stays champion"
+
+
+def _rollout(attempt: AttemptData) -> str:
+    """Return how a model that passed goes live."""
+    gate, live = attempt.spec.gate, attempt.champion is not None and not attempt.champion_demoted
     steps = {
-        "immediate": "it serves from the next partition that isn't served yet",
-        "shadow": "it is scored beside the champion, and serves once its live losses have shown that it may",
-        "canary": f"it is scored beside the champion, then serves {percent(gate.rollout.share)} of the "
-        "rows, and all of them once its live losses have shown that it may",
+        "immediate": "it serves from the next unserved partition on",
+        "shadow": "it is scored in shadow next to the champion, and serves once its live losses pass",
+        "canary": "it is scored in shadow next to the champion, then serves "
+        f"{percent(gate.rollout.share)} of the rows, and all of them once its live losses pass",
     }
-    then = steps[gate.rollout.kind if serves else "immediate"]
+    step = steps[gate.rollout.kind if live else "immediate"]
     if gate.approval == "human":
-        patience = f"A person has {gate.approval_hours:g} hours to approve it, and silence means no"
-        return f"{patience}. Once approved, {then}."
-    return f"{then[0].upper()}{then[1:]}."
-
-
-def _nobody(known: AttemptData) -> str:
-    said = outputs.describe_constant(known.spec, known.spec.fallback, figure)
-    return f"No model serves yet: every row gets the declared {said}"
+        return (
+            f"An operator has {gate.approval_hours:g} hours to approve it; no answer means no. "
+            f"Once approved, {step}."
+        )
+    return f"{step[0].upper()}{step[1:]}."

@@ -1,6 +1,6 @@
-"""A use case is declared once, in a YAML file read into frozen models; an unknown key is refused by its path.
+"""The declaration of a use case: a YAML file, read into frozen pydantic models that reject unknown keys.
 
-Where and as whom (addresses, accounts, secrets) is the environment's, never the spec's.
+Addresses, accounts and secrets come from the environment, never from the declaration.
 """
 
 from include.errors import SpecError

@@ -1,7 +1,7 @@
-"""A partition key is the partition a row became known; this page turns keys into moments and back.
+"""Convert partition keys to points in time and back, for a cron schedule in a time zone.
 
-Nothing here, nor anything that calls it, reads the wall clock: a backfilled partition computes what that
-partition saw.
+A partition key is the local date on which the partition's rows became known. Nothing here reads the system
+clock, so a backfilled partition computes exactly what the original run would have.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from include.errors import PartitionError
 
 
 def day_of(key: str) -> date:
-    """Return the local date that a key names, or refuse the key in a sentence."""
+    """Return the local date of a partition key; raise a PartitionError if it is none."""
     try:
         day = date.fromisoformat(key)
         if day.isoformat() != key:
-            raise ValueError(key)  # 20130301 is the same day, but would be another partition
+            raise ValueError(key)  # 20130301 is the same day, but would be a second partition
         return day
     except (TypeError, ValueError):
         raise PartitionError(
@@ -39,8 +39,8 @@ class Clock:
 
     Parameters
     ----------
-    cron : when a partition's decision is taken, at most once a local day.
-    timezone : the zone in which cron and keys are read, as ``America/New_York``.
+    cron : the decision time of each partition, at most one per local day.
+    timezone : the time zone of the cron and of the keys, such as ``America/New_York``.
     """
 
     cron: str
@@ -48,11 +48,11 @@ class Clock:
 
     @property
     def zone(self) -> ZoneInfo:
-        """The zone in which keys are read."""
+        """The time zone of the keys."""
         return ZoneInfo(self.timezone)
 
     def local(self, key: str, at: str, days: int = 0) -> datetime:
-        """Return the UTC moment of a local wall time ``HH:MM`` on the key's day, or ``days`` later."""
+        """Return a local time ``HH:MM`` on the key's day, or ``days`` later, as a UTC datetime."""
         moment = datetime.combine(day_of(key) + timedelta(days=days), time.fromisoformat(at), self.zone)
         return moment.astimezone(UTC)
 
@@ -65,26 +65,23 @@ class Clock:
         return list(_keys(self, first, last))
 
     def shift(self, key: str, partitions: int) -> str:
-        """Return the partition that is ``partitions`` later (or earlier, when negative)."""
+        """Return the partition that is ``partitions`` later (earlier if negative)."""
         return _shifted(self, key, partitions)
 
     def around(self, key: str) -> tuple[str, str]:
-        """Return the last partition up to a day and the first from it on: twice the day where it has one."""
+        """Return the last partition up to a day and the first from it on; both are the day if it has one."""
         midnight = datetime.combine(day_of(key), time())
         before = croniter(self.cron, midnight + timedelta(days=1)).get_prev(datetime)
         after = croniter(self.cron, midnight - timedelta(seconds=1)).get_next(datetime)
         return before.date().isoformat(), after.date().isoformat()
 
     def newest(self, now: datetime) -> str:
-        """Return the last partition whose decision time has come by a moment."""
+        """Return the last partition whose decision time isn't after ``now``."""
         partition = self.around(now.astimezone(self.zone).date().isoformat())[0]
         return partition if self.moment(partition) <= now else self.shift(partition, -1)
 
     def _tick(self, key: str) -> datetime:
-        """Return the wall time at which the cron fires on the key's day.
-
-        It is naive, so that no change of clocks moves it.
-        """
+        """Return the local time at which the cron fires on the key's day, naive: DST can't move it."""
         day = day_of(key)
         tick: datetime = croniter(self.cron, datetime.combine(day, time()) - timedelta(seconds=1)).get_next(
             datetime
@@ -94,7 +91,7 @@ class Clock:
                 f"partition {key}",
                 required=f"a partition of the schedule {self.cron!r} ({self.timezone})",
                 found=f"none on that day, the next is {tick.date()}",
-                remedy="choose a date on which the schedule fires",
+                remedy="choose a date of the schedule",
             )
         return tick
 
@@ -104,7 +101,7 @@ class Clock:
             yield tick.date().isoformat()
 
 
-# A partition asks for the same few some hundred times, and a step of croniter takes a tenth of a millisecond.
+# Cached: a partition needs the same few keys some hundred times, and each step of croniter takes 0.1 ms.
 @lru_cache(maxsize=1024)
 def _shifted(clock: Clock, key: str, partitions: int) -> str:
     tick = clock._tick(key)

@@ -1,4 +1,4 @@
-"""What a use case declares of its gate: what must be shown, who may let it serve, and in which steps."""
+"""The declaration of the gate: the checks of a challenger, its approval, and its rollout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Requirement(Strict):
-    """A figure that must be reached."""
+    """A bound on a metric: at_least or at_most."""
 
     metric: str = Field(description="a metric of the problem's kind, as roc_auc or recall@0.5")
     at_least: float | None = Field(None, description="the lowest value that passes; give this or at_most")
@@ -26,18 +26,23 @@ class Requirement(Strict):
 
 
 class Slices(Strict):
-    """Parts of the rows, none of which may get worse.
+    """Subsets of the rows, none of which may get worse.
 
-    A slice refuses only when it is shown, at its share of alpha, to lose more than the tolerance: of a
-    hundred noisy slices one always looks worse. The declared ones share half of alpha, the others the rest.
+    A slice fails only if its loss is significantly worse than the tolerance, at its share of alpha: among a
+    hundred noisy slices one always looks worse. The declared slices share half of alpha, the automatic ones
+    the other half.
     """
 
     columns: tuple[Name, ...] = Field(
-        (), description="of the spine's source or the features; a column may be a slice and no feature"
+        (), description="columns of the spine's source or features; a slice column need not be a feature"
     )
-    automatic: bool = Field(True, description="also a slice for each category and quarter of each feature")
-    min_rows: int = Field(500, ge=1, description="of a slice, or it isn't judged")
-    tolerance: float = Field(0.02, ge=0, description="rise of the slice's mean loss, relative to the rival's")
+    automatic: bool = Field(
+        True, description="add a slice for each category and each quartile of each feature"
+    )
+    min_rows: int = Field(500, ge=1, description="rows that a slice must have to be judged")
+    tolerance: float = Field(
+        0.02, ge=0, description="tolerated increase of a slice's mean loss, relative to the champion's"
+    )
 
 
 class Fairness(Strict):
@@ -48,16 +53,17 @@ class Fairness(Strict):
     """
 
     columns: tuple[Name, ...] = Field(
-        min_length=1, description="of the spine's source or the features; none of them need be a feature"
+        min_length=1,
+        description="sensitive columns of the spine's source or features; they need not be features",
     )
-    threshold: float = Field(0.5, gt=0, lt=1, description="probability from which a row is selected")
-    min_rows: int = Field(500, ge=1, description="of a group, or it isn't compared")
+    threshold: float = Field(0.5, gt=0, lt=1, description="probability from which a row counts as selected")
+    min_rows: int = Field(500, ge=1, description="rows that a group must have to be compared")
     requirements: tuple[Requirement, ...] = Field(
         min_length=1, description="as {metric: tpr_difference, at_most: 0.1}"
     )
 
     @model_validator(mode="after")
-    def _known(self) -> Fairness:
+    def _valid_metrics(self) -> Fairness:
         for rule in self.requirements:
             if rule.metric not in FAIRNESS:
                 raise ValueError(f"requirements: {rule.metric!r} is none of {', '.join(FAIRNESS)}")
@@ -72,71 +78,92 @@ SERVING = ("p50_ms", "p95_ms", "p99_ms", "rows_per_second", "size_mb", "memory_m
 
 
 class Leak(Strict):
-    """From where on a model is too good to be true."""
+    """Limits from which a model is too good to be true, which indicates leakage."""
 
     alone: float = Field(
         0.98,
         gt=0,
         le=1,
-        description="ROC-AUC or R² of one feature alone, from which it decides the label; 1: any may",
+        description="ROC-AUC or R² of a single feature from which it counts as a leak; 1 turns the check off",
     )
     history: float = Field(
-        3.0, gt=1, description="times the best earlier odds of the prior's loss that is saved to what is left"
+        3.0,
+        gt=1,
+        description="factor by which the odds of the share of the prior's loss that a model saves may exceed "
+        "the best earlier odds",
     )
 
 
 class Rollout(Strict):
-    """In which steps a promoted challenger comes to serve, and when it goes back by itself.
+    """The steps in which a promoted challenger starts to serve, and when it is rolled back automatically.
 
-    ``immediate`` lets it serve at once, with the previous champion scored beside it; ``shadow`` scores it
-    beside the champion first; ``canary`` does that and then serves a share of the rows.
+    ``immediate``: it serves at once, and the previous champion runs in shadow. ``shadow``: it runs in shadow
+    first. ``canary``: after the shadow it serves a share of the rows first.
     """
 
     kind: Literal["immediate", "shadow", "canary"] = Field(
         "immediate", description="how a promoted challenger starts to serve"
     )
-    partitions: int = Field(14, ge=2, description="matured partitions before a step forward")
-    look_every: int = Field(7, ge=1, description="matured partitions between two looks at the live losses")
+    partitions: int = Field(14, ge=2, description="partitions with labels before a step forward")
+    look_every: int = Field(
+        7, ge=1, description="partitions with labels between two interim looks at the live losses"
+    )
     patience: int = Field(
-        56, ge=2, description="scored partitions after which an undecided step goes back, and a watch is over"
+        56,
+        ge=2,
+        description="scored partitions after which an undecided step is rolled back, or a watch ends",
     )
     margin: float = Field(
-        0.01, ge=0, description="rise of the mean loss, relative to the champion's, that a step may not show"
+        0.01,
+        ge=0,
+        description="increase of the mean loss, relative to the champion's, that must be ruled out",
     )
-    alpha: float = Field(0.05, gt=0, lt=0.5, description="chance of a wrong step, over all looks together")
-    share: float = Field(0.1, gt=0, lt=1, description="of the entities, that a canary serves")
-    entity: tuple[Name, ...] = Field((), description="columns of the spine's key; none: the whole key")
+    alpha: float = Field(
+        0.05, gt=0, lt=0.5, description="probability of a wrong step, over all interim looks"
+    )
+    share: float = Field(0.1, gt=0, lt=1, description="share of the entities that a canary serves")
+    entity: tuple[Name, ...] = Field(
+        (), description="columns of the spine's key that identify an entity; default: the whole key"
+    )
 
 
 class Gate(Strict):
-    """What a challenger must show before it may replace the champion."""
+    """The conditions under which a challenger may replace the champion."""
 
     objective: Literal["log_loss", "brier", "squared_error", "absolute_error"] = Field(
         description="the loss by which models are compared, row by row"
     )
     evidence: Literal["held_out", "walk_forward"] = Field(
         "held_out",
-        description="a model judged on a window and deployed as judged, or a recipe judged by walking "
-        "forward over the window and then fitted on everything",
+        description="held_out: judge a model on a test window and deploy it. walk_forward: judge the "
+        "recipe by a walk-forward over the window, and deploy a fit on all data",
     )
-    step: int = Field(7, ge=1, description="partitions between two origins of a walk forward")
+    step: int = Field(7, ge=1, description="partitions between two fits of a walk-forward")
     requirements: tuple[Requirement, ...] = Field((), description="of the challenger's metrics")
-    min_partitions: int = Field(21, ge=2, description="matured test partitions, else: not enough evidence")
-    alpha: float = Field(
-        0.05, gt=0, lt=0.5, description="chance of promoting noise, over all attempts together"
+    min_partitions: int = Field(
+        21, ge=2, description="test partitions with labels that are needed for a verdict"
     )
-    min_gain: float = Field(0.0, ge=0, description="of the mean loss, relative to the champion's")
-    block_partitions: int = Field(3, ge=1, description="partitions that are resampled together")
+    alpha: float = Field(
+        0.05,
+        gt=0,
+        lt=0.5,
+        description="probability of promoting a model that isn't better, over all attempts",
+    )
+    min_gain: float = Field(
+        0.0, ge=0, description="required decrease of the mean loss, relative to the champion's"
+    )
+    block_partitions: int = Field(3, ge=1, description="partitions per block of the block bootstrap")
     coverage: Share = Field(
-        0.3, description="share of the rows to score whose value of a feature was never fitted on"
+        0.3,
+        description="tolerated share of rows to score whose value of a feature wasn't in the training data",
     )
     slices: Slices = Slices()
     fairness: Fairness | None = None
     robustness: float | None = Field(
         None,
         gt=0,
-        description="rise of the mean loss, relative, when a feature is missing, noisy or unseen; none: any, "
-        "as long as nothing crashes",
+        description="tolerated relative increase of the mean loss if a feature is missing, noisy or unseen; "
+        "default: any increase, as long as nothing crashes",
     )
     serving: tuple[Requirement, ...] = Field(
         (), description="of p50_ms, p95_ms, p99_ms, rows_per_second, size_mb or memory_mb"
@@ -145,11 +172,13 @@ class Gate(Strict):
     approval: Literal["none", "human"] = Field(
         "none", description="human: a person must approve a blessed challenger before it serves"
     )
-    approval_hours: float = Field(48, gt=0, description="after which silence means no")
+    approval_hours: float = Field(
+        48, gt=0, description="hours after which an unanswered approval counts as rejected"
+    )
     rollout: Rollout = Rollout()
 
     @model_validator(mode="after")
-    def _measured(self) -> Gate:
+    def _valid_serving_metrics(self) -> Gate:
         for rule in self.serving:
             if rule.metric not in SERVING:
                 raise ValueError(f"serving: {rule.metric!r} is none of {', '.join(SERVING)}")

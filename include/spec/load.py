@@ -1,4 +1,4 @@
-"""Find and read the declarations; one that can't be read takes down nothing but itself."""
+"""Find and read the declarations; an invalid one doesn't affect the others."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import yaml
 from pydantic import ValidationError
 
 from include.errors import SpecError
+from include.spec.source import source_class
 from include.spec.usecase import UseCase
 
 SHIPPED = Path(__file__).parent.parent / "usecases"
 SCHEMA = SHIPPED / "schema.json"  # what `json_schema` returns, for editors; a test keeps it up to date
 
-# each page of `dags/` reads every declaration: of a hundred it takes a third of the time if read by C
-SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# the C loader takes a third of the time, and each DAG file reads every declaration
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def folders() -> list[Path]:
-    """Return each use case's folder: the shipped ones and those under the paths in EVERGREEN_USECASES."""
+    """Return the folder of each use case: the shipped ones, and those under EVERGREEN_USECASES."""
     roots = [SHIPPED, *(Path(p) for p in os.environ.get("EVERGREEN_USECASES", "").split(os.pathsep) if p)]
     return sorted(
         file.parent
@@ -32,12 +33,12 @@ def folders() -> list[Path]:
 
 
 def names() -> list[str]:
-    """Return the names of the use cases, readable or not."""
+    """Return the names of all use cases, valid or not."""
     return [folder.name for folder in folders()]
 
 
 def load(name: str) -> UseCase:
-    """Return a use case by its name, or say which there are."""
+    """Return a use case by its name."""
     for folder in folders():
         if folder.name == name:
             return read(folder / "usecase.yaml")
@@ -50,7 +51,7 @@ def load(name: str) -> UseCase:
 
 
 def read_all() -> tuple[list[UseCase], list[SpecError]]:
-    """Return every readable use case, and the error of each other."""
+    """Return every valid use case, and the errors of the others."""
     good: list[UseCase] = []
     bad: list[SpecError] = []
     for folder in folders():
@@ -78,10 +79,10 @@ def read(file: Path) -> UseCase:
     Raises
     ------
     SpecError
-        naming the file, the path of each key that is wrong, and what is valid there.
+        with the file, the path of each invalid key, and what is valid there.
     """
     try:
-        loader = SAFE(file.read_text())
+        loader = LOADER(file.read_text())
         node = loader.get_single_node()
         raw = loader.construct_document(node) if node is not None else None
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -95,7 +96,7 @@ def read(file: Path) -> UseCase:
     except ValidationError as error:
         raise SpecError(
             str(file),
-            found="; ".join(_sentence(e, node) for e in error.errors()),
+            found="; ".join(_error_sentence(e, node) for e in error.errors()),
             remedy="correct it and save",
         ) from None
     if spec.name != file.parent.name:
@@ -109,58 +110,49 @@ def read(file: Path) -> UseCase:
     return spec
 
 
-def _sentence(error: object, node: yaml.Node | None) -> str:
-    """Return ``path: what is wrong`` for one of pydantic's errors, and the valid keys for an unknown one."""
+def _error_sentence(error: object, node: yaml.Node | None) -> str:
+    """Return one of pydantic's errors as ``path: problem``, with the valid keys for an unknown one."""
     assert isinstance(error, dict)
-    path = _path(error["loc"])
+    path = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"{path}: unknown key{_valid_here(error['loc'])}"
-    if error["type"] == "string_type" and (text := _text(node, path)):
+        return f"{path}: unknown key{_valid_keys(error['loc'], node)}"
+    if error["type"] == "string_type" and (text := _scalar_text(node, path)):
         key = path.rpartition(".")[2]
-        what = "date" if isinstance(error["input"], date) else "time" if ":" in text else "text"
-        return f'{path}: quote the {what}: {"" if key.isdigit() else f"{key}: "}"{text}"'
-    said = str(error["msg"]).removeprefix("Value error, ")
-    return f"{path}: {said}" if path else said
+        kind = "date" if isinstance(error["input"], date) else "time" if ":" in text else "text"
+        return f'{path}: quote the {kind}: {"" if key.isdigit() else f"{key}: "}"{text}"'
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{path}: {message}" if path else message
 
 
-def _path(loc: tuple[str | int, ...]) -> str:
-    """Return the path as the file has it: pydantic puts the kind of a source behind its name."""
-    tagged = len(loc) > 2 and loc[0] == "sources" and loc[2] in ("objects", "http", "sql")
-    return ".".join(str(part) for part in (loc[:2] + loc[3:] if tagged else loc))
-
-
-def _text(node: yaml.Node | None, path: str) -> str:
-    """Return what the file says at a path, unread; nothing where there is no scalar."""
+def _scalar_text(node: yaml.Node | None, path: str) -> str:
+    """Return the raw text of the scalar at a path; "" if there is none."""
     for part in path.split("."):
         children: dict[str, yaml.Node] = {}
         if isinstance(node, yaml.MappingNode):
             children = {str(key.value): value for key, value in node.value}
         elif isinstance(node, yaml.SequenceNode):
-            children = {str(place): value for place, value in enumerate(node.value)}
+            children = {str(index): value for index, value in enumerate(node.value)}
         node = children.get(part)
     return str(node.value) if isinstance(node, yaml.ScalarNode) else ""
 
 
-def _valid_here(loc: tuple[str | int, ...]) -> str:
-    """Return the keys that are valid where an unknown one was found."""
+def _valid_keys(loc: tuple[str | int, ...], node: yaml.Node | None) -> str:
+    """Return the keys that are valid at the place of an unknown one."""
     model: object = UseCase
-    for part in loc[:-1]:
-        model = _step(model, part)
+    for depth, part in enumerate(loc[:-1]):
+        is_source = depth == 1 and loc[0] == "sources"
+        model = source_class(_scalar_text(node, f"sources.{part}.kind")) if is_source else _step(model, part)
     fields = getattr(model, "model_fields", {})
     keys = sorted(field.alias or name for name, field in fields.items() if not field.exclude)
     return f"; valid here: {', '.join(keys)}" if keys else ""
 
 
 def _step(annotation: object, part: str | int) -> object:
-    """Return the type that one part of an error's path leads to, None where it can't be said."""
+    """Return the type that one part of an error's path leads to, or None."""
     fields = getattr(annotation, "model_fields", None)
     if fields is not None:
         return next((f.annotation for name, f in fields.items() if part in (name, f.alias)), None)
     args = get_args(annotation)
-    for arg in args:  # the members of a union are told apart by their kind
-        kind = getattr(arg, "model_fields", {}).get("kind")
-        if kind is not None and part in get_args(kind.annotation):
-            return arg
     if get_origin(annotation) in (dict, tuple):
         return args[-1] if get_origin(annotation) is dict else args[0]
-    return next((found for arg in args if (found := _step(arg, part)) is not None), None)
+    return next((type_ for arg in args if (type_ := _step(arg, part)) is not None), None)

@@ -1,4 +1,4 @@
-"""Which partitions a run may write: those of the schedule, within its range, whose decision time has come."""
+"""The partitions that a run may write: on the schedule, within its range, and not in the future."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from include.spec.usecase import UseCase
 
 
 def check_partition(spec: UseCase, key: str, now: datetime) -> None:
-    """Refuse a partition that no run of the schedule could ever have had by ``now``.
+    """Refuse a partition that no scheduled run could have had by ``now``.
 
     Parameters
     ----------
-    now : with a time zone. Before a partition's decision time part of its data is still to come, and what
-        was published without it would stay.
+    now : with a time zone. Before a partition's decision time its data is incomplete, and what was published
+        without the rest would stay.
 
     Raises
     ------
     PartitionError
-        It names the range and the nearest partitions that are valid.
+        with the schedule's range and the nearest valid partitions.
     """
     schedule, clock = spec.schedule, spec.clock
     day_of(key)
@@ -37,7 +37,7 @@ def check_partition(spec: UseCase, key: str, now: datetime) -> None:
         problem = f"one still to come, whose decision is at {clock.moment(key):%Y-%m-%d %H:%M} UTC"
     else:
         return
-    near = [min(max(one, first), last) for one in (before, after)] if first <= last else []
+    near = [min(max(valid, first), last) for valid in (before, after)] if first <= last else []
     choice = f"choose {' or '.join(dict.fromkeys(near))}" if near else f"wait for the first, {first}"
     until = f"to {schedule.end}" if schedule.end else "on"
     raise PartitionError(

@@ -1,61 +1,89 @@
-"""What a use case declares of its sources: how to fetch them, what is in them, and when it was known."""
+"""Declarations of sources: how to fetch them, what they contain, and when their rows became available."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    SerializeAsAny,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+if TYPE_CHECKING:
+    from pydantic import GetJsonSchemaHandler
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import CoreSchema
+
+# The registry of connectors: one line for each `kind` of source, with the class that declares it. The class
+# is defined in the connector's own module, beside the function `open_source` that reads it. The modules are
+# imported on demand, when a declaration uses them, and import nothing heavy at their top: a DAG file parses
+# declarations.
+CONNECTORS = {
+    "objects": "include.ingest.connectors.objects:ObjectsSource",
+    "http": "include.ingest.connectors.http:HttpSource",
+    "sql": "include.ingest.connectors.sql:SqlSource",
+}
 
 
 class Strict(BaseModel):
-    """Frozen, and an unknown key is refused."""
+    """A frozen model that rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def _later(default: Any, **about: Any) -> Any:
-    """Return a field that no digest knows of at its default: earlier results stay of the same declaration.
+def added_field(default: Any, **options: Any) -> Any:
+    """Return a field that is left out of digests while it has its default.
 
-    For what can be declared only since results were recorded.
+    For fields that were added after results were recorded: those results don't get stale.
     """
-    return Field(default, exclude_if=lambda value: value == default, **about)
+    return Field(default, exclude_if=lambda value: value == default, **options)
 
 
-Local = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+LocalTime = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 
 
 class Column(Strict):
-    """One column of a source, as it is kept: UTC times, SI or declared units, typed."""
+    """One column of a source as it is stored: typed, times in UTC, numbers in SI or declared units."""
 
     type: Literal["string", "integer", "number", "boolean", "date", "timestamp", "hhmm"] = Field(
         description="hhmm is a time of day written as 930 or 0930, kept in minutes after midnight"
     )
-    source: str | None = Field(None, alias="from", description="the column's name in the source, if another")
+    source: str | None = Field(
+        None, alias="from", description="the column's name in the source, if different"
+    )
     required: bool = Field(False, description="a row without it is quarantined")
     timezone: str | None = Field(
         None,
-        description="of a timestamp written without one; text with another offset is quarantined. Without "
-        "`timezone` a text's own offset counts",
+        description="time zone of timestamps written without an offset; a text with another offset is "
+        "quarantined. Without `timezone` the offset in the text is used",
     )
     agrees_with: str | None = Field(
-        None, description="of a timestamp: the hhmm column that says its hour in the schedule's time zone"
+        None, description="an hhmm column that must have this timestamp's time in the schedule's time zone"
     )
-    scale: float = Field(1.0, description="multiplies a number, as 0.44704 turns mph into m/s")
-    shift: float = Field(0.0, description="added to a number before it is scaled, as -32 for °F")
-    unit: str | None = Field(None, description="the unit that is kept, for people")
-    hashed: bool = Field(False, description="kept only as a keyed hash")
+    scale: float = Field(1.0, description="factor of a number, such as 0.44704 for mph to m/s")
+    shift: float = Field(0.0, description="added to a number before it is scaled, such as -32 for °F")
+    unit: str | None = Field(None, description="the stored unit, as information")
+    hashed: bool = Field(False, description="store only a keyed hash")
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
 class Expectation(Strict):
-    """A Great Expectations expectation by its own name and arguments.
+    """A Great Expectations expectation, by its own name and arguments.
 
-    One about values of a column (or a pair) sets aside the rows that break it; one about the table refuses
-    the partition.
+    An expectation on the values of a column or a pair of columns quarantines the rows that violate it. One on
+    the table refuses the partition.
     """
 
     type: Annotated[str, Field(pattern=r"^expect_[a-z_]+$")] = Field(
@@ -65,29 +93,32 @@ class Expectation(Strict):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Return the columns that it is about."""
-        named = [self.kwargs[key] for key in ("column", "column_A", "column_B") if key in self.kwargs]
-        return tuple(str(column) for column in [*named, *self.kwargs.get("column_list", ())])
+        """The columns in its arguments."""
+        single = [self.kwargs[key] for key in ("column", "column_A", "column_B") if key in self.kwargs]
+        return tuple(str(column) for column in [*single, *self.kwargs.get("column_list", ())])
 
     @property
     def rule(self) -> str:
-        """Return its name and limits, as the quarantine and a refusal show them."""
+        """Its name and limits, as shown in the quarantine and in refusals."""
         limits = {key: value for key, value in self.kwargs.items() if not key.startswith("column")}
-        said = ", ".join(f"{key}={json.dumps(value, default=str)}" for key, value in limits.items())
-        return f"{self.type}({said})" if said else self.type
+        arguments = ", ".join(f"{key}={json.dumps(value, default=str)}" for key, value in limits.items())
+        return f"{self.type}({arguments})" if arguments else self.type
 
 
 class Contract(Strict):
-    """What one partition must hold."""
+    """The conditions that a partition of the source must meet."""
 
     min_rows: int = Field(1, ge=0, description="fewer refuse the partition")
     max_rows: int | None = Field(None, ge=1, description="more refuse the partition")
     tolerance: float = Field(
-        0.05, ge=0, le=1, description="share of rows that may be quarantined, else refused"
+        0.05,
+        ge=0,
+        le=1,
+        description="share of rows that may be quarantined; above it the partition is refused",
     )
-    # of 10 rows one or more are bad by chance alone in 40 % of partitions at a true rate of 5 %, three in 1 %
-    tolerated_rows: int = _later(
-        2, ge=0, description="rows that may be quarantined whatever their share, while others are left"
+    # at a true rate of 5 %, 10 rows have at least one bad row in 40 % of partitions, and three in 1 %
+    tolerated_rows: int = added_field(
+        2, ge=0, description="rows that may be quarantined regardless of their share, if others are left"
     )
     extra: Literal["refuse", "ignore"] = Field(
         "refuse", description="what to do with a partition that has columns which are not declared"
@@ -95,51 +126,73 @@ class Contract(Strict):
     expectations: tuple[Expectation, ...] = ()
 
     def exceeded(self, bad: int, total: int) -> bool:
-        """Tell whether so many quarantined rows of a partition's ``total`` refuse it.
-
-        A tolerance of 0 allows none.
-        """
+        """Return whether ``bad`` quarantined rows of ``total`` refuse the partition."""
         few = self.tolerance > 0 and bad <= self.tolerated_rows and bad < total
         return total > 0 and bad / total > self.tolerance and not few
 
 
 class Fetch(Strict):
-    """Patience with a source."""
+    """Timeouts, retries, size limits and the circuit breaker of a source."""
 
-    timeout: float = Field(30.0, gt=0, description="seconds for one request")
-    attempts: int = Field(4, ge=1, le=20, description="requests before the source counts as failed")
+    timeout: float = Field(30.0, gt=0, description="seconds per request")
+    attempts: int = Field(4, ge=1, le=20, description="attempts before the partition is unavailable")
     wait: float = Field(
-        0.5, ge=0, description="seconds before the second attempt, doubled each time, with jitter"
+        0.5, ge=0, description="seconds before the first retry, doubled each time, with jitter"
     )
     max_bytes: int = Field(
         1 << 30,
         ge=1,
-        description="a part larger than this, packed or unpacked, is refused, or more of all pages",
+        description="maximal size of a part, compressed or not, and of all pages together; larger is refused",
     )
-    max_rows: int = _later(100_000_000, ge=1, description="of a part")
-    max_columns: int = _later(10_000, ge=1, description="of a part")
-    max_pages: int = _later(10_000, ge=1, description="of an API's partition")
-    failures: int = Field(3, ge=1, description="failed partitions in a row that open the circuit")
-    cool_down: float = Field(300.0, ge=0, description="seconds before the open circuit admits one probe")
+    max_rows: int = added_field(100_000_000, ge=1, description="maximal rows of a part")
+    max_columns: int = added_field(10_000, ge=1, description="maximal columns of a part")
+    max_pages: int = added_field(10_000, ge=1, description="maximal pages of a partition, only http")
+    failures: int = Field(3, ge=1, description="consecutive failed partitions that open the circuit breaker")
+    cool_down: float = Field(
+        300.0, ge=0, description="seconds until the open circuit breaker admits one probe"
+    )
 
 
-class _Source(Strict):
+class BaseSource(Strict):
+    """What all kinds of sources declare; each connector's class adds its own keys."""
+
+    kind: str
     connection: Name = Field(description="the Airflow connection with the address and the account")
-    offset: int = Field(0, description="days from the partition to the day that the rows are about")
-    available_at: Local = Field(
-        "00:00", description="local time of the partition at which the rows could first be known"
+    offset: int = Field(0, description="days from the partition to the day of the data")
+    available_at: LocalTime = Field(
+        "00:00", description="local time at which the partition's rows become known"
     )
     start: Day | None = Field(
-        None, description="the first partition that has this source, if later than the schedule's"
+        None, description="the first partition with this source, if later than schedule.start"
     )
-    day: str | None = Field(None, description="the column whose local date must be the day asked for")
+    day: str | None = Field(None, description="the column whose local date must be the requested day")
     key: tuple[str, ...] = Field(min_length=1, description="columns that identify a row within a partition")
     columns: dict[str, Column] = Field(min_length=1)
     contract: Contract = Contract()
     fetch: Fetch = Fetch()
 
+    @property
+    def path_templates(self) -> tuple[str, ...]:
+        """Return the declared paths, with their placeholders, that `validate` checks."""
+        return ()
+
+    @property
+    def part_format(self) -> Literal["csv", "parquet", "json"]:
+        """Return the format of the parts that the connector returns."""
+        return "csv"
+
+    @property
+    def rows_field(self) -> str | None:
+        """Return the field of a JSON part that holds its rows."""
+        return None
+
+    @property
+    def volatile_fields(self) -> tuple[str, ...]:
+        """Return the top-level fields of a JSON part that change with each response."""
+        return ()
+
     @model_validator(mode="after")
-    def _columns_agree(self) -> _Source:
+    def _columns_agree(self) -> BaseSource:
         for name, column in self.columns.items():
             if column.agrees_with is None:
                 continue
@@ -153,59 +206,56 @@ class _Source(Strict):
         return self
 
     @model_validator(mode="after")
-    def _columns_exist(self) -> _Source:
+    def _columns_exist(self) -> BaseSource:
         for name in self.columns:
             if '"' in name:
                 raise ValueError(
-                    f"{name!r}: SQL quotes a column's name by that mark; keep it under another name"
+                    f"{name!r}: SQL quotes column names by that mark; use `from` to rename the column"
                 )
         for name in (*self.key, *([self.day] if self.day else [])):
             if name not in self.columns:
                 raise ValueError(f"{name!r} is not one of its columns: {', '.join(self.columns)}")
         lower = [name.lower() for name in self.columns]
         for name in self.columns:
-            if (
-                lower.count(name.lower()) > 1
-            ):  # DuckDB, and Great Expectations in one suite, take them for one
+            if lower.count(name.lower()) > 1:  # DuckDB and Great Expectations ignore case
                 raise ValueError(
                     f"{name!r} is another column's name but for the case; use `from` to rename it"
                 )
         for name in ("partition", "revision", "known_at", "decision_time"):
             if name in self.columns:
-                raise ValueError(f"{name!r} is Evergreen's own column; keep the source's under another name")
+                raise ValueError(f"{name!r} is Evergreen's own column; use `from` to rename the source's")
         return self
 
 
-class Objects(_Source):
-    """Files of a bucket or folder, one object a partition."""
-
-    kind: Literal["objects"]
-    path: str = Field(description="of one object below the connection, with {day} or {partition}")
-    format: Literal["csv", "parquet", "json"] = Field(
-        "csv", description="of the file, which may be compressed with gzip or zip"
-    )
+def source_class(kind: str) -> type[BaseSource]:
+    """Return the class that declares sources of a kind."""
+    declaration: type[BaseSource] = resolve_name(CONNECTORS[kind])
+    return declaration
 
 
-class Http(_Source):
-    """A paged JSON API: pages are asked for until the answer's own count is reached."""
-
-    kind: Literal["http"]
-    path: str = Field(description="below the connection, with {day} or {partition}")
-    rows: str = Field("rows", description="the field that holds the page's rows")
-    pages: str | None = Field(
-        "pages", description="the field that says how many pages there are; none: one page"
-    )
-    page: str = Field("page", description="the query parameter that numbers pages from 1")
-    volatile: tuple[str, ...] = Field(
-        (), description="fields that change with each answer; left out of its identity"
-    )
+def _validate_source(declaration: Any) -> BaseSource:
+    """Validate a source by the class that its ``kind`` names."""
+    if isinstance(declaration, BaseSource):
+        return declaration
+    kind = declaration.get("kind") if isinstance(declaration, dict) else None
+    if not isinstance(kind, str) or kind not in CONNECTORS:
+        message = f"required one of {', '.join(CONNECTORS)}, found {kind!r}"
+        error = PydanticCustomError("source_kind", "{message}", {"message": message})
+        details = InitErrorDetails(type=error, loc=("kind",), input=kind)
+        raise ValidationError.from_exception_data("source", [details])
+    return source_class(kind).model_validate(declaration)
 
 
-class Sql(_Source):
-    """The rows of one query; :day, :partition and :known_at are bound, never pasted."""
+class _SourceJsonSchema:
+    """The JSON Schema of a source: one of the registered classes, told apart by ``kind``."""
 
-    kind: Literal["sql"]
-    query: str = Field(description="one SELECT; its columns are matched by name")
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        # the classes are known only at runtime
+        classes: Any = Union[tuple(source_class(kind) for kind in CONNECTORS)]  # noqa: UP007
+        return handler(TypeAdapter(Annotated[classes, Field(discriminator="kind")]).core_schema)
 
 
-Source = Annotated[Objects | Http | Sql, Field(discriminator="kind")]
+Source = Annotated[SerializeAsAny[BaseSource], PlainValidator(_validate_source), _SourceJsonSchema]

@@ -1,4 +1,4 @@
-"""What a use case declares of its features, training, scoring, monitoring and retraining."""
+"""The declaration of features, labels, training, scoring, monitoring, retraining and alerts."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from include.spec.gate import Requirement
-from include.spec.source import Local, Name, Strict, _later
+from include.spec.source import LocalTime, Name, Strict, added_field
 
-Rung = Literal["champion", "previous", "baseline", "prior"]
+FallbackStep = Literal["champion", "previous", "baseline", "prior"]
 
 
 class Features(Strict):
-    """One SQL file that serves training and scoring alike."""
+    """The features: one SQL file for both training and scoring."""
 
     sql: str = Field("features.sql", description="the file with one SELECT, in the use case's folder")
-    spine: Name = Field(description="the source whose rows are to be scored")
-    lookback: int = Field(ge=0, description="partitions before the spine's that the SQL may read")
+    spine: Name = Field(description="the source whose rows are scored")
+    lookback: int = Field(ge=0, description="earlier partitions that the SQL may read")
     lookbacks: dict[Name, Annotated[int, Field(ge=0)]] = Field(
-        {}, description="sources that are read less far back"
+        {}, description="sources with a shorter lookback"
     )
     numeric: tuple[str, ...] = Field((), description="columns of the SELECT that are numbers")
     categorical: tuple[str, ...] = Field((), description="columns of the SELECT that are categories")
     groups: dict[Name, tuple[str, ...]] = Field(
-        {}, description="features that an ablation leaves out together; none: the numeric, the categorical"
+        {}, description="features that an ablation leaves out together; default: numeric and categorical"
     )
 
     @property
     def ablated(self) -> dict[str, tuple[str, ...]]:
-        """The groups of an ablation, each with its columns."""
+        """The columns of each group of an ablation."""
         kinds = {"numeric": self.numeric, "categorical": self.categorical}
         return self.groups or {kind: columns for kind, columns in kinds.items() if columns}
 
@@ -40,37 +40,36 @@ class Features(Strict):
         return self.numeric + self.categorical
 
     def back(self, source: str) -> int:
-        """Return the partitions before the spine's that the SQL may read of a source."""
+        """Return how many earlier partitions of a source the SQL may read."""
         return min(self.lookbacks.get(source, self.lookback), self.lookback)
 
     @model_validator(mode="after")
-    def _some(self) -> Features:
+    def _valid_columns(self) -> Features:
         if not self.columns or len(set(self.columns)) != len(self.columns):
             raise ValueError("declare at least one feature, each once, under numeric or categorical")
         if any('"' in name for name in self.columns):
-            raise ValueError("a feature's name can't hold the mark by which SQL quotes it")
+            raise ValueError("a feature's name can't contain a double quote, by which SQL quotes it")
         for name, columns in self.groups.items():
             unknown = [column for column in columns if column not in self.columns]
             if unknown or not columns:
-                found = ", ".join(unknown) or "nothing"
-                raise ValueError(f"groups.{name}: {found} is no feature; there are {', '.join(self.columns)}")
+                invalid = ", ".join(unknown) or "nothing"
+                features = ", ".join(self.columns)
+                raise ValueError(f"groups.{name}: {invalid} is no feature; there are {features}")
         return self
 
 
 class Labels(Strict):
-    """What came true."""
+    """The labels: the true values of the target."""
 
     source: Name = Field(description="the source that brings the labels; it has the spine's key")
     sql: str = Field(
-        description="an expression over the source's columns; null where no label will ever come"
+        description="an expression over the source's columns; null if there will never be a label"
     )
-    delay: int = Field(
-        ge=0, description="partitions from the spine's partition to the one that brings its labels"
-    )
+    delay: int = Field(ge=0, description="partitions from a scored partition to the one with its labels")
 
 
 class Candidate(Strict):
-    """A recipe that is fitted."""
+    """A recipe: an estimator and its parameters."""
 
     name: Name = Field(description="shown in reports and in MLflow; unique in its list")
     estimator: Name = Field(
@@ -82,32 +81,34 @@ class Candidate(Strict):
 
 
 class Training(Strict):
-    """A time-ordered split: train, then validation (chooses), then test (judges)."""
+    """Training: the recipes, and the time-ordered split into train, validation (selects), test (judges)."""
 
     window: int | None = Field(
-        None, ge=3, description="partitions back from the training partition; none: all history"
+        None, ge=3, description="partitions before the training partition that are used; null: all"
     )
-    validation: int = Field(7, ge=1, description="partitions")
-    test: int = Field(28, ge=1, description="partitions; neither fitted nor tuned on")
-    max_test: int | None = _later(
+    validation: int = Field(7, ge=1, description="partitions of the validation set")
+    test: int = Field(
+        28, ge=1, description="partitions of the test set, used for neither fitting nor selection"
+    )
+    max_test: int | None = added_field(
         None,
-        description="of a walk forward: more test partitions, up to half of the labelled ones",
+        description="only walk_forward: up to this many test partitions, at most half of the labelled ones",
     )
     baselines: tuple[Candidate, ...] = Field(min_length=1)
     candidates: tuple[Candidate, ...] = Field(min_length=1)
     seed: int = Field(7, description="of every random choice, so that a rerun fits the same model")
     ablation: bool = Field(
-        False, description="each training also measures what each group of features brings"
+        False, description="each training also measures what each group of features contributes"
     )
 
     @model_validator(mode="after")
-    def _named(self) -> Training:
-        for what, some in (("baselines", self.baselines), ("candidates", self.candidates)):
-            if len({one.name for one in some}) != len(some):
-                raise ValueError(f"{what}: each name once")
-        if not any(one.name == one.estimator == "prior" for one in self.baselines):
+    def _valid_recipes(self) -> Training:
+        for key, recipes in (("baselines", self.baselines), ("candidates", self.candidates)):
+            if len({recipe.name for recipe in recipes}) != len(recipes):
+                raise ValueError(f"{key}: each name once")
+        if not any(recipe.name == recipe.estimator == "prior" for recipe in self.baselines):
             raise ValueError(
-                "baselines: one must be {name: prior, estimator: prior}; leaks are measured by it"
+                "baselines: one must be {name: prior, estimator: prior}; leakage is measured against it"
             )
         if self.max_test is not None and self.max_test <= self.test:
             raise ValueError(f"max_test: more than test = {self.test}, found {self.max_test}")
@@ -115,12 +116,12 @@ class Training(Strict):
 
 
 def _fallback(value: Any) -> Any:
-    """Refuse what is neither a number nor a number a class, in one sentence."""
-    if isinstance(value, dict) and all(_is_number(one) for one in value.values()):
-        return {str(name): float(one) for name, one in value.items()}
+    """Accept a number, or a number per class."""
+    if isinstance(value, dict) and all(_is_number(number) for number in value.values()):
+        return {str(name): float(number) for name, number in value.items()}
     if _is_number(value):
         return float(value)
-    raise ValueError(f"a number, or of a multiclass problem a number for each class; found {value!r}")
+    raise ValueError(f"a number, or for a multiclass problem a number for each class; found {value!r}")
 
 
 def _is_number(value: Any) -> bool:
@@ -128,107 +129,122 @@ def _is_number(value: Any) -> bool:
 
 
 class Scoring(Strict):
-    """Every row gets a prediction: the first rung of the ladder that can serve."""
+    """Scoring: every row gets a prediction from the first step of the fallback chain that can serve."""
 
-    deadline: Local = Field("23:59", description="local hour of the partition by which predictions exist")
-    requires: dict[Rung, tuple[Name, ...]] = Field({}, description="sources that a rung can't serve without")
+    deadline: LocalTime = Field("23:59", description="local time by which the partition's predictions exist")
+    requires: dict[FallbackStep, tuple[Name, ...]] = Field(
+        {}, description="sources without which a step of the fallback chain can't serve"
+    )
     fallback: Annotated[float | dict[str, float], BeforeValidator(_fallback)] = Field(
-        description="the prediction before any model was promoted; of a multiclass problem a probability a "
+        description="the prediction until a model is promoted; for a multiclass problem a probability per "
         "class"
     )
 
 
 class SuddenChanges(Strict):
-    """How rarely a column's alarm may be false, and what it takes."""
+    """Sudden changes of a column: the tolerated false alarms, and the windows."""
 
     false_alarms_per_year: float = Field(
-        4, gt=0, description="tolerable alerts in 365 clean partitions, over all columns"
+        4, gt=0, description="tolerated false alerts per 365 partitions, over all columns"
     )
-    past: int = Field(28, ge=7, description="partitions before a partition that it is compared with")
-    partitions: int = Field(2, ge=1, description="of the last `of` that must break with their past")
+    past: int = Field(28, ge=7, description="earlier partitions that a partition is compared with")
+    partitions: int = Field(
+        2, ge=1, description="partitions of the last `of` that must differ from their past"
+    )
     of: int = Field(3, ge=1, description="partitions that are looked at, the newest included")
-    quiet: int = Field(7, ge=1, description="partitions after an alert in which no other counts")
+    quiet: int = Field(7, ge=1, description="partitions after an alert in which it isn't repeated")
 
     @property
     def enough(self) -> int:
-        """Partitions that must be there, of the past and the last ``of``, before one is judged."""
+        """Published partitions that are needed, of the past and the last ``of``, to judge one."""
         return round(0.75 * self.past) + self.of
 
     @model_validator(mode="after")
-    def _can_be(self) -> SuddenChanges:
+    def _valid_windows(self) -> SuddenChanges:
         if self.partitions > self.of:
             raise ValueError(f"partitions: at most of = {self.of}, found {self.partitions}")
         return self
 
 
 class Measure(Strict):
-    """The measure by which a column of each kind is judged; the others are written beside it."""
+    """The drift measure that decides, for each kind of column; the others are only recorded."""
 
     numeric: Literal["psi", "js", "ks", "wasserstein"] = Field("psi", description="for columns of numbers")
     categorical: Literal["psi", "js"] = Field("psi", description="for columns of categories")
 
 
 class Monitoring(Strict):
-    """What is watched, partition by partition."""
+    """Monitoring: the limits of the checks that run on each partition."""
 
-    measure: Measure = _later(Measure())
-    psi: float = Field(0.25, gt=0, description="population stability index from which a column has drifted")
-    js: float = _later(0.1, gt=0, description="Jensen–Shannon distance, natural, from which it has")
-    ks: float = _later(0.1, gt=0, description="Kolmogorov–Smirnov distance from which it has")
-    wasserstein: float = _later(
-        0.1, gt=0, description="distance in the reference's standard deviations from which it has"
+    measure: Measure = added_field(Measure())
+    psi: float = Field(
+        0.25, gt=0, description="population stability index from which a column counts as drifted"
+    )
+    js: float = added_field(
+        0.1,
+        gt=0,
+        description="Jensen–Shannon distance (natural logarithm) from which a column counts as drifted",
+    )
+    ks: float = added_field(
+        0.1, gt=0, description="Kolmogorov–Smirnov distance from which a column counts as drifted"
+    )
+    wasserstein: float = added_field(
+        0.1,
+        gt=0,
+        description="Wasserstein distance, in standard deviations, from which a column counts as drifted",
     )
     missing: float = Field(
-        0.1, gt=0, le=1, description="rise of the missing share from which a column has drifted"
+        0.1, gt=0, le=1, description="increase of the share of missing values from which a column alarms"
     )
     unseen: float = Field(
         0.1,
         gt=0,
         le=1,
-        description="share of values that the reference doesn't hold, from which it is an alarm",
+        description="share of values that aren't in the reference from which a column alarms",
     )
-    sudden_changes: SuddenChanges = _later(SuddenChanges())
-    requirements: tuple[Requirement, ...] = Field((), description="of realised performance")
+    sudden_changes: SuddenChanges = added_field(SuddenChanges())
+    requirements: tuple[Requirement, ...] = Field((), description="bounds on realized metrics")
     window: int = Field(
-        7, ge=1, description="partitions that drift is judged on, and matured ones that performance is"
+        7,
+        ge=1,
+        description="partitions in the window of drift, and partitions with labels in that of performance",
     )
-    patience: int = _later(
+    patience: int = added_field(
         21,
         ge=2,
-        description="matured partitions below the baseline after which the ladder steps down by itself",
+        description="partitions with labels below the baseline after which the champion is demoted",
     )
-    false_alarms_per_year: float = _later(
-        0.1, gt=0, lt=1, description="false alarms in 365 partitions that each test of the losses may raise"
+    false_alarms_per_year: float = added_field(
+        0.1, gt=0, lt=1, description="tolerated false alarms per 365 partitions of each test of the losses"
     )
-    report_rows: int = Field(
-        5000, ge=100, description="rows of the sample from which Evidently's report is drawn"
-    )
+    report_rows: int = Field(5000, ge=100, description="rows of the sample in Evidently's report")
 
 
 class Retraining(Strict):
-    """When the evidence asks for a training outside the schedule."""
+    """When monitoring requests a training outside the schedule."""
 
     when: tuple[Literal["degraded", "drifted", "concept"], ...] = Field(
         ("degraded",),
         description="causes of a training: live performance below its limits, drift, a change of concept",
     )
-    consecutive: int = Field(3, ge=1, description="partitions in a row that must show it")
+    consecutive: int = Field(3, ge=1, description="consecutive partitions that must show the cause")
     cooldown: int = Field(
-        14, ge=0, description="partitions after such a training in which no other is asked for"
+        14, ge=0, description="partitions after such a training in which no other is requested"
     )
-    max_per_month: int = Field(2, ge=1, description="such trainings in 30 partitions, at most")
+    max_per_month: int = Field(2, ge=1, description="maximal number of such trainings in 30 partitions")
 
 
 class Alerts(Strict):
-    """Whom the partitions tell, and how often."""
+    """Alerts: the recipients, and how often an alert is repeated."""
 
     quiet: int = Field(
         7,
         ge=1,
         description=(
-            "partitions in which the same isn't told again; of jumps, monitoring.sudden_changes.quiet"
+            "partitions in which an alert isn't repeated; for sudden changes see "
+            "monitoring.sudden_changes.quiet"
         ),
     )
     to: tuple[Name, ...] = Field(
-        (), description="Airflow connections: of a webhook, of Slack's, of a mail server"
+        (), description="Airflow connections of the recipients: webhooks, Slack webhooks, mail servers"
     )

@@ -1,4 +1,4 @@
-"""The whole declaration, and the checks that need more than one part of it."""
+"""The whole declaration of a use case, and the checks across its parts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from include.spec.problem import Problem
 from include.spec.source import Day, Name, Source, Strict
 from include.spec.stages import Alerts, Features, Labels, Monitoring, Retraining, Scoring, Training
 
-# what stands beside the sources in `partitions` and `profiles`
+# the products besides the sources in the tables `partitions` and `profiles`
 PRODUCTS = (
     *("features", "predictions", "shadows", "labels"),
     *("performance", "losses", "drift", "limits", "estimates", "monitor"),
@@ -24,19 +24,13 @@ PRODUCTS = (
 
 
 class Schedule(Strict):
-    """When the partitions are."""
+    """The schedules of partitions and trainings."""
 
-    batch: str = Field(
-        description="cron expression: when a partition is ingested and scored, at most once a day"
-    )
-    training: str = Field(
-        description="cron expression: when a challenger is trained, on days that have a partition"
-    )
-    timezone: str = Field(
-        description="of both cron expressions and of the partition keys, as America/New_York"
-    )
+    batch: str = Field(description="cron of the partitions, at most one per day")
+    training: str = Field(description="cron of the trainings, on days that have a partition")
+    timezone: str = Field(description="time zone of the crons and partition keys, such as America/New_York")
     start: Day = Field(description="the first partition")
-    end: Day | None = Field(None, description="the last partition, if there is one")
+    end: Day | None = Field(None, description="the last partition; null: no end")
 
     @field_validator("batch", "training")
     @classmethod
@@ -47,7 +41,7 @@ class Schedule(Strict):
             raise ValueError(f"{value!r} is not a cron expression")
         if not re.fullmatch(r"\d{1,2} \d{1,2} \S+ \S+ \S+", value):
             raise ValueError(
-                f"{value!r} can fire twice a day; give one minute and one hour, a day has one key"
+                f"{value!r} can fire twice a day; give one minute and one hour: a day has one partition"
             )
         return value
 
@@ -59,12 +53,12 @@ class Schedule(Strict):
         try:
             ZoneInfo(value)
         except (KeyError, ValueError, OSError):
-            raise ValueError(f"{value!r} is not a time zone's name, as America/New_York") from None
+            raise ValueError(f"{value!r} is not a time zone's name, such as America/New_York") from None
         return value
 
 
 class UseCase(Strict):
-    """One use case. ``folder`` is where its file lies and is no part of its identity."""
+    """One use case. ``folder`` contains its file and is not part of its digest."""
 
     name: Name = Field(description="the folder's name; also the first part of the DAG ids")
     problem: Problem
@@ -87,58 +81,58 @@ class UseCase(Strict):
 
     @property
     def key(self) -> tuple[str, ...]:
-        """The columns that tell one row to score from another, within a partition."""
+        """The columns that identify a row to score within a partition."""
         return self.sources[self.features.spine].key
 
     @property
     def sql(self) -> str:
-        """The text of the feature SQL."""
+        """The SQL of the features."""
         return (self.folder / self.features.sql).read_text()
 
     @cached_property
     def digest(self) -> str:
-        """The digest of the declaration and its SQL: what a result depends on beside data and code."""
-        # what no result depends on
-        without = {"training": {"ablation"}, "alerts": True}
-        said = self.model_dump(mode="json", by_alias=True, exclude=without)  # type: ignore[arg-type]
-        return digest_json([said, self.sql])
+        """The digest of the declaration and its SQL: what results depend on besides data and code."""
+        irrelevant = {"training": {"ablation"}, "alerts": True}  # no result depends on these
+        declared = self.model_dump(mode="json", by_alias=True, exclude=irrelevant)  # type: ignore[arg-type]
+        return digest_json([declared, self.sql])
 
     def digest_of(self, product: str) -> str:
-        """Return the digest of what a product depends on: a source on its part and the clock, else all.
+        """Return the digest of what a product depends on: a source on its own part and the schedule.
 
-        That which brings the labels of a multiclass problem is also checked for other classes.
+        The source of a multiclass problem's labels also depends on the classes. Other products depend on
+        everything.
         """
         if product not in self.sources:
             return self.digest
         part = self.sources[product].model_dump(mode="json", by_alias=True)
-        known = self.problem.classes if product == self.labels.source else ()
-        labels = [known, self.labels.sql] if known else []
+        classes = self.problem.classes if product == self.labels.source else ()
+        labels = [classes, self.labels.sql] if classes else []
         return digest_json([part, self.schedule.batch, self.schedule.timezone, *labels])
 
     @property
     def fallback(self) -> float | tuple[float, ...]:
-        """The prediction before any model was promoted: a number, or each class's probability."""
-        said = self.scoring.fallback
-        return tuple(said[name] for name in self.problem.classes) if isinstance(said, dict) else said
+        """The prediction until a model is promoted: a number, or each class's probability."""
+        value = self.scoring.fallback
+        return tuple(value[name] for name in self.problem.classes) if isinstance(value, dict) else value
 
     def partitions(self, source: str, first: str, last: str) -> list[str]:
-        """Return the partitions from ``first`` to ``last`` on which a source exists."""
+        """Return the partitions from ``first`` to ``last`` that have a source."""
         start = max(first, self.sources[source].start or self.schedule.start, self.schedule.start)
         return self.clock.keys(start, min(last, self.schedule.end or last)) if start <= last else []
 
     @model_validator(mode="after")
     def _parts_fit(self) -> UseCase:
-        known = ", ".join(self.sources)
-        if taken := [name for name in PRODUCTS if name in self.sources]:
-            raise ValueError(f"sources: {taken[0]!r} is the name of one of Evergreen's own products")
-        named = [("features.spine", self.features.spine), ("labels.source", self.labels.source)]
-        named += [("features.lookbacks", source) for source in self.features.lookbacks]
-        named += [
-            (f"scoring.requires.{rung}", s) for rung, needs in self.scoring.requires.items() for s in needs
-        ]
-        for path, source in named:
+        if reserved := [name for name in PRODUCTS if name in self.sources]:
+            raise ValueError(f"sources: {reserved[0]!r} is the name of one of Evergreen's own products")
+        references = [("features.spine", self.features.spine), ("labels.source", self.labels.source)]
+        references += [("features.lookbacks", source) for source in self.features.lookbacks]
+        for step, sources in self.scoring.requires.items():
+            references += [(f"scoring.requires.{step}", source) for source in sources]
+        for path, source in references:
             if source not in self.sources:
-                raise ValueError(f"{path}: no source is named {source!r}; there are {known}")
+                raise ValueError(
+                    f"{path}: no source is named {source!r}; there are {', '.join(self.sources)}"
+                )
         missing = [c for c in self.key if c not in self.sources[self.labels.source].columns]
         if missing:
             raise ValueError(
@@ -149,14 +143,15 @@ class UseCase(Strict):
         for column in self.problem.never_features:
             if column in self.features.columns:
                 raise ValueError(f"features: {column!r} is under problem.never_features")
-        self._hour_fits()
+        self._deadline_fits()
         self._columns_fit()
+        self._gate_fits()
         self._outputs_fit()
         self._ablation_fits()
         if self.gate.objective not in OBJECTIVES[self.problem.kind]:
-            fit = ", ".join(OBJECTIVES[self.problem.kind])
+            valid = ", ".join(OBJECTIVES[self.problem.kind])
             raise ValueError(
-                f"gate.objective: {self.gate.objective!r} doesn't fit {self.problem.kind}; use {fit}"
+                f"gate.objective: {self.gate.objective!r} doesn't fit {self.problem.kind}; use {valid}"
             )
         for path, rules in (("gate", self.gate.requirements), ("monitoring", self.monitoring.requirements)):
             for rule in rules:
@@ -166,36 +161,36 @@ class UseCase(Strict):
                     raise ValueError(f"{path}.requirements: {error}") from None
         return self
 
-    def _hour_fits(self) -> None:
-        """Refuse an hour at which each partition's predictions would be overdue before they are begun."""
+    def _deadline_fits(self) -> None:
+        """Refuse a deadline before the time at which the partition starts."""
         minute, hour = self.schedule.batch.split()[:2]
-        begun = f"{int(hour):02}:{int(minute):02}"
-        if self.scoring.deadline < begun:
+        start = f"{int(hour):02}:{int(minute):02}"
+        if self.scoring.deadline < start:
             raise ValueError(
-                f"scoring.deadline: {begun} or later, when schedule.batch begins, found "
+                f"scoring.deadline: {start} or later, when schedule.batch begins, found "
                 f"{self.scoring.deadline}"
             )
 
     def _outputs_fit(self) -> None:
-        """Refuse a fallback that is no prediction, and columns that the predictions' would hide."""
-        said, classes = self.scoring.fallback, self.problem.classes
-        found = said if isinstance(said, float) else ", ".join(f"{c} {p:g}" for c, p in said.items())
-        if not classes and isinstance(said, dict):
-            raise ValueError(f"scoring.fallback: a number, for a {self.problem.kind} problem, found {found}")
+        """Refuse a fallback that is no prediction, and features with the name of a predictions column."""
+        value, classes = self.scoring.fallback, self.problem.classes
+        text = value if isinstance(value, float) else ", ".join(f"{c} {p:g}" for c, p in value.items())
+        if not classes and isinstance(value, dict):
+            raise ValueError(f"scoring.fallback: a number, for a {self.problem.kind} problem, found {text}")
         if not classes:
             return
-        shares = said if isinstance(said, dict) and set(said) == set(classes) else {}
+        shares = value if isinstance(value, dict) and set(value) == set(classes) else {}
         if not shares or min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-9:
-            wanted = f"{{{', '.join(f'{name}: 0.…' for name in classes)}}}"
+            example = f"{{{', '.join(f'{name}: 0.…' for name in classes)}}}"
             raise ValueError(
-                f"scoring.fallback: each class's probability, together 1, as {wanted}, found {found}"
+                f"scoring.fallback: each class's probability, together 1, as {example}, found {text}"
             )
         for name in ("label", *self.problem.outputs):
             if name in (*self.key, *self.features.columns):
                 raise ValueError(f"features: {name!r} is a column of the predictions; use another name")
 
     def _ablation_fits(self) -> None:
-        """Refuse an ablation that would fit on nothing, before each training fails at it."""
+        """Refuse a group of an ablation that contains all features."""
         for name, columns in self.features.ablated.items():
             if self.training.ablation and set(columns) == set(self.features.columns):
                 raise ValueError(
@@ -204,36 +199,41 @@ class UseCase(Strict):
                 )
 
     def _columns_fit(self) -> None:
-        """Refuse a slice, group or entity whose column nobody gives."""
+        """Refuse slices, groups and entities with unknown columns."""
         spine, gate = self.sources[self.features.spine].columns, self.gate
-        there = [*dict.fromkeys([*self.features.columns, *spine])]
-        for path, wanted in (
+        available = [*dict.fromkeys([*self.features.columns, *spine])]
+        for path, columns in (
             ("gate.slices.columns", gate.slices.columns),
             ("gate.fairness.columns", gate.fairness.columns if gate.fairness else ()),
         ):
-            for column in wanted:
-                if column not in there:
-                    raise ValueError(f"{path}: no column is named {column!r}; there are {', '.join(there)}")
+            for column in columns:
+                if column not in available:
+                    raise ValueError(
+                        f"{path}: no column is named {column!r}; there are {', '.join(available)}"
+                    )
         for column in gate.rollout.entity:
             if column not in self.key:
                 raise ValueError(f"gate.rollout.entity: {column!r} isn't of the key {', '.join(self.key)}")
-        rules, training, delay = gate.rollout, self.training, self.labels.delay
+
+    def _gate_fits(self) -> None:
+        """Refuse test windows and patience that are too short, and fairness without selection rates."""
+        gate = self.gate
+        rollout, training, delay = gate.rollout, self.training, self.labels.delay
         needed, matured = max(gate.min_partitions, 2 * gate.block_partitions), training.test - 2 * delay
         if matured < needed:
             raise ValueError(
-                f"training.test: at least {needed + 2 * delay}, for the gate needs {needed} partitions, "
-                "the last "
-                f"{delay} have no labels yet, and the first {delay} overlap what was fitted on; found "
-                f"{training.test}"
+                f"training.test: at least {needed + 2 * delay}, because the gate needs {needed} partitions, "
+                f"the last {delay} have no labels yet, and the labels of the first {delay} overlap with "
+                f"training; found {training.test}"
             )
         if training.max_test and gate.evidence != "walk_forward":
             raise ValueError("training.max_test: only for gate.evidence = walk_forward")
-        looks = -(-max(rules.partitions, 2 * gate.block_partitions) // rules.look_every)
-        if rules.patience < (need := looks * rules.look_every + self.labels.delay):
+        looks = -(-max(rollout.partitions, 2 * gate.block_partitions) // rollout.look_every)
+        if rollout.patience < (need := looks * rollout.look_every + delay):
             raise ValueError(
                 f"gate.rollout.patience: at least {need}, or no step forward can come before it ({looks} "
-                f"looks of {rules.look_every} partitions, label delay {self.labels.delay}), found "
-                f"{rules.patience}"
+                f"looks of {rollout.look_every} partitions, label delay {delay}), found "
+                f"{rollout.patience}"
             )
         if gate.fairness and self.problem.kind != "binary":
             raise ValueError(

@@ -1,1 +1,1 @@
-"""Where data lies: tables and objects of a use case, their schemas, and spilling to disk."""
+"""The lake: its tables and objects, their schemas and digests, and tables that don't fit into memory."""

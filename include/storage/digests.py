@@ -1,4 +1,4 @@
-"""The digest of a table's rows: equal content gives an equal digest."""
+"""Computes the digest of a table: equal content has an equal digest."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from include.storage import spill
 
 
 def digest_table(table: pa.Table) -> str:
-    """Return the SHA-256 of a table's schema and rows, in the order given.
+    """Return the SHA-256 of a table's schema and rows, in their order.
 
-    Equal content gives an equal digest however the table is cut into chunks: it is written as one batch.
+    The digest doesn't depend on how the table is split into chunks, because it is written as a single batch.
     """
     plain = table.replace_schema_metadata(None)
-    sink = _Sink()
+    sink = _DigestFile()
     with pa.ipc.new_stream(pa.PythonFile(sink, "w"), plain.schema) as writer:
         for batch in spill.as_single_batch(plain):
             writer.write_batch(batch)
     return sink.digest.hexdigest()
 
 
-class _Sink:
-    """A file of which only the digest is kept."""
+class _DigestFile:
+    """A writable file that keeps only the digest of its content."""
 
     def __init__(self) -> None:
         self.digest, self.size, self.closed = hashlib.sha256(), 0, False
@@ -36,7 +36,7 @@ class _Sink:
         return self.size
 
     def flush(self) -> None:
-        """Keep nothing back."""
+        """Do nothing: nothing is buffered."""
 
     def close(self) -> None:
         self.closed = True

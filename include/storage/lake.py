@@ -1,8 +1,9 @@
-"""The lake: tables and raw objects on a folder or on S3, and the only storage I/O there is.
+"""The lake: Delta tables and raw objects in a folder or on S3, and the only place that does storage I/O.
 
-A partition is published by one commit that replaces exactly that partition, so a rerun replaces and never
-appends, and a reader sees the old rows or the new ones. A ledger grows by one commit against a known version,
-so of two writers the slower one fails and decides again.
+A partition is published in one atomic commit that replaces exactly that partition. Publishing is therefore
+idempotent, and a reader sees either the old rows or the new ones. A ledger is appended to by
+compare-and-swap: the commit names the version that it is based on, so the slower of two concurrent writers
+fails and has to decide again.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ from include.storage.store_errors import retry_commit, translate_store_errors
 
 Where = predicates.Where
 
-# By default the log behind old versions, which lineage refers to, is deleted: keep it for ten years.
-CONFIGURATION = {
+# Lineage refers to old versions, whose log would be deleted by default, so it is kept for ten years.
+TABLE_CONFIGURATION = {
     "delta.logRetentionDuration": "interval 3650 days",
     "delta.deletedFileRetentionDuration": "interval 3650 days",
     "delta.checkpointInterval": "50",
 }
-# A partition is no partition column: a file for each, hundreds a year, took longer to open than to read.
-# Files are pruned by their partitions' bounds instead, and a commit that replaces a partition rewrites only
-# its file.
-PARTITIONED = {"partitions": ["product"], "profiles": ["product"], "quarantine": ["source"]}
+# `partition` is no partition column of Delta: hundreds of small files a year took longer to open than to
+# read. Files are pruned by the bounds of that column instead, and replacing a partition rewrites only its
+# file.
+DELTA_PARTITIONS = {"partitions": ["product"], "profiles": ["product"], "quarantine": ["source"]}
 
 
 class Lake:
@@ -46,69 +47,83 @@ class Lake:
 
     Parameters
     ----------
-    usecase : its name, the first folder below the lake's address.
-    uri : the lake's address; ``EVERGREEN_LAKE`` unless given. A folder, ``file://`` or ``s3://``.
+    usecase : the use case's name, which is the first folder below the lake's address; empty for the whole
+        lake.
+    uri : the lake's address: a folder, ``file://`` or ``s3://``. The default is ``EVERGREEN_LAKE``.
     """
 
     def __init__(self, usecase: str, uri: str | None = None) -> None:
         base = (uri or lake_uri()).rstrip("/")
         if "://" not in base:
             folder = Path(base or "/")
-            # the host of file://data/lake would be "data"
+            # a relative path would lose its first folder, which is the host in file://data/lake
             base = f"file://{folder if folder.is_absolute() else folder.resolve()}".rstrip("/")
-        self.name, self.uri = (
-            usecase,
-            f"{base}/{validate_key(usecase) if usecase else usecase}",
-        )  # or all of them
-        self._seen = threading.local()
+        self.name = usecase
+        self.uri = f"{base}/{validate_key(usecase) if usecase else ''}"
+        self._tables = threading.local()  # the tables that each thread has opened
 
     # tables
 
     @translate_store_errors
     @retry_commit
     def publish(self, table: str, rows: pa.Table, where: Where) -> int:
-        """Replace the partitions that ``where`` names by ``rows``, in one commit.
+        """Replace the partitions that ``where`` selects by ``rows``, in one atomic commit.
 
         Parameters
         ----------
-        rows : every row lies in ``where``; none empties the partitions.
-        where : equal to a value, or one of a list, by column.
+        rows : all of them satisfy ``where``; an empty table empties the partitions.
+        where : for each column its value, or a list of values.
 
         Returns
         -------
         int
-            The table's version with these rows.
+            The version of the table with these rows.
         """
-        opened = self._ensure(table, rows.schema)
+        delta = self._open_or_create(table, rows.schema)
+        table_schema = pa.schema(delta.schema().to_arrow())
         write_deltalake(
-            opened,
-            predicates.fill_missing_columns(rows, pa.schema(opened.schema().to_arrow()), self._at(table)),
+            delta,
+            predicates.fill_missing_columns(rows, table_schema, self._table_uri(table)),
             mode="overwrite",
             predicate=predicates.condition(where),
-            schema_mode=predicates.merge_mode(opened, rows.schema),
+            schema_mode=predicates.merge_mode(delta, rows.schema),
         )
-        return int(opened.version())
+        return int(delta.version())
 
     @translate_store_errors
     def append_at(self, table: str, rows: pa.Table, version: int) -> int:
-        """Append to a ledger that is still at ``version`` (-1: not there yet), or raise `StaleDecision`."""
-        where, remedy = self._at(table), "somebody else wrote first: read it again and decide again"
-        stale = StaleDecision(where, required=f"version {version}", found="a newer one", remedy=remedy)
+        """Append to a ledger by compare-and-swap, and return its new version.
+
+        Parameters
+        ----------
+        version : the version that the caller has read, -1 if the table didn't exist.
+
+        Raises
+        ------
+        StaleDecision
+            if the table has a newer version.
+        """
+        stale = StaleDecision(
+            self._table_uri(table),
+            required=f"version {version}",
+            found="a newer one",
+            remedy="a concurrent run has written first: read the table again and decide again",
+        )
         try:
-            opened = self._ensure(table, rows.schema)
-            # two that make a table at once leave an empty commit more: no rows is what -1 means
-            if opened.file_uris() if version < 0 else opened.version() != version:
+            delta = self._open_or_create(table, rows.schema)
+            # two writers that create a table at once add an empty commit, so -1 means that there are no rows
+            if delta.file_uris() if version < 0 else delta.version() != version:
                 raise stale
             write_deltalake(
-                opened,
+                delta,
                 rows,
                 mode="append",
-                schema_mode=predicates.merge_mode(opened, rows.schema),
+                schema_mode=predicates.merge_mode(delta, rows.schema),
                 commit_properties=CommitProperties(max_commit_retries=0),
             )
         except CommitFailedError:
             raise stale from None
-        return opened.version()
+        return delta.version()
 
     @translate_store_errors
     def read(
@@ -120,68 +135,79 @@ class Lake:
         order: Sequence[str] = (),
         limit: int | None = None,
     ) -> pa.Table | None:
-        """Return the rows of the partitions that ``where`` names (all without it).
+        """Return rows of a table, or None if it doesn't exist.
 
-        None says that there is no such table yet. The rows come in no order unless ``order`` names columns;
-        with ``limit`` they are the first so many. ``version`` reads the table as it was then.
+        Parameters
+        ----------
+        where : for each column its value, or a list of values; all rows by default.
+        version : read the table as of this version.
+        order : columns to sort by; without it the order is undefined.
+        limit : the maximum number of rows.
         """
-        opened = self.open(table, version)
-        if opened is None:
+        delta = self.open(table, version)
+        if delta is None:
             return None
-        what = predicates.columns(columns) if columns else "*"
-        return predicates.run_query(opened, predicates.select(what, where, order, limit))
+        selected = predicates.columns(columns) if columns else "*"
+        return predicates.run_query(delta, predicates.select(selected, where, order, limit))
 
     @translate_store_errors
     def count(self, table: str, where: Where | None = None) -> int:
-        """Return how many rows there are, without reading them."""
-        opened = self.open(table)
-        found = (
-            None
-            if opened is None
-            else predicates.run_query(opened, predicates.select("COUNT(*) AS n", where))
-        )
-        return 0 if found is None else int(found["n"][0].as_py())
+        """Return the number of rows, without reading them."""
+        delta = self.open(table)
+        if delta is None:
+            return 0
+        result = predicates.run_query(delta, predicates.select("COUNT(*) AS n", where))
+        return int(result["n"][0].as_py())
 
     def rows(self, table: str, where: Where | None = None) -> list[dict[str, Any]]:
-        """Return a small table's rows as dicts, none where it isn't there yet."""
-        found = self.read(table, where)
-        return [] if found is None else found.to_pylist()
+        """Return the rows of a small table as dicts, none if it doesn't exist."""
+        rows = self.read(table, where)
+        return [] if rows is None else rows.to_pylist()
 
     @translate_store_errors
     def version(self, table: str) -> int:
-        """Return a table's version, -1 where it isn't there yet."""
-        opened = self.open(table)
-        return -1 if opened is None else int(opened.version())
+        """Return the version of a table, -1 if it doesn't exist."""
+        delta = self.open(table)
+        return -1 if delta is None else int(delta.version())
 
-    def _at(self, table: str) -> str:
+    def _table_uri(self, table: str) -> str:
         return f"{self.uri}/tables/{validate_key(table)}"
 
     def open(self, table: str, version: int | None = None) -> DeltaTable | None:
-        """Return a table as it is now: read once a thread, then only what was committed since."""
-        seen: dict[str, DeltaTable] = self._seen.__dict__
+        """Return a table, or None if it doesn't exist.
+
+        Each thread reads a table's log once, and afterwards only the commits since.
+        """
+        opened: dict[str, DeltaTable] = self._tables.__dict__
         try:
             if version is not None:
-                return DeltaTable(self._at(table), version=version)
-            if table in seen:
-                seen[table].update_incremental()
+                return DeltaTable(self._table_uri(table), version=version)
+            if table in opened:
+                opened[table].update_incremental()
             else:
-                seen[table] = DeltaTable(self._at(table))
-            return seen[table]
+                opened[table] = DeltaTable(self._table_uri(table))
+            return opened[table]
         except TableNotFoundError:
             return None
 
-    def _ensure(self, table: str, schema: pa.Schema) -> DeltaTable:
-        opened = self.open(table)
-        if opened is not None:
-            return opened
+    def _open_or_create(self, table: str, schema: pa.Schema) -> DeltaTable:
+        delta = self.open(table)
+        if delta is not None:
+            return delta
+        options: Any = {"partition_by": DELTA_PARTITIONS.get(table), "configuration": TABLE_CONFIGURATION}
         try:
-            how: Any = {"partition_by": PARTITIONED.get(table), "configuration": CONFIGURATION}
-            return DeltaTable.create(self._at(table), schema, mode="error", **how)
+            return DeltaTable.create(self._table_uri(table), schema, mode="error", **options)
         except DeltaError:
-            opened = self.open(table)  # another process made it between the look and the make
-            if opened is None:
+            delta = self.open(table)  # a concurrent process may have created it meanwhile
+            if delta is None:
                 raise
-            return opened
+            return delta
+
+    @translate_store_errors
+    def tables(self) -> list[str]:
+        """Return the names of the tables, sorted."""
+        prefixes = obstore.list_with_delimiter(self._store, "tables/")["common_prefixes"]
+        return sorted(str(prefix).rstrip("/").rpartition("/")[2] for prefix in prefixes)
 
     # objects
 
@@ -191,7 +217,7 @@ class Lake:
 
     @translate_store_errors
     def create(self, key: str, data: spill.Data) -> bool:
-        """Write an object unless it is there; True if this call wrote it."""
+        """Write an object unless it exists; return whether this call wrote it."""
         try:
             obstore.put(self._store, validate_key(key), data, mode="create")
         except obstore.exceptions.AlreadyExistsError:
@@ -200,61 +226,54 @@ class Lake:
 
     @translate_store_errors
     def replace(self, key: str, data: bytes) -> None:
-        """Write an object, over the old one if there is one."""
+        """Write an object, overwriting an existing one."""
         obstore.put(self._store, validate_key(key), data)
 
     def get(self, key: str) -> bytes | None:
-        """Return an object's bytes, or None."""
-        found = self.data(key)
-        return None if found is None else bytes(found)
+        """Return an object's bytes, or None if it doesn't exist."""
+        data = self.data(key)
+        return None if data is None else bytes(data)
 
     @translate_store_errors
     def data(self, key: str) -> spill.Data | None:
-        """Return an object's bytes as `get` does, but mapped from a file where they are many."""
+        """Return an object's bytes, memory-mapped if it is large, or None if it doesn't exist."""
         try:
-            return spill.spill_bytes(
-                obstore.get(self._store, validate_key(key)).stream(min_chunk_size=spill.PART)
-            )
+            stream = obstore.get(self._store, validate_key(key)).stream(min_chunk_size=spill.CHUNK_BYTES)
+            return spill.spill_bytes(stream)
         except FileNotFoundError:
             return None
 
     @translate_store_errors
     def remove(self, keys: Sequence[str]) -> None:
-        """Remove objects, of which some may be gone already."""
+        """Remove objects; some of them may not exist."""
         paths = [validate_key(key) for key in keys]
         try:
             obstore.delete(self._store, paths)
-        except FileNotFoundError:  # one of them was, and what became of the others isn't said
+        except FileNotFoundError:  # one of them didn't exist, and the others may not have been removed
             for path in paths:
                 with suppress(FileNotFoundError):
                     obstore.delete(self._store, [path])
 
     @translate_store_errors
     def size(self, key: str) -> int | None:
-        """Return an object's bytes by number, without reading them, or None."""
+        """Return an object's size in bytes, or None if it doesn't exist."""
         try:
             return int(obstore.head(self._store, validate_key(key))["size"])
         except FileNotFoundError:
             return None
 
     @translate_store_errors
-    def tables(self) -> list[str]:
-        """Return the names of the tables, sorted."""
-        found = obstore.list_with_delimiter(self._store, "tables/")["common_prefixes"]
-        return sorted(str(prefix).rstrip("/").rpartition("/")[2] for prefix in found)
-
-    @translate_store_errors
-    def written(self, prefix: str) -> dict[str, datetime]:
-        """Return for each key below a prefix when it was written, by the store's clock."""
+    def last_modified(self, prefix: str) -> dict[str, datetime]:
+        """Return when each object below a prefix was written, by the store's clock."""
         pages = obstore.list(self._store, prefix=validate_key(prefix))
-        return {str(one["path"]): one["last_modified"] for page in pages for one in page}
+        return {str(entry["path"]): entry["last_modified"] for page in pages for entry in page}
 
     def keys(self, prefix: str) -> list[str]:
-        """Return the keys below a prefix (all, if it is empty), sorted."""
+        """Return the keys of the objects below a prefix, sorted; all keys for an empty prefix."""
         return sorted(self.marks(prefix))
 
     @translate_store_errors
     def marks(self, prefix: str = "") -> dict[str, str]:
-        """Return for each key below a prefix its size and a mark: with other bytes it has another."""
+        """Return the size and ETag of each object below a prefix; the mark changes when the bytes do."""
         pages = obstore.list(self._store, prefix=validate_key(prefix) if prefix else None)
-        return {str(one["path"]): f"{one['size']} {one['e_tag']}" for page in pages for one in page}
+        return {str(entry["path"]): f"{entry['size']} {entry['e_tag']}" for page in pages for entry in page}

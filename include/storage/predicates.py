@@ -1,6 +1,6 @@
-"""How the lake asks: a condition on keys as SQL, which the query engine and Delta's own predicates both read.
+"""Builds and runs queries of Delta tables, with conditions on keys that Delta's predicates accept too.
 
-Names are quoted, and values are keys that Evergreen made, quoted all the same.
+Names are quoted. Values are keys that Evergreen creates, and they are quoted too.
 """
 
 from __future__ import annotations
@@ -17,85 +17,91 @@ from include.storage import spill
 Where = Mapping[str, str | int | Sequence[str] | Sequence[int]]
 
 
-def select(what: str, where: Where | None, order: Sequence[str] = (), limit: int | None = None) -> str:
-    """Return a query of the table ``t``; ``what`` is SQL, see `columns`."""
-    query = f"SELECT {what} FROM t"
+def select(columns_sql: str, where: Where | None, order: Sequence[str] = (), limit: int | None = None) -> str:
+    """Return a query of the table ``t`` for columns from `columns`, or for another SQL expression."""
+    query = f"SELECT {columns_sql} FROM t"
     query += f" WHERE {condition(where)}" if where else ""
     query += f" ORDER BY {columns(order)}" if order else ""
     return query if limit is None else f"{query} LIMIT {int(limit)}"
 
 
 def columns(names: Sequence[str]) -> str:
-    """Return the names as SQL has them."""
-    return ", ".join(map(_name, names))
+    """Return the quoted names as SQL."""
+    return ", ".join(map(_quote_name, names))
 
 
 def condition(where: Where) -> str:
-    """Return the condition: each column equal to its value, or one of its values."""
-    return " AND ".join(_condition(column, _many(values)) for column, values in where.items())
+    """Return the condition that each column is equal to its value, or to one of its values."""
+    return " AND ".join(_is_in(column, _as_list(values)) for column, values in where.items())
 
 
-def engine_schema(schema: pa.Schema) -> pa.Schema:
-    """Return a schema with the types that were written, where the engine reads strings and bytes as views."""
-    return pa.schema([field.with_type(_plain(field.type)) for field in schema])
+def run_query(table: DeltaTable, sql: str) -> pa.Table:
+    """Return the result of a query of the table ``t``."""
+    # Arrow's own dataset over delta-rs' files took two to three times as long, and sometimes aborted at exit
+    reader = pa.RecordBatchReader.from_stream(QueryBuilder().register("t", table).execute(sql))
+    schema = plain_schema(reader.schema)
+    return spill.spill_table(schema, (batch.cast(schema) for batch in reader))
 
 
-def run_query(opened: DeltaTable, sql: str) -> pa.Table:
-    """Return what a query of the table ``t`` finds."""
-    # Arrow's own dataset over delta-rs' files took two to three times as long, and was seen to abort at exit
-    found = pa.RecordBatchReader.from_stream(QueryBuilder().register("t", opened).execute(sql))
-    schema = engine_schema(found.schema)
-    return spill.spill_table(schema, (batch.cast(schema) for batch in found))
+def plain_schema(schema: pa.Schema) -> pa.Schema:
+    """Return a schema with plain strings and bytes, which the query engine reads as views."""
+    return pa.schema([field.with_type(_plain_type(field.type)) for field in schema])
 
 
-def list_files(opened: DeltaTable) -> list[dict[str, Any]]:
-    """Return what a table's log says of each file: size, partition, and the bounds of its columns."""
-    found: list[dict[str, Any]] = pa.table(opened.get_add_actions(flatten=True)).to_pylist()
-    return found
+def list_files(table: DeltaTable) -> list[dict[str, Any]]:
+    """Return the entries of a table's files in its log: size, partition, and bounds of the columns."""
+    files: list[dict[str, Any]] = pa.table(table.get_add_actions(flatten=True)).to_pylist()
+    return files
 
 
-def merge_mode(opened: DeltaTable, schema: pa.Schema) -> Literal["merge"] | None:
-    """Return ``merge`` where the rows bring a column that the table doesn't have yet."""
-    return "merge" if set(schema.names) - {f.name for f in opened.schema().fields} else None
+def merge_mode(table: DeltaTable, schema: pa.Schema) -> Literal["merge"] | None:
+    """Return ``merge`` if the rows have a column that the table doesn't have yet."""
+    return "merge" if set(schema.names) - {field.name for field in table.schema().fields} else None
 
 
-def fill_missing_columns(rows: pa.Table, have: pa.Schema, where: str) -> pa.Table:
-    """Return rows with nulls for the columns of a table that they don't have any more.
+def fill_missing_columns(rows: pa.Table, table_schema: pa.Schema, where: str) -> pa.Table:
+    """Return rows with nulls for the table's columns that they lack.
 
     Raises
     ------
     SpecError
-        when a column has another type than in the table, which Delta would cast without a word.
+        if a column has another type than in the table, which Delta would cast silently.
     """
-    for field in have:
-        kind = _plain(field.type)
+    for field in table_schema:
+        expected = _plain_type(field.type)
         if field.name not in rows.schema.names:
-            rows = rows.append_column(field.name, pa.nulls(rows.num_rows, kind))
-        elif rows.schema.field(field.name).type != kind:
-            found = f"{rows.schema.field(field.name).type} for {field.name!r}"
-            remedy = "keep the column under another name, so that old rows keep their type"
-            raise SpecError("a table's columns", required=str(kind), found=found, where=where, remedy=remedy)
+            rows = rows.append_column(field.name, pa.nulls(rows.num_rows, expected))
+        elif rows.schema.field(field.name).type != expected:
+            raise SpecError(
+                "a table's columns",
+                required=f"{expected} for {field.name!r}",
+                found=str(rows.schema.field(field.name).type),
+                where=where,
+                remedy="give the column a new name, so that old rows keep their type",
+            )
     return rows
 
 
-def _condition(column: str, values: Sequence[str | int]) -> str:
-    # `IN (NULL)` on a partition column was seen to hold for every row
-    return f"{_name(column)} IN ({', '.join(map(_quoted, values))})" if values else "FALSE"
+def _is_in(column: str, values: Sequence[str | int]) -> str:
+    # `IN (NULL)` on a partition column matched every row
+    return f"{_quote_name(column)} IN ({', '.join(map(_quote_value, values))})" if values else "FALSE"
 
 
-def _name(column: str) -> str:
-    return '"' + column.replace('"', '""') + '"'
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_string_view(kind) or pa.types.is_large_string(kind):
-        return pa.string()
-    return pa.binary() if pa.types.is_binary_view(kind) or pa.types.is_large_binary(kind) else kind
-
-
-def _many(values: str | int | Sequence[str] | Sequence[int]) -> Sequence[str | int]:
+def _as_list(values: str | int | Sequence[str] | Sequence[int]) -> Sequence[str | int]:
     return [values] if isinstance(values, str | int) else list(values)
 
 
-def _quoted(value: str | int) -> str:
+def _quote_name(column: str) -> str:
+    return '"' + column.replace('"', '""') + '"'
+
+
+def _quote_value(value: str | int) -> str:
     return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
+
+
+def _plain_type(data_type: pa.DataType) -> pa.DataType:
+    if pa.types.is_string_view(data_type) or pa.types.is_large_string(data_type):
+        return pa.string()
+    if pa.types.is_binary_view(data_type) or pa.types.is_large_binary(data_type):
+        return pa.binary()
+    return data_type

@@ -1,4 +1,4 @@
-"""The shape of every table in the lake, in one place; a validated table's columns come from its source."""
+"""The schemas of all tables in the lake; those of validated tables are derived from their source."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _TYPES = {
 
 
 def column_type(column: Column) -> pa.DataType:
-    """Return the type in which a column is kept."""
+    """Return the type in which a column is stored."""
     return pa.string() if column.hashed else _TYPES[column.type]
 
 
 def validated_schema(source: Source) -> pa.Schema:
     """Return the schema of a source's validated table: its own columns, then Evergreen's."""
-    own = [pa.field(name, column_type(column)) for name, column in source.columns.items()]
-    return pa.schema([*own, ("partition", pa.string()), ("revision", pa.int32()), ("known_at", TIME)])
+    declared = [pa.field(name, column_type(column)) for name, column in source.columns.items()]
+    return pa.schema([*declared, ("partition", pa.string()), ("revision", pa.int32()), ("known_at", TIME)])
 
 
 def _schema(**fields: pa.DataType) -> pa.Schema:
@@ -39,7 +39,7 @@ def _schema(**fields: pa.DataType) -> pa.Schema:
 
 _S, _I, _F = pa.string(), pa.int64(), pa.float64()
 
-# what each partition of each product is, and what it was made from: status and lineage in one row
+# the status and lineage of each partition of each product
 PARTITIONS = _schema(
     product=_S,  # a source's name, or "predictions", "performance", …
     partition=_S,
@@ -51,8 +51,8 @@ PARTITIONS = _schema(
     digest=_S,  # of the partition's rows
     inputs=_S,  # JSON: product or snapshot -> digest
     spec=_S,  # the declaration's digest
-    code=_S,
-    note=_S,  # the sentence a person reads
+    code=_S,  # the version of the code
+    note=_S,  # one sentence for people
 )
 
 
@@ -67,7 +67,7 @@ def partition_row(
     code: str,
     note: str,
 ) -> dict[str, Any]:
-    """Return the row of `partitions` of a product that Evergreen makes: no row of it is set aside."""
+    """Return the row in `partitions` of a product that Evergreen computes, of which no row is quarantined."""
     return {
         "product": product,
         "partition": partition,
@@ -84,11 +84,11 @@ def partition_row(
     }
 
 
-# a row that was set aside: where it came from, which rule, which value, and the row itself
+# a quarantined row and the rule that it breaks: its origin, the rule, the value and the whole row
 QUARANTINE = _schema(
     source=_S, partition=_S, revision=pa.int32(), part=_S, row=_I, rule=_S, column=_S, value=_S, record=_S
 )
-# one profile a column a partition; what is mergeable is kept as sketches
+# one profile per column and partition, with mergeable sketches
 PROFILES = _schema(
     product=_S,
     partition=_S,
@@ -99,40 +99,40 @@ PROFILES = _schema(
     low=_F,
     high=_F,
     total=_F,
-    squares=_F,  # of the distances from the mean
-    quantiles=pa.binary(),  # of numbers: order statistics, float64, see include.stats.quantile_sketch
-    items=pa.binary(),  # of categories: frequent-strings sketch
-    distinct=pa.binary(),  # of categories: HLL sketch
+    squares=_F,  # sum of squared distances from the mean
+    quantiles=pa.binary(),  # of numeric columns: order statistics, float64, see include.stats.quantile_sketch
+    items=pa.binary(),  # of categorical columns: frequent-strings sketch
+    distinct=pa.binary(),  # of categorical columns: HLL sketch
 )
-# the key columns of the use case follow these, and of a multiclass problem, whose `prediction` is that of
-# the likeliest class, `label` and a column prediction_<class> each
+# The use case's key columns follow these. A multiclass problem also has `label`, the most likely class whose
+# probability is `prediction`, and a column prediction_<class> for each class.
 PREDICTIONS = _schema(
     partition=_S,
     prediction=_F,
     served_by=_S,
-    reason=_S,  # why not a higher rung; empty for the champion
-    version=_S,  # the model's version in the registry, empty for a constant
+    reason=_S,  # why not an earlier step of the fallback chain; empty for the champion
+    version=_S,  # the model's version in the registry, empty for a constant fallback
     model=_S,  # its digest
-    row_digest=_S,  # of the features that were seen
+    row_digest=_S,  # of the row's features
 )
-# realised performance of a scored partition, as known on the partition its labels came and on each that
-# changed them
+# realized performance of a scored partition, as known on the partition that brought its labels and on each
+# later one that changed them
 PERFORMANCE = _schema(
     partition=_S, known=_S, metric=_S, value=_F, rows=_I, unlabelled=_I, served_by=_S, versions=_S
 )
-# from where on a column alarms, by the partitions that a training knew, and the newest of those partitions
+# limits beyond which a column raises an alarm, from the partitions before a training
 LIMITS = _schema(
     partition=_S,  # of the training
     column=_S,  # a feature, or "prediction"
     model=_S,  # of that training
-    cut=_S,  # JSON: how values are counted, see include.stats.drift_measures.Binning
-    middle=_F,  # see include.stats.alarms.AlarmLimits; null where there were too few partitions
+    cut=_S,  # JSON: how values are binned, see include.stats.drift_measures.Binning
+    middle=_F,  # see include.stats.alarms.AlarmLimits; null if there were too few partitions
     spread=_F,
     height=_F,
     partitions=_S,  # JSON: keys
-    counts=_S,  # JSON: values by partition and bin
+    counts=_S,  # JSON: number of values by partition and bin
 )
-# the objective's loss of each model that served a partition, as sums over its labelled rows
+# the loss of each model that served a partition, as sums over its labelled rows
 LOSSES = _schema(
     partition=_S,
     known=_S,  # as in performance
@@ -141,25 +141,25 @@ LOSSES = _schema(
     rows=_I,
     loss=_F,
     baseline=_F,  # of the baseline on the same rows
-    against=_S,  # who that is: the deployed one, or the training prior
-    expected=_F,  # what the model's own probabilities expect; null of a regression
-    observed=_F,  # of the target
-    predicted=_F,
+    against=_S,  # which baseline: the deployed one, or the training prior
+    expected=_F,  # the loss that the model's own probabilities imply; null for a regression
+    observed=_F,  # sum of the target
+    predicted=_F,  # sum of the predictions
 )
-# what a partition's predictions are expected to be worth before labels come: a row a metric, by the champion
+# estimates of a partition's metrics before its labels are available: one row per metric of the champion
 ESTIMATES = _schema(
     partition=_S,
     model=_S,
     version=_S,
     metric=_S,
-    value=_F,  # null where it can't be told, and the reason says why
-    error=_F,  # root mean square of estimate less realised, over the newest partitions with labels
-    low=_F,  # at 90 %, by that error
+    value=_F,  # null where it can't be estimated; `reason` explains why
+    error=_F,  # root mean square of estimated minus realized values, over the newest labelled partitions
+    low=_F,  # bounds of the 90 % interval, from that error
     high=_F,
-    naive=_F,  # the error of the gate's own figure over the same partitions
-    partitions=_I,  # that both were measured on
+    naive=_F,  # the error of the gate's own value over the same partitions
+    partitions=_I,  # on which both errors were measured
     rows=_I,
-    unchecked=_F,  # the estimate before it was asked whether it can be told: its error is measured on it
+    unchecked=_F,  # the estimate, also where `value` is null; the error is measured on it
     reason=_S,
 )
 FINDINGS = _schema(
@@ -168,26 +168,26 @@ FINDINGS = _schema(
     subject=_S,
     value=_F,
     threshold=_F,
-    outcome=_S,
-    note=_S,  # outcome: ok | alarm | not enough
+    outcome=_S,  # ok | alarm | not enough
+    note=_S,
 )
-# how far each column's window is from what the champion learnt, by every measure of its kind
+# the distance of each column's window from the champion's training data, by each measure
 DRIFT = _schema(
     partition=_S,
-    column=_S,  # a feature, "prediction", or the target: of its matured labels
+    column=_S,  # a feature, "prediction", or the target with its matured labels
     measure=_S,  # psi | js | ks | wasserstein | new | vanished | missing
-    value=_F,  # null where it can't be told
+    value=_F,  # null where it can't be measured
     rows=_I,
     partitions=_I,  # in the window
 )
 DECISIONS = _schema(
     partition=_S,
     decision=_S,  # nothing | alert | retrain | roll back | stop serving
-    cause=_S,  # of the training that is asked for, whatever the decision; or empty
+    cause=_S,  # of the requested training, whatever the decision; or empty
     reason=_S,
-    alerts=_S,  # JSON: what a person is told, see include.monitor.policy.AlertItem
+    alerts=_S,  # JSON: see include.monitor.policy.AlertItem
 )
-# every verdict, keyed so that a rerun is no new attempt
+# all verdicts, keyed so that a rerun is not a new attempt
 ATTEMPTS = _schema(
     key=_S,
     partition=_S,
@@ -201,40 +201,40 @@ ATTEMPTS = _schema(
     data=_S,
     code=_S,
     attempt=_I,  # its number since the last promotion
-    recorded=_I,  # numbered from 1 in the order in which they were recorded
+    recorded=_I,  # its number in the order of recording, from 1
 )
-# what a person said to a verdict; one row an attempt, the first answer stays
+# people's answers to verdicts: one row per attempt, the first answer counts
 APPROVALS = _schema(
     attempt=_S,  # key of the verdict
     answer=_S,  # approved | rejected | expired
     by=_S,
-    at=TIME,  # when it was given
+    at=TIME,  # when the person answered
     reason=_S,
     recorded=_I,
 )
-# every switch; the newest row of each role is live
+# all switches of models; the newest row of each role is live
 DEPLOYMENTS = _schema(
     switch=_I,  # numbered from 1
     role=_S,  # champion | baseline | challenger
     version=_S,
     model=_S,
-    prior=_F,  # the label's mean in training; null where the next is given
-    priors=_S,  # JSON: of a multiclass problem each class's share in training
+    prior=_F,  # the label's mean in training; null for a multiclass problem
+    priors=_S,  # JSON: each class's share in training, for a multiclass problem
     effective=_S,  # the first partition it may serve
     evidence=_S,  # the partition of its verdict
     kind=_S,  # promoted | rolled back | forced | demoted | shadow | canary | withdrawn
     by=_S,
     reason=_S,
     attempt=_S,  # key of its verdict
-    request=_S,  # what asked for it, so that the same asks once: the verdict's key, a run's id, or nothing
+    request=_S,  # idempotency key: the verdict's key, a run's id, or empty
 )
-# every partition that a person withdrew; see include.ops.withdrawal
+# all partitions that a person withdrew; see include.ops.withdrawal
 WITHDRAWALS = _schema(
     partition=_S,
     by=_S,
     at=TIME,
     reason=_S,
-    contents=_S,  # JSON: table -> the object with the rows that it had
-    resting=_S,  # JSON: the scored partitions whose realised figures rested on it, which were made anew
+    contents=_S,  # JSON: table -> the object with the removed rows
+    dependents=_S,  # JSON: the scored partitions whose realized performance depended on it
     recorded=_I,
 )

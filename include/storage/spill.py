@@ -1,7 +1,9 @@
-"""Rows of any number: in memory while they are few, else in a file without a name that is mapped.
+"""Tables of any size: in memory if they are small, else spilled to memory-mapped temporary files.
 
-A mapped table is used like any other. The system drops its pages when memory is short, and its file when the
-table is gone or the process is killed. Files lie in ``TMPDIR``, which must be on a disk and not in memory.
+A memory-mapped table is used like any other. The operating system drops its pages when memory is short. Its
+file is unlinked, so it is freed when the table is garbage-collected or the process is killed. Files are
+created in ``TMPDIR``, which must be on a disk and not in memory. DuckDB, which sorts and joins such tables,
+spills there too.
 """
 
 from __future__ import annotations
@@ -27,286 +29,302 @@ from numpy.typing import NDArray
 
 from include.errors import StoreUnavailable
 
-
-def memory_mapped_batch(schema: pa.Schema, parts: Iterable[Sequence[pa.Array]]) -> pa.RecordBatch:
-    """Return parts of a table, one after the other, as one batch.
-
-    Parameters
-    ----------
-    parts : arrays by column that begin with their buffers; all but the last of a multiple of eight rows.
-    """
-    with ExitStack() as files:
-        columns = [_Column(field.type, files) for field in schema]
-        for part in parts:
-            for column, one in zip(columns, part, strict=True):
-                column.add(one)
-        return pa.RecordBatch.from_arrays([column.array() for column in columns], schema=schema)
-
-
-def memory_map(file: IO[bytes]) -> pa.Buffer:
-    """Return a file's bytes; they stay when it is closed."""
-    file.flush()
-    size = file.seek(0, 2)
-    return pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b"")
-
-
-class _Column:
-    """A column's buffers in files; of a nested type its parts, as they are."""
-
-    def __init__(self, kind: pa.DataType, files: ExitStack) -> None:
-        self.kind, self.rows, self.nulls, self.end = kind, 0, 0, 0
-        self.text = pa.types.is_string(kind) or pa.types.is_binary(kind)
-        self.nested: list[pa.Array] | None = None if self.text or pa.types.is_primitive(kind) else []
-        self.valid, self.ends, self.data = (_file(files) for _ in range(3))
-        self.ends.write(bytes(4))
-
-    def add(self, part: pa.Array) -> None:
-        """Write a part."""
-        self.rows, self.nulls = self.rows + len(part), self.nulls + part.null_count
-        if self.nested is not None:
-            self.nested.append(part)
-            return
-        self.valid.write(_bits(part.is_valid()))
-        if self.text:
-            offsets = np.frombuffer(part.buffers()[1], np.int32)[: len(part) + 1]
-            self.ends.write((offsets[1:] + np.int32(self.end)).tobytes())
-            self.data.write(memoryview(part.buffers()[2] or b"")[: offsets[-1]])
-            self.end += int(offsets[-1])
-        elif pa.types.is_boolean(self.kind):
-            self.data.write(_bits(part.fill_null(False)))
-        else:
-            self.data.write(memoryview(part.buffers()[1])[: len(part) * self.kind.bit_width // 8])
-
-    def array(self) -> pa.Array:
-        """Return the column."""
-        if self.nested is not None:
-            return pa.concat_arrays([*self.nested, pa.array([], self.kind)])
-        validity = memory_map(self.valid) if self.nulls else None
-        values = [memory_map(self.ends), memory_map(self.data)] if self.text else [memory_map(self.data)]
-        return pa.Array.from_buffers(self.kind, self.rows, [validity, *values], self.nulls)
-
-
-def _file(files: ExitStack) -> IO[bytes]:
-    return files.enter_context(tempfile.TemporaryFile())
-
-
-def _bits(booleans: pa.Array) -> bytes:
-    return np.packbits(booleans.to_numpy(zero_copy_only=False), bitorder="little").tobytes()
-
-
-HELD = 256 << 20  # bytes of a table that stays in memory
-SHARE = 8  # of them that a file's bytes may take: as many are read at once
-BATCH = 1 << 16  # rows that are worked on at once; a multiple of eight, since eight bits are a byte
-PART = 1 << 20  # bytes that are copied at once
-MEMORY = "2GB"  # of DuckDB, which spills beyond
-RUNS = 1000  # sorted runs that are laid one after the other instead of being sorted
-TEXT = (1 << 31) - 1  # bytes of text that one array can have
-WORKERS = min(4, os.cpu_count() or 1)  # parts of a table that are worked on at once
+MEMORY_LIMIT = 256 << 20  # bytes of a table that stay in memory
+MEMORY_SHARES = 8  # tables or files that are read at once and share that limit
+BATCH = (
+    1 << 16
+)  # rows that are processed at once; a multiple of eight, so that a batch's bits fill whole bytes
+CHUNK_BYTES = 1 << 20  # bytes that are copied at once
+MEMORY = "2GB"  # DuckDB's memory limit, beyond which it spills
+MAX_RUNS = 1000  # sorted runs that are concatenated instead of sorted
+MAX_TEXT_BYTES = (1 << 31) - 1  # that one Arrow string array can hold
+WORKERS = min(4, os.cpu_count() or 1)  # threads of `map_batches`
 Data = bytes | mmap.mmap
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
 def duckdb_engine() -> duckdb.DuckDBPyConnection:
-    """Return a DuckDB that gives the same floats each time, spills, and can open nothing outside itself."""
-    spill = str(Path(tempfile.gettempdir()) / f"evergreen-{uuid.uuid4().hex}")  # made and removed by DuckDB
-    connection = duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": spill})
+    """Return a DuckDB that computes reproducible floats, spills to disk, and has no access outside itself."""
+    folder = str(
+        Path(tempfile.gettempdir()) / f"evergreen-{uuid.uuid4().hex}"
+    )  # DuckDB creates and removes it
+    connection = duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": folder})
     connection.execute("SET threads=1; SET TimeZone='UTC'; SET enable_progress_bar=false")
     connection.execute("SET python_enable_replacements=false; SET enable_external_access=false")
     return connection
 
 
 def raise_if_out_of_memory(error: Exception) -> None:
-    """Raise `StoreUnavailable` for an error by which DuckDB lacked memory or disk: its SQL may be right."""
-    told = str(error).startswith(("Out of Memory Error", "IO Error"))  # by Arrow's reader
-    if told or isinstance(error, (duckdb.OutOfMemoryException, duckdb.IOException)):
-        raise _full(str(error)) from None
+    """Raise `StoreUnavailable` if DuckDB ran out of memory or disk, since its SQL may be correct."""
+    # Arrow's reader raises an OSError with DuckDB's message
+    from_arrow = str(error).startswith(("Out of Memory Error", "IO Error"))
+    if from_arrow or isinstance(error, (duckdb.OutOfMemoryException, duckdb.IOException)):
+        raise _out_of_space(str(error)) from None
 
 
-def _full(found: str) -> StoreUnavailable:
-    remedy = "free some, or let TMPDIR lie on a larger disk; a task tries again by itself"
+def _out_of_space(found: str) -> StoreUnavailable:
+    remedy = "free some space, or set TMPDIR to a folder on a larger disk; tasks retry by themselves"
     return StoreUnavailable(tempfile.gettempdir(), required="room for rows", found=found, remedy=remedy)
 
 
 @contextmanager
-def _disk() -> Iterator[None]:
-    """Tell a full disk apart from whatever else an `OSError` would be taken for."""
+def _translate_full_disk() -> Iterator[None]:
+    """Raise `StoreUnavailable` for a full disk, and leave every other `OSError` as it is."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise _full(str(error.strerror)) from None
+        raise _out_of_space(str(error.strerror)) from None
 
 
-def spill_table(schema: pa.Schema, batches: Iterable[pa.RecordBatch], share: int = 1) -> pa.Table:
-    """Return a table of the batches, of which not more than `HELD` bytes are in memory, or a share of it."""
-    first, size, rest = [], 0, iter(batches)
-    for batch in rest:
-        first.append(batch)
+def spill_table(schema: pa.Schema, batches: Iterable[pa.RecordBatch], shares: int = 1) -> pa.Table:
+    """Return the batches as a table, of which at most `MEMORY_LIMIT` / ``shares`` bytes are in memory."""
+    in_memory, size, remaining = [], 0, iter(batches)
+    for batch in remaining:
+        in_memory.append(batch)
         size += batch.nbytes
-        if size > HELD // share:
-            with _disk(), tempfile.TemporaryFile() as file:
+        if size > MEMORY_LIMIT // shares:
+            with _translate_full_disk(), tempfile.TemporaryFile() as file:
                 with pa.ipc.new_file(pa.PythonFile(file, "w"), schema) as writer:
-                    for one in chain(first, rest):
-                        writer.write_batch(one)
+                    for part in chain(in_memory, remaining):
+                        writer.write_batch(part)
                 return pa.ipc.open_file(memory_map(file)).read_all()
-    return pa.Table.from_batches(first, schema)
+    return pa.Table.from_batches(in_memory, schema)
 
 
 def spill_bytes(chunks: Iterable[bytes]) -> Data:
-    """Return all the bytes of the chunks, of which not more than a share of `HELD` are in memory."""
-    first, size, rest = [], 0, iter(chunks)
-    for chunk in rest:
-        first.append(chunk)
+    """Return the chunks as one, of which at most a share of `MEMORY_LIMIT` is in memory."""
+    in_memory, size, remaining = [], 0, iter(chunks)
+    for chunk in remaining:
+        in_memory.append(chunk)
         size += len(chunk)
-        if size > HELD // SHARE:
-            with _disk(), tempfile.TemporaryFile() as file:
-                for one in chain(first, rest):
-                    file.write(one)
+        if size > MEMORY_LIMIT // MEMORY_SHARES:
+            with _translate_full_disk(), tempfile.TemporaryFile() as file:
+                for part in chain(in_memory, remaining):
+                    file.write(part)
                 file.flush()
                 return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return b"".join(first)
+    return b"".join(in_memory)
 
 
 def batches(rows: pa.Table) -> Iterator[tuple[slice, pa.Table]]:
-    """Yield the table in parts of at most `BATCH` rows, with their places; of no rows an empty one."""
+    """Yield the table in batches of at most `BATCH` rows with their positions; at least one."""
     for start in range(0, max(rows.num_rows, 1), BATCH):
         yield slice(start, start + BATCH), rows.slice(start, BATCH)
 
 
-def map_batches(work: Callable[[slice, pa.Table], Made], rows: pa.Table) -> Iterator[Made]:
-    """Yield what is made of each part, in order, several at once where the work lets go of the interpreter.
+def map_batches(function: Callable[[slice, pa.Table], Result], rows: pa.Table) -> Iterator[Result]:
+    """Yield the function's result for each batch, in order.
 
-    Few parts are made ahead, and the first error is raised.
+    Threads compute a few results ahead, which helps where the function releases the interpreter's lock. The
+    first error is raised.
     """
     if rows.num_rows <= BATCH:
-        yield from starmap(work, batches(rows))
+        yield from starmap(function, batches(rows))
         return
-    ahead: deque[Future[Made]] = deque()
+    pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(WORKERS) as workers:
-        for place, part in batches(rows):
-            ahead.append(workers.submit(work, place, part))
-            if len(ahead) > WORKERS:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+        for place, batch in batches(rows):
+            pending.append(workers.submit(function, place, batch))
+            if len(pending) > WORKERS:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 def filter_rows(rows: pa.Table, mask: pa.Array | pa.ChunkedArray) -> pa.Table:
-    """Return the rows that a mask, without nulls, says."""
+    """Return the rows for which a mask without nulls is true."""
     if pc.all(mask).as_py():
         return rows
-    found = (part.filter(mask[place.start : place.stop]) for place, part in batches(rows))
-    return spill_table(rows.schema, chain.from_iterable(part.to_batches() for part in found))
+    filtered = (batch.filter(mask[place.start : place.stop]) for place, batch in batches(rows))
+    return spill_table(rows.schema, chain.from_iterable(batch.to_batches() for batch in filtered))
 
 
 def sort_rows(rows: pa.Table, by: Sequence[str]) -> pa.Table:
     """Return the rows sorted by columns, nulls last."""
-    if (joined := _joined(rows, by)) is not None:
-        return joined
-    if rows.nbytes <= HELD:
+    if (merged := _concatenate_runs(rows, by)) is not None:
+        return merged
+    if rows.nbytes <= MEMORY_LIMIT:
         return rows.sort_by([(name, "ascending") for name in by])
     return spill_table(rows.schema, sorted_batches(rows.to_reader(BATCH), rows.nbytes, by))
 
 
 def sorted_batches(rows: pa.RecordBatchReader, size: int, by: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Yield rows of about so many bytes sorted by columns, nulls last."""
-    if size <= HELD:
-        found = rows.read_all().sort_by([(name, "ascending") for name in by])
-        yield from found.combine_chunks().to_batches()
+    """Yield rows of about ``size`` bytes sorted by columns, nulls last."""
+    if size <= MEMORY_LIMIT:
+        ordered = rows.read_all().sort_by([(name, "ascending") for name in by])
+        yield from ordered.combine_chunks().to_batches()
         return
     schema, order = rows.schema, ", ".join('"' + name.replace('"', '""') + '"' for name in by)
     with duckdb_engine() as connection:
-        connection.register("given", rows)
-        # what is pasted are quoted names
-        for batch in connection.sql(f"SELECT * FROM given ORDER BY {order}").to_arrow_reader(BATCH):  # noqa: S608
+        connection.register("unsorted", rows)
+        query = f"SELECT * FROM unsorted ORDER BY {order}"  # noqa: S608 - the names are quoted
+        for batch in connection.sql(query).to_arrow_reader(BATCH):
             yield batch.cast(schema)
 
 
-def _joined(rows: pa.Table, by: Sequence[str]) -> pa.Table | None:
-    """Return the rows sorted if they are a few sorted runs, as partitions come from the lake; else None."""
+def _concatenate_runs(rows: pa.Table, by: Sequence[str]) -> pa.Table | None:
+    """Return the rows sorted if they are a few sorted runs, as partitions from the lake are; else None."""
     keys = rows.select(by)
-    falls: list[int] = []  # where a row comes before the one above it
-    turns: list[
+    descents: list[int] = []  # rows that come before the row above them
+    changes: list[
         int
-    ] = []  # where the first column changes: from an early partition to a late one nothing falls
+    ] = []  # rows at which the first column changes, since runs may be ordered without a descent
     for start in range(0, rows.num_rows - 1, BATCH):
         part = keys.slice(start, BATCH + 1)
         above, below = part.slice(0, part.num_rows - 1), part.slice(1)
-        less, equal = _compared(above, below)
+        less, equal = _compare(above, below)
         if less.null_count:
             return None
-        falls += _places(pc.or_(less, equal), start + 1)
-        turns += _places(pc.equal(above[by[0]], below[by[0]]), start + 1) if len(turns) < RUNS else []
-        if len(falls) > RUNS:
+        descents += _false_positions(pc.or_(less, equal), start + 1)
+        if len(changes) < MAX_RUNS:
+            changes += _false_positions(pc.equal(above[by[0]], below[by[0]]), start + 1)
+        if len(descents) > MAX_RUNS:
             return None
-    if not falls:
+    if not descents:
         return rows
-    starts = sorted({0, *falls, *turns})
-    if len(starts) > RUNS:
+    starts = sorted({0, *descents, *changes})
+    if len(starts) > MAX_RUNS:
         return None
     ends = [*starts[1:], rows.num_rows]
     order = pc.sort_indices(keys.take(starts), [(name, "ascending") for name in by]).to_pylist()
     last = keys.take([ends[run] - 1 for run in order[:-1]])
     first = keys.take([starts[run] for run in order[1:]])
-    if not pc.all(_compared(last, first)[0], skip_nulls=False).as_py():
-        return None  # they overlap
+    if not pc.all(_compare(last, first)[0], skip_nulls=False).as_py():
+        return None  # the runs overlap
     return pa.concat_tables([rows.slice(starts[run], ends[run] - starts[run]) for run in order])
 
 
-def _places(mask: pa.ChunkedArray, first: int) -> list[int]:
+def _false_positions(mask: pa.ChunkedArray, first: int) -> list[int]:
     """Return where a mask is false, counted from ``first``."""
-    found: list[int] = pc.add(pc.indices_nonzero(pc.invert(mask)), first).to_pylist()
-    return found
+    positions: list[int] = pc.add(pc.indices_nonzero(pc.invert(mask)), first).to_pylist()
+    return positions
 
 
-def _compared(one: pa.Table, other: pa.Table) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-    """Tell for each row whether it comes before the other table's, and whether it is equal to it."""
-    less, equal = pa.repeat(False, one.num_rows), pa.repeat(True, one.num_rows)
-    for low, high in reversed(list(zip(one.columns, other.columns, strict=True))):
-        same = pc.equal(low, high)
+def _compare(left: pa.Table, right: pa.Table) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """Return for each row whether it comes before the other table's row, and whether both are equal."""
+    less, equal = pa.repeat(False, left.num_rows), pa.repeat(True, left.num_rows)
+    for left_column, right_column in reversed(list(zip(left.columns, right.columns, strict=True))):
+        same = pc.equal(left_column, right_column)
         if pc.all(same, skip_nulls=False).as_py():
-            continue  # as a partition's name is
-        less, equal = pc.or_(pc.less(low, high), pc.and_(same, less)), pc.and_(same, equal)
+            continue  # as within one partition
+        less = pc.or_(pc.less(left_column, right_column), pc.and_(same, less))
+        equal = pc.and_(same, equal)
     return less, equal
 
 
 def allocate_array(shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return an array to be filled."""
-    if np.prod(shape) * 8 <= HELD:
+    """Return an uninitialized array, memory-mapped if it is large."""
+    if np.prod(shape) * 8 <= MEMORY_LIMIT:
         return np.empty(shape, dtype=np.float64)
-    with _disk(), tempfile.TemporaryFile() as file:
-        os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)) * 8)  # a disk that is full later kills
+    with _translate_full_disk(), tempfile.TemporaryFile() as file:
+        # without allocated blocks, a disk that fills up later would kill the process
+        os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)) * 8)
         return np.memmap(file, np.float64, "w+", shape=shape)
 
 
 def as_single_batch(table: pa.Table) -> Iterator[pa.RecordBatch]:
-    """Yield the table as one batch with buffers of its own and nothing under its nulls; none of no rows.
+    """Yield the table as one batch, with buffers of its own and zeros under its nulls; nothing for no rows.
 
-    Where a column has more text than an array can have it is several batches.
+    A table with more text in a column than one array can hold becomes several batches.
     """
     size = table.num_rows
-    if any(pa.types.is_string(c.type) and c.nbytes > TEXT and _text(c) > TEXT for c in table.columns):
+    if any(
+        pa.types.is_string(column.type)
+        and column.nbytes > MAX_TEXT_BYTES
+        and _text_bytes(column) > MAX_TEXT_BYTES
+        for column in table.columns
+    ):
         size = BATCH << 8
     for start in range(0, table.num_rows, size or 1):
         part = table.slice(start, size)
-        if part.nbytes <= HELD:
-            yield pa.RecordBatch.from_arrays([_own(c) for c in part.columns], schema=table.schema)
+        if part.nbytes <= MEMORY_LIMIT:
+            yield pa.RecordBatch.from_arrays([_copy(c) for c in part.columns], schema=table.schema)
         else:
-            with _disk():
-                one = memory_mapped_batch(
-                    table.schema, ([_own(c) for c in some.columns] for _, some in batches(part))
-                )
-            yield one
+            with _translate_full_disk():
+                copies = ([_copy(c) for c in batch.columns] for _, batch in batches(part))
+                single = memory_mapped_batch(table.schema, copies)
+            yield single
 
 
-def _own(column: pa.ChunkedArray) -> pa.Array:
-    """Return a column as one array with buffers of its own, from their beginning, and nothing under nulls."""
-    whole = pa.concat_arrays([*column.chunks, pa.array([], column.type)])
-    if whole.null_count or pa.types.is_nested(whole.type) or pa.types.is_boolean(whole.type):
-        return whole.take(np.arange(len(whole)))
-    return whole
+def _copy(column: pa.ChunkedArray) -> pa.Array:
+    """Return a column as one array whose buffers start at offset 0, with nothing under its nulls."""
+    array = pa.concat_arrays([*column.chunks, pa.array([], column.type)])
+    if array.null_count or pa.types.is_nested(array.type) or pa.types.is_boolean(array.type):
+        return array.take(np.arange(len(array)))
+    return array
 
 
-def _text(column: pa.ChunkedArray) -> int:
+def _text_bytes(column: pa.ChunkedArray) -> int:
     return sum(pc.sum(pc.binary_length(chunk)).as_py() or 0 for chunk in column.chunks)
+
+
+def memory_mapped_batch(schema: pa.Schema, parts: Iterable[Sequence[pa.Array]]) -> pa.RecordBatch:
+    """Return consecutive parts of a table as one memory-mapped batch.
+
+    Parameters
+    ----------
+    parts : the arrays of each column, with buffers that start at offset 0; all but the last part have a
+        multiple of eight rows.
+    """
+    with ExitStack() as files:
+        columns = [_ColumnWriter(field.type, files) for field in schema]
+        for part in parts:
+            for column, array in zip(columns, part, strict=True):
+                column.append(array)
+        return pa.RecordBatch.from_arrays([column.array() for column in columns], schema=schema)
+
+
+def memory_map(file: IO[bytes]) -> pa.Buffer:
+    """Return a file's bytes; they stay available after it is closed."""
+    file.flush()
+    size = file.seek(0, 2)
+    return pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b"")
+
+
+class _ColumnWriter:
+    """Writes a column's buffers to temporary files; the parts of a nested type stay in memory."""
+
+    def __init__(self, data_type: pa.DataType, files: ExitStack) -> None:
+        self.type, self.rows, self.null_count, self.text_bytes = data_type, 0, 0, 0
+        self.is_text = pa.types.is_string(data_type) or pa.types.is_binary(data_type)
+        is_flat = self.is_text or pa.types.is_primitive(data_type)
+        self.nested_parts: list[pa.Array] | None = None if is_flat else []
+        self.validity, self.offsets, self.data = (_temporary_file(files) for _ in range(3))
+        self.offsets.write(bytes(4))
+
+    def append(self, part: pa.Array) -> None:
+        """Append an array to the column."""
+        self.rows, self.null_count = self.rows + len(part), self.null_count + part.null_count
+        if self.nested_parts is not None:
+            self.nested_parts.append(part)
+            return
+        self.validity.write(_pack_bits(part.is_valid()))
+        if self.is_text:
+            offsets = np.frombuffer(part.buffers()[1], np.int32)[: len(part) + 1]
+            self.offsets.write((offsets[1:] + np.int32(self.text_bytes)).tobytes())
+            self.data.write(memoryview(part.buffers()[2] or b"")[: offsets[-1]])
+            self.text_bytes += int(offsets[-1])
+        elif pa.types.is_boolean(self.type):
+            self.data.write(_pack_bits(part.fill_null(False)))
+        else:
+            self.data.write(memoryview(part.buffers()[1])[: len(part) * self.type.bit_width // 8])
+
+    def array(self) -> pa.Array:
+        """Return the whole column."""
+        if self.nested_parts is not None:
+            return pa.concat_arrays([*self.nested_parts, pa.array([], self.type)])
+        validity = memory_map(self.validity) if self.null_count else None
+        values = [memory_map(self.data)]
+        if self.is_text:
+            values.insert(0, memory_map(self.offsets))
+        return pa.Array.from_buffers(self.type, self.rows, [validity, *values], self.null_count)
+
+
+def _temporary_file(files: ExitStack) -> IO[bytes]:
+    return files.enter_context(tempfile.TemporaryFile())
+
+
+def _pack_bits(booleans: pa.Array) -> bytes:
+    return np.packbits(booleans.to_numpy(zero_copy_only=False), bitorder="little").tobytes()

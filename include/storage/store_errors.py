@@ -1,6 +1,7 @@
-"""What a store raises when it can't be read or written has no common type; here it becomes one sentence.
+"""Translates the errors that storage libraries raise into `StoreUnavailable`, and retries lost commits.
 
-A lost race and rows that don't fit are no fault of the store's, and pass as they are.
+The libraries' errors have no common base class. A commit that lost a race and rows that don't fit a table
+aren't failures of the store, so they pass unchanged.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from include.errors import StoreUnavailable
 
 
 class HasUri(Protocol):
-    """What lies at an address."""
+    """A store with an address."""
 
     uri: str
 
@@ -28,7 +29,7 @@ class HasUri(Protocol):
 S = TypeVar("S", bound=HasUri)
 P = ParamSpec("P")
 T = TypeVar("T")
-_COLOUR = re.compile(r"\x1b\[\d+m")  # delta-rs paints its errors
+_ANSI_COLOR = re.compile(r"\x1b\[\d+m")  # delta-rs colors its messages
 retry_commit = retry(
     retry=retry_if_exception_type(CommitFailedError),
     wait=wait_random_exponential(multiplier=0.05, max=2),
@@ -38,22 +39,23 @@ retry_commit = retry(
 
 
 def translate_store_errors(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
-    """Let a method raise `StoreUnavailable` where its store can't be read or written."""
+    """Make a method raise `StoreUnavailable` if its store can't be read or written."""
 
     @wraps(method)
-    def call(stored: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def wrapper(store: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return method(stored, *args, **kwargs)
+            return method(store, *args, **kwargs)
         except (CommitFailedError, SchemaMismatchError):
             raise
         except (OSError, DeltaError, BaseError, pa.ArrowInvalid) as error:
-            if "failed validation check" in str(error):  # Delta's for a row that `where` doesn't name
+            if "failed validation check" in str(error):  # Delta's message for a row outside of `where`
                 raise
+            message = _ANSI_COLOR.sub("", f"{type(error).__name__}: {error}")
             raise StoreUnavailable(
-                stored.uri,
+                store.uri,
                 required="a store that answers, and tables that can be read",
-                found=redact(" ".join(_COLOUR.sub("", f"{type(error).__name__}: {error}").split()))[:300],
-                remedy="`python -m include doctor` looks at it",
-            ) from None  # S3's own answer to a wrong signature repeats the session token
+                found=redact(" ".join(message.split()))[:300],
+                remedy="run `python -m include doctor` to check it",
+            ) from None  # S3's response to a wrong signature repeats the session token
 
-    return call
+    return wrapper

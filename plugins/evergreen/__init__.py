@@ -1,1 +1,1 @@
-"""What Airflow sees of Evergreen: operators that call `include/`, links, and the pages beside the DAGs."""
+"""Evergreen's side of Airflow: operators that call `include/`, links, and the pages next to the DAGs."""

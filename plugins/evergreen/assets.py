@@ -1,4 +1,4 @@
-"""The names under which a use case's products are seen by Airflow and by other teams' DAGs."""
+"""The Airflow assets of a use case's products, for lineage and for other teams' DAGs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Retries, timeouts and the trigger form, set once for every DAG."""
+"""Settings that the DAGs share: retries, timeouts, schedules and the trigger form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from evergreen.timetable import UseCaseTimetable
 if TYPE_CHECKING:
     from include.spec import UseCase
 
-# what another try can't mend fails at once; these are for a killed worker and a registry that restarts
+# final errors fail at once; retries are for killed workers and servers that restart
 TASK = {
     "owner": "evergreen",
     "retries": 2,
@@ -25,7 +25,7 @@ TASK = {
 
 
 def arguments(spec: UseCase, clock: str) -> dict[str, Any]:
-    """Return what the DAGs of a use case have in common."""
+    """Return the arguments that all DAGs of a use case share."""
     return {
         "dag_id": f"{spec.name}__{clock}",
         "description": spec.problem.statement,
@@ -35,10 +35,10 @@ def arguments(spec: UseCase, clock: str) -> dict[str, Any]:
 
 
 def scheduled(spec: UseCase, cron: str) -> dict[str, Any]:
-    """Return what a DAG has that runs by itself: its timetable, and from when to when.
+    """Return the arguments of a scheduled DAG: its timetable, and its start and end dates.
 
-    A DAG that only a person starts must have no dates: the form gives its run the present as logical date,
-    and a run outside of them has no task instances. It is green at once, and nothing was done.
+    A DAG that is only triggered by hand must have no dates. The form sets the current time as logical date,
+    and a run outside the dates has no task instances: it succeeds at once without doing anything.
     """
     zone = ZoneInfo(spec.schedule.timezone)
     end = spec.schedule.end
@@ -51,12 +51,12 @@ def scheduled(spec: UseCase, cron: str) -> dict[str, Any]:
 
 
 def partition_field(**more: Any) -> dict[str, Any]:
-    """Return the form's field for the partition of a run that a person starts."""
+    """Return the form's fields of a DAG with partitions: the partition, and more."""
     partition = Param(
         None,
         type=["null", "string"],
         format="date",
         title="Partition",
-        description="The partition, as 2013-03-01: required for a single run; leave it empty in a backfill",
+        description="Such as 2013-03-01. Required for a single run; leave it empty in a backfill",
     )
     return {"partition": partition, **more}

@@ -1,7 +1,7 @@
-"""A button on a task that leads to what the task made, so that nobody has to know an address.
+"""Links on a task to the page of its result: overview, drift report, verdict report, MLflow run.
 
-The worker asks for a link after `execute` and keeps it as an XCom, so a link costs the partition a few
-milliseconds and what it shows is what that try made. A failed task has nothing to show: no button.
+The worker computes a link after `execute` and stores it as an XCom. So a link takes a few milliseconds and
+shows the result of that try. A failed task has no link.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
     from airflow.sdk.types import TaskInstanceKey
 
-PREFIX = "/evergreen"  # below Airflow's own address
+PREFIX = "/evergreen"  # relative to Airflow's own address
 
 
 def address(path: str) -> str:
-    """Return the path of one of Evergreen's pages, the same on whatever host a browser reached Airflow by."""
+    """Return the path of one of Evergreen's pages, without a host: a browser may use any of Airflow's."""
     return _root() + PREFIX + path
 
 
 def inside(path: str) -> str:
-    """Return the path of a page shown inside Airflow's own frame, with its navigation beside it."""
+    """Return the path of a page inside Airflow's own frame, with its navigation."""
     return f"{_root()}/plugin/evergreen{address(path)}"
 
 
 def report_address(usecase: str, partition: str) -> str:
-    """Return the whole address of a partition's report, for those who aren't in Airflow."""
-    return whole(_report(usecase, partition))
+    """Return the URL of a partition's report, for messages outside Airflow."""
+    return absolute_url(_report(usecase, partition))
 
 
 def usecase_address(usecase: str) -> str:
-    """Return the whole address of a use case's page, for those who aren't in Airflow."""
-    return whole(_usecase(usecase))
+    """Return the URL of a use case's page, for messages outside Airflow."""
+    return absolute_url(_usecase(usecase))
 
 
-def whole(path: str) -> str:
-    """Return the whole address of a path on Airflow's server, or the path where none is configured."""
+def absolute_url(path: str) -> str:
+    """Return the URL of a path on Airflow's server, or the path if api.base_url isn't configured."""
     return urljoin(conf.get("api", "base_url", fallback=""), path)
 
 
@@ -59,32 +59,32 @@ def _root() -> str:
     return urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/")
 
 
-def _returned(ti_key: TaskInstanceKey) -> dict[str, Any]:
-    """Return the reference that the task returned, or nothing where it failed."""
-    # the worker hands over the task instance itself; asking for what a failed one returned would end its log
-    # with a second, misleading error
+def _return_value(ti_key: TaskInstanceKey) -> dict[str, Any]:
+    """Return the reference that the task returned; empty if it failed."""
+    # the worker passes the task instance itself; reading the XCom of a failed one would end its log with a
+    # second, misleading error
     if getattr(ti_key, "state", "success") != "success":
         return {}
-    from airflow.sdk.execution_time.xcom import XCom  # importing it asks for the XCom backend
+    from airflow.sdk.execution_time.xcom import XCom  # importing it loads the XCom backend
 
     value = XCom.get_value(ti_key=ti_key, key="return_value")
     return value if isinstance(value, dict) else {}
 
 
 class PageLink(BaseOperatorLink):
-    """A button to a page; a task's log has its address too, as Airflow shows buttons under *Details*."""
+    """A button that leads to a page; Airflow shows it under *Details*, so the log has the URL too."""
 
     def path(self, operator: BaseOperator, returned: Mapping[str, Any]) -> str:
-        """Return the path of the page, empty while there is none; ``returned`` is the task's reference."""
+        """Return the path of the page, "" if there is none; ``returned`` is the task's reference."""
         raise NotImplementedError
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """Return the page of what the task returned."""
-        return self.path(operator, _returned(ti_key))
+        """Return the path of the page of the task's result."""
+        return self.path(operator, _return_value(ti_key))
 
 
 class OverviewLink(PageLink):
-    """To the use case's page: who is champion and why, the last partitions, the last attempts."""
+    """To the use case's page: the champion, the last partitions, the last attempts."""
 
     name = "Overview"
 
@@ -99,19 +99,19 @@ class ReportLink(PageLink):
     name = "Drift report"
 
     def path(self, operator: BaseOperator, returned: Mapping[str, Any]) -> str:
-        """Return the report's page, empty while there is none."""
+        """Return the path of the report, "" if there is none."""
         partition = returned.get("partition")
         usecase = operator.usecase  # type: ignore[attr-defined]  # Evergreen's operators have it
         return _report(usecase, partition) if partition else ""
 
 
 class VerdictLink(PageLink):
-    """From a judge or promote task to the page on what the verdict rests on."""
+    """From a judge or promote task to the page on the verdict's evidence."""
 
     name = "Verdict report"
 
     def path(self, operator: BaseOperator, returned: Mapping[str, Any]) -> str:
-        """Return the page of the verdict that the task gave, or was given; empty while there is none."""
+        """Return the page of the task's verdict, an input or its result; "" if there is none."""
         verdict = getattr(operator, "verdict", None)
         if not isinstance(verdict, dict):
             verdict = returned
@@ -128,6 +128,6 @@ class MlflowLink(PageLink):
     name = "MLflow run"
 
     def path(self, operator: BaseOperator, returned: Mapping[str, Any]) -> str:
-        """Return the run's page, empty where there is no run or no address."""
+        """Return the URL of the run, "" without a run or an address."""
         run, ui = returned.get("uri"), setting("EVERGREEN_MLFLOW_UI", "").rstrip("/")
         return f"{ui}/#/runs/{quote(run)}" if run and ui else ""

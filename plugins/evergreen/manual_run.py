@@ -1,9 +1,9 @@
-"""A run that a person starts has the partition that the form names, from the moment it exists.
+"""Middleware that gives a manually triggered run the partition key from the form's *Partition* field.
 
-Airflow's form has a field of its own for the partition key, hidden under *Advanced Options*, and the key of a
-run can't be changed later. The key also decides which runs a backfill counts as missing. So *Partition* is
-copied into the key as the request arrives. *Partition* can't be a required field of the form: the form of a
-backfill shows the same fields and could not be submitted while it is empty.
+Airflow's own field for the partition key is hidden under *Advanced Options*. The key of a run can't be
+changed later, and a backfill uses it to determine missing runs. So *Partition* is copied into the key when
+the request arrives. *Partition* can't be a required field, because the form of a backfill has the same fields
+and it must stay empty there.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-CLOCKS = ("batch", "training")
-# the form and other clients, the same form opened from an asset, and a task that triggers a DAG
+PARTITIONED = ("batch", "training")
+# the form and other clients; the same form opened from an asset; a task that triggers a DAG
 ROUTES = re.compile(
     r"/api/v2/dags/(?P<form>[^/]+)/dagRuns$|/api/v2/assets/\d+/materialize$|/execution/dag-runs/(?P<task>[^/]+)/[^/]+$"
 )
-EMPTY = "none"  # no partition's key: the timetable refuses it, and the form shows the sentence
+NO_PARTITION = "none"  # not a valid key: the timetable refuses it, and the form shows the error
 
 
 class PartitionFromForm:
@@ -35,7 +35,7 @@ class PartitionFromForm:
         self.app = app
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Pass every request on, and one that starts a run of a partition with its key filled in."""
+        """Pass every request on; one that starts a run of a partition with its key filled in."""
         route = ROUTES.search(scope["path"]) if scope.get("method") == "POST" else None
         if route is None:
             return await self.app(scope, receive, send)
@@ -46,10 +46,10 @@ class PartitionFromForm:
         body = with_partition(body, **route.groupdict())
         headers = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
         headers.append((b"content-length", str(len(body)).encode()))
-        whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def replay() -> Message:
-            return whole.pop() if whole else await receive()
+            return pending.pop() if pending else await receive()
 
         return await self.app({**scope, "headers": headers}, replay, send)
 
@@ -57,29 +57,29 @@ class PartitionFromForm:
 def with_partition(body: bytes, form: str | None, task: str | None) -> bytes:
     """Return a request's body with the partition key and note of the run that it starts.
 
-    :param form: the DAG that a client names in the address.
-    :param task: the DAG that a task triggers; without a partition, the run itself says that it is missing.
+    :param form: the DAG in the URL of a client's request.
+    :param task: the DAG that a task triggers; if the partition is missing, the run fails with that error.
     """
     try:
         request = json.loads(body or b"{}")
         fields = request.get("conf") or {}
         partition, key = fields.get("partition"), request.get("partition_key")
     except (ValueError, AttributeError):
-        return body  # Airflow says what is wrong with it
+        return body  # Airflow reports the error
     dag = form or task
     if not (_has_partitions(dag) if dag else "partition" in fields):
         return body
-    key = key or partition or (None if task else EMPTY)
+    key = key or partition or (None if task else NO_PARTITION)
     if key is None:
         return body
     request |= {"partition_key": key, "note": request.get("note") or f"Partition {key}"}
-    if form and not request.get("dag_run_id"):  # lists of runs show it, and not the partition key
+    if form and not request.get("dag_run_id"):  # lists of runs show the run id, not the partition key
         request["dag_run_id"] = f"manual__{key}__{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}"
-    # with a logical date after the DAG's end, the run would have no task instances: green, and nothing done
+    # with a logical date after the DAG's end, the run would succeed without any task instances
     request["logical_date"] = None
     return json.dumps(request).encode()
 
 
 def _has_partitions(dag: str) -> bool:
     usecase, _, clock = dag.rpartition("__")
-    return clock in CLOCKS and usecase in names()
+    return clock in PARTITIONED and usecase in names()

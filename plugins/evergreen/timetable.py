@@ -1,8 +1,8 @@
-"""The schedule of the batch and training DAGs, which also answers for the partitions that a person names.
+"""The timetable of the batch and training DAGs, which also validates manually entered partitions.
 
-Airflow asks a timetable for the moment of the partition key that a run is started with.
-`CronPartitionTimetable` answers with midnight, also where the schedule has another hour, so that a backfill
-would run the partition once more; and it accepts days that the use case has not had.
+Airflow asks the timetable for the point in time of a run's partition key. `CronPartitionTimetable` returns
+midnight even if the schedule has another hour, so a backfill would run the partition a second time. It also
+accepts days that aren't on the use case's schedule.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from include.spec.partition import check_partition
 
 
 class UseCaseTimetable(CronPartitionTimetable):
-    """A use case's schedule; each run has one partition, also a run that a person starts.
+    """A use case's schedule, in which each run has one partition, also a manual run.
 
-    :param cron: when it runs by itself.
-    :param timezone: the zone in which cron and partitions are read.
-    :param usecase: its name; the declaration is read when somebody names a partition.
+    :param cron: the schedule.
+    :param timezone: the time zone of the cron and of the partition keys.
+    :param usecase: the use case's name; its declaration is read to validate a partition.
     """
 
     def __init__(self, cron: str, *, timezone: str, usecase: str) -> None:
@@ -32,21 +32,21 @@ class UseCaseTimetable(CronPartitionTimetable):
         self.cron, self.zone, self.usecase = cron, timezone, usecase
 
     def serialize(self) -> dict[str, Any]:
-        """Return what the scheduler and the API server need to know."""
+        """Return the arguments, for the scheduler and the API server."""
         return {"cron": self.cron, "timezone": self.zone, "usecase": self.usecase}
 
     @classmethod
     def deserialize(cls, data: dict[str, Any]) -> UseCaseTimetable:
-        """Return the timetable that was serialized."""
+        """Return the timetable from its serialized arguments."""
         return cls(data["cron"], timezone=data["timezone"], usecase=data["usecase"])
 
     def _decode_partition_date(self, partition_key: str) -> datetime:
-        """Return the moment of a partition that somebody names, or refuse it in a sentence."""
+        """Return the point in time of a partition; raise InvalidPartitionKeyError if it isn't valid."""
         try:
             check_partition(load(self.usecase), partition_key, datetime.now(UTC))
         except EvergreenError as error:
             raise InvalidPartitionKeyError(str(error)) from None
         midnight = self.localize_partition_datetime(datetime.combine(day_of(partition_key), time()))
         scheduled = self._align_to_next(midnight)
-        # a training may be started for a partition on which none is scheduled
+        # a training can be triggered for a partition without a scheduled one
         return scheduled if self._format_key(scheduled) == partition_key else midnight

@@ -214,7 +214,7 @@ def test_history_draws_the_watched_partitions_and_writes_the_page(lake: Path, tm
     refused = CliRunner().invoke(
         app, ["history", "weekly_sales", "--page", str(tmp_path / "none" / "a.html")]
     )
-    assert "a folder that is there" in str(refused.exception)
+    assert "an existing folder" in str(refused.exception)
 
 
 def test_status_shows_what_is_not_published_and_what_is_stale(lake: Path, tmp_path: Path) -> None:
@@ -471,7 +471,7 @@ def test_verify_tells_stale_from_damaged(lake: Path) -> None:
     found = call("verify", "weekly_sales")[1]["usecases"]["weekly_sales"]
     assert [subject in sentence for sentence in found["differences"]] == [True]
     assert (
-        f"weekly_sales/predictions/{world.partitions(1)[0]} is stale: it would see other rows of sales now"
+        f"weekly_sales/predictions/{world.partitions(1)[0]} is stale: the rows of sales have changed since"
         in found["stale"]
     )
 

@@ -30,7 +30,7 @@ def test_a_folder_of_somebody_else_stays(tmp_path: Path) -> None:
     """Without ports.json nothing is removed, and the message says what is there."""
     (tmp_path / "thesis.tex").write_text("years of work")
 
-    with pytest.raises(StackError, match=r"no ports\.json.*it holds thesis\.tex"):
+    with pytest.raises(StackError, match=r"no ports\.json.*it contains thesis\.tex"):
         clean(Home(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

@@ -10,11 +10,11 @@ import pytest
 
 from demo import postgres, process, world
 from demo.airflow_api import AirflowApi, AirflowError
-from demo.complaints import named
 from demo.environment import airflow_environment
 from demo.home import Home, is_free
 from demo.servers import BY_NAME, SERVERS, pid_file
 from demo.stack import Stack, StackError
+from demo.stack_errors import name_server_in_errors
 
 AIRFLOW = {"api-server", "scheduler", "dag-processor", "triggerer"}
 
@@ -109,7 +109,7 @@ def test_a_failed_command_s_stderr_is_told(tmp_path: Path) -> None:
     """What a command of the preparation complained of reaches the reader."""
     with (
         pytest.raises(StackError, match=r"s3 could not be started: .*cannot access"),
-        named(Home(tmp_path), BY_NAME["s3"]),
+        name_server_in_errors(Home(tmp_path), BY_NAME["s3"]),
     ):
         subprocess.run(["ls", "/not/there"], check=True, capture_output=True, env={"PATH": os.defpath})
 

@@ -70,7 +70,13 @@ def test_a_champion_serves_a_week_of_real_flights(demo: Demo) -> None:
     assert all(0 < row["prediction"] < 1 for row in rows)
     scheduled = lake.rows("validated_schedule", {"partition": sorted({row["partition"] for row in rows})})
     assert len(rows) == len(scheduled)
-    for told in ("champion v1", "rubber-stamped", "realised", "set aside most often", "this command"):
+    for told in (
+        "champion v1",
+        "rubber-stamped",
+        "realized",
+        "most frequent reasons for quarantine",
+        "this command",
+    ):
         assert told in demo.first
     assert {row["partition"] for row in lake.rows("attempts")} == {"2013-02-28", "2013-03-07"}
     assert b"partitions 2013-03-01 to 2013-03-07" in (lake.get("reports/history.html") or b"")

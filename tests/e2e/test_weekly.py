@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from demo import process
-from demo.airflow_api import LOOK, AirflowApi, AirflowError
+from demo.airflow_api import POLL, AirflowApi, AirflowError
 from demo.servers import log_file
 from include.promote import ledger
 from include.spec import load
@@ -52,7 +52,7 @@ def _questions(api: AirflowApi) -> list[dict[str, Any]]:
     assert api.wait_run(f"{ASKING}__history", "first_load", timeout=PATIENCE)["state"] == "success"
     for run, partition in ASKED.items():
         api.trigger_run(training, {"partition": partition}, run_id=run)
-        fitted = process.until(partial(_fitted, api, training, run), PATIENCE, poll=LOOK)
+        fitted = process.until(partial(_fitted, api, training, run), PATIENCE, poll=POLL)
         assert fitted, f"{run} isn't fitted"
     return [api.wait_question(training, run, ASK, timeout=PATIENCE) for run in ASKED]
 
@@ -185,7 +185,7 @@ def test_a_partition_without_predictions_by_the_declared_hour_is_told(house: Hou
         house.api.call("POST", "/connections", json=ops)
         house.api.wait_dag(dag, timeout=PATIENCE)
         house.api.unpause(dag)
-        runs = process.until(lambda: bool(scheduled()["dag_runs"]), PATIENCE, poll=LOOK)
+        runs = process.until(lambda: bool(scheduled()["dag_runs"]), PATIENCE, poll=POLL)
         assert runs, "the newest partition is not scheduled"
         (run,) = scheduled()["dag_runs"]
         partition = date.fromisoformat(run["partition_key"])

@@ -1,4 +1,4 @@
-"""What a group of features brings is the loss without it, on the same unseen rows, with an interval."""
+"""Ablation reports how much higher the loss is without each feature group, with an interval."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ FEATURES = "numeric: [distance, earlier], categorical: [place]"
 
 def figures(clinic: Clinic) -> dict[str, float]:
     """Return the ablation's metrics of the run."""
-    found = MlflowClient(clinic.registry.uri, clinic.registry.uri).get_run(clinic.run).data.metrics
-    return {name: value for name, value in found.items() if name.startswith("ablation.")}
+    metrics = MlflowClient(clinic.registry.uri, clinic.registry.uri).get_run(clinic.run).data.metrics
+    return {name: value for name, value in metrics.items() if name.startswith("ablation.")}
 
 
 @pytest.fixture
 def grouped(clinic: Clinic) -> Callable[[str], Clinic]:
-    """Declare groups, which makes another declaration, without a training of its own."""
+    """Declare feature groups; the changed declaration has no training of its own."""
 
     def act(groups: str) -> Clinic:
         file = clinic.spec.folder / "usecase.yaml"
@@ -54,50 +54,50 @@ def grouped(clinic: Clinic) -> Callable[[str], Clinic]:
 
 
 def test_default_groups_are_compared_by_the_chosen_recipe(clinic: Clinic) -> None:
-    """Without declared groups the numeric and the categorical features are left out, and the run keeps it."""
+    """By default the numeric and the categorical features are the groups; the run has the figures."""
     spec, partition = clinic.spec, visits.LAST
-    found = ablate(clinic.lake, spec, partition, registry=clinic.registry)
+    ablation = ablate(clinic.lake, spec, partition, registry=clinic.registry)
     chosen = TrainingRecord.from_json(clinic.registry.get(clinic.run, PATH)).challenger.name
-    assert (found.recipe, found.run) == (chosen, clinic.run)
-    assert {g.name: g.columns for g in found.groups} == {
+    assert (ablation.recipe, ablation.run) == (chosen, clinic.run)
+    assert {g.name: g.columns for g in ablation.groups} == {
         "numeric": ("distance", "earlier"),
         "categorical": ("place",),
     }
     parts = split(training_set(clinic.lake, spec, partition), spec, partition)
-    both = pa.concat_tables([parts.train, parts.validation])
+    fitted = pa.concat_tables([parts.train, parts.validation])
     bare = spec.model_copy(update={"features": spec.features.model_copy(update={"numeric": ()})})
     recipe = next(c for c in spec.training.candidates if c.name == chosen)
     losses = [
         row_losses(
             "log_loss",
             target(spec, parts.test),
-            artifacts.predict(fit_recipe(s, recipe, both), parts.test, s),
+            artifacts.predict(fit_recipe(s, recipe, fitted), parts.test, s),
         )
         for s in (spec, bare)
     ]
-    numeric = next(g for g in found.groups if g.name == "numeric")
-    assert found.loss == pytest.approx(losses[0].mean())
+    numeric = next(g for g in ablation.groups if g.name == "numeric")
+    assert ablation.loss == pytest.approx(losses[0].mean())
     assert numeric.gain == pytest.approx(float(np.mean(losses[1] - losses[0])))
     assert numeric.low < numeric.gain < numeric.high
-    kept = figures(clinic)
-    assert kept["ablation.numeric.gain"] == numeric.gain
-    assert kept["ablation.numeric.low"] == numeric.low
+    metrics = figures(clinic)
+    assert metrics["ablation.numeric.gain"] == numeric.gain
+    assert metrics["ablation.numeric.low"] == numeric.low
 
 
 def test_what_matters_is_told_from_what_does_not(grouped: Callable[[str], Clinic]) -> None:
-    """In the clinic distance and earlier misses make a visit late: they bring a gain beyond chance."""
+    """Distance and earlier misses make a visit late in the clinic, so their gain is significant."""
     clinic = grouped(GROUPS)
-    found = ablate(clinic.lake, clinic.spec, visits.LAST, registry=clinic.registry)
-    gains = {group.name: group for group in found.groups}
+    ablation = ablate(clinic.lake, clinic.spec, visits.LAST, registry=clinic.registry)
+    gains = {group.name: group for group in ablation.groups}
     assert gains["far"].low > 0
     assert gains["far"].gain > gains["where"].gain
-    assert [g.gain for g in found.groups] == sorted((g.gain for g in found.groups), reverse=True)
-    assert found.run == ""  # the changed declaration was never trained
+    assert [g.gain for g in ablation.groups] == sorted((g.gain for g in ablation.groups), reverse=True)
+    assert ablation.run == ""  # the changed declaration was never trained
     assert figures(clinic) == {}
 
 
 def test_again_is_the_same_and_adds_nothing(clinic: Clinic) -> None:
-    """A rerun gives equal figures, and the run holds each once."""
+    """A rerun gives the same figures, and each is logged once."""
     first, second = (ablate(clinic.lake, clinic.spec, None, registry=clinic.registry) for _ in range(2))
     assert first == second
     assert first.partition == visits.LAST  # the newest that brought labels
@@ -106,14 +106,14 @@ def test_again_is_the_same_and_adds_nothing(clinic: Clinic) -> None:
 
 
 def test_group_of_all_features_is_refused(grouped: Callable[[str], Clinic]) -> None:
-    """A group that leaves nothing to fit on is named, with what to do."""
+    """A group of all features is rejected with a remedy."""
     clinic = grouped("{all: [distance, earlier, place]}")
-    with pytest.raises(SpecError, match=r"ablation of all: .*another feature.*features.groups"):
+    with pytest.raises(SpecError, match=r"ablation of all: .*at least one feature.*features.groups"):
         ablate(clinic.lake, clinic.spec, visits.LAST, registry=clinic.registry)
 
 
 def test_too_few_test_partitions_are_refused(clinic: Clinic) -> None:
-    """Where a spread can't be had there is no interval, and a sentence says how many partitions it takes."""
+    """With too few partitions for an interval, the error states how many are needed."""
     short = clinic.spec.training.model_copy(update={"test": 3})  # a declaration with it is refused
     young = clinic.spec.model_copy(update={"training": short})
     with pytest.raises(InsufficientData, match=r"required 2 labelled test partitions, found 1"):
@@ -121,14 +121,14 @@ def test_too_few_test_partitions_are_refused(clinic: Clinic) -> None:
 
 
 def test_empty_lake_is_told(clinic: Clinic, tmp_path: Path) -> None:
-    """Before any label was published there is no partition to take."""
+    """Without published labels, the error says to run ingest first."""
     with pytest.raises(NotPublished, match=r"missed_visits: outcomes: found no partition.*run ingest"):
         ablate(Lake(clinic.spec.name, str(tmp_path / "empty")), clinic.spec, None, registry=clinic.registry)
 
 
 @pytest.fixture
 def outside(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> Clinic:
-    """The clinic where the command line and Airflow look for it."""
+    """The clinic, configured for the command line and Airflow."""
     monkeypatch.setenv("EVERGREEN_USECASES", str(clinic.spec.folder.parent))
     monkeypatch.setenv("EVERGREEN_LAKE", clinic.lake.uri.removesuffix(f"/{clinic.spec.name}"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", clinic.registry.uri)
@@ -136,43 +136,43 @@ def outside(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> Clinic:
 
 
 def test_the_task_logs_the_gains_with_their_bounds_to_the_trainings_run(outside: Clinic) -> None:
-    """What Airflow's task hands on is the run, and the run has each group's gain, low and high."""
+    """The task returns the run, to which each group's gain and bounds are logged."""
     partition = {"dag_run": SimpleNamespace(partition_key=visits.LAST, run_type="manual"), "params": {}}
-    handed = AblateOperator(task_id="ablate", usecase=outside.spec.name).execute(partition)
-    kept = figures(outside)
-    found = ablate(outside.lake, outside.spec, visits.LAST, registry=outside.registry)
-    assert kept == {
+    result = AblateOperator(task_id="ablate", usecase=outside.spec.name).execute(partition)
+    metrics = figures(outside)
+    ablation = ablate(outside.lake, outside.spec, visits.LAST, registry=outside.registry)
+    assert metrics == {
         f"ablation.{group.name}.{bound}": getattr(group, bound)
-        for group in found.groups
+        for group in ablation.groups
         for bound in ("gain", "low", "high")
     }
-    assert (handed["uri"], handed["partition"], handed["rows"]) == (outside.run, visits.LAST, found.rows)
-    assert handed["note"].startswith(
-        f"{found.groups[0].name} has the largest gain: {found.groups[0].gain:+.5f} ["
+    assert (result["uri"], result["partition"], result["rows"]) == (outside.run, visits.LAST, ablation.rows)
+    assert result["note"].startswith(
+        f"{ablation.groups[0].name} has the largest gain: {ablation.groups[0].gain:+.5f} ["
     )
-    assert len(json.dumps(handed)) < 1000
+    assert len(json.dumps(result)) < 1000
 
 
 def test_the_task_is_skipped_where_there_are_too_few_test_partitions(
     outside: Clinic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing waits for it, and the run's promotion stays green."""
+    """Too few test partitions skip the task, which nothing depends on."""
 
     def young(spec: UseCase, partition: str, test: pa.Table) -> None:
         raise InsufficientData("ablation", required="2 labelled test partitions", found="1")
 
-    monkeypatch.setattr("include.evaluate.ablation._enough", young)
+    monkeypatch.setattr("include.evaluate.ablation._check_enough_partitions", young)
     partition = {"dag_run": SimpleNamespace(partition_key=visits.LAST, run_type="manual"), "params": {}}
     with pytest.raises(AirflowSkipException, match="2 labelled test partitions, found 1"):
         AblateOperator(task_id="ablate", usecase=outside.spec.name).execute(partition)
 
 
 def test_command_prints_a_table_or_json(outside: Clinic) -> None:
-    """The command line says the same as the function, a line a group."""
+    """The command prints the function's result as a table or as JSON."""
     clinic = outside
-    asked = ["ablate", clinic.spec.name, "--partition", visits.LAST]
-    text, plain = (CliRunner().invoke(app, [*asked, *more]) for more in ((), ("--json",)))
-    found: Ablation = ablate(clinic.lake, clinic.spec, visits.LAST, registry=clinic.registry)
-    assert (text.exit_code, text.stdout.rstrip("\n")) == (0, found.text())
-    assert json.loads(plain.stdout) == json.loads(json.dumps(found.plain()))
-    assert all(group.name in text.stdout for group in found.groups)
+    command = ["ablate", clinic.spec.name, "--partition", visits.LAST]
+    text, plain = (CliRunner().invoke(app, [*command, *more]) for more in ((), ("--json",)))
+    ablation: Ablation = ablate(clinic.lake, clinic.spec, visits.LAST, registry=clinic.registry)
+    assert (text.exit_code, text.stdout.rstrip("\n")) == (0, ablation.text())
+    assert json.loads(plain.stdout) == json.loads(json.dumps(ablation.plain()))
+    assert all(group.name in text.stdout for group in ablation.groups)

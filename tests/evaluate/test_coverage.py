@@ -1,4 +1,4 @@
-"""What was never fitted on is counted, value by value as a person would."""
+"""Coverage counts scored values that weren't seen in training."""
 
 from __future__ import annotations
 
@@ -32,33 +32,33 @@ def table(rows: list[tuple[Any, Any, Any]]) -> pa.Table:
     return pa.table({n: pa.array(c, k) for (n, k), c in zip(kinds.items(), columns, strict=True)})
 
 
-def counted(fitted: list[Any], scored: list[Any]) -> float:
-    """Return the share of uncovered values, by the rule's own words."""
-    there = [value for value in fitted if value is not None]
+def expected_share(fitted: list[Any], scored: list[Any]) -> float:
+    """Return the share of uncovered values, by a plain count."""
+    present = [value for value in fitted if value is not None]
 
-    def strange(value: Any) -> bool:
+    def uncovered(value: Any) -> bool:
         if value is None:
-            return len(there) == len(fitted)
-        if not there:
+            return len(present) == len(fitted)
+        if not present:
             return True
-        return value not in there if isinstance(value, str) else not min(there) <= value <= max(there)
+        return value not in present if isinstance(value, str) else not min(present) <= value <= max(present)
 
-    return sum(strange(value) for value in scored) / len(scored)
+    return sum(uncovered(value) for value in scored) / len(scored)
 
 
 @given(st.lists(row, max_size=12), st.lists(row, min_size=1, max_size=12))
 def test_shares_are_those_counted_by_hand(spec: UseCase, fitted: list[Any], scored: list[Any]) -> None:
-    """Each feature's share is that of a plain count, missing values and empty features included."""
-    found = uncovered_shares(spec, table(fitted), table(scored))
-    assert list(found) == ["distance", "earlier", "place"]
-    for place, column in enumerate(found):
-        expected = counted([r[place] for r in fitted], [r[place] for r in scored])
-        assert found[column] == pytest.approx(expected), column
+    """Each feature's share equals a plain count, also for missing values and empty features."""
+    shares = uncovered_shares(spec, table(fitted), table(scored))
+    assert list(shares) == ["distance", "earlier", "place"]
+    for index, column in enumerate(shares):
+        expected = expected_share([r[index] for r in fitted], [r[index] for r in scored])
+        assert shares[column] == pytest.approx(expected), column
 
 
 @given(st.lists(row, min_size=1, max_size=12))
 def test_what_was_fitted_is_covered(spec: UseCase, rows: list[Any]) -> None:
-    """No value of the fitted rows themselves counts, nor of any part of them."""
+    """Fitted rows, and any subset of them, are fully covered."""
     assert set(uncovered_shares(spec, table(rows), table(rows[::2])).values()) == {0.0}
 
 

@@ -1,4 +1,4 @@
-"""The rates of groups are those that a person gets by hand; what a group can't give is missing."""
+"""Group rates equal those computed by hand; undefined rates are missing."""
 
 from __future__ import annotations
 
@@ -49,24 +49,24 @@ def _measure(spec: UseCase, rows: list[tuple[object, int, float]], min_rows: int
     places, actual, predicted = zip(*rows, strict=True)
     columns = pa.table({"place": pa.array(places)})
     rates = np.array(actual, float), np.array(predicted, float)
-    (found,) = measure_fairness(_with(spec, min_rows, "place"), columns, *rates)
-    assert found.column == "place"
-    return {"groups": found.groups, "figures": found.figures}
+    (result,) = measure_fairness(_with(spec, min_rows, "place"), columns, *rates)
+    assert result.column == "place"
+    return {"groups": result.groups, "figures": result.figures}
 
 
 def test_the_figures_are_those_by_hand(clinic: UseCase) -> None:
     """Every group's rates, their differences and their ratios, of sixteen rows."""
-    found = _measure(clinic, ROWS)
+    result = _measure(clinic, ROWS)
     groups = {
         "north": (6, 4 / 6, 3 / 4, 1 / 2, 3.1 / 6 - 4 / 6),
         "south": (7, 2 / 7, 1 / 2, 1 / 5, 2.2 / 7 - 2 / 7),
         "missing": (3, 1 / 3, 1.0, 0.0, 1.3 / 3 - 1 / 3),
     }
     names = ("rows", "selection_rate", "tpr", "fpr", "calibration")
-    assert set(found["groups"]) == set(groups)
+    assert set(result["groups"]) == set(groups)
     for group, values in groups.items():
-        assert found["groups"][group] == pytest.approx(dict(zip(names, values, strict=True)))
-    assert found["figures"] == pytest.approx(
+        assert result["groups"][group] == pytest.approx(dict(zip(names, values, strict=True)))
+    assert result["figures"] == pytest.approx(
         {
             "selection_rate_difference": 4 / 6 - 2 / 7,
             "selection_rate_ratio": (2 / 7) / (4 / 6),
@@ -77,60 +77,60 @@ def test_the_figures_are_those_by_hand(clinic: UseCase) -> None:
             "calibration_difference": 0.1 + 0.15,
         }
     )
-    assert set(found["figures"]) == set(FAIRNESS)
+    assert set(result["figures"]) == set(FAIRNESS)
 
 
 def test_small_groups_are_not_compared(clinic: UseCase) -> None:
-    """A group with fewer rows than declared isn't there; of one that is left there is no difference."""
-    two = _measure(clinic, ROWS, min_rows=6)
-    assert set(two["groups"]) == {"north", "south"}
-    assert two["figures"]["tpr_difference"] == pytest.approx(1 / 4)
-    one = _measure(clinic, ROWS, min_rows=7)
-    assert set(one["groups"]) == {"south"}
-    assert one["figures"] == {}
+    """Groups with too few rows are left out, and a single remaining group has no differences."""
+    two_groups = _measure(clinic, ROWS, min_rows=6)
+    assert set(two_groups["groups"]) == {"north", "south"}
+    assert two_groups["figures"]["tpr_difference"] == pytest.approx(1 / 4)
+    one_group = _measure(clinic, ROWS, min_rows=7)
+    assert set(one_group["groups"]) == {"south"}
+    assert one_group["figures"] == {}
     assert _measure(clinic, ROWS, min_rows=8) == {"groups": {}, "figures": {}}
 
 
 @pytest.mark.parametrize(("label", "rate"), [(1, "tpr"), (0, "fpr")])
 def test_a_group_that_cannot_give_a_rate_has_none(clinic: UseCase, label: int, rate: str) -> None:
-    """Without positives there is no true positive rate, neither 0 nor NaN, and nothing to compare with it."""
+    """A group without positives has no true positive rate, and no figure compares it."""
     rows = [row for row in ROWS if row[0] != "south" or row[1] != label]
-    found = _measure(clinic, rows, min_rows=2)
-    assert rate not in found["groups"]["south"]
-    assert rate in found["groups"]["north"]
+    result = _measure(clinic, rows, min_rows=2)
+    assert rate not in result["groups"]["south"]
+    assert rate in result["groups"]["north"]
     expected = {name for name in FAIRNESS if not name.startswith(rate)}
-    assert set(found["figures"]) == expected
+    assert set(result["figures"]) == expected
 
 
 def test_where_nobody_is_selected_there_is_no_ratio(clinic: UseCase) -> None:
-    """Equal rates of 0 differ by 0, and none is a share of the other."""
-    found = _measure(clinic, [(place, actual, p / 10) for place, actual, p in ROWS])
-    assert {n for n in found["figures"] if n.endswith("_ratio")} == set()
-    assert found["figures"]["selection_rate_difference"] == 0.0
-    assert found["figures"]["tpr_difference"] == 0.0
+    """If all rates are 0, their difference is 0 and their ratio is undefined."""
+    result = _measure(clinic, [(place, actual, p / 10) for place, actual, p in ROWS])
+    assert {n for n in result["figures"] if n.endswith("_ratio")} == set()
+    assert result["figures"]["selection_rate_difference"] == 0.0
+    assert result["figures"]["tpr_difference"] == 0.0
 
 
 def test_a_number_makes_groups_of_its_quarters(clinic: UseCase) -> None:
-    """A sensitive number, as an age, is compared by its quarters, and a missing one is a group."""
+    """A sensitive number, such as an age, is grouped by quartile; missing values are a group."""
     random = np.random.default_rng(1)
     rows = [(float(age), i % 2, float(random.uniform())) for i, age in enumerate(range(20, 84))]
-    found = _measure(clinic, [*rows, *[(None, 1, 0.5)] * 3])
-    assert list(found["groups"]) == ["in [20, 35)", "in [35, 51)", "in [51, 67)", "in [67, 83]", "missing"]
+    result = _measure(clinic, [*rows, *[(None, 1, 0.5)] * 3])
+    assert list(result["groups"]) == ["in [20, 35)", "in [35, 51)", "in [51, 67)", "in [67, 83]", "missing"]
 
 
 def test_a_category_named_missing_is_not_what_is_missing(clinic: UseCase) -> None:
     """Both are groups."""
-    found = _measure(clinic, [("missing", 1, 0.9), ("missing", 0, 0.9), (None, 1, 0.1)], min_rows=1)
-    assert {group: rates["rows"] for group, rates in found["groups"].items()} == {
+    result = _measure(clinic, [("missing", 1, 0.9), ("missing", 0, 0.9), (None, 1, 0.1)], min_rows=1)
+    assert {group: rates["rows"] for group, rates in result["groups"].items()} == {
         "= missing": 2,
         "missing": 1,
     }
 
 
 def test_without_a_declaration_or_rows_nothing_is_measured(clinic: UseCase) -> None:
-    """No fairness is declared: none. No rows: a record that has nothing, which the gate refuses."""
-    none = np.empty(0)
+    """Without a declaration there is no record; without rows it is empty, which the gate rejects."""
+    empty = np.empty(0)
     columns = pa.table({"place": pa.array([], pa.string())})
-    assert measure_fairness(clinic, columns, none, none) == ()
-    (found,) = measure_fairness(_with(clinic, 1, "place"), columns, none, none)
-    assert (found.groups, found.figures) == ({}, {})
+    assert measure_fairness(clinic, columns, empty, empty) == ()
+    (result,) = measure_fairness(_with(clinic, 1, "place"), columns, empty, empty)
+    assert (result.groups, result.figures) == ({}, {})

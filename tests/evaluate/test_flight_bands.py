@@ -42,7 +42,7 @@ from tests.usecases.flight_bands import world
 
 pytestmark = pytest.mark.full
 FILE = Path(world.__file__).parent / "usecase.yaml"
-FIRST, NIGHT, LAST = "2013-02-10", "2013-03-31", "2013-04-06"
+FIRST, PARTITION, LAST = "2013-02-10", "2013-03-31", "2013-04-06"
 CLASSES = ("early", "on_time", "late")
 SCORES = [f"prediction_{name}" for name in CLASSES]
 
@@ -59,7 +59,7 @@ class Spring:
     @property
     def partitions(self) -> list[str]:
         """Return the partitions after the training."""
-        return self.spec.clock.keys(self.spec.clock.shift(NIGHT, 1), LAST)
+        return self.spec.clock.keys(self.spec.clock.shift(PARTITION, 1), LAST)
 
     def predictions(self, partition: str) -> tuple[list[dict[str, object]], np.ndarray]:
         """Return a partition's rows by their key, and their probabilities."""
@@ -76,12 +76,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Spring:
     spec = read(FILE)
     lake = Lake(spec.name, str(folder / "lake"))
     world.write(folder / "landing", spec, FIRST, LAST)
-    there = Endpoint("landing", (folder / "landing").as_uri())
+    labelled = Endpoint("landing", (folder / "landing").as_uri())
     for source in spec.sources:
-        ingest(lake, spec, source, spec.partitions(source, FIRST, LAST), lambda name: there)
+        ingest(lake, spec, source, spec.partitions(source, FIRST, LAST), lambda name: labelled)
     registry = Registry(f"sqlite:///{folder}/mlflow.db", f"file://{folder}/artifacts")
-    run = train(lake, spec, NIGHT, registry=registry).uri
-    ref = evaluate(lake, spec, NIGHT, run, registry=registry)
+    run = train(lake, spec, PARTITION, registry=registry).uri
+    ref = evaluate(lake, spec, PARTITION, run, registry=registry)
     evidence = Evidence.from_json(lake.get(ref.uri) or b"")
     verdict = judge_and_record(lake, spec, ref.uri)
     promote(lake, spec, evidence.key, registry=registry)
@@ -109,10 +109,10 @@ def test_the_first_model_is_judged_by_what_three_classes_ask(made: Spring) -> No
     means = {name: sum(sums) for name, sums in made.evidence.losses.sums.items()}
     assert means["challenger"] < means["baseline:logistic"] < means["baseline:prior"]
     facts = made.evidence.facts
-    assert [case.name for case in facts.edge_cases if not case.held] == []
+    assert [case.name for case in facts.edge_cases if not case.passed] == []
     assert facts.serving is not None
-    assert facts.serving.same
-    assert 0.85 < facts.leak.alone["dep_delay"] < 0.98  # of the class late, which it tells best
+    assert facts.serving.identical
+    assert 0.85 < facts.leakage.single_feature["dep_delay"] < 0.98  # of the class late, which it tells best
     assert max(facts.importance, key=lambda name: facts.importance[name]) == "dep_delay"
     found = made.evidence.metrics["challenger"]
     assert {f"{family}@{name}" for family in ("precision", "recall", "f1") for name in CLASSES} <= set(found)
@@ -123,11 +123,11 @@ def test_the_first_model_is_judged_by_what_three_classes_ask(made: Spring) -> No
 def test_a_row_has_a_label_and_a_probability_a_class(made: Spring) -> None:
     """The label is the likeliest class, its probability the prediction, and verify finds all as recorded."""
     for partition in made.partitions[:-1]:
-        rows, said = made.predictions(partition)
+        rows, probabilities = made.predictions(partition)
         assert len(rows) > 700
-        assert said.sum(axis=1) == pytest.approx(1)
-        assert [row["label"] for row in rows] == [CLASSES[place] for place in said.argmax(axis=1)]
-        assert [row["prediction"] for row in rows] == said.max(axis=1).tolist()
+        assert probabilities.sum(axis=1) == pytest.approx(1)
+        assert [row["label"] for row in rows] == [CLASSES[place] for place in probabilities.argmax(axis=1)]
+        assert [row["prediction"] for row in rows] == probabilities.max(axis=1).tolist()
         assert {row["served_by"] for row in rows} == {"champion"}
     assert verify(made.lake, made.spec).differences == ()
 
@@ -148,24 +148,24 @@ def test_the_prior_is_how_often_each_class_came_in_training(spring: Spring) -> N
     assert row["prior"] is None
     assert shares == list(spring.evidence.prior)  # type: ignore[arg-type]
     seen = spring.spec.clock.keys(FIRST, spring.evidence.fitted)
-    came = labels(spring.lake, spring.spec, seen, known=NIGHT)["band"].drop_null().to_numpy()
-    assert shares == pytest.approx(np.bincount(came.astype(int)) / len(came))
+    actual_labels = labels(spring.lake, spring.spec, seen, known=PARTITION)["band"].drop_null().to_numpy()
+    assert shares == pytest.approx(np.bincount(actual_labels.astype(int)) / len(actual_labels))
 
     for digest in (spring.evidence.model, spring.evidence.baseline_model):
         Path(spring.lake.uri.removeprefix("file://"), artifacts.model_key(digest)).unlink()
     partition = spring.partitions[-1]
     for _ in range(2):
         score(spring.lake, spring.spec, partition)
-        rows, said = spring.predictions(partition)
+        rows, probabilities = spring.predictions(partition)
         assert {row["served_by"] for row in rows} == {"prior"}
-        assert np.unique(said, axis=0).tolist() == [shares]
+        assert np.unique(probabilities, axis=0).tolist() == [shares]
         assert {row["label"] for row in rows} == {CLASSES[int(np.argmax(shares))]}
     assert spring.lake.count("restated") == 0
 
 
 def test_without_a_champion_the_declared_fallback_serves(spring: Spring) -> None:
     """A partition before the first promotion has the declared probabilities, class by class."""
-    partition = spring.spec.clock.shift(NIGHT, -1)
+    partition = spring.spec.clock.shift(PARTITION, -1)
     score(spring.lake, spring.spec, partition)
     assert np.unique(spring.predictions(partition)[1], axis=0).tolist() == [[0.35, 0.41, 0.24]]
 
@@ -173,23 +173,23 @@ def test_without_a_champion_the_declared_fallback_serves(spring: Spring) -> None
 def test_realised_performance_is_that_of_scikit_learn(made: Spring) -> None:
     """A matured partition's figures, and those of the prior, are the library's on its labelled rows."""
     partition = made.partitions[1]
-    rows, said = made.predictions(partition)
-    came = {
+    rows, probabilities = made.predictions(partition)
+    actual_labels = {
         tuple(row[name] for name in made.spec.key): row["band"]
         for row in labels(made.lake, made.spec, [partition], known=LAST).to_pylist()
     }
-    actual = np.array([came.get(tuple(r[n] for n in made.spec.key)) for r in rows], dtype=float)
-    there = np.isfinite(actual)
-    actual, said = actual[there], said[there]
+    actual = np.array([actual_labels.get(tuple(r[n] for n in made.spec.key)) for r in rows], dtype=float)
+    labelled = np.isfinite(actual)
+    actual, probabilities = actual[labelled], probabilities[labelled]
     found = {r["metric"]: r["value"] for r in made.lake.rows("performance", {"partition": partition})}
-    taken = said.argmax(axis=1)
+    predicted = probabilities.argmax(axis=1)
     expected = {
-        "accuracy": sk.accuracy_score(actual, taken),
-        "log_loss": sk.log_loss(actual, said),
-        "brier": sk.brier_score_loss(actual, said),
-        "macro_f1": sk.f1_score(actual, taken, average="macro"),
-        "macro_roc_auc": sk.roc_auc_score(actual, said, multi_class="ovr"),
-        "recall@late": sk.recall_score(actual, taken, labels=[2], average="macro"),
+        "accuracy": sk.accuracy_score(actual, predicted),
+        "log_loss": sk.log_loss(actual, probabilities),
+        "brier": sk.brier_score_loss(actual, probabilities),
+        "macro_f1": sk.f1_score(actual, predicted, average="macro"),
+        "macro_roc_auc": sk.roc_auc_score(actual, probabilities, multi_class="ovr"),
+        "recall@late": sk.recall_score(actual, predicted, labels=[2], average="macro"),
         "prior:log_loss": sk.log_loss(actual, np.tile(made.evidence.prior, (len(actual), 1))),
     }
     assert {name: found[name] for name in expected} == pytest.approx(expected)
@@ -216,7 +216,7 @@ def test_the_page_shows_each_class(made: Spring) -> None:
     page = (
         made.lake.get(f"reports/{draw_verdict(made.lake, made.spec, made.evidence.key, None)}") or b""
     ).decode()
-    for text in ("What rows were taken for", "Calibration of the likeliest class", "on_time ("):
+    for text in ("Confusion matrix", "Calibration of the most likely class", "on_time ("):
         assert text in page
     assert "precision of challenger (more)" in page
     assert "recall@late (more)" not in page  # the line of all figures isn't made wider by classes
@@ -237,7 +237,7 @@ def test_a_partition_is_estimated_class_by_class_until_its_labels_come(made: Spr
     known, within = list(learnt.partitions), []
     for partition in before:
         mine = {row["metric"]: row for row in made.lake.rows("estimates", {"partition": partition})}
-        came = {
+        actual_labels = {
             row["metric"]: row["value"] for row in made.lake.rows("performance", {"partition": partition})
         }
         assert (
@@ -250,11 +250,14 @@ def test_a_partition_is_estimated_class_by_class_until_its_labels_come(made: Spr
             assert (row["version"], row["partitions"]) == (champion["version"], len(pairs))
             apart = [pair.estimate - pair.realised for pair in pairs]
             assert row["error"] == pytest.approx(np.sqrt(np.mean(np.square(apart))))
-            assert abs(row["unchecked"] - came[name]) < 4 * row["error"], (partition, name)
+            assert abs(row["unchecked"] - actual_labels[name]) < 4 * row["error"], (partition, name)
             assert (row["value"] is None) == (row["error"] >= row["naive"]) == bool(row["reason"])
             if row["value"] is not None:
-                within.append(row["low"] <= came[name] <= row["high"])
-        worth = {name: EstimatePair(mine[name]["unchecked"], came[name], learnt.means[name]) for name in mine}
+                within.append(row["low"] <= actual_labels[name] <= row["high"])
+        worth = {
+            name: EstimatePair(mine[name]["unchecked"], actual_labels[name], learnt.means[name])
+            for name in mine
+        }
         known.append(LabelledPartition(partition, 0, worth))
     assert len(within) > 20
     assert np.mean(within) > 0.8  # of intervals of 90 %
@@ -266,12 +269,12 @@ def test_what_is_estimated_is_what_the_mended_probabilities_expect(made: Spring)
     (champion,) = made.lake.rows("deployments", {"role": "champion"})
     learnt = held_out_estimates(made.lake, made.spec, champion)
     assert learnt is not None
-    said = made.predictions(partition)[1]
-    chances = calibrate(learnt.map, said)
+    probabilities = made.predictions(partition)[1]
+    chances = calibrate(learnt.map, probabilities)
     found = {row["metric"]: row["unchecked"] for row in made.lake.rows("estimates", {"partition": partition})}
     expected = {
-        "accuracy": chances[np.arange(len(said)), said.argmax(axis=1)].mean(),
-        "log_loss": -(chances * np.log(said)).sum(axis=1).mean(),
-        "brier": (chances * (1 - 2 * said) + np.square(said)).sum(axis=1).mean(),
+        "accuracy": chances[np.arange(len(probabilities)), probabilities.argmax(axis=1)].mean(),
+        "log_loss": -(chances * np.log(probabilities)).sum(axis=1).mean(),
+        "brier": (chances * (1 - 2 * probabilities) + np.square(probabilities)).sum(axis=1).mean(),
     }
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=0.01)

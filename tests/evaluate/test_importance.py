@@ -1,4 +1,4 @@
-"""What a model leans on is what its loss rises by when that says nothing."""
+"""Permutation importance is the increase of the loss when a feature's values are permuted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from include.errors import ModelError
-from include.evaluate.measure import MOST, permutation_importance
+from include.evaluate.measure import MAX_IMPORTANCE_ROWS, permutation_importance
 from include.evaluate.robustness import sample_indices
 from include.models import artifacts
 from include.spec import UseCase
@@ -21,7 +21,7 @@ from tests.evaluate.fits import Ward, ward
 @pytest.fixture(scope="module", params=["binary", "regression"])
 def clinic(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ward:
     """Enough visits for a part of them, late by their distance alone; each had the same earlier ones."""
-    made = ward(tmp_path_factory.mktemp("importance"), request.param)
+    base = ward(tmp_path_factory.mktemp("importance"), request.param)
     random = np.random.default_rng(3)
 
     def rows(count: int) -> pa.Table:
@@ -33,47 +33,50 @@ def clinic(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
                 "distance": distance,
                 "earlier": np.full(count, 2.0),
                 "place": random.choice(["north", "south"], count),
-                made.spec.problem.target: np.asarray(late, dtype=float),
+                base.spec.problem.target: np.asarray(late, dtype=float),
             }
         )
 
-    test = rows(MOST + 200)
-    return replace(made, fitted=rows(400), rows=test, actual=test[made.spec.problem.target].to_numpy())
+    test = rows(MAX_IMPORTANCE_ROWS + 200)
+    return replace(base, fitted=rows(400), rows=test, actual=test[base.spec.problem.target].to_numpy())
 
 
 @pytest.mark.parametrize("recipe", ["random_forest", "hist_gradient_boosting"])
 def test_what_alone_matters_leads_and_a_constant_is_nothing(clinic: Ward, recipe: str) -> None:
-    """The feature that decides is far above the one that is noise, and a constant one is exactly zero."""
+    """The decisive feature is far above noise, and a constant feature is exactly 0."""
     estimator = clinic.fit(recipe)
-    found = permutation_importance(estimator, clinic.spec, clinic.rows, clinic.actual)
-    assert list(found) == ["distance", "earlier", "place"]
-    assert found["earlier"] == 0.0
-    assert found["distance"] > 10 * abs(found["place"])
-    assert permutation_importance(estimator, clinic.spec, clinic.rows, clinic.actual) == found
+    importance = permutation_importance(estimator, clinic.spec, clinic.rows, clinic.actual)
+    assert list(importance) == ["distance", "earlier", "place"]
+    assert importance["earlier"] == 0.0
+    assert importance["distance"] > 10 * abs(importance["place"])
+    assert permutation_importance(estimator, clinic.spec, clinic.rows, clinic.actual) == importance
 
 
 def test_importance_is_about_what_shuffling_by_hand_costs(clinic: Ward) -> None:
-    """The figure is the mean rise of the declared objective, in its unit."""
+    """The figure is the mean increase of the declared objective, in its unit."""
     estimator, spec, rows = clinic.fit(), clinic.spec, clinic.rows
     order = np.random.default_rng(99).permutation(rows.num_rows)
-    harmed = rows.set_column(rows.column_names.index("distance"), "distance", rows["distance"].take(order))
-    then, now = (
+    permuted = rows.set_column(rows.column_names.index("distance"), "distance", rows["distance"].take(order))
+    before, after = (
         row_losses(spec.gate.objective, clinic.actual, artifacts.predict(estimator, table, spec)).mean()
-        for table in (rows, harmed)
+        for table in (rows, permuted)
     )
-    found = permutation_importance(estimator, spec, rows, clinic.actual)["distance"]
-    assert found == pytest.approx(now - then, rel=0.1)
+    importance = permutation_importance(estimator, spec, rows, clinic.actual)["distance"]
+    assert importance == pytest.approx(after - before, rel=0.1)
 
 
 def test_a_feature_that_breaks_the_model_has_no_figure(clinic: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the model says of permuted places can't be had: the place is left out, and nothing else."""
-    real, chosen = artifacts.predict, sample_indices(clinic.rows, MOST, clinic.spec.training.seed)
-    kept = clinic.rows["place"].take(chosen).to_pylist()
+    """A feature on whose permuted values the model fails is left out, and only that one."""
+    predict, sample = (
+        artifacts.predict,
+        sample_indices(clinic.rows, MAX_IMPORTANCE_ROWS, clinic.spec.training.seed),
+    )
+    original = clinic.rows["place"].take(sample).to_pylist()
 
     def fragile(estimator: Any, rows: pa.Table, spec: UseCase) -> np.ndarray:
-        if rows["place"].to_pylist()[: len(kept)] != kept:
+        if rows["place"].to_pylist()[: len(original)] != original:
             raise ModelError("the model")
-        return real(estimator, rows, spec)
+        return predict(estimator, rows, spec)
 
     monkeypatch.setattr(artifacts, "predict", fragile)
     assert list(permutation_importance(clinic.fit(), clinic.spec, clinic.rows, clinic.actual)) == [
@@ -83,5 +86,5 @@ def test_a_feature_that_breaks_the_model_has_no_figure(clinic: Ward, monkeypatch
 
 
 def test_no_rows_have_no_importance(clinic: Ward) -> None:
-    """Without rows nothing is said, rather than zero."""
+    """Without rows there is no importance, rather than 0."""
     assert permutation_importance(clinic.fit(), clinic.spec, clinic.rows.slice(0, 0), clinic.actual[:0]) == {}

@@ -1,4 +1,4 @@
-"""A planted leak shows in the figures, and an honest recipe on honest or on worthless data doesn't."""
+"""Planted leaks show in the figures; honest recipes don't, on informative or worthless data."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from include.evaluate import leakage
-from include.judge.checks import decided_alone, history, learns_from_noise
+from include.judge.checks import past_attempts, shuffled_labels, single_feature
 from include.judge.context import CheckContext
-from include.judge.evidence import Leak, Losses
+from include.judge.evidence import Leakage, Losses
 from include.judge.judge import judge
 from include.promote import ledger
 from include.spec import UseCase
@@ -38,20 +38,17 @@ LINEAR = Candidate(name="linear", estimator="logistic_regression")
 @pytest.fixture(scope="session")
 def use(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
     """Asks which visits will be missed."""
-    return visits.usecase(tmp_path_factory.mktemp("sentinel"))
+    return visits.usecase(tmp_path_factory.mktemp("leakage"))
 
 
 @pytest.fixture(scope="session")
 def late(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
     """Asks how many minutes late they come."""
-    return visits.usecase(tmp_path_factory.mktemp("sentinel"), "regression")
+    return visits.usecase(tmp_path_factory.mktemp("leakage"), "regression")
 
 
-def rows(spec: UseCase, count: int, seed: int, *, rate: float = 0.3, **given: object) -> pa.Table:
-    """Return rows of twelve partitions whose features say nothing of the label.
-
-    But for those that are given.
-    """
+def rows(spec: UseCase, count: int, seed: int, *, rate: float = 0.3, **features: object) -> pa.Table:
+    """Return rows of twelve partitions; only the passed features are related to the label."""
     random = np.random.default_rng(seed)
     labels = (random.random(count) < rate).astype(float)
     plain = {
@@ -61,8 +58,8 @@ def rows(spec: UseCase, count: int, seed: int, *, rate: float = 0.3, **given: ob
         "place": random.choice(["north", "south", "east"], count),
         spec.problem.target: labels,
     }
-    made = {name: value(labels, random) if callable(value) else value for name, value in given.items()}
-    return pa.table(plain | made)
+    columns = {name: value(labels, random) if callable(value) else value for name, value in features.items()}
+    return pa.table(plain | columns)
 
 
 def nearly(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -83,17 +80,20 @@ def hint(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 def gained(spec: UseCase, candidate: Candidate, fitted: pa.Table, test: pa.Table) -> bool:
     """Tell whether the gate finds that shuffled labels were learned."""
-    kept = leakage.shuffled_label_losses(spec, candidate, fitted, test, TEST)
+    shuffled_losses = leakage.shuffled_label_losses(spec, candidate, fitted, test, TEST)
     actual = test[spec.problem.target].to_numpy()
     constant = np.full(len(actual), fitted[spec.problem.target].to_numpy().mean())
     prior = row_losses(spec.gate.objective, actual, constant).reshape(len(TEST), -1).sum(axis=1)
     count = (test.num_rows // len(TEST),) * len(TEST)
     sums = {"challenger": tuple(prior), "baseline:prior": tuple(prior)}
-    made = evidence(Losses(TEST, count, sums))
+    record = evidence(Losses(TEST, count, sums))
     case = CheckContext(
-        replace(made, facts=replace(made.facts, leak=Leak(shuffled=kept))), spec.gate, 1, False
+        replace(record, facts=replace(record.facts, leakage=Leakage(shuffled_losses=shuffled_losses))),
+        spec.gate,
+        1,
+        False,
     )
-    return not all(check.passed for check in learns_from_noise(case))
+    return not all(check.passed for check in shuffled_labels(case))
 
 
 # one feature alone
@@ -103,53 +103,58 @@ def gained(spec: UseCase, candidate: Candidate, fitted: pa.Table, test: pa.Table
 def test_a_feature_that_nearly_is_the_label_is_found(
     use: UseCase, feature: str, leak: Callable[..., object]
 ) -> None:
-    """A number or a category from which the label can be told stands out; the others say nothing."""
+    """A numeric or categorical feature that reveals the label has a high score; the others don't."""
     fitted, test = (rows(use, 1200, seed, **{feature: leak}) for seed in (1, 2))
-    found = leakage.single_feature_scores(use, fitted, test)
-    assert set(found) == set(use.features.columns)
-    assert max(found, key=lambda name: found[name]) == feature
-    assert found.pop(feature) > 0.95
-    assert all(0.5 <= value < 0.6 for value in found.values())
+    scores = leakage.single_feature_scores(use, fitted, test)
+    assert set(scores) == set(use.features.columns)
+    assert max(scores, key=lambda name: scores[name]) == feature
+    assert scores.pop(feature) > 0.95
+    assert all(0.5 <= value < 0.6 for value in scores.values())
 
 
 def test_a_key_of_each_row_decides_nothing(use: UseCase) -> None:
-    """Values that training never saw, or that are all missing, are worth no more than chance."""
+    """Unseen or entirely missing values score no better than chance."""
     keys = [[f"{part}{i}" for i in range(600)] for part in "ab"]
     fitted, test = (rows(use, 600, i, place=keys[i], earlier=np.full(600, np.nan)) for i in (0, 1))
-    found = leakage.single_feature_scores(use, fitted, test)
-    assert found["place"] == found["earlier"] == 0.5
+    scores = leakage.single_feature_scores(use, fitted, test)
+    assert scores["place"] == scores["earlier"] == 0.5
 
 
 def test_of_a_regression_it_is_r2(late: UseCase) -> None:
-    """The minutes plus noise have an R² near one, what says nothing has one near or below zero."""
+    """A revealing feature has an R² near 1, an unrelated one near or below 0."""
 
     def minutes(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
         return random.normal(0, 10, len(labels))
 
-    made = [rows(late, 1200, seed, distance=minutes) for seed in (1, 2)]
+    tables = [rows(late, 1200, seed, distance=minutes) for seed in (1, 2)]
     name = late.problem.target
     fitted, test = (
         part.set_column(part.column_names.index(name), name, pa.array(part["distance"].to_numpy() * 3 + 1))
-        for part in made
+        for part in tables
     )
-    found = leakage.single_feature_scores(late, fitted, test)
-    assert found["distance"] > 0.9
-    assert found["earlier"] < 0.05
+    scores = leakage.single_feature_scores(late, fitted, test)
+    assert scores["distance"] > 0.9
+    assert scores["earlier"] < 0.05
 
 
 def test_rows_of_one_class_give_no_figure_and_the_gate_refuses(use: UseCase) -> None:
-    """What can't be measured is missing, and what is missing isn't passed."""
+    """A score that is undefined is missing, and a missing score fails the check."""
     fitted, test = rows(use, 600, 1), rows(use, 600, 2, rate=0)
-    found = leakage.single_feature_scores(use, fitted, test)
-    assert found == {}
-    made = evidence(losses(np.ones(12), prior=np.ones(12)))
-    case = CheckContext(replace(made, facts=replace(made.facts, leak=Leak(alone=found))), use.gate, 1, False)
-    assert [check.passed for check in decided_alone(case)] == [False]
+    scores = leakage.single_feature_scores(use, fitted, test)
+    assert scores == {}
+    record = evidence(losses(np.ones(12), prior=np.ones(12)))
+    case = CheckContext(
+        replace(record, facts=replace(record.facts, leakage=Leakage(single_feature=scores))),
+        use.gate,
+        1,
+        False,
+    )
+    assert [check.passed for check in single_feature(case)] == [False]
 
 
 def test_a_sample_is_the_same_each_time(use: UseCase, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of more rows than are fitted on a seeded sample is taken, so evaluating again gives the same."""
-    monkeypatch.setattr(leakage, "ROWS", 500)
+    """Many rows are sampled with a seed, so a repeated evaluation gives the same scores."""
+    monkeypatch.setattr(leakage, "MAX_FITTED_ROWS", 500)
     fitted, test = rows(use, 1200, 1, earlier=nearly), rows(use, 1200, 2, earlier=nearly)
     assert leakage.single_feature_scores(use, fitted, test) == leakage.single_feature_scores(
         use, fitted, test
@@ -165,19 +170,19 @@ class Peeking(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     truth: dict[float, float] = {}  # noqa: RUF012  # planted by the test
 
-    def fit(self, given: np.ndarray, labels: np.ndarray) -> Peeking:
+    def fit(self, features: np.ndarray, labels: np.ndarray) -> Peeking:
         """Learn nothing."""
         self.classes_ = np.array([0.0, 1.0])
         return self
 
-    def predict_proba(self, given: np.ndarray) -> np.ndarray:
+    def predict_proba(self, features: np.ndarray) -> np.ndarray:
         """Return a guess, surer where the truth is known."""
-        ones = np.array([0.2 + 0.6 * self.truth.get(distance, 0.5) for distance in given[:, 1]])
+        ones = np.array([0.2 + 0.6 * self.truth.get(distance, 0.5) for distance in features[:, 1]])
         return np.column_stack([1 - ones, ones])
 
 
 def test_a_recipe_that_sees_the_true_labels_is_caught(use: UseCase, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its labels are shuffled, and still it gains over the prior: what it knows is from somewhere else."""
+    """A recipe that knows the true labels gains over the prior even on shuffled labels."""
     fitted, test = rows(use, 1200, 1), rows(use, 1200, 2)
     both = pa.concat_tables([fitted, test])
     truth = dict(zip(both["distance"].to_pylist(), both[use.problem.target].to_pylist(), strict=True))
@@ -188,7 +193,7 @@ def test_a_recipe_that_sees_the_true_labels_is_caught(use: UseCase, monkeypatch:
 
 @pytest.mark.parametrize("candidate", [FOREST, LINEAR], ids=lambda candidate: str(candidate.name))
 def test_an_honest_recipe_gains_nothing_from_noise(use: UseCase, candidate: Candidate) -> None:
-    """Of twenty worlds, in which the rate has fallen since, at most one is refused; by one shuffle, four."""
+    """Of 20 data sets with a falling rate, at most one is rejected (with a single shuffle, four were)."""
     refused = 0
     for seed in range(20):
         training = use.training.model_copy(update={"seed": seed})
@@ -200,17 +205,14 @@ def test_an_honest_recipe_gains_nothing_from_noise(use: UseCase, candidate: Cand
 
 
 def test_a_recipe_of_another_level_gains_nothing_by_it(use: UseCase) -> None:
-    """Balanced classes say a half whatever they learn: where the rate has risen to that, it is no leak."""
+    """Balanced class weights predict one half; a rate that rose to one half is no leak."""
     balanced = LINEAR.model_copy(update={"params": {"class_weight": "balanced"}})
     fitted, test = rows(use, 1200, 1), rows(use, 1200, 2, rate=0.6)
     assert not gained(use, balanced, fitted, test)
 
 
 def test_shuffled_losses_are_of_the_partitions_that_are_asked_for(use: UseCase) -> None:
-    """In their order, each time the same, and of rows of no other partition.
-
-    Of no partition there are none.
-    """
+    """Losses are deterministic, in the order of the partitions, and of no other partition's rows."""
     fitted, test = rows(use, 600, 1), rows(use, 600, 2)
     some = leakage.shuffled_label_losses(use, LINEAR, fitted, test, TEST[3:6])
     assert some == leakage.shuffled_label_losses(use, LINEAR, fitted, test, TEST[3:6])
@@ -223,18 +225,18 @@ def test_shuffled_losses_are_of_the_partitions_that_are_asked_for(use: UseCase) 
 @pytest.mark.parametrize("prior", [0.05, 0.3, 0.9])
 def test_levelled_probabilities_stay_probabilities(use: UseCase, prior: float) -> None:
     """Their mean becomes the prior, their order stays, and none leaves [0, 1]."""
-    given = np.array([0.0, 0.1, 0.4, 1.0])
-    found = leakage._levelled(given, prior, use)
-    assert found.mean() == pytest.approx(prior)
-    assert (np.diff(found) >= 0).all()
-    assert 0 <= found.min() <= found.max() <= 1
+    probabilities = np.array([0.0, 0.1, 0.4, 1.0])
+    rescaled = leakage._rescale_to_prior(probabilities, prior, use)
+    assert rescaled.mean() == pytest.approx(prior)
+    assert (np.diff(rescaled) >= 0).all()
+    assert 0 <= rescaled.min() <= rescaled.max() <= 1
 
 
 # its own history
 
 
 def test_what_is_saved_is_a_share_of_the_priors_loss() -> None:
-    """By hand; where the prior loses nothing there is nothing to save, and no figure."""
+    """The loss reduction equals values computed by hand; it is undefined if the prior's loss is 0."""
     assert leakage.loss_reduction((1.0, 2.0), (2.0, 4.0)) == 0.5
     assert leakage.loss_reduction((3.0,), (2.0,)) == -0.5
     assert leakage.loss_reduction((1.0,), (0.0,)) is None
@@ -252,25 +254,31 @@ def attempt(
 ) -> str:
     """Judge an attempt against its history, record it, and return its key."""
     waves = 1 + 0.01 * np.cos(np.arange(12))
-    found = losses((1 - saved) * waves, prior=waves)
-    made = evidence(found, usecase=use.name, partition=partition, data=data)
-    shares = leakage.loss_reduction(found.sums["challenger"], found.sums["baseline:prior"])
-    leak = replace(made.facts.leak, saved=shares, history=leakage.past_loss_reductions(lake, partition))
-    made = replace(made, facts=replace(made.facts, leak=leak), **changes)  # type: ignore[arg-type]
-    ledger.record_attempt(lake, made, lambda number: judge(made, use.gate, number, champion=False))
-    return made.key
+    test_losses = losses((1 - saved) * waves, prior=waves)
+    record = evidence(test_losses, usecase=use.name, partition=partition, data=data)
+    shares = leakage.loss_reduction(test_losses.sums["challenger"], test_losses.sums["baseline:prior"])
+    leak = replace(
+        record.facts.leakage,
+        loss_reduction=shares,
+        past_loss_reductions=leakage.past_loss_reductions(lake, partition),
+    )
+    record = replace(record, facts=replace(record.facts, leakage=leak), **changes)  # type: ignore[arg-type]
+    ledger.record_attempt(lake, record, lambda number: judge(record, use.gate, number, champion=False))
+    return record.key
 
 
 def refused(lake: Lake, use: UseCase, partition: str, saved: float) -> bool:
     """Tell whether the gate finds an attempt too good against the history."""
-    made = evidence(losses(np.ones(12), prior=np.ones(12)))
-    leak = Leak(saved=saved, history=leakage.past_loss_reductions(lake, partition))
-    found = history(CheckContext(replace(made, facts=replace(made.facts, leak=leak)), use.gate, 1, False))
-    return not all(check.passed for check in found)
+    record = evidence(losses(np.ones(12), prior=np.ones(12)))
+    leak = Leakage(loss_reduction=saved, past_loss_reductions=leakage.past_loss_reductions(lake, partition))
+    checks = past_attempts(
+        CheckContext(replace(record, facts=replace(record.facts, leakage=leak)), use.gate, 1, False)
+    )
+    return not all(check.passed for check in checks)
 
 
 def test_far_more_than_ever_before_is_refused_and_a_little_more_is_not(lake: Lake, use: UseCase) -> None:
-    """After three ordinary attempts; before there are three, nothing is far above."""
+    """A far higher reduction is rejected only after three ordinary attempts."""
     for partition, share in zip(WEEKS, (0.10, 0.12, 0.11), strict=False):
         assert not refused(lake, use, partition, 0.6)
         attempt(lake, use, partition, share)
@@ -280,7 +288,7 @@ def test_far_more_than_ever_before_is_refused_and_a_little_more_is_not(lake: Lak
 
 
 def test_a_refused_leak_sets_no_bar_for_the_next(lake: Lake, use: UseCase) -> None:
-    """The same leak is refused a week later as well, until a person forces it; then it is ordinary."""
+    """A refused leak is refused again a week later, until an operator forces it."""
     for partition in WEEKS[:3]:
         attempt(lake, use, partition, 0.1)
     key = attempt(lake, use, WEEKS[3], 0.6)
@@ -292,10 +300,7 @@ def test_a_refused_leak_sets_no_bar_for_the_next(lake: Lake, use: UseCase) -> No
 
 
 def test_history_is_the_newest_attempt_of_each_earlier_partition(lake: Lake, use: UseCase) -> None:
-    """Oldest partition first, whatever the order in which they were recorded.
-
-    Its own partition is no history.
-    """
+    """The history has each earlier partition's newest attempt, oldest partition first."""
     for partition, share, data in [
         (WEEKS[2], 0.10, "d"),
         (WEEKS[0], 0.20, "d"),
@@ -308,7 +313,7 @@ def test_history_is_the_newest_attempt_of_each_earlier_partition(lake: Lake, use
 
 
 def test_evidence_of_another_schema_and_thin_attempts_are_no_history(lake: Lake, use: UseCase) -> None:
-    """What this code can't read, or what was never judged, is left out, and the rest is there."""
+    """Unreadable evidence and attempts without a verdict are left out of the history."""
     attempt(lake, use, WEEKS[0], 0.1)
     attempt(lake, use, WEEKS[1], 0.2, schema=1)
     thin = losses((0.4, 0.5), prior=(1.0, 1.0))
@@ -319,72 +324,72 @@ def test_evidence_of_another_schema_and_thin_attempts_are_no_history(lake: Lake,
 @pytest.fixture(scope="session")
 def timely(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
     """Asks whether visits come early, on time or late."""
-    return visits.usecase(tmp_path_factory.mktemp("sentinel"), "multiclass")
+    return visits.usecase(tmp_path_factory.mktemp("leakage"), "multiclass")
 
 
-def of_three(spec: UseCase, count: int, seed: int, **given: object) -> pa.Table:
+def of_three(spec: UseCase, count: int, seed: int, **features: object) -> pa.Table:
     """Return rows whose label is one of three classes, the last a rare one."""
-    made = rows(spec, count, seed)
+    table = rows(spec, count, seed)
     labels = np.random.default_rng(seed + 100).choice(3, count, p=[0.3, 0.65, 0.05]).astype(float)
-    given = {name: value(labels) for name, value in given.items() if callable(value)}
-    for name, values in {spec.problem.target: labels, **given}.items():
-        made = made.set_column(made.column_names.index(name), name, pa.array(values))
-    return made
+    features = {name: value(labels) for name, value in features.items() if callable(value)}
+    for name, values in {spec.problem.target: labels, **features}.items():
+        table = table.set_column(table.column_names.index(name), name, pa.array(values))
+    return table
 
 
 def test_a_feature_that_gives_one_of_three_classes_away_is_a_leak(timely: UseCase) -> None:
-    """It decides a rare class and says nothing of the others, whose mean would hide it."""
+    """A feature that reveals only a rare class still has a high score."""
     leak = {"earlier": lambda labels: np.where(labels == 2, 9.0, np.arange(len(labels)) % 5)}
-    found = leakage.single_feature_scores(
+    scores = leakage.single_feature_scores(
         timely, of_three(timely, 3000, 1, **leak), of_three(timely, 3000, 2, **leak)
     )
-    assert found["earlier"] > 0.99
-    assert max(found["distance"], found["place"]) < 0.7
+    assert scores["earlier"] > 0.99
+    assert max(scores["distance"], scores["place"]) < 0.7
 
 
 def test_a_class_of_six_rows_is_no_ground_to_refuse_a_model(timely: UseCase) -> None:
-    """Six rows can be told apart by chance: their class is named and not judged, and the others still are."""
+    """A class of six rows is reported and not judged, and the other classes still are."""
     leak = {"earlier": lambda labels: np.where(labels == 2, 9.0, np.arange(len(labels)) % 5)}
     fitted, test = of_three(timely, 3000, 1, **leak), of_three(timely, 3000, 2, **leak)
     rare = np.flatnonzero(test[timely.problem.target].to_numpy() == 2)
     few = test.take(np.setdiff1d(np.arange(test.num_rows), rare[6:]))
-    assert leakage.too_few(timely, few) == {"late": 6}
+    assert leakage.too_few_rows(timely, few) == {"late": 6}
     assert max(leakage.single_feature_scores(timely, fitted, few).values()) < 0.7
     least = test.take(np.setdiff1d(np.arange(test.num_rows), rare[50:]))
-    assert leakage.too_few(timely, least) == {}
+    assert leakage.too_few_rows(timely, least) == {}
     assert leakage.single_feature_scores(timely, fitted, least)["earlier"] > 0.99
 
 
 def test_few_rows_of_either_class_or_of_a_regression_are_named(use: UseCase, late: UseCase) -> None:
-    """A binary problem has one figure, for which the rarer class counts; a class without rows is no few."""
+    """The rarer class of a binary problem counts; a class without any row isn't reported."""
     test = rows(use, 600, 2)
     ones = np.flatnonzero(test[use.problem.target].to_numpy() == 1)
     nearly_all = test.take(np.concatenate([ones, np.setdiff1d(np.arange(600), ones)[:49]]))
-    assert leakage.too_few(use, nearly_all) == {use.problem.target: 49}
+    assert leakage.too_few_rows(use, nearly_all) == {use.problem.target: 49}
     assert leakage.single_feature_scores(use, test, nearly_all) == {}
-    assert leakage.too_few(use, test.take(ones)) == {}
-    assert leakage.too_few(late, rows(late, 49, 2)) == {late.problem.target: 49}
-    assert leakage.too_few(late, rows(late, 50, 2)) == {}
+    assert leakage.too_few_rows(use, test.take(ones)) == {}
+    assert leakage.too_few_rows(late, rows(late, 49, 2)) == {late.problem.target: 49}
+    assert leakage.too_few_rows(late, rows(late, 50, 2)) == {}
 
 
 @pytest.mark.parametrize("candidate", [FOREST, LINEAR], ids=lambda candidate: str(candidate.name))
 def test_noise_of_three_classes_gains_nothing(candidate: Candidate, timely: UseCase) -> None:
-    """Fitted on shuffled labels a recipe loses no less than the share of each class, at whose level it is."""
+    """Fitted on shuffled labels, a multiclass recipe isn't better than the class shares."""
     fitted, test = of_three(timely, 2400, 1), of_three(timely, 1200, 2)
-    kept = leakage.shuffled_label_losses(timely, candidate, fitted, test, TEST)
+    shuffled_losses = leakage.shuffled_label_losses(timely, candidate, fitted, test, TEST)
     labels = [table[timely.problem.target].to_numpy() for table in (fitted, test)]
     shares = np.bincount(labels[0].astype(int)) / len(labels[0])
-    assert sum(kept) > row_losses("log_loss", labels[1], np.tile(shares, (1200, 1))).sum()
+    assert sum(shuffled_losses) > row_losses("log_loss", labels[1], np.tile(shares, (1200, 1))).sum()
 
 
 @given(st.lists(st.tuples(*[st.integers(1, 50)] * 3), min_size=3, max_size=30))
 def test_levelled_probabilities_have_the_priors_mean(scores: list[tuple[int, int, int]]) -> None:
-    """Rows sum to 1, columns have the level that is asked for, a class without a chance stays without."""
-    said, prior = np.array(scores, dtype=float), (0.5, 0.3, 0.2)
-    said /= said.sum(axis=1, keepdims=True)
-    found = leakage._levelled(said, prior, None)  # type: ignore[arg-type]
-    assert found.sum(axis=1) == pytest.approx(1)
-    assert found.mean(axis=0) == pytest.approx(np.array(prior), abs=1e-3)
-    never = leakage._levelled(said * (1, 1, 0), prior, None)  # type: ignore[arg-type]
+    """Rows sum to 1, columns have the prior's mean, and a class with probability 0 stays at 0."""
+    probabilities, prior = np.array(scores, dtype=float), (0.5, 0.3, 0.2)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    rescaled = leakage._rescale_to_prior(probabilities, prior, None)  # type: ignore[arg-type]
+    assert rescaled.sum(axis=1) == pytest.approx(1)
+    assert rescaled.mean(axis=0) == pytest.approx(np.array(prior), abs=1e-3)
+    never = leakage._rescale_to_prior(probabilities * (1, 1, 0), prior, None)  # type: ignore[arg-type]
     assert np.isfinite(never).all()
     assert not never[:, 2].any()

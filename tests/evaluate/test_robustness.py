@@ -1,7 +1,4 @@
-"""A model is asked for rows as a bad partition has them.
-
-Whatever it does then is a finding, never a crash.
-"""
+"""Edge cases measure a model on bad input; whatever it does is recorded and never a crash."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ from include.models import artifacts
 from tests.evaluate.fits import ALL, Ward, ward
 from tests.train.visits import KINDS
 
-Says = Callable[[pd.DataFrame], Any]
+Respond = Callable[[pd.DataFrame], Any]
 BOUNDS = "{column: earlier, min_value: 0, max_value: 40}"
 CONTRACT = f"""      place: {{type: string}}
     contract: {{expectations: [{{type: expect_column_values_to_be_between, kwargs: {BOUNDS}}}]}}
@@ -35,20 +32,20 @@ CONTRACT = f"""      place: {{type: string}}
 
 
 class Planted(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A classifier that says what it is told to, and keeps what it was asked for."""
+    """A classifier that predicts whatever a function returns, and records its inputs."""
 
-    def __init__(self, says: Says) -> None:
-        self.says = says
+    def __init__(self, respond: Respond) -> None:
+        self.respond = respond
 
-    def fit(self, given: Any, actual: Any) -> Planted:
+    def fit(self, features: Any, actual: Any) -> Planted:
         """Learn nothing."""
-        self.classes_, self.asked_ = np.array([0.0, 1.0]), []
+        self.classes_, self.calls_ = np.array([0.0, 1.0]), []
         return self
 
-    def predict_proba(self, given: pd.DataFrame) -> Any:
-        """Return what it was told to say as the probability of 1."""
-        self.asked_.append(given)
-        ones = np.asarray(self.says(given)) * np.ones(len(given))
+    def predict_proba(self, features: pd.DataFrame) -> Any:
+        """Return the function's result as the probability of 1."""
+        self.calls_.append(features)
+        ones = np.asarray(self.respond(features)) * np.ones(len(features))
         return np.column_stack([1 - ones, ones])
 
 
@@ -66,39 +63,39 @@ def clinic(wards: dict[str, Ward]) -> Ward:
     return wards["binary"]
 
 
-def asked(clinic: Ward, estimator: Pipeline) -> dict[str, EdgeCase]:
+def measure(clinic: Ward, estimator: Pipeline) -> dict[str, EdgeCase]:
     """Return the cases by their names."""
-    found = robustness.measure_robustness(estimator, clinic.spec, clinic.rows, clinic.actual, clinic.fitted)
-    assert len({case.name for case in found}) == len(found)
-    return {case.name: case for case in found}
+    cases = robustness.measure_robustness(estimator, clinic.spec, clinic.rows, clinic.actual, clinic.fitted)
+    assert len({case.name for case in cases}) == len(cases)
+    return {case.name: case for case in cases}
 
 
-def planted(clinic: Ward, says: Says) -> Pipeline:
+def plant(clinic: Ward, respond: Respond) -> Pipeline:
     """Return a planted model."""
-    return Pipeline([("model", Planted(says))]).fit(
+    return Pipeline([("model", Planted(respond))]).fit(
         artifacts.model_input(clinic.rows, clinic.spec), clinic.actual
     )
 
 
-def broken(clinic: Ward, says: Says) -> dict[str, str]:
-    """Return the notes of the cases that a planted model doesn't hold."""
-    found = asked(clinic, planted(clinic, says))
-    assert all(bool(case.note) != case.held for case in found.values())
-    return {name: case.note for name, case in found.items() if not case.held}
+def failures(clinic: Ward, respond: Respond) -> dict[str, str]:
+    """Return the notes of the cases that a planted model fails."""
+    cases = measure(clinic, plant(clinic, respond))
+    assert all(bool(case.note) != case.passed for case in cases.values())
+    return {name: case.note for name, case in cases.items() if not case.passed}
 
 
-def low(given: pd.DataFrame) -> Any:
-    """Return a probability that a missing distance doesn't disturb, nor a word."""
-    return 0.2 + 0.1 * (pd.to_numeric(given["distance"]).to_numpy() > 5)
+def low(features: pd.DataFrame) -> Any:
+    """Return a probability that tolerates a missing distance."""
+    return 0.2 + 0.1 * (pd.to_numeric(features["distance"]).to_numpy() > 5)
 
 
 @pytest.mark.parametrize(("kind", "recipe"), ALL)
 def test_each_recipe_holds_in_every_case(wards: dict[str, Ward], kind: str, recipe: str) -> None:
-    """What training may fit survives each harm, and says the same of a row alone and in any order."""
+    """Every recipe passes every edge case."""
     clinic = wards[kind]
-    found = asked(clinic, clinic.fit(recipe))
-    assert [case for case in found.values() if not case.held] == []
-    assert {case.kind for case in found.values()} == {
+    cases = measure(clinic, clinic.fit(recipe))
+    assert [case for case in cases.values() if not case.passed] == []
+    assert {case.kind for case in cases.values()} == {
         "missing",
         "noise",
         "unseen",
@@ -107,18 +104,18 @@ def test_each_recipe_holds_in_every_case(wards: dict[str, Ward], kind: str, reci
         "rows",
         "columns",
     }
-    costly = {n for n, c in found.items() if c.kind in ("missing", "noise", "unseen")} - {
+    costly = {n for n, c in cases.items() if c.kind in ("missing", "noise", "unseen")} - {
         "all features missing"
     }
-    assert {name for name, case in found.items() if case.rise is not None} == costly
+    assert {name for name, case in cases.items() if case.loss_increase is not None} == costly
 
 
 def test_what_was_measured_once_is_measured_again(clinic: Ward) -> None:
-    """The same model and rows give the same cases, and the features' order is that of the declaration."""
+    """The measurement is deterministic, with features in declared order."""
     estimator = clinic.fit()
-    found = asked(clinic, estimator)
-    assert found == asked(clinic, estimator)
-    assert list(found)[:4] == [
+    cases = measure(clinic, estimator)
+    assert cases == measure(clinic, estimator)
+    assert list(cases)[:4] == [
         "distance missing",
         "earlier missing",
         "place missing",
@@ -127,21 +124,23 @@ def test_what_was_measured_once_is_measured_again(clinic: Ward) -> None:
 
 
 def test_harm_costs_what_it_does_to_the_loss(clinic: Ward) -> None:
-    """Only harm to what a model leans on costs, and as much as the objective says."""
-    estimator = planted(clinic, lambda rows: np.where(rows["distance"].to_numpy() > 5, 0.9, 0.1))
-    found = asked(clinic, estimator)
+    """Only corrupting a feature that the model uses raises the loss, by the right amount."""
+    estimator = plant(clinic, lambda rows: np.where(rows["distance"].to_numpy() > 5, 0.9, 0.1))
+    cases = measure(clinic, estimator)
     before = artifacts.predict(estimator, clinic.rows, clinic.spec)
     losses = [-np.log(np.where(clinic.actual == 1, p, 1 - p)).mean() for p in (before, 0.1)]
-    assert found["distance missing"].rise == pytest.approx(losses[1] / losses[0] - 1)
-    assert found["distance with noise"].rise != 0
-    assert {found[name].rise for name in ("earlier missing", "earlier with noise", "place unseen")} == {0.0}
+    assert cases["distance missing"].loss_increase == pytest.approx(losses[1] / losses[0] - 1)
+    assert cases["distance with noise"].loss_increase != 0
+    assert {
+        cases[name].loss_increase for name in ("earlier missing", "earlier with noise", "place unseen")
+    } == {0.0}
 
 
 def test_harm_is_scaled_to_what_was_fitted(clinic: Ward) -> None:
     """Noise is half a fitted deviation, extremes are the contract's bounds or else thrice the range."""
-    estimator = planted(clinic, low)
-    asked(clinic, estimator)
-    tables = estimator[-1].asked_
+    estimator = plant(clinic, low)
+    measure(clinic, estimator)
+    tables = estimator[-1].calls_
     plain = tables[0]
     noise = [t["earlier"] - plain["earlier"] for t in tables if len(t) == len(plain)]
     noise = [n for n in noise if n.notna().all() and n.any()]
@@ -166,64 +165,64 @@ def test_a_feature_that_was_never_there_can_be_harmed(clinic: Ward) -> None:
     empty = pa.nulls(clinic.fitted.num_rows, pa.float64())
     place = clinic.fitted.column_names.index("distance")
     never = replace(clinic, fitted=clinic.fitted.set_column(place, "distance", empty))
-    found = asked(never, planted(never, low))
-    assert all(case.held for case in found.values())
-    assert found["distance with noise"].rise == 0.0
+    cases = measure(never, plant(never, low))
+    assert all(case.passed for case in cases.values())
+    assert cases["distance with noise"].loss_increase == 0.0
 
 
 def test_a_foreign_exception_is_a_finding(clinic: Ward) -> None:
     """A model that fails on one missing value is noted by what it raised."""
 
-    def says(rows: pd.DataFrame) -> Any:
+    def respond(rows: pd.DataFrame) -> Any:
         return low(rows) * (1 / (1 - int(rows["earlier"].isna().any())))
 
-    found = broken(clinic, says)
-    assert set(found) == {"earlier missing", "all features missing"}
-    assert "ZeroDivisionError" in found["earlier missing"]
+    cases = failures(clinic, respond)
+    assert set(cases) == {"earlier missing", "all features missing"}
+    assert "ZeroDivisionError" in cases["earlier missing"]
 
 
 @pytest.mark.parametrize("error", [SystemExit(1), RecursionError("too deep"), MemoryError(), StopIteration()])
 def test_no_exception_gets_out(clinic: Ward, error: BaseException) -> None:
     """Whatever a model raises when a category is strange, the other cases are measured."""
 
-    def says(rows: pd.DataFrame) -> Any:
+    def respond(rows: pd.DataFrame) -> Any:
         if not set(rows["place"]) <= {"north", "south", "east", "new", None}:
             raise error
         return low(rows)
 
-    found = broken(clinic, says)
+    cases = failures(clinic, respond)
     exits = isinstance(error, SystemExit)
-    assert set(found) == ({"place unseen", "place as numbers"} if exits else {"place unseen"})
-    assert type(error).__name__ in found["place unseen"]
+    assert set(cases) == ({"place unseen", "place as numbers"} if exits else {"place unseen"})
+    assert type(error).__name__ in cases["place unseen"]
 
 
 def test_nan_on_what_is_missing_is_a_finding(clinic: Ward) -> None:
     """A missing value that comes out as NaN is no prediction."""
-    found = broken(clinic, lambda rows: rows["earlier"].to_numpy() * 0 + 0.2)
-    assert set(found) == {"earlier missing", "all features missing"}
-    assert "finite predictions" in found["earlier missing"]
+    cases = failures(clinic, lambda rows: rows["earlier"].to_numpy() * 0 + 0.2)
+    assert set(cases) == {"earlier missing", "all features missing"}
+    assert "finite predictions" in cases["earlier missing"]
 
 
 def test_a_model_that_goes_by_the_order_of_columns_is_found(clinic: Ward) -> None:
     """What it says of the same rows must not depend on which column comes first."""
-    found = broken(clinic, lambda rows: 0.2 + 0.1 * (rows.iloc[:, 0].to_numpy() > 2))
-    assert set(found) == {"columns in another order"}
-    assert "predictions differ" in found["columns in another order"]
+    cases = failures(clinic, lambda rows: 0.2 + 0.1 * (rows.iloc[:, 0].to_numpy() > 2))
+    assert set(cases) == {"columns in another order"}
+    assert "predictions differ" in cases["columns in another order"]
 
 
 def test_a_model_that_says_something_else_of_a_row_alone_is_found(clinic: Ward) -> None:
     """A row alone has the prediction that it has among others, but for the last bits of a sum."""
-    for alone, noted in ((0.2 + 1e-9, {"a row alone": "20 of 20 predictions differ"}), (0.2 + 1e-11, {})):
-        assert broken(clinic, lambda rows, said=alone: said if len(rows) == 1 else 0.2) == noted
+    for alone, noted in ((0.2 + 1e-9, {"a single row": "20 of 20 predictions differ"}), (0.2 + 1e-11, {})):
+        assert failures(clinic, lambda rows, single=alone: single if len(rows) == 1 else 0.2) == noted
 
 
 def test_a_probability_above_one_is_found(clinic: Ward) -> None:
     """A finite number that can't be a probability is none, at the extremes or anywhere."""
-    found = broken(clinic, lambda rows: np.where(rows["distance"].to_numpy() > 1e9, 1.2, 0.2))
-    assert found == {"distance extreme": "at 1e+12: 1.2 as a probability"}
-    assert broken(clinic, lambda rows: 1.2) == {"rows as they are": "1.2 as a probability"}
-    beyond = {"rows as they are": "1.0000001 as a probability"}
-    assert broken(clinic, lambda rows: 1.0000001) == beyond
+    cases = failures(clinic, lambda rows: np.where(rows["distance"].to_numpy() > 1e9, 1.2, 0.2))
+    assert cases == {"distance extreme": "at 1e+12: 1.2 as a probability"}
+    assert failures(clinic, lambda rows: 1.2) == {"original rows": "1.2 as a probability"}
+    beyond = {"original rows": "1.0000001 as a probability"}
+    assert failures(clinic, lambda rows: 1.0000001) == beyond
 
 
 def test_a_type_may_be_refused_in_a_sentence_only(clinic: Ward) -> None:
@@ -236,18 +235,18 @@ def test_a_type_may_be_refused_in_a_sentence_only(clinic: Ward) -> None:
     ):
         artifacts.model_input(words, clinic.spec)
 
-    def says(rows: pd.DataFrame) -> Any:
+    def respond(rows: pd.DataFrame) -> Any:
         if any(isinstance(value, float) for value in rows["place"]):
             raise TypeError("a place is a word")
         return low(rows)
 
-    assert broken(clinic, says) == {}
+    assert failures(clinic, respond) == {}
 
 
 def test_without_rows_nothing_is_measured(clinic: Ward) -> None:
     """No rows are no finding, and the gate says that they are missing."""
     none = replace(clinic, rows=clinic.rows.slice(0, 0), actual=clinic.actual[:0])
-    assert asked(none, clinic.fit()) == {}
+    assert measure(none, clinic.fit()) == {}
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(1, 60), st.integers(0, 5))
@@ -255,14 +254,15 @@ def test_a_part_of_the_rows_is_spread_over_the_partitions(counts: list[int], mos
     """At most so many rows, each once and in order, and no partition has more than its share."""
     partitions = [f"2024-01-{day + 1:02}" for day, count in enumerate(counts) for _ in range(count)]
     table = pa.table({"partition": partitions})
-    chosen = sample_indices(table, most, seed)
-    assert chosen.tolist() == sorted(set(chosen.tolist())) == sample_indices(table, most, seed).tolist()
-    assert len(chosen) <= most
+    sample = sample_indices(table, most, seed)
+    assert sample.tolist() == sorted(set(sample.tolist())) == sample_indices(table, most, seed).tolist()
+    assert len(sample) <= most
     if len(partitions) <= most:
-        assert len(chosen) == len(partitions)
+        assert len(sample) == len(partitions)
         return
     share = max(1, most // len(counts))
-    taken = [[partitions[i] for i in chosen].count(f"2024-01-{day + 1:02}") for day in range(len(counts))]
+    sampled = [partitions[i] for i in sample]
+    per_partition = [sampled.count(f"2024-01-{day + 1:02}") for day in range(len(counts))]
     if most >= len(counts):
-        assert taken == [min(share, count) for count in counts]
-    assert max(taken) <= share
+        assert per_partition == [min(share, count) for count in counts]
+    assert max(per_partition) <= share

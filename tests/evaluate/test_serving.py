@@ -53,12 +53,12 @@ def test_a_good_model_predicts_the_same_and_has_every_figure(
     clinic: Ward, data: bytes, predictions: np.ndarray
 ) -> None:
     """Loaded elsewhere it says the same to the bit, and all that a gate may require was measured."""
-    found = serving.measure_serving(data, digest_bytes(data), clinic.spec, clinic.rows, predictions)
-    assert (found.same, found.note) == (True, "")
-    assert set(found.figures) == set(SERVING)
-    assert all(np.isfinite(value) and value > 0 for value in found.figures.values())
-    assert found.figures["p50_ms"] <= found.figures["p95_ms"] <= found.figures["p99_ms"]
-    assert found.figures["size_mb"] == len(data) / 1e6
+    result = serving.measure_serving(data, digest_bytes(data), clinic.spec, clinic.rows, predictions)
+    assert (result.identical, result.note) == (True, "")
+    assert set(result.figures) == set(SERVING)
+    assert all(np.isfinite(value) and value > 0 for value in result.figures.values())
+    assert result.figures["p50_ms"] <= result.figures["p95_ms"] <= result.figures["p99_ms"]
+    assert result.figures["size_mb"] == len(data) / 1e6
 
 
 def test_damaged_bytes_are_refused_by_their_digest(
@@ -68,47 +68,47 @@ def test_damaged_bytes_are_refused_by_their_digest(
     damaged = bytearray(data)
     damaged[len(data) // 2] ^= 1
     digest = digest_bytes(data)
-    found = serving.measure_serving(bytes(damaged), digest, clinic.spec, clinic.rows, predictions)
-    assert (found.same, set(found.figures)) == (False, {"size_mb"})
-    assert found.note.startswith(f"model {digest[:12]}: required SHA-256 {digest}")
+    result = serving.measure_serving(bytes(damaged), digest, clinic.spec, clinic.rows, predictions)
+    assert (result.identical, set(result.figures)) == (False, {"size_mb"})
+    assert result.note.startswith(f"model {digest[:12]}: required SHA-256 {digest}")
 
 
 def test_a_type_that_is_not_listed_is_refused(clinic: Ward, predictions: np.ndarray) -> None:
     """What skops may not load isn't loaded, though its digest is right."""
     fitted = Pipeline([("model", Stranger(strategy="prior"))])
     data = artifacts.serialize(fitted.fit(artifacts.model_input(clinic.rows, clinic.spec), clinic.actual))
-    found = serving.measure_serving(data, digest_bytes(data), clinic.spec, clinic.rows, predictions)
-    assert (found.same, set(found.figures)) == (False, {"size_mb"})
-    assert "Stranger; if it does nothing but hold a model, add it to TRUSTED" in found.note
+    result = serving.measure_serving(data, digest_bytes(data), clinic.spec, clinic.rows, predictions)
+    assert (result.identical, set(result.figures)) == (False, {"size_mb"})
+    assert "Stranger; if it does nothing but hold a model, add it to TRUSTED" in result.note
 
 
 def doomed(clinic: Ward, how: str, monkeypatch: pytest.MonkeyPatch) -> Serving:
     """Return what is measured of a process that ends as it is told."""
-    monkeypatch.setattr(serving, "FRESH", "tests.evaluate.doomed")
-    found = serving.measure_serving(b"model", how, clinic.spec, clinic.rows, np.zeros(clinic.rows.num_rows))
-    assert (found.same, found.figures) == (False, {"size_mb": 5 / 1e6})
-    return found
+    monkeypatch.setattr(serving, "PROCESS_MODULE", "tests.evaluate.doomed")
+    result = serving.measure_serving(b"model", how, clinic.spec, clinic.rows, np.zeros(clinic.rows.num_rows))
+    assert (result.identical, result.figures) == (False, {"size_mb": 5 / 1e6})
+    return result
 
 
 def test_one_bit_of_difference_is_a_difference(clinic: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
     """A prediction that isn't the same to the bit is counted, and one more or less isn't the same either."""
-    monkeypatch.setattr(serving, "FRESH", "tests.evaluate.doomed")
+    monkeypatch.setattr(serving, "PROCESS_MODULE", "tests.evaluate.doomed")
     rows = clinic.rows.slice(0, 4)
-    for said, note in (
+    for values, note in (
         ([0.5, 0.5, 0.5, 0.5], ""),
         ([0.5, np.nextafter(0.5, 1), 0.5, 0.5], "1 of 4 predictions differ"),
         ([0.0, 0.5, -0.0, 0.5], "2 of 4 predictions differ"),
         ([0.5, 0.5, 0.5], "4 predictions differ"),
     ):
-        found = serving.measure_serving(b"model", "half", clinic.spec, rows, np.array(said))
-        assert (found.same, found.note, found.figures) == (not note, note, {"p50_ms": 1.0})
+        result = serving.measure_serving(b"model", "half", clinic.spec, rows, np.array(values))
+        assert (result.identical, result.note, result.figures) == (not note, note, {"p50_ms": 1.0})
 
 
 @pytest.mark.parametrize(
     ("how", "note"),
     [
-        ("killed", "it ended with code -9 and without a word"),
-        ("silent", "it ended with code 0 and without a word"),
+        ("killed", "it ended with code -9 and no message"),
+        ("silent", "it ended with code 0 and no message"),
         ("hangs", "no answer within 2 s"),
     ],
 )
@@ -127,9 +127,9 @@ def test_a_process_gets_no_secret_and_leaves_nothing(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret")
     monkeypatch.setenv("EVERGREEN_LAKE", "file:///nowhere")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    said = set(doomed(clinic, "says", monkeypatch).note.split(" "))
-    assert {"PYTHONPATH", "OMP_NUM_THREADS", "model.skops", "rows.arrow", "spec.json"} <= said
-    assert not {name for name in said if name.startswith(("AWS_", "EVERGREEN_", "AIRFLOW"))}
+    values = set(doomed(clinic, "says", monkeypatch).note.split(" "))
+    assert {"PYTHONPATH", "OMP_NUM_THREADS", "model.skops", "rows.arrow", "spec.json"} <= values
+    assert not {name for name in values if name.startswith(("AWS_", "EVERGREEN_", "AIRFLOW"))}
     assert list(tmp_path.iterdir()) == []
 
 
@@ -169,7 +169,7 @@ print(measure_serving(data, digest_bytes(data), clinic.spec, clinic.rows, predic
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="OpenBLAS has these kernels for x86-64 only")
 def test_a_chosen_blas_kernel_makes_no_difference(tmp_path: Path) -> None:
     """A linear model predicts the same to the bit on kernels that OPENBLAS_CORETYPE chose."""
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", ON_OTHER_KERNELS, str(tmp_path)],
         cwd=ROOT,
         env={**os.environ, "OPENBLAS_CORETYPE": "Nehalem"},
@@ -177,18 +177,18 @@ def test_a_chosen_blas_kernel_makes_no_difference(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert done.stdout.strip() == "the same", done.stderr
+    assert process.stdout.strip() == "the same", process.stderr
 
 
 def test_without_rows_no_process_is_started(clinic: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is nothing to predict nothing is shown."""
-    monkeypatch.setattr(serving, "FRESH", "no.such.page")
-    found = serving.measure_serving(b"model", "", clinic.spec, clinic.rows.slice(0, 0), np.empty(0))
-    assert (found.same, found.note) == (False, "there are no rows to predict")
+    monkeypatch.setattr(serving, "PROCESS_MODULE", "no.such.page")
+    result = serving.measure_serving(b"model", "", clinic.spec, clinic.rows.slice(0, 0), np.empty(0))
+    assert (result.identical, result.note) == (False, "there are no rows to predict")
 
 
 @pytest.mark.parametrize("spec", [load("flight_delay"), read(WEEKLY)], ids=lambda spec: spec.name)
 def test_a_declaration_goes_to_another_process_and_is_the_same(spec: UseCase) -> None:
     """What the fresh process reads of a declaration is all of it but where it lies."""
-    there = UseCase.model_validate_json(spec.model_dump_json(by_alias=True))
-    assert there.model_copy(update={"folder": spec.folder}) == spec
+    copy = UseCase.model_validate_json(spec.model_dump_json(by_alias=True))
+    assert copy.model_copy(update={"folder": spec.folder}) == spec

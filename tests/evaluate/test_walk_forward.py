@@ -30,8 +30,8 @@ from include.train.walk_forward import read_walk
 from tests.evaluate.conftest import Clinic
 from tests.train import visits
 
-NIGHT = visits.LAST
-LATER = "2024-04-02"
+PARTITION = visits.LAST
+LATER_PARTITION = "2024-04-02"
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +44,10 @@ def walking(tmp_path_factory: pytest.TempPathFactory) -> Clinic:
     lake = Lake(spec.name, str(folder / "lake"))
     visits.fill(lake, spec)
     registry = Registry(f"sqlite:///{folder}/mlflow.db", f"file://{folder}/artifacts")
-    return Clinic(spec, lake, registry, train(lake, spec, NIGHT, registry=registry).uri)
+    return Clinic(spec, lake, registry, train(lake, spec, PARTITION, registry=registry).uri)
 
 
-def evidence(clinic: Clinic, partition: str = NIGHT) -> Evidence:
+def evidence(clinic: Clinic, partition: str = PARTITION) -> Evidence:
     """Evaluate, and return the evidence as it lies in the lake."""
     ref = evaluate(clinic.lake, clinic.spec, partition, clinic.run, registry=clinic.registry)
     return Evidence.from_json(clinic.lake.get(ref.uri) or b"")
@@ -69,25 +69,25 @@ def test_losses_are_those_of_the_walk(walking: Clinic) -> None:
 
     The refitted model loses less there.
     """
-    found, made, spec = evidence(walking), record(walking), walking.spec
-    test = split(training_set(walking.lake, spec, NIGHT), spec, NIGHT).test
+    result, training, spec = evidence(walking), record(walking), walking.spec
+    test = split(training_set(walking.lake, spec, PARTITION), spec, PARTITION).test
     actual = target(spec, test)
-    kept = read_walk(walking.registry.get(walking.run, WALKED))
-    judged = np.array([partition in found.losses.partitions for partition in test["partition"].to_pylist()])
-    assert set(found.losses.sums) == set(kept) == {"challenger", "baseline:prior", "baseline:linear"}
-    for name, predictions in kept.items():
+    walk = read_walk(walking.registry.get(walking.run, WALKED))
+    judged = np.array([partition in result.losses.partitions for partition in test["partition"].to_pylist()])
+    assert set(result.losses.sums) == set(walk) == {"challenger", "baseline:prior", "baseline:linear"}
+    for name, predictions in walk.items():
         losses = row_losses("log_loss", actual, predictions)[judged]
-        assert found.losses.sums[name] == pytest.approx(losses.reshape(-1, 36).sum(axis=1))
-    fitted = made.challenger
+        assert result.losses.sums[name] == pytest.approx(losses.reshape(-1, 36).sum(axis=1))
+    fitted = training.challenger
     estimator = artifacts.deserialize(walking.registry.get(walking.run, fitted.path), fitted.digest)
-    again = row_losses("log_loss", actual, artifacts.predict(estimator, test, spec))[judged].mean()
-    assert found.facts.refit == pytest.approx(again)
-    assert found.facts.refit < sum(found.losses.sums["challenger"]) / sum(found.losses.rows)
-    assert (found.model, found.fitted) == (fitted.digest, made.partitions["test"][-1])
+    refit_loss = row_losses("log_loss", actual, artifacts.predict(estimator, test, spec))[judged].mean()
+    assert result.facts.refit_loss == pytest.approx(refit_loss)
+    assert result.facts.refit_loss < sum(result.losses.sums["challenger"]) / sum(result.losses.rows)
+    assert (result.model, result.fitted) == (fitted.digest, training.partitions["test"][-1])
     assert (
-        found.last_fitted
-        == spec.clock.shift(made.partitions["validation"][-1], 2)
-        < found.losses.partitions[0]
+        result.last_fitted
+        == spec.clock.shift(training.partitions["validation"][-1], 2)
+        < result.losses.partitions[0]
     )
 
 
@@ -96,9 +96,9 @@ def test_coverage_is_of_the_model_that_would_serve(walking: Clinic) -> None:
 
     So no row of it is new.
     """
-    spec, rows = walking.spec, training_set(walking.lake, walking.spec, NIGHT)
+    spec, rows = walking.spec, training_set(walking.lake, walking.spec, PARTITION)
     chosen = rows.filter(pc.less_equal(rows["partition"], record(walking).last_chosen))
-    scored = features(walking.lake, spec, spec.clock.keys("2024-03-25", NIGHT))
+    scored = features(walking.lake, spec, spec.clock.keys("2024-03-25", PARTITION))
     assert measure.uncovered_shares(spec, chosen, scored)["place"] > 0.1
     assert evidence(walking).facts.coverage == measure.uncovered_shares(spec, rows, scored)
     assert evidence(walking).facts.coverage["place"] == 0
@@ -111,29 +111,29 @@ def test_again_gives_the_same_bytes(walking: Clinic) -> None:
 
 def test_champion_is_compared_on_partitions_after_everything_it_was_fitted_on(walking: Clinic) -> None:
     """What a walk forward promoted has seen its own test partitions, so only later ones count against it."""
-    ref = evaluate(walking.lake, walking.spec, NIGHT, walking.run, registry=walking.registry)
+    ref = evaluate(walking.lake, walking.spec, PARTITION, walking.run, registry=walking.registry)
     judge_and_record(walking.lake, walking.spec, ref.uri)
     key = ref.uri.removeprefix("evaluations/").removesuffix(".json")
     force(walking.lake, walking.spec, key, "tests", "a champion is needed", registry=walking.registry)
-    visits.fill(walking.lake, walking.spec, "2024-03-31", LATER)
-    run = train(walking.lake, walking.spec, LATER, registry=walking.registry).uri
-    found = evidence(replace(walking, run=run), LATER)
-    assert found.champion == record(walking).challenger.digest
-    assert record(walking).last_fitted == "2024-03-28" < found.last_fitted == "2024-03-30"
-    assert found.losses.partitions == ("2024-03-31",)
-    assert found.fitted == "2024-03-31"
+    visits.fill(walking.lake, walking.spec, "2024-03-31", LATER_PARTITION)
+    run = train(walking.lake, walking.spec, LATER_PARTITION, registry=walking.registry).uri
+    result = evidence(replace(walking, run=run), LATER_PARTITION)
+    assert result.champion == record(walking).challenger.digest
+    assert record(walking).last_fitted == "2024-03-28" < result.last_fitted == "2024-03-30"
+    assert result.losses.partitions == ("2024-03-31",)
+    assert result.fitted == "2024-03-31"
 
 
 def test_tampered_walk_is_refused(walking: Clinic) -> None:
     """Other predictions under the walk's name aren't the ones that the training kept."""
     file = artifact(walking, WALKED)
-    kept = file.read_bytes()
+    original = file.read_bytes()
     try:
-        file.write_bytes(kept[:-1] + b"\0")
+        file.write_bytes(original[:-1] + b"\0")
         with pytest.raises(ModelError, match=rf"{WALKED} of run .*required SHA-256 {record(walking).walked}"):
             evidence(walking)
     finally:
-        file.write_bytes(kept)
+        file.write_bytes(original)
 
 
 def test_refitted_model_that_predicts_otherwise_is_refused(
@@ -143,9 +143,9 @@ def test_refitted_model_that_predicts_otherwise_is_refused(
     real = artifacts.predict
 
     def nudged(*args: object) -> np.ndarray:
-        found = real(*args)  # type: ignore[arg-type]
-        return np.nextafter(found, found + 1)
+        predictions = real(*args)  # type: ignore[arg-type]
+        return np.nextafter(predictions, predictions + 1)
 
     monkeypatch.setattr(artifacts, "predict", nudged)
-    with pytest.raises(ModelError, match=r"required the predictions that it gave in training"):
+    with pytest.raises(ModelError, match=r"required the predictions from training"):
         evidence(walking)

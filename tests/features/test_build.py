@@ -116,8 +116,8 @@ def test_a_partition_that_the_clock_lacks(lake: Lake, tmp_path: Path) -> None:
         ("r.ice,", "r.rain AS ice,", "rain"),
         ("FROM spine s\n", "FROM spine s, (VALUES (1), (2)) twice\n", "24 rows for 12 of the spine"),
         ("FROM spine s\n", "FROM (SELECT * FROM spine WHERE parcel > 0) s\n", "10 rows for 12 of the spine"),
-        ("s.parcel,", "s.parcel + 1 AS parcel,", "12 rows for 12 of the spine, of which 10 are there"),
-        ("s.parcel,", "NULL AS parcel,", "some have none in parcel"),
+        ("s.parcel,", "s.parcel + 1 AS parcel,", "12 rows for 12 of the spine, of which 10 have one"),
+        ("s.parcel,", "NULL AS parcel,", "null values in parcel"),
         ("s.weight,", "CAST('x' || s.parcel AS DOUBLE) AS weight,", "Could not convert string 'x"),
         ("s.parcel,", "'x' || s.parcel AS parcel,", "as a scalar of type int64"),
         ("FROM known_arrivals", "FROM read_csv('/etc/passwd')", "disabled"),
@@ -285,5 +285,5 @@ def test_a_row_without_a_key_is_refused(lake: Lake, use: UseCase, tmp_path: Path
     there = rows.set_column(rows.column_names.index("parcel"), "parcel", nulled)
     mine = Lake(lake.name, str(tmp_path))
     mine.publish("validated_orders", there, {"partition": "2024-03-05"})
-    with pytest.raises(SpecError, match="some have none in parcel"):
+    with pytest.raises(SpecError, match="null values in parcel"):
         features(mine, use, ["2024-03-05"])

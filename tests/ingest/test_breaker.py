@@ -54,15 +54,15 @@ def opened(breaker: Breaker) -> Breaker:
     """Return it open."""
     for _ in range(3):
         breaker.admit("a partition")
-        breaker.failed()
+        breaker.record_failure()
     return breaker
 
 
 def test_enough_failures_in_a_row_open_it(breaker: Breaker) -> None:
     """The third failure opens it; a success in between starts the count again."""
-    breaker.failed()
-    breaker.failed()
-    breaker.succeeded()
+    breaker.record_failure()
+    breaker.record_failure()
+    breaker.record_success()
     assert breaker.state() == CircuitState()
     opened(breaker)
     with pytest.raises(CircuitOpen, match=r"a partition: .* 3 failures in a row.*06:01:00 UTC"):
@@ -80,7 +80,7 @@ def test_one_probe_after_the_cool_down(breaker: Breaker, wall: Wall) -> None:
     for _ in range(3):
         with pytest.raises(CircuitOpen):
             breaker.admit("a second probe")
-    breaker.succeeded()
+    breaker.record_success()
     breaker.admit("everybody")
 
 
@@ -89,7 +89,7 @@ def test_a_failed_probe_opens_it_for_another_cool_down(breaker: Breaker, wall: W
     opened(breaker)
     wall.passes(61)
     breaker.admit("the probe")
-    breaker.failed()
+    breaker.record_failure()
     wall.passes(59)
     with pytest.raises(CircuitOpen):
         breaker.admit("too early")

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from include.errors import SpecError
 from include.ingest.validation import compiled, great_expectations
-from include.ingest.validation.compiled import ANSWERED, UNIQUE, is_simple_aggregate
+from include.ingest.validation.compiled import AGGREGATES, UNIQUE, is_simple_aggregate
 from include.ingest.validation.expectations import broken_expectations
 from include.spec import UseCase
 from include.spec.load import read
@@ -242,12 +242,12 @@ def test_great_expectations_own_figures() -> None:
         assert result.result["unexpected_index_list"] == np.flatnonzero(which).tolist()
 
 
-FIGURES = st.sampled_from([kind for kind in ANSWERED if kind.endswith("between")])
+FIGURES = st.sampled_from([kind for kind in AGGREGATES if kind.endswith("between")])
 ABOUT_ALL = st.one_of(
     st.tuples(FIGURES, between(FINITE)),
     st.tuples(st.just("expect_table_row_count_to_equal"), st.fixed_dictionaries({"value": st.integers()})),
     st.tuples(
-        st.sampled_from([kind for kind in ANSWERED if "distinct" in kind]),
+        st.sampled_from([kind for kind in AGGREGATES if "distinct" in kind]),
         st.fixed_dictionaries({"value_set": st.lists(WORDS | FINITE | DAYS | st.none(), min_size=1)}),
     ),
     st.tuples(st.sampled_from(UNIQUE), st.just({})),

@@ -146,8 +146,8 @@ def test_the_refusal_names_the_three_most_frequent_rules(
     (shop / "sales" / f"{NIGHT}.csv").write_text("\n".join(lines))
     (outcome,) = ingest(lake, declare(), "sales", [NIGHT], connect)
     assert (
-        "50.0% of 40 rows: type of price in 20 rows, as 'cheap'; type of opens in 10 rows, as '1275'; "
-        "type of units in 5 rows, as 'many' (" in outcome.note
+        "50.0% of 40 rows: type of price in 20 rows, such as 'cheap'; type of opens in 10 rows, "
+        "such as '1275'; type of units in 5 rows, such as 'many' (" in outcome.note
     )
     assert outcome.quarantined == 20
     assert len(lake.rows("quarantine")) == 37
@@ -187,7 +187,7 @@ def test_a_partition_of_too_many_other_classes_is_refused(
     """Beyond the tolerance the partition is refused, and the sentence names the classes and what came."""
     (found,) = ingest(lake, declare(classes), "sales", [NIGHT], connect)
     assert found.outcome == "refused"
-    assert "class(one of coffee, milk, tea) of item in 8 rows, as 'soap'" in found.note
+    assert "class(one of coffee, milk, tea) of item in 8 rows, such as 'soap'" in found.note
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_a_few_bad_rows_refuse_no_small_partition(
     assert found.rows == (rows - bad if outcome == "published" else 0)
     if outcome == "refused":
         allowed = (
-            "at most 5.0% of rows set aside, or 2 rows" if tolerance else "at most 0.0% of rows set aside"
+            "at most 5.0% of rows quarantined, or 2 rows" if tolerance else "at most 0.0% of rows quarantined"
         )
         assert f"required {allowed}, found {bad / rows:.1%} of {rows} rows: " in found.note
     row = lake.rows("partitions", {"product": "sales", "partition": NIGHT})[0]

@@ -85,7 +85,7 @@ WHOLE = {
     "wrong encoding": (
         lambda h, r: "\n".join([h, *r[:-1], r[-1].replace("tea", "thé")]).encode("latin-1"),
         "UTF8",
-        "have the source write it so",
+        "have the source write UTF-8",
     ),
     "ragged row": (
         lambda h, r: "\n".join([h, *r[:-1], r[-1] + ",7,8"]).encode(),
@@ -123,19 +123,20 @@ def field(number: int, value: str, until: int) -> Callable[[list[str]], list[str
 
 
 MANY = {
-    "another type": (field(3, "cheap", 40), "type of price in 40 rows, as 'cheap'"),
+    "another type": (field(3, "cheap", 40), "type of price in 40 rows, such as 'cheap'"),
     "out of range": (
         field(3, "1000000", 4),
-        "expect_column_values_to_be_between(min_value=0.01, max_value=100) of price in 4 rows, as '1000000'",
+        "expect_column_values_to_be_between(min_value=0.01, max_value=100) of price in 4 rows, "
+        "such as '1000000'",
     ),
-    "another day's file": (field(0, "2024-01-01", 40), "day of week in 40 rows, as '2024-01-01'"),
-    "future date": (field(0, "2031-01-06", 40), "day of week in 40 rows, as '2031-01-06'"),
-    "required is empty": (field(4, " ", 10), "required of promo in 10 rows, as None"),
+    "another day's file": (field(0, "2024-01-01", 40), "day of week in 40 rows, such as '2024-01-01'"),
+    "future date": (field(0, "2031-01-06", 40), "day of week in 40 rows, such as '2031-01-06'"),
+    "required is empty": (field(4, " ", 10), "required of promo in 10 rows, such as None"),
     "key twice": (
         lambda rows: [*rows, *(row[: row.rindex(",")] + ",999" for row in rows[:3])],
         "key of store, item in 6 rows",
     ),
-    "hhmm": (field(5, "1275", 12), "type of opens in 12 rows, as '1275'"),
+    "hhmm": (field(5, "1275", 12), "type of opens in 12 rows, such as '1275'"),
 }
 
 
@@ -149,7 +150,7 @@ def test_too_many_bad_rows_refuse_the_partition(
     spoil(shop, [header, *change(rows)])
     outcome = one(lake, spec, connect)
     assert outcome.outcome == "refused"
-    assert "at most 5.0% of rows set aside" in outcome.note
+    assert "at most 5.0% of rows quarantined" in outcome.note
     assert found in outcome.note
     assert FILE in outcome.note
     assert "--fetch-anew" in outcome.note
@@ -171,7 +172,7 @@ def test_a_share_just_above_the_tolerance_is_printed_so(
     )
     found = one(lake, strict, connect).note
     assert (
-        "required at most 4.998% of rows set aside, or 1 row, found 5.0% of 40 rows: type of price" in found
+        "required at most 4.998% of rows quarantined, or 1 row, found 5.0% of 40 rows: type of price" in found
     )
 
 
@@ -261,7 +262,7 @@ def test_a_moment_is_of_the_day_that_it_is_locally(
     spoil(shop, [header, *hours])  # New York's wall time, said to be UTC
     outcome = one(lake, declare(hourly), connect)
     assert outcome.outcome == "refused"
-    assert f"day of week in 40 rows, as '{NIGHT} 00:30'" in outcome.note
+    assert f"day of week in 40 rows, such as '{NIGHT} 00:30'" in outcome.note
     nothing_published(lake)
 
 
@@ -299,8 +300,9 @@ def test_an_offset_that_contradicts_the_declared_time_zone_sets_rows_aside(
     outcome = one(lake, declare(timed), connect)
     assert outcome.outcome == ("refused" if contradicts else "published")
     if contradicts:
-        rule = f"timezone(an offset that {zone} has then, or leave out `timezone` to go by each text's own)"
-        assert f"{rule} of week in 40 rows, as '{NIGHT} 12:00{offset}'" in outcome.note
+        rule = f"timezone(offset of {zone} at that time; "
+        rule += "without `timezone` in the spec the offset in the text counts)"
+        assert f"{rule} of week in 40 rows, such as '{NIGHT} 12:00{offset}'" in outcome.note
         assert {row["rule"] for row in lake.rows("quarantine")} == {rule}
 
 
@@ -351,8 +353,11 @@ def test_a_refusal_for_times_that_disagree_says_which_times(
     fields = [row.split(",") for row in rows]
     spoil(shop, [header, *(",".join([f"{NIGHT} 14:15", *f[1:5], "1415", f[6]]) for f in fields)])
     note = one(lake, declare(hourly), connect).note
-    assert f'agrees of week, opens in 40 rows, as \'{{"week": "{NIGHT} 14:15", "opens": "1415"}}\', ' in note
-    assert f"where week is {NIGHT} 09:15 in America/New_York and opens says 14:15" in note
+    assert (
+        f'agrees of week, opens in 40 rows, such as \'{{"week": "{NIGHT} 14:15", "opens": "1415"}}\', '
+        in note
+    )
+    assert f"where week is {NIGHT} 09:15 in America/New_York and opens is 14:15" in note
 
 
 @pytest.mark.parametrize(

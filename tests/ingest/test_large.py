@@ -77,7 +77,7 @@ def broken(tmp_path: Path) -> Connect:
 
 def shrink(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
     """Make memory hold nothing and a batch so many rows."""
-    monkeypatch.setattr(spill, "HELD", 0)
+    monkeypatch.setattr(spill, "MEMORY_LIMIT", 0)
     monkeypatch.setattr(spill, "BATCH", batch)
     monkeypatch.setattr(great_expectations, "BATCH", 5 * batch)
 

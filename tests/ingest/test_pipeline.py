@@ -236,7 +236,7 @@ def test_a_plain_run_beside_a_fetch_anew_undoes_nothing(
     beside.then = lambda: ingest(other, spec, "sales", NIGHTS[:1], connect, fetch_anew=True, now=NOW)
     (outcome,) = ingest(beside, spec, "sales", NIGHTS[:1], connect)
     assert state(other) == state(alone)
-    assert outcome.note == "39 rows of revision 1, 1 set aside"
+    assert outcome.note == "39 rows of revision 1, 1 quarantined"
 
 
 def test_an_outage_beside_a_run_that_was_answered_takes_nothing_back(
@@ -286,7 +286,7 @@ def test_a_revision_of_a_published_partition_needs_to_know_when(
 ) -> None:
     """Without `now` a published partition isn't fetched anew: nobody could say when the rows were known."""
     ingest(lake, spec, "sales", NIGHTS[:1], connect)
-    with pytest.raises(PartitionError, match=r"weekly_sales/sales/2024-01-01.*give `now`"):
+    with pytest.raises(PartitionError, match=r"weekly_sales/sales/2024-01-01.*pass `now`"):
         ingest(lake, spec, "sales", NIGHTS[:1], connect, fetch_anew=True)
 
 
@@ -344,7 +344,7 @@ def test_a_late_file_is_known_on_the_partition_that_saw_it(
         outcome.raise_for_outcome()
     assert [row["outcome"] for row in lake.rows("partitions")] == ["unavailable"]
     file.write_bytes(late)
-    (outcome,) = ingest(lake, spec, "sales", [NIGHTS[1]], connect, seen_on=NIGHTS[3])
+    (outcome,) = ingest(lake, spec, "sales", [NIGHTS[1]], connect, arrived_on=NIGHTS[3])
     assert outcome.outcome == "published"
     assert {row["known_at"] for row in lake.rows("validated_sales")} == {datetime(2024, 1, 22, 5, tzinfo=UTC)}
 

@@ -11,26 +11,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from include.ingest.connectors.objects import ObjectsSource
 from include.ingest.parsing.types import clean_text, to_declared_types
 from include.ingest.snapshots import Snapshot
 from include.ingest.validation.rows import RawRows, RowRange
-from include.spec.source import Objects
 
-UNIT = Snapshot("s", "2024-01-01", 0, "2024-01-01T05:00:00+00:00", "", ())
+SNAPSHOT = Snapshot("s", "2024-01-01", 0, "2024-01-01T05:00:00+00:00", "", ())
 
 
 def read(
     columns: dict[str, list[str | None]], types: dict[str, dict[str, Any]]
 ) -> tuple[pa.Table, dict[str, Any]]:
     """Return typed columns, and the texts of each that can't be read."""
-    source = Objects(kind="objects", connection="c", path="x", key=tuple(types), columns=types)
+    source = ObjectsSource(kind="objects", connection="c", path="x", key=tuple(types), columns=types)
     text = clean_text(
         pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()}), source
     )
     rows = RawRows(
         text=text,
-        runs=[RowRange(0, "p", text.num_rows)],
-        units=[UNIT],
+        ranges=[RowRange(0, "p", text.num_rows)],
+        snapshots=[SNAPSHOT],
         days=[date(2024, 1, 1)],
     )
     ((_, typed, bad),) = to_declared_types(rows, source)

@@ -1,4 +1,4 @@
-"""What is asked beside the losses passes at the declared bound, and neither beyond it nor unmeasured."""
+"""The other checks pass at their declared bound, and fail beyond it or without a measurement."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from include.judge import checks
-from include.judge.context import Check, CheckContext, Rule
+from include.judge.context import Check, CheckContext, CheckFunction
 from include.judge.evidence import EdgeCase, Serving
 from include.spec.gate import SERVING, Gate, Requirement
 from tests.promote.conftest import evidence, facts, losses
@@ -23,17 +23,19 @@ FAST = {"p95_ms": 50.0, "rows_per_second": 1000.0}
 ABOVE, BELOW = math.nextafter(0.5, 1), math.nextafter(0.25, 1)
 
 
-def asked(rule: Rule, **changes: Any) -> list[Check]:
-    """Return what a check says of these facts."""
-    found = losses([0.5, 0.5])
-    return list(rule(CheckContext(evidence(found, facts=facts(found, **changes)), GATE, 1, rival=False)))
+def run(rule: CheckFunction, **changes: Any) -> list[Check]:
+    """Return a check's results for these facts."""
+    results = losses([0.5, 0.5])
+    return list(
+        rule(CheckContext(evidence(results, facts=facts(results, **changes)), GATE, 1, has_champion=False))
+    )
 
 
-def failed(found: list[Check]) -> list[str]:
-    """Return the sentences of what didn't pass; a check always says yes or no."""
-    assert found
-    assert all(isinstance(check.passed, bool) for check in found)
-    return [check.sentence() for check in found if not check.passed]
+def failed(results: list[Check]) -> list[str]:
+    """Return the sentences of the failed checks."""
+    assert results
+    assert all(isinstance(check.passed, bool) for check in results)
+    return [check.sentence() for check in results if not check.passed]
 
 
 def cases(*rises: float | None) -> tuple[EdgeCase, ...]:
@@ -43,48 +45,46 @@ def cases(*rises: float | None) -> tuple[EdgeCase, ...]:
 
 @pytest.mark.parametrize("rises", [(0.5,), (-0.1, 0.5, None), (0.0,), (-0.3,)])
 def test_harm_that_costs_what_is_declared_passes(rises: tuple[float | None, ...]) -> None:
-    """A rise at the bound or below it, or even a gain, is no reason to refuse."""
-    assert failed(asked(checks.robustness, edge_cases=cases(*rises))) == []
+    """A loss increase up to the bound passes."""
+    assert failed(run(checks.robustness, edge_cases=cases(*rises))) == []
 
 
 @pytest.mark.parametrize("rise", [ABOVE, 7.0, math.inf])
 def test_harm_that_costs_more_refuses_by_its_name(rise: float) -> None:
-    """The worst case is the one that is named, wherever it stands."""
-    found = failed(asked(checks.robustness, edge_cases=cases(0.1, rise, 0.4)))
-    assert len(found) == 1
-    assert found[0].startswith(f"rise of the loss in the worst edge case {rise:.16g}, required at most 0.5")
-    assert found[0].endswith("(case 1)")
+    """The worst case is named, wherever it is in the list."""
+    results = failed(run(checks.robustness, edge_cases=cases(0.1, rise, 0.4)))
+    assert len(results) == 1
+    assert results[0].startswith(f"loss increase in the worst edge case {rise:.16g}, required at most 0.5")
+    assert results[0].endswith("(case 1)")
 
 
 def test_a_case_that_does_not_hold_refuses_by_its_note() -> None:
-    """However little harm costs elsewhere, a crash or a NaN refuses."""
-    broke = EdgeCase("temp extreme", "extreme", held=False, note="at 1e+12: 1.2 as a probability")
-    found = failed(asked(checks.robustness, edge_cases=(*cases(0.1), broke)))
-    assert found == [
-        "edge cases that hold 1 of 2; temp extreme: at 1e+12: 1.2 as a probability, required all"
-    ]
+    """A crash or an invalid prediction fails the check."""
+    broke = EdgeCase("temp extreme", "extreme", passed=False, note="at 1e+12: 1.2 as a probability")
+    results = failed(run(checks.robustness, edge_cases=(*cases(0.1), broke)))
+    assert results == ["edge cases passed 1 of 2; temp extreme: at 1e+12: 1.2 as a probability, required all"]
 
 
 def test_harm_that_was_not_measured_refuses() -> None:
-    """Without cases, or with none whose loss is known, robustness isn't shown."""
-    assert failed(asked(checks.robustness, edge_cases=())) == [
+    """Missing cases, or cases without a loss, fail the check."""
+    assert failed(run(checks.robustness, edge_cases=())) == [
         "edge cases missing, required measured (evaluate again)"
     ]
-    assert "none was measured" in failed(asked(checks.robustness, edge_cases=cases(None, None)))[0]
+    assert "none was measured" in failed(run(checks.robustness, edge_cases=cases(None, None)))[0]
 
 
 def test_serving_at_the_bounds_passes() -> None:
-    """The same predictions, as slow as allowed and as fast as required, are enough."""
-    assert failed(asked(checks.serving, serving=Serving(True, FAST))) == []
+    """Identical predictions at the declared bounds pass."""
+    assert failed(run(checks.serving, serving=Serving(True, FAST))) == []
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("p95_ms", math.nextafter(50, 51)), ("rows_per_second", math.nextafter(1000, 0))]
 )
 def test_serving_beyond_a_bound_refuses(name: str, value: float) -> None:
-    """Slower than declared by any amount is too slow."""
-    found = failed(asked(checks.serving, serving=Serving(True, FAST | {name: value})))
-    assert [sentence.split(" ")[0] for sentence in found] == [name]
+    """Any amount beyond a bound fails."""
+    results = failed(run(checks.serving, serving=Serving(True, FAST | {name: value})))
+    assert [sentence.split(" ")[0] for sentence in results] == [name]
 
 
 @pytest.mark.parametrize(
@@ -105,33 +105,37 @@ def test_serving_beyond_a_bound_refuses(name: str, value: float) -> None:
         ),
     ],
 )
-def test_a_refusal_by_little_shows_by_how_little(rule: Rule, changes: dict[str, Any], sentence: str) -> None:
-    """No sentence says that a figure was refused which it prints as the bound itself."""
-    (found,) = failed(asked(rule, **changes))
-    assert sentence in f"{found} "
+def test_a_refusal_by_little_shows_by_how_little(
+    rule: CheckFunction, changes: dict[str, Any], sentence: str
+) -> None:
+    """A sentence never prints a refused figure as equal to its bound."""
+    (message,) = failed(run(rule, **changes))
+    assert sentence in f"{message} "
 
 
 @pytest.mark.parametrize("name", FAST)
 def test_a_serving_figure_that_is_missing_refuses(name: str) -> None:
-    """A declared figure that wasn't measured, or isn't a number, is no zero."""
+    """A required figure that is missing or NaN fails."""
     left = {other: value for other, value in FAST.items() if other != name}
-    (found,) = failed(asked(checks.serving, serving=Serving(True, left)))
-    assert found.startswith(f"{name} missing")
-    assert len(failed(asked(checks.serving, serving=Serving(True, FAST | {name: math.nan})))) == 1
+    (message,) = failed(run(checks.serving, serving=Serving(True, left)))
+    assert message.startswith(f"{name} missing")
+    assert len(failed(run(checks.serving, serving=Serving(True, FAST | {name: math.nan})))) == 1
 
 
 def test_another_prediction_in_a_fresh_process_refuses() -> None:
-    """Fast and different is refused with the note, and so is a process that wasn't started."""
-    found = failed(asked(checks.serving, serving=Serving(False, FAST, "1 of 9 predictions differ")))
-    assert found == ["a fresh process not, required predicts the same (1 of 9 predictions differ)"]
-    assert failed(asked(checks.serving, serving=None)) == [
-        "a fresh process missing, required predicts the same (evaluate again)"
+    """Different predictions fail with a note, and so does a missing measurement."""
+    results = failed(run(checks.serving, serving=Serving(False, FAST, "1 of 9 predictions differ")))
+    assert results == [
+        "predictions in a fresh process different, required identical (1 of 9 predictions differ)"
+    ]
+    assert failed(run(checks.serving, serving=None)) == [
+        "predictions in a fresh process missing, required identical (evaluate again)"
     ]
 
 
 @pytest.mark.parametrize("name", SERVING)
 def test_each_figure_of_serving_can_be_required(name: str) -> None:
-    """What the gate declares that it measures may be bounded in a declaration."""
+    """Every figure in `SERVING` can have a requirement."""
     assert Gate(objective="brier", serving=(Requirement(metric=name, at_most=1),)).serving[0].metric == name
 
 
@@ -146,13 +150,13 @@ def test_each_figure_of_serving_can_be_required(name: str) -> None:
     ],
 )
 def test_coverage_passes_at_its_bound_and_names_the_worst(shares: dict[str, float], refused: bool) -> None:
-    """One feature beyond the bound is enough, and it is named."""
-    found = failed(asked(checks.coverage, coverage=shares))
-    assert bool(found) == refused
-    assert all(sentence.endswith("(temp)") for sentence in found)
+    """A single feature beyond the bound fails the check and is named."""
+    results = failed(run(checks.coverage, coverage=shares))
+    assert bool(results) == refused
+    assert all(sentence.endswith("(temp)") for sentence in results)
 
 
 def test_coverage_that_was_not_measured_refuses() -> None:
-    """No shares are no coverage."""
-    (found,) = failed(asked(checks.coverage, coverage={}))
-    assert found == "rows of values never fitted on missing, required at most 0.25 (evaluate again)"
+    """Missing shares fail the check."""
+    (results,) = failed(run(checks.coverage, coverage={}))
+    assert results == "rows with values not seen in training missing, required at most 0.25 (evaluate again)"

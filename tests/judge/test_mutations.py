@@ -1,4 +1,4 @@
-"""Each check of the gate is needed: disabled, one of the sentences about the gate isn't true any more."""
+"""Each check of the gate is needed: if one is disabled, a test of the gate fails."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REFUSALS: list[Callable[[], None]] = [
 
 
 def _untrue() -> int:
-    """Return how many of the sentences aren't true."""
+    """Return how many of the tests fail."""
     count = 0
     for sentence in REFUSALS:
         try:
@@ -30,20 +30,20 @@ def _untrue() -> int:
 
 
 def test_the_sentences_are_true_of_the_gate_as_it_is() -> None:
-    """Nothing is disabled, and nothing fails."""
+    """With every check enabled, no test fails."""
     assert _untrue() == 0
 
 
-@pytest.mark.parametrize("name", [*checks.THIN, *checks.RULES])
+@pytest.mark.parametrize("name", [*checks.SUFFICIENCY_CHECKS, *checks.CHECKS])
 def test_a_disabled_check_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without one check a challenger that it should refuse gets through, and a test says so."""
-    rules = checks.THIN if name in checks.THIN else checks.RULES
+    """With one check disabled, a test notices a challenger that should be refused."""
+    rules = checks.SUFFICIENCY_CHECKS if name in checks.SUFFICIENCY_CHECKS else checks.CHECKS
     monkeypatch.setitem(rules, name, lambda case: [])
     assert _untrue() >= 1
 
 
 def test_a_gate_that_always_passes_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the whole gate turned to "pass" none of its refusals is true."""
+    """With a gate that always passes, every test of a refusal fails."""
     passed = Verdict(BLESSED, "blessed", ())
-    monkeypatch.setattr(sentences, "judge", lambda *given, **more: passed)
+    monkeypatch.setattr(sentences, "judge", lambda *args, **kwargs: passed)
     assert _untrue() == len(REFUSALS)

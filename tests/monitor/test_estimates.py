@@ -287,8 +287,8 @@ def test_the_year_shows_estimates_apart(later: Lake, use: UseCase, week: list[st
     assert [(partition, one.value, one.high) for partition, one in found.estimated.items()] == [
         (week[2], 0.7, 0.8)
     ]
-    assert list(found.realised) == week[:1]
-    assert "estimated before labels came" in draw_panels(found)
+    assert list(found.realized) == week[:1]
+    assert "estimated before labels arrived" in draw_panels(found)
 
 
 def test_order_and_repetition_make_no_difference(

@@ -43,14 +43,14 @@ class Returns(EvergreenOperator):
     operator_extra_links = (OverviewLink(), ReportLink(), MlflowLink())
 
     def execute(self, context):
-        return self.handed(Ref("0a1b2c", "2024-03-11", rows=1, note="made"))
+        return self.to_xcom(Ref("0a1b2c", "2024-03-11", rows=1, note="made"))
 
 
 class Judges(EvergreenOperator):
     operator_extra_links = (VerdictLink(),)
 
     def execute(self, context):
-        return self.handed(Ref("{ATTEMPT}", "2024-03-04", note="judged"))
+        return self.to_xcom(Ref("{ATTEMPT}", "2024-03-04", note="judged"))
 
 
 class Skips(EvergreenOperator):

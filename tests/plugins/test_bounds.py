@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from evergreen.operators import base
-from evergreen.view.kept import SHOWN, kept
+from evergreen.view.quarantined import MAX_ROWS, quarantined_rows
 from evergreen.view.summary import summary
 from include.errors import StoreUnavailable
 from include.spec import load
@@ -50,11 +50,11 @@ def tear(lake: Lake, table: str) -> None:
 def test_no_more_rows_set_aside_are_read_than_shown(lake: Counting) -> None:
     """The first by source, part and row come, with the number of all."""
     lake.handed = 0
-    rows, total = kept(lake, load("weekly_sales"), NIGHTS["weekly_sales"][1])
-    assert (lake.handed, len(rows), total) == (SHOWN, SHOWN, 250)
-    assert [row["row"] for row in rows] == list(range(SHOWN))
+    rows, total = quarantined_rows(lake, load("weekly_sales"), NIGHTS["weekly_sales"][1])
+    assert (lake.handed, len(rows), total) == (MAX_ROWS, MAX_ROWS, 250)
+    assert [row["row"] for row in rows] == list(range(MAX_ROWS))
     assert rows[3]["record"]["price"] == -3
-    assert kept(lake, load("weekly_sales"), NIGHTS["weekly_sales"][0]) == ([], 0)
+    assert quarantined_rows(lake, load("weekly_sales"), NIGHTS["weekly_sales"][0]) == ([], 0)
 
 
 def test_the_summary_reads_no_rows_that_it_does_not_show(lake: Counting) -> None:

@@ -69,12 +69,12 @@ def test_the_overview_says_who_is_champion_and_how_the_partitions_went(site: Sit
         "promoted by gate",
         "serves from 2024-03-04 on",
         "blessed: squared_error 3.1",
-        "refused 100 rows, 2 set aside",
+        "refused 100 rows, 2 quarantined",
         "champion 75 %",
         "prior 25 %",
         "r2 0.432",
         "1 price",
-        "not known yet",
+        "no labels yet",
     ):
         assert said in text, said
 
@@ -82,7 +82,7 @@ def test_the_overview_says_who_is_champion_and_how_the_partitions_went(site: Sit
 def test_drift_alerts_and_who_was_notified_are_told_apart(site: Site) -> None:
     """A partition drifted and raised an alert of which nobody was notified; of another's somebody was."""
     page = site.get("/evergreen/usecase/weekly_sales", "reader").text
-    table = page.split("What was found in them")[1]
+    table = page.split("<h2>Monitoring</h2>")[1]
     head, *rows = re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)[:3]
     columns = re.findall(r"<th[^>]*>(.*?)</th>", head)
     cells = [
@@ -138,7 +138,7 @@ def test_quarantine_shows_the_first_rows_with_rule_and_value(site: Site) -> None
     text = site.get(QUARANTINE, "reader").text
 
     assert text.count("<details>") == 200
-    assert "250 broken rules, the first 200 are shown" in text
+    assert "250 violations, the first 200 are shown" in text
     assert "<td>between</td><td>price</td>" in text
     assert "<code>-199</code>" in text
 

@@ -13,7 +13,7 @@ import pytest
 from sklearn.dummy import DummyRegressor
 from sklearn.pipeline import Pipeline
 
-from include.judge.evidence import EdgeCase, Evidence, Facts, Leak, Losses, Serving
+from include.judge.evidence import EdgeCase, Evidence, Facts, Leakage, Losses, Serving
 from include.models import artifacts
 from include.models.registry import Registry
 from include.references import digest_bytes
@@ -45,14 +45,14 @@ def facts(found: Losses, **changes: object) -> Facts:
         rival="champion" if "champion" in found.sums else "baseline:prior",
         slices=(),
         edge_cases=(
-            EdgeCase("a row alone", "rows", held=True),
+            EdgeCase("a single row", "rows", passed=True),
             EdgeCase("temp missing", "missing", True, 0.1),
         ),
-        serving=Serving(same=True, figures={"p95_ms": 5.0}),
-        leak=Leak(
-            alone={"temp": 0.6},
-            shuffled=tuple(v + 0.001 * n for v, n in zip(prior, found.rows, strict=False)),
-            saved=0.1,
+        serving=Serving(identical=True, figures={"p95_ms": 5.0}),
+        leakage=Leakage(
+            single_feature={"temp": 0.6},
+            shuffled_losses=tuple(v + 0.001 * n for v, n in zip(prior, found.rows, strict=False)),
+            loss_reduction=0.1,
         ),
         coverage={"temp": 0.01},
         importance={"temp": 0.02},

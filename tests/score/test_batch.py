@@ -38,7 +38,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Makes memory hold nothing and a batch so many rows: ``small(8)``."""
 
     def shrink(batch: int) -> None:
-        monkeypatch.setattr(spill, "HELD", 0)
+        monkeypatch.setattr(spill, "MEMORY_LIMIT", 0)
         monkeypatch.setattr(spill, "BATCH", batch)
 
     return shrink

@@ -88,7 +88,7 @@ WRONG = [
     (
         "sources.schedule.kind",
         "ftp",
-        "sources.schedule: Input tag 'ftp' found using 'kind' does not match any",
+        "sources.schedule.kind: required one of objects, http, sql, found 'ftp'",
     ),
     (
         "sources.shadows",

@@ -39,7 +39,7 @@ KINDS: dict[pa.DataType, st.SearchStrategy[Any]] = {
 def small() -> Iterator[None]:
     """A memory that holds next to nothing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spill, "HELD", 0)
+        patch.setattr(spill, "MEMORY_LIMIT", 0)
         patch.setattr(spill, "BATCH", 8)
         yield
 
@@ -75,7 +75,7 @@ def test_a_table_in_files_has_the_digest_that_it_had_in_memory(small: None, tabl
     assert digest_table(table) == expected
     assert digest_table(spill.spill_table(table.schema, table.to_batches())) == expected
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spill, "HELD", 1 << 20)
+        patch.setattr(spill, "MEMORY_LIMIT", 1 << 20)
         assert digest_table(table) == expected
 
 
@@ -83,7 +83,7 @@ def test_text_beyond_what_an_array_can_have_is_digested_in_parts(
     small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The digest of so much text exists, whatever the chunks, and is another one for other text."""
-    monkeypatch.setattr(spill, "TEXT", 1000)
+    monkeypatch.setattr(spill, "MAX_TEXT_BYTES", 1000)
     table = pa.table({"text": ["some text"] * 5000})
     cut = pa.concat_tables([table.slice(0, 7), table.slice(7)])
     assert len(list(spill.as_single_batch(table))) == 3
@@ -117,7 +117,7 @@ def test_sorted_runs_are_laid_one_after_the_other(small: None, table: pa.Table, 
     pieces = data.draw(st.permutations([whole.slice(a, b - a) for a, b in pairwise(ends)]))
     mixed = pa.concat_tables([*pieces, table.slice(0, data.draw(st.integers(0, 1)))])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spill, "HELD", 1 << 20)  # DuckDB's sort isn't stable
+        patch.setattr(spill, "MEMORY_LIMIT", 1 << 20)  # DuckDB's sort isn't stable
         assert spill.sort_rows(mixed, [name for name, _ in order]).equals(mixed.sort_by(order))
 
 
@@ -127,7 +127,7 @@ def _nan(table: pa.Table) -> bool:
 
 def test_a_full_disk_is_no_fault_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """What needs room for its own files says so, and a task tries again."""
-    monkeypatch.setattr(spill, "HELD", 0)
+    monkeypatch.setattr(spill, "MEMORY_LIMIT", 0)
     full = partial(Path("/dev/full").open, "w+b", buffering=0)
     monkeypatch.setattr("tempfile.TemporaryFile", full)
     rows = pa.table({"a": pa.array(range(1000))})

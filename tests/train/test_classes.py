@@ -74,7 +74,7 @@ def test_a_walk_forward_is_judged_on_every_class(clinic: Path, registry: Registr
     run = train(lake, spec, NIGHT, registry=registry).uri
     ref = evaluate(lake, spec, NIGHT, run, registry=registry)
     evidence = Evidence.from_json(lake.get(ref.uri) or b"")
-    assert evidence.facts.refit is not None
+    assert evidence.facts.refit_loss is not None
     assert set(evidence.metrics["challenger"]) >= {"recall@early", "recall@on_time", "recall@late"}
     came = target(spec, training_set(lake, spec, NIGHT)).astype(int)
     assert evidence.prior == pytest.approx(np.bincount(came) / len(came))
@@ -103,4 +103,4 @@ def test_test_partitions_of_one_class_only_crash_nothing(only: str, clinic: Path
     assert not {"macro_recall", "macro_roc_auc", "recall@on_time"} & set(found)
     checks = {c.name: c for c in judge(evidence, spec.gate, 1, champion=False).checks}
     assert checks["macro_recall"].passed is False
-    assert "missing" in checks["macro_recall"].found
+    assert "missing" in checks["macro_recall"].observed

@@ -1,4 +1,4 @@
-"""A partition is the pages of a JSON API; each page is asked for, and retried, on its own."""
+"""The HTTP connector: a partition is the pages of a JSON API, each requested and retried separately."""
 
 from __future__ import annotations
 
@@ -6,125 +6,171 @@ import json
 import time
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import requests
-from requests.adapters import HTTPAdapter
-from requests.auth import AuthBase
+from pydantic import Field
 
 from include.environment import Endpoint
 from include.errors import PartitionRefused, SettingError
 from include.ingest.connectors.request import Fetcher, Part, Request, TransientError, with_retries
-from include.ingest.parsing import limits
-from include.spec.source import Http
+from include.spec.source import BaseSource
 
-THREADS = 8  # connections that are kept open
+if TYPE_CHECKING:
+    import requests
 
-
-class _Bearer(AuthBase):
-    """The token in a header; as an ``auth`` object it can't be replaced by a netrc file."""
-
-    def __init__(self, token: str) -> None:
-        self.token = token
-
-    def __call__(self, r: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self.token:
-            r.headers["Authorization"] = f"Bearer {self.token}"
-        return r
+POOL_SIZE = 8  # connections that stay open
 
 
-def open_source(source: Http, endpoint: Endpoint) -> Fetcher:
+class HttpSource(BaseSource):
+    """A paged JSON API: pages are requested until the page count in the response is reached."""
+
+    kind: Literal["http"]
+    path: str = Field(description="below the connection, with {day} or {partition}")
+    rows: str = Field("rows", description="the field that holds the page's rows")
+    pages: str | None = Field(
+        "pages", description="the field with the number of pages; null if there is a single page"
+    )
+    page: str = Field("page", description="the query parameter that numbers pages from 1")
+    volatile: tuple[str, ...] = Field(
+        (), description="fields that change with each response; ignored when content is compared"
+    )
+
+    @property
+    def path_templates(self) -> tuple[str, ...]:
+        """Return the path below the connection."""
+        return (self.path,)
+
+    @property
+    def part_format(self) -> Literal["json"]:
+        """Return the format of each page."""
+        return "json"
+
+    @property
+    def rows_field(self) -> str:
+        """Return the field that holds a page's rows."""
+        return self.rows
+
+    @property
+    def volatile_fields(self) -> tuple[str, ...]:
+        """Return the fields that change with each response."""
+        return self.volatile
+
+
+def open_source(source: HttpSource, endpoint: Endpoint) -> Fetcher:
     """Return a function that reads a partition's pages in order."""
-    _carried(endpoint)
-    session = requests.Session()
-    session.auth = _Bearer(endpoint.password)
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(pool_maxsize=THREADS))
+    session = _session(endpoint)
 
-    def fetch(asked: Request) -> Iterator[Part]:
-        path = asked.filled(source.path)
+    def fetch(request: Request) -> Iterator[Part]:
+        path = request.fill_path(source.path)
         url = f"{endpoint.uri}/{path.lstrip('/')}"
-        number, pages, total = 1, 1, 0
-        while number <= pages:
+        number, page_count, total_size = 1, 1, 0
+        while number <= page_count:
             where = f"{path}, page {number}" if source.pages else path
-            data, content = with_retries(asked, partial(_page, session, asked, url, number, where), where)
-            pages = _count(asked, source, content, where) if number == 1 else pages
-            total += len(data)
-            if total > source.fetch.max_bytes:
-                raise asked.too_large(f"{path}, {number} pages together")
+            get_page = partial(_get_page, session, source, request, url, number, where)
+            data, content = with_retries(request, get_page, where)
+            if number == 1:
+                page_count = _page_count(request, source, content, where)
+            total_size += len(data)
+            if total_size > source.fetch.max_bytes:
+                raise request.too_large(f"{path}, {number} pages together")
             yield f"page-{number:05}.json", data
             number += 1
 
     return fetch
 
 
-def _carried(endpoint: Endpoint) -> None:
-    """Refuse a token that no header carries: what is raised for it later would show it."""
+def _session(endpoint: Endpoint) -> requests.Session:
+    """Return a session that sends the connection's password as a bearer token."""
+    import requests
+    from requests.adapters import HTTPAdapter
+
+    _require_header_safe(endpoint)
+
+    def add_token(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
+        if endpoint.password:
+            prepared.headers["Authorization"] = f"Bearer {endpoint.password}"
+        return prepared
+
+    session = requests.Session()
+    session.auth = add_token  # a header set on the session could be replaced by a netrc file
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, HTTPAdapter(pool_maxsize=POOL_SIZE))
+    return session
+
+
+def _require_header_safe(endpoint: Endpoint) -> None:
+    """Reject a token that can't be sent in a header: the error that a request raises later would show it."""
     if not endpoint.password.isascii() or endpoint.password != endpoint.password.strip():
         raise SettingError(
             f"connection {endpoint.name}",
-            required="a password of ASCII characters without a space or line break around it",
-            found="another",
-            remedy="write it again; one that was read from a file may have kept the file's last line break",
+            required="a password of ASCII characters without surrounding spaces or line breaks",
+            found="other characters",
+            remedy="enter it again; a password copied from a file may include the file's last line break",
         )
 
 
-def _page(session: requests.Session, asked: Request, url: str, number: int, where: str) -> tuple[bytes, Any]:
+def _get_page(
+    session: requests.Session, source: HttpSource, request: Request, url: str, number: int, where: str
+) -> tuple[bytes, Any]:
     """Return one page's bytes and its content.
 
     Raises
     ------
-    Transient
-        for what may pass: no connection, a timeout, 429, 5xx, a body that is cut off or no JSON.
+    TransientError
+        for what a retry may fix: no connection, a timeout, 429, 5xx, a truncated body or invalid JSON.
     """
-    source = asked.source
-    assert isinstance(source, Http)
+    import requests
+
+    from include.ingest.parsing import limits
+
     params = {source.page: number} if source.pages else None
     timeout = source.fetch.timeout
     try:
-        with session.get(url, params=params, timeout=timeout, stream=True) as answer:
-            if answer.status_code == 404 and number == 1:
-                raise asked.nothing(where)
-            if answer.status_code >= 500 or answer.status_code == 429:
-                raise TransientError(f"HTTP {answer.status_code}")
-            if answer.status_code != 200:
-                raise asked.unavailable(f"HTTP {answer.status_code}", where)
-            data = _body(answer, asked, where)
+        with session.get(url, params=params, timeout=timeout, stream=True) as response:
+            if response.status_code == 404 and number == 1:
+                raise request.not_available_yet(where)
+            if response.status_code >= 500 or response.status_code == 429:
+                raise TransientError(f"HTTP {response.status_code}")
+            if response.status_code != 200:
+                raise request.unavailable(f"HTTP {response.status_code}", where)
+            data = _read_body(response, request, where)
     except requests.RequestException as error:
-        # its text may hold the address with what is in it: the kind says enough
+        # the error's text may repeat the URL with secrets in it, so only its type is shown
         raise TransientError(type(error).__name__) from None
-    limits.check_json_size(asked, where, data)
+    limits.check_json_size(request, where, data)
     try:
         return data, json.loads(data)
     except (ValueError, RecursionError):
         raise TransientError("a body that is not JSON") from None
 
 
-def _body(answer: requests.Response, asked: Request, where: str) -> bytes:
-    """Return the body, unpacked, within the size and the time that the spec admits."""
-    fetch = asked.source.fetch
-    begun, size, chunks = time.monotonic(), 0, []
-    for chunk in answer.iter_content(1 << 16):
+def _read_body(response: requests.Response, request: Request, where: str) -> bytes:
+    """Return the decompressed body, within the size and the time that the spec allows."""
+    fetch = request.source.fetch
+    started, size, chunks = time.monotonic(), 0, []
+    for chunk in response.iter_content(1 << 16):
         size += len(chunk)
         if size > fetch.max_bytes:
-            raise asked.too_large(where)
-        if time.monotonic() - begun > fetch.timeout:  # requests' own timeout is for each read alone
+            raise request.too_large(where)
+        if time.monotonic() - started > fetch.timeout:  # requests applies its own timeout to each read
             raise TransientError("a timeout")
         chunks.append(chunk)
     return b"".join(chunks)
 
 
-def _count(asked: Request, source: Http, content: Any, where: str) -> int:
+def _page_count(request: Request, source: HttpSource, content: Any, where: str) -> int:
+    from include.ingest.parsing import limits
+
     if source.pages is None:
         return 1
-    found = content.get(source.pages) if isinstance(content, dict) else None
-    if not isinstance(found, int) or isinstance(found, bool) or found < 0:
+    count = content.get(source.pages) if isinstance(content, dict) else None
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
         raise PartitionRefused(
-            asked.subject,
+            request.subject,
             required=f"the number of pages under {source.pages!r}",
-            found=repr(found),
+            found=repr(count),
             where=where,
-            remedy="say in the spec which field holds it (`pages:`), or `pages: null` if there is none",
+            remedy="set `pages` in the spec to the field with the page count, or to null if there is none",
         )
-    limits.limit_count(asked, where, "pages", found)
-    return found
+    limits.limit_count(request, where, "pages", count)
+    return count

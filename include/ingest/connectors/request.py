@@ -1,43 +1,47 @@
-"""What is asked of a source for one partition, and the patience with which it is asked."""
+"""The request for one partition of a source, which connectors receive, with their errors and retries."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TypeVar
-
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from typing import TYPE_CHECKING, TypeVar
 
 from include.errors import PartitionRefused, SourceUnavailable, SpecError
-from include.spec import UseCase
 from include.spec.clock import day_of
 from include.spec.source import Source
-from include.storage.spill import Data
+
+if TYPE_CHECKING:
+    from include.spec import UseCase
+    from include.storage.spill import Data
 
 T = TypeVar("T")
+Part = tuple[str, "Data"]  # a file, page or query result: its name and its bytes
+Fetcher = Callable[["Request"], Iterator[Part]]
 
-# what was kept first stays a partition's content: a corrected source has to be asked again by name
+# The snapshot that was stored first stays a partition's content, so a corrected source has to be fetched
+# again.
 FETCH_ANEW = "run the partition again with *Fetch anew* in the form, or `run ingest … --fetch-anew`"
 
 
 class NotAvailableYet(SourceUnavailable):
-    """The source answered, and has nothing for the partition yet; it did not fail."""
+    """The source answered that it has no data for the partition yet; it did not fail."""
 
 
 class TransientError(Exception):
-    """One attempt failed in a way that may pass; its text is shown, so it holds no secret."""
+    """One attempt failed in a way that a retry may fix. Users see its text, so it must hold no secret."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One partition of one source.
+    """A request for one partition of one source.
 
     Parameters
     ----------
-    subject : ``use case/source/partition``, as errors name it.
+    subject : ``use case/source/partition``, for error messages.
+    source : the source's declaration.
     day : the local date that the rows are about, ``YYYY-MM-DD``.
-    known_at : when the partition's rows could first have been known (UTC).
+    known_at : when the partition's rows were available at the earliest (UTC).
     """
 
     subject: str
@@ -46,50 +50,43 @@ class Request:
     day: str
     known_at: datetime
 
-    def filled(self, template: str) -> str:
-        """Return a path with ``{day}`` and ``{partition}`` filled in.
-
-        Nothing else is ever put into a path.
-        """
+    def fill_path(self, template: str) -> str:
+        """Return a path with ``{day}`` and ``{partition}`` replaced; no other placeholder is allowed."""
         path = template.replace("{day}", self.day).replace("{partition}", self.partition)
         if "{" in path or "}" in path:
             raise SpecError(
                 f"{self.subject}: path",
                 required="{day} or {partition}",
                 found=template,
-                remedy="use one of these two",
+                remedy="use only these two placeholders",
             )
         return path
 
     def unavailable(self, found: str, where: str = "") -> SourceUnavailable:
-        """Return the error of a source that did not answer."""
-        remedy = "look at the source and its connection; the partition can be run again when it answers"
+        """Return the error for a source that failed to answer."""
+        remedy = "check the source and its connection, then run the partition again"
         return SourceUnavailable(self.subject, required="an answer", found=found, where=where, remedy=remedy)
 
-    def nothing(self, where: str) -> NotAvailableYet:
-        """Return the error of a source that has nothing for the partition yet."""
-        remedy = "run the partition again when it is delivered"
+    def not_available_yet(self, where: str) -> NotAvailableYet:
+        """Return the error for a source that has no data for the partition yet."""
+        remedy = "run the partition again after it is delivered"
         return NotAvailableYet(
             self.subject, required="the partition's data", found="nothing yet", where=where, remedy=remedy
         )
 
     def too_large(self, where: str) -> PartitionRefused:
-        """Return the error of a part that is larger than the spec admits."""
+        """Return the error for a part that exceeds ``fetch.max_bytes``."""
         return PartitionRefused(
             self.subject,
-            required=f"at most {self.source.fetch.max_bytes} bytes, packed and unpacked",
+            required=f"at most {self.source.fetch.max_bytes} bytes, compressed and uncompressed",
             found="more",
             where=where,
-            remedy="see whether the source sends what it should; if so raise fetch.max_bytes in the spec",
+            remedy="check what the source delivers; if it is right, raise fetch.max_bytes in the spec",
         )
 
 
-Part = tuple[str, Data]
-Fetcher = Callable[[Request], Iterator[Part]]
-
-
 def request(spec: UseCase, source: str, partition: str, revision: int = 0) -> Request:
-    """Return what is asked of a source for a partition; a later revision is named in errors."""
+    """Return the request for a partition; errors name the revision if it isn't the first."""
     declared = spec.sources[source]
     return Request(
         subject=f"{spec.name}/{source}/{partition}" + (f", revision {revision}" if revision else ""),
@@ -100,15 +97,17 @@ def request(spec: UseCase, source: str, partition: str, revision: int = 0) -> Re
     )
 
 
-def with_retries(asked: Request, attempt: Callable[[], T], where: str) -> T:
-    """Return what an attempt returns; while it is `Transient`, try again with exponential backoff and jitter.
+def with_retries(request: Request, attempt: Callable[[], T], where: str) -> T:
+    """Return the result of an attempt; retry a `TransientError` with exponential backoff and jitter.
 
     Raises
     ------
     SourceUnavailable
         after ``fetch.attempts`` attempts.
     """
-    fetch = asked.source.fetch
+    from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+
+    fetch = request.source.fetch
     retrying = Retrying(
         stop=stop_after_attempt(fetch.attempts),
         wait=wait_exponential_jitter(multiplier=fetch.wait, max=60.0, jitter=fetch.wait),
@@ -118,4 +117,4 @@ def with_retries(asked: Request, attempt: Callable[[], T], where: str) -> T:
     try:
         return retrying(attempt)
     except TransientError as error:
-        raise asked.unavailable(f"{error}, {fetch.attempts} times", where) from None
+        raise request.unavailable(f"{error}, {fetch.attempts} times", where) from None

@@ -1,8 +1,8 @@
-"""A partition is the result of one query, kept as a canonical CSV so that equal rows are equal bytes.
+"""The SQL connector: a partition is the result of one query, stored as canonical CSV.
 
-All columns are text, rows are sorted by all of them. A value is quoted, NULL is an empty field without
-quotes, and an empty string is ``""``. The parameters are bound as text: ``:day`` and ``:partition`` as
-``YYYY-MM-DD``, ``:known_at`` as ``YYYY-MM-DD HH:MM:SS+00:00``.
+Equal rows give equal bytes: all columns are text, and rows are sorted by all of them. Values are quoted where
+needed, NULL is an empty field without quotes, and an empty string is ``""``. The query's parameters are bound
+as text: ``:day`` and ``:partition`` as ``YYYY-MM-DD``, ``:known_at`` as ``YYYY-MM-DD HH:MM:SS+00:00``.
 """
 
 from __future__ import annotations
@@ -10,35 +10,46 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import pyarrow as pa
-import pyarrow.csv
-from sqlalchemy import Engine, TextClause, create_engine, make_url, text
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from pydantic import Field
 
 from include.environment import Endpoint, redact
 from include.errors import SettingError, SpecError
 from include.ingest.connectors.request import Fetcher, Part, Request, TransientError, with_retries
-from include.spec.source import Sql
+from include.spec.source import BaseSource
 
-NAME = "result.csv"
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from sqlalchemy import Engine, TextClause
+    from sqlalchemy.exc import SQLAlchemyError
+
+PART_NAME = "result.csv"
 PARAMETERS = ("day", "partition", "known_at")
-ROWS = 20_000  # read at a time
+BATCH_ROWS = 20_000  # rows that are read from the cursor at once
 
 
-def open_source(source: Sql, endpoint: Endpoint) -> Fetcher:
+class SqlSource(BaseSource):
+    """The rows of one query; :day, :partition and :known_at are bound as parameters."""
+
+    kind: Literal["sql"]
+    query: str = Field(description="one SELECT; its columns are matched by name")
+
+
+def open_source(source: SqlSource, endpoint: Endpoint) -> Fetcher:
     """Return a function that runs the query for a partition.
 
-    One without parameters runs once for all partitions.
+    A query without parameters runs once for all partitions.
 
     Raises
     ------
     SpecError
         for a parameter other than :day, :partition and :known_at.
     SettingError
-        for an address that SQLAlchemy can't read.
+        for an address that SQLAlchemy can't parse.
     """
+    from sqlalchemy import text
+
     query = text(source.query)
     names = sorted(query.compile().params)
     unknown = [name for name in names if name not in PARAMETERS]
@@ -46,33 +57,33 @@ def open_source(source: Sql, endpoint: Endpoint) -> Fetcher:
         raise SpecError(
             f"query of connection {source.connection}: :{unknown[0]}",
             required="one of :day, :partition, :known_at",
-            remedy="write a colon that is none as \\:",
+            remedy="write a literal colon as \\:",
         )
-    engine = _engine(endpoint, source.fetch.timeout)
+    engine = _create_engine(endpoint, source.fetch.timeout)
+    shared_result: list[bytes] = []  # of a query without parameters, whose result every partition shares
 
-    shared: list[
-        bytes
-    ] = []  # without parameters every partition asks the same question: one answer serves all
-
-    def fetch(asked: Request) -> Iterator[Part]:
-        known = {
-            "day": asked.day,
-            "partition": asked.partition,
-            "known_at": f"{asked.known_at:%Y-%m-%d %H:%M:%S}+00:00",
-        }
-        values = {name: known[name] for name in names}
-        if shared:
-            yield NAME, shared[0]
+    def fetch(request: Request) -> Iterator[Part]:
+        if shared_result:
+            yield PART_NAME, shared_result[0]
             return
-        found = with_retries(asked, lambda: _result(engine, query, values, asked), "the query")
+        parameters = {
+            "day": request.day,
+            "partition": request.partition,
+            "known_at": f"{request.known_at:%Y-%m-%d %H:%M:%S}+00:00",
+        }
+        values = {name: parameters[name] for name in names}
+        result = with_retries(request, lambda: _run_query(engine, query, values, request), "the query")
         if not names:
-            shared.append(found)
-        yield NAME, found
+            shared_result.append(result)
+        yield PART_NAME, result
 
     return fetch
 
 
-def _engine(endpoint: Endpoint, timeout: float) -> Engine:
+def _create_engine(endpoint: Endpoint, timeout: float) -> Engine:
+    from sqlalchemy import create_engine, make_url
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
     try:
         url = make_url(endpoint.uri)
         if endpoint.login:
@@ -81,7 +92,7 @@ def _engine(endpoint: Endpoint, timeout: float) -> Engine:
             url = url.set(password=endpoint.password)
         if "@" in (url.host or ""):
             raise ValueError("an @ in the password, which would be shown as the host's name")
-        limits: dict[str, dict[str, Any]] = {
+        timeouts: dict[str, dict[str, Any]] = {
             "sqlite": {"timeout": timeout},
             "mysql": {"connect_timeout": int(timeout) or 1, "read_timeout": int(timeout) or 1},
             "postgresql": {
@@ -89,55 +100,47 @@ def _engine(endpoint: Endpoint, timeout: float) -> Engine:
                 "options": f"-c statement_timeout={int(timeout * 1000)}",
             },
         }
-        return create_engine(url, connect_args=limits.get(url.get_backend_name(), {}), hide_parameters=True)
+        return create_engine(url, connect_args=timeouts.get(url.get_backend_name(), {}), hide_parameters=True)
     except (ArgumentError, NoSuchModuleError, ValueError, ImportError):
-        # the address may hold a password
+        # the address may hold a password, so it isn't shown
         raise SettingError(
             f"connection {endpoint.name}",
-            required="host with an SQLAlchemy address, as postgresql+psycopg2://host/database",
-            found="something else, or a driver that is not installed",
+            required="a SQLAlchemy URL as its host, such as postgresql+psycopg2://host/database",
+            found="an invalid URL, or a driver that is not installed",
         ) from None
 
 
-def _result(engine: Engine, query: TextClause, values: dict[str, str], asked: Request) -> bytes:
-    """Return the result as canonical CSV, or raise `Transient`."""
+def _run_query(engine: Engine, query: TextClause, values: dict[str, str], request: Request) -> bytes:
+    """Return the result as canonical CSV, or raise `TransientError`."""
+    import pyarrow as pa
+    from sqlalchemy.exc import SQLAlchemyError
+
     try:
         with engine.connect() as connection:
-            found = connection.execution_options(stream_results=True).execute(query, values)
-            names, tables, size = list(found.keys()), [], 0
-            for rows in found.partitions(ROWS):
-                tables.append(_table(names, rows))
+            result = connection.execution_options(stream_results=True).execute(query, values)
+            names, tables, size = list(result.keys()), [], 0
+            for rows in result.partitions(BATCH_ROWS):
+                tables.append(_to_text_table(names, rows))
                 size += tables[-1].nbytes
-                if size > asked.source.fetch.max_bytes:
-                    raise asked.too_large("the query's result")
+                if size > request.source.fetch.max_bytes:
+                    raise request.too_large("the query's result")
     except SQLAlchemyError as error:
-        raise TransientError(_reason(error, engine)) from None
-    whole = pa.concat_tables(tables) if tables else _table(names, [])
-    return _canonical(whole)
+        raise TransientError(_error_message(error, engine)) from None
+    return _canonical_csv(pa.concat_tables(tables) if tables else _to_text_table(names, []))
 
 
-def _canonical(table: pa.Table) -> bytes:
-    order = [(f"c{number}", "ascending") for number in range(table.num_columns)]
-    numbered = table.rename_columns([name for name, _ in order])  # a result may name two columns alike
-    out = io.BytesIO()
-    pyarrow.csv.write_csv(
-        numbered.sort_by(order).rename_columns(table.column_names),
-        out,
-        write_options=pyarrow.csv.WriteOptions(quoting_style="needed"),
-    )
-    return out.getvalue()
+def _to_text_table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> pa.Table:
+    import pyarrow as pa
 
-
-def _table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> pa.Table:
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(names)
-    return pa.Table.from_arrays([_text(values) for values in columns], names=list(names))
+    arrays = [
+        pa.array([None if value is None else _to_text(value) for value in values], pa.string())
+        for values in columns
+    ]
+    return pa.Table.from_arrays(arrays, names=list(names))
 
 
-def _text(values: Sequence[Any]) -> pa.Array:
-    return pa.array([None if value is None else _written(value) for value in values], pa.string())
-
-
-def _written(value: Any) -> str:
+def _to_text(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -149,9 +152,23 @@ def _written(value: Any) -> str:
     return value.isoformat() if isinstance(value, date) else str(value)
 
 
-def _reason(error: SQLAlchemyError, engine: Engine) -> str:
-    """Return the driver's first line, without what of the address it might repeat and may be a secret."""
+def _canonical_csv(table: pa.Table) -> bytes:
+    import pyarrow.csv
+
+    order = [(f"c{number}", "ascending") for number in range(table.num_columns)]
+    numbered = table.rename_columns([name for name, _ in order])  # two columns of a result may share a name
+    out = io.BytesIO()
+    pyarrow.csv.write_csv(
+        numbered.sort_by(order).rename_columns(table.column_names),
+        out,
+        write_options=pyarrow.csv.WriteOptions(quoting_style="needed"),
+    )
+    return out.getvalue()
+
+
+def _error_message(error: SQLAlchemyError, engine: Engine) -> str:
+    """Return the first line of the driver's message, without parts of the address that may be secret."""
     lines = str(getattr(error, "orig", None) or type(error).__name__).strip().splitlines() or ["no reason"]
     url = engine.url
-    more = (one for values in url.normalized_query.values() for one in values)
-    return redact(lines[0], str(url.password or ""), url.username or "", *more)
+    query_values = (value for values in url.normalized_query.values() for value in values)
+    return redact(lines[0], str(url.password or ""), url.username or "", *query_values)

@@ -1,1 +1,1 @@
-"""Bytes of a source to typed columns, within declared limits."""
+"""Parsing: from the bytes of a part to rows of text, and from text to typed values."""

@@ -1,4 +1,4 @@
-"""From one part's bytes to rows of text; what isn't as the spec says is refused whole, with the remedy."""
+"""Parses the bytes of one part into rows of text, and refuses a part that doesn't match the spec."""
 
 from __future__ import annotations
 
@@ -17,102 +17,100 @@ import pyarrow.csv
 from include.errors import PartitionRefused
 from include.ingest.connectors.request import FETCH_ANEW, Request
 from include.ingest.parsing import limits
-from include.spec.source import Http, Objects
 from include.storage import spill
 from include.storage.spill import Data
 
-GZIP, ZIP = b"\x1f\x8b", b"PK\x03\x04"
-SOLID = re.compile(rb"\S")
+GZIP, ZIP = b"\x1f\x8b", b"PK\x03\x04"  # the first bytes of each
+NON_SPACE = re.compile(rb"\S")
 
 
-def parse(asked: Request, name: str, data: Data) -> Iterator[pa.Table]:
-    """Yield a part's rows, some at a time, each of the spec's columns as text and by its own name.
+def parse(request: Request, name: str, data: Data) -> Iterator[pa.Table]:
+    """Yield a part's rows in batches, with the spec's columns as text under the spec's names.
 
     Parameters
     ----------
-    name : the part's, as its file or page is called.
+    name : of the part: its file or page.
 
     Raises
     ------
     PartitionRefused
-        for a part that is empty, cut off, too large unpacked, of another format or encoding, or that lacks a
-        column or has one too many.
+        for a part that is empty, truncated or too large, of another format or encoding, or that has missing
+        or undeclared columns.
     """
-    for table in _read(asked, name, data):
-        yield _named(asked, name, table)
+    for table in _read(request, name, data):
+        yield _select_declared(request, name, table)
 
 
-def _read(asked: Request, name: str, data: Data) -> Iterable[pa.Table]:
-    """Return a part's rows under the source's own names: one table at least, which may be empty."""
+def _read(request: Request, name: str, data: Data) -> Iterable[pa.Table]:
+    """Return a part's rows under the source's own column names: at least one table, which may be empty."""
     if not data:
-        _refuse(asked, name, "rows", "an empty file", "have the source deliver it again")
-    source = asked.source
-    if isinstance(source, Http):
-        return [_json(asked, name, bytes(data), source.rows)]
-    if isinstance(source, Objects) and source.format == "parquet":
-        return _parquet(asked, name, data)
-    plain = _unpacked(asked, name, data)
-    if _begin(plain) == b"<":
-        _refuse(
-            asked, name, "a data file", "HTML or XML, as of an error page", "look at what the source serves"
-        )
-    if isinstance(source, Objects) and source.format == "json":
-        return [_json(asked, name, bytes(plain), None)]
-    return _csv(asked, name, plain)
+        _refuse(request, name, "rows", "an empty file", "have the source deliver it again")
+    source = request.source
+    if source.rows_field:
+        return [_read_json(request, name, bytes(data), source.rows_field)]
+    if source.part_format == "parquet":
+        return _read_parquet(request, name, data)
+    plain = _decompress(request, name, data)
+    if _first_byte(plain) == b"<":
+        found = "HTML or XML, such as an error page"
+        _refuse(request, name, "a data file", found, "look at what the source serves")
+    if source.part_format == "json":
+        return [_read_json(request, name, bytes(plain), None)]
+    return _read_csv(request, name, plain)
 
 
-def _begin(data: Data) -> bytes:
-    """Return the first byte that is no space, none of nothing but space."""
-    found = SOLID.search(data)
-    return found.group() if found else b""
+def _first_byte(data: Data) -> bytes:
+    """Return the first byte that isn't white space, empty if there is none."""
+    match = NON_SPACE.search(data)
+    return match.group() if match else b""
 
 
-def _refuse(asked: Request, name: str, required: str, found: str, remedy: str) -> NoReturn:
+def _refuse(request: Request, name: str, required: str, found: str, remedy: str) -> NoReturn:
     remedy += f"; then {FETCH_ANEW}"
-    raise PartitionRefused(asked.subject, required=required, found=found, where=name, remedy=remedy)
+    raise PartitionRefused(request.subject, required=required, found=found, where=name, remedy=remedy)
 
 
-def _unpacked(asked: Request, name: str, data: Data) -> Data:
-    """Return the bytes without gzip or zip, never more than ``max_bytes`` of them."""
+def _decompress(request: Request, name: str, data: Data) -> Data:
+    """Return the bytes without gzip or zip compression, at most ``max_bytes`` of them."""
     try:
         if data[:2] == GZIP:
-            plain = _poured(asked, name, gzip.GzipFile(fileobj=pa.BufferReader(pa.py_buffer(data))))
+            plain = _read_archive(request, name, gzip.GzipFile(fileobj=pa.BufferReader(pa.py_buffer(data))))
         elif data[:4] == ZIP:
-            packed = limits.open_zip(data)
-            if len(packed.namelist()) != 1:
-                _refuse(asked, name, "one file in the archive", f"{len(packed.namelist())}", "send one file")
-            with packed.open(packed.namelist()[0]) as member:
-                plain = _poured(asked, name, member)
+            archive = limits.open_zip(data)
+            members = archive.namelist()
+            if len(members) != 1:
+                _refuse(request, name, "one file in the archive", f"{len(members)}", "send one file")
+            with archive.open(members[0]) as member:
+                plain = _read_archive(request, name, member)
         elif name.endswith((".gz", ".zip")):
-            return data if _begin(data) == b"<" else _packed_otherwise(asked, name)
+            if _first_byte(data) != b"<":  # an error page in place of an archive is refused as such
+                found = "something else"
+                _refuse(request, name, "an archive, as its name says", found, "correct the file's name")
+            return data
         else:
             plain = data
     except (EOFError, zlib.error, OSError, zipfile.BadZipFile, RuntimeError) as error:
-        _refuse(
-            asked, name, "a whole archive", f"a truncated or corrupt one ({error})", "have it delivered again"
-        )
-    if len(plain) > asked.source.fetch.max_bytes:
-        raise asked.too_large(name)
-    if not _begin(plain):
-        _refuse(asked, name, "rows", "an empty file", "have the source deliver it again")
+        found = f"a truncated or corrupt one ({error})"
+        _refuse(request, name, "a complete archive", found, "have it delivered again")
+    if len(plain) > request.source.fetch.max_bytes:
+        raise request.too_large(name)
+    if not _first_byte(plain):
+        _refuse(request, name, "rows", "an empty file", "have the source deliver it again")
     return plain
 
 
-def _poured(asked: Request, name: str, file: IO[bytes] | gzip.GzipFile) -> Data:
-    """Return what a packed file holds, up to its limit."""
-    return spill.spill_bytes(limits.limit_bytes(iter(lambda: file.read(spill.PART), b""), asked, name))
+def _read_archive(request: Request, name: str, file: IO[bytes] | gzip.GzipFile) -> Data:
+    """Return the decompressed content of a file, up to its limit."""
+    chunks = iter(lambda: file.read(spill.CHUNK_BYTES), b"")
+    return spill.spill_bytes(limits.limit_bytes(chunks, request, name))
 
 
-def _packed_otherwise(asked: Request, name: str) -> NoReturn:
-    _refuse(asked, name, "an archive, as its name says", "something else", "name it for what it is")
-
-
-def _csv(asked: Request, name: str, data: Data) -> Iterator[pa.Table]:
-    limits.check_csv_size(asked, name, data)
+def _read_csv(request: Request, name: str, data: Data) -> Iterator[pa.Table]:
+    limits.check_csv_size(request, name, data)
     try:
         end = data.find(b"\n")
-        first = data[: end if end >= 0 else len(data)] + b"\n"
-        header = pyarrow.csv.open_csv(io.BytesIO(first)).schema.names
+        first_line = data[: end if end >= 0 else len(data)] + b"\n"
+        header = pyarrow.csv.open_csv(io.BytesIO(first_line)).schema.names
         reader = pyarrow.csv.open_csv(
             pa.BufferReader(pa.py_buffer(data)),
             read_options=pyarrow.csv.ReadOptions(use_threads=False),
@@ -128,81 +126,84 @@ def _csv(asked: Request, name: str, data: Data) -> Iterator[pa.Table]:
             yield pa.Table.from_batches([batch])
         yield reader.schema.empty_table()
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        found = " ".join(str(error).split())[:200]
-        wrong = "UTF8" in found or isinstance(error, UnicodeDecodeError)
-        what = "UTF-8 text" if wrong else "rows with as many fields as the header"
-        _refuse(asked, name, what, found, "have the source write it so" if wrong else "look at that row")
+        found = _one_line(error)
+        if "UTF8" in found or isinstance(error, UnicodeDecodeError):
+            _refuse(request, name, "UTF-8 text", found, "have the source write UTF-8")
+        _refuse(request, name, "rows with as many fields as the header", found, "look at that row")
 
 
-def _json(asked: Request, name: str, data: bytes, field: str | None) -> pa.Table:
-    """Return the rows of a list of objects, of one under ``field``, or of an object a line."""
-    limits.check_json_size(asked, name, data)
+def _read_json(request: Request, name: str, data: bytes, field: str | None) -> pa.Table:
+    """Return the rows of a JSON list of objects, of a list under ``field``, or of JSON lines."""
+    limits.check_json_size(request, name, data)
     try:
         try:
-            content = _loaded(data)
+            content = _load_json(data)
         except ValueError:
             if field is not None:
                 raise
-            content = [_loaded(line) for line in data.splitlines() if line.strip()]
+            content = [_load_json(line) for line in data.splitlines() if line.strip()]
     except ValueError as error:
-        _refuse(asked, name, "JSON in UTF-8", str(error)[:200], "have the source write it so")
+        _refuse(request, name, "JSON in UTF-8", str(error)[:200], "have the source write valid JSON")
     rows = content.get(field or "rows", content) if isinstance(content, dict) else content
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        where = f"a list of objects under {field!r}" if field else "a list of objects"
-        _refuse(
-            asked, name, where, type(rows).__name__, "say in the spec which field holds the rows (`rows:`)"
-        )
-    limits.limit_count(asked, name, "rows", len(rows))
+        required = f"a list of objects under {field!r}" if field else "a list of objects"
+        remedy = "declare in the spec which field holds the rows (`rows:`)"
+        _refuse(request, name, required, type(rows).__name__, remedy)
+    limits.limit_count(request, name, "rows", len(rows))
     columns = dict.fromkeys(column for row in rows for column in row)
-    limits.limit_count(asked, name, "columns", len(columns))
-    return pa.table({column: _column([row.get(column) for row in rows]) for column in columns})
+    limits.limit_count(request, name, "columns", len(columns))
+    return pa.table({column: _to_text([row.get(column) for row in rows]) for column in columns})
 
 
-def _loaded(data: bytes) -> Any:
-    """Return JSON with each number as it is written."""
+def _load_json(data: bytes) -> Any:
+    """Return parsed JSON, with each number as the text that was written."""
     try:
         return json.loads(data, parse_float=str, parse_int=str, parse_constant=str)
     except RecursionError:
-        raise ValueError("lists within lists without end") from None
+        raise ValueError("nested too deeply") from None
 
 
-def _column(values: Sequence[Any]) -> pa.Array:
+def _to_text(values: Sequence[Any]) -> pa.Array:
     try:
         return pa.array(values, pa.string())
     except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.array(
-            [v if v is None or isinstance(v, str) else json.dumps(v) for v in values], pa.string()
-        )
+        texts = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
+        return pa.array(texts, pa.string())
 
 
-def _parquet(asked: Request, name: str, data: Data) -> Iterator[pa.Table]:
+def _read_parquet(request: Request, name: str, data: Data) -> Iterator[pa.Table]:
     try:
-        yield from limits.read_parquet(asked, name, data)
+        yield from limits.read_parquet(request, name, data)
     except (pa.ArrowException, OSError) as error:
-        found = " ".join(str(error).split())[:200]
-        _refuse(asked, name, "a Parquet file of plain columns", found, "have it delivered again")
+        required = "a Parquet file without nested columns"
+        _refuse(request, name, required, _one_line(error), "have it delivered again")
 
 
-def _named(asked: Request, name: str, table: pa.Table) -> pa.Table:
-    """Return the spec's columns under the spec's names, or say which are missing and which are unknown."""
-    columns = {column.source or own: own for own, column in asked.source.columns.items()}
-    have = table.column_names
-    if not have and table.num_rows == 0:  # a page without rows names no columns
-        return pa.schema([(own, pa.string()) for own in columns.values()]).empty_table()
-    missing = [column for column in columns if column not in have]
-    unknown = [column for column in have if column not in columns]
-    twice = sorted({column for column in have if have.count(column) > 1})
-    if twice:
-        _refuse(asked, name, "each column once", f"{', '.join(twice)} more than once", "have it corrected")
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _select_declared(request: Request, name: str, table: pa.Table) -> pa.Table:
+    """Return the spec's columns under the spec's names, or refuse missing and undeclared columns."""
+    columns = {column.source or own_name: own_name for own_name, column in request.source.columns.items()}
+    names = table.column_names
+    if not names and table.num_rows == 0:  # a page without rows has no columns
+        return pa.schema([(own_name, pa.string()) for own_name in columns.values()]).empty_table()
+    missing = [column for column in columns if column not in names]
+    unknown = [column for column in names if column not in columns]
+    repeated = sorted({column for column in names if names.count(column) > 1})
+    if repeated:
+        found = f"{', '.join(repeated)} more than once"
+        _refuse(request, name, "each column once", found, "have it corrected")
     required = f"the columns {', '.join(columns)}"
     if missing and unknown:
         found = f"no {', '.join(missing)}, and unknown {', '.join(unknown)}"
-        own = columns[missing[0]]
-        remedy = f"if the source renamed it, write `from: {unknown[0]}` under columns.{own} in the spec"
-        _refuse(asked, name, required, found, remedy)
+        own_name = columns[missing[0]]
+        remedy = f"if the source renamed it, write `from: {unknown[0]}` under columns.{own_name} in the spec"
+        _refuse(request, name, required, found, remedy)
     if missing:
-        _refuse(asked, name, required, f"no {', '.join(missing)}", "have it sent again with all columns")
-    if unknown and asked.source.contract.extra == "refuse":
+        _refuse(request, name, required, f"no {', '.join(missing)}", "have it sent again with all columns")
+    if unknown and request.source.contract.extra == "refuse":
         remedy = "declare it under columns, or write `extra: ignore` under contract in the spec"
-        _refuse(asked, name, required, f"also {', '.join(unknown)}", remedy)
+        _refuse(request, name, required, f"also {', '.join(unknown)}", remedy)
     return table.select(list(columns)).rename_columns(list(columns.values()))

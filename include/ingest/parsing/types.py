@@ -1,14 +1,15 @@
-"""Text becomes typed values in UTC and declared units; what can't be read is said, never silently null.
+"""Converts text to typed values in UTC and declared units, and marks the rows whose text can't be converted.
 
-All columns are trimmed and an empty field is null. What each type reads:
+All columns are trimmed, and an empty field is null. The types accept:
 
-- integer: digits, and ``12.0``; number: decimal or exponent, then ``(x + shift) * scale``.
-- boolean: true/false, t/f, yes/no, y/n, 1/0, in either case.
-- date: ``2013-03-01``, also with a midnight behind it.
-- timestamp: ISO 8601, with an offset or read in the column's time zone (UTC unless given). An offset that the
-  declared time zone hasn't at that moment contradicts it: see `contradicts_zone`. A local time that
-  a clock change skips can't be read. One that happens twice is the earlier moment; where a second row of the
-  same partition and key (but for this column) says it again, that row is the later moment.
+- integer: digits, also ``12.0``.
+- number: decimal or exponent notation, then ``(x + shift) * scale``.
+- boolean: true/false, t/f, yes/no, y/n, 1/0, in upper or lower case.
+- date: ``2013-03-01``, also followed by midnight.
+- timestamp: ISO 8601 with an offset, or local time in the column's time zone (UTC unless declared). An offset
+  that the declared time zone doesn't have at that moment contradicts it; see `contradicts_time_zone`. A local
+  time that a clock change skips is invalid. A local time that occurs twice is the earlier moment, except in a
+  second row with the same partition and key (ignoring this column), which is the later moment.
 - hhmm: ``517``, ``0517`` or ``5:17`` as minutes after midnight; ``2400`` is 1440.
 """
 
@@ -23,8 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from include.environment import setting
-from include.ingest.validation import rows as repeats
-from include.ingest.validation.rows import Mask, RawRows, mask
+from include.ingest.validation.rows import Mask, RawRows, repeated_rows, to_mask
 from include.spec.source import Column, Source
 from include.storage import spill
 from include.storage.schemas import TIME
@@ -32,196 +32,207 @@ from include.storage.schemas import TIME
 INTEGER = r"^[+-]?\d{1,18}(\.0+)?$"
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?$"
 DATE = r"^(\d{4}-\d{2}-\d{2})([T ]00:00(:00(\.0+)?)?)?$"
-MOMENT = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d{1,9})?)?)?( ?(Z|[+-]\d{2}(:?\d{2})?))?$"
+TIMESTAMP = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d{1,9})?)?)?( ?(Z|[+-]\d{2}(:?\d{2})?))?$"
 OFFSET = r"[T ]\d{2}:.*(Z|[+-]\d{2}(:?\d{2})?)$"
 UTC_OFFSET = r"(Z|[+-]00(:?00)?)$"
 HHMM = r"^(\d{1,4}(\.0+)?|\d{1,2}:\d{2})$"
 TRUE, FALSE = pa.array(["true", "t", "yes", "y", "1"]), pa.array(["false", "f", "no", "n", "0"])
+NULL_TEXT = pa.scalar(None, pa.string())
 
-Typed = tuple[pa.Array, Mask]
+Converted = tuple[pa.Array, Mask]  # the values, null where invalid, and which are invalid
 
 
 def clean_text(text: pa.Table, source: Source) -> pa.Table:
-    """Return the text of some rows trimmed, empty fields as null, and hashed columns as their keyed hash.
+    """Return rows with trimmed text, empty fields as null, and hashed columns as their keyed hash.
 
-    Hashing is the first thing that happens to a row: neither the tables nor the quarantine hold the value.
+    Hashing comes first, so neither the tables nor the quarantine contain the original value.
     """
     columns = {}
     for name, column in source.columns.items():
         trimmed = pc.utf8_trim_whitespace(text[name].combine_chunks())
-        plain = pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), trimmed)
-        columns[name] = _hashed(plain) if column.hashed else plain
+        plain = pc.if_else(pc.equal(trimmed, ""), NULL_TEXT, trimmed)
+        columns[name] = _hash(plain) if column.hashed else plain
     return pa.table(columns)
 
 
-def to_declared_types(rows: RawRows, source: Source) -> Iterator[tuple[slice, pa.Table, dict[str, Mask]]]:
-    """Yield the typed columns batch by batch, and of each column the rows whose text it can't read.
-
-    Parameters
-    ----------
-    rows : with `cleaned` text.
-    """
-    later = {name: _later(rows, source, name) for name in source.columns if _local(source, name)}
-    for place, part in spill.batches(rows.text):
-        typed, bad = {}, {}
-        for name, column in source.columns.items():
-            text = part[name].combine_chunks()
-            if column.type == "string" or column.hashed:
-                typed[name], bad[name] = text, np.zeros(len(text), bool)
-            else:
-                typed[name], bad[name] = _once(text, column)
-                if name in later and later[name][place].any():
-                    typed[name] = pc.if_else(
-                        pa.array(later[name][place]), _moments(text, column)[1], typed[name]
-                    )
-        yield place, pa.table(typed), bad
-
-
-def _once(text: pa.Array, column: Column) -> Typed:
-    """Return what each text is, and whether it can't be read: each text is read once."""
-    encoded = text.dictionary_encode()
-    read, bad = READ[column.type](encoded.dictionary, column)
-    missing = pc.fill_null(encoded.indices, len(bad))  # the place of one more, which is no bad text
-    return read.take(encoded.indices), np.append(bad, False)[missing.to_numpy(zero_copy_only=False)]
-
-
-def _hashed(values: pa.Array) -> pa.Array:
+def _hash(values: pa.Array) -> pa.Array:
     key = setting("EVERGREEN_HASH_KEY").encode()
     encoded = values.dictionary_encode()
     hashes = [hmac.digest(key, value.encode(), "sha256").hex() for value in encoded.dictionary.to_pylist()]
     return pa.array(hashes, pa.string()).take(encoded.indices)
 
 
-def _shaped(values: pa.Array, shape: str) -> Typed:
-    """Return the values that have a shape, else null, and which have not."""
-    return _judged(values, pc.match_substring_regex(values, shape))
+def to_declared_types(rows: RawRows, source: Source) -> Iterator[tuple[slice, pa.Table, dict[str, Mask]]]:
+    """Yield the typed columns batch by batch, with the rows whose text is invalid for each column.
+
+    Parameters
+    ----------
+    rows : with text from `clean_text`.
+    """
+    later = {name: _later_times(rows, source, name) for name in source.columns if _is_local(source, name)}
+    for place, batch in spill.batches(rows.text):
+        typed, invalid = {}, {}
+        for name, column in source.columns.items():
+            text = batch[name].combine_chunks()
+            if column.type == "string" or column.hashed:
+                typed[name], invalid[name] = text, np.zeros(len(text), bool)
+            else:
+                typed[name], invalid[name] = _convert(text, column)
+                if name in later and later[name][place].any():
+                    second_occurrence = _to_moments(text, column)[1]
+                    typed[name] = pc.if_else(pa.array(later[name][place]), second_occurrence, typed[name])
+        yield place, pa.table(typed), invalid
 
 
-def _judged(values: pa.Array, valid: pa.Array) -> Typed:
-    """Return the valid values, else null, and which are not valid; null is neither."""
-    return pc.if_else(pc.fill_null(valid, False), values, None), mask(pc.invert(pc.fill_null(valid, True)))
+def _convert(text: pa.Array, column: Column) -> Converted:
+    """Return the values and the invalid rows; each distinct text is converted once."""
+    encoded = text.dictionary_encode()
+    values, invalid = CONVERTERS[column.type](encoded.dictionary, column)
+    return values.take(encoded.indices), _take_mask(invalid, encoded.indices)
 
 
-def _whole(values: pa.Array) -> pa.Array:
+def _take_mask(mask: Mask, indices: pa.Array) -> Mask:
+    """Return the mask's value at each index, false for a null index."""
+    filled = pc.fill_null(indices, len(mask))  # the index of an extra element, which is false
+    return np.asarray(np.append(mask, False)[filled.to_numpy(zero_copy_only=False)], bool)
+
+
+def _match(values: pa.Array, pattern: str) -> Converted:
+    """Return the values that match a pattern, else null, and which don't match."""
+    return _keep_valid(values, pc.match_substring_regex(values, pattern))
+
+
+def _keep_valid(values: pa.Array, valid: pa.Array) -> Converted:
+    """Return the valid values, else null, and which are invalid; a null is neither."""
+    kept = pc.if_else(pc.fill_null(valid, False), values, None)
+    return kept, to_mask(pc.invert(pc.fill_null(valid, True)))
+
+
+def _lost_values(before: pa.Array, after: pa.Array) -> Mask:
+    """Return which values matched the pattern and still couldn't be converted, such as 2013-02-30."""
+    return to_mask(pc.and_(pc.is_valid(before), pc.is_null(after)))
+
+
+def _parse_integers(values: pa.Array) -> pa.Array:
     digits = pc.replace_substring_regex(pc.replace_substring_regex(values, r"\.0+$", ""), r"^\+", "")
     return digits.cast(pa.int64())
 
 
-def _integer(values: pa.Array, column: Column) -> Typed:
-    good, bad = _shaped(values, INTEGER)
-    return _whole(good), bad
+def _to_integer(values: pa.Array, column: Column) -> Converted:
+    matching, invalid = _match(values, INTEGER)
+    return _parse_integers(matching), invalid
 
 
-def _number(values: pa.Array, column: Column) -> Typed:
-    good, bad = _shaped(values, NUMBER)
-    read = pc.replace_substring_regex(good, r"^\+", "").cast(pa.float64())
+def _to_number(values: pa.Array, column: Column) -> Converted:
+    matching, invalid = _match(values, NUMBER)
+    numbers = pc.replace_substring_regex(matching, r"^\+", "").cast(pa.float64())
     if column.shift:
-        read = pc.add(read, column.shift)
+        numbers = pc.add(numbers, column.shift)
     if column.scale != 1.0:
-        read = pc.multiply(read, column.scale)
-    finite, infinite = _judged(read, pc.is_finite(read))
-    return finite, bad | infinite
+        numbers = pc.multiply(numbers, column.scale)
+    finite, infinite = _keep_valid(numbers, pc.is_finite(numbers))
+    return finite, invalid | infinite
 
 
-def _boolean(values: pa.Array, column: Column) -> Typed:
+def _to_boolean(values: pa.Array, column: Column) -> Converted:
     lower = pc.utf8_lower(values)
-    yes, no = pc.is_in(lower, TRUE), pc.is_in(lower, FALSE)
-    known = pc.or_(yes, no)
-    return pc.if_else(known, yes, None), mask(pc.and_(pc.invert(known), pc.is_valid(values)))
+    is_true, is_false = pc.is_in(lower, TRUE), pc.is_in(lower, FALSE)
+    valid = pc.or_(is_true, is_false)
+    return pc.if_else(valid, is_true, None), to_mask(pc.and_(pc.invert(valid), pc.is_valid(values)))
 
 
-def _date(values: pa.Array, column: Column) -> Typed:
-    good, bad = _shaped(values, DATE)
-    days = pc.utf8_slice_codeunits(good, 0, 10).to_pandas()
-    read = pd.to_datetime(days, format="%Y-%m-%d", errors="coerce")
-    array = pa.array(read, pa.timestamp("us"), from_pandas=True).cast(pa.date32())
-    return array, bad | _lost(good, array)
+def _to_date(values: pa.Array, column: Column) -> Converted:
+    matching, invalid = _match(values, DATE)
+    days = pc.utf8_slice_codeunits(matching, 0, 10).to_pandas()
+    dates = pd.to_datetime(days, format="%Y-%m-%d", errors="coerce")
+    array = pa.array(dates, pa.timestamp("us"), from_pandas=True).cast(pa.date32())
+    return array, invalid | _lost_values(matching, array)
 
 
-def _hhmm(values: pa.Array, column: Column) -> Typed:
-    good, bad = _shaped(values, HHMM)
-    read = _whole(pc.replace_substring(good, ":", ""))
-    hours = pc.divide(read, 100)
-    minutes = pc.subtract(read, pc.multiply(hours, 100))
-    valid = pc.or_(pc.and_(pc.less(hours, 24), pc.less(minutes, 60)), pc.equal(read, 2400))
-    after, never = _judged(pc.add(pc.multiply(hours, 60), minutes).cast(pa.int32()), valid)
-    return after, bad | never
+def _to_minutes(values: pa.Array, column: Column) -> Converted:
+    matching, invalid = _match(values, HHMM)
+    digits = _parse_integers(pc.replace_substring(matching, ":", ""))
+    hours = pc.divide(digits, 100)
+    minutes = pc.subtract(digits, pc.multiply(hours, 100))
+    valid = pc.or_(pc.and_(pc.less(hours, 24), pc.less(minutes, 60)), pc.equal(digits, 2400))
+    total = pc.add(pc.multiply(hours, 60), minutes).cast(pa.int32())
+    after_midnight, out_of_range = _keep_valid(total, valid)
+    return after_midnight, invalid | out_of_range
 
 
-def _timestamp(values: pa.Array, column: Column) -> Typed:
-    good, bad = _shaped(values, MOMENT)
-    array = _moments(values, column)[0]
-    return array, bad | _lost(good, array)
+def _to_timestamp(values: pa.Array, column: Column) -> Converted:
+    matching, invalid = _match(values, TIMESTAMP)
+    array = _to_moments(values, column)[0]
+    return array, invalid | _lost_values(matching, array)
 
 
-def _moments(values: pa.Array, column: Column) -> tuple[pa.Array, pa.Array]:
-    """Return the moments of texts, and where a clock change repeats a local time the later ones."""
-    good = _shaped(values, MOMENT)[0]
-    exact = pc.fill_null(pc.match_substring_regex(good, OFFSET), False)
-    null = pa.scalar(None, pa.string())
+CONVERTERS: dict[str, Callable[[pa.Array, Column], Converted]] = {
+    "integer": _to_integer,
+    "number": _to_number,
+    "boolean": _to_boolean,
+    "date": _to_date,
+    "hhmm": _to_minutes,
+    "timestamp": _to_timestamp,
+}
+
+
+def _to_moments(values: pa.Array, column: Column) -> tuple[pa.Array, pa.Array]:
+    """Return the moments of texts twice: first the earlier, then the later of an ambiguous local time."""
+    matching, has_offset = _split_offsets(values)
     with_offset = pd.to_datetime(
-        pc.if_else(exact, good, null).to_pandas(), format="ISO8601", utc=True, errors="coerce"
+        pc.if_else(has_offset, matching, NULL_TEXT).to_pandas(), format="ISO8601", utc=True, errors="coerce"
     )
-    local = pd.to_datetime(pc.if_else(exact, null, good).to_pandas(), format="ISO8601", errors="coerce")
-    zone, read = column.timezone or "UTC", []
+    without_offset = pc.if_else(has_offset, NULL_TEXT, matching).to_pandas()
+    local = pd.to_datetime(without_offset, format="ISO8601", errors="coerce")
+    zone, moments = column.timezone or "UTC", []
     for early in (True, False):
-        which = np.full(len(values), early)
-        moment = local.dt.tz_localize(zone, ambiguous=which, nonexistent="NaT").dt.tz_convert("UTC")
-        read.append(pa.array(with_offset.where(mask(exact), moment), TIME, from_pandas=True))
-    return read[0], read[1]
+        ambiguous = np.full(len(values), early)
+        moment = local.dt.tz_localize(zone, ambiguous=ambiguous, nonexistent="NaT").dt.tz_convert("UTC")
+        moments.append(pa.array(with_offset.where(to_mask(has_offset), moment), TIME, from_pandas=True))
+    return moments[0], moments[1]
 
 
-def contradicts_zone(text: pa.Array, column: Column) -> Mask:
-    """Return which texts of a timestamp have an offset other than the column's declared time zone then.
+def _split_offsets(values: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """Return the texts that are timestamps, else null, and which of them have an offset."""
+    matching = _match(values, TIMESTAMP)[0]
+    return matching, pc.fill_null(pc.match_substring_regex(matching, OFFSET), False)
 
-    The text may be right or the declaration, so neither is taken. Without a declared zone the text counts.
+
+def contradicts_time_zone(text: pa.Array, column: Column) -> Mask:
+    """Return which timestamps have an offset other than the column's declared time zone has at that moment.
+
+    Either the text or the declaration is wrong, so neither is trusted. Without a declared time zone the
+    offset in the text counts.
     """
     encoded = text.dictionary_encode()
-    good = _shaped(encoded.dictionary, MOMENT)[0]
-    exact = pc.fill_null(pc.match_substring_regex(good, OFFSET), False)
-    if column.timezone == "UTC":  # the usual case needs no calendar
-        other = mask(exact) & ~mask(pc.fill_null(pc.match_substring_regex(good, UTC_OFFSET), True))
+    matching, has_offset = _split_offsets(encoded.dictionary)
+    if column.timezone == "UTC":  # the common case needs no time zone arithmetic
+        is_utc = pc.fill_null(pc.match_substring_regex(matching, UTC_OFFSET), True)
+        contradicting = to_mask(has_offset) & ~to_mask(is_utc)
     else:
-        with_offset = pc.if_else(exact, good, pa.scalar(None, pa.string()))
+        with_offset = pc.if_else(has_offset, matching, NULL_TEXT)
         moments = pd.to_datetime(with_offset.to_pandas(), format="ISO8601", utc=True, errors="coerce")
         wall = pc.replace_substring_regex(with_offset, r" ?(Z|[+-]\d{2}(:?\d{2})?)$", "").to_pandas()
-        stated = pd.to_datetime(wall, format="ISO8601", errors="coerce")
+        written = pd.to_datetime(wall, format="ISO8601", errors="coerce")
         declared = moments.dt.tz_convert(column.timezone).dt.tz_localize(None)
-        other = np.asarray(moments.notna() & (declared != stated), bool)
-    missing = pc.fill_null(encoded.indices, len(other))
-    return np.asarray(np.append(other, False)[missing.to_numpy(zero_copy_only=False)], bool)
+        contradicting = np.asarray(moments.notna() & (declared != written), bool)
+    return _take_mask(contradicting, encoded.indices)
 
 
-def _local(source: Source, name: str) -> bool:
-    """Return whether a column's times may happen twice."""
+def _is_local(source: Source, name: str) -> bool:
+    """Return whether a column's times are local to a zone in which a time may occur twice."""
     column = source.columns[name]
     return column.type == "timestamp" and not column.hashed and column.timezone not in (None, "UTC")
 
 
-def _later(rows: RawRows, source: Source, name: str) -> Mask:
-    """Return which of the local times that happen twice the same key has said before.
-
-    On the same partition.
-    """
-    among = np.zeros(len(rows), bool)
-    for place, part in spill.batches(rows.text):
-        encoded = part[name].combine_chunks().dictionary_encode()
-        twice = pc.not_equal(*_moments(encoded.dictionary, source.columns[name]))
-        among[place] = mask(pc.fill_null(twice.take(encoded.indices), False))
+def _later_times(rows: RawRows, source: Source, name: str) -> Mask:
+    """Return which ambiguous local times repeat an earlier row with the same partition and key."""
+    ambiguous = np.zeros(len(rows), bool)
+    for place, batch in spill.batches(rows.text):
+        encoded = batch[name].combine_chunks().dictionary_encode()
+        differs = pc.not_equal(*_to_moments(encoded.dictionary, source.columns[name]))
+        ambiguous[place] = to_mask(pc.fill_null(differs.take(encoded.indices), False))
+    if not ambiguous.any():
+        return ambiguous
     columns = dict.fromkeys([*source.key, name])
-    return repeats.repeated_rows(rows.text.select(columns), rows.sizes, among) if among.any() else among
-
-
-def _lost(before: pa.Array, after: pa.Array) -> Mask:
-    """Return which values had the right shape and still weren't any, as 2013-02-30."""
-    return mask(pc.and_(pc.is_valid(before), pc.is_null(after)))
-
-
-READ: dict[str, Callable[[pa.Array, Column], Typed]] = {
-    "integer": _integer,
-    "number": _number,
-    "boolean": _boolean,
-    "date": _date,
-    "hhmm": _hhmm,
-    "timestamp": _timestamp,
-}
+    return repeated_rows(rows.text.select(columns), rows.row_counts, ambiguous)

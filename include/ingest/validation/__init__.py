@@ -1,1 +1,1 @@
-"""The contract: which rows are quarantined, and which partition is refused."""
+"""Validation: which rows of a source are quarantined, and which partitions are refused."""

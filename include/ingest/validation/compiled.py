@@ -1,7 +1,9 @@
-"""Expectations about rows as conditions of one DuckDB query, where its answers are Great Expectations' own.
+"""Compiles expectations to DuckDB SQL where the result is the same as that of Great Expectations.
 
-What is compiled is listed here: a type, its arguments, and the type of its columns. All else is asked of
-Great Expectations; `tests/ingest/test_compiled.py` asks both. To both, NaN is a missing value.
+Row expectations become conditions that one scan evaluates; expectations about a whole partition become
+aggregates. What can be compiled is listed here: a type, its arguments, and the types of its columns.
+Everything else is evaluated by Great Expectations; `tests/ingest/test_compiled.py` compares both. Both treat
+NaN as a missing value.
 """
 
 from __future__ import annotations
@@ -18,22 +20,27 @@ import numpy as np
 import pyarrow as pa
 
 from include.errors import SpecError
-from include.ingest.validation.rows import UNIT, Codes, Mask, with_unit_numbers
+from include.ingest.validation.rows import SNAPSHOT_INDEX, Integers, Mask, with_snapshot_indices
 from include.spec.source import Expectation
 from include.stats.formatting import figure_and_limit
 from include.storage import spill
 from include.storage.schemas import TIME
 
+# expectations about rows
+
 LIMITS = ("min_value", "max_value", "strict_min", "strict_max")
-EXACT = 2**53  # beyond, a float (which Great Expectations makes of limits) skips integers
-# pandas' strings are matched by RE2 as DuckDB's are; of its syntax, what no option or version reads otherwise
-_ONE = r"(?:[A-Za-z0-9 _:/,@-]|\\[d.-]|\[(?:a-z|A-Z|0-9|[A-Za-z0-9_ .])+\])"
-PLAIN = re.compile(rf"\^?(?:{_ONE}(?:[?*+]|\{{\d{{1,2}}(?:,\d{{0,2}})?\}})?)+\$?")
+MAX_EXACT = (
+    2**53
+)  # a float, to which Great Expectations converts limits, can't represent every larger integer
+# Pandas matches strings with RE2, as DuckDB does. This is the part of its syntax that no option or version
+# changes.
+_ATOM = r"(?:[A-Za-z0-9 _:/,@-]|\\[d.-]|\[(?:a-z|A-Z|0-9|[A-Za-z0-9_ .])+\])"
+PORTABLE_REGEX = re.compile(rf"\^?(?:{_ATOM}(?:[?*+]|\{{\d{{1,2}}(?:,\d{{0,2}})?\}})?)+\$?")
 
 
 @dataclass(frozen=True)
 class Condition:
-    """SQL that is true of the rows that break an expectation, and the values of its question marks."""
+    """SQL that is true for the rows that break an expectation, and the values of its parameters."""
 
     sql: str
     values: tuple[Any, ...] = ()
@@ -41,27 +48,26 @@ class Condition:
 
 @dataclass(frozen=True)
 class _Column:
-    """A column's quoted name, and what it holds: string, integer, number, boolean, date or timestamp."""
+    """A column's quoted name, and its kind: string, integer, number, boolean, date or timestamp."""
 
     name: str
-    holds: str
+    kind: str
 
     @property
-    def missing(self) -> str:
-        return f"({self.name} IS NULL{f' OR isnan({self.name})' if self.holds == 'number' else ''})"
+    def is_missing(self) -> str:
+        return f"({self.name} IS NULL{f' OR isnan({self.name})' if self.kind == 'number' else ''})"
 
     @property
-    def present(self) -> str:
-        """Return what is to be added where NaN, which DuckDB holds for the greatest number, would be true."""
-        return f" AND NOT isnan({self.name})" if self.holds == "number" else ""
+    def and_not_nan(self) -> str:
+        """Return the clause that excludes NaN, which DuckDB orders above every number."""
+        return f" AND NOT isnan({self.name})" if self.kind == "number" else ""
 
 
-Built = Condition | None
 Kwargs = Mapping[str, Any]
 
 
 def compile_expectation(expectation: Expectation, types: Mapping[str, pa.DataType]) -> Condition | None:
-    """Return the condition that an expectation is, or None where it is Great Expectations' to answer.
+    """Return the condition for an expectation, or None where Great Expectations has to evaluate it.
 
     Parameters
     ----------
@@ -69,165 +75,185 @@ def compile_expectation(expectation: Expectation, types: Mapping[str, pa.DataTyp
     """
     if expectation.type not in KINDS:
         return None
-    build, about, needed, others = KINDS[expectation.type]
+    build, column_arguments, required, optional = KINDS[expectation.type]
     kwargs = expectation.kwargs
-    if not {*about, *needed} <= set(kwargs) <= {*about, *needed, *others}:
+    if not {*column_arguments, *required} <= set(kwargs) <= {*column_arguments, *required, *optional}:
         return None
-    columns = [_column(kwargs[name], types) for name in about]
+    columns = [_column(kwargs[name], types) for name in column_arguments]
     return None if None in columns else build(kwargs, *columns)
 
 
 def breaking_rows(connection: duckdb.DuckDBPyConnection, conditions: Sequence[Condition]) -> list[Mask]:
-    """Return which of the connection's ``rows`` (a table or view) break each expectation, by one scan."""
-    figures = ", ".join(f'coalesce({one.sql}, false) AS "{n}"' for n, one in enumerate(conditions))
-    values = [value for one in conditions for value in one.values]
+    """Return which rows of the table or view ``rows`` break each expectation, in one scan."""
+    selected = ", ".join(
+        f'coalesce({condition.sql}, false) AS "{number}"' for number, condition in enumerate(conditions)
+    )
+    values = [value for condition in conditions for value in condition.values]
     # names are quoted, values are bound
-    found = connection.execute(f"SELECT {figures} FROM rows", values).fetchnumpy()  # noqa: S608
-    return [np.asarray(column, bool) for column in found.values()]
+    result = connection.execute(f"SELECT {selected} FROM rows", values).fetchnumpy()  # noqa: S608
+    return [np.asarray(column, bool) for column in result.values()]
 
 
 def _column(name: Any, types: Mapping[str, pa.DataType]) -> _Column | None:
-    """Return a column, unless it isn't there, or its name is another's but for the case (one to DuckDB)."""
-    if not isinstance(name, str) or not name or [n.lower() for n in types].count(name.lower()) != 1:
+    """Return a column, or None if it doesn't exist or its name is ambiguous to DuckDB, which ignores case."""
+    if not isinstance(name, str) or not name or [other.lower() for other in types].count(name.lower()) != 1:
         return None
-    for holds, fits in _HOLDS.items():
-        if name in types and fits(types[name]):
-            return _Column('"' + name.replace('"', '""') + '"', holds)
+    for kind, matches in _KIND_OF_TYPE.items():
+        if name in types and matches(types[name]):
+            return _Column('"' + name.replace('"', '""') + '"', kind)
     return None
 
 
-def _fits(value: Any, holds: str) -> bool:
-    """Return whether a limit or member is compared with a column of such values, and the same by both."""
-    if holds in ("integer", "number"):
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and math.isfinite(value) and abs(value) < EXACT
-    if holds == "date":
+def _is_comparable(value: Any, kind: str) -> bool:
+    """Return whether both engines compare a limit or member with columns of this kind in the same way."""
+    if kind in ("integer", "number"):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and math.isfinite(value) and abs(value) < MAX_EXACT
+    if kind == "date":
         return isinstance(value, date) and not isinstance(value, datetime)
-    return isinstance(value, {"string": str, "boolean": bool}.get(holds, ()))
+    return isinstance(value, {"string": str, "boolean": bool}.get(kind, ()))
 
 
-def _between(kwargs: Kwargs, column: _Column) -> Built:
-    # a limit of text is refused by Great Expectations, in its words
-    limits = None if column.holds == "string" else expectation_bounds(kwargs, column.holds)
-    return limits and _outside(column.name, column.holds, column.present, *limits)
+def expectation_bounds(kwargs: Kwargs, kind: str) -> tuple[Any, Any, bool, bool] | None:
+    """Return both limits and whether they are strict, or None if they are unusual for this kind."""
+    low, high = kwargs.get("min_value"), kwargs.get("max_value")
+    strict = (kwargs.get("strict_min", False), kwargs.get("strict_max", False))
+    limits = [limit for limit in (low, high) if limit is not None]
+    if not limits or not all(_is_comparable(limit, kind) for limit in limits) or limits[0] > limits[-1]:
+        return None
+    return (low, high, *strict) if {type(flag) for flag in strict} == {bool} else None
 
 
-def _lengths(kwargs: Kwargs, column: _Column) -> Built:
-    """Both count code points."""
-    limits = expectation_bounds(kwargs, "integer")
-    if limits is None or column.holds != "string" or any(isinstance(limit, float) for limit in limits):
-        return None  # Great Expectations cuts a limit of 2.5 to 2
-    return _outside(f"length({column.name})", "integer", "", *limits)
+def _between(kwargs: Kwargs, column: _Column) -> Condition | None:
+    # Great Expectations rejects limits for text, with its own message
+    bounds = None if column.kind == "string" else expectation_bounds(kwargs, column.kind)
+    return bounds and _outside(column.name, column.kind, column.and_not_nan, *bounds)
 
 
-def _length(kwargs: Kwargs, column: _Column) -> Built:
+def _length_between(kwargs: Kwargs, column: _Column) -> Condition | None:
+    """Compare lengths, which both engines count in code points."""
+    bounds = expectation_bounds(kwargs, "integer")
+    if bounds is None or column.kind != "string" or any(isinstance(limit, float) for limit in bounds):
+        return None  # Great Expectations truncates a limit of 2.5 to 2
+    return _outside(f"length({column.name})", "integer", "", *bounds)
+
+
+def _length_equal(kwargs: Kwargs, column: _Column) -> Condition | None:
     value = kwargs["value"]
-    if column.holds != "string" or isinstance(value, float) or not _fits(value, "integer"):
+    if column.kind != "string" or isinstance(value, float) or not _is_comparable(value, "integer"):
         return None
     return Condition(f"length({column.name}) <> ?", (value,))
 
 
-def expectation_bounds(kwargs: Kwargs, holds: str) -> tuple[Any, Any, bool, bool] | None:
-    """Return the limits and whether they are strict, if they are usual ones for such values."""
-    low, high = kwargs.get("min_value"), kwargs.get("max_value")
-    strict = (kwargs.get("strict_min", False), kwargs.get("strict_max", False))
-    given = [limit for limit in (low, high) if limit is not None]
-    if not given or not all(_fits(one, holds) for one in given) or given[0] > given[-1]:
-        return None
-    return (low, high, *strict) if {type(one) for one in strict} == {bool} else None
-
-
 def _outside(
-    what: str, holds: str, present: str, low: Any, high: Any, strict_min: bool, strict_max: bool
+    expression: str, kind: str, and_not_nan: str, low: Any, high: Any, strict_min: bool, strict_max: bool
 ) -> Condition:
-    """Return below or above; an integer is compared with an integer, not as a float with 3.5."""
+    """Return the condition for values below or above the limits."""
     parts, values = [], []
     if low is not None:
-        parts.append(f"{what} {'<=' if strict_min else '<'} ?")
-        values.append(_bound(low, holds, math.floor if strict_min else math.ceil))
+        parts.append(f"{expression} {'<=' if strict_min else '<'} ?")
+        values.append(_bound_value(low, kind, math.floor if strict_min else math.ceil))
     if high is not None:
-        parts.append(f"({what} {'>=' if strict_max else '>'} ?{present})")
-        values.append(_bound(high, holds, math.ceil if strict_max else math.floor))
+        parts.append(f"({expression} {'>=' if strict_max else '>'} ?{and_not_nan})")
+        values.append(_bound_value(high, kind, math.ceil if strict_max else math.floor))
     return Condition(f"({' OR '.join(parts)})", tuple(values))
 
 
-def _bound(limit: Any, holds: str, whole: Callable[[float], int]) -> Any:
-    return whole(limit) if holds == "integer" else float(limit) if holds == "number" else limit
+def _bound_value(limit: Any, kind: str, round_limit: Callable[[float], int]) -> Any:
+    """Return a limit in the column's type: integers are compared with integers, not as floats with 3.5."""
+    return round_limit(limit) if kind == "integer" else float(limit) if kind == "number" else limit
 
 
-def _in_set(kwargs: Kwargs, column: _Column, word: str = "NOT IN") -> Built:
+def _in_set(kwargs: Kwargs, column: _Column, operator: str = "NOT IN") -> Condition | None:
     values = kwargs["value_set"]
-    if not isinstance(values, list) or not values or not all(_fits(one, column.holds) for one in values):
+    if not isinstance(values, list) or not values:
         return None
-    if column.holds == "integer" and any(isinstance(one, float) for one in values):
+    if not all(_is_comparable(value, column.kind) for value in values):
         return None
-    members = tuple(float(one) if column.holds == "number" else one for one in values)
-    marks = ", ".join("?" for _ in members)
-    return Condition(f"({column.name} {word} ({marks}){column.present})", members)
+    if column.kind == "integer" and any(isinstance(value, float) for value in values):
+        return None
+    members = tuple(float(value) if column.kind == "number" else value for value in values)
+    placeholders = ", ".join("?" for _ in members)
+    return Condition(f"({column.name} {operator} ({placeholders}){column.and_not_nan})", members)
 
 
-def _not_in_set(kwargs: Kwargs, column: _Column) -> Built:
+def _not_in_set(kwargs: Kwargs, column: _Column) -> Condition | None:
     return _in_set(kwargs, column, "IN")
 
 
-def _matches(kwargs: Kwargs, column: _Column, word: str = "NOT ") -> Built:
+def _matches(kwargs: Kwargs, column: _Column, negation: str = "NOT ") -> Condition | None:
     pattern = kwargs["regex"]
-    if column.holds != "string" or not isinstance(pattern, str) or not PLAIN.fullmatch(pattern):
+    if column.kind != "string" or not isinstance(pattern, str) or not PORTABLE_REGEX.fullmatch(pattern):
         return None
     try:
-        re.compile(pattern)  # a{3,1} is refused by each, in its own words
+        re.compile(pattern)  # each engine rejects a{3,1} with its own message
     except re.error:
         return None
-    return Condition(f"{word}regexp_matches({column.name}, ?)", (pattern,))
+    return Condition(f"{negation}regexp_matches({column.name}, ?)", (pattern,))
 
 
-def _matches_not(kwargs: Kwargs, column: _Column) -> Built:
+def _not_matches(kwargs: Kwargs, column: _Column) -> Condition | None:
     return _matches(kwargs, column, "")
 
 
-def _pair(kwargs: Kwargs, one: _Column, other: _Column, sign: str = "=") -> Built:
-    """Compare columns of one kind; where either is missing nothing is greater, nor equal."""
-    ignored = _IGNORED.get(str(kwargs.get("ignore_row_if", "both_values_are_missing")))
-    if ignored is None or one.holds != other.holds or one.holds == "boolean":
+def _pair(kwargs: Kwargs, first: _Column, second: _Column, operator: str = "=") -> Condition | None:
+    """Compare columns of one kind; a missing value is neither greater than nor equal to another."""
+    ignored = _IGNORE_ROW_IF.get(str(kwargs.get("ignore_row_if", "both_values_are_missing")))
+    if ignored is None or first.kind != second.kind or first.kind == "boolean":
         return None
-    ok = f"({one.name} {sign} {other.name}) AND NOT {one.missing} AND NOT {other.missing}"
-    return Condition(f"(NOT ({ok}){ignored.format(one=one.missing, other=other.missing)})")
+    holds = f"({first.name} {operator} {second.name}) AND NOT {first.is_missing} AND NOT {second.is_missing}"
+    exceptions = ignored.format(first=first.is_missing, second=second.is_missing)
+    return Condition(f"(NOT ({holds}){exceptions})")
 
 
-def _greater(kwargs: Kwargs, one: _Column, other: _Column) -> Built:
-    equal = kwargs.get("or_equal", False)
-    return _pair(kwargs, one, other, ">=" if equal else ">") if isinstance(equal, bool) else None
+def _greater(kwargs: Kwargs, first: _Column, second: _Column) -> Condition | None:
+    or_equal = kwargs.get("or_equal", False)
+    return _pair(kwargs, first, second, ">=" if or_equal else ">") if isinstance(or_equal, bool) else None
 
 
-_HOLDS: dict[str, Callable[[pa.DataType], bool]] = {
+def _null(kwargs: Kwargs, column: _Column) -> Condition:
+    return Condition(f"NOT {column.is_missing}")
+
+
+def _not_null(kwargs: Kwargs, column: _Column) -> Condition:
+    return Condition(column.is_missing)
+
+
+_KIND_OF_TYPE: dict[str, Callable[[pa.DataType], bool]] = {
     "string": pa.types.is_string,
-    "integer": lambda kind: kind in (pa.int64(), pa.int32()),
+    "integer": lambda data_type: data_type in (pa.int64(), pa.int32()),
     "number": pa.types.is_float64,
     "boolean": pa.types.is_boolean,
     "date": pa.types.is_date32,
-    "timestamp": lambda kind: kind == TIME,
+    "timestamp": lambda data_type: data_type == TIME,
 }
-_IGNORED = {
-    "both_values_are_missing": " AND NOT ({one} AND {other})",
-    "either_value_is_missing": " AND NOT ({one} OR {other})",
+_IGNORE_ROW_IF = {
+    "both_values_are_missing": " AND NOT ({first} AND {second})",
+    "either_value_is_missing": " AND NOT ({first} OR {second})",
     "neither": "",
 }
-_ALONE, _TWO = ("column",), ("column_A", "column_B")
-# of each type: what makes its condition, its columns, and the other arguments that are read (all it may have)
-KINDS: dict[str, tuple[Callable[..., Built], tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
-    "expect_column_pair_values_a_to_be_greater_than_b": (_greater, _TWO, (), ("ignore_row_if", "or_equal")),
-    "expect_column_pair_values_to_be_equal": (_pair, _TWO, (), ("ignore_row_if",)),
-    "expect_column_value_lengths_to_be_between": (_lengths, _ALONE, (), LIMITS),
-    "expect_column_value_lengths_to_equal": (_length, _ALONE, ("value",), ()),
-    "expect_column_values_to_be_between": (_between, _ALONE, (), LIMITS),
-    "expect_column_values_to_be_in_set": (_in_set, _ALONE, ("value_set",), ()),
-    "expect_column_values_to_be_null": (lambda kwargs, one: Condition(f"NOT {one.missing}"), _ALONE, (), ()),
-    "expect_column_values_to_match_regex": (_matches, _ALONE, ("regex",), ()),
-    "expect_column_values_to_not_be_in_set": (_not_in_set, _ALONE, ("value_set",), ()),
-    "expect_column_values_to_not_be_null": (lambda kwargs, one: Condition(one.missing), _ALONE, (), ()),
-    "expect_column_values_to_not_match_regex": (_matches_not, _ALONE, ("regex",), ()),
+_COLUMN, _PAIR = ("column",), ("column_A", "column_B")
+# of each type: the function that builds its condition, and its arguments: columns, required and optional ones
+KINDS: dict[
+    str, tuple[Callable[..., Condition | None], tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+] = {
+    "expect_column_pair_values_a_to_be_greater_than_b": (_greater, _PAIR, (), ("ignore_row_if", "or_equal")),
+    "expect_column_pair_values_to_be_equal": (_pair, _PAIR, (), ("ignore_row_if",)),
+    "expect_column_value_lengths_to_be_between": (_length_between, _COLUMN, (), LIMITS),
+    "expect_column_value_lengths_to_equal": (_length_equal, _COLUMN, ("value",), ()),
+    "expect_column_values_to_be_between": (_between, _COLUMN, (), LIMITS),
+    "expect_column_values_to_be_in_set": (_in_set, _COLUMN, ("value_set",), ()),
+    "expect_column_values_to_be_null": (_null, _COLUMN, (), ()),
+    "expect_column_values_to_match_regex": (_matches, _COLUMN, ("regex",), ()),
+    "expect_column_values_to_not_be_in_set": (_not_in_set, _COLUMN, ("value_set",), ()),
+    "expect_column_values_to_not_be_null": (_not_null, _COLUMN, (), ()),
+    "expect_column_values_to_not_match_regex": (_not_matches, _COLUMN, ("regex",), ()),
 }
+# they compare rows with each other and quarantine rows: `include.ingest.validation.contract` evaluates them
+UNIQUE = ("expect_column_values_to_be_unique", "expect_compound_columns_to_be_unique")
 
+
+# expectations about a whole partition
 
 _BETWEEN = {
     "expect_table_row_count_to_be_between": "count(*)",
@@ -247,21 +273,19 @@ _SETS = {
     "expect_column_distinct_values_to_contain_set": "list(DISTINCT {column})",
     "expect_column_distinct_values_to_equal_set": "list(DISTINCT {column})",
 }
-_SQL = _BETWEEN | _EQUAL | _SETS
-ANSWERED = tuple(_SQL)
-# they look beyond the row too, and set rows aside: `include.ingest.validation.contract` answers them
-UNIQUE = ("expect_column_values_to_be_unique", "expect_compound_columns_to_be_unique")
+_AGGREGATE_SQL = _BETWEEN | _EQUAL | _SETS
+AGGREGATES = tuple(_AGGREGATE_SQL)
 
 
 def is_simple_aggregate(expectation: Expectation, columns: Collection[str]) -> bool:
-    """Return whether it is one of these with usual arguments, which Great Expectations takes for sure."""
+    """Return whether it is an aggregate or uniqueness expectation whose arguments are certain to be valid."""
     kwargs, kind = dict(expectation.kwargs), expectation.type
-    if kind not in (*_SQL, *UNIQUE):
+    if kind not in (*AGGREGATES, *UNIQUE):
         return False
-    if _SQL.get(kind) != "count(*)":
-        many = kind == "expect_compound_columns_to_be_unique"
-        named = kwargs.pop("column_list" if many else "column", None)
-        names = named if many else [named]
+    if _AGGREGATE_SQL.get(kind) != "count(*)":
+        is_compound = kind == "expect_compound_columns_to_be_unique"
+        argument = kwargs.pop("column_list" if is_compound else "column", None)
+        names = argument if is_compound else [argument]
         if not isinstance(names, list) or not names or any(str(name) not in columns for name in names):
             return False
     if kind in _BETWEEN:
@@ -275,53 +299,56 @@ def is_simple_aggregate(expectation: Expectation, columns: Collection[str]) -> b
 
 
 def unmet_aggregates(
-    subject: str, expectations: Sequence[Expectation], rows: pa.Table, sizes: Codes
+    subject: str, expectations: Sequence[Expectation], rows: pa.Table, row_counts: Integers
 ) -> Iterator[tuple[int, Expectation, str]]:
-    """Yield each unit that does not meet an expectation about the whole, and what was found.
+    """Yield each snapshot's index with an aggregate expectation that it doesn't meet and the actual value.
 
     Parameters
     ----------
-    rows : of all units.
-    sizes : how many of them each unit has; they follow one another.
+    rows : of all snapshots.
+    row_counts : consecutive rows of each snapshot.
 
     Raises
     ------
     SpecError
         for an expectation that doesn't fit its column's type.
     """
-    asked = [one for one in expectations if one.type in _SQL]
-    if not asked:
+    aggregates = [expectation for expectation in expectations if expectation.type in AGGREGATES]
+    if not aggregates:
         return
-    empty = tuple(0 if _SQL[one.type] == "count(*)" else None for one in asked)
-    with spill.duckdb_engine() as connection:  # of one thread: a sum is the same each time
+    without_rows = tuple(
+        0 if _AGGREGATE_SQL[expectation.type] == "count(*)" else None for expectation in aggregates
+    )
+    with spill.duckdb_engine() as connection:  # single-threaded, so that sums are reproducible
         connection.register("rows", rows.slice(0, 0))
-        for one in asked:
-            _require_comparable(subject, connection, one)
-        connection.register("rows", with_unit_numbers(rows, sizes))
-        figures = ", ".join(_figure(one) for one in asked)
-        query = f'SELECT "{UNIT}", {figures} FROM rows GROUP BY 1'  # noqa: S608 - names are quoted
-        found = {int(line[0]): line[1:] for line in connection.execute(query).fetchall()}
-    for number in range(len(sizes)):
-        for expectation, value in zip(asked, found.get(number, empty), strict=True):
+        for expectation in aggregates:
+            _require_matching_type(subject, connection, expectation)
+        connection.register("rows", with_snapshot_indices(rows, row_counts))
+        values_sql = ", ".join(map(_aggregate_sql, aggregates))
+        query = f'SELECT "{SNAPSHOT_INDEX}", {values_sql} FROM rows GROUP BY 1'  # noqa: S608 - names are quoted
+        values = {int(line[0]): line[1:] for line in connection.execute(query).fetchall()}
+    for number in range(len(row_counts)):
+        for expectation, value in zip(aggregates, values.get(number, without_rows), strict=True):
             try:
-                met = _met(expectation, value)
-            except (TypeError, ValueError) as error:  # as a number for a date's limit
-                raise _misfit(subject, expectation, str(error)) from None
+                met = _is_met(expectation, value)
+            except (TypeError, ValueError) as error:  # such as a number as the limit of a date
+                raise _type_error(subject, expectation, str(error)) from None
             if not met:
-                yield number, expectation, _said(value, expectation)
+                yield number, expectation, _format_value(value, expectation)
 
 
-def _require_comparable(
+def _require_matching_type(
     subject: str, connection: duckdb.DuckDBPyConnection, expectation: Expectation
 ) -> None:
-    """Refuse an expectation whose figure the column's type doesn't have, as the mean of strings."""
+    """Reject an aggregate that the column's type doesn't support, such as the mean of strings."""
+    query = f"SELECT {_aggregate_sql(expectation)} FROM rows LIMIT 0"  # noqa: S608 - names are quoted
     try:
-        connection.execute(f"SELECT {_figure(expectation)} FROM rows LIMIT 0")  # noqa: S608 - names are quoted
+        connection.execute(query)
     except duckdb.Error as error:
-        raise _misfit(subject, expectation, str(error).splitlines()[0]) from None
+        raise _type_error(subject, expectation, str(error).splitlines()[0]) from None
 
 
-def _misfit(subject: str, expectation: Expectation, found: str) -> SpecError:
+def _type_error(subject: str, expectation: Expectation, found: str) -> SpecError:
     return SpecError(
         f"{subject}: contract.expectations: {expectation.type}",
         required="an expectation that fits its columns' types",
@@ -330,45 +357,49 @@ def _misfit(subject: str, expectation: Expectation, found: str) -> SpecError:
     )
 
 
-def _figure(expectation: Expectation) -> str:
+def _aggregate_sql(expectation: Expectation) -> str:
     column = str(expectation.kwargs.get("column", "")).replace('"', '""')
-    return _SQL[expectation.type].format(column=f'"{column}"')
+    return _AGGREGATE_SQL[expectation.type].format(column=f'"{column}"')
 
 
-def _met(expectation: Expectation, value: Any) -> bool:
-    """Return whether a figure is what the expectation asks; no figure, as of no values, never is."""
+def _is_met(expectation: Expectation, value: Any) -> bool:
+    """Return whether a value meets the expectation; a missing value never does."""
     kwargs = expectation.kwargs
     if value is None:
         return False
     if expectation.type in _EQUAL:
         return bool(value == kwargs["value"])
     if expectation.type in _BETWEEN:
-        low, high = _like(value, kwargs.get("min_value")), _like(value, kwargs.get("max_value"))
+        low = _to_type_of(value, kwargs.get("min_value"))
+        high = _to_type_of(value, kwargs.get("max_value"))
         above = low is None or (value > low if kwargs.get("strict_min") else value >= low)
         below = high is None or (value < high if kwargs.get("strict_max") else value <= high)
         return bool(above and below)
-    have = {one for one in value if one is not None}
-    wanted = {_like(next(iter(have), None), one) for one in kwargs["value_set"]}
+    actual = {item for item in value if item is not None}
+    example = next(iter(actual), None)
+    expected = {_to_type_of(example, item) for item in kwargs["value_set"]}
     if expectation.type.endswith("be_in_set"):
-        return have <= wanted
-    return have >= wanted if expectation.type.endswith("contain_set") else have == wanted
+        return actual <= expected
+    return actual >= expected if expectation.type.endswith("contain_set") else actual == expected
 
 
-def _like(value: Any, limit: Any) -> Any:
-    """Return a limit in the type of a value: a YAML file may say a date or a time as text."""
+def _to_type_of(value: Any, limit: Any) -> Any:
+    """Return a limit in the type of a value, since a YAML file may have a date or time as text."""
     if isinstance(value, datetime):
-        read = datetime.fromisoformat(str(limit)) if limit is not None else None
-        return read.replace(tzinfo=UTC) if read is not None and read.tzinfo is None else read
+        moment = datetime.fromisoformat(str(limit)) if limit is not None else None
+        return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
     if isinstance(value, date) and limit is not None:
         return date.fromisoformat(str(limit))
     return limit
 
 
-def _said(value: Any, expectation: Expectation) -> str:
+def _format_value(value: Any, expectation: Expectation) -> str:
+    """Return a value with enough digits to tell it from the limit that it misses."""
     if isinstance(value, list):
-        return ", ".join(sorted(str(one) for one in value[:20]))
+        return ", ".join(sorted(str(item) for item in value[:20]))
     if not isinstance(value, float):
         return str(value)
     limits = (expectation.kwargs.get(name) for name in ("min_value", "max_value"))
     numbers = [float(limit) for limit in limits if isinstance(limit, int | float)]
-    return figure_and_limit(value, min(numbers, key=lambda limit: abs(value - limit), default=value), 6)[0]
+    nearest = min(numbers, key=lambda limit: abs(value - limit), default=value)
+    return figure_and_limit(value, nearest, 6)[0]

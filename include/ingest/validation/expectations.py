@@ -1,6 +1,6 @@
-"""Expectations about rows: by one scan of DuckDB where that answers the same, else by Great Expectations.
+"""Evaluates expectations about rows: compiled to one DuckDB scan, or else with Great Expectations.
 
-Great Expectations takes seconds to import, so it is imported only for what isn't known here.
+Great Expectations takes seconds to import, so it is imported only for expectations that can't be compiled.
 """
 
 from __future__ import annotations
@@ -12,28 +12,29 @@ import numpy as np
 import pyarrow as pa
 
 from include.ingest.validation import compiled
-from include.ingest.validation.compiled import ANSWERED, UNIQUE, is_simple_aggregate
+from include.ingest.validation.compiled import AGGREGATES, UNIQUE, is_simple_aggregate
 from include.ingest.validation.rows import Mask
 from include.spec.source import Column, Expectation
 from include.storage import spill
 from include.storage.schemas import column_type
 
 
-def validate_expectation(
+def validate_expectations(
     subject: str, expectations: Sequence[Expectation], columns: Mapping[str, Column]
 ) -> None:
-    """Refuse an expectation that can't be asked.
+    """Reject expectations that can't be evaluated.
 
     Raises
     ------
     SpecError
-        naming it, and what is valid.
+        naming the expectation, and what is valid.
     """
     types = {name: column_type(column) for name, column in columns.items()}
     others = [
-        one
-        for one in expectations
-        if not is_simple_aggregate(one, types) and not compiled.compile_expectation(one, types)
+        expectation
+        for expectation in expectations
+        if not is_simple_aggregate(expectation, types)
+        and not compiled.compile_expectation(expectation, types)
     ]
     if others:
         from include.ingest.validation import great_expectations
@@ -42,39 +43,41 @@ def validate_expectation(
 
 
 def broken_expectations(
-    subject: str, expectations: Sequence[Expectation], rows: pa.Table, among: Mask
+    subject: str, expectations: Sequence[Expectation], rows: pa.Table, candidates: Mask
 ) -> Iterator[tuple[int, int, Mask]]:
-    """Yield an expectation's number, the place of some rows, and which of them, if among, break it.
+    """Yield an expectation's number, a batch's first row, and which candidates in the batch break it.
 
     Raises
     ------
     SpecError
-        for an expectation that can't be answered for its columns.
+        for an expectation that can't be evaluated for its columns.
     """
-    asked = [n for n, one in enumerate(expectations) if one.type not in (*UNIQUE, *ANSWERED)]
-    if not asked or not among.any():
+    numbers = [n for n, one in enumerate(expectations) if one.type not in (*UNIQUE, *AGGREGATES)]
+    if not numbers or not candidates.any():
         return
     types = {field.name: field.type for field in rows.schema}
-    conditions = {n: compiled.compile_expectation(expectations[n], types) for n in asked}
-    ours = {n: c for n, c in conditions.items() if c is not None}
-    if ours:
+    conditions = {}
+    for number in numbers:
+        condition = compiled.compile_expectation(expectations[number], types)
+        if condition is not None:
+            conditions[number] = condition
+    if conditions:
         with duckdb.connect(config={"threads": 1}) as connection:
-            for place, part in spill.batches(rows):
-                connection.register("rows", part)
-                for n, which in zip(
-                    ours, compiled.breaking_rows(connection, list(ours.values())), strict=True
-                ):
-                    yield n, place.start, which & among[place]
-    if others := [n for n in asked if n not in ours]:
+            for place, batch in spill.batches(rows):
+                connection.register("rows", batch)
+                masks = compiled.breaking_rows(connection, list(conditions.values()))
+                for number, mask in zip(conditions, masks, strict=True):
+                    yield number, place.start, mask & candidates[place]
+    if others := [number for number in numbers if number not in conditions]:
         from include.ingest.validation import great_expectations
 
         for start in range(0, rows.num_rows, great_expectations.BATCH):
-            some = among[start : start + great_expectations.BATCH]
-            left = rows.slice(start, great_expectations.BATCH).filter(pa.array(some))
-            # it yields them in an order of its own
-            for one, found in great_expectations.broken_rows(
-                subject, [expectations[n] for n in others], left
+            mask = candidates[start : start + great_expectations.BATCH]
+            batch = rows.slice(start, great_expectations.BATCH).filter(pa.array(mask))
+            # the results come in an order of their own
+            for expectation, broken in great_expectations.broken_rows(
+                subject, [expectations[number] for number in others], batch
             ):
-                out = np.zeros(some.size, bool)
-                out[np.flatnonzero(some)[found]] = True
-                yield next(n for n in others if expectations[n] is one), start, out
+                result = np.zeros(mask.size, bool)
+                result[np.flatnonzero(mask)[broken]] = True
+                yield next(n for n in others if expectations[n] is expectation), start, result

@@ -1,4 +1,4 @@
-"""Rows of many partitions in one batch, each with where it came from, and the rows that were set aside."""
+"""The rows of many snapshots in one batch: their origin, which are quarantined, and which repeat others."""
 
 from __future__ import annotations
 
@@ -17,277 +17,290 @@ from include.storage import spill
 from include.storage.schemas import QUARANTINE
 
 Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
-Codes = np.ndarray[tuple[int], np.dtype[np.int64]]
-UNIT = "unit of rows"  # the column of `numbered`; no source's is called so
+Integers = np.ndarray[tuple[int], np.dtype[np.int64]]
+# temporary columns; the spaces keep them apart from a source's columns
+SNAPSHOT_INDEX = "snapshot index"
+ROW_INDEX = "row index"
+
+
+def to_mask(values: pa.Array | pa.ChunkedArray) -> Mask:
+    """Return Arrow booleans without nulls as a NumPy mask."""
+    return np.asarray(values.to_numpy(zero_copy_only=False), bool)
 
 
 @dataclass(frozen=True)
 class RowRange:
-    """So many rows of one part of a snapshot, given by its place among the units."""
+    """Consecutive rows that came from one part of a snapshot."""
 
-    unit: int
+    snapshot: int  # its index among the snapshots
     part: str
     rows: int
 
 
 @dataclass(frozen=True)
 class RawRows:
-    """What sources wrote, unread.
+    """The rows of snapshots as the sources wrote them, before types are converted.
 
     Parameters
     ----------
-    text : the spec's columns, all strings; in the order of partition, revision, part and row.
-    runs : where the rows came from, in their order; a part's rows are numbered from 1 (without a header).
-    units, days : the snapshots, and the local date that each is about.
+    text : the spec's columns, all strings, in the order of partition, revision, part and row.
+    ranges : where the rows came from, in their order. The rows of a part are numbered from 1, without the
+        header.
+    snapshots, days : the snapshots, and the local date that each is about.
     """
 
     text: pa.Table
-    runs: Sequence[RowRange]
-    units: Sequence[Snapshot]
+    ranges: Sequence[RowRange]
+    snapshots: Sequence[Snapshot]
     days: Sequence[date]
 
     def __len__(self) -> int:
         return int(self.text.num_rows)
 
     @cached_property
-    def _ends(self) -> Codes:
-        return np.cumsum([run.rows for run in self.runs], dtype=np.int64)
+    def row_counts(self) -> Integers:
+        """Return how many consecutive rows each snapshot has."""
+        return self.count_per_snapshot(np.ones(len(self), bool))
+
+    def count_per_snapshot(self, mask: Mask) -> Integers:
+        """Return how many of the masked rows each snapshot has."""
+        counts, start = np.zeros(len(self.snapshots), np.int64), 0
+        for row_range in self.ranges:
+            counts[row_range.snapshot] += np.count_nonzero(mask[start : start + row_range.rows])
+            start += row_range.rows
+        return counts
+
+    def snapshot_indices(self, rows: Integers) -> Integers:
+        """Return the index of the snapshot of each of the rows."""
+        return np.array([row_range.snapshot for row_range in self.ranges], np.int64)[self._range_of(rows)]
+
+    def origins(self, rows: Integers) -> tuple[pa.Array, Integers]:
+        """Return the part of each of the rows, and its number in that part."""
+        ranges, ends = self._range_of(rows), self._range_ends
+        sizes = np.array([row_range.rows for row_range in self.ranges], np.int64)
+        names = pa.array([row_range.part for row_range in self.ranges], pa.string())
+        return names.take(pa.array(ranges)), rows - (ends - sizes)[ranges] + 1
 
     @cached_property
-    def sizes(self) -> Codes:
-        """Return how many rows each unit has; they follow one another."""
-        return self.per_unit(np.ones(len(self), bool))
+    def _range_ends(self) -> Integers:
+        return np.cumsum([row_range.rows for row_range in self.ranges], dtype=np.int64)
 
-    def per_unit(self, mask: Mask) -> Codes:
-        """Return how many of the masked rows each unit has."""
-        found, start = np.zeros(len(self.units), np.int64), 0
-        for run in self.runs:
-            found[run.unit] += np.count_nonzero(mask[start : start + run.rows])
-            start += run.rows
-        return found
-
-    def unit(self, places: Codes) -> Codes:
-        """Return each row's unit."""
-        return np.array([run.unit for run in self.runs], np.int64)[self._run(places)]
-
-    def origin(self, places: Codes) -> tuple[pa.Array, Codes]:
-        """Return each row's part, and its number in it."""
-        runs, ends = self._run(places), self._ends
-        sizes = np.array([run.rows for run in self.runs], np.int64)
-        names = pa.array([run.part for run in self.runs], pa.string())
-        return names.take(pa.array(runs)), places - (ends - sizes)[runs] + 1
-
-    def _run(self, places: Codes) -> Codes:
-        return np.searchsorted(self._ends, places, side="right").astype(np.int64)
+    def _range_of(self, rows: Integers) -> Integers:
+        return np.searchsorted(self._range_ends, rows, side="right").astype(np.int64)
 
 
-def mask(values: pa.Array | pa.ChunkedArray) -> Mask:
-    """Return booleans without nulls as an array."""
-    return np.asarray(values.to_numpy(zero_copy_only=False), bool)
-
-
-def with_unit_numbers(table: pa.Table, sizes: Codes) -> pa.RecordBatchReader:
-    """Return the rows with the unit of each, where so many rows of each unit follow one another."""
-    ends = np.cumsum(sizes)
+def with_snapshot_indices(table: pa.Table, row_counts: Integers) -> pa.RecordBatchReader:
+    """Return the rows with the index of each row's snapshot, of which each has so many consecutive rows."""
+    ends = np.cumsum(row_counts)
 
     def batches() -> Iterator[pa.RecordBatch]:
         for place, part in spill.batches(table):
-            places = np.arange(place.start, place.start + part.num_rows)
-            units = pa.array(np.searchsorted(ends, places, side="right").astype(np.int64))
-            yield from part.append_column(UNIT, units).to_batches()
+            rows = np.arange(place.start, place.start + part.num_rows)
+            indices = pa.array(np.searchsorted(ends, rows, side="right").astype(np.int64))
+            yield from part.append_column(SNAPSHOT_INDEX, indices).to_batches()
 
-    return pa.RecordBatchReader.from_batches(table.schema.append(pa.field(UNIT, pa.int64())), batches())
+    schema = table.schema.append(pa.field(SNAPSHOT_INDEX, pa.int64()))
+    return pa.RecordBatchReader.from_batches(schema, batches())
 
 
-Found = tuple[int, int, bytes]  # the place of a batch, its rows, and a bit for each
+@dataclass(frozen=True)
+class _PackedRows:
+    """The rows of one batch that break a rule, one bit per row of the batch."""
+
+    start: int
+    size: int
+    bits: bytes
+
+    def indices(self) -> Integers:
+        """Return the indices of the rows."""
+        return np.flatnonzero(np.unpackbits(np.frombuffer(self.bits, np.uint8), count=self.size)) + self.start
 
 
 @dataclass
 class Quarantine:
-    """The rows that break a rule. A row may break several; it is counted once.
+    """The rows that break a rule. A row may break several rules and is counted once.
 
     Parameters
     ----------
-    computed : what a rule made of a row's values where the text doesn't show it, by rule, columns and the
-        row's place.
+    mask : which rows are quarantined.
+    explanations : what a rule computed from a row's values, where the text doesn't show it; by rule, columns
+        and row index.
     """
 
     rows: RawRows
-    out: Mask = field(init=False)
-    computed: dict[tuple[str, tuple[str, ...], int], str] = field(default_factory=dict, init=False)
-    _found: dict[tuple[str, tuple[str, ...], int], list[Found]] = field(
+    mask: Mask = field(init=False)
+    explanations: dict[tuple[str, tuple[str, ...], int], str] = field(default_factory=dict, init=False)
+    _violations: dict[tuple[str, tuple[str, ...], int], list[_PackedRows]] = field(
         default_factory=lambda: defaultdict(list), init=False
     )
 
     def __post_init__(self) -> None:
-        self.out = np.zeros(len(self.rows), bool)
+        self.mask = np.zeros(len(self.rows), bool)
 
-    def add(self, which: Mask, rule: str, *columns: str, start: int = 0, turn: int = 0) -> None:
-        """Set rows from ``start`` on aside for a rule about a column, or several.
+    def add(self, violating: Mask, rule: str, *columns: str, start: int = 0, rule_number: int = 0) -> None:
+        """Quarantine rows, counted from ``start``, that violate a rule about one or more columns.
 
         Parameters
         ----------
-        turn : tells apart rules that are declared twice.
+        rule_number : distinguishes rules that are declared twice.
         """
-        for first in range(0, which.size, spill.BATCH):
-            some = which[first : first + spill.BATCH]
-            if some.any():
-                place = start + first
-                self.out[place : place + some.size] |= some
-                self._found[rule, columns, turn].append((place, some.size, np.packbits(some).tobytes()))
+        for offset in range(0, violating.size, spill.BATCH):
+            batch = violating[offset : offset + spill.BATCH]
+            if batch.any():
+                first = start + offset
+                self.mask[first : first + batch.size] |= batch
+                packed = _PackedRows(first, batch.size, np.packbits(batch).tobytes())
+                self._violations[rule, columns, rule_number].append(packed)
 
-    def common(self, unit: int) -> str:
-        """Return the three most frequent rules of a unit with a value each, for the sentence of a refusal."""
+    def summarize(self, snapshot: int) -> str:
+        """Return a snapshot's three most frequent rules, each with an example, for a refusal's message."""
         counts = []
-        low = int(self.rows.sizes[:unit].sum())
-        high = low + int(self.rows.sizes[unit])
-        for (rule, columns, _), found in self._found.items():
+        low = int(self.rows.row_counts[:snapshot].sum())
+        high = low + int(self.rows.row_counts[snapshot])
+        for (rule, columns, _), batches in self._violations.items():
             size, example = 0, ""
-            for places in (_places(one) for one in found if one[0] < high and one[0] + one[1] > low):
-                mine = places[(places >= low) & (places < high)]
-                if mine.size and not size:
-                    example = repr(self._values(mine[:1], columns)[0])
-                    if computed := self.computed.get((rule, columns, int(mine[0]))):
-                        example += f", where {computed}"
-                size += mine.size
+            for batch in batches:
+                if batch.start >= high or batch.start + batch.size <= low:
+                    continue
+                indices = batch.indices()
+                indices = indices[(indices >= low) & (indices < high)]
+                if indices.size and not size:
+                    example = repr(self._values(indices[:1], columns)[0])
+                    if explanation := self.explanations.get((rule, columns, int(indices[0]))):
+                        example += f", where {explanation}"
+                size += indices.size
             if size:
-                counts.append((size, f"{rule} of {', '.join(columns)} in {size} rows, as {example}"))
-        return "; ".join(text for _, text in sorted(counts, key=lambda one: (-one[0], one[1]))[:3])
+                counts.append((size, f"{rule} of {', '.join(columns)} in {size} rows, such as {example}"))
+        return "; ".join(text for _, text in sorted(counts, key=lambda count: (-count[0], count[1]))[:3])
 
     def table(self, source: str) -> pa.Table:
-        """Return the quarantine's rows: one a row and rule, sorted."""
-        parts = (
-            self._part(source, _places(one), rule, columns)
-            for (rule, columns, _), found in self._found.items()
-            for one in found
+        """Return the rows of the table `quarantine`: one per row and rule, sorted."""
+        tables = (
+            self._table_of(source, batch.indices(), rule, columns)
+            for (rule, columns, _), batches in self._violations.items()
+            for batch in batches
         )
-        rows = spill.spill_table(QUARANTINE, (batch for part in parts for batch in part.to_batches()))
+        rows = spill.spill_table(QUARANTINE, (batch for table in tables for batch in table.to_batches()))
         return spill.sort_rows(rows, ("partition", "revision", "part", "row", "rule", "column"))
 
-    def _part(self, source: str, places: Codes, rule: str, columns: tuple[str, ...]) -> pa.Table:
-        units = [self.rows.units[code] for code in self.rows.unit(places).tolist()]
-        many = len(units)
-        part, number = self.rows.origin(places)
+    def _table_of(self, source: str, indices: Integers, rule: str, columns: tuple[str, ...]) -> pa.Table:
+        snapshots = [self.rows.snapshots[index] for index in self.rows.snapshot_indices(indices).tolist()]
+        count = len(snapshots)
+        parts, numbers = self.rows.origins(indices)
+        records = self._text(indices).to_pylist()
         return pa.Table.from_pydict(
             {
-                "source": [source] * many,
-                "partition": [unit.partition for unit in units],
-                "revision": [unit.revision for unit in units],
-                "part": part,
-                "row": number,
-                "rule": [rule] * many,
-                "column": [", ".join(columns)] * many,
-                "value": self._values(places, columns),
-                "record": [
-                    json.dumps(record, ensure_ascii=False) for record in self._text(places).to_pylist()
-                ],
+                "source": [source] * count,
+                "partition": [snapshot.partition for snapshot in snapshots],
+                "revision": [snapshot.revision for snapshot in snapshots],
+                "part": parts,
+                "row": numbers,
+                "rule": [rule] * count,
+                "column": [", ".join(columns)] * count,
+                "value": self._values(indices, columns),
+                "record": [json.dumps(record, ensure_ascii=False) for record in records],
             },
             schema=QUARANTINE,
         )
 
-    def _text(self, places: Codes) -> pa.Table:
-        """Return the text of rows of one batch: taken from all, the whole text would be copied."""
-        first = int(places[0])
-        return self.rows.text.slice(first, int(places[-1]) - first + 1).take(pa.array(places - first))
+    def _text(self, indices: Integers) -> pa.Table:
+        """Return the text of rows of one batch; it is cut out first because `take` copies the whole text."""
+        first = int(indices[0])
+        return self.rows.text.slice(first, int(indices[-1]) - first + 1).take(pa.array(indices - first))
 
-    def _values(self, places: Codes, columns: tuple[str, ...]) -> list[str | None]:
+    def _values(self, indices: Integers, columns: tuple[str, ...]) -> list[str | None]:
         """Return the text of the columns that the rule is about."""
-        found = self._text(places).select(list(columns)).to_pylist()
+        rows = self._text(indices).select(list(columns)).to_pylist()
         if len(columns) == 1:
-            return [row[columns[0]] for row in found]
-        return [json.dumps(row, ensure_ascii=False) for row in found]
+            return [row[columns[0]] for row in rows]
+        return [json.dumps(row, ensure_ascii=False) for row in rows]
 
 
-def _places(found: Found) -> Codes:
-    start, size, bits = found
-    return np.flatnonzero(np.unpackbits(np.frombuffer(bits, np.uint8), count=size)) + start
+COUNT_EQUAL = "count(*) OVER (PARTITION BY {columns})"
+COUNT_EARLIER = 'row_number() OVER (PARTITION BY {columns} ORDER BY "' + ROW_INDEX + '")'
 
 
-PLACE = "place of rows"
-SHARED, BEFORE = "count(*) OVER (PARTITION BY {0})", "row_number() OVER (PARTITION BY {0} ORDER BY {1})"
-
-
-def duplicated_rows(rows: pa.Table, sizes: Codes, among: Mask) -> Mask:
-    """Return which rows, of those among, share their values with another of them of the same unit.
+def duplicated_rows(rows: pa.Table, row_counts: Integers, candidates: Mask) -> Mask:
+    """Return which candidate rows share their values with another candidate of the same snapshot.
 
     Parameters
     ----------
-    rows : the columns to compare; a null is like a null.
-    sizes : rows of each unit, which follow one another.
+    rows : the columns to compare; nulls are equal to each other.
+    row_counts : consecutive rows of each snapshot.
     """
-    return _told(rows, sizes, _alike(rows, sizes, among), SHARED)
+    return _find_repeats(rows, row_counts, _likely_duplicates(rows, row_counts, candidates), COUNT_EQUAL)
 
 
-def repeated_rows(rows: pa.Table, sizes: Codes, among: Mask) -> Mask:
-    """Return which rows, of those among, have the values of an earlier one of them of the same unit."""
-    return _told(rows, sizes, among, BEFORE)
+def repeated_rows(rows: pa.Table, row_counts: Integers, candidates: Mask) -> Mask:
+    """Return which candidate rows have the values of an earlier candidate of the same snapshot."""
+    return _find_repeats(rows, row_counts, candidates, COUNT_EARLIER)
 
 
-def _told(rows: pa.Table, sizes: Codes, among: Mask, how: str) -> Mask:
-    found = np.zeros(rows.num_rows, bool)
-    shape = pa.schema([*_plain(rows.schema), (UNIT, pa.int64()), (PLACE, pa.int64())])
-    some = spill.spill_table(shape, _among(rows, sizes, among))
-    if some.num_rows <= spill.BATCH:
-        frame = some.drop_columns([PLACE]).to_pandas()
-        which = frame.duplicated(keep=False if how == SHARED else "first").to_numpy()
-        found[some[PLACE].to_numpy()[which]] = True
-        return found
-    names = [f'"{name}"' for name in some.column_names if name != PLACE]
-    said = how.format(", ".join(names), f'"{PLACE}"')
+def _find_repeats(rows: pa.Table, row_counts: Integers, candidates: Mask, count: str) -> Mask:
+    mask = np.zeros(rows.num_rows, bool)
+    fields = [*_numbered_fields(rows.schema), (SNAPSHOT_INDEX, pa.int64()), (ROW_INDEX, pa.int64())]
+    selected = spill.spill_table(pa.schema(fields), _select(rows, row_counts, candidates))
+    if selected.num_rows <= spill.BATCH:
+        frame = selected.drop_columns([ROW_INDEX]).to_pandas()
+        repeats = frame.duplicated(keep=False if count == COUNT_EQUAL else "first").to_numpy()
+        mask[selected[ROW_INDEX].to_numpy()[repeats]] = True
+        return mask
+    names = ", ".join(f'"{name}"' for name in selected.column_names if name != ROW_INDEX)
+    counts = f'SELECT "{ROW_INDEX}", {count.format(columns=names)} AS n FROM selected'  # noqa: S608 (own names)
     with spill.duckdb_engine() as connection:
-        connection.register("given", some)
-        # what is pasted are names made here
-        sql = f'SELECT "{PLACE}" FROM (SELECT "{PLACE}", {said} AS n FROM given) WHERE n > 1'  # noqa: S608
-        for batch in connection.sql(sql).to_arrow_reader(spill.BATCH):
-            found[batch.column(0).to_numpy()] = True
-    return found
+        connection.register("selected", selected)
+        # the names in the SQL are this module's own
+        result = connection.sql(f'SELECT "{ROW_INDEX}" FROM ({counts}) WHERE n > 1')  # noqa: S608
+        for batch in result.to_arrow_reader(spill.BATCH):
+            mask[batch.column(0).to_numpy()] = True
+    return mask
 
 
-def _plain(schema: pa.Schema) -> list[pa.Field]:
-    """Return the fields by their place: a source's own names may be anything."""
+def _numbered_fields(schema: pa.Schema) -> list[pa.Field]:
+    """Return the fields named by their position, since a source's own names may contain anything."""
     return [pa.field(f"c{number}", field.type) for number, field in enumerate(schema)]
 
 
-def _among(rows: pa.Table, sizes: Codes, among: Mask) -> Iterator[pa.RecordBatch]:
+def _select(rows: pa.Table, row_counts: Integers, candidates: Mask) -> Iterator[pa.RecordBatch]:
+    """Yield the candidate rows with their snapshot's index and their own."""
     start = 0
-    for batch in with_unit_numbers(
-        rows.rename_columns([column.name for column in _plain(rows.schema)]), sizes
-    ):
-        which = np.flatnonzero(among[start : start + batch.num_rows])
-        if which.size:
-            yield batch.take(pa.array(which)).append_column(PLACE, pa.array(which + start))
+    numbered = rows.rename_columns([column.name for column in _numbered_fields(rows.schema)])
+    for batch in with_snapshot_indices(numbered, row_counts):
+        indices = np.flatnonzero(candidates[start : start + batch.num_rows])
+        if indices.size:
+            yield batch.take(pa.array(indices)).append_column(ROW_INDEX, pa.array(indices + start))
         start += batch.num_rows
 
 
-def _alike(rows: pa.Table, sizes: Codes, among: Mask) -> Mask:
-    """Return which rows, of those among, may share their values with another."""
-    many = int(np.count_nonzero(among))
-    if many <= spill.BATCH:
-        return among
-    hashes = spill.allocate_array((many,)).view(np.uint64)
-    at = 0
-    for part in _hashes(rows, sizes):
-        kept = part[1][among[part[0]]]
-        hashes[at : at + kept.size] = kept
-        at += kept.size
+def _likely_duplicates(rows: pa.Table, row_counts: Integers, candidates: Mask) -> Mask:
+    """Return the candidates whose hash occurs more than once; only they can be duplicates."""
+    count = int(np.count_nonzero(candidates))
+    if count <= spill.BATCH:
+        return candidates
+    hashes = spill.allocate_array((count,)).view(np.uint64)
+    end = 0
+    for place, batch_hashes in _row_hashes(rows, row_counts):
+        selected = batch_hashes[candidates[place]]
+        hashes[end : end + selected.size] = selected
+        end += selected.size
     hashes.sort()
-    twice = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
-    found = np.zeros(rows.num_rows, bool)
-    if twice.size:
-        for place, part_hashes in _hashes(rows, sizes):
-            near = np.minimum(np.searchsorted(twice, part_hashes), twice.size - 1)
-            found[place] = (twice[near] == part_hashes) & among[place]
-    return found
+    repeated = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+    mask = np.zeros(rows.num_rows, bool)
+    if repeated.size:
+        for place, batch_hashes in _row_hashes(rows, row_counts):
+            nearest = np.minimum(np.searchsorted(repeated, batch_hashes), repeated.size - 1)
+            mask[place] = (repeated[nearest] == batch_hashes) & candidates[place]
+    return mask
 
 
-def _hashes(rows: pa.Table, sizes: Codes) -> Iterator[tuple[slice, Codes]]:
-    """Yield a hash of each row, batch by batch; what is equal has the same."""
-    names = ", ".join([*(field.name for field in _plain(rows.schema)), f'"{UNIT}"'])
+def _row_hashes(rows: pa.Table, row_counts: Integers) -> Iterator[tuple[slice, Integers]]:
+    """Yield a hash of each row and its snapshot's index, batch by batch; equal rows have equal hashes."""
+    names = [column.name for column in _numbered_fields(rows.schema)]
     start = 0
     with spill.duckdb_engine() as connection:
-        connection.register("given", with_unit_numbers(rows.rename_columns(names.split(", ")[:-1]), sizes))
-        # what is pasted are names made here
-        found = connection.sql(f"SELECT hash({names}) FROM given").to_arrow_reader(spill.BATCH)  # noqa: S608
-        for batch in found:
+        connection.register("numbered", with_snapshot_indices(rows.rename_columns(names), row_counts))
+        # the names in the SQL are this module's own
+        query = f'SELECT hash({", ".join(names)}, "{SNAPSHOT_INDEX}") FROM numbered'  # noqa: S608
+        for batch in connection.sql(query).to_arrow_reader(spill.BATCH):
             yield slice(start, start + batch.num_rows), batch.column(0).to_numpy()
             start += batch.num_rows

@@ -1,4 +1,1 @@
-"""An operator a stage: it takes the partition from its run, calls a function of include/.
-
-Returns a reference.
-"""
+"""One operator per stage: it calls a function of include/ for the run's partition and returns a reference."""

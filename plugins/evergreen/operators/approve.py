@@ -53,7 +53,7 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
         from include.promote.promotion import promotion_blocker, read_ledgers
 
         lake, spec = self.open()
-        with self.one_try():
+        with self.no_retry_on_final_errors():
             attempt = ledger.attempt(lake, self.verdict["uri"])
         ledgers = read_ledgers(lake, spec)
         if answer := approval.answer_to(ledgers.approvals, attempt["key"]):
@@ -130,7 +130,7 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
             "|---|---|---|---|",
         ]
         for check in checks_of(attempt["checks"]):
-            result = f"{check.found} ({check.note})" if check.note else check.found
+            result = f"{check.observed} ({check.note})" if check.note else check.observed
             cells = (check.name, check.required, result, "passed" if check.passed else "not passed")
             lines.append("| " + " | ".join(map(escape_markdown, cells)) + " |")
         return "\n".join(lines)
@@ -138,4 +138,4 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
     def _result(self, answer: Row) -> dict[str, Any]:
         from include.promote.approval import answer_text
 
-        return self.handed(Ref(answer["attempt"], self.verdict["partition"], note=answer_text(answer)))
+        return self.to_xcom(Ref(answer["attempt"], self.verdict["partition"], note=answer_text(answer)))

@@ -1,4 +1,4 @@
-"""What every operator shares: the partition of its run, the store, and the sentence that a person reads."""
+"""The base of all operators: the run's partition, the lake, final errors, log fields and XCom references."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
 from structlog.contextvars import bind_contextvars
 
-from evergreen.links import OverviewLink, PageLink, whole
+from evergreen.links import OverviewLink, PageLink, absolute_url
 from include import errors
 from include.environment import Endpoint
 from include.references import Ref
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from include.spec import UseCase
     from include.storage.lake import Lake
 
-# another try at the same bytes or decision gives the same answer: Airflow's retries are for the rest
-FINAL = (
+# a retry with the same input fails in the same way; Airflow's retries are for all other errors
+FINAL_ERRORS = (
     errors.SpecError,
     errors.PartitionError,
     errors.PartitionRefused,
@@ -36,42 +36,42 @@ FINAL = (
 
 
 class StoreOperator(BaseOperator):
-    """A task that fails for good where another try can't help, and logs what it hands on or why it skips."""
+    """A task that fails without retries on final errors, and logs its result or why it is skipped."""
 
     ui_color = "#e3f4e1"
 
     @contextmanager
-    def one_try(self) -> Iterator[None]:
-        """Fail for good, in one sentence, where another try can't help."""
+    def no_retry_on_final_errors(self) -> Iterator[None]:
+        """Fail the task without retries, with a one-sentence message, if a retry can't help."""
         try:
             yield
-        except FINAL as error:
+        except FINAL_ERRORS as error:
             raise AirflowFailException(str(error)) from error
 
-    def handed(self, ref: Any) -> dict[str, Any]:
-        """Log a reference's sentence and return it for XCom."""
+    def to_xcom(self, ref: Any) -> dict[str, Any]:
+        """Log a reference's note, and return the reference for XCom."""
         reference = dict(ref.xcom())
         self.log.info("%s", ref.note)
         self._log_addresses(reference)
         return reference
 
     def skip_task(self, reason: str) -> NoReturn:
-        """Log why, and skip: of the exception's own text Airflow's UI shows nothing."""
+        """Log the reason and skip the task; Airflow's UI doesn't show the text of the exception."""
         self.log.info("Skipped: %s", reason)
         self._log_addresses({})
         raise AirflowSkipException(reason)
 
     def _log_addresses(self, reference: dict[str, Any]) -> None:
-        """Log the whole address of each page that the task has a button for."""
+        """Log the URL of each page that the task has a button for."""
         for link in self.operator_extra_links:
             if isinstance(link, PageLink) and (path := link.path(self, reference)):
-                self.log.info("%s: %s", link.name, whole(path))
+                self.log.info("%s: %s", link.name, absolute_url(path))
 
 
 class EvergreenOperator(StoreOperator):
     """A stage of one use case.
 
-    :param usecase: its name; the declaration is read when the task runs.
+    :param usecase: the use case's name; its declaration is read when the task runs.
     """
 
     operator_extra_links: tuple[BaseOperatorLink, ...] = (OverviewLink(),)
@@ -81,22 +81,22 @@ class EvergreenOperator(StoreOperator):
         self.usecase = usecase
 
     def open(self) -> tuple[Lake, UseCase]:
-        """Return the use case's store and its declaration."""
+        """Return the use case's lake and its declaration."""
         from include.spec import load
         from include.storage.lake import Lake
 
-        carry(usecase=self.usecase)
+        add_log_fields(usecase=self.usecase)
         return Lake(self.usecase), load(self.usecase)
 
 
 def partition_of(context: Context, spec: UseCase) -> str:
-    """Return the run's partition: the one it was scheduled or backfilled for, else the form's field.
+    """Return the run's partition: the run's own partition key, else the form's field.
 
     Raises
     ------
     PartitionError
-        for none, and for one that the schedule hasn't had by now. A scheduled run is never refused: the
-        scheduler's clock may be ahead of this worker's.
+        if there is none, or one that isn't on the schedule or is in the future. A scheduled run is never
+        refused, because the scheduler's clock may be ahead of this worker's.
     """
     from include.spec.partition import check_partition
 
@@ -112,35 +112,32 @@ def partition_of(context: Context, spec: UseCase) -> str:
     if not (run_key or form_key):
         raise errors.PartitionError(
             "partition",
-            required="the partition this run is for",
+            required="the partition of this run",
             found="none",
-            remedy="trigger again and fill in Partition, as 2013-03-01",
+            remedy="trigger again and fill in Partition, such as 2013-03-01",
         )
     partition = str(run_key or form_key)
     if context["dag_run"].run_type != "scheduled":
         check_partition(spec, partition, datetime.now(UTC))
-    carry(partition=partition)
+    add_log_fields(partition=partition)
     return partition
 
 
-def carry(**what: str) -> None:
-    """Have every line that the task logs from now on carry this, as a key of its JSON."""
-    bind_contextvars(**what)
+def add_log_fields(**fields: str) -> None:
+    """Add fields to every line that the task logs from now on, as keys of its JSON."""
+    bind_contextvars(**fields)
 
 
-def carry_champion(lake: Lake, partition: str) -> None:
-    """Have every line of the log carry the version of the champion that serves a partition.
-
-    If there is one.
-    """
+def log_champion(lake: Lake, partition: str) -> None:
+    """Add the version of the champion that serves a partition, if any, to every line of the task's log."""
     from include.promote import ledger
 
     if champion := ledger.serving(lake, partition).champion:
-        carry(model_version=str(champion["version"]))
+        add_log_fields(model_version=str(champion["version"]))
 
 
 def connect(name: str) -> Endpoint:
-    """Return a source's endpoint from Airflow's connections, wherever Airflow keeps them.
+    """Return an endpoint from Airflow's connections, from any of its secrets backends.
 
     Raises
     ------
@@ -150,32 +147,32 @@ def connect(name: str) -> Endpoint:
     from airflow.sdk import Connection
 
     try:
-        found = Connection.get(name)
+        connection = Connection.get(name)
     except AirflowNotFoundException:
         raise errors.SettingError(
             f"connection {name}",
-            required="one in Airflow",
+            required="a connection in Airflow",
             found="none",
-            remedy=f"declare it under Admin, Connections, or as AIRFLOW_CONN_{name.upper()}",
+            remedy=f"add it under Admin, Connections, or as AIRFLOW_CONN_{name.upper()}",
         ) from None
     return Endpoint(
         name=name,
-        uri=str(found.host or "").rstrip("/"),
-        login=found.login or "",
-        password=found.password or "",
-        extra=dict(found.extra_dejson),
-        kind=str(found.conn_type or ""),
+        uri=str(connection.host or "").rstrip("/"),
+        login=connection.login or "",
+        password=connection.password or "",
+        extra=dict(connection.extra_dejson),
+        kind=str(connection.conn_type or ""),
     )
 
 
-def backed_up(lakes: Sequence[Lake]) -> Ref:
-    """Back lakes up, and return the place's reference; its note names the backup, and what isn't in it."""
+def back_up(lakes: Sequence[Lake]) -> Ref:
+    """Back up lakes; the returned reference's note names the backup and what it lacks."""
     from include.environment import setting
     from include.ops.backup import ARTIFACTS, backup
     from include.ops.backup_store import open_store
 
-    kept, now = open_store(), datetime.now(UTC)
-    done = backup(lakes, kept, now=now, connect=connect, artifacts=setting(ARTIFACTS, ""))
-    if done.failed:
-        raise AirflowFailException(done.note)
-    return Ref(kept.uri, "all", rows=done.copied, note=done.note)
+    store, now = open_store(), datetime.now(UTC)
+    result = backup(lakes, store, now=now, connect=connect, artifacts=setting(ARTIFACTS, ""))
+    if result.failed:
+        raise AirflowFailException(result.note)
+    return Ref(store.uri, "all", rows=result.copied, note=result.note)

@@ -1,4 +1,4 @@
-"""Ingest: one source's partition, or a range of partitions at once."""
+"""Operators of the ingest stage: for one partition of a source, and for a range of partitions."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from include.references import Ref
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-WAIT = timedelta(minutes=5)  # between two looks for a file that isn't there yet
+RETRY_INTERVAL = timedelta(minutes=5)  # between two requests of data that isn't available yet
 
 
 class IngestOperator(EvergreenOperator):
-    """Fetch, check and publish one source's partition; a bad one is refused and a missing one waited for.
+    """Fetch, validate and publish one partition of a source.
 
-    Reads the source; writes its raw bytes, quarantine, validated rows, profile and partition. Until the
-    declared hour an unavailable source is looked for again, without holding a worker; after it, or for a
-    partition that is past, the task fails and the partition goes on without the source.
+    Reads the source. Writes its raw data, quarantine, validated rows, profiles and row in ``partitions``. A
+    partition that breaks the contract fails the task. Until the scoring deadline an unavailable source is
+    retried; the task is deferred meanwhile and occupies no worker. After the deadline, or for a past
+    partition, the task fails and the partition continues without the source.
 
     :param source: its name in the declaration.
     """
@@ -36,69 +37,61 @@ class IngestOperator(EvergreenOperator):
         self.source = source
 
     def execute(self, context: Context, event: Any = None) -> dict[str, Any]:
-        """Return the reference of what was published."""
+        """Return a reference to the published rows."""
         from include.ingest.pipeline import ingest
 
         lake, spec = self.open()
-        with self.one_try():
+        with self.no_retry_on_final_errors():
             partition = partition_of(context, spec)
             spec.clock.moment(partition)
             if not spec.partitions(self.source, partition, partition):
-                return self.handed(
-                    Ref(self.source, partition, note=f"{self.source} does not exist on {partition} yet")
-                )
+                note = f"{self.source} does not exist on {partition} yet"
+                return self.to_xcom(Ref(self.source, partition, note=note))
             now = datetime.now(UTC)
-            anew = bool(context["params"].get("fetch_anew"))
-            (outcome,) = ingest(lake, spec, self.source, [partition], connect, fetch_anew=anew, now=now)
+            fetch_anew = bool(context["params"].get("fetch_anew"))
+            (outcome,) = ingest(lake, spec, self.source, [partition], connect, fetch_anew=fetch_anew, now=now)
             try:
                 outcome.raise_for_outcome()
             except SourceUnavailable as error:
-                if now + WAIT < spec.clock.local(partition, spec.scoring.deadline):
-                    self._wait(now)
+                if now + RETRY_INTERVAL < spec.clock.local(partition, spec.scoring.deadline):
+                    self._defer_until(now + RETRY_INTERVAL)
                 raise AirflowFailException(str(error)) from error
-        return self.handed(
-            Ref(
-                f"{lake.uri}/tables/validated_{self.source}",
-                partition,
-                outcome.digest,
-                outcome.rows,
-                outcome.note,
-            )
-        )
+        table = f"{lake.uri}/tables/validated_{self.source}"
+        return self.to_xcom(Ref(table, partition, outcome.digest, outcome.rows, outcome.note))
 
-    def _wait(self, now: datetime) -> None:
+    def _defer_until(self, moment: datetime) -> None:
         from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 
-        self.defer(trigger=DateTimeTrigger(moment=now + WAIT), method_name="execute")
+        self.defer(trigger=DateTimeTrigger(moment=moment), method_name="execute")
 
 
 class PlanRangeOperator(EvergreenOperator):
-    """Cut the form's range into one piece a source and month, each the work of one mapped task."""
+    """Split the form's range of partitions by source and month, for one mapped task each."""
 
     def execute(self, context: Context) -> list[dict[str, str]]:
-        """Return the pieces: source, first and last partition."""
+        """Return the arguments of each mapped task: source, first and last partition."""
         _, spec = self.open()
-        form, pieces = context["params"], []
-        with self.one_try():
+        form, ranges = context["params"], []
+        with self.no_retry_on_final_errors():
             for source in spec.sources:
                 partitions = spec.partitions(source, form["first"], form["last"])
-                for _, month in groupby(partitions, key=lambda partition: partition[:7]):
-                    inside = list(month)
-                    pieces.append({"source": source, "first": inside[0], "last": inside[-1]})
-        if not pieces:
+                for _, group in groupby(partitions, key=lambda partition: partition[:7]):
+                    month = list(group)
+                    ranges.append({"source": source, "first": month[0], "last": month[-1]})
+        if not ranges:
             raise AirflowFailException(
                 f"{self.usecase}: no partition lies between {form['first']} and {form['last']}; "
-                f"the schedule has {spec.schedule.start} to {spec.schedule.end or 'today'}"
+                f"the schedule runs from {spec.schedule.start} to {spec.schedule.end or 'today'}"
             )
-        return pieces
+        return ranges
 
 
 class IngestRangeOperator(EvergreenOperator):
-    """Load a past range of one source in one task, through the functions that a partition uses.
+    """Backfill a range of one source's partitions in one task, with the functions of the daily run.
 
     :param source: its name in the declaration.
     :param first: the range's first partition.
-    :param last: its last.
+    :param last: its last partition.
     """
 
     template_fields = ("source", "first", "last")
@@ -108,30 +101,25 @@ class IngestRangeOperator(EvergreenOperator):
         self.source, self.first, self.last = source, first, last
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Return a reference to the range.
-
-        Fail where the source failed, or no partition could be published.
-        """
+        """Return a reference to the range; fail if the source failed or no partition was published."""
         from include.ingest.connectors.request import NotAvailableYet
         from include.ingest.pipeline import ingest
 
         lake, spec = self.open()
         partitions = spec.partitions(self.source, self.first, self.last)
-        with self.one_try():
-            found = ingest(lake, spec, self.source, partitions, connect, now=datetime.now(UTC))
-        counts = Counter(outcome.outcome for outcome in found)
-        for outcome in found:
+        with self.no_retry_on_final_errors():
+            outcomes = ingest(lake, spec, self.source, partitions, connect, now=datetime.now(UTC))
+        for outcome in outcomes:
             if outcome.outcome != "published":
                 self.log.warning("%s", outcome.note)
-            if isinstance(outcome.error, SourceUnavailable) and not isinstance(
-                outcome.error, NotAvailableYet
-            ):
-                outcome.raise_for_outcome()  # the partitions that stand are cheap to pass over in the retry
-        if found and not counts["published"]:
-            raise AirflowFailException(found[0].note)
-        note = f"{self.source} {self.first} to {self.last}: " + ", ".join(
-            f"{n} {o}" for o, n in counts.items()
-        )
-        rows = sum(outcome.rows for outcome in found)
+            source_failed = isinstance(outcome.error, SourceUnavailable)
+            if source_failed and not isinstance(outcome.error, NotAvailableYet):
+                outcome.raise_for_outcome()  # the retry skips the partitions that are published already
+        counts = Counter(outcome.outcome for outcome in outcomes)
+        if outcomes and not counts["published"]:
+            raise AirflowFailException(outcomes[0].note)
+        summary = ", ".join(f"{count} {name}" for name, count in counts.items())
+        note = f"{self.source} {self.first} to {self.last}: {summary}"
+        rows = sum(outcome.rows for outcome in outcomes)
         table = f"{lake.uri}/tables/validated_{self.source}"
-        return self.handed(Ref(table, f"{self.first}..{self.last}", rows=rows, note=note))
+        return self.to_xcom(Ref(table, f"{self.first}..{self.last}", rows=rows, note=note))

@@ -8,7 +8,7 @@ from airflow.sdk.exceptions import AirflowFailException, DagRunTriggerException
 
 from evergreen.assets import product
 from evergreen.links import OverviewLink, ReportLink, report_address
-from evergreen.operators.base import EvergreenOperator, carry_champion, partition_of
+from evergreen.operators.base import EvergreenOperator, log_champion, partition_of
 from evergreen.send import sender
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ class MonitorOperator(EvergreenOperator):
         from include.reports.history import redraw_history
 
         lake, spec = self.open()
-        with self.one_try():
+        with self.no_retry_on_final_errors():
             partition = partition_of(context, spec)
-            carry_champion(lake, partition)
+            log_champion(lake, partition)
             ref = monitor(lake, spec, partition)
         for decided in lake.rows("decisions", {"partition": partition}):
             said = {name: decided[name] for name in ("partition", "decision", "cause")}
@@ -43,7 +43,7 @@ class MonitorOperator(EvergreenOperator):
             redraw_history(lake, spec)
         if not lake.rows("partitions", {"product": "predictions", "partition": partition}):
             raise AirflowFailException(f"{self.usecase} {partition}: nothing was predicted; {ref.note}")
-        return self.handed(ref)
+        return self.to_xcom(ref)
 
 
 def _others_wait(context: Context) -> bool:
@@ -66,7 +66,7 @@ class AskTrainingOperator(EvergreenOperator):
     def execute(self, context: Context) -> None:
         """Trigger the training, or skip with the reason."""
         lake, spec = self.open()
-        with self.one_try():
+        with self.no_retry_on_final_errors():
             partition = partition_of(context, spec)
         found = lake.rows("decisions", {"partition": partition})
         if not found or not found[0]["cause"]:
@@ -102,7 +102,7 @@ class AlertOperator(EvergreenOperator):
         from include.monitor import alerts
 
         lake, spec = self.open()
-        with self.one_try():
+        with self.no_retry_on_final_errors():
             partition = partition_of(context, spec)
         found = lake.rows("decisions", {"partition": partition})
         if not found:

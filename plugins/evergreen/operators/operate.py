@@ -1,4 +1,4 @@
-"""Operate: what a person starts from the form, with a reason that stays in the ledger."""
+"""The operate operator: manual actions from the form, whose reason is recorded in a ledger."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from evergreen.operators.base import EvergreenOperator, backed_up
+from evergreen.operators.base import EvergreenOperator, back_up
 from include.references import Ref
 
 if TYPE_CHECKING:
@@ -17,29 +17,29 @@ ACTIONS = ["verify", "back up", "redraw the year", "roll back", "force", "withdr
 
 
 class OperateOperator(EvergreenOperator):
-    """Do the one action that the form asks for: check, copy, draw the lake, roll back, force, or withdraw."""
+    """Run the action that the form selects: verify, back up, redraw, roll back, force or withdraw."""
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Return the reference of what was done."""
+        """Return a reference to the action's result."""
         form = context["params"]
         by = context["dag_run"].triggering_user_name or ""
-        with self.one_try():
+        with self.no_retry_on_final_errors():
             if form["action"] == "verify":
-                return self.handed(self._verify())
+                return self.to_xcom(self._verify())
             if form["action"] == "back up":
-                return self.handed(backed_up([self.open()[0]]))
+                return self.to_xcom(back_up([self.open()[0]]))
             if form["action"] == "redraw the year":
-                return self.handed(self._redraw())
+                return self.to_xcom(self._redraw())
             if not by:
                 raise AirflowFailException(
                     f"{form['action']}: required a person, found nobody; log in and trigger this from the UI"
                 )
             acts = {"roll back": self._roll_back, "force": self._force, "withdraw": self._withdraw}
-            return self.handed(acts[form["action"]](form, by, context["run_id"]))
+            return self.to_xcom(acts[form["action"]](form, by, context["run_id"]))
 
     @staticmethod
     def _required(form: Any, name: str, title: str) -> str:
-        """Return what the form holds in a field that the action needs, or refuse the action."""
+        """Return the value of a field that the action needs; refuse the action if it is empty."""
         value = (form[name] or "").strip()
         if not value:
             raise AirflowFailException(
@@ -51,10 +51,10 @@ class OperateOperator(EvergreenOperator):
         from include.ops.verify import verify
 
         lake, spec = self.open()
-        found = verify(lake, spec)
-        if found.differences:
-            raise AirflowFailException("; ".join(found.differences[:5]))
-        return Ref(lake.uri, "all", note=found.note)
+        result = verify(lake, spec)
+        if result.differences:
+            raise AirflowFailException("; ".join(result.differences[:5]))
+        return Ref(lake.uri, "all", note=result.note)
 
     def _redraw(self) -> Ref:
         from include.reports.history import draw_history
@@ -62,7 +62,10 @@ class OperateOperator(EvergreenOperator):
         lake, spec = self.open()
         year, _ = draw_history(lake, spec)
         return Ref(
-            year["page"], "all", rows=year["partitions"], note=f"The year is drawn: {year['sentence']}"
+            year["page"],
+            "all",
+            rows=year["partitions"],
+            note=f"The history page is drawn: {year['sentence']}",
         )
 
     def _roll_back(self, form: Any, by: str, request: str) -> Ref:

@@ -20,5 +20,5 @@ class CheckPartitionOperator(EvergreenOperator):
         """Return the partition."""
         from include.spec import load
 
-        with self.one_try():
+        with self.no_retry_on_final_errors():
             return partition_of(context, load(self.usecase))

@@ -30,8 +30,8 @@ class AdvanceOperator(EvergreenOperator):
         from include.rollout.pipeline import advance
 
         lake, spec = self.open()
-        with self.one_try():
+        with self.no_retry_on_final_errors():
             ref = advance(lake, spec, partition_of(context, spec), registry=_registry)
         if not ref.rows:
             self.skip_task(ref.note)
-        return self.handed(ref)
+        return self.to_xcom(ref)

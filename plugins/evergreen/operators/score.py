@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from evergreen.operators.base import EvergreenOperator, carry_champion, connect, partition_of
+from evergreen.operators.base import EvergreenOperator, connect, log_champion, partition_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -24,9 +24,9 @@ class ScoreOperator(EvergreenOperator):
         from include.score.pipeline import score
 
         lake, spec = self.open()
-        with self.one_try():
+        with self.no_retry_on_final_errors():
             partition = partition_of(context, spec)
-            carry_champion(lake, partition)
+            log_champion(lake, partition)
             for outcome in refresh_lookback(lake, spec, partition, connect):
                 self.log.info("%s", outcome.note)
-            return self.handed(score(lake, spec, partition))
+            return self.to_xcom(score(lake, spec, partition))

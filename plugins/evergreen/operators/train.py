@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from evergreen.links import MlflowLink, OverviewLink, VerdictLink
-from evergreen.operators.base import EvergreenOperator, carry, partition_of
+from evergreen.operators.base import EvergreenOperator, add_log_fields, partition_of
 from include.references import Ref
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ class TrainOperator(EvergreenOperator):
         from include.train.pipeline import train
 
         lake, spec = self.open()
-        with self.one_try():
+        with self.no_retry_on_final_errors():
             partition = partition_of(context, spec)
             spec.clock.moment(partition)
-            return self.handed(train(lake, spec, partition, registry=Registry()))
+            return self.to_xcom(train(lake, spec, partition, registry=Registry()))
 
 
 class EvaluateOperator(EvergreenOperator):
@@ -51,8 +51,8 @@ class EvaluateOperator(EvergreenOperator):
         from include.models.registry import Registry
 
         lake, spec = self.open()
-        with self.one_try():
-            return self.handed(
+        with self.no_retry_on_final_errors():
+            return self.to_xcom(
                 evaluate(lake, spec, partition_of(context, spec), self.run["uri"], registry=Registry())
             )
 
@@ -73,14 +73,14 @@ class AblateOperator(EvergreenOperator):
 
         lake, spec = self.open()
         try:
-            with self.one_try():
+            with self.no_retry_on_final_errors():
                 ablation = ablate(lake, spec, partition_of(context, spec), registry=Registry())
         except InsufficientData as error:
             self.skip_task(str(error))
         self.log.info("%s", ablation.text())
         best = ablation.groups[0]
         note = f"{best.name} has the largest gain: {best.gain:+.5f} [{best.low:+.5f}, {best.high:+.5f}]"
-        return self.handed(Ref(ablation.run, ablation.partition, rows=ablation.rows, note=note))
+        return self.to_xcom(Ref(ablation.run, ablation.partition, rows=ablation.rows, note=note))
 
 
 class JudgeOperator(EvergreenOperator):
@@ -108,11 +108,11 @@ class JudgeOperator(EvergreenOperator):
 
         lake, spec = self.open()
         attempt = attempt_key_of(self.evidence["uri"])
-        with self.one_try():
+        with self.no_retry_on_final_errors():
             verdict = judge_and_record(lake, spec, self.evidence["uri"])
-            carry(model_version=str(ledger.attempt(lake, attempt)["version"]))
+            add_log_fields(model_version=str(ledger.attempt(lake, attempt)["version"]))
             draw_verdict(lake, spec, attempt, Registry())
-        return self.handed(Ref(attempt, partition_of(context, spec), note=verdict.sentence))
+        return self.to_xcom(Ref(attempt, partition_of(context, spec), note=verdict.sentence))
 
 
 class PromoteOperator(EvergreenOperator):
@@ -135,9 +135,9 @@ class PromoteOperator(EvergreenOperator):
         from include.promote.promotion import promote
 
         lake, spec = self.open()
-        with self.one_try():
-            carry(model_version=str(ledger.attempt(lake, self.verdict["uri"])["version"]))
+        with self.no_retry_on_final_errors():
+            add_log_fields(model_version=str(ledger.attempt(lake, self.verdict["uri"])["version"]))
             promotion = promote(lake, spec, self.verdict["uri"], registry=Registry())
         if promotion.switch is None:
             self.skip_task(promotion.blocker)
-        return self.handed(promotion.switch)
+        return self.to_xcom(promotion.switch)

@@ -1,1 +1,1 @@
-"""The pages beside the DAGs, for a person who writes no code: read-only, and behind Airflow's own login."""
+"""The pages in Airflow's UI, for people who don't write code: read-only, behind Airflow's login."""

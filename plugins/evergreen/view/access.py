@@ -1,10 +1,10 @@
-"""Nobody gets a lake without Airflow's consent: the only way to one here is through these dependencies.
+"""Access control of the pages: a route gets a lake only through these dependencies, which ask Airflow.
 
-A mounted app is not behind Airflow's login by itself (apache/airflow#72655). `may_enter` is the whole app's
-dependency, so a new route has it too. `Named` and `Opened` add the use case: whoever may read what the tasks
-of its batch DAG hand on (Airflow's XCom permission on that DAG) may read what is shown here. `get_user`
-takes a bearer token, else the cookie ``_token`` of a logged-in browser; every route only reads, so a request
-that another site forges with that cookie changes nothing.
+A mounted app is not behind Airflow's login by itself (apache/airflow#72655). `may_enter` is a dependency of
+the whole app, so a new route has it too. `Named` and `Opened` add the use case: a user with Airflow's XCom
+permission on the use case's batch DAG may read its pages. Airflow accepts a bearer token or the cookie
+``_token`` of a logged-in browser. Every route only reads, so a request that another site forges with that
+cookie changes nothing.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from include.spec import UseCase, load, names
 if TYPE_CHECKING:
     from include.storage.lake import Lake
 
-_NAME = re.compile(r"[\w.-]{1,200}")  # as Airflow's keys
+_NAME = re.compile(r"[\w.-]{1,200}")  # as in Airflow's keys
 may_enter = requires_access_view(AccessView.WEBSITE)
 
 
 @dataclass(frozen=True)
 class Open:
-    """A use case that this person may read."""
+    """A use case that the user may read."""
 
     spec: UseCase
     lake: Lake
 
 
 def usecase_name(usecase: str) -> str:
-    """Return the name in the route's path, if it can be part of a DAG's; databases fail on other text."""
+    """Return the use case in the route's path; raise 404 for text that no DAG id can contain."""
     if not _NAME.fullmatch(usecase):
         raise HTTPException(404, f"No use case is named {usecase[:100]!r}.")
     return usecase
 
 
 def may_read(request: Request, user: GetUserDep, usecase: Annotated[str, Depends(usecase_name)]) -> None:
-    """Raise 403 unless Airflow lets the user read the XComs of the use case's batch DAG."""
+    """Raise 403 unless the user may read the XComs of the use case's batch DAG."""
     requires_access_dag("GET", DagAccessEntity.XCOM, f"{usecase}__batch")(request, user)
 
 
 def named(usecase: str, _: Annotated[None, Depends(may_read)]) -> str:
-    """Return the use case of the route's path, once the user may read it."""
+    """Return the use case in the route's path, if the user may read it."""
     if usecase not in names():
         raise HTTPException(404, f"No use case is named {usecase!r}.")
     return usecase
@@ -55,9 +55,7 @@ def named(usecase: str, _: Annotated[None, Depends(may_read)]) -> str:
 
 def opened(usecase: Annotated[str, Depends(named)]) -> Open:
     """Return that use case's declaration and lake."""
-    from include.storage.lake import (
-        Lake,  # pyarrow and deltalake: at the first request, not while Airflow starts
-    )
+    from include.storage.lake import Lake  # at the first request: it imports pyarrow and deltalake
 
     return Open(load(usecase), Lake(usecase))
 

@@ -1,4 +1,4 @@
-"""The app that Airflow mounts at /evergreen: its door, its headers, and what it says where nothing is."""
+"""The FastAPI app that Airflow mounts at /evergreen: login, security headers and error pages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from include.errors import EvergreenError, SettingError, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
-# a page of ours runs no script but the one that follows Airflow's light or dark, and nothing leaves it
+# a page runs only the script that follows Airflow's color theme, and sends nothing
 HEADERS = {
     "Content-Security-Policy": (
         f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{SCRIPT_DIGEST}'; img-src data:;"
@@ -33,8 +33,8 @@ REFUSALS = {
     403: ("Not for this role", "Your Airflow role may not read this."),
 }
 
-# no schema and no documentation pages: FastAPI adds those as routes that know no dependency; and no redirect
-# to or from a final slash, which would lead to whatever host the request names
+# no schema and no documentation pages, because FastAPI adds those routes without our dependencies; and no
+# redirect for a trailing slash, because it would lead to the host that the request names
 app = FastAPI(
     title="Evergreen",
     dependencies=[Depends(may_enter)],
@@ -47,8 +47,10 @@ app.include_router(pages)
 
 
 @app.middleware("http")
-async def guarded(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Put the headers on every answer that doesn't bring stricter ones."""
+async def add_security_headers(
+    request: Request, call_next: Callable[[Request], Awaitable[Response]]
+) -> Response:
+    """Add the headers to every response that doesn't set its own."""
     response = await call_next(request)
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
@@ -56,10 +58,10 @@ async def guarded(request: Request, call_next: Callable[[Request], Awaitable[Res
 
 
 @app.exception_handler(StarletteHTTPException)
-def refused(request: Request, error: StarletteHTTPException) -> Response:
-    """Say in a sentence why there is no page, and where to log in."""
+def show_http_error(request: Request, error: StarletteHTTPException) -> Response:
+    """Show why there is no page, and where to log in."""
     heading, sentence = REFUSALS.get(error.status_code, ("Nothing here", str(error.detail)))
-    # the path alone: the request's Host is whatever its sender wrote
+    # only the path: a client can send any Host
     back = quote(request.scope["path"])
     login = get_auth_manager().get_url_login(next_url=back) if error.status_code == 401 else ""
     return page(
@@ -68,8 +70,8 @@ def refused(request: Request, error: StarletteHTTPException) -> Response:
 
 
 @app.exception_handler(EvergreenError)
-def said(request: Request, error: EvergreenError) -> Response:
-    """Show an error of ours as the sentence it is."""
+def show_evergreen_error(request: Request, error: EvergreenError) -> Response:
+    """Show an `EvergreenError` by its message."""
     log.warning("%s: %s", request.url.path, error)
     status = 503 if isinstance(error, SettingError | StoreUnavailable) else 404
     return page(

@@ -1,4 +1,4 @@
-"""Templates become answers here, and everything that is put into one is escaped."""
+"""Render templates as HTML responses, with all values escaped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-# Airflow keeps its own switch of light and dark here; without it the browser's wish is followed
+# Airflow stores its color theme here; without it the browser's preference is used
 SCRIPT = "try{document.documentElement.dataset.theme=localStorage.getItem('theme')||'system'}catch{}"
 SCRIPT_DIGEST = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
 
@@ -25,7 +25,7 @@ templates = Environment(
 
 
 def page(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
-    """Return a template as a page; in it, ``link(route, **parts)`` is the address of another one."""
+    """Render a template; in it, ``link(route, **parts)`` returns the path of another page."""
 
     def link(route: str, **parts: Any) -> str:
         return f"{request.scope['root_path']}{request.app.url_path_for(route, **parts)}"

@@ -1,4 +1,4 @@
-"""What there is to see: a use case's state, a partition's quarantined rows, a report, read anew."""
+"""The routes: use case pages, quarantined rows, reports, and the gauges for Prometheus."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from fastapi.responses import HTMLResponse
 
 from evergreen.view.access import Named, Open, Opened, Readable
 from evergreen.view.html import page
-from evergreen.view.kept import kept
+from evergreen.view.quarantined import quarantined_rows
 from evergreen.view.summary import summary
 from include.spec.clock import day_of
 
-# Evidently's reports bring their scripts and styles along. They run in an origin of their own, which has
-# neither Airflow's cookie nor its API, and reach nothing on the network.
+# Evidently's reports contain scripts and styles. The sandbox gives them an origin of their own, without
+# Airflow's cookie or API, and without network access.
 REPORT_HEADERS = {
     "Content-Security-Policy": "sandbox allow-scripts; default-src 'none'; style-src 'unsafe-inline' data:;"
     " script-src 'unsafe-inline' data:; img-src data: blob:; font-src data:; frame-ancestors 'self';"
     " base-uri 'none'; form-action 'none'"
 }
-LONGEST = 200  # characters of a report's path; a store fails on a name that is too long for it
+MAX_PATH = 200  # characters of a report's path; stores fail on longer names
 _REPORT = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_=-]*/)*[A-Za-z0-9_][A-Za-z0-9_.=-]*\.html")
 
 pages = APIRouter()
 
 
 def report_path(path: str) -> str:
-    """Return the path below ``reports/``, if it can be one's."""
-    if len(path) > LONGEST or not _REPORT.fullmatch(path):
+    """Return the path of a report below ``reports/``; raise 404 if it isn't valid."""
+    if len(path) > MAX_PATH or not _REPORT.fullmatch(path):
         raise HTTPException(
-            404, f"{path[:LONGEST]!r} is no report's name: they end in .html and lie below reports/."
+            404, f"{path[:MAX_PATH]!r} is not the name of a report: they end in .html and are below reports/."
         )
     return path
 
@@ -53,26 +53,26 @@ def usecase(request: Request, name: Named) -> HTMLResponse:
 
 @pages.get("/report/{usecase}/{path:path}")
 def framed_report(request: Request, opened: Opened, path: ReportPath) -> HTMLResponse:
-    """Show a report below a line that leads back."""
+    """Show a report in a frame, with a link back to the use case."""
     _stored(opened, path)
     return page(request, "report.html", title=path, usecase=opened.spec.name, path=path)
 
 
 @pages.get("/reports/{usecase}/{path:path}")
 def report(opened: Opened, path: ReportPath) -> Response:
-    """Give a report as it is stored."""
+    """Return a report as it is stored."""
     return Response(_stored(opened, path), media_type="text/html", headers=REPORT_HEADERS)
 
 
 @pages.get("/quarantine/{usecase}/{partition}")
 def quarantine(request: Request, opened: Opened, partition: str) -> HTMLResponse:
-    """Show the rows that a partition set aside, each with the rule it broke and the value that broke it."""
-    day_of(partition)  # or it says what a partition looks like
-    rows, total = kept(opened.lake, opened.spec, partition)
+    """Show the quarantined rows of a partition, each with the violated rule and the value."""
+    day_of(partition)  # raises for a malformed key
+    rows, total = quarantined_rows(opened.lake, opened.spec, partition)
     return page(
         request,
         "quarantine.html",
-        title=f"Set aside on {partition}",
+        title=f"Quarantined on {partition}",
         usecase=opened.spec.name,
         partition=partition,
         rows=rows,
@@ -82,12 +82,12 @@ def quarantine(request: Request, opened: Opened, partition: str) -> HTMLResponse
 
 @pages.get("/metrics")
 def metrics(usecases: Readable) -> Response:
-    """Give Prometheus the gauges of every use case that its user may read."""
+    """Return the gauges of every use case that Prometheus' user may read."""
     # pyarrow and deltalake: at the first request, not while Airflow starts
-    from include.ops.prometheus import ABOUT, CONTENT_TYPE, exposition_text, scrape
+    from include.ops.prometheus import CONTENT_TYPE, HELP, exposition_text, scrape
 
     samples = [sample for name in usecases for sample in scrape(name)]
-    return Response(exposition_text(samples, ABOUT), media_type=CONTENT_TYPE)
+    return Response(exposition_text(samples, HELP), media_type=CONTENT_TYPE)
 
 
 def _stored(opened: Open, path: str) -> bytes:

@@ -48,7 +48,7 @@ def test_the_answer_is_the_gates_own(block: int, least: float) -> None:
     for (sequence, attempt), passed in np.ndenumerate(found):
         at = (sequence, attempt)
         case = CheckContext(
-            _evidence(few.champion[at], better[at], few.rows[at]), gate, attempt + 1, rival=True
+            _evidence(few.champion[at], better[at], few.rows[at]), gate, attempt + 1, has_champion=True
         )
         assert [check.passed for check in checks.champion(case)] == [bool(passed)]
 

@@ -38,7 +38,7 @@ from include.train.recipes import build_estimator
 from tests.deployments import newest_by_role
 from tests.promote.conftest import evidence, losses
 
-FIRST, NIGHT = "2012-12-31", "2013-02-28"
+FIRST, PARTITION = "2012-12-31", "2013-02-28"
 # the last partition that a champion may be fitted on: the test partitions begin a week later
 BEFORE = "2013-01-24"
 
@@ -72,7 +72,7 @@ def ingested(connect: Connect, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder, spec = tmp_path_factory.mktemp("flights"), load("flight_delay")
     lake = Lake(spec.name, str(folder))
     for source in spec.sources:
-        outcomes = list(ingest(lake, spec, source, spec.partitions(source, FIRST, NIGHT), connect))
+        outcomes = list(ingest(lake, spec, source, spec.partitions(source, FIRST, PARTITION), connect))
         assert {one.outcome for one in outcomes} == {"published"}
     return folder
 
@@ -83,8 +83,10 @@ Make = Callable[[UseCase, pa.Table], Pipeline]
 class Gate:
     """A lake of flights with a champion, and a way to plant any challenger into a real training."""
 
-    def __init__(self, lake: Lake, folder: Path, plant: Callable[[Make], None], kept: dict[str, Any]) -> None:
-        self.lake, self.folder, self.plant, self.kept = lake, folder, plant, kept
+    def __init__(
+        self, lake: Lake, folder: Path, plant: Callable[[Make], None], cache: dict[str, Any]
+    ) -> None:
+        self.lake, self.folder, self.plant, self.cache = lake, folder, plant, cache
         self.registry = Registry(f"sqlite:///{folder}/mlflow.db", f"file://{folder}/artifacts")
         self.spec = self.declare()
 
@@ -102,9 +104,9 @@ class Gate:
 
     def rows(self, until: str = BEFORE) -> pa.Table:
         """Return the labelled rows up to a partition."""
-        if "rows" not in self.kept:  # those of each test: it changes no source
-            self.kept["rows"] = training_set(self.lake, self.spec, NIGHT)
-        return self.kept["rows"].filter(pc.less_equal(self.kept["rows"]["partition"], until))
+        if "rows" not in self.cache:  # those of each test: it changes no source
+            self.cache["rows"] = training_set(self.lake, self.spec, PARTITION)
+        return self.cache["rows"].filter(pc.less_equal(self.cache["rows"]["partition"], until))
 
     def fitted(self, **params: Any) -> Pipeline:
         """Return a forest that was fitted until the partition before the test partitions.
@@ -112,31 +114,31 @@ class Gate:
         Once for all tests.
         """
         key = repr(params)
-        if key not in self.kept:
-            self.kept[key] = forest(**params)(self.spec, self.rows())
-        found: Pipeline = self.kept[key]
-        return found
+        if key not in self.cache:
+            self.cache[key] = forest(**params)(self.spec, self.rows())
+        pipeline: Pipeline = self.cache[key]
+        return pipeline
 
     def champion(self, pipeline: Pipeline) -> None:
         """Let a model that was fitted until the partition before the test partitions serve."""
         data = artifacts.serialize(pipeline)
         digest = artifacts.store_model(self.lake, data)
-        made = evidence(
+        record = evidence(
             losses([1.0]), usecase=self.spec.name, partition=BEFORE, spec=self.spec.digest, version="0"
         )
-        made = replace(made, model=digest, baseline_model=digest, champion="", fitted=BEFORE)
+        record = replace(record, model=digest, baseline_model=digest, champion="", fitted=BEFORE)
         stamp = Verdict(RUBBER_STAMPED, RUBBER_STAMPED, ())
-        key = ledger.record_attempt(self.lake, made, lambda number: stamp)["key"]
+        key = ledger.record_attempt(self.lake, record, lambda number: stamp)["key"]
         assert promote(self.lake, self.spec, key, registry=self.registry).switch is not None
 
     def train(self, make: Make) -> str:
         """Train, with the planted challenger, and return the run."""
         self.plant(make)
-        return train(self.lake, self.spec, NIGHT, registry=self.registry).uri
+        return train(self.lake, self.spec, PARTITION, registry=self.registry).uri
 
     def judge(self, make: Make) -> Verdict:
         """Train, evaluate, judge and promote as far as the verdict allows."""
-        ref = evaluate(self.lake, self.spec, NIGHT, self.train(make), registry=self.registry)
+        ref = evaluate(self.lake, self.spec, PARTITION, self.train(make), registry=self.registry)
         verdict = judge_and_record(self.lake, self.spec, ref.uri)
         promote(self.lake, self.spec, attempt_key_of(ref.uri), registry=self.registry)
         return verdict
@@ -147,13 +149,13 @@ class Gate:
 
 
 @pytest.fixture(scope="session")
-def kept() -> dict[str, Any]:
+def cache() -> dict[str, Any]:
     """What tests need alike and only read."""
     return {}
 
 
 @pytest.fixture
-def gate(ingested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: dict[str, Any]) -> Gate:
+def gate(ingested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: dict[str, Any]) -> Gate:
     """The gate before its first attempt."""
     shutil.copytree(ingested / "flight_delay", tmp_path / "lake" / "flight_delay")
     honest = fitting.fit_recipe
@@ -165,7 +167,7 @@ def gate(ingested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: 
         monkeypatch.setattr(fitting, "fit_recipe", planted)
         monkeypatch.setattr(leakage, "fit", planted)
 
-    return Gate(Lake("flight_delay", str(tmp_path / "lake")), tmp_path, plant, kept)
+    return Gate(Lake("flight_delay", str(tmp_path / "lake")), tmp_path, plant, cache)
 
 
 def forest(seed: int = 7, until: str = "9999", **params: Any) -> Make:

@@ -17,7 +17,7 @@ from include.models import artifacts
 from include.spec import UseCase
 from include.stats.metrics import row_losses
 from include.train.fit import target
-from tests.judge.flights.conftest import BEFORE, NIGHT, Gate, forest
+from tests.judge.flights.conftest import BEFORE, PARTITION, Gate, forest
 
 pytestmark = pytest.mark.full
 WEAK = {"n_estimators": 3, "max_depth": 1}
@@ -46,7 +46,7 @@ def test_an_equal_one_is_refused(gate: Gate) -> None:
 def test_a_lucky_one_is_refused(gate: Gate) -> None:
     """Of four seeds the one that looks best on the window is refused, where "new >= old" promotes it."""
     champion = gate.fitted()
-    rows = gate.rows(NIGHT)
+    rows = gate.rows(PARTITION)
     test = rows.filter(pa.array([partition >= "2013-02-01" for partition in rows["partition"].to_pylist()]))
     means = {seed: _mean(gate.spec, gate.fitted(seed=seed), test) for seed in range(20, 24)}
     seed = min(means, key=lambda seed: means[seed])
@@ -71,7 +71,7 @@ def test_one_that_is_worse_for_a_group_is_refused(gate: Gate) -> None:
     verdict = gate.judge(unfair)
     _refused(gate, verdict, "carrier = MQ loses")
     (average,) = [c for c in verdict.checks if "gain over champion" in c.name]
-    assert float(average.found.split()[0]) > 0, "it is better on average"
+    assert float(average.observed.split()[0]) > 0, "it is better on average"
 
 
 def test_one_that_is_too_slow_is_refused(gate: Gate) -> None:
@@ -88,7 +88,7 @@ def test_one_that_cannot_be_loaded_is_refused(gate: Gate) -> None:
     for file in Path(gate.folder, "artifacts").rglob("*.skops"):
         file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(ModelError, match="required SHA-256"):
-        evaluate(gate.lake, gate.spec, NIGHT, run, registry=gate.registry)
+        evaluate(gate.lake, gate.spec, PARTITION, run, registry=gate.registry)
     assert gate.live() == "0"
 
 
@@ -106,9 +106,9 @@ def test_a_leaking_one_is_refused(gate: Gate, monkeypatch: pytest.MonkeyPatch) -
     _refused(gate, gate.judge(forest()), "strongest single feature 1, required below 0.98 (humid")
 
 
-def _refused(gate: Gate, verdict: object, said: str) -> None:
+def _refused(gate: Gate, verdict: object, text: str) -> None:
     assert getattr(verdict, "verdict", "") == NOT_BLESSED
-    assert said in getattr(verdict, "sentence", "")
+    assert text in getattr(verdict, "sentence", "")
     assert gate.live() == "0"
 
 

@@ -95,13 +95,13 @@ class Clinic:
         model.fit(artifacts.model_input(rows, self.spec), rows[self.spec.problem.target].to_numpy())
         digest = artifacts.store_model(self.lake, artifacts.serialize(model))
         product = f"reference:{digest}"
-        said = pa.table({"prediction": artifacts.predict(model, rows, self.spec)})
+        output = pa.table({"prediction": artifacts.predict(model, rows, self.spec)})
         parts = [
             profiles.build_profile(
                 product, LAST, rows, self.spec.features.numeric, self.spec.features.categorical
             ),
             profiles.build_profile(product, LAST, rows, [self.spec.problem.target], []),
-            profiles.build_profile(product, LAST, said, ["prediction"], []),
+            profiles.build_profile(product, LAST, output, ["prediction"], []),
         ]
         self.lake.publish("profiles", pa.concat_tables(parts), {"product": product, "partition": LAST})
         registry = Registry(f"sqlite:///{self.folder}/mlflow.db")

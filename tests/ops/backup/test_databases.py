@@ -30,8 +30,8 @@ def database() -> Iterator[Endpoint]:
             stack.up(["postgres"])
             found = Endpoint("", postgres_uri(home, "mlflow"))
             url = database_address(found)
-            given = {"host": url.query["host"], "user": url.username, "password": url.password}
-            with psycopg2.connect(dbname=url.database, **given) as rows:
+            args = {"host": url.query["host"], "user": url.username, "password": url.password}
+            with psycopg2.connect(dbname=url.database, **args) as rows:
                 rows.cursor().execute("CREATE TABLE planted AS SELECT 7 AS n")
             yield found
         finally:
@@ -41,12 +41,12 @@ def database() -> Iterator[Endpoint]:
 @pytest.fixture
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The server's own tools, of which one writes down what it was told; return that page."""
-    said, program = tmp_path / "said", tmp_path / "bin" / "pg_dump"
+    output, program = tmp_path / "said", tmp_path / "bin" / "pg_dump"
     program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\necho "$@" >> {said}\nexec {binaries()}/pg_dump "$@"\n')
+    program.write_text(f'#!/bin/sh\necho "$@" >> {output}\nexec {binaries()}/pg_dump "$@"\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    return said
+    return output
 
 
 def test_postgresql_is_dumped_and_can_be_read_back(database: Endpoint, tools: Path, tmp_path: Path) -> None:

@@ -48,15 +48,15 @@ backup([lake], Lake("backups", "{safe}".removesuffix("/backups")), now=datetime.
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Lake:
+def store(tmp_path: Path) -> Lake:
     """The place of the backups."""
     return Lake("backups", str(tmp_path / "safe"))
 
 
-def copy(clinic: Clinic, kept: Lake, after: int = 0) -> BackupResult:
+def copy(clinic: Clinic, store: Lake, after: int = 0) -> BackupResult:
     """Back up, some seconds later than the test's own now."""
     now = NOW + timedelta(seconds=after)
-    return backup([clinic.lake], kept, now=now, connect=clinic.connect)
+    return backup([clinic.lake], store, now=now, connect=clinic.connect)
 
 
 def content(lake: Lake) -> dict[str, object]:
@@ -81,20 +81,23 @@ def same_partition(one: Clinic, other: Clinic) -> bool:
 
 
 def test_after_a_disaster_all_is_as_it_was_and_the_next_partition_runs(
-    home: Clinic, kept: Lake, tmp_path: Path
+    home: Clinic, store: Lake, tmp_path: Path
 ) -> None:
     """Lake and MLflow are destroyed: rows, objects, verify, runs and the next partition are as before."""
     shutil.copytree(home.folder, tmp_path / "twin")
     twin = Clinic(home.spec, tmp_path / "twin")
     before, sound = content(home.lake), verify(home.lake, home.spec)
     assert (sound.differences, sound.models) == ((), 1)
-    done = copy(home, kept)
+    done = copy(home, store)
     assert done.failed == ()
-    assert [said.partition(" (")[0] for said in done.missing] == ["airflow's database", "MLflow's artifacts"]
+    assert [output.partition(" (")[0] for output in done.missing] == [
+        "airflow's database",
+        "MLflow's artifacts",
+    ]
     shutil.rmtree(home.folder / "lake")
     (home.folder / "mlflow.db").unlink()
-    said = restore(kept, done.name, dumps=tmp_path / "dumps")
-    assert any("airflow's database" in line for line in said)
+    output = restore(store, done.name, dumps=tmp_path / "dumps")
+    assert any("airflow's database" in line for line in output)
     shutil.copy(tmp_path / "dumps" / "mlflow.sqlite", home.folder / "mlflow.db")
     assert content(home.lake) == before
     assert verify(home.lake, home.spec) == sound
@@ -103,42 +106,42 @@ def test_after_a_disaster_all_is_as_it_was_and_the_next_partition_runs(
     assert same_partition(home, twin)
 
 
-def test_what_could_be_read_of_the_past_can_be_read_afterwards(home: Clinic, kept: Lake) -> None:
+def test_what_could_be_read_of_the_past_can_be_read_afterwards(home: Clinic, store: Lake) -> None:
     """Each version of each table, which trainings refer to by number."""
     lake = home.lake
     then = {n: lake.read("validated_visits", version=n) for n in range(lake.version("validated_visits") + 1)}
-    done = copy(home, kept)
+    done = copy(home, store)
     shutil.rmtree(home.folder / "lake")
-    restore(kept, done.name)
+    restore(store, done.name)
     for number, rows in then.items():
         assert home.lake.read("validated_visits", version=number) == rows
 
 
 def test_a_second_backup_copies_what_is_new(
-    home: Clinic, kept: Lake, monkeypatch: pytest.MonkeyPatch
+    home: Clinic, store: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing new copies and reads nothing; a partition more copies that partition.
 
     Each restores its own moment.
     """
-    first = copy(home, kept)
+    first = copy(home, store)
     assert first.copied == first.objects > 100
     read = Lake.get
 
     def not_of_the_lake(place: Lake, key: str) -> bytes | None:
-        assert place.uri == kept.uri, key
+        assert place.uri == store.uri, key
         return read(place, key)
 
     with monkeypatch.context() as patch:
         patch.setattr(Lake, "get", not_of_the_lake)
-        assert copy(home, kept, 1).copied == 0
+        assert copy(home, store, 1).copied == 0
     before = content(home.lake)
     home.partition(NEXT)
-    third = copy(home, kept, 2)
+    third = copy(home, store, 2)
     assert 0 < third.copied < first.copied / 2
     for done, rows in ((first, before), (third, content(home.lake))):
         shutil.rmtree(home.folder / "lake")
-        restore(kept, done.name)
+        restore(store, done.name)
         assert content(home.lake) == rows
 
 
@@ -156,99 +159,99 @@ def cut_short(file: Path) -> None:
 
 @pytest.mark.parametrize("damage", [flip, cut_short, Path.unlink])
 def test_a_damaged_object_is_named_and_nothing_is_written(
-    home: Clinic, kept: Lake, tmp_path: Path, damage: Callable[[Path], None]
+    home: Clinic, store: Lake, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     """A bit, the end or the whole of one file of the backup: restore names it, and the place stays empty."""
-    done = copy(home, kept)
-    name, objects = home.spec.name, backup_store.load_manifest(kept, done.name).objects
+    done = copy(home, store)
+    name, objects = home.spec.name, backup_store.load_manifest(store, done.name).objects
     victim = next(key for key in objects[name] if key.startswith("models/"))
     damage(tmp_path / "safe" / "backups" / backup_store.object_key(objects[name][victim][0]))
     shutil.rmtree(home.folder / "lake")
     with pytest.raises(BackupError, match=f"{name}/{victim}"):
-        restore(kept, done.name)
+        restore(store, done.name)
     assert home.lake.marks() == {}
 
 
 def test_a_damaged_manifest_is_refused_and_another_one_named(
-    home: Clinic, kept: Lake, tmp_path: Path
+    home: Clinic, store: Lake, tmp_path: Path
 ) -> None:
     """A manifest that isn't what was written restores nothing, and is in the way of no other backup."""
-    first, second = copy(home, kept), copy(home, kept, 1)
+    first, second = copy(home, store), copy(home, store, 1)
     flip(tmp_path / "safe" / "backups" / f"{second.name}.json")
     shutil.rmtree(home.folder / "lake")
     with pytest.raises(BackupError, match=f"found other bytes.*another one: {first.name}"):
-        restore(kept, second.name)
+        restore(store, second.name)
     assert home.lake.marks() == {}
-    restore(kept, first.name)
-    assert copy(home, kept, 2).copied == 0
+    restore(store, first.name)
+    assert copy(home, store, 2).copied == 0
 
 
 def test_what_is_damaged_is_copied_anew_where_it_was_removed_or_cut_short(
-    home: Clinic, kept: Lake, tmp_path: Path
+    home: Clinic, store: Lake, tmp_path: Path
 ) -> None:
     """While the lake is there, the next backup mends the place."""
-    first = copy(home, kept)
+    first = copy(home, store)
     files = sorted((tmp_path / "safe" / "backups" / "objects").glob("*/*"))
     cut_short(files[0])
     files[1].unlink()
-    copy(home, kept, 1)
+    copy(home, store, 1)
     before = content(home.lake)
     shutil.rmtree(home.folder / "lake")
-    restore(kept, first.name)
+    restore(store, first.name)
     assert content(home.lake) == before
 
 
-def test_a_backup_that_was_killed_is_none_and_the_next_one_completes_it(home: Clinic, kept: Lake) -> None:
+def test_a_backup_that_was_killed_is_none_and_the_next_one_completes_it(home: Clinic, store: Lake) -> None:
     """Killed before its fortieth write, it isn't offered; the next one copies the rest."""
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED.format(folder=home.folder, name=home.spec.name, safe=kept.uri)],
+        [sys.executable, "-c", KILLED.format(folder=home.folder, name=home.spec.name, safe=store.uri)],
         cwd=Path(__file__).parents[3],
         timeout=120,
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL
-    there = len(kept.keys("objects"))
+    there = len(store.keys("objects"))
     assert there >= 20
-    assert backup_store.backup_names(kept) == []
+    assert backup_store.backup_names(store) == []
     with pytest.raises(NotPublished, match="found none at all"):
-        restore(kept, "2024-04-03T000000Z")
-    done = copy(home, kept, 1)
+        restore(store, "2024-04-03T000000Z")
+    done = copy(home, store, 1)
     assert done.copied == done.objects - there
     shutil.rmtree(home.folder / "lake")
-    restore(kept, done.name)
+    restore(store, done.name)
     assert verify(home.lake, home.spec).differences == ()
 
 
-def test_a_place_where_something_is_stays_as_it_is(home: Clinic, kept: Lake) -> None:
+def test_a_place_where_something_is_stays_as_it_is(home: Clinic, store: Lake) -> None:
     """One object is enough for a refusal, and nothing is written or replaced."""
-    done = copy(home, kept)
+    done = copy(home, store)
     before = content(home.lake)
-    with pytest.raises(BackupError, match=r"required an empty place to restore to, found .* objects"):
-        restore(kept, done.name)
+    with pytest.raises(BackupError, match=r"required an empty address to restore to, found .* objects"):
+        restore(store, done.name)
     assert content(home.lake) == before
     shutil.rmtree(home.folder / "lake")
     home.lake.replace("state/breaker", b"1")
-    with pytest.raises(BackupError, match="found 1 objects, as state/breaker"):
-        restore(kept, done.name)
+    with pytest.raises(BackupError, match="found 1 objects, such as state/breaker"):
+        restore(store, done.name)
     assert home.lake.keys("") == ["state/breaker"]
 
 
-@pytest.mark.parametrize("moment", ["objects_of_versions", "_copied"])
+@pytest.mark.parametrize("moment", ["objects_of_versions", "_copy_objects"])
 def test_a_partition_that_comes_while_backing_up_is_in_it_whole_or_not(
-    home: Clinic, kept: Lake, monkeypatch: pytest.MonkeyPatch, moment: str
+    home: Clinic, store: Lake, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     """Before the files are listed or copied: what is restored verifies, has none of its rows, and runs it."""
     real = getattr(write, moment)
 
-    def with_a_partition(*given: object) -> object:
+    def with_a_partition(*args: object) -> object:
         home.partition(NEXT)
-        return real(*given)
+        return real(*args)
 
     with monkeypatch.context() as patch:
         patch.setattr(write, moment, with_a_partition)
-        done = copy(home, kept)
+        done = copy(home, store)
     shutil.rmtree(home.folder / "lake")
-    restore(kept, done.name)
+    restore(store, done.name)
     assert verify(home.lake, home.spec).differences == ()
     assert not any(home.lake.rows(name, {"partition": NEXT}) for name in TABLES)
     home.partition(NEXT)
@@ -280,16 +283,16 @@ def test_a_person_backs_up_looks_and_restores(
     monkeypatch.setenv("EVERGREEN_USECASES", str(home.folder / "usecases"))
     monkeypatch.setenv("EVERGREEN_BACKUP", str(tmp_path / "safe"))
     monkeypatch.setenv("EVERGREEN_MLFLOW_ARTIFACTS", str(home.folder / "artifacts"))
-    given = {"conn_type": "generic", "host": f"sqlite:///{home.folder}/mlflow.db"}
-    monkeypatch.setenv("AIRFLOW_CONN_EVERGREEN_MLFLOW_DB", json.dumps(given))
+    args = {"conn_type": "generic", "host": f"sqlite:///{home.folder}/mlflow.db"}
+    monkeypatch.setenv("AIRFLOW_CONN_EVERGREEN_MLFLOW_DB", json.dumps(args))
     before = content(home.lake)
-    code, said = call("backup")
-    name = str(said["name"])
-    assert (code, said["failed"]) == (0, [])
+    code, output = call("backup")
+    name = str(output["name"])
+    assert (code, output["failed"]) == (0, [])
     assert call("restore", name, "--look")[0] == 0
     for folder in ("lake", "artifacts"):
         shutil.rmtree(home.folder / folder)
-    code, said = call("restore", name, "--dumps", str(tmp_path / "dumps"))
+    code, output = call("restore", name, "--dumps", str(tmp_path / "dumps"))
     assert code == 0
     assert content(home.lake) == before
     assert [file.suffix for file in (home.folder / "artifacts").rglob("*") if file.is_file()] == [".skops"]

@@ -29,11 +29,11 @@ def test_backing_up_needs_no_reason_and_says_what_it_lacks(
 ) -> None:
     """It changes nothing of the lake; the reference names the backup and each database that isn't in it."""
     monkeypatch.setenv("EVERGREEN_BACKUP", str(tmp_path / "safe"))
-    said = OperateOperator(task_id="operate", usecase=home.spec.name).execute(context)
+    output = OperateOperator(task_id="operate", usecase=home.spec.name).execute(context)
     (name,) = backup_store.backup_names(backup_store.open_store())
-    assert said["note"].startswith(f"{name}: {said['rows']} objects")
+    assert output["note"].startswith(f"{name}: {output['rows']} objects")
     for tool in ("airflow", "mlflow"):
-        assert f"{tool}'s database (no connection evergreen_{tool}_db)" in said["note"]
+        assert f"{tool}'s database (no connection evergreen_{tool}_db)" in output["note"]
 
 
 def test_without_a_place_for_it_it_fails_in_one_sentence(context: Any) -> None:
@@ -78,10 +78,10 @@ def test_upkeep_backs_up_all_and_then_removes_what_is_beyond_the_number(
     first = back_up.execute(context)
     assert first["rows"] > 100
     backup_store.write_manifest(
-        backup_store.open_store(), "2000-01-01T000000Z", replace(_manifest(), made="2000-01-01T000000Z")
+        backup_store.open_store(), "2000-01-01T000000Z", replace(_manifest(), name="2000-01-01T000000Z")
     )
-    said = prune.execute(context)
-    assert "backups kept: 1; removed: 2000-01-01T000000Z" in said["note"]
+    output = prune.execute(context)
+    assert "backups kept: 1; removed: 2000-01-01T000000Z" in output["note"]
     assert first["note"].startswith(backup_store.backup_names(backup_store.open_store())[0])
     monkeypatch.setenv("EVERGREEN_BACKUPS_KEPT", "0")
     with pytest.raises(AirflowSkipException, match="EVERGREEN_BACKUPS_KEPT is 0: every backup stays"):

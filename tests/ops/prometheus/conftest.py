@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from include.monitor.pipeline import monitor
-from include.ops.prometheus import ABOUT, CONTENT_TYPE, exposition_text, scrape
+from include.ops.prometheus import CONTENT_TYPE, HELP, exposition_text, scrape
 from include.score.pipeline import score
 from include.spec import UseCase
 from include.storage import schemas
@@ -91,7 +91,7 @@ def outside(plant: Plant) -> Iterator[Outside]:
         def do_GET(self) -> None:
             allowed = self.headers["Authorization"] == f"Bearer {TOKEN}"
             known = allowed and self.path == "/evergreen/metrics"
-            body = exposition_text(scrape("machines"), ABOUT).encode() if known else b""
+            body = exposition_text(scrape("machines"), HELP).encode() if known else b""
             self._answer(200 if known else 404 if allowed else 401, body)
 
         def do_POST(self) -> None:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from include.cli.app import app
 from include.errors import SpecError
 from include.ops import prometheus as scraping
-from include.ops.prometheus import ABOUT, Sample, exposition_text, gauges, newest_partition, scrape
+from include.ops.prometheus import HELP, Sample, exposition_text, gauges, newest_partition, scrape
 from include.storage import schemas
 from include.storage.lake import Lake
 from tests.monitor import machines
@@ -110,7 +110,7 @@ def test_no_partition_is_a_label(plant: Plant) -> None:
     assert not [one for one in found for value in one.labels.values() if "2024-" in value]
     series = [(one.name, *one.labels.items()) for one in found]
     assert len(series) == len(set(series))
-    assert {one.name for one in found} == set(ABOUT) - {"evergreen_readable"}
+    assert {one.name for one in found} == set(HELP) - {"evergreen_readable"}
 
 
 def test_what_is_not_there_is_left_out(plant: Plant, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_scrape_reads_only_what_changed(plant: Plant, monkeypatch: pytest.Monk
     scrape("machines")
     assert reads == [{}]
     monkeypatch.undo()
-    scraping._kept.clear()
+    scraping._cache.clear()
     assert scrape("machines") == first
 
 
@@ -178,9 +178,9 @@ def test_the_command_line_prints_what_is_scraped(plant: Plant) -> None:
     """`metrics` shows the page without any server, and a use case that isn't there is an error."""
     run = CliRunner().invoke
 
-    assert run(app, ["metrics", "machines"]).stdout == exposition_text(scrape("machines"), ABOUT)
+    assert run(app, ["metrics", "machines"]).stdout == exposition_text(scrape("machines"), HELP)
     names = {one["name"] for one in json.loads(run(app, ["metrics", "--json"]).stdout)["samples"]}
-    assert names == set(ABOUT)
+    assert names == set(HELP)
     assert isinstance(run(app, ["metrics", "nobody"]).exception, SpecError)
 
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from include.monitor.policy import TOLD
-from include.ops.prometheus import ABOUT, exposition_text, scrape
+from include.ops.prometheus import HELP, exposition_text, scrape
 from tests.ops.prometheus.conftest import TOKEN, Outside, Plant
 from tests.ops.prometheus.servers import DEPLOY, Server, alertmanager, needs_servers, prometheus, soon
 
@@ -115,7 +115,7 @@ def test_what_is_shipped_is_read_by_its_tools(plant: Plant) -> None:
     checked("promtool", "check", "rules", *map(str, (DEPLOY / "prometheus" / "rules").glob("*.yaml")))
     checked("promtool", "check", "config", "--syntax-only", str(DEPLOY / "prometheus" / "prometheus.yaml"))
     checked("amtool", "check-config", str(DEPLOY / "alertmanager" / "alertmanager.yaml"))
-    checked("promtool", "check", "metrics", said=exposition_text(scrape("machines"), ABOUT))
+    checked("promtool", "check", "metrics", said=exposition_text(scrape("machines"), HELP))
 
 
 def test_every_rule_is_tested() -> None:

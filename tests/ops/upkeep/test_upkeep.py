@@ -1,4 +1,4 @@
-"""Small files are laid together and old ones go, and no row, digest or referred version is touched."""
+"""Small files are compacted and old ones go, and no row, digest or referred version is touched."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_versions_that_a_training_was_fitted_on_stay(clinic: Clinic) -> None:
     then = clinic.lake.read("validated_visits", version=version)
     assert then is not None
     lived(clinic)
-    maintain_tables(clinic.lake, clinic.registry, kept=0)
+    maintain_tables(clinic.lake, clinic.registry, retention_days=0)
     kept = clinic.lake.read("validated_visits", version=version)
     assert kept is not None
     assert sorted(map(repr, kept.to_pylist())) == sorted(map(repr, then.to_pylist()))
@@ -89,12 +89,12 @@ def test_versions_that_a_training_was_fitted_on_stay(clinic: Clinic) -> None:
 def test_nothing_is_removed_while_the_registry_is_down(
     clinic: Clinic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What its trainings refer to isn't known then; files are laid together all the same."""
+    """What its trainings refer to isn't known then; files are compacted all the same."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     lived(clinic)
     before = parquet(clinic.lake)
     with pytest.raises(EvergreenError, match="registry"):
-        maintain_tables(clinic.lake, Registry("http://127.0.0.1:9"), kept=0)
+        maintain_tables(clinic.lake, Registry("http://127.0.0.1:9"), retention_days=0)
     assert before < parquet(clinic.lake)
 
 
@@ -114,7 +114,7 @@ def _compact(uri: str) -> None:
 
 
 def test_partitions_that_are_published_meanwhile_lose_nothing(tmp_path: Path) -> None:
-    """Partitions are written and rewritten while their files are laid together again and again."""
+    """Partitions are written and rewritten while their files are compacted again and again."""
     partitions = [f"2024-01-{day:02}" for day in range(1, 9)]
     for partition in partitions:
         _publish(str(tmp_path), partition, 0)
@@ -187,7 +187,7 @@ def test_nothing_is_removed_by_a_registry_of_another_lake(clinic: Clinic, tmp_pa
     """One that answers, and knows none of the trainings that the lake has verdicts of."""
     clinic.lake.append_at("attempts", pa.table({"key": ["k"]}), -1)
     with pytest.raises(EvergreenError, match=r"upkeep: required the runs.*nothing was removed"):
-        maintain_tables(clinic.lake, Registry(f"sqlite:///{tmp_path}/other.db"), kept=0)
+        maintain_tables(clinic.lake, Registry(f"sqlite:///{tmp_path}/other.db"), retention_days=0)
 
 
 def test_what_a_killed_writer_left_goes_after_its_days(tmp_path: Path) -> None:

@@ -240,7 +240,7 @@ def test_what_the_schedule_has_had_is_never_withdrawn(weekly: tuple[Lake, UseCas
     lake, spec, keys = weekly
     before = clocks.state(lake)
     operator = OperateOperator(task_id="operate", usecase="weekly_sales")
-    with pytest.raises(AirflowFailException, match=r"found one that the schedule has had; what it served"):
+    with pytest.raises(AirflowFailException, match=r"found a past partition of the schedule; what it served"):
         operator.execute(form(partition=keys[0], reason="I don't like it"))
     with pytest.raises(PartitionError, match="a date such as"):
         withdraw(lake, spec, "", *WHO, now=clocks.NOW)

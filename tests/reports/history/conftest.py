@@ -1,4 +1,4 @@
-"""The machines' plant, whose partitions were watched; made once, each test works on a copy."""
+"""The machines use case with monitored partitions; built once and copied for each test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NIGHTS = 10  # watched ones: labels take two, and the alarm is on the last
 
 @pytest.fixture(scope="session")
 def watched(use: UseCase, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A lake with the watched partitions; on the last no machine says its temperature."""
+    """A lake with monitored partitions; on the last one all temperatures are missing."""
     folder = tmp_path_factory.mktemp("watched")
     lake = machines.plant(folder, use)
     machines.forget_history(lake)
@@ -35,7 +35,7 @@ def watched(use: UseCase, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def partitions(use: UseCase) -> list[str]:
-    """The watched partitions."""
+    """Return the monitored partitions."""
     shift = use.clock.shift
     return use.clock.keys(shift(machines.TRAINED, 1), shift(machines.TRAINED, NIGHTS))
 

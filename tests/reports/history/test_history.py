@@ -1,4 +1,4 @@
-"""The page on the year says what the tables hold, the same each time, and a partition never fails for it."""
+"""The history page shows the tables' content, is deterministic, and never fails a partition."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def page_of(lake: Lake) -> str:
 
 
 def test_the_same_lake_gives_the_same_bytes(lake: Lake, use: UseCase) -> None:
-    """Drawn twice, and by a lake opened anew, the page is one; it is stored where the overview links it."""
+    """The page is the same each time it is drawn, and it is stored where the overview links to."""
     _, first = draw_history(lake, use)
     _, again = draw_history(Lake("machines", lake.uri.removesuffix("/machines")), use)
     assert first == again
@@ -46,7 +46,7 @@ def test_the_same_lake_gives_the_same_bytes(lake: Lake, use: UseCase) -> None:
 
 
 def test_the_page_has_alarms_and_deployments(lake: Lake, use: UseCase) -> None:
-    """The partition without temperatures is an alarm with its sentence, and the switch stands on the axis."""
+    """The partition with missing temperatures has an alarm with a note, and the switch is labelled."""
     said, html = draw_history(lake, use)
     last = partitions(use)[-1]
     assert f'<td class="n">{last}</td><td>1</td><td>missing</td><td>temp</td>' in html
@@ -58,13 +58,13 @@ def test_the_page_has_alarms_and_deployments(lake: Lake, use: UseCase) -> None:
 
 
 def test_the_page_fetches_and_runs_nothing(lake: Lake, use: UseCase) -> None:
-    """It has no script, and refers to nothing outside itself."""
+    """The page has no script and no external reference."""
     _, html = draw_history(lake, use)
     assert not re.findall(r"<script|@import|(?:src|href)=[\"'](?!#)|url\((?!#)", html)
 
 
 def test_what_the_tables_hold_is_escaped(lake: Lake, use: UseCase) -> None:
-    """A script planted as an alarm's subject and sentence, and as a column's name, comes out as text."""
+    """A script in an alarm's subject or note, or in a column's name, is escaped."""
     alarm(lake, partitions(use)[3], PLANTED, PLANTED)
     drift = lake.rows("drift", {"partition": partitions(use)[3]})
     made = [{**row, "column": PLANTED, "value": 99.0} for row in drift[:1]]
@@ -77,16 +77,16 @@ def test_what_the_tables_hold_is_escaped(lake: Lake, use: UseCase) -> None:
 def test_an_empty_lake_gives_a_page_that_says_so(
     tmp_path_factory: pytest.TempPathFactory, use: UseCase
 ) -> None:
-    """Before the first partition there is no drawing, but a page and a sentence."""
+    """Without partitions the page has a sentence and no chart."""
     lake = Lake("machines", str(tmp_path_factory.mktemp("empty")))
     said, html = draw_history(lake, use)
     assert said["partitions"] == 0
-    assert "No partition has been watched yet." in html
+    assert "No partition has been monitored yet." in html
     assert "<svg" not in html
 
 
 def test_alarms_near_each_other_are_one_episode(lake: Lake, use: UseCase) -> None:
-    """Less than ``quiet`` partitions apart they are one, further apart two; other subjects stand alone."""
+    """Alarms less than ``quiet`` partitions apart are one episode; each subject has its own."""
     keys, quiet = partitions(use), use.monitoring.sudden_changes.quiet
     for place in (0, 2, 2 + quiet):
         alarm(lake, keys[place], "load")
@@ -104,7 +104,7 @@ def test_alarms_near_each_other_are_one_episode(lake: Lake, use: UseCase) -> Non
 
 
 def test_a_week_has_the_mean_of_its_rows_and_an_interval(lake: Lake, use: UseCase) -> None:
-    """Losses add up to the weeks' means, the baseline's on the same rows; the gain is the difference."""
+    """Weekly means follow from the stored losses, and the gain is the difference to the baseline."""
     weeks = read_history(lake, use).weeks
     rows = lake.rows("losses")
     total = {name: sum(row[name] for row in rows) for name in ("rows", "loss", "baseline")}
@@ -118,7 +118,7 @@ def test_a_week_has_the_mean_of_its_rows_and_an_interval(lake: Lake, use: UseCas
 
 
 def test_a_figure_that_was_restated_is_shown_as_last_known(lake: Lake, use: UseCase) -> None:
-    """Of a partition's two figures the later known is drawn."""
+    """If a partition has two figures, the newest one is drawn."""
     first = partitions(use)[0]
     rows = lake.rows("performance", {"partition": first})
     assert use.monitoring.requirements[0].metric == "roc_auc"
@@ -127,11 +127,11 @@ def test_a_figure_that_was_restated_is_shown_as_last_known(lake: Lake, use: UseC
     ]
     made = pa.Table.from_pylist([*rows, *again], schema=schemas.PERFORMANCE)
     lake.publish("performance", made, {"partition": first})
-    assert read_history(lake, use).realised[first] == pytest.approx(0.123)
+    assert read_history(lake, use).realized[first] == pytest.approx(0.123)
 
 
 def test_a_partition_that_comes_late_is_drawn(lake: Lake, use: UseCase) -> None:
-    """An older partition that runs again after newer ones brings the page up to date."""
+    """An older partition that runs after newer ones updates the page."""
     alarm(lake, partitions(use)[2], "load")
     redraw_history(lake, use)
     assert f'<td class="n">{partitions(use)[2]}</td><td>1</td><td>jump</td><td>load</td>' in page_of(lake)
@@ -140,7 +140,7 @@ def test_a_partition_that_comes_late_is_drawn(lake: Lake, use: UseCase) -> None:
 def test_a_partition_published_while_the_page_is_drawn_is_in_it(
     lake: Lake, use: UseCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two runs that draw at once the slower one looks again, so the page that stays has what both did."""
+    """Of two concurrent runs, the slower one draws again, so the page has both partitions."""
     write = Lake.replace
 
     def publish_and_write(self: Lake, key: str, data: bytes) -> None:
@@ -156,7 +156,7 @@ def test_a_partition_published_while_the_page_is_drawn_is_in_it(
 def test_a_drawing_that_raises_fails_no_partition(
     lake: Lake, use: UseCase, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The partition's findings are published and returned, and the log says what was wrong with the page."""
+    """An error while drawing is logged, and the partition's findings are still published."""
 
     def broken(*_: object) -> str:
         raise RuntimeError("no ink")
@@ -168,14 +168,14 @@ def test_a_drawing_that_raises_fails_no_partition(
     assert ref.partition == last
     assert lake.get(PLACE) is None
     assert "no ink" in caplog.text
-    assert "couldn't be drawn" in caplog.text
+    assert "can't draw reports/history.html" in caplog.text
 
 
 def test_many_alarms_are_counted_and_not_all_shown(
     lake: Lake, use: UseCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The table is bounded, and says how many older ones there are."""
-    monkeypatch.setattr(drawing, "SHOWN", 2)
+    """The table is limited, and states how many older episodes there are."""
+    monkeypatch.setattr(drawing, "MAX_EPISODES", 2)
     for subject in ("load", "kind", "weekday"):
         alarm(lake, partitions(use)[0], subject)
     _, html = draw_history(lake, use)
@@ -184,7 +184,7 @@ def test_many_alarms_are_counted_and_not_all_shown(
 
 
 def test_weeks_of_a_weekly_use_case_pool_seven_partitions() -> None:
-    """Where partitions are a week apart, seven of them are pooled, so that there is an interval."""
+    """Weekly partitions are pooled by seven, so that there is an interval."""
     from include.reports.history import _weeks
 
     keys = [str(np.datetime64("2024-01-01") + 7 * number) for number in range(21)]

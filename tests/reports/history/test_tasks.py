@@ -1,4 +1,4 @@
-"""The tasks that draw the year: the last ones of a backfill, every other run, and a person's request."""
+"""The history page is drawn by the last run of a backfill, by every other run, and on request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PLACE = "reports/history.html"
 
 @pytest.fixture
 def drawn(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Have tasks work on the lake; returns the pages that they draw."""
+    """Configure tasks for the lake, and return the list of pages that they draw."""
     machines.spec(tmp_path)
     monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path))
     monkeypatch.setenv("EVERGREEN_LAKE", lake.uri.removesuffix("/machines"))
@@ -58,7 +58,7 @@ def watch(partition: str, run_type: str, waiting: int) -> None:
 def test_a_backfill_ends_with_all_its_partitions_on_the_page(
     lake: Lake, use: UseCase, drawn: list[str]
 ) -> None:
-    """Newest first, and the page is drawn once: by the run after which no other waits."""
+    """A backfill draws the page once, by its last run."""
     keys = partitions(use)
     lake.publish(
         "partitions", schemas.PARTITIONS.empty_table(), {"product": "monitor", "partition": keys[-3:]}
@@ -71,13 +71,13 @@ def test_a_backfill_ends_with_all_its_partitions_on_the_page(
 
 
 def test_a_run_that_is_no_backfill_draws(use: UseCase, drawn: list[str]) -> None:
-    """Whatever waits elsewhere, as the runs of a paused backfill do."""
+    """A scheduled run draws the page, whatever other runs are waiting."""
     watch(partitions(use)[-1], "scheduled", waiting=5)
     assert len(drawn) == 1
 
 
 def test_a_person_redraws_the_year(lake: Lake, drawn: list[str]) -> None:
-    """The action needs no reason, for it changes no table; its note says where the page is."""
+    """The action needs no reason, because it changes no table; it returns the page's place."""
     context: Any = {
         "params": {"action": "redraw the year", "reason": None},
         "dag_run": SimpleNamespace(triggering_user_name=None),

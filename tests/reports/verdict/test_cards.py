@@ -1,4 +1,4 @@
-"""The cards say what the page says, and go where the model goes."""
+"""The cards agree with the page, and are stored with the model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from include.judge.evidence import Evidence
+from include.judge.evidence import SCHEMA, Evidence
 from include.models import artifacts
 from include.models.registry import Registry
 from include.promote import ledger
@@ -18,61 +18,61 @@ from tests.promote.conftest import model
 from tests.reports.verdict.conftest import SKILLS, World
 
 
-def cards(made: World, key: str) -> tuple[str, str]:
+def cards(world: World, key: str) -> tuple[str, str]:
     """Return the stored cards of an attempt's model and its data."""
-    model = ledger.attempt(made.lake, key)["model"]
-    found = (made.lake.get(place(model)) for place in (model_card_place, data_card_place))
-    return tuple((data or b"").decode() for data in found)  # type: ignore[return-value]
+    model = ledger.attempt(world.lake, key)["model"]
+    objects = (world.lake.get(place(model)) for place in (model_card_place, data_card_place))
+    return tuple((data or b"").decode() for data in objects)  # type: ignore[return-value]
 
 
 @pytest.mark.usefixtures("text")
-def test_the_models_card_says_what_it_is_for_and_worth(told: tuple[World, str]) -> None:
-    """Purpose, owner, recipe, what it was fitted on, the verdict with its interval, limits, digests."""
-    made, key = told
-    row = ledger.attempt(made.lake, key)
-    card, _ = cards(made, key)
+def test_the_models_card_says_what_it_is_for_and_worth(judged: tuple[World, str]) -> None:
+    """The model card has purpose, owner, recipe, training data, verdict, limits and digests."""
+    world, key = judged
+    row = ledger.attempt(world.lake, key)
+    card, _ = cards(world, key)
 
     assert card.startswith("# Model card: flight_delay version 2\n")
-    for said in (
-        made.spec.problem.statement,
-        "| For | operations planning |",
+    for line in (
+        world.spec.problem.statement,
+        "| Owner | operations planning |",
         "| Estimator | random_forest: n_estimators 80",
         "| Fitted on | 200,000 rows of all history until 2013-01-31 |",
         "| Verdict | not blessed |",
         "at level 0.969604; above 0 is better |",
         "## Fairness between groups",
-        "| Not for | decisions about groups other than by origin: nothing was compared there |",
+        "| Not for | decisions about groups other than by origin: no other groups were compared |",
         "carrier 1.9 %",
-        "| temp missing | missing | held | +10.0 % |  |",
+        "| temp missing | missing | passed | +10.0 % |  |",
         *(row[name] for name in ("model", "spec", "data", "code")),
     ):
-        assert said in card, said
+        assert line in card, line
 
 
 @pytest.mark.usefixtures("text")
-def test_the_datas_card_says_where_it_comes_from(told: tuple[World, str]) -> None:
-    """Each source with its contract, partitions, rows, the share set aside, and when its rows were known."""
-    made, key = told
-    _, card = cards(made, key)
+def test_the_datas_card_says_where_it_comes_from(judged: tuple[World, str]) -> None:
+    """The data card has each source with its contract, partitions, rows and quarantined share."""
+    world, key = judged
+    _, card = cards(world, key)
 
-    for source in made.spec.sources:
+    for source in world.spec.sources:
         assert f"| {source} |" in card
-    for said in (
+    for line in (
         "| schedule | objects | the day after the partition, from 12:00 of the partition on |",
         "| 2013-02-01 to 2013-02-02 | 1 published, 1 refused | 990 | 10 (1.0 %) |",
         "| expect_column_values_to_be_between | column distance, min_value 20, max_value 16000 |",
-        "| rows set aside | at most 5.0 %, else the partition is refused |",
+        "| rows quarantined | at most 5.0 %, otherwise the partition is refused |",
         "| Label | late: arr_delay &gt; 15, from outcomes |",
-        "| temp | number | °C | no | a feature by its own name |",
+        "| temp | number | °C | no | a feature of the same name |",
     ):
-        assert said in card, said
+        assert line in card, line
     assert "7,777" not in card  # of a partition after the attempt
 
 
 @pytest.mark.usefixtures("text")
-def test_what_the_data_holds_is_text_in_a_card(told: tuple[World, str]) -> None:
-    """No tag comes out of a note, and no pipe in it adds a column to a table."""
-    card, _ = cards(*told)
+def test_what_the_data_holds_is_text_in_a_card(judged: tuple[World, str]) -> None:
+    """Tags and pipes in data are escaped."""
+    card, _ = cards(*judged)
 
     assert "<" not in card
     assert "alert('planted')&lt;/script&gt; \\| \\`x\\`" in card
@@ -83,7 +83,7 @@ def test_what_the_data_holds_is_text_in_a_card(told: tuple[World, str]) -> None:
 
 
 def test_a_card_knows_that_a_person_forced_its_model(flights: World) -> None:
-    """However often the gate's own page is drawn again, the card says who let the model in."""
+    """The card keeps the forced verdict even if the gate's own page is drawn again."""
     key = flights.attempt(1, {**SKILLS, "challenger": 0.1})
     ledger.record_forced(flights.lake, ledger.attempt(flights.lake, key), "ann", "the champion is broken")
     flights.page(key)
@@ -97,15 +97,15 @@ def test_a_card_knows_that_a_person_forced_its_model(flights: World) -> None:
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     """A registry in which version 1 was trained."""
     folder = tmp_path_factory.mktemp("mlflow")
-    made = Registry(f"sqlite:///{folder}/mlflow.db", f"file://{folder}/artifacts")
+    world = Registry(f"sqlite:///{folder}/mlflow.db", f"file://{folder}/artifacts")
     data = model(1)
-    with made.recording("weekly_sales", "key", "run") as run:
-        assert made.register(run, "weekly_sales", artifacts.deserialize(data, digest_bytes(data))) == "1"
-    return made
+    with world.recording("weekly_sales", "key", "run") as run:
+        assert world.register(run, "weekly_sales", artifacts.deserialize(data, digest_bytes(data))) == "1"
+    return world
 
 
 def test_page_and_cards_go_with_the_model_version(registry: Registry, weekly: World) -> None:
-    """The run that made the version has them, the bytes that the lake has."""
+    """The version's run has copies of page and cards."""
     key = weekly.attempt(1, SKILLS)
     place = draw_verdict(weekly.lake, weekly.spec, key, registry)
     run, digest = registry.run_of("weekly_sales", "1"), ledger.attempt(weekly.lake, key)["model"]
@@ -122,7 +122,7 @@ def test_page_and_cards_go_with_the_model_version(registry: Registry, weekly: Wo
 def test_a_registry_that_is_down_costs_nothing(
     weekly: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The lake has page and cards, and the log says that MLflow hasn't."""
+    """If MLflow is down, the lake has page and cards, and a warning is logged."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     place = draw_verdict(weekly.lake, weekly.spec, weekly.attempt(1, SKILLS), Registry("http://127.0.0.1:9"))
 
@@ -131,20 +131,22 @@ def test_a_registry_that_is_down_costs_nothing(
 
 
 def test_a_champion_whose_evidence_other_code_wrote_is_still_named(flights: World) -> None:
-    """What this code can't read of the champion's evidence is not known, the rest is said."""
+    """If the champion's evidence is unreadable, its fields are unknown and the rest is shown."""
     first = flights.attempt(1, SKILLS)
     flights.promote(first)
     second = flights.attempt(2, SKILLS)
-    rows = [{**row, "evidence": row["evidence"].replace('"schema":2', '"schema":1') if row["key"] == first
-             else row["evidence"]} for row in ledger.attempts(flights.lake)]  # fmt: skip
-    old = replace(flights, lake=_Held(flights.lake, rows))
+    rows = ledger.attempts(flights.lake)
+    for row in rows:
+        if row["key"] == first:
+            row["evidence"] = row["evidence"].replace(f'"schema":{SCHEMA}', '"schema":1')
+    old = replace(flights, lake=_LakeWithAttempts(flights.lake, rows))
 
-    assert "<td>not known</td>" in old.page(second)
+    assert "<td>unknown</td>" in old.page(second)
     assert Evidence.from_json(rows[1]["evidence"]).champion
 
 
-class _Held(Lake):
-    """A lake whose attempts are given; the ledger only grows, so no test can change a row of it."""
+class _LakeWithAttempts(Lake):
+    """A lake with other attempts, because rows of the append-only ledger can't be changed."""
 
     def __init__(self, lake: Lake, attempts: list[dict[str, object]]) -> None:
         self._attempts = attempts

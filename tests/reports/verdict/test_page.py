@@ -1,4 +1,4 @@
-"""A page tells a manager what was decided, and an engineer everything that it rests on."""
+"""The verdict page explains the decision in plain words and shows all evidence for it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ CURVES = {
     "Precision and recall",
     "Calibration",
     "Scores of the challenger",
-    "The 4 slices that fare worst, of 4",
-    "What each feature is worth",
+    "The 4 worst slices of 4",
+    "Feature importance",
 }
 
 
 class Read(HTMLParser):
-    """A page as a browser takes it: its tags, its texts in order, its tables by heading, its drawings."""
+    """A parsed page: its tags, texts in order, table rows and charts."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -78,8 +78,8 @@ class Read(HTMLParser):
 
     def row(self, first: str) -> list[str]:
         """Return the rest of the one row that begins with a name."""
-        [found] = [row[1:] for row in self.rows if row[:1] == [first]]
-        return found
+        [cells] = [row[1:] for row in self.rows if row[:1] == [first]]
+        return cells
 
 
 @pytest.fixture(scope="session")
@@ -88,42 +88,42 @@ def page(text: str) -> Read:
     return Read(text)
 
 
-def test_the_sentence_comes_first(page: Read, told: tuple[World, str]) -> None:
-    """What was decided, why, and what happens next stand above every table, then the recorded sentence."""
-    made, key = told
-    row = ledger.attempt(made.lake, key)
+def test_the_sentence_comes_first(page: Read, judged: tuple[World, str]) -> None:
+    """Decision, reasons, next step and the recorded sentence come before every table."""
+    world, key = judged
+    row = ledger.attempt(world.lake, key)
 
-    assert page.texts[2] == TITLES[row["verdict"]] == "The new model stays out."
+    assert page.texts[2] == TITLES[row["verdict"]] == "The new model is rejected."
     first = page.text[: page.text.index("Every check")]
     assert (
-        "On 24 partitions with 2,400 rows that it had never seen, its log loss was 0.5559 against 0.5816 of"
+        "On 24 partitions with 2,400 rows that it had never seen, its log loss was 0.5559, and that of"
         in first
     )
-    assert "the champion, version 1: 4.4 % less, and less is better." in first
-    assert "What it gained may still be chance." in first
+    assert "the champion, version 1 was 0.5816: 4.4 % less. Less is better." in first
+    assert "The gain may still be chance." in first
     assert "Version 1 stays champion." in first
     assert " ".join(row["sentence"].split()) in first
 
 
-def test_every_check_is_there(page: Read, told: tuple[World, str]) -> None:
-    """Each check's name, requirement, finding with its interval, outcome and note are a row of the table."""
-    made, key = told
-    checks = checks_of(ledger.attempt(made.lake, key)["checks"])
+def test_every_check_is_there(page: Read, judged: tuple[World, str]) -> None:
+    """Each check is a row with name, requirement, observed value, outcome and note."""
+    world, key = judged
+    checks = checks_of(ledger.attempt(world.lake, key)["checks"])
 
     assert len(checks) == 17
     for one in checks:
-        outcome = "passed" if one.passed else "refused"
-        assert [one.name, one.required, one.found, outcome, one.note] in page.rows, one.name
-    assert any("[" in one.found and ", inf)" in one.found for one in checks)
+        outcome = "passed" if one.passed else "failed"
+        assert [one.name, one.required, one.observed, outcome, one.note] in page.rows, one.name
+    assert any("[" in one.observed and ", inf)" in one.observed for one in checks)
 
 
 def test_the_curves_are_drawn(page: Read) -> None:
-    """Gain by partition, ROC, precision and recall, calibration, scores, slices and importance."""
+    """The page has every chart of a binary problem."""
     assert set(page.drawings) == CURVES
 
 
 def test_each_model_has_a_line_of_its_own_in_the_curves_and_their_legend(page: Read, text: str) -> None:
-    """Two baselines are told apart by their dashes, which need no color and so hold in light and dark."""
+    """Two baselines have different dash patterns, in light and dark mode."""
     for title in ("ROC", "Precision and recall"):
         svg = text[text.index(f'aria-label="{title}"') :]
         strokes = re.findall(r'style="fill: none; ([^"]*)"', svg[: svg.index("</svg>")])
@@ -134,12 +134,12 @@ def test_each_model_has_a_line_of_its_own_in_the_curves_and_their_legend(page: R
 
 
 def test_what_was_measured_is_there(page: Read) -> None:
-    """Slices, groups, edge cases, latency, single features, coverage, importance and what changed."""
+    """Every kind of fact is on the page."""
     assert page.row("origin = EWR")[:2] == ["yes", "600"]
     assert page.row("distance in [184, 502)")[0] == "no"
     assert page.row("JFK") == ["900", "0.01", "0.1", "0.3", "0.5"]
     assert page.row("tpr difference") == ["0.1", "at most 0.2"]
-    assert page.row("temp missing") == ["missing", "held", "+10.0 %", ""]
+    assert page.row("temp missing") == ["missing", "passed", "+10.0 %", ""]
     assert page.row("p95 ms")[0] == "5.25"
     assert page.row("p95 ms")[2] == "at most 20"
     assert page.row("Code") == ["commit-1", "commit-2 (changed)"]
@@ -154,7 +154,7 @@ def test_what_was_measured_is_there(page: Read) -> None:
 
 
 def test_a_page_asks_the_network_for_nothing(page: Read, text: str) -> None:
-    """No script, no address, no style from elsewhere: it is shown the same without a network."""
+    """The page has no script and no external reference."""
     tags = {tag for tag, _ in page.tags}
 
     assert not tags & {"script", "link", "img", "iframe", "object", "embed", "base", "form", "image"}
@@ -168,71 +168,71 @@ def test_a_page_asks_the_network_for_nothing(page: Read, text: str) -> None:
 
 
 def test_each_part_of_a_drawing_is_there_once(page: Read) -> None:
-    """Drawings beside each other in one page don't take each other's parts."""
+    """Ids are unique across all charts of a page."""
     named = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(named) == len(set(named))
 
 
 def test_what_the_data_holds_is_shown_and_not_run(page: Read, text: str) -> None:
-    """A script in a category's name or a check's note is text, in tables and in drawings."""
+    """A script in a category's name or a check's note is escaped, in tables and in charts."""
     assert "<script" not in text
     assert "<img" not in text
     assert " ".join(HOSTILE.split()) in " ".join(page.row("dest unseen"))
     assert "dest = </td><script>alert('planted" in page.text
 
 
-def test_the_same_attempt_has_the_same_bytes(told: tuple[World, str], text: str) -> None:
-    """Drawn again it replaces itself by itself, page and cards alike."""
-    made, key = told
-    stored = {name: made.lake.get(name) for top in ("reports", "models") for name in made.lake.keys(top)}
+def test_the_same_attempt_has_the_same_bytes(judged: tuple[World, str], text: str) -> None:
+    """A page or card that is drawn again has the same bytes."""
+    world, key = judged
+    stored = {name: world.lake.get(name) for top in ("reports", "models") for name in world.lake.keys(top)}
 
     assert len(stored) == 3
-    assert made.page(key) == text
-    assert {name: made.lake.get(name) for name in stored} == stored
+    assert world.page(key) == text
+    assert {name: world.lake.get(name) for name in stored} == stored
 
 
 def test_without_enough_evidence_it_says_so(flights: World) -> None:
-    """No row at all: the page says what is missing, and what it would have asked."""
+    """Without rows, the page says what is missing and lists the checks that weren't judged."""
     key = flights.attempt(1, SKILLS, count=0, keep=False)
     page = Read(flights.page(key))
 
     assert ledger.attempt(flights.lake, key)["verdict"] == NOT_ENOUGH
     assert page.texts[2] == TITLES[NOT_ENOUGH]
-    assert "There is too little to judge by: matured test partitions 0, required at least 14." in page.text
+    assert "There is too little evidence: matured test partitions 0, required at least 14." in page.text
     assert "there is nothing to compare yet" in page.text
     assert page.row("champion") == ["enough evidence", "not judged", "not judged", ""]
     assert "ROC" not in page.drawings
 
 
 def test_few_partitions_are_drawn_without_an_interval(flights: World) -> None:
-    """Fewer partitions than an interval takes: the curves are there, and none is claimed to be sure."""
+    """With too few partitions for an interval, there are curves and no bound."""
     page = Read(flights.page(flights.attempt(1, SKILLS, count=1)))
 
     assert "ROC" in page.drawings
-    assert "surely to" not in page.text
+    assert "confidence" not in page.text
 
 
 def test_rows_that_were_not_kept_cost_only_the_curves(flights: World) -> None:
-    """An attempt from before the rows were kept still has its page."""
+    """An attempt without stored rows has a page without curves."""
     page = Read(flights.page(flights.attempt(1, SKILLS, keep=False)))
 
-    assert "The rows themselves weren't kept, so there are no curves." in page.text
+    assert "The rows weren't stored, so there are no curves." in page.text
     assert "ROC" not in page.drawings
     assert "Gain over the baseline logistic, by partition" in page.drawings
 
 
 def test_the_first_model_has_no_champion_to_be_shown_beside(flights: World) -> None:
-    """It is compared with the strongest baseline, and nothing changed since nobody."""
+    """Without a champion, the strongest baseline is the rival, and there are no changes to show."""
     key = flights.attempt(1, SKILLS)
     page = Read(flights.page(key))
 
     assert ledger.attempt(flights.lake, key)["verdict"] == RUBBER_STAMPED
-    assert "of the baseline logistic: " in page.text
+    assert "that of the baseline logistic was " in page.text
     assert "There was no champion to compare with." in page.text
 
 
 def test_one_class_alone_has_no_curve(flights: World) -> None:
-    """Test rows of which none came true give no ROC and no error."""
+    """Test rows of a single class give no ROC curve and no error."""
     skill = {"challenger": 0.0, "baseline:prior": 0.0}
     key = flights.attempt(1, skill, labels=0.0)
 
@@ -240,7 +240,7 @@ def test_one_class_alone_has_no_curve(flights: World) -> None:
 
 
 def test_a_regression_shows_residuals(weekly: World) -> None:
-    """Predicted against actual, and residuals, in the target's own unit."""
+    """A regression has charts of predictions and residuals, in the target's unit."""
     page = Read(weekly.page(weekly.attempt(1, SKILLS)))
 
     assert {"Predicted and actual, 500 of 2,400 rows", "Residuals"} <= set(page.drawings)
@@ -248,8 +248,8 @@ def test_a_regression_shows_residuals(weekly: World) -> None:
     assert "ROC" not in page.drawings
 
 
-def test_what_a_person_forced_says_so_for_good(told: tuple[World, str], flights: World) -> None:
-    """A forced verdict has its own page, by whom and why first, and the gate's page stays what it was."""
+def test_what_a_person_forced_says_so_for_good(judged: tuple[World, str], flights: World) -> None:
+    """A forced verdict has its own page with operator and reason; the gate's page stays."""
     key = flights.attempt(1, {**SKILLS, "challenger": 0.1})
     before = flights.page(key)
     row = ledger.record_forced(
@@ -266,71 +266,71 @@ def test_what_a_person_forced_says_so_for_good(told: tuple[World, str], flights:
 
 
 def test_what_happens_next_follows_the_declaration(flights: World) -> None:
-    """Approval by a person, and the steps of a rollout, are said before they happen."""
+    """The page announces approval and rollout steps as declared."""
     flights.promote(flights.attempt(1, SKILLS))
     better = {**SKILLS, "challenger": 0.95, "champion": 0.2}
 
-    for gate, said in (
-        ({}, "It serves from the next partition that isn't served yet"),
+    for gate, sentence in (
+        ({}, "It serves from the next unserved partition on"),
         (
             {"approval": "human", "approval_hours": 6},
-            "A person has 6 hours to approve it, and silence means no.",
+            "An operator has 6 hours to approve it; no answer means no.",
         ),
-        ({"rollout": {"kind": "shadow"}}, "It is scored beside the champion, and serves once"),
+        ({"rollout": {"kind": "shadow"}}, "It is scored in shadow next to the champion, and serves once"),
         ({"rollout": {"kind": "canary", "share": 0.25}}, "then serves 25.0 % of the rows"),
     ):
-        asks = flights.asking(gate)
-        told = headline(read_attempt(asks.lake, asks.spec, asks.attempt(2, better)))
-        assert told.why[-1] == "All 17 checks let it pass."
-        assert said in told.then
+        asks = flights.with_gate(gate)
+        result = headline(read_attempt(asks.lake, asks.spec, asks.attempt(2, better)))
+        assert result.reasons[-1] == "All 17 checks passed."
+        assert sentence in result.next_step
 
 
 def test_after_a_step_down_nobody_is_said_to_stay_champion(flights: World) -> None:
-    """Who is refused leaves the baseline serving; who passes serves at once, for a trial takes two."""
+    """After a demotion, a rejected model leaves the baseline live; a model that passes serves at once."""
     flights.promote(flights.attempt(1, SKILLS))
-    shadow = flights.asking({"rollout": {"kind": "shadow"}})
+    shadow = flights.with_gate({"rollout": {"kind": "shadow"}})
     row = {**ledger.switches(flights.lake)[0], "kind": ledger.DEMOTED}
     ledger.record_switch(flights.lake, lambda _: [row])
     for challenger, sentence in (
-        (0.95, "It serves from the next partition that isn't served yet"),
-        (0.1, "Version 1 stepped down and has no successor yet: its baseline goes on serving"),
+        (0.95, "It serves from the next unserved partition on"),
+        (0.1, "Version 1 was demoted and has no successor yet: its baseline goes on serving"),
     ):
         skill = {**SKILLS, "challenger": challenger, "champion": 0.2}
         key = shadow.attempt(2 if challenger > 0.5 else 3, skill)
-        assert headline(read_attempt(shadow.lake, shadow.spec, key)).then.startswith(sentence)
+        assert headline(read_attempt(shadow.lake, shadow.spec, key)).next_step.startswith(sentence)
 
 
-def test_an_old_attempt_says_that_the_declaration_changed(told: tuple[World, str]) -> None:
-    """Drawn under another gate than it was judged by, a page says whose bounds it shows."""
-    made, key = told
+def test_an_old_attempt_says_that_the_declaration_changed(judged: tuple[World, str]) -> None:
+    """A page that is drawn under a changed declaration says so."""
+    world, key = judged
     then, now = (
-        render(read_attempt(made.lake, spec, key), {})
-        for spec in (made.spec, made.asking({"alpha": 0.01}).spec)
+        render(read_attempt(world.lake, spec, key), {})
+        for spec in (world.spec, world.with_gate({"alpha": 0.01}).spec)
     )
 
-    assert "declared otherwise since" not in then
-    assert "declared otherwise since" in now
+    assert "declaration changed since" not in then
+    assert "declaration changed since" in now
 
 
 def test_an_older_training_is_said_not_to_be_deployed(flights: World) -> None:
-    """What was trained for a partition before the champion's evidence says so, however good it looks."""
+    """An attempt that is older than the champion's evidence is reported as not deployed."""
     flights.promote(flights.attempt(5, SKILLS))
     page = Read(flights.page(flights.attempt(1, SKILLS)))
-    assert "too old to be deployed" in page.text or "stays out" in page.text
+    assert "too old to be deployed" in page.text or "is rejected" in page.text
     assert "recorded and not deployed: a champion was judged on newer partitions" in page.text
-    assert "No model serves yet" not in page.text
+    assert "No model is live yet" not in page.text
 
 
 def test_a_walk_forward_says_whose_losses_they_are(flights: World) -> None:
-    """The figures are of the recipe's earlier models; the one to serve has seen these rows."""
-    walked = flights.asking({"evidence": "walk_forward"})
+    """For a walk-forward, the page says which model each figure is of."""
+    walked = flights.with_gate({"evidence": "walk_forward"})
     page = Read(walked.page(walked.attempt(1, SKILLS)))
     assert "models of its recipe, each fitted on earlier partitions" in page.text
-    assert "These are of the model to serve, which was fitted on these rows too." in page.text
+    assert "These figures are of the deployed model, which was fitted on these rows too." in page.text
 
 
 def test_after_a_rollback_the_page_still_names_whom_it_was_compared_with(flights: World) -> None:
-    """An attempt that was judged against version 2 is drawn so again when version 1 serves."""
+    """After a rollback, the page still names the champion of the comparison."""
     first = flights.attempt(1, SKILLS)
     flights.promote(first)
     flights.promote(flights.attempt(2, SKILLS))
