@@ -244,8 +244,8 @@ def tables_page() -> str:
         "`withdrawals`) only grow.",
         "Two more kinds of tables have no schema here. `validated_<source>` has the source's declared "
         "columns, then `partition`,\n`revision` and `known_at` (when the row became known). `restated` and "
-        "`shadows` have the columns of `predictions`:\nwhat the serving model would predict now, and what a model "
-        "in shadow predicted.",
+        "`shadows` have the columns of `predictions`:\nwhat the serving model would predict now, and what a "
+        "model in shadow predicted.",
     ]
     for name, (about, comments) in sorted(_comments(source).items()):
         schema: pa.Schema = getattr(schemas, name)
