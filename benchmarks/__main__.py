@@ -1,4 +1,4 @@
-"""Measure, and write it into the page of benchmarks: ``python -m benchmarks [NAME ...]``; `make bench`: all.
+"""Measure, and write docs/reference/benchmarks.md: ``python -m benchmarks [NAME ...]``; `make bench`: all.
 
 Each name's command runs in a process of its own, one after the other. What it prints takes the place of what
 stands between ``<!-- measured: NAME -->`` and ``<!-- end -->`` on the page, under the command, the day and

@@ -105,7 +105,7 @@ def verify(
 ) -> None:
     """Recompute the stored digests of raw bytes, snapshots, partitions and models, and compare them.
 
-    Nothing is fetched, fitted or scored again. The command ends with 1 if a digest differs. Stale partitions,
+    Nothing is fetched, fitted or scored again. The exit code is 1 if a digest differs. Stale partitions,
     which were computed from older inputs or code, are listed and are no error.
     """
     from include.ops.verify import verify as recompute_digests

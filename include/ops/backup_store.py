@@ -72,7 +72,7 @@ def address() -> str:
         f"setting {ADDRESS_SETTING}",
         required="a folder or s3://bucket/prefix outside the lake",
         found="none",
-        remedy="set it for Airflow's workers and the shell; see docs/how-to/back-up-and-restore.md",
+        remedy="set it for Airflow's workers and in the shell: docs/how-to/back-up-and-restore.md",
     )
 
 

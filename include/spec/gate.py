@@ -59,7 +59,7 @@ class Fairness(Strict):
     threshold: float = Field(0.5, gt=0, lt=1, description="probability from which a row counts as selected")
     min_rows: int = Field(500, ge=1, description="rows that a group must have to be compared")
     requirements: tuple[Requirement, ...] = Field(
-        min_length=1, description="as {metric: tpr_difference, at_most: 0.1}"
+        min_length=1, description="such as {metric: tpr_difference, at_most: 0.1}"
     )
 
     @model_validator(mode="after")

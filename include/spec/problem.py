@@ -23,18 +23,19 @@ def _class_name(value: Any) -> Any:
     return text
 
 
+ClassName = Annotated[str, BeforeValidator(_class_name, json_schema_input_type=str | int)]
+
+
 class Problem(Strict):
     """The prediction problem: what is predicted, and why."""
 
     kind: Literal["binary", "regression", "multiclass"] = Field(
         description="binary and multiclass problems predict probabilities"
     )
-    classes: tuple[Annotated[str, BeforeValidator(_class_name, json_schema_input_type=str | int)], ...] = (
-        Field(
-            (),
-            exclude_if=lambda classes: not classes,  # so that it doesn't change the digests of other kinds
-            description="only multiclass: the values of the label, in display order",
-        )
+    classes: tuple[ClassName, ...] = Field(
+        (),
+        exclude_if=lambda classes: not classes,  # so that it doesn't change the digests of other kinds
+        description="only multiclass: the values of the label, in display order",
     )
     statement: str = Field(description="what is predicted, for whom and when; the DAGs show it")
     target: Name = Field(description="a name for what is predicted; it may not be a feature")

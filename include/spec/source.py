@@ -57,7 +57,7 @@ class Column(Strict):
     """One column of a source as it is stored: typed, times in UTC, numbers in SI or declared units."""
 
     type: Literal["string", "integer", "number", "boolean", "date", "timestamp", "hhmm"] = Field(
-        description="hhmm is a time of day written as 930 or 0930, kept in minutes after midnight"
+        description="hhmm is a time of day written as 930 or 0930, stored in minutes after midnight"
     )
     source: str | None = Field(
         None, alias="from", description="the column's name in the source, if different"
@@ -166,7 +166,7 @@ class BaseSource(Strict):
         None, description="the first partition with this source, if later than schedule.start"
     )
     day: str | None = Field(None, description="the column whose local date must be the requested day")
-    key: tuple[str, ...] = Field(min_length=1, description="columns that identify a row within a partition")
+    key: tuple[str, ...] = Field(min_length=1, description="columns that identify a row in a partition")
     columns: dict[str, Column] = Field(min_length=1)
     contract: Contract = Contract()
     fetch: Fetch = Fetch()

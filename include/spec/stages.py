@@ -151,7 +151,7 @@ class SuddenChanges(Strict):
     partitions: int = Field(
         2, ge=1, description="partitions of the last `of` that must differ from their past"
     )
-    of: int = Field(3, ge=1, description="partitions that are looked at, the newest included")
+    of: int = Field(3, ge=1, description="the newest partitions, of which `partitions` must differ")
     quiet: int = Field(7, ge=1, description="partitions after an alert in which it isn't repeated")
 
     @property

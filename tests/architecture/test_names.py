@@ -18,7 +18,6 @@ MEANINGLESS = frozenset(
 # names that are left to rename, by package: the list only gets shorter
 REMAINING: dict[str, frozenset[str]] = {
     "include": frozenset({"found"}),
-    "include/evaluate": frozenset({"_asked", "found"}),
     "include/features": frozenset({"_came", "_known", "found", "known", "seen"}),
     "include/ingest": frozenset(
         {
@@ -37,13 +36,11 @@ REMAINING: dict[str, frozenset[str]] = {
             "wanted",
         }
     ),
-    "include/judge": frozenset({"found", "held"}),
     "include/models": frozenset({"given", "said"}),
     "include/monitor": frozenset(
         {"_asked", "_came", "_kept", "came", "found", "given", "known", "made", "said", "seen"}
     ),
     "include/promote": frozenset({"said", "seen"}),
-    "include/reports": frozenset({"_known", "asked", "found", "given", "known", "said"}),
     "include/rollout": frozenset({"found"}),
     "include/score": frozenset({"_kept", "made", "said", "seen"}),
     "include/stats": frozenset({"found", "given"}),
