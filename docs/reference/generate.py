@@ -131,8 +131,7 @@ def _section(part: Schema, schema: Schema) -> tuple[str, list[Schema]] | None:
 
 def _resolve(part: Schema, schema: Schema) -> Schema:
     if "$ref" in part:
-        definition: Schema = schema["$defs"][part["$ref"].rpartition("/")[2]]
-        return definition
+        return schema["$defs"][part["$ref"].rpartition("/")[2]]  # type: ignore[no-any-return]
     return part
 
 
@@ -179,7 +178,7 @@ def _type(part: Schema, schema: Schema) -> str:
             part.get("pattern", ""), f"text like `{part['pattern']}`" if "pattern" in part else "text"
         )
     limits = [f"{sign} {part[name]:,}" for name, sign in LIMITS.items() if name in part]
-    return ", ".join([str(kind), *limits])
+    return ", ".join([{"null": "null"}.get(kind, kind), *limits])
 
 
 def _sentence(text: str) -> str:
@@ -245,9 +244,8 @@ def tables_page() -> str:
         "`withdrawals`) only grow.",
         "Two more kinds of tables have no schema here. `validated_<source>` has the source's declared "
         "columns, then `partition`,\n`revision` and `known_at` (when the row became known). `restated` and "
-        "`shadows` have the columns of `predictions`:\nwhat the serving model would "
-        "predict now, and what a model "
-        "in shadow predicted.",
+        "`shadows` have the columns of `predictions`:\nwhat the serving model would predict now, and what a "
+        "model in shadow predicted.",
     ]
     for name, (about, comments) in sorted(_comments(source).items()):
         schema: pa.Schema = getattr(schemas, name)
@@ -287,8 +285,7 @@ def _comments(source: str) -> dict[str, tuple[str, dict[str, str]]]:
     for number, line in enumerate(lines, 1):
         if not (named := re.match(r"([A-Z]+) = _schema\(", line)):
             continue
-        above: list[str] = []
-        place = number - 1
+        above, place = [], number - 1
         while place in comments and comments[place][1]:
             above.insert(0, comments[place][0])
             place -= 1

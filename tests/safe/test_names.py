@@ -90,7 +90,7 @@ def test_a_partition_is_a_date_or_refused(name: str) -> None:
 
 @given(NAMES)
 def test_a_use_cases_name_is_one_plain_word(place: Path, name: str) -> None:
-    """`new` makes no folder but for a plain word, and none elsewhere."""
+    """`init` makes no folder but for a plain word, and none elsewhere."""
     with suppress(SpecError):
         assert scaffold(name, place / "usecases").parent == place / "usecases"
         assert re.fullmatch(r"[a-z][a-z0-9_]*", name)

@@ -29,7 +29,9 @@ class ObjectsSource(BaseSource):
 
     kind: Literal["objects"]
     path: str = Field(description="of one object below the connection, with {day} or {partition}")
-    format: Literal["csv", "parquet", "json"] = "csv"
+    format: Literal["csv", "parquet", "json"] = Field(
+        "csv", description="of the file, which may be compressed with gzip or zip"
+    )
 
     @property
     def path_templates(self) -> tuple[str, ...]:

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import Field
+
 from include.environment import Endpoint, redact
 from include.errors import SettingError, SpecError
 from include.ingest.connectors.request import Fetcher, Part, Request, TransientError, with_retries
@@ -31,7 +33,7 @@ class SqlSource(BaseSource):
     """The rows of one query; :day, :partition and :known_at are bound as parameters."""
 
     kind: Literal["sql"]
-    query: str
+    query: str = Field(description="one SELECT; its columns are matched by name")
 
 
 def open_source(source: SqlSource, endpoint: Endpoint) -> Fetcher:
