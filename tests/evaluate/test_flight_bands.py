@@ -20,7 +20,7 @@ from include.judge.judge import RUBBER_STAMPED
 from include.models import artifacts
 from include.models.registry import Registry
 from include.monitor.estimates import (
-    NEWEST,
+    MAX_ERROR_PARTITIONS,
     EstimatePair,
     LabelledPartition,
     calibrate,
@@ -246,7 +246,7 @@ def test_a_partition_is_estimated_class_by_class_until_its_labels_come(made: Spr
             >= {"log_loss", "macro_roc_auc", "recall@late", "f1@early"}
         )
         for name, row in mine.items():
-            pairs = [one.pairs[name] for one in known][-NEWEST:]
+            pairs = [one.pairs[name] for one in known][-MAX_ERROR_PARTITIONS:]
             assert (row["version"], row["partitions"]) == (champion["version"], len(pairs))
             apart = [pair.estimate - pair.realised for pair in pairs]
             assert row["error"] == pytest.approx(np.sqrt(np.mean(np.square(apart))))

@@ -25,7 +25,7 @@ from include.cli.status_text import status_text as told
 from include.environment import Endpoint, endpoint, lake_uri
 from include.errors import SettingError
 from include.models.registry import Registry
-from include.ops.doctor import _source, _tried, run_checks
+from include.ops.doctor import _probe, _source, run_checks
 from include.ops.status import status
 from include.spec import UseCase, load
 from include.storage.lake import Lake
@@ -153,7 +153,7 @@ def test_a_source_that_fails_tells_no_secret(
         of(lambda: IngestOperator(task_id="i", usecase=spec.name, source="sales").execute(context)),  # type: ignore[arg-type]
         of(lambda: stages.run_stage("ingest", Lake(spec.name), spec, NIGHTS[1:2], now=NOW)),
         of(lambda: endpoint("shop")),
-        of(lambda: _tried("source", lambda: _source(spec, "sales"), "")),
+        of(lambda: _probe("source", lambda: _source(spec, "sales"), "")),
         of(lambda: told(status(Lake(spec.name), spec))),
     ]
     assert "Error" in said[0] or "Airflow" in said[0]
