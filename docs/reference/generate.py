@@ -131,7 +131,7 @@ def _section(part: Schema, schema: Schema) -> tuple[str, list[Schema]] | None:
 
 def _resolve(part: Schema, schema: Schema) -> Schema:
     if "$ref" in part:
-        return schema["$defs"][part["$ref"].rpartition("/")[2]]  # type: ignore[no-any-return]
+        return schema["$defs"][part["$ref"].rpartition("/")[2]]
     return part
 
 
@@ -167,7 +167,7 @@ def _type(part: Schema, schema: Schema) -> str:
     for union in ("anyOf", "oneOf"):
         if union in part:
             return " or ".join(dict.fromkeys(_type(one, schema) for one in part[union]))
-    kind = part.get("type", "any")
+    kind = str(part.get("type", "any"))
     if kind == "array":
         return f"list of {_type(part.get('items', {}), schema)}"
     if kind == "object":
@@ -178,7 +178,7 @@ def _type(part: Schema, schema: Schema) -> str:
             part.get("pattern", ""), f"text like `{part['pattern']}`" if "pattern" in part else "text"
         )
     limits = [f"{sign} {part[name]:,}" for name, sign in LIMITS.items() if name in part]
-    return ", ".join([{"null": "null"}.get(kind, kind), *limits])
+    return ", ".join([kind, *limits])
 
 
 def _sentence(text: str) -> str:
@@ -205,7 +205,11 @@ def commands_page() -> str:
     for name in sorted(group.commands):
         command = group.commands[name]
         usage = command.collect_usage_pieces(typer.Context(command, parent=context, info_name=name))
-        parts += [f"## {name}", f"`python -m include {' '.join([name, *usage])}`", _help(command.help or "")]
+        parts += [
+            f"## {name}",
+            f"`python -m include {' '.join(map(str, [name, *usage]))}`",
+            _help(command.help or ""),
+        ]
         rows = [
             f"| {_option(one)} | {_sentence(getattr(one, 'help', None) or '')} |"
             for one in command.params
@@ -285,7 +289,8 @@ def _comments(source: str) -> dict[str, tuple[str, dict[str, str]]]:
     for number, line in enumerate(lines, 1):
         if not (named := re.match(r"([A-Z]+) = _schema\(", line)):
             continue
-        above, place = [], number - 1
+        above: list[str] = []
+        place = number - 1
         while place in comments and comments[place][1]:
             above.insert(0, comments[place][0])
             place -= 1
