@@ -36,16 +36,13 @@ REMAINING: dict[str, frozenset[str]] = {
             "wanted",
         }
     ),
-    "include/models": frozenset({"given", "said"}),
     "include/monitor": frozenset(
         {"_asked", "_came", "_kept", "came", "found", "given", "known", "made", "said", "seen"}
     ),
     "include/promote": frozenset({"said", "seen"}),
     "include/rollout": frozenset({"found"}),
     "include/score": frozenset({"_kept", "made", "said", "seen"}),
-    "include/stats": frozenset({"found", "given"}),
     "include/storage": frozenset({"found", "known"}),
-    "include/train": frozenset({"_known", "found", "given", "known", "seen"}),
     "plugins/evergreen": frozenset({"_done", "said"}),
 }
 
