@@ -147,11 +147,11 @@ def label_profile(scored: str, rows: pa.Table, target: str) -> pa.Table:
     return build_profile(LABELS, scored, rows, [] if text else [target], [target] if text else [])
 
 
-def _profile_error(product: str, partition: str, required: str, found: str) -> EvergreenError:
+def _profile_error(product: str, partition: str, required: str, actual: str) -> EvergreenError:
     return EvergreenError(
         f"profile of {product}, partition {partition}",
         required=required,
-        found=found,
+        found=actual,
         remedy="correct the declared columns, or the SQL or source that the rows come from",
     )
 
