@@ -1,1 +1,1 @@
-"""The monitor stage: checks, performance, estimates, policy and alerts."""
+"""The monitor stage: checks, performance, estimates, policy and alerts; `pipeline` runs one partition."""

@@ -41,6 +41,14 @@ MAX_ROWS = 2000  # of a partition for which labels are drawn; a metric's expecte
 TENTHS = 10
 MIN_PROBABILITY = 1e-6  # probabilities are clipped this far from 0 and 1
 MIN_DEFINED = 0.9  # share of the draws in which a metric must be defined
+PRODUCT = "estimates"
+MAX_ERROR_PARTITIONS = 28  # the newest partitions with labels, on which the error is measured
+MIN_ERROR_PARTITIONS = 7  # with fewer there is no error
+TAIL = 0.05  # on either side of the interval
+# an alarm of these checks means that the held-out rows don't represent the partition
+UNFAMILIAR = ("unseen", "missing")
+FOLDS = 5
+MAX_PARTITIONS = 14  # the newest estimated partitions, unless a range is given
 
 
 @dataclass(frozen=True)
@@ -157,7 +165,6 @@ def _draw_labels(probabilities: Array, random: Array) -> Array:
     return np.asarray(np.minimum(places, probabilities.shape[1] - 1), dtype=np.float64)
 
 
-FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -289,16 +296,6 @@ def _from_json(stored: Mapping[str, Any]) -> HeldOutEstimates:
     lines = tuple((slope, intercept) for slope, intercept in stored["map"]["lines"])
     calibration = CalibrationMap(lines, tuple(stored["map"]["edges"]), stored["map"]["losses"])
     return HeldOutEstimates(calibration, stored["means"], partitions)
-
-
-PRODUCT = "estimates"
-MAX_ERROR_PARTITIONS = 28  # the newest partitions with labels, on which the error is measured
-MIN_ERROR_PARTITIONS = 7  # with fewer there is no error
-TAIL = 0.05  # on either side of the interval
-UNFAMILIAR = (
-    "unseen",
-    "missing",
-)  # checks whose alarm means that held-out rows don't represent the partition
 
 
 def publish_estimates(context: PartitionContext, findings: Sequence[Finding]) -> None:
@@ -471,9 +468,6 @@ def _labelled_partition(
         if estimate is not None and realised is not None and name in means:
             pairs[name] = EstimatePair(estimate, float(realised), means[name])
     return LabelledPartition(partition, int(next(iter(realised_rows.values()))["rows"]), pairs)
-
-
-MAX_PARTITIONS = 14  # the newest estimated partitions, unless a range is given
 
 
 def pending_estimates(

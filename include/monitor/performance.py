@@ -37,6 +37,11 @@ from include.storage.digests import digest_table
 from include.storage.lake import Lake
 
 BASELINE = "prior:"  # prefix of a metric's name: the same rows, predicted by the training prior
+MAX_JOINED_PARTITIONS = 90  # that are joined at once, which limits the memory
+BY = ("day", "week", "version", "served_by", "slice")
+MAX_PARTITIONS = 90  # the newest scored partitions, unless a range is given
+ResultRow = dict[str, Any]
+Group = tuple[str, NDArray[np.intp]]
 
 
 def predictions_with_labels(
@@ -57,9 +62,6 @@ def performance_metrics(
     """Return each of the use case's metrics, None if it isn't defined on these rows."""
     metrics = metric_names(spec)
     return {**dict.fromkeys(metrics), **metric_values(metrics, target, predicted, spec.problem.classes)}
-
-
-MAX_JOINED_PARTITIONS = 90  # that are joined at once, which limits the memory
 
 
 @dataclass(frozen=True)
@@ -249,12 +251,6 @@ def completion_row(
         code=code_version(),
         note=note,
     )
-
-
-BY = ("day", "week", "version", "served_by", "slice")
-MAX_PARTITIONS = 90  # the newest scored partitions, unless a range is given
-ResultRow = dict[str, Any]
-Group = tuple[str, NDArray[np.intp]]
 
 
 def performance_by(

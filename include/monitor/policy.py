@@ -277,7 +277,7 @@ def _streaks(history: Sequence[PartitionState], check: str) -> dict[str, int]:
     return streaks
 
 
-UNDECIDED = Decision("nothing", "", "")
+UNDECIDED = Decision("nothing", "", "")  # a monitored partition whose decision isn't published yet
 
 
 def publish_decisions(lake: Lake, spec: UseCase, partition: str) -> Decision:

@@ -143,7 +143,7 @@ def below_baseline(spec: UseCase, live: LossSeries) -> Finding:
     low = extra.mean - stdtrit(extra.blocks - 1, 1 - look_alpha(spec)) * math.sqrt(extra.variance)
     baselines = " and ".join(sorted(set(live.against[look])))
     alarm = bool(low > 0)
-    note = f"{spec.gate.objective} {extra.mean:+.4g} a row against {baselines}, at least {low:+.4g}, "
+    note = f"{extra.mean:+.4g} {spec.gate.objective} a row against {baselines}, at least {low:+.4g}, "
     note += _size(live, look)
     return Finding("performance", subject, float(low), 0.0, "alarm" if alarm else "ok", note)
 
