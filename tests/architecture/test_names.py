@@ -20,14 +20,9 @@ REMAINING: dict[str, frozenset[str]] = {
     "include": frozenset({"found"}),
     "include/features": frozenset({"found", "known"}),
     "include/ingest": frozenset({"found"}),
-    "include/models": frozenset({"given", "said"}),
-    "include/monitor": frozenset(
-        {"_asked", "_came", "_kept", "came", "found", "given", "known", "made", "said", "seen"}
-    ),
-    "include/stats": frozenset({"found", "given"}),
+    "include/monitor": frozenset({"known"}),
+    "include/stats": frozenset({"found"}),
     "include/storage": frozenset({"found", "known"}),
-    "include/train": frozenset({"_known", "found", "given", "known", "seen"}),
-    "plugins/evergreen": frozenset({"said"}),
 }
 
 
