@@ -21,7 +21,6 @@ REMAINING: dict[str, frozenset[str]] = {
     "include/features": frozenset({"found", "known"}),
     "include/ingest": frozenset({"found"}),
     "include/monitor": frozenset({"known"}),
-    "include/stats": frozenset({"found"}),
     "include/storage": frozenset({"found", "known"}),
 }
 
