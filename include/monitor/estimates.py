@@ -165,8 +165,6 @@ def _draw_labels(probabilities: Array, random: Array) -> Array:
     return np.asarray(np.minimum(places, probabilities.shape[1] - 1), dtype=np.float64)
 
 
-
-
 @dataclass(frozen=True)
 class EstimatePair:
     """A metric of a partition with labels: the estimate, the realized value and a naive estimate.

@@ -79,7 +79,7 @@ def test_a_type_that_is_not_listed_is_refused(clinic: Ward, predictions: np.ndar
     data = artifacts.serialize(fitted.fit(artifacts.model_input(clinic.rows, clinic.spec), clinic.actual))
     result = serving.measure_serving(data, digest_bytes(data), clinic.spec, clinic.rows, predictions)
     assert (result.identical, set(result.figures)) == (False, {"size_mb"})
-    assert "Stranger; if it does nothing but hold a model, add it to TRUSTED" in result.note
+    assert "Stranger; if loading it can't run code, add it to TRUSTED" in result.note
 
 
 def doomed(clinic: Ward, how: str, monkeypatch: pytest.MonkeyPatch) -> Serving:

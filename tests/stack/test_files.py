@@ -162,7 +162,7 @@ def test_secrets_are_written_once(tmp_path: Path) -> None:
     """The file has every variable that compose asks for, for its owner alone, and stays as it is."""
     place = tmp_path / ".env"
     command = [sys.executable, str(REPOSITORY / "deploy/dotenv.py"), str(place)]
-    assert "is written" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "was written" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
     first = place.read_text()
     assert place.stat().st_mode & 0o777 == 0o600
     wanted = {v for f in FILES for v in re.findall(r"\$\{([A-Z0-9_]+):\?", (REPOSITORY / f).read_text())}
