@@ -12,7 +12,10 @@ from include.errors import SettingError
 
 def test_a_missing_connection_fails_at_once_and_says_where_to_declare_it() -> None:
     """Another try finds none either."""
-    wanted = "connection shop_of_nobody: required a connection in Airflow, found none; .*AIRFLOW_CONN_SHOP_OF_NOBODY"
+    wanted = (
+        "connection shop_of_nobody: required a connection in Airflow, found none; "
+        ".*AIRFLOW_CONN_SHOP_OF_NOBODY"
+    )
     with (
         pytest.raises(AirflowFailException, match=wanted),
         StoreOperator(task_id="t").no_retry_on_final_errors(),

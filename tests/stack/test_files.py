@@ -170,7 +170,7 @@ def test_secrets_are_written_once(tmp_path: Path) -> None:
     assert wanted <= set(held)
     assert len(set(held.values())) == len(held)
     assert all(len(value) >= 32 for value in held.values())
-    assert "stays as it is" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "is unchanged" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert place.read_text() == first
     assert not dotenv.write(place)
     assert [path.name for path in tmp_path.iterdir()] == [".env"]
