@@ -165,7 +165,7 @@ def gate(ingested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache:
             return make(spec, rows) if candidate.name == "planted" else honest(spec, candidate, rows)
 
         monkeypatch.setattr(fitting, "fit_recipe", planted)
-        monkeypatch.setattr(leakage, "fit", planted)
+        monkeypatch.setattr(leakage, "fit_recipe", planted)
 
     return Gate(Lake("flight_delay", str(tmp_path / "lake")), tmp_path, plant, cache)
 
