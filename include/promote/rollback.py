@@ -33,7 +33,7 @@ def rollback(
 
     Parameters
     ----------
-    to : a version that was champion before; None for the one that the live champion replaced.
+    to : a version that was champion before, as 2 or v2; None for the one that the live champion replaced.
     request : what asks for it, as a run's id. The same request again returns its first switch.
     instead_of : the champion's row to roll back from; no other champion is rolled back.
 
@@ -70,16 +70,18 @@ def _target(lake: Lake, spec: UseCase, rows: list[Row], to: str | None, instead_
     if instead_of is not None and line[-1]["switch"] != instead_of["switch"]:
         raise _concurrent_switch(spec, instead_of, line[-1])
     by_version = {row["version"]: row for row in ledger.champions(rows)}
+    to = to.removeprefix("v") if to else None  # messages and pages write v2
     if line and to in by_version:
         return by_version[to]
     if to is None and len(line) > 1:
         return line[-2]
+    remedy = "name one of those" if to else "there is nothing to roll back to"
     raise NotPublished(
         f"{spec.name}: rollback",
         required=f"version {to}, once champion" if to else "a champion before the live one",
         found=", ".join(f"v{version}" for version in by_version) or "no champion yet",
         where=f"{lake.uri}/tables/deployments",
-        remedy="name one of those; if the champion fails, the next step of the fallback chain serves",
+        remedy=f"{remedy}; if the champion fails, the next step of the fallback chain serves",
     )
 
 

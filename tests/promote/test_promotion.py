@@ -267,7 +267,7 @@ def test_a_rollback_can_be_asked_for_twice(
     """To what is live already it does nothing and says so; the same request again doesn't go further back."""
     _three(lake, weekly, attempt, registry)
     version = lake.version("deployments")
-    assert rollback(lake, weekly, "3", "ann", "sure?").note.startswith("nothing to do: v3")
+    assert rollback(lake, weekly, "v3", "ann", "sure?").note.startswith("nothing to do: v3")
     assert lake.version("deployments") == version
     refs = [rollback(lake, weekly, None, "ann", "slow", request="run 7") for _ in range(3)]
     assert [ref.digest for ref in refs] == [digest_bytes(model(2))] * 3
