@@ -1,10 +1,11 @@
-"""Train a challenger on schedule or on request; it replaces the champion only if the gate blesses it.
+"""Train on schedule or on request; the recipe with the best walk serves next, unless the gate refuses its
+fit.
 
 When: on the declared schedule, when monitoring requests a training, or by hand with the partition in the
 form.
 Changes: an MLflow run and model version, and a row in `attempts`; if blessed, one commit to `deployments`.
 Not blessed is an outcome, not an error: `promote` is skipped, its log has the verdict, and nothing is
-switched. With `gate.approval: human` a blessed challenger waits in `approve` for an answer under *Required
+switched. With `gate.approval` a blessed challenger waits in `approve` for an answer under *Required
 actions*. No answer by the deadline means rejected. The next training doesn't wait; its verdict supersedes the
 waiting one. With `training.ablation` the MLflow run also records what each group of features contributes;
 nothing waits for it.
@@ -31,7 +32,7 @@ MAX_WAITING_RUNS = 16  # of a use case with human approval; a waiting run occupi
 
 def training(spec: UseCase) -> DAG:
     """Return the training DAG of a use case."""
-    human = spec.gate.approval == "human"
+    human = spec.gate.approval != "none"
     with DAG(
         **arguments(spec, "training"),
         **scheduled(spec, spec.schedule.training),

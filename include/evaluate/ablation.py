@@ -24,7 +24,8 @@ from include.stats.intervals import estimate_gain, partitions_needed
 from include.stats.metrics import row_losses
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
-from include.train.fit import fit_and_validate, fit_recipe, target
+from include.train.fit import fit_recipe, target
+from include.train.fits import recipes
 from include.train.record import PATH, TrainingRecord, attempt_key
 from include.train.split import Split, partitions_of, split
 
@@ -166,17 +167,20 @@ def _check_enough_partitions(spec: UseCase, partition: str, test: pa.Table) -> N
 
 
 def _chosen_recipe(spec: UseCase, parts: Split, registry: Registry, run: str) -> Candidate:
-    """Return the recipe that the training chose, or would choose."""
+    """Return the recipe that the training chose; without a run, the candidate with the lowest test loss."""
     if run:
         name = TrainingRecord.from_json(registry.get(run, PATH)).challenger.name
-        return next(recipe for recipe in spec.training.candidates if recipe.name == name)
-    trials = [fit_and_validate(spec, candidate, parts) for candidate in spec.training.candidates]
-    return min(trials, key=lambda trial: trial.loss).candidate
+        return next(recipe for recipe in recipes(spec, short_memory=True) if recipe.name == name)
+    losses = {
+        recipe.name: float(np.concatenate(_losses_by_partition(spec, recipe, parts)).mean())
+        for recipe in spec.training.candidates
+    }
+    return min(spec.training.candidates, key=lambda recipe: losses[recipe.name])
 
 
 def _losses_by_partition(spec: UseCase, recipe: Candidate, parts: Split) -> list[Array]:
     """Fit the recipe and return its losses on the test rows, one array per partition."""
-    estimator = fit_recipe(spec, recipe, pa.concat_tables([parts.train, parts.validation]))
+    estimator = fit_recipe(spec, recipe, parts.train)
     predictions = artifacts.predict(estimator, parts.test, spec)
     losses = row_losses(spec.gate.objective, target(spec, parts.test), predictions)
     partition_of_row = np.asarray(parts.test["partition"].to_pylist(), dtype=object)

@@ -42,13 +42,13 @@ class EvaluationRows:
     partition : of the training.
     recipe : the candidate that the challenger was fitted from.
     estimator, data, digest : the model as loaded from its stored bytes, these bytes, and their digest.
-    fitted : the rows that it was fitted and selected on, all earlier than the test rows.
-    deployed_fit : the rows that the deployed model was fitted on; for a walk-forward, the test rows as well.
+    fitted : the rows before the test rows.
+    deployed_fit : the rows that the deployed model was fitted on, the test rows among them.
     rows, actual : the unseen test rows, shape (n, any), and their labels, shape (n,).
     partitions : of the test rows, ascending.
     predictions : of every model for the test rows, from which the losses follow, each of shape (n,) or
         (n, k).
-    deployed : the deployed model's own predictions; for a walk-forward, they aren't the judged ones.
+    deployed : the deployed model's own predictions, which aren't the judged ones.
     """
 
     partition: str
@@ -93,9 +93,7 @@ def gather_facts(lake: Lake, spec: UseCase, evaluation: EvaluationRows) -> Facts
     slice_columns = columns_of_rows(lake, spec, rows, spec.gate.slices.columns)
     # every row to score since the first test partition, with a label or without
     scored = features(lake, spec, spec.clock.keys(evaluation.partitions[0], evaluation.partition))
-    refit_loss = None
-    if spec.gate.evidence == "walk_forward":
-        refit_loss = float(row_losses(spec.gate.objective, actual, evaluation.deployed).mean())
+    refit_loss = float(row_losses(spec.gate.objective, actual, evaluation.deployed).mean())
     return Facts(
         rival=rival,
         slices=slices.measure_slices(spec, rows, slice_columns, losses, evaluation.partitions, rival),

@@ -1,15 +1,15 @@
 """The evaluate stage: measure challenger, baselines and champion on the same unseen rows.
 
-Models are loaded from the registry by digest. Each must reproduce, bit by bit, the predictions that it gave
-when it was fitted, so a training-serving difference is an error here and not a surprise in production. For a
-recipe that is evaluated by walk-forward, the predictions that count are those that the training stored.
+A recipe is judged by its walk: each test partition is predicted by the fit that the recipe had before it. The
+model that would serve is the recipe's newest fit. It is loaded from the registry by digest, and must
+reproduce the predictions that it gave when it was fitted, bit by bit. So a training-serving difference is
+an error here and not a surprise in production.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ from sklearn.pipeline import Pipeline
 
 from include.errors import ModelError, StaleDecision
 from include.evaluate.measure import EvaluationRows, gather_facts
+from include.evaluate.refit import measure_refit
 from include.features.build import training_set
 from include.judge.evidence import (
     BASELINE,
@@ -30,7 +31,7 @@ from include.judge.evidence import (
     evidence_key,
     evidence_rows_key,
 )
-from include.models import artifacts
+from include.models import artifacts, outputs
 from include.models.registry import Registry
 from include.promote import ledger
 from include.references import Ref, digest_bytes
@@ -39,8 +40,9 @@ from include.spec.metrics import metric_names
 from include.stats.metrics import metric_values
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
-from include.train import walk_forward
+from include.train import walks
 from include.train.fit import target
+from include.train.fits import KnownRows, accepted_fits, newest_fits, read_fits, recipes
 from include.train.record import PATH, FittedModel, TrainingRecord, attempt_key
 from include.train.split import partitions_of, split
 
@@ -53,16 +55,12 @@ class Incumbent:
 
     Parameters
     ----------
-    digest : of the model; empty if there is no champion, or if it can't be compared with.
-    last_fitted : the last partition that it was fitted on.
-    note : why it can't be compared with.
-    predictions : of the test rows.
+    digest : of the model; empty if there is no champion.
+    last_fitted : the last partition that it was fitted on; empty if unknown.
     """
 
     digest: str = ""
     last_fitted: str = ""
-    note: str = ""
-    predictions: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -97,24 +95,17 @@ def evaluate(lake: Lake, spec: UseCase, partition: str, run_id: str, *, registry
     record = TrainingRecord.from_json(registry.get(run_id, PATH))
     training_rows = training_set(lake, spec, partition)
     _check_inputs_unchanged(spec, partition, record, digest_table(training_rows))
-    test = split(training_rows, spec, partition).test
+    test = walks.sample(split(training_rows, spec, partition).test, spec)
     challenger = _load_model(registry, run_id, record.challenger, test, spec)
-    baselines = {
-        f"{BASELINE}{baseline.name}": _load_model(registry, run_id, baseline, test, spec)
-        for baseline in record.baselines
-    }
-    if record.walk_forward:
-        predictions = walk_forward.read_walk(registry.get(run_id, walk_forward.PATH, record.walk_forward))
-    else:
-        predictions = {
-            name: model.predictions for name, model in {CHALLENGER: challenger, **baselines}.items()
-        }
-    champion = _load_champion(lake, spec, partition, attempt_key(spec, partition, record.data), test)
-    if champion.predictions is not None:
-        predictions[CHAMPION] = champion.predictions
-    last_fitted = _last_fitted(spec, record, champion)
-    rows = _evaluation_rows(spec, record, challenger, training_rows, test, predictions, last_fitted)
-    evidence = _evidence(spec, record, champion, last_fitted, rows, gather_facts(lake, spec, rows))
+    _load_model(registry, run_id, record.baseline, test, spec)
+    predictions = _walk_predictions(lake, spec, record, test)
+    champion = _load_champion(lake, partition, attempt_key(spec, partition, record.data))
+    rows = _evaluation_rows(lake, spec, record, challenger, training_rows, test, predictions)
+    facts = gather_facts(lake, spec, rows)
+    if champion.digest and rows.rows.num_rows:
+        known = KnownRows.read(lake, spec, partition, training_rows)
+        facts = replace(facts, refit=measure_refit(known, record, champion.digest, champion.last_fitted))
+    evidence = _evidence(lake, spec, record, champion, rows, facts)
     lake.replace(evidence_rows_key(evidence.key), rows.parquet())
     _log_metrics(registry, run_id, spec, evidence)
     data = evidence.to_json().encode()
@@ -154,54 +145,55 @@ def _load_model(
     return LoadedModel(estimator, data, predictions)
 
 
-def _load_champion(lake: Lake, spec: UseCase, partition: str, key: str, test: pa.Table) -> Incumbent:
-    """Return the champion that this attempt must beat, with its predictions if it can be loaded."""
+def _load_champion(lake: Lake, partition: str, key: str) -> Incumbent:
+    """Return the champion that serves when this attempt is judged."""
     row = ledger.champion_to_beat(lake, partition, key)
     if row is None:
         return Incumbent()
-    evidence = json.loads(ledger.attempt(lake, row["attempt"])["evidence"])
-    try:
-        predictions = artifacts.predict(artifacts.load_model(lake, row["model"]), test, spec)
-    except ModelError as error:
-        return Incumbent(note=f"champion v{row['version']} can't be compared: {error}")
-    # evidence of earlier code has no `fitted`
-    return Incumbent(row["model"], evidence.get("fitted") or evidence["last_fitted"], "", predictions)
+    last_fitted = [fit.last_fitted for fit in read_fits(lake) if fit.model == row["model"]]
+    return Incumbent(row["model"], last_fitted[-1] if last_fitted else "")
 
 
-def _last_fitted(spec: UseCase, record: TrainingRecord, champion: Incumbent) -> str:
-    """Return the last partition that can't be used for testing.
-
-    The labels of the last fitted partitions arrived later by the label delay, so they may contain information
-    on the partitions until then.
-    """
-    return spec.clock.shift(max(record.last_validation, champion.last_fitted), spec.labels.delay)
+def _walk_predictions(lake: Lake, spec: UseCase, record: TrainingRecord, test: pa.Table) -> dict[str, Array]:
+    """Return the walks' predictions of the test rows by the names that the evidence has for the recipes."""
+    walk, selection = walks.predict_walk(lake, spec, test), record.selection
+    missing = np.full(outputs.predictions_shape(spec, test.num_rows), np.nan)
+    predictions = {CHALLENGER: walk.get(selection.recipe, missing)}
+    predictions |= {
+        f"{BASELINE}{baseline.name}": walk.get(baseline.name, missing) for baseline in spec.training.baselines
+    }
+    if selection.serving in walk and selection.serving != selection.recipe:
+        predictions[CHAMPION] = walk[selection.serving]
+    return predictions
 
 
 def _evaluation_rows(
+    lake: Lake,
     spec: UseCase,
     record: TrainingRecord,
     challenger: LoadedModel,
     training_rows: pa.Table,
     test: pa.Table,
     predictions: Mapping[str, Array],
-    last_fitted: str,
 ) -> EvaluationRows:
-    """Return the test rows of the partitions after ``last_fitted``, with all predictions of them.
+    """Return the test rows that every walk has predicted, with all predictions of them.
 
     Parameters
     ----------
     training_rows : the whole training set, whose last rows are ``test``.
     """
-    unseen = np.asarray(test["partition"].to_pylist(), dtype=object) > last_fitted
+    unseen = np.ones(test.num_rows, dtype=bool)
+    for values in predictions.values():
+        unseen &= np.isfinite(values).reshape(test.num_rows, -1).all(axis=1)
     rows = test.filter(pa.array(unseen, pa.bool_()))
     partition = training_rows["partition"]
     return EvaluationRows(
         partition=record.partition,
-        recipe=next(c for c in spec.training.candidates if c.name == record.challenger.name),
+        recipe=next(c for c in recipes(spec, short_memory=True) if c.name == record.challenger.name),
         estimator=challenger.estimator,
         data=challenger.data,
         digest=record.challenger.digest,
-        fitted=training_rows.filter(pc.less_equal(partition, record.last_validation)),
+        fitted=training_rows.filter(pc.is_in(partition, pa.array(record.partitions["train"], pa.string()))),
         deployed_fit=training_rows.filter(pc.less_equal(partition, record.last_fitted)),
         rows=rows,
         actual=target(spec, rows),
@@ -212,10 +204,10 @@ def _evaluation_rows(
 
 
 def _evidence(
+    lake: Lake,
     spec: UseCase,
     record: TrainingRecord,
     champion: Incumbent,
-    last_fitted: str,
     rows: EvaluationRows,
     facts: Facts,
 ) -> Evidence:
@@ -241,12 +233,19 @@ def _evidence(
             sums={name: tuple(float(v[index].sum()) for index in indices) for name, v in losses.items()},
         ),
         champion=champion.digest,
-        last_fitted=last_fitted,
+        last_fitted=_last_fitted(lake, spec, record, rows),
         fitted=record.last_fitted,
         recipe=record.challenger.name,
         facts=facts,
-        note=champion.note,
+        selection=asdict(record.selection),
     )
+
+
+def _last_fitted(lake: Lake, spec: UseCase, record: TrainingRecord, rows: EvaluationRows) -> str:
+    """Return the last partition that the fit behind the first test partition's predictions was fitted on."""
+    if not rows.partitions:
+        return record.last_fitted
+    return newest_fits(accepted_fits(lake), spec, rows.partitions[0])[record.challenger.name].last_fitted
 
 
 def _log_metrics(registry: Registry, run_id: str, spec: UseCase, evidence: Evidence) -> None:

@@ -9,16 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+from scipy.special import stdtrit
+
 from include.judge.context import (
     EVALUATE_AGAIN,
     Check,
     CheckContext,
     CheckFunction,
-    attempt_alpha,
-    check_gain,
     check_requirement,
 )
-from include.judge.evidence import BASELINE, CHALLENGER, CHAMPION, Slice
+from include.judge.evidence import BASELINE, CHALLENGER, Slice
 from include.spec.gate import Gate
 from include.stats.formatting import figure_and_limit
 from include.stats.intervals import Gain, estimate_gain, partitions_needed
@@ -33,6 +34,10 @@ LEAKAGE_CHECKS = (SINGLE_FEATURE, SHUFFLED_LABELS, LOSS_REDUCTION)
 MIN_CLASS_ROWS = 50
 # Relative rounding error that is allowed when a loss is compared with itself, summed in another order.
 ROUNDING_TOLERANCE = 1e-9
+MIN_PAST_MOVES = 3  # earlier fits that are needed to judge how far one moved
+MOVEMENT_ALPHA = 0.01  # share of sound fits that move further than the limit
+MIN_SPREAD = 0.1  # of the logarithm of the movements: four equal ones by chance don't make the limit tight
+TWIN_TOLERANCE = 0.01  # relative increase of the loss
 MIN_ODDS = 0.1  # so that a history of useless models doesn't block the first real progress
 
 
@@ -228,35 +233,74 @@ def _loses_more(part: Slice, increase: Gain, gate: Gate) -> str:
     return f"{part.name} loses {text} more, tolerated {limit_text}"
 
 
-def refit(context: CheckContext) -> Sequence[Check]:
-    """A walk-forward's deployed model, refitted on the test rows, is no worse on them than the walk was."""
-    if context.gate.evidence == "held_out":
+def recipe(context: CheckContext) -> Sequence[Check]:
+    """The recipe is the one that the walks choose; with ``gate.prove`` its lower loss is proven."""
+    selection, prove = context.evidence.selection, context.gate.prove
+    chosen, serving = context.evidence.recipe, selection.get("serving", "")
+    if not selection:
+        return [Check("recipe", "chosen by its walk", "missing", False, EVALUATE_AGAIN)]
+    checks = [Check("recipe", "chosen by its walk", chosen, True, selection["reason"])]
+    if prove and serving and serving != chosen:
+        gain, name = selection.get("gain"), f"{context.gate.objective} gain over {serving}"
+        required = f"> 0 at level {1 - context.gate.alpha:g}, at any time"
+        text = f"{gain[0]:.4g} [{gain[1]:.4g}, inf)" if gain else "missing"
+        checks.append(Check(name, required, text, bool(gain and gain[1] > 0)))
+    return checks
+
+
+def movement(context: CheckContext) -> Sequence[Check]:
+    """The fit's predictions moved from its recipe's fit before no further than earlier fits moved.
+
+    Unless that fit was refused and has served the newest partitions better than the serving model would: then
+    it moved for a reason.
+    """
+    measured = context.evidence.facts.refit
+    if measured is None or measured.moved is None or len(measured.past_moves) < MIN_PAST_MOVES:
         return []
-    refit_loss, losses = context.evidence.facts.refit_loss, context.evidence.losses
-    walk_loss = sum(losses.sums[CHALLENGER]) / sum(losses.rows)
-    name = "loss of the refitted model"
-    if refit_loss is None:
-        return [Check(name, f"at most {walk_loss:.4g}, the walk's", "missing", False, "train again")]
-    passed = refit_loss <= walk_loss * (1 + ROUNDING_TOLERANCE)
-    text, limit_text = figure_and_limit(min(refit_loss, walk_loss) if passed else refit_loss, walk_loss)
-    return [Check(name, f"at most {limit_text}, the walk's", text, passed)]
+    limit = movement_limit(measured.past_moves)
+    text, limit_text = figure_and_limit(measured.moved, limit)
+    name, required = "movement of the predictions", f"at most {limit_text}, as far as earlier fits moved"
+    if measured.moved > limit and measured.refused and sum(measured.refused) <= sum(measured.serving):
+        note = (
+            "the refused fit before has a lower loss than the serving model since: the relation has changed"
+        )
+        return [Check(name, required, text, True, note)]
+    remedy = (
+        "look for changed labels, units or missing rows in the training data; a person can force the model"
+    )
+    return [Check(name, required, text, measured.moved <= limit, "" if measured.moved <= limit else remedy)]
 
 
-def baselines(context: CheckContext) -> Sequence[Check]:
-    """The loss is lower than each baseline's; without a champion, this pays for the number of attempts."""
-    names = sorted(name for name in context.evidence.losses.sums if name.startswith(BASELINE))
-    alpha = context.gate.alpha
-    if not context.has_champion:
-        alpha = attempt_alpha(alpha, context.attempt)
-    return [check_gain(context, name, alpha) for name in names or [BASELINE]]
+def movement_limit(past: Sequence[float]) -> float:
+    """Return how far a sound fit moves at most, at level `MOVEMENT_ALPHA`: a prediction bound for the
+    logarithm.
+
+    Parameters
+    ----------
+    past : how far earlier fits moved, shape (n,), n at least 2.
+
+    Notes
+    -----
+    G. J. Hahn, Factors for calculating two-sided prediction intervals for samples from a normal distribution,
+    JASA 64, 1969, one-sided.
+    """
+    logs = np.log(np.maximum(past, 1e-12))
+    spread = max(float(logs.std(ddof=1)), MIN_SPREAD)
+    reach = float(stdtrit(len(logs) - 1, 1 - MOVEMENT_ALPHA)) * math.sqrt(1 + 1 / len(logs))
+    return float(np.exp(logs.mean() + reach * spread))
 
 
-def champion(context: CheckContext) -> Sequence[Check]:
-    """The loss is lower than the champion's, at the level that is left for this attempt."""
-    if not context.has_champion:
+def twin(context: CheckContext) -> Sequence[Check]:
+    """A twin, fitted on today's data without the newest partitions, isn't shown to lose more than the champion."""
+    measured = context.evidence.facts.refit
+    if measured is None or len(measured.twin) < partitions_needed(1):
         return []
-    alpha = attempt_alpha(context.gate.alpha, context.attempt)
-    return [check_gain(context, CHAMPION, alpha, f"attempt {context.attempt}")]
+    tolerated = TWIN_TOLERANCE * sum(measured.serving) / sum(measured.rows)
+    gain = estimate_gain(measured.twin, measured.serving, measured.rows, 1, context.gate.alpha)
+    text, limit_text = gain.interval_and_limit(tolerated)
+    name = "loss of a twin over the serving model"
+    required = f"not shown to be > {limit_text} on the newest {len(measured.rows)} partitions"
+    return [Check(name, required, text, gain.low <= tolerated)]
 
 
 SUFFICIENCY_CHECKS: dict[str, CheckFunction] = {
@@ -273,7 +317,7 @@ CHECKS: dict[str, CheckFunction] = {
     "serving": serving,
     "fairness": fairness,
     "slices": slices,
-    "refit": refit,
-    "baselines": baselines,
-    "champion": champion,
+    "recipe": recipe,
+    "movement": movement,
+    "twin": twin,
 }

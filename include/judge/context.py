@@ -1,4 +1,4 @@
-"""The input and the result of a gate check, and the two comparisons that most checks share."""
+"""The input and the result of a gate check, and the comparison that most checks share."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from include.judge.evidence import CHALLENGER, CHAMPION, Evidence
+from include.judge.evidence import Evidence
 from include.spec.gate import Gate, Requirement
 from include.stats.formatting import figure_and_limit
-from include.stats.intervals import estimate_gain
 
 EVALUATE_AGAIN = "evaluate again"
 
@@ -36,28 +35,15 @@ class CheckContext:
 
     Parameters
     ----------
-    attempt : number of attempts since the last promotion, this one included; starts at 1.
-    has_champion : whether there is a champion that the challenger must beat.
+    has_champion : whether there is a champion.
     """
 
     evidence: Evidence
     gate: Gate
-    attempt: int
     has_champion: bool
 
 
 CheckFunction = Callable[[CheckContext], Sequence[Check]]
-
-
-def attempt_alpha(alpha: float, attempt: int) -> float:
-    """Return the share of alpha that the k-th attempt may spend: 6 alpha / (pi^2 k^2).
-
-    The shares of all attempts sum to alpha. A loop that retries until something passes therefore promotes
-    noise with a probability of at most alpha between two promotions, however long it runs.
-    """
-    if attempt < 1:
-        raise ValueError(f"attempts are numbered from 1, found {attempt}")
-    return 6 * alpha / (math.pi * attempt) ** 2
 
 
 def requirement_text(requirement: Requirement, value: float | None) -> tuple[str, str]:
@@ -85,20 +71,3 @@ def check_requirement(figures: Mapping[str, float], requirement: Requirement, pr
     low = -math.inf if requirement.at_least is None else requirement.at_least
     high = math.inf if requirement.at_most is None else requirement.at_most
     return Check(name, limit_text, text, bool(math.isfinite(value) and low <= value <= high))
-
-
-def check_gain(context: CheckContext, model: str, alpha: float, note: str = "") -> Check:
-    """Check that the challenger has a lower loss than another model, by more than chance explains."""
-    evidence, gate, losses = context.evidence, context.gate, context.evidence.losses
-    label = model.replace(":", " ").strip()
-    if model == CHAMPION:
-        label = f"{CHAMPION} {evidence.champion[:8]}".strip()
-    name = f"{gate.objective} gain over {label}"
-    if model not in losses.sums:
-        return Check(name, "its losses on the same rows", "missing", False, evidence.note or EVALUATE_AGAIN)
-    min_gain = gate.min_gain * sum(losses.sums[model]) / sum(losses.rows) if model == CHAMPION else 0.0
-    gain = estimate_gain(
-        losses.sums[model], losses.sums[CHALLENGER], losses.rows, gate.block_partitions, alpha
-    )
-    text, limit_text = gain.interval_and_limit(min_gain)
-    return Check(name, f"> {limit_text} at level {1 - alpha:.6g}", text, bool(gain.low > min_gain), note)

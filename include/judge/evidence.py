@@ -122,6 +122,29 @@ class Leakage:
 
 
 @dataclass(frozen=True)
+class Refit:
+    """Figures that show whether a new fit is broken.
+
+    Parameters
+    ----------
+    moved : root mean square distance of its predictions from those of its recipe's fit before, on rows that
+        neither was fitted on; None for a recipe's first fit.
+    past_moves : the same of the recipe's earlier fits, oldest first.
+    rows : labelled rows of the newest partitions, which the serving model wasn't fitted on, shape (n,).
+    twin, serving : sums of the losses by partition of a twin, fitted on today's data without these
+        partitions, and of the serving model, shape (n,); empty if the serving model can't be loaded.
+    refused : the same of the recipe's fit before, if it was refused; empty otherwise.
+    """
+
+    moved: float | None = None
+    past_moves: tuple[float, ...] = ()
+    rows: tuple[int, ...] = ()
+    twin: tuple[float, ...] = ()
+    serving: tuple[float, ...] = ()
+    refused: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Facts:
     """Everything that was measured besides losses and metrics.
 
@@ -131,8 +154,8 @@ class Facts:
     coverage : feature -> share of the scored rows whose value the deployed model never saw in training: an
         unseen category, or a number outside the range.
     importance : feature -> mean increase of the objective's loss when its values are permuted.
-    refit_loss : for a walk-forward, the mean loss on the test partitions of the deployed model, which was
-        fitted on them as well.
+    refit_loss : the mean loss on the test partitions of the deployed model, which was fitted on them as well.
+    refit : None without a champion.
     """
 
     rival: str = ""
@@ -144,6 +167,7 @@ class Facts:
     coverage: dict[str, float] = field(default_factory=dict)
     importance: dict[str, float] = field(default_factory=dict)
     refit_loss: float | None = None
+    refit: Refit | None = None
 
 
 SCHEMA = 3
@@ -176,7 +200,7 @@ class Losses:
     partitions : the matured test partitions, ascending, shape (n,).
     rows : labelled rows of each partition, each at least 1, shape (n,).
     sums : model name -> sum of the per-row losses of each partition, shape (n,); the names are
-        ``challenger``, ``champion`` if there is one, and ``baseline:<name>``.
+        ``challenger``, ``champion`` if another recipe serves, and ``baseline:<name>``.
 
     Raises
     ------
@@ -223,13 +247,13 @@ class Evidence:
         fallback chain.
     metrics : model name -> metric -> value, on the same rows as the losses.
     losses : the objective's losses by partition.
-    champion : digest of the champion that it was compared with, empty if there was none.
-    last_fitted : the last partition before the test partitions; neither the models behind these losses nor
-        the champion were fitted or tuned on a later one.
-    fitted : the last partition that the challenger itself was fitted on; later for a walk-forward.
+    champion : digest of the champion that served then, empty if there was none.
+    last_fitted : the last partition that the fit behind the first test partition's predictions was fitted on.
+    fitted : the last partition that the challenger itself was fitted on, later than the test partitions.
     recipe : name of the challenger's candidate in the spec.
     facts : everything else that was measured.
-    note : why the live champion couldn't be compared with.
+    note : what else should be known.
+    selection : why the recipe was chosen, see `include.train.record.Selection`; empty in older evidence.
     """
 
     usecase: str
@@ -249,15 +273,13 @@ class Evidence:
     recipe: str
     facts: Facts = Facts()
     note: str = ""
+    selection: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
-    def __post_init__(self) -> None:
-        if bool(self.champion) != (CHAMPION in self.losses.sums):
-            raise EvergreenError(
-                f"evidence of {self.usecase}/{self.partition}",
-                required="the champion's digest together with its losses, or neither",
-                found=f"champion {self.champion or 'none'}, losses of {_list_names(self.losses.sums)}",
-            )
+    @property
+    def is_refresh(self) -> bool:
+        """Whether the challenger is a refit of the recipe that serves."""
+        return bool(self.champion) and self.selection.get("serving") == self.recipe
 
     @cached_property
     def key(self) -> str:

@@ -45,21 +45,16 @@ def checks_of(text: str) -> tuple[Check, ...]:
     return tuple(Check(**check) for check in json.loads(text))
 
 
-def judge(evidence: Evidence, gate: Gate, attempt: int, *, champion: bool) -> Verdict:
+def judge(evidence: Evidence, gate: Gate, *, champion: bool) -> Verdict:
     """Return the verdict on a challenger.
-
-    Only the comparison with the champion is corrected for the number of attempts. All checks must pass
-    together, so noise can't replace the live model without passing that one, whatever it does against a
-    baseline.
 
     Parameters
     ----------
     evidence : losses, metrics and facts on rows that neither model was fitted or tuned on.
     gate : the spec's policy.
-    attempt : number of attempts since the last promotion, this one included; starts at 1.
-    champion : whether a champion is live, which the challenger must then beat.
+    champion : whether a champion is live.
     """
-    context = CheckContext(evidence, gate, attempt, champion or bool(evidence.champion))
+    context = CheckContext(evidence, gate, champion or bool(evidence.champion))
     sufficiency = [
         check for check_function in checks.SUFFICIENCY_CHECKS.values() for check in check_function(context)
     ]
@@ -71,9 +66,9 @@ def judge(evidence: Evidence, gate: Gate, attempt: int, *, champion: bool) -> Ve
     if failed := [check for check in all_checks if not check.passed]:
         return Verdict(NOT_BLESSED, _sentence(NOT_BLESSED, failed), all_checks)
     if context.has_champion:
-        return Verdict(BLESSED, _sentence(BLESSED, results["champion"]), all_checks)
+        return Verdict(BLESSED, _sentence(BLESSED, results["recipe"]), all_checks)
     head = f"{RUBBER_STAMPED}: no champion to compare with"
-    return Verdict(RUBBER_STAMPED, _sentence(head, results["baselines"]), all_checks)
+    return Verdict(RUBBER_STAMPED, _sentence(head, results["recipe"]), all_checks)
 
 
 def _sentence(head: str, reasons: Sequence[Check]) -> str:

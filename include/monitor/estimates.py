@@ -27,6 +27,7 @@ from include.monitor.context import NO_PREDICTIONS, PartitionContext, Row
 from include.monitor.findings import Finding
 from include.monitor.performance import completion_row
 from include.monitor.state import REALISED
+from include.promote.ledger import REPLACED
 from include.references import digest_json
 from include.spec import UseCase
 from include.spec.metrics import find_metric, metric_names
@@ -219,6 +220,8 @@ def held_out_estimates(lake: Lake, spec: UseCase, champion: Row) -> HeldOutEstim
     ----------
     champion : its row of `deployments`.
     """
+    if champion["kind"] == REPLACED:
+        return None  # the attempt judged another recipe
     attempt = str(champion["attempt"]).removesuffix("+forced")
     key = f"references/{digest_json([attempt, estimated_metrics(spec)])}.estimate.json"
     stored = lake.get(key)

@@ -2,8 +2,9 @@
 
 - An alarm leads to an alert. An alarm that persists is alerted again only after the quiet period.
 - One bad partition is no reason to train. The same alarm several partitions in a row is a cause, and requests
-  one training at a time. A demoted champion without a successor requests a training each week.
-- Rollback and demotion are steps of `include.rollout` or of a person. The partition from which such a step
+  one training at a time. After a champion was replaced because a baseline was better, a training is requested
+  at once, and then each week until one leads to a switch.
+- Rollback and replacement are steps of `include.rollout` or of a person. The partition from which such a step
   takes effect has it as its decision, and alerts it.
 
 `decide` is the pure function; `publish_decisions` reads its history and publishes the result.
@@ -25,21 +26,19 @@ from include.monitor.findings import Finding
 from include.monitor.registry import CHECKS, MonitoringCheck
 from include.monitor.state import PRODUCT
 from include.promote import ledger
-from include.promote.ledger import Row
 from include.spec import UseCase
 from include.spec.clock import day_of
 from include.spec.stages import Retraining
-from include.stats.intervals import partitions_needed
 from include.storage import schemas
 from include.storage.lake import Lake
 
 CAUSES = {check.cause: check.name for check in CHECKS if check.cause}
 MONTH = 30
-DEMOTED = "demoted"  # the cause that needs no entry under retraining.when
-WEEK = 7  # days between two trainings that a demotion requests: by then there is new evidence
+REPLACED = "replaced"  # the cause that needs no entry under retraining.when
+WEEK = 7  # days between two trainings that a replacement requests: by then there is new evidence
 MAX_ATTEMPTS = 20  # at deciding on unchanged findings
-BACKWARD = (ledger.ROLLED_BACK, ledger.DEMOTED)
-Act = Literal["nothing", "alert", "retrain", "roll back", "stop serving"]  # in order of weight
+BACKWARD = (ledger.ROLLED_BACK, ledger.REPLACED)
+Act = Literal["nothing", "alert", "retrain", "roll back", "replace"]  # in order of weight
 
 
 @dataclass(frozen=True)
@@ -77,32 +76,18 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Demotion:
-    """The demotion of a champion that has no successor yet.
-
-    Parameters
-    ----------
-    since : the first partition that it no longer serves.
-    last_fitted : the last partition that it was fitted on, on which its successor can't be judged; empty if
-        unknown.
-    """
-
-    since: str
-    last_fitted: str = ""
-
-
-@dataclass(frozen=True)
 class PartitionState:
     """A partition as the policy sees it.
 
     Parameters
     ----------
-    model : digest of its champion, or of the demoted one; empty before the first promotion.
+    model : digest of its champion; empty before the first promotion.
     alarms : its findings in alarm; none if it wasn't monitored.
-    switch : the rollback or demotion that takes effect on this partition, if one does.
+    switch : the rollback or replacement that takes effect on this partition, if one does.
     switch_act : which of the two, as a decision.
     vacancy : why no champion serves it, and what serves instead; empty if one serves.
-    demotion : the demotion that caused the vacancy, if one did.
+    replaced_since : the partition from which its champion serves instead of a worse one; empty for a champion
+        of a training.
     decision : the decision so far; None for a partition that is yet to be decided, or wasn't monitored.
     """
 
@@ -110,9 +95,9 @@ class PartitionState:
     model: str
     alarms: tuple[Finding, ...] = ()
     switch: AlertItem | None = None
-    switch_act: Literal["roll back", "stop serving"] = "roll back"
+    switch_act: Literal["roll back", "replace"] = "roll back"
     vacancy: str = ""
-    demotion: Demotion | None = None
+    replaced_since: str = ""
     decision: Decision | None = None
 
 
@@ -126,8 +111,8 @@ def decide(history: Sequence[PartitionState], spec: UseCase) -> Decision:
     """
     partition = history[-1]
     alerts, quiet = _alerts(history, spec)
-    if partition.demotion:
-        cause, why = _successor_training(history, spec, partition.demotion)
+    if partition.replaced_since:
+        cause, why = _successor_training(history, partition.replaced_since)
     else:
         cause, why = _training(history, spec.retraining)
     parts = [why]
@@ -199,33 +184,26 @@ def _training(history: Sequence[PartitionState], rules: Retraining) -> tuple[str
     return "", f"no {' or '.join(CAUSES[kind] for kind in rules.when)} alarm"
 
 
-def _successor_training(
-    history: Sequence[PartitionState], spec: UseCase, demotion: Demotion
-) -> tuple[str, str]:
-    """Return the cause by which a partition without a champion requests a training, and why.
+def _successor_training(history: Sequence[PartitionState], since: str) -> tuple[str, str]:
+    """Return the cause by which a partition whose champion replaced a worse one requests a training, and why.
 
     The first such partition requests one, and then one each week under a new name, since a cause names the
-    run that it starts. Neither `retraining.cooldown` nor the monthly budget applies, because each such
-    partition is served by a worse model. The cause is empty while too few test partitions have matured.
+    run that it starts. Neither `retraining.cooldown` nor the monthly budget applies, because what serves is
+    the best of fits that were made before.
+
+    Parameters
+    ----------
+    since : the partition from which that champion serves.
     """
-    partition, gate, delay = history[-1], spec.gate, spec.labels.delay
-    if demotion.last_fitted:
-        later = [
-            key for key in spec.clock.keys(demotion.last_fitted, partition.key) if key > demotion.last_fitted
-        ]
-        # the first ones bring the labels of the last fitted partitions, and the last ones have no labels yet
-        matured = max(len(later) - 2 * delay, 0)
-        needed = max(gate.min_partitions, partitions_needed(gate.block_partitions))
-        if matured < needed:
-            why = f"a training needs {needed} matured test partitions after {demotion.last_fitted}, the last"
-            return "", f"{partition.vacancy}; {why} that the champion was fitted on, and would have {matured}"
-    cause = f"{DEMOTED}-{partition.model[:12]}-"
+    partition = history[-1]
+    state = f"the champion was replaced on {since}"
+    cause = f"{REPLACED}-{partition.model[:12]}-"
     for earlier in history[:-1]:
-        recent = earlier.key >= demotion.since and (day_of(partition.key) - day_of(earlier.key)).days < WEEK
+        recent = earlier.key >= since and (day_of(partition.key) - day_of(earlier.key)).days < WEEK
         if recent and earlier.decision and earlier.decision.cause == cause + earlier.key:
             why = f"a training was requested on {earlier.key}, the next one follows {WEEK} days later"
-            return cause + earlier.key, f"{partition.vacancy}; {why}"
-    return cause + partition.key, f"{partition.vacancy}; a successor is requested"
+            return cause + earlier.key, f"{state}; {why}"
+    return cause + partition.key, f"{state}; a better model is requested"
 
 
 def _request(history: Sequence[PartitionState], rules: Retraining, kind: str, why: str) -> tuple[str, str]:
@@ -238,7 +216,7 @@ def _request(history: Sequence[PartitionState], rules: Retraining, kind: str, wh
     first: dict[str, int] = {}
     for place in range(max(last - MONTH - rules.cooldown, 0), last):
         decision = history[place].decision
-        if decision and decision.cause and not decision.cause.startswith(DEMOTED):
+        if decision and decision.cause and not decision.cause.startswith(REPLACED):
             first.setdefault(decision.cause, place)
     own = f"{kind}-{partition.model[:12]}"
     for cause, place in first.items():
@@ -319,19 +297,19 @@ def _history(lake: Lake, spec: UseCase, partition: str) -> list[PartitionState]:
     decisions = {row["partition"]: _from_row(row) for row in lake.rows("decisions", {"partition": keys})}
     switches = ledger.switches(lake)
     champions = ledger.champions(switches)
-    demotions: dict[int, Demotion] = {}
     history = []
     for key in keys:
-        serving = next((row for row in reversed(champions) if row["effective"] <= key), None)
-        switch, demotion = None, None
-        demoted = serving is not None and serving["kind"] == ledger.DEMOTED
-        if serving and demoted:
-            if serving["switch"] not in demotions:
-                demotions[serving["switch"]] = Demotion(serving["effective"], _last_fitted(lake, serving))
-            demotion = demotions[serving["switch"]]
+        line = [row for row in champions if row["effective"] <= key]
+        serving, switch = line[-1] if line else None, None
+        # refits of the recipe that replaced a worse one don't count as a better one
+        changes = [row for row in line if row["kind"] != ledger.REFRESHED]
+        replaced_since = (
+            str(changes[-1]["effective"]) if changes and changes[-1]["kind"] == ledger.REPLACED else ""
+        )
         if serving and serving["effective"] == key and serving["kind"] in BACKWARD:
-            version, verb = f"v{serving['version']}", "no longer serves" if demoted else "serves again"
-            note = f"{serving['kind']}: {version} {verb} from this partition on ({serving['reason']})"
+            version, replaced = f"v{serving['version']}", serving["kind"] == ledger.REPLACED
+            what = f"{serving['recipe']} of {version} serves" if replaced else f"{version} serves again"
+            note = f"{serving['kind']}: {what} from this partition on ({serving['reason']})"
             switch = AlertItem("switch", version, None, None, note)
         is_monitored = key in monitored or key == partition
         history.append(
@@ -340,21 +318,13 @@ def _history(lake: Lake, spec: UseCase, partition: str) -> list[PartitionState]:
                 model=str(serving["model"]) if serving else "",
                 alarms=tuple(findings.from_rows(alarms[key])) if is_monitored else (),
                 switch=switch,
-                switch_act="stop serving" if demoted else "roll back",
+                switch_act="replace" if serving and serving["kind"] == ledger.REPLACED else "roll back",
                 vacancy=ledger.vacancy(switches, key),
-                demotion=demotion,
+                replaced_since=replaced_since,
                 decision=decisions.get(key, UNDECIDED) if is_monitored else None,
             )
         )
     return history
-
-
-def _last_fitted(lake: Lake, champion: Row) -> str:
-    """Return the last partition that a champion was fitted on, empty if that isn't recorded."""
-    for attempt in lake.rows("attempts", {"key": champion["attempt"]}):
-        evidence = json.loads(attempt["evidence"])
-        return str(evidence.get("fitted") or evidence["last_fitted"])
-    return ""
 
 
 def _to_row(state: PartitionState) -> dict[str, str]:

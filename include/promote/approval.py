@@ -83,8 +83,8 @@ def record_answer(
     if answer != EXPIRED:
         require_person_and_reason(subject, by, reason)
     attempt = ledger.attempt(lake, attempt_key)
-    if spec.gate.approval != "human":
-        raise EvergreenError(subject, required="gate.approval: human", found=f"{spec.gate.approval}")
+    if spec.gate.approval == "none":
+        raise EvergreenError(subject, required="gate.approval: changes or all", found=spec.gate.approval)
     if attempt["verdict"] not in APPROVABLE:
         raise EvergreenError(
             subject,

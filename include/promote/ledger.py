@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from include.errors import NotPublished, StaleDecision
 from include.judge.evidence import Evidence
-from include.judge.judge import BLESSED, FORCED, NOT_BLESSED, Verdict
+from include.judge.judge import FORCED, Verdict
 from include.models.outputs import Constant
 from include.spec import UseCase
 from include.storage.lake import Lake
@@ -27,7 +27,9 @@ MAX_TRIES = 100  # each lost try means that a concurrent decision was committed
 
 # the kinds of switch, besides FORCED
 PROMOTED, ROLLED_BACK = "promoted", "rolled back"
-DEMOTED = "demoted"  # the champion serves no more, until the next switch
+REFRESHED = "refreshed"  # a refit of the recipe that serves
+REPLACED = "replaced"  # the champion was shown to be worse than a baseline; the best recipe serves
+FALLBACK = "fallback"  # there is no champion: only the best baseline was set
 SHADOW, CANARY = "shadow", "canary"  # a challenger goes on trial
 WITHDRAWN = "withdrawn"  # a trial ends without a promotion
 
@@ -80,18 +82,17 @@ class Serving:
 
     Parameters
     ----------
-    champion : the newest switch in effect, unless its model was demoted.
-    previous : the champion before it: another model that was neither rolled back from nor demoted.
-    baseline : the strongest baseline of the newest switch in effect.
-    prior : the label's mean in the champion's training, or each class's share.
-    demotion : the switch that demoted the champion.
+    champion : the newest switch in effect.
+    previous : the champion before it: another model that was neither rolled back from nor replaced because it
+        was worse than a baseline.
+    baseline : the best baseline of the newest switch in effect.
+    prior : the label's mean in the training of the newest switch in effect, or each class's share.
     """
 
     champion: Row | None
     previous: Row | None
     baseline: Row | None
     prior: Constant | None
-    demotion: Row | None = None
 
 
 def switches(lake: Lake) -> list[Row]:
@@ -113,14 +114,12 @@ def serving_of(rows: Sequence[Row], partition: str) -> Serving:
     rows = [row for row in rows if row["effective"] <= partition]
     line = succession(rows)
     baselines = [row for row in rows if row["role"] == "baseline"]
-    demotion = line[-1] if line and line[-1]["kind"] == DEMOTED else None
-    replaced = line[-2] if len(line) > 1 and line[-2]["kind"] != DEMOTED else None
+    newest = line[-1] if line else baselines[-1] if baselines else None
     return Serving(
-        champion=line[-1] if line and not demotion else None,
-        previous=None if demotion else replaced,
+        champion=line[-1] if line else None,
+        previous=line[-2] if len(line) > 1 else None,
         baseline=baselines[-1] if baselines else None,
-        prior=_prior(line[-1]) if line else None,
-        demotion=demotion,
+        prior=_prior(newest) if newest else None,
     )
 
 
@@ -129,12 +128,9 @@ def vacancy(rows: Sequence[Row], partition: str) -> str:
     current = serving_of(rows, partition)
     if current.champion is not None:
         return ""
-    reason, substitute = "no model was promoted yet", "a constant"
-    if current.demotion is not None:
-        reason = f"v{current.demotion['version']} was demoted from {current.demotion['effective']} on"
-    if current.baseline is not None:
-        substitute = f"baseline v{current.baseline['version']}"
-    return f"there is no champion: {reason}, and {substitute} serves instead"
+    baseline = current.baseline
+    substitute = f"baseline v{baseline['version']}" if baseline else "a constant"
+    return f"there is no champion: no model was promoted yet, and {substitute} serves instead"
 
 
 def _prior(row: Row) -> Constant | None:
@@ -148,23 +144,23 @@ def champions(rows: Sequence[Row]) -> list[Row]:
 
 
 def live_champion(rows: Sequence[Row]) -> Row | None:
-    """Return the newest champion; None before the first, and if it was demoted."""
+    """Return the newest champion; None before the first."""
     newest = champions(rows)[-1:]
-    return newest[0] if newest and newest[0]["kind"] != DEMOTED else None
+    return newest[0] if newest else None
 
 
 def succession(rows: Sequence[Row]) -> list[Row]:
     """Return the champions, each after the one that it replaced; the live one is last.
 
     A rollback ends the line after the champion that it restores. So a model that was rolled back from is
-    never a fallback, and a second rollback goes further back.
+    never a fallback, and a second rollback goes further back. Nor is one that a better recipe replaced.
     """
     line: list[Row] = []
     for row in champions(rows):
         models = [earlier["model"] for earlier in line]
         if row["kind"] == ROLLED_BACK and row["model"] in models:
             line = line[: models.index(row["model"])]
-        elif models and models[-1] == row["model"]:
+        elif models and (models[-1] == row["model"] or row["kind"] == REPLACED):
             line.pop()
         line.append(row)
     return line
@@ -241,41 +237,24 @@ def attempt(lake: Lake, key: str) -> Row:
     )
 
 
-def record_attempt(lake: Lake, evidence: Evidence, verdict: Callable[[int], Verdict]) -> Row:
+def record_attempt(lake: Lake, evidence: Evidence, verdict: Callable[[], Verdict]) -> Row:
     """Record the verdict on an attempt once; the same key again returns the first row.
 
     Parameters
     ----------
-    verdict : returns the verdict for the attempt's number; called again after a concurrent commit.
+    verdict : returns the verdict; called again after a concurrent commit.
     """
 
     def decide_attempt(rows: list[Row]) -> list[Row] | Row:
         earlier = next((row for row in rows if row["key"] == evidence.key), None)
         if earlier is not None:
             return earlier
-        number = 1 + _attempts_at_champion(rows, switches(lake))
-        return [_attempt_row(evidence, verdict(number), number, len(rows) + 1)]
+        return [_attempt_row(evidence, verdict(), len(rows) + 1)]
 
     return append_compare_and_swap(lake, "attempts", ATTEMPTS, decide_attempt)
 
 
-def _attempts_at_champion(recorded: Sequence[Row], rows: Sequence[Row]) -> int:
-    """Count the attempts at replacing the live champion: those that were judged against it.
-
-    What can't have promoted anything isn't counted: a verdict for lack of evidence, and a backfilled training
-    that is older than the champion's evidence. So a backfill of old weeks costs the next challenger nothing.
-    """
-    newest = champions(rows)[-1:]
-    model, evidence = (newest[0]["model"], newest[0]["evidence"]) if newest else ("", "")
-    return sum(
-        row["verdict"] in (BLESSED, NOT_BLESSED)
-        and row["partition"] >= evidence
-        and json.loads(row["evidence"])["champion"] == model
-        for row in recorded
-    )
-
-
-def _attempt_row(evidence: Evidence, verdict: Verdict, number: int, recorded: int) -> Row:
+def _attempt_row(evidence: Evidence, verdict: Verdict, recorded: int) -> Row:
     return {
         "key": evidence.key,
         "partition": evidence.partition,
@@ -288,7 +267,6 @@ def _attempt_row(evidence: Evidence, verdict: Verdict, number: int, recorded: in
         "spec": evidence.spec,
         "data": evidence.data,
         "code": evidence.code,
-        "attempt": number,
         "recorded": recorded,
     }
 

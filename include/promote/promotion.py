@@ -19,7 +19,7 @@ from include.judge.judge import FORCED, Verdict, checks_of, judge
 from include.models import artifacts
 from include.promote import approval, ledger
 from include.promote.approval import require_person_and_reason
-from include.promote.ledger import PROMOTED, SHADOW, Row
+from include.promote.ledger import FALLBACK, PROMOTED, REFRESHED, SHADOW, Row
 from include.promote.trials import challenger_on_trial
 from include.references import Ref
 from include.spec import UseCase
@@ -48,7 +48,7 @@ def judge_and_record(lake: Lake, spec: UseCase, evaluation_key: str) -> Verdict:
         raise NotPublished(f"{spec.name}: evidence", found="no such object", where=where, remedy=remedy)
     evidence = Evidence.from_json(data)
 
-    def verdict(number: int) -> Verdict:
+    def verdict() -> Verdict:
         if evidence.spec != spec.digest:
             raise StaleDecision(
                 f"{spec.name}/{evidence.partition}: evidence",
@@ -57,7 +57,7 @@ def judge_and_record(lake: Lake, spec: UseCase, evaluation_key: str) -> Verdict:
                 remedy="the use case has changed since: train again",
             )
         champion = ledger.champion_to_beat(lake, evidence.partition, evidence.key) is not None
-        return judge(evidence, spec.gate, number, champion=champion)
+        return judge(evidence, spec.gate, champion=champion)
 
     row = ledger.record_attempt(lake, evidence, verdict)
     return Verdict(row["verdict"], row["sentence"], checks_of(row["checks"]))
@@ -80,9 +80,10 @@ class Promotion:
 def promote(lake: Lake, spec: UseCase, attempt_key: str, *, registry: Registry) -> Promotion:
     """Promote a blessed or rubber-stamped challenger, from the next partition that isn't served yet.
 
-    It becomes the champion at once, or goes on trial first if ``gate.rollout`` declares so. With
-    ``gate.approval: human`` a person has to approve it, who is named in the switch. A rerun returns the
-    switch of the first run.
+    A refit of the recipe that serves replaces the champion at once. Another recipe goes on trial first if
+    ``gate.rollout`` declares so. Where ``gate.approval`` declares so, a person has to approve it, who is
+    named in the switch. If nothing may be switched and there is no champion, the best baseline serves, so
+    that no row gets the constant. A rerun returns the switch of the first run.
 
     Parameters
     ----------
@@ -99,6 +100,7 @@ def promote(lake: Lake, spec: UseCase, attempt_key: str, *, registry: Registry) 
     ledgers = read_ledgers(lake, spec)
     if not switch_for_request(ledgers.switches, attempt_key):
         if blocker := promotion_blocker(ledgers, attempt):
+            _set_fallback(lake, spec, attempt)
             return _blocked(spec, attempt, blocker)
         copy_to_lake(lake, Evidence.from_json(attempt["evidence"]), registry)
     switch = _record_promotion(lake, spec, attempt)
@@ -111,6 +113,22 @@ def promote(lake: Lake, spec: UseCase, attempt_key: str, *, registry: Registry) 
 def _blocked(spec: UseCase, attempt: Row, blocker: str) -> Promotion:
     log.info("%s/%s: nothing is switched: %s", spec.name, attempt["partition"], blocker)
     return Promotion(None, blocker)
+
+
+def _set_fallback(lake: Lake, spec: UseCase, attempt: Row) -> None:
+    """Let an attempt's baseline serve if there is no champion, and no baseline of a newer training."""
+    evidence = Evidence.from_json(attempt["evidence"])
+
+    def decide_fallback(rows: list[Row]) -> list[Row] | None:
+        baselines = [row["evidence"] for row in rows if row["role"] == "baseline"]
+        if ledger.live_champion(rows) is not None or max(baselines, default="") >= evidence.partition:
+            return None
+        reason = f"there is no champion: {attempt['sentence']}"
+        effective = ledger.next_unserved(lake, spec, evidence.partition)
+        why = {"kind": FALLBACK, "by": "", "reason": reason, "attempt": attempt["key"], "request": ""}
+        return switch_rows(evidence, ["baseline"], effective=effective, **why)
+
+    ledger.record_switch(lake, decide_fallback)
 
 
 def _record_promotion(lake: Lake, spec: UseCase, attempt: Row) -> Row | str:
@@ -126,8 +144,10 @@ def _record_promotion(lake: Lake, spec: UseCase, attempt: Row) -> Row | str:
         answer = approval.answer_to(ledgers.approvals, key)
         reason = f"{attempt['sentence']}; {approval.answer_text(answer)}" if answer else attempt["sentence"]
         # without a champion there is nothing to compare a challenger with, so it serves at once
+        refresh = Evidence.from_json(attempt["evidence"]).is_refresh
         on_trial = spec.gate.rollout.kind != "immediate" and ledger.live_champion(rows) is not None
-        kind, by = SHADOW if on_trial else PROMOTED, answer["by"] if answer else ""
+        kind = REFRESHED if refresh else SHADOW if on_trial else PROMOTED
+        by = answer["by"] if answer else ""
         return _attempt_switch(lake, spec, attempt, kind, by=by, reason=reason, request=key)
 
     return ledger.record_switch(lake, decide_promotion)
@@ -201,7 +221,11 @@ def switch_rows(evidence: Evidence, roles: Sequence[str], **why: str) -> list[Ro
     by_class = isinstance(evidence.prior, tuple)
     prior = {"prior": None, "priors": json.dumps(evidence.prior)} if by_class else {"prior": evidence.prior}
     common = {"version": evidence.version, **prior, "evidence": evidence.partition, **why}
-    return [{**common, "role": role, "model": models[role]} for role in roles]
+    recipes = {"baseline": evidence.selection.get("baseline", "")}
+    return [
+        {**common, "role": role, "model": models[role], "recipe": recipes.get(role, evidence.recipe)}
+        for role in roles
+    ]
 
 
 def switch_for_request(rows: Sequence[Row], request: str) -> Row | None:
@@ -228,25 +252,34 @@ class LedgerSnapshot:
     Parameters
     ----------
     switches : rows of `deployments`, oldest first.
-    needs_approval : whether the gate asks a person; the verdicts are read only then.
+    approval : what the gate asks a person about: ``none``, ``changes`` or ``all``. The verdicts are read only
+        if it asks.
     verdicts : key, partition, verdict and number of each row of `attempts`.
     approvals : rows of `approvals`.
     """
 
     switches: list[Row]
-    needs_approval: bool
+    approval: str
     verdicts: list[Row]
     approvals: list[Row]
+
+    def needs_approval(self, attempt: Row) -> bool:
+        """Return whether the gate asks a person about an attempt."""
+        if self.approval == "changes":
+            return not Evidence.from_json(attempt["evidence"]).is_refresh
+        return self.approval == "all"
 
 
 def read_ledgers(lake: Lake, spec: UseCase, switches: list[Row] | None = None) -> LedgerSnapshot:
     """Read the ledgers; the switches only if they aren't given."""
     switches = ledger.switches(lake) if switches is None else switches
     approvals = lake.rows("approvals")
-    if spec.gate.approval != "human":
-        return LedgerSnapshot(switches, False, [], approvals)
+    if spec.gate.approval == "none":
+        return LedgerSnapshot(switches, "none", [], approvals)
     verdicts = lake.read("attempts", columns=["key", "partition", "verdict", "recorded"])
-    return LedgerSnapshot(switches, True, [] if verdicts is None else verdicts.to_pylist(), approvals)
+    return LedgerSnapshot(
+        switches, spec.gate.approval, [] if verdicts is None else verdicts.to_pylist(), approvals
+    )
 
 
 def promotion_blocker(ledgers: LedgerSnapshot, attempt: Row) -> str:
@@ -272,7 +305,7 @@ def promotion_blocker(ledgers: LedgerSnapshot, attempt: Row) -> str:
     answer = approval.answer_to(ledgers.approvals, attempt["key"])
     if answer and answer["answer"] != approval.APPROVED:
         return approval.answer_text(answer)  # also if the declaration has stopped asking since
-    if not ledgers.needs_approval:
+    if not ledgers.needs_approval(attempt):
         return ""
     return approval.missing_consent(ledgers.verdicts, ledgers.approvals, attempt)
 
@@ -280,7 +313,7 @@ def promotion_blocker(ledgers: LedgerSnapshot, attempt: Row) -> str:
 def awaiting_approval(lake: Lake, spec: UseCase) -> Row | None:
     """Return the attempt that waits for approval: at most one, since a newer one supersedes it."""
     ledgers = read_ledgers(lake, spec)
-    rows = reversed(ledger.attempts(lake)) if ledgers.needs_approval else ()
+    rows = reversed(ledger.attempts(lake)) if ledgers.approval != "none" else ()
     return next((row for row in rows if promotion_blocker(ledgers, row) == approval.WAITS), None)
 
 
@@ -289,7 +322,7 @@ def approval_status(ledgers: LedgerSnapshot, attempt: Row) -> str:
 
     An approval without a switch states what blocks it.
     """
-    if not ledgers.needs_approval or attempt["verdict"] not in approval.APPROVABLE:
+    if attempt["verdict"] not in approval.APPROVABLE or not ledgers.needs_approval(attempt):
         return ""
     row = approval.answer_to(ledgers.approvals, attempt["key"])
     answer = approval.answer_text(row) if row else ""
@@ -330,7 +363,8 @@ def mirror_aliases(lake: Lake, spec: UseCase, registry: Registry) -> bool:
     A failure is only logged: the switch stands, and the next call sets the aliases.
     """
     line = ledger.succession(ledger.switches(lake))
-    serves = bool(line) and line[-1]["kind"] != ledger.DEMOTED
+    # a recipe that replaced a worse one is another model than the version's
+    serves = bool(line) and line[-1]["kind"] != ledger.REPLACED
     aliases = {"champion": line[-1]["version"] if serves else ""}
     aliases["previous"] = line[-2]["version"] if len(line) > 1 else ""
     try:

@@ -105,7 +105,7 @@ def _record_rollback(lake: Lake, spec: UseCase, target: Row, expected: Row | Non
 
 
 def _serves(live: Row, target: Row) -> bool:
-    return bool(live["model"] == target["model"] and live["kind"] != ledger.DEMOTED)
+    return bool(live["model"] == target["model"])
 
 
 def _concurrent_switch(spec: UseCase, expected: Row, live: Row) -> StaleDecision:

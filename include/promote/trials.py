@@ -58,8 +58,7 @@ def trials_on(rows: Sequence[Row], spec: UseCase, partition: str) -> list[Trial]
         replaced = line[-2]
         watch = Trial(WATCH, champion, replaced)
         watched = len(spec.clock.keys(watch.since, partition))
-        # a demoted champion is no incumbent: only a person brings it back
-        if replaced["kind"] != ledger.DEMOTED and watched <= spec.gate.rollout.patience + spec.labels.delay:
+        if watched <= spec.gate.rollout.patience + spec.labels.delay:
             trials.append(watch)
     challenger = challenger_on_trial(rows, champion)
     if challenger is not None:

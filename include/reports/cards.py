@@ -72,7 +72,7 @@ def _verdict(attempt: AttemptData) -> Section:
     rows: list[Line] = [
         ["Verdict", str(row["verdict"])],
         ["As recorded", str(row["sentence"])],
-        ["Objective", f"{metric_label(gate.objective)}, {gate.evidence.replace('_', ' ')}"],
+        ["Objective", metric_label(gate.objective)],
     ]
     if gain is not None:
         bound = f"at least {figure(gain.low)} at level {gain.level:.6g}"

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from include.errors import EvergreenError
-from include.judge.context import Check, attempt_alpha
+from include.judge.context import Check
 from include.judge.evidence import BASELINE, CHALLENGER, CHAMPION, Evidence, evidence_rows_key
 from include.judge.judge import checks_of
 from include.models import outputs
@@ -73,8 +73,6 @@ class AttemptData:
     test_rows : None if the rows weren't stored, or there are none.
     newer_champion : partition of a champion's evidence that was already newer than this attempt, empty if
         there was none; an attempt that is older than the champion is recorded and never deployed.
-    champion_demoted : whether the champion to beat had been demoted, so that no champion is live and no
-        shadow or canary rollout takes place.
     source_partitions : rows of `partitions` of the sources, up to the attempt's partition.
     """
 
@@ -86,7 +84,6 @@ class AttemptData:
     test_rows: ScoredTestRows | None
     champion: PreviousChampion | None
     newer_champion: str
-    champion_demoted: bool
     training_data: TrainingData
     source_partitions: Sequence[Row]
 
@@ -113,9 +110,8 @@ class AttemptData:
         losses, gate = self.evidence.losses, self.spec.gate
         if not self.rival or len(losses.partitions) < partitions_needed(gate.block_partitions):
             return None
-        alpha = attempt_alpha(gate.alpha, int(self.row["attempt"]))
         return estimate_gain(
-            losses.sums[self.rival], losses.sums[CHALLENGER], losses.rows, gate.block_partitions, alpha
+            losses.sums[self.rival], losses.sums[CHALLENGER], losses.rows, gate.block_partitions, gate.alpha
         )
 
 
@@ -130,7 +126,6 @@ def read_attempt(lake: Lake, spec: UseCase, key: str) -> AttemptData:
     row = ledger.attempt(lake, key)
     evidence = Evidence.from_json(row["evidence"])
     forced = lake.rows("attempts", {"key": ledger.forced_key(evidence.key)})
-    to_beat = ledger.champion_to_beat(lake, evidence.partition, evidence.key) or {}
     source_partitions = lake.rows("partitions", {"product": list(spec.sources)})
     return AttemptData(
         spec=spec,
@@ -141,7 +136,6 @@ def read_attempt(lake: Lake, spec: UseCase, key: str) -> AttemptData:
         test_rows=_read_test_rows(lake, evidence),
         champion=_read_champion(lake, evidence),
         newer_champion=_newer_champion(lake, row),
-        champion_demoted=to_beat.get("kind") == ledger.DEMOTED,
         training_data=_read_training_data(lake, evidence.model),
         source_partitions=[row for row in source_partitions if row["partition"] <= evidence.partition],
     )

@@ -95,8 +95,6 @@ def loss_unit(attempt: AttemptData) -> str:
 
 def deployed_note(attempt: AttemptData) -> str:
     """Return a note for figures of the deployed model, if it isn't the model that was judged."""
-    if attempt.spec.gate.evidence != "walk_forward":
-        return ""
     return " These figures are of the deployed model, which was fitted on these rows too."
 
 
@@ -127,9 +125,7 @@ def _comparison(attempt: AttemptData) -> str:
         share = percent(abs(rival - challenger) / rival, limit=0)
         difference = f": {share} {'less' if challenger < rival else 'more'}"
     challenger_text, rival_text = figure_pair(challenger, rival)
-    rows = "that it had never seen, its"
-    if attempt.spec.gate.evidence == "walk_forward":
-        rows = "that models of its recipe, each fitted on earlier partitions, had never seen, their"
+    rows = "that models of its recipe, each fitted on earlier partitions, had never seen, their"
     return (
         f"On {partitions} partitions with {attempt.rows:,} rows {rows} "
         f"{metric_label(attempt.spec.gate.objective)} was {challenger_text}, and that of "
@@ -145,10 +141,9 @@ def _next_step(attempt: AttemptData, verdict: str) -> str:
         )
     if verdict == NOT_ENOUGH:
         advice = "Train again once more partitions have matured."
-        return f"{_live_model(attempt)}. This attempt isn't counted. {advice}"
-    if verdict == NOT_BLESSED:
-        advice = "The next training is another attempt, which must show its gain at a stricter level."
         return f"{_live_model(attempt)}. {advice}"
+    if verdict == NOT_BLESSED:
+        return f"{_live_model(attempt)}. The next training is judged on its own."
     if verdict == FORCED:
         return "It serves from the next unserved partition on. An operator can roll it back with one command."
     return _rollout(attempt)
@@ -157,25 +152,23 @@ def _next_step(attempt: AttemptData, verdict: str) -> str:
 def _live_model(attempt: AttemptData) -> str:
     """Return what goes on serving after a rejection."""
     if attempt.champion is None:
-        constant = outputs.describe_constant(attempt.spec, attempt.spec.fallback, figure)
-        return f"No model is live yet: every row gets the declared fallback {constant}"
-    version = f"Version {attempt.champion.switch['version']}"
-    if attempt.champion_demoted:
-        return f"{version} was demoted and has no successor yet: its baseline goes on serving"
-    return f"{version} stays champion"
+        baseline = attempt.evidence.selection.get("baseline", "baseline")
+        return f"There is no champion: the best baseline, {baseline}, serves"
+    return f"Version {attempt.champion.switch['version']} stays champion"
 
 
 def _rollout(attempt: AttemptData) -> str:
     """Return how a model that passed goes live."""
-    gate, live = attempt.spec.gate, attempt.champion is not None and not attempt.champion_demoted
+    gate, live = attempt.spec.gate, attempt.champion is not None
     steps = {
         "immediate": "it serves from the next unserved partition on",
         "shadow": "it is scored in shadow next to the champion, and serves once its live losses pass",
         "canary": "it is scored in shadow next to the champion, then serves "
         f"{percent(gate.rollout.share)} of the rows, and all of them once its live losses pass",
     }
-    step = steps[gate.rollout.kind if live else "immediate"]
-    if gate.approval == "human":
+    refresh = attempt.evidence.is_refresh
+    step = steps[gate.rollout.kind if live and not refresh else "immediate"]
+    if gate.approval == "all" or (gate.approval == "changes" and not refresh):
         return (
             f"An operator has {gate.approval_hours:g} hours to approve it; no answer means no. "
             f"Once approved, {step}."

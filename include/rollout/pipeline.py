@@ -1,4 +1,4 @@
-"""Advance the rollout: take the steps that live losses decide, and demote a champion that its baseline beats.
+"""Advance the rollout: take the steps that live losses decide, and replace a champion that a baseline beats.
 
 Each step is one commit to the ledger. Only the newest served partition takes steps: an older one that is run
 again or backfilled would decide from what was known then, and those decisions were made long ago.
@@ -18,10 +18,9 @@ from include.features import point_in_time
 from include.features.build import labels, matured
 from include.judge.evidence import CHALLENGER, CHAMPION, Evidence, Losses
 from include.models import outputs
-from include.monitor.checks.degradation import demotion_reason
 from include.monitor.losses import loss_series
 from include.promote import ledger
-from include.promote.ledger import CANARY, DEMOTED, PROMOTED, WITHDRAWN, Row
+from include.promote.ledger import CANARY, PROMOTED, REPLACED, WITHDRAWN, Row
 from include.promote.promotion import mirror_aliases, switch_rows
 from include.promote.rollback import rollback
 from include.promote.trials import WATCH, Trial, challenger_on_trial, trials_on
@@ -32,6 +31,9 @@ from include.score.shadow import TABLE as SHADOWS
 from include.spec import UseCase
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
+from include.train import walks
+from include.train.fits import accepted_fits, newest_fits
+from include.train.selection import Walks, choose_replacement
 
 if TYPE_CHECKING:
     from include.models.registry import Registry  # it imports MLflow
@@ -44,7 +46,7 @@ INCUMBENT_SUFFIX = " of the incumbent"  # of the incumbent's columns in a join
 def advance(
     lake: Lake, spec: UseCase, partition: str, *, registry: Callable[[], Registry] | None = None
 ) -> Ref:
-    """Take the due steps of each trial on a partition, and demote a champion that its baseline beats.
+    """Take the due steps of each trial on a partition, and replace a champion that a baseline beats.
 
     Parameters
     ----------
@@ -73,9 +75,9 @@ def advance(
         decision = next_step(trial.kind, losses, trial_partitions, spec.gate)
         steps += decision.step != STAY and _take_step(lake, spec, trial, decision)
         notes.append(f"{trial}: {decision.step}, {decision.reason}")
-    if demotion := demote(lake, spec, partition, AUTOMATIC):
-        log.warning("%s: %s", spec.name, demotion)
-        notes, steps = [*notes, demotion], steps + 1
+    if replacement := replace_broken(lake, spec, partition):
+        log.warning("%s: %s", spec.name, replacement)
+        notes, steps = [*notes, replacement], steps + 1
     champions = ledger.champions(ledger.switches(lake))
     if registry is not None and any(row["effective"] >= partition for row in champions):
         # also after a switch whose run was killed before this, on this partition or the last
@@ -173,39 +175,69 @@ def _challenger_switch(
     )
 
 
-def demote(lake: Lake, spec: UseCase, partition: str, by: str) -> str:
-    """Demote the champion if its baseline beats it: the rest of the fallback chain serves without it.
+def replace_broken(lake: Lake, spec: UseCase, partition: str) -> str:
+    """Replace a champion that is shown to be worse than a baseline or the prior by the best recipe's newest
+    fit.
+
+    Neither an approval, nor a trial, nor a training is waited for: the losses are those of live labels.
+
+    Parameters
+    ----------
+    partition : the newest served partition; labels count as far as they are known by then.
 
     Returns
     -------
     str
         What was switched and why, empty if nothing was.
-
-    Parameters
-    ----------
-    partition : the newest served partition; labels count as far as they are known by then.
-    by : who switches.
     """
-    champions = ledger.champions(ledger.switches(lake))
-    if not champions:
+    walks.extend(lake, spec, partition)
+    champion = ledger.live_champion(ledger.switches(lake))
+    if champion is None:
         return ""
-    champion = champions[-1]
-    # empty for a demoted champion: it has served no partition since
-    why = demotion_reason(spec, loss_series(lake, champion, partition))
-    if not why:
+    walk, serving = _with_champion(lake, spec, champion, partition)
+    choice = choose_replacement(spec, walk, serving)
+    if choice is None:
         return ""
+    fit = newest_fits(accepted_fits(lake), spec, spec.clock.shift(partition, 1)).get(choice.recipe)
+    attempt = fit and next((row for row in ledger.attempts(lake) if row["partition"] == fit.partition), None)
+    if not fit or not attempt:
+        return ""
+    newest = slice(-spec.monitoring.window, None)
+    lost = Walks(walk.partitions[newest], walk.recipes, walk.rows[newest], walk.losses[newest])
+    why = f"v{champion['version']} lost {lost.mean(serving):.4g} a row on the last {len(lost.partitions)} "
+    why += f"matured partitions, {choice.recipe} {lost.mean(choice.recipe):.4g}; {choice.reason}"
 
-    def decide_demotion(rows: list[Row]) -> list[Row] | None:
-        if ledger.champions(rows)[-1]["switch"] != champion["switch"]:
+    def decide_replacement(rows: list[Row]) -> list[Row] | None:
+        live = ledger.live_champion(rows)
+        if live is None or live["switch"] != champion["switch"]:
             return None  # a concurrent switch stands
-        effective = ledger.next_unserved(lake, spec, partition)
-        changes = {"kind": DEMOTED, "by": by, "reason": why, "effective": effective, "request": ""}
-        # with its baseline, so that a rollback restores both
-        own = [row for row in rows if row["switch"] == champion["switch"] and row["role"] != "challenger"]
+        evidence = Evidence.from_json(attempt["evidence"])
+        changes = {"kind": REPLACED, "by": AUTOMATIC, "reason": why, "request": ""}
+        changes["effective"] = ledger.next_unserved(lake, spec, partition)
+        switched = switch_rows(evidence, ["champion", "baseline"], attempt=attempt["key"], **changes)
+        switched[0] |= {"model": fit.model, "recipe": choice.recipe}
         # a challenger on trial has no incumbent any more
         challenger = challenger_on_trial(rows, champion)
         withdrawn = [] if challenger is None else [{**challenger, **changes, "kind": WITHDRAWN}]
-        return [*({**row, **changes} for row in own), *withdrawn]
+        return [*switched, *withdrawn]
 
-    switch = ledger.record_switch(lake, decide_demotion)
-    return f"v{champion['version']} is demoted from {switch['effective']} on: {why}" if switch else ""
+    switch = ledger.record_switch(lake, decide_replacement)
+    return f"{choice.recipe} replaces the champion from {switch['effective']} on: {why}" if switch else ""
+
+
+def _with_champion(lake: Lake, spec: UseCase, champion: Row, partition: str) -> tuple[Walks, str]:
+    """Return the walks with what the champion lost live, and the name that it has there.
+
+    The live losses count instead of its recipe's walk: a person may have rolled back to an old fit.
+    """
+    walk, live = walks.read(lake, spec, partition), loss_series(lake, champion, partition)
+    losses = dict(zip(live.partitions, live.loss / live.rows, strict=True))
+    own = np.array([losses.get(key, np.nan) for key in walk.partitions])
+    name = str(champion.get("recipe") or "")
+    if name in walk.recipes:
+        merged = walk.losses.copy()
+        column = walk.recipes.index(name)
+        merged[:, column] = np.where(np.isfinite(own), own, merged[:, column])
+        return Walks(walk.partitions, walk.recipes, walk.rows, merged), name
+    columns = np.column_stack([walk.losses, own])
+    return Walks(walk.partitions, (*walk.recipes, CHAMPION), walk.rows, columns), CHAMPION

@@ -1,16 +1,16 @@
 """The rollout policy: from live losses and the declared rules to a step forward, back, or neither.
 
 Pure functions. The losses are looked at every ``look_every`` matured partitions, and the k-th look has its
-share of alpha, as the gate's attempts have. So the chance of a wrong step stays as declared, however often a
+share of alpha. So the chance of a wrong step stays as declared, however often a
 partition is monitored.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from include.judge.context import attempt_alpha
 from include.judge.evidence import CHALLENGER, CHAMPION, Losses
 from include.promote.trials import WATCH
 from include.spec.gate import Gate
@@ -51,7 +51,7 @@ def _look(kind: str, losses: Losses, look: int, gate: Gate) -> RolloutStep | Non
     rules, count = gate.rollout, look * gate.rollout.look_every
     if count < partitions_needed(gate.block_partitions):
         return None
-    level, rows = attempt_alpha(rules.alpha, look), losses.rows[:count]
+    level, rows = _look_alpha(rules.alpha, look), losses.rows[:count]
     candidate, incumbent = losses.sums[CHALLENGER][:count], losses.sums[CHAMPION][:count]
     basis = f"over {count} partitions, look {look}, level {1 - level:.6g}"
     worse = estimate_gain(candidate, incumbent, rows, gate.block_partitions, level)
@@ -65,6 +65,11 @@ def _look(kind: str, losses: Losses, look: int, gate: Gate) -> RolloutStep | Non
         text, bound = better.interval_and_limit(margin)
         return RolloutStep(FORWARD, f"{gate.objective} gain {text}, required > {bound} {basis}")
     return None
+
+
+def _look_alpha(alpha: float, look: int) -> float:
+    """Return the share of alpha of the k-th look: 6 alpha / (pi^2 k^2). All shares sum to alpha."""
+    return 6 * alpha / (math.pi * look) ** 2
 
 
 def _min_partitions(gate: Gate) -> int:

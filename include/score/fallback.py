@@ -79,8 +79,6 @@ def fallback_chain(serving: Serving, spec: UseCase, missing: Mapping[str, str]) 
     missing : see `missing_sources_reason`.
     """
     no_model = "none was promoted for this partition"
-    if serving.demotion is not None:
-        no_model = f"v{serving.demotion['version']} was demoted from {serving.demotion['effective']} on"
     models = {"champion": serving.champion, "previous": serving.previous, "baseline": serving.baseline}
     steps = []
     for served_by, row in models.items():

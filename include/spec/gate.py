@@ -135,24 +135,20 @@ class Gate(Strict):
     """The conditions under which a challenger may replace the champion."""
 
     objective: ObjectiveName = Field(description="the loss by which models are compared, row by row")
-    evidence: Literal["held_out", "walk_forward"] = Field(
-        "held_out",
-        description="held_out: judge a model on a test window and deploy it. walk_forward: judge the "
-        "recipe by a walk-forward over the window, and deploy a fit on all data",
-    )
-    step: int = Field(7, ge=1, description="partitions between two fits of a walk-forward")
     requirements: tuple[Requirement, ...] = Field((), description="of the challenger's metrics")
+    prove: bool = Field(
+        False,
+        description="another recipe replaces the serving one only when its loss is shown to be lower, by a "
+        "confidence sequence at gate.alpha",
+    )
     min_partitions: int = Field(
-        21, ge=2, description="test partitions with labels that are needed for a verdict"
+        7, ge=2, description="test partitions with labels that are needed for a verdict"
     )
-    alpha: float = Field(
-        0.05,
-        gt=0,
-        lt=0.5,
-        description="probability of promoting a model that isn't better, over all attempts",
-    )
+    alpha: float = Field(0.05, gt=0, lt=0.5, description="probability of a false result of each test")
     min_gain: float = Field(
-        0.0, ge=0, description="required decrease of the mean loss, relative to the champion's"
+        0.0,
+        ge=0,
+        description="share by which a candidate's mean loss must be lower than a baseline's to replace it",
     )
     block_partitions: int = Field(3, ge=1, description="partitions per block of the block bootstrap")
     coverage: Share = Field(
@@ -171,8 +167,9 @@ class Gate(Strict):
         (), description="of p50_ms, p95_ms, p99_ms, rows_per_second, size_mb or memory_mb"
     )
     leak: Leak = Leak()
-    approval: Literal["none", "human"] = Field(
-        "none", description="human: a person must approve a blessed challenger before it serves"
+    approval: Literal["none", "changes", "all"] = Field(
+        "none",
+        description="changes: a person must approve another recipe before it serves; all: each refit as well",
     )
     approval_hours: float = Field(
         48, gt=0, description="hours after which an unanswered approval counts as rejected"

@@ -78,21 +78,27 @@ class Candidate(Strict):
     params: dict[str, Any] = Field(
         default_factory=dict, description="arguments of the scikit-learn estimator"
     )
+    window: int | None = added_field(
+        None, ge=3, description="partitions before a training that it is fitted on; null: training.window"
+    )
 
 
 class Training(Strict):
-    """Training: the recipes, and the time-ordered split into train, validation (selects), test (judges)."""
+    """Training: the recipes, what they are fitted on, and the partitions on which they are judged."""
 
     window: int | None = Field(
         None, ge=3, description="partitions before the training partition that are used; null: all"
     )
-    validation: int = Field(7, ge=1, description="partitions of the validation set")
     test: int = Field(
-        28, ge=1, description="partitions of the test set, used for neither fitting nor selection"
+        28,
+        ge=1,
+        description="newest partitions on which a recipe is judged, by the fit that it had before each",
     )
-    max_test: int | None = added_field(
-        None,
-        description="only walk_forward: up to this many test partitions, at most half of the labelled ones",
+    step: int = Field(
+        7, ge=1, description="partitions between two fits where a recipe's walk is filled in for the past"
+    )
+    walk_rows: int = added_field(
+        10_000, ge=100, description="rows of a partition that each recipe predicts for its walk, at most"
     )
     baselines: tuple[Candidate, ...] = Field(min_length=1)
     candidates: tuple[Candidate, ...] = Field(min_length=1)
@@ -110,8 +116,11 @@ class Training(Strict):
             raise ValueError(
                 "baselines: one must be {name: prior, estimator: prior}; leakage is measured against it"
             )
-        if self.max_test is not None and self.max_test <= self.test:
-            raise ValueError(f"max_test: more than test = {self.test}, found {self.max_test}")
+        names = [recipe.name for recipe in (*self.baselines, *self.candidates)]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                f"candidates: {', '.join(twice)} is the name of a baseline too; use another name"
+            )
         return self
 
 

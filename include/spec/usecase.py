@@ -219,15 +219,12 @@ class UseCase(Strict):
         """Refuse test windows and patience that are too short, and fairness without selection rates."""
         gate = self.gate
         rollout, training, delay = gate.rollout, self.training, self.labels.delay
-        needed, matured = max(gate.min_partitions, 2 * gate.block_partitions), training.test - 2 * delay
-        if matured < needed:
+        if training.test - delay < gate.min_partitions:
             raise ValueError(
-                f"training.test: at least {needed + 2 * delay}, because the gate needs {needed} partitions, "
-                f"the last {delay} have no labels yet, and the labels of the first {delay} overlap with "
-                f"training; found {training.test}"
+                f"training.test: at least {gate.min_partitions + delay}, because the gate needs "
+                f"{gate.min_partitions} partitions and the last {delay} have no labels yet; found "
+                f"{training.test}"
             )
-        if training.max_test and gate.evidence != "walk_forward":
-            raise ValueError("training.max_test: only for gate.evidence = walk_forward")
         looks = -(-max(rollout.partitions, 2 * gate.block_partitions) // rollout.look_every)
         if rollout.patience < (need := looks * rollout.look_every + delay):
             raise ValueError(

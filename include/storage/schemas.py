@@ -182,7 +182,7 @@ DRIFT = _schema(
 )
 DECISIONS = _schema(
     partition=_S,
-    decision=_S,  # nothing | alert | retrain | roll back | stop serving
+    decision=_S,  # nothing | alert | retrain | roll back | replace
     cause=_S,  # of the requested training, whatever the decision; or empty
     reason=_S,
     alerts=_S,  # JSON: see include.monitor.policy.AlertItem
@@ -200,8 +200,31 @@ ATTEMPTS = _schema(
     spec=_S,
     data=_S,
     code=_S,
-    attempt=_I,  # its number since the last promotion
     recorded=_I,  # its number in the order of recording, from 1
+)
+# every recipe's fits, one for each training; the models are in the lake
+FITS = _schema(
+    partition=_S,  # of the training
+    recipe=_S,
+    key=_S,  # digest of the recipe's declaration, except its name
+    model=_S,  # digest
+    data=_S,  # digest of the rows that it was fitted on
+    rows=_I,
+    last_fitted=_S,
+    moved=_F,  # root mean square distance from the recipe's fit before, on rows that neither was fitted on
+)
+# what each recipe's newest fit before a partition lost on that partition, as known on the partition that
+# brought its labels and on each later one that changed them
+WALKS = _schema(
+    partition=_S,
+    known=_S,
+    recipe=_S,
+    key=_S,  # as in fits
+    fitted_on=_S,  # the partition of the fit
+    model=_S,
+    rows=_I,  # labelled rows that were predicted
+    loss=_F,  # sum of the objective's loss
+    metrics=_S,  # JSON: metric -> value
 )
 # people's answers to verdicts: one row per attempt, the first answer counts
 APPROVALS = _schema(
@@ -222,11 +245,13 @@ DEPLOYMENTS = _schema(
     priors=_S,  # JSON: each class's share in training, for a multiclass problem
     effective=_S,  # the first partition it may serve
     evidence=_S,  # the partition of its verdict
-    kind=_S,  # promoted | rolled back | forced | demoted | shadow | canary | withdrawn
+    # promoted | refreshed | replaced | fallback | rolled back | forced | shadow | canary | withdrawn
+    kind=_S,
     by=_S,
     reason=_S,
     attempt=_S,  # key of its verdict
     request=_S,  # idempotency key: the verdict's key, a run's id, or empty
+    recipe=_S,  # the recipe of the model
 )
 # all partitions that a person withdrew; see include.ops.withdrawal
 WITHDRAWALS = _schema(

@@ -1,12 +1,13 @@
 """The training pipeline: turns the data known by a partition into one registered challenger, repeatably.
 
-1. Baselines and candidates are fitted on the training partitions and measured by the gate's objective on the
-   validation partitions. The best candidate becomes the challenger.
-2. The challenger and every baseline are fitted again to serve. For a gate on held-out evidence they are
-   fitted on the training and validation partitions, never on the test partitions, so that the model that was
-   judged is the model that serves. For a gate on walk-forward evidence the recipe is judged on the test
-   partitions first, and the models are then fitted on all partitions.
-3. The models, the monitoring baselines and the training record are stored with one run.
+1. Each recipe (baseline or candidate) is fitted on everything known. A recipe that has no fit of an earlier
+   training is fitted as of some earlier partitions too, so that it has a walk: what its fits predicted of the
+   partitions after them (`include.train.walks`).
+2. The walks decide which recipe should serve (`include.train.selection`). Its newest fit is the challenger.
+If
+   that recipe serves already, the challenger is a refresh of the serving model.
+3. The challenger, the best baseline, the monitoring baselines and the training record are stored with one
+run.
 
 Training is idempotent: the same declaration, partition and data return the run that is already finished.
 """
@@ -15,34 +16,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from sklearn.pipeline import Pipeline
 
 from include.environment import code_version
 from include.errors import EvergreenError
-from include.features.build import join_labels, known_too_late, matured, remedy_too_late, training_set
-from include.judge.evidence import CHALLENGER
+from include.features.build import known_too_late, matured, remedy_too_late, training_set
 from include.models import artifacts, outputs
 from include.models.registry import Registry
-from include.references import Ref
+from include.promote import ledger
+from include.references import Ref, digest_bytes
 from include.spec import UseCase
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
-from include.train import monitoring_baselines, walk_forward
-from include.train.fit import (
-    FinalFit,
-    ValidationFit,
-    fit_and_validate,
-    fit_final,
-    require_learnable_labels,
-    target,
-)
+from include.train import monitoring_baselines, walks
+from include.train.fit import is_learnable, require_learnable_labels, target
+from include.train.fits import SHORT_WINDOWS, Fit, KnownRows, ensure_fits, read_fits, recipe_key, recipes
 from include.train.recipes import flat_parameters
-from include.train.record import PATH, TrainingRecord, attempt_key
-from include.train.split import Split, partitions_of, split
+from include.train.record import PATH, FittedModel, Selection, TrainingRecord, attempt_key
+from include.train.selection import (
+    Choice,
+    Walks,
+    best_baseline,
+    choose_recipe,
+    proven_gain,
+    relation_changed,
+)
+from include.train.split import split, walk_origins
 
 
 def train(lake: Lake, spec: UseCase, partition: str, *, registry: Registry) -> Ref:
@@ -66,14 +69,14 @@ def train(lake: Lake, spec: UseCase, partition: str, *, registry: Registry) -> R
     """
     table_versions = {name: lake.version(f"validated_{name}") for name in spec.sources}
     rows = training_set(lake, spec, partition)
-    attempt = TrainingAttempt(lake, spec, partition, registry, digest_table(rows), table_versions)
+    attempt = TrainingAttempt(lake, spec, partition, registry, rows, digest_table(rows), table_versions)
     run = registry.settle(spec.name, attempt.key)
     if not run:
-        parts = _split_rows(lake, spec, partition, rows)
-        require_learnable_labels(spec, partition, parts.train)
+        _require_timely_spine(lake, spec, partition, rows)
+        require_learnable_labels(spec, partition, rows)
         try:
             with registry.recording(spec.name, attempt.key, f"{spec.name} {partition}") as own_run:
-                attempt.fill(own_run, parts)
+                attempt.fill(own_run)
         except EvergreenError:
             # a concurrent run of the same attempt finished first and deleted this one, or this one failed
             if not (run := registry.settle(spec.name, attempt.key)):
@@ -82,21 +85,16 @@ def train(lake: Lake, spec: UseCase, partition: str, *, registry: Registry) -> R
     return _to_ref(run, TrainingRecord.from_json(registry.get(run, PATH)), spec)
 
 
-def _split_rows(lake: Lake, spec: UseCase, partition: str, rows: pa.Table) -> Split:
-    """Split the rows; if partitions are missing because the spine arrived too late, raise that instead."""
-    try:
-        return split(rows, spec, partition)
-    except EvergreenError as too_few:
-        window = spec.training.window
-        first = spec.clock.shift(partition, -window) if window else ""
-        partitions = [key for key in matured(lake, spec, partition) if key >= first]
-        late = known_too_late(lake, spec, partitions)
-        try:
-            split(pa.table({"partition": pa.array(partitions, pa.string())}), spec, partition)
-        except EvergreenError:
-            raise too_few from None  # even with all of them in time there would be too few
-        if not late:
-            raise
+def _require_timely_spine(lake: Lake, spec: UseCase, partition: str, rows: pa.Table) -> None:
+    """Refuse a training without rows if the spine became known only after the decision."""
+    if rows.num_rows:
+        return
+    window = spec.training.window
+    first = spec.clock.shift(partition, -window) if window else ""
+    partitions = [key for key in matured(lake, spec, partition) if key >= first]
+    late = known_too_late(lake, spec, partitions)
+    if not late:
+        return
     last = max(late)
     raise EvergreenError(
         f"{spec.name}: training on {partition}",
@@ -114,7 +112,8 @@ class TrainingAttempt:
 
     Parameters
     ----------
-    data : digest of the training set.
+    rows : the training set, shape (n, any).
+    data : its digest.
     table_versions : version in the lake of each source's table.
     """
 
@@ -122,6 +121,7 @@ class TrainingAttempt:
     spec: UseCase
     partition: str
     registry: Registry
+    rows: pa.Table
     data: str
     table_versions: Mapping[str, int]
 
@@ -130,80 +130,94 @@ class TrainingAttempt:
         """The key under which the registry has the attempt's runs."""
         return attempt_key(self.spec, self.partition, self.data)
 
-    def fill(self, run: str, parts: Split) -> None:
+    def fill(self, run: str) -> None:
         """Train, and store everything with the run. All is published before the run is finished."""
-        spec, training = self.spec, self.spec.training
-        baselines = [fit_and_validate(spec, candidate, parts) for candidate in training.baselines]
-        candidates = [fit_and_validate(spec, candidate, parts) for candidate in training.candidates]
-        best = min(candidates, key=lambda fit: fit.loss)
-        fitted_rows = pa.concat_tables([parts.train, parts.validation])
-        all_rows = pa.concat_tables([fitted_rows, parts.test])
-        walk = None
-        if spec.gate.evidence == "walk_forward":
-            rows_known_at = partial(self._rows_known_at, all_rows)
-            walk = walk_forward.walk_forward(spec, self.partition, best.candidate, parts, rows_known_at)
-            fitted_rows = all_rows
-        final_baselines = [fit_final(spec, fit, fitted_rows, parts.test) for fit in baselines]
-        challenger = fit_final(spec, best, fitted_rows, parts.test)
-        files = {fit.fitted.path: fit.data for fit in (challenger, *final_baselines)}
-        self.registry.put(run, files | ({walk_forward.PATH: walk.data} if walk else {}))
-        version = self.registry.register(run, spec.name, challenger.estimator)
-        walk_digest = walk.digest if walk else ""
-        record = self._record(parts, fitted_rows, challenger, final_baselines, version, walk_digest)
-        test_predictions = walk.predictions[CHALLENGER] if walk else challenger.predictions
-        profiles = monitoring_baselines.publish_reference(
-            self.lake, spec, record, fitted_rows, np.concatenate([best.predictions, test_predictions])
+        lake, spec, partition = self.lake, self.spec, self.partition
+        champion = ledger.champion_to_beat(lake, partition, self.key)
+        serving = str(champion.get("recipe") or "") if champion else ""
+        known = KnownRows.read(lake, spec, partition, self.rows)
+        fits = self._fit_recipes(known, serving)
+        walk = walks.read(lake, spec, partition)
+        choice = choose_recipe(spec, walk, serving)
+        baseline = best_baseline(spec, choice)
+        parts = split(self.rows, spec, partition)
+        test = walks.sample(parts.test, spec)
+        challenger = fits[choice.recipe]
+        estimator, model = self._fitted_model(challenger, test)
+        _, baseline_model = self._fitted_model(fits[baseline], test)
+        self.registry.put(
+            run,
+            {
+                fitted.path: lake.get(artifacts.model_key(fitted.digest)) or b""
+                for fitted in (model, baseline_model)
+            },
         )
-        predictions = artifacts.predict(challenger.estimator, all_rows, spec)
-        monitoring_baselines.publish_alarm_limits(self.lake, spec, record, profiles, all_rows, predictions)
-        self.registry.put(run, {PATH: record.to_json()})
-        self._log(run, record, [*baselines, *candidates])
-
-    def _rows_known_at(self, all_rows: pa.Table, origin: str) -> pa.Table:
-        """Return the rows that a training on an earlier partition would have been fitted on."""
-        if self.spec.training.window:  # it reached further back than this training's
-            return training_set(self.lake, self.spec, origin)
-        return join_labels(self.lake, self.spec, all_rows, origin)
-
-    def _record(
-        self,
-        parts: Split,
-        fitted_rows: pa.Table,
-        challenger: FinalFit,
-        baselines: list[FinalFit],
-        version: str,
-        walk_digest: str,
-    ) -> TrainingRecord:
-        partitions = parts.partitions()
-        return TrainingRecord(
-            usecase=self.spec.name,
-            partition=self.partition,
-            spec=self.spec.digest,
+        version = self.registry.register(run, spec.name, estimator)
+        record = TrainingRecord(
+            usecase=spec.name,
+            partition=partition,
+            spec=spec.digest,
             data=self.data,
             code=code_version(),
             version=version,
-            prior=outputs.label_prior(self.spec, target(self.spec, fitted_rows)),
-            last_fitted=partitions_of(fitted_rows)[-1],
-            partitions=partitions,
-            rows={name: getattr(parts, name).num_rows for name in partitions},
-            challenger=challenger.fitted,
-            baselines=tuple(fit.fitted for fit in baselines),
-            walk_forward=walk_digest,
+            prior=outputs.label_prior(spec, target(spec, self.rows)),
+            last_fitted=challenger.last_fitted,
+            fitted_rows=challenger.rows,
+            partitions=parts.partitions(),
+            rows={"train": parts.train.num_rows, "test": parts.test.num_rows},
+            challenger=model,
+            baseline=baseline_model,
+            selection=_selection(spec, walk, choice, serving, baseline),
         )
+        # of rows that the predicting model was not fitted on, if there are any
+        unseen = walks.predict_walk(lake, spec, test).get(choice.recipe, np.empty(0))
+        unseen = unseen[np.isfinite(unseen).reshape(len(unseen), -1).all(axis=1)]
+        predictions = artifacts.predict(estimator, self.rows, spec)
+        profiles = monitoring_baselines.publish_reference(
+            lake, spec, record, self.rows, unseen if len(unseen) else predictions
+        )
+        monitoring_baselines.publish_alarm_limits(lake, spec, record, profiles, self.rows, predictions)
+        self.registry.put(run, {PATH: record.to_json()})
+        self._log(run, record)
 
-    def _log(self, run: str, record: TrainingRecord, fits: list[ValidationFit]) -> None:
+    def _fit_recipes(self, known: KnownRows, serving: str) -> dict[str, Fit]:
+        """Fit every recipe on what is known, fill in missing walks, and extend all of them."""
+        lake, spec, partition = self.lake, self.spec, self.partition
+        declared = recipes(spec)
+        walks.extend(lake, spec, partition)
+        changed = relation_changed(
+            walks.read(lake, spec, partition), [recipe.name for recipe in declared], max(SHORT_WINDOWS)
+        )
+        if changed or serving not in {"", *(recipe.name for recipe in declared)}:
+            declared = recipes(spec, short_memory=True)
+        earlier = {fit.key for fit in read_fits(lake) if fit.partition < partition}
+        new = [recipe for recipe in declared if recipe_key(spec, recipe) not in earlier]
+        for origin in walk_origins(self.rows, spec, partition) if new else ():
+            if is_learnable(spec, known.known_at(origin)):
+                ensure_fits(known, origin, new)
+        fits = ensure_fits(known, partition, declared)
+        if new:
+            walks.extend(lake, spec, partition)
+        return fits
+
+    def _fitted_model(self, fit: Fit, test: pa.Table) -> tuple[Pipeline, FittedModel]:
+        estimator = artifacts.load_model(self.lake, fit.model)
+        predictions = artifacts.predict(estimator, test, self.spec)
+        return estimator, FittedModel(fit.recipe, fit.model, digest_bytes(predictions.tobytes()))
+
+    def _log(self, run: str, record: TrainingRecord) -> None:
         """Log the parameters, metrics and tags by which a person compares runs."""
         params: dict[str, Any] = {
             "partition": self.partition,
             "seed": self.spec.training.seed,
             "challenger": record.challenger.name,
+            "last_fitted": record.last_fitted,
         }
-        metrics: dict[str, float] = {}
-        for fit in fits:
-            name = fit.candidate.name
-            params |= flat_parameters(fit.candidate)
-            metrics |= {f"validation.{name}.{metric}": value for metric, value in fit.metrics.items()}
-            metrics |= {f"validation.{name}.objective": fit.loss, f"seconds.{name}": fit.seconds}
+        selection = record.selection
+        metrics = {f"walk.{name}.{self.spec.gate.objective}": loss for name, loss in selection.losses.items()}
+        metrics |= {f"walk.{name}.weight": weight for name, weight in selection.weights.items()}
+        for recipe in recipes(self.spec):
+            params |= flat_parameters(recipe)
         params |= {f"partitions.{name}": _describe_range(keys) for name, keys in record.partitions.items()}
         params |= {f"rows.{name}": rows for name, rows in record.rows.items()}
         params |= {f"lake.{name}": version for name, version in self.table_versions.items()}
@@ -217,13 +231,35 @@ class TrainingAttempt:
         self.registry.log(run, at=at, params=params, metrics=metrics, tags=tags)
 
 
+def _selection(spec: UseCase, walk: Walks, choice: Choice, serving: str, baseline: str) -> Selection:
+    gain = None
+    if serving in walk.recipes and choice.recipe != serving:
+        gain = proven_gain(spec, walk, choice.recipe, serving)
+    means = {name: walk.mean(name) for name in walk.recipes}
+    return Selection(
+        recipe=choice.recipe,
+        serving=serving,
+        baseline=baseline,
+        reason=choice.reason,
+        weights=choice.weights,
+        losses={name: mean for name, mean in means.items() if np.isfinite(mean)},
+        partitions=len(walk.partitions),
+        gain=gain if gain and np.isfinite(gain).all() else None,
+    )
+
+
 def _describe_range(partitions: list[str]) -> str:
     return f"{partitions[0]}..{partitions[-1]}" if partitions else "none"
 
 
 def _to_ref(run: str, record: TrainingRecord, spec: UseCase) -> Ref:
-    challenger, rows = record.challenger, record.fitted_rows
-    note = f"{spec.name} v{record.version}: {challenger.name}, "
-    note += f"{spec.gate.objective} {challenger.validation:.4f} on the validation partitions; "
-    note += f"fitted on {rows} rows until {record.last_fitted}"
-    return Ref(uri=run, partition=record.partition, digest=challenger.digest, rows=rows, note=note)
+    challenger = record.challenger
+    note = f"{spec.name} v{record.version}: {challenger.name}, fitted on {record.fitted_rows} rows until "
+    note += f"{record.last_fitted}; {record.selection.reason}"
+    return Ref(
+        uri=run,
+        partition=record.partition,
+        digest=challenger.digest,
+        rows=record.fitted_rows,
+        note=note[:500],
+    )

@@ -1,4 +1,4 @@
-"""The training record: what a training fitted, on which data, stored with the run for evaluation to read."""
+"""The training record: what a training fitted and chose, stored with the run for evaluation to read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from include.models.outputs import Constant
 from include.references import digest_json
 from include.spec import UseCase
 
-SCHEMA = 1
+SCHEMA = 2
 PATH = "evergreen/training.json"  # below the run; its models are at `artifacts.model_key(digest)`
 
 
@@ -27,21 +27,44 @@ class FittedModel:
 
     Parameters
     ----------
-    name : of the baseline or candidate in the spec.
+    name : of its recipe.
     digest : of the model's bytes.
-    validation : mean loss on the validation partitions, when fitted on the training partitions alone.
     predictions : digest of the float64 predictions for the test rows. A loaded copy must reproduce it.
     """
 
     name: str
     digest: str
-    validation: float
     predictions: str
 
     @property
     def path(self) -> str:
         """The path of its bytes below the run."""
         return artifacts.model_key(self.digest)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Why the challenger's recipe was chosen.
+
+    Parameters
+    ----------
+    recipe, serving : the chosen recipe, and the one that serves; the latter is empty if no tracked recipe
+    does. baseline : the recipe of the next step of the fallback chain. reason : a sentence. weights, losses
+    : of each recipe: its weight (they sum to 1), and its mean loss per row over its walk; a
+        recipe without a walk has no loss.
+    partitions : the number of partitions of the walks.
+    gain : by how much the loss of ``recipe`` is lower than that of ``serving``, per row, and its lower bound
+        of a confidence sequence; None if the recipe stays or there is nothing to compare with.
+    """
+
+    recipe: str
+    serving: str
+    baseline: str
+    reason: str
+    weights: dict[str, float]
+    losses: dict[str, float]
+    partitions: int
+    gain: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,11 +77,12 @@ class TrainingRecord:
     spec, data, code : digests of the declaration and the training set, and the commit of the code.
     version : of the challenger in the registry.
     prior : the label's mean over the fitted partitions, or each class's share.
-    last_fitted : the last partition that anything was fitted or tuned on.
-    partitions : the partitions of ``train``, ``validation`` and ``test`` that have labelled rows.
-    rows : the number of rows of each.
-    walk_forward : digest of the file `include.train.walk_forward.PATH`. It is empty unless the recipe was
-        judged by walking forward, in which case the models were fitted on the test partitions as well.
+    last_fitted : the last partition that the challenger was fitted on.
+    fitted_rows : the number of rows that it was fitted on.
+    partitions, rows : the partitions ``train`` and ``test`` that have labelled rows, and their numbers of
+    rows.
+        The challenger was fitted on both; each recipe is judged on ``test`` by its earlier fits.
+    baseline : the best baseline, which is the next step of the fallback chain.
     """
 
     usecase: str
@@ -69,27 +93,13 @@ class TrainingRecord:
     version: str
     prior: Constant
     last_fitted: str
+    fitted_rows: int
     partitions: dict[str, list[str]]
     rows: dict[str, int]
     challenger: FittedModel
-    baselines: tuple[FittedModel, ...]
-    walk_forward: str = ""
+    baseline: FittedModel
+    selection: Selection
     schema: int = SCHEMA
-
-    @property
-    def last_validation(self) -> str:
-        """The last validation partition. A model is only judged on later ones."""
-        return self.partitions["validation"][-1]
-
-    @property
-    def fitted_rows(self) -> int:
-        """The number of rows that the models were fitted on."""
-        return sum(rows for part, rows in self.rows.items() if self.walk_forward or part != "test")
-
-    @property
-    def baseline(self) -> FittedModel:
-        """The baseline with the lowest loss on the validation partitions; of a tie the first in the spec."""
-        return min(self.baselines, key=lambda fitted: fitted.validation)
 
     def to_json(self) -> bytes:
         """Return canonical JSON."""
@@ -109,7 +119,10 @@ class TrainingRecord:
             if isinstance(raw["prior"], list):
                 raw["prior"] = tuple(raw["prior"])
             raw["challenger"] = FittedModel(**raw["challenger"])
-            raw["baselines"] = tuple(FittedModel(**fitted) for fitted in raw["baselines"])
+            raw["baseline"] = FittedModel(**raw["baseline"])
+            if gain := raw["selection"].get("gain"):
+                raw["selection"]["gain"] = tuple(gain)
+            raw["selection"] = Selection(**raw["selection"])
             return cls(**raw)
         except (ValueError, TypeError, KeyError) as error:
             raise ModelError(

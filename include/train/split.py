@@ -1,8 +1,4 @@
-"""The time-ordered split into training, validation and test partitions, each later than the one before.
-
-Test partitions are counted back from the training's partition. The newest of them may have no labels yet, so
-they contribute no rows. Whether enough test partitions have matured is for the gate to decide.
-"""
+"""The time-ordered split of a training set: the newest partitions are those on which a model is judged."""
 
 from __future__ import annotations
 
@@ -11,28 +7,19 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from include.errors import EvergreenError
 from include.spec import UseCase
 
 
 @dataclass(frozen=True)
 class Split:
-    """Three tables, each later than the one before; ``test`` may be empty.
-
-    Parameters
-    ----------
-    test_window : the number of partitions from the first test partition to the training's.
-    """
+    """Two tables, ``test`` later than ``train``; either may be empty."""
 
     train: pa.Table
-    validation: pa.Table
     test: pa.Table
-    test_window: int = 0
 
     def partitions(self) -> dict[str, list[str]]:
         """Return the partitions that each part has rows of, ascending."""
-        parts = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {name: partitions_of(rows) for name, rows in parts.items()}
+        return {"train": partitions_of(self.train), "test": partitions_of(self.test)}
 
 
 def partitions_of(rows: pa.Table) -> list[str]:
@@ -40,19 +27,18 @@ def partitions_of(rows: pa.Table) -> list[str]:
     return sorted(str(partition) for partition in pc.unique(rows["partition"]).to_pylist())
 
 
-def test_size(rows: pa.Table, spec: UseCase, partition: str) -> int:
-    """Return the number of test partitions: as declared, or more where a longer history allows it.
+def first_test_partition(rows: pa.Table, spec: UseCase, partition: str) -> str:
+    """Return the first test partition: ``training.test`` back from the training, or later in a short history.
+
+    At least half of the partitions with labels come before it, so that there is something to fit on.
 
     Parameters
     ----------
     rows : the labelled rows known by ``partition``, with the column ``partition``.
     """
-    least, most = spec.training.test, spec.training.max_test
-    if most is None or not rows.num_rows:
-        return least
-    history = len(spec.clock.keys(str(pc.min(rows["partition"]).as_py()), partition))
-    # beside a long validation, half of a short history would leave no partition to fit on
-    return max(least, min(most, history // 2, history - spec.training.validation - 1))
+    labelled = partitions_of(rows)
+    middle = labelled[(len(labelled) + 1) // 2] if len(labelled) > 1 else partition
+    return max(spec.clock.shift(partition, 1 - spec.training.test), middle)
 
 
 def split(rows: pa.Table, spec: UseCase, partition: str) -> Split:
@@ -62,33 +48,20 @@ def split(rows: pa.Table, spec: UseCase, partition: str) -> Split:
     ----------
     rows : a training set with the column ``partition``, shape (n, any).
     partition : the training's, which is the last of the test partitions.
-
-    Raises
-    ------
-    EvergreenError
-        when there are no training or no validation partitions, with how many there are of each part.
     """
-    training, clock, test_window = spec.training, spec.clock, test_size(rows, spec, partition)
-    first_test = clock.shift(partition, 1 - test_window)
-    first_validation = clock.shift(partition, 1 - test_window - training.validation)
-    column = rows["partition"]
-    parts = Split(
-        train=rows.filter(pc.less(column, first_validation)),
-        validation=rows.filter(
-            pc.and_(pc.greater_equal(column, first_validation), pc.less(column, first_test))
-        ),
-        test=rows.filter(pc.and_(pc.greater_equal(column, first_test), pc.less_equal(column, partition))),
-        test_window=test_window,
-    )
-    partitions = parts.partitions()
-    if not partitions["train"] or not partitions["validation"]:
-        raise EvergreenError(
-            f"{spec.name}: training on {partition}",
-            required=f"labelled partitions before {first_validation} to fit on, and between it and "
-            f"{first_test} to validate on",
-            found=", ".join(f"{len(keys)} of {name}" for name, keys in partitions.items()),
-            where=f"training.validation = {training.validation} partitions, {test_window} test partitions",
-            remedy="load more history, train on a later partition, or declare shorter windows in "
-            "usecase.yaml",
-        )
-    return parts
+    first = first_test_partition(rows, spec, partition)
+    is_test = pc.greater_equal(rows["partition"], first)
+    return Split(train=rows.filter(pc.invert(is_test)), test=rows.filter(is_test))
+
+
+def walk_origins(rows: pa.Table, spec: UseCase, partition: str) -> list[str]:
+    """Return the earlier partitions on which a recipe without a walk is fitted, ascending.
+
+    From the last partition before the first test partition, each ``training.step`` partitions after the one
+    before. By that time a fit must have labels.
+    """
+    labelled, clock = partitions_of(rows), spec.clock
+    first = clock.shift(first_test_partition(rows, spec, partition), -1)
+    if len(labelled) < 2 or first < clock.shift(labelled[0], spec.labels.delay):
+        return []
+    return clock.keys(first, clock.shift(partition, -1))[:: spec.training.step]

@@ -27,6 +27,7 @@ from include.monitor.context import PartitionContext
 from include.monitor.findings import Finding, Outcome
 from include.monitor.losses import LossSeries
 from include.monitor.performance import performance_metrics, predictions_with_labels
+from include.promote.ledger import REPLACED
 from include.spec import UseCase
 from include.spec.gate import Requirement
 from include.stats.formatting import figure_and_limit
@@ -94,6 +95,8 @@ def judge_requirement(rule: Requirement, value: float | None, size: str) -> Find
 
 def promised_losses(lake: Lake, champion: Mapping[str, Any]) -> Losses | str:
     """Return the losses of the evidence that promoted a champion, or why there are none."""
+    if champion["kind"] == REPLACED:
+        return "it replaced a worse model between two trainings"
     rows = lake.rows("attempts", {"key": champion["attempt"]})
     try:
         return Evidence.from_json(rows[0]["evidence"]).losses if rows else "it was promoted without a gate"
@@ -104,7 +107,7 @@ def promised_losses(lake: Lake, champion: Mapping[str, Any]) -> Losses | str:
 def promotion_test_rows(lake: Lake, champion: Mapping[str, Any]) -> pa.Table | None:
     """Return partition, label and prediction of the test rows that promoted a champion, None if gone."""
     key = str(champion["attempt"]).removesuffix("+forced")
-    data = lake.get(evidence_rows_key(key)) if key else None
+    data = lake.get(evidence_rows_key(key)) if key and champion["kind"] != REPLACED else None
     return (
         None if data is None else pq.read_table(io.BytesIO(data), columns=["partition", "actual", CHALLENGER])
     )
@@ -146,13 +149,6 @@ def below_baseline(spec: UseCase, live: LossSeries) -> Finding:
     note = f"{extra.mean:+.4g} {spec.gate.objective} a row against {baselines}, at least {low:+.4g}, "
     note += _size(live, look)
     return Finding("performance", subject, float(low), 0.0, "alarm" if alarm else "ok", note)
-
-
-def demotion_reason(spec: UseCase, live: LossSeries) -> str:
-    """Return why the champion must be demoted: below its baseline for the declared patience; else empty."""
-    finding, partitions = below_baseline(spec, live), live.partitions[look_window(spec, live)]
-    patient = len(partitions) >= spec.monitoring.patience
-    return finding.note if finding.outcome == "alarm" and patient else ""
 
 
 def above_gate(spec: UseCase, live: LossSeries, gate: Losses | str) -> Finding:

@@ -123,7 +123,7 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
         partition = attempt["partition"]
         report = inside(f"/report/{quote(self.usecase)}/{quote(page_place(partition, attempt['key']))}")
         lines = [
-            f"Version {attempt['version']}, trained on {partition}, attempt {attempt['attempt']}. "
+            f"Version {attempt['version']}, trained on {partition}. "
             f"[The whole report]({report}). No answer by {deadline:%Y-%m-%d %H:%M} UTC means no.",
             "",
             "| check | required | found | |",

@@ -1,0 +1,216 @@
+"""Every recipe's fits: one on each training partition, its model in the lake, recorded in the table `fits`.
+
+A recipe is a declared way to fit a model: an estimator with its parameters, the features, the label and the
+training window. A fit uses what was known on its partition, so it can be repeated, and is never needed twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from sklearn.pipeline import Pipeline
+
+from include.features.build import features, join_labels, training_set
+from include.judge.judge import NOT_BLESSED
+from include.models import artifacts
+from include.references import digest_json
+from include.spec import UseCase
+from include.spec.stages import Candidate
+from include.storage import schemas
+from include.storage.digests import digest_table
+from include.storage.lake import Lake
+from include.train.fit import fit_recipe
+
+TABLE = "fits"
+SHORT_WINDOWS = (90, 30)  # partitions that the variants of a recipe with a short memory are fitted on
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One fit of a recipe.
+
+    Parameters
+    ----------
+    partition : of the training; the model predicts only later partitions.
+    recipe, key : the recipe's name, and the digest of its declaration.
+    model : digest of the model, which is in the lake.
+    data : digest of the rows that it was fitted on.
+    rows, last_fitted : the number of these rows, and their last partition.
+    moved : root mean square distance of its predictions from those of the recipe's fit before, on the rows
+        from ``last_fitted`` to ``partition``, which neither was fitted on; None for a recipe's first fit, or
+        if there is no such row.
+    """
+
+    partition: str
+    recipe: str
+    key: str
+    model: str
+    data: str
+    rows: int
+    last_fitted: str
+    moved: float | None
+
+
+@dataclass(frozen=True)
+class KnownRows:
+    """The rows for a training, and for trainings on earlier partitions, as known then.
+
+    Parameters
+    ----------
+    labelled : the training set, shape (n, any).
+    unlabelled : the features of later rows, up to the training's partition, shape (m, any).
+    """
+
+    lake: Lake
+    spec: UseCase
+    partition: str
+    labelled: pa.Table
+    unlabelled: pa.Table
+
+    @classmethod
+    def read(cls, lake: Lake, spec: UseCase, partition: str, labelled: pa.Table) -> KnownRows:
+        """Read the rows that aren't labelled yet beside a training set."""
+        last = str(pc.max(labelled["partition"]).as_py() or partition)
+        later = [key for key in spec.clock.keys(last, partition) if key > last]
+        return cls(lake, spec, partition, labelled, features(lake, spec, later))
+
+    def known_at(self, partition: str) -> pa.Table:
+        """Return the labelled rows that a training on a partition up to this one would be fitted on."""
+        if partition == self.partition:
+            return self.labelled
+        if self.spec.training.window:  # it reached further back than this training's
+            return training_set(self.lake, self.spec, partition)
+        return join_labels(self.lake, self.spec, self.labelled, partition)
+
+    def between(self, after: str, until: str) -> pa.Table:
+        """Return the features of the rows after a partition, up to another."""
+        names = [name for name in self.labelled.column_names if name != self.spec.problem.target]
+        rows = pa.concat_tables([self.labelled.select(names), self.unlabelled.select(names)])
+        partition = rows["partition"]
+        return rows.filter(pc.and_(pc.greater(partition, after), pc.less_equal(partition, until)))
+
+
+def recipes(spec: UseCase, *, short_memory: bool = False) -> tuple[Candidate, ...]:
+    """Return the recipes from the simplest to the most complex: the prior, other baselines, candidates.
+
+    Parameters
+    ----------
+    short_memory : include a variant of each that is fitted on the newest partitions only, for a relation
+        between features and label that has changed.
+    """
+    training = spec.training
+    baselines = sorted(training.baselines, key=lambda recipe: recipe.estimator != "prior")
+    declared = (*baselines, *training.candidates)
+    if not short_memory:
+        return declared
+    longest = training.window or max(SHORT_WINDOWS) + 1
+    variants = [
+        recipe.model_copy(update={"name": f"{recipe.name}_{window}", "window": window})
+        for window in SHORT_WINDOWS
+        if window < longest
+        for recipe in declared
+        if recipe.window is None or window < recipe.window
+    ]
+    return (*declared, *variants)
+
+
+def recipe_key(spec: UseCase, recipe: Candidate) -> str:
+    """Return the digest of everything declared that a fit of a recipe depends on, except its name."""
+    features, labels = spec.features, spec.labels
+    return digest_json([
+        recipe.estimator, recipe.params, recipe.window or spec.training.window, spec.training.seed,
+        features.columns, features.categorical, spec.sql, labels.sql, labels.source, labels.delay,
+        spec.problem.kind, spec.problem.target, spec.problem.classes,
+    ])  # fmt: skip
+
+
+def fitting_rows(spec: UseCase, recipe: Candidate, partition: str, rows: pa.Table) -> pa.Table:
+    """Return the labelled rows that a recipe is fitted on in a training on ``partition``."""
+    if recipe.window is None:
+        return rows
+    return rows.filter(pc.greater(rows["partition"], spec.clock.shift(partition, -recipe.window)))
+
+
+def read_fits(lake: Lake) -> list[Fit]:
+    """Return all recorded fits, oldest first."""
+    return sorted(map(_from_row, lake.rows(TABLE)), key=lambda fit: (fit.partition, fit.recipe))
+
+
+def _from_row(row: dict[str, Any]) -> Fit:
+    return Fit(**{field.name: row[field.name] for field in fields(Fit)})
+
+
+def refused_models(lake: Lake) -> set[str]:
+    """Return the digests of the fits that the gate refused: a recipe's walk goes on with the fit before."""
+    rows = lake.read("attempts", {"verdict": NOT_BLESSED}, ["model"])
+    return set() if rows is None else set(rows["model"].to_pylist())
+
+
+def accepted_fits(lake: Lake) -> list[Fit]:
+    """Return the recorded fits that the gate didn't refuse, oldest first."""
+    refused = refused_models(lake)
+    return [fit for fit in read_fits(lake) if fit.model not in refused]
+
+
+def newest_fits(fits: Sequence[Fit], spec: UseCase, partition: str) -> dict[str, Fit]:
+    """Return each declared recipe's newest fit of a partition before ``partition``, by the recipe's name.
+
+    Parameters
+    ----------
+    fits : from `accepted_fits`.
+    """
+    names = {recipe_key(spec, recipe): recipe.name for recipe in recipes(spec, short_memory=True)}
+    newest: dict[str, Fit] = {}
+    for fit in fits:
+        if fit.partition < partition and fit.key in names:
+            newest[names[fit.key]] = fit
+    return newest
+
+
+def ensure_fits(known: KnownRows, partition: str, needed: Sequence[Candidate]) -> dict[str, Fit]:
+    """Return the fits of recipes in a training on a partition by name; what isn't recorded is fitted and
+    stored.
+
+    Parameters
+    ----------
+    known : the rows; of a training on ``partition`` or a later one.
+    """
+    lake, spec = known.lake, known.spec
+    all_fits, refused = read_fits(lake), refused_models(lake)
+    recorded = {fit.key: fit for fit in all_fits if fit.partition == partition}
+    rows, result, changed = known.known_at(partition), {}, False
+    for recipe in needed:
+        key, own = recipe_key(spec, recipe), fitting_rows(spec, recipe, partition, rows)
+        data = digest_table(own)
+        if key not in recorded or recorded[key].data != data:
+            estimator = fit_recipe(spec, recipe, own)
+            model = artifacts.store_model(lake, artifacts.serialize(estimator))
+            last = str(pc.max(own["partition"]).as_py())
+            earlier = [
+                fit
+                for fit in all_fits
+                if fit.key == key and fit.partition < partition and fit.model not in refused
+            ][-1:]
+            moved = _distance(known, earlier[0].model, estimator, last, partition) if earlier else None
+            recorded[key] = Fit(partition, recipe.name, key, model, data, own.num_rows, last, moved)
+            changed = True
+        result[recipe.name] = recorded[key]
+    if changed:
+        table = pa.Table.from_pylist([asdict(fit) for fit in recorded.values()], schemas.FITS)
+        lake.publish(TABLE, table.sort_by("key"), {"partition": partition})
+    return result
+
+
+def _distance(known: KnownRows, earlier: str, estimator: Pipeline, after: str, until: str) -> float | None:
+    """Return how far a model's predictions are from those of an earlier one, see `Fit`."""
+    rows = known.between(after, until)
+    if not rows.num_rows:
+        return None
+    before = artifacts.predict(artifacts.load_model(known.lake, earlier), rows, known.spec)
+    now = artifacts.predict(estimator, rows, known.spec)
+    return float(np.sqrt(np.square(now - before).mean()))

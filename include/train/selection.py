@@ -1,0 +1,210 @@
+"""Choose the recipe that serves by tracking the recipes' walks: pure functions of losses by partition.
+
+The weights are those of fixed share: M. Herbster and M. K. Warmuth, Tracking the best expert, Machine
+Learning 32, 1998; N. Cesa-Bianchi and G. Lugosi, Prediction, Learning, and Games, 2006, chapter 5. Their
+theorem: for any sequence of losses in [0, M], if each partition's recipe were drawn by the weights, the
+expected loss over n partitions would exceed that of the best sequence of recipes with m changes, chosen in
+hindsight, by at most ((m + 1) ln k + m ln(n / share)) / rate + n share / rate + n rate M² / 8. Nothing is
+assumed about how losses come about. Instead of drawing, the heaviest recipe serves, and it is replaced only
+by one that is `INERTIA` times as heavy. `python -m include replay` shows what that costs on real data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from include.spec import UseCase
+from include.stats.intervals import gain_sequence
+from include.train.fits import recipes
+
+Array = NDArray[np.float64]
+
+RATE = 4.0  # learning rate, for losses in units of the prior's mean loss
+SHARE = 0.02  # of the weight that is spread over all recipes after each partition
+INERTIA = 1.5  # how many times heavier than the serving recipe its successor must be
+MAX_LOSS = 5.0  # of one partition, in units of the prior's mean loss: one wild partition decides nothing
+
+
+@dataclass(frozen=True)
+class Walks:
+    """The mean loss of each recipe on each partition, predicted by the fit that it had then.
+
+    Parameters
+    ----------
+    partitions : ascending, shape (n,).
+    recipes : names, from the simplest to the most complex, shape (k,). One is ``prior``.
+    rows : labelled rows of each partition that were predicted, shape (n,).
+    losses : mean loss per row, shape (n, k); NaN where a recipe had no fit.
+    """
+
+    partitions: tuple[str, ...]
+    recipes: tuple[str, ...]
+    rows: Array
+    losses: Array
+
+    def until(self, partition: str) -> Walks:
+        """Return the walks up to a partition."""
+        n = sum(key <= partition for key in self.partitions)
+        return Walks(self.partitions[:n], self.recipes, self.rows[:n], self.losses[:n])
+
+    def of(self, recipe: str) -> Array:
+        """Return a recipe's losses, shape (n,)."""
+        return np.asarray(self.losses[:, self.recipes.index(recipe)])
+
+    def mean(self, recipe: str) -> float:
+        """Return a recipe's mean loss per row over the partitions that it predicted, NaN without any."""
+        losses = self.of(recipe)
+        known = np.isfinite(losses)
+        return float(np.average(losses[known], weights=self.rows[known])) if known.any() else np.nan
+
+
+def relative_losses(walks: Walks, min_gain: float = 0.0, baselines: Sequence[str] = ()) -> Array:
+    """Return the losses in units of the prior's mean loss so far, shape (n, k).
+
+    Parameters
+    ----------
+    min_gain : a loss of a recipe that is no baseline counts 1 + ``min_gain`` times, so it only replaces a
+        baseline if its loss is lower by that share.
+    """
+    prior, rows = walks.losses[:, walks.recipes.index("prior")], walks.rows
+    seen = np.where(np.isfinite(prior), rows, 0.0)
+    scale = np.cumsum(np.nan_to_num(prior) * rows) / np.maximum(np.cumsum(seen), 1)
+    handicap = np.array([1.0 if name in (*baselines, "prior") else 1 + min_gain for name in walks.recipes])
+    # a partition of few rows is mostly noise and counts less
+    size = np.minimum(rows / np.median(rows), 1.0) if len(rows) else rows
+    relative = walks.losses * handicap / np.where(scale > 0, scale, 1.0)[:, None]
+    return np.asarray(np.minimum(relative, MAX_LOSS) * size[:, None])
+
+
+def track(losses: Array) -> Array:
+    """Return the weights of fixed share before each partition and after the last, shape (n + 1, k).
+
+    Parameters
+    ----------
+    losses : shape (n, k). A recipe with NaN keeps its share of the weight (Freund, Schapire, Singer and
+    Warmuth
+        1997, Using and combining predictors that specialize).
+    """
+    n, k = losses.shape
+    weights = np.full((n + 1, k), 1 / k)
+    for place, row in enumerate(losses):
+        awake, before = np.isfinite(row), weights[place]
+        after = before.copy()
+        if awake.any():
+            gains = before[awake] * np.exp(-RATE * (row[awake] - row[awake].min()))
+            after[awake] = gains / gains.sum() * before[awake].sum()
+        weights[place + 1] = (1 - SHARE) * after + SHARE / k
+    return weights
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The recipe that should serve, and why.
+
+    Parameters
+    ----------
+    recipe : its name.
+    weights : of each recipe, summing to 1.
+    reason : a sentence.
+    """
+
+    recipe: str
+    weights: dict[str, float]
+    reason: str
+
+
+def choose(walks: Walks, serving: str, *, min_gain: float = 0.0, baselines: Sequence[str] = ()) -> Choice:
+    """Return the recipe that should serve next.
+
+    Of the recipes that are nearly as heavy as the heaviest, the simplest is chosen.
+
+    Parameters
+    ----------
+    serving : the recipe that serves, empty if none of the walks' recipes does.
+    """
+    weights = track(relative_losses(walks, min_gain, baselines))[-1]
+    by_name = dict(zip(walks.recipes, map(float, weights), strict=True))
+    best = max(walks.recipes, key=lambda name: by_name[name])
+    if serving in by_name and by_name[best] < INERTIA * by_name[serving]:
+        return Choice(serving, by_name, f"{serving} stays: no other recipe has {INERTIA:g} times its weight")
+    chosen = next(name for name in walks.recipes if INERTIA * by_name[name] >= by_name[best])
+    basis = f"over {len(walks.partitions)} partitions"
+    if not len(walks.partitions):
+        return Choice(chosen, by_name, f"{chosen} is the simplest recipe, and no other has been observed yet")
+    if serving in by_name:
+        ratio = by_name[chosen] / by_name[serving]
+        return Choice(chosen, by_name, f"{chosen} has {ratio:.3g} times the weight of {serving} {basis}")
+    return Choice(chosen, by_name, f"{chosen} is the simplest of the recipes with the largest weight {basis}")
+
+
+def relation_changed(walks: Walks, recipes: Sequence[str], within: int) -> bool:
+    """Return whether the prior became the best of the recipes within the newest partitions, after it was not.
+
+    The recipes that learn from all of the past have then learned something that no longer holds.
+
+    Parameters
+    ----------
+    recipes : the declared ones; one is ``prior``.
+    """
+    columns = [place for place, name in enumerate(walks.recipes) if name in recipes]
+    own = Walks(
+        walks.partitions, tuple(walks.recipes[c] for c in columns), walks.rows, walks.losses[:, columns]
+    )
+    if len(columns) < 2 or "prior" not in own.recipes:
+        return False
+    weights, prior = track(relative_losses(own)), own.recipes.index("prior")
+    others = np.delete(weights, prior, axis=1).max(axis=1)
+    learned = np.maximum.accumulate(others >= INERTIA * weights[:, prior])
+    broken = learned & (weights[:, prior] >= INERTIA * others)
+    return bool(broken[-within:].any())
+
+
+def choose_recipe(spec: UseCase, walk: Walks, serving: str) -> Choice:
+    """Return the recipe that should serve next; all declared recipes if none has a walk yet.
+
+    With ``gate.prove`` the serving recipe stays until another one's loss is shown to be lower.
+    """
+    names = tuple(recipe.name for recipe in recipes(spec))
+    if not walk.partitions:
+        walk = Walks((), names, np.empty(0), np.empty((0, len(names))))
+    baselines = [recipe.name for recipe in spec.training.baselines]
+    choice = choose(walk, serving, min_gain=spec.gate.min_gain, baselines=baselines)
+    if spec.gate.prove and serving in walk.recipes and choice.recipe != serving:
+        gain = proven_gain(spec, walk, choice.recipe, serving)
+        if gain[1] <= 0:
+            why = f"{serving} stays: {choice.reason}, but a lower loss isn't proven"
+            return Choice(serving, choice.weights, f"{why}, gain {gain[0]:.4g} [{gain[1]:.4g}, inf)")
+    return choice
+
+
+def proven_gain(spec: UseCase, walk: Walks, recipe: str, serving: str) -> tuple[float, float]:
+    """Return by how much a recipe's loss per row is lower than another's, and a bound valid at any time."""
+    gains = walk.of(serving) - walk.of(recipe)
+    gain = gain_sequence(gains[np.isfinite(gains)].tolist(), spec.gate.block_partitions, spec.gate.alpha)
+    return gain.mean, gain.low
+
+
+def best_baseline(spec: UseCase, choice: Choice) -> str:
+    """Return the baseline with the largest weight that isn't chosen itself, if there is another."""
+    names = [recipe.name for recipe in recipes(spec)[: len(spec.training.baselines)]]
+    return max(names, key=lambda name: (name != choice.recipe, choice.weights.get(name, 0.0)))
+
+
+def choose_replacement(spec: UseCase, walk: Walks, serving: str) -> Choice | None:
+    """Return the recipe that should replace one that is shown to be worse than a baseline, None if none
+    should.
+
+    Neither a proof nor an approval is required, since what serves does harm.
+
+    Parameters
+    ----------
+    walk : with a column for ``serving``.
+    """
+    baselines = [recipe.name for recipe in spec.training.baselines]
+    choice = choose(walk, serving, min_gain=spec.gate.min_gain, baselines=baselines)
+    rival = max((choice.weights.get(name, 0.0) for name in baselines if name != serving), default=0.0)
+    return choice if choice.recipe != serving and rival >= INERTIA * choice.weights[serving] else None

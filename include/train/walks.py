@@ -1,0 +1,179 @@
+"""Every recipe's walk: what its newest fit before each partition lost there, once the labels are known.
+
+The table `walks` has one row per partition, recipe and partition on which the labels became known or changed.
+It follows from the fits and the labels alone, so whoever extends it first, and in whatever order, the rows
+are the same. Where partitions are large, a sample of the rows is predicted, chosen by a hash of the key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from include.features.build import features, matured
+from include.features.label_arrival import known_on, labels_known_on
+from include.models import artifacts
+from include.spec import UseCase
+from include.spec.metrics import metric_names
+from include.stats.metrics import metric_values, row_losses
+from include.storage import schemas
+from include.storage.lake import Lake
+from include.train.fits import Fit, accepted_fits, newest_fits, recipe_key, recipes
+from include.train.selection import Walks
+
+TABLE = "walks"
+MEMORY = 400  # partitions of the walks that a decision looks at, whatever the lake's age
+BLOCK = 60  # partitions whose rows are held at once
+
+
+def extend(lake: Lake, spec: UseCase, until: str) -> None:
+    """Add what is missing in the walks of the declared recipes, up to the labels known on a partition.
+
+    Parameters
+    ----------
+    until : the partition as of which labels are known.
+    """
+    fits = accepted_fits(lake)
+    if not fits:
+        return
+    first = max(fits[0].partition, spec.clock.shift(until, -MEMORY))
+    partitions = [key for key in matured(lake, spec, until) if key > first]
+    arrivals = known_on(lake, spec, partitions, until)
+    stored: dict[str, set[tuple[str, str, str]]] = defaultdict(set)
+    rows = lake.read(TABLE, {"partition": partitions}) if partitions else None
+    for row in [] if rows is None else rows.select(["partition", "known", "key", "model"]).to_pylist():
+        stored[row["partition"]].add((row["known"], row["key"], row["model"]))
+    due = {}
+    for partition in partitions:
+        newest = newest_fits(fits, spec, partition)
+        wanted = {(known, fit.key, fit.model) for known in arrivals[partition] for fit in newest.values()}
+        if wanted - stored[partition]:
+            due[partition] = newest
+    keys = sorted(due)
+    for start in range(0, len(keys), BLOCK):
+        block = keys[start : start + BLOCK]
+        _publish(lake, spec, {key: due[key] for key in block}, {key: arrivals[key] for key in block})
+
+
+def _publish(
+    lake: Lake,
+    spec: UseCase,
+    due: Mapping[str, Mapping[str, Fit]],
+    arrivals: Mapping[str, Sequence[str]],
+) -> None:
+    partitions, keys = list(due), [*spec.key, "partition"]
+    rows = sample(features(lake, spec, partitions), spec)
+    predicted = predict(lake, spec, rows, due)
+    order = np.asarray(rows["partition"].to_pylist(), dtype=object)
+    rows = rows.select(keys).append_column("place", pa.array(np.arange(rows.num_rows)))
+    published = []
+    for partition, known, actual_rows in labels_known_on(lake, spec, arrivals):
+        own = rows.filter(pa.array(order == partition, pa.bool_()))
+        labelled = own.join(actual_rows, keys, join_type="inner").sort_by("place")
+        labelled = labelled.filter(labelled[spec.problem.target].is_valid())
+        places, actual = labelled["place"].to_numpy(), labelled[spec.problem.target].to_numpy()
+        for name, fit in due[partition].items():
+            values = predicted[name][places]
+            metrics = metric_values(metric_names(spec), actual, values, spec.problem.classes)
+            published.append({
+                "partition": partition, "known": known, "recipe": name, "key": fit.key,
+                "fitted_on": fit.partition, "model": fit.model, "rows": len(actual),
+                "loss": float(row_losses(spec.gate.objective, actual, values).sum()),
+                "metrics": json.dumps(metrics, sort_keys=True),
+            })  # fmt: skip
+    table = pa.Table.from_pylist(published, schema=schemas.WALKS)
+    own_keys = {recipe_key(spec, recipe) for recipe in recipes(spec, short_memory=True)}
+    earlier = lake.read(TABLE, {"partition": partitions})
+    if earlier is not None:  # the walks of recipes that were declared before stay
+        other = earlier.filter(pc.invert(pc.is_in(earlier["key"], pa.array(sorted(own_keys)))))
+        table = pa.concat_tables([other.select(table.column_names).cast(schemas.WALKS), table])
+    order_by = [(name, "ascending") for name in ("partition", "known", "recipe", "key")]
+    lake.publish(TABLE, table.sort_by(order_by), {"partition": partitions})
+
+
+def sample(rows: pa.Table, spec: UseCase) -> pa.Table:
+    """Return at most ``training.walk_rows`` rows of each partition, chosen by a hash of the key.
+
+    Parameters
+    ----------
+    rows : features, sorted by partition.
+    """
+    limit = spec.training.walk_rows
+    counts = pc.value_counts(rows["partition"]).to_pylist()
+    if all(count["counts"] <= limit for count in counts):
+        return rows
+    from pandas.util import hash_pandas_object
+
+    hashes = hash_pandas_object(rows.select(list(spec.key)).to_pandas(), index=False).to_numpy()
+    partition = np.asarray(rows["partition"].to_pylist(), dtype=object)
+    chosen = [
+        places[np.sort(np.argsort(hashes[places], kind="stable")[:limit])]
+        for places in (np.flatnonzero(partition == count["values"]) for count in counts)
+    ]
+    return rows.take(pa.array(np.sort(np.concatenate(chosen))))
+
+
+def predict(
+    lake: Lake, spec: UseCase, rows: pa.Table, newest: Mapping[str, Mapping[str, Fit]]
+) -> dict[str, artifacts.Values]:
+    """Return each recipe's predictions of rows by the fit that it had on their partition; NaN without a fit.
+
+    Parameters
+    ----------
+    rows : features with the column ``partition``, shape (n, any).
+    newest : by partition and recipe, the fit.
+
+    Returns
+    -------
+    dict of str to ndarray
+        By recipe, of shape (n,) or (n, k).
+    """
+    from include.models.outputs import predictions_shape
+
+    partition = np.asarray(rows["partition"].to_pylist(), dtype=object)
+    by_model: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for key, fits in newest.items():
+        for name, fit in fits.items():
+            by_model[name, fit.model].append(key)
+    predicted: dict[str, artifacts.Values] = {}
+    for (name, model), keys in by_model.items():
+        values = predicted.setdefault(name, np.full(predictions_shape(spec, rows.num_rows), np.nan))
+        places = np.flatnonzero(np.isin(partition, keys))
+        if len(places):
+            estimator = artifacts.load_model(lake, model)
+            values[places] = artifacts.predict(estimator, rows.take(pa.array(places)), spec)
+    return predicted
+
+
+def predict_walk(lake: Lake, spec: UseCase, rows: pa.Table) -> dict[str, artifacts.Values]:
+    """Return each recipe's predictions of rows by the fits that it had on their partitions, see `predict`."""
+    fits = accepted_fits(lake)
+    partitions = [str(partition) for partition in pc.unique(rows["partition"]).to_pylist()]
+    return predict(lake, spec, rows, {key: newest_fits(fits, spec, key) for key in partitions})
+
+
+def read(lake: Lake, spec: UseCase, until: str) -> Walks:
+    """Return the walks of the declared recipes as known on a partition, the newest `MEMORY` partitions."""
+    names = {recipe_key(spec, recipe): recipe.name for recipe in recipes(spec, short_memory=True)}
+    first = spec.clock.shift(until, -MEMORY)
+    losses: dict[tuple[str, str], tuple[str, int, float]] = {}
+    table = lake.read(TABLE, columns=["partition", "known", "key", "rows", "loss"])
+    for row in [] if table is None else table.to_pylist():
+        key = (row["partition"], row["key"])
+        if row["key"] in names and first < row["partition"] and row["known"] <= until and row["rows"]:
+            losses[key] = max(losses.get(key, ("", 0, 0.0)), (row["known"], row["rows"], row["loss"]))
+    partitions = tuple(sorted({partition for partition, _ in losses}))
+    present = {key for _, key in losses}
+    order = [key for key in names if key in present]
+    values = np.full((len(partitions), len(order)), np.nan)
+    rows = np.zeros(len(partitions))
+    places = {partition: place for place, partition in enumerate(partitions)}
+    for (partition, name), (_, count, loss) in losses.items():
+        place = places[partition]
+        rows[place], values[place, order.index(name)] = count, loss / count
+    return Walks(partitions, tuple(names[key] for key in order), rows, values)
