@@ -1,5 +1,4 @@
-"""Train on schedule or on request; the recipe with the best walk serves next, unless the gate refuses its
-fit.
+"""Train on schedule or on request; the recipe with the best walk serves next if the gate accepts its fit.
 
 When: on the declared schedule, when monitoring requests a training, or by hand with the partition in the
 form.

@@ -272,8 +272,7 @@ def movement(context: CheckContext) -> Sequence[Check]:
 
 
 def movement_limit(past: Sequence[float]) -> float:
-    """Return how far a sound fit moves at most, at level `MOVEMENT_ALPHA`: a prediction bound for the
-    logarithm.
+    """Return how far a sound fit moves at most, at level `MOVEMENT_ALPHA`.
 
     Parameters
     ----------
@@ -281,8 +280,8 @@ def movement_limit(past: Sequence[float]) -> float:
 
     Notes
     -----
-    G. J. Hahn, Factors for calculating two-sided prediction intervals for samples from a normal distribution,
-    JASA 64, 1969, one-sided.
+    An upper prediction bound for the logarithm. G. J. Hahn, Factors for calculating two-sided prediction
+    intervals for samples from a normal distribution, JASA 64, 1969, one-sided.
     """
     logs = np.log(np.maximum(past, 1e-12))
     spread = max(float(logs.std(ddof=1)), MIN_SPREAD)
@@ -291,7 +290,7 @@ def movement_limit(past: Sequence[float]) -> float:
 
 
 def twin(context: CheckContext) -> Sequence[Check]:
-    """A twin, fitted on today's data without the newest partitions, isn't shown to lose more than the champion."""
+    """A twin, fitted without the newest partitions, isn't shown to lose more on them than the champion."""
     measured = context.evidence.facts.refit
     if measured is None or len(measured.twin) < partitions_needed(1):
         return []

@@ -176,10 +176,10 @@ def _challenger_switch(
 
 
 def replace_broken(lake: Lake, spec: UseCase, partition: str) -> str:
-    """Replace a champion that is shown to be worse than a baseline or the prior by the best recipe's newest
-    fit.
+    """Replace a champion that is shown to be worse than a baseline or the prior.
 
-    Neither an approval, nor a trial, nor a training is waited for: the losses are those of live labels.
+    The newest fit of the best recipe serves next. Neither an approval, nor a trial, nor a training is
+    waited for: the losses are those of live labels.
 
     Parameters
     ----------

@@ -173,8 +173,7 @@ def newest_fits(fits: Sequence[Fit], spec: UseCase, partition: str) -> dict[str,
 
 
 def ensure_fits(known: KnownRows, partition: str, needed: Sequence[Candidate]) -> dict[str, Fit]:
-    """Return the fits of recipes in a training on a partition by name; what isn't recorded is fitted and
-    stored.
+    """Return the fits of recipes in a training on a partition by name; fit and store what isn't recorded.
 
     Parameters
     ----------

@@ -195,8 +195,7 @@ def best_baseline(spec: UseCase, choice: Choice) -> str:
 
 
 def choose_replacement(spec: UseCase, walk: Walks, serving: str) -> Choice | None:
-    """Return the recipe that should replace one that is shown to be worse than a baseline, None if none
-    should.
+    """Return the recipe that should replace a serving one that is worse than a baseline; None if none should.
 
     Neither a proof nor an approval is required, since what serves does harm.
 
