@@ -25,6 +25,7 @@ from sklearn.pipeline import Pipeline
 from include.environment import code_version
 from include.errors import EvergreenError
 from include.features.build import known_too_late, matured, remedy_too_late, training_set
+from include.judge.evidence import Evidence
 from include.models import artifacts, outputs
 from include.models.registry import Registry
 from include.promote import ledger
@@ -137,7 +138,8 @@ class TrainingAttempt:
         serving = str(champion.get("recipe") or "") if champion else ""
         known = KnownRows.read(lake, spec, partition, self.rows)
         fits = self._fit_recipes(known, serving)
-        walk = walks.read(lake, spec, partition)
+        declined = self._declined_change(serving)
+        walk = walks.read(lake, spec, partition).only([name for name in fits if name != declined])
         choice = choose_recipe(spec, walk, serving)
         baseline = best_baseline(spec, choice)
         parts = split(self.rows, spec, partition)
@@ -199,6 +201,17 @@ class TrainingAttempt:
         if new:
             walks.extend(lake, spec, partition)
         return fits
+
+    def _declined_change(self, serving: str) -> str:
+        """Return the other recipe that the last training proposed in vain; empty if there is none.
+
+        This training then refreshes the recipe that serves, so that it isn't stale while the gate or a person
+        refuses another one. The next training may propose it again.
+        """
+        earlier = [row for row in ledger.attempts(self.lake) if row["partition"] < self.partition][-1:]
+        recipe = Evidence.from_json(earlier[0]["evidence"]).recipe if earlier and serving else ""
+        served = {row["model"] for row in ledger.switches(self.lake)}
+        return recipe if earlier and recipe != serving and earlier[0]["model"] not in served else ""
 
     def _fitted_model(self, fit: Fit, test: pa.Table) -> tuple[Pipeline, FittedModel]:
         estimator = artifacts.load_model(self.lake, fit.model)

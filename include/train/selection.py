@@ -11,7 +11,7 @@ by one that is `INERTIA` times as heavy. `python -m include replay` shows what t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +50,12 @@ class Walks:
         """Return the walks up to a partition."""
         n = sum(key <= partition for key in self.partitions)
         return Walks(self.partitions[:n], self.recipes, self.rows[:n], self.losses[:n])
+
+    def only(self, recipes: Collection[str]) -> Walks:
+        """Return the walks of some recipes."""
+        columns = [place for place, name in enumerate(self.recipes) if name in recipes]
+        names = tuple(self.recipes[column] for column in columns)
+        return Walks(self.partitions, names, self.rows, self.losses[:, columns])
 
     def of(self, recipe: str) -> Array:
         """Return a recipe's losses, shape (n,)."""
@@ -150,11 +156,8 @@ def relation_changed(walks: Walks, recipes: Sequence[str], within: int) -> bool:
     ----------
     recipes : the declared ones; one is ``prior``.
     """
-    columns = [place for place, name in enumerate(walks.recipes) if name in recipes]
-    own = Walks(
-        walks.partitions, tuple(walks.recipes[c] for c in columns), walks.rows, walks.losses[:, columns]
-    )
-    if len(columns) < 2 or "prior" not in own.recipes:
+    own = walks.only(recipes)
+    if len(own.recipes) < 2 or "prior" not in own.recipes:
         return False
     weights, prior = track(relative_losses(own)), own.recipes.index("prior")
     others = np.delete(weights, prior, axis=1).max(axis=1)
