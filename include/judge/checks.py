@@ -37,6 +37,7 @@ ROUNDING_TOLERANCE = 1e-9
 MIN_PAST_MOVES = 3  # earlier fits that are needed to judge how far one moved
 MOVEMENT_ALPHA = 0.01  # share of sound fits that move further than the limit
 MIN_SPREAD = 0.1  # of the logarithm of the movements: four equal ones by chance don't make the limit tight
+REFIT_TOLERANCE = 0.01  # relative increase of the loss
 TWIN_TOLERANCE = 0.01  # relative increase of the loss
 MIN_ODDS = 0.1  # so that a history of useless models doesn't block the first real progress
 
@@ -248,6 +249,18 @@ def recipe(context: CheckContext) -> Sequence[Check]:
     return checks
 
 
+def refit(context: CheckContext) -> Sequence[Check]:
+    """The fit that would serve isn't worse on the test rows, which it has seen, than its recipe's walk was."""
+    refit_loss, losses = context.evidence.facts.refit_loss, context.evidence.losses
+    limit = sum(losses.sums[CHALLENGER]) / sum(losses.rows) * (1 + REFIT_TOLERANCE)
+    name = "loss of the new fit on the test rows"
+    if refit_loss is None:
+        return [Check(name, f"at most {limit:.4g}", "missing", False, EVALUATE_AGAIN)]
+    text, limit_text = figure_and_limit(refit_loss, limit)
+    required = f"at most {limit_text}, {100 * REFIT_TOLERANCE:g} % above the walk's"
+    return [Check(name, required, text, refit_loss <= limit)]
+
+
 def movement(context: CheckContext) -> Sequence[Check]:
     """The fit's predictions moved from its recipe's fit before no further than earlier fits moved.
 
@@ -317,6 +330,7 @@ CHECKS: dict[str, CheckFunction] = {
     "fairness": fairness,
     "slices": slices,
     "recipe": recipe,
+    "refit": refit,
     "movement": movement,
     "twin": twin,
 }

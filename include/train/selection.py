@@ -76,7 +76,9 @@ def relative_losses(walks: Walks, min_gain: float = 0.0, baselines: Sequence[str
     min_gain : a loss of a recipe that is no baseline counts 1 + ``min_gain`` times, so it only replaces a
         baseline if its loss is lower by that share.
     """
-    prior, rows = walks.losses[:, walks.recipes.index("prior")], walks.rows
+    # the simplest recipe where the prior isn't among them
+    prior = walks.losses[:, walks.recipes.index("prior") if "prior" in walks.recipes else 0]
+    rows = walks.rows
     seen = np.where(np.isfinite(prior), rows, 0.0)
     scale = np.cumsum(np.nan_to_num(prior) * rows) / np.maximum(np.cumsum(seen), 1)
     handicap = np.array([1.0 if name in (*baselines, "prior") else 1 + min_gain for name in walks.recipes])
