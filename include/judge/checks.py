@@ -250,7 +250,7 @@ def recipe(context: CheckContext) -> Sequence[Check]:
 
 
 def refit(context: CheckContext) -> Sequence[Check]:
-    """The fit that would serve isn't worse on the test rows, which it has seen, than its recipe's walk was."""
+    """The new fit isn't worse on the test rows, which it has seen, than its recipe's walk was."""
     refit_loss, losses = context.evidence.facts.refit_loss, context.evidence.losses
     limit = sum(losses.sums[CHALLENGER]) / sum(losses.rows) * (1 + REFIT_TOLERANCE)
     name = "loss of the new fit on the test rows"
