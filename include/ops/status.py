@@ -116,7 +116,7 @@ def pending(lake: Lake, spec: UseCase) -> Row | None:
 
 def attempts(lake: Lake, spec: UseCase) -> list[Row]:
     """Return the last verdicts, oldest first, each with the state of its approval."""
-    names = ("key", "partition", "attempt", "verdict", "version", "sentence")
+    names = ("key", "partition", "verdict", "version", "sentence")
     ledgers, rows = read_ledgers(lake, spec), ledger.attempts(lake)[-RECENT:]
     return [{**_select(row, *names), "approval": approval_status(ledgers, row)} for row in rows]
 
