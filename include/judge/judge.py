@@ -1,6 +1,7 @@
 """The gate: a pure function from evidence and policy to a verdict. It reads no ledger and no clock.
 
-A challenger is blessed if there is enough evidence and every check in `include.judge.checks` passes.
+A challenger is blessed if there is enough evidence and every blocking check in `include.judge.checks` passes.
+A failed check that isn't blocking is named in the sentence.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ def checks_of(text: str) -> tuple[Check, ...]:
 def judge(evidence: Evidence, gate: Gate, attempt: int, *, champion: bool) -> Verdict:
     """Return the verdict on a challenger.
 
-    Only the comparison with the champion is corrected for the number of attempts. All checks must pass
-    together, so noise can't replace the live model without passing that one, whatever it does against a
+    Only the comparison with the champion is corrected for the number of attempts. All blocking checks must
+    pass together, so noise can't replace the live model without passing that one, whatever it does against a
     baseline.
 
     Parameters
@@ -68,12 +69,14 @@ def judge(evidence: Evidence, gate: Gate, attempt: int, *, champion: bool) -> Ve
         return Verdict(NOT_ENOUGH, _sentence(NOT_ENOUGH, insufficient), (*sufficiency, *skipped))
     results = {name: tuple(check_function(context)) for name, check_function in checks.CHECKS.items()}
     all_checks = (*sufficiency, *(check for result in results.values() for check in result))
-    if failed := [check for check in all_checks if not check.passed]:
-        return Verdict(NOT_BLESSED, _sentence(NOT_BLESSED, failed), all_checks)
+    failed = [check for check in all_checks if not check.passed]
+    if blocking := [check for check in failed if check.blocking]:
+        return Verdict(NOT_BLESSED, _sentence(NOT_BLESSED, blocking), all_checks)
+    not_met = f"; {_sentence('not met', failed)}" if failed else ""
     if context.has_champion:
-        return Verdict(BLESSED, _sentence(BLESSED, results["champion"]), all_checks)
+        return Verdict(BLESSED, _sentence(BLESSED, results["champion"]) + not_met, all_checks)
     head = f"{RUBBER_STAMPED}: no champion to compare with"
-    return Verdict(RUBBER_STAMPED, _sentence(head, results["baselines"]), all_checks)
+    return Verdict(RUBBER_STAMPED, _sentence(head, results["baselines"]) + not_met, all_checks)
 
 
 def _sentence(head: str, reasons: Sequence[Check]) -> str:

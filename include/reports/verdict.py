@@ -46,11 +46,7 @@ MAX_SLICES = 20  # in the chart
 MAX_IMPORTANCES = 15  # in the chart
 MAX_MOVED_FEATURES = 10  # in the table
 DIGESTS = (("Declaration", "spec"), ("Training data", "data"), ("Code", "code"), ("Model", "model"))
-OUTCOMES: dict[bool | None, tuple[str, Tone]] = {
-    True: ("passed", "good"),
-    False: ("failed", "bad"),
-    None: ("not judged", "warn"),
-}
+TONES: dict[bool | None, Tone] = {True: "good", False: "bad", None: "warn"}
 log = logging.getLogger(__name__)
 
 templates = Environment(
@@ -139,7 +135,8 @@ def render_page(attempt: AttemptData, sections: Mapping[str, Section]) -> str:
 def checks(attempt: AttemptData) -> Section:
     """Return every check with its requirement and the observed value."""
     lead = (
-        "The model is blessed only if every check passes. A gain is shown as “mean [lower bound, inf)”: the "
+        "The model is blessed only if every blocking check passes; a requirement blocks only if it is "
+        "declared as hard. A gain is shown as “mean [lower bound, inf)”: the "
         "true gain is at least the lower bound, at the stated level. Above 0 the challenger's loss is lower."
     )
     rows: list[Line] = [
@@ -150,7 +147,7 @@ def checks(attempt: AttemptData) -> Section:
 
 
 def _outcome(check: Check) -> Cell:
-    return Cell(*OUTCOMES[check.passed])
+    return Cell(check.outcome, TONES[check.passed])
 
 
 def comparison(attempt: AttemptData) -> Section:

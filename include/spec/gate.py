@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, WithJsonSchema, model_validator
 
 from include.spec.metrics import OBJECTIVES, SERVING_METRICS
-from include.spec.source import Name, Strict
+from include.spec.source import Name, Strict, added_field
 
 Share = Annotated[float, Field(ge=0, le=1)]
 ObjectiveName = Annotated[
@@ -15,7 +15,7 @@ ObjectiveName = Annotated[
 ]  # validated against the kind of problem, in `UseCase`
 
 
-class Requirement(Strict):
+class MetricBound(Strict):
     """A bound on a metric: at_least or at_most."""
 
     metric: str = Field(description="a metric of the problem's kind, as roc_auc or recall@0.5")
@@ -23,10 +23,20 @@ class Requirement(Strict):
     at_most: float | None = Field(None, description="the highest value that passes")
 
     @model_validator(mode="after")
-    def _one_side(self) -> Requirement:
+    def _one_side(self) -> MetricBound:
         if (self.at_least is None) == (self.at_most is None):
             raise ValueError("give either at_least or at_most")
         return self
+
+
+class Requirement(MetricBound):
+    """A bound on a challenger's metric, which is reported if it isn't met, and blocks if it is hard."""
+
+    hard: bool = added_field(
+        False,
+        description="a hard requirement blocks; otherwise a missed one is reported in red and doesn't keep a "
+        "worse model in place",
+    )
 
 
 class Slices(Strict):

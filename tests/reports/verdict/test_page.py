@@ -117,6 +117,17 @@ def test_every_check_is_there(page: Read, judged: tuple[World, str]) -> None:
     assert any("[" in one.observed and ", inf)" in one.observed for one in checks)
 
 
+def test_a_requirement_that_is_not_met_is_red_and_said_not_to_block(flights: World) -> None:
+    """A model that isn't kept back by a requirement is blessed, and its page shows the requirement in red."""
+    flights = flights.with_gate({"requirements": [{"metric": "roc_auc", "at_least": 0.99}]})
+    text = flights.page(flights.attempt(1, {name: s for name, s in SKILLS.items() if name != "champion"}))
+    page = Read(text)
+    assert page.texts[2] == TITLES[RUBBER_STAMPED]
+    assert "Not met, which doesn't block: roc_auc." in page.text
+    assert page.row("roc_auc")[2] == "not met (not blocking)"
+    assert re.search(r'class="[^"]*bad[^"]*"[^>]*>(<[^>]*>)*not met \(not blocking\)', text)
+
+
 def test_the_curves_are_drawn(page: Read) -> None:
     """The page has every chart of a binary problem."""
     assert set(page.drawings) == CURVES
