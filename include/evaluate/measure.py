@@ -44,6 +44,7 @@ class EvaluationRows:
     estimator, data, digest : the model as loaded from its stored bytes, these bytes, and their digest.
     fitted : the rows that it was fitted and selected on, all earlier than the test rows.
     deployed_fit : the rows that the deployed model was fitted on; for a walk-forward, the test rows as well.
+    champion_fit : the training rows until the champion's last fitted partition, None without a champion.
     rows, actual : the unseen test rows, shape (n, any), and their labels, shape (n,).
     partitions : of the test rows, ascending.
     predictions : of every model for the test rows, from which the losses follow, each of shape (n,) or
@@ -58,6 +59,7 @@ class EvaluationRows:
     digest: str
     fitted: pa.Table
     deployed_fit: pa.Table
+    champion_fit: pa.Table | None
     rows: pa.Table
     actual: Array
     partitions: Sequence[str]
@@ -104,6 +106,9 @@ def gather_facts(lake: Lake, spec: UseCase, evaluation: EvaluationRows) -> Facts
         serving=_serving(lake, spec, evaluation),
         leakage=_leakage(lake, spec, evaluation, losses),
         coverage=uncovered_shares(spec, evaluation.deployed_fit, scored),
+        champion_coverage=(
+            {} if (fit := evaluation.champion_fit) is None else uncovered_shares(spec, fit, scored)
+        ),
         importance=permutation_importance(estimator, spec, rows, actual),
         refit_loss=refit_loss,
     )
@@ -208,7 +213,7 @@ def uncovered_shares(spec: UseCase, fitted: pa.Table, scored: pa.Table) -> dict[
 
     Parameters
     ----------
-    fitted : the rows that the deployed model was fitted on, shape (n, any).
+    fitted : the rows that the model was fitted on, shape (n, any).
     scored : the rows to score, labelled or not, shape (m, any); without rows there are no shares.
     """
     if not scored.num_rows:

@@ -113,7 +113,7 @@ def evaluate(lake: Lake, spec: UseCase, partition: str, run_id: str, *, registry
     if champion.predictions is not None:
         predictions[CHAMPION] = champion.predictions
     last_fitted = _last_fitted(spec, record, champion)
-    rows = _evaluation_rows(spec, record, challenger, training_rows, test, predictions, last_fitted)
+    rows = _evaluation_rows(spec, record, challenger, training_rows, test, predictions, last_fitted, champion)
     evidence = _evidence(spec, record, champion, last_fitted, rows, gather_facts(lake, spec, rows))
     lake.replace(evidence_rows_key(evidence.key), rows.parquet())
     _log_metrics(registry, run_id, spec, evidence)
@@ -185,6 +185,7 @@ def _evaluation_rows(
     test: pa.Table,
     predictions: Mapping[str, Array],
     last_fitted: str,
+    champion: Incumbent,
 ) -> EvaluationRows:
     """Return the test rows of the partitions after ``last_fitted``, with all predictions of them.
 
@@ -203,6 +204,9 @@ def _evaluation_rows(
         digest=record.challenger.digest,
         fitted=training_rows.filter(pc.less_equal(partition, record.last_validation)),
         deployed_fit=training_rows.filter(pc.less_equal(partition, record.last_fitted)),
+        champion_fit=(
+            training_rows.filter(pc.less_equal(partition, champion.last_fitted)) if champion.digest else None
+        ),
         rows=rows,
         actual=target(spec, rows),
         partitions=tuple(partitions_of(rows)),

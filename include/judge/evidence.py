@@ -130,6 +130,7 @@ class Facts:
     rival : the model that slices are compared with: ``champion``, or else the strongest baseline.
     coverage : feature -> share of the scored rows whose value the deployed model never saw in training: an
         unseen category, or a number outside the range.
+    champion_coverage : the same of the champion, on the same rows; empty if there is none to compare with.
     importance : feature -> mean increase of the objective's loss when its values are permuted.
     refit_loss : for a walk-forward, the mean loss on the test partitions of the deployed model, which was
         fitted on them as well.
@@ -142,6 +143,7 @@ class Facts:
     serving: Serving | None = None
     leakage: Leakage = Leakage()
     coverage: dict[str, float] = field(default_factory=dict)
+    champion_coverage: dict[str, float] = field(default_factory=dict)
     importance: dict[str, float] = field(default_factory=dict)
     refit_loss: float | None = None
 

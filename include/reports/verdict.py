@@ -408,7 +408,12 @@ def leakage_and_coverage(attempt: AttemptData) -> Section | None:
         [name, number_cell(figure_and_limit(score, limit)[0])] for name, score in scores
     ]
     share_rows: list[Line] = [
-        [name, number_cell(percent(share, limit=gate.coverage))] for name, share in shares
+        [
+            name,
+            number_cell(percent(share, limit=gate.coverage)),
+            number_cell(percent(facts.champion_coverage.get(name))),
+        ]
+        for name, share in shares
     ]
     tables = [
         Table(
@@ -418,9 +423,10 @@ def leakage_and_coverage(attempt: AttemptData) -> Section | None:
             folded=True,
         ),
         Table(
-            ["Feature", "Share of the scored rows"],
+            ["Feature", "Share of the scored rows", "With the champion"],
             share_rows,
-            f"Scored values that weren't seen in training (less is better, at most {percent(gate.coverage)})",
+            f"Scored values that weren't seen in training (less is better, at most {percent(gate.coverage)} "
+            "or as many as with the champion)",
             folded=True,
         ),
     ]
