@@ -126,7 +126,8 @@ def _fairness(lake: Lake, spec: UseCase, evaluation: EvaluationRows) -> tuple[Fa
     if spec.gate.fairness is None:
         return ()
     groups = columns_of_rows(lake, spec, evaluation.rows, spec.gate.fairness.columns)
-    return fairness.measure_fairness(spec, groups, evaluation.actual, evaluation.predictions[CHALLENGER])
+    predicted = evaluation.predictions[CHALLENGER]
+    return fairness.measure_fairness(spec, groups, evaluation.rows["partition"], evaluation.actual, predicted)
 
 
 def _serving(lake: Lake, spec: UseCase, evaluation: EvaluationRows) -> Serving:

@@ -18,7 +18,8 @@ from include.judge.context import (
     check_gain,
     check_requirement,
 )
-from include.judge.evidence import BASELINE, CHALLENGER, CHAMPION, Slice
+from include.judge.evidence import BASELINE, CHALLENGER, CHAMPION, Fairness, Slice
+from include.judge.groups import check_groups
 from include.spec.gate import Gate
 from include.stats.formatting import figure_and_limit
 from include.stats.intervals import Gain, estimate_gain, partitions_needed
@@ -167,14 +168,14 @@ def serving(context: CheckContext) -> Sequence[Check]:
 
 
 def fairness(context: CheckContext) -> Sequence[Check]:
-    """Every declared difference between groups is within its bound."""
+    """No difference between groups is shown to be beyond its bound."""
     rules = context.gate.fairness
     if rules is None:
         return []
-    figures = {measured.column: measured.figures for measured in context.evidence.facts.fairness}
+    measured = {one.column: one for one in context.evidence.facts.fairness}
     return [
-        check_requirement(figures.get(column, {}), requirement, f"{column} ")
-        for column in rules.columns
+        check_groups(measured.get(column, Fairness(column, {}, {})), requirement, context.gate)
+        for column in rules.compared
         for requirement in rules.requirements
     ]
 

@@ -42,6 +42,22 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class GroupSums:
+    """Sums over a group's rows by partition of the evidence, 0 where it has none, each of shape (n,).
+
+    Parameters
+    ----------
+    excess : predicted probability minus label; the others are counts of rows.
+    """
+
+    rows: tuple[int, ...]
+    positives: tuple[int, ...]
+    selected: tuple[int, ...]
+    selected_positives: tuple[int, ...]
+    excess: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Fairness:
     """The rates of the groups of one sensitive column.
 
@@ -51,11 +67,13 @@ class Fairness:
         rows.
     figures : by the names of `include.spec.gate.FAIRNESS`; a figure that is undefined for these rows is
         missing.
+    sums : group -> what its rates and their intervals are computed from.
     """
 
     column: str
     groups: dict[str, dict[str, float]]
     figures: dict[str, float]
+    sums: dict[str, GroupSums] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

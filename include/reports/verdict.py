@@ -283,7 +283,8 @@ def fairness(attempt: AttemptData) -> Section | None:
         f"A row is selected from a predicted probability of {rules.threshold:g} on. tpr is the share of "
         "actual positives that are selected, fpr the share of actual negatives that are selected, and "
         "calibration the mean prediction minus the observed rate (0 is best). Groups with fewer than "
-        f"{rules.min_rows:,} rows aren't compared."
+        f"{rules.min_rows:,} rows aren't compared. A bound isn't met if two groups are shown to break it: "
+        f"their interval is beyond it, at alpha ({attempt.spec.gate.alpha:g}) over all pairs of groups."
     )
     tables = [
         table
