@@ -152,6 +152,7 @@ def _leakage(lake: Lake, spec: UseCase, evaluation: EvaluationRows, losses: Mapp
         loss_reduction = leakage.loss_reduction(losses[CHALLENGER].tolist(), losses[PRIOR].tolist())
     return Leakage(
         single_feature=leakage.single_feature_scores(spec, fitted, rows),
+        all_features=leakage.all_feature_scores(spec, fitted, rows, evaluation.predictions[CHALLENGER]),
         shuffled_losses=leakage.shuffled_label_losses(
             spec, evaluation.recipe, fitted, rows, evaluation.partitions
         ),

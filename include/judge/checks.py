@@ -7,7 +7,7 @@ A check whose figure is missing fails. Each check is needed: if one is disabled,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from include.judge.context import (
     EVALUATE_AGAIN,
@@ -25,10 +25,15 @@ from include.stats.formatting import figure_and_limit
 from include.stats.intervals import Gain, estimate_gain, partitions_needed
 
 MIN_PAST_ATTEMPTS = 3  # earlier attempts that are needed to judge a model against its own history
-SINGLE_FEATURE, SHUFFLED_LABELS = "strongest single feature", "gain of shuffled labels over the prior"
+SINGLE_FEATURE, ALL_FEATURES = "strongest single feature", "all features together"
+SHUFFLED_LABELS = "gain of shuffled labels over the prior"
 LOSS_REDUCTION = "loss reduction against the prior"
-LEAKAGE_CHECKS = (SINGLE_FEATURE, SHUFFLED_LABELS, LOSS_REDUCTION)
-# Test rows of a class below which no single feature is judged. One misplaced row of 50 moves the ROC-AUC by
+LEAKAGE_CHECKS = (SINGLE_FEATURE, ALL_FEATURES, SHUFFLED_LABELS, LOSS_REDUCTION)
+MAX_COLUMN_NAMES, IMPORTANT_SHARE = (
+    5,
+    0.1,
+)  # columns in a message: how many, and from which share of the first
+# Test rows of a class below which no feature is judged. One misplaced row of 50 moves the ROC-AUC by
 # at most 0.02. A feature with a true ROC-AUC of 0.95 reaches 0.98 in 4 of 1000 draws of 50 rows, and in 250
 # of 1000 draws of 6 rows.
 MIN_CLASS_ROWS = 50
@@ -77,28 +82,43 @@ def coverage(context: CheckContext) -> Sequence[Check]:
 
 def single_feature(context: CheckContext) -> Sequence[Check]:
     """No single feature predicts the label almost perfectly, which would suggest leakage."""
-    leakage, limit = context.evidence.facts.leakage, context.gate.leak.alone
+    remedy = "if it is only known after the decision, remove it from features in usecase.yaml"
+    return [_no_leak(context, SINGLE_FEATURE, context.evidence.facts.leakage.single_feature, remedy)]
+
+
+def all_features(context: CheckContext) -> Sequence[Check]:
+    """No model of all features predicts the label almost perfectly, as several that reveal it together do."""
+    facts = context.evidence.facts
+    columns = sorted(facts.importance, key=lambda name: -facts.importance[name])[:MAX_COLUMN_NAMES]
+    top = facts.importance[columns[0]] if columns else 0.0
+    names = ", ".join(name for name in columns if facts.importance[name] >= IMPORTANT_SHARE * top > 0)
+    remedy = (
+        f"the columns with the largest permutation importance are {names or 'not known'}; if they are only "
+        "known after the decision, remove them from features in usecase.yaml"
+    )
+    return [_no_leak(context, ALL_FEATURES, facts.leakage.all_features, remedy)]
+
+
+def _no_leak(context: CheckContext, name: str, scores: Mapping[str, float], remedy: str) -> Check:
+    """Check that the highest score is below gate.leak.alone; scores are missing for classes with few rows."""
+    limit = context.gate.leak.alone
     disabled = limit == 1  # no score is above 1, so the largest bound disables the check
     small_classes = [
-        f"{name}, with {count} of at least {MIN_CLASS_ROWS} rows"
-        for name, count in sorted(leakage.too_few_rows.items())
+        f"{label}, with {count} of at least {MIN_CLASS_ROWS} rows"
+        for label, count in sorted(context.evidence.facts.leakage.too_few_rows.items())
     ]
     not_judged = f"not judged for {', '.join(small_classes)}" if small_classes else ""
     any_value = "any, since gate.leak.alone is 1"
-    scores = leakage.single_feature
     if not scores:
         required = any_value if disabled else f"below {limit:g}"
         observed = "not judged" if not_judged else "missing"
-        return [Check(SINGLE_FEATURE, required, observed, bool(not_judged), not_judged or EVALUATE_AGAIN)]
-    feature = max(scores, key=lambda name: scores[name])
-    text, limit_text = figure_and_limit(scores[feature], limit)
-    passed = disabled or scores[feature] < limit
-    remedy = (
-        "if it is only known after the decision, remove it from features in usecase.yaml; otherwise raise "
-        "gate.leak.alone (1 disables this check)"
-    )
-    note = "; ".join(part for part in (feature, "" if passed else remedy, not_judged) if part)
-    return [Check(SINGLE_FEATURE, any_value if disabled else f"below {limit_text}", text, passed, note)]
+        return Check(name, required, observed, bool(not_judged), not_judged or EVALUATE_AGAIN)
+    highest = max(scores, key=lambda key: scores[key])
+    text, limit_text = figure_and_limit(scores[highest], limit)
+    passed = disabled or scores[highest] < limit
+    remedy = f"{remedy}; otherwise raise gate.leak.alone (1 disables this check)"
+    note = "; ".join(part for part in (highest, "" if passed else remedy, not_judged) if part)
+    return Check(name, any_value if disabled else f"below {limit_text}", text, passed, note)
 
 
 def shuffled_labels(context: CheckContext) -> Sequence[Check]:
@@ -274,6 +294,7 @@ CHECKS: dict[str, CheckFunction] = {
     "requirements": requirements,
     "coverage": coverage,
     "single_feature": single_feature,
+    "all_features": all_features,
     "shuffled_labels": shuffled_labels,
     "past_attempts": past_attempts,
     "robustness": robustness,

@@ -129,7 +129,9 @@ class Leakage:
     loss_reduction : share of the prior's loss that the challenger removes on the test partitions.
     past_loss_reductions : the same of the use case's earlier attempts, oldest first.
     too_few_rows : class, or else the target, -> its number of test rows, if there are too few of them to
-        judge a single feature; for a class, the smaller of its own rows and all others.
+        judge a feature; for a class, the smaller of its own rows and all others.
+    all_features : model -> the same score of the models that use all features: the challenger and a linear
+        one.
     """
 
     single_feature: dict[str, float] = field(default_factory=dict)
@@ -137,6 +139,7 @@ class Leakage:
     loss_reduction: float | None = None
     past_loss_reductions: tuple[float, ...] = ()
     too_few_rows: dict[str, int] = field(default_factory=dict)
+    all_features: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -396,9 +396,9 @@ def leakage_and_coverage(attempt: AttemptData) -> Section | None:
     measure = "ROC-AUC" if problem.codes else "R²"
     measure += ", for its best class," if problem.classes else ""
     limit = gate.leak.alone
-    leak = f"A single feature that reaches {limit:g} is considered a leak of the label."
+    leak = f"A single feature, or a model of all, that reaches {limit:g} is considered a leak of the label."
     if limit == 1:
-        leak = "A single feature may decide the label, since the declared bound is 1."
+        leak = "Features may decide the label, since the declared bound is 1."
     reductions = [*facts.leakage.past_loss_reductions, facts.leakage.loss_reduction]
     texts = [percent(share) for share in reductions if share is not None]
     lead = (
@@ -407,6 +407,10 @@ def leakage_and_coverage(attempt: AttemptData) -> Section | None:
     )
     score_rows: list[Line] = [
         [name, number_cell(figure_and_limit(score, limit)[0])] for name, score in scores
+    ]
+    score_rows += [
+        [f"all features, {model}", number_cell(figure_and_limit(score, limit)[0])]
+        for model, score in facts.leakage.all_features.items()
     ]
     share_rows: list[Line] = [
         [
@@ -418,9 +422,10 @@ def leakage_and_coverage(attempt: AttemptData) -> Section | None:
     ]
     tables = [
         Table(
-            ["Single feature", f"{measure} of a small tree"],
+            ["Feature", measure.strip(",")],
             score_rows,
-            "How well each feature alone predicts the label (less is less suspicious)",
+            "How well a small tree of each feature alone, and models of all, predict the label (less is less "
+            "suspicious)",
             folded=True,
         ),
         Table(

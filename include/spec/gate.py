@@ -130,7 +130,8 @@ class Leak(Strict):
         0.98,
         gt=0,
         le=1,
-        description="ROC-AUC or R² of a single feature from which it counts as a leak; 1 turns the check off",
+        description="ROC-AUC or R² from which a single feature, or a model of all features, is a leak; 1 "
+        "turns both checks off",
     )
     history: float = Field(
         3.0,

@@ -153,6 +153,14 @@ CHECKS: dict[str, tuple[Evidence, str]] = {
         _with_facts(_good(), leakage=replace(HONEST, single_feature={})),
         "strongest single feature",
     ),
+    "features that decide together": (
+        _with_facts(_good(), leakage=replace(HONEST, all_features={"challenger": 0.7, "linear": 0.98})),
+        "all features together",
+    ),
+    "no score of all features": (
+        _with_facts(_good(), leakage=replace(HONEST, all_features={})),
+        "all features together",
+    ),
     "shuffled labels that teach": (
         _with_facts(_good(), leakage=replace(HONEST, shuffled_losses=_good().losses.sums["challenger"])),
         "shuffled labels over the prior",

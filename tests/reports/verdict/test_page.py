@@ -110,7 +110,7 @@ def test_every_check_is_there(page: Read, judged: tuple[World, str]) -> None:
     world, key = judged
     checks = checks_of(ledger.attempt(world.lake, key)["checks"])
 
-    assert len(checks) == 17
+    assert len(checks) == 18
     for one in checks:
         outcome = "passed" if one.passed else "failed"
         assert [one.name, one.required, one.observed, outcome, one.note] in page.rows, one.name
@@ -158,6 +158,7 @@ def test_what_was_measured_is_there(page: Read) -> None:
     assert ["departs_minute", "+0.019"] in page.rows
     assert ["visib", "0.60"] not in page.rows
     assert ["visib", "1.0 %", "—"] in page.rows
+    assert page.row("all features, challenger") == ["0.715"]
     moved = page.rows[
         page.rows.index(["Feature", "Mean, champion", "Mean, challenger", "Moved by", "Missing"]) + 1
     ]
@@ -292,7 +293,7 @@ def test_what_happens_next_follows_the_declaration(flights: World) -> None:
     ):
         asks = flights.with_gate(gate)
         result = headline(read_attempt(asks.lake, asks.spec, asks.attempt(2, better)))
-        assert result.reasons[-1] == "All 17 checks passed."
+        assert result.reasons[-1] == "All 18 checks passed."
         assert sentence in result.next_step
 
 
