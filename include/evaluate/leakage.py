@@ -1,13 +1,13 @@
 """Leakage: measure whether a challenger is too good to be true. `include.judge.checks` judges these figures.
 
-There are three signs of leakage: a single feature predicts the label almost perfectly, a model learns from
-shuffled labels, or a challenger is far better than every attempt before it.
+There are four signs of leakage: a single feature predicts the label almost perfectly, all features together
+do, a model learns from shuffled labels, or a challenger is far better than every attempt before it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from sklearn.tree import DecisionTreeRegressor
 
 from include.errors import EvergreenError
-from include.judge.checks import LEAKAGE_CHECKS, MIN_CLASS_ROWS
-from include.judge.evidence import Evidence
+from include.judge.checks import ALL_FEATURES, LEAKAGE_CHECKS, MIN_CLASS_ROWS, SINGLE_FEATURE
+from include.judge.evidence import CHALLENGER, Evidence
 from include.judge.judge import FORCED, checks_of
 from include.models import artifacts, outputs
 from include.promote import ledger
@@ -30,7 +30,7 @@ from include.storage.lake import Lake
 from include.train.fit import fit_recipe, target
 
 Array = NDArray[np.float64]
-MAX_FITTED_ROWS = 20_000  # for a single feature's tree: enough for sixteen leaves
+MAX_FITTED_ROWS = 20_000  # for a single feature's tree, enough for sixteen leaves, and the linear model
 MAX_DEPTH = 4
 MIN_LEAF_SHARE = 0.002  # of the rows
 SHUFFLES, SHUFFLED_ROWS = 5, 10_000  # number of fits on shuffled labels, and the rows of each
@@ -56,22 +56,60 @@ def single_feature_scores(spec: UseCase, fitted: pa.Table, test: pa.Table) -> di
     """
     fitted = _sample(fitted, MAX_FITTED_ROWS, np.random.default_rng(spec.training.seed))
     fitted_features, test_features = artifacts.model_input(fitted, spec), artifacts.model_input(test, spec)
-    fitted_labels, test_labels = _binary_labels(spec, fitted), _binary_labels(spec, test)
-    too_few = too_few_rows(spec, test)
-    judged = [name for name in test_labels if name not in too_few]
-    metric, lowest = ("roc_auc", 0.5) if spec.problem.codes else ("r2", -math.inf)
+    labels = {name: pd.Series(values) for name, values in _binary_labels(spec, fitted).items()}
     scores: dict[str, float] = {}
     for feature in spec.features.columns:
-        for name in judged:
-            labels = pd.Series(fitted_labels[name])
-            predictions = _fit_and_predict(labels, fitted_features[feature], test_features[feature])
-            for value in metric_values([metric], test_labels[name], predictions).values():
-                scores[feature] = max(scores.get(feature, lowest), value)
+        columns = fitted_features[feature], test_features[feature]
+        predictions = {name: _fit_and_predict(values, *columns) for name, values in labels.items()}
+        scores |= _best_score(spec, feature, test, predictions)
     return scores
 
 
+def all_feature_scores(
+    spec: UseCase, fitted: pa.Table, test: pa.Table, challenger: Array
+) -> dict[str, float]:
+    """Return how well two models of all features predict the test rows: the challenger, and a linear one.
+
+    Features that reveal the label only together, such as the parts of a sum, have low scores on their own.
+
+    Parameters
+    ----------
+    fitted, test : as in `single_feature_scores`.
+    challenger : its predictions of the test rows, shape (m,) or (m, k).
+
+    Returns
+    -------
+    dict
+        Model -> score, as in `single_feature_scores`.
+    """
+    sample = _sample_of_each_class(spec, fitted, MAX_FITTED_ROWS, np.random.default_rng(spec.training.seed))
+    estimator = "logistic_regression" if spec.problem.codes else "ridge"
+    linear = fit_recipe(spec, Candidate(name="linear", estimator=estimator), sample)
+    models = {CHALLENGER: challenger, "a linear model": artifacts.predict(linear, test, spec)}
+    scores: dict[str, float] = {}
+    for model, values in models.items():
+        by_class = values.T if values.ndim > 1 else [values]
+        scores |= _best_score(spec, model, test, dict(zip(_binary_labels(spec, test), by_class, strict=True)))
+    return scores
+
+
+def _best_score(
+    spec: UseCase, subject: str, test: pa.Table, predictions: Mapping[str, Array]
+) -> dict[str, float]:
+    """Return a subject's highest score over the classes with enough test rows, nothing if there is none."""
+    too_few = too_few_rows(spec, test)
+    metric, lowest = ("roc_auc", 0.5) if spec.problem.codes else ("r2", -math.inf)
+    values = [
+        max(value, lowest)
+        for name, labels in _binary_labels(spec, test).items()
+        if name not in too_few
+        for value in metric_values([metric], labels, predictions[name]).values()
+    ]
+    return {subject: max(values)} if values else {}
+
+
 def too_few_rows(spec: UseCase, test: pa.Table) -> dict[str, int]:
-    """Return classes (or else the target) with too few test rows for a single-feature score, and how many.
+    """Return classes (or else the target) with too few test rows for a feature's score, and how many.
 
     For a class, the smaller of its own rows and all others counts. A class without any row isn't returned.
     """
@@ -152,12 +190,20 @@ def _sample(rows: pa.Table, max_rows: int, random: np.random.Generator) -> pa.Ta
     return rows.take(np.sort(random.choice(rows.num_rows, max_rows, replace=False)))
 
 
+def _sample_of_each_class(
+    spec: UseCase, rows: pa.Table, max_rows: int, random: np.random.Generator
+) -> pa.Table:
+    """Return a sample in which no class is missing, since the first row of each is added."""
+    sample = _sample(rows, max_rows, random)
+    if not spec.problem.codes:
+        return sample
+    first_of_class = np.unique(target(spec, rows), return_index=True)[1]
+    return pa.concat_tables([sample, rows.take(pa.array(first_of_class))])
+
+
 def _shuffle_labels(spec: UseCase, fitted: pa.Table, random: np.random.Generator) -> pa.Table:
     """Return a sample of the rows with shuffled labels."""
-    rows, name = _sample(fitted, SHUFFLED_ROWS, random), spec.problem.target
-    if spec.problem.codes:  # every class must be in the sample; predictions are rescaled to the prior later
-        first_of_class = np.unique(target(spec, fitted), return_index=True)[1]
-        rows = pa.concat_tables([rows, fitted.take(pa.array(first_of_class))])
+    rows, name = _sample_of_each_class(spec, fitted, SHUFFLED_ROWS, random), spec.problem.target
     labels = rows[name].take(random.permutation(rows.num_rows))
     return rows.set_column(rows.column_names.index(name), name, labels)
 
@@ -215,6 +261,8 @@ def past_loss_reductions(lake: Lake, partition: str) -> tuple[float, ...]:
 
 def _is_comparable(row: Row) -> bool:
     passed = {check.name: check.passed for check in checks_of(row["checks"])}
+    if SINGLE_FEATURE in passed:
+        passed.setdefault(ALL_FEATURES, True)  # earlier code didn't check it
     return row["verdict"] == FORCED or all(passed.get(name) for name in LEAKAGE_CHECKS)
 
 

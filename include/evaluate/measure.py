@@ -44,6 +44,7 @@ class EvaluationRows:
     estimator, data, digest : the model as loaded from its stored bytes, these bytes, and their digest.
     fitted : the rows before the test rows.
     deployed_fit : the rows that the deployed model was fitted on, the test rows among them.
+    champion_fit : the training rows until the champion's last fitted partition, None if that is unknown.
     rows, actual : the unseen test rows, shape (n, any), and their labels, shape (n,).
     partitions : of the test rows, ascending.
     predictions : of every model for the test rows, from which the losses follow, each of shape (n,) or
@@ -58,6 +59,7 @@ class EvaluationRows:
     digest: str
     fitted: pa.Table
     deployed_fit: pa.Table
+    champion_fit: pa.Table | None
     rows: pa.Table
     actual: Array
     partitions: Sequence[str]
@@ -102,6 +104,9 @@ def gather_facts(lake: Lake, spec: UseCase, evaluation: EvaluationRows) -> Facts
         serving=_serving(lake, spec, evaluation),
         leakage=_leakage(lake, spec, evaluation, losses),
         coverage=uncovered_shares(spec, evaluation.deployed_fit, scored),
+        champion_coverage=(
+            {} if (fit := evaluation.champion_fit) is None else uncovered_shares(spec, fit, scored)
+        ),
         importance=permutation_importance(estimator, spec, rows, actual),
         refit_loss=refit_loss,
     )
@@ -119,7 +124,8 @@ def _fairness(lake: Lake, spec: UseCase, evaluation: EvaluationRows) -> tuple[Fa
     if spec.gate.fairness is None:
         return ()
     groups = columns_of_rows(lake, spec, evaluation.rows, spec.gate.fairness.columns)
-    return fairness.measure_fairness(spec, groups, evaluation.actual, evaluation.predictions[CHALLENGER])
+    predicted = evaluation.predictions[CHALLENGER]
+    return fairness.measure_fairness(spec, groups, evaluation.rows["partition"], evaluation.actual, predicted)
 
 
 def _serving(lake: Lake, spec: UseCase, evaluation: EvaluationRows) -> Serving:
@@ -144,6 +150,7 @@ def _leakage(lake: Lake, spec: UseCase, evaluation: EvaluationRows, losses: Mapp
         loss_reduction = leakage.loss_reduction(losses[CHALLENGER].tolist(), losses[PRIOR].tolist())
     return Leakage(
         single_feature=leakage.single_feature_scores(spec, fitted, rows),
+        all_features=leakage.all_feature_scores(spec, fitted, rows, evaluation.predictions[CHALLENGER]),
         shuffled_losses=leakage.shuffled_label_losses(
             spec, evaluation.recipe, fitted, rows, evaluation.partitions
         ),
@@ -206,7 +213,7 @@ def uncovered_shares(spec: UseCase, fitted: pa.Table, scored: pa.Table) -> dict[
 
     Parameters
     ----------
-    fitted : the rows that the deployed model was fitted on, shape (n, any).
+    fitted : the rows that the model was fitted on, shape (n, any).
     scored : the rows to score, labelled or not, shape (m, any); without rows there are no shares.
     """
     if not scored.num_rows:

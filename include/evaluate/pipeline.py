@@ -100,7 +100,7 @@ def evaluate(lake: Lake, spec: UseCase, partition: str, run_id: str, *, registry
     _load_model(registry, run_id, record.baseline, test, spec)
     predictions = _walk_predictions(lake, spec, record, test)
     champion = _load_champion(lake, partition, attempt_key(spec, partition, record.data))
-    rows = _evaluation_rows(lake, spec, record, challenger, training_rows, test, predictions)
+    rows = _evaluation_rows(lake, spec, record, challenger, training_rows, test, predictions, champion)
     facts = gather_facts(lake, spec, rows)
     if champion.digest and rows.rows.num_rows:
         known = KnownRows.read(lake, spec, partition, training_rows)
@@ -175,6 +175,7 @@ def _evaluation_rows(
     training_rows: pa.Table,
     test: pa.Table,
     predictions: Mapping[str, Array],
+    champion: Incumbent,
 ) -> EvaluationRows:
     """Return the test rows that every walk has predicted, with all predictions of them.
 
@@ -186,7 +187,7 @@ def _evaluation_rows(
     for values in predictions.values():
         unseen &= np.isfinite(values).reshape(test.num_rows, -1).all(axis=1)
     rows = test.filter(pa.array(unseen, pa.bool_()))
-    partition = training_rows["partition"]
+    partition, last = training_rows["partition"], champion.last_fitted
     return EvaluationRows(
         partition=record.partition,
         recipe=next(c for c in recipes(spec, short_memory=True) if c.name == record.challenger.name),
@@ -195,6 +196,7 @@ def _evaluation_rows(
         digest=record.challenger.digest,
         fitted=training_rows.filter(pc.is_in(partition, pa.array(record.partitions["train"], pa.string()))),
         deployed_fit=training_rows.filter(pc.less_equal(partition, record.last_fitted)),
+        champion_fit=training_rows.filter(pc.less_equal(partition, last)) if last else None,
         rows=rows,
         actual=target(spec, rows),
         partitions=tuple(partitions_of(rows)),

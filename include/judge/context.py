@@ -15,13 +15,27 @@ EVALUATE_AGAIN = "evaluate again"
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check; ``passed`` is None if there was too little evidence to run it."""
+    """The result of one check.
+
+    Parameters
+    ----------
+    passed : None if there was too little evidence to run it.
+    blocking : whether the challenger is rejected if it fails; otherwise a failure is only reported.
+    """
 
     name: str
     required: str
     observed: str
     passed: bool | None
     note: str = ""
+    blocking: bool = True
+
+    @property
+    def outcome(self) -> str:
+        """The result in words."""
+        if self.passed is None:
+            return "not judged"
+        return "passed" if self.passed else "failed" if self.blocking else "not met (not blocking)"
 
     def sentence(self) -> str:
         """Return the observed value and the required one as a sentence."""
@@ -62,12 +76,17 @@ def requirement_text(requirement: Requirement, value: float | None) -> tuple[str
 
 
 def check_requirement(figures: Mapping[str, float], requirement: Requirement, prefix: str = "") -> Check:
-    """Check a declared requirement against the measured figures; a missing figure fails."""
+    """Check a declared requirement against the measured figures; a missing figure fails.
+
+    Only a hard requirement is blocking.
+    """
     name, value = f"{prefix}{requirement.metric}", figures.get(requirement.metric)
     text, limit_text = requirement_text(requirement, value)
     if value is None:
         available = ", ".join(sorted(figures)) or "none"
-        return Check(name, limit_text, text, False, f"the evaluation has {available}")
+        note = f"the evaluation has {available}"
+        return Check(name, limit_text, text, False, note, blocking=requirement.hard)
     low = -math.inf if requirement.at_least is None else requirement.at_least
     high = math.inf if requirement.at_most is None else requirement.at_most
-    return Check(name, limit_text, text, bool(math.isfinite(value) and low <= value <= high))
+    passed = bool(math.isfinite(value) and low <= value <= high)
+    return Check(name, limit_text, text, passed, blocking=requirement.hard)

@@ -42,6 +42,22 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class GroupSums:
+    """Sums over a group's rows by partition of the evidence, 0 where it has none, each of shape (n,).
+
+    Parameters
+    ----------
+    excess : predicted probability minus label; the others are counts of rows.
+    """
+
+    rows: tuple[int, ...]
+    positives: tuple[int, ...]
+    selected: tuple[int, ...]
+    selected_positives: tuple[int, ...]
+    excess: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Fairness:
     """The rates of the groups of one sensitive column.
 
@@ -51,11 +67,13 @@ class Fairness:
         rows.
     figures : by the names of `include.spec.gate.FAIRNESS`; a figure that is undefined for these rows is
         missing.
+    sums : group -> what its rates and their intervals are computed from.
     """
 
     column: str
     groups: dict[str, dict[str, float]]
     figures: dict[str, float]
+    sums: dict[str, GroupSums] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -111,7 +129,9 @@ class Leakage:
     loss_reduction : share of the prior's loss that the challenger removes on the test partitions.
     past_loss_reductions : the same of the use case's earlier attempts, oldest first.
     too_few_rows : class, or else the target, -> its number of test rows, if there are too few of them to
-        judge a single feature; for a class, the smaller of its own rows and all others.
+        judge a feature; for a class, the smaller of its own rows and all others.
+    all_features : model -> the same score of the models that use all features: the challenger and a linear
+        one.
     """
 
     single_feature: dict[str, float] = field(default_factory=dict)
@@ -119,6 +139,7 @@ class Leakage:
     loss_reduction: float | None = None
     past_loss_reductions: tuple[float, ...] = ()
     too_few_rows: dict[str, int] = field(default_factory=dict)
+    all_features: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -153,6 +174,7 @@ class Facts:
     rival : the model that slices are compared with: ``champion``, or else the strongest baseline.
     coverage : feature -> share of the scored rows whose value the deployed model never saw in training: an
         unseen category, or a number outside the range.
+    champion_coverage : the same of the champion, on the same rows; empty if there is none to compare with.
     importance : feature -> mean increase of the objective's loss when its values are permuted.
     refit_loss : the mean loss on the test partitions of the deployed model, which was fitted on them as well.
     refit : None without a champion.
@@ -165,6 +187,7 @@ class Facts:
     serving: Serving | None = None
     leakage: Leakage = Leakage()
     coverage: dict[str, float] = field(default_factory=dict)
+    champion_coverage: dict[str, float] = field(default_factory=dict)
     importance: dict[str, float] = field(default_factory=dict)
     refit_loss: float | None = None
     refit: Refit | None = None

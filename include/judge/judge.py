@@ -1,6 +1,7 @@
 """The gate: a pure function from evidence and policy to a verdict. It reads no ledger and no clock.
 
-A challenger is blessed if there is enough evidence and every check in `include.judge.checks` passes.
+A challenger is blessed if there is enough evidence and every blocking check in `include.judge.checks` passes.
+A failed check that isn't blocking is named in the sentence.
 """
 
 from __future__ import annotations
@@ -63,12 +64,14 @@ def judge(evidence: Evidence, gate: Gate, *, champion: bool) -> Verdict:
         return Verdict(NOT_ENOUGH, _sentence(NOT_ENOUGH, insufficient), (*sufficiency, *skipped))
     results = {name: tuple(check_function(context)) for name, check_function in checks.CHECKS.items()}
     all_checks = (*sufficiency, *(check for result in results.values() for check in result))
-    if failed := [check for check in all_checks if not check.passed]:
-        return Verdict(NOT_BLESSED, _sentence(NOT_BLESSED, failed), all_checks)
+    failed = [check for check in all_checks if not check.passed]
+    if blocking := [check for check in failed if check.blocking]:
+        return Verdict(NOT_BLESSED, _sentence(NOT_BLESSED, blocking), all_checks)
+    not_met = f"; {_sentence('not met', failed)}" if failed else ""
     if context.has_champion:
-        return Verdict(BLESSED, _sentence(BLESSED, results["recipe"]), all_checks)
+        return Verdict(BLESSED, f"{BLESSED}: {evidence.selection.get('reason', '')}{not_met}", all_checks)
     head = f"{RUBBER_STAMPED}: no champion to compare with"
-    return Verdict(RUBBER_STAMPED, _sentence(head, results["recipe"]), all_checks)
+    return Verdict(RUBBER_STAMPED, f"{head}: {evidence.selection.get('reason', '')}{not_met}", all_checks)
 
 
 def _sentence(head: str, reasons: Sequence[Check]) -> str:

@@ -46,11 +46,7 @@ MAX_SLICES = 20  # in the chart
 MAX_IMPORTANCES = 15  # in the chart
 MAX_MOVED_FEATURES = 10  # in the table
 DIGESTS = (("Declaration", "spec"), ("Training data", "data"), ("Code", "code"), ("Model", "model"))
-OUTCOMES: dict[bool | None, tuple[str, Tone]] = {
-    True: ("passed", "good"),
-    False: ("failed", "bad"),
-    None: ("not judged", "warn"),
-}
+TONES: dict[bool | None, Tone] = {True: "good", False: "bad", None: "warn"}
 log = logging.getLogger(__name__)
 
 templates = Environment(
@@ -139,7 +135,8 @@ def render_page(attempt: AttemptData, sections: Mapping[str, Section]) -> str:
 def checks(attempt: AttemptData) -> Section:
     """Return every check with its requirement and the observed value."""
     lead = (
-        "The model is blessed only if every check passes. A gain is shown as “mean [lower bound, inf)”: the "
+        "The model is blessed only if every blocking check passes; a requirement blocks only if it is "
+        "declared as hard. A gain is shown as “mean [lower bound, inf)”: the "
         "true gain is at least the lower bound, at the stated level. Above 0 the challenger's loss is lower."
     )
     rows: list[Line] = [
@@ -150,7 +147,7 @@ def checks(attempt: AttemptData) -> Section:
 
 
 def _outcome(check: Check) -> Cell:
-    return Cell(*OUTCOMES[check.passed])
+    return Cell(check.outcome, TONES[check.passed])
 
 
 def comparison(attempt: AttemptData) -> Section:
@@ -286,7 +283,8 @@ def fairness(attempt: AttemptData) -> Section | None:
         f"A row is selected from a predicted probability of {rules.threshold:g} on. tpr is the share of "
         "actual positives that are selected, fpr the share of actual negatives that are selected, and "
         "calibration the mean prediction minus the observed rate (0 is best). Groups with fewer than "
-        f"{rules.min_rows:,} rows aren't compared."
+        f"{rules.min_rows:,} rows aren't compared. A bound isn't met if two groups are shown to break it: "
+        f"their interval is beyond it, at alpha ({attempt.spec.gate.alpha:g}) over all pairs of groups."
     )
     tables = [
         table
@@ -398,9 +396,9 @@ def leakage_and_coverage(attempt: AttemptData) -> Section | None:
     measure = "ROC-AUC" if problem.codes else "R²"
     measure += ", for its best class," if problem.classes else ""
     limit = gate.leak.alone
-    leak = f"A single feature that reaches {limit:g} is considered a leak of the label."
+    leak = f"A single feature, or a model of all, that reaches {limit:g} is considered a leak of the label."
     if limit == 1:
-        leak = "A single feature may decide the label, since the declared bound is 1."
+        leak = "Features may decide the label, since the declared bound is 1."
     reductions = [*facts.leakage.past_loss_reductions, facts.leakage.loss_reduction]
     texts = [percent(share) for share in reductions if share is not None]
     lead = (
@@ -410,20 +408,31 @@ def leakage_and_coverage(attempt: AttemptData) -> Section | None:
     score_rows: list[Line] = [
         [name, number_cell(figure_and_limit(score, limit)[0])] for name, score in scores
     ]
+    score_rows += [
+        [f"all features, {model}", number_cell(figure_and_limit(score, limit)[0])]
+        for model, score in facts.leakage.all_features.items()
+    ]
     share_rows: list[Line] = [
-        [name, number_cell(percent(share, limit=gate.coverage))] for name, share in shares
+        [
+            name,
+            number_cell(percent(share, limit=gate.coverage)),
+            number_cell(percent(facts.champion_coverage.get(name))),
+        ]
+        for name, share in shares
     ]
     tables = [
         Table(
-            ["Single feature", f"{measure} of a small tree"],
+            ["Feature", measure.strip(",")],
             score_rows,
-            "How well each feature alone predicts the label (less is less suspicious)",
+            "How well a small tree of each feature alone, and models of all, predict the label (less is less "
+            "suspicious)",
             folded=True,
         ),
         Table(
-            ["Feature", "Share of the scored rows"],
+            ["Feature", "Share of the scored rows", "With the champion"],
             share_rows,
-            f"Scored values that weren't seen in training (less is better, at most {percent(gate.coverage)})",
+            f"Scored values that weren't seen in training (less is better, at most {percent(gate.coverage)} "
+            "or as many as with the champion)",
             folded=True,
         ),
     ]

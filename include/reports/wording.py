@@ -100,7 +100,8 @@ def deployed_note(attempt: AttemptData) -> str:
 
 def _reasons(attempt: AttemptData) -> list[str]:
     reasons = [_comparison(attempt)] if attempt.rows and attempt.rival else []
-    failed = [check for check in attempt.checks if check.passed is False]
+    failed = [check for check in attempt.checks if check.passed is False and check.blocking]
+    not_met = [check for check in attempt.checks if check.passed is False and not check.blocking]
     judged = [check for check in attempt.checks if check.passed is not None]
     gain = attempt.gain()
     if failed and len(judged) < len(attempt.checks):
@@ -112,7 +113,9 @@ def _reasons(attempt: AttemptData) -> list[str]:
         if gain is not None and gain.mean > 0 >= gain.low:
             reasons.append("The gain may still be chance.")
     else:
-        reasons.append(f"All {len(judged)} checks passed.")
+        reasons.append(f"All {len(judged) - len(not_met)} {'blocking ' if not_met else ''}checks passed.")
+    if not_met:
+        reasons.append(f"Not met, which doesn't block: {'; '.join(check.name for check in not_met)}.")
     return [*reasons, f"{attempt.evidence.note}."] if attempt.evidence.note else reasons
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, WithJsonSchema, model_validator
 
 from include.spec.metrics import OBJECTIVES, SERVING_METRICS
-from include.spec.source import Name, Strict
+from include.spec.source import Name, Strict, added_field
 
 Share = Annotated[float, Field(ge=0, le=1)]
 ObjectiveName = Annotated[
@@ -15,7 +15,7 @@ ObjectiveName = Annotated[
 ]  # validated against the kind of problem, in `UseCase`
 
 
-class Requirement(Strict):
+class MetricBound(Strict):
     """A bound on a metric: at_least or at_most."""
 
     metric: str = Field(description="a metric of the problem's kind, as roc_auc or recall@0.5")
@@ -23,10 +23,20 @@ class Requirement(Strict):
     at_most: float | None = Field(None, description="the highest value that passes")
 
     @model_validator(mode="after")
-    def _one_side(self) -> Requirement:
+    def _one_side(self) -> MetricBound:
         if (self.at_least is None) == (self.at_most is None):
             raise ValueError("give either at_least or at_most")
         return self
+
+
+class Requirement(MetricBound):
+    """A bound on a challenger's metric, which is reported if it isn't met, and blocks if it is hard."""
+
+    hard: bool = added_field(
+        False,
+        description="a hard requirement blocks; otherwise a missed one is reported in red and doesn't keep a "
+        "worse model in place",
+    )
 
 
 class Slices(Strict):
@@ -53,7 +63,9 @@ class Fairness(Strict):
     """Differences between the groups of a sensitive column, as requirements.
 
     The metrics are ``selection_rate``, ``tpr``, ``fpr`` and ``calibration`` (mean prediction less observed
-    rate), each with ``_difference`` (largest less smallest) or, but for calibration, ``_ratio``.
+    rate), each with ``_difference`` (larger less smaller, at_most) or, but for calibration, ``_ratio``
+    (smaller by larger, at_least). A requirement fails only if two groups are shown to break it: their
+    confidence bound is beyond it, at gate.alpha over all pairs of groups.
     """
 
     columns: tuple[Name, ...] = Field(
@@ -62,18 +74,48 @@ class Fairness(Strict):
     )
     threshold: float = Field(0.5, gt=0, lt=1, description="probability from which a row counts as selected")
     min_rows: int = Field(500, ge=1, description="rows that a group must have to be compared")
+    reference: dict[str, str] = added_field(
+        {},
+        description="the group of a column that the others are compared with, as {origin: JFK}; default: all "
+        "pairs of groups are compared",
+    )
+    exclude: dict[str, tuple[str, ...]] = added_field(
+        {}, description="groups of a column that aren't compared, as {origin: [missing]}"
+    )
+    intersections: bool = added_field(
+        False, description="compare the combinations of the columns too, as one more column named `a x b`"
+    )
     requirements: tuple[Requirement, ...] = Field(
         min_length=1, description="such as {metric: tpr_difference, at_most: 0.1}"
     )
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The columns whose groups are compared, the combination of all of them last."""
+        return (*self.columns, *([INTERSECTION.join(self.columns)] if self.intersections else []))
 
     @model_validator(mode="after")
     def _valid_metrics(self) -> Fairness:
         for rule in self.requirements:
             if rule.metric not in FAIRNESS:
                 raise ValueError(f"requirements: {rule.metric!r} is none of {', '.join(FAIRNESS)}")
+            side = "at_least" if rule.metric.endswith("_ratio") else "at_most"
+            if getattr(rule, side) is None:
+                raise ValueError(f"requirements: {rule.metric} is bounded by {side}")
+        return self
+
+    @model_validator(mode="after")
+    def _valid_columns(self) -> Fairness:
+        if self.intersections and len(self.columns) < 2:
+            raise ValueError(f"intersections: needs two columns, found {', '.join(self.columns)}")
+        for key, columns in (("reference", self.reference), ("exclude", self.exclude)):
+            for column in columns:
+                if column not in self.compared:
+                    raise ValueError(f"{key}: {column!r} is none of {', '.join(self.compared)}")
         return self
 
 
+INTERSECTION = " x "  # between the columns, and between the groups, of a combination
 FAIRNESS = (
     *(f"{rate}_{how}" for rate in ("selection_rate", "tpr", "fpr") for how in ("difference", "ratio")),
     "calibration_difference",
@@ -88,7 +130,8 @@ class Leak(Strict):
         0.98,
         gt=0,
         le=1,
-        description="ROC-AUC or R² of a single feature from which it counts as a leak; 1 turns the check off",
+        description="ROC-AUC or R² from which a single feature, or a model of all features, is a leak; 1 "
+        "turns both checks off",
     )
     history: float = Field(
         3.0,

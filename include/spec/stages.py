@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from include.spec.gate import Requirement
+from include.spec.gate import MetricBound
 from include.spec.source import LocalTime, Name, Strict, added_field
 
 FallbackStep = Literal["champion", "previous", "baseline", "prior"]
@@ -212,7 +212,7 @@ class Monitoring(Strict):
         description="share of values that aren't in the reference from which a column alarms",
     )
     sudden_changes: SuddenChanges = added_field(SuddenChanges())
-    requirements: tuple[Requirement, ...] = Field((), description="bounds on realized metrics")
+    requirements: tuple[MetricBound, ...] = Field((), description="bounds on realized metrics")
     window: int = Field(
         7,
         ge=1,

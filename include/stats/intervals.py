@@ -65,6 +65,64 @@ def estimate_gain(
 
 
 @dataclass(frozen=True)
+class Rate:
+    """A group's rate, as sums by partition.
+
+    Parameters
+    ----------
+    sums, rows : numerator and denominator, shape (n,).
+    events : rows of the denominator with the event whose chance makes the rate uncertain, shape (n,).
+    """
+
+    sums: Array
+    rows: Array
+    events: Array
+
+    @property
+    def value(self) -> float:
+        """The rate over all partitions; there must be rows."""
+        return float(self.sums.sum() / self.rows.sum())
+
+
+@dataclass(frozen=True)
+class RateComparison:
+    """The difference or ratio of two rates with one-sided bounds, each wrong with a probability of alpha."""
+
+    value: float
+    low: float
+    high: float
+
+
+def compare_rates(larger: Rate, smaller: Rate, *, ratio: bool, block: int, alpha: float) -> RateComparison:
+    """Return the difference of two rates or, for a ratio, the smaller by the larger, which isn't 0 then.
+
+    Parameters
+    ----------
+    larger, smaller : of the same partitions, at least two blocks of which have rows.
+    block, alpha : as in `estimate_gain`.
+
+    Notes
+    -----
+    The variance is that of the linearised figure over blocks of partitions, as in `gain_bounds`, and at
+    least the binomial one, for which one row with the event and one without are added to each rate (Agresti
+    and Coull 1998). Partitions that agree by chance, as those of a group without an event, would make it 0.
+    """
+    value = smaller.value / larger.value if ratio else larger.value - smaller.value
+    slopes = (-value / larger.value, 1 / larger.value) if ratio else (1.0, -1.0)
+    present = larger.rows + smaller.rows > 0
+    residuals, binomial = np.zeros(np.count_nonzero(present)), 0.0
+    for rate, slope in zip((larger, smaller), slopes, strict=True):
+        rows = float(rate.rows.sum())
+        share = (float(rate.events.sum()) + 1) / (rows + 2)
+        residuals += slope * (rate.sums - rate.value * rate.rows)[present] / rows
+        binomial += slope**2 * share * (1 - share) / rows
+    _, variance, blocks = _moments(residuals, np.ones_like(residuals), block)
+    variance_of_sum = float(variance) * len(residuals) ** 2
+    margin = float(stdtrit(blocks - 1, 1 - alpha)) * max(variance_of_sum, binomial) ** 0.5
+    return RateComparison(value, value - margin, value + margin)
+
+
+@dataclass(frozen=True)
 class MeanEstimate:
     """A mean per row, its variance, and the number of blocks of partitions that it is estimated from."""
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
 from include.evaluate.fairness import measure_fairness
+from include.judge.evidence import GroupSums
 from include.spec import UseCase
 from include.spec.gate import FAIRNESS, Fairness, Requirement
 from tests.train import visits
@@ -32,24 +37,33 @@ ROWS = [
 ]
 
 
+def _days(rows: int) -> pa.ChunkedArray:
+    """Return the partition of each row; they alternate."""
+    return pa.chunked_array([[f"2024-01-0{1 + i % 2}" for i in range(rows)]], pa.string())
+
+
 @pytest.fixture(scope="module")
 def clinic(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
     """A use case without fairness."""
     return visits.usecase(tmp_path_factory.mktemp("fairness"))
 
 
-def _with(spec: UseCase, min_rows: int, *columns: str) -> UseCase:
+def _with(spec: UseCase, min_rows: int, *columns: str, **changes: Any) -> UseCase:
     rules = Fairness(
-        columns=columns, min_rows=min_rows, requirements=(Requirement(metric="tpr_ratio", at_least=0.5),)
+        columns=columns,
+        min_rows=min_rows,
+        requirements=(Requirement(metric="tpr_ratio", at_least=0.5),),
+        **changes,
     )
     return spec.model_copy(update={"gate": spec.gate.model_copy(update={"fairness": rules})})
 
 
-def _measure(spec: UseCase, rows: list[tuple[object, int, float]], min_rows: int = 3) -> dict:
+def _measure(spec: UseCase, rows: list[tuple[object, int, float]], min_rows: int = 3, **changes: Any) -> dict:
     places, actual, predicted = zip(*rows, strict=True)
     columns = pa.table({"place": pa.array(places)})
     rates = np.array(actual, float), np.array(predicted, float)
-    (result,) = measure_fairness(_with(spec, min_rows, "place"), columns, *rates)
+    spec = _with(spec, min_rows, "place", **changes)
+    (result,) = measure_fairness(spec, columns, _days(len(rows)), *rates)
     assert result.column == "place"
     return {"groups": result.groups, "figures": result.figures}
 
@@ -131,6 +145,70 @@ def test_without_a_declaration_or_rows_nothing_is_measured(clinic: UseCase) -> N
     """Without a declaration there is no record; without rows it is empty, which the gate rejects."""
     empty = np.empty(0)
     columns = pa.table({"place": pa.array([], pa.string())})
-    assert measure_fairness(clinic, columns, empty, empty) == ()
-    (result,) = measure_fairness(_with(clinic, 1, "place"), columns, empty, empty)
+    assert measure_fairness(clinic, columns, _days(0), empty, empty) == ()
+    (result,) = measure_fairness(_with(clinic, 1, "place"), columns, _days(0), empty, empty)
     assert (result.groups, result.figures) == ({}, {})
+
+
+def test_a_group_s_sums_are_by_partition(clinic: UseCase) -> None:
+    """Rows of every second place in the list are of the same partition, and each sum is by partition."""
+    columns = pa.table({"place": ["north"] * 6 + ["south"] * 3})
+    actual = np.array([1, 1, 1, 1, 0, 0, 1, 0, 0], float)
+    predicted = np.array([0.9, 0.5, 0.2, 0.8, 0.6, 0.1, 0.7, 0.5, 0.1])
+    (result,) = measure_fairness(_with(clinic, 1, "place"), columns, _days(9), actual, predicted)
+    north, south = result.sums["north"], result.sums["south"]
+    counts = GroupSums((3, 3), (2, 2), (2, 2), (1, 2), north.excess)
+    assert north == counts
+    assert north.excess == pytest.approx((1.7 - 2, 1.4 - 2))
+    assert (south.rows, south.selected_positives) == ((2, 1), (1, 0))
+
+
+def test_groups_are_compared_with_the_reference_group(clinic: UseCase) -> None:
+    """With a reference, the figures are of the pairs that it is in."""
+    result = _measure(clinic, ROWS, reference={"place": "north"})
+    assert result["figures"]["tpr_difference"] == pytest.approx(1 / 4)  # not 1/2, of south and missing
+    assert result["figures"]["tpr_ratio"] == pytest.approx(2 / 3)
+    assert _measure(clinic, ROWS, reference={"place": "west"})["figures"] == {}
+
+
+def test_an_excluded_group_is_left_out(clinic: UseCase) -> None:
+    """Its rates are neither measured nor compared."""
+    result = _measure(clinic, ROWS, exclude={"place": ("missing",)})
+    assert set(result["groups"]) == {"north", "south"}
+    assert result["figures"]["tpr_difference"] == pytest.approx(1 / 4)
+
+
+def test_intersections_are_the_combinations_of_the_columns(clinic: UseCase) -> None:
+    """The combinations are one more column, without the groups that one of its columns excludes."""
+    columns = pa.table(
+        {"place": ["north", "north", "south", "south", None], "sex": ["f", "m", "f", "f", "f"]}
+    )
+    spec = _with(clinic, 1, "place", "sex", intersections=True, exclude={"place": ("missing",)})
+    labels, predicted = np.array([1.0, 0, 1, 0, 1]), np.array([0.9, 0.9, 0.9, 0.1, 0.9])
+    measured = measure_fairness(spec, columns, _days(5), labels, predicted)
+    assert [one.column for one in measured] == ["place", "sex", "place x sex"]
+    assert {group: rates["rows"] for group, rates in measured[2].groups.items()} == {
+        "north x f": 1,
+        "north x m": 1,
+        "south x f": 2,
+    }
+    assert measured[1].groups["f"]["rows"] == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reference": {"town": "north"}}, "reference: 'town' is none of place"),
+        ({"exclude": {"place x sex": ("a x b",)}}, "exclude: 'place x sex' is none of place"),
+        ({"intersections": True}, "intersections: needs two columns, found place"),
+        (
+            {"requirements": (Requirement(metric="tpr_difference", at_least=0.5),)},
+            "requirements: tpr_difference is bounded by at_most",
+        ),
+    ],
+)
+def test_a_declaration_that_compares_nothing_is_refused(changes: dict[str, Any], message: str) -> None:
+    """The error names the key, what was found and what is valid."""
+    plain = {"columns": ("place",), "requirements": (Requirement(metric="tpr_ratio", at_least=0.5),)}
+    with pytest.raises(ValidationError, match=re.escape(message)):
+        Fairness(**plain | changes)

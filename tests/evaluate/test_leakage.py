@@ -14,16 +14,19 @@ from hypothesis import strategies as st
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from include.evaluate import leakage
-from include.judge.checks import past_attempts, shuffled_labels, single_feature
+from include.evaluate.measure import permutation_importance
+from include.judge.checks import CHECKS, all_features, past_attempts, shuffled_labels, single_feature
 from include.judge.context import CheckContext
 from include.judge.evidence import Leakage, Losses
 from include.judge.judge import judge
+from include.models import artifacts
 from include.promote import ledger
 from include.spec import UseCase
 from include.spec.stages import Candidate
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
 from include.train import recipes
+from include.train.fit import fit_recipe, target
 from tests.promote.conftest import evidence, losses, partitions
 from tests.train import visits
 
@@ -162,6 +165,110 @@ def test_a_sample_is_the_same_each_time(use: UseCase, monkeypatch: pytest.Monkey
     assert leakage.single_feature_scores(use, fitted, test)["earlier"] > 0.95
 
 
+# all features together
+
+
+def together(spec: UseCase, count: int, seed: int, label: Callable[..., np.ndarray]) -> pa.Table:
+    """Return rows whose label is computed from distance and earlier."""
+    table, random = rows(spec, count, seed), np.random.default_rng(seed + 100)
+    if spec.problem.codes:
+        columns = {"distance": random.normal(0, 1, count), "earlier": random.normal(0, 1, count)}
+    else:
+        columns = {name: random.poisson(20, count).astype(float) for name in ("distance", "earlier")}
+    columns[spec.problem.target] = label(columns["distance"], columns["earlier"], random).astype(float)
+    for name, values in columns.items():
+        table = table.set_column(table.column_names.index(name), name, pa.array(values))
+    return table
+
+
+def whole(distance: np.ndarray, earlier: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Return the sum of two counts, as all sales are of those in the shop and those online."""
+    return distance + earlier
+
+
+def side(distance: np.ndarray, earlier: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Return on which side of a line a row is."""
+    return distance + earlier > 0
+
+
+def noisy(distance: np.ndarray, earlier: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Return a label that the features explain well and not entirely."""
+    return distance + earlier + random.normal(0, 2, len(distance))
+
+
+def side_of_noisy(distance: np.ndarray, earlier: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Return a class that the features explain well and not entirely."""
+    return distance + earlier + random.normal(0, 0.5, len(distance)) > 0
+
+
+def measured(spec: UseCase, recipe: Candidate, label: Callable[..., np.ndarray]) -> CheckContext:
+    """Fit a recipe and measure what the checks of features need, with the permutation importance."""
+    fitted, test = (together(spec, 1500, seed, label) for seed in (1, 2))
+    estimator, actual = fit_recipe(spec, recipe, fitted), target(spec, test)
+    leak = Leakage(
+        single_feature=leakage.single_feature_scores(spec, fitted, test),
+        all_features=leakage.all_feature_scores(spec, fitted, test, artifacts.predict(estimator, test, spec)),
+    )
+    record = evidence(losses(np.ones(12), prior=np.ones(12)))
+    importance = permutation_importance(estimator, spec, test, actual)
+    facts = replace(record.facts, leakage=leak, importance=importance)
+    return CheckContext(replace(record, facts=facts), spec.gate, 1, False)
+
+
+@pytest.mark.parametrize(("kind", "label"), [("late", whole), ("use", side)])
+def test_features_that_reveal_the_label_together_are_found_at_the_first_attempt(
+    kind: str, label: Callable[..., np.ndarray], request: pytest.FixtureRequest
+) -> None:
+    """Neither feature decides alone; the message names both, and how to accept them."""
+    context = measured(request.getfixturevalue(kind), FOREST, label)
+    assert single_feature(context)[0].passed
+    (check,) = all_features(context)
+    assert not check.passed
+    columns = check.note.partition("importance are ")[2].partition("; ")[0]
+    assert set(columns.split(", ")) == {"distance", "earlier"}
+    assert check.note.endswith("otherwise raise gate.leak.alone (1 disables this check)")
+    leak = context.gate.leak.model_copy(update={"alone": 1.0})
+    assert all_features(replace(context, gate=context.gate.model_copy(update={"leak": leak})))[0].passed
+
+
+@pytest.mark.parametrize(("kind", "label"), [("late", noisy), ("use", side_of_noisy)])
+def test_a_strong_and_honest_model_is_no_leak(
+    kind: str, label: Callable[..., np.ndarray], request: pytest.FixtureRequest
+) -> None:
+    """Features that explain nine tenths of the label pass."""
+    context = measured(request.getfixturevalue(kind), FOREST, label)
+    (check,) = all_features(context)
+    assert check.passed
+    assert max(context.evidence.facts.leakage.all_features.values()) > 0.85
+
+
+def test_what_the_challenger_alone_finds_counts(use: UseCase) -> None:
+    """A label that no linear model learns, as of equal signs, is found by a challenger that does."""
+
+    def equal_signs(distance: np.ndarray, earlier: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        return distance * earlier > 0
+
+    boosting = Candidate(name="boosting", estimator="hist_gradient_boosting")
+    context = measured(use, boosting, equal_signs)
+    assert context.evidence.facts.leakage.all_features["a linear model"] < 0.6
+    (check,) = all_features(context)
+    assert (check.passed, check.note.split(";")[0]) == (False, "challenger")
+
+
+def test_too_few_rows_of_a_class_are_no_ground_to_refuse_a_model(use: UseCase) -> None:
+    """With 49 rows of a class nothing is judged, and the check says so."""
+    fitted, test = (together(use, 600, seed, side) for seed in (1, 2))
+    labels = target(use, test)
+    ones, zeros = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
+    few = test.take(np.concatenate([ones, zeros[:49]]))
+    assert leakage.all_feature_scores(use, fitted, few, np.full(few.num_rows, 0.5)) == {}
+    least = test.take(np.concatenate([ones, zeros[:50]]))
+    assert leakage.all_feature_scores(use, fitted, least, np.full(least.num_rows, 0.5)) == {
+        "challenger": 0.5,
+        "a linear model": pytest.approx(1, abs=0.02),
+    }
+
+
 # shuffled labels
 
 
@@ -298,6 +405,20 @@ def test_a_refused_leak_sets_no_bar_for_the_next(lake: Lake, use: UseCase) -> No
     ledger.record_forced(lake, ledger.attempt(lake, key), "ann", "the new source is honest")
     assert leakage.past_loss_reductions(lake, WEEKS[4]) == pytest.approx((0.1, 0.1, 0.1, 0.6))
     assert not refused(lake, use, WEEKS[4], 0.6)
+
+
+def test_an_attempt_that_was_not_checked_for_all_features_is_history(
+    lake: Lake, use: UseCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attempts that earlier code judged, which had no such check, still count; those that failed it don't."""
+    with monkeypatch.context() as earlier:
+        earlier.delitem(CHECKS, "all_features")
+        attempt(lake, use, WEEKS[0], 0.1)
+    record = evidence(losses(np.ones(12), prior=np.ones(12)))
+    perfect = replace(record.facts, leakage=replace(record.facts.leakage, all_features={"challenger": 0.99}))
+    monkeypatch.setattr("tests.promote.conftest.facts", lambda found: perfect)
+    attempt(lake, use, WEEKS[1], 0.2)
+    assert leakage.past_loss_reductions(lake, WEEKS[2]) == pytest.approx((0.1,))
 
 
 def test_history_is_the_newest_attempt_of_each_earlier_partition(lake: Lake, use: UseCase) -> None:

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from mlflow import MlflowClient
 
 from include.errors import ModelError, StaleDecision
+from include.evaluate.measure import uncovered_shares
 from include.evaluate.pipeline import evaluate
-from include.features.build import training_set
+from include.features.build import features, training_set
 from include.judge.evidence import Evidence
 from include.models import artifacts
 from include.promote.promotion import force, judge_and_record
@@ -113,7 +115,7 @@ def test_again_gives_the_same_bytes(clinic: Clinic) -> None:
 
 @pytest.mark.parametrize("trained", EACH_KIND, indirect=True)
 def test_champion_is_measured_on_the_same_rows(clinic: Clinic, promote: Callable[[str, str], None]) -> None:
-    """The champion is measured on the same rows, which neither model was fitted on."""
+    """The champion's losses and coverage are of the same rows, which neither model was fitted on."""
     promote(PARTITION, clinic.run)
     visits.fill(clinic.lake, clinic.spec, NEXT_PARTITION, NEXT_PARTITION)
     run = train(clinic.lake, clinic.spec, NEXT_PARTITION, registry=clinic.registry).uri
@@ -121,6 +123,13 @@ def test_champion_is_measured_on_the_same_rows(clinic: Clinic, promote: Callable
     assert result.champion == record(clinic).challenger.digest
     assert len(result.losses.sums["champion"]) == len(result.losses.partitions)
     assert result.losses.partitions[0] > max(record(clinic, run).last_fitted, record(clinic).last_fitted)
+    rows = training_set(clinic.lake, clinic.spec, NEXT_PARTITION)
+    fitted = rows.filter(pc.less_equal(rows["partition"], record(clinic).last_fitted))
+    scored = features(
+        clinic.lake, clinic.spec, clinic.spec.clock.keys(result.losses.partitions[0], NEXT_PARTITION)
+    )
+    assert result.facts.champion_coverage == uncovered_shares(clinic.spec, fitted, scored)
+    assert result.facts.champion_coverage["place"] >= result.facts.coverage["place"] > 0.1
 
 
 def test_partitions_that_the_champion_was_fitted_on_are_left_out(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from include.judge.checks import (
     LEAKAGE_CHECKS,
     MIN_PAST_ATTEMPTS,
+    all_features,
     past_attempts,
     shuffled_labels,
     single_feature,
@@ -85,6 +86,20 @@ def test_a_class_of_too_few_rows_is_named_and_not_judged() -> None:
     assert not check.passed
     check = only(single_feature(case(Leakage(too_few_rows={"rare": 6}))))
     assert (check.passed, check.observed, check.note) == (True, "not judged", note)
+
+
+def test_a_model_that_decides_the_label_names_its_features_and_the_remedy() -> None:
+    """The sentence names the model and the features with the largest importance, not the unimportant ones."""
+    perfect = case(Leakage(all_features={"challenger": 0.5, "a linear model": 0.9996}))
+    importance = {"a": 0.5, "b": 0.04, "c": 0.9, "d": -0.1}
+    facts = replace(perfect.evidence.facts, importance=importance)
+    check = only(all_features(replace(perfect, evidence=replace(perfect.evidence, facts=facts))))
+    assert not check.passed
+    assert check.sentence() == (
+        "all features together 0.9996, required below 0.98 (a linear model; the columns with the largest "
+        "permutation importance are c, a; if they are only known after the decision, remove them from "
+        "features in usecase.yaml; otherwise raise gate.leak.alone (1 disables this check))"
+    )
 
 
 def test_features_that_nobody_looked_at_are_no_pass() -> None:
@@ -169,6 +184,6 @@ def test_as_good_as_the_best_before_is_never_too_good(earlier: list[float]) -> N
 
 
 def test_the_checks_that_set_no_bar_are_those_of_the_sentinel() -> None:
-    """`LEAKAGE_CHECKS` has the names of exactly these three checks."""
-    rules = (single_feature, shuffled_labels, past_attempts)
+    """`LEAKAGE_CHECKS` has the names of exactly these four checks."""
+    rules = (single_feature, all_features, shuffled_labels, past_attempts)
     assert tuple(only(rule(case(Leakage()))).name for rule in rules) == LEAKAGE_CHECKS

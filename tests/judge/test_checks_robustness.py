@@ -156,6 +156,26 @@ def test_coverage_passes_at_its_bound_and_names_the_worst(shares: dict[str, floa
     assert all(sentence.endswith("(temp)") for sentence in results)
 
 
+@pytest.mark.parametrize(
+    ("champion_shares", "sentence"),
+    [
+        ({"temp": 0.4, "place": 0.0}, ""),
+        ({"temp": 0.5, "place": 1.0}, ""),
+        ({"temp": 0.399, "place": 1.0}, "0.4, required at most 0.399, as with the champion (temp)"),
+        ({"place": 1.0}, "0.4, required at most 0.25 (temp)"),
+    ],
+)
+def test_a_gap_that_the_champion_has_as_well_is_no_refusal(
+    champion_shares: dict[str, float], sentence: str
+) -> None:
+    """A share above the bound fails only if it is also above the champion's share of the same feature."""
+    shares = {"temp": 0.4, "place": 0.2}
+    results = failed(run(checks.coverage, coverage=shares, champion_coverage=champion_shares))
+    assert [result.removeprefix("rows with values not seen in training ") for result in results] == (
+        [sentence] if sentence else []
+    )
+
+
 def test_coverage_that_was_not_measured_refuses() -> None:
     """Missing shares fail the check."""
     (results,) = failed(run(checks.coverage, coverage={}))

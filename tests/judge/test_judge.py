@@ -22,15 +22,16 @@ from tests.promote.conftest import evidence, facts, losses, partitions
 
 RATES = Fairness(
     columns=("origin",),
-    requirements=(Requirement(metric="tpr_difference", at_most=0.2),),
+    requirements=(Requirement(metric="tpr_difference", at_most=0.2, hard=True),),
 )
 SHIPPED = load("flight_delay").gate
 GATE = SHIPPED.model_copy(
     update={
+        "requirements": tuple(rule.model_copy(update={"hard": True}) for rule in SHIPPED.requirements),
         "slices": Slices(columns=("carrier",), min_rows=200),
         "fairness": RATES,
         "robustness": 1.0,
-        "serving": (Requirement(metric="p95_ms", at_most=50),),
+        "serving": (Requirement(metric="p95_ms", at_most=50, hard=True),),
     }
 )
 ENOUGH = GATE.min_partitions
@@ -151,6 +152,14 @@ CHECKS: dict[str, tuple[Evidence, str]] = {
     "no single feature": (
         _with_facts(_good(), leakage=replace(HONEST, single_feature={})),
         "strongest single feature",
+    ),
+    "features that decide together": (
+        _with_facts(_good(), leakage=replace(HONEST, all_features={"challenger": 0.7, "linear": 0.98})),
+        "all features together",
+    ),
+    "no score of all features": (
+        _with_facts(_good(), leakage=replace(HONEST, all_features={})),
+        "all features together",
     ),
     "shuffled labels that teach": (
         _with_facts(_good(), leakage=replace(HONEST, shuffled_losses=_good().losses.sums["challenger"])),
@@ -366,3 +375,42 @@ def test_asking_more_never_turns_a_refusal_into_a_blessing(
     if not verdict.promotes:
         assert not any(other.promotes for other in stricter)
     assert (verdict.verdict == BLESSED) == all(check.passed for check in verdict.checks)
+
+
+def _soft(gate: Gate) -> Gate:
+    """Return the gate with no hard requirement."""
+    assert gate.fairness is not None
+
+    def soft(rules: tuple[Requirement, ...]) -> tuple[Requirement, ...]:
+        return tuple(rule.model_copy(update={"hard": False}) for rule in rules)
+
+    fairness = gate.fairness.model_copy(update={"requirements": soft(gate.fairness.requirements)})
+    changes = {"requirements": soft(gate.requirements), "serving": soft(gate.serving), "fairness": fairness}
+    return gate.model_copy(update=changes)
+
+
+@pytest.mark.parametrize(
+    "case", ["a requirement missed", "a figure that isn't there", "too slow", "an unfair difference"]
+)
+def test_a_requirement_that_is_not_hard_is_reported_and_does_not_block(case: str) -> None:
+    """A better challenger that misses a requirement is blessed, and the sentence names what isn't met."""
+    record, name = CHECKS[case]
+    verdict = _judge(record, _soft(GATE))
+    assert verdict.verdict == BLESSED
+    assert [check.outcome for check in verdict.checks if not check.passed] == ["not met (not blocking)"]
+    assert name in verdict.sentence.partition("; not met: ")[2]
+
+
+def test_a_requirement_that_is_not_hard_does_not_hide_what_blocks() -> None:
+    """Of two failed checks the sentence of the rejection names the blocking one."""
+    record = replace(CHECKS["a requirement missed"][0], losses=CHECKS["worse than the champion"][0].losses)
+    verdict = _judge(record, _soft(GATE))
+    assert verdict.verdict == NOT_BLESSED
+    assert "champion aaaaaaaa" in verdict.sentence
+    assert "roc_auc" not in verdict.sentence
+
+
+def test_checks_that_earlier_code_stored_are_blocking() -> None:
+    """A stored check without the field is read as a blocking one."""
+    (check,) = checks_of('[{"name": "a", "required": "b", "observed": "c", "passed": false, "note": ""}]')
+    assert check.blocking

@@ -51,6 +51,7 @@ def facts(found: Losses, **changes: object) -> Facts:
         serving=Serving(identical=True, figures={"p95_ms": 5.0}),
         leakage=Leakage(
             single_feature={"temp": 0.6},
+            all_features={"challenger": 0.7, "a linear model": 0.65},
             shuffled_losses=tuple(v + 0.001 * n for v, n in zip(prior, found.rows, strict=False)),
             loss_reduction=0.1,
         ),

@@ -81,6 +81,11 @@ WRONG = [
     ),
     ("gate.requirements.0.metric", "rmse", "gate.requirements: 'rmse' is no metric of binary; use roc_auc"),
     ("monitoring.requirements.0.metric", "f1", "monitoring.requirements: 'f1' is no metric of binary; use"),
+    (
+        "monitoring.requirements.0.hard",
+        True,
+        "monitoring.requirements.0.hard: unknown key; valid here: at_least, at_most, metric",
+    ),
     ("gate.requirements.0.metric", "f1@2", "'f1@2' is no metric of binary; use roc_auc"),
     ("gate.requirements.0.at_most", 1, "gate.requirements.0: give either at_least or at_most"),
     ("sources.schedule.key", ["nobody"], "'nobody' is not one of its columns: year, month"),

@@ -29,7 +29,7 @@ from include.monitor.losses import LossSeries
 from include.monitor.performance import performance_metrics, predictions_with_labels
 from include.promote.ledger import REPLACED
 from include.spec import UseCase
-from include.spec.gate import Requirement
+from include.spec.gate import MetricBound
 from include.stats.formatting import figure_and_limit
 from include.stats.intervals import MeanEstimate, mean_and_variance, partitions_needed
 from include.storage.lake import Lake
@@ -74,13 +74,13 @@ def check_requirements(context: PartitionContext) -> list[Finding]:
     return [judge_requirement(rule, metrics[rule.metric], size) for rule in requirements]
 
 
-def _limit(rule: Requirement) -> float:
+def _limit(rule: MetricBound) -> float:
     limit = rule.at_least if rule.at_most is None else rule.at_most
     assert limit is not None  # the declaration requires one of the two
     return limit
 
 
-def judge_requirement(rule: Requirement, value: float | None, size: str) -> Finding:
+def judge_requirement(rule: MetricBound, value: float | None, size: str) -> Finding:
     """Judge a metric by its requirement; ``size`` describes the rows for the note."""
     limit = _limit(rule)
     if value is None:

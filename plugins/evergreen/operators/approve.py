@@ -131,7 +131,7 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
         ]
         for check in checks_of(attempt["checks"]):
             result = f"{check.observed} ({check.note})" if check.note else check.observed
-            cells = (check.name, check.required, result, "passed" if check.passed else "not passed")
+            cells = (check.name, check.required, result, check.outcome)
             lines.append("| " + " | ".join(map(escape_markdown, cells)) + " |")
         return "\n".join(lines)
 

@@ -239,7 +239,13 @@ def facts(
             EdgeCase("dest unseen", "unseen", True, 0.3, HOSTILE),
         ),
         serving=Serving(True, {"p50_ms": 3.1, "p95_ms": 5.25, "rows_per_second": 81234.0, "size_mb": 1.5}),
-        leakage=Leakage({n: 0.5 + 0.01 * i for i, n in enumerate(names)}, shuffled, 0.11, (0.09, 0.1, 0.105)),
+        leakage=Leakage(
+            single_feature={n: 0.5 + 0.01 * i for i, n in enumerate(names)},
+            shuffled_losses=shuffled,
+            loss_reduction=0.11,
+            past_loss_reductions=(0.09, 0.1, 0.105),
+            all_features={"challenger": 0.715},
+        ),
         coverage={n: 0.001 * i for i, n in enumerate(names)},
         importance={n: 0.02 / (1 + i) - 0.001 for i, n in enumerate(names)},
     )

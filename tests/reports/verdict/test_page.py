@@ -110,11 +110,22 @@ def test_every_check_is_there(page: Read, judged: tuple[World, str]) -> None:
     world, key = judged
     checks = checks_of(ledger.attempt(world.lake, key)["checks"])
 
-    assert len(checks) == 17
+    assert len(checks) == 18
     for one in checks:
         outcome = "passed" if one.passed else "failed"
         assert [one.name, one.required, one.observed, outcome, one.note] in page.rows, one.name
     assert any("[" in one.observed and ", inf)" in one.observed for one in checks)
+
+
+def test_a_requirement_that_is_not_met_is_red_and_said_not_to_block(flights: World) -> None:
+    """A model that isn't kept back by a requirement is blessed, and its page shows the requirement in red."""
+    flights = flights.with_gate({"requirements": [{"metric": "roc_auc", "at_least": 0.99}]})
+    text = flights.page(flights.attempt(1, {name: s for name, s in SKILLS.items() if name != "champion"}))
+    page = Read(text)
+    assert page.texts[2] == TITLES[RUBBER_STAMPED]
+    assert "Not met, which doesn't block: roc_auc." in page.text
+    assert page.row("roc_auc")[2] == "not met (not blocking)"
+    assert re.search(r'class="[^"]*bad[^"]*"[^>]*>(<[^>]*>)*not met \(not blocking\)', text)
 
 
 def test_the_curves_are_drawn(page: Read) -> None:
@@ -146,7 +157,8 @@ def test_what_was_measured_is_there(page: Read) -> None:
     assert page.row("Recipe") == ["forest", "forest"]
     assert ["departs_minute", "+0.019"] in page.rows
     assert ["visib", "0.60"] not in page.rows
-    assert ["visib", "1.0 %"] in page.rows
+    assert ["visib", "1.0 %", "—"] in page.rows
+    assert page.row("all features, challenger") == ["0.715"]
     moved = page.rows[
         page.rows.index(["Feature", "Mean, champion", "Mean, challenger", "Moved by", "Missing"]) + 1
     ]
@@ -281,7 +293,7 @@ def test_what_happens_next_follows_the_declaration(flights: World) -> None:
     ):
         asks = flights.with_gate(gate)
         result = headline(read_attempt(asks.lake, asks.spec, asks.attempt(2, better)))
-        assert result.reasons[-1] == "All 17 checks passed."
+        assert result.reasons[-1] == "All 18 checks passed."
         assert sentence in result.next_step
 
 
