@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+from include.errors import PartitionError
 from include.promote import ledger
 from include.promote.promotion import approval_status, awaiting_approval, read_ledgers
 from include.promote.trials import trials_on
@@ -104,7 +105,10 @@ def champion(lake: Lake) -> Row | None:
 def on_trial(lake: Lake, spec: UseCase) -> list[str]:
     """Return the trials of the next partition: a model in shadow or canary, or a new champion under watch."""
     rows = ledger.switches(lake)
-    partition = ledger.next_unserved(lake, spec, *(row["effective"] for row in rows[-1:]))
+    try:
+        partition = ledger.next_unserved(lake, spec, *(row["effective"] for row in rows[-1:]))
+    except PartitionError:
+        return []  # the schedule has ended
     return [str(trial) for trial in trials_on(rows, spec, partition)]
 
 
