@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from include.environment import code_version
-from include.errors import EvergreenError
+from include.errors import EvergreenError, InsufficientData
 from include.features.build import join_labels, known_too_late, matured, remedy_too_late, training_set
 from include.judge.evidence import CHALLENGER
 from include.models import artifacts, outputs
@@ -59,8 +59,10 @@ def train(lake: Lake, spec: UseCase, partition: str, *, registry: Registry) -> R
 
     Raises
     ------
+    InsufficientData
+        when partitions, labels or classes are missing.
     EvergreenError
-        when partitions or classes are missing, or the registry doesn't answer.
+        when the registry doesn't answer.
     SpecError
         when an estimator doesn't exist, or its parameters don't fit.
     """
@@ -86,19 +88,19 @@ def _split_rows(lake: Lake, spec: UseCase, partition: str, rows: pa.Table) -> Sp
     """Split the rows; if partitions are missing because the spine arrived too late, raise that instead."""
     try:
         return split(rows, spec, partition)
-    except EvergreenError as too_few:
+    except InsufficientData as too_few:
         window = spec.training.window
         first = spec.clock.shift(partition, -window) if window else ""
         partitions = [key for key in matured(lake, spec, partition) if key >= first]
         late = known_too_late(lake, spec, partitions)
         try:
             split(pa.table({"partition": pa.array(partitions, pa.string())}), spec, partition)
-        except EvergreenError:
+        except InsufficientData:
             raise too_few from None  # even with all of them in time there would be too few
         if not late:
             raise
     last = max(late)
-    raise EvergreenError(
+    raise InsufficientData(
         f"{spec.name}: training on {partition}",
         required=f"labelled partitions on which the spine {spec.features.spine} is known by the decision",
         found=f"{len(late)} of {len(partitions)} on which its rows were known only later, as on {last} from "

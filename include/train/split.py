@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from include.errors import EvergreenError
+from include.errors import InsufficientData
 from include.spec import UseCase
 
 
@@ -65,7 +65,7 @@ def split(rows: pa.Table, spec: UseCase, partition: str) -> Split:
 
     Raises
     ------
-    EvergreenError
+    InsufficientData
         when there are no training or no validation partitions, with how many there are of each part.
     """
     training, clock, test_window = spec.training, spec.clock, test_size(rows, spec, partition)
@@ -82,7 +82,7 @@ def split(rows: pa.Table, spec: UseCase, partition: str) -> Split:
     )
     partitions = parts.partitions()
     if not partitions["train"] or not partitions["validation"]:
-        raise EvergreenError(
+        raise InsufficientData(
             f"{spec.name}: training on {partition}",
             required=f"labelled partitions before {first_validation} to fit on, and between it and "
             f"{first_test} to validate on",

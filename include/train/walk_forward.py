@@ -68,7 +68,7 @@ def walk_forward(
 
     Raises
     ------
-    EvergreenError
+    InsufficientData
         when the rows known at an origin are too few to fit on.
     """
     test = parts.test

@@ -28,6 +28,7 @@ FINAL_ERRORS = (
     errors.PartitionError,
     errors.PartitionRefused,
     errors.NotPublished,
+    errors.InsufficientData,
     errors.MissingMetric,
     errors.ModelError,
     errors.BackupError,
