@@ -161,8 +161,11 @@ def test_force_and_roll_back_with_and_without_a_version(house: House, person: Pe
 
 
 def test_a_roll_back_to_no_champion_is_refused(house: House, person: Person, champion: str) -> None:
-    """The run is red, its log says which versions there are, and the champion stays."""
+    """The run is red, its log and its note say which versions there are, and the champion stays."""
     before = _champions(house)
-    assert person.do(OPERATE, action="roll back", version="9", reason="a slip") == "Failed"
-    person.read_log("operate", "required version 9, once champion, found v1, v2")
+    run = person.trigger(OPERATE, action="roll back", version="9", reason="a slip")
+    assert person.outcome(run) == "Failed"
+    sentence = "required version 9, once champion, found v1, v2"
+    person.read_log("operate", sentence)
+    assert sentence in house.api.call("GET", f"/dags/{OPERATE}/dagRuns/{run}")["note"]
     assert _champions(house) == before
