@@ -57,7 +57,7 @@ def batch(spec: UseCase) -> DAG:
             )
             # also for a partition that could not be scored, whose `watch` fails
             alert = AlertOperator(task_id="alert", usecase=spec.name, trigger_rule="all_done")
-            watch >> [RequestTrainingOperator(task_id="ask_training", usecase=spec.name), alert]
+            watch >> [RequestTrainingOperator(task_id="request_training", usecase=spec.name), alert]
         with TaskGroup("rollout") as rollout:
             AdvanceOperator(
                 task_id="advance",

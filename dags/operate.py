@@ -5,7 +5,8 @@ Changes: `verify` changes nothing. `back up` adds new objects to EVERGREEN_BACKU
 the history page. `roll back` and `force` switch the serving model from the next partition on, in one commit
 to `deployments`; a forced model stays marked as forced. `withdraw` removes a partition that is off the
 schedule or in the future, and stores a copy of its rows.
-If it is red: the log states what was required, what was found and the remedy. Nothing was switched.
+If it is red: the run's note, and the first line of the task's own log, state what was required, what was
+found and the remedy. Nothing was switched.
 """
 
 from airflow.sdk import DAG, Param

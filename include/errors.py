@@ -7,7 +7,7 @@ EvergreenError
 │   └── CircuitOpen        the circuit breaker of a source is open after repeated failures
 ├── PartitionRefused       a source's data violates its contract: a retry won't help
 ├── NotPublished           a stage needs a partition that isn't published
-├── InsufficientData       there are too few partitions yet
+├── InsufficientData       there are too few partitions, or labels in them, yet
 ├── MissingMetric          the gate requires a metric that the evaluation doesn't have
 ├── ModelError             a stored model can't be loaded or differs from the ledger's record
 ├── StoreUnavailable       the lake can't be read or written now: retry
@@ -84,7 +84,7 @@ class NotPublished(EvergreenError):
 
 
 class InsufficientData(EvergreenError):
-    """There are too few partitions yet; time resolves this."""
+    """There are too few partitions, or labels in them, yet; more data resolves this, a retry doesn't."""
 
 
 class MissingMetric(EvergreenError):

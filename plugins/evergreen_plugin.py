@@ -10,6 +10,7 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
+from evergreen import run_note
 from evergreen.deadline import PredictionsDue
 from evergreen.links import PREFIX, MlflowLink, OverviewLink, ReportLink, VerdictLink, address
 from evergreen.manual_run import PartitionFromForm
@@ -49,6 +50,7 @@ class EvergreenPlugin(AirflowPlugin):
     fastapi_root_middlewares: list[Any] = [  # noqa: RUF012  # as above
         {"middleware": PartitionFromForm, "name": "a run's partition from its form"}
     ]
+    listeners: list[Any] = [run_note]  # noqa: RUF012  # as above
     deadline_references: list[Any] = [PredictionsDue]  # noqa: RUF012  # the scheduler computes deadlines with it
 
     @cached_property

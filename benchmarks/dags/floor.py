@@ -23,5 +23,5 @@ with DAG("floor", schedule=None, start_date=datetime(2013, 1, 1), max_active_run
         ingest
         >> Nothing(task_id="score")
         >> Nothing(task_id="monitor")
-        >> [Nothing(task_id="ask_training"), Nothing(task_id="alert")]
+        >> [Nothing(task_id="request_training"), Nothing(task_id="alert")]
     )

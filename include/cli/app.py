@@ -32,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-NO_LAKE = {"init", "validate", "schema", "--help"}  # commands that need no settings
+NO_LAKE = {"init", "validate", "schema", "--help"}  # commands that need no settings, unless with --data
 AllOrOne = Annotated[str | None, typer.Argument(metavar="[USECASE]", help="Default: all use cases.")]
 Partition = Annotated[str | None, typer.Option("--partition", help="A partition, such as 2013-03-01.")]
 
@@ -56,15 +56,32 @@ def validate(
     usecase: Annotated[
         str | None, typer.Argument(metavar="[USECASE|FOLDER]", help="All, unless given.")
     ] = None,
+    data: Annotated[
+        bool,
+        typer.Option(
+            "--data",
+            help="Also check on the lake's newest partitions that no feature depends on rows that weren't "
+            "known at the decision, or are before the lookback.",
+        ),
+    ] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Check declarations: keys, dates, SQL, estimators and expectations. Needs no data and no settings."""
+    """Check declarations: keys, dates, SQL, estimators and expectations. Needs no data and no settings.
+
+    With --data it needs a lake with ingested partitions.
+    """
     good, wrong = _readable(usecase)
     if good:
+        from include.cli.validate import leakage_problems
         from include.cli.validate import validate as find_problems
+        from include.storage.lake import Lake
 
-        wrong += [sentence for spec in good for sentence in find_problems(spec)]
+        for spec in good:
+            problems = find_problems(spec)
+            wrong += problems
+            if data and not problems:  # SQL that doesn't run would be reported twice
+                wrong += leakage_problems(Lake(spec.name), spec)
     named = ", ".join(spec.name for spec in good)
     print_result(
         {"usecases": [spec.name for spec in good], "wrong": wrong},
@@ -239,7 +256,8 @@ def _partition_key(key: str) -> str:
 def main() -> None:
     """Run a command; an `EvergreenError` is printed as one line without a traceback."""
     folder = Path(".evergreen").absolute()
-    demo = use_demo_settings(folder) if sys.argv[1:] and NO_LAKE.isdisjoint(sys.argv) else "none"
+    needs_lake = NO_LAKE.isdisjoint(sys.argv) or "--data" in sys.argv
+    demo = use_demo_settings(folder) if sys.argv[1:] and needs_lake else "none"
     if demo == "up":
         typer.echo(f"using the demo in {folder}: this shell has no Evergreen settings", err=True)
     try:

@@ -1,7 +1,7 @@
 """Check what reading a declaration can't: that its SQL runs, and that its estimators and expectations exist.
 
 The SQL runs on an empty lake through the functions that a partition uses. So a valid declaration says nothing
-about the data.
+about the data. `leakage_problems` runs it on the lake's newest partitions.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from include.errors import EvergreenError
+from include.errors import EvergreenError, NotPublished, SpecError
 from include.spec.clock import Clock, day_of
 
 if TYPE_CHECKING:
     from include.spec import UseCase
+    from include.storage.lake import Lake
+
+CHECKED = 3  # newest partitions on whose data the features are checked
 
 
 def validate(spec: UseCase) -> list[str]:
@@ -25,6 +28,39 @@ def validate(spec: UseCase) -> list[str]:
         checks = (_path_problems, _sql_problems, _estimator_problems, _expectation_problems)
         problems += [problem for check in checks for problem in check(spec)]
     return problems
+
+
+def leakage_problems(lake: Lake, spec: UseCase) -> list[str]:
+    """Return a sentence for each of the newest partitions whose features depend on rows that it may not see.
+
+    See `include.features.point_in_time_check`. That there is no partition to check is a problem too.
+    """
+    spine = spec.features.spine
+    rows = lake.rows("partitions", {"product": spine, "outcome": "published"})
+    partitions = sorted(row["partition"] for row in rows if row["rows"])[-CHECKED:]
+    if not partitions:
+        error = NotPublished(
+            f"{spec.name}/{spine}",
+            required="a published partition with rows to check the features on",
+            found="none",
+            where=f"{lake.uri}/tables/partitions",
+            remedy=f"run ingest for {spec.name} first",
+        )
+        return [str(error)]
+    return [problem for key in partitions for problem in _error_of(_refuse_leakage, lake, spec, key)]
+
+
+def _refuse_leakage(lake: Lake, spec: UseCase, partition: str) -> None:
+    from include.features.point_in_time_check import point_in_time_violations
+
+    if columns := point_in_time_violations(lake, spec, partition):
+        raise SpecError(
+            f"{spec.name}/{partition}: features.sql",
+            required="features of rows that were known at the decision, within the lookback",
+            found=f"other values of {', '.join(columns)} once later or older rows are added",
+            where=str(spec.folder / "features.sql"),
+            remedy="limit the rows by known_at, known_until and partition, or read the views known_<source>",
+        )
 
 
 def _schedule_problems(spec: UseCase) -> Iterator[str]:

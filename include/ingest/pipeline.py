@@ -28,7 +28,7 @@ from include.errors import (
     SpecError,
 )
 from include.ingest.breaker import Breaker
-from include.ingest.connectors.registry import open_source
+from include.ingest.connectors import open_source
 from include.ingest.connectors.request import Fetcher, NotAvailableYet, request
 from include.ingest.parsing.parse import parse
 from include.ingest.parsing.types import clean_text

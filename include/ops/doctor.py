@@ -149,7 +149,7 @@ def _registry() -> str:
 
 def _source(spec: UseCase, source: str) -> str:
     """Fetch a source's first partition, once; "not available yet" is an answer too."""
-    from include.ingest.connectors.registry import open_source
+    from include.ingest.connectors import open_source
     from include.ingest.connectors.request import NotAvailableYet, request
 
     first = spec.sources[source].start or spec.schedule.start

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
+from include.errors import PartitionError
 from include.promote import ledger
 from include.promote.promotion import approval_status, awaiting_approval, read_ledgers
 from include.promote.trials import trials_on
@@ -104,7 +106,10 @@ def champion(lake: Lake) -> Row | None:
 def on_trial(lake: Lake, spec: UseCase) -> list[str]:
     """Return the trials of the next partition: a model in shadow or canary, or a new champion under watch."""
     rows = ledger.switches(lake)
-    partition = ledger.next_unserved(lake, spec, *(row["effective"] for row in rows[-1:]))
+    try:
+        partition = ledger.next_unserved(lake, spec, *(row["effective"] for row in rows[-1:]))
+    except PartitionError:
+        return []  # the schedule has ended
     return [str(trial) for trial in trials_on(rows, spec, partition)]
 
 
@@ -193,6 +198,21 @@ def stale(lake: Lake, spec: UseCase, partitions: list[Row]) -> list[Row]:
         if why:
             stale_rows.append({**_select(row, "partition", "product"), "why": why})
     return stale_rows
+
+
+def unscored(spec: UseCase, partitions: list[Row], now: datetime) -> list[str]:
+    """Return the partitions after the first scored one whose predictions were due by ``now`` and don't exist.
+
+    Parameters
+    ----------
+    partitions : rows of `partitions`.
+    """
+    rows = [row for row in partitions if row["product"] == "predictions" and row["outcome"] == "published"]
+    scored = {row["partition"] for row in rows}
+    newest = spec.clock.newest(now)
+    due = spec.clock.keys(min(scored), min(newest, spec.schedule.end or newest)) if scored else []
+    deadline = spec.scoring.deadline
+    return [key for key in due if key not in scored and spec.clock.local(key, deadline) <= now]
 
 
 def _select(row: Row, *names: str) -> Row:

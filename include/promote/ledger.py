@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from include.errors import NotPublished, StaleDecision
+from include.errors import NotPublished, PartitionError, StaleDecision
 from include.judge.evidence import Evidence
 from include.judge.judge import FORCED, Verdict
 from include.models.outputs import Constant
@@ -184,10 +184,29 @@ def newest_evidence(rows: Sequence[Row]) -> str:
 
 
 def next_unserved(lake: Lake, spec: UseCase, *partitions: str) -> str:
-    """Return the partition after the newest of ``partitions`` and those already served; empty without any."""
+    """Return the partition after the newest of ``partitions`` and those already served; empty without any.
+
+    Raises
+    ------
+    PartitionError
+        when that partition is after ``schedule.end``, so that a switch would never take effect.
+    """
+    newest = max([*partitions, *served_partitions(lake)], default="")
+    following = spec.clock.shift(newest, 1) if newest else ""
+    if spec.schedule.end and following > spec.schedule.end:
+        raise PartitionError(
+            f"{spec.name}: switch",
+            required=f"a partition left to serve by schedule.end, {spec.schedule.end}",
+            found=f"the next one to serve is {following}",
+            remedy="set `schedule.end` in usecase.yaml to a later day, or remove it",
+        )
+    return following
+
+
+def served_partitions(lake: Lake) -> list[str]:
+    """Return the partitions that have been scored, in order."""
     rows = lake.rows("partitions", {"product": "predictions"})
-    served = [row["partition"] for row in rows if row["outcome"] == "published"]
-    return spec.clock.shift(newest, 1) if (newest := max([*partitions, *served], default="")) else ""
+    return sorted(row["partition"] for row in rows if row["outcome"] == "published")
 
 
 def record_switch(lake: Lake, decide: Callable[[list[Row]], list[Row] | T]) -> Row | T:

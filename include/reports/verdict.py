@@ -157,7 +157,7 @@ def comparison(attempt: AttemptData) -> Section:
         lead = f"No labelled test partition after {evidence.last_fitted}: there is nothing to compare yet."
         return Section(title, lead)
     partitions, metrics = evidence.losses.partitions, overall_metrics(attempt)
-    fitted = f"No model was fitted or tuned on a partition after {evidence.last_fitted}."
+    fitted = "No model was fitted or tuned on any of these partitions."
     if (refit_loss := evidence.facts.refit_loss) is not None:
         fitted = (
             "Each partition was predicted by a model that was fitted on earlier partitions; the deployed "

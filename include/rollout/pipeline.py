@@ -68,6 +68,9 @@ def advance(
     if served and partition < served[-1]:
         note = f"only the newest served partition takes steps, and that is {served[-1]}"
         return Ref(uri, partition, note=note)
+    if spec.schedule.end and spec.clock.shift(partition, 1) > spec.schedule.end:
+        note = f"no step is taken after the schedule's last partition: schedule.end is {spec.schedule.end}"
+        return Ref(uri, partition, note=note)
     notes, steps = [], 0
     for trial in trials_on(ledger.switches(lake), spec, partition):
         trial_partitions = sum(row["partition"] >= trial.since and row["rows"] > 0 for row in scored)

@@ -8,8 +8,10 @@ marks it as complete.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -34,6 +36,8 @@ from include.storage import schemas, spill
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
 
+log = logging.getLogger(__name__)
+
 
 def score(lake: Lake, spec: UseCase, partition: str) -> Ref:
     """Publish a prediction for each of the partition's rows; rows that have one keep it.
@@ -42,7 +46,8 @@ def score(lake: Lake, spec: UseCase, partition: str) -> Ref:
     -------
     Ref
         of the partition's predictions. Its note names the models that served, and says if the predictions
-        would differ now. A partition whose spine was published without rows is published with no predictions.
+        would differ now, or if partitions before it were skipped. A partition whose spine was published
+        without rows is published with no predictions.
 
     Raises
     ------
@@ -51,7 +56,21 @@ def score(lake: Lake, spec: UseCase, partition: str) -> Ref:
     StaleDecision
         when the first commit lost to other partitions fifty times.
     """
-    return ScoringRun(lake, spec, partition).execute()
+    ref = ScoringRun(lake, spec, partition).execute()
+    if skipped := _skipped_partitions(lake, spec, partition):
+        log.warning("%s/%s: %s", spec.name, partition, skipped)
+        ref = replace(ref, note=f"{ref.note}; {skipped}")
+    return ref
+
+
+def _skipped_partitions(lake: Lake, spec: UseCase, partition: str) -> str:
+    """Return what a partition more than one step after the newest scored one skips, empty if it doesn't."""
+    newest = max((key for key in ledger.served_partitions(lake) if key != partition), default=partition)
+    skipped = spec.clock.keys(newest, partition)[1:-1]
+    if not skipped:
+        return ""
+    span = " to ".join(dict.fromkeys((skipped[0], skipped[-1])))
+    return f"not scored before it: {span}; a switch takes effect only after {partition} from now on"
 
 
 class ScoringRun:

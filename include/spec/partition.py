@@ -9,6 +9,16 @@ from include.spec.clock import day_of
 from include.spec.usecase import UseCase
 
 
+def missing_partition() -> PartitionError:
+    """Return the error of a run that has no partition."""
+    return PartitionError(
+        "partition",
+        required="a partition",
+        found="nothing",
+        remedy="trigger again and fill in Partition, such as 2013-03-01",
+    )
+
+
 def check_partition(spec: UseCase, key: str, now: datetime) -> None:
     """Refuse a partition that no scheduled run could have had by ``now``.
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
-from include.errors import EvergreenError, SpecError
+from include.errors import InsufficientData, SpecError
 from include.models import artifacts
 from include.spec import UseCase
 from include.spec.stages import Candidate
@@ -63,7 +63,7 @@ def require_learnable_labels(spec: UseCase, partition: str, rows: pa.Table) -> N
         counts = zip(spec.problem.classes, codes, strict=True)
         found = ", ".join(f"{int((labels == code).sum())} {name}" for name, code in counts if len(labels))
         remedy += ", or merge a class that hardly occurs into another"
-    raise EvergreenError(
+    raise InsufficientData(
         f"{spec.name}: training on {partition}",
         required=f"{required} as {spec.problem.target} in the training partitions",
         found=found or "no labelled row",

@@ -23,7 +23,7 @@ import pyarrow as pa
 from sklearn.pipeline import Pipeline
 
 from include.environment import code_version
-from include.errors import EvergreenError
+from include.errors import EvergreenError, InsufficientData
 from include.features.build import known_too_late, matured, remedy_too_late, training_set
 from include.judge.evidence import Evidence
 from include.models import artifacts, outputs
@@ -63,8 +63,10 @@ def train(lake: Lake, spec: UseCase, partition: str, *, registry: Registry) -> R
 
     Raises
     ------
+    InsufficientData
+        when partitions, labels or classes are missing.
     EvergreenError
-        when partitions or classes are missing, or the registry doesn't answer.
+        when the registry doesn't answer.
     SpecError
         when an estimator doesn't exist, or its parameters don't fit.
     """
@@ -97,7 +99,7 @@ def _require_timely_spine(lake: Lake, spec: UseCase, partition: str, rows: pa.Ta
     if not late:
         return
     last = max(late)
-    raise EvergreenError(
+    raise InsufficientData(
         f"{spec.name}: training on {partition}",
         required=f"labelled partitions on which the spine {spec.features.spine} is known by the decision",
         found=f"{len(late)} of {len(partitions)} on which its rows were known only later, as on {last} from "

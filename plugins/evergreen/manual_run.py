@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import UTC, datetime
 from typing import Any
 
+from evergreen.timetable import NO_PARTITION
 from include.spec import names
 
 Message = MutableMapping[str, Any]
@@ -25,7 +26,6 @@ PARTITIONED = ("batch", "training")
 ROUTES = re.compile(
     r"/api/v2/dags/(?P<form>[^/]+)/dagRuns$|/api/v2/assets/\d+/materialize$|/execution/dag-runs/(?P<task>[^/]+)/[^/]+$"
 )
-NO_PARTITION = "none"  # not a valid key: the timetable refuses it, and the form shows the error
 
 
 class PartitionFromForm:

@@ -1,4 +1,4 @@
-"""The timetable of the batch and training DAGs, which also validates manually entered partitions.
+"""The timetable of the batch and training DAGs, which also validates partitions that a person chose.
 
 Airflow asks the timetable for the point in time of a run's partition key. `CronPartitionTimetable` returns
 midnight even if the schedule has another hour, so a backfill would run the partition a second time. It also
@@ -7,8 +7,9 @@ accepts days that aren't on the use case's schedule.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.exceptions import InvalidPartitionKeyError
 from airflow.timetables.trigger import CronPartitionTimetable
@@ -16,7 +17,12 @@ from airflow.timetables.trigger import CronPartitionTimetable
 from include.errors import EvergreenError
 from include.spec import load
 from include.spec.clock import day_of
-from include.spec.partition import check_partition
+from include.spec.partition import check_partition, missing_partition
+
+if TYPE_CHECKING:
+    from airflow.timetables.base import DagRunInfo
+
+NO_PARTITION = "none"  # the key of a manual run whose form has an empty Partition; Airflow takes no empty key
 
 
 class UseCaseTimetable(CronPartitionTimetable):
@@ -40,8 +46,23 @@ class UseCaseTimetable(CronPartitionTimetable):
         """Return the timetable from its serialized arguments."""
         return cls(data["cron"], timezone=data["timezone"], usecase=data["usecase"])
 
+    def iter_partition_dagrun_infos(self, *, earliest: datetime, latest: datetime) -> Iterable[DagRunInfo]:
+        """Return a backfill's runs; raise InvalidBackfillDateRange if any partition is invalid."""
+        from airflow.models.backfill import InvalidBackfillDateRange  # it imports Airflow's database
+
+        runs = list(super().iter_partition_dagrun_infos(earliest=earliest, latest=latest))
+        spec, now = load(self.usecase), datetime.now(UTC)
+        try:
+            for run in runs:
+                check_partition(spec, str(run.partition_key), now)
+        except EvergreenError as error:
+            raise InvalidBackfillDateRange(str(error)) from None
+        return runs
+
     def _decode_partition_date(self, partition_key: str) -> datetime:
         """Return the point in time of a partition; raise InvalidPartitionKeyError if it isn't valid."""
+        if partition_key == NO_PARTITION:
+            raise InvalidPartitionKeyError(str(missing_partition()))
         try:
             check_partition(load(self.usecase), partition_key, datetime.now(UTC))
         except EvergreenError as error:

@@ -64,7 +64,7 @@ def test_a_training_from_the_form_is_of_its_partition(house: House, person: Pers
 @pytest.mark.parametrize(
     ("partition", "sentence"),
     [
-        ("", "partition: required a date such as 2013-03-01"),
+        ("", "partition: required a partition, found nothing"),
         ("2024-06-04", "found a day on which it has none; choose 2024-06-03 or 2024-06-10"),
     ],
     ids=["empty", "not of the schedule"],
@@ -123,7 +123,7 @@ def test_a_run_without_a_partition_is_one_red_task(house: House, person: Person)
     states = house.states(NIGHTLY, run)
     assert states.pop("check_partition") == "failed"
     assert set(states.values()) == {"upstream_failed"}
-    person.read_log("check_partition", "partition: required the partition of this run, found none")
+    person.read_log("check_partition", "partition: required a partition, found nothing")
 
 
 def test_verify_needs_no_other_field(person: Person) -> None:
@@ -161,8 +161,11 @@ def test_force_and_roll_back_with_and_without_a_version(house: House, person: Pe
 
 
 def test_a_roll_back_to_no_champion_is_refused(house: House, person: Person, champion: str) -> None:
-    """The run is red, its log says which versions there are, and the champion stays."""
+    """The run is red, its log and its note say which versions there are, and the champion stays."""
     before = _champions(house)
-    assert person.do(OPERATE, action="roll back", version="9", reason="a slip") == "Failed"
-    person.read_log("operate", "required version 9, once champion, found v1, v2")
+    run = person.trigger(OPERATE, action="roll back", version="9", reason="a slip")
+    assert person.outcome(run) == "Failed"
+    sentence = "required version 9, once champion, found v1, v2"
+    person.read_log("operate", sentence)
+    assert sentence in house.api.call("GET", f"/dags/{OPERATE}/dagRuns/{run}")["note"]
     assert _champions(house) == before

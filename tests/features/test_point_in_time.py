@@ -10,7 +10,9 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from include.cli.app import app
 from include.errors import NotPublished
 from include.features.build import compute_features, features
 from include.features.point_in_time_check import point_in_time_violations
@@ -121,3 +123,35 @@ def test_nothing_to_check(lake: Lake, use: UseCase) -> None:
     """A partition without rows can't show a leak, and says so rather than passing."""
     with pytest.raises(NotPublished, match="choose a partition"):
         point_in_time_violations(lake, use, "2024-05-01")
+
+
+def test_validate_names_the_leaks_of_the_newest_partitions(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --data the command finds a leak by partition and column; without it no data is read."""
+    monkeypatch.setenv("EVERGREEN_LAKE", lake.uri.removesuffix("/parcels"))
+    leaking = parcels.spec(
+        tmp_path / "leaking", BY_HAND.replace("NULL AS", "(SELECT count(*) FROM orders) AS")
+    )
+    sound = parcels.spec(tmp_path / "sound", BY_HAND)
+    command = CliRunner()
+    result = command.invoke(app, ["validate", str(leaking.folder), "--data"])
+    assert result.exit_code == 1
+    assert [line.partition(";")[0] for line in result.stdout.splitlines()] == [
+        f"parcels/{partition}: features.sql: required features of rows that were known at the decision, "
+        f"within the lookback, found other values of known_arrivals once later or older rows are added "
+        f"({leaking.folder}/features.sql)"
+        for partition in PARTITIONS[-3:]
+    ]
+    assert command.invoke(app, ["validate", str(leaking.folder)]).exit_code == 0
+    assert command.invoke(app, ["validate", str(sound.folder), "--data"]).stdout == "valid: parcels\n"
+
+
+def test_validate_says_that_there_is_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty lake can't show a leak, so the check isn't passed."""
+    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "empty"))
+    use = parcels.spec(tmp_path)
+    result = CliRunner().invoke(app, ["validate", str(use.folder), "--data"])
+    assert result.exit_code == 1
+    assert "found none" in result.stdout
+    assert "run ingest for parcels first" in result.stdout

@@ -15,7 +15,7 @@ from demo.home import Home
 from demo.stack import Stack
 from include.environment import Endpoint
 from include.errors import SettingError, SpecError
-from include.ingest.connectors.registry import open_source
+from include.ingest.connectors import open_source
 from include.ingest.connectors.request import request
 from include.ingest.pipeline import Outcome, ingest
 from include.spec import UseCase

@@ -11,7 +11,7 @@ import pytest
 
 from include.environment import Endpoint
 from include.errors import SettingError, SpecError
-from include.ingest.connectors.registry import open_source
+from include.ingest.connectors import open_source
 from include.ingest.connectors.request import request
 from include.ingest.parsing.parse import parse
 from include.ingest.pipeline import ingest

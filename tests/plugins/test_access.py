@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date, timedelta
+
 import pytest
 
 from include.spec.load import read
@@ -72,9 +74,28 @@ def test_a_backfill_is_for_those_who_may_act(
     """The range that the *Trigger* dialog takes as well is refused to whom a single run is."""
     batch = [dag_id for dag_id in forms if dag_id.endswith("__batch")]
     for dag_id in batch:
-        body = {"dag_id": dag_id, "from_date": "2024-03-01T00:00:00Z", "to_date": "2024-03-05T00:00:00Z"}
+        first = date.fromisoformat(first_partition(site, dag_id.removesuffix("__batch")))
+        body = _range(dag_id, first, first + timedelta(days=1))
         found = {
             role: site.ask("/api/v2/backfills/dry_run", method="POST", json=body, headers=sent).status_code
             for role, sent in headers.items()
         }
         assert found == FORMS, dag_id
+
+
+def test_a_backfill_outside_the_schedule_is_refused(
+    site: Site, forms: list[str], headers: dict[str, dict[str, str]]
+) -> None:
+    """The preview and the backfill itself are refused with the nearest valid partition, and no run starts."""
+    assert "flight_delay__batch" in forms
+    body = _range("flight_delay__batch", date(2013, 12, 29), date(2014, 1, 2))
+    for path in ("/api/v2/backfills/dry_run", "/api/v2/backfills"):
+        answer = site.ask(path, method="POST", json=body, headers=headers["user"])
+        assert answer.status_code == 422, path
+        assert "found one after schedule.end; choose 2013-12-30" in answer.json()["detail"]
+    runs = site.ask("/api/v2/dags/flight_delay__batch/dagRuns", headers=headers["user"]).json()["dag_runs"]
+    assert "backfill" not in {run["run_type"] for run in runs}
+
+
+def _range(dag_id: str, first: date, last: date) -> dict[str, str]:
+    return {"dag_id": dag_id, "from_date": f"{first}T00:00:00Z", "to_date": f"{last}T00:00:00Z"}

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
-from tests.plugins.site import ATTEMPT, ROOT, Site
+from tests.plugins.site import AIRFLOW, ATTEMPT, ROOT, SHIPPED, Site, environment
 
 pytestmark = pytest.mark.airflow
+NOTIFY = """
+import sys
+from airflow.models import DagRun
+from airflow.utils.session import create_session
+from sqlalchemy import select
+with create_session() as session:
+    run = session.scalars(select(DagRun).where(DagRun.dag_id == sys.argv[1], DagRun.state == "failed")).one()
+    run.notify_dagrun_state_changed("task_failure")
+"""
 
 
 def test_only_the_plugin_file_is_scanned(processes: dict[str, Any]) -> None:
@@ -106,3 +118,16 @@ def test_a_link_opens(site: Site, run: str) -> None:
     for name in ("Overview", "Drift report"):
         page = site.get(links[name].removeprefix("/plugin/evergreen"), "reader", by="cookie")
         assert page.status_code == 200, name
+
+
+def test_a_refused_action_is_the_note_of_its_run(site: Site, forms: list[str]) -> None:
+    """The scheduler's listener copies the message, which the task left, to the note of the red run."""
+    dag_id = "weekly_sales__operate"
+    assert dag_id in forms
+    env = environment(site.home, urlsplit(site.url).port or 0)
+    command = [*AIRFLOW, "dags", "test", "--bundle-name", SHIPPED, dag_id, "-c", '{"action": "roll back"}']
+    subprocess.run(command, env=env, capture_output=True, check=False)  # it fails, as the run does
+    # `dags test` detaches the run from its session, which the scheduler doesn't
+    subprocess.run([sys.executable, "-c", NOTIFY, dag_id], env=env, capture_output=True, check=True)
+    (refused,) = site.get(f"/api/v2/dags/{dag_id}/dagRuns?state=failed", "boss").json()["dag_runs"]
+    assert refused["note"] == ("roll back: required Why, found an empty field; trigger again and fill in Why")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from airflow.exceptions import InvalidPartitionKeyError
+from airflow.models.backfill import InvalidBackfillDateRange
 
-from evergreen.timetable import UseCaseTimetable
+from evergreen.timetable import NO_PARTITION, UseCaseTimetable
 
 DAY = {"earliest": datetime(2013, 3, 10, tzinfo=UTC), "latest": datetime(2013, 3, 10, 23, 59, tzinfo=UTC)}
 
@@ -32,8 +33,27 @@ def test_a_training_may_be_of_a_partition_without_a_scheduled_one() -> None:
     assert moment == datetime(2013, 3, 12, 4, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("key", ["none", "2013-02-30", "20130301"])
+@pytest.mark.parametrize("key", ["2013-02-30", "20130301"])
 def test_what_is_no_partition_is_refused(key: str) -> None:
     """The form shows the sentence."""
     with pytest.raises(InvalidPartitionKeyError, match=f"required a date such as 2013-03-01, found '{key}'"):
         timetable().resolve_partition_date(key)
+
+
+def test_an_empty_partition_is_refused_as_nothing() -> None:
+    """The form shows what is missing and which field to fill in."""
+    with pytest.raises(
+        InvalidPartitionKeyError, match=r"required a partition, found nothing; .* fill in Partition"
+    ):
+        timetable().resolve_partition_date(NO_PARTITION)
+
+
+@pytest.mark.parametrize(
+    ("day", "problem"),
+    [((2012, 12, 30), "one before schedule.start"), ((2013, 12, 31), "after schedule.end")],
+)
+def test_a_backfill_that_leaves_the_schedule_is_refused(day: tuple[int, int, int], problem: str) -> None:
+    """One partition before its start or after its end refuses the range, with the nearest valid ones."""
+    begin = datetime(*day, tzinfo=UTC)
+    with pytest.raises(InvalidBackfillDateRange, match=rf"{problem}; choose 201[23]-12-3[01]"):
+        timetable().iter_partition_dagrun_infos(earliest=begin, latest=begin + timedelta(days=1))

@@ -79,6 +79,16 @@ def test_the_overview_says_who_is_champion_and_how_the_partitions_went(site: Sit
         assert said in text, said
 
 
+def test_the_overview_says_what_is_outstanding(site: Site) -> None:
+    """No shortfall is ruled out while labels are outstanding, and partitions that were due are flagged."""
+    text = html.unescape(re.sub(r"<[^>]+>", " ", site.get("/evergreen/usecase/weekly_sales", "reader").text))
+    text = " ".join(text.split())
+
+    assert "labels of 1 of the last 2 partitions are outstanding" in text
+    assert "no shortfall" not in text
+    assert re.search(r"not scored \d+ partitions were due and aren't scored: 2024-03-18 to 20", text)
+
+
 def test_drift_alerts_and_who_was_notified_are_told_apart(site: Site) -> None:
     """A partition drifted and raised an alert of which nobody was notified; of another's somebody was."""
     page = site.get("/evergreen/usecase/weekly_sales", "reader").text
@@ -181,6 +191,8 @@ def test_pages_admit_no_script_but_their_own(site: Site, routes: list[str]) -> N
         "/evergreen/reports/..%2fweekly_sales/monitor/2024-03-11.html",
         "/evergreen/reports/nowhere/monitor/2024-03-11.html",
         "/evergreen/quarantine/weekly_sales/latest",
+        "/evergreen/quarantine/weekly_sales/2024-03-12",
+        "/evergreen/quarantine/weekly_sales/2031-03-10",
         "/evergreen/quarantine/weekly_sales/2024-03-11'%20OR%20'1'='1",
         "/evergreen/openapi.json",
         "/evergreen/docs",

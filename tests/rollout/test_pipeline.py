@@ -251,6 +251,20 @@ def test_a_partition_that_nobody_could_score_takes_the_step_that_is_due(depot: M
     assert made.served()["2024-03-10"] == {"champion knows": 12}
 
 
+def test_the_last_partition_of_the_schedule_takes_no_step(depot: Make) -> None:
+    """No partition is left that a step could take effect on, so the run says so and isn't red."""
+    parcels_depot = depot(kind="immediate")
+    parcels_depot.promote("knows", "2024-03-05")
+    parcels_depot.partition("2024-03-06")
+    parcels_depot.promote("wrong", "2024-03-06")
+    parcels_depot.partitions("2024-03-07", "2024-03-09")
+    before = parcels_depot.switches()
+    schedule = parcels_depot.spec.schedule.model_copy(update={"end": "2024-03-10"})
+    parcels_depot.spec = parcels_depot.spec.model_copy(update={"schedule": schedule})
+    assert parcels_depot.partition("2024-03-10").endswith("schedule.end is 2024-03-10")
+    assert parcels_depot.switches() == before
+
+
 def test_lost_partitions_prolong_a_trial(depot: Make) -> None:
     """Partitions that nobody scored take nothing from a challenger's patience.
 

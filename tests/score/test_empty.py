@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from include.environment import Connect, Endpoint
-from include.errors import NotPublished
+from include.errors import NotPublished, PartitionError
 from include.ingest.pipeline import ingest
 from include.monitor.alerts import overdue_message
 from include.monitor.pipeline import monitor
@@ -132,3 +132,34 @@ def test_a_switch_takes_effect_after_an_empty_partition(shop: tuple[Lake, UseCas
     for partition in keys[:3]:
         score(lake, spec, partition)
     assert ledger.next_unserved(lake, spec) == keys[3]
+
+
+def test_no_switch_takes_effect_after_the_schedule_ends(shop: tuple[Lake, UseCase, Connect]) -> None:
+    """A switch whose first partition would be after schedule.end is refused with what to change."""
+    lake, spec, _ = shop
+    keys = world.partitions(4)
+    schedule = spec.schedule.model_copy(update={"end": keys[1]})
+    ending = spec.model_copy(update={"schedule": schedule})
+    score(lake, ending, keys[0])
+    assert ledger.next_unserved(lake, ending) == keys[1]
+    score(lake, ending, keys[1])
+    with pytest.raises(
+        PartitionError,
+        match=rf"switch: required a partition left to serve by schedule.end, {keys[1]}, "
+        rf"found the next one to serve is {keys[2]}; set `schedule.end` in usecase.yaml to a later day",
+    ):
+        ledger.next_unserved(lake, ending)
+    assert status(lake, ending)["trials"] == []
+
+
+def test_a_partition_far_ahead_of_the_newest_scored_one_is_warned_about(
+    shop: tuple[Lake, UseCase, Connect], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The note and the log name the partitions that it skips; the next one and an older one skip none."""
+    lake, spec, _ = shop
+    keys = world.partitions(4)
+    assert "not scored before it" not in score(lake, spec, keys[0]).note
+    warning = f"not scored before it: {keys[1]} to {keys[2]}; a switch takes effect only after {keys[3]}"
+    assert warning in score(lake, spec, keys[3]).note
+    assert warning in caplog.text
+    assert "not scored before it" not in score(lake, spec, keys[1]).note

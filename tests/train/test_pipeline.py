@@ -8,11 +8,15 @@ from __future__ import annotations
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from mlflow import MlflowClient
 
+from evergreen.operators.train import AblateOperator, TrainOperator
 from include.cli.validate import validate
 from include.errors import EvergreenError, SpecError
 from include.features.build import training_set
@@ -169,6 +173,27 @@ def test_early_partition_says_how_many_partitions_there_are(
     with pytest.raises(EvergreenError, match=r"0 of train, 3 of validation, 6 of test.*load more history"):
         train(lake, spec, "2024-03-11", registry=registry)
     assert runs(registry) == []
+
+
+@pytest.mark.parametrize(
+    ("operator", "outcome"), [(TrainOperator, AirflowFailException), (AblateOperator, AirflowSkipException)]
+)
+def test_a_task_without_enough_labels_is_not_retried(
+    clinic: Path,
+    registry: Registry,
+    spec: UseCase,
+    monkeypatch: pytest.MonkeyPatch,
+    operator: type[BaseOperator],
+    outcome: type[Exception],
+) -> None:
+    """A training without enough labelled partitions fails at once, and an ablation is skipped."""
+    monkeypatch.setenv("EVERGREEN_USECASES", str(clinic / "usecases"))
+    monkeypatch.setenv("EVERGREEN_LAKE", str(clinic / "lake"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", registry.uri)
+    run = SimpleNamespace(partition_key="2024-03-11", run_type="scheduled")
+    task = operator(task_id="early", usecase=spec.name)
+    with pytest.raises(outcome, match=r"0 of train, 3 of validation, 6 of test.*load more history"):
+        task.execute({"dag_run": run, "params": {}})  # type: ignore[typeddict-item]  # all that it reads
 
 
 def test_single_class_is_refused(lake: Lake, registry: Registry, clinic: Path) -> None:

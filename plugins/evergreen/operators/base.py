@@ -28,6 +28,7 @@ FINAL_ERRORS = (
     errors.PartitionError,
     errors.PartitionRefused,
     errors.NotPublished,
+    errors.InsufficientData,
     errors.MissingMetric,
     errors.ModelError,
     errors.BackupError,
@@ -98,7 +99,7 @@ def partition_of(context: Context, spec: UseCase) -> str:
         if there is none, or one that isn't on the schedule or is in the future. A scheduled run is never
         refused, because the scheduler's clock may be ahead of this worker's.
     """
-    from include.spec.partition import check_partition
+    from include.spec.partition import check_partition, missing_partition
 
     run_key = context["dag_run"].partition_key
     form_key = context["params"].get("partition") or None
@@ -110,12 +111,7 @@ def partition_of(context: Context, spec: UseCase) -> str:
             remedy="leave the form's field empty",
         )
     if not (run_key or form_key):
-        raise errors.PartitionError(
-            "partition",
-            required="the partition of this run",
-            found="none",
-            remedy="trigger again and fill in Partition, such as 2013-03-01",
-        )
+        raise missing_partition()
     partition = str(run_key or form_key)
     if context["dag_run"].run_type != "scheduled":
         check_partition(spec, partition, datetime.now(UTC))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowFailException
 
 from evergreen.operators.base import EvergreenOperator, back_up
+from evergreen.run_note import REFUSAL
+from include.errors import EvergreenError
 from include.references import Ref
 
 if TYPE_CHECKING:
@@ -20,22 +22,30 @@ class OperateOperator(EvergreenOperator):
     """Run the action that the form selects: verify, back up, redraw, roll back, force or withdraw."""
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Return a reference to the action's result."""
+        """Return a reference to the action's result; a refusal is logged first and is the run's note."""
+        try:
+            with self.no_retry_on_final_errors():
+                return self.to_xcom(self._run_action(context))
+        except (AirflowFailException, EvergreenError) as error:
+            self.log.error("%s", error)
+            context["ti"].xcom_push(REFUSAL, str(error))
+            raise
+
+    def _run_action(self, context: Context) -> Ref:
         form = context["params"]
         by = context["dag_run"].triggering_user_name or ""
-        with self.no_retry_on_final_errors():
-            if form["action"] == "verify":
-                return self.to_xcom(self._verify())
-            if form["action"] == "back up":
-                return self.to_xcom(back_up([self.open()[0]]))
-            if form["action"] == "redraw the year":
-                return self.to_xcom(self._redraw())
-            if not by:
-                raise AirflowFailException(
-                    f"{form['action']}: required a person, found nobody; log in and trigger this from the UI"
-                )
-            acts = {"roll back": self._roll_back, "force": self._force, "withdraw": self._withdraw}
-            return self.to_xcom(acts[form["action"]](form, by, context["run_id"]))
+        if form["action"] == "verify":
+            return self._verify()
+        if form["action"] == "back up":
+            return back_up([self.open()[0]])
+        if form["action"] == "redraw the year":
+            return self._redraw()
+        if not by:
+            raise AirflowFailException(
+                f"{form['action']}: required a person, found nobody; log in and trigger this from the UI"
+            )
+        acts = {"roll back": self._roll_back, "force": self._force, "withdraw": self._withdraw}
+        return acts[form["action"]](form, by, context["run_id"])
 
     @staticmethod
     def _required(form: Any, name: str, title: str) -> str:

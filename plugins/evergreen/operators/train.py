@@ -72,11 +72,11 @@ class AblateOperator(EvergreenOperator):
         from include.models.registry import Registry
 
         lake, spec = self.open()
-        try:
-            with self.no_retry_on_final_errors():
+        with self.no_retry_on_final_errors():
+            try:
                 ablation = ablate(lake, spec, partition_of(context, spec), registry=Registry())
-        except InsufficientData as error:
-            self.skip_task(str(error))
+            except InsufficientData as error:
+                self.skip_task(str(error))
         self.log.info("%s", ablation.text())
         best = ablation.groups[0]
         note = f"{best.name} has the largest gain: {best.gain:+.5f} [{best.low:+.5f}, {best.high:+.5f}]"

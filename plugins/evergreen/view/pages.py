@@ -68,6 +68,10 @@ def report(opened: Opened, path: ReportPath) -> Response:
 def quarantine(request: Request, opened: Opened, partition: str) -> HTMLResponse:
     """Show the quarantined rows of a partition, each with the violated rule and the value."""
     day_of(partition)  # raises for a malformed key
+    if not opened.lake.rows("partitions", {"product": list(opened.spec.sources), "partition": partition}):
+        raise HTTPException(
+            404, f"{opened.spec.name} has no partition {partition}: no source of it was ingested."
+        )
     rows, total = quarantined_rows(opened.lake, opened.spec, partition)
     return page(
         request,

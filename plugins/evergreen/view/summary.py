@@ -6,6 +6,7 @@ import json
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from include.errors import EvergreenError, StoreUnavailable
@@ -45,6 +46,7 @@ def _state(lake: Lake, spec: UseCase) -> dict[str, Any]:
     from include.ops import status  # single parts of it, since the whole status reads all predictions
 
     partition_rows, reports = lake.rows("partitions"), set(lake.keys("reports"))
+    partitions = _partitions(lake, spec, partition_rows, reports)
     return {
         "statement": spec.problem.statement,
         "owner": spec.problem.owner,
@@ -54,7 +56,9 @@ def _state(lake: Lake, spec: UseCase) -> dict[str, Any]:
         "mean": _watched(spec, status.performance(lake)["mean"]),
         "stale": len(status.stale(lake, spec, partition_rows)),
         "attempts": _reported(status.attempts(lake, spec)[::-1], reports),
-        "partitions": _partitions(lake, spec, partition_rows, reports),
+        "unscored": status.unscored(spec, partition_rows, datetime.now(UTC)),
+        "unlabelled": sum(bool(row["predicted"]) and not row["metrics"] for row in partitions),
+        "partitions": partitions,
         "history": HISTORY if f"reports/{HISTORY}" in reports else "",
     }
 

@@ -12,6 +12,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from evergreen.operators.operate import OperateOperator
 from evergreen.operators.upkeep import BackUpOperator, PruneOperator
+from evergreen.run_note import REFUSAL
 from include.ops import backup_store
 from tests.ops.backup.conftest import Clinic
 
@@ -21,7 +22,9 @@ def context(home: Clinic, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The form, filled in by nobody who is logged in."""
     monkeypatch.setenv("EVERGREEN_USECASES", str(home.folder / "usecases"))
     run = SimpleNamespace(triggering_user_name=None)
-    return {"params": {"action": "back up", "reason": ""}, "dag_run": run, "run_id": "r"}
+    task = SimpleNamespace(pushed={})
+    task.xcom_push = task.pushed.__setitem__
+    return {"params": {"action": "back up", "reason": ""}, "dag_run": run, "run_id": "r", "ti": task}
 
 
 def test_backing_up_needs_no_reason_and_says_what_it_lacks(
@@ -61,11 +64,13 @@ def test_an_action_names_the_field_that_it_lacks(
         OperateOperator(task_id="operate", usecase="missed_visits").execute(context)
 
 
-def test_nobody_switches_without_a_name(context: Any) -> None:
-    """A run that no person started, as another DAG's, changes no champion."""
+def test_nobody_switches_without_a_name(context: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that no person started changes no champion; the refusal is logged, and left for the note."""
     context["params"] |= {"action": "roll back", "reason": "a test", "version": None}
-    with pytest.raises(AirflowFailException, match="roll back: required a person, found nobody"):
+    with pytest.raises(AirflowFailException, match="roll back: required a person, found nobody") as refusal:
         OperateOperator(task_id="operate", usecase="missed_visits").execute(context)
+    assert context["ti"].pushed == {REFUSAL: str(refusal.value)}
+    assert f"[error    ] {refusal.value}" in capsys.readouterr().out
 
 
 def test_upkeep_backs_up_all_and_then_removes_what_is_beyond_the_number(

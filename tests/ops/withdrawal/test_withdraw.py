@@ -218,7 +218,8 @@ def form(**fields: str | None) -> Any:
     """Return the context of the form's task, filled in by somebody who is logged in."""
     empty = {"action": "withdraw", "reason": "", "version": "", "attempt": "", "partition": None}
     run = SimpleNamespace(triggering_user_name="anna")
-    return {"params": {**empty, **fields}, "dag_run": run, "run_id": "r"}
+    task = SimpleNamespace(xcom_push=lambda key, value: None)
+    return {"params": {**empty, **fields}, "dag_run": run, "run_id": "r", "ti": task}
 
 
 def test_the_form_withdraws_and_everything_recomputes(weekly: tuple[Lake, UseCase, list[str]]) -> None:

@@ -121,7 +121,7 @@ class World:
             losses=test_losses,
             champion=champion,
             last_fitted="2013-01-31",
-            fitted="2013-01-31",
+            fitted="2013-01-30",
             recipe="forest",
             facts=facts(self.spec, test_losses, row_partitions, losses_by_model),
         )

@@ -37,7 +37,7 @@ def test_the_models_card_says_what_it_is_for_and_worth(judged: tuple[World, str]
         world.spec.problem.statement,
         "| Owner | operations planning |",
         "| Estimator | random_forest: n_estimators 80",
-        "| Fitted on | 200,000 rows of all history until 2013-01-31 |",
+        "| Fitted on | 200,000 rows of all history until 2013-01-30 |",
         "| Verdict | not blessed |",
         "at level 0.969604; above 0 is better |",
         "## Fairness between groups",

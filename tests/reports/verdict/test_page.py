@@ -341,6 +341,14 @@ def test_a_walk_forward_says_whose_losses_they_are(flights: World) -> None:
     assert "These figures are of the deployed model, which was fitted on these rows too." in page.text
 
 
+def test_the_page_names_one_date_of_fitting(flights: World) -> None:
+    """The header has the last fitted partition; the check's date is when the last labels were known."""
+    text = Read(flights.page(flights.attempt(1, SKILLS))).text
+
+    assert "fitted on the partitions until 2013-01-30" in text
+    assert text.count("2013-01-31") == text.count("after 2013-01-31, when the last labels used") == 1
+
+
 def test_after_a_rollback_the_page_still_names_whom_it_was_compared_with(flights: World) -> None:
     """After a rollback, the page still names the champion of the comparison."""
     first = flights.attempt(1, SKILLS)

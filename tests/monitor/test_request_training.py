@@ -37,7 +37,7 @@ def test_the_cause_asks(
     table = pa.Table.from_pylist([row], schema=schemas.DECISIONS)
     Lake("machines").publish("decisions", table, {"partition": NIGHT})
     run = SimpleNamespace(partition_key=NIGHT, run_type=run_type)
-    ask = RequestTrainingOperator(task_id="ask_training", usecase="machines")
+    ask = RequestTrainingOperator(task_id="request_training", usecase="machines")
     with pytest.raises(AirflowSkipException if why else DagRunTriggerException) as said:
         ask.execute({"dag_run": run, "params": {}})  # type: ignore[typeddict-item]  # all that it reads
     if isinstance(said.value, DagRunTriggerException):
