@@ -210,5 +210,8 @@ def choose_replacement(spec: UseCase, walk: Walks, serving: str) -> Choice | Non
     """
     baselines = [recipe.name for recipe in spec.training.baselines]
     choice = choose(walk, serving, min_gain=spec.gate.min_gain, baselines=baselines)
-    rival = max((choice.weights.get(name, 0.0) for name in baselines if name != serving), default=0.0)
-    return choice if choice.recipe != serving and rival >= INERTIA * choice.weights[serving] else None
+    # by themselves, since beside a far better recipe the weights of both would be no more than the share
+    rivals = walk.only({serving, *baselines})
+    weights = dict(zip(rivals.recipes, track(relative_losses(rivals))[-1], strict=True))
+    worse = max(weights.values()) >= INERTIA * weights[serving]
+    return choice if worse and choice.recipe != serving else None

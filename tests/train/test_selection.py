@@ -1,0 +1,311 @@
+"""The recipe that serves follows the losses of the walks, with inertia; of recipes that tie the simplest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from include.spec import UseCase
+from include.train.selection import (
+    INERTIA,
+    MAX_LOSS,
+    RATE,
+    SHARE,
+    Walks,
+    best_baseline,
+    choose,
+    choose_recipe,
+    choose_replacement,
+    proven_gain,
+    relation_changed,
+    relative_losses,
+    track,
+)
+from tests.train import visits
+
+NAMES = ("prior", "linear", "boosting", "forest")
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
+    """The clinic, which declares the recipes in `NAMES`."""
+    return visits.usecase(tmp_path_factory.mktemp("selection"))
+
+
+def ruled(spec: UseCase, **rules: object) -> UseCase:
+    """Return the use case with other rules of the gate."""
+    return spec.model_copy(update={"gate": spec.gate.model_copy(update=rules)})
+
+
+def walk(rows: Sequence[float] | None = None, **losses: Sequence[float]) -> Walks:
+    """Return the walks of recipes with these mean losses by partition, in the order of `NAMES`."""
+    names = tuple(name for name in NAMES if name in losses)
+    count = len(losses[names[0]])
+    partitions = tuple(f"2024-{1 + i // 28:02}-{1 + i % 28:02}" for i in range(count))
+    table = np.array([losses[name] for name in names], dtype=float).T
+    return Walks(partitions, names, np.array(rows or [100.0] * count), table)
+
+
+def noisy(mean: float, count: int, seed: int) -> list[float]:
+    """Return losses around a mean."""
+    return list(mean + 0.02 * np.random.default_rng(seed).standard_normal(count))
+
+
+# the weights
+
+
+@given(
+    arrays(
+        float,
+        array_shapes(min_dims=2, max_dims=2, max_side=12),
+        elements=st.one_of(st.floats(0, MAX_LOSS), st.just(np.nan)),
+    )
+)
+def test_weights_are_a_distribution_and_none_dies(losses: np.ndarray) -> None:
+    """After any losses the weights sum to 1, and each is at least its part of the share."""
+    weights = track(losses)
+    assert weights.sum(axis=1) == pytest.approx(1)
+    assert (weights[1:] >= SHARE / losses.shape[1] - 1e-12).all()
+
+
+def test_weights_are_those_by_hand() -> None:
+    """Each partition multiplies by exp(-rate loss), and then a share is spread over all recipes."""
+    first = np.exp(-RATE * np.array([0.1, 0.3]))
+    expected = (1 - SHARE) * first / first.sum() + SHARE / 2
+    assert track(np.array([[0.1, 0.3]])) == pytest.approx(np.array([[0.5, 0.5], expected]))
+
+
+@given(arrays(float, (6, 3), elements=st.floats(0, MAX_LOSS)), st.integers(0, 2), st.floats(0, 1))
+def test_a_loss_that_all_recipes_have_in_common_changes_no_weight(
+    losses: np.ndarray, partition: int, common: float
+) -> None:
+    """Only differences between recipes count, so a hard partition doesn't matter by itself."""
+    harder = losses.copy()
+    harder[partition] += common
+    assert track(harder) == pytest.approx(track(losses))
+
+
+@given(st.floats(0, MAX_LOSS), st.floats(0, MAX_LOSS))
+def test_a_recipe_without_a_loss_keeps_its_share(one: float, other: float) -> None:
+    """While a recipe has no fit, the others trade their weight among themselves."""
+    weights = track(np.array([[one, other, np.nan]]))[1]
+    assert weights[2] == pytest.approx(1 / 3)
+
+
+@given(
+    arrays(float, (40, 3), elements=st.floats(0, 2)),
+    st.lists(st.tuples(st.integers(0, 39), st.integers(0, 2)), max_size=2),
+)
+def test_the_weights_lose_little_more_than_the_best_sequence_of_recipes(
+    losses: np.ndarray, changes: list[tuple[int, int]]
+) -> None:
+    """The theorem's bound holds: whatever the losses, no sequence with m changes is better by more."""
+    path = np.zeros(40, dtype=int)
+    for place, recipe in sorted(changes):
+        path[place:] = recipe
+    m, n, k, largest = int((np.diff(path) != 0).sum()), 40, 3, 2.0
+    regret = ((m + 1) * np.log(k) + m * np.log(n / SHARE)) / RATE
+    bound = regret + n * SHARE / RATE / (1 - SHARE) + n * RATE * largest**2 / 8
+    expected = (track(losses)[:-1] * losses).sum()
+    assert expected <= losses[np.arange(40), path].sum() + bound
+
+
+# the losses that they are made of
+
+
+def test_losses_are_in_units_of_the_priors_mean_loss_so_far() -> None:
+    """The same problem in other units gives the same weights."""
+    some = walk(prior=[4.0, 2.0], linear=[2.0, 3.0])
+    assert relative_losses(some) == pytest.approx(np.array([[1, 0.5], [2 / 3, 1]]))
+    scaled = Walks(some.partitions, some.recipes, some.rows, some.losses * 1e6)
+    assert relative_losses(scaled) == pytest.approx(relative_losses(some))
+
+
+def test_one_wild_partition_decides_nothing() -> None:
+    """A loss counts for at most so many times the prior's, and few rows for less."""
+    wild = walk(prior=[1.0] * 20, linear=[0.8] * 19 + [1e9], boosting=[0.95] * 20)
+    assert relative_losses(wild)[-1, 1] == MAX_LOSS
+    few = walk(rows=[100.0] * 19 + [1.0], prior=[1.0] * 20, linear=[0.8] * 19 + [5.0], boosting=[0.95] * 20)
+    assert choose(few, "linear").recipe == "linear"
+
+
+# the choice
+
+
+def test_a_changed_best_recipe_is_followed() -> None:
+    """After the best recipe becomes the worst, its successor serves within a fortnight."""
+    before, after = [0.5] * 100, [1.5] * 14
+    turned = walk(prior=[1.0] * 114, linear=[0.9] * 114, boosting=before + after)
+    assert choose(turned.until(turned.partitions[99]), "linear").recipe == "boosting"
+    choice = choose(turned, "boosting")
+    assert choice.recipe == "linear"
+    assert "times the weight of boosting over 114 partitions" in choice.reason
+
+
+def test_the_simpler_of_two_recipes_that_tie_is_chosen() -> None:
+    """Where nothing serves yet and two recipes lose the same, the one that is declared simpler serves."""
+    tied = walk(prior=[1.0] * 30, linear=[0.8] * 30, boosting=[0.8] * 30, forest=[0.798] * 30)
+    choice = choose(tied, "")
+    assert choice.recipe == "linear"
+    assert choice.weights["forest"] > choice.weights["linear"]
+
+
+def test_an_equal_recipe_replaces_nothing() -> None:
+    """The serving recipe stays until another one is so many times as heavy, even if it is more complex."""
+    tied = walk(prior=[1.0] * 30, linear=[0.8] * 30, boosting=[0.802] * 30)
+    choice = choose(tied, "boosting")
+    assert choice.weights["linear"] > choice.weights["boosting"]
+    assert (choice.recipe, "boosting stays" in choice.reason) == ("boosting", True)
+
+
+@given(arrays(float, (25, 4), elements=st.floats(0, 2)), st.sampled_from(NAMES))
+def test_a_switch_is_always_to_a_recipe_with_more_weight(losses: np.ndarray, serving: str) -> None:
+    """Whatever the losses, what serves is replaced only if the best recipe has `INERTIA` times its weight."""
+    some = walk(**{name: losses[:, place] for place, name in enumerate(NAMES)})
+    choice = choose(some, serving)
+    heaviest = max(choice.weights.values())
+    assert (choice.recipe != serving) <= (heaviest >= INERTIA * choice.weights[serving])
+    assert INERTIA * choice.weights[choice.recipe] >= heaviest * (1 - 1e-9)
+    assert choose(some, choice.recipe).recipe == choice.recipe
+
+
+def test_noise_switches_seldom() -> None:
+    """Of two recipes that are equally good, the serving one is replaced a few times a year at most."""
+    year = walk(prior=[1.0] * 365, linear=noisy(0.8, 365, 1), boosting=noisy(0.8, 365, 2))
+    serving, switches = "linear", 0
+    for partition in year.partitions[6::7]:
+        choice = choose(year.until(partition), serving)
+        switches += choice.recipe != serving
+        serving = choice.recipe
+    assert switches <= 3
+
+
+def test_a_gain_below_the_declared_one_replaces_no_baseline() -> None:
+    """With ``min_gain`` a candidate must have a loss lower than a baseline's by that share."""
+    better = walk(prior=[1.0] * 60, linear=[0.8] * 60, boosting=[0.77] * 60)
+    assert choose(better, "linear", baselines=["prior", "linear"]).recipe == "boosting"
+    assert choose(better, "linear", min_gain=0.02, baselines=["prior", "linear"]).recipe == "boosting"
+    assert choose(better, "linear", min_gain=0.05, baselines=["prior", "linear"]).recipe == "linear"
+
+
+def test_without_a_walk_the_simplest_recipe_serves(spec: UseCase) -> None:
+    """Nothing was observed, so nothing speaks for a more complex recipe."""
+    nothing = Walks((), (), np.empty(0), np.empty((0, 0)))
+    choice = choose_recipe(spec, nothing, "")
+    assert choice.recipe == "prior"
+    assert set(choice.weights) == {"prior", "linear", "boosting", "forest"}
+    assert choose_recipe(spec, nothing, "forest").recipe == "forest"
+
+
+# the proof
+
+
+def test_with_prove_another_recipe_needs_a_proven_gain(spec: UseCase) -> None:
+    """A lower loss that may be chance replaces nothing where a proof is required, and a clear one does."""
+    strict = ruled(spec, prove=True)
+    likely = walk(prior=[1.0] * 12, linear=noisy(0.8, 12, 3), boosting=noisy(0.795, 12, 9))
+    gains = likely.of("linear") - likely.of("boosting")
+    likely.losses[:, 2] += gains.mean() - 0.05 + 0.4 * np.cos(np.arange(12) * np.pi)
+    assert choose_recipe(spec, likely, "linear").recipe == "boosting"
+    choice = choose_recipe(strict, likely, "linear")
+    assert choice.recipe == "linear"
+    assert "but a lower loss isn't proven, gain 0.05 [-" in choice.reason
+    clear = walk(prior=[1.0] * 30, linear=noisy(0.8, 30, 3), boosting=noisy(0.7, 30, 4))
+    assert choose_recipe(strict, clear, "linear").recipe == "boosting"
+    assert proven_gain(strict, clear, "boosting", "linear")[1] > 0
+
+
+def test_a_first_recipe_needs_no_proof(spec: UseCase) -> None:
+    """Where none of the recipes serves there is nothing to be better than."""
+    short = walk(prior=[1.0] * 5, linear=[0.8] * 5, boosting=[0.2] * 5)
+    assert choose_recipe(ruled(spec, prove=True), short, "").recipe == "boosting"
+
+
+def test_a_gain_is_measured_on_partitions_that_both_predicted(spec: UseCase) -> None:
+    """A recipe that was declared later is compared on the partitions that it has predicted."""
+    later = walk(prior=[1.0] * 10, linear=[5.0] * 5 + [0.8] * 5, boosting=[np.nan] * 5 + [0.7] * 5)
+    assert proven_gain(spec, later, "boosting", "linear")[0] == pytest.approx(0.1)
+
+
+# the fallback, and a champion that is broken
+
+
+def test_the_fallback_is_the_best_baseline_that_is_not_chosen(spec: UseCase) -> None:
+    """Where a baseline serves itself, the other one stands by."""
+    some = walk(prior=[1.0] * 20, linear=[0.8] * 20, boosting=[0.4] * 20)
+    choice = choose_recipe(spec, some, "")
+    assert (choice.recipe, best_baseline(spec, choice)) == ("boosting", "linear")
+    simple = walk(prior=[1.0] * 20, linear=[0.4] * 20, boosting=[0.8] * 20)
+    choice = choose_recipe(spec, simple, "")
+    assert (choice.recipe, best_baseline(spec, choice)) == ("linear", "prior")
+
+
+def test_a_champion_that_a_baseline_beats_is_replaced_by_the_best_recipe(spec: UseCase) -> None:
+    """Neither a proof nor a gain is required, and the successor needn't be the baseline."""
+    broken = walk(prior=[1.0] * 24, linear=[0.9] * 24, boosting=[0.4] * 10 + [3.0] * 14, forest=[0.5] * 24)
+    choice = choose_replacement(ruled(spec, prove=True), broken, "boosting")
+    assert choice is not None
+    assert choice.recipe == "forest"
+
+
+def test_a_champion_that_only_a_candidate_beats_is_left_to_the_next_training(spec: UseCase) -> None:
+    """No harm is done while it is better than each baseline."""
+    outdone = walk(prior=[1.0] * 24, linear=[0.9] * 24, boosting=[0.7] * 24, forest=[0.4] * 24)
+    assert choose(outdone, "boosting").recipe == "forest"
+    assert choose_replacement(spec, outdone, "boosting") is None
+
+
+def test_a_serving_baseline_is_replaced_only_if_another_baseline_beats_it(spec: UseCase) -> None:
+    """A baseline is no rival of itself."""
+    fine = walk(prior=[1.0] * 24, linear=[0.9] * 24, boosting=[0.3] * 24)
+    assert choose_replacement(spec, fine, "linear") is None
+    broken = walk(prior=[1.0] * 24, linear=[0.5] * 10 + [3.0] * 14, boosting=[0.3] * 24)
+    choice = choose_replacement(spec, broken, "linear")
+    assert choice is not None
+    assert choice.recipe == "boosting"
+
+
+def test_a_changed_relation_is_one_that_the_prior_predicts_best_after_all() -> None:
+    """Recipes that once learned something and are now worse than the prior need a shorter memory."""
+    turned = walk(prior=[1.0] * 45, linear=[0.5] * 30 + [2.0] * 15, boosting=[0.6] * 30 + [2.5] * 15)
+    assert relation_changed(turned, NAMES, within=30)
+    assert not relation_changed(turned.until(turned.partitions[29]), NAMES, within=30)
+    long_ago = walk(
+        prior=[1.0] * 160,
+        linear=[0.5] * 30 + [2.0] * 15 + [0.5] * 115,
+        boosting=[0.6] * 30 + [2.5] * 15 + [0.6] * 115,
+    )
+    assert not relation_changed(long_ago, NAMES, within=30)
+    useless = walk(prior=[1.0] * 60, linear=[1.3] * 60, boosting=[1.2] * 60)
+    assert not relation_changed(useless, NAMES, within=30)  # nothing was ever learned
+
+
+def test_variants_with_a_short_memory_hide_no_change() -> None:
+    """The change is one of the declared recipes, whatever their variants have learned since."""
+    turned = walk(prior=[1.0] * 45, linear=[0.5] * 30 + [2.0] * 15, boosting=[0.6] * 30 + [0.5] * 15)
+    assert relation_changed(turned, ("prior", "linear"), within=30)
+    assert not relation_changed(turned, NAMES, within=30)
+
+
+def test_a_mean_loss_counts_partitions_by_their_rows() -> None:
+    """A partition without a fit isn't in it, and a recipe without any has none."""
+    some = walk(rows=[10.0, 30.0, 60.0], prior=[1.0, 2.0, np.nan], linear=[np.nan] * 3)
+    assert some.mean("prior") == pytest.approx(1.75)
+    assert np.isnan(some.mean("linear"))
+    assert some.only(["linear"]).recipes == ("linear",)
+
+
+def test_the_order_of_the_recipes_is_the_declared_one(tmp_path: Path) -> None:
+    """The prior is the simplest wherever it is declared, then other baselines, then candidates."""
+    swapped = "    - {name: linear, estimator: logistic_regression}\n"
+    prior = "    - {name: prior, estimator: prior}\n"
+    spec = visits.usecase(tmp_path, **{prior + swapped: swapped + prior})
+    assert [recipe.name for recipe in spec.training.baselines] == ["linear", "prior"]
+    empty = Walks((), (), np.empty(0), np.empty((0, 0)))
+    assert tuple(choose_recipe(spec, empty, "").weights) == NAMES
