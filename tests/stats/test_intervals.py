@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 from scipy.stats import binom
 
-from include.stats.intervals import estimate_gain, gain_bounds
+from include.stats.intervals import estimate_gain, gain_bounds, gain_sequence
 
 Matrix = NDArray[np.float64]
-LEVELS = (0.05, 0.0304, 0.0076)  # alpha as it is, and the shares of a first and a second attempt
+LEVELS = (0.05, 0.0304, 0.0076)  # alpha as it is, and shares of it as of two looks at a rollout
 
 
 def _blocks(partitions: int, block: int, draws: int) -> NDArray[np.int64]:
@@ -72,10 +72,10 @@ def test_noise_passes_as_rarely_as_is_said(
 def test_partitions_that_resemble_each_other_cost_little(partitions: int) -> None:
     """Where a partition takes a fifth of the one before.
 
-    No attempt spends more than a quarter above its share.
+    No level is exceeded by more than a quarter.
 
-    With 1.5 (k - 1) degrees of freedom, which are right for independent partitions, they spend up to 1.9
-    times it, the later ones most: docs/explanation/evidence.md has sequences of attempts over alpha by that.
+    With 1.5 (k - 1) degrees of freedom, which are right for independent partitions, up to 1.9 times
+    the level is reached, most at the smallest ones.
     """
     random = np.random.default_rng(3)
     rows = random.integers(650, 1000, partitions).astype(float)
@@ -113,7 +113,7 @@ def test_the_bootstraps_own_quantile_would_promote_noise() -> None:
 
 
 def test_a_real_gain_is_seen() -> None:
-    """A first attempt sees a gain as large as one partition's noise mostly on 12 partitions.
+    """At a level of 3 % a gain as large as one partition's noise mostly on 12 partitions.
 
     Nearly always on 28.
     """
@@ -147,3 +147,55 @@ def test_what_must_hold_of_any_losses(rows: list[tuple[float, float, int]], bloc
     against = estimate_gain(better, worse, counts, block, alpha)
     assert against.mean == pytest.approx(-found.mean)
     assert not (against.low > 0 and found.low > 0)
+
+
+# a sequence that is looked at after every partition
+
+
+@pytest.mark.parametrize("kind", [_independent, _heavy])
+def test_a_sequence_of_looks_errs_as_rarely_as_one(
+    kind: Callable[[np.random.Generator, tuple[int, int]], Matrix],
+) -> None:
+    """Looked at each week for two years, the bound is ever above the true gain as rarely as alpha states."""
+    noise = 0.3 + kind(np.random.default_rng(8), (400, 728))
+    wrong = sum(
+        any(gain_sequence(row[:look], 3, 0.05).low > 0.3 for look in range(7, 729, 7)) for row in noise
+    )
+    assert wrong <= binom.ppf(0.999, 400, 0.05), wrong
+    repeated = sum(
+        any(
+            estimate_gain(row[:look] - 0.3, np.zeros(look), np.ones(look), 3, 0.05).low > 0
+            for look in range(14, 729, 7)
+        )
+        for row in noise[:100]
+    )
+    assert repeated > 20  # of 100: a bound for one look isn't valid for many
+
+
+def test_a_sequence_sees_a_real_gain() -> None:
+    """A gain as large as one partition's noise is proven within a quarter."""
+    noise = _independent(np.random.default_rng(9), (200, 90))
+    assert sum(gain_sequence(1 + row, 3, 0.05).low > 0 for row in noise) >= 190
+
+
+def test_few_blocks_prove_nothing() -> None:
+    """Below five blocks there is a mean and no bound; without a partition there is neither."""
+    few = gain_sequence([1.0] * 14, 3, 0.05)
+    assert (few.mean, few.low) == (1.0, -np.inf)
+    assert gain_sequence([1.0] * 15, 3, 0.05).low == 1.0
+    assert np.isnan(gain_sequence([], 3, 0.05).mean)
+
+
+@given(
+    st.lists(st.floats(-1e3, 1e3), min_size=15, max_size=60),
+    st.floats(0.01, 0.4),
+    st.floats(-10, 10),
+    st.floats(0.1, 10),
+)
+def test_what_must_hold_of_any_sequence(gains: list[float], alpha: float, shift: float, unit: float) -> None:
+    """The bound lies below the mean, falls as the level rises, and moves with the gains' zero and unit."""
+    bound = gain_sequence(gains, 3, alpha)
+    assert bound.low <= bound.mean
+    assert gain_sequence(gains, 3, alpha / 2).low <= bound.low + 1e-9
+    moved = gain_sequence(list(unit * np.array(gains) + shift), 3, alpha)
+    assert moved.low == pytest.approx(unit * bound.low + shift, rel=1e-6, abs=1e-6)
