@@ -185,7 +185,7 @@ def _evaluation_rows(
     """
     unseen = np.ones(test.num_rows, dtype=bool)
     for values in predictions.values():
-        unseen &= np.isfinite(values).reshape(test.num_rows, -1).all(axis=1)
+        unseen &= outputs.finite_rows(values)
     rows = test.filter(pa.array(unseen, pa.bool_()))
     partition, last = training_rows["partition"], champion.last_fitted
     return EvaluationRows(

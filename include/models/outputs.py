@@ -24,6 +24,11 @@ def predictions_shape(spec: UseCase, rows: int) -> tuple[int, ...]:
     return (rows, classes) if classes else (rows,)
 
 
+def finite_rows(values: Array) -> NDArray[np.bool_]:
+    """Return which rows have finite predictions, shape (n,)."""
+    return np.asarray(np.isfinite(values).all(axis=tuple(range(1, values.ndim))))
+
+
 def repeat_constant(constant: Constant, rows: int) -> Array:
     """Return the constant prediction for each row."""
     return np.tile(np.asarray(constant, dtype=np.float64), (rows, *(1,) * np.ndim(constant)))

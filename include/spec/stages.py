@@ -82,6 +82,11 @@ class Candidate(Strict):
         None, ge=3, description="partitions before a training that it is fitted on; null: training.window"
     )
 
+    @property
+    def unnamed(self) -> Candidate:
+        """The recipe without its name; two that are equal without it have the same fits."""
+        return self.model_copy(update={"name": ""})
+
 
 class Training(Strict):
     """Training: the recipes, what they are fitted on, and the partitions on which they are judged."""
@@ -121,6 +126,9 @@ class Training(Strict):
             raise ValueError(
                 f"candidates: {', '.join(twice)} is the name of a baseline too; use another name"
             )
+        unnamed = [recipe.unnamed for recipe in (*self.baselines, *self.candidates)]
+        if same := [name for place, name in enumerate(names) if unnamed[place] in unnamed[:place]]:
+            raise ValueError(f"candidates: {', '.join(same)} is the same recipe as an earlier one; remove it")
         return self
 
 

@@ -6,6 +6,7 @@ training window. A fit uses what was known on its partition, so it can be repeat
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sklearn.pipeline import Pipeline
 
+from include.errors import ModelError
 from include.features.build import features, join_labels, training_set
 from include.judge.judge import NOT_BLESSED
 from include.models import artifacts
@@ -26,6 +28,7 @@ from include.storage.digests import digest_table
 from include.storage.lake import Lake
 from include.train.fit import fit_recipe
 
+log = logging.getLogger(__name__)
 TABLE = "fits"
 SHORT_WINDOWS = (90, 30)  # partitions that the variants of a recipe with a short memory are fitted on
 
@@ -43,7 +46,7 @@ class Fit:
     rows, last_fitted : the number of these rows, and their last partition.
     moved : root mean square distance of its predictions from those of the recipe's fit before, on the rows
         from ``last_fitted`` to ``partition``, which neither was fitted on; None for a recipe's first fit, or
-        if there is no such row.
+        if there is no such row, or the fit before can't be loaded.
     """
 
     partition: str
@@ -116,7 +119,9 @@ def recipes(spec: UseCase, *, short_memory: bool = False) -> tuple[Candidate, ..
         for recipe in declared
         if recipe.window is None or window < recipe.window
     ]
-    return (*declared, *variants)
+    names = {recipe.name for recipe in declared}
+    unnamed = [recipe.unnamed for recipe in declared]
+    return (*declared, *(v for v in variants if v.name not in names and v.unnamed not in unnamed))
 
 
 def recipe_key(spec: UseCase, recipe: Candidate) -> str:
@@ -172,17 +177,17 @@ def newest_fits(fits: Sequence[Fit], spec: UseCase, partition: str) -> dict[str,
     return newest
 
 
-def ensure_fits(known: KnownRows, partition: str, needed: Sequence[Candidate]) -> dict[str, Fit]:
+def ensure_fits(known_rows: KnownRows, partition: str, needed: Sequence[Candidate]) -> dict[str, Fit]:
     """Return the fits of recipes in a training on a partition by name; fit and store what isn't recorded.
 
     Parameters
     ----------
-    known : the rows; of a training on ``partition`` or a later one.
+    known_rows : the rows; of a training on ``partition`` or a later one.
     """
-    lake, spec = known.lake, known.spec
+    lake, spec = known_rows.lake, known_rows.spec
     all_fits, refused = read_fits(lake), refused_models(lake)
     recorded = {fit.key: fit for fit in all_fits if fit.partition == partition}
-    rows, result, changed = known.known_at(partition), {}, False
+    rows, result, changed = known_rows.known_at(partition), {}, False
     for recipe in needed:
         key, own = recipe_key(spec, recipe), fitting_rows(spec, recipe, partition, rows)
         data = digest_table(own)
@@ -195,7 +200,7 @@ def ensure_fits(known: KnownRows, partition: str, needed: Sequence[Candidate]) -
                 for fit in all_fits
                 if fit.key == key and fit.partition < partition and fit.model not in refused
             ][-1:]
-            moved = _distance(known, earlier[0].model, estimator, last, partition) if earlier else None
+            moved = _distance(known_rows, earlier[0].model, estimator, last, partition) if earlier else None
             recorded[key] = Fit(partition, recipe.name, key, model, data, own.num_rows, last, moved)
             changed = True
         result[recipe.name] = recorded[key]
@@ -205,11 +210,18 @@ def ensure_fits(known: KnownRows, partition: str, needed: Sequence[Candidate]) -
     return result
 
 
-def _distance(known: KnownRows, earlier: str, estimator: Pipeline, after: str, until: str) -> float | None:
+def _distance(
+    known_rows: KnownRows, earlier: str, estimator: Pipeline, after: str, until: str
+) -> float | None:
     """Return how far a model's predictions are from those of an earlier one, see `Fit`."""
-    rows = known.between(after, until)
+    rows = known_rows.between(after, until)
+    try:
+        model = artifacts.load_model(known_rows.lake, earlier)
+    except ModelError as error:
+        log.warning("%s: a fit isn't compared with the one before: %s", known_rows.spec.name, error)
+        return None
     if not rows.num_rows:
         return None
-    before = artifacts.predict(artifacts.load_model(known.lake, earlier), rows, known.spec)
-    now = artifacts.predict(estimator, rows, known.spec)
+    before = artifacts.predict(model, rows, known_rows.spec)
+    now = artifacts.predict(estimator, rows, known_rows.spec)
     return float(np.sqrt(np.square(now - before).mean()))

@@ -138,8 +138,8 @@ class TrainingAttempt:
         lake, spec, partition = self.lake, self.spec, self.partition
         champion = ledger.champion_to_beat(lake, partition, self.key)
         serving = str(champion.get("recipe") or "") if champion else ""
-        known = KnownRows.read(lake, spec, partition, self.rows)
-        fits = self._fit_recipes(known, serving)
+        known_rows = KnownRows.read(lake, spec, partition, self.rows)
+        fits = self._fit_recipes(known_rows, serving)
         declined = self._declined_change(serving)
         walk = walks.read(lake, spec, partition).only([name for name in fits if name != declined])
         choice = choose_recipe(spec, walk, serving)
@@ -175,7 +175,7 @@ class TrainingAttempt:
         )
         # of rows that the predicting model was not fitted on, if there are any
         unseen = walks.predict_walk(lake, spec, test).get(choice.recipe, np.empty(0))
-        unseen = unseen[np.isfinite(unseen).reshape(len(unseen), -1).all(axis=1)]
+        unseen = unseen[outputs.finite_rows(unseen)]
         predictions = artifacts.predict(estimator, self.rows, spec)
         profiles = monitoring_baselines.publish_reference(
             lake, spec, record, self.rows, unseen if len(unseen) else predictions
@@ -184,7 +184,7 @@ class TrainingAttempt:
         self.registry.put(run, {PATH: record.to_json()})
         self._log(run, record)
 
-    def _fit_recipes(self, known: KnownRows, serving: str) -> dict[str, Fit]:
+    def _fit_recipes(self, known_rows: KnownRows, serving: str) -> dict[str, Fit]:
         """Fit every recipe on what is known, fill in missing walks, and extend all of them."""
         lake, spec, partition = self.lake, self.spec, self.partition
         declared = recipes(spec)
@@ -197,9 +197,9 @@ class TrainingAttempt:
         earlier = {fit.key for fit in read_fits(lake) if fit.partition < partition}
         new = [recipe for recipe in declared if recipe_key(spec, recipe) not in earlier]
         for origin in walk_origins(self.rows, spec, partition) if new else ():
-            if is_learnable(spec, known.known_at(origin)):
-                ensure_fits(known, origin, new)
-        fits = ensure_fits(known, partition, declared)
+            if is_learnable(spec, known_rows.known_at(origin)):
+                ensure_fits(known_rows, origin, new)
+        fits = ensure_fits(known_rows, partition, declared)
         if new:
             walks.extend(lake, spec, partition)
         return fits

@@ -8,6 +8,7 @@ are the same. Where partitions are large, a sample of the rows is predicted, cho
 from __future__ import annotations
 
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from include.errors import ModelError
 from include.features.build import features, matured
 from include.features.label_arrival import known_on, labels_known_on
 from include.models import artifacts
@@ -26,6 +28,7 @@ from include.storage.lake import Lake
 from include.train.fits import Fit, accepted_fits, newest_fits, recipe_key, recipes
 from include.train.selection import Walks
 
+log = logging.getLogger(__name__)
 TABLE = "walks"
 MEMORY = 400  # partitions of the walks that a decision looks at, whatever the lake's age
 BLOCK = 60  # partitions whose rows are held at once
@@ -79,6 +82,8 @@ def _publish(
         places, actual = labelled["place"].to_numpy(), labelled[spec.problem.target].to_numpy()
         for name, fit in due[partition].items():
             values = predicted[name][places]
+            if not np.isfinite(values).all():  # its model can't be loaded
+                continue
             metrics = metric_values(metric_names(spec), actual, values, spec.problem.classes)
             published.append({
                 "partition": partition, "known": known, "recipe": name, "key": fit.key,
@@ -121,7 +126,7 @@ def sample(rows: pa.Table, spec: UseCase) -> pa.Table:
 def predict(
     lake: Lake, spec: UseCase, rows: pa.Table, newest: Mapping[str, Mapping[str, Fit]]
 ) -> dict[str, artifacts.Values]:
-    """Return each recipe's predictions of rows by the fit that it had on their partition; NaN without a fit.
+    """Return each recipe's predictions of rows by the fit that it had on their partition.
 
     Parameters
     ----------
@@ -131,7 +136,7 @@ def predict(
     Returns
     -------
     dict of str to ndarray
-        By recipe, of shape (n,) or (n, k).
+        By recipe, of shape (n,) or (n, k); NaN without a fit, or where it can't be loaded.
     """
     from include.models.outputs import predictions_shape
 
@@ -144,9 +149,14 @@ def predict(
     for (name, model), keys in by_model.items():
         values = predicted.setdefault(name, np.full(predictions_shape(spec, rows.num_rows), np.nan))
         places = np.flatnonzero(np.isin(partition, keys))
-        if len(places):
+        if not len(places):
+            continue
+        try:
             estimator = artifacts.load_model(lake, model)
-            values[places] = artifacts.predict(estimator, rows.take(pa.array(places)), spec)
+        except ModelError as error:
+            log.warning("%s: the walk of %s has a gap: %s", spec.name, name, error)
+            continue
+        values[places] = artifacts.predict(estimator, rows.take(pa.array(places)), spec)
     return predicted
 
 
