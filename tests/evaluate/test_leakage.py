@@ -93,8 +93,7 @@ def gained(spec: UseCase, candidate: Candidate, fitted: pa.Table, test: pa.Table
     case = CheckContext(
         replace(record, facts=replace(record.facts, leakage=Leakage(shuffled_losses=shuffled_losses))),
         spec.gate,
-        1,
-        False,
+        has_champion=False,
     )
     return not all(check.passed for check in shuffled_labels(case))
 
@@ -149,8 +148,7 @@ def test_rows_of_one_class_give_no_figure_and_the_gate_refuses(use: UseCase) -> 
     case = CheckContext(
         replace(record, facts=replace(record.facts, leakage=Leakage(single_feature=scores))),
         use.gate,
-        1,
-        False,
+        has_champion=False,
     )
     assert [check.passed for check in single_feature(case)] == [False]
 
@@ -371,7 +369,7 @@ def attempt(
         past_loss_reductions=leakage.past_loss_reductions(lake, partition),
     )
     record = replace(record, facts=replace(record.facts, leakage=leak), **changes)  # type: ignore[arg-type]
-    ledger.record_attempt(lake, record, lambda number: judge(record, use.gate, number, champion=False))
+    ledger.record_attempt(lake, record, lambda: judge(record, use.gate, champion=False))
     return record.key
 
 
@@ -380,7 +378,7 @@ def refused(lake: Lake, use: UseCase, partition: str, saved: float) -> bool:
     record = evidence(losses(np.ones(12), prior=np.ones(12)))
     leak = Leakage(loss_reduction=saved, past_loss_reductions=leakage.past_loss_reductions(lake, partition))
     checks = past_attempts(
-        CheckContext(replace(record, facts=replace(record.facts, leakage=leak)), use.gate, 1, False)
+        CheckContext(replace(record, facts=replace(record.facts, leakage=leak)), use.gate, has_champion=False)
     )
     return not all(check.passed for check in checks)
 

@@ -31,7 +31,7 @@ share = st.floats(0.001, 0.9)
 def case(leak: Leakage, **baselines: np.ndarray) -> CheckContext:
     """Return a check context with these figures; the prior is the default baseline."""
     record = evidence(losses(LOSSES - 0.05, **(baselines or {"prior": LOSSES})))
-    return CheckContext(replace(record, facts=replace(record.facts, leakage=leak)), GATE, 1, False)
+    return CheckContext(replace(record, facts=replace(record.facts, leakage=leak)), GATE, has_champion=False)
 
 
 def only(checks: object) -> Check:

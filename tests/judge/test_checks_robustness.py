@@ -27,7 +27,7 @@ def run(rule: CheckFunction, **changes: Any) -> list[Check]:
     """Return a check's results for these facts."""
     results = losses([0.5, 0.5])
     return list(
-        rule(CheckContext(evidence(results, facts=facts(results, **changes)), GATE, 1, has_champion=False))
+        rule(CheckContext(evidence(results, facts=facts(results, **changes)), GATE, has_champion=False))
     )
 
 

@@ -33,7 +33,7 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
 def _check(measured_slices: tuple[Slice, ...], gate: Gate) -> Check:
     record = losses(np.full(COUNT, 0.5), np.full(COUNT, 0.6), prior=np.full(COUNT, 0.7))
     record = evidence(record, facts=facts(record, slices=measured_slices))
-    (check,) = slices(CheckContext(record, gate, 1, True))
+    (check,) = slices(CheckContext(record, gate, has_champion=True))
     return check
 
 

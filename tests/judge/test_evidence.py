@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from include.errors import EvergreenError
 from include.judge.evidence import Evidence, Losses
-from tests.promote.conftest import evidence, losses, partitions
+from tests.promote.conftest import evidence, facts, losses, partitions, selection
 
 finite = st.floats(-1e6, 1e6)
 
@@ -61,17 +61,19 @@ def test_partitions_come_once_and_in_order() -> None:
             Losses(wrong, (1, 1), {"challenger": (1.0, 1.0)})
 
 
-def test_a_champion_has_a_digest_and_losses() -> None:
-    """A champion's digest without its losses, or the reverse, is rejected."""
-    with pytest.raises(EvergreenError, match="or neither"):
-        evidence(losses([1.0], [1.0]), champion="")
-    with pytest.raises(EvergreenError, match="or neither"):
-        evidence(losses([1.0]), champion="a")
+@pytest.mark.parametrize(
+    ("serving", "champion", "refresh"),
+    [("forest", "a", True), ("ridge", "a", False), ("forest", "", False), ("", "a", False)],
+)
+def test_a_refresh_is_a_fit_of_the_recipe_that_serves(serving: str, champion: str, refresh: bool) -> None:
+    """Of another recipe, or without a champion, it is no refresh."""
+    record = evidence(losses([1.0]), champion=champion, selection=selection(serving))
+    assert record.is_refresh == refresh
 
 
 def test_evidence_from_before_a_fact_was_measured_is_read() -> None:
     """Facts that earlier code didn't measure get their defaults; stored figures stay."""
-    stored = evidence(losses([1.0]))
+    stored = evidence(losses([1.0]), facts=facts(losses([1.0]), refit_loss=None))
     raw = json.loads(stored.to_json())
     del raw["facts"]["leakage"]["too_few_rows"], raw["facts"]["refit_loss"], raw["note"]
     assert Evidence.from_json(json.dumps(raw)) == stored

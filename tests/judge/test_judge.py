@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -9,16 +10,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from include.judge.checks import CHECKS as GATE_CHECKS
-from include.judge.context import attempt_alpha
-from include.judge.evidence import EdgeCase, Evidence, Leakage, Losses, Serving, Slice
+from include.judge.checks import MIN_PAST_MOVES, MOVEMENT_ALPHA, movement_limit
+from include.judge.evidence import EdgeCase, Evidence, Leakage, Losses, Refit, Serving, Slice
 from include.judge.evidence import Fairness as FairnessFound
 from include.judge.judge import BLESSED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED, Verdict, checks_of, judge
 from include.spec import load
 from include.spec.gate import Fairness, Gate, Requirement, Slices
 from include.stats.intervals import Gain
-from tests.promote.conftest import evidence, facts, losses, partitions
+from tests.promote.conftest import evidence, facts, losses, partitions, selection
 
 RATES = Fairness(
     columns=("origin",),
@@ -38,7 +40,11 @@ ENOUGH = GATE.min_partitions
 COUNT = ENOUGH + 2 - ENOUGH % 2
 WAVE = np.random.default_rng(5).standard_normal(COUNT)
 WAVE -= WAVE.mean()  # what a partition does to every model
-REFIT = "loss of the refitted model"
+PROVING = GATE.model_copy(update={"prove": True})
+# a fit that moved as far as the ones before, and its twin on the newest week
+ROWS = (100,) * 7
+SERVING = tuple(50.0 + 0.5 * math.cos(night) for night in range(7))
+HONEST_REFIT = Refit(0.05, (0.04, 0.06, 0.05), ROWS, SERVING, SERVING)
 
 
 def _good(**changes: Any) -> Evidence:
@@ -63,7 +69,8 @@ def _with_facts(record: Evidence, **changes: Any) -> Evidence:
     )
     group = {"rows": 900.0, "tpr": 0.5}
     fair = FairnessFound("origin", {"EWR": group, "JFK": group}, {"tpr_difference": 0.1})
-    return replace(record, facts=facts(record.losses, **{"slices": (part,), "fairness": (fair,)} | changes))
+    passing = {"slices": (part,), "fairness": (fair,), "refit": HONEST_REFIT}
+    return replace(record, facts=facts(record.losses, **passing | changes))
 
 
 def _slice(worse: float, noise: float = 0.0, count: int = COUNT, rows: int = 20) -> Slice:
@@ -82,51 +89,58 @@ def _with(record: Evidence, **sums: np.ndarray) -> Evidence:
     return replace(record, losses=replace(record.losses, sums=all_sums))
 
 
-def _judge(record: Evidence, gate: Gate = GATE, attempt: int = 1, champion: bool = True) -> Verdict:
-    return judge(record, gate, attempt, champion=champion)
+def _twin(worse: float, **changes: Any) -> Evidence:
+    """Return evidence whose twin loses more than the serving model on each of the newest partitions."""
+    twin = tuple(loss * (1 + worse) for loss in SERVING)
+    return _with_facts(_good(), refit=replace(HONEST_REFIT, twin=twin, **changes))
+
+
+def _proven(low: float) -> Evidence:
+    """Return evidence of a change of recipe whose gain has this lower bound."""
+    return replace(_good(), selection={**selection("ridge"), "gain": (0.02, low)})
+
+
+def _judge(record: Evidence, gate: Gate = GATE, champion: bool = True) -> Verdict:
+    return judge(record, gate, champion=champion)
 
 
 def _failed(verdict: Verdict) -> list[str]:
     return [check.name for check in verdict.checks if check.passed is False]
 
 
-def test_a_better_challenger_is_blessed() -> None:
-    """A challenger that meets the requirements and has the lowest loss is blessed, with a reason."""
+def test_a_sound_fit_of_the_chosen_recipe_is_blessed() -> None:
+    """A challenger that passes every check is blessed, with the reason for which its recipe was chosen."""
     verdict = _judge(_good())
     assert verdict.verdict == BLESSED
     assert verdict.promotes
     assert all(check.passed for check in verdict.checks)
-    assert verdict.sentence.startswith("blessed: log_loss gain over champion aaaaaaaa 0.0")
-    assert "required > 0 at level 0.969604 (attempt 1)" in verdict.sentence
+    assert verdict.sentence == (
+        "blessed: recipe forest, required chosen by its walk (its weight is the largest)"
+    )
     assert checks_of(verdict.checks_json()) == verdict.checks
 
 
 def test_without_a_champion_it_is_a_rubber_stamp() -> None:
-    """Without a champion, a challenger that beats the baselines is rubber-stamped."""
+    """The first training always serves if nothing speaks against it: there is nothing to compare with."""
     good = _good()
     alone = {name: sums for name, sums in good.losses.sums.items() if name != "champion"}
-    first = replace(good, champion="", losses=replace(good.losses, sums=alone))
+    first = replace(good, champion="", losses=replace(good.losses, sums=alone), selection=selection())
+    first = _with_facts(first, refit=None)
     assert _judge(first, champion=False).verdict == RUBBER_STAMPED
     assert _judge(first, champion=False).promotes
-    partition = np.array(good.losses.sums["challenger"]) / 100
-    weak = _with(first, baseline_logistic=partition)
-    assert _judge(weak, champion=False).verdict == NOT_BLESSED
-    # and evidence without the champion's losses is no way round the champion that serves
-    assert _judge(first, champion=True).verdict == NOT_BLESSED
-    assert _failed(_judge(first, champion=True)) == ["log_loss gain over champion"]
-    assert _judge(replace(first, note="v1 is damaged")).sentence.endswith("(v1 is damaged)")
+    assert _judge(first, PROVING, champion=False).promotes
+
+
+def test_a_tie_with_the_champion_or_a_baseline_is_blessed() -> None:
+    """Which recipe serves is decided by the walks and not by the losses of one test window."""
+    for tie in ({"champion": LOSSES}, {"baseline_logistic": LOSSES}, {"champion": LOSSES - 0.02}):
+        assert _judge(_with(_good(), **tie)).promotes, tie
 
 
 LOSSES = 0.5 + 0.1 * WAVE
 HONEST: Leakage = _good().facts.leakage
 EDGE_CASES = _good().facts.edge_cases
 CHECKS: dict[str, tuple[Evidence, str]] = {
-    "as good as the champion": (_with(_good(), champion=LOSSES), "champion aaaaaaaa"),
-    "worse than the champion": (_with(_good(), champion=LOSSES - 0.02), "champion aaaaaaaa"),
-    "one lucky partition": (_with(_good(), champion=LOSSES + np.eye(COUNT)[3]), "champion aaaaaaaa"),
-    "lucky on the whole": (_with(_good(), champion=LOSSES + 0.01 + 0.03 * WAVE), "champion aaaaaaaa"),
-    "as good as the strongest baseline": (_with(_good(), baseline_logistic=LOSSES), "baseline logistic"),
-    "as good as the prior": (_with(_good(), baseline_prior=LOSSES), "baseline prior"),
     "a requirement missed": (
         _good(metrics={"challenger": {"roc_auc": 0.59, "calibration_gap": 0}}),
         "roc_auc",
@@ -206,6 +220,19 @@ CHECKS: dict[str, tuple[Evidence, str]] = {
     "a slice that got worse": (_with_facts(_good(), slices=(_slice(0.05),)), "slices"),
     "a declared column without a slice": (_with_facts(_good(), slices=()), "slices"),
     "no slices": (_with_facts(_good(), slices=None), "slices"),
+    "a recipe that nothing chose": (replace(_good(), selection={}), "recipe"),
+    "a gain that isn't proven": (_proven(-0.01), "gain over ridge"),
+    "no gain": (_proven(float("nan")), "gain over ridge"),
+    "a fit that is worse on what it has seen": (
+        _with_facts(_good(), refit_loss=float(LOSSES.mean()) * 1.02),
+        "loss of the new fit on the test rows",
+    ),
+    "no loss of the fit": (_with_facts(_good(), refit_loss=None), "loss of the new fit on the test rows"),
+    "predictions that moved too far": (
+        _with_facts(_good(), refit=replace(HONEST_REFIT, moved=0.3)),
+        "movement of the predictions",
+    ),
+    "a twin that is worse": (_twin(0.05), "loss of a twin over the serving model"),
 }
 
 
@@ -213,7 +240,7 @@ CHECKS: dict[str, tuple[Evidence, str]] = {
 def test_each_check_refuses_by_itself(case: str) -> None:
     """With a single defect only its check fails, and the sentence names it."""
     record, name = CHECKS[case]
-    verdict = _judge(record)
+    verdict = _judge(record, PROVING if "gain over" in name else GATE)
     assert verdict.verdict == NOT_BLESSED
     assert not verdict.promotes
     assert len(_failed(verdict)) == 1
@@ -221,21 +248,89 @@ def test_each_check_refuses_by_itself(case: str) -> None:
     assert name in verdict.sentence
 
 
-def test_without_a_baseline_nothing_is_blessed() -> None:
-    """Without a baseline, the baseline check and the shuffled-label check fail."""
+def test_without_a_prior_nothing_is_blessed() -> None:
+    """Without the prior's losses there is nothing that shuffled labels could be compared with."""
     record = _good()
     alone = {name: sums for name, sums in record.losses.sums.items() if ":" not in name}
     verdict = _judge(replace(record, losses=replace(record.losses, sums=alone)))
-    assert _failed(verdict) == ["gain of shuffled labels over the prior", "log_loss gain over baseline"]
+    assert _failed(verdict) == ["gain of shuffled labels over the prior"]
 
 
-def test_a_walk_forward_deploys_what_is_no_worse_on_the_rows_it_has_seen() -> None:
-    """The refitted model's loss must be known and at most the walk's."""
-    gate, mean = GATE.model_copy(update={"evidence": "walk_forward"}), float(LOSSES.mean())
-    for refit, failed in ((mean, []), (mean * 1.001, [REFIT]), (None, [REFIT])):
-        verdict = _judge(_with_facts(_good(), refit_loss=refit), gate)
-        assert _failed(verdict) == failed
-        assert verdict.promotes is not bool(failed)
+def test_a_proof_is_required_of_another_recipe_only() -> None:
+    """With ``prove`` a change needs a proven gain, and a refresh of the serving recipe needs none."""
+    assert _judge(_proven(-0.01)).promotes
+    assert not _judge(_proven(0.0), PROVING).promotes
+    verdict = _judge(_proven(0.01), PROVING)
+    assert "log_loss gain over ridge 0.02 [0.01, inf), required > 0 at level 0.95" in verdict.sentence
+    assert _judge(replace(_good(), selection=selection("forest")), PROVING).promotes
+
+
+def test_a_fit_may_lose_a_little_more_on_what_it_has_seen() -> None:
+    """Up to 1 % above the walk's loss is the difference of two honest fits."""
+    mean = float(LOSSES.mean())
+    assert _judge(_with_facts(_good(), refit_loss=mean * 1.0099)).promotes
+    assert not _judge(_with_facts(_good(), refit_loss=mean * 1.0101)).promotes
+
+
+# is the new fit broken
+
+
+@given(st.lists(st.floats(1e-4, 0.5), min_size=MIN_PAST_MOVES, max_size=26))
+def test_a_fit_that_moved_no_further_than_the_ones_before_passes(past: list[float]) -> None:
+    """The limit is above every usual movement, and grows with them."""
+    limit = movement_limit(past)
+    assert limit > np.exp(np.log(past).mean())
+    assert movement_limit([2 * move for move in past]) == pytest.approx(2 * limit)
+
+
+def test_sound_fits_move_beyond_the_limit_as_rarely_as_stated() -> None:
+    """Of 4000 fits that move as the ones before do, about one in a hundred is refused."""
+    moves = np.exp(0.4 * np.random.default_rng(12).standard_normal((4000, 9)))
+    beyond = sum(move[-1] > movement_limit(move[:-1]) for move in moves)
+    assert beyond <= binom.ppf(0.999, 4000, MOVEMENT_ALPHA)
+
+
+def test_equal_movements_leave_room() -> None:
+    """A few fits that moved equally far by chance don't refuse the next one that moves a little further."""
+    still = replace(HONEST_REFIT, past_moves=(0.05, 0.05, 0.05), moved=0.06)
+    assert _judge(_with_facts(_good(), refit=still)).promotes
+
+
+@pytest.mark.parametrize(
+    "refit",
+    [
+        None,
+        replace(HONEST_REFIT, moved=None),
+        replace(HONEST_REFIT, moved=9.0, past_moves=(0.05,) * (MIN_PAST_MOVES - 1)),
+        replace(HONEST_REFIT, twin=(90.0,), serving=(50.0,), rows=(100,)),
+        replace(HONEST_REFIT, twin=(), serving=(), rows=()),
+    ],
+)
+def test_what_cannot_be_compared_refuses_nothing(refit: Refit | None) -> None:
+    """Neither a first fit, nor a short history, nor a single new partition, nor a champion that is gone."""
+    assert _judge(_with_facts(_good(), refit=refit)).promotes
+
+
+def test_a_far_move_passes_once_the_refused_fit_has_been_right() -> None:
+    """The fit before was refused for it, and has since lost no more than what serves."""
+    far = replace(HONEST_REFIT, moved=0.3)
+    right, wrong = (tuple(factor * loss for loss in SERVING) for factor in (0.9, 1.1))
+    assert _judge(_with_facts(_good(), refit=replace(far, refused=right))).promotes
+    assert _judge(_with_facts(_good(), refit=replace(far, refused=SERVING))).promotes
+    assert _failed(_judge(_with_facts(_good(), refit=replace(far, refused=wrong)))) == [
+        "movement of the predictions"
+    ]
+
+
+def test_a_twin_is_refused_only_if_it_is_shown_to_be_worse() -> None:
+    """What chance explains, and what is within 1 %, refuses no fit."""
+    assert _judge(_twin(0.009)).promotes
+    assert _judge(_twin(-0.2)).promotes
+    unsteady = tuple(loss + 8 * np.cos(np.pi * place) + 2 for place, loss in enumerate(SERVING))
+    assert _judge(_with_facts(_good(), refit=replace(HONEST_REFIT, twin=unsteady))).promotes
+    verdict = _judge(_twin(0.03))
+    assert "required not shown to be > 0.005" in verdict.sentence
+    assert "on the newest 7 partitions" in verdict.sentence
 
 
 def test_what_chance_explains_refuses_no_slice() -> None:
@@ -293,57 +388,10 @@ def test_rows_that_were_fitted_are_no_evidence(last: str) -> None:
     assert _failed(verdict) == ["first test partition"]
 
 
-def test_a_small_gain_can_be_too_small() -> None:
-    """The lower bound of the gain must exceed the declared share of the champion's loss."""
-    record = _good()  # gains .02 of about .52, which is 3.8 %
-    assert _judge(record, GATE.model_copy(update={"min_gain": 0.03})).verdict == BLESSED
-    refused = _judge(record, GATE.model_copy(update={"min_gain": 0.045}))
-    assert refused.verdict == NOT_BLESSED
-    assert _failed(refused) == ["log_loss gain over champion aaaaaaaa"]
-
-
 def test_a_gain_that_is_too_small_by_little_is_printed_so() -> None:
     """The lower bound and the required gain have enough digits to show which is larger."""
     assert Gain(0.02, 0.0099996, 0.95).interval_and_limit(0.01) == ("0.02 [0.0099996, inf)", "0.01")
     assert Gain(0.02, 0.0112345678, 0.95).interval_and_limit(0.01) == ("0.02 [0.01123, inf)", "0.01")
-
-
-def test_trying_again_must_show_more() -> None:
-    """A tenth attempt must show more than a first; with a champion, baselines are unaffected."""
-    partition = LOSSES + 0.01 + 0.015 * WAVE
-    record = _with(_good(), champion=partition)
-    assert _judge(record).verdict == BLESSED
-    refused = _judge(record, attempt=10)
-    assert refused.verdict == NOT_BLESSED
-    assert "(attempt 10)" in refused.sentence
-    baselines = [[c for c in v.checks if "baseline" in c.name] for v in (_judge(record), refused)]
-    assert baselines[0] == baselines[1]
-
-
-def test_all_attempts_together_spend_alpha() -> None:
-    """The shares of all attempts sum to at most alpha."""
-    shares = [attempt_alpha(0.05, k) for k in range(1, 100_000)]
-    assert sum(shares) < 0.05
-    assert sum(shares) == pytest.approx(0.05, rel=1e-4)
-    assert shares == sorted(shares, reverse=True)
-    with pytest.raises(ValueError, match="from 1"):
-        attempt_alpha(0.05, 0)
-
-
-def test_a_loop_that_retries_promotes_noise_as_rarely_as_declared() -> None:
-    """Of 400 loops of twelve equally good challengers, at most a share of alpha promote one."""
-    random = np.random.default_rng(11)
-    wrong = 0
-    for _ in range(400):
-        for attempt in range(1, 13):
-            partition = 0.5 + 0.1 * random.standard_normal(ENOUGH)
-            champion = partition + 0.02 * random.standard_normal(ENOUGH)
-            prior = partition + 1 + 0.01 * random.standard_normal(ENOUGH)
-            record = _with_facts(evidence(losses(partition, champion, prior=prior)))
-            if _judge(record, attempt=attempt).promotes:
-                wrong += 1
-                break
-    assert wrong <= 400 * 0.05 + 3 * np.sqrt(400 * 0.05 * 0.95)
 
 
 def _from_rows(rows: list[tuple[int, float, float, float]]) -> Evidence:
@@ -359,18 +407,19 @@ loss_rows = st.lists(
 )
 
 
-@given(loss_rows, st.integers(1, 40), st.floats(0.01, 0.2), st.floats(0, 0.5), st.booleans())
+@given(loss_rows, st.floats(-0.1, 0.1), st.floats(0, 1), st.integers(0, 20), st.booleans())
 def test_asking_more_never_turns_a_refusal_into_a_blessing(
-    rows: list[tuple[int, float, float, float]], attempt: int, alpha: float, least: float, champion: bool
+    rows: list[tuple[int, float, float, float]], low: float, moved: float, more: int, champion: bool
 ) -> None:
     """A stricter policy never blesses what a laxer one refused, and verdicts are deterministic."""
-    record, gate = _from_rows(rows), GATE.model_copy(update={"alpha": alpha, "min_gain": least})
-    verdict = _judge(record, gate, attempt, champion)
-    assert _judge(Evidence.from_json(record.to_json()), gate, attempt, champion) == verdict
+    record = _with_facts(_from_rows(rows), refit=replace(HONEST_REFIT, moved=moved))
+    record = replace(record, selection={**selection("ridge"), "gain": (max(low, 0.0), low)})
+    verdict = _judge(record, GATE, champion)
+    assert _judge(Evidence.from_json(record.to_json()), GATE, champion) == verdict
     stricter = [
-        _judge(record, gate, attempt + 1, champion),
-        _judge(record, gate.model_copy(update={"alpha": alpha / 2}), attempt, champion),
-        _judge(record, gate.model_copy(update={"min_gain": least + 0.1}), attempt, champion),
+        _judge(record, PROVING, champion),
+        _judge(record, GATE.model_copy(update={"min_partitions": GATE.min_partitions + more}), champion),
+        _judge(record, GATE.model_copy(update={"robustness": 0.05}), champion),
     ]
     if not verdict.promotes:
         assert not any(other.promotes for other in stricter)
