@@ -13,7 +13,7 @@ from airflow.sdk import DAG
 from tests.architecture.tree import ROOT
 
 WEEKLY = ROOT / "tests" / "usecases" / "weekly_sales"
-HUMAN = ("  block_partitions: 1", "  block_partitions: 1\n  approval: human")
+HUMAN = ("  block_partitions: 1", "  block_partitions: 1\n  approval: all")
 Wired = Callable[..., DAG]
 
 

@@ -44,7 +44,7 @@ MISTYPED = [
     ),
     ("features", "features.mistyped", ["spine", "lookback"]),
     ("labels", "labels.mistyped", ["delay"]),
-    ("training", "training.mistyped", ["validation", "candidates"]),
+    ("training", "training.mistyped", ["walk_rows", "candidates"]),
     ("training.candidates.0", "training.candidates.0.mistyped", ["estimator", "params"]),
     ("gate", "gate.mistyped", ["min_partitions", "alpha"]),
     ("gate.requirements.1", "gate.requirements.1.mistyped", ["at_least", "at_most", "metric"]),

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
@@ -20,16 +21,19 @@ from evergreen.operators.train import AblateOperator, TrainOperator
 from include.cli.validate import validate
 from include.errors import EvergreenError, SpecError
 from include.features.build import training_set
-from include.models import artifacts
+from include.models import artifacts, outputs
 from include.models.registry import Registry
 from include.references import digest_bytes
 from include.spec import UseCase
 from include.stats import profiles
+from include.storage import schemas
 from include.storage.lake import Lake
-from include.train import monitoring_baselines
-from include.train.fit import target
+from include.train import monitoring_baselines, walks
+from include.train.fit import fit_recipe, target
+from include.train.fits import read_fits, recipes
 from include.train.pipeline import train
 from include.train.record import PATH, TrainingRecord
+from include.train.selection import best_baseline, choose_recipe
 from include.train.split import split
 from tests.train import dying, visits
 
@@ -54,34 +58,71 @@ def record(registry: Registry, run: str) -> TrainingRecord:
     return TrainingRecord.from_json(registry.get(run, PATH))
 
 
+def serve(lake: Lake, recipe: str) -> None:
+    """Let a model of a recipe serve."""
+    row = {
+        "switch": 1,
+        "role": "champion",
+        "version": "1",
+        "model": "m" * 64,
+        "prior": 0.2,
+        "kind": "promoted",
+    }
+    row |= {"effective": "2024-03-10", "evidence": "2024-03-09", "recipe": recipe}
+    lake.append_at("deployments", pa.Table.from_pylist([row], schema=schemas.DEPLOYMENTS), -1)
+
+
 @pytest.mark.parametrize("kind", list(visits.KINDS))
-def test_challenger_is_the_best_candidate_and_refitted_without_the_test_partitions(
+def test_challenger_is_the_newest_fit_of_the_recipe_that_the_walks_choose(
     kind: str, clinic: Path, registry: Registry
 ) -> None:
-    """The candidate with the least validation loss serves.
-
-    Fitted on training and validation partitions alone.
-    """
+    """It is fitted on every labelled row, and stored with the best other baseline."""
     spec = visits.usecase(clinic / "usecases", kind)
     lake = Lake(spec.name, str(clinic / "lake"))
     ref = train(lake, spec, NIGHT, registry=registry)
-    made = record(registry, ref.uri)
-    run = MlflowClient(registry.uri, registry.uri).get_run(ref.uri)
-    losses = {c.name: run.data.metrics[f"validation.{c.name}.objective"] for c in spec.training.candidates}
-    assert made.challenger.name == min(losses, key=lambda name: losses[name])
-    assert made.challenger.validation == losses[made.challenger.name]
-    parts = split(training_set(lake, spec, NIGHT), spec, NIGHT)
-    both = np.concatenate([target(spec, parts.train), target(spec, parts.validation)])
-    mean = (both[:, None] == np.arange(3)).mean(axis=0) if spec.problem.classes else both.mean()
-    assert made.prior == pytest.approx(mean)
-    assert made.last_fitted == "2024-03-22" < made.partitions["test"][0]
-    prior = next(fitted for fitted in made.baselines if fitted.name == "prior")
-    constant = artifacts.deserialize(registry.get(ref.uri, prior.path, prior.digest), prior.digest)
-    said = artifacts.predict(constant, parts.test, spec)
-    assert said == pytest.approx(np.broadcast_to(mean, said.shape))
-    for fitted in (made.challenger, *made.baselines):
-        estimator = artifacts.deserialize(registry.get(ref.uri, fitted.path, fitted.digest), fitted.digest)
-        assert digest_bytes(artifacts.predict(estimator, parts.test, spec).tobytes()) == fitted.predictions
+    result, rows = record(registry, ref.uri), training_set(lake, spec, NIGHT)
+    walk = walks.read(lake, spec, NIGHT)
+    choice = choose_recipe(spec, walk, "")
+    assert (result.challenger.name, result.baseline.name) == (choice.recipe, best_baseline(spec, choice))
+    assert result.selection.weights == choice.weights
+    assert result.selection.losses == {name: walk.mean(name) for name in walk.recipes}
+    assert (result.selection.serving, result.selection.partitions) == ("", 6)
+    assert choice.reason in ref.note
+    assert (result.last_fitted, result.fitted_rows, ref.rows) == ("2024-03-28", *[rows.num_rows] * 2)
+    assert result.prior == pytest.approx(outputs.label_prior(spec, target(spec, rows)))
+    recipe = {candidate.name: candidate for candidate in recipes(spec)}
+    test = split(rows, spec, NIGHT).test
+    for fitted in (result.challenger, result.baseline):
+        data = artifacts.serialize(fit_recipe(spec, recipe[fitted.name], rows))
+        assert digest_bytes(data) == fitted.digest
+        assert registry.get(ref.uri, fitted.path, fitted.digest) == data
+        estimator = artifacts.deserialize(data, fitted.digest)
+        assert digest_bytes(artifacts.predict(estimator, test, spec).tobytes()) == fitted.predictions
+
+
+def test_another_recipe_than_the_serving_one_states_its_gain(
+    lake: Lake, spec: UseCase, registry: Registry
+) -> None:
+    """The record has how much lower the chosen recipe's loss is than that of the one that serves."""
+    serve(lake, "prior")
+    selection = record(registry, train(lake, spec, NIGHT, registry=registry).uri).selection
+    assert (selection.serving, selection.recipe != "prior") == ("prior", True)
+    assert "times the weight of prior" in selection.reason
+    assert selection.gain is not None
+    assert selection.gain[0] > max(selection.gain[1], 0)
+
+
+def test_a_serving_recipe_that_is_not_declared_any_more_is_followed_by_another(
+    lake: Lake, spec: UseCase, registry: Registry
+) -> None:
+    """Its successor is chosen as if nothing served, among recipes with a short memory as well."""
+    serve(lake, "ridge")
+    spec = spec.model_copy(update={"training": spec.training.model_copy(update={"window": 40})})
+    selection = record(registry, train(lake, spec, NIGHT, registry=registry).uri).selection
+    assert (selection.serving, selection.gain) == ("ridge", None)
+    assert set(selection.weights) == {
+        f"{name}{window}" for name in ("prior", "linear", "boosting", "forest") for window in ("", "_30")
+    }
 
 
 def test_run_holds_what_is_needed_to_do_it_again(lake: Lake, spec: UseCase, registry: Registry) -> None:
@@ -93,10 +134,14 @@ def test_run_holds_what_is_needed_to_do_it_again(lake: Lake, spec: UseCase, regi
         "seed": "7",
         "partition": NIGHT,
         "boosting.max_iter": "15",
-        "partitions.validation": "2024-03-19..2024-03-22",
+        "partitions.train": "2024-03-01..2024-03-22",
+        "partitions.test": "2024-03-23..2024-03-28",
+        "challenger": made.challenger.name,
         "lake.visits": str(lake.version("validated_visits")),
     }
     assert expected.items() <= data.params.items()
+    assert {f"walk.{recipe.name}.log_loss" for recipe in recipes(spec)} <= set(data.metrics)
+    assert sum(data.metrics[f"walk.{recipe.name}.weight"] for recipe in recipes(spec)) == pytest.approx(1)
     assert data.tags["evergreen.spec"] == spec.digest
     assert data.tags["evergreen.data"] == made.data
     assert registry.run_of(spec.name, made.version) == ref.uri
@@ -161,18 +206,58 @@ def test_reference_is_published_for_the_drift_comparison(
     where = {"product": monitoring_baselines.reference_product(ref.digest), "partition": NIGHT}
     found = profiles.merge_profiles(lake.rows("profiles", where))
     assert set(found) == {*spec.features.columns, spec.problem.target, "prediction"}
-    assert found["distance"].count == made.rows["train"] + made.rows["validation"]
-    assert found["prediction"].count == made.rows["validation"] + made.rows["test"]
+    assert found["distance"].count == made.rows["train"] + made.rows["test"]
+    assert found["prediction"].count == made.rows["test"]
     assert [row["outcome"] for row in lake.rows("partitions", where)] == ["published"]
 
 
-def test_early_partition_says_how_many_partitions_there_are(
+def test_a_training_before_the_first_labels_says_so(lake: Lake, spec: UseCase, registry: Registry) -> None:
+    """Without a labelled row there is a sentence with a remedy, and no run."""
+    with pytest.raises(EvergreenError, match=r"found no labelled row.*load more history"):
+        train(lake, spec, "2024-03-02", registry=registry)
+    assert runs(registry) == []
+
+
+@pytest.mark.parametrize(("partition", "tested"), [("2024-03-03", 0), ("2024-03-04", 1), ("2024-03-07", 2)])
+def test_the_first_partitions_with_labels_are_enough_for_a_model(
+    partition: str, tested: int, lake: Lake, spec: UseCase, registry: Registry
+) -> None:
+    """A training on one labelled partition has no test partition, and still a model and its monitoring."""
+    ref = train(lake, spec, partition, registry=registry)
+    result = record(registry, ref.uri)
+    assert len(result.partitions["test"]) == tested
+    assert result.last_fitted == spec.clock.shift(partition, -2)
+    assert set(result.selection.weights) == {"prior", "linear", "boosting", "forest"}
+    where = {"product": monitoring_baselines.reference_product(ref.digest), "partition": partition}
+    assert [row["outcome"] for row in lake.rows("partitions", where)] == ["published"]
+
+
+def test_labels_that_stopped_coming_leave_no_test_partition(
     lake: Lake, spec: UseCase, registry: Registry
 ) -> None:
-    """Without partitions to fit on there is a sentence with what is there, and no run."""
-    with pytest.raises(EvergreenError, match=r"0 of train, 3 of validation, 6 of test.*load more history"):
-        train(lake, spec, "2024-03-11", registry=registry)
-    assert runs(registry) == []
+    """Where the newest label is older than the test window, the model is fitted and nothing is judged."""
+    visits.fill(lake, spec, "2024-03-31", "2024-04-20")
+    late = {"partition": spec.clock.keys("2024-03-31", "2024-04-20")}
+    shape = schemas.validated_schema(spec.sources["outcomes"])
+    lake.publish("validated_outcomes", shape.empty_table(), late)
+    lake.publish("partitions", schemas.PARTITIONS.empty_table(), {"product": "outcomes", **late})
+    result = record(registry, train(lake, spec, "2024-04-20", registry=registry).uri)
+    assert result.partitions["test"] == []
+
+
+def test_a_damaged_earlier_fit_stops_no_training(lake: Lake, spec: UseCase, registry: Registry) -> None:
+    """The walk has a gap where it predicted, and the next fit isn't compared with it."""
+    train(lake, spec, "2024-03-20", registry=registry)
+    first = {fit.recipe: fit for fit in read_fits(lake) if fit.partition == "2024-03-20"}
+    lake.replace(artifacts.model_key(first["linear"].model), b"damaged")
+    train(lake, spec, NIGHT, registry=registry)
+    moved = {fit.recipe: fit.moved for fit in read_fits(lake) if fit.partition == NIGHT}
+    assert moved["linear"] is None
+    assert moved["boosting"] is not None
+    walk = walks.read(lake, spec, NIGHT)
+    after = [partition > "2024-03-20" for partition in walk.partitions]
+    assert np.isnan(walk.of("linear")[after]).all()
+    assert np.isfinite(walk.of("boosting")[after]).all()
 
 
 @pytest.mark.parametrize(
