@@ -114,7 +114,9 @@ def sample(rows: pa.Table, spec: UseCase) -> pa.Table:
         return rows
     from pandas.util import hash_pandas_object
 
-    hashes = hash_pandas_object(rows.select(list(spec.key)).to_pandas(), index=False).to_numpy()
+    # with the partition, so that it isn't always the same entities
+    keys = rows.select([*spec.key, "partition"]).to_pandas()
+    hashes = hash_pandas_object(keys, index=False).to_numpy()
     partition = np.asarray(rows["partition"].to_pylist(), dtype=object)
     chosen = [
         places[np.sort(np.argsort(hashes[places], kind="stable")[:limit])]

@@ -48,8 +48,7 @@ def ward(folder: Path, kind: str = "binary", **changes: str) -> Ward:
     lake = Lake(spec.name, str(folder / "lake"))
     visits.fill(lake, spec)
     parts = split(training_set(lake, spec, visits.LAST), spec, visits.LAST)
-    fitted = pa.concat_tables([parts.train, parts.validation])
-    return Ward(spec, fitted, parts.test, target(spec, parts.test))
+    return Ward(spec, parts.train, parts.test, target(spec, parts.test))
 
 
 ALL = [(kind, recipe) for kind, recipes in ESTIMATORS.items() for recipe in recipes]

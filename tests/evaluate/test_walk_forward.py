@@ -9,6 +9,8 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+from include.train.walk_forward import PATH as WALKED
+from include.train.walk_forward import read_walk
 from mlflow import MlflowClient
 
 from include.errors import ModelError
@@ -25,8 +27,6 @@ from include.train.fit import target
 from include.train.pipeline import train
 from include.train.record import PATH, TrainingRecord
 from include.train.split import split
-from include.train.walk_forward import PATH as WALKED
-from include.train.walk_forward import read_walk
 from tests.evaluate.conftest import Clinic
 from tests.train import visits
 

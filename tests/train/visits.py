@@ -7,7 +7,8 @@ opens at the end.
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,20 @@ def fill(lake: Lake, spec: UseCase, first: str = FIRST, last: str = LAST) -> Non
         status = [{"product": name, "partition": key, "outcome": "published"} for key in partitions]
         where = {"product": name, "partition": partitions}
         lake.publish("partitions", pa.Table.from_pylist(status, schema=schemas.PARTITIONS), where)
+
+
+def revise(lake: Lake, partitions: Sequence[str], *, later: int = 0) -> None:
+    """Flip the outcomes in partitions of their source, in place or by a revision ``later`` days after."""
+    rows = lake.read("validated_outcomes", {"partition": partitions})
+    assert rows is not None
+    flipped = rows.to_pylist()
+    for row in flipped:
+        row["minutes"] = None if row["minutes"] is None else 30 - row["minutes"]
+        row["revision"] = int(later > 0)
+        row["known_at"] += timedelta(days=later)
+    new = pa.Table.from_pylist(flipped, schema=rows.schema)
+    new = pa.concat_tables([rows, new]) if later else new
+    lake.publish("validated_outcomes", new, {"partition": partitions})
 
 
 def _world(partition: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

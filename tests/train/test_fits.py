@@ -1,0 +1,239 @@
+"""A recipe is fitted once on each training partition, on what was known then; no fit predicts what it saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from include.features.build import features, training_set
+from include.judge.judge import NOT_BLESSED, Verdict
+from include.models import artifacts
+from include.models.registry import Registry
+from include.promote import ledger
+from include.spec import UseCase
+from include.spec.stages import Candidate
+from include.storage.digests import digest_table
+from include.storage.lake import Lake
+from include.train import fits
+from include.train.fit import fit_recipe
+from include.train.fits import (
+    KnownRows,
+    accepted_fits,
+    ensure_fits,
+    newest_fits,
+    read_fits,
+    recipe_key,
+    recipes,
+)
+from include.train.pipeline import train
+from tests.promote.conftest import evidence, losses
+from tests.train import visits
+
+NIGHT = visits.LAST
+EARLIER = "2024-03-20"
+Counter = Callable[[], list[str]]
+
+
+@pytest.fixture
+def fitted(monkeypatch: pytest.MonkeyPatch) -> Counter:
+    """Count the recipes that are fitted; each call returns the names since the one before."""
+    names: list[str] = []
+
+    def count(spec: UseCase, recipe: Candidate, rows: object) -> object:
+        names.append(recipe.name)
+        return fit_recipe(spec, recipe, rows)  # type: ignore[arg-type]
+
+    def since() -> list[str]:
+        result = sorted(names)
+        names.clear()
+        return result
+
+    monkeypatch.setattr(fits, "fit_recipe", count)
+    return since
+
+
+def known(lake: Lake, spec: UseCase, partition: str) -> KnownRows:
+    """Return the rows for a training."""
+    return KnownRows.read(lake, spec, partition, training_set(lake, spec, partition))
+
+
+def quick(spec: UseCase) -> tuple[Candidate, ...]:
+    """Return the two recipes that are quickly fitted."""
+    return recipes(spec)[:2]
+
+
+def refuse(lake: Lake, model: str) -> None:
+    """Record that the gate refused a model."""
+    record = evidence(losses([1.0]), model=model, data=model)
+    ledger.record_attempt(lake, record, lambda: Verdict(NOT_BLESSED, "not blessed", ()))
+
+
+# once
+
+
+def test_a_training_fits_each_recipe_once_and_its_rerun_none(
+    lake: Lake, spec: UseCase, registry: Registry, fitted: Counter
+) -> None:
+    """Only a recipe without a walk is fitted on earlier partitions, and no fit is done twice."""
+    names = sorted(recipe.name for recipe in recipes(spec))
+    train(lake, spec, "2024-03-16", registry=registry)  # the walk's origins: 8 and 15 March
+    assert fitted() == sorted(3 * names)
+    train(lake, spec, NIGHT, registry=registry)
+    assert fitted() == names
+    train(lake, spec, NIGHT, registry=registry)
+    assert fitted() == []
+    partitions = [fit.partition for fit in read_fits(lake)]
+    assert sorted(set(partitions)) == ["2024-03-08", "2024-03-15", "2024-03-16", NIGHT]
+    assert len(partitions) == 4 * len(names)
+
+
+def test_a_new_recipe_is_the_only_one_that_gets_a_walk(
+    lake: Lake, spec: UseCase, registry: Registry, fitted: Counter, clinic: Path
+) -> None:
+    """The others have theirs, whatever else of the declaration changes."""
+    train(lake, spec, EARLIER, registry=registry)
+    fitted()
+    changed = visits.usecase(
+        clinic / "usecases", **{"max_iter: 15": "max_iter: 5", "min_partitions: 3": "min_partitions: 4"}
+    )
+    train(lake, changed, NIGHT, registry=registry)
+    assert fitted() == ["boosting", "boosting", "boosting", "forest", "linear", "prior"]
+
+
+def test_a_restated_history_is_fitted_again(lake: Lake, spec: UseCase, fitted: Counter) -> None:
+    """A fit whose rows have changed is replaced; one with a window that they aren't in stays."""
+    linear = quick(spec)[1]
+    needed = [linear, linear.model_copy(update={"name": "newest", "window": 10})]
+    before = ensure_fits(known(lake, spec, NIGHT), NIGHT, needed)
+    assert fitted() == ["linear", "newest"]
+    visits.revise(lake, ["2024-03-10"])
+    after = ensure_fits(known(lake, spec, NIGHT), NIGHT, needed)
+    assert fitted() == ["linear"]
+    assert after["newest"] == before["newest"]
+    assert after["linear"].model != before["linear"].model
+    assert len(read_fits(lake)) == 2
+
+
+# on what was known then
+
+
+@pytest.mark.parametrize("window", [None, 12])
+def test_rows_of_an_earlier_training_are_those_that_it_would_have_had(
+    window: int | None, lake: Lake, spec: UseCase
+) -> None:
+    """Labels that were revised later are the old ones, and a window reaches back from that partition."""
+    visits.revise(lake, ["2024-03-12"], later=5)
+    spec = spec.model_copy(update={"training": spec.training.model_copy(update={"window": window})})
+    rows = known(lake, spec, NIGHT)
+    for partition in ("2024-03-12", "2024-03-16", "2024-03-18", NIGHT):
+        expected = training_set(lake, spec, partition)
+        assert digest_table(rows.known_at(partition)) == digest_table(expected), partition
+
+
+def test_a_fit_is_the_same_whichever_training_makes_it(lake: Lake, spec: UseCase, clinic: Path) -> None:
+    """The model of an earlier partition is that of a training on it, to the bit."""
+    visits.revise(lake, ["2024-03-18"], later=5)
+    own = ensure_fits(known(lake, spec, EARLIER), EARLIER, quick(spec))
+    lake.publish(fits.TABLE, lake.read(fits.TABLE).slice(0, 0), {"partition": EARLIER})  # type: ignore[union-attr]
+    later = ensure_fits(known(lake, spec, NIGHT), EARLIER, quick(spec))
+    assert later == own
+    assert {fit.last_fitted for fit in own.values()} == {spec.clock.shift(EARLIER, -2)}
+
+
+def test_rows_between_are_those_without_labels_too(lake: Lake, spec: UseCase) -> None:
+    """The distance of two fits is taken on rows whose labels haven't come."""
+    rows = known(lake, spec, NIGHT).between("2024-03-27", NIGHT)
+    partitions = sorted(set(rows["partition"].to_pylist()))
+    assert partitions == ["2024-03-28", "2024-03-29", NIGHT]
+    assert spec.problem.target not in rows.column_names
+
+
+@pytest.mark.parametrize("kind", list(visits.KINDS))
+def test_the_movement_is_the_distance_on_rows_that_neither_fit_has_seen(kind: str, clinic: Path) -> None:
+    """It is the root mean square over the rows after the last label; a first fit has none."""
+    spec = visits.usecase(clinic / "usecases", kind)
+    lake = Lake(spec.name, str(clinic / "lake"))
+    first = ensure_fits(known(lake, spec, EARLIER), EARLIER, quick(spec))["linear"]
+    second = ensure_fits(known(lake, spec, NIGHT), NIGHT, quick(spec))["linear"]
+    rows = features(lake, spec, ["2024-03-29", NIGHT])
+    before, after = (
+        artifacts.predict(artifacts.load_model(lake, fit.model), rows, spec) for fit in (first, second)
+    )
+    assert first.moved is None
+    assert second.moved == pytest.approx(np.sqrt(np.mean((after - before) ** 2)))
+
+
+# refused, and newest
+
+
+def test_a_refused_fit_predicts_nothing(lake: Lake, spec: UseCase) -> None:
+    """The recipe goes on with the fit before, and the next fit's movement is from that one."""
+    needed = quick(spec)[1:]
+    first = ensure_fits(known(lake, spec, "2024-03-12"), "2024-03-12", needed)["linear"]
+    visits.revise(lake, ["2024-03-14", "2024-03-15", "2024-03-16"], later=3)
+    second = ensure_fits(known(lake, spec, EARLIER), EARLIER, needed)["linear"]
+    assert newest_fits(accepted_fits(lake), spec, NIGHT) == {"linear": second}
+    refuse(lake, second.model)
+    assert newest_fits(accepted_fits(lake), spec, NIGHT) == {"linear": first}
+    third = ensure_fits(known(lake, spec, NIGHT), NIGHT, needed)["linear"]
+    rows = features(lake, spec, ["2024-03-29", NIGHT])
+    before, after = (
+        artifacts.predict(artifacts.load_model(lake, fit.model), rows, spec) for fit in (first, third)
+    )
+    assert third.moved == pytest.approx(np.sqrt(np.mean((after - before) ** 2)))
+
+
+def test_a_fit_predicts_only_what_comes_after_its_partition(lake: Lake, spec: UseCase) -> None:
+    """On its own partition and earlier ones the recipe has no fit yet."""
+    ensure_fits(known(lake, spec, EARLIER), EARLIER, quick(spec))
+    recorded = accepted_fits(lake)
+    assert newest_fits(recorded, spec, EARLIER) == {}
+    assert set(newest_fits(recorded, spec, spec.clock.shift(EARLIER, 1))) == {"prior", "linear"}
+    other = [replace(fit, key="of another declaration") for fit in recorded]
+    assert newest_fits(other, spec, NIGHT) == {}
+
+
+# what a recipe is
+
+
+def test_a_short_memory_gives_each_recipe_a_variant_for_each_window(spec: UseCase) -> None:
+    """A variant has a shorter window than the recipe and the training, and isn't declared already."""
+    names = [recipe.name for recipe in recipes(spec)]
+    assert names == ["prior", "linear", "boosting", "forest"]
+    windows = [f"{name}_{window}" for window in (90, 30) for name in names]
+    assert [recipe.name for recipe in recipes(spec, short_memory=True)] == [*names, *windows]
+    boosting = spec.training.candidates[0]
+    declared = (boosting, boosting.model_copy(update={"name": "recent", "window": 30}))
+    training = spec.training.model_copy(update={"window": 60, "candidates": declared})
+    short = recipes(spec.model_copy(update={"training": training}), short_memory=True)
+    assert [recipe.name for recipe in short] == [
+        *("prior", "linear", "boosting", "recent"),
+        *("prior_30", "linear_30"),
+    ]
+
+
+def test_a_recipe_is_what_its_fit_depends_on(tmp_path: Path) -> None:
+    """Its key changes with each of these, and with nothing else."""
+    spec = visits.usecase(tmp_path)
+    linear = spec.training.baselines[1]
+    key = recipe_key(spec, linear)
+    for change in (
+        {"seed: 7": "seed: 8"},
+        {"delay: 2": "delay: 1"},
+        {"minutes > 15": "minutes > 20"},
+        {"numeric: [distance, earlier]": "numeric: [distance]"},
+    ):
+        assert recipe_key(visits.usecase(tmp_path, **change), linear) != key, change
+    for update in ({"params": {"C": 2.0}}, {"window": 20}, {"estimator": "random_forest"}):
+        assert recipe_key(spec, linear.model_copy(update=update)) != key, update
+    assert recipe_key(spec, linear.model_copy(update={"name": "logistic"})) == key
+    for change in (
+        {"test: 8": "test: 9"},
+        {"min_partitions: 3": "min_partitions: 4"},
+        {"n_estimators: 10": "n_estimators: 5"},
+    ):
+        assert recipe_key(visits.usecase(tmp_path, **change), linear) == key, change
