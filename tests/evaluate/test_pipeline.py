@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from include.errors import ModelError, StaleDecision
-from include.evaluate.measure import uncovered_shares
+from include.evaluate import measure
 from include.evaluate.pipeline import evaluate
 from include.features.build import features, training_set
 from include.judge.evidence import Evidence
@@ -20,7 +20,9 @@ from include.models import artifacts
 from include.promote.promotion import force, judge_and_record
 from include.spec.load import read
 from include.stats.metrics import row_losses
+from include.storage import schemas
 from include.train.fit import target
+from include.train.fits import read_fits
 from include.train.pipeline import train
 from include.train.record import PATH, TrainingRecord
 from include.train.split import split
@@ -63,35 +65,39 @@ def promote(clinic: Clinic) -> Callable[[str, str], None]:
 
 
 @ALL_KINDS
-def test_losses_are_those_of_the_stored_models_on_the_test_partitions(clinic: Clinic) -> None:
-    """The sums are the losses of each stored model on the matured test rows, by partition."""
+def test_losses_are_those_of_the_walks_on_the_test_partitions(clinic: Clinic) -> None:
+    """The sums are what each recipe's fits lose on partitions that came after them, by partition."""
     result, training, spec = evidence(clinic), record(clinic), clinic.spec
     test = split(training_set(clinic.lake, spec, PARTITION), spec, PARTITION).test
-    # the first two test partitions overlap the labels of the last fitted ones
-    assert (
-        result.losses.partitions
-        == tuple(training.partitions["test"][2:])
-        == ("2024-03-25", *result.losses.partitions[1:])
-    )
-    test = test.filter(
-        pa.array([partition in result.losses.partitions for partition in test["partition"].to_pylist()])
-    )
-    assert result.losses.rows == (36,) * len(result.losses.partitions)
-    names = {"challenger": training.challenger, **{f"baseline:{b.name}": b for b in training.baselines}}
-    assert set(result.losses.sums) == set(result.metrics) == set(names)
-    for name, fitted in names.items():
-        estimator = artifacts.deserialize(clinic.registry.get(clinic.run, fitted.path), fitted.digest)
-        losses = row_losses(spec.gate.objective, target(spec, test), artifacts.predict(estimator, test, spec))
+    assert result.losses.partitions == tuple(training.partitions["test"])
+    assert (result.losses.partitions[0], result.last_fitted) == ("2024-03-23", "2024-03-20")
+    actual = target(spec, test)
+    (first,) = {fit.partition for fit in read_fits(clinic.lake)} - {PARTITION, "2024-03-29"}
+    assert first == "2024-03-22"
+    fits = {fit.recipe: fit.model for fit in read_fits(clinic.lake) if fit.partition == first}
+    names = {"challenger": training.challenger.name, "baseline:prior": "prior", "baseline:linear": "linear"}
+    assert set(result.losses.sums) == set(names)
+    for name, recipe in names.items():
+        predictions = artifacts.predict(artifacts.load_model(clinic.lake, fits[recipe]), test, spec)
+        losses = row_losses(spec.gate.objective, actual, predictions)
         assert result.losses.sums[name] == pytest.approx(losses.reshape(-1, 36).sum(axis=1))
     assert (result.model, result.prior) == (training.challenger.digest, training.prior)
-    best = min(training.baselines, key=lambda fitted: fitted.validation)
-    assert result.baseline_model == best.digest
-    assert (
-        max(training.partitions["validation"])
-        == "2024-03-22"
-        < result.last_fitted
-        < result.losses.partitions[0]
-    )
+    assert result.baseline_model == training.baseline.digest
+    assert (result.fitted, result.selection) == (training.last_fitted, asdict(training.selection))
+
+
+def test_the_deployed_fit_is_measured_on_the_rows_that_it_has_seen(clinic: Clinic) -> None:
+    """Its loss on the test rows is in the evidence, beside the walk's, and it knows what is scored."""
+    result, spec = evidence(clinic), clinic.spec
+    rows = training_set(clinic.lake, spec, PARTITION)
+    test = split(rows, spec, PARTITION).test
+    deployed = artifacts.load_model(clinic.lake, result.model)
+    loss = row_losses(spec.gate.objective, target(spec, test), artifacts.predict(deployed, test, spec)).mean()
+    assert result.facts.refit_loss == pytest.approx(loss)
+    scored = features(clinic.lake, spec, spec.clock.keys("2024-03-23", PARTITION))
+    before = rows.filter(pc.less(rows["partition"], "2024-03-23"))
+    assert measure.uncovered_shares(spec, before, scored)["place"] > 0.1  # a place that opened on 24 March
+    assert result.facts.coverage["place"] == 0
 
 
 def test_again_gives_the_same_bytes(clinic: Clinic) -> None:
@@ -114,52 +120,64 @@ def test_again_gives_the_same_bytes(clinic: Clinic) -> None:
 
 
 @pytest.mark.parametrize("trained", EACH_KIND, indirect=True)
-def test_champion_is_measured_on_the_same_rows(clinic: Clinic, promote: Callable[[str, str], None]) -> None:
-    """The champion's losses and coverage are of the same rows, which neither model was fitted on."""
+def test_a_refresh_is_compared_with_the_fit_that_serves(
+    clinic: Clinic, promote: Callable[[str, str], None]
+) -> None:
+    """There is no rival recipe, but a twin on the newest partition and the distance from the fit before."""
     promote(PARTITION, clinic.run)
+    serving = record(clinic)
     visits.fill(clinic.lake, clinic.spec, NEXT_PARTITION, NEXT_PARTITION)
     run = train(clinic.lake, clinic.spec, NEXT_PARTITION, registry=clinic.registry).uri
     result = evidence(clinic, NEXT_PARTITION, run)
-    assert result.champion == record(clinic).challenger.digest
-    assert len(result.losses.sums["champion"]) == len(result.losses.partitions)
-    assert result.losses.partitions[0] > max(record(clinic, run).last_fitted, record(clinic).last_fitted)
+    assert (result.champion, result.is_refresh) == (serving.challenger.digest, True)
+    assert "champion" not in result.losses.sums
+    refit = result.facts.refit
+    assert refit is not None
+    assert refit.moved is not None
+    # labels came for one partition
+    assert (len(refit.rows), len(refit.twin), len(refit.serving)) == (1, 1, 1)
+    assert refit.twin == refit.serving  # today's data without it are what the serving model was fitted on
     rows = training_set(clinic.lake, clinic.spec, NEXT_PARTITION)
-    fitted = rows.filter(pc.less_equal(rows["partition"], record(clinic).last_fitted))
+    fitted = rows.filter(pc.less_equal(rows["partition"], serving.last_fitted))
     scored = features(
         clinic.lake, clinic.spec, clinic.spec.clock.keys(result.losses.partitions[0], NEXT_PARTITION)
     )
-    assert result.facts.champion_coverage == uncovered_shares(clinic.spec, fitted, scored)
-    assert result.facts.champion_coverage["place"] >= result.facts.coverage["place"] > 0.1
+    assert result.facts.champion_coverage == measure.uncovered_shares(clinic.spec, fitted, scored)
 
 
-def test_partitions_that_the_champion_was_fitted_on_are_left_out(
+def test_another_recipe_is_compared_with_the_serving_one_by_their_walks(clinic: Clinic) -> None:
+    """The losses of both are of fits that came before each partition, so no row is left out."""
+    row = {"switch": 1, "role": "champion", "version": "1", "model": _model(clinic, "prior"), "prior": 0.2}
+    row |= {"effective": "2024-03-10", "evidence": "2024-03-09", "recipe": "prior", "kind": "promoted"}
+    clinic.lake.append_at("deployments", pa.Table.from_pylist([row], schema=schemas.DEPLOYMENTS), -1)
+    visits.fill(clinic.lake, clinic.spec, NEXT_PARTITION, NEXT_PARTITION)
+    run = train(clinic.lake, clinic.spec, NEXT_PARTITION, registry=clinic.registry).uri
+    result = evidence(clinic, NEXT_PARTITION, run)
+    assert not result.is_refresh
+    assert result.losses.sums["champion"] == result.losses.sums["baseline:prior"]
+    assert result.losses.partitions == tuple(record(clinic, run).partitions["test"])
+    assert result.selection["gain"][0] > 0
+    assert result.facts.rival == "champion"
+
+
+def _model(clinic: Clinic, recipe: str) -> str:
+    """Return the digest of a recipe's newest fit."""
+    return [fit.model for fit in read_fits(clinic.lake) if fit.recipe == recipe][-1]
+
+
+def test_a_champion_that_cannot_be_read_stops_nothing(
     clinic: Clinic, promote: Callable[[str, str], None]
 ) -> None:
-    """A challenger with longer test windows is compared only on partitions that the champion never saw."""
-    promote(PARTITION, clinic.run)
-    file = clinic.spec.folder / "usecase.yaml"
-    file.write_text(file.read_text().replace("test: 8", "test: 12"))
-    wider = replace(clinic, spec=read(file))
-    run = train(wider.lake, wider.spec, PARTITION, registry=wider.registry).uri
-    assert record(wider, run).partitions["test"][0] == "2024-03-19" <= record(clinic).last_fitted
-    result = evidence(wider, PARTITION, run)
-    assert result.last_fitted == wider.spec.clock.shift(record(clinic).last_fitted, 2)
-    assert result.losses.partitions[0] > result.last_fitted
-    assert len(result.losses.partitions) == len(record(clinic).partitions["test"]) - 2
-
-
-def test_champion_that_cannot_be_read_is_told_in_the_evidence(
-    clinic: Clinic, promote: Callable[[str, str], None]
-) -> None:
-    """A damaged champion doesn't fail the stage; the evidence notes why it wasn't compared."""
+    """A damaged champion is compared with nothing, so that its successor can be trained and judged."""
     promote(PARTITION, clinic.run)
     clinic.lake.replace(artifacts.model_key(record(clinic).challenger.digest), b"damaged")
     visits.fill(clinic.lake, clinic.spec, NEXT_PARTITION, NEXT_PARTITION)
     run = train(clinic.lake, clinic.spec, NEXT_PARTITION, registry=clinic.registry).uri
     result = evidence(clinic, NEXT_PARTITION, run)
-    assert result.champion == ""
-    assert result.note.startswith("champion v1 can't be compared: model ")
-    assert "champion" not in result.losses.sums
+    refit = result.facts.refit
+    assert refit is not None
+    assert (refit.moved, refit.twin, refit.serving) == (None, (), ())
+    assert result.losses.partitions
 
 
 def test_moved_data_are_refused(clinic: Clinic) -> None:
@@ -204,6 +222,7 @@ def test_no_labelled_test_partition_is_evidence_of_nothing(clinic: Clinic) -> No
     result = evidence(young, PARTITION, run)
     assert result.losses.partitions == ()
     assert set(result.metrics) == {"challenger", "baseline:prior", "baseline:linear"}
+    assert result.facts.refit_loss is None
     assert not any(result.metrics.values())
     key = next(key for key in young.lake.keys("evaluations/") if result.key in key)
     assert judge_and_record(young.lake, young.spec, key).verdict == "not enough evidence"
