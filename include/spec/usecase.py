@@ -219,11 +219,11 @@ class UseCase(Strict):
         """Refuse test windows and patience that are too short, and fairness without selection rates."""
         gate = self.gate
         rollout, training, delay = gate.rollout, self.training, self.labels.delay
-        if training.test - delay < gate.min_partitions:
+        needed = max(gate.min_partitions, 2 * gate.block_partitions)
+        if training.test - delay < needed:
             raise ValueError(
-                f"training.test: at least {gate.min_partitions + delay}, because the gate needs "
-                f"{gate.min_partitions} partitions and the last {delay} have no labels yet; found "
-                f"{training.test}"
+                f"training.test: at least {needed + delay}, because the gate needs {needed} partitions and "
+                f"the last {delay} have no labels yet; found {training.test}"
             )
         looks = -(-max(rollout.partitions, 2 * gate.block_partitions) // rollout.look_every)
         if rollout.patience < (need := looks * rollout.look_every + delay):

@@ -88,6 +88,17 @@ WRONG = [
     ),
     ("gate.requirements.0.metric", "f1@2", "'f1@2' is no metric of binary; use roc_auc"),
     ("gate.requirements.0.at_most", 1, "gate.requirements.0: give either at_least or at_most"),
+    ("gate.approval", "human", "gate.approval: Input should be 'none', 'changes' or 'all'"),
+    ("gate.evidence", "held_out", "gate.evidence: unknown key"),
+    ("training.validation", 7, "training.validation: unknown key"),
+    (
+        "training.test",
+        8,
+        "training.test: at least 9, because the gate needs 7 partitions and the last 2 have",
+    ),
+    ("training.candidates.0.window", 2, "window: Input should be greater than or equal to 3"),
+    ("training.candidates.0.name", "logistic", "candidates: logistic is the name of a baseline too; use an"),
+    ("training.baselines.0.name", "constant", "one must be {name: prior, estimator: prior}"),
     ("sources.schedule.key", ["nobody"], "'nobody' is not one of its columns: year, month"),
     ("sources.schedule.key", [], "sources.schedule.key"),
     (
@@ -274,9 +285,23 @@ def test_what_can_be_declared_since_attempts_were_recorded_leaves_digests_alone(
     known = {"psi", "missing", "unseen", "requirements", "window", "report_rows"}
     assert set(Monitoring().model_dump(mode="json")) == known
     spec = load("flight_delay")
-    assert "max_test" not in spec.training.model_dump(mode="json")
+    training = spec.training.model_dump(mode="json")
+    assert "walk_rows" not in training
+    assert not any("window" in recipe for recipe in (*training["baselines"], *training["candidates"]))
     stricter = spec.model_copy(update={"monitoring": spec.monitoring.model_copy(update={"patience": 5})})
     assert stricter.digest != spec.digest
+
+
+def test_a_recipe_that_is_declared_twice_is_refused(tmp_path: Path) -> None:
+    """Two names of one recipe would have the same fits and share a walk; another window is another recipe."""
+    raw = copy.deepcopy(RAW["weekly_sales"])
+    recipe = raw["training"]["candidates"][0]
+    raw["training"]["candidates"].append({**recipe, "name": "again"})
+    said = "training: candidates: again is the same recipe as an earlier one; remove it"
+    assert said in refusal(planted(tmp_path, "training", raw["training"], source=WEEKLY))
+    raw["training"]["candidates"][-1]["window"] = 30
+    spec = read(planted(tmp_path / "window", "training", raw["training"], source=WEEKLY))
+    assert spec.training.candidates[-1].window == 30
 
 
 @pytest.mark.parametrize("what", ["gate.alpha", "features.sql's text", "sources.sales.contract.tolerance"])
