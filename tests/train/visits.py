@@ -47,7 +47,6 @@ sources:
 features: {{spine: visits, lookback: 0, numeric: [distance, earlier], categorical: [place]}}
 labels: {{source: outcomes, sql: "{sql}", delay: 2}}
 training:
-  validation: 4
   test: 8
   seed: 7
   baselines:
