@@ -26,6 +26,7 @@ from include.stats.metrics import row_losses
 from include.storage.lake import Lake
 
 Array = NDArray[np.float64]
+NO_TEST_ROWS = "the rows of the training's test partitions are gone or too few"
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,7 @@ def check_lasting_loss(spec: UseCase, live: LossSeries, past: PairedSums | None)
     """Judge whether the loss exceeds its expectation by more than it did on the test partitions."""
     finding = ("concept", f"{spec.gate.objective} against its expectation")
     if past is None:
-        note = "the rows of the training's test partitions are gone or too few"
-        return Finding(*finding, None, None, "not enough", note)
+        return Finding(*finding, None, None, "not enough", NO_TEST_ROWS)
     expected = live.expected
     if spec.problem.kind == "regression":
         expected = live.rows * past.sums.sum() / past.rows.sum()
@@ -68,15 +68,19 @@ def check_lasting_loss(spec: UseCase, live: LossSeries, past: PairedSums | None)
 
 
 def check_calibration(spec: UseCase, live: LossSeries, past: PairedSums | None) -> Finding:
-    """Judge whether the observed rate exceeds the predicted one, or falls below it.
+    """Judge whether the observed rate, in relation to the predicted one, left that of the test partitions.
 
-    The two tests share the rate of false alarms. The finding is that of the larger evidence.
+    One test judges whether it is higher and one whether it is lower, and they share the rate of false alarms.
+    The finding is that of the larger evidence.
     """
+    subject = ("concept", "calibration")
+    if past is None:
+        return Finding(*subject, None, None, "not enough", NO_TEST_ROWS)
     findings = []
     for side, sign in (("above", 1), ("below", -1)):
         sums = PairedSums(sign * live.observed, sign * live.predicted, live.rows)
-        before = past and PairedSums(sign * past.sums, sign * past.reference, past.rows)
-        finding = judge_excess(spec, ("concept", "calibration"), live.partitions, sums, before, sides=2)
+        before = PairedSums(sign * past.sums, sign * past.reference, past.rows)
+        finding = judge_excess(spec, subject, live.partitions, sums, before, own=True, sides=2)
         note = f"observed {side} predicted rates: {finding.note}" if finding.value else finding.note
         findings.append(replace(finding, note=note))
     return max(findings, key=lambda finding: (finding.outcome == "alarm", finding.value or 0.0))
