@@ -18,6 +18,8 @@ from include.spec import UseCase
 from include.stats import profiles
 from include.stats.profiles import Profile
 from include.storage.lake import Lake
+from include.train import walks
+from include.train.selection import Walks
 
 Row = Mapping[str, Any]
 NO_PREDICTIONS = "nothing was predicted for this partition"
@@ -115,10 +117,16 @@ class PartitionContext:
 
     @cached_property
     def losses(self) -> LossSeries | None:
-        """The losses of the champion's matured partitions, None if no champion serves."""
+        """The losses of the matured partitions since the champion's recipe serves, None if none serves."""
         if self.champion is None or self.vacancy:
             return None
-        return loss_series(self.lake, self.champion, self.partition)
+        return loss_series(self.lake, self.state.champions(self.partition), self.partition)
+
+    @cached_property
+    def walk(self) -> Walks:
+        """The walks of the recipes, as known when the champion was trained."""
+        trained = self.champion["evidence"] if self.champion else ""
+        return walks.read(self.lake, self.spec, str(trained))
 
     @cached_property
     def neighbors(self) -> Neighbors:

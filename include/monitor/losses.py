@@ -1,8 +1,8 @@
-"""The realized loss of each model on each partition that it served, beside a baseline's on the same rows.
+"""The realized loss of each model on each partition that it served, beside others' on the same rows.
 
-Losses are stored as sums, so they add up over any partitions and pair by partition. The baseline is the
-deployed one, which is the next fallback step. It is the training prior if no baseline is deployed or the
-deployed one can't predict.
+Losses are stored as sums, so they add up over any partitions and pair by partition. The others are the
+training prior and the deployed baseline, which is the next fallback step. The prior stands for the baseline
+if none is deployed or the deployed one can't predict.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LossSeries:
-    """A model's partitions with labels, ascending, as known on a partition.
+    """The partitions with labels of a recipe's consecutive champions, ascending, as known on a partition.
 
     Parameters
     ----------
     partitions : shape (n,).
-    rows : labelled rows that the model served.
-    loss, baseline : sums of the objective's loss, of the model and of the baseline on the same rows.
+    rows : labelled rows that the champion served.
+    loss, baseline, prior : sums of the objective's loss, of the champion, the baseline and the prior on the
+        same rows; the prior's is NaN where an earlier version published the losses.
     expected : sum of the loss that the model's own probabilities imply; NaN for a regression.
     observed, predicted : sums of the target and of the predictions.
     against : the baseline, as ``baseline v3`` or ``prior``.
@@ -51,22 +52,29 @@ class LossSeries:
     rows: Array
     loss: Array
     baseline: Array
+    prior: Array
     expected: Array
     observed: Array
     predicted: Array
     against: tuple[str, ...]
 
 
-def loss_series(lake: Lake, champion: Mapping[str, Any], partition: str) -> LossSeries:
-    """Return the losses of a champion's matured partitions since it serves, as known on a partition."""
+def loss_series(lake: Lake, champions: Sequence[Mapping[str, Any]], partition: str) -> LossSeries:
+    """Return the losses of the matured partitions of consecutive champions, as known on a partition.
+
+    Parameters
+    ----------
+    champions : switches, oldest first; each serves from its partition on until the next one does.
+    """
     newest: dict[str, Row] = {}
-    published = lake.rows(LOSSES, {"model": champion["model"]})
+    published = lake.rows(LOSSES, {"model": sorted({row["model"] for row in champions})})
     for row in sorted(published, key=lambda row: (str(row["partition"]), str(row["known"]))):
-        if row["known"] <= partition and row["partition"] >= champion["effective"] and row["rows"]:
+        serving = [champion["model"] for champion in champions if champion["effective"] <= row["partition"]]
+        if row["known"] <= partition and serving[-1:] == [row["model"]] and row["rows"]:
             newest[row["partition"]] = row
     rows = list(newest.values())
-    names = ("rows", "loss", "baseline", "expected", "observed", "predicted")
-    columns = {name: np.array([row[name] for row in rows], dtype=float) for name in names}
+    names = ("rows", "loss", "baseline", "prior", "expected", "observed", "predicted")
+    columns = {name: np.array([row.get(name) for row in rows], dtype=float) for name in names}
     return LossSeries(tuple(newest), **columns, against=tuple(row["against"] for row in rows))
 
 
@@ -118,7 +126,7 @@ def losses_of_partition(
     ----------
     labelled : the partition's predictions beside the target, null for rows without a label.
     known : the partition as of which the labels are known.
-    prior : the constant that is predicted if no baseline is deployed.
+    prior : the constant of the newest training.
     baseline, baseline_names : the result of `baseline_predictions`.
     """
     partition, target = labelled["partition"][0].as_py(), spec.problem.target
@@ -142,6 +150,7 @@ def losses_of_partition(
             "partition": partition, "known": known, "model": model, "version": version, "rows": len(actual),
             "loss": float(row_losses(spec.gate.objective, actual, predicted).sum()),
             "baseline": float(row_losses(spec.gate.objective, actual, other).sum()),
+            "prior": float(row_losses(spec.gate.objective, actual, constant).sum()),
             "against": against,
             "expected": expected_own_loss(spec, predicted),
             "observed": None if spec.problem.classes else float(actual.sum()),

@@ -87,6 +87,18 @@ class State:
         in_effect = [row for row in self._champions if row["effective"] <= partition]
         return in_effect[-1] if in_effect else None
 
+    def champions(self, partition: str) -> list[Row]:
+        """Return the switch by which a partition's recipe came into service, and its refreshes since then."""
+        line: list[Row] = []
+        for row in self._champions:
+            if row["effective"] <= partition:
+                line = [*line, row] if row["kind"] == ledger.REFRESHED else [row]
+        return line
+
+    def baseline(self, partition: str) -> Row | None:
+        """Return the switch that gave a partition its deployed baseline, None if it has none."""
+        return ledger.serving_of(self._switches, partition).baseline
+
     def vacancy(self, partition: str) -> str:
         """Return why no champion serves a partition, and what serves instead; empty if one serves."""
         return ledger.vacancy(self._switches, partition)
@@ -197,9 +209,9 @@ class State:
         return inputs | ({f"champion/{partition}": str(champion["model"])} if champion else {})
 
     def _champion_losses(self, partition: str) -> list[list[str]]:
-        """Return partition and digest of the champion's losses, as far as known on a partition."""
-        champion, rows = self.champion(partition), self.published_rows[LOSSES]
-        first = str(champion["effective"]) if champion else "~"
+        """Return partition and digest of the champions' losses, as far as known on a partition."""
+        champions, rows = self.champions(partition), self.published_rows[LOSSES]
+        first = str(champions[0]["effective"]) if champions else "~"
         keys = [key for key in sorted(self._realised) if first <= key <= partition and key in rows]
         return [[key, rows[key]["digest"]] for key in keys if self.label_partitions(key)[0] <= partition]
 

@@ -233,7 +233,7 @@ def _with_champion(lake: Lake, spec: UseCase, champion: Row, partition: str) -> 
 
     The live losses count instead of its recipe's walk: a person may have rolled back to an old fit.
     """
-    walk, live = walks.read(lake, spec, partition), loss_series(lake, champion, partition)
+    walk, live = walks.read(lake, spec, partition), loss_series(lake, [champion], partition)
     losses = dict(zip(live.partitions, live.loss / live.rows, strict=True))
     own = np.array([losses.get(key, np.nan) for key in walk.partitions])
     name = str(champion.get("recipe") or "")

@@ -226,11 +226,6 @@ class Monitoring(Strict):
         ge=1,
         description="partitions in the window of drift, and partitions with labels in that of performance",
     )
-    patience: int = added_field(
-        21,
-        ge=2,
-        description="partitions with labels below the baseline after which the champion is demoted",
-    )
     false_alarms_per_year: float = added_field(
         0.1, gt=0, lt=1, description="tolerated false alarms per 365 partitions of each test of the losses"
     )

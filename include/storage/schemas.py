@@ -141,6 +141,7 @@ LOSSES = _schema(
     rows=_I,
     loss=_F,
     baseline=_F,  # of the baseline on the same rows
+    prior=_F,  # of the training prior on the same rows
     against=_S,  # which baseline: the deployed one, or the training prior
     expected=_F,  # the loss that the model's own probabilities imply; null for a regression
     observed=_F,  # sum of the target

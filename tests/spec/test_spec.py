@@ -288,7 +288,8 @@ def test_what_can_be_declared_since_attempts_were_recorded_leaves_digests_alone(
     training = spec.training.model_dump(mode="json")
     assert "walk_rows" not in training
     assert not any("window" in recipe for recipe in (*training["baselines"], *training["candidates"]))
-    stricter = spec.model_copy(update={"monitoring": spec.monitoring.model_copy(update={"patience": 5})})
+    monitoring = spec.monitoring.model_copy(update={"false_alarms_per_year": 0.2})
+    stricter = spec.model_copy(update={"monitoring": monitoring})
     assert stricter.digest != spec.digest
 
 

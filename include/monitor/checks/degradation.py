@@ -1,50 +1,43 @@
-"""Degradation: the champion's realized performance against requirements, the gate's estimate and a baseline.
+"""Degradation: the champion's realized performance against requirements, other predictions and its own past.
 
-The requirements are judged on the last matured partitions pooled. The losses are looked at once every
-``gate.rollout.look_every`` matured partitions, over the last ``monitoring.patience`` of them. The chance of a
-false alarm per look follows from ``monitoring.false_alarms_per_year``. The result of a look stands until the
-next one.
+The requirements are judged on the last matured partitions pooled. The losses are judged by a sequential test
+that may raise an alarm on each matured partition (`include.stats.cusum`). They count from the partition on
+which the champion's recipe came into service, across its refits. Each test raises at most
+``monitoring.false_alarms_per_year`` false alarms in 365 partitions.
 """
 
 from __future__ import annotations
 
 import io
-import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from scipy.special import stdtrit
 
-from include.errors import EvergreenError
 from include.features.build import labels
-from include.judge.evidence import CHALLENGER, Evidence, Losses, evidence_rows_key
+from include.judge.evidence import CHALLENGER, evidence_rows_key
 from include.models import outputs
 from include.monitor.context import PartitionContext
 from include.monitor.findings import Finding, Outcome
-from include.monitor.losses import LossSeries
+from include.monitor.losses import PRIOR, LossSeries
 from include.monitor.performance import performance_metrics, predictions_with_labels
 from include.promote.ledger import REPLACED
 from include.spec import UseCase
 from include.spec.gate import MetricBound
+from include.stats.cusum import PairedSums, ordinary
 from include.stats.formatting import figure_and_limit
-from include.stats.intervals import MeanEstimate, mean_and_variance, partitions_needed
 from include.storage.lake import Lake
+from include.train.selection import Walks
 
-UNPAIRED_FACTOR = 2  # see `look_window`
+YEAR = 365  # partitions of the declared rate of false alarms
 
 
 def check_performance(context: PartitionContext) -> list[Finding]:
     """Check the declared requirements, and the champion's losses, as known on the partition."""
-    findings = check_requirements(context)
-    champion, live = context.champion, context.losses
-    if champion is None or live is None:
-        return findings
-    promised = promised_losses(context.lake, champion)
-    return [*findings, above_gate(context.spec, live, promised), below_baseline(context.spec, live)]
+    return [*check_requirements(context), *check_losses(context)]
 
 
 def check_requirements(context: PartitionContext) -> list[Finding]:
@@ -93,17 +86,6 @@ def judge_requirement(rule: MetricBound, value: float | None, size: str) -> Find
     return Finding("performance", rule.metric, value, limit, "alarm" if alarm else "ok", note)
 
 
-def promised_losses(lake: Lake, champion: Mapping[str, Any]) -> Losses | str:
-    """Return the losses of the evidence that promoted a champion, or why there are none."""
-    if champion["kind"] == REPLACED:
-        return "it replaced a worse model between two trainings"
-    rows = lake.rows("attempts", {"key": champion["attempt"]})
-    try:
-        return Evidence.from_json(rows[0]["evidence"]).losses if rows else "it was promoted without a gate"
-    except EvergreenError as error:
-        return str(error)
-
-
 def promotion_test_rows(lake: Lake, champion: Mapping[str, Any]) -> pa.Table | None:
     """Return partition, label and prediction of the test rows that promoted a champion, None if gone."""
     key = str(champion["attempt"]).removesuffix("+forced")
@@ -113,90 +95,96 @@ def promotion_test_rows(lake: Lake, champion: Mapping[str, Any]) -> pa.Table | N
     )
 
 
-def look_window(spec: UseCase, live: LossSeries, factor: int = 1) -> slice:
-    """Return the partitions of the last look; none until there are two blocks.
+def check_losses(context: PartitionContext) -> list[Finding]:
+    """Judge what the champion's recipe has lost since it serves, as known on the partition.
+
+    The losses are compared with the prior's and the deployed baseline's on the same rows, and with what the
+    recipe's walk lost in relation to the prior. The walks until the champion was trained show what is
+    ordinary.
+    """
+    live, spec, champion = context.losses, context.spec, context.champion
+    if live is None or champion is None:
+        return []
+    recipe = str(champion.get("recipe") or "")
+    past = past_losses(context.walk, recipe, PRIOR)
+    findings = [above_reference(spec, live, "prior", past), above_walk(spec, live, past)]
+    if set(live.against) <= {PRIOR}:
+        return findings
+    deployed = context.state.baseline(context.partition) or {}
+    past = past_losses(context.walk, recipe, str(deployed.get("recipe") or ""))
+    return [*findings, above_reference(spec, live, "baseline", past)]
+
+
+def past_losses(walk: Walks, recipe: str, reference: str) -> PairedSums | None:
+    """Return what a recipe's walk and another's lost on the same partitions, None without two of them."""
+    if not {recipe, reference} <= set(walk.recipes):
+        return None
+    own, other = walk.of(recipe), walk.of(reference)
+    both = np.isfinite(own) & np.isfinite(other)
+    rows = walk.rows[both]
+    return PairedSums(own[both] * rows, other[both] * rows, rows) if both.sum() > 1 else None
+
+
+def above_reference(
+    spec: UseCase, live: LossSeries, reference: Literal["prior", "baseline"], past: PairedSums | None
+) -> Finding:
+    """Judge whether the champion loses more than the prior or the deployed baseline on the same rows."""
+    other = live.prior if reference == PRIOR else live.baseline
+    subject = f"{spec.gate.objective} against the {reference}"
+    sums = PairedSums(live.loss, other, live.rows)
+    return judge_excess(spec, ("performance", subject), live.partitions, sums, past)
+
+
+def above_walk(spec: UseCase, live: LossSeries, past: PairedSums | None) -> Finding:
+    """Judge whether the champion loses more, in relation to the prior, than its recipe's walk did."""
+    subject = f"{spec.gate.objective} against its walk"
+    if past is None:
+        note = "its recipe had no walk when it was trained"
+        return Finding("performance", subject, None, None, "not enough", note)
+    sums = PairedSums(live.loss, live.prior, live.rows)
+    return judge_excess(spec, ("performance", subject), live.partitions, sums, past, own=True)
+
+
+def judge_excess(
+    spec: UseCase,
+    finding: tuple[str, str],
+    partitions: Sequence[str],
+    live: PairedSums,
+    past: PairedSums | None,
+    *,
+    own: bool = False,
+    sides: int = 1,
+) -> Finding:
+    """Judge whether live sums exceed their reference, by the sequential test of `include.stats.cusum`.
 
     Parameters
     ----------
-    factor : multiplies ``monitoring.patience`` and ``gate.block_partitions``. It is `UNPAIRED_FACTOR` for a
-        test without pairs: pairing removes what neighboring partitions have in common, and without it
-        their correlation reaches from one block to the next.
+    finding : its check and its subject.
+    partitions : those of ``live``. One without a reference, which is NaN, doesn't count.
+    past : shows what is ordinary.
+    own : whether the past's ratio to the reference is no change; otherwise the reference mustn't be exceeded.
+    sides : how many tests share the declared rate of false alarms.
+
+    Returns
+    -------
+    Finding
+        Its value is the evidence after the newest partition, its threshold the evidence of an alarm.
     """
-    look = spec.gate.rollout.look_every
-    last = len(live.partitions) // look * look
-    last = last if last >= partitions_needed(factor * spec.gate.block_partitions) else 0
-    return slice(max(last - factor * spec.monitoring.patience, 0), last)
-
-
-def look_alpha(spec: UseCase) -> float:
-    """Return the chance with which a single look may raise a false alarm."""
-    return min(spec.monitoring.false_alarms_per_year * spec.gate.rollout.look_every / 365, 0.25)
-
-
-def below_baseline(spec: UseCase, live: LossSeries) -> Finding:
-    """Judge the champion's loss against the baseline's on the same rows, paired by partition.
-
-    The figure is the lower bound of the champion's extra loss per row.
-    """
-    subject, look = f"{spec.gate.objective} against the baseline", look_window(spec, live)
-    if not live.partitions[look]:
-        return _too_few(subject, spec, live)
-    block = spec.gate.block_partitions
-    extra = mean_and_variance(live.loss[look] - live.baseline[look], live.rows[look], block)
-    low = extra.mean - stdtrit(extra.blocks - 1, 1 - look_alpha(spec)) * math.sqrt(extra.variance)
-    baselines = " and ".join(sorted(set(live.against[look])))
-    alarm = bool(low > 0)
-    note = f"{extra.mean:+.4g} {spec.gate.objective} a row against {baselines}, at least {low:+.4g}, "
-    note += _size(live, look)
-    return Finding("performance", subject, float(low), 0.0, "alarm" if alarm else "ok", note)
-
-
-def above_gate(spec: UseCase, live: LossSeries, gate: Losses | str) -> Finding:
-    """Judge the champion's loss against its loss on the gate's test partitions, which can't be paired.
-
-    Notes
-    -----
-    The difference of two means of partitions, each with its own variance: B. L. Welch, The generalization of
-    `Student's' problem when several different population variances are involved, Biometrika 34, 1947.
-    """
-    subject, look = f"{spec.gate.objective} against the gate", look_window(spec, live, UNPAIRED_FACTOR)
-    block = UNPAIRED_FACTOR * spec.gate.block_partitions
-    if isinstance(gate, str):
-        return Finding("performance", subject, None, 0.0, "not enough", f"no estimate by the gate: {gate}")
-    if len(gate.partitions) < partitions_needed(block):
-        note = f"the gate's {len(gate.partitions)} partitions are too few; "
-        return _too_few(subject, spec, live, note)
-    if not live.partitions[look]:
-        return _too_few(subject, spec, live, factor=UNPAIRED_FACTOR)
-    current = mean_and_variance(live.loss[look], live.rows[look], block)
-    promised = mean_and_variance(np.array(gate.sums[CHALLENGER]), np.array(gate.rows, float), block)
-    extra = current.mean - promised.mean
-    low = extra - _welch_reach(current, promised, look_alpha(spec))
-    outcome: Outcome = "alarm" if low > 0 else "ok"
-    note = f"{spec.gate.objective} {current.mean:.4g} a row, on the gate's partitions {promised.mean:.4g}: "
-    note += f"{extra:+.4g}, at least {low:+.4g}, {_size(live, look)}"
-    return Finding("performance", subject, float(low), 0.0, outcome, note)
-
-
-def _welch_reach(first: MeanEstimate, second: MeanEstimate, alpha: float) -> float:
-    """Return how far two means may be apart by chance, one-sided."""
-    total = first.variance + second.variance
-    if not total:
-        return 0.0
-    parts = (mean.variance**2 / (mean.blocks - 1) for mean in (first, second))
-    return float(stdtrit(total**2 / sum(parts), 1 - alpha) * math.sqrt(total))
-
-
-def _size(live: LossSeries, look: slice) -> str:
-    partitions = live.partitions[look]
-    return (
-        f"over {len(partitions)} matured partitions, {partitions[0]} to {partitions[-1]}, "
-        f"{int(live.rows[look].sum())} rows"
-    )
-
-
-def _too_few(subject: str, spec: UseCase, live: LossSeries, prefix: str = "", factor: int = 1) -> Finding:
-    look = spec.gate.rollout.look_every
-    needed = -(-partitions_needed(factor * spec.gate.block_partitions) // look) * look
-    note = prefix + f"{len(live.partitions)} of {needed} partitions of this champion have matured"
-    return Finding("performance", subject, None, 0.0, "not enough", note)
+    judged = np.flatnonzero(np.isfinite(live.reference))
+    if not len(judged):
+        return Finding(*finding, None, None, "not enough", "no partition of this champion has matured")
+    live = PairedSums(live.sums[judged], live.reference[judged], live.rows[judged])
+    limits = ordinary(past, live, spec.monitoring.false_alarms_per_year / YEAR / sides, own=own)
+    evidence = limits.evidence(live)
+    value = float(evidence[-1])
+    # what came before the evidence was last zero doesn't count
+    zeros = np.flatnonzero(evidence == 0)
+    rise = slice(int(zeros[-1]) + 1 if value and len(zeros) else 0, None)
+    excess = live.sums[rise].sum() - limits.ratio * live.reference[rise].sum()
+    rows, keys = live.rows[rise].sum(), [partitions[place] for place in judged[rise]]
+    outcome: Outcome = "alarm" if value >= limits.level else "ok"
+    text, level = figure_and_limit(value, limits.level, 3)
+    expected = f"{limits.ratio:.3g} times the reference" if own else "the reference"
+    note = f"{excess / rows:+.3g} a row beyond {expected} over {len(keys)} matured partitions, {keys[0]} to "
+    note += f"{keys[-1]}, {int(rows)} rows; evidence {text}, an alarm from {level}"
+    return Finding(*finding, value, limits.level, outcome, note)
