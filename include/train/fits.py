@@ -212,4 +212,9 @@ def _distance(known: KnownRows, earlier: str, estimator: Pipeline, after: str, u
         return None
     before = artifacts.predict(artifacts.load_model(known.lake, earlier), rows, known.spec)
     now = artifacts.predict(estimator, rows, known.spec)
-    return float(np.sqrt(np.square(now - before).mean()))
+    return distance(now, before)
+
+
+def distance(values: artifacts.Values, others: artifacts.Values) -> float:
+    """Return the root mean square distance of two models' predictions of the same rows."""
+    return float(np.sqrt(np.square(values - others).mean()))
