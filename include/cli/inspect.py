@@ -1,8 +1,9 @@
-"""The read-only commands: realized performance, the history page, and the gauges for Prometheus."""
+"""The read-only commands: realized performance, the history page, the replay, the gauges for Prometheus."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from include.reports.text import text_table
 from include.spec.clock import day_of
 
 inspection = typer.Typer()
+BAR_WIDTH = 40  # characters of a progress bar
 ESTIMATE_COLUMNS = ("metric", "estimate", "error", "low", "high", "partitions")
 
 
@@ -68,6 +70,57 @@ def history(
     if page is not None:
         page.write_text(html)
     print_result(summary, history_text(summary), as_json)
+
+
+@inspection.command()
+def replay(
+    usecase: UseCaseName,
+    policy: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--policy",
+            help="A YAML file with changes of schedule, training, gate or retraining; may be repeated.",
+        ),
+    ] = None,
+    first: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            help="The partition of the first training. "
+            "Default: the first scheduled one by which training.test partitions have labels.",
+        ),
+    ] = "",
+    until: Annotated[
+        str, typer.Option("--until", help="The last served partition. Default: the last one with labels.")
+    ] = "",
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Replay past partitions, as known then, and compare what serving would have cost under each policy.
+
+    The policies: declared (as production decides), never (the first model for ever), newest (the newest fit
+    of the best candidate, without a gate), new-not-worse (as newest, if it isn't worse than what serves), and
+    each --policy, which is decided as declared. Nothing is written that is used for serving. A replay that
+    was killed goes on where it was.
+    """
+    from include.replay.pipeline import replay as run_replay
+    from include.replay.report import publish_page, replay_json, replay_text
+    from include.storage.lake import Lake
+
+    lake, spec = Lake(usecase), specs.load(usecase)
+    keys = [day_of(key).isoformat() if key else "" for key in (first, until)]
+    result = run_replay(lake, spec, policy or (), *keys, progress=show_progress)
+    page = publish_page(lake, result)
+    print_result(replay_json(result), f"{replay_text(result)}\n\n{page}", as_json)
+
+
+def show_progress(task: str, done: int, total: int) -> None:
+    """Draw a progress bar on stderr, in place, whenever another percent is done."""
+    if 100 * done // total == 100 * (done - 1) // total:
+        return
+    filled = BAR_WIDTH * done // total
+    bar = "#" * filled + "-" * (BAR_WIDTH - filled)
+    typer.echo(f"\r{task:<20.20} [{bar}] {done} of {total}", nl=done == total, err=True)
 
 
 @inspection.command()

@@ -6,6 +6,9 @@ what an earlier fit had, that fit is the twin.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,6 +18,7 @@ from sklearn.pipeline import Pipeline
 from include.errors import ModelError
 from include.judge.evidence import Refit
 from include.models import artifacts
+from include.spec import UseCase
 from include.stats.metrics import row_losses
 from include.storage.digests import digest_table
 from include.train import walks
@@ -40,9 +44,8 @@ def measure_refit(known_rows: KnownRows, record: TrainingRecord, champion: str, 
     recipe = next(r for r in recipes(spec, short_memory=True) if r.name == record.challenger.name)
     key, refused = recipe_key(spec, recipe), refused_models(lake)
     fits = [fit for fit in read_fits(lake) if fit.key == key and fit.partition <= partition]
-    moves = [fit.moved for fit in fits[:-1] if fit.moved is not None and fit.model not in refused]
-    moved = Refit(moved=fits[-1].moved, past_moves=tuple(moves[-PAST_MOVES:]))
-    newest = [key for key in partitions_of(known_rows.labelled) if key > last_fitted][-spec.training.step :]
+    moved = measure_movement(fits, refused)
+    newest = twin_partitions(spec, partitions_of(known_rows.labelled), last_fitted)
     earlier = (
         known_rows.labelled.filter(pc.less(known_rows.labelled["partition"], newest[0])) if newest else None
     )
@@ -59,16 +62,37 @@ def measure_refit(known_rows: KnownRows, record: TrainingRecord, champion: str, 
     data = digest_table(own)
     same = [fit for fit in fits if fit.data == data]
     twin = artifacts.load_model(lake, same[-1].model) if same else fit_recipe(spec, recipe, own)
-    previous = [fit for fit in fits[:-1] if fit.last_fitted < newest[0]][-1:]
-    rejected = [fit for fit in previous if fit.model in refused]
-    return Refit(
-        moved=moved.moved,
-        past_moves=moved.past_moves,
+    rejected = refused_before(fits, newest[0], refused)
+    return replace(
+        moved,
         rows=tuple(int(pc.sum(pc.equal(rows["partition"], key)).as_py()) for key in newest),
         twin=_losses(known_rows, twin, rows, newest),
         serving=_losses(known_rows, serving, rows, newest),
-        refused=_losses(known_rows, _load(known_rows, rejected[0]), rows, newest) if rejected else (),
+        refused=_losses(known_rows, _load(known_rows, rejected), rows, newest) if rejected else (),
     )
+
+
+def measure_movement(fits: Sequence[Fit], refused: Collection[str]) -> Refit:
+    """Return how far the last of a recipe's fits moved, and how far those before it did.
+
+    Parameters
+    ----------
+    fits : of one recipe, oldest first, the challenger's last.
+    refused : digests of the models that the gate refused.
+    """
+    moves = [fit.moved for fit in fits[:-1] if fit.moved is not None and fit.model not in refused]
+    return Refit(moved=fits[-1].moved, past_moves=tuple(moves[-PAST_MOVES:]))
+
+
+def twin_partitions(spec: UseCase, labelled: Sequence[str], last_fitted: str) -> list[str]:
+    """Return the newest labelled partitions, which the serving model wasn't fitted on and a twin isn't."""
+    return [key for key in labelled if key > last_fitted][-spec.training.step :]
+
+
+def refused_before(fits: Sequence[Fit], first: str, refused: Collection[str]) -> Fit | None:
+    """Return the recipe's newest fit before a partition if the gate refused it."""
+    previous = [fit for fit in fits[:-1] if fit.last_fitted < first][-1:]
+    return previous[0] if previous and previous[0].model in refused else None
 
 
 def _load(known_rows: KnownRows, fit: Fit) -> Pipeline:

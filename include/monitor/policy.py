@@ -197,7 +197,7 @@ def _successor_training(history: Sequence[PartitionState], since: str) -> tuple[
     """
     partition = history[-1]
     state = f"the champion was replaced on {since}"
-    cause = f"{REPLACED}-{partition.model[:12]}-"
+    cause = f"{REPLACED}-{since}-"  # not the model's: each training fits another one
     for earlier in history[:-1]:
         recent = earlier.key >= since and (day_of(partition.key) - day_of(earlier.key)).days < WEEK
         if recent and earlier.decision and earlier.decision.cause == cause + earlier.key:
@@ -301,11 +301,6 @@ def _history(lake: Lake, spec: UseCase, partition: str) -> list[PartitionState]:
     for key in keys:
         line = [row for row in champions if row["effective"] <= key]
         serving, switch = line[-1] if line else None, None
-        # refits of the recipe that replaced a worse one don't count as a better one
-        changes = [row for row in line if row["kind"] != ledger.REFRESHED]
-        replaced_since = (
-            str(changes[-1]["effective"]) if changes and changes[-1]["kind"] == ledger.REPLACED else ""
-        )
         if serving and serving["effective"] == key and serving["kind"] in BACKWARD:
             version, replaced = f"v{serving['version']}", serving["kind"] == ledger.REPLACED
             what = f"{serving['recipe']} of {version} serves" if replaced else f"{version} serves again"
@@ -320,11 +315,24 @@ def _history(lake: Lake, spec: UseCase, partition: str) -> list[PartitionState]:
                 switch=switch,
                 switch_act="replace" if serving and serving["kind"] == ledger.REPLACED else "roll back",
                 vacancy=ledger.vacancy(switches, key),
-                replaced_since=replaced_since,
+                replaced_since=replaced_since(line),
                 decision=decisions.get(key, UNDECIDED) if is_monitored else None,
             )
         )
     return history
+
+
+def replaced_since(line: Sequence[ledger.Row]) -> str:
+    """Return the partition since which a recipe serves that replaced a worse one, empty if none does.
+
+    Refits of that recipe don't count as a better one.
+
+    Parameters
+    ----------
+    line : the switches of the champion, oldest first.
+    """
+    changes = [row for row in line if row["kind"] != ledger.REFRESHED]
+    return str(changes[-1]["effective"]) if changes and changes[-1]["kind"] == ledger.REPLACED else ""
 
 
 def _to_row(state: PartitionState) -> dict[str, str]:

@@ -143,10 +143,7 @@ def _record_promotion(lake: Lake, spec: UseCase, attempt: Row) -> Row | str:
             return blocker
         answer = approval.answer_to(ledgers.approvals, key)
         reason = f"{attempt['sentence']}; {approval.answer_text(answer)}" if answer else attempt["sentence"]
-        # without a champion there is nothing to compare a challenger with, so it serves at once
-        refresh = Evidence.from_json(attempt["evidence"]).is_refresh
-        on_trial = spec.gate.rollout.kind != "immediate" and ledger.live_champion(rows) is not None
-        kind = REFRESHED if refresh else SHADOW if on_trial else PROMOTED
+        kind = switch_kind(spec, Evidence.from_json(attempt["evidence"]), rows)
         by = answer["by"] if answer else ""
         return _attempt_switch(lake, spec, attempt, kind, by=by, reason=reason, request=key)
 
@@ -206,8 +203,21 @@ def _attempt_switch(lake: Lake, spec: UseCase, attempt: Row, kind: str, **why: s
     """Return the rows of a switch to an attempt's challenger: to serve with its baseline, or as shadow."""
     evidence = Evidence.from_json(attempt["evidence"])
     effective = ledger.next_unserved(lake, spec, evidence.partition)
-    roles = ["challenger"] if kind == SHADOW else ["champion", "baseline"]
-    return switch_rows(evidence, roles, kind=kind, attempt=attempt["key"], effective=effective, **why)
+    return switch_rows(
+        evidence, switched_roles(kind), kind=kind, attempt=attempt["key"], effective=effective, **why
+    )
+
+
+def switch_kind(spec: UseCase, evidence: Evidence, rows: Sequence[Row]) -> str:
+    """Return the kind of the switch to a challenger that may be promoted."""
+    # without a champion there is nothing to compare a challenger with, so it serves at once
+    on_trial = spec.gate.rollout.kind != "immediate" and ledger.live_champion(rows) is not None
+    return REFRESHED if evidence.is_refresh else SHADOW if on_trial else PROMOTED
+
+
+def switched_roles(kind: str) -> list[str]:
+    """Return the roles that a switch to a challenger fills."""
+    return ["challenger"] if kind == SHADOW else ["champion", "baseline"]
 
 
 def switch_rows(evidence: Evidence, roles: Sequence[str], **why: str) -> list[Row]:

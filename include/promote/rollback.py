@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from include.errors import NotPublished, StaleDecision
@@ -95,13 +96,21 @@ def _record_rollback(lake: Lake, spec: UseCase, target: Row, expected: Row | Non
             return live
         if expected is not None and live["switch"] != expected["switch"]:
             raise _concurrent_switch(spec, expected, live)
-        changes = {**why, "effective": ledger.next_unserved(lake, spec) or live["effective"]}
-        roles = ("champion", "baseline")  # not a challenger that was withdrawn in the same switch
-        return [
-            {**row, **changes} for row in rows if row["switch"] == target["switch"] and row["role"] in roles
-        ]
+        return restored_rows(rows, target, ledger.next_unserved(lake, spec) or live["effective"], why)
 
     return ledger.record_switch(lake, decide_rollback)
+
+
+def restored_rows(rows: Sequence[Row], target: Row, effective: str, why: Row) -> list[Row]:
+    """Return the rows of the switch back to a champion's row and its baseline.
+
+    Parameters
+    ----------
+    why : ``kind``, ``by``, ``reason`` and ``request``, as `deployments` has them.
+    """
+    roles = ("champion", "baseline")  # not a challenger that was withdrawn in the same switch
+    changes = {**why, "effective": effective}
+    return [{**row, **changes} for row in rows if row["switch"] == target["switch"] and row["role"] in roles]
 
 
 def _serves(live: Row, target: Row) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 KEY_LENGTH = 8  # characters of an attempt's key in a file name
 HISTORY = "history.html"  # the history page, below ``reports/``
+REPLAY = "replay.html"  # the page of the last replay, below ``reports/``
 
 
 def page_place(partition: str, key: str) -> str:

@@ -7,7 +7,7 @@ again or backfilled would decide from what was known then, and those decisions w
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +32,7 @@ from include.spec import UseCase
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
 from include.train import walks
-from include.train.fits import accepted_fits, newest_fits
+from include.train.fits import Fit, accepted_fits, newest_fits
 from include.train.selection import Walks, choose_replacement
 
 if TYPE_CHECKING:
@@ -155,25 +155,32 @@ def _challenger_switch(
     if newest["switch"] != trial.candidate["switch"]:
         return newest if newest["reason"].endswith(reason) else None
     effective = ledger.next_unserved(lake, spec, str(trial.candidate["evidence"]))
-    if decision.step == BACK:
-        changes = {
-            "kind": WITHDRAWN,
-            "by": AUTOMATIC,
-            "reason": reason,
-            "effective": effective,
-            "request": "",
-        }
-        return [{**trial.candidate, **changes}]
     attempt = ledger.attempt(lake, str(trial.candidate["attempt"]))
+    return step_rows(spec, trial, decision, Evidence.from_json(attempt["evidence"]), effective)
+
+
+def step_rows(
+    spec: UseCase, trial: Trial, decision: RolloutStep, evidence: Evidence, effective: str
+) -> list[Row]:
+    """Return the rows of a challenger's step.
+
+    Parameters
+    ----------
+    evidence : of the challenger's attempt.
+    """
+    reason = f"{trial}: {decision.reason}"
+    if decision.step == BACK:
+        changes = {"kind": WITHDRAWN, "by": AUTOMATIC, "reason": reason, "effective": effective}
+        return [{**trial.candidate, **changes, "request": ""}]
     is_last_step = trial.kind == CANARY or spec.gate.rollout.kind != CANARY
     return switch_rows(
-        Evidence.from_json(attempt["evidence"]),
+        evidence,
         ["champion", "baseline"] if is_last_step else ["challenger"],
         kind=PROMOTED if is_last_step else CANARY,
         by=str(trial.candidate["by"]),
         reason=f"{trial.candidate['reason']}; {reason}",
-        attempt=attempt["key"],
-        request=attempt["key"],
+        attempt=evidence.key,
+        request=evidence.key,
         effective=effective,
     )
 
@@ -215,28 +222,55 @@ def replace_broken(lake: Lake, spec: UseCase, partition: str) -> str:
         if live is None or live["switch"] != champion["switch"]:
             return None  # a concurrent switch stands
         evidence = Evidence.from_json(attempt["evidence"])
-        changes = {"kind": REPLACED, "by": AUTOMATIC, "reason": why, "request": ""}
-        changes["effective"] = ledger.next_unserved(lake, spec, partition)
-        switched = switch_rows(evidence, ["champion", "baseline"], attempt=attempt["key"], **changes)
-        switched[0] |= {"model": fit.model, "recipe": choice.recipe}
-        # a challenger on trial has no incumbent any more
-        challenger = challenger_on_trial(rows, champion)
-        withdrawn = [] if challenger is None else [{**challenger, **changes, "kind": WITHDRAWN}]
-        return [*switched, *withdrawn]
+        effective = ledger.next_unserved(lake, spec, partition)
+        return replacement_rows(rows, champion, evidence, fit, choice.recipe, effective, why)
 
     switch = ledger.record_switch(lake, decide_replacement)
     return f"{choice.recipe} replaces the champion from {switch['effective']} on: {why}" if switch else ""
 
 
+def replacement_rows(
+    rows: Sequence[Row],
+    champion: Row,
+    evidence: Evidence,
+    fit: Fit,
+    recipe: str,
+    effective: str,
+    reason: str,
+) -> list[Row]:
+    """Return the rows of the switch to a recipe's fit instead of a champion that is worse than a baseline.
+
+    Parameters
+    ----------
+    evidence : of the training that fitted it.
+    """
+    changes = {"kind": REPLACED, "by": AUTOMATIC, "reason": reason, "request": "", "effective": effective}
+    switched = switch_rows(evidence, ["champion", "baseline"], attempt=evidence.key, **changes)
+    switched[0] |= {"model": fit.model, "recipe": recipe}
+    # a challenger on trial has no incumbent any more
+    challenger = challenger_on_trial(rows, champion)
+    withdrawn = [] if challenger is None else [{**challenger, **changes, "kind": WITHDRAWN}]
+    return [*switched, *withdrawn]
+
+
 def _with_champion(lake: Lake, spec: UseCase, champion: Row, partition: str) -> tuple[Walks, str]:
+    """Return the walks with what the champion lost live, and the name that it has there."""
+    live = loss_series(lake, [champion], partition)
+    losses = dict(zip(live.partitions, (live.loss / live.rows).tolist(), strict=True))
+    return with_live_losses(walks.read(lake, spec, partition), str(champion.get("recipe") or ""), losses)
+
+
+def with_live_losses(walk: Walks, name: str, losses: Mapping[str, float]) -> tuple[Walks, str]:
     """Return the walks with what the champion lost live, and the name that it has there.
 
     The live losses count instead of its recipe's walk: a person may have rolled back to an old fit.
+
+    Parameters
+    ----------
+    name : of the champion's recipe.
+    losses : its loss per row, by partition.
     """
-    walk, live = walks.read(lake, spec, partition), loss_series(lake, [champion], partition)
-    losses = dict(zip(live.partitions, live.loss / live.rows, strict=True))
     own = np.array([losses.get(key, np.nan) for key in walk.partitions])
-    name = str(champion.get("recipe") or "")
     if name in walk.recipes:
         merged = walk.losses.copy()
         column = walk.recipes.index(name)

@@ -17,6 +17,8 @@ from include.spec.usecase import UseCase
 SHIPPED = Path(__file__).parent.parent / "usecases"
 SCHEMA = SHIPPED / "schema.json"  # what `json_schema` returns, for editors; a test keeps it up to date
 
+OVERLAID = ("schedule", "training", "gate", "retraining")  # what a policy of a replay may change
+
 # the C loader takes a third of the time, and each DAG file reads every declaration
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -73,29 +75,32 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": title}
 
 
-def read(file: Path) -> UseCase:
+def read(file: Path, overlay: Path | None = None) -> UseCase:
     """Read one declaration.
+
+    Parameters
+    ----------
+    overlay : a file whose keys replace those of the declaration; mappings are merged.
 
     Raises
     ------
     SpecError
         with the file, the path of each invalid key, and what is valid there.
     """
-    try:
-        loader = LOADER(file.read_text())
-        node = loader.get_single_node()
-        raw = loader.construct_document(node) if node is not None else None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise SpecError(str(file), required="a YAML file", found=" ".join(str(error).split())) from None
-    if not isinstance(raw, dict):
-        raise SpecError(str(file), required="a mapping of keys", found=type(raw).__name__)
+    raw, node = _mapping(file)
     if "folder" in raw:
         raise SpecError(str(file), found="an unknown key: folder", remedy="remove it")
+    if overlay is not None:
+        changes, node = _mapping(overlay)
+        if unknown := sorted(set(changes) - set(OVERLAID)):
+            required = f"only the keys {', '.join(OVERLAID)}"
+            raise SpecError(str(overlay), required=required, found=", ".join(map(str, unknown)))
+        raw = _merged(raw, changes)
     try:
         spec = UseCase.model_validate({**raw, "folder": file.parent})
     except ValidationError as error:
         raise SpecError(
-            str(file),
+            str(overlay or file),
             found="; ".join(_error_sentence(e, node) for e in error.errors()),
             remedy="correct it and save",
         ) from None
@@ -108,6 +113,27 @@ def read(file: Path) -> UseCase:
             str(file), required="features.sql: a file beside it", found=spec.features.sql + " missing"
         )
     return spec
+
+
+def _mapping(file: Path) -> tuple[dict[str, Any], yaml.Node | None]:
+    """Return a YAML file's keys, and its node."""
+    try:
+        loader = LOADER(file.read_text())
+        node = loader.get_single_node()
+        raw = loader.construct_document(node) if node is not None else None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise SpecError(str(file), required="a YAML file", found=" ".join(str(error).split())) from None
+    if not isinstance(raw, dict):
+        raise SpecError(str(file), required="a mapping of keys", found=type(raw).__name__)
+    return raw, node
+
+
+def _merged(raw: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return a mapping with changes; a value that is a mapping in both is merged itself."""
+    return raw | {
+        key: _merged(raw[key], value) if isinstance(value, dict) and isinstance(raw.get(key), dict) else value
+        for key, value in changes.items()
+    }
 
 
 def _error_sentence(error: object, node: yaml.Node | None) -> str:

@@ -224,4 +224,9 @@ def _distance(
         return None
     before = artifacts.predict(model, rows, known_rows.spec)
     now = artifacts.predict(estimator, rows, known_rows.spec)
-    return float(np.sqrt(np.square(now - before).mean()))
+    return distance(now, before)
+
+
+def distance(values: artifacts.Values, others: artifacts.Values) -> float:
+    """Return the root mean square distance of two models' predictions of the same rows."""
+    return float(np.sqrt(np.square(values - others).mean()))

@@ -35,17 +35,10 @@ from include.storage.digests import digest_table
 from include.storage.lake import Lake
 from include.train import monitoring_baselines, walks
 from include.train.fit import is_learnable, require_learnable_labels, target
-from include.train.fits import SHORT_WINDOWS, Fit, KnownRows, ensure_fits, read_fits, recipe_key, recipes
+from include.train.fits import Fit, KnownRows, ensure_fits, read_fits, recipe_key, recipes
 from include.train.recipes import flat_parameters
 from include.train.record import PATH, FittedModel, Selection, TrainingRecord, attempt_key
-from include.train.selection import (
-    Choice,
-    Walks,
-    best_baseline,
-    choose_recipe,
-    proven_gain,
-    relation_changed,
-)
+from include.train.selection import best_baseline, choose_recipe, recipes_to_fit
 from include.train.split import split, walk_origins
 
 
@@ -171,7 +164,7 @@ class TrainingAttempt:
             rows={"train": parts.train.num_rows, "test": parts.test.num_rows},
             challenger=model,
             baseline=baseline_model,
-            selection=_selection(spec, walk, choice, serving, baseline),
+            selection=Selection.from_walks(spec, walk, choice, serving, baseline),
         )
         # of rows that the predicting model was not fitted on, if there are any
         unseen = walks.predict_walk(lake, spec, test).get(choice.recipe, np.empty(0))
@@ -187,19 +180,14 @@ class TrainingAttempt:
     def _fit_recipes(self, known_rows: KnownRows, serving: str) -> dict[str, Fit]:
         """Fit every recipe on what is known, fill in missing walks, and extend all of them."""
         lake, spec, partition = self.lake, self.spec, self.partition
-        declared = recipes(spec)
         walks.extend(lake, spec, partition)
-        changed = relation_changed(
-            walks.read(lake, spec, partition), [recipe.name for recipe in declared], max(SHORT_WINDOWS)
-        )
-        if changed or serving not in {"", *(recipe.name for recipe in declared)}:
-            declared = recipes(spec, short_memory=True)
+        needed = recipes_to_fit(spec, walks.read(lake, spec, partition), serving)
         earlier = {fit.key for fit in read_fits(lake) if fit.partition < partition}
-        new = [recipe for recipe in declared if recipe_key(spec, recipe) not in earlier]
+        new = [recipe for recipe in needed if recipe_key(spec, recipe) not in earlier]
         for origin in walk_origins(self.rows, spec, partition) if new else ():
             if is_learnable(spec, known_rows.known_at(origin)):
                 ensure_fits(known_rows, origin, new)
-        fits = ensure_fits(known_rows, partition, declared)
+        fits = ensure_fits(known_rows, partition, needed)
         if new:
             walks.extend(lake, spec, partition)
         return fits
@@ -244,23 +232,6 @@ class TrainingAttempt:
         }
         at = int(self.spec.clock.moment(self.partition).timestamp() * 1000)
         self.registry.log(run, at=at, params=params, metrics=metrics, tags=tags)
-
-
-def _selection(spec: UseCase, walk: Walks, choice: Choice, serving: str, baseline: str) -> Selection:
-    gain = None
-    if serving in walk.recipes and choice.recipe != serving:
-        gain = proven_gain(spec, walk, choice.recipe, serving)
-    means = {name: walk.mean(name) for name in walk.recipes}
-    return Selection(
-        recipe=choice.recipe,
-        serving=serving,
-        baseline=baseline,
-        reason=choice.reason,
-        weights=choice.weights,
-        losses={name: mean for name, mean in means.items() if np.isfinite(mean)},
-        partitions=len(walk.partitions),
-        gain=gain if gain and np.isfinite(gain).all() else None,
-    )
 
 
 def _describe_range(partitions: list[str]) -> str:

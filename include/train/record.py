@@ -6,11 +6,14 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import numpy as np
+
 from include.errors import ModelError
 from include.models import artifacts
 from include.models.outputs import Constant
 from include.references import digest_json
 from include.spec import UseCase
+from include.train.selection import Choice, Walks, proven_gain
 
 SCHEMA = 2
 PATH = "evergreen/training.json"  # below the run; its models are at `artifacts.model_key(digest)`
@@ -65,6 +68,24 @@ class Selection:
     losses: dict[str, float]
     partitions: int
     gain: tuple[float, float] | None = None
+
+    @classmethod
+    def from_walks(cls, spec: UseCase, walk: Walks, choice: Choice, serving: str, baseline: str) -> Selection:
+        """Return the selection that a choice among the walks' recipes leads to."""
+        gain = None
+        if serving in walk.recipes and choice.recipe != serving:
+            gain = proven_gain(spec, walk, choice.recipe, serving)
+        means = {name: walk.mean(name) for name in walk.recipes}
+        return cls(
+            recipe=choice.recipe,
+            serving=serving,
+            baseline=baseline,
+            reason=choice.reason,
+            weights=choice.weights,
+            losses={name: mean for name, mean in means.items() if np.isfinite(mean)},
+            partitions=len(walk.partitions),
+            gain=gain if gain and np.isfinite(gain).all() else None,
+        )
 
 
 @dataclass(frozen=True)

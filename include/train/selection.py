@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from include.spec import UseCase
+from include.spec.stages import Candidate
 from include.stats.intervals import gain_sequence
-from include.train.fits import recipes
+from include.train.fits import SHORT_WINDOWS, recipes
 
 Array = NDArray[np.float64]
 
@@ -184,6 +185,21 @@ def choose_recipe(spec: UseCase, walk: Walks, serving: str) -> Choice:
             why = f"{serving} stays: {choice.reason}, but a lower loss isn't proven"
             return Choice(serving, choice.weights, f"{why}, gain {gain[0]:.4g} [{gain[1]:.4g}, inf)")
     return choice
+
+
+def recipes_to_fit(spec: UseCase, walk: Walks, serving: str) -> tuple[Candidate, ...]:
+    """Return the recipes that a training fits: the declared ones, and after a change those of short memory.
+
+    Those of short memory are fitted as well while one of them serves, or should serve next.
+
+    Parameters
+    ----------
+    serving : the recipe that serves, empty if none of the walks' recipes does.
+    """
+    names = [recipe.name for recipe in recipes(spec)]
+    changed = relation_changed(walk, names, max(SHORT_WINDOWS))
+    short = not {serving, choose_recipe(spec, walk, serving).recipe} <= {"", *names}
+    return recipes(spec, short_memory=changed or short)
 
 
 def proven_gain(spec: UseCase, walk: Walks, recipe: str, serving: str) -> tuple[float, float]:

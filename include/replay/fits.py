@@ -1,0 +1,261 @@
+"""The fits and predictions that all policies of a replay share: each is computed once, and kept in the lake.
+
+Worker processes fit and predict; this process stores what they return below ``replays/``, where nothing that
+serves looks. A fit is found again by its recipe, its training and its rows, so a replay that was killed goes
+on where it was, and one of another range computes only what it lacks.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from include.models import artifacts, outputs
+from include.references import digest_bytes, digest_json
+from include.replay.history import Array, Labels, PastRows, Places
+from include.spec import UseCase
+from include.spec.stages import Candidate
+from include.stats.metrics import row_losses
+from include.storage.lake import Lake
+from include.train.fit import fit_recipe
+from include.train.fits import Fit, recipe_key
+
+FOLDER = "replays"
+FitKey = tuple[str, str, str]
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """A worker's result: the model's bytes, the CPU seconds of the fit, and the predictions by place."""
+
+    data: bytes
+    seconds: float
+    predictions: list[Array]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A fit to ensure: the recipe of a declaration, its training, and the labels of its rows by partition."""
+
+    spec: UseCase
+    recipe: Candidate
+    partition: str
+    rows: Mapping[str, Labels]
+
+    @property
+    def fit(self) -> Fit:
+        """The fit without its model and movement."""
+        data = digest_json([part.digest for part in self.rows.values()])
+        count = sum(len(part.places) for part in self.rows.values())
+        key = recipe_key(self.spec, self.recipe)
+        return Fit(self.partition, self.recipe.name, key, "", data, count, max(self.rows), None)
+
+
+class Fits:
+    """The shared fits.
+
+    Parameters
+    ----------
+    chunks : consecutive partitions that a model predicts at once.
+    pool : of worker processes, from `workers`.
+    """
+
+    def __init__(
+        self, lake: Lake, past: PastRows, chunks: Sequence[Sequence[str]], pool: ProcessPoolExecutor
+    ) -> None:
+        self.lake, self.past, self._pool = lake, past, pool
+        self._chunks = [tuple(key for key in chunk if key in past.places) for chunk in chunks]
+        self._chunk_of = {key: number for number, chunk in enumerate(self._chunks) for key in chunk}
+        self._stored: dict[FitKey, tuple[str, float]] = {}  # the model's digest, seconds
+        self._pending: dict[FitKey, tuple[Future[FittedModel], list[int]]] = {}
+        self._predictions: dict[FitKey, dict[str, Array]] = {}  # by partition
+        self._losses: dict[tuple[FitKey, str, str, str], float] = {}
+
+    # fits
+
+    def request(self, job: Job, until: str) -> Callable[[], Fit]:
+        """Begin a fit that isn't stored, and return a function that waits for it.
+
+        Parameters
+        ----------
+        until : the fit also predicts the partitions after its last fitted one, up to this one.
+        """
+        fit = job.fit
+        key = key_of(fit)
+        if key not in self._stored and key not in self._pending:
+            if data := self.lake.get(f"{folder_of(fit)}/fit.json"):
+                stored = json.loads(data)
+                self._stored[key] = (stored["model"], stored["seconds"])
+            else:
+                parts = list(job.rows.values())
+                chunks = self._chunks_between(fit.last_fitted, until)
+                future = self._pool.submit(
+                    _fit,
+                    job.spec,
+                    job.recipe,
+                    np.concatenate([part.places for part in parts]),
+                    np.concatenate([part.actual for part in parts]),
+                    [self._places(number) for number in chunks],
+                )
+                self._pending[key] = (future, chunks)
+        return lambda: self._finish(fit)
+
+    def ensure(self, jobs: Sequence[Job], until: str) -> list[Fit]:
+        """Return fits, after fitting what isn't stored, see `request`."""
+        return [finish() for finish in [self.request(job, until) for job in jobs]]
+
+    def seconds(self, fit: Fit) -> float:
+        """Return the CPU seconds that a fit took."""
+        return self._stored[key_of(fit)][1]
+
+    def _finish(self, fit: Fit) -> Fit:
+        key, folder = key_of(fit), folder_of(fit)
+        if key in self._pending:
+            future, chunks = self._pending.pop(key)
+            fitted = future.result()
+            model = digest_bytes(fitted.data)
+            for number, values in zip(chunks, fitted.predictions, strict=True):
+                self._store_predictions(fit, number, values)
+            self.lake.replace(f"{folder}/model.skops", fitted.data)
+            # last, so that a fit that is stored is complete
+            stored = {**asdict(fit), "model": model, "seconds": fitted.seconds}
+            self.lake.replace(f"{folder}/fit.json", json.dumps(stored, sort_keys=True).encode())
+            self._stored[key] = (model, fitted.seconds)
+        return replace(fit, model=self._stored[key][0])
+
+    # predictions
+
+    def predictions(self, fit: Fit, partitions: Sequence[str]) -> list[Array]:
+        """Return a fit's predictions of the rows of partitions that a walk predicts, for each partition."""
+        own = self._predictions.setdefault(key_of(fit), {})
+        missing = sorted({self._chunk_of[key] for key in partitions if key not in own})
+        for number in list(missing):
+            if data := self.lake.get(self._object(fit, number)):
+                self._split(fit, number, np.load(io.BytesIO(data), allow_pickle=False))
+                missing.remove(number)
+        if missing:
+            data = self.lake.get(f"{folder_of(fit)}/model.skops") or b""
+            places = [self._places(number) for number in missing]
+            predicted = self._pool.submit(_predict, self.past.spec, data, fit.model, places).result()
+            for number, values in zip(missing, predicted, strict=True):
+                self._store_predictions(fit, number, values)
+        return [own[key] for key in partitions]
+
+    def row_losses(self, fit: Fit, partition: str, labels: Labels, objective: str) -> Array:
+        """Return a fit's loss on each labelled row of a partition that a walk predicts, shape (n,)."""
+        values = self.predictions(fit, [partition])[0][labels.sampled]
+        return row_losses(objective, labels.sampled_actual, values)
+
+    def loss(self, fit: Fit, partition: str, labels: Labels, objective: str) -> float:
+        """Return the sum of a fit's losses on the labelled rows of a partition that a walk predicts."""
+        key = (key_of(fit), partition, labels.since, objective)
+        if key not in self._losses:
+            self._losses[key] = float(self.row_losses(fit, partition, labels, objective).sum())
+        return self._losses[key]
+
+    def _chunks_between(self, after: str, until: str) -> list[int]:
+        return sorted({number for key, number in self._chunk_of.items() if after < key <= until})
+
+    def _places(self, number: int) -> Places:
+        return np.concatenate([self.past.places[key] for key in self._chunks[number]])
+
+    def _object(self, fit: Fit, number: int) -> str:
+        return f"{folder_of(fit)}/{self.past.digest(self._chunks[number])}.npy"
+
+    def _store_predictions(self, fit: Fit, number: int, values: Array) -> None:
+        sink = io.BytesIO()
+        np.save(sink, values, allow_pickle=False)
+        self.lake.replace(self._object(fit, number), sink.getvalue())
+        self._split(fit, number, values)
+
+    def _split(self, fit: Fit, number: int, values: Array) -> None:
+        keys = self._chunks[number]
+        ends = np.cumsum([len(self.past.places[key]) for key in keys])[:-1]
+        own = self._predictions.setdefault(key_of(fit), {})
+        own.update(zip(keys, np.split(values, ends), strict=True))
+
+
+def key_of(fit: Fit) -> FitKey:
+    """Return what identifies a fit: its recipe, its training and its rows."""
+    return fit.key, fit.partition, fit.data
+
+
+def folder_of(fit: Fit) -> str:
+    """Return the folder in the lake of a fit's model and predictions."""
+    return f"{FOLDER}/{digest_json(key_of(fit))}"
+
+
+# the worker processes
+
+_worker: dict[str, Any] = {}
+
+
+@contextmanager
+def workers(past: PastRows, count: int) -> Iterator[ProcessPoolExecutor]:
+    """Yield a pool of processes that hold the past's rows, each with one thread for numerical libraries."""
+    before = {name: os.environ.get(name) for name in THREADS}
+    with TemporaryDirectory(prefix="evergreen-replay-") as folder:
+        path = Path(folder) / "rows.arrow"
+        with pa.ipc.new_file(str(path), past.table.schema) as writer:
+            writer.write_table(past.table)
+        os.environ.update(dict.fromkeys(THREADS, "1"))
+        # a forked process would inherit the locks of delta-rs's threads
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(count, context, initializer=_start, initargs=(str(path),))
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _start(path: str) -> None:
+    """Open the rows, and end with the process that started this one, however that ends."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _worker["rows"] = pa.ipc.open_file(pa.memory_map(path)).read_all()
+
+
+def _end_with_parent() -> None:
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
+
+
+def _fit(
+    spec: UseCase, recipe: Candidate, places: Places, actual: Array, predicted: Sequence[Places]
+) -> FittedModel:
+    rows = _worker["rows"].take(pa.array(places))
+    rows = rows.append_column(spec.problem.target, pa.array(actual, pa.float64()))
+    began = time.process_time()
+    estimator = fit_recipe(spec, recipe, rows)
+    seconds = time.process_time() - began
+    data = artifacts.serialize(estimator)
+    return FittedModel(data, seconds, [_predict_rows(spec, estimator, part) for part in predicted])
+
+
+def _predict(spec: UseCase, data: bytes, model: str, places: Sequence[Places]) -> list[Array]:
+    estimator = artifacts.deserialize(data, model)
+    return [_predict_rows(spec, estimator, part) for part in places]
+
+
+def _predict_rows(spec: UseCase, estimator: Any, places: Places) -> NDArray[np.float64]:
+    if not len(places):
+        return np.empty(outputs.predictions_shape(spec, 0))
+    return artifacts.predict(estimator, _worker["rows"].take(pa.array(places)), spec)

@@ -1,0 +1,127 @@
+"""The rows of the past, read once: features, and labels by the partition from which on they were known."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from include.features.build import features, matured
+from include.features.label_arrival import known_on, labels_known_on
+from include.references import digest_bytes, digest_json
+from include.spec import UseCase
+from include.storage.digests import digest_table
+from include.storage.lake import Lake
+from include.train import walks
+
+PLACE = "place in the table"  # a column's name that no declaration can have
+Places = NDArray[np.int64]
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a partition's rows, as known from a partition on.
+
+    Parameters
+    ----------
+    since : the partition from which on they were known.
+    places : positions in `PastRows.table` of the rows with a label, ascending, shape (n,).
+    actual : their labels, shape (n,).
+    sampled : positions of the labelled rows among those that a walk predicts, shape (m,).
+    sampled_actual : their labels, shape (m,).
+    digest : of the labelled rows.
+    """
+
+    since: str
+    places: Places
+    actual: Array
+    sampled: Places
+    sampled_actual: Array
+    digest: str
+
+
+@dataclass(frozen=True)
+class PastRows:
+    """The rows of all partitions up to the last one of a replay.
+
+    Parameters
+    ----------
+    spec : the declaration whose features, labels and sample of rows they are.
+    table : features, sorted by partition and key, shape (n, any).
+    places : by partition, the positions in ``table`` of the rows that a walk predicts.
+    labels : by partition, its labels from the oldest revision to the newest; none for a partition without.
+    digests : by partition, of its features.
+    """
+
+    spec: UseCase
+    table: pa.Table
+    places: Mapping[str, Places]
+    labels: Mapping[str, tuple[Labels, ...]]
+    digests: Mapping[str, str]
+
+    @classmethod
+    def read(cls, lake: Lake, spec: UseCase, until: str) -> PastRows:
+        """Read the rows of the partitions from the schedule's start to ``until``."""
+        table = features(lake, spec, spec.clock.keys(spec.schedule.start, until))
+        places_of = table.select([*spec.key, "partition"]).append_column(
+            PLACE, pa.array(np.arange(table.num_rows))
+        )
+        partition = np.asarray(table["partition"].to_pylist(), dtype=object)
+        keys, first = np.unique(partition.astype(str), return_index=True)
+        bounds = dict(zip(keys.tolist(), zip(first, [*first[1:], len(partition)], strict=True), strict=True))
+        predicted = walks.sample(places_of, spec)[PLACE].to_numpy()
+        places = {key: predicted[(predicted >= a) & (predicted < b)] for key, (a, b) in bounds.items()}
+        digests = {key: digest_table(table.slice(a, b - a)) for key, (a, b) in bounds.items()}
+        mature = [key for key in matured(lake, spec, None) if key in bounds]
+        by_partition: dict[str, list[Labels]] = defaultdict(list)
+        if mature:
+            arrivals = known_on(lake, spec, mature, spec.clock.shift(mature[-1], spec.labels.delay))
+            names = [*spec.key, "partition"]
+            for key, since, labelled in labels_known_on(lake, spec, {k: v for k, v in arrivals.items() if v}):
+                start, stop = bounds[key]
+                own = places_of.slice(start, stop - start)
+                own = own.join(labelled, names, join_type="inner").sort_by(PLACE)
+                own = own.filter(own[spec.problem.target].is_valid())
+                at, actual = own[PLACE].to_numpy(), own[spec.problem.target].to_numpy()
+                sampled = np.isin(at, places[key])
+                digest = digest_json(
+                    [digests[key], digest_bytes(at.tobytes()), digest_bytes(actual.tobytes())]
+                )
+                by_partition[key].append(
+                    Labels(
+                        since, at, actual, np.searchsorted(places[key], at[sampled]), actual[sampled], digest
+                    )
+                )
+        return cls(
+            spec, table, places, {key: tuple(parts) for key, parts in sorted(by_partition.items())}, digests
+        )
+
+    @cached_property
+    def newest(self) -> dict[str, Labels]:
+        """Each partition's newest labels, of those with a labelled row that a walk predicts."""
+        return {key: parts[-1] for key, parts in self.labels.items() if len(parts[-1].sampled)}
+
+    def labelled(self, partition: str) -> dict[str, Labels]:
+        """Return the labels that were known on a partition, by partition with a labelled row."""
+        latest = {
+            key: [part for part in parts if part.since <= partition][-1:]
+            for key, parts in self.labels.items()
+            if key <= partition
+        }
+        return {key: parts[0] for key, parts in latest.items() if parts and len(parts[0].places)}
+
+    def training_set(self, spec: UseCase, partition: str) -> dict[str, Labels]:
+        """Return the labels of the rows that a training on a partition uses, by partition."""
+        window = spec.training.window
+        first = spec.clock.shift(partition, -window) if window else ""
+        return {key: part for key, part in self.labelled(partition).items() if key >= first}
+
+    def digest(self, partitions: Sequence[str]) -> str:
+        """Return the digest of the rows of some partitions that a walk predicts."""
+        return digest_json([[self.digests[key], len(self.places[key])] for key in partitions])

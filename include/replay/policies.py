@@ -1,0 +1,528 @@
+"""The policies of a replay: each decides on every partition, from what was known then, which model serves.
+
+`Declared` takes its decisions by the functions that production calls, on a ledger of its own. Of the gate's
+checks it has those of `GUARDS`, and a person's approval counts as given at once.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from include.evaluate.refit import measure_movement, refused_before, twin_partitions
+from include.judge import checks
+from include.judge.context import CheckContext
+from include.judge.evidence import CHALLENGER, CHAMPION, Evidence, Facts, Losses, Refit
+from include.judge.judge import BLESSED
+from include.models import outputs
+from include.monitor.policy import PartitionState, decide, policy_window, replaced_since
+from include.promote import ledger
+from include.promote.ledger import CANARY, ROLLED_BACK, Row
+from include.promote.promotion import (
+    LedgerSnapshot,
+    promotion_blocker,
+    switch_kind,
+    switch_rows,
+    switched_roles,
+)
+from include.promote.rollback import restored_rows
+from include.promote.trials import WATCH, Trial, trials_on
+from include.references import digest_json
+from include.replay.fits import FitKey, Fits, Job, key_of
+from include.replay.history import Labels, PastRows
+from include.rollout.pipeline import AUTOMATIC, replacement_rows, step_rows, with_live_losses
+from include.rollout.policy import STAY, RolloutStep, next_step
+from include.score.shadow import canary_entities
+from include.spec import UseCase
+from include.spec.stages import Candidate
+from include.stats.metrics import row_losses
+from include.train.fit import is_learnable
+from include.train.fits import Fit, distance, recipe_key, recipes
+from include.train.record import Selection
+from include.train.selection import (
+    Walks,
+    best_baseline,
+    choose_recipe,
+    choose_replacement,
+    recipes_to_fit,
+)
+from include.train.split import walk_origins
+from include.train.walks import MEMORY
+
+GUARDS = (checks.recipe, checks.movement, checks.twin)
+WORSE = 0.01  # relative increase of the loss with which a new fit still counts as not worse
+COMPARED = 28  # newest labelled partitions on which `NotWorse` compares
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What serves a partition.
+
+    Parameters
+    ----------
+    fit : of the model.
+    canary : the model on trial that serves some of the rows, and which of those that a walk predicts.
+    reason : why it serves.
+    """
+
+    fit: Fit
+    canary: tuple[Fit, NDArray[np.bool_]] | None = None
+    reason: str = ""
+
+
+@dataclass
+class Policy:
+    """A policy, and what it has fitted and served so far.
+
+    Parameters
+    ----------
+    served : by partition; one without is served by the constant.
+    own : the fits, oldest first.
+    refused : digests of the models that the guards refused.
+    used : every fit that the policy needed.
+    """
+
+    name: str
+    spec: UseCase
+    fits: Fits
+    served: dict[str, Serving] = field(default_factory=dict)
+    own: list[Fit] = field(default_factory=list)
+    refused: set[str] = field(default_factory=set)
+    used: dict[FitKey, Fit] = field(default_factory=dict)
+
+    def run(self, partitions: Sequence[str], trainings: Sequence[str], step: Callable[[], None]) -> None:
+        """Decide on each partition; the first has a training and isn't served.
+
+        Parameters
+        ----------
+        trainings : the partitions with a scheduled training.
+        step : is called after each partition.
+        """
+        for partition in partitions:
+            if partition > partitions[0] and (serving := self.serving(partition)):
+                self.served[partition] = serving
+            requested = self.advance(partition)
+            if partition in trainings or requested:
+                rows = self.past.training_set(self.spec, partition)
+                if learnable(self.spec, rows):
+                    self.train(partition, rows)
+            step()
+
+    def serving(self, partition: str) -> Serving | None:
+        """Return what serves a partition, None before the first model."""
+        raise NotImplementedError
+
+    def advance(self, partition: str) -> bool:
+        """Take the decisions that follow a served partition, and return whether a training is requested."""
+        return False
+
+    def train(self, partition: str, rows: Mapping[str, Labels]) -> None:
+        """Fit what the policy compares on a training's rows, and decide what serves next."""
+        raise NotImplementedError
+
+    @property
+    def past(self) -> PastRows:
+        """The rows of the past."""
+        return self.fits.past
+
+    @property
+    def seconds(self) -> float:
+        """CPU seconds of the fits that the policy needed."""
+        return sum(map(self.fits.seconds, self.used.values()))
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """The names of the recipes by their keys, those with a short memory included."""
+        return {recipe_key(self.spec, r): r.name for r in recipes(self.spec, short_memory=True)}
+
+    def fit_recipes(
+        self, partition: str, rows: Mapping[str, Labels], needed: Sequence[Candidate]
+    ) -> dict[str, Fit]:
+        """Return the fits of recipes in a training by name; a new recipe is fitted as of its origins too."""
+        earlier = {fit.key for fit in self.own if fit.partition < partition}
+        new = [recipe for recipe in needed if recipe_key(self.spec, recipe) not in earlier]
+        for origin, following, own in origins(self.past, self.spec, partition, rows) if new else ():
+            self._fit(new, origin, own, following, rows)
+        return self._fit(needed, partition, rows, self.spec.clock.shift(partition, 1), rows)
+
+    def _fit(
+        self,
+        needed: Sequence[Candidate],
+        partition: str,
+        rows: Mapping[str, Labels],
+        until: str,
+        labelled: Mapping[str, Labels],
+    ) -> dict[str, Fit]:
+        """Return the fits as of a partition by name, and add them to the policy's.
+
+        Parameters
+        ----------
+        until : the fits predict the partitions up to this one.
+        labelled : the rows of the training.
+        """
+        jobs = [job(self.spec, recipe, partition, rows) for recipe in needed]
+        result = {}
+        for recipe, fit in zip(needed, self.fits.ensure(jobs, until), strict=True):
+            self.used[key_of(fit)] = fit
+            previous = [f for f in self._accepted(fit.key) if f.partition < partition][-1:]
+            moved = self._movement(fit, previous[0], partition, labelled) if previous else None
+            result[recipe.name] = replace(fit, recipe=recipe.name, moved=moved)
+        self.own = sorted([*self.own, *result.values()], key=lambda fit: fit.partition)
+        return result
+
+    def _accepted(self, key: str) -> list[Fit]:
+        return [fit for fit in self.own if fit.key == key and fit.model not in self.refused]
+
+    def _movement(
+        self, fit: Fit, previous: Fit, partition: str, labelled: Mapping[str, Labels]
+    ) -> float | None:
+        """Return how far a fit's predictions are from those of an earlier one, see `Fit`.
+
+        Of a partition that the training has labels of, its labelled rows count.
+        """
+        newest = max(labelled)
+        keys = [key for key in self.past.places if fit.last_fitted < key <= partition]
+        chosen = {
+            key: slice(None) if key > newest else labelled[key].sampled
+            for key in keys
+            if key > newest or key in labelled
+        }
+        now, before = (
+            [
+                part[chosen[key]]
+                for key, part in zip(chosen, self.fits.predictions(f, list(chosen)), strict=True)
+            ]
+            for f in (fit, previous)
+        )
+        return distance(np.concatenate(now), np.concatenate(before)) if any(map(len, now)) else None
+
+    def walk(self, until: str) -> Walks:
+        """Return the recipes' walks as known on a partition, as `include.train.walks.read` does."""
+        first, objective = self.spec.clock.shift(until, -MEMORY), self.spec.gate.objective
+        accepted = {key: self._accepted(key) for key in self.names}
+        accepted = {key: fits for key, fits in accepted.items() if fits}
+        starts = {key: [fit.partition for fit in fits] for key, fits in accepted.items()}
+        partitions, rows, losses = [], [], []
+        for key, part in self.past.labelled(until).items():
+            newest = {own: bisect_left(starts[own], key) - 1 for own in accepted}
+            if key <= first or not len(part.sampled) or max(newest.values(), default=-1) < 0:
+                continue
+            partitions.append(key)
+            rows.append(float(len(part.sampled)))
+            losses.append([
+                self.fits.loss(accepted[own][place], key, part, objective) / rows[-1] if place >= 0 else np.nan
+                for own, place in newest.items()
+            ])  # fmt: skip
+        values = np.array(losses).reshape(len(partitions), len(accepted))
+        present = [column for column in range(values.shape[1]) if np.isfinite(values[:, column]).any()]
+        names = [self.names[own] for own in accepted] if partitions else []
+        return Walks(tuple(partitions), tuple(names[c] for c in present), np.array(rows), values[:, present])
+
+    def served_loss(self, partition: str, part: Labels, objective: str) -> float:
+        """Return the sum of the losses on a partition's labelled rows of what served it.
+
+        Where no model did, that is the declared constant.
+        """
+        serving = self.served.get(partition)
+        if serving is None:
+            constant = outputs.repeat_constant(self.spec.fallback, len(part.sampled))
+            return float(row_losses(objective, part.sampled_actual, constant).sum())
+        if serving.canary is None:
+            return self.fits.loss(serving.fit, partition, part, objective)
+        fit, chosen = serving.canary
+        own, others = (self.fits.row_losses(f, partition, part, objective) for f in (fit, serving.fit))
+        return float(np.where(chosen[part.sampled], own, others).sum())
+
+
+@dataclass
+class Newest(Policy):
+    """After each training the candidate that lost least on the newest step serves, without a gate."""
+
+    current: Serving | None = None
+
+    def serving(self, partition: str) -> Serving | None:
+        """Return what the last training chose."""
+        return self.current
+
+    def train(self, partition: str, rows: Mapping[str, Labels]) -> None:
+        """Let the newest fit of the candidate serve whose walk lost least on the newest partitions."""
+        fits = self.fit_recipes(partition, rows, self.spec.training.candidates)
+        walk = self.walk(partition)
+        recent = newest_partitions(walk, self.spec.training.step)
+        means = {name: recent.mean(name) if name in recent.recipes else np.inf for name in fits}
+        best = min(fits, key=lambda name: (not np.isfinite(means[name]), means[name]))
+        if self.replaces(walk, best, partition):
+            text = f"{best} lost {means[best]:.4g} a row on the newest {len(recent.partitions)} partitions"
+            self.current = Serving(fits[best], reason=text)
+
+    def replaces(self, walk: Walks, recipe: str, partition: str) -> bool:
+        """Return whether a recipe's new fit serves."""
+        return True
+
+
+class NotWorse(Newest):
+    """As `Newest`, but the new fit serves only if its recipe isn't worse than what serves."""
+
+    def replaces(self, walk: Walks, recipe: str, partition: str) -> bool:
+        """Return whether the recipe's walk lost at most `WORSE` more than what served the same partitions."""
+        recent = newest_partitions(walk, COMPARED)
+        if recipe not in recent.recipes:
+            return True
+        labelled, objective = self.past.labelled(partition), self.spec.gate.objective
+        challenger = served = 0.0
+        for key, loss, rows in zip(recent.partitions, recent.of(recipe), recent.rows, strict=True):
+            if key in self.served and np.isfinite(loss):
+                challenger += loss * rows
+                served += self.served_loss(key, labelled[key], objective)
+        return challenger <= (1 + WORSE) * served
+
+
+@dataclass
+class Declared(Policy):
+    """Production's decisions: the recipe with the best walk serves, a refit of it is a guarded refresh.
+
+    Parameters
+    ----------
+    rows : of the policy's own ledger, as the table `deployments` has them.
+    attempts : the evidence of each training, by partition.
+    states : the partitions as monitoring's policy sees them.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    attempts: dict[str, Evidence] = field(default_factory=dict)
+    states: list[PartitionState] = field(default_factory=list)
+
+    def serving(self, partition: str) -> Serving | None:
+        """Return the champion in effect, and the canary beside it."""
+        champion = ledger.serving_of(self.rows, partition).champion
+        if champion is None:
+            return None
+        fit, canary = self._fit_of(champion), None
+        for trial in trials_on(self.rows, self.spec, partition):
+            if trial.kind == CANARY:
+                rows = self.past.table.take(pa.array(self.past.places[partition]))
+                chosen = canary_entities(self.spec, rows, str(trial.candidate["model"]))
+                canary = (self._fit_of(trial.candidate), np.array(chosen, dtype=bool))
+        return Serving(fit, canary, str(champion["reason"]))
+
+    def advance(self, partition: str) -> bool:
+        """Take due steps of trials, replace a champion that a baseline beats; maybe request a training."""
+        for trial in trials_on(self.rows, self.spec, partition):
+            since = [
+                key for key, rows in self.past.places.items() if trial.since <= key <= partition and len(rows)
+            ]
+            decision = next_step(trial.kind, self._live_losses(trial, partition), len(since), self.spec.gate)
+            if decision.step != STAY:
+                self._take_step(trial, decision, partition)
+        self._replace_broken(partition)
+        return self._requests_training(partition)
+
+    def train(self, partition: str, rows: Mapping[str, Labels]) -> None:
+        """Fit the recipes, choose one by the walks, and switch to its fit unless a guard refuses it."""
+        spec = self.spec
+        champion = ledger.live_champion(self.rows)
+        serving = str(champion["recipe"] or "") if champion else ""
+        fits = self.fit_recipes(partition, rows, recipes_to_fit(spec, self.walk(partition), serving))
+        walk = self.walk(partition)
+        choice = choose_recipe(spec, walk, serving)
+        baseline = best_baseline(spec, choice)
+        challenger = fits[choice.recipe]
+        evidence = Evidence(
+            usecase=spec.name,
+            partition=partition,
+            spec=spec.digest,
+            data=digest_json([part.digest for part in rows.values()]),
+            code="",
+            version=str(len(self.attempts) + 1),
+            model=challenger.model,
+            prior=outputs.label_prior(spec, np.concatenate([part.actual for part in rows.values()])),
+            baseline_model=fits[baseline].model,
+            metrics={},
+            losses=Losses((), (), {CHALLENGER: ()}),
+            champion=str(champion["model"]) if champion else "",
+            last_fitted=challenger.last_fitted,
+            fitted=challenger.last_fitted,
+            recipe=choice.recipe,
+            facts=Facts(refit=self._refit(challenger, champion, partition, rows) if champion else None),
+            selection=asdict(Selection.from_walks(spec, walk, choice, serving, baseline)),
+        )
+        self.attempts[partition] = evidence
+        context = CheckContext(evidence, spec.gate, champion is not None)
+        results = [check for guard in GUARDS for check in guard(context)]
+        if not all(check.passed for check in results):
+            self.refused.add(challenger.model)
+            return
+        attempt = {
+            "key": evidence.key,
+            "partition": partition,
+            "verdict": BLESSED,
+            "evidence": evidence.to_json(),
+        }
+        if not promotion_blocker(LedgerSnapshot(self.rows, "none", [], []), attempt):
+            kind = switch_kind(spec, evidence, self.rows)
+            effective = spec.clock.shift(partition, 1)
+            why = {
+                "kind": kind,
+                "by": "",
+                "reason": choice.reason,
+                "attempt": evidence.key,
+                "request": evidence.key,
+            }
+            self._record(switch_rows(evidence, switched_roles(kind), effective=effective, **why))
+
+    def _refit(self, challenger: Fit, champion: Row, partition: str, rows: Mapping[str, Labels]) -> Refit:
+        """Compare a challenger's fit with those before it and with the champion, as evaluation does."""
+        fits = [fit for fit in self.own if fit.key == challenger.key]
+        moved = measure_movement(fits, self.refused)
+        serving = self._fit_of(champion)
+        newest = twin_partitions(self.spec, list(rows), serving.last_fitted)
+        recipe = next(r for r in recipes(self.spec, short_memory=True) if r.name == challenger.recipe)
+        earlier = {key: part for key, part in rows.items() if newest and key < newest[0]}
+        twin_job = job(self.spec, recipe, partition, earlier)
+        if not learnable(self.spec, twin_job.rows):
+            return moved
+        same = [fit for fit in fits if fit.data == twin_job.fit.data]
+        twin = same[-1] if same else self.fits.ensure([twin_job], partition)[0]
+        self.used[key_of(twin)] = twin
+        rejected = refused_before(fits, newest[0], self.refused)
+        objective = self.spec.gate.objective
+
+        def losses(fit: Fit) -> tuple[float, ...]:
+            return tuple(self.fits.loss(fit, key, rows[key], objective) for key in newest)
+
+        return replace(
+            moved,
+            rows=tuple(len(rows[key].sampled) for key in newest),
+            twin=losses(twin),
+            serving=losses(serving),
+            refused=losses(rejected) if rejected else (),
+        )
+
+    def _fit_of(self, row: Row) -> Fit:
+        fits = (fit for fit in reversed(self.own) if fit.model == row["model"])
+        return next(fit for fit in fits if fit.recipe == row["recipe"])  # equal rows give equal models
+
+    def _record(self, rows: list[Row]) -> None:
+        number = 1 + max((row["switch"] for row in self.rows), default=0)
+        ordered = sorted(rows, key=lambda row: row["role"] != "champion")
+        self.rows += [{**row, "switch": number} for row in ordered]
+
+    def _live_losses(self, trial: Trial, partition: str) -> Losses:
+        """Return the losses of a trial's candidate and incumbent by partition, as known on ``partition``."""
+        labelled = self.past.labelled(partition)
+        parts = {key: p for key, p in labelled.items() if key >= trial.since and len(p.sampled)}
+        sums = {
+            name: tuple(
+                self.fits.loss(self._fit_of(row), key, part, self.spec.gate.objective)
+                for key, part in parts.items()
+            )
+            for name, row in ((CHALLENGER, trial.candidate), (CHAMPION, trial.incumbent))
+        }
+        return Losses(tuple(parts), tuple(len(part.sampled) for part in parts.values()), sums)
+
+    def _take_step(self, trial: Trial, decision: RolloutStep, partition: str) -> None:
+        effective = self.spec.clock.shift(partition, 1)
+        if trial.kind != WATCH:
+            evidence = self.attempts[str(trial.candidate["evidence"])]
+            self._record(step_rows(self.spec, trial, decision, evidence, effective))
+            return
+        target = ledger.succession(self.rows)[-2]
+        why = {"kind": ROLLED_BACK, "by": AUTOMATIC, "reason": decision.reason, "request": ""}
+        self._record(restored_rows(self.rows, target, effective, why))
+
+    def _replace_broken(self, partition: str) -> None:
+        """Replace a champion that is worse than a baseline by the best recipe's newest fit."""
+        champion = ledger.live_champion(self.rows)
+        if champion is None:
+            return
+        objective, fit = self.spec.gate.objective, self._fit_of(champion)
+        live = {
+            key: self.fits.loss(fit, key, part, objective) / len(part.sampled)
+            for key, part in self.past.labelled(partition).items()
+            if key >= champion["effective"] and len(part.sampled)
+        }
+        walk, serving = with_live_losses(self.walk(partition), str(champion["recipe"] or ""), live)
+        choice = choose_replacement(self.spec, walk, serving)
+        if choice is None:
+            return
+        key = next(key for key, name in self.names.items() if name == choice.recipe)
+        newest = self._accepted(key)[-1]
+        if evidence := self.attempts.get(newest.partition):
+            effective = self.spec.clock.shift(partition, 1)
+            self._record(
+                replacement_rows(
+                    self.rows, champion, evidence, newest, choice.recipe, effective, choice.reason
+                )
+            )
+
+    def _requests_training(self, partition: str) -> bool:
+        """Return whether monitoring requests a training, after the champion was replaced."""
+        line = [row for row in ledger.champions(self.rows) if row["effective"] <= partition]
+        state = PartitionState(
+            partition, str(line[-1]["model"]) if line else "", replaced_since=replaced_since(line)
+        )
+        history = [*self.states[-policy_window(self.spec) :], state]
+        decision = decide(history, self.spec)
+        self.states.append(replace(state, decision=decision))
+        requested = {earlier.decision.cause for earlier in history[:-1] if earlier.decision}
+        return bool(decision.cause) and decision.cause not in requested
+
+
+class Never(Declared):
+    """The model of the first training serves for ever."""
+
+    def advance(self, partition: str) -> bool:
+        """Decide nothing."""
+        return False
+
+    def train(self, partition: str, rows: Mapping[str, Labels]) -> None:
+        """Train once."""
+        if not self.rows:
+            super().train(partition, rows)
+
+
+BUILT_IN: dict[str, type[Policy]] = {
+    "declared": Declared,
+    "never": Never,
+    "newest": Newest,
+    "new-not-worse": NotWorse,
+}
+
+
+def job(spec: UseCase, recipe: Candidate, partition: str, rows: Mapping[str, Labels]) -> Job:
+    """Return the fit of a recipe in a training on a partition, whose rows these are."""
+    first = spec.clock.shift(partition, -recipe.window) if recipe.window else ""
+    return Job(spec, recipe, partition, {key: part for key, part in rows.items() if key > first})
+
+
+def origins(
+    past: PastRows, spec: UseCase, partition: str, rows: Mapping[str, Labels]
+) -> list[tuple[str, str, dict[str, Labels]]]:
+    """Return where a new recipe is fitted first: an earlier partition, the next one, the rows then."""
+    earlier = walk_origins(pa.table({"partition": list(rows)}), spec, partition)
+    result = []
+    for origin, following in zip(earlier, [*earlier[1:], partition], strict=True):
+        own = past.training_set(spec, origin)
+        if not spec.training.window:  # otherwise it reached further back than this training's
+            own = {key: part for key, part in own.items() if key in rows}
+        if learnable(spec, own):
+            result.append((origin, following, own))
+    return result
+
+
+def learnable(spec: UseCase, rows: Mapping[str, Labels]) -> bool:
+    """Return whether a model can be fitted on a training's rows."""
+    values = np.concatenate([np.empty(0), *(part.actual for part in rows.values())])
+    return is_learnable(spec, pa.table({spec.problem.target: np.unique(values)}))
+
+
+def newest_partitions(walk: Walks, count: int) -> Walks:
+    """Return the newest partitions of walks."""
+    newest = slice(-count, None)
+    return Walks(walk.partitions[newest], walk.recipes, walk.rows[newest], walk.losses[newest])

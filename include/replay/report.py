@@ -1,0 +1,176 @@
+"""A replay as JSON, as a table for the terminal, and as the page ``reports/replay.html``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.dates import ConciseDateFormatter
+from matplotlib.figure import Figure
+
+from include.replay.history import Array
+from include.replay.pipeline import PolicyResult, Replay
+from include.reports.charts import BAD, GOOD, INK, NEW, OLD, SETTINGS, SOFT, svg
+from include.reports.history import templates
+from include.reports.paths import REPLAY
+from include.reports.text import text_table
+from include.storage.lake import Lake
+
+COLUMNS = (
+    *("policy", "loss", "less never's", "90 % interval", "switches", "refreshes", "mean age"),
+    *("constant", "worse than prior", "CPU s"),
+)
+ROLLING = 28  # partitions over which the chart's losses are averaged
+CHART_TITLE = "the replay"  # from which the chart's ids are derived
+PANEL_HEIGHTS = (3.0, 2.0, 1.6, 1.8)  # inches
+COLORS = (NEW, OLD, INK, SOFT, GOOD, BAD)
+DASHES = ("-", "--", ":")
+
+
+def replay_json(replay: Replay) -> dict[str, Any]:
+    """Return the figures of each policy as plain JSON."""
+    return {
+        "policies": [
+            {
+                "name": policy.name,
+                "loss": replay.loss(policy),
+                "switches": policy.changes,
+                "constant": policy.constant,
+                "worse_than_prior": policy.worse_than_prior,
+                "cpu_s": round(policy.seconds, 1),
+            }
+            for policy in replay.policies
+        ]
+    }
+
+
+def replay_text(replay: Replay) -> str:
+    """Return the table for the terminal, and what it was measured on."""
+    rows = [dict(zip(COLUMNS, line, strict=True)) for line in table_rows(replay)]
+    return "\n".join([*text_table(rows, list(COLUMNS)), "", sentence(replay)])
+
+
+def sentence(replay: Replay) -> str:
+    """Return what the figures were measured on."""
+    first, last, rows = replay.partitions[0], replay.partitions[-1], int(replay.rows.sum())
+    return (
+        f"{replay.spec.gate.objective} per row of {len(replay.partitions)} partitions, {first} to {last}, "
+        f"{rows:,} rows; lower is better"
+    )
+
+
+def table_rows(replay: Replay) -> list[list[str]]:
+    """Return a line for each policy, with a cell for each of `COLUMNS`."""
+    lines = []
+    for policy in replay.policies:
+        mean, interval = "—", "—"
+        if policy.difference:
+            mean, low, high = (f"{value:+.5f}" for value in policy.difference)
+            interval = f"[{low}, {high}]"
+        refreshes = len(policy.switches) - policy.changes
+        age = np.nanmean(policy.ages) if np.isfinite(policy.ages).any() else np.nan
+        lines.append(
+            [
+                policy.name,
+                f"{replay.loss(policy):.5g}",
+                mean,
+                interval,
+                str(policy.changes),
+                str(refreshes),
+                f"{age:.1f}",
+                str(policy.constant),
+                str(policy.worse_than_prior),
+                f"{policy.seconds:.0f}",
+            ]
+        )
+    return lines
+
+
+def publish_page(lake: Lake, replay: Replay) -> str:
+    """Draw the page, store it, and return its address."""
+    html = render_page(replay)
+    lake.replace(f"reports/{REPLAY}", html.encode())
+    return f"{lake.uri}/reports/{REPLAY}"
+
+
+def render_page(replay: Replay) -> str:
+    """Return the page as HTML with all text escaped."""
+    best = min(replay.policies, key=replay.loss)
+    return templates.get_template("replay.html").render(
+        replay=replay,
+        title=f"{best.name} would have served best: {replay.loss(best):.4g} a row.",
+        sentence=sentence(replay),
+        columns=COLUMNS,
+        rows=table_rows(replay),
+        rolling=ROLLING,
+        chart=Markup(draw_panels(replay)),  # noqa: S704 - matplotlib has escaped every text in it
+    )
+
+
+def draw_panels(replay: Replay) -> str:
+    """Return the panels as SVG, in the page's own colors."""
+    draws: tuple[Callable[[Axes, Replay], None], ...] = (_losses, _differences, _switches, _ages)
+    with rc_context({**SETTINGS, "svg.hashsalt": CHART_TITLE}):
+        figure = Figure(figsize=(11, sum(PANEL_HEIGHTS)), layout="constrained")
+        panels = figure.subplots(len(PANEL_HEIGHTS), 1, sharex=True, height_ratios=PANEL_HEIGHTS)
+        for panel, draw in zip(panels, draws, strict=True):
+            draw(panel, replay)
+        axis = panels[-1].xaxis
+        axis.set_major_formatter(ConciseDateFormatter(axis.get_major_locator()))  # type: ignore[no-untyped-call]  # Matplotlib's
+        return svg(figure, CHART_TITLE)
+
+
+def _days(partitions: Any) -> Any:
+    return np.array(list(partitions), dtype="datetime64[D]")
+
+
+def _styles(replay: Replay) -> list[tuple[PolicyResult, dict[str, Any]]]:
+    dashes = (dash for dash in cycle(DASHES))
+    return [
+        (policy, {"color": color, "linestyle": next(dashes), "linewidth": 1.3})
+        for policy, color in zip(replay.policies, cycle(COLORS), strict=False)
+    ]
+
+
+def _mean(sums: Array, rows: Array) -> Array:
+    """Return the mean per row over the newest `ROLLING` partitions, for each partition."""
+    ends = np.arange(1, len(rows) + 1)
+    starts = np.maximum(ends - ROLLING, 0)
+    totals, counts = (np.concatenate([[0.0], np.cumsum(values)]) for values in (sums, rows))
+    return np.asarray((totals[ends] - totals[starts]) / (counts[ends] - counts[starts]))
+
+
+def _losses(axes: Axes, replay: Replay) -> None:
+    axes.set_title(f"{replay.spec.gate.objective} per row, of the last {ROLLING} partitions")
+    days = _days(replay.partitions)
+    for policy, style in _styles(replay):
+        axes.plot(days, _mean(policy.losses, replay.rows), label=policy.name, **style)
+    axes.legend(loc="upper left", ncols=3)
+
+
+def _differences(axes: Axes, replay: Replay) -> None:
+    axes.set_title("the same less that of never")
+    never = next(policy for policy in replay.policies if policy.name == "never")
+    for policy, style in _styles(replay):
+        axes.plot(_days(replay.partitions), _mean(policy.losses - never.losses, replay.rows), **style)
+
+
+def _switches(axes: Axes, replay: Replay) -> None:
+    axes.set_title("switches to another recipe (long) and to a refit (short)")
+    for place, (policy, style) in enumerate(_styles(replay)):
+        for is_refresh, size in ((True, 4), (False, 14)):
+            days = _days(s.partition for s in policy.switches if s.is_refresh == is_refresh)
+            axes.plot(days, [place] * len(days), "|", color=style["color"], ms=size)
+    names = [policy.name for policy in replay.policies]
+    axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
+
+
+def _ages(axes: Axes, replay: Replay) -> None:
+    axes.set_title("partitions since the training of the model that served")
+    for policy, style in _styles(replay):
+        axes.plot(_days(replay.partitions), policy.ages, **style)

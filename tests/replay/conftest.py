@@ -1,0 +1,55 @@
+"""A clinic whose visits depend on distance and place until a day on which the relation reverses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from include.spec import UseCase
+from include.storage import schemas
+from include.storage.lake import Lake
+from tests.kept import lay
+from tests.train import visits
+
+FIRST, BREAK, LAST = "2024-03-17", "2024-04-08", "2024-04-28"
+
+
+def declare(folder: Path) -> UseCase:
+    """Declare the clinic; its forest and its boosting have fewer trees, since many are fitted."""
+    small = {"max_iter: 15": "max_iter: 8", "n_estimators: 10": "n_estimators: 4", "  validation: 4\n": ""}
+    return visits.usecase(folder, **small)
+
+
+def fill(folder: Path, spec: UseCase) -> Lake:
+    """Fill a lake up to `LAST`; from `BREAK` on who came late comes early."""
+
+    def make(made: Path) -> None:
+        lake = Lake(spec.name, str(made))
+        visits.fill(lake, spec, visits.FIRST, LAST)
+        rows = lake.rows("validated_outcomes")
+        for row in rows:
+            if row["partition"] >= spec.clock.shift(BREAK, spec.labels.delay) and row["minutes"] is not None:
+                row["minutes"] = 20.0 - row["minutes"]
+        order = sorted(rows, key=lambda row: (row["partition"], row["visit"]))
+        table = pa.Table.from_pylist(order, schema=schemas.validated_schema(spec.sources["outcomes"]))
+        lake.publish("validated_outcomes", table, {"partition": sorted({row["partition"] for row in rows})})
+        status = [{**row, "rows": 40, "quarantined": 0} for row in lake.rows("partitions")]
+        table = pa.Table.from_pylist(status, schema=schemas.PARTITIONS)
+        lake.publish("partitions", table, {"product": list(spec.sources)})
+
+    lay(f"replay {spec.digest}", folder, make)
+    return Lake(spec.name, str(folder))
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> UseCase:
+    """The clinic's declaration."""
+    return declare(tmp_path / "usecases")
+
+
+@pytest.fixture
+def lake(tmp_path: Path, spec: UseCase) -> Lake:
+    """The clinic's lake."""
+    return fill(tmp_path / "lake", spec)
