@@ -19,6 +19,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -167,24 +168,31 @@ def judge(
     damaged = damage(spec, rows, kind, variant)
     model = data.fit(damaged, variant if kind in ("honest", KINDS[2]) else 0)
     test = [key for key in partitions_of(rows) if key in walk][-spec.training.test :]
-    seen = data.losses(model, rows.filter(pc.is_in(rows["partition"], pa.array(test))))
-    refit_loss = sum(lost for lost, _ in seen.values()) / sum(count for _, count in seen.values())
-    refit = Refit(data.moved(model, champion, sunday), tuple(moves))
+    both = [key for key in test if key <= clock.shift(sunday, -7 - spec.labels.delay)]
+    rows_seen = rows.filter(pc.is_in(rows["partition"], pa.array(both)))
+    seen, seen_before = data.losses(model, rows_seen), data.losses(champion, rows_seen)
+    refit = Refit(
+        data.moved(model, champion, sunday),
+        tuple(moves),
+        seen_rows=tuple(count for _, count in seen.values()),
+        seen=tuple(lost for lost, _ in seen.values()),
+        seen_before=tuple(lost for lost, _ in seen_before.values()),
+    )
     leakage = Leakage()
     if kind == "leak":
         before = pc.less(damaged["partition"], test[0])
         leakage = Leakage(
             single_feature_scores(spec, damaged.filter(before), damaged.filter(pc.invert(before)))
         )
-    refused = _refused(spec, refit, leakage, refit_loss, walk, test)
+    refused = _refused(spec, refit, leakage, walk, test)
     if not refused and kind != "honest":  # of honest data, the fit before is the twin
         newest = clock.shift(sunday, -7 - spec.labels.delay)
         week = data.between(rows, newest, sunday)
         twin = data.losses(data.fit(damaged.filter(pc.less_equal(damaged["partition"], newest))), week)
         lost = data.losses(champion, week)
         sums = [tuple(value[0] for value in losses.values()) for losses in (twin, lost)]
-        refit = Refit(refit.moved, refit.past_moves, tuple(count for _, count in lost.values()), *sums)
-        refused = _refused(spec, refit, leakage, refit_loss, walk, test)
+        refit = replace(refit, rows=tuple(count for _, count in lost.values()), twin=sums[0], serving=sums[1])
+        refused = _refused(spec, refit, leakage, walk, test)
     later = data.losses(model, data.between(data.labelled, sunday, clock.shift(sunday, 28)))
     loss = sum(lost for lost, _ in later.values()) / sum(count for _, count in later.values())
     return {
@@ -198,12 +206,12 @@ def judge(
 
 
 def _refused(
-    spec: UseCase, refit: Refit, leakage: Leakage, refit_loss: float, walk: dict[str, Any], test: list[str]
+    spec: UseCase, refit: Refit, leakage: Leakage, walk: dict[str, Any], test: list[str]
 ) -> list[str]:
     """Return the checks that refuse a fit."""
     sums, rows = zip(*(walk[key] for key in test), strict=True)
     losses = Losses(tuple(test), rows, {CHALLENGER: sums})
-    facts = Facts(leakage=leakage, refit_loss=refit_loss, refit=refit)
+    facts = Facts(leakage=leakage, refit=refit)
     evidence = Evidence(
         spec.name, "", "", "", "", "", "", 0.0, "", {}, losses, "", "", "", RECIPE, facts=facts
     )  # fmt: skip

@@ -58,7 +58,7 @@ def lived(spec: UseCase, rows: pa.Table, trained: str) -> Years:
     """Return by metric a row for each partition after a training: what was told, and what came true."""
     labelled = rows.filter(pc.less_equal(rows["partition"], spec.clock.shift(trained, -spec.labels.delay)))
     parts = split(labelled, spec, trained)
-    fitted = pa.concat_tables([parts.train, parts.validation])
+    fitted = parts.train
     after = spec.clock.shift(partitions_of(fitted)[-1], spec.labels.delay)
     test, later = (
         part.filter(pc.greater(part["partition"], last))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,13 +20,14 @@ from include.errors import ModelError
 from include.judge.evidence import Refit
 from include.models import artifacts
 from include.spec import UseCase
+from include.spec.stages import Candidate
 from include.stats.metrics import row_losses
 from include.storage.digests import digest_table
 from include.train import walks
 from include.train.fit import fit_recipe, is_learnable, target
 from include.train.fits import Fit, KnownRows, fitting_rows, read_fits, recipe_key, recipes, refused_models
 from include.train.record import TrainingRecord
-from include.train.split import partitions_of
+from include.train.split import partitions_of, split
 
 Array = NDArray[np.float64]
 PAST_MOVES = 26  # of the recipe's newest fits
@@ -65,11 +67,44 @@ def measure_refit(known_rows: KnownRows, record: TrainingRecord, champion: str, 
     rejected = refused_before(fits, newest[0], refused)
     return replace(
         moved,
+        **_seen(known_rows, recipe, fits, refused),
         rows=tuple(int(pc.sum(pc.equal(rows["partition"], key)).as_py()) for key in newest),
         twin=_losses(known_rows, twin, rows, newest),
         serving=_losses(known_rows, serving, rows, newest),
         refused=_losses(known_rows, _load(known_rows, rejected), rows, newest) if rejected else (),
     )
+
+
+def _seen(
+    known_rows: KnownRows, recipe: Candidate, fits: Sequence[Fit], refused: Collection[str]
+) -> dict[str, Any]:
+    """Return the losses of the newest fit and the recipe's fit before on test rows that both have seen."""
+    before = accepted_before(fits, refused)
+    if before is None:
+        return {}
+    test = split(known_rows.labelled, known_rows.spec, known_rows.partition).test
+    partitions = seen_partitions(known_rows.spec, recipe, fits[-1], before, partitions_of(test))
+    both = pc.is_in(test["partition"], pa.array(partitions, pa.string()))
+    rows = walks.sample(test.filter(both), known_rows.spec)
+    return {
+        "seen_rows": tuple(int(pc.sum(pc.equal(rows["partition"], key)).as_py()) for key in partitions),
+        "seen": _losses(known_rows, _load(known_rows, fits[-1]), rows, partitions),
+        "seen_before": _losses(known_rows, _load(known_rows, before), rows, partitions),
+    }
+
+
+def accepted_before(fits: Sequence[Fit], refused: Collection[str]) -> Fit | None:
+    """Return the newest fit before the last that the gate didn't refuse, None if there is none."""
+    return next((fit for fit in reversed(fits[:-1]) if fit.model not in refused), None)
+
+
+def seen_partitions(
+    spec: UseCase, recipe: Candidate, fit: Fit, before: Fit, test: Sequence[str]
+) -> list[str]:
+    """Return those test partitions that two fits of a recipe were both fitted on."""
+    window = recipe.window or spec.training.window
+    first = spec.clock.shift(fit.partition, 1 - window) if window else ""
+    return [key for key in test if first <= key <= before.last_fitted]
 
 
 def measure_movement(fits: Sequence[Fit], refused: Collection[str]) -> Refit:

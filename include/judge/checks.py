@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy.special import stdtrit
@@ -40,6 +41,9 @@ MAX_COLUMN_NAMES, IMPORTANT_SHARE = (
 MIN_CLASS_ROWS = 50
 # Relative rounding error that is allowed when a loss is compared with itself, summed in another order.
 ROUNDING_TOLERANCE = 1e-9
+DATA_REMEDY = (
+    "look for changed labels, units or missing rows in the training data; a person can force the model"
+)
 MIN_PAST_MOVES = 3  # earlier fits that are needed to judge how far one moved
 MOVEMENT_ALPHA = 0.01  # share of sound fits that move further than the limit
 MIN_SPREAD = 0.1  # of the logarithm of the movements: four equal ones by chance don't make the limit tight
@@ -281,15 +285,26 @@ def recipe(context: CheckContext) -> Sequence[Check]:
 
 
 def refit(context: CheckContext) -> Sequence[Check]:
-    """The new fit isn't worse on the test rows, which it has seen, than its recipe's walk was."""
-    refit_loss, losses = context.evidence.facts.refit_loss, context.evidence.losses
-    limit = sum(losses.sums[CHALLENGER]) / sum(losses.rows) * (1 + REFIT_TOLERANCE)
-    name = "loss of the new fit on the test rows"
-    if refit_loss is None:
-        return [Check(name, f"at most {limit:.4g}", "missing", False, EVALUATE_AGAIN)]
-    text, limit_text = figure_and_limit(refit_loss, limit)
-    required = f"at most {limit_text}, {100 * REFIT_TOLERANCE:g} % above the walk's"
-    return [Check(name, required, text, refit_loss <= limit)]
+    """On test rows that both have seen, the new fit isn't shown to lose more than its recipe's fit before."""
+    measured = context.evidence.facts.refit
+    if measured is None or len(measured.seen_rows) < partitions_needed(1) or not any(measured.seen_before):
+        return []
+    tolerated = REFIT_TOLERANCE * sum(measured.seen_before) / sum(measured.seen_rows)
+    gain = estimate_gain(measured.seen, measured.seen_before, measured.seen_rows, 1, context.gate.alpha)
+    text, limit_text = gain.interval_and_limit(tolerated)
+    name = "loss over the fit before, on rows that both have seen"
+    required = f"not shown to be > {limit_text}, {100 * REFIT_TOLERANCE:g} % of its loss"
+    return [_unless_changed(context, Check(name, required, text, gain.low <= tolerated, DATA_REMEDY))]
+
+
+def _unless_changed(context: CheckContext, check: Check) -> Check:
+    """Return the check as passed if the relation has changed: then a fit differs from those before it."""
+    if check.passed:
+        return replace(check, note="")
+    if context.evidence.selection.get("relation_changed"):
+        note = "the relation between features and label has changed, so a fit may differ from those before it"
+        return replace(check, passed=True, note=note)
+    return check
 
 
 def movement(context: CheckContext) -> Sequence[Check]:
@@ -309,10 +324,7 @@ def movement(context: CheckContext) -> Sequence[Check]:
             "the refused fit before has a lower loss than the serving model since: the relation has changed"
         )
         return [Check(name, required, text, True, note)]
-    remedy = (
-        "look for changed labels, units or missing rows in the training data; a person can force the model"
-    )
-    return [Check(name, required, text, measured.moved <= limit, "" if measured.moved <= limit else remedy)]
+    return [_unless_changed(context, Check(name, required, text, measured.moved <= limit, DATA_REMEDY))]
 
 
 def movement_limit(past: Sequence[float]) -> float:

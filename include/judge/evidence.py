@@ -155,6 +155,9 @@ class Refit:
     twin, serving : sums of the losses by partition of a twin, fitted on today's data without these
         partitions, and of the serving model, shape (n,); empty if the serving model can't be loaded.
     refused : the same of the recipe's fit before, if it was refused; empty otherwise.
+    seen_rows : rows of the test partitions that the fit and its recipe's fit before were both fitted on,
+        shape (m,).
+    seen, seen_before : sums of the losses on them by partition of the two, shape (m,).
     """
 
     moved: float | None = None
@@ -163,6 +166,9 @@ class Refit:
     twin: tuple[float, ...] = ()
     serving: tuple[float, ...] = ()
     refused: tuple[float, ...] = ()
+    seen_rows: tuple[int, ...] = ()
+    seen: tuple[float, ...] = ()
+    seen_before: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

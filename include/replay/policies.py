@@ -15,7 +15,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from include.evaluate.refit import measure_movement, refused_before, twin_partitions
+from include.evaluate.refit import (
+    accepted_before,
+    measure_movement,
+    refused_before,
+    seen_partitions,
+    twin_partitions,
+)
 from include.judge import checks
 from include.judge.context import CheckContext
 from include.judge.evidence import CHALLENGER, CHAMPION, Evidence, Facts, Losses, Refit
@@ -52,10 +58,10 @@ from include.train.selection import (
     choose_replacement,
     recipes_to_fit,
 )
-from include.train.split import walk_origins
+from include.train.split import first_test_partition, walk_origins
 from include.train.walks import MEMORY
 
-GUARDS = (checks.recipe, checks.movement, checks.twin)
+GUARDS = (checks.recipe, checks.refit, checks.movement, checks.twin)
 WORSE = 0.01  # relative increase of the loss with which a new fit still counts as not worse
 COMPARED = 28  # newest labelled partitions on which `NotWorse` compares
 
@@ -216,7 +222,9 @@ class Policy:
             partitions.append(key)
             rows.append(float(len(part.sampled)))
             losses.append([
-                self.fits.loss(accepted[own][place], key, part, objective) / rows[-1] if place >= 0 else np.nan
+                self.fits.loss(accepted[own][place], key, part, objective) / rows[-1]
+                if place >= 0
+                else np.nan
                 for own, place in newest.items()
             ])  # fmt: skip
         values = np.array(losses).reshape(len(partitions), len(accepted))
@@ -391,13 +399,20 @@ class Declared(Policy):
         twin = same[-1] if same else self.fits.ensure([twin_job], partition)[0]
         self.used[key_of(twin)] = twin
         rejected = refused_before(fits, newest[0], self.refused)
+        before = accepted_before(fits, self.refused)
+        first = first_test_partition(list(rows), self.spec, partition)
+        test = [key for key in rows if key >= first]
+        seen = seen_partitions(self.spec, recipe, challenger, before, test) if before else []
         objective = self.spec.gate.objective
 
-        def losses(fit: Fit) -> tuple[float, ...]:
-            return tuple(self.fits.loss(fit, key, rows[key], objective) for key in newest)
+        def losses(fit: Fit, partitions: Sequence[str] = newest) -> tuple[float, ...]:
+            return tuple(self.fits.loss(fit, key, rows[key], objective) for key in partitions)
 
         return replace(
             moved,
+            seen_rows=tuple(len(rows[key].sampled) for key in seen),
+            seen=losses(challenger, seen),
+            seen_before=losses(before, seen) if before else (),
             rows=tuple(len(rows[key].sampled) for key in newest),
             twin=losses(twin),
             serving=losses(serving),
@@ -505,7 +520,7 @@ def origins(
     past: PastRows, spec: UseCase, partition: str, rows: Mapping[str, Labels]
 ) -> list[tuple[str, str, dict[str, Labels]]]:
     """Return where a new recipe is fitted first: an earlier partition, the next one, the rows then."""
-    earlier = walk_origins(pa.table({"partition": list(rows)}), spec, partition)
+    earlier = walk_origins(list(rows), spec, partition)
     result = []
     for origin, following in zip(earlier, [*earlier[1:], partition], strict=True):
         own = past.training_set(spec, origin)

@@ -5,8 +5,8 @@ adds up each partition's excess over the reference in ordinary deviations, minus
 below zero. It may be looked at on every partition. The alarm level follows from the tolerated rate of false
 alarms by the average run length of a Brownian motion (D. Siegmund, Sequential Analysis, 1985).
 
-The past of the same difference shows what is ordinary: its deviation, and its mean in the worst month. A model
-that was far better than the reference needs less evidence to be worse. It is assumed that a partition
+The past of the same difference shows what is ordinary: its deviation, and its mean in the worst month. A
+model that was far better than the reference needs less evidence to be worse. It is assumed that a partition
 resembles the one before it (an autoregression of the first order), that the deviation is about the same in
 most months, and that the mean moves by less than `TOLERATED` of the reference beyond what the past shows.
 `python -m benchmarks.live` counts the false alarms where series are autocorrelated, weekly, yearly and

@@ -39,7 +39,7 @@ from include.train.fits import Fit, KnownRows, ensure_fits, read_fits, recipe_ke
 from include.train.recipes import flat_parameters
 from include.train.record import PATH, FittedModel, Selection, TrainingRecord, attempt_key
 from include.train.selection import best_baseline, choose_recipe, recipes_to_fit
-from include.train.split import split, walk_origins
+from include.train.split import partitions_of, split, walk_origins
 
 
 def train(lake: Lake, spec: UseCase, partition: str, *, registry: Registry) -> Ref:
@@ -184,7 +184,7 @@ class TrainingAttempt:
         needed = recipes_to_fit(spec, walks.read(lake, spec, partition), serving)
         earlier = {fit.key for fit in read_fits(lake) if fit.partition < partition}
         new = [recipe for recipe in needed if recipe_key(spec, recipe) not in earlier]
-        for origin in walk_origins(self.rows, spec, partition) if new else ():
+        for origin in walk_origins(partitions_of(self.rows), spec, partition) if new else ():
             if is_learnable(spec, known_rows.known_at(origin)):
                 ensure_fits(known_rows, origin, new)
         fits = ensure_fits(known_rows, partition, needed)

@@ -13,7 +13,7 @@ from include.models import artifacts
 from include.models.outputs import Constant
 from include.references import digest_json
 from include.spec import UseCase
-from include.train.selection import Choice, Walks, proven_gain
+from include.train.selection import Choice, Walks, has_relation_changed, proven_gain
 
 SCHEMA = 2
 PATH = "evergreen/training.json"  # below the run; its models are at `artifacts.model_key(digest)`
@@ -51,13 +51,16 @@ class Selection:
 
     Parameters
     ----------
-    recipe, serving : the chosen recipe, and the one that serves; the latter is empty if no tracked recipe
-    does. baseline : the recipe of the next step of the fallback chain. reason : a sentence. weights, losses
-    : of each recipe: its weight (they sum to 1), and its mean loss per row over its walk; a
+    recipe, serving : the chosen recipe, and the one that serves; the latter is empty if none does.
+    baseline : the recipe of the next step of the fallback chain.
+    reason : a sentence.
+    weights, losses : of each recipe: its weight (they sum to 1), and its mean loss per row over its walk; a
         recipe without a walk has no loss.
     partitions : the number of partitions of the walks.
     gain : by how much the loss of ``recipe`` is lower than that of ``serving``, per row, and its lower bound
         of a confidence sequence; None if the recipe stays or there is nothing to compare with.
+    relation_changed : whether the relation between features and label has changed, see
+        `include.train.selection.relation_changed`.
     """
 
     recipe: str
@@ -68,6 +71,7 @@ class Selection:
     losses: dict[str, float]
     partitions: int
     gain: tuple[float, float] | None = None
+    relation_changed: bool = False
 
     @classmethod
     def from_walks(cls, spec: UseCase, walk: Walks, choice: Choice, serving: str, baseline: str) -> Selection:
@@ -85,6 +89,7 @@ class Selection:
             losses={name: mean for name, mean in means.items() if np.isfinite(mean)},
             partitions=len(walk.partitions),
             gain=gain if gain and np.isfinite(gain).all() else None,
+            relation_changed=has_relation_changed(spec, walk),
         )
 
 
@@ -100,9 +105,8 @@ class TrainingRecord:
     prior : the label's mean over the fitted partitions, or each class's share.
     last_fitted : the last partition that the challenger was fitted on.
     fitted_rows : the number of rows that it was fitted on.
-    partitions, rows : the partitions ``train`` and ``test`` that have labelled rows, and their numbers of
-    rows.
-        The challenger was fitted on both; each recipe is judged on ``test`` by its earlier fits.
+    partitions, rows : the partitions of ``train`` and ``test`` that have labelled rows, and their rows. The
+        challenger was fitted on both; each recipe is judged on ``test`` by its earlier fits.
     baseline : the best baseline, which is the next step of the fallback chain.
     """
 

@@ -187,6 +187,11 @@ def choose_recipe(spec: UseCase, walk: Walks, serving: str) -> Choice:
     return choice
 
 
+def has_relation_changed(spec: UseCase, walk: Walks) -> bool:
+    """Return whether the relation has changed within the longest short memory, see `relation_changed`."""
+    return relation_changed(walk, [recipe.name for recipe in recipes(spec)], max(SHORT_WINDOWS))
+
+
 def recipes_to_fit(spec: UseCase, walk: Walks, serving: str) -> tuple[Candidate, ...]:
     """Return the recipes that a training fits: the declared ones, and after a change those of short memory.
 
@@ -197,7 +202,7 @@ def recipes_to_fit(spec: UseCase, walk: Walks, serving: str) -> tuple[Candidate,
     serving : the recipe that serves, empty if none of the walks' recipes does.
     """
     names = [recipe.name for recipe in recipes(spec)]
-    changed = relation_changed(walk, names, max(SHORT_WINDOWS))
+    changed = has_relation_changed(spec, walk)
     short = not {serving, choose_recipe(spec, walk, serving).recipe} <= {"", *names}
     return recipes(spec, short_memory=changed or short)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -27,16 +28,15 @@ def partitions_of(rows: pa.Table) -> list[str]:
     return sorted(str(partition) for partition in pc.unique(rows["partition"]).to_pylist())
 
 
-def first_test_partition(rows: pa.Table, spec: UseCase, partition: str) -> str:
+def first_test_partition(labelled: Sequence[str], spec: UseCase, partition: str) -> str:
     """Return the first test partition: ``training.test`` back from the training, or later in a short history.
 
     At least half of the partitions with labels come before it, so that there is something to fit on.
 
     Parameters
     ----------
-    rows : the labelled rows known by ``partition``, with the column ``partition``.
+    labelled : the partitions with labelled rows known by ``partition``, ascending.
     """
-    labelled = partitions_of(rows)
     middle = labelled[(len(labelled) + 1) // 2] if len(labelled) > 1 else partition
     return max(spec.clock.shift(partition, 1 - spec.training.test), middle)
 
@@ -49,19 +49,23 @@ def split(rows: pa.Table, spec: UseCase, partition: str) -> Split:
     rows : a training set with the column ``partition``, shape (n, any).
     partition : the training's, which is the last of the test partitions.
     """
-    first = first_test_partition(rows, spec, partition)
+    first = first_test_partition(partitions_of(rows), spec, partition)
     is_test = pc.greater_equal(rows["partition"], first)
     return Split(train=rows.filter(pc.invert(is_test)), test=rows.filter(is_test))
 
 
-def walk_origins(rows: pa.Table, spec: UseCase, partition: str) -> list[str]:
+def walk_origins(labelled: Sequence[str], spec: UseCase, partition: str) -> list[str]:
     """Return the earlier partitions on which a recipe without a walk is fitted, ascending.
 
     From the last partition before the first test partition, each ``training.step`` partitions after the one
     before. By that time a fit must have labels.
+
+    Parameters
+    ----------
+    labelled : as in `first_test_partition`.
     """
-    labelled, clock = partitions_of(rows), spec.clock
-    first = clock.shift(first_test_partition(rows, spec, partition), -1)
+    clock = spec.clock
+    first = clock.shift(first_test_partition(labelled, spec, partition), -1)
     if len(labelled) < 2 or first < clock.shift(labelled[0], spec.labels.delay):
         return []
     return clock.keys(first, clock.shift(partition, -1))[:: spec.training.step]
