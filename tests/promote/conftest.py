@@ -57,8 +57,15 @@ def facts(found: Losses, **changes: object) -> Facts:
         ),
         coverage={"temp": 0.01},
         importance={"temp": 0.02},
+        refit_loss=sum(found.sums["challenger"]) / sum(found.rows),
     )
     return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def selection(serving: str = "", recipe: str = "forest") -> dict[str, object]:
+    """Return why a recipe was chosen over the one that serves."""
+    why = {"recipe": recipe, "serving": serving, "baseline": "prior", "reason": "its weight is the largest"}
+    return {**why, "weights": {}, "losses": {}, "partitions": 28, "gain": None}
 
 
 def evidence(found: Losses, **changes: object) -> Evidence:
@@ -80,6 +87,7 @@ def evidence(found: Losses, **changes: object) -> Evidence:
         fitted="2013-01-31",
         recipe="forest",
         facts=facts(found),
+        selection=selection("ridge" if "champion" in found.sums else ""),
     )
     return replace(plain, **changes)  # type: ignore[arg-type]
 
@@ -96,9 +104,9 @@ def weekly() -> UseCase:
     return read(WEEKLY)
 
 
-def asking(spec: UseCase) -> UseCase:
+def asking(spec: UseCase, approval: str = "all") -> UseCase:
     """Return the use case with a gate that asks a person."""
-    return spec.model_copy(update={"gate": spec.gate.model_copy(update={"approval": "human"})})
+    return spec.model_copy(update={"gate": spec.gate.model_copy(update={"approval": approval})})
 
 
 @pytest.fixture
@@ -140,7 +148,8 @@ def gone(monkeypatch: pytest.MonkeyPatch) -> Registry:
 def attempt(weekly: UseCase, lake: Lake) -> Callable[..., str]:
     """Writes the evidence of a training and returns where it lies.
 
-    ``attempt(3, partition, champion=2)`` is version 3, trained on ``partition``, better than version 2.
+    ``attempt(3, partition, champion=2)`` is version 3, trained on ``partition``, of another recipe than
+    version 2; with ``refresh`` it is a refit of version 2's recipe, and with ``refused`` the gate refuses it.
     """
 
     def write(
@@ -148,13 +157,14 @@ def attempt(weekly: UseCase, lake: Lake) -> Callable[..., str]:
         partition: str,
         *,
         champion: int = 0,
-        loss: float = 1.0,
+        refresh: bool = False,
+        refused: bool = False,
         count: int = 6,
         data: bytes = b"",
         spec: UseCase = weekly,
     ) -> str:
-        theirs = np.full(count, 2.0) + np.arange(count) * 0.01 if champion else None
-        found = losses(np.full(count, loss), theirs, prior=np.full(count, 9.0))
+        theirs = np.full(count, 2.0) + np.arange(count) * 0.01 if champion and not refresh else None
+        found = losses(np.full(count, 1.0), theirs, prior=np.full(count, 9.0))
         made = evidence(
             found,
             usecase="weekly_sales",
@@ -164,8 +174,9 @@ def attempt(weekly: UseCase, lake: Lake) -> Callable[..., str]:
             version=str(version),
             model=digest_bytes(data or model(version)),
             baseline_model=digest_bytes(model(0)),
-            metrics={"challenger": {"r2": 0.9}},
+            metrics={"challenger": {"r2": 0.1 if refused else 0.9}},
             champion=digest_bytes(model(champion)) if champion else "",
+            selection=selection("forest" if refresh else "ridge" if champion else ""),
         )
         key = f"evaluations/{made.key}.json"
         lake.create(key, made.to_json().encode())
