@@ -197,7 +197,7 @@ def _successor_training(history: Sequence[PartitionState], since: str) -> tuple[
     """
     partition = history[-1]
     state = f"the champion was replaced on {since}"
-    cause = f"{REPLACED}-{partition.model[:12]}-"
+    cause = f"{REPLACED}-{since}-"  # a refit of the recipe that serves then doesn't begin anew
     for earlier in history[:-1]:
         recent = earlier.key >= since and (day_of(partition.key) - day_of(earlier.key)).days < WEEK
         if recent and earlier.decision and earlier.decision.cause == cause + earlier.key:

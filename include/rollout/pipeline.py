@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 AUTOMATIC = "evergreen"  # who switches when no person does
+MIN_OBSERVED = 3  # partitions with losses before a champion is replaced: one wild partition replaces none
 INCUMBENT_SUFFIX = " of the incumbent"  # of the incumbent's columns in a join
 
 
@@ -198,7 +199,8 @@ def replace_broken(lake: Lake, spec: UseCase, partition: str) -> str:
     if champion is None:
         return ""
     walk, serving = _with_champion(lake, spec, champion, partition)
-    choice = choose_replacement(spec, walk, serving)
+    observed = int(np.isfinite(walk.of(serving)).sum())
+    choice = choose_replacement(spec, walk, serving) if observed >= MIN_OBSERVED else None
     if choice is None:
         return ""
     fit = newest_fits(accepted_fits(lake), spec, spec.clock.shift(partition, 1)).get(choice.recipe)

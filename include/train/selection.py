@@ -88,7 +88,7 @@ def relative_losses(walks: Walks, min_gain: float = 0.0, baselines: Sequence[str
     return np.asarray(np.minimum(relative, MAX_LOSS) * size[:, None])
 
 
-def track(losses: Array) -> Array:
+def track(losses: Array, initial: Array | None = None) -> Array:
     """Return the weights of fixed share before each partition and after the last, shape (n + 1, k).
 
     Parameters
@@ -96,9 +96,12 @@ def track(losses: Array) -> Array:
     losses : shape (n, k). A recipe with NaN keeps its share of the weight (Freund, Schapire, Singer and
     Warmuth
         1997, Using and combining predictors that specialize).
+    initial : the weights before the first partition, shape (k,); equal ones by default.
     """
     n, k = losses.shape
     weights = np.full((n + 1, k), 1 / k)
+    if initial is not None:
+        weights[0] = initial
     for place, row in enumerate(losses):
         awake, before = np.isfinite(row), weights[place]
         after = before.copy()
@@ -209,6 +212,19 @@ def choose_replacement(spec: UseCase, walk: Walks, serving: str) -> Choice | Non
     walk : with a column for ``serving``.
     """
     baselines = [recipe.name for recipe in spec.training.baselines]
-    choice = choose(walk, serving, min_gain=spec.gate.min_gain, baselines=baselines)
-    rival = max((choice.weights.get(name, 0.0) for name in baselines if name != serving), default=0.0)
-    return choice if choice.recipe != serving and rival >= INERTIA * choice.weights[serving] else None
+    rivals = [name for name in baselines if name in walk.recipes and name != serving]
+    if not any(_is_beaten(walk, serving, rival) for rival in rivals):
+        return None
+    others = walk.only([name for name in walk.recipes if name != serving])
+    return choose(others, "", min_gain=spec.gate.min_gain, baselines=baselines)
+
+
+def _is_beaten(walk: Walks, serving: str, rival: str) -> bool:
+    """Return whether a rival has become `INERTIA` times as heavy as what serves, tracked by themselves.
+
+    Beside a third recipe that is far better, both would have the least weight that a recipe can have. What
+    serves begins with the most, as if it had been the better one for long.
+    """
+    pair = relative_losses(walk)[:, [walk.recipes.index(serving), walk.recipes.index(rival)]]
+    weights = track(pair[np.isfinite(pair).all(axis=1)], np.array([1 - SHARE / 2, SHARE / 2]))[-1]
+    return bool(weights[1] >= INERTIA * weights[0])
