@@ -27,6 +27,7 @@ from include.storage.lake import Lake
 from include.train.fit import fit_recipe
 
 TABLE = "fits"
+MARGIN = 60  # partitions before the test partitions whose fits may still be needed: labels that come late
 SHORT_WINDOWS = (90, 30)  # partitions that the variants of a recipe with a short memory are fitted on
 
 
@@ -157,6 +158,21 @@ def accepted_fits(lake: Lake) -> list[Fit]:
     return [fit for fit in read_fits(lake) if fit.model not in refused]
 
 
+def recent_models(lake: Lake, spec: UseCase) -> set[str]:
+    """Return the digests of the fits that predict, or may have to predict again, a partition of a walk.
+
+    They are the fits from `MARGIN` partitions before the newest training's test partitions on, and of each
+    recipe the newest one before that, which predicted the first of these partitions.
+    """
+    fits = read_fits(lake)
+    if not fits:
+        return set()
+    first = spec.clock.shift(fits[-1].partition, -spec.training.test - spec.labels.delay - MARGIN)
+    accepted = [fit for fit in accepted_fits(lake) if fit.partition < first]
+    before = {fit.key: fit.model for fit in accepted}
+    return {*before.values(), *(fit.model for fit in fits if fit.partition >= first)}
+
+
 def newest_fits(fits: Sequence[Fit], spec: UseCase, partition: str) -> dict[str, Fit]:
     """Return each declared recipe's newest fit of a partition before ``partition``, by the recipe's name.
 
@@ -206,9 +222,12 @@ def ensure_fits(known: KnownRows, partition: str, needed: Sequence[Candidate]) -
 
 
 def _distance(known: KnownRows, earlier: str, estimator: Pipeline, after: str, until: str) -> float | None:
-    """Return how far a model's predictions are from those of an earlier one, see `Fit`."""
+    """Return how far a model's predictions are from those of an earlier one, see `Fit`.
+
+    None as well if upkeep has removed the earlier one, which only a training of the distant past meets.
+    """
     rows = known.between(after, until)
-    if not rows.num_rows:
+    if not rows.num_rows or known.lake.size(artifacts.model_key(earlier)) is None:
         return None
     before = artifacts.predict(artifacts.load_model(known.lake, earlier), rows, known.spec)
     now = artifacts.predict(estimator, rows, known.spec)
