@@ -54,7 +54,6 @@ sources:
 features: {spine: readings, lookback: 0, numeric: [temp, load, weekday], categorical: [kind]}
 labels: {source: stops, sql: minutes > 15, delay: 2}
 training:
-  validation: 3
   test: 6
   baselines: [{name: prior, estimator: prior}]
   candidates: [{name: logistic, estimator: logistic_regression}]

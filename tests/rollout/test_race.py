@@ -37,7 +37,7 @@ def race() -> Iterator[Race]:
 
 @pytest.fixture(scope="module")
 def depots(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A watched champion due to go, a shadow due to serve, one worse than the prior, and who else is there."""
+    """A watched champion due to go, a shadow due to serve, one worse than the prior, and somebody else."""
     folder = tmp_path_factory.mktemp("race")
     with patch.dict(os.environ, {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}):
         watch = Depot(folder / "watch", **IMMEDIATE)
