@@ -192,12 +192,14 @@ def replace_broken(lake: Lake, spec: UseCase, partition: str) -> str:
     Returns
     -------
     str
-        What was switched and why, empty if nothing was.
+        What was switched and why, also if an earlier run switched it; empty if nothing was.
     """
     walks.extend(lake, spec, partition)
     champion = ledger.live_champion(ledger.switches(lake))
     if champion is None:
         return ""
+    if champion["kind"] == REPLACED and champion["effective"] > partition:
+        return _replacement_text(champion)  # by an earlier run of this partition
     walk, serving = _with_champion(lake, spec, champion, partition)
     observed = int(np.isfinite(walk.of(serving)).sum())
     choice = choose_replacement(spec, walk, serving) if observed >= MIN_OBSERVED else None
@@ -227,7 +229,11 @@ def replace_broken(lake: Lake, spec: UseCase, partition: str) -> str:
         return [*switched, *withdrawn]
 
     switch = ledger.record_switch(lake, decide_replacement)
-    return f"{choice.recipe} replaces the champion from {switch['effective']} on: {why}" if switch else ""
+    return _replacement_text(switch) if switch else ""
+
+
+def _replacement_text(switch: Row) -> str:
+    return f"{switch['recipe']} replaces the champion from {switch['effective']} on: {switch['reason']}"
 
 
 def _with_champion(lake: Lake, spec: UseCase, champion: Row, partition: str) -> tuple[Walks, str]:
