@@ -221,7 +221,7 @@ class Monitoring(Strict):
     patience: int = added_field(
         21,
         ge=2,
-        description="partitions with labels below the baseline after which the champion is demoted",
+        description="partitions with labels that the tests of the live losses look at",
     )
     false_alarms_per_year: float = added_field(
         0.1, gt=0, lt=1, description="tolerated false alarms per 365 partitions of each test of the losses"
