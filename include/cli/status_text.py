@@ -44,11 +44,12 @@ def _partitions(status: Row) -> Iterator[str]:
 def _champion(status: Row) -> Iterator[str]:
     champion = status["champion"]
     if champion is None:
-        yield "\nchampion: none yet; the declared fallback serves"
+        yield f"\n{status['vacancy']}"
     else:
         by = f" by {champion['by']}" if champion["by"] else ""
+        recipe = f"{champion['recipe']}, " if champion["recipe"] else ""
         yield (
-            f"\nchampion v{champion['version']} ({champion['model']}) since partition "
+            f"\nchampion v{champion['version']} ({recipe}{champion['model']}) since partition "
             f"{champion['effective']}, "
             f"{champion['kind']}{by}{', originally forced' if champion['forced'] else ''}"
         )

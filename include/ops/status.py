@@ -25,7 +25,8 @@ def status(lake: Lake, spec: UseCase) -> dict[str, Any]:
     -------
     dict
         ``products`` (partitions by outcome, rows), ``not_published`` (each with its reason),
-        ``quarantine`` (the most frequent reasons), ``champion``, ``trials`` (models in shadow, canary or
+        ``quarantine`` (the most frequent reasons), ``champion``, ``vacancy`` (what serves without one),
+        ``trials`` (models in shadow, canary or
         watch), ``waiting`` (the attempt that waits for approval), ``attempts``, ``performance``,
         ``findings``, ``stale`` and ``withdrawn`` (partitions that a person withdrew, and why).
     """
@@ -42,6 +43,7 @@ def status(lake: Lake, spec: UseCase) -> dict[str, Any]:
         ],
         "quarantine": _quarantine(lake),
         "champion": champion(lake),
+        "vacancy": vacancy(lake),
         "trials": on_trial(lake, spec),
         "waiting": pending(lake, spec),
         "attempts": attempts(lake, spec),
@@ -98,9 +100,16 @@ def champion(lake: Lake) -> Row | None:
     return {
         **_select(current, "version", "effective", "evidence", "kind", "by", "reason"),
         "model": current["model"][:12],
+        "recipe": current.get("recipe") or "",  # ledgers written by earlier versions lack this column
         "forced": ledger.was_forced(current),
         "previous": _select(champions[-2], "version", "effective") if len(champions) > 1 else None,
     }
+
+
+def vacancy(lake: Lake) -> str:
+    """Return why there is no champion and what serves instead; empty if there is one."""
+    rows = ledger.switches(lake)
+    return ledger.vacancy(rows, max((row["effective"] for row in rows), default=""))
 
 
 def on_trial(lake: Lake, spec: UseCase) -> list[str]:

@@ -1,23 +1,30 @@
-"""Maintain a use case's tables: compact small files, and vacuum files that nothing refers to any more.
+"""Maintain a use case's lake: compact small files, and remove files and models that nothing refers to.
 
 Each partition adds a file to each table, and the cost of a query grows with the number of files. Replaced
 files stay on disk for `RETENTION_DAYS`, for running readers and for a restore. Of the sources' tables, each
 version that a training was fitted on stays as long as the registry has its run. No row changes, so nothing
-gets stale.
+gets stale. Each training fits every recipe, and most of these models never serve: `remove_models` removes
+those that no walk needs any more.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from deltalake import DeltaTable, write_deltalake
 
 from include.errors import EvergreenError
+from include.models import artifacts
+from include.promote import ledger
 from include.references import Ref
+from include.spec import UseCase
 from include.storage import predicates
 from include.storage.lake import Lake
 from include.storage.store_errors import retry_commit, translate_store_errors
+from include.train.fits import read_fits, recent_models
 
 if TYPE_CHECKING:
     from include.models.registry import Registry  # it imports MLflow
@@ -60,6 +67,28 @@ def maintain_tables(lake: Lake, registry: Registry, *, retention_days: int = RET
     note = f"{replaced} files of {len(tables)} tables were compacted into {written}; "
     note += f"{removed} files unused for {retention_days} days were removed"
     return Ref(f"{lake.uri}/tables", "all", rows=replaced, note=note)
+
+
+def remove_models(lake: Lake, spec: UseCase, *, retention_days: int = RETENTION_DAYS) -> int:
+    """Remove old fits' models that no ledger refers to and no walk needs, and return how many.
+
+    A ledger refers to each model that served, that was on trial, or that was judged, and to its baseline. The
+    rows of `fits` stay.
+
+    Parameters
+    ----------
+    retention_days : models that were stored later stay, also if they are of a training of the distant past.
+    """
+    needed = recent_models(lake, spec) | {row["model"] for row in ledger.switches(lake)}
+    for attempt in ledger.attempts(lake):
+        needed |= {attempt["model"], json.loads(attempt["evidence"])["baseline_model"]}
+    unneeded = {artifacts.model_key(fit.model) for fit in read_fits(lake) if fit.model not in needed}
+    before = datetime.now(UTC) - timedelta(days=retention_days)
+    written = lake.last_modified("models") if unneeded else {}
+    old = sorted(key for key in unneeded if key in written and written[key] < before)
+    if old:
+        lake.remove(old)
+    return len(old)
 
 
 def referenced_versions(registry: Registry, usecase: str) -> Mapping[str, list[int]]:

@@ -26,6 +26,7 @@ from include.spec import UseCase
 from include.storage import schemas, spill
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
+from include.train.fits import recent_models
 
 BLOCK = 90  # partitions whose rows are read together
 Row = dict[str, Any]
@@ -78,7 +79,7 @@ def verify(lake: Lake, spec: UseCase, partition: str | None = None) -> VerifyRes
     )
     published = [row for row in recorded if row["outcome"] == "published"]
     rows = sorted(published, key=lambda row: (row["product"], row["partition"]))
-    digests, model_problems = _verify_models(lake)
+    digests, model_problems = _verify_models(lake, spec)
     recomputed = [*_verify_partitions(lake, spec, rows)]
     return VerifyResult(
         differences=(*raw_problems, *(problem for problem in recomputed if problem), *model_problems),
@@ -124,9 +125,11 @@ def _verify_raw(
     return by_source, problems
 
 
-def _verify_models(lake: Lake) -> tuple[list[str], list[str]]:
-    """Return the digests of the models in the ledger, and the problems of these models."""
-    digests = sorted({row["model"] for row in ledger.switches(lake) if row["model"]})
+def _verify_models(lake: Lake, spec: UseCase) -> tuple[list[str], list[str]]:
+    """Return the digests of the models in the ledger and of recent fits, and the problems of these models."""
+    digests = sorted(
+        {row["model"] for row in ledger.switches(lake) if row["model"]} | recent_models(lake, spec)
+    )
     problems = []
     for digest in digests:
         try:

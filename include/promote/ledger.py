@@ -160,7 +160,9 @@ def succession(rows: Sequence[Row]) -> list[Row]:
         models = [earlier["model"] for earlier in line]
         if row["kind"] == ROLLED_BACK and row["model"] in models:
             line = line[: models.index(row["model"])]
-        elif models and (models[-1] == row["model"] or row["kind"] == REPLACED):
+        elif models and row["kind"] == REPLACED:
+            line.pop()
+        if line and line[-1]["model"] == row["model"]:
             line.pop()
         line.append(row)
     return line

@@ -100,7 +100,7 @@ def promote(lake: Lake, spec: UseCase, attempt_key: str, *, registry: Registry) 
     ledgers = read_ledgers(lake, spec)
     if not switch_for_request(ledgers.switches, attempt_key):
         if blocker := promotion_blocker(ledgers, attempt):
-            _set_fallback(lake, spec, attempt)
+            set_fallback(lake, spec, attempt)
             return _blocked(spec, attempt, blocker)
         copy_to_lake(lake, Evidence.from_json(attempt["evidence"]), registry)
     switch = _record_promotion(lake, spec, attempt)
@@ -115,8 +115,13 @@ def _blocked(spec: UseCase, attempt: Row, blocker: str) -> Promotion:
     return Promotion(None, blocker)
 
 
-def _set_fallback(lake: Lake, spec: UseCase, attempt: Row) -> None:
-    """Let an attempt's baseline serve if there is no champion, and no baseline of a newer training."""
+def set_fallback(lake: Lake, spec: UseCase, attempt: Row) -> None:
+    """Let an attempt's baseline serve if there is no champion, and no baseline of this or a newer training.
+
+    Parameters
+    ----------
+    attempt : a row of `attempts` that may not be promoted, or not yet.
+    """
     evidence = Evidence.from_json(attempt["evidence"])
 
     def decide_fallback(rows: list[Row]) -> list[Row] | None:

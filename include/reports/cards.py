@@ -12,6 +12,7 @@ from include.reports.html import Line, Section, Table, escape_markdown, figure, 
 from include.reports.verdict_data import AttemptData
 from include.reports.wording import TITLES, metric_label, prior_text, rival_name
 from include.spec.source import Source
+from include.train.fits import recipes
 
 
 def model_card(attempt: AttemptData, sections: Mapping[str, Section]) -> str:
@@ -49,9 +50,11 @@ def _purpose(attempt: AttemptData) -> Section:
 
 def _recipe(attempt: AttemptData) -> Section:
     evidence, training = attempt.evidence, attempt.spec.training
-    recipe = next((recipe for recipe in training.candidates if recipe.name == evidence.recipe), None)
+    declared = recipes(attempt.spec, short_memory=True)
+    recipe = next((recipe for recipe in declared if recipe.name == evidence.recipe), None)
     estimator = f"{recipe.estimator}: {_pairs(recipe.params)}" if recipe else "no longer declared"
-    window = f"the last {training.window} partitions" if training.window else "all history"
+    partitions = (recipe.window if recipe else None) or training.window
+    window = f"the last {partitions} partitions" if partitions else "all history"
     rows: list[Line] = [
         ["Recipe", evidence.recipe],
         ["Estimator", estimator],

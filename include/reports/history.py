@@ -216,11 +216,13 @@ def _sentence(history: History) -> str:
         return "No partition has been monitored yet."
     partitions, alarmed = len(history.partitions), len(history.alarmed())
     episodes = sum(episode.check != DRIFT for episode in history.episodes())
-    champions = sum(row["role"] == "champion" for row in history.switches)
+    kinds = Counter(row["kind"] for row in history.switches if row["role"] == "champion")
+    refreshed = kinds.pop(ledger.REFRESHED, 0)
     return (
         f"{alarmed} of {partitions} partitions ({100 * alarmed / partitions:.1f} %) had an alarm other than "
-        f"drift, in {episodes} episode{'s' * (episodes != 1)}; the champion was switched {champions} "
-        f"time{'s' * (champions != 1)}."
+        f"drift, in {episodes} episode{'s' * (episodes != 1)}; the champion was switched {kinds.total()} "
+        f"time{'s' * (kinds.total() != 1)}, and its recipe refitted {refreshed} "
+        f"time{'s' * (refreshed != 1)}."
     )
 
 
@@ -366,7 +368,8 @@ def draw_panels(history: History) -> str:
             draw(panel, history)
             for row in history.switches:
                 style = "-" if row["role"] == "champion" else ":"
-                panel.axvline(_day(row["effective"]), color=NEW, linestyle=style, linewidth=0.8)
+                width = 0.3 if row["kind"] == ledger.REFRESHED else 0.8
+                panel.axvline(_day(row["effective"]), color=NEW, linestyle=style, linewidth=width)
         _label_switches(panels[0], history)
         panels[-1].set_xlim(_day(history.partitions[0]) - 2, _day(history.partitions[-1]) + 2)
         axis = panels[-1].xaxis
@@ -453,9 +456,11 @@ def _panel_alarms(axes: Axes, history: History) -> None:
 
 
 def _label_switches(axes: Axes, history: History) -> None:
-    """Label the switches with version and kind; several switches on one partition share a label."""
+    """Label the switches but refits with version and kind; several on one partition share a label."""
     labels: dict[str, Counter[str]] = {}
     for row in history.switches:
+        if row["kind"] == ledger.REFRESHED:
+            continue  # one with each training
         labels.setdefault(row["effective"], Counter())[f"v{row['version']} {row['kind']}"] += 1
     for partition, switches in labels.items():
         axes.annotate(

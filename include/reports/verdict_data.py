@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -166,9 +166,13 @@ def _read_champion(lake: Lake, evidence: Evidence) -> PreviousChampion | None:
     switch = switches[0] if switches else ledger.champion_to_beat(lake, evidence.partition, evidence.key)
     if switch is None:
         return None
-    attempt = ledger.attempt(lake, switch["attempt"])
+    # a champion that replaced a worse one is of the attempt's training, and may be of another recipe
+    attempt = {**ledger.attempt(lake, switch["attempt"]), "model": switch["model"]}
     try:
         champion_evidence = Evidence.from_json(attempt["evidence"])
+        champion_evidence = replace(
+            champion_evidence, recipe=switch.get("recipe") or champion_evidence.recipe
+        )
     except EvergreenError as error:
         log.warning("%s: can't read the champion's own evidence: %s", evidence.usecase, error)
         champion_evidence = None

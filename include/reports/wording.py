@@ -23,7 +23,7 @@ TONES: dict[str, Tone] = {
     FORCED: "warn",
 }
 TITLES = {
-    BLESSED: "The new model is better and may replace the champion.",
+    BLESSED: "The recipe with the best walk is fitted soundly and may replace the champion.",
     RUBBER_STAMPED: "The first model is accepted: there was no champion to compare it with.",
     NOT_BLESSED: "The new model is rejected.",
     NOT_ENOUGH: "There isn't enough evidence yet: the new model is rejected for now.",
@@ -52,6 +52,8 @@ def headline(attempt: AttemptData) -> Headline:
     title = TITLES.get(verdict, verdict)
     if attempt.newer_champion and verdict in (BLESSED, RUBBER_STAMPED):
         title = "The new model passed, but it is too old to be deployed."
+    elif verdict == BLESSED and attempt.evidence.is_refresh:
+        title = "The serving recipe, fitted again on newer data, may replace the champion."
     return Headline(TONES.get(verdict, ""), title, _reasons(attempt), _next_step(attempt, verdict))
 
 

@@ -1,1 +1,1 @@
-"""Rollout: shadow, canary and watch trials advance on live labels, and failing champions are demoted."""
+"""Rollout: shadow, canary and watch trials advance on live labels, and broken champions are replaced."""

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 AUTOMATIC = "evergreen"  # who switches when no person does
+MIN_OBSERVED = 3  # partitions with losses before a champion is replaced: one wild partition replaces none
 INCUMBENT_SUFFIX = " of the incumbent"  # of the incumbent's columns in a join
 
 
@@ -198,14 +199,17 @@ def replace_broken(lake: Lake, spec: UseCase, partition: str) -> str:
     Returns
     -------
     str
-        What was switched and why, empty if nothing was.
+        What was switched and why, also if an earlier run switched it; empty if nothing was.
     """
     walks.extend(lake, spec, partition)
     champion = ledger.live_champion(ledger.switches(lake))
     if champion is None:
         return ""
+    if champion["kind"] == REPLACED and champion["effective"] > partition:
+        return _replacement_text(champion)  # by an earlier run of this partition
     walk, serving = _with_champion(lake, spec, champion, partition)
-    choice = choose_replacement(spec, walk, serving)
+    observed = int(np.isfinite(walk.of(serving)).sum())
+    choice = choose_replacement(spec, walk, serving) if observed >= MIN_OBSERVED else None
     if choice is None:
         return ""
     fit = newest_fits(accepted_fits(lake), spec, spec.clock.shift(partition, 1)).get(choice.recipe)
@@ -226,7 +230,11 @@ def replace_broken(lake: Lake, spec: UseCase, partition: str) -> str:
         return replacement_rows(rows, champion, evidence, fit, choice.recipe, effective, why)
 
     switch = ledger.record_switch(lake, decide_replacement)
-    return f"{choice.recipe} replaces the champion from {switch['effective']} on: {why}" if switch else ""
+    return _replacement_text(switch) if switch else ""
+
+
+def _replacement_text(switch: Row) -> str:
+    return f"{switch['recipe']} replaces the champion from {switch['effective']} on: {switch['reason']}"
 
 
 def replacement_rows(

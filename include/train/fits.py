@@ -30,6 +30,7 @@ from include.train.fit import fit_recipe
 
 log = logging.getLogger(__name__)
 TABLE = "fits"
+MARGIN = 60  # partitions before the test partitions whose fits may still be needed: labels that come late
 SHORT_WINDOWS = (90, 30)  # partitions that the variants of a recipe with a short memory are fitted on
 
 
@@ -160,6 +161,21 @@ def accepted_fits(lake: Lake) -> list[Fit]:
     """Return the recorded fits that the gate didn't refuse, oldest first."""
     refused = refused_models(lake)
     return [fit for fit in read_fits(lake) if fit.model not in refused]
+
+
+def recent_models(lake: Lake, spec: UseCase) -> set[str]:
+    """Return the digests of the fits that predict, or may have to predict again, a partition of a walk.
+
+    They are the fits from `MARGIN` partitions before the newest training's test partitions on, and of each
+    recipe the newest one before that, which predicted the first of these partitions.
+    """
+    fits = read_fits(lake)
+    if not fits:
+        return set()
+    first = spec.clock.shift(fits[-1].partition, -spec.training.test - spec.labels.delay - MARGIN)
+    accepted = [fit for fit in accepted_fits(lake) if fit.partition < first]
+    before = {fit.key: fit.model for fit in accepted}
+    return {*before.values(), *(fit.model for fit in fits if fit.partition >= first)}
 
 
 def newest_fits(fits: Sequence[Fit], spec: UseCase, partition: str) -> dict[str, Fit]:

@@ -89,7 +89,7 @@ def relative_losses(walks: Walks, min_gain: float = 0.0, baselines: Sequence[str
     return np.asarray(np.minimum(relative, MAX_LOSS) * size[:, None])
 
 
-def track(losses: Array) -> Array:
+def track(losses: Array, initial: Array | None = None) -> Array:
     """Return the weights of fixed share before each partition and after the last, shape (n + 1, k).
 
     Parameters
@@ -97,9 +97,12 @@ def track(losses: Array) -> Array:
     losses : shape (n, k). A recipe with NaN keeps its share of the weight (Freund, Schapire, Singer and
     Warmuth
         1997, Using and combining predictors that specialize).
+    initial : the weights before the first partition, shape (k,); equal ones by default.
     """
     n, k = losses.shape
     weights = np.full((n + 1, k), 1 / k)
+    if initial is not None:
+        weights[0] = initial
     for place, row in enumerate(losses):
         awake, before = np.isfinite(row), weights[place]
         after = before.copy()

@@ -3,6 +3,7 @@
 The table `walks` has one row per partition, recipe and partition on which the labels became known or changed.
 It follows from the fits and the labels alone, so whoever extends it first, and in whatever order, the rows
 are the same. Where partitions are large, a sample of the rows is predicted, chosen by a hash of the key.
+A row stays as it is when upkeep has removed its model, see `include.ops.upkeep.remove_models`.
 """
 
 from __future__ import annotations
@@ -51,11 +52,15 @@ def extend(lake: Lake, spec: UseCase, until: str) -> None:
     rows = lake.read(TABLE, {"partition": partitions}) if partitions else None
     for row in [] if rows is None else rows.select(["partition", "known", "key", "model"]).to_pylist():
         stored[row["partition"]].add((row["known"], row["key"], row["model"]))
-    due = {}
+    due: dict[str, dict[str, Fit]] = {}
+    exists: dict[str, bool] = {}
     for partition in partitions:
         newest = newest_fits(fits, spec, partition)
         wanted = {(known, fit.key, fit.model) for known in arrivals[partition] for fit in newest.values()}
-        if wanted - stored[partition]:
+        missing = {model for _, _, model in wanted - stored[partition]}
+        for model in missing - {*exists}:
+            exists[model] = lake.size(artifacts.model_key(model)) is not None
+        if any(exists[model] for model in missing):
             due[partition] = newest
     keys = sorted(due)
     for start in range(0, len(keys), BLOCK):
@@ -70,6 +75,13 @@ def _publish(
     arrivals: Mapping[str, Sequence[str]],
 ) -> None:
     partitions, keys = list(due), [*spec.key, "partition"]
+    models = {fit.model for fits in due.values() for fit in fits.values()}
+    removed = {model for model in models if lake.size(artifacts.model_key(model)) is None}
+    kept = {(key, fit.key) for key, fits in due.items() for fit in fits.values() if fit.model in removed}
+    due = {
+        key: {name: fit for name, fit in fits.items() if fit.model not in removed}
+        for key, fits in due.items()
+    }
     rows = sample(features(lake, spec, partitions), spec)
     predicted = predict(lake, spec, rows, due)
     order = np.asarray(rows["partition"].to_pylist(), dtype=object)
@@ -95,7 +107,9 @@ def _publish(
     own_keys = {recipe_key(spec, recipe) for recipe in recipes(spec, short_memory=True)}
     earlier = lake.read(TABLE, {"partition": partitions})
     if earlier is not None:  # the walks of recipes that were declared before stay
-        other = earlier.filter(pc.invert(pc.is_in(earlier["key"], pa.array(sorted(own_keys)))))
+        pairs = zip(earlier["partition"].to_pylist(), earlier["key"].to_pylist(), strict=True)
+        stays = [key not in own_keys or (partition, key) in kept for partition, key in pairs]
+        other = earlier.filter(pa.array(stays, pa.bool_()))
         table = pa.concat_tables([other.select(table.column_names).cast(schemas.WALKS), table])
     order_by = [(name, "ascending") for name in ("partition", "known", "recipe", "key")]
     lake.publish(TABLE, table.sort_by(order_by), {"partition": partitions})

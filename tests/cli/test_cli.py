@@ -170,7 +170,7 @@ def test_status_says_how_the_partitions_went(lake: Path) -> None:
     assert found["served_by"] == {"prior": 40 * WEEKS - 1}
     assert (found["champion"], found["not_published"], found["stale"]) == (None, [], [])
     text = CliRunner().invoke(app, ["status", "weekly_sales"]).stdout
-    assert "champion: none yet" in text
+    assert "there is no champion: no model was promoted yet, and a constant serves instead" in text
     assert "sales" in text
     assert "stale" not in text
 

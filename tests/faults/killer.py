@@ -43,6 +43,7 @@ REGISTRY_WRITES = (
     "create_model_version",
     "set_terminated",
     "set_registered_model_alias",
+    "delete_registered_model_alias",
 )
 # what a model's bytes and place in the registry decide: a second training is the same model, otherwise named
 NAMES = (
@@ -150,7 +151,7 @@ class Rig:
         found: dict[str, Any] = {
             name: digest
             for name, digest in clocks.state(lake, NAMES).items()
-            if name in ("attempts", "deployments")
+            if name in ("attempts", "deployments", "fits", "walks")
         }
         runs = MlflowClient().search_runs([e.experiment_id for e in MlflowClient().search_experiments()])
         found["runs"] = sorted(run.info.status for run in runs)

@@ -19,14 +19,17 @@ from typing import Any
 from mlflow import MlflowClient
 
 from include.models.registry import Registry
+from include.monitor.performance import publish_performance
+from include.monitor.state import State
 from include.rollout.pipeline import advance
 from include.score.pipeline import score
 from tests.faults import clocks
 from tests.faults.killer import Rig, count_writes, forked
 from tests.rollout.conftest import Depot
+from tests.rollout.test_replacement import fit
 
 VERSIONS = {"forgot": "1", "knows": "2", "wrong": "3"}
-# a rollout, who is champion, who comes for it, and the partitions that follow
+# a rollout, who is champion, who comes for it if anybody does, and the partitions that follow
 SCENES: dict[str, tuple[dict[str, Any], str, str, tuple[str, str]]] = {
     "forward": (
         {"kind": "canary", "share": 0.4, "entity": ["depot", "parcel"], "partitions": 2, "margin": 1.0},
@@ -35,6 +38,7 @@ SCENES: dict[str, tuple[dict[str, Any], str, str, tuple[str, str]]] = {
         ("2024-03-07", "2024-03-14"),
     ),
     "back": ({"kind": "immediate"}, "knows", "wrong", ("2024-03-07", "2024-03-10")),
+    "broken": ({"kind": "immediate"}, "wrong", "", ("2024-03-06", "2024-03-10")),
 }
 
 
@@ -57,15 +61,20 @@ class Trial(Rig):
         client.create_registered_model("parcels")
         for _ in VERSIONS:
             client.create_model_version("parcels", source=str(self.folder))
+        if not self.comes:
+            fit(made, "2024-03-05")
         made.promote(self.champion, "2024-03-05", version=VERSIONS[self.champion])
-        score(made.lake, made.spec, "2024-03-06")
-        made.promote(self.comes, "2024-03-06", version=VERSIONS[self.comes])
+        if self.comes:
+            score(made.lake, made.spec, "2024-03-06")
+            made.promote(self.comes, "2024-03-06", version=VERSIONS[self.comes])
         return list(made.spec.clock.keys(*self.partitions))
 
     def partition(self, fatal: int | None = None) -> dict[str, int]:
         """Score a partition and take its steps; die before write number ``fatal``, or after the last one."""
         seen, made = count_writes(fatal), self.depot()
         score(made.lake, made.spec, self.key)
+        if not self.comes:
+            publish_performance(made.lake, made.spec, State(made.lake, made.spec, self.key))
         taken = advance(made.lake, made.spec, self.key, registry=lambda: made.registry).rows
         if fatal is not None:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 from include.monitor import findings
 from include.monitor.findings import Finding
 from include.monitor.policy import publish_decisions
-from include.promote.ledger import DEMOTED, ROLLED_BACK
+from include.promote.ledger import FALLBACK, REFRESHED, REPLACED, ROLLED_BACK
 from include.spec import UseCase
 from include.spec.stages import Alerts, Retraining
 from include.storage import schemas
@@ -124,63 +123,58 @@ def test_an_alarm_that_was_mended_is_told_no_more(rules: UseCase, week: list[str
 
 @pytest.mark.parametrize(
     ("kind", "decision", "does"),
-    [(DEMOTED, "stop serving", "no longer serves"), (ROLLED_BACK, "roll back", "serves again")],
+    [
+        (REPLACED, "replace", "ridge of v1 serves"),
+        (ROLLED_BACK, "roll back", "v1 serves again"),
+        (REFRESHED, "nothing", ""),
+    ],
 )
 def test_a_champion_that_went_is_the_decision_of_its_partition(
     rules: UseCase, week: list[str], tmp_path: Path, kind: str, decision: str, does: str
 ) -> None:
-    """Whoever did it: the partition from which on it holds says so, once."""
+    """Whoever did it: the partition from which on it holds says so, once; a refresh is no news."""
     lake = opened(tmp_path, week)
-    switch(lake, kind=kind, effective=week[2], reason="loses more")
+    switch(lake, kind=kind, effective=week[2], reason="loses more", recipe="ridge")
     for partition in week[1:4]:
         watched(lake, rules, partition)
     reasons = [row[3] for row in decided(lake)]
-    after = "retrain" if kind == DEMOTED else "nothing"
+    after = "retrain" if kind == REPLACED else "nothing"
     assert [row[1] for row in decided(lake)] == ["nothing", decision, after]
-    assert reasons[1].startswith(f"{kind}: v1 {does} from this partition on (loses more); ")
+    assert reasons[1].startswith(f"{kind}: {does} from this partition on (loses more); " if does else "no ")
 
 
-def test_a_demotion_asks_for_a_training_until_a_model_serves_again(
+def test_a_replacement_asks_for_a_training_until_another_recipe_is_promoted(
     rules: UseCase, week: list[str], tmp_path: Path
 ) -> None:
-    """By one cause from the first partition on that nobody is champion, and by none once somebody is."""
+    """By one cause a week, also after a refit of the recipe that replaced it, and by none once it is over."""
     lake = opened(tmp_path, week)
-    switch(lake, kind=DEMOTED, effective=week[2])
-    switch(lake, kind=DEMOTED, effective=week[2], role="baseline", model="b" * 64)
-    switch(lake, model="f" * 64, version="2", effective=week[5])
+    switch(lake, kind=REPLACED, effective=week[2], model="e" * 64)
+    switch(lake, kind=REPLACED, effective=week[2], role="baseline", model="b" * 64)
+    switch(lake, kind=REFRESHED, model="d" * 64, version="2", effective=week[4])
+    switch(lake, model="f" * 64, version="3", effective=week[5])
     for partition in week[1:7]:
         watched(lake, rules, partition)
     rows = decided(lake)
-    assert [row[2] for row in rows] == ["", *[f"demoted-0123456789ab-{week[2]}"] * 3, "", ""]
-    nobody = f"there is no champion: v1 was demoted from {week[2]} on, and baseline v1 serves instead"
-    assert all(nobody in row[3] for row in rows[1:4])
+    assert [row[2] for row in rows] == ["", *[f"replaced-{week[2]}-{week[2]}"] * 3, "", ""]
+    assert all(f"the champion was replaced on {week[2]}" in row[3] for row in rows[1:4])
 
 
 def test_before_the_first_promotion_the_reason_says_what_serves(
     rules: UseCase, week: list[str], tmp_path: Path
 ) -> None:
     """Nobody is champion, which is a fact and no request: the schedule trains the first model."""
-    lake = Lake("machines", str(tmp_path))
-    watched(lake, rules, week[0])
-    assert [row[1:4] for row in decided(lake)] == [
-        ("nothing", "", "there is no champion: no model was promoted yet, and a constant serves instead")
-    ]
-
-
-def test_a_demotion_counts_the_partitions_after_those_its_champion_was_fitted_on(
-    rules: UseCase, week: list[str], tmp_path: Path
-) -> None:
-    """Its evidence has the last of them: of a walk forward they are too new for a successor to be judged."""
-    lake = opened(tmp_path, week)
-    judged = dict.fromkeys(schemas.ATTEMPTS.names, "") | {"key": "1", "attempt": 1, "recorded": 1}
-    judged["evidence"] = json.dumps({"fitted": week[0], "last_fitted": machines.FIRST})
-    lake.publish("attempts", pa.Table.from_pylist([judged], schema=schemas.ATTEMPTS), {"key": "1"})
-    switch(lake, kind=DEMOTED, effective=week[2])
-    for partition in week[2:8]:
+    lake = opened(tmp_path, week[2:])
+    baseline = lake.rows("deployments")[0] | {"role": "baseline", "kind": FALLBACK, "effective": week[1]}
+    table = pa.Table.from_pylist([{**baseline, "switch": 0}], schema=schemas.DEPLOYMENTS)
+    lake.append_at("deployments", table, lake.version("deployments"))
+    for partition in week[:3]:
         watched(lake, rules, partition)
-    # two partitions are needed, the third after the last fitted one and the next, which mature two partitions
-    # later
-    assert [bool(row[2]) for row in decided(lake)] == [False] * 4 + [True] * 2
+    nobody = "there is no champion: no model was promoted yet, and"
+    assert [row[1:4] for row in decided(lake)] == [
+        ("nothing", "", f"{nobody} a constant serves instead"),
+        ("nothing", "", f"{nobody} baseline v1 serves instead"),
+        ("nothing", "", "no performance alarm"),
+    ]
 
 
 def test_decisions_of_a_lake_without_alerts_are_read(rules: UseCase, week: list[str], tmp_path: Path) -> None:

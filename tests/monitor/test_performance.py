@@ -11,7 +11,7 @@ from sklearn import metrics as sk
 
 from include.monitor.checks import degradation
 from include.monitor.pipeline import monitor
-from include.promote.ledger import DEMOTED
+from include.promote.ledger import FALLBACK
 from include.score.pipeline import score
 from include.spec import UseCase
 from include.spec.gate import Requirement
@@ -117,18 +117,16 @@ def test_another_champions_partitions_are_not_its_own(quick: Lake, use: UseCase,
 def test_without_a_champion_the_findings_say_so_and_who_serves(
     quick: Lake, use: UseCase, week: list[str]
 ) -> None:
-    """After a step down nobody's partitions are counted, also while those before it still mature."""
-    run(quick, use, *week[:5])
-    row = quick.rows("deployments")[0] | {"switch": 2, "kind": DEMOTED, "effective": week[5]}
-    table = pa.Table.from_pylist([row], schema=schemas.DEPLOYMENTS)
-    quick.append_at("deployments", table, quick.version("deployments"))
-    score(quick, use, week[5])
-    sentence = monitor(quick, use, week[5]).note
-    note = f"there is no champion: v1 was demoted from {week[5]} on, and a constant serves instead"
-    found = quick.rows("findings", {"partition": week[5], "check": ["performance", "concept"]})
+    """While the baseline of a refused training serves, nothing is judged, and nothing is requested."""
+    row = quick.rows("deployments")[0] | {"role": "baseline", "kind": FALLBACK}
+    quick.publish("deployments", pa.Table.from_pylist([row], schema=schemas.DEPLOYMENTS), {"switch": 1})
+    run(quick, use, *week[:4])
+    assert {row["served_by"] for row in quick.rows("predictions")} == {"baseline"}
+    note = "there is no champion: no model was promoted yet, and baseline v1 serves instead"
+    found = quick.rows("findings", {"partition": week[3], "check": ["performance", "concept"]})
     assert {(row["note"], row["outcome"]) for row in found} == {(note, "not enough")}
-    assert "requests a training" in sentence
-    assert "of this champion" not in sentence
+    (decision,) = quick.rows("decisions", {"partition": week[3]})
+    assert decision["cause"] == ""
 
 
 def test_a_partition_of_one_class_has_no_auc(quick: Lake, use: UseCase, week: list[str]) -> None:

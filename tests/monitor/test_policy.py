@@ -17,7 +17,6 @@ from include.monitor.policy import (
     MONTH,
     AlertItem,
     Decision,
-    Demotion,
     PartitionState,
     decide,
     policy_window,
@@ -178,10 +177,10 @@ def test_a_switch_that_happened_is_told_and_not_done_again(use: UseCase) -> None
 def test_a_partition_on_which_the_champion_goes_may_ask_for_a_training_too(use: UseCase) -> None:
     """The decision is the weightier act, and the cause asks for the training all the same."""
     spec = use.model_copy(update={"retraining": Retraining(consecutive=1)})
-    switched = AlertItem("switch", "v1", None, None, "stepped down: v1 serves no more")
-    partition = PartitionState("a", CHAMPION, tuple(found("performance")), switched, "stop serving")
+    switched = AlertItem("switch", "v1", None, None, "replaced: ridge of v1 serves")
+    partition = PartitionState("a", CHAMPION, tuple(found("performance")), switched, "replace")
     decision = decide([partition], spec)
-    assert (decision.decision, decision.cause) == ("stop serving", "degraded-0123456789ab-a")
+    assert (decision.decision, decision.cause) == ("replace", "degraded-0123456789ab-a")
     assert [alert.check for alert in decision.alerts] == ["switch", "performance"]
 
 
@@ -207,72 +206,59 @@ def test_what_lasts_is_tried_again_within_the_budget(use: UseCase) -> None:
     assert asked[30].decision == "nothing"
 
 
-NOBODY = "there is no champion: v1 was demoted from 2024-03-04 on, and baseline v1 serves instead"
-
-
-def without_champion(
-    use: UseCase, count: int, fitted: str = "", first: str = "2024-03-01", **rules: Any
+def replaced(
+    use: UseCase, count: int, first: str = "2024-03-01", refits: Sequence[int] = (), **rules: Any
 ) -> list[Decision]:
-    """Decide partitions with a lasting degradation.
+    """Decide partitions with a lasting degradation, from the fourth of which on the champion is another.
 
-    From the fourth of which on nobody is champion any more.
+    Parameters
+    ----------
+    refits : the places of the partitions from which on a refit of its recipe serves.
     """
     spec = use.model_copy(update={"retraining": Retraining(**{"consecutive": 1, **rules})})
     keys = spec.clock.keys(first, spec.clock.shift(first, count - 1))
     history: list[PartitionState] = []
     for place, key in enumerate(keys):
-        gone = Demotion(keys[3], fitted) if place >= 3 else None
-        partition = PartitionState(key, CHAMPION, tuple(found("performance")), vacancy=NOBODY if gone else "")
-        history.append(replace(partition, demotion=gone))
+        model = str(sum(place >= refit for refit in refits)) * 16 if place >= 3 else CHAMPION
+        partition = PartitionState(key, model, tuple(found("performance")))
+        history.append(replace(partition, replaced_since=keys[3] if place >= 3 else ""))
         history[-1] = replace(history[-1], decision=decide(history, spec))
     return [partition.decision for partition in history if partition.decision]
 
 
-def test_a_demotion_asks_for_a_training_on_its_first_partition_and_each_week(use: UseCase) -> None:
+def test_a_replacement_asks_for_a_training_on_its_first_partition_and_each_week(use: UseCase) -> None:
     """Neither a cool-down nor the month's budget holds it up, and within a week its cause stays the same."""
-    asked = without_champion(use, 40, cooldown=60, max_per_month=1)
+    asked = replaced(use, 40, cooldown=60, max_per_month=1)
     assert [decision.cause for decision in asked[:3]] == ["degraded-0123456789ab-2024-03-01"] * 3
     assert {decision.decision for decision in asked[3:]} == {"retrain"}
-    causes = [decision.cause.removeprefix("demoted-0123456789ab-") for decision in asked[3:]]
+    causes = [decision.cause.removeprefix("replaced-2024-03-04-") for decision in asked[3:]]
     assert list(dict.fromkeys(causes)) == [
         f"2024-{day}" for day in ("03-04", "03-11", "03-18", "03-25", "04-01", "04-08")
     ]
     assert causes[:8] == ["2024-03-04"] * 7 + ["2024-03-11"]
-    assert asked[3].reason.startswith(f"{NOBODY}; ")
+    assert asked[3].reason.startswith("the champion was replaced on 2024-03-04; a better model is requested")
     assert "requested on 2024-03-04" in asked[9].reason
 
 
-def test_a_demotion_of_weekly_partitions_asks_on_each(use: UseCase) -> None:
+def test_a_refit_of_the_recipe_that_replaced_it_asks_no_sooner(use: UseCase) -> None:
+    """The training that was asked for may only refresh the recipe: the next one still follows in a week."""
+    refreshed = replaced(use, 20, refits=(5, 13))
+    assert [one.cause for one in refreshed[3:]] == [one.cause for one in replaced(use, 20)[3:]]
+
+
+def test_a_replacement_of_weekly_partitions_asks_on_each(use: UseCase) -> None:
     """A week is what it is on the calendar, and not seven partitions."""
     schedule = use.schedule.model_copy(update={"batch": "0 18 * * 1"})
     weekly = UseCase.model_validate({**use.model_dump(by_alias=True), "schedule": schedule})
-    asked = without_champion(weekly, 6, first="2024-03-04")
+    asked = replaced(weekly, 6, first="2024-03-04")
     assert [decision.cause[-10:] for decision in asked[3:]] == ["2024-03-25", "2024-04-01", "2024-04-08"]
 
 
-def test_a_demotion_asks_for_no_training_that_must_lack_evidence(use: UseCase) -> None:
-    """What the champion was fitted on can't judge its successor.
-
-    Partitions enough must have matured after it.
-    """
-    gate = use.gate.model_copy(update={"min_partitions": 5})
-    spec = use.model_copy(update={"gate": gate})
-    asked = without_champion(spec, 12, fitted="2024-02-28")
-    # fitted until 28 February, with labels two partitions later; five partitions from 2 March on mature on
-    # the 8th
-    assert [bool(decision.cause) for decision in asked[3:]] == [False] * 4 + [True] * 5
-    assert asked[3].reason.startswith(
-        f"{NOBODY}; a training needs 5 matured test partitions after 2024-02-28, the last that the champion "
-        "was fitted on, and would have 1;"
-    )
-    assert asked[7].cause == "demoted-0123456789ab-2024-03-08"
-
-
-def test_requests_after_a_demotion_hold_up_no_later_champion(use: UseCase) -> None:
+def test_requests_after_a_replacement_hold_up_no_later_champion(use: UseCase) -> None:
     """A champion that came of such a training has cool-down and budget to itself."""
     spec = use.model_copy(update={"retraining": Retraining(consecutive=1, cooldown=14, max_per_month=1)})
     keys = spec.clock.keys("2024-03-01", "2024-03-03")
-    asked = Decision("retrain", f"demoted-old-{keys[0]}", "")
+    asked = Decision("retrain", f"replaced-{keys[0]}-{keys[0]}", "")
     history = [
         PartitionState(keys[0], "old", decision=asked),
         PartitionState(keys[1], CHAMPION, tuple(found("performance"))),

@@ -17,7 +17,7 @@ from tests.monitor import machines
 NIGHT = "2024-01-25"
 
 
-@pytest.mark.parametrize("decision", ["retrain", "stop serving", "roll back"])
+@pytest.mark.parametrize("decision", ["retrain", "replace", "roll back"])
 @pytest.mark.parametrize(
     ("cause", "run_type", "why"),
     [

@@ -176,6 +176,7 @@ def attempt(weekly: UseCase, lake: Lake) -> Callable[..., str]:
             baseline_model=digest_bytes(model(0)),
             metrics={"challenger": {"r2": 0.1 if refused else 0.9}},
             champion=digest_bytes(model(champion)) if champion else "",
+            facts=facts(found, serving=Serving(not refused, {"p95_ms": 5.0})),
             selection=selection("forest" if refresh else "ridge" if champion else ""),
         )
         key = f"evaluations/{made.key}.json"

@@ -76,7 +76,7 @@ def test_nothing_is_switched_until_a_person_says_yes(
     with caplog.at_level("INFO"):
         assert promote(lake, human, key, registry=gone).switch is None
     assert WAITS in caplog.text
-    assert ledger.switches(lake) == []
+    assert ledger.champions(ledger.switches(lake)) == []
     row = approval.record_answer(lake, human, key, APPROVED, "ann", "looks right", AT)
     assert row == {
         "attempt": key,
@@ -89,7 +89,7 @@ def test_nothing_is_switched_until_a_person_says_yes(
     ref = promote(lake, human, key, registry=gone).switch
     assert ref is not None
     assert ref.note.startswith("v1 promoted by ann, champion from 2024-03-11 on: rubber-stamped: ")
-    for switch in ledger.switches(lake):
+    for switch in ledger.switches(lake)[1:]:  # after the baseline that served until then
         assert (switch["kind"], switch["by"], switch["request"]) == ("promoted", "ann", key)
         assert switch["reason"].endswith("; approved by ann: looks right")
     assert promote(lake, human, key, registry=gone).switch == ref
@@ -112,7 +112,7 @@ def test_no_and_silence_switch_nothing(
     assert first["answer"] == answer
     assert promote(lake, human, key, registry=gone) == Promotion(None, said)
     assert _why(lake, human, key) == said
-    assert ledger.switches(lake) == []
+    assert [row["kind"] for row in ledger.switches(lake)] == ["fallback"]
 
 
 def test_a_blessed_challenger_waits_as_the_first_one_does(
@@ -134,13 +134,41 @@ def test_a_blessed_challenger_waits_as_the_first_one_does(
     assert _why(lake, human, old).startswith("recorded, not deployed")
 
 
+@pytest.mark.parametrize("approval_of", ["changes", "all"])
+def test_a_refit_of_the_serving_recipe_is_asked_about_only_where_all_are(
+    lake: Lake, weekly: UseCase, attempt: Try, gone: Registry, approval_of: str
+) -> None:
+    """`changes` lets a refresh serve at once and still asks about another recipe; `all` asks about both."""
+    spec, keys = asking(weekly, approval_of), []
+    for number in range(4):
+        artifacts.store_model(lake, model(number))
+    for version, partition, refresh in ((1, FIRST, False), (2, SECOND, True), (3, THIRD, False)):
+        champion = ledger.live_champion(ledger.switches(lake))
+        against = int(champion["version"]) if champion else 0
+        where = attempt(version, partition, champion=against, refresh=refresh, spec=spec)
+        judge_and_record(lake, spec, where)
+        keys.append(where.removeprefix("evaluations/").removesuffix(".json"))
+        if version == 1:
+            approval.record_answer(lake, spec, keys[0], APPROVED, "ann", "a start", AT)
+        promote(lake, spec, keys[-1], registry=gone)
+    kinds = [row["kind"] for row in ledger.champions(ledger.switches(lake))]
+    states = [approval_status(read_ledgers(lake, spec), ledger.attempt(lake, key)) for key in keys]
+    superseded = f"superseded by the verdict of {THIRD}"
+    assert (kinds, states[1:]) == {
+        "changes": (["promoted", "refreshed"], ["", WAITS]),
+        "all": (["promoted"], [superseded, WAITS]),
+    }[approval_of]
+    assert (awaiting_approval(lake, spec) or {})["key"] == keys[2]
+    assert _why(lake, weekly, keys[2]) == ""  # a gate that asks nobody
+
+
 def test_a_newer_verdict_supersedes_what_waits_or_was_approved(
     lake: Lake, human: UseCase, judged: Try, gone: Registry
 ) -> None:
     """Only the newest that earned it may be approved; one that promotes nothing supersedes nothing."""
     first = judged(1, FIRST)
     approval.record_answer(lake, human, first, APPROVED, "ann", "fine", AT)
-    judged(4, SECOND, loss=20.0)  # loses to the baseline
+    judged(4, SECOND, refused=True)  # loses to the baseline
     assert _why(lake, human, first) == ""
     second = judged(2, SECOND)
     assert _why(lake, human, first) == f"superseded by the verdict of {SECOND}"
@@ -186,7 +214,7 @@ def test_at_most_one_approved_verdict_may_act_on_each_partition(
 
 def test_who_cannot_be_answered_is_refused(lake: Lake, weekly: UseCase, human: UseCase, judged: Try) -> None:
     """No person, no reason, a verdict that refuses, one that isn't there, a gate that asks nobody."""
-    good, bad = judged(1, FIRST), judged(2, FIRST, loss=20.0)
+    good, bad = judged(1, FIRST), judged(2, FIRST, refused=True)
     for by, reason in (("", "fine"), ("ann", " ")):
         for word in (APPROVED, REJECTED):
             with pytest.raises(EvergreenError, match="by whom, and why"):
@@ -195,7 +223,7 @@ def test_who_cannot_be_answered_is_refused(lake: Lake, weekly: UseCase, human: U
         approval.record_answer(lake, human, bad, APPROVED, "ann", "fine", AT)
     with pytest.raises(NotPublished, match="run judge"):
         approval.record_answer(lake, human, "nobody", APPROVED, "ann", "fine", AT)
-    with pytest.raises(EvergreenError, match=r"required gate\.approval: human, found none"):
+    with pytest.raises(EvergreenError, match=r"required gate\.approval: changes or all, found none"):
         approval.record_answer(lake, weekly, good, APPROVED, "ann", "fine", AT)
     assert lake.rows("approvals") == []
 
@@ -267,7 +295,7 @@ def test_a_person_at_a_shell_answers_and_forces(
     shutil.copytree(WEEKLY.parent, tmp_path / "usecases" / "weekly_sales")
     declared = tmp_path / "usecases" / "weekly_sales" / "usecase.yaml"
     declared.write_text(
-        declared.read_text().replace("  block_partitions: 1", "  block_partitions: 1\n  approval: human")
+        declared.read_text().replace("  block_partitions: 1", "  block_partitions: 1\n  approval: all")
     )
     monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path / "usecases"))
     monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))

@@ -69,7 +69,7 @@ def judged(
     """Judge evidence under a gate that asks a person; returns what the tasks after it are given."""
     file = shutil.copytree(WEEKLY.parent, tmp_path / "usecases" / "weekly_sales") / "usecase.yaml"
     file.write_text(
-        file.read_text().replace("  block_partitions: 1", "  block_partitions: 1\n  approval: human")
+        file.read_text().replace("  block_partitions: 1", "  block_partitions: 1\n  approval: all")
     )
     monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path / "usecases"))
     monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
@@ -108,12 +108,24 @@ def test_a_person_reads_the_sentence_the_checks_the_report_and_the_deadline(
     assert shown.subject.startswith("rubber-stamped: ")
     page = f"/plugin/evergreen/evergreen/report/weekly_sales/verdict/{FIRST}-{key[:8]}.html"
     assert shown.body.splitlines()[0] == (
-        f"Version 1, trained on {FIRST}, attempt 1. [The whole report]({page}). "
+        f"Version 1, trained on {FIRST}. [The whole report]({page}). "
         f"No answer by {until:%Y-%m-%d %H:%M} UTC means no."
     )
     for check in checks_of(attempt["checks"]):
         assert f"| {check.name} | " in shown.body
     assert (shown.options, shown.defaults) == (["Approve", "Reject"], ["Reject"])
+
+
+def test_while_a_person_is_asked_the_baseline_serves(
+    lake: Lake, desk: Desk, judged: Callable[..., dict[str, Any]]
+) -> None:
+    """The first verdict may wait for days, in which no row gets the constant; asking again adds nothing."""
+    task = asked(desk, judged(1, FIRST))
+    (fallback,) = ledger.switches(lake)
+    assert (fallback["role"], fallback["kind"], fallback["effective"]) == ("baseline", "fallback", SECOND)
+    with pytest.raises(TaskAwaitingInput):
+        task.execute_complete(desk.context, desk.event("Approve", by="ann", reason=" "))
+    assert ledger.switches(lake) == [fallback]
 
 
 def test_an_answer_without_a_reason_is_asked_again_until_the_same_deadline(
@@ -148,7 +160,7 @@ def test_silence_is_written_down_switches_nothing_and_holds_up_no_later_training
     with pytest.raises(AirflowSkipException, match=SILENCE):
         PromoteOperator(**given).execute(desk.context)
     assert ApproveOperator(**given, hours=HOURS).execute(desk.context) == said  # run again it asks nobody
-    assert ledger.switches(lake) == []
+    assert [row["role"] for row in ledger.switches(lake)] == ["baseline"]
 
     later = judged(2, SECOND)
     desk.kept.clear()  # another task, another store

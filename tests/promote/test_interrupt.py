@@ -92,16 +92,16 @@ def test_a_rollback_that_is_overtaken_asks_again(
     assert _versions(lake) == ["1", "2", "3", "2", "1", "2"]
 
 
-def test_an_attempt_that_is_overtaken_is_judged_at_the_next_level(
+def test_an_attempt_that_is_overtaken_is_recorded_after_the_other(
     lake: Lake, weekly: UseCase, attempt: Attempt, two: tuple[str, str]
 ) -> None:
-    """Of two at once the slower one is the later attempt, and its verdict is for that number."""
-    one, other = (attempt(4, THIRD, champion=1, loss=loss) for loss in (3.0, 4.0))
-    assert one == other  # the same partition and data are the same attempt
-    other = attempt(2, THIRD, champion=1, loss=3.0)
+    """Of two at once both are recorded, the slower one later, and neither row is lost."""
+    one, other = attempt(3, THIRD, champion=1), attempt(2, THIRD, champion=1, refused=True)
     slow = Overtaken(lake, lambda: judge_and_record(lake, weekly, other))
-    assert "(attempt 4)" in judge_and_record(slow, weekly, one).sentence
-    assert [row["attempt"] for row in ledger.attempts(lake)] == [1, 1, 2, 3, 4]
+    assert judge_and_record(slow, weekly, one).verdict == BLESSED
+    rows = ledger.attempts(lake)
+    assert [row["recorded"] for row in rows] == [1, 2, 3, 4, 5]
+    assert [row["key"] for row in rows[3:]] == [_key(other), _key(one)]
 
 
 class Mortal(Lake):

@@ -15,6 +15,7 @@ from include.models.registry import Registry
 from include.promote import ledger
 from include.promote.promotion import force, judge_and_record, mirror_aliases, promote
 from include.promote.rollback import rollback
+from include.promote.trials import trials_on
 from include.references import digest_bytes
 from include.spec import UseCase
 from include.storage.lake import Lake
@@ -111,7 +112,7 @@ def test_an_unblessed_challenger_is_an_outcome(
     judge_and_record(lake, weekly, where)
     promote(lake, weekly, _key(where), registry=registry)
     before = lake.version("deployments")
-    worse = attempt(2, SECOND, champion=1, loss=3.0)
+    worse = attempt(2, SECOND, champion=1, refused=True)
     thin = attempt(3, SECOND, champion=1, count=3)
     assert judge_and_record(lake, weekly, worse).verdict == NOT_BLESSED
     assert judge_and_record(lake, weekly, thin).verdict == NOT_ENOUGH
@@ -120,6 +121,61 @@ def test_an_unblessed_challenger_is_an_outcome(
     assert lake.version("deployments") == before
     assert registry.aliases("weekly_sales") == {"champion": "1"}
     assert lake.get(artifacts.model_key(digest_bytes(model(2)))) is None
+
+
+def test_a_first_training_that_is_refused_leaves_its_baseline_in_service(
+    lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry
+) -> None:
+    """The best baseline serves, a later refusal brings a newer one, and a champion ends it."""
+    keys = [
+        _key(attempt(version, partition, refused=True)) for version, partition in ((1, FIRST), (2, SECOND))
+    ]
+    for key in keys:
+        judge_and_record(lake, weekly, f"evaluations/{key}.json")
+    for _ in range(2):
+        promotion = promote(lake, weekly, keys[0], registry=registry)
+        assert promotion.switch is None
+        assert promotion.blocker.startswith("not blessed: ")
+    (row,) = ledger.switches(lake)
+    assert (row["role"], row["kind"], row["version"], row["recipe"]) == ("baseline", "fallback", "1", "prior")
+    assert (row["model"], row["effective"]) == (digest_bytes(model(0)), SECOND)
+    assert row["reason"].startswith("there is no champion: not blessed: ")
+    assert ledger.serving(lake, SECOND).baseline == row
+    promote(lake, weekly, keys[1], registry=registry)
+    promote(lake, weekly, keys[0], registry=registry)  # an older refusal again
+    assert [row["version"] for row in ledger.switches(lake)] == ["1", "2"]
+    good = attempt(3, THIRD)
+    assert judge_and_record(lake, weekly, good).verdict == RUBBER_STAMPED
+    assert promote(lake, weekly, _key(good), registry=registry).switch is not None
+    late = _key(attempt(4, FOURTH, champion=3, refused=True))
+    judge_and_record(lake, weekly, f"evaluations/{late}.json")
+    promote(lake, weekly, late, registry=registry)
+    rows = ledger.switches(lake)
+    assert [(row["role"], row["kind"]) for row in rows[2:]] == [
+        ("baseline", "promoted"),
+        ("champion", "promoted"),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["immediate", "shadow", "canary"])
+def test_a_refit_of_the_serving_recipe_serves_at_once(
+    lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry, kind: str
+) -> None:
+    """A refresh is neither tried nor watched, whatever the rollout declares; another recipe is."""
+    rollout = weekly.gate.rollout.model_copy(update={"kind": kind})
+    spec = weekly.model_copy(update={"gate": weekly.gate.model_copy(update={"rollout": rollout})})
+    changes = ((1, FIRST, 0, False), (2, SECOND, 1, True), (3, THIRD, 2, False))
+    for version, partition, champion, refresh in changes:
+        where = attempt(version, partition, champion=champion, refresh=refresh, spec=spec)
+        judge_and_record(lake, spec, where)
+        assert promote(lake, spec, _key(where), registry=registry).switch is not None
+        if refresh:
+            live = ledger.live_champion(ledger.switches(lake)) or {}
+            assert (live["version"], live["kind"], live["recipe"]) == ("2", "refreshed", "forest")
+            assert trials_on(ledger.switches(lake), spec, THIRD) == []
+            assert registry.aliases("weekly_sales") == {"champion": "2", "previous": "1"}
+    (trial,) = trials_on(ledger.switches(lake), spec, FOURTH)
+    assert trial.kind == ("watch" if kind == "immediate" else "shadow")
 
 
 def test_a_promotion_in_between_changes_no_served_partition(
@@ -298,7 +354,7 @@ def test_a_person_can_overrule_the_gate(
     lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry
 ) -> None:
     """Force deploys what the gate refused, once, and the name and reason are recorded with the verdict."""
-    first, worse = attempt(1, FIRST), attempt(2, SECOND, champion=1, loss=3.0)
+    first, worse = attempt(1, FIRST), attempt(2, SECOND, champion=1, refused=True)
     judge_and_record(lake, weekly, first)
     promote(lake, weekly, _key(first), registry=registry)
     judge_and_record(lake, weekly, worse)
@@ -320,7 +376,7 @@ def test_what_was_forced_can_be_forced_again(
     lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry
 ) -> None:
     """After another switch a second force of the same attempt switches; the same request does so once."""
-    first, worse = attempt(1, FIRST), attempt(2, SECOND, champion=1, loss=3.0)
+    first, worse = attempt(1, FIRST), attempt(2, SECOND, champion=1, refused=True)
     judge_and_record(lake, weekly, first)
     promote(lake, weekly, _key(first), registry=registry)
     judge_and_record(lake, weekly, worse)

@@ -94,7 +94,7 @@ def test_four_that_nothing_stands_in_the_way_of_are_all_switched(
     lake: Lake, weekly: UseCase, attempt: Callable[..., str], race: Race
 ) -> None:
     """Forced promotions all succeed, one after the other: no row is lost and no number is used twice."""
-    where = [attempt(version, FIRST, loss=20.0) for version in range(1, 5)]
+    where = [attempt(version, FIRST, refused=True) for version in range(1, 5)]
     for evaluation in where:
         judge_and_record(lake, weekly, evaluation)
     ends = race(lake, [("force", _key(evaluation)) for evaluation in where])
@@ -105,18 +105,35 @@ def test_four_that_nothing_stands_in_the_way_of_are_all_switched(
     assert recorded == list(range(1, 9))
 
 
-def test_verdicts_recorded_at_once_are_numbered_in_turn(
+def test_verdicts_recorded_at_once_are_each_recorded_once(
     lake: Lake, weekly: UseCase, attempt: Callable[..., str], race: Race, gone: Registry
 ) -> None:
-    """Attempts at one champion, judged at the same moment, are attempts 1, 2 and 3, each at its level."""
+    """Three attempts judged at the same moment, one of them twice: three rows, numbered in turn."""
     _first(lake, weekly, attempt, gone)
-    where = [attempt(version, SECOND, champion=1, loss=3.0) for version in (2, 3, 4)]
+    where = [attempt(version, SECOND, champion=1, refused=True) for version in (2, 3, 4)]
     ends = race(lake, [("decide", evaluation) for evaluation in (*where, where[0])])
     rows = ledger.attempts(lake)[1:]
-    assert [row["attempt"] for row in rows] == [1, 2, 3]
-    assert all(f"(attempt {row['attempt']})" in row["sentence"] for row in rows)
+    assert [row["recorded"] for row in rows] == [2, 3, 4]
+    assert {row["key"] for row in rows} == set(map(_key, where))
     assert {row["sentence"] for row in rows} == set(ends)
-    assert ends[0] == ends[3]
+
+
+@pytest.mark.parametrize("turn", range(2))
+def test_a_refusal_and_a_promotion_at_once_leave_the_champion(
+    lake: Lake, weekly: UseCase, attempt: Callable[..., str], race: Race, turn: int
+) -> None:
+    """A refused first training sets its baseline once, or not at all if another's model was faster."""
+    good, bad = attempt(1, FIRST), attempt(2, FIRST, refused=True)
+    for where in (good, bad):
+        judge_and_record(lake, weekly, where)
+    moves = [("promote", _key(bad)), ("promote", _key(good)), ("promote", _key(bad))]
+    race(lake, moves if turn else moves[::-1])
+    rows = ledger.switches(lake)
+    assert [(row["role"], row["kind"]) for row in rows if row["kind"] != "fallback"] == [
+        ("baseline", "promoted"),
+        ("champion", "promoted"),
+    ]
+    assert [row["switch"] for row in rows if row["kind"] == "fallback"] in ([], [1])
 
 
 @pytest.mark.parametrize("turn", range(3))
@@ -202,7 +219,7 @@ def test_a_force_a_rollback_and_a_promotion_at_once(
     """Force always ends in a switch of its own; the others stand, or saw that somebody else was faster."""
     _first(lake, weekly, attempt, gone)
     second, third = attempt(2, SECOND, champion=1), attempt(3, THIRD, champion=2)
-    worse = attempt(4, SECOND, champion=1, loss=20.0)
+    worse = attempt(4, SECOND, champion=1, refused=True)
     for where in (second, worse):
         judge_and_record(lake, weekly, where)
     promote(lake, weekly, _key(second), registry=gone)

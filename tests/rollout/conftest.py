@@ -28,7 +28,7 @@ from include.storage.lake import Lake
 from tests.deployments import newest_by_role
 from tests.features import parcels
 from tests.kept import lay
-from tests.promote.conftest import evidence, losses
+from tests.promote.conftest import evidence, losses, selection
 
 FIRST, LAST = "2024-03-01", "2024-04-10"
 COEFFICIENTS = {"knows": 0.8, "forgot": 0.0, "wrong": -0.8, "knows too": 0.82}
@@ -55,7 +55,9 @@ def usecase(folder: Path, **rollout: Any) -> UseCase:
     """Declare the parcels with a rollout."""
     rules = {"partitions": 4, "look_every": 2, "patience": 12, "alpha": 0.2, "margin": 0.0, **rollout}
     gate = {"objective": "log_loss", "min_partitions": 4, "block_partitions": 1, "rollout": rules}
-    return parcels.spec(folder, gate=gate)
+    logistic = {"name": "logistic", "estimator": "logistic_regression"}
+    training = {"baselines": [{"name": "prior", "estimator": "prior"}], "candidates": [logistic]}
+    return parcels.spec(folder, gate=gate, training=training)
 
 
 class Depot:
@@ -96,14 +98,17 @@ class Depot:
         data, champion = model(name), newest_by_role(self.lake).get("champion")
         artifacts.store_model(self.lake, data)
         baseline = artifacts.store_model(self.lake, model("forgot"))
+        changes.setdefault("recipe", name)
+        serving = champion["recipe"] if champion else ""
         found = losses([1.0], [2.0] if champion else None, prior=[3.0])
         made = evidence(
             found, usecase="parcels", partition=partition, spec=self.spec.digest, data=f"{name}{partition}"
         )
         made = replace(made, version=name, model=digest_bytes(data), baseline_model=baseline, prior=0.4)
+        made = replace(made, selection=selection(serving, changes["recipe"]))
         made = replace(made, champion=champion["model"] if champion else "", **changes)
         word = BLESSED if champion else RUBBER_STAMPED
-        row = ledger.record_attempt(self.lake, made, lambda number: Verdict(word, f"{word}: {name}", ()))
+        row = ledger.record_attempt(self.lake, made, lambda: Verdict(word, f"{word}: {name}", ()))
         return str(row["key"])
 
     def partition(self, key: str) -> str:

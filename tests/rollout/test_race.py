@@ -12,12 +12,15 @@ from unittest.mock import patch
 import pytest
 from deltalake import DeltaTable
 
+from include.monitor.performance import publish_performance
+from include.monitor.state import State
 from include.promote import ledger
 from include.promote.promotion import force
 from include.score.pipeline import score
 from tests.promote.racing import processes
 from tests.rollout.conftest import Depot
 from tests.rollout.racing import act
+from tests.rollout.test_replacement import fit, partitions
 
 NIGHT = "2024-03-10"
 IMMEDIATE = {"kind": "immediate"}
@@ -34,7 +37,7 @@ def race() -> Iterator[Race]:
 
 @pytest.fixture(scope="module")
 def depots(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A watched champion that is due to go, a shadow that is due to serve, and who else is there."""
+    """A watched champion due to go, a shadow due to serve, one worse than the prior, and somebody else."""
     folder = tmp_path_factory.mktemp("race")
     with patch.dict(os.environ, {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}):
         watch = Depot(folder / "watch", **IMMEDIATE)
@@ -47,17 +50,26 @@ def depots(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
         force(shadow.lake, shadow.spec, key, "ann", "it guesses less", registry=shadow.registry)
         shadow.partition("2024-03-06")
         shadow.promote("knows", "2024-03-06")
+        broken = Depot(folder / "broken", **IMMEDIATE)
+        fit(broken, "2024-03-05")
+        broken.promote("wrong", "2024-03-05")
         others = {}
-        for name, made in (("watch", watch), ("shadow", shadow)):
-            made.partitions("2024-03-07", "2024-03-09")
+        for name, made in (("watch", watch), ("shadow", shadow), ("broken", broken)):
+            first = "2024-03-06" if name == "broken" else "2024-03-07"
+            partitions(made, first, "2024-03-09")
             score(made.lake, made.spec, NIGHT)
+            publish_performance(made.lake, made.spec, State(made.lake, made.spec, NIGHT))
             others[name] = made.judged("knows too", "2024-03-09")
     return folder, others
 
 
 Switches = tuple[tuple[str, str], ...]
-# kind and version of the switches that may follow; whoever came second decided on what it then saw
-STEP = {"watch": ("rolled back", "knows"), "shadow": ("promoted", "knows")}
+# kind and recipe of the switches that may follow; whoever came second decided on what it then saw
+STEP = {
+    "watch": ("rolled back", "knows"),
+    "shadow": ("promoted", "knows"),
+    "broken": ("replaced", "logistic"),
+}
 FORCED, AHEAD, BACK = ("forced", "knows too"), ("promoted", "knows too"), ("rolled back", "forgot")
 MAY: dict[tuple[str, str], set[Switches]] = {
     ("watch", "rollback"): {(STEP["watch"],)},
@@ -66,6 +78,9 @@ MAY: dict[tuple[str, str], set[Switches]] = {
     ("shadow", "rollback"): {(("rolled back", "wrong"),), (STEP["shadow"],), (STEP["shadow"], BACK)},
     ("shadow", "force"): {(FORCED,), (STEP["shadow"], FORCED)},
     ("shadow", "promote"): {(STEP["shadow"],)},  # while one is on trial no other begins
+    ("broken", "rollback"): {(STEP["broken"],)},  # there is nobody to go back to
+    ("broken", "force"): {(FORCED,), (STEP["broken"], FORCED)},
+    ("broken", "promote"): {(AHEAD,), (STEP["broken"],)},
 }
 
 
@@ -77,15 +92,17 @@ def test_a_step_and_a_person_or_a_promotion_at_once(
     """Two runs of the partition's step and one other: a switch is one commit, none is lost or doubled."""
     folder, others = depots
     shutil.copytree(folder / trial, tmp_path / trial)
-    rollout = IMMEDIATE if trial == "watch" else SHADOW
+    rollout = SHADOW if trial == "shadow" else IMMEDIATE
     made = Depot(tmp_path / trial, **rollout)
     before, table = made.switches(), f"{made.lake.uri}/tables/deployments"
     commits = len(DeltaTable(table).history())
     where = (str(tmp_path / trial),)
-    steps, other = [(*where, "advance", NIGHT)] * 2, [(*where, what, others[trial])]
+    subject = "" if what == "rollback" else others[trial]  # by nobody's name: to the champion before
+    steps, other = [(*where, "advance", NIGHT)] * 2, [(*where, what, subject)]
     ends = race([*steps, *other] if first else [*other, *steps])
-    new = made.switches()[len(before) :]
-    assert tuple((kind, version) for _, kind, version in new) in MAY[trial, what], ends
+    rows = [row for row in ledger.switches(made.lake) if row["role"] != "baseline"]
+    new = [(row["kind"], row["recipe"]) for row in rows[len(before) :]]
+    assert tuple(new) in MAY[trial, what], ends
     numbers = sorted({row["switch"] for row in ledger.switches(made.lake)})
     assert numbers == list(range(1, len(made.switches()) + 1))
     assert len(DeltaTable(table).history()) - commits == len(new)

@@ -50,7 +50,7 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
     def execute(self, context: Context) -> Any:
         """Ask, unless it was answered or needs no answer; Airflow then calls `execute_complete`."""
         from include.promote import approval, ledger
-        from include.promote.promotion import promotion_blocker, read_ledgers
+        from include.promote.promotion import promotion_blocker, read_ledgers, set_fallback
 
         lake, spec = self.open()
         with self.no_retry_on_final_errors():
@@ -62,6 +62,8 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
             return self._wait_again(context, self._deadline(first_asked))
         if (blocker := promotion_blocker(ledgers, attempt)) != approval.WAITS:
             self.skip_task(f"no approval is needed: {blocker or 'nothing blocks the promotion'}")
+        with self.no_retry_on_final_errors():
+            set_fallback(lake, spec, attempt)  # without a champion the baseline serves until the answer
         return self._ask(context, attempt)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:

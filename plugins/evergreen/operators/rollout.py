@@ -21,8 +21,8 @@ def _registry() -> Registry:
 class AdvanceOperator(EvergreenOperator):
     """Take the due step of each trial: promote or withdraw a challenger, or roll back a bad promotion.
 
-    Also demotes a champion that its baseline beats. Reads the switches, predictions, shadows and matured
-    labels; writes at most one switch a trial.
+    Also replaces a champion that a baseline beats. Reads the switches, predictions, shadows, walks and
+    matured labels; writes the walks, and at most one switch a trial.
     """
 
     def execute(self, context: Context) -> dict[str, Any]:

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
 
 class TrainOperator(EvergreenOperator):
-    """Fit baselines and candidates on the matured partitions and register the best as challenger.
+    """Fit every recipe on what is known, and register the fit of the recipe with the best walk as challenger.
 
-    Reads features and labels as known on the run's partition; writes an MLflow run, a model version and the
-    reference profile. A rerun with the same data, declaration and partition returns the existing run.
+    Reads features and labels as known on the run's partition; writes fits, walks, an MLflow run, a model
+    version and the reference profile. A rerun with the same data, declaration and partition returns the
+    existing run.
     """
 
     operator_extra_links = (OverviewLink(), MlflowLink())
@@ -34,7 +35,7 @@ class TrainOperator(EvergreenOperator):
 
 
 class EvaluateOperator(EvergreenOperator):
-    """Measure challenger, baselines and champion on the same held-out rows, and store that as evidence.
+    """Measure the recipes' walks on the same test rows, and the challenger's fit, and store that as evidence.
 
     :param run: the training run's reference.
     """
@@ -117,6 +118,8 @@ class JudgeOperator(EvergreenOperator):
 
 class PromoteOperator(EvergreenOperator):
     """Promote the challenger if its verdict and the approval allow it, by one commit.
+
+    If they don't and there is no champion, its baseline is set to serve.
 
     :param verdict: the verdict's reference.
     """

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -68,16 +69,18 @@ def skip_without_backup_address(task: StoreOperator) -> None:
 
 
 class TidyOperator(EvergreenOperator):
-    """Compact the small files of a use case's tables, and remove those that were replaced long ago."""
+    """Compact a use case's small files, and remove those replaced long ago and models that nothing needs."""
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Return a reference to the tables; its note has the numbers of files."""
+        """Return a reference to the tables; its note has the numbers of files and models."""
         from include.models.registry import Registry
-        from include.ops.upkeep import maintain_tables
+        from include.ops.upkeep import maintain_tables, remove_models
 
-        lake, _ = self.open()
+        lake, spec = self.open()
         with self.no_retry_on_final_errors():
-            return self.to_xcom(maintain_tables(lake, Registry()))
+            tables = maintain_tables(lake, Registry())
+            note = f"{tables.note}; {remove_models(lake, spec)} models that nothing needs were removed"
+            return self.to_xcom(replace(tables, note=note))
 
 
 class PurgeOperator(StoreOperator):

@@ -51,6 +51,7 @@ def _state(lake: Lake, spec: UseCase) -> dict[str, Any]:
         "statement": spec.problem.statement,
         "owner": spec.problem.owner,
         "champion": status.champion(lake),
+        "vacancy": status.vacancy(lake),
         "trials": status.on_trial(lake, spec),
         "waiting": status.pending(lake, spec),
         "mean": _watched(spec, status.performance(lake)["mean"]),

@@ -14,12 +14,16 @@ import pytest
 from deltalake import DeltaTable
 
 from include.errors import EvergreenError
+from include.models import artifacts
 from include.models.registry import Registry
 from include.ops import upkeep
-from include.ops.upkeep import compact, maintain_tables, referenced_versions, vacuum
+from include.ops.upkeep import compact, maintain_tables, referenced_versions, remove_models, vacuum
 from include.references import digest_json
+from include.storage import schemas
 from include.storage.lake import Lake
+from include.train.walks import extend
 from tests.evaluate.conftest import Clinic
+from tests.train import visits
 
 
 def content(lake: Lake) -> dict[str, str]:
@@ -188,6 +192,56 @@ def test_nothing_is_removed_by_a_registry_of_another_lake(clinic: Clinic, tmp_pa
     clinic.lake.append_at("attempts", pa.table({"key": ["k"]}), -1)
     with pytest.raises(EvergreenError, match=r"upkeep: required the runs.*nothing was removed"):
         maintain_tables(clinic.lake, Registry(f"sqlite:///{tmp_path}/other.db"), retention_days=0)
+
+
+def _planted(clinic: Clinic) -> dict[int, str]:
+    """Plant fits of one recipe so many partitions before the training; return their models."""
+    lake, spec = clinic.lake, clinic.spec
+    fit = lake.rows("fits", {"partition": visits.LAST})[0]
+    models = {}
+    for before in (300, 200, 100, 90):
+        models[before] = artifacts.store_model(lake, f"fit {before}".encode())
+        partition = spec.clock.shift(visits.LAST, -before)
+        row = {**fit, "partition": partition, "model": models[before]}
+        lake.publish("fits", pa.Table.from_pylist([row], schemas.FITS), {"partition": partition})
+    return models
+
+
+def test_models_that_nothing_needs_are_removed_and_no_others(clinic: Clinic) -> None:
+    """A fit's model stays while a walk may need it, and for good if a ledger names it; its row stays."""
+    lake, models = clinic.lake, _planted(clinic)
+    switch = dict.fromkeys(schemas.DEPLOYMENTS.names) | {
+        "switch": 1,
+        "role": "champion",
+        "model": models[300],
+    }
+    lake.append_at("deployments", pa.Table.from_pylist([switch], schemas.DEPLOYMENTS), -1)
+    before, fits = set(lake.keys("models")), lake.rows("fits")
+    assert remove_models(lake, clinic.spec) == 0  # they were stored just now
+    assert remove_models(lake, clinic.spec, retention_days=0) == 2
+    # the last fit before the first partition that may be predicted again has predicted it
+    removed = {artifacts.model_key(models[ago]) for ago in (200, 100)}
+    assert before - set(lake.keys("models")) == removed
+    assert remove_models(lake, clinic.spec, retention_days=0) == 0
+    assert sorted(map(repr, lake.rows("fits"))) == sorted(map(repr, fits))
+
+
+def test_a_walk_goes_on_without_the_models_that_were_removed(clinic: Clinic) -> None:
+    """Rows of a removed model stay as they are, and other recipes' rows are made again, as often as asked."""
+    lake, spec = clinic.lake, clinic.spec
+    walk = lake.read("walks")
+    assert walk is not None
+    rows = walk.to_pylist()
+    partition = max(row["partition"] for row in rows)
+    first, second, *_ = sorted({row["key"] for row in rows if row["partition"] == partition})
+    (model,) = {row["model"] for row in rows if (row["partition"], row["key"]) == (partition, first)}
+    lake.remove([artifacts.model_key(model)])
+    own = pc.equal(walk["partition"], partition)
+    left = walk.filter(pc.and_(own, pc.invert(pc.equal(walk["key"], second))))
+    lake.publish("walks", left, {"partition": partition})
+    for _ in range(2):
+        extend(lake, spec, visits.LAST)
+    assert sorted(map(repr, lake.rows("walks"))) == sorted(map(repr, rows))
 
 
 def test_what_a_killed_writer_left_goes_after_its_days(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from include.stats import profiles
 from include.stats.metrics import metric_values, row_losses
 from include.storage import schemas
 from include.storage.lake import Lake
-from tests.promote.conftest import partitions
+from tests.promote.conftest import partitions, selection
 
 ROOT = Path(__file__).parents[3]
 HOSTILE = "</td><script>alert('planted')</script> | `x` $a$ <img src=http://evil.example/x>"
@@ -68,15 +68,25 @@ class World:
         count: int = 24,
         keep: bool = True,
         labels: float | None = None,
+        refresh: bool = False,
+        refused: bool = False,
     ) -> str:
-        """Judge version ``number``; a model's skill is the correlation of its predictions with the truth."""
+        """Judge version ``number``; a model's skill is the correlation of its predictions with the truth.
+
+        With ``refresh`` it is a refit of the champion's recipe, which has no walk of its own beside it; with
+        ``refused`` a fresh process predicts something else.
+        """
         champion = ledger.champion_to_beat(self.lake, partitions(count + number)[-1])
-        skill = {name: value for name, value in skill.items() if name != "champion" or champion}
+        compared = champion and not refresh
+        skill = {name: value for name, value in skill.items() if name != "champion" or compared}
         row_partitions, actual, predicted = rows(self.spec, count, number, skill)
         actual = actual if labels is None else np.full_like(actual, labels)
         evidence = self.evidence(
             number, count, row_partitions, actual, predicted, champion["model"] if champion else ""
         )
+        if refused:
+            serving = Serving(False, {"p95_ms": 5.25}, "row 3 differs")
+            evidence = replace(evidence, facts=replace(evidence.facts, serving=serving))
         self.lake.replace(evidence_key(evidence.key), evidence.to_json().encode())
         if keep:
             self.lake.replace(evidence_rows_key(evidence.key), parquet(row_partitions, actual, predicted))
@@ -124,6 +134,7 @@ class World:
             fitted="2013-01-30",
             recipe="forest",
             facts=facts(self.spec, test_losses, row_partitions, losses_by_model),
+            selection=selection("" if not champion else "boosting" if "champion" in predicted else "forest"),
         )
 
     def publish_training_data(self, evidence: Evidence) -> None:
@@ -166,7 +177,7 @@ class World:
         ledger.record_switch(self.lake, lambda _: [{
             "role": "champion", "version": row["version"], "model": row["model"], "prior": 0.2,
             "effective": "2013-03-04", "evidence": row["partition"], "kind": "promoted", "by": "",
-            "reason": row["sentence"], "attempt": key, "request": key,
+            "reason": row["sentence"], "attempt": key, "request": key, "recipe": "boosting",
         }])  # fmt: skip
 
     def with_gate(self, gate: Mapping[str, object]) -> World:
@@ -248,6 +259,7 @@ def facts(
         ),
         coverage={n: 0.001 * i for i, n in enumerate(names)},
         importance={n: 0.02 / (1 + i) - 0.001 for i, n in enumerate(names)},
+        refit_loss=float(losses_by_model["challenger"].mean()) if len(row_partitions) else None,
     )
 
 

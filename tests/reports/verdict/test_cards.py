@@ -11,8 +11,10 @@ from include.models import artifacts
 from include.models.registry import Registry
 from include.promote import ledger
 from include.references import digest_bytes
+from include.reports.cards import model_card
 from include.reports.paths import data_card_place, model_card_place, page_place
 from include.reports.verdict import DATA, MODEL, PAGE, draw_verdict
+from include.reports.verdict_data import read_attempt
 from include.storage.lake import Lake
 from tests.promote.conftest import model
 from tests.reports.verdict.conftest import SKILLS, World
@@ -38,8 +40,8 @@ def test_the_models_card_says_what_it_is_for_and_worth(judged: tuple[World, str]
         "| Owner | operations planning |",
         "| Estimator | random_forest: n_estimators 80",
         "| Fitted on | 200,000 rows of all history until 2013-01-30 |",
-        "| Verdict | not blessed |",
-        "at level 0.969604; above 0 is better |",
+        "| Verdict | blessed |",
+        "at level 0.95; above 0 is better |",
         "## Fairness between groups",
         "| Not for | decisions about groups other than by origin: no other groups were compared |",
         "carrier 1.9 %",
@@ -47,6 +49,24 @@ def test_the_models_card_says_what_it_is_for_and_worth(judged: tuple[World, str]
         *(row[name] for name in ("model", "spec", "data", "code")),
     ):
         assert line in card, line
+
+
+@pytest.mark.parametrize(
+    ("recipe", "lines"),
+    [
+        ("forest_30", ("| Estimator | random_forest: ", "rows of the last 30 partitions until")),
+        ("prior", ("| Estimator | prior: ", "rows of all history until")),
+        ("another", ("| Estimator | no longer declared |",)),
+    ],
+)
+def test_the_models_card_knows_each_recipe_that_may_serve(
+    judged: tuple[World, str], recipe: str, lines: tuple[str, ...]
+) -> None:
+    """A baseline, or a variant with a short memory, is as declared as a candidate."""
+    world, key = judged
+    attempt = read_attempt(world.lake, world.spec, key)
+    card = model_card(replace(attempt, evidence=replace(attempt.evidence, recipe=recipe)), {})
+    assert all(line in card for line in lines)
 
 
 @pytest.mark.usefixtures("text")
@@ -84,7 +104,7 @@ def test_what_the_data_holds_is_text_in_a_card(judged: tuple[World, str]) -> Non
 
 def test_a_card_knows_that_a_person_forced_its_model(flights: World) -> None:
     """The card keeps the forced verdict even if the gate's own page is drawn again."""
-    key = flights.attempt(1, {**SKILLS, "challenger": 0.1})
+    key = flights.attempt(1, SKILLS, refused=True)
     ledger.record_forced(flights.lake, ledger.attempt(flights.lake, key), "ann", "the champion is broken")
     flights.page(key)
     card, _ = cards(flights, key)

@@ -1,0 +1,224 @@
+"""A champion that is shown to be worse than a baseline is replaced within days, once, whoever chose it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from include.errors import NotPublished
+from include.features.build import training_set
+from include.models import artifacts
+from include.monitor.performance import publish_performance
+from include.monitor.pipeline import monitor
+from include.monitor.state import State
+from include.ops.verify import verify
+from include.promote import ledger
+from include.promote.promotion import force
+from include.promote.rollback import rollback
+from include.rollout.pipeline import advance, replace_broken
+from include.score.pipeline import score
+from include.spec.gate import Rollout
+from include.storage.lake import Lake
+from include.train.fits import KnownRows, ensure_fits, read_fits, recipes
+from tests.deployments import newest_by_role
+from tests.kept import lay
+from tests.rollout.conftest import Depot
+
+TRAINED = "2024-03-12"
+# it needs more partitions than the champion is given, so that the champion goes first
+SHADOWED = Rollout(kind="shadow", partitions=60, look_every=2, patience=80, alpha=0.2)
+
+
+def fit(made: Depot, partition: str = TRAINED) -> None:
+    """Fit every recipe as a training does."""
+    rows = training_set(made.lake, made.spec, partition)
+    ensure_fits(
+        KnownRows.read(made.lake, made.spec, partition, rows),
+        partition,
+        recipes(made.spec, short_memory=True),
+    )
+
+
+def partitions(made: Depot, first: str, last: str) -> list[str]:
+    """Score, measure and advance each partition, and return the sentences."""
+    notes = []
+    for partition in made.spec.clock.keys(first, last):
+        score(made.lake, made.spec, partition)
+        publish_performance(made.lake, made.spec, State(made.lake, made.spec, partition))
+        notes.append(advance(made.lake, made.spec, partition).note)
+    return notes
+
+
+def kinds(made: Depot) -> list[tuple[str, str]]:
+    """Return kind and recipe of each champion."""
+    return [(row["kind"], row["recipe"]) for row in ledger.champions(ledger.switches(made.lake))]
+
+
+@pytest.fixture
+def broken(depot: Callable[..., Depot], tmp_path: Path) -> Depot:
+    """A depot whose first champion learnt the rule upside down, on the evening before it is replaced."""
+
+    def make(folder: Path) -> None:
+        made = Depot(folder, kind="immediate")
+        fit(made)
+        made.promote("wrong", TRAINED)
+        partitions(made, "2024-03-13", "2024-03-15")
+        assert kinds(made) == [("promoted", "wrong")]
+
+    lay("broken", tmp_path, make)
+    return depot(kind="immediate")
+
+
+def test_a_champion_worse_than_the_prior_is_replaced_within_days(broken: Depot) -> None:
+    """One wild partition replaces nobody; three matured ones do, by the best recipe's newest fit."""
+    notes = partitions(broken, "2024-03-16", "2024-03-20")
+    assert kinds(broken) == [("promoted", "wrong"), ("replaced", "logistic")]
+    assert notes[0] == "nothing is on trial"
+    assert notes[1].startswith("logistic replaces the champion from 2024-03-18 on: vwrong lost ")
+    assert "on the last 3 matured partitions, logistic 0." in notes[1]
+    assert set(notes[2:]) == {"nothing is on trial"}
+    live = newest_by_role(broken.lake)
+    fits = {row.recipe: row.model for row in read_fits(broken.lake)}
+    assert (live["champion"]["model"], live["champion"]["by"]) == (fits["logistic"], "evergreen")
+    assert live["baseline"]["recipe"] == "prior"
+    assert live["champion"]["switch"] == live["baseline"]["switch"]
+    served = broken.served()
+    assert set(served["2024-03-17"]) == {"champion wrong"}
+    models = {row["model"] for row in broken.lake.rows("predictions", {"partition": "2024-03-18"})}
+    assert models == {fits["logistic"]}
+    assert ledger.serving(broken.lake, "2024-03-18").previous is None  # what did harm is nobody's fallback
+
+
+def test_a_forced_champion_is_replaced_too(depot: Callable[..., Depot]) -> None:
+    """A person who overruled the gate isn't held to it by evidence of harm."""
+    made = depot(kind="immediate")
+    fit(made)
+    key = made.judged("wrong", TRAINED)
+    force(made.lake, made.spec, key, "ann", "it looks good", registry=made.registry)
+    partitions(made, "2024-03-13", "2024-03-18")
+    assert kinds(made) == [("forced", "wrong"), ("replaced", "logistic")]
+
+
+def test_a_better_champion_stays(depot: Callable[..., Depot]) -> None:
+    """One that no baseline beats is left alone, also if another recipe may be better still."""
+    made = depot(kind="immediate")
+    fit(made)
+    made.promote("knows", TRAINED)
+    assert set(partitions(made, "2024-03-13", "2024-03-24")) == {"nothing is on trial"}
+
+
+def test_without_another_fit_the_champion_stays(depot: Callable[..., Depot]) -> None:
+    """Where no training has fitted the recipes there is nothing to replace it by, and nothing fails."""
+    made = depot(kind="immediate")
+    made.promote("wrong", TRAINED)
+    assert set(partitions(made, "2024-03-13", "2024-03-20")) == {"nothing is on trial"}
+
+
+def test_an_old_partition_replaces_nobody_and_a_rerun_nobody_twice(broken: Depot) -> None:
+    """The newest partition acts once, however often it runs, and says each time what it did."""
+    score(broken.lake, broken.spec, "2024-03-17")
+    publish_performance(broken.lake, broken.spec, State(broken.lake, broken.spec, "2024-03-17"))
+    assert "only the newest served partition" in advance(broken.lake, broken.spec, "2024-03-16").note
+    assert len(kinds(broken)) == 1
+    first, again = (advance(broken.lake, broken.spec, "2024-03-17") for _ in range(2))
+    assert (first.rows, again) == (1, first)
+    assert kinds(broken) == [("promoted", "wrong"), ("replaced", "logistic")]
+
+
+def test_two_at_once_replace_once(broken: Depot) -> None:
+    """Of two that saw the same losses one writes, and the walks are those of one."""
+    score(broken.lake, broken.spec, "2024-03-17")
+    publish_performance(broken.lake, broken.spec, State(broken.lake, broken.spec, "2024-03-17"))
+    folder = broken.lake.uri.removeprefix("file://").removesuffix("/parcels")
+
+    def act(_: int) -> str:
+        return replace_broken(Lake("parcels", folder), broken.spec, "2024-03-17")
+
+    with ThreadPoolExecutor(2) as workers:
+        notes = list(workers.map(act, range(2)))
+    assert kinds(broken) == [("promoted", "wrong"), ("replaced", "logistic")]
+    assert any(notes)
+    walks = broken.lake.rows("walks")
+    assert len({(row["partition"], row["known"], row["key"]) for row in walks}) == len(walks)
+
+
+def test_neither_an_approval_nor_a_trial_holds_it_up(broken: Depot) -> None:
+    """The gate asks a person about everything and a challenger is in shadow: it goes with its incumbent."""
+    gate = broken.spec.gate.model_copy(update={"rollout": SHADOWED})
+    broken.spec = broken.spec.model_copy(update={"gate": gate})
+    assert broken.promote("forgot", "2024-03-15").switch is not None
+    asking = gate.model_copy(update={"approval": "all"})
+    broken.spec = broken.spec.model_copy(update={"gate": asking})
+    partitions(broken, "2024-03-16", "2024-03-18")
+    assert broken.switches() == [
+        ("champion", "promoted", "wrong"),
+        ("challenger", "shadow", "forgot"),
+        ("challenger", "withdrawn", "forgot"),
+        ("champion", "replaced", "wrong"),
+    ]
+    numbers = [row["switch"] for row in ledger.switches(broken.lake)]
+    assert numbers[-1] == numbers[-2] == numbers[-3]
+
+
+def test_a_person_may_bring_it_back_and_it_is_replaced_again(broken: Depot) -> None:
+    """A rollback by version finds the version's own model; without a version there is nobody before it."""
+    partitions(broken, "2024-03-16", "2024-03-18")
+    wrong = ledger.champions(ledger.switches(broken.lake))[0]["model"]
+    with pytest.raises(NotPublished, match="a champion before the live one"):
+        rollback(broken.lake, broken.spec, None, "ada", "it was better")
+    rollback(broken.lake, broken.spec, "wrong", "ada", "the labels were wrong")
+    live = newest_by_role(broken.lake)["champion"]
+    assert (live["kind"], live["model"], live["effective"]) == ("rolled back", wrong, "2024-03-19")
+    partitions(broken, "2024-03-19", "2024-03-25")
+    assert [kind for kind, _ in kinds(broken)] == ["promoted", "replaced", "rolled back", "replaced"]
+
+
+def test_a_training_after_it_refreshes_the_recipe_or_brings_another(broken: Depot) -> None:
+    """A refit of the recipe that replaced the champion is a refresh; another recipe is promoted as ever."""
+    partitions(broken, "2024-03-16", "2024-03-18")
+    broken.promote("knows", "2024-03-18", recipe="logistic")
+    assert kinds(broken)[-1] == ("refreshed", "logistic")
+    broken.promote("forgot", "2024-03-19")
+    assert kinds(broken)[-1] == ("promoted", "forgot")
+
+
+def test_the_partitions_after_it_are_monitored(broken: Depot) -> None:
+    """A fit that no training registered has no reference, and its partition says what took place."""
+    partitions(broken, "2024-03-16", "2024-03-17")
+    score(broken.lake, broken.spec, "2024-03-18")
+    assert "reference" in monitor(broken.lake, broken.spec, "2024-03-18").note
+    (decision,) = broken.lake.rows("decisions", {"partition": "2024-03-18"})
+    assert (decision["decision"], decision["cause"]) == ("replace", "replaced-2024-03-18-2024-03-18")
+    assert decision["reason"].startswith(
+        "replaced: logistic of vwrong serves from this partition on (vwrong lost"
+    )
+
+
+def test_verify_names_a_recent_fit_that_is_lost(broken: Depot) -> None:
+    """A walk will need it, so its loss is a difference before anything fails."""
+    fit, *_ = read_fits(broken.lake)
+
+    def lost() -> list[str]:
+        return [one for one in verify(broken.lake, broken.spec).differences if fit.model[:12] in one]
+
+    assert lost() == []
+    broken.lake.remove([artifacts.model_key(fit.model)])
+    assert len(lost()) == 1
+
+
+@pytest.mark.parametrize("kind", ["immediate", "shadow", "canary"])
+def test_a_refit_of_the_serving_recipe_scores_nothing_in_parallel(
+    depot: Callable[..., Depot], kind: str
+) -> None:
+    """It serves every row from its first partition on, and nothing is on trial beside it."""
+    made = depot(kind=kind)
+    made.promote("knows", "2024-03-05")
+    made.partition("2024-03-06")
+    made.promote("knows too", "2024-03-06", recipe="knows")
+    assert made.partitions("2024-03-07", "2024-03-08") == ["nothing is on trial"] * 2
+    assert made.switches()[-1] == ("champion", "refreshed", "knows too")
+    assert made.served()["2024-03-07"] == {"champion knows too": 12}
+    assert made.lake.rows("shadows") == []
