@@ -3,7 +3,7 @@
 Simulated: partitions of 60 rows. Their loss differs from the prior's by a mean, and by a deviation of a tenth
 of the prior's loss, as that of a classifier with an AUC of 0.8 does. A year is judged by the walk before it.
 
-Flights: a recipe is fitted every four weeks, and the prior with it. From each second week on, what is left of
+Flights: a recipe is fitted every four weeks, and the prior with it. From each fourth week on, what is left of
 the year is judged by the walk before, as it was and with its labels turned round.
 
     [EVERGREEN_LAKE=file:///<a lake with the year>] python -m benchmarks.live
@@ -127,7 +127,7 @@ def flights() -> dict[str, tuple[int, int, list[int]]]:
         for turn in (False, True)
     )
     results: dict[str, tuple[int, int, list[int]]] = {}
-    for start in range(28, len(as_is.partitions) - 28, 14):
+    for start in range(28, len(as_is.partitions) - 28, 28):
         before = part_of(as_is, 0, start)
         for live, is_turned in (
             (part_of(as_is, start, None), False),

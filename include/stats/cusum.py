@@ -72,7 +72,7 @@ class Ordinary:
     ----------
     ratio : the multiple of the reference that the model's losses are compared with.
     deviation : of a partition's mean excess over it, per row; autocorrelation is included.
-    size : the reference's mean per row. Where it is larger, harder rows vary more: the deviation grows alike.
+    size : the reference's mean per row. Harder rows vary more: where it is larger, the variance grows alike.
     allowance : ordinary deviations by which a partition may exceed it.
     level : evidence of an alarm, in ordinary deviations.
     rows : from which a partition counts in full; one of fewer rows counts by its share of them.
@@ -88,7 +88,8 @@ class Ordinary:
     def evidence(self, live: PairedSums) -> Array:
         """Return the cumulative sum after each partition, in ordinary deviations, shape (n,)."""
         harder = np.maximum(np.abs(live.reference) / live.rows / max(self.size, SMALLEST), 1.0)
-        steps = live.excess(self.ratio) * np.minimum(live.rows / self.rows, 1.0) / self.deviation / harder
+        deviation = self.deviation * np.sqrt(harder)
+        steps = live.excess(self.ratio) * np.minimum(live.rows / self.rows, 1.0) / deviation
         evidence, total = np.empty(len(steps)), 0.0
         for place, step in enumerate(np.clip(steps, -MAX_STEP, MAX_STEP)):
             total = min(max(total + step - self.allowance, 0.0), MAX_EVIDENCE * self.level)
