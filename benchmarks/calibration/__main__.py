@@ -1,24 +1,19 @@
-"""What the gate and the alarms are worth, measured: ``python -m benchmarks.calibration gate|alarms USECASE``.
+"""What the alarms are worth, measured: ``python -m benchmarks.calibration alarms USECASE``.
 
-Each takes a while, and acts on nothing: it reads the lake, and stores a page in it.
+It takes a while, and acts on nothing: it reads the lake, and stores a page in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from benchmarks.calibration import alarms as of_alarms
-from benchmarks.calibration import gate as of_gate
 from include import spec as specs
 from include.cli.options import AsJson, Page, UseCaseName, print_result, require_writable
 from include.errors import EvergreenError
 from include.storage.lake import Lake
-
-Measure = Callable[[Lake, specs.UseCase, int], tuple[dict[str, Any], str]]
 
 app = typer.Typer(
     help=__doc__,
@@ -29,15 +24,9 @@ app = typer.Typer(
 )
 
 
-@app.command()
-def gate(
-    usecase: UseCaseName,
-    sequences: Annotated[int, typer.Option("--sequences", min=1, help="Of 20 attempts each.")] = 10_000,
-    page: Page = None,
-    as_json: AsJson = False,
-) -> None:
-    """Measure how often the gate promotes noise, and which gains it sees; it takes minutes."""
-    _study(of_gate.calibrate, of_gate.text, usecase, sequences, page, as_json)
+@app.callback()
+def calibration() -> None:
+    """Keep the measurement's name a part of the command."""
 
 
 @app.command()
@@ -48,23 +37,11 @@ def alarms(
     as_json: AsJson = False,
 ) -> None:
     """Measure how often a column alarms without a fault, and how soon with one."""
-    _study(of_alarms.calibrate, of_alarms.text, usecase, years, page, as_json)
-
-
-def _study(
-    measure: Measure,
-    text: Callable[[dict[str, Any]], str],
-    usecase: str,
-    size: int,
-    page: Path | None,
-    as_json: bool,
-) -> None:
-    """Measure a use case, write the page where it is asked for, and print the numbers."""
     require_writable(page)
-    numbers, html = measure(Lake(usecase), specs.load(usecase), size)
+    numbers, html = of_alarms.calibrate(Lake(usecase), specs.load(usecase), years)
     if page is not None:
         page.write_text(html)
-    print_result(numbers, text(numbers), as_json)
+    print_result(numbers, of_alarms.text(numbers), as_json)
 
 
 def main() -> None:

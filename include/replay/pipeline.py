@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from include.errors import EvergreenError, NotPublished
+from include.errors import EvergreenError, NotPublished, SpecError
 from include.features.build import matured
 from include.replay.fits import Fits, Job, workers
 from include.replay.history import Array, Labels, PastRows
@@ -120,7 +120,7 @@ def replay(
     overlays : YAML files with changes of the declaration. Each is replayed as the declaration is.
     first : the partition of the first training. Default: the first scheduled training by which
         ``training.test`` partitions have labels.
-    until : the last served partition. Default: the last one with labels.
+    until : the last served partition. Default, and at most: the last one with labels.
 
     Raises
     ------
@@ -129,19 +129,23 @@ def replay(
     PartitionError, EvergreenError
         when the range isn't one of the schedule, or has no training.
     SpecError
-        when an overlay is invalid.
+        when an overlay is invalid, or has the name of another policy.
     """
+    names = [*BUILT_IN, *(path.stem for path in overlays)]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        found = f"{', '.join(twice)} more than once"
+        raise SpecError(f"{spec.name}: replay", required="each policy's name once", found=found)
     declarations = {path.stem: read(spec.folder / "usecase.yaml", path) for path in overlays}
     last = matured(lake, spec, None)[-1:]
     if not last:
         remedy = f"ingest {spec.labels.source} first"
         raise NotPublished(f"{spec.name}: replay", required="partitions with labels", remedy=remedy)
     past = PastRows.read(lake, spec, min(until or last[0], last[0]))
-    until = until or max(past.newest, default=last[0])
+    until = min(until or last[0], max(past.newest, default=last[0]))
     first = first or _first_training(past, until)
     for key in (first, until):
         spec.clock.moment(key)
-    partitions = [key for key in spec.clock.keys(first, until) if key == first or key in past.places]
+    partitions = spec.clock.keys(first, until)
     if not any(key > first for key in partitions if key in past.newest):
         found = f"none after {first}, up to {until}"
         remedy = "choose --from and --until so that partitions with labels follow the first training"

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -111,7 +112,8 @@ class Policy:
         step : is called after each partition.
         """
         for partition in partitions:
-            if partition > partitions[0] and (serving := self.serving(partition)):
+            is_served = partition > partitions[0] and partition in self.past.places
+            if is_served and (serving := self.serving(partition)):
                 self.served[partition] = serving
             requested = self.advance(partition)
             if partition in trainings or requested:
@@ -221,12 +223,11 @@ class Policy:
                 continue
             partitions.append(key)
             rows.append(float(len(part.sampled)))
-            losses.append([
-                self.fits.loss(accepted[own][place], key, part, objective) / rows[-1]
-                if place >= 0
-                else np.nan
+            sums = [
+                self.fits.loss(accepted[own][place], key, part, objective) if place >= 0 else np.nan
                 for own, place in newest.items()
-            ])  # fmt: skip
+            ]
+            losses.append(np.array(sums) / rows[-1])
         values = np.array(losses).reshape(len(partitions), len(accepted))
         present = [column for column in range(values.shape[1]) if np.isfinite(values[:, column]).any()]
         names = [self.names[own] for own in accepted] if partitions else []
@@ -406,6 +407,7 @@ class Declared(Policy):
         objective = self.spec.gate.objective
 
         def losses(fit: Fit, partitions: Sequence[str] = newest) -> tuple[float, ...]:
+            self.fits.predictions(fit, partitions)  # those that are missing at once
             return tuple(self.fits.loss(fit, key, rows[key], objective) for key in partitions)
 
         return replace(
@@ -522,7 +524,7 @@ def origins(
     """Return where a new recipe is fitted first: an earlier partition, the next one, the rows then."""
     earlier = walk_origins(list(rows), spec, partition)
     result = []
-    for origin, following in zip(earlier, [*earlier[1:], partition], strict=True):
+    for origin, following in pairwise([*earlier, partition]):
         own = past.training_set(spec, origin)
         if not spec.training.window:  # otherwise it reached further back than this training's
             own = {key: part for key, part in own.items() if key in rows}

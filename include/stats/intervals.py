@@ -159,7 +159,7 @@ def gain_bounds(saved: Array, rows: Array, block: int, alpha: Array) -> tuple[Ar
     stationary data). With k = n / b blocks it is too small by (k - 1) / k, which is put right, and Student's
     t with k - 1 degrees of freedom stands for its own uncertainty. Overlapping blocks are a Bartlett kernel
     and worth 1.5 k of them (Priestley 1981, Spectral Analysis and Time Series, 6.2); with that figure, more
-    noise was promoted than alpha allows (docs/explanation/evidence.md), since the kernel leaves out
+    noise passes than alpha allows (tests/stats/test_intervals.py), since the kernel leaves out
     part of what partitions have in common with their neighbours.
     """
     mean, variance, blocks = _moments(saved, rows, block)

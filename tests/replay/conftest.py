@@ -13,7 +13,8 @@ from include.storage.lake import Lake
 from tests.kept import lay
 from tests.train import visits
 
-FIRST, BREAK, LAST = "2024-03-17", "2024-04-08", "2024-04-28"
+FIRST, BREAK, LAST = "2024-03-17", "2024-03-26", "2024-04-21"
+UNTIL = "2024-03-30"  # the last partition that production serves in tests
 
 
 def declare(folder: Path) -> UseCase:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from include.errors import EvergreenError, StoreUnavailable
-from include.reports.paths import HISTORY, page_place
+from include.reports.paths import HISTORY, REPLAY, page_place
 from include.spec import load
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def _state(lake: Lake, spec: UseCase) -> dict[str, Any]:
         "unlabelled": sum(bool(row["predicted"]) and not row["metrics"] for row in partitions),
         "partitions": partitions,
         "history": HISTORY if f"reports/{HISTORY}" in reports else "",
+        "replay": REPLAY if f"reports/{REPLAY}" in reports else "",
     }
 
 

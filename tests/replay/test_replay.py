@@ -1,0 +1,247 @@
+"""The replay decides as production did, compares policies on the same rows, and survives a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from include.cli.app import app
+from include.errors import EvergreenError, SpecError
+from include.evaluate.pipeline import evaluate
+from include.models.registry import Registry
+from include.monitor.pipeline import monitor
+from include.promote import ledger
+from include.promote.promotion import judge_and_record, promote
+from include.replay import pipeline
+from include.replay import policies as policies_module
+from include.replay.pipeline import Replay, replay
+from include.replay.policies import Policy
+from include.replay.report import replay_json
+from include.rollout.pipeline import advance
+from include.score.pipeline import score
+from include.spec import UseCase
+from include.storage.lake import Lake
+from include.train.pipeline import train
+from tests.replay.conftest import BREAK, FIRST, LAST, UNTIL
+
+SUNDAY = 6
+ROOT = Path(__file__).parents[2]
+
+
+def serve_day_by_day(lake: Lake, spec: UseCase, registry: Registry, until: str) -> None:
+    """Run the batch of each partition and the trainings on Sundays and on request, as Airflow's DAGs do."""
+    for partition in spec.clock.keys(FIRST, until):
+        requested = False
+        if partition > FIRST:
+            score(lake, spec, partition)
+            monitor(lake, spec, partition)
+            advance(lake, spec, partition)
+            causes = [row["cause"] for row in lake.rows("decisions", {"partition": partition})]
+            requested = any(cause.endswith(partition) for cause in causes)
+        if requested or date.fromisoformat(partition).weekday() == SUNDAY:
+            run = train(lake, spec, partition, registry=registry).uri
+            evidence = evaluate(lake, spec, partition, run, registry=registry).uri
+            judge_and_record(lake, spec, evidence)
+            promote(lake, spec, PurePosixPath(evidence).stem, registry=registry)
+
+
+@pytest.fixture
+def policies(monkeypatch: pytest.MonkeyPatch) -> dict[str, Policy]:
+    """The policies of the replays that follow, by name, with all that they decided."""
+    by_name: dict[str, Policy] = {}
+    run = Policy.run
+
+    def remember(self: Policy, *args: object) -> None:
+        by_name[self.name] = self
+        run(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Policy, "run", remember)
+    return by_name
+
+
+def test_declared_serves_the_models_that_production_served(
+    lake: Lake, spec: UseCase, tmp_path: Path, policies: dict[str, Policy]
+) -> None:
+    """The same fits serve the same partitions, through a reversal, a replacement and a requested training."""
+    replay(lake, spec, (), FIRST, UNTIL)
+    registry = Registry(f"sqlite:///{tmp_path}/mlflow.db", f"file://{tmp_path}/artifacts")
+    serve_day_by_day(lake, spec, registry, UNTIL)
+    switches = ledger.switches(lake)
+    served = {
+        partition: (champion["recipe"], champion["model"])
+        for partition in spec.clock.keys(spec.clock.shift(FIRST, 1), UNTIL)
+        if (champion := ledger.serving_of(switches, partition).champion)
+    }
+    kinds = [row["kind"] for row in ledger.champions(switches)]
+    assert {ledger.PROMOTED, ledger.REFRESHED, ledger.REPLACED} == set(kinds)
+    replayed = policies["declared"].served
+    assert served == {key: (s.fit.recipe, s.fit.model) for key, s in replayed.items()}
+
+
+@pytest.fixture(scope="module")
+def replayed(tmp_path_factory: pytest.TempPathFactory) -> Replay:
+    """The whole range under the four policies, and one that may not replace a baseline."""
+    from tests.replay.conftest import declare, fill
+
+    folder = tmp_path_factory.mktemp("replay")
+    spec = declare(folder / "usecases")
+    overlay = folder / "reluctant.yaml"
+    overlay.write_text("gate: {min_gain: 0.5}\n")
+    return replay(fill(folder / "lake", spec), spec, [overlay], FIRST, LAST)
+
+
+def test_the_policies_differ_as_they_are_described(replayed: Replay) -> None:
+    """Never keeps one model, newest takes each training's, and declared leaves what a baseline beats."""
+    by_name = {policy.name: policy for policy in replayed.policies}
+    assert list(by_name) == ["declared", "never", "newest", "new-not-worse", "reluctant"]
+    partitions = len(replayed.partitions)
+    assert by_name["never"].switches == ()
+    assert by_name["never"].ages.tolist() == list(range(1, partitions + 1))
+    assert by_name["newest"].ages.max() == 7
+    lost = {name: replayed.loss(policy) for name, policy in by_name.items()}
+    assert lost["declared"] < lost["newest"] < lost["never"]
+    after = [s.partition for s in by_name["declared"].switches if not s.is_refresh and s.partition >= BREAK]
+    assert BREAK < after[0] <= "2024-03-31"
+    assert {switch.recipe for switch in by_name["reluctant"].switches} <= {
+        *("prior", "prior_90", "prior_30", "linear", "linear_90", "linear_30")
+    }
+
+
+def test_new_not_worse_keeps_what_serves_unless_the_new_fit_is_as_good(
+    lake: Lake, spec: UseCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a new fit had to lose nine tenths less, the first one serves on."""
+    monkeypatch.setattr(policies_module, "WORSE", -0.9)
+    result = replay(lake, spec, (), FIRST, "2024-03-26")
+    switches = {policy.name: policy.switches for policy in result.policies}
+    assert switches["new-not-worse"] == ()
+    assert len(switches["newest"]) == 1
+
+
+def test_figures_follow_from_what_was_served(replayed: Replay) -> None:
+    """Losses, the difference to never and the partitions worse than the prior agree with one another."""
+    never = next(policy for policy in replayed.policies if policy.name == "never")
+    for policy in replayed.policies:
+        assert policy.constant == 0
+        assert policy.worse_than_prior == int((policy.losses > replayed.prior * (1 + 1e-9)).sum())
+        if policy.difference:
+            mean, low, high = policy.difference
+            assert low < mean < high
+            assert mean == pytest.approx(replayed.loss(policy) - replayed.loss(never))
+    assert never.worse_than_prior > 10
+
+
+def test_json_has_the_documented_keys(replayed: Replay) -> None:
+    """Each policy has its name and five numbers, and nothing else."""
+    data = json.loads(json.dumps(replay_json(replayed), allow_nan=False))
+    assert list(data) == ["policies"]
+    for policy in data["policies"]:
+        assert list(policy) == ["name", "loss", "switches", "constant", "worse_than_prior", "cpu_s"]
+        assert all(isinstance(policy[name], int) for name in ("switches", "constant", "worse_than_prior"))
+
+
+def command(lake: Lake, spec: UseCase) -> tuple[list[str], dict[str, str]]:
+    """Return the command line of a short replay, and its environment."""
+    base = lake.uri.removesuffix(f"/{spec.name}")
+    env = {**os.environ, "EVERGREEN_LAKE": base, "EVERGREEN_USECASES": str(spec.folder.parent)}
+    argv = ["replay", spec.name, "--from", FIRST, "--until", "2024-03-26", "--json"]
+    return argv, {**env, "PYTHONPATH": str(ROOT)}
+
+
+def test_a_killed_replay_goes_on_where_it_was(
+    lake: Lake, spec: UseCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed amid its fits and run again it prints the same; its workers end, no stored fit is repeated."""
+    argv, env = command(lake, spec)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "include", *argv], env=env, start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while len(before := fits_of(lake)) < 3:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    while group_lives(process.pid):
+        assert time.monotonic() < deadline, "a worker outlived its parent"
+        time.sleep(0.05)
+    for name in ("EVERGREEN_LAKE", "EVERGREEN_USECASES"):
+        monkeypatch.setenv(name, env[name])
+    results = [CliRunner().invoke(app, argv, catch_exceptions=False) for _ in range(2)]
+    assert results[0].exit_code == 0
+    assert results[0].stdout == results[1].stdout
+    stored = fits_of(lake)
+    assert len(stored) > len(before)
+    assert {key: stored[key] for key in before} == before
+    fresh = replay(lake, spec, (), FIRST, "2024-03-26")
+    assert json.loads(results[0].stdout) == replay_json(fresh)
+
+
+def fits_of(lake: Lake) -> dict[str, bytes | None]:
+    """Return the stored fits by key."""
+    return {key: lake.get(key) for key in lake.keys("replays") if key.endswith("fit.json")}
+
+
+def group_lives(group: int) -> bool:
+    """Return whether a process of a group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_nothing_that_serves_is_written(lake: Lake, spec: UseCase) -> None:
+    """A replay adds objects below replays/, and leaves every table at its version."""
+    before = {table: lake.version(table) for table in lake.tables()}
+    objects = set(lake.keys("")) - set(lake.keys("tables"))
+    replay(lake, spec, (), FIRST, "2024-03-20")
+    assert {table: lake.version(table) for table in lake.tables()} == before
+    added = set(lake.keys("")) - set(lake.keys("tables")) - objects
+    assert added
+    assert all(key.startswith("replays/") for key in added)
+
+
+def test_until_a_training_has_labels_the_constant_serves(
+    lake: Lake, spec: UseCase, policies: dict[str, Policy]
+) -> None:
+    """From a first training without labels on, partitions count as the constant's, until the next one."""
+    result = replay(lake, spec, (), "2024-03-01", "2024-03-06")
+    assert {policy.name: policy.constant for policy in result.policies} == dict.fromkeys(policies, 2)
+    assert np.isnan(result.policies[0].ages[:2]).all()
+
+
+def test_the_default_range_begins_when_the_test_partitions_have_labels(lake: Lake, spec: UseCase) -> None:
+    """The first training is the first Sunday with eight labelled partitions, the last one has labels."""
+    past = pipeline.PastRows.read(lake, spec, LAST)
+    assert pipeline._first_training(past, LAST) == "2024-03-10"
+    assert max(past.newest) == spec.clock.shift(LAST, -spec.labels.delay)
+
+
+def test_an_overlay_changes_only_what_a_policy_is_about(lake: Lake, spec: UseCase, tmp_path: Path) -> None:
+    """Another key is refused by its name, an invalid value by its path, both with the overlay's file."""
+    overlay = tmp_path / "policy.yaml"
+    overlay.write_text("labels: {delay: 3}\n")
+    with pytest.raises(SpecError, match=r"policy\.yaml: .*schedule, training, gate, retraining.*labels"):
+        replay(lake, spec, [overlay])
+    overlay.write_text("gate: {min_gain: -1}\n")
+    with pytest.raises(SpecError, match=r"policy\.yaml: .*gate\.min_gain"):
+        replay(lake, spec, [overlay])
+    with pytest.raises(SpecError, match="each policy's name once, found never more than once"):
+        replay(lake, spec, [tmp_path / "never.yaml"])
+
+
+def test_a_range_without_a_served_partition_is_refused(lake: Lake, spec: UseCase) -> None:
+    """The error names the range."""
+    with pytest.raises(EvergreenError, match="none after 2024-04-01, up to 2024-04-01"):
+        replay(lake, spec, (), "2024-04-01", "2024-04-01")
