@@ -210,7 +210,7 @@ def measured(spec: UseCase, recipe: Candidate, label: Callable[..., np.ndarray])
     record = evidence(losses(np.ones(12), prior=np.ones(12)))
     importance = permutation_importance(estimator, spec, test, actual)
     facts = replace(record.facts, leakage=leak, importance=importance)
-    return CheckContext(replace(record, facts=facts), spec.gate, 1, False)
+    return CheckContext(replace(record, facts=facts), spec.gate, has_champion=False)
 
 
 @pytest.mark.parametrize(("kind", "label"), [("late", whole), ("use", side)])

@@ -38,7 +38,7 @@ def check(requirement: Requirement, reference: str = "", **groups: GroupSums) ->
     results = losses([0.5] * PARTITIONS)
     record = evidence(results, facts=facts(results, fairness=(measured,)))
     gate = Gate(objective="log_loss", fairness=rules)
-    (result,) = fairness(CheckContext(record, gate, 1, has_champion=False))
+    (result,) = fairness(CheckContext(record, gate, has_champion=False))
     return result
 
 

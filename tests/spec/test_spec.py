@@ -91,11 +91,8 @@ WRONG = [
     ("gate.approval", "human", "gate.approval: Input should be 'none', 'changes' or 'all'"),
     ("gate.evidence", "held_out", "gate.evidence: unknown key"),
     ("training.validation", 7, "training.validation: unknown key"),
-    (
-        "training.test",
-        8,
-        "training.test: at least 9, because the gate needs 7 partitions and the last 2 have",
-    ),
+    ("training.test", 25, "at least 26, because the gate needs 24 partitions and the last 2 have no labels"),
+    ("gate.block_partitions", 15, "at least 32, because the gate needs 30 partitions and the last 2 have no"),
     ("training.candidates.0.window", 2, "window: Input should be greater than or equal to 3"),
     ("training.candidates.0.name", "logistic", "candidates: logistic is the name of a baseline too; use an"),
     ("training.baselines.0.name", "constant", "one must be {name: prior, estimator: prior}"),

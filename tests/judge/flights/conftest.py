@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 import yaml
 from sklearn.pipeline import Pipeline
@@ -18,29 +16,25 @@ from sklearn.pipeline import Pipeline
 from demo.weather import WeatherServer
 from demo.world import landing_objects, weather_by_day, write_planes
 from include.environment import Connect, Endpoint
-from include.evaluate import leakage
+from include.evaluate import leakage, refit
 from include.evaluate.pipeline import evaluate
-from include.features.build import training_set
 from include.ingest.pipeline import ingest
 from include.judge.evidence import attempt_key_of
-from include.judge.judge import RUBBER_STAMPED, Verdict
+from include.judge.judge import Verdict
 from include.models import artifacts
 from include.models.registry import Registry
-from include.promote import ledger
 from include.promote.promotion import judge_and_record, promote
 from include.spec import UseCase, load
 from include.spec.load import read
 from include.spec.stages import Candidate
 from include.storage.lake import Lake
 from include.train import fit as fitting
+from include.train import fits
 from include.train.pipeline import train
 from include.train.recipes import build_estimator
 from tests.deployments import newest_by_role
-from tests.promote.conftest import evidence, losses
 
-FIRST, PARTITION = "2012-12-31", "2013-02-28"
-# the last partition that a champion may be fitted on: the test partitions begin a week later
-BEFORE = "2013-01-24"
+FIRST, EARLIER, PARTITION = "2012-12-31", "2013-02-21", "2013-02-28"
 
 
 @pytest.fixture(scope="session")
@@ -81,81 +75,47 @@ Make = Callable[[UseCase, pa.Table], Pipeline]
 
 
 class Gate:
-    """A lake of flights with a champion, and a way to plant any challenger into a real training."""
+    """A lake of flights, and a way to plant any recipe into real trainings."""
 
-    def __init__(
-        self, lake: Lake, folder: Path, plant: Callable[[Make], None], cache: dict[str, Any]
-    ) -> None:
-        self.lake, self.folder, self.plant, self.cache = lake, folder, plant, cache
+    def __init__(self, lake: Lake, folder: Path, plant: Callable[[Make], None]) -> None:
+        self.lake, self.folder, self.plant = lake, folder, plant
         self.registry = Registry(f"sqlite:///{folder}/mlflow.db", f"file://{folder}/artifacts")
         self.spec = self.declare()
 
     def declare(self, **gate: Any) -> UseCase:
-        """Declare the shipped use case with one candidate, which is planted."""
+        """Declare the shipped use case with the prior and one candidate, which is planted."""
         shipped = load("flight_delay")
         raw = yaml.safe_load((shipped.folder / "usecase.yaml").read_text())
+        raw["training"]["baselines"] = [{"name": "prior", "estimator": "prior"}]
         raw["training"]["candidates"] = [{"name": "planted", "estimator": "hist_gradient_boosting"}]
-        raw["gate"] |= {"evidence": "held_out", "approval": "none", "rollout": {"kind": "immediate"}} | gate
+        raw["gate"] |= {"approval": "none", "rollout": {"kind": "immediate"}} | gate
         home = self.folder / shipped.name
         home.mkdir(exist_ok=True)
         (home / "usecase.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
         (home / "features.sql").write_text(shipped.sql)
         return read(home / "usecase.yaml")
 
-    def rows(self, until: str = BEFORE) -> pa.Table:
-        """Return the labelled rows up to a partition."""
-        if "rows" not in self.cache:  # those of each test: it changes no source
-            self.cache["rows"] = training_set(self.lake, self.spec, PARTITION)
-        return self.cache["rows"].filter(pc.less_equal(self.cache["rows"]["partition"], until))
-
-    def fitted(self, **params: Any) -> Pipeline:
-        """Return a forest that was fitted until the partition before the test partitions.
-
-        Once for all tests.
-        """
-        key = repr(params)
-        if key not in self.cache:
-            self.cache[key] = forest(**params)(self.spec, self.rows())
-        pipeline: Pipeline = self.cache[key]
-        return pipeline
-
-    def champion(self, pipeline: Pipeline) -> None:
-        """Let a model that was fitted until the partition before the test partitions serve."""
-        data = artifacts.serialize(pipeline)
-        digest = artifacts.store_model(self.lake, data)
-        record = evidence(
-            losses([1.0]), usecase=self.spec.name, partition=BEFORE, spec=self.spec.digest, version="0"
-        )
-        record = replace(record, model=digest, baseline_model=digest, champion="", fitted=BEFORE)
-        stamp = Verdict(RUBBER_STAMPED, RUBBER_STAMPED, ())
-        key = ledger.record_attempt(self.lake, record, lambda number: stamp)["key"]
-        assert promote(self.lake, self.spec, key, registry=self.registry).switch is not None
-
-    def train(self, make: Make) -> str:
-        """Train, with the planted challenger, and return the run."""
+    def train(self, make: Make, partition: str = PARTITION) -> str:
+        """Train, with the planted recipe, and return the run."""
         self.plant(make)
-        return train(self.lake, self.spec, PARTITION, registry=self.registry).uri
+        return train(self.lake, self.spec, partition, registry=self.registry).uri
 
-    def judge(self, make: Make) -> Verdict:
+    def judge(self, make: Make, partition: str = PARTITION) -> Verdict:
         """Train, evaluate, judge and promote as far as the verdict allows."""
-        ref = evaluate(self.lake, self.spec, PARTITION, self.train(make), registry=self.registry)
+        run = self.train(make, partition)
+        ref = evaluate(self.lake, self.spec, partition, run, registry=self.registry)
         verdict = judge_and_record(self.lake, self.spec, ref.uri)
         promote(self.lake, self.spec, attempt_key_of(ref.uri), registry=self.registry)
         return verdict
 
-    def live(self) -> str:
-        """Return the version that serves."""
-        return str(newest_by_role(self.lake)["champion"]["version"])
-
-
-@pytest.fixture(scope="session")
-def cache() -> dict[str, Any]:
-    """What tests need alike and only read."""
-    return {}
+    def live(self) -> tuple[str, str]:
+        """Return the version that serves as champion and how it came there; both are empty if none does."""
+        row = newest_by_role(self.lake).get("champion")
+        return (str(row["version"]), str(row["kind"])) if row else ("", "")
 
 
 @pytest.fixture
-def gate(ingested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: dict[str, Any]) -> Gate:
+def gate(ingested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gate:
     """The gate before its first attempt."""
     shutil.copytree(ingested / "flight_delay", tmp_path / "lake" / "flight_delay")
     honest = fitting.fit_recipe
@@ -164,21 +124,19 @@ def gate(ingested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache:
         def planted(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Pipeline:
             return make(spec, rows) if candidate.name == "planted" else honest(spec, candidate, rows)
 
-        monkeypatch.setattr(fitting, "fit_recipe", planted)
-        monkeypatch.setattr(leakage, "fit_recipe", planted)
+        for module in (fits, leakage, refit):
+            monkeypatch.setattr(module, "fit_recipe", planted)
 
-    return Gate(Lake("flight_delay", str(tmp_path / "lake")), tmp_path, plant, cache)
+    return Gate(Lake("flight_delay", str(tmp_path / "lake")), tmp_path, plant)
 
 
-def forest(seed: int = 7, until: str = "9999", **params: Any) -> Make:
-    """Return a maker of the shipped forest, on rows up to a partition, with other parameters where given."""
+def forest(**params: Any) -> Make:
+    """Return a maker of a small forest with the shipped parameters, with others where given."""
 
     def make(spec: UseCase, rows: pa.Table) -> Pipeline:
         (shipped,) = (c for c in load(spec.name).training.candidates if c.name == "forest")
-        candidate = shipped.model_copy(update={"params": {**shipped.params, **params}})
-        seeded = spec.model_copy(update={"training": spec.training.model_copy(update={"seed": seed})})
-        pipeline = build_estimator(seeded, candidate)
-        rows = rows.filter(pc.less_equal(rows["partition"], until))
+        small = {**shipped.params, "n_estimators": 20, **params}
+        pipeline = build_estimator(spec, shipped.model_copy(update={"params": small}))
         return pipeline.fit(artifacts.model_input(rows, spec), rows[spec.problem.target].to_numpy())
 
     return make
