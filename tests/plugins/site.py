@@ -151,7 +151,7 @@ def prepare(home: Path) -> None:
     for usecase in NIGHTS:
         fill(Lake(usecase, str(home / "lake")), usecase)
     shipped = ROOT / "tests" / "usecases" / "weekly_sales"
-    for usecase, old, new in (("mistyped", "owner:", "ownr:"), ("torn", "", "")):
+    for usecase, old, new in (("mistyped", "owner:", "ownr:"), ("torn", "", ""), ("untrained", "", "")):
         folder = home / "usecases" / usecase
         folder.mkdir(parents=True)
         declared = (shipped / "usecase.yaml").read_text().replace("name: weekly_sales", f"name: {usecase}", 1)
@@ -225,12 +225,12 @@ def _ledgers(lake: Lake, partition: str) -> None:
     attempt = {"key": ATTEMPT, "partition": partition, "verdict": "blessed", "sentence": verdict,
         "checks": "[]",
                "evidence": "{}", "version": "3", "model": "m" * 64, "spec": "s" * 64, "data": "d" * 64,
-               "code": "abc", "attempt": 1, "recorded": 1}  # fmt: skip
+               "code": "abc", "recorded": 1}  # fmt: skip
     lake.append_at("attempts", _table([attempt], schemas.ATTEMPTS), -1)
     switch = {"switch": 1, "role": "champion", "version": "3", "model": "m" * 64, "prior": 30.0,
               "effective": partition, "evidence": partition, "kind": "promoted", "by": "gate",
                   "reason": verdict,
-              "attempt": ATTEMPT, "request": ATTEMPT}  # fmt: skip
+              "attempt": ATTEMPT, "request": ATTEMPT, "recipe": "boosting"}  # fmt: skip
     lake.append_at("deployments", _table([switch], schemas.DEPLOYMENTS), -1)
 
 

@@ -116,6 +116,15 @@ def test_an_attempt_leads_to_its_report(site: Site) -> None:
     assert f'<a href="/evergreen/report/weekly_sales/{place}">report</a>' in text
 
 
+def test_the_overview_says_what_serves(site: Site) -> None:
+    """The champion is named with its recipe; without one the page says in red that a constant serves."""
+    text = " ".join(html.unescape(site.get("/evergreen/usecase/weekly_sales", "reader").text).split())
+    assert "<b>version 3</b> <small>boosting, promoted by gate, serves from 2024-03-04 on" in text
+    text = " ".join(html.unescape(site.get("/evergreen/usecase/untrained", "reader").text).split())
+    assert '<span class="tag bad">no model</span> there is no champion' in text
+    assert "and a constant serves instead" in text
+
+
 def test_a_use_case_leads_to_the_page_on_its_year(site: Site) -> None:
     """The overview links the page, which is behind the same door as every report."""
     text = site.get("/evergreen/usecase/weekly_sales", "reader").text
