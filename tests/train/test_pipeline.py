@@ -277,7 +277,7 @@ def test_a_task_without_enough_labels_is_not_retried(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", registry.uri)
     run = SimpleNamespace(partition_key="2024-03-02", run_type="scheduled")
     task = operator(task_id="early", usecase=spec.name)
-    with pytest.raises(outcome, match="found (no labelled row|0)"):
+    with pytest.raises(outcome, match=r"found (no labelled row|0)"):
         task.execute({"dag_run": run, "params": {}})  # type: ignore[typeddict-item]  # all that it reads
 
 
