@@ -111,7 +111,7 @@ def replay(
     first: str = "",
     until: str = "",
     *,
-    progress: Progress = lambda task, done, total: None,
+    progress: Progress = lambda task, completed, total: None,
 ) -> Replay:
     """Replay a range of partitions under the built-in policies, and those of ``overlays``.
 
