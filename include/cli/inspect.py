@@ -114,13 +114,13 @@ def replay(
     print_result(replay_json(result), f"{replay_text(result)}\n\n{page}", as_json)
 
 
-def show_progress(task: str, done: int, total: int) -> None:
-    """Draw a progress bar on stderr, in place, whenever another percent is done."""
-    if 100 * done // total == 100 * (done - 1) // total:
+def show_progress(task: str, completed: int, total: int) -> None:
+    """Draw a progress bar on stderr, in place, whenever another percent is completed."""
+    if 100 * completed // total == 100 * (completed - 1) // total:
         return
-    filled = BAR_WIDTH * done // total
+    filled = BAR_WIDTH * completed // total
     bar = "#" * filled + "-" * (BAR_WIDTH - filled)
-    typer.echo(f"\r{task:<20.20} [{bar}] {done} of {total}", nl=done == total, err=True)
+    typer.echo(f"\r{task:<20.20} [{bar}] {completed} of {total}", nl=completed == total, err=True)
 
 
 @inspection.command()

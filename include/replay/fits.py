@@ -94,7 +94,7 @@ class Fits:
 
         Parameters
         ----------
-        until : the fit also predicts the partitions after its last fitted one, up to this one.
+        until : the fit also predicts its test partitions and those after them, up to this one.
         """
         fit = job.fit
         key = key_of(fit)
@@ -104,7 +104,9 @@ class Fits:
                 self._stored[key] = (stored["model"], stored["seconds"])
             else:
                 parts = list(job.rows.values())
-                chunks = self._chunks_between(fit.last_fitted, until)
+                # the gate also looks at the test partitions, which it was fitted on
+                first = job.spec.clock.shift(fit.partition, -job.spec.training.test)
+                chunks = self._chunks_between(min(first, fit.last_fitted), until)
                 future = self._pool.submit(
                     _fit,
                     job.spec,

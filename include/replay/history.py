@@ -53,6 +53,7 @@ class PastRows:
     Parameters
     ----------
     spec : the declaration whose features, labels and sample of rows they are.
+    calendar : the partitions of the schedule, ascending; some may have no rows.
     table : features, sorted by partition and key, shape (n, any).
     places : by partition, the positions in ``table`` of the rows that a walk predicts.
     labels : by partition, its labels from the oldest revision to the newest; none for a partition without.
@@ -60,6 +61,7 @@ class PastRows:
     """
 
     spec: UseCase
+    calendar: tuple[str, ...]
     table: pa.Table
     places: Mapping[str, Places]
     labels: Mapping[str, tuple[Labels, ...]]
@@ -68,7 +70,8 @@ class PastRows:
     @classmethod
     def read(cls, lake: Lake, spec: UseCase, until: str) -> PastRows:
         """Read the rows of the partitions from the schedule's start to ``until``."""
-        table = features(lake, spec, spec.clock.keys(spec.schedule.start, until))
+        calendar = tuple(spec.clock.keys(spec.schedule.start, until))
+        table = features(lake, spec, calendar)
         places_of = table.select([*spec.key, "partition"]).append_column(
             PLACE, pa.array(np.arange(table.num_rows))
         )
@@ -98,9 +101,13 @@ class PastRows:
                         since, at, actual, np.searchsorted(places[key], at[sampled]), actual[sampled], digest
                     )
                 )
-        return cls(
-            spec, table, places, {key: tuple(parts) for key, parts in sorted(by_partition.items())}, digests
-        )
+        labels = {key: tuple(parts) for key, parts in sorted(by_partition.items())}
+        return cls(spec, calendar, table, places, labels, digests)
+
+    @cached_property
+    def positions(self) -> dict[str, int]:
+        """The place of each partition in the calendar, by which distances are counted fast."""
+        return {key: place for place, key in enumerate(self.calendar)}
 
     @cached_property
     def newest(self) -> dict[str, Labels]:

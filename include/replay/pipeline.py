@@ -111,7 +111,7 @@ def replay(
     first: str = "",
     until: str = "",
     *,
-    progress: Progress = lambda task, done, total: None,
+    progress: Progress = lambda task, completed, total: None,
 ) -> Replay:
     """Replay a range of partitions under the built-in policies, and those of ``overlays``.
 
@@ -259,7 +259,7 @@ def _compare(
             PolicyResult(
                 name=policy.name,
                 losses=own,
-                ages=np.array([_age(spec, policy, key) for key in labels]),
+                ages=np.array([_age(fits.past, policy, key) for key in labels]),
                 switches=tuple(_switches(policy, served)),
                 constant=sum(key not in policy.served for key in labels),
                 worse_than_prior=int(worse.sum()),
@@ -287,9 +287,9 @@ def _prior_losses(fits: Fits, spec: UseCase, labels: Mapping[str, Labels], train
     ])  # fmt: skip
 
 
-def _age(spec: UseCase, policy: Policy, partition: str) -> float:
+def _age(past: PastRows, policy: Policy, partition: str) -> float:
     serving = policy.served.get(partition)
-    return len(spec.clock.keys(serving.fit.partition, partition)) - 1 if serving else np.nan
+    return past.positions[partition] - past.positions[serving.fit.partition] if serving else np.nan
 
 
 def _switches(policy: Policy, served: Sequence[str]) -> Iterator[Switch]:

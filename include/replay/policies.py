@@ -212,14 +212,15 @@ class Policy:
 
     def walk(self, until: str) -> Walks:
         """Return the recipes' walks as known on a partition, as `include.train.walks.read` does."""
-        first, objective = self.spec.clock.shift(until, -MEMORY), self.spec.gate.objective
+        objective, positions = self.spec.gate.objective, self.past.positions
         accepted = {key: self._accepted(key) for key in self.names}
         accepted = {key: fits for key, fits in accepted.items() if fits}
         starts = {key: [fit.partition for fit in fits] for key, fits in accepted.items()}
         partitions, rows, losses = [], [], []
         for key, part in self.past.labelled(until).items():
             newest = {own: bisect_left(starts[own], key) - 1 for own in accepted}
-            if key <= first or not len(part.sampled) or max(newest.values(), default=-1) < 0:
+            is_old = positions[until] - positions[key] >= MEMORY
+            if is_old or not len(part.sampled) or max(newest.values(), default=-1) < 0:
                 continue
             partitions.append(key)
             rows.append(float(len(part.sampled)))
