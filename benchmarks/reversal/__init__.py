@@ -1,0 +1,1 @@
+"""A relation between features and label that reverses overnight."""

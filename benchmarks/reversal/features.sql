@@ -1,0 +1,1 @@
+SELECT item, partition, a, b, c, d FROM spine
