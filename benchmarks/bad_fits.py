@@ -175,7 +175,7 @@ def judge(
         data.moved(model, champion, sunday),
         tuple(moves),
         seen_rows=tuple(count for _, count in seen.values()),
-        seen=tuple(lost for lost, _ in seen.values()),
+        seen_now=tuple(lost for lost, _ in seen.values()),
         seen_before=tuple(lost for lost, _ in seen_before.values()),
     )
     leakage = Leakage()

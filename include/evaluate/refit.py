@@ -67,7 +67,7 @@ def measure_refit(known_rows: KnownRows, record: TrainingRecord, champion: str, 
     rejected = refused_before(fits, newest[0], refused)
     return replace(
         moved,
-        **_seen(known_rows, recipe, fits, refused),
+        **_seen_by_both(known_rows, recipe, fits, refused),
         rows=tuple(int(pc.sum(pc.equal(rows["partition"], key)).as_py()) for key in newest),
         twin=_losses(known_rows, twin, rows, newest),
         serving=_losses(known_rows, serving, rows, newest),
@@ -75,7 +75,7 @@ def measure_refit(known_rows: KnownRows, record: TrainingRecord, champion: str, 
     )
 
 
-def _seen(
+def _seen_by_both(
     known_rows: KnownRows, recipe: Candidate, fits: Sequence[Fit], refused: Collection[str]
 ) -> dict[str, Any]:
     """Return the losses of the newest fit and the recipe's fit before on test rows that both have seen."""
@@ -88,7 +88,7 @@ def _seen(
     rows = walks.sample(test.filter(both), known_rows.spec)
     return {
         "seen_rows": tuple(int(pc.sum(pc.equal(rows["partition"], key)).as_py()) for key in partitions),
-        "seen": _losses(known_rows, _load(known_rows, fits[-1]), rows, partitions),
+        "seen_now": _losses(known_rows, _load(known_rows, fits[-1]), rows, partitions),
         "seen_before": _losses(known_rows, _load(known_rows, before), rows, partitions),
     }
 

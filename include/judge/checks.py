@@ -290,7 +290,7 @@ def refit(context: CheckContext) -> Sequence[Check]:
     if measured is None or len(measured.seen_rows) < partitions_needed(1) or not any(measured.seen_before):
         return []
     tolerated = REFIT_TOLERANCE * sum(measured.seen_before) / sum(measured.seen_rows)
-    gain = estimate_gain(measured.seen, measured.seen_before, measured.seen_rows, 1, context.gate.alpha)
+    gain = estimate_gain(measured.seen_now, measured.seen_before, measured.seen_rows, 1, context.gate.alpha)
     text, limit_text = gain.interval_and_limit(tolerated)
     name = "loss over the fit before, on rows that both have seen"
     required = f"not shown to be > {limit_text}, {100 * REFIT_TOLERANCE:g} % of its loss"

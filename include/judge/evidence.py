@@ -157,7 +157,7 @@ class Refit:
     refused : the same of the recipe's fit before, if it was refused; empty otherwise.
     seen_rows : rows of the test partitions that the fit and its recipe's fit before were both fitted on,
         shape (m,).
-    seen, seen_before : sums of the losses on them by partition of the two, shape (m,).
+    seen_now, seen_before : sums of the losses on them by partition of the two, shape (m,).
     """
 
     moved: float | None = None
@@ -167,7 +167,7 @@ class Refit:
     serving: tuple[float, ...] = ()
     refused: tuple[float, ...] = ()
     seen_rows: tuple[int, ...] = ()
-    seen: tuple[float, ...] = ()
+    seen_now: tuple[float, ...] = ()
     seen_before: tuple[float, ...] = ()
 
 

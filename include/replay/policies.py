@@ -414,7 +414,7 @@ class Declared(Policy):
         return replace(
             moved,
             seen_rows=tuple(len(rows[key].sampled) for key in seen),
-            seen=losses(challenger, seen),
+            seen_now=losses(challenger, seen),
             seen_before=losses(before, seen) if before else (),
             rows=tuple(len(rows[key].sampled) for key in newest),
             twin=losses(twin),

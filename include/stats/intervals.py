@@ -190,7 +190,8 @@ def gain_sequence(gains: Sequence[float], block: int, alpha: float) -> Gain:
     if blocks < MIN_BLOCKS:
         return Gain(float(values.mean()) if len(values) else math.nan, -math.inf, 1 - alpha)
     means = values[len(values) - blocks * block :].reshape(blocks, block).mean(axis=1)
-    rate = (-2 * math.log(2 * alpha) + math.log(1 - 2 * math.log(2 * alpha))) / TIGHTEST
+    tail = -2 * math.log(2 * min(alpha, 0.1))  # at higher levels the rate would make the bound looser
+    rate = (tail + math.log(1 + tail)) / TIGHTEST
     spread = 2 * (blocks * rate + 1) / (blocks * rate)
     normal = math.sqrt(spread * math.log(1 + math.sqrt(blocks * rate + 1) / (2 * alpha)))
     reach = -float(stdtrit(blocks - 1, ndtr(-normal))) / math.sqrt(blocks)

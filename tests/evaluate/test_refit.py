@@ -169,3 +169,20 @@ def test_a_stale_champion_is_compared_on_the_newest_week_only(lake: Lake, spec: 
     refit = measured(lake, spec, NOW, champion=WEEKS[1])
     assert refit.rows == (36,) * 7
     assert refit.twin != refit.serving
+
+
+def test_both_fits_are_measured_on_test_rows_that_they_have_seen(lake: Lake, spec: UseCase) -> None:
+    """These are the test partitions up to the last one that the fit before was fitted on."""
+    refit = measured(lake, spec, NOW)
+    assert refit.seen_rows == ()
+    longer = spec.model_copy(update={"training": spec.training.model_copy(update={"test": 21})})
+    refit = measured(lake, longer, NOW)
+    keys = spec.clock.keys("2024-05-12", "2024-05-23")
+    rows = training_set(lake, spec, NOW)
+    actual, partition = target(spec, rows), np.array(rows["partition"].to_pylist())
+    before, now = [f for f in read_fits(lake) if f.partition in (WEEKS[-1], NOW)]
+    for fitted, sums in ((before, refit.seen_before), (now, refit.seen_now)):
+        predictions = artifacts.predict(artifacts.load_model(lake, fitted.model), rows, spec)
+        each = row_losses(spec.gate.objective, actual, predictions)
+        assert sums == pytest.approx([each[partition == key].sum() for key in keys])
+    assert refit.seen_rows == (36,) * 12

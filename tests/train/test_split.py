@@ -68,15 +68,13 @@ def test_a_short_history_is_judged_on_at_most_half_of_it(shape: UseCase, days: i
 def test_walk_origins_reach_from_the_first_test_partition_to_the_training(shape: UseCase) -> None:
     """The first is the last partition before the test partitions, and the training itself is none."""
     partitions = shape.clock.keys("2024-03-01", "2024-03-28")
-    origins = walk_origins(labelled(*partitions), shape, "2024-03-30")
+    origins = walk_origins(partitions, shape, "2024-03-30")
     assert origins == ["2024-03-22", "2024-03-25", "2024-03-28"]
-    assert shape.clock.shift(origins[0], 1) == first_test_partition(
-        labelled(*partitions), shape, "2024-03-30"
-    )
+    assert shape.clock.shift(origins[0], 1) == first_test_partition(partitions, shape, "2024-03-30")
 
 
 @pytest.mark.parametrize("days", [1, 2, 3])
 def test_a_history_without_labels_before_the_test_partitions_has_no_origin(shape: UseCase, days: int) -> None:
     """No recipe is fitted on a partition by which no label had come."""
     partitions = shape.clock.keys("2024-03-01", "2024-03-28")[:days]
-    assert walk_origins(labelled(*partitions), shape, shape.clock.shift(partitions[-1], 2)) == []
+    assert walk_origins(partitions, shape, shape.clock.shift(partitions[-1], 2)) == []
