@@ -81,7 +81,7 @@ def simulate(seed: int) -> tuple[int, int, float, float]:
     with TemporaryDirectory(prefix="evergreen-reversal-") as folder:
         weekly = Clock(spec.schedule.training, spec.schedule.timezone)
         trainings = sorted({nights[FIRST], *weekly.keys(nights[FIRST], nights[-1])})
-        chunks = [[key] for key in nights]
+        chunks = [nights[start : start + 7] for start in range(0, NIGHTS, 7)]
         fits = Fits(Lake(spec.name, folder), past, chunks, Inline())  # type: ignore[arg-type]
         boosting = spec.training.candidates[0].model_copy(update={"window": 90})
         training = spec.training.model_copy(update={"candidates": (boosting,)})
