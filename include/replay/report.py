@@ -150,7 +150,7 @@ def _losses(axes: Axes, replay: Replay) -> None:
     days = _days(replay.partitions)
     for policy, style in _styles(replay):
         axes.plot(days, _mean(policy.losses, replay.rows), label=policy.name, **style)
-    axes.legend(loc="upper left", ncols=3)
+    axes.legend(loc="best", ncols=3)
 
 
 def _differences(axes: Axes, replay: Replay) -> None:
