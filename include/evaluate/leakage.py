@@ -184,6 +184,21 @@ def shuffled_label_losses(
     return max(sums, key=sum)
 
 
+def prior_losses(
+    spec: UseCase, fitted: pa.Table, test: pa.Table, partitions: Sequence[str]
+) -> tuple[float, ...]:
+    """Return the loss of the fitted rows' prior on the test rows by partition, shape (n,).
+
+    Parameters
+    ----------
+    fitted, test, partitions : as in `shuffled_label_losses`.
+    """
+    actual, constant = target(spec, test), outputs.label_prior(spec, target(spec, fitted))
+    losses = row_losses(spec.gate.objective, actual, outputs.repeat_constant(constant, len(actual)))
+    partition_of_row = np.asarray(test["partition"].to_pylist(), dtype=object)
+    return tuple(float(losses[partition_of_row == partition].sum()) for partition in partitions)
+
+
 def _sample(rows: pa.Table, max_rows: int, random: np.random.Generator) -> pa.Table:
     if rows.num_rows <= max_rows:
         return rows

@@ -154,6 +154,7 @@ def _leakage(lake: Lake, spec: UseCase, evaluation: EvaluationRows, losses: Mapp
         shuffled_losses=leakage.shuffled_label_losses(
             spec, evaluation.recipe, fitted, rows, evaluation.partitions
         ),
+        prior_losses=leakage.prior_losses(spec, fitted, rows, evaluation.partitions),
         loss_reduction=loss_reduction,
         past_loss_reductions=leakage.past_loss_reductions(lake, evaluation.partition),
         too_few_rows=leakage.too_few_rows(spec, rows),

@@ -126,6 +126,7 @@ class Leakage:
         ``too_few_rows`` are left out.
     shuffled_losses : the objective's loss by partition of the challenger's recipe, fitted on shuffled labels
         and rescaled to the prior; of several shuffles the one with the highest loss, shape (n,).
+    prior_losses : the loss by partition of the prior to which they are rescaled, shape (n,).
     loss_reduction : share of the prior's loss that the challenger removes on the test partitions.
     past_loss_reductions : the same of the use case's earlier attempts, oldest first.
     too_few_rows : class, or else the target, -> its number of test rows, if there are too few of them to
@@ -140,6 +141,7 @@ class Leakage:
     past_loss_reductions: tuple[float, ...] = ()
     too_few_rows: dict[str, int] = field(default_factory=dict)
     all_features: dict[str, float] = field(default_factory=dict)
+    prior_losses: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
