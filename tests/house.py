@@ -33,7 +33,7 @@ PLOT = (
     ("max_iter: 60", "max_iter: 4"),
     (
         "  block_partitions: 1",
-        "  block_partitions: 1\n  alpha: 0.2\n  min_gain: 0.05\n  approval: human\n"
+        "  block_partitions: 1\n  alpha: 0.2\n  min_gain: 0.05\n  approval: changes\n"
         "  rollout: {kind: canary, partitions: 2, look_every: 1, patience: 10, alpha: 0.4, margin: 3, "
         "share: 0.4}",
     ),
@@ -124,7 +124,7 @@ def running() -> Iterator[House]:
         made.usecases,
         "weekly_asking",
         ended,
-        ("  block_partitions: 1", "  block_partitions: 1\n  approval: human"),
+        ("  block_partitions: 1", "  block_partitions: 1\n  approval: all"),
     )
     _copy(made.usecases, STORY, ended, *PLOT)
     # batch, without an end and without a file: its newest partition is overdue as soon as it is scheduled

@@ -32,7 +32,7 @@ from include.spec import UseCase
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
 from include.train import walks
-from include.train.fits import Fit, accepted_fits, newest_fits
+from include.train.fits import Fit, accepted_fits, newest_fits, serving_recipe
 from include.train.selection import Walks, choose_replacement
 
 if TYPE_CHECKING:
@@ -265,7 +265,7 @@ def _with_champion(lake: Lake, spec: UseCase, champion: Row, partition: str) -> 
     """Return the walks with what the champion lost live, and the name that it has there."""
     live = loss_series(lake, [champion], partition)
     losses = dict(zip(live.partitions, (live.loss / live.rows).tolist(), strict=True))
-    return with_live_losses(walks.read(lake, spec, partition), str(champion.get("recipe") or ""), losses)
+    return with_live_losses(walks.read(lake, spec, partition), serving_recipe(lake, spec, champion), losses)
 
 
 def with_live_losses(walk: Walks, name: str, losses: Mapping[str, float]) -> tuple[Walks, str]:

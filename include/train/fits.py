@@ -7,7 +7,7 @@ training window. A fit uses what was known on its partition, so it can be repeat
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -149,6 +149,26 @@ def read_fits(lake: Lake) -> list[Fit]:
 
 def _from_row(row: dict[str, Any]) -> Fit:
     return Fit(**{field.name: row[field.name] for field in fields(Fit)})
+
+
+def serving_recipe(lake: Lake, spec: UseCase, champion: Mapping[str, Any] | None) -> str:
+    """Return the name of the recipe that a champion is a fit of, empty if that isn't declared any more.
+
+    A recipe whose declaration has changed is another recipe, also under the same name.
+
+    Parameters
+    ----------
+    champion : its row of `deployments`, None without one.
+    """
+    if champion is None:
+        return ""
+    names = {recipe_key(spec, recipe): recipe.name for recipe in recipes(spec, short_memory=True)}
+    keys = [fit.key for fit in read_fits(lake) if fit.model == champion["model"]]
+    declared = [names[key] for key in keys if key in names]
+    recorded = str(champion.get("recipe") or "")
+    if not keys:  # of a model that no training here has fitted
+        return recorded if recorded in names.values() else ""
+    return recorded if recorded in declared else declared[-1] if declared else ""
 
 
 def refused_models(lake: Lake) -> set[str]:

@@ -35,7 +35,15 @@ from include.storage.digests import digest_table
 from include.storage.lake import Lake
 from include.train import monitoring_baselines, walks
 from include.train.fit import is_learnable, require_learnable_labels, target
-from include.train.fits import Fit, KnownRows, ensure_fits, read_fits, recipe_key, recipes
+from include.train.fits import (
+    Fit,
+    KnownRows,
+    ensure_fits,
+    read_fits,
+    recipe_key,
+    recipes,
+    serving_recipe,
+)
 from include.train.recipes import flat_parameters
 from include.train.record import PATH, FittedModel, Selection, TrainingRecord, attempt_key
 from include.train.selection import best_baseline, choose_recipe, recipes_to_fit
@@ -130,7 +138,7 @@ class TrainingAttempt:
         """Train, and store everything with the run. All is published before the run is finished."""
         lake, spec, partition = self.lake, self.spec, self.partition
         champion = ledger.champion_to_beat(lake, partition, self.key)
-        serving = str(champion.get("recipe") or "") if champion else ""
+        serving = serving_recipe(lake, spec, champion)
         known_rows = KnownRows.read(lake, spec, partition, self.rows)
         fits = self._fit_recipes(known_rows, serving)
         declined = self._declined_change(serving)

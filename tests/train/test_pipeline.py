@@ -115,14 +115,11 @@ def test_another_recipe_than_the_serving_one_states_its_gain(
 def test_a_serving_recipe_that_is_not_declared_any_more_is_followed_by_another(
     lake: Lake, spec: UseCase, registry: Registry
 ) -> None:
-    """Its successor is chosen as if nothing served, among recipes with a short memory as well."""
+    """Its successor is chosen as if nothing served."""
     serve(lake, "ridge")
-    spec = spec.model_copy(update={"training": spec.training.model_copy(update={"window": 40})})
     selection = record(registry, train(lake, spec, NIGHT, registry=registry).uri).selection
-    assert (selection.serving, selection.gain) == ("ridge", None)
-    assert set(selection.weights) == {
-        f"{name}{window}" for name in ("prior", "linear", "boosting", "forest") for window in ("", "_30")
-    }
+    assert (selection.serving, selection.gain) == ("", None)
+    assert set(selection.weights) == {"prior", "linear", "boosting", "forest"}
 
 
 def test_run_holds_what_is_needed_to_do_it_again(lake: Lake, spec: UseCase, registry: Registry) -> None:
