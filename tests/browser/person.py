@@ -59,8 +59,9 @@ class Person:
         dialog.get_by_text("Backfill", exact=True).click()
         for number, (day, hour) in enumerate(((first, "00:00"), (last, "23:59"))):
             dialog.get_by_test_id("datetime-input").nth(number).click()
-            self.page.get_by_placeholder("YYYY/MM/DD").fill(day.replace("-", "/"))
-            self.page.get_by_placeholder("HH:mm").fill(hour)
+            # the popup of the first date may still be closing on a busy machine
+            self.page.get_by_placeholder("YYYY/MM/DD").last.fill(day.replace("-", "/"))
+            self.page.get_by_placeholder("HH:mm").last.fill(hour)
             self.page.keyboard.press("Escape")
         announcement = dialog.get_by_text(re.compile("runs? will be triggered"))
         text = announcement.inner_text()
