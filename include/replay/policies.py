@@ -341,7 +341,7 @@ class Declared(Policy):
         fits = self.fit_recipes(partition, rows, recipes_to_fit(spec, self.walk(partition), serving))
         walk = self.walk(partition)
         choice = choose_recipe(spec, walk, serving)
-        baseline = best_baseline(spec, choice)
+        baseline = best_baseline(spec, walk, choice)
         challenger = fits[choice.recipe]
         evidence = Evidence(
             usecase=spec.name,

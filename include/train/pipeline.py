@@ -144,7 +144,7 @@ class TrainingAttempt:
         declined = self._declined_change(serving)
         walk = walks.read(lake, spec, partition).only([name for name in fits if name != declined])
         choice = choose_recipe(spec, walk, serving)
-        baseline = best_baseline(spec, choice)
+        baseline = best_baseline(spec, walk, choice)
         parts = split(self.rows, spec, partition)
         test = walks.sample(parts.test, spec)
         challenger = fits[choice.recipe]

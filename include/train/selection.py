@@ -24,10 +24,11 @@ from include.train.fits import SHORT_WINDOWS, recipes
 
 Array = NDArray[np.float64]
 
-RATE = 4.0  # learning rate, for losses in units of the prior's mean loss
+RATE = 4.0  # learning rate, for losses in units of the best recipe's mean loss
 SHARE = 0.02  # of the weight that is spread over all recipes after each partition
 INERTIA = 1.5  # how many times heavier than the serving recipe its successor must be
-MAX_LOSS = 5.0  # of one partition, in units of the prior's mean loss: one wild partition decides nothing
+MAX_LOSS = 1.0  # of one partition, beyond its best recipe's: one wild partition decides little
+MIN_UNIT = 1e-3  # of the unit of the losses, relative to the worst recipe's mean loss
 
 
 @dataclass(frozen=True)
@@ -70,22 +71,28 @@ class Walks:
 
 
 def relative_losses(walks: Walks, min_gain: float = 0.0, baselines: Sequence[str] = ()) -> Array:
-    """Return the losses in units of the prior's mean loss so far, shape (n, k).
+    """Return by how much each recipe lost more than the partition's best, shape (n, k), from 0 to `MAX_LOSS`.
+
+    The unit is the mean loss so far of the recipe that was the best until then, so a rate fits any problem.
 
     Parameters
     ----------
     min_gain : a loss of a recipe that is no baseline counts 1 + ``min_gain`` times, so it only replaces a
         baseline if its loss is lower by that share.
     """
-    # the simplest recipe where the prior isn't among them
-    prior = walks.losses[:, walks.recipes.index("prior") if "prior" in walks.recipes else 0]
-    rows = walks.rows
-    seen = np.where(np.isfinite(prior), rows, 0.0)
-    scale = np.cumsum(np.nan_to_num(prior) * rows) / np.maximum(np.cumsum(seen), 1)
+    if not walks.losses.size:
+        return walks.losses
     handicap = np.array([1.0 if name in (*baselines, "prior") else 1 + min_gain for name in walks.recipes])
+    losses, rows = walks.losses * handicap, walks.rows[:, None]
+    predicted = np.cumsum(np.where(np.isfinite(losses), rows, 0.0), axis=0)
+    means = np.cumsum(np.nan_to_num(losses) * rows, axis=0) / np.maximum(predicted, 1)
+    means = np.where(predicted > 0, means, np.nan)
+    # a perfect recipe has no loss to be measured in
+    unit = np.maximum(np.nanmin(means, axis=1), MIN_UNIT * np.nanmax(means, axis=1))
+    excess = losses - np.nanmin(losses, axis=1, keepdims=True)
     # a partition of few rows is mostly noise and counts less
-    size = np.minimum(rows / np.median(rows), 1.0) if len(rows) else rows
-    relative = walks.losses * handicap / np.where(scale > 0, scale, 1.0)[:, None]
+    size = np.minimum(walks.rows / np.median(walks.rows), 1.0)
+    relative = excess / np.where(unit > 0, unit, 1.0)[:, None]
     return np.asarray(np.minimum(relative, MAX_LOSS) * size[:, None])
 
 
@@ -217,10 +224,17 @@ def proven_gain(spec: UseCase, walk: Walks, recipe: str, serving: str) -> tuple[
     return gain.mean, gain.low
 
 
-def best_baseline(spec: UseCase, choice: Choice) -> str:
-    """Return the baseline with the largest weight that isn't chosen itself, if there is another."""
+def best_baseline(spec: UseCase, walk: Walks, choice: Choice) -> str:
+    """Return the baseline with the best walk that isn't chosen itself, if there is another.
+
+    Baselines are compared among themselves: beside a far better recipe all of them lose the most that counts.
+    """
     names = [recipe.name for recipe in recipes(spec)[: len(spec.training.baselines)]]
-    return max(names, key=lambda name: (name != choice.recipe, choice.weights.get(name, 0.0)))
+    own = walk.only(names)
+    weights = (
+        dict(zip(own.recipes, track(relative_losses(own))[-1].tolist(), strict=True)) if own.recipes else {}
+    )
+    return max(names, key=lambda name: (name != choice.recipe, weights.get(name, 0.0)))
 
 
 def choose_replacement(spec: UseCase, walk: Walks, serving: str) -> Choice | None:

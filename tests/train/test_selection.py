@@ -119,16 +119,16 @@ def test_the_weights_lose_little_more_than_the_best_sequence_of_recipes(
 # the losses that they are made of
 
 
-def test_losses_are_in_units_of_the_priors_mean_loss_so_far() -> None:
+def test_losses_are_in_units_of_the_best_recipes_mean_loss_so_far() -> None:
     """The same problem in other units gives the same weights."""
     some = walk(prior=[4.0, 2.0], linear=[2.0, 3.0])
-    assert relative_losses(some) == pytest.approx(np.array([[1, 0.5], [2 / 3, 1]]))
+    assert relative_losses(some) == pytest.approx(np.array([[1, 0], [0, 0.4]]))
     scaled = Walks(some.partitions, some.recipes, some.rows, some.losses * 1e6)
     assert relative_losses(scaled) == pytest.approx(relative_losses(some))
 
 
 def test_one_wild_partition_decides_nothing() -> None:
-    """A loss counts for at most so many times the prior's, and few rows for less."""
+    """A loss beyond the best recipe's counts for so much at most, and few rows for less."""
     wild = walk(prior=[1.0] * 20, linear=[0.8] * 19 + [1e9], boosting=[0.95] * 20)
     assert relative_losses(wild)[-1, 1] == MAX_LOSS
     few = walk(rows=[100.0] * 19 + [1.0], prior=[1.0] * 20, linear=[0.8] * 19 + [5.0], boosting=[0.95] * 20)
@@ -240,10 +240,10 @@ def test_the_fallback_is_the_best_baseline_that_is_not_chosen(spec: UseCase) -> 
     """Where a baseline serves itself, the other one stands by."""
     some = walk(prior=[1.0] * 20, linear=[0.8] * 20, boosting=[0.4] * 20)
     choice = choose_recipe(spec, some, "")
-    assert (choice.recipe, best_baseline(spec, choice)) == ("boosting", "linear")
+    assert (choice.recipe, best_baseline(spec, some, choice)) == ("boosting", "linear")
     simple = walk(prior=[1.0] * 20, linear=[0.4] * 20, boosting=[0.8] * 20)
     choice = choose_recipe(spec, simple, "")
-    assert (choice.recipe, best_baseline(spec, choice)) == ("linear", "prior")
+    assert (choice.recipe, best_baseline(spec, some, choice)) == ("linear", "prior")
 
 
 def test_a_champion_that_a_baseline_beats_is_replaced_by_the_best_recipe(spec: UseCase) -> None:
