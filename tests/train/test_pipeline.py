@@ -83,7 +83,8 @@ def test_challenger_is_the_newest_fit_of_the_recipe_that_the_walks_choose(
     result, rows = record(registry, ref.uri), training_set(lake, spec, NIGHT)
     walk = walks.read(lake, spec, NIGHT)
     choice = choose_recipe(spec, walk, "")
-    assert (result.challenger.name, result.baseline.name) == (choice.recipe, best_baseline(spec, walk, choice))
+    baseline = best_baseline(spec, walk, choice)
+    assert (result.challenger.name, result.baseline.name) == (choice.recipe, baseline)
     assert result.selection.weights == choice.weights
     assert result.selection.losses == {name: walk.mean(name) for name in walk.recipes}
     assert (result.selection.serving, result.selection.partitions) == ("", 6)
