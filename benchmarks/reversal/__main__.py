@@ -10,11 +10,9 @@ after the reversal on which what served lost more than the prior.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import sys
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -107,10 +105,9 @@ def main() -> None:
     """Simulate and print."""
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 100
     results = []
-    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
-        for number, result in enumerate(pool.map(simulate, range(seeds))):
-            results.append(result)
-            print(f"\r{number + 1} of {seeds}", end="", file=sys.stderr, flush=True)
+    for seed in range(seeds):
+        results.append(simulate(seed))
+        print(f"\r{seed + 1} of {seeds}", end="", file=sys.stderr, flush=True)
     own, other, loss, refit_loss = (np.array(column) for column in zip(*results, strict=True))
     print("\n| | declared | weekly refit on the last 90 nights |\n|---|---|---|")
     print(f"| nights worse than the prior, median | {np.median(own):.0f} | {np.median(other):.0f} |")
