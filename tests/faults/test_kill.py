@@ -64,7 +64,7 @@ def _lines(env: dict[str, str], *module: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.full
-@pytest.mark.timeout(1800)  # 7 minutes for the week on an idle machine, twice that beside other tests
+@pytest.mark.timeout(2700)  # 7 minutes for the week on an idle machine, twice that beside other tests
 @pytest.mark.parametrize(("what", "least"), [("partition", 10), ("week", 10)])
 def test_a_kill_before_any_write_and_a_rerun_leave_the_same_state(
     what: str, least: int, prepared: tuple[Path, dict[str, str]]
@@ -96,7 +96,7 @@ STEPS: dict[str, list[tuple[list[str], dict[str, str], set[str]]]] = {
 
 
 @pytest.mark.full
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(2700)
 @pytest.mark.parametrize("scene", list(STEPS))
 def test_a_kill_around_any_write_of_a_trials_partition_and_a_rerun_leave_the_same_state(
     scene: str, tmp_path: Path
