@@ -26,6 +26,7 @@ from include.spec.stages import Candidate
 from include.stats.metrics import row_losses
 from include.storage import schemas
 from include.storage.lake import Lake
+from include.train.recipes import ESTIMATORS
 
 Array = NDArray[np.float64]
 PRIOR = f"{BASELINE}prior"
@@ -148,13 +149,17 @@ def _leakage(lake: Lake, spec: UseCase, evaluation: EvaluationRows, losses: Mapp
     loss_reduction = None
     if PRIOR in losses:
         loss_reduction = leakage.loss_reduction(losses[CHALLENGER].tolist(), losses[PRIOR].tolist())
+    prior_losses = leakage.prior_losses(spec, fitted, rows, evaluation.partitions)
+    shuffled_losses = prior_losses  # shuffled labels change nothing for a recipe that doesn't learn from them
+    if ESTIMATORS[spec.problem.kind][evaluation.recipe.estimator].learns:
+        shuffled_losses = leakage.shuffled_label_losses(
+            spec, evaluation.recipe, fitted, rows, evaluation.partitions
+        )
     return Leakage(
         single_feature=leakage.single_feature_scores(spec, fitted, rows),
         all_features=leakage.all_feature_scores(spec, fitted, rows, evaluation.predictions[CHALLENGER]),
-        shuffled_losses=leakage.shuffled_label_losses(
-            spec, evaluation.recipe, fitted, rows, evaluation.partitions
-        ),
-        prior_losses=leakage.prior_losses(spec, fitted, rows, evaluation.partitions),
+        shuffled_losses=shuffled_losses,
+        prior_losses=prior_losses,
         loss_reduction=loss_reduction,
         past_loss_reductions=leakage.past_loss_reductions(lake, evaluation.partition),
         too_few_rows=leakage.too_few_rows(spec, rows),

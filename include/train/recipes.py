@@ -53,11 +53,13 @@ class Estimator:
     preprocess : returns the preprocessing of numeric and categorical columns; None where the estimator takes
         the features as they are.
     column_params : its parameters that name a numeric feature.
+    learns : whether it learns a relation from the labels; a rule of thumb doesn't.
     """
 
     build: Builder
     preprocess: Preprocessor | None = None
     column_params: tuple[str, ...] = ()
+    learns: bool = True
 
 
 # by kind of problem and by the name that a spec uses, in the order of registration
@@ -69,12 +71,14 @@ def register(
     kinds: Sequence[str] = ALL_KINDS,
     preprocess: Preprocessor | None = None,
     column_params: tuple[str, ...] = (),
+    *,
+    learns: bool = True,
 ) -> Callable[[Builder], Builder]:
     """Register the decorated function as an estimator of some kinds of problem, see `Estimator`."""
 
     def add(build: Builder) -> Builder:
         for kind in kinds:
-            ESTIMATORS[kind][name] = Estimator(build, preprocess, column_params)
+            ESTIMATORS[kind][name] = Estimator(build, preprocess, column_params, learns)
         return build
 
     return add
@@ -193,7 +197,7 @@ def _prior(spec: UseCase) -> BaseEstimator:
     return DummyClassifier(strategy="prior") if spec.problem.codes else DummyRegressor(strategy="mean")
 
 
-@register("rule", REGRESSION, column_params=("column",))
+@register("rule", REGRESSION, column_params=("column",), learns=False)
 def _rule(spec: UseCase) -> BaseEstimator:
     return ColumnPlusConstant()
 

@@ -71,7 +71,8 @@ def test_a_champion_serves_a_week_of_real_flights(demo: Demo) -> None:
     scheduled = lake.rows("validated_schedule", {"partition": sorted({row["partition"] for row in rows})})
     assert len(rows) == len(scheduled)
     for told in (
-        "champion v1",
+        "champion v2",
+        "previous: v1",
         "rubber-stamped",
         "realized",
         "most frequent reasons for quarantine",

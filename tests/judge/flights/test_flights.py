@@ -31,7 +31,7 @@ def test_a_first_fit_serves_and_the_next_one_refreshes_it(gate: Gate) -> None:
 def test_a_refit_on_broken_labels_is_refused(gate: Gate) -> None:
     """A refit on half-flipped labels loses more, on rows that it has seen, than the walk before it."""
     gate.judge(forest(), EARLIER)
-    _refused(gate, gate.judge(flipped(None, 0.5)), "loss of the new fit on the test rows")
+    _refused(gate, gate.judge(flipped(None, 0.5)), "loss over the fit before, on rows that both have seen")
     assert gate.live() == ("1", "promoted")
 
 
