@@ -42,7 +42,7 @@ from include.storage.digests import digest_table
 from include.storage.lake import Lake
 from include.train import walks
 from include.train.fit import target
-from include.train.fits import KnownRows, accepted_fits, newest_fits, read_fits, recipes
+from include.train.fits import KnownRows, accepted_fits, newest_fits, read_fits, recipe_names, recipes
 from include.train.record import PATH, FittedModel, TrainingRecord, attempt_key
 from include.train.split import partitions_of, split
 
@@ -247,7 +247,8 @@ def _last_fitted(lake: Lake, spec: UseCase, record: TrainingRecord, rows: Evalua
     """Return the last partition that the fit behind the first test partition's predictions was fitted on."""
     if not rows.partitions:
         return record.last_fitted
-    return newest_fits(accepted_fits(lake), spec, rows.partitions[0])[record.challenger.name].last_fitted
+    newest = newest_fits(accepted_fits(lake), recipe_names(spec), rows.partitions[0])
+    return newest[record.challenger.name].last_fitted
 
 
 def _log_metrics(registry: Registry, run_id: str, spec: UseCase, evidence: Evidence) -> None:

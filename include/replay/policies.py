@@ -50,7 +50,7 @@ from include.spec import UseCase
 from include.spec.stages import Candidate
 from include.stats.metrics import row_losses
 from include.train.fit import is_learnable
-from include.train.fits import Fit, distance, recipe_key, recipes
+from include.train.fits import Fit, distance, recipe_key, recipe_names, recipes
 from include.train.record import Selection
 from include.train.selection import (
     Walks,
@@ -147,7 +147,7 @@ class Policy:
     @cached_property
     def names(self) -> dict[str, str]:
         """The names of the recipes by their keys, those with a short memory included."""
-        return {recipe_key(self.spec, r): r.name for r in recipes(self.spec, short_memory=True)}
+        return recipe_names(self.spec)
 
     def fit_recipes(
         self, partition: str, rows: Mapping[str, Labels], needed: Sequence[Candidate]

@@ -32,7 +32,7 @@ from include.spec import UseCase
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
 from include.train import walks
-from include.train.fits import Fit, accepted_fits, newest_fits, serving_recipe
+from include.train.fits import Fit, accepted_fits, newest_fits, recipe_names, serving_recipe
 from include.train.selection import Walks, choose_replacement
 
 if TYPE_CHECKING:
@@ -212,7 +212,9 @@ def replace_broken(lake: Lake, spec: UseCase, partition: str) -> str:
     choice = choose_replacement(spec, walk, serving) if observed >= MIN_OBSERVED else None
     if choice is None:
         return ""
-    fit = newest_fits(accepted_fits(lake), spec, spec.clock.shift(partition, 1)).get(choice.recipe)
+    fit = newest_fits(accepted_fits(lake), recipe_names(spec), spec.clock.shift(partition, 1)).get(
+        choice.recipe
+    )
     attempt = fit and next((row for row in ledger.attempts(lake) if row["partition"] == fit.partition), None)
     if not fit or not attempt:
         return ""

@@ -135,6 +135,11 @@ def recipe_key(spec: UseCase, recipe: Candidate) -> str:
     ])  # fmt: skip
 
 
+def recipe_names(spec: UseCase) -> dict[str, str]:
+    """Return the recipes' names by their keys, simplest first, those with a short memory included."""
+    return {recipe_key(spec, recipe): recipe.name for recipe in recipes(spec, short_memory=True)}
+
+
 def fitting_rows(spec: UseCase, recipe: Candidate, partition: str, rows: pa.Table) -> pa.Table:
     """Return the labelled rows that a recipe is fitted on in a training on ``partition``."""
     if recipe.window is None:
@@ -162,7 +167,7 @@ def serving_recipe(lake: Lake, spec: UseCase, champion: Mapping[str, Any] | None
     """
     if champion is None:
         return ""
-    names = {recipe_key(spec, recipe): recipe.name for recipe in recipes(spec, short_memory=True)}
+    names = recipe_names(spec)
     keys = [fit.key for fit in read_fits(lake) if fit.model == champion["model"]]
     declared = [names[key] for key in keys if key in names]
     recorded = str(champion.get("recipe") or "")
@@ -198,14 +203,14 @@ def recent_models(lake: Lake, spec: UseCase) -> set[str]:
     return {*before.values(), *(fit.model for fit in fits if fit.partition >= first)}
 
 
-def newest_fits(fits: Sequence[Fit], spec: UseCase, partition: str) -> dict[str, Fit]:
+def newest_fits(fits: Sequence[Fit], names: Mapping[str, str], partition: str) -> dict[str, Fit]:
     """Return each declared recipe's newest fit of a partition before ``partition``, by the recipe's name.
 
     Parameters
     ----------
     fits : from `accepted_fits`.
+    names : from `recipe_names`.
     """
-    names = {recipe_key(spec, recipe): recipe.name for recipe in recipes(spec, short_memory=True)}
     newest: dict[str, Fit] = {}
     for fit in fits:
         if fit.partition < partition and fit.key in names:

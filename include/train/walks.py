@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +21,13 @@ import pyarrow.compute as pc
 from include.errors import ModelError
 from include.features.build import features, matured
 from include.features.label_arrival import known_on, labels_known_on
-from include.models import artifacts
+from include.models import artifacts, outputs
 from include.spec import UseCase
 from include.spec.metrics import metric_names
 from include.stats.metrics import metric_values, row_losses
 from include.storage import schemas
 from include.storage.lake import Lake
-from include.train.fits import Fit, accepted_fits, newest_fits, recipe_key, recipes
+from include.train.fits import Fit, accepted_fits, newest_fits, recipe_names
 from include.train.selection import Walks
 
 log = logging.getLogger(__name__)
@@ -53,19 +54,19 @@ def extend(lake: Lake, spec: UseCase, until: str) -> None:
     for row in [] if rows is None else rows.select(["partition", "known", "key", "model"]).to_pylist():
         stored[row["partition"]].add((row["known"], row["key"], row["model"]))
     due: dict[str, dict[str, Fit]] = {}
-    exists: dict[str, bool] = {}
+    names = recipe_names(spec)
+    is_stored = cache(lambda model: lake.size(artifacts.model_key(model)) is not None)
     for partition in partitions:
-        newest = newest_fits(fits, spec, partition)
+        newest = newest_fits(fits, names, partition)
         wanted = {(known, fit.key, fit.model) for known in arrivals[partition] for fit in newest.values()}
         missing = {model for _, _, model in wanted - stored[partition]}
-        for model in missing - {*exists}:
-            exists[model] = lake.size(artifacts.model_key(model)) is not None
-        if any(exists[model] for model in missing):
+        if any(map(is_stored, missing)):
             due[partition] = newest
     keys = sorted(due)
     for start in range(0, len(keys), BLOCK):
         block = keys[start : start + BLOCK]
-        _publish(lake, spec, {key: due[key] for key in block}, {key: arrivals[key] for key in block})
+        own = {key: arrivals[key] for key in block}
+        _publish(lake, spec, {key: due[key] for key in block}, own, is_stored)
 
 
 def _publish(
@@ -73,14 +74,20 @@ def _publish(
     spec: UseCase,
     due: Mapping[str, Mapping[str, Fit]],
     arrivals: Mapping[str, Sequence[str]],
+    is_stored: Callable[[str], bool],
 ) -> None:
+    """Publish the walks' rows of some partitions.
+
+    Parameters
+    ----------
+    due : by partition and recipe, the fit.
+    arrivals : by partition, those on which its labels became known or changed.
+    is_stored : whether a model is in the lake; a row stays as it is if it isn't.
+    """
     partitions, keys = list(due), [*spec.key, "partition"]
-    models = {fit.model for fits in due.values() for fit in fits.values()}
-    removed = {model for model in models if lake.size(artifacts.model_key(model)) is None}
-    kept = {(key, fit.key) for key, fits in due.items() for fit in fits.values() if fit.model in removed}
+    kept = {(key, fit.key) for key, fits in due.items() for fit in fits.values() if not is_stored(fit.model)}
     due = {
-        key: {name: fit for name, fit in fits.items() if fit.model not in removed}
-        for key, fits in due.items()
+        key: {name: fit for name, fit in fits.items() if is_stored(fit.model)} for key, fits in due.items()
     }
     rows = sample(features(lake, spec, partitions), spec)
     predicted = predict(lake, spec, rows, due)
@@ -104,7 +111,7 @@ def _publish(
                 "metrics": json.dumps(metrics, sort_keys=True),
             })  # fmt: skip
     table = pa.Table.from_pylist(published, schema=schemas.WALKS)
-    own_keys = {recipe_key(spec, recipe) for recipe in recipes(spec, short_memory=True)}
+    own_keys = recipe_names(spec)
     earlier = lake.read(TABLE, {"partition": partitions})
     if earlier is not None:  # the walks of recipes that were declared before stay
         pairs = zip(earlier["partition"].to_pylist(), earlier["key"].to_pylist(), strict=True)
@@ -154,8 +161,6 @@ def predict(
     dict of str to ndarray
         By recipe, of shape (n,) or (n, k); NaN without a fit, or where it can't be loaded.
     """
-    from include.models.outputs import predictions_shape
-
     partition = np.asarray(rows["partition"].to_pylist(), dtype=object)
     by_model: dict[tuple[str, str], list[str]] = defaultdict(list)
     for key, fits in newest.items():
@@ -163,7 +168,7 @@ def predict(
             by_model[name, fit.model].append(key)
     predicted: dict[str, artifacts.Values] = {}
     for (name, model), keys in by_model.items():
-        values = predicted.setdefault(name, np.full(predictions_shape(spec, rows.num_rows), np.nan))
+        values = predicted.setdefault(name, np.full(outputs.predictions_shape(spec, rows.num_rows), np.nan))
         places = np.flatnonzero(np.isin(partition, keys))
         if not len(places):
             continue
@@ -178,14 +183,14 @@ def predict(
 
 def predict_walk(lake: Lake, spec: UseCase, rows: pa.Table) -> dict[str, artifacts.Values]:
     """Return each recipe's predictions of rows by the fits that it had on their partitions, see `predict`."""
-    fits = accepted_fits(lake)
+    fits, names = accepted_fits(lake), recipe_names(spec)
     partitions = [str(partition) for partition in pc.unique(rows["partition"]).to_pylist()]
-    return predict(lake, spec, rows, {key: newest_fits(fits, spec, key) for key in partitions})
+    return predict(lake, spec, rows, {key: newest_fits(fits, names, key) for key in partitions})
 
 
 def read(lake: Lake, spec: UseCase, until: str) -> Walks:
     """Return the walks of the declared recipes as known on a partition, the newest `MEMORY` partitions."""
-    names = {recipe_key(spec, recipe): recipe.name for recipe in recipes(spec, short_memory=True)}
+    names = recipe_names(spec)
     first = spec.clock.shift(until, -MEMORY)
     losses: dict[tuple[str, str], tuple[str, int, float]] = {}
     table = lake.read(TABLE, columns=["partition", "known", "key", "rows", "loss"])

@@ -27,6 +27,7 @@ from include.train.fits import (
     newest_fits,
     read_fits,
     recipe_key,
+    recipe_names,
     recipes,
 )
 from include.train.pipeline import train
@@ -176,9 +177,9 @@ def test_a_refused_fit_predicts_nothing(lake: Lake, spec: UseCase) -> None:
     first = ensure_fits(known(lake, spec, "2024-03-12"), "2024-03-12", needed)["linear"]
     visits.revise(lake, ["2024-03-14", "2024-03-15", "2024-03-16"], later=3)
     second = ensure_fits(known(lake, spec, EARLIER), EARLIER, needed)["linear"]
-    assert newest_fits(accepted_fits(lake), spec, NIGHT) == {"linear": second}
+    assert newest_fits(accepted_fits(lake), recipe_names(spec), NIGHT) == {"linear": second}
     refuse(lake, second.model)
-    assert newest_fits(accepted_fits(lake), spec, NIGHT) == {"linear": first}
+    assert newest_fits(accepted_fits(lake), recipe_names(spec), NIGHT) == {"linear": first}
     third = ensure_fits(known(lake, spec, NIGHT), NIGHT, needed)["linear"]
     rows = features(lake, spec, ["2024-03-29", NIGHT])
     before, after = (
@@ -191,10 +192,10 @@ def test_a_fit_predicts_only_what_comes_after_its_partition(lake: Lake, spec: Us
     """On its own partition and earlier ones the recipe has no fit yet."""
     ensure_fits(known(lake, spec, EARLIER), EARLIER, quick(spec))
     recorded = accepted_fits(lake)
-    assert newest_fits(recorded, spec, EARLIER) == {}
-    assert set(newest_fits(recorded, spec, spec.clock.shift(EARLIER, 1))) == {"prior", "linear"}
+    assert newest_fits(recorded, recipe_names(spec), EARLIER) == {}
+    assert set(newest_fits(recorded, recipe_names(spec), spec.clock.shift(EARLIER, 1))) == {"prior", "linear"}
     other = [replace(fit, key="of another declaration") for fit in recorded]
-    assert newest_fits(other, spec, NIGHT) == {}
+    assert newest_fits(other, recipe_names(spec), NIGHT) == {}
 
 
 # what a recipe is
