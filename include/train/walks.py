@@ -50,8 +50,9 @@ def extend(lake: Lake, spec: UseCase, until: str) -> None:
     partitions = [key for key in matured(lake, spec, until) if key > first]
     arrivals = known_on(lake, spec, partitions, until)
     stored: dict[str, set[tuple[str, str, str]]] = defaultdict(set)
-    rows = lake.read(TABLE, {"partition": partitions}) if partitions else None
-    for row in [] if rows is None else rows.select(["partition", "known", "key", "model"]).to_pylist():
+    columns = ["partition", "known", "key", "model"]
+    rows = lake.read(TABLE, {"partition": partitions}, columns) if partitions else None
+    for row in [] if rows is None else rows.to_pylist():
         stored[row["partition"]].add((row["known"], row["key"], row["model"]))
     due: dict[str, dict[str, Fit]] = {}
     names = recipe_names(spec)
@@ -193,7 +194,8 @@ def read(lake: Lake, spec: UseCase, until: str) -> Walks:
     names = recipe_names(spec)
     first = spec.clock.shift(until, -MEMORY)
     losses: dict[tuple[str, str], tuple[str, int, float]] = {}
-    table = lake.read(TABLE, columns=["partition", "known", "key", "rows", "loss"])
+    where = {"partition": spec.clock.keys(first, until)}
+    table = lake.read(TABLE, where, ["partition", "known", "key", "rows", "loss"])
     for row in [] if table is None else table.to_pylist():
         key = (row["partition"], row["key"])
         if row["key"] in names and first < row["partition"] and row["known"] <= until and row["rows"]:
