@@ -103,8 +103,8 @@ def evaluate(lake: Lake, spec: UseCase, partition: str, run_id: str, *, registry
     rows = _evaluation_rows(lake, spec, record, challenger, training_rows, test, predictions, champion)
     facts = gather_facts(lake, spec, rows)
     if champion.digest and rows.rows.num_rows:
-        known = KnownRows.read(lake, spec, partition, training_rows)
-        facts = replace(facts, refit=measure_refit(known, record, champion.digest, champion.last_fitted))
+        known_rows = KnownRows(lake, spec, partition, training_rows)
+        facts = replace(facts, refit=measure_refit(known_rows, record, champion.digest, champion.last_fitted))
     evidence = _evidence(lake, spec, record, champion, rows, facts)
     lake.replace(evidence_rows_key(evidence.key), rows.parquet())
     _log_metrics(registry, run_id, spec, evidence)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -67,21 +68,19 @@ class KnownRows:
     Parameters
     ----------
     labelled : the training set, shape (n, any).
-    unlabelled : the features of later rows, up to the training's partition, shape (m, any).
     """
 
     lake: Lake
     spec: UseCase
     partition: str
     labelled: pa.Table
-    unlabelled: pa.Table
 
-    @classmethod
-    def read(cls, lake: Lake, spec: UseCase, partition: str, labelled: pa.Table) -> KnownRows:
-        """Read the rows that aren't labelled yet beside a training set."""
-        last = str(pc.max(labelled["partition"]).as_py() or partition)
-        later = [key for key in spec.clock.keys(last, partition) if key > last]
-        return cls(lake, spec, partition, labelled, features(lake, spec, later))
+    @cached_property
+    def unlabelled(self) -> pa.Table:
+        """The features of later rows, up to the training's partition, shape (m, any)."""
+        last = str(pc.max(self.labelled["partition"]).as_py() or self.partition)
+        later = [key for key in self.spec.clock.keys(last, self.partition) if key > last]
+        return features(self.lake, self.spec, later)
 
     def known_at(self, partition: str) -> pa.Table:
         """Return the labelled rows that a training on a partition up to this one would be fitted on."""

@@ -139,7 +139,7 @@ class TrainingAttempt:
         lake, spec, partition = self.lake, self.spec, self.partition
         champion = ledger.champion_to_beat(lake, partition, self.key)
         serving = serving_recipe(lake, spec, champion)
-        known_rows = KnownRows.read(lake, spec, partition, self.rows)
+        known_rows = KnownRows(lake, spec, partition, self.rows)
         fits = self._fit_recipes(known_rows, serving)
         declined = self._declined_change(serving)
         walk = walks.read(lake, spec, partition).only([name for name in fits if name != declined])

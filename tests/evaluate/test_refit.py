@@ -57,7 +57,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
 
 def known(lake: Lake, spec: UseCase, partition: str) -> KnownRows:
     """Return the rows for a training."""
-    return KnownRows.read(lake, spec, partition, training_set(lake, spec, partition))
+    return KnownRows(lake, spec, partition, training_set(lake, spec, partition))
 
 
 def fit(lake: Lake, spec: UseCase, partition: str) -> Fit:

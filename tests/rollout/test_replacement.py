@@ -36,7 +36,7 @@ def fit(made: Depot, partition: str = TRAINED) -> None:
     """Fit every recipe as a training does."""
     rows = training_set(made.lake, made.spec, partition)
     ensure_fits(
-        KnownRows.read(made.lake, made.spec, partition, rows),
+        KnownRows(made.lake, made.spec, partition, rows),
         partition,
         recipes(made.spec, short_memory=True),
     )

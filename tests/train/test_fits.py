@@ -59,7 +59,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> Counter:
 
 def known(lake: Lake, spec: UseCase, partition: str) -> KnownRows:
     """Return the rows for a training."""
-    return KnownRows.read(lake, spec, partition, training_set(lake, spec, partition))
+    return KnownRows(lake, spec, partition, training_set(lake, spec, partition))
 
 
 def quick(spec: UseCase) -> tuple[Candidate, ...]:

@@ -29,7 +29,7 @@ ORIGINS = ("2024-03-10", "2024-03-14", "2024-03-20")
 def fit(lake: Lake, spec: UseCase, *partitions: str) -> None:
     """Fit the two recipes that are quickly fitted, as trainings on these partitions would."""
     for partition in partitions:
-        rows = KnownRows.read(lake, spec, partition, training_set(lake, spec, partition))
+        rows = KnownRows(lake, spec, partition, training_set(lake, spec, partition))
         ensure_fits(rows, partition, recipes(spec)[:2])
 
 
