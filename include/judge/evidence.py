@@ -283,7 +283,7 @@ class Evidence:
     fitted : the last partition that the challenger itself was fitted on, later than the test partitions.
     recipe : name of the challenger's candidate in the spec.
     facts : everything else that was measured.
-    note : what else should be known.
+    note : what else should be known; only in evidence of earlier code.
     selection : why the recipe was chosen, see `include.train.record.Selection`; empty in older evidence.
     """
 

@@ -122,26 +122,6 @@ def compare_rates(larger: Rate, smaller: Rate, *, ratio: bool, block: int, alpha
     return RateComparison(value, value - margin, value + margin)
 
 
-@dataclass(frozen=True)
-class MeanEstimate:
-    """A mean per row, its variance, and the number of blocks of partitions that it is estimated from."""
-
-    mean: float
-    variance: float
-    blocks: float
-
-
-def mean_and_variance(sums: Array, rows: Array, block: int) -> MeanEstimate:
-    """Return the mean per row of a window of partitions and its variance, see `gain_bounds`.
-
-    Parameters
-    ----------
-    sums, rows : by partition, shape (n,), n at least two blocks.
-    """
-    mean, variance, blocks = _moments(sums, rows, block)
-    return MeanEstimate(float(mean), float(variance), blocks)
-
-
 def gain_bounds(saved: Array, rows: Array, block: int, alpha: Array) -> tuple[Array, Array]:
     """Return the mean gain per row and its lower bound, for many windows of partitions at once.
 

@@ -48,11 +48,6 @@ class Walks:
     rows: Array
     losses: Array
 
-    def until(self, partition: str) -> Walks:
-        """Return the walks up to a partition."""
-        n = sum(key <= partition for key in self.partitions)
-        return Walks(self.partitions[:n], self.recipes, self.rows[:n], self.losses[:n])
-
     def only(self, recipes: Collection[str]) -> Walks:
         """Return the walks of some recipes."""
         columns = [place for place, name in enumerate(self.recipes) if name in recipes]
@@ -96,20 +91,16 @@ def relative_losses(walks: Walks, min_gain: float = 0.0, baselines: Sequence[str
     return np.asarray(np.minimum(relative, MAX_LOSS) * size[:, None])
 
 
-def track(losses: Array, initial: Array | None = None) -> Array:
+def track(losses: Array) -> Array:
     """Return the weights of fixed share before each partition and after the last, shape (n + 1, k).
 
     Parameters
     ----------
     losses : shape (n, k). A recipe with NaN keeps its share of the weight (Freund, Schapire, Singer and
-    Warmuth
-        1997, Using and combining predictors that specialize).
-    initial : the weights before the first partition, shape (k,); equal ones by default.
+        Warmuth 1997, Using and combining predictors that specialize).
     """
     n, k = losses.shape
     weights = np.full((n + 1, k), 1 / k)
-    if initial is not None:
-        weights[0] = initial
     for place, row in enumerate(losses):
         awake, before = np.isfinite(row), weights[place]
         after = before.copy()
@@ -118,6 +109,12 @@ def track(losses: Array, initial: Array | None = None) -> Array:
             after[awake] = gains / gains.sum() * before[awake].sum()
         weights[place + 1] = (1 - SHARE) * after + SHARE / k
     return weights
+
+
+def final_weights(walks: Walks, min_gain: float = 0.0, baselines: Sequence[str] = ()) -> dict[str, float]:
+    """Return each recipe's weight after the last partition, summing to 1; see `relative_losses`."""
+    weights = track(relative_losses(walks, min_gain, baselines))[-1] if walks.recipes else ()
+    return dict(zip(walks.recipes, map(float, weights), strict=True))
 
 
 @dataclass(frozen=True)
@@ -145,8 +142,7 @@ def choose(walks: Walks, serving: str, *, min_gain: float = 0.0, baselines: Sequ
     ----------
     serving : the recipe that serves, empty if none of the walks' recipes does.
     """
-    weights = track(relative_losses(walks, min_gain, baselines))[-1]
-    by_name = dict(zip(walks.recipes, map(float, weights), strict=True))
+    by_name = final_weights(walks, min_gain, baselines)
     best = max(walks.recipes, key=lambda name: by_name[name])
     if serving in by_name and by_name[best] < INERTIA * by_name[serving]:
         return Choice(serving, by_name, f"{serving} stays: no other recipe has {INERTIA:g} times its weight")
@@ -230,10 +226,7 @@ def best_baseline(spec: UseCase, walk: Walks, choice: Choice) -> str:
     Baselines are compared among themselves: beside a far better recipe all of them lose the most that counts.
     """
     names = [recipe.name for recipe in recipes(spec)[: len(spec.training.baselines)]]
-    own = walk.only(names)
-    weights = (
-        dict(zip(own.recipes, track(relative_losses(own))[-1].tolist(), strict=True)) if own.recipes else {}
-    )
+    weights = final_weights(walk.only(names))
     return max(names, key=lambda name: (name != choice.recipe, weights.get(name, 0.0)))
 
 
@@ -249,7 +242,6 @@ def choose_replacement(spec: UseCase, walk: Walks, serving: str) -> Choice | Non
     baselines = [recipe.name for recipe in spec.training.baselines]
     choice = choose(walk, serving, min_gain=spec.gate.min_gain, baselines=baselines)
     # by themselves, since beside a far better recipe the weights of both would be no more than the share
-    rivals = walk.only({serving, *baselines})
-    weights = dict(zip(rivals.recipes, track(relative_losses(rivals))[-1], strict=True))
+    weights = final_weights(walk.only({serving, *baselines}))
     worse = max(weights.values()) >= INERTIA * weights[serving]
     return choice if worse and choice.recipe != serving else None

@@ -43,6 +43,12 @@ def ruled(spec: UseCase, **rules: object) -> UseCase:
     return spec.model_copy(update={"gate": spec.gate.model_copy(update=rules)})
 
 
+def until(walks: Walks, partition: str) -> Walks:
+    """Return the walks up to a partition."""
+    n = sum(key <= partition for key in walks.partitions)
+    return Walks(walks.partitions[:n], walks.recipes, walks.rows[:n], walks.losses[:n])
+
+
 def walk(rows: Sequence[float] | None = None, **losses: Sequence[float]) -> Walks:
     """Return the walks of recipes with these mean losses by partition, in the order of `NAMES`."""
     names = tuple(name for name in NAMES if name in losses)
@@ -142,7 +148,7 @@ def test_a_changed_best_recipe_is_followed() -> None:
     """After the best recipe becomes the worst, its successor serves within a fortnight."""
     before, after = [0.5] * 100, [1.5] * 14
     turned = walk(prior=[1.0] * 114, linear=[0.9] * 114, boosting=before + after)
-    assert choose(turned.until(turned.partitions[99]), "linear").recipe == "boosting"
+    assert choose(until(turned, turned.partitions[99]), "linear").recipe == "boosting"
     choice = choose(turned, "boosting")
     assert choice.recipe == "linear"
     assert "times the weight of boosting over 114 partitions" in choice.reason
@@ -180,7 +186,7 @@ def test_noise_switches_seldom() -> None:
     year = walk(prior=[1.0] * 365, linear=noisy(0.8, 365, 1), boosting=noisy(0.8, 365, 2))
     serving, switches = "linear", 0
     for partition in year.partitions[6::7]:
-        choice = choose(year.until(partition), serving)
+        choice = choose(until(year, partition), serving)
         switches += choice.recipe != serving
         serving = choice.recipe
     assert switches <= 3
@@ -275,7 +281,7 @@ def test_a_changed_relation_is_one_that_the_prior_predicts_best_after_all() -> N
     """Recipes that once learned something and are now worse than the prior need a shorter memory."""
     turned = walk(prior=[1.0] * 45, linear=[0.5] * 30 + [2.0] * 15, boosting=[0.6] * 30 + [2.5] * 15)
     assert relation_changed(turned, NAMES, within=30)
-    assert not relation_changed(turned.until(turned.partitions[29]), NAMES, within=30)
+    assert not relation_changed(until(turned, turned.partitions[29]), NAMES, within=30)
     long_ago = walk(
         prior=[1.0] * 160,
         linear=[0.5] * 30 + [2.0] * 15 + [0.5] * 115,
