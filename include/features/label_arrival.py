@@ -5,6 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,33 +16,65 @@ from include.spec import UseCase
 from include.storage.lake import Lake
 
 
-def known_on(lake: Lake, spec: UseCase, partitions: Sequence[str], until: str) -> dict[str, tuple[str, ...]]:
-    """Return for each partition those up to ``until`` on which its labels became known or changed, ascending.
+@dataclass(frozen=True)
+class LabelArrival:
+    """When a partition's labels became known.
 
     Parameters
     ----------
-    partitions : matured on ``until``.
+    partitions : those on which labels arrived or were revised, ascending; none if there are no labels yet.
+    next : the moment of a revision that becomes known after the last of these; empty without one.
+    early : how many labels were known before the partition's own decision: a clock is wrong, or they leak.
+    """
+
+    partitions: tuple[str, ...]
+    next: str
+    early: int
+
+
+def label_arrivals(
+    lake: Lake, spec: UseCase, partitions: Sequence[str], until: str
+) -> dict[str, LabelArrival]:
+    """Return for each partition when its labels became known, up to the partition ``until``.
+
+    Parameters
+    ----------
+    partitions : whose labels are due by ``until``.
     """
     if not partitions:
         return {}
     clock, delay = spec.clock, spec.labels.delay
     keys = clock.keys(min(partitions), until)
-    label_partition = dict(zip(keys, keys[delay:], strict=False))
-    where = {"partition": [label_partition[key] for key in partitions]}
+    label_places = dict(zip(keys, range(delay, len(keys)), strict=False))
+    where = {"partition": [keys[label_places[key]] for key in partitions]}
     rows = lake.read(f"validated_{spec.labels.source}", where, ["partition", "known_at"])
-    moments = defaultdict(set)
+    counts: dict[str, dict[datetime, int]] = defaultdict(dict)
     if rows is not None:
-        for row in rows.group_by(["partition", "known_at"]).aggregate([]).to_pylist():
-            moments[row["partition"]].add(row["known_at"])
-    found = {}
+        for row in rows.group_by(["partition", "known_at"]).aggregate([([], "count_all")]).to_pylist():
+            counts[row["partition"]][row["known_at"]] = row["count_all"]
+    arrivals = {}
     for partition in partitions:
-        first = keys.index(label_partition[partition])
-        later = keys[first:]
-        places = sorted(
-            {bisect_left(later, at, key=clock.moment) for at in moments[label_partition[partition]]}
+        later = keys[label_places[partition] :]
+        moments = dict(sorted(counts[later[0]].items()))
+        places = {at: bisect_left(later, at, key=clock.moment) for at in moments}
+        after = [at.isoformat() for at, place in places.items() if place == len(later)]
+        arrivals[partition] = LabelArrival(
+            partitions=tuple(dict.fromkeys(later[place] for place in places.values() if place < len(later))),
+            next=after[0] if after else "",
+            early=sum(count for at, count in moments.items() if at < clock.moment(partition)),
         )
-        found[partition] = tuple(later[place] for place in places if place < len(later))
-    return found
+    return arrivals
+
+
+def known_on(lake: Lake, spec: UseCase, partitions: Sequence[str], until: str) -> dict[str, tuple[str, ...]]:
+    """Return for each partition those up to ``until`` on which its labels became known or changed, ascending.
+
+    Parameters
+    ----------
+    partitions : as in `label_arrivals`.
+    """
+    arrivals = label_arrivals(lake, spec, partitions, until)
+    return {key: arrival.partitions for key, arrival in arrivals.items()}
 
 
 def labels_known_on(

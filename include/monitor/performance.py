@@ -7,9 +7,7 @@ every partition on which its labels changed. `performance_by` groups them for pe
 from __future__ import annotations
 
 import json
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
@@ -23,6 +21,7 @@ from include.errors import EvergreenError, NotPublished
 from include.evaluate import measure
 from include.evaluate.slices import slice_column
 from include.features.build import features, labels
+from include.features.label_arrival import LabelArrival, label_arrivals
 from include.models import outputs
 from include.models.outputs import Constant
 from include.monitor.losses import LOSSES, PRIOR, baseline_predictions, losses_of_partition
@@ -64,22 +63,6 @@ def performance_metrics(
     return {**dict.fromkeys(metrics), **metric_values(metrics, target, predicted, spec.problem.classes)}
 
 
-@dataclass(frozen=True)
-class LabelArrival:
-    """When a scored partition's labels became known.
-
-    Parameters
-    ----------
-    partitions : those on which labels arrived or were revised, ascending; at least one.
-    next : the moment of a revision that becomes known after the last monitored partition; empty without one.
-    early : how many labels were known before the partition's own decision: a clock is wrong, or they leak.
-    """
-
-    partitions: tuple[str, ...]
-    next: str
-    early: int
-
-
 def publish_performance(lake: Lake, spec: UseCase, state: State) -> list[str]:
     """Publish the performance of every partition up to the monitored one whose labels arrived or changed.
 
@@ -93,7 +76,8 @@ def publish_performance(lake: Lake, spec: UseCase, state: State) -> list[str]:
     )
     until, current = spec.clock.moment(horizon), _inputs(spec, state, horizon)
     due = {key: inputs for key, inputs in current.items() if _is_due(state, key, inputs, until)}
-    arrivals = {key: arrival for key in due if (arrival := _label_arrival(lake, spec, key, horizon))}
+    arrivals = label_arrivals(lake, spec, list(due), horizon)
+    arrivals = {key: arrival for key, arrival in arrivals.items() if arrival.partitions}
     scored = sorted(arrivals)
     for first in range(0, len(scored), MAX_JOINED_PARTITIONS):
         block = scored[first : first + MAX_JOINED_PARTITIONS]
@@ -122,23 +106,6 @@ def _is_due(state: State, scored: str, inputs: Mapping[str, str], until: datetim
     if "next" not in stored or any(stored.get(name) != digest for name, digest in inputs.items()):
         return True
     return bool(stored["next"]) and datetime.fromisoformat(stored["next"]) <= until
-
-
-def _label_arrival(lake: Lake, spec: UseCase, scored: str, horizon: str) -> LabelArrival | None:
-    """Return when a partition's labels became known, None if none are by the last monitored partition."""
-    clock, delay = spec.clock, spec.labels.delay
-    partitions = clock.keys(scored, horizon)[delay:]
-    rows = lake.read(f"validated_{spec.labels.source}", {"partition": partitions[0]}, ["known_at"])
-    counts = [] if rows is None else rows["known_at"].value_counts().to_pylist()
-    moments = {row["values"]: row["counts"] for row in counts}
-    places = {at: bisect_left(partitions, at, key=clock.moment) for at in sorted(moments)}
-    known = tuple(dict.fromkeys(partitions[place] for place in places.values() if place < len(partitions)))
-    later = [at.isoformat() for at, place in places.items() if place == len(partitions)]
-    if not known:
-        return None
-    decision = clock.moment(scored)
-    early = sum(count for at, count in moments.items() if at < decision)
-    return LabelArrival(known, later[0] if later else "", early)
 
 
 def _publish(
