@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from include.replay.history import Array
 from include.replay.pipeline import PolicyResult, Replay
 from include.reports.charts import BAD, GOOD, INK, NEW, OLD, SETTINGS, SOFT, svg
-from include.reports.history import templates
+from include.reports.html import templates
 from include.reports.paths import REPLAY
 from include.reports.text import text_table
 from include.storage.lake import Lake

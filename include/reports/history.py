@@ -11,11 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from itertools import groupby, pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -28,6 +26,7 @@ from include.judge.judge import NOT_BLESSED, NOT_ENOUGH
 from include.monitor import registry
 from include.promote import ledger
 from include.reports.charts import BAD, GOOD, INK, NEW, OLD, SETTINGS, SOFT, svg
+from include.reports.html import templates
 from include.reports.paths import HISTORY
 from include.reports.text import text_table
 from include.spec import UseCase
@@ -47,14 +46,6 @@ MIN_DRIFT = 0.01  # lowest value on the logarithmic axis
 CHART_TITLE = "the year"  # from which the chart's ids are derived
 Row = Mapping[str, Any]
 log = logging.getLogger(__name__)
-
-templates = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 
 
 @dataclass(frozen=True)

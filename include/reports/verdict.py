@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from include.errors import EvergreenError
@@ -21,7 +19,18 @@ from include.models.registry import Registry
 from include.promote import ledger
 from include.reports import charts
 from include.reports.cards import data_card, model_card
-from include.reports.html import Cell, Line, Section, Table, Tone, figure, number_cell, percent, signed
+from include.reports.html import (
+    Cell,
+    Line,
+    Section,
+    Table,
+    Tone,
+    figure,
+    number_cell,
+    percent,
+    signed,
+    templates,
+)
 from include.reports.paths import data_card_place, model_card_place, page_place
 from include.reports.verdict_data import AttemptData, PreviousChampion, read_attempt
 from include.reports.wording import (
@@ -48,14 +57,6 @@ MAX_MOVED_FEATURES = 10  # in the table
 DIGESTS = (("Declaration", "spec"), ("Training data", "data"), ("Code", "code"), ("Model", "model"))
 TONES: dict[bool | None, Tone] = {True: "good", False: "bad", None: "warn"}
 log = logging.getLogger(__name__)
-
-templates = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 
 
 def draw_verdict(lake: Lake, spec: UseCase, key: str, registry: Registry | None) -> str:

@@ -4,10 +4,9 @@
    training is fitted as of some earlier partitions too, so that it has a walk: what its fits predicted of the
    partitions after them (`include.train.walks`).
 2. The walks decide which recipe should serve (`include.train.selection`). Its newest fit is the challenger.
-If
-   that recipe serves already, the challenger is a refresh of the serving model.
+   If that recipe serves already, the challenger is a refresh of the serving model.
 3. The challenger, the best baseline, the monitoring baselines and the training record are stored with one
-run.
+   run.
 
 Training is idempotent: the same declaration, partition and data return the run that is already finished.
 """
