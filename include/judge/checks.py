@@ -291,12 +291,11 @@ def refit(context: CheckContext) -> Sequence[Check]:
     measured = context.evidence.facts.refit
     if measured is None or len(measured.seen_rows) < partitions_needed(1) or not any(measured.seen_before):
         return []
-    tolerated = REFIT_TOLERANCE * sum(measured.seen_before) / sum(measured.seen_rows)
-    gain = estimate_gain(measured.seen_now, measured.seen_before, measured.seen_rows, 1, context.gate.alpha)
-    text, limit_text = gain.interval_and_limit(tolerated)
+    excess = (measured.seen_now, measured.seen_before, measured.seen_rows)
+    text, limit_text, passed = _excess_loss(*excess, REFIT_TOLERANCE, context.gate)
     name = "loss over the fit before, on rows that both have seen"
     required = f"not shown to be > {limit_text}, {100 * REFIT_TOLERANCE:g} % of its loss"
-    return [_unless_changed(context, Check(name, required, text, gain.low <= tolerated, DATA_REMEDY))]
+    return [_unless_changed(context, Check(name, required, text, passed, DATA_REMEDY))]
 
 
 def _unless_changed(context: CheckContext, check: Check) -> Check:
@@ -352,12 +351,26 @@ def twin(context: CheckContext) -> Sequence[Check]:
     measured = context.evidence.facts.refit
     if measured is None or len(measured.twin) < partitions_needed(1):
         return []
-    tolerated = TWIN_TOLERANCE * sum(measured.serving) / sum(measured.rows)
-    gain = estimate_gain(measured.twin, measured.serving, measured.rows, 1, context.gate.alpha)
-    text, limit_text = gain.interval_and_limit(tolerated)
+    excess = (measured.twin, measured.serving, measured.rows)
+    text, limit_text, passed = _excess_loss(*excess, TWIN_TOLERANCE, context.gate)
     name = "loss of a twin over the serving model"
     required = f"not shown to be > {limit_text} on the newest {len(measured.rows)} partitions"
-    return [Check(name, required, text, gain.low <= tolerated)]
+    return [Check(name, required, text, passed)]
+
+
+def _excess_loss(
+    losses: Sequence[float], reference: Sequence[float], rows: Sequence[int], tolerance: float, gate: Gate
+) -> tuple[str, str, bool]:
+    """Return by how much losses exceed a reference's, the tolerated excess, and whether no more is shown.
+
+    Parameters
+    ----------
+    losses, reference, rows : sums of the losses and numbers of rows by partition, shape (n,).
+    tolerance : relative to the reference's mean loss.
+    """
+    tolerated = tolerance * sum(reference) / sum(rows)
+    excess = estimate_gain(losses, reference, rows, 1, gate.alpha)
+    return (*excess.interval_and_limit(tolerated), excess.low <= tolerated)
 
 
 SUFFICIENCY_CHECKS: dict[str, CheckFunction] = {

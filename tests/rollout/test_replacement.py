@@ -32,29 +32,29 @@ TRAINED = "2024-03-12"
 SHADOWED = Rollout(kind="shadow", partitions=60, look_every=2, patience=80, alpha=0.2)
 
 
-def fit(made: Depot, partition: str = TRAINED) -> None:
+def fit(warehouse: Depot, partition: str = TRAINED) -> None:
     """Fit every recipe as a training does."""
-    rows = training_set(made.lake, made.spec, partition)
+    rows = training_set(warehouse.lake, warehouse.spec, partition)
     ensure_fits(
-        KnownRows(made.lake, made.spec, partition, rows),
+        KnownRows(warehouse.lake, warehouse.spec, partition, rows),
         partition,
-        recipes(made.spec, short_memory=True),
+        recipes(warehouse.spec, short_memory=True),
     )
 
 
-def partitions(made: Depot, first: str, last: str) -> list[str]:
+def partitions(warehouse: Depot, first: str, last: str) -> list[str]:
     """Score, measure and advance each partition, and return the sentences."""
     notes = []
-    for partition in made.spec.clock.keys(first, last):
-        score(made.lake, made.spec, partition)
-        publish_performance(made.lake, made.spec, State(made.lake, made.spec, partition))
-        notes.append(advance(made.lake, made.spec, partition).note)
+    for partition in warehouse.spec.clock.keys(first, last):
+        score(warehouse.lake, warehouse.spec, partition)
+        publish_performance(warehouse.lake, warehouse.spec, State(warehouse.lake, warehouse.spec, partition))
+        notes.append(advance(warehouse.lake, warehouse.spec, partition).note)
     return notes
 
 
-def kinds(made: Depot) -> list[tuple[str, str]]:
+def kinds(warehouse: Depot) -> list[tuple[str, str]]:
     """Return kind and recipe of each champion."""
-    return [(row["kind"], row["recipe"]) for row in ledger.champions(ledger.switches(made.lake))]
+    return [(row["kind"], row["recipe"]) for row in ledger.champions(ledger.switches(warehouse.lake))]
 
 
 @pytest.fixture
@@ -62,11 +62,11 @@ def broken(depot: Callable[..., Depot], tmp_path: Path) -> Depot:
     """A depot whose first champion learnt the rule upside down, on the evening before it is replaced."""
 
     def make(folder: Path) -> None:
-        made = Depot(folder, kind="immediate")
-        fit(made)
-        made.promote("wrong", TRAINED)
-        partitions(made, "2024-03-13", "2024-03-15")
-        assert kinds(made) == [("promoted", "wrong")]
+        warehouse = Depot(folder, kind="immediate")
+        fit(warehouse)
+        warehouse.promote("wrong", TRAINED)
+        partitions(warehouse, "2024-03-13", "2024-03-15")
+        assert kinds(warehouse) == [("promoted", "wrong")]
 
     lay("broken", tmp_path, make)
     return depot(kind="immediate")
@@ -94,27 +94,27 @@ def test_a_champion_worse_than_the_prior_is_replaced_within_days(broken: Depot) 
 
 def test_a_forced_champion_is_replaced_too(depot: Callable[..., Depot]) -> None:
     """A person who overruled the gate isn't held to it by evidence of harm."""
-    made = depot(kind="immediate")
-    fit(made)
-    key = made.judged("wrong", TRAINED)
-    force(made.lake, made.spec, key, "ann", "it looks good", registry=made.registry)
-    partitions(made, "2024-03-13", "2024-03-18")
-    assert kinds(made) == [("forced", "wrong"), ("replaced", "logistic")]
+    warehouse = depot(kind="immediate")
+    fit(warehouse)
+    key = warehouse.judged("wrong", TRAINED)
+    force(warehouse.lake, warehouse.spec, key, "ann", "it looks good", registry=warehouse.registry)
+    partitions(warehouse, "2024-03-13", "2024-03-18")
+    assert kinds(warehouse) == [("forced", "wrong"), ("replaced", "logistic")]
 
 
 def test_a_better_champion_stays(depot: Callable[..., Depot]) -> None:
     """One that no baseline beats is left alone, also if another recipe may be better still."""
-    made = depot(kind="immediate")
-    fit(made)
-    made.promote("knows", TRAINED)
-    assert set(partitions(made, "2024-03-13", "2024-03-24")) == {"nothing is on trial"}
+    warehouse = depot(kind="immediate")
+    fit(warehouse)
+    warehouse.promote("knows", TRAINED)
+    assert set(partitions(warehouse, "2024-03-13", "2024-03-24")) == {"nothing is on trial"}
 
 
 def test_without_another_fit_the_champion_stays(depot: Callable[..., Depot]) -> None:
     """Where no training has fitted the recipes there is nothing to replace it by, and nothing fails."""
-    made = depot(kind="immediate")
-    made.promote("wrong", TRAINED)
-    assert set(partitions(made, "2024-03-13", "2024-03-20")) == {"nothing is on trial"}
+    warehouse = depot(kind="immediate")
+    warehouse.promote("wrong", TRAINED)
+    assert set(partitions(warehouse, "2024-03-13", "2024-03-20")) == {"nothing is on trial"}
 
 
 def test_an_old_partition_replaces_nobody_and_a_rerun_nobody_twice(broken: Depot) -> None:
@@ -214,11 +214,11 @@ def test_a_refit_of_the_serving_recipe_scores_nothing_in_parallel(
     depot: Callable[..., Depot], kind: str
 ) -> None:
     """It serves every row from its first partition on, and nothing is on trial beside it."""
-    made = depot(kind=kind)
-    made.promote("knows", "2024-03-05")
-    made.partition("2024-03-06")
-    made.promote("knows too", "2024-03-06", recipe="knows")
-    assert made.partitions("2024-03-07", "2024-03-08") == ["nothing is on trial"] * 2
-    assert made.switches()[-1] == ("champion", "refreshed", "knows too")
-    assert made.served()["2024-03-07"] == {"champion knows too": 12}
-    assert made.lake.rows("shadows") == []
+    warehouse = depot(kind=kind)
+    warehouse.promote("knows", "2024-03-05")
+    warehouse.partition("2024-03-06")
+    warehouse.promote("knows too", "2024-03-06", recipe="knows")
+    assert warehouse.partitions("2024-03-07", "2024-03-08") == ["nothing is on trial"] * 2
+    assert warehouse.switches()[-1] == ("champion", "refreshed", "knows too")
+    assert warehouse.served()["2024-03-07"] == {"champion knows too": 12}
+    assert warehouse.lake.rows("shadows") == []
