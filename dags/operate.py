@@ -33,7 +33,12 @@ def operate(spec: UseCase) -> DAG:
         "partition": _optional("Partition", "Required to withdraw, such as 2013-03-01"),
     }
     with DAG(
-        **arguments(spec, "operate"), schedule=None, max_active_runs=1, params=form, doc_md=__doc__
+        **arguments(spec, "operate"),
+        schedule=None,
+        is_paused_upon_creation=False,  # nothing starts it but a person
+        max_active_runs=1,
+        params=form,
+        doc_md=__doc__,
     ) as dag:
         OperateOperator(task_id="operate", usecase=spec.name, retries=0)
     return dag

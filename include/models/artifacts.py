@@ -17,10 +17,8 @@ from zipfile import ZIP_STORED, ZipFile, ZipInfo
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import skops.io
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
-from skops.io.exceptions import UntrustedTypesFoundException
 
 from include.errors import ModelError
 from include.models import encoding, outputs
@@ -55,6 +53,8 @@ def serialize(estimator: Pipeline) -> bytes:
 
     skops names its entries by memory address and stamps them with the time. Both are made canonical.
     """
+    import skops.io  # takes 1.5 s, which pages and DAG files needn't wait for
+
     with ZipFile(io.BytesIO(skops.io.dumps(estimator))) as original:
         schema = json.loads(original.read("schema.json"))
         names: dict[str, str] = {}
@@ -116,6 +116,9 @@ def deserialize(data: bytes, digest: str) -> Pipeline:
     ModelError
         when the digest differs, the model is too large, a type isn't trusted, or it isn't a pipeline.
     """
+    import skops.io  # as above
+    from skops.io.exceptions import UntrustedTypesFoundException
+
     subject = f"model {digest[:12]}"
     if (found := digest_bytes(data)) != digest:
         remedy = "the copy is damaged or was replaced: restore it, or roll back to another version"

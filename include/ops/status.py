@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from datetime import datetime
 from typing import Any
 
 from include.errors import PartitionError
@@ -207,21 +206,6 @@ def stale(lake: Lake, spec: UseCase, partitions: list[Row]) -> list[Row]:
         if why:
             stale_rows.append({**_select(row, "partition", "product"), "why": why})
     return stale_rows
-
-
-def unscored(spec: UseCase, partitions: list[Row], now: datetime) -> list[str]:
-    """Return the partitions after the first scored one whose predictions were due by ``now`` and don't exist.
-
-    Parameters
-    ----------
-    partitions : rows of `partitions`.
-    """
-    rows = [row for row in partitions if row["product"] == "predictions" and row["outcome"] == "published"]
-    scored = {row["partition"] for row in rows}
-    newest = spec.clock.newest(now)
-    due = spec.clock.keys(min(scored), min(newest, spec.schedule.end or newest)) if scored else []
-    deadline = spec.scoring.deadline
-    return [key for key in due if key not in scored and spec.clock.local(key, deadline) <= now]
 
 
 def _select(row: Row, *names: str) -> Row:

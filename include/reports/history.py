@@ -217,11 +217,17 @@ def _sentence(history: History) -> str:
     )
 
 
-def read_history(lake: Lake, spec: UseCase) -> History:
-    """Read the last `MAX_PARTITIONS` partitions from the lake."""
+def monitored_partitions(lake: Lake) -> list[str]:
+    """Return the last `MAX_PARTITIONS` monitored partitions, in order."""
     monitored = lake.read("partitions", {"product": "monitor"}, ["partition"])
     partitions = sorted(set(monitored["partition"].to_pylist()) if monitored is not None else ())
-    partitions = partitions[-MAX_PARTITIONS:]
+    return partitions[-MAX_PARTITIONS:]
+
+
+def read_history(lake: Lake, spec: UseCase, partitions: Sequence[str] | None = None) -> History:
+    """Read the history of partitions, by default of the `monitored_partitions`, from the lake."""
+    partitions = monitored_partitions(lake) if partitions is None else partitions
+    first = min(partitions, default="")
     requirements = spec.monitoring.requirements
     metric, limit = str(spec.gate.objective), None
     if requirements:
@@ -247,7 +253,9 @@ def read_history(lake: Lake, spec: UseCase) -> History:
             (row["partition"], row["verdict"])
             for row in sorted(attempts, key=lambda row: int(row["recorded"]))
         ),
-        switches=tuple(row for row in ledger.switches(lake) if row["role"] != "baseline"),
+        switches=tuple(
+            row for row in ledger.switches(lake) if row["role"] != "baseline" and row["effective"] >= first
+        ),
     )
 
 

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pytest
 
 from evergreen.operators import base
+from evergreen.view.html import guarded
 from evergreen.view.quarantined import MAX_ROWS, quarantined_rows
-from evergreen.view.summary import summary
+from evergreen.view.usecase import state
 from include.errors import StoreUnavailable
 from include.spec import load
 from include.storage.lake import Lake
@@ -60,7 +61,7 @@ def test_no_more_rows_set_aside_are_read_than_shown(lake: Counting) -> None:
 def test_the_summary_reads_no_rows_that_it_does_not_show(lake: Counting) -> None:
     """Every row ever set aside is the command line's to count: the page does without that table."""
     tear(lake, "quarantine")
-    found = summary("weekly_sales")
+    found = guarded("weekly_sales", state)
     assert found["error"] == ""
     assert found["champion"]["version"] == "3"
     assert [partition["partition"] for partition in found["partitions"]] == sorted(
@@ -71,7 +72,7 @@ def test_the_summary_reads_no_rows_that_it_does_not_show(lake: Counting) -> None
 def test_a_store_that_is_down_is_said_without_its_own_words(lake: Counting) -> None:
     """A page names no address of the store; the log does."""
     tear(lake, "partitions")
-    error = summary("weekly_sales")["error"]
+    error = guarded("weekly_sales", state)["error"]
     assert error == "The lake could not be read; the api-server's log says more."
 
 

@@ -79,14 +79,41 @@ def test_the_overview_says_who_is_champion_and_how_the_partitions_went(site: Sit
         assert said in text, said
 
 
-def test_the_overview_says_what_is_outstanding(site: Site) -> None:
+def test_a_use_case_page_says_what_is_outstanding(site: Site) -> None:
     """No shortfall is ruled out while labels are outstanding, and partitions that were due are flagged."""
     text = html.unescape(re.sub(r"<[^>]+>", " ", site.get("/evergreen/usecase/weekly_sales", "reader").text))
     text = " ".join(text.split())
 
     assert "labels of 1 of the last 2 partitions are outstanding" in text
     assert "no shortfall" not in text
-    assert re.search(r"not scored \d+ partitions were due and aren't scored: 2024-03-18 to 20", text)
+    assert re.search(r"broken \d+ partitions, 2024-03-18 to 20.+, should have been scored by now", text)
+
+
+def test_the_overview_has_a_line_for_each_use_case(site: Site) -> None:
+    """Its status and the reason, the model, the metric beside its requirement, alarms by partition."""
+    page = site.get("/evergreen/", "reader").text
+    (line,) = re.findall(r'<section id="weekly_sales".*?</section>', page, re.DOTALL)
+    text = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", line)).split())
+
+    for part in ("weekly_sales broken", "should have been scored by now", "boosting version 3", "r2 0.432"):
+        assert part in text, part
+    assert re.findall(r'<i class="(\w*)" title="([^"]+)"', line) == [
+        ("good", "2024-03-04: no alarm"),
+        ("warn", "2024-03-11: drift of price"),
+    ]
+
+
+def test_buttons_are_for_those_who_may_start_a_run(site: Site) -> None:
+    """A viewer is offered no action, and Airflow refuses the request that the button would send."""
+    path = "/evergreen/usecase/weekly_sales"
+    assert "<button" not in site.get(path, "reader").text
+    for user in ("clerk", "boss"):
+        assert "<button>Draw it again</button>" in site.get(path, user).text, user
+    run = "/api/v2/dags/weekly_sales__operate/dagRuns"
+    request = {"logical_date": None, "conf": {"action": "redraw the year"}}
+    for user, status in ((None, 401), ("reader", 403)):
+        headers = {"Authorization": f"Bearer {site.token(user)}"} if user else {}
+        assert site.ask(run, method="POST", json=request, headers=headers).status_code == status
 
 
 def test_drift_alerts_and_who_was_notified_are_told_apart(site: Site) -> None:
@@ -146,7 +173,7 @@ def test_what_cannot_be_shown_takes_nothing_else_down(site: Site) -> None:
 
 def test_what_the_data_holds_is_shown_and_not_run(site: Site) -> None:
     """A script planted in a value, a note, a verdict and a kept row comes out as text."""
-    for path in ("/evergreen/", QUARANTINE):
+    for path in ("/evergreen/usecase/weekly_sales", QUARANTINE):
         text = site.get(path, "reader").text
         assert PLANTED not in text, path
         assert "&lt;script&gt;alert(" in text, path
@@ -178,12 +205,12 @@ def test_a_report_reaches_nothing(site: Site) -> None:
 
 
 def test_pages_admit_no_script_but_their_own(site: Site, routes: list[str]) -> None:
-    """Every other answer, refusals included, has a policy that runs one known script and loads nothing."""
+    """Every other answer, refusals included, has a policy that runs two known scripts and loads nothing."""
     for path in [*routes, "/evergreen/nowhere"]:
         policy = site.get(path, "reader").headers["content-security-policy"]
         assert "default-src 'none'" in policy, path
         if "/reports/" not in path:
-            assert re.search(r"script-src 'sha256-[^']{44}';", policy), path
+            assert re.search(r"script-src 'sha256-[^']{44}' 'sha256-[^']{44}';", policy), path
 
 
 @pytest.mark.parametrize(

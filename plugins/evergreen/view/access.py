@@ -4,7 +4,7 @@ A mounted app is not behind Airflow's login by itself (apache/airflow#72655). `m
 the whole app, so a new route has it too. `Named` and `Opened` add the use case: a user with Airflow's XCom
 permission on the use case's batch DAG may read its pages. Airflow accepts a bearer token or the cookie
 ``_token`` of a logged-in browser. Every route only reads, so a request that another site forges with that
-cookie changes nothing.
+cookie changes nothing. What a page's buttons do goes through Airflow's own API.
 """
 
 from __future__ import annotations
@@ -60,6 +60,15 @@ def opened(usecase: Annotated[str, Depends(named)]) -> Open:
     return Open(load(usecase), Lake(usecase))
 
 
+def may_operate(request: Request, user: GetUserDep, usecase: str) -> bool:
+    """Return whether the user may start runs of the use case's operate DAG; Airflow's API asks again."""
+    try:
+        requires_access_dag("POST", DagAccessEntity.RUN, f"{usecase}__operate")(request, user)
+    except HTTPException:
+        return False
+    return True
+
+
 def readable(request: Request, user: GetUserDep) -> list[str]:
     """Return the names of the use cases that the user may read."""
     return [name for name in sorted(names()) if _allowed(request, user, name)]
@@ -75,4 +84,5 @@ def _allowed(request: Request, user: GetUserDep, usecase: str) -> bool:
 
 Named = Annotated[str, Depends(named)]
 Opened = Annotated[Open, Depends(opened)]
+MayOperate = Annotated[bool, Depends(may_operate)]
 Readable = Annotated[list[str], Depends(readable)]

@@ -10,18 +10,19 @@ from airflow.api_fastapi.app import get_auth_manager
 from fastapi import Depends, FastAPI, Request, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from evergreen.view import overview, pages, usecase
 from evergreen.view.access import may_enter
-from evergreen.view.html import SCRIPT_DIGEST, page
-from evergreen.view.pages import pages
+from evergreen.view.html import SCRIPT_DIGESTS, page
 from include.errors import EvergreenError, SettingError, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
-# a page runs only the script that follows Airflow's color theme, and sends nothing
+# a page runs only its own two scripts, one of which calls Airflow's API
+SCRIPTS = " ".join(f"'sha256-{digest}'" for digest in SCRIPT_DIGESTS)
 HEADERS = {
     "Content-Security-Policy": (
-        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{SCRIPT_DIGEST}'; img-src data:;"
-        " frame-src 'self'; frame-ancestors 'self'; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src {SCRIPTS}; connect-src 'self';"
+        " img-src data:; frame-src 'self'; frame-ancestors 'self'; base-uri 'none'; form-action 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -43,7 +44,8 @@ app = FastAPI(
     redoc_url=None,
     redirect_slashes=False,
 )
-app.include_router(pages)
+for module in (overview, usecase, pages):
+    app.include_router(module.router)
 
 
 @app.middleware("http")

@@ -1,22 +1,38 @@
-"""Render templates as HTML responses, with all values escaped."""
+"""Render templates as HTML responses, with all values escaped; and show errors instead of failing."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from include.errors import EvergreenError, StoreUnavailable
+from include.spec import load
+
+if TYPE_CHECKING:
+    from include.spec import UseCase
+    from include.storage.lake import Lake
+
+log = logging.getLogger(__name__)
+PREFIX = "/evergreen"  # below Airflow's own path
+TEMPLATES = Path(__file__).parent / "templates"
 # Airflow stores its color theme here; without it the browser's preference is used
 SCRIPT = "try{document.documentElement.dataset.theme=localStorage.getItem('theme')||'system'}catch{}"
-SCRIPT_DIGEST = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+ACTIONS = (TEMPLATES / "actions.js").read_text()
+# a page runs these scripts alone
+SCRIPT_DIGESTS = [
+    base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in (SCRIPT, ACTIONS)
+]
 
 templates = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    loader=FileSystemLoader(TEMPLATES),
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,
@@ -30,5 +46,26 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
     def link(route: str, **parts: Any) -> str:
         return f"{request.scope['root_path']}{request.app.url_path_for(route, **parts)}"
 
-    text = templates.get_template(template).render(link=link, script=SCRIPT, **values)
+    airflow = request.scope["root_path"].removesuffix(PREFIX)
+    scripts = {"theme_script": SCRIPT, "actions_script": ACTIONS}
+    text = templates.get_template(template).render(link=link, airflow=airflow, **scripts, **values)
     return HTMLResponse(text, status)
+
+
+def guarded(usecase: str, read: Callable[[Lake, UseCase], dict[str, Any]]) -> dict[str, Any]:
+    """Return what ``read`` returns of a use case, and the ``error`` if it can't be shown, else "".
+
+    So an error in one use case doesn't affect the others on the page.
+    """
+    from include.storage.lake import Lake  # at the first request: it imports pyarrow and deltalake
+
+    try:
+        return {"error": "", **read(Lake(usecase), load(usecase))}
+    except StoreUnavailable:  # its message may contain internal addresses
+        log.exception("%s can't be shown", usecase)
+        return {"error": "The lake could not be read; the api-server's log says more."}
+    except EvergreenError as error:
+        return {"error": str(error)}
+    except Exception as error:  # of whatever kind: the other use cases are still shown
+        log.exception("%s can't be shown", usecase)
+        return {"error": f"The page failed ({type(error).__name__}); the api-server's log says more."}

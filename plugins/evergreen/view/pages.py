@@ -1,4 +1,4 @@
-"""The routes: use case pages, quarantined rows, reports, and the gauges for Prometheus."""
+"""Quarantined rows, stored reports, and the gauges for Prometheus."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
 
-from evergreen.view.access import Named, Open, Opened, Readable
+from evergreen.view.access import Open, Opened, Readable
 from evergreen.view.html import page
 from evergreen.view.quarantined import quarantined_rows
-from evergreen.view.summary import summary
 from include.spec.clock import day_of
 
 # Evidently's reports contain scripts and styles. The sandbox gives them an origin of their own, without
@@ -24,7 +23,7 @@ REPORT_HEADERS = {
 MAX_PATH = 200  # characters of a report's path; stores fail on longer names
 _REPORT = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_=-]*/)*[A-Za-z0-9_][A-Za-z0-9_.=-]*\.html")
 
-pages = APIRouter()
+router = APIRouter()
 
 
 def report_path(path: str) -> str:
@@ -39,32 +38,20 @@ def report_path(path: str) -> str:
 ReportPath = Annotated[str, Depends(report_path)]
 
 
-@pages.get("/")
-def overview(request: Request, usecases: Readable) -> HTMLResponse:
-    """Show every use case that the user may read."""
-    return page(request, "overview.html", title="Evergreen", sections=[summary(name) for name in usecases])
-
-
-@pages.get("/usecase/{usecase}")
-def usecase(request: Request, name: Named) -> HTMLResponse:
-    """Show one use case."""
-    return page(request, "overview.html", title=name, sections=[summary(name)])
-
-
-@pages.get("/report/{usecase}/{path:path}")
+@router.get("/report/{usecase}/{path:path}")
 def framed_report(request: Request, opened: Opened, path: ReportPath) -> HTMLResponse:
     """Show a report in a frame, with a link back to the use case."""
     _stored(opened, path)
     return page(request, "report.html", title=path, usecase=opened.spec.name, path=path)
 
 
-@pages.get("/reports/{usecase}/{path:path}")
+@router.get("/reports/{usecase}/{path:path}")
 def report(opened: Opened, path: ReportPath) -> Response:
     """Return a report as it is stored."""
     return Response(_stored(opened, path), media_type="text/html", headers=REPORT_HEADERS)
 
 
-@pages.get("/quarantine/{usecase}/{partition}")
+@router.get("/quarantine/{usecase}/{partition}")
 def quarantine(request: Request, opened: Opened, partition: str) -> HTMLResponse:
     """Show the quarantined rows of a partition, each with the violated rule and the value."""
     day_of(partition)  # raises for a malformed key
@@ -84,7 +71,7 @@ def quarantine(request: Request, opened: Opened, partition: str) -> HTMLResponse
     )
 
 
-@pages.get("/metrics")
+@router.get("/metrics")
 def metrics(usecases: Readable) -> Response:
     """Return the gauges of every use case that Prometheus' user may read."""
     # pyarrow and deltalake: at the first request, not while Airflow starts

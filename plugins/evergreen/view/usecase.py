@@ -1,68 +1,133 @@
-"""The data of a use case's page: the champion and why it serves, the last partitions, the last attempts."""
+"""A use case's page: its status, the champion, and its last partitions, switches and verdicts."""
 
 from __future__ import annotations
 
 import json
-import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from include.errors import EvergreenError, StoreUnavailable
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+
+from evergreen.view.access import MayOperate, Named, Opened
+from evergreen.view.html import guarded, page
+from evergreen.view.overview import chart, read_health
 from include.reports.paths import HISTORY, REPLAY, page_place
-from include.spec import load
 
 if TYPE_CHECKING:
     from include.spec import UseCase
     from include.storage.lake import Lake
 
-MAX_PARTITIONS = 14  # on the page
+MAX_PARTITIONS = 14  # in the tables
+MAX_SWITCHES = 20  # in the table
+CHART = 90  # partitions in the charts
 FALLBACK_STEPS = ("champion", "canary", "previous", "baseline", "prior")
-log = logging.getLogger(__name__)
+router = APIRouter()
 Rows = list[dict[str, Any]]
 Metrics = dict[str, float | None]
 
 
-def summary(usecase: str) -> dict[str, Any]:
-    """Return what the page shows of a use case; an error in one use case doesn't affect the others."""
-    from include.storage.lake import Lake  # at the first request: it imports pyarrow and deltalake
-
-    try:
-        spec = load(usecase)
-        return {"name": usecase, "error": "", **_state(Lake(usecase), spec)}
-    except StoreUnavailable:  # its message may contain internal addresses
-        log.exception("%s can't be shown", usecase)
-        return {"name": usecase, "error": "The lake could not be read; the api-server's log says more."}
-    except EvergreenError as error:
-        return {"name": usecase, "error": str(error)}
-    except Exception as error:  # of whatever kind: the other use cases are still shown
-        log.exception("%s can't be shown", usecase)
-        message = f"The page failed ({type(error).__name__}); the api-server's log says more."
-        return {"name": usecase, "error": message}
+@router.get("/usecase/{usecase}")
+def usecase(request: Request, name: Named, may_operate: MayOperate) -> HTMLResponse:
+    """Show one use case."""
+    return page(request, "usecase.html", it={"name": name, **guarded(name, state)}, may_operate=may_operate)
 
 
-def _state(lake: Lake, spec: UseCase) -> dict[str, Any]:
+@router.get("/live/{usecase}")
+def live(request: Request, opened: Opened) -> HTMLResponse:
+    """Show loss, metric, drift, alarms, switches and trainings on one axis, framed by the use case's page.
+
+    It is a page of its own, because drawing takes most of a second.
+    """
+    from include.ops.health import scored_partitions
+    from include.reports.history import draw_panels, read_history  # they import Matplotlib
+
+    scored = scored_partitions(opened.lake.rows("partitions", {"product": "predictions"}))[-CHART:]
+    chart = draw_panels(read_history(opened.lake, opened.spec, scored)) if scored else ""
+    return page(request, "live.html", usecase=opened.spec.name, chart=chart)
+
+
+def state(lake: Lake, spec: UseCase) -> dict[str, Any]:
+    """Return what the page shows of a use case."""
     from include.ops import status  # single parts of it, since the whole status reads all predictions
+    from include.ops.health import scored_partitions
+    from include.promote import ledger
 
     partition_rows, reports = lake.rows("partitions"), set(lake.keys("reports"))
+    switches = ledger.switches(lake)
     partitions = _partitions(lake, spec, partition_rows, reports)
+    findings = {row["partition"]: row["findings"] for row in partitions if row["findings"]}
+    shown = scored_partitions(partition_rows)[-CHART:]
     return {
         "statement": spec.problem.statement,
         "owner": spec.problem.owner,
-        "champion": status.champion(lake),
+        "health": read_health(lake, spec, partition_rows, switches, findings),
+        "champion": _champion(lake, switches, reports),
         "vacancy": status.vacancy(lake),
         "trials": status.on_trial(lake, spec),
         "waiting": status.pending(lake, spec),
-        "mean": _watched(spec, status.performance(lake)["mean"]),
+        "chart": chart(lake, spec, shown, switches),
+        "is_scored": bool(shown),
         "stale": len(status.stale(lake, spec, partition_rows)),
         "attempts": _reported(status.attempts(lake, spec)[::-1], reports),
-        "unscored": status.unscored(spec, partition_rows, datetime.now(UTC)),
+        "switches": _switches(switches, reports),
         "unlabelled": sum(bool(row["predicted"]) and not row["metrics"] for row in partitions),
         "partitions": partitions,
         "history": HISTORY if f"reports/{HISTORY}" in reports else "",
         "replay": REPLAY if f"reports/{REPLAY}" in reports else "",
     }
+
+
+def _champion(lake: Lake, switches: Rows, reports: set[str]) -> dict[str, Any] | None:
+    """Return the newest champion, its verdict in plain words, and where its report is."""
+    from include.ops import status
+    from include.promote import ledger
+    from include.reports.wording import TITLES
+
+    champion = status.champion(lake)
+    if champion is None:
+        return None
+    row = ledger.live_champion(switches)
+    assert row is not None
+    verdict = str(row["reason"]).partition(":")[0]
+    place = page_place(row["evidence"], row["attempt"]) if row["attempt"] else ""
+    return {
+        **champion,
+        "sentence": TITLES.get(verdict, ""),
+        "report": place if f"reports/{place}" in reports else "",
+    }
+
+
+def _switches(switches: Rows, reports: set[str]) -> Rows:
+    """Return the newest switches, newest first, each with what it replaced and the path of its report.
+
+    ``restorable`` marks one champion of each model that a rollback may return to.
+    """
+    from include.promote import ledger
+
+    previous: dict[str, str] = {}
+    rows: Rows = []
+    for row in switches:
+        if row["role"] == "baseline":
+            continue
+        place = page_place(row["evidence"], row["attempt"]) if row["attempt"] else ""
+        rows.append(
+            {
+                **row,
+                "from": previous.get(row["role"], ""),
+                "report": place if place and f"reports/{place}" in reports else "",
+                "restorable": False,
+            }
+        )
+        previous[row["role"]] = row["version"]
+    live = ledger.live_champion(switches)
+    offered = {live["version"]} if live else set()
+    for row in reversed(rows):
+        if row["role"] == "champion" and row["version"] not in offered:
+            row["restorable"] = True
+            offered.add(row["version"])
+    return rows[::-1][:MAX_SWITCHES]
 
 
 def _partitions(lake: Lake, spec: UseCase, partition_rows: Rows, reports: set[str]) -> Rows:
@@ -85,6 +150,7 @@ def _partitions(lake: Lake, spec: UseCase, partition_rows: Rows, reports: set[st
             "predicted": served_by[partition].total(),
             "served_by": [(step, rows) for step in FALLBACK_STEPS if (rows := served_by[partition][step])],
             "metrics": _watched(spec, measured[partition]),
+            "findings": findings[partition],
             "alarms": [row for row in findings[partition] if row["outcome"] == "alarm"],
             "alerts": [alert for row in decisions[partition] for alert in json.loads(row["alerts"] or "[]")],
             "notified": recipients.get(partition, []),

@@ -1,0 +1,175 @@
+"""Whether a use case's model is fresh: one status, and the sentence that says why.
+
+| status | meaning |
+|---|---|
+| broken | predictions are missing, or a constant made some of them |
+| blind | nobody knows how good the predictions are, because monitoring or labels are behind |
+| degraded | a requirement is missed, a source is missing, or a fallback serves |
+| aging | scheduled trainings have passed without a newer model |
+| fresh | none of these |
+
+The first one that applies is the status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from include.monitor.state import REALISED
+from include.promote import ledger
+from include.spec import UseCase
+from include.spec.clock import Clock
+
+Status = Literal["broken", "blind", "degraded", "aging", "fresh"]
+Row = dict[str, Any]
+MAX_OVERDUE = 2  # partitions whose labels may be late before the status is blind
+MAX_TRAININGS = 2  # scheduled trainings without a newer model before the status is aging
+DEGRADING = ("performance", "concept")  # checks whose alarm says that the model is bad
+
+
+@dataclass(frozen=True)
+class Health:
+    """The status of a use case.
+
+    Parameters
+    ----------
+    reason : one sentence.
+    age : partitions from the serving model's training to the newest scored partition; None without either.
+    """
+
+    status: Status
+    reason: str
+    age: int | None = None
+
+
+def health(
+    spec: UseCase,
+    now: datetime,
+    *,
+    partitions: Sequence[Row],
+    switches: Sequence[Row],
+    served_by: Mapping[str, int],
+    findings: Sequence[Row],
+) -> Health:
+    """Return the status of a use case.
+
+    Parameters
+    ----------
+    partitions : rows of `partitions`.
+    switches : rows of `deployments`, oldest first.
+    served_by : rows of the newest scored partition by step of the fallback chain.
+    findings : those of the newest monitored partition.
+    """
+    champion = None
+    if scored := scored_partitions(partitions):
+        champion = ledger.serving_of(switches, scored[-1]).champion
+    age = len(spec.clock.keys(champion["evidence"], scored[-1])) - 1 if champion else None
+    status, reason = next(_problems(spec, now, scored, partitions, switches, served_by, findings))
+    return Health(status, reason, age)
+
+
+def _problems(
+    spec: UseCase,
+    now: datetime,
+    scored: Sequence[str],
+    partitions: Sequence[Row],
+    switches: Sequence[Row],
+    served_by: Mapping[str, int],
+    findings: Sequence[Row],
+) -> Iterator[tuple[Status, str]]:
+    """Yield each status that applies with its sentence, the most urgent first, and "fresh" last."""
+    if not scored:
+        yield "blind", f"No partition has been scored yet: backfill {spec.name}__batch."
+        return
+    newest, rows = scored[-1], sum(served_by.values())
+    products = {(row["product"], row["partition"]): row for row in partitions}
+    published = {key for key, row in products.items() if row["outcome"] == "published"}
+
+    if late := unscored(spec, partitions, now):
+        yield "broken", f"{_listed(late)} should have been scored by now: backfill {spec.name}__batch."
+    if constant := served_by.get("prior", 0):
+        reason = ledger.vacancy(switches, newest) or "no model could predict them"
+        yield "broken", f"A constant predicted {constant:,} of {rows:,} rows of {newest}: {reason}."
+
+    if ("monitor", newest) not in published:
+        yield "blind", f"{newest} was scored, but isn't monitored: clear its monitor task."
+    due = [key for key in scored if spec.clock.shift(key, spec.labels.delay) <= newest]
+    overdue = [key for key in due if (REALISED, key) not in published]
+    if len(overdue) > MAX_OVERDUE:
+        yield "blind", f"The labels of {_listed(overdue)} are overdue."
+
+    yield from _model_problems(spec, newest, products, switches, served_by, findings)
+
+
+def _model_problems(
+    spec: UseCase,
+    newest: str,
+    products: Mapping[tuple[str, str], Row],
+    switches: Sequence[Row],
+    served_by: Mapping[str, int],
+    findings: Sequence[Row],
+) -> Iterator[tuple[Status, str]]:
+    """Yield what is wrong with what serves the newest partition, the most urgent first, and "fresh" last."""
+    for alarm in findings:
+        if alarm["outcome"] == "alarm" and alarm["check"] in DEGRADING:
+            yield "degraded", f"{alarm['subject']}: {alarm['note']}."
+    for name in spec.sources:
+        source = products.get((name, newest), {})
+        if source.get("outcome") != "published":
+            note = source.get("note")
+            yield "degraded", f"{newest} has no data of {name}{f': {note}' if note else ''}."
+    rows = sum(served_by.values())
+    if others := rows - served_by.get("champion", 0) - served_by.get("canary", 0):
+        yield "degraded", f"Fallbacks predicted {others:,} of {rows:,} rows of {newest}, not the champion."
+    champion = ledger.serving_of(switches, newest).champion
+    if champion is None:
+        yield "degraded", f"{ledger.vacancy(switches, newest)}."
+        return
+    version, training = champion["version"], champion["evidence"]
+    if champion["kind"] in (ledger.REPLACED, ledger.FALLBACK):
+        yield "degraded", f"Version {version} stands in: {champion['reason']}."
+
+    trainings = Clock(spec.schedule.training, spec.schedule.timezone).keys(training, newest)
+    passed = sum(key > training for key in trainings)
+    if passed >= MAX_TRAININGS:
+        yield "aging", f"{passed} trainings since that of {training}, version {version}'s, were due."
+    yield "fresh", f"Version {version} serves, of the training of {training}."
+
+
+def scored_partitions(partitions: Iterable[Row]) -> list[str]:
+    """Return the partitions with predictions, in order.
+
+    Parameters
+    ----------
+    partitions : rows of `partitions`.
+    """
+    rows = (row for row in partitions if row["product"] == "predictions")
+    return sorted(row["partition"] for row in rows if row["outcome"] == "published")
+
+
+def unscored(spec: UseCase, partitions: Sequence[Row], now: datetime) -> list[str]:
+    """Return the partitions after the first scored one whose predictions were due by ``now`` and don't exist.
+
+    After ``schedule.end`` nothing runs by itself, so what follows the newest scored partition isn't due.
+
+    Parameters
+    ----------
+    partitions : rows of `partitions`.
+    """
+    scored = scored_partitions(partitions)
+    if not scored:
+        return []
+    newest, end = spec.clock.newest(now), spec.schedule.end
+    last = scored[-1] if end and end < newest else newest
+    deadline = spec.scoring.deadline
+    due = spec.clock.keys(scored[0], last)
+    return [key for key in due if key not in set(scored) and spec.clock.local(key, deadline) <= now]
+
+
+def _listed(keys: Sequence[str]) -> str:
+    if len(keys) == 1:
+        return keys[0]
+    return f"{len(keys)} partitions, {keys[0]} to {keys[-1]},"

@@ -1,0 +1,188 @@
+"""The overview: one line per use case, with its status, the model's age, its metric and its alarms."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+
+from evergreen.view.access import Readable
+from evergreen.view.html import guarded, page
+
+if TYPE_CHECKING:
+    from include.ops.health import Health
+    from include.spec import UseCase
+    from include.storage.lake import Lake
+
+MAX_PARTITIONS = 28  # in the charts
+WIDTH, HEIGHT = 220, 44  # of a chart, in pixels
+router = APIRouter()
+Values = Mapping[str, float]
+Row = dict[str, Any]
+
+
+@router.get("/")
+def overview(request: Request, usecases: Readable) -> HTMLResponse:
+    """Show every use case that the user may read."""
+    lines = [{"name": name, **guarded(name, line)} for name in usecases]
+    return page(request, "overview.html", lines=lines)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A metric over partitions as the points of an SVG of `WIDTH` by `HEIGHT`.
+
+    Parameters
+    ----------
+    metric : its name.
+    newest : its value on the last partition that has one.
+    required : such as ``≥ 0.65``; empty without a requirement.
+    is_met : whether the newest value meets it.
+    baseline : the baseline's value on the same partition; None if it isn't known.
+    baseline_name : its recipe, or "prior".
+    points, baseline_points : "x,y x,y …".
+    limit : the height of the requirement's line; None without one.
+    """
+
+    metric: str
+    newest: float | None
+    required: str
+    is_met: bool
+    baseline: float | None
+    baseline_name: str
+    points: str
+    baseline_points: str
+    limit: float | None
+
+
+def line(lake: Lake, spec: UseCase) -> dict[str, Any]:
+    """Return what the overview shows of a use case."""
+    from include.ops.health import scored_partitions
+    from include.promote import ledger
+
+    partitions, switches = lake.rows("partitions"), ledger.switches(lake)
+    shown = scored_partitions(partitions)[-MAX_PARTITIONS:]
+    findings: dict[str, list[Row]] = defaultdict(list)
+    for row in lake.rows("findings", {"partition": shown}) if shown else []:
+        findings[row["partition"]].append(row)
+    state = read_health(lake, spec, partitions, switches, findings)
+    return {
+        "statement": spec.problem.statement,
+        "health": state,
+        "champion": ledger.live_champion(switches),
+        "chart": chart(lake, spec, shown, switches),
+        "strip": [(partition, *_strip_cell(findings.get(partition, []))) for partition in shown],
+        "alarms": _alarms(findings[max(findings)]) if findings else [],
+    }
+
+
+def read_health(
+    lake: Lake,
+    spec: UseCase,
+    partitions: Sequence[Row],
+    switches: Sequence[Row],
+    findings: Mapping[str, Sequence[Row]],
+) -> Health:
+    """Return the status of a use case from tables that have been read, and its newest predictions."""
+    from include.ops.health import health, scored_partitions
+
+    scored = scored_partitions(partitions)
+    served = lake.read("predictions", {"partition": scored[-1]}, ["served_by"]) if scored else None
+    counts = served["served_by"].value_counts().to_pylist() if served is not None else []
+    return health(
+        spec,
+        datetime.now(UTC),
+        partitions=partitions,
+        switches=switches,
+        served_by={row["values"]: row["counts"] for row in counts},
+        findings=findings[max(findings)] if findings else [],
+    )
+
+
+def chart(lake: Lake, spec: UseCase, partitions: Sequence[str], switches: Sequence[Row]) -> Chart | None:
+    """Return the first required metric, or the gate's objective, over partitions; None without labels.
+
+    The baseline is the recipe of the deployed one, by its walk, or else the prior.
+    """
+    from include.monitor.performance import BASELINE
+
+    if not partitions:
+        return None
+    rules = spec.monitoring.requirements
+    rule = rules[0] if rules else None
+    metric = rule.metric if rule else str(spec.gate.objective)
+    values, baseline_values = _realized(lake, partitions, metric), {}
+    baseline_name = next((row["recipe"] for row in reversed(switches) if row["role"] == "baseline"), "")
+    if baseline_name:
+        baseline_values = _walk(lake, partitions, baseline_name, metric)
+    if not baseline_values:
+        baseline_name, baseline_values = "prior", _realized(lake, partitions, f"{BASELINE}{metric}")
+    if not values:
+        return None
+    newest = max(values)
+    limit = None if rule is None else rule.at_least if rule.at_least is not None else rule.at_most
+    at_least = rule is not None and rule.at_least is not None
+    every = [*values.values(), *baseline_values.values(), *([limit] if limit is not None else [])]
+    low, high = min(every), max(every)
+    places = {partition: place for place, partition in enumerate(partitions)}
+
+    def height(value: float) -> float:
+        return round(2 + (HEIGHT - 4) * (high - value) / ((high - low) or 1), 1)
+
+    def points(series: Values) -> str:
+        step = WIDTH / max(len(partitions) - 1, 1)
+        return " ".join(f"{places[key] * step:.1f},{height(series[key])}" for key in sorted(series))
+
+    return Chart(
+        metric=metric,
+        newest=values[newest],
+        required="" if limit is None else f"{'≥' if at_least else '≤'} {limit:g}",
+        is_met=limit is None or (values[newest] >= limit if at_least else values[newest] <= limit),
+        baseline=baseline_values.get(newest),
+        baseline_name=baseline_name,
+        points=points(values),
+        baseline_points=points(baseline_values),
+        limit=None if limit is None else height(limit),
+    )
+
+
+def _realized(lake: Lake, partitions: Sequence[str], metric: str) -> dict[str, float]:
+    """Return a metric of the served predictions by partition, as last measured."""
+    return _newest(lake.rows("performance", {"partition": list(partitions), "metric": metric}), "value")
+
+
+def _walk(lake: Lake, partitions: Sequence[str], recipe: str, metric: str) -> dict[str, float]:
+    """Return a metric of a recipe's walk by partition, as last measured."""
+    rows = lake.rows("walks", {"partition": list(partitions), "recipe": recipe})
+    return _newest([{**row, "value": json.loads(row["metrics"]).get(metric)} for row in rows], "value")
+
+
+def _newest(rows: Iterable[Row], column: str) -> dict[str, float]:
+    newest = {row["partition"]: row[column] for row in sorted(rows, key=lambda row: str(row["known"]))}
+    return {partition: value for partition, value in newest.items() if value is not None}
+
+
+def _strip_cell(findings: Sequence[Row]) -> tuple[str, str]:
+    """Return the tone of a partition in the strip, and what it means."""
+    alarms = [row for row in findings if row["outcome"] == "alarm"]
+    drifted = [row["subject"] for row in alarms if row["check"] == "drift"]
+    others = [f"{row['check']} {row['subject']}" for row in alarms if row["check"] != "drift"]
+    if others:
+        return "bad", "alarms: " + ", ".join(others)
+    if drifted:
+        return "warn", "drift of " + ", ".join(drifted)
+    return ("good", "no alarm") if findings else ("", "not monitored")
+
+
+def _alarms(findings: Iterable[Row]) -> list[Row]:
+    """Return the alarms that notify people."""
+    from include.monitor.registry import CHECKS
+
+    notifying = {check.name for check in CHECKS if check.alerts}
+    return [row for row in findings if row["outcome"] == "alarm" and row["check"] in notifying]

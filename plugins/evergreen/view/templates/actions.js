@@ -1,0 +1,62 @@
+// Forms that act: a run of a DAG, or the answer to a training's question, by Airflow's own API. The browser's
+// login is sent along, so Airflow allows what it would allow in its own pages.
+const api = `${document.body.dataset.airflow}/api/v2/dags/`
+
+async function call(path, method = 'GET', body = undefined) {
+  const headers = body ? {'Content-Type': 'application/json'} : {}
+  const response = await fetch(api + path, {method, headers, body: body && JSON.stringify(body)})
+  const answer = await response.json().catch(() => ({}))
+  if (response.ok) return answer
+  const detail = answer.detail?.message ?? answer.detail ?? response.statusText
+  throw new Error(response.status === 403 ? 'your Airflow role may not do this' : typeof detail === 'string' ? detail : JSON.stringify(detail))
+}
+
+function show(output, text, run = null) {
+  output.textContent = text + ' '
+  if (!run) return
+  const link = document.createElement('a')
+  link.href = `${document.body.dataset.airflow}/dags/${encodeURIComponent(run.dag_id)}/runs/${encodeURIComponent(run.dag_run_id)}`
+  link.target = '_top'
+  link.textContent = 'Show the run'
+  output.append(link)
+}
+
+async function start(form, output) {
+  const conf = {...JSON.parse(form.dataset.conf), ...Object.fromEntries(new FormData(form))}
+  const dag = encodeURIComponent(form.dataset.dag), runs = `${dag}/dagRuns`
+  if ((await call(dag)).is_paused) throw new Error(`${form.dataset.dag} is paused; unpause it first`)
+  let run = await call(runs, 'POST', {logical_date: null, conf})
+  while (!['success', 'failed'].includes(run.state)) {
+    show(output, `The run is ${run.state}.`, run)
+    await new Promise(resolve => setTimeout(resolve, 1000))
+    run = await call(`${runs}/${encodeURIComponent(run.dag_run_id)}`)
+  }
+  show(output, (run.state === 'success' ? 'Done. Load the page again to see the result. ' : 'Refused: ') + (run.note ?? ''), run)
+}
+
+async function answer(form, output, choice) {
+  const runs = `${encodeURIComponent(form.dataset.dag)}/dagRuns`
+  const open = await call(`${runs}/~/hitlDetails?response_received=false`)
+  const question = open.hitl_details.find(one => one.body?.startsWith(form.dataset.question))
+  if (!question) throw new Error('no training waits for this answer any more; load the page again')
+  const task = question.task_instance
+  const path = `${runs}/${encodeURIComponent(task.dag_run_id)}/taskInstances/${encodeURIComponent(task.task_id)}/${task.map_index}/hitlDetails`
+  await call(path, 'PATCH', {chosen_options: [choice], params_input: Object.fromEntries(new FormData(form))})
+  show(output, `The answer, ${choice}, is given; the training goes on.`, task)
+}
+
+document.addEventListener('submit', async event => {
+  const form = event.target.closest('form[data-dag]')
+  if (!form) return
+  event.preventDefault()
+  const output = form.querySelector('output')
+  const buttons = form.querySelectorAll('button')
+  buttons.forEach(button => { button.disabled = true })
+  show(output, 'Sending …')
+  try {
+    await ('answer' in form.dataset ? answer(form, output, event.submitter.value) : start(form, output))
+  } catch (error) {
+    show(output, `Nothing was done: ${error.message}`)
+    buttons.forEach(button => { button.disabled = false })
+  }
+})
