@@ -24,7 +24,7 @@ from tests.usecases.weekly_sales import world
 ROOT = Path(__file__).parents[1]
 WEEKS = 24
 PATIENCE = 240  # seconds: other tests run beside these, and a busy machine is no failure
-STORY, LATE, FORMS = "weekly_story", "weekly_late", "weekly_forms"
+STORY, LATE, FORMS, BUTTONS = "weekly_story", "weekly_late", "weekly_forms", "weekly_buttons"
 # what the story's use case declares otherwise: files of its own, a recipe that learns little, and each step
 PLOT = (
     ("sales/{day}.csv", "story/{day}.csv"),
@@ -111,7 +111,7 @@ class House:
 
 @contextmanager
 def running() -> Iterator[House]:
-    """Start the stack with the weekly use case's files and six more use cases, and stop it at the end."""
+    """Start the stack with the weekly use case's files and seven more use cases, and stop it at the end."""
     folder = Path(tempfile.mkdtemp(prefix="evergreen-e2e-"))  # pytest's own is closed to PostgreSQL's user
     made = House(folder)
     made.usecases.mkdir()
@@ -120,12 +120,9 @@ def running() -> Iterator[House]:
     start = 'start: "2024-01-01"'  # and an end, or this week's run of the unpaused DAG joins in
     ended = (start, f'{start}\n  end: "2024-12-30"')
     _copy(made.usecases, "weekly_killed", ended)
-    _copy(
-        made.usecases,
-        "weekly_asking",
-        ended,
-        ("  block_partitions: 1", "  block_partitions: 1\n  approval: all"),
-    )
+    approved = ("  block_partitions: 1", "  block_partitions: 1\n  approval: all")
+    _copy(made.usecases, "weekly_asking", ended, approved)
+    _copy(made.usecases, BUTTONS, ended, approved)
     _copy(made.usecases, STORY, ended, *PLOT)
     # batch, without an end and without a file: its newest partition is overdue as soon as it is scheduled
     _copy(made.usecases, LATE, *OVERDUE)
@@ -135,7 +132,7 @@ def running() -> Iterator[House]:
     try:
         made.stack.up(name for name in ALL if name not in ("landing", "weather"))  # nobody asks for flights
         os.environ.update(made.stack.environment())
-        usecases = ("weekly_sales", "weekly_killed", "weekly_asking", STORY, FORMS, "flight_delay")
+        usecases = ("weekly_sales", "weekly_killed", "weekly_asking", STORY, FORMS, BUTTONS, "flight_delay")
         for usecase in usecases:
             for clock in ("batch", "training", "history", "operate"):
                 made.api.wait_dag(f"{usecase}__{clock}", timeout=PATIENCE)

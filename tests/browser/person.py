@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import FrameLocator, Locator, Page, expect
 
 from demo.home import Home
 
@@ -82,3 +82,8 @@ class Person:
         """Open the log of a task of the run whose page is shown, and look for a sentence in it."""
         self.page.get_by_role("table").get_by_role("link", name=task, exact=True).click()
         expect(self.page.get_by_text(sentence).first).to_be_visible()
+
+    def open_usecase(self, usecase: str) -> FrameLocator:
+        """Open a use case's page inside Airflow, and return its frame."""
+        self.page.goto(f"{self.url}/plugin/evergreen/evergreen/usecase/{usecase}")
+        return self.page.frame_locator("iframe").first

@@ -36,17 +36,22 @@ def page(site: Site, browser: Browser) -> Iterator[Page]:
     context.close()
 
 
-def listen(page: Page) -> list[str]:
-    """Return the list that what the page complains of is added to: errors, and what its policy blocks."""
+def listen(site: Site, page: Page) -> list[str]:
+    """Return the list to which errors, what the page's policy blocks, and requests elsewhere are added."""
     complaints: list[str] = []
+    page.on("request", lambda request: complaints.append(request.url) if _leaves(site, request.url) else None)
     page.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     return complaints
 
 
+def _leaves(site: Site, url: str) -> bool:
+    return not url.startswith((site.url, "data:", "blob:", "about:"))
+
+
 def test_each_page_renders_without_an_error(site: Site, routes: list[str], page: Page) -> None:
-    """No script fails and the page's own policy blocks nothing it needs, nor in a report in its frame."""
-    complaints = listen(page)
+    """No script fails, no request leaves the machine, and the page's policy blocks nothing it needs."""
+    complaints = listen(site, page)
     for path in routes:
         answer = page.goto(site.url + path, wait_until="load")
         assert answer is not None
