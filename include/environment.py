@@ -59,8 +59,8 @@ def setting(name: str, default: str | None = None) -> str:
             f"setting {name}",
             required="an environment variable",
             found="none",
-            remedy='`eval "$(python -m demo.stack env)"` sets the demo\'s; '
-            "`python -m include doctor` checks all settings",
+            remedy="set it for the shell and for Airflow's workers; `python -m include doctor` checks it; "
+            'for the demo: `eval "$(python -m demo.stack env)"`',
         )
     return value
 
@@ -87,7 +87,7 @@ def lake_uri() -> str:
         raise SettingError(
             "setting EVERGREEN_LAKE",
             required="an address without a user, a password or a query",
-            found="one with",
+            found="one that contains one of these",
             remedy="set the account by AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the like",
         )
     return uri

@@ -37,7 +37,7 @@ def scaffold(name: str, parent: Path = SHIPPED) -> Path:
         raise SpecError(
             f"use case {name!r}",
             required="a folder that does not exist yet",
-            found="one that does",
+            found="an existing one",
             where=str(folder),
             remedy="choose another name, or edit the existing folder",
         ) from None

@@ -163,7 +163,7 @@ def _require_spine_rows(spec: UseCase, engine: duckdb.DuckDBPyConnection, rows: 
     engine.register("keys", keys)
     query = f"SELECT count(*) FROM spine SEMI JOIN keys USING ({columns})"  # noqa: S608 - the names are quoted
     matching = engine.execute(query).fetchall()[0][0]
-    found = f"{keys.num_rows} rows for {spine.num_rows} of the spine, of which {matching} have one"
+    found = f"{keys.num_rows} rows, for {matching} of the {spine.num_rows} rows of the spine"
     found += f"; null values in {', '.join(with_nulls)}" if with_nulls else ""
     raise _features_error(spec, "exactly one row for each row of the spine", found)
 

@@ -254,8 +254,8 @@ def consistent_versions(lake: Lake) -> dict[str, int]:
         time.sleep(PAUSE)
     raise StoreUnavailable(
         f"{lake.uri}/tables",
-        required="a moment without a commit",
-        found=f"none in {ATTEMPTS:,} attempts",
+        required="table versions that stay the same while they are read",
+        found=f"other versions after each of {ATTEMPTS:,} attempts",
         remedy="back up again when fewer partitions are being published",
     )
 

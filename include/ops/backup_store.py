@@ -142,7 +142,10 @@ def write_manifest(store: Lake, name: str, manifest: Manifest) -> None:
     content = json.loads(json.dumps(asdict(manifest)))
     if not store.create(f"{name}.json", json.dumps(content | {"sha256": digest_json(content)}).encode()):
         raise BackupError(
-            f"backup {name}", required="a name of its own", found="another backup of the same second"
+            f"backup {name}",
+            required="no other backup of the same second",
+            found="one",
+            remedy="back up again",
         )
 
 

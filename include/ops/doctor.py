@@ -28,7 +28,10 @@ NO_TELEMETRY = {
     "GX_ANALYTICS_ENABLED": "false",
     "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "false",
 }
-SETTINGS_REMEDY = '`eval "$(python -m demo.stack env)"` sets the demo\'s variables'
+SETTINGS_REMEDY = (
+    "set it in the environment of the shell and of Airflow's workers; "
+    'for the demo: `eval "$(python -m demo.stack env)"`'
+)
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def prune(store: Lake, keep: int) -> PruneResult:
         when another process uses the store for too long: only unneeded objects were removed, if any.
     """
     if keep < 1:
-        raise BackupError("prune", required="one backup that stays, or more", found=f"{keep}")
+        raise BackupError("prune", required="--keep of at least 1", found=f"{keep}")
     with lock_store(store, "shared"):  # no object may be removed while it is verified
         manifests = intact_manifests(store)
         if not manifests:

@@ -78,7 +78,7 @@ def fallback_chain(serving: Serving, spec: UseCase, missing: Mapping[str, str]) 
     ----------
     missing : see `missing_sources_reason`.
     """
-    no_model = "none was promoted for this partition"
+    no_model = "no model had been promoted by this partition"
     models = {"champion": serving.champion, "previous": serving.previous, "baseline": serving.baseline}
     steps = []
     for served_by, row in models.items():

@@ -1,7 +1,8 @@
 """Convert partition keys to points in time and back, for a cron schedule in a time zone.
 
-A partition key is the local date on which the partition's rows became known. Nothing here reads the system
-clock, so a backfilled partition computes exactly what the original run would have.
+A partition key is the local date of the decision time: the day on which the batch schedule fires.
+Nothing here reads the system clock, so a backfilled partition computes exactly what the original run would
+have.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def _publish_limits(lake: Lake, record: TrainingRecord, limits: pa.Table, partit
         inputs={"training_set": record.data, "model": model},
         spec=record.spec,
         code=record.code,
-        note=f"from where on a column alarms, by {partitions} partitions",
+        note=f"alarm limits by column, from {partitions} partitions",
     )
     where = {"product": LIMITS, "partition": record.partition}
     lake.publish("partitions", pa.Table.from_pylist([status], schema=schemas.PARTITIONS), where)

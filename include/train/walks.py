@@ -176,7 +176,7 @@ def predict(
         try:
             estimator = artifacts.load_model(lake, model)
         except ModelError as error:
-            log.warning("%s: the walk of %s has a gap: %s", spec.name, name, error)
+            log.warning("%s: the walk of %s lacks partitions: %s", spec.name, name, error)
             continue
         values[places] = artifacts.predict(estimator, rows.take(pa.array(places)), spec)
     return predicted

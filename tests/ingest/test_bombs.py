@@ -94,7 +94,7 @@ def wide() -> bytes:
 
 
 HEADER = world.HEADER.encode()
-BYTES, SAID = f"at most {LIMIT} bytes", "raise fetch.max_bytes in the spec"
+BYTES, SAID = f"at most {LIMIT} bytes", "raise fetch.max_bytes in usecase.yaml"
 BOMBS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "gzip": ("csv", lambda: gzip.compress(b" " * 8 * LIMIT, 1), BYTES),
     "zip": ("csv", lambda: zipped(b" " * 8 * LIMIT, zipfile.ZIP_DEFLATED), BYTES),

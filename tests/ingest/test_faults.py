@@ -301,7 +301,7 @@ def test_an_offset_that_contradicts_the_declared_time_zone_sets_rows_aside(
     assert outcome.outcome == ("refused" if contradicts else "published")
     if contradicts:
         rule = f"timezone(offset of {zone} at that time; "
-        rule += "without `timezone` in the spec the offset in the text counts)"
+        rule += "without `timezone` in usecase.yaml the offset in the text counts)"
         assert f"{rule} of week in 40 rows, such as '{PARTITION} 12:00{offset}'" in outcome.note
         assert {row["rule"] for row in lake.rows("quarantine")} == {rule}
 

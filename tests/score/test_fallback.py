@@ -117,7 +117,7 @@ def test_nobody_was_promoted(lake: Lake, use: UseCase) -> None:
     """Before the first promotion the declared fallback serves, and each step states that it has no model."""
     said = _served(lake, use)
     assert (said["served_by"], said["version"], said["model"]) == ("prior", "", "")
-    assert said["reason"].count("none was promoted for this partition") == 3
+    assert said["reason"].count("no model had been promoted by this partition") == 3
     assert {row["prediction"] for row in lake.rows("predictions")} == {use.scoring.fallback}
 
 

@@ -170,7 +170,7 @@ def _page_count(request: Request, source: HttpSource, content: Any, where: str) 
             required=f"the number of pages under {source.pages!r}",
             found=repr(count),
             where=where,
-            remedy="set `pages` in the spec to the field with the page count, or to null if there is none",
+            remedy="in usecase.yaml, set `pages` to the field with the page count, or to null without one",
         )
     limits.limit_count(request, where, "pages", count)
     return count

@@ -81,7 +81,7 @@ class Request:
             required=f"at most {self.source.fetch.max_bytes} bytes, compressed and uncompressed",
             found="more",
             where=where,
-            remedy="check what the source delivers; if it is right, raise fetch.max_bytes in the spec",
+            remedy="check what the source delivers; if it is right, raise fetch.max_bytes in usecase.yaml",
         )
 
 

@@ -37,7 +37,7 @@ def limit_count(request: Request, name: str, unit: str, count: int) -> None:
             required=f"at most {limit} {unit}",
             found=str(count),
             where=name,
-            remedy=f"check what the source delivers; if it is right, raise fetch.max_{unit} in the spec",
+            remedy=f"check what the source delivers; if it is right, raise fetch.max_{unit} in usecase.yaml",
         )
 
 

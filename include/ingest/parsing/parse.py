@@ -147,7 +147,7 @@ def _read_json(request: Request, name: str, data: bytes, field: str | None) -> p
     rows = content.get(field or "rows", content) if isinstance(content, dict) else content
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         required = f"a list of objects under {field!r}" if field else "a list of objects"
-        remedy = "declare in the spec which field holds the rows (`rows:`)"
+        remedy = "declare in usecase.yaml which field holds the rows (`rows:`)"
         _refuse(request, name, required, type(rows).__name__, remedy)
     limits.limit_count(request, name, "rows", len(rows))
     columns = dict.fromkeys(column for row in rows for column in row)
@@ -199,11 +199,13 @@ def _select_declared(request: Request, name: str, table: pa.Table) -> pa.Table:
     if missing and unknown:
         found = f"no {', '.join(missing)}, and unknown {', '.join(unknown)}"
         own_name = columns[missing[0]]
-        remedy = f"if the source renamed it, write `from: {unknown[0]}` under columns.{own_name} in the spec"
+        remedy = (
+            f"if the source renamed it, write `from: {unknown[0]}` under columns.{own_name} in usecase.yaml"
+        )
         _refuse(request, name, required, found, remedy)
     if missing:
         _refuse(request, name, required, f"no {', '.join(missing)}", "have it sent again with all columns")
     if unknown and request.source.contract.extra == "refuse":
-        remedy = "declare it under columns, or write `extra: ignore` under contract in the spec"
+        remedy = "declare it under columns, or write `extra: ignore` under contract in usecase.yaml"
         _refuse(request, name, required, f"also {', '.join(unknown)}", remedy)
     return table.select(list(columns)).rename_columns(list(columns.values()))

@@ -353,7 +353,7 @@ def _type_error(subject: str, expectation: Expectation, found: str) -> SpecError
         f"{subject}: contract.expectations: {expectation.type}",
         required="an expectation that fits its columns' types",
         found=found,
-        remedy="correct it in the spec",
+        remedy="correct it in usecase.yaml",
     )
 
 

@@ -49,7 +49,7 @@ from include.stats.formatting import figure_and_limit
 from include.storage import spill
 from include.storage.schemas import TIME, validated_schema
 
-REMEDY = f"correct it at the source and {FETCH_ANEW}; or change the contract in the spec"
+REMEDY = f"correct it at the source and {FETCH_ANEW}; or change the contract in usecase.yaml"
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class _Validation:
             if column.type == "timestamp" and column.timezone and not column.hashed:
                 rule = (
                     f"timezone(offset of {column.timezone} at that time; "
-                    "without `timezone` in the spec the offset in the text counts)"
+                    "without `timezone` in usecase.yaml the offset in the text counts)"
                 )
                 mask = contradicts_time_zone(text[name].combine_chunks(), column)
                 self.quarantine.add(mask, rule, name, start=start)

@@ -65,7 +65,7 @@ def require_supported(subject: str, expectations: Sequence[Expectation], columns
             raise SpecError(
                 where,
                 required=f"one of {', '.join(supported_expectations())}",
-                remedy="use one of these in the spec",
+                remedy="use one of these in usecase.yaml",
             )
         if "mostly" in expectation.kwargs:
             remedy = "declare the share of rows that may break expectations under contract.tolerance"
@@ -152,7 +152,7 @@ def _evaluate(
                 f"{subject}: contract.expectations: {expectations[number].rule}",
                 required="an expectation that fits its columns' types",
                 found=messages[:300] or "no result",
-                remedy="correct it in the spec",
+                remedy="correct it in usecase.yaml",
             )
         yield number, result.result.get("unexpected_index_list") or []
 
@@ -166,7 +166,7 @@ def _create_expectation(subject: str, expectation: Expectation, number: int) -> 
             f"{subject}: contract.expectations: {expectation.type}",
             required="arguments that Great Expectations accepts",
             found=" ".join(str(error).split())[:300],
-            remedy="correct kwargs in the spec",
+            remedy="correct kwargs in usecase.yaml",
         ) from None
 
 

@@ -60,3 +60,13 @@ document.addEventListener('submit', async event => {
     buttons.forEach(button => { button.disabled = false })
   }
 })
+
+// Airflow's frame may not navigate the page around it, so a link to Airflow's own pages is followed from there.
+document.addEventListener('click', event => {
+  const link = event.target.closest('a[target=_top]')
+  if (!link || window.top === window) return
+  event.preventDefault()
+  const outer = window.top.document.createElement('a')
+  outer.href = link.href
+  outer.click()
+})
