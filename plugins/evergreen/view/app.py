@@ -10,6 +10,7 @@ from airflow.api_fastapi.app import get_auth_manager
 from fastapi import Depends, FastAPI, Request, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from evergreen.view import column, compare, partition, quality
 from evergreen.view.access import may_enter
 from evergreen.view.html import SCRIPT_DIGEST, page
 from evergreen.view.pages import pages
@@ -17,11 +18,11 @@ from include.errors import EvergreenError, SettingError, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
-# a page runs only the script that follows Airflow's color theme, and sends nothing
+# a page runs only the script that follows Airflow's color theme, and sends only a form's choice to itself
 HEADERS = {
     "Content-Security-Policy": (
         f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{SCRIPT_DIGEST}'; img-src data:;"
-        " frame-src 'self'; frame-ancestors 'self'; base-uri 'none'; form-action 'none'"
+        " frame-src 'self'; frame-ancestors 'self'; base-uri 'none'; form-action 'self'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -43,7 +44,8 @@ app = FastAPI(
     redoc_url=None,
     redirect_slashes=False,
 )
-app.include_router(pages)
+for router in (pages, partition.router, column.router, quality.router, compare.router):
+    app.include_router(router)
 
 
 @app.middleware("http")

@@ -11,6 +11,8 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from include.reports.html import figure, percent
+
 # Airflow stores its color theme here; without it the browser's preference is used
 SCRIPT = "try{document.documentElement.dataset.theme=localStorage.getItem('theme')||'system'}catch{}"
 SCRIPT_DIGEST = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
@@ -22,6 +24,7 @@ templates = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+templates.filters |= {"figure": figure, "percent": percent}
 
 
 def page(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
