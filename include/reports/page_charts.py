@@ -10,12 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.dates import ConciseDateFormatter
 from numpy.typing import NDArray
 
-from include.reports.charts import BAD, GOOD, INK, NEW, OLD, SOFT, chart
+from include.reports.charts import BAD, GOOD, INK, LINE, NEW, OLD, SOFT, chart
 from include.stats.intervals import Gain
 from include.stats.profiles import Profile
 
 # of the lines of a chart, in their order: color and dashes, so that they also differ in print
-STYLES = ((NEW, "-"), (OLD, "--"), (SOFT, "-."), (INK, ":"), (GOOD, "--"), (SOFT, "-"))
+STYLES = ((NEW, "-"), (OLD, "--"), (SOFT, "-."), (INK, ":"), (GOOD, "--"), (LINE, "-"))
 BINS = 40  # of a number's distribution
 MAX_CATEGORIES = 12  # in a chart
 LEAST = 0.01  # lowest value on a logarithmic axis
@@ -88,10 +88,10 @@ def stacked_shares(title: str, series: Sequence[Series], *, limit: tuple[str, fl
         bottom = np.zeros(len(series[0].partitions))
         for place, one in enumerate(series):
             top = bottom + 100 * np.asarray(one.values, float)
-            color, alpha = (BAD, NEW, OLD, SOFT, GOOD, INK)[place % 6], 0.75
+            color = STYLES[place % len(STYLES)][0]
             days = _days(one.partitions)
             axes.fill_between(
-                days, bottom, top, step="mid", color=color, alpha=alpha, linewidth=0, label=one.label
+                days, bottom, top, step="mid", color=color, alpha=0.75, linewidth=0, label=one.label
             )
             bottom = top
         if limit is not None:
