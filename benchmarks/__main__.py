@@ -25,6 +25,7 @@ COMMANDS = {
     "batch": ["benchmarks.batch", "100000", "1000000"],
     "large": ["benchmarks.large", "1000000", "5000000"],
     "partitions": ["benchmarks.partitions"],
+    "pages": ["benchmarks.pages"],
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
@@ -63,6 +64,7 @@ SETTINGS: dict[Any, Any] = {
     "axes.facecolor": "none",
 }
 NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+_DRAWING = threading.Lock()  # Matplotlib's settings are global, and a server answers requests in threads
 
 
 class Chart:
@@ -83,7 +85,7 @@ def chart(title: str, x: str, y: str, height: float = 3.2) -> Iterator[Chart]:
     x, y : axis labels, with units.
     height : in inches; the width is 5.6.
     """
-    with mpl.rc_context({**SETTINGS, "svg.hashsalt": title}):
+    with _DRAWING, mpl.rc_context({**SETTINGS, "svg.hashsalt": title}):
         figure = Figure(figsize=(5.6, height), layout="constrained")
         drawing = Chart(figure.subplots())
         drawing.axes.set(title=title, xlabel=x, ylabel=y)

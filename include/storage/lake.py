@@ -159,6 +159,22 @@ class Lake:
         result = predicates.run_query(delta, predicates.select("COUNT(*) AS n", where))
         return int(result["n"][0].as_py())
 
+    @translate_store_errors
+    def counts(self, table: str, by: Sequence[str], where: Where | None = None) -> list[dict[str, Any]]:
+        """Return how many rows have each combination of values, as ``count``, without reading other columns.
+
+        Parameters
+        ----------
+        by : columns of the table, none of them named ``count``; the result is sorted by them.
+        """
+        delta = self.open(table)
+        if delta is None:
+            return []
+        rows: list[dict[str, Any]] = predicates.run_query(
+            delta, predicates.select_counts(by, where)
+        ).to_pylist()
+        return rows
+
     def rows(self, table: str, where: Where | None = None) -> list[dict[str, Any]]:
         """Return the rows of a small table as dicts, none if it doesn't exist."""
         rows = self.read(table, where)

@@ -25,6 +25,12 @@ def select(columns_sql: str, where: Where | None, order: Sequence[str] = (), lim
     return query if limit is None else f"{query} LIMIT {int(limit)}"
 
 
+def select_counts(by: Sequence[str], where: Where | None) -> str:
+    """Return a query of the table ``t`` for how many rows, as ``count``, have each combination of values."""
+    names = columns(by)
+    return f"{select(f'{names}, COUNT(*) AS count', where)} GROUP BY {names} ORDER BY {names}"
+
+
 def columns(names: Sequence[str]) -> str:
     """Return the quoted names as SQL."""
     return ", ".join(map(_quote_name, names))

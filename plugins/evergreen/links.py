@@ -42,6 +42,11 @@ def usecase_address(usecase: str) -> str:
     return absolute_url(_usecase(usecase))
 
 
+def runs_path(dag: str, partition: str) -> str:
+    """Return the path of Airflow's own list of a DAG's runs of a partition."""
+    return f"{_root()}/dags/{quote(dag)}/runs?partition_key_pattern={quote(partition)}"
+
+
 def absolute_url(path: str) -> str:
     """Return the URL of a path on Airflow's server, or the path if api.base_url isn't configured."""
     return urljoin(conf.get("api", "base_url", fallback=""), path)

@@ -24,7 +24,14 @@ MADE_BY_A_READER = {  # files that a how-to page has its reader write, and plugi
 }
 # the words of the field, not ours: they were replaced, and shall not come back
 REPLACED = re.compile(r"\b(ladder|nightly|rung|set aside|stepped down|spool|obstacle)\b", re.I)
-QUESTIONS = ("point-in-time join", "model serves a partition", "model serves next", "add a metric", "source is late", "roll back")
+QUESTIONS = (
+    "point-in-time join",
+    "model serves a partition",
+    "model serves next",
+    "add a metric",
+    "source is late",
+    "roll back",
+)
 
 
 def prose(page: Path) -> str:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
+from include.storage.lake import Lake
+from tests.plugins import year
 from tests.plugins.site import AIRFLOW, DAG_ID, PARTS, ROOT, SHIPPED, Site, environment, prepare
 
 # what a process has loaded after importing the plugin, as each task does, and then the pages, as the
@@ -38,12 +42,22 @@ print(json.dumps({
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def year_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a lake and the declaration of a year of 20 columns, which no test changes."""
+    folder = tmp_path_factory.mktemp("year")
+    spec = year.declare(folder / "usecases")
+    year.fill(Lake(spec.name, str(folder / "lake")), spec)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory, year_folder: Path) -> Iterator[Site]:
     """Start an api-server once, on a free port of the loopback; stop it at the end."""
     home = tmp_path_factory.mktemp("airflow")
     port = _free_port()
     env = environment(home, port)
     prepare(home)
+    shutil.copytree(year_folder, home, dirs_exist_ok=True)
     subprocess.run([*AIRFLOW, "db", "migrate"], env=env, check=True, capture_output=True)
     with (home / "tasks.log").open("wb") as log:
         command = [*AIRFLOW, "dags", "test", "--bundle-name", "dags-folder", DAG_ID]

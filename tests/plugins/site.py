@@ -24,6 +24,7 @@ ATTEMPT = "0a1b2c3d" * 8
 PARTS = {
     "usecase": "weekly_sales",
     "partition": NIGHTS["weekly_sales"][1],
+    "column": "price",
     "path": f"monitor/{NIGHTS['weekly_sales'][1]}.html",
 }
 SOURCES = {"weekly_sales": "sales", "flight_delay": "outcomes"}

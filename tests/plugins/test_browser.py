@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from demo.screenshot import OFFLINE
-from tests.plugins.site import PARTS, Site
+from tests.plugins.site import NIGHTS, PARTS, Site
 
 pytestmark = pytest.mark.airflow
 CHROMIUM = Path("/usr/bin/chromium")
@@ -99,3 +99,59 @@ def test_the_way_to_the_login_leads_back(site: Site, browser: Browser) -> None:
 
     assert page.url == f"{site.url}/evergreen/usecase/weekly_sales"
     context.close()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "partition/year/2024-11-30",
+        "partition/weekly_sales/2024-03-11",
+        "column/year/number_0",
+        "column/year/category_0",
+        "quality/year",
+        "compare/year",
+        "compare/year?a=10&b=10-linear",
+    ],
+)
+def test_a_page_follows_light_and_dark_and_fits_a_phone(site: Site, page: Page, path: str) -> None:
+    """Each page has the colors that the person wants, scrolls no phone sideways, and draws its charts."""
+    complaints, backgrounds = listen(page), set()
+    for scheme, width in (("light", 1280), ("dark", 390)):
+        page.emulate_media(color_scheme=scheme)
+        page.set_viewport_size({"width": width, "height": 800})
+        page.goto(f"{site.url}/evergreen/{path}", wait_until="load")
+        backgrounds.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, (scheme, width)
+        for chart in page.locator("figure svg").all():
+            box = chart.bounding_box()
+            assert box is not None
+            assert box["width"] > 250, (scheme, width)
+
+    assert backgrounds == {"rgb(255, 255, 255)", "rgb(15, 20, 18)"}
+    assert complaints == []
+
+
+def test_a_choice_of_versions_is_sent_to_the_page_itself(site: Site, page: Page) -> None:
+    """The form works under the page's own policy, inside Airflow's frame as well as outside of it."""
+    page.goto(f"{site.url}/evergreen/compare/year")
+    page.select_option("select[name=a]", "10")
+    page.select_option("select[name=b]", "10-linear")
+    page.get_by_role("button", name="Compare").click()
+    page.get_by_text("10-linear loses").wait_for()
+
+    assert page.url == f"{site.url}/evergreen/compare/year?a=10&b=10-linear"
+
+
+def test_the_runs_of_a_partition_are_listed_by_airflow(site: Site, forms: list[str], page: Page) -> None:
+    """The link opens Airflow's own list with the runs of that partition and of no other."""
+    assert "weekly_sales__batch" in forms
+    headers = {"Authorization": f"Bearer {site.token('clerk')}"}
+    for partition in NIGHTS["weekly_sales"]:
+        body = {"logical_date": None, "conf": {"partition": partition}}
+        path = "/api/v2/dags/weekly_sales__batch/dagRuns"
+        assert site.ask(path, method="POST", json=body, headers=headers).status_code == 200
+    page.goto(f"{site.url}/evergreen/partition/weekly_sales/{NIGHTS['weekly_sales'][1]}")
+    page.get_by_role("link", name="Runs in Airflow").click()
+    page.get_by_text(f"manual__{NIGHTS['weekly_sales'][1]}").first.wait_for()
+
+    assert page.get_by_text(f"manual__{NIGHTS['weekly_sales'][0]}").count() == 0

@@ -57,6 +57,9 @@ def test_a_use_case_is_seen_by_those_who_may_read_its_dag(site: Site) -> None:
     assert site.get("/evergreen/quarantine/flight_delay/2013-03-02", "sales").status_code == 403
     assert site.get("/evergreen/reports/flight_delay/monitor/2013-03-02.html", "sales").status_code == 403
     assert site.get("/evergreen/report/flight_delay/monitor/2013-03-02.html", "sales").status_code == 403
+    for page in ("partition/flight_delay/2013-03-02", "column/flight_delay/distance", "quality/flight_delay"):
+        assert site.get(f"/evergreen/{page}", "sales").status_code == 403, page
+    assert site.get("/evergreen/compare/flight_delay", "sales").status_code == 403
 
 
 def test_the_overview_says_who_is_champion_and_how_the_partitions_went(site: Site) -> None:
@@ -173,7 +176,8 @@ def test_what_cannot_be_shown_takes_nothing_else_down(site: Site) -> None:
 
 def test_what_the_data_holds_is_shown_and_not_run(site: Site) -> None:
     """A script planted in a value, a note, a verdict and a kept row comes out as text."""
-    for path in ("/evergreen/usecase/weekly_sales", QUARANTINE):
+    pages = ("partition/weekly_sales/2024-03-11", "compare/weekly_sales?a=3&b=3", "quality/weekly_sales")
+    for path in ("/evergreen/usecase/weekly_sales", QUARANTINE, *(f"/evergreen/{page}" for page in pages)):
         text = site.get(path, "reader").text
         assert PLANTED not in text, path
         assert "&lt;script&gt;alert(" in text, path
@@ -252,7 +256,12 @@ NO_PATHS = ["%00.html", f"monitor/{NIGHT}.html%00", f"monitor/{NIGHT}.html/x.htm
 
 def test_no_route_fails_on_a_malformed_part(site: Site, processes: dict[str, Any]) -> None:
     """NUL, a line's end, broken UTF-8 or a name too long is found nowhere, whichever part of a path it is."""
-    bad = {"usecase": NO_USECASES, "partition": NO_NIGHTS, "path": [*NO_PATHS, "a" * 300 + ".html"]}
+    bad = {
+        "usecase": NO_USECASES,
+        "partition": NO_NIGHTS,
+        "path": [*NO_PATHS, "a" * 300 + ".html"],
+        "column": ["%00", "price%00", "Price", "1" * 5000, "%ff"],
+    }
     token = {"Authorization": f"Bearer {site.token('reader')}"}
     answers = {}
     for route, _, _ in processes["routes"]:

@@ -51,6 +51,18 @@ def test_publishing_again_replaces_and_leaves_the_others(lake: Lake) -> None:
     assert content(lake) == {"a": [9], "b": [3]}
 
 
+def test_rows_are_counted_by_their_values(lake: Lake) -> None:
+    """Each combination of values has its number of rows, of the selected partitions alone."""
+    assert lake.counts("t", ["value"]) == []
+    lake.publish("t", pa.concat_tables([rows("a", 1, 2, 2), rows("b", 2)]), {"partition": ["a", "b"]})
+
+    assert lake.counts("t", ["value"]) == [{"value": 1, "count": 1}, {"value": 2, "count": 3}]
+    assert lake.counts("t", ["partition", "value"], {"partition": "a"}) == [
+        {"partition": "a", "value": 1, "count": 1},
+        {"partition": "a", "value": 2, "count": 2},
+    ]
+
+
 def test_an_empty_partition_empties_only_itself(lake: Lake) -> None:
     """No rows for a partition is a result too, on a new table as on an old one."""
     lake.publish("t", rows("a"), {"partition": "a"})

@@ -10,7 +10,7 @@ from airflow.api_fastapi.app import get_auth_manager
 from fastapi import Depends, FastAPI, Request, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from evergreen.view import overview, pages, usecase
+from evergreen.view import column, compare, overview, pages, partition, quality, usecase
 from evergreen.view.access import may_enter
 from evergreen.view.html import SCRIPT_DIGESTS, page
 from include.errors import EvergreenError, SettingError, StoreUnavailable
@@ -22,7 +22,7 @@ SCRIPTS = " ".join(f"'sha256-{digest}'" for digest in SCRIPT_DIGESTS)
 HEADERS = {
     "Content-Security-Policy": (
         f"default-src 'none'; style-src 'unsafe-inline'; script-src {SCRIPTS}; connect-src 'self';"
-        " img-src data:; frame-src 'self'; frame-ancestors 'self'; base-uri 'none'; form-action 'none'"
+        " img-src data:; frame-src 'self'; frame-ancestors 'self'; base-uri 'none'; form-action 'self'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -44,7 +44,7 @@ app = FastAPI(
     redoc_url=None,
     redirect_slashes=False,
 )
-for module in (overview, usecase, pages):
+for module in (overview, usecase, partition, column, quality, compare, pages):
     app.include_router(module.router)
 
 

@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from include.errors import EvergreenError, StoreUnavailable
+from include.reports.html import figure, percent
 from include.spec import load
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ templates = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+templates.filters |= {"figure": figure, "percent": percent}
 
 
 def page(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:

@@ -1,0 +1,293 @@
+"""The page that compares two model versions: what each was fitted on, its walk, live losses and verdicts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, HTTPException, Request
+from fastapi.responses import HTMLResponse
+from markupsafe import Markup
+
+from evergreen.view.access import Opened
+from evergreen.view.html import page
+from include.reports.paths import page_place
+from include.spec.metrics import OBJECTIVES, greater_is_better
+
+if TYPE_CHECKING:
+    from include.spec import UseCase
+    from include.storage.lake import Lake
+    from include.train.fits import Fit
+
+router = APIRouter()
+Row = dict[str, Any]
+Losses = dict[str, tuple[int, float]]  # by partition: labelled rows, sum of the losses
+
+
+@dataclass(frozen=True)
+class Version:
+    """A model that was a challenger, a champion or a baseline.
+
+    Parameters
+    ----------
+    name : the version in the registry; of another model that was deployed with it, such as its baseline, with
+        the recipe: ``3-prior``.
+    partition : of the training.
+    switches : its rows of `deployments`, oldest first.
+    """
+
+    name: str
+    version: str
+    model: str
+    recipe: str
+    partition: str
+    spec: str
+    code: str
+    data: str
+    switches: list[Row] = field(default_factory=list)
+
+
+@router.get("/compare/{usecase}")
+def compare(request: Request, opened: Opened, a: str = "", b: str = "") -> HTMLResponse:
+    """Show two versions side by side; without both, the list to choose from."""
+    lake, spec = opened.lake, opened.spec
+    versions = read_versions(lake)
+    for name in (a, b):
+        if name and name not in versions:
+            listed = ", ".join(versions) or "none yet"
+            raise HTTPException(404, f"{spec.name} has no version {name[:100]!r}: there are {listed}.")
+    chosen = [versions[a], versions[b]] if a and b else []
+    return page(
+        request,
+        "compare.html",
+        usecase=spec.name,
+        a=a,
+        b=b,
+        versions=sorted(versions.values(), key=lambda one: one.partition, reverse=True),
+        **(comparison(lake, spec, *chosen) if chosen else {"sides": []}),
+    )
+
+
+def read_versions(lake: Lake) -> dict[str, Version]:
+    """Return every version that was judged or deployed by name, oldest first."""
+    from include.promote import ledger
+
+    names = ["version", "model", "partition", "spec", "data", "code"]
+    table = lake.read("attempts", None, names, order=["recorded"])  # without the evidence, which is large
+    fitted = lake.read("fits", None, ["model", "recipe"])
+    switches = ledger.switches(lake)
+    recipes = {row["model"]: row["recipe"] for row in (fitted.to_pylist() if fitted is not None else [])}
+    recipes |= {row["model"]: recipe for row in switches if (recipe := row.get("recipe"))}
+    versions: dict[str, Version] = {}
+    by_model: dict[tuple[str, str], str] = {}
+    for row in [] if table is None else table.to_pylist():
+        if row["version"] not in versions:
+            recipe = recipes.get(row["model"], "")
+            versions[row["version"]] = Version(name=row["version"], recipe=recipe, **row)
+            by_model[row["version"], row["model"]] = row["version"]
+    for row in switches:
+        version, model = row["version"], row["model"]
+        recipe = recipes.get(model, "")
+        if (version, model) not in by_model:
+            name = version if version not in versions else f"{version}-{recipe or row['role']}"
+            by_model[version, model] = name
+            versions.setdefault(
+                name, Version(name, version, model, recipe, row["evidence"], spec="", code="", data="")
+            )
+        versions[by_model[version, model]].switches.append(row)
+    return versions
+
+
+def comparison(lake: Lake, spec: UseCase, first: Version, second: Version) -> dict[str, Any]:
+    """Return what the page shows of two versions, and the difference of their recipes' walks."""
+    from include.promote import ledger
+    from include.reports.page_charts import difference_chart
+    from include.train.fits import read_fits
+
+    pair = (first, second)
+    fits = {fit.model: fit for fit in read_fits(lake)}
+    walks = _walks(lake, {fit.key for version in pair if (fit := fits.get(version.model))})
+    switches, objective = ledger.switches(lake), str(spec.gate.objective)
+    live = {version.model: _live(lake, version.model) for version in pair}
+    sides = [
+        _side(lake, spec, version, fits.get(version.model), walks, live[version.model], switches)
+        for version in pair
+    ]
+    keys = [fits[version.model].key if version.model in fits else "" for version in pair]
+    difference = _difference(spec, walks.get(keys[0], {}), walks.get(keys[1], {})) if all(keys) else None
+    chart = ""
+    if difference and keys[0] != keys[1]:
+        names = f"{second.name} compared with {first.name}, by their recipes' walks"
+        chart = difference_chart(
+            names,
+            f"{objective.replace('_', ' ')} saved per row",
+            difference["partitions"],
+            difference["gains"],
+            difference["gain"],
+            difference["high"],
+        )
+    units = {one.name: one.unit.format(target=spec.problem.target) for one in OBJECTIVES}
+    return {
+        "sides": sides,
+        "objective": objective.replace("_", " "),
+        "unit": units[objective],
+        "same_recipe": all(keys) and keys[0] == keys[1],
+        "difference": difference,
+        "metrics": sorted({name for side in sides for name in side["metrics"]}),
+        "more_is_better": greater_is_better,
+        "params": sorted({name for side in sides for name in side["params"]}),
+        "chart": Markup(chart),  # noqa: S704  # matplotlib has escaped every text
+    }
+
+
+def _side(
+    lake: Lake,
+    spec: UseCase,
+    version: Version,
+    fit: Fit | None,
+    walks: dict[str, dict[str, Row]],
+    live: list[Row],
+    switches: Sequence[Row],
+) -> Row:
+    """Return one version's figures."""
+    walk = walks.get(fit.key, {}) if fit else {}
+    own = {key: row for key, row in walk.items() if row["model"] == version.model}
+    declared, params = _declared(spec, version, fit)
+    return {
+        "version": asdict(version),
+        "fit": fit and asdict(fit),
+        "declared": declared,
+        "params": params,
+        "walk": _mean({key: (row["rows"], row["loss"]) for key, row in walk.items()}),
+        "own": _mean({key: (row["rows"], row["loss"]) for key, row in own.items()}),
+        "live": _mean({row["partition"]: (row["rows"], row["loss"]) for row in live}),
+        "baseline": _mean({row["partition"]: (row["rows"], row["baseline"]) for row in live}),
+        "metrics": _live_metrics(lake, live),
+        "verdicts": _verdicts(lake, version),
+        "periods": _periods(version, switches),
+    }
+
+
+def _declared(spec: UseCase, version: Version, fit: Fit | None) -> tuple[str, dict[str, Any]]:
+    """Return whether a version's recipe is declared as it was, and its parameters as declared now."""
+    from include.train.fits import recipe_key, recipes
+
+    recipe = next((one for one in recipes(spec, short_memory=True) if one.name == version.recipe), None)
+    if recipe is None:
+        return "no longer", {}
+    params = {"estimator": recipe.estimator, "window": recipe.window or "all history", **recipe.params}
+    if fit is None:
+        return "not recorded", params
+    return ("yes" if recipe_key(spec, recipe) == fit.key else "differently since"), params
+
+
+def _walks(lake: Lake, keys: Iterable[str]) -> dict[str, dict[str, Row]]:
+    """Return each recipe's walk by partition as known now, the newest partitions, ascending."""
+    from include.train.walks import MEMORY, TABLE
+
+    columns = ["partition", "known", "key", "model", "rows", "loss"]
+    table = lake.read(TABLE, {"key": sorted(keys)}, columns, order=["partition", "known"])
+    walks: dict[str, dict[str, Row]] = defaultdict(dict)
+    for row in [] if table is None else table.to_pylist():
+        if row["rows"]:
+            walks[row["key"]][row["partition"]] = row  # the newest knowledge comes last
+    return {key: dict(list(walk.items())[-MEMORY:]) for key, walk in walks.items()}
+
+
+def _mean(losses: Losses) -> Row | None:
+    """Return a mean loss per row with its partitions and rows; None without any."""
+    rows = sum(count for count, _ in losses.values())
+    if not rows:
+        return None
+    keys = sorted(losses)
+    mean = sum(loss for _, loss in losses.values()) / rows
+    return {"mean": mean, "partitions": len(keys), "rows": rows, "first": keys[0], "last": keys[-1]}
+
+
+def _difference(spec: UseCase, first: dict[str, Row], second: dict[str, Row]) -> Row | None:
+    """Return by how much the second walk's loss per row is lower on the partitions that both have.
+
+    None if there are none. The interval has the gate's level on either side.
+    """
+    from include.stats.intervals import estimate_gain, partitions_needed
+
+    # the two are compared on the same rows; a walk that isn't extended yet may have other ones
+    common = [key for key in sorted(first) if key in second and first[key]["rows"] == second[key]["rows"]]
+    if not common:
+        return None
+    rows = [first[key]["rows"] for key in common]
+    worse, better = ([walk[key]["loss"] for key in common] for walk in (first, second))
+    block, gain, high = spec.gate.block_partitions, None, None
+    if len(common) >= partitions_needed(block):
+        gain = estimate_gain(worse, better, rows, block, spec.gate.alpha)
+        high = -estimate_gain(better, worse, rows, block, spec.gate.alpha).low
+    return {
+        "partitions": common,
+        "rows": sum(rows),
+        "means": (sum(worse) / sum(rows), sum(better) / sum(rows)),
+        "saved": (sum(worse) - sum(better)) / sum(rows),
+        "gain": gain,
+        "high": high,
+        "level": 1 - 2 * spec.gate.alpha,
+        "gains": [(one - other) / count for one, other, count in zip(worse, better, rows, strict=True)],
+    }
+
+
+def _live(lake: Lake, model: str) -> list[Row]:
+    """Return the losses of the partitions that a model served, as known now."""
+    columns = ["partition", "known", "rows", "loss", "baseline"]
+    table = lake.read("losses", {"model": model}, columns, order=["partition", "known"])
+    newest = {row["partition"]: row for row in (table.to_pylist() if table is not None else [])}
+    return [row for row in newest.values() if row["rows"]]
+
+
+def _live_metrics(lake: Lake, live: Sequence[Row]) -> dict[str, float]:
+    """Return each realized metric as the mean over a model's partitions, weighted by their rows.
+
+    Only partitions whose labelled rows the model served alone count, because metrics are of whole partitions.
+    """
+    served = {row["partition"]: row["rows"] for row in live}
+    if not served:
+        return {}
+    columns = ["partition", "known", "metric", "value", "rows"]
+    table = lake.read("performance", {"partition": sorted(served)}, columns, order=["known"])
+    newest = {
+        (row["metric"], row["partition"]): row for row in (table.to_pylist() if table is not None else [])
+    }
+    values: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    for (metric, partition), row in newest.items():
+        if ":" not in metric and row["value"] is not None and row["rows"] == served[partition]:
+            values[metric].append((row["value"], row["rows"]))
+    return {
+        metric: sum(value * rows for value, rows in pairs) / sum(rows for _, rows in pairs)
+        for metric, pairs in values.items()
+    }
+
+
+def _verdicts(lake: Lake, version: Version) -> list[Row]:
+    """Return the verdicts on a version, each with its report if that is stored."""
+    names = ["key", "partition", "verdict", "sentence"]
+    where = {"version": version.version, "model": version.model}
+    table = lake.read("attempts", where, names, order=["recorded"])
+    rows = [] if table is None else table.to_pylist()
+    places = [page_place(row["partition"], row["key"]) for row in rows]
+    return [
+        {**row, "report": place if lake.size(f"reports/{place}") is not None else ""}
+        for row, place in zip(rows, places, strict=True)
+    ]
+
+
+def _periods(version: Version, switches: Sequence[Row]) -> list[Row]:
+    """Return when a version had a role: each switch to it, and the partition from which another had it."""
+    periods = []
+    for row in version.switches:
+        later = [
+            other["effective"]
+            for other in switches
+            if other["role"] == row["role"] and other["switch"] > row["switch"]
+        ]
+        names = ("role", "kind", "effective", "by", "reason")
+        periods.append({**{name: row[name] for name in names}, "until": later[0] if later else ""})
+    return periods

@@ -1,0 +1,235 @@
+"""The page of one partition: what came in, which models served it, what monitoring concluded, its lineage."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, HTTPException, Request
+from fastapi.responses import HTMLResponse
+
+from evergreen.links import runs_path
+from evergreen.view.access import Opened
+from evergreen.view.html import page
+from include.reports.paths import page_place
+from include.spec.clock import day_of
+from include.spec.partition import check_partition
+from include.spec.usecase import PRODUCTS
+
+if TYPE_CHECKING:
+    from include.spec import UseCase
+    from include.storage.lake import Lake
+
+router = APIRouter()
+PRIOR = "prior:"  # before a metric's name in `performance`: the metric of the training prior
+Row = dict[str, Any]
+
+
+@router.get("/partition/{usecase}/{partition}")
+def partition(request: Request, opened: Opened, partition: str) -> HTMLResponse:
+    """Show one partition."""
+    lake, spec = opened.lake, opened.spec
+    day_of(partition)  # raises for a malformed key
+    where = {"product": [*spec.sources, *PRODUCTS], "partition": partition}
+    products = {row["product"]: row for row in lake.rows("partitions", where)}
+    if not products.keys() & {*spec.sources, "predictions"}:
+        raise _missing(lake, spec, partition)
+    return page(
+        request,
+        "partition.html",
+        usecase=spec.name,
+        partition=partition,
+        target=spec.problem.target,
+        columns={*spec.features.columns, *spec.problem.outputs, spec.problem.target},
+        runs=runs_path(f"{spec.name}__batch", partition),
+        trainings=runs_path(f"{spec.name}__training", partition),
+        **partition_data(lake, spec, partition, products),
+    )
+
+
+def _missing(lake: Lake, spec: UseCase, partition: str) -> Exception:
+    """Return the error of a partition of which nothing is published, with the reason and what to do."""
+    for row in lake.rows("withdrawals", {"partition": partition}):
+        return HTTPException(
+            404, f"{spec.name}: {partition} was withdrawn by {row['by']}: {row['reason'] or 'no reason'}."
+        )
+    check_partition(spec, partition, datetime.now(UTC))  # raises for one off the schedule or in the future
+    return HTTPException(
+        404,
+        f"{spec.name}: nothing of {partition} was ingested yet. "
+        f"Trigger or backfill {spec.name}__batch for it.",
+    )
+
+
+def partition_data(lake: Lake, spec: UseCase, partition: str, products: Mapping[str, Row]) -> dict[str, Any]:
+    """Return what the page shows of a partition.
+
+    Parameters
+    ----------
+    products : the partition's rows of `partitions`, by product.
+    """
+    from include.monitor.alerts import notified
+
+    where = {"partition": partition}
+    decision = next(iter(lake.rows("decisions", where)), None)
+    earlier, later = _neighbors(lake, spec, partition)
+    report = f"monitor/{partition}.html"
+    names = ["key", "partition", "verdict", "version", "sentence"]
+    attempts = lake.read("attempts", where, names, order=["recorded"])
+    violations = ["source", "revision", "rule", "column"]
+    return {
+        "earlier": earlier,
+        "later": later,
+        "sources": [_source(spec, name, partition, products.get(name)) for name in spec.sources],
+        "violations": lake.counts("quarantine", violations, {"source": list(spec.sources), **where}),
+        "predictions": _with_inputs(products.get("predictions")),
+        "served": _served(lake, spec, partition),
+        "shadows": products.get("shadows"),
+        "findings": _findings(lake, partition),
+        "decision": decision,
+        "alerts": json.loads(decision["alerts"] or "[]") if decision else [],
+        "notified": notified(lake, [partition]).get(partition, []),
+        "report": report if lake.size(f"reports/{report}") is not None else "",
+        "attempts": [
+            {**row, "report": _stored_report(lake, row["partition"], row["key"])}
+            for row in (attempts.to_pylist() if attempts is not None else [])
+        ],
+        "labels": _with_inputs(products.get("performance")),
+        "metrics": _metrics(lake, spec, partition),
+        "losses": _losses(lake, spec, partition),
+        "estimates": lake.rows("estimates", where),
+    }
+
+
+def _neighbors(lake: Lake, spec: UseCase, partition: str) -> tuple[str, str]:
+    """Return the ingested partitions before and after one, empty where there is none."""
+    ingested = lake.read("partitions", {"product": list(spec.sources)}, ["partition"])
+    keys = sorted(set(ingested["partition"].to_pylist())) if ingested is not None else []
+    before, after = keys[: bisect_left(keys, partition)], keys[bisect_right(keys, partition) :]
+    return next(reversed(before), ""), next(iter(after), "")
+
+
+def _with_inputs(row: Row | None) -> Row | None:
+    """Return a row of `partitions` with its inputs parsed, None without a row."""
+    return row and {**row, "inputs": json.loads(row["inputs"] or "{}")}
+
+
+def _source(spec: UseCase, name: str, partition: str, row: Row | None) -> Row:
+    """Return a source's outcome, and the identity of the raw bytes that its rows come from."""
+    inputs = json.loads(row["inputs"] or "{}") if row else {}
+    return {
+        "name": name,
+        "row": row,
+        "raw": str(inputs.get(f"raw/{name}", "")),
+        "declared": partition in spec.partitions(name, partition, partition),
+    }
+
+
+def _served(lake: Lake, spec: UseCase, partition: str) -> list[Row]:
+    """Return how many rows each model and fallback step served and why, the most rows first."""
+    by = ["served_by", "version", "model", "reason"]
+    counts = lake.counts("predictions", by, {"partition": partition})
+    models = {row["model"]: model for row in counts if (model := row["model"])}
+    about = model_facts(lake, list(models), partition)
+    total = sum(row["count"] for row in counts)
+    return [
+        {**row, "share": row["count"] / total, "about": about.get(row["model"])}
+        for row in sorted(counts, key=lambda row: (-row["count"], row["served_by"], row["version"]))
+    ]
+
+
+def model_facts(lake: Lake, models: Sequence[str], partition: str) -> dict[str, Row]:
+    """Return recipe, training, rows and last fitted partition of the models of a partition, by digest.
+
+    A figure that no ledger has is empty or None.
+    """
+    from include.promote import ledger
+
+    if not models:
+        return {}
+    fits = {row["model"]: row for row in lake.rows("fits", {"model": list(models)})}
+    switches = [row for row in ledger.switches(lake) if row["effective"] <= partition]
+    by_model = {row["model"]: row for row in switches}  # the newest in effect
+    facts = {}
+    for model in models:
+        fit, switch = fits.get(model, {}), by_model.get(model, {})
+        facts[model] = {
+            "recipe": switch.get("recipe") or fit.get("recipe") or "",
+            "kind": switch.get("kind", ""),
+            "effective": switch.get("effective", ""),
+            "trained": fit.get("partition") or switch.get("evidence", ""),
+            "rows": fit.get("rows"),
+            "last_fitted": fit.get("last_fitted", ""),
+            "data": fit.get("data", ""),
+            "report": _stored_report(lake, switch["evidence"], switch["attempt"]) if switch else "",
+        }
+    return facts
+
+
+def _stored_report(lake: Lake, partition: str, key: str) -> str:
+    """Return the place of an attempt's report, empty if it isn't stored."""
+    place = page_place(partition, key)
+    return place if lake.size(f"reports/{place}") is not None else ""
+
+
+def _findings(lake: Lake, partition: str) -> dict[str, list[Row]]:
+    """Return the findings by outcome: ``alarm``, ``not enough`` and ``ok``."""
+    findings: dict[str, list[Row]] = {"alarm": [], "not enough": [], "ok": []}
+    rows = lake.rows("findings", {"partition": partition})
+    for row in sorted(rows, key=lambda row: (row["check"], row["subject"])):
+        findings[row["outcome"]].append(row)
+    return findings
+
+
+def _metrics(lake: Lake, spec: UseCase, partition: str) -> list[Row]:
+    """Return the realized metrics as known now, with the prior's and what is required."""
+    newest: dict[str, Row] = {}
+    for row in sorted(lake.rows("performance", {"partition": partition}), key=lambda row: row["known"]):
+        newest[row["metric"]] = row
+    rules = {rule.metric: rule for rule in spec.monitoring.requirements}
+    metrics = []
+    for name, row in sorted(newest.items()):
+        if ":" in name:
+            continue
+        value, rule = row["value"], rules.get(name)
+        prior = newest.get(PRIOR + name)
+        metrics.append(
+            {
+                **row,
+                "prior": prior and prior["value"],
+                "required": "" if rule is None else _bound(rule.at_least, rule.at_most),
+                "missed": rule is not None
+                and value is not None
+                and (
+                    (rule.at_least is not None and value < rule.at_least)
+                    or (rule.at_most is not None and value > rule.at_most)
+                ),
+            }
+        )
+    return sorted(metrics, key=lambda row: not row["required"])
+
+
+def _bound(at_least: float | None, at_most: float | None) -> str:
+    return f"at least {at_least:g}" if at_least is not None else f"at most {at_most:g}"
+
+
+def _losses(lake: Lake, spec: UseCase, partition: str) -> list[Row]:
+    """Return each model's mean loss per labelled row as known now, and the baseline's on the same rows."""
+    newest: dict[str, Row] = {}
+    for row in sorted(lake.rows("losses", {"partition": partition}), key=lambda row: row["known"]):
+        newest[row["model"]] = row
+    return [
+        {
+            "version": row["version"],
+            "rows": row["rows"],
+            "loss": row["loss"] / row["rows"],
+            "baseline": row["baseline"] / row["rows"],
+            "against": row["against"],
+            "objective": spec.gate.objective,
+        }
+        for row in newest.values()
+        if row["rows"]
+    ]

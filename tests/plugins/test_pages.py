@@ -1,0 +1,351 @@
+"""The pages of a partition, a column, the data quality and two versions say what the lake has, in time."""
+
+from __future__ import annotations
+
+import html
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow as pa
+import pytest
+
+from evergreen.view import column, compare, quality
+from include.spec.load import read
+from include.storage import schemas
+from include.storage.lake import Lake
+from tests.plugins import year
+from tests.plugins.test_bounds import Counting
+
+PAGES = {
+    "partition": f"/partition/year/{year.KEYS[-10]}",
+    "column": "/column/year/number_0",
+    "quality": "/quality/year",
+    "compare": "/compare/year?a=10&b=10-linear",
+}
+
+
+@pytest.fixture
+def client(year_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[year.Client]:
+    """A client of the pages, for which Airflow's login and permissions are already checked."""
+    monkeypatch.setenv("EVERGREEN_LAKE", str(year_folder / "lake"))
+    monkeypatch.setenv("EVERGREEN_USECASES", str(year_folder / "usecases"))
+    with year.client() as client:
+        yield client
+
+
+@pytest.fixture
+def copied(year_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: year.Client) -> Lake:
+    """A copy of the year's lake, to change, which the client then reads."""
+    shutil.copytree(year_folder / "lake", tmp_path / "lake")
+    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
+    return Lake(year.USECASE, str(tmp_path / "lake"))
+
+
+def words(answer: httpx.Response) -> str:
+    """Return a page's text, without tags and charts."""
+    body = re.sub(r"<style>.*?</style>|<svg.*?</svg>", " ", answer.text, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).split())
+
+
+def row_of(answer: httpx.Response, first: str) -> list[str]:
+    """Return the cells of the first table row whose first cell is the text."""
+    for row in re.findall(r"<tr>(.*?)</tr>", answer.text, re.DOTALL):
+        cells = [
+            " ".join(html.unescape(re.sub(r"<[^>]+>", " ", cell)).split())
+            for cell in re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL)
+        ]
+        if cells[:1] == [first]:
+            return cells
+    raise AssertionError(f"no row {first!r}")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_of_a_year_takes_less_than_a_second(client: year.Client, name: str) -> None:
+    """A year of 20 columns takes less than a second of one core, once the server has drawn a chart."""
+    for _ in range(2):
+        begin = time.process_time()
+        assert client.get(PAGES[name]).status_code == 200
+        taken = time.process_time() - begin
+    assert taken < 1
+
+
+def test_a_column_page_reads_no_other_columns_rows(year_folder: Path) -> None:
+    """What is read of drift, findings and profiles are the column's own rows, and few sketches."""
+    lake = Counting(year.USECASE, str(year_folder / "lake"))
+    spec = read(year_folder / "usecases" / year.USECASE / "usecase.yaml")
+    column.column_data(lake, spec, "number_0", "features")
+    own = year.PARTITIONS * (1 + 4 + 5)  # profiles without sketches, findings, drift
+    assert lake.handed <= own + 2 * len(year.TRAININGS) + spec.monitoring.window + 1
+
+
+def test_the_quality_page_counts_rows_without_reading_them(year_folder: Path) -> None:
+    """Neither the source's rows nor the quarantined ones are read."""
+    lake = Counting(year.USECASE, str(year_folder / "lake"))
+    spec = read(year_folder / "usecases" / year.USECASE / "usecase.yaml")
+    quality.quality_data(lake, spec)
+    assert lake.handed == len(year.SOURCES) * year.PARTITIONS
+
+
+# the partition
+
+
+def test_a_partition_shows_its_sources_models_and_figures(client: year.Client) -> None:
+    """Sources, quarantined rows, who served, findings, decision and figures are on one page."""
+    key = year.KEYS[249]  # refused, and a column drifts
+    answer = client.get(f"/partition/year/{key}")
+
+    assert row_of(answer, "visits") == ["visits", "refused", "0", "100", "0", "too many bad rows"]
+    assert row_of(answer, "outcomes")[:3] == ["outcomes", "published", "100"]
+    assert row_of(answer, "champion") == ["champion", "35", "boosting", year.KEYS[242], "100", "100.0 %", ""]
+    assert row_of(answer, "drift")[:3] == ["drift", "category_0", "alarm"]
+    assert "Decision: nothing no performance alarm" in words(answer)
+    assert row_of(answer, "roc auc")[3:5] == ["at least 0.7", "100"]
+    assert f'href="/quarantine/year/{key}"' in answer.text
+    assert 'href="/column/year/category_0"' in answer.text
+
+
+def test_a_partition_counts_its_quarantined_rows_by_rule(client: year.Client) -> None:
+    """Every rule that the partition's rows broke is there with the number of violations."""
+    text = words(client.get(f"/partition/year/{year.KEYS[249]}"))
+    assert "visits between visit 50" in text
+    assert "visits unique visit 50" in text
+
+
+def test_a_partitions_lineage_names_data_model_predictions_and_outcomes(client: year.Client) -> None:
+    """Each step of the lineage has its digest, and the model until when it was fitted."""
+    answer = client.get(f"/partition/year/{year.KEYS[249]}")
+    lineage = words(answer).partition("Lineage")[2].partition("Sources Source")[0]
+
+    assert "version 35 boosting, as champion" in lineage
+    assert f"fitted until {year.KEYS[242]} on 3,400 rows, training of {year.KEYS[244]}" in lineage
+    assert "from outcomes input-outcom" in lineage
+    assert "log loss per row: 0.5 (version 35), 0.6 (prior, same rows); less is better" in lineage
+    for product in ("visits", "outcomes", "predictions"):
+        assert f'title="{year.digest(product, year.KEYS[249])}"' in answer.text, product
+
+
+def test_a_partition_leads_to_the_ones_before_and_after_it(client: year.Client) -> None:
+    """The first partition has only a later one, the last only an earlier one."""
+    first, middle, last = (client.get(f"/partition/year/{year.KEYS[place]}").text for place in (0, 5, -1))
+
+    assert f'rel="next" href="/partition/year/{year.KEYS[6]}"' in middle
+    assert f'rel="prev" href="/partition/year/{year.KEYS[4]}"' in middle
+    assert 'rel="prev"' not in first
+    assert 'rel="next"' not in last
+
+
+def test_a_partition_that_a_constant_served_says_why(client: year.Client) -> None:
+    """Before the first champion there is no model in the lineage, and the reason is given."""
+    answer = client.get(f"/partition/year/{year.KEYS[0]}")
+    assert row_of(answer, "prior") == ["prior", "a constant", "", "", "100", "100.0 %", "no champion"]
+
+
+def test_a_partition_leads_to_its_runs(client: year.Client) -> None:
+    """The link is to Airflow's own list, relative, with the partition as filter."""
+    key = year.KEYS[249]
+    text = client.get(f"/partition/year/{key}").text
+    assert f'href="/dags/year__batch/runs?partition_key_pattern={key}"' in text
+
+
+@pytest.mark.parametrize(
+    ("key", "sentence"),
+    [
+        ("2024-3-1", "required a date such as 2013-03-01"),
+        ("2023-12-31", "one before schedule.start"),
+        ("2999-01-01", "one still to come"),
+        ("2025-06-01", "nothing of 2025-06-01 was ingested yet. Trigger or backfill year__batch for it."),
+    ],
+)
+def test_a_partition_that_is_not_there_says_why(client: year.Client, key: str, sentence: str) -> None:
+    """A malformed, an impossible, a future and a missing partition are told apart, each with a remedy."""
+    answer = client.get(f"/partition/year/{key}")
+    assert answer.status_code == 404
+    assert sentence in words(answer)
+
+
+def test_a_withdrawn_partition_says_by_whom(copied: Lake, client: year.Client) -> None:
+    """What was withdrawn isn't called missing."""
+    row = {"partition": "2024-12-31", "by": "ann", "at": datetime(2025, 1, 1, tzinfo=UTC),
+           "reason": "a holiday", "contents": "{}", "dependents": "[]", "recorded": 1}  # fmt: skip
+    copied.append_at("withdrawals", pa.Table.from_pylist([row], schemas.WITHDRAWALS), -1)
+    answer = client.get("/partition/year/2024-12-31")
+    assert answer.status_code == 404
+    assert "2024-12-31 was withdrawn by ann: a holiday." in words(answer)
+
+
+def test_a_partition_without_predictions_says_what_to_do(copied: Lake, client: year.Client) -> None:
+    """Ingested and not scored, the partition is shown with what comes next."""
+    row = schemas.partition_row("visits", "2024-12-31", 5, "d", inputs={}, spec="s", code="c", note="5 rows")
+    where = {"product": "visits", "partition": "2024-12-31"}
+    copied.publish("partitions", pa.Table.from_pylist([row], schemas.PARTITIONS), where)
+    text = words(client.get("/partition/year/2024-12-31"))
+    for sentence in ("Not scored yet: trigger or backfill year__batch", "No labels yet", "Not monitored yet"):
+        assert sentence in text
+
+
+# the column
+
+
+def test_a_column_compares_the_training_with_the_newest_window(client: year.Client) -> None:
+    """A category that training never had is drawn and measured, and the alarm is in the list."""
+    answer = client.get("/column/year/category_0")
+
+    assert row_of(answer, "Then") == ["Then", "100", "0.0 %", "3"]
+    assert row_of(answer, "Now") == ["Now", "700", "0.0 %", "1"]
+    assert row_of(answer, "PSI decides")[1:] == ["2", "0.25", year.KEYS[-1]]
+    assert "drift: alarm category_0: drift 2.0" in words(answer)
+    assert ">new</text>" in answer.text
+    assert answer.text.count("<svg") == 3
+
+
+def test_a_column_of_numbers_has_its_missing_values(client: year.Client) -> None:
+    """The share of missing values is that of the rows, then and now."""
+    answer = client.get("/column/year/number_1")
+    assert row_of(answer, "Now")[1:4] == ["700", "10.0 %", "1"]
+    assert row_of(answer, year.KEYS[-1])[1:3] == ["100", "10.0 %"]
+    assert answer.text.count("<svg") == 4
+
+
+@pytest.mark.parametrize("name", ["prediction", "late"])
+def test_predictions_and_labels_are_columns_too(client: year.Client, name: str) -> None:
+    """What the model says and what came of it are shown as the features are."""
+    assert row_of(client.get(f"/column/year/{name}"), "Now")[1] == "700"
+
+
+def test_an_unknown_column_is_not_found(client: year.Client) -> None:
+    """The sentence lists the columns that there are."""
+    answer = client.get("/column/year/nothing")
+    assert answer.status_code == 404
+    assert "year has no column 'nothing': choose one of number_0," in words(answer)
+
+
+# data quality
+
+
+def test_quality_counts_partitions_rows_and_rules(client: year.Client) -> None:
+    """The totals are those of the tables, and the refused partitions are listed with the reason."""
+    answer = client.get("/quality/year")
+
+    assert row_of(answer, "visits")[:4] == ["visits", "365", "358", "7"]
+    assert row_of(answer, year.KEYS[349])[1:] == [
+        "visits",
+        "refused",
+        "1",
+        "2024-12-15 12:00",
+        "too many bad rows",
+    ]
+    assert "Rules that rows broke Source Rule Column Violations Partitions Last on" in words(answer)
+    assert answer.text.count("<svg") == 3
+
+
+def test_quality_tells_late_from_revised(copied: Lake, client: year.Client) -> None:
+    """Rows that were first known after the declared hour are late; a second version is a revision."""
+    moments = {
+        (year.KEYS[-1], 0): datetime(2024, 12, 31, 12, tzinfo=UTC),
+        (year.KEYS[-2], 0): datetime(2024, 12, 29, 12, tzinfo=UTC),
+        (year.KEYS[-2], 1): datetime(2025, 1, 2, 12, tzinfo=UTC),
+    }
+    rows = [
+        {"visit": "v", "partition": key, "revision": revision, "known_at": moment}
+        for (key, revision), moment in moments.items()
+    ]
+    schema = pa.schema(
+        {"visit": pa.string(), "partition": pa.string(), "revision": pa.int32(), "known_at": schemas.TIME}
+    )
+    where = {"partition": [year.KEYS[-1], year.KEYS[-2]]}
+    copied.publish("validated_visits", pa.Table.from_pylist(rows, schema), where)
+    answer = client.get("/quality/year")
+
+    assert row_of(answer, "visits")[5:7] == ["1", "1"]
+    assert row_of(answer, year.KEYS[-1])[2:5] == ["late", "1", "2024-12-31 12:00"]
+    assert row_of(answer, year.KEYS[-2])[2:5] == ["revised", "2", "2024-12-29 12:00"]
+
+
+def test_quality_of_nothing_says_what_to_do(
+    client: year.Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An empty lake has no figures, and each page says what brings them."""
+    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path))
+    assert "No partition has been ingested yet: trigger" in words(client.get("/quality/year"))
+    assert "No partition has been scored yet: trigger" in words(client.get("/column/year/number_0"))
+    assert "There is no version yet: trigger year__training" in words(client.get("/compare/year"))
+
+
+# two versions
+
+
+def test_two_versions_are_compared_on_the_same_partitions(client: year.Client) -> None:
+    """The worse recipe's loss is higher by what was made up, and the interval is of the gate's level."""
+    answer = client.get("/compare/year?a=10&b=10-linear")
+    text = words(answer)
+    found = re.search(r"10-linear loses ([\d.]+) more than 10 per row", text)
+
+    assert found is not None
+    assert float(found[1]) == pytest.approx(0.1, abs=0.01)
+    assert "The 90.0 % interval of what it saves is -0.1" in text
+    assert row_of(answer, "Recipe")[1:] == ["boosting", "linear"]
+    assert row_of(answer, "Fitted until")[1:] == [year.KEYS[67]] * 2
+    assert row_of(answer, "max_iter as declared now")[1:] == ["80", "—"]
+    assert row_of(answer, "Live, log loss per row")[1].startswith("0.5 7 partitions")
+    assert answer.text.count("<svg") == 1
+
+
+def test_the_sign_follows_the_order(client: year.Client) -> None:
+    """The other way round, the better recipe loses less."""
+    assert re.search(
+        r"10 loses [\d.]+ less than 10-linear", words(client.get("/compare/year?a=10-linear&b=10"))
+    )
+
+
+def test_two_fits_of_one_recipe_have_one_walk(client: year.Client) -> None:
+    """No difference is claimed of a walk with itself; each fit's own partitions are beside each other."""
+    answer = client.get("/compare/year?a=10&b=11")
+    assert "Both are fits of the same recipe" in words(answer)
+    own = row_of(answer, "Of it, predicted by this fit")
+    assert [re.search(r"(\d+) partition", cell)[1] for cell in own[1:]] == ["7", "7"]  # type: ignore[index]
+    assert answer.text.count("<svg") == 0
+
+
+def test_a_version_shows_its_verdicts_and_when_it_served(client: year.Client) -> None:
+    """A champion served until the next one; a baseline was deployed with it and never judged itself."""
+    answer = client.get("/compare/year?a=10&b=10-linear")
+    champion = row_of(answer, "champion")
+    assert champion == ["champion", year.KEYS[70], year.KEYS[77], "refreshed", "the gate", "blessed: well"]
+    assert row_of(answer, year.TRAININGS[9]) == [year.TRAININGS[9], "blessed", "blessed: well"]
+    assert "It was never judged itself: it was deployed with version 10." in words(answer)
+
+
+def test_versions_are_listed_to_choose_from(client: year.Client) -> None:
+    """Without both, every version and every baseline can be chosen, the newest first."""
+    answer = client.get("/compare/year?a=10")
+    names = re.findall(r'<option value="([^"]+)"', answer.text.partition("</select>")[0])
+    assert len(names) == 2 * len(year.TRAININGS)
+    assert set(names[:2]) == {"52", "52-linear"}
+    assert '<option value="10" selected>' in answer.text
+
+
+@pytest.mark.parametrize("query", ["a=999&b=10", "a=10&b=%00", "a=10&b=<script>", f"a=10&b={'1' * 5000}"])
+def test_an_unknown_version_is_not_found(client: year.Client, query: str) -> None:
+    """The sentence lists the versions, and repeats what was asked for as text."""
+    answer = client.get(f"/compare/year?{query}")
+    assert answer.status_code == 404
+    assert "year has no version" in words(answer)
+    assert "<script>alert" not in answer.text
+    assert len(answer.text) < 20_000
+
+
+def test_a_model_that_replaced_a_champion_is_a_version_of_its_own(copied: Lake) -> None:
+    """A replacement has the version of the training that it comes from, and another model."""
+    row = copied.rows("deployments")[0]
+    row |= {"switch": 99, "role": "champion", "version": "52", "model": "other", "recipe": "forest"}
+    version = copied.version("deployments")
+    copied.append_at("deployments", pa.Table.from_pylist([row], schemas.DEPLOYMENTS), version)
+    versions: dict[str, Any] = compare.read_versions(copied)
+    assert versions["52-forest"].model == "other"
+    assert versions["52"].model != "other"
