@@ -104,13 +104,15 @@ class RequestTrainingOperator(DecisionOperator):
 class AlertOperator(DecisionOperator):
     """Send the partition's alerts, once, to each connection under `alerts.to`.
 
-    Reads the decision; writes who was notified. A backfilled partition sends no alerts. A failed alert logs a
+    Reads the decision and the silences; writes who was notified. An alert that a person acknowledged or muted
+    isn't sent, and a backfilled partition sends none. A failed alert logs a
     warning and skips the task. Clear the task to retry the recipients who were missed.
     """
 
     def execute(self, context: Context) -> None:
         """Send, or skip with the reason."""
         from include.monitor import alerts
+        from include.monitor.silences import AlertLog, silence_text
 
         lake, spec = self.open()
         with self.no_retry_on_final_errors():
@@ -124,8 +126,12 @@ class AlertOperator(DecisionOperator):
             self.skip_task(f"a backfilled partition sends no alerts; {reason}")
         if not spec.alerts.to:
             self.skip_task(f"no recipients are declared under alerts.to; {reason}")
+        log, keys = AlertLog(lake), [alerts.alert_key(item) for item in message["findings"]]
+        silenced = {key: row for key in keys if (row := log.silenced_by(key, partition))}
+        if all(key in silenced for key in keys):
+            self.skip_task(f"nobody is notified: {'; '.join(map(silence_text, silenced.values()))}")
         self.log.info("%s", message["sentence"])
-        outcomes = alerts.send_alerts(lake, message, spec.alerts.to, sender(context))
+        outcomes = alerts.send_alerts(lake, message, spec.alerts.to, sender(context), silenced)
         failed = [name for name, outcome in outcomes.items() if outcome.startswith("failed")]
         for name, outcome in outcomes.items():
             (self.log.warning if name in failed else self.log.info)("%s: %s", name, outcome)

@@ -15,11 +15,11 @@ from include.references import Ref
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-ACTIONS = ["verify", "back up", "redraw the year", "roll back", "force", "withdraw"]
+ACTIONS = ["verify", "back up", "redraw the year", "roll back", "force", "withdraw", "acknowledge", "mute"]
 
 
 class OperateOperator(EvergreenOperator):
-    """Run the action that the form selects: verify, back up, redraw, roll back, force or withdraw."""
+    """Run the action that the form selects: from `verify` to `mute`."""
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return a reference to the action's result; a refusal is logged first and is the run's note."""
@@ -45,6 +45,7 @@ class OperateOperator(EvergreenOperator):
                 f"{form['action']}: required a person, found nobody; log in and trigger this from the UI"
             )
         acts = {"roll back": self._roll_back, "force": self._force, "withdraw": self._withdraw}
+        acts |= {"acknowledge": self._acknowledge, "mute": self._mute}
         return acts[form["action"]](form, by, context["run_id"])
 
     @staticmethod
@@ -108,3 +109,18 @@ class OperateOperator(EvergreenOperator):
             self._required(form, "partition", "Partition"),
         )
         return withdraw(lake, spec, partition, by, reason, now=datetime.now(UTC))
+
+    def _acknowledge(self, form: Any, by: str, request: str) -> Ref:
+        return self._silence(form, by, request, until="")
+
+    def _mute(self, form: Any, by: str, request: str) -> Ref:
+        return self._silence(form, by, request, until=self._required(form, "partition", "Partition"))
+
+    def _silence(self, form: Any, by: str, request: str, until: str) -> Ref:
+        from include.monitor.silences import TABLE, record_silence, silence_text
+
+        lake, spec = self.open()
+        reason, alert = self._required(form, "reason", "Why"), self._required(form, "alert", "Alert")
+        now = datetime.now(UTC)
+        row = record_silence(lake, spec, alert, by, reason, at=now, until=until, request=request)
+        return Ref(f"{lake.uri}/tables/{TABLE}", row["partition"], rows=1, note=silence_text(row))

@@ -11,6 +11,7 @@ from fastapi import Depends, FastAPI, Request, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from evergreen.view.access import may_enter
+from evergreen.view.alerts import alert_pages
 from evergreen.view.html import SCRIPT_DIGEST, page
 from evergreen.view.pages import pages
 from include.errors import EvergreenError, SettingError, StoreUnavailable
@@ -44,6 +45,7 @@ app = FastAPI(
     redirect_slashes=False,
 )
 app.include_router(pages)
+app.include_router(alert_pages)
 
 
 @app.middleware("http")
