@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from evergreen.links import description_links
 from tests.plugins.site import AIRFLOW, ATTEMPT, ROOT, SHIPPED, Site, environment
 
 pytestmark = pytest.mark.airflow
@@ -131,3 +132,22 @@ def test_a_refused_action_is_the_note_of_its_run(site: Site, forms: list[str]) -
     subprocess.run([sys.executable, "-c", NOTIFY, dag_id], env=env, capture_output=True, check=True)
     (refused,) = site.get(f"/api/v2/dags/{dag_id}/dagRuns?state=failed", "boss").json()["dag_runs"]
     assert refused["note"] == ("roll back: required Why, found an empty field; trigger again and fill in Why")
+
+
+def test_a_description_outside_airflow_leads_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The links have Airflow's configured address, whatever a run's id contains; without it, none."""
+    arguments = ("weekly_sales", "2024-03-04", ATTEMPT, "weekly_sales__training", "manual__a+b/c")
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example/team")
+    assert description_links(*arguments) == [
+        (
+            "Verdict page",
+            "https://airflow.example/team/plugin/evergreen/team/evergreen/report/weekly_sales/verdict/"
+            f"2024-03-04-{ATTEMPT[:8]}.html",
+        ),
+        (
+            "Airflow run",
+            "https://airflow.example/team/dags/weekly_sales__training/runs/manual__a%2Bb%2Fc",
+        ),
+    ]
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "")
+    assert description_links(*arguments) == []

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
+from evergreen.links import description_links
 from evergreen.operators.base import EvergreenOperator, back_up
 from evergreen.run_note import REFUSAL
 from include.errors import EvergreenError
@@ -90,14 +91,17 @@ class OperateOperator(EvergreenOperator):
     def _force(self, form: Any, by: str, request: str) -> Ref:
         from include.models.registry import Registry
         from include.promote.approval import find_attempt
+        from include.promote.ledger import forced_key
         from include.promote.promotion import force
         from include.reports.verdict import draw_forced
 
         lake, spec = self.open()
         reason, attempt = self._required(form, "reason", "Why"), self._required(form, "attempt", "Attempt")
-        key, registry = find_attempt(lake, attempt)["key"], Registry()
-        ref = force(lake, spec, key, by, reason, registry=registry, request=request)
-        draw_forced(lake, spec, key, registry)
+        row, registry = find_attempt(lake, attempt), Registry()
+        ref = force(lake, spec, row["key"], by, reason, registry=registry, request=request)
+        forced = forced_key(row["key"])
+        links = description_links(self.usecase, row["partition"], forced, self.dag_id, request)
+        draw_forced(lake, spec, row["key"], registry, links)
         return ref
 
     def _withdraw(self, form: Any, by: str, request: str) -> Ref:
