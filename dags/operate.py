@@ -1,14 +1,22 @@
 """Manual actions: verify, back up, redraw the history page, roll back, force, withdraw, silence an alert.
 
-When: by hand, from the form. The actions from `roll back` on need a logged-in person and *Why*; a
-ledger records both.
-Changes: `verify` changes nothing. `back up` adds new objects to EVERGREEN_BACKUP. `redraw the year` replaces
-the history page. `roll back` and `force` switch the serving model from the next partition on, in one commit
-to `deployments`; a forced model stays marked as forced. `withdraw` removes a partition that is off the
-schedule or in the future, and stores a copy of its rows. `acknowledge` and `mute` add a row to `silences`:
-an acknowledged alert isn't sent again while it persists, a muted one isn't until the partition of the form.
-If it is red: the run's note, and the first line of the task's own log, state what was required, what was
-found and the remedy. Nothing was switched.
+## When
+
+By hand, from the form. The actions from `roll back` on need a logged-in person and *Why*; a ledger records
+both.
+
+## Changes
+
+`verify` changes nothing. `back up` adds new objects to EVERGREEN_BACKUP. `redraw the year` replaces the
+history page. `roll back` and `force` switch the serving model from the next partition on, in one commit to
+`deployments`; a forced model stays marked as forced. `withdraw` removes a partition that is off the schedule
+or in the future, and stores a copy of its rows. `acknowledge` and `mute` add a row to `silences`: an
+acknowledged alert isn't sent again while it persists, a muted one isn't until the partition of the form.
+
+## If it is red
+
+The run's note, and the first line of the task's own log, state what was required, what was found and the
+remedy. Nothing was switched.
 """
 
 from airflow.sdk import DAG, Param
@@ -37,9 +45,7 @@ def operate(spec: UseCase) -> DAG:
         ),
         "alert": _optional("Alert", "Required to acknowledge or mute: as the alerts page names it"),
     }
-    with DAG(
-        **arguments(spec, "operate"), schedule=None, max_active_runs=1, params=form, doc_md=__doc__
-    ) as dag:
+    with DAG(**arguments(spec, "operate", __doc__), schedule=None, max_active_runs=1, params=form) as dag:
         OperateOperator(task_id="operate", usecase=spec.name, retries=0)
     return dag
 

@@ -151,3 +151,27 @@ def test_a_description_outside_airflow_leads_back(monkeypatch: pytest.MonkeyPatc
     ]
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", "")
     assert description_links(*arguments) == []
+
+
+def test_the_asset_graph_leads_from_the_sources_to_the_predictions(site: Site, forms: list[str]) -> None:
+    """Airflow's own graph of a source has the task that turns it into features and predictions."""
+    assert "weekly_sales__batch" in forms
+    assets = {
+        asset["name"]: asset["id"] for asset in site.get("/api/v2/assets?limit=200", "boss").json()["assets"]
+    }
+    query = f"dependency_type=data&node_id=asset:{assets['weekly_sales.sales']}"
+    graph = site.get(f"/ui/dependencies?{query}", "boss").json()
+    labels = {node["id"]: node["label"] for node in graph["nodes"]}
+    edges = {(labels[edge["source_id"]], labels[edge["target_id"]]) for edge in graph["edges"]}
+    expected = {
+        ("weekly_sales__batch.ingest.sales", "weekly_sales.sales"),
+        ("weekly_sales.sales", "weekly_sales__batch.score.predict"),
+        ("weekly_sales.sales", "weekly_sales__training.train.fit"),
+        ("weekly_sales__batch.score.predict", "weekly_sales.features"),
+        ("weekly_sales__batch.score.predict", "weekly_sales.predictions"),
+        ("weekly_sales.features", "weekly_sales__batch.monitor.watch"),
+    }
+    assert expected <= edges
+    query = f"dependency_type=data&node_id=asset:{assets['weekly_sales.predictions']}"
+    upstream = site.get(f"/ui/dependencies?{query}", "boss").json()["nodes"]
+    assert "weekly_sales.sales" in {node["label"] for node in upstream}

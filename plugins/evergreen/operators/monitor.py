@@ -10,6 +10,7 @@ from evergreen.alert_channels import sender
 from evergreen.assets import product
 from evergreen.links import OverviewLink, ReportLink, report_address
 from evergreen.operators.base import EvergreenOperator, log_champion, partition_of
+from include.references import Ref, digest_json
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -38,7 +39,10 @@ class MonitorOperator(EvergreenOperator):
             partition = partition_of(context, spec)
             log_champion(lake, partition)
             ref = monitor(lake, spec, partition)
+        self.describe_event(context, "findings", lake, "findings", ref)
         for decision in lake.rows("decisions", {"partition": partition}):
+            decided = Ref(f"{lake.uri}/tables/decisions", partition, digest_json(decision), rows=1)
+            self.describe_event(context, "decisions", lake, "decisions", decided)
             extra = {name: decision[name] for name in ("partition", "decision", "cause")}
             context["outlet_events"][product(self.usecase, "decisions")].extra.update(extra)
         if context["dag_run"].run_type != "backfill" or not _other_runs_pending(context):
