@@ -1,12 +1,19 @@
 """Each partition is ingested, scored and monitored, and a model on trial takes its next step.
 
-When: on the declared schedule, one run per partition. A backfill from the UI takes any past range, in any
-order. Changes: the rows of this partition, replaced as a whole, so a run is idempotent and can be cleared. On
-the newest partition a model in shadow or canary, or a newly promoted one, may also step forward or back.
-If it is red: the log of an `ingest` task names the file or rows, what was required and the remedy; the
-partition goes on without that source. A red `monitor` means that nothing was predicted. A red
-`check_partition` states what is wrong with the partition; nothing else has run. The Overview link of any task
-leads to the use case's page.
+## When
+
+On the declared schedule, one run per partition. A backfill from the UI takes any past range, in any order.
+
+## Changes
+
+The rows of this partition, replaced as a whole, so a run is idempotent and can be cleared. On the newest
+partition a model in shadow or canary, or a newly promoted one, may also step forward or back.
+
+## If it is red
+
+The log of an `ingest` task names the file or rows, what was required and the remedy; the partition goes on
+without that source. A red `monitor` means that nothing was predicted. A red `check_partition` states what is
+wrong with the partition; nothing else has run. The Overview link of any task leads to the use case's page.
 """
 
 from functools import partial
@@ -31,13 +38,13 @@ FETCH_ANEW = Param(
 def batch(spec: UseCase) -> DAG:
     """Return the batch DAG of a use case."""
     asset = partial(product, spec.name)
+    sources, labels = [asset(name) for name in spec.sources], asset(spec.labels.source)
     with DAG(
-        **arguments(spec, "batch"),
+        **arguments(spec, "batch", __doc__),
         **scheduled(spec, spec.schedule.batch),
         max_active_runs=4,
         params=partition_field(fetch_anew=FETCH_ANEW),
         deadline=due(spec),
-        doc_md=__doc__,
     ) as dag:
         # a failed setup also stops the tasks with trigger_rule all_done
         check = CheckPartitionOperator(task_id="check_partition", usecase=spec.name).as_setup()
@@ -46,13 +53,18 @@ def batch(spec: UseCase) -> DAG:
                 IngestOperator(task_id=name, usecase=spec.name, source=name, outlets=[asset(name)])
         with TaskGroup("score") as score:
             ScoreOperator(
-                task_id="predict", usecase=spec.name, trigger_rule="all_done", outlets=[asset("predictions")]
+                task_id="predict",
+                usecase=spec.name,
+                trigger_rule="all_done",
+                inlets=sources,
+                outlets=[asset("features"), asset("predictions")],
             )
         with TaskGroup("monitor") as monitor:
             watch = MonitorOperator(
                 task_id="watch",
                 usecase=spec.name,
                 trigger_rule="all_done",
+                inlets=[asset("features"), asset("predictions"), labels],
                 outlets=[asset("findings"), asset("decisions")],
             )
             # also for a partition that could not be scored, whose `watch` fails
@@ -63,6 +75,7 @@ def batch(spec: UseCase) -> DAG:
                 task_id="advance",
                 usecase=spec.name,
                 trigger_rule="all_done",  # labels also arrive on a partition that could not be scored
+                inlets=[asset("predictions"), labels],
                 outlets=[asset("switches")],
             )
         check >> ingest >> score >> [monitor, rollout]

@@ -1,14 +1,23 @@
 """Load a past range of partitions in a few large tasks, at the start or when a source is added later.
 
-When: by hand, with the range in the form. Each mapped task loads one month of one source, with the functions
-of the batch DAG, so the resulting rows are the same.
-Changes: the sources' rows of these partitions, each partition replaced as a whole.
-If it is red: no partition of that month and source could be published; the log has the first reason.
+## When
+
+By hand, with the range in the form. Each mapped task loads one month of one source, with the functions of the
+batch DAG, so the resulting rows are the same.
+
+## Changes
+
+The sources' rows of these partitions, each partition replaced as a whole.
+
+## If it is red
+
+No partition of that month and source could be published; the log has the first reason.
 """
 
 from airflow.sdk import DAG, Param, TaskGroup
 
 from evergreen.defaults import arguments
+from evergreen.operators.base import task_doc
 from evergreen.operators.ingest import IngestRangeOperator, PlanRangeOperator
 from include.spec import UseCase, read_all
 
@@ -19,13 +28,14 @@ def history(spec: UseCase) -> DAG:
         "first": Param(spec.schedule.start, type="string", format="date", title="First partition"),
         "last": Param(type="string", format="date", title="Last partition"),
     }
-    dag = DAG(**arguments(spec, "history"), schedule=None, params=form, doc_md=__doc__)
+    dag = DAG(**arguments(spec, "history", __doc__), schedule=None, params=form)
     with dag, TaskGroup("ingest"):
         plan = PlanRangeOperator(task_id="plan", usecase=spec.name)
         IngestRangeOperator.partial(
             task_id="months",
             usecase=spec.name,
             map_index_template="{{ task.source }} {{ task.first }}..{{ task.last }}",
+            doc_md=task_doc(IngestRangeOperator),
         ).expand_kwargs(plan.output)
     return dag
 

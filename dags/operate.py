@@ -1,12 +1,22 @@
-"""Manual actions: verify, back up, redraw the history page, roll back, force, withdraw a partition.
+"""Manual actions: verify, back up, redraw the history page, roll back, force, withdraw, silence an alert.
 
-When: by hand, from the form. The last three need a logged-in person and *Why*; a ledger records both.
-Changes: `verify` changes nothing. `back up` adds new objects to EVERGREEN_BACKUP. `redraw the year` replaces
-the history page. `roll back` and `force` switch the serving model from the next partition on, in one commit
-to `deployments`; a forced model stays marked as forced. `withdraw` removes a partition that is off the
-schedule or in the future, and stores a copy of its rows.
-If it is red: the run's note, and the first line of the task's own log, state what was required, what was
-found and the remedy. Nothing was switched.
+## When
+
+By hand, from the form. The actions from `roll back` on need a logged-in person and *Why*; a ledger records
+both.
+
+## Changes
+
+`verify` changes nothing. `back up` adds new objects to EVERGREEN_BACKUP. `redraw the year` replaces the
+history page. `roll back` and `force` switch the serving model from the next partition on, in one commit to
+`deployments`; a forced model stays marked as forced. `withdraw` removes a partition that is off the schedule
+or in the future, and stores a copy of its rows. `acknowledge` and `mute` add a row to `silences`: an
+acknowledged alert isn't sent again while it persists, a muted one isn't until the partition of the form.
+
+## If it is red
+
+The run's note, and the first line of the task's own log, state what was required, what was found and the
+remedy. Nothing was switched.
 """
 
 from airflow.sdk import DAG, Param
@@ -25,20 +35,22 @@ def operate(spec: UseCase) -> DAG:
     """Return the DAG of a use case's manual actions."""
     form = {
         "action": Param("verify", type="string", enum=ACTIONS, title="What to do"),
-        "reason": _optional("Why", "Required to roll back, force or withdraw; recorded in the ledger"),
+        "reason": _optional("Why", "Required from *roll back* on; recorded in the ledger"),
         "version": _optional("Version", "The version to roll back to; empty: the previous champion"),
         "attempt": _optional(
             "Attempt", "Required to force: the attempt's partition, or the beginning of its key"
         ),
-        "partition": _optional("Partition", "Required to withdraw, such as 2013-03-01"),
+        "partition": _optional(
+            "Partition", "Required to withdraw; and to mute, the last muted one. Such as 2013-03-01"
+        ),
+        "alert": _optional("Alert", "Required to acknowledge or mute: as the alerts page names it"),
     }
     with DAG(
-        **arguments(spec, "operate"),
+        **arguments(spec, "operate", __doc__),
         schedule=None,
         is_paused_upon_creation=False,  # nothing starts it but a person
         max_active_runs=1,
         params=form,
-        doc_md=__doc__,
     ) as dag:
         OperateOperator(task_id="operate", usecase=spec.name, retries=0)
     return dag

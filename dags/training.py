@@ -1,15 +1,21 @@
 """Train on schedule or on request; the recipe with the best walk serves next if the gate accepts its fit.
 
-When: on the declared schedule, when monitoring requests a training, or by hand with the partition in the
-form.
-Changes: an MLflow run and model version, and a row in `attempts`; if blessed, one commit to `deployments`.
-Not blessed is an outcome, not an error: `promote` is skipped, its log has the verdict, and nothing is
-switched. With `gate.approval` a blessed challenger waits in `approve` for an answer under *Required
-actions*. No answer by the deadline means rejected. The next training doesn't wait; its verdict supersedes the
-waiting one. With `training.ablation` the MLflow run also records what each group of features contributes;
-nothing waits for it.
-If it is red: the log of `train` states how many partitions with labels it needs and has; the logs of the
-other tasks name the remedy.
+## When
+
+On the declared schedule, when monitoring requests a training, or by hand with the partition in the form.
+
+## Changes
+
+An MLflow run and model version, and a row in `attempts`; if blessed, one commit to `deployments`. Not blessed
+is an outcome, not an error: `promote` is skipped, its log has the verdict, and nothing is switched. With
+`gate.approval` a blessed challenger waits in `approve` for an answer under *Required actions*. No answer by
+the deadline means rejected. The next training doesn't wait; its verdict supersedes the waiting one. With
+`training.ablation` the MLflow run also records what each group of features contributes; nothing waits for it.
+
+## If it is red
+
+The log of `train` states how many partitions with labels it needs and has; the logs of the other tasks name
+the remedy.
 """
 
 from airflow.sdk import DAG, TaskGroup
@@ -33,14 +39,18 @@ def training(spec: UseCase) -> DAG:
     """Return the training DAG of a use case."""
     human = spec.gate.approval != "none"
     with DAG(
-        **arguments(spec, "training"),
+        **arguments(spec, "training", __doc__),
         **scheduled(spec, spec.schedule.training),
         max_active_runs=MAX_WAITING_RUNS if human else 1,
         params=partition_field(),
-        doc_md=__doc__,
     ) as dag:
         with TaskGroup("train"):
-            run = TrainOperator(task_id="fit", usecase=spec.name, max_active_tis_per_dag=1)
+            run = TrainOperator(
+                task_id="fit",
+                usecase=spec.name,
+                max_active_tis_per_dag=1,
+                inlets=[product(spec.name, name) for name in spec.sources],
+            )
         with TaskGroup("evaluate"):
             evidence = EvaluateOperator(
                 task_id="measure", usecase=spec.name, run=run.output, max_active_tis_per_dag=1

@@ -182,6 +182,20 @@ def model_input(rows: pa.Table, spec: UseCase, *, coded: bool = False) -> pd.Dat
     return pd.DataFrame(columns, columns=list(spec.features.columns))
 
 
+def typical_row(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return one row that has each column's median or most frequent value, so it copies nobody's row.
+
+    Parameters
+    ----------
+    frame : as `model_input` returns it, shape (n, features).
+    """
+    values = {
+        name: column.median() if column.dtype.kind == "f" else next(iter(column.mode()), None)
+        for name, column in frame.items()
+    }
+    return pd.DataFrame([values], columns=frame.columns).astype(frame.dtypes)
+
+
 def _numbers(column: pa.ChunkedArray, name: str, spec: UseCase) -> Values:
     try:
         return np.asarray(column.cast(pa.float64()).to_numpy())

@@ -18,10 +18,23 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import mlflow.sklearn
+import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelOutput, Metric, Param, Run, RunTag, ViewType
+from mlflow.data.delta_dataset_source import DeltaDatasetSource
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModelOutput,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+    ViewType,
+)
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
+from mlflow.models import Model, ModelSignature, infer_signature
+from mlflow.types import ColSpec, Schema
 from requests import RequestException
 from sklearn.pipeline import Pipeline
 
@@ -45,6 +58,8 @@ for _name, _value in {
 logging.getLogger("mlflow").setLevel(logging.ERROR)
 
 KEY = "evergreen.key"
+SERVING_SINCE = "serving_since"  # tag of the version that serves: the first partition that it may serve
+DIGEST_LENGTH = 32  # characters of a dataset's digest; MLflow takes at most 36
 REQUIREMENTS = ("scikit-learn", "skops", "numpy", "pandas")  # to load a model
 
 
@@ -126,6 +141,22 @@ class Registry:
                 [RunTag(name, value) for name, value in (tags or {}).items()],
             )
 
+    def log_datasets(self, run_id: str, tables: Sequence[tuple[str, int, str]]) -> None:
+        """Log the tables that a run was trained on.
+
+        Parameters
+        ----------
+        tables : address, version and digest of each.
+        """
+        inputs = []
+        for uri, number, digest in tables:
+            source = DeltaDatasetSource(path=uri, delta_table_version=number)
+            table = uri.rpartition("/")[2]
+            dataset = Dataset(table, digest[:DIGEST_LENGTH], "delta_table", source.to_json())
+            inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", "training")]))
+        with self._translate_errors():
+            self._client.log_inputs(run_id, inputs)
+
     def put(self, run_id: str, files: Mapping[str, bytes]) -> None:
         """Store files with a run, by their path below it."""
         with self._translate_errors(), tempfile.TemporaryDirectory() as folder:
@@ -159,8 +190,16 @@ class Registry:
 
     # models
 
-    def register(self, run_id: str, name: str, estimator: Pipeline) -> str:
-        """Make a run's pipeline a version of the registered model ``name``, in the skops format."""
+    def register(
+        self, run_id: str, name: str, estimator: Pipeline, example: pd.DataFrame, tags: Mapping[str, str]
+    ) -> str:
+        """Make a run's pipeline a version of the registered model ``name``, in the skops format.
+
+        Parameters
+        ----------
+        example : rows as the pipeline takes them, of which it shows the form.
+        tags : of the version.
+        """
         with self._translate_errors(), tempfile.TemporaryDirectory() as folder:
             logged = self._client.create_logged_model(self._experiment(name), "challenger", run_id)
             mlflow.sklearn.save_model(
@@ -169,6 +208,8 @@ class Registry:
                 mlflow_model=Model(run_id=run_id, model_id=logged.model_id, model_uuid=logged.model_id),
                 serialization_format="skops",
                 skops_trusted_types=list(TRUSTED),
+                signature=_signature(estimator, example),
+                input_example=example,
                 # listed, because MLflow would otherwise start a process that infers them
                 pip_requirements=[f"{package}=={version(package)}" for package in REQUIREMENTS],
             )
@@ -179,7 +220,7 @@ class Registry:
             # a server resolves models:/… itself; without one the process would look at its own MLflow address
             source = logged.model_uri if self.uri.startswith("http") else logged.artifact_location
             model_version = self._client.create_model_version(
-                name, source, run_id, await_creation_for=20, model_id=logged.model_id
+                name, source, run_id, dict(tags), await_creation_for=20, model_id=logged.model_id
             )
         return str(model_version.version)
 
@@ -187,6 +228,27 @@ class Registry:
         """Return the run that registered a model version."""
         with self._translate_errors(f"{name} v{number}"):
             return str(self._client.get_model_version(name, number).run_id)
+
+    def describe(self, name: str, number: str, description: str, tags: Mapping[str, str]) -> None:
+        """Set a version's description, as Markdown, and some of its tags."""
+        with self._translate_errors(f"{name} v{number}"):
+            self._client.update_model_version(name, number, description)
+            for tag, value in tags.items():
+                self._client.set_model_version_tag(name, number, tag, value)
+
+    def mark_serving(self, name: str, number: str, since: str, instead_of: str) -> None:
+        """Tag the version that serves with the first partition that it may serve.
+
+        Parameters
+        ----------
+        number, instead_of : versions; empty for none.
+        """
+        with self._translate_errors(f"{name} v{number}"):
+            if instead_of:
+                clear = partial(self._client.delete_model_version_tag, name, instead_of, SERVING_SINCE)
+                _ignore_code("RESOURCE_DOES_NOT_EXIST", clear)
+            if number:
+                self._client.set_model_version_tag(name, number, SERVING_SINCE, since)
 
     def aliases(self, name: str) -> dict[str, str]:
         """Return alias -> version of a registered model; none where there is no such model."""
@@ -243,6 +305,15 @@ class Registry:
                 where=self.address(),
                 remedy="check that MLflow is up, check MLFLOW_TRACKING_URI and the password, then rerun",
             ) from None  # the original message may contain the password
+
+
+def _signature(estimator: Pipeline, example: pd.DataFrame) -> ModelSignature:
+    """Return the columns that a pipeline takes, all of which may be missing, and what it predicts."""
+    columns: list[Any] = [
+        ColSpec("double" if column.dtype.kind == "f" else "string", str(name), required=False)
+        for name, column in example.items()
+    ]
+    return ModelSignature(Schema(columns), infer_signature(example, estimator.predict(example)).outputs)
 
 
 def _ignore_code(code: str, act: Callable[[], object]) -> None:

@@ -8,7 +8,7 @@ here repeats them.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -21,6 +21,7 @@ from include.spec import UseCase
 from include.storage.lake import Lake
 
 Message = dict[str, Any]
+Key = tuple[str, str]  # an alert's check and subject
 TIMEOUT = (5, 15)  # seconds to connect, and between two bytes of the response
 CLAIMS = "state/alerts"
 # the content of a claim to send a message; a process that was killed while sending leaves it empty
@@ -69,6 +70,24 @@ def overdue_message(lake: Lake, spec: UseCase, partition: str, page: str) -> Mes
     }
 
 
+def alert_name(check: str, subject: str) -> str:
+    """Return the name of an alert, by which a person acknowledges or mutes it."""
+    return f"{check}: {subject}"
+
+
+def alert_key(item: Mapping[str, Any]) -> Key:
+    """Return the check and the subject of a finding, an alert's item or a silence."""
+    return str(item["check"]), str(item["subject"])
+
+
+def without_silenced(message: Message, silenced: Collection[Key]) -> Message:
+    """Return a message without the findings that a person acknowledged or muted; its sentence names them."""
+    findings = [item for item in message["findings"] if alert_key(item) not in silenced]
+    names = [alert_name(*alert_key(item)) for item in message["findings"] if alert_key(item) in silenced]
+    note = f" (acknowledged or muted: {', '.join(names)})" if names else ""
+    return {**message, "sentence": message["sentence"] + note, "findings": findings}
+
+
 def message_lines(message: Message) -> list[str]:
     """Return a message as lines of text: the sentence, each finding, the report's address."""
     findings = [f"{item['check']} {item['subject']}: {item['note']}" for item in message["findings"]]
@@ -76,7 +95,11 @@ def message_lines(message: Message) -> list[str]:
 
 
 def send_alerts(
-    lake: Lake, message: Message, recipients: Sequence[str], send: Callable[[str, Message], None]
+    lake: Lake,
+    message: Message,
+    recipients: Sequence[str],
+    send: Callable[[str, Message], None],
+    silenced: Collection[Key] = (),
 ) -> dict[str, str]:
     """Send a message to each recipient that hasn't received it, and return the outcome by recipient.
 
@@ -86,8 +109,11 @@ def send_alerts(
     ----------
     recipients : names of connections.
     send : sends to one of them, or raises.
+    silenced : check and subject of the findings to leave out. The claim is of the message with them, so
+        silencing an alert that was sent doesn't send the rest of its message again.
     """
     prefix = f"{CLAIMS}/{message['partition']}-{digest_json(message['findings'])[:12]}"
+    message = without_silenced(message, silenced)
     outcomes = {}
     for name in recipients:
         claim = _claim(lake, f"{prefix}/{name}")

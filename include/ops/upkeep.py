@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 RETENTION_DAYS = 30
 FILE_BYTES = 16 << 20  # a file is rewritten as a whole when one of its partitions changes
 COMMIT_BYTES = 4 * FILE_BYTES  # that are compacted in one commit, in memory
-LEDGERS = ("attempts", "approvals", "deployments", "withdrawals")
+LEDGERS = ("attempts", "approvals", "deployments", "silences", "withdrawals")
 
 
 def maintain_tables(lake: Lake, registry: Registry, *, retention_days: int = RETENTION_DAYS) -> Ref:

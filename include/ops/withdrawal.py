@@ -38,7 +38,7 @@ from include.storage.lake import Lake, Where
 from include.storage.schemas import WITHDRAWALS
 
 TABLE = "withdrawals"
-NEVER_REMOVED = ("attempts", "approvals", "deployments", TABLE, "limits")
+NEVER_REMOVED = ("attempts", "approvals", "deployments", "silences", TABLE, "limits")
 FOLDER = "withdrawn"
 
 

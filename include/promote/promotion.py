@@ -375,7 +375,8 @@ def copy_to_lake(lake: Lake, evidence: Evidence, registry: Registry) -> None:
 def mirror_aliases(lake: Lake, spec: UseCase, registry: Registry) -> bool:
     """Set MLflow's aliases ``champion`` and ``previous`` where they differ; False if the registry fails.
 
-    A failure is only logged: the switch stands, and the next call sets the aliases.
+    The champion's version is also tagged with the first partition that it may serve. A failure is only
+    logged: the switch stands, and the next call sets the aliases.
     """
     line = ledger.succession(ledger.switches(lake))
     # a recipe that replaced a worse one is another model than the version's
@@ -386,6 +387,9 @@ def mirror_aliases(lake: Lake, spec: UseCase, registry: Registry) -> bool:
         current = registry.aliases(spec.name)
         for alias, version in aliases.items():
             if current.get(alias, "") != version:
+                if alias == "champion":  # before the alias, so that a call after a kill finds it to do
+                    since = line[-1]["effective"] if line else ""
+                    registry.mark_serving(spec.name, version, since, current.get(alias, ""))
                 registry.set_alias(spec.name, alias, version)
     except EvergreenError as error:
         log.warning("%s: MLflow's aliases aren't set; the next run tries again: %s", spec.name, error)

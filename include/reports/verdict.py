@@ -7,7 +7,7 @@ in MLflow. Each section of the page is a function, listed in `SECTIONS`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from markupsafe import Markup
 
@@ -25,6 +25,7 @@ from include.reports.html import (
     Section,
     Table,
     Tone,
+    escape_markdown,
     figure,
     number_cell,
     percent,
@@ -59,14 +60,21 @@ TONES: dict[bool | None, Tone] = {True: "good", False: "bad", None: "warn"}
 log = logging.getLogger(__name__)
 
 
-def draw_verdict(lake: Lake, spec: UseCase, key: str, registry: Registry | None) -> str:
+def draw_verdict(
+    lake: Lake,
+    spec: UseCase,
+    key: str,
+    registry: Registry | None,
+    links: Sequence[tuple[str, str]] = (),
+) -> str:
     """Store an attempt's page and its model's cards; the same lake gives the same bytes.
 
     Parameters
     ----------
     key : of the attempt, or of the forced verdict on it.
-    registry : its model version gets copies of page and cards. If it is down, that is logged and not an
-        error, since the lake has them.
+    registry : its model version gets copies of page and cards, the verdict's sentence as its description, and
+        the verdict as a tag. If it is down, that is logged and not an error, since the lake has them.
+    links : label and URL of pages that the description leads to.
 
     Returns
     -------
@@ -88,22 +96,33 @@ def draw_verdict(lake: Lake, spec: UseCase, key: str, registry: Registry | None)
     lake.replace(data_card_place(model), data_text)
     if registry is not None:
         files = {PAGE: page, MODEL: model_text, DATA: data_text}
-        _copy_to_registry(registry, spec, attempt.evidence.version, files)
+        _copy_to_registry(registry, attempt, files, links)
     return place
 
 
-def draw_forced(lake: Lake, spec: UseCase, key: str, registry: Registry | None) -> None:
+def draw_forced(
+    lake: Lake,
+    spec: UseCase,
+    key: str,
+    registry: Registry | None,
+    links: Sequence[tuple[str, str]] = (),
+) -> None:
     """Draw the page of the forced verdict on an attempt; forcing the live model records no verdict."""
     forced = ledger.forced_key(key)
     if lake.rows("attempts", {"key": forced}):
-        draw_verdict(lake, spec, forced, registry)
+        draw_verdict(lake, spec, forced, registry, links)
 
 
-def _copy_to_registry(registry: Registry, spec: UseCase, version: str, files: dict[str, bytes]) -> None:
+def _copy_to_registry(
+    registry: Registry, attempt: AttemptData, files: dict[str, bytes], links: Sequence[tuple[str, str]]
+) -> None:
+    name, version = attempt.spec.name, attempt.evidence.version
+    paragraphs = [escape_markdown(attempt.row["sentence"]), *(f"[{label}]({url})" for label, url in links)]
     try:
-        registry.put(registry.run_of(spec.name, version), files)
+        registry.put(registry.run_of(name, version), files)
+        registry.describe(name, version, "\n\n".join(paragraphs), {"verdict": attempt.row["verdict"]})
     except EvergreenError as error:
-        log.warning("%s v%s: report and cards are in the lake only: %s", spec.name, version, error)
+        log.warning("%s v%s: report and cards are in the lake only: %s", name, version, error)
 
 
 def page_sections(attempt: AttemptData) -> dict[str, Section]:

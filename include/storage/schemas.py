@@ -236,6 +236,19 @@ APPROVALS = _schema(
     reason=_S,
     recorded=_I,
 )
+# people's acknowledgements and mutes of alerts; the newest row of an alert counts
+SILENCES = _schema(
+    check=_S,
+    subject=_S,
+    action=_S,  # acknowledged | muted
+    partition=_S,  # the newest monitored partition when it was recorded, from which it applies
+    until=_S,  # the last partition of a mute; empty for an acknowledgement, which lasts while the alarm does
+    by=_S,
+    at=TIME,
+    reason=_S,
+    request=_S,  # idempotency key: a run's id, or empty
+    recorded=_I,
+)
 # all switches of models; the newest row of each role is live
 DEPLOYMENTS = _schema(
     switch=_I,  # numbered from 1

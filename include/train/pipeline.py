@@ -13,7 +13,7 @@ Training is idempotent: the same declaration, partition and data return the run 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from include.judge.evidence import Evidence
 from include.models import artifacts, outputs
 from include.models.registry import Registry
 from include.promote import ledger
-from include.references import Ref, digest_bytes
+from include.references import Ref, digest_bytes, digest_json
 from include.spec import UseCase
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
@@ -70,9 +70,9 @@ def train(lake: Lake, spec: UseCase, partition: str, *, registry: Registry) -> R
     SpecError
         when an estimator doesn't exist, or its parameters don't fit.
     """
-    table_versions = {name: lake.version(f"validated_{name}") for name in spec.sources}
+    tables = [_read_table(lake, source) for source in spec.sources]
     rows = training_set(lake, spec, partition)
-    attempt = TrainingAttempt(lake, spec, partition, registry, rows, digest_table(rows), table_versions)
+    attempt = TrainingAttempt(lake, spec, partition, registry, rows, digest_table(rows), tables)
     run = registry.settle(spec.name, attempt.key)
     if not run:
         _require_timely_spine(lake, spec, partition, rows)
@@ -110,6 +110,30 @@ def _require_timely_spine(lake: Lake, spec: UseCase, partition: str, rows: pa.Ta
 
 
 @dataclass(frozen=True)
+class SourceTable:
+    """A source's validated table, as it was before a training read it.
+
+    Parameters
+    ----------
+    uri, version : its address and version in the lake.
+    digest : of its partitions' digests.
+    """
+
+    source: str
+    uri: str
+    version: int
+    digest: str
+
+
+def _read_table(lake: Lake, source: str) -> SourceTable:
+    table = f"validated_{source}"
+    version = lake.version(table)
+    rows = lake.read("partitions", {"product": source}, ["partition", "digest"], order=("partition",))
+    digest = digest_json([] if rows is None else rows.to_pylist())
+    return SourceTable(source, f"{lake.uri}/tables/{table}", version, digest)
+
+
+@dataclass(frozen=True)
 class TrainingAttempt:
     """One attempt to train a use case on a partition.
 
@@ -117,7 +141,7 @@ class TrainingAttempt:
     ----------
     rows : the training set, shape (n, any).
     data : its digest.
-    table_versions : version in the lake of each source's table.
+    tables : each source's validated table.
     """
 
     lake: Lake
@@ -126,7 +150,7 @@ class TrainingAttempt:
     registry: Registry
     rows: pa.Table
     data: str
-    table_versions: Mapping[str, int]
+    tables: Sequence[SourceTable]
 
     @property
     def key(self) -> str:
@@ -156,7 +180,13 @@ class TrainingAttempt:
                 for fitted in (model, baseline_model)
             },
         )
-        version = self.registry.register(run, spec.name, estimator)
+        version = self.registry.register(
+            run,
+            spec.name,
+            estimator,
+            artifacts.typical_row(artifacts.model_input(test, spec)),
+            {"recipe": challenger.recipe, "fitted_until": challenger.last_fitted},
+        )
         record = TrainingRecord(
             usecase=spec.name,
             partition=partition,
@@ -230,7 +260,7 @@ class TrainingAttempt:
             params |= flat_parameters(recipe)
         params |= {f"partitions.{name}": _describe_range(keys) for name, keys in record.partitions.items()}
         params |= {f"rows.{name}": rows for name, rows in record.rows.items()}
-        params |= {f"lake.{name}": version for name, version in self.table_versions.items()}
+        params |= {f"lake.{table.source}": table.version for table in self.tables}
         tags = {
             "evergreen.spec": record.spec,
             "evergreen.code": record.code,
@@ -239,6 +269,7 @@ class TrainingAttempt:
         }
         at = int(self.spec.clock.moment(self.partition).timestamp() * 1000)
         self.registry.log(run, at=at, params=params, metrics=metrics, tags=tags)
+        self.registry.log_datasets(run, [(table.uri, table.version, table.digest) for table in self.tables])
 
 
 def _describe_range(partitions: list[str]) -> str:

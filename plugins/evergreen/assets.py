@@ -6,5 +6,5 @@ from airflow.sdk import Asset
 
 
 def product(usecase: str, name: str) -> Asset:
-    """Return the asset of a source, of ``predictions``, ``findings``, ``decisions`` or ``switches``."""
+    """Return the asset of a source, or of features, predictions, findings, decisions or switches."""
     return Asset(name=f"{usecase}.{name}", uri=f"evergreen://{usecase}/{name}", group="evergreen")

@@ -24,11 +24,20 @@ TASK = {
 }
 
 
-def arguments(spec: UseCase, clock: str) -> dict[str, Any]:
-    """Return the arguments that all DAGs of a use case share."""
+def summary(doc: str | None) -> str:
+    """Return the first line of a DAG's documentation, for the list of DAGs."""
+    return (doc or "").partition("\n")[0]
+
+
+def arguments(spec: UseCase, clock: str, doc: str | None) -> dict[str, Any]:
+    """Return the arguments that all DAGs of a use case share.
+
+    :param doc: the DAG's documentation as Markdown; its first line, with the problem, is the description.
+    """
     return {
         "dag_id": f"{spec.name}__{clock}",
-        "description": spec.problem.statement,
+        "description": f"{summary(doc)} Predicted: {spec.problem.statement}",
+        "doc_md": doc,
         "default_args": {**TASK, "owner": spec.problem.owner or "evergreen"},
         "tags": ["evergreen", spec.name, clock],
     }

@@ -52,6 +52,26 @@ def absolute_url(path: str) -> str:
     return urljoin(conf.get("api", "base_url", fallback=""), path)
 
 
+def verdict_page(usecase: str, partition: str, attempt: str) -> str:
+    """Return the path of the page of an attempt's verdict, by the attempt's key."""
+    return inside(f"/report/{quote(usecase)}/{quote(page_place(partition, attempt))}")
+
+
+def description_links(
+    usecase: str, partition: str, attempt: str, dag_id: str, run_id: str
+) -> list[tuple[str, str]]:
+    """Return label and URL of a verdict's page and of a run, for descriptions outside Airflow.
+
+    None, if api.base_url isn't configured.
+    """
+    paths = [
+        ("Verdict page", verdict_page(usecase, partition, attempt)),
+        ("Airflow run", f"{_root()}/dags/{quote(dag_id)}/runs/{quote(run_id, safe='')}"),
+    ]
+    urls = [(label, absolute_url(path)) for label, path in paths]
+    return [(label, url) for label, url in urls if url.startswith("http")]
+
+
 def _usecase(usecase: str) -> str:
     return inside(f"/usecase/{quote(usecase)}")
 
@@ -123,8 +143,7 @@ class VerdictLink(PageLink):
         if not verdict:
             return ""
         usecase = operator.usecase  # type: ignore[attr-defined]  # Evergreen's operators have it
-        path = page_place(verdict["partition"], verdict["uri"])
-        return inside(f"/report/{quote(usecase)}/{quote(path)}")
+        return verdict_page(usecase, verdict["partition"], verdict["uri"])
 
 
 class MlflowLink(PageLink):

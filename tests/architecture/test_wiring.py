@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import shutil
 from collections.abc import Callable
@@ -29,7 +30,9 @@ def wired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wired:
             text = text.replace(old, new)
         file.write_text(text)
         monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path))
-        found = runpy.run_path(str(ROOT / "dags" / f"{clock}.py"))[f"weekly_sales__{clock}"]
+        found = runpy.run_path(str(ROOT / "dags" / f"{clock}.py"))[
+            "dag" if clock == "upkeep" else f"weekly_sales__{clock}"
+        ]
         assert isinstance(found, DAG)
         return found
 
@@ -77,7 +80,8 @@ def test_a_partition_is_scored_by_one_task(wired: Wired) -> None:
     predict = dag.get_task("score.predict")
     assert before(dag, "score.predict") == {"check_partition", "ingest.sales"}
     assert predict.trigger_rule == "all_done"
-    assert [asset.uri for asset in predict.outlets] == ["evergreen://weekly_sales/predictions"]
+    assert [asset.name for asset in predict.inlets] == ["weekly_sales.sales"]
+    assert [asset.name for asset in predict.outlets] == ["weekly_sales.features", "weekly_sales.predictions"]
     assert predict.downstream_task_ids == {"monitor.watch", "rollout.advance"}
 
 
@@ -140,3 +144,24 @@ def test_upkeep_cleans_after_a_backup_that_was_made_or_that_nobody_asked_for() -
     for task in rest:
         assert before(dag, task) == {"back_up"}
         assert dag.get_task(task).trigger_rule == "none_failed"
+
+
+CLOCKS = ("batch", "training", "history", "operate", "upkeep")
+
+
+def test_each_dag_and_each_task_is_documented(wired: Wired, tmp_path: Path) -> None:
+    """A DAG's documentation has sections, a task's is its operator's, and the DAGs' descriptions differ."""
+    descriptions = []
+    for clock in CLOCKS:
+        shutil.rmtree(tmp_path / "weekly_sales", ignore_errors=True)
+        dag = wired(clock, HUMAN, ("  seed: 7", "  seed: 7\n  ablation: true"))
+        headings = [line for line in (dag.doc_md or "").splitlines() if line.startswith("#")]
+        assert headings == ["## When", "## Changes", "## If it is red"], clock
+        descriptions.append(dag.description or "")
+        for task in dag.tasks:
+            doc = task.doc_md or ""
+            assert doc.endswith("."), task.task_id
+            assert not re.search(r":param|``|Airflow shows the operator", doc), task.task_id
+    assert len(set(descriptions)) == len(CLOCKS)
+    assert descriptions[0].startswith("Each partition is ingested, scored and monitored")
+    assert "Predicted: On Monday at 06:00 UTC" in descriptions[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -10,7 +11,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 import requests
 from mlflow import MlflowClient
@@ -22,6 +25,7 @@ from include.models import artifacts
 from include.models.registry import Registry
 from include.references import digest_bytes
 
+EXAMPLE = pd.DataFrame({"x": [1.5], "kind": pd.Series(["pump"], dtype=object)})
 USER, PASSWORD = "someone", "not-to-be-printed"
 
 
@@ -107,7 +111,7 @@ def test_run_model_and_file_come_back(registry: Registry) -> None:
         assert registry.settle("stores", "key") == ""
         registry.put(run, {path: data, "evergreen/training.json": b"{}"})
         registry.log(run, at=1000, params={"seed": 7}, metrics={"recall@0.5": 0.5}, tags={"code": "abc"})
-        version = registry.register(run, "stores", model())
+        version = registry.register(run, "stores", model(), EXAMPLE, {"recipe": "mean"})
     assert registry.settle("stores", "key") == run
     assert registry.run_of("stores", version) == run
     assert registry.get(run, path, digest_bytes(data)) == data
@@ -119,12 +123,51 @@ def test_run_model_and_file_come_back(registry: Registry) -> None:
     assert "model.skops" in {f.path for f in client(registry).list_logged_model_artifacts(logged.model_id)}
 
 
+def test_a_version_shows_its_form_its_data_and_what_became_of_it(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow has signature and example, the tables that the run read, description and tags."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", registry.uri)
+    with registry.recording("shows", "key", "a run") as run:
+        version = registry.register(run, "shows", model(), EXAMPLE, {"recipe": "mean"})
+        registry.log_datasets(run, [("s3://lake/shows/tables/validated_visits", 7, "d" * 64)])
+    registry.describe("shows", version, "blessed: *better*", {"verdict": "blessed"})
+    shown = client(registry).get_model_version("shows", version)
+    assert (shown.description, shown.tags) == ("blessed: *better*", {"recipe": "mean", "verdict": "blessed"})
+    (used,) = client(registry).get_run(run).inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("validated_visits", "d" * 32)
+    source = {"path": "s3://lake/shows/tables/validated_visits", "delta_table_version": 7}
+    assert json.loads(used.dataset.source) == source
+    loaded = mlflow.pyfunc.load_model(f"models:/shows/{version}")
+    columns = loaded.metadata.signature.inputs
+    assert loaded.input_example.to_dict("list") == EXAMPLE.to_dict("list")
+    assert loaded.predict(pd.DataFrame({"x": [None], "kind": [None]})).tolist() == [0]
+    assert [(column.name, column.type.name, column.required) for column in columns] == [
+        ("x", "double", False),
+        ("kind", "string", False),
+    ]
+
+
+def test_only_the_version_that_serves_says_since_when(registry: Registry) -> None:
+    """The tag moves with the champion, and also when the version before is gone."""
+    with registry.recording("since", "key", "a run") as run:
+        versions = [registry.register(run, "since", model(), EXAMPLE, {}) for _ in range(3)]
+    registry.mark_serving("since", versions[0], "2024-01-01", "")
+    registry.mark_serving("since", versions[1], "2024-02-01", versions[0])
+    shown = [client(registry).get_model_version("since", version).tags for version in versions]
+    assert shown == [{}, {"serving_since": "2024-02-01"}, {}]
+    client(registry).delete_model_version("since", versions[1])
+    registry.mark_serving("since", versions[2], "2024-03-01", versions[1])
+    registry.mark_serving("since", "", "", versions[2])
+    assert client(registry).get_model_version("since", versions[2]).tags == {}
+
+
 def test_failed_run_leaves_no_version(registry: Registry) -> None:
     """An error within a run fails it, and the model version that it made is gone."""
 
     def fail() -> None:
         with registry.recording("fails", "key", "a run") as run:
-            registry.register(run, "fails", model())
+            registry.register(run, "fails", model(), EXAMPLE, {})
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -141,7 +184,7 @@ def test_settling_keeps_the_first_to_finish(registry: Registry) -> None:
         with registry.recording("settles", "key", "the faster") as faster:
             time.sleep(0.002)  # MLflow tells times apart by the millisecond
         time.sleep(0.01)
-        registry.register(slower, "settles", model())
+        registry.register(slower, "settles", model(), EXAMPLE, {})
     assert registry.settle("settles", "key") == faster
     experiment = client(registry).get_experiment_by_name("settles")
     left = {run.info.run_id for run in client(registry).search_runs([experiment.experiment_id])}
@@ -153,7 +196,7 @@ def test_alias_is_set_moved_and_taken_away(registry: Registry) -> None:
     """The aliases say what the ledger says, also that there is none."""
     assert registry.aliases("aliased") == {}
     with registry.recording("aliased", "key", "a run") as run:
-        versions = [registry.register(run, "aliased", model()) for _ in range(2)]
+        versions = [registry.register(run, "aliased", model(), EXAMPLE, {}) for _ in range(2)]
     for version in versions:
         registry.set_alias("aliased", "champion", version)
         assert registry.aliases("aliased") == {"champion": version}

@@ -152,11 +152,12 @@ def prepare(home: Path) -> None:
     for usecase in NIGHTS:
         fill(Lake(usecase, str(home / "lake")), usecase)
     shipped = ROOT / "tests" / "usecases" / "weekly_sales"
-    for usecase, old, new in (("mistyped", "owner:", "ownr:"), ("torn", "", ""), ("untrained", "", "")):
+    for usecase in ("mistyped", "torn", "untrained", "alerted"):
         folder = home / "usecases" / usecase
         folder.mkdir(parents=True)
         declared = (shipped / "usecase.yaml").read_text().replace("name: weekly_sales", f"name: {usecase}", 1)
-        (folder / "usecase.yaml").write_text(declared.replace(old, new, 1))
+        mistyped = declared.replace("owner:", "ownr:", 1)
+        (folder / "usecase.yaml").write_text(mistyped if usecase == "mistyped" else declared)
         (folder / "features.sql").write_text((shipped / "features.sql").read_text())
     log = "tables/partitions/_delta_log/00000000000000000000.json"
     Lake("torn", str(home / "lake")).replace(log, b"torn")

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from evergreen.links import description_links
 from tests.plugins.site import AIRFLOW, ATTEMPT, ROOT, SHIPPED, Site, environment
 
 pytestmark = pytest.mark.airflow
@@ -131,3 +132,46 @@ def test_a_refused_action_is_the_note_of_its_run(site: Site, forms: list[str]) -
     subprocess.run([sys.executable, "-c", NOTIFY, dag_id], env=env, capture_output=True, check=True)
     (refused,) = site.get(f"/api/v2/dags/{dag_id}/dagRuns?state=failed", "boss").json()["dag_runs"]
     assert refused["note"] == ("roll back: required Why, found an empty field; trigger again and fill in Why")
+
+
+def test_a_description_outside_airflow_leads_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The links have Airflow's configured address, whatever a run's id contains; without it, none."""
+    arguments = ("weekly_sales", "2024-03-04", ATTEMPT, "weekly_sales__training", "manual__a+b/c")
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example/team")
+    assert description_links(*arguments) == [
+        (
+            "Verdict page",
+            "https://airflow.example/team/plugin/evergreen/team/evergreen/report/weekly_sales/verdict/"
+            f"2024-03-04-{ATTEMPT[:8]}.html",
+        ),
+        (
+            "Airflow run",
+            "https://airflow.example/team/dags/weekly_sales__training/runs/manual__a%2Bb%2Fc",
+        ),
+    ]
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "")
+    assert description_links(*arguments) == []
+
+
+def test_the_asset_graph_leads_from_the_sources_to_the_predictions(site: Site, forms: list[str]) -> None:
+    """Airflow's own graph of a source has the task that turns it into features and predictions."""
+    assert "weekly_sales__batch" in forms
+    assets = {
+        asset["name"]: asset["id"] for asset in site.get("/api/v2/assets?limit=200", "boss").json()["assets"]
+    }
+    query = f"dependency_type=data&node_id=asset:{assets['weekly_sales.sales']}"
+    graph = site.get(f"/ui/dependencies?{query}", "boss").json()
+    labels = {node["id"]: node["label"] for node in graph["nodes"]}
+    edges = {(labels[edge["source_id"]], labels[edge["target_id"]]) for edge in graph["edges"]}
+    expected = {
+        ("weekly_sales__batch.ingest.sales", "weekly_sales.sales"),
+        ("weekly_sales.sales", "weekly_sales__batch.score.predict"),
+        ("weekly_sales.sales", "weekly_sales__training.train.fit"),
+        ("weekly_sales__batch.score.predict", "weekly_sales.features"),
+        ("weekly_sales__batch.score.predict", "weekly_sales.predictions"),
+        ("weekly_sales.features", "weekly_sales__batch.monitor.watch"),
+    }
+    assert expected <= edges
+    query = f"dependency_type=data&node_id=asset:{assets['weekly_sales.predictions']}"
+    upstream = site.get(f"/ui/dependencies?{query}", "boss").json()["nodes"]
+    assert "weekly_sales.sales" in {node["label"] for node in upstream}

@@ -9,6 +9,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.dummy import DummyRegressor
 from sklearn.pipeline import Pipeline
@@ -124,10 +125,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with registry.recording("weekly_sales", f"key-{number}", f"run {number}") as run:
             files = {artifacts.model_key(digest_bytes(data)): data for data in (model(number), model(0))}
             registry.put(run, files)
-            assert registry.register(
-                run, "weekly_sales", artifacts.deserialize(model(number), digest_bytes(model(number)))
-            ) == str(number)
+            assert register(registry, run, model(number)) == str(number)
     return folder
+
+
+def register(registry: Registry, run: str, data: bytes) -> str:
+    """Make a model's bytes a version of the use case, and return its number."""
+    estimator = artifacts.deserialize(data, digest_bytes(data))
+    return registry.register(run, "weekly_sales", estimator, pd.DataFrame({"price": [1.5]}), {})
 
 
 @pytest.fixture

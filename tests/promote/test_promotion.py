@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pyarrow as pa
 import pytest
+from mlflow import MlflowClient
 
 from include.errors import EvergreenError, ModelError, NotPublished, StaleDecision
 from include.judge.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED
@@ -20,7 +21,7 @@ from include.references import digest_bytes
 from include.spec import UseCase
 from include.storage.lake import Lake
 from include.storage.schemas import ATTEMPTS, DEPLOYMENTS, PARTITIONS
-from tests.promote.conftest import model
+from tests.promote.conftest import model, register
 
 Attempt = Callable[..., str]
 FIRST, SECOND, THIRD, FOURTH = "2024-03-04", "2024-03-11", "2024-03-18", "2024-03-25"  # Mondays
@@ -247,7 +248,7 @@ def test_a_damaged_model_is_not_switched_to(
             artifacts.model_key(digest_bytes(model(0))): model(0),
         }
         registry.put(run, files)
-        registry.register(run, "weekly_sales", artifacts.deserialize(model(5), digest_bytes(model(5))))
+        register(registry, run, model(5))
     damaged, where = attempt(5, FIRST), attempt(1, FIRST)
     assert (
         judge_and_record(lake, weekly, damaged).verdict
@@ -258,7 +259,7 @@ def test_a_damaged_model_is_not_switched_to(
         promote(lake, weekly, _key(damaged), registry=registry)
     with registry.recording("weekly_sales", "key-6", "run 6") as run:
         registry.put(run, {artifacts.model_key(digest_bytes(b"no model")): b"no model"})
-        registry.register(run, "weekly_sales", artifacts.deserialize(model(6), digest_bytes(model(6))))
+        register(registry, run, model(6))
     unreadable = attempt(6, FIRST, data=b"no model")
     judge_and_record(lake, weekly, unreadable)
     with pytest.raises(ModelError, match="a skops file"):
@@ -288,6 +289,8 @@ def test_a_switch_stands_without_mlflow(
     assert registry.aliases("weekly_sales") == {}
     assert mirror_aliases(lake, weekly, registry)
     assert registry.aliases("weekly_sales") == {"champion": "1"}
+    version = MlflowClient(registry.uri, registry.uri).get_model_version("weekly_sales", "1")
+    assert version.tags == {"serving_since": ledger.switches(lake)[0]["effective"]}
 
 
 def test_the_way_back(lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry) -> None:

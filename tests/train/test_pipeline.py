@@ -5,6 +5,7 @@ The same partition, declaration and data are one run and one model, killed or no
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 from pathlib import Path
@@ -143,6 +144,16 @@ def test_run_holds_what_is_needed_to_do_it_again(lake: Lake, spec: UseCase, regi
     assert data.tags["evergreen.spec"] == spec.digest
     assert data.tags["evergreen.data"] == made.data
     assert registry.run_of(spec.name, made.version) == ref.uri
+    client = MlflowClient(registry.uri, registry.uri)
+    tags = {"recipe": made.challenger.name, "fitted_until": made.last_fitted}
+    assert client.get_model_version(spec.name, made.version).tags == tags
+    used = {used.dataset.name: used.dataset for used in client.get_run(ref.uri).inputs.dataset_inputs}
+    assert set(used) == {f"validated_{source}" for source in spec.sources}
+    source = {"path": f"{lake.uri}/tables/validated_visits"}
+    assert json.loads(used["validated_visits"].source) == {
+        **source,
+        "delta_table_version": lake.version("validated_visits"),
+    }
 
 
 def test_second_call_makes_no_second_run(lake: Lake, spec: UseCase, registry: Registry) -> None:

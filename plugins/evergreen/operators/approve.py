@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.providers.standard.triggers.hitl import HITLTrigger
 from airflow.sdk import Param
 from airflow.sdk.exceptions import TaskAwaitingInput
 
-from evergreen.links import OverviewLink, inside
+from evergreen.links import OverviewLink, verdict_page
 from evergreen.operators.base import EvergreenOperator
 from include.references import Ref
 
@@ -120,10 +119,9 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
         """Return what the person reads, as Markdown: the checks, and a link to the report."""
         from include.judge.judge import checks_of
         from include.reports.html import escape_markdown
-        from include.reports.paths import page_place
 
         partition = attempt["partition"]
-        report = inside(f"/report/{quote(self.usecase)}/{quote(page_place(partition, attempt['key']))}")
+        report = verdict_page(self.usecase, partition, attempt["key"])
         lines = [
             f"Version {attempt['version']}, trained on {partition}. "
             f"[The whole report]({report}). No answer by {deadline:%Y-%m-%d %H:%M} UTC means no.",

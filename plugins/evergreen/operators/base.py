@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
 from structlog.contextvars import bind_contextvars
 
+from evergreen.assets import product
 from evergreen.links import OverviewLink, PageLink, absolute_url
 from include import errors
 from include.environment import Endpoint
@@ -36,10 +38,21 @@ FINAL_ERRORS = (
 )
 
 
+def task_doc(operator: type) -> str:
+    """Return an operator's documentation as Markdown, without its parameters."""
+    return (inspect.getdoc(operator) or "").partition("\n\n:param")[0].replace("``", "`")
+
+
 class StoreOperator(BaseOperator):
-    """A task that fails without retries on final errors, and logs its result or why it is skipped."""
+    """A task that fails without retries on final errors, and logs its result or why it is skipped.
+
+    Airflow shows the operator's docstring as the task's documentation. Mapped tasks get it by ``task_doc``.
+    """
 
     ui_color = "#e3f4e1"
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"doc_md": task_doc(type(self)), **kwargs})
 
     @contextmanager
     def no_retry_on_final_errors(self) -> Iterator[None]:
@@ -88,6 +101,17 @@ class EvergreenOperator(StoreOperator):
 
         add_log_fields(usecase=self.usecase)
         return Lake(self.usecase), load(self.usecase)
+
+    def describe_event(self, context: Context, name: str, lake: Lake, table: str, ref: Ref) -> None:
+        """Add partition, rows, digest and the table's version to the event of a product's asset.
+
+        Nothing is added in a DAG where the asset is no outlet of this task.
+        """
+        asset = product(self.usecase, name)
+        if asset in self.outlets:
+            context["outlet_events"][asset].extra.update(
+                partition=ref.partition, rows=ref.rows, digest=ref.digest, version=lake.version(table)
+            )
 
 
 def partition_of(context: Context, spec: UseCase) -> str:

@@ -56,8 +56,10 @@ class IngestOperator(EvergreenOperator):
                 if now + RETRY_INTERVAL < spec.clock.local(partition, spec.scoring.deadline):
                     self._defer_until(now + RETRY_INTERVAL)
                 raise AirflowFailException(str(error)) from error
-        table = f"{lake.uri}/tables/validated_{self.source}"
-        return self.to_xcom(Ref(table, partition, outcome.digest, outcome.rows, outcome.note))
+        table = f"validated_{self.source}"
+        ref = Ref(f"{lake.uri}/tables/{table}", partition, outcome.digest, outcome.rows, outcome.note)
+        self.describe_event(context, self.source, lake, table, ref)
+        return self.to_xcom(ref)
 
     def _defer_until(self, moment: datetime) -> None:
         from airflow.providers.standard.triggers.temporal import DateTimeTrigger

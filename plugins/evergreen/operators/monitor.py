@@ -10,6 +10,7 @@ from evergreen.alert_channels import sender
 from evergreen.assets import product
 from evergreen.links import OverviewLink, ReportLink, report_address
 from evergreen.operators.base import EvergreenOperator, log_champion, partition_of
+from include.references import Ref, digest_json
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -38,7 +39,10 @@ class MonitorOperator(EvergreenOperator):
             partition = partition_of(context, spec)
             log_champion(lake, partition)
             ref = monitor(lake, spec, partition)
+        self.describe_event(context, "findings", lake, "findings", ref)
         for decision in lake.rows("decisions", {"partition": partition}):
+            decided = Ref(f"{lake.uri}/tables/decisions", partition, digest_json(decision), rows=1)
+            self.describe_event(context, "decisions", lake, "decisions", decided)
             extra = {name: decision[name] for name in ("partition", "decision", "cause")}
             context["outlet_events"][product(self.usecase, "decisions")].extra.update(extra)
         if context["dag_run"].run_type != "backfill" or not _other_runs_pending(context):
@@ -104,13 +108,15 @@ class RequestTrainingOperator(DecisionOperator):
 class AlertOperator(DecisionOperator):
     """Send the partition's alerts, once, to each connection under `alerts.to`.
 
-    Reads the decision; writes who was notified. A backfilled partition sends no alerts. A failed alert logs a
+    Reads the decision and the silences; writes who was notified. An alert that a person acknowledged or muted
+    isn't sent, and a backfilled partition sends none. A failed alert logs a
     warning and skips the task. Clear the task to retry the recipients who were missed.
     """
 
     def execute(self, context: Context) -> None:
         """Send, or skip with the reason."""
         from include.monitor import alerts
+        from include.monitor.silences import AlertLog, silence_text
 
         lake, spec = self.open()
         with self.no_retry_on_final_errors():
@@ -124,8 +130,12 @@ class AlertOperator(DecisionOperator):
             self.skip_task(f"a backfilled partition sends no alerts; {reason}")
         if not spec.alerts.to:
             self.skip_task(f"no recipients are declared under alerts.to; {reason}")
+        log, keys = AlertLog(lake), [alerts.alert_key(item) for item in message["findings"]]
+        silenced = {key: row for key in keys if (row := log.silenced_by(key, partition))}
+        if all(key in silenced for key in keys):
+            self.skip_task(f"nobody is notified: {'; '.join(map(silence_text, silenced.values()))}")
         self.log.info("%s", message["sentence"])
-        outcomes = alerts.send_alerts(lake, message, spec.alerts.to, sender(context))
+        outcomes = alerts.send_alerts(lake, message, spec.alerts.to, sender(context), silenced)
         failed = [name for name, outcome in outcomes.items() if outcome.startswith("failed")]
         for name, outcome in outcomes.items():
             (self.log.warning if name in failed else self.log.info)("%s: %s", name, outcome)

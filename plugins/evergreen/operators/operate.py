@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
+from evergreen.links import description_links
 from evergreen.operators.base import EvergreenOperator, back_up
 from evergreen.run_note import REFUSAL
 from include.errors import EvergreenError
@@ -15,11 +16,11 @@ from include.references import Ref
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-ACTIONS = ["verify", "back up", "redraw the year", "roll back", "force", "withdraw"]
+ACTIONS = ["verify", "back up", "redraw the year", "roll back", "force", "withdraw", "acknowledge", "mute"]
 
 
 class OperateOperator(EvergreenOperator):
-    """Run the action that the form selects: verify, back up, redraw, roll back, force or withdraw."""
+    """Run the action that the form selects: from `verify` to `mute`."""
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return a reference to the action's result; a refusal is logged first and is the run's note."""
@@ -45,6 +46,7 @@ class OperateOperator(EvergreenOperator):
                 f"{form['action']}: required a person, found nobody; log in and trigger this from the UI"
             )
         acts = {"roll back": self._roll_back, "force": self._force, "withdraw": self._withdraw}
+        acts |= {"acknowledge": self._acknowledge, "mute": self._mute}
         return acts[form["action"]](form, by, context["run_id"])
 
     @staticmethod
@@ -89,14 +91,17 @@ class OperateOperator(EvergreenOperator):
     def _force(self, form: Any, by: str, request: str) -> Ref:
         from include.models.registry import Registry
         from include.promote.approval import find_attempt
+        from include.promote.ledger import forced_key
         from include.promote.promotion import force
         from include.reports.verdict import draw_forced
 
         lake, spec = self.open()
         reason, attempt = self._required(form, "reason", "Why"), self._required(form, "attempt", "Attempt")
-        key, registry = find_attempt(lake, attempt)["key"], Registry()
-        ref = force(lake, spec, key, by, reason, registry=registry, request=request)
-        draw_forced(lake, spec, key, registry)
+        row, registry = find_attempt(lake, attempt), Registry()
+        ref = force(lake, spec, row["key"], by, reason, registry=registry, request=request)
+        forced = forced_key(row["key"])
+        links = description_links(self.usecase, row["partition"], forced, self.dag_id, request)
+        draw_forced(lake, spec, row["key"], registry, links)
         return ref
 
     def _withdraw(self, form: Any, by: str, request: str) -> Ref:
@@ -108,3 +113,18 @@ class OperateOperator(EvergreenOperator):
             self._required(form, "partition", "Partition"),
         )
         return withdraw(lake, spec, partition, by, reason, now=datetime.now(UTC))
+
+    def _acknowledge(self, form: Any, by: str, request: str) -> Ref:
+        return self._silence(form, by, request, until="")
+
+    def _mute(self, form: Any, by: str, request: str) -> Ref:
+        return self._silence(form, by, request, until=self._required(form, "partition", "Partition"))
+
+    def _silence(self, form: Any, by: str, request: str, until: str) -> Ref:
+        from include.monitor.silences import TABLE, record_silence, silence_text
+
+        lake, spec = self.open()
+        reason, alert = self._required(form, "reason", "Why"), self._required(form, "alert", "Alert")
+        now = datetime.now(UTC)
+        row = record_silence(lake, spec, alert, by, reason, at=now, until=until, request=request)
+        return Ref(f"{lake.uri}/tables/{TABLE}", row["partition"], rows=1, note=silence_text(row))

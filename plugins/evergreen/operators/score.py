@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from evergreen.operators.base import EvergreenOperator, connect, log_champion, partition_of
+from include.references import Ref, digest_json
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from include.storage.lake import Lake
 
 
 class ScoreOperator(EvergreenOperator):
@@ -29,4 +34,15 @@ class ScoreOperator(EvergreenOperator):
             log_champion(lake, partition)
             for outcome in refresh_lookback(lake, spec, partition, connect):
                 self.log.info("%s", outcome.note)
-            return self.to_xcom(score(lake, spec, partition))
+            ref = score(lake, spec, partition)
+        self.describe_event(context, "predictions", lake, "predictions", ref)
+        features = replace(ref, digest=self._input_digest(lake, ref))
+        self.describe_event(context, "features", lake, "profiles", features)
+        return self.to_xcom(ref)
+
+    @staticmethod
+    def _input_digest(lake: Lake, ref: Ref) -> str:
+        """Return the digest of what the features come from: the sources' rows and the declaration."""
+        (row,) = lake.rows("partitions", {"product": "predictions", "partition": ref.partition})
+        inputs = {name: digest for name, digest in json.loads(row["inputs"]).items() if name != "model"}
+        return digest_json([inputs, row["spec"]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from evergreen.links import MlflowLink, OverviewLink, VerdictLink
+from evergreen.links import MlflowLink, OverviewLink, VerdictLink, description_links
 from evergreen.operators.base import EvergreenOperator, add_log_fields, partition_of
 from include.references import Ref
 
@@ -112,8 +112,10 @@ class JudgeOperator(EvergreenOperator):
         with self.no_retry_on_final_errors():
             verdict = judge_and_record(lake, spec, self.evidence["uri"])
             add_log_fields(model_version=str(ledger.attempt(lake, attempt)["version"]))
-            draw_verdict(lake, spec, attempt, Registry())
-        return self.to_xcom(Ref(attempt, partition_of(context, spec), note=verdict.sentence))
+            partition = partition_of(context, spec)
+            links = description_links(self.usecase, partition, attempt, self.dag_id, context["run_id"])
+            draw_verdict(lake, spec, attempt, Registry(), links)
+        return self.to_xcom(Ref(attempt, partition, note=verdict.sentence))
 
 
 class PromoteOperator(EvergreenOperator):
@@ -143,4 +145,5 @@ class PromoteOperator(EvergreenOperator):
             promotion = promote(lake, spec, self.verdict["uri"], registry=Registry())
         if promotion.switch is None:
             self.skip_task(promotion.blocker)
+        self.describe_event(context, "switches", lake, "deployments", promotion.switch)
         return self.to_xcom(promotion.switch)

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from mlflow import MlflowClient
 
 from include.judge.evidence import SCHEMA, Evidence
-from include.models import artifacts
 from include.models.registry import Registry
 from include.promote import ledger
-from include.references import digest_bytes
 from include.reports.cards import model_card
+from include.reports.html import escape_markdown
 from include.reports.paths import data_card_place, model_card_place, page_place
 from include.reports.verdict import DATA, MODEL, PAGE, draw_verdict
 from include.reports.verdict_data import read_attempt
 from include.storage.lake import Lake
-from tests.promote.conftest import model
+from tests.promote.conftest import model, register
 from tests.reports.verdict.conftest import SKILLS, World
 
 
@@ -118,16 +118,24 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     """A registry in which version 1 was trained."""
     folder = tmp_path_factory.mktemp("mlflow")
     world = Registry(f"sqlite:///{folder}/mlflow.db", f"file://{folder}/artifacts")
-    data = model(1)
     with world.recording("weekly_sales", "key", "run") as run:
-        assert world.register(run, "weekly_sales", artifacts.deserialize(data, digest_bytes(data))) == "1"
+        assert register(world, run, model(1)) == "1"
     return world
 
 
 def test_page_and_cards_go_with_the_model_version(registry: Registry, weekly: World) -> None:
-    """The version's run has copies of page and cards."""
+    """The run has copies of page and cards; the version's description is the sentence, with links."""
     key = weekly.attempt(1, SKILLS)
-    place = draw_verdict(weekly.lake, weekly.spec, key, registry)
+    links = [("Verdict page", "https://airflow.example/report"), ("Airflow run", "https://airflow.example/r")]
+    place = draw_verdict(weekly.lake, weekly.spec, key, registry, links)
+    version = MlflowClient(registry.uri, registry.uri).get_model_version("weekly_sales", "1")
+    row = ledger.attempt(weekly.lake, key)
+    assert version.tags == {"verdict": row["verdict"]}
+    assert version.description.split("\n\n") == [
+        escape_markdown(row["sentence"]),
+        "[Verdict page](https://airflow.example/report)",
+        "[Airflow run](https://airflow.example/r)",
+    ]
     run, digest = registry.run_of("weekly_sales", "1"), ledger.attempt(weekly.lake, key)["model"]
 
     assert place == page_place(ledger.attempt(weekly.lake, key)["partition"], key)

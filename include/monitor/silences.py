@@ -1,0 +1,170 @@
+"""Open alerts, and silences: a person acknowledges or mutes an alert, in the append-only ledger `silences`.
+
+An alert is open while its alarm is on the newest monitored partition. A silence applies from the partition
+that was the newest when it was recorded: an acknowledgement for as long as the alarm persists, a mute until
+its last partition. An alert's newest silence replaces those before it, so muting until an earlier partition
+ends a mute or an acknowledgement.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from itertools import takewhile
+
+from include.errors import EvergreenError
+from include.monitor.alerts import Key, alert_key, alert_name
+from include.monitor.registry import CHECKS
+from include.monitor.state import PRODUCT
+from include.promote.approval import require_person_and_reason
+from include.promote.ledger import Row, append_compare_and_swap
+from include.spec import UseCase
+from include.storage.lake import Lake
+from include.storage.schemas import SILENCES
+
+TABLE = "silences"
+ACKNOWLEDGED, MUTED = "acknowledged", "muted"
+
+
+def silence_text(row: Row) -> str:
+    """Return a silence as a sentence."""
+    until = f" until {row['until']}" if row["action"] == MUTED else ""
+    return f"{alert_name(*alert_key(row))} {row['action']}{until} by {row['by']}: {row['reason']}"
+
+
+@dataclass(frozen=True)
+class OpenAlert:
+    """An alarm on the newest monitored partition, of a check that alerts.
+
+    Parameters
+    ----------
+    note : of the newest finding.
+    partitions : the monitored partitions in a row that have the alarm, oldest first.
+    """
+
+    check: str
+    subject: str
+    note: str
+    partitions: tuple[str, ...]
+
+    @property
+    def key(self) -> Key:
+        """Its check and subject."""
+        return self.check, self.subject
+
+
+class AlertLog:
+    """The alarms and silences of a use case, as they are when they are first read."""
+
+    def __init__(self, lake: Lake) -> None:
+        self._lake = lake
+
+    @cached_property
+    def silences(self) -> list[Row]:
+        """Every row of `silences`, oldest first."""
+        return sorted(self._lake.rows(TABLE), key=lambda row: int(row["recorded"]))
+
+    @cached_property
+    def monitored(self) -> list[str]:
+        """The monitored partitions, in order."""
+        where = {"product": PRODUCT, "outcome": "published"}
+        table = self._lake.read("partitions", where, ["partition"])
+        return [] if table is None else sorted(table["partition"].to_pylist())
+
+    @cached_property
+    def _alarms(self) -> dict[Key, set[str]]:
+        """The partitions of each alarm that alerts."""
+        where = {"outcome": "alarm", "check": [check.name for check in CHECKS if check.alerts]}
+        table = self._lake.read("findings", where, ["partition", "check", "subject"])
+        alarms = defaultdict(set)
+        for row in [] if table is None else table.to_pylist():
+            alarms[alert_key(row)].add(row["partition"])
+        return alarms
+
+    def open_alerts(self) -> list[OpenAlert]:
+        """Return the open alerts, in the order of the checks."""
+        if not self.monitored:
+            return []
+        newest = self._lake.rows("findings", {"partition": self.monitored[-1], "outcome": "alarm"})
+        notes = {alert_key(row): str(row["note"]) for row in newest}
+        alerts = []
+        for key in sorted(self._alarms.keys() & notes.keys()):
+            streak = list(takewhile(self._alarms[key].__contains__, reversed(self.monitored)))
+            alerts.append(OpenAlert(*key, notes[key], tuple(reversed(streak))))
+        order = [check.name for check in CHECKS]
+        return sorted(alerts, key=lambda alert: order.index(alert.check))
+
+    def silenced_by(self, key: Key, partition: str) -> Row | None:
+        """Return the silence that applies to an alert on a partition, None if there is none."""
+        return self._silence(key, partition, [row for row in self.silences if row["partition"] <= partition])
+
+    def silenced_before(self, key: Key, partition: str) -> Row | None:
+        """Return the silence that applied to an alert before a partition was monitored, None if none did."""
+        return self._silence(key, partition, [row for row in self.silences if row["partition"] < partition])
+
+    def _silence(self, key: Key, partition: str, silences: Sequence[Row]) -> Row | None:
+        """Return an alert's newest of the given silences, if it lasts until a partition."""
+        newest = next((row for row in reversed(silences) if alert_key(row) == key), None)
+        if newest is None:
+            return None
+        if newest["action"] == MUTED:
+            return newest if partition <= newest["until"] else None
+        since = [other for other in self.monitored if newest["partition"] <= other <= partition]
+        return newest if self._alarms[key].issuperset(since) else None
+
+
+def record_silence(
+    lake: Lake,
+    spec: UseCase,
+    alert: str,
+    by: str,
+    reason: str,
+    *,
+    at: datetime,
+    until: str = "",
+    request: str = "",
+) -> Row:
+    """Acknowledge an alert, or mute it; the same request again returns its first row.
+
+    Parameters
+    ----------
+    alert : its `alert_name`.
+    at : when the person did so, UTC.
+    until : the last partition of a mute; empty to acknowledge.
+    request : what asks for it, as a run's id.
+
+    Raises
+    ------
+    EvergreenError
+        when the person or the reason is missing, or that alert is neither open nor was ever silenced.
+    PartitionError
+        when ``until`` is no partition of the schedule.
+    """
+    action = MUTED if until else ACKNOWLEDGED
+    require_person_and_reason(f"{spec.name}: an alert to be {action}", by, reason)
+    if until:
+        spec.clock.moment(until)  # raises for a day without a partition
+    log = AlertLog(lake)
+    keys = [open_alert.key for open_alert in log.open_alerts()]
+    keys += [alert_key(row) for row in log.silences]
+    names = {alert_name(*key): key for key in keys}
+    if alert not in names:
+        raise EvergreenError(
+            f"{spec.name}: alert {alert!r}",
+            required="an open alert",
+            found=f"open are {', '.join(names)}" if names else "no open alert",
+            where=f"{lake.uri}/tables/findings",
+            remedy="name one as the alerts page does, such as data: weather",
+        )
+    check, subject = names[alert]
+    row = {"check": check, "subject": subject, "action": action, "until": until, "by": by, "at": at}
+    row |= {"partition": log.monitored[-1], "reason": reason, "request": request}
+
+    def decide_silence(rows: list[Row]) -> list[Row] | Row:
+        earlier = next((other for other in rows if request and other["request"] == request), None)
+        return earlier or [{**row, "recorded": len(rows) + 1}]
+
+    return append_compare_and_swap(lake, TABLE, SILENCES, decide_silence)
