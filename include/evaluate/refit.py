@@ -27,6 +27,7 @@ from include.train import walks
 from include.train.fit import fit_recipe, is_learnable, target
 from include.train.fits import Fit, KnownRows, fitting_rows, read_fits, recipe_key, recipes, refused_models
 from include.train.record import TrainingRecord
+from include.train.selection import Walks
 from include.train.split import partitions_of, split
 
 Array = NDArray[np.float64]
@@ -86,11 +87,34 @@ def _seen_by_both(
     partitions = seen_partitions(known_rows.spec, recipe, fits[-1], before, partitions_of(test))
     both = pc.is_in(test["partition"], pa.array(partitions, pa.string()))
     rows = walks.sample(test.filter(both), known_rows.spec)
+    seen_rows = tuple(int(pc.sum(pc.equal(rows["partition"], key)).as_py()) for key in partitions)
+    walk = walks.read(known_rows.lake, known_rows.spec, known_rows.partition)
     return {
-        "seen_rows": tuple(int(pc.sum(pc.equal(rows["partition"], key)).as_py()) for key in partitions),
+        "seen_rows": seen_rows,
+        "seen_walk": walk_losses(walk, recipe.name, partitions, seen_rows),
+        "growth": growth(fits[-1], before),
         "seen_now": _losses(known_rows, _load(known_rows, fits[-1]), rows, partitions),
         "seen_before": _losses(known_rows, _load(known_rows, before), rows, partitions),
     }
+
+
+def walk_losses(
+    walk: Walks, recipe: str, partitions: Sequence[str], rows: Sequence[int]
+) -> tuple[float | None, ...]:
+    """Return the sums of a recipe's losses in its walk by partition, None where it has none.
+
+    Parameters
+    ----------
+    rows : of each partition, shape (n,).
+    """
+    means = dict(zip(walk.partitions, walk.of(recipe), strict=True)) if recipe in walk.recipes else {}
+    sums = [means.get(key, np.nan) * count for key, count in zip(partitions, rows, strict=True)]
+    return tuple(float(total) if np.isfinite(total) else None for total in sums)
+
+
+def growth(fit: Fit, before: Fit) -> float:
+    """Return by what share of its rows a fit was fitted on more rows than the fit before; 0 if on fewer."""
+    return max(1 - before.rows / fit.rows, 0.0)
 
 
 def accepted_before(fits: Sequence[Fit], refused: Collection[str]) -> Fit | None:

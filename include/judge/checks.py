@@ -20,7 +20,7 @@ from include.judge.context import (
     CheckFunction,
     check_requirement,
 )
-from include.judge.evidence import BASELINE, CHALLENGER, Fairness, Slice
+from include.judge.evidence import BASELINE, CHALLENGER, Fairness, Refit, Slice
 from include.judge.groups import check_groups
 from include.spec.gate import Gate
 from include.stats.formatting import figure_and_limit
@@ -292,10 +292,26 @@ def refit(context: CheckContext) -> Sequence[Check]:
     if measured is None or len(measured.seen_rows) < partitions_needed(1) or not any(measured.seen_before):
         return []
     excess = (measured.seen_now, measured.seen_before, measured.seen_rows)
-    text, limit_text, passed = _excess_loss(*excess, REFIT_TOLERANCE, context.gate)
+    text, limit_text, passed = _excess_loss(
+        *excess, REFIT_TOLERANCE, context.gate, _increase_by_growth(measured)
+    )
     name = "loss over the fit before, on rows that both have seen"
-    required = f"not shown to be > {limit_text}, {100 * REFIT_TOLERANCE:g} % of its loss"
+    required = f"not shown to be > {limit_text}, {100 * REFIT_TOLERANCE:g} % of its loss and what more rows cost"
     return [_unless_changed(context, Check(name, required, text, passed, DATA_REMEDY))]
+
+
+def _increase_by_growth(measured: Refit) -> float:
+    """Return how much more a sound fit may lose per row because it was fitted on more rows.
+
+    A fit knows its own rows better than rows that it hasn't seen. With n rows the margin falls as 1 / n, half
+    of it on its own rows. So the loss on them rises by half of the margin's relative change; twice that is
+    allowed, since the margin is measured on few partitions.
+    """
+    pairs = zip(measured.seen_walk, measured.seen_before, measured.seen_rows, strict=False)
+    known = [(unseen - seen, rows) for unseen, seen, rows in pairs if unseen is not None]
+    rows = sum(rows for _, rows in known)
+    margin = sum(difference for difference, _ in known) / rows if rows else 0.0
+    return measured.growth * max(margin, 0.0)
 
 
 def _unless_changed(context: CheckContext, check: Check) -> Check:
@@ -359,7 +375,12 @@ def twin(context: CheckContext) -> Sequence[Check]:
 
 
 def _excess_loss(
-    losses: Sequence[float], reference: Sequence[float], rows: Sequence[int], tolerance: float, gate: Gate
+    losses: Sequence[float],
+    reference: Sequence[float],
+    rows: Sequence[int],
+    tolerance: float,
+    gate: Gate,
+    allowance: float = 0.0,
 ) -> tuple[str, str, bool]:
     """Return by how much losses exceed a reference's, the tolerated excess, and whether no more is shown.
 
@@ -367,8 +388,9 @@ def _excess_loss(
     ----------
     losses, reference, rows : sums of the losses and numbers of rows by partition, shape (n,).
     tolerance : relative to the reference's mean loss.
+    allowance : tolerated in addition, per row.
     """
-    tolerated = tolerance * sum(reference) / sum(rows)
+    tolerated = tolerance * sum(reference) / sum(rows) + allowance
     excess = estimate_gain(losses, reference, rows, 1, gate.alpha)
     return (*excess.interval_and_limit(tolerated), excess.low <= tolerated)
 

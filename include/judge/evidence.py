@@ -160,6 +160,8 @@ class Refit:
     seen_rows : rows of the test partitions that the fit and its recipe's fit before were both fitted on,
         shape (m,).
     seen_now, seen_before : sums of the losses on them by partition of the two, shape (m,).
+    seen_walk : the same of the recipe's walk, whose fits hadn't seen them; None where there was no fit yet.
+    growth : by what share of its rows the fit was fitted on more rows than the fit before, from 0 to 1.
     """
 
     moved: float | None = None
@@ -171,6 +173,8 @@ class Refit:
     seen_rows: tuple[int, ...] = ()
     seen_now: tuple[float, ...] = ()
     seen_before: tuple[float, ...] = ()
+    seen_walk: tuple[float | None, ...] = ()
+    growth: float = 0.0
 
 
 @dataclass(frozen=True)

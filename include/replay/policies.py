@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 
 from include.evaluate.refit import (
     accepted_before,
+    growth,
     measure_movement,
     refused_before,
     seen_partitions,
     twin_partitions,
+    walk_losses,
 )
 from include.judge import checks
 from include.judge.context import CheckContext
@@ -405,6 +407,7 @@ class Declared(Policy):
         first = first_test_partition(list(rows), self.spec, partition)
         test = [key for key in rows if key >= first]
         seen = seen_partitions(self.spec, recipe, challenger, before, test) if before else []
+        seen_rows = tuple(len(rows[key].sampled) for key in seen)
         objective = self.spec.gate.objective
 
         def losses(fit: Fit, partitions: Sequence[str] = newest) -> tuple[float, ...]:
@@ -413,9 +416,11 @@ class Declared(Policy):
 
         return replace(
             moved,
-            seen_rows=tuple(len(rows[key].sampled) for key in seen),
+            seen_rows=seen_rows,
             seen_now=losses(challenger, seen),
             seen_before=losses(before, seen) if before else (),
+            seen_walk=walk_losses(self.walk(partition), recipe.name, seen, seen_rows),
+            growth=growth(challenger, before) if before else 0.0,
             rows=tuple(len(rows[key].sampled) for key in newest),
             twin=losses(twin),
             serving=losses(serving),

@@ -115,7 +115,7 @@ def test_the_way_to_the_login_leads_back(site: Site, browser: Browser) -> None:
 )
 def test_a_page_follows_light_and_dark_and_fits_a_phone(site: Site, page: Page, path: str) -> None:
     """Each page has the colors that the person wants, scrolls no phone sideways, and draws its charts."""
-    complaints, backgrounds = listen(page), set()
+    complaints, backgrounds = listen(site, page), set()
     for scheme, width in (("light", 1280), ("dark", 390)):
         page.emulate_media(color_scheme=scheme)
         page.set_viewport_size({"width": width, "height": 800})
