@@ -296,7 +296,8 @@ def refit(context: CheckContext) -> Sequence[Check]:
         *excess, REFIT_TOLERANCE, context.gate, _increase_by_growth(measured)
     )
     name = "loss over the fit before, on rows that both have seen"
-    required = f"not shown to be > {limit_text}, {100 * REFIT_TOLERANCE:g} % of its loss and what more rows cost"
+    share = f"{100 * REFIT_TOLERANCE:g} %"
+    required = f"not shown to be > {limit_text}, {share} of its loss and what a fit on more rows may lose"
     return [_unless_changed(context, Check(name, required, text, passed, DATA_REMEDY))]
 
 

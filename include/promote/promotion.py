@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from include.errors import EvergreenError, ModelError, NotPublished, StaleDecision
+from include.judge.checks import LEAKAGE_CHECKS
 from include.judge.evidence import Evidence
-from include.judge.judge import FORCED, Verdict, checks_of, judge
+from include.judge.judge import FORCED, NOT_ENOUGH, Verdict, checks_of, judge
 from include.models import artifacts
 from include.promote import approval, ledger
 from include.promote.approval import require_person_and_reason
@@ -100,8 +101,8 @@ def promote(lake: Lake, spec: UseCase, attempt_key: str, *, registry: Registry) 
     ledgers = read_ledgers(lake, spec)
     if not switch_for_request(ledgers.switches, attempt_key):
         if blocker := promotion_blocker(ledgers, attempt):
-            set_fallback(lake, spec, attempt)
-            return _blocked(spec, attempt, blocker)
+            fallback = set_fallback(lake, spec, attempt)
+            return _blocked(spec, attempt, "; ".join(filter(None, (blocker, fallback))))
         copy_to_lake(lake, Evidence.from_json(attempt["evidence"]), registry)
     switch = _record_promotion(lake, spec, attempt)
     mirror_aliases(lake, spec, registry)
@@ -115,25 +116,45 @@ def _blocked(spec: UseCase, attempt: Row, blocker: str) -> Promotion:
     return Promotion(None, blocker)
 
 
-def set_fallback(lake: Lake, spec: UseCase, attempt: Row) -> None:
-    """Let an attempt's baseline serve if there is no champion, and no baseline of this or a newer training.
+def set_fallback(lake: Lake, spec: UseCase, attempt: Row) -> str:
+    """Let an attempt's best baseline serve if there is no champion, and no baseline of a newer training.
+
+    That is the challenger itself, if it is a baseline that only lacks evidence. After a leak it is the prior,
+    since another baseline may have learned the same column.
 
     Parameters
     ----------
     attempt : a row of `attempts` that may not be promoted, or not yet.
+
+    Returns
+    -------
+    str
+        What serves, and from when; empty if nothing was switched.
     """
     evidence = Evidence.from_json(attempt["evidence"])
+    model, recipe = evidence.baseline_model, str(evidence.selection.get("baseline", ""))
+    if leaks := [c for c in checks_of(attempt["checks"]) if c.name in LEAKAGE_CHECKS and not c.passed]:
+        model, recipe = str(evidence.selection.get("prior_model", "")), "prior"
+    elif attempt["verdict"] == NOT_ENOUGH and evidence.recipe in [r.name for r in spec.training.baselines]:
+        model, recipe = evidence.model, evidence.recipe
 
     def decide_fallback(rows: list[Row]) -> list[Row] | None:
         baselines = [row["evidence"] for row in rows if row["role"] == "baseline"]
         if ledger.live_champion(rows) is not None or max(baselines, default="") >= evidence.partition:
             return None
+        if not model:
+            return None
         reason = f"there is no champion: {attempt['sentence']}"
         effective = ledger.next_unserved(lake, spec, evidence.partition)
         why = {"kind": FALLBACK, "by": "", "reason": reason, "attempt": attempt["key"], "request": ""}
-        return switch_rows(evidence, ["baseline"], effective=effective, **why)
+        (row,) = switch_rows(evidence, ["baseline"], effective=effective, **why)
+        return [{**row, "model": model, "recipe": recipe}]
 
-    ledger.record_switch(lake, decide_fallback)
+    row = ledger.record_switch(lake, decide_fallback)
+    if row is None:
+        return ""
+    why = ", since other baselines may have learned what leaked" if leaks else ""
+    return f"{row['recipe']} serves as the baseline from {row['effective']} on{why}"
 
 
 def _record_promotion(lake: Lake, spec: UseCase, attempt: Row) -> Row | str:

@@ -14,7 +14,7 @@ Training is idempotent: the same declaration, partition and data return the run 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -201,7 +201,10 @@ class TrainingAttempt:
             rows={"train": parts.train.num_rows, "test": parts.test.num_rows},
             challenger=model,
             baseline=baseline_model,
-            selection=Selection.from_walks(spec, walk, choice, serving, baseline),
+            selection=replace(
+                Selection.from_walks(spec, walk, choice, serving, baseline),
+                prior_model=next((fits[r.name].model for r in recipes(spec) if r.estimator == "prior"), ""),
+            ),
         )
         # of rows that the predicting model was not fitted on, if there are any
         unseen = walks.predict_walk(lake, spec, test).get(choice.recipe, np.empty(0))

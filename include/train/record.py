@@ -59,6 +59,7 @@ class Selection:
     partitions : the number of partitions of the walks.
     gain : by how much the loss of ``recipe`` is lower than that of ``serving``, per row, and its lower bound
         of a confidence sequence; None if the recipe stays or there is nothing to compare with.
+    prior_model : digest of the fit of the recipe that uses no features; empty if none is declared.
     relation_changed : whether the relation between features and label has changed, see
         `include.train.selection.relation_changed`.
     """
@@ -72,6 +73,7 @@ class Selection:
     partitions: int
     gain: tuple[float, float] | None = None
     relation_changed: bool = False
+    prior_model: str = ""
 
     @classmethod
     def from_walks(cls, spec: UseCase, walk: Walks, choice: Choice, serving: str, baseline: str) -> Selection:

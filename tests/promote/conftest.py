@@ -154,7 +154,8 @@ def attempt(weekly: UseCase, lake: Lake) -> Callable[..., str]:
     """Writes the evidence of a training and returns where it lies.
 
     ``attempt(3, partition, champion=2)`` is version 3, trained on ``partition``, of another recipe than
-    version 2; with ``refresh`` it is a refit of version 2's recipe, and with ``refused`` the gate refuses it.
+    version 2; with ``refresh`` it is a refit of version 2's recipe. The gate refuses it with ``refused`` or
+    ``leak``.
     """
 
     def write(
@@ -165,6 +166,8 @@ def attempt(weekly: UseCase, lake: Lake) -> Callable[..., str]:
         refresh: bool = False,
         refused: bool = False,
         count: int = 6,
+        leak: bool = False,
+        recipe: str = "",
         data: bytes = b"",
         spec: UseCase = weekly,
     ) -> str:
@@ -184,6 +187,12 @@ def attempt(weekly: UseCase, lake: Lake) -> Callable[..., str]:
             facts=facts(found, serving=Serving(not refused, {"p95_ms": 5.0})),
             selection=selection("forest" if refresh else "ridge" if champion else ""),
         )
+        if recipe:
+            why = {**selection("", recipe), "baseline": "ridge", "prior_model": digest_bytes(model(4))}
+            made = replace(made, recipe=recipe, selection=why)
+        if leak:
+            leaks = replace(made.facts.leakage, single_feature={"price": 0.999})
+            made = replace(made, facts=replace(made.facts, leakage=leaks))
         key = f"evaluations/{made.key}.json"
         lake.create(key, made.to_json().encode())
         return key

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -156,6 +157,37 @@ def test_a_first_training_that_is_refused_leaves_its_baseline_in_service(
         ("baseline", "promoted"),
         ("champion", "promoted"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("evidence", "recipe", "served"),
+    [
+        ({"count": 3}, "ridge", ("ridge", 1)),
+        ({"count": 3}, "boosting", ("ridge", 0)),
+        ({"refused": True}, "ridge", ("ridge", 0)),
+        ({"leak": True}, "boosting", ("prior", 4)),
+        ({"leak": True}, "ridge", ("prior", 4)),
+    ],
+    ids=["baseline without evidence", "candidate without evidence", "broken", "leak", "leak in a baseline"],
+)
+def test_the_best_sound_baseline_serves_without_a_champion(
+    lake: Lake,
+    weekly: UseCase,
+    attempt: Attempt,
+    registry: Registry,
+    evidence: dict[str, Any],
+    recipe: str,
+    served: tuple[str, int],
+) -> None:
+    """That is the chosen recipe if it is a baseline and only lacks evidence; and after a leak, the prior."""
+    key = _key(attempt(1, FIRST, recipe=recipe, **evidence))
+    judge_and_record(lake, weekly, f"evaluations/{key}.json")
+    promotion = promote(lake, weekly, key, registry=registry)
+    (row,) = ledger.switches(lake)
+    name, number = served
+    assert (row["role"], row["recipe"], row["model"]) == ("baseline", name, digest_bytes(model(number)))
+    assert f"{name} serves as the baseline from {SECOND} on" in promotion.blocker
+    assert ("what leaked" in promotion.blocker) == ("leak" in evidence)
 
 
 @pytest.mark.parametrize("kind", ["immediate", "shadow", "canary"])
