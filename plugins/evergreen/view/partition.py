@@ -133,7 +133,7 @@ def _served(lake: Lake, spec: UseCase, partition: str) -> list[Row]:
     by = ["served_by", "version", "model", "reason"]
     counts = lake.counts("predictions", by, {"partition": partition})
     models = {row["model"]: model for row in counts if (model := row["model"])}
-    about = model_facts(lake, list(models), partition)
+    about = _model_facts(lake, list(models))
     total = sum(row["count"] for row in counts)
     return [
         {**row, "share": row["count"] / total, "about": about.get(row["model"])}
@@ -141,8 +141,8 @@ def _served(lake: Lake, spec: UseCase, partition: str) -> list[Row]:
     ]
 
 
-def model_facts(lake: Lake, models: Sequence[str], partition: str) -> dict[str, Row]:
-    """Return recipe, training, rows and last fitted partition of the models of a partition, by digest.
+def _model_facts(lake: Lake, models: Sequence[str]) -> dict[str, Row]:
+    """Return each model's recipe, training, fitted rows and last fitted partition, by its digest.
 
     A figure that no ledger has is empty or None.
     """
@@ -151,15 +151,12 @@ def model_facts(lake: Lake, models: Sequence[str], partition: str) -> dict[str, 
     if not models:
         return {}
     fits = {row["model"]: row for row in lake.rows("fits", {"model": list(models)})}
-    switches = [row for row in ledger.switches(lake) if row["effective"] <= partition]
-    by_model = {row["model"]: row for row in switches}  # the newest in effect
+    switches = {row["model"]: row for row in ledger.switches(lake)}
     facts = {}
     for model in models:
-        fit, switch = fits.get(model, {}), by_model.get(model, {})
+        fit, switch = fits.get(model, {}), switches.get(model, {})
         facts[model] = {
             "recipe": switch.get("recipe") or fit.get("recipe") or "",
-            "kind": switch.get("kind", ""),
-            "effective": switch.get("effective", ""),
             "trained": fit.get("partition") or switch.get("evidence", ""),
             "rows": fit.get("rows"),
             "last_fitted": fit.get("last_fitted", ""),
