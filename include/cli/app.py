@@ -32,7 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-NO_LAKE = {"init", "validate", "schema", "--help"}  # commands that need no settings, unless with --data
+# commands that need no settings, unless with --data
+NO_LAKE = {"init", "validate", "schema", "contract", "--help"}
 AllOrOne = Annotated[str | None, typer.Argument(metavar="[USECASE]", help="Default: all use cases.")]
 Partition = Annotated[str | None, typer.Option("--partition", help="A partition, such as 2013-03-01.")]
 

@@ -1,15 +1,18 @@
-"""The read-only commands: realized performance, the history page, the replay, the gauges for Prometheus."""
+"""The read-only commands: performance, the history page, the replay, gauges for Prometheus, contracts."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 
 from include import spec as specs
 from include.cli.options import AsJson, Debug, Page, UseCaseName, print_result, require_writable
+from include.errors import SpecError
 from include.reports.text import text_table
 from include.spec.clock import day_of
 
@@ -138,6 +141,43 @@ def metrics(
     samples = [sample for name in selected for sample in scrape(name)]
     text = exposition_text(samples, HELP).rstrip("\n")
     print_result({"samples": [vars(sample) for sample in samples]}, text, as_json)
+
+
+@inspection.command()
+def contract(
+    usecase: UseCaseName,
+    source: Annotated[str, typer.Argument(metavar="SOURCE")],
+    suite: Annotated[
+        Path | None, typer.Option("--read", help="A suite's JSON to turn into the source's declaration.")
+    ] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Print a source's contract as a suite of Great Expectations 1.x, or read a suite as a contract.
+
+    With --read it prints what the suite says, as YAML for usecase.yaml. Each expectation that a declaration
+    can't express is named on stderr, and then the exit code is 1.
+    """
+    from include.ingest.validation.suite import from_suite, to_suite
+
+    spec = specs.load(usecase)
+    if suite is None:
+        data = to_suite(spec, source)
+        print_result(data, json.dumps(data, indent=1, default=str), as_json)
+        return
+    result = from_suite(_read_json(suite), spec, source)
+    data = {"declaration": result.declaration, "not_expressed": result.not_expressed}
+    print_result(data, yaml.safe_dump(result.declaration, sort_keys=False).rstrip(), as_json)
+    for sentence in result.not_expressed:
+        typer.echo(f"not expressed: {sentence}", err=True)
+    raise typer.Exit(bool(result.not_expressed))
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise SpecError(f"--read {file}", required="a JSON file", found=str(error)) from None
 
 
 def pending_text(rows: Sequence[dict[str, Any]]) -> str:

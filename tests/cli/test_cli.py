@@ -106,6 +106,7 @@ def test_help_names_every_command() -> None:
         "force",
         "withdraw",
         "ablate",
+        "contract",
         "performance",
         "history",
         "backup",

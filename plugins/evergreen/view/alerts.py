@@ -42,7 +42,9 @@ def alerts_data(lake: Lake, spec: UseCase) -> dict[str, Any]:
     newest = log.monitored[-1] if log.monitored else ""
     alerts = log.open_alerts()
     partitions = sorted({partition for alert in alerts for partition in alert.partitions})
-    sent, recipients = _alerted(lake, partitions), notified(lake, partitions)
+    sent, keys = _alerted(lake, partitions), {alert.key for alert in alerts}
+    # it reads an object for each message, so only those that had one of these alerts
+    recipients = notified(lake, [partition for partition in sent if sent[partition] & keys])
     until = spec.clock.shift(newest, spec.alerts.quiet) if newest else ""
     rows = []
     for alert in alerts:
