@@ -177,6 +177,8 @@ def judge(
         seen_rows=tuple(count for _, count in seen.values()),
         seen_now=tuple(lost for lost, _ in seen.values()),
         seen_before=tuple(lost for lost, _ in seen_before.values()),
+        seen_walk=tuple(walk[key][0] for key in both),
+        growth=max(1 - data.known(clock.shift(sunday, -7)).num_rows / damaged.num_rows, 0.0),
     )
     leakage = Leakage()
     if kind == "leak":
