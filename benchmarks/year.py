@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 
 from include.cli import stages
 from include.monitor import report
-from include.reports import history
 from include.spec import load
 from include.storage.lake import Lake
 
@@ -33,7 +32,6 @@ def main() -> None:
     until = sys.argv[2] if len(sys.argv) > 2 else LAST
     # pages decide nothing, and take longer than a partition's figures
     report.draw_drift_report = lambda *_: None
-    history.redraw_history = lambda *_: None
     watched = {row["partition"] for row in lake.rows("partitions", {"product": "monitor"})}
     trained = {row["partition"] for row in lake.rows("attempts")}
     sundays = spec.clock.keys(SUNDAY, until)[every::every]

@@ -1,4 +1,4 @@
-"""Manual actions: verify, back up, redraw the history page, roll back, force, withdraw, silence an alert.
+"""Manual actions: verify, back up, roll back, force, withdraw, silence an alert.
 
 ## When
 
@@ -7,11 +7,11 @@ both.
 
 ## Changes
 
-`verify` changes nothing. `back up` adds new objects to EVERGREEN_BACKUP. `redraw the year` replaces the
-history page. `roll back` and `force` switch the serving model from the next partition on, in one commit to
-`deployments`; a forced model stays marked as forced. `withdraw` removes a partition that is off the schedule
-or in the future, and stores a copy of its rows. `acknowledge` and `mute` add a row to `silences`: an
-acknowledged alert isn't sent again while it persists, a muted one isn't until the partition of the form.
+`verify` changes nothing. `back up` adds new objects to EVERGREEN_BACKUP. `roll back` and `force` switch the
+serving model from the next partition on, in one commit to `deployments`; a forced model stays marked as
+forced. `withdraw` removes a partition that is off the schedule or in the future, and stores a copy of its
+rows. `acknowledge` and `mute` add a row to `silences`: an acknowledged alert isn't sent again while it
+persists, a muted one isn't until the partition of the form.
 
 ## If it is red
 

@@ -64,7 +64,7 @@ def history(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Draw the history page: performance, drift, alarms and switches on one time axis."""
+    """Sum up the last year: alarms by check and switches. --page draws them on one time axis."""
     from include.reports.history import draw_history, history_text
     from include.storage.lake import Lake
 

@@ -110,10 +110,8 @@ def _score(lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime) 
 
 def _monitor(lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime) -> Iterator[Ref]:
     from include.monitor.pipeline import monitor
-    from include.reports.history import redraw_history
 
     yield from (monitor(lake, spec, partition) for partition in partitions)
-    redraw_history(lake, spec)
 
 
 def _rollout(lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime) -> Iterator[Ref]:

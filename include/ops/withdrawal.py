@@ -29,8 +29,6 @@ from include.monitor.state import PRODUCT, REALISED
 from include.promote.approval import require_person_and_reason
 from include.promote.ledger import Row, append_compare_and_swap
 from include.references import Ref, digest_bytes, validate_key
-from include.reports.history import redraw_history
-from include.reports.paths import HISTORY
 from include.spec import UseCase
 from include.spec.partition import check_partition
 from include.stats import profiles
@@ -197,10 +195,6 @@ def _recompute(lake: Lake, spec: UseCase, partitions: Sequence[str], dependents:
     next_monitored = {next((key for key in scheduled if key >= partition), "") for partition in changed}
     for key in sorted(next_monitored - {""}):
         monitor(lake, spec, key)
-    if monitored:
-        redraw_history(lake, spec)
-    else:
-        lake.remove([f"reports/{HISTORY}"])
 
 
 def _remove_rows(lake: Lake, table: str, where: Where) -> None:

@@ -64,7 +64,7 @@ SETTINGS: dict[Any, Any] = {
     "axes.facecolor": "none",
 }
 NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-_DRAWING = threading.Lock()  # Matplotlib's settings are global, and a server answers requests in threads
+DRAWING = threading.Lock()  # Matplotlib's settings are global, and a server answers requests in threads
 
 
 class Chart:
@@ -85,7 +85,7 @@ def chart(title: str, x: str, y: str, height: float = 3.2) -> Iterator[Chart]:
     x, y : axis labels, with units.
     height : in inches; the width is 5.6.
     """
-    with _DRAWING, mpl.rc_context({**SETTINGS, "svg.hashsalt": title}):
+    with DRAWING, mpl.rc_context({**SETTINGS, "svg.hashsalt": title}):
         figure = Figure(figsize=(5.6, height), layout="constrained")
         drawing = Chart(figure.subplots())
         drawing.axes.set(title=title, xlabel=x, ylabel=y)

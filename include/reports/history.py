@@ -1,6 +1,6 @@
 """The history page: a use case's performance, alarms, drift and switches over the last year of partitions.
 
-It is drawn again at the end of each monitored partition, and stored as ``reports/history.html``.
+It is drawn when it is opened, from what the tables have then.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ from numpy.typing import NDArray
 from include.judge.judge import NOT_BLESSED, NOT_ENOUGH
 from include.monitor import registry
 from include.promote import ledger
-from include.reports.charts import BAD, GOOD, INK, NEW, OLD, SETTINGS, SOFT, svg
+from include.reports.charts import BAD, DRAWING, GOOD, INK, NEW, OLD, SETTINGS, SOFT, svg
 from include.reports.html import templates
-from include.reports.paths import HISTORY
 from include.reports.text import text_table
 from include.spec import UseCase
 from include.stats.intervals import gain_bounds
@@ -145,24 +144,9 @@ class History:
 
 
 def draw_history(lake: Lake, spec: UseCase) -> tuple[dict[str, Any], str]:
-    """Draw the page and store it as ``reports/history.html``.
-
-    If the tables changed while the page was drawn, it is drawn again. Otherwise the last of several
-    concurrent runs to write might be the first that read.
-
-    Returns
-    -------
-    dict, str
-        A summary as plain JSON, and the page. The same tables give the same bytes.
-    """
+    """Return a summary as plain JSON, and the page as HTML. The same tables give the same bytes."""
     history = read_history(lake, spec)
-    for _ in range(MAX_DRAWS):
-        sentence = _sentence(history)
-        html = render_history(history, sentence)
-        lake.replace(f"reports/{HISTORY}", html.encode())
-        previous, history = history, read_history(lake, spec)
-        if history == previous:
-            break
+    sentence = _sentence(history)
     summary = {
         "usecase": spec.name,
         "sentence": sentence,
@@ -177,17 +161,8 @@ def draw_history(lake: Lake, spec: UseCase) -> tuple[dict[str, Any], str]:
             {name: row[name] for name in ("effective", "role", "version", "kind", "reason")}
             for row in history.switches
         ],
-        "page": f"{lake.uri}/reports/{HISTORY}",
     }
-    return summary, html
-
-
-def redraw_history(lake: Lake, spec: UseCase) -> None:
-    """Draw the page; an error is logged and not raised, because the partition is complete without it."""
-    try:
-        draw_history(lake, spec)
-    except Exception:  # no error of the page may fail a partition
-        log.exception("%s: can't draw reports/%s", spec.name, HISTORY)
+    return summary, render_history(history, sentence)
 
 
 def history_text(summary: dict[str, Any]) -> str:
@@ -198,7 +173,7 @@ def history_text(summary: dict[str, Any]) -> str:
     if episodes := [episode for episode in summary["episodes"] if episode["check"] != DRIFT]:
         columns = ["first", "last", "partitions", "check", "subject", "note"]
         lines += ["", *text_table(episodes, columns)]
-    return "\n".join([*lines, "", summary["page"]])
+    return "\n".join(lines)
 
 
 def _sentence(history: History) -> str:
@@ -360,7 +335,7 @@ def _episode_table(title: str, episodes: Sequence[Episode]) -> dict[str, Any]:
 def draw_panels(history: History) -> str:
     """Return the panels as SVG, in the page's own colors."""
     draw_functions = (_panel_losses, _panel_gain, _panel_metric, _panel_drift, _panel_alarms)
-    with rc_context({**SETTINGS, "svg.hashsalt": CHART_TITLE}):
+    with DRAWING, rc_context({**SETTINGS, "svg.hashsalt": CHART_TITLE}):
         figure = Figure(figsize=(11, sum(PANEL_HEIGHTS)), layout="constrained")
         panels = figure.subplots(len(PANEL_HEIGHTS), 1, sharex=True, height_ratios=PANEL_HEIGHTS)
         for panel, draw in zip(panels, draw_functions, strict=True):

@@ -206,7 +206,6 @@ def fill(lake: Lake, usecase: str) -> None:
     _quarantine(lake, source, second)
     _ledgers(lake, first)
     lake.replace(f"reports/monitor/{second}.html", b"<!doctype html><script>1</script><p>drifted: price</p>")
-    lake.replace("reports/history.html", b"<!doctype html><p>the year of this champion</p>")
     lake.replace(f"reports/verdict/{first}-{ATTEMPT[:8]}.html", b"<!doctype html><p>why it was blessed</p>")
 
 

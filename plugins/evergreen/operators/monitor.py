@@ -17,14 +17,12 @@ if TYPE_CHECKING:
 
     from include.storage.lake import Lake
 
-PENDING = ["null", "scheduled", "queued", "up_for_retry"]  # "null": not scheduled yet
-
 
 class MonitorOperator(EvergreenOperator):
     """Compare the partition with the model's reference, and matured predictions with their labels.
 
-    Reads profiles, predictions and labels. Writes performance, findings, the decision, the drift report and
-    *The year*. The event of the decisions' asset carries the decision.
+    Reads profiles, predictions and labels. Writes performance, findings, the decision and the drift report.
+    The event of the decisions' asset carries the decision.
     """
 
     operator_extra_links = (OverviewLink(), ReportLink())
@@ -32,7 +30,6 @@ class MonitorOperator(EvergreenOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of the partition's findings; fail if the partition has no predictions."""
         from include.monitor.pipeline import monitor
-        from include.reports.history import redraw_history
 
         lake, spec = self.open()
         with self.no_retry_on_final_errors():
@@ -45,21 +42,9 @@ class MonitorOperator(EvergreenOperator):
             self.describe_event(context, "decisions", lake, "decisions", decided)
             extra = {name: decision[name] for name in ("partition", "decision", "cause")}
             context["outlet_events"][product(self.usecase, "decisions")].extra.update(extra)
-        if context["dag_run"].run_type != "backfill" or not _other_runs_pending(context):
-            redraw_history(lake, spec)
         if not lake.rows("partitions", {"product": "predictions", "partition": partition}):
             raise AirflowFailException(f"{self.usecase} {partition}: nothing was predicted; {ref.note}")
         return self.to_xcom(ref)
-
-
-def _other_runs_pending(context: Context) -> bool:
-    """Return whether this task has yet to start in other runs of its DAG.
-
-    All runs of a backfill exist from its start. So whichever of them publishes last sees none pending, in any
-    order and with any number at once. Only it, and those that overlap with it, redraw the page.
-    """
-    task = context["ti"]
-    return task.get_ti_count(dag_id=task.dag_id, task_ids=[task.task_id], states=PENDING) > 0
 
 
 class DecisionOperator(EvergreenOperator):

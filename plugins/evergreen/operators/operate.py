@@ -16,7 +16,7 @@ from include.references import Ref
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-ACTIONS = ["verify", "back up", "redraw the year", "roll back", "force", "withdraw", "acknowledge", "mute"]
+ACTIONS = ["verify", "back up", "roll back", "force", "withdraw", "acknowledge", "mute"]
 
 
 class OperateOperator(EvergreenOperator):
@@ -39,8 +39,6 @@ class OperateOperator(EvergreenOperator):
             return self._verify()
         if form["action"] == "back up":
             return back_up([self.open()[0]])
-        if form["action"] == "redraw the year":
-            return self._redraw()
         if not by:
             raise AirflowFailException(
                 f"{form['action']}: required a person, found nobody; log in and trigger this from the UI"
@@ -67,18 +65,6 @@ class OperateOperator(EvergreenOperator):
         if result.differences:
             raise AirflowFailException("; ".join(result.differences[:5]))
         return Ref(lake.uri, "all", note=result.note)
-
-    def _redraw(self) -> Ref:
-        from include.reports.history import draw_history
-
-        lake, spec = self.open()
-        year, _ = draw_history(lake, spec)
-        return Ref(
-            year["page"],
-            "all",
-            rows=year["partitions"],
-            note=f"The history page is drawn: {year['sentence']}",
-        )
 
     def _roll_back(self, form: Any, by: str, request: str) -> Ref:
         from include.models.registry import Registry

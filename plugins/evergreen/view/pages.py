@@ -11,6 +11,7 @@ from fastapi.responses import HTMLResponse
 from evergreen.view.access import Open, Opened, Readable
 from evergreen.view.html import page
 from evergreen.view.quarantined import quarantined_rows
+from include.reports.paths import HISTORY
 from include.spec.clock import day_of
 
 # Evidently's reports contain scripts and styles. The sandbox gives them an origin of their own, without
@@ -41,14 +42,21 @@ ReportPath = Annotated[str, Depends(report_path)]
 @router.get("/report/{usecase}/{path:path}")
 def framed_report(request: Request, opened: Opened, path: ReportPath) -> HTMLResponse:
     """Show a report in a frame, with a link back to the use case."""
-    _stored(opened, path)
+    if path != HISTORY:
+        _stored(opened, path)
     return page(request, "report.html", title=path, usecase=opened.spec.name, path=path)
 
 
 @router.get("/reports/{usecase}/{path:path}")
 def report(opened: Opened, path: ReportPath) -> Response:
-    """Return a report as it is stored."""
-    return Response(_stored(opened, path), media_type="text/html", headers=REPORT_HEADERS)
+    """Return a report as it is stored; *The year* is drawn when it is opened."""
+    if path == HISTORY:
+        from include.reports.history import draw_history  # it imports Matplotlib
+
+        content = draw_history(opened.lake, opened.spec)[1].encode()
+    else:
+        content = _stored(opened, path)
+    return Response(content, media_type="text/html", headers=REPORT_HEADERS)
 
 
 @router.get("/quarantine/{usecase}/{partition}")

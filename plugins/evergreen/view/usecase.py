@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse
 from evergreen.view.access import MayOperate, Named, Opened
 from evergreen.view.html import guarded, page
 from evergreen.view.overview import chart, read_health
-from include.reports.paths import HISTORY, REPLAY, page_place
+from include.reports.paths import REPLAY, page_place
 
 if TYPE_CHECKING:
     from include.spec import UseCase
@@ -74,7 +74,6 @@ def state(lake: Lake, spec: UseCase) -> dict[str, Any]:
         "switches": _switches(switches, reports),
         "unlabelled": sum(bool(row["predicted"]) and not row["metrics"] for row in partitions),
         "partitions": partitions,
-        "history": HISTORY if f"reports/{HISTORY}" in reports else "",
         "replay": REPLAY if f"reports/{REPLAY}" in reports else "",
     }
 

@@ -24,7 +24,6 @@ from include.ops.status import status
 from include.ops.verify import verify
 from include.ops.withdrawal import withdraw
 from include.references import digest_json
-from include.reports.history import redraw_history
 from include.score.pipeline import score
 from include.spec import UseCase
 from include.spec.load import read
@@ -91,7 +90,6 @@ def ran(lake: Lake, use: UseCase, partition: str) -> None:
     machines.stops(lake, use, partition)
     score(lake, use, partition)
     monitor(lake, use, partition)
-    redraw_history(lake, use)
 
 
 def copied(folder: Path, to: Path) -> Lake:
