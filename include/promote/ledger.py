@@ -207,8 +207,9 @@ def next_unserved(lake: Lake, spec: UseCase, *partitions: str) -> str:
 
 def served_partitions(lake: Lake) -> list[str]:
     """Return the partitions that have been scored, in order."""
-    rows = lake.rows("partitions", {"product": "predictions"})
-    return sorted(row["partition"] for row in rows if row["outcome"] == "published")
+    where = {"product": "predictions", "outcome": "published"}
+    rows = lake.read("partitions", where, ["partition"])
+    return [] if rows is None else sorted(rows["partition"].to_pylist())
 
 
 def record_switch(lake: Lake, decide: Callable[[list[Row]], list[Row] | T]) -> Row | T:
