@@ -125,10 +125,9 @@ def serving_of(rows: Sequence[Row], partition: str) -> Serving:
 
 def vacancy(rows: Sequence[Row], partition: str) -> str:
     """Return why no champion serves a partition and what serves instead; empty if a champion serves it."""
-    current = serving_of(rows, partition)
-    if current.champion is not None:
+    if any(row["effective"] <= partition for row in champions(rows)):
         return ""
-    baseline = current.baseline
+    baseline = serving_of(rows, partition).baseline
     substitute = f"baseline v{baseline['version']}" if baseline else "a constant"
     return f"there is no champion: no model was promoted yet, and {substitute} serves instead"
 

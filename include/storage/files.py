@@ -23,7 +23,7 @@ from include.storage import predicates
 from include.storage.predicates import Where
 
 SMALL_BYTES = 16 << 20  # of the files that a read touches; for more, a query streams them
-CACHED_BYTES = 32 << 20  # of decoded columns of a table that are kept
+CACHED_BYTES = 32 << 20  # of decoded columns of a table, beyond which they are dropped before the next read
 Load = Callable[[str], bytes | None]  # returns an object of the table's folder, None if it doesn't exist
 
 
@@ -120,13 +120,13 @@ class TableFiles:
 
     def select(self, where: Where | None) -> list[File]:
         """Return the files that may have rows that satisfy a condition, ordered by their partitions."""
-        wanted = _wanted(where)
+        wanted = _values_by_column(where)
         files = [file for file in self._files.values() if file.may_have(wanted)]
         return sorted(files, key=lambda file: (file.low or "", file.path))
 
     def read(self, files: Sequence[File], where: Where | None, columns: Sequence[str]) -> pa.Table:
         """Return the columns of those rows of the files that satisfy a condition."""
-        schema, wanted = pa.schema([self.schema.field(name) for name in columns]), _wanted(where)
+        schema, wanted = pa.schema([self.schema.field(name) for name in columns]), _values_by_column(where)
         tables = [schema.empty_table()]
         for file in files:
             decoded = self._decode(file, [*columns, *wanted])
@@ -139,6 +139,9 @@ class TableFiles:
 
     def _decode(self, file: File, columns: Sequence[str]) -> dict[str, pa.ChunkedArray]:
         """Return columns of a file, of which those that were decoded before are kept."""
+        if self._bytes > CACHED_BYTES:
+            self._columns.clear()
+            self._bytes = 0
         missing = [name for name in dict.fromkeys(columns) if (file.path, name) not in self._columns]
         if missing:
             self._keep(file, missing)
@@ -151,9 +154,6 @@ class TableFiles:
         stored = pq.ParquetFile(pa.py_buffer(data))
         present = set(stored.schema_arrow.names)
         rows = stored.read([name for name in columns if name in present], use_threads=False)
-        if self._bytes + rows.nbytes > CACHED_BYTES:
-            self._columns.clear()
-            self._bytes = 0
         for name in columns:
             data_type = self.schema.field(name).type
             if name in file.values:
@@ -174,7 +174,7 @@ def _added(add: Mapping[str, object]) -> File:
     return File(unquote(str(add["path"])), int(str(add["size"])), dict(add["partitionValues"]), low, high)  # type: ignore[call-overload]
 
 
-def _wanted(where: Where | None) -> dict[str, list[Any]]:
+def _values_by_column(where: Where | None) -> dict[str, list[Any]]:
     return {
         column: [values] if isinstance(values, str | int) else sorted(values)
         for column, values in (where or {}).items()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from include.storage import files as reading
 from include.storage import merging, predicates
 from include.storage.lake import Lake
 
@@ -35,7 +37,7 @@ def publish(lake: Lake, commit: Commit, value: int) -> None:
     lake.publish("partitions", rows, {"product": product, "partition": partition})
 
 
-def files(lake: Lake, table: str) -> int:
+def file_count(lake: Lake, table: str) -> int:
     """Return the number of files that a table is read from."""
     opened = lake.open(table)
     assert opened is not None
@@ -65,8 +67,9 @@ def test_rows_read_from_files_are_those_of_a_query(
     assert opened is not None
     names = predicates.columns(columns) if columns else "*"
     expected = predicates.run_query(opened, predicates.select(names, where))
-    for reader in (lake, Lake("usecase", lake.uri.rpartition("/")[0])):
-        rows = reader.read("partitions", where, columns)
+    for reader, cached in ((lake, 1 << 20), (lake, 0), (Lake("usecase", lake.uri.rpartition("/")[0]), 0)):
+        with mock.patch.object(reading, "CACHED_BYTES", cached):  # at 0, nothing is kept from read to read
+            rows = reader.read("partitions", where, columns)
         assert rows is not None
         assert rows.schema.equals(expected.schema)
         assert sorted(map(repr, rows.to_pylist())) == sorted(map(repr, expected.to_pylist()))
@@ -95,7 +98,7 @@ def test_files_stay_few_however_many_commits(lake: Lake) -> None:
         key = f"2024-{1 + number // 28:02}-{1 + number % 28:02}"
         publish(lake, ("a", key, 2), number)
         expected[key] = number
-    assert files(lake, "partitions") <= 2 * merging.FANOUT
+    assert file_count(lake, "partitions") <= 2 * merging.FANOUT
     rows = lake.rows("partitions")
     assert len(rows) == 2 * len(expected)
     assert {row["partition"]: row["value"] for row in rows} == expected
@@ -106,7 +109,7 @@ def test_a_ledger_stays_few_files_and_keeps_each_row(lake: Lake) -> None:
     for switch in range(30):
         rows = pa.table({"switch": pa.array([switch], pa.int64())})
         lake.append_at("deployments", rows, lake.version("deployments"))
-    assert files(lake, "deployments") <= merging.FANOUT
+    assert file_count(lake, "deployments") <= merging.FANOUT
     assert sorted(row["switch"] for row in lake.rows("deployments")) == list(range(30))
 
 
