@@ -7,7 +7,7 @@ recipe has a fit, and the champion is refitted. Nothing maintains the lake in be
 
 The next partitions are then scored, monitored and stepped by the stages' own functions in one fresh process,
 after two that warm it up: seconds of CPU of all threads, the median of five partitions, and the most memory
-of the process's own (RssAnon) meanwhile, imports included. No pages are drawn. With ``--json`` the figures
+of the process's own (RssAnon) in one more, imports included. No pages are drawn. With ``--json`` the figures
 are one line of JSON on standard output, and the progress is on standard error.
 """
 
@@ -358,11 +358,13 @@ def measure(folder: str, size: int) -> dict[str, float]:
     spec = use_case()
     lake = Lake(spec.name, folder)
     report.draw_drift_report = lambda *_: None
-    taken = []
-    with Anonymous() as memory:
-        for place in range(HISTORY + size, HISTORY + size + WARM + MEASURED):
-            generate(lake, spec, [place])
-            taken.append(_run(lake, spec, partition_of(spec, place)))
+    places, taken = range(HISTORY + size, HISTORY + size + WARM + MEASURED), []
+    for place in places:
+        generate(lake, spec, [place])
+        taken.append(_run(lake, spec, partition_of(spec, place)))
+    with Anonymous() as memory:  # which takes time itself
+        generate(lake, spec, [places.stop])
+        _run(lake, spec, partition_of(spec, places.stop))
     figures = {name: median(each[name] for each in taken[WARM:]) for name in taken[0]}
     return {**figures, "peak": memory.most}
 
@@ -384,7 +386,7 @@ def main(command: Sequence[str]) -> None:
         for size in SIZES:
             apart("flat", "build", folder, begin, size)
             figures = apart("flat", "measure", folder, size)
-            begin = size + WARM + MEASURED
+            begin = size + WARM + MEASURED + 1
             both = figures["score"] + figures["rollout"]
             result["monitor"][str(size)] = round(figures["monitor"], 3)
             result["score_rollout"][str(size)] = round(both, 3)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from include.models.registry import Registry  # it imports MLflow
 
 RETENTION_DAYS = 30
-FILE_BYTES = 16 << 20  # a file is rewritten as a whole when one of its partitions changes
+FILE_BYTES = 2 << 20  # a file is rewritten as a whole when one of its partitions changes
 COMMIT_BYTES = 4 * FILE_BYTES  # that are compacted in one commit, in memory
 
 

@@ -23,6 +23,7 @@ from include.storage import predicates
 from include.storage.predicates import Where
 
 SMALL_BYTES = 16 << 20  # of the files that a read touches; for more, a query streams them
+FILE_BYTES = 4 << 20  # of each of them: a larger one would be decoded whole, where a query skips parts of it
 CACHED_BYTES = 32 << 20  # of decoded columns of a table, beyond which they are dropped before the next read
 Load = Callable[[str], bytes | None]  # returns an object of the table's folder, None if it doesn't exist
 
@@ -187,5 +188,6 @@ def commit_path(version: int) -> str:
 
 
 def small(files: Sequence[File]) -> bool:
-    """Return whether files are few bytes, which are faster read from memory than queried."""
-    return sum(file.size for file in files) <= SMALL_BYTES
+    """Return whether files are few bytes, which are faster decoded than queried."""
+    sizes = [file.size for file in files]
+    return sum(sizes) <= SMALL_BYTES and max(sizes, default=0) <= FILE_BYTES

@@ -17,7 +17,7 @@ from include.storage import predicates
 from include.storage.files import File, TableFiles, small
 
 FANOUT = 8
-SIZES = (64 << 10, 512 << 10, 4 << 20)  # bytes below which a file is of one size; larger ones stay
+SIZES = (32 << 10, 256 << 10)  # bytes below which a file is of one size; larger ones stay
 # the log is kept for ten years; to look for older commits lists all of it, on each commit
 NO_CLEANUP = PostCommitHookProperties(cleanup_expired_logs=False)
 LEDGERS = ("attempts", "approvals", "deployments", "withdrawals")
