@@ -15,7 +15,7 @@ from include.storage import files as reading
 from include.storage import merging, predicates
 from include.storage.lake import Lake
 
-KEYS = [f"2024-01-{day:02}" for day in range(1, 13)]
+KEYS = [f"2024-01-{day:02}" for day in range(1, 21)]
 Commit = tuple[str, str, int]  # product, partition, number of rows
 commits = st.lists(
     st.tuples(st.sampled_from(["a", "b"]), st.sampled_from(KEYS), st.integers(0, 3)), min_size=1, max_size=40
