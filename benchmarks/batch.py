@@ -79,7 +79,7 @@ def flights(spec: UseCase, source: str, partition: str, rows: int) -> Iterator[p
         arrays |= {"tailnum": np.char.add("N", (flight % 3000).astype(str))}
         arrays |= {"distance": chance.uniform(100, 4000, n), "arr_delay": chance.normal(5, 30, n)}
         arrays["scheduled"] = np.datetime64(day, "us") + (minute // 60 + 5).astype("timedelta64[h]")
-        yield _batch(spec, source, partition, arrays, n)
+        yield source_batch(spec, source, partition, arrays, n)
 
 
 def others(spec: UseCase, source: str, partition: str) -> Iterator[pa.RecordBatch]:
@@ -97,10 +97,11 @@ def others(spec: UseCase, source: str, partition: str) -> Iterator[pa.RecordBatc
         arrays |= {"observed": np.datetime64(spec.clock.shift(partition, 1), "us") + hours}
     else:
         arrays |= {"tailnum": np.char.add("N", np.arange(n).astype(str)), "year": 1980 + arrays["year"]}
-    yield _batch(spec, source, partition, arrays, n)
+    yield source_batch(spec, source, partition, arrays, n)
 
 
-def _batch(spec: UseCase, source: str, partition: str, arrays: Values, n: int) -> pa.RecordBatch:
+def source_batch(spec: UseCase, source: str, partition: str, arrays: Values, n: int) -> pa.RecordBatch:
+    """Return ``n`` rows of a source, with Evergreen's columns and nulls for those that aren't given."""
     schema = schemas.validated_schema(spec.sources[source])
     known_at_time = np.datetime64(
         spec.clock.local(partition, spec.sources[source].available_at).replace(tzinfo=None), "us"

@@ -44,6 +44,12 @@ def features(lake: Lake, spec: UseCase, partitions: Sequence[str], *, as_of: AsO
         if the SQL can't run, or doesn't return exactly the declared columns for exactly the spine's rows.
     """
     requested = sorted(set(partitions))
+    tables = [f"validated_{name}" for name in spec.sources]
+    key = ("features", spec, tuple(requested), as_of)
+    return lake.keep(key, tables, lambda: _features(lake, spec, requested, as_of))
+
+
+def _features(lake: Lake, spec: UseCase, requested: list[str], as_of: AsOf) -> pa.Table:
     # partitions are independent, so a long history is computed in blocks to bound memory
     blocks = [requested[i : i + BLOCK] for i in range(0, len(requested), BLOCK)]
     tables = [
@@ -212,8 +218,9 @@ _LABEL_PARTITIONS = pa.schema([("partition", pa.string()), ("spine_partition", p
 
 def matured(lake: Lake, spec: UseCase, known_by: str | None) -> list[str]:
     """Return the spine's partitions whose labels were published by a partition (None: by now), sorted."""
-    rows = lake.rows("partitions", {"product": spec.labels.source})
-    published = {row["partition"] for row in rows if row["outcome"] == "published"}
+    where = {"product": spec.labels.source, "outcome": "published"}
+    rows = lake.read("partitions", where, ["partition"])
+    published = set() if rows is None else set(rows["partition"].to_pylist())
     last = max((key for key in published if known_by is None or key <= known_by), default="")
     if not last:
         return []
@@ -238,8 +245,13 @@ def labels(lake: Lake, spec: UseCase, partitions: Sequence[str], *, known: str |
     SpecError
         if DuckDB can't evaluate the expression, or it returns a class that isn't declared.
     """
-    source = spec.sources[spec.labels.source]
     available = sorted(set(partitions) & set(matured(lake, spec, known)))
+    key = ("labels", spec, tuple(available), known or "")
+    return lake.keep(key, [f"validated_{spec.labels.source}"], lambda: _labels(lake, spec, available, known))
+
+
+def _labels(lake: Lake, spec: UseCase, available: list[str], known: str | None) -> pa.Table:
+    source = spec.sources[spec.labels.source]
     spine_partitions = {spec.clock.shift(key, spec.labels.delay): key for key in available}
     where = {"partition": list(spine_partitions)}
     rows = lake.read(f"validated_{spec.labels.source}", where) if spine_partitions else None

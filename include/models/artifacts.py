@@ -299,8 +299,13 @@ def store_model(lake: Lake, data: bytes) -> str:
     return digest
 
 
+# models that were loaded before: parsing one takes longer than predicting a small partition with it
+_recent: dict[str, Pipeline] = {}
+RECENT, RECENT_BYTES = 8, 8 << 20  # so many models, each of at most so many bytes
+
+
 def load_model(lake: Lake, digest: str) -> Pipeline:
-    """Return a model from the lake, its digest verified.
+    """Return a model from the lake, its digest verified. It may be shared, so it must not be changed.
 
     Raises
     ------
@@ -318,4 +323,11 @@ def load_model(lake: Lake, digest: str) -> Pipeline:
             where=f"{lake.uri}/{model_key(digest)}",
             remedy=remedy,
         )
-    return deserialize(data, digest)
+    if digest in _recent and digest_bytes(data) == digest:
+        return _recent[digest]
+    estimator = deserialize(data, digest)
+    if len(data) <= RECENT_BYTES:
+        if len(_recent) == RECENT:
+            _recent.pop(next(iter(_recent)))
+        _recent[digest] = estimator
+    return estimator

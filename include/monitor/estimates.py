@@ -299,8 +299,8 @@ def _from_json(stored: Mapping[str, Any]) -> HeldOutEstimates:
     return HeldOutEstimates(calibration, stored["means"], partitions)
 
 
-def publish_estimates(context: PartitionContext, findings: Sequence[Finding]) -> None:
-    """Publish the partition's rows of `estimates`, one per metric, and then the row in `partitions`.
+def publish_estimates(context: PartitionContext, findings: Sequence[Finding]) -> dict[str, Any]:
+    """Publish the partition's rows of `estimates`, one per metric, and return its row of `partitions`.
 
     Parameters
     ----------
@@ -314,9 +314,7 @@ def publish_estimates(context: PartitionContext, findings: Sequence[Finding]) ->
     lake.publish(PRODUCT, table, {"partition": partition})
     estimated = sum("value" in row for row in rows)
     note = f"{estimated} of {len(rows)} metrics estimated" if rows else "no model was promoted yet"
-    status = completion_row(spec, PRODUCT, partition, table, context.inputs, note)
-    status_table = pa.Table.from_pylist([status], schema=schemas.PARTITIONS)
-    lake.publish("partitions", status_table, {"product": PRODUCT, "partition": partition})
+    return completion_row(spec, PRODUCT, partition, table, context.inputs, note)
 
 
 def _estimate_rows(
@@ -435,7 +433,7 @@ def _champion_partitions(
     A partition that was never monitored is estimated now, with the same result as then.
     """
     lake, spec, state, partition = context.lake, context.spec, context.state, context.partition
-    realised = sorted(state.published_rows[REALISED])
+    realised = sorted(state.published_digests[REALISED])
     since = [key for key in realised if champion["effective"] <= key < partition]
     keys = [key for key in since if state.label_partitions(key)[0] <= partition][-MAX_ERROR_PARTITIONS:]
     if not keys:

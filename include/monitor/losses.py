@@ -7,8 +7,10 @@ if none is deployed or the deployed one can't predict.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -67,10 +69,14 @@ def loss_series(lake: Lake, champions: Sequence[Mapping[str, Any]], partition: s
     champions : switches, oldest first; each serves from its partition on until the next one does.
     """
     newest: dict[str, Row] = {}
+    by_effect = sorted(range(len(champions)), key=lambda place: str(champions[place]["effective"]))
+    effects = [str(champions[place]["effective"]) for place in by_effect]
+    serving = list(accumulate(by_effect, max))  # from each of these partitions on
     published = lake.rows(LOSSES, {"model": sorted({row["model"] for row in champions})})
     for row in sorted(published, key=lambda row: (str(row["partition"]), str(row["known"]))):
-        serving = [champion["model"] for champion in champions if champion["effective"] <= row["partition"]]
-        if row["known"] <= partition and serving[-1:] == [row["model"]] and row["rows"]:
+        place = bisect_right(effects, str(row["partition"]))
+        served = place and champions[serving[place - 1]]["model"] == row["model"]
+        if row["known"] <= partition and served and row["rows"]:
             newest[row["partition"]] = row
     rows = list(newest.values())
     names = ("rows", "loss", "baseline", "prior", "expected", "observed", "predicted")

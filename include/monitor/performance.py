@@ -87,11 +87,11 @@ def publish_performance(lake: Lake, spec: UseCase, state: State) -> list[str]:
 
 def _inputs(spec: UseCase, state: State, horizon: str) -> dict[str, dict[str, str]]:
     """Return the input digests of each partition with labels, up to the monitored one."""
-    scored, source = state.published_rows["predictions"], spec.labels.source
+    scored, source = state.published_digests["predictions"], spec.labels.source
     keys = spec.clock.keys(min(scored, default=horizon), horizon)
-    pairs, sources = zip(keys, keys[spec.labels.delay :], strict=False), state.published_rows[source]
+    pairs, sources = zip(keys, keys[spec.labels.delay :], strict=False), state.published_digests[source]
     return {
-        key: {f"predictions/{key}": scored[key]["digest"], f"{source}/{label}": sources[label]["digest"]}
+        key: {f"predictions/{key}": scored[key], f"{source}/{label}": sources[label]}
         for key, label in pairs
         if key <= state.partition and key in scored and label in sources
     }
@@ -99,10 +99,9 @@ def _inputs(spec: UseCase, state: State, horizon: str) -> dict[str, dict[str, st
 
 def _is_due(state: State, scored: str, inputs: Mapping[str, str], until: datetime) -> bool:
     """Return whether a partition has no figures yet, or its inputs changed, or a revision is known by now."""
-    row = state.published_rows[REALISED].get(scored)
-    if row is None or scored not in state.published_rows[LOSSES]:
+    stored = state.realised_inputs.get(scored)
+    if stored is None or scored not in state.published_digests[LOSSES]:
         return True
-    stored = json.loads(row["inputs"])
     if "next" not in stored or any(stored.get(name) != digest for name, digest in inputs.items()):
         return True
     return bool(stored["next"]) and datetime.fromisoformat(stored["next"]) <= until

@@ -1,7 +1,7 @@
 """The monitor stage: run every check on one partition, publish the findings, and decide what follows.
 
 Nothing here fails the partition. A check that can't judge reports *not enough* with the reason. The findings
-are published first, then the report and the row in `partitions`, and the decision last. A rerun is
+are published first, then the report and the rows in `partitions`, and the decision last. A rerun is
 idempotent, and partitions monitored out of order lead to the same tables.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import pyarrow as pa
 
@@ -84,22 +83,20 @@ def _publish(context: PartitionContext) -> None:
     """Run the checks of one partition and publish its estimates, findings, drift measures and report."""
     lake, spec, partition = context.lake, context.spec, context.partition
     findings = run_checks(context)
-    estimates.publish_estimates(context, findings)
+    completed = [estimates.publish_estimates(context, findings)]
     table = findings_table(partition, findings)
     lake.publish("findings", table, {"partition": partition})
     measures = drift.drift_table(partition, context.reference, context.window_profiles)
     lake.publish("drift", measures, {"partition": partition})
     note = f"{measures.num_rows} measures of {len(context.window_profiles)} columns"
-    _complete(lake, completion_row(spec, drift.PRODUCT, partition, measures, context.inputs, note))
+    completed.append(completion_row(spec, drift.PRODUCT, partition, measures, context.inputs, note))
     if not _is_report_current(context, table, measures):
         report.draw_drift_report(context, findings, measures)
-    _complete(lake, completion_row(spec, PRODUCT, partition, table, context.inputs, findings_note(findings)))
-
-
-def _complete(lake: Lake, row: dict[str, Any]) -> None:
-    """Publish a product's row in `partitions`, which marks it as complete."""
-    table = pa.Table.from_pylist([row], schema=schemas.PARTITIONS)
-    lake.publish("partitions", table, {"product": row["product"], "partition": row["partition"]})
+    note = findings_note(findings)
+    completed.append(completion_row(spec, PRODUCT, partition, table, context.inputs, note))
+    # last, in one commit: these rows mark the tables as complete
+    where = {"product": [str(row["product"]) for row in completed], "partition": partition}
+    lake.publish("partitions", pa.Table.from_pylist(completed, schema=schemas.PARTITIONS), where)
 
 
 def _is_report_current(context: PartitionContext, findings: pa.Table, measures: pa.Table) -> bool:

@@ -11,12 +11,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from include.monitor.losses import LOSSES
 from include.promote import ledger
 from include.references import digest_json
 from include.spec import UseCase
+from include.storage import schemas
 from include.storage.lake import Lake
 
 Row = Mapping[str, Any]
@@ -35,8 +40,9 @@ class State:
 
     Attributes
     ----------
-    published_rows : rows of `partitions` by product and partition, of predictions, labels, losses and
-        realized performance. They cover every partition, since labels may arrive or change much later.
+    published_digests : digests by product and partition, of predictions, labels, losses and realized
+        performance. They cover every partition, since labels may arrive or change much later.
+    realised_inputs : by partition, the inputs of its realized performance, for every partition.
     restated : the scored partitions whose labels were revised, by the partition on which that was known.
     """
 
@@ -48,29 +54,38 @@ class State:
         first = spec.clock.shift(partition, -max(spec.features.lookback, reach))
         self.span = spec.clock.keys(first, spec.clock.shift(partition, reach))
         self._place = {key: place for place, key in enumerate(self.span)}
+        self._parse = cache(json.loads)  # the same texts are read by each refresh
         self.refresh(lake)
 
     def refresh(self, lake: Lake) -> None:
         """Read again what is published now."""
         products = [*self.spec.sources, *_ALL_PARTITIONS, "drift", "estimates", "limits", PRODUCT]
-        rows = lake.rows("partitions", {"product": products})  # one read, since each costs by the file
-        self._partitions = {(row["product"], row["partition"]): row for row in rows}
-        limits = [row for row in rows if row["product"] == "limits"]
-        self._limits = sorted(limits, key=lambda row: str(row["partition"]))
+        # of one version; of most rows only a few columns are needed
+        rows = lake.read("partitions", {"product": products})
+        rows = schemas.PARTITIONS.empty_table() if rows is None else rows
+        in_span = rows.filter(pc.is_in(rows["partition"], pa.array(self.span))).to_pylist()
+        self._partitions = {(row["product"], row["partition"]): row for row in in_span}
+        limits = rows.filter(pc.equal(rows["product"], "limits")).to_pylist()
+        self._limits: list[Row] = sorted(limits, key=lambda row: str(row["partition"]))
         self._switches = ledger.switches(lake)
         self._champions = ledger.champions(self._switches)
-        self.published_rows: dict[str, dict[str, Row]] = {
+        self.published_digests: dict[str, dict[str, str]] = {
             name: {} for name in (*_ALL_PARTITIONS, self.spec.labels.source)
         }
-        for row in rows:
-            if row["product"] in self.published_rows and _is_published(row):
-                self.published_rows[row["product"]][row["partition"]] = row
-        self._realised = {
-            key: json.loads(row["inputs"]) for key, row in self.published_rows[REALISED].items()
-        }
+        self.realised_inputs: dict[str, dict[str, Any]] = {}
+        rows = rows.filter(pc.is_in(rows["product"], pa.array(list(self.published_digests))))
+        rows = rows.filter(pc.equal(rows["outcome"], "published"))
+        names = ("product", "partition", "digest", "rows", "inputs")
+        for product, key, digest, size, inputs in zip(
+            *(rows[name].to_pylist() for name in names), strict=True
+        ):
+            if size or product != "predictions":
+                self.published_digests[product][key] = digest
+            if product == REALISED:
+                self.realised_inputs[key] = self._parse(inputs)
         self.restated: dict[str, list[str]] = {}
-        for key in sorted(self._realised):
-            for known in self._realised[key].get("restated", []):
+        for key in sorted(self.realised_inputs):
+            for known in self.realised_inputs[key].get("restated", []):
                 self.restated.setdefault(known, []).append(key)
 
     def partition_row(self, product: str, partition: str) -> Row | None:
@@ -150,7 +165,7 @@ class State:
         return [
             key
             for key in self.labels_due(partition)
-            if key in self._realised and self.label_partitions(key)[0] <= partition
+            if key in self.realised_inputs and self.label_partitions(key)[0] <= partition
         ]
 
     def labels_due(self, partition: str) -> list[str]:
@@ -163,12 +178,12 @@ class State:
 
     def label_partitions(self, scored: str) -> list[str]:
         """Return the partition on which a scored partition's labels were first known, and its revisions."""
-        inputs = self._realised[scored]
+        inputs = self.realised_inputs[scored]
         return [inputs["known"], *inputs.get("restated", [])]
 
     def early_labels(self, scored: str) -> int:
         """Return how many labels were known before a scored partition's decision."""
-        return int(self._realised[scored].get("early", 0))
+        return int(self.realised_inputs[scored].get("early", 0))
 
     def label_partition(self, scored: str) -> str:
         """Return the partition on which a scored partition's labels are due; empty beyond the span."""
@@ -196,9 +211,9 @@ class State:
         inputs = {name: row["digest"] or row["outcome"] for name, row in rows.items() if row is not None}
         if losses := self._champion_losses(partition):
             inputs[LOSSES] = digest_json(losses)
-        realised = self.published_rows[REALISED]
+        realised = self.published_digests[REALISED]
         for key in self.restated.get(partition, ()):
-            inputs.setdefault(f"{REALISED}/{key}", realised[key]["digest"])
+            inputs.setdefault(f"{REALISED}/{key}", realised[key])
         training, champion = self.sudden_change_limits(partition), self.champion(partition)
         trained_on = {training and training["partition"], champion and champion["evidence"]}
         for row in self._limits:
@@ -210,10 +225,10 @@ class State:
 
     def _champion_losses(self, partition: str) -> list[list[str]]:
         """Return partition and digest of the champions' losses, as far as known on a partition."""
-        champions, rows = self.champions(partition), self.published_rows[LOSSES]
+        champions, digests = self.champions(partition), self.published_digests[LOSSES]
         first = str(champions[0]["effective"]) if champions else "~"
-        keys = [key for key in sorted(self._realised) if first <= key <= partition and key in rows]
-        return [[key, rows[key]["digest"]] for key in keys if self.label_partitions(key)[0] <= partition]
+        keys = [key for key in sorted(self.realised_inputs) if first <= key <= partition and key in digests]
+        return [[key, digests[key]] for key in keys if self.label_partitions(key)[0] <= partition]
 
     def stale(self, partition: str) -> bool:
         """Return whether a partition was monitored on inputs that have changed since."""

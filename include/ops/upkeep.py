@@ -1,10 +1,10 @@
 """Maintain a use case's lake: compact small files, and remove files and models that nothing refers to.
 
-Each partition adds a file to each table, and the cost of a query grows with the number of files. Replaced
-files stay on disk for `RETENTION_DAYS`, for running readers and for a restore. Of the sources' tables, each
-version that a training was fitted on stays as long as the registry has its run. No row changes, so nothing
-gets stale. Each training fits every recipe, and most of these models never serve: `remove_models` removes
-those that no walk needs any more.
+Small files are merged as tables are written (`include.storage.merging`); here they are merged further.
+Replaced files stay on disk for `RETENTION_DAYS`, for running readers and for a restore. Of the sources'
+tables, each version that a training was fitted on stays as long as the registry has its run. No row changes,
+so nothing gets stale. Each training fits every recipe, and most of these models never serve: `remove_models`
+removes those that no walk needs any more.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from include.references import Ref
 from include.spec import UseCase
 from include.storage import predicates
 from include.storage.lake import Lake
+from include.storage.merging import LEDGERS
 from include.storage.store_errors import retry_commit, translate_store_errors
 from include.train.fits import read_fits, recent_models
 
@@ -30,9 +31,8 @@ if TYPE_CHECKING:
     from include.models.registry import Registry  # it imports MLflow
 
 RETENTION_DAYS = 30
-FILE_BYTES = 16 << 20  # a file is rewritten as a whole when one of its partitions changes
+FILE_BYTES = 2 << 20  # a file is rewritten as a whole when one of its partitions changes
 COMMIT_BYTES = 4 * FILE_BYTES  # that are compacted in one commit, in memory
-LEDGERS = ("attempts", "approvals", "deployments", "silences", "withdrawals")
 
 
 def maintain_tables(lake: Lake, registry: Registry, *, retention_days: int = RETENTION_DAYS) -> Ref:

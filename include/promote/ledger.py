@@ -125,10 +125,9 @@ def serving_of(rows: Sequence[Row], partition: str) -> Serving:
 
 def vacancy(rows: Sequence[Row], partition: str) -> str:
     """Return why no champion serves a partition and what serves instead; empty if a champion serves it."""
-    current = serving_of(rows, partition)
-    if current.champion is not None:
+    if any(row["effective"] <= partition for row in champions(rows)):
         return ""
-    baseline = current.baseline
+    baseline = serving_of(rows, partition).baseline
     substitute = f"baseline v{baseline['version']}" if baseline else "a constant"
     return f"there is no champion: no model was promoted yet, and {substitute} serves instead"
 
@@ -207,8 +206,9 @@ def next_unserved(lake: Lake, spec: UseCase, *partitions: str) -> str:
 
 def served_partitions(lake: Lake) -> list[str]:
     """Return the partitions that have been scored, in order."""
-    rows = lake.rows("partitions", {"product": "predictions"})
-    return sorted(row["partition"] for row in rows if row["outcome"] == "published")
+    where = {"product": "predictions", "outcome": "published"}
+    rows = lake.read("partitions", where, ["partition"])
+    return [] if rows is None else sorted(rows["partition"].to_pylist())
 
 
 def record_switch(lake: Lake, decide: Callable[[list[Row]], list[Row] | T]) -> Row | T:

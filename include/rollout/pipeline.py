@@ -30,7 +30,7 @@ from include.score import predictions
 from include.score.shadow import TABLE as SHADOWS
 from include.spec import UseCase
 from include.stats.metrics import row_losses
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Where
 from include.train import walks
 from include.train.fits import Fit, accepted_fits, newest_fits, recipe_names, serving_recipe
 from include.train.selection import Walks, choose_replacement
@@ -63,8 +63,7 @@ def advance(
     ModelError
         when the champion is worse than the one before it, which can't be loaded.
     """
-    scored = lake.rows("partitions", {"product": "predictions"})
-    served = sorted(row["partition"] for row in scored if row["outcome"] == "published")
+    served = ledger.served_partitions(lake)
     uri = f"{lake.uri}/tables/deployments"
     if served and partition < served[-1]:
         note = f"only the newest served partition takes steps, and that is {served[-1]}"
@@ -74,7 +73,9 @@ def advance(
         return Ref(uri, partition, note=note)
     notes, steps = [], 0
     for trial in trials_on(ledger.switches(lake), spec, partition):
-        trial_partitions = sum(row["partition"] >= trial.since and row["rows"] > 0 for row in scored)
+        where: Where = {"product": "predictions", "partition": spec.clock.keys(trial.since, partition)}
+        scored = lake.rows("partitions", where)
+        trial_partitions = sum(row["rows"] > 0 for row in scored)
         losses = live_losses(lake, spec, trial, partition)
         decision = next_step(trial.kind, losses, trial_partitions, spec.gate)
         steps += decision.step != STAY and _take_step(lake, spec, trial, decision)

@@ -7,6 +7,7 @@ have.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -84,6 +85,8 @@ class Clock:
     def _tick(self, key: str) -> datetime:
         """Return the local time at which the cron fires on the key's day, naive: DST can't move it."""
         day = day_of(key)
+        if at := _daily(self.cron):
+            return datetime.combine(day, at)
         tick: datetime = croniter(self.cron, datetime.combine(day, time()) - timedelta(seconds=1)).get_next(
             datetime
         )
@@ -97,15 +100,27 @@ class Clock:
         return tick
 
     def _ticks(self, first: date, last: date) -> Iterator[str]:
+        if _daily(self.cron):
+            yield from ((first + timedelta(days)).isoformat() for days in range((last - first).days + 1))
+            return
         step = croniter(self.cron, datetime.combine(first, time()) - timedelta(seconds=1))
         while (tick := step.get_next(datetime)).date() <= last:
             yield tick.date().isoformat()
 
 
-# Cached: a partition needs the same few keys some hundred times, and each step of croniter takes 0.1 ms.
+# A partition needs the same keys some hundred times, and each step of croniter takes 0.1 ms.
+@lru_cache
+def _daily(cron: str) -> time | None:
+    """Return when a cron fires, if that is once on each day; None otherwise."""
+    fields = re.fullmatch(r"(\d{1,2}) (\d{1,2}) \* \* \*", cron)
+    return time(int(fields[2]), int(fields[1])) if fields else None
+
+
 @lru_cache(maxsize=1024)
 def _shifted(clock: Clock, key: str, partitions: int) -> str:
     tick = clock._tick(key)
+    if _daily(clock.cron):
+        return (tick.date() + timedelta(partitions)).isoformat()
     step = croniter(clock.cron, tick)
     for _ in range(abs(partitions)):
         tick = step.get_next(datetime) if partitions > 0 else step.get_prev(datetime)

@@ -91,34 +91,37 @@ class Binning:
         return np.asarray(indexes.to_numpy(zero_copy_only=False), dtype=np.intp)
 
 
-def psi(reference: Counts, current: Counts) -> float:
-    """Return the population stability index of two counts over the same bins.
+def psi(reference: Counts, current: Counts) -> NDArray[np.float64]:
+    """Return the population stability index of two counts over the same bins, or of each row of them.
 
     Half a row is added to each bin of both sides (Jeffreys' prior), so that an empty bin counts as rare and
     not as impossible.
 
     Parameters
     ----------
-    reference, current : shape (bins,), not negative.
+    reference, current : shape (bins,) or (n, bins), not negative.
 
     Returns
     -------
-    float
-        Sum of (q − p)·ln(q / p) over the bins, ≥ 0.0; the best value is 0.0.
+    ndarray of float64
+        Sum of (q − p)·ln(q / p) over the bins, ≥ 0.0, shape () or (n,); the best value is 0.0.
     """
     p, q = reference + 0.5, current + 0.5
-    p, q = p / p.sum(), q / q.sum()
-    return float(((q - p) * np.log(q / p)).sum())
+    p, q = p / p.sum(axis=-1, keepdims=True), q / q.sum(axis=-1, keepdims=True)
+    index: NDArray[np.float64] = ((q - p) * np.log(q / p)).sum(axis=-1)
+    return index
 
 
-def js(reference: Counts, current: Counts) -> float:
+def js(reference: Counts, current: Counts) -> NDArray[np.float64]:
     """Return the Jensen–Shannon distance of two counts over the same bins, from 0.0 (the best) to 0.833.
 
     Parameters
     ----------
-    reference, current : shape (bins,), not negative, and neither all zeros. The logarithm is natural.
+    reference, current : shape (bins,) or (n, bins), not negative, and none all zeros. The logarithm is
+        natural.
     """
-    return float(jensenshannon(reference, current))
+    distance: NDArray[np.float64] = jensenshannon(reference, current, axis=-1)
+    return distance
 
 
 def ks(reference: Profile, current: Profile) -> float:
@@ -176,7 +179,7 @@ def measure_drift(cut: Binning, reference: Profile, current: Profile) -> dict[st
     if reference.count == reference.missing or current.count == current.missing:
         return measures
     counts = cut.profile_counts(reference), cut.profile_counts(current)
-    measures |= {"psi": psi(*counts), "js": js(*counts)}
+    measures |= {"psi": float(psi(*counts)), "js": float(js(*counts))}
     if reference.kind == "numeric":
         return measures | {"ks": ks(reference, current), "wasserstein": wasserstein(reference, current)}
     return measures | {

@@ -16,6 +16,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import datasketches
@@ -161,7 +162,32 @@ def merge_profiles(rows: Iterable[Mapping[str, Any]]) -> dict[str, Profile]:
     columns: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: (row["product"], row["partition"])):
         columns[row["column"]].append(row)
-    return {name: _merge_column(name, column_rows) for name, column_rows in columns.items()}
+    return {
+        name: _merge_column(name, of) if len(of) > 1 else _profile_of(*(of[0][field] for field in _FIELDS))
+        for name, of in columns.items()
+    }
+
+
+_FIELDS = (
+    "column",
+    "kind",
+    "count",
+    "missing",
+    "low",
+    "high",
+    "total",
+    "squares",
+    "quantiles",
+    "items",
+    "distinct",
+)
+
+
+@lru_cache(maxsize=4096)
+def _profile_of(*values: Any) -> Profile:
+    """Return one row's profile; consecutive partitions look at the same partitions before them."""
+    row = dict(zip(_FIELDS, values, strict=True))
+    return _merge_column(row["column"], [row])
 
 
 def _merge_column(name: str, rows: Sequence[Mapping[str, Any]]) -> Profile:

@@ -9,10 +9,10 @@ fails and has to decide again.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from include.environment import lake_uri
 from include.errors import StaleDecision
 from include.references import validate_key
 from include.storage import predicates, spill
+from include.storage.files import TableFiles, commit_path, small
+from include.storage.merging import FANOUT, LEDGERS, NO_CLEANUP, merge_small_files
 from include.storage.store_errors import retry_commit, translate_store_errors
 
 Where = predicates.Where
@@ -39,6 +41,7 @@ TABLE_CONFIGURATION = {
 # `partition` is no partition column of Delta: hundreds of small files a year took longer to open than to
 # read. Files are pruned by the bounds of that column instead, and replacing a partition rewrites only its
 # file.
+KEPT, KEPT_BYTES = 8, 4 << 20  # so many results, each of at most so many bytes; see `Lake.keep`
 DELTA_PARTITIONS = {"partitions": ["product"], "profiles": ["product"], "quarantine": ["source"]}
 
 
@@ -61,11 +64,12 @@ class Lake:
         self.name = usecase
         self.uri = f"{base}/{validate_key(usecase) if usecase else ''}"
         self._tables = threading.local()  # the tables that each thread has opened
+        self._kept: dict[tuple[Any, ...], tuple[list[int], tuple[Any, ...], pa.Table]] = {}
+        self._files = threading.local()  # the files of the tables that each thread has read
 
     # tables
 
     @translate_store_errors
-    @retry_commit
     def publish(self, table: str, rows: pa.Table, where: Where) -> int:
         """Replace the partitions that ``where`` selects by ``rows``, in one atomic commit.
 
@@ -79,6 +83,12 @@ class Lake:
         int
             The version of the table with these rows.
         """
+        version = self._replace(table, rows, where)
+        self._merge(table)
+        return version
+
+    @retry_commit
+    def _replace(self, table: str, rows: pa.Table, where: Where) -> int:
         delta = self._open_or_create(table, rows.schema)
         table_schema = pa.schema(delta.schema().to_arrow())
         write_deltalake(
@@ -87,6 +97,7 @@ class Lake:
             mode="overwrite",
             predicate=predicates.condition(where),
             schema_mode=predicates.merge_mode(delta, rows.schema),
+            post_commithook_properties=NO_CLEANUP,
         )
         return int(delta.version())
 
@@ -120,10 +131,21 @@ class Lake:
                 mode="append",
                 schema_mode=predicates.merge_mode(delta, rows.schema),
                 commit_properties=CommitProperties(max_commit_retries=0),
+                post_commithook_properties=NO_CLEANUP,
             )
         except CommitFailedError:
             raise stale from None
-        return delta.version()
+        appended = int(delta.version())
+        self._merge(table)
+        return appended
+
+    def _merge(self, table: str) -> None:
+        """Merge a table's small files now and then, see `include.storage.merging`."""
+        files = self._current_files(table)
+        if files is not None and files.version % FANOUT == 0:
+            delta = self.open(table)
+            if delta is not None and delta.version() == files.version:
+                merge_small_files(delta, files, ledger=table in LEDGERS)
 
     @translate_store_errors
     def read(
@@ -144,6 +166,15 @@ class Lake:
         order : columns to sort by; without it the order is undefined.
         limit : the maximum number of rows.
         """
+        files = self._current_files(table)
+        if files is not None and version in (None, files.version):
+            known = set(files.schema.names)
+            names = list(columns or files.schema.names)
+            found = files.select(where)
+            if known.issuperset({*names, *(where or {}), *order}) and small(found):
+                rows = files.read(found, where, list(dict.fromkeys([*names, *order])))
+                rows = rows.sort_by([(name, "ascending") for name in order]) if order else rows
+                return rows.select(names).slice(0, limit)
         delta = self.open(table, version)
         if delta is None:
             return None
@@ -183,8 +214,8 @@ class Lake:
     @translate_store_errors
     def version(self, table: str) -> int:
         """Return the version of a table, -1 if it doesn't exist."""
-        delta = self.open(table)
-        return -1 if delta is None else int(delta.version())
+        files = self._current_files(table)
+        return -1 if files is None else files.version
 
     def _table_uri(self, table: str) -> str:
         return f"{self.uri}/tables/{validate_key(table)}"
@@ -198,12 +229,33 @@ class Lake:
         try:
             if version is not None:
                 return DeltaTable(self._table_uri(table), version=version)
-            if table in opened:
-                opened[table].update_incremental()
-            else:
+            if table not in opened:
                 opened[table] = DeltaTable(self._table_uri(table))
+            elif self._table_object(table, commit_path(int(opened[table].version()) + 1)) is not None:
+                opened[table].update_incremental()  # it lists the whole log
             return opened[table]
         except TableNotFoundError:
+            return None
+
+    def _current_files(self, table: str) -> TableFiles | None:
+        """Return the files of a table's newest version, None if it doesn't exist."""
+        followed: dict[str, TableFiles] = self._files.__dict__
+        if table in followed and followed[table].follow():
+            return followed[table]
+        delta = self.open(table)
+        if delta is None:
+            return None
+        if table in followed:
+            followed[table].restart(delta)
+        else:
+            followed[table] = TableFiles(delta, partial(self._table_object, table))
+        return followed[table]
+
+    def _table_object(self, table: str, path: str) -> bytes | None:
+        """Return an object below a table's folder, None if it doesn't exist."""
+        try:
+            return bytes(obstore.get(self._store, f"tables/{validate_key(table)}/{path}").bytes())
+        except FileNotFoundError:
             return None
 
     def _open_or_create(self, table: str, schema: pa.Schema) -> DeltaTable:
@@ -224,6 +276,29 @@ class Lake:
         """Return the names of the tables, sorted."""
         prefixes = obstore.list_with_delimiter(self._store, "tables/")["common_prefixes"]
         return sorted(str(prefix).rstrip("/").rpartition("/")[2] for prefix in prefixes)
+
+    def keep(self, key: tuple[Any, ...], tables: Sequence[str], compute: Callable[[], pa.Table]) -> pa.Table:
+        """Return what is computed from tables, which a task's stages share while the tables stay the same.
+
+        Parameters
+        ----------
+        key : all that the result depends on besides the tables' rows; objects are compared by identity.
+        """
+        versions = [self.version(table) for table in tables]
+        names = tuple(part if isinstance(part, str | tuple) else id(part) for part in key)
+        kept = self._kept.get(names)
+        if kept is not None and kept[0] == versions:
+            return kept[2]
+        result = compute()
+        if result.nbytes <= KEPT_BYTES:
+            if len(self._kept) >= KEPT:
+                self._kept.pop(next(iter(self._kept)), None)
+            self._kept[names] = (
+                versions,
+                key,
+                result,
+            )  # the key's objects stay, so that no other has their id
+        return result
 
     # objects
 

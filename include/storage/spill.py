@@ -48,8 +48,8 @@ def duckdb_engine() -> duckdb.DuckDBPyConnection:
     folder = str(
         Path(tempfile.gettempdir()) / f"evergreen-{uuid.uuid4().hex}"
     )  # DuckDB creates and removes it
-    connection = duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": folder})
-    connection.execute("SET threads=1; SET TimeZone='UTC'; SET enable_progress_bar=false")
+    connection = duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": folder, "threads": 1})
+    connection.execute("SET TimeZone='UTC'; SET enable_progress_bar=false")
     connection.execute("SET python_enable_replacements=false; SET enable_external_access=false")
     return connection
 

@@ -210,11 +210,28 @@ def newest_fits(fits: Sequence[Fit], names: Mapping[str, str], partition: str) -
     fits : from `accepted_fits`.
     names : from `recipe_names`.
     """
+    return newest_fits_by_partition(fits, names, [partition])[partition]
+
+
+def newest_fits_by_partition(
+    fits: Sequence[Fit], names: Mapping[str, str], partitions: Sequence[str]
+) -> dict[str, dict[str, Fit]]:
+    """Return the `newest_fits` of each partition, in one pass over the fits.
+
+    Parameters
+    ----------
+    partitions : ascending.
+    """
     newest: dict[str, Fit] = {}
-    for fit in fits:
-        if fit.partition < partition and fit.key in names:
-            newest[names[fit.key]] = fit
-    return newest
+    by_partition, place = {}, 0
+    for partition in partitions:
+        before = place
+        while place < len(fits) and fits[place].partition < partition:
+            place += 1
+        declared = {names[fit.key]: fit for fit in fits[before:place] if fit.key in names}
+        newest = {**newest, **declared} if declared else newest
+        by_partition[partition] = newest
+    return by_partition
 
 
 def ensure_fits(known_rows: KnownRows, partition: str, needed: Sequence[Candidate]) -> dict[str, Fit]:

@@ -27,7 +27,7 @@ from include.spec.metrics import metric_names
 from include.stats.metrics import metric_values, row_losses
 from include.storage import schemas
 from include.storage.lake import Lake
-from include.train.fits import Fit, accepted_fits, newest_fits, recipe_names
+from include.train.fits import Fit, accepted_fits, newest_fits_by_partition, recipe_names
 from include.train.selection import Walks
 
 log = logging.getLogger(__name__)
@@ -57,8 +57,7 @@ def extend(lake: Lake, spec: UseCase, until: str) -> None:
     due: dict[str, dict[str, Fit]] = {}
     names = recipe_names(spec)
     is_stored = cache(lambda model: lake.size(artifacts.model_key(model)) is not None)
-    for partition in partitions:
-        newest = newest_fits(fits, names, partition)
+    for partition, newest in newest_fits_by_partition(fits, names, partitions).items():
         wanted = {(known, fit.key, fit.model) for known in arrivals[partition] for fit in newest.values()}
         missing = {model for _, _, model in wanted - stored[partition]}
         if any(map(is_stored, missing)):
@@ -185,8 +184,8 @@ def predict(
 def predict_walk(lake: Lake, spec: UseCase, rows: pa.Table) -> dict[str, artifacts.Values]:
     """Return each recipe's predictions of rows by the fits that it had on their partitions, see `predict`."""
     fits, names = accepted_fits(lake), recipe_names(spec)
-    partitions = [str(partition) for partition in pc.unique(rows["partition"]).to_pylist()]
-    return predict(lake, spec, rows, {key: newest_fits(fits, names, key) for key in partitions})
+    partitions = sorted(str(partition) for partition in pc.unique(rows["partition"]).to_pylist())
+    return predict(lake, spec, rows, newest_fits_by_partition(fits, names, partitions))
 
 
 def read(lake: Lake, spec: UseCase, until: str) -> Walks:

@@ -140,7 +140,7 @@ def test_labels_that_come_a_season_later_are_realised(own: Lake, sliced: UseCase
     late = sliced.clock.shift(week[0], 100)
     machines.stops(own, sliced, week[2], known_at=sliced.clock.local(late, "06:00"))
     assert week[0] not in by_day(own, sliced, None) | dict.fromkeys(
-        machines.watch(own, sliced, week[5]).published_rows
+        machines.watch(own, sliced, week[5]).published_digests
     )
     assert week[0] not in by_day(own, sliced, None)
     machines.watch(own, sliced, late)

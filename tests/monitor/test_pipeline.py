@@ -259,7 +259,7 @@ class Crossed(Lake):
 
     def publish(self, table: str, rows: Any, where: Any) -> Any:
         """Let the other go first, once, then publish."""
-        if table == "partitions" and where["product"] == "monitor":
+        if table == "partitions" and "monitor" in where["product"]:
             while self.older:
                 super().publish(*self.older.pop(0))
         return super().publish(table, rows, where)

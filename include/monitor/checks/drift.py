@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -151,7 +152,7 @@ def own_windows(
     partitions: Counts,
     fitted: NDArray[np.bool_],
     width: int,
-    measure: Callable[[Counts, Counts], float] = psi,
+    measure: Callable[[Counts, Counts], NDArray[np.float64]] = psi,
 ) -> NDArray[np.float64]:
     """Return how far each window of the training's partitions is from the reference without that window.
 
@@ -162,15 +163,16 @@ def own_windows(
     fitted : which of the partitions are part of the reference, shape (partitions,); the others followed it.
     width : partitions in a window.
     """
-    distances = []
-    for first in range(len(partitions) - width + 1):
-        window = slice(first, first + width)
-        # the profile is exact only to a few rows in a thousand, so a difference may be below 0
-        rest = np.maximum(total - partitions[window][fitted[window]].sum(axis=0), 0)
-        current = partitions[window].sum(axis=0)
-        if rest.sum() and current.sum():
-            distances.append(measure(rest, current))
-    return np.array(distances)
+    if len(partitions) < width:
+        return np.empty(0)
+    current, fitted_rows = (
+        sliding_window_view(counts, width, axis=0).sum(axis=-1)
+        for counts in (partitions, np.where(fitted[:, np.newaxis], partitions, 0.0))
+    )
+    # the profile is exact only to a few rows in a thousand, so a difference may be below 0
+    rest = np.maximum(total - fitted_rows, 0)
+    have_values = (rest.sum(axis=-1) > 0) & (current.sum(axis=-1) > 0)
+    return measure(rest[have_values], current[have_values])
 
 
 class PartitionValues(NamedTuple):

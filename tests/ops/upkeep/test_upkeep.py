@@ -138,7 +138,7 @@ def test_partitions_that_are_published_meanwhile_lose_nothing(tmp_path: Path) ->
 
 def test_two_compactions_at_once_double_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that began on what another has replaced meanwhile begins again, whoever wrote between them."""
-    for day in range(1, 9):
+    for day in range(1, 7):  # fewer than are merged as they are written
         _publish(str(tmp_path), f"2024-01-{day:02}", day)
     lake, rest = Lake("usecase", str(tmp_path)), upkeep.write_deltalake
     before, began = sorted(map(repr, lake.rows("t"))), []
@@ -147,7 +147,7 @@ def test_two_compactions_at_once_double_no_row(tmp_path: Path, monkeypatch: pyte
         if not began:
             began.append(True)
             monkeypatch.setattr(upkeep, "write_deltalake", rest)
-            assert compact(Lake("usecase", str(tmp_path)), "t") == (8, 1)
+            assert compact(Lake("usecase", str(tmp_path)), "t") == (6, 1)
             _publish(str(tmp_path), "2024-01-09", 9)
         rest(*given, **how)
 
@@ -155,7 +155,7 @@ def test_two_compactions_at_once_double_no_row(tmp_path: Path, monkeypatch: pyte
     compact(lake, "t")
     after = sorted(map(repr, (row for row in lake.rows("t") if row["value"] < 9)))
     assert (began, after) == ([True], before)
-    assert lake.count("t") == 27
+    assert lake.count("t") == 21
 
 
 def test_a_partition_that_is_written_while_it_is_laid_together_stays_as_written(
