@@ -19,7 +19,7 @@ from include.evaluate import fairness, leakage, robustness, serving, slices
 from include.evaluate.robustness import sample_indices
 from include.features import point_in_time
 from include.features.build import features
-from include.judge.evidence import BASELINE, CHALLENGER, CHAMPION, Facts, Fairness, Leakage, Serving
+from include.judge.evidence import BASELINE_PREFIX, CHALLENGER, CHAMPION, Facts, Fairness, Leakage, Serving
 from include.models import artifacts, outputs
 from include.spec import UseCase
 from include.spec.stages import Candidate
@@ -29,7 +29,7 @@ from include.storage.lake import Lake
 from include.train.recipes import ESTIMATORS
 
 Array = NDArray[np.float64]
-PRIOR = f"{BASELINE}prior"
+PRIOR = f"{BASELINE_PREFIX}prior"
 MAX_IMPORTANCE_ROWS = 3000
 PERMUTATIONS = 3
 
@@ -117,7 +117,7 @@ def _rival(losses: Mapping[str, Array]) -> str:
     """Return the model to beat: the champion, or else the strongest baseline."""
     if CHAMPION in losses:
         return CHAMPION
-    baselines = [name for name in losses if name.startswith(BASELINE)]
+    baselines = [name for name in losses if name.startswith(BASELINE_PREFIX)]
     return min(baselines, key=lambda name: float(losses[name].mean()))
 
 

@@ -22,7 +22,7 @@ from include.evaluate.measure import EvaluationRows, gather_facts
 from include.evaluate.refit import measure_refit
 from include.features.build import training_set
 from include.judge.evidence import (
-    BASELINE,
+    BASELINE_PREFIX,
     CHALLENGER,
     CHAMPION,
     Evidence,
@@ -160,7 +160,8 @@ def _walk_predictions(lake: Lake, spec: UseCase, record: TrainingRecord, test: p
     missing = np.full(outputs.predictions_shape(spec, test.num_rows), np.nan)
     predictions = {CHALLENGER: walk.get(selection.recipe, missing)}
     predictions |= {
-        f"{BASELINE}{baseline.name}": walk.get(baseline.name, missing) for baseline in spec.training.baselines
+        f"{BASELINE_PREFIX}{baseline.name}": walk.get(baseline.name, missing)
+        for baseline in spec.training.baselines
     }
     if selection.serving in walk and selection.serving != selection.recipe:
         predictions[CHAMPION] = walk[selection.serving]

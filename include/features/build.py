@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 
 from include.errors import SpecError
 from include.features import point_in_time
-from include.features.point_in_time import AsOf
 from include.spec import UseCase
 from include.storage import schemas, spill
 from include.storage.lake import Lake
@@ -24,13 +23,12 @@ BLOCK = 90  # partitions that are computed at once
 # features
 
 
-def features(lake: Lake, spec: UseCase, partitions: Sequence[str], *, as_of: AsOf = "then") -> pa.Table:
+def features(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> pa.Table:
     """Return the point-in-time correct features of the partitions' rows, as of each decision time.
 
     Parameters
     ----------
     partitions : keys of partitions of the spine; one without published rows has no features.
-    as_of : "then": as known at each decision. "now": revised rows count as if they had been right at once.
 
     Returns
     -------
@@ -45,16 +43,15 @@ def features(lake: Lake, spec: UseCase, partitions: Sequence[str], *, as_of: AsO
     """
     requested = sorted(set(partitions))
     tables = [f"validated_{name}" for name in spec.sources]
-    key = ("features", spec, tuple(requested), as_of)
-    return lake.keep(key, tables, lambda: _features(lake, spec, requested, as_of))
+    key = ("features", spec, tuple(requested))
+    return lake.keep(key, tables, lambda: _features(lake, spec, requested))
 
 
-def _features(lake: Lake, spec: UseCase, requested: list[str], as_of: AsOf) -> pa.Table:
+def _features(lake: Lake, spec: UseCase, requested: list[str]) -> pa.Table:
     # partitions are independent, so a long history is computed in blocks to bound memory
     blocks = [requested[i : i + BLOCK] for i in range(0, len(requested), BLOCK)]
     tables = [
-        compute_features(spec, point_in_time.read_sources(lake, spec, block), block, as_of=as_of)
-        for block in blocks
+        compute_features(spec, point_in_time.read_sources(lake, spec, block), block) for block in blocks
     ]
     return pa.concat_tables([schema(spec).empty_table(), *tables]).combine_chunks()
 
@@ -64,7 +61,6 @@ def compute_features(
     rows: Mapping[str, pa.Table],
     partitions: Sequence[str],
     *,
-    as_of: AsOf = "then",
     until: datetime | None = None,
     watch: Callable[[Iterator[pa.RecordBatch]], Iterable[pa.RecordBatch]] = iter,
 ) -> pa.Table:
@@ -77,7 +73,7 @@ def compute_features(
     watch : passes on the batches as they are computed, before they are sorted and checked.
     """
     cutoff = until or spec.clock.moment(partitions[-1])
-    with point_in_time.create_views(spec, rows, partitions, as_of, cutoff) as engine:
+    with point_in_time.create_views(spec, rows, partitions, cutoff) as engine:
         try:
             _register_result(engine, spec.sql)
         except duckdb.Error as error:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Literal
 
 import duckdb
 import pyarrow as pa
@@ -27,8 +26,6 @@ import pyarrow as pa
 from include.spec import UseCase
 from include.storage import schemas, spill
 from include.storage.lake import Lake
-
-AsOf = Literal["then", "now"]
 
 
 def read_sources(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> dict[str, pa.Table]:
@@ -57,7 +54,7 @@ def conform(rows: pa.Table | None, schema: pa.Schema) -> pa.Table:
 
 
 def create_views(
-    spec: UseCase, rows: Mapping[str, pa.Table], partitions: Sequence[str], as_of: AsOf, until: datetime
+    spec: UseCase, rows: Mapping[str, pa.Table], partitions: Sequence[str], until: datetime
 ) -> duckdb.DuckDBPyConnection:
     """Return an engine with the views of ``partitions``, from rows that were known by ``until``."""
     connection = spill.duckdb_engine()
@@ -65,9 +62,7 @@ def create_views(
     # the SQL consists of names that the spec's patterns allow, and quoted columns
     for name, source in spec.sources.items():
         connection.register(f"_{name}", rows[name])
-        connection.execute(
-            f'CREATE VIEW "{name}" AS {_source_view_sql(name, source.key, rows[name], as_of, until)}'
-        )
+        connection.execute(f'CREATE VIEW "{name}" AS {_source_view_sql(name, source.key, rows[name], until)}')
         connection.execute(
             f"""CREATE VIEW "known_{name}" AS
             SELECT c.for_partition, c.decision_time, c.ago, s.*
@@ -106,19 +101,13 @@ def decision_calendar(spec: UseCase, partitions: Sequence[str]) -> pa.Table:
     return pa.Table.from_pylist(pairs, schema=pa.schema(fields))
 
 
-def _source_view_sql(name: str, key: Sequence[str], rows: pa.Table, as_of: AsOf, until: datetime) -> str:
+def _source_view_sql(name: str, key: Sequence[str], rows: pa.Table, until: datetime) -> str:
     """Return the SQL of a source's view, which adds until when each row was the current revision."""
     same_row = ", ".join(f'"{column}"' for column in ("partition", *key))
-    if as_of == "now":
-        known_until = "'infinity'::TIMESTAMPTZ"
-        columns = "* REPLACE (min(known_at) OVER (PARTITION BY partition) AS known_at)"
-        newest = f"QUALIFY row_number() OVER (PARTITION BY {same_row} ORDER BY revision DESC) = 1"
-    else:
-        # most partitions have one revision, and then a window over all rows would only take time
-        has_revisions = len(rows["revision"].unique()) > 1
-        window = f"lead(known_at) OVER (PARTITION BY {same_row} ORDER BY revision)"
-        replaced_at = window if has_revisions else "NULL"
-        known_until, columns, newest = f"coalesce({replaced_at}, 'infinity'::TIMESTAMPTZ)", "*", ""
+    # most partitions have one revision, and then a window over all rows would only take time
+    has_revisions = len(rows["revision"].unique()) > 1
+    window = f"lead(known_at) OVER (PARTITION BY {same_row} ORDER BY revision)"
+    known_until = f"coalesce({window if has_revisions else 'NULL'}, 'infinity'::TIMESTAMPTZ)"
     # the SQL consists of names, as in `create_views`
-    inner = f'SELECT {columns}, {known_until} AS known_until FROM "_{name}" {newest}'  # noqa: S608
+    inner = f'SELECT *, {known_until} AS known_until FROM "_{name}"'  # noqa: S608
     return f"SELECT * FROM ({inner}) WHERE known_at <= TIMESTAMPTZ '{until.isoformat()}'"  # noqa: S608

@@ -20,7 +20,7 @@ from include.judge.context import (
     CheckFunction,
     check_requirement,
 )
-from include.judge.evidence import BASELINE, CHALLENGER, Fairness, Refit, Slice
+from include.judge.evidence import BASELINE_PREFIX, CHALLENGER, Fairness, Refit, Slice
 from include.judge.groups import check_groups
 from include.spec.gate import Gate
 from include.stats.formatting import figure_and_limit
@@ -136,7 +136,7 @@ def shuffled_labels(context: CheckContext) -> Sequence[Check]:
     losses, shuffled_losses = context.evidence.losses, context.evidence.facts.leakage.shuffled_losses
     required = "not shown to be > 0"
     # of the same constant as the shuffled labels': the prior's walk follows the label rate
-    prior = context.evidence.facts.leakage.prior_losses or losses.sums.get(f"{BASELINE}prior")
+    prior = context.evidence.facts.leakage.prior_losses or losses.sums.get(f"{BASELINE_PREFIX}prior")
     if prior is None:
         return [Check(SHUFFLED_LABELS, required, "no baseline named prior", False, EVALUATE_AGAIN)]
     if len(shuffled_losses) != len(losses.partitions):

@@ -208,7 +208,7 @@ class Facts:
 SCHEMA = 3
 CHALLENGER = "challenger"
 CHAMPION = "champion"
-BASELINE = "baseline:"
+BASELINE_PREFIX = "baseline:"
 
 
 def evidence_key(key: str) -> str:

@@ -435,7 +435,7 @@ def _champion_partitions(
     lake, spec, state, partition = context.lake, context.spec, context.state, context.partition
     realised = sorted(state.published_digests[REALISED])
     since = [key for key in realised if champion["effective"] <= key < partition]
-    keys = [key for key in since if state.label_partitions(key)[0] <= partition][-MAX_ERROR_PARTITIONS:]
+    keys = [key for key in since if state.labels_known_on(key)[0] <= partition][-MAX_ERROR_PARTITIONS:]
     if not keys:
         return []
     estimates: dict[str, dict[str, float | None]] = {}

@@ -35,7 +35,7 @@ from include.storage import schemas
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
 
-BASELINE = "prior:"  # prefix of a metric's name: the same rows, predicted by the training prior
+PRIOR_PREFIX = "prior:"  # prefix of a metric's name: the same rows, predicted by the training prior
 MAX_JOINED_PARTITIONS = 90  # that are joined at once, which limits the memory
 BY = ("day", "week", "version", "served_by", "slice")
 MAX_PARTITIONS = 90  # the newest scored partitions, unless a range is given
@@ -184,7 +184,7 @@ def _metric_rows(spec: UseCase, scored: str, known: str, rows: pa.Table, prior: 
     metrics = performance_metrics(spec, target, outputs.from_columns(spec, labelled))
     constant = outputs.repeat_constant(prior, len(target))
     of_prior = performance_metrics(spec, target, constant)
-    metrics |= {BASELINE + name: value for name, value in of_prior.items()}
+    metrics |= {PRIOR_PREFIX + name: value for name, value in of_prior.items()}
     same = {
         "partition": scored,
         "known": known,

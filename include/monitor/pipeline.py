@@ -54,9 +54,11 @@ def monitor(lake: Lake, spec: UseCase, partition: str) -> Ref:
         if is_monitored and not stale and _is_consistent(lake, partition, state):
             row = state.partition_row(PRODUCT, partition)
             assert row is not None
-            note = f"{row['note']}; {_decision_note(publish_decisions(lake, spec, partition))}"
+            decision = publish_decisions(lake, spec, partition)
+            note = f"{row['note']}; {_decision_note(decision)}"
             return Ref(f"{lake.uri}/tables/findings", partition, row["digest"], row["rows"], note)
-        _publish(PartitionContext(lake, spec, state, stale[0] if is_monitored and stale else partition))
+        due = stale[0] if is_monitored and stale else partition
+        _publish(PartitionContext(lake, spec, state, due))
         is_monitored = True
         state.refresh(lake)
     raise EvergreenError(

@@ -83,10 +83,10 @@ class State:
                 self.published_digests[product][key] = digest
             if product == REALISED:
                 self.realised_inputs[key] = self._parse(inputs)
-        self.restated: dict[str, list[str]] = {}
+        self.relabelled: dict[str, list[str]] = {}
         for key in sorted(self.realised_inputs):
             for known in self.realised_inputs[key].get("restated", []):
-                self.restated.setdefault(known, []).append(key)
+                self.relabelled.setdefault(known, []).append(key)
 
     def partition_row(self, product: str, partition: str) -> Row | None:
         """Return a product's row of `partitions`, None if it was never attempted."""
@@ -165,7 +165,7 @@ class State:
         return [
             key
             for key in self.labels_due(partition)
-            if key in self.realised_inputs and self.label_partitions(key)[0] <= partition
+            if key in self.realised_inputs and self.labels_known_on(key)[0] <= partition
         ]
 
     def labels_due(self, partition: str) -> list[str]:
@@ -176,7 +176,7 @@ class State:
         delay, width = self.spec.labels.delay, self.spec.monitoring.window
         return self.published("predictions", self._before(partition, delay + 2 * width - 1, delay))
 
-    def label_partitions(self, scored: str) -> list[str]:
+    def labels_known_on(self, scored: str) -> list[str]:
         """Return the partition on which a scored partition's labels were first known, and its revisions."""
         inputs = self.realised_inputs[scored]
         return [inputs["known"], *inputs.get("restated", [])]
@@ -185,7 +185,7 @@ class State:
         """Return how many labels were known before a scored partition's decision."""
         return int(self.realised_inputs[scored].get("early", 0))
 
-    def label_partition(self, scored: str) -> str:
+    def labels_due_on(self, scored: str) -> str:
         """Return the partition on which a scored partition's labels are due; empty beyond the span."""
         place = self._place[scored] + self.spec.labels.delay
         return self.span[place] if place < len(self.span) else ""
@@ -206,13 +206,13 @@ class State:
         names += [(source, partition) for source in self.spec.sources]
         names += [("predictions", scored) for scored in self.labels_due(partition)]
         for scored in self.matured(partition):
-            names += [(REALISED, scored), (self.spec.labels.source, self.label_partition(scored))]
+            names += [(REALISED, scored), (self.spec.labels.source, self.labels_due_on(scored))]
         rows = {f"{product}/{key}": self.partition_row(product, key) for product, key in names}
         inputs = {name: row["digest"] or row["outcome"] for name, row in rows.items() if row is not None}
         if losses := self._champion_losses(partition):
             inputs[LOSSES] = digest_json(losses)
         realised = self.published_digests[REALISED]
-        for key in self.restated.get(partition, ()):
+        for key in self.relabelled.get(partition, ()):
             inputs.setdefault(f"{REALISED}/{key}", realised[key])
         training, champion = self.sudden_change_limits(partition), self.champion(partition)
         trained_on = {training and training["partition"], champion and champion["evidence"]}
@@ -228,7 +228,7 @@ class State:
         champions, digests = self.champions(partition), self.published_digests[LOSSES]
         first = str(champions[0]["effective"]) if champions else "~"
         keys = [key for key in sorted(self.realised_inputs) if first <= key <= partition and key in digests]
-        return [[key, digests[key]] for key in keys if self.label_partitions(key)[0] <= partition]
+        return [[key, digests[key]] for key in keys if self.labels_known_on(key)[0] <= partition]
 
     def stale(self, partition: str) -> bool:
         """Return whether a partition was monitored on inputs that have changed since."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from include.errors import EvergreenError
 from include.judge.context import Check
-from include.judge.evidence import BASELINE, CHALLENGER, CHAMPION, Evidence, evidence_rows_key
+from include.judge.evidence import BASELINE_PREFIX, CHALLENGER, CHAMPION, Evidence, evidence_rows_key
 from include.judge.judge import checks_of
 from include.models import outputs
 from include.promote import ledger
@@ -93,7 +93,7 @@ class AttemptData:
         sums = self.evidence.losses.sums
         if CHAMPION in sums:
             return CHAMPION
-        baselines = (name for name in sums if name.startswith(BASELINE))
+        baselines = (name for name in sums if name.startswith(BASELINE_PREFIX))
         return min(baselines, key=lambda name: sum(sums[name]), default="")
 
     @property

@@ -149,7 +149,7 @@ def test_no_value(lake: Lake, tmp_path: Path) -> None:
 
 
 def test_revisions(tmp_path: Path, use: UseCase) -> None:
-    """As of then a partition sees the revision that it could know; as of now, the one that stands."""
+    """A partition sees the revision that was known at its decision, and a later one the next revision."""
     lake = Lake("parcels", str(tmp_path))
     parcels.fill(lake, use, "2024-03-01", "2024-03-06")
     was = features(lake, use, ["2024-03-04", "2024-03-05"])
@@ -161,26 +161,6 @@ def test_revisions(tmp_path: Path, use: UseCase) -> None:
     assert digest_table(_of(then, "2024-03-04")) == digest_table(_of(was, "2024-03-04"))
     assert digest_table(_of(then, "2024-03-05")) != digest_table(_of(was, "2024-03-05"))
     assert digest_table(_of(then, "2024-03-05")) == digest_table(features(lake, use, ["2024-03-05"]))
-
-    clean = Lake("parcels", str(tmp_path / "clean"))
-    parcels.fill(clean, use, "2024-03-01", "2024-03-06")
-    right = second.set_column(
-        second.schema.get_field_index("known_at"), second.schema.field("known_at"), first["known_at"]
-    )
-    parcels.publish(
-        clean,
-        use,
-        "arrivals",
-        "2024-03-04",
-        [
-            right.set_column(
-                right.schema.get_field_index("revision"), right.schema.field("revision"), first["revision"]
-            )
-        ],
-    )
-    lake.publish("validated_arrivals", first, {"partition": "2024-03-04", "revision": 0})
-    now = features(lake, use, ["2024-03-04", "2024-03-05"], as_of="now")
-    assert digest_table(now) == digest_table(features(clean, use, ["2024-03-04", "2024-03-05"]))
 
 
 def test_a_late_spine(tmp_path: Path, use: UseCase) -> None:

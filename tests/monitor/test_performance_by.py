@@ -80,7 +80,7 @@ def test_a_revision_restates_the_partition_it_touches(own: Lake, sliced: UseCase
     target, predicted = truth(sliced, own, [week[1]])
     assert now.pop(week[1]) == (week[5], pytest.approx(sk.log_loss(1 - target, predicted)))
     assert now == {key: reported[key] for key in (week[0], week[2])} | {week[3]: now[week[3]]}
-    assert machines.watch(own, sliced, week[5]).restated == {week[5]: [week[1]]}
+    assert machines.watch(own, sliced, week[5]).relabelled == {week[5]: [week[1]]}
 
 
 def test_the_order_of_watching_makes_no_difference(own: Lake, sliced: UseCase, week: list[str]) -> None:

@@ -55,11 +55,11 @@ def _check_revised(context: PartitionContext) -> list[Finding]:
     """Check the share of labels that this partition's revisions changed."""
     spec, state, partition = context.spec, context.state, context.partition
     tolerance = _tolerance(context)
-    restated = state.restated.get(partition, [])
+    restated = state.relabelled.get(partition, [])
     changed = rows = 0
     keys, target, previous = [*spec.key, "partition"], spec.problem.target, f"{spec.problem.target}_previous"
     for scored in restated:
-        before = max(key for key in state.label_partitions(scored) if key < partition)
+        before = max(key for key in state.labels_known_on(scored) if key < partition)
         old, new = (labels(context.lake, spec, [scored], known=key) for key in (before, partition))
         joined = new.join(old, keys, join_type="left outer", right_suffix="_previous")
         equal = pc.fill_null(pc.equal(joined[target], joined[previous]), False)
@@ -79,7 +79,7 @@ def _check_revised(context: PartitionContext) -> list[Finding]:
 def _check_early(context: PartitionContext) -> list[Finding]:
     """Check how many of this partition's new labels were known before their own partition's decision."""
     state, partition = context.state, context.partition
-    new = [key for key in state.matured(partition) if state.label_partitions(key)[0] == partition]
+    new = [key for key in state.matured(partition) if state.labels_known_on(key)[0] == partition]
     rows = {key: state.early_labels(key) for key in new if state.early_labels(key)}
     if not rows:
         return []

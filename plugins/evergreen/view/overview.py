@@ -110,7 +110,7 @@ def chart(lake: Lake, spec: UseCase, partitions: Sequence[str], switches: Sequen
 
     The baseline is the recipe of the deployed one, by its walk, or else the prior.
     """
-    from include.monitor.performance import BASELINE
+    from include.monitor.performance import PRIOR_PREFIX
 
     if not partitions:
         return None
@@ -122,7 +122,7 @@ def chart(lake: Lake, spec: UseCase, partitions: Sequence[str], switches: Sequen
     if baseline_name:
         baseline_values = _walk(lake, partitions, baseline_name, metric)
     if not baseline_values:
-        baseline_name, baseline_values = "prior", _realized(lake, partitions, f"{BASELINE}{metric}")
+        baseline_name, baseline_values = "prior", _realized(lake, partitions, f"{PRIOR_PREFIX}{metric}")
     if not values:
         return None
     newest = max(values)
