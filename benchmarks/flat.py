@@ -37,7 +37,6 @@ from include.features.build import training_set
 from include.ingest.publish import publish_validated
 from include.judge.evidence import evidence_rows_key
 from include.models import artifacts
-from include.monitor import report
 from include.monitor.pipeline import monitor
 from include.promote import ledger
 from include.rollout.pipeline import advance
@@ -326,7 +325,6 @@ def build(folder: str, begin: int, end: int) -> None:
     """Add partitions to the lake so that as many as ``end`` have been monitored."""
     spec = use_case()
     lake = Lake(spec.name, folder)
-    report.draw_drift_report = lambda *_: None
     start = time.perf_counter()
     if not begin:
         generate(lake, spec, range(HISTORY))
@@ -357,7 +355,6 @@ def measure(folder: str, size: int) -> dict[str, float]:
     """Score, monitor and step the next partitions; return the median CPU seconds, and the peak memory."""
     spec = use_case()
     lake = Lake(spec.name, folder)
-    report.draw_drift_report = lambda *_: None
     places, taken = range(HISTORY + size, HISTORY + size + WARM + MEASURED), []
     for place in places:
         generate(lake, spec, [place])

@@ -15,7 +15,6 @@ import sys
 from datetime import UTC, datetime
 
 from include.cli import stages
-from include.monitor import report
 from include.spec import load
 from include.storage.lake import Lake
 
@@ -31,7 +30,6 @@ def main() -> None:
     every = 7 * (int(sys.argv[1]) if len(sys.argv) > 1 else 4)
     until = sys.argv[2] if len(sys.argv) > 2 else LAST
     # pages decide nothing, and take longer than a partition's figures
-    report.draw_drift_report = lambda *_: None
     watched = {row["partition"] for row in lake.rows("partitions", {"product": "monitor"})}
     trained = {row["partition"] for row in lake.rows("attempts")}
     sundays = spec.clock.keys(SUNDAY, until)[every::every]

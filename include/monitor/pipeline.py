@@ -1,19 +1,18 @@
 """The monitor stage: run every check on one partition, publish the findings, and decide what follows.
 
 Nothing here fails the partition. A check that can't judge reports *not enough* with the reason. The findings
-are published first, then the report and the rows in `partitions`, and the decision last. A rerun is
+are published first, then the rows in `partitions`, and the decision last. A rerun is
 idempotent, and partitions monitored out of order lead to the same tables.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import pyarrow as pa
 
 from include.errors import EvergreenError
-from include.monitor import estimates, report
+from include.monitor import estimates
 from include.monitor.checks import drift
 from include.monitor.context import PartitionContext
 from include.monitor.findings import Finding, findings_table
@@ -82,7 +81,7 @@ def _is_consistent(lake: Lake, partition: str, state: State) -> bool:
 
 
 def _publish(context: PartitionContext) -> None:
-    """Run the checks of one partition and publish its estimates, findings, drift measures and report."""
+    """Run the checks of one partition and publish its estimates, findings and drift measures."""
     lake, spec, partition = context.lake, context.spec, context.partition
     findings = run_checks(context)
     completed = [estimates.publish_estimates(context, findings)]
@@ -92,31 +91,11 @@ def _publish(context: PartitionContext) -> None:
     lake.publish("drift", measures, {"partition": partition})
     note = f"{measures.num_rows} measures of {len(context.window_profiles)} columns"
     completed.append(completion_row(spec, drift.PRODUCT, partition, measures, context.inputs, note))
-    if not _is_report_current(context, table, measures):
-        report.draw_drift_report(context, findings, measures)
     note = findings_note(findings)
     completed.append(completion_row(spec, PRODUCT, partition, table, context.inputs, note))
     # last, in one commit: these rows mark the tables as complete
     where = {"product": [str(row["product"]) for row in completed], "partition": partition}
     lake.publish("partitions", pa.Table.from_pylist(completed, schema=schemas.PARTITIONS), where)
-
-
-def _is_report_current(context: PartitionContext, findings: pa.Table, measures: pa.Table) -> bool:
-    """Return whether the page that is already drawn shows the same findings, measures and window."""
-    previous = context.state.partition_row(PRODUCT, context.partition)
-    previous_measures = context.state.partition_row(drift.PRODUCT, context.partition)
-    return (
-        previous is not None
-        and previous_measures is not None
-        and previous["digest"] == digest_table(findings)
-        and previous_measures["digest"] == digest_table(measures)
-        and _report_inputs(json.loads(previous["inputs"])) == _report_inputs(dict(context.inputs))
-    )
-
-
-def _report_inputs(inputs: dict[str, str]) -> dict[str, str]:
-    """Return the part of a partition's inputs that the report may depend on."""
-    return {k: v for k, v in inputs.items() if k.startswith(("predictions/", "champion/"))}
 
 
 def findings_note(findings: Sequence[Finding]) -> str:

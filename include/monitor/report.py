@@ -2,7 +2,7 @@
 
 Decisions rest on the profiles of all rows; this page shows the distributions behind them. It draws only the
 columns nearest to or beyond their thresholds, because Evidently takes 0.05 to 0.2 s for each column, and 2 to
-5 s for its preset.
+5 s for its preset. It is drawn when a person opens it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import pyarrow as pa
 from evidently import DataDefinition, Dataset, Report
 from evidently.metrics import ValueDrift
 
+from include.errors import NotPublished
 from include.features.build import features
 from include.monitor.context import PartitionContext
-from include.monitor.findings import Finding
+from include.monitor.findings import Finding, from_rows
+from include.monitor.state import State
 from include.spec import UseCase
 from include.stats.drift_measures import NAMES
 from include.storage.lake import Lake
@@ -29,24 +31,35 @@ ID_MARGIN = 5000  # characters after the data, and at the page's end, that repea
 _UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[47][0-9a-f]{3}-?[0-9a-f]{4}-?[0-9a-f]{12}")
 
 
-def draw_drift_report(context: PartitionContext, findings: Sequence[Finding], measures: pa.Table) -> None:
-    """Store a partition's page as ``reports/monitor/<partition>.html``; without a sample it has no charts.
+def drift_report(lake: Lake, spec: UseCase, partition: str) -> str:
+    """Return a partition's page as HTML; without a sample it has no charts.
 
-    Parameters
-    ----------
-    findings, measures : the partition's findings and its rows of `drift`.
+    Raises
+    ------
+    NotPublished
+        when the partition isn't monitored.
     """
-    spec, partition, reference = context.spec, context.partition, context.reference
-    drift = [finding for finding in findings if finding.check == "drift"]
+    rows = lake.rows("findings", {"partition": partition})
+    if not rows:
+        raise NotPublished(
+            f"{spec.name}: drift report of {partition}",
+            required="a monitored partition",
+            found="no findings",
+            remedy=f"run {spec.name}__batch for that partition",
+        )
+    context = PartitionContext(lake, spec, State(lake, spec, partition), partition)
+    drift = [finding for finding in from_rows(rows) if finding.check == "drift"]
+    reference = context.reference
     if reference is None or partition not in context.window:
         page = _without_charts(spec, partition, drift[0].note, drift)
     elif reference.sample is None:
         page = _without_charts(spec, partition, "the rows that the model was fitted on are gone", drift)
     else:
         page = _with_charts(context, reference.sample, reference.rows, drift)
+    measures = lake.read("drift", {"partition": partition}, order=["column", "measure"])
     end = "</ul></details></section>"  # of the banner; Evidently's scripts before it have a section too
-    page = page.replace(end, f"</ul></details>{_measures_table(measures)}</section>", 1)
-    context.lake.replace(f"reports/monitor/{partition}.html", page.encode())
+    table = _measures_table(measures) if measures is not None else ""
+    return page.replace(end, f"</ul></details>{table}</section>", 1)
 
 
 def _without_charts(spec: UseCase, partition: str, reason: str, drift: Sequence[Finding]) -> str:

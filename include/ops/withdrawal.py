@@ -168,13 +168,12 @@ def _dependents(lake: Lake, partition: str) -> list[str]:
 
 
 def _remove(lake: Lake, partition: str) -> None:
-    """Remove a partition's manifests and report, its rows, and last its rows in `partitions`."""
+    """Remove a partition's manifests, its rows, and last its rows in `partitions`."""
     for key in lake.keys("raw/snapshots"):
         if key.split("/")[-2] == partition:
             data = lake.get(key) or b""
             lake.create(f"{FOLDER}/{partition}/{digest_bytes(data)}.json", data)
             lake.remove([key])
-    lake.remove([f"reports/monitor/{partition}.html"])
     for table, rows in _published(lake, partition):
         where: Where = {"partition": partition}
         if "product" in rows.column_names:

@@ -29,6 +29,7 @@ from include.monitor.estimates import (
     pending_estimates,
 )
 from include.monitor.pipeline import monitor
+from include.monitor.report import drift_report
 from include.ops.verify import verify
 from include.promote import ledger
 from include.promote.promotion import judge_and_record, promote
@@ -209,7 +210,7 @@ def test_each_class_is_watched_for_drift_and_the_champion_for_performance(made: 
         f"{objective} against {of}" for of in ("the prior", "the baseline", "its walk", "its expectation")
     }
     assert set(judged) == {*live, "macro_roc_auc", "f1@late"}
-    page = (made.lake.get(f"reports/monitor/{made.partitions[-2]}.html") or b"").decode()
+    page = drift_report(made.lake, made.spec, made.partitions[-2])
     assert all(name in page for name in SCORES)
 
 

@@ -267,13 +267,12 @@ def watch(lake: Lake, use: UseCase, partition: str) -> State:
 
 
 def state(lake: Lake) -> dict[str, str]:
-    """Return a digest of the rows of each table that monitoring writes, and of its pages."""
+    """Return a digest of the rows of each table that monitoring writes."""
     own = {"drift", "monitor", "performance", "losses"}
     found = {name: lake.rows(name) for name in ("findings", "decisions", "drift", "performance", "losses")}
     found["labels"] = lake.rows("profiles", {"product": "labels"})
     found["partitions"] = [row for row in lake.rows("partitions") if row["product"] in own]
-    digests = {name: digest_json(sorted(map(repr, rows))) for name, rows in found.items()}
-    return digests | {key: digest_json(str(lake.get(key))) for key in lake.keys("reports/monitor")}
+    return {name: digest_json(sorted(map(repr, rows))) for name, rows in found.items()}
 
 
 def fitted_rows(lake: Lake, use: UseCase) -> int:

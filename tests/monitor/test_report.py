@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from include.errors import NotPublished
 from include.monitor.pipeline import monitor
+from include.monitor.report import drift_report
 from include.score.pipeline import score
 from include.spec import UseCase
 from include.storage.lake import Lake
@@ -20,9 +22,7 @@ def page(lake: Lake, use: UseCase, week: list[str]) -> str:
     for partition in week[:2]:
         score(lake, use, partition)
         monitor(lake, use, partition)
-    found = lake.get(f"reports/monitor/{week[1]}.html")
-    assert found is not None
-    return found.decode()
+    return drift_report(lake, use, week[1])
 
 
 def test_a_page_says_that_it_is_a_sample(page: str, lake: Lake, use: UseCase, week: list[str]) -> None:
@@ -59,14 +59,14 @@ def test_a_page_fetches_nothing(page: str) -> None:
 
 
 def test_a_page_is_the_same_each_time(page: str, lake: Lake, use: UseCase, week: list[str]) -> None:
-    """Drawn anew, the page has the same bytes: its ids aren't random."""
-    gone = lake.read("partitions").slice(0, 0)
-    lake.publish("partitions", gone, {"product": "monitor", "partition": week[1]})
-    lake.replace(f"reports/monitor/{week[1]}.html", b"")
-    monitor(lake, use, week[1])
-    found = lake.get(f"reports/monitor/{week[1]}.html")
-    assert found is not None
-    assert found.decode() == page
+    """Drawn again, the page has the same bytes: its ids aren't random."""
+    assert drift_report(lake, use, week[1]) == page
+
+
+def test_a_partition_that_is_not_monitored_has_no_page(lake: Lake, use: UseCase, week: list[str]) -> None:
+    """The error says what to run."""
+    with pytest.raises(NotPublished, match="run machines__batch for that partition"):
+        drift_report(lake, use, week[-1])
 
 
 def test_a_feature_that_was_declared_since_is_told(
@@ -81,13 +81,12 @@ def test_a_feature_that_was_declared_since_is_told(
     monitor(lake, newer, week[2])
     (row,) = lake.rows("findings", {"partition": week[2], "check": "drift", "subject": "again"})
     assert (row["outcome"], row["note"]) == ("not enough", "again has no reference")
-    assert b"drawDashboard" in (lake.get(f"reports/monitor/{week[2]}.html") or b"")
+    assert "drawDashboard" in drift_report(lake, newer, week[2])
 
 
 def test_without_a_model_a_page_says_why_it_has_no_charts(lake: Lake, use: UseCase) -> None:
     """Before the first promotion the link leads to a page all the same."""
     score(lake, use, machines.TRAINED)
     monitor(lake, use, machines.TRAINED)
-    found = lake.get(f"reports/monitor/{machines.TRAINED}.html")
-    assert found is not None
-    assert "There are no charts: no model was promoted yet." in found.decode()
+    found = drift_report(lake, use, machines.TRAINED)
+    assert "There are no charts: no model was promoted yet." in found

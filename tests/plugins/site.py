@@ -25,7 +25,7 @@ PARTS = {
     "usecase": "weekly_sales",
     "partition": NIGHTS["weekly_sales"][1],
     "column": "price",
-    "path": f"monitor/{NIGHTS['weekly_sales'][1]}.html",
+    "path": f"verdict/{NIGHTS['weekly_sales'][0]}-{ATTEMPT[:8]}.html",
 }
 SOURCES = {"weekly_sales": "sales", "flight_delay": "outcomes"}
 PLANTED = "<script>alert('planted')</script>"
@@ -205,8 +205,7 @@ def fill(lake: Lake, usecase: str) -> None:
         lake.create(f"state/alerts/{first}-0123456789ab/{recipient}-0", outcome)
     _quarantine(lake, source, second)
     _ledgers(lake, first)
-    lake.replace(f"reports/monitor/{second}.html", b"<!doctype html><script>1</script><p>drifted: price</p>")
-    lake.replace(f"reports/verdict/{first}-{ATTEMPT[:8]}.html", b"<!doctype html><p>why it was blessed</p>")
+    lake.replace(f"reports/{PARTS['path']}", b"<!doctype html><script>1</script><p>drifted: price</p>")
 
 
 def _quarantine(lake: Lake, source: str, partition: str) -> None:

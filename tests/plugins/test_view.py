@@ -14,7 +14,7 @@ from tests.plugins.site import ATTEMPT, NIGHTS, PARTS, PLANTED, Site
 pytestmark = pytest.mark.airflow
 NIGHT = NIGHTS["weekly_sales"][1]
 QUARANTINE = f"/evergreen/quarantine/weekly_sales/{NIGHT}"
-REPORT = f"/evergreen/reports/weekly_sales/monitor/{NIGHT}.html"
+REPORT = f"/evergreen/reports/weekly_sales/{PARTS['path']}"
 
 
 def test_every_route_refuses_a_stranger(site: Site, routes: list[str]) -> None:

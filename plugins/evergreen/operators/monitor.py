@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class MonitorOperator(EvergreenOperator):
     """Compare the partition with the model's reference, and matured predictions with their labels.
 
-    Reads profiles, predictions and labels. Writes performance, findings, the decision and the drift report.
+    Reads profiles, predictions and labels. Writes performance, findings and the decision.
     The event of the decisions' asset carries the decision.
     """
 

@@ -21,6 +21,7 @@ REPORT_HEADERS = {
     " script-src 'unsafe-inline' data:; img-src data: blob:; font-src data:; frame-ancestors 'self';"
     " base-uri 'none'; form-action 'none'"
 }
+DRIFT_REPORT = re.compile(r"monitor/(\d{4}-\d\d-\d\d)\.html")
 MAX_PATH = 200  # characters of a report's path; stores fail on longer names
 _REPORT = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_=-]*/)*[A-Za-z0-9_][A-Za-z0-9_.=-]*\.html")
 
@@ -42,18 +43,23 @@ ReportPath = Annotated[str, Depends(report_path)]
 @router.get("/report/{usecase}/{path:path}")
 def framed_report(request: Request, opened: Opened, path: ReportPath) -> HTMLResponse:
     """Show a report in a frame, with a link back to the use case."""
-    if path != HISTORY:
+    if path != HISTORY and not DRIFT_REPORT.fullmatch(path):
         _stored(opened, path)
     return page(request, "report.html", title=path, usecase=opened.spec.name, path=path)
 
 
 @router.get("/reports/{usecase}/{path:path}")
 def report(opened: Opened, path: ReportPath) -> Response:
-    """Return a report as it is stored; *The year* is drawn when it is opened."""
+    """Return a report as it is stored; *The year* and drift reports are drawn when they are opened."""
+    content: bytes | str
     if path == HISTORY:
         from include.reports.history import draw_history  # it imports Matplotlib
 
-        content = draw_history(opened.lake, opened.spec)[1].encode()
+        content = draw_history(opened.lake, opened.spec)[1]
+    elif drift := DRIFT_REPORT.fullmatch(path):
+        from include.monitor.report import drift_report  # it imports Evidently
+
+        content = drift_report(opened.lake, opened.spec, drift[1])
     else:
         content = _stored(opened, path)
     return Response(content, media_type="text/html", headers=REPORT_HEADERS)
@@ -92,7 +98,5 @@ def metrics(usecases: Readable) -> Response:
 def _stored(opened: Open, path: str) -> bytes:
     data = opened.lake.get(f"reports/{path}")
     if data is None:
-        raise HTTPException(
-            404, f"{opened.spec.name} has no report {path}; its monitor and judge tasks write them."
-        )
+        raise HTTPException(404, f"{opened.spec.name} has no report {path}; its judge tasks write them.")
     return data

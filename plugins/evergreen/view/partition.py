@@ -75,8 +75,8 @@ def partition_data(lake: Lake, spec: UseCase, partition: str, products: Mapping[
 
     where = {"partition": partition}
     decision = next(iter(lake.rows("decisions", where)), None)
+    findings = _findings(lake, partition)
     earlier, later = _neighbors(lake, spec, partition)
-    report = f"monitor/{partition}.html"
     names = ["key", "partition", "verdict", "version", "sentence"]
     attempts = lake.read("attempts", where, names, order=["recorded"])
     violations = ["source", "revision", "rule", "column"]
@@ -88,11 +88,11 @@ def partition_data(lake: Lake, spec: UseCase, partition: str, products: Mapping[
         "predictions": _with_inputs(products.get("predictions")),
         "served": _served(lake, spec, partition),
         "shadows": products.get("shadows"),
-        "findings": _findings(lake, partition),
+        "findings": findings,
         "decision": decision,
         "alerts": json.loads(decision["alerts"] or "[]") if decision else [],
         "notified": notified(lake, [partition]).get(partition, []),
-        "report": report if lake.size(f"reports/{report}") is not None else "",
+        "report": f"monitor/{partition}.html" if any(findings.values()) else "",
         "attempts": [
             {**row, "report": _stored_report(lake, row["partition"], row["key"])}
             for row in (attempts.to_pylist() if attempts is not None else [])

@@ -154,7 +154,7 @@ def _partitions(lake: Lake, spec: UseCase, partition_rows: Rows, reports: set[st
             "alerts": [alert for row in decisions[partition] for alert in json.loads(row["alerts"] or "[]")],
             "notified": recipients.get(partition, []),
             "decision": next(iter(decisions[partition]), None),
-            "report": f"monitor/{partition}.html" if f"reports/monitor/{partition}.html" in reports else "",
+            "report": f"monitor/{partition}.html" if findings[partition] else "",
         }
         for partition in reversed(partitions)
     ]
