@@ -70,7 +70,7 @@ def test_a_verdicts_page_is_linked_from_who_gave_it_and_who_acts_on_it(site: Sit
         assert links["Verdict report"] == f"/plugin/evergreen/evergreen/report/weekly_sales/{place}", task
         framed = site.get(f"/evergreen/report/weekly_sales/{place}", "reader", by="cookie")
         assert framed.status_code == 200, task
-        assert "why it was blessed" in site.get(f"/evergreen/reports/weekly_sales/{place}", "reader").text
+        assert "drifted: price" in site.get(f"/evergreen/reports/weekly_sales/{place}", "reader").text
 
 
 def test_the_log_has_the_address_of_each_link(site: Site, run: str) -> None:

@@ -100,7 +100,7 @@ def test_the_overview_has_a_line_for_each_use_case(site: Site) -> None:
 
     for part in ("weekly_sales broken", "should have been scored by now", "boosting version 3", "r2 0.432"):
         assert part in text, part
-    assert re.findall(r'<i class="(\w*)" title="([^"]+)"', line) == [
+    assert re.findall(r'<a href="[^"]+" class="(\w*)" title="([^"]+)"', line) == [
         ("good", "2024-03-04: no alarm"),
         ("warn", "2024-03-11: drift of price"),
     ]
@@ -120,7 +120,7 @@ def test_drift_alerts_and_who_was_notified_are_told_apart(site: Site) -> None:
 
     assert shown == [
         ["2024-03-11", "drift: price report", "data: sales", "nobody"],
-        ["2024-03-04", "", "data: sales", "chat: failed ops"],
+        ["2024-03-04", "report", "data: sales", "chat: failed ops"],
     ]
     assert [cell["Action"] for cell in cells] == ["none", "none"]
 

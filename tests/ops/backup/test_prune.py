@@ -433,7 +433,7 @@ def test_no_backup_at_all_and_none_that_stays_are_refused(store: Lake) -> None:
     """Neither is a success."""
     with pytest.raises(BackupError, match="required a complete backup, found none"):
         prune(store, 1)
-    with pytest.raises(BackupError, match="required one backup that stays"):
+    with pytest.raises(BackupError, match="required --keep of at least 1"):
         prune(store, 0)
 
 
