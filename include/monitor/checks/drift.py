@@ -25,7 +25,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import stats
 
-from include.monitor.context import NO_PREDICTIONS, ColumnComparison, PartitionContext, Row
+from include.monitor.context import NO_PREDICTIONS, PartitionContext, Row
 from include.monitor.findings import Finding
 from include.monitor.reference import LearnedColumn, Reference
 from include.spec.stages import Monitoring
@@ -66,7 +66,7 @@ def _check_column(context: PartitionContext, name: str) -> Finding:
 def check_missing_values(context: PartitionContext) -> list[Finding]:
     """Check each feature's share of missing values in the partition."""
     rules = context.spec.monitoring
-    features = _comparable_features(context)
+    features = context.compared_features
     return [check_missing(name, of.reference, of.newest, rules) for name, of in features.items()]
 
 
@@ -81,7 +81,7 @@ def check_unseen_values(context: PartitionContext) -> list[Finding]:
             context.spec.monitoring,
             context.neighbors.column_profiles(name, familiar),
         )
-        for name, comparison in _comparable_features(context).items()
+        for name, comparison in context.compared_features.items()
     ]
 
 
@@ -95,14 +95,6 @@ def check_never_learned(context: PartitionContext) -> list[Finding]:
             partition = merge_profiles(rows)[name]
             findings.append(check_unseen(name, column, partition, context.spec.monitoring))
     return findings
-
-
-def _comparable_features(context: PartitionContext) -> dict[str, ColumnComparison]:
-    return {
-        name: comparison
-        for name, comparison in context.comparisons.items()
-        if name in context.spec.features.columns and not isinstance(comparison, str)
-    }
 
 
 def drift_table(
