@@ -18,13 +18,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import stats
 
+from include.monitor.checks.constant import is_ordinarily_constant
 from include.monitor.context import NO_PREDICTIONS, PartitionContext, Row
 from include.monitor.findings import Finding
 from include.monitor.reference import LearnedColumn, Reference
@@ -40,6 +41,7 @@ ALPHA = 0.001  # chance of an alarm by the noise of independent rows alone, for 
 # above these shares a partition is in alarm, whatever the reference had
 ALWAYS_MISSING, ALWAYS_UNSEEN = 0.5, 0.95
 BROKEN_SHARE = 0.5  # a partition with more unfamiliar values than this makes none of them familiar
+IN_A_ROW = 3  # unfamiliar partitions from which a column with one value in each is in alarm
 BASE_PARTITIONS = 3  # the oldest of the familiar partitions, which have no earlier ones to be compared with
 MIN_WINDOWS = 5  # of the reference, from which its own spread can be measured
 
@@ -80,6 +82,7 @@ def check_unseen_values(context: PartitionContext) -> list[Finding]:
             comparison.newest,
             context.spec.monitoring,
             context.neighbors.column_profiles(name, familiar),
+            context.window_profiles[name],
         )
         for name, comparison in context.compared_features.items()
     ]
@@ -223,7 +226,8 @@ def check_unseen(
     column: LearnedColumn,
     partition: Profile,
     rules: Monitoring,
-    familiar: Sequence[Mapping[str, Any]] = (),
+    familiar: Sequence[Row] = (),
+    window: Sequence[Row] = (),
 ) -> Finding:
     """Judge the share of a partition's values in unfamiliar categories, or beyond the familiar range.
 
@@ -232,9 +236,13 @@ def check_unseen(
     values were unfamiliar in their time: a feed that breaks between two partitions stays an alarm for as long
     as the familiar partitions reach back before the break.
 
+    A column that ordinarily has one value per partition alarms only from the third unfamiliar one in a row
+    on: one value is beyond the range of the others with none or all of its rows, and every record is.
+
     Parameters
     ----------
     familiar : the column's rows of `profiles` in the last weeks' partitions, oldest first.
+    window : those of the window up to the partition itself; none to judge the partition alone.
     """
     reference, present = column.profile, partition.count - partition.missing
     threshold = _partition_threshold(rules.unseen, column.unseen, ALWAYS_UNSEEN)
@@ -256,6 +264,12 @@ def check_unseen(
     text, bound = figure_and_limit(share, threshold, 1, "{:.#%}")
     note = f"{name}: {text} of the partition's values are {region} of the reference"
     note += f" and the last weeks, expected at most {bound}"
+    if alarm and window and partition.is_constant and is_ordinarily_constant(column, familiar):
+        required = min(IN_A_ROW, rules.window)
+        last = [merge_profiles([row])[reference.column] for row in window[-required:]]
+        beyond = [(_unfamiliar_share(reference, profile, values) or 0.0) > threshold for profile in last]
+        alarm = len(beyond) == required and all(beyond)
+        note += f"; it ordinarily has one value per partition, so {required} such in a row are an alarm"
     return Finding("unseen", name, share, threshold, "alarm" if alarm else "ok", note)
 
 
