@@ -1,6 +1,7 @@
 """Writes the reference pages from the code: ``python docs/reference/generate.py``.
 
 - ``usecase.md`` from the JSON Schema of ``usecase.yaml``, which is also written for editors
+- ``estimators.md`` from the registry ``include/train/recipes.py`` and the docstrings in it
 - ``commands.md`` from the command line's own help
 - ``tables.md`` from ``include/storage/schemas.py`` and the comments in it
 
@@ -28,6 +29,7 @@ from typer.core import TyperGroup  # noqa: E402
 from include.cli.app import app  # noqa: E402
 from include.spec import json_schema  # noqa: E402
 from include.storage import schemas  # noqa: E402
+from include.train.recipes import ESTIMATORS, RESERVED  # noqa: E402
 
 Schema = Mapping[str, Any]
 HERE = Path(__file__).parent
@@ -44,6 +46,7 @@ def pages() -> dict[Path, str]:
     """Return the content of each file that is written."""
     return {
         HERE / "usecase.md": usecase_page(json_schema()),
+        HERE / "estimators.md": estimators_page(),
         HERE / "commands.md": commands_page(),
         HERE / "tables.md": tables_page(),
         ROOT
@@ -185,6 +188,31 @@ def _sentence(text: str) -> str:
     """Return a docstring or description in one paragraph, in Markdown, with a capital letter."""
     text = " ".join(text.split()).replace("``", "`")
     return text[:1].upper() + text[1:]
+
+
+# estimators
+
+
+def estimators_page() -> str:
+    """Return the reference of every estimator that a recipe may name."""
+    own = ", ".join(f"`{name}`" for name in sorted(RESERVED))
+    parts = [
+        "# Estimators",
+        NOTE,
+        "A recipe under `training.baselines` or `training.candidates` names its `estimator`, and may have "
+        "`params`: the arguments\nof the scikit-learn class. `python -m include validate` lists the valid "
+        f"ones if one is unknown. Evergreen itself sets\n{own}.",
+    ]
+    kinds: dict[str, list[str]] = {}
+    for kind, estimators in ESTIMATORS.items():
+        for name in estimators:
+            kinds.setdefault(name, []).append(kind)
+    lines = ["| estimator | kinds of problem | what it is for |", "|---|---|---|"]
+    for name, of in kinds.items():
+        about = ESTIMATORS[of[0]][name].build.__doc__ or ""
+        lines.append(f"| `{name}` | {', '.join(of)} | {_sentence(about)} |")
+    parts += ["\n".join(lines), "To add one, see [how to add an estimator](../how-to/add-an-estimator.md)."]
+    return "\n\n".join(parts) + "\n"
 
 
 # commands

@@ -62,19 +62,20 @@ def validate(
         typer.Option(
             "--data",
             help="Also check on the lake's newest partitions that no feature depends on rows that weren't "
-            "known at the decision, or are before the lookback.",
+            "known at the decision, or are before the lookback; that there is one row for each row of the "
+            "spine; and that each feature has a value.",
         ),
     ] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Check declarations: keys, dates, SQL, estimators and expectations. Needs no data and no settings.
+    """Check declarations: keys, dates, times, limits, SQL, estimators and expectations.
 
-    With --data it needs a lake with ingested partitions.
+    Needs no data and no settings. With --data it needs a lake with ingested partitions.
     """
     good, wrong = _readable(usecase)
     if good:
-        from include.cli.validate import leakage_problems
+        from include.cli.validate import data_problems
         from include.cli.validate import validate as find_problems
         from include.storage.lake import Lake
 
@@ -82,7 +83,7 @@ def validate(
             problems = find_problems(spec)
             wrong += problems
             if data and not problems:  # SQL that doesn't run would be reported twice
-                wrong += leakage_problems(Lake(spec.name), spec)
+                wrong += data_problems(Lake(spec.name), spec)
     named = ", ".join(spec.name for spec in good)
     print_result(
         {"usecases": [spec.name for spec in good], "wrong": wrong},

@@ -1,14 +1,14 @@
 """Check what reading a declaration can't: that its SQL runs, and that its estimators and expectations exist.
 
 The SQL runs on an empty lake through the functions that a partition uses. So a valid declaration says nothing
-about the data. `leakage_problems` runs it on the lake's newest partitions.
+about the data. `data_problems` runs it on the lake's newest partitions.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
-from datetime import timedelta
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 from include.errors import EvergreenError, NotPublished, SpecError
@@ -25,19 +25,30 @@ def validate(spec: UseCase) -> list[str]:
     """Return a sentence for each problem of a readable declaration; none if it is valid."""
     problems = list(_schedule_problems(spec))
     if not problems:
-        checks = (_path_problems, _sql_problems, _estimator_problems, _expectation_problems)
+        checks = (
+            _path_problems,
+            _sql_problems,
+            _estimator_problems,
+            _expectation_problems,
+            _limit_problems,
+        )
         problems += [problem for check in checks for problem in check(spec)]
     return problems
 
 
-def leakage_problems(lake: Lake, spec: UseCase) -> list[str]:
-    """Return a sentence for each of the newest partitions whose features depend on rows that it may not see.
+def data_problems(lake: Lake, spec: UseCase) -> list[str]:
+    """Return a sentence for each problem of the features of the newest partitions.
 
-    See `include.features.point_in_time_check`. That there is no partition to check is a problem too.
+    Features that depend on rows that a partition may not see (see `include.features.point_in_time_check`),
+    rows that aren't exactly the spine's, also of the first partition, and features without any value once the
+    whole lookback is ingested. That there is no partition to check is a problem too.
     """
+    from include.features.build import features
+
     spine = spec.features.spine
     rows = lake.rows("partitions", {"product": spine, "outcome": "published"})
-    partitions = sorted(row["partition"] for row in rows if row["rows"])[-CHECKED:]
+    published = sorted(row["partition"] for row in rows if row["rows"])
+    partitions = published[-CHECKED:]
     if not partitions:
         error = NotPublished(
             f"{spec.name}/{spine}",
@@ -47,7 +58,13 @@ def leakage_problems(lake: Lake, spec: UseCase) -> list[str]:
             remedy=f"run ingest for {spec.name} first",
         )
         return [str(error)]
-    return [problem for key in partitions for problem in _error_of(_refuse_leakage, lake, spec, key)]
+    problems = [problem for key in partitions for problem in _error_of(_refuse_leakage, lake, spec, key)]
+    # where there is no past to join with, as in training's first partition
+    problems += _error_of(features, lake, spec, published[: -len(partitions)][:1])
+    # before the whole lookback is ingested, a feature of the past may have no value yet
+    if not problems and published[0] <= spec.clock.shift(partitions[0], -spec.features.lookback):
+        problems += _error_of(_refuse_empty_features, lake, spec, partitions)
+    return problems
 
 
 def _refuse_leakage(lake: Lake, spec: UseCase, partition: str) -> None:
@@ -63,8 +80,23 @@ def _refuse_leakage(lake: Lake, spec: UseCase, partition: str) -> None:
         )
 
 
+def _refuse_empty_features(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> None:
+    from include.features.build import features
+
+    rows = features(lake, spec, partitions)
+    if empty := [name for name in spec.features.columns if rows[name].null_count == rows.num_rows]:
+        raise SpecError(
+            f"{spec.name}/{partitions[0]} to {partitions[-1]}: features.sql",
+            required="a value of each feature in some of the rows",
+            found=f"no value of {', '.join(empty)} in {rows.num_rows} rows",
+            where=str(spec.folder / "features.sql"),
+            remedy="correct the join that matches no row (`ago` counts partitions back, from 0), ingest the "
+            "source that is missing, or remove the feature",
+        )
+
+
 def _schedule_problems(spec: UseCase) -> Iterator[str]:
-    """Yield invalid dates, a spine available after scoring, and trainings on days without a partition."""
+    """Yield invalid dates, sources available after scoring, and trainings on days without a partition."""
     schedule, subject = spec.schedule, f"{spec.name}: schedule"
     dates = [schedule.start, schedule.end, *(source.start for source in spec.sources.values())]
     invalid = [sentence for date in dates if date for sentence in _error_of(day_of, date)]
@@ -76,14 +108,15 @@ def _schedule_problems(spec: UseCase) -> Iterator[str]:
     partitions, trainings = _year(spec, spec.clock), _year(spec, Clock(schedule.training, schedule.timezone))
     if not partitions:
         yield f"{subject}.batch: required a partition in the year from {schedule.start} on, found none"
-    spine = spec.features.spine
     for partition in partitions[:1]:
-        available_at = spec.sources[spine].available_at
-        if spec.clock.local(partition, available_at) > spec.clock.moment(partition):
-            yield (
-                f"{spec.name}: sources.{spine}.available_at: required the time of {schedule.batch!r} or "
-                f"earlier, because the spine's rows are scored then, found {available_at}"
-            )
+        for name, source in spec.sources.items():
+            if spec.clock.local(partition, source.available_at) > spec.clock.moment(partition):
+                yield (
+                    f"{spec.name}: sources.{name}.available_at: required the time of {schedule.batch!r} or "
+                    "earlier, because the partition's run ingests the source then, found "
+                    f"{source.available_at}; move schedule.batch, or declare an earlier day's data by "
+                    f"sources.{name}.offset"
+                )
     for stray in sorted(set(trainings) - set(partitions))[:1]:
         yield (
             f"{subject}.training: required days that have a partition of {schedule.batch!r}, found {stray}; "
@@ -131,6 +164,24 @@ def _expectation_problems(spec: UseCase) -> Iterator[str]:
     for name, source in spec.sources.items():
         for expectation in source.contract.expectations:
             yield from _error_of(validate_expectations, f"{spec.name}/{name}", [expectation], source.columns)
+
+
+def _limit_problems(spec: UseCase) -> Iterator[str]:
+    """Yield each pair of limits between which there is nothing."""
+    for name, source in spec.sources.items():
+        contract, path = source.contract, f"{spec.name}: sources.{name}.contract"
+        pairs: dict[str, tuple[Any, Any]] = {
+            f"{path}: required min_rows up to max_rows": (contract.min_rows, contract.max_rows)
+        }
+        for number, expectation in enumerate(contract.expectations):
+            required = f"{path}.expectations.{number}.kwargs: required min_value up to max_value"
+            pairs[required] = (expectation.kwargs.get("min_value"), expectation.kwargs.get("max_value"))
+        for required, limits in pairs.items():
+            # other types are compared by Great Expectations alone
+            numbers = all(isinstance(limit, int | float) for limit in limits)
+            comparable = numbers or {type(limit) for limit in limits} == {date}
+            if comparable and limits[0] > limits[1]:
+                yield f"{required}, found {limits[0]} and {limits[1]}; exchange or correct them"
 
 
 def _error_of(function: Callable[..., object], *args: Any, **kwargs: Any) -> Iterator[str]:

@@ -174,6 +174,15 @@ class PartitionContext:
             return {}
         return {name: self._comparison(name, self.reference) for name in self.window_profiles}
 
+    @cached_property
+    def compared_features(self) -> dict[str, ColumnComparison]:
+        """Each feature beside the reference, without those that can't be compared."""
+        return {
+            name: comparison
+            for name, comparison in self.comparisons.items()
+            if name in self.spec.features.columns and not isinstance(comparison, str)
+        }
+
     def _comparison(self, name: str, reference: Reference) -> ColumnComparison | str:
         rows, column = self.window_profiles[name], reference.columns.get(name)
         # labels are those of matured partitions, so this partition has none yet

@@ -38,8 +38,9 @@ class LearnedColumn:
     partitions : exact counts by partition and bin, shape (partitions, bins).
     fitted : which of those partitions are part of the reference, shape (partitions,).
     missing : by partition, the share of its rows without a value.
-    unseen : by partition, the share of its values beyond what every other partition has. None, as above, if
-        there are no counts by partition.
+    unseen : by partition, the share of its values beyond what every other partition has.
+    distinct : by partition, its number of distinct values. None, as above, if there are no counts by
+        partition, or if they were stored before this was counted.
     """
 
     profile: Profile
@@ -48,6 +49,7 @@ class LearnedColumn:
     fitted: NDArray[np.bool_] | None = None
     missing: NDArray[np.float64] | None = None
     unseen: NDArray[np.float64] | None = None
+    distinct: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ def _column(profile: Profile, counts: dict[str, Any] | None) -> LearnedColumn:
         fitted=np.array(counts["fitted"], dtype=np.bool_),
         missing=np.array(counts["missing"]),
         unseen=np.array(counts["unseen"]),
+        distinct=np.array(counts["distinct"]) if "distinct" in counts else None,
     )
 
 
@@ -197,7 +200,17 @@ def _column_counts(rows: pa.Table, name: str, profile: Profile, fitted: list[str
         "missing": (1 - np.bincount(partition, minlength=len(partitions)) / total).tolist(),
         "fitted": [key in set(fitted) for key in partitions],
         "unseen": _unseen_elsewhere(partition, values, len(partitions)).tolist(),
+        "distinct": _distinct(partition, values, len(partitions)).tolist(),
     }
+
+
+def _distinct(partition: NDArray[np.intp], values: pa.Array, partitions: int) -> NDArray[np.int64]:
+    """Return by partition its number of distinct values, shape (partitions,)."""
+    rows = pa.table({"partition": partition, "value": values})
+    counts = rows.group_by("partition").aggregate([("value", "count_distinct")])
+    distinct = np.zeros(partitions, dtype=np.int64)
+    distinct[counts["partition"].to_numpy()] = counts["value_count_distinct"].to_numpy()
+    return distinct
 
 
 def _unseen_elsewhere(partition: NDArray[np.intp], values: pa.Array, partitions: int) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from include.monitor.checks import concept, data, degradation, drift, labels, sudden_changes
+from include.monitor.checks import concept, constant, data, degradation, drift, labels, sudden_changes
 from include.monitor.context import PartitionContext
 from include.monitor.findings import Finding
 from include.spec import UseCase
@@ -52,6 +52,7 @@ CHECKS = (
     MonitoringCheck("fallback", data.check_fallback),
     MonitoringCheck("missing", drift.check_missing_values),
     MonitoringCheck("unseen", drift.check_unseen_values),
+    MonitoringCheck("constant", constant.check_constant_features),
     # the declared false alarms of a year are counted over all columns
     MonitoringCheck(
         "sudden_change",

@@ -72,9 +72,7 @@ class Candidate(Strict):
     """A recipe: an estimator and its parameters."""
 
     name: Name = Field(description="shown in reports and in MLflow; unique in its list")
-    estimator: Name = Field(
-        description="as hist_gradient_boosting; `validate` lists those of the problem's kind"
-    )
+    estimator: Name = Field(description="as hist_gradient_boosting; see docs/reference/estimators.md")
     params: dict[str, Any] = Field(
         default_factory=dict, description="arguments of the scikit-learn estimator"
     )

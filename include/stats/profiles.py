@@ -61,6 +61,11 @@ class Profile:
         """Share of rows without a value, 0 to 1; 0 if there are no rows."""
         return self.missing / self.count if self.count else 0.0
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether all values are equal; False if there are none."""
+        return self.distinct == 1 if self.kind == "categorical" else self.low == self.high
+
     def cdf(self, edges: Sequence[float]) -> list[float]:
         """Return the share of values at or below each edge, 0 to 1; NaN if there are no values."""
         if not self.points.size:

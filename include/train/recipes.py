@@ -1,8 +1,9 @@
 """The estimator registry: the estimators that a spec may name, each built with its preprocessing.
 
-To add an estimator, decorate a function that returns it, unfitted, with `register`. A spec names the
-estimator and not a class path, so it can't load code. A stored model may only contain trusted types, so the
-types of a new library are added to `TRUSTED` in `include.models.artifacts`.
+To add an estimator, decorate a function that returns it, unfitted, with `register`. Its docstring
+becomes the estimator's line in docs/reference/estimators.md. A spec names the estimator and not a class path,
+so it can't load code. A stored model may only contain trusted types, so the types of a new library are added
+to `TRUSTED` in `include.models.artifacts`.
 
 Every estimator runs on one thread: two fits with threads of their own on the same cores stall each other.
 """
@@ -194,26 +195,37 @@ class ColumnPlusConstant(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
 @register("prior")
 def _prior(spec: UseCase) -> BaseEstimator:
+    """The training mean or class shares for every row; one baseline must be `prior`, the others' measure."""
     return DummyClassifier(strategy="prior") if spec.problem.codes else DummyRegressor(strategy="mean")
 
 
 @register("rule", REGRESSION, column_params=("column",), learns=False)
 def _rule(spec: UseCase) -> BaseEstimator:
+    """A rule of thumb as a baseline: a numeric feature plus a constant, as `{column: dep_delay, plus: -5}`.
+
+    Where the feature has no value, the median of the training's target.
+    """
     return ColumnPlusConstant()
 
 
 @register("logistic_regression", CLASSIFICATION, scaled_columns)
 def _logistic_regression(spec: UseCase) -> BaseEstimator:
+    """A linear model: fast, and hard to beat on few rows; scikit-learn's `LogisticRegression`."""
     return LogisticRegression(max_iter=1000, random_state=spec.training.seed)
 
 
 @register("ridge", REGRESSION, scaled_columns)
 def _ridge(spec: UseCase) -> BaseEstimator:
+    """A linear model: fast, and hard to beat on few rows; scikit-learn's `Ridge`."""
     return Ridge(random_state=spec.training.seed)
 
 
 @register("hist_gradient_boosting", preprocess=coded_columns)
 def _hist_gradient_boosting(spec: UseCase) -> BaseEstimator:
+    """Boosted trees, the first choice for many rows; scikit-learn's `HistGradientBoostingClassifier`.
+
+    For a regression `HistGradientBoostingRegressor`. Missing values and categories need no preparation.
+    """
     estimator_class = HistGradientBoostingClassifier if spec.problem.codes else HistGradientBoostingRegressor
     categorical = list(range(len(spec.features.categorical)))  # `coded_columns` puts them first
     # early stopping would hold out random rows, across time
@@ -225,6 +237,10 @@ def _hist_gradient_boosting(spec: UseCase) -> BaseEstimator:
 
 @register("random_forest", preprocess=coded_columns)
 def _random_forest(spec: UseCase) -> BaseEstimator:
+    """Averaged deep trees, which need little tuning; scikit-learn's `RandomForestClassifier`.
+
+    For a regression `RandomForestRegressor`. Its models are the largest: limit the trees' leaves.
+    """
     estimator_class = RandomForestClassifier if spec.problem.codes else RandomForestRegressor
     estimator: BaseEstimator = estimator_class(n_jobs=1, random_state=spec.training.seed)
     return estimator

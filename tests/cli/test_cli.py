@@ -263,6 +263,12 @@ WRONG = {
         "schedule.training: required days that have a partition of",
     ),
     'start: "2024-01-01"': ('start: "2024-02-31"', "found '2024-02-31'"),
+    'available_at: "05:00"': ('available_at: "06:01"', "sources.sales.available_at: required the time of"),
+    "min_value: 0.01, max_value: 100}": (
+        "min_value: 101.5, max_value: 100}",
+        "contract.expectations.0.kwargs: required min_value up to max_value, found 101.5 and 100",
+    ),
+    "min_rows: 10\n": ("min_rows: 1001\n", "required min_rows up to max_rows, found 1001 and 1000"),
 }
 
 

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from include.spec.load import SCHEMA, SHIPPED, json_schema
+from include.train.recipes import ESTIMATORS
 from tests.docs.pages import DOCS, ROOT
 
 GENERATOR = DOCS / "reference" / "generate.py"
@@ -44,6 +45,15 @@ def test_a_key_that_is_added_to_the_schema_comes_to_the_page(generator: dict[str
     planted = {"type": "number", "minimum": 2, "default": 3, "description": "planted"}
     schema["$defs"]["Gate"]["properties"]["planted"] = planted
     assert "| `planted` | number, ≥ 2 | `3` | Planted |" in generator["usecase_page"](schema)
+
+
+def test_every_estimator_of_the_registry_is_on_the_page_with_what_it_is_for() -> None:
+    """Each name that a recipe may use has a line with a sentence, `rule` with its parameters."""
+    page = (DOCS / "reference" / "estimators.md").read_text()
+    rows = {line.split(" | ")[0].strip("| `"): line for line in page.splitlines() if line.startswith("| `")}
+    assert set(rows) == {name for estimators in ESTIMATORS.values() for name in estimators}
+    assert [name for name, line in rows.items() if line.endswith("|  |")] == []
+    assert "plus: -5" in rows["rule"]
 
 
 @pytest.mark.parametrize("file", USECASES, ids=lambda file: file.parent.name)

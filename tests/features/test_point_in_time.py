@@ -30,7 +30,7 @@ SELECT s.depot, s.parcel, s.partition, s.weight, s.express, r.ice, r.state AS ro
        (SELECT count(*) FILTER (delay > 10) / count(delay) FROM arrivals a
         WHERE a.depot = s.depot AND a.partition >= strftime(s.partition::DATE - INTERVAL 4 DAY, '%Y-%m-%d')
           AND a.known_at <= s.decision_time AND s.decision_time < a.known_until) AS late_share,
-       NULL AS known_arrivals
+       0 AS known_arrivals
 FROM spine s
 LEFT JOIN roads r ON r.partition = s.partition AND r.depot = s.depot
     AND r.known_at <= s.decision_time AND s.decision_time < r.known_until
@@ -102,9 +102,9 @@ def test_a_sound_sql(lake: Lake, tmp_path: Path, sql: str, partition: str) -> No
     [
         ("a.known_at <= s.decision_time AND s.decision_time < a.known_until", "true", ["late_share"]),
         ("a.partition >= strftime(s.partition::DATE - INTERVAL 4 DAY, '%Y-%m-%d')", "true", ["late_share"]),
-        ("NULL AS known_arrivals", "(SELECT count(*) FROM orders) AS known_arrivals", ["known_arrivals"]),
+        ("0 AS known_arrivals", "(SELECT count(*) FROM orders) AS known_arrivals", ["known_arrivals"]),
         (
-            "NULL AS known_arrivals",
+            "0 AS known_arrivals",
             "(SELECT arg_max(ice, known_at) FROM roads) AS known_arrivals",
             ["known_arrivals"],
         ),
@@ -130,9 +130,7 @@ def test_validate_names_the_leaks_of_the_newest_partitions(
 ) -> None:
     """With --data the command finds a leak by partition and column; without it no data is read."""
     monkeypatch.setenv("EVERGREEN_LAKE", lake.uri.removesuffix("/parcels"))
-    leaking = parcels.spec(
-        tmp_path / "leaking", BY_HAND.replace("NULL AS", "(SELECT count(*) FROM orders) AS")
-    )
+    leaking = parcels.spec(tmp_path / "leaking", BY_HAND.replace("0 AS", "(SELECT count(*) FROM orders) AS"))
     sound = parcels.spec(tmp_path / "sound", BY_HAND)
     command = CliRunner()
     result = command.invoke(app, ["validate", str(leaking.folder), "--data"])
@@ -145,6 +143,43 @@ def test_validate_names_the_leaks_of_the_newest_partitions(
     ]
     assert command.invoke(app, ["validate", str(leaking.folder)]).exit_code == 0
     assert command.invoke(app, ["validate", str(sound.folder), "--data"]).stdout == "valid: parcels\n"
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "found"),
+    [
+        ("0 AS known", "NULL AS known", "found no value of known_arrivals in 36 rows"),
+        ("LEFT JOIN roads r ON", "JOIN roads r ON r.ice > 6 AND", "of the 12 rows of the spine"),
+        (
+            "s.decision_time < r.known_until\n",
+            "s.decision_time < r.known_until WHERE EXISTS (FROM arrivals)",
+            "found 0 rows, for 0 of the 12 rows of the spine",
+        ),
+    ],
+)
+def test_validate_names_an_empty_feature_and_a_join_that_loses_rows(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str, found: str
+) -> None:
+    """With --data the command reports features without values, and rows that aren't the spine's.
+
+    Also of the first partition, before which nothing arrived.
+    """
+    monkeypatch.setenv("EVERGREEN_LAKE", lake.uri.removesuffix("/parcels"))
+    use = parcels.spec(tmp_path, BY_HAND.replace(right, wrong))
+    result = CliRunner().invoke(app, ["validate", str(use.folder), "--data"])
+    assert result.exit_code == 1
+    assert found in result.stdout
+
+
+def test_validate_accepts_an_empty_feature_before_the_lookback_is_ingested(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A feature of seven partitions back has no value in the third one, which isn't the SQL's fault."""
+    monkeypatch.setenv("EVERGREEN_LAKE", lake.uri.removesuffix("/parcels"))
+    lake.publish("partitions", lake.read("partitions").slice(0, 0), {"partition": PARTITIONS[6:]})
+    use = parcels.spec(tmp_path, BY_HAND.replace("0 AS", "NULL AS"))
+    result = CliRunner().invoke(app, ["validate", str(use.folder), "--data"])
+    assert result.stdout == "valid: parcels\n"
 
 
 def test_validate_says_that_there_is_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

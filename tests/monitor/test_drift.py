@@ -205,6 +205,28 @@ def test_a_feed_that_stays_broken_stays_an_alarm(usual: Any, new: Any) -> None:
     )
 
 
+@pytest.mark.parametrize(("totals", "new"), [(True, "ok"), (False, "alarm")])
+def test_a_record_of_one_value_per_partition_is_an_alarm_only_the_third_time_in_a_row(
+    totals: bool, new: str
+) -> None:
+    """A record is ok where partitions have one value each, and an alarm where they have several."""
+    usual = [[float(n)] * 50 if totals else [0.0, float(n)] * 25 for n in range(20)]
+    of = profiled([value for one in usual for value in one])
+    counts = np.full((20, 1), 50.0)
+    distinct = np.array([len(set(one)) for one in usual])
+    learned = LearnedColumn(of, Binning.of(of), partitions=counts, distinct=distinct)
+    record = [99.0] * 50
+    for window, outcome in (
+        ([usual[3], usual[4], record], new),
+        ([record, usual[4], record], new),
+        ([record], new),
+        ([record, record, record], "alarm"),
+    ):
+        rows = [partition(values, str(place)) for place, values in enumerate(window)]
+        assert drift.check_unseen("c", learned, profiled(record), RULES, [], rows).outcome == outcome
+    assert drift.check_unseen("c", learned, profiled(record), RULES).outcome == "alarm"
+
+
 def test_a_season_is_no_alarm() -> None:
     """Partitions that grow warmer by a little each are known one after the other.
 

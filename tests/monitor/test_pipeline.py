@@ -71,6 +71,17 @@ def test_another_unit_is_an_alarm_at_once(lake: Lake, use: UseCase, week: list[s
     assert ("unseen", "temp") in found(lake, week[3])
 
 
+def test_a_weekday_out_of_range_is_an_alarm_from_the_third_partition_on(
+    lake: Lake, use: UseCase, week: list[str]
+) -> None:
+    """A feature with one value per partition is judged by three of them."""
+    for partition in week[:3]:
+        machines.readings(lake, use, partition, lambda row: {**row, "weekday": 50.0})
+    run(lake, use, week[:3])
+    alarmed = [("unseen", "weekday") in found(lake, partition) for partition in week[:3]]
+    assert alarmed == [False, False, True]
+
+
 def test_a_new_kind_is_an_alarm(lake: Lake, use: UseCase, week: list[str]) -> None:
     """Machines of a kind that the model never saw are named as such, and shift its predictions' reasons."""
     machines.readings(

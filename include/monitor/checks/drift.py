@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy import stats
 
-from include.monitor.context import NO_PREDICTIONS, ColumnComparison, PartitionContext, Row
+from include.monitor.checks.constant import is_ordinarily_constant
+from include.monitor.context import NO_PREDICTIONS, PartitionContext, Row
 from include.monitor.findings import Finding
 from include.monitor.reference import LearnedColumn, Reference
 from include.spec.stages import Monitoring
@@ -41,6 +42,7 @@ ALPHA = 0.001  # chance of an alarm by the noise of independent rows alone, for 
 # above these shares a partition is in alarm, whatever the reference had
 ALWAYS_MISSING, ALWAYS_UNSEEN = 0.5, 0.95
 BROKEN_SHARE = 0.5  # a partition with more unfamiliar values than this makes none of them familiar
+IN_A_ROW = 3  # unfamiliar partitions from which a column with one value in each is in alarm
 BASE_PARTITIONS = 3  # the oldest of the familiar partitions, which have no earlier ones to be compared with
 MIN_WINDOWS = 5  # of the reference, from which its own spread can be measured
 
@@ -67,7 +69,7 @@ def _check_column(context: PartitionContext, name: str) -> Finding:
 def check_missing_values(context: PartitionContext) -> list[Finding]:
     """Check each feature's share of missing values in the partition."""
     rules = context.spec.monitoring
-    features = _comparable_features(context)
+    features = context.compared_features
     return [check_missing(name, of.reference, of.newest, rules) for name, of in features.items()]
 
 
@@ -81,8 +83,9 @@ def check_unseen_values(context: PartitionContext) -> list[Finding]:
             comparison.newest,
             context.spec.monitoring,
             context.neighbors.column_profiles(name, familiar),
+            context.window_profiles[name],
         )
-        for name, comparison in _comparable_features(context).items()
+        for name, comparison in context.compared_features.items()
     ]
 
 
@@ -96,14 +99,6 @@ def check_never_learned(context: PartitionContext) -> list[Finding]:
             partition = merge_profiles(rows)[name]
             findings.append(check_unseen(name, column, partition, context.spec.monitoring))
     return findings
-
-
-def _comparable_features(context: PartitionContext) -> dict[str, ColumnComparison]:
-    return {
-        name: comparison
-        for name, comparison in context.comparisons.items()
-        if name in context.spec.features.columns and not isinstance(comparison, str)
-    }
 
 
 def drift_table(
@@ -233,7 +228,8 @@ def check_unseen(
     column: LearnedColumn,
     partition: Profile,
     rules: Monitoring,
-    familiar: Sequence[Mapping[str, Any]] = (),
+    familiar: Sequence[Row] = (),
+    window: Sequence[Row] = (),
 ) -> Finding:
     """Judge the share of a partition's values in unfamiliar categories, or beyond the familiar range.
 
@@ -242,9 +238,13 @@ def check_unseen(
     values were unfamiliar in their time: a feed that breaks between two partitions stays an alarm for as long
     as the familiar partitions reach back before the break.
 
+    A column that ordinarily has one value per partition alarms only from the third unfamiliar one in a row
+    on: one value is beyond the range of the others with none or all of its rows, and every record is.
+
     Parameters
     ----------
     familiar : the column's rows of `profiles` in the last weeks' partitions, oldest first.
+    window : those of the window up to the partition itself; none to judge the partition alone.
     """
     reference, present = column.profile, partition.count - partition.missing
     threshold = _partition_threshold(rules.unseen, column.unseen, ALWAYS_UNSEEN)
@@ -266,6 +266,12 @@ def check_unseen(
     text, bound = figure_and_limit(share, threshold, 1, "{:.#%}")
     note = f"{name}: {text} of the partition's values are {region} of the reference"
     note += f" and the last weeks, expected at most {bound}"
+    if alarm and window and partition.is_constant and is_ordinarily_constant(column, familiar):
+        required = min(IN_A_ROW, rules.window)
+        last = [merge_profiles([row])[reference.column] for row in window[-required:]]
+        beyond = [(_unfamiliar_share(reference, profile, values) or 0.0) > threshold for profile in last]
+        alarm = len(beyond) == required and all(beyond)
+        note += f"; it ordinarily has one value per partition, so {required} such in a row are an alarm"
     return Finding("unseen", name, share, threshold, "alarm" if alarm else "ok", note)
 
 
