@@ -37,7 +37,7 @@ class Health:
     Parameters
     ----------
     reason : one sentence.
-    age : partitions from the serving model's training to the newest scored partition; None without either.
+    age : partitions from the champion's training to the newest scored partition; None without either.
     """
 
     status: Status
@@ -63,10 +63,10 @@ def health(
     served_by : rows of the newest scored partition by step of the fallback chain.
     findings : those of the newest monitored partition.
     """
-    champion = None
-    if scored := scored_partitions(partitions):
-        champion = ledger.serving_of(switches, scored[-1]).champion
-    age = len(spec.clock.keys(champion["evidence"], scored[-1])) - 1 if champion else None
+    scored, champion = scored_partitions(partitions), ledger.live_champion(switches)
+    age = None
+    if champion and scored:
+        age = max(len(spec.clock.keys(champion["evidence"], scored[-1])) - 1, 0)
     status, reason = next(_problems(spec, now, scored, partitions, switches, served_by, findings))
     return Health(status, reason, age)
 
@@ -124,7 +124,7 @@ def _model_problems(
     rows = sum(served_by.values())
     if others := rows - served_by.get("champion", 0) - served_by.get("canary", 0):
         yield "degraded", f"Fallbacks predicted {others:,} of {rows:,} rows of {newest}, not the champion."
-    champion = ledger.serving_of(switches, newest).champion
+    champion = ledger.live_champion(switches)  # perhaps from the next partition on
     if champion is None:
         yield "degraded", f"{ledger.vacancy(switches, newest)}."
         return
@@ -136,7 +136,8 @@ def _model_problems(
     passed = sum(key > training for key in trainings)
     if passed >= MAX_TRAININGS:
         yield "aging", f"{passed} trainings since that of {training}, version {version}'s, were due."
-    yield "fresh", f"Version {version} serves, of the training of {training}."
+    since = champion["effective"]
+    yield "fresh", f"Version {version} serves from {since} on, of the training of {training}."
 
 
 def scored_partitions(partitions: Iterable[Row]) -> list[str]:
