@@ -101,10 +101,10 @@ def replay(
 ) -> None:
     """Replay past partitions, as known then, and compare what serving would have cost under each policy.
 
-    The policies: declared (as production decides), never (the first model for ever), newest (the newest fit
-    of the best candidate, without a gate), new-not-worse (as newest, if it isn't worse than what serves), and
-    each --policy, which is decided as declared. Nothing is written that is used for serving. A replay that
-    was killed goes on where it was.
+    The policies: declared (as production decides, had it begun with the first training of the range), never
+    (the first model for ever), newest (the newest fit of the best candidate, without a gate), new-not-worse
+    (as newest, if it isn't worse than what serves), and each --policy, which is decided as declared. Nothing
+    is written that is used for serving. A replay that was killed goes on where it was.
     """
     from include.replay.pipeline import replay as run_replay
     from include.replay.report import publish_page, replay_json, replay_text

@@ -58,7 +58,8 @@ def test_few_values_and_few_partitions_are_not_enough() -> None:
     few = [0.0] * (LEAST_VALUES - 1)
     assert outcome([VARIED] * 20, [], few) == "not enough"
     assert outcome([VARIED] * 20, [few, VARIED], ZERO) == "alarm"
-    assert outcome([VARIED] * (LEAST_PARTITIONS - 1), [], ZERO) == "not enough"
+    nearly_enough = [VARIED] * (LEAST_PARTITIONS - 1)
+    assert outcome(nearly_enough, nearly_enough, ZERO) == "not enough"
 
 
 def test_a_partition_of_zeros_alerts_on_its_day(lake: Lake, use: UseCase, week: list[str]) -> None:

@@ -42,15 +42,19 @@ def check_constant(name: str, column: LearnedColumn, partition: Profile, earlier
         return Finding("constant", name, None, None, "not enough", note)
     if not partition.is_constant:
         return Finding("constant", name, 0.0, 0.0, "ok", f"{name} has more than one value")
-    reference, last_weeks = constant_partitions(column, earlier, LEAST_VALUES)
-    compared = [*_before_last_run(reference), *_before_last_run(last_weeks)]
+    both = constant_partitions(column, earlier, LEAST_VALUES)
+    reference, last_weeks = (_before_last_run(constant) for constant in both)
+    # some partitions may be in both
+    compared = max(len(reference), len(last_weeks))
     note = f"{name} has one value in all {values} rows that have any"
-    if any(compared) or (len(reference) + len(last_weeks) >= LEAST_PARTITIONS and not compared):
+    is_never_varied = not compared and max(map(len, both)) >= LEAST_PARTITIONS
+    if any(reference) or any(last_weeks) or is_never_varied:
         return Finding("constant", name, 1.0, None, "ok", f"{note}, as in earlier partitions")
-    if len(compared) < LEAST_PARTITIONS:
-        note += f"; {len(compared)} earlier partitions to compare, required {LEAST_PARTITIONS}"
+    if compared < LEAST_PARTITIONS:
+        note += f"; {compared} earlier partitions to compare, required {LEAST_PARTITIONS}"
         return Finding("constant", name, 1.0, None, "not enough", note)
-    note += f"; each of {len(compared)} partitions of the reference and the last weeks had several"
+    note += f"; each of {len(reference)} partitions of the reference and {len(last_weeks)} of the last weeks "
+    note += "had several"
     return Finding("constant", name, 1.0, 0.0, "alarm", note)
 
 
