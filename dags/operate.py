@@ -35,7 +35,7 @@ def operate(spec: UseCase) -> DAG:
     """Return the DAG of a use case's manual actions."""
     form = {
         "action": Param("verify", type="string", enum=ACTIONS, title="What to do"),
-        "reason": _optional("Why", "Required from *roll back* on; recorded in the ledger"),
+        "reason": _optional("Why", "Required to roll back, force, withdraw, acknowledge and mute; recorded"),
         "version": _optional("Version", "The version to roll back to; empty: the previous champion"),
         "attempt": _optional(
             "Attempt", "Required to force: the attempt's partition, or the beginning of its key"

@@ -289,7 +289,7 @@ def recipe(context: CheckContext) -> Sequence[Check]:
 def refit(context: CheckContext) -> Sequence[Check]:
     """On test rows that both have seen, the new fit isn't shown to lose more than its recipe's fit before."""
     measured = context.evidence.facts.refit
-    if measured is None or len(measured.seen_rows) < partitions_needed(1) or not any(measured.seen_before):
+    if measured is None or len(measured.seen_rows) < partitions_needed(1) or not any(measured.seen_rows):
         return []
     excess = (measured.seen_now, measured.seen_before, measured.seen_rows)
     text, limit_text, passed = _excess_loss(
@@ -306,13 +306,11 @@ def _increase_by_growth(measured: Refit) -> float:
 
     A fit knows its own rows better than rows that it hasn't seen. With n rows the margin falls as 1 / n, half
     of it on its own rows. So the loss on them rises by half of the margin's relative change; twice that is
-    allowed, since the margin is measured on few partitions.
+    allowed, since the margin is measured on few partitions. It is their median, so no single one decides.
     """
-    pairs = zip(measured.seen_walk, measured.seen_before, measured.seen_rows, strict=False)
-    known = [(unseen - seen, rows) for unseen, seen, rows in pairs if unseen is not None]
-    rows = sum(rows for _, rows in known)
-    margin = sum(difference for difference, _ in known) / rows if rows else 0.0
-    return measured.growth * max(margin, 0.0)
+    partitions = zip(measured.seen_walk, measured.seen_before, measured.seen_rows, strict=False)
+    margins = [(unseen - seen) / rows for unseen, seen, rows in partitions if unseen is not None and rows]
+    return measured.growth * max(float(np.median(margins)), 0.0) if margins else 0.0
 
 
 def _unless_changed(context: CheckContext, check: Check) -> Check:
@@ -392,8 +390,9 @@ def _excess_loss(
     allowance : tolerated in addition, per row.
     """
     tolerated = tolerance * sum(reference) / sum(rows) + allowance
-    excess = estimate_gain(losses, reference, rows, 1, gate.alpha)
-    return (*excess.interval_and_limit(tolerated), excess.low <= tolerated)
+    with np.errstate(over="ignore", invalid="ignore"):  # what isn't finite fails
+        excess = estimate_gain(losses, reference, rows, 1, gate.alpha)
+    return (*excess.interval_and_limit(tolerated), bool(np.isfinite(excess.low)) and excess.low <= tolerated)
 
 
 SUFFICIENCY_CHECKS: dict[str, CheckFunction] = {

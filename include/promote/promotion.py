@@ -133,16 +133,20 @@ def set_fallback(lake: Lake, spec: UseCase, attempt: Row) -> str:
     """
     evidence = Evidence.from_json(attempt["evidence"])
     model, recipe = evidence.baseline_model, str(evidence.selection.get("baseline", ""))
-    if leaks := [c for c in checks_of(attempt["checks"]) if c.name in LEAKAGE_CHECKS and not c.passed]:
+    if leaks := [c for c in checks_of(attempt["checks"]) if c.name in LEAKAGE_CHECKS and c.passed is False]:
         model, recipe = str(evidence.selection.get("prior_model", "")), "prior"
     elif attempt["verdict"] == NOT_ENOUGH and evidence.recipe in [r.name for r in spec.training.baselines]:
         model, recipe = evidence.model, evidence.recipe
 
     def decide_fallback(rows: list[Row]) -> list[Row] | None:
-        baselines = [row["evidence"] for row in rows if row["role"] == "baseline"]
-        if ledger.live_champion(rows) is not None or max(baselines, default="") >= evidence.partition:
+        baselines = [row for row in rows if row["role"] == "baseline"]
+        if ledger.live_champion(rows) is not None or not model:
             return None
-        if not model:
+        # the newest of the newest training
+        serving = max(reversed(baselines), key=lambda row: str(row["evidence"]), default=None)
+        # of the same training, the prior takes over from a baseline that may have learned a leak
+        lasts = evidence.partition if serving and leaks and serving["recipe"] != "prior" else ""
+        if serving is not None and serving["evidence"] >= evidence.partition and serving["evidence"] != lasts:
             return None
         reason = f"there is no champion: {attempt['sentence']}"
         effective = ledger.next_unserved(lake, spec, evidence.partition)

@@ -112,7 +112,7 @@ def _inline(text: str, title: str) -> str:
     body = f'<svg {box.group()} role="img" aria-label="{label}">' + body[body.index(">") + 1 :]
     body = re.sub(r' id="[a-zA-Z0-9.]+_\d+"', "", body)
     body = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = re.sub(r"font: ([\d.]+px) [^;\"]+", r"font-size: \1", body)
+    body = re.sub(r"font: ([\d.]+px) [^;\"<]+", r"font-size: \1", body)
     for placeholder, variable in COLORS.items():
         body = body.replace(placeholder, f"var(--{variable})")
     return re.sub(r"\s*\n\s*", "\n", body)

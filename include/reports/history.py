@@ -186,9 +186,9 @@ def _sentence(history: History) -> str:
     refreshed = kinds.pop(ledger.REFRESHED, 0)
     return (
         f"{alarmed} of {partitions} partitions ({100 * alarmed / partitions:.1f} %) had an alarm other than "
-        f"drift, in {episodes} episode{'s' * (episodes != 1)}; the champion was switched {kinds.total()} "
-        f"time{'s' * (kinds.total() != 1)}, and its recipe refitted {refreshed} "
-        f"time{'s' * (refreshed != 1)}."
+        f"drift: {episodes} alarm{'s' * (episodes != 1)} of a check and subject; "
+        f"the champion was switched {kinds.total()} time{'s' * (kinds.total() != 1)}, "
+        f"and its recipe refitted {refreshed} time{'s' * (refreshed != 1)}."
     )
 
 

@@ -83,7 +83,10 @@ def fallback_chain(serving: Serving, spec: UseCase, missing: Mapping[str, str]) 
     steps = []
     for served_by, row in models.items():
         if row is None:
-            steps.append(FallbackStep(served_by, unavailable=no_model))
+            none = (
+                "there is no earlier champion" if served_by == "previous" and serving.champion else no_model
+            )
+            steps.append(FallbackStep(served_by, unavailable=none))
         else:
             reason = missing_sources_reason(spec, served_by, missing)
             steps.append(FallbackStep(served_by, str(row["version"]), str(row["model"]), unavailable=reason))

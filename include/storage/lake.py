@@ -8,6 +8,7 @@ fails and has to decide again.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -30,6 +31,7 @@ from include.storage.files import TableFiles, commit_path, small
 from include.storage.merging import FANOUT, LEDGERS, NO_CLEANUP, merge_small_files
 from include.storage.store_errors import retry_commit, translate_store_errors
 
+log = logging.getLogger(__name__)
 Where = predicates.Where
 
 # Lineage refers to old versions, whose log would be deleted by default, so it is kept for ten years.
@@ -141,11 +143,14 @@ class Lake:
 
     def _merge(self, table: str) -> None:
         """Merge a table's small files now and then, see `include.storage.merging`."""
-        files = self._current_files(table)
-        if files is not None and files.version % FANOUT == 0:
-            delta = self.open(table)
-            if delta is not None and delta.version() == files.version:
-                merge_small_files(delta, files, ledger=table in LEDGERS)
+        try:
+            files = self._current_files(table)
+            if files is not None and files.version % FANOUT == 0:
+                delta = self.open(table)
+                if delta is not None and delta.version() == files.version:
+                    merge_small_files(delta, files, ledger=table in LEDGERS)
+        except Exception:  # the rows are committed; a later commit merges
+            log.exception("%s: can't merge the files of %s", self.uri, table)
 
     @translate_store_errors
     def read(
@@ -262,7 +267,11 @@ class Lake:
         delta = self.open(table)
         if delta is not None:
             return delta
-        options: Any = {"partition_by": DELTA_PARTITIONS.get(table), "configuration": TABLE_CONFIGURATION}
+        configuration = dict(TABLE_CONFIGURATION)
+        if "partition" in schema.names:
+            # files are chosen by this column; by default only the first 32 columns have bounds
+            configuration["delta.dataSkippingStatsColumns"] = "partition"
+        options: Any = {"partition_by": DELTA_PARTITIONS.get(table), "configuration": configuration}
         try:
             return DeltaTable.create(self._table_uri(table), schema, mode="error", **options)
         except DeltaError:

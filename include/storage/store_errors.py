@@ -33,7 +33,7 @@ _ANSI_COLOR = re.compile(r"\x1b\[\d+m")  # delta-rs colors its messages
 retry_commit = retry(
     retry=retry_if_exception_type(CommitFailedError),
     wait=wait_random_exponential(multiplier=0.05, max=2),
-    stop=stop_after_attempt(12),
+    stop=stop_after_attempt(100),  # on a slow store, reruns of neighboring partitions lose many times
     reraise=True,
 )
 

@@ -32,7 +32,8 @@ INERTIA = 1.5  # how many times heavier than the serving recipe its successor mu
 # of `INERTIA`, so that no single one decides
 ORDINARY = 1 / 3
 MAX_LOSS = 1.0  # of one partition, beyond its best recipe's: one wild partition decides little
-MIN_UNIT = 1e-3  # of the unit of the losses, relative to the worst recipe's mean loss
+LARGEST = np.sqrt(np.finfo(float).max)  # a loss whose sums don't overflow
+MIN_UNIT = 1e-3  # of the unit of the losses, relative to the worst recipe's median loss
 
 
 @dataclass(frozen=True)
@@ -84,17 +85,20 @@ def relative_losses(walks: Walks, min_gain: float = 0.0, baselines: Sequence[str
     if not walks.losses.size:
         return walks.losses
     handicap = np.array([1.0 if name in (*baselines, "prior") else 1 + min_gain for name in walks.recipes])
-    losses, rows = walks.losses * handicap, walks.rows[:, None]
+    # an infinite loss counts as the largest
+    losses = np.where(np.isposinf(walks.losses), LARGEST, walks.losses * handicap)
+    rows = walks.rows[:, None]
     predicted = np.cumsum(np.where(np.isfinite(losses), rows, 0.0), axis=0)
     means = np.cumsum(np.nan_to_num(losses) * rows, axis=0) / np.maximum(predicted, 1)
     means = np.where(predicted > 0, means, np.nan)
-    # a perfect recipe has no loss to be measured in
-    unit = np.maximum(np.nanmin(means, axis=1), MIN_UNIT * np.nanmax(means, axis=1))
+    # a perfect recipe has no loss to be measured in; and a wild loss of one recipe says nothing of the others
+    ordinary = pd.DataFrame(np.where(np.isfinite(losses), losses, np.nan)).expanding().median().to_numpy()
+    unit = np.fmax(np.nanmin(means, axis=1), MIN_UNIT * np.nanmax(ordinary, axis=1))
     if losses.shape[1] > 1:
         ranked = np.argsort(np.where(np.isfinite(means), means, np.inf), axis=1)[:, :2]
         best, second = np.take_along_axis(losses, ranked, axis=1).T
-        ordinary = pd.Series(np.abs(best - second)).expanding().median().to_numpy()
-        unit = np.fmax(unit, RATE / ORDINARY * ordinary)
+        difference = pd.Series(np.abs(best - second)).expanding().median().to_numpy()
+        unit = np.fmax(unit, RATE / ORDINARY * difference)
     excess = losses - np.nanmin(losses, axis=1, keepdims=True)
     # a partition of few rows is mostly noise and counts less
     size = np.minimum(walks.rows / np.median(walks.rows), 1.0)

@@ -282,6 +282,23 @@ def test_a_fit_may_lose_a_little_more_on_what_both_have_seen() -> None:
     assert not _judge(_with_facts(_good(), refit=replace(HONEST_REFIT, seen_now=_scaled(1.011)))).promotes
 
 
+def test_a_fit_on_more_rows_may_lose_what_they_cost() -> None:
+    """That is the margin over the walk times the growth; one wild partition of the walk allows no more."""
+    grown = replace(HONEST_REFIT, seen_now=_scaled(1.05), seen_walk=_scaled(2.0), growth=0.1)
+    assert _judge(_with_facts(_good(), refit=grown)).promotes
+    assert not _judge(_with_facts(_good(), refit=replace(grown, growth=0.01))).promotes
+    wild = (1e9, *_scaled(1.0)[1:])
+    assert not _judge(_with_facts(_good(), refit=replace(grown, seen_walk=wild))).promotes
+
+
+@pytest.mark.parametrize("broken", [1e6, 1e300, math.inf, math.nan])
+def test_a_fit_after_a_perfect_one_is_compared_as_well(broken: float) -> None:
+    """However large its loss is, and whatever it is divided by."""
+    nothing = (0.0,) * len(ROWS)
+    refit = replace(HONEST_REFIT, seen_before=nothing, seen_now=(broken,) * len(ROWS))
+    assert not _judge(_with_facts(_good(), refit=refit)).promotes
+
+
 @pytest.mark.parametrize(("moved", "worse"), [(0.3, 1.0), (0.05, 1.05)])
 def test_a_fit_may_differ_from_the_ones_before_if_the_relation_has_changed(
     moved: float, worse: float

@@ -190,6 +190,21 @@ def test_the_best_sound_baseline_serves_without_a_champion(
     assert ("what leaked" in promotion.blocker) == ("leak" in evidence)
 
 
+def test_a_leak_that_a_second_look_finds_ends_the_service_of_a_baseline(
+    lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry
+) -> None:
+    """The baseline of the same partition's first attempt is replaced by the prior, once."""
+    first = _key(attempt(1, FIRST, refused=True, recipe="boosting"))
+    second = _key(attempt(2, FIRST, leak=True, recipe="boosting"))
+    for key in (first, second, second):
+        judge_and_record(lake, weekly, f"evaluations/{key}.json")
+        promote(lake, weekly, key, registry=registry)
+    assert [row["recipe"] for row in ledger.switches(lake)] == ["ridge", "prior"]
+    baseline = ledger.serving(lake, SECOND).baseline
+    assert baseline is not None
+    assert baseline["recipe"] == "prior"
+
+
 @pytest.mark.parametrize("kind", ["immediate", "shadow", "canary"])
 def test_a_refit_of_the_serving_recipe_serves_at_once(
     lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry, kind: str

@@ -324,3 +324,11 @@ def test_the_order_of_the_recipes_is_the_declared_one(tmp_path: Path) -> None:
     assert [recipe.name for recipe in spec.training.baselines] == ["linear", "prior"]
     empty = Walks((), (), np.empty(0), np.empty((0, 0)))
     assert tuple(choose_recipe(spec, empty, "").weights) == NAMES
+
+
+@pytest.mark.parametrize("wild", [1e8, 1e12, np.inf])
+def test_one_wild_loss_of_one_recipe_keeps_no_worse_one_in_service(wild: float) -> None:
+    """The other recipes are compared as if it weren't there."""
+    third = [0.9] * 100 + [wild] + [0.9] * 99
+    wild_walk = walk(prior=[1.0] * 200, linear=[0.7] * 200, boosting=third)
+    assert choose(wild_walk, "prior").recipe == "linear"

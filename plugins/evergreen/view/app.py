@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from evergreen.view import alerts, column, compare, overview, pages, partition, quality, usecase
 from evergreen.view.access import may_enter
-from evergreen.view.html import SCRIPT_DIGESTS, page
+from evergreen.view.html import SCRIPT_DIGESTS, UNREADABLE, page
 from include.errors import EvergreenError, SettingError, StoreUnavailable
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,5 @@ def show_evergreen_error(request: Request, error: EvergreenError) -> Response:
     """Show an `EvergreenError` by its message."""
     log.warning("%s: %s", request.url.path, error)
     status = 503 if isinstance(error, SettingError | StoreUnavailable) else 404
-    return page(
-        request, "message.html", status=status, heading="Can't be shown", sentence=str(error), login=""
-    )
+    sentence = UNREADABLE if isinstance(error, StoreUnavailable) else str(error)
+    return page(request, "message.html", status=status, heading="Can't be shown", sentence=sentence, login="")

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from include.storage.lake import Lake
 
 log = logging.getLogger(__name__)
+# in place of an error's own message, which may contain internal addresses
+UNREADABLE = "The lake could not be read; the api-server's log says more."
 PREFIX = "/evergreen"  # below Airflow's own path
 TEMPLATES = Path(__file__).parent / "templates"
 # Airflow stores its color theme here; without it the browser's preference is used
@@ -63,9 +65,9 @@ def guarded(usecase: str, read: Callable[[Lake, UseCase], dict[str, Any]]) -> di
 
     try:
         return {"error": "", **read(Lake(usecase), load(usecase))}
-    except StoreUnavailable:  # its message may contain internal addresses
+    except StoreUnavailable:
         log.exception("%s can't be shown", usecase)
-        return {"error": "The lake could not be read; the api-server's log says more."}
+        return {"error": UNREADABLE}
     except EvergreenError as error:
         return {"error": str(error)}
     except Exception as error:  # of whatever kind: the other use cases are still shown

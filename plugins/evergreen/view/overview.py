@@ -41,7 +41,7 @@ class Chart:
     Parameters
     ----------
     metric : its name.
-    newest : its value on the last partition that has one.
+    newest, partition : its value on the last partition that has one.
     required : such as ``≥ 0.65``; empty without a requirement.
     is_met : whether the newest value meets it.
     baseline : the baseline's value on the same partition; None if it isn't known.
@@ -51,7 +51,8 @@ class Chart:
     """
 
     metric: str
-    newest: float | None
+    newest: float
+    partition: str
     required: str
     is_met: bool
     baseline: float | None
@@ -63,9 +64,11 @@ class Chart:
 
 def line(lake: Lake, spec: UseCase) -> dict[str, Any]:
     """Return what the overview shows of a use case."""
+    from include.monitor.silences import AlertLog
     from include.ops.health import scored_partitions
     from include.promote import ledger
 
+    log = AlertLog(lake)
     partitions, switches = lake.rows("partitions"), ledger.switches(lake)
     shown = scored_partitions(partitions)[-MAX_PARTITIONS:]
     findings: dict[str, list[Row]] = defaultdict(list)
@@ -78,7 +81,8 @@ def line(lake: Lake, spec: UseCase) -> dict[str, Any]:
         "champion": ledger.live_champion(switches),
         "chart": chart(lake, spec, shown, switches),
         "strip": [(partition, *_strip_cell(findings.get(partition, []))) for partition in shown],
-        "alarms": _alarms(findings[max(findings)]) if findings else [],
+        "alerts": log.open_alerts(),
+        "silenced": sum(bool(log.silenced_by(alert.key, max(findings))) for alert in log.open_alerts()),
     }
 
 
@@ -142,6 +146,7 @@ def chart(lake: Lake, spec: UseCase, partitions: Sequence[str], switches: Sequen
     return Chart(
         metric=metric,
         newest=values[newest],
+        partition=newest,
         required="" if limit is None else f"{'≥' if at_least else '≤'} {limit:g}",
         is_met=limit is None or (values[newest] >= limit if at_least else values[newest] <= limit),
         baseline=baseline_values.get(newest),
@@ -178,11 +183,3 @@ def _strip_cell(findings: Sequence[Row]) -> tuple[str, str]:
     if drifted:
         return "warn", "drift of " + ", ".join(drifted)
     return ("good", "no alarm") if findings else ("", "not monitored")
-
-
-def _alarms(findings: Iterable[Row]) -> list[Row]:
-    """Return the alarms that notify people."""
-    from include.monitor.registry import CHECKS
-
-    notifying = {check.name for check in CHECKS if check.alerts}
-    return [row for row in findings if row["outcome"] == "alarm" and row["check"] in notifying]

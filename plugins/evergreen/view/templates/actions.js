@@ -11,8 +11,9 @@ async function call(path, method = 'GET', body = undefined) {
   throw new Error(response.status === 403 ? 'your Airflow role may not do this' : typeof detail === 'string' ? detail : JSON.stringify(detail))
 }
 
-function show(output, text, run = null) {
+function show(output, text, run = null, tone = '') {
   output.textContent = text + ' '
+  output.className = tone
   if (!run) return
   const link = document.createElement('a')
   link.href = `${document.body.dataset.airflow}/dags/${encodeURIComponent(run.dag_id)}/runs/${encodeURIComponent(run.dag_run_id)}`
@@ -31,7 +32,14 @@ async function start(form, output) {
     await new Promise(resolve => setTimeout(resolve, 1000))
     run = await call(`${runs}/${encodeURIComponent(run.dag_run_id)}`)
   }
-  show(output, (run.state === 'success' ? 'Done. Load the page again to see the result. ' : 'Refused: ') + (run.note ?? ''), run)
+  const done = run.state === 'success'
+  show(output, `${done ? 'Done' : 'Refused'}: ${run.note ?? ''}`, run, done ? 'good' : 'bad')
+  if (!done) return false
+  const again = document.createElement('a')
+  again.href = ''
+  again.textContent = 'Load the page again'
+  output.append(' ', again)
+  return true
 }
 
 async function answer(form, output, choice) {
@@ -42,7 +50,8 @@ async function answer(form, output, choice) {
   const task = question.task_instance
   const path = `${runs}/${encodeURIComponent(task.dag_run_id)}/taskInstances/${encodeURIComponent(task.task_id)}/${task.map_index}/hitlDetails`
   await call(path, 'PATCH', {chosen_options: [choice], params_input: Object.fromEntries(new FormData(form))})
-  show(output, `The answer, ${choice}, is given; the training goes on.`, task)
+  show(output, `The answer, ${choice}, is given; the training goes on.`, task, 'good')
+  return true
 }
 
 document.addEventListener('submit', async event => {
@@ -50,15 +59,16 @@ document.addEventListener('submit', async event => {
   if (!form) return
   event.preventDefault()
   const output = form.querySelector('output')
-  const buttons = form.querySelectorAll('button')
+  const buttons = form.querySelectorAll('button:not([hidden])')
   buttons.forEach(button => { button.disabled = true })
   show(output, 'Sending …')
+  let done = false
   try {
-    await ('answer' in form.dataset ? answer(form, output, event.submitter.value) : start(form, output))
+    done = await ('answer' in form.dataset ? answer(form, output, event.submitter.value) : start(form, output))
   } catch (error) {
-    show(output, `Nothing was done: ${error.message}`)
-    buttons.forEach(button => { button.disabled = false })
+    show(output, `Nothing was done: ${error.message}`, null, 'bad')
   }
+  buttons.forEach(button => { button.disabled = done })
 })
 
 // Airflow's frame may not navigate the page around it, so a link to Airflow's own pages is followed from there.
