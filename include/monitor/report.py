@@ -78,10 +78,10 @@ def _with_charts(
     text = (
         f"The charts are drawn from samples: {current.num_rows} of the {rows} rows of "
         f"{len(context.window)} partition(s) up to {partition}, and {sample.num_rows} of the {sampled_rows} "
-        f"rows that the model was fitted on, with predictions of held-out rows. They show {len(columns)} of "
-        f"{len(drift)} columns: the predictions and the columns nearest to their thresholds. Evidently "
-        "judges the sample by a fixed threshold. Evergreen's findings below use all rows, and account for "
-        "how far the training's own partitions are apart."
+        "rows of the partitions that the model was fitted on, with predictions of held-out rows. They show "
+        f"{len(columns)} of {len(drift)} columns: the predictions and the columns nearest to their "
+        "thresholds. Evidently judges the sample by a fixed threshold. Evergreen's findings below use all "
+        "rows, and account for how far the training's own partitions are apart."
     )
     if not columns:
         return _without_charts(spec, partition, "no column has values on both sides", drift)

@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse
 from evergreen.view.access import Open, Opened, Readable
 from evergreen.view.html import page
 from evergreen.view.quarantined import quarantined_rows
-from include.reports.paths import HISTORY
+from include.reports.paths import HISTORY, REPLAY
 from include.spec.clock import day_of
 
 # Evidently's reports contain scripts and styles. The sandbox gives them an origin of their own, without
@@ -45,7 +45,15 @@ def framed_report(request: Request, opened: Opened, path: ReportPath) -> HTMLRes
     """Show a report in a frame, with a link back to the use case."""
     if path != HISTORY and not DRIFT_REPORT.fullmatch(path):
         _stored(opened, path)
-    return page(request, "report.html", title=path, usecase=opened.spec.name, path=path)
+    return page(request, "report.html", title=report_title(path), usecase=opened.spec.name, path=path)
+
+
+def report_title(path: str) -> str:
+    """Return what a report is, for the page's title."""
+    titles = {HISTORY: "The year", REPLAY: "The replay"}
+    kind, _, name = path.removesuffix(".html").rpartition("/")
+    kinds = {"monitor": f"Drift, partition {name}", "verdict": f"Verdict, training of {name[:10]}"}
+    return titles.get(path) or kinds.get(kind, path)
 
 
 @router.get("/reports/{usecase}/{path:path}")
