@@ -25,12 +25,9 @@ from include.train.fits import SHORT_WINDOWS, recipes
 
 Array = NDArray[np.float64]
 
-RATE = 4.0  # learning rate, for losses in the unit of `relative_losses`
+RATE = 4.0  # learning rate, for losses in units of the best recipe's mean loss
 SHARE = 0.02  # of the weight that is spread over all recipes after each partition
 INERTIA = 1.5  # how many times heavier than the serving recipe its successor must be
-# by how much an ordinary partition changes the logarithm of two recipes' ratio of weights at most: below that
-# of `INERTIA`, so that no single one decides
-ORDINARY = 1 / 3
 MAX_LOSS = 1.0  # of one partition, beyond its best recipe's: one wild partition decides little
 LARGEST = np.sqrt(np.finfo(float).max)  # a loss whose sums don't overflow
 MIN_UNIT = 1e-3  # of the unit of the losses, relative to the worst recipe's median loss
@@ -74,8 +71,6 @@ def relative_losses(walks: Walks, min_gain: float = 0.0, baselines: Sequence[str
     """Return by how much each recipe lost more than the partition's best, shape (n, k), from 0 to `MAX_LOSS`.
 
     The unit is the mean loss so far of the recipe that was the best until then, so a rate fits any problem.
-    Where the two best recipes differ much on an ordinary partition, as squared errors of few rows do, it is
-    larger, or a single partition would decide.
 
     Parameters
     ----------
@@ -92,13 +87,8 @@ def relative_losses(walks: Walks, min_gain: float = 0.0, baselines: Sequence[str
     means = np.cumsum(np.nan_to_num(losses) * rows, axis=0) / np.maximum(predicted, 1)
     means = np.where(predicted > 0, means, np.nan)
     # a perfect recipe has no loss to be measured in; and a wild loss of one recipe says nothing of the others
-    ordinary = pd.DataFrame(np.where(np.isfinite(losses), losses, np.nan)).expanding().median().to_numpy()
-    unit = np.fmax(np.nanmin(means, axis=1), MIN_UNIT * np.nanmax(ordinary, axis=1))
-    if losses.shape[1] > 1:
-        ranked = np.argsort(np.where(np.isfinite(means), means, np.inf), axis=1)[:, :2]
-        best, second = np.take_along_axis(losses, ranked, axis=1).T
-        difference = pd.Series(np.abs(best - second)).expanding().median().to_numpy()
-        unit = np.fmax(unit, RATE / ORDINARY * difference)
+    typical = pd.DataFrame(np.where(np.isfinite(losses), losses, np.nan)).expanding().median().to_numpy()
+    unit = np.fmax(np.nanmin(means, axis=1), MIN_UNIT * np.nanmax(typical, axis=1))
     excess = losses - np.nanmin(losses, axis=1, keepdims=True)
     # a partition of few rows is mostly noise and counts less
     size = np.minimum(walks.rows / np.median(walks.rows), 1.0)

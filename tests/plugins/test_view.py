@@ -122,7 +122,7 @@ def test_drift_alerts_and_who_was_notified_are_told_apart(site: Site) -> None:
         ["2024-03-11", "drift: price report", "data: sales", "nobody"],
         ["2024-03-04", "report", "data: sales", "chat: failed ops"],
     ]
-    assert [cell["Action"] for cell in cells] == ["none", "none"]
+    assert [cell["Action"] for cell in cells] == ["alert", "alert"]
 
 
 def test_an_attempt_leads_to_its_report(site: Site) -> None:

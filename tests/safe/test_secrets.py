@@ -25,8 +25,10 @@ from include.cli.status_text import status_text as told
 from include.environment import Endpoint, endpoint, lake_uri
 from include.errors import SettingError
 from include.models.registry import Registry
+from include.monitor.report import drift_report
 from include.ops.doctor import _probe, _source, run_checks
 from include.ops.status import status
+from include.reports.history import draw_history
 from include.spec import UseCase, load
 from include.storage.lake import Lake
 from include.storage.schemas import DECISIONS
@@ -169,11 +171,12 @@ def test_partitions_that_go_well_keep_no_secret(
     lake, said = Lake(spec.name), []
     for stage in ("ingest", "score", "monitor"):
         said += [str(ref.xcom()) for ref in stages.run_stage(stage, lake, spec, NIGHTS, now=NOW)]
-    said += [told(status(lake, spec)), spec.digest]
+    said += [told(status(lake, spec)), spec.digest, draw_history(lake, spec)[1]]
+    said += [drift_report(lake, spec, partition) for partition in NIGHTS]
     assert lake.count("validated_sales") == 120
     assert plant.leaks("\n".join([*said, caplog.text, *capsys.readouterr()])) == []
     looked = [name for name, _ in plant.texts(site)]
-    for kind in (".parquet!", ".html", "snapshots/"):
+    for kind in (".parquet!", "snapshots/"):
         assert any(kind in name for name in looked), kind
     assert plant.found(site) == {}
 

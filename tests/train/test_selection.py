@@ -141,15 +141,6 @@ def test_one_wild_partition_decides_nothing() -> None:
     assert choose(few, "linear").recipe == "linear"
 
 
-def test_an_ordinary_partition_alone_switches_nothing() -> None:
-    """Where recipes differ much on every partition by chance, several have to agree before a switch."""
-    each = [0.4 * (-1) ** place for place in range(40)]
-    noisy_walk = walk(prior=[9.0] * 41, linear=[1 + step for step in each] + [1.4], boosting=[1.0] * 41)
-    assert choose(noisy_walk, "linear").recipe == "linear"
-    agreeing = walk(prior=[9.0] * 44, linear=[1 + step for step in each] + [1.4] * 4, boosting=[1.0] * 44)
-    assert choose(agreeing, "linear").recipe == "boosting"
-
-
 # the choice
 
 
