@@ -17,6 +17,7 @@ import pytest
 
 from demo import process
 from include.errors import SpecError, StoreUnavailable
+from include.features import build
 from include.features.build import features
 from include.models import artifacts
 from include.promote.ledger import CANARY
@@ -300,16 +301,26 @@ def test_a_refused_partition_waits_for_no_model(
     large: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was begun is given up: the part that runs is let run, the next isn't asked, no thread stays."""
-    before, going, released = threading.active_count(), threading.Event(), []
+    before, begun, going, released = threading.active_count(), threading.Event(), threading.Event(), []
+    check = build._require_spine_rows
 
     def slow(*of: Any) -> Callable[[pa.Table], Any]:
-        return lambda rows: released.append(going.wait(20))
+        def predict(rows: pa.Table) -> None:
+            begun.set()
+            released.append(going.wait(20))
+
+        return predict
+
+    def refuse(*of: Any) -> None:
+        assert begun.wait(20)
+        check(*of)
 
     monkeypatch.setattr(artifacts, "batch_predictor", slow)
+    monkeypatch.setattr(build, "_require_spine_rows", refuse)
     twice = parcels.spec(tmp_path / "spec", sql=f"FROM ({parcels.SQL}) UNION ALL FROM ({parcels.SQL})")
     with pytest.raises(SpecError, match="exactly one row"):
         score(large, twice, NIGHT)
     going.set()
     assert process.until(lambda: threading.active_count() == before, 30)
-    assert released in ([], [True])  # the refusal may come before the first part has begun
+    assert released == [True]
     assert large.count("predictions") == 0
