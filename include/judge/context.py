@@ -62,12 +62,7 @@ CheckFunction = Callable[[CheckContext], Sequence[Check]]
 
 def requirement_text(requirement: Requirement, value: float | None) -> tuple[str, str]:
     """Return a value and its declared limit as text."""
-    side, limit = (
-        ("at most", requirement.at_most)
-        if requirement.at_least is None
-        else ("at least", requirement.at_least)
-    )
-    assert limit is not None  # a requirement has exactly one of the two
+    side, limit = requirement.side, requirement.limit
     if value is None:
         return "missing", f"{side} {limit:g}"
     integer_digits = len(f"{abs(value):.0f}")  # so that thousands aren't printed as 1e+03
@@ -86,7 +81,5 @@ def check_requirement(figures: Mapping[str, float], requirement: Requirement, pr
         available = ", ".join(sorted(figures)) or "none"
         note = f"the evaluation has {available}"
         return Check(name, limit_text, text, False, note, blocking=requirement.hard)
-    low = -math.inf if requirement.at_least is None else requirement.at_least
-    high = math.inf if requirement.at_most is None else requirement.at_most
-    passed = bool(math.isfinite(value) and low <= value <= high)
+    passed = bool(math.isfinite(value) and requirement.is_met(value))
     return Check(name, limit_text, text, passed, blocking=requirement.hard)

@@ -5,7 +5,6 @@ It is drawn when it is opened, from what the tables have then.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -37,14 +36,12 @@ WEEK = 7  # partitions that are pooled
 ALPHA = 0.05  # on either side, so that intervals have 90 %
 DRIFT = "drift"  # a check that raises no alert, because columns also move with the seasons
 CHECKS = tuple(check.name for check in registry.CHECKS)
-MAX_DRAWS = 5  # more than the number of runs that are likely to end while the page is drawn
 MAX_EPISODES = 200  # in each table
 MAX_DRIFT_LABELS = 8
 PANEL_HEIGHTS = (2.4, 1.5, 1.5, 1.5, 2.3)  # inches
 MIN_DRIFT = 0.01  # lowest value on the logarithmic axis
 CHART_TITLE = "the year"  # from which the chart's ids are derived
 Row = Mapping[str, Any]
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -207,7 +204,7 @@ def read_history(lake: Lake, spec: UseCase, partitions: Sequence[str] | None = N
     metric, limit = str(spec.gate.objective), None
     if requirements:
         metric = requirements[0].metric
-        limit = requirements[0].at_least if requirements[0].at_most is None else requirements[0].at_most
+        limit = requirements[0].limit
     attempts = _rows(lake, "attempts", {}, ["partition", "verdict", "recorded"], partitions)
     alarms = _rows(
         lake, "findings", {"outcome": "alarm"}, ["partition", "check", "subject", "note"], partitions

@@ -28,6 +28,22 @@ class MetricBound(Strict):
             raise ValueError("give either at_least or at_most")
         return self
 
+    @property
+    def limit(self) -> float:
+        """The bound, whichever side it is of."""
+        limit = self.at_most if self.at_least is None else self.at_least
+        assert limit is not None  # the declaration requires one of the two
+        return limit
+
+    @property
+    def side(self) -> str:
+        """On which side of the bound a value passes."""
+        return "at most" if self.at_least is None else "at least"
+
+    def is_met(self, value: float) -> bool:
+        """Return whether a value passes; NaN doesn't."""
+        return value <= self.limit if self.at_least is None else value >= self.limit
+
 
 class Requirement(MetricBound):
     """A bound on a challenger's metric, which is reported if it isn't met, and blocks if it is hard."""

@@ -56,7 +56,7 @@ def check_requirements(context: PartitionContext) -> list[Finding]:
         partitions = sorted(pc.unique(rows["partition"]).to_pylist())[-window:]
     if len(partitions) < window:
         note = context.vacancy or f"{len(partitions)} of {window} partitions of this champion have matured"
-        limits = {rule.metric: _limit(rule) for rule in requirements}
+        limits = {rule.metric: rule.limit for rule in requirements}
         return [
             Finding("performance", name, None, limit, "not enough", note) for name, limit in limits.items()
         ]
@@ -67,23 +67,15 @@ def check_requirements(context: PartitionContext) -> list[Finding]:
     return [judge_requirement(rule, metrics[rule.metric], size) for rule in requirements]
 
 
-def _limit(rule: MetricBound) -> float:
-    limit = rule.at_least if rule.at_most is None else rule.at_most
-    assert limit is not None  # the declaration requires one of the two
-    return limit
-
-
 def judge_requirement(rule: MetricBound, value: float | None, size: str) -> Finding:
     """Judge a metric by its requirement; ``size`` describes the rows for the note."""
-    limit = _limit(rule)
+    limit = rule.limit
     if value is None:
         note = f"{rule.metric} has no value {size}"
         return Finding("performance", rule.metric, None, limit, "not enough", note)
-    is_minimum = rule.at_most is None
-    alarm = value < limit if is_minimum else value > limit
     text, bound = figure_and_limit(value, limit, 3)
-    note = f"{rule.metric} {text} {size}; required {'at least' if is_minimum else 'at most'} {bound}"
-    return Finding("performance", rule.metric, value, limit, "alarm" if alarm else "ok", note)
+    note = f"{rule.metric} {text} {size}; required {rule.side} {bound}"
+    return Finding("performance", rule.metric, value, limit, "ok" if rule.is_met(value) else "alarm", note)
 
 
 def promotion_test_rows(lake: Lake, champion: Mapping[str, Any]) -> pa.Table | None:

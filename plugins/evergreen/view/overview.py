@@ -42,7 +42,7 @@ class Chart:
     ----------
     metric : its name.
     newest, partition : its value on the last partition that has one.
-    required : such as ``≥ 0.65``; empty without a requirement.
+    required : such as ``at least 0.65``; empty without a requirement.
     is_met : whether the newest value meets it.
     baseline : the baseline's value on the same partition; None if it isn't known.
     baseline_name : its recipe, or "prior".
@@ -69,6 +69,7 @@ def line(lake: Lake, spec: UseCase) -> dict[str, Any]:
     from include.promote import ledger
 
     log = AlertLog(lake)
+    alerts = log.open_alerts()
     partitions, switches = lake.rows("partitions"), ledger.switches(lake)
     shown = scored_partitions(partitions)[-MAX_PARTITIONS:]
     findings: dict[str, list[Row]] = defaultdict(list)
@@ -81,8 +82,8 @@ def line(lake: Lake, spec: UseCase) -> dict[str, Any]:
         "champion": ledger.live_champion(switches),
         "chart": chart(lake, spec, shown, switches),
         "strip": [(partition, *_strip_cell(findings.get(partition, []))) for partition in shown],
-        "alerts": log.open_alerts(),
-        "silenced": sum(bool(log.silenced_by(alert.key, max(findings))) for alert in log.open_alerts()),
+        "alerts": alerts,
+        "silenced": sum(log.silenced_by(alert.key, log.monitored[-1]) is not None for alert in alerts),
     }
 
 
@@ -130,9 +131,7 @@ def chart(lake: Lake, spec: UseCase, partitions: Sequence[str], switches: Sequen
     if not values:
         return None
     newest = max(values)
-    limit = None if rule is None else rule.at_least if rule.at_least is not None else rule.at_most
-    at_least = rule is not None and rule.at_least is not None
-    every = [*values.values(), *baseline_values.values(), *([limit] if limit is not None else [])]
+    every = [*values.values(), *baseline_values.values(), *([rule.limit] if rule else [])]
     low, high = min(every), max(every)
     places = {partition: place for place, partition in enumerate(partitions)}
 
@@ -147,29 +146,30 @@ def chart(lake: Lake, spec: UseCase, partitions: Sequence[str], switches: Sequen
         metric=metric,
         newest=values[newest],
         partition=newest,
-        required="" if limit is None else f"{'≥' if at_least else '≤'} {limit:g}",
-        is_met=limit is None or (values[newest] >= limit if at_least else values[newest] <= limit),
+        required=f"{rule.side} {rule.limit:g}" if rule else "",
+        is_met=rule is None or rule.is_met(values[newest]),
         baseline=baseline_values.get(newest),
         baseline_name=baseline_name,
         points=points(values),
         baseline_points=points(baseline_values),
-        limit=None if limit is None else height(limit),
+        limit=height(rule.limit) if rule else None,
     )
 
 
 def _realized(lake: Lake, partitions: Sequence[str], metric: str) -> dict[str, float]:
     """Return a metric of the served predictions by partition, as last measured."""
-    return _newest(lake.rows("performance", {"partition": list(partitions), "metric": metric}), "value")
+    return _newest(lake.rows("performance", {"partition": list(partitions), "metric": metric}))
 
 
 def _walk(lake: Lake, partitions: Sequence[str], recipe: str, metric: str) -> dict[str, float]:
     """Return a metric of a recipe's walk by partition, as last measured."""
     rows = lake.rows("walks", {"partition": list(partitions), "recipe": recipe})
-    return _newest([{**row, "value": json.loads(row["metrics"]).get(metric)} for row in rows], "value")
+    return _newest([{**row, "value": json.loads(row["metrics"]).get(metric)} for row in rows])
 
 
-def _newest(rows: Iterable[Row], column: str) -> dict[str, float]:
-    newest = {row["partition"]: row[column] for row in sorted(rows, key=lambda row: str(row["known"]))}
+def _newest(rows: Iterable[Row]) -> dict[str, float]:
+    """Return each partition's value as last measured, without those that have none."""
+    newest = {row["partition"]: row["value"] for row in sorted(rows, key=lambda row: str(row["known"]))}
     return {partition: value for partition, value in newest.items() if value is not None}
 
 

@@ -14,7 +14,7 @@ from fastapi.responses import HTMLResponse
 from evergreen.links import runs_path
 from evergreen.view.access import Opened
 from evergreen.view.html import page
-from include.reports.paths import page_place
+from include.reports.paths import drift_report_place, page_place
 from include.spec.clock import day_of
 from include.spec.partition import check_partition
 from include.spec.usecase import PRODUCTS
@@ -92,7 +92,7 @@ def partition_data(lake: Lake, spec: UseCase, partition: str, products: Mapping[
         "decision": decision,
         "alerts": json.loads(decision["alerts"] or "[]") if decision else [],
         "notified": notified(lake, [partition]).get(partition, []),
-        "report": f"monitor/{partition}.html" if any(findings.values()) else "",
+        "report": drift_report_place(partition) if any(findings.values()) else "",
         "attempts": [
             {**row, "report": _stored_report(lake, row["partition"], row["key"])}
             for row in (attempts.to_pylist() if attempts is not None else [])
@@ -197,20 +197,11 @@ def _metrics(lake: Lake, spec: UseCase, partition: str) -> list[Row]:
             {
                 **row,
                 "prior": prior and prior["value"],
-                "required": "" if rule is None else _bound(rule.at_least, rule.at_most),
-                "missed": rule is not None
-                and value is not None
-                and (
-                    (rule.at_least is not None and value < rule.at_least)
-                    or (rule.at_most is not None and value > rule.at_most)
-                ),
+                "required": "" if rule is None else f"{rule.side} {rule.limit:g}",
+                "missed": rule is not None and value is not None and not rule.is_met(value),
             }
         )
     return sorted(metrics, key=lambda row: not row["required"])
-
-
-def _bound(at_least: float | None, at_most: float | None) -> str:
-    return f"at least {at_least:g}" if at_least is not None else f"at most {at_most:g}"
 
 
 def _losses(lake: Lake, spec: UseCase, partition: str) -> list[Row]:
