@@ -97,8 +97,8 @@ def generate(lake: Lake, spec: UseCase, places: Sequence[int]) -> None:
         for key in keys:
             rows = pa.Table.from_batches([source_rows(spec, source, key)])
             rows = rows.sort_by([(name, "ascending") for name in ("partition", "revision", *declared.key)])
-            made: Any = {"inputs": {}, "spec": spec.digest_of(source), "code": "", "note": "generated"}
-            statuses.append(schemas.partition_row(source, key, rows.num_rows, digest_table(rows), **made))
+            lineage: Any = {"inputs": {}, "spec": spec.digest_of(source), "code": "", "note": "generated"}
+            statuses.append(schemas.partition_row(source, key, rows.num_rows, digest_table(rows), **lineage))
             tables.append(rows)
         if keys:
             revisions: Any = {key: [_Snapshot] for key in keys}

@@ -166,8 +166,8 @@ def unscored(spec: UseCase, partitions: Sequence[Row], now: datetime) -> list[st
     newest, end = spec.clock.newest(now), spec.schedule.end
     last = scored[-1] if end and end < newest else newest
     deadline = spec.scoring.deadline
-    due = spec.clock.keys(scored[0], last)
-    return [key for key in due if key not in set(scored) and spec.clock.local(key, deadline) <= now]
+    missing = sorted({*spec.clock.keys(scored[0], last)} - {*scored})
+    return [key for key in missing if spec.clock.local(key, deadline) <= now]
 
 
 def _listed(keys: Sequence[str]) -> str:

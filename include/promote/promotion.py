@@ -139,14 +139,10 @@ def set_fallback(lake: Lake, spec: UseCase, attempt: Row) -> str:
         model, recipe = evidence.model, evidence.recipe
 
     def decide_fallback(rows: list[Row]) -> list[Row] | None:
-        baselines = [row for row in rows if row["role"] == "baseline"]
-        if ledger.live_champion(rows) is not None or not model:
-            return None
-        # the newest of the newest training
-        serving = max(reversed(baselines), key=lambda row: str(row["evidence"]), default=None)
+        serving = [(r["evidence"], r["recipe"] == "prior") for r in rows if r["role"] == "baseline"]
         # of the same training, the prior takes over from a baseline that may have learned a leak
-        lasts = evidence.partition if serving and leaks and serving["recipe"] != "prior" else ""
-        if serving is not None and serving["evidence"] >= evidence.partition and serving["evidence"] != lasts:
+        is_newer = (evidence.partition, bool(leaks)) > max(serving, default=("", False))
+        if ledger.live_champion(rows) is not None or not model or not is_newer:
             return None
         reason = f"there is no champion: {attempt['sentence']}"
         effective = ledger.next_unserved(lake, spec, evidence.partition)

@@ -16,6 +16,11 @@ def page_place(partition: str, key: str) -> str:
     return f"verdict/{partition}-{attempt[:KEY_LENGTH]}{'-' if forced else ''}{forced}.html"
 
 
+def drift_report_place(partition: str) -> str:
+    """Return the path of a partition's drift report; it is drawn when it is opened."""
+    return f"monitor/{partition}.html"
+
+
 def model_card_place(model: str) -> str:
     """Return the object key of the card of the model with this digest."""
     return f"models/{model}.card.md"

@@ -150,8 +150,8 @@ def roc_auc(actual: Array, predicted: Array) -> float:
     false, true = _positives(actual, predicted)
     if len(false) > 2:  # the points of a straight part add only rounding
         corner = (np.diff(false, 2) != 0) | (np.diff(true, 2) != 0)
-        kept = np.flatnonzero(np.concatenate([[True], corner, [True]]))
-        false, true = false[kept], true[kept]
+        corners = np.flatnonzero(np.concatenate([[True], corner, [True]]))
+        false, true = false[corners], true[corners]
     false_rate, true_rate = (np.concatenate([[0.0], counts]) / counts[-1] for counts in (false, true))
     return float(np.trapezoid(true_rate, false_rate))
 

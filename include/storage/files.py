@@ -48,13 +48,13 @@ class File:
 
     def may_have(self, where: Mapping[str, Sequence[Any]]) -> bool:
         """Return whether any row may satisfy a condition: for each column, its values in order."""
-        for column, wanted in where.items():
+        for column, selected in where.items():
             if column in self.values:
-                if self.values[column] not in wanted:
+                if self.values[column] not in selected:
                     return False
             elif column == "partition" and self.low is not None and self.high is not None:
-                place = bisect_left(wanted, self.low)
-                if place == len(wanted) or wanted[place] > self.high:
+                place = bisect_left(selected, self.low)
+                if place == len(selected) or selected[place] > self.high:
                     return False
         return True
 
@@ -121,17 +121,17 @@ class TableFiles:
 
     def select(self, where: Where | None) -> list[File]:
         """Return the files that may have rows that satisfy a condition, ordered by their partitions."""
-        wanted = _values_by_column(where)
-        files = [file for file in self._files.values() if file.may_have(wanted)]
+        selected = _values_by_column(where)
+        files = [file for file in self._files.values() if file.may_have(selected)]
         return sorted(files, key=lambda file: (file.low or "", file.path))
 
     def read(self, files: Sequence[File], where: Where | None, columns: Sequence[str]) -> pa.Table:
         """Return the columns of those rows of the files that satisfy a condition."""
-        schema, wanted = pa.schema([self.schema.field(name) for name in columns]), _values_by_column(where)
+        schema, selected = pa.schema([self.schema.field(name) for name in columns]), _values_by_column(where)
         tables = [schema.empty_table()]
         for file in files:
-            decoded = self._decode(file, [*columns, *wanted])
-            for column, values in wanted.items():
+            decoded = self._decode(file, [*columns, *selected])
+            for column, values in selected.items():
                 if column not in file.values:
                     mask = pc.is_in(decoded[column], pa.array(values, self.schema.field(column).type))
                     decoded = {name: array.filter(mask) for name, array in decoded.items()}

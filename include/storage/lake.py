@@ -175,9 +175,9 @@ class Lake:
         if files is not None and version in (None, files.version):
             known = set(files.schema.names)
             names = list(columns or files.schema.names)
-            found = files.select(where)
-            if known.issuperset({*names, *(where or {}), *order}) and small(found):
-                rows = files.read(found, where, list(dict.fromkeys([*names, *order])))
+            touched = files.select(where)
+            if known.issuperset({*names, *(where or {}), *order}) and small(touched):
+                rows = files.read(touched, where, list(dict.fromkeys([*names, *order])))
                 rows = rows.sort_by([(name, "ascending") for name in order]) if order else rows
                 return rows.select(names).slice(0, limit)
         delta = self.open(table, version)

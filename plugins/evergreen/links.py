@@ -13,7 +13,7 @@ from urllib.parse import quote, urljoin, urlsplit
 from airflow.sdk import BaseOperatorLink, conf
 
 from include.environment import setting
-from include.reports.paths import page_place
+from include.reports.paths import drift_report_place, page_place
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
@@ -77,7 +77,7 @@ def _usecase(usecase: str) -> str:
 
 
 def _report(usecase: str, partition: str) -> str:
-    return inside(f"/report/{quote(usecase)}/monitor/{quote(partition)}.html")
+    return inside(f"/report/{quote(usecase)}/{quote(drift_report_place(partition))}")
 
 
 def _root() -> str:

@@ -10,8 +10,9 @@ cookie changes nothing. What a page's buttons do goes through Airflow's own API.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from airflow.api_fastapi.auth.managers.models.resource_details import AccessView, DagAccessEntity
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag, requires_access_view
@@ -62,21 +63,18 @@ def opened(usecase: Annotated[str, Depends(named)]) -> Open:
 
 def may_operate(request: Request, user: GetUserDep, usecase: str) -> bool:
     """Return whether the user may start runs of the use case's operate DAG; Airflow's API asks again."""
-    try:
-        requires_access_dag("POST", DagAccessEntity.RUN, f"{usecase}__operate")(request, user)
-    except HTTPException:
-        return False
-    return True
+    return _is_allowed(requires_access_dag("POST", DagAccessEntity.RUN, f"{usecase}__operate"), request, user)
 
 
 def readable(request: Request, user: GetUserDep) -> list[str]:
     """Return the names of the use cases that the user may read."""
-    return [name for name in sorted(names()) if _allowed(request, user, name)]
+    return [name for name in sorted(names()) if _is_allowed(may_read, request, user, name)]
 
 
-def _allowed(request: Request, user: GetUserDep, usecase: str) -> bool:
+def _is_allowed(authorize: Callable[..., None], *args: Any) -> bool:
+    """Return whether a check of Airflow's permissions passes."""
     try:
-        may_read(request, user, usecase)
+        authorize(*args)
     except HTTPException:
         return False
     return True

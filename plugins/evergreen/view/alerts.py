@@ -54,7 +54,7 @@ def alerts_data(lake: Lake, spec: UseCase) -> dict[str, Any]:
         if silence and silence["action"] == ACKNOWLEDGED:
             actions = []
         actions.append((f"Mute until {until}", {"action": "mute", **about, "partition": until}))
-        told = {
+        notified_on = {
             pair: partition
             for partition in alert.partitions
             if alert.key in sent.get(partition, ()) and not log.silenced_before(alert.key, partition)
@@ -67,7 +67,7 @@ def alerts_data(lake: Lake, spec: UseCase) -> dict[str, Any]:
                 "note": alert.note,
                 "since": alert.partitions[0],
                 "partitions": len(alert.partitions),
-                "notified": [(*pair, partition) for pair, partition in sorted(told.items())],
+                "notified": [(*pair, partition) for pair, partition in sorted(notified_on.items())],
                 "silence": silence,
                 "actions": actions,
             }

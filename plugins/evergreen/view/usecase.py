@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse
 from evergreen.view.access import MayOperate, Named, Opened
 from evergreen.view.html import guarded, page
 from evergreen.view.overview import chart, read_health
-from include.reports.paths import REPLAY, page_place
+from include.reports.paths import REPLAY, drift_report_place, page_place
 
 if TYPE_CHECKING:
     from include.spec import UseCase
@@ -40,10 +40,10 @@ def live(request: Request, opened: Opened) -> HTMLResponse:
 
     It is a page of its own, because drawing takes most of a second.
     """
-    from include.ops.health import scored_partitions
+    from include.promote import ledger
     from include.reports.history import draw_panels, read_history  # they import Matplotlib
 
-    scored = scored_partitions(opened.lake.rows("partitions", {"product": "predictions"}))[-CHART:]
+    scored = ledger.served_partitions(opened.lake)[-CHART:]
     chart = draw_panels(read_history(opened.lake, opened.spec, scored)) if scored else ""
     return page(request, "live.html", usecase=opened.spec.name, chart=chart)
 
@@ -56,7 +56,7 @@ def state(lake: Lake, spec: UseCase) -> dict[str, Any]:
 
     partition_rows, reports = lake.rows("partitions"), set(lake.keys("reports"))
     switches = ledger.switches(lake)
-    partitions = _partitions(lake, spec, partition_rows, reports)
+    partitions = _partitions(lake, spec, partition_rows)
     findings = {row["partition"]: row["findings"] for row in partitions if row["findings"]}
     shown = scored_partitions(partition_rows)[-CHART:]
     return {
@@ -90,12 +90,8 @@ def _champion(lake: Lake, switches: Rows, reports: set[str]) -> dict[str, Any] |
     row = ledger.live_champion(switches)
     assert row is not None
     verdict = str(row["reason"]).partition(":")[0]
-    place = page_place(row["evidence"], row["attempt"]) if row["attempt"] else ""
-    return {
-        **champion,
-        "sentence": TITLES.get(verdict, ""),
-        "report": place if f"reports/{place}" in reports else "",
-    }
+    report = _report(row["evidence"], row["attempt"], reports)
+    return {**champion, "sentence": TITLES.get(verdict, ""), "report": report}
 
 
 def _switches(switches: Rows, reports: set[str]) -> Rows:
@@ -110,15 +106,8 @@ def _switches(switches: Rows, reports: set[str]) -> Rows:
     for row in switches:
         if row["role"] == "baseline":
             continue
-        place = page_place(row["evidence"], row["attempt"]) if row["attempt"] else ""
-        rows.append(
-            {
-                **row,
-                "from": previous.get(row["role"], ""),
-                "report": place if place and f"reports/{place}" in reports else "",
-                "restorable": False,
-            }
-        )
+        report = _report(row["evidence"], row["attempt"], reports)
+        rows.append({**row, "from": previous.get(row["role"], ""), "report": report, "restorable": False})
         previous[row["role"]] = row["version"]
     live = ledger.live_champion(switches)
     offered = {live["version"]} if live else set()
@@ -129,7 +118,7 @@ def _switches(switches: Rows, reports: set[str]) -> Rows:
     return rows[::-1][:MAX_SWITCHES]
 
 
-def _partitions(lake: Lake, spec: UseCase, partition_rows: Rows, reports: set[str]) -> Rows:
+def _partitions(lake: Lake, spec: UseCase, partition_rows: Rows) -> Rows:
     """Return a line for each of the last partitions, newest first, from the tables of all stages."""
     from include.monitor.alerts import notified
 
@@ -154,7 +143,7 @@ def _partitions(lake: Lake, spec: UseCase, partition_rows: Rows, reports: set[st
             "alerts": [alert for row in decisions[partition] for alert in json.loads(row["alerts"] or "[]")],
             "notified": recipients.get(partition, []),
             "decision": next(iter(decisions[partition]), None),
-            "report": f"monitor/{partition}.html" if findings[partition] else "",
+            "report": drift_report_place(partition) if findings[partition] else "",
         }
         for partition in reversed(partitions)
     ]
@@ -162,11 +151,13 @@ def _partitions(lake: Lake, spec: UseCase, partition_rows: Rows, reports: set[st
 
 def _reported(attempts: Rows, reports: set[str]) -> Rows:
     """Return the attempts, each with the path of its report, if there is one."""
-    places = [page_place(row["partition"], row["key"]) for row in attempts]
-    return [
-        {**row, "report": place if f"reports/{place}" in reports else ""}
-        for row, place in zip(attempts, places, strict=True)
-    ]
+    return [{**row, "report": _report(row["partition"], row["key"], reports)} for row in attempts]
+
+
+def _report(partition: str, attempt: str, reports: set[str]) -> str:
+    """Return the path of the report of an attempt's verdict; empty if there is none."""
+    place = page_place(partition, attempt) if attempt else ""
+    return place if f"reports/{place}" in reports else ""
 
 
 def _served_by(lake: Lake, partitions: Sequence[str]) -> dict[str, Counter[str]]:
