@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from sklearn.ensemble._forest import BaseForest
 from sklearn.pipeline import Pipeline
 
 from include.errors import InsufficientData, SpecError
@@ -14,6 +17,7 @@ from include.spec.stages import Candidate
 from include.train.recipes import build_estimator
 
 Array = NDArray[np.float64]
+CORES = len(os.sched_getaffinity(0))
 
 
 def target(spec: UseCase, rows: pa.Table) -> Array:
@@ -31,8 +35,14 @@ def fit_recipe(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Pipeline:
     """
     empty = [column for column in spec.features.numeric if rows[column].null_count == rows.num_rows]
     pipeline = build_estimator(spec, candidate, empty)
+    trees = isinstance(pipeline[-1], BaseForest)  # each tree has a seed of its own, whichever thread fits it
     try:
-        return pipeline.fit(artifacts.model_input(rows, spec), target(spec, rows))
+        if trees:
+            pipeline[-1].n_jobs = CORES
+        pipeline.fit(artifacts.model_input(rows, spec), target(spec, rows))
+        if trees:  # as the order in which threads add up predictions isn't fixed
+            pipeline[-1].n_jobs = 1
+        return pipeline
     except (ValueError, TypeError) as error:
         raise SpecError(
             f"{spec.name}: training.{candidate.name}",

@@ -7,7 +7,9 @@ training window. A fit uses what was known on its partition, so it can be repeat
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -27,7 +29,7 @@ from include.spec.stages import Candidate
 from include.storage import schemas
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
-from include.train.fit import fit_recipe
+from include.train.fit import CORES, fit_recipe
 
 log = logging.getLogger(__name__)
 TABLE = "fits"
@@ -244,27 +246,47 @@ def ensure_fits(known_rows: KnownRows, partition: str, needed: Sequence[Candidat
     lake, spec = known_rows.lake, known_rows.spec
     all_fits, refused = read_fits(lake), refused_models(lake)
     recorded = {fit.key: fit for fit in all_fits if fit.partition == partition}
-    rows, result, changed = known_rows.known_at(partition), {}, False
+    before = {fit.key: fit for fit in all_fits if fit.partition < partition and fit.model not in refused}
+    rows, result, missing = known_rows.known_at(partition), {}, []
     for recipe in needed:
         key, own = recipe_key(spec, recipe), fitting_rows(spec, recipe, partition, rows)
         data = digest_table(own)
-        if key not in recorded or recorded[key].data != data:
-            estimator = fit_recipe(spec, recipe, own)
-            model = artifacts.store_model(lake, artifacts.serialize(estimator))
-            last = str(pc.max(own["partition"]).as_py())
-            earlier = [
-                fit
-                for fit in all_fits
-                if fit.key == key and fit.partition < partition and fit.model not in refused
-            ][-1:]
-            moved = _distance(known_rows, earlier[0].model, estimator, last, partition) if earlier else None
-            recorded[key] = Fit(partition, recipe.name, key, model, data, own.num_rows, last, moved)
-            changed = True
-        result[recipe.name] = recorded[key]
-    if changed:
-        table = pa.Table.from_pylist([asdict(fit) for fit in recorded.values()], schemas.FITS)
+        if key in recorded and recorded[key].data == data:
+            result[recipe.name] = recorded[key]
+        else:
+            missing.append((recipe, key, own, data))
+    pipelines = _fit_at_once(spec, partition, [(recipe, own) for recipe, _, own, _ in missing])
+    for (recipe, key, own, data), estimator in zip(missing, pipelines, strict=True):
+        model = artifacts.store_model(lake, artifacts.serialize(estimator))
+        last = str(pc.max(own["partition"]).as_py())
+        earlier = before.get(key)
+        moved = _distance(known_rows, earlier.model, estimator, last, partition) if earlier else None
+        result[recipe.name] = Fit(partition, recipe.name, key, model, data, own.num_rows, last, moved)
+    if missing:
+        fits = {**recorded, **{fit.key: fit for fit in result.values()}}
+        table = pa.Table.from_pylist([asdict(fit) for fit in fits.values()], schemas.FITS)
         lake.publish(TABLE, table.sort_by("key"), {"partition": partition})
-    return result
+    return {recipe.name: result[recipe.name] for recipe in needed}
+
+
+def _fit_at_once(
+    spec: UseCase, partition: str, recipes_and_rows: Sequence[tuple[Candidate, pa.Table]]
+) -> list[Pipeline]:
+    """Fit recipes, which don't depend on each other, on as many threads as there are cores; log each."""
+
+    def fit(recipe: Candidate, rows: pa.Table) -> Pipeline:
+        began = time.monotonic()
+        pipeline = fit_recipe(spec, recipe, rows)
+        seconds = time.monotonic() - began
+        log.info(
+            "%s %s: fitted %s on %d rows in %.1f s", spec.name, partition, recipe.name, rows.num_rows, seconds
+        )
+        return pipeline
+
+    with ThreadPoolExecutor(CORES) as workers:
+        # candidates, which take longest, are declared last
+        fits = [workers.submit(fit, *pair) for pair in reversed(recipes_and_rows)]
+        return [future.result() for future in reversed(fits)]
 
 
 def _distance(

@@ -207,7 +207,7 @@ class TrainingAttempt:
             ),
         )
         # of rows that the predicting model was not fitted on, if there are any
-        unseen = walks.predict_walk(lake, spec, test).get(choice.recipe, np.empty(0))
+        unseen = walks.predict_walk(lake, spec, test, [choice.recipe]).get(choice.recipe, np.empty(0))
         unseen = unseen[outputs.finite_rows(unseen)]
         predictions = artifacts.predict(estimator, self.rows, spec)
         profiles = monitoring_baselines.publish_reference(

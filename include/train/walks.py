@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -181,9 +181,17 @@ def predict(
     return predicted
 
 
-def predict_walk(lake: Lake, spec: UseCase, rows: pa.Table) -> dict[str, artifacts.Values]:
-    """Return each recipe's predictions of rows by the fits that it had on their partitions, see `predict`."""
-    fits, names = accepted_fits(lake), recipe_names(spec)
+def predict_walk(
+    lake: Lake, spec: UseCase, rows: pa.Table, only: Collection[str] | None = None
+) -> dict[str, artifacts.Values]:
+    """Return each recipe's predictions of rows by the fits that it had on their partitions, see `predict`.
+
+    Parameters
+    ----------
+    only : the recipes that are needed; default: all.
+    """
+    names = {key: name for key, name in recipe_names(spec).items() if only is None or name in only}
+    fits = accepted_fits(lake)
     partitions = sorted(str(partition) for partition in pc.unique(rows["partition"]).to_pylist())
     return predict(lake, spec, rows, newest_fits_by_partition(fits, names, partitions))
 
