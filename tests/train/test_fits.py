@@ -18,7 +18,7 @@ from include.spec import UseCase
 from include.spec.stages import Candidate
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
-from include.train import fits
+from include.train import fit, fits
 from include.train.fit import fit_recipe
 from include.train.fits import (
     KnownRows,
@@ -143,6 +143,19 @@ def test_a_fit_is_the_same_whichever_training_makes_it(lake: Lake, spec: UseCase
     later = ensure_fits(known(lake, spec, NIGHT), EARLIER, quick(spec))
     assert later == own
     assert {fit.last_fitted for fit in own.values()} == {spec.clock.shift(EARLIER, -2)}
+
+
+def test_a_fit_is_the_same_on_any_number_of_cores(
+    lake: Lake, spec: UseCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forest's trees are fitted on several threads, and its model says nothing of them."""
+    forest = Candidate(name="forest", estimator="random_forest", params={"n_estimators": 20})
+    rows, models = training_set(lake, spec, NIGHT), set()
+    for cores in (1, 4):
+        monkeypatch.setattr(fit, "CORES", cores)
+        models.add(artifacts.serialize(fit_recipe(spec, forest, rows)))
+    assert len(models) == 1
+    assert fit_recipe(spec, forest, rows)[-1].n_jobs == 1  # predictions are added up in a fixed order
 
 
 def test_rows_between_are_those_without_labels_too(lake: Lake, spec: UseCase) -> None:
