@@ -131,6 +131,18 @@ def test_a_page_follows_light_and_dark_and_fits_a_phone(site: Site, page: Page, 
     assert complaints == []
 
 
+def test_a_report_in_its_frame_has_the_colors_of_airflow(site: Site, page: Page) -> None:
+    """Airflow's theme wins over the system's, although the frame can't read it."""
+    page.emulate_media(color_scheme="light")
+    page.goto(f"{site.url}/evergreen/report/weekly_sales/history.html")
+    page.evaluate("localStorage.setItem('theme', 'dark')")
+    page.reload()
+    report = page.frame_locator("iframe").locator("body")
+    report.locator("h1").wait_for()
+
+    assert report.evaluate("body => getComputedStyle(body).backgroundColor") == "rgb(15, 20, 18)"
+
+
 def test_a_choice_of_versions_is_sent_to_the_page_itself(site: Site, page: Page) -> None:
     """The form works under the page's own policy, inside Airflow's frame as well as outside of it."""
     page.goto(f"{site.url}/evergreen/compare/year")

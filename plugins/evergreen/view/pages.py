@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
@@ -57,19 +57,26 @@ def report_title(path: str) -> str:
 
 
 @router.get("/reports/{usecase}/{path:path}")
-def report(opened: Opened, path: ReportPath) -> Response:
-    """Return a report as it is stored; *The year* and drift reports are drawn when they are opened."""
-    content: bytes | str
+def report(
+    opened: Opened, path: ReportPath, theme: Literal["light", "dark", "system"] = "system"
+) -> Response:
+    """Return a report as it is stored; *The year* and drift reports are drawn when they are opened.
+
+    Parameters
+    ----------
+    theme : the colors to show it in.
+    """
     if path == HISTORY:
         from include.reports.history import draw_history  # it imports Matplotlib
 
-        content = draw_history(opened.lake, opened.spec)[1]
+        content = draw_history(opened.lake, opened.spec)[1].encode()
     elif drift := DRIFT_REPORT.fullmatch(path):
         from include.monitor.report import drift_report  # it imports Evidently
 
-        content = drift_report(opened.lake, opened.spec, drift[1])
+        content = drift_report(opened.lake, opened.spec, drift[1]).encode()
     else:
         content = _stored(opened, path)
+    content = content.replace(b"<html", f'<html data-theme="{theme}"'.encode(), 1)
     return Response(content, media_type="text/html", headers=REPORT_HEADERS)
 
 

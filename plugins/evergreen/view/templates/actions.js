@@ -80,3 +80,8 @@ document.addEventListener('click', event => {
   outer.href = link.href
   outer.click()
 })
+
+// A report's frame has an origin of its own, so it can't read Airflow's theme.
+document.querySelectorAll('iframe[data-src]').forEach(frame => {
+  frame.src = `${frame.dataset.src}?theme=${document.documentElement.dataset.theme}`
+})
