@@ -59,13 +59,17 @@ def compare(request: Request, opened: Opened, a: str = "", b: str = "") -> HTMLR
             listed = ", ".join(versions) or "none yet"
             raise HTTPException(404, f"{spec.name} has no version {name[:100]!r}: there are {listed}.")
     chosen = [versions[a], versions[b]] if a and b else []
+    switches = [row for version in versions.values() for row in version.switches]
     return page(
         request,
         "compare.html",
         usecase=spec.name,
         a=a,
         b=b,
-        versions=sorted(versions.values(), key=lambda one: one.partition, reverse=True),
+        versions=[
+            (version, _periods(version, switches)[-1:])
+            for version in sorted(versions.values(), key=lambda one: one.partition, reverse=True)
+        ],
         **(comparison(lake, spec, *chosen) if chosen else {"sides": []}),
     )
 
