@@ -200,17 +200,20 @@ def estimators_page() -> str:
         "# Estimators",
         NOTE,
         "A recipe under `training.baselines` or `training.candidates` names its `estimator`, and may have "
-        "`params`: the arguments\nof the scikit-learn class. `python -m include validate` lists the valid "
+        "`params`: the arguments\nof the class. `python -m include validate` lists the valid "
         f"ones if one is unknown. Evergreen itself sets\n{own}.",
+        "A stored model is data: `skops` for scikit-learn's, `ubj` for XGBoost's own binary format within "
+        "such a file.\nLoading one runs no code that isn't in this repository or its locked packages.",
     ]
     kinds: dict[str, list[str]] = {}
     for kind, estimators in ESTIMATORS.items():
         for name in estimators:
             kinds.setdefault(name, []).append(kind)
-    lines = ["| estimator | kinds of problem | what it is for |", "|---|---|---|"]
+    lines = ["| estimator | kinds of problem | stored as | what it is for |", "|---|---|---|---|"]
     for name, of in kinds.items():
-        about = ESTIMATORS[of[0]][name].build.__doc__ or ""
-        lines.append(f"| `{name}` | {', '.join(of)} | {_sentence(about)} |")
+        entry = ESTIMATORS[of[0]][name]
+        about = _sentence(entry.build.__doc__ or "")
+        lines.append(f"| `{name}` | {', '.join(of)} | `{entry.stored_as}` | {about} |")
     parts += ["\n".join(lines), "To add one, see [how to add an estimator](../how-to/add-an-estimator.md)."]
     return "\n\n".join(parts) + "\n"
 

@@ -1,8 +1,9 @@
-"""Stores, loads and applies models: scikit-learn pipelines in the skops format, under their digests.
+"""Stores, loads and applies models: scikit-learn pipelines as one file each, under their digests.
 
-A pipeline does its own preprocessing, so it has no state elsewhere. The digest is verified before anything is
-parsed, and only the types in `TRUSTED` are loaded, so reading a model runs no foreign code. The bytes are
-canonical: the same pipeline always has the same digest.
+A pipeline does its own preprocessing, so it has no state elsewhere. The file is in the skops format; a model
+of another library is an entry of it, in that library's own format for data, see `FORMATS`. The digest is
+verified before anything is parsed, and only the types in `TRUSTED` are loaded, so reading a model runs no
+foreign code. The bytes are canonical: the same pipeline always has the same digest.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import io
 import json
 import warnings
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Literal, cast
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 import numpy as np
@@ -27,15 +28,25 @@ from include.spec import UseCase
 from include.storage import spill
 from include.storage.lake import Lake
 
-# in addition to what skops trusts by itself: scikit-learn's estimators, and plain types of NumPy and Python
-TRUSTED: tuple[str, ...] = (
-    "include.train.recipes.ColumnPlusConstant",
-    "functools.partial",  # gradient boosting stores its input check as one; its parts must be trusted as well
-    "numpy.dtype",
-    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-    "sklearn.tree._tree.Tree",
-    "sklearn.utils.validation.check_array",
-)
+# The formats of a pipeline's model, with the types that each needs in addition to what skops trusts by
+# itself: scikit-learn's estimators, and plain types of NumPy and Python. Loading none of them runs code.
+Format = Literal["skops", "ubj"]
+FORMATS: dict[Format, tuple[str, ...]] = {
+    "skops": (
+        "include.train.recipes.ColumnPlusConstant",
+        "functools.partial",  # gradient boosting stores its input check as one; its parts are checked as well
+        "numpy.dtype",
+        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+        "sklearn.tree._tree.Tree",
+        "sklearn.utils.validation.check_array",
+    ),
+    # an XGBoost booster, as bytes of its own binary JSON
+    "ubj": (
+        "include.models.xgboost_models.XGBoostClassifier",
+        "include.models.xgboost_models.XGBoostRegressor",
+    ),
+}
+TRUSTED: tuple[str, ...] = tuple(name for names in FORMATS.values() for name in names)
 LIMIT = 512 << 20  # bytes, compressed or not
 Values = NDArray[np.float64]
 BatchPredictor = Callable[[pa.Table], Values]
@@ -128,7 +139,7 @@ def deserialize(data: bytes, digest: str) -> Pipeline:
         estimator = skops.io.loads(data, trusted=list(TRUSTED))
     except UntrustedTypesFoundException as error:
         types = ", ".join(sorted(set(skops.io.get_untrusted_types(data=data)) - set(TRUSTED)))
-        remedy = "if loading it can't run code, add it to TRUSTED in include/models/artifacts.py"
+        remedy = "if loading it can't run code, add it to FORMATS in include/models/artifacts.py"
         raise ModelError(subject, required="trusted types", found=types, remedy=remedy) from error
     except ModelError:
         raise

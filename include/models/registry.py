@@ -60,7 +60,12 @@ logging.getLogger("mlflow").setLevel(logging.ERROR)
 KEY = "evergreen.key"
 SERVING_SINCE = "serving_since"  # tag of the version that serves: the first partition that it may serve
 DIGEST_LENGTH = 32  # characters of a dataset's digest; MLflow takes at most 36
-REQUIREMENTS = ("scikit-learn", "skops", "numpy", "pandas")  # to load a model
+REQUIREMENTS = (
+    "scikit-learn",
+    "skops",
+    "numpy",
+    "pandas",
+)  # to load a model, besides the model's own library
 
 
 class Registry:
@@ -211,7 +216,7 @@ class Registry:
                 signature=_signature(estimator, example),
                 input_example=example,
                 # listed, because MLflow would otherwise start a process that infers them
-                pip_requirements=[f"{package}=={version(package)}" for package in REQUIREMENTS],
+                pip_requirements=[f"{package}=={version(package)}" for package in _packages(estimator)],
             )
             self._client.log_model_artifacts(logged.model_id, f"{folder}/model")
             self._client.finalize_logged_model(logged.model_id, "READY")
@@ -305,6 +310,12 @@ class Registry:
                 where=self.address(),
                 remedy="check that MLflow is up, check MLFLOW_TRACKING_URI and the password, then rerun",
             ) from None  # the original message may contain the password
+
+
+def _packages(estimator: Pipeline) -> tuple[str, ...]:
+    """Return the packages that loading a pipeline takes."""
+    modules = {type(part).__module__ for part in estimator.get_params().values()}
+    return (*REQUIREMENTS, *(["xgboost-cpu"] if "include.models.xgboost_models" in modules else []))
 
 
 def _signature(estimator: Pipeline, example: pd.DataFrame) -> ModelSignature:

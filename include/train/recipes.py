@@ -2,8 +2,8 @@
 
 To add an estimator, decorate a function that returns it, unfitted, with `register`. Its docstring
 becomes the estimator's line in docs/reference/estimators.md. A spec names the estimator and not a class path,
-so it can't load code. A stored model may only contain trusted types, so the types of a new library are added
-to `TRUSTED` in `include.models.artifacts`.
+so it can't load code. A stored model may only contain trusted types. An estimator's format lists them: those
+of a new library are a new format in `FORMATS` in `include.models.artifacts`.
 
 Every estimator runs on one thread: two fits with threads of their own on the same cores stall each other.
 """
@@ -32,13 +32,19 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
 from include.errors import SpecError
+from include.models import artifacts
 from include.spec import UseCase
 from include.spec.metrics import BINARY, CLASSIFICATION, MULTICLASS, REGRESSION
 from include.spec.stages import Candidate
 
 ALL_KINDS = (*BINARY, *REGRESSION, *MULTICLASS)
 # set in this module, from the spec's seed and columns, so a spec may not set them
-RESERVED = frozenset({"random_state", "n_jobs", "verbose", "warm_start", "categorical_features", "strategy"})
+RESERVED = frozenset(
+    {"random_state", "n_jobs", "verbose", "warm_start", "categorical_features", "strategy"}
+) | {
+    *("booster", "callbacks", "device", "early_stopping_rounds", "enable_categorical", "feature_types"),
+    *("missing", "validate_parameters", "verbosity"),
+}
 
 Builder = Callable[[UseCase], BaseEstimator]
 Preprocessor = Callable[[Sequence[str], Sequence[str]], ColumnTransformer]
@@ -55,12 +61,14 @@ class Estimator:
         the features as they are.
     column_params : its parameters that name a numeric feature.
     learns : whether it learns a relation from the labels; a rule of thumb doesn't.
+    stored_as : the format of its stored model, one of `include.models.artifacts.FORMATS`.
     """
 
     build: Builder
     preprocess: Preprocessor | None = None
     column_params: tuple[str, ...] = ()
     learns: bool = True
+    stored_as: artifacts.Format = "skops"
 
 
 # by kind of problem and by the name that a spec uses, in the order of registration
@@ -74,12 +82,13 @@ def register(
     column_params: tuple[str, ...] = (),
     *,
     learns: bool = True,
+    stored_as: artifacts.Format = "skops",
 ) -> Callable[[Builder], Builder]:
     """Register the decorated function as an estimator of some kinds of problem, see `Estimator`."""
 
     def add(build: Builder) -> Builder:
         for kind in kinds:
-            ESTIMATORS[kind][name] = Estimator(build, preprocess, column_params, learns)
+            ESTIMATORS[kind][name] = Estimator(build, preprocess, column_params, learns, stored_as)
         return build
 
     return add
@@ -243,4 +252,21 @@ def _random_forest(spec: UseCase) -> BaseEstimator:
     """
     estimator_class = RandomForestClassifier if spec.problem.codes else RandomForestRegressor
     estimator: BaseEstimator = estimator_class(n_jobs=1, random_state=spec.training.seed)
+    return estimator
+
+
+@register("xgboost", preprocess=coded_columns, stored_as="ubj")
+def _xgboost(spec: UseCase) -> BaseEstimator:
+    """Boosted trees with more settings than scikit-learn's; XGBoost's `XGBClassifier`.
+
+    For a regression `XGBRegressor`. Missing values and categories need no preparation. Predictions
+    have the precision of float32.
+    """
+    from include.models.xgboost_models import XGBoostClassifier, XGBoostRegressor  # slow to import
+
+    estimator_class = XGBoostClassifier if spec.problem.codes else XGBoostRegressor
+    categorical = ["c"] * len(spec.features.categorical)  # `coded_columns` puts them first
+    estimator: BaseEstimator = estimator_class(
+        enable_categorical=True, feature_types=categorical, n_jobs=1, random_state=spec.training.seed
+    )
     return estimator

@@ -35,6 +35,7 @@ class Ward:
             "random_forest": {"n_estimators": 10},
             "hist_gradient_boosting": {"max_iter": 10},
             "rule": {"column": "distance", "plus": -5},
+            "xgboost": {"n_estimators": 10},
         }
         candidate = Candidate(name="a", estimator=recipe, params={**small.get(recipe, {}), **params})
         return build_estimator(self.spec, candidate).fit(

@@ -61,6 +61,15 @@ def test_a_good_model_predicts_the_same_and_has_every_figure(
     assert result.figures["size_mb"] == len(data) / 1e6
 
 
+def test_a_booster_predicts_the_same_in_a_fresh_process(clinic: Ward) -> None:
+    """A model that isn't scikit-learn's is loaded from the same file, with every figure."""
+    data = artifacts.serialize(clinic.fit("xgboost"))
+    predictions = artifacts.predict(artifacts.deserialize(data, digest_bytes(data)), clinic.rows, clinic.spec)
+    result = serving.measure_serving(data, digest_bytes(data), clinic.spec, clinic.rows, predictions)
+    assert (result.identical, result.note) == (True, "")
+    assert set(result.figures) == set(SERVING)
+
+
 def test_damaged_bytes_are_refused_by_their_digest(
     clinic: Ward, data: bytes, predictions: np.ndarray
 ) -> None:
@@ -79,7 +88,7 @@ def test_a_type_that_is_not_listed_is_refused(clinic: Ward, predictions: np.ndar
     data = artifacts.serialize(fitted.fit(artifacts.model_input(clinic.rows, clinic.spec), clinic.actual))
     result = serving.measure_serving(data, digest_bytes(data), clinic.spec, clinic.rows, predictions)
     assert (result.identical, set(result.figures)) == (False, {"size_mb"})
-    assert "Stranger; if loading it can't run code, add it to TRUSTED" in result.note
+    assert "Stranger; if loading it can't run code, add it to FORMATS" in result.note
 
 
 def doomed(clinic: Ward, how: str, monkeypatch: pytest.MonkeyPatch) -> Serving:

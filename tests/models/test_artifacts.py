@@ -102,7 +102,7 @@ def test_type_that_is_not_listed_is_refused_by_its_name(spec: UseCase) -> None:
     """A file with another type isn't loaded, though its digest is right."""
     data = artifacts.serialize(pipeline(spec, Stranger()))
     with pytest.raises(
-        ModelError, match=r"test_artifacts\.Stranger.*TRUSTED in include/models/artifacts\.py"
+        ModelError, match=r"test_artifacts\.Stranger.*FORMATS in include/models/artifacts\.py"
     ):
         artifacts.deserialize(data, digest_bytes(data))
 

@@ -148,6 +148,27 @@ def test_a_version_shows_its_form_its_data_and_what_became_of_it(
     ]
 
 
+def test_a_booster_is_loaded_by_mlflow_with_its_library_as_a_requirement(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version that XGBoost predicts lists its package, and one of scikit-learn alone doesn't."""
+    from include.models.xgboost_models import XGBoostRegressor
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", registry.uri)
+    example = pd.DataFrame({"x": [1.5]})
+    boosted = Pipeline([("model", XGBoostRegressor(n_estimators=2, n_jobs=1))])
+    boosted.fit(np.arange(20.0).reshape(-1, 1), np.arange(20.0))
+    with registry.recording("boosted", "key", "a run") as run:
+        versions = [registry.register(run, "boosted", one, example, {}) for one in (boosted, model())]
+    loaded = mlflow.pyfunc.load_model(f"models:/boosted/{versions[0]}")
+    assert loaded.predict(pd.DataFrame({"x": [3.0]})).tolist() == boosted.predict(np.array([[3.0]])).tolist()
+    listed = [
+        Path(mlflow.pyfunc.get_model_dependencies(f"models:/boosted/{number}")).read_text()
+        for number in versions
+    ]
+    assert ["xgboost-cpu==" in text for text in listed] == [True, False]
+
+
 def test_only_the_version_that_serves_says_since_when(registry: Registry) -> None:
     """The tag moves with the champion, and also when the version before is gone."""
     with registry.recording("since", "key", "a run") as run:

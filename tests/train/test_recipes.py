@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import subprocess
+import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import skops.io
+import xgboost
 
 from include.errors import SpecError
 from include.models import artifacts, outputs
@@ -44,6 +50,7 @@ def small(name: str) -> Candidate:
         "hist_gradient_boosting": {"max_iter": 5},
         "random_forest": {"n_estimators": 5},
         "rule": {"column": "distance", "plus": -5},
+        "xgboost": {"n_estimators": 5},
     }
     return Candidate(name="tried", estimator=name, params=sizes.get(name, {}))
 
@@ -73,15 +80,72 @@ def test_column_without_any_value_can_be_fitted(kind: str, name: str, tmp_path: 
     assert len(artifacts.predict(estimator, empty.slice(0, 10), spec)) == 10
 
 
+@pytest.mark.parametrize(("kind", "name"), PAIRS)
+def test_stored_model_has_the_types_of_its_declared_format_only(kind: str, name: str, tmp_path: Path) -> None:
+    """An estimator's file needs no type beyond scikit-learn's and those that its format lists."""
+    spec = visits.usecase(tmp_path, kind)
+    fitted = rows(200, ["north", "south", None])
+    estimator = build_estimator(spec, small(name)).fit(artifacts.model_input(fitted, spec), came(spec, 200))
+    types = set(skops.io.get_untrusted_types(data=artifacts.serialize(estimator)))
+    assert types <= set(artifacts.FORMATS[ESTIMATORS[kind][name].stored_as])
+
+
+XGBOOST_DIGEST = """
+from pathlib import Path
+import sys
+from tests.train import test_recipes as t, visits
+from include.models import artifacts
+from include.references import digest_bytes
+kind = sys.argv[2]
+spec = visits.usecase(Path(sys.argv[1]), kind)
+rows = t.rows(200, ["north", "south", None])
+model = t.build_estimator(spec, t.small("xgboost")).fit(artifacts.model_input(rows, spec), t.came(spec, 200))
+print(digest_bytes(artifacts.serialize(model)))
+"""
+
+
+@pytest.mark.parametrize("kind", list(visits.KINDS))
+def test_same_xgboost_fit_has_the_same_digest_in_another_process(kind: str, tmp_path: Path) -> None:
+    """Neither the process nor loading and storing again changes the bytes."""
+    command = [sys.executable, "-c", XGBOOST_DIGEST, str(tmp_path), kind]
+    printed = {
+        subprocess.run(
+            command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
+    }
+    spec, fitted = visits.usecase(tmp_path, kind), rows(200, ["north", "south", None])
+    model = build_estimator(spec, small("xgboost")).fit(artifacts.model_input(fitted, spec), came(spec, 200))
+    data = artifacts.serialize(model)
+    assert printed == {f"{digest_bytes(data)}\n"}
+    assert artifacts.serialize(artifacts.deserialize(data, digest_bytes(data))) == data
+
+
+def test_xgboost_is_stored_as_a_booster_that_xgboost_itself_reads(tmp_path: Path) -> None:
+    """The file has one entry in UBJ, and XGBoost alone predicts from it what the pipeline predicts."""
+    spec = visits.usecase(tmp_path)
+    fitted = rows(200, ["north", "south", None])
+    estimator = build_estimator(spec, small("xgboost")).fit(
+        artifacts.model_input(fitted, spec), came(spec, 200)
+    )
+    with ZipFile(io.BytesIO(artifacts.serialize(estimator))) as file:
+        (entry,) = [name for name in file.namelist() if name.endswith(".bin")]
+        booster = xgboost.Booster()
+        booster.load_model(bytearray(file.read(entry)))
+    codes = estimator.steps[0][1].transform(artifacts.model_input(fitted, spec))
+    matrix = xgboost.DMatrix(codes, feature_types=["c", "q", "q"], enable_categorical=True)
+    predictions = artifacts.predict(estimator, fitted, spec)  # in float64
+    assert booster.predict(matrix).tolist() == pytest.approx(predictions.tolist(), rel=1e-6)
+
+
 def test_many_categories_fit_boosting(tmp_path: Path) -> None:
     """More categories than boosting has codes for share one, and it can be fitted."""
     spec = visits.usecase(tmp_path)
     many = rows(6000, [f"p{i}" for i in range(600)])
     actual = (np.arange(6000) % 3 == 0).astype(float)
-    estimator = build_estimator(spec, small("hist_gradient_boosting")).fit(
-        artifacts.model_input(many, spec), actual
-    )
-    assert artifacts.predict(estimator, many, spec).shape == (6000,)
+    for name in ("hist_gradient_boosting", "xgboost"):
+        estimator = build_estimator(spec, small(name)).fit(artifacts.model_input(many, spec), actual)
+        assert artifacts.predict(estimator, many, spec).shape == (6000,)
 
 
 def test_rule_is_its_column_plus_a_constant(tmp_path: Path) -> None:
@@ -120,7 +184,7 @@ def test_rule_with_a_constant_that_is_no_number_is_refused(tmp_path: Path) -> No
 def test_unknown_estimator_is_refused_with_those_there_are(tmp_path: Path) -> None:
     """A name that isn't a recipe, or is one of the other kind of problem, is answered by the valid names."""
     spec = visits.usecase(tmp_path)
-    valid = "prior, logistic_regression, hist_gradient_boosting, random_forest"
+    valid = "prior, logistic_regression, hist_gradient_boosting, random_forest, xgboost"
     with pytest.raises(SpecError, match=rf"training\.tried.*one of {valid}.*found ridge"):
         build_estimator(spec, Candidate(name="tried", estimator="ridge"))
 
