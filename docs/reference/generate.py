@@ -201,7 +201,9 @@ def estimators_page() -> str:
         NOTE,
         "A recipe under `training.baselines` or `training.candidates` names its `estimator`, and may have "
         "`params`: the arguments\nof the scikit-learn class. `python -m include validate` lists the valid "
-        f"ones if one is unknown. Evergreen itself sets\n{own}.",
+        f"ones if one is unknown. Evergreen itself sets\n{own}.\n\n"
+        "Besides these, it may name a class of your own as `module:name`, or one that an installed package "
+        "registers as an\nentry point of the group `evergreen.estimators`.",
     ]
     kinds: dict[str, list[str]] = {}
     for kind, estimators in ESTIMATORS.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -11,6 +13,7 @@ from include.errors import InsufficientData, SpecError
 from include.models import artifacts
 from include.spec import UseCase
 from include.spec.stages import Candidate
+from include.train.python_estimators import estimator_code
 from include.train.recipes import build_estimator
 
 Array = NDArray[np.float64]
@@ -31,8 +34,12 @@ def fit_recipe(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Pipeline:
     """
     empty = [column for column in spec.features.numeric if rows[column].null_count == rows.num_rows]
     pipeline = build_estimator(spec, candidate, empty)
+    inputs = artifacts.model_input(rows, spec), target(spec, rows)
+    if code := estimator_code(spec, candidate):
+        required = f"an estimator that can be fitted on {rows.num_rows} rows"
+        return cast("Pipeline", code.call(required, pipeline.fit, *inputs))
     try:
-        return pipeline.fit(artifacts.model_input(rows, spec), target(spec, rows))
+        return pipeline.fit(*inputs)
     except (ValueError, TypeError) as error:
         raise SpecError(
             f"{spec.name}: training.{candidate.name}",
