@@ -201,9 +201,12 @@ def estimators_page() -> str:
         NOTE,
         "A recipe under `training.baselines` or `training.candidates` names its `estimator`, and may have "
         "`params`: the arguments\nof the class. `python -m include validate` lists the valid "
-        f"ones if one is unknown. Evergreen itself sets\n{own}.",
+        f"ones if one is unknown. Evergreen itself sets\n{own}.\n\n"
+        "Besides these, it may name a class of your own as `module:name`, or one that an installed package "
+        "registers as an\nentry point of the group `evergreen.estimators`.",
         "A stored model is data: `skops` for scikit-learn's, `ubj` for XGBoost's own binary format within "
-        "such a file.\nLoading one runs no code that isn't in this repository or its locked packages.",
+        "such a file.\nLoading one runs no code that isn't in this repository, its locked packages or the "
+        "use case's own folder.",
     ]
     kinds: dict[str, list[str]] = {}
     for kind, estimators in ESTIMATORS.items():

@@ -72,10 +72,10 @@ def _refuse_leakage(lake: Lake, spec: UseCase, partition: str) -> None:
 
     if columns := point_in_time_violations(lake, spec, partition):
         raise SpecError(
-            f"{spec.name}/{partition}: features.sql",
+            f"{spec.name}/{partition}: {spec.features_file.name}",
             required="features of rows that were known at the decision, within the lookback",
             found=f"other values of {', '.join(columns)} once later or older rows are added",
-            where=str(spec.folder / "features.sql"),
+            where=str(spec.features_file),
             remedy="limit the rows by known_at, known_until and partition, or read the views known_<source>",
         )
 
@@ -86,10 +86,10 @@ def _refuse_empty_features(lake: Lake, spec: UseCase, partitions: Sequence[str])
     rows = features(lake, spec, partitions)
     if empty := [name for name in spec.features.columns if rows[name].null_count == rows.num_rows]:
         raise SpecError(
-            f"{spec.name}/{partitions[0]} to {partitions[-1]}: features.sql",
+            f"{spec.name}/{partitions[0]} to {partitions[-1]}: {spec.features_file.name}",
             required="a value of each feature in some of the rows",
             found=f"no value of {', '.join(empty)} in {rows.num_rows} rows",
-            where=str(spec.folder / "features.sql"),
+            where=str(spec.features_file),
             remedy="correct the join that matches no row (`ago` counts partitions back, from 0), ingest the "
             "source that is missing, or remove the feature",
         )

@@ -30,7 +30,7 @@ def predict_stored(folder: Path, digest: str) -> None:
     spec = UseCase.model_validate_json((folder / SPEC).read_bytes())
     rows = pa.ipc.open_file((folder / ROWS).read_bytes()).read_all()
     data, before = (folder / MODEL).read_bytes(), peak_memory()
-    estimator = artifacts.deserialize(data, digest)
+    estimator = artifacts.deserialize(data, digest, spec)
     predictions = artifacts.predict(estimator, rows, spec)
     memory = peak_memory() - before
     (folder / PREDICTIONS).write_bytes(predictions.tobytes())

@@ -26,7 +26,7 @@ from include.spec.stages import Candidate
 from include.stats.metrics import row_losses
 from include.storage import schemas
 from include.storage.lake import Lake
-from include.train.recipes import ESTIMATORS
+from include.train.recipes import learns
 
 Array = NDArray[np.float64]
 PRIOR = f"{BASELINE_PREFIX}prior"
@@ -151,7 +151,7 @@ def _leakage(lake: Lake, spec: UseCase, evaluation: EvaluationRows, losses: Mapp
         loss_reduction = leakage.loss_reduction(losses[CHALLENGER].tolist(), losses[PRIOR].tolist())
     prior_losses = leakage.prior_losses(spec, fitted, rows, evaluation.partitions)
     shuffled_losses = prior_losses  # shuffled labels change nothing for a recipe that doesn't learn from them
-    if ESTIMATORS[spec.problem.kind][evaluation.recipe.estimator].learns:
+    if learns(spec, evaluation.recipe):
         shuffled_losses = leakage.shuffled_label_losses(
             spec, evaluation.recipe, fitted, rows, evaluation.partitions
         )

@@ -133,7 +133,7 @@ def _load_model(
 ) -> LoadedModel:
     """Return the stored model, after checking that it reproduces its predictions of the test rows."""
     data = registry.get(run_id, fitted.path, fitted.digest)
-    estimator = artifacts.deserialize(data, fitted.digest)
+    estimator = artifacts.deserialize(data, fitted.digest, spec)
     predictions = artifacts.predict(estimator, test, spec)
     if (digest := digest_bytes(predictions.tobytes())) != fitted.predictions:
         raise ModelError(

@@ -58,13 +58,13 @@ def measure_refit(known_rows: KnownRows, record: TrainingRecord, champion: str, 
         known_rows.labelled.filter(pc.greater_equal(known_rows.labelled["partition"], newest[0])), spec
     )
     try:
-        serving = artifacts.load_model(lake, champion)
+        serving = artifacts.load_model(lake, champion, spec)
     except ModelError:
         return moved
     own = fitting_rows(spec, recipe, partition, earlier)
     data = digest_table(own)
     same = [fit for fit in fits if fit.data == data]
-    twin = artifacts.load_model(lake, same[-1].model) if same else fit_recipe(spec, recipe, own)
+    twin = artifacts.load_model(lake, same[-1].model, spec) if same else fit_recipe(spec, recipe, own)
     rejected = refused_before(fits, newest[0], refused)
     return replace(
         moved,
@@ -155,7 +155,7 @@ def refused_before(fits: Sequence[Fit], first: str, refused: Collection[str]) ->
 
 
 def _load(known_rows: KnownRows, fit: Fit) -> Pipeline:
-    return artifacts.load_model(known_rows.lake, fit.model)
+    return artifacts.load_model(known_rows.lake, fit.model, known_rows.spec)
 
 
 def _losses(

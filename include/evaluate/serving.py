@@ -44,7 +44,8 @@ def measure_serving(
     with TemporaryDirectory(prefix="evergreen-") as name:
         folder = Path(name)
         (folder / MODEL).write_bytes(data)
-        (folder / SPEC).write_text(spec.model_dump_json(by_alias=True))
+        declaration = spec.model_dump(mode="json", by_alias=True) | {"folder": str(spec.folder.resolve())}
+        (folder / SPEC).write_text(json.dumps(declaration))
         features = rows.select(list(spec.features.columns))
         with pa.ipc.new_file(str(folder / ROWS), features.schema) as sink:
             sink.write_table(features)

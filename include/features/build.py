@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 import duckdb
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,6 +20,7 @@ from include.storage import schemas, spill
 from include.storage.lake import Lake
 
 BLOCK = 90  # partitions that are computed at once
+FROM_SQL = "features"  # what the SQL's result is called for Python; no source may have this name
 
 # features
 
@@ -74,11 +76,14 @@ def compute_features(
     """
     cutoff = until or spec.clock.moment(partitions[-1])
     with point_in_time.create_views(spec, rows, partitions, cutoff) as engine:
-        try:
-            _register_result(engine, spec.sql)
-        except duckdb.Error as error:
-            spill.raise_if_out_of_memory(error)
-            raise _sql_error(spec, error) from None
+        if spec.sql:
+            try:
+                _register_result(engine, spec.sql, FROM_SQL if spec.features.python else "result")
+            except duckdb.Error as error:
+                spill.raise_if_out_of_memory(error)
+                raise _sql_error(spec, error) from None
+        if spec.features.python:
+            engine.register("result", _python_result(spec, engine))
         expected = schema(spec)
         _require_declared_columns(spec, engine, expected.names)
         # the result is streamed, so DuckDB doesn't keep it, and is often sorted already
@@ -102,12 +107,43 @@ def schema(spec: UseCase) -> pa.Schema:
     return pa.schema([(name, types[name]) for name in names])
 
 
-def _register_result(engine: duckdb.DuckDBPyConnection, sql: str) -> None:
-    """Create ``result`` from the SQL, as a view that streams its rows where possible."""
+def _register_result(engine: duckdb.DuckDBPyConnection, sql: str, name: str) -> None:
+    """Create ``name`` from the SQL, as a view that streams its rows where possible."""
     try:
-        engine.execute(f"CREATE VIEW result AS {sql}")
+        engine.execute(f"CREATE VIEW {name} AS {sql}")
     except duckdb.Error:  # such as PIVOT without names, which can't be a view; invalid SQL fails again
-        engine.execute(f"CREATE TABLE result AS {sql}")
+        engine.execute(f"CREATE TABLE {name} AS {sql}")
+
+
+def _python_result(spec: UseCase, engine: duckdb.DuckDBPyConnection) -> pa.Table:
+    """Return what the use case's function makes of the tables, as a table."""
+    code = spec.code("features.python", "features", spec.features.python or "")
+    assert code is not None  # reading the declaration requires a module
+    function = code.load()
+    names = [name for source in spec.sources for name in (source, f"known_{source}")]
+    names += ["spine", "calendar", *([FROM_SQL] if spec.sql else [])]
+    tables = {name: engine.table(name) for name in names}
+    required = "a function of the tables that returns Arrow, pandas or a relation"
+
+    def run() -> object:
+        try:
+            result = function(tables)
+            if isinstance(result, pd.DataFrame):
+                return pa.Table.from_pandas(result, preserve_index=False)
+            if isinstance(result, duckdb.DuckDBPyRelation):  # it is computed only now
+                reader = result.to_arrow_reader(spill.BATCH)
+                return spill.spill_table(reader.schema, reader)
+        except (duckdb.Error, OSError) as error:
+            spill.raise_if_out_of_memory(error)
+            raise
+        return result
+
+    result = code.call(required, run)
+    return (
+        result
+        if isinstance(result, pa.Table)
+        else code.fail(required, f"type {type(result).__name__}", function)
+    )
 
 
 def _require_declared_columns(
@@ -140,7 +176,7 @@ def _result_batches(
         pa.ArrowException,
     ) as error:  # Arrow's reader has OSError for DuckDB's errors
         spill.raise_if_out_of_memory(error)
-        raise _sql_error(spec, error) from None
+        raise _result_error(spec, error) from None
 
 
 def _select_column(field: pa.Field, is_key: bool) -> str:
@@ -174,13 +210,22 @@ def _sql_error(spec: UseCase, error: Exception) -> SpecError:
     return _features_error(spec, "one SELECT that DuckDB can run", " ".join(str(error).split()))
 
 
+def _result_error(spec: UseCase, error: Exception) -> SpecError:
+    """Return the error of reading the result: of the SQL, which runs only then, or of Python's types."""
+    if not spec.features.python:
+        return _sql_error(spec, error)
+    required = "numbers, texts and the spine's types as declared"
+    return _features_error(spec, required, " ".join(str(error).split()))
+
+
 def _features_error(spec: UseCase, required: str, found: str) -> SpecError:
     return SpecError(
         f"{spec.name}: features",
         required=required,
         found=found,
-        where=str(spec.folder / spec.features.sql),
-        remedy="correct the SQL, or features.numeric and features.categorical in usecase.yaml",
+        where=str(spec.features_file),
+        remedy=f"correct the {'Python' if spec.features.python else 'SQL'}, or features.numeric and "
+        "features.categorical in usecase.yaml",
     )
 
 

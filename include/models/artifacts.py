@@ -2,8 +2,9 @@
 
 A pipeline does its own preprocessing, so it has no state elsewhere. The file is in the skops format; a model
 of another library is an entry of it, in that library's own format for data, see `FORMATS`. The digest is
-verified before anything is parsed, and only the types in `TRUSTED` are loaded, so reading a model runs no
-foreign code. The bytes are canonical: the same pipeline always has the same digest.
+verified before anything is parsed, and only the types in `TRUSTED` and those of the use case's own estimators
+are loaded, so reading a model runs no foreign code. The bytes are canonical: the same pipeline always has the
+same digest.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
-from include.errors import ModelError
+from include.errors import ModelError, SpecError
+from include.extensions import place_of
 from include.models import encoding, outputs
 from include.references import digest_bytes
 from include.spec import UseCase
@@ -33,6 +35,7 @@ from include.storage.lake import Lake
 Format = Literal["skops", "ubj"]
 FORMATS: dict[Format, tuple[str, ...]] = {
     "skops": (
+        "include.train.python_estimators.Adapter",
         "include.train.recipes.ColumnPlusConstant",
         "functools.partial",  # gradient boosting stores its input check as one; its parts are checked as well
         "numpy.dtype",
@@ -115,12 +118,22 @@ def zero_padding(file: bytes) -> bytes:
     return file[: -clean.nbytes] + clean.view(np.uint8).tobytes()
 
 
-def deserialize(data: bytes, digest: str) -> Pipeline:
+def own_types(spec: UseCase | None, data: bytes) -> set[str]:
+    """Return the types in a stored model that the modules of a use case's own estimators define."""
+    import skops.io  # as above
+
+    codes = [code for code in spec.python if code.path.startswith("training.")] if spec else []
+    names = skops.io.get_untrusted_types(data=data) if codes else []
+    return {name for code in codes for name in code.own_types(names)}
+
+
+def deserialize(data: bytes, digest: str, spec: UseCase | None = None) -> Pipeline:
     """Return the pipeline that `serialize` wrote.
 
     Parameters
     ----------
     digest : the SHA-256 that the ledger or the registry has for it.
+    spec : the use case, whose own estimators the pipeline may contain.
 
     Raises
     ------
@@ -136,11 +149,21 @@ def deserialize(data: bytes, digest: str) -> Pipeline:
         raise ModelError(subject, required=f"SHA-256 {digest}", found=found, remedy=remedy)
     try:
         _validate_size(subject, data)
-        estimator = skops.io.loads(data, trusted=list(TRUSTED))
+        try:
+            estimator = skops.io.loads(data, trusted=list(TRUSTED))
+        except UntrustedTypesFoundException:
+            own = own_types(spec, data)
+            estimator = skops.io.loads(data, trusted=[*TRUSTED, *own])
     except UntrustedTypesFoundException as error:
-        types = ", ".join(sorted(set(skops.io.get_untrusted_types(data=data)) - set(TRUSTED)))
+        types = ", ".join(sorted(set(skops.io.get_untrusted_types(data=data)) - {*TRUSTED, *own}))
         remedy = "if loading it can't run code, add it to FORMATS in include/models/artifacts.py"
+        remedy += "; a class that a use case's estimator contains belongs into the estimator's module"
         raise ModelError(subject, required="trusted types", found=types, remedy=remedy) from error
+    except SpecError as error:  # the estimator's module, without which scoring must be able to fall back
+        where, remedy = error.where, error.remedy
+        raise ModelError(
+            subject, required=error.required, found=error.found, where=where, remedy=remedy
+        ) from error
     except ModelError:
         raise
     except Exception as error:
@@ -184,7 +207,7 @@ def model_input(rows: pa.Table, spec: UseCase, *, coded: bool = False) -> pd.Dat
     """
     missing = [column for column in spec.features.columns if column not in rows.column_names]
     if missing:
-        remedy = f"select them in {spec.features.sql}"
+        remedy = f"select them in {spec.features_file.name}"
         raise ModelError(
             f"{spec.name}: rows to predict", required=", ".join(missing), found="none", remedy=remedy
         )
@@ -281,7 +304,10 @@ def _predict_frame(estimator: Pipeline, frame: pd.DataFrame, spec: UseCase) -> V
         predictions = _raw_predictions(estimator, frame, spec.problem.codes)
     except Exception as error:
         # a broken model may raise anything, and scoring must be able to fall back to the next one
-        raise ModelError(f"{spec.name}: model", found=f"{type(error).__name__}: {error}") from error
+        where = place_of(error, spec.folder)
+        raise ModelError(
+            f"{spec.name}: model", found=f"{type(error).__name__}: {error}", where=where
+        ) from error
     values = np.ascontiguousarray(predictions, dtype=np.float64)
     bad = int(np.count_nonzero(~np.isfinite(values)))
     if values.shape != shape or bad:
@@ -315,8 +341,12 @@ _recent: dict[str, Pipeline] = {}
 RECENT, RECENT_BYTES = 8, 8 << 20  # so many models, each of at most so many bytes
 
 
-def load_model(lake: Lake, digest: str) -> Pipeline:
+def load_model(lake: Lake, digest: str, spec: UseCase | None = None) -> Pipeline:
     """Return a model from the lake, its digest verified. It may be shared, so it must not be changed.
+
+    Parameters
+    ----------
+    spec : as in `deserialize`.
 
     Raises
     ------
@@ -336,8 +366,8 @@ def load_model(lake: Lake, digest: str) -> Pipeline:
         )
     if digest in _recent and digest_bytes(data) == digest:
         return _recent[digest]
-    estimator = deserialize(data, digest)
-    if len(data) <= RECENT_BYTES:
+    estimator = deserialize(data, digest, spec)
+    if len(data) <= RECENT_BYTES and not own_types(spec, data):  # whose code may be edited
         if len(_recent) == RECENT:
             _recent.pop(next(iter(_recent)))
         _recent[digest] = estimator

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -196,12 +196,19 @@ class Registry:
     # models
 
     def register(
-        self, run_id: str, name: str, estimator: Pipeline, example: pd.DataFrame, tags: Mapping[str, str]
+        self,
+        run_id: str,
+        name: str,
+        estimator: Pipeline,
+        example: pd.DataFrame,
+        tags: Mapping[str, str],
+        own_types: Collection[str] = (),
     ) -> str:
         """Make a run's pipeline a version of the registered model ``name``, in the skops format.
 
         Parameters
         ----------
+        own_types : what it contains of the use case's own estimators, from `artifacts.own_types`.
         example : rows as the pipeline takes them, of which it shows the form.
         tags : of the version.
         """
@@ -212,7 +219,7 @@ class Registry:
                 f"{folder}/model",
                 mlflow_model=Model(run_id=run_id, model_id=logged.model_id, model_uuid=logged.model_id),
                 serialization_format="skops",
-                skops_trusted_types=list(TRUSTED),
+                skops_trusted_types=[*TRUSTED, *own_types],
                 signature=_signature(estimator, example),
                 input_example=example,
                 # listed, because MLflow would otherwise start a process that infers them

@@ -104,7 +104,7 @@ def baseline_predictions(
     for digest, served in by_model.items():
         rows = features(lake, spec, served)
         try:
-            values = artifacts.predict(artifacts.load_model(lake, digest), rows, spec)
+            values = artifacts.predict(artifacts.load_model(lake, digest, spec), rows, spec)
         except ModelError:
             continue
         part = rows.select(keys)

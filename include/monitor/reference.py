@@ -172,7 +172,7 @@ def _count_and_store(
 def _with_predictions(lake: Lake, spec: UseCase, digest: str, rows: pa.Table) -> pa.Table | None:
     """Return the rows with a model's predictions, None if it can't predict them."""
     try:
-        values = artifacts.predict(artifacts.load_model(lake, digest), rows, spec)
+        values = artifacts.predict(artifacts.load_model(lake, digest, spec), rows, spec)
     except ModelError:
         return None
     for name, column in outputs.to_columns(spec, values).items():

@@ -133,7 +133,7 @@ def _verify_models(lake: Lake, spec: UseCase) -> tuple[list[str], list[str]]:
     problems = []
     for digest in digests:
         try:
-            artifacts.load_model(lake, digest)
+            artifacts.load_model(lake, digest, spec)
         except ModelError as error:
             problems.append(str(error))
     return digests, problems

@@ -103,7 +103,7 @@ def promote(lake: Lake, spec: UseCase, attempt_key: str, *, registry: Registry) 
         if blocker := promotion_blocker(ledgers, attempt):
             fallback = set_fallback(lake, spec, attempt)
             return _blocked(spec, attempt, "; ".join(filter(None, (blocker, fallback))))
-        copy_to_lake(lake, Evidence.from_json(attempt["evidence"]), registry)
+        copy_to_lake(lake, spec, Evidence.from_json(attempt["evidence"]), registry)
     switch = _record_promotion(lake, spec, attempt)
     mirror_aliases(lake, spec, registry)
     if isinstance(switch, str):
@@ -204,7 +204,7 @@ def force(
     if row := _switch_to_attempt(ledger.switches(lake), attempt, request):
         mirror_aliases(lake, spec, registry)
         return switch_reference(lake, row, "nothing to do: ")
-    copy_to_lake(lake, Evidence.from_json(attempt["evidence"]), registry)
+    copy_to_lake(lake, spec, Evidence.from_json(attempt["evidence"]), registry)
     forced = ledger.record_forced(lake, attempt, by, reason)
     why = {"by": by, "reason": f"{reason}; the gate said: {attempt['sentence']}", "request": request}
 
@@ -370,7 +370,7 @@ def approval_status(ledgers: LedgerSnapshot, attempt: Row) -> str:
 # before and after the switch
 
 
-def copy_to_lake(lake: Lake, evidence: Evidence, registry: Registry) -> None:
+def copy_to_lake(lake: Lake, spec: UseCase, evidence: Evidence, registry: Registry) -> None:
     """Copy the challenger and its strongest baseline into the lake, and check that each loads from there.
 
     A model that is there and loads is left alone, so a rerun needs no registry. A damaged one is replaced.
@@ -385,11 +385,11 @@ def copy_to_lake(lake: Lake, evidence: Evidence, registry: Registry) -> None:
         facts |= {name: getattr(evidence, name) for name in FACTS}
         lake.create(f"models/{digest}.json", json.dumps(facts, sort_keys=True).encode())
         try:
-            artifacts.load_model(lake, digest)
+            artifacts.load_model(lake, digest, spec)
         except ModelError:
             run = registry.run_of(evidence.usecase, evidence.version)
             data = registry.get(run, artifacts.model_key(digest), digest)
-            artifacts.deserialize(data, digest)
+            artifacts.deserialize(data, digest, spec)
             lake.replace(artifacts.model_key(digest), data)
 
 

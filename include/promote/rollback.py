@@ -92,7 +92,7 @@ def _target(lake: Lake, spec: UseCase, rows: list[Row], to: str | None, instead_
 
 def _record_rollback(lake: Lake, spec: UseCase, target: Row, expected: Row | None, why: Row) -> Row:
     """Record the switch back to a champion's row, unless another champion is live than the expected one."""
-    artifacts.load_model(lake, target["model"])  # raises ModelError if it can't serve
+    artifacts.load_model(lake, target["model"], spec)  # raises ModelError if it can't serve
 
     def decide_rollback(rows: list[Row]) -> list[Row] | Row:
         live = ledger.champions(rows)[-1]

@@ -253,7 +253,7 @@ def _fit(
 
 
 def _predict(spec: UseCase, data: bytes, model: str, places: Sequence[Places]) -> list[Array]:
-    estimator = artifacts.deserialize(data, model)
+    estimator = artifacts.deserialize(data, model, spec)
     return [_predict_rows(spec, estimator, part) for part in places]
 
 

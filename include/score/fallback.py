@@ -151,4 +151,4 @@ def predict_step(
         return outputs.repeat_constant(step.constant, rows.num_rows)
     if prefetched := pop_prefetched(step.model):
         return artifacts.fill_predictions(prefetched.predict_batch, rows, spec, prefetched.precomputed)
-    return artifacts.predict(artifacts.load_model(lake, step.model), rows, spec)
+    return artifacts.predict(artifacts.load_model(lake, step.model, spec), rows, spec)

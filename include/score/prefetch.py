@@ -106,7 +106,7 @@ class Prefetch:
         digest = next(step.model for step in steps if not step.unavailable)
         if not digest:
             return None
-        estimator = artifacts.load_model(self._lake, digest)
+        estimator = artifacts.load_model(self._lake, digest, self._spec)
         return _LoadedModel(digest, artifacts.batch_predictor(estimator, self._spec))
 
     def pop(self, model: str) -> PrefetchedModel | None:

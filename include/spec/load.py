@@ -108,10 +108,14 @@ def read(file: Path, overlay: Path | None = None) -> UseCase:
         raise SpecError(
             str(file), required=f"name: {file.parent.name} (the folder's)", found=f"name: {spec.name}"
         )
-    if not (file.parent / spec.features.sql).is_file():
+    if not spec.features.python and not (file.parent / spec.features.sql).is_file():
         raise SpecError(
             str(file), required="features.sql: a file beside it", found=spec.features.sql + " missing"
         )
+    for code in spec.python:
+        if code.file is None:  # it isn't imported: DAG files read declarations when they are parsed
+            required = f"{code.path}: a module {code.module} beside it, or in an installed package"
+            raise SpecError(str(file), required=required, found=f"neither for {code.name}")
     return spec
 
 

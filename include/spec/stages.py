@@ -8,15 +8,23 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from include.spec.gate import MetricBound
-from include.spec.source import LocalTime, Name, Strict, added_field
+from include.spec.source import LocalTime, Name, NameOrCode, Strict, added_field
 
 FallbackStep = Literal["champion", "previous", "baseline", "prior"]
 
 
 class Features(Strict):
-    """The features: one SQL file for both training and scoring."""
+    """The features: one SQL file, a Python function, or both, for both training and scoring."""
 
-    sql: str = Field("features.sql", description="the file with one SELECT, in the use case's folder")
+    sql: str = Field(
+        "features.sql",
+        description="the file with one SELECT, in the use case's folder; with `python` it may be missing",
+    )
+    python: NameOrCode | None = added_field(
+        None,
+        description="a function as module:name, from the tables that the SQL sees to the features; the SQL's "
+        "result, if there is SQL, is the table `features`",
+    )
     spine: Name = Field(description="the source whose rows are scored")
     lookback: int = Field(ge=0, description="earlier partitions that the SQL may read")
     lookbacks: dict[Name, Annotated[int, Field(ge=0)]] = Field(
@@ -72,7 +80,9 @@ class Candidate(Strict):
     """A recipe: an estimator and its parameters."""
 
     name: Name = Field(description="shown in reports and in MLflow; unique in its list")
-    estimator: Name = Field(description="as hist_gradient_boosting; see docs/reference/estimators.md")
+    estimator: NameOrCode = Field(
+        description="as hist_gradient_boosting, see docs/reference/estimators.md; or a class as module:name"
+    )
     params: dict[str, Any] = Field(
         default_factory=dict, description="arguments of the scikit-learn estimator"
     )

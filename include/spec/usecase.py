@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from include import extensions
+from include.extensions import Code
 from include.references import digest_json
 from include.spec.clock import Clock
 from include.spec.gate import Gate
@@ -21,6 +25,8 @@ PRODUCTS = (
     *("features", "predictions", "shadows", "labels"),
     *("performance", "losses", "drift", "limits", "estimates", "monitor"),
 )
+# the keys whose Python results depend on; alerts' decides nothing
+PYTHON_IN_DIGEST = ("features", "training", "sources", "gate", "monitoring")
 
 
 class Schedule(Strict):
@@ -86,15 +92,70 @@ class UseCase(Strict):
 
     @property
     def sql(self) -> str:
-        """The SQL of the features."""
-        return (self.folder / self.features.sql).read_text()
+        """The SQL of the features; empty if Python alone computes them."""
+        file = self.folder / self.features.sql
+        return "" if self.features.python and not file.is_file() else file.read_text()
+
+    @property
+    def features_file(self) -> Path:
+        """The file whose result are the features: the SQL, or the module of the Python after it."""
+        code = (
+            self.code("features.python", "features", self.features.python) if self.features.python else None
+        )
+        return (code.file if code else None) or self.folder / self.features.sql
+
+    @cached_property
+    def python(self) -> tuple[Code, ...]:
+        """All Python that the declaration names."""
+        return tuple(
+            code for path, kind, name in self._names() if (code := self.code(path, kind, name)) is not None
+        )
+
+    def code(self, path: str, kind: str, name: str) -> Code | None:
+        """Return the Python that a name stands for; None for a name that isn't one of code.
+
+        Parameters
+        ----------
+        path : where the declaration has the name.
+        kind : of `include.extensions.KINDS`.
+        """
+        name = name if extensions.is_code(name) else extensions.registered(kind).get(name, "")
+        return Code(self.folder, path, name) if name else None
+
+    def _names(self) -> Iterator[tuple[str, str, str]]:
+        """Yield the path, the kind and the name of whatever may be Python."""
+        if self.features.python:
+            yield "features.python", "features", self.features.python
+        for recipe in (*self.training.baselines, *self.training.candidates):
+            yield f"training.{recipe.name}", "estimators", recipe.estimator
+
+    @cached_property
+    def python_digests(self) -> dict[str, Any]:
+        """The digest of each piece of Python by its name."""
+        return {code.name: code.digest() for code in self.python}
+
+    def code_digests(self, *codes: Code | None, of: tuple[str, ...] = ()) -> list[Any]:
+        """Return the digests of Python, for the digest of what depends on it.
+
+        Parameters
+        ----------
+        of : the first keys of what is meant in addition, as ``features``.
+
+        Returns
+        -------
+        list
+            Empty without Python, so that the digest stays as it was.
+        """
+        names = {code.name for code in codes if code}
+        names |= {code.name for code in self.python if code.path.split(".")[0] in of}
+        return [[name, self.python_digests[name]] for name in sorted(names)]
 
     @cached_property
     def digest(self) -> str:
-        """The digest of the declaration and its SQL: what results depend on besides data and code."""
+        """The digest of the declaration, its SQL and Python: what results depend on besides data and code."""
         irrelevant = {"training": {"ablation"}, "alerts": True}  # no result depends on these
         declared = self.model_dump(mode="json", by_alias=True, exclude=irrelevant)  # type: ignore[arg-type]
-        return digest_json([declared, self.sql])
+        return digest_json([declared, self.sql, *self.code_digests(of=PYTHON_IN_DIGEST)])
 
     def digest_of(self, product: str) -> str:
         """Return the digest of what a product depends on: a source on its own part and the schedule.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ from include.errors import InsufficientData, SpecError
 from include.models import artifacts
 from include.spec import UseCase
 from include.spec.stages import Candidate
+from include.train.python_estimators import estimator_code
 from include.train.recipes import build_estimator
 
 Array = NDArray[np.float64]
@@ -35,11 +37,15 @@ def fit_recipe(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Pipeline:
     """
     empty = [column for column in spec.features.numeric if rows[column].null_count == rows.num_rows]
     pipeline = build_estimator(spec, candidate, empty)
+    inputs = artifacts.model_input(rows, spec), target(spec, rows)
+    if code := estimator_code(spec, candidate):
+        required = f"an estimator that can be fitted on {rows.num_rows} rows"
+        return cast("Pipeline", code.call(required, pipeline.fit, *inputs))
     trees = isinstance(pipeline[-1], BaseForest)  # each tree has a seed of its own, whichever thread fits it
     try:
         if trees:
             pipeline[-1].n_jobs = CORES
-        pipeline.fit(artifacts.model_input(rows, spec), target(spec, rows))
+        pipeline.fit(*inputs)
         if trees:  # as the order in which threads add up predictions isn't fixed
             pipeline[-1].n_jobs = 1
         return pipeline

@@ -133,6 +133,7 @@ def recipe_key(spec: UseCase, recipe: Candidate) -> str:
         recipe.estimator, recipe.params, recipe.window or spec.training.window, spec.training.seed,
         features.columns, features.categorical, spec.sql, labels.sql, labels.source, labels.delay,
         spec.problem.kind, spec.problem.target, spec.problem.classes,
+        *spec.code_digests(spec.code("training", "estimators", recipe.estimator), of=("features",)),
     ])  # fmt: skip
 
 
@@ -295,7 +296,7 @@ def _distance(
     """Return how far a model's predictions are from those of an earlier one, see `Fit`."""
     rows = known_rows.between(after, until)
     try:
-        model = artifacts.load_model(known_rows.lake, earlier)
+        model = artifacts.load_model(known_rows.lake, earlier, known_rows.spec)
     except ModelError as error:
         log.warning("%s: a fit isn't compared with the one before: %s", known_rows.spec.name, error)
         return None

@@ -186,6 +186,7 @@ class TrainingAttempt:
             estimator,
             artifacts.typical_row(artifacts.model_input(test, spec)),
             {"recipe": challenger.recipe, "fitted_until": challenger.last_fitted},
+            artifacts.own_types(spec, lake.get(artifacts.model_key(model.digest)) or b""),
         )
         record = TrainingRecord(
             usecase=spec.name,
@@ -244,7 +245,7 @@ class TrainingAttempt:
         return recipe if earlier and recipe != serving and earlier[0]["model"] not in served else ""
 
     def _fitted_model(self, fit: Fit, test: pa.Table) -> tuple[Pipeline, FittedModel]:
-        estimator = artifacts.load_model(self.lake, fit.model)
+        estimator = artifacts.load_model(self.lake, fit.model, self.spec)
         predictions = artifacts.predict(estimator, test, self.spec)
         return estimator, FittedModel(fit.recipe, fit.model, digest_bytes(predictions.tobytes()))
 

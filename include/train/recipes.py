@@ -1,9 +1,10 @@
 """The estimator registry: the estimators that a spec may name, each built with its preprocessing.
 
 To add an estimator, decorate a function that returns it, unfitted, with `register`. Its docstring
-becomes the estimator's line in docs/reference/estimators.md. A spec names the estimator and not a class path,
-so it can't load code. A stored model may only contain trusted types. An estimator's format lists them: those
-of a new library are a new format in `FORMATS` in `include.models.artifacts`.
+becomes the estimator's line in docs/reference/estimators.md. A stored model may only contain trusted types,
+which an estimator's format lists: those of a new library are a new format in `FORMATS` in
+`include.models.artifacts`. A name as ``module:name`` is a use case's own estimator, see
+`include.train.python_estimators`.
 
 Every estimator runs on one thread: two fits with threads of their own on the same cores stall each other.
 """
@@ -36,6 +37,7 @@ from include.models import artifacts
 from include.spec import UseCase
 from include.spec.metrics import BINARY, CLASSIFICATION, MULTICLASS, REGRESSION
 from include.spec.stages import Candidate
+from include.train import python_estimators
 
 ALL_KINDS = (*BINARY, *REGRESSION, *MULTICLASS)
 # set in this module, from the spec's seed and columns, so a spec may not set them
@@ -109,8 +111,17 @@ def build_estimator(spec: UseCase, candidate: Candidate, empty: Collection[str] 
     subject = f"{spec.name}: training.{candidate.name}"
     entries, numeric = ESTIMATORS[spec.problem.kind], spec.features.numeric
     if candidate.estimator not in entries:
-        required = f"estimator: one of {', '.join(entries)} for a {spec.problem.kind} problem"
-        raise SpecError(subject, required=required, found=candidate.estimator)
+        code = python_estimators.estimator_code(spec, candidate)
+        if code is None:
+            required = (
+                f"estimator: one of {', '.join(entries)} for a {spec.problem.kind} problem, or module:name"
+            )
+            raise SpecError(subject, required=required, found=candidate.estimator)
+        estimator = python_estimators.build(spec, code, candidate)
+        if getattr(code.load(), "takes_raw", False):
+            return Pipeline([("model", estimator)])
+        columns = scaled_columns([name for name in numeric if name not in empty], spec.features.categorical)
+        return Pipeline([("columns", columns.set_params(sparse_threshold=0)), ("model", estimator)])
     entry = entries[candidate.estimator]
     estimator = entry.build(spec)
     valid = sorted(set(estimator.get_params(deep=False)) - RESERVED)
@@ -131,6 +142,14 @@ def build_estimator(spec: UseCase, candidate: Candidate, empty: Collection[str] 
         [column for column in numeric if column not in empty], spec.features.categorical
     )
     return Pipeline([("columns", columns), ("model", estimator)])
+
+
+def learns(spec: UseCase, candidate: Candidate) -> bool:
+    """Return whether a recipe's estimator learns a relation from the labels; a rule of thumb doesn't."""
+    if entry := ESTIMATORS[spec.problem.kind].get(candidate.estimator):
+        return entry.learns
+    code = python_estimators.estimator_code(spec, candidate)
+    return bool(getattr(code.load(), "learns", True)) if code else True
 
 
 def flat_parameters(candidate: Candidate) -> dict[str, Any]:

@@ -173,7 +173,7 @@ def predict(
         if not len(places):
             continue
         try:
-            estimator = artifacts.load_model(lake, model)
+            estimator = artifacts.load_model(lake, model, spec)
         except ModelError as error:
             log.warning("%s: the walk of %s lacks partitions: %s", spec.name, name, error)
             continue

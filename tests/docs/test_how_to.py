@@ -107,7 +107,15 @@ def test_every_page_is_followed_by_a_test() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["add-a-connector", "add-a-gate-check", "add-a-metric", "add-a-row-rule", "add-an-estimator"]
+    "page",
+    [
+        "add-a-connector",
+        "add-a-gate-check",
+        "add-a-metric",
+        "add-a-row-rule",
+        "add-an-estimator",
+        "write-features-in-python",
+    ],
 )
 def test_what_a_page_adds_works(page: str, reader: Reader) -> None:
     """Its files are written, its changes apply, and its commands print what it shows."""

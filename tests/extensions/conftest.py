@@ -1,0 +1,51 @@
+"""The clinic of tests.train.visits, whose folder gets Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from include.spec import UseCase
+from tests.train import visits
+
+BOOSTING = "{name: boosting, estimator: hist_gradient_boosting, params: {max_iter: 15, min_samples_leaf: 10}}"
+NEAREST = '{name: nearest, estimator: "my_model:Nearest", params: {neighbours: 5}}'
+# derived from nothing: the average label of the nearest rows
+MY_MODEL = """
+import numpy as np
+
+
+class Nearest:
+    def __init__(self, neighbours=3):
+        self.neighbours = neighbours
+
+    def fit(self, rows, actual):
+        self.rows_, self.actual_ = np.asarray(rows), np.asarray(actual)
+        return self
+
+    def predict(self, rows):
+        return (self.predict_proba(rows)[:, 1] > 0.5).astype(float)
+
+    def predict_proba(self, rows):
+        distances = np.square(np.asarray(rows)[:, None] - self.rows_[None]).sum(axis=2)
+        near = np.argsort(distances, axis=1, kind="stable")[:, : self.neighbours]
+        share = self.actual_[near].mean(axis=1)
+        return np.column_stack([1 - share, share])
+"""
+Declare = Callable[..., UseCase]
+
+
+@pytest.fixture
+def declare(tmp_path: Path) -> Declare:
+    """Write the modules of the clinic's folder and read its declaration, changed where told."""
+
+    def act(changes: dict[str, str] | None = None, kind: str = "binary", **modules: str) -> UseCase:
+        home = tmp_path / visits.KINDS[kind]["name"]
+        home.mkdir(exist_ok=True)
+        for name, text in modules.items():
+            (home / f"{name}.py").write_text(text)
+        return visits.usecase(tmp_path, kind, **(changes or {}))
+
+    return act
