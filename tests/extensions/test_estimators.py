@@ -108,7 +108,7 @@ def test_its_types_are_trusted_for_its_own_use_case_only(lake: Lake, declare: De
     """Another declaration loads no such model, and a class of another module is loaded by none."""
     spec = declare(OWN, my_model=MY_MODEL)
     data, _ = fitted(lake, spec)
-    with pytest.raises(ModelError, match=r"found evergreen_usecases.missed_visits.my_model.Nearest.*TRUSTED"):
+    with pytest.raises(ModelError, match=r"found evergreen_usecases.missed_visits.my_model.Nearest.*FORMATS"):
         artifacts.deserialize(data, digest_bytes(data), declare())
     with pytest.raises(ModelError, match="required trusted types"):
         artifacts.deserialize(data, digest_bytes(data))
