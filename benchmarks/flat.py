@@ -257,6 +257,8 @@ class History:
         rows = _moved(rows, date.fromisoformat(partition) - date.fromisoformat(template))
         if table == "walks":
             return self._walks(rows, partition)
+        if table == "profiles":
+            return _varied(rows, place)
         if "model" not in rows.column_names:
             return rows
         serving, before = (ledger.serving_of(self.switches, key).champion for key in (partition, template))
@@ -298,6 +300,16 @@ def _moved(rows: pa.Table, days: timedelta) -> pa.Table:
             texts = [re.sub(r"\d{4}-\d\d-\d\d", move, text) for text in rows[name].to_pylist()]
             rows = rows.set_column(rows.column_names.index(name), name, pa.array(texts, pa.string()))
     return rows
+
+
+def _varied(profiles: pa.Table, place: int) -> pa.Table:
+    """Return profiles with slightly other quantiles, as equal ones would hardly take any space in a file."""
+    quantiles = [
+        each and (np.frombuffer(each) * (1 + 1e-6 * place)).tobytes()
+        for each in profiles["quantiles"].to_pylist()
+    ]
+    column = profiles.column_names.index("quantiles")
+    return profiles.set_column(column, "quantiles", pa.array(quantiles, pa.binary()))
 
 
 def _replaced(rows: pa.Table | None, column: str, value: str, old: str = "") -> pa.Table:

@@ -15,14 +15,13 @@ from functools import cache
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from include.monitor.losses import LOSSES
 from include.promote import ledger
 from include.references import digest_json
 from include.spec import UseCase
 from include.storage import schemas
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Where
 
 Row = Mapping[str, Any]
 PRODUCT = "monitor"
@@ -59,13 +58,15 @@ class State:
 
     def refresh(self, lake: Lake) -> None:
         """Read again what is published now."""
-        products = [*self.spec.sources, *_ALL_PARTITIONS, "drift", "estimates", "limits", PRODUCT]
-        # of one version; of most rows only a few columns are needed
-        rows = lake.read("partitions", {"product": products})
-        rows = schemas.PARTITIONS.empty_table() if rows is None else rows
-        in_span = rows.filter(pc.is_in(rows["partition"], pa.array(self.span))).to_pylist()
-        self._partitions = {(row["product"], row["partition"]): row for row in in_span}
-        limits = rows.filter(pc.equal(rows["product"], "limits")).to_pylist()
+        sources, version = list(self.spec.sources), lake.version("partitions")  # all of one version
+        around = {
+            "product": [*sources, *_ALL_PARTITIONS, "drift", "estimates", PRODUCT],
+            "partition": self.span,
+        }
+        self._partitions = {
+            (row["product"], row["partition"]): row for row in _rows(lake, version, around).to_pylist()
+        }
+        limits = _rows(lake, version, {"product": "limits"}).to_pylist()
         self._limits: list[Row] = sorted(limits, key=lambda row: str(row["partition"]))
         self._switches = ledger.switches(lake)
         self._champions = ledger.champions(self._switches)
@@ -73,9 +74,9 @@ class State:
             name: {} for name in (*_ALL_PARTITIONS, self.spec.labels.source)
         }
         self.realised_inputs: dict[str, dict[str, Any]] = {}
-        rows = rows.filter(pc.is_in(rows["product"], pa.array(list(self.published_digests))))
-        rows = rows.filter(pc.equal(rows["outcome"], "published"))
         names = ("product", "partition", "digest", "rows", "inputs")
+        where: Where = {"product": list(self.published_digests), "outcome": "published"}
+        rows = _rows(lake, version, where, names)
         for product, key, digest, size, inputs in zip(
             *(rows[name].to_pylist() for name in names), strict=True
         ):
@@ -239,6 +240,12 @@ class State:
         """Return the partitions from ``first`` to ``last`` places before one, oldest first."""
         place = self._place[partition]
         return self.span[max(place - first, 0) : max(place - last + 1, 0)]
+
+
+def _rows(lake: Lake, version: int, where: Where, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return rows of `partitions` as of a version, none if the table doesn't exist."""
+    rows = lake.read("partitions", where, columns, version) if version >= 0 else None
+    return schemas.PARTITIONS.empty_table() if rows is None else rows
 
 
 def _is_published(row: Row) -> bool:
