@@ -214,7 +214,15 @@ def estimators_page() -> str:
         entry = ESTIMATORS[of[0]][name]
         about = _sentence(entry.build.__doc__ or "")
         lines.append(f"| `{name}` | {', '.join(of)} | `{entry.stored_as}` | {about} |")
-    parts += ["\n".join(lines), "To add one, see [how to add an estimator](../how-to/add-an-estimator.md)."]
+    parts += [
+        "\n".join(lines),
+        "Beside `params`, a recipe may declare options, which [usecase.yaml](usecase.md) describes:\n"
+        "`calibration` for binary and multiclass problems, `target` for regressions, `early_stopping` and\n"
+        "`monotone` for `hist_gradient_boosting` and `xgboost`, `search` for all that learn from features, "
+        "and\n`half_life` also for `prior`. What an option holds out are the newest partitions, never "
+        "random rows. What was\nchosen is in MLflow's parameters and in the note of the task `train.fit`.",
+        "To add one, see [how to add an estimator](../how-to/add-an-estimator.md).",
+    ]
     return "\n\n".join(parts) + "\n"
 
 

@@ -211,6 +211,13 @@ class UseCase(Strict):
                     raise ValueError(
                         f"{path}: no column is named {column!r}; there are {', '.join(available)}"
                     )
+        for recipe in (*self.training.baselines, *self.training.candidates):
+            for column in recipe.monotone:
+                if column not in self.features.numeric:
+                    raise ValueError(
+                        f"training.{recipe.name}.monotone: {column!r} is no numeric feature; there are "
+                        f"{', '.join(self.features.numeric) or 'none'}"
+                    )
         for column in gate.rollout.entity:
             if column not in self.key:
                 raise ValueError(f"gate.rollout.entity: {column!r} isn't of the key {', '.join(self.key)}")

@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from include.errors import InsufficientData, SpecError
-from include.models import artifacts
 from include.spec import UseCase
 from include.spec.stages import Candidate
-from include.train.recipes import build_estimator
+from include.train import tuning
 
 Array = NDArray[np.float64]
 
@@ -29,10 +28,8 @@ def fit_recipe(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Pipeline:
     SpecError
         when there is no such estimator, or it can't be fitted with these parameters.
     """
-    empty = [column for column in spec.features.numeric if rows[column].null_count == rows.num_rows]
-    pipeline = build_estimator(spec, candidate, empty)
     try:
-        return pipeline.fit(artifacts.model_input(rows, spec), target(spec, rows))
+        return tuning.fit(spec, candidate, rows, target(spec, rows))
     except (ValueError, TypeError) as error:
         raise SpecError(
             f"{spec.name}: training.{candidate.name}",

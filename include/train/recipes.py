@@ -36,6 +36,7 @@ from include.models import artifacts
 from include.spec import UseCase
 from include.spec.metrics import BINARY, CLASSIFICATION, MULTICLASS, REGRESSION
 from include.spec.stages import Candidate
+from include.train import options
 
 ALL_KINDS = (*BINARY, *REGRESSION, *MULTICLASS)
 # set in this module, from the spec's seed and columns, so a spec may not set them
@@ -62,6 +63,8 @@ class Estimator:
     column_params : its parameters that name a numeric feature.
     learns : whether it learns a relation from the labels; a rule of thumb doesn't.
     stored_as : the format of its stored model, one of `include.models.artifacts.FORMATS`.
+    monotone_param, rounds_param : its parameters for monotone constraints and for the number of boosting
+        rounds; empty if it has none.
     """
 
     build: Builder
@@ -69,6 +72,8 @@ class Estimator:
     column_params: tuple[str, ...] = ()
     learns: bool = True
     stored_as: artifacts.Format = "skops"
+    monotone_param: str = ""
+    rounds_param: str = ""
 
 
 # by kind of problem and by the name that a spec uses, in the order of registration
@@ -80,15 +85,13 @@ def register(
     kinds: Sequence[str] = ALL_KINDS,
     preprocess: Preprocessor | None = None,
     column_params: tuple[str, ...] = (),
-    *,
-    learns: bool = True,
-    stored_as: artifacts.Format = "skops",
+    **traits: Any,
 ) -> Callable[[Builder], Builder]:
     """Register the decorated function as an estimator of some kinds of problem, see `Estimator`."""
 
     def add(build: Builder) -> Builder:
         for kind in kinds:
-            ESTIMATORS[kind][name] = Estimator(build, preprocess, column_params, learns, stored_as)
+            ESTIMATORS[kind][name] = Estimator(build, preprocess, column_params, **traits)
         return build
 
     return add
@@ -120,22 +123,27 @@ def build_estimator(spec: UseCase, candidate: Candidate, empty: Collection[str] 
         raise SpecError(
             subject, required=required, found=", ".join(unknown), remedy="correct it in usecase.yaml"
         )
+    options.refuse_meaningless(spec, candidate, entry, valid)
     estimator.set_params(**candidate.params)
+    filled, categorical = [column for column in numeric if column not in empty], spec.features.categorical
+    if candidate.monotone:
+        constraints = options.monotone_columns(candidate, filled, categorical)
+        estimator.set_params(**{entry.monotone_param: constraints})
     for name in entry.column_params:
         if (column := estimator.get_params(deep=False)[name]) not in numeric:
             required = f"params.{name}: a numeric feature, one of {', '.join(numeric) or 'none'}"
             raise SpecError(subject, required=required, found=repr(column))
+    if not spec.problem.codes:
+        estimator = options.transform_target(estimator, candidate)
     if entry.preprocess is None:
         return Pipeline([("model", estimator)])
-    columns = entry.preprocess(
-        [column for column in numeric if column not in empty], spec.features.categorical
-    )
-    return Pipeline([("columns", columns), ("model", estimator)])
+    return Pipeline([("columns", entry.preprocess(filled, categorical)), ("model", estimator)])
 
 
 def flat_parameters(candidate: Candidate) -> dict[str, Any]:
-    """Return a candidate's estimator and parameters under names that start with the candidate's."""
-    params = {f"{candidate.name}.{name}": value for name, value in candidate.params.items()}
+    """Return a candidate's estimator, parameters and options under names that start with the candidate's."""
+    declared = {**candidate.options, **candidate.params}
+    params = {f"{candidate.name}.{name}": value for name, value in declared.items()}
     return {f"{candidate.name}.estimator": candidate.estimator, **params}
 
 
@@ -229,7 +237,12 @@ def _ridge(spec: UseCase) -> BaseEstimator:
     return Ridge(random_state=spec.training.seed)
 
 
-@register("hist_gradient_boosting", preprocess=coded_columns)
+@register(
+    "hist_gradient_boosting",
+    preprocess=coded_columns,
+    monotone_param="monotonic_cst",
+    rounds_param="max_iter",
+)
 def _hist_gradient_boosting(spec: UseCase) -> BaseEstimator:
     """Boosted trees, the first choice for many rows; scikit-learn's `HistGradientBoostingClassifier`.
 
@@ -255,7 +268,13 @@ def _random_forest(spec: UseCase) -> BaseEstimator:
     return estimator
 
 
-@register("xgboost", preprocess=coded_columns, stored_as="ubj")
+@register(
+    "xgboost",
+    preprocess=coded_columns,
+    stored_as="ubj",
+    monotone_param="monotone_constraints",
+    rounds_param="n_estimators",
+)
 def _xgboost(spec: UseCase) -> BaseEstimator:
     """Boosted trees with more settings than scikit-learn's; XGBoost's `XGBClassifier`.
 

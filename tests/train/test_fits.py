@@ -217,6 +217,14 @@ def test_a_short_memory_gives_each_recipe_a_variant_for_each_window(spec: UseCas
     ]
 
 
+def test_a_variant_is_longer_than_what_its_recipe_holds_out(spec: UseCase) -> None:
+    """Of a recipe whose rounds are chosen on 30 partitions none is fitted on 30."""
+    stopping = spec.training.candidates[0].model_copy(update={"early_stopping": 30})
+    training = spec.training.model_copy(update={"candidates": (stopping,)})
+    short = recipes(spec.model_copy(update={"training": training}), short_memory=True)
+    assert [recipe.name for recipe in short if recipe.early_stopping] == ["boosting", "boosting_90"]
+
+
 def test_a_recipe_is_what_its_fit_depends_on(tmp_path: Path) -> None:
     """Its key changes with each of these, and with nothing else."""
     spec = visits.usecase(tmp_path)

@@ -177,7 +177,8 @@ def _declared(spec: UseCase, version: Version, fit: Fit | None) -> tuple[str, di
     recipe = next((one for one in recipes(spec, short_memory=True) if one.name == version.recipe), None)
     if recipe is None:
         return "no longer", {}
-    params = {"estimator": recipe.estimator, "window": recipe.window or "all history", **recipe.params}
+    params = {"estimator": recipe.estimator, "window": recipe.window or "all history"}
+    params |= {**recipe.options, **recipe.params}
     if fit is None:
         return "not recorded", params
     return ("yes" if recipe_key(spec, recipe) == fit.key else "differently since"), params
