@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.compose import TransformedTargetRegressor
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
 
 from include.errors import SpecError
 
@@ -56,11 +58,14 @@ class LogTarget(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return np.expm1(np.minimum(np.asarray(values, dtype=np.float64), self.highest_ + 1))
 
 
-def transform_target(estimator: BaseEstimator, candidate: Candidate) -> BaseEstimator:
+def transform_target(estimator: BaseEstimator, candidate: Candidate, entry: Estimator) -> BaseEstimator:
     """Return a regressor that is fitted on a transformed target and predicts in the target's unit."""
-    if not candidate.target:
+    steps: list[tuple[str, Any]] = [("log", LogTarget())] if candidate.target else []
+    steps += [("scale", StandardScaler())] if entry.scales_target else []
+    if not steps:
         return estimator
-    return TransformedTargetRegressor(estimator, transformer=LogTarget(), check_inverse=False)
+    transformer = Pipeline(steps)
+    return TransformedTargetRegressor(estimator, transformer=transformer, check_inverse=False)
 
 
 def monotone_columns(

@@ -28,6 +28,7 @@ from sklearn.ensemble import (
 )
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
@@ -63,6 +64,7 @@ class Estimator:
     column_params : its parameters that name a numeric feature.
     learns : whether it learns a relation from the labels; a rule of thumb doesn't.
     stored_as : the format of its stored model, one of `include.models.artifacts.FORMATS`.
+    scales_target : whether a regression needs a target with mean 0 and standard deviation 1.
     monotone_param, rounds_param : its parameters for monotone constraints and for the number of boosting
         rounds; empty if it has none.
     """
@@ -72,6 +74,7 @@ class Estimator:
     column_params: tuple[str, ...] = ()
     learns: bool = True
     stored_as: artifacts.Format = "skops"
+    scales_target: bool = False
     monotone_param: str = ""
     rounds_param: str = ""
 
@@ -134,7 +137,7 @@ def build_estimator(spec: UseCase, candidate: Candidate, empty: Collection[str] 
             required = f"params.{name}: a numeric feature, one of {', '.join(numeric) or 'none'}"
             raise SpecError(subject, required=required, found=repr(column))
     if not spec.problem.codes:
-        estimator = options.transform_target(estimator, candidate)
+        estimator = options.transform_target(estimator, candidate, entry)
     if entry.preprocess is None:
         return Pipeline([("model", estimator)])
     return Pipeline([("columns", entry.preprocess(filled, categorical)), ("model", estimator)])
@@ -235,6 +238,18 @@ def _logistic_regression(spec: UseCase) -> BaseEstimator:
 def _ridge(spec: UseCase) -> BaseEstimator:
     """A linear model: fast, and hard to beat on few rows; scikit-learn's `Ridge`."""
     return Ridge(random_state=spec.training.seed)
+
+
+@register("mlp", preprocess=scaled_columns, scales_target=True)
+def _mlp(spec: UseCase) -> BaseEstimator:
+    """A neural network, for smooth relations of scaled numbers; scikit-learn's `MLPClassifier`.
+
+    For a regression `MLPRegressor`, on a standardized target. At most 100 iterations over the rows, unless
+    `max_iter` is declared.
+    """
+    estimator_class = MLPClassifier if spec.problem.codes else MLPRegressor
+    estimator: BaseEstimator = estimator_class(max_iter=100, random_state=spec.training.seed)
+    return estimator
 
 
 @register(

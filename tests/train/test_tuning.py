@@ -30,10 +30,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "xgboost": {"n_estimators": 30},
     "hist_gradient_boosting": {"max_iter": 30, "min_samples_leaf": 10},
     "random_forest": {"n_estimators": 5},
+    "mlp": {"max_iter": 5},
 }
 LEARNERS = {
-    "binary": ("logistic_regression", "random_forest", "hist_gradient_boosting", "xgboost"),
-    "regression": ("ridge", "random_forest", "hist_gradient_boosting", "xgboost"),
+    "binary": ("logistic_regression", "random_forest", "hist_gradient_boosting", "xgboost", "mlp"),
+    "regression": ("ridge", "random_forest", "hist_gradient_boosting", "xgboost", "mlp"),
 }
 LEARNERS["multiclass"] = LEARNERS["binary"]
 BOOSTING = ("hist_gradient_boosting", "xgboost")
