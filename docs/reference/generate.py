@@ -221,7 +221,12 @@ def estimators_page() -> str:
         "`monotone` for `hist_gradient_boosting` and `xgboost`, `search` for all that learn from features, "
         "and\n`half_life` also for `prior`. What an option holds out are the newest partitions, never "
         "random rows. What was\nchosen is in MLflow's parameters and in the note of the task `train.fit`.",
-        "To add one, see [how to add an estimator](../how-to/add-an-estimator.md).",
+        "Counts and quantiles are regressions. Declare the loss for the candidates and for the gate:",
+        "| | `hist_gradient_boosting` | `xgboost` | `gate.objective` |\n|---|---|---|---|\n"
+        "| counts | `{loss: poisson}` | `{objective: 'count:poisson'}` | `poisson_deviance` |\n"
+        "| a quantile | `{loss: quantile, quantile: 0.9}` | `{objective: 'reg:quantileerror', "
+        "quantile_alpha: 0.9}` | `quantile_loss@0.9` |",
+        "To add an estimator, see [how to add an estimator](../how-to/add-an-estimator.md).",
     ]
     return "\n\n".join(parts) + "\n"
 

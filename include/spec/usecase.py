@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from include.references import digest_json
 from include.spec.clock import Clock
 from include.spec.gate import Gate
-from include.spec.metrics import objectives_of_kind, validate_metric
+from include.spec.metrics import validate_metric, validate_objective
 from include.spec.problem import Problem
 from include.spec.source import Day, Name, Source, Strict
 from include.spec.stages import Alerts, Features, Labels, Monitoring, Retraining, Scoring, Training
@@ -148,11 +148,10 @@ class UseCase(Strict):
         self._gate_fits()
         self._outputs_fit()
         self._ablation_fits()
-        if self.gate.objective not in objectives_of_kind(self.problem.kind):
-            valid = ", ".join(objectives_of_kind(self.problem.kind))
-            raise ValueError(
-                f"gate.objective: {self.gate.objective!r} doesn't fit {self.problem.kind}; use {valid}"
-            )
+        try:
+            validate_objective(self.problem.kind, self.gate.objective)
+        except ValueError as error:
+            raise ValueError(f"gate.objective: {error}") from None
         for path, rules in (("gate", self.gate.requirements), ("monitoring", self.monitoring.requirements)):
             for rule in rules:
                 try:

@@ -46,8 +46,25 @@ def is_learnable(spec: UseCase, rows: pa.Table) -> bool:
 
 
 def require_learnable_labels(spec: UseCase, partition: str, rows: pa.Table) -> None:
-    """Refuse rows that no model can be fitted on: rows without labels, or without one of the classes."""
+    """Refuse rows that no model can be fitted on: rows without labels, or without one of the classes.
+
+    Raises
+    ------
+    InsufficientData
+        as above.
+    SpecError
+        when the objective isn't defined for the labels.
+    """
     if is_learnable(spec, rows):
+        least = target(spec, rows).min()
+        if spec.gate.objective == "poisson_deviance" and least < 0:
+            raise SpecError(
+                f"{spec.name}: gate.objective",
+                required=f"labels of at least 0 for poisson_deviance, as {spec.problem.target}",
+                found=f"{least:g}",
+                where=str(spec.folder / "usecase.yaml"),
+                remedy="correct labels.sql, or use another objective",
+            )
         return
     labels, codes = target(spec, rows), spec.problem.codes
     values = sorted(set(labels.tolist()))

@@ -129,7 +129,8 @@ def recipe_key(spec: UseCase, recipe: Candidate) -> str:
     features, labels = spec.features, spec.labels
     options: list[Any] = [recipe.options] if recipe.options else []  # the keys of recipes without any stay
     options += [spec.training.test] if recipe.search or recipe.calibration else []
-    options += [spec.gate.objective] if recipe.search else []
+    by_objective = recipe.search or (recipe.estimator == "prior" and spec.gate.quantile is not None)
+    options += [spec.gate.objective] if by_objective else []
     return digest_json([
         recipe.estimator, recipe.params, recipe.window or spec.training.window, spec.training.seed,
         features.columns, features.categorical, spec.sql, labels.sql, labels.source, labels.delay,

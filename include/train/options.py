@@ -61,7 +61,8 @@ class LogTarget(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 def transform_target(estimator: BaseEstimator, candidate: Candidate, entry: Estimator) -> BaseEstimator:
     """Return a regressor that is fitted on a transformed target and predicts in the target's unit."""
     steps: list[tuple[str, Any]] = [("log", LogTarget())] if candidate.target else []
-    steps += [("scale", StandardScaler())] if entry.scales_target else []
+    # a log link needs a target of at least 0, which it scales by itself
+    steps += [("scale", StandardScaler())] if entry.scales_target and not _log_links(candidate) else []
     if not steps:
         return estimator
     transformer = Pipeline(steps)
@@ -124,11 +125,19 @@ def _target_problems(spec: UseCase, candidate: Candidate, entry: Estimator) -> I
         yield "a regression", spec.problem.kind, REMOVE
     if not _learns(candidate, entry):
         yield LEARNS, candidate.estimator, REMOVE
-    for name in ("loss", "objective"):
-        for value in (candidate.params.get(name), *candidate.search.get(name, ())):
-            if isinstance(value, str) and value in LOG_LINKS:
-                required = "a loss that doesn't take the logarithm itself"
-                yield required, f"{name} {value}", f"{REMOVE} or the {name}"
+    for name, value in _log_links(candidate):
+        required = "a loss that doesn't take the logarithm itself"
+        yield required, f"{name} {value}", f"{REMOVE} or the {name}"
+
+
+def _log_links(candidate: Candidate) -> list[tuple[str, str]]:
+    """Return the declared parameters, also searched ones, that are one of `LOG_LINKS`."""
+    return [
+        (name, value)
+        for name in ("loss", "objective")
+        for value in (candidate.params.get(name), *candidate.search.get(name, ()))
+        if isinstance(value, str) and value in LOG_LINKS
+    ]
 
 
 def _half_life_problems(candidate: Candidate, entry: Estimator) -> Iterator[Problem]:

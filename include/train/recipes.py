@@ -215,7 +215,12 @@ class ColumnPlusConstant(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
 @register("prior")
 def _prior(spec: UseCase) -> BaseEstimator:
-    """The training mean or class shares for every row; one baseline must be `prior`, the others' measure."""
+    """The training mean or class shares for every row; one baseline must be `prior`, the others' measure.
+
+    With the objective `quantile_loss`, the training quantile.
+    """
+    if spec.gate.quantile is not None:
+        return DummyRegressor(strategy="quantile", quantile=spec.gate.quantile)
     return DummyClassifier(strategy="prior") if spec.problem.codes else DummyRegressor(strategy="mean")
 
 
@@ -300,7 +305,13 @@ def _xgboost(spec: UseCase) -> BaseEstimator:
 
     estimator_class = XGBoostClassifier if spec.problem.codes else XGBoostRegressor
     categorical = ["c"] * len(spec.features.categorical)  # `coded_columns` puts them first
+    # of the objectives with these names, which XGBoost takes without listing them
+    further = {} if spec.problem.codes else {"quantile_alpha": None, "tweedie_variance_power": None}
     estimator: BaseEstimator = estimator_class(
-        enable_categorical=True, feature_types=categorical, n_jobs=1, random_state=spec.training.seed
+        enable_categorical=True,
+        feature_types=categorical,
+        n_jobs=1,
+        random_state=spec.training.seed,
+        **further,
     )
     return estimator

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from evergreen.view.access import Opened
 from evergreen.view.html import page
 from include.reports.paths import page_place
-from include.spec.metrics import OBJECTIVES, greater_is_better
+from include.spec.metrics import find_objective, greater_is_better
 
 if TYPE_CHECKING:
     from include.spec import UseCase
@@ -128,11 +128,10 @@ def comparison(lake: Lake, spec: UseCase, first: Version, second: Version) -> di
             difference["gain"],
             difference["high"],
         )
-    units = {one.name: one.unit.format(target=spec.problem.target) for one in OBJECTIVES}
     return {
         "sides": sides,
         "objective": objective.replace("_", " "),
-        "unit": units[objective],
+        "unit": find_objective(objective).unit.format(target=spec.problem.target),
         "same_recipe": all(keys) and keys[0] == keys[1],
         "difference": difference,
         "metrics": sorted({name for side in sides for name in side["metrics"]}),
