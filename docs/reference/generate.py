@@ -217,7 +217,20 @@ def estimators_page() -> str:
         entry = ESTIMATORS[of[0]][name]
         about = _sentence(entry.build.__doc__ or "")
         lines.append(f"| `{name}` | {', '.join(of)} | `{entry.stored_as}` | {about} |")
-    parts += ["\n".join(lines), "To add one, see [how to add an estimator](../how-to/add-an-estimator.md)."]
+    parts += [
+        "\n".join(lines),
+        "Beside `params`, a recipe may declare options, which [usecase.yaml](usecase.md) describes:\n"
+        "`calibration` for binary and multiclass problems, `target` for regressions, `early_stopping` and\n"
+        "`monotone` for `hist_gradient_boosting` and `xgboost`, `search` for all that learn from features, "
+        "and\n`half_life` also for `prior`. What an option holds out are the newest partitions, never "
+        "random rows. What was\nchosen is in MLflow's parameters and in the note of the task `train.fit`.",
+        "Counts and quantiles are regressions. Declare the loss for the candidates and for the gate:",
+        "| | `hist_gradient_boosting` | `xgboost` | `gate.objective` |\n|---|---|---|---|\n"
+        "| counts | `{loss: poisson}` | `{objective: 'count:poisson'}` | `poisson_deviance` |\n"
+        "| a quantile | `{loss: quantile, quantile: 0.9}` | `{objective: 'reg:quantileerror', "
+        "quantile_alpha: 0.9}` | `quantile_loss@0.9` |",
+        "To add an estimator, see [how to add an estimator](../how-to/add-an-estimator.md).",
+    ]
     return "\n\n".join(parts) + "\n"
 
 

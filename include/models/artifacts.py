@@ -35,11 +35,16 @@ from include.storage.lake import Lake
 Format = Literal["skops", "ubj"]
 FORMATS: dict[Format, tuple[str, ...]] = {
     "skops": (
+        "include.train.options.LogTarget",
         "include.train.python_estimators.Adapter",
         "include.train.recipes.ColumnPlusConstant",
         "functools.partial",  # gradient boosting stores its input check as one; its parts are checked as well
         "numpy.dtype",
+        "sklearn.calibration._CalibratedClassifier",
+        "sklearn.calibration._SigmoidCalibration",
         "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+        "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+        "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
         "sklearn.tree._tree.Tree",
         "sklearn.utils.validation.check_array",
     ),

@@ -68,7 +68,9 @@ def predicted_class(spec: UseCase, values: Array) -> pa.Array:
 
 
 def label_prior(spec: UseCase, labels: Array) -> Constant:
-    """Return the prediction from the labels alone: their mean, or each class's share."""
+    """Return the prediction from the labels alone: their mean, or quantile, or each class's share."""
+    if spec.gate.quantile is not None:
+        return float(np.quantile(labels, spec.gate.quantile))
     if not spec.problem.classes:
         return float(labels.mean())
     return tuple(float((labels == code).mean()) for code in spec.problem.codes)

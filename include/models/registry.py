@@ -321,7 +321,9 @@ class Registry:
 
 def _packages(estimator: Pipeline) -> tuple[str, ...]:
     """Return the packages that loading a pipeline takes."""
-    modules = {type(part).__module__ for part in estimator.get_params().values()}
+    calibrations = getattr(estimator[-1], "calibrated_classifiers_", ())
+    parts = [*estimator.get_params().values(), *(mapping.estimator for mapping in calibrations)]
+    modules = {type(part).__module__ for part in parts}
     return (*REQUIREMENTS, *(["xgboost-cpu"] if "include.models.xgboost_models" in modules else []))
 
 

@@ -52,7 +52,11 @@ def _recipe(attempt: AttemptData) -> Section:
     evidence, training = attempt.evidence, attempt.spec.training
     declared = recipes(attempt.spec, short_memory=True)
     recipe = next((recipe for recipe in declared if recipe.name == evidence.recipe), None)
-    estimator = f"{recipe.estimator}: {_pairs(recipe.params)}" if recipe else "no longer declared"
+    estimator = (
+        f"{recipe.estimator}: {_pairs({**recipe.params, **recipe.options})}"
+        if recipe
+        else "no longer declared"
+    )
     partitions = (recipe.window if recipe else None) or training.window
     window = f"the last {partitions} partitions" if partitions else "all history"
     rows: list[Line] = [

@@ -13,7 +13,7 @@ from include.judge.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER
 from include.models import outputs
 from include.reports.html import Tone, figure, figure_pair, percent
 from include.reports.verdict_data import AttemptData
-from include.spec.metrics import OBJECTIVES, SERVING_METRICS, greater_is_better
+from include.spec.metrics import SERVING_METRICS, find_objective, greater_is_better
 
 TONES: dict[str, Tone] = {
     BLESSED: "good",
@@ -84,6 +84,8 @@ def prior_text(attempt: AttemptData, evidence: Evidence | None) -> tuple[str, st
     """Return a label for the training prior, and its value, "—" if there is no evidence."""
     classes = attempt.spec.problem.classes
     label = "Share of each class in training" if classes else "Mean label in training"
+    if (quantile := attempt.spec.gate.quantile) is not None:
+        label = f"Quantile {quantile:g} of the labels in training"
     if evidence is None:
         return label, figure(None)
     return label, outputs.describe_constant(attempt.spec, evidence.prior, figure)
@@ -91,8 +93,8 @@ def prior_text(attempt: AttemptData, evidence: Evidence | None) -> tuple[str, st
 
 def loss_unit(attempt: AttemptData) -> str:
     """Return the unit of the objective's loss."""
-    units = {objective.name: objective.unit for objective in OBJECTIVES}
-    return units[attempt.spec.gate.objective].format(target=attempt.spec.problem.target) or "no unit"
+    unit = find_objective(attempt.spec.gate.objective).unit
+    return unit.format(target=attempt.spec.problem.target) or "no unit"
 
 
 def deployed_note(attempt: AttemptData) -> str:

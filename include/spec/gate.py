@@ -10,8 +10,15 @@ from include.spec.metrics import OBJECTIVES, SERVING_METRICS
 from include.spec.source import Name, Strict, added_field
 
 Share = Annotated[float, Field(ge=0, le=1)]
+_NAMES = [objective.name for objective in OBJECTIVES if not objective.parameter]
+_PATTERN = rf"^({'|'.join(one.name for one in OBJECTIVES if one.parameter)})@0\.[0-9]*[1-9]$"
 ObjectiveName = Annotated[
-    str, WithJsonSchema({"type": "string", "enum": [objective.name for objective in OBJECTIVES]})
+    str,
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "string", "enum": _NAMES}, {"type": "string", "pattern": _PATTERN}],
+        }
+    ),
 ]  # validated against the kind of problem, in `UseCase`
 
 
@@ -193,7 +200,10 @@ class Rollout(Strict):
 class Gate(Strict):
     """The conditions under which a challenger may replace the champion."""
 
-    objective: ObjectiveName = Field(description="the loss by which models are compared, row by row")
+    objective: ObjectiveName = Field(
+        description="the loss by which models are compared, row by row: poisson_deviance for counts, "
+        "quantile_loss@0.9 for a quantile. A candidate is fitted to it by its own params"
+    )
     requirements: tuple[Requirement, ...] = Field((), description="of the challenger's metrics")
     prove: bool = Field(
         False,
@@ -234,6 +244,12 @@ class Gate(Strict):
         48, gt=0, description="hours after which an unanswered approval counts as rejected"
     )
     rollout: Rollout = Rollout()
+
+    @property
+    def quantile(self) -> float | None:
+        """The quantile that an objective ``quantile_loss@0.9`` asks for; None for any other objective."""
+        name, _, parameter = self.objective.partition("@")
+        return float(parameter) if name == "quantile_loss" else None
 
     @model_validator(mode="after")
     def _valid_serving_metrics(self) -> Gate:

@@ -48,6 +48,7 @@ class Metric:
     row_loss : for a regression metric that can be estimated, the function of each row's loss, as
         ``module:name``; the metric is its mean.
     root : whether it is the square root of that mean.
+    only_declared : whether it is measured only where the declaration names it.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Metric:
     highest: float = 1.0
     row_loss: str = ""
     root: bool = False
+    only_declared: bool = False
 
     @property
     def path(self) -> str:
@@ -77,12 +79,14 @@ class Objective:
     ----------
     path : where its function is, as ``module:name``; it returns one loss for each row.
     unit : what it is measured in, where ``{target}`` stands for the target's name; empty if it has no unit.
+    parameter : what follows an @ in its name, as in ``quantile_loss@0.9``; empty without one.
     """
 
     name: str
     kinds: tuple[str, ...]
     path: str
     unit: str = ""
+    parameter: str = ""
 
 
 @dataclass(frozen=True)
@@ -179,6 +183,15 @@ METRICS: tuple[Metric, ...] = (
         highest=math.inf,
         row_loss="include.stats.metrics:pinball_losses",
     ),
+    Metric(
+        "poisson_deviance",
+        REGRESSION,
+        False,
+        needs="labels of at least 0",
+        highest=math.inf,
+        row_loss="include.stats.metrics:poisson_deviances",
+        only_declared=True,
+    ),
 )
 OBJECTIVES: tuple[Objective, ...] = (
     Objective("log_loss", CLASSIFICATION, "include.stats.metrics:log_losses"),
@@ -187,6 +200,14 @@ OBJECTIVES: tuple[Objective, ...] = (
         "squared_error", REGRESSION, "include.stats.metrics:squared_errors", "squared units of {target}"
     ),
     Objective("absolute_error", REGRESSION, "include.stats.metrics:absolute_errors", "units of {target}"),
+    Objective(
+        "quantile_loss",
+        REGRESSION,
+        "include.stats.metrics:pinball_losses",
+        "units of {target}",
+        parameter="quantile",
+    ),
+    Objective("poisson_deviance", REGRESSION, "include.stats.metrics:poisson_deviances"),
 )
 SERVING_METRICS: tuple[ServingMetric, ...] = (
     ServingMetric("p50_ms", "milliseconds for one row, half of the calls are faster"),
@@ -209,7 +230,7 @@ def default_metrics(kind: str) -> tuple[str, ...]:
     return tuple(
         f"{metric.name}@{metric.default}" if metric.parameter else metric.name
         for metric in metrics_of_kind(kind).values()
-        if metric.parameter != CLASS
+        if metric.parameter != CLASS and not metric.only_declared
     )
 
 
@@ -239,13 +260,31 @@ def find_metric(metric: str, *, multiclass: bool = False) -> Metric:
 
 def greater_is_better(metric: str) -> bool:
     """Return whether a higher value of a metric or objective is better."""
-    is_objective = metric in {objective.name for objective in OBJECTIVES}
+    is_objective = metric.partition("@")[0] in {objective.name for objective in OBJECTIVES}
     return not is_objective and find_metric(metric).greater_is_better
 
 
-def objectives_of_kind(kind: str) -> tuple[str, ...]:
-    """Return the names of the objectives that fit a kind of problem."""
-    return tuple(objective.name for objective in OBJECTIVES if kind in objective.kinds)
+def find_objective(objective: str) -> Objective:
+    """Return the entry of an objective, given with its parameter, if it has one."""
+    return next(entry for entry in OBJECTIVES if entry.name == objective.partition("@")[0])
+
+
+def validate_objective(kind: str, objective: str) -> None:
+    """Refuse a name that isn't an objective of a kind of problem.
+
+    Raises
+    ------
+    ValueError
+        with the valid names, when it is unknown, or its parameter is missing, out of range or one too many.
+    """
+    name, at, parameter = objective.partition("@")
+    entries = {entry.name: entry for entry in OBJECTIVES if kind in entry.kinds}
+    is_complete = name in entries and bool(entries[name].parameter) == bool(at)
+    if is_complete and (not at or _NUMBER.fullmatch(parameter)):
+        return
+    valid = ", ".join(f"{e.name}@<{e.parameter}>" if e.parameter else e.name for e in entries.values())
+    form = "; what follows an @ is as 0.25, in (0, 1)" if "@" in valid else ""
+    raise ValueError(f"{objective!r} doesn't fit {kind}; use {valid}{form}")
 
 
 def validate_metric(kind: str, metric: str, classes: tuple[str, ...] = ()) -> None:
@@ -270,8 +309,10 @@ def validate_metric(kind: str, metric: str, classes: tuple[str, ...] = ()) -> No
 
 
 def metric_names(spec: UseCase) -> tuple[str, ...]:
-    """Return the metrics to measure: the defaults for the kind of problem, then those the spec requires."""
+    """Return the metrics to measure: the defaults for the kind of problem, then those the spec names."""
     requirements = (*spec.gate.requirements, *spec.monitoring.requirements)
     by_class = [f"{name}@{label}" for label in spec.problem.classes for name in class_metrics()]
     required = [requirement.metric for requirement in requirements]
+    objective = spec.gate.objective
+    required += [objective] if objective.partition("@")[0] in metrics_of_kind(spec.problem.kind) else []
     return tuple(dict.fromkeys([*default_metrics(spec.problem.kind), *by_class, *required]))

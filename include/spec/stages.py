@@ -89,6 +89,48 @@ class Candidate(Strict):
     window: int | None = added_field(
         None, ge=3, description="partitions before a training that it is fitted on; null: training.window"
     )
+    calibration: Literal["isotonic", "sigmoid"] | None = added_field(
+        None,
+        description="maps probabilities to observed rates: a fit without the newest training.test partitions "
+        "(at most half of all) is calibrated on them, and the map then serves with a fit on all rows. "
+        "isotonic needs more rows than sigmoid, and may predict 0 or 1",
+    )
+    target: Literal["log1p"] | None = added_field(
+        None, description="fits log(1 + target) of a regression; the predictions are in the target's unit"
+    )
+    half_life: int | None = added_field(
+        None, ge=1, description="partitions in which a row's weight falls to half; null: all weigh the same"
+    )
+    monotone: dict[str, Literal[-1, 1]] = added_field(
+        {}, description="numeric features with which the prediction may only rise (1) or only fall (-1)"
+    )
+    early_stopping: int | None = added_field(
+        None,
+        ge=1,
+        description="newest partitions (at most half of all) that boosting's number of rounds is chosen on; "
+        "the declared number is the most. The model is then fitted on all rows",
+    )
+    search: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = added_field(
+        {},
+        description="values of parameters to choose from, by the objective on the newest training.test "
+        "partitions (at most half of all) of the rows. The model is then fitted on all rows",
+    )
+    search_fits: int = added_field(
+        20, ge=2, description="combinations of `search` that are tried at most; of more, a random choice"
+    )
+
+    @model_validator(mode="after")
+    def _budget_of_a_search(self) -> Candidate:
+        if "search_fits" in self.model_fields_set and not self.search:
+            raise ValueError(
+                "search_fits: it limits search, which isn't declared; declare it, or remove this"
+            )
+        return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is declared beside the parameters and the window; a fit depends on it."""
+        return self.model_dump(exclude={"name", "estimator", "params", "window"})
 
     @property
     def unnamed(self) -> Candidate:

@@ -15,7 +15,7 @@ from include.extensions import Code
 from include.references import digest_json
 from include.spec.clock import Clock
 from include.spec.gate import Gate
-from include.spec.metrics import objectives_of_kind, validate_metric
+from include.spec.metrics import validate_metric, validate_objective
 from include.spec.problem import Problem
 from include.spec.source import Day, Name, Source, Strict
 from include.spec.stages import Alerts, Features, Labels, Monitoring, Retraining, Scoring, Training
@@ -209,11 +209,10 @@ class UseCase(Strict):
         self._gate_fits()
         self._outputs_fit()
         self._ablation_fits()
-        if self.gate.objective not in objectives_of_kind(self.problem.kind):
-            valid = ", ".join(objectives_of_kind(self.problem.kind))
-            raise ValueError(
-                f"gate.objective: {self.gate.objective!r} doesn't fit {self.problem.kind}; use {valid}"
-            )
+        try:
+            validate_objective(self.problem.kind, self.gate.objective)
+        except ValueError as error:
+            raise ValueError(f"gate.objective: {error}") from None
         for path, rules in (("gate", self.gate.requirements), ("monitoring", self.monitoring.requirements)):
             for rule in rules:
                 try:
@@ -271,6 +270,13 @@ class UseCase(Strict):
                 if column not in available:
                     raise ValueError(
                         f"{path}: no column is named {column!r}; there are {', '.join(available)}"
+                    )
+        for recipe in (*self.training.baselines, *self.training.candidates):
+            for column in recipe.monotone:
+                if column not in self.features.numeric:
+                    raise ValueError(
+                        f"training.{recipe.name}.monotone: {column!r} is no numeric feature; there are "
+                        f"{', '.join(self.features.numeric) or 'none'}"
                     )
         for column in gate.rollout.entity:
             if column not in self.key:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn import metrics as sk
 
 from include.errors import MissingMetric
-from include.spec.metrics import CLASS, OBJECTIVES, Metric, find_metric
+from include.spec.metrics import CLASS, Metric, find_metric, find_objective
 
 Array = NDArray[np.float64]
 BINS = 10  # of the calibration error
@@ -71,7 +71,7 @@ def row_losses(objective: str, actual: Array, predicted: Array) -> Array:
 
     Parameters
     ----------
-    objective : the name of an objective in `include.spec.metrics.OBJECTIVES`.
+    objective : the name of an objective in `include.spec.metrics.OBJECTIVES`, with its parameter.
     actual : 0 or 1, or the class's code, or the value in the target's unit, shape (n,).
     predicted : the probability of 1, or the value, shape (n,); or each class's probability, shape (n, k).
 
@@ -79,8 +79,9 @@ def row_losses(objective: str, actual: Array, predicted: Array) -> Array:
     -------
     ndarray of float64, shape (n,)
     """
-    paths = {entry.name: entry.path for entry in OBJECTIVES}
-    losses: Array = _load(paths[objective])(actual, predicted)
+    parameter = objective.partition("@")[2]
+    function = _load(find_objective(objective).path)
+    losses: Array = function(actual, predicted, *([float(parameter)] if parameter else []))
     return losses
 
 
@@ -140,6 +141,18 @@ def absolute_errors(actual: Array, predicted: Array) -> Array:
 def pinball_losses(actual: Array, predicted: Array, quantile: float) -> Array:
     """Return each row's pinball loss at a quantile."""
     return np.asarray(np.maximum(quantile * (actual - predicted), (quantile - 1) * (actual - predicted)))
+
+
+def poisson_deviances(actual: Array, predicted: Array) -> Array:
+    """Return each row's Poisson deviance, NaN for a label below 0; predictions are at least eps.
+
+    2 (y log(y / p) - y + p), as in scikit-learn (McCullagh and Nelder 1989, Generalized linear models).
+    """
+    positive = np.maximum(predicted, EPSILON)
+    logarithms = np.log(np.where(actual > 0, actual, 1.0)) - np.log(positive)
+    deviances = 2 * (actual * logarithms - actual + positive)
+    # rounding may take a perfect prediction's below 0
+    return np.where(actual >= 0, np.maximum(deviances, 0.0), np.nan)
 
 
 # Metrics of a binary problem
@@ -274,6 +287,11 @@ def r2(actual: Array, predicted: Array) -> float:
 def quantile_loss(actual: Array, predicted: Array, quantile: float) -> float:
     """Return the mean pinball loss at a quantile."""
     return float(sk.mean_pinball_loss(actual, predicted, alpha=quantile))
+
+
+def poisson_deviance(actual: Array, predicted: Array) -> float:
+    """Return the mean Poisson deviance; the best value is 0.0, and a label below 0 gives NaN."""
+    return float(poisson_deviances(actual, predicted).mean())
 
 
 # Metrics of several classes

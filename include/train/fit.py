@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from typing import cast
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from sklearn.ensemble._forest import BaseForest
 from sklearn.pipeline import Pipeline
 
 from include.errors import InsufficientData, SpecError
-from include.models import artifacts
 from include.spec import UseCase
 from include.spec.stages import Candidate
+from include.train import tuning
 from include.train.python_estimators import estimator_code
-from include.train.recipes import build_estimator
 
 Array = NDArray[np.float64]
-CORES = len(os.sched_getaffinity(0))
 
 
 def target(spec: UseCase, rows: pa.Table) -> Array:
@@ -35,20 +31,11 @@ def fit_recipe(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Pipeline:
     SpecError
         when there is no such estimator, or it can't be fitted with these parameters.
     """
-    empty = [column for column in spec.features.numeric if rows[column].null_count == rows.num_rows]
-    pipeline = build_estimator(spec, candidate, empty)
-    inputs = artifacts.model_input(rows, spec), target(spec, rows)
     if code := estimator_code(spec, candidate):
         required = f"an estimator that can be fitted on {rows.num_rows} rows"
-        return cast("Pipeline", code.call(required, pipeline.fit, *inputs))
-    trees = isinstance(pipeline[-1], BaseForest)  # each tree has a seed of its own, whichever thread fits it
+        return cast("Pipeline", code.call(required, tuning.fit, spec, candidate, rows, target(spec, rows)))
     try:
-        if trees:
-            pipeline[-1].n_jobs = CORES
-        pipeline.fit(*inputs)
-        if trees:  # as the order in which threads add up predictions isn't fixed
-            pipeline[-1].n_jobs = 1
-        return pipeline
+        return tuning.fit(spec, candidate, rows, target(spec, rows))
     except (ValueError, TypeError) as error:
         raise SpecError(
             f"{spec.name}: training.{candidate.name}",
@@ -65,8 +52,25 @@ def is_learnable(spec: UseCase, rows: pa.Table) -> bool:
 
 
 def require_learnable_labels(spec: UseCase, partition: str, rows: pa.Table) -> None:
-    """Refuse rows that no model can be fitted on: rows without labels, or without one of the classes."""
+    """Refuse rows that no model can be fitted on: rows without labels, or without one of the classes.
+
+    Raises
+    ------
+    InsufficientData
+        as above.
+    SpecError
+        when the objective isn't defined for the labels.
+    """
     if is_learnable(spec, rows):
+        least = target(spec, rows).min()
+        if spec.gate.objective == "poisson_deviance" and least < 0:
+            raise SpecError(
+                f"{spec.name}: gate.objective",
+                required=f"labels of at least 0 for poisson_deviance, as {spec.problem.target}",
+                found=f"{least:g}",
+                where=str(spec.folder / "usecase.yaml"),
+                remedy="correct labels.sql, or use another objective",
+            )
         return
     labels, codes = target(spec, rows), spec.problem.codes
     values = sorted(set(labels.tolist()))

@@ -29,7 +29,8 @@ from include.spec.stages import Candidate
 from include.storage import schemas
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
-from include.train.fit import CORES, fit_recipe
+from include.train.fit import fit_recipe
+from include.train.tuning import CORES
 
 log = logging.getLogger(__name__)
 TABLE = "fits"
@@ -119,7 +120,7 @@ def recipes(spec: UseCase, *, short_memory: bool = False) -> tuple[Candidate, ..
         for window in SHORT_WINDOWS
         if window < longest
         for recipe in declared
-        if recipe.window is None or window < recipe.window
+        if (recipe.window is None or window < recipe.window) and (recipe.early_stopping or 0) < window
     ]
     names = {recipe.name for recipe in declared}
     unnamed = [recipe.unnamed for recipe in declared]
@@ -129,10 +130,14 @@ def recipes(spec: UseCase, *, short_memory: bool = False) -> tuple[Candidate, ..
 def recipe_key(spec: UseCase, recipe: Candidate) -> str:
     """Return the digest of everything declared that a fit of a recipe depends on, except its name."""
     features, labels = spec.features, spec.labels
+    options: list[Any] = [recipe.options] if recipe.options else []  # the keys of recipes without any stay
+    options += [spec.training.test] if recipe.search or recipe.calibration else []
+    by_objective = recipe.search or (recipe.estimator == "prior" and spec.gate.quantile is not None)
+    options += [spec.gate.objective] if by_objective else []
     return digest_json([
         recipe.estimator, recipe.params, recipe.window or spec.training.window, spec.training.seed,
         features.columns, features.categorical, spec.sql, labels.sql, labels.source, labels.delay,
-        spec.problem.kind, spec.problem.target, spec.problem.classes,
+        spec.problem.kind, spec.problem.target, spec.problem.classes, *options,
         *spec.code_digests(spec.code("training", "estimators", recipe.estimator), of=("features",)),
     ])  # fmt: skip
 

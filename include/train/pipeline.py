@@ -13,7 +13,7 @@ Training is idempotent: the same declaration, partition and data return the run 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,6 +47,7 @@ from include.train.recipes import flat_parameters
 from include.train.record import PATH, FittedModel, Selection, TrainingRecord, attempt_key
 from include.train.selection import best_baseline, choose_recipe, recipes_to_fit
 from include.train.split import partitions_of, split, walk_origins
+from include.train.tuning import chosen_params
 
 
 def train(lake: Lake, spec: UseCase, partition: str, *, registry: Registry) -> Ref:
@@ -216,7 +217,12 @@ class TrainingAttempt:
         )
         monitoring_baselines.publish_alarm_limits(lake, spec, record, profiles, self.rows, predictions)
         self.registry.put(run, {PATH: record.to_json()})
-        self._log(run, record)
+        chosen = {
+            recipe.name: chosen_params(artifacts.load_model(lake, fits[recipe.name].model))
+            for recipe in recipes(spec)
+            if recipe.search or recipe.early_stopping
+        }
+        self._log(run, record, chosen)
 
     def _fit_recipes(self, known_rows: KnownRows, serving: str) -> dict[str, Fit]:
         """Fit every recipe on what is known, fill in missing walks, and extend all of them."""
@@ -247,10 +253,16 @@ class TrainingAttempt:
     def _fitted_model(self, fit: Fit, test: pa.Table) -> tuple[Pipeline, FittedModel]:
         estimator = artifacts.load_model(self.lake, fit.model, self.spec)
         predictions = artifacts.predict(estimator, test, self.spec)
-        return estimator, FittedModel(fit.recipe, fit.model, digest_bytes(predictions.tobytes()))
+        digest = digest_bytes(predictions.tobytes())
+        return estimator, FittedModel(fit.recipe, fit.model, digest, chosen_params(estimator))
 
-    def _log(self, run: str, record: TrainingRecord) -> None:
-        """Log the parameters, metrics and tags by which a person compares runs."""
+    def _log(self, run: str, record: TrainingRecord, chosen: Mapping[str, Mapping[str, Any]]) -> None:
+        """Log the parameters, metrics and tags by which a person compares runs.
+
+        Parameters
+        ----------
+        chosen : by recipe, the parameters that its fit chose.
+        """
         params: dict[str, Any] = {
             "partition": self.partition,
             "seed": self.spec.training.seed,
@@ -262,6 +274,8 @@ class TrainingAttempt:
         metrics |= {f"walk.{name}.weight": weight for name, weight in selection.weights.items()}
         for recipe in recipes(self.spec):
             params |= flat_parameters(recipe)
+            own = chosen.get(recipe.name, {})
+            params |= {f"{recipe.name}.{name}": value for name, value in own.items()}
         params |= {f"partitions.{name}": _describe_range(keys) for name, keys in record.partitions.items()}
         params |= {f"rows.{name}": rows for name, rows in record.rows.items()}
         params |= {f"lake.{table.source}": table.version for table in self.tables}
@@ -283,7 +297,10 @@ def _describe_range(partitions: list[str]) -> str:
 def _to_ref(run: str, record: TrainingRecord, spec: UseCase) -> Ref:
     challenger = record.challenger
     note = f"{spec.name} v{record.version}: {challenger.name}, fitted on {record.fitted_rows} rows until "
-    note += f"{record.last_fitted}; {record.selection.reason}"
+    note += f"{record.last_fitted}"
+    if challenger.chosen:
+        note += f" with {', '.join(f'{name} {value}' for name, value in challenger.chosen.items())} chosen"
+    note += f"; {record.selection.reason}"
     return Ref(
         uri=run,
         partition=record.partition,

@@ -29,6 +29,7 @@ from sklearn.ensemble import (
 )
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
@@ -37,7 +38,7 @@ from include.models import artifacts
 from include.spec import UseCase
 from include.spec.metrics import BINARY, CLASSIFICATION, MULTICLASS, REGRESSION
 from include.spec.stages import Candidate
-from include.train import python_estimators
+from include.train import options, python_estimators
 
 ALL_KINDS = (*BINARY, *REGRESSION, *MULTICLASS)
 # set in this module, from the spec's seed and columns, so a spec may not set them
@@ -64,6 +65,9 @@ class Estimator:
     column_params : its parameters that name a numeric feature.
     learns : whether it learns a relation from the labels; a rule of thumb doesn't.
     stored_as : the format of its stored model, one of `include.models.artifacts.FORMATS`.
+    scales_target : whether a regression needs a target with mean 0 and standard deviation 1.
+    monotone_param, rounds_param : its parameters for monotone constraints and for the number of boosting
+        rounds; empty if it has none.
     """
 
     build: Builder
@@ -71,6 +75,9 @@ class Estimator:
     column_params: tuple[str, ...] = ()
     learns: bool = True
     stored_as: artifacts.Format = "skops"
+    scales_target: bool = False
+    monotone_param: str = ""
+    rounds_param: str = ""
 
 
 # by kind of problem and by the name that a spec uses, in the order of registration
@@ -82,15 +89,13 @@ def register(
     kinds: Sequence[str] = ALL_KINDS,
     preprocess: Preprocessor | None = None,
     column_params: tuple[str, ...] = (),
-    *,
-    learns: bool = True,
-    stored_as: artifacts.Format = "skops",
+    **traits: Any,
 ) -> Callable[[Builder], Builder]:
     """Register the decorated function as an estimator of some kinds of problem, see `Estimator`."""
 
     def add(build: Builder) -> Builder:
         for kind in kinds:
-            ESTIMATORS[kind][name] = Estimator(build, preprocess, column_params, learns, stored_as)
+            ESTIMATORS[kind][name] = Estimator(build, preprocess, column_params, **traits)
         return build
 
     return add
@@ -117,6 +122,9 @@ def build_estimator(spec: UseCase, candidate: Candidate, empty: Collection[str] 
                 f"estimator: one of {', '.join(entries)} for a {spec.problem.kind} problem, or module:name"
             )
             raise SpecError(subject, required=required, found=candidate.estimator)
+        if candidate.options:
+            listed = ", ".join(candidate.options)
+            code.fail("an estimator with params alone: its class can do what the other options do", listed)
         estimator = python_estimators.build(spec, code, candidate)
         if getattr(code.load(), "takes_raw", False):
             return Pipeline([("model", estimator)])
@@ -131,17 +139,21 @@ def build_estimator(spec: UseCase, candidate: Candidate, empty: Collection[str] 
         raise SpecError(
             subject, required=required, found=", ".join(unknown), remedy="correct it in usecase.yaml"
         )
+    options.refuse_meaningless(spec, candidate, entry, valid)
     estimator.set_params(**candidate.params)
+    filled, categorical = [column for column in numeric if column not in empty], spec.features.categorical
+    if candidate.monotone:
+        constraints = options.monotone_columns(candidate, filled, categorical)
+        estimator.set_params(**{entry.monotone_param: constraints})
     for name in entry.column_params:
         if (column := estimator.get_params(deep=False)[name]) not in numeric:
             required = f"params.{name}: a numeric feature, one of {', '.join(numeric) or 'none'}"
             raise SpecError(subject, required=required, found=repr(column))
+    if not spec.problem.codes:
+        estimator = options.transform_target(estimator, candidate, entry)
     if entry.preprocess is None:
         return Pipeline([("model", estimator)])
-    columns = entry.preprocess(
-        [column for column in numeric if column not in empty], spec.features.categorical
-    )
-    return Pipeline([("columns", columns), ("model", estimator)])
+    return Pipeline([("columns", entry.preprocess(filled, categorical)), ("model", estimator)])
 
 
 def learns(spec: UseCase, candidate: Candidate) -> bool:
@@ -153,8 +165,9 @@ def learns(spec: UseCase, candidate: Candidate) -> bool:
 
 
 def flat_parameters(candidate: Candidate) -> dict[str, Any]:
-    """Return a candidate's estimator and parameters under names that start with the candidate's."""
-    params = {f"{candidate.name}.{name}": value for name, value in candidate.params.items()}
+    """Return a candidate's estimator, parameters and options under names that start with the candidate's."""
+    declared = {**candidate.options, **candidate.params}
+    params = {f"{candidate.name}.{name}": value for name, value in declared.items()}
     return {f"{candidate.name}.estimator": candidate.estimator, **params}
 
 
@@ -223,7 +236,12 @@ class ColumnPlusConstant(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
 @register("prior")
 def _prior(spec: UseCase) -> BaseEstimator:
-    """The training mean or class shares for every row; one baseline must be `prior`, the others' measure."""
+    """The training mean or class shares for every row; one baseline must be `prior`, the others' measure.
+
+    With the objective `quantile_loss`, the training quantile.
+    """
+    if spec.gate.quantile is not None:
+        return DummyRegressor(strategy="quantile", quantile=spec.gate.quantile)
     return DummyClassifier(strategy="prior") if spec.problem.codes else DummyRegressor(strategy="mean")
 
 
@@ -248,7 +266,24 @@ def _ridge(spec: UseCase) -> BaseEstimator:
     return Ridge(random_state=spec.training.seed)
 
 
-@register("hist_gradient_boosting", preprocess=coded_columns)
+@register("mlp", preprocess=scaled_columns, scales_target=True)
+def _mlp(spec: UseCase) -> BaseEstimator:
+    """A neural network, for smooth relations of scaled numbers; scikit-learn's `MLPClassifier`.
+
+    For a regression `MLPRegressor`, on a standardized target. At most 100 iterations over the rows, unless
+    `max_iter` is declared.
+    """
+    estimator_class = MLPClassifier if spec.problem.codes else MLPRegressor
+    estimator: BaseEstimator = estimator_class(max_iter=100, random_state=spec.training.seed)
+    return estimator
+
+
+@register(
+    "hist_gradient_boosting",
+    preprocess=coded_columns,
+    monotone_param="monotonic_cst",
+    rounds_param="max_iter",
+)
 def _hist_gradient_boosting(spec: UseCase) -> BaseEstimator:
     """Boosted trees, the first choice for many rows; scikit-learn's `HistGradientBoostingClassifier`.
 
@@ -274,7 +309,13 @@ def _random_forest(spec: UseCase) -> BaseEstimator:
     return estimator
 
 
-@register("xgboost", preprocess=coded_columns, stored_as="ubj")
+@register(
+    "xgboost",
+    preprocess=coded_columns,
+    stored_as="ubj",
+    monotone_param="monotone_constraints",
+    rounds_param="n_estimators",
+)
 def _xgboost(spec: UseCase) -> BaseEstimator:
     """Boosted trees with more settings than scikit-learn's; XGBoost's `XGBClassifier`.
 
@@ -285,7 +326,13 @@ def _xgboost(spec: UseCase) -> BaseEstimator:
 
     estimator_class = XGBoostClassifier if spec.problem.codes else XGBoostRegressor
     categorical = ["c"] * len(spec.features.categorical)  # `coded_columns` puts them first
+    # of the objectives with these names, which XGBoost takes without listing them
+    further = {} if spec.problem.codes else {"quantile_alpha": None, "tweedie_variance_power": None}
     estimator: BaseEstimator = estimator_class(
-        enable_categorical=True, feature_types=categorical, n_jobs=1, random_state=spec.training.seed
+        enable_categorical=True,
+        feature_types=categorical,
+        n_jobs=1,
+        random_state=spec.training.seed,
+        **further,
     )
     return estimator

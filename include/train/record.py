@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -33,11 +33,13 @@ class FittedModel:
     name : of its recipe.
     digest : of the model's bytes.
     predictions : digest of the float64 predictions for the test rows. A loaded copy must reproduce it.
+    chosen : the parameters that a search or early stopping chose, by name.
     """
 
     name: str
     digest: str
     predictions: str
+    chosen: dict[str, Any] = field(default_factory=dict)
 
     @property
     def path(self) -> str:

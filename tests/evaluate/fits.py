@@ -34,6 +34,7 @@ class Ward:
         small: dict[str, dict[str, object]] = {
             "random_forest": {"n_estimators": 10},
             "hist_gradient_boosting": {"max_iter": 10},
+            "mlp": {"max_iter": 5},
             "rule": {"column": "distance", "plus": -5},
             "xgboost": {"n_estimators": 10},
         }

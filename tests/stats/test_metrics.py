@@ -22,6 +22,7 @@ from include.spec.metrics import (
     metric_names,
     metrics_of_kind,
     validate_metric,
+    validate_objective,
 )
 from include.stats.metrics import metric_row_losses, metric_value, metric_values, row_losses
 
@@ -153,7 +154,9 @@ def test_the_top_share_counts_the_highest_predictions() -> None:
     assert metric_value("precision_top@0.1", actual[-1:], predicted[-1:]) == 1.0
 
 
-@pytest.mark.parametrize("objective", [objective.name for objective in OBJECTIVES])
+@pytest.mark.parametrize(
+    "objective", [f"{one.name}@0.9" if one.parameter else one.name for one in OBJECTIVES]
+)
 @given(pairs=labelled)
 def test_losses_are_finite_and_average_to_the_metric(
     objective: str, pairs: list[tuple[float, float]]
@@ -164,11 +167,26 @@ def test_losses_are_finite_and_average_to_the_metric(
     assert found.shape == actual.shape
     assert np.isfinite(found).all()
     assert (found >= 0).all()
-    same = {"log_loss": "log_loss", "brier": "brier", "absolute_error": "mae"}
-    if objective in same:
-        assert metric_value(same[objective], actual, predicted) == pytest.approx(found.mean())
-    else:
+    if objective == "squared_error":
         assert metric_value("rmse", actual, predicted) == pytest.approx(math.sqrt(found.mean()))
+    else:
+        metric = "mae" if objective == "absolute_error" else objective
+        assert metric_value(metric, actual, predicted) == pytest.approx(found.mean())
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.floats(1e-3, 1e3)), min_size=1, max_size=60))
+def test_poisson_deviance_is_that_of_scikit_learn(pairs: list[tuple[float, float]]) -> None:
+    """Of counts and positive predictions."""
+    actual, predicted = columns(pairs)
+    found = metric_value("poisson_deviance", actual.astype(float), predicted)
+    assert found == pytest.approx(sk.mean_poisson_deviance(actual, predicted), abs=1e-9)
+
+
+def test_a_label_below_0_has_no_poisson_deviance() -> None:
+    """It is no count, so the metric is missing; a prediction below 0 has a large one."""
+    with pytest.raises(MissingMetric, match="labels of at least 0"):
+        metric_value("poisson_deviance", np.array([-1.0, 2.0]), np.array([1.0, 1.0]))
+    assert metric_value("poisson_deviance", np.array([3.0]), np.array([-2.0])) > 100
 
 
 @pytest.mark.parametrize("metric", ["roc_auc", "average_precision", "r2"])
@@ -236,8 +254,9 @@ def test_a_regression_metric_that_can_be_estimated_is_the_mean_of_its_row_losses
     """Its mean, or the root of its mean, is the metric itself."""
     actual, predicted = columns(pairs)
     estimated = [entry for entry in METRICS if "regression" in entry.kinds and entry.can_be_estimated]
-    assert len(estimated) == 3
+    assert len(estimated) == 4
     for entry in estimated:
+        actual = np.abs(actual) if entry.name == "poisson_deviance" else actual
         metric = f"{entry.name}@{entry.default}" if entry.parameter else entry.name
         mean = metric_row_losses(metric, actual, predicted).mean()
         assert metric_value(metric, actual, predicted) == pytest.approx(
@@ -263,6 +282,36 @@ def test_a_name_that_is_no_metric_is_refused(metric: str) -> None:
     """An unknown family, a parameter that is missing, out of range, spelled otherwise or not taken."""
     with pytest.raises(ValueError, match=r"is no metric of binary; use roc_auc, .*precision@<threshold>"):
         validate_metric("binary", metric)
+
+
+@pytest.mark.parametrize(
+    ("objective", "added"),
+    [("squared_error", ()), ("quantile_loss@0.25", ("quantile_loss@0.25",)), ("poisson_deviance",) * 2],
+)
+def test_an_objective_that_is_a_metric_is_measured(objective: str, added: str | tuple[str, ...]) -> None:
+    """The loss by which models are compared is among the figures, and of no other problem."""
+    spec = load("flight_delay")
+    changed = spec.model_copy(
+        update={
+            "problem": spec.problem.model_copy(update={"kind": "regression"}),
+            "gate": spec.gate.model_copy(update={"objective": objective, "requirements": ()}),
+            "monitoring": spec.monitoring.model_copy(update={"requirements": ()}),
+        }
+    )
+    added = (added,) if isinstance(added, str) else added
+    assert metric_names(changed) == (*default_metrics("regression"), *added)
+    assert not greater_is_better(objective)
+
+
+@pytest.mark.parametrize(
+    "objective", ["quantile_loss", "quantile_loss@1", "quantile_loss@0.90", "squared_error@0.5", "log_loss"]
+)
+def test_a_name_that_is_no_objective_is_refused(objective: str) -> None:
+    """An objective of another kind, or a parameter that is missing, out of range or not taken."""
+    with pytest.raises(
+        ValueError, match=r"doesn't fit regression; use squared_error, .*quantile_loss@<quantile>"
+    ):
+        validate_objective("regression", objective)
 
 
 def test_a_required_metric_is_measured_once() -> None:

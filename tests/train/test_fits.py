@@ -18,7 +18,7 @@ from include.spec import UseCase
 from include.spec.stages import Candidate
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
-from include.train import fit, fits
+from include.train import fits, tuning
 from include.train.fit import fit_recipe
 from include.train.fits import (
     KnownRows,
@@ -152,7 +152,7 @@ def test_a_fit_is_the_same_on_any_number_of_cores(
     forest = Candidate(name="forest", estimator="random_forest", params={"n_estimators": 20})
     rows, models = training_set(lake, spec, NIGHT), set()
     for cores in (1, 4):
-        monkeypatch.setattr(fit, "CORES", cores)
+        monkeypatch.setattr(tuning, "CORES", cores)
         models.add(artifacts.serialize(fit_recipe(spec, forest, rows)))
     assert len(models) == 1
     assert fit_recipe(spec, forest, rows)[-1].n_jobs == 1  # predictions are added up in a fixed order
@@ -228,6 +228,14 @@ def test_a_short_memory_gives_each_recipe_a_variant_for_each_window(spec: UseCas
         *("prior", "linear", "boosting", "recent"),
         *("prior_30", "linear_30"),
     ]
+
+
+def test_a_variant_is_longer_than_what_its_recipe_holds_out(spec: UseCase) -> None:
+    """Of a recipe whose rounds are chosen on 30 partitions none is fitted on 30."""
+    stopping = spec.training.candidates[0].model_copy(update={"early_stopping": 30})
+    training = spec.training.model_copy(update={"candidates": (stopping,)})
+    short = recipes(spec.model_copy(update={"training": training}), short_memory=True)
+    assert [recipe.name for recipe in short if recipe.early_stopping] == ["boosting", "boosting_90"]
 
 
 def test_a_recipe_is_what_its_fit_depends_on(tmp_path: Path) -> None:

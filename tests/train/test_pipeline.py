@@ -36,6 +36,7 @@ from include.train.pipeline import train
 from include.train.record import PATH, TrainingRecord
 from include.train.selection import best_baseline, choose_recipe
 from include.train.split import split
+from include.train.tuning import chosen_params
 from tests.train import dying, visits
 
 NIGHT = visits.LAST
@@ -100,6 +101,34 @@ def test_challenger_is_the_newest_fit_of_the_recipe_that_the_walks_choose(
         assert registry.get(ref.uri, fitted.path, fitted.digest) == data
         estimator = artifacts.deserialize(data, fitted.digest)
         assert digest_bytes(artifacts.predict(estimator, test, spec).tobytes()) == fitted.predictions
+
+
+def test_chosen_parameters_are_in_mlflow_and_in_the_note(clinic: Path, registry: Registry) -> None:
+    """What a search and early stopping chose for each recipe can be read without loading a model."""
+    declared = {
+        "{name: linear, estimator: logistic_regression}": "{name: linear, estimator: logistic_regression, "
+        "search: {C: [0.5, 2.0]}}",
+        "params: {max_iter: 15, min_samples_leaf: 10}": "params: {max_iter: 60}, early_stopping: 4",
+        "estimator: random_forest, params: {n_estimators: 10, min_samples_leaf: 5}": "estimator: xgboost, "
+        "params: {n_estimators: 40}, search: {max_depth: [2, 4]}, early_stopping: 4, calibration: sigmoid",
+    }
+    spec = visits.usecase(clinic / "usecases", **declared)
+    lake = Lake(spec.name, str(clinic / "lake"))
+    ref = train(lake, spec, NIGHT, registry=registry)
+    params = MlflowClient(registry.uri, registry.uri).get_run(ref.uri).data.params
+    fits = {fit.recipe: fit for fit in read_fits(lake) if fit.partition == NIGHT}
+    chosen = {
+        name: chosen_params(artifacts.load_model(lake, fits[name].model))
+        for name in ("linear", "boosting", "forest")
+    }
+    assert [set(chosen[name]) for name in chosen] == [{"C"}, {"max_iter"}, {"max_depth", "n_estimators"}]
+    for name, values in chosen.items():
+        assert {key: params[f"{name}.{key}"] for key in values} == {k: str(v) for k, v in values.items()}
+    assert params["forest.calibration"] == "sigmoid"
+    challenger = record(registry, ref.uri).challenger
+    assert challenger.chosen == chosen[challenger.name]
+    assert f" with {', '.join(f'{k} {v}' for k, v in challenger.chosen.items())} chosen; " in ref.note
+    assert train(lake, spec, NIGHT, registry=registry) == ref
 
 
 def test_another_recipe_than_the_serving_one_states_its_gain(

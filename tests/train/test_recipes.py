@@ -49,6 +49,7 @@ def small(name: str) -> Candidate:
     sizes: dict[str, dict[str, object]] = {
         "hist_gradient_boosting": {"max_iter": 5},
         "random_forest": {"n_estimators": 5},
+        "mlp": {"max_iter": 5},
         "rule": {"column": "distance", "plus": -5},
         "xgboost": {"n_estimators": 5},
     }
@@ -138,6 +139,18 @@ def test_xgboost_is_stored_as_a_booster_that_xgboost_itself_reads(tmp_path: Path
     assert booster.predict(matrix).tolist() == pytest.approx(predictions.tolist(), rel=1e-6)
 
 
+def test_a_network_fits_a_target_of_any_size(tmp_path: Path) -> None:
+    """A target in millions is fitted as well as one in units, within the declared iterations."""
+    spec = visits.usecase(tmp_path, "regression")
+    fitted = rows(600, ["north", "south", None])
+    frame, actual = artifacts.model_input(fitted, spec), fitted["distance"].to_numpy()
+    recipe = Candidate(name="tried", estimator="mlp", params={"max_iter": 20})
+    for size in (1, 1e6):
+        estimator = build_estimator(spec, recipe).fit(frame, size * (3 + actual))
+        errors = artifacts.predict(estimator, fitted, spec) - size * (3 + actual)
+        assert errors.std() < 0.2 * (size * actual).std()
+
+
 def test_many_categories_fit_boosting(tmp_path: Path) -> None:
     """More categories than boosting has codes for share one, and it can be fitted."""
     spec = visits.usecase(tmp_path)
@@ -184,7 +197,7 @@ def test_rule_with_a_constant_that_is_no_number_is_refused(tmp_path: Path) -> No
 def test_unknown_estimator_is_refused_with_those_there_are(tmp_path: Path) -> None:
     """A name that isn't a recipe, or is one of the other kind of problem, is answered by the valid names."""
     spec = visits.usecase(tmp_path)
-    valid = "prior, logistic_regression, hist_gradient_boosting, random_forest, xgboost"
+    valid = "prior, logistic_regression, mlp, hist_gradient_boosting, random_forest, xgboost"
     with pytest.raises(SpecError, match=rf"training\.tried.*one of {valid}.*found ridge"):
         build_estimator(spec, Candidate(name="tried", estimator="ridge"))
 

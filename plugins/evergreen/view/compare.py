@@ -14,7 +14,7 @@ from markupsafe import Markup
 from evergreen.view.access import Opened
 from evergreen.view.html import page
 from include.reports.paths import page_place
-from include.spec.metrics import OBJECTIVES, greater_is_better
+from include.spec.metrics import find_objective, greater_is_better
 
 if TYPE_CHECKING:
     from include.spec import UseCase
@@ -132,11 +132,10 @@ def comparison(lake: Lake, spec: UseCase, first: Version, second: Version) -> di
             difference["gain"],
             difference["high"],
         )
-    units = {one.name: one.unit.format(target=spec.problem.target) for one in OBJECTIVES}
     return {
         "sides": sides,
         "objective": objective.replace("_", " "),
-        "unit": units[objective],
+        "unit": find_objective(objective).unit.format(target=spec.problem.target),
         "same_recipe": all(keys) and keys[0] == keys[1],
         "difference": difference,
         "metrics": sorted({name for side in sides for name in side["metrics"]}),
@@ -181,7 +180,8 @@ def _declared(spec: UseCase, version: Version, fit: Fit | None) -> tuple[str, di
     recipe = next((one for one in recipes(spec, short_memory=True) if one.name == version.recipe), None)
     if recipe is None:
         return "no longer", {}
-    params = {"estimator": recipe.estimator, "window": recipe.window or "all history", **recipe.params}
+    params = {"estimator": recipe.estimator, "window": recipe.window or "all history"}
+    params |= {**recipe.options, **recipe.params}
     if fit is None:
         return "not recorded", params
     return ("yes" if recipe_key(spec, recipe) == fit.key else "differently since"), params

@@ -1,0 +1,200 @@
+"""Fits a recipe with its options, some of which are decided on the newest partitions of the training rows.
+
+The searched parameters, the number of boosting rounds and the calibration are decided by a fit without the
+newest partitions, on these partitions. Then the model is fitted on all rows, so that what serves has
+learned from the newest ones too. In a history that is too short to hold any out, the first searched values,
+all rounds and no calibration are used.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble._forest import BaseForest
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import ParameterGrid, ParameterSampler
+from sklearn.pipeline import Pipeline
+
+from include.models import artifacts
+from include.spec import UseCase
+from include.spec.stages import Candidate
+from include.stats.metrics import row_losses
+from include.train.recipes import ESTIMATORS, build_estimator
+from include.train.split import partitions_of
+
+log = logging.getLogger(__name__)
+Array = NDArray[np.float64]
+CORES = len(os.sched_getaffinity(0))
+PATIENCE = 10  # rounds without a gain after which boosting stops
+PER_CLASS = 5  # held-out rows of each class that a calibration needs at least, as scikit-learn does
+
+
+def fit(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array) -> Pipeline:
+    """Return a candidate's pipeline, fitted with all its options.
+
+    Its attribute ``chosen_`` has the parameters that were chosen, if any.
+
+    Parameters
+    ----------
+    rows : with the column ``partition`` if an option holds partitions out or weighs them, shape (n, any).
+    actual : the label of each row, shape (n,).
+    """
+    chosen: dict[str, Any] = {}
+    if candidate.search:
+        chosen |= _search(spec, candidate, rows, actual)
+        candidate = _with_params(candidate, chosen, search={})
+    if candidate.early_stopping:
+        rounds = _best_rounds(spec, candidate, rows, actual)
+        chosen |= rounds
+        candidate = _with_params(candidate, rounds, early_stopping=None)
+    estimator = _fit_all(spec, candidate, rows, actual)
+    if candidate.calibration:
+        estimator = _calibrate(spec, candidate, rows, actual, estimator)
+    if chosen:
+        estimator.chosen_ = chosen
+    return estimator
+
+
+def chosen_params(estimator: Pipeline) -> dict[str, Any]:
+    """Return the parameters that `fit` chose for a pipeline by name; none without a search."""
+    return dict(getattr(estimator, "chosen_", {}))
+
+
+def _with_params(candidate: Candidate, params: dict[str, Any], **changes: Any) -> Candidate:
+    return candidate.model_copy(update={"params": {**candidate.params, **params}, **changes})
+
+
+def _fit_all(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array) -> Pipeline:
+    options = {"model__sample_weight": _weights(spec, candidate, rows)} if candidate.half_life else {}
+    pipeline = _built(spec, candidate, rows)
+    _use_threads(pipeline[-1], CORES)  # each tree has a seed of its own, whichever thread fits it
+    pipeline.fit(artifacts.model_input(rows, spec), actual, **options)
+    _use_threads(pipeline[-1], 1)  # as the order in which threads add up predictions isn't fixed
+    return pipeline
+
+
+def _use_threads(model: Any, count: int) -> None:
+    """Let a forest, or one with a transformed target, use several threads."""
+    for part in (model, getattr(model, "regressor", None), getattr(model, "regressor_", None)):
+        if isinstance(part, BaseForest):
+            part.n_jobs = count
+
+
+def _built(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Pipeline:
+    empty = [column for column in spec.features.numeric if rows[column].null_count == rows.num_rows]
+    return build_estimator(spec, candidate, empty)
+
+
+def _weights(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Array | None:
+    """Return each row's weight by the age of its partition, with a mean of 1; None without a half-life."""
+    if not candidate.half_life:
+        return None
+    keys = partitions_of(rows)
+    ages = {key: age for age, key in enumerate(reversed(spec.clock.keys(keys[0], keys[-1])))}
+    age = np.asarray([ages[key] for key in rows["partition"].to_pylist()], dtype=np.float64)
+    weights = np.exp2(-age / candidate.half_life)
+    return np.asarray(weights / weights.mean())
+
+
+def _hold_out(spec: UseCase, rows: pa.Table, count: int) -> NDArray[np.bool_] | None:
+    """Return which rows are of the newest partitions, at most half of all; None if there is only one."""
+    keys = partitions_of(rows)
+    count = min(count, len(keys) // 2)
+    return np.asarray(pc.greater_equal(rows["partition"], keys[-count])) if count else None
+
+
+def _is_learnable(spec: UseCase, actual: Array, per_class: int = 1) -> bool:
+    counts = [int((actual == code).sum()) for code in spec.problem.codes] or [len(actual)]
+    return min(counts) >= per_class
+
+
+def _search(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array) -> dict[str, Any]:
+    """Return the searched values with the lowest loss, by the objective, on the newest partitions."""
+    grid, budget = ParameterGrid(candidate.search), candidate.search_fits
+    newest = _hold_out(spec, rows, spec.training.test)
+    if newest is None or not _is_learnable(spec, actual[~newest]):
+        return {name: values[0] for name, values in candidate.search.items()}
+    drawn = ParameterSampler(candidate.search, budget, random_state=spec.training.seed)
+    points = [dict(point) for point in (drawn if len(grid) > budget else grid)]
+    older, held_out = rows.filter(pa.array(~newest)), rows.filter(pa.array(newest))
+
+    def loss(point: dict[str, Any]) -> float:
+        estimator = fit(spec, _with_params(candidate, point, search={}), older, actual[~newest])
+        predictions = artifacts.predict(estimator, held_out, spec)
+        return float(row_losses(spec.gate.objective, actual[newest], predictions).mean())
+
+    losses = [loss(point) for point in points]
+    return points[int(np.argmin(losses))]
+
+
+def _best_rounds(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array) -> dict[str, int]:
+    """Return the number of rounds with the lowest loss on the newest partitions, as a parameter."""
+    entry = ESTIMATORS[spec.problem.kind][candidate.estimator]
+    newest = _hold_out(spec, rows, candidate.early_stopping or 0)
+    if newest is None or not _is_learnable(spec, actual[~newest]):
+        return {}
+    older = rows.filter(pa.array(~newest))
+    plain = candidate.model_copy(update={"target": None})
+    values = np.log1p(actual) if candidate.target else actual
+    columns, model = (step for _, step in _built(spec, plain, older).steps)
+    fitted = columns.fit_transform(artifacts.model_input(older, spec), values[~newest])
+    held_out = columns.transform(artifacts.model_input(rows.filter(pa.array(newest)), spec))
+    weights = _weights(spec, candidate, older)
+    rounds = STOPPING[entry.rounds_param]
+    return {entry.rounds_param: rounds(model, fitted, values[~newest], held_out, values[newest], weights)}
+
+
+def _boosting_rounds(
+    model: Any, fitted: Array, labels: Array, held_out: Array, held_out_labels: Array, weights: Array | None
+) -> int:
+    """Return the best number of iterations of scikit-learn's gradient boosting."""
+    model.set_params(early_stopping=True, n_iter_no_change=PATIENCE)
+    model.fit(fitted, labels, sample_weight=weights, X_val=held_out, y_val=held_out_labels)
+    return max(int(np.argmax(model.validation_score_)), 1)  # the first score is of no iteration
+
+
+def _xgboost_rounds(
+    model: Any, fitted: Array, labels: Array, held_out: Array, held_out_labels: Array, weights: Array | None
+) -> int:
+    """Return the best number of XGBoost's rounds."""
+    model.set_params(early_stopping_rounds=PATIENCE)
+    model.fit(fitted, labels, sample_weight=weights, eval_set=[(held_out, held_out_labels)])
+    return int(model.best_iteration) + 1
+
+
+# by the parameter that has the number of rounds
+STOPPING: dict[str, Callable[..., int]] = {"max_iter": _boosting_rounds, "n_estimators": _xgboost_rounds}
+
+
+def _calibrate(
+    spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array, estimator: Pipeline
+) -> Pipeline:
+    """Return a pipeline with a calibration that a fit without the newest partitions needed on them.
+
+    As in scikit-learn's calibration with ``ensemble=False``, but with later rows in place of random folds.
+    """
+    newest = _hold_out(spec, rows, spec.training.test)
+    if (
+        newest is None
+        or not _is_learnable(spec, actual[~newest])
+        or not _is_learnable(spec, actual[newest], PER_CLASS)
+    ):
+        log.warning("%s: %s is fitted without calibration: too few rows", spec.name, candidate.name)
+        return estimator
+    earlier = _fit_all(spec, candidate, rows.filter(pa.array(~newest)), actual[~newest])
+    held_out = artifacts.model_input(rows.filter(pa.array(newest)), spec)
+    for _, step in earlier.steps[:-1]:
+        held_out = step.transform(held_out)
+    calibrated = CalibratedClassifierCV(FrozenEstimator(earlier[-1]), method=candidate.calibration)
+    calibrated.fit(held_out, actual[newest])
+    (mapping,) = calibrated.calibrated_classifiers_
+    mapping.estimator, calibrated.estimator = estimator[-1], None  # skops would store the model twice
+    return Pipeline([*estimator.steps[:-1], ("model", calibrated)])

@@ -1,0 +1,170 @@
+"""Options that make no sense are refused with the remedy, before anything is fitted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from include.cli.validate import validate
+from include.errors import SpecError
+from include.spec.stages import Candidate
+from include.train.recipes import build_estimator
+from tests.train import visits
+
+REFUSED: dict[str, tuple[str, str, dict[str, Any], str]] = {
+    "a regression's calibration": (
+        "regression",
+        "ridge",
+        {"calibration": "sigmoid"},
+        r"calibration: required a binary or multiclass problem, found regression.*remove the option",
+    ),
+    "the prior's calibration": (
+        "binary",
+        "prior",
+        {"calibration": "sigmoid"},
+        r"calibration: required an estimator that learns from the features, found prior",
+    ),
+    "a class's logarithm": (
+        "binary",
+        "xgboost",
+        {"target": "log1p"},
+        r"target: required a regression, found binary",
+    ),
+    "a rule's logarithm": (
+        "regression",
+        "rule",
+        {"params": {"column": "distance"}, "target": "log1p"},
+        r"target: required an estimator that learns from the features, found rule",
+    ),
+    "a logarithm of a logarithm": (
+        "regression",
+        "hist_gradient_boosting",
+        {"params": {"loss": "poisson"}, "target": "log1p"},
+        r"target: required a loss that doesn't take the logarithm itself, found loss poisson",
+    ),
+    "a searched logarithm of a logarithm": (
+        "regression",
+        "xgboost",
+        {"search": {"objective": ("reg:squarederror", "count:poisson")}, "target": "log1p"},
+        r"target: .*found objective count:poisson.*remove the option or the objective",
+    ),
+    "a rule's weights": (
+        "regression",
+        "rule",
+        {"params": {"column": "distance"}, "half_life": 3},
+        r"half_life: required an estimator that is fitted on weighted rows, found rule",
+    ),
+    "a forest's constraint": (
+        "binary",
+        "random_forest",
+        {"monotone": {"distance": 1}},
+        r"monotone: required hist_gradient_boosting or xgboost, found random_forest",
+    ),
+    "a constraint of several classes": (
+        "multiclass",
+        "xgboost",
+        {"monotone": {"distance": 1}},
+        r"monotone: required a binary problem or a regression, found multiclass",
+    ),
+    "a constraint declared twice": (
+        "binary",
+        "xgboost",
+        {"monotone": {"distance": 1}, "params": {"monotone_constraints": "(0,0,1)"}},
+        r"monotone: required the constraints once, found monotone_constraints too",
+    ),
+    "a forest's rounds": (
+        "binary",
+        "random_forest",
+        {"early_stopping": 3},
+        r"early_stopping: required hist_gradient_boosting or xgboost, found random_forest",
+    ),
+    "more held out than there is": (
+        "binary",
+        "xgboost",
+        {"early_stopping": 7, "window": 7},
+        r"early_stopping: required fewer than the window of 7 partitions, found 7.*hold out fewer",
+    ),
+    "random rows held out": (
+        "binary",
+        "hist_gradient_boosting",
+        {"early_stopping": 3, "params": {"early_stopping": True}},
+        r"early_stopping: required partitions that are held out in time.*remove the parameter",
+    ),
+    "rounds chosen twice": (
+        "binary",
+        "xgboost",
+        {"early_stopping": 3, "search": {"n_estimators": (10, 20)}},
+        r"early_stopping: required n_estimators, as the most rounds, under params, found n_estimators under",
+    ),
+    "an unknown parameter": (
+        "binary",
+        "logistic_regression",
+        {"search": {"depth": (1, 2)}},
+        r"search: required parameters of logistic_regression: C, class_weight.*found depth",
+    ),
+    "a reserved parameter": (
+        "binary",
+        "xgboost",
+        {"search": {"n_jobs": (1, 2)}},
+        r"search: required parameters of xgboost: .*found n_jobs",
+    ),
+    "a parameter under both": (
+        "regression",
+        "ridge",
+        {"search": {"alpha": (1, 2)}, "params": {"alpha": 1}},
+        r"search: required each parameter under params or under search, found alpha under both",
+    ),
+    "nothing to choose from": (
+        "regression",
+        "ridge",
+        {"search": {"alpha": (1,)}},
+        r"search: required two values or more of a parameter, found one of each.*move it to params",
+    ),
+    "the prior's search": (
+        "binary",
+        "prior",
+        {"search": {"constant": (0, 1)}},
+        r"search: required an estimator that learns from the features, found prior",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_an_option_that_makes_no_sense_is_refused_with_its_remedy(case: str, tmp_path: Path) -> None:
+    """The sentence names the recipe, the option, what it requires and what was found."""
+    kind, name, declared, message = REFUSED[case]
+    spec = visits.usecase(tmp_path, kind)
+    with pytest.raises(SpecError, match=r"training\.tried\." + message):
+        build_estimator(spec, Candidate(name="tried", estimator=name, **declared))
+
+
+def test_validate_reports_such_an_option(tmp_path: Path) -> None:
+    """Before anything is loaded the declaration's author reads what to change."""
+    spec = visits.usecase(
+        tmp_path, **{"estimator: random_forest,": "estimator: random_forest, monotone: {distance: 1},"}
+    )
+    (problem,) = validate(spec)
+    assert "training.forest.monotone: required hist_gradient_boosting or xgboost" in problem
+
+
+def test_a_constraint_on_a_column_that_is_no_number_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    """A category can't rise."""
+    declared = {
+        "estimator: random_forest,": "estimator: xgboost, monotone: {place: 1},",
+        "params: {n_estimators: 10, min_samples_leaf: 5}": "params: {}",
+    }
+    with pytest.raises(
+        SpecError, match=r"training\.forest\.monotone: 'place' is no numeric feature.*distance, earlier"
+    ):
+        visits.usecase(tmp_path, **declared)
+
+
+def test_a_budget_without_a_search_is_refused(tmp_path: Path) -> None:
+    """It would have no effect."""
+    declared = {"estimator: random_forest,": "estimator: random_forest, search_fits: 5,"}
+    with pytest.raises(
+        SpecError, match=r"candidates\.1: search_fits: it limits search, which isn't declared"
+    ):
+        visits.usecase(tmp_path, **declared)
