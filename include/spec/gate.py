@@ -6,19 +6,30 @@ from typing import Annotated, Literal
 
 from pydantic import Field, WithJsonSchema, model_validator
 
+from include.extensions import CODE
 from include.spec.metrics import OBJECTIVES, SERVING_METRICS
-from include.spec.source import Name, Strict, added_field
+from include.spec.source import Name, NameOrCode, Strict, added_field
 
 Share = Annotated[float, Field(ge=0, le=1)]
 ObjectiveName = Annotated[
-    str, WithJsonSchema({"type": "string", "enum": [objective.name for objective in OBJECTIVES]})
+    str,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": [objective.name for objective in OBJECTIVES]},
+                {"type": "string", "pattern": CODE},
+            ]
+        }
+    ),
 ]  # validated against the kind of problem, in `UseCase`
 
 
 class MetricBound(Strict):
     """A bound on a metric: at_least or at_most."""
 
-    metric: str = Field(description="a metric of the problem's kind, as roc_auc or recall@0.5")
+    metric: str = Field(
+        description="a metric of the problem's kind, as roc_auc or recall@0.5; or a function as module:name"
+    )
     at_least: float | None = Field(None, description="the lowest value that passes; give this or at_most")
     at_most: float | None = Field(None, description="the highest value that passes")
 
@@ -193,8 +204,13 @@ class Rollout(Strict):
 class Gate(Strict):
     """The conditions under which a challenger may replace the champion."""
 
-    objective: ObjectiveName = Field(description="the loss by which models are compared, row by row")
+    objective: ObjectiveName = Field(
+        description="the loss by which models are compared, row by row; or a function as module:name"
+    )
     requirements: tuple[Requirement, ...] = Field((), description="of the challenger's metrics")
+    checks: tuple[NameOrCode, ...] = added_field(
+        (), description="more checks of the challenger, functions as module:name"
+    )
     prove: bool = Field(
         False,
         description="another recipe replaces the serving one only when its loss is shown to be lower, by a "

@@ -3,6 +3,9 @@
 It names the functions and doesn't import them, because a DAG file reads it when it is parsed;
 `include.stats.metrics` calls them.
 
+A use case's own metric or objective is a name as ``module:name`` or one that a package registers. It isn't
+imported here.
+
 To add a metric, write a function of the labels and the predictions (and of the parameter, if the metric has
 one), and add its line to `METRICS`. The declaration's validation, training, the gate, monitoring, estimates
 without labels and the reports all read that line.
@@ -18,11 +21,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from include.extensions import Code, is_code, registered
+
 if TYPE_CHECKING:
     from include.spec.usecase import UseCase
 
 BINARY, REGRESSION, MULTICLASS = ("binary",), ("regression",), ("multiclass",)
 CLASSIFICATION = (*BINARY, *MULTICLASS)
+ALL = (*CLASSIFICATION, *REGRESSION)
 CLASS = "class"  # the parameter of a metric that is measured for each class
 
 
@@ -77,12 +83,14 @@ class Objective:
     ----------
     path : where its function is, as ``module:name``; it returns one loss for each row.
     unit : what it is measured in, where ``{target}`` stands for the target's name; empty if it has no unit.
+    code : the use case's own function in place of ``path``.
     """
 
     name: str
     kinds: tuple[str, ...]
     path: str
     unit: str = ""
+    code: Code | None = None
 
 
 @dataclass(frozen=True)
@@ -232,15 +240,29 @@ def find_metric(metric: str, *, multiclass: bool = False) -> Metric:
     """
     name = metric.partition("@")[0]
     entries = [entry for entry in METRICS if entry.name == name]
+    if not entries and is_own_metric(metric):
+        return Metric(metric, ALL, greater_is_better=True, can_be_estimated=False, highest=math.inf)
     if not entries:
         raise KeyError(metric)
     return next((entry for entry in entries if ("multiclass" in entry.kinds) == multiclass), entries[0])
 
 
-def greater_is_better(metric: str) -> bool:
-    """Return whether a higher value of a metric or objective is better."""
-    is_objective = metric in {objective.name for objective in OBJECTIVES}
-    return not is_objective and find_metric(metric).greater_is_better
+def is_own_metric(metric: str) -> bool:
+    """Return whether a name is one of a use case's own metric, or of a package's."""
+    built_in = {entry.name for entry in METRICS}
+    return is_code(metric) or (metric.partition("@")[0] not in built_in and metric in registered("metrics"))
+
+
+def greater_is_better(metric: str, spec: UseCase) -> bool:
+    """Return whether a higher value of a metric or objective is better.
+
+    Of a use case's own metric it is, if its first bound is ``at_least``.
+    """
+    if metric == spec.gate.objective or metric in {objective.name for objective in OBJECTIVES}:
+        return False
+    rules = (*spec.gate.requirements, *spec.monitoring.requirements)
+    bounds = [rule for rule in rules if rule.metric == metric] if is_own_metric(metric) else []
+    return bounds[0].at_least is not None if bounds else find_metric(metric).greater_is_better
 
 
 def objectives_of_kind(kind: str) -> tuple[str, ...]:

@@ -127,6 +127,9 @@ class Contract(Strict):
         "refuse", description="what to do with a partition that has columns which are not declared"
     )
     expectations: tuple[Expectation, ...] = ()
+    row_checks: tuple[NameOrCode, ...] = added_field(
+        (), description="functions as module:name that tell which rows pass; the others are quarantined"
+    )
 
     def exceeded(self, bad: int, total: int) -> bool:
         """Return whether ``bad`` quarantined rows of ``total`` refuse the partition."""
