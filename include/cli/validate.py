@@ -134,7 +134,9 @@ def _path_problems(spec: UseCase) -> Iterator[str]:
     from include.ingest.connectors.request import request
 
     for name, source in spec.sources.items():
-        for path in source.path_templates:
+        problems = list(_error_of(lambda source=source: source.path_templates))
+        yield from problems  # of a connector of the use case's own
+        for path in source.path_templates if not problems else ():
             yield from _error_of(request(spec, name, _year(spec, spec.clock)[0]).fill_path, path)
 
 
@@ -200,7 +202,7 @@ def _python_problems(spec: UseCase) -> Iterator[str]:
         yield from _error_of(row_losses, spec.objective, actual, predicted)
     names = list(spec.own_metrics)
     yield from _error_of(metric_values, names, actual, predicted, spec.problem.classes, spec.own_metrics)
-    for code in spec.python_of("gate.checks"):
+    for code in (*spec.python_of("gate.checks"), *spec.python_of("alerts")):
         yield from _error_of(code.load)
     for name, source in spec.sources.items():
         rows = validated_schema(source).empty_table().select(list(source.columns))

@@ -22,7 +22,7 @@ from include.spec.metrics import (
     validate_metric,
 )
 from include.spec.problem import Problem
-from include.spec.source import Day, Name, Source, Strict
+from include.spec.source import Day, Name, PythonSource, Source, Strict
 from include.spec.stages import Alerts, Features, Labels, Monitoring, Retraining, Scoring, Training
 
 # the products besides the sources in the tables `partitions` and `profiles`
@@ -134,6 +134,8 @@ class UseCase(Strict):
         for recipe in (*self.training.baselines, *self.training.candidates):
             yield f"training.{recipe.name}", "estimators", recipe.estimator
         for name, source in self.sources.items():
+            if isinstance(source, PythonSource):
+                yield f"sources.{name}.kind", "connectors", source.kind
             for check in source.contract.row_checks:
                 yield f"sources.{name}.contract.row_checks", "row_checks", check
         for check in self.gate.checks:
@@ -144,6 +146,8 @@ class UseCase(Strict):
             for rule in rules:
                 if is_own_metric(rule.metric):
                     yield f"{path}.requirements", "metrics", rule.metric
+        for name, channel in self.alerts.channels.items():
+            yield f"alerts.channels.{name}", "alert_channels", channel
 
     def python_of(self, path: str) -> tuple[Code, ...]:
         """Return the Python that the declaration names at a path or below it."""
@@ -167,6 +171,16 @@ class UseCase(Strict):
             if is_own_metric(name)
         }
         return {name: code for name, code in codes.items() if code}
+
+    def channel(self, connection: str, kind: str) -> Code | None:
+        """Return the Python that sends alerts to a connection; None if Evergreen's own channels do.
+
+        Parameters
+        ----------
+        kind : the type of the connection, for which a package may register a channel.
+        """
+        name = self.alerts.channels.get(connection, kind)
+        return self.code(f"alerts.channels.{connection}", "alert_channels", name)
 
     def _requirements(self) -> Iterator[tuple[str, tuple[MetricBound, ...]]]:
         yield "gate", self.gate.requirements
@@ -227,6 +241,9 @@ class UseCase(Strict):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> UseCase:
+        for name, one in self.sources.items():
+            if isinstance(one, PythonSource):
+                one.locate(self.code(f"sources.{name}.kind", "connectors", one.kind))
         if reserved := [name for name in PRODUCTS if name in self.sources]:
             raise ValueError(f"sources: {reserved[0]!r} is the name of one of Evergreen's own products")
         references = [("features.spine", self.features.spine), ("labels.source", self.labels.source)]
@@ -254,6 +271,12 @@ class UseCase(Strict):
         self._outputs_fit()
         self._ablation_fits()
         self._metrics_fit()
+        for path, kind, name in self._names():
+            if kind != "estimators" and self.code(path, kind, name) is None:  # those may be built in
+                raise ValueError(
+                    f"{path}: {name!r} is neither code as module:name nor a name that an installed package "
+                    f"registers as an entry point of evergreen.{kind}"
+                )
         return self
 
     def _metrics_fit(self) -> None:
