@@ -75,7 +75,7 @@ def test_a_channel_is_of_a_recipient_and_of_no_digest(declare: Declare) -> None:
     """No result depends on it; one for somebody who isn't notified is a mistake."""
     before = declare().digest
     assert declare(OWN, channels=CHANNEL).digest == before
-    with pytest.raises(SpecError, match=r"alerts: channels: 'desk' is none of the recipients under to: chat, hook"):
+    with pytest.raises(SpecError, match=r"'desk' is none of the recipients under to: chat, hook"):
         declare({OLD: OWN[OLD].replace("{chat:", "{desk:")})
 
 
