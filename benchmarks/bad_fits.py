@@ -118,7 +118,7 @@ class Year:
 
     def losses(self, model: Pipeline, rows: pa.Table) -> dict[str, tuple[float, int]]:
         """Return sum and number of the losses by partition."""
-        lost = row_losses(self.spec.gate.objective, target(self.spec, rows), self.predict(model, rows))
+        lost = row_losses(self.spec.objective, target(self.spec, rows), self.predict(model, rows))
         partition = np.asarray(rows["partition"].to_pylist())
         return {
             key: (float(lost[partition == key].sum()), int((partition == key).sum()))

@@ -169,7 +169,7 @@ def part_of(series: LossSeries, first: int, last: int | None) -> LossSeries:
 def _series(spec: UseCase, rows: pa.Table, predicted: Array, prior: Array, *, turn: bool) -> LossSeries:
     partition, actual = np.array(rows["partition"].to_pylist()), target(spec, rows)
     actual = 1 - actual if turn else actual
-    losses, of_prior = (row_losses(spec.gate.objective, actual, values) for values in (predicted, prior))
+    losses, of_prior = (row_losses(spec.objective, actual, values) for values in (predicted, prior))
     partitions = partitions_of(rows)
     places = [np.flatnonzero(partition == key) for key in partitions]
     own = np.array([expected_own_loss(spec, predicted[place]) for place in places], dtype=float)

@@ -92,12 +92,15 @@ class Code:
             self.fail(f"the name {attribute} in the module", f"only {', '.join(own) or 'none'}")
         return getattr(module, attribute)
 
-    def call(self, required: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    def call(
+        self, required: str, function: Callable[..., Any], *arguments: Any, has_secrets: bool = False
+    ) -> Any:
         """Return what its function returns.
 
         Parameters
         ----------
         required : what the function has to do, for the error message.
+        has_secrets : whether it gets an address or a secret; then only the type of what it raises is shown.
 
         Raises
         ------
@@ -109,18 +112,22 @@ class Code:
         except (EvergreenError, MemoryError):
             raise
         except (Exception, SystemExit) as error:
-            self.fail(required, error)
+            self.fail(required, error, has_secrets=has_secrets)
 
-    def fail(self, required: str, problem: str | BaseException, value: Any = None) -> NoReturn:
+    def fail(
+        self, required: str, problem: str | BaseException, value: Any = None, *, has_secrets: bool = False
+    ) -> NoReturn:
         """Raise the SpecError of this code.
 
         Parameters
         ----------
         problem : what is there instead, or what was raised.
         value : the function or class that is at fault, if nothing was raised.
+        has_secrets : as in `call`.
         """
         cause = problem if isinstance(problem, BaseException) else None
         text = describe(cause) if cause else str(problem)
+        text = type(cause).__name__ if cause and has_secrets else text
         place = place_of(cause, self.folder, self.file) if cause else _definition(value)
         raise SpecError(
             f"{self.folder.name}: {self.path}",
@@ -128,7 +135,7 @@ class Code:
             found=text,
             where=place or str(self.file or self.folder),
             remedy="correct the code there, or what usecase.yaml declares",
-        ) from cause
+        ) from (None if has_secrets else cause)
 
     def own_types(self, names: Collection[str]) -> set[str]:
         """Return those of some dotted names that are classes which the module of a declared class defines."""

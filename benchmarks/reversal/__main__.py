@@ -32,7 +32,6 @@ from include.storage.lake import Lake
 NIGHTS, ROWS, FIRST = 366, 60, 60  # the first training is after FIRST nights
 REVERSED = (120, 300)  # from and to
 WEIGHTS = np.array([1.5, -1.0, 0.5, 0.0])
-OBJECTIVE = "log_loss"
 
 
 class Inline:
@@ -67,7 +66,10 @@ def past_rows(spec: UseCase, seed: int) -> tuple[PastRows, str]:
 
 def lost(policy: Policy, labels: Mapping[str, Labels]) -> np.ndarray:
     """Return what a policy's served predictions lost by night, per row."""
-    return np.array([policy.served_loss(key, part, OBJECTIVE) for key, part in labels.items()]) / ROWS
+    return (
+        np.array([policy.served_loss(key, part, policy.spec.objective) for key, part in labels.items()])
+        / ROWS
+    )
 
 
 def simulate(seed: int) -> tuple[int, int, float, float]:

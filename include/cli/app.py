@@ -99,14 +99,20 @@ def init(
     into: Annotated[
         Path | None, typer.Option("--into", help="The parent folder, if not include/usecases.")
     ] = None,
+    python: Annotated[
+        bool,
+        typer.Option("--python", help="With a working example of each kind of Python, and its test."),
+    ] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Create a use case's folder from a template that works as it is."""
-    from include.cli.scaffold import scaffold
+    from include.cli.scaffold import PYTHON_TEMPLATE, TEMPLATE, scaffold
 
-    folder = scaffold(name, into) if into else scaffold(name)
+    template = PYTHON_TEMPLATE if python else TEMPLATE
+    folder = scaffold(name, into, template=template) if into else scaffold(name, template=template)
     after = f"edit {folder}/usecase.yaml and features.sql, then run `python -m include validate {folder}`"
+    after += f" and `python -m pytest {folder}`" if python else ""
     if into:
         after += f"; set EVERGREEN_USECASES={into} so that Evergreen finds it"
     print_result({"folder": str(folder)}, f"created {folder}\n{after}", as_json)

@@ -11,12 +11,13 @@ from include.errors import SpecError
 from include.spec.load import SCHEMA, SHIPPED
 
 TEMPLATE = SHIPPED / "_template"
+PYTHON_TEMPLATE = SHIPPED / "_template_python"  # with an example of each kind of Python, and its test
 PLACEHOLDER = "USECASE"
 SCHEMA_LINE = "# yaml-language-server: $schema="  # editors read the schema's path, relative to the file, here
 
 
-def scaffold(name: str, parent: Path = SHIPPED) -> Path:
-    """Copy the template under a new name and return the new folder.
+def scaffold(name: str, parent: Path = SHIPPED, *, template: Path = TEMPLATE) -> Path:
+    """Copy a template under a new name and return the new folder.
 
     Raises
     ------
@@ -41,7 +42,7 @@ def scaffold(name: str, parent: Path = SHIPPED) -> Path:
             where=str(folder),
             remedy="choose another name, or edit the existing folder",
         ) from None
-    for file in sorted(TEMPLATE.iterdir()):
+    for file in sorted(file for file in template.iterdir() if file.is_file()):
         if file.suffix == ".yaml":
             text = file.read_text().replace(PLACEHOLDER, name)
             schema = os.path.relpath(SCHEMA, folder)

@@ -31,6 +31,7 @@ def validate(spec: UseCase) -> list[str]:
             _estimator_problems,
             _expectation_problems,
             _limit_problems,
+            _python_problems,
         )
         problems += [problem for check in checks for problem in check(spec)]
     return problems
@@ -133,7 +134,9 @@ def _path_problems(spec: UseCase) -> Iterator[str]:
     from include.ingest.connectors.request import request
 
     for name, source in spec.sources.items():
-        for path in source.path_templates:
+        problems = list(_error_of(lambda source=source: source.path_templates))
+        yield from problems  # of a connector of the use case's own
+        for path in source.path_templates if not problems else ():
             yield from _error_of(request(spec, name, _year(spec, spec.clock)[0]).fill_path, path)
 
 
@@ -182,6 +185,29 @@ def _limit_problems(spec: UseCase) -> Iterator[str]:
             comparable = numbers or {type(limit) for limit in limits} == {date}
             if comparable and limits[0] > limits[1]:
                 yield f"{required}, found {limits[0]} and {limits[1]}; exchange or correct them"
+
+
+def _python_problems(spec: UseCase) -> Iterator[str]:
+    """Yield the errors of Python that isn't called for what is checked above, on the least that it takes."""
+    import numpy as np
+
+    from include.ingest.validation.own_checks import refusals
+    from include.models.outputs import repeat_constant
+    from include.stats.metrics import metric_values, row_losses
+    from include.storage.schemas import validated_schema
+
+    actual = np.array(spec.problem.codes or (0.0, 1.0))
+    predicted = repeat_constant(spec.fallback, len(actual))
+    if spec.objective.code:
+        yield from _error_of(row_losses, spec.objective, actual, predicted)
+    names = list(spec.own_metrics)
+    yield from _error_of(metric_values, names, actual, predicted, spec.problem.classes, spec.own_metrics)
+    for code in (*spec.python_of("gate.checks"), *spec.python_of("alerts")):
+        yield from _error_of(code.load)
+    for name, source in spec.sources.items():
+        rows = validated_schema(source).empty_table().select(list(source.columns))
+        for code in spec.python_of(f"sources.{name}.contract"):
+            yield from _error_of(refusals, code, rows)
 
 
 def _error_of(function: Callable[..., object], *args: Any, **kwargs: Any) -> Iterator[str]:

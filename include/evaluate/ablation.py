@@ -182,7 +182,7 @@ def _losses_by_partition(spec: UseCase, recipe: Candidate, parts: Split) -> list
     """Fit the recipe and return its losses on the test rows, one array per partition."""
     estimator = fit_recipe(spec, recipe, parts.train)
     predictions = artifacts.predict(estimator, parts.test, spec)
-    losses = row_losses(spec.gate.objective, target(spec, parts.test), predictions)
+    losses = row_losses(spec.objective, target(spec, parts.test), predictions)
     partition_of_row = np.asarray(parts.test["partition"].to_pylist(), dtype=object)
     return [losses[partition_of_row == partition] for partition in partitions_of(parts.test)]
 

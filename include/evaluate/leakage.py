@@ -179,7 +179,7 @@ def shuffled_label_losses(
     for _ in range(SHUFFLES):
         estimator = fit_recipe(spec, candidate, _shuffle_labels(spec, fitted, random))
         predictions = _rescale_to_prior(artifacts.predict(estimator, test, spec), prior, spec)
-        losses = row_losses(spec.gate.objective, actual, predictions)
+        losses = row_losses(spec.objective, actual, predictions)
         sums.append(tuple(float(losses[partition_of_row == partition].sum()) for partition in partitions))
     return max(sums, key=sum)
 
@@ -194,7 +194,7 @@ def prior_losses(
     fitted, test, partitions : as in `shuffled_label_losses`.
     """
     actual, constant = target(spec, test), outputs.label_prior(spec, target(spec, fitted))
-    losses = row_losses(spec.gate.objective, actual, outputs.repeat_constant(constant, len(actual)))
+    losses = row_losses(spec.objective, actual, outputs.repeat_constant(constant, len(actual)))
     partition_of_row = np.asarray(test["partition"].to_pylist(), dtype=object)
     return tuple(float(losses[partition_of_row == partition].sum()) for partition in partitions)
 

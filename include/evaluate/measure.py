@@ -69,7 +69,7 @@ class EvaluationRows:
 
     def losses(self, spec: UseCase) -> dict[str, Array]:
         """Return every model's loss on each row."""
-        objective = spec.gate.objective
+        objective = spec.objective
         return {name: row_losses(objective, self.actual, values) for name, values in self.predictions.items()}
 
     def partition_indices(self) -> list[NDArray[np.intp]]:
@@ -96,7 +96,7 @@ def gather_facts(lake: Lake, spec: UseCase, evaluation: EvaluationRows) -> Facts
     slice_columns = columns_of_rows(lake, spec, rows, spec.gate.slices.columns)
     # every row to score since the first test partition, with a label or without
     scored = features(lake, spec, spec.clock.keys(evaluation.partitions[0], evaluation.partition))
-    refit_loss = float(row_losses(spec.gate.objective, actual, evaluation.deployed).mean())
+    refit_loss = float(row_losses(spec.objective, actual, evaluation.deployed).mean())
     return Facts(
         rival=rival,
         slices=slices.measure_slices(spec, rows, slice_columns, losses, evaluation.partitions, rival),
@@ -191,7 +191,7 @@ def permutation_importance(
     rows, actual = rows.take(sample), actual[sample]
     if not rows.num_rows:
         return {}
-    original = row_losses(spec.gate.objective, actual, artifacts.predict(estimator, rows, spec))
+    original = row_losses(spec.objective, actual, artifacts.predict(estimator, rows, spec))
     random = np.random.default_rng(spec.training.seed)
     # one table with all permutations, since one call of the model is faster than three
     repeated = rows.take(np.tile(np.arange(rows.num_rows), PERMUTATIONS))
@@ -205,7 +205,7 @@ def permutation_importance(
             )
         except ModelError:
             continue
-        losses = row_losses(spec.gate.objective, np.tile(actual, PERMUTATIONS), predictions)
+        losses = row_losses(spec.objective, np.tile(actual, PERMUTATIONS), predictions)
         # differences by row, so that a feature without effect gives exactly 0 and no rounding error
         importance[column] = float((losses - np.tile(original, PERMUTATIONS)).mean())
     return importance

@@ -36,8 +36,7 @@ from include.models.registry import Registry
 from include.promote import ledger
 from include.references import Ref, digest_bytes
 from include.spec import UseCase
-from include.spec.metrics import metric_names
-from include.stats.metrics import metric_values
+from include.stats.metrics import all_metric_values
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
 from include.train import walks
@@ -227,8 +226,7 @@ def _evidence(
         prior=record.prior,
         baseline_model=record.baseline.digest,
         metrics={
-            name: metric_values(metric_names(spec), rows.actual, values, spec.problem.classes)
-            for name, values in rows.predictions.items()
+            name: all_metric_values(spec, rows.actual, values) for name, values in rows.predictions.items()
         },
         losses=Losses(
             partitions=tuple(rows.partitions),

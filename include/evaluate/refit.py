@@ -163,6 +163,6 @@ def _losses(
 ) -> tuple[float, ...]:
     """Return the sums of a model's losses by partition."""
     spec = known_rows.spec
-    losses = row_losses(spec.gate.objective, target(spec, rows), artifacts.predict(model, rows, spec))
+    losses = row_losses(spec.objective, target(spec, rows), artifacts.predict(model, rows, spec))
     partition = np.asarray(rows["partition"].to_pylist(), dtype=object)
     return tuple(float(losses[partition == key].sum()) for key in partitions)

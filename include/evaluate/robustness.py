@@ -100,7 +100,7 @@ class RobustnessBench:
         if attempt.error:
             return EdgeCase(name, kind, passed=False, note=attempt.error)
         before, after = (
-            float(row_losses(self.spec.gate.objective, self.actual, values).mean())
+            float(row_losses(self.spec.objective, self.actual, values).mean())
             for values in (self.original, attempt.values)
         )
         increase = (after - before) / before if before else None

@@ -7,11 +7,12 @@ A failed check that isn't blocking is named in the sentence.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 
 from include.judge import checks
-from include.judge.context import Check, CheckContext
+from include.judge.context import Check, CheckContext, CheckFunction
 from include.judge.evidence import Evidence
 from include.spec.gate import Gate
 
@@ -46,7 +47,9 @@ def checks_of(text: str) -> tuple[Check, ...]:
     return tuple(Check(**check) for check in json.loads(text))
 
 
-def judge(evidence: Evidence, gate: Gate, *, champion: bool) -> Verdict:
+def judge(
+    evidence: Evidence, gate: Gate, *, champion: bool, own: Mapping[str, CheckFunction] = MappingProxyType({})
+) -> Verdict:
     """Return the verdict on a challenger.
 
     Parameters
@@ -54,15 +57,17 @@ def judge(evidence: Evidence, gate: Gate, *, champion: bool) -> Verdict:
     evidence : losses, metrics and facts on rows that neither model was fitted or tuned on.
     gate : the spec's policy.
     champion : whether a champion is live.
+    own : the use case's own checks by name, from `include.judge.own_checks`.
     """
+    functions = {**checks.CHECKS, **own}
     context = CheckContext(evidence, gate, champion or bool(evidence.champion))
     sufficiency = [
         check for check_function in checks.SUFFICIENCY_CHECKS.values() for check in check_function(context)
     ]
     if insufficient := [check for check in sufficiency if not check.passed]:
-        skipped = [Check(name, "enough evidence", "not judged", None) for name in checks.CHECKS]
+        skipped = [Check(name, "enough evidence", "not judged", None) for name in functions]
         return Verdict(NOT_ENOUGH, _sentence(NOT_ENOUGH, insufficient), (*sufficiency, *skipped))
-    results = {name: tuple(check_function(context)) for name, check_function in checks.CHECKS.items()}
+    results = {name: tuple(check_function(context)) for name, check_function in functions.items()}
     all_checks = (*sufficiency, *(check for result in results.values() for check in result))
     failed = [check for check in all_checks if not check.passed]
     if blocking := [check for check in failed if check.blocking]:

@@ -127,7 +127,7 @@ def own_types(spec: UseCase | None, data: bytes) -> set[str]:
     """Return the types in a stored model that the modules of a use case's own estimators define."""
     import skops.io  # as above
 
-    codes = [code for code in spec.python if code.path.startswith("training.")] if spec else []
+    codes = spec.python_of("training") if spec else ()
     names = skops.io.get_untrusted_types(data=data) if codes else []
     return {name for code in codes for name in code.own_types(names)}
 

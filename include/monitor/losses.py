@@ -154,9 +154,9 @@ def losses_of_partition(
         other = constant if against == PRIOR else outputs.from_columns(spec, part, BASELINE_SUFFIX)
         rows.append({
             "partition": partition, "known": known, "model": model, "version": version, "rows": len(actual),
-            "loss": float(row_losses(spec.gate.objective, actual, predicted).sum()),
-            "baseline": float(row_losses(spec.gate.objective, actual, other).sum()),
-            "prior": float(row_losses(spec.gate.objective, actual, constant).sum()),
+            "loss": float(row_losses(spec.objective, actual, predicted).sum()),
+            "baseline": float(row_losses(spec.objective, actual, other).sum()),
+            "prior": float(row_losses(spec.objective, actual, constant).sum()),
             "against": against,
             "expected": expected_own_loss(spec, predicted),
             "observed": None if spec.problem.classes else float(actual.sum()),
@@ -174,13 +174,12 @@ def expected_own_loss(spec: UseCase, predicted: Array) -> float | None:
     if spec.problem.classes:
         places = enumerate(predicted.T)
         return sum(
-            float((p * row_losses(spec.gate.objective, np.full(len(p), k), predicted)).sum())
-            for k, p in places
+            float((p * row_losses(spec.objective, np.full(len(p), k), predicted)).sum()) for k, p in places
         )
     if spec.problem.kind != "binary":
         return None
     positive, negative = (
-        row_losses(spec.gate.objective, np.full_like(predicted, label), predicted) for label in (1.0, 0.0)
+        row_losses(spec.objective, np.full_like(predicted, label), predicted) for label in (1.0, 0.0)
     )
     return float((predicted * positive + (1 - predicted) * negative).sum())
 

@@ -30,7 +30,7 @@ from include.promote import ledger
 from include.spec import UseCase
 from include.spec.metrics import metric_names
 from include.stats import profiles
-from include.stats.metrics import metric_values
+from include.stats.metrics import all_metric_values
 from include.storage import schemas
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
@@ -59,8 +59,7 @@ def performance_metrics(
     spec: UseCase, target: outputs.Array, predicted: outputs.Array
 ) -> dict[str, float | None]:
     """Return each of the use case's metrics, None if it isn't defined on these rows."""
-    metrics = metric_names(spec)
-    return {**dict.fromkeys(metrics), **metric_values(metrics, target, predicted, spec.problem.classes)}
+    return {**dict.fromkeys(metric_names(spec)), **all_metric_values(spec, target, predicted)}
 
 
 def publish_performance(lake: Lake, spec: UseCase, state: State) -> list[str]:

@@ -66,7 +66,7 @@ def run_checks() -> Iterator[Check]:
             yield _probe(name, partial(_source, spec, source), f"check {variable} and the source")
         for name in spec.alerts.to:
             remedy = f"check AIRFLOW_CONN_{name.upper()}, or wherever Airflow stores the connection"
-            yield _probe(f"alerts {spec.name}/{name}", partial(_alert_connection, name), remedy)
+            yield _probe(f"alerts {spec.name}/{name}", partial(_alert_connection, spec, name), remedy)
 
 
 def _python() -> Check:
@@ -167,9 +167,12 @@ def _source(spec: UseCase, source: str) -> str:
     return "answers"
 
 
-def _alert_connection(name: str) -> str:
+def _alert_connection(spec: UseCase, name: str) -> str:
     """Check a connection that alerts are sent to, without sending anything."""
     endpoint = environment.endpoint(name)
+    if code := spec.channel(name, endpoint.kind):
+        code.load()
+        return f"is set, for {code.name}; nothing was sent"
     if endpoint.uri.startswith(("http://", "https://")) or (endpoint.uri and endpoint.extra.get("to")):
         return "is set; nothing was sent"
     raise EvergreenError(

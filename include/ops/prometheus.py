@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Any, get_args
 
 from include.errors import EvergreenError
+from include.monitor.performance import PRIOR_PREFIX
 from include.monitor.policy import Act
 from include.promote import ledger
 from include.spec import UseCase, load
@@ -149,8 +150,9 @@ def _findings(lake: Lake, spec: UseCase) -> Values:
 def _performance(lake: Lake, spec: UseCase) -> Values:
     rows = sorted(_of_newest(lake, "performance"), key=lambda row: str(row["known"]))
     for name, row in {row["metric"]: row for row in rows}.items():
-        model, _, metric = name.rpartition(":")  # the prior's metrics have names such as prior:roc_auc
-        yield "evergreen_performance", {"metric": metric, "of": model or "served"}, row["value"]
+        metric = name.removeprefix(PRIOR_PREFIX)
+        model = "served" if metric == name else "prior"
+        yield "evergreen_performance", {"metric": metric, "of": model}, row["value"]
     if rows:
         yield "evergreen_performance_partition_timestamp_seconds", {}, _time(spec, rows[-1]["partition"])
 

@@ -29,6 +29,7 @@ from include.models import artifacts, outputs
 from include.references import digest_bytes, digest_json
 from include.replay.history import Array, Labels, PastRows, Places
 from include.spec import UseCase
+from include.spec.metrics import Objective
 from include.spec.stages import Candidate
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
@@ -159,14 +160,14 @@ class Fits:
                 self._store_predictions(fit, number, values)
         return [own[key] for key in partitions]
 
-    def row_losses(self, fit: Fit, partition: str, labels: Labels, objective: str) -> Array:
+    def row_losses(self, fit: Fit, partition: str, labels: Labels, objective: Objective) -> Array:
         """Return a fit's loss on each labelled row of a partition that a walk predicts, shape (n,)."""
         values = self.predictions(fit, [partition])[0][labels.sampled]
         return row_losses(objective, labels.sampled_actual, values)
 
-    def loss(self, fit: Fit, partition: str, labels: Labels, objective: str) -> float:
+    def loss(self, fit: Fit, partition: str, labels: Labels, objective: Objective) -> float:
         """Return the sum of a fit's losses on the labelled rows of a partition that a walk predicts."""
-        key = (key_of(fit), partition, labels.since, objective)
+        key = (key_of(fit), partition, labels.since, objective.name)
         if key not in self._losses:
             self._losses[key] = float(self.row_losses(fit, partition, labels, objective).sum())
         return self._losses[key]

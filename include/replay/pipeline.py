@@ -245,7 +245,7 @@ def _compare(
 ) -> Replay:
     labels = {key: fits.past.newest[key] for key in served if key in fits.past.newest}
     rows = np.array([len(part.sampled) for part in labels.values()], dtype=float)
-    objective = spec.gate.objective
+    objective = spec.objective
     losses = {
         policy.name: np.array([policy.served_loss(key, part, objective) for key, part in labels.items()])
         for policy in policies
@@ -280,7 +280,7 @@ def _prior_losses(fits: Fits, spec: UseCase, labels: Mapping[str, Labels], train
             own = job(spec, recipe, training, rows)
             newest[training] = fits.ensure([own], spec.clock.shift(training, 1))[0]
     return np.array([
-        fits.loss(newest[max(earlier)], key, part, spec.gate.objective)
+        fits.loss(newest[max(earlier)], key, part, spec.objective)
         if (earlier := [training for training in newest if training < key])
         else np.nan
         for key, part in labels.items()

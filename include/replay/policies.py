@@ -49,6 +49,7 @@ from include.rollout.pipeline import AUTOMATIC, replacement_rows, step_rows, wit
 from include.rollout.policy import STAY, RolloutStep, next_step
 from include.score.shadow import canary_entities
 from include.spec import UseCase
+from include.spec.metrics import Objective
 from include.spec.stages import Candidate
 from include.stats.metrics import row_losses
 from include.train.fit import is_learnable
@@ -214,7 +215,7 @@ class Policy:
 
     def walk(self, until: str) -> Walks:
         """Return the recipes' walks as known on a partition, as `include.train.walks.read` does."""
-        objective, positions = self.spec.gate.objective, self.past.positions
+        objective, positions = self.spec.objective, self.past.positions
         accepted = {key: self._accepted(key) for key in self.names}
         accepted = {key: fits for key, fits in accepted.items() if fits}
         starts = {key: [fit.partition for fit in fits] for key, fits in accepted.items()}
@@ -236,7 +237,7 @@ class Policy:
         names = [self.names[own] for own in accepted] if partitions else []
         return Walks(tuple(partitions), tuple(names[c] for c in present), np.array(rows), values[:, present])
 
-    def served_loss(self, partition: str, part: Labels, objective: str) -> float:
+    def served_loss(self, partition: str, part: Labels, objective: Objective) -> float:
         """Return the sum of the losses on a partition's labelled rows of what served it.
 
         Where no model did, that is the declared constant.
@@ -286,7 +287,7 @@ class NotWorse(Newest):
         recent = newest_partitions(walk, COMPARED)
         if recipe not in recent.recipes:
             return True
-        labelled, objective = self.past.labelled(partition), self.spec.gate.objective
+        labelled, objective = self.past.labelled(partition), self.spec.objective
         challenger = served = 0.0
         for key, loss, rows in zip(recent.partitions, recent.of(recipe), recent.rows, strict=True):
             if key in self.served and np.isfinite(loss):
@@ -408,7 +409,7 @@ class Declared(Policy):
         test = [key for key in rows if key >= first]
         seen = seen_partitions(self.spec, recipe, challenger, before, test) if before else []
         seen_rows = tuple(len(rows[key].sampled) for key in seen)
-        objective = self.spec.gate.objective
+        objective = self.spec.objective
 
         def losses(fit: Fit, partitions: Sequence[str] = newest) -> tuple[float, ...]:
             self.fits.predictions(fit, partitions)  # those that are missing at once
@@ -442,7 +443,7 @@ class Declared(Policy):
         parts = {key: p for key, p in labelled.items() if key >= trial.since and len(p.sampled)}
         sums = {
             name: tuple(
-                self.fits.loss(self._fit_of(row), key, part, self.spec.gate.objective)
+                self.fits.loss(self._fit_of(row), key, part, self.spec.objective)
                 for key, part in parts.items()
             )
             for name, row in ((CHALLENGER, trial.candidate), (CHAMPION, trial.incumbent))
@@ -464,7 +465,7 @@ class Declared(Policy):
         champion = ledger.live_champion(self.rows)
         if champion is None:
             return
-        objective, fit = self.spec.gate.objective, self._fit_of(champion)
+        objective, fit = self.spec.objective, self._fit_of(champion)
         live = {
             key: self.fits.loss(fit, key, part, objective) / len(part.sampled)
             for key, part in self.past.labelled(partition).items()

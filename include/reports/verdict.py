@@ -192,7 +192,7 @@ def comparison(attempt: AttemptData) -> Section:
     head = [
         "Model",
         f"{metric_label(objective)} (less)",
-        *(f"{metric_label(metric)} ({better_direction(metric)})" for metric in metrics),
+        *(f"{metric_label(metric)} ({better_direction(metric, attempt.spec)})" for metric in metrics),
     ]
     rows: list[Line] = [
         [

@@ -13,7 +13,8 @@ from include.judge.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER
 from include.models import outputs
 from include.reports.html import Tone, figure, figure_pair, percent
 from include.reports.verdict_data import AttemptData
-from include.spec.metrics import SERVING_METRICS, find_objective, greater_is_better
+from include.spec import UseCase
+from include.spec.metrics import SERVING_METRICS, greater_is_better
 
 TONES: dict[str, Tone] = {
     BLESSED: "good",
@@ -75,9 +76,9 @@ def metric_label(name: str) -> str:
     return name.replace("_", " ")
 
 
-def better_direction(metric: str) -> str:
+def better_direction(metric: str, spec: UseCase) -> str:
     """Return which way a metric is better."""
-    return "more" if greater_is_better(metric) else "less"
+    return "more" if greater_is_better(metric, spec) else "less"
 
 
 def prior_text(attempt: AttemptData, evidence: Evidence | None) -> tuple[str, str]:
@@ -93,8 +94,7 @@ def prior_text(attempt: AttemptData, evidence: Evidence | None) -> tuple[str, st
 
 def loss_unit(attempt: AttemptData) -> str:
     """Return the unit of the objective's loss."""
-    unit = find_objective(attempt.spec.gate.objective).unit
-    return unit.format(target=attempt.spec.problem.target) or "no unit"
+    return attempt.spec.objective.unit.format(target=attempt.spec.problem.target) or "no unit"
 
 
 def deployed_note(attempt: AttemptData) -> str:

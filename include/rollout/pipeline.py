@@ -110,7 +110,7 @@ def live_losses(lake: Lake, spec: UseCase, trial: Trial, partition: str) -> Loss
     places = {key: np.flatnonzero(row_partitions == key) for key in sorted(set(row_partitions))}
     sums = {}
     for name, suffix in ((CHALLENGER, ""), (CHAMPION, INCUMBENT_SUFFIX)):
-        each = row_losses(spec.gate.objective, actual, outputs.from_columns(spec, rows, suffix))
+        each = row_losses(spec.objective, actual, outputs.from_columns(spec, rows, suffix))
         sums[name] = tuple(float(each[place].sum()) for place in places.values())
     return Losses(tuple(places), tuple(len(place) for place in places.values()), sums)
 

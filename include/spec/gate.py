@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, WithJsonSchema, model_validator
 
+from include.extensions import CODE
 from include.spec.metrics import OBJECTIVES, SERVING_METRICS
-from include.spec.source import Name, Strict, added_field
+from include.spec.source import Name, NameOrCode, Strict, added_field
 
 Share = Annotated[float, Field(ge=0, le=1)]
 _NAMES = [objective.name for objective in OBJECTIVES if not objective.parameter]
@@ -16,7 +17,11 @@ ObjectiveName = Annotated[
     str,
     WithJsonSchema(
         {
-            "anyOf": [{"type": "string", "enum": _NAMES}, {"type": "string", "pattern": _PATTERN}],
+            "anyOf": [
+                {"type": "string", "enum": _NAMES},
+                {"type": "string", "pattern": _PATTERN},
+                {"type": "string", "pattern": CODE},
+            ],
         }
     ),
 ]  # validated against the kind of problem, in `UseCase`
@@ -25,7 +30,9 @@ ObjectiveName = Annotated[
 class MetricBound(Strict):
     """A bound on a metric: at_least or at_most."""
 
-    metric: str = Field(description="a metric of the problem's kind, as roc_auc or recall@0.5")
+    metric: str = Field(
+        description="a metric of the problem's kind, as roc_auc or recall@0.5; or a function as module:name"
+    )
     at_least: float | None = Field(None, description="the lowest value that passes; give this or at_most")
     at_most: float | None = Field(None, description="the highest value that passes")
 
@@ -202,9 +209,13 @@ class Gate(Strict):
 
     objective: ObjectiveName = Field(
         description="the loss by which models are compared, row by row: poisson_deviance for counts, "
-        "quantile_loss@0.9 for a quantile. A candidate is fitted to it by its own params"
+        "quantile_loss@0.9 for a quantile, or a function as module:name. A candidate is fitted to it by its "
+        "own params"
     )
     requirements: tuple[Requirement, ...] = Field((), description="of the challenger's metrics")
+    checks: tuple[NameOrCode, ...] = added_field(
+        (), description="more checks of the challenger, functions as module:name"
+    )
     prove: bool = Field(
         False,
         description="another recipe replaces the serving one only when its loss is shown to be lower, by a "

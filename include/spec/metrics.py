@@ -3,6 +3,9 @@
 It names the functions and doesn't import them, because a DAG file reads it when it is parsed;
 `include.stats.metrics` calls them.
 
+A use case's own metric or objective is a name as ``module:name`` or one that a package registers. It isn't
+imported here.
+
 To add a metric, write a function of the labels and the predictions (and of the parameter, if the metric has
 one), and add its line to `METRICS`. The declaration's validation, training, the gate, monitoring, estimates
 without labels and the reports all read that line.
@@ -15,14 +18,17 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from include.extensions import Code, is_code, registered
 
 if TYPE_CHECKING:
     from include.spec.usecase import UseCase
 
 BINARY, REGRESSION, MULTICLASS = ("binary",), ("regression",), ("multiclass",)
 CLASSIFICATION = (*BINARY, *MULTICLASS)
+ALL = (*CLASSIFICATION, *REGRESSION)
 CLASS = "class"  # the parameter of a metric that is measured for each class
 
 
@@ -80,6 +86,7 @@ class Objective:
     path : where its function is, as ``module:name``; it returns one loss for each row.
     unit : what it is measured in, where ``{target}`` stands for the target's name; empty if it has no unit.
     parameter : what follows an @ in its name, as in ``quantile_loss@0.9``; empty without one.
+    code : the use case's own function in place of ``path``.
     """
 
     name: str
@@ -87,6 +94,7 @@ class Objective:
     path: str
     unit: str = ""
     parameter: str = ""
+    code: Code | None = None
 
 
 @dataclass(frozen=True)
@@ -253,20 +261,44 @@ def find_metric(metric: str, *, multiclass: bool = False) -> Metric:
     """
     name = metric.partition("@")[0]
     entries = [entry for entry in METRICS if entry.name == name]
+    if not entries and is_own_metric(metric):
+        return Metric(metric, ALL, greater_is_better=True, can_be_estimated=False, highest=math.inf)
     if not entries:
         raise KeyError(metric)
     return next((entry for entry in entries if ("multiclass" in entry.kinds) == multiclass), entries[0])
 
 
-def greater_is_better(metric: str) -> bool:
-    """Return whether a higher value of a metric or objective is better."""
-    is_objective = metric.partition("@")[0] in {objective.name for objective in OBJECTIVES}
-    return not is_objective and find_metric(metric).greater_is_better
+def is_own_metric(metric: str) -> bool:
+    """Return whether a name is one of a use case's own metric, or of a package's."""
+    built_in = {entry.name for entry in METRICS}
+    return is_code(metric) or (metric.partition("@")[0] not in built_in and metric in registered("metrics"))
+
+
+def greater_is_better(metric: str, spec: UseCase) -> bool:
+    """Return whether a higher value of a metric or objective is better.
+
+    Of a use case's own metric it is, if its first bound is ``at_least``.
+    """
+    names = {objective.name for objective in OBJECTIVES}
+    if metric == spec.gate.objective or metric.partition("@")[0] in names:
+        return False
+    rules = (*spec.gate.requirements, *spec.monitoring.requirements)
+    bounds = [rule for rule in rules if rule.metric == metric] if is_own_metric(metric) else []
+    return bounds[0].at_least is not None if bounds else find_metric(metric).greater_is_better
 
 
 def find_objective(objective: str) -> Objective:
-    """Return the entry of an objective, given with its parameter, if it has one."""
-    return next(entry for entry in OBJECTIVES if entry.name == objective.partition("@")[0])
+    """Return the entry of an objective, under its name with its parameter, if it has one."""
+    entry = next(entry for entry in OBJECTIVES if entry.name == objective.partition("@")[0])
+    return replace(entry, name=objective)
+
+
+def is_own_objective(objective: str) -> bool:
+    """Return whether a name is one of a use case's own objective, or of a package's."""
+    built_in = {entry.name for entry in OBJECTIVES}
+    return is_code(objective) or (
+        objective.partition("@")[0] not in built_in and objective in registered("objectives")
+    )
 
 
 def validate_objective(kind: str, objective: str) -> None:

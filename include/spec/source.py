@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
@@ -11,14 +12,16 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    PrivateAttr,
     SerializeAsAny,
     TypeAdapter,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from include.extensions import CODE
+from include.extensions import CODE, Code, is_code, registered
 
 if TYPE_CHECKING:
     from pydantic import GetJsonSchemaHandler
@@ -127,6 +130,9 @@ class Contract(Strict):
         "refuse", description="what to do with a partition that has columns which are not declared"
     )
     expectations: tuple[Expectation, ...] = ()
+    row_checks: tuple[NameOrCode, ...] = added_field(
+        (), description="functions as module:name that tell which rows pass; the others are quarantined"
+    )
 
     def exceeded(self, bad: int, total: int) -> bool:
         """Return whether ``bad`` quarantined rows of ``total`` refuse the partition."""
@@ -230,8 +236,69 @@ class BaseSource(Strict):
         return self
 
 
+class PythonSource(BaseSource):
+    """A source whose connector is the use case's own, or a package's: a class as module:name.
+
+    Reading a declaration doesn't import it, so its own keys are validated when the source is first used.
+    """
+
+    kind: Annotated[NameOrCode, WithJsonSchema({"type": "string", "pattern": CODE})]
+    model_config = ConfigDict(frozen=True, extra="allow")
+    _code: Code | None = PrivateAttr(None)
+
+    def locate(self, code: Code | None) -> None:
+        """Set where the connector is, which the source itself doesn't know."""
+        self._code = code
+
+    @property
+    def code(self) -> Code:
+        """The connector's class."""
+        assert self._code is not None  # a use case locates each of its sources
+        return self._code
+
+    @cached_property
+    def declared(self) -> BaseSource:
+        """The source as its connector's class declares it.
+
+        Raises
+        ------
+        SpecError
+            if the class can't be imported, isn't one of sources, or refuses a key.
+        """
+        value, required = self.code.load(), "a subclass of BaseSource that accepts the source's keys"
+        if not (isinstance(value, type) and issubclass(value, BaseSource)):
+            self.code.fail(required, f"type {type(value).__name__}", value)
+        try:
+            return value.model_validate(self.model_dump(by_alias=True))
+        except ValidationError as error:
+            places = ((".".join(map(str, one["loc"])), one["msg"]) for one in error.errors())
+            self.code.fail(required, "; ".join(f"{path}: {text}" for path, text in places), value)
+
+    @property
+    def path_templates(self) -> tuple[str, ...]:
+        """Return the connector's."""
+        return self.declared.path_templates
+
+    @property
+    def part_format(self) -> Literal["csv", "parquet", "json"]:
+        """Return the connector's."""
+        return self.declared.part_format
+
+    @property
+    def rows_field(self) -> str | None:
+        """Return the connector's."""
+        return self.declared.rows_field
+
+    @property
+    def volatile_fields(self) -> tuple[str, ...]:
+        """Return the connector's."""
+        return self.declared.volatile_fields
+
+
 def source_class(kind: str) -> type[BaseSource]:
     """Return the class that declares sources of a kind."""
+    if kind not in CONNECTORS:
+        return PythonSource
     declaration: type[BaseSource] = resolve_name(CONNECTORS[kind])
     return declaration
 
@@ -241,7 +308,8 @@ def _validate_source(declaration: Any) -> BaseSource:
     if isinstance(declaration, BaseSource):
         return declaration
     kind = declaration.get("kind") if isinstance(declaration, dict) else None
-    if not isinstance(kind, str) or kind not in CONNECTORS:
+    is_own = isinstance(kind, str) and (is_code(kind) or kind in registered("connectors"))
+    if not isinstance(kind, str) or (kind not in CONNECTORS and not is_own):
         message = f"required one of {', '.join(CONNECTORS)}, found {kind!r}"
         error = PydanticCustomError("source_kind", "{message}", {"message": message})
         details = InitErrorDetails(type=error, loc=("kind",), input=kind)
@@ -250,7 +318,7 @@ def _validate_source(declaration: Any) -> BaseSource:
 
 
 class _SourceJsonSchema:
-    """The JSON Schema of a source: one of the registered classes, told apart by ``kind``."""
+    """The JSON Schema of a source: one of the registered classes, told apart by ``kind``, or of Python."""
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -258,7 +326,8 @@ class _SourceJsonSchema:
     ) -> JsonSchemaValue:
         # the classes are known only at runtime
         classes: Any = Union[tuple(source_class(kind) for kind in CONNECTORS)]  # noqa: UP007
-        return handler(TypeAdapter(Annotated[classes, Field(discriminator="kind")]).core_schema)
+        built_in = Annotated[classes, Field(discriminator="kind")]
+        return handler(TypeAdapter(Union[built_in, PythonSource]).core_schema)  # noqa: UP007 - as above
 
 
 Source = Annotated[SerializeAsAny[BaseSource], PlainValidator(_validate_source), _SourceJsonSchema]

@@ -310,3 +310,17 @@ class Alerts(Strict):
     to: tuple[Name, ...] = Field(
         (), description="Airflow connections of the recipients: webhooks, Slack webhooks, mail servers"
     )
+    channels: dict[Name, NameOrCode] = added_field(
+        {},
+        description="functions as module:name by recipient, as {team_chat: channels:send}; by default the "
+        "connection's type chooses the channel",
+    )
+
+    @model_validator(mode="after")
+    def _valid_channels(self) -> Alerts:
+        for name in self.channels:
+            if name not in self.to:
+                raise ValueError(
+                    f"channels: {name!r} is none of the recipients under to: {', '.join(self.to)}"
+                )
+        return self

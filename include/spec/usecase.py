@@ -10,14 +10,20 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from include import extensions
-from include.extensions import Code
+from include.extensions import Code, is_code, registered
 from include.references import digest_json
 from include.spec.clock import Clock
-from include.spec.gate import Gate
-from include.spec.metrics import validate_metric, validate_objective
+from include.spec.gate import Gate, MetricBound
+from include.spec.metrics import (
+    Objective,
+    find_objective,
+    is_own_metric,
+    is_own_objective,
+    validate_metric,
+    validate_objective,
+)
 from include.spec.problem import Problem
-from include.spec.source import Day, Name, Source, Strict
+from include.spec.source import Day, Name, PythonSource, Source, Strict
 from include.spec.stages import Alerts, Features, Labels, Monitoring, Retraining, Scoring, Training
 
 # the products besides the sources in the tables `partitions` and `profiles`
@@ -119,7 +125,7 @@ class UseCase(Strict):
         path : where the declaration has the name.
         kind : of `include.extensions.KINDS`.
         """
-        name = name if extensions.is_code(name) else extensions.registered(kind).get(name, "")
+        name = name if is_code(name) else registered(kind).get(name, "")
         return Code(self.folder, path, name) if name else None
 
     def _names(self) -> Iterator[tuple[str, str, str]]:
@@ -128,6 +134,59 @@ class UseCase(Strict):
             yield "features.python", "features", self.features.python
         for recipe in (*self.training.baselines, *self.training.candidates):
             yield f"training.{recipe.name}", "estimators", recipe.estimator
+        for name, source in self.sources.items():
+            if isinstance(source, PythonSource):
+                yield f"sources.{name}.kind", "connectors", source.kind
+            for check in source.contract.row_checks:
+                yield f"sources.{name}.contract.row_checks", "row_checks", check
+        for check in self.gate.checks:
+            yield "gate.checks", "gate_checks", check
+        if is_own_objective(self.gate.objective):
+            yield "gate.objective", "objectives", self.gate.objective
+        for path, rules in self._requirements():
+            for rule in rules:
+                if is_own_metric(rule.metric):
+                    yield f"{path}.requirements", "metrics", rule.metric
+        for name, channel in self.alerts.channels.items():
+            yield f"alerts.channels.{name}", "alert_channels", channel
+
+    def python_of(self, path: str) -> tuple[Code, ...]:
+        """Return the Python that the declaration names at a path or below it."""
+        return tuple(code for code in self.python if f"{code.path}.".startswith(f"{path}."))
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The loss by which models are compared."""
+        name = self.gate.objective
+        own = self.python_of("gate.objective")
+        return (
+            Objective(name, (self.problem.kind,), own[0].name, code=own[0]) if own else find_objective(name)
+        )
+
+    @cached_property
+    def own_metrics(self) -> dict[str, Code]:
+        """The use case's own metrics by their names in the declaration."""
+        names = [(path, rule.metric) for path, rules in self._requirements() for rule in rules]
+        codes = {
+            name: self.code(f"{path}.requirements", "metrics", name)
+            for path, name in names
+            if is_own_metric(name)
+        }
+        return {name: code for name, code in codes.items() if code}
+
+    def channel(self, connection: str, kind: str) -> Code | None:
+        """Return the Python that sends alerts to a connection; None if Evergreen's own channels do.
+
+        Parameters
+        ----------
+        kind : the type of the connection, for which a package may register a channel.
+        """
+        name = self.alerts.channels.get(connection, kind)
+        return self.code(f"alerts.channels.{connection}", "alert_channels", name)
+
+    def _requirements(self) -> Iterator[tuple[str, tuple[MetricBound, ...]]]:
+        yield "gate", self.gate.requirements
+        yield "monitoring", self.monitoring.requirements
 
     @cached_property
     def python_digests(self) -> dict[str, Any]:
@@ -139,7 +198,7 @@ class UseCase(Strict):
 
         Parameters
         ----------
-        of : the first keys of what is meant in addition, as ``features``.
+        of : paths of what is meant in addition, as ``features``.
 
         Returns
         -------
@@ -147,7 +206,7 @@ class UseCase(Strict):
             Empty without Python, so that the digest stays as it was.
         """
         names = {code.name for code in codes if code}
-        names |= {code.name for code in self.python if code.path.split(".")[0] in of}
+        names |= {code.name for path in of for code in self.python_of(path)}
         return [[name, self.python_digests[name]] for name in sorted(names)]
 
     @cached_property
@@ -168,7 +227,8 @@ class UseCase(Strict):
         part = self.sources[product].model_dump(mode="json", by_alias=True)
         classes = self.problem.classes if product == self.labels.source else ()
         labels = [classes, self.labels.sql] if classes else []
-        return digest_json([part, self.schedule.batch, self.schedule.timezone, *labels])
+        own = self.code_digests(of=(f"sources.{product}",))
+        return digest_json([part, self.schedule.batch, self.schedule.timezone, *labels, *own])
 
     @property
     def fallback(self) -> float | tuple[float, ...]:
@@ -183,6 +243,9 @@ class UseCase(Strict):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> UseCase:
+        for name, one in self.sources.items():
+            if isinstance(one, PythonSource):
+                one.locate(self.code(f"sources.{name}.kind", "connectors", one.kind))
         if reserved := [name for name in PRODUCTS if name in self.sources]:
             raise ValueError(f"sources: {reserved[0]!r} is the name of one of Evergreen's own products")
         references = [("features.spine", self.features.spine), ("labels.source", self.labels.source)]
@@ -209,17 +272,30 @@ class UseCase(Strict):
         self._gate_fits()
         self._outputs_fit()
         self._ablation_fits()
-        try:
-            validate_objective(self.problem.kind, self.gate.objective)
-        except ValueError as error:
-            raise ValueError(f"gate.objective: {error}") from None
-        for path, rules in (("gate", self.gate.requirements), ("monitoring", self.monitoring.requirements)):
+        self._metrics_fit()
+        for path, kind, name in self._names():
+            if kind != "estimators" and self.code(path, kind, name) is None:  # those may be built in
+                raise ValueError(
+                    f"{path}: {name!r} is neither code as module:name nor a name that an installed package "
+                    f"registers as an entry point of evergreen.{kind}"
+                )
+        return self
+
+    def _metrics_fit(self) -> None:
+        """Refuse an objective or a metric of another kind of problem; the use case's own fit any."""
+        if not is_own_objective(self.gate.objective):
+            try:
+                validate_objective(self.problem.kind, self.gate.objective)
+            except ValueError as error:
+                raise ValueError(f"gate.objective: {error}") from None
+        for path, rules in self._requirements():
             for rule in rules:
+                if is_own_metric(rule.metric):
+                    continue
                 try:
                     validate_metric(self.problem.kind, rule.metric, self.problem.classes)
                 except ValueError as error:
                     raise ValueError(f"{path}.requirements: {error}") from None
-        return self
 
     def _deadline_fits(self) -> None:
         """Refuse a deadline before the time at which the partition starts."""

@@ -7,23 +7,32 @@ from __future__ import annotations
 
 import math
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from types import MappingProxyType
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn import metrics as sk
 
 from include.errors import MissingMetric
-from include.spec.metrics import CLASS, Metric, find_metric, find_objective
+from include.extensions import Code
+from include.spec import UseCase
+from include.spec.metrics import CLASS, Metric, Objective, find_metric, find_objective, metric_names
 
 Array = NDArray[np.float64]
 BINS = 10  # of the calibration error
 EPSILON = float(np.finfo(np.float64).eps)
 
 
-def metric_value(metric: str, actual: Array, predicted: Array, classes: Sequence[str] = ()) -> float:
+def metric_value(
+    metric: str,
+    actual: Array,
+    predicted: Array,
+    classes: Sequence[str] = (),
+    own: Mapping[str, Code] = MappingProxyType({}),
+) -> float:
     """Return the value of one metric, a finite number.
 
     Parameters
@@ -31,17 +40,21 @@ def metric_value(metric: str, actual: Array, predicted: Array, classes: Sequence
     metric : a name from `include.spec.metrics`, with its parameter if it takes one.
     actual, predicted : labels and predictions, as in `row_losses`.
     classes : the class names of a multiclass problem, in the order of their codes.
+    own : the functions of a use case's own metrics, by name.
 
     Raises
     ------
+    SpecError
+        for a function of the use case that raises, or returns no number.
     MissingMetric
         when the rows can't give it: there are none, they lack a class that it needs, or none is predicted
         positive.
     """
     entry = find_metric(metric, multiclass=bool(classes))
-    function, parameter = _load(entry.path), metric.partition("@")[2]
     value = math.nan
     if len(np.unique(actual)) >= (2 if entry.compares_labels else 1):
+        function: Callable[..., float] = _load(entry.path) if metric not in own else _own_metric(own[metric])
+        parameter = metric.partition("@")[2]
         if entry.parameter == CLASS:
             value = function(actual, predicted, classes.index(parameter))
         elif entry.parameter:
@@ -54,24 +67,34 @@ def metric_value(metric: str, actual: Array, predicted: Array, classes: Sequence
 
 
 def metric_values(
-    names: Sequence[str], actual: Array, predicted: Array, classes: Sequence[str] = ()
+    names: Sequence[str],
+    actual: Array,
+    predicted: Array,
+    classes: Sequence[str] = (),
+    own: Mapping[str, Code] = MappingProxyType({}),
 ) -> dict[str, float]:
-    """Return those of the named metrics that the rows can give."""
+    """Return those of the named metrics that the rows can give, see `metric_value`."""
     values: dict[str, float] = {}
     for name in names:
         try:
-            values[name] = metric_value(name, actual, predicted, classes)
+            values[name] = metric_value(name, actual, predicted, classes, own)
         except MissingMetric:
             continue
     return values
 
 
-def row_losses(objective: str, actual: Array, predicted: Array) -> Array:
+def all_metric_values(spec: UseCase, actual: Array, predicted: Array) -> dict[str, float]:
+    """Return those of the metrics of a use case that the rows can give."""
+    return metric_values(metric_names(spec), actual, predicted, spec.problem.classes, spec.own_metrics)
+
+
+def row_losses(objective: str | Objective, actual: Array, predicted: Array) -> Array:
     """Return each row's loss by one of the objectives; the best value is 0.0.
 
     Parameters
     ----------
-    objective : the name of an objective in `include.spec.metrics.OBJECTIVES`, with its parameter.
+    objective : one of `include.spec.metrics.OBJECTIVES`, or its name, with its parameter; or the use case's
+        own.
     actual : 0 or 1, or the class's code, or the value in the target's unit, shape (n,).
     predicted : the probability of 1, or the value, shape (n,); or each class's probability, shape (n, k).
 
@@ -79,10 +102,30 @@ def row_losses(objective: str, actual: Array, predicted: Array) -> Array:
     -------
     ndarray of float64, shape (n,)
     """
-    parameter = objective.partition("@")[2]
-    function = _load(find_objective(objective).path)
+    objective = find_objective(objective) if isinstance(objective, str) else objective
+    if objective.code:
+        return _own_losses(objective.code, actual, predicted)
+    parameter = objective.name.partition("@")[2]
+    function = _load(objective.path)
     losses: Array = function(actual, predicted, *([float(parameter)] if parameter else []))
     return losses
+
+
+def _own_losses(code: Code, actual: Array, predicted: Array) -> Array:
+    """Return what a use case's own objective loses on each row."""
+    function, required = code.load(), "a function that returns each row's loss, finite and from 0 on"
+    losses = code.call(required, lambda: np.asarray(function(actual, predicted), dtype=np.float64))
+    if losses.shape != actual.shape:
+        code.fail(required, f"shape {losses.shape} for {len(actual)} rows", function)
+    if bad := int(np.count_nonzero(~(np.isfinite(losses) & (losses >= 0)))):
+        code.fail(required, f"{bad} of {len(losses)} losses that are negative or not finite", function)
+    return cast("Array", losses)
+
+
+def _own_metric(code: Code) -> Callable[[Array, Array], float]:
+    """Return a use case's own metric as a function whose errors name the code."""
+    function, required = code.load(), "a function that returns a number"
+    return lambda actual, predicted: code.call(required, lambda: float(function(actual, predicted)))
 
 
 def metric_row_losses(metric: str, actual: Array, predicted: Array) -> Array:

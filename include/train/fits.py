@@ -138,7 +138,10 @@ def recipe_key(spec: UseCase, recipe: Candidate) -> str:
         recipe.estimator, recipe.params, recipe.window or spec.training.window, spec.training.seed,
         features.columns, features.categorical, spec.sql, labels.sql, labels.source, labels.delay,
         spec.problem.kind, spec.problem.target, spec.problem.classes, *options,
-        *spec.code_digests(spec.code("training", "estimators", recipe.estimator), of=("features",)),
+        # walks are kept by this key, and have the objective's losses
+        *spec.code_digests(
+            spec.code("training", "estimators", recipe.estimator), of=("features", "gate.objective")
+        ),
     ])  # fmt: skip
 
 

@@ -129,7 +129,7 @@ def _search(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array) 
     def loss(point: dict[str, Any]) -> float:
         estimator = fit(spec, _with_params(candidate, point, search={}), older, actual[~newest])
         predictions = artifacts.predict(estimator, held_out, spec)
-        return float(row_losses(spec.gate.objective, actual[newest], predictions).mean())
+        return float(row_losses(spec.objective, actual[newest], predictions).mean())
 
     losses = [loss(point) for point in points]
     return points[int(np.argmin(losses))]

@@ -23,8 +23,7 @@ from include.features.build import features, matured
 from include.features.label_arrival import known_on, labels_known_on
 from include.models import artifacts, outputs
 from include.spec import UseCase
-from include.spec.metrics import metric_names
-from include.stats.metrics import metric_values, row_losses
+from include.stats.metrics import all_metric_values, row_losses
 from include.storage import schemas
 from include.storage.lake import Lake
 from include.train.fits import Fit, accepted_fits, newest_fits_by_partition, recipe_names
@@ -103,11 +102,11 @@ def _publish(
             values = predicted[name][places]
             if not np.isfinite(values).all():  # its model can't be loaded
                 continue
-            metrics = metric_values(metric_names(spec), actual, values, spec.problem.classes)
+            metrics = all_metric_values(spec, actual, values)
             published.append({
                 "partition": partition, "known": known, "recipe": name, "key": fit.key,
                 "fitted_on": fit.partition, "model": fit.model, "rows": len(actual),
-                "loss": float(row_losses(spec.gate.objective, actual, values).sum()),
+                "loss": float(row_losses(spec.objective, actual, values).sum()),
                 "metrics": json.dumps(metrics, sort_keys=True),
             })  # fmt: skip
     table = pa.Table.from_pylist(published, schema=schemas.WALKS)

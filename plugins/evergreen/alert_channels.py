@@ -1,6 +1,7 @@
 """The registry of alert channels: how a message is sent, by the type of the recipient's Airflow connection.
 
-To add a channel, write a function that sends a message to an endpoint, and add one line to `CHANNELS`.
+To add a channel, write a function that sends a message to an endpoint, and name it as ``module:name`` under
+``alerts.channels``; or add one line to `CHANNELS`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from evergreen.operators.base import connect
 if TYPE_CHECKING:
     from include.environment import Endpoint
     from include.monitor.alerts import Message
+    from include.spec import UseCase
 
 Channel = Callable[["Endpoint", "Message", Any], None]
 
@@ -61,16 +63,22 @@ CHANNELS: dict[str, Channel] = {
 }
 
 
-def sender(context: Any) -> Callable[[str, Message], None]:
+def sender(context: Any, spec: UseCase | None = None) -> Callable[[str, Message], None]:
     """Return a function that sends a message to a connection by name, or raises.
 
     :param context: of the task or callback that sends.
+    :param spec: the use case, which may have channels of its own.
     """
 
     def send(name: str, message: Message) -> None:
         from include.errors import SettingError
 
         endpoint = connect(name)
+        registered = "" if endpoint.kind in CHANNELS else endpoint.kind
+        if spec and (code := spec.channel(name, registered)):
+            required = "a function that sends a message to an endpoint"
+            code.call(required, code.load(), endpoint, message, context, has_secrets=True)
+            return
         channel = CHANNELS.get(endpoint.kind)
         if channel is None:
             raise SettingError(

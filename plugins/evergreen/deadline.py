@@ -96,7 +96,7 @@ def _notify(usecase: str, context: dict[str, Any]) -> str:
     elif not spec.alerts.to:
         outcome = f"{message['sentence']}; no recipients are declared under alerts.to"
     else:
-        outcomes = alerts.send_alerts(lake, message, spec.alerts.to, sender(context))
+        outcomes = alerts.send_alerts(lake, message, spec.alerts.to, sender(context, spec))
         sent = [f"{name}: {result}" for name, result in outcomes.items()]
         outcome = "; ".join([message["sentence"], *sent])
     log.warning("%s", outcome)

@@ -57,7 +57,8 @@ os.environ["AIRFLOW_CONN_TEAM_CHAT"] = json.dumps({"conn_type": "msteams", "host
 finding = {"check": "data", "subject": "sales", "value": 1.0, "threshold": 0.1, "note": "sales is missing"}
 message = {"usecase": "u", "partition": "p", "decision": "alert", "sentence": "u p: look"}
 message |= {"findings": [finding], "report": "http://airflow.example/report"}
-sender({})("team_chat", message)
+from include.spec import load
+sender({}, load("coffee_sales"))("team_chat", message)
 """
 
 # the check of a page, on a lake whose newest partition is small
@@ -114,6 +115,7 @@ def test_every_page_is_followed_by_a_test() -> None:
         "add-a-metric",
         "add-a-row-rule",
         "add-an-estimator",
+        "use-python",
         "write-features-in-python",
     ],
 )
@@ -131,7 +133,7 @@ def test_add_a_task(reader: Reader) -> None:
 
 
 def test_add_an_alert_channel(reader: Reader) -> None:
-    """A connection of the new type is sent the page's form, and the old types keep theirs."""
+    """A recipient with a channel of the use case's own is sent the page's form."""
     reader.follow(HOW_TO / "add-an-alert-channel.md")
     body = json.loads(python(reader, TEAMS).splitlines()[-1])
     texts = [block["text"] for block in body["attachments"][0]["content"]["body"]]

@@ -9,6 +9,7 @@ The rules run in this order, each on the rows that passed the previous ones:
 - ``agrees``: a timestamp whose local hour differs from the hhmm column that it is declared to agree with.
 - ``key``: rows with the same key and different values. Exact duplicates are dropped and counted.
 - the expectations that the spec declares.
+- the use case's own row checks, under the function's name.
 - ``class``: a label of a multiclass problem that isn't declared.
 
 Rows of many partitions are validated together, but no partition influences the result of another.
@@ -32,6 +33,7 @@ from include.ingest.connectors.request import FETCH_ANEW, request
 from include.ingest.parsing.types import contradicts_time_zone, to_declared_types
 from include.ingest.validation.compiled import UNIQUE, unmet_aggregates
 from include.ingest.validation.expectations import broken_expectations
+from include.ingest.validation.own_checks import refusals
 from include.ingest.validation.rows import (
     SNAPSHOT_INDEX,
     Integers,
@@ -106,6 +108,7 @@ class _Validation:
         typed = spill.spill_table(_typed_schema(self.declared), self._apply_row_rules())
         self._check_key(typed)
         self._check_expectations(typed)
+        self._check_own(typed)
         self._check_classes(typed)
         passed = ~(self.quarantine.mask | self.dropped)
         valid = spill.filter_rows(typed, pa.array(passed))
@@ -236,6 +239,19 @@ class _Validation:
                 columns = typed.select(list(expectation.columns))
                 repeated = duplicated_rows(columns, self.rows.row_counts, present)
                 self.quarantine.add(repeated, expectation.rule, *expectation.columns, rule_number=number)
+
+    def _check_own(self, typed: pa.Table) -> None:
+        """Quarantine rows that a row check of the use case refuses, by its name and reason."""
+        for code in self.spec.python_of(f"sources.{self.source}.contract"):
+            name = code.name.partition(":")[2]
+            for place, part in spill.batches(typed):
+                passed = ~(self.quarantine.mask | self.dropped)[place]
+                reasons = refusals(code, part.filter(pa.array(passed)))
+                for reason in sorted(reasons.drop_null().unique().to_pylist()):
+                    broken = np.zeros(len(passed), bool)
+                    broken[passed] = to_mask(pc.fill_null(pc.equal(reasons, reason), False))
+                    rule = f"{name}({reason})" if reason else name
+                    self.quarantine.add(broken, rule, *self.declared.key, start=place.start)
 
     def _check_classes(self, typed: pa.Table) -> None:
         """Quarantine rows whose label is not one of the declared classes; a missing label passes.

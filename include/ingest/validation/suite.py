@@ -21,7 +21,10 @@ from include.spec import UseCase
 from include.spec.source import BaseSource, Expectation
 
 MARK = "evergreen"  # in ``meta``
-NOT_EXPRESSED = ("type", "timezone", "day", "agrees", "class", "contract.tolerance", "contract.extra")
+NOT_EXPRESSED = (
+    *("type", "timezone", "day", "agrees", "class"),
+    *("contract.tolerance", "contract.extra", "contract.row_checks"),
+)
 REQUIRED, KEY, ROW_COUNT, COLUMNS = "required", "key", "row count", "columns"
 Suite = dict[str, Any]
 

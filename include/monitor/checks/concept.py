@@ -97,7 +97,7 @@ def evidence_sums(lake: Lake, spec: UseCase, champions: Sequence[Mapping[str, An
     if rows is None:
         return None
     predicted, actual = outputs.from_single_column(rows[CHALLENGER]), rows["actual"].to_numpy()
-    losses = row_losses(spec.gate.objective, actual, predicted)
+    losses = row_losses(spec.objective, actual, predicted)
     keys = np.array(rows["partition"].to_pylist())
     places = [np.flatnonzero(keys == key) for key in sorted(set(keys))]
     if len(places) < 2:

@@ -120,7 +120,7 @@ class AlertOperator(DecisionOperator):
         if all(key in silenced for key in keys):
             self.skip_task(f"nobody is notified: {'; '.join(map(silence_text, silenced.values()))}")
         self.log.info("%s", message["sentence"])
-        outcomes = alerts.send_alerts(lake, message, spec.alerts.to, sender(context), silenced)
+        outcomes = alerts.send_alerts(lake, message, spec.alerts.to, sender(context, spec), silenced)
         failed = [name for name, outcome in outcomes.items() if outcome.startswith("failed")]
         for name, outcome in outcomes.items():
             (self.log.warning if name in failed else self.log.info)("%s: %s", name, outcome)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, HTTPException, Request
@@ -14,7 +15,7 @@ from markupsafe import Markup
 from evergreen.view.access import Opened
 from evergreen.view.html import page
 from include.reports.paths import page_place
-from include.spec.metrics import find_objective, greater_is_better
+from include.spec.metrics import greater_is_better
 
 if TYPE_CHECKING:
     from include.spec import UseCase
@@ -135,11 +136,11 @@ def comparison(lake: Lake, spec: UseCase, first: Version, second: Version) -> di
     return {
         "sides": sides,
         "objective": objective.replace("_", " "),
-        "unit": find_objective(objective).unit.format(target=spec.problem.target),
+        "unit": spec.objective.unit.format(target=spec.problem.target),
         "same_recipe": all(keys) and keys[0] == keys[1],
         "difference": difference,
         "metrics": sorted({name for side in sides for name in side["metrics"]}),
-        "more_is_better": greater_is_better,
+        "more_is_better": partial(greater_is_better, spec=spec),
         "params": sorted({name for side in sides for name in side["params"]}),
         "chart": Markup(chart),  # noqa: S704  # matplotlib has escaped every text
     }

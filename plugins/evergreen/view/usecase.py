@@ -175,7 +175,7 @@ def _watched(spec: UseCase, metrics: Metrics) -> Metrics:
     names = dict.fromkeys([*(rule.metric for rule in spec.monitoring.requirements), spec.gate.objective])
     watched = {name: metrics[name] for name in names if name in metrics}
     # the prior's metrics have names such as prior:roc_auc
-    return watched or {name: value for name, value in metrics.items() if ":" not in name}
+    return watched or {name: value for name, value in metrics.items() if not name.startswith("prior:")}
 
 
 def _by_partition(rows: Iterable[dict[str, Any]]) -> dict[str, Rows]:
