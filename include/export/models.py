@@ -19,6 +19,7 @@ from sklearn.ensemble import (
     RandomForestRegressor,
 )
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from include.errors import ModelError
 from include.export.graph import DOUBLE, FLOAT, Graph
@@ -26,6 +27,10 @@ from include.export.trees import Tree, write_trees
 from include.train.recipes import ColumnPlusConstant
 
 LINKS = {"IdentityLink": "Identity", "LogLink": "Exp", "LogitLink": "Sigmoid", "MultinomialLogit": "Softmax"}
+ACTIVATIONS = {
+    **{"identity": "Identity", "relu": "Relu", "tanh": "Tanh"},
+    **{"logistic": "Sigmoid", "exp": "Exp", "softmax": "Softmax"},
+}
 Boosting: TypeAlias = HistGradientBoostingClassifier | HistGradientBoostingRegressor
 Forest: TypeAlias = RandomForestClassifier | RandomForestRegressor
 
@@ -69,6 +74,18 @@ def _nan_where_infinite(graph: Graph, matrix: str) -> str:
     """Return 0 for each row, or NaN if a number of it isn't finite, shape (rows, 1)."""
     zeros = graph.add("Sub", matrix, matrix)
     return graph.add("ReduceSum", zeros, graph.constant([1], np.int64), keepdims=1)
+
+
+def write_network(graph: Graph, model: MLPClassifier | MLPRegressor, matrix: str) -> str:
+    """Return the prediction, or the probabilities, of a multilayer perceptron; NaN as in `write_linear`."""
+    layers = list(zip(model.coefs_, model.intercepts_, strict=True))
+    activations = [model.activation] * (len(layers) - 1) + [model.out_activation_]
+    values = matrix
+    for (weights, intercept), activation in zip(layers, activations, strict=True):
+        values = graph.add("MatMul", values, graph.constant(weights))
+        values = graph.add("Add", values, graph.constant(intercept[None, :]))
+        values = graph.add(ACTIVATIONS[activation], values)
+    return graph.add("Add", values, _nan_where_infinite(graph, matrix))
 
 
 def write_boosting(graph: Graph, model: Boosting, matrix: str) -> str:
@@ -164,6 +181,8 @@ FEATURE_MODELS: dict[type, Write] = {
 MATRIX_MODELS: dict[type, Write] = {
     LogisticRegression: write_linear,
     Ridge: write_linear,
+    MLPClassifier: write_network,
+    MLPRegressor: write_network,
     HistGradientBoostingClassifier: write_boosting,
     HistGradientBoostingRegressor: write_boosting,
     RandomForestClassifier: write_forest,

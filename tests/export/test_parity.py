@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,13 +13,17 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.pipeline import Pipeline
 
 from include.errors import ModelError
 from include.export import columns, models, trees
-from include.export.convert import largest_difference, open_session
+from include.export.convert import largest_difference, open_session, predict_onnx, to_onnx
 from include.export.graph import Graph
 from include.judge.checks import ONNX_TOLERANCE
+from include.models import artifacts
 from include.spec import UseCase
+from include.train.recipes import scaled_columns
 from tests.export.models import BUILT_IN, PLACES, VARIANTS, Case, case, declare, export, fitted, labelled_rows
 
 EXTREMES = (0.0, -0.0, 1e300, -1e300, 1e38, 4e38, 5e-324, np.inf, -np.inf, np.nan, None)
@@ -26,7 +32,7 @@ NUMBERS = st.one_of(
 )
 TEXTS = st.one_of(st.sampled_from([*PLACES, "a", "b", "new"]), st.text(max_size=3))
 # the largest number that each estimator takes; others take infinity
-LARGEST = {"random_forest": 3e38, "ridge": 1.7e308, "logistic_regression": 1.7e308}
+LARGEST = {"random_forest": 3e38, "ridge": 1.7e308, "logistic_regression": 1.7e308, "mlp": 1e12}
 BOOSTING = case("binary", "hist_gradient_boosting", max_iter=12, min_samples_leaf=5)
 FOREST = case("binary", "random_forest", n_estimators=7, min_samples_leaf=3)
 LOGISTIC = case("binary", "logistic_regression")
@@ -103,6 +109,30 @@ def test_a_node_without_a_category_sends_missing_values_its_way() -> None:
         data = graph.model({"code": True}, trees.write_trees(graph, [tree], "code", 1), 1, {})
         codes = {"code": np.array([[0.0], [7.0], [np.nan]])}
         assert open_session(data).run(None, codes)[0].ravel().tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "activation", "options"),
+    [
+        *product(["binary", "multiclass", "regression"], ["identity", "logistic", "tanh", "relu"], [{}]),
+        ("regression", "tanh", {"loss": "poisson"}),
+    ],
+)
+def test_a_neural_network_is_written(kind: str, activation: str, options: dict[str, str]) -> None:
+    """scikit-learn's perceptron with each activation, on the training's rows, new texts and large numbers."""
+    spec, rows = declare(kind), labelled_rows(declare(kind))
+    network = MLPRegressor if kind == "regression" else MLPClassifier
+    sizes = {"hidden_layer_sizes": (7, 5), "max_iter": 20, "random_state": 7}
+    model = network(activation=activation, **sizes, **options)
+    columns = scaled_columns(spec.features.numeric, spec.features.categorical)
+    pipeline = Pipeline([("columns", columns), ("model", model)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it hasn't converged
+        pipeline.fit(artifacts.model_input(rows, spec), rows[spec.problem.target].to_numpy())
+    extremes = table(spec, [(1e12, -1e12, None, "new", ""), (-0.0, 5e-324, 1e6, None, None)])
+    rows = pa.concat_tables([rows.select(list(spec.features.columns)), extremes])
+    values = predict_onnx(to_onnx(pipeline, spec), rows, spec)
+    assert largest_difference(values, artifacts.predict(pipeline, rows, spec)) <= ONNX_TOLERANCE
 
 
 def test_every_estimator_is_covered() -> None:
