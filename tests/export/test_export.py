@@ -33,10 +33,13 @@ from include.references import digest_bytes
 from include.reports.onnx_card import SCORE
 from include.spec import UseCase, load
 from include.spec.load import read
+from include.spec.stages import Candidate
 from include.storage.lake import Lake
+from include.train.fit import fit_recipe
 from include.train.fits import read_fits
 from include.train.recipes import coded_columns
 from tests.export.models import case, declare, fitted, labelled_rows
+from tests.train import visits
 from tests.usecases.weekly_sales import world
 
 WEEKLY = Path(world.__file__).parent
@@ -253,6 +256,16 @@ def test_an_estimator_without_a_converter_names_those_that_have_one() -> None:
     boosting = Pipeline(fitted(case("binary", "hist_gradient_boosting")).steps[1:])
     with pytest.raises(ModelError, match="found HistGradientBoostingClassifier without its columns"):
         convert.to_onnx(boosting, spec)
+
+
+def test_a_feature_may_have_the_outputs_name(tmp_path: Path) -> None:
+    """The output then has another one, since an ONNX file can't have two tensors of one name."""
+    features = {"numeric: [distance, earlier]": "numeric: [prediction, earlier]"}
+    spec = visits.usecase(tmp_path, "binary", **features)
+    rows = labelled_rows(declare("binary")).rename_columns({"distance": "prediction"})
+    estimator = fit_recipe(spec, Candidate(name="tried", estimator="logistic_regression"), rows)
+    values = convert.predict_onnx(convert.to_onnx(estimator, spec), rows, spec)
+    assert convert.largest_difference(values, artifacts.predict(estimator, rows, spec)) <= 1e-9
 
 
 def test_a_category_that_is_the_missing_text_is_refused() -> None:
