@@ -23,6 +23,7 @@ COMMANDS = {
     "contract": ["benchmarks.contract"],
     "many": ["benchmarks.many"],
     "batch": ["benchmarks.batch", "100000", "1000000"],
+    "onnx": ["benchmarks.onnx"],
     "large": ["benchmarks.large", "1000000", "5000000"],
     "partitions": ["benchmarks.partitions"],
     "pages": ["benchmarks.pages"],

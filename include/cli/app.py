@@ -18,6 +18,7 @@ import typer
 from include import spec as specs
 from include.cli.backups import backups
 from include.cli.demo_settings import use_demo_settings
+from include.cli.export import exports
 from include.cli.inspect import inspection
 from include.cli.lifecycle import lifecycle
 from include.cli.options import AsJson, Debug, UseCaseName, print_result
@@ -226,6 +227,7 @@ def run(
 app.add_typer(lifecycle)
 app.add_typer(inspection)
 app.add_typer(backups)
+app.add_typer(exports)
 
 
 def _readable(usecase: str | None) -> tuple[list[specs.UseCase], list[str]]:

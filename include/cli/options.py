@@ -21,7 +21,7 @@ def print_result(data: dict[str, Any], text: str, as_json: bool) -> None:
     typer.echo(json.dumps(data, indent=1, default=str) if as_json else text)
 
 
-def require_writable(page: Path | None) -> None:
-    """Refuse a page that can't be written, before the work starts."""
-    if page is not None and not page.parent.is_dir():
-        raise EvergreenError(f"--page {page}", required="an existing folder", found=f"no {page.parent}")
+def require_writable(file: Path | None, option: str = "--page") -> None:
+    """Refuse a file that can't be written, before the work starts."""
+    if file is not None and not file.parent.is_dir():
+        raise EvergreenError(f"{option} {file}", required="an existing folder", found=f"no {file.parent}")

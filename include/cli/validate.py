@@ -29,6 +29,7 @@ def validate(spec: UseCase) -> list[str]:
             _path_problems,
             _sql_problems,
             _estimator_problems,
+            _onnx_problems,
             _expectation_problems,
             _limit_problems,
             _python_problems,
@@ -158,6 +159,15 @@ def _estimator_problems(spec: UseCase) -> Iterator[str]:
 
     for candidate in (*spec.training.baselines, *spec.training.candidates):
         yield from _error_of(build_estimator, spec, candidate)
+
+
+def _onnx_problems(spec: UseCase) -> Iterator[str]:
+    """Yield each recipe that can't be an ONNX file, where the gate requires that it can."""
+    if spec.gate.onnx:
+        from include.export.convert import require_convertible
+
+        for candidate in (*spec.training.baselines, *spec.training.candidates):
+            yield from _error_of(require_convertible, spec, candidate)
 
 
 def _expectation_problems(spec: UseCase) -> Iterator[str]:

@@ -19,7 +19,16 @@ from include.evaluate import fairness, leakage, robustness, serving, slices
 from include.evaluate.robustness import sample_indices
 from include.features import point_in_time
 from include.features.build import features
-from include.judge.evidence import BASELINE_PREFIX, CHALLENGER, CHAMPION, Facts, Fairness, Leakage, Serving
+from include.judge.evidence import (
+    BASELINE_PREFIX,
+    CHALLENGER,
+    CHAMPION,
+    Facts,
+    Fairness,
+    Leakage,
+    OnnxFile,
+    Serving,
+)
 from include.models import artifacts, outputs
 from include.spec import UseCase
 from include.spec.stages import Candidate
@@ -110,6 +119,7 @@ def gather_facts(lake: Lake, spec: UseCase, evaluation: EvaluationRows) -> Facts
         ),
         importance=permutation_importance(estimator, spec, rows, actual),
         refit_loss=refit_loss,
+        onnx=_onnx(spec, evaluation) if spec.gate.onnx else None,
     )
 
 
@@ -142,6 +152,19 @@ def _serving(lake: Lake, spec: UseCase, evaluation: EvaluationRows) -> Serving:
     if measured.identical and not lake.create(key, json.dumps(asdict(measured)).encode()):
         return Serving(**json.loads(lake.get(key) or b"{}"))  # a concurrent run stored its own first
     return measured
+
+
+def _onnx(spec: UseCase, evaluation: EvaluationRows) -> OnnxFile:
+    """Compare the deployed model's predictions of the test rows with those of its ONNX file."""
+    from include.export.convert import largest_difference, predict_onnx, to_onnx  # an optional extra
+
+    try:
+        values = predict_onnx(to_onnx(evaluation.estimator, spec), evaluation.rows, spec)
+    except ModelError as error:
+        return OnnxFile(None, str(error))
+    if bad := int(np.count_nonzero(~np.isfinite(values))):
+        return OnnxFile(None, f"{bad} of {values.size} predictions aren't finite")
+    return OnnxFile(largest_difference(values, evaluation.deployed))
 
 
 def _leakage(lake: Lake, spec: UseCase, evaluation: EvaluationRows, losses: Mapping[str, Array]) -> Leakage:

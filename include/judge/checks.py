@@ -49,6 +49,7 @@ MOVEMENT_ALPHA = 0.01  # share of sound fits that move further than the limit
 MIN_SPREAD = 0.1  # of the logarithm of the movements: four equal ones by chance don't make the limit tight
 REFIT_TOLERANCE = 0.01  # relative increase of the loss
 TWIN_TOLERANCE = 0.01  # relative increase of the loss
+ONNX_TOLERANCE = 1e-9  # of a prediction in double precision, relative to those above 1
 MIN_ODDS = 0.1  # so that a history of useless models doesn't block the first real progress
 
 
@@ -197,6 +198,18 @@ def serving(context: CheckContext) -> Sequence[Check]:
         Check(name, "identical", observed, measured.identical, measured.note),
         *(check_requirement(measured.figures, requirement) for requirement in context.gate.serving),
     ]
+
+
+def onnx(context: CheckContext) -> Sequence[Check]:
+    """If declared, the challenger's ONNX file predicts what the challenger predicts."""
+    if not context.gate.onnx:
+        return []
+    name, measured = "difference of the ONNX file's predictions", context.evidence.facts.onnx
+    if measured is None or measured.difference is None:
+        note = measured.note if measured else EVALUATE_AGAIN
+        return [Check(name, f"at most {ONNX_TOLERANCE:g}", "missing", False, note)]
+    text, limit_text = figure_and_limit(measured.difference, ONNX_TOLERANCE, 2)
+    return [Check(name, f"at most {limit_text}", text, measured.difference <= ONNX_TOLERANCE)]
 
 
 def fairness(context: CheckContext) -> Sequence[Check]:
@@ -408,6 +421,7 @@ CHECKS: dict[str, CheckFunction] = {
     "past_attempts": past_attempts,
     "robustness": robustness,
     "serving": serving,
+    "onnx": onnx,
     "fairness": fairness,
     "slices": slices,
     "recipe": recipe,

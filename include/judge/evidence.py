@@ -116,6 +116,21 @@ class Serving:
 
 
 @dataclass(frozen=True)
+class OnnxFile:
+    """The challenger as an ONNX file, on the test rows.
+
+    Parameters
+    ----------
+    difference : the largest one between its predictions and the challenger's, relative to those above 1; None
+        if there is no such file, or a prediction of it isn't finite.
+    note : why there is no difference.
+    """
+
+    difference: float | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Leakage:
     """Figures that show whether the challenger is too good to be true.
 
@@ -190,6 +205,7 @@ class Facts:
     importance : feature -> mean increase of the objective's loss when its values are permuted.
     refit_loss : the mean loss on the test partitions of the deployed model, which was fitted on them as well.
     refit : None without a champion.
+    onnx : None unless the gate requires it.
     """
 
     rival: str = ""
@@ -203,6 +219,7 @@ class Facts:
     importance: dict[str, float] = field(default_factory=dict)
     refit_loss: float | None = None
     refit: Refit | None = None
+    onnx: OnnxFile | None = None
 
 
 SCHEMA = 3

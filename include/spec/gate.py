@@ -246,6 +246,11 @@ class Gate(Strict):
     serving: tuple[Requirement, ...] = Field(
         (), description="of p50_ms, p95_ms, p99_ms, rows_per_second, size_mb or memory_mb"
     )
+    onnx: bool = added_field(
+        False,
+        description="the challenger must be exportable to ONNX, and the file predict the same within 1e-9; "
+        "needs the extra `onnx`",
+    )
     leak: Leak = Leak()
     approval: Literal["none", "changes", "all"] = Field(
         "none",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+
 import pytest
 
 from tests.architecture import rules
@@ -95,3 +98,18 @@ def test_each_requirement_has_a_reason_and_is_locked(name: str) -> None:
     assert chosen
     assert {requirement for requirement, reason in chosen.items() if len(reason) < 4} == set()
     assert set(chosen) - rules.locked(text(f"{name}.txt")) == set()
+
+
+def test_an_extra_is_locked_beside_the_core() -> None:
+    """Its lock has what it names, of the versions that the core has too, and the core has none of it."""
+    extras = tomllib.loads(text("pyproject.toml"))["project"]["optional-dependencies"]
+    core = text("requirements.txt")
+    for extra, requirements in extras.items():
+        lock = text(f"requirements-{extra}.txt")
+        chosen = {rules.canonical(requirement) for requirement in requirements}
+        assert chosen <= rules.locked(lock)
+        assert chosen.isdisjoint(rules.locked(core))
+        pins = re.findall(r"^[\w.-]+==\S+(?: ;.*)?(?= \\)", lock, flags=re.MULTILINE)
+        shared = [pin for pin in pins if rules.canonical(pin) in rules.locked(core)]
+        assert shared
+        assert [pin for pin in shared if f"\n{pin} \\" not in core] == []

@@ -112,6 +112,7 @@ def test_help_names_every_command() -> None:
         "backup",
         "prune",
         "restore",
+        "export",
     ):
         assert f"  {command} " in done.stdout
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from include.reports.onnx_card import SCORE
 from tests.docs.pages import DOCS, Reader, blocks
 from tests.usecases.weekly_sales import world
 
@@ -171,3 +172,24 @@ def test_build_a_dag(reader: Reader) -> None:
     reader.run(f".venv/bin/python -m {command}")
     reader.run(".venv/bin/python -m include status weekly_sales")
     assert "champion v1" in reader.output
+
+
+def test_export_to_onnx(reader: Reader) -> None:
+    """The gate blesses a champion, whose file is scored by the page's script, which the card has too."""
+    weeks = world.write(reader.folder / "shop", 15)
+    reader.environment |= {
+        "AIRFLOW_CONN_SHOP": world.connection(reader.folder / "shop"),
+        "EVERGREEN_USECASES": str(reader.folder / "tests" / "usecases"),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{reader.folder}/mlflow.db",
+    }
+    reader.run(f".venv/bin/python -m include run ingest weekly_sales --first {weeks[0]} --last {weeks[-1]}")
+    page = HOW_TO / "export-to-onnx.md"
+    reader.follow(page)
+    units = json.loads(reader.output)
+    assert len(units) == 2
+    assert all(0 < number < 200 for number in units)
+    (script,) = [block.text for block in blocks(page.read_text()) if block.language == "python"]
+    _, _, code = script.partition("\n")
+    assert len(code.splitlines()) == 15
+    assert code == SCORE
+    assert f"```python\n{code}```" in (reader.folder / "sales.md").read_text()

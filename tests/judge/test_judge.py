@@ -14,7 +14,7 @@ from scipy.stats import binom
 
 from include.judge.checks import CHECKS as GATE_CHECKS
 from include.judge.checks import MIN_PAST_MOVES, MOVEMENT_ALPHA, movement_limit
-from include.judge.evidence import EdgeCase, Evidence, Leakage, Losses, Refit, Serving, Slice
+from include.judge.evidence import EdgeCase, Evidence, Leakage, Losses, OnnxFile, Refit, Serving, Slice
 from include.judge.evidence import Fairness as FairnessFound
 from include.judge.judge import BLESSED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED, Verdict, checks_of, judge
 from include.spec import load
@@ -34,6 +34,7 @@ GATE = SHIPPED.model_copy(
         "fairness": RATES,
         "robustness": 1.0,
         "serving": (Requirement(metric="p95_ms", at_most=50, hard=True),),
+        "onnx": True,
     }
 )
 ENOUGH = GATE.min_partitions
@@ -71,7 +72,7 @@ def _with_facts(record: Evidence, **changes: Any) -> Evidence:
     )
     group = {"rows": 900.0, "tpr": 0.5}
     fair = FairnessFound("origin", {"EWR": group, "JFK": group}, {"tpr_difference": 0.1})
-    passing = {"slices": (part,), "fairness": (fair,), "refit": HONEST_REFIT}
+    passing = {"slices": (part,), "fairness": (fair,), "refit": HONEST_REFIT, "onnx": OnnxFile(1e-9)}
     return replace(record, facts=facts(record.losses, **passing | changes))
 
 
@@ -216,6 +217,15 @@ CHECKS: dict[str, tuple[Evidence, str]] = {
     "too slow": (_with_facts(_good(), serving=Serving(True, {"p95_ms": 51.0})), "p95_ms"),
     "no latency": (_with_facts(_good(), serving=Serving(True, {"p50_ms": 1.0})), "p95_ms"),
     "no fresh process": (_with_facts(_good(), serving=None), "predictions in a fresh process"),
+    "an ONNX file that predicts otherwise": (
+        _with_facts(_good(), onnx=OnnxFile(1.01e-9)),
+        "difference of the ONNX file's predictions",
+    ),
+    "a model that can't be an ONNX file": (
+        _with_facts(_good(), onnx=OnnxFile(None, "there is no converter")),
+        "difference of the ONNX file's predictions",
+    ),
+    "no ONNX file": (_with_facts(_good(), onnx=None), "difference of the ONNX file's predictions"),
     "an unfair difference": (
         _with_facts(_good(), fairness=(FairnessFound("origin", {}, {"tpr_difference": 0.21}),)),
         "origin tpr_difference",

@@ -1,0 +1,148 @@
+"""Turns a model into an ONNX file, and predicts with it as an edge device would.
+
+The file has one input for each feature, by its name, of shape (rows, 1): numbers in double precision with NaN
+where one is missing, and texts with `MISSING` where one is. Its one output is that of
+`artifacts.predict`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from sklearn.compose import ColumnTransformer
+from sklearn.pipeline import Pipeline
+
+from include.errors import EvergreenError, ModelError, SpecError
+from include.models import artifacts, outputs
+from include.spec import UseCase
+from include.spec.stages import Candidate
+from include.train.recipes import ESTIMATORS
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+INSTALL = "python -m pip install --require-hashes -r requirements-onnx.txt"
+
+
+def require_packages() -> None:
+    """Raise an error with the command to run if the packages of the extra `onnx` aren't installed."""
+    try:
+        import onnx  # noqa: F401 - whether it can be imported is the question
+        import onnxruntime  # noqa: F401 - as above
+    except ImportError as error:
+        raise EvergreenError(
+            "ONNX",
+            required="the packages onnx and onnxruntime of the optional extra `onnx`",
+            found=f"no {error.name}",
+            remedy=f"run `{INSTALL}` in the environment of this process",
+        ) from None
+
+
+def to_onnx(estimator: Any, spec: UseCase, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return a fitted pipeline as an ONNX file; the same pipeline gives the same bytes.
+
+    Parameters
+    ----------
+    metadata : texts that the file carries.
+
+    Raises
+    ------
+    ModelError
+        if there is no converter for the estimator or its preprocessing.
+    EvergreenError
+        if the packages of the extra `onnx` aren't installed.
+    """
+    require_packages()
+    from include.export.columns import MISSING, write_columns
+    from include.export.graph import Graph
+    from include.export.models import FEATURE_MODELS, MATRIX_MODELS
+
+    graph, source, writers = Graph(), spec.features.columns[0], FEATURE_MODELS
+    steps = [step for _, step in estimator.steps] if type(estimator) is Pipeline else [estimator]
+    if type(steps[0]) is ColumnTransformer:
+        source, writers = write_columns(graph, steps.pop(0)), MATRIX_MODELS
+    if len(steps) != 1 or type(steps[0]) not in writers:
+        without = " without its columns" if type(steps[0]) in MATRIX_MODELS else ""
+        raise ModelError(
+            f"{spec.name}: ONNX",
+            required=f"an estimator with a converter: {', '.join(convertible(spec))}",
+            found=", ".join(type(step).__name__ for step in steps) + without,
+            remedy="serve a recipe of one of these, or write a converter in include/export/models.py",
+        )
+    (model,) = steps
+    prediction = writers[type(model)](graph, model, source)
+    classes = spec.problem.classes
+    if not classes:
+        prediction = graph.add("Squeeze", prediction, graph.constant([1], np.int64))
+    inputs = {name: name in spec.features.numeric for name in spec.features.columns}
+    texts = {"missing_text": MISSING, "outputs": ", ".join(spec.problem.outputs)}
+    return graph.model(inputs, prediction, len(classes), {**texts, **(metadata or {})})
+
+
+def convertible(spec: UseCase) -> list[str]:
+    """Return the estimators that a declaration may name and that have a converter."""
+    require_packages()
+    from include.export.models import FEATURE_MODELS, MATRIX_MODELS
+
+    types = {**FEATURE_MODELS, **MATRIX_MODELS}
+    entries = ESTIMATORS[spec.problem.kind].items()
+    return [name for name, entry in entries if type(entry.build(spec)) in types]
+
+
+def require_convertible(spec: UseCase, candidate: Candidate) -> None:
+    """Refuse a recipe whose estimator has no converter."""
+    if candidate.estimator not in (names := convertible(spec)):
+        raise SpecError(
+            f"{spec.name}: training.{candidate.name}",
+            required=f"an estimator that can be exported to ONNX, because of gate.onnx: {', '.join(names)}",
+            found=candidate.estimator,
+            remedy="remove the recipe, or gate.onnx",
+        )
+
+
+def open_session(data: bytes) -> InferenceSession:
+    """Return an ONNX file ready to predict, on one thread, so that its sums have one order."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def session_input(rows: pa.Table, spec: UseCase) -> dict[str, NDArray[Any]]:
+    """Return rows as the file takes them."""
+    from include.export.columns import MISSING
+
+    frame = artifacts.model_input(rows, spec)
+    texts = list(spec.features.categorical)
+    frame[texts] = frame[texts].where(frame[texts].notna(), MISSING)
+    return {str(name): column.to_numpy().reshape(-1, 1) for name, column in frame.items()}
+
+
+def predict_onnx(data: bytes, rows: pa.Table, spec: UseCase) -> artifacts.Values:
+    """Return the predictions of an ONNX file, in the shape of `artifacts.predict`."""
+    (values,) = open_session(data).run(None, session_input(rows, spec))
+    expected = outputs.predictions_shape(spec, rows.num_rows)
+    assert values.shape == expected, (values.shape, expected)  # the converter's own mistake
+    return np.asarray(values, dtype=np.float64)
+
+
+def largest_difference(values: artifacts.Values, expected: artifacts.Values) -> float:
+    """Return the largest difference between predictions, relative to those above 1.
+
+    Parameters
+    ----------
+    values, expected : predictions of the same rows; the expected ones are finite.
+
+    Returns
+    -------
+    float
+        At least 0; NaN if one of the values isn't a number.
+    """
+    differences = np.abs(values - expected) / np.maximum(np.abs(expected), 1.0)
+    return float(differences.max(initial=0.0))
