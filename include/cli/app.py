@@ -61,33 +61,49 @@ def validate(
         bool,
         typer.Option(
             "--data",
-            help="Also check on the lake's newest partitions that no feature depends on rows that weren't "
-            "known at the decision, or are before the lookback; that there is one row for each row of the "
-            "spine; and that each feature has a value.",
+            help="Also check the lake's newest partitions: stored rows under the contract, when they became "
+            "known, leaks, empty and constant features, labels that don't come, unreachable requirements.",
         ),
     ] = False,
+    partition: Annotated[
+        str | None, typer.Option("--partition", help="With --data: this partition, not the newest three.")
+    ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Check declarations: keys, dates, times, limits, SQL, estimators and expectations.
+    """Find mistakes in declarations, their SQL and, with --data, in stored partitions.
 
-    Needs no data and no settings. With --data it needs a lake with ingested partitions.
+    Without --data it needs no data and no settings: keys, dates, paths, limits, estimators and their
+    parameters, expectations, and the SQL, which also runs on generated rows that the contracts allow.
+    Errors end with 1; warnings and hints don't. docs/reference/validate.md lists what is found.
     """
-    good, wrong = _readable(usecase)
+    from include.validate.problems import Problem
+
+    good, bad = _readable(usecase)
+    problems = [Problem(error) for error in bad]
+    if partition is not None:
+        data, partition = True, _partition_key(partition)
     if good:
-        from include.cli.validate import data_problems
         from include.cli.validate import validate as find_problems
         from include.storage.lake import Lake
 
         for spec in good:
-            problems = find_problems(spec)
-            wrong += problems
-            if data and not problems:  # SQL that doesn't run would be reported twice
-                wrong += data_problems(Lake(spec.name), spec)
+            own = find_problems(spec)
+            if data and not any(one.severity == "error" for one in own):  # they would be reported twice
+                from include.validate.stored import data_problems
+
+                own += data_problems(Lake(spec.name), spec, partition or "")
+            problems += own
+    wrong = [one.sentence for one in problems if one.severity == "error"]
+    other = [one.sentence for one in problems if one.severity != "error"]
     named = ", ".join(spec.name for spec in good)
     print_result(
-        {"usecases": [spec.name for spec in good], "wrong": wrong},
-        "\n".join(wrong) or f"valid: {named}",
+        {
+            "usecases": [spec.name for spec in good],
+            "wrong": wrong,
+            "problems": [one.plain() for one in problems],
+        },
+        "\n".join([*wrong, *other, *([] if wrong else [f"valid: {named}"])]),
         as_json,
     )
     raise typer.Exit(bool(wrong))
@@ -222,11 +238,11 @@ app.add_typer(inspection)
 app.add_typer(backups)
 
 
-def _readable(usecase: str | None) -> tuple[list[specs.UseCase], list[str]]:
-    """Return the declarations that can be read, and an error message for each of the others."""
+def _readable(usecase: str | None) -> tuple[list[specs.UseCase], list[EvergreenError]]:
+    """Return the declarations that can be read, and the errors of the others."""
     if usecase is None:
         good, bad = specs.read_all()
-        return good, [str(error) for error in bad]
+        return good, [*bad]
     from include.spec.load import read
 
     try:
@@ -234,12 +250,15 @@ def _readable(usecase: str | None) -> tuple[list[specs.UseCase], list[str]]:
         file = path / "usecase.yaml" if path.is_dir() else path
         return [read(file) if file.is_file() else specs.load(usecase)], []
     except EvergreenError as error:
-        return [], [str(error)]
+        return [], [error]
 
 
 def _specs(usecase: str | None) -> tuple[list[specs.UseCase], list[str]]:
-    """Return one declaration, which must be readable, or all readable ones with the others' errors."""
-    return ([specs.load(usecase)], []) if usecase else _readable(None)
+    """Return one declaration, which must be readable, or all readable ones with the others' messages."""
+    if usecase:
+        return [specs.load(usecase)], []
+    good, bad = _readable(None)
+    return good, [str(error) for error in bad]
 
 
 def _partition_key(key: str) -> str:

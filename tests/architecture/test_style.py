@@ -32,6 +32,8 @@ SQL_WRITERS = {
     ),
     "include/ingest/validation/contract.py": "the declaration's own expression",
     "include/storage/spill.py": "quoted names",
+    "include/validate/generated.py": "the declaration's own expression",
+    "include/validate/query.py": "the declaration's own expression, which is parsed and not run",
 }
 
 
