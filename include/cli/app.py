@@ -7,6 +7,7 @@ code is 1; ``--debug`` adds the traceback. Heavy libraries are imported by the c
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections import Counter
 from datetime import UTC, datetime
@@ -20,8 +21,8 @@ from include.cli.backups import backups
 from include.cli.demo_settings import use_demo_settings
 from include.cli.inspect import inspection
 from include.cli.lifecycle import lifecycle
-from include.cli.options import AsJson, Debug, UseCaseName, print_result
-from include.errors import EvergreenError, PartitionError, SettingError
+from include.cli.options import AsJson, Debug, UseCaseName, on_terminal, print_result
+from include.errors import EvergreenError, PartitionError, SettingError, SpecError
 from include.references import Ref
 from include.spec.clock import day_of
 
@@ -34,6 +35,12 @@ app = typer.Typer(
 )
 # commands that need no settings, unless with --data
 NO_LAKE = {"init", "validate", "schema", "contract", "--help"}
+QUESTIONS = {
+    "kind": "Kind of problem (binary, regression, multiclass)",
+    "target": "Column to predict",
+    "key": "Columns that identify a row within a day, separated by commas",
+    "time": "Column with each row's date",
+}
 AllOrOne = Annotated[str | None, typer.Argument(metavar="[USECASE]", help="Default: all use cases.")]
 Partition = Annotated[str | None, typer.Option("--partition", help="A partition, such as 2013-03-01.")]
 
@@ -110,19 +117,54 @@ def validate(
 
 
 @app.command()
-def init(
+def init(  # noqa: PLR0913 - one parameter for each option
     name: Annotated[str, typer.Argument(metavar="NAME")],
+    sample: Annotated[
+        Path | None, typer.Option("--sample", help="A file with rows: .csv, .parquet, or .jsonl.")
+    ] = None,
+    kind: Annotated[str, typer.Option("--kind", help="binary, regression or multiclass.")] = "",
+    target: Annotated[str, typer.Option("--target", help="The sample's column to predict.")] = "",
+    key: Annotated[
+        str, typer.Option("--key", help="The columns that identify a row within a day, as store,item.")
+    ] = "",
+    time: Annotated[str, typer.Option("--time", help="The column with each row's date.")] = "",
+    split: Annotated[
+        Path | None,
+        typer.Option("--split", help="Also write the sample below this folder, one CSV file for each day."),
+    ] = None,
     into: Annotated[
         Path | None, typer.Option("--into", help="The parent folder, if not include/usecases.")
     ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Create a use case's folder from a template that works as it is."""
-    from include.cli.scaffold import scaffold
+    """Create a use case's folder from a sample of its data, or from a template that works as it is.
 
-    folder = scaffold(name, into) if into else scaffold(name)
-    after = f"edit {folder}/usecase.yaml and features.sql, then run `python -m include validate {folder}`"
+    With --sample, types, bounds, features and baselines are proposed from the file, each with a comment on
+    how. On a terminal it asks for what isn't given.
+    """
+    from include.cli.scaffold import scaffold, scaffold_sample
+
+    answers = {"kind": kind, "target": target, "key": key, "time": time}
+    if on_terminal() and not as_json:
+        if sample is None:
+            text = "A sample file (.csv, .parquet, .jsonl), or empty for the template"
+            sample = Path(answer) if (answer := typer.prompt(text, default="", show_default=False)) else None
+        if sample is not None:
+            answers = {option: text or typer.prompt(QUESTIONS[option]) for option, text in answers.items()}
+    if sample is None:
+        if unused := [f"--{option}" for option, text in {**answers, "split": split}.items() if text]:
+            remedy = "give --sample FILE, or leave them out"
+            raise SpecError("init", required="--sample", found=", ".join(unused), remedy=remedy)
+        folder = scaffold(name, into) if into else scaffold(name)
+        after = f"edit {folder}/usecase.yaml and features.sql, then run `python -m include validate {folder}`"
+    else:
+        folder = scaffold_sample(name, into, sample, split, **answers)
+        after = f"read the comments in {folder}/usecase.yaml, and say where the files are:"
+        host = (split or Path("/where/the/files/are")).absolute().as_uri()
+        connection = json.dumps({"conn_type": "generic", "host": host})
+        after += f"\n  export AIRFLOW_CONN_{name.upper()}={shlex.quote(connection)}"
+        after += f"\nthen run `python -m include validate {name}` and `python -m include try {name}`"
     if into:
         after += f"; set EVERGREEN_USECASES={into} so that Evergreen finds it"
     print_result({"folder": str(folder)}, f"created {folder}\n{after}", as_json)

@@ -12,6 +12,7 @@ SHIPPED = [*DAGS, *PLUGINS, *INCLUDE, *pages("demo", "benchmarks")]
 # these pages may ask for the time, each for its reason
 CLOCK_READERS = {
     "include/cli/app.py": "what a person asks for is asked now: the knowledge time of what a source changed",
+    "include/cli/inspect.py": "a trial's last partition is the newest now",
     "include/cli/lifecycle.py": "a person answers now",
     "include/cli/backups.py": "a backup is named by the moment at which somebody asked for it",
     "include/ops/prune.py": "a backup dated in the future is refused",
