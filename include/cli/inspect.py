@@ -30,6 +30,7 @@ from include.reports.text import text_table
 from include.spec.clock import day_of
 
 inspection = typer.Typer()
+SHOWN = 5  # partitions without data that a trial names
 BAR_WIDTH = 40  # characters of a progress bar
 ESTIMATE_COLUMNS = ("metric", "estimate", "error", "low", "high", "partitions")
 
@@ -160,8 +161,10 @@ def try_command(
     lake = Lake(usecase, str((folder or Path(tempfile.mkdtemp(prefix="evergreen-try-"))).absolute()))
     warn = partial(typer.echo, err=True)
     trial = try_usecase(lake, spec, *keys, now=datetime.now(UTC), progress=show_progress, warn=warn)
-    for sentence in trial.not_published:
+    for sentence in trial.not_published[:SHOWN]:
         warn(sentence)
+    if len(trial.not_published) > SHOWN:
+        warn(f"and {len(trial.not_published) - SHOWN} more; --json lists all")
     text = f"{replay_text(trial.replay)}\n\n{trial.page}\n{trial.sentence}"
     data = {"page": trial.page, "sentence": trial.sentence, "not_published": trial.not_published}
     print_result({**data, "lake": lake.uri, **replay_json(trial.replay)}, text, as_json)

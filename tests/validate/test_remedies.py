@@ -33,7 +33,7 @@ def test_the_lookback_can_be_set_as_advised(tmp_path: Path) -> None:
     """The remedy names the key's line."""
     folder = write_usecase(tmp_path, "two")
     change(folder / "usecase.yaml", "lookback: 28", "lookback: 5")
-    (line,) = {re.findall(r"`([^`]+)`", one["remedy"])[0] for one in _errors(folder)}
+    (line,) = {re.findall(r"`([^`]+)`", one["remedy"])[0] for one in validate(folder)[1]["problems"]}
     change(folder / "usecase.yaml", "lookback: 5", line)
     assert validate(folder)[1]["problems"] == []
 
@@ -47,7 +47,3 @@ def test_the_day_of_the_labels_can_be_corrected_as_advised(place: int, tmp_path:
     old = "delay: 3" if line.startswith("delay") else "offset: -1"
     change(folder / "usecase.yaml", old, line)
     assert validate(folder)[1]["problems"] == []
-
-
-def _errors(folder: Path) -> list[dict[str, Any]]:
-    return [one for one in validate(folder)[1]["problems"] if one["severity"] == "error"]
