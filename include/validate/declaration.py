@@ -11,6 +11,8 @@ from include.spec.metrics import find_metric
 from include.validate.problems import Problem, problem
 
 PARTITIONS = 60  # on which the days of features and labels are compared
+# kinds of sources that read a path for each partition; another kind may find the partition within one file
+PATH_PER_PARTITION = ("objects", "http")
 MAX_DELAY = 60  # partitions, of which the fitting one is looked for
 
 
@@ -32,7 +34,7 @@ def _fixed_paths(spec: UseCase) -> Iterator[Problem]:
     """Yield paths that are the same for each partition."""
     for name, source in spec.sources.items():
         has_rows_of_partition = name in (spec.features.spine, spec.labels.source)
-        for path in source.path_templates:
+        for path in source.path_templates if source.kind in PATH_PER_PARTITION else ():
             if "{" not in path:
                 yield problem(
                     spec,
