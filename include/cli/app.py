@@ -147,10 +147,13 @@ def init(  # noqa: PLR0913 - one parameter for each option
 
     answers = {"kind": kind, "target": target, "key": key, "time": time}
     if on_terminal() and not as_json:
+        from include.cli.sample import read_sample
+
         if sample is None:
             text = "A sample file (.csv, .parquet, .jsonl), or empty for the template"
             sample = Path(answer) if (answer := typer.prompt(text, default="", show_default=False)) else None
         if sample is not None:
+            typer.echo(f"Its columns: {', '.join(read_sample(sample).columns)}")
             answers = {option: text or typer.prompt(QUESTIONS[option]) for option, text in answers.items()}
     if sample is None:
         if unused := [f"--{option}" for option, text in {**answers, "split": split}.items() if text]:
@@ -319,7 +322,7 @@ def _partition_key(key: str) -> str:
 def main() -> None:
     """Run a command; an `EvergreenError` is printed as one line without a traceback."""
     folder = Path(".evergreen").absolute()
-    needs_lake = NO_LAKE.isdisjoint(sys.argv) or "--data" in sys.argv
+    needs_lake = NO_LAKE.isdisjoint(sys.argv) or bool({"--data", "--partition"} & set(sys.argv))
     demo = use_demo_settings(folder) if sys.argv[1:] and needs_lake else "none"
     if demo == "up":
         typer.echo(f"using the demo in {folder}: this shell has no Evergreen settings", err=True)
