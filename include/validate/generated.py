@@ -40,20 +40,27 @@ TEXT_ERRORS = ("Conversion Error", "Invalid Input Error")
 _ATOM = re.compile(r"(\\.|\[[^\]]+\]|.)(?:([?*+])|\{(\d+)(?:,\d*)?\})?")
 
 
-def generate(spec: UseCase, partition: str) -> dict[str, pa.Table]:
-    """Return rows of each source for a partition and its lookback, in the order of `read_sources`."""
+def generate(spec: UseCase, partition: str, variety: int = OTHER_VALUES) -> dict[str, pa.Table]:
+    """Return rows of each source for a partition and its lookback, in the order of `read_sources`.
+
+    Parameters
+    ----------
+    variety : different values of a column outside of the key, at most.
+    """
     tables = {}
     for name, source in spec.sources.items():
         random = np.random.default_rng(len(name))
         back = min(spec.features.back(name), MAX_BACK)
         keys = spec.partitions(name, spec.clock.shift(partition, -back), partition)
-        rows = [row for key in keys for row in _rows(spec, name, key, random)]
+        rows = [row for key in keys for row in _rows(spec, name, key, random, variety)]
         table = pa.Table.from_pylist(rows, validated_schema(source))
         tables[name] = spill.sort_rows(table, ("partition", "revision", *source.key))
     return tables
 
 
-def _rows(spec: UseCase, source: str, partition: str, random: np.random.Generator) -> list[dict[str, Any]]:
+def _rows(
+    spec: UseCase, source: str, partition: str, random: np.random.Generator, variety: int
+) -> list[dict[str, Any]]:
     """Return a partition's rows: its keys are unique, and its other columns repeat."""
     declared = spec.sources[source]
     day = day_of(request(spec, source, partition).day)
@@ -64,7 +71,7 @@ def _rows(spec: UseCase, source: str, partition: str, random: np.random.Generato
         row: dict[str, Any] = dict(zip(declared.key, keys[place], strict=True))
         for name, column in declared.columns.items():
             missing = number % 5 == 4 and not column.required and not _is_required(declared, name)
-            value = pools[name][int(random.integers(min(OTHER_VALUES, len(pools[name]))))]
+            value = pools[name][int(random.integers(min(variety, len(pools[name]))))]
             row.setdefault(name, None if missing else value)
         for name, column in declared.columns.items():
             if column.agrees_with and isinstance(row[name], datetime):
@@ -236,7 +243,7 @@ def label_problems(spec: UseCase, partition: str) -> Iterator[Problem]:
     """Yield a problem if generated rows of a binary problem have labels other than 0 and 1."""
     if spec.problem.kind != "binary":
         return
-    rows = generate(spec, partition)[spec.labels.source]
+    rows = generate(spec, partition, KEY_VALUES)[spec.labels.source]
     with spill.duckdb_engine() as engine:
         engine.register("label_rows", rows)
         # the declaration's own expression, as in `include.features.build`
