@@ -3,6 +3,7 @@
 - ``usecase.md`` from the JSON Schema of ``usecase.yaml``, which is also written for editors
 - ``estimators.md`` from the registry ``include/train/recipes.py`` and the docstrings in it
 - ``commands.md`` from the command line's own help
+- ``validate.md`` from the mistakes that ``tests/validate`` plants
 - ``tables.md`` from ``include/storage/schemas.py`` and the comments in it
 
 ``tests/docs/test_reference.py`` fails while a page differs from what this writes.
@@ -24,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 import pyarrow as pa  # noqa: E402  # after the path to the repository
 import typer  # noqa: E402
+import yaml  # noqa: E402
 from typer.core import TyperGroup  # noqa: E402
 
 from include.cli.app import app  # noqa: E402
@@ -42,6 +44,8 @@ PATTERNS = {
     r"^([01]\d|2[0-3]):[0-5]\d$": "time, `HH:MM`",
     r"^\d{4}-\d{2}-\d{2}$": "date, `YYYY-MM-DD`",
 }
+MISTAKES = ROOT / "tests" / "validate" / "mistakes.yaml"
+LONGEST_TEXT = 80  # characters of planted text that are shown
 LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
 
@@ -52,6 +56,7 @@ def pages() -> dict[Path, str]:
         HERE / "estimators.md": estimators_page(),
         HERE / "commands.md": commands_page(),
         HERE / "tables.md": tables_page(),
+        HERE / "validate.md": validate_page(),
         ROOT
         / "include"
         / "usecases"
@@ -282,6 +287,39 @@ def _option(parameter: Any) -> str:
 
 def _help(text: str) -> str:
     return "\n\n".join(" ".join(part.split()).replace("``", "`") for part in text.split("\n\n"))
+
+
+# validate
+
+
+def validate_page() -> str:
+    """Return the mistakes that `validate` finds, with the text that is planted and the message."""
+    parts = [
+        "# What validate finds",
+        NOTE,
+        "`python -m include validate NAME` needs no data. `validate --data NAME` also looks at the newest "
+        "three stored partitions,\nor at one (`--partition`). A test plants each of these mistakes and "
+        "requires its message. An error ends with 1; a warning\nis probably a mistake, and a hint is advice. "
+        "Each message states subject, requirement, what is there instead, where, and a\nremedy; `--json` "
+        "prints them apart.",
+    ]
+    lines = ["| mistake | file | as planted | found by | message |", "|---|---|---|---|---|"]
+    for planted in yaml.safe_load(MISTAKES.read_text()):
+        command = f"`validate{' --data' if 'command' in planted else ''}`"
+        severity = planted.get("severity", "error")
+        text = _shown(planted["new"]) or f"without {_shown(planted['old'])}"
+        lines.append(
+            f"| {_sentence(planted['mistake'])} | `{planted['in']}` | {text} | {command}, {severity} "
+            f"| … {_cell(planted['says'].strip())} … |"
+        )
+    return "\n\n".join([*parts, "\n".join(lines)]) + "\n"
+
+
+def _shown(text: str) -> str:
+    """Return planted text as code in a table's cell, cut where it is long."""
+    line = " ".join(text.split())
+    line = line if len(line) <= LONGEST_TEXT else f"{line[:LONGEST_TEXT]}…"
+    return f"`{_cell(line)}`" if line else ""
 
 
 # tables

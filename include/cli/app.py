@@ -7,6 +7,7 @@ code is 1; ``--debug`` adds the traceback. Heavy libraries are imported by the c
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections import Counter
 from datetime import UTC, datetime
@@ -21,8 +22,8 @@ from include.cli.demo_settings import use_demo_settings
 from include.cli.export import exports
 from include.cli.inspect import inspection
 from include.cli.lifecycle import lifecycle
-from include.cli.options import AsJson, Debug, UseCaseName, print_result
-from include.errors import EvergreenError, PartitionError, SettingError
+from include.cli.options import AsJson, Debug, UseCaseName, on_terminal, print_result
+from include.errors import EvergreenError, PartitionError, SettingError, SpecError
 from include.references import Ref
 from include.spec.clock import day_of
 
@@ -35,6 +36,12 @@ app = typer.Typer(
 )
 # commands that need no settings, unless with --data
 NO_LAKE = {"init", "validate", "schema", "contract", "--help"}
+QUESTIONS = {
+    "kind": "Kind of problem (binary, regression, multiclass)",
+    "target": "Column to predict",
+    "key": "Columns that identify a row within a day, separated by commas",
+    "time": "Column with each row's date",
+}
 AllOrOne = Annotated[str | None, typer.Argument(metavar="[USECASE]", help="Default: all use cases.")]
 Partition = Annotated[str | None, typer.Option("--partition", help="A partition, such as 2013-03-01.")]
 
@@ -62,41 +69,70 @@ def validate(
         bool,
         typer.Option(
             "--data",
-            help="Also check on the lake's newest partitions that no feature depends on rows that weren't "
-            "known at the decision, or are before the lookback; that there is one row for each row of the "
-            "spine; and that each feature has a value.",
+            help="Also check the lake's newest partitions: stored rows under the contract, when they became "
+            "known, leaks, empty and constant features, labels that don't come, unreachable requirements.",
         ),
     ] = False,
+    partition: Annotated[
+        str | None, typer.Option("--partition", help="With --data: this partition, not the newest three.")
+    ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Check declarations: keys, dates, times, limits, SQL, estimators and expectations.
+    """Find mistakes in declarations, their SQL and, with --data, in stored partitions.
 
-    Needs no data and no settings. With --data it needs a lake with ingested partitions.
+    Without --data it needs no data and no settings: keys, dates, paths, limits, estimators and their
+    parameters, expectations, and the SQL, which also runs on generated rows that the contracts allow.
+    Errors end with 1; warnings and hints don't. docs/reference/validate.md lists what is found.
     """
-    good, wrong = _readable(usecase)
+    from include.validate.problems import Problem
+
+    good, bad = _readable(usecase)
+    problems = [Problem(error) for error in bad]
+    if partition is not None:
+        data, partition = True, _partition_key(partition)
     if good:
-        from include.cli.validate import data_problems
         from include.cli.validate import validate as find_problems
         from include.storage.lake import Lake
 
         for spec in good:
-            problems = find_problems(spec)
-            wrong += problems
-            if data and not problems:  # SQL that doesn't run would be reported twice
-                wrong += data_problems(Lake(spec.name), spec)
+            own = find_problems(spec)
+            if data and not any(one.severity == "error" for one in own):  # they would be reported twice
+                from include.validate.stored import data_problems
+
+                own += data_problems(Lake(spec.name), spec, partition or "")
+            problems += own
+    wrong = [one.sentence for one in problems if one.severity == "error"]
+    other = [one.sentence for one in problems if one.severity != "error"]
     named = ", ".join(spec.name for spec in good)
     print_result(
-        {"usecases": [spec.name for spec in good], "wrong": wrong},
-        "\n".join(wrong) or f"valid: {named}",
+        {
+            "usecases": [spec.name for spec in good],
+            "wrong": wrong,
+            "problems": [one.plain() for one in problems],
+        },
+        "\n".join([*wrong, *other, *([] if wrong else [f"valid: {named}"])]),
         as_json,
     )
     raise typer.Exit(bool(wrong))
 
 
 @app.command()
-def init(
+def init(  # noqa: PLR0913 - one parameter for each option
     name: Annotated[str, typer.Argument(metavar="NAME")],
+    sample: Annotated[
+        Path | None, typer.Option("--sample", help="A file with rows: .csv, .parquet, or .jsonl.")
+    ] = None,
+    kind: Annotated[str, typer.Option("--kind", help="binary, regression or multiclass.")] = "",
+    target: Annotated[str, typer.Option("--target", help="The sample's column to predict.")] = "",
+    key: Annotated[
+        str, typer.Option("--key", help="The columns that identify a row within a day, as store,item.")
+    ] = "",
+    time: Annotated[str, typer.Option("--time", help="The column with each row's date.")] = "",
+    split: Annotated[
+        Path | None,
+        typer.Option("--split", help="Also write the sample below this folder, one CSV file for each day."),
+    ] = None,
     into: Annotated[
         Path | None, typer.Option("--into", help="The parent folder, if not include/usecases.")
     ] = None,
@@ -107,13 +143,41 @@ def init(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Create a use case's folder from a template that works as it is."""
-    from include.cli.scaffold import PYTHON_TEMPLATE, TEMPLATE, scaffold
+    """Create a use case's folder from a sample of its data, or from a template that works as it is.
 
-    template = PYTHON_TEMPLATE if python else TEMPLATE
-    folder = scaffold(name, into, template=template) if into else scaffold(name, template=template)
-    after = f"edit {folder}/usecase.yaml and features.sql, then run `python -m include validate {folder}`"
-    after += f" and `python -m pytest {folder}`" if python else ""
+    With --sample, types, bounds, features and baselines are proposed from the file, each with a comment on
+    how. On a terminal it asks for what isn't given.
+    """
+    from include.cli.scaffold import PYTHON_TEMPLATE, TEMPLATE, scaffold, scaffold_sample
+
+    answers = {"kind": kind, "target": target, "key": key, "time": time}
+    if python and sample is not None:
+        remedy = "propose one from the sample, and copy from another one with --python what you need"
+        raise SpecError("init", required="--python or --sample", found="both", remedy=remedy)
+    if on_terminal() and not (as_json or python):
+        from include.cli.sample import read_sample
+
+        if sample is None:
+            text = "A sample file (.csv, .parquet, .jsonl), or empty for the template"
+            sample = Path(answer) if (answer := typer.prompt(text, default="", show_default=False)) else None
+        if sample is not None:
+            typer.echo(f"Its columns: {', '.join(read_sample(sample).columns)}")
+            answers = {option: text or typer.prompt(QUESTIONS[option]) for option, text in answers.items()}
+    if sample is None:
+        if unused := [f"--{option}" for option, text in {**answers, "split": split}.items() if text]:
+            remedy = "give --sample FILE, or leave them out"
+            raise SpecError("init", required="--sample", found=", ".join(unused), remedy=remedy)
+        template = PYTHON_TEMPLATE if python else TEMPLATE
+        folder = scaffold(name, into, template=template) if into else scaffold(name, template=template)
+        after = f"edit {folder}/usecase.yaml and features.sql, then run `python -m include validate {folder}`"
+        after += f" and `python -m pytest {folder}`" if python else ""
+    else:
+        folder = scaffold_sample(name, into, sample, split, **answers)
+        after = f"read the comments in {folder}/usecase.yaml, and say where the files are:"
+        host = (split or Path("/where/the/files/are")).absolute().as_uri()
+        connection = json.dumps({"conn_type": "generic", "host": host})
+        after += f"\n  export AIRFLOW_CONN_{name.upper()}={shlex.quote(connection)}"
+        after += f"\nthen run `python -m include validate {name}` and `python -m include try {name}`"
     if into:
         after += f"; set EVERGREEN_USECASES={into} so that Evergreen finds it"
     print_result({"folder": str(folder)}, f"created {folder}\n{after}", as_json)
@@ -230,11 +294,11 @@ app.add_typer(backups)
 app.add_typer(exports)
 
 
-def _readable(usecase: str | None) -> tuple[list[specs.UseCase], list[str]]:
-    """Return the declarations that can be read, and an error message for each of the others."""
+def _readable(usecase: str | None) -> tuple[list[specs.UseCase], list[EvergreenError]]:
+    """Return the declarations that can be read, and the errors of the others."""
     if usecase is None:
         good, bad = specs.read_all()
-        return good, [str(error) for error in bad]
+        return good, [*bad]
     from include.spec.load import read
 
     try:
@@ -242,12 +306,15 @@ def _readable(usecase: str | None) -> tuple[list[specs.UseCase], list[str]]:
         file = path / "usecase.yaml" if path.is_dir() else path
         return [read(file) if file.is_file() else specs.load(usecase)], []
     except EvergreenError as error:
-        return [], [str(error)]
+        return [], [error]
 
 
 def _specs(usecase: str | None) -> tuple[list[specs.UseCase], list[str]]:
-    """Return one declaration, which must be readable, or all readable ones with the others' errors."""
-    return ([specs.load(usecase)], []) if usecase else _readable(None)
+    """Return one declaration, which must be readable, or all readable ones with the others' messages."""
+    if usecase:
+        return [specs.load(usecase)], []
+    good, bad = _readable(None)
+    return good, [str(error) for error in bad]
 
 
 def _partition_key(key: str) -> str:
@@ -266,7 +333,7 @@ def _partition_key(key: str) -> str:
 def main() -> None:
     """Run a command; an `EvergreenError` is printed as one line without a traceback."""
     folder = Path(".evergreen").absolute()
-    needs_lake = NO_LAKE.isdisjoint(sys.argv) or "--data" in sys.argv
+    needs_lake = NO_LAKE.isdisjoint(sys.argv) or bool({"--data", "--partition"} & set(sys.argv))
     demo = use_demo_settings(folder) if sys.argv[1:] and needs_lake else "none"
     if demo == "up":
         typer.echo(f"using the demo in {folder}: this shell has no Evergreen settings", err=True)

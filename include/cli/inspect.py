@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
+import webbrowser
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,12 +16,21 @@ import typer
 import yaml
 
 from include import spec as specs
-from include.cli.options import AsJson, Debug, Page, UseCaseName, print_result, require_writable
+from include.cli.options import (
+    AsJson,
+    Debug,
+    Page,
+    UseCaseName,
+    on_terminal,
+    print_result,
+    require_writable,
+)
 from include.errors import SpecError
 from include.reports.text import text_table
 from include.spec.clock import day_of
 
 inspection = typer.Typer()
+SHOWN = 5  # partitions without data that a trial names
 BAR_WIDTH = 40  # characters of a progress bar
 ESTIMATE_COLUMNS = ("metric", "estimate", "error", "low", "high", "partitions")
 
@@ -115,6 +129,47 @@ def replay(
     result = run_replay(lake, spec, policy or (), *keys, progress=show_progress)
     page = publish_page(lake, result)
     print_result(replay_json(result), f"{replay_text(result)}\n\n{page}", as_json)
+
+
+@inspection.command("try")
+def try_command(
+    usecase: UseCaseName,
+    first: Annotated[
+        str, typer.Option("--from", help="The first partition to ingest. Default: schedule.start.")
+    ] = "",
+    until: Annotated[
+        str, typer.Option("--until", help="The last one. Default: schedule.end, or the newest.")
+    ] = "",
+    folder: Annotated[
+        Path | None,
+        typer.Option("--lake", help="A folder for its lake, to go on from later. Default: a temporary one."),
+    ] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Try a use case on its own past, without Airflow and servers: ingest, train, replay, and draw a page.
+
+    The sources' connections must be set. The lake is a folder of its own, and nothing in it serves. The page
+    compares what serving would have cost under each policy, see `replay`; on a desktop a browser opens it.
+    """
+    from include.cli.trial import try_usecase
+    from include.replay.report import replay_json, replay_text
+    from include.storage.lake import Lake
+
+    spec = specs.load(usecase)
+    keys = [day_of(key).isoformat() if key else "" for key in (first, until)]
+    lake = Lake(usecase, str((folder or Path(tempfile.mkdtemp(prefix="evergreen-try-"))).absolute()))
+    warn = partial(typer.echo, err=True)
+    trial = try_usecase(lake, spec, *keys, now=datetime.now(UTC), progress=show_progress, warn=warn)
+    for sentence in trial.not_published[:SHOWN]:
+        warn(sentence)
+    if len(trial.not_published) > SHOWN:
+        warn(f"and {len(trial.not_published) - SHOWN} more; --json lists all")
+    text = f"{replay_text(trial.replay)}\n\n{trial.page}\n{trial.sentence}"
+    data = {"page": trial.page, "sentence": trial.sentence, "not_published": trial.not_published}
+    print_result({**data, "lake": lake.uri, **replay_json(trial.replay)}, text, as_json)
+    if on_terminal() and not as_json and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        webbrowser.open(trial.page)
 
 
 def show_progress(task: str, completed: int, total: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,11 @@ Page = Annotated[Path | None, typer.Option("--page", help="Also write the page t
 def print_result(data: dict[str, Any], text: str, as_json: bool) -> None:
     """Print a result as text, or as one JSON object."""
     typer.echo(json.dumps(data, indent=1, default=str) if as_json else text)
+
+
+def on_terminal() -> bool:
+    """Return whether a person can answer questions."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def require_writable(file: Path | None, option: str = "--page") -> None:

@@ -17,7 +17,26 @@ SCHEMA_LINE = "# yaml-language-server: $schema="  # editors read the schema's pa
 
 
 def scaffold(name: str, parent: Path = SHIPPED, *, template: Path = TEMPLATE) -> Path:
-    """Copy a template under a new name and return the new folder.
+    """Copy a template under a new name and return the new folder, see `new_folder`."""
+    folder = new_folder(name, parent)
+    for file in sorted(file for file in template.iterdir() if file.is_file()):
+        if file.suffix == ".yaml":
+            text = file.read_text().replace(PLACEHOLDER, name)
+            (folder / file.name).write_text(
+                text.replace(f"{SCHEMA_LINE}../schema.json", SCHEMA_LINE + schema_path(folder))
+            )
+        else:
+            shutil.copyfile(file, folder / file.name)
+    return folder
+
+
+def schema_path(folder: Path) -> str:
+    """Return the path of the JSON Schema, relative to a use case's folder."""
+    return os.path.relpath(SCHEMA, folder)
+
+
+def new_folder(name: str, parent: Path = SHIPPED) -> Path:
+    """Create and return the folder of a new use case.
 
     Raises
     ------
@@ -42,13 +61,41 @@ def scaffold(name: str, parent: Path = SHIPPED, *, template: Path = TEMPLATE) ->
             where=str(folder),
             remedy="choose another name, or edit the existing folder",
         ) from None
-    for file in sorted(file for file in template.iterdir() if file.is_file()):
-        if file.suffix == ".yaml":
-            text = file.read_text().replace(PLACEHOLDER, name)
-            schema = os.path.relpath(SCHEMA, folder)
-            (folder / file.name).write_text(
-                text.replace(f"{SCHEMA_LINE}../schema.json", SCHEMA_LINE + schema)
-            )
-        else:
-            shutil.copyfile(file, folder / file.name)
+    return folder
+
+
+def scaffold_sample(
+    name: str,
+    parent: Path | None,
+    path: Path,
+    split: Path | None,
+    *,
+    kind: str,
+    target: str,
+    key: str,
+    time: str,
+) -> Path:
+    """Write a use case that is proposed from a sample, and return its new folder, see `new_folder`.
+
+    Parameters
+    ----------
+    path : of the sample.
+    split : a folder for the sample's rows, one file for each day; None leaves the sample as it is.
+    key : names of columns, separated by commas.
+
+    Raises
+    ------
+    SpecError
+        also for a sample that can't be read, and for names that aren't its columns.
+    """
+    from include.cli.proposal import Proposal
+    from include.cli.sample import read_sample
+
+    names = tuple(part.strip() for part in key.split(",") if part.strip())
+    proposal = Proposal(name, read_sample(path), kind, target, names, time)
+    folder = new_folder(name, parent or SHIPPED)
+    (folder / "usecase.yaml").write_text(proposal.yaml(schema_path(folder), split=split is not None))
+    (folder / "features.sql").write_text(proposal.sql())
+    if split is not None:
+        proposal.write_partitions(split)
     return folder

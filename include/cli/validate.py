@@ -1,147 +1,107 @@
-"""Check what reading a declaration can't: that its SQL runs, and that its estimators and expectations exist.
+"""Check what reading a declaration can't: schedule, SQL, estimators, expectations and labels.
 
-The SQL runs on an empty lake through the functions that a partition uses. So a valid declaration says nothing
-about the data. `data_problems` runs it on the lake's newest partitions.
+The SQL runs on an empty lake and on generated rows, through the functions that a partition uses. So a valid
+declaration says nothing about the data. `include.validate.stored` looks at the lake's newest partitions.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
-from include.errors import EvergreenError, NotPublished, SpecError
 from include.spec.clock import Clock, day_of
+from include.validate.problems import Problem, problem, problems_of
 
 if TYPE_CHECKING:
     from include.spec import UseCase
-    from include.storage.lake import Lake
-
-CHECKED = 3  # newest partitions on whose data the features are checked
 
 
-def validate(spec: UseCase) -> list[str]:
-    """Return a sentence for each problem of a readable declaration; none if it is valid."""
+def validate(spec: UseCase) -> list[Problem]:
+    """Return the errors, warnings and hints of a readable declaration."""
+    from include.validate.baselines import baseline_hints
+    from include.validate.declaration import declaration_problems
+    from include.validate.generated import generated_problems, label_problems, recipe_problems
+    from include.validate.query import query_problems
+
     problems = list(_schedule_problems(spec))
-    if not problems:
-        checks = (
-            _path_problems,
-            _sql_problems,
-            _estimator_problems,
-            _onnx_problems,
-            _expectation_problems,
-            _limit_problems,
-            _python_problems,
-        )
-        problems += [problem for check in checks for problem in check(spec)]
+    if problems:
+        return problems
+    partitions = _year(spec, spec.clock)
+    problems += declaration_problems(spec, partitions)
+    checks = (
+        *(_path_problems, _expectation_problems, _limit_problems, _onnx_problems, _python_problems),
+        query_problems,
+    )
+    for check in checks:
+        problems += check(spec)
+    estimators, sql = list(_estimator_problems(spec)), list(_sql_problems(spec))
+    problems += [*sql, *(estimators or recipe_problems(spec))]
+    if not any(one.severity == "error" for one in problems):
+        # one with a whole lookback, if the first year has one
+        partition = partitions[min(spec.features.lookback + 1, len(partitions) - 1)]
+        problems += generated_problems(spec, partition)
+        problems += label_problems(spec, partition)
+        problems += baseline_hints(spec)
     return problems
 
 
-def data_problems(lake: Lake, spec: UseCase) -> list[str]:
-    """Return a sentence for each problem of the features of the newest partitions.
-
-    Features that depend on rows that a partition may not see (see `include.features.point_in_time_check`),
-    rows that aren't exactly the spine's, also of the first partition, and features without any value once the
-    whole lookback is ingested. That there is no partition to check is a problem too.
-    """
-    from include.features.build import features
-
-    spine = spec.features.spine
-    rows = lake.rows("partitions", {"product": spine, "outcome": "published"})
-    published = sorted(row["partition"] for row in rows if row["rows"])
-    partitions = published[-CHECKED:]
-    if not partitions:
-        error = NotPublished(
-            f"{spec.name}/{spine}",
-            required="a published partition with rows to check the features on",
-            found="none",
-            where=f"{lake.uri}/tables/partitions",
-            remedy=f"run ingest for {spec.name} first",
-        )
-        return [str(error)]
-    problems = [problem for key in partitions for problem in _error_of(_refuse_leakage, lake, spec, key)]
-    # where there is no past to join with, as in training's first partition
-    problems += _error_of(features, lake, spec, published[: -len(partitions)][:1])
-    # before the whole lookback is ingested, a feature of the past may have no value yet
-    if not problems and published[0] <= spec.clock.shift(partitions[0], -spec.features.lookback):
-        problems += _error_of(_refuse_empty_features, lake, spec, partitions)
-    return problems
-
-
-def _refuse_leakage(lake: Lake, spec: UseCase, partition: str) -> None:
-    from include.features.point_in_time_check import point_in_time_violations
-
-    if columns := point_in_time_violations(lake, spec, partition):
-        raise SpecError(
-            f"{spec.name}/{partition}: {spec.features_file.name}",
-            required="features of rows that were known at the decision, within the lookback",
-            found=f"other values of {', '.join(columns)} once later or older rows are added",
-            where=str(spec.features_file),
-            remedy="limit the rows by known_at, known_until and partition, or read the views known_<source>",
-        )
-
-
-def _refuse_empty_features(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> None:
-    from include.features.build import features
-
-    rows = features(lake, spec, partitions)
-    if empty := [name for name in spec.features.columns if rows[name].null_count == rows.num_rows]:
-        raise SpecError(
-            f"{spec.name}/{partitions[0]} to {partitions[-1]}: {spec.features_file.name}",
-            required="a value of each feature in some of the rows",
-            found=f"no value of {', '.join(empty)} in {rows.num_rows} rows",
-            where=str(spec.features_file),
-            remedy="correct the join that matches no row (`ago` counts partitions back, from 0), ingest the "
-            "source that is missing, or remove the feature",
-        )
-
-
-def _schedule_problems(spec: UseCase) -> Iterator[str]:
+def _schedule_problems(spec: UseCase) -> Iterator[Problem]:
     """Yield invalid dates, sources available after scoring, and trainings on days without a partition."""
-    schedule, subject = spec.schedule, f"{spec.name}: schedule"
-    dates = [schedule.start, schedule.end, *(source.start for source in spec.sources.values())]
-    invalid = [sentence for date in dates if date for sentence in _error_of(day_of, date)]
+    schedule = spec.schedule
+    days = {"schedule.start": schedule.start, "schedule.end": schedule.end}
+    days |= {f"sources.{name}.start": source.start for name, source in spec.sources.items()}
+    invalid = [
+        one
+        for path, day in days.items()
+        if day
+        for one in problems_of(spec, "a date", f"correct {path} in usecase.yaml", day_of, day)
+    ]
     yield from invalid
     if invalid:
         return
     if schedule.end and schedule.end < schedule.start:
-        yield f"{subject}.end: required a day from {schedule.start} on, found {schedule.end}"
+        required = f"a day from {schedule.start} on"
+        yield problem(spec, "schedule.end", required, schedule.end, "correct schedule.end or schedule.start")
     partitions, trainings = _year(spec, spec.clock), _year(spec, Clock(schedule.training, schedule.timezone))
     if not partitions:
-        yield f"{subject}.batch: required a partition in the year from {schedule.start} on, found none"
+        required = f"a partition in the year from {schedule.start} on"
+        yield problem(spec, "schedule.batch", required, "none", "correct the cron in schedule.batch")
     for partition in partitions[:1]:
         for name, source in spec.sources.items():
             if spec.clock.local(partition, source.available_at) > spec.clock.moment(partition):
-                yield (
-                    f"{spec.name}: sources.{name}.available_at: required the time of {schedule.batch!r} or "
-                    "earlier, because the partition's run ingests the source then, found "
-                    f"{source.available_at}; move schedule.batch, or declare an earlier day's data by "
-                    f"sources.{name}.offset"
+                yield problem(
+                    spec,
+                    f"sources.{name}.available_at",
+                    f"the time of {schedule.batch!r} or earlier, because the partition's run ingests the "
+                    "source then",
+                    source.available_at,
+                    f"move schedule.batch, or declare an earlier day's data by sources.{name}.offset",
                 )
     for stray in sorted(set(trainings) - set(partitions))[:1]:
-        yield (
-            f"{subject}.training: required days that have a partition of {schedule.batch!r}, found {stray}; "
-            "use the same days in both crons"
-        )
+        required = f"days that have a partition of {schedule.batch!r}"
+        yield problem(spec, "schedule.training", required, stray, "use the same days in both crons")
 
 
 def _year(spec: UseCase, clock: Clock) -> list[str]:
     return clock.keys(spec.schedule.start, (day_of(spec.schedule.start) + timedelta(days=365)).isoformat())
 
 
-def _path_problems(spec: UseCase) -> Iterator[str]:
+def _path_problems(spec: UseCase) -> Iterator[Problem]:
     """Yield each path with an unknown placeholder."""
     from include.ingest.connectors.request import request
 
     for name, source in spec.sources.items():
-        problems = list(_error_of(lambda source=source: source.path_templates))
+        remedy = f"correct sources.{name} in usecase.yaml, or its connector's code"
+        problems = list(problems_of(spec, "paths", remedy, lambda source=source: source.path_templates))
         yield from problems  # of a connector of the use case's own
         for path in source.path_templates if not problems else ():
-            yield from _error_of(request(spec, name, _year(spec, spec.clock)[0]).fill_path, path)
+            fill_path = request(spec, name, _year(spec, spec.clock)[0]).fill_path
+            yield from problems_of(spec, "a path", "correct the path", fill_path, path)
 
 
-def _sql_problems(spec: UseCase) -> Iterator[str]:
+def _sql_problems(spec: UseCase) -> Iterator[Problem]:
     """Yield the errors of the SQL of features and labels, from DuckDB or against the declaration."""
     from include.features.build import features, labels
     from include.storage.lake import Lake
@@ -149,55 +109,70 @@ def _sql_problems(spec: UseCase) -> Iterator[str]:
     partition = _year(spec, spec.clock)[0]
     with tempfile.TemporaryDirectory() as empty:
         lake = Lake(spec.name, empty)
-        yield from _error_of(features, lake, spec, [partition])
-        yield from _error_of(labels, lake, spec, [partition], known=partition)
+        required, remedy = "SQL that runs", "correct the SQL"
+        yield from problems_of(spec, required, remedy, features, lake, spec, [partition])
+        remedy = "correct labels.sql in usecase.yaml, or declare the column under the source"
+        yield from problems_of(spec, required, remedy, labels, lake, spec, [partition], known=partition)
 
 
-def _estimator_problems(spec: UseCase) -> Iterator[str]:
+def _estimator_problems(spec: UseCase) -> Iterator[Problem]:
     """Yield each unknown estimator or parameter."""
     from include.train.recipes import build_estimator
 
     for candidate in (*spec.training.baselines, *spec.training.candidates):
-        yield from _error_of(build_estimator, spec, candidate)
+        remedy = f"correct {candidate.name} under training in usecase.yaml"
+        yield from problems_of(spec, "an estimator", remedy, build_estimator, spec, candidate)
 
 
-def _onnx_problems(spec: UseCase) -> Iterator[str]:
+def _onnx_problems(spec: UseCase) -> Iterator[Problem]:
     """Yield each recipe that can't be an ONNX file, where the gate requires that it can."""
     if spec.gate.onnx:
         from include.export.convert import require_convertible
 
         for candidate in (*spec.training.baselines, *spec.training.candidates):
-            yield from _error_of(require_convertible, spec, candidate)
+            remedy = f"use another estimator for {candidate.name}, or remove gate.onnx in usecase.yaml"
+            yield from problems_of(
+                spec, "a recipe that ONNX can express", remedy, require_convertible, spec, candidate
+            )
 
 
-def _expectation_problems(spec: UseCase) -> Iterator[str]:
+def _expectation_problems(spec: UseCase) -> Iterator[Problem]:
     """Yield each expectation that Great Expectations doesn't know, or not with these arguments."""
     from include.ingest.validation.expectations import validate_expectations
 
     for name, source in spec.sources.items():
         for expectation in source.contract.expectations:
-            yield from _error_of(validate_expectations, f"{spec.name}/{name}", [expectation], source.columns)
+            yield from problems_of(
+                spec,
+                "an expectation of Great Expectations",
+                f"correct it under sources.{name}.contract.expectations",
+                validate_expectations,
+                f"{spec.name}/{name}",
+                [expectation],
+                source.columns,
+            )
 
 
-def _limit_problems(spec: UseCase) -> Iterator[str]:
+def _limit_problems(spec: UseCase) -> Iterator[Problem]:
     """Yield each pair of limits between which there is nothing."""
     for name, source in spec.sources.items():
-        contract, path = source.contract, f"{spec.name}: sources.{name}.contract"
-        pairs: dict[str, tuple[Any, Any]] = {
-            f"{path}: required min_rows up to max_rows": (contract.min_rows, contract.max_rows)
+        contract, path = source.contract, f"sources.{name}.contract"
+        pairs: dict[tuple[str, str], tuple[Any, Any]] = {
+            (path, "min_rows up to max_rows"): (contract.min_rows, contract.max_rows)
         }
         for number, expectation in enumerate(contract.expectations):
-            required = f"{path}.expectations.{number}.kwargs: required min_value up to max_value"
-            pairs[required] = (expectation.kwargs.get("min_value"), expectation.kwargs.get("max_value"))
-        for required, limits in pairs.items():
+            subject = (f"{path}.expectations.{number}.kwargs", "min_value up to max_value")
+            pairs[subject] = (expectation.kwargs.get("min_value"), expectation.kwargs.get("max_value"))
+        for (place, required), limits in pairs.items():
             # other types are compared by Great Expectations alone
             numbers = all(isinstance(limit, int | float) for limit in limits)
             comparable = numbers or {type(limit) for limit in limits} == {date}
             if comparable and limits[0] > limits[1]:
-                yield f"{required}, found {limits[0]} and {limits[1]}; exchange or correct them"
+                found = f"{limits[0]} and {limits[1]}"
+                yield problem(spec, place, required, found, "exchange or correct them")
 
 
-def _python_problems(spec: UseCase) -> Iterator[str]:
+def _python_problems(spec: UseCase) -> Iterator[Problem]:
     """Yield the errors of Python that isn't called for what is checked above, on the least that it takes."""
     import numpy as np
 
@@ -206,23 +181,19 @@ def _python_problems(spec: UseCase) -> Iterator[str]:
     from include.stats.metrics import metric_values, row_losses
     from include.storage.schemas import validated_schema
 
+    def problems(function: Callable[..., object], *args: Any) -> Iterator[Problem]:
+        required, remedy = "Python that can be called", "correct the code, or what usecase.yaml declares"
+        return problems_of(spec, required, remedy, function, *args)
+
     actual = np.array(spec.problem.codes or (0.0, 1.0))
     predicted = repeat_constant(spec.fallback, len(actual))
     if spec.objective.code:
-        yield from _error_of(row_losses, spec.objective, actual, predicted)
+        yield from problems(row_losses, spec.objective, actual, predicted)
     names = list(spec.own_metrics)
-    yield from _error_of(metric_values, names, actual, predicted, spec.problem.classes, spec.own_metrics)
+    yield from problems(metric_values, names, actual, predicted, spec.problem.classes, spec.own_metrics)
     for code in (*spec.python_of("gate.checks"), *spec.python_of("alerts")):
-        yield from _error_of(code.load)
+        yield from problems(code.load)
     for name, source in spec.sources.items():
         rows = validated_schema(source).empty_table().select(list(source.columns))
         for code in spec.python_of(f"sources.{name}.contract"):
-            yield from _error_of(refusals, code, rows)
-
-
-def _error_of(function: Callable[..., object], *args: Any, **kwargs: Any) -> Iterator[str]:
-    """Call a function and yield the message of the error that it raises, if any."""
-    try:
-        function(*args, **kwargs)
-    except EvergreenError as error:
-        yield str(error)
+            yield from problems(refusals, code, rows)

@@ -8,6 +8,7 @@ partitions are needed, so the newest partition can be checked.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 import pyarrow as pa
@@ -33,11 +34,13 @@ def point_in_time_violations(lake: Lake, spec: UseCase, partition: str) -> list[
     NotPublished
         if the spine has no rows in that partition, so that no change could be observed.
     """
+    return violations_of(spec, point_in_time.read_sources(lake, spec, [partition]), partition)
+
+
+def violations_of(spec: UseCase, rows: Mapping[str, pa.Table], partition: str) -> list[str]:
+    """Return what `point_in_time_violations` returns, from the sources' rows."""
     decision_time = spec.clock.moment(partition)
-    visible = {
-        name: _known_at(rows, decision_time)
-        for name, rows in point_in_time.read_sources(lake, spec, [partition]).items()
-    }
+    visible = {name: _known_at(table, decision_time) for name, table in rows.items()}
     expected = compute_features(spec, visible, [partition])
     if expected.num_rows == 0:
         raise NotPublished(
@@ -47,8 +50,8 @@ def point_in_time_violations(lake: Lake, spec: UseCase, partition: str) -> list[
             remedy="choose a partition that was ingested",
         )
     planted = {
-        name: pa.concat_tables([rows, *_hidden_rows(spec, name, rows, partition)])
-        for name, rows in visible.items()
+        name: pa.concat_tables([table, *_hidden_rows(spec, name, table, partition)])
+        for name, table in visible.items()
     }
     # the views' own cutoff is moved to a later time, because here the SQL's conditions are checked
     actual = compute_features(spec, planted, [partition], until=decision_time + timedelta(days=1))

@@ -99,18 +99,29 @@ def read(file: Path, overlay: Path | None = None) -> UseCase:
     try:
         spec = UseCase.model_validate({**raw, "folder": file.parent})
     except ValidationError as error:
+        lines = sorted({_line(node, e["loc"]) for e in error.errors()})
         raise SpecError(
             str(overlay or file),
+            required="the keys and values of docs/reference/usecase.md",
             found="; ".join(_error_sentence(e, node) for e in error.errors()),
+            where=f"line {', '.join(map(str, lines))}",
             remedy="correct it and save",
         ) from None
     if spec.name != file.parent.name:
         raise SpecError(
-            str(file), required=f"name: {file.parent.name} (the folder's)", found=f"name: {spec.name}"
+            str(file),
+            required=f"name: {file.parent.name} (the folder's)",
+            found=f"name: {spec.name}",
+            where=f"line {_line(node, ('name',))}",
+            remedy="write the folder's name, or rename the folder",
         )
     if not spec.features.python and not (file.parent / spec.features.sql).is_file():
         raise SpecError(
-            str(file), required="features.sql: a file beside it", found=spec.features.sql + " missing"
+            str(file),
+            required="features.sql: a file beside it",
+            found=spec.features.sql + " missing",
+            where=str(file.parent),
+            remedy="write the file, or correct its name under features",
         )
     for code in spec.python:
         if code.file is None:  # it isn't imported: DAG files read declarations when they are parsed
@@ -126,9 +137,21 @@ def _mapping(file: Path) -> tuple[dict[str, Any], yaml.Node | None]:
         node = loader.get_single_node()
         raw = loader.construct_document(node) if node is not None else None
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise SpecError(str(file), required="a YAML file", found=" ".join(str(error).split())) from None
+        raise SpecError(
+            str(file),
+            required="a YAML file",
+            found=" ".join(str(error).split()),
+            where=str(file.parent),
+            remedy="correct the line that is named and save",
+        ) from None
     if not isinstance(raw, dict):
-        raise SpecError(str(file), required="a mapping of keys", found=type(raw).__name__)
+        raise SpecError(
+            str(file),
+            required="a mapping of keys",
+            found=type(raw).__name__,
+            where=str(file.parent),
+            remedy="write the keys of docs/reference/usecase.md",
+        )
     return raw, node
 
 
@@ -157,13 +180,23 @@ def _error_sentence(error: object, node: yaml.Node | None) -> str:
 def _scalar_text(node: yaml.Node | None, path: str) -> str:
     """Return the raw text of the scalar at a path; "" if there is none."""
     for part in path.split("."):
-        children: dict[str, yaml.Node] = {}
-        if isinstance(node, yaml.MappingNode):
-            children = {str(key.value): value for key, value in node.value}
-        elif isinstance(node, yaml.SequenceNode):
-            children = {str(index): value for index, value in enumerate(node.value)}
-        node = children.get(part)
+        node = _children(node).get(part)
     return str(node.value) if isinstance(node, yaml.ScalarNode) else ""
+
+
+def _line(node: yaml.Node | None, loc: tuple[str | int, ...]) -> int:
+    """Return the line of the value at an error's path, or of what it is missing from."""
+    for part in loc:
+        node = _children(node).get(str(part), node)
+    return int(node.start_mark.line) + 1 if node is not None else 1
+
+
+def _children(node: yaml.Node | None) -> dict[str, yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return {str(key.value): value for key, value in node.value}
+    if isinstance(node, yaml.SequenceNode):
+        return {str(index): value for index, value in enumerate(node.value)}
+    return {}
 
 
 def _valid_keys(loc: tuple[str | int, ...], node: yaml.Node | None) -> str:

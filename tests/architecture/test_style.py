@@ -15,6 +15,7 @@ SHIPPED = [*DAGS, *PLUGINS, *INCLUDE, *pages("demo", "benchmarks")]
 # these pages may ask for the time, each for its reason
 CLOCK_READERS = {
     "include/cli/app.py": "what a person asks for is asked now: the knowledge time of what a source changed",
+    "include/cli/inspect.py": "a trial's last partition is the newest now",
     "include/cli/lifecycle.py": "a person answers now",
     "include/cli/backups.py": "a backup is named by the moment at which somebody asked for it",
     "include/ops/prune.py": "a backup dated in the future is refused",
@@ -35,6 +36,8 @@ SQL_WRITERS = {
     ),
     "include/ingest/validation/contract.py": "the declaration's own expression",
     "include/storage/spill.py": "quoted names",
+    "include/validate/generated.py": "the declaration's own expression",
+    "include/validate/query.py": "the declaration's own expression, which is parsed and not run",
 }
 
 

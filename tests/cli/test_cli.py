@@ -242,10 +242,13 @@ def test_status_shows_what_is_not_published_and_what_is_stale(lake: Path, tmp_pa
 def test_validate_passes_the_shipped_use_case_and_the_tests_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is shipped is sound, its SQL, estimators and expectations included."""
     monkeypatch.setenv("EVERGREEN_USECASES", str(USECASES))
-    assert call("validate") == (
-        0,
-        {"usecases": ["flight_delay", "flight_bands", "flight_minutes", "weekly_sales"], "wrong": []},
-    )
+    code, answer = call("validate")
+    assert (code, answer["wrong"]) == (0, [])
+    assert answer["usecases"] == ["flight_delay", "flight_bands", "flight_minutes", "weekly_sales"]
+    # the tests' own shop has no rule of thumb among its baselines
+    assert [(one["severity"], one["subject"]) for one in answer["problems"]] == [
+        ("hint", "weekly_sales: training.baselines")
+    ]
 
 
 WRONG = {
@@ -381,7 +384,10 @@ def test_a_new_use_case_is_valid_and_carries_its_name(
         {"folder": str(tmp_path / "coffee_sales")},
     )
     monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path))
-    assert call("validate", "coffee_sales") == (0, {"usecases": ["coffee_sales"], "wrong": []})
+    assert call("validate", "coffee_sales") == (
+        0,
+        {"usecases": ["coffee_sales"], "wrong": [], "problems": []},
+    )
     assert "USECASE" not in (tmp_path / "coffee_sales" / "usecase.yaml").read_text().replace(
         "EVERGREEN_USECASES", ""
     )

@@ -351,5 +351,5 @@ def test_a_spine_known_only_after_the_decision_says_so(lake: Lake, registry: Reg
     assert "as on 2024-03-28 from 12:00 UTC on" in str(refusal.value)
     assert "move schedule.batch to 12:00 or later" in str(refusal.value)
     assert "more history" not in str(refusal.value)
-    assert any("sources.visits.available_at" in sentence for sentence in validate(spec))
+    assert any("sources.visits.available_at" in one.sentence for one in validate(spec))
     assert runs(registry) == []

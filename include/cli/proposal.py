@@ -1,0 +1,435 @@
+"""Writes a declaration and its SQL from a sample, with a comment at each line that was proposed from it.
+
+The sample's rows are taken as the source delivers them: one file a partition, in which the target is filled
+in later. So the file is read twice: `records` has what is known at the decision, and `outcomes` reads the
+file of the partition before, with the target.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+from datetime import date, timedelta
+from functools import cached_property
+from math import floor, log10
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from include.cli.sample import Sample, SampleColumn
+from include.errors import SpecError
+from include.ingest.parsing.types import TRUE
+
+KINDS = ("binary", "regression", "multiclass")
+MAX_CATEGORIES = 254  # that the estimators tell apart
+TINY = 1e-9  # a span below which a column counts as constant zero
+RECURRING = 0.5  # share of rows whose key was there before, from which a key has a past
+TEST = (8, 28)  # partitions that judge, at least and at most
+CLASS_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}"
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What is proposed for a sample.
+
+    Parameters
+    ----------
+    kind : of the problem.
+    target, time : names of columns in the sample.
+    key : names of columns that identify a row within a day.
+    """
+
+    name: str
+    sample: Sample
+    kind: str
+    target: str
+    key: tuple[str, ...]
+    time: str
+
+    def __post_init__(self) -> None:
+        columns = self.sample.columns
+        if self.kind not in KINDS:
+            raise self._error(
+                "--kind", f"one of {', '.join(KINDS)}", self.kind or "none", "give one of these"
+            )
+        for option, names in (("--target", (self.target,)), ("--key", self.key), ("--time", (self.time,))):
+            for name in names or ("",):
+                if name not in columns:
+                    required = f"a column of the sample: {', '.join(columns)}"
+                    raise self._error(option, required, name or "none", "give one of these")
+        if self.target in (*self.key, self.time):
+            raise self._error(
+                "--target", "a column besides the key and the time", self.target, "choose another"
+            )
+        self._check_key()
+        self._check_target()
+
+    def _error(self, option: str, required: str, actual: str, remedy: str) -> SpecError:
+        where = str(self.sample.path)
+        return SpecError(f"init {option}", required=required, found=actual, where=where, remedy=remedy)
+
+    def _check_key(self) -> None:
+        rows = zip(self.days, *(self.sample.rows[name].to_pylist() for name in self.key), strict=True)
+        row, count = Counter(rows).most_common(1)[0]
+        if count > 1 or None in row:
+            shown = ", ".join(map(str, row))
+            actual = f"{count} rows of {shown}" if count > 1 else f"a row without it: {shown}"
+            raise self._error(
+                "--key",
+                "columns that identify a row within a day",
+                actual,
+                "add a column, as --key store,item",
+            )
+
+    def _check_target(self) -> None:
+        column = self.sample.columns[self.target]
+        numeric, count = column.type in ("integer", "number"), len(column.values)
+        if self.kind == "regression" and not numeric:
+            required, actual = "numbers, for a regression", f"{column.type}s such as {column.values[:1]}"
+        elif self.kind == "binary" and count != 2:
+            required, actual = "two different values, for a binary problem", f"{count}"
+        elif self.kind == "multiclass" and (
+            count < 3 or not all(re.fullmatch(CLASS_NAME, text) for text in column.values)
+        ):
+            required = "three or more names of letters, digits, _ and -, for a multiclass problem"
+            actual = ", ".join(column.values[:5])
+        else:
+            return
+        raise self._error("--target", required, actual, "choose another target or --kind")
+
+    # what the sample shows
+
+    @cached_property
+    def days(self) -> list[str]:
+        """Return the day of each row."""
+        return self.sample.days(self.time)
+
+    @cached_property
+    def partitions(self) -> list[str]:
+        """Return the days that the sample has."""
+        return sorted(set(self.days))
+
+    @cached_property
+    def step(self) -> int:
+        """Return the days from one partition to the next: 7 if all days are the same of the week, else 1."""
+        weekdays = {date.fromisoformat(day).weekday() for day in self.partitions}
+        return 7 if len(weekdays) == 1 and len(self.partitions) > 1 else 1
+
+    @cached_property
+    def recurs(self) -> bool:
+        """Return whether most keys were there on an earlier day; assumed for a sample of one day."""
+        if len(self.partitions) == 1:
+            return True
+        keys = zip(*(self.sample.rows[name].to_pylist() for name in self.key), strict=True)
+        seen: set[tuple[str, ...]] = set()
+        repeated = total = 0
+        for day, key in sorted(zip(self.days, keys, strict=True)):
+            total += day > self.partitions[0]
+            repeated += key in seen
+            seen.add(key)
+        return repeated >= RECURRING * total
+
+    @property
+    def _names(self) -> list[str]:
+        return [self.sample.columns[name].name for name in self.key]
+
+    @property
+    def _target(self) -> SampleColumn:
+        return self.sample.columns[self.target]
+
+    @property
+    def _positive(self) -> str:
+        """Return the rarer value of a binary target that is neither boolean nor 0 and 1."""
+        counts = Counter(self.sample.rows[self.target].drop_null().to_pylist())
+        return str(min(sorted(counts), key=lambda text: counts[text]))
+
+    @property
+    def label(self) -> str:
+        """Return the SQL of the label."""
+        target = self._target
+        numbers = target.type == "integer" and (target.low, target.high) == (0, 1)
+        if self.kind == "binary" and target.type != "boolean" and not numbers:
+            is_text = target.type == "string"
+            return f"{target.name} = " + (_quoted(self._positive) if is_text else self._positive)
+        return target.name
+
+    @property
+    def _rate(self) -> float:
+        """Return the mean of the label in the sample."""
+        values = self.sample.rows[self.target].drop_null().to_pylist()
+        if self._target.type == "boolean":
+            return sum(text.lower() in TRUE.to_pylist() for text in values) / len(values)
+        if self.label == self._target.name:
+            return sum(map(float, values)) / len(values)
+        return float(values.count(self._positive) / len(values))
+
+    # features
+
+    @cached_property
+    def _current(self) -> dict[str, tuple[str, str, str]]:
+        """Return each feature of the row itself: its kind, its SQL, and why it was proposed."""
+        proposed: dict[str, tuple[str, str, str]] = {}
+        for original, column in self.sample.columns.items():
+            sql, count = f"spine.{column.name}", len(column.values)
+            if original in (self.target, self.time):
+                continue
+            if column.type in ("integer", "number") and original not in self.key:
+                proposed[column.name] = ("numeric", sql, f"sample: {column.low:g} to {column.high:g}")
+            elif column.type == "boolean":
+                proposed[column.name] = ("categorical", f"CAST({sql} AS VARCHAR) AS {column.name}", "boolean")
+            elif column.type == "string" and count <= min(MAX_CATEGORIES, self.sample.rows.num_rows // 2):
+                proposed[column.name] = ("categorical", sql, f"sample: {count} different values")
+        if self.step == 1 and "weekday" not in proposed:
+            time = self.sample.columns[self.time].name
+            proposed["weekday"] = (
+                "numeric",
+                f"isodow(spine.{time}) AS weekday",
+                "from the time, 1 is Monday",
+            )
+        return proposed
+
+    @cached_property
+    def _past(self) -> dict[str, tuple[str, str]]:
+        """Return each feature of earlier labels: its SQL over `known_outcomes`, and what it is."""
+        if self.kind == "multiclass":
+            return {}
+        target, label = self._target.name, f"CAST({self.label} AS DOUBLE)"
+        week, count = (6, 7) if self.step == 1 else (0, 4)
+        mean = f"sum({label}) FILTER (ago < {count}) / nullif(count({label}) FILTER (ago < {count}), 0)"
+        past = {f"{target}_mean_{count}": (mean, f"mean of the last {count} outcomes")}
+        if self.recurs:
+            past[f"{target}_last"] = (f"max({label}) FILTER (ago = 0)", "the last known value")
+            if week:
+                past[f"{target}_week_ago"] = (f"max({label}) FILTER (ago = {week})", "the same day last week")
+        return past
+
+    @property
+    def lookback(self) -> int:
+        """Return how many earlier partitions the SQL reads."""
+        return 6 if self.step == 1 else 3
+
+    def features(self, kind: str) -> list[str]:
+        """Return the names of the numeric or the categorical features."""
+        own = [name for name, (own_kind, _, _) in self._current.items() if own_kind == kind]
+        return [*own, *(self._past if kind == "numeric" else ())]
+
+    # the two files
+
+    def sql(self) -> str:
+        """Return the text of ``features.sql``."""
+        own = [*self._names, "partition"]
+        selected = [f"    spine.{name}," for name in own if name not in self._current]
+        selected += [f"    {sql},  -- {why}" for _, sql, why in self._current.values()]
+        head = (
+            "-- One row for each row of the spine. `known_outcomes` has what was known at its decision.\n"
+            "-- `ago` counts the partitions back, and `ago = 0` is about the partition before.\n"
+        )
+        if not self._past:
+            return f"{head}SELECT\n{_without_last_comma(selected)}\nFROM spine\n"
+        group = ["for_partition", *(self._names if self.recurs else [])]
+        columns = ", ".join(["for_partition AS partition", *group[1:]])
+        past = [f"        {sql} AS {name},  -- {what}" for name, (sql, what) in self._past.items()]
+        selected += [f"    past.{name}," for name in self._past]
+        using = ", ".join(["partition", *group[1:]])
+        return (
+            f"{head}WITH past AS (\n    SELECT\n        {columns},\n{_without_last_comma(past)}\n"
+            f"    FROM known_outcomes\n    GROUP BY {', '.join(group)}\n)\n"
+            f"SELECT\n{_without_last_comma(selected)}\nFROM spine\nLEFT JOIN past USING ({using})\n"
+        )
+
+    def yaml(self, schema: str, *, split: bool) -> str:
+        """Return the text of ``usecase.yaml``.
+
+        Parameters
+        ----------
+        schema : the path of the JSON Schema, for editors.
+        split : the sample's days were written to files, so that the schedule ends with the last one.
+        """
+        first, last, step = self.partitions[0], self.partitions[-1], self.step
+        weekday = date.fromisoformat(first).isoweekday() % 7
+        cron, training = ("* * *", "* * 0") if step == 1 else (f"* * {weekday}",) * 2
+        second = (date.fromisoformat(first) + timedelta(days=step)).isoformat()
+        test = min(max(len(self.partitions) // 3, TEST[0]), TEST[1])
+        counts = Counter(self.days).values()
+        weekly = ", all on the same day of the week" if step == 7 else ""
+        time, key = self.sample.columns[self.time].name, ", ".join(self._names)
+        file_format = "csv" if split else self.sample.format
+        ending = {"csv": "csv", "parquet": "parquet", "json": "jsonl"}[file_format]
+        rows = f"min_rows: {max(min(counts) // 2, 1)}, max_rows: {3 * max(counts)}"
+        source = (
+            f"    kind: objects\n    connection: {self.name}\n    path: {self.name}/{{day}}.{ending}\n"
+            + (f"    format: {file_format}\n" if file_format != "csv" else "")
+            + '    available_at: "05:00"  # assumed: local time at which the file is there\n'
+        )
+        known = [one for name, one in self.sample.columns.items() if name != self.target]
+        outcomes = [
+            one for name, one in self.sample.columns.items() if name in (*self.key, self.time, self.target)
+        ]
+        end = (
+            f'  end: "{last}"        # the last day of the sample; remove it when new files arrive\n'
+            if split
+            else ""
+        )
+        return f"""# yaml-language-server: $schema={schema}
+# {self.name}: proposed by `python -m include init` from {self.sample.rows.num_rows} rows,
+# {first} to {last}, of {_in_comment(self.sample.path.name)}.
+# Read each comment: what was seen in the sample, or is assumed. docs/reference/usecase.md has every key.
+name: {self.name}
+
+problem:
+  kind: {self.kind}
+{self._classes()}  # say for whom, and when
+  statement: For each {key.replace(", ", " and ")}, {self._target.name.replace("_", " ")} of the day.
+  target: {self._target.name}
+
+schedule:
+  batch: "0 6 {cron}"      # sample: {len(self.partitions)} days{weekly}
+  training: "0 8 {training}"
+  timezone: UTC            # assumed
+  start: "{first}"      # the first day of the sample
+{end}
+sources:
+  # what is known at the decision: assumed of each column but the target, so remove those that aren't
+  records:
+{source}    day: {time}
+    key: [{key}]           # identifies a row within a day, in all of the sample
+    columns:
+{self._columns(known)}
+    contract:
+      {rows.replace(", ", chr(10) + "      ")}          # sample: {min(counts)} to {max(counts)} rows a day
+      extra: ignore        # the target in the same file
+{self._expectations(known)}
+  # the same file of the partition before, in which the target is filled in by now
+  outcomes:
+{source}    offset: -{step}
+    start: "{second}"
+    day: {time}
+    key: [{key}]
+    columns:
+{self._columns(outcomes)}
+    contract:
+      extra: ignore
+{self._expectations([self._target])}
+features:
+  spine: records
+  lookback: {self.lookback}
+  numeric: [{", ".join(self.features("numeric"))}]
+  categorical: [{", ".join(self.features("categorical"))}]
+
+labels:
+  source: outcomes
+  sql: {json.dumps(self.label)}
+  delay: 1                 # the next partition's file of outcomes is about this one
+
+training:
+  test: {test}                 # partitions that judge: a third of the sample, from {TEST[0]} to {TEST[1]}
+  baselines:
+    - {{name: prior, estimator: prior}}
+{self._baselines()}  candidates:
+    - {{name: boosting, estimator: hist_gradient_boosting, params: {{max_iter: 100, min_samples_leaf: 20}}}}
+    - {{name: forest, estimator: random_forest, params: {{n_estimators: 100, min_samples_leaf: 5}}}}
+
+gate:
+  objective: {"squared_error" if self.kind == "regression" else "log_loss"}
+  min_partitions: {min(test - 2, 24)}
+
+scoring:
+  deadline: "09:00"        # assumed: local time by which predictions must be published
+  fallback: {self._fallback()}  # sample: its mean or shares; the prediction before any model was promoted
+  requires:
+    champion: [records]
+"""
+
+    def _classes(self) -> str:
+        names = ", ".join(map(json.dumps, self._target.values))
+        return f"  classes: [{names}]  # those of the sample\n" if self.kind == "multiclass" else ""
+
+    def _columns(self, columns: list[SampleColumn]) -> str:
+        always = {self.time, *self.key}
+        lines = []
+        for one in columns:
+            renamed = f", from: {json.dumps(one.original)}" if one.original != one.name else ""
+            required = ", required: true" if one.original in always else ""
+            share = one.missing / self.sample.rows.num_rows
+            missing = f", missing in {share:.0%}" if one.missing else ""
+            shown = _in_comment(", ".join(one.values[:2]))
+            lines.append(
+                f"      {one.name}: {{type: {one.type}{renamed}{required}}}  # sample: {shown}{missing}"
+            )
+        return "\n".join(lines)
+
+    def _expectations(self, columns: list[SampleColumn]) -> str:
+        lines = []
+        for one in columns:
+            if one.original == self.target and self.kind == "binary" and one.type == "integer":
+                if self.label == one.name:
+                    kwargs = f"{{column: {one.name}, value_set: [0, 1]}}"
+                    lines.append(f"        - {{type: expect_column_values_to_be_in_set, kwargs: {kwargs}}}")
+            elif one.type in ("integer", "number") and one.original not in self.key:
+                low, high = widened(one.low, one.high)
+                zero = ", but no negative number" if low == 0 else ""
+                kwargs = f"{{column: {one.name}, min_value: {_number(low)}, max_value: {_number(high)}}}"
+                lines.append(
+                    f"        # sample: {one.low:g} to {one.high:g}; its span is added on each side{zero}\n"
+                    f"        - {{type: expect_column_values_to_be_between, kwargs: {kwargs}}}"
+                )
+        return "\n".join(["      expectations:", *lines, ""]) if lines else ""
+
+    def _baselines(self) -> str:
+        if self.kind != "regression":
+            return "    - {name: logistic, estimator: logistic_regression}\n"
+        rules = "".join(
+            f"    - {{name: {re.sub(f'^{self._target.name}_', '', name)}, estimator: rule, "
+            f"params: {{column: {name}}}}}  # {what}\n"
+            for name, (_, what) in self._past.items()
+        )
+        return rules + "    - {name: ridge, estimator: ridge}\n"
+
+    def _fallback(self) -> str:
+        if self.kind != "multiclass":
+            return _number(round(self._rate, 4))
+        values = self.sample.rows[self.target].drop_null().to_pylist()
+        shares = {text: round(values.count(text) / len(values), 4) for text in self._target.values}
+        most = max(shares, key=lambda text: shares[text])
+        shares[most] = round(shares[most] + 1 - sum(shares.values()), 4)
+        return f"{{{', '.join(f'{json.dumps(name)}: {share}' for name, share in shares.items())}}}"
+
+    def write_partitions(self, folder: Path) -> int:
+        """Write the sample's rows as one CSV file for each day, and return how many."""
+        below = folder / self.name
+        below.mkdir(parents=True, exist_ok=True)
+        days = pa.array(self.days)
+        for day in self.partitions:
+            pa.csv.write_csv(self.sample.rows.filter(pc.equal(days, day)), below / f"{day}.csv")
+        return len(self.partitions)
+
+
+def widened(low: float, high: float) -> tuple[float, float]:
+    """Return bounds beyond a range by its span, or its size; not below 0 if the range isn't, and round."""
+    span = max(high - low, abs(low) / 100, abs(high) / 100)
+    span = span if span > TINY else 1.0
+    unit = 10.0 ** floor(log10(span) - 1)
+    lowest = 0.0 if low >= 0 else floor((low - span) / unit) * unit
+    return lowest, -floor(-(high + span) / unit) * unit
+
+
+def _in_comment(text: str) -> str:
+    """Return a sample's text as a part of one line."""
+    return "".join(char for char in " ".join(text.split()) if char.isprintable())[:40]
+
+
+def _number(value: float) -> str:
+    """Return a number as YAML reads it."""
+    return str(int(value)) if value == int(value) else f"{value:.12f}".rstrip("0")
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _without_last_comma(lines: list[str]) -> str:
+    return "\n".join([*lines[:-1], re.sub(r",(  --.*)?$", r"\1", lines[-1])])

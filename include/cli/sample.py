@@ -1,0 +1,198 @@
+"""Reads a sample file as text, and describes what its columns hold."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+
+from include.errors import SpecError
+from include.ingest.parsing.types import DATE, FALSE, INTEGER, NUMBER, TIMESTAMP, TRUE
+
+FORMATS = {".csv": "csv", ".parquet": "parquet", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
+OWN_COLUMNS = ("partition", "revision", "known_at", "decision_time", "known_until", "for_partition", "ago")
+YAML_WORDS = ("yes", "no", "on", "off", "true", "false", "null", "y", "n")
+LEADING_ZERO = r"^0\d"
+
+
+@dataclass(frozen=True)
+class SampleColumn:
+    """A column of a sample.
+
+    Parameters
+    ----------
+    name : a plain word for the declaration; ``original`` is the file's.
+    type : the declared type that all its texts have.
+    values : its different texts, sorted.
+    low, high : of a number; 0 otherwise.
+    """
+
+    name: str
+    original: str
+    type: str
+    values: Sequence[str]
+    missing: int
+    low: float = 0.0
+    high: float = 0.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A file's rows as text, under the file's own column names."""
+
+    path: Path
+    rows: pa.Table
+
+    @property
+    def format(self) -> str:
+        """Return the file's format as a source declares it."""
+        return FORMATS[self.path.suffix.lower()]
+
+    @cached_property
+    def columns(self) -> dict[str, SampleColumn]:
+        """Return the columns by the file's names."""
+        names: dict[str, str] = {}
+        for original in self.rows.column_names:
+            name = base = _plain_name(original)
+            while name in names.values():
+                name = f"{base}_{len(names)}"
+            names[original] = name
+        return {original: _describe(self.rows[original], original, name) for original, name in names.items()}
+
+    def days(self, time: str) -> list[str]:
+        """Return the date of each row, from a date or timestamp in text.
+
+        Raises
+        ------
+        SpecError
+            when a row has none.
+        """
+        texts = self.rows[time]
+        if self.columns[time].type == "timestamp":  # as UTC, which is the declared time zone
+            moments = pd.to_datetime(texts.to_pandas(), format="ISO8601", utc=True)
+            texts = pa.array(moments.dt.strftime("%Y-%m-%d"), pa.string(), from_pandas=True)
+        days = pc.utf8_slice_codeunits(texts, 0, 10)
+        if self.columns[time].type not in ("date", "timestamp") or days.null_count:
+            raise SpecError(
+                f"--time {time}",
+                required="a date as 2024-01-31, or such a timestamp, in each row",
+                found=f"{self.columns[time].type} such as {', '.join(self.columns[time].values[:2])}"
+                + (f", and {days.null_count} rows without" if days.null_count else ""),
+                where=str(self.path),
+                remedy="choose another column, or write its dates in this form",
+            )
+        result: list[str] = days.to_pylist()
+        return result
+
+
+def read_sample(path: Path) -> Sample:
+    """Read a CSV, Parquet or JSON lines file.
+
+    Raises
+    ------
+    SpecError
+        when there is no such file, or it has no rows of this format.
+    """
+    try:
+        rows = _READERS[FORMATS[path.suffix.lower()]](path)
+    except KeyError:
+        raise _sample_error(path, f"the ending {path.suffix or 'none'}") from None
+    except (OSError, ValueError, pa.ArrowException, StopIteration) as error:
+        raise _sample_error(path, " ".join(str(error).split())[:200] or "an empty file") from None
+    if not rows.num_rows:
+        raise _sample_error(path, "no rows")
+    clean = []
+    for column in rows.columns:
+        trimmed = pc.utf8_trim_whitespace(column)
+        clean.append(pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), trimmed))
+    return Sample(path, pa.table(clean, names=rows.column_names))
+
+
+def _sample_error(path: Path, actual: str) -> SpecError:
+    return SpecError(
+        f"--sample {path}",
+        required="a file with rows, as .csv with a header, .parquet, or .jsonl with one object a line",
+        found=actual,
+        where=str(path.absolute()),
+        remedy="give another file, or convert it",
+    )
+
+
+def _read_csv(path: Path) -> pa.Table:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        names = next(csv.reader(file))
+    options = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
+    return pa.csv.read_csv(path, convert_options=options)
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    table = pa.parquet.read_table(path)
+    return pa.table({name: table[name].cast(pa.string()) for name in table.column_names})
+
+
+def _read_json(path: Path) -> pa.Table:
+    lines = [line for line in path.read_text().splitlines() if line.strip()]
+    rows = [json.loads(line, parse_float=str, parse_int=str) for line in lines]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("lines that are no objects")
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: pa.array([_text(row.get(name)) for row in rows], pa.string()) for name in names})
+
+
+def _text(value: object) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value)
+
+
+_READERS = {"csv": _read_csv, "parquet": _read_parquet, "json": _read_json}
+
+
+def _plain_name(original: str) -> str:
+    """Return a name that YAML and SQL read without quotes."""
+    name = re.sub(r"\W+", "_", original.lower(), flags=re.ASCII).strip("_") or "column"
+    name = name if name[0].isalpha() else f"c_{name}"
+    with duckdb.connect() as engine:
+        query = (
+            "SELECT count(*) FROM duckdb_keywords() WHERE keyword_name = ? AND keyword_category = 'reserved'"
+        )
+        is_reserved = engine.execute(query, [name]).fetchall()[0][0] > 0
+    return f"{name}_" if is_reserved or name in (*OWN_COLUMNS, *YAML_WORDS) else name
+
+
+def _describe(column: pa.ChunkedArray, original: str, name: str) -> SampleColumn:
+    values = pc.unique(column.drop_null()).sort()
+    kind = _type_of(values)
+    low = high = 0.0
+    if kind in ("integer", "number"):
+        numbers = np.array([float(text) for text in values.to_pylist()])
+        low, high = float(numbers.min()), float(numbers.max())
+    return SampleColumn(name, original, kind, values.to_pylist(), column.null_count, low, high)
+
+
+def _type_of(values: pa.Array) -> str:
+    """Return the narrowest type that all texts have; a number with a leading zero is a text."""
+    if not len(values):
+        return "string"
+    lower = pc.utf8_lower(values)
+    is_number = [bool(re.search(r"\d", text)) for text in values.to_pylist()]
+    if pc.all(pc.or_(pc.is_in(lower, TRUE), pc.is_in(lower, FALSE))).as_py() and not all(is_number):
+        return "boolean"
+    if pc.any(pc.match_substring_regex(values, LEADING_ZERO)).as_py() and not _all_match(values, DATE):
+        return "string"
+    patterns = {"integer": INTEGER, "number": NUMBER, "date": DATE, "timestamp": TIMESTAMP}
+    return next((kind for kind, pattern in patterns.items() if _all_match(values, pattern)), "string")
+
+
+def _all_match(values: pa.Array, pattern: str) -> bool:
+    return bool(pc.all(pc.match_substring_regex(values, pattern)).as_py())

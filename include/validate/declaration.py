@@ -1,0 +1,116 @@
+"""Checks of a readable declaration that need neither its SQL nor data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+
+from include.spec import UseCase
+from include.spec.clock import day_of
+from include.spec.metrics import find_metric
+from include.validate.problems import Problem, problem
+
+PARTITIONS = 60  # on which the days of features and labels are compared
+# kinds of sources that read a path for each partition; another kind may find the partition within one file
+PATH_PER_PARTITION = ("objects", "http")
+MAX_DELAY = 60  # partitions, of which the fitting one is looked for
+
+
+def declaration_problems(spec: UseCase, partitions: Sequence[str]) -> Iterator[Problem]:
+    """Yield problems of paths, labels, bounds and the fallback.
+
+    Parameters
+    ----------
+    partitions : of the first year.
+    """
+    yield from _fixed_paths(spec)
+    yield from _early_labels(spec)
+    yield from _other_days(spec, partitions)
+    yield from _unreachable_bounds(spec)
+    yield from _fallback(spec)
+
+
+def _fixed_paths(spec: UseCase) -> Iterator[Problem]:
+    """Yield paths that are the same for each partition."""
+    for name, source in spec.sources.items():
+        has_rows_of_partition = name in (spec.features.spine, spec.labels.source)
+        for path in source.path_templates if source.kind in PATH_PER_PARTITION else ():
+            if "{" not in path:
+                yield problem(
+                    spec,
+                    f"sources.{name}.path",
+                    "{day} or {partition} in the path, or each partition reads the same file",
+                    path,
+                    "write the path as each partition's file is named, such as items/{day}.csv; `python -m "
+                    "include init NAME --sample FILE --split` splits a file with the rows of many days",
+                    severity="error" if has_rows_of_partition else "warning",
+                )
+
+
+def _early_labels(spec: UseCase) -> Iterator[Problem]:
+    if spec.labels.delay == 0:
+        yield problem(
+            spec,
+            "labels.delay",
+            "1 or more, so that a label isn't known before it is predicted",
+            f"0: {spec.labels.source} of the same partition is known at the decision",
+            "write how many partitions later the label is known, as `delay: 1` under labels",
+        )
+
+
+def _other_days(spec: UseCase, partitions: Sequence[str]) -> Iterator[Problem]:
+    """Yield a warning if the labels are about another day than the features, by the days of both sources."""
+    spine, labels = spec.sources[spec.features.spine], spec.sources[spec.labels.source]
+    if spec.features.spine == spec.labels.source or not spine.day or not labels.day:
+        return
+    delay = spec.labels.delay
+    for key, late in list(zip(partitions, partitions[delay:], strict=False))[:PARTITIONS]:
+        features_day = day_of(key) + timedelta(days=spine.offset)
+        labels_day = day_of(late) + timedelta(days=labels.offset)
+        if features_day == labels_day:
+            continue
+        later = partitions[partitions.index(key) :][:MAX_DELAY]
+        wanted = (features_day - timedelta(days=labels.offset)).isoformat()
+        fitting = [place for place, one in enumerate(later) if one == wanted]
+        offset = (features_day - day_of(late)).days
+        remedy = f"write `offset: {offset}` under sources.{spec.labels.source}"
+        if fitting and fitting[0] > 0:
+            remedy = f"write `delay: {fitting[0]}` under labels, or {remedy[6:]}"
+        yield problem(
+            spec,
+            "labels.delay",
+            f"labels about the day of the features, which {spec.features.spine} and {spec.labels.source} "
+            "declare by `day` and `offset`",
+            f"for partition {key} features about {features_day}, and from partition {late} labels about "
+            f"{labels_day}",
+            remedy,
+            severity="warning",
+        )
+        return
+
+
+def _unreachable_bounds(spec: UseCase) -> Iterator[Problem]:
+    """Yield bounds beyond what any model can have."""
+    for path, rules in (("gate", spec.gate.requirements), ("monitoring", spec.monitoring.requirements)):
+        for rule in rules:
+            metric = find_metric(rule.metric, multiclass=spec.problem.kind == "multiclass")
+            subject = f"{path}.requirements: {rule.metric}"
+            if metric.greater_is_better and rule.limit > metric.highest and rule.at_least is not None:
+                required, remedy = f"at most {metric.highest:g}, the best value", "set `at_least` lower"
+            elif not metric.greater_is_better and rule.at_most is not None and rule.at_most < 0:
+                required, remedy = "0 or more, because 0 is the best value", "set `at_most` higher"
+            else:
+                continue
+            yield problem(spec, subject, required, f"{rule.side} {rule.limit:g}", remedy)
+
+
+def _fallback(spec: UseCase) -> Iterator[Problem]:
+    value = spec.scoring.fallback
+    if spec.problem.kind == "binary" and isinstance(value, float) and not 0 <= value <= 1:
+        yield problem(
+            spec,
+            "scoring.fallback",
+            "a probability from 0 to 1, for a binary problem",
+            f"{value:g}",
+            "write the share of rows that are 1, such as `fallback: 0.1`",
+        )

@@ -1,0 +1,305 @@
+"""Generates rows that satisfy the contracts, and runs the SQL and the recipes on them.
+
+What a key doesn't forbid happens: other columns have few values, so that they repeat within a partition and
+meet those of other sources. SQL that is right only by luck of today's data fails here.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date, datetime, time, timedelta
+from itertools import product
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from include.errors import EvergreenError
+from include.features.build import compute_features, schema
+from include.features.point_in_time_check import violations_of
+from include.ingest.connectors.request import request
+from include.ingest.validation.compiled import UNIQUE
+from include.spec import UseCase
+from include.spec.clock import day_of
+from include.spec.source import Column, Expectation
+from include.storage import spill
+from include.storage.schemas import validated_schema
+from include.train.fit import fit_recipe
+from include.validate.problems import Problem, problem, problems_of
+
+ROWS = 12  # of a source's partition, at most
+KEY_VALUES, OTHER_VALUES = 6, 2  # different values of a column of the key, and of another one
+MAX_BACK = 60  # earlier partitions that are generated, at most
+FITTED, FITTED_PARTITIONS = 240, 30  # rows on which a recipe is fitted, and their partitions
+FIRST_HOUR = 8  # local hour of the first timestamp
+# what DuckDB says if generated text isn't the text that the SQL expects, which a contract can't state
+TEXT_ERRORS = ("Conversion Error", "Invalid Input Error")
+_ATOM = re.compile(r"(\\.|\[[^\]]+\]|.)(?:([?*+])|\{(\d+)(?:,\d*)?\})?")
+
+
+def generate(spec: UseCase, partition: str, variety: int = OTHER_VALUES) -> dict[str, pa.Table]:
+    """Return rows of each source for a partition and its lookback, in the order of `read_sources`.
+
+    Parameters
+    ----------
+    variety : different values of a column outside of the key, at most.
+    """
+    tables = {}
+    for name, source in spec.sources.items():
+        random = np.random.default_rng(len(name))
+        back = min(spec.features.back(name), MAX_BACK)
+        keys = spec.partitions(name, spec.clock.shift(partition, -back), partition)
+        rows = [row for key in keys for row in _rows(spec, name, key, random, variety)]
+        table = pa.Table.from_pylist(rows, validated_schema(source))
+        tables[name] = spill.sort_rows(table, ("partition", "revision", *source.key))
+    return tables
+
+
+def _rows(
+    spec: UseCase, source: str, partition: str, random: np.random.Generator, variety: int
+) -> list[dict[str, Any]]:
+    """Return a partition's rows: its keys are unique, and its other columns repeat."""
+    declared = spec.sources[source]
+    day = day_of(request(spec, source, partition).day)
+    pools = {name: _values(spec, source, name, day) for name in declared.columns}
+    keys = list(product(*(pools[name][:KEY_VALUES] for name in declared.key)))
+    rows = []
+    for number, place in enumerate(random.permutation(len(keys))[:ROWS]):
+        row: dict[str, Any] = dict(zip(declared.key, keys[place], strict=True))
+        for name, column in declared.columns.items():
+            missing = number % 5 == 4 and not column.required and not _is_required(declared, name)
+            value = pools[name][int(random.integers(min(variety, len(pools[name]))))]
+            row.setdefault(name, None if missing else value)
+        for name, column in declared.columns.items():
+            if column.agrees_with and isinstance(row[name], datetime):
+                local = row[name].astimezone(spec.clock.zone)
+                row[column.agrees_with] = local.hour * 60 + local.minute
+        moment = spec.clock.local(partition, declared.available_at)
+        rows.append({**row, "partition": partition, "revision": 0, "known_at": moment})
+    for expectation in declared.contract.expectations:
+        if expectation.type in UNIQUE:
+            names = expectation.columns
+            rows = list({tuple(row[name] for name in names): row for row in reversed(rows)}.values())
+    return rows
+
+
+def _is_required(source: Any, name: str) -> bool:
+    return any(
+        one.type == "expect_column_values_to_not_be_null" and name in one.columns
+        for one in source.contract.expectations
+    )
+
+
+def _values(spec: UseCase, source: str, name: str, day: date) -> list[Any]:
+    """Return different values of a column that its contract allows.
+
+    A column without limits has those of a column with the same name in another source, so that they meet.
+    """
+    column = spec.sources[source].columns[name]
+    sources = [spec.sources[source], *spec.sources.values()]
+    of_name = [
+        expectation
+        for one in sources
+        if name in one.columns and one.columns[name].type == column.type
+        for expectation in one.contract.expectations
+        if expectation.columns == (name,)
+    ]
+    if column.hashed:
+        return [f"{number:064x}" for number in range(KEY_VALUES)]
+    return _GENERATORS[column.type](of_name, column, day, spec)
+
+
+def _limits(expectations: Sequence[Expectation]) -> tuple[float, float]:
+    for one in expectations:
+        if one.type == "expect_column_values_to_be_between":
+            low, high = one.kwargs.get("min_value"), one.kwargs.get("max_value")
+            numbers = [value for value in (low, high) if isinstance(value, int | float)]
+            if numbers:
+                low = low if isinstance(low, int | float) else high - KEY_VALUES  # type: ignore[operator]
+                high = high if isinstance(high, int | float) else low + KEY_VALUES
+                inside = (high - low) * 1e-3 if "strict_min" in one.kwargs else 0.0
+                return float(low + inside), float(high - inside)
+    return 1.0, float(KEY_VALUES)
+
+
+def _set(expectations: Sequence[Expectation]) -> list[Any]:
+    sets = [one.kwargs["value_set"] for one in expectations if one.type.endswith("values_to_be_in_set")]
+    return list(sets[0]) if sets else []
+
+
+def _texts(expectations: Sequence[Expectation], column: Column, day: date, spec: UseCase) -> list[Any]:
+    if chosen := _set(expectations):
+        return [str(value) for value in chosen]
+    regex = next(
+        (str(one.kwargs["regex"]) for one in expectations if one.type.endswith("to_match_regex")), ""
+    )
+    length = next(
+        (
+            one.kwargs.get("value") or one.kwargs.get("min_value")
+            for one in expectations
+            if "lengths" in one.type
+        ),
+        1,
+    )
+    plain = [chr(ord("a") + number) * max(int(length or 1), 1) for number in range(KEY_VALUES)]
+    like = [text_like(regex, number) for number in range(KEY_VALUES)] if regex else plain
+    return list(dict.fromkeys(text for text in like if re.search(regex, text))) or plain
+
+
+def text_like(regex: str, number: int) -> str:
+    """Return a text that a simple regular expression matches, a different one for each small number."""
+    text = ""
+    for atom, repeated, count in _ATOM.findall(regex.removeprefix("^").removesuffix("$")):
+        for _ in range(int(count) if count else 0 if repeated and repeated in "?*" else 1):
+            options = [char for char in map(chr, range(33, 127)) if re.fullmatch(atom, char)] or [" "]
+            text += options[number % len(options)]
+            number //= len(options)
+    return text
+
+
+def _integers(expectations: Sequence[Expectation], column: Column, day: date, spec: UseCase) -> list[Any]:
+    low, high = _limits(expectations)
+    chosen = [int(value) for value in _set(expectations)]
+    return chosen or list(range(int(np.ceil(low)), int(high) + 1)[:KEY_VALUES]) or [int(low)]
+
+
+def _numbers(expectations: Sequence[Expectation], column: Column, day: date, spec: UseCase) -> list[Any]:
+    chosen = [float(value) for value in _set(expectations)]
+    return chosen or np.linspace(*_limits(expectations), KEY_VALUES).tolist()
+
+
+def _booleans(expectations: Sequence[Expectation], column: Column, day: date, spec: UseCase) -> list[Any]:
+    return [True, False]
+
+
+def _days(expectations: Sequence[Expectation], column: Column, day: date, spec: UseCase) -> list[Any]:
+    return [day]
+
+
+def _times(expectations: Sequence[Expectation], column: Column, day: date, spec: UseCase) -> list[Any]:
+    first = datetime.combine(day, time(FIRST_HOUR), spec.clock.zone)
+    return [first + timedelta(hours=hours) for hours in range(KEY_VALUES)]
+
+
+def _minutes(expectations: Sequence[Expectation], column: Column, day: date, spec: UseCase) -> list[Any]:
+    return [60 * (FIRST_HOUR + hours) for hours in range(KEY_VALUES)]
+
+
+_GENERATORS: dict[str, Callable[[Sequence[Expectation], Column, date, UseCase], list[Any]]] = {
+    "string": _texts,
+    "integer": _integers,
+    "number": _numbers,
+    "boolean": _booleans,
+    "date": _days,
+    "timestamp": _times,
+    "hhmm": _minutes,
+}
+
+
+# what is tried on them
+
+
+def generated_problems(spec: UseCase, partition: str) -> Iterator[Problem]:
+    """Yield the problems of the SQL on generated rows.
+
+    Parameters
+    ----------
+    partition : one whose whole lookback is in the schedule.
+    """
+    rows = generate(spec, partition)
+    if not rows[spec.features.spine].num_rows:
+        return
+    file = str(spec.features_file)
+    try:
+        compute_features(spec, rows, [partition])
+        late = violations_of(spec, rows, partition)
+    except EvergreenError as error:
+        if not error.found.startswith(TEXT_ERRORS):
+            yield problem(
+                spec,
+                f"{spec.features_file.name} on generated rows",
+                f"{error.required}, for any rows that the contracts and keys allow",
+                error.found,
+                "join on the whole key of the other source, or aggregate its rows first; keep rows without a "
+                "match by LEFT JOIN; if a column is unique, add it to the source's key",
+                where=file,
+            )
+        return
+    if late:
+        yield problem(
+            spec,
+            f"{spec.features_file.name} on generated rows",
+            "features of rows that were known at the decision, within the lookback",
+            f"other values of {', '.join(late)} once later or older rows are added",
+            "read the views known_<source>, or limit the rows by known_at, known_until and partition",
+            where=file,
+        )
+
+
+def label_problems(spec: UseCase, partition: str) -> Iterator[Problem]:
+    """Yield a problem if generated rows of a binary problem have labels other than 0 and 1."""
+    if spec.problem.kind != "binary":
+        return
+    rows = generate(spec, partition, KEY_VALUES)[spec.labels.source]
+    with spill.duckdb_engine() as engine:
+        engine.register("label_rows", rows)
+        # the declaration's own expression, as in `include.features.build`
+        query = f"SELECT DISTINCT CAST(({spec.labels.sql}) AS DOUBLE) FROM label_rows"  # noqa: S608
+        try:
+            values = sorted(value for (value,) in engine.execute(query).fetchall() if value is not None)
+        except duckdb.Error:
+            return  # SQL that can't run is reported as such
+    if other := [value for value in values if value not in (0.0, 1.0)]:
+        yield problem(
+            spec,
+            "labels.sql",
+            "0 or 1, or true or false, for a binary problem",
+            f"values such as {other[0]:g} for rows that the contract allows",
+            f"compare it, as `sql: {spec.labels.sql} > 0`, or let the contract allow only 0 and 1 by "
+            "expect_column_values_to_be_in_set",
+            severity="warning",
+        )
+
+
+def recipe_problems(spec: UseCase) -> Iterator[Problem]:
+    """Yield each recipe that can't be fitted with its parameters."""
+    rows = _feature_rows(spec)
+    for candidate in (*spec.training.baselines, *spec.training.candidates):
+        if not candidate.params:
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # random rows needn't converge
+            yield from problems_of(
+                spec,
+                "parameters of the types and ranges that the estimator takes",
+                f"correct the params of {candidate.name} in usecase.yaml",
+                fit_recipe,
+                spec,
+                candidate,
+                rows,
+            )
+
+
+def _feature_rows(spec: UseCase) -> pa.Table:
+    """Return random features in their schema, with labels of each class."""
+    random = np.random.default_rng(spec.training.seed)
+    partitions = spec.clock.keys(
+        spec.schedule.start, (day_of(spec.schedule.start) + timedelta(370)).isoformat()
+    )
+    columns: dict[str, Any] = {}
+    for field in schema(spec):
+        if field.name == "partition":
+            values: Any = np.sort(np.resize(partitions[:FITTED_PARTITIONS], FITTED))
+        elif pa.types.is_floating(field.type):
+            values = random.normal(size=FITTED)
+        elif pa.types.is_string(field.type):
+            values = random.choice(list("abcd"), FITTED)
+        else:
+            values = pa.array(np.arange(FITTED) % 5, pa.int64()).cast(pa.int32()).cast(field.type)
+        columns[field.name] = pa.array(values, field.type)
+    codes = spec.problem.codes
+    labels = np.resize(codes, FITTED) if codes else random.gamma(2.0, size=FITTED)
+    return pa.table({**columns, spec.problem.target: pa.array(labels, pa.float64())})

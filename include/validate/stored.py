@@ -1,0 +1,309 @@
+"""Checks of `validate --data`: the declaration and its SQL beside stored partitions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import log
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from include.errors import NotPublished, PartitionRefused, SpecError
+from include.features.build import features, known_too_late, labels, matured, remedy_too_late
+from include.features.point_in_time_check import point_in_time_violations
+from include.ingest.pipeline import read_snapshots
+from include.ingest.snapshots import snapshots
+from include.ingest.validation.contract import check_contract
+from include.spec import UseCase
+from include.spec.gate import MetricBound
+from include.storage.lake import Lake
+from include.validate.problems import Problem, problem, problems_of
+
+CHECKED = 3  # newest partitions on whose data the features are checked
+WINDOW = 28  # newest partitions over which columns and labels are looked at
+ENOUGH_PARTITIONS, ENOUGH_ROWS = 8, 100  # for statements about a column
+MAX_CATEGORIES = 254  # that `include.train.recipes.coded_columns` tells apart
+MIN_LABELLED = 0.5  # share of rows that have a label
+QUARANTINED = 3  # rules of the quarantine that a message shows
+
+
+def data_problems(lake: Lake, spec: UseCase, partition: str = "") -> list[Problem]:
+    """Return the problems of stored partitions.
+
+    Parameters
+    ----------
+    partition : the one to check. Default: the newest three.
+    """
+    published = _published(lake, spec)
+    checked = [key for key in published if key == partition] if partition else published[-CHECKED:]
+    problems = list(_contract_problems(lake, spec, [partition] if partition else _newest_stored(lake, spec)))
+    if not checked:
+        spine = spec.features.spine
+        error = NotPublished(
+            f"{spec.name}/{spine}" + (f"/{partition}" if partition else ""),
+            required="a published partition with rows to check the features on",
+            found="none",
+            where=f"{lake.uri}/tables/partitions",
+            remedy=f"run `python -m include run ingest {spec.name} --partition "
+            f"{partition or spec.schedule.start}` first",
+        )
+        return [*problems, Problem(error)]
+    window = [key for key in published if key <= checked[-1]][-WINDOW:]
+    problems += _late_spine(lake, spec, checked)
+    # of rows that aren't seen in time, or aren't as declared, nothing else can be said
+    if any(one.severity == "error" for one in problems):
+        return problems
+    problems += _feature_problems(lake, spec, published, checked)
+    if not any(one.severity == "error" for one in problems):
+        problems += _column_problems(lake, spec, window)
+    return [*problems, *_label_problems(lake, spec, window)]
+
+
+def _published(lake: Lake, spec: UseCase) -> list[str]:
+    rows = lake.rows("partitions", {"product": spec.features.spine, "outcome": "published"})
+    return sorted(row["partition"] for row in rows if row["rows"])
+
+
+def _newest_stored(lake: Lake, spec: UseCase) -> list[str]:
+    rows = lake.rows("partitions", {"product": list(spec.sources)})
+    return sorted({row["partition"] for row in rows})[-CHECKED:]
+
+
+# the stored bytes, under the contract as it is declared now
+
+
+def _contract_problems(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> Iterator[Problem]:
+    for source in spec.sources:
+        stored = snapshots(lake, source, partitions) if partitions else {}
+        newest = [revisions[-1] for _, revisions in sorted(stored.items())]
+        if not newest:
+            continue
+        rows, unreadable = read_snapshots(lake, spec, source, newest)
+        result = check_contract(rows, spec, source)
+        for number, error in sorted({**result.refused, **unreadable}.items()):
+            yield _refused(spec, source, error, number in unreadable)
+        broken = result.quarantine
+        if not result.refused and not unreadable and broken.num_rows:
+            yield _quarantined(spec, source, broken, len(rows), newest[0].partition, newest[-1].partition)
+
+
+def _refused(spec: UseCase, source: str, error: PartitionRefused, unreadable: bool) -> Problem:
+    part = "columns" if unreadable else "contract"
+    remedy = (
+        f"declare the columns as they are delivered, under sources.{source}.columns"
+        if unreadable
+        else f"set the bound under sources.{source}.contract to what is delivered"
+    )
+    return Problem(
+        SpecError(
+            f"{error.subject}: stored rows under the declared {part}",
+            required=error.required,
+            found=error.found,
+            where=error.where,
+            remedy=f"{remedy}; or have the source corrected",
+        )
+    )
+
+
+def _quarantined(spec: UseCase, source: str, broken: pa.Table, rows: int, first: str, last: str) -> Problem:
+    counts = broken.group_by(["rule", "column"]).aggregate([([], "count_all")]).to_pylist()
+    counts.sort(key=lambda row: (-row["count_all"], row["rule"]))
+    shown = "; ".join(
+        f"{row['count_all']} break {row['rule']} of {row['column']}" for row in counts[:QUARANTINED]
+    )
+    return problem(
+        spec,
+        f"sources.{source}.contract",
+        "bounds that the stored rows meet",
+        f"of {rows} rows of {first} to {last} {shown}",
+        "widen the bound if these rows are right; they are in the table quarantine",
+        severity="warning",
+    )
+
+
+# knowledge time, and the features
+
+
+def _late_spine(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> Iterator[Problem]:
+    for key, moment in known_too_late(lake, spec, partitions).items():
+        yield problem(
+            spec,
+            f"{spec.features.spine}/{key}",
+            f"rows that were known at the decision, {spec.clock.moment(key):%Y-%m-%d %H:%M} UTC",
+            f"none: the first became known at {moment:%Y-%m-%d %H:%M} UTC",
+            remedy_too_late(spec, key),
+        )
+
+
+def _feature_problems(
+    lake: Lake, spec: UseCase, published: Sequence[str], checked: Sequence[str]
+) -> list[Problem]:
+    sql = str(spec.features_file)
+    required, remedy = "features of the stored rows", f"correct {sql}"
+    problems = [
+        problem
+        for key in checked
+        for problem in problems_of(spec, required, remedy, _refuse_leakage, lake, spec, key)
+    ]
+    # where there is no past to join with, as in training's first partition
+    if published[0] not in checked:
+        problems += problems_of(spec, required, remedy, features, lake, spec, published[:1])
+    # before the whole lookback is ingested, a feature of the past may have no value yet
+    if not problems and published[0] <= spec.clock.shift(checked[0], -spec.features.lookback):
+        problems += problems_of(spec, required, remedy, _refuse_empty_features, lake, spec, checked)
+    return problems
+
+
+def _refuse_leakage(lake: Lake, spec: UseCase, partition: str) -> None:
+    if columns := point_in_time_violations(lake, spec, partition):
+        raise SpecError(
+            f"{spec.name}/{partition}: {spec.features_file.name}",
+            required="features of rows that were known at the decision, within the lookback",
+            found=f"other values of {', '.join(columns)} once later or older rows are added",
+            where=str(spec.features_file),
+            remedy="limit the rows by known_at, known_until and partition, or read the views known_<source>",
+        )
+
+
+def _refuse_empty_features(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> None:
+    rows = features(lake, spec, partitions)
+    if empty := [name for name in spec.features.columns if rows[name].null_count == rows.num_rows]:
+        raise SpecError(
+            f"{spec.name}/{partitions[0]} to {partitions[-1]}: {spec.features_file.name}",
+            required="a value of each feature in some of the rows",
+            found=f"no value of {', '.join(empty)} in {rows.num_rows} rows",
+            where=str(spec.features_file),
+            remedy="correct the join that matches no row (`ago` counts partitions back, from 0), ingest the "
+            "source that is missing, or remove the feature",
+        )
+
+
+def _column_problems(lake: Lake, spec: UseCase, window: Sequence[str]) -> Iterator[Problem]:
+    """Yield numbers that never vary, and categories that hardly repeat."""
+    rows = features(lake, spec, window)
+    if len(window) < ENOUGH_PARTITIONS or rows.num_rows < ENOUGH_ROWS:
+        return
+    basis = f"{rows.num_rows} rows of {window[0]} to {window[-1]}"
+    for name in spec.features.columns:
+        values = pc.count_distinct(rows[name]).as_py()
+        if name in spec.features.categorical and values > min(MAX_CATEGORIES, rows.num_rows // 2):
+            yield problem(
+                spec,
+                f"features.categorical: {name}",
+                f"at most {MAX_CATEGORIES} categories, beyond which the rare ones count as one, and of which "
+                "each has some rows",
+                f"{values} in {basis}",
+                f"group its values in {spec.features_file.name}, or remove it there and under features.categorical",
+                severity="warning",
+            )
+        elif name in spec.features.numeric and values == 1 and not rows[name].null_count:
+            yield problem(
+                spec,
+                f"features.numeric: {name}",
+                "a number that varies",
+                f"{rows[name][0].as_py():g} in all of {basis}",
+                f"correct it in {spec.features_file.name}, or remove it from features.numeric and the SELECT",
+                severity="warning",
+            )
+
+
+# labels
+
+
+def _label_problems(lake: Lake, spec: UseCase, window: Sequence[str]) -> Iterator[Problem]:
+    clock, delay = spec.clock, spec.labels.delay
+    due = [key for key in window if clock.shift(key, delay) <= window[-1]]
+    if not due:
+        return
+    source, target = spec.labels.source, spec.problem.target
+    available = [key for key in matured(lake, spec, None) if key in due]
+    required = f"labels of partitions from {due[0]} on, {delay} partitions later"
+    if not available:
+        yield problem(
+            spec,
+            "labels",
+            required,
+            f"no published partition of {source} from {clock.shift(due[0], delay)} to {window[-1]}",
+            f"run `python -m include run ingest {spec.name} --first {clock.shift(due[0], delay)} --last "
+            f"{window[-1]}`, or correct labels.delay",
+        )
+        return
+    known, rows = labels(lake, spec, available, known=None), features(lake, spec, available)
+    keys = [*spec.key, "partition"]
+    matching = rows.select(keys).join(known.filter(known[target].is_valid()), keys, join_type="inner")
+    share = matching.num_rows / max(rows.num_rows, 1)
+    if share < MIN_LABELLED:
+        yield problem(
+            spec,
+            "labels",
+            required,
+            f"{matching.num_rows} labels of {rows.num_rows} rows of {available[0]} to {available[-1]}; "
+            f"{source} has {known.num_rows} rows, {known[target].null_count} of them without a label",
+            f"correct labels.sql, labels.delay or the key {', '.join(spec.key)} of {source}: it must be that "
+            "of the rows to score",
+            severity="warning" if matching.num_rows else "error",
+        )
+    if matching.num_rows >= ENOUGH_ROWS:
+        yield from _target_problems(spec, matching[target], f"{available[0]} to {available[-1]}")
+
+
+def _target_problems(spec: UseCase, values: Any, span: str) -> Iterator[Problem]:
+    """Yield labels that no model can learn, and bounds that their shares decide."""
+    basis, subject = f"{len(values)} labels of {span}", f"labels.sql: {spec.problem.target}"
+    distinct = set(pc.unique(values).to_pylist())
+    names = spec.problem.classes or tuple(f"{code:g}" for code in spec.problem.codes)
+    codes = spec.problem.codes
+    if other := sorted(distinct - set(codes)) if codes else []:
+        yield problem(
+            spec, subject, "0 or 1", f"{other[0]:g} among {basis}", "write a comparison, as `sql: units > 10`"
+        )
+    elif missing := [names[place] for place, code in enumerate(codes) if code not in distinct]:
+        yield problem(
+            spec,
+            subject,
+            f"labels of each class, {', '.join(names)}",
+            f"none of {', '.join(missing)} among {basis}",
+            "correct labels.sql, ingest a longer history, or merge a class that hardly occurs into another",
+            severity="warning" if len(distinct) > 1 else "error",
+        )
+    elif not codes and len(distinct) == 1:
+        yield problem(
+            spec, subject, "values that differ", f"{distinct.pop():g} in all {basis}", "correct labels.sql"
+        )
+    elif spec.problem.kind == "binary":
+        yield from _rate_problems(spec, float(pc.mean(values).as_py()), basis)
+
+
+def _rate_problems(spec: UseCase, rate: float, basis: str) -> Iterator[Problem]:
+    """Yield requirements of a binary problem that its positive rate makes unreachable, or void."""
+    for path, rules in (("gate", spec.gate.requirements), ("monitoring", spec.monitoring.requirements)):
+        for rule in rules:
+            name, _, parameter = rule.metric.partition("@")
+            subject = f"{path}.requirements: {rule.metric}"
+            found = f"{rule.side} {rule.limit:g}, with {rate:.2%} positive in {basis}"
+            best = min(rate / float(parameter), 1.0) if name == "precision_top" else 1.0
+            if rule.at_least is not None and rule.at_least > best:
+                yield problem(
+                    spec,
+                    subject,
+                    f"at most {best:.3g}, the value of a perfect model at this positive rate",
+                    found,
+                    f"set `at_least` below {best:.3g}, or choose a smaller share than {parameter}",
+                )
+            elif (naive := _without_knowledge(rule, rate)) is not None and rule.is_met(naive):
+                yield problem(
+                    spec,
+                    subject,
+                    f"a bound that the positive rate as the only prediction misses; it has {naive:.3g}",
+                    found,
+                    f"set the bound beyond {naive:.3g}",
+                    severity="warning",
+                )
+
+
+def _without_knowledge(rule: MetricBound, rate: float) -> float | None:
+    """Return a metric of a model that predicts the positive rate for each row; None where it is unknown."""
+    entropy = -rate * log(rate) - (1 - rate) * log(1 - rate)
+    values = {"average_precision": rate, "brier": rate * (1 - rate), "log_loss": entropy, "roc_auc": 0.5}
+    return values.get(rule.metric)

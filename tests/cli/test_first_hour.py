@@ -1,0 +1,227 @@
+"""The first hour: a declaration from a sample, which is valid, and a replay of it without Airflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from include.cli.app import app
+from include.cli.proposal import widened
+from include.errors import NotPublished, SpecError
+from include.spec.load import read
+
+ROOT = Path(__file__).parents[2]
+COFFEE = ROOT / "docs" / "data" / "coffee.csv"
+SALES = ("--kind", "regression", "--target", "sold", "--key", "item", "--time", "day")
+
+
+def init(into: Path, sample: Path, *options: str, answers: str | None = None) -> Path:
+    """Run the command for the use case `shop`, and return its folder."""
+    given_sample = ["--sample", str(sample)] if answers is None else []
+    arguments = ["init", "shop", "--into", str(into), *given_sample, *options]
+    done = CliRunner().invoke(app, arguments, input=answers)
+    if done.exception:
+        raise done.exception
+    return into / "shop"
+
+
+def problems(folder: Path) -> list[dict[str, Any]]:
+    """Return what `validate` reports."""
+    done = CliRunner().invoke(app, ["validate", str(folder), "--json"])
+    return list(json.loads(done.stdout)["problems"])
+
+
+def shop(kind: str, days: int = 40, step: int = 1) -> pa.Table:
+    """Return a sample with a target of a kind, and columns of each type with awkward names and texts."""
+    random = np.random.default_rng(3)
+    dates = np.repeat(np.datetime64("2024-01-01") + np.arange(days) * step, 4)
+    rows = len(dates)
+    targets = {
+        "regression": random.gamma(2.0, 10.0, rows).round(2).astype(str),
+        "binary": random.choice(["on time", "late, again"], rows, p=[0.8, 0.2]),
+        "multiclass": random.choice(["small", "middle", "large"], rows),
+    }
+    return pa.table(
+        {
+            "Date": dates.astype(str),
+            "Store No.": np.tile(["007", "008", "009", "010"], days),
+            "order": random.integers(-5, 1_000_000, rows).astype(str),
+            "Share %": random.random(rows).astype(str),
+            "open": random.choice(["yes", "no"], rows),
+            "note: # free": [f"note {number}: #{{'\n" for number in range(rows)],
+            "no": random.choice(["a", "b", ""], rows),
+            "Target": targets[kind],
+        }
+    )
+
+
+def write(table: pa.Table, file: Path) -> Path:
+    """Write a sample in the format of its ending."""
+    if file.suffix == ".csv":
+        pa.csv.write_csv(table, file)
+    elif file.suffix == ".parquet":
+        pa.parquet.write_table(table, file)
+    else:
+        file.write_text("".join(f"{json.dumps(row)}\n" for row in table.to_pylist()))
+    return file
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
+@pytest.mark.parametrize("kind", ["regression", "binary", "multiclass"])
+def test_what_is_proposed_is_valid(kind: str, ending: str, tmp_path: Path) -> None:
+    """Each format and kind gives a declaration without an error, a warning or a hint."""
+    sample = write(shop(kind), tmp_path / f"sample.{ending}")
+    folder = init(
+        tmp_path, sample, "--kind", kind, "--target", "Target", "--key", "Store No.", "--time", "Date"
+    )
+    assert problems(folder) == []
+    spec = read(folder / "usecase.yaml")
+    assert spec.problem.kind == kind
+    types = {name: column.type for name, column in spec.sources["records"].columns.items()}
+    assert types == {
+        "date": "date",
+        "store_no": "string",
+        "order_": "integer",
+        "share": "number",
+        "open": "boolean",
+        "note_free": "string",
+        "no_": "string",
+    }
+    assert "note_free" not in spec.features.columns  # each row has another text
+    assert spec.sources["outcomes"].part_format == {"jsonl": "json"}.get(ending, ending)
+
+
+def test_each_proposal_says_how_it_was_made(tmp_path: Path) -> None:
+    """Bounds, types, baselines and the fallback have a comment with what the sample shows."""
+    folder = init(tmp_path, COFFEE, *SALES)
+    text = (folder / "usecase.yaml").read_text()
+    for line in (
+        "price: {type: number}  # sample: 2.1, 2.4",
+        "# sample: 4 to 208; its span is added on each side, but no negative number",
+        "{name: last, estimator: rule, params: {column: sold_last}}  # the last known value",
+        "{name: week_ago, estimator: rule, params: {column: sold_week_ago}}  # the same day last week",
+        "# sample: its mean or shares",
+        "# sample: 120 days",
+    ):
+        assert line in text
+    declared = yaml.safe_load(text)
+    between = declared["sources"]["outcomes"]["contract"]["expectations"][0]["kwargs"]
+    assert between == {"column": "sold", "min_value": 0, "max_value": 420}
+
+
+def test_a_weekly_sample_gives_a_weekly_schedule(tmp_path: Path) -> None:
+    """The outcomes are those of the week before."""
+    sample = write(shop("regression", step=7), tmp_path / "sample.csv")
+    options = ("--kind", "regression", "--target", "Target", "--key", "Store No.", "--time", "Date")
+    spec = read(init(tmp_path, sample, *options) / "usecase.yaml")
+    assert (spec.schedule.batch, spec.sources["outcomes"].offset) == ("0 6 * * 1", -7)
+    assert problems(tmp_path / "shop") == []
+
+
+WRONG = {
+    "--sample": (["--sample", "nowhere.csv"], "required a file with rows"),
+    "--kind": (["--kind", "forecast"], "required one of binary, regression, multiclass, found forecast"),
+    "--target": (["--target", "profit"], "required a column of the sample: day, item, price"),
+    "--key": (["--key", "promoted"], "columns that identify a row within a day, found"),
+    "--time": (["--time", "price"], "required a date as 2024-01-31"),
+    "text": (["--target", "item", "--key", "price"], "required numbers, for a regression"),
+    "values": (["--kind", "binary"], "required two different values, for a binary problem"),
+}
+
+
+@pytest.mark.parametrize("option", WRONG)
+def test_what_the_sample_contradicts_is_refused(option: str, tmp_path: Path) -> None:
+    """The error names what the sample has, and no folder is left."""
+    changed, message = WRONG[option]
+    with pytest.raises(SpecError, match=message):
+        init(tmp_path / "into", COFFEE, *SALES, *changed)
+    assert not (tmp_path / "into").exists()
+
+
+def test_flags_without_a_sample_are_refused(tmp_path: Path) -> None:
+    """They would be ignored by the template."""
+    with pytest.raises(SpecError, match="init: required --sample, found --target"):
+        init(tmp_path, COFFEE, "--target", "sold", answers="")
+
+
+def test_on_a_terminal_it_asks_for_what_is_not_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sample, and each option without a flag; an empty answer gives the template."""
+    monkeypatch.setattr("include.cli.app.on_terminal", lambda: True)
+    folder = init(tmp_path / "a", COFFEE, "--time", "day", answers=f"{COFFEE}\nregression\nsold\nitem\n")
+    assert problems(folder) == []
+    template = init(tmp_path / "b", COFFEE, answers="\n")
+    assert "items" in yaml.safe_load((template / "usecase.yaml").read_text())["sources"]
+
+
+@given(st.floats(-1e9, 1e9, width=32), st.floats(0, 1e9, width=32))
+@settings(max_examples=200)
+def test_bounds_are_beyond_what_was_seen(low: float, span: float) -> None:
+    """Every value of the sample is inside, and a quantity that wasn't negative can't become so."""
+    high = low + span
+    lowest, highest = widened(low, high)
+    assert lowest <= low
+    assert high <= highest
+    assert lowest == 0 or low < 0
+
+
+def test_from_nothing_to_a_page_with_a_replayed_policy(
+    tmp_path: Path, record_property: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two commands of a person, on a CSV that the repository ships, end with a page and a sentence."""
+    began, cpu = time.monotonic(), os.times()
+    folder = tmp_path / "landing"
+    init(tmp_path, COFFEE, *SALES, "--split", str(folder))
+    connection = json.dumps({"conn_type": "generic", "host": folder.as_uri()})
+    shell = {name: value for name, value in os.environ.items() if not name.startswith("EVERGREEN_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "include", "try", "shop", "--lake", str(tmp_path / "lake")],
+        cwd=ROOT,
+        env={**shell, "EVERGREEN_USECASES": str(tmp_path), "AIRFLOW_CONN_SHOP": connection},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    ended = os.times()
+    used = sum(ended[:4]) - sum(cpu[:4])
+    record_property("cpu_seconds", used)
+    with capsys.disabled():
+        print(f" {used:.0f} CPU s, {time.monotonic() - began:.0f} s ", end="")
+    *_, page, sentence = done.stdout.splitlines()
+    assert sentence.startswith("Served as declared, shop would have lost ")
+    assert "% less than the prior's" in sentence
+    html = Path(page.removeprefix("file://")).read_text()
+    for policy in ("declared", "never", "newest", "new-not-worse"):
+        assert f"<td>{policy}</td>" in html
+    assert "ingest" in done.stderr
+    assert "239 of 239" in done.stderr
+    assert used < 60
+
+
+def test_a_trial_without_any_file_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No empty page: the first refusal and the remedy are in the error."""
+    init(tmp_path, COFFEE, *SALES)
+    monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path))
+    nowhere = tmp_path / "nowhere"
+    nowhere.mkdir()
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps({"conn_type": "generic", "host": nowhere.as_uri()}))
+    done = CliRunner().invoke(app, ["try", "shop", "--lake", str(tmp_path / "lake"), "--until", "2024-01-05"])
+    assert isinstance(done.exception, NotPublished)
+    assert "shop/2024-01-01.csv" in str(done.exception)
+    assert "choose --from and --until" in str(done.exception)

@@ -1,0 +1,140 @@
+"""Each of the mistakes that docs/reference/validate.md lists is found, with its message."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from include.cli.app import app
+from tests.usecases.weekly_sales import world
+
+ROOT = Path(__file__).parents[2]
+SHOP, FLIGHTS = ROOT / "tests" / "usecases" / "weekly_sales", ROOT / "include" / "usecases" / "flight_delay"
+MISTAKES: list[dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "mistakes.yaml").read_text())
+WEEKS = 10
+PARTS = ("subject", "required", "found", "where", "remedy")
+# the shop as a binary problem: will more than 60 units be sold?
+RARE = {
+    "kind: regression": "kind: binary",
+    "sql: units\n": "sql: units > 100\n",
+    "    - {name: ridge, estimator: ridge, params: {alpha: 1.0}}\n": "",
+    "    - {name: last, estimator: rule, params: {column: units_last_week}}\n": "",
+    "objective: squared_error": "objective: log_loss",
+    "{metric: r2, at_least: 0.3}": "{metric: roc_auc, at_least: 0.6}",
+    "{metric: r2, at_least: 0.2}": "{metric: roc_auc, at_least: 0.55}",
+    "fallback: 30": "fallback: 0.1",
+}
+
+
+def change(file: Path, old: str, new: str) -> None:
+    """Replace the first occurrence of a text, which must be there."""
+    text = file.read_text()
+    assert old in text, f"{file} lacks {old!r}"
+    file.write_text(text.replace(old, new, 1))
+
+
+def write_usecase(parent: Path, base: str) -> Path:
+    """Write a sound use case below a folder and return its own folder."""
+    source = FLIGHTS if base == "two" else SHOP
+    folder = parent / source.name
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    file = folder / "usecase.yaml"
+    if base != "two":
+        prior = "    - {name: prior, estimator: prior}\n"
+        change(
+            file,
+            prior,
+            f"{prior}    - {{name: last, estimator: rule, params: {{column: units_last_week}}}}\n",
+        )
+    for old, new in RARE.items() if base == "rare" else ():
+        change(file, old, new)
+    return folder
+
+
+def validate(folder: Path, *options: str) -> tuple[int, dict[str, Any]]:
+    """Run the command and return its exit code and its JSON."""
+    done = CliRunner().invoke(app, ["validate", str(folder), *options, "--json"])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.exit_code, json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a lake with ten weeks of the shop, of which the third has a row that can't be read."""
+    folder = tmp_path_factory.mktemp("stored")
+    weeks = world.write(folder / "shop", WEEKS)
+    change(folder / "shop" / "sales" / f"{weeks[2]}.csv", ",false,", ",perhaps,")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVERGREEN_USECASES", str(SHOP.parent))
+        patch.setenv("EVERGREEN_LAKE", str(folder / "lake"))
+        patch.setenv("AIRFLOW_CONN_SHOP", world.connection(folder / "shop"))
+        arguments = ["run", "ingest", "weekly_sales", "--first", weeks[0], "--last", weeks[-1]]
+        done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    return folder / "lake"
+
+
+@pytest.mark.parametrize("base", ["sales", "rare", "two"])
+def test_a_use_case_without_a_mistake_is_silent(
+    base: str, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a mistake is planted there is no error, warning or hint, also on stored data."""
+    monkeypatch.setenv("EVERGREEN_LAKE", str(stored))
+    folder = write_usecase(tmp_path, base)
+    assert validate(folder)[1]["problems"] == []
+    if base != "two":
+        assert validate(folder, "--data")[1]["problems"] == []
+
+
+@pytest.mark.parametrize("planted", MISTAKES, ids=lambda planted: planted["mistake"].replace(" ", "-"))
+def test_a_planted_mistake_is_found(
+    planted: dict[str, Any], stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message has all five parts, and only an error ends with 1."""
+    monkeypatch.setenv("EVERGREEN_LAKE", str(stored))
+    folder = write_usecase(tmp_path, planted.get("base", "sales"))
+    for one in (planted, *planted.get("also", ())):
+        change(folder / one["in"], one["old"], one["new"])
+    severity = planted.get("severity", "error")
+    options = [planted["command"]] if "command" in planted else []
+    if options:  # without the data nothing is wrong
+        assert validate(folder)[1]["wrong"] == []
+    code, answer = validate(folder, *options)
+    assert code == (severity == "error"), answer
+    own = [one for one in answer["problems"] if planted["says"] in sentence(one)]
+    assert len(own) >= 1, answer
+    assert {one["severity"] for one in own} == {severity}
+    lacking = [(part, one) for one in answer["problems"] for part in PARTS if not one[part]]
+    assert lacking == []
+
+
+def test_one_stored_partition_can_be_chosen(
+    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row of the third week was quarantined; a week that isn't stored is an error with a command."""
+    monkeypatch.setenv("EVERGREEN_LAKE", str(stored))
+    folder, weeks = write_usecase(tmp_path, "sales"), world.partitions(WEEKS + 1)
+    code, answer = validate(folder, "--data", "--partition", weeks[2])
+    assert (code, [one["severity"] for one in answer["problems"]]) == (0, ["warning"])
+    assert "of 40 rows of 2024-01-15 to 2024-01-15 1 break type of promo" in answer["problems"][0]["found"]
+    code, answer = validate(folder, "--data", "--partition", weeks[WEEKS])
+    assert code == 1
+    assert f"run ingest weekly_sales --partition {weeks[WEEKS]}`" in answer["wrong"][0]
+
+
+def sentence(problem: dict[str, Any]) -> str:
+    """Return a problem's message."""
+    return "{subject}: required {required}, found {found} ({where}); {remedy}".format(**problem)
+
+
+def test_there_are_34_mistakes() -> None:
+    """Each is another one, and declarations, SQL and data have several."""
+    assert len({planted["mistake"] for planted in MISTAKES}) == len(MISTAKES) == 34
+    assert sum(planted["in"] == "features.sql" for planted in MISTAKES) > 8
+    assert sum("command" in planted for planted in MISTAKES) > 6
