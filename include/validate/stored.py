@@ -194,7 +194,8 @@ def _column_problems(lake: Lake, spec: UseCase, window: Sequence[str]) -> Iterat
                 f"at most {MAX_CATEGORIES} categories, beyond which the rare ones count as one, and of which "
                 "each has some rows",
                 f"{values} in {basis}",
-                f"group its values in {spec.features_file.name}, or remove it there and under features.categorical",
+                f"group its values in {spec.features_file.name}, or remove it there and under "
+                "features.categorical",
                 severity="warning",
             )
         elif name in spec.features.numeric and values == 1 and not rows[name].null_count:
