@@ -12,7 +12,7 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 from include.errors import EvergreenError, NotPublished, SpecError
-from include.spec.clock import Clock, day_of
+from include.spec.clock import day_of
 
 if TYPE_CHECKING:
     from include.spec import UseCase
@@ -105,18 +105,20 @@ def _schedule_problems(spec: UseCase) -> Iterator[str]:
         return
     if schedule.end and schedule.end < schedule.start:
         yield f"{subject}.end: required a day from {schedule.start} on, found {schedule.end}"
-    partitions, trainings = _year(spec, spec.clock), _year(spec, Clock(schedule.training, schedule.timezone))
+    partitions = _year(spec)
     if not partitions:
         yield f"{subject}.batch: required a partition in the year from {schedule.start} on, found none"
     for partition in partitions[:1]:
         for name, source in spec.sources.items():
             if spec.clock.local(partition, source.available_at) > spec.clock.moment(partition):
+                earlier = "partition" if spec.clock.frequent else "day"
                 yield (
                     f"{spec.name}: sources.{name}.available_at: required the time of {schedule.batch!r} or "
                     "earlier, because the partition's run ingests the source then, found "
-                    f"{source.available_at}; move schedule.batch, or declare an earlier day's data by "
+                    f"{source.available_at}; move schedule.batch, or declare an earlier {earlier}'s data by "
                     f"sources.{name}.offset"
                 )
+    trainings = spec.trainings(schedule.start, partitions[-1]) if partitions else []
     for stray in sorted(set(trainings) - set(partitions))[:1]:
         yield (
             f"{subject}.training: required days that have a partition of {schedule.batch!r}, found {stray}; "
@@ -124,17 +126,32 @@ def _schedule_problems(spec: UseCase) -> Iterator[str]:
         )
 
 
-def _year(spec: UseCase, clock: Clock) -> list[str]:
-    return clock.keys(spec.schedule.start, (day_of(spec.schedule.start) + timedelta(days=365)).isoformat())
+def _year(spec: UseCase) -> list[str]:
+    start = day_of(spec.schedule.start)
+    return spec.clock.keys(start.isoformat(), (start + timedelta(days=365)).isoformat())
 
 
 def _path_problems(spec: UseCase) -> Iterator[str]:
-    """Yield each path with an unknown placeholder."""
+    """Yield each path with an unknown placeholder, or one of hours that is the same for two partitions."""
     from include.ingest.connectors.request import request
 
+    partitions = _year(spec)
     for name, source in spec.sources.items():
         for path in source.path_templates:
-            yield from _error_of(request(spec, name, _year(spec, spec.clock)[0]).fill_path, path)
+            invalid = list(_error_of(request(spec, name, partitions[0]).fill_path, path))
+            yield from invalid
+            if "{hour}" not in path or invalid:
+                continue
+            paths: dict[str, str] = {}
+            for key in partitions:
+                other = paths.setdefault(request(spec, name, key).fill_path(path), key)
+                if other != key:
+                    yield (
+                        f"{spec.name}/{name}: path: required a path for each partition, found the same for "
+                        f"{other} and {key}; add {{minute}}, or use {{partition}}, which is in UTC and "
+                        "doesn't repeat when the clocks go back"
+                    )
+                    break
 
 
 def _sql_problems(spec: UseCase) -> Iterator[str]:
@@ -142,7 +159,7 @@ def _sql_problems(spec: UseCase) -> Iterator[str]:
     from include.features.build import features, labels
     from include.storage.lake import Lake
 
-    partition = _year(spec, spec.clock)[0]
+    partition = _year(spec)[0]
     with tempfile.TemporaryDirectory() as empty:
         lake = Lake(spec.name, empty)
         yield from _error_of(features, lake, spec, [partition])

@@ -201,8 +201,9 @@ def remedy_too_late(spec: UseCase, partition: str) -> str:
     available_at = spec.sources[spine].available_at
     if spec.clock.local(partition, available_at) <= spec.clock.moment(partition):
         return f"move schedule.batch to a later time, when {spine} has arrived"
+    later = f"{available_at} or later" if ":" in available_at else f"{available_at[1:-1]} minutes later"
     return (
-        f"move schedule.batch to {available_at} or later; or, if the rows are available earlier, declare it "
+        f"move schedule.batch to {later}; or, if the rows are available earlier, declare it "
         f"in sources.{spine}.available_at and ingest into a new lake, because stored rows keep their time"
     )
 

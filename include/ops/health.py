@@ -21,7 +21,6 @@ from typing import Any, Literal
 from include.monitor.state import REALISED
 from include.promote import ledger
 from include.spec import UseCase
-from include.spec.clock import Clock
 
 Status = Literal["broken", "blind", "degraded", "aging", "fresh"]
 Row = dict[str, Any]
@@ -132,7 +131,7 @@ def _model_problems(
     if champion["kind"] in (ledger.REPLACED, ledger.FALLBACK):
         yield "degraded", f"Version {version} stands in: {champion['reason']}."
 
-    trainings = Clock(spec.schedule.training, spec.schedule.timezone).keys(training, newest)
+    trainings = spec.trainings(training, newest)
     passed = sum(key > training for key in trainings)
     if passed >= MAX_TRAININGS:
         yield "aging", f"{passed} trainings since that of {training}, version {version}'s, were due."
@@ -163,7 +162,7 @@ def unscored(spec: UseCase, partitions: Sequence[Row], now: datetime) -> list[st
     scored = scored_partitions(partitions)
     if not scored:
         return []
-    newest, end = spec.clock.newest(now), spec.schedule.end
+    newest, end = spec.clock.newest(now), spec.end
     last = scored[-1] if end and end < newest else newest
     deadline = spec.scoring.deadline
     missing = sorted({*spec.clock.keys(scored[0], last)} - {*scored})

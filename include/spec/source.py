@@ -18,6 +18,8 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from include.spec.clock import OFFSET_PATTERN
+
 if TYPE_CHECKING:
     from pydantic import GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
@@ -48,7 +50,7 @@ def added_field(default: Any, **options: Any) -> Any:
     return Field(default, exclude_if=lambda value: value == default, **options)
 
 
-LocalTime = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+PartitionTime = Annotated[str, Field(pattern=rf"^(([01]\d|2[0-3]):[0-5]\d|{OFFSET_PATTERN})$")]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 
@@ -158,12 +160,18 @@ class BaseSource(Strict):
 
     kind: str
     connection: Name = Field(description="the Airflow connection with the address and the account")
-    offset: int = Field(0, description="days from the partition to the day of the data")
-    available_at: LocalTime = Field(
-        "00:00", description="local time at which the partition's rows become known"
+    offset: int = Field(
+        0,
+        description="days from the partition to the day of the data; partitions, if schedule.batch can fire "
+        "more than once a day",
+    )
+    available_at: PartitionTime = Field(
+        "00:00",
+        description="when the partition's rows become known: a local time on its day, or minutes from its "
+        "own time, such as -5m, which is required if schedule.batch can fire more than once a day",
     )
     start: Day | None = Field(
-        None, description="the first partition with this source, if later than schedule.start"
+        None, description="the first day with this source, if later than schedule.start"
     )
     day: str | None = Field(None, description="the column whose local date must be the requested day")
     key: tuple[str, ...] = Field(min_length=1, description="columns that identify a row in a partition")

@@ -28,7 +28,9 @@ class ObjectsSource(BaseSource):
     """Files in a bucket or folder, one object per partition."""
 
     kind: Literal["objects"]
-    path: str = Field(description="of one object below the connection, with {day} or {partition}")
+    path: str = Field(
+        description="of one object below the connection, with {day}, {hour}, {minute} or {partition}"
+    )
     format: Literal["csv", "parquet", "json"] = Field(
         "csv", description="of the file, which may be compressed with gzip or zip"
     )
