@@ -316,9 +316,28 @@ def _labels_error(spec: UseCase, required: str, found: str, remedy: str = "") ->
 # both
 
 
+def partition_before(lake: Lake, spec: UseCase, partition: str, count: int) -> str:
+    """Return the partition that is ``count`` before another one, or the first that there is.
+
+    Partitions without a row don't count if the spine is sparse.
+    """
+    if not spec.sparse:
+        return spec.clock.shift(partition, -count)
+    earlier = [key for key in partitions_with_rows(lake, spec) if key < partition]
+    return earlier[-count:][0] if earlier and count else partition
+
+
+def partitions_with_rows(lake: Lake, spec: UseCase) -> list[str]:
+    """Return the partitions whose spine was published with rows, ascending."""
+    where = {"product": spec.features.spine, "outcome": "published"}
+    rows = lake.read("partitions", where, ["partition", "rows"])
+    return [] if rows is None else sorted(row["partition"] for row in rows.to_pylist() if row["rows"])
+
+
 def training_set(lake: Lake, spec: UseCase, partition: str) -> pa.Table:
     """Return features and target of the rows whose label was known by ``partition``, within the window."""
-    first = spec.clock.shift(partition, -spec.training.window) if spec.training.window else ""
+    window = spec.training.window
+    first = partition_before(lake, spec, partition, window) if window else ""
     partitions = [key for key in matured(lake, spec, partition) if key >= first]
     return join_labels(lake, spec, features(lake, spec, partitions), partition)
 

@@ -22,6 +22,7 @@ from typing import Literal
 import pyarrow as pa
 
 from include.errors import EvergreenError
+from include.features.build import partition_before, partitions_with_rows
 from include.monitor import findings
 from include.monitor.findings import Finding
 from include.monitor.registry import CHECKS, MonitoringCheck
@@ -290,11 +291,14 @@ def _history(lake: Lake, spec: UseCase, partition: str) -> list[PartitionState]:
     where = {"product": PRODUCT, "outcome": "published"}
     status = lake.read("partitions", where, ["partition"])
     monitored = set() if status is None else set(status["partition"].to_pylist())
-    first = spec.clock.shift(partition, -policy_window(spec))
+    first = partition_before(lake, spec, partition, policy_window(spec))
     keys = spec.clock.keys(first, max({partition, *monitored}))
     alarms = defaultdict(list)
     for row in lake.rows("findings", {"partition": keys, "outcome": "alarm"}):
         alarms[row["partition"]].append(row)
+    if spec.sparse:  # an alarm persists over partitions without rows, which also end no quiet period
+        counted = {*partitions_with_rows(lake, spec), *alarms, partition}
+        keys = [key for key in keys if key in counted]
     decisions = {row["partition"]: _from_row(row) for row in lake.rows("decisions", {"partition": keys})}
     switches = ledger.switches(lake)
     champions = ledger.champions(switches)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from include.monitor.state import REALISED
+from include.monitor.state import REALISED, never_labelled
 from include.promote import ledger
 from include.spec import UseCase
 
@@ -95,8 +95,16 @@ def _problems(
 
     if ("monitor", newest) not in published:
         yield "blind", f"{newest} was scored, but isn't monitored: clear its monitor task."
-    due = [key for key in scored if spec.clock.shift(key, spec.labels.delay) <= newest]
-    overdue = [key for key in due if (REALISED, key) not in published]
+    due = {
+        key: spec.clock.shift(key, spec.labels.delay)
+        for key in scored
+        if products["predictions", key]["rows"]
+    }
+    overdue = [
+        key
+        for key, at in due.items()
+        if at <= newest and (REALISED, key) not in published and not never_labelled(spec, products, at)
+    ]
     if len(overdue) > MAX_OVERDUE:
         yield "blind", f"The labels of {_listed(overdue)} are overdue."
 

@@ -173,6 +173,11 @@ class BaseSource(Strict):
     start: Day | None = Field(
         None, description="the first day with this source, if later than schedule.start"
     )
+    sparse: bool = added_field(
+        False,
+        description="a partition without data is no fault: it has no rows. Of the spine: windows count only "
+        "partitions that have rows",
+    )
     day: str | None = Field(None, description="the column whose local date must be the requested day")
     key: tuple[str, ...] = Field(min_length=1, description="columns that identify a row in a partition")
     columns: dict[str, Column] = Field(min_length=1)

@@ -125,6 +125,11 @@ class UseCase(Strict):
         return tuple(value[name] for name in self.problem.classes) if isinstance(value, dict) else value
 
     @property
+    def sparse(self) -> bool:
+        """Whether partitions without a row to score are no fault, so that windows don't count them."""
+        return self.sources[self.features.spine].sparse
+
+    @property
     def start(self) -> str:
         """What no partition sorts before: schedule.start."""
         return self.clock.start_of(self.schedule.start)

@@ -265,12 +265,15 @@ class _Validation:
         reasons: dict[int, tuple[str, str]] = {}
         for number in range(len(self.rows.snapshots)):
             summary = partial(self.quarantine.summarize, number)
-            reason = _row_count_reason(contract, int(totals[number]), int(counts[number]), summary)
+            total, valid_rows = int(totals[number]), int(counts[number])
+            reason = _row_count_reason(contract, self.declared.sparse, total, valid_rows, summary)
             if reason:
                 reasons[number] = reason
         subject = f"{self.spec.name}/{self.source}"
         for number, expectation, value in unmet_aggregates(subject, contract.expectations, valid, counts):
             columns = ", ".join(expectation.columns)
+            if self.declared.sparse and not totals[number]:
+                continue
             required = expectation.rule + (f" of {columns}" if columns else "")
             reasons.setdefault(number, (required, value))
         refusals = {}
@@ -337,9 +340,11 @@ def _labels(typed: pa.Table, spec: UseCase, source: str) -> Iterator[tuple[slice
 
 
 def _row_count_reason(
-    contract: Contract, total: int, valid: int, summary: Callable[[], str]
+    contract: Contract, sparse: bool, total: int, valid: int, summary: Callable[[], str]
 ) -> tuple[str, str] | None:
     """Return what is required and found where too many rows are quarantined, or too few are left."""
+    if sparse and not total:
+        return None
     if contract.exceeded(total - valid, total):
         tolerated = contract.tolerated_rows if contract.tolerance else 0
         or_rows = f", or {tolerated} row{'s' * (tolerated > 1)}" if tolerated else ""
