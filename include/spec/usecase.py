@@ -13,7 +13,7 @@ from include.spec.clock import Clock, is_frequent
 from include.spec.gate import Gate
 from include.spec.metrics import objectives_of_kind, validate_metric
 from include.spec.problem import Problem
-from include.spec.source import Day, Name, Source, Strict
+from include.spec.source import Day, Name, Source, Strict, Zone
 from include.spec.stages import Alerts, Features, Labels, Monitoring, Retraining, Scoring, Training
 
 # the products besides the sources in the tables `partitions` and `profiles`
@@ -34,7 +34,7 @@ class Schedule(Strict):
         description="cron of the trainings, on days that have a partition. If batch can fire more than once "
         "a day, a training belongs to the partition at or before it"
     )
-    timezone: str = Field(description="time zone of the crons and dates, such as America/New_York")
+    timezone: Zone = Field(description="time zone of the crons and dates, such as America/New_York")
     start: Day = Field(description="the first day with partitions")
     end: Day | None = Field(None, description="the last day with partitions; null: no end")
 
@@ -53,17 +53,6 @@ class Schedule(Strict):
                 f"{value!r} is not a cron expression of five fields, such as 5 * * * * or 0 18 * * 1"
             ) from None
         return " ".join(fields)
-
-    @field_validator("timezone")
-    @classmethod
-    def _zone(cls, value: str) -> str:
-        from zoneinfo import ZoneInfo
-
-        try:
-            ZoneInfo(value)
-        except (KeyError, ValueError, OSError):
-            raise ValueError(f"{value!r} is not a time zone's name, such as America/New_York") from None
-        return value
 
 
 class UseCase(Strict):

@@ -79,6 +79,16 @@ class Request:
             self.subject, required="the partition's data", found="nothing yet", where=where, remedy=remedy
         )
 
+    def too_many_files(self, where: str) -> PartitionRefused:
+        """Return the error for more files than ``fetch.max_pages``."""
+        return PartitionRefused(
+            self.subject,
+            required=f"at most {self.source.fetch.max_pages} files",
+            found="more",
+            where=where,
+            remedy="check the path; if it is right, raise fetch.max_pages in usecase.yaml",
+        )
+
     def too_large(self, where: str) -> PartitionRefused:
         """Return the error for a part that exceeds ``fetch.max_bytes``."""
         return PartitionRefused(

@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 
 from include.errors import PartitionRefused, SpecError
 from include.ingest.connectors.request import FETCH_ANEW, request
-from include.ingest.parsing.types import contradicts_time_zone, to_declared_types
+from include.ingest.parsing.types import contradicts_time_zone, is_time, to_declared_types
 from include.ingest.validation.compiled import UNIQUE, unmet_aggregates
 from include.ingest.validation.expectations import broken_expectations
 from include.ingest.validation.rows import (
@@ -141,7 +141,7 @@ class _Validation:
 
     def _check_time_zones(self, text: pa.Table, start: int) -> None:
         for name, column in self.declared.columns.items():
-            if column.type == "timestamp" and column.timezone and not column.hashed:
+            if is_time(column) and column.timezone and not self.declared.timezone_override:
                 rule = (
                     f"timezone(offset of {column.timezone} at that time; "
                     "without `timezone` in usecase.yaml the offset in the text counts)"
