@@ -43,7 +43,7 @@ def batch(spec: UseCase) -> DAG:
         **arguments(spec, "batch", __doc__),
         **scheduled(spec, spec.schedule.batch),
         max_active_runs=4,
-        params=partition_field(fetch_anew=FETCH_ANEW),
+        params=partition_field(spec, fetch_anew=FETCH_ANEW),
         deadline=due(spec),
     ) as dag:
         # a failed setup also stops the tasks with trigger_rule all_done

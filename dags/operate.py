@@ -41,7 +41,8 @@ def operate(spec: UseCase) -> DAG:
             "Attempt", "Required to force: the attempt's partition, or the beginning of its key"
         ),
         "partition": _optional(
-            "Partition", "Required to withdraw; and to mute, the last muted one. Such as 2013-03-01"
+            "Partition",
+            f"Required to withdraw; and to mute, the last muted one. Such as {spec.clock.example}",
         ),
         "alert": _optional("Alert", "Required to acknowledge or mute: as the alerts page names it"),
     }

@@ -42,7 +42,7 @@ def training(spec: UseCase) -> DAG:
         **arguments(spec, "training", __doc__),
         **scheduled(spec, spec.schedule.training),
         max_active_runs=MAX_WAITING_RUNS if human else 1,
-        params=partition_field(),
+        params=partition_field(spec),
     ) as dag:
         with TaskGroup("train"):
             run = TrainOperator(

@@ -1,4 +1,4 @@
-"""One real Airflow for weekly_sales and its copies: scheduler, API server, PostgreSQL, S3, MLflow.
+"""One real Airflow for weekly_sales and its copies, and hourly_rides: scheduler, API server, PostgreSQL, S3.
 
 The tests of `e2e/` drive it through the REST API, and those of `browser/` as a person does. Both folders run
 in one worker, one after the other, so the servers start once.
@@ -19,10 +19,12 @@ from demo.home import Home
 from demo.servers import ALL
 from demo.stack import Stack
 from include.storage.lake import Lake
+from tests.usecases.hourly_rides import world as rides
 from tests.usecases.weekly_sales import world
 
 ROOT = Path(__file__).parents[1]
 WEEKS = 24
+HOURS = 24 * 42  # of the taxis
 PATIENCE = 240  # seconds: other tests run beside these, and a busy machine is no failure
 STORY, LATE, FORMS, BUTTONS = "weekly_story", "weekly_late", "weekly_forms", "weekly_buttons"
 # what the story's use case declares otherwise: files of its own, a recipe that learns little, and each step
@@ -51,6 +53,7 @@ class House:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.shop, self.usecases, self.kill = folder / "shop", folder / "usecases", folder / "kill"
+        self.taxis = folder / "taxis"
         self.home = Home(folder / "home")
         path = os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "e2e" / "site")))
         self.stack = Stack(
@@ -60,6 +63,7 @@ class House:
                 "EVERGREEN_USECASES": os.pathsep.join(map(str, (ROOT / "tests" / "usecases", self.usecases))),
                 "EVERGREEN_KILL": str(self.kill),
                 "AIRFLOW_CONN_SHOP": world.connection(self.shop),
+                "AIRFLOW_CONN_TAXIS": rides.connection(self.taxis),
                 # no test adds a DAG, and other tests want the cores as well
                 "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
                 "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
@@ -117,6 +121,7 @@ def running() -> Iterator[House]:
     made.usecases.mkdir()
     made.kill.mkdir()
     world.write(made.shop, WEEKS)
+    rides.write(made.taxis, HOURS)
     start = 'start: "2024-01-01"'  # and an end, or this week's run of the unpaused DAG joins in
     ended = (start, f'{start}\n  end: "2024-12-30"')
     _copy(made.usecases, "weekly_killed", ended)
@@ -132,8 +137,8 @@ def running() -> Iterator[House]:
     try:
         made.stack.up(name for name in ALL if name not in ("landing", "weather"))  # nobody asks for flights
         os.environ.update(made.stack.environment())
-        usecases = ("weekly_sales", "weekly_killed", "weekly_asking", STORY, FORMS, BUTTONS, "flight_delay")
-        for usecase in usecases:
+        weekly = ("weekly_sales", "weekly_killed", "weekly_asking", STORY, FORMS, BUTTONS)
+        for usecase in (*weekly, "hourly_rides", "flight_delay"):
             for clock in ("batch", "training", "history", "operate"):
                 made.api.wait_dag(f"{usecase}__{clock}", timeout=PATIENCE)
                 made.api.unpause(f"{usecase}__{clock}")

@@ -25,7 +25,7 @@ from include.cli.lifecycle import lifecycle
 from include.cli.options import AsJson, Debug, UseCaseName, on_terminal, print_result
 from include.errors import EvergreenError, PartitionError, SettingError, SpecError
 from include.references import Ref
-from include.spec.clock import day_of
+from include.spec.clock import time_of
 
 app = typer.Typer(
     help=__doc__,
@@ -275,7 +275,8 @@ def run(
 
     spec, span = specs.load(usecase), (first or partition or "", last or first or partition or "")
     first, last = map(_partition_key, span)
-    partitions = [first] if first == last else spec.clock.keys(first, last)
+    start, end = spec.clock.start_of(first), spec.clock.end_of(last)
+    partitions = [start] if start == end else spec.clock.keys(start, end)
     now = datetime.now(UTC)
     results = run_stage(stage, Lake(usecase), spec, partitions, now=now, fetch_anew=fetch_anew, report=report)
     if as_json:
@@ -318,9 +319,10 @@ def _specs(usecase: str | None) -> tuple[list[specs.UseCase], list[str]]:
 
 
 def _partition_key(key: str) -> str:
-    """Return a valid partition key; the error names the options of the command line."""
+    """Return a valid partition key or date; the error names the options of the command line."""
     try:
-        return day_of(key).isoformat()
+        time_of(key)
+        return key
     except PartitionError as error:
         raise PartitionError(
             error.subject,

@@ -27,7 +27,6 @@ from include.cli.options import (
 )
 from include.errors import SpecError
 from include.reports.text import text_table
-from include.spec.clock import day_of
 
 inspection = typer.Typer()
 SHOWN = 5  # partitions without data that a trial names
@@ -60,8 +59,9 @@ def performance(
     from include.storage.lake import Lake
 
     spec = specs.load(usecase)
-    partitions = [day_of(key).isoformat() if key else "" for key in (first, last)]
-    until = None if known_at == "now" else day_of(known_at).isoformat()
+    clock = spec.clock
+    partitions = (clock.start_of(first) if first else "", clock.end_of(last) if last else "")
+    until = None if known_at == "now" else clock.end_of(known_at)
     lake = Lake(usecase)
     rows = performance_by(lake, spec, by, known=until, first=partitions[0], last=partitions[1])
     pending = pending_estimates(lake, known=until, first=partitions[0], last=partitions[1])
@@ -125,7 +125,8 @@ def replay(
     from include.storage.lake import Lake
 
     lake, spec = Lake(usecase), specs.load(usecase)
-    keys = [day_of(key).isoformat() if key else "" for key in (first, until)]
+    clock = spec.clock
+    keys = (clock.around(first)[1] if first else "", clock.around(until)[0] if until else "")
     result = run_replay(lake, spec, policy or (), *keys, progress=show_progress)
     page = publish_page(lake, result)
     print_result(replay_json(result), f"{replay_text(result)}\n\n{page}", as_json)
@@ -157,7 +158,8 @@ def try_command(
     from include.storage.lake import Lake
 
     spec = specs.load(usecase)
-    keys = [day_of(key).isoformat() if key else "" for key in (first, until)]
+    clock = spec.clock
+    keys = (clock.around(first)[1] if first else "", clock.around(until)[0] if until else "")
     lake = Lake(usecase, str((folder or Path(tempfile.mkdtemp(prefix="evergreen-try-"))).absolute()))
     warn = partial(typer.echo, err=True)
     trial = try_usecase(lake, spec, *keys, now=datetime.now(UTC), progress=show_progress, warn=warn)

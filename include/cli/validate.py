@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
-from include.spec.clock import Clock, day_of
+from include.spec.clock import day_of
 from include.validate.problems import Problem, problem, problems_of
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def validate(spec: UseCase) -> list[Problem]:
     problems = list(_schedule_problems(spec))
     if problems:
         return problems
-    partitions = _year(spec, spec.clock)
+    partitions = _year(spec)
     problems += declaration_problems(spec, partitions)
     checks = (
         *(_path_problems, _expectation_problems, _limit_problems, _onnx_problems, _python_problems),
@@ -64,41 +64,61 @@ def _schedule_problems(spec: UseCase) -> Iterator[Problem]:
     if schedule.end and schedule.end < schedule.start:
         required = f"a day from {schedule.start} on"
         yield problem(spec, "schedule.end", required, schedule.end, "correct schedule.end or schedule.start")
-    partitions, trainings = _year(spec, spec.clock), _year(spec, Clock(schedule.training, schedule.timezone))
+    partitions = _year(spec)
     if not partitions:
         required = f"a partition in the year from {schedule.start} on"
         yield problem(spec, "schedule.batch", required, "none", "correct the cron in schedule.batch")
     for partition in partitions[:1]:
         for name, source in spec.sources.items():
             if spec.clock.local(partition, source.available_at) > spec.clock.moment(partition):
+                earlier = "partition" if spec.clock.frequent else "day"
                 yield problem(
                     spec,
                     f"sources.{name}.available_at",
                     f"the time of {schedule.batch!r} or earlier, because the partition's run ingests the "
                     "source then",
                     source.available_at,
-                    f"move schedule.batch, or declare an earlier day's data by sources.{name}.offset",
+                    f"move schedule.batch, or declare an earlier {earlier}'s data by sources.{name}.offset",
                 )
+    trainings = spec.trainings(schedule.start, partitions[-1]) if partitions else []
     for stray in sorted(set(trainings) - set(partitions))[:1]:
         required = f"days that have a partition of {schedule.batch!r}"
         yield problem(spec, "schedule.training", required, stray, "use the same days in both crons")
 
 
-def _year(spec: UseCase, clock: Clock) -> list[str]:
-    return clock.keys(spec.schedule.start, (day_of(spec.schedule.start) + timedelta(days=365)).isoformat())
+def _year(spec: UseCase) -> list[str]:
+    start = day_of(spec.schedule.start)
+    return spec.clock.keys(start.isoformat(), (start + timedelta(days=365)).isoformat())
 
 
 def _path_problems(spec: UseCase) -> Iterator[Problem]:
-    """Yield each path with an unknown placeholder."""
+    """Yield each path with an unknown placeholder, or one of hours that is the same for two partitions."""
     from include.ingest.connectors.request import request
 
+    partitions = _year(spec)
     for name, source in spec.sources.items():
         remedy = f"correct sources.{name} in usecase.yaml, or its connector's code"
         problems = list(problems_of(spec, "paths", remedy, lambda source=source: source.path_templates))
         yield from problems  # of a connector of the use case's own
         for path in source.path_templates if not problems else ():
-            fill_path = request(spec, name, _year(spec, spec.clock)[0]).fill_path
-            yield from problems_of(spec, "a path", "correct the path", fill_path, path)
+            fill_path = request(spec, name, partitions[0]).fill_path
+            invalid = list(problems_of(spec, "a path", "correct the path", fill_path, path))
+            yield from invalid
+            if "{hour}" not in path or invalid:
+                continue
+            paths: dict[str, str] = {}
+            for key in partitions:
+                other = paths.setdefault(request(spec, name, key).fill_path(path), key)
+                if other != key:
+                    yield problem(
+                        spec,
+                        f"sources.{name}.path",
+                        "a path for each partition",
+                        f"the same for {other} and {key}",
+                        "add {minute}, or use {partition}, which is in UTC and doesn't repeat when the "
+                        "clocks go back",
+                    )
+                    break
 
 
 def _sql_problems(spec: UseCase) -> Iterator[Problem]:
@@ -106,7 +126,7 @@ def _sql_problems(spec: UseCase) -> Iterator[Problem]:
     from include.features.build import features, labels
     from include.storage.lake import Lake
 
-    partition = _year(spec, spec.clock)[0]
+    partition = _year(spec)[0]
     with tempfile.TemporaryDirectory() as empty:
         lake = Lake(spec.name, empty)
         required, remedy = "SQL that runs", "correct the SQL"

@@ -127,6 +127,9 @@ def seen_partitions(
 ) -> list[str]:
     """Return those test partitions that two fits of a recipe were both fitted on."""
     window = recipe.window or spec.training.window
+    if spec.sparse and window:
+        test = test[-window:]
+        window = None
     first = spec.clock.shift(fit.partition, 1 - window) if window else ""
     return [key for key in test if first <= key <= before.last_fitted]
 

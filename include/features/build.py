@@ -246,8 +246,9 @@ def remedy_too_late(spec: UseCase, partition: str) -> str:
     available_at = spec.sources[spine].available_at
     if spec.clock.local(partition, available_at) <= spec.clock.moment(partition):
         return f"move schedule.batch to a later time, when {spine} has arrived"
+    later = f"{available_at} or later" if ":" in available_at else f"{available_at[1:-1]} minutes later"
     return (
-        f"move schedule.batch to {available_at} or later; or, if the rows are available earlier, declare it "
+        f"move schedule.batch to {later}; or, if the rows are available earlier, declare it "
         f"in sources.{spine}.available_at and ingest into a new lake, because stored rows keep their time"
     )
 
@@ -360,9 +361,28 @@ def _labels_error(spec: UseCase, required: str, found: str, remedy: str = "") ->
 # both
 
 
+def partition_before(lake: Lake, spec: UseCase, partition: str, count: int) -> str:
+    """Return the partition that is ``count`` before another one, or the first that there is.
+
+    Partitions without a row don't count if the spine is sparse.
+    """
+    if not spec.sparse:
+        return spec.clock.shift(partition, -count)
+    earlier = [key for key in partitions_with_rows(lake, spec) if key < partition]
+    return earlier[-count:][0] if earlier and count else partition
+
+
+def partitions_with_rows(lake: Lake, spec: UseCase) -> list[str]:
+    """Return the partitions whose spine was published with rows, ascending."""
+    where = {"product": spec.features.spine, "outcome": "published"}
+    rows = lake.read("partitions", where, ["partition", "rows"])
+    return [] if rows is None else sorted(row["partition"] for row in rows.to_pylist() if row["rows"])
+
+
 def training_set(lake: Lake, spec: UseCase, partition: str) -> pa.Table:
     """Return features and target of the rows whose label was known by ``partition``, within the window."""
-    first = spec.clock.shift(partition, -spec.training.window) if spec.training.window else ""
+    window = spec.training.window
+    first = partition_before(lake, spec, partition, window) if window else ""
     partitions = [key for key in matured(lake, spec, partition) if key >= first]
     return join_labels(lake, spec, features(lake, spec, partitions), partition)
 

@@ -18,7 +18,7 @@ from include.errors import NotPublished
 from include.features import point_in_time
 from include.features.build import compute_features
 from include.spec import UseCase
-from include.spec.clock import day_of
+from include.spec.clock import time_of
 from include.storage import schemas
 from include.storage.lake import Lake
 
@@ -69,8 +69,8 @@ def _hidden_rows(spec: UseCase, name: str, rows: pa.Table, partition: str) -> li
     revision = pc.add(rows["revision"], pa.scalar(1000, pa.int32()))
     too_late = _replace_columns(different, revision=revision, known_at=pa.repeat(late, rows.num_rows))
     before_lookback = spec.clock.shift(partition, -spec.features.back(name) - 1)
-    shift = pa.scalar(day_of(before_lookback) - day_of(partition), pa.duration("us"))
-    # older rows are about older days too, since SQL may limit its lookback by either
+    shift = pa.scalar(time_of(before_lookback) - time_of(partition), pa.duration("us"))
+    # older rows are about older times too, since SQL may limit its lookback by either
     dates = {
         field.name: pc.add(rows[field.name], shift).cast(field.type)
         for field in rows.schema

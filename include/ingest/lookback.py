@@ -16,7 +16,7 @@ RETRY_PARTITIONS = 3  # how many partitions back an unavailable source is retrie
 
 
 def refresh_lookback(lake: Lake, spec: UseCase, partition: str, connect: Connect) -> list[Outcome]:
-    """Ingest the partitions of the lookback that were never attempted, and retry recent unavailable ones.
+    """Ingest the partitions of the lookback that were never attempted, and retry recent ones without data.
 
     A partition that was never attempted, or whose source failed, is known at its own ``available_at``, as in
     a backfill: an outage doesn't tell when the data was available. Only where the source answered that it had
@@ -41,7 +41,7 @@ def refresh_lookback(lake: Lake, spec: UseCase, partition: str, connect: Connect
             row = recorded.get((source, key))
             if row is None:
                 on_time.append(key)
-            elif row["outcome"] == "unavailable" and key >= recent:
+            elif key >= recent and (row["outcome"] == "unavailable" or row["inputs"] == NOTHING_YET):
                 (late if row["inputs"] == NOTHING_YET else on_time).append(key)
         for partitions, arrived_on in ((on_time, None), (late, partition)):
             if not partitions:

@@ -271,7 +271,7 @@ class _IngestRun:
         unavailable = {
             partition: self._row_without_data(partition, error, before.get(partition))
             for partition, error in errors.items()
-            if partition not in stored
+            if partition not in stored and (self._is_empty(error) or not _is_published(before.get(partition)))
         }
         changed = [
             row
@@ -283,12 +283,17 @@ class _IngestRun:
             self.lake, self.source, declared, outdated, validated.rows, validated.quarantine, changed
         )
         after = {**before, **validated.partition_rows, **unavailable}
+        failed = {
+            partition: error
+            for partition, error in errors.items()
+            if partition in stored or not self._is_empty(error)
+        }
         return [
             _outcome(
                 self.source,
                 partition,
                 after.get(partition),
-                errors.get(partition) or validated.refused.get(partition),
+                failed.get(partition) or validated.refused.get(partition),
             )
             for partition in self.partitions
         ]
@@ -340,7 +345,14 @@ class _IngestRun:
             before is not None and before["inputs"] == NOTHING_YET
         )
         row = self._empty_row(partition, NOTHING_YET if nothing_yet else "{}")
+        if self._is_empty(error):
+            note = "0 rows: the source has no data for this partition"
+            return {**row, "outcome": "published", "note": note}
         return {**row, "outcome": outcome, "note": str(error)}
+
+    def _is_empty(self, error: EvergreenError | None) -> bool:
+        """Return whether an error says no more than that a partition of a sparse source has no rows."""
+        return isinstance(error, NotAvailableYet) and self.spec.sources[self.source].sparse
 
 
 @dataclass(frozen=True)
@@ -351,6 +363,11 @@ class _Validated:
     quarantine: pa.Table
     partition_rows: dict[str, Row] = field(default_factory=dict)
     refused: dict[str, PartitionRefused] = field(default_factory=dict)
+
+
+def _is_published(row: Row | None) -> bool:
+    """Return whether a partition was published; without a snapshot, as one without rows."""
+    return row is not None and row["outcome"] == "published"
 
 
 def _note(row: Row, refusal: PartitionRefused | None) -> str:

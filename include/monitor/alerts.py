@@ -58,7 +58,9 @@ def overdue_message(lake: Lake, spec: UseCase, partition: str, page: str) -> Mes
     """
     if lake.rows("partitions", {"product": "predictions", "partition": partition, "outcome": "published"}):
         return {}
-    note = f"no predictions by {spec.scoring.deadline} {spec.schedule.timezone}, when they were due"
+    deadline = spec.scoring.deadline
+    when = f"{deadline} {spec.schedule.timezone}" if ":" in deadline else _utc(spec, partition)
+    note = f"no predictions by {when}, when they were due"
     overdue = {"check": "deadline", "subject": "predictions", "value": None, "threshold": None, "note": note}
     return {
         "usecase": spec.name,
@@ -68,6 +70,10 @@ def overdue_message(lake: Lake, spec: UseCase, partition: str, page: str) -> Mes
         "findings": [overdue],
         "report": page,
     }
+
+
+def _utc(spec: UseCase, partition: str) -> str:
+    return f"{spec.clock.local(partition, spec.scoring.deadline):%Y-%m-%d %H:%M} UTC"
 
 
 def alert_name(check: str, subject: str) -> str:

@@ -234,7 +234,8 @@ def performance_by(
     list of dict
         The group under the name ``by``, ``partitions``, ``rows`` with a label, ``unlabelled`` (rows of the
         same partitions without one), and each metric, None if it isn't defined on the rows. By day there is
-        also ``known``, the partition as of which the figures are. Partitions without known labels are left
+        also ``known``, the partition as of which the figures are, unless a day has several partitions.
+        Partitions without known labels are left
         out.
 
     Raises
@@ -253,7 +254,7 @@ def performance_by(
         required = "a first partition that isn't after the last"
         raise EvergreenError(f"{spec.name}: performance", required=required, found=f"{first} to {last}")
     partitions = _scored(lake, spec, first, last)
-    if by == "day":
+    if by == "day" and not spec.clock.frequent:
         return _by_day(lake, partitions, known)
     known_labels = labels(lake, spec, partitions, known=known)
     if not known_labels.num_rows:
@@ -304,16 +305,19 @@ def _groups(lake: Lake, spec: UseCase, by: str, rows: pa.Table) -> Iterator[Grou
             for place, part in enumerate(parts.names):
                 yield f"{name} {part}", np.flatnonzero(parts.codes == place)
         return
-    keys = rows["partition" if by == "week" else by].to_pylist()
-    if by == "week":
-        weeks = {
-            partition: "{}-W{:02}".format(*date.fromisoformat(partition).isocalendar())
-            for partition in set(keys)
-        }
-        keys = [weeks[partition] for partition in keys]
+    keys = rows["partition" if by in ("day", "week") else by].to_pylist()
+    if by in ("day", "week"):
+        days = {partition: spec.clock.date_of(partition) for partition in set(keys)}
+        names = {key: f"{day}" if by == "day" else _week(day) for key, day in days.items()}
+        keys = [names[partition] for partition in keys]
     groups = np.asarray(keys, dtype=object)
     for name in sorted(set(keys)):
         yield (name or "none (a constant)", np.flatnonzero(groups == name))
+
+
+def _week(day: date) -> str:
+    year, week, _ = day.isocalendar()
+    return f"{year}-W{week:02}"
 
 
 def _slice_columns(lake: Lake, spec: UseCase, rows: pa.Table) -> dict[str, pa.ChunkedArray]:

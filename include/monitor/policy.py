@@ -16,26 +16,27 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from typing import Literal
 
 import pyarrow as pa
 
 from include.errors import EvergreenError
+from include.features.build import partition_before, partitions_with_rows
 from include.monitor import findings
 from include.monitor.findings import Finding
 from include.monitor.registry import CHECKS, MonitoringCheck
 from include.monitor.state import PRODUCT
 from include.promote import ledger
 from include.spec import UseCase
-from include.spec.clock import day_of
-from include.spec.stages import Retraining
+from include.spec.clock import time_of
 from include.storage import schemas
 from include.storage.lake import Lake
 
 CAUSES = {check.cause: check.name for check in CHECKS if check.cause}
-MONTH = 30
+MONTH = 30  # days of the limit of requested trainings
 REPLACED = "replaced"  # the cause that needs no entry under retraining.when
-WEEK = 7  # days between two trainings that a replacement requests: by then there is new evidence
+WEEK = timedelta(7)  # between two trainings that a replacement requests: by then there is new evidence
 MAX_ATTEMPTS = 20  # at deciding on unchanged findings
 BACKWARD = (ledger.ROLLED_BACK, ledger.REPLACED)
 Act = Literal["nothing", "alert", "retrain", "roll back", "replace"]  # in order of weight
@@ -114,7 +115,7 @@ def decide(history: Sequence[PartitionState], spec: UseCase) -> Decision:
     if partition.replaced_since:
         cause, why = _successor_training(history, partition.replaced_since)
     else:
-        cause, why = _training(history, spec.retraining)
+        cause, why = _training(history, spec)
     parts = [why]
     parts += [f"alerts {_listed(alerts)}"] if alerts else []
     parts += [f"already alerted: {_listed(quiet)}"] if quiet else []
@@ -128,7 +129,7 @@ def decide(history: Sequence[PartitionState], spec: UseCase) -> Decision:
 def policy_window(spec: UseCase) -> int:
     """Return how many partitions before one its decision depends on."""
     rules, quiet = spec.retraining, max(check.quiet(spec) for check in CHECKS)
-    return max(quiet, MONTH + rules.cooldown, rules.consecutive - 1)
+    return max(quiet, spec.clock.in_days(MONTH) + rules.cooldown, rules.consecutive - 1)
 
 
 def _alerts(
@@ -162,9 +163,9 @@ def _listed(alerts: Sequence[AlertItem]) -> str:
     return shown + (f" and {len(alerts) - 6} more" if len(alerts) > 6 else "")
 
 
-def _training(history: Sequence[PartitionState], rules: Retraining) -> tuple[str, str]:
+def _training(history: Sequence[PartitionState], spec: UseCase) -> tuple[str, str]:
     """Return the cause by which the partition requests a training, empty if it doesn't, and why."""
-    partition = history[-1]
+    partition, rules = history[-1], spec.retraining
     if not partition.model:
         return "", partition.vacancy
     streaks = []
@@ -175,7 +176,7 @@ def _training(history: Sequence[PartitionState], rules: Retraining) -> tuple[str
             duration = "in this partition"
             if rules.consecutive > 1:
                 duration = f"for {rules.consecutive} partitions in a row"
-            return _request(history, rules, kind, f"{kind}: {', '.join(lasting)} {duration}")
+            return _request(history, spec, kind, f"{kind}: {', '.join(lasting)} {duration}")
         streaks += [f"{subject} {kind} for {length}" for subject, length in sorted(lengths.items())]
     if streaks:
         return "", f"{', '.join(streaks)} of {rules.consecutive} partitions in a row"
@@ -199,22 +200,23 @@ def _successor_training(history: Sequence[PartitionState], since: str) -> tuple[
     state = f"the champion was replaced on {since}"
     cause = f"{REPLACED}-{since}-"  # not the model's: each training fits another one
     for earlier in history[:-1]:
-        recent = earlier.key >= since and (day_of(partition.key) - day_of(earlier.key)).days < WEEK
+        recent = earlier.key >= since and time_of(partition.key) - time_of(earlier.key) < WEEK
         if recent and earlier.decision and earlier.decision.cause == cause + earlier.key:
-            why = f"a training was requested on {earlier.key}, the next one follows {WEEK} days later"
+            why = f"a training was requested on {earlier.key}, the next one follows {WEEK.days} days later"
             return cause + earlier.key, f"{state}; {why}"
     return cause + partition.key, f"{state}; a better model is requested"
 
 
-def _request(history: Sequence[PartitionState], rules: Retraining, kind: str, why: str) -> tuple[str, str]:
+def _request(history: Sequence[PartitionState], spec: UseCase, kind: str, why: str) -> tuple[str, str]:
     """Return the cause's name and why; no name during the cool-down of another cause or over the budget.
 
     A cause keeps its name until its cool-down is over. So a request whose run never started is repeated under
     the same name.
     """
     partition, last = history[-1], len(history) - 1
+    rules, month = spec.retraining, spec.clock.in_days(MONTH)
     first: dict[str, int] = {}
-    for place in range(max(last - MONTH - rules.cooldown, 0), last):
+    for place in range(max(last - month - rules.cooldown, 0), last):
         decision = history[place].decision
         if decision and decision.cause and not decision.cause.startswith(REPLACED):
             first.setdefault(decision.cause, place)
@@ -226,10 +228,10 @@ def _request(history: Sequence[PartitionState], rules: Retraining, kind: str, wh
                 return cause, f"{why}, {since}"
             wait = f"the next is allowed {rules.cooldown + 1} partitions later"
             return "", f"{why}; a training was {since}, {wait}"
-    recent = sum(last - place <= MONTH for place in first.values())
+    recent = sum(last - place <= month for place in first.values())
     if recent >= rules.max_per_month:
         limit = f"at most {rules.max_per_month} are allowed"
-        return "", f"{why}; {recent} trainings were requested in {MONTH} partitions, {limit}"
+        return "", f"{why}; {recent} trainings were requested in {month} partitions, {limit}"
     return f"{own}-{partition.key}", why
 
 
@@ -289,11 +291,14 @@ def _history(lake: Lake, spec: UseCase, partition: str) -> list[PartitionState]:
     where = {"product": PRODUCT, "outcome": "published"}
     status = lake.read("partitions", where, ["partition"])
     monitored = set() if status is None else set(status["partition"].to_pylist())
-    first = spec.clock.shift(partition, -policy_window(spec))
+    first = partition_before(lake, spec, partition, policy_window(spec))
     keys = spec.clock.keys(first, max({partition, *monitored}))
     alarms = defaultdict(list)
     for row in lake.rows("findings", {"partition": keys, "outcome": "alarm"}):
         alarms[row["partition"]].append(row)
+    if spec.sparse:  # an alarm persists over partitions without rows, which also end no quiet period
+        counted = {*partitions_with_rows(lake, spec), *alarms, partition}
+        keys = [key for key in keys if key in counted]
     decisions = {row["partition"]: _from_row(row) for row in lake.rows("decisions", {"partition": keys})}
     switches = ledger.switches(lake)
     champions = ledger.champions(switches)

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from include.errors import ModelError
-from include.features.build import features
+from include.features.build import features, partition_before
 from include.models import artifacts, outputs
 from include.spec import UseCase
 from include.stats.drift_measures import Binning, Counts
@@ -126,7 +126,7 @@ def _last_fitted(lake: Lake, spec: UseCase, champion: Mapping[str, Any], partiti
     for row in lake.rows("attempts", {"key": str(champion["attempt"])}):
         evidence = json.loads(row["evidence"])
         return str(evidence["fitted"]), str(evidence["last_fitted"])
-    last = spec.clock.shift(partition, -spec.training.test)
+    last = partition_before(lake, spec, partition, spec.training.test)
     return last, last
 
 
@@ -140,7 +140,8 @@ def _count_and_store(
 ) -> tuple[dict[str, Any], pa.Table] | None:
     """Count the partitions of a training by the reference's bins, draw its sample, and store both."""
     shift, training = spec.clock.shift, spec.training
-    start = shift(partition, -training.window) if training.window else spec.schedule.start
+    window = training.window
+    start = partition_before(lake, spec, partition, window) if window else spec.schedule.start
     partitions = spec.partitions(spec.features.spine, start, partition)
     rows = features(lake, spec, partitions)
     fitted = [key for key in partitions if key <= last_fitted[0]]

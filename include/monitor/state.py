@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from include.features.build import partition_before, partitions_with_rows
 from include.monitor.losses import LOSSES
 from include.promote import ledger
 from include.references import digest_json
@@ -51,7 +52,12 @@ class State:
         rules = spec.monitoring.sudden_changes
         reach = max(delay + 2 * width, rules.past + rules.of)
         first = spec.clock.shift(partition, -max(spec.features.lookback, reach))
-        self.span = spec.clock.keys(first, spec.clock.shift(partition, reach))
+        last = spec.clock.shift(partition, reach)
+        if spec.sparse:
+            first = min(first, partition_before(lake, spec, partition, reach))
+            later = [key for key in partitions_with_rows(lake, spec) if key > partition]
+            last = spec.clock.shift((later[:reach] or [partition])[-1], reach)
+        self.span = spec.clock.keys(first, last)
         self._place = {key: place for place, key in enumerate(self.span)}
         self._parse = cache(json.loads)  # the same texts are read by each refresh
         self.refresh(lake)
@@ -66,6 +72,14 @@ class State:
         self._partitions = {
             (row["product"], row["partition"]): row for row in _rows(lake, version, around).to_pylist()
         }
+        self._counted = self.span  # the partitions that windows count
+        if self.spec.sparse:
+            spine = self.spec.features.spine
+            self._counted = sorted(
+                key
+                for (product, key), row in self._partitions.items()
+                if product == spine and row["outcome"] == "published" and row["rows"]
+            )
         limits = _rows(lake, version, {"product": "limits"}).to_pylist()
         self._limits: list[Row] = sorted(limits, key=lambda row: str(row["partition"]))
         self._switches = ledger.switches(lake)
@@ -175,7 +189,12 @@ class State:
         Twice the window, so that a partition without labels leaves no gap.
         """
         delay, width = self.spec.labels.delay, self.spec.monitoring.window
-        return self.published("predictions", self._before(partition, delay + 2 * width - 1, delay))
+        keys = self._before(partition, delay + 2 * width - 1, delay)
+        if self.spec.sparse:
+            last = self.spec.clock.shift(partition, -delay)
+            keys = [key for key in self._counted if key <= last][-2 * width :]
+        scored, products = self.published("predictions", keys), self._partitions
+        return [key for key in scored if not never_labelled(self.spec, products, self.labels_due_on(key))]
 
     def labels_known_on(self, scored: str) -> list[str]:
         """Return the partition on which a scored partition's labels were first known, and its revisions."""
@@ -237,9 +256,27 @@ class State:
         return row is not None and json.loads(row["inputs"]) != self.inputs(partition)
 
     def _before(self, partition: str, first: int, last: int) -> list[str]:
-        """Return the partitions from ``first`` to ``last`` places before one, oldest first."""
-        place = self._place[partition]
-        return self.span[max(place - first, 0) : max(place - last + 1, 0)]
+        """Return the partitions from ``first`` to ``last`` places before one, oldest first.
+
+        Of a sparse spine only those with rows count, and the partition itself.
+        """
+        keys, place = self.span, self._place[partition]
+        if self.spec.sparse:
+            keys = sorted({*self._counted, partition})
+            place = keys.index(partition)
+        return keys[max(place - first, 0) : max(place - last + 1, 0)]
+
+
+def never_labelled(spec: UseCase, products: Mapping[tuple[str, str], Row], due: str) -> bool:
+    """Return whether the rows whose labels are due on a partition never get one, since it has no labels.
+
+    Parameters
+    ----------
+    products : rows of `partitions` by product and partition.
+    """
+    source = spec.labels.source
+    row = products.get((source, due)) if spec.sources[source].sparse else None
+    return row is not None and row["outcome"] == "published" and not row["rows"]
 
 
 def _rows(lake: Lake, version: int, where: Where, columns: Sequence[str] | None = None) -> pa.Table:

@@ -9,7 +9,6 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +16,6 @@ from pathlib import Path
 from include import environment
 from include.errors import EvergreenError
 from include.spec import UseCase, names, read_all
-from include.spec.clock import day_of
 
 LOCK = Path(__file__).parents[2] / "requirements.txt"
 PYTHONS = ((3, 11), (3, 13))  # first and last
@@ -156,7 +154,7 @@ def _source(spec: UseCase, source: str) -> str:
     from include.ingest.connectors.request import NotAvailableYet, request
 
     first = spec.sources[source].start or spec.schedule.start
-    partition = spec.clock.keys(first, (day_of(first) + timedelta(days=366)).isoformat())[0]
+    partition = spec.clock.around(first)[1]
     first_request = request(spec, source, partition)
     declaration = first_request.source
     try:

@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from include.monitor.state import REALISED
+from include.monitor.state import REALISED, never_labelled
 from include.promote import ledger
 from include.spec import UseCase
-from include.spec.clock import Clock
 
 Status = Literal["broken", "blind", "degraded", "aging", "fresh"]
 Row = dict[str, Any]
@@ -96,8 +95,16 @@ def _problems(
 
     if ("monitor", newest) not in published:
         yield "blind", f"{newest} was scored, but isn't monitored: clear its monitor task."
-    due = [key for key in scored if spec.clock.shift(key, spec.labels.delay) <= newest]
-    overdue = [key for key in due if (REALISED, key) not in published]
+    due = {
+        key: spec.clock.shift(key, spec.labels.delay)
+        for key in scored
+        if products["predictions", key]["rows"]
+    }
+    overdue = [
+        key
+        for key, at in due.items()
+        if at <= newest and (REALISED, key) not in published and not never_labelled(spec, products, at)
+    ]
     if len(overdue) > MAX_OVERDUE:
         yield "blind", f"The labels of {_listed(overdue)} are overdue."
 
@@ -132,7 +139,7 @@ def _model_problems(
     if champion["kind"] in (ledger.REPLACED, ledger.FALLBACK):
         yield "degraded", f"Version {version} stands in: {champion['reason']}."
 
-    trainings = Clock(spec.schedule.training, spec.schedule.timezone).keys(training, newest)
+    trainings = spec.trainings(training, newest)
     passed = sum(key > training for key in trainings)
     if passed >= MAX_TRAININGS:
         yield "aging", f"{passed} trainings since that of {training}, version {version}'s, were due."
@@ -163,7 +170,7 @@ def unscored(spec: UseCase, partitions: Sequence[Row], now: datetime) -> list[st
     scored = scored_partitions(partitions)
     if not scored:
         return []
-    newest, end = spec.clock.newest(now), spec.schedule.end
+    newest, end = spec.clock.newest(now), spec.end
     last = scored[-1] if end and end < newest else newest
     deadline = spec.scoring.deadline
     missing = sorted({*spec.clock.keys(scored[0], last)} - {*scored})

@@ -18,7 +18,6 @@ from include.monitor.performance import PRIOR_PREFIX
 from include.monitor.policy import Act
 from include.promote import ledger
 from include.spec import UseCase, load
-from include.spec.clock import day_of
 from include.storage import predicates
 from include.storage.lake import Lake, Where
 from include.storage.store_errors import translate_store_errors
@@ -59,7 +58,6 @@ TABLES = (
 )  # fmt: skip
 PRODUCTS = ("predictions", "performance", "monitor")  # besides the sources
 BACK = 31  # days before a product's newest partition that are searched first for its newest published one
-AHEAD = 400  # days within which the schedule has another partition
 OUTCOMES = ("published", "refused", "unavailable")
 FALLBACK_STEPS = ("champion", "canary", "previous", "baseline", "prior")
 DECISIONS = get_args(Act)
@@ -115,9 +113,7 @@ Values = Iterator[tuple[str, dict[str, str], float | None]]  # a gauge, its labe
 def _products(lake: Lake, spec: UseCase) -> Values:
     newest = _newest_by_product(lake, [*spec.sources, *PRODUCTS])
     columns = ["product", "partition", "outcome", "rows", "quarantined"]
-    partitions = {
-        (day_of(key) - timedelta(days=ago)).isoformat() for key in newest.values() for ago in range(BACK)
-    }
+    partitions = {key for last in newest.values() for key in _until(spec, last)}
     rows = _read(lake, {"product": [*newest], "partition": sorted(partitions)}, columns)
     last = {row["product"]: row for row in rows}
     published = {row["product"]: row["partition"] for row in rows if row["outcome"] == "published"}
@@ -238,10 +234,17 @@ def _time(spec: UseCase, partition: str | None) -> float | None:
     return spec.clock.local(partition, spec.scoring.deadline).timestamp() if partition else None
 
 
+def _until(spec: UseCase, partition: str) -> list[str]:
+    """Return the keys up to a partition among which its product's newest published one is searched first."""
+    day = spec.clock.date_of(partition)
+    if spec.clock.frequent:
+        return [*spec.clock.keys((day - timedelta(days=1)).isoformat(), partition), partition]
+    # all dates: an old partition may not be on the schedule as it is declared now
+    return [(day - timedelta(days=ago)).isoformat() for ago in range(BACK)]
+
+
 def _due(spec: UseCase, partition: str) -> float | None:
-    after = day_of(partition) + timedelta(days=1)
-    keys = spec.clock.keys(after.isoformat(), (after + timedelta(days=AHEAD)).isoformat())
-    return _time(spec, keys[0] if keys else None)
+    return _time(spec, spec.clock.after(partition))
 
 
 log = logging.getLogger(__name__)

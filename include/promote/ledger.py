@@ -194,7 +194,7 @@ def next_unserved(lake: Lake, spec: UseCase, *partitions: str) -> str:
     """
     newest = max([*partitions, *served_partitions(lake)], default="")
     following = spec.clock.shift(newest, 1) if newest else ""
-    if spec.schedule.end and following > spec.schedule.end:
+    if spec.end and following > spec.end:
         raise PartitionError(
             f"{spec.name}: switch",
             required=f"a partition left to serve by schedule.end, {spec.schedule.end}",

@@ -126,7 +126,10 @@ class PastRows:
     def training_set(self, spec: UseCase, partition: str) -> dict[str, Labels]:
         """Return the labels of the rows that a training on a partition uses, by partition."""
         window = spec.training.window
-        first = spec.clock.shift(partition, -window) if window else ""
+        if window and spec.sparse:
+            first = ([key for key in self.places if key < partition][-window:] or [partition])[0]
+        else:
+            first = spec.clock.shift(partition, -window) if window else ""
         return {key: part for key, part in self.labelled(partition).items() if key >= first}
 
     def digest(self, partitions: Sequence[str]) -> str:

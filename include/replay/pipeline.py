@@ -28,7 +28,6 @@ from include.replay.fits import Fits, Job, workers
 from include.replay.history import Array, Labels, PastRows
 from include.replay.policies import BUILT_IN, Declared, Policy, job, learnable, origins
 from include.spec import UseCase
-from include.spec.clock import Clock
 from include.spec.load import read
 from include.stats.intervals import gain_bounds, partitions_needed
 from include.storage.lake import Lake
@@ -188,7 +187,7 @@ def _first_training(past: PastRows, until: str) -> str:
 
 def _trainings(spec: UseCase, first: str, until: str) -> list[str]:
     """Return the partitions with a training: the first one, and those of the schedule after it."""
-    scheduled = Clock(spec.schedule.training, spec.schedule.timezone).keys(first, until)
+    scheduled = spec.trainings(first, until)
     return sorted({first, *scheduled} & {*spec.clock.keys(first, until)})
 
 

@@ -521,6 +521,8 @@ BUILT_IN: dict[str, type[Policy]] = {
 
 def job(spec: UseCase, recipe: Candidate, partition: str, rows: Mapping[str, Labels]) -> Job:
     """Return the fit of a recipe in a training on a partition, whose rows these are."""
+    if recipe.window and spec.sparse:
+        return Job(spec, recipe, partition, dict(list(rows.items())[-recipe.window :]))
     first = spec.clock.shift(partition, -recipe.window) if recipe.window else ""
     return Job(spec, recipe, partition, {key: part for key, part in rows.items() if key > first})
 

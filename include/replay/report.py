@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from include.replay.history import Array
 from include.replay.pipeline import PolicyResult, Replay
-from include.reports.charts import BAD, GOOD, INK, NEW, OLD, SETTINGS, SOFT, svg
+from include.reports.charts import BAD, GOOD, INK, NEW, OLD, SETTINGS, SOFT, axis_times, svg
 from include.reports.html import templates
 from include.reports.paths import REPLAY
 from include.reports.text import text_table
@@ -125,10 +125,6 @@ def draw_panels(replay: Replay) -> str:
         return svg(figure, CHART_TITLE)
 
 
-def _days(partitions: Any) -> Any:
-    return np.array(list(partitions), dtype="datetime64[D]")
-
-
 def _styles(replay: Replay) -> list[tuple[PolicyResult, dict[str, Any]]]:
     dashes = (dash for dash in cycle(DASHES))
     return [
@@ -147,7 +143,7 @@ def _mean(sums: Array, rows: Array) -> Array:
 
 def _losses(axes: Axes, replay: Replay) -> None:
     axes.set_title(f"{replay.spec.gate.objective} per row, of the last {ROLLING} partitions")
-    days = _days(replay.partitions)
+    days = axis_times(replay.partitions)
     for policy, style in _styles(replay):
         axes.plot(days, _mean(policy.losses, replay.rows), label=policy.name, **style)
     axes.legend(loc="best", ncols=3)
@@ -157,14 +153,14 @@ def _differences(axes: Axes, replay: Replay) -> None:
     axes.set_title("the same less that of never")
     never = next(policy for policy in replay.policies if policy.name == "never")
     for policy, style in _styles(replay):
-        axes.plot(_days(replay.partitions), _mean(policy.losses - never.losses, replay.rows), **style)
+        axes.plot(axis_times(replay.partitions), _mean(policy.losses - never.losses, replay.rows), **style)
 
 
 def _switches(axes: Axes, replay: Replay) -> None:
     axes.set_title("switches to another recipe (long) and to a refit (short)")
     for place, (policy, style) in enumerate(_styles(replay)):
         for is_refresh, size in ((True, 4), (False, 14)):
-            days = _days(s.partition for s in policy.switches if s.is_refresh == is_refresh)
+            days = axis_times(s.partition for s in policy.switches if s.is_refresh == is_refresh)
             axes.plot(days, [place] * len(days), "|", color=style["color"], ms=size)
     names = [policy.name for policy in replay.policies]
     axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
@@ -173,4 +169,4 @@ def _switches(axes: Axes, replay: Replay) -> None:
 def _ages(axes: Axes, replay: Replay) -> None:
     axes.set_title("partitions since the training of the model that served")
     for policy, style in _styles(replay):
-        axes.plot(_days(replay.partitions), policy.ages, **style)
+        axes.plot(axis_times(replay.partitions), policy.ages, **style)

@@ -168,7 +168,8 @@ def _availability(source: Source) -> str:
         -1: "the day before the partition",
     }
     day = days.get(source.offset, f"the day {source.offset:+d} from the partition")
-    return f"{day}, from {source.available_at} of the partition on"
+    at = source.available_at
+    return f"{day}, from {at} of the partition on" if ":" in at else f"{day}, known {at} from its time"
 
 
 def _columns(attempt: AttemptData) -> Section:

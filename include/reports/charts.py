@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from typing import Any
@@ -25,6 +25,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from include.judge.evidence import CHALLENGER
 from include.reports.verdict_data import AttemptData, ScoredTestRows
 from include.reports.wording import metric_label, model_name, rival_name
+from include.spec.clock import time_of
 from include.stats.intervals import Gain
 from include.stats.metrics import confusion, top_class
 
@@ -74,6 +75,11 @@ class Chart:
 
     def __init__(self, axes: Axes) -> None:
         self.axes = axes
+
+
+def axis_times(partitions: Iterable[str]) -> NDArray[np.datetime64]:
+    """Return partitions as times on an axis, shape (n,)."""
+    return np.array([time_of(partition) for partition in partitions], dtype="datetime64[m]")
 
 
 @contextmanager

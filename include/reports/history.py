@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -24,10 +23,11 @@ from numpy.typing import NDArray
 from include.judge.judge import NOT_BLESSED, NOT_ENOUGH
 from include.monitor import registry
 from include.promote import ledger
-from include.reports.charts import BAD, DRAWING, GOOD, INK, NEW, OLD, SETTINGS, SOFT, svg
+from include.reports.charts import BAD, DRAWING, GOOD, INK, NEW, OLD, SETTINGS, SOFT, axis_times, svg
 from include.reports.html import templates
 from include.reports.text import text_table
 from include.spec import UseCase
+from include.spec.clock import time_of
 from include.stats.intervals import gain_bounds
 from include.storage.lake import Lake
 
@@ -271,12 +271,15 @@ def _loss_sums(lake: Lake, partitions: Sequence[str]) -> dict[str, Any]:
 
 
 def _weeks(sums: Mapping[str, Any], partitions: Sequence[str]) -> Iterable[Week]:
-    """Pool the partitions by calendar week, or by `WEEK` partitions if they are more than a day apart."""
-    days = [date.fromisoformat(partition).toordinal() for partition in partitions]
+    """Pool the partitions by calendar week.
+
+    Partitions that are more than a day apart are pooled by `WEEK` of them, and several of a day by day.
+    """
+    days = [time_of(partition).toordinal() for partition in partitions]
     step = min((later - day for day, later in pairwise(days)), default=1)
     weeks: dict[int, list[str]] = {}
     for partition in sums:
-        week = (date.fromisoformat(partition).toordinal() - 1) // (WEEK * step)
+        week = (time_of(partition).toordinal() - 1) // (WEEK * step or 1)
         weeks.setdefault(week, []).append(partition)
     for _, pooled in sorted(weeks.items()):
         rows, losses, baseline = np.array([sums[partition] for partition in pooled]).T
@@ -348,10 +351,17 @@ def draw_panels(history: History) -> str:
         return svg(figure, CHART_TITLE)
 
 
+def _pooled(history: History) -> str:
+    return "day" if history.spec.clock.frequent else "week"
+
+
 def _panel_losses(axes: Axes, history: History) -> None:
     """Draw the loss per row by week, with the baseline."""
-    axes.set_title(f"{history.spec.gate.objective} per row, by week", pad=10 if not history.switches else 48)
-    days = _days(week.middle for week in history.weeks)
+    axes.set_title(
+        f"{history.spec.gate.objective} per row, by {_pooled(history)}",
+        pad=10 if not history.switches else 48,
+    )
+    days = axis_times(week.middle for week in history.weeks)
     _plot_band(axes, days, [week.served for week in history.weeks], NEW, "models that served")
     baseline = [week.baseline for week in history.weeks]
     axes.plot(days, baseline, color=OLD, linestyle="--", linewidth=1, label="baseline, same rows")
@@ -361,8 +371,8 @@ def _panel_losses(axes: Axes, history: History) -> None:
 
 def _panel_gain(axes: Axes, history: History) -> None:
     """Draw how much lower the loss per row was than the baseline's, by week."""
-    axes.set_title(f"{history.spec.gate.objective} gain per row over the baseline, by week")
-    days = _days(week.middle for week in history.weeks)
+    axes.set_title(f"{history.spec.gate.objective} gain per row over the baseline, by {_pooled(history)}")
+    days = axis_times(week.middle for week in history.weeks)
     _plot_band(axes, days, [week.gain for week in history.weeks], NEW, "")
     axes.axhline(0, color=SOFT, linewidth=0.8)
 
@@ -370,10 +380,10 @@ def _panel_gain(axes: Axes, history: History) -> None:
 def _panel_metric(axes: Axes, history: History) -> None:
     """Draw the realized and the estimated metric by partition."""
     axes.set_title(f"{history.metric}, by partition")
-    days, realized = _days(history.realized), list(history.realized.values())
+    days, realized = axis_times(history.realized), list(history.realized.values())
     axes.plot(days, realized, ".", color=NEW, markersize=4, label="realized")
     if estimates := list(history.estimated.values()):
-        days = _days(history.estimated)
+        days = axis_times(history.estimated)
         low, high = ([getattr(estimate, side) for estimate in estimates] for side in ("low", "high"))
         axes.vlines(days, low, high, color=SOFT, linewidth=0.5, alpha=0.5)
         values, label = [estimate.value for estimate in estimates], "estimated before labels arrived"
@@ -391,7 +401,7 @@ def _panel_drift(axes: Axes, history: History) -> None:
         return
     partitions = sorted(drift)
     values = [drift[partition][1] for partition in partitions]
-    axes.plot(_days(partitions), values, color=SOFT, linewidth=1)
+    axes.plot(axis_times(partitions), values, color=SOFT, linewidth=1)
     axes.set(yscale="log", ylim=(max(min(values), MIN_DRIFT) * 0.8, max(*values, MIN_DRIFT) * 4))
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
     axes.yaxis.set_major_formatter("{x:g}")
@@ -415,14 +425,14 @@ def _panel_alarms(axes: Axes, history: History) -> None:
     axes.set_title("partitions with an alarm, by check; trainings")
     lines = [*CHECKS, "training requested", "training"]
     for position, check in enumerate(CHECKS):
-        days = _days(sorted(history.alarmed(check)))
+        days = axis_times(sorted(history.alarmed(check)))
         color, alpha = (SOFT, 0.5) if check == DRIFT else (BAD, 1)
         axes.plot(days, [position] * len(days), "|", color=color, alpha=alpha, ms=8)
-    requests = _days(history.training_requests)
+    requests = axis_times(history.training_requests)
     axes.plot(requests, [len(CHECKS)] * len(requests), "|", color=INK, ms=8)
     for partition, verdict in history.verdicts:
         marker, color = ("o", GOOD) if verdict not in (NOT_BLESSED, NOT_ENOUGH) else ("x", SOFT)
-        axes.plot(_days([partition]), [len(CHECKS) + 1], marker, color=color, ms=5)
+        axes.plot(axis_times([partition]), [len(CHECKS) + 1], marker, color=color, ms=5)
     axes.set(yticks=range(len(lines)), yticklabels=lines, ylim=(len(lines) - 0.5, -0.5))
 
 
@@ -455,11 +465,6 @@ def _plot_band(
     axes.fill_between(days, low, high, color=color, alpha=0.2, linewidth=0)
 
 
-def _days(partitions: Iterable[str]) -> NDArray[np.datetime64]:
-    """Return partitions as days on the axis, shape (n,)."""
-    return np.array(list(partitions), dtype="datetime64[D]")
-
-
 def _day(partition: str) -> float:
     """Return the position of a partition on the axis."""
-    return float(date2num(_days([partition]))[0])  # type: ignore[no-untyped-call]  # Matplotlib's
+    return float(date2num(axis_times([partition]))[0])  # type: ignore[no-untyped-call]  # Matplotlib's

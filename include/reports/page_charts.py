@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.dates import ConciseDateFormatter
-from numpy.typing import NDArray
 
-from include.reports.charts import BAD, GOOD, INK, LINE, NEW, OLD, SOFT, chart
+from include.reports.charts import BAD, GOOD, INK, LINE, NEW, OLD, SOFT, axis_times, chart
 from include.stats.intervals import Gain
 from include.stats.profiles import Profile
 
@@ -59,7 +58,7 @@ def time_chart(
     with chart(title, "partition", y) as drawing:
         axes = drawing.axes
         for one, (color, dashes) in zip(series, STYLES, strict=False):
-            days, values = _days(one.partitions), np.asarray(one.values, float)
+            days, values = axis_times(one.partitions), np.asarray(one.values, float)
             if log_scale:
                 values = np.maximum(values, LEAST)
             # the newest use case has one point, of which a line would show nothing
@@ -68,12 +67,14 @@ def time_chart(
             places = list(one.alarms)
             axes.plot(days[places], values[places], "o", color=BAD, markersize=3)
         for one, (_, dashes) in zip(limits, STYLES[1:], strict=False):
-            axes.plot(_days(one.partitions), one.values, dashes, color=BAD, linewidth=0.9, label=one.label)
+            axes.plot(
+                axis_times(one.partitions), one.values, dashes, color=BAD, linewidth=0.9, label=one.label
+            )
         if level is not None:
             axes.axhline(level[1], color=BAD, linestyle="--", linewidth=0.9, label=level[0])
         if switches:
             over, label = axes.get_xaxis_transform(), "another model served from here on"
-            lines = axes.vlines(_days(switches), 0, 1, color=SOFT, linewidth=0.6, label=label)
+            lines = axes.vlines(axis_times(switches), 0, 1, color=SOFT, linewidth=0.6, label=label)
             lines.set(transform=over, alpha=0.5)
         if log_scale:
             axes.set_yscale("log")
@@ -91,7 +92,7 @@ def stacked_shares(title: str, series: Sequence[Series], *, limit: tuple[str, fl
         for place, one in enumerate(series):
             top = bottom + 100 * np.asarray(one.values, float)
             color = STYLES[place % len(STYLES)][0]
-            days = _days(one.partitions)
+            days = axis_times(one.partitions)
             axes.fill_between(
                 days, bottom, top, step="mid", color=color, alpha=0.75, linewidth=0, label=one.label
             )
@@ -107,11 +108,11 @@ def event_chart(title: str, lines: Sequence[tuple[str, Sequence[str]]], span: tu
     """Draw one line for each kind of event, with a mark for each partition that has it."""
     with chart(title, "partition", "", 0.9 + 0.24 * len(lines)) as drawing:
         for place, (_, partitions) in enumerate(lines):
-            days = _days(partitions)
+            days = axis_times(partitions)
             drawing.axes.plot(days, [place] * len(days), "|", color=BAD, markersize=8)
         drawing.axes.set_yticks(range(len(lines)), [name for name, _ in lines])
         drawing.axes.set_ylim(len(lines) - 0.5, -0.5)
-        drawing.axes.set_xlim(*_days(span))
+        drawing.axes.set_xlim(*axis_times(span))
         _date_ticks(drawing.axes)
     return drawing.svg
 
@@ -186,7 +187,7 @@ def difference_chart(
         partitions.
     """
     with chart(title, "partition", y) as drawing:
-        axes, days = drawing.axes, _days(partitions)
+        axes, days = drawing.axes, axis_times(partitions)
         values = np.asarray(gains, float)
         axes.vlines(days, 0, values, color=[GOOD if value > 0 else BAD for value in values], linewidth=1.2)
         axes.axhline(0, color=INK, linewidth=1)
@@ -196,11 +197,6 @@ def difference_chart(
             axes.axhspan(gain.low, high, color=NEW, alpha=0.15, linewidth=0, label=bounds)
         _date_ticks(axes)
     return drawing.svg
-
-
-def _days(partitions: Sequence[str]) -> NDArray[np.datetime64]:
-    """Return partitions as days on the axis, shape (n,)."""
-    return np.array(list(partitions), dtype="datetime64[D]")
 
 
 def _date_ticks(axes: Axes) -> None:

@@ -68,7 +68,7 @@ def advance(
     if served and partition < served[-1]:
         note = f"only the newest served partition takes steps, and that is {served[-1]}"
         return Ref(uri, partition, note=note)
-    if spec.schedule.end and spec.clock.shift(partition, 1) > spec.schedule.end:
+    if spec.end and spec.clock.shift(partition, 1) > spec.end:
         note = f"no step is taken after the schedule's last partition: schedule.end is {spec.schedule.end}"
         return Ref(uri, partition, note=note)
     notes, steps = [], 0

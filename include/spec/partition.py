@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime
 
 from include.errors import PartitionError
-from include.spec.clock import day_of
 from include.spec.usecase import UseCase
 
 
@@ -15,7 +14,7 @@ def missing_partition() -> PartitionError:
         "partition",
         required="a partition",
         found="nothing",
-        remedy="trigger again and fill in Partition, such as 2013-03-01",
+        remedy="trigger again and fill in Partition, such as 2013-03-01 or 2013-03-01T0500Z",
     )
 
 
@@ -33,16 +32,16 @@ def check_partition(spec: UseCase, key: str, now: datetime) -> None:
         with the schedule's range and the nearest valid partitions.
     """
     schedule, clock = spec.schedule, spec.clock
-    day_of(key)
     first, newest = clock.around(schedule.start)[1], clock.newest(now)
     last = newest if schedule.end is None else min(newest, clock.around(schedule.end)[0])
+    clock.date_of(key)  # raises for a malformed key
     before, after = clock.around(key)
-    if key < schedule.start:
+    if key < spec.start:
         problem = "one before schedule.start"
-    elif schedule.end is not None and key > schedule.end:
+    elif spec.end is not None and key > spec.end:
         problem = "one after schedule.end"
     elif before != key:
-        problem = "a day on which it has none"
+        problem = "a time at which it has none" if clock.frequent else "a day on which it has none"
     elif key > newest:
         problem = f"one still to come, whose decision is at {clock.moment(key):%Y-%m-%d %H:%M} UTC"
     else:

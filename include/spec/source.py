@@ -8,6 +8,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -22,6 +23,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from include.extensions import CODE, Code, is_code, registered
+from include.spec.clock import OFFSET_PATTERN
 
 if TYPE_CHECKING:
     from pydantic import GetJsonSchemaHandler
@@ -39,6 +41,17 @@ CONNECTORS = {
 }
 
 
+def valid_zone(value: str) -> str:
+    """Return the name of a time zone; raise ValueError if there is none of that name."""
+    from zoneinfo import ZoneInfo
+
+    try:
+        ZoneInfo(value)
+    except (KeyError, ValueError, OSError):
+        raise ValueError(f"{value!r} is not a time zone's name, such as America/New_York") from None
+    return value
+
+
 class Strict(BaseModel):
     """A frozen model that rejects unknown keys."""
 
@@ -53,9 +66,10 @@ def added_field(default: Any, **options: Any) -> Any:
     return Field(default, exclude_if=lambda value: value == default, **options)
 
 
-LocalTime = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+PartitionTime = Annotated[str, Field(pattern=rf"^(([01]\d|2[0-3]):[0-5]\d|{OFFSET_PATTERN})$")]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 NameOrCode = Annotated[str, Field(pattern=rf"^[a-z][a-z0-9_]{{0,39}}$|{CODE}")]
+Zone = Annotated[str, AfterValidator(valid_zone)]
 Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 
 
@@ -151,11 +165,12 @@ class Fetch(Strict):
     max_bytes: int = Field(
         1 << 30,
         ge=1,
-        description="maximal size of a part, compressed or not, and of all pages together; larger is refused",
+        description="maximal size of a part, compressed or not, and of all pages or files together; larger "
+        "is refused",
     )
     max_rows: int = added_field(100_000_000, ge=1, description="maximal rows of a part")
     max_columns: int = added_field(10_000, ge=1, description="maximal columns of a part")
-    max_pages: int = added_field(10_000, ge=1, description="maximal pages of a partition, only http")
+    max_pages: int = added_field(10_000, ge=1, description="maximal pages or files of a partition")
     failures: int = Field(3, ge=1, description="consecutive failed partitions that open the circuit breaker")
     cool_down: float = Field(
         300.0, ge=0, description="seconds until the open circuit breaker admits one probe"
@@ -167,18 +182,39 @@ class BaseSource(Strict):
 
     kind: str
     connection: Name = Field(description="the Airflow connection with the address and the account")
-    offset: int = Field(0, description="days from the partition to the day of the data")
-    available_at: LocalTime = Field(
-        "00:00", description="local time at which the partition's rows become known"
+    offset: int = Field(
+        0,
+        description="days from the partition to the day of the data; partitions, if schedule.batch can fire "
+        "more than once a day",
+    )
+    available_at: PartitionTime = Field(
+        "00:00",
+        description="when the partition's rows become known: a local time on its day, or minutes from its "
+        "own time, such as -5m, which is required if schedule.batch can fire more than once a day",
     )
     start: Day | None = Field(
-        None, description="the first partition with this source, if later than schedule.start"
+        None, description="the first day with this source, if later than schedule.start"
+    )
+    sparse: bool = added_field(
+        False,
+        description="a partition without data is no fault: it has no rows. Of the spine: windows count only "
+        "partitions that have rows",
+    )
+    timezone_override: Zone | None = added_field(
+        None,
+        description="time zone of all timestamps of the source, whose texts have a wrong offset, such as Z "
+        "after a local time; the offset is ignored",
     )
     day: str | None = Field(None, description="the column whose local date must be the requested day")
     key: tuple[str, ...] = Field(min_length=1, description="columns that identify a row in a partition")
     columns: dict[str, Column] = Field(min_length=1)
     contract: Contract = Contract()
     fetch: Fetch = Fetch()
+
+    def column(self, name: str) -> Column:
+        """Return a column, with the time zone that overrides its own."""
+        column, zone = self.columns[name], self.timezone_override
+        return column.model_copy(update={"timezone": zone}) if zone else column
 
     @property
     def path_templates(self) -> tuple[str, ...]:
@@ -199,6 +235,16 @@ class BaseSource(Strict):
     def volatile_fields(self) -> tuple[str, ...]:
         """Return the top-level fields of a JSON part that change with each response."""
         return ()
+
+    @model_validator(mode="after")
+    def _zones_agree(self) -> BaseSource:
+        for name, column in self.columns.items():
+            if self.timezone_override and column.timezone not in (None, self.timezone_override):
+                raise ValueError(
+                    f"columns.{name}.timezone: timezone_override is {self.timezone_override}; remove one of "
+                    f"both, found {column.timezone}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _columns_agree(self) -> BaseSource:

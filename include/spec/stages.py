@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from include.spec.gate import MetricBound
-from include.spec.source import LocalTime, Name, NameOrCode, Strict, added_field
+from include.spec.source import Name, NameOrCode, PartitionTime, Strict, added_field
 
 FallbackStep = Literal["champion", "previous", "baseline", "prior"]
 
@@ -198,7 +198,11 @@ def _is_number(value: Any) -> bool:
 class Scoring(Strict):
     """Scoring: every row gets a prediction from the first step of the fallback chain that can serve."""
 
-    deadline: LocalTime = Field("23:59", description="local time by which the partition's predictions exist")
+    deadline: PartitionTime = Field(
+        "23:59",
+        description="when the partition's predictions must exist: a local time, or minutes from the "
+        "partition's time, such as +20m, which is required if schedule.batch can fire more than once a day",
+    )
     requires: dict[FallbackStep, tuple[Name, ...]] = Field(
         {}, description="sources without which a step of the fallback chain can't serve"
     )
@@ -212,7 +216,9 @@ class SuddenChanges(Strict):
     """Sudden changes of a column: the tolerated false alarms, and the windows."""
 
     false_alarms_per_year: float = Field(
-        4, gt=0, description="tolerated false alerts per 365 partitions, over all columns"
+        4,
+        gt=0,
+        description="tolerated false alerts over all columns, in 365 partitions, or in a year if it has more",
     )
     past: int = Field(28, ge=7, description="earlier partitions that a partition is compared with")
     partitions: int = Field(
@@ -277,7 +283,11 @@ class Monitoring(Strict):
         description="partitions in the window of drift, and partitions with labels in that of performance",
     )
     false_alarms_per_year: float = added_field(
-        0.1, gt=0, lt=1, description="tolerated false alarms per 365 partitions of each test of the losses"
+        0.1,
+        gt=0,
+        lt=1,
+        description="tolerated false alarms of each test of the losses, in 365 partitions, or in a year if "
+        "it has more",
     )
     report_rows: int = Field(5000, ge=100, description="rows of the sample in Evidently's report")
 
@@ -293,7 +303,11 @@ class Retraining(Strict):
     cooldown: int = Field(
         14, ge=0, description="partitions after such a training in which no other is requested"
     )
-    max_per_month: int = Field(2, ge=1, description="maximal number of such trainings in 30 partitions")
+    max_per_month: int = Field(
+        2,
+        ge=1,
+        description="maximal number of such trainings in 30 partitions, or in 30 days if they have more",
+    )
 
 
 class Alerts(Strict):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from include.extensions import Code, is_code, registered
 from include.references import digest_json
-from include.spec.clock import Clock
+from include.spec.clock import Clock, is_frequent
 from include.spec.gate import Gate, MetricBound
 from include.spec.metrics import (
     Objective,
@@ -23,7 +23,7 @@ from include.spec.metrics import (
     validate_objective,
 )
 from include.spec.problem import Problem
-from include.spec.source import Day, Name, PythonSource, Source, Strict
+from include.spec.source import Day, Name, PythonSource, Source, Strict, Zone
 from include.spec.stages import Alerts, Features, Labels, Monitoring, Retraining, Scoring, Training
 
 # the products besides the sources in the tables `partitions` and `profiles`
@@ -38,35 +38,33 @@ PYTHON_IN_DIGEST = ("features", "training", "sources", "gate", "monitoring")
 class Schedule(Strict):
     """The schedules of partitions and trainings."""
 
-    batch: str = Field(description="cron of the partitions, at most one per day")
-    training: str = Field(description="cron of the trainings, on days that have a partition")
-    timezone: str = Field(description="time zone of the crons and partition keys, such as America/New_York")
-    start: Day = Field(description="the first partition")
-    end: Day | None = Field(None, description="the last partition; null: no end")
+    batch: str = Field(
+        description="cron of the partitions. A partition is a local date, such as 2013-03-01; if the cron "
+        "can fire more than once a day, a UTC minute, such as 2013-03-01T0500Z"
+    )
+    training: str = Field(
+        description="cron of the trainings, on days that have a partition. If batch can fire more than once "
+        "a day, a training belongs to the partition at or before it"
+    )
+    timezone: Zone = Field(description="time zone of the crons and dates, such as America/New_York")
+    start: Day = Field(description="the first day with partitions")
+    end: Day | None = Field(None, description="the last day with partitions; null: no end")
 
     @field_validator("batch", "training")
     @classmethod
     def _cron(cls, value: str) -> str:
-        from croniter import croniter
-
-        if not croniter.is_valid(value):
-            raise ValueError(f"{value!r} is not a cron expression")
-        if not re.fullmatch(r"\d{1,2} \d{1,2} \S+ \S+ \S+", value):
-            raise ValueError(
-                f"{value!r} can fire twice a day; give one minute and one hour: a day has one partition"
-            )
-        return value
-
-    @field_validator("timezone")
-    @classmethod
-    def _zone(cls, value: str) -> str:
-        from zoneinfo import ZoneInfo
+        from croniter import CroniterError, croniter
 
         try:
-            ZoneInfo(value)
-        except (KeyError, ValueError, OSError):
-            raise ValueError(f"{value!r} is not a time zone's name, such as America/New_York") from None
-        return value
+            fields = value.split()
+            if len(fields) != 5 or any(field[0] in "hHrR" for field in fields):  # seconds, random times
+                raise ValueError(value)
+            croniter(value, datetime(2000, 1, 1)).get_next()  # fails if it never fires
+        except (CroniterError, ValueError):
+            raise ValueError(
+                f"{value!r} is not a cron expression of five fields, such as 5 * * * * or 0 18 * * 1"
+            ) from None
+        return " ".join(fields)
 
 
 class UseCase(Strict):
@@ -236,10 +234,38 @@ class UseCase(Strict):
         value = self.scoring.fallback
         return tuple(value[name] for name in self.problem.classes) if isinstance(value, dict) else value
 
+    @property
+    def sparse(self) -> bool:
+        """Whether partitions without a row to score are no fault, so that windows don't count them."""
+        return self.sources[self.features.spine].sparse
+
+    @property
+    def start(self) -> str:
+        """What no partition sorts before: schedule.start."""
+        return self.clock.start_of(self.schedule.start)
+
+    @property
+    def end(self) -> str | None:
+        """What no partition sorts after: schedule.end; None without one."""
+        return self.clock.end_of(self.schedule.end) if self.schedule.end else None
+
     def partitions(self, source: str, first: str, last: str) -> list[str]:
-        """Return the partitions from ``first`` to ``last`` that have a source."""
-        start = max(first, self.sources[source].start or self.schedule.start, self.schedule.start)
-        return self.clock.keys(start, min(last, self.schedule.end or last)) if start <= last else []
+        """Return the partitions from ``first`` to ``last``, each a partition or a day, that have a source."""
+        clock = self.clock
+        begins = clock.start_of(self.sources[source].start or self.schedule.start)
+        start, last = max(clock.start_of(first), begins, self.start), clock.end_of(last)
+        return clock.keys(start, min(last, self.end or last)) if start <= last else []
+
+    def trainings(self, first: str, last: str) -> list[str]:
+        """Return the partitions from ``first`` to ``last`` that have a scheduled training."""
+        clock = self.clock
+        calendar = Clock(self.schedule.training, self.schedule.timezone)
+        if not clock.frequent:
+            return calendar.keys(first, last)
+        first, last = clock.start_of(first), clock.end_of(last)
+        days = (clock.date_of(first).isoformat(), (clock.date_of(last) + timedelta(days=1)).isoformat())
+        keys = dict.fromkeys(clock.newest(calendar.moment(key)) for key in calendar.keys(*days))
+        return [key for key in keys if first <= key <= last]
 
     @model_validator(mode="after")
     def _parts_fit(self) -> UseCase:
@@ -267,7 +293,7 @@ class UseCase(Strict):
         for column in self.problem.never_features:
             if column in self.features.columns:
                 raise ValueError(f"features: {column!r} is under problem.never_features")
-        self._deadline_fits()
+        self._times_fit()
         self._columns_fit()
         self._gate_fits()
         self._outputs_fit()
@@ -297,8 +323,26 @@ class UseCase(Strict):
                 except ValueError as error:
                     raise ValueError(f"{path}.requirements: {error}") from None
 
-    def _deadline_fits(self) -> None:
-        """Refuse a deadline before the time at which the partition starts."""
+    def _times_fit(self) -> None:
+        """Refuse a time of day in a schedule of several partitions a day, and a deadline before the start."""
+        times = [("scoring.deadline", self.scoring.deadline)]
+        times += [(f"sources.{name}.available_at", one.available_at) for name, one in self.sources.items()]
+        if self.clock.frequent:
+            for path, at in times:
+                if ":" in at:
+                    raise ValueError(
+                        f"{path}: minutes from the partition's time, such as +20m or -5m, because "
+                        f"schedule.batch can fire more than once a day, found {at}"
+                    )
+        elif is_frequent(self.schedule.training):
+            raise ValueError(
+                f"schedule.training: at most once a day, as schedule.batch, found {self.schedule.training!r}"
+            )
+        at = self.scoring.deadline
+        if at.startswith("-"):
+            raise ValueError(f"scoring.deadline: +0m or later, found {at}")
+        if ":" not in at:
+            return
         minute, hour = self.schedule.batch.split()[:2]
         start = f"{int(hour):02}:{int(minute):02}"
         if self.scoring.deadline < start:

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from include.spec.stages import SuddenChanges
 
 Array = NDArray[np.float64]
-WEEK, YEAR = 7, 364
+WEEK, YEAR = 7, 364  # days
+LEAST_SCORES = 14  # of a column, from which its spread is measured
 AROUND = 8  # how many weeks away a week of the resampled year may be drawn
 YEARS = 20  # resampled years: the limit's own noise is then below that of two months of partitions
 LEAST_SPREAD = 0.2  # of a column's logarithms, because that of few partitions may be zero by chance
@@ -108,35 +109,40 @@ def alert_starts(alarm: NDArray[np.bool_], quiet: int) -> NDArray[np.bool_]:
     return alerts
 
 
-def alarm_limits(counts: Mapping[str, Array], rules: SuddenChanges, seed: int) -> AlarmLimits | None:
+def alarm_limits(
+    counts: Mapping[str, Array], rules: SuddenChanges, seed: int, *, week: int = WEEK
+) -> AlarmLimits | None:
     """Return the limits that keep the declared alert rate in resampled years; None for too few partitions.
 
     Parameters
     ----------
     counts : by column, rows by partition and bin, the same partitions ascending, shape (partitions, bins).
+    week : the number of partitions in a week.
     """
     partitions = min((len(rows) for rows in counts.values()), default=0)
-    if partitions < rules.past + 3 * WEEK:
+    if partitions < rules.past + 3 * week:
         return None
     names, middle, spread = sorted(counts), {}, {}
     for name in names:
         scores = np.log(break_scores(counts[name], rules.past)[rules.past :])
         scores = scores[np.isfinite(scores)]
-        if len(scores) >= 2 * WEEK:  # a column that is mostly missing has no spread
+        if len(scores) >= LEAST_SCORES:  # a column that is mostly missing has no spread
             middle[name] = float(np.median(scores))
             spread[name] = max(float(np.quantile(scores, 0.9)) - middle[name], LEAST_SPREAD)
     if not middle:
         return None
-    years = resample_years(partitions, rules.past + YEAR, YEARS, seed)
-    scaled = [
-        (np.log(break_scores(counts[name][years], rules.past)[:, rules.past :]) - middle[name]) / spread[name]
-        for name in names
-        if name in middle
-    ]
-    return AlarmLimits(middle, spread, _height(np.nan_to_num(np.stack(scaled), nan=-np.inf), rules))
+    years = resample_years(partitions, rules.past + YEAR // WEEK * week, YEARS, seed, week=week)
+    scaled = []
+    for name, center in middle.items():  # year by year, which bounds the memory
+        scores = np.stack([break_scores(counts[name][year], rules.past)[rules.past :] for year in years])
+        scaled.append((np.log(scores) - center) / spread[name])
+    height = _height(np.nan_to_num(np.stack(scaled), nan=-np.inf), rules, week)
+    return AlarmLimits(middle, spread, height)
 
 
-def resample_years(partitions: int, length: int, years: int, seed: int) -> NDArray[np.intp]:
+def resample_years(
+    partitions: int, length: int, years: int, seed: int, *, week: int = WEEK
+) -> NDArray[np.intp]:
     """Return indexes of partitions that form resampled years, in whole weeks of about the same season.
 
     Returns
@@ -144,15 +150,15 @@ def resample_years(partitions: int, length: int, years: int, seed: int) -> NDArr
     array
         shape (years, length rounded down to weeks).
     """
-    weeks = partitions // WEEK
+    weeks = partitions // week
     random = np.random.default_rng(seed)
-    centers = np.linspace(0, weeks - 1, length // WEEK).round().astype(int)
+    centers = np.linspace(0, weeks - 1, length // week).round().astype(int)
     drawn = centers + random.integers(-AROUND, AROUND + 1, (years, len(centers)))
-    starts = np.clip(drawn, 0, weeks - 1) * WEEK + partitions % WEEK  # the newest weeks are whole
-    return np.asarray((starts[..., None] + np.arange(WEEK)).reshape(years, -1), dtype=np.intp)
+    starts = np.clip(drawn, 0, weeks - 1) * week + partitions % week  # the newest weeks are whole
+    return np.asarray((starts[..., None] + np.arange(week)).reshape(years, -1), dtype=np.intp)
 
 
-def _height(scaled: Array, rules: SuddenChanges) -> float:
+def _height(scaled: Array, rules: SuddenChanges, week: int) -> float:
     """Return the lowest height at which the years bring no more alerts than are tolerable.
 
     Parameters
@@ -160,7 +166,9 @@ def _height(scaled: Array, rules: SuddenChanges) -> float:
     scaled : break scores in spreads above the middle, shape (columns, years, partitions).
     """
     low, high = 0.0, float(scaled.max(initial=0.0, where=np.isfinite(scaled))) + 1.0
-    allowed = CAUTION * rules.false_alarms_per_year * scaled.shape[1] * scaled.shape[2] / 365.25
+    allowed = (
+        CAUTION * rules.false_alarms_per_year * scaled.shape[1] * scaled.shape[2] / (365.25 * week / WEEK)
+    )
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         alarm = np.any(persistent(scaled > middle, rules), axis=0)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from decimal import Decimal
+
+FLOAT_DIGITS = 17  # tell any two floats apart
 EXTRA_DIGITS = 3  # how many more digits a limit may take to be printed as it was declared
 
 
@@ -25,7 +29,9 @@ def figure_and_limit(value: float, limit: float, digits: int = 4, style: str = "
 
 
 def _text(value: float, digits: int, style: str) -> str:
-    return style.replace("#", str(digits)).format(value)
+    # a percentage is a hundred times the float, rounded: two neighbors may have the same, decimals don't
+    exact = digits > FLOAT_DIGITS and math.isfinite(value)
+    return style.replace("#", str(digits)).format(Decimal(value) if exact else value)
 
 
 def _number(text: str) -> float:

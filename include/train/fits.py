@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from sklearn.pipeline import Pipeline
 
 from include.errors import ModelError
-from include.features.build import features, join_labels, training_set
+from include.features.build import features, join_labels, partition_before, training_set
 from include.judge.judge import NOT_BLESSED
 from include.models import artifacts
 from include.references import digest_json
@@ -30,6 +30,7 @@ from include.storage import schemas
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
 from include.train.fit import fit_recipe
+from include.train.split import partitions_of
 from include.train.tuning import CORES
 
 log = logging.getLogger(__name__)
@@ -154,6 +155,8 @@ def fitting_rows(spec: UseCase, recipe: Candidate, partition: str, rows: pa.Tabl
     """Return the labelled rows that a recipe is fitted on in a training on ``partition``."""
     if recipe.window is None:
         return rows
+    if spec.sparse:
+        return rows.filter(pc.is_in(rows["partition"], pa.array(partitions_of(rows)[-recipe.window :])))
     return rows.filter(pc.greater(rows["partition"], spec.clock.shift(partition, -recipe.window)))
 
 
@@ -207,7 +210,8 @@ def recent_models(lake: Lake, spec: UseCase) -> set[str]:
     fits = read_fits(lake)
     if not fits:
         return set()
-    first = spec.clock.shift(fits[-1].partition, -spec.training.test - spec.labels.delay - MARGIN)
+    back = spec.training.test + spec.labels.delay + MARGIN
+    first = partition_before(lake, spec, fits[-1].partition, back)
     accepted = [fit for fit in accepted_fits(lake) if fit.partition < first]
     before = {fit.key: fit.model for fit in accepted}
     return {*before.values(), *(fit.model for fit in fits if fit.partition >= first)}

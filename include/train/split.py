@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,13 +32,16 @@ def partitions_of(rows: pa.Table) -> list[str]:
 def first_test_partition(labelled: Sequence[str], spec: UseCase, partition: str) -> str:
     """Return the first test partition: ``training.test`` back from the training, or later in a short history.
 
-    At least half of the partitions with labels come before it, so that there is something to fit on.
+    At least half of the partitions with labels come before it, so that there is something to fit on. If the
+    spine is sparse, only partitions with rows count.
 
     Parameters
     ----------
     labelled : the partitions with labelled rows known by ``partition``, ascending.
     """
     middle = labelled[(len(labelled) + 1) // 2] if len(labelled) > 1 else partition
+    if spec.sparse:
+        return max([*labelled[spec.labels.delay - spec.training.test :][:1], middle])
     return max(spec.clock.shift(partition, 1 - spec.training.test), middle)
 
 
@@ -65,7 +69,12 @@ def walk_origins(labelled: Sequence[str], spec: UseCase, partition: str) -> list
     labelled : as in `first_test_partition`.
     """
     clock = spec.clock
-    first = clock.shift(first_test_partition(labelled, spec, partition), -1)
-    if len(labelled) < 2 or first < clock.shift(labelled[0], spec.labels.delay):
+    first_test = first_test_partition(labelled, spec, partition)
+    if spec.sparse:
+        origins = [key for key in labelled if key < partition]
+        origins = origins[max(bisect_left(origins, first_test) - 1, 0) :]
+    else:
+        origins = clock.keys(clock.shift(first_test, -1), clock.shift(partition, -1))
+    if len(labelled) < 2 or origins[0] < clock.shift(labelled[0], spec.labels.delay):
         return []
-    return clock.keys(first, clock.shift(partition, -1))[:: spec.training.step]
+    return origins[:: spec.training.step]

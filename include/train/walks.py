@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from include.errors import ModelError
-from include.features.build import features, matured
+from include.features.build import features, matured, partition_before
 from include.features.label_arrival import known_on, labels_known_on
 from include.models import artifacts, outputs
 from include.spec import UseCase
@@ -45,7 +45,7 @@ def extend(lake: Lake, spec: UseCase, until: str) -> None:
     fits = accepted_fits(lake)
     if not fits:
         return
-    first = max(fits[0].partition, spec.clock.shift(until, -MEMORY))
+    first = max(fits[0].partition, partition_before(lake, spec, until, MEMORY))
     partitions = [key for key in matured(lake, spec, until) if key > first]
     arrivals = known_on(lake, spec, partitions, until)
     stored: dict[str, set[tuple[str, str, str]]] = defaultdict(set)
@@ -198,7 +198,7 @@ def predict_walk(
 def read(lake: Lake, spec: UseCase, until: str) -> Walks:
     """Return the walks of the declared recipes as known on a partition, the newest `MEMORY` partitions."""
     names = recipe_names(spec)
-    first = spec.clock.shift(until, -MEMORY)
+    first = partition_before(lake, spec, until, MEMORY)
     losses: dict[tuple[str, str], tuple[str, int, float]] = {}
     where = {"partition": spec.clock.keys(first, until)}
     table = lake.read(TABLE, where, ["partition", "known", "key", "rows", "loss"])

@@ -52,20 +52,23 @@ def scheduled(spec: UseCase, cron: str) -> dict[str, Any]:
     zone = ZoneInfo(spec.schedule.timezone)
     end = spec.schedule.end
     return {
-        "schedule": UseCaseTimetable(cron, timezone=spec.schedule.timezone, usecase=spec.name),
+        "schedule": UseCaseTimetable(
+            cron, timezone=spec.schedule.timezone, usecase=spec.name, batch=spec.schedule.batch
+        ),
         "start_date": datetime.fromisoformat(spec.schedule.start).replace(tzinfo=zone),
         "end_date": datetime.fromisoformat(end).replace(hour=23, minute=59, tzinfo=zone) if end else None,
         "catchup": False,
     }
 
 
-def partition_field(**more: Any) -> dict[str, Any]:
+def partition_field(spec: UseCase, **more: Any) -> dict[str, Any]:
     """Return the form's fields of a DAG with partitions: the partition, and more."""
+    date: dict[str, Any] = {} if spec.clock.frequent else {"format": "date"}
     partition = Param(
         None,
         type=["null", "string"],
-        format="date",
+        **date,
         title="Partition",
-        description="Such as 2013-03-01. Required for a single run; leave it empty in a backfill",
+        description=f"Such as {spec.clock.example}. Required for a single run; leave it empty in a backfill",
     )
     return {"partition": partition, **more}

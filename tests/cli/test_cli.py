@@ -244,7 +244,13 @@ def test_validate_passes_the_shipped_use_case_and_the_tests_own(monkeypatch: pyt
     monkeypatch.setenv("EVERGREEN_USECASES", str(USECASES))
     code, answer = call("validate")
     assert (code, answer["wrong"]) == (0, [])
-    assert answer["usecases"] == ["flight_delay", "flight_bands", "flight_minutes", "weekly_sales"]
+    assert answer["usecases"] == [
+        "flight_delay",
+        "flight_bands",
+        "flight_minutes",
+        "hourly_rides",
+        "weekly_sales",
+    ]
     # the tests' own shop has no rule of thumb among its baselines
     assert [(one["severity"], one["subject"]) for one in answer["problems"]] == [
         ("hint", "weekly_sales: training.baselines")
@@ -260,7 +266,7 @@ WRONG = {
     "column: price,": ("column: prize,", "found prize"),
     "path: sales/{day}.csv": (
         'path: "sales/{week}.csv"',
-        "required {day} or {partition}, found sales/{week}.csv",
+        "required only {day}, {hour}, {minute}, {partition}, found sales/{week}.csv",
     ),
     'training: "0 8 * * 1"': (
         'training: "0 8 * * 2"',
@@ -288,6 +294,33 @@ def test_validate_finds_what_is_wrong(right: str, tmp_path: Path) -> None:
     code, found = call("validate", str(folder))
     assert code == 1
     assert said in "\n".join(found["wrong"])
+
+
+WRONG_HOURS = {
+    "path: counts/{partition}.csv": (
+        'path: "counts/{day}/{hour}.csv"',
+        "hourly_rides/counts: path: required a path for each partition, found the same for 2024-11-03T0505Z "
+        "and 2024-11-03T0605Z; add {minute}, or use {partition}, which is in UTC",
+    ),
+    'available_at: "-3m"': (
+        'available_at: "+10m"',
+        "sources.counts.available_at: required the time of '5 * * * *' or earlier, because the partition's "
+        "run ingests the source then, found +10m; move schedule.batch, or declare an earlier ",
+    ),
+}
+
+
+@pytest.mark.parametrize("right", WRONG_HOURS)
+def test_validate_finds_what_is_wrong_in_an_hourly_declaration(right: str, tmp_path: Path) -> None:
+    """A local hour in a path repeats when the clocks go back, and rows can't come after the decision."""
+    wrong, said = WRONG_HOURS[right]
+    folder = shutil.copytree(USECASES / "hourly_rides", tmp_path / "hourly_rides")
+    spec = folder / "usecase.yaml"
+    assert right in spec.read_text()
+    spec.write_text(spec.read_text().replace(right, wrong, 1))
+    code, found = call("validate", str(folder))
+    assert (code, len(found["wrong"])) == (1, 1), found
+    assert said in found["wrong"][0]
 
 
 def test_validate_finds_sql_that_does_not_run(tmp_path: Path) -> None:

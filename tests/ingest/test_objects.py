@@ -18,6 +18,7 @@ from include.errors import SettingError, SpecError
 from include.ingest.connectors import open_source
 from include.ingest.connectors.request import request
 from include.ingest.pipeline import Outcome, ingest
+from include.ingest.snapshots import snapshots
 from include.spec import UseCase
 from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
@@ -125,7 +126,7 @@ def test_a_path_has_the_day_and_the_partition_and_nothing_else(
 
     assert read("sales/{day}.csv")[0][0] == f"sales/{PARTITIONS[1]}.csv"
     assert read("sales/{partition}.csv")[0][0] == f"sales/{PARTITIONS[0]}.csv"
-    with pytest.raises(SpecError, match=r"required \{day\} or \{partition\}, found sales/\{now\}"):
+    with pytest.raises(SpecError, match=r"required only \{day\}, .*\{partition\}, found sales/\{now\}"):
         read("sales/{now}.csv")
     with pytest.raises(Exception, match="outside of the connection's folder"):
         read("../usecases/weekly_sales/usecase.yaml")
@@ -163,3 +164,79 @@ def test_parquet_and_json_give_the_same_rows(
         assert outcome.outcome == "published", outcome.note
         digests.add(outcome.digest)
     assert len(digests) == 1
+
+
+def in_parts(shop: Path, partition: str, names: list[str]) -> None:
+    """Replace a partition's file by several in a folder, each with the header and its share of the lines."""
+    file = shop / "sales" / f"{partition}.csv"
+    header, *lines = file.read_text().splitlines()
+    file.unlink()
+    (shop / "sales" / partition).mkdir()
+    for place, name in enumerate(names):
+        text = "\n".join([header, *lines[place :: len(names)]]) + "\n"
+        (shop / "sales" / partition / name).write_text(text)
+
+
+def test_a_partition_of_several_files_is_their_rows_in_the_order_of_their_names(
+    bucket: Endpoint, lake: Lake, declare: Callable[..., UseCase], shop: Path, tmp_path: Path
+) -> None:
+    """A bucket and a folder give the rows of a single file, and the snapshot lists each file as a part."""
+    whole = brought(Lake("weekly_sales", str(tmp_path / "w")), declare(), Endpoint("shop", shop.as_uri()))
+    in_parts(shop, PARTITIONS[0], ["part-2.csv", "part-10.csv", "b.csv"])
+    (shop / "sales" / PARTITIONS[0] / ".part-3.csv").write_text("still being written")
+    (shop / "sales" / PARTITIONS[0] / "_SUCCESS").write_text("")
+    spec = declare(lambda raw: raw["sources"]["sales"].update(path="sales/{day}/*.csv"))
+    (outcome, *others) = brought(lake, spec, Endpoint("shop", shop.as_uri()))
+    assert (outcome.outcome, outcome.rows, outcome.digest) == ("published", 40, whole[0].digest)
+    assert [one.outcome for one in others] == ["unavailable", "unavailable"]
+    assert "nothing yet (sales/2024-01-08/*.csv)" in others[0].note
+    (snapshot,) = snapshots(lake, "sales", PARTITIONS[:1])[PARTITIONS[0]]
+    files = [f"sales/{PARTITIONS[0]}/{name}" for name in ("b.csv", "part-10.csv", "part-2.csv")]
+    assert [part.name for part in snapshot.parts] == files
+    client = boto3.client(
+        "s3",
+        endpoint_url=bucket.extra["endpoint_url"],
+        region_name="us-east-1",
+        aws_access_key_id=bucket.login,
+        aws_secret_access_key=bucket.password,
+    )
+    for file in (shop / "sales" / PARTITIONS[0]).iterdir():
+        client.upload_file(str(file), "landing", f"world/sales/{PARTITIONS[0]}/{file.name}")
+    assert brought(Lake("weekly_sales", str(tmp_path / "b")), spec, bucket) == [outcome, *others]
+
+
+def test_files_have_limits_together(lake: Lake, declare: Callable[..., UseCase], shop: Path) -> None:
+    """More files than fetch.max_pages, or more bytes than fetch.max_bytes together, refuse the partition."""
+    in_parts(shop, PARTITIONS[0], ["a.csv", "b.csv", "c.csv"])
+    folder = Endpoint("shop", shop.as_uri())
+
+    def refused(**fetch: int) -> str:
+        def edit(raw: dict[str, Any]) -> None:
+            raw["sources"]["sales"].update(path="sales/{day}/*.csv")
+            raw["sources"]["sales"]["fetch"].update(fetch)
+
+        (outcome,) = ingest(lake, declare(edit), "sales", PARTITIONS[:1], lambda name: folder)
+        assert outcome.outcome == "refused"
+        return outcome.note
+
+    assert "required at most 2 files, found more (sales/2024-01-01/*.csv)" in refused(max_pages=2)
+    assert "found more (sales/2024-01-01/*.csv, 2 files together)" in refused(max_bytes=1000)
+
+
+def test_a_pattern_leads_out_of_no_folder_and_matches_one_level(
+    declare: Callable[..., UseCase], shop: Path
+) -> None:
+    """A star stands for a part of one name, also before the day."""
+    (shop / "sales" / "shop-1").mkdir()
+    (shop / "sales" / "shop-1" / f"{PARTITIONS[0]}.csv").write_text("x")
+
+    def read(path: str) -> list[str]:
+        spec = declare(lambda raw: raw["sources"]["sales"].update(path=path))
+        fetch = open_source(spec.sources["sales"], Endpoint("shop", shop.as_uri()))
+        return [name for name, _ in fetch(request(spec, "sales", PARTITIONS[0]))]
+
+    assert read("*/{day}.csv") == [f"sales/{PARTITIONS[0]}.csv"]
+    assert read("sales/*/{day}.csv") == [f"sales/shop-1/{PARTITIONS[0]}.csv"]
+    assert read("sales/{day}*csv") == [f"sales/{PARTITIONS[0]}.csv"]
+    with pytest.raises(Exception, match="outside of the connection's folder"):
+        read("../*.db")

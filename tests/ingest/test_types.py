@@ -20,10 +20,12 @@ SNAPSHOT = Snapshot("s", "2024-01-01", 0, "2024-01-01T05:00:00+00:00", "", ())
 
 
 def read(
-    columns: dict[str, list[str | None]], types: dict[str, dict[str, Any]]
+    columns: dict[str, list[str | None]], types: dict[str, dict[str, Any]], **options: Any
 ) -> tuple[pa.Table, dict[str, Any]]:
     """Return typed columns, and the texts of each that can't be read."""
-    source = ObjectsSource(kind="objects", connection="c", path="x", key=tuple(types), columns=types)
+    source = ObjectsSource(
+        kind="objects", connection="c", path="x", key=tuple(types), columns=types, **options
+    )
     text = clean_text(
         pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()}), source
     )
@@ -117,6 +119,47 @@ def test_a_repeated_hour_said_once_is_the_earlier_moment() -> None:
     """Where only one row speaks of the hour, it is the first of the two."""
     values, _ = column(["2013-11-03 01:30"], type="timestamp", timezone="America/New_York")
     assert values == [datetime(2013, 11, 3, 5, 30, tzinfo=UTC)]
+
+
+OVERRIDE = {"timezone_override": "America/New_York"}
+
+
+def test_an_override_replaces_the_offset_of_a_text() -> None:
+    """A local time with Z behind it is read as local; what is no time at all is still invalid."""
+    texts = ["2013-01-01T10:00:00Z", "2013-07-01 10:00+00:00", "2013-07-01 10:00", "2013-07-01", "10:00Z"]
+    typed, bad = read({"at": texts}, {"at": {"type": "timestamp"}}, **OVERRIDE)
+    hours = [(1, 15), (7, 14), (7, 14), (7, 4)]
+    assert typed["at"].to_pylist() == [
+        *(datetime(2013, month, 1, hour, tzinfo=UTC) for month, hour in hours),
+        None,
+    ]
+    assert bad["at"] == ["10:00Z"]
+
+
+def test_an_override_tells_a_repeated_hour_and_a_skipped_one() -> None:
+    """As for texts without an offset: two rows are two moments, and a time that is skipped is invalid."""
+    texts = ["2013-11-03T01:00:00Z", "2013-11-03T01:00:00Z", "2013-03-10T02:00:00Z"]
+    typed, bad = read(
+        {"origin": ["EWR"] * 3, "at": texts},
+        {"origin": {"type": "string"}, "at": {"type": "timestamp"}},
+        **OVERRIDE,
+    )
+    assert typed["at"].to_pylist() == [
+        datetime(2013, 11, 3, 5, tzinfo=UTC),
+        datetime(2013, 11, 3, 6, tzinfo=UTC),
+        None,
+    ]
+    assert len(bad["at"]) == 1
+
+
+def test_an_override_and_another_zone_of_a_column_contradict() -> None:
+    """One of them is wrong, so the declaration is refused."""
+    with pytest.raises(
+        ValueError, match=r"columns.at.timezone: timezone_override is America/New_York; remove"
+    ):
+        read({"at": []}, {"at": {"type": "timestamp", "timezone": "UTC"}}, **OVERRIDE)
+    with pytest.raises(ValueError, match="'New York' is not a time zone's name"):
+        read({"at": []}, {"at": {"type": "timestamp"}}, timezone_override="New York")
 
 
 def test_a_hash_needs_its_key(monkeypatch: pytest.MonkeyPatch) -> None:

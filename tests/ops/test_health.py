@@ -15,7 +15,7 @@ from include.spec.load import read
 MONDAYS = ["2024-03-04", "2024-03-11", "2024-03-18", "2024-03-25"]
 NOW = datetime(2024, 3, 26, tzinfo=UTC)
 SCORED = [
-    {"partition": partition, "product": "predictions", "outcome": "published", "note": ""}
+    {"partition": partition, "product": "predictions", "outcome": "published", "rows": 40, "note": ""}
     for partition in ("2024-03-04", "2024-03-18")
 ]
 CHAMPION: dict[str, Any] = {
@@ -35,7 +35,7 @@ def weekly() -> UseCase:
 def rows(*absent: tuple[str, str]) -> list[dict[str, Any]]:
     """Return the status of every product on each Monday, without some."""
     return [
-        {"partition": partition, "product": product, "outcome": "published", "note": ""}
+        {"partition": partition, "product": product, "outcome": "published", "rows": 40, "note": ""}
         for partition in MONDAYS
         for product in ("sales", "predictions", "monitor", "performance")
         if (product, partition) not in absent

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from airflow.exceptions import InvalidPartitionKeyError
 from airflow.models.backfill import InvalidBackfillDateRange
+from airflow.timetables.base import TimeRestriction
+from pendulum import instance
 
 from evergreen.timetable import NO_PARTITION, UseCaseTimetable
+from include.spec import load
+from include.spec.clock import Clock
 
 DAY = {"earliest": datetime(2013, 3, 10, tzinfo=UTC), "latest": datetime(2013, 3, 10, 23, 59, tzinfo=UTC)}
 
@@ -57,3 +62,54 @@ def test_a_backfill_that_leaves_the_schedule_is_refused(day: tuple[int, int, int
     begin = datetime(*day, tzinfo=UTC)
     with pytest.raises(InvalidBackfillDateRange, match=rf"{problem}; choose 201[23]-12-3[01]"):
         timetable().iter_partition_dagrun_infos(earliest=begin, latest=begin + timedelta(days=1))
+
+
+HOURLY = {"timezone": "America/New_York", "usecase": "hourly_rides"}
+
+
+@pytest.fixture
+def hourly(monkeypatch: pytest.MonkeyPatch) -> UseCaseTimetable:
+    """Return hourly_rides' timetable after a way through Airflow's database."""
+    monkeypatch.setenv("EVERGREEN_USECASES", str(Path(__file__).parents[1] / "usecases"))
+    return UseCaseTimetable.deserialize(UseCaseTimetable("5 * * * *", **HOURLY).serialize())
+
+
+def test_a_backfill_of_days_has_a_run_for_each_hour_that_passes(hourly: UseCaseTimetable) -> None:
+    """The runs of the day on which the clocks go forward are the partitions of the declaration's clock."""
+    span = {"earliest": datetime(2024, 3, 9, tzinfo=UTC), "latest": datetime(2024, 3, 10, 23, 59, tzinfo=UTC)}
+    infos = list(hourly.iter_partition_dagrun_infos(**span))
+    keys = load("hourly_rides").clock.keys("2024-03-09", "2024-03-10")
+    assert len(keys) == 47
+    assert [info.partition_key for info in infos] == keys
+    assert [hourly.resolve_partition_date(key) for key in keys] == [info.partition_date for info in infos]
+
+
+@pytest.mark.parametrize("cron", ["5 * * * *", "*/15 * * * *", "0 */2 * * *", "30 1,2,14 * * *"])
+@pytest.mark.parametrize("day", [datetime(2024, 3, 10), datetime(2024, 11, 3)])
+def test_the_scheduler_starts_the_partitions_that_the_clock_has(cron: str, day: datetime) -> None:
+    """One run after the other, also where the clocks change, is each partition once."""
+    made = UseCaseTimetable(cron, **HOURLY)
+    clock, first = Clock(cron, "America/New_York"), instance(day, "America/New_York")
+    keys = clock.keys(f"{day - timedelta(days=1):%Y-%m-%d}", f"{day + timedelta(days=1):%Y-%m-%d}")
+    restriction = TimeRestriction(earliest=first.subtract(days=1), latest=first.add(days=2), catchup=True)
+    runs, last = [], None
+    while info := made.next_dagrun_info_v2(last_dagrun_info=last, restriction=restriction):
+        runs.append(info.partition_key)
+        last = info
+    assert [key for key in runs if key <= keys[-1]] == keys
+
+
+def test_a_training_is_of_the_partition_at_or_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training at 6:00 belongs to the hour of 5:05, by the scheduler and when a person names that hour."""
+    monkeypatch.setenv("EVERGREEN_USECASES", str(Path(__file__).parents[1] / "usecases"))
+    made = UseCaseTimetable.deserialize(
+        UseCaseTimetable("0 6 * * *", batch="5 * * * *", **HOURLY).serialize()
+    )
+    span = {"earliest": datetime(2024, 3, 9, tzinfo=UTC), "latest": datetime(2024, 3, 11, tzinfo=UTC)}
+    infos = list(made.iter_partition_dagrun_infos(**span))
+    keys = [info.partition_key for info in infos]
+    assert keys == ["2024-03-09T1005Z", "2024-03-10T0905Z"]
+    assert keys == load("hourly_rides").trainings("2024-03-09", "2024-03-10")
+    assert [made.resolve_partition_date(key) for key in keys] == [info.partition_date for info in infos]
+    moment = made.resolve_partition_date("2024-03-09T1105Z")
+    assert moment == datetime(2024, 3, 9, 11, 5, tzinfo=UTC)

@@ -1,15 +1,17 @@
-"""Keys name local days, whatever the clocks do."""
+"""Keys name local days, or minutes of a schedule that fires more often, whatever the clocks do."""
 
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
+from time import perf_counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from include.errors import PartitionError
-from include.spec.clock import Clock, day_of
+from include.spec.clock import Clock, day_of, time_of
 
 DAILY = Clock("0 18 * * *", "America/New_York")
 WEEKLY = Clock("0 6 * * 1", "UTC")
@@ -89,3 +91,107 @@ def test_a_range_is_the_same_however_it_is_cut(clock: Clock, first: date) -> Non
     start, cut, end = (str(first + timedelta(days=n)) for n in (0, 30, 60))
     after = str(first + timedelta(days=31))
     assert clock.keys(start, cut) + clock.keys(after, end) == clock.keys(start, end)
+
+
+# schedules that fire more than once a day
+
+HOURLY = Clock("5 * * * *", "America/New_York")
+QUARTERS = Clock("*/15 * * * *", "Europe/Berlin")
+OFFICE = Clock("0 8-18 * * 1-5", "Europe/Berlin")
+TWICE = Clock("30 2,14 * * *", "America/New_York")
+HALF_AN_HOUR = Clock("0 * * * *", "Australia/Lord_Howe")  # its clocks change by half an hour
+AT_MIDNIGHT = Clock("*/30 * * * *", "America/Sao_Paulo")  # its clocks changed at midnight, until 2019
+SKIPPED_DAY = Clock("0 * * * *", "Pacific/Apia")  # had no 30 December 2011
+FREQUENT = [HOURLY, QUARTERS, OFFICE, TWICE, HALF_AN_HOUR, AT_MIDNIGHT, SKIPPED_DAY]
+
+
+def test_each_hour_that_passes_is_one_partition_also_where_the_clocks_change() -> None:
+    """A day of 23 hours has 23 partitions and one of 25 has 25, each a UTC minute."""
+    days = ["2013-03-10", "2013-03-11", "2013-11-03"]
+    assert [len(HOURLY.keys(day, day)) for day in days] == [23, 24, 25]
+    assert HOURLY.keys("2013-11-03T0505Z", "2013-11-03T0705Z") == [
+        f"2013-11-03T{hour:02}05Z" for hour in (5, 6, 7)
+    ]
+    assert HOURLY.keys("2013-03-10", "2013-03-10")[0] == "2013-03-10T0505Z"
+
+
+def test_a_time_that_the_clocks_skip_or_repeat_is_one_partition_unless_each_hour_has_one() -> None:
+    """02:30 is moved by the skipped hour, as for a daily schedule, and 01:30 counts once."""
+    assert TWICE.keys("2013-03-10", "2013-03-10") == ["2013-03-10T0730Z", "2013-03-10T1830Z"]
+    again = Clock("30 1,14 * * *", "America/New_York")
+    assert again.keys("2013-11-03", "2013-11-03") == ["2013-11-03T0530Z", "2013-11-03T1930Z"]
+
+
+@pytest.mark.parametrize("clock", [HOURLY, QUARTERS, AT_MIDNIGHT, SKIPPED_DAY])
+@pytest.mark.parametrize("year", [2011, 2013])
+def test_partitions_of_a_year_are_equally_far_apart_in_time(clock: Clock, year: int) -> None:
+    """No change of clocks makes a gap, a repetition or a wrong order."""
+    keys = clock.keys(f"{year}-01-01", f"{year}-12-31")
+    steps = {later - key for key, later in pairwise(map(time_of, keys))}
+    assert len(steps) == 1
+    assert keys == sorted(set(keys))
+
+
+@given(st.sampled_from(FREQUENT), days, st.integers(-400, 400), st.integers(0, 23))
+def test_a_partition_is_found_again_by_each_way_to_it(clock: Clock, day: date, by: int, place: int) -> None:
+    """Shifting has an inverse and agrees with the range; the newest at its decision time is itself."""
+    keys = clock.keys(day.isoformat(), (day + timedelta(days=4)).isoformat())
+    key = keys[place % len(keys)]
+    other = clock.shift(key, by)
+    assert clock.shift(other, -by) == key
+    assert len(clock.keys(min(key, other), max(key, other))) == abs(by) + 1
+    assert clock.newest(clock.moment(key)) == key
+    assert clock.newest(clock.moment(key) - timedelta(microseconds=1)) == clock.shift(key, -1)
+    assert clock.after(key) == clock.shift(key, 1)
+    assert clock.around(key) == (key, key)
+    assert key in clock.keys(str(clock.date_of(key)), str(clock.date_of(key)))
+
+
+def test_a_day_stands_for_its_own_partitions_in_a_range() -> None:
+    """A date as a bound means the local day's first or last partition, and a time the nearest inside."""
+    assert HOURLY.around("2013-03-01") == ("2013-03-02T0405Z", "2013-03-01T0505Z")
+    assert HOURLY.around("2013-03-01T0530Z") == ("2013-03-01T0505Z", "2013-03-01T0605Z")
+    assert OFFICE.around("2013-03-02") == ("2013-03-01T1700Z", "2013-03-04T0700Z")  # a Saturday
+    assert HOURLY.start_of("2013-03-01") == "2013-03-01T0500Z"
+    assert HOURLY.end_of("2013-03-01") == "2013-03-02T0459Z"
+
+
+@pytest.mark.parametrize(
+    ("key", "problem"),
+    [
+        ("2013-03-01T0500Z", r"none at that time; 2013-03-01T0405Z and 2013-03-01T0505Z are the nearest"),
+        ("2013-03-01", r"required a UTC minute such as 2013-03-01T0500Z, found '2013-03-01'"),
+        ("2013-03-01T2505Z", r"required a UTC minute such as 2013-03-01T0500Z"),
+        ("2013-03-01T05:05Z", r"required a UTC minute such as 2013-03-01T0500Z"),
+    ],
+)
+def test_what_is_no_partition_of_a_frequent_schedule_is_refused(key: str, problem: str) -> None:
+    """The sentence names the form of a key, or the nearest ones."""
+    with pytest.raises(PartitionError, match=problem):
+        HOURLY.moment(key)
+
+
+def test_minutes_are_counted_from_the_decision_of_any_schedule() -> None:
+    """An offset is added to the decision time, of a date to that of its day."""
+    assert HOURLY.local("2013-03-01T0505Z", "-5m") == datetime(2013, 3, 1, 5, tzinfo=UTC)
+    assert HOURLY.local("2013-03-01T0505Z", "+20m") == datetime(2013, 3, 1, 5, 25, tzinfo=UTC)
+    assert DAILY.local("2013-03-01", "+90m") == datetime(2013, 3, 2, 0, 30, tzinfo=UTC)
+
+
+def test_days_are_counted_in_partitions_and_never_in_fewer_than_themselves() -> None:
+    """A year has 8,760 hours and 35,040 quarters; of a weekly schedule 365 partitions stand for a year."""
+    assert [clock.in_days(365) for clock in (DAILY, WEEKLY, HOURLY, QUARTERS)] == [365, 365, 8760, 35040]
+    assert [clock.in_days(7) for clock in (DAILY, WEEKLY, HOURLY, OFFICE, TWICE)] == [7, 7, 168, 55, 14]
+
+
+def test_a_year_of_quarter_hours_takes_less_time_than_a_task() -> None:
+    """The first time a process needs them, and the hundreds of times after that."""
+    clock = Clock("*/15 * * * *", "America/Chicago")  # of no other test
+    begin = perf_counter()
+    keys = clock.keys("2013-01-01", "2013-12-31")
+    for key in keys[-300:]:
+        clock.shift(key, -672)
+        clock.moment(key)
+        clock.around(key)
+    assert len(keys) == 35040
+    assert perf_counter() - begin < 5  # 0.1 s on a machine without other work

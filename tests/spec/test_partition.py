@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -81,6 +82,25 @@ def test_before_the_first_decision_there_is_nothing_to_choose(weekly: UseCase) -
     """A use case that is declared ahead of its time says when it begins."""
     with pytest.raises(PartitionError, match=r"wait for the first, 2024-01-01, or change"):
         check_partition(weekly, "2024-01-01", datetime(2023, 12, 31, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    ("partition", "problem"),
+    [
+        ("2024-02-28T0405Z", "found one before schedule.start; choose 2024-02-28T0505Z, or change"),
+        ("2024-02-29T0430Z", "a time at which it has none; choose 2024-02-29T0405Z or 2024-02-29T0505Z, or"),
+        ("2024-03-01T0405Z", ""),
+        ("2024-03-01T0505Z", "found one after schedule.end; choose 2024-03-01T0405Z, or change"),
+        ("2024-02-29", "required a UTC minute such as 2013-03-01T0500Z, found '2024-02-29'"),
+    ],
+)
+def test_the_days_of_an_hourly_schedule_are_local(weekly: UseCase, partition: str, problem: str) -> None:
+    """From the first hour of its first day to the last hour of its last, in the schedule's time zone."""
+    spec = load("hourly_rides")
+    schedule = spec.schedule.model_copy(update={"end": "2024-02-29"})
+    spec = spec.model_copy(update={"schedule": schedule})
+    with pytest.raises(PartitionError, match=problem) if problem else nullcontext():
+        check_partition(spec, partition, NOW + timedelta(days=30))
 
 
 @pytest.mark.parametrize("operator", OPERATORS, ids=lambda one: one.task_id)

@@ -58,8 +58,18 @@ WRONG = [
     ("problem.kind", "ternary", "problem.kind: Input should be 'binary', 'regression' or 'multiclass'"),
     ("schedule.timezone", "New York", "'New York' is not a time zone's name, such as America/New_York"),
     ("schedule.batch", "at six", "'at six' is not a cron expression"),
-    ("schedule.batch", "*/5 18 * * *", "'*/5 18 * * *' can fire twice a day; give one minute and one hour"),
-    ("schedule.training", "@hourly", "'@hourly' can fire twice a day"),
+    (
+        "schedule.batch",
+        "*/5 18 * * *",
+        "scoring.deadline: minutes from the partition's time, such as +20m or -5m, because schedule.batch "
+        "can fire more than once a day, found 20:00",
+    ),
+    ("schedule.batch", "0 0 31 2 *", "'0 0 31 2 *' is not a cron expression of five fields"),
+    ("schedule.batch", "R R * * *", "'R R * * *' is not a cron expression of five fields"),
+    ("schedule.batch", "0 0 18 * * *", "'0 0 18 * * *' is not a cron expression of five fields"),
+    ("schedule.training", "@hourly", "'@hourly' is not a cron expression of five fields, such as 5 * * * *"),
+    ("schedule.training", "0 * * * *", "schedule.training: at most once a day, as schedule.batch"),
+    ("scoring.deadline", "-5m", "scoring.deadline: +0m or later, found -5m"),
     ("schedule.start", "31 December", "schedule.start: String should match pattern"),
     (
         "features.spine",

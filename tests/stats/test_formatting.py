@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 
 import pytest
 from hypothesis import example, given
@@ -32,6 +33,14 @@ def test_a_figure_has_the_digits_that_it_needs(
 ) -> None:
     """Four digits mostly, and more where the limit would else look reached or missed."""
     assert figure_and_limit(value, limit, 1 if "%" in style else 4, style) == texts
+
+
+def test_neighboring_shares_are_told_apart() -> None:
+    """A hundred times each of them is the same float, and yet one is the larger."""
+    value, limit = 1 / 6, math.nextafter(1 / 6, 0)
+    assert 100 * value == 100 * limit
+    one, two = (Decimal(text.rstrip("%")) for text in figure_and_limit(value, limit, 1, "{:.#%}"))
+    assert one > two
 
 
 @given(FLOATS, st.integers(-2, 2), FLOATS, st.sampled_from(["{:.#g}", "{:,.#g}", "{:+.#f}", "{:.#%}"]))

@@ -25,7 +25,7 @@ class HttpSource(BaseSource):
     """A paged JSON API: pages are requested until the page count in the response is reached."""
 
     kind: Literal["http"]
-    path: str = Field(description="below the connection, with {day} or {partition}")
+    path: str = Field(description="below the connection, with {day}, {hour}, {minute} or {partition}")
     rows: str = Field("rows", description="the field that holds the page's rows")
     pages: str | None = Field(
         "pages", description="the field with the number of pages; null if there is a single page"

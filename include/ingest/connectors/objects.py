@@ -1,8 +1,14 @@
-"""The object store connector: a partition is one file in an S3 bucket, or in a folder for ``file://``."""
+"""The object store connector: a partition is one or several files in an S3 bucket, or a folder for ``file://``.
+
+With a ``*`` in its path, a partition is all files that match, in the order of their names.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -19,16 +25,20 @@ if TYPE_CHECKING:
 
     from include.storage.spill import Data
 
+ListFiles = Callable[["Request", str], Iterator[str]]  # from what the paths begin with, to the paths
 # error codes of S3
 NOT_FOUND = {"NoSuchKey", "404", "NotFound"}
 RETRYABLE = {"SlowDown", "Throttling", "ThrottlingException", "RequestTimeout", "RequestTimeTooSkewed"}
 
 
 class ObjectsSource(BaseSource):
-    """Files in a bucket or folder, one object per partition."""
+    """Files in a bucket or folder: one per partition, or all whose path matches one with ``*``."""
 
     kind: Literal["objects"]
-    path: str = Field(description="of one object below the connection, with {day} or {partition}")
+    path: str = Field(
+        description="of an object below the connection, with {day}, {hour}, {minute} or {partition}; or of "
+        "several, where * stands for any part of a name, as items/{day}/*.csv"
+    )
     format: Literal["csv", "parquet", "json"] = Field(
         "csv", description="of the file, which may be compressed with gzip or zip"
     )
@@ -45,7 +55,7 @@ class ObjectsSource(BaseSource):
 
 
 def open_source(source: ObjectsSource, endpoint: Endpoint) -> Fetcher:
-    """Return a function that reads a partition's file.
+    """Return a function that reads a partition's file, or each of its files.
 
     Raises
     ------
@@ -54,9 +64,10 @@ def open_source(source: ObjectsSource, endpoint: Endpoint) -> Fetcher:
     """
     address = urlsplit(endpoint.uri)
     if address.scheme == "s3":
-        read = _bucket_reader(source, endpoint, address.netloc, address.path.strip("/"))
+        read, list_files = _bucket(source, endpoint, address.netloc, address.path.strip("/"))
     elif address.scheme == "file":
-        read = _folder_reader(Path(unquote(address.path)))
+        root = Path(unquote(address.path))
+        read, list_files = _folder_reader(root), partial(_list_folder, root)
     else:
         raise SettingError(
             f"connection {endpoint.name}",
@@ -66,9 +77,51 @@ def open_source(source: ObjectsSource, endpoint: Endpoint) -> Fetcher:
 
     def fetch(request: Request) -> Iterator[Part]:
         path = request.fill_path(source.path)
-        yield path, with_retries(request, lambda: read(request, path), path)
+        names = [path]
+        if "*" in path:
+            names = with_retries(request, partial(_matching, request, path, list_files), path)
+        total_size = 0
+        for number, name in enumerate(names, 1):
+            data = with_retries(request, partial(read, request, name), name)
+            total_size += len(data)
+            if total_size > source.fetch.max_bytes:
+                raise request.too_large(f"{path}, {number} files together")
+            yield name, data
 
     return fetch
+
+
+def _matching(request: Request, path: str, list_files: ListFiles) -> list[str]:
+    """Return the paths that match one with ``*``, in order; a name that begins with a dot is no match.
+
+    Raises
+    ------
+    NotAvailableYet, PartitionRefused
+        if none matches, or more than ``fetch.max_pages`` do.
+    """
+    name_part = r"(?!(?<![^/])\.)[^/]*"
+    pattern = re.compile(name_part.join(map(re.escape, path.split("*"))))
+    most, names = request.source.fetch.max_pages, []
+    for name in list_files(request, path.partition("*")[0]):
+        if pattern.fullmatch(name):
+            names.append(name)
+        if len(names) > most:
+            raise request.too_many_files(path)
+    if not names:
+        raise request.not_available_yet(path)
+    return sorted(names)
+
+
+def _list_folder(root: Path, request: Request, prefix: str) -> Iterator[str]:
+    """Yield the paths of the files in the folder of a prefix and below."""
+    folder = root / prefix.rpartition("/")[0]
+    if not folder.resolve().is_relative_to(root.resolve()):
+        raise request.unavailable(f"{prefix}, outside of the connection's folder")
+    if not root.is_dir():
+        raise TransientError("no folder at the connection's address")
+    for file in folder.rglob("*"):
+        if file.is_file():
+            yield file.relative_to(root).as_posix()
 
 
 def _folder_reader(root: Path) -> Callable[[Request, str], Data]:
@@ -89,26 +142,39 @@ def _folder_reader(root: Path) -> Callable[[Request, str], Data]:
     return read
 
 
-def _bucket_reader(
+def _bucket(
     source: ObjectsSource, endpoint: Endpoint, bucket: str, prefix: str
-) -> Callable[[Request, str], Data]:
+) -> tuple[Callable[[Request, str], Data], ListFiles]:
+    """Return functions that read an object and that list those whose path begins with a prefix."""
     from botocore.exceptions import BotoCoreError, ClientError
     from urllib3.exceptions import HTTPError
 
     client = _s3_client(endpoint, source.fetch.timeout)
+    below = f"{prefix}/" if prefix else ""
 
-    def read(request: Request, path: str) -> Data:
+    @contextmanager
+    def translated_errors(request: Request, path: str) -> Iterator[None]:
         try:
-            response = client.get_object(Bucket=bucket, Key=f"{prefix}/{path}" if prefix else path)
-            if response["ContentLength"] > source.fetch.max_bytes:
-                raise request.too_large(path)
-            return _read_limited(response["Body"], request, path)
+            yield
         except ClientError as error:
             raise _translate_s3_error(request, error, path) from None
         except (BotoCoreError, HTTPError, OSError) as error:
             raise TransientError(f"{type(error).__name__} from the object store") from None
 
-    return read
+    def list_files(request: Request, start: str) -> Iterator[str]:
+        with translated_errors(request, start):
+            pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=below + start)
+            for page in pages:
+                yield from (item["Key"].removeprefix(below) for item in page.get("Contents", ()))
+
+    def read(request: Request, path: str) -> Data:
+        with translated_errors(request, path):
+            response = client.get_object(Bucket=bucket, Key=below + path)
+            if response["ContentLength"] > source.fetch.max_bytes:
+                raise request.too_large(path)
+            return _read_limited(response["Body"], request, path)
+
+    return read, list_files
 
 
 def _s3_client(endpoint: Endpoint, timeout: float) -> Any:

@@ -8,13 +8,13 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from include.errors import PartitionRefused, SourceUnavailable, SpecError
-from include.spec.clock import day_of
 from include.spec.source import Source
 
 if TYPE_CHECKING:
     from include.spec import UseCase
     from include.storage.spill import Data
 
+PLACEHOLDERS = ("day", "hour", "minute", "partition")  # of paths
 T = TypeVar("T")
 Part = tuple[str, "Data"]  # a file, page or query result: its name and its bytes
 Fetcher = Callable[["Request"], Iterator[Part]]
@@ -41,6 +41,7 @@ class Request:
     subject : ``use case/source/partition``, for error messages.
     source : the source's declaration.
     day : the local date that the rows are about, ``YYYY-MM-DD``.
+    hour, minute : the local time that the rows are about, two digits each.
     known_at : when the partition's rows were available at the earliest (UTC).
     """
 
@@ -48,17 +49,21 @@ class Request:
     source: Source
     partition: str
     day: str
+    hour: str
+    minute: str
     known_at: datetime
 
     def fill_path(self, template: str) -> str:
-        """Return a path with ``{day}`` and ``{partition}`` replaced; no other placeholder is allowed."""
-        path = template.replace("{day}", self.day).replace("{partition}", self.partition)
+        """Return a path with the placeholders of `PLACEHOLDERS` replaced; no other one is allowed."""
+        path = template
+        for name in PLACEHOLDERS:
+            path = path.replace(f"{{{name}}}", str(getattr(self, name)))
         if "{" in path or "}" in path:
             raise SpecError(
                 f"{self.subject}: path",
-                required="{day} or {partition}",
+                required=f"only {', '.join(f'{{{name}}}' for name in PLACEHOLDERS)}",
                 found=template,
-                remedy="use only these two placeholders",
+                remedy="correct the placeholder",
             )
         return path
 
@@ -74,6 +79,16 @@ class Request:
             self.subject, required="the partition's data", found="nothing yet", where=where, remedy=remedy
         )
 
+    def too_many_files(self, where: str) -> PartitionRefused:
+        """Return the error for more files than ``fetch.max_pages``."""
+        return PartitionRefused(
+            self.subject,
+            required=f"at most {self.source.fetch.max_pages} files",
+            found="more",
+            where=where,
+            remedy="check the path; if it is right, raise fetch.max_pages in usecase.yaml",
+        )
+
     def too_large(self, where: str) -> PartitionRefused:
         """Return the error for a part that exceeds ``fetch.max_bytes``."""
         return PartitionRefused(
@@ -87,12 +102,18 @@ class Request:
 
 def request(spec: UseCase, source: str, partition: str, revision: int = 0) -> Request:
     """Return the request for a partition; errors name the revision if it isn't the first."""
-    declared = spec.sources[source]
+    declared, clock = spec.sources[source], spec.clock
+    if clock.frequent:
+        time = clock.local_time(clock.shift(partition, declared.offset))
+    else:
+        time = clock.local_time(partition) + timedelta(days=declared.offset)
     return Request(
         subject=f"{spec.name}/{source}/{partition}" + (f", revision {revision}" if revision else ""),
         source=declared,
         partition=partition,
-        day=(day_of(partition) + timedelta(days=declared.offset)).isoformat(),
+        day=f"{time:%Y-%m-%d}",
+        hour=f"{time:%H}",
+        minute=f"{time:%M}",
         known_at=spec.clock.local(partition, declared.available_at),
     )
 

@@ -2,7 +2,8 @@
 
 Equal rows give equal bytes: all columns are text, and rows are sorted by all of them. Values are quoted where
 needed, NULL is an empty field without quotes, and an empty string is ``""``. The query's parameters are bound
-as text: ``:day`` and ``:partition`` as ``YYYY-MM-DD``, ``:known_at`` as ``YYYY-MM-DD HH:MM:SS+00:00``.
+as text: ``:day`` as ``YYYY-MM-DD``, ``:hour`` and ``:minute`` in two digits, ``:partition`` as the partition
+key, and ``:known_at`` as ``YYYY-MM-DD HH:MM:SS+00:00``.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
     from sqlalchemy.exc import SQLAlchemyError
 
 PART_NAME = "result.csv"
-PARAMETERS = ("day", "partition", "known_at")
+PARAMETERS = ("day", "hour", "minute", "partition", "known_at")
 BATCH_ROWS = 20_000  # rows that are read from the cursor at once
 
 
 class SqlSource(BaseSource):
-    """The rows of one query; :day, :partition and :known_at are bound as parameters."""
+    """The rows of one query; :day, :hour, :minute, :partition and :known_at are bound as parameters."""
 
     kind: Literal["sql"]
     query: str = Field(description="one SELECT; its columns are matched by name")
@@ -44,7 +45,7 @@ def open_source(source: SqlSource, endpoint: Endpoint) -> Fetcher:
     Raises
     ------
     SpecError
-        for a parameter other than :day, :partition and :known_at.
+        for an unknown parameter.
     SettingError
         for an address that SQLAlchemy can't parse.
     """
@@ -56,7 +57,7 @@ def open_source(source: SqlSource, endpoint: Endpoint) -> Fetcher:
     if unknown:
         raise SpecError(
             f"query of connection {source.connection}: :{unknown[0]}",
-            required="one of :day, :partition, :known_at",
+            required=f"one of {', '.join(f':{name}' for name in PARAMETERS)}",
             remedy="write a literal colon as \\:",
         )
     engine = _create_engine(endpoint, source.fetch.timeout)
@@ -68,6 +69,8 @@ def open_source(source: SqlSource, endpoint: Endpoint) -> Fetcher:
             return
         parameters = {
             "day": request.day,
+            "hour": request.hour,
+            "minute": request.minute,
             "partition": request.partition,
             "known_at": f"{request.known_at:%Y-%m-%d %H:%M:%S}+00:00",
         }

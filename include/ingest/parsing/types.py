@@ -7,7 +7,8 @@ All columns are trimmed, and an empty field is null. The types accept:
 - boolean: true/false, t/f, yes/no, y/n, 1/0, in upper or lower case.
 - date: ``2013-03-01``, also followed by midnight.
 - timestamp: ISO 8601 with an offset, or local time in the column's time zone (UTC unless declared). An offset
-  that the declared time zone doesn't have at that moment contradicts it; see `contradicts_time_zone`. A local
+  that the declared time zone doesn't have at that moment contradicts it; see `contradicts_time_zone`. With
+  ``timezone_override`` any offset in the text is ignored. A local
   time that a clock change skips is invalid. A local time that occurs twice is the earlier moment, except in a
   second row with the same partition and key (ignoring this column), which is the later moment.
 - hhmm: ``517``, ``0517`` or ``5:17`` as minutes after midnight; ``2400`` is 1440.
@@ -72,8 +73,8 @@ def to_declared_types(rows: RawRows, source: Source) -> Iterator[tuple[slice, pa
     later = {name: _later_times(rows, source, name) for name in source.columns if _is_local(source, name)}
     for place, batch in spill.batches(rows.text):
         typed, invalid = {}, {}
-        for name, column in source.columns.items():
-            text = batch[name].combine_chunks()
+        for name in source.columns:
+            column, text = source.column(name), _without_ignored_offsets(batch[name], source, name)
             if column.type == "string" or column.hashed:
                 typed[name], invalid[name] = text, np.zeros(len(text), bool)
             else:
@@ -82,6 +83,14 @@ def to_declared_types(rows: RawRows, source: Source) -> Iterator[tuple[slice, pa
                     second_occurrence = _to_moments(text, column)[1]
                     typed[name] = pc.if_else(pa.array(later[name][place]), second_occurrence, typed[name])
         yield place, pa.table(typed), invalid
+
+
+def _without_ignored_offsets(text: pa.ChunkedArray, source: Source, name: str) -> pa.Array:
+    """Return a column's texts, without offsets if ``timezone_override`` replaces them."""
+    values = text.combine_chunks()
+    if not (source.timezone_override and is_time(source.columns[name])):
+        return values
+    return pc.replace_substring_regex(values, r"^(.*[T ]\d{2}:.*?) ?(Z|[+-]\d{2}(:?\d{2})?)$", r"\1")
 
 
 def _convert(text: pa.Array, column: Column) -> Converted:
@@ -221,16 +230,21 @@ def contradicts_time_zone(text: pa.Array, column: Column) -> Mask:
 
 def _is_local(source: Source, name: str) -> bool:
     """Return whether a column's times are local to a zone in which a time may occur twice."""
-    column = source.columns[name]
-    return column.type == "timestamp" and not column.hashed and column.timezone not in (None, "UTC")
+    column = source.column(name)
+    return is_time(column) and column.timezone not in (None, "UTC")
+
+
+def is_time(column: Column) -> bool:
+    """Return whether a column's texts are read as timestamps."""
+    return column.type == "timestamp" and not column.hashed
 
 
 def _later_times(rows: RawRows, source: Source, name: str) -> Mask:
     """Return which ambiguous local times repeat an earlier row with the same partition and key."""
     ambiguous = np.zeros(len(rows), bool)
     for place, batch in spill.batches(rows.text):
-        encoded = batch[name].combine_chunks().dictionary_encode()
-        differs = pc.not_equal(*_to_moments(encoded.dictionary, source.columns[name]))
+        encoded = _without_ignored_offsets(batch[name], source, name).dictionary_encode()
+        differs = pc.not_equal(*_to_moments(encoded.dictionary, source.column(name)))
         ambiguous[place] = to_mask(pc.fill_null(differs.take(encoded.indices), False))
     if not ambiguous.any():
         return ambiguous

@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 
 from include.errors import PartitionRefused, SpecError
 from include.ingest.connectors.request import FETCH_ANEW, request
-from include.ingest.parsing.types import contradicts_time_zone, to_declared_types
+from include.ingest.parsing.types import contradicts_time_zone, is_time, to_declared_types
 from include.ingest.validation.compiled import UNIQUE, unmet_aggregates
 from include.ingest.validation.expectations import broken_expectations
 from include.ingest.validation.own_checks import refusals
@@ -144,7 +144,7 @@ class _Validation:
 
     def _check_time_zones(self, text: pa.Table, start: int) -> None:
         for name, column in self.declared.columns.items():
-            if column.type == "timestamp" and column.timezone and not column.hashed:
+            if is_time(column) and column.timezone and not self.declared.timezone_override:
                 rule = (
                     f"timezone(offset of {column.timezone} at that time; "
                     "without `timezone` in usecase.yaml the offset in the text counts)"
@@ -281,12 +281,15 @@ class _Validation:
         reasons: dict[int, tuple[str, str]] = {}
         for number in range(len(self.rows.snapshots)):
             summary = partial(self.quarantine.summarize, number)
-            reason = _row_count_reason(contract, int(totals[number]), int(counts[number]), summary)
+            total, valid_rows = int(totals[number]), int(counts[number])
+            reason = _row_count_reason(contract, self.declared.sparse, total, valid_rows, summary)
             if reason:
                 reasons[number] = reason
         subject = f"{self.spec.name}/{self.source}"
         for number, expectation, value in unmet_aggregates(subject, contract.expectations, valid, counts):
             columns = ", ".join(expectation.columns)
+            if self.declared.sparse and not totals[number]:
+                continue
             required = expectation.rule + (f" of {columns}" if columns else "")
             reasons.setdefault(number, (required, value))
         refusals = {}
@@ -353,9 +356,11 @@ def _labels(typed: pa.Table, spec: UseCase, source: str) -> Iterator[tuple[slice
 
 
 def _row_count_reason(
-    contract: Contract, total: int, valid: int, summary: Callable[[], str]
+    contract: Contract, sparse: bool, total: int, valid: int, summary: Callable[[], str]
 ) -> tuple[str, str] | None:
     """Return what is required and found where too many rows are quarantined, or too few are left."""
+    if sparse and not total:
+        return None
     if contract.exceeded(total - valid, total):
         tolerated = contract.tolerated_rows if contract.tolerance else 0
         or_rows = f", or {tolerated} row{'s' * (tolerated > 1)}" if tolerated else ""

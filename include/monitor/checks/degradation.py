@@ -3,7 +3,7 @@
 The requirements are judged on the last matured partitions pooled. The losses are judged by a sequential test
 that may raise an alarm on each matured partition (`include.stats.cusum`). They count from the partition on
 which the champion's recipe came into service, across its refits. Each test raises at most
-``monitoring.false_alarms_per_year`` false alarms in 365 partitions.
+``monitoring.false_alarms_per_year`` false alarms in a year, or 365 partitions if a year has fewer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from include.stats.formatting import figure_and_limit
 from include.storage.lake import Lake
 from include.train.selection import Walks
 
-YEAR = 365  # partitions of the declared rate of false alarms
+YEAR = 365  # days of the declared rate of false alarms
 
 
 def check_performance(context: PartitionContext) -> list[Finding]:
@@ -166,7 +166,9 @@ def judge_excess(
     if not len(judged):
         return Finding(*finding, None, None, "not enough", "no partition of this champion has matured")
     live = PairedSums(live.sums[judged], live.reference[judged], live.rows[judged])
-    limits = ordinary(past, live, spec.monitoring.false_alarms_per_year / YEAR / sides, own=own)
+    limits = ordinary(
+        past, live, spec.monitoring.false_alarms_per_year / spec.clock.in_days(YEAR) / sides, own=own
+    )
     evidence = limits.evidence(live)
     value = float(evidence[-1])
     # what came before the evidence was last zero doesn't count

@@ -12,7 +12,7 @@ from evergreen.view.access import Open, Opened, Readable
 from evergreen.view.html import page
 from evergreen.view.quarantined import quarantined_rows
 from include.reports.paths import HISTORY, REPLAY
-from include.spec.clock import day_of
+from include.spec.clock import time_of
 
 # Evidently's reports contain scripts and styles. The sandbox gives them an origin of their own, without
 # Airflow's cookie or API, and without network access.
@@ -21,7 +21,7 @@ REPORT_HEADERS = {
     " script-src 'unsafe-inline' data:; img-src data: blob:; font-src data:; frame-ancestors 'self';"
     " base-uri 'none'; form-action 'none'"
 }
-DRIFT_REPORT = re.compile(r"monitor/(\d{4}-\d\d-\d\d)\.html")
+DRIFT_REPORT = re.compile(r"monitor/(\d{4}-\d\d-\d\d(?:T\d{4}Z)?)\.html")
 MAX_PATH = 200  # characters of a report's path; stores fail on longer names
 _REPORT = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_=-]*/)*[A-Za-z0-9_][A-Za-z0-9_.=-]*\.html")
 
@@ -52,7 +52,10 @@ def report_title(path: str) -> str:
     """Return what a report is, for the page's title."""
     titles = {HISTORY: "The year", REPLAY: "The replay"}
     kind, _, name = path.removesuffix(".html").rpartition("/")
-    kinds = {"monitor": f"Drift, partition {name}", "verdict": f"Verdict, training of {name[:10]}"}
+    kinds = {
+        "monitor": f"Drift, partition {name}",
+        "verdict": f"Verdict, training of {name[:16] if name[10:11] == 'T' else name[:10]}",
+    }
     return titles.get(path) or kinds.get(kind, path)
 
 
@@ -83,7 +86,7 @@ def report(
 @router.get("/quarantine/{usecase}/{partition}")
 def quarantine(request: Request, opened: Opened, partition: str) -> HTMLResponse:
     """Show the quarantined rows of a partition, each with the violated rule and the value."""
-    day_of(partition)  # raises for a malformed key
+    time_of(partition)  # raises for a malformed key
     if not opened.lake.rows("partitions", {"product": list(opened.spec.sources), "partition": partition}):
         raise HTTPException(
             404, f"{opened.spec.name} has no partition {partition}: no source of it was ingested."

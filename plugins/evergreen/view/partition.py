@@ -15,7 +15,7 @@ from evergreen.links import runs_path
 from evergreen.view.access import Opened
 from evergreen.view.html import page
 from include.reports.paths import drift_report_place, page_place
-from include.spec.clock import day_of
+from include.spec.clock import time_of
 from include.spec.partition import check_partition
 from include.spec.usecase import PRODUCTS
 
@@ -32,7 +32,7 @@ Row = dict[str, Any]
 def partition(request: Request, opened: Opened, partition: str) -> HTMLResponse:
     """Show one partition."""
     lake, spec = opened.lake, opened.spec
-    day_of(partition)  # raises for a malformed key
+    time_of(partition)  # raises for a malformed key
     where = {"product": [*spec.sources, *PRODUCTS], "partition": partition}
     products = {row["product"]: row for row in lake.rows("partitions", where)}
     if not products.keys() & {*spec.sources, "predictions"}:
