@@ -254,9 +254,10 @@ def test_an_estimator_without_a_converter_names_those_that_have_one() -> None:
     columns: ColumnTransformer = coded_columns(spec.features.numeric, spec.features.categorical)
     pipeline = Pipeline([("columns", columns), ("model", ExtraTreesClassifier(n_estimators=2))])
     pipeline.fit(artifacts.model_input(rows, spec), rows[spec.problem.target].to_numpy())
-    names = "prior, logistic_regression, hist_gradient_boosting, random_forest"
-    with pytest.raises(ModelError, match=f"converter: {names}.*, found ExtraTreesClassifier; serve a recipe"):
+    with pytest.raises(ModelError, match=r"converter: .*, found ExtraTreesClassifier; serve") as refused:
         convert.to_onnx(pipeline, spec)
+    for name in ("prior", "logistic_regression", "hist_gradient_boosting", "random_forest"):
+        assert name in refused.value.required
     boosting = Pipeline(fitted(case("binary", "hist_gradient_boosting")).steps[1:])
     with pytest.raises(ModelError, match="found HistGradientBoostingClassifier without its columns"):
         convert.to_onnx(boosting, spec)
