@@ -111,7 +111,7 @@ def test_reading_a_declaration_does_not_import_it(tmp_path: Path) -> None:
         (
             "file: sales/{day}.csv",
             "file: sales/{date}.csv",
-            "required {day} or {partition}, found sales/{date}.csv",
+            "required only {day}, {hour}, {minute}, {partition}, found sales/{date}.csv",
         ),
         ("shelf:ShelfSource", "shelf:open_source", "found type function"),
     ],
