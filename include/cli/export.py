@@ -23,7 +23,7 @@ def export(
     ] = "",
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="The file. Default: named after use case and version, in this folder."),
+        typer.Option("--out", help="The file, FILE.onnx. Default: named after use case and version."),
     ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -37,8 +37,10 @@ def export(
 
     if to != "onnx":
         raise EvergreenError(f"--to {to}", required="onnx", found=to)
-    require_packages()
+    if out is not None and out.suffix != ".onnx":
+        raise EvergreenError(f"--out {out}", required="a name that ends with .onnx; the card's ends with .md")
     require_writable(out, "--out")
+    require_packages()
     from include.export.pipeline import export as export_model
     from include.reports.onnx_card import onnx_card
     from include.storage.lake import Lake

@@ -1,8 +1,7 @@
 """Turns a model into an ONNX file, and predicts with it as an edge device would.
 
 The file has one input for each feature, by its name, of shape (rows, 1): numbers in double precision with NaN
-where one is missing, and texts with `MISSING` where one is. Its one output is that of
-`artifacts.predict`.
+where one is missing, and texts with `MISSING` where one is. Its one output is that of `artifacts.predict`.
 """
 
 from __future__ import annotations

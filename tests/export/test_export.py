@@ -44,6 +44,7 @@ from tests.usecases.weekly_sales import world
 
 WEEKLY = Path(world.__file__).parent
 SECRET = "hunter2-not-to-be-seen"
+ONE_TYPE = {"numeric": "distance, earlier", "categorical": "place, ward"}
 
 
 def call(*arguments: str) -> Any:
@@ -118,6 +119,7 @@ def test_the_champion_becomes_a_file_with_a_card(lake: Lake, spec: UseCase, tmp_
         "| price | float64 | NaN |",
         "| store | string | &lt;missing&gt; |",
         "float64 of shape (rows,): units_sold, in its unit.",
+        f'("{MISSING}", object)',
         SCORE,
     ):
         assert line in card
@@ -226,6 +228,8 @@ def test_what_cannot_be_exported_is_refused(lake: Lake, monkeypatch: pytest.Monk
         NotPublished, match="model zz: required the beginning of one model's digest, found 0 of"
     ):
         call(*export, "onnx", "--model", "zz")
+    with pytest.raises(EvergreenError, match=r"--out x\.md: required a name that ends with \.onnx"):
+        call(*export, "onnx", "--out", "x.md")
     with pytest.raises(EvergreenError, match=r"--out nowhere/x\.onnx: required an existing folder"):
         call(*export, "onnx", "--out", "nowhere/x.onnx")
     monkeypatch.setenv("EVERGREEN_LAKE", str(Path.cwd() / "empty"))
@@ -250,12 +254,24 @@ def test_an_estimator_without_a_converter_names_those_that_have_one() -> None:
     columns: ColumnTransformer = coded_columns(spec.features.numeric, spec.features.categorical)
     pipeline = Pipeline([("columns", columns), ("model", ExtraTreesClassifier(n_estimators=2))])
     pipeline.fit(artifacts.model_input(rows, spec), rows[spec.problem.target].to_numpy())
-    names = "prior, logistic_regression, hist_gradient_boosting, random_forest"
-    with pytest.raises(ModelError, match=f"converter: {names}.*, found ExtraTreesClassifier; serve a recipe"):
+    with pytest.raises(ModelError, match=r"converter: .*, found ExtraTreesClassifier; serve") as refused:
         convert.to_onnx(pipeline, spec)
+    for name in ("prior", "logistic_regression", "hist_gradient_boosting", "random_forest"):
+        assert name in refused.value.required
     boosting = Pipeline(fitted(case("binary", "hist_gradient_boosting")).steps[1:])
     with pytest.raises(ModelError, match="found HistGradientBoostingClassifier without its columns"):
         convert.to_onnx(boosting, spec)
+
+
+@pytest.mark.parametrize("kind", ["numeric", "categorical"])
+def test_all_features_may_be_of_one_type(kind: str, tmp_path: Path) -> None:
+    """A model of numbers alone, or of texts alone, has no input of the other type."""
+    features = {"numeric: [distance, earlier], categorical: [place]": f"{kind}: [{ONE_TYPE[kind]}]"}
+    spec, rows = visits.usecase(tmp_path, "binary", **features), labelled_rows(declare("binary"))
+    for estimator in ("prior", "logistic_regression", "hist_gradient_boosting", "random_forest"):
+        pipeline = fit_recipe(spec, Candidate(name="tried", estimator=estimator), rows)
+        values = convert.predict_onnx(convert.to_onnx(pipeline, spec), rows, spec)
+        assert convert.largest_difference(values, artifacts.predict(pipeline, rows, spec)) <= 1e-9
 
 
 def test_a_feature_may_have_the_outputs_name(tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ NUMBERS = st.one_of(
 )
 TEXTS = st.one_of(st.sampled_from([*PLACES, "a", "b", "new"]), st.text(max_size=3))
 # the largest number that each estimator takes; others take infinity
-LARGEST = {"random_forest": 3e38, "ridge": 1.7e308, "logistic_regression": 1.7e308, "mlp": 1e12}
+LARGEST = {"random_forest": 3e38, "ridge": 1.7e308, "logistic_regression": 1.7e308, "mlp": 1.7e308}
+STEADY = {**LARGEST, "mlp": 1e12}  # beyond, the sums of a network's layers may cancel to their last digits
 BOOSTING = case("binary", "hist_gradient_boosting", max_iter=12, min_samples_leaf=5)
 FOREST = case("binary", "random_forest", n_estimators=7, min_samples_leaf=3)
 LOGISTIC = case("binary", "logistic_regression")
@@ -67,7 +68,7 @@ def test_the_file_predicts_what_the_model_predicts(of: Case, data: st.DataObject
     both = exported(of)
     numbers = st.one_of(NUMBERS, st.sampled_from(thresholds(both.estimator[-1])).flatmap(_around))
     drawn = data.draw(st.lists(st.tuples(*[numbers] * 3, *[TEXTS] * 2), min_size=1, max_size=15))
-    accepted = [row for row in drawn if _largest(row) <= LARGEST.get(of[1], np.inf)]
+    accepted = [row for row in drawn if _largest(row) <= STEADY.get(of[1], np.inf)]
     rows = table(both.spec, accepted or [(1.0, 2.0, 3.0, "", "a")])
     assert largest_difference(both.onnx(rows), both.own(rows)) <= ONNX_TOLERANCE
 
