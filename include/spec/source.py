@@ -288,7 +288,9 @@ class PythonSource(BaseSource):
     Reading a declaration doesn't import it, so its own keys are validated when the source is first used.
     """
 
-    kind: Annotated[NameOrCode, WithJsonSchema({"type": "string", "pattern": CODE})]
+    kind: Annotated[NameOrCode, WithJsonSchema({"type": "string", "pattern": CODE})] = Field(
+        description="a connector's class as module:name; its own keys are beside those below"
+    )
     model_config = ConfigDict(frozen=True, extra="allow")
     _code: Code | None = PrivateAttr(None)
 

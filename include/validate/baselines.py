@@ -10,39 +10,43 @@ from include.spec.clock import day_of
 from include.validate.problems import Problem, problem
 from include.validate.query import nodes, parse
 
-WEEK = timedelta(days=7)
-
 
 def baseline_hints(spec: UseCase) -> Iterator[Problem]:
-    """Yield a hint if a regression lacks the last known value, or that of a week before, as a baseline."""
+    """Yield a hint if a regression lacks the last known value, or that of a season before, as a baseline."""
     if spec.problem.kind != "regression" or any(one.estimator == "rule" for one in spec.training.baselines):
         return
-    names = {f"{spec.problem.target}_last": 0, **_same_day_last_week(spec)}
-    sql = " and ".join(f"`{value_line(spec, name, ago)}`" for name, ago in names.items())
-    recipes = " and ".join(
-        f"`- {{name: {recipe}, estimator: rule, params: {{column: {name}}}}}`"
-        for recipe, name in zip(("last_value", "last_week"), names, strict=False)
-    )
+    target, hour_or_day = spec.problem.target, "hour" if spec.clock.frequent else "day"
+    values = {"last": (0, "the last known value")}
+    for name, days, before in (("day_ago", 1, "a day"), ("week_ago", 7, "a week")):
+        if (ago := _age_of_season(spec, days)) is not None:
+            values[name] = (ago, f"that of the same {hour_or_day} {before} before")
+    words = [what for _, what in values.values()]
+    features = [f"{target}_{name}" for name in values]
+    lines = [f"`{value_line(spec, f'{target}_{name}', ago)}`" for name, (ago, _) in values.items()]
+    recipes = [
+        f"`- {{name: {name}, estimator: rule, params: {{column: {target}_{name}}}}}`" for name in values
+    ]
     yield problem(
         spec,
         "training.baselines",
-        "a rule of thumb that a forecast should beat: the last known value"
-        + (", and that of the same day a week before" if len(names) > 1 else ""),
+        f"a rule of thumb that a forecast should beat: {', and '.join(words)}",
         ", ".join(f"{one.name} ({one.estimator})" for one in spec.training.baselines),
-        f"add to the SELECT of {spec.features.sql} {sql}, to features.numeric {' and '.join(names)}, and to "
-        f"training.baselines {recipes}",
+        f"add to the SELECT of {spec.features.sql} {' and '.join(lines)}, to features.numeric "
+        f"{' and '.join(features)}, and to training.baselines {' and '.join(recipes)}",
         severity="hint",
     )
 
 
-def _same_day_last_week(spec: UseCase) -> dict[str, int]:
-    """Return the feature of the value a week before and its age in partitions, if the lookback reaches it."""
+def _age_of_season(spec: UseCase, days: int) -> int | None:
+    """Return how many partitions old the value of some days before is; None if the lookback ends before.
+
+    A schedule with one partition in that time has no season of it: the last known value is the same.
+    """
     first = day_of(spec.schedule.start)
-    week = len(spec.clock.keys(first.isoformat(), (first + WEEK - timedelta(days=1)).isoformat()))
-    # rows of the labels' source that came `delay` partitions after the partition that they are about
-    ago = week - spec.labels.delay
-    fits = week > 1 and 0 < ago <= spec.features.back(spec.labels.source)
-    return {f"{spec.problem.target}_week_ago": ago} if fits else {}
+    count = len(spec.clock.keys(first.isoformat(), (first + timedelta(days=days - 1)).isoformat()))
+    # rows of the labels' source come `delay` partitions after the partition that they are about
+    ago = count - spec.labels.delay
+    return ago if count > 1 and 0 < ago <= spec.features.back(spec.labels.source) else None
 
 
 def value_line(spec: UseCase, name: str, ago: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -81,6 +82,23 @@ def test_the_value_of_a_week_before_is_that_of_the_same_day(tmp_path: Path) -> N
     assert spec.clock.shift(row, spec.labels.delay) == spec.clock.shift(label, -6)
     change(folder / "features.sql", "SELECT\n    spine.item,", f"SELECT\n    {line}\n    spine.item,")
     change(folder / "usecase.yaml", "sold_mean_7]", "sold_mean_7, units_week_ago]")
-    rule = "    - {name: last_week, estimator: rule, params: {column: units_week_ago}}\n"
+    rule = "    - {name: week_ago, estimator: rule, params: {column: units_week_ago}}\n"
     change(folder / "usecase.yaml", "  candidates:\n", f"{rule}  candidates:\n")
+    assert validate(folder)[1]["problems"] == []
+
+
+def test_an_hourly_forecast_is_compared_with_the_hour_of_the_day_before(tmp_path: Path) -> None:
+    """The lookback of 24 hours reaches a day and no week; the lines can be added as they are shown."""
+    folder = tmp_path / "hourly_rides"
+    shutil.copytree(ROOT / "tests" / "usecases" / "hourly_rides", folder)
+    (problem,) = validate(folder)[1]["problems"]
+    assert problem["required"].endswith("the last known value, and that of the same hour a day before")
+    last, day, first_recipe, second_recipe = re.findall(r"`([^`]+)`", problem["remedy"])
+    assert "past.ago = 23 " in day
+    sql = (folder / "features.sql").read_text()
+    select = sql.rindex("SELECT") + len("SELECT")
+    (folder / "features.sql").write_text(f"{sql[:select]}\n    {last}\n    {day}{sql[select:]}")
+    change(folder / "usecase.yaml", "  numeric: [", "  numeric: [rides_next_last, rides_next_day_ago, ")
+    added = f"    {first_recipe}\n    {second_recipe}\n  candidates:\n"
+    change(folder / "usecase.yaml", "  candidates:\n", added)
     assert validate(folder)[1]["problems"] == []
