@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import runpy
 import sys
 from pathlib import Path
 
@@ -12,8 +14,9 @@ from include.cli.validate import validate
 from include.errors import SpecError
 from include.extensions import Code
 from include.spec import UseCase
-from include.spec.load import read
+from include.spec.load import read, read_all
 from include.train.fits import recipe_key
+from tests.architecture.tree import ROOT
 from tests.extensions.conftest import BOOSTING, MY_MODEL, NEAREST, Declare
 
 OWN = {BOOSTING: NEAREST}
@@ -112,6 +115,40 @@ def test_reading_a_declaration_imports_nothing(declare: Declare) -> None:
     assert "missed_visits: training.nearest: required a module my_model that can be imported" in problem
     assert f"({spec.folder}/my_model.py:3)" in problem
     del sys.imported_by_mistake  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "dags").glob("*.py")))
+def test_a_dag_file_is_parsed_without_the_code(
+    page: str, written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the DAG of a use case with Python of every kind, none of which was imported."""
+    for module in written.glob("*.py"):
+        module.write_text("raise ValueError('imported when a DAG file is parsed')\n")
+    monkeypatch.setenv("EVERGREEN_USECASES", str(written.parent))
+    dags = runpy.run_path(str(ROOT / "dags" / page))
+    assert page in ("specs.py", "upkeep.py") or f"coffee_sales__{page.removesuffix('.py')}" in dags
+    assert validate(read(written / "usecase.yaml"))
+
+
+def test_a_module_that_is_missing_takes_down_its_own_use_case_only(
+    written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are read, and its error names the key and the module."""
+    (written / "rules.py").unlink()
+    monkeypatch.setenv("EVERGREEN_USECASES", str(written.parent))
+    good, bad = read_all()
+    assert "flight_delay" in {spec.name for spec in good}
+    (error,) = bad
+    assert "sources.items.contract.row_checks: a module rules beside it" in str(error)
+
+
+def test_a_spec_can_be_sent_to_another_process(written: Path) -> None:
+    """A replay fits in several, each of which imports the code itself."""
+    spec = read(written / "usecase.yaml")
+    copy = pickle.loads(pickle.dumps(spec))
+    assert copy == spec
+    assert copy.digest == spec.digest
+    assert copy.sources["items"].path_templates == ("items.zip", "{day}.csv")
 
 
 def test_a_module_that_is_nowhere_is_refused_by_reading(declare: Declare, tmp_path: Path) -> None:
