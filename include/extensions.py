@@ -230,7 +230,7 @@ def _import(folder: Path, module: str) -> ModuleType:
         root, package = PACKAGE, f"{PACKAGE}.{folder.name}"
         if root not in sys.modules:
             sys.modules[root] = _package(root, ())
-            sys.meta_path.append(_Finder())
+            sys.meta_path.insert(0, _Finder())  # before the one that uses stored bytecode
         state = (str(folder), _folder_digest(folder))
         if getattr(sys.modules.get(package), "state", None) != state:  # edited since, or another folder's
             for name in [name for name in sys.modules if f"{name}.".startswith(f"{package}.")]:

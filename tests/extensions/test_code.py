@@ -56,8 +56,9 @@ def test_two_folders_may_have_a_module_of_the_same_name(tmp_path: Path) -> None:
     assert sorted(file.name for file in (tmp_path / "one").iterdir()) == ["features.py", "shared.py"]
 
 
-def test_what_is_loaded_is_what_the_files_hold_now(tmp_path: Path) -> None:
+def test_what_is_loaded_is_what_the_files_hold_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An edit counts at once, also of a neighbour, in the same second and of the same length."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     home = tmp_path / "one"
     (home / "parts").mkdir(parents=True)
     (home / "features.py").write_text("from .parts.shared import VALUE\n")
@@ -65,6 +66,7 @@ def test_what_is_loaded_is_what_the_files_hold_now(tmp_path: Path) -> None:
         (home / "parts" / "shared.py").write_text(f"VALUE = {value}\n")
         assert code(home, "features:VALUE").load() == value
         assert code(home, "parts.shared:VALUE").load() == value
+    assert not list(home.rglob("*.pyc"))
 
 
 @pytest.mark.parametrize(
@@ -165,10 +167,11 @@ def test_the_digest_is_of_the_code_but_not_of_tests(declare: Declare) -> None:
     (plain.folder / "world.py").write_text("x = 1\n")
     assert read(plain.folder / "usecase.yaml").digest == plain.digest
     spec = declare(OWN, my_model=MY_MODEL, shared="x = 1\n")
-    assert declare(OWN, test_my_model="assert True\n").digest == spec.digest
-    assert declare(OWN, shared="x = 2\n").digest != spec.digest
-    assert declare(OWN, shared="x = 1\n").digest == spec.digest
-    assert declare(OWN, my_model=MY_MODEL + "\n").digest != spec.digest
+    before = spec.digest
+    assert declare(OWN, test_my_model="assert True\n").digest == before
+    assert declare(OWN, shared="x = 2\n").digest != before
+    assert declare(OWN, shared="x = 1\n").digest == before
+    assert declare(OWN, my_model=MY_MODEL + "\n").digest != before
     assert spec.digest_of("visits") == plain.digest_of("visits")
 
 
