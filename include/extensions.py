@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
-from importlib.util import spec_from_file_location
+from importlib.util import find_spec, spec_from_file_location
 from pathlib import Path
 from threading import RLock
 from types import ModuleType
@@ -211,14 +211,14 @@ def _is_code(file: Path) -> bool:
 
 def _installed_file(module: str) -> Path | None:
     """Return the file of an installed module, without importing a package that it is in; or None."""
-    search: Sequence[str] | None = None
-    spec, name = None, ""
-    for part in module.split("."):
-        name = f"{name}.{part}" if name else part
-        spec = PathFinder.find_spec(name, search)
-        if spec is None:
-            return None
-        search = spec.submodule_search_locations or ()
+    name, *parts = module.split(".")
+    try:
+        spec = find_spec(name)
+    except ValueError:  # a module without a spec, such as __main__
+        return None
+    for part in parts:
+        name = f"{name}.{part}"
+        spec = PathFinder.find_spec(name, spec.submodule_search_locations or ()) if spec else None
     return Path(spec.origin) if spec and spec.has_location and spec.origin else None
 
 
@@ -230,7 +230,7 @@ def _import(folder: Path, module: str) -> ModuleType:
         root, package = PACKAGE, f"{PACKAGE}.{folder.name}"
         if root not in sys.modules:
             sys.modules[root] = _package(root, ())
-            sys.meta_path.append(_Finder())
+            sys.meta_path.insert(0, _Finder())  # before the one that uses stored bytecode
         state = (str(folder), _folder_digest(folder))
         if getattr(sys.modules.get(package), "state", None) != state:  # edited since, or another folder's
             for name in [name for name in sys.modules if f"{name}.".startswith(f"{package}.")]:

@@ -108,7 +108,7 @@ class UseCase(Strict):
         )
         return (code.file if code else None) or self.folder / self.features.sql
 
-    @cached_property
+    @property
     def python(self) -> tuple[Code, ...]:
         """All Python that the declaration names."""
         return tuple(
@@ -152,7 +152,7 @@ class UseCase(Strict):
         """Return the Python that the declaration names at a path or below it."""
         return tuple(code for code in self.python if f"{code.path}.".startswith(f"{path}."))
 
-    @cached_property
+    @property
     def objective(self) -> Objective:
         """The loss by which models are compared."""
         name = self.gate.objective
@@ -161,7 +161,7 @@ class UseCase(Strict):
             Objective(name, (self.problem.kind,), own[0].name, code=own[0]) if own else find_objective(name)
         )
 
-    @cached_property
+    @property
     def own_metrics(self) -> dict[str, Code]:
         """The use case's own metrics by their names in the declaration."""
         names = [(path, rule.metric) for path, rules in self._requirements() for rule in rules]
@@ -188,8 +188,8 @@ class UseCase(Strict):
 
     @cached_property
     def python_digests(self) -> dict[str, Any]:
-        """The digest of each piece of Python by its name."""
-        return {code.name: code.digest() for code in self.python}
+        """The digests of Python by name that were computed so far: they stay the same within a task."""
+        return {}
 
     def code_digests(self, *codes: Code | None, of: tuple[str, ...] = ()) -> list[Any]:
         """Return the digests of Python, for the digest of what depends on it.
@@ -203,9 +203,12 @@ class UseCase(Strict):
         list
             Empty without Python, so that the digest stays as it was.
         """
-        names = {code.name for code in codes if code}
-        names |= {code.name for path in of for code in self.python_of(path)}
-        return [[name, self.python_digests[name]] for name in sorted(names)]
+        named = {code.name: code for code in codes if code}
+        named |= {code.name: code for path in of for code in self.python_of(path)}
+        for name, code in named.items():
+            if name not in self.python_digests:
+                self.python_digests[name] = code.digest()
+        return [[name, self.python_digests[name]] for name in sorted(named)]
 
     @cached_property
     def digest(self) -> str:

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from include.cli.app import app
 from include.spec import UseCase
 from tests.train import visits
 
@@ -49,3 +51,11 @@ def declare(tmp_path: Path) -> Declare:
         return visits.usecase(tmp_path, kind, **(changes or {}))
 
     return act
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    """The folder of `init --python`, with Python of every kind."""
+    result = CliRunner().invoke(app, ["init", "coffee_sales", "--python", "--into", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    return tmp_path / "coffee_sales"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import runpy
 import sys
 from pathlib import Path
 
@@ -12,8 +14,9 @@ from include.cli.validate import validate
 from include.errors import SpecError
 from include.extensions import Code
 from include.spec import UseCase
-from include.spec.load import read
+from include.spec.load import read, read_all
 from include.train.fits import recipe_key
+from tests.architecture.tree import ROOT
 from tests.extensions.conftest import BOOSTING, MY_MODEL, NEAREST, Declare
 
 OWN = {BOOSTING: NEAREST}
@@ -53,8 +56,9 @@ def test_two_folders_may_have_a_module_of_the_same_name(tmp_path: Path) -> None:
     assert sorted(file.name for file in (tmp_path / "one").iterdir()) == ["features.py", "shared.py"]
 
 
-def test_what_is_loaded_is_what_the_files_hold_now(tmp_path: Path) -> None:
+def test_what_is_loaded_is_what_the_files_hold_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An edit counts at once, also of a neighbour, in the same second and of the same length."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     home = tmp_path / "one"
     (home / "parts").mkdir(parents=True)
     (home / "features.py").write_text("from .parts.shared import VALUE\n")
@@ -62,6 +66,7 @@ def test_what_is_loaded_is_what_the_files_hold_now(tmp_path: Path) -> None:
         (home / "parts" / "shared.py").write_text(f"VALUE = {value}\n")
         assert code(home, "features:VALUE").load() == value
         assert code(home, "parts.shared:VALUE").load() == value
+    assert not list(home.rglob("*.pyc"))
 
 
 @pytest.mark.parametrize(
@@ -114,6 +119,40 @@ def test_reading_a_declaration_imports_nothing(declare: Declare) -> None:
     del sys.imported_by_mistake  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "dags").glob("*.py")))
+def test_a_dag_file_is_parsed_without_the_code(
+    page: str, written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the DAG of a use case with Python of every kind, none of which was imported."""
+    for module in written.glob("*.py"):
+        module.write_text("raise ValueError('imported when a DAG file is parsed')\n")
+    monkeypatch.setenv("EVERGREEN_USECASES", str(written.parent))
+    dags = runpy.run_path(str(ROOT / "dags" / page))
+    assert page in ("specs.py", "upkeep.py") or f"coffee_sales__{page.removesuffix('.py')}" in dags
+    assert validate(read(written / "usecase.yaml"))
+
+
+def test_a_module_that_is_missing_takes_down_its_own_use_case_only(
+    written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are read, and its error names the key and the module."""
+    (written / "rules.py").unlink()
+    monkeypatch.setenv("EVERGREEN_USECASES", str(written.parent))
+    good, bad = read_all()
+    assert "flight_delay" in {spec.name for spec in good}
+    (error,) = bad
+    assert "sources.items.contract.row_checks: a module rules beside it" in str(error)
+
+
+def test_a_spec_can_be_sent_to_another_process(written: Path) -> None:
+    """A replay fits in several, each of which imports the code itself."""
+    spec = read(written / "usecase.yaml")
+    copy = pickle.loads(pickle.dumps(spec))
+    assert copy == spec
+    assert copy.digest == spec.digest
+    assert copy.sources["items"].path_templates == ("items.zip", "{day}.csv")
+
+
 def test_a_module_that_is_nowhere_is_refused_by_reading(declare: Declare, tmp_path: Path) -> None:
     """Neither a file of the folder nor an installed package: the declaration is invalid."""
     with pytest.raises(SpecError, match=r"training\.nearest: a module my_model beside it, or in an"):
@@ -128,10 +167,11 @@ def test_the_digest_is_of_the_code_but_not_of_tests(declare: Declare) -> None:
     (plain.folder / "world.py").write_text("x = 1\n")
     assert read(plain.folder / "usecase.yaml").digest == plain.digest
     spec = declare(OWN, my_model=MY_MODEL, shared="x = 1\n")
-    assert declare(OWN, test_my_model="assert True\n").digest == spec.digest
-    assert declare(OWN, shared="x = 2\n").digest != spec.digest
-    assert declare(OWN, shared="x = 1\n").digest == spec.digest
-    assert declare(OWN, my_model=MY_MODEL + "\n").digest != spec.digest
+    before = spec.digest
+    assert declare(OWN, test_my_model="assert True\n").digest == before
+    assert declare(OWN, shared="x = 2\n").digest != before
+    assert declare(OWN, shared="x = 1\n").digest == before
+    assert declare(OWN, my_model=MY_MODEL + "\n").digest != before
     assert spec.digest_of("visits") == plain.digest_of("visits")
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import io
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from include.cli.validate import validate
@@ -95,6 +98,16 @@ def test_it_predicts_the_same_in_another_process(
     assert (result.identical, result.note) == (True, "")
 
 
+def test_its_array_is_dense(declare: Declare) -> None:
+    """Also where there are so many categories that a linear model gets a sparse matrix."""
+    spec = declare(OWN, my_model=MY_MODEL)
+    count, numbers = 400, np.arange(400.0)
+    places = [f"place {number % 12}" for number in range(count)]
+    rows = pa.table({"distance": numbers, "earlier": numbers, "place": places, "missed": numbers % 2})
+    model = fit_recipe(spec, spec.training.candidates[0], rows)
+    assert model.steps[-1][1].estimator.rows_.shape == (count, 14)
+
+
 def test_attributes_tell_what_it_takes_and_learns(declare: Declare, lake: Lake) -> None:
     """The spec's seed is its random state, and `learns = False` makes a rule of thumb of it."""
     spec = declare({BOOSTING: '{name: raw, estimator: "raw:ByPlace"}'}, raw=RAW)
@@ -121,6 +134,23 @@ def test_its_types_are_trusted_for_its_own_use_case_only(lake: Lake, declare: De
         ModelError, match=r"found evergreen_usecases.missed_visits.shared.Scale;.*estimator's module"
     ):
         artifacts.deserialize(data, digest_bytes(data), spec)
+
+
+def test_a_model_names_no_class_that_the_module_only_imports(lake: Lake, declare: Declare) -> None:
+    """An artifact that was made to name one by the estimator's module is refused."""
+    inner = MY_MODEL.replace("import numpy as np", "import numpy as np\nfrom .shared import Scale").replace(
+        "self.neighbours = neighbours", "self.neighbours = neighbours\n        self.scale_ = Scale()"
+    )
+    spec = declare(OWN, my_model=inner, shared="class Scale:\n    def __init__(self): self.by = 1.0\n")
+    data, _ = fitted(lake, spec)
+    forged = io.BytesIO()
+    with ZipFile(io.BytesIO(data)) as archive, ZipFile(forged, "w") as copy:
+        for name in archive.namelist():
+            copy.writestr(
+                name, archive.read(name).replace(b"missed_visits.shared", b"missed_visits.my_model")
+            )
+    with pytest.raises(ModelError, match=r"required trusted types, found evergreen.*my_model\.Scale;"):
+        artifacts.deserialize(forged.getvalue(), digest_bytes(forged.getvalue()), spec)
 
 
 def test_a_module_that_breaks_takes_down_its_own_models_only(lake: Lake, declare: Declare) -> None:

@@ -7,21 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-from typer.testing import CliRunner
-
-from include.cli.app import app
 from include.extensions import KINDS
 from include.spec.load import read
 from tests.architecture.tree import ROOT
-
-
-@pytest.fixture
-def written(tmp_path: Path) -> Path:
-    """The folder that the command creates."""
-    result = CliRunner().invoke(app, ["init", "coffee_sales", "--python", "--into", str(tmp_path)])
-    assert result.exit_code == 0, result.output
-    return tmp_path / "coffee_sales"
 
 
 def test_each_kind_has_an_example(written: Path) -> None:
