@@ -230,7 +230,8 @@ def estimators_page() -> str:
         "Beside `params`, a recipe may declare options, which [usecase.yaml](usecase.md) describes:\n"
         "`calibration` for binary and multiclass problems, `target` for regressions, `early_stopping` and\n"
         "`monotone` for `hist_gradient_boosting` and `xgboost`, `search` for all that learn from features, "
-        "and\n`half_life` also for `prior`. What an option holds out are the newest partitions, never "
+        "and\n`half_life` also for `prior`. With `external_memory`, `xgboost` reads many rows in batches "
+        "([measured](benchmarks.md)).\nWhat an option holds out are the newest partitions, never "
         "random rows. What was\nchosen is in MLflow's parameters and in the note of the task `train.fit`.",
         "Counts and quantiles are regressions. Declare the loss for the candidates and for the gate:",
         "| | `hist_gradient_boosting` | `xgboost` | `gate.objective` |\n|---|---|---|---|\n"

@@ -6,11 +6,26 @@ Importing XGBoost takes most of a second, so this module is imported on demand.
 
 from __future__ import annotations
 
+import gc
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from xgboost import Booster, XGBClassifier, XGBModel, XGBRegressor
+from xgboost import (
+    Booster,
+    DataIter,
+    ExtMemQuantileDMatrix,
+    XGBClassifier,
+    XGBModel,
+    XGBRegressor,
+    train,
+)
+
+Array = NDArray[np.float64]
+Batch = tuple[Array, Array, Array | None]  # columns, labels, and weights
 
 
 class _Stored(XGBModel):
@@ -26,6 +41,35 @@ class _Stored(XGBModel):
         count = columns.shape[1]
         self.feature_types = [*(self.feature_types or []), *["q"] * count][:count]
         return super().fit(columns, actual, verbose=False, **options)
+
+    def fit_batches(self, batches: Callable[[], Iterator[Batch]], classes: int = 0) -> Any:
+        """Fit on batches that are never in memory together; XGBoost keeps their bins in a file.
+
+        The bins of many rows are approximated batch by batch, so the model may differ from that of `fit`.
+
+        Parameters
+        ----------
+        batches : returns the same batches each time: columns, shape (n, any), labels and weights, (n,).
+        classes : the number of classes, 0 for a regression.
+        """
+        first = next(batches())[0]
+        count = first.shape[1]
+        self.feature_types = [*(self.feature_types or []), *["q"] * count][:count]
+        params = self.get_xgb_params()
+        if classes > 2:  # as XGBoost's own classifier does
+            self.objective = params["objective"] = "multi:softprob"
+            params["num_class"] = classes
+        with tempfile.TemporaryDirectory(prefix="evergreen-") as folder:
+            source = _Batches(batches, str(Path(folder, "bins")), self.feature_types)
+            matrix = ExtMemQuantileDMatrix(
+                source, max_bin=self.max_bin or 256, nthread=self.n_jobs, enable_categorical=True
+            )
+            self._Booster = train(params, matrix, self.get_num_boosting_rounds())
+            del matrix, source
+            gc.collect()  # they refer to each other, and remove their file when they are gone
+        if classes:
+            self.n_classes_ = classes
+        return self
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what is stored: the parameters that are set, and the booster."""
@@ -52,6 +96,28 @@ class _Stored(XGBModel):
         made = type(self).__new__(type(self))
         made.__dict__.update(self.__dict__)
         return made
+
+
+class _Batches(DataIter):
+    """Batches in the form in which XGBoost asks for them, as often as it needs them."""
+
+    def __init__(self, batches: Callable[[], Iterator[Batch]], prefix: str, types: list[str]) -> None:
+        self._batches, self._types = batches, types
+        self._rest = batches()
+        super().__init__(cache_prefix=prefix, release_data=True)
+
+    def next(self, input_data: Callable[..., None]) -> bool:
+        """Hand over the next batch, and return whether there was one."""
+        batch = next(self._rest, None)
+        if batch is None:
+            return False
+        columns, labels, weights = batch
+        input_data(data=columns, label=labels, weight=weights, feature_types=self._types)
+        return True
+
+    def reset(self) -> None:
+        """Begin again."""
+        self._rest = self._batches()
 
 
 class XGBoostClassifier(_Stored, XGBClassifier):

@@ -110,6 +110,12 @@ class Candidate(Strict):
         description="newest partitions (at most half of all) that boosting's number of rounds is chosen on; "
         "the declared number is the most. The model is then fitted on all rows",
     )
+    external_memory: int | None = added_field(
+        None,
+        ge=1,
+        description="rows from which on xgboost reads them in batches from a file under TMPDIR, instead of "
+        "holding all of them in memory",
+    )
     search: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = added_field(
         {},
         description="values of parameters to choose from, by the objective on the newest training.test "

@@ -94,6 +94,7 @@ def refuse_meaningless(spec: UseCase, candidate: Candidate, entry: Estimator, va
         "half_life": _half_life_problems(candidate, entry),
         "monotone": _monotone_problems(spec, candidate, entry),
         "early_stopping": _early_stopping_problems(spec, candidate, entry),
+        "external_memory": _external_memory_problems(candidate),
         "search": _search_problems(candidate, entry, valid),
     }
     declared = candidate.options
@@ -166,6 +167,14 @@ def _early_stopping_problems(spec: UseCase, candidate: Candidate, entry: Estimat
     if entry.rounds_param in candidate.search:
         found = f"{entry.rounds_param} under search"
         yield f"{entry.rounds_param}, as the most rounds, under params", found, "search other parameters"
+
+
+def _external_memory_problems(candidate: Candidate) -> Iterator[Problem]:
+    if candidate.estimator != "xgboost":
+        yield "xgboost", candidate.estimator, f"{REMOVE}, or use xgboost"
+    for option in ("target", "early_stopping"):
+        if option in candidate.options:
+            yield f"no {option}, which needs all rows in memory", option, "remove one of the two"
 
 
 def _search_problems(candidate: Candidate, entry: Estimator, valid: Collection[str]) -> Iterator[Problem]:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
@@ -23,10 +24,11 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import ParameterGrid, ParameterSampler
 from sklearn.pipeline import Pipeline
 
-from include.models import artifacts
+from include.models import artifacts, encoding
 from include.spec import UseCase
 from include.spec.stages import Candidate
 from include.stats.metrics import row_losses
+from include.storage import spill
 from include.train.recipes import ESTIMATORS, build_estimator
 from include.train.split import partitions_of
 
@@ -73,6 +75,8 @@ def _with_params(candidate: Candidate, params: dict[str, Any], **changes: Any) -
 
 
 def _fit_all(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array) -> Pipeline:
+    if candidate.external_memory and rows.num_rows >= candidate.external_memory:
+        return _fit_external(spec, candidate, rows, actual)
     options = {"model__sample_weight": _weights(spec, candidate, rows)} if candidate.half_life else {}
     pipeline = _built(spec, candidate, rows)
     _use_threads(pipeline[-1], CORES)  # each tree has a seed of its own, whichever thread fits it
@@ -86,6 +90,26 @@ def _use_threads(model: Any, count: int) -> None:
     for part in (model, getattr(model, "regressor", None), getattr(model, "regressor_", None)):
         if isinstance(part, BaseForest):
             part.n_jobs = count
+
+
+def _fit_external(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array) -> Pipeline:
+    """Fit XGBoost on batches of rows; only the labels, weights and categories are whole in memory."""
+    pipeline, weights = _built(spec, candidate, rows), _weights(spec, candidate, rows)
+    columns, model = (step for _, step in pipeline.steps)
+    columns.fit(artifacts.model_input(rows.slice(0, spill.BATCH), spec))
+    if categorical := list(spec.features.categorical):
+        texts = pd.DataFrame({name: encoding.text_values(rows[name], coded=False) for name in categorical})
+        columns.named_transformers_["categorical"].fit(texts)
+
+    def batches() -> Iterator[tuple[Array, Array, Array | None]]:
+        for start in range(0, rows.num_rows, spill.BATCH):
+            batch = rows.slice(start, spill.BATCH)
+            part = slice(start, start + batch.num_rows)
+            frame = columns.transform(artifacts.model_input(batch, spec))
+            yield frame, actual[part], None if weights is None else weights[part]
+
+    model.fit_batches(batches, len(spec.problem.codes))
+    return pipeline
 
 
 def _built(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Pipeline:

@@ -98,6 +98,18 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], str]] = {
         {"early_stopping": 3, "search": {"n_estimators": (10, 20)}},
         r"early_stopping: required n_estimators, as the most rounds, under params, found n_estimators under",
     ),
+    "a forest in a file": (
+        "binary",
+        "random_forest",
+        {"external_memory": 1000},
+        r"external_memory: required xgboost, found random_forest",
+    ),
+    "a file with early stopping": (
+        "binary",
+        "xgboost",
+        {"external_memory": 1000, "early_stopping": 3},
+        r"external_memory: required no early_stopping, which needs all rows in memory.*remove one of the two",
+    ),
     "an unknown parameter": (
         "binary",
         "logistic_regression",

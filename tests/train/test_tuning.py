@@ -274,6 +274,43 @@ def test_a_history_of_one_partition_has_nothing_to_hold_out(option: str, clinic:
     assert predictions[0].tobytes() == predictions[1 if option == "search" else 2].tobytes()
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        *(("binary", {"half_life": 5}), ("regression", {"monotone": {"distance": 1}}), ("multiclass", {})),
+        ("binary", {"calibration": "sigmoid"}),
+    ],
+)
+def test_batches_from_a_file_give_the_model_of_few_rows_and_leave_no_file(
+    kind: str,
+    options: dict[str, Any],
+    clinic: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    """From the declared number of rows on no more than a batch is ever in memory."""
+    spec, rows = clinic(kind)
+    real, sizes = artifacts.model_input, list[int]()
+
+    def model_input(batch: pa.Table, *args: Any, **options: Any) -> Any:
+        sizes.append(batch.num_rows)
+        return real(batch, *args, **options)
+
+    monkeypatch.setattr(artifacts, "model_input", model_input)
+    monkeypatch.setattr("include.storage.spill.BATCH", 100)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    whole = fit_recipe(spec, recipe("xgboost", external_memory=rows.num_rows + 1, **options), rows)
+    assert max(sizes) == rows.num_rows
+    sizes.clear()
+    estimator = fit_recipe(spec, recipe("xgboost", external_memory=rows.num_rows // 3, **options), rows)
+    in_memory = rows.num_rows // 3 if "calibration" in options else 100  # of the held-out rows
+    assert max(sizes) <= in_memory
+    assert artifacts.serialize(estimator) == artifacts.serialize(whole)
+    assert list(tmp_path.iterdir()) == []
+    assert [str(warning.message) for warning in recwarn] == []
+
+
 def test_an_option_changes_the_key_of_a_recipe_and_none_leaves_it(tmp_path: Path) -> None:
     """Fits with different options are never taken for each other; those without any keep their key."""
     from include.train.fits import recipe_key
@@ -286,6 +323,7 @@ def test_an_option_changes_the_key_of_a_recipe_and_none_leaves_it(tmp_path: Path
         {"half_life": 3},
         {"monotone": {"distance": 1}},
         {"early_stopping": 3},
+        {"external_memory": 1000},
         {"search": {"max_depth": (2, 3)}},
         {"search": {"max_depth": (2, 3)}, "search_fits": 2},
         {"target": "log1p"},
