@@ -56,6 +56,23 @@ class Walks:
         names = tuple(self.recipes[column] for column in columns)
         return Walks(self.partitions, names, self.rows, self.losses[:, columns])
 
+    def pooled(self, size: int) -> Walks:
+        """Return the mean losses of blocks of so many partitions; the oldest that are left over don't count.
+
+        Each block has the last of its partitions as its key, and a recipe's loss on those that it predicted.
+        """
+        size = min(size, len(self.partitions))
+        if size < 2:
+            return self
+        count = len(self.partitions) // size
+        newest = slice(len(self.partitions) - count * size, None)
+        rows = self.rows[newest].reshape(count, size, 1)
+        losses = self.losses[newest].reshape(count, size, -1)
+        predicted = np.where(np.isfinite(losses), rows, 0.0).sum(axis=1)
+        sums = np.nansum(losses * rows, axis=1)
+        means = np.divide(sums, predicted, out=np.full_like(sums, np.nan), where=predicted > 0)
+        return Walks(self.partitions[newest][size - 1 :: size], self.recipes, rows.sum(axis=(1, 2)), means)
+
     def of(self, recipe: str) -> Array:
         """Return a recipe's losses, shape (n,)."""
         return np.asarray(self.losses[:, self.recipes.index(recipe)])
@@ -180,6 +197,14 @@ def relation_changed(walks: Walks, recipes: Sequence[str], within: int) -> bool:
     return bool(broken[-within:].any())
 
 
+def by_day(spec: UseCase, walk: Walks) -> Walks:
+    """Return the walks by blocks of a day, if a day has several partitions.
+
+    One recipe may be better in the morning and another at night, and neither should serve only for that.
+    """
+    return walk.pooled(spec.clock.in_days(1))
+
+
 def choose_recipe(spec: UseCase, walk: Walks, serving: str) -> Choice:
     """Return the recipe that should serve next; all declared recipes if none has a walk yet.
 
@@ -189,7 +214,8 @@ def choose_recipe(spec: UseCase, walk: Walks, serving: str) -> Choice:
     if not walk.partitions:
         walk = Walks((), names, np.empty(0), np.empty((0, len(names))))
     baselines = [recipe.name for recipe in spec.training.baselines]
-    choice = choose(walk, serving, min_gain=spec.gate.min_gain, baselines=baselines)
+    days = by_day(spec, walk)
+    choice = choose(days, serving, min_gain=spec.gate.min_gain, baselines=baselines)
     if spec.gate.prove and serving in walk.recipes and choice.recipe != serving:
         gain = proven_gain(spec, walk, choice.recipe, serving)
         if gain[1] <= 0:
@@ -200,7 +226,7 @@ def choose_recipe(spec: UseCase, walk: Walks, serving: str) -> Choice:
 
 def has_relation_changed(spec: UseCase, walk: Walks) -> bool:
     """Return whether the relation has changed within the longest short memory, see `relation_changed`."""
-    return relation_changed(walk, [recipe.name for recipe in recipes(spec)], max(SHORT_WINDOWS))
+    return relation_changed(by_day(spec, walk), [recipe.name for recipe in recipes(spec)], max(SHORT_WINDOWS))
 
 
 def recipes_to_fit(spec: UseCase, walk: Walks, serving: str) -> tuple[Candidate, ...]:
@@ -231,7 +257,7 @@ def best_baseline(spec: UseCase, walk: Walks, choice: Choice) -> str:
     Baselines are compared among themselves: beside a far better recipe all of them lose the most that counts.
     """
     names = [recipe.name for recipe in recipes(spec)[: len(spec.training.baselines)]]
-    weights = final_weights(walk.only(names))
+    weights = final_weights(by_day(spec, walk).only(names))
     return max(names, key=lambda name: (name != choice.recipe, weights.get(name, 0.0)))
 
 
@@ -245,6 +271,7 @@ def choose_replacement(spec: UseCase, walk: Walks, serving: str) -> Choice | Non
     walk : with a column for ``serving``.
     """
     baselines = [recipe.name for recipe in spec.training.baselines]
+    walk = by_day(spec, walk)
     choice = choose(walk, serving, min_gain=spec.gate.min_gain, baselines=baselines)
     # by themselves, since beside a far better recipe the weights of both would be no more than the share
     weights = final_weights(walk.only({serving, *baselines}))

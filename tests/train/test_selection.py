@@ -19,6 +19,7 @@ from include.train.selection import (
     SHARE,
     Walks,
     best_baseline,
+    by_day,
     choose,
     choose_recipe,
     choose_replacement,
@@ -305,6 +306,36 @@ def test_a_mean_loss_counts_partitions_by_their_rows() -> None:
     assert some.mean("prior") == pytest.approx(1.75)
     assert np.isnan(some.mean("linear"))
     assert some.only(["linear"]).recipes == ("linear",)
+
+
+def test_a_recipe_that_is_better_at_night_only_replaces_none_in_the_morning(spec: UseCase) -> None:
+    """Hours are judged by whole days: what a recipe gains at night and loses by day switches nothing."""
+    night = np.arange(24 * 10 + 12) % 24 < 12
+    table = np.column_stack([np.full(night.size, 3.0), np.where(night, 1.0, 1.5), np.where(night, 1.5, 1.0)])
+    keys = tuple(f"2024-03-{1 + hour // 24:02}T{hour % 24:02}05Z" for hour in range(night.size))
+    walk = Walks(keys, ("prior", "ridge", "boosting"), np.full(night.size, 6.0), table)
+    assert choose(walk, "boosting").recipe == "ridge"  # after a night
+    assert choose(walk.pooled(24), "boosting").recipe == "boosting"
+    days = walk.pooled(24)
+    assert len(days.partitions) == 10
+    assert days.partitions[-1] == keys[-1]
+    assert days.rows.tolist() == [144.0] * 10
+    assert days.of("ridge") == pytest.approx(1.25)
+    assert walk.pooled(1) is walk
+    hourly = spec.model_copy(update={"schedule": spec.schedule.model_copy(update={"batch": "5 * * * *"})})
+    assert by_day(hourly, walk).partitions == days.partitions
+    assert by_day(spec, walk) is walk
+
+
+def test_a_block_has_the_loss_of_the_partitions_that_a_recipe_predicted() -> None:
+    """Weighted by their rows; of a recipe without a fit in the whole block there is none."""
+    table = np.array([[1.0, np.nan], [3.0, np.nan], [2.0, np.nan], [4.0, 5.0]])
+    walk = Walks(("a", "b", "c", "d"), ("prior", "ridge"), np.array([1.0, 3.0, 1.0, 1.0]), table)
+    assert walk.pooled(2).of("prior").tolist() == [2.5, 3.0]
+    assert np.isnan(walk.pooled(2).of("ridge")[0])
+    assert walk.pooled(2).of("ridge")[1] == 5.0
+    assert walk.pooled(3).partitions == ("d",)
+    assert walk.pooled(9).partitions == ("d",)
 
 
 def test_the_order_of_the_recipes_is_the_declared_one(tmp_path: Path) -> None:
