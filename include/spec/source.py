@@ -242,7 +242,9 @@ class PythonSource(BaseSource):
     Reading a declaration doesn't import it, so its own keys are validated when the source is first used.
     """
 
-    kind: Annotated[NameOrCode, WithJsonSchema({"type": "string", "pattern": CODE})]
+    kind: Annotated[NameOrCode, WithJsonSchema({"type": "string", "pattern": CODE})] = Field(
+        description="the connector's class; its own keys are added to these"
+    )
     model_config = ConfigDict(frozen=True, extra="allow")
     _code: Code | None = PrivateAttr(None)
 
