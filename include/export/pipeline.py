@@ -81,7 +81,7 @@ def export(lake: Lake, spec: UseCase, model: str = "") -> Export:
         if the model can't be loaded or converted, or the file predicts otherwise.
     """
     digest = _find_model(lake, model)
-    estimator = artifacts.load_model(lake, digest)
+    estimator = artifacts.load_model(lake, digest, spec)
     switches = [row for row in ledger.switches(lake) if row["model"] == digest]
     verdicts = [row for row in ledger.attempts(lake) if row["model"] == digest]
     fits = [fit for fit in read_fits(lake) if fit.model == digest]

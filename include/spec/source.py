@@ -289,7 +289,7 @@ class PythonSource(BaseSource):
     """
 
     kind: Annotated[NameOrCode, WithJsonSchema({"type": "string", "pattern": CODE})] = Field(
-        description="a connector's class as module:name; its own keys are beside those below"
+        description="the connector's class; its own keys are added to these"
     )
     model_config = ConfigDict(frozen=True, extra="allow")
     _code: Code | None = PrivateAttr(None)

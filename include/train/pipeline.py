@@ -218,7 +218,7 @@ class TrainingAttempt:
         monitoring_baselines.publish_alarm_limits(lake, spec, record, profiles, self.rows, predictions)
         self.registry.put(run, {PATH: record.to_json()})
         chosen = {
-            recipe.name: chosen_params(artifacts.load_model(lake, fits[recipe.name].model))
+            recipe.name: chosen_params(artifacts.load_model(lake, fits[recipe.name].model, spec))
             for recipe in recipes(spec)
             if recipe.search or recipe.early_stopping
         }
