@@ -101,6 +101,13 @@ def require_convertible(spec: UseCase, candidate: Candidate) -> None:
             found=candidate.estimator,
             remedy="remove the recipe, or gate.onnx",
         )
+    if candidate.calibration:
+        raise SpecError(
+            f"{spec.name}: training.{candidate.name}.calibration",
+            required="a recipe without calibration, for which there is no ONNX converter",
+            found=candidate.calibration,
+            remedy="remove calibration, or gate.onnx",
+        )
 
 
 def open_session(data: bytes) -> InferenceSession:

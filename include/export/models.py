@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import (
     HistGradientBoostingClassifier,
@@ -24,6 +25,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from include.errors import ModelError
 from include.export.graph import DOUBLE, FLOAT, Graph
 from include.export.trees import Tree, write_trees
+from include.train.options import LogTarget
 from include.train.recipes import ColumnPlusConstant
 
 LINKS = {"IdentityLink": "Identity", "LogLink": "Exp", "LogitLink": "Sigmoid", "MultinomialLogit": "Softmax"}
@@ -170,6 +172,19 @@ def _forest_tree(tree: Any, number: int, target: int) -> Tree:
     )
 
 
+def write_transformed(graph: Graph, model: TransformedTargetRegressor, matrix: str) -> str:
+    """Return the prediction of a regressor that was fitted on a transformed target, in the target's unit."""
+    value = MATRIX_MODELS[type(model.regressor_)](graph, model.regressor_, matrix)
+    for _, step in reversed(model.transformer_.steps):
+        if isinstance(step, LogTarget):
+            value = graph.add("Exp", graph.add("Min", value, graph.constant(step.highest_ + 1)))
+            value = graph.add("Sub", value, graph.constant(1.0))
+        else:  # a StandardScaler
+            value = graph.add("Mul", value, graph.constant(step.scale_[None, :]))
+            value = graph.add("Add", value, graph.constant(step.mean_[None, :]))
+    return value
+
+
 Write = Callable[[Graph, Any, str], str]  # from the graph, the model, and its matrix or any input
 # these take the features as they are
 FEATURE_MODELS: dict[type, Write] = {
@@ -187,4 +202,5 @@ MATRIX_MODELS: dict[type, Write] = {
     HistGradientBoostingRegressor: write_boosting,
     RandomForestClassifier: write_forest,
     RandomForestRegressor: write_forest,
+    TransformedTargetRegressor: write_transformed,
 }

@@ -23,6 +23,8 @@ from include.export.graph import Graph
 from include.judge.checks import ONNX_TOLERANCE
 from include.models import artifacts
 from include.spec import UseCase
+from include.spec.stages import Candidate
+from include.train.fit import fit_recipe
 from include.train.recipes import scaled_columns
 from tests.export.models import BUILT_IN, PLACES, VARIANTS, Case, case, declare, export, fitted, labelled_rows
 
@@ -136,13 +138,26 @@ def test_a_neural_network_is_written(kind: str, activation: str, options: dict[s
     assert largest_difference(values, artifacts.predict(pipeline, rows, spec)) <= ONNX_TOLERANCE
 
 
+@pytest.mark.parametrize("estimator", ["ridge", "mlp", "random_forest", "hist_gradient_boosting"])
+def test_a_model_of_the_logarithm_predicts_in_the_unit(estimator: str) -> None:
+    """A transformed target is transformed back in the file, and a row that is refused stays NaN."""
+    spec, rows = declare("regression"), labelled_rows(declare("regression"), 200)
+    candidate = Candidate(name="tried", estimator=estimator, target="log1p")
+    pipeline = fit_recipe(spec, candidate, rows)
+    values = predict_onnx(to_onnx(pipeline, spec), rows, spec)
+    assert largest_difference(values, artifacts.predict(pipeline, rows, spec)) <= ONNX_TOLERANCE
+    if estimator != "hist_gradient_boosting":
+        infinite = rows.slice(0, 1).set_column(0, "distance", pa.array([np.inf]))
+        assert np.isnan(predict_onnx(to_onnx(pipeline, spec), infinite, spec)).all()
+
+
 def test_every_estimator_is_covered() -> None:
     """Each built-in estimator of scikit-learn has a converter for each of its kinds of problem."""
     names = {"prior", "hist_gradient_boosting", "random_forest"}
     expected = {
-        "binary": names | {"logistic_regression"},
-        "multiclass": names | {"logistic_regression"},
-        "regression": names | {"rule", "ridge"},
+        "binary": names | {"logistic_regression", "mlp"},
+        "multiclass": names | {"logistic_regression", "mlp"},
+        "regression": names | {"rule", "ridge", "mlp"},
     }
     for kind, estimators in expected.items():
         assert estimators <= {name for own, name, _ in BUILT_IN if own == kind}
