@@ -43,12 +43,14 @@ class Walks:
     recipes : names, from the simplest to the most complex, shape (k,). One is ``prior``.
     rows : labelled rows of each partition that were predicted, shape (n,).
     losses : mean loss per row, shape (n, k); NaN where a recipe had no fit.
+    unit : what each of them is: partitions, or days of several partitions.
     """
 
     partitions: tuple[str, ...]
     recipes: tuple[str, ...]
     rows: Array
     losses: Array
+    unit: str = "partitions"
 
     def only(self, recipes: Collection[str]) -> Walks:
         """Return the walks of some recipes."""
@@ -71,7 +73,8 @@ class Walks:
         predicted = np.where(np.isfinite(losses), rows, 0.0).sum(axis=1)
         sums = np.nansum(losses * rows, axis=1)
         means = np.divide(sums, predicted, out=np.full_like(sums, np.nan), where=predicted > 0)
-        return Walks(self.partitions[newest][size - 1 :: size], self.recipes, rows.sum(axis=(1, 2)), means)
+        keys = self.partitions[newest][size - 1 :: size]
+        return Walks(keys, self.recipes, rows.sum(axis=(1, 2)), means, unit="days")
 
     def of(self, recipe: str) -> Array:
         """Return a recipe's losses, shape (n,)."""
@@ -169,7 +172,7 @@ def choose(walks: Walks, serving: str, *, min_gain: float = 0.0, baselines: Sequ
     if serving in by_name and by_name[best] < INERTIA * by_name[serving]:
         return Choice(serving, by_name, f"{serving} stays: no other recipe has {INERTIA:g} times its weight")
     chosen = next(name for name in walks.recipes if INERTIA * by_name[name] >= by_name[best])
-    basis = f"over {len(walks.partitions)} partitions"
+    basis = f"over {len(walks.partitions)} {walks.unit}"
     if not len(walks.partitions):
         return Choice(chosen, by_name, f"{chosen} is the simplest recipe, and no other has been observed yet")
     if serving in by_name:

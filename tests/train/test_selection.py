@@ -317,6 +317,7 @@ def test_a_recipe_that_is_better_at_night_only_replaces_none_in_the_morning(spec
     assert choose(walk, "boosting").recipe == "ridge"  # after a night
     assert choose(walk.pooled(24), "boosting").recipe == "boosting"
     days = walk.pooled(24)
+    assert choose(days, "").reason.endswith("over 10 days")
     assert len(days.partitions) == 10
     assert days.partitions[-1] == keys[-1]
     assert days.rows.tolist() == [144.0] * 10
