@@ -47,6 +47,11 @@ def validate(spec: UseCase) -> list[Problem]:
     return problems
 
 
+def errors(spec: UseCase) -> list[str]:
+    """Return a sentence for each problem that makes a declaration invalid."""
+    return [problem.sentence for problem in validate(spec) if problem.severity == "error"]
+
+
 def _schedule_problems(spec: UseCase) -> Iterator[Problem]:
     """Yield invalid dates, sources available after scoring, and trainings on days without a partition."""
     schedule = spec.schedule

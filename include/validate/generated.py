@@ -299,7 +299,9 @@ def _feature_rows(spec: UseCase) -> pa.Table:
             values = random.choice(list("abcd"), FITTED)
         else:
             values = pa.array(np.arange(FITTED) % 5, pa.int64()).cast(pa.int32()).cast(field.type)
-        columns[field.name] = pa.array(values, field.type)
+        optional = field.name in spec.features.columns and field.name not in spec.key
+        missing = np.arange(FITTED) % 7 == 3 if optional else None
+        columns[field.name] = pa.array(values, field.type, mask=missing)
     codes = spec.problem.codes
     labels = np.resize(codes, FITTED) if codes else random.gamma(2.0, size=FITTED)
     return pa.table({**columns, spec.problem.target: pa.array(labels, pa.float64())})

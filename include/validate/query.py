@@ -33,7 +33,8 @@ def parse(sql: str) -> Node | None:
         row = engine.execute("SELECT json_serialize_sql(?::VARCHAR)", [sql]).fetchone()
     assert row is not None
     tree: Node = json.loads(row[0])
-    return None if tree["error"] else tree["statements"][0]["node"]
+    statements = [] if tree["error"] else tree["statements"]
+    return statements[0]["node"] if statements else None  # Python alone has no SQL
 
 
 def nodes(tree: Any) -> Iterator[Node]:

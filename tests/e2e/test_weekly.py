@@ -210,10 +210,10 @@ def test_a_mistyped_spec_is_an_import_error_and_takes_down_only_itself(house: Ho
     assert set(errors) == {"specs.py"}
     assert "gate.objectiv: unknown key; valid here: " in errors["specs.py"]
     found = house.api.call("GET", "/dags", params={"limit": 100})["dags"]
-    flights = ("flight_bands", "flight_delay", "flight_minutes")
+    shipped = ("flight_bands", "flight_delay", "flight_minutes", "hourly_rides")
     assert {dag["dag_id"] for dag in found} - {"evergreen__upkeep"} == {
         f"{usecase}__{clock}"
-        for usecase in (*flights, KILLED, ASKING, LATE, STORY, FORMS, BUTTONS, OWN)
+        for usecase in (*shipped, KILLED, ASKING, LATE, STORY, FORMS, BUTTONS, OWN)
         for clock in ("batch", "training", "history", "operate")
     }
 

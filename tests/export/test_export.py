@@ -20,7 +20,7 @@ from sklearn.pipeline import Pipeline
 from typer.testing import CliRunner
 
 from include.cli.app import app
-from include.cli.validate import validate
+from include.cli.validate import errors
 from include.errors import EvergreenError, ModelError, NotPublished
 from include.evaluate import measure
 from include.export import convert, models
@@ -307,8 +307,3 @@ def test_validate_reports_a_recipe_that_the_gate_could_never_bless(
         "training.forest: required an estimator that can be exported to ONNX, because of gate.onnx" in problem
     )
     assert errors(read(WEEKLY / "usecase.yaml")) == []
-
-
-def errors(spec: UseCase) -> list[str]:
-    """Return the sentences of what makes a declaration invalid."""
-    return [problem.sentence for problem in validate(spec) if problem.severity == "error"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from include import extensions
-from include.cli.validate import validate
+from include.cli.validate import errors
 from include.errors import SpecError
 from include.extensions import Code
 from include.spec import UseCase
@@ -113,7 +113,7 @@ def test_reading_a_declaration_imports_nothing(declare: Declare) -> None:
     spec = declare(OWN, my_model="import sys\nsys.imported_by_mistake = True\nraise ValueError('broken')\n")
     assert spec.digest
     assert not hasattr(sys, "imported_by_mistake")
-    (problem,) = validate(spec)
+    (problem,) = errors(spec)
     assert "missed_visits: training.nearest: required a module my_model that can be imported" in problem
     assert f"({spec.folder}/my_model.py:3)" in problem
     del sys.imported_by_mistake  # type: ignore[attr-defined]
@@ -129,7 +129,7 @@ def test_a_dag_file_is_parsed_without_the_code(
     monkeypatch.setenv("EVERGREEN_USECASES", str(written.parent))
     dags = runpy.run_path(str(ROOT / "dags" / page))
     assert page in ("specs.py", "upkeep.py") or f"coffee_sales__{page.removesuffix('.py')}" in dags
-    assert validate(read(written / "usecase.yaml"))
+    assert errors(read(written / "usecase.yaml"))
 
 
 def test_a_module_that_is_missing_takes_down_its_own_use_case_only(
@@ -210,7 +210,7 @@ def test_a_package_registers_estimators_by_name(
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: near-models\nVersion: 1.0\n")
     assert read(spec.folder / "usecase.yaml").digest == before
     (site / "near_models" / "__init__.py").write_text("")
-    assert validate(read(spec.folder / "usecase.yaml")) == []
+    assert errors(read(spec.folder / "usecase.yaml")) == []
     (site / "near_models" / "models.py").write_text(MY_MODEL + "\n")
     assert read(spec.folder / "usecase.yaml").digest != before
     for name in [name for name in sys.modules if name.partition(".")[0] == "near_models"]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from include.cli.validate import validate
+from include.cli.validate import errors
 from include.environment import Endpoint
 from include.errors import SpecError
 from include.ingest.pipeline import Outcome, ingest
@@ -82,7 +82,7 @@ def ingested(folder: Path, spec: UseCase, partition: str = PARTITION) -> Outcome
 def test_it_is_ingested_like_a_built_in_one(tmp_path: Path) -> None:
     """Its properties say how its parts are read, and a partition that isn't there yet is unavailable."""
     spec = declare(tmp_path)
-    assert validate(spec) == []
+    assert errors(spec) == []
     outcome = ingested(tmp_path, spec)
     assert (outcome.outcome, outcome.rows) == ("published", 40)
     later = ingested(tmp_path, spec, world.partitions(2)[1])
@@ -94,7 +94,7 @@ def test_reading_a_declaration_does_not_import_it(tmp_path: Path) -> None:
     spec = declare(tmp_path, "raise ValueError('broken')\n")
     assert spec.digest_of("sales") != declare(tmp_path).digest_of("sales")
     (tmp_path / "weekly_sales" / "shelf.py").write_text("raise ValueError('broken')\n")
-    (problem,) = validate(spec)
+    (problem,) = errors(spec)
     assert "weekly_sales: sources.sales.kind: required a module shelf that can be imported" in problem
     assert "shelf.py:1" in problem
 
@@ -118,7 +118,7 @@ def test_reading_a_declaration_does_not_import_it(tmp_path: Path) -> None:
 )
 def test_validate_checks_its_own_keys(old: str, new: str, problem: str, tmp_path: Path) -> None:
     """A key that is missing, unknown or wrong, and something that is no source."""
-    (sentence,) = validate(declare(tmp_path, old=old, new=new))
+    (sentence,) = errors(declare(tmp_path, old=old, new=new))
     assert problem in sentence
 
 

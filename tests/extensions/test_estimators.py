@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from include.cli.validate import validate
+from include.cli.validate import errors
 from include.errors import ModelError, SpecError
 from include.evaluate.pipeline import evaluate
 from include.evaluate.serving import measure_serving
@@ -89,7 +89,7 @@ def test_it_predicts_the_same_in_another_process(
 ) -> None:
     """It is stored by skops, the same bytes twice, and a fresh process imports its module again."""
     spec = declare({BOOSTING: declared}, **modules)
-    assert validate(spec) == []
+    assert errors(spec) == []
     data, predictions = fitted(lake, spec)
     assert len(np.unique(predictions)) > 2
     assert fitted(lake, spec)[0] == data
@@ -213,7 +213,7 @@ def test_what_a_prediction_raises_names_the_line(lake: Lake, declare: Declare) -
 def test_validate_refuses_what_cannot_be_fitted(declare: Declare, recipe: str, problem: str) -> None:
     """An unknown parameter, something that is no estimator, or a name that nobody registered."""
     try:
-        (found,) = validate(declare({BOOSTING: recipe}, my_model=MY_MODEL))
+        (found,) = errors(declare({BOOSTING: recipe}, my_model=MY_MODEL))
     except SpecError as error:
         found = str(error)
     assert problem in found

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
-from include.cli.validate import data_problems, validate
+from include.cli.validate import errors
 from include.errors import SpecError
 from include.features.build import features
 from include.spec import UseCase
 from include.storage.lake import Lake
 from include.train.fits import recipe_key
+from include.validate.stored import data_problems
 from tests.features import parcels
 
 FIRST, LAST = "2024-03-01", "2024-03-10"
@@ -57,6 +58,11 @@ def lake(tmp_path: Path) -> Lake:
     return made
 
 
+def errors_in(lake: Lake, spec: UseCase) -> list[str]:
+    """Return the sentences of what stored rows make invalid."""
+    return [one.sentence for one in data_problems(lake, spec) if one.severity == "error"]
+
+
 def declare(folder: Path, python: str, *, sql: str = "", **changes: Any) -> UseCase:
     """Declare the parcels with features in Python, alone or after SQL."""
     home = folder / "parcels"
@@ -74,21 +80,21 @@ def test_python_alone_computes_what_the_sql_does(python: str, lake: Lake, tmp_pa
     """From the same tables, as a relation, pandas or Arrow; without data it is valid too."""
     spec, partitions = declare(tmp_path, python), ["2024-03-03", "2024-03-09", LAST]
     assert spec.sql == ""
-    assert validate(spec) == []
+    assert errors(spec) == []
     expected = features(lake, parcels.spec(tmp_path / "sql"), partitions)
     assert features(lake, spec, partitions).equals(expected)
-    assert data_problems(lake, spec) == []
+    assert errors_in(lake, spec) == []
 
 
 def test_python_after_the_sql_gets_its_result(lake: Lake, tmp_path: Path) -> None:
     """It adds a column to the table `features`."""
     numeric = [*DECLARED["numeric"], "heavy"]
     spec = declare(tmp_path, AFTER_SQL, sql=parcels.SQL, numeric=numeric)
-    assert validate(spec) == []
+    assert errors(spec) == []
     rows = features(lake, spec, [LAST]).to_pylist()
     assert {row["heavy"] for row in rows} == {0.0, 1.0}
     assert all(row["heavy"] == (row["weight"] > 5) for row in rows)
-    assert data_problems(lake, spec) == []
+    assert errors_in(lake, spec) == []
 
 
 def test_a_leak_in_python_is_seen(lake: Lake, tmp_path: Path) -> None:
@@ -97,7 +103,7 @@ def test_a_leak_in_python_is_seen(lake: Lake, tmp_path: Path) -> None:
         "FROM known_arrivals GROUP BY for_partition, depot",
         "FROM arrivals, (SELECT DISTINCT for_partition FROM calendar) GROUP BY for_partition, depot",
     )
-    problems = data_problems(lake, declare(tmp_path, leaking))
+    problems = errors_in(lake, declare(tmp_path, leaking))
     assert problems
     for problem in problems:
         assert (

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from include.cli.validate import validate
+from include.cli.validate import errors
 from include.errors import SpecError
 from include.evaluate.pipeline import evaluate
 from include.judge.evidence import Evidence
@@ -66,7 +66,7 @@ def own(declare: Declare, costs: str = COSTS, checks: str = CHECKS) -> UseCase:
 def test_an_objective_loses_by_row_and_metrics_are_measured(declare: Declare) -> None:
     """Both are called with labels and predictions; a metric that the rows can't give is missing."""
     spec = own(declare)
-    assert validate(spec) == []
+    assert errors(spec) == []
     actual, predicted = np.array([1.0, 0.0, 1.0, 0.0]), np.array([0.5, 0.5, 0.1, 0.1])
     assert row_losses(spec.objective, actual, predicted).tolist() == pytest.approx([1.25, 0.25, 4.05, 0.01])
     values = all_metric_values(spec, actual, predicted)
@@ -102,7 +102,7 @@ def test_a_function_that_fails_is_reported(
 ) -> None:
     """`validate` calls each with two rows, and names the key and the place."""
     spec = own(declare, COSTS.replace(old, new))
-    (sentence,) = validate(spec)
+    (sentence,) = errors(spec)
     assert f"missed_visits: {path}: required" in sentence
     assert problem in sentence
     assert f"{spec.folder}/costs.py" in sentence

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from include.cli.validate import validate
+from include.cli.validate import errors
 from include.environment import Endpoint
 from include.errors import SpecError
 from include.ingest.pipeline import Outcome, ingest
@@ -57,7 +57,7 @@ def ingested(folder: Path, spec: UseCase) -> tuple[Outcome, Counter[str]]:
 def test_what_a_function_refuses_is_quarantined(returned: str, rules: dict[str, int], tmp_path: Path) -> None:
     """By a mask as Arrow, a list or pandas, or by reasons; a null passes."""
     spec = declare(tmp_path, MASK.replace("pc.not_equal(rows['item'], 'tea')", returned))
-    assert validate(spec) == []
+    assert errors(spec) == []
     outcome, quarantined = ingested(tmp_path, spec)
     assert (outcome.outcome, dict(quarantined)) == ("published", rules)
 
@@ -92,7 +92,7 @@ def not_tea(rows):
 def test_a_function_that_fails_is_reported(rules: str, problem: str, tmp_path: Path) -> None:
     """Both name the source's key, the file and the line."""
     spec = declare(tmp_path, rules)
-    (sentence,) = validate(spec)
+    (sentence,) = errors(spec)
     assert "weekly_sales: sources.sales.contract.row_checks: required" in sentence
     assert problem in sentence
     assert f"{spec.folder}/rules.py:" in sentence

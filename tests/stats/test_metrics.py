@@ -300,7 +300,7 @@ def test_an_objective_that_is_a_metric_is_measured(objective: str, added: str | 
     )
     added = (added,) if isinstance(added, str) else added
     assert metric_names(changed) == (*default_metrics("regression"), *added)
-    assert not greater_is_better(objective)
+    assert not greater_is_better(objective, changed)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from include.cli.validate import validate
+from include.cli.validate import errors
 from include.errors import SpecError
 from include.features.build import training_set
 from include.models import artifacts
@@ -38,7 +38,7 @@ QUANTILE = {
 def trained(clinic: Path, registry: Registry, changes: dict[str, str]) -> tuple[Any, Lake, TrainingRecord]:
     """Return a use case, its lake and what a training left."""
     spec = visits.usecase(clinic / "usecases", "regression", **changes)
-    assert validate(spec) == []
+    assert errors(spec) == []
     lake = Lake(spec.name, str(clinic / "lake"))
     run = train(lake, spec, visits.LAST, registry=registry).uri
     return spec, lake, TrainingRecord.from_json(registry.get(run, PATH))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from include.cli.validate import validate
+from include.cli.validate import errors
 from include.errors import SpecError
 from include.spec.stages import Candidate
 from include.train.recipes import build_estimator
@@ -157,7 +157,7 @@ def test_validate_reports_such_an_option(tmp_path: Path) -> None:
     spec = visits.usecase(
         tmp_path, **{"estimator: random_forest,": "estimator: random_forest, monotone: {distance: 1},"}
     )
-    (problem,) = validate(spec)
+    (problem,) = errors(spec)
     assert "training.forest.monotone: required hist_gradient_boosting or xgboost" in problem
 
 

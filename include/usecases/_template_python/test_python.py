@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from include.cli.validate import validate
+from include.cli.validate import errors
 from include.environment import Endpoint
 from include.ingest.connectors import open_source
 from include.ingest.connectors.request import NotAvailableYet, request
@@ -35,7 +35,7 @@ def load(path: str) -> Any:
 
 def test_the_declaration_is_valid() -> None:
     """Its Python can be imported and called."""
-    assert validate(SPEC) == []
+    assert errors(SPEC) == []
 
 
 def test_connector(tmp_path: Path) -> None:
