@@ -163,6 +163,11 @@ def init(  # noqa: PLR0913 - one parameter for each option
         if sample is not None:
             typer.echo(f"Its columns: {', '.join(read_sample(sample).columns)}")
             answers = {option: text or typer.prompt(QUESTIONS[option]) for option, text in answers.items()}
+            if split is None:
+                text = "A folder to write one file for each day to, or empty if there are such files"
+                split = (
+                    Path(answer) if (answer := typer.prompt(text, default="", show_default=False)) else None
+                )
     if sample is None:
         if unused := [f"--{option}" for option, text in {**answers, "split": split}.items() if text]:
             remedy = "give --sample FILE, or leave them out"

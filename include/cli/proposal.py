@@ -82,7 +82,8 @@ class Proposal:
                 "--key",
                 "columns that identify a row within a day",
                 actual,
-                "add a column, as --key store,item",
+                "add a column, such as --key store,item; init proposes partitions of a day or a week, and "
+                "for hours docs/reference/schedules.md says what to change",
             )
 
     def _check_target(self) -> None:

@@ -64,7 +64,7 @@ def try_usecase(
             raise problem.error
         warn(problem.sentence)
     newest = spec.clock.newest(now)
-    end = min(spec.schedule.end or newest, newest)
+    end = min(spec.end or newest, newest)
     partitions = spec.clock.keys(first or spec.schedule.start, until or end)
     refs = _ingest(lake, spec, partitions, now, progress)
     missing = tuple(
@@ -77,7 +77,8 @@ def try_usecase(
             found=f"none of {len(partitions)}; the first: {missing[0] if missing else 'no partition'}",
             where=" to ".join(partitions[:1] + partitions[-1:]),
             remedy="choose --from and --until so that the sources have these partitions, and check the "
-            "connections by `python -m include doctor`",
+            "connections by `python -m include doctor`; `init --sample FILE --split FOLDER` writes a file "
+            "for each day",
         )
     result = replay(lake, spec, (), "", until, progress=progress)
     return Trial(result, publish_page(lake, result), conclusion(result), missing)

@@ -109,8 +109,9 @@ def _path_problems(spec: UseCase) -> Iterator[Problem]:
             fill_path = request(spec, name, partitions[0]).fill_path
             invalid = list(problems_of(spec, "a path", "correct the path", fill_path, path))
             yield from invalid
-            if "{hour}" not in path or invalid:
+            if not spec.clock.frequent or "{" not in path or invalid:
                 continue
+            decides = name in (spec.features.spine, spec.labels.source)
             paths: dict[str, str] = {}
             for key in partitions:
                 other = paths.setdefault(request(spec, name, key).fill_path(path), key)
@@ -120,8 +121,9 @@ def _path_problems(spec: UseCase) -> Iterator[Problem]:
                         f"sources.{name}.path",
                         "a path for each partition",
                         f"the same for {other} and {key}",
-                        "add {minute}, or use {partition}, which is in UTC and doesn't repeat when the "
-                        "clocks go back",
+                        "add {hour} and {minute}, or use {partition}, which is in UTC and doesn't repeat "
+                        "when the clocks go back",
+                        severity="error" if decides else "warning",
                     )
                     break
 

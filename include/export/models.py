@@ -174,6 +174,9 @@ def _forest_tree(tree: Any, number: int, target: int) -> Tree:
 
 def write_transformed(graph: Graph, model: TransformedTargetRegressor, matrix: str) -> str:
     """Return the prediction of a regressor that was fitted on a transformed target, in the target's unit."""
+    if type(model.regressor_) not in MATRIX_MODELS:
+        found = type(model.regressor_).__name__
+        raise ModelError("ONNX", required="a regressor with a converter", found=found)
     value = MATRIX_MODELS[type(model.regressor_)](graph, model.regressor_, matrix)
     for _, step in reversed(model.transformer_.steps):
         if isinstance(step, LogTarget):

@@ -162,7 +162,7 @@ def deserialize(data: bytes, digest: str, spec: UseCase | None = None) -> Pipeli
     except UntrustedTypesFoundException as error:
         types = ", ".join(sorted(set(skops.io.get_untrusted_types(data=data)) - {*TRUSTED, *own}))
         remedy = "if loading it can't run code, add it to FORMATS in include/models/artifacts.py"
-        remedy += "; a class that a use case's estimator contains belongs into the estimator's module"
+        remedy += "; a class that a use case's estimator contains belongs in the estimator's module"
         raise ModelError(subject, required="trusted types", found=types, remedy=remedy) from error
     except SpecError as error:  # the estimator's module, without which scoring must be able to fall back
         where, remedy = error.where, error.remedy

@@ -87,6 +87,11 @@ class Clock:
         """A partition key, for messages."""
         return "2013-03-01T0500Z" if self.frequent else "2013-03-01"
 
+    @property
+    def times_a_day(self) -> int:
+        """How many partitions a day has on which the schedule fires; one if it fires at most once."""
+        return len(_times(self.cron)) if self.frequent else 1
+
     def in_days(self, days: int) -> int:
         """Return how many partitions so many days have.
 

@@ -242,7 +242,7 @@ class BaseSource(Strict):
             if self.timezone_override and column.timezone not in (None, self.timezone_override):
                 raise ValueError(
                     f"columns.{name}.timezone: timezone_override is {self.timezone_override}; remove one of "
-                    f"both, found {column.timezone}"
+                    f"the two, found {column.timezone}"
                 )
         return self
 
@@ -297,6 +297,12 @@ class PythonSource(BaseSource):
     def locate(self, code: Code | None) -> None:
         """Set where the connector is, which the source itself doesn't know."""
         self._code = code
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Leave out what `declared` returned: another process can't import its class by its name alone."""
+        state = super().__getstate__()
+        fields = {name: value for name, value in state["__dict__"].items() if name != "declared"}
+        return {**state, "__dict__": fields}
 
     @property
     def code(self) -> Code:

@@ -36,7 +36,7 @@ from include.train.tuning import CORES
 log = logging.getLogger(__name__)
 TABLE = "fits"
 MARGIN = 60  # partitions before the test partitions whose fits may still be needed: labels that come late
-SHORT_WINDOWS = (90, 30)  # partitions that the variants of a recipe with a short memory are fitted on
+SHORT_WINDOWS = (90, 30)  # days that the variants of a recipe with a short memory are fitted on
 
 
 @dataclass(frozen=True)
@@ -115,10 +115,11 @@ def recipes(spec: UseCase, *, short_memory: bool = False) -> tuple[Candidate, ..
     declared = (*baselines, *training.candidates)
     if not short_memory:
         return declared
-    longest = training.window or max(SHORT_WINDOWS) + 1
+    windows = [spec.clock.in_days(days) for days in SHORT_WINDOWS]  # a partition a day, or more
+    longest = training.window or max(windows) + 1
     variants = [
         recipe.model_copy(update={"name": f"{recipe.name}_{window}", "window": window})
-        for window in SHORT_WINDOWS
+        for window in windows
         if window < longest
         for recipe in declared
         if (recipe.window is None or window < recipe.window) and (recipe.early_stopping or 0) < window
@@ -133,13 +134,11 @@ def recipe_key(spec: UseCase, recipe: Candidate) -> str:
     features, labels = spec.features, spec.labels
     options: list[Any] = [recipe.options] if recipe.options else []  # the keys of recipes without any stay
     options += [spec.training.test] if recipe.search or recipe.calibration else []
-    by_objective = recipe.search or (recipe.estimator == "prior" and spec.gate.quantile is not None)
-    options += [spec.gate.objective] if by_objective else []
     return digest_json([
         recipe.estimator, recipe.params, recipe.window or spec.training.window, spec.training.seed,
         features.columns, features.categorical, spec.sql, labels.sql, labels.source, labels.delay,
         spec.problem.kind, spec.problem.target, spec.problem.classes, *options,
-        # walks are kept by this key, and have the objective's losses
+        spec.gate.objective,  # walks are kept by this key, and have the objective's losses
         *spec.code_digests(
             spec.code("training", "estimators", recipe.estimator), of=("features", "gate.objective")
         ),

@@ -124,7 +124,7 @@ def build_estimator(spec: UseCase, candidate: Candidate, empty: Collection[str] 
             raise SpecError(subject, required=required, found=candidate.estimator)
         if candidate.options:
             listed = ", ".join(candidate.options)
-            code.fail("an estimator with params alone: its class can do what the other options do", listed)
+            code.fail("no options but params, since the class itself can do what they do", listed)
         estimator = python_estimators.build(spec, code, candidate)
         if getattr(code.load(), "takes_raw", False):
             return Pipeline([("model", estimator)])

@@ -205,7 +205,7 @@ def by_day(spec: UseCase, walk: Walks) -> Walks:
 
     One recipe may be better in the morning and another at night, and neither should serve only for that.
     """
-    return walk.pooled(spec.clock.in_days(1))
+    return walk.pooled(spec.clock.times_a_day)
 
 
 def choose_recipe(spec: UseCase, walk: Walks, serving: str) -> Choice:

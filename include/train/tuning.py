@@ -9,6 +9,7 @@ all rounds and no calibration are used.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,11 +25,13 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import ParameterGrid, ParameterSampler
 from sklearn.pipeline import Pipeline
 
+from include.errors import ModelError
 from include.models import artifacts, encoding
 from include.spec import UseCase
 from include.spec.stages import Candidate
 from include.stats.metrics import row_losses
 from include.storage import spill
+from include.train.options import LogTarget
 from include.train.recipes import ESTIMATORS, build_estimator
 from include.train.split import partitions_of
 
@@ -155,8 +158,17 @@ def _search(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array) 
         predictions = artifacts.predict(estimator, held_out, spec)
         return float(row_losses(spec.objective, actual[newest], predictions).mean())
 
-    losses = [loss(point) for point in points]
-    return points[int(np.argmin(losses))]
+    losses: dict[int, float] = {}
+    failure: Exception = ValueError("search: no combination")
+    for place, point in enumerate(points):
+        try:
+            losses[place] = loss(point)
+        except (ValueError, ModelError) as error:  # a fit that diverges is no choice, and no reason to stop
+            log.warning("%s: %s isn't chosen from %s: %s", spec.name, candidate.name, point, error)
+            failure = error
+    if not losses:
+        raise failure
+    return points[min(losses, key=lambda place: (math.isnan(losses[place]), losses[place]))]
 
 
 def _best_rounds(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array) -> dict[str, int]:
@@ -167,7 +179,7 @@ def _best_rounds(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Ar
         return {}
     older = rows.filter(pa.array(~newest))
     plain = candidate.model_copy(update={"target": None})
-    values = np.log1p(actual) if candidate.target else actual
+    values = LogTarget().fit(actual).transform(actual) if candidate.target else actual
     columns, model = (step for _, step in _built(spec, plain, older).steps)
     fitted = columns.fit_transform(artifacts.model_input(older, spec), values[~newest])
     held_out = columns.transform(artifacts.model_input(rows.filter(pa.array(newest)), spec))

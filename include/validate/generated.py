@@ -18,10 +18,12 @@ import numpy as np
 import pyarrow as pa
 
 from include.errors import EvergreenError
+from include.extensions import is_code
 from include.features.build import compute_features, schema
 from include.features.point_in_time_check import violations_of
 from include.ingest.connectors.request import request
 from include.ingest.validation.compiled import UNIQUE
+from include.models import artifacts
 from include.spec import UseCase
 from include.spec.clock import day_of
 from include.spec.source import Column, Expectation
@@ -265,10 +267,10 @@ def label_problems(spec: UseCase, partition: str) -> Iterator[Problem]:
 
 
 def recipe_problems(spec: UseCase) -> Iterator[Problem]:
-    """Yield each recipe that can't be fitted with its parameters."""
+    """Yield each recipe that can't be fitted with its parameters and options, or can't predict then."""
     rows = _feature_rows(spec)
     for candidate in (*spec.training.baselines, *spec.training.candidates):
-        if not candidate.params:
+        if not (candidate.params or candidate.options or is_code(candidate.estimator)):
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # random rows needn't converge
@@ -276,10 +278,8 @@ def recipe_problems(spec: UseCase) -> Iterator[Problem]:
                 spec,
                 "parameters of the types and ranges that the estimator takes",
                 f"correct the params of {candidate.name} in usecase.yaml",
-                fit_recipe,
-                spec,
+                lambda recipe: artifacts.predict(fit_recipe(spec, recipe, rows), rows, spec),
                 candidate,
-                rows,
             )
 
 

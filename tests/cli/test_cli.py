@@ -303,6 +303,10 @@ WRONG_HOURS = {
         "hourly_rides: sources.counts.path: required a path for each partition, found the same for "
         "2024-11-03T0505Z and 2024-11-03T0605Z",
     ),
+    "path: counts/{partition}": (
+        "path: counts/{day}",
+        "hourly_rides: sources.counts.path: required a path for each partition, found the same for ",
+    ),
     'available_at: "-3m"': (
         'available_at: "+10m"',
         "sources.counts.available_at: required the time of '5 * * * *' or earlier, because the partition's "

@@ -162,8 +162,15 @@ def test_flags_without_a_sample_are_refused(tmp_path: Path) -> None:
 def test_on_a_terminal_it_asks_for_what_is_not_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sample, and each option without a flag; an empty answer gives the template."""
     monkeypatch.setattr("include.cli.app.on_terminal", lambda: True)
-    folder = init(tmp_path / "a", COFFEE, "--time", "day", answers=f"{COFFEE}\nregression\nsold\nitem\n")
+    folder = init(
+        tmp_path / "a",
+        COFFEE,
+        "--time",
+        "day",
+        answers=f"{COFFEE}\nregression\nsold\nitem\n{tmp_path}/days\n",
+    )
     assert problems(folder) == []
+    assert len(list((tmp_path / "days").rglob("*.csv"))) == 120
     template = init(tmp_path / "b", COFFEE, answers="\n")
     assert "items" in yaml.safe_load((template / "usecase.yaml").read_text())["sources"]
 

@@ -151,6 +151,14 @@ def test_a_model_of_the_logarithm_predicts_in_the_unit(estimator: str) -> None:
         assert np.isnan(predict_onnx(to_onnx(pipeline, spec), infinite, spec)).all()
 
 
+def test_a_transformed_model_without_a_converter_is_refused() -> None:
+    """The error names it."""
+    spec, rows = declare("regression"), labelled_rows(declare("regression"), 200)
+    candidate = Candidate(name="tried", estimator="xgboost", params={"n_estimators": 2}, target="log1p")
+    with pytest.raises(ModelError, match="required a regressor with a converter, found XGBoostRegressor"):
+        to_onnx(fit_recipe(spec, candidate, rows), spec)
+
+
 def test_every_estimator_is_covered() -> None:
     """Each built-in estimator of scikit-learn has a converter for each of its kinds of problem."""
     names = {"prior", "hist_gradient_boosting", "random_forest"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -147,10 +148,18 @@ def test_a_module_that_is_missing_takes_down_its_own_use_case_only(
 def test_a_spec_can_be_sent_to_another_process(written: Path) -> None:
     """A replay fits in several, each of which imports the code itself."""
     spec = read(written / "usecase.yaml")
-    copy = pickle.loads(pickle.dumps(spec))
-    assert copy == spec
-    assert copy.digest == spec.digest
-    assert copy.sources["items"].path_templates == ("items.zip", "{day}.csv")
+    assert spec.sources["items"].path_templates == ("items.zip", "{day}.csv")  # its class is imported here
+    file = written / "spec.pickle"
+    file.write_bytes(pickle.dumps(spec))
+    code = f"""
+import pickle
+from pathlib import Path
+
+copy = pickle.loads(Path({str(file)!r}).read_bytes())
+print(copy.digest, *copy.sources["items"].path_templates)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [spec.digest, "items.zip", "{day}.csv"]
 
 
 def test_a_module_that_is_nowhere_is_refused_by_reading(declare: Declare, tmp_path: Path) -> None:

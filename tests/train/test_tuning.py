@@ -336,3 +336,12 @@ def test_an_option_changes_the_key_of_a_recipe_and_none_leaves_it(tmp_path: Path
         keys[place] != recipe_key(longer, recipe("xgboost", **options)) for place, options in enumerate(every)
     ]
     assert changed == ["calibration" in options or "search" in options for options in every]
+
+
+def test_a_searched_value_that_cannot_be_fitted_is_not_chosen(clinic: Rows) -> None:
+    """The others decide; if there is no other, the recipe's error says why."""
+    spec, rows = clinic("regression")
+    searched = fit_recipe(spec, recipe("ridge", search={"alpha": [-1.0, 2.0]}), rows)
+    assert tuning.chosen_params(searched) == {"alpha": 2.0}
+    with pytest.raises(SpecError, match="alpha"):
+        fit_recipe(spec, recipe("ridge", search={"alpha": [-1.0, -2.0]}), rows)

@@ -113,7 +113,7 @@ def comparison(lake: Lake, spec: UseCase, first: Version, second: Version) -> di
 
     pair = (first, second)
     fits = {fit.model: fit for fit in read_fits(lake)}
-    walks = _walks(lake, {fit.key for version in pair if (fit := fits.get(version.model))})
+    walks = _walks(lake, spec, {fit.key for version in pair if (fit := fits.get(version.model))})
     switches, objective = ledger.switches(lake), str(spec.gate.objective)
     live = {version.model: _live(lake, version.model) for version in pair}
     sides = [
@@ -188,9 +188,9 @@ def _declared(spec: UseCase, version: Version, fit: Fit | None) -> tuple[str, di
     return ("yes" if recipe_key(spec, recipe) == fit.key else "differently since"), params
 
 
-def _walks(lake: Lake, keys: Iterable[str]) -> dict[str, dict[str, Row]]:
+def _walks(lake: Lake, spec: UseCase, keys: Iterable[str]) -> dict[str, dict[str, Row]]:
     """Return each recipe's walk by partition as known now, the newest partitions, ascending."""
-    from include.train.walks import MEMORY, TABLE
+    from include.train.walks import TABLE, memory
 
     columns = ["partition", "known", "key", "model", "rows", "loss"]
     table = lake.read(TABLE, {"key": sorted(keys)}, columns, order=["partition", "known"])
@@ -198,7 +198,7 @@ def _walks(lake: Lake, keys: Iterable[str]) -> dict[str, dict[str, Row]]:
     for row in [] if table is None else table.to_pylist():
         if row["rows"]:
             walks[row["key"]][row["partition"]] = row  # the newest knowledge comes last
-    return {key: dict(list(walk.items())[-MEMORY:]) for key, walk in walks.items()}
+    return {key: dict(list(walk.items())[-memory(spec) :]) for key, walk in walks.items()}
 
 
 def _mean(losses: Losses) -> Row | None:
