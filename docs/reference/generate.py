@@ -301,8 +301,8 @@ def validate_page() -> str:
         "`python -m include validate NAME` needs no data. `validate --data NAME` also looks at the newest "
         "three stored partitions,\nor at one (`--partition`). A test plants each of these mistakes and "
         "requires its message. With an error, the command exits with 1;\na warning is probably a mistake, "
-        "and a hint is advice. Each message states subject,\nrequirement, what is there instead, where, and a "
-        "remedy; `--json` prints them apart.",
+        "and a hint is advice. Each message states subject,\nrequirement, what is there instead, where, and "
+        "a remedy; `--json` prints them apart.",
     ]
     lines = ["| mistake | file | as planted | found by | message |", "|---|---|---|---|---|"]
     for planted in yaml.safe_load(MISTAKES.read_text()):
