@@ -19,7 +19,9 @@ SCHEMA_LINE = "# yaml-language-server: $schema="  # editors read the schema's pa
 def scaffold(name: str, parent: Path = SHIPPED, *, template: Path = TEMPLATE) -> Path:
     """Copy a template under a new name and return the new folder, see `new_folder`."""
     folder = new_folder(name, parent)
-    for file in sorted(file for file in template.iterdir() if file.is_file()):
+    # a template has the files of the first one that it doesn't have itself
+    files = {file.name: file for parts in (TEMPLATE, template) for file in parts.iterdir() if file.is_file()}
+    for file in files.values():
         if file.suffix == ".yaml":
             text = file.read_text().replace(PLACEHOLDER, name)
             (folder / file.name).write_text(

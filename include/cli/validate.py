@@ -109,7 +109,7 @@ def _path_problems(spec: UseCase) -> Iterator[Problem]:
             fill_path = request(spec, name, partitions[0]).fill_path
             invalid = list(problems_of(spec, "a path", "correct the path", fill_path, path))
             yield from invalid
-            if not spec.clock.frequent or "{" not in path or invalid:
+            if not spec.clock.frequent or "{" not in path or "{partition}" in path or invalid:
                 continue
             decides = name in (spec.features.spine, spec.labels.source)
             paths: dict[str, str] = {}

@@ -368,8 +368,18 @@ def partition_before(lake: Lake, spec: UseCase, partition: str, count: int) -> s
     """
     if not spec.sparse:
         return spec.clock.shift(partition, -count)
-    earlier = [key for key in partitions_with_rows(lake, spec) if key < partition]
-    return earlier[-count:][0] if earlier and count else partition
+    return key_before(partitions_with_rows(lake, spec), partition, count)
+
+
+def key_before(keys: Sequence[str], partition: str, count: int) -> str:
+    """Return the one of ascending keys that is ``count`` before a partition, or the first; or itself."""
+    return ([key for key in keys if key < partition][-count:] or [partition])[0] if count else partition
+
+
+def window_start(lake: Lake, spec: UseCase, partition: str) -> str:
+    """Return the first partition that a training may use, empty if all may be used."""
+    window = spec.training.window
+    return partition_before(lake, spec, partition, window) if window else ""
 
 
 def partitions_with_rows(lake: Lake, spec: UseCase) -> list[str]:
@@ -381,8 +391,7 @@ def partitions_with_rows(lake: Lake, spec: UseCase) -> list[str]:
 
 def training_set(lake: Lake, spec: UseCase, partition: str) -> pa.Table:
     """Return features and target of the rows whose label was known by ``partition``, within the window."""
-    window = spec.training.window
-    first = partition_before(lake, spec, partition, window) if window else ""
+    first = window_start(lake, spec, partition)
     partitions = [key for key in matured(lake, spec, partition) if key >= first]
     return join_labels(lake, spec, features(lake, spec, partitions), partition)
 

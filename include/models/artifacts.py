@@ -145,6 +145,11 @@ def deserialize(data: bytes, digest: str, spec: UseCase | None = None) -> Pipeli
     ModelError
         when the digest differs, the model is too large, a type isn't trusted, or it isn't a pipeline.
     """
+    return _deserialize(data, digest, spec)[0]
+
+
+def _deserialize(data: bytes, digest: str, spec: UseCase | None) -> tuple[Pipeline, set[str]]:
+    """Return the pipeline, and which types of the use case's own estimators it contains."""
     import skops.io  # as above
     from skops.io.exceptions import UntrustedTypesFoundException
 
@@ -152,6 +157,7 @@ def deserialize(data: bytes, digest: str, spec: UseCase | None = None) -> Pipeli
     if (found := digest_bytes(data)) != digest:
         remedy = "the copy is damaged or was replaced: restore it, or roll back to another version"
         raise ModelError(subject, required=f"SHA-256 {digest}", found=found, remedy=remedy)
+    own: set[str] = set()
     try:
         _validate_size(subject, data)
         try:
@@ -178,7 +184,7 @@ def deserialize(data: bytes, digest: str, spec: UseCase | None = None) -> Pipeli
         raise ModelError(subject, required="a skops file", found=found, remedy=remedy) from error
     if not isinstance(estimator, Pipeline):
         raise ModelError(subject, required="a scikit-learn Pipeline", found=type(estimator).__name__)
-    return estimator
+    return estimator, own
 
 
 def _validate_size(subject: str, data: bytes) -> None:
@@ -371,8 +377,8 @@ def load_model(lake: Lake, digest: str, spec: UseCase | None = None) -> Pipeline
         )
     if digest in _recent and digest_bytes(data) == digest:
         return _recent[digest]
-    estimator = deserialize(data, digest, spec)
-    if len(data) <= RECENT_BYTES and not own_types(spec, data):  # whose code may be edited
+    estimator, own = _deserialize(data, digest, spec)
+    if len(data) <= RECENT_BYTES and not own:  # whose code may be edited
         if len(_recent) == RECENT:
             _recent.pop(next(iter(_recent)))
         _recent[digest] = estimator

@@ -60,12 +60,7 @@ logging.getLogger("mlflow").setLevel(logging.ERROR)
 KEY = "evergreen.key"
 SERVING_SINCE = "serving_since"  # tag of the version that serves: the first partition that it may serve
 DIGEST_LENGTH = 32  # characters of a dataset's digest; MLflow takes at most 36
-REQUIREMENTS = (
-    "scikit-learn",
-    "skops",
-    "numpy",
-    "pandas",
-)  # to load a model, besides the model's own library
+REQUIREMENTS = ("scikit-learn", "skops", "numpy", "pandas")  # besides the model's own library
 
 
 class Registry:

@@ -38,8 +38,7 @@ class _Stored(XGBModel):
 
     def fit(self, columns: NDArray[np.float64], actual: Any, **options: Any) -> Any:
         """Fit on columns of which the first ones are categories, shape (n, any)."""
-        count = columns.shape[1]
-        self.feature_types = [*(self.feature_types or []), *["q"] * count][:count]
+        self._complete_types(columns.shape[1])
         return super().fit(columns, actual, verbose=False, **options)
 
     def fit_batches(self, batches: Callable[[], Iterator[Batch]], classes: int = 0) -> Any:
@@ -52,15 +51,13 @@ class _Stored(XGBModel):
         batches : returns the same batches each time: columns, shape (n, any), labels and weights, (n,).
         classes : the number of classes, 0 for a regression.
         """
-        first = next(batches())[0]
-        count = first.shape[1]
-        self.feature_types = [*(self.feature_types or []), *["q"] * count][:count]
+        types = self._complete_types(next(batches())[0].shape[1])
         params = self.get_xgb_params()
         if classes > 2:  # as XGBoost's own classifier does
             self.objective = params["objective"] = "multi:softprob"
             params["num_class"] = classes
         with tempfile.TemporaryDirectory(prefix="evergreen-") as folder:
-            source = _Batches(batches, str(Path(folder, "bins")), self.feature_types)
+            source = _Batches(batches, str(Path(folder, "bins")), types)
             matrix = ExtMemQuantileDMatrix(
                 source, max_bin=self.max_bin or 256, nthread=self.n_jobs, enable_categorical=True
             )
@@ -70,6 +67,12 @@ class _Stored(XGBModel):
         if classes:
             self.n_classes_ = classes
         return self
+
+    def _complete_types(self, count: int) -> list[str]:
+        """Set and return the types of all columns: those after the categories are numbers."""
+        types = [*(self.feature_types or []), *["q"] * count][:count]
+        self.feature_types = types
+        return types
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what is stored: the parameters that are set, and the booster."""
@@ -93,9 +96,9 @@ class _Stored(XGBModel):
 
     def __copy__(self) -> Any:
         """Return a shallow copy; `get_params` makes one, so it can't go through `__getstate__`."""
-        made = type(self).__new__(type(self))
-        made.__dict__.update(self.__dict__)
-        return made
+        copy = type(self).__new__(type(self))
+        copy.__dict__.update(self.__dict__)
+        return copy
 
 
 class _Batches(DataIter):

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from include.features.build import partition_before, partitions_with_rows
+from include.features.build import key_before, partitions_with_rows
 from include.monitor.losses import LOSSES
 from include.promote import ledger
 from include.references import digest_json
@@ -54,8 +54,9 @@ class State:
         first = spec.clock.shift(partition, -max(spec.features.lookback, reach))
         last = spec.clock.shift(partition, reach)
         if spec.sparse:
-            first = min(first, partition_before(lake, spec, partition, reach))
-            later = [key for key in partitions_with_rows(lake, spec) if key > partition]
+            keys = partitions_with_rows(lake, spec)
+            first = min(first, key_before(keys, partition, reach))
+            later = [key for key in keys if key > partition]
             last = spec.clock.shift((later[:reach] or [partition])[-1], reach)
         self.span = spec.clock.keys(first, last)
         self._place = {key: place for place, key in enumerate(self.span)}

@@ -6,12 +6,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from include.features.build import features, matured
+from include.features.build import features, key_before, matured
 from include.features.label_arrival import known_on, labels_known_on
 from include.references import digest_bytes, digest_json
 from include.spec import UseCase
@@ -110,6 +111,13 @@ class PastRows:
         return {key: place for place, key in enumerate(self.calendar)}
 
     @cached_property
+    def counts(self) -> dict[str, int]:
+        """How many partitions come up to each one of the calendar; of a sparse spine, those with rows."""
+        if not self.spec.sparse:
+            return self.positions
+        return dict(zip(self.calendar, accumulate(key in self.places for key in self.calendar), strict=True))
+
+    @cached_property
     def newest(self) -> dict[str, Labels]:
         """Each partition's newest labels, of those with a labelled row that a walk predicts."""
         return {key: parts[-1] for key, parts in self.labels.items() if len(parts[-1].sampled)}
@@ -126,10 +134,10 @@ class PastRows:
     def training_set(self, spec: UseCase, partition: str) -> dict[str, Labels]:
         """Return the labels of the rows that a training on a partition uses, by partition."""
         window = spec.training.window
-        if window and spec.sparse:
-            first = ([key for key in self.places if key < partition][-window:] or [partition])[0]
-        else:
-            first = spec.clock.shift(partition, -window) if window else ""
+        first = ""
+        if window:
+            shifted = spec.clock.shift(partition, -window)
+            first = key_before(list(self.places), partition, window) if spec.sparse else shifted
         return {key: part for key, part in self.labelled(partition).items() if key >= first}
 
     def digest(self, partitions: Sequence[str]) -> str:

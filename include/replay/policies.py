@@ -6,7 +6,7 @@ checks it has those of `GUARDS`, and a person's approval counts as given at once
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -213,23 +213,16 @@ class Policy:
         )
         return distance(np.concatenate(now), np.concatenate(before)) if any(map(len, now)) else None
 
-    def _age(self, partition: str, until: str) -> int:
-        """Return how many partitions come after one up to another; of a sparse spine, those with rows."""
-        if not self.spec.sparse:
-            return self.past.positions[until] - self.past.positions[partition]
-        keys = sorted(self.past.places)
-        return bisect_right(keys, until) - bisect_right(keys, partition)
-
     def walk(self, until: str) -> Walks:
         """Return the recipes' walks as known on a partition, as `include.train.walks.read` does."""
-        objective = self.spec.objective
+        objective, counts, oldest = self.spec.objective, self.past.counts, memory(self.spec)
         accepted = {key: self._accepted(key) for key in self.names}
         accepted = {key: fits for key, fits in accepted.items() if fits}
         starts = {key: [fit.partition for fit in fits] for key, fits in accepted.items()}
         partitions, rows, losses = [], [], []
         for key, part in self.past.labelled(until).items():
             newest = {own: bisect_left(starts[own], key) - 1 for own in accepted}
-            is_old = self._age(key, until) >= memory(self.spec)
+            is_old = counts[until] - counts[key] >= oldest
             if is_old or not len(part.sampled) or max(newest.values(), default=-1) < 0:
                 continue
             partitions.append(key)

@@ -98,7 +98,7 @@ class Clock:
         A schedule that fires at most once a day counts as daily: a week, month or year then stands for 7, 30
         or 365 partitions.
         """
-        return max(round(days * _times_a_day(self.cron)), days)
+        return max(round(days * _average_a_day(self.cron)), days)
 
     def date_of(self, key: str) -> date:
         """Return the local date of a partition."""
@@ -282,7 +282,7 @@ def _fires_on(cron: str, day: date) -> bool:
 
 
 @lru_cache
-def _times_a_day(cron: str) -> float:
+def _average_a_day(cron: str) -> float:
     """Return how often a cron fires on an average day of a year; at most one if it isn't frequent."""
     if not is_frequent(cron):
         return 1.0

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -270,8 +271,7 @@ def find_metric(metric: str, *, multiclass: bool = False) -> Metric:
 
 def is_own_metric(metric: str) -> bool:
     """Return whether a name is one of a use case's own metric, or of a package's."""
-    built_in = {entry.name for entry in METRICS}
-    return is_code(metric) or (metric.partition("@")[0] not in built_in and metric in registered("metrics"))
+    return _is_own(metric, METRICS, "metrics")
 
 
 def greater_is_better(metric: str, spec: UseCase) -> bool:
@@ -295,10 +295,12 @@ def find_objective(objective: str) -> Objective:
 
 def is_own_objective(objective: str) -> bool:
     """Return whether a name is one of a use case's own objective, or of a package's."""
-    built_in = {entry.name for entry in OBJECTIVES}
-    return is_code(objective) or (
-        objective.partition("@")[0] not in built_in and objective in registered("objectives")
-    )
+    return _is_own(objective, OBJECTIVES, "objectives")
+
+
+def _is_own(name: str, built_in: Sequence[Metric | Objective], kind: str) -> bool:
+    names = {entry.name for entry in built_in}
+    return is_code(name) or (name.partition("@")[0] not in names and name in registered(kind))
 
 
 def validate_objective(kind: str, objective: str) -> None:

@@ -23,7 +23,7 @@ from sklearn.pipeline import Pipeline
 
 from include.environment import code_version
 from include.errors import EvergreenError, InsufficientData
-from include.features.build import known_too_late, matured, partition_before, remedy_too_late, training_set
+from include.features.build import known_too_late, matured, remedy_too_late, training_set, window_start
 from include.judge.evidence import Evidence
 from include.models import artifacts, outputs
 from include.models.registry import Registry
@@ -93,8 +93,7 @@ def _require_timely_spine(lake: Lake, spec: UseCase, partition: str, rows: pa.Ta
     """Refuse a training without rows if the spine became known only after the decision."""
     if rows.num_rows:
         return
-    window = spec.training.window
-    first = partition_before(lake, spec, partition, window) if window else ""
+    first = window_start(lake, spec, partition)
     partitions = [key for key in matured(lake, spec, partition) if key >= first]
     late = known_too_late(lake, spec, partitions)
     if not late:

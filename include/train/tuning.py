@@ -159,15 +159,15 @@ def _search(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array) 
         return float(row_losses(spec.objective, actual[newest], predictions).mean())
 
     losses: dict[int, float] = {}
-    failure: Exception = ValueError("search: no combination")
+    errors = []
     for place, point in enumerate(points):
         try:
             losses[place] = loss(point)
         except (ValueError, ModelError) as error:  # a fit that diverges is no choice, and no reason to stop
             log.warning("%s: %s isn't chosen from %s: %s", spec.name, candidate.name, point, error)
-            failure = error
+            errors.append(error)
     if not losses:
-        raise failure
+        raise errors[-1]
     return points[min(losses, key=lambda place: (math.isnan(losses[place]), losses[place]))]
 
 

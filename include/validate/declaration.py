@@ -70,8 +70,8 @@ def _other_days(spec: UseCase, partitions: Sequence[str]) -> Iterator[Problem]:
         if features_day == labels_day:
             continue
         later = partitions[partitions.index(key) :][:MAX_DELAY]
-        wanted = (features_day - timedelta(days=labels.offset)).isoformat()
-        fitting = [place for place, one in enumerate(later) if one == wanted]
+        labels_partition = (features_day - timedelta(days=labels.offset)).isoformat()
+        fitting = [place for place, one in enumerate(later) if one == labels_partition]
         offset = (features_day - day_of(late)).days
         remedy = f"write `offset: {offset}` under sources.{spec.labels.source}"
         if fitting and fitting[0] > 0:
