@@ -23,7 +23,7 @@ from include.models import artifacts
 from include.monitor.checks import concept
 from include.monitor.checks.degradation import YEAR, above_reference, above_walk
 from include.monitor.findings import Finding
-from include.monitor.losses import LossSeries, expected_own_loss
+from include.monitor.losses import LossSeries, self_expected_loss
 from include.spec import UseCase, load
 from include.stats.cusum import PairedSums, ordinary
 from include.stats.metrics import row_losses
@@ -172,7 +172,7 @@ def _series(spec: UseCase, rows: pa.Table, predicted: Array, prior: Array, *, tu
     losses, of_prior = (row_losses(spec.objective, actual, values) for values in (predicted, prior))
     partitions = partitions_of(rows)
     places = [np.flatnonzero(partition == key) for key in partitions]
-    own = np.array([expected_own_loss(spec, predicted[place]) for place in places], dtype=float)
+    own = np.array([self_expected_loss(spec, predicted[place]) for place in places], dtype=float)
     loss, prior_loss, observed, expected = (
         np.array([values[place].sum() for place in places])
         for values in (losses, of_prior, actual, predicted)

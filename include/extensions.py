@@ -38,7 +38,7 @@ _lock = RLock()  # the pages import in several threads
 
 
 @dataclass(frozen=True)
-class Code:
+class CodeReference:
     """One piece of Python that a use case declares.
 
     Parameters
@@ -137,7 +137,7 @@ class Code:
             remedy="correct the code there, or what usecase.yaml declares",
         ) from (None if has_secrets else cause)
 
-    def own_types(self, names: Collection[str]) -> set[str]:
+    def custom_types(self, names: Collection[str]) -> set[str]:
         """Return those of some dotted names that are classes which the module of a declared class defines."""
         is_own = own_file(self.folder, self.module) is not None
         module = f"{PACKAGE}.{self.folder.resolve().name}.{self.module}" if is_own else self.module

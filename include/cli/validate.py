@@ -76,7 +76,7 @@ def _schedule_problems(spec: UseCase) -> Iterator[Problem]:
     for partition in partitions[:1]:
         for name, source in spec.sources.items():
             if spec.clock.local(partition, source.available_at) > spec.clock.moment(partition):
-                earlier = "partition" if spec.clock.frequent else "day"
+                earlier = "partition" if spec.clock.sub_daily else "day"
                 yield problem(
                     spec,
                     f"sources.{name}.available_at",
@@ -109,7 +109,7 @@ def _path_problems(spec: UseCase) -> Iterator[Problem]:
             fill_path = request(spec, name, partitions[0]).fill_path
             invalid = list(problems_of(spec, "a path", "correct the path", fill_path, path))
             yield from invalid
-            if not spec.clock.frequent or "{" not in path or "{partition}" in path or invalid:
+            if not spec.clock.sub_daily or "{" not in path or "{partition}" in path or invalid:
                 continue
             decides = name in (spec.features.spine, spec.labels.source)
             paths: dict[str, str] = {}
@@ -203,7 +203,7 @@ def _python_problems(spec: UseCase) -> Iterator[Problem]:
     """Yield the errors of Python that isn't called for what is checked above, on the least that it takes."""
     import numpy as np
 
-    from include.ingest.validation.own_checks import refusals
+    from include.ingest.validation.custom_checks import refusals
     from include.models.outputs import repeat_constant
     from include.stats.metrics import metric_values, row_losses
     from include.storage.schemas import validated_schema
@@ -216,8 +216,8 @@ def _python_problems(spec: UseCase) -> Iterator[Problem]:
     predicted = repeat_constant(spec.fallback, len(actual))
     if spec.objective.code:
         yield from problems(row_losses, spec.objective, actual, predicted)
-    names = list(spec.own_metrics)
-    yield from problems(metric_values, names, actual, predicted, spec.problem.classes, spec.own_metrics)
+    names = list(spec.custom_metrics)
+    yield from problems(metric_values, names, actual, predicted, spec.problem.classes, spec.custom_metrics)
     for code in (*spec.python_of("gate.checks"), *spec.python_of("alerts")):
         yield from problems(code.load)
     for name, source in spec.sources.items():

@@ -48,7 +48,11 @@ def checks_of(text: str) -> tuple[Check, ...]:
 
 
 def judge(
-    evidence: Evidence, gate: Gate, *, champion: bool, own: Mapping[str, CheckFunction] = MappingProxyType({})
+    evidence: Evidence,
+    gate: Gate,
+    *,
+    champion: bool,
+    custom: Mapping[str, CheckFunction] = MappingProxyType({}),
 ) -> Verdict:
     """Return the verdict on a challenger.
 
@@ -57,9 +61,9 @@ def judge(
     evidence : losses, metrics and facts on rows that neither model was fitted or tuned on.
     gate : the spec's policy.
     champion : whether a champion is live.
-    own : the use case's own checks by name, from `include.judge.own_checks`.
+    custom : the use case's custom checks by name, from `include.judge.custom_checks`.
     """
-    functions = {**checks.CHECKS, **own}
+    functions = {**checks.CHECKS, **custom}
     context = CheckContext(evidence, gate, champion or bool(evidence.champion))
     sufficiency = [
         check for check_function in checks.SUFFICIENCY_CHECKS.values() for check in check_function(context)

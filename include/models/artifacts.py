@@ -123,13 +123,13 @@ def zero_padding(file: bytes) -> bytes:
     return file[: -clean.nbytes] + clean.view(np.uint8).tobytes()
 
 
-def own_types(spec: UseCase | None, data: bytes) -> set[str]:
+def custom_types(spec: UseCase | None, data: bytes) -> set[str]:
     """Return the types in a stored model that the modules of a use case's own estimators define."""
     import skops.io  # as above
 
     codes = spec.python_of("training") if spec else ()
     names = skops.io.get_untrusted_types(data=data) if codes else []
-    return {name for code in codes for name in code.own_types(names)}
+    return {name for code in codes for name in code.custom_types(names)}
 
 
 def deserialize(data: bytes, digest: str, spec: UseCase | None = None) -> Pipeline:
@@ -163,7 +163,7 @@ def _deserialize(data: bytes, digest: str, spec: UseCase | None) -> tuple[Pipeli
         try:
             estimator = skops.io.loads(data, trusted=list(TRUSTED))
         except UntrustedTypesFoundException:
-            own = own_types(spec, data)
+            own = custom_types(spec, data)
             estimator = skops.io.loads(data, trusted=[*TRUSTED, *own])
     except UntrustedTypesFoundException as error:
         types = ", ".join(sorted(set(skops.io.get_untrusted_types(data=data)) - {*TRUSTED, *own}))

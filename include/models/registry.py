@@ -197,13 +197,13 @@ class Registry:
         estimator: Pipeline,
         example: pd.DataFrame,
         tags: Mapping[str, str],
-        own_types: Collection[str] = (),
+        custom_types: Collection[str] = (),
     ) -> str:
         """Make a run's pipeline a version of the registered model ``name``, in the skops format.
 
         Parameters
         ----------
-        own_types : what it contains of the use case's own estimators, from `artifacts.own_types`.
+        custom_types : what it contains of the use case's own estimators, from `artifacts.custom_types`.
         example : rows as the pipeline takes them, of which it shows the form.
         tags : of the version.
         """
@@ -214,7 +214,7 @@ class Registry:
                 f"{folder}/model",
                 mlflow_model=Model(run_id=run_id, model_id=logged.model_id, model_uuid=logged.model_id),
                 serialization_format="skops",
-                skops_trusted_types=[*TRUSTED, *own_types],
+                skops_trusted_types=[*TRUSTED, *custom_types],
                 signature=_signature(estimator, example),
                 input_example=example,
                 # listed, because MLflow would otherwise start a process that infers them

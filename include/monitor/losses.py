@@ -158,14 +158,14 @@ def losses_of_partition(
             "baseline": float(row_losses(spec.objective, actual, other).sum()),
             "prior": float(row_losses(spec.objective, actual, constant).sum()),
             "against": against,
-            "expected": expected_own_loss(spec, predicted),
+            "expected": self_expected_loss(spec, predicted),
             "observed": None if spec.problem.classes else float(actual.sum()),
             "predicted": None if spec.problem.classes else float(predicted.sum()),
         })  # fmt: skip
     return pa.Table.from_pylist(rows, schema=schemas.LOSSES)
 
 
-def expected_own_loss(spec: UseCase, predicted: Array) -> float | None:
+def self_expected_loss(spec: UseCase, predicted: Array) -> float | None:
     """Return the sum of the losses that probabilities imply, None for a regression.
 
     A row that is 1 with probability p is expected to lose p L(1, p) + (1 - p) L(0, p): its entropy for the

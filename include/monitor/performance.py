@@ -254,7 +254,7 @@ def performance_by(
         required = "a first partition that isn't after the last"
         raise EvergreenError(f"{spec.name}: performance", required=required, found=f"{first} to {last}")
     partitions = _scored(lake, spec, first, last)
-    if by == "day" and not spec.clock.frequent:
+    if by == "day" and not spec.clock.sub_daily:
         return _by_day(lake, partitions, known)
     known_labels = labels(lake, spec, partitions, known=known)
     if not known_labels.num_rows:

@@ -129,7 +129,7 @@ def decide(history: Sequence[PartitionState], spec: UseCase) -> Decision:
 def policy_window(spec: UseCase) -> int:
     """Return how many partitions before one its decision depends on."""
     rules, quiet = spec.retraining, max(check.quiet(spec) for check in CHECKS)
-    return max(quiet, spec.clock.in_days(MONTH) + rules.cooldown, rules.consecutive - 1)
+    return max(quiet, spec.clock.partitions_in(MONTH) + rules.cooldown, rules.consecutive - 1)
 
 
 def _alerts(
@@ -214,7 +214,7 @@ def _request(history: Sequence[PartitionState], spec: UseCase, kind: str, why: s
     the same name.
     """
     partition, last = history[-1], len(history) - 1
-    rules, month = spec.retraining, spec.clock.in_days(MONTH)
+    rules, month = spec.retraining, spec.clock.partitions_in(MONTH)
     first: dict[str, int] = {}
     for place in range(max(last - month - rules.cooldown, 0), last):
         decision = history[place].decision

@@ -237,7 +237,7 @@ def _time(spec: UseCase, partition: str | None) -> float | None:
 def _until(spec: UseCase, partition: str) -> list[str]:
     """Return the keys up to a partition among which its product's newest published one is searched first."""
     day = spec.clock.date_of(partition)
-    if spec.clock.frequent:
+    if spec.clock.sub_daily:
         return [*spec.clock.keys((day - timedelta(days=1)).isoformat(), partition), partition]
     # all dates: an old partition may not be on the schedule as it is declared now
     return [(day - timedelta(days=ago)).isoformat() for ago in range(BACK)]

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from include.errors import EvergreenError, ModelError, NotPublished, StaleDecision
 from include.judge.checks import LEAKAGE_CHECKS
+from include.judge.custom_checks import custom_checks
 from include.judge.evidence import Evidence
 from include.judge.judge import FORCED, NOT_ENOUGH, Verdict, checks_of, judge
-from include.judge.own_checks import own_checks
 from include.models import artifacts
 from include.promote import approval, ledger
 from include.promote.approval import require_person_and_reason
@@ -59,7 +59,7 @@ def judge_and_record(lake: Lake, spec: UseCase, evaluation_key: str) -> Verdict:
                 remedy="the use case has changed since: train again",
             )
         champion = ledger.champion_to_beat(lake, evidence.partition, evidence.key) is not None
-        return judge(evidence, spec.gate, champion=champion, own=own_checks(spec))
+        return judge(evidence, spec.gate, champion=champion, custom=custom_checks(spec))
 
     row = ledger.record_attempt(lake, evidence, verdict)
     return Verdict(row["verdict"], row["sentence"], checks_of(row["checks"]))

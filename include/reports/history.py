@@ -352,7 +352,7 @@ def draw_panels(history: History) -> str:
 
 
 def _pooled(history: History) -> str:
-    return "day" if history.spec.clock.frequent else "week"
+    return "day" if history.spec.clock.sub_daily else "week"
 
 
 def _panel_losses(axes: Axes, history: History) -> None:

@@ -78,21 +78,21 @@ class Clock:
         return ZoneInfo(self.timezone)
 
     @property
-    def frequent(self) -> bool:
+    def sub_daily(self) -> bool:
         """Whether the schedule can fire more than once a day, so that keys are UTC minutes."""
         return is_frequent(self.cron)
 
     @property
     def example(self) -> str:
         """A partition key, for messages."""
-        return "2013-03-01T0500Z" if self.frequent else "2013-03-01"
+        return "2013-03-01T0500Z" if self.sub_daily else "2013-03-01"
 
     @property
     def times_a_day(self) -> int:
         """How many partitions a day has on which the schedule fires; one if it fires at most once."""
-        return len(_times(self.cron)) if self.frequent else 1
+        return len(_times(self.cron)) if self.sub_daily else 1
 
-    def in_days(self, days: int) -> int:
+    def partitions_in(self, days: int) -> int:
         """Return how many partitions so many days have.
 
         A schedule that fires at most once a day counts as daily: a week, month or year then stands for 7, 30
@@ -102,7 +102,7 @@ class Clock:
 
     def date_of(self, key: str) -> date:
         """Return the local date of a partition."""
-        return self.local_time(key).date() if self.frequent else day_of(key)
+        return self.local_time(key).date() if self.sub_daily else day_of(key)
 
     def start_of(self, bound: str) -> str:
         """Return the earliest text that a key from a day, or from a partition, on can have."""
@@ -120,20 +120,20 @@ class Clock:
         ``at`` can also be minutes from the partition's decision time, such as ``+20m`` or ``-5m``.
         """
         if re.fullmatch(OFFSET_PATTERN, at):
-            decision = self._utc(key) if self.frequent else self.local(key, _time_of_day(self.cron), days)
+            decision = self._utc(key) if self.sub_daily else self.local(key, _time_of_day(self.cron), days)
             return decision + timedelta(minutes=int(at[:-1]))
         moment = datetime.combine(self.date_of(key) + timedelta(days=days), time.fromisoformat(at), self.zone)
         return moment.astimezone(UTC)
 
     def local_time(self, key: str) -> datetime:
         """Return the partition's local date and time, naive."""
-        if self.frequent:
+        if self.sub_daily:
             return self._utc(key).astimezone(self.zone).replace(tzinfo=None)
         return datetime.combine(day_of(key), time.fromisoformat(_time_of_day(self.cron)))
 
     def moment(self, key: str) -> datetime:
         """Return the partition's decision time (UTC)."""
-        if self.frequent:
+        if self.sub_daily:
             self._place(key)
             return self._utc(key)
         return self._tick(key).replace(tzinfo=self.zone).astimezone(UTC)
@@ -148,7 +148,7 @@ class Clock:
 
     def after(self, key: str) -> str:
         """Return the first partition after a key, which may be off the schedule."""
-        if self.frequent:
+        if self.sub_daily:
             return self._first(_key(self._utc(key) + timedelta(minutes=1)))
         return self.around((day_of(key) + timedelta(days=1)).isoformat())[1]
 
@@ -157,7 +157,7 @@ class Clock:
 
         If the schedule fires more than once a day, also up to and from a point in time on.
         """
-        if self.frequent:
+        if self.sub_daily:
             return self._last(self.end_of(key)), self._first(self.start_of(key))
         midnight = datetime.combine(day_of(key), time())
         before = croniter(self.cron, midnight + timedelta(days=1)).get_prev(datetime)
@@ -166,7 +166,7 @@ class Clock:
 
     def newest(self, now: datetime) -> str:
         """Return the last partition whose decision time isn't after ``now``."""
-        if self.frequent:
+        if self.sub_daily:
             return self._last(_key(now.astimezone(UTC)))
         partition = self.around(now.astimezone(self.zone).date().isoformat())[0]
         return partition if self.moment(partition) <= now else self.shift(partition, -1)
@@ -196,7 +196,7 @@ class Clock:
     # a schedule that fires more often
 
     def _is_day(self, bound: str) -> bool:
-        return self.frequent and not MINUTE_KEY.fullmatch(bound)
+        return self.sub_daily and not MINUTE_KEY.fullmatch(bound)
 
     def _checked(self, key: str) -> str:
         """Return a partition key; raise a PartitionError if it can't be one."""
@@ -314,7 +314,7 @@ def _keys_of_day(clock: Clock, day: date) -> tuple[str, ...]:
 
 @lru_cache(maxsize=1024)
 def _shifted(clock: Clock, key: str, partitions: int) -> str:
-    if clock.frequent:
+    if clock.sub_daily:
         day, place = clock._place(key)
         keys, place = _keys_of_day(clock, day), place + partitions
         while place < 0:
@@ -336,7 +336,7 @@ def _shifted(clock: Clock, key: str, partitions: int) -> str:
 
 @lru_cache(maxsize=64)
 def _keys(clock: Clock, first: str, last: str) -> tuple[str, ...]:
-    if not clock.frequent:
+    if not clock.sub_daily:
         return tuple(clock._ticks(day_of(first), day_of(last)))
     first, last = clock.start_of(first), clock.end_of(last)
     day, until = clock.date_of(first), clock.date_of(last)

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from include.extensions import Code, is_code, registered
+from include.extensions import CodeReference, is_code, registered
 
 if TYPE_CHECKING:
     from include.spec.usecase import UseCase
@@ -95,7 +95,7 @@ class Objective:
     path: str
     unit: str = ""
     parameter: str = ""
-    code: Code | None = None
+    code: CodeReference | None = None
 
 
 @dataclass(frozen=True)
@@ -262,14 +262,14 @@ def find_metric(metric: str, *, multiclass: bool = False) -> Metric:
     """
     name = metric.partition("@")[0]
     entries = [entry for entry in METRICS if entry.name == name]
-    if not entries and is_own_metric(metric):
+    if not entries and is_custom_metric(metric):
         return Metric(metric, ALL, greater_is_better=True, can_be_estimated=False, highest=math.inf)
     if not entries:
         raise KeyError(metric)
     return next((entry for entry in entries if ("multiclass" in entry.kinds) == multiclass), entries[0])
 
 
-def is_own_metric(metric: str) -> bool:
+def is_custom_metric(metric: str) -> bool:
     """Return whether a name is one of a use case's own metric, or of a package's."""
     return _is_own(metric, METRICS, "metrics")
 
@@ -283,7 +283,7 @@ def greater_is_better(metric: str, spec: UseCase) -> bool:
     if metric == spec.gate.objective or metric.partition("@")[0] in names:
         return False
     rules = (*spec.gate.requirements, *spec.monitoring.requirements)
-    bounds = [rule for rule in rules if rule.metric == metric] if is_own_metric(metric) else []
+    bounds = [rule for rule in rules if rule.metric == metric] if is_custom_metric(metric) else []
     return bounds[0].at_least is not None if bounds else find_metric(metric).greater_is_better
 
 
@@ -293,7 +293,7 @@ def find_objective(objective: str) -> Objective:
     return replace(entry, name=objective)
 
 
-def is_own_objective(objective: str) -> bool:
+def is_custom_objective(objective: str) -> bool:
     """Return whether a name is one of a use case's own objective, or of a package's."""
     return _is_own(objective, OBJECTIVES, "objectives")
 

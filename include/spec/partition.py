@@ -41,7 +41,7 @@ def check_partition(spec: UseCase, key: str, now: datetime) -> None:
     elif spec.end is not None and key > spec.end:
         problem = "one after schedule.end"
     elif before != key:
-        problem = "a time at which it has none" if clock.frequent else "a day on which it has none"
+        problem = "a time at which it has none" if clock.sub_daily else "a day on which it has none"
     elif key > newest:
         problem = f"one still to come, whose decision is at {clock.moment(key):%Y-%m-%d %H:%M} UTC"
     else:

@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from include.extensions import CODE, Code, is_code, registered
+from include.extensions import CODE, CodeReference, is_code, registered
 from include.spec.clock import OFFSET_PATTERN
 
 if TYPE_CHECKING:
@@ -292,9 +292,9 @@ class PythonSource(BaseSource):
         description="the connector's class; its own keys are added to these"
     )
     model_config = ConfigDict(frozen=True, extra="allow")
-    _code: Code | None = PrivateAttr(None)
+    _code: CodeReference | None = PrivateAttr(None)
 
-    def locate(self, code: Code | None) -> None:
+    def locate(self, code: CodeReference | None) -> None:
         """Set where the connector is, which the source itself doesn't know."""
         self._code = code
 
@@ -305,7 +305,7 @@ class PythonSource(BaseSource):
         return {**state, "__dict__": fields}
 
     @property
-    def code(self) -> Code:
+    def code(self) -> CodeReference:
         """The connector's class."""
         assert self._code is not None  # a use case locates each of its sources
         return self._code

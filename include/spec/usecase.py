@@ -10,15 +10,15 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from include.extensions import Code, is_code, registered
+from include.extensions import CodeReference, is_code, registered
 from include.references import digest_json
 from include.spec.clock import Clock, is_frequent
 from include.spec.gate import Gate, MetricBound
 from include.spec.metrics import (
     Objective,
     find_objective,
-    is_own_metric,
-    is_own_objective,
+    is_custom_metric,
+    is_custom_objective,
     validate_metric,
     validate_objective,
 )
@@ -109,13 +109,13 @@ class UseCase(Strict):
         return (code.file if code else None) or self.folder / self.features.sql
 
     @property
-    def python(self) -> tuple[Code, ...]:
+    def python(self) -> tuple[CodeReference, ...]:
         """All Python that the declaration names."""
         return tuple(
             code for path, kind, name in self._names() if (code := self.code(path, kind, name)) is not None
         )
 
-    def code(self, path: str, kind: str, name: str) -> Code | None:
+    def code(self, path: str, kind: str, name: str) -> CodeReference | None:
         """Return the Python that a name stands for; None for a name that isn't one of code.
 
         Parameters
@@ -124,7 +124,7 @@ class UseCase(Strict):
         kind : of `include.extensions.KINDS`.
         """
         name = name if is_code(name) else registered(kind).get(name, "")
-        return Code(self.folder, path, name) if name else None
+        return CodeReference(self.folder, path, name) if name else None
 
     def _names(self) -> Iterator[tuple[str, str, str]]:
         """Yield the path, the kind and the name of whatever may be Python."""
@@ -139,16 +139,16 @@ class UseCase(Strict):
                 yield f"sources.{name}.contract.row_checks", "row_checks", check
         for check in self.gate.checks:
             yield "gate.checks", "gate_checks", check
-        if is_own_objective(self.gate.objective):
+        if is_custom_objective(self.gate.objective):
             yield "gate.objective", "objectives", self.gate.objective
         for path, rules in self._requirements():
             for rule in rules:
-                if is_own_metric(rule.metric):
+                if is_custom_metric(rule.metric):
                     yield f"{path}.requirements", "metrics", rule.metric
         for name, channel in self.alerts.channels.items():
             yield f"alerts.channels.{name}", "alert_channels", channel
 
-    def python_of(self, path: str) -> tuple[Code, ...]:
+    def python_of(self, path: str) -> tuple[CodeReference, ...]:
         """Return the Python that the declaration names at a path or below it."""
         return tuple(code for code in self.python if f"{code.path}.".startswith(f"{path}."))
 
@@ -162,17 +162,17 @@ class UseCase(Strict):
         )
 
     @property
-    def own_metrics(self) -> dict[str, Code]:
+    def custom_metrics(self) -> dict[str, CodeReference]:
         """The use case's own metrics by their names in the declaration."""
         names = [(path, rule.metric) for path, rules in self._requirements() for rule in rules]
         codes = {
             name: self.code(f"{path}.requirements", "metrics", name)
             for path, name in names
-            if is_own_metric(name)
+            if is_custom_metric(name)
         }
         return {name: code for name, code in codes.items() if code}
 
-    def channel(self, connection: str, kind: str) -> Code | None:
+    def channel(self, connection: str, kind: str) -> CodeReference | None:
         """Return the Python that sends alerts to a connection; None if Evergreen's own channels do.
 
         Parameters
@@ -191,7 +191,7 @@ class UseCase(Strict):
         """The digests of Python by name that were computed so far: they stay the same within a task."""
         return {}
 
-    def code_digests(self, *codes: Code | None, of: tuple[str, ...] = ()) -> list[Any]:
+    def code_digests(self, *codes: CodeReference | None, of: tuple[str, ...] = ()) -> list[Any]:
         """Return the digests of Python, for the digest of what depends on it.
 
         Parameters
@@ -263,7 +263,7 @@ class UseCase(Strict):
         """Return the partitions from ``first`` to ``last`` that have a scheduled training."""
         clock = self.clock
         calendar = Clock(self.schedule.training, self.schedule.timezone)
-        if not clock.frequent:
+        if not clock.sub_daily:
             return calendar.keys(first, last)
         first, last = clock.start_of(first), clock.end_of(last)
         days = (clock.date_of(first).isoformat(), (clock.date_of(last) + timedelta(days=1)).isoformat())
@@ -312,14 +312,14 @@ class UseCase(Strict):
 
     def _metrics_fit(self) -> None:
         """Refuse an objective or a metric of another kind of problem; the use case's own fit any."""
-        if not is_own_objective(self.gate.objective):
+        if not is_custom_objective(self.gate.objective):
             try:
                 validate_objective(self.problem.kind, self.gate.objective)
             except ValueError as error:
                 raise ValueError(f"gate.objective: {error}") from None
         for path, rules in self._requirements():
             for rule in rules:
-                if is_own_metric(rule.metric):
+                if is_custom_metric(rule.metric):
                     continue
                 try:
                     validate_metric(self.problem.kind, rule.metric, self.problem.classes)
@@ -330,7 +330,7 @@ class UseCase(Strict):
         """Refuse a time of day in a schedule of several partitions a day, and a deadline before the start."""
         times = [("scoring.deadline", self.scoring.deadline)]
         times += [(f"sources.{name}.available_at", one.available_at) for name, one in self.sources.items()]
-        if self.clock.frequent:
+        if self.clock.sub_daily:
             for path, at in times:
                 if ":" in at:
                     raise ValueError(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sklearn import metrics as sk
 
 from include.errors import MissingMetric
-from include.extensions import Code
+from include.extensions import CodeReference
 from include.spec import UseCase
 from include.spec.metrics import CLASS, Metric, Objective, find_metric, find_objective, metric_names
 
@@ -31,7 +31,7 @@ def metric_value(
     actual: Array,
     predicted: Array,
     classes: Sequence[str] = (),
-    own: Mapping[str, Code] = MappingProxyType({}),
+    custom: Mapping[str, CodeReference] = MappingProxyType({}),
 ) -> float:
     """Return the value of one metric, a finite number.
 
@@ -40,7 +40,7 @@ def metric_value(
     metric : a name from `include.spec.metrics`, with its parameter if it takes one.
     actual, predicted : labels and predictions, as in `row_losses`.
     classes : the class names of a multiclass problem, in the order of their codes.
-    own : the functions of a use case's own metrics, by name.
+    custom : the functions of a use case's custom metrics, by name.
 
     Raises
     ------
@@ -53,7 +53,9 @@ def metric_value(
     entry = find_metric(metric, multiclass=bool(classes))
     value = math.nan
     if len(np.unique(actual)) >= (2 if entry.compares_labels else 1):
-        function: Callable[..., float] = _load(entry.path) if metric not in own else _own_metric(own[metric])
+        function: Callable[..., float] = (
+            _load(entry.path) if metric not in custom else _custom_metric(custom[metric])
+        )
         parameter = metric.partition("@")[2]
         if entry.parameter == CLASS:
             value = function(actual, predicted, classes.index(parameter))
@@ -71,13 +73,13 @@ def metric_values(
     actual: Array,
     predicted: Array,
     classes: Sequence[str] = (),
-    own: Mapping[str, Code] = MappingProxyType({}),
+    custom: Mapping[str, CodeReference] = MappingProxyType({}),
 ) -> dict[str, float]:
     """Return those of the named metrics that the rows can give, see `metric_value`."""
     values: dict[str, float] = {}
     for name in names:
         try:
-            values[name] = metric_value(name, actual, predicted, classes, own)
+            values[name] = metric_value(name, actual, predicted, classes, custom)
         except MissingMetric:
             continue
     return values
@@ -85,7 +87,7 @@ def metric_values(
 
 def all_metric_values(spec: UseCase, actual: Array, predicted: Array) -> dict[str, float]:
     """Return those of the metrics of a use case that the rows can give."""
-    return metric_values(metric_names(spec), actual, predicted, spec.problem.classes, spec.own_metrics)
+    return metric_values(metric_names(spec), actual, predicted, spec.problem.classes, spec.custom_metrics)
 
 
 def row_losses(objective: str | Objective, actual: Array, predicted: Array) -> Array:
@@ -104,14 +106,14 @@ def row_losses(objective: str | Objective, actual: Array, predicted: Array) -> A
     """
     objective = find_objective(objective) if isinstance(objective, str) else objective
     if objective.code:
-        return _own_losses(objective.code, actual, predicted)
+        return _custom_losses(objective.code, actual, predicted)
     parameter = objective.name.partition("@")[2]
     function = _load(objective.path)
     losses: Array = function(actual, predicted, *([float(parameter)] if parameter else []))
     return losses
 
 
-def _own_losses(code: Code, actual: Array, predicted: Array) -> Array:
+def _custom_losses(code: CodeReference, actual: Array, predicted: Array) -> Array:
     """Return what a use case's own objective loses on each row."""
     function, required = code.load(), "a function that returns each row's loss, finite and from 0 on"
     losses = code.call(required, lambda: np.asarray(function(actual, predicted), dtype=np.float64))
@@ -122,7 +124,7 @@ def _own_losses(code: Code, actual: Array, predicted: Array) -> Array:
     return cast("Array", losses)
 
 
-def _own_metric(code: Code) -> Callable[[Array, Array], float]:
+def _custom_metric(code: CodeReference) -> Callable[[Array, Array], float]:
     """Return a use case's own metric as a function whose errors name the code."""
     function, required = code.load(), "a function that returns a number"
     return lambda actual, predicted: code.call(required, lambda: float(function(actual, predicted)))

@@ -115,7 +115,7 @@ def recipes(spec: UseCase, *, short_memory: bool = False) -> tuple[Candidate, ..
     declared = (*baselines, *training.candidates)
     if not short_memory:
         return declared
-    windows = [spec.clock.in_days(days) for days in SHORT_WINDOWS]  # a partition a day, or more
+    windows = [spec.clock.partitions_in(days) for days in SHORT_WINDOWS]  # a partition a day, or more
     longest = training.window or max(windows) + 1
     variants = [
         recipe.model_copy(update={"name": f"{recipe.name}_{window}", "window": window})

@@ -104,7 +104,7 @@ def publish_alarm_limits(
     }
     counts = {name: count_by_partition(columns, name, cut, partitions) for name, cut in binnings.items()}
     rules = spec.monitoring.sudden_changes
-    limits = alarm_limits(counts, rules, spec.training.seed, week=spec.clock.in_days(7))
+    limits = alarm_limits(counts, rules, spec.training.seed, week=spec.clock.partitions_in(7))
     newest = slice(max(len(partitions) - rules.past - rules.of, 0), None)
     limit_rows = [
         {

@@ -76,7 +76,7 @@ def monotone_columns(
     return (*[0] * len(categorical), *(candidate.monotone.get(column, 0) for column in numeric))
 
 
-def refuse_meaningless(spec: UseCase, candidate: Candidate, entry: Estimator, valid: Collection[str]) -> None:
+def validate_options(spec: UseCase, candidate: Candidate, entry: Estimator, valid: Collection[str]) -> None:
     """Refuse options that make no sense for the problem, the estimator or beside each other.
 
     Parameters

@@ -186,7 +186,7 @@ class TrainingAttempt:
             estimator,
             artifacts.typical_row(artifacts.model_input(test, spec)),
             {"recipe": challenger.recipe, "fitted_until": challenger.last_fitted},
-            artifacts.own_types(spec, lake.get(artifacts.model_key(model.digest)) or b""),
+            artifacts.custom_types(spec, lake.get(artifacts.model_key(model.digest)) or b""),
         )
         record = TrainingRecord(
             usecase=spec.name,

@@ -15,17 +15,17 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
-from include.extensions import Code
+from include.extensions import CodeReference
 from include.spec import UseCase
 from include.spec.stages import Candidate
 
 
-def estimator_code(spec: UseCase, candidate: Candidate) -> Code | None:
+def estimator_code(spec: UseCase, candidate: Candidate) -> CodeReference | None:
     """Return the Python that a recipe names as its estimator; None for a name that isn't one of code."""
     return spec.code(f"training.{candidate.name}", "estimators", candidate.estimator)
 
 
-def load_class(spec: UseCase, code: Code) -> type[Any]:
+def load_class(spec: UseCase, code: CodeReference) -> type[Any]:
     """Return the class of an estimator.
 
     Raises
@@ -43,7 +43,7 @@ def load_class(spec: UseCase, code: Code) -> type[Any]:
     return value
 
 
-def build(spec: UseCase, code: Code, candidate: Candidate) -> BaseEstimator:
+def build(spec: UseCase, code: CodeReference, candidate: Candidate) -> BaseEstimator:
     """Return an estimator, unfitted, with the declared params and the spec's seed as its ``random_state``.
 
     Raises

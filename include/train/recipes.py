@@ -139,7 +139,7 @@ def build_estimator(spec: UseCase, candidate: Candidate, empty: Collection[str] 
         raise SpecError(
             subject, required=required, found=", ".join(unknown), remedy="correct it in usecase.yaml"
         )
-    options.refuse_meaningless(spec, candidate, entry, valid)
+    options.validate_options(spec, candidate, entry, valid)
     estimator.set_params(**candidate.params)
     filled, categorical = [column for column in numeric if column not in empty], spec.features.categorical
     if candidate.monotone:

@@ -38,7 +38,7 @@ BLOCK = 60  # partitions whose rows are held at once
 
 def memory(spec: UseCase) -> int:
     """Return how many of the newest partitions of the walks a decision looks at."""
-    return max(MEMORY, spec.clock.in_days(MEMORY_DAYS), spec.training.test + spec.labels.delay)
+    return max(MEMORY, spec.clock.partitions_in(MEMORY_DAYS), spec.training.test + spec.labels.delay)
 
 
 def extend(lake: Lake, spec: UseCase, until: str) -> None:

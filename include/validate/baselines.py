@@ -15,7 +15,7 @@ def baseline_hints(spec: UseCase) -> Iterator[Problem]:
     """Yield a hint if a regression lacks the last known value, or that of a season before, as a baseline."""
     if spec.problem.kind != "regression" or any(one.estimator == "rule" for one in spec.training.baselines):
         return
-    target, hour_or_day = spec.problem.target, "hour" if spec.clock.frequent else "day"
+    target, hour_or_day = spec.problem.target, "hour" if spec.clock.sub_daily else "day"
     values = {"last": (0, "the last known value")}
     for name, days, before in (("day_ago", 1, "a day"), ("week_ago", 7, "a week")):
         if (ago := _age_of_season(spec, days)) is not None:

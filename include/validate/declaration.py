@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from include.spec import UseCase
 from include.spec.clock import day_of
-from include.spec.metrics import find_metric, is_own_metric
+from include.spec.metrics import find_metric, is_custom_metric
 from include.validate.problems import Problem, problem
 
 PARTITIONS = 60  # on which the days of features and labels are compared
@@ -61,7 +61,7 @@ def _early_labels(spec: UseCase) -> Iterator[Problem]:
 def _other_days(spec: UseCase, partitions: Sequence[str]) -> Iterator[Problem]:
     """Yield a warning if the labels are about another day than the features, by the days of both sources."""
     spine, labels = spec.sources[spec.features.spine], spec.sources[spec.labels.source]
-    if spec.clock.frequent or spec.features.spine == spec.labels.source or not (spine.day and labels.day):
+    if spec.clock.sub_daily or spec.features.spine == spec.labels.source or not (spine.day and labels.day):
         return
     delay = spec.labels.delay
     for key, late in list(zip(partitions, partitions[delay:], strict=False))[:PARTITIONS]:
@@ -93,7 +93,7 @@ def _unreachable_bounds(spec: UseCase) -> Iterator[Problem]:
     """Yield bounds beyond what any model can have."""
     for path, rules in (("gate", spec.gate.requirements), ("monitoring", spec.monitoring.requirements)):
         for rule in rules:
-            if is_own_metric(rule.metric):
+            if is_custom_metric(rule.metric):
                 continue
             metric = find_metric(rule.metric, multiclass=spec.problem.kind == "multiclass")
             subject = f"{path}.requirements: {rule.metric}"

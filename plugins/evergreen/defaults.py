@@ -63,7 +63,7 @@ def scheduled(spec: UseCase, cron: str) -> dict[str, Any]:
 
 def partition_field(spec: UseCase, **more: Any) -> dict[str, Any]:
     """Return the form's fields of a DAG with partitions: the partition, and more."""
-    date: dict[str, Any] = {} if spec.clock.frequent else {"format": "date"}
+    date: dict[str, Any] = {} if spec.clock.sub_daily else {"format": "date"}
     partition = Param(
         None,
         type=["null", "string"],

@@ -53,18 +53,18 @@ class UseCaseTimetable(CronPartitionTimetable):
         return cls(data["cron"], timezone=data["timezone"], usecase=data["usecase"], batch=batch)
 
     def _get_next(self, current: DateTime) -> DateTime:
-        if not self.runs.frequent:
+        if not self.runs.sub_daily:
             return super()._get_next(current)
         return instance(self.runs.moment(self.runs.after(self.runs.newest(current))))
 
     def _get_prev(self, current: DateTime) -> DateTime:
-        if not self.runs.frequent:
+        if not self.runs.sub_daily:
             return super()._get_prev(current)
         return instance(self.runs.moment(self.runs.newest(current - timedelta(microseconds=1))))
 
     def _format_key(self, partition_date: DateTime) -> str:
         """Return the partition of a run: the newest one, if there are several a day."""
-        if not self.partitions.frequent:
+        if not self.partitions.sub_daily:
             return super()._format_key(partition_date)
         return self.partitions.newest(partition_date)
 
@@ -89,7 +89,7 @@ class UseCaseTimetable(CronPartitionTimetable):
             check_partition(load(self.usecase), partition_key, datetime.now(UTC))
         except EvergreenError as error:
             raise InvalidPartitionKeyError(str(error)) from None
-        if self.partitions.frequent:
+        if self.partitions.sub_daily:
             earliest = instance(self.partitions.moment(partition_key))
         else:
             earliest = self.localize_partition_datetime(datetime.combine(day_of(partition_key), time()))

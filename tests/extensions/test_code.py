@@ -13,7 +13,7 @@ import pytest
 from include import extensions
 from include.cli.validate import errors
 from include.errors import SpecError
-from include.extensions import Code
+from include.extensions import CodeReference
 from include.spec import UseCase
 from include.spec.load import read, read_all
 from include.train.fits import recipe_key
@@ -23,9 +23,9 @@ from tests.extensions.conftest import BOOSTING, MY_MODEL, NEAREST, Declare
 OWN = {BOOSTING: NEAREST}
 
 
-def code(folder: Path, name: str) -> Code:
+def code(folder: Path, name: str) -> CodeReference:
     """Name code in a folder."""
-    return Code(folder, "features.python", name)
+    return CodeReference(folder, "features.python", name)
 
 
 def refusal(folder: Path, name: str) -> SpecError:

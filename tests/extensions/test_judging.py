@@ -10,9 +10,9 @@ import pytest
 from include.cli.validate import errors
 from include.errors import SpecError
 from include.evaluate.pipeline import evaluate
+from include.judge.custom_checks import custom_checks
 from include.judge.evidence import Evidence
 from include.judge.judge import BLESSED, NOT_BLESSED, NOT_ENOUGH, checks_of, judge
-from include.judge.own_checks import own_checks
 from include.models.registry import Registry
 from include.promote.promotion import judge_and_record
 from include.reports.wording import better_direction
@@ -120,14 +120,14 @@ def test_a_gate_check_blocks(declare: Declare) -> None:
     spec = own(declare, checks=CHECKS.replace("100", "100_000", 2))
     record = evidence(losses([0.5] * 10, None, prior=[0.7] * 10))
     gate = spec.gate.model_copy(update={"requirements": ()})
-    verdict = judge(record, gate, champion=True, own=own_checks(spec))
+    verdict = judge(record, gate, champion=True, custom=custom_checks(spec))
     assert verdict.verdict == NOT_BLESSED
     assert "labelled test rows 1000, required at least 100_000" in verdict.sentence
     assert verdict.checks[-1].name == "labelled test rows"
     assert checks_of(verdict.checks_json()) == verdict.checks
-    assert judge(record, gate, champion=True, own=own_checks(own(declare))).verdict == BLESSED
+    assert judge(record, gate, champion=True, custom=custom_checks(own(declare))).verdict == BLESSED
     few = evidence(losses([0.5] * 2, None, prior=[0.7] * 2))
-    verdict = judge(few, gate, champion=True, own=own_checks(spec))
+    verdict = judge(few, gate, champion=True, custom=custom_checks(spec))
     assert (verdict.verdict, verdict.checks[-1].name) == (NOT_ENOUGH, "checks:enough_rows")
 
 
@@ -148,7 +148,7 @@ def test_a_check_that_returns_no_check_is_refused(declare: Declare, old: str, ne
     spec = own(declare, checks=CHECKS.replace(old, new))
     record = evidence(losses([0.5] * 10, None, prior=[0.7] * 10))
     with pytest.raises(SpecError, match=r"gate\.checks: required a function of a CheckContext") as caught:
-        judge(record, spec.gate, champion=True, own=own_checks(spec))
+        judge(record, spec.gate, champion=True, custom=custom_checks(spec))
     assert problem in caught.value.found
 
 

@@ -21,7 +21,7 @@ from include.models import outputs
 from include.monitor.checks import concept
 from include.monitor.context import PartitionContext
 from include.monitor.findings import Finding
-from include.monitor.losses import LOSSES, LossSeries, expected_own_loss
+from include.monitor.losses import LOSSES, LossSeries, self_expected_loss
 from include.monitor.state import State
 from include.score.pipeline import score
 from include.spec import UseCase
@@ -51,7 +51,7 @@ def world(use: UseCase, count: int, random: np.random.Generator, truth: Truth = 
     predicted = 1 / (1 + np.exp(-(2 * random.standard_normal((count, ROWS)) - 0.3 + 0.5 * weather[:, None])))
     risk = 1 / (1 + np.exp(-(np.log(predicted / (1 - predicted)) + 0.3 * unseen[:, None])))
     actual = (random.random((count, ROWS)) < truth(risk)).astype(float)
-    own = np.array([expected_own_loss(use, partition) for partition in predicted], dtype=float)
+    own = np.array([self_expected_loss(use, partition) for partition in predicted], dtype=float)
     loss = row_losses("log_loss", actual.ravel(), predicted.ravel()).reshape(predicted.shape).sum(axis=1)
     rows, prior = np.full(count, float(ROWS)), np.full(count, 0.69 * ROWS)
     observed, expected = actual.sum(axis=1), predicted.sum(axis=1)
@@ -133,7 +133,7 @@ def test_classes_expect_what_their_probabilities_say(tmp_path: Path) -> None:
             continue
         parts = (said.reshape(-1, ROWS, 3), actual.reshape(-1, ROWS))
         for partition, mine, came in zip(some, *parts, strict=True):
-            lost, own = float(row_losses("log_loss", came, mine).sum()), expected_own_loss(spec, mine)
+            lost, own = float(row_losses("log_loss", came, mine).sum()), self_expected_loss(spec, mine)
             made = {"loss": lost, "baseline": lost, "expected": own, "against": "prior"}
             rows.append({"partition": partition, "known": partition, "model": "m", "rows": ROWS, **made})
     lake.publish("losses", pa.Table.from_pylist(rows, schema=schemas.LOSSES), {"partition": keys(90)})
@@ -188,7 +188,7 @@ def test_probabilities_of_several_classes_are_an_expectation_too(
     lake.replace(evidence_rows_key("judged"), sink.getvalue())
     who = {"switch": 1, "role": "champion", "model": "m", "attempt": "judged", "effective": "2024-03-01"}
     lake.publish("deployments", pa.Table.from_pylist([who], schemas.DEPLOYMENTS), {"switch": 1})
-    own = expected_own_loss(spec, said[:40])
+    own = self_expected_loss(spec, said[:40])
     assert own is not None
     same = {
         "known": partition,

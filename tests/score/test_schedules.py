@@ -84,7 +84,7 @@ def test_a_month(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         run_stage(stage, lake, spec, keys, now=spec.clock.moment(keys[-1]))
     assert {row["partition"] for row in lake.rows("predictions")} == set(keys)
     assert {row["decision"] for row in lake.rows("decisions")} == {"nothing"}
-    assert [spec.clock.shift(keys[1], -1), spec.clock.in_days(30)] == ["2024-01-01", 30]
+    assert [spec.clock.shift(keys[1], -1), spec.clock.partitions_in(30)] == ["2024-01-01", 30]
 
 
 def test_paths_name_the_local_time_of_the_data(tmp_path: Path) -> None:

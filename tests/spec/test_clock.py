@@ -180,8 +180,13 @@ def test_minutes_are_counted_from_the_decision_of_any_schedule() -> None:
 
 def test_days_are_counted_in_partitions_and_never_in_fewer_than_themselves() -> None:
     """A year has 8,760 hours and 35,040 quarters; of a weekly schedule 365 partitions stand for a year."""
-    assert [clock.in_days(365) for clock in (DAILY, WEEKLY, HOURLY, QUARTERS)] == [365, 365, 8760, 35040]
-    assert [clock.in_days(7) for clock in (DAILY, WEEKLY, HOURLY, OFFICE, TWICE)] == [7, 7, 168, 55, 14]
+    assert [clock.partitions_in(365) for clock in (DAILY, WEEKLY, HOURLY, QUARTERS)] == [
+        365,
+        365,
+        8760,
+        35040,
+    ]
+    assert [clock.partitions_in(7) for clock in (DAILY, WEEKLY, HOURLY, OFFICE, TWICE)] == [7, 7, 168, 55, 14]
 
 
 def test_a_year_of_quarter_hours_takes_less_time_than_a_task() -> None:

@@ -103,7 +103,7 @@ class Request:
 def request(spec: UseCase, source: str, partition: str, revision: int = 0) -> Request:
     """Return the request for a partition; errors name the revision if it isn't the first."""
     declared, clock = spec.sources[source], spec.clock
-    if clock.frequent:
+    if clock.sub_daily:
         time = clock.local_time(clock.shift(partition, declared.offset))
     else:
         time = clock.local_time(partition) + timedelta(days=declared.offset)

@@ -32,8 +32,8 @@ from include.errors import PartitionRefused, SpecError
 from include.ingest.connectors.request import FETCH_ANEW, request
 from include.ingest.parsing.types import contradicts_time_zone, is_time, to_declared_types
 from include.ingest.validation.compiled import UNIQUE, unmet_aggregates
+from include.ingest.validation.custom_checks import refusals
 from include.ingest.validation.expectations import broken_expectations
-from include.ingest.validation.own_checks import refusals
 from include.ingest.validation.rows import (
     SNAPSHOT_INDEX,
     Integers,

@@ -19,7 +19,7 @@ from include.models import outputs
 from include.monitor.checks.degradation import judge_excess, promotion_test_rows
 from include.monitor.context import PartitionContext
 from include.monitor.findings import Finding
-from include.monitor.losses import LossSeries, expected_own_loss
+from include.monitor.losses import LossSeries, self_expected_loss
 from include.spec import UseCase
 from include.stats.cusum import PairedSums
 from include.stats.metrics import row_losses
@@ -109,7 +109,7 @@ def evidence_sums(lake: Lake, spec: UseCase, champions: Sequence[Mapping[str, An
 
     expected = sizes * losses.mean()
     if spec.problem.kind != "regression":
-        expected = np.array([expected_own_loss(spec, predicted[place]) or 0.0 for place in places])
+        expected = np.array([self_expected_loss(spec, predicted[place]) or 0.0 for place in places])
     is_binary = spec.problem.kind == "binary"
     rates = PairedSums(sums(actual), sums(predicted), sizes) if is_binary else None
     return EvidenceSums(PairedSums(sums(losses), expected, sizes), rates)

@@ -167,7 +167,7 @@ def judge_excess(
         return Finding(*finding, None, None, "not enough", "no partition of this champion has matured")
     live = PairedSums(live.sums[judged], live.reference[judged], live.rows[judged])
     limits = ordinary(
-        past, live, spec.monitoring.false_alarms_per_year / spec.clock.in_days(YEAR) / sides, own=own
+        past, live, spec.monitoring.false_alarms_per_year / spec.clock.partitions_in(YEAR) / sides, own=own
     )
     evidence = limits.evidence(live)
     value = float(evidence[-1])

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from include.extensions import Code
+from include.extensions import CodeReference
 
 REQUIRED = "a function of rows that returns a boolean for each, or a text or null"
 
 
-def refusals(code: Code, rows: pa.Table) -> pa.ChunkedArray:
+def refusals(code: CodeReference, rows: pa.Table) -> pa.ChunkedArray:
     """Return why a function refuses each row: a text, empty without a reason; null if the row passes.
 
     Parameters

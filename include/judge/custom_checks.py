@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from include.extensions import Code
+from include.extensions import CodeReference
 from include.judge.context import Check, CheckContext, CheckFunction
 from include.spec import UseCase
 
 
-def own_checks(spec: UseCase) -> dict[str, CheckFunction]:
+def custom_checks(spec: UseCase) -> dict[str, CheckFunction]:
     """Return the use case's own checks by the names that it declares."""
     return {code.name: partial(_run, code) for code in spec.python_of("gate.checks")}
 
 
-def _run(code: Code, context: CheckContext) -> Sequence[Check]:
+def _run(code: CodeReference, context: CheckContext) -> Sequence[Check]:
     """Return the results of one check.
 
     Raises
