@@ -17,11 +17,12 @@ ifneq ($(origin EVERGREEN_HOME),command line)
 unexport EVERGREEN_HOME
 endif
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up up-demo down clean lint test test-stack test-full bench audit sbom
+.PHONY: help install lock demo up up-demo down clean lint test test-stack test-full bench audit sbom image
 # The compose stack; COMPOSE_MORE adds files, as `-f tests/stack/rig.yaml` where an engine can't reach the network.
-COMPOSE = EVERGREEN_CODE=$$(git describe --always --dirty --abbrev=40 2>/dev/null || echo unknown) docker compose \
-	-f docker-compose.yaml
+CODE = $$(git describe --always --dirty --abbrev=40 2>/dev/null || echo unknown)
+COMPOSE = EVERGREEN_CODE=$(CODE) docker compose -f docker-compose.yaml
 WORKERS ?= 2
+IMAGE ?= evergreen
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -49,6 +50,9 @@ audit: install ## ask for known flaws of what is locked (where such data can be 
 	@$(RUN_UV) tool run --from $(AUDIT) pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
 		--vulnerability-service $(or $(SERVICE),pypi) -r requirements.txt -r requirements-onnx.txt \
 		-r requirements-dev.txt
+
+image: ## build Airflow's image with the code in it (IMAGE=registry/name:tag): needs a Docker engine
+	docker build --file deploy/airflow/Dockerfile --target evergreen --build-arg CODE=$(CODE) --tag $(IMAGE) .
 
 sbom: install ## write .venv/sbom.json (CycloneDX), from the lock
 	@$(RUN_UV) tool run --from $(SBOM) cyclonedx-py requirements requirements.txt --pyproject pyproject.toml \

@@ -313,13 +313,13 @@ def _predict_frame(estimator: Pipeline, frame: pd.DataFrame, spec: UseCase) -> V
         return np.empty(shape, dtype=np.float64)
     try:
         predictions = _raw_predictions(estimator, frame, spec.problem.codes)
+        values = np.ascontiguousarray(predictions, dtype=np.float64)
     except Exception as error:
         # a broken model may raise anything, and scoring must be able to fall back to the next one
         where = place_of(error, spec.folder)
         raise ModelError(
             f"{spec.name}: model", found=f"{type(error).__name__}: {error}", where=where
         ) from error
-    values = np.ascontiguousarray(predictions, dtype=np.float64)
     bad = int(np.count_nonzero(~np.isfinite(values)))
     if values.shape != shape or bad:
         raise ModelError(

@@ -115,7 +115,16 @@ def read(file: Path, overlay: Path | None = None) -> UseCase:
             where=f"line {_line(node, ('name',))}",
             remedy="write the folder's name, or rename the folder",
         )
-    if not spec.features.python and not (file.parent / spec.features.sql).is_file():
+    sql = file.parent / spec.features.sql
+    if not sql.resolve().is_relative_to(file.parent.resolve()):
+        raise SpecError(
+            str(file),
+            required="features.sql: a file within the use case's folder",
+            found=spec.features.sql,
+            where=f"line {_line(node, ('features', 'sql'))}",
+            remedy="move the file there",
+        )
+    if not spec.features.python and not sql.is_file():
         raise SpecError(
             str(file),
             required="features.sql: a file beside it",

@@ -19,11 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sklearn.pipeline import Pipeline
 
-from include.errors import ModelError
+from include.errors import ModelError, SpecError
+from include.extensions import is_code
 from include.features.build import features, join_labels, partition_before, training_set
 from include.judge.judge import NOT_BLESSED
 from include.models import artifacts
-from include.references import digest_json
+from include.references import digest_bytes, digest_json
 from include.spec import UseCase
 from include.spec.stages import Candidate
 from include.storage import schemas
@@ -269,7 +270,7 @@ def ensure_fits(known_rows: KnownRows, partition: str, needed: Sequence[Candidat
             missing.append((recipe, key, own, data))
     pipelines = _fit_at_once(spec, partition, [(recipe, own) for recipe, _, own, _ in missing])
     for (recipe, key, own, data), estimator in zip(missing, pipelines, strict=True):
-        model = artifacts.store_model(lake, artifacts.serialize(estimator))
+        model = artifacts.store_model(lake, serialize_fit(spec, recipe, estimator))
         last = str(pc.max(own["partition"]).as_py())
         earlier = before.get(key)
         moved = _distance(known_rows, earlier.model, estimator, last, partition) if earlier else None
@@ -279,6 +280,35 @@ def ensure_fits(known_rows: KnownRows, partition: str, needed: Sequence[Candidat
         table = pa.Table.from_pylist([asdict(fit) for fit in fits.values()], schemas.FITS)
         lake.publish(TABLE, table.sort_by("key"), {"partition": partition})
     return {recipe.name: result[recipe.name] for recipe in needed}
+
+
+def serialize_fit(spec: UseCase, recipe: Candidate, estimator: Pipeline) -> bytes:
+    """Return a recipe's fitted pipeline as `artifacts.serialize` does.
+
+    Raises
+    ------
+    SpecError
+        when it has an estimator of the use case that can't be stored as data and loaded again.
+    """
+    if not is_code(recipe.estimator):
+        return artifacts.serialize(estimator)
+    subject, required = (
+        f"{spec.name}: training.{recipe.name}",
+        "a model that is stored as data and loaded again",
+    )
+    remedy = "let its attributes be numbers, texts, arrays, lists, dictionaries and classes of its own module"
+    try:
+        data = artifacts.serialize(estimator)
+        artifacts.deserialize(data, digest_bytes(data), spec)
+    except ModelError as error:
+        where, found = error.where, error.found
+    except Exception as error:  # skops may raise anything for a type that it can't store
+        where, found = "", f"{type(error).__name__}: {error}"
+    else:
+        return data
+    raise SpecError(
+        subject, required=required, found=f"{recipe.estimator}: {found}", where=where, remedy=remedy
+    )
 
 
 def _fit_at_once(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from itertools import product
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from include.errors import EvergreenError
 from include.extensions import is_code
@@ -24,12 +25,15 @@ from include.features.point_in_time_check import violations_of
 from include.ingest.connectors.request import request
 from include.ingest.validation.compiled import UNIQUE
 from include.models import artifacts
+from include.references import digest_bytes
 from include.spec import UseCase
 from include.spec.clock import day_of
 from include.spec.source import Column, Expectation
+from include.spec.stages import Candidate
 from include.storage import spill
 from include.storage.schemas import validated_schema
 from include.train.fit import fit_recipe
+from include.train.fits import serialize_fit
 from include.validate.problems import Problem, problem, problems_of
 
 ROWS = 12  # of a source's partition, at most
@@ -42,18 +46,21 @@ TEXT_ERRORS = ("Conversion Error", "Invalid Input Error")
 _ATOM = re.compile(r"(\\.|\[[^\]]+\]|.)(?:([?*+])|\{(\d+)(?:,\d*)?\})?")
 
 
-def generate(spec: UseCase, partition: str, variety: int = OTHER_VALUES) -> dict[str, pa.Table]:
+def generate(
+    spec: UseCase, partition: str, variety: int = OTHER_VALUES, *, first: str = ""
+) -> dict[str, pa.Table]:
     """Return rows of each source for a partition and its lookback, in the order of `read_sources`.
 
     Parameters
     ----------
     variety : different values of a column outside of the key, at most.
+    first : an earlier partition, whose lookback is generated too.
     """
     tables = {}
     for name, source in spec.sources.items():
         random = np.random.default_rng(len(name))
         back = min(spec.features.back(name), MAX_BACK)
-        keys = spec.partitions(name, spec.clock.shift(partition, -back), partition)
+        keys = spec.partitions(name, spec.clock.shift(first or partition, -back), partition)
         rows = [row for key in keys for row in _rows(spec, name, key, random, variety)]
         table = pa.Table.from_pylist(rows, validated_schema(source))
         tables[name] = spill.sort_rows(table, ("partition", "revision", *source.key))
@@ -216,10 +223,13 @@ def generated_problems(spec: UseCase, partition: str) -> Iterator[Problem]:
         return
     file = str(spec.features_file)
     try:
-        compute_features(spec, rows, [partition])
-        late = violations_of(spec, rows, partition)
+        again = _differences(spec, rows, [partition], [partition])
+        late = [] if again else violations_of(spec, rows, partition)
+        before = spec.clock.shift(partition, -1)
+        pair = generate(spec, partition, first=before)
+        across = [] if again or late else _differences(spec, pair, [partition], [before, partition])
     except EvergreenError as error:
-        if not error.found.startswith(TEXT_ERRORS):
+        if spec.features.python or not error.found.startswith(TEXT_ERRORS):
             yield problem(
                 spec,
                 f"{spec.features_file.name} on generated rows",
@@ -239,6 +249,33 @@ def generated_problems(spec: UseCase, partition: str) -> Iterator[Problem]:
             "read the views known_<source>, or limit the rows by known_at, known_until and partition",
             where=file,
         )
+    if again:
+        yield problem(
+            spec,
+            f"{spec.features_file.name} on generated rows",
+            "the same features whenever it runs",
+            f"other values of {', '.join(again)} the second time",
+            "remove random numbers and the clock, and sort rows where their order matters",
+            where=file,
+        )
+    if across:
+        yield problem(
+            spec,
+            f"{spec.features_file.name} on generated rows",
+            "features of a partition that don't depend on which other partitions are computed with it",
+            f"other values of {', '.join(across)} if the partition before is computed too, as in a training",
+            "aggregate within a partition: group by partition or for_partition as well",
+            where=file,
+        )
+
+
+def _differences(
+    spec: UseCase, rows: Mapping[str, pa.Table], alone: list[str], together: list[str]
+) -> list[str]:
+    """Return the features of ``alone`` that differ if they are computed with all of ``together``."""
+    first, second = compute_features(spec, rows, alone), compute_features(spec, rows, together)
+    second = second.filter(pc.is_in(second["partition"], pa.array(alone)))
+    return [name for name in spec.features.columns if not first[name].equals(second[name])]
 
 
 def label_problems(spec: UseCase, partition: str) -> Iterator[Problem]:
@@ -278,9 +315,18 @@ def recipe_problems(spec: UseCase) -> Iterator[Problem]:
                 spec,
                 "parameters of the types and ranges that the estimator takes",
                 f"correct the params of {candidate.name} in usecase.yaml",
-                lambda recipe: artifacts.predict(fit_recipe(spec, recipe, rows), rows, spec),
+                _try_recipe,
+                spec,
                 candidate,
+                rows,
             )
+
+
+def _try_recipe(spec: UseCase, recipe: Candidate, rows: pa.Table) -> None:
+    """Fit a recipe, and predict with its stored model."""
+    estimator = fit_recipe(spec, recipe, rows)
+    data = serialize_fit(spec, recipe, estimator)
+    artifacts.predict(artifacts.deserialize(data, digest_bytes(data), spec), rows, spec)
 
 
 def _feature_rows(spec: UseCase) -> pa.Table:
@@ -298,7 +344,8 @@ def _feature_rows(spec: UseCase) -> pa.Table:
         elif pa.types.is_string(field.type):
             values = random.choice(list("abcd"), FITTED)
         else:
-            values = pa.array(np.arange(FITTED) % 5, pa.int64()).cast(pa.int32()).cast(field.type)
+            whole = pa.array(np.arange(FITTED) % 5)  # a date has 32 bits, and a time 64
+            values = (whole.cast(pa.int32()) if pa.types.is_date32(field.type) else whole).cast(field.type)
         optional = field.name in spec.features.columns and field.name not in spec.key
         missing = np.arange(FITTED) % 7 == 3 if optional else None
         columns[field.name] = pa.array(values, field.type, mask=missing)

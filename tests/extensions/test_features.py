@@ -143,6 +143,34 @@ def test_what_is_no_table_of_the_features_is_refused(
     assert f"parcels/features.py{place}" in caught.value.where
 
 
+RANDOM = f"""
+import random
+
+
+def build(tables):
+    rows = tables["spine"].query("spine", '''{parcels.SQL}''').to_arrow_table().to_pandas()
+    return rows.assign(weight=random.random())
+"""
+
+
+@pytest.mark.parametrize(
+    ("python", "problem"),
+    [
+        (RELATION.replace("s.weight,", "'heavy' AS weight,"), "Could not convert string 'heavy'"),
+        (RANDOM, "required the same features whenever it runs, found other values of weight the second time"),
+        (
+            RELATION.replace("s.weight,", "s.weight / sum(s.weight) OVER () AS weight,"),
+            "other values of weight if the partition before is computed too",
+        ),
+    ],
+)
+def test_validate_needs_no_data_to_see_wrong_features(python: str, problem: str, tmp_path: Path) -> None:
+    """Text for a number, a random number, and a sum over partitions that happen to be computed at once."""
+    (only,) = errors(declare(tmp_path, python))
+    assert problem in only
+    assert "features.py" in only
+
+
 def test_the_code_is_part_of_every_key(tmp_path: Path) -> None:
     """Another line of Python is another declaration and another recipe, but the sources stay as they are."""
     before = declare(tmp_path, RELATION)

@@ -131,6 +131,7 @@ WRONG = [
     ),
     ("features.groups.plane", [], "features: groups.plane: nothing is no feature; there are"),
     ("features.sql", "other.sql", "features.sql: a file beside it, found other.sql missing"),
+    ("features.sql", "../../secret.sql", "a file within the use case's folder, found ../../secret.sql"),
     ("folder", "/etc", "an unknown key: folder"),
     ("name", "another", "required name: flight_delay (the folder's), found name: another"),
 ]

@@ -71,6 +71,19 @@ def test_an_inner_join_that_loses_rows_is_refused(tmp_path: Path) -> None:
     assert "keep rows without a match by LEFT JOIN" in problem["remedy"]
 
 
+def test_a_key_may_be_a_time(tmp_path: Path) -> None:
+    """Recipes are fitted on generated rows whose key is of any type that a column may have."""
+    folder = write_usecase(tmp_path, "sales")
+    change(folder / "usecase.yaml", "key: [store, item]", "key: [store, item, opened]")
+    change(
+        folder / "usecase.yaml",
+        "      opens:",
+        "      opened: {type: timestamp, required: true}\n      opens:",
+    )
+    change(folder / "features.sql", "spine.price,", "spine.opened, spine.price,")
+    assert validate(folder)[1]["problems"] == []
+
+
 @pytest.mark.parametrize("sql", ["CAST(spine.item AS INTEGER)", "CAST(substr(spine.store, 2) AS INTEGER)"])
 def test_sql_that_reads_numbers_from_texts_is_not_refused(sql: str, tmp_path: Path) -> None:
     """A contract can't say that a text is a number; with a regular expression the text is like it."""
