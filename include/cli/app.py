@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from include import spec as specs
+from include.cli import options
 from include.cli.backups import backups
 from include.cli.demo_settings import use_demo_settings
 from include.cli.export import exports
@@ -344,6 +345,9 @@ def main() -> None:
     demo = use_demo_settings(folder) if sys.argv[1:] and needs_lake else "none"
     if demo == "up":
         typer.echo(f"using the demo in {folder}: this shell has no Evergreen settings", err=True)
+    as_json = "--json" in sys.argv
+    if as_json:
+        options.keep_stdout_for_json()
     try:
         app()
     except EvergreenError as error:
@@ -352,6 +356,5 @@ def main() -> None:
         text = str(error)
         if demo == "down" and isinstance(error, SettingError):
             text += f"; the demo in {folder} is down: `make demo` starts it"
-        as_json = "--json" in sys.argv
-        typer.echo(json.dumps({"error": text}) if as_json else text, err=not as_json)
+        typer.echo(json.dumps({"error": text}) if as_json else text, file=options.result_file or sys.stderr)
         raise SystemExit(1) from None

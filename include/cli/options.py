@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -14,12 +14,19 @@ from include.errors import EvergreenError
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 UseCaseName = Annotated[str, typer.Argument(metavar="USECASE")]
+result_file: TextIO | None = None  # where JSON goes if stdout doesn't; None: to stdout
 Page = Annotated[Path | None, typer.Option("--page", help="Also write the page to this file.")]
 
 
 def print_result(data: dict[str, Any], text: str, as_json: bool) -> None:
     """Print a result as text, or as one JSON object."""
-    typer.echo(json.dumps(data, indent=1, default=str) if as_json else text)
+    typer.echo(json.dumps(data, indent=1, default=str) if as_json else text, file=result_file)
+
+
+def keep_stdout_for_json() -> None:
+    """Send to stderr whatever else this process prints, such as the use case's own Python."""
+    global result_file
+    result_file, sys.stdout = sys.stdout, sys.stderr
 
 
 def on_terminal() -> bool:

@@ -144,11 +144,12 @@ def _mapping(file: Path) -> tuple[dict[str, Any], yaml.Node | None]:
     try:
         loader = LOADER(file.read_text())
         node = loader.get_single_node()
+        _refuse_repeated_keys(node)
         raw = loader.construct_document(node) if node is not None else None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise SpecError(
             str(file),
-            required="a YAML file",
+            required="a YAML file with each key once",
             found=" ".join(str(error).split()),
             where=str(file.parent),
             remedy="correct the line that is named and save",
@@ -162,6 +163,26 @@ def _mapping(file: Path) -> tuple[dict[str, Any], yaml.Node | None]:
             remedy="write the keys of docs/reference/usecase.md",
         )
     return raw, node
+
+
+def _refuse_repeated_keys(root: yaml.Node | None) -> None:
+    """Refuse a mapping that has a key twice, of which YAML would keep the last."""
+    nodes, visited = [root], set()  # an alias may repeat a node, even within itself
+    while nodes:
+        node = nodes.pop()
+        if id(node) in visited or not isinstance(node, yaml.CollectionNode):
+            continue
+        visited.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+            continue
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines:
+                raise ValueError(f"{name} in line {lines[name]} and again in line {line}")
+            lines[name] = line
+            nodes.append(value)
 
 
 def _merged(raw: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -182,7 +182,16 @@ def predict(
         except ModelError as error:
             log.warning("%s: the walk of %s lacks partitions: %s", spec.name, name, error)
             continue
-        values[places] = artifacts.predict(estimator, rows.take(pa.array(places)), spec)
+        try:
+            values[places] = artifacts.predict(estimator, rows.take(pa.array(places)), spec)
+        except ModelError as error:
+            raise ModelError(
+                f"{spec.name}: training.{name}",
+                required=error.required or "predictions",
+                found=error.found,
+                where=error.where,
+                remedy=f"correct the recipe {name}, or remove it from training in usecase.yaml",
+            ) from error
     return predicted
 
 
