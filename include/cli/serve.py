@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,6 +23,14 @@ def serve(
         typer.Option("--host", help="Other than loopback needs the setting EVERGREEN_SERVE_TOKEN."),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="0 for any that is free.")] = 8000,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            "--log",
+            help="A folder on a disk that stays. Requests and predictions are written there, then put "
+            "into the lake, where a source can ingest them. Default: nothing is logged.",
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Serve predictions over HTTP, by the models that the ledger names, until it is stopped.
@@ -40,6 +49,7 @@ def serve(
         spec,
         host,
         port,
+        log,
         lambda: datetime.now(UTC),
         lambda address: typer.echo(f"serving {usecase} on {address}"),
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.background import BackgroundTask
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from include.serve.rows import MAX_BYTES, MAX_ROWS, RequestRefused
@@ -36,12 +37,13 @@ def create_app(service: Service, token: str, names: frozenset[str]) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service.follower.start()
+        service.start()
         yield
-        service.follower.stop()
         workers.shutdown()
+        shadows.shutdown()
+        service.stop()
 
-    workers = ThreadPoolExecutor(1, "predict")
+    workers, shadows = ThreadPoolExecutor(1, "predict"), ThreadPoolExecutor(1, "shadow")
     # FastAPI's own pages load scripts from a CDN, so there are none
     app = FastAPI(
         title=f"Evergreen: {service.spec.name}",
@@ -58,12 +60,18 @@ def create_app(service: Service, token: str, names: frozenset[str]) -> FastAPI:
     @app.post("/predict", openapi_extra=_documentation(service), response_class=Response)
     async def predict(request: Request) -> Response:
         """Return a prediction for each row, with who served it."""
-        body = await _body(request)
+        body, loop = await _body(request), asyncio.get_running_loop()
         if len(body) <= INLINE_BYTES and service.deployment.is_quick:
             answer = service.answer(body)
         else:
-            answer = await asyncio.get_running_loop().run_in_executor(workers, service.answer, body)
-        return Response(answer, media_type=JSON)
+            answer = await loop.run_in_executor(workers, service.answer, body)
+
+        async def score_shadows() -> None:
+            await loop.run_in_executor(shadows, service.score_shadows, answer)
+
+        # after the answer was sent; the limit of requests at once counts it still
+        background = BackgroundTask(score_shadows) if service.has_shadows(answer) else None
+        return Response(answer.content, media_type=JSON, background=background)
 
     @app.get("/health")
     async def health() -> dict[str, Any]:

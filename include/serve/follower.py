@@ -72,7 +72,8 @@ class Deployment:
         """Whether a few rows take less time than handing them to another thread."""
         champion = self.serving.champion
         model = self.models.get(str(champion["model"])) if champion else None
-        return not self.trials and (champion is None or (model is not None and model.runtime == "onnx"))
+        has_canary = any(trial.kind == ledger.CANARY for trial in self.trials)
+        return not has_canary and (champion is None or (model is not None and model.runtime == "onnx"))
 
 
 def _nothing_precomputed(start: int, batch: pa.Table) -> None:

@@ -7,11 +7,13 @@ import os
 import socket
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 
 import uvicorn
 
 from include.errors import SettingError
 from include.serve.app import create_app
+from include.serve.request_log import RequestLog
 from include.serve.service import Service
 from include.spec import UseCase
 from include.storage.lake import Lake
@@ -60,6 +62,7 @@ def serve(
     spec: UseCase,
     host: str,
     port: int,
+    log_folder: Path | None,
     clock: Callable[[], datetime],
     ready: Callable[[str], None],
 ) -> None:
@@ -68,12 +71,13 @@ def serve(
     Parameters
     ----------
     port : 0 for any that is free.
+    log_folder : where requests are written before they are brought to the lake; None to log nothing.
     ready : called with the server's address once it listens.
 
     Raises
     ------
     SettingError
-        if a token is required, or the address can't be listened on.
+        if a token is required, or the address can't be listened on, or the folder can't be used.
     """
     token = token_for(host)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -83,9 +87,10 @@ def serve(
         raise SettingError(
             f"--host {host} --port {port}", required="an address to listen on", found=str(error)
         ) from None
+    request_log = RequestLog(log_folder, lake, spec, clock) if log_folder else None
     shown = f"[{host}]" if ":" in host else host
     names = frozenset({shown, "127.0.0.1", "localhost", "[::1]"})
-    app = create_app(Service(lake, spec, clock), token, names)
+    app = create_app(Service(lake, spec, clock, request_log), token, names)
     config = uvicorn.Config(
         app,
         log_level="warning",

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from include.spec import UseCase
+from tests.features import parcels
 from tests.score.conftest import deploy, lake, stored, use  # noqa: F401 - fixtures of the tests here
 from tests.serve.server import Server, serving
 
@@ -18,7 +20,31 @@ FEATURES: dict[str, Any] = {
     **{"weight": 9.5, "express": 1, "ice": 4.25, "late_share": 0.5, "known_arrivals": 20},
     **{"depot": "north", "road": "snow"},
 }
-ROW = {**FEATURES, "parcel": 3}
+KEY: dict[str, Any] = {"depot": "north", "parcel": 3}
+ROW = {**FEATURES, **KEY}
+TEXTS = ("request", "for_partition", "features_partition", "served_by", "version", "model", "reason")
+# the log as a source
+REQUESTS: dict[str, Any] = {
+    **{"kind": "objects", "connection": "requests", "path": "{partition}/*.json", "format": "json"},
+    **{"available_at": "+0m", "sparse": True, "key": ["id"]},
+    "columns": {
+        "id": {"type": "string", "required": True},
+        **{name: {"type": "string"} for name in (*TEXTS, "depot", "road")},
+        "at": {"type": "timestamp", "required": True},
+        **{name: {"type": "integer"} for name in ("row", "parcel")},
+        **{
+            name: {"type": "number"}
+            for name in ("prediction", "weight", "express", "ice", "late_share", "known_arrivals")
+        },
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def logging_use(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
+    """The use case with its log as a source."""
+    sources = {**yaml.safe_load(parcels.SPEC)["sources"], "requests": REQUESTS}
+    return parcels.spec(tmp_path_factory.mktemp("logging"), sources=sources)
 
 
 @pytest.fixture

@@ -27,11 +27,10 @@ from include.spec import UseCase
 from include.storage.lake import Lake
 from tests.features import parcels
 from tests.score.conftest import LAST, Deploy
-from tests.serve.conftest import FEATURES, ROW, Serve
+from tests.serve.conftest import FEATURES, KEY, ROW, Serve
 from tests.serve.server import PATIENCE
 
 NOW = datetime(2024, 3, 10, 20, tzinfo=UTC)
-KEY = {"depot": "north", "parcel": 3}
 
 
 def service(lake: Lake, spec: UseCase, now: datetime = NOW) -> Service:
@@ -43,8 +42,9 @@ def service(lake: Lake, spec: UseCase, now: datetime = NOW) -> Service:
 
 def predictions(of: Service, *rows: Any) -> list[dict[str, Any]]:
     """Return the predictions of rows."""
-    answered: list[dict[str, Any]] = json.loads(of.answer(json.dumps({"rows": rows}).encode()))["predictions"]
-    return answered
+    answer = of.answer(json.dumps({"rows": rows}).encode())
+    predicted: list[dict[str, Any]] = json.loads(answer.content)["predictions"]
+    return predicted
 
 
 def test_a_real_server_predicts_what_batch_scoring_did(
