@@ -64,7 +64,7 @@ class Deployment:
             if it couldn't be loaded, so that a request never waits for the lake.
         """
         if model not in self.models:
-            raise ModelError(f"model {model[:12]}", found=self.failures.get(model, "it isn't loaded"))
+            raise ModelError(self.failures.get(model, f"model {model[:12]}: it isn't loaded"))
         return PrefetchedModel(self.models[model].predict_batch, _nothing_precomputed)
 
     @property

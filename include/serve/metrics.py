@@ -30,6 +30,11 @@ class Metrics:
         self.logged = Counter(
             "evergreen_serve_logged_rows", "Rows that were written to the log.", registry=self.registry
         )
+        self.shadow_failures = Counter(
+            "evergreen_serve_shadow_failures",
+            "Times that a model on trial couldn't predict a request's rows, or they couldn't be logged.",
+            registry=self.registry,
+        )
         self.pending = self._gauge("log_pending_bytes", "Bytes of the log that aren't in the lake yet.")
         self.in_progress = self._gauge("requests_in_progress", "Requests to /predict that aren't answered.")
         self.switch = self._gauge("switch", "Number of the newest switch in the ledger that is loaded.")

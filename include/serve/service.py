@@ -202,7 +202,7 @@ class Service:
         on_trial = [row for trial in answer.deployment.trials for row in (trial.candidate, trial.incumbent)]
         for row in {str(row["model"]): row for row in on_trial}.values():
             step = FallbackStep(SHADOW, str(row["version"]), str(row["model"]))
-            if serving == {step.model}:
+            if serving == {step.model} or step.model in answer.deployment.failures:
                 continue
             try:
                 values = fallback.predict_step(
@@ -211,7 +211,8 @@ class Service:
                 predictions = self._predictions(step, "", values)
                 self._log(self.log, answer.logged, predictions, suffix=f"-{step.model[:12]}")
             except (ModelError, RequestRefused) as error:  # the answer stands; its trial lacks these rows
-                log.warning("%s: shadow scoring by v%s failed: %s", self.spec.name, step.version, error)
+                log.debug("%s: shadow scoring by v%s failed: %s", self.spec.name, step.version, error)
+                self.metrics.shadow_failures.inc()
             else:
                 self.metrics.rows.labels(SHADOW, step.version).inc(len(answer.logged))
 
