@@ -24,6 +24,7 @@ from include.cli.export import exports
 from include.cli.inspect import inspection
 from include.cli.lifecycle import lifecycle
 from include.cli.options import AsJson, Debug, UseCaseName, on_terminal, print_result
+from include.cli.serve import serving
 from include.errors import EvergreenError, PartitionError, SettingError, SpecError
 from include.references import Ref
 from include.spec.clock import time_of
@@ -299,6 +300,7 @@ app.add_typer(lifecycle)
 app.add_typer(inspection)
 app.add_typer(backups)
 app.add_typer(exports)
+app.add_typer(serving)
 
 
 def _readable(usecase: str | None) -> tuple[list[specs.UseCase], list[EvergreenError]]:

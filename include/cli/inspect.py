@@ -47,6 +47,12 @@ def performance(
     last: Annotated[
         str, typer.Option("--last", help="The last scored partition. Default: the last 90.")
     ] = "",
+    requests: Annotated[
+        str,
+        typer.Option(
+            "--requests", help="Of online predictions, by the source that ingests the log of `serve`."
+        ),
+    ] = "",
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -59,6 +65,13 @@ def performance(
     from include.storage.lake import Lake
 
     spec = specs.load(usecase)
+    if requests:
+        from include.serve.live_performance import live_performance
+
+        online = live_performance(Lake(usecase), spec, requests)
+        text = "\n".join(text_table(online, list(online[0]))) if online else "no request was ingested yet"
+        print_result({"usecase": usecase, "rows": online}, text, as_json)
+        return
     clock = spec.clock
     partitions = (clock.start_of(first) if first else "", clock.end_of(last) if last else "")
     until = None if known_at == "now" else clock.end_of(known_at)

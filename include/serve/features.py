@@ -1,0 +1,106 @@
+"""The features of the newest partition in memory, by the rows' keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+
+from include.errors import NotPublished
+from include.features.build import compute_features
+from include.score.pipeline import missing_sources, rows_known_at, source_states
+from include.serve.rows import RequestRefused
+from include.spec import UseCase
+from include.storage.lake import Lake
+
+MAX_FEATURE_ROWS = 1_000_000  # of a partition that is kept in memory, about half a GB
+
+
+@dataclass(frozen=True)
+class NewestFeatures:
+    """One partition's features, as its batch run has them.
+
+    Parameters
+    ----------
+    stamp : what they were computed from; the same stamp means the same features.
+    missing : see `include.score.pipeline.missing_sources`.
+    positions : the position of each key's row.
+    """
+
+    partition: str
+    stamp: tuple[Any, ...]
+    table: pa.Table
+    missing: Mapping[str, str]
+    positions: Mapping[tuple[Any, ...], int]
+
+    def look_up(self, keys: pa.Table) -> pa.Table:
+        """Return the features of rows by their keys, in the order of the keys.
+
+        Raises
+        ------
+        RequestRefused
+            with 404 for a key that isn't in the partition.
+        """
+        wanted = list(zip(*(column.to_pylist() for column in keys.columns), strict=True))
+        places = [self.positions.get(key, -1) for key in wanted]
+        if -1 in places:
+            row = places.index(-1)
+            names = ", ".join(keys.column_names)
+            raise RequestRefused(
+                404,
+                f"rows[{row}]",
+                required=f"a key ({names}) of partition {self.partition}",
+                found=", ".join(map(str, wanted[row]))[:200],
+                remedy="send the features with the request",
+            )
+        return self.table.take(places)
+
+    def age(self, spec: UseCase, now: datetime) -> dict[str, Any]:
+        """Return the partition, the seconds since its decision, and whether newer features are overdue."""
+        due = spec.clock.local(spec.clock.after(self.partition), spec.scoring.deadline)
+        return {
+            "partition": self.partition,
+            "age_seconds": round((now - spec.clock.moment(self.partition)).total_seconds()),
+            "stale": now > due,
+        }
+
+
+def newest_features(lake: Lake, spec: UseCase, earlier: NewestFeatures | None) -> NewestFeatures:
+    """Return the features of the newest partition that was scored; of the newest with rows before any was.
+
+    Parameters
+    ----------
+    earlier : what was computed before, which is returned if nothing has changed.
+
+    Raises
+    ------
+    NotPublished
+        if no partition has rows, or the newest has more than are kept in memory.
+    """
+    spine = spec.features.spine
+    where = {"product": ["predictions", spine], "outcome": "published"}
+    published = lake.read("partitions", where, ["product", "partition", "rows"])
+    rows = [row for row in published.to_pylist() if row["rows"]] if published is not None else []
+    newest = max(rows, key=lambda row: (row["product"] == "predictions", row["partition"]), default=None)
+    if newest is None:
+        raise NotPublished(f"{spec.name}: features", required="a partition with rows", found="none")
+    if newest["rows"] > MAX_FEATURE_ROWS:
+        raise NotPublished(
+            f"{spec.name}/{newest['partition']}: features in memory",
+            required=f"at most {MAX_FEATURE_ROWS:,} rows",
+            found=f"{newest['rows']:,}",
+            remedy="send the features with each request",
+        )
+    partition = str(newest["partition"])
+    states = source_states(lake, spec, partition)
+    stamp = (partition, *sorted((name, row["revision"], row["digest"]) for name, row in states.items()))
+    if earlier is not None and earlier.stamp == stamp:
+        return earlier
+    known = rows_known_at(lake, spec, partition)
+    missing = missing_sources(spec, partition, known, states)
+    table = compute_features(spec, known, [partition])
+    keys = zip(*(table[name].to_pylist() for name in spec.key), strict=True)
+    return NewestFeatures(partition, stamp, table, missing, {key: place for place, key in enumerate(keys)})

@@ -1,0 +1,180 @@
+"""Follows the ledger: loads what its switches name in the background, and swaps it in as one.
+
+A switch counts as soon as it is recorded, whatever partition it takes effect from in batch scoring: that
+protects partitions that were served already, and a request is new.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import pyarrow as pa
+
+from include.errors import EvergreenError, ModelError
+from include.promote import ledger
+from include.promote.ledger import Row, Serving
+from include.promote.trials import Trial, trials_on
+from include.score import fallback
+from include.score.fallback import FallbackStep, PrefetchedModel
+from include.serve.features import NewestFeatures, newest_features
+from include.serve.models import ServedModel, load_served
+from include.spec import UseCase
+from include.storage.lake import Lake
+
+log = logging.getLogger(__name__)
+POLL, RETRY = 2.0, 10.0  # seconds between two looks at the tables, and between two tries of what failed
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Who serves at a moment. It never changes, so a request that has begun with one ends with it.
+
+    Parameters
+    ----------
+    switch : the number of the newest switch, 0 before the first.
+    models : by digest, those that are loaded.
+    failures : by digest, why a model isn't.
+    features : None if there are none in memory.
+    features_note : why there are none, or why they couldn't be renewed; empty if they are the newest.
+    """
+
+    switch: int
+    serving: Serving
+    trials: tuple[Trial, ...]
+    models: Mapping[str, ServedModel] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
+    features: NewestFeatures | None = None
+    features_note: str = ""
+
+    def chain(self, spec: UseCase, missing: Mapping[str, str]) -> list[FallbackStep]:
+        """Return the fallback chain, as batch scoring has it."""
+        return fallback.fallback_chain(self.serving, spec, missing)
+
+    def loaded(self, model: str) -> PrefetchedModel | None:
+        """Return a model for `fallback.predict_step`.
+
+        Raises
+        ------
+        ModelError
+            if it couldn't be loaded, so that a request never waits for the lake.
+        """
+        if model not in self.models:
+            raise ModelError(self.failures.get(model, f"model {model[:12]}: it isn't loaded"))
+        return PrefetchedModel(self.models[model].predict_batch, _nothing_precomputed)
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether a few rows take less time than handing them to another thread."""
+        champion = self.serving.champion
+        model = self.models.get(str(champion["model"])) if champion else None
+        has_canary = any(trial.kind == ledger.CANARY for trial in self.trials)
+        return not has_canary and (champion is None or (model is not None and model.runtime == "onnx"))
+
+
+def _nothing_precomputed(start: int, batch: pa.Table) -> None:
+    return None
+
+
+class Follower:
+    """Keeps the deployment that is `current`.
+
+    Parameters
+    ----------
+    clock : returns the time, with a time zone.
+    """
+
+    def __init__(self, lake: Lake, spec: UseCase, clock: Callable[[], datetime]) -> None:
+        self._lake, self._spec, self._clock = lake, spec, clock
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self._versions: tuple[int, int] | None = None
+        self._tried = 0.0
+        self.current: Deployment | None = None
+        self.error = ""  # why the tables couldn't be read, empty if they could
+
+    def start(self) -> None:
+        """Begin to follow, in a thread; `current` is None until the first deployment is loaded."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop following. A model that is being loaded isn't waited for."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.refresh()
+                self.error = ""
+            except EvergreenError as error:
+                self._report(str(error))
+            except Exception as error:  # whatever it is, the models that are loaded go on serving
+                log.exception("%s: the tables can't be followed", self._spec.name)
+                self._report(f"{type(error).__name__}: {error}")
+            self._stop.wait(POLL)
+
+    def _report(self, error: str) -> None:
+        if error != self.error:
+            log.warning("%s: %s; what is loaded goes on serving", self._spec.name, error)
+        self.error = error
+
+    def refresh(self) -> None:
+        """Look at the tables once, and load and swap in what has changed."""
+        versions = self._lake.version("deployments"), self._lake.version("partitions")
+        current = self.current
+        incomplete = current is None or current.failures or current.features_note
+        retry = bool(incomplete) and time.monotonic() - self._tried >= RETRY
+        if versions == self._versions and not retry:
+            return
+        rows = ledger.switches(self._lake)
+        self._tried, deployment = time.monotonic(), self._load(rows)
+        if current is None or deployment.switch != current.switch:
+            log.warning("%s: switch %d serves", self._spec.name, deployment.switch)
+        self.current, self._versions = deployment, versions
+
+    def _load(self, rows: list[Row]) -> Deployment:
+        features, note = self._features()
+        partition = self._partition(rows)
+        serving = ledger.serving_of(rows, partition)
+        trials = tuple(trials_on(rows, self._spec, partition))
+        champion = str(serving.champion["model"]) if serving.champion else ""
+        on_trial = [row for trial in trials for row in (trial.candidate, trial.incumbent)]
+        names = [row for row in (serving.champion, serving.previous, serving.baseline) if row]
+        models, failures = {}, {}
+        for digest in dict.fromkeys(str(row["model"]) for row in (*names, *on_trial)):
+            try:
+                models[digest] = self._model(digest, digest == champion, features)
+            except ModelError as error:
+                failures[digest] = str(error)
+                log.warning("%s: %s", self._spec.name, error)
+        switch = max((int(row["switch"]) for row in rows), default=0)
+        return Deployment(switch, serving, trials, models, failures, features, note)
+
+    def _partition(self, rows: list[Row]) -> str:
+        """Return the newest partition by now or of a switch, since every switch counts."""
+        newest = self._spec.clock.newest(self._clock())
+        newest = min(newest, self._spec.end) if self._spec.end else newest
+        return max([newest, *(str(row["effective"]) for row in rows)])
+
+    def _model(self, digest: str, is_champion: bool, features: NewestFeatures | None) -> ServedModel:
+        """Return a model as it is loaded already, if it is, or load it."""
+        loaded = self.current.models.get(digest) if self.current else None
+        if loaded is not None and (loaded.is_final or not is_champion):
+            return loaded
+        sample = features.table if features else None
+        return load_served(self._lake, self._spec, digest, onnx=is_champion, sample=sample)
+
+    def _features(self) -> tuple[NewestFeatures | None, str]:
+        """Return the newest features, or the ones before and why there are no newer ones."""
+        earlier = self.current.features if self.current else None
+        try:
+            return newest_features(self._lake, self._spec, earlier), ""
+        except EvergreenError as error:
+            return earlier, str(error)
+        except Exception as error:  # the use case's own SQL or Python; requests with features need none of it
+            log.exception("%s: the newest features can't be computed", self._spec.name)
+            return earlier, f"{type(error).__name__}: {error}"

@@ -1,0 +1,259 @@
+"""Answers requests: reads the rows, predicts them by the fallback chain, and says who served each."""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+
+from include.errors import ModelError
+from include.models import outputs
+from include.promote.ledger import CANARY, SHADOW
+from include.score import fallback
+from include.score.fallback import FallbackStep
+from include.score.shadow import split_canary
+from include.serve.follower import Deployment, Follower
+from include.serve.metrics import Metrics
+from include.serve.request_log import RequestLog
+from include.serve.rows import RequestRefused, RowReader, Rows
+from include.spec import UseCase
+from include.storage.lake import Lake
+
+log = logging.getLogger(__name__)
+POSITION = 'position"'  # a column of each row's place in the request; no feature's name has a double quote
+Prediction = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answered request.
+
+    Parameters
+    ----------
+    content : JSON, as bytes.
+    deployment : who answered it.
+    table : its rows with features.
+    logged : what the log has of each row, but for the prediction; empty if it isn't logged.
+    predictions : of each row.
+    """
+
+    content: bytes
+    deployment: Deployment
+    table: pa.Table
+    logged: Sequence[Mapping[str, Any]]
+    predictions: Sequence[Prediction]
+
+
+class Service:
+    """Predicts for one use case, whatever is on the other side of the connection.
+
+    Parameters
+    ----------
+    clock : returns the time, with a time zone.
+    request_log : where requests are logged; None if they aren't.
+    """
+
+    def __init__(
+        self,
+        lake: Lake,
+        spec: UseCase,
+        clock: Callable[[], datetime],
+        request_log: RequestLog | None = None,
+    ) -> None:
+        self.lake, self.spec, self.clock, self.log = lake, spec, clock, request_log
+        self.reader, self.metrics = RowReader(spec), Metrics()
+        self.follower = Follower(lake, spec, clock)
+
+    def start(self) -> None:
+        """Begin to follow the ledger, and to bring logged requests to the lake."""
+        self.follower.start()
+        if self.log is not None:
+            self.log.start()
+
+    def stop(self) -> None:
+        """Stop both, after the last request."""
+        self.follower.stop()
+        if self.log is not None:
+            self.log.stop()
+
+    @property
+    def deployment(self) -> Deployment:
+        """Who serves now.
+
+        Raises
+        ------
+        RequestRefused
+            with 503 until the ledger has been read.
+        """
+        if self.follower.current is None:
+            reason = self.follower.error or "the models are being loaded"
+            raise RequestRefused(503, self.spec.name, required="a ledger that was read", found=reason)
+        return self.follower.current
+
+    def answer(self, body: bytes) -> Answer:
+        """Return the answer to the body of a request, which is logged by then.
+
+        Raises
+        ------
+        RequestRefused
+            for rows that the declaration doesn't allow, or that can't be answered or logged now.
+        """
+        deployment, request, request_id = self.deployment, self.reader.read(body), uuid.uuid4().hex
+        table, missing, features = self._with_features(deployment, request)
+        predictions = self._predict(deployment, table, missing, has_keys=request.has_keys)
+        logged: list[dict[str, Any]] = []
+        if self.log is not None:
+            logged = self._log_rows(request_id, table, str(features.get("partition", "")))
+            self._log(self.log, logged, predictions)
+        content: dict[str, Any] = {"request": request_id, "predictions": predictions}
+        if features:
+            content["features"] = features
+        return Answer(json.dumps(content).encode(), deployment, table, logged, predictions)
+
+    def _with_features(
+        self, deployment: Deployment, request: Rows
+    ) -> tuple[pa.Table, Mapping[str, str], dict[str, Any]]:
+        """Return the rows with features, which sources these are without, and their age."""
+        if not request.only_keys:
+            return request.table, {}, {}
+        newest = deployment.features
+        if newest is None:
+            reason = deployment.features_note
+            raise RequestRefused(503, "features by key", required="features in memory", found=reason)
+        return newest.look_up(request.table), newest.missing, newest.age(self.spec, self.clock())
+
+    def _predict(
+        self, deployment: Deployment, rows: pa.Table, missing: Mapping[str, str], *, has_keys: bool
+    ) -> list[Prediction]:
+        """Return the prediction of each row, in order, with who served it and why not an earlier step."""
+        steps = deployment.chain(self.spec, missing)
+        # whether a canary serves a row depends on its key
+        trials = [trial for trial in deployment.trials if trial.kind == CANARY and has_keys]
+        if trials:
+            rows = rows.append_column(POSITION, pa.array(range(rows.num_rows)))
+        predictions: list[Prediction] = [{}] * rows.num_rows
+        for group, chain in split_canary(self.spec, rows, steps, trials, missing):
+            served = fallback.predict_with_fallback(self.lake, self.spec, group, chain, deployment.loaded)
+            places = group[POSITION].to_pylist() if trials else range(group.num_rows)
+            for place, one in zip(
+                places, self._predictions(served.step, served.reason, served.values), strict=True
+            ):
+                predictions[place] = one
+            self.metrics.rows.labels(served.step.served_by, served.step.version).inc(group.num_rows)
+        return predictions
+
+    def _predictions(self, step: FallbackStep, reason: str, values: outputs.Array) -> Iterable[Prediction]:
+        """Return predictions with the columns of the table `predictions`."""
+        origin = {"served_by": step.served_by, "version": step.version, "model": step.model, "reason": reason}
+        if not self.spec.problem.classes:
+            return [{"prediction": value, **origin} for value in values.tolist()]
+        labels = outputs.predicted_class(self.spec, values).to_pylist()
+        names = self.spec.problem.outputs
+        return [
+            {"label": label, "prediction": max(row), **dict(zip(names, row, strict=True)), **origin}
+            for label, row in zip(labels, values.tolist(), strict=True)
+        ]
+
+    # the log
+
+    def _log_rows(self, request_id: str, table: pa.Table, features_partition: str) -> list[dict[str, Any]]:
+        """Return what the log has of each row, but for the prediction."""
+        now = self.clock()
+        same = {
+            **dict.fromkeys(self.spec.key),
+            "request": request_id,
+            "at": now.isoformat(),
+            # features that came with the request are about the partition that was decided last
+            "for_partition": features_partition or self.spec.clock.newest(now),
+            "features_partition": features_partition,
+        }
+        columns = dict.fromkeys((*self.spec.key, *self.spec.features.columns))
+        rows = table.select([name for name in columns if name in table.column_names]).to_pylist()
+        return [
+            {"id": f"{request_id}-{place}", "row": place, **same, **row} for place, row in enumerate(rows)
+        ]
+
+    def _log(
+        self,
+        request_log: RequestLog,
+        rows: Sequence[Mapping[str, Any]],
+        predictions: Iterable[Prediction],
+        suffix: str = "",
+    ) -> None:
+        pairs = zip(rows, predictions, strict=True)
+        request_log.append({**row, **one, "id": f"{row['id']}{suffix}"} for row, one in pairs)
+        self.metrics.logged.inc(len(rows))
+
+    def has_shadows(self, answer: Answer) -> bool:
+        """Return whether models on trial are to predict the rows too, which only the log shows."""
+        return bool(answer.deployment.trials and answer.logged)
+
+    def score_shadows(self, answer: Answer) -> None:
+        """Log what each model on trial predicts for the rows, unless it has served all of them."""
+        if self.log is None:
+            return
+        serving = {one["model"] for one in answer.predictions}
+        on_trial = [row for trial in answer.deployment.trials for row in (trial.candidate, trial.incumbent)]
+        for row in {str(row["model"]): row for row in on_trial}.values():
+            step = FallbackStep(SHADOW, str(row["version"]), str(row["model"]))
+            if serving == {step.model} or step.model in answer.deployment.failures:
+                continue
+            try:
+                values = fallback.predict_step(
+                    self.lake, self.spec, answer.table, step, answer.deployment.loaded
+                )
+                predictions = self._predictions(step, "", values)
+                self._log(self.log, answer.logged, predictions, suffix=f"-{step.model[:12]}")
+            except (ModelError, RequestRefused) as error:  # the answer stands; its trial lacks these rows
+                log.debug("%s: shadow scoring by v%s failed: %s", self.spec.name, step.version, error)
+                self.metrics.shadow_failures.inc()
+            else:
+                self.metrics.rows.labels(SHADOW, step.version).inc(len(answer.logged))
+
+    # for those who operate it
+
+    def health(self) -> dict[str, Any]:
+        """Return what serves, what can't and why, and how old things are."""
+        follower, deployment = self.follower, self.follower.current
+        state: dict[str, Any] = {"usecase": self.spec.name, "ready": deployment is not None}
+        state["ledger"] = {"error": follower.error}
+        if deployment is not None:
+            state["ledger"]["switch"] = deployment.switch
+            state["chain"] = [self._step(deployment, step) for step in deployment.chain(self.spec, {})]
+            state["on_trial"] = [str(trial) for trial in deployment.trials]
+            age = deployment.features.age(self.spec, self.clock()) if deployment.features else {}
+            state["features"] = {**age, "error": deployment.features_note}
+        if self.log is not None:
+            state["log"] = self.log.health()
+        return state
+
+    def _step(self, deployment: Deployment, step: FallbackStep) -> dict[str, Any]:
+        model = deployment.models.get(step.model)
+        unavailable = step.unavailable or deployment.failures.get(step.model, "")
+        runtime = {"runtime": model.runtime, "note": model.note} if model else {}
+        return {
+            "served_by": step.served_by,
+            "version": step.version,
+            "available": not unavailable,
+            "reason": unavailable,
+            **runtime,
+        }
+
+    def metrics_text(self) -> bytes:
+        """Return the metrics, those of the state as it is now."""
+        metrics, state = self.metrics, self.health()
+        metrics.following.set(not self.follower.error)
+        metrics.switch.set(state["ledger"].get("switch", 0))
+        metrics.available.clear()
+        for step in state.get("chain", ()):
+            metrics.available.labels(step["served_by"], step["version"]).set(step["available"])
+        if (age := state.get("features", {}).get("age_seconds")) is not None:
+            metrics.age.set(age)
+        metrics.pending.set(state.get("log", {}).get("pending_bytes", 0))
+        return metrics.text()

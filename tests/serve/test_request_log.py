@@ -1,0 +1,232 @@
+"""A request that was answered is in the log, and comes to the source's table exactly once."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo.process import until
+from include.environment import Endpoint
+from include.errors import SettingError, SpecError, StoreUnavailable
+from include.ingest.pipeline import ingest
+from include.serve.request_log import PREFIX, RequestLog
+from include.serve.rows import RequestRefused
+from include.spec import UseCase
+from include.storage.lake import Lake
+from tests.features import parcels
+from tests.score.conftest import LAST, Deploy
+from tests.serve.conftest import FEATURES, KEY, ROW, Serve
+from tests.serve.server import PATIENCE, Load
+
+NOON = datetime(2024, 3, 10, 12, tzinfo=UTC)  # the decision is at 17:00
+
+
+class Hands:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = NOON
+
+    def __call__(self) -> datetime:
+        """Return what they show."""
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Hands:
+    """At noon."""
+    return Hands()
+
+
+@pytest.fixture
+def request_log(lake: Lake, use: UseCase, tmp_path: Path, clock: Hands) -> RequestLog:
+    """A log whose thread isn't started, so that a test brings its rows to the lake step by step."""
+    return RequestLog(tmp_path / "log", lake, use, clock)
+
+
+def objects(lake: Lake) -> dict[str, list[Any]]:
+    """Return the rows of each partition's objects."""
+    rows: dict[str, list[Any]] = {}
+    for key in lake.keys(PREFIX):
+        rows.setdefault(key.split("/")[1], []).extend(json.loads(lake.get(key) or b""))
+    return rows
+
+
+def test_a_kill_in_the_middle_loses_no_answered_request(
+    lake: Lake, logging_use: UseCase, deploy: Deploy, serve: Serve, tmp_path: Path
+) -> None:
+    """After kill -9 under load, and a second server that stops, the source has each answered row once."""
+    deploy(lake, "1", LAST)
+    usecases, folder = str(logging_use.folder.parent), str(tmp_path / "log")
+    answers: list[dict[str, Any]] = []
+    with serve("--log", folder, EVERGREEN_USECASES=usecases) as server:
+        with Load(server, ROW) as load:
+            assert until(lambda: sum(map(len, load.answers)) > 300, PATIENCE)
+            server.process.kill()
+            server.process.wait()
+        answers += [answer for each in load.answers for _, answer in each]
+    assert load.statuses == {200}
+    assert len(load.errors) == len(load.answers)  # every client was cut off
+    with serve("--log", folder, EVERGREEN_USECASES=usecases) as server:
+        answers += [server.post(rows)[1] for rows in ([ROW], [FEATURES], [KEY])]
+        assert server.metric("evergreen_serve_logged_rows_total") == 3
+        assert server.metric("evergreen_serve_log_pending_bytes") > 0
+        server.stop()
+    assert [path.name for path in (tmp_path / "log" / "parcels").iterdir() if path.stat().st_size] == []
+    partitions = sorted(objects(lake))
+
+    def connect(name: str) -> Endpoint:
+        return Endpoint(name, f"{lake.uri}/{PREFIX}")
+
+    for _ in range(2):
+        for outcome in ingest(lake, logging_use, "requests", partitions, connect):
+            assert (outcome.outcome, outcome.quarantined, outcome.duplicates) == ("published", 0, 0)
+    rows = lake.rows("validated_requests")
+    ids = Counter(row["id"] for row in rows)
+    answered = [f"{a['request']}-{place}" for a in answers for place, _ in enumerate(a["predictions"])]
+    assert set(ids.values()) == {1}
+    assert set(answered) <= set(ids)
+    assert len(ids) - len(answered) <= len(load.answers)  # what each client hadn't read yet
+    by_id = {row["id"]: row for row in rows}
+    for answer in answers:
+        for place, one in enumerate(answer["predictions"]):
+            row = by_id[f"{answer['request']}-{place}"]
+            assert {name: row[name] or "" for name in one} == one
+    with_key, without, by_key = (by_id[name] for name in answered[-3:])
+    assert {name: with_key[name] for name in ROW} == ROW
+    assert (without["parcel"], without["depot"], by_key["weight"] is None) == (None, "north", False)
+    assert (by_key["features_partition"], by_key["for_partition"]) == (LAST, LAST)
+
+
+def test_a_row_is_logged_before_its_answer(lake: Lake, request_log: RequestLog, tmp_path: Path) -> None:
+    """It is in the file once `append` returns, and in the lake once the file was sealed and put."""
+    request_log.append([{"id": "a"}, {"id": "b"}])
+    file = tmp_path / "log" / "parcels" / "open.jsonl"
+    assert [json.loads(line)["id"] for line in file.read_text().splitlines()] == ["a", "b"]
+    request_log._seal()
+    assert objects(lake) == {}
+    assert request_log._put_sealed()
+    assert objects(lake) == {LAST: [{"id": "a"}, {"id": "b"}]}
+    assert request_log.health() == {"pending_bytes": 0, "error": ""}
+
+
+def test_one_row_is_an_object_that_can_be_ingested(lake: Lake, request_log: RequestLog) -> None:
+    """A list of one, since a single JSON object would be none."""
+    request_log.append([{"id": "a"}])
+    request_log._seal()
+    request_log._put_sealed()
+    (key,) = lake.keys(PREFIX)
+    assert lake.get(key) == b'[{"id": "a"}]\n'
+
+
+def test_a_put_that_was_cut_off_is_not_repeated(
+    lake: Lake, request_log: RequestLog, clock: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The object may be there though nobody heard of it, and stays the only one, also after the decision."""
+    request_log.append([{"id": "a"}])
+    request_log._seal()
+    put = Lake.create
+
+    def cut_off(self: Lake, key: str, data: bytes) -> bool:
+        put(self, key, data)
+        raise StoreUnavailable("the lake", found="no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "create", cut_off)
+        assert not request_log._put_sealed()
+        assert request_log.health()["error"] == "the lake: found no answer"
+        assert request_log.health()["pending_bytes"] > 0
+    clock.now += timedelta(days=1)
+    assert request_log._put_sealed()
+    assert objects(lake) == {LAST: [{"id": "a"}]}
+    assert request_log.health() == {"pending_bytes": 0, "error": ""}
+
+
+@pytest.mark.parametrize(
+    ("minutes", "partition"),
+    [(-10, LAST), (-6, LAST), (-5, "2024-03-11"), (0, "2024-03-11"), (1, "2024-03-11")],
+)
+def test_a_file_belongs_to_a_partition_whose_decision_is_not_near(
+    lake: Lake, request_log: RequestLog, clock: Hands, minutes: int, partition: str
+) -> None:
+    """Within five minutes of the decision it belongs to the next one, whose ingest can't have begun."""
+    clock.now = NOON + timedelta(hours=5, minutes=minutes)
+    request_log.append([{"id": "a"}])
+    request_log._seal()
+    request_log._put_sealed()
+    assert list(objects(lake)) == [partition]
+
+
+def test_what_the_lake_did_not_take_in_time_comes_to_the_next_partition(
+    lake: Lake, request_log: RequestLog, clock: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A partition that was ingested without it would never be looked at again."""
+    request_log.append([{"id": "a"}])
+    request_log._seal()
+
+    def fail(self: Lake, key: str, data: bytes) -> bool:
+        raise StoreUnavailable("the lake", found="no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "create", fail)
+        request_log._put_sealed()
+    clock.now += timedelta(hours=4, minutes=57)
+    request_log._put_sealed()
+    assert objects(lake) == {"2024-03-11": [{"id": "a"}]}
+
+
+def test_a_request_that_cannot_be_logged_is_refused(
+    lake: Lake, request_log: RequestLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk leaves no half of it: the rows before and after stay whole."""
+    request_log.append([{"id": "a"}])
+    write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:5]))
+        with pytest.raises(
+            RequestRefused, match="required room for the request, found 5 of 12 bytes"
+        ) as error:
+            request_log.append([{"id": "b"}])
+    assert error.value.status == 503
+    request_log.append([{"id": "c"}])
+    request_log._seal()
+    request_log._put_sealed()
+    assert objects(lake) == {LAST: [{"id": "a"}, {"id": "c"}]}
+
+
+def test_the_end_that_a_kill_cut_off_is_left_out(
+    lake: Lake, use: UseCase, tmp_path: Path, clock: Hands
+) -> None:
+    """Such a row was never answered; those before it were."""
+    folder = tmp_path / "log" / "parcels"
+    folder.mkdir(parents=True)
+    (folder / "open.jsonl").write_text('{"id": "a"}\n{"id": "b')
+    request_log = RequestLog(tmp_path / "log", lake, use, clock)
+    request_log.start()
+    request_log.stop()
+    assert objects(lake) == {LAST: [{"id": "a"}]}
+
+
+def test_a_folder_has_one_server(
+    lake: Lake, use: UseCase, request_log: RequestLog, tmp_path: Path, clock: Hands
+) -> None:
+    """A second one doesn't start; a folder that can't be written is an error as well."""
+    with pytest.raises(SettingError, match="required a folder of this server alone, found another server's"):
+        RequestLog(tmp_path / "log", lake, use, clock)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingError, match=r"alone, found .*Not a directory"):
+        RequestLog(tmp_path / "file", lake, use, clock)
+
+
+def test_a_feature_with_a_name_of_the_logs_own_is_refused(lake: Lake, tmp_path: Path, clock: Hands) -> None:
+    """One column can't be two."""
+    features = {"spine": "orders", "lookback": 4, "numeric": ["weight", "version"]}
+    other = parcels.spec(tmp_path / "other", features=features)
+    with pytest.raises(SpecError, match="found version; rename them, or serve without --log"):
+        RequestLog(tmp_path / "log", lake, other, clock)

@@ -1,0 +1,96 @@
+"""What a request may contain."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from include.serve.rows import MAX_ROWS, RequestRefused, RowReader
+from include.spec import UseCase
+from tests.serve.conftest import FEATURES, ROW
+
+
+def read(spec: UseCase, *rows: Any) -> Any:
+    """Read rows as a request has them."""
+    return RowReader(spec).read(json.dumps({"rows": rows}).encode())
+
+
+def test_features_with_and_without_their_key(use: UseCase) -> None:
+    """A row has all features, in the types of the declaration; the key is optional, and enough by itself."""
+    with_key, without = read(use, ROW), read(use, FEATURES)
+    assert (with_key.has_keys, without.has_keys, read(use, {"depot": "north", "parcel": 3}).only_keys) == (
+        True,
+        False,
+        True,
+    )
+    assert with_key.table.to_pylist() == [{**ROW, "express": 1.0, "known_arrivals": 20.0}]
+    assert {str(without.table.schema.field(name).type) for name in use.features.numeric} == {"double"}
+
+
+def test_a_feature_may_be_missing_by_null_alone(use: UseCase) -> None:
+    """Null is a missing value; of a key it is none."""
+    (row,) = read(use, {**FEATURES, "weight": None, "road": None}).table.to_pylist()
+    assert (row["weight"], row["road"]) == (None, None)
+    with pytest.raises(RequestRefused, match=r"rows\[0\].parcel: required an integer, found null"):
+        read(use, {**ROW, "parcel": None})
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"weight": "9.5"}, r'rows\[0\].weight: required a finite number, or null, found "9.5"'),
+        ({"weight": True}, r"rows\[0\].weight: required a finite number, or null, found true"),
+        ({"weight": 10**400}, r"rows\[0\].weight: required a finite number, or null, found 1000+…"),
+        ({"road": 7}, r"rows\[0\].road: required a text other than <missing>, or null, found 7"),
+        ({"road": "<missing>"}, r'rows\[0\].road: .*, or null, found "<missing>"'),
+        ({"road": "\ud800"}, r'rows\[0\].road: .*, or null, found "\\ud800"'),
+        ({"parcel": 1.5}, r"rows\[0\].parcel: required an integer, found 1.5"),
+        ({"parcel": 2**63}, r"rows\[0\].parcel: required an integer, found 9223372036854775808"),
+        ({"wieght": 1}, r'rows\[0\]: required only the columns depot, parcel, .*, found \["wieght"\]'),
+    ],
+)
+def test_another_value_is_refused_by_its_column(use: UseCase, changes: Any, sentence: str) -> None:
+    """The error has status 422 and names the row, the column, what it takes, and what came."""
+    with pytest.raises(RequestRefused, match=sentence) as refused:
+        read(use, {**ROW, **changes})
+    assert refused.value.status == 422
+
+
+def test_the_row_that_lacks_a_column_is_named(use: UseCase) -> None:
+    """Of several rows, the one that differs; a renamed column is shown beside the missing one."""
+    other = {name: value for name, value in ROW.items() if name != "ice"}
+    with pytest.raises(RequestRefused, match=r"rows\[1\].ice: required .*, found no such column; null"):
+        read(use, ROW, other)
+    with pytest.raises(RequestRefused, match=r'rows\[0\].ice: .*, found no such column, but \["Ice"\]'):
+        read(use, {**other, "Ice": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"{", 400),
+        (b"\xff", 400),
+        (b"[" * 100_000, 400),
+        (b'{"rows": [{"weight": NaN}]}', 400),
+        (b"[]", 422),
+        (b'{"rows": []}', 422),
+        (b'{"rows": [1]}', 422),
+        (b'{"rows": [{}]}', 422),
+        (b'{"rows": [{}], "more": 1}', 422),
+    ],
+)
+def test_another_body_is_refused(use: UseCase, body: bytes, status: int) -> None:
+    """What isn't JSON has status 400, and JSON of another form 422."""
+    with pytest.raises(RequestRefused) as refused:
+        RowReader(use).read(body)
+    assert refused.value.status == status
+
+
+def test_rows_are_limited(use: UseCase) -> None:
+    """One row more than the limit is refused with status 413."""
+    assert read(use, *[ROW] * MAX_ROWS).table.num_rows == MAX_ROWS
+    with pytest.raises(RequestRefused, match=f"rows: required at most {MAX_ROWS}, found 1001") as refused:
+        read(use, *[ROW] * (MAX_ROWS + 1))
+    assert refused.value.status == 413
