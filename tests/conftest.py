@@ -39,6 +39,11 @@ settings.load_profile("evergreen")
 LONGEST = ("e2e", "browser", "faults", "flights", "evaluate", "upkeep", "history", "monitor", "rollout")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a person run the backfills of `e2e/` for longer than `make test-full` has time for."""
+    parser.addoption("--days", type=int, help="days that a long backfill of tests/e2e covers")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the folders whose tests take longest."""
     place = {folder: number for number, folder in enumerate(LONGEST)}

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 WEEKS = 24
 HOURS = 24 * 42  # of the taxis
 PATIENCE = 240  # seconds: other tests run beside these, and a busy machine is no failure
+SPARSE = "sparse_rides"
 STORY, LATE, FORMS, BUTTONS = "weekly_story", "weekly_late", "weekly_forms", "weekly_buttons"
 # what the story's use case declares otherwise: files of its own, a recipe that learns little, and each step
 PLOT = (
@@ -53,7 +54,7 @@ class House:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.shop, self.usecases, self.kill = folder / "shop", folder / "usecases", folder / "kill"
-        self.taxis = folder / "taxis"
+        self.taxis, self.columbia = folder / "taxis", folder / "columbia"
         self.home = Home(folder / "home")
         path = os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "e2e" / "site")))
         self.stack = Stack(
@@ -64,6 +65,7 @@ class House:
                 "EVERGREEN_KILL": str(self.kill),
                 "AIRFLOW_CONN_SHOP": world.connection(self.shop),
                 "AIRFLOW_CONN_TAXIS": rides.connection(self.taxis),
+                "AIRFLOW_CONN_COLUMBIA": rides.connection(self.columbia),
                 # no test adds a DAG, and other tests want the cores as well
                 "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
                 "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
@@ -115,13 +117,14 @@ class House:
 
 @contextmanager
 def running() -> Iterator[House]:
-    """Start the stack with the weekly use case's files and seven more use cases, and stop it at the end."""
+    """Start the stack with the use cases' files and copies of them, and stop it at the end."""
     folder = Path(tempfile.mkdtemp(prefix="evergreen-e2e-"))  # pytest's own is closed to PostgreSQL's user
     made = House(folder)
     made.usecases.mkdir()
     made.kill.mkdir()
     world.write(made.shop, WEEKS)
     rides.write(made.taxis, HOURS)
+    rides.write_sparse(made.taxis, HOURS)
     start = 'start: "2024-01-01"'  # and an end, or this week's run of the unpaused DAG joins in
     ended = (start, f'{start}\n  end: "2024-12-30"')
     _copy(made.usecases, "weekly_killed", ended)
@@ -132,13 +135,15 @@ def running() -> Iterator[House]:
     # batch, without an end and without a file: its newest partition is overdue as soon as it is scheduled
     _copy(made.usecases, LATE, *OVERDUE)
     _copy(made.usecases, FORMS, ended)
+    sparse = ('available_at: "-3m"', 'available_at: "-3m"\n    sparse: true')
+    _copy(made.usecases, SPARSE, ("counts/{", "sparse/{"), sparse, of="hourly_rides")
     _copy(made.usecases, "weekly_mistyped", ("objective: squared_error", "objectiv: squared_error"))
     before = dict(os.environ)
     try:
         made.stack.up(name for name in ALL if name not in ("landing", "weather"))  # nobody asks for flights
         os.environ.update(made.stack.environment())
         weekly = ("weekly_sales", "weekly_killed", "weekly_asking", STORY, FORMS, BUTTONS)
-        for usecase in (*weekly, "hourly_rides", "flight_delay"):
+        for usecase in (*weekly, "hourly_rides", SPARSE, "columbia_minutes", "flight_delay"):
             for clock in ("batch", "training", "history", "operate"):
                 made.api.wait_dag(f"{usecase}__{clock}", timeout=PATIENCE)
                 made.api.unpause(f"{usecase}__{clock}")
@@ -150,12 +155,12 @@ def running() -> Iterator[House]:
         shutil.rmtree(folder)
 
 
-def _copy(folder: Path, name: str, *planted: tuple[str, str]) -> None:
-    """Lay a use case that differs from weekly_sales in its name, and where something is planted."""
-    shutil.copytree(ROOT / "tests" / "usecases" / "weekly_sales", folder / name)
+def _copy(folder: Path, name: str, *planted: tuple[str, str], of: str = "weekly_sales") -> None:
+    """Lay a use case that differs from another one in its name, and where something is planted."""
+    shutil.copytree(ROOT / "tests" / "usecases" / of, folder / name)
     file = folder / name / "usecase.yaml"
     text = file.read_text()
-    for old, new in (("name: weekly_sales", f"name: {name}"), *planted):
+    for old, new in ((f"name: {of}", f"name: {name}"), *planted):
         assert old in text
         text = text.replace(old, new)
     file.write_text(text)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import accumulate
 
 import duckdb
 import pandas as pd
@@ -19,7 +20,7 @@ from include.spec import UseCase
 from include.storage import schemas, spill
 from include.storage.lake import Lake
 
-BLOCK = 90  # partitions that are computed at once
+BLOCK, BLOCK_ROWS = 90, 1 << 20  # so many partitions are computed at once, or of about so many rows
 FROM_SQL = "features"  # what the SQL's result is called for Python; no source may have this name
 
 # features
@@ -50,12 +51,33 @@ def features(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> pa.Table:
 
 
 def _features(lake: Lake, spec: UseCase, requested: list[str]) -> pa.Table:
-    # partitions are independent, so a long history is computed in blocks to bound memory
-    blocks = [requested[i : i + BLOCK] for i in range(0, len(requested), BLOCK)]
-    tables = [
-        compute_features(spec, point_in_time.read_sources(lake, spec, block), block) for block in blocks
-    ]
-    return pa.concat_tables([schema(spec).empty_table(), *tables]).combine_chunks()
+    tables = (
+        compute_features(spec, point_in_time.read_sources(lake, spec, block), block)
+        for block in _blocks(lake, spec.features.spine, requested)
+    )
+    return _collect(schema(spec), tables)
+
+
+def _blocks(lake: Lake, source: str, partitions: Sequence[str]) -> Iterator[list[str]]:
+    """Yield consecutive partitions: they are independent, so a long history is computed in blocks."""
+    where = {"product": source, "partition": list(partitions)}
+    status = lake.read("partitions", where, ["partition", "rows"]) if len(partitions) > 1 else None
+    sizes = {} if status is None else {row["partition"]: row["rows"] or 0 for row in status.to_pylist()}
+    block: list[str] = []
+    for partition in partitions:
+        rows = sum(sizes.get(key, 0) for key in (*block, partition))
+        if block and (len(block) == BLOCK or rows > BLOCK_ROWS):
+            yield block
+            block = []
+        block.append(partition)
+    if block:
+        yield block
+
+
+def _collect(table_schema: pa.Schema, tables: Iterable[pa.Table]) -> pa.Table:
+    """Return the rows of tables that are computed one at a time, in one chunk if they are few."""
+    rows = spill.spill_table(table_schema, (batch for table in tables for batch in table.to_batches()))
+    return rows.combine_chunks() if rows.nbytes <= spill.MEMORY_LIMIT else rows
 
 
 def compute_features(
@@ -293,10 +315,28 @@ def labels(lake: Lake, spec: UseCase, partitions: Sequence[str], *, known: str |
 
 
 def _labels(lake: Lake, spec: UseCase, available: list[str], known: str | None) -> pa.Table:
-    source = spec.sources[spec.labels.source]
+    fields = [*list(schema(spec))[: len(spec.key) + 1], pa.field(spec.problem.target, pa.float64())]
+    expected = pa.schema(fields)
     spine_partitions = {spec.clock.shift(key, spec.labels.delay): key for key in available}
-    where = {"partition": list(spine_partitions)}
-    rows = lake.read(f"validated_{spec.labels.source}", where) if spine_partitions else None
+    blocks = _blocks(lake, spec.labels.source, list(spine_partitions))
+    tables = (
+        _compute_labels(lake, spec, {key: spine_partitions[key] for key in block}, known, expected)
+        for block in blocks
+    )
+    return _collect(expected, tables)
+
+
+def _compute_labels(
+    lake: Lake, spec: UseCase, spine_partitions: dict[str, str], known: str | None, expected: pa.Schema
+) -> pa.Table:
+    """Return the labels that some partitions of their source have, sorted.
+
+    Parameters
+    ----------
+    spine_partitions : for each of them the partition whose rows it labels.
+    """
+    source = spec.sources[spec.labels.source]
+    rows = lake.read(f"validated_{spec.labels.source}", {"partition": list(spine_partitions)})
     condition = (
         "true" if known is None else f"known_at <= TIMESTAMPTZ '{spec.clock.moment(known).isoformat()}'"
     )
@@ -312,8 +352,6 @@ def _labels(lake: Lake, spec: UseCase, available: list[str], known: str | None) 
             FROM (SELECT * FROM label_rows WHERE {condition}
                   QUALIFY row_number() OVER (PARTITION BY partition, {key} ORDER BY revision DESC) = 1)
             JOIN label_partitions USING (partition) ORDER BY spine_partition, {key}"""  # noqa: S608
-        fields = [*list(schema(spec))[: len(spec.key) + 1], pa.field(spec.problem.target, pa.float64())]
-        expected = pa.schema(fields)
         return spill.spill_table(expected, _label_batches(spec, engine, sql, expected))
 
 
@@ -404,9 +442,27 @@ def join_labels(lake: Lake, spec: UseCase, rows: pa.Table, known_by: str) -> pa.
     rows : from `features`; if they have the target already, as of a later partition, it is replaced.
     """
     target, keys = spec.problem.target, [*spec.key, "partition"]
-    partitions = [str(partition) for partition in rows["partition"].unique().to_pylist()]
-    labelled = labels(lake, spec, partitions, known=known_by)
-    labelled = labelled.filter(labelled[target].is_valid())
+    places = _places(rows)
+    labelled = labels(lake, spec, list(places), known=known_by)
+    labelled = spill.filter_rows(labelled, labelled[target].is_valid())
+    label_places = _places(labelled)
     rows = rows.drop_columns([target]) if target in rows.column_names else rows
     order = [(name, "ascending") for name in ("partition", *spec.key)]
-    return rows.join(labelled, keys, join_type="inner").sort_by(order)
+
+    def joined() -> Iterator[pa.Table]:
+        # both are sorted by partition, so the rows of a block of partitions lie together
+        for block in _blocks(lake, spec.features.spine, [name for name in places if name in label_places]):
+            parts = (
+                table.slice(of[block[0]].start, of[block[-1]].stop - of[block[0]].start)
+                for table, of in ((rows, places), (labelled, label_places))
+            )
+            yield next(parts).join(next(parts), keys, join_type="inner").sort_by(order)
+
+    return _collect(rows.schema.append(labelled.schema.field(target)), joined())
+
+
+def _places(rows: pa.Table) -> dict[str, slice]:
+    """Return where each partition's rows lie in rows that are sorted by it."""
+    counts = pc.value_counts(rows["partition"]).to_pylist()
+    ends = accumulate(one["counts"] for one in counts)
+    return {one["values"]: slice(end - one["counts"], end) for one, end in zip(counts, ends, strict=True)}

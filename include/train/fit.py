@@ -47,7 +47,7 @@ def fit_recipe(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Pipeline:
 
 def is_learnable(spec: UseCase, rows: pa.Table) -> bool:
     """Return whether a model can be fitted on rows: there are some, and some of each class."""
-    values = sorted(set(target(spec, rows).tolist()))
+    values = np.unique(target(spec, rows)).tolist()
     return bool(values) and (not spec.problem.codes or values == list(spec.problem.codes))
 
 

@@ -27,7 +27,7 @@ from include.models import artifacts
 from include.references import digest_bytes, digest_json
 from include.spec import UseCase
 from include.spec.stages import Candidate
-from include.storage import schemas
+from include.storage import schemas, spill
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
 from include.train.fit import fit_recipe
@@ -156,8 +156,10 @@ def fitting_rows(spec: UseCase, recipe: Candidate, partition: str, rows: pa.Tabl
     if recipe.window is None:
         return rows
     if spec.sparse:
-        return rows.filter(pc.is_in(rows["partition"], pa.array(partitions_of(rows)[-recipe.window :])))
-    return rows.filter(pc.greater(rows["partition"], spec.clock.shift(partition, -recipe.window)))
+        newest = pc.is_in(rows["partition"], pa.array(partitions_of(rows)[-recipe.window :]))
+    else:
+        newest = pc.greater(rows["partition"], spec.clock.shift(partition, -recipe.window))
+    return spill.filter_rows(rows, newest)
 
 
 def read_fits(lake: Lake) -> list[Fit]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from include.spec import UseCase
+from include.storage import spill
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ def split(rows: pa.Table, spec: UseCase, partition: str) -> Split:
     """
     first = first_test_partition(partitions_of(rows), spec, partition)
     is_test = pc.greater_equal(rows["partition"], first)
-    return Split(train=rows.filter(pc.invert(is_test)), test=rows.filter(is_test))
+    train, test = (spill.filter_rows(rows, mask) for mask in (pc.invert(is_test), is_test))
+    return Split(train=train, test=test)
 
 
 def walk_origins(labelled: Sequence[str], spec: UseCase, partition: str) -> list[str]:

@@ -83,9 +83,17 @@ def _fit_all(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array)
     options = {"model__sample_weight": _weights(spec, candidate, rows)} if candidate.half_life else {}
     pipeline = _built(spec, candidate, rows)
     _use_threads(pipeline[-1], CORES)  # each tree has a seed of its own, whichever thread fits it
-    pipeline.fit(artifacts.model_input(rows, spec), actual, **options)
+    pipeline.fit(_values(spec, candidate, rows), actual, **options)
     _use_threads(pipeline[-1], 1)  # as the order in which threads add up predictions isn't fixed
     return pipeline
+
+
+def _values(spec: UseCase, candidate: Candidate, rows: pa.Table) -> pd.DataFrame:
+    """Return the features as `artifacts.model_input` does, or without values for a model that reads none."""
+    if candidate.estimator != "prior":
+        return artifacts.model_input(rows, spec)
+    one_value = pd.Series(np.broadcast_to(np.nan, rows.num_rows), copy=False)
+    return pd.DataFrame(dict.fromkeys(spec.features.columns, one_value), copy=False)
 
 
 def _use_threads(model: Any, count: int) -> None:
@@ -151,7 +159,7 @@ def _search(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array) 
         return {name: values[0] for name, values in candidate.search.items()}
     drawn = ParameterSampler(candidate.search, budget, random_state=spec.training.seed)
     points = [dict(point) for point in (drawn if len(grid) > budget else grid)]
-    older, held_out = rows.filter(pa.array(~newest)), rows.filter(pa.array(newest))
+    older, held_out = (spill.filter_rows(rows, pa.array(mask)) for mask in (~newest, newest))
 
     def loss(point: dict[str, Any]) -> float:
         estimator = fit(spec, _with_params(candidate, point, search={}), older, actual[~newest])

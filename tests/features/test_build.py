@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from include.errors import PartitionError, SpecError
+from include.features import build
 from include.features.build import features, labels, matured, schema, training_set
 from include.spec import UseCase
+from include.storage import spill
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
 from tests.features import parcels
@@ -78,6 +81,32 @@ def test_long_ranges_go_in_blocks(lake: Lake, use: UseCase, monkeypatch: pytest.
     whole = features(lake, use, PARTITIONS)
     monkeypatch.setattr("include.features.build.BLOCK", 3)
     assert digest_table(features(lake, use, PARTITIONS)) == digest_table(whole)
+
+
+def test_a_training_set_is_computed_in_blocks_of_rows_and_not_held_in_memory(
+    lake: Lake, use: UseCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the same whether it stays in memory or goes to a file, block by block."""
+    whole, blocks = training_set(lake, use, "2024-03-10"), list[int]()
+    real = build.compute_features
+
+    def compute_features(spec: UseCase, rows: Any, partitions: list[str], **options: Any) -> pa.Table:
+        blocks.append(len(partitions))
+        return real(spec, rows, partitions, **options)
+
+    fresh = Lake(
+        "parcels", str(shutil.copytree(lake.uri.removeprefix("file://"), tmp_path / "parcels").parent)
+    )
+    monkeypatch.setattr(build, "compute_features", compute_features)
+    monkeypatch.setattr(build, "BLOCK_ROWS", max(row["rows"] for row in fresh.rows("partitions")))
+    monkeypatch.setattr(spill, "MEMORY_LIMIT", 0)
+    spilled = training_set(fresh, use, "2024-03-10")
+    assert len(blocks) > 1
+    assert spilled.equals(whole)
+    # a file's rows aren't Arrow's memory
+    before = pa.total_allocated_bytes()
+    del spilled
+    assert before - pa.total_allocated_bytes() < whole.nbytes / 2
 
 
 def test_a_source_that_was_never_published(tmp_path: Path, use: UseCase) -> None:

@@ -261,3 +261,20 @@ def test_a_rise_of_missing_values_is_seen() -> None:
     stormy = LearnedColumn(of, Binning.of(of), missing=np.array([0.0, 0.6, 0.1, 0.2, 0.1]))
     assert drift.check_missing("c", stormy, profiled([None] * 40 + [1.0] * 60), RULES).outcome == "ok"
     assert drift.check_missing("c", stormy, profiled([None] * 100), RULES).outcome == "alarm"
+
+
+def test_what_looks_back_to_partitions_without_rows_is_missing_in_whole_partitions_without_an_alarm() -> None:
+    """Where a fifth of the reference's partitions were so, five in a row alarm; without a window one does."""
+    of = profiled([None] * 200 + [1.0] * 800)
+    resting = LearnedColumn(of, Binning.of(of), missing=np.array([0.0, 0.0, 1.0, 0.0, 0.0]))
+    gap, usual = (partition([value] * 100, str(number)) for number, value in enumerate((None, 1.0)))
+    rules = RULES.model_copy(update={"window": 7})
+
+    def outcome(*window: dict[str, Any]) -> str:
+        return drift.check_missing("c", resting, profiled([None] * 100), rules, window).outcome
+
+    assert outcome() == "alarm"
+    assert outcome(usual, usual, usual, usual, gap) == "ok"
+    assert outcome(usual, gap, gap, gap, gap) == "ok"
+    assert outcome(gap, gap) == "ok"
+    assert outcome(usual, gap, gap, gap, gap, gap) == "alarm"

@@ -311,6 +311,18 @@ def test_batches_from_a_file_give_the_model_of_few_rows_and_leave_no_file(
     assert [str(warning.message) for warning in recwarn] == []
 
 
+@pytest.mark.parametrize("kind", ["binary", "regression", "multiclass"])
+def test_the_prior_is_fitted_without_reading_the_features(
+    kind: str, clinic: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training set that is larger than memory is no matter to it, and it is the same model."""
+    spec, rows = clinic(kind)
+    prior = spec.training.baselines[0]
+    read = tuning.build_estimator(spec, prior).fit(artifacts.model_input(rows, spec), target(spec, rows))
+    monkeypatch.setattr(artifacts, "model_input", None)
+    assert artifacts.serialize(fit_recipe(spec, prior, rows)) == artifacts.serialize(read)
+
+
 def test_an_option_changes_the_key_of_a_recipe_and_none_leaves_it(tmp_path: Path) -> None:
     """Fits with different options are never taken for each other; those without any keep their key."""
     from include.train.fits import recipe_key

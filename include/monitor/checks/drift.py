@@ -11,7 +11,8 @@ This holds for the PSI and the Jensen–Shannon distance. The Kolmogorov–Smirn
 threshold and the noise, and the Wasserstein distance the declared threshold alone, because counts by bin
 can't tell how far the reference's own windows are apart. `monitoring.measure` declares which one is used.
 
-Missing and unseen values show a broken feed. They are looked for in the partition alone.
+Missing and unseen values show a broken feed. They are looked for in the partition alone, unless that has been
+ordinary.
 """
 
 from __future__ import annotations
@@ -68,9 +69,12 @@ def _check_column(context: PartitionContext, name: str) -> Finding:
 
 def check_missing_values(context: PartitionContext) -> list[Finding]:
     """Check each feature's share of missing values in the partition."""
-    rules = context.spec.monitoring
-    features = context.compared_features
-    return [check_missing(name, of.reference, of.newest, rules) for name, of in features.items()]
+    rules, sources = context.spec.monitoring, context.spec.sources.values()
+    windows = context.window_profiles if any(source.sparse for source in sources) else {}
+    return [
+        check_missing(name, of.reference, of.newest, rules, windows.get(name, ()))
+        for name, of in context.compared_features.items()
+    ]
 
 
 def check_unseen_values(context: PartitionContext) -> list[Finding]:
@@ -205,8 +209,19 @@ def check_distribution(
     return Finding("drift", name, value, threshold, "alarm" if alarm else "ok", note)
 
 
-def check_missing(name: str, column: LearnedColumn, partition: Profile, rules: Monitoring) -> Finding:
-    """Judge the rise of the missing share in one partition, by the threshold and by binomial noise."""
+def check_missing(
+    name: str, column: LearnedColumn, partition: Profile, rules: Monitoring, window: Sequence[Row] = ()
+) -> Finding:
+    """Judge the rise of the missing share in one partition, by the threshold and by binomial noise.
+
+    If a source is sparse, the partition that a feature looks back to may have no rows, and then all of its
+    values are missing. A column that was so in some of the reference's partitions alarms only after as many
+    such in a row as chance makes once in 1 / `ALPHA` times.
+
+    Parameters
+    ----------
+    window : of a use case with a sparse source, the column's rows of `profiles` up to the partition itself.
+    """
     reference = column.profile
     rise = partition.missing_share - reference.missing_share
     own = None if column.missing is None else column.missing - reference.missing_share
@@ -220,6 +235,13 @@ def check_missing(name: str, column: LearnedColumn, partition: Profile, rules: M
     note = f"{name}: {partition.missing_share:.1%} missing, {reference.missing_share:.1%} in the reference"
     risen, bound = figure_and_limit(rise, threshold, 1, "{:.#%}")
     note += f"; a rise of {risen}, expected at most {bound}"
+    ordinary = 0.0 if own is None or len(own) < MIN_WINDOWS else float((own > threshold).mean())
+    if alarm and window and ordinary:
+        required = next(n for n in range(1, rules.window + 1) if ordinary**n < ALPHA or n == rules.window)
+        last = [merge_profiles([row])[reference.column] for row in window[-required:]]
+        beyond = [profile.missing_share - reference.missing_share > threshold for profile in last]
+        alarm = len(beyond) == required and all(beyond)
+        note += f"; {ordinary:.1%} of the reference's partitions had it, so {required} in a row are an alarm"
     return Finding("missing", name, rise, threshold, "alarm" if alarm else "ok", note)
 
 

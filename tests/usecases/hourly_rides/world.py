@@ -44,6 +44,27 @@ def write(folder: Path, hours: int, first: int = 0) -> list[str]:
     return keys
 
 
+def with_rows(hours: int) -> set[str]:
+    """Return the keys of the hours with rides in a city that rests from two to five, and now and then."""
+    chance = np.random.default_rng(5).random(hours)
+    resting = [2 <= _moment(number).astimezone(NEW_YORK).hour < 5 for number in range(hours)]
+    keys = zip(partitions(hours), resting, chance, strict=True)
+    return {key for key, rests, one in keys if not rests and one > 0.1}
+
+
+def write_sparse(folder: Path, hours: int) -> None:
+    """Write the files of a city that rests into ``sparse/``.
+
+    An hour without rides has no file, and one in four of them a file with a header alone.
+    """
+    (folder / "sparse").mkdir(parents=True)
+    active = with_rows(hours)
+    for number, key in enumerate(partitions(hours)):
+        lines = hour(number) if key in active else []
+        if lines or number % 4 == 0:
+            (folder / "sparse" / f"{key}.csv").write_text("\n".join([HEADER, *lines]) + "\n")
+
+
 def connection(folder: Path) -> str:
     """Return the value of AIRFLOW_CONN_TAXIS for files below a folder."""
     return json.dumps({"conn_type": "generic", "host": folder.absolute().as_uri()})
