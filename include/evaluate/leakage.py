@@ -24,6 +24,7 @@ from include.models import artifacts, outputs
 from include.promote import ledger
 from include.promote.ledger import Row
 from include.spec import UseCase
+from include.spec.metrics import Objective, find_objective
 from include.spec.stages import Candidate
 from include.stats.metrics import metric_values, row_losses
 from include.storage.lake import Lake
@@ -159,7 +160,7 @@ def shuffled_label_losses(
     Returns
     -------
     tuple of float
-        Sums of the objective's loss on the test rows with their true labels, by partition, shape (n,); of
+        Sums of the loss on the test rows with their true labels, by partition, shape (n,); of
         several shuffles, the one with the highest loss.
 
     Notes
@@ -179,7 +180,7 @@ def shuffled_label_losses(
     for _ in range(SHUFFLES):
         estimator = fit_recipe(spec, candidate, _shuffle_labels(spec, fitted, random))
         predictions = _rescale_to_prior(artifacts.predict(estimator, test, spec), prior, spec)
-        losses = row_losses(spec.objective, actual, predictions)
+        losses = row_losses(_convex_objective(spec), actual, predictions)
         sums.append(tuple(float(losses[partition_of_row == partition].sum()) for partition in partitions))
     return max(sums, key=sum)
 
@@ -194,9 +195,17 @@ def prior_losses(
     fitted, test, partitions : as in `shuffled_label_losses`.
     """
     actual, constant = target(spec, test), outputs.label_prior(spec, target(spec, fitted))
-    losses = row_losses(spec.objective, actual, outputs.repeat_constant(constant, len(actual)))
+    losses = row_losses(_convex_objective(spec), actual, outputs.repeat_constant(constant, len(actual)))
     partition_of_row = np.asarray(test["partition"].to_pylist(), dtype=object)
     return tuple(float(losses[partition_of_row == partition].sum()) for partition in partitions)
+
+
+def _convex_objective(spec: UseCase) -> Objective:
+    """Return the objective, or the log loss in place of costs.
+
+    Where the label rate has crossed the threshold of a decision, decisions by noise would cost less.
+    """
+    return find_objective("log_loss") if spec.objective.takes_costs else spec.objective
 
 
 def _sample(rows: pa.Table, max_rows: int, random: np.random.Generator) -> pa.Table:

@@ -73,6 +73,11 @@ def estimated_metrics(spec: UseCase) -> tuple[str, ...]:
     return tuple(name for name in metric_names(spec) if find_metric(name).can_be_estimated)
 
 
+def _values(spec: UseCase, actual: Array, predicted: Array) -> dict[str, float]:
+    problem, names = spec.problem, estimated_metrics(spec)
+    return metric_values(names, actual, predicted, problem.classes, costs=problem.cost_matrix)
+
+
 def learn_calibration(spec: UseCase, actual: Array, predicted: Array) -> CalibrationMap:
     """Fit a calibration map on held-out rows, at least one.
 
@@ -112,7 +117,7 @@ def expected_metrics(spec: UseCase, calibration: CalibrationMap, predicted: Arra
     probabilities, draws = calibrate(calibration, predicted), []
     for _ in range(DRAWS):
         labels = _draw_labels(probabilities, random.random(len(probabilities)))
-        draws.append(metric_values(estimated_metrics(spec), labels, predicted, spec.problem.classes))
+        draws.append(_values(spec, labels, predicted))
     return _expected_means(estimated_metrics(spec), draws)
 
 
@@ -253,9 +258,7 @@ def learn_held_out(
     realised = {}
     for key in keys:
         rows = partitions == key
-        realised[key] = metric_values(
-            estimated_metrics(spec), actual[rows], predicted[rows], spec.problem.classes
-        )
+        realised[key] = _values(spec, actual[rows], predicted[rows])
     labelled = []
     for fold in np.array_split(np.array(keys, dtype=object), min(FOLDS, len(keys))):
         others = np.isin(partitions, fold, invert=True)

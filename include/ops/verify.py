@@ -7,8 +7,9 @@ recorded, but a rerun would change it, because its declaration or its inputs hav
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -30,7 +31,8 @@ from include.train.fits import recent_models
 
 BLOCK = 90  # partitions whose rows are read together
 Row = dict[str, Any]
-Shape = tuple[str, pa.Schema, tuple[str, ...]]  # a table, its schema, the order of a digest
+Conform = Callable[[pa.Table | None], pa.Table]
+Shape = tuple[str, Conform, tuple[str, ...]]  # a table, its columns and the order of its digest
 
 
 @dataclass(frozen=True)
@@ -140,20 +142,26 @@ def _verify_models(lake: Lake, spec: UseCase) -> tuple[list[str], list[str]]:
 
 
 def _shape(spec: UseCase, product: str) -> Shape | None:
-    """Return a product's table, its schema, and the order of rows in its digest."""
+    """Return a product's table, what gives rows their columns, and their order in the digest."""
     if product in spec.sources:
         declared = spec.sources[product]
-        return f"validated_{product}", schemas.validated_schema(declared), ("revision", *declared.key)
-    return {
-        "predictions": ("predictions", predictions.predictions_schema(spec), spec.key),
-        "shadows": ("shadows", predictions.predictions_schema(spec), ("model", *spec.key)),
+        schema, order = schemas.validated_schema(declared), ("revision", *declared.key)
+        return f"validated_{product}", partial(point_in_time.conform, schema=schema), order
+    if product in ("predictions", "shadows"):
+        order = spec.key if product == "predictions" else ("model", *spec.key)
+        return product, partial(predictions.as_published, spec), order
+    shapes = {
         "performance": ("performance", schemas.PERFORMANCE, ("known", "metric")),
         "losses": ("losses", schemas.LOSSES, ("known", "model")),
         "limits": ("limits", schemas.LIMITS, ("model", "column")),
         "estimates": ("estimates", schemas.ESTIMATES, ("metric",)),
         "drift": ("drift", schemas.DRIFT, ("column", "measure")),
         "monitor": ("findings", schemas.FINDINGS, ("check", "subject")),
-    }.get(product)
+    }
+    if product not in shapes:
+        return None
+    table, schema, order = shapes[product]
+    return table, partial(point_in_time.conform, schema=schema), order
 
 
 def _verify_partitions(lake: Lake, spec: UseCase, rows: Sequence[Row]) -> Iterator[str]:
@@ -166,11 +174,11 @@ def _verify_partitions(lake: Lake, spec: UseCase, rows: Sequence[Row]) -> Iterat
 
 
 def _verify_block(lake: Lake, spec: UseCase, shape: Shape, block: Sequence[Row]) -> Iterator[str]:
-    table, schema, order = shape
+    table, conform, order = shape
     read = lake.read(table, {"partition": [row["partition"] for row in block]})
-    by_partition = publish.by_partition(point_in_time.conform(read, schema))
+    by_partition = publish.by_partition(read) if read is not None else {}
     for row in block:
-        rows = spill.sort_rows(by_partition.get(row["partition"], schema.empty_table()), order)
+        rows = spill.sort_rows(conform(by_partition.get(row["partition"])), order)
         digest = digest_table(rows) if rows.num_rows or row["digest"] else ""
         if digest == row["digest"]:
             yield ""

@@ -13,7 +13,7 @@ from include.judge.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER
 from include.models import outputs
 from include.reports.html import Tone, figure, figure_pair, percent
 from include.reports.verdict_data import AttemptData
-from include.spec import UseCase
+from include.spec import Problem, UseCase
 from include.spec.metrics import SERVING_METRICS, greater_is_better
 
 TONES: dict[str, Tone] = {
@@ -90,6 +90,14 @@ def prior_text(attempt: AttemptData, evidence: Evidence | None) -> tuple[str, st
     if evidence is None:
         return label, figure(None)
     return label, outputs.describe_constant(attempt.spec, evidence.prior, figure)
+
+
+def decision_rule(problem: Problem) -> str:
+    """Return how decisions follow from predictions, as ``warn from a probability of 0.2 on, else wait``."""
+    if problem.threshold is None:
+        return f"of {', '.join(problem.decisions)} the one with the lowest expected cost"
+    below, above = sorted(problem.decisions, key=lambda name: -problem.costs["1"][name])
+    return f"{above} from a probability of {figure(problem.threshold)} on, else {below}"
 
 
 def loss_unit(attempt: AttemptData) -> str:

@@ -27,7 +27,7 @@ from include.promote.trials import Trial, trials_on
 from include.references import Ref
 from include.score import fallback, predictions
 from include.score.fallback import FallbackStep, PopPrefetched, StepPredictions
-from include.score.predictions import ServedPart
+from include.score.predictions import DECISION, ServedPart
 from include.score.prefetch import Prefetch
 from include.score.shadow import score_shadow, split_canary
 from include.spec import UseCase
@@ -141,15 +141,16 @@ class ScoringRun:
 
         Predictions that would differ now are published to `restated`; the served ones stay.
         """
-        schema = predictions.predictions_schema(self.spec)
-        served = point_in_time.conform(spill.sort_rows(published, self.spec.key), schema)
+        served = predictions.as_published(self.spec, spill.sort_rows(published, self.spec.key))
         served_digest = digest_table(served)
         parts = predictions.served_parts(self.spec, served, rows)
         same_rows = predictions.same_rows(self.spec, rows, served)
         recorded = self._recorded_row()
         recorded_digest = served_digest if recorded is None else recorded["digest"]
         try:
-            current: pa.Table | None = self._predict_again(rows, parts)
+            current: pa.Table | None = self._predict_again(
+                rows, parts, decide=DECISION in served.column_names
+            )
         except ModelError:
             current = served if same_rows else None  # the same rows would get the same predictions
         if current is None:
@@ -177,15 +178,21 @@ class ScoringRun:
         where = {"product": "predictions", **self._where}
         return next(iter(self.lake.rows("partitions", where)), None)
 
-    def _predict_again(self, rows: pa.Table, parts: Sequence[ServedPart]) -> pa.Table:
-        """Return what the models that served the partition predict for its rows now."""
+    def _predict_again(self, rows: pa.Table, parts: Sequence[ServedPart], *, decide: bool) -> pa.Table:
+        """Return what the models that served the partition predict for its rows now.
+
+        Parameters
+        ----------
+        decide : whether the served predictions have decisions, which they lack if there were no costs yet.
+        """
         tables = []
         for part in parts:
             part_rows = spill.filter_rows(rows, part.mask)
             values = fallback.predict_step(self.lake, self.spec, part_rows, part.step)
             predicted = StepPredictions(part.step, part.reason, values)
             tables.append(predictions.build_predictions(self.spec, part_rows, predicted))
-        return predictions.join_parts(self.spec, tables)
+        joined = predictions.join_parts(self.spec, tables)
+        return joined if decide else joined.select([n for n in joined.column_names if n != DECISION])
 
     def _publish_restated(self, rows: pa.Table, current: pa.Table, parts: Sequence[ServedPart]) -> None:
         """Publish to `restated` what each model that served predicts now."""
@@ -245,7 +252,7 @@ class ScoringRun:
         recorded_as_empty = recorded is not None and not recorded["rows"]
         if not (spine_is_empty or recorded_as_empty) or self.lake.count("predictions", self._where):
             raise self._no_rows_error()
-        empty = predictions.predictions_schema(self.spec).empty_table()
+        empty = predictions.as_published(self.spec, None)
         note = f"0 rows: {self.spec.features.spine} was published without rows for this partition"
         row = predictions.predictions_row(
             "predictions", self.partition, empty, self._inputs(), self.spec.digest, note

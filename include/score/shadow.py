@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from include.errors import ModelError
-from include.features import point_in_time
 from include.promote.ledger import CANARY, SHADOW
 from include.promote.trials import Trial
 from include.score import fallback, predictions
@@ -74,7 +73,7 @@ def _recorded(lake: Lake, spec: UseCase, partition: str) -> pa.Table | None:
     """Return a partition's shadow predictions, None unless they have the digest that was recorded."""
     for row in lake.rows("partitions", {"product": TABLE, "partition": partition}):
         published = lake.read(TABLE, {"partition": partition})
-        shadows = _sort(spec, point_in_time.conform(published, predictions.predictions_schema(spec)))
+        shadows = _sort(spec, predictions.as_published(spec, published))
         if digest_table(shadows) == row["digest"]:
             return shadows
     return None

@@ -31,6 +31,8 @@ BINARY, REGRESSION, MULTICLASS = ("binary",), ("regression",), ("multiclass",)
 CLASSIFICATION = (*BINARY, *MULTICLASS)
 ALL = (*CLASSIFICATION, *REGRESSION)
 CLASS = "class"  # the parameter of a metric that is measured for each class
+COST = "cost"  # the metric and the objective that ``problem.costs`` declares
+Costs = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Metric:
     row_loss : for a regression metric that can be estimated, the function of each row's loss, as
         ``module:name``; the metric is its mean.
     root : whether it is the square root of that mean.
-    only_declared : whether it is measured only where the declaration names it.
+    only_declared : whether it is measured only where the declaration names it, or has what it takes.
+    takes_costs : whether its function also takes the matrix of ``problem.costs``.
     """
 
     name: str
@@ -71,6 +74,7 @@ class Metric:
     row_loss: str = ""
     root: bool = False
     only_declared: bool = False
+    takes_costs: bool = False
 
     @property
     def path(self) -> str:
@@ -88,6 +92,8 @@ class Objective:
     unit : what it is measured in, where ``{target}`` stands for the target's name; empty if it has no unit.
     parameter : what follows an @ in its name, as in ``quantile_loss@0.9``; empty without one.
     code : the use case's own function in place of ``path``.
+    takes_costs : whether its function also takes ``costs``.
+    costs : the matrix of ``problem.costs``, shape (k, d).
     """
 
     name: str
@@ -96,6 +102,8 @@ class Objective:
     unit: str = ""
     parameter: str = ""
     code: CodeReference | None = None
+    takes_costs: bool = False
+    costs: Costs = ()
 
 
 @dataclass(frozen=True)
@@ -174,6 +182,15 @@ METRICS: tuple[Metric, ...] = (
         needs="a row that is of the class or is predicted as it",
     ),
     Metric(
+        COST,
+        CLASSIFICATION,
+        False,
+        function="include.stats.metrics:mean_cost",
+        highest=math.inf,
+        only_declared=True,
+        takes_costs=True,
+    ),
+    Metric(
         "rmse",
         REGRESSION,
         False,
@@ -205,6 +222,9 @@ METRICS: tuple[Metric, ...] = (
 OBJECTIVES: tuple[Objective, ...] = (
     Objective("log_loss", CLASSIFICATION, "include.stats.metrics:log_losses"),
     Objective("brier", CLASSIFICATION, "include.stats.metrics:brier_scores"),
+    Objective(
+        COST, CLASSIFICATION, "include.stats.metrics:decision_costs", "units of cost", takes_costs=True
+    ),
     Objective(
         "squared_error", REGRESSION, "include.stats.metrics:squared_errors", "squared units of {target}"
     ),
@@ -346,7 +366,8 @@ def metric_names(spec: UseCase) -> tuple[str, ...]:
     """Return the metrics to measure: the defaults for the kind of problem, then those the spec names."""
     requirements = (*spec.gate.requirements, *spec.monitoring.requirements)
     by_class = [f"{name}@{label}" for label in spec.problem.classes for name in class_metrics()]
-    required = [requirement.metric for requirement in requirements]
+    required = [COST] if spec.problem.costs else []
+    required += [requirement.metric for requirement in requirements]
     objective = spec.gate.objective
     required += [objective] if objective.partition("@")[0] in metrics_of_kind(spec.problem.kind) else []
     return tuple(dict.fromkeys([*default_metrics(spec.problem.kind), *by_class, *required]))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from itertools import permutations
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from include.spec.source import Name, Strict
+from include.spec.source import Name, Strict, added_field
 
 MIN_CLASSES = 3  # of a multiclass problem
 
@@ -24,6 +25,18 @@ def _class_name(value: Any) -> Any:
 
 
 ClassName = Annotated[str, BeforeValidator(_class_name, json_schema_input_type=str | int)]
+
+
+def _costs(value: Any) -> Any:
+    """Accept an unquoted 0 or 1 as a name; an unquoted yes, which YAML reads as true, isn't one."""
+    if not isinstance(value, dict):
+        return value
+    if wrong := [name for name in value if isinstance(name, bool) or not isinstance(name, str | int)]:
+        raise ValueError(f"{wrong[0]!r} is no valid name: quote yes, no, on and off")
+    return {str(name): _costs(inner) for name, inner in value.items()}
+
+
+Cost = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Problem(Strict):
@@ -43,12 +56,44 @@ class Problem(Strict):
     never_features: tuple[str, ...] = Field(
         (), description="columns that must not become features, for privacy"
     )
+    costs: Annotated[
+        dict[str, dict[str, Cost]],
+        BeforeValidator(_costs, json_schema_input_type=dict[str, dict[str, Cost]]),
+    ] = added_field(
+        {},
+        description="not of a regression: for each actual label (0 and 1, or each class) what each decision "
+        "costs, as {0: {wait: 0, warn: 1}, 1: {wait: 5, warn: 1}}. Each prediction then has the decision "
+        "with the lowest expected cost; the metric and the objective `cost` are what decisions cost per row",
+    )
 
     @property
     def codes(self) -> tuple[float, ...]:
         """The numbers that encode the classes of a label, ascending; empty for a regression."""
         codes = tuple(float(code) for code in range(len(self.classes)))
         return {"binary": (0.0, 1.0), "regression": (), "multiclass": codes}[self.kind]
+
+    @property
+    def decisions(self) -> tuple[str, ...]:
+        """The decisions that have costs, as declared; empty without costs."""
+        return next((tuple(row) for row in self.costs.values()), ())
+
+    @property
+    def cost_matrix(self) -> tuple[tuple[float, ...], ...]:
+        """The cost of each decision by the code of the actual label, shape (k, d); empty without costs."""
+        names = self.classes or ("0", "1")
+        return tuple(tuple(self.costs[name][one] for one in self.decisions) for name in names if self.costs)
+
+    @property
+    def threshold(self) -> float | None:
+        """The probability at which two decisions of a binary problem cost the same; None of any other.
+
+        The one that costs less if the label is 1 has the lower expected cost above it (C. Elkan, The
+        foundations of cost-sensitive learning, 2001).
+        """
+        if self.classes or len(self.decisions) != 2:
+            return None
+        (low, high), (other_low, other_high) = self.cost_matrix
+        return (high - low) / (high - low + other_low - other_high)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -67,4 +112,29 @@ class Problem(Strict):
                 f"classes: at least {MIN_CLASSES} names that differ by more than case, as [early, on_time, "
                 f"late], found {', '.join(self.classes) or 'none'}; two classes are a binary problem"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _costs_fit(self) -> Problem:
+        if not self.costs:
+            return self
+        if self.kind == "regression":
+            raise ValueError("costs: only binary and multiclass problems have them, found kind regression")
+        labels = self.classes or ("0", "1")
+        if set(self.costs) != set(labels):
+            raise ValueError(
+                f"costs: a row for each actual label, {', '.join(labels)}, found {', '.join(self.costs)}"
+            )
+        for label, row in self.costs.items():
+            if set(row) != set(self.decisions) or len(row) < 2:
+                raise ValueError(
+                    f"costs.{label}: a cost of each decision, the same two or more for every actual label, "
+                    f"found {', '.join(row) or 'none'}, and first {', '.join(self.decisions) or 'none'}"
+                )
+        for one, other in permutations(self.decisions, 2):
+            if all(row[other] <= row[one] for row in self.costs.values()):
+                raise ValueError(
+                    f"costs: decisions that each cost less than every other for some actual label, found "
+                    f"{one}, which never costs less than {other}; correct the costs, or remove {one}"
+                )
         return self

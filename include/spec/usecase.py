@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from include.references import digest_json
 from include.spec.clock import Clock, is_frequent
 from include.spec.gate import Gate, MetricBound
 from include.spec.metrics import (
+    COST,
     Objective,
     find_objective,
     is_custom_metric,
@@ -157,9 +159,9 @@ class UseCase(Strict):
         """The loss by which models are compared."""
         name = self.gate.objective
         own = self.python_of("gate.objective")
-        return (
-            Objective(name, (self.problem.kind,), own[0].name, code=own[0]) if own else find_objective(name)
-        )
+        if own:
+            return Objective(name, (self.problem.kind,), own[0].name, code=own[0])
+        return replace(find_objective(name), costs=self.problem.cost_matrix)
 
     @property
     def custom_metrics(self) -> dict[str, CodeReference]:
@@ -312,12 +314,21 @@ class UseCase(Strict):
 
     def _metrics_fit(self) -> None:
         """Refuse an objective or a metric of another kind of problem; the use case's own fit any."""
+        rules_of = list(self._requirements())
+        named = [(f"{path}.requirements", rule.metric) for path, rules in rules_of for rule in rules]
+        named += [("gate.objective", self.gate.objective)]
+        for path, name in named:
+            if name == COST and not self.problem.costs and self.problem.kind != "regression":
+                raise ValueError(
+                    f"{path}: {COST} needs problem.costs, what each decision costs for each actual label, as "
+                    "{0: {wait: 0, warn: 1}, 1: {wait: 5, warn: 1}}; found none"
+                )
         if not is_custom_objective(self.gate.objective):
             try:
                 validate_objective(self.problem.kind, self.gate.objective)
             except ValueError as error:
                 raise ValueError(f"gate.objective: {error}") from None
-        for path, rules in self._requirements():
+        for path, rules in rules_of:
             for rule in rules:
                 if is_custom_metric(rule.metric):
                     continue
@@ -357,6 +368,8 @@ class UseCase(Strict):
     def _outputs_fit(self) -> None:
         """Refuse a fallback that is no prediction, and features with the name of a predictions column."""
         value, classes = self.scoring.fallback, self.problem.classes
+        if self.problem.costs and "decision" in (*self.key, *self.features.columns):
+            raise ValueError("features: 'decision' is a column of the predictions; use another name")
         text = value if isinstance(value, float) else ", ".join(f"{c} {p:g}" for c, p in value.items())
         if not classes and isinstance(value, dict):
             raise ValueError(f"scoring.fallback: a number, for a {self.problem.kind} problem, found {text}")

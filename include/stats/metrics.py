@@ -19,7 +19,7 @@ from sklearn import metrics as sk
 from include.errors import MissingMetric
 from include.extensions import CodeReference
 from include.spec import UseCase
-from include.spec.metrics import CLASS, Metric, Objective, find_metric, find_objective, metric_names
+from include.spec.metrics import CLASS, Costs, Metric, Objective, find_metric, find_objective, metric_names
 
 Array = NDArray[np.float64]
 BINS = 10  # of the calibration error
@@ -32,6 +32,7 @@ def metric_value(
     predicted: Array,
     classes: Sequence[str] = (),
     custom: Mapping[str, CodeReference] = MappingProxyType({}),
+    costs: Costs = (),
 ) -> float:
     """Return the value of one metric, a finite number.
 
@@ -41,6 +42,7 @@ def metric_value(
     actual, predicted : labels and predictions, as in `row_losses`.
     classes : the class names of a multiclass problem, in the order of their codes.
     custom : the functions of a use case's custom metrics, by name.
+    costs : of the decisions, if the metric counts them, as in `decision_costs`.
 
     Raises
     ------
@@ -61,6 +63,8 @@ def metric_value(
             value = function(actual, predicted, classes.index(parameter))
         elif entry.parameter:
             value = function(actual, predicted, float(parameter))
+        elif entry.takes_costs:
+            value = function(actual, predicted, costs)
         else:
             value = function(actual, predicted)
     if not math.isfinite(value):
@@ -74,12 +78,13 @@ def metric_values(
     predicted: Array,
     classes: Sequence[str] = (),
     custom: Mapping[str, CodeReference] = MappingProxyType({}),
+    costs: Costs = (),
 ) -> dict[str, float]:
     """Return those of the named metrics that the rows can give, see `metric_value`."""
     values: dict[str, float] = {}
     for name in names:
         try:
-            values[name] = metric_value(name, actual, predicted, classes, custom)
+            values[name] = metric_value(name, actual, predicted, classes, custom, costs)
         except MissingMetric:
             continue
     return values
@@ -87,7 +92,10 @@ def metric_values(
 
 def all_metric_values(spec: UseCase, actual: Array, predicted: Array) -> dict[str, float]:
     """Return those of the metrics of a use case that the rows can give."""
-    return metric_values(metric_names(spec), actual, predicted, spec.problem.classes, spec.custom_metrics)
+    problem = spec.problem
+    return metric_values(
+        metric_names(spec), actual, predicted, problem.classes, spec.custom_metrics, problem.cost_matrix
+    )
 
 
 def row_losses(objective: str | Objective, actual: Array, predicted: Array) -> Array:
@@ -95,8 +103,8 @@ def row_losses(objective: str | Objective, actual: Array, predicted: Array) -> A
 
     Parameters
     ----------
-    objective : one of `include.spec.metrics.OBJECTIVES`, or its name, with its parameter; or the use case's
-        own.
+    objective : one of `include.spec.metrics.OBJECTIVES`, or its name, with its parameter, unless it takes
+        costs; or the use case's own.
     actual : 0 or 1, or the class's code, or the value in the target's unit, shape (n,).
     predicted : the probability of 1, or the value, shape (n,); or each class's probability, shape (n, k).
 
@@ -109,7 +117,9 @@ def row_losses(objective: str | Objective, actual: Array, predicted: Array) -> A
         return _custom_losses(objective.code, actual, predicted)
     parameter = objective.name.partition("@")[2]
     function = _load(objective.path)
-    losses: Array = function(actual, predicted, *([float(parameter)] if parameter else []))
+    further: list[Any] = [float(parameter)] if parameter else []
+    further += [objective.costs] if objective.takes_costs else []
+    losses: Array = function(actual, predicted, *further)
     return losses
 
 
@@ -171,6 +181,26 @@ def brier_scores(actual: Array, predicted: Array) -> Array:
         one_hot = np.eye(predicted.shape[1])[actual.astype(np.intp)]
         return np.asarray(np.square(predicted - one_hot).sum(axis=1))
     return np.square(predicted - actual)
+
+
+def best_decisions(predicted: Array, costs: Costs) -> NDArray[np.intp]:
+    """Return the place of each row's decision with the lowest expected cost, of a tie the first, shape (n,).
+
+    Parameters
+    ----------
+    predicted : the probability of 1, shape (n,), or of each class, (n, k).
+    costs : of each decision by the actual label's code, shape (k, d).
+    """
+    shares = predicted.T if predicted.ndim == 2 else (1 - predicted, predicted)
+    # class by class: the last bit of a matrix product depends on how many rows there are
+    expected = sum(np.multiply.outer(share, row) for share, row in zip(shares, costs, strict=True))
+    return np.asarray(np.argmin(expected, axis=1))
+
+
+def decision_costs(actual: Array, predicted: Array, costs: Costs) -> Array:
+    """Return what each row's best decision by its prediction costs, see `best_decisions`."""
+    places = actual.astype(np.intp), best_decisions(predicted, costs)
+    return np.asarray(np.asarray(costs, dtype=np.float64)[places])
 
 
 def squared_errors(actual: Array, predicted: Array) -> Array:
@@ -247,6 +277,11 @@ def log_loss(actual: Array, predicted: Array) -> float:
 def brier(actual: Array, predicted: Array) -> float:
     """Return the mean Brier score, of two or more classes."""
     return float(brier_scores(actual, predicted).mean())
+
+
+def mean_cost(actual: Array, predicted: Array, costs: Costs) -> float:
+    """Return what the best decisions by the predictions cost per row, see `best_decisions`."""
+    return float(decision_costs(actual, predicted, costs).mean())
 
 
 def calibration_gap(actual: Array, predicted: Array) -> float:

@@ -140,6 +140,7 @@ def recipe_key(spec: UseCase, recipe: Candidate) -> str:
         features.columns, features.categorical, spec.sql, labels.sql, labels.source, labels.delay,
         spec.problem.kind, spec.problem.target, spec.problem.classes, *options,
         spec.gate.objective,  # walks are kept by this key, and have the objective's losses
+        *([spec.problem.cost_matrix] if spec.objective.takes_costs else []),
         *spec.code_digests(
             spec.code("training", "estimators", recipe.estimator), of=("features", "gate.objective")
         ),

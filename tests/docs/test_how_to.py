@@ -117,6 +117,7 @@ def test_every_page_is_followed_by_a_test() -> None:
         "add-a-metric",
         "add-a-row-rule",
         "add-an-estimator",
+        "decide-by-cost",
         "use-python",
         "write-features-in-python",
     ],

@@ -317,6 +317,20 @@ def test_a_recipe_of_another_level_gains_nothing_by_it(use: UseCase) -> None:
     assert not gained(use, balanced, fitted, test)
 
 
+def test_a_rate_that_crossed_the_threshold_of_a_decision_is_no_leak(tmp_path: Path) -> None:
+    """Where costs are the objective, noise may have come to decide better, which proves nothing."""
+    costs = "statement: s, costs: {0: {wait: 0, warn: 2}, 1: {wait: 4, warn: 0}}"
+    changes = {"statement: s": costs, "objective: log_loss": "objective: cost"}
+    spec = visits.usecase(tmp_path, **changes)
+    fitted, test = rows(spec, 1200, 1), rows(spec, 1200, 2, rate=0.6)
+    shuffled = leakage.shuffled_label_losses(spec, FOREST, fitted, test, TEST)
+    prior = leakage.prior_losses(spec, fitted, test, TEST)
+    record = evidence(Losses(TEST, (100,) * len(TEST), {"challenger": prior, "baseline:prior": prior}))
+    facts = replace(record.facts, leakage=Leakage(shuffled_losses=shuffled, prior_losses=prior))
+    (check,) = shuffled_labels(CheckContext(replace(record, facts=facts), spec.gate, has_champion=False))
+    assert check.passed, check
+
+
 def test_shuffled_losses_are_of_the_partitions_that_are_asked_for(use: UseCase) -> None:
     """Losses are deterministic, in the order of the partitions, and of no other partition's rows."""
     fitted, test = rows(use, 600, 1), rows(use, 600, 2)

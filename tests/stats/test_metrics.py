@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from include.spec.gate import Requirement
 from include.spec.metrics import (
     METRICS,
     OBJECTIVES,
+    Costs,
     default_metrics,
+    find_objective,
     greater_is_better,
     metric_names,
     metrics_of_kind,
@@ -154,6 +157,11 @@ def test_the_top_share_counts_the_highest_predictions() -> None:
     assert metric_value("precision_top@0.1", actual[-1:], predicted[-1:]) == 1.0
 
 
+def wrong_costs_1(labels: int) -> Costs:
+    """Return the costs of naming the label: a wrong name costs 1."""
+    return tuple(tuple(float(place != code) for place in range(labels)) for code in range(labels))
+
+
 @pytest.mark.parametrize(
     "objective", [f"{one.name}@0.9" if one.parameter else one.name for one in OBJECTIVES]
 )
@@ -163,7 +171,7 @@ def test_losses_are_finite_and_average_to_the_metric(
 ) -> None:
     """Each row's loss is finite and never negative, even of a prediction that was sure and wrong."""
     actual, predicted = columns(pairs)
-    found = row_losses(objective, actual, predicted)
+    found = row_losses(replace(find_objective(objective), costs=wrong_costs_1(2)), actual, predicted)
     assert found.shape == actual.shape
     assert np.isfinite(found).all()
     assert (found >= 0).all()
@@ -171,7 +179,8 @@ def test_losses_are_finite_and_average_to_the_metric(
         assert metric_value("rmse", actual, predicted) == pytest.approx(math.sqrt(found.mean()))
     else:
         metric = "mae" if objective == "absolute_error" else objective
-        assert metric_value(metric, actual, predicted) == pytest.approx(found.mean())
+        value = metric_value(metric, actual, predicted, costs=wrong_costs_1(2))
+        assert value == pytest.approx(found.mean())
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.floats(1e-3, 1e3)), min_size=1, max_size=60))
@@ -228,7 +237,8 @@ def test_each_metric_that_may_be_declared_is_measured(kind: str, name: str) -> N
         actual, predicted, ends = np.arange(3.0), np.eye(3), classes
     for metric in [f"{name}@{end}" for end in ends] if metrics_of_kind(kind)[name].parameter else [name]:
         validate_metric(kind, metric, classes)
-        assert np.isfinite(metric_value(metric, actual, predicted, classes if kind == "multiclass" else ()))
+        known, costs = (classes, wrong_costs_1(3)) if kind == "multiclass" else ((), wrong_costs_1(2))
+        assert np.isfinite(metric_value(metric, actual, predicted, known, costs=costs))
 
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in metrics_of_kind(kind)])
@@ -242,7 +252,8 @@ def test_each_metric_improves_in_its_registered_direction(kind: str, name: str) 
         actual, perfect, classes = np.array([0.0, 1.0, 2.0, 2.0]), np.eye(3)[[0, 1, 2, 2]], ("a", "b", "c")
         bad = np.array([[0.1, 0.4, 0.5], [0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.2, 0.3, 0.5]])
     metric = f"{name}@{'c' if classes else entry.default}" if entry.parameter else name
-    best, worse = (metric_value(metric, actual, values, classes) for values in (perfect, bad))
+    costs = wrong_costs_1(len(classes) or 2)
+    best, worse = (metric_value(metric, actual, values, classes, costs=costs) for values in (perfect, bad))
     assert best > worse if entry.greater_is_better else best < worse
     assert greater_is_better(metric, load("flight_delay")) == entry.greater_is_better
 

@@ -15,6 +15,8 @@ from include.reports.html import escape_markdown
 from include.reports.paths import data_card_place, model_card_place, page_place
 from include.reports.verdict import DATA, MODEL, PAGE, draw_verdict
 from include.reports.verdict_data import read_attempt
+from include.reports.wording import decision_rule
+from include.spec import Problem
 from include.storage.lake import Lake
 from tests.promote.conftest import model, register
 from tests.reports.verdict.conftest import SKILLS, World
@@ -186,3 +188,23 @@ class _LakeWithAttempts(Lake):
             return super().rows(table, where)  # type: ignore[arg-type]
         key = (where or {}).get("key")  # type: ignore[attr-defined]
         return [row for row in self._attempts if key in (None, row["key"])]
+
+
+@pytest.mark.parametrize(
+    ("costs", "rule"),
+    [
+        (
+            {0: {"wait": 0, "warn": 1}, 1: {"wait": 4, "warn": 1}},
+            "warn from a probability of 0.25 on, else wait",
+        ),
+        ({0: {"go": 1, "stay": 0}, 1: {"go": 0, "stay": 3}}, "go from a probability of 0.25 on, else stay"),
+        (
+            {0: {"wait": 0, "call": 1, "visit": 3}, 1: {"wait": 9, "call": 5, "visit": 2}},
+            "of wait, call, visit the one with the lowest expected cost",
+        ),
+    ],
+)
+def test_a_card_says_how_decisions_follow(costs: dict[int, dict[str, float]], rule: str) -> None:
+    """Two decisions have a threshold, whichever is declared first; of more the cheapest is taken."""
+    problem = Problem(kind="binary", statement="s", target="late", costs=costs)
+    assert decision_rule(problem) == rule
