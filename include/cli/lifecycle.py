@@ -116,7 +116,7 @@ def withdraw(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Remove a partition that is off the schedule or in the future; a ledger records who and why."""
+    """Remove a partition that is off the schedule, in the future or too far ahead; records who and why."""
     from include.ops.withdrawal import withdraw as withdraw_partition
     from include.storage.lake import Lake
 

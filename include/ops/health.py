@@ -88,7 +88,10 @@ def _problems(
     published = {key for key, row in products.items() if row["outcome"] == "published"}
 
     if late := unscored(spec, partitions, now):
-        yield "broken", f"{_listed(late)} should have been scored by now: backfill {spec.name}__batch."
+        remedy = f"backfill {spec.name}__batch"
+        if is_over(spec, now) and spec.clock.keys(late[-1], newest)[1:] == [newest]:
+            remedy += f", or withdraw {newest} if it was run by mistake"
+        yield "broken", f"{_listed(late)} should have been scored by now: {remedy}."
     if constant := served_by.get("prior", 0):
         reason = ledger.vacancy(switches, newest) or "no model could predict them"
         yield "broken", f"A constant predicted {constant:,} of {rows:,} rows of {newest}: {reason}."
@@ -147,6 +150,11 @@ def _model_problems(
     yield "fresh", f"Version {version} serves from {since} on, of the training of {training}."
 
 
+def is_over(spec: UseCase, now: datetime) -> bool:
+    """Return whether the schedule has ended, so that nothing runs by itself any more."""
+    return spec.end is not None and spec.end < spec.clock.newest(now)
+
+
 def scored_partitions(partitions: Iterable[Row]) -> list[str]:
     """Return the partitions with predictions, in order.
 
@@ -170,8 +178,7 @@ def unscored(spec: UseCase, partitions: Sequence[Row], now: datetime) -> list[st
     scored = scored_partitions(partitions)
     if not scored:
         return []
-    newest, end = spec.clock.newest(now), spec.end
-    last = scored[-1] if end and end < newest else newest
+    last = scored[-1] if is_over(spec, now) else spec.clock.newest(now)
     deadline = spec.scoring.deadline
     missing = sorted({*spec.clock.keys(scored[0], last)} - {*scored})
     return [key for key in missing if spec.clock.local(key, deadline) <= now]

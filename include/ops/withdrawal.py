@@ -1,11 +1,13 @@
-"""Withdraw a partition that should not exist: off the schedule, outside its range, or in the future.
+"""Withdraw a partition that should not exist: off the schedule, outside its range, or too far ahead.
 
 1. The published rows are copied to ``withdrawn/``.
 2. Who withdrew it, when and why is recorded in the ledger `withdrawals`.
 3. The rows are removed, and everything that depended on them is recomputed.
 
 The operation is idempotent: run again after a kill, it ends with the same tables. A past partition of the
-schedule can't be withdrawn: its predictions were served, and that is a fact.
+schedule can't be withdrawn: its predictions were served, and that is a fact. The exception is a schedule that
+is over and run by hand. Its newest scored partition can be withdrawn while it skips others: a mistyped date,
+and no switch takes effect before it.
 
 The results of a training of that partition (model, verdict, switches, limits) stay, because ledgers are
 append-only. Fetched bytes stay under ``raw/objects/``; without their manifest no later run uses them.
@@ -26,8 +28,9 @@ from include.ingest.lookback import RETRY_PARTITIONS
 from include.monitor.losses import LOSSES
 from include.monitor.pipeline import monitor
 from include.monitor.state import PRODUCT, REALISED
+from include.ops.health import is_over
 from include.promote.approval import require_person_and_reason
-from include.promote.ledger import Row, append_compare_and_swap
+from include.promote.ledger import Row, append_compare_and_swap, served_partitions
 from include.references import Ref, digest_bytes, validate_key
 from include.spec import UseCase
 from include.spec.partition import check_partition
@@ -56,10 +59,11 @@ def withdraw(lake: Lake, spec: UseCase, partition: str, by: str, reason: str, *,
         when nothing of the partition is published.
     """
     require_person_and_reason(f"{spec.name}: a withdrawal", by, reason)
-    if not _refused(spec, partition, now):
+    if not (_refused(spec, partition, now) or _is_ahead(lake, spec, partition, now)):
         raise PartitionError(
             f"{spec.name}/{partition}: a withdrawal",
-            required="a partition off the schedule, outside its range or in the future",
+            required="a partition off the schedule, outside its range or in the future; or the newest scored "
+            "one of a schedule that is over, if it skips others",
             found="a past partition of the schedule",
             remedy="what it served is a fact and stays; to replace its data, run it again with Fetch anew",
         )
@@ -112,14 +116,30 @@ def _refused(spec: UseCase, partition: str, now: datetime) -> bool:
     return False
 
 
+def _is_ahead(lake: Lake, spec: UseCase, partition: str, now: datetime) -> bool:
+    """Return whether it is the newest scored partition of a schedule that is over, and skips others."""
+    if not is_over(spec, now):
+        return False
+    scored = served_partitions(lake)
+    if partition not in scored:  # a withdrawal of it that was killed is completed
+        return bool(lake.rows(TABLE, {"partition": partition}))
+    return partition == scored[-1] and not {*spec.clock.keys(scored[0], partition)} <= {*scored}
+
+
 def _ingested_for_lookback(lake: Lake, spec: UseCase, partition: str, now: datetime) -> list[str]:
-    """Return the earlier partitions that a run would refuse too, and of which only sources were ingested."""
+    """Return the earlier partitions that only the lookback ingested.
+
+    A run would refuse them too, or nothing is known of the partition before all of them; and of each, only
+    sources were ingested.
+    """
     clock, back = spec.clock, max(spec.features.lookback, RETRY_PARTITIONS)
     if clock.around(partition)[0] != partition:
         return []  # scoring it failed before the lookback
-    keys = [
-        key for key in clock.keys(clock.shift(partition, -back), partition)[:-1] if _refused(spec, key, now)
-    ]
+    keys = clock.keys(clock.shift(partition, -back), partition)[:-1]
+    if _refused(spec, partition, now):
+        keys = [key for key in keys if _refused(spec, key, now)]
+    elif lake.rows("partitions", {"partition": clock.shift(keys[0], -1)}):
+        return []  # they follow what was loaded on purpose
     products: dict[str, set[str]] = {}
     for row in lake.rows("partitions", {"partition": keys}) if keys else ():
         products.setdefault(row["partition"], set()).add(row["product"])

@@ -192,14 +192,18 @@ def next_unserved(lake: Lake, spec: UseCase, *partitions: str) -> str:
     PartitionError
         when that partition is after ``schedule.end``, so that a switch would never take effect.
     """
-    newest = max([*partitions, *served_partitions(lake)], default="")
+    served = served_partitions(lake)
+    newest = max([*partitions, *served], default="")
     following = spec.clock.shift(newest, 1) if newest else ""
     if spec.end and following > spec.end:
+        remedy = "set `schedule.end` in usecase.yaml to a later day, or remove it"
+        if newest in served and (skipped := {*spec.clock.keys(served[0], newest)} - {*served}):
+            remedy = f"withdraw {newest} if it was run by mistake before {min(skipped)}, or {remedy}"
         raise PartitionError(
             f"{spec.name}: switch",
             required=f"a partition left to serve by schedule.end, {spec.schedule.end}",
             found=f"the next one to serve is {following}",
-            remedy="set `schedule.end` in usecase.yaml to a later day, or remove it",
+            remedy=remedy,
         )
     return following
 

@@ -48,6 +48,8 @@ def check_partition(spec: UseCase, key: str, now: datetime) -> None:
         return
     near = [min(max(valid, first), last) for valid in (before, after)] if first <= last else []
     choice = f"choose {' or '.join(dict.fromkeys(near))}" if near else f"wait for the first, {first}"
+    if near and spec.end is not None and key > spec.end:  # not the last one: no switch would follow it
+        choice = f"choose the next, at most {last}"
     until = f"to {schedule.end}" if schedule.end else "on"
     raise PartitionError(
         f"{spec.name}/{key}",

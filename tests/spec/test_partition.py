@@ -74,7 +74,7 @@ def test_the_end_of_the_range_is_named_and_is_the_last_that_is_accepted() -> Non
     """A partition after schedule.end is refused although its time has come."""
     flights = load("flight_delay")
     check_partition(flights, "2013-12-30", NOW)
-    with pytest.raises(PartitionError, match=r"to 2013-12-30, found one after .*choose 2013-12-30, or"):
+    with pytest.raises(PartitionError, match=r"to 2013-12-30, found one after .*at most 2013-12-30, or"):
         check_partition(flights, "2014-05-01", NOW)
 
 
@@ -90,7 +90,10 @@ def test_before_the_first_decision_there_is_nothing_to_choose(weekly: UseCase) -
         ("2024-02-28T0405Z", "found one before schedule.start; choose 2024-02-28T0505Z, or change"),
         ("2024-02-29T0430Z", "a time at which it has none; choose 2024-02-29T0405Z or 2024-02-29T0505Z, or"),
         ("2024-03-01T0405Z", ""),
-        ("2024-03-01T0505Z", "found one after schedule.end; choose 2024-03-01T0405Z, or change"),
+        (
+            "2024-03-01T0505Z",
+            "one after schedule.end; choose the next, at most 2024-03-01T0405Z, or",
+        ),
         ("2024-02-29", "required a UTC minute such as 2013-03-01T0500Z, found '2024-02-29'"),
     ],
 )

@@ -19,10 +19,12 @@ from include.environment import endpoint
 from include.errors import EvergreenError, NotPublished, PartitionError
 from include.ingest.lookback import refresh_lookback
 from include.monitor.pipeline import monitor
+from include.ops.health import health
 from include.ops.prometheus import gauges
 from include.ops.status import status
 from include.ops.verify import verify
 from include.ops.withdrawal import withdraw
+from include.promote import ledger
 from include.references import digest_json
 from include.score.pipeline import score
 from include.spec import UseCase
@@ -144,6 +146,59 @@ def test_the_ledger_says_who_and_why_and_the_rows_are_laid_aside(
     assert sorted(map(repr, kept)) == sorted(map(repr, served))
     (shown,) = status(lake, use)["withdrawn"]
     assert (shown["partition"], shown["by"], shown["reason"]) == (partitions[3], *WHO)
+
+
+@pytest.fixture
+def ended(use: UseCase) -> UseCase:
+    """Return the machines' use case with a schedule that was over long ago."""
+    schedule = use.schedule.model_copy(update={"end": use.clock.shift(machines.TRAINED, 40)})
+    return use.model_copy(update={"schedule": schedule})
+
+
+@pytest.mark.parametrize("death", [None, "_recompute", "_remove"])
+def test_a_date_too_far_ahead_is_withdrawn_and_switches_take_effect_again(
+    begun: Path, ended: UseCase, partitions: list[str], tmp_path: Path, death: str | None
+) -> None:
+    """Every refusal and the status name that remedy; nothing of it stays, also after a kill."""
+    lake, now = copied(begun, tmp_path / "lake"), clocks.NOW
+    before, far = content(lake), str(ended.end)
+    for partition in (ended.clock.shift(far, -1), far):  # the one before as by the lookback
+        machines.readings(lake, ended, partition)
+    ran(lake, ended, far)
+    remedy = f"withdraw {far} if it was run by mistake"
+    with pytest.raises(PartitionError, match=f"{remedy} before {partitions[3]}, or set `schedule.end`"):
+        ledger.next_unserved(lake, ended)
+    state = health(ended, now, partitions=lake.rows("partitions"), switches=[], served_by={}, findings=[])
+    assert state.reason.endswith(f"should have been scored by now: backfill machines__batch, or {remedy}.")
+    if death:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(f"include.ops.withdrawal.{death}", raised)
+            with pytest.raises(Killed):
+                withdraw(lake, ended, far, *WHO, now=now)
+    withdraw(lake, ended, far, *WHO, now=now)
+    assert content(lake) == before
+    assert ledger.next_unserved(lake, ended) == partitions[3]
+    assert {row["partition"] for row in lake.rows("withdrawals")} == {ended.clock.shift(far, -1), far}
+
+
+def test_what_a_schedule_that_is_over_served_in_order_is_not_withdrawn(
+    spoilt: Path, use: UseCase, ended: UseCase, partitions: list[str], tmp_path: Path
+) -> None:
+    """Nor what isn't the newest, nor what skips others while the schedule still runs."""
+    lake = copied(spoilt, tmp_path / "lake")
+    ran(lake, ended, ended.clock.shift(partitions[-1], 5))
+    refused = [(ended, partitions[-1]), (ended, partitions[0]), (use, ended.clock.shift(partitions[-1], 5))]
+    for spec, partition in refused:
+        with pytest.raises(PartitionError, match="what it served is a fact"):
+            withdraw(lake, spec, partition, *WHO, now=clocks.NOW)
+    lake = copied(spoilt, tmp_path / "in order")
+    with pytest.raises(PartitionError, match="what it served is a fact"):
+        withdraw(lake, ended, partitions[-1], *WHO, now=clocks.NOW)
+
+
+def raised(*_: Any, **__: Any) -> None:
+    """Die."""
+    raise Killed
 
 
 class Killed(BaseException):
