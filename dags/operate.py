@@ -21,7 +21,7 @@ remedy. Nothing was switched.
 
 from airflow.sdk import DAG, Param
 
-from evergreen.defaults import arguments
+from evergreen.defaults import arguments, example
 from evergreen.operators.operate import ACTIONS, OperateOperator
 from include.spec import UseCase, read_all
 
@@ -42,7 +42,7 @@ def operate(spec: UseCase) -> DAG:
         ),
         "partition": _optional(
             "Partition",
-            f"Required to withdraw; and to mute, the last muted one. Such as {spec.clock.example}",
+            f"Required to withdraw; and to mute, the last muted one. {example(spec)}",
         ),
         "alert": _optional("Alert", "Required to acknowledge or mute: as the alerts page names it"),
     }

@@ -61,6 +61,14 @@ def scheduled(spec: UseCase, cron: str) -> dict[str, Any]:
     }
 
 
+def example(spec: UseCase) -> str:
+    """Return what a partition looks like; one of several a day with its local time, because it is in UTC."""
+    if not spec.clock.sub_daily:
+        return f"Such as {spec.clock.example}"
+    _, first = spec.clock.around(spec.schedule.start)
+    return f"{first} is {spec.clock.local_time(first):%Y-%m-%d %H:%M} in {spec.schedule.timezone}"
+
+
 def partition_field(spec: UseCase, **more: Any) -> dict[str, Any]:
     """Return the form's fields of a DAG with partitions: the partition, and more."""
     date: dict[str, Any] = {} if spec.clock.sub_daily else {"format": "date"}
@@ -69,6 +77,6 @@ def partition_field(spec: UseCase, **more: Any) -> dict[str, Any]:
         type=["null", "string"],
         **date,
         title="Partition",
-        description=f"Such as {spec.clock.example}. Required for a single run; leave it empty in a backfill",
+        description=f"{example(spec)}. Required for a single run; leave it empty in a backfill",
     )
     return {"partition": partition, **more}

@@ -63,6 +63,8 @@ def with_partition(body: bytes, form: str | None, task: str | None) -> bytes:
     try:
         request = json.loads(body or b"{}")
         fields = request.get("conf") or {}
+        if isinstance(fields.get("partition"), str):
+            fields["partition"] = fields["partition"].strip()  # a pasted key may have a space
         partition, key = fields.get("partition"), request.get("partition_key")
     except (ValueError, AttributeError):
         return body  # Airflow reports the error

@@ -9,11 +9,15 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
+from evergreen.defaults import partition_field
 from evergreen.manual_run import PartitionFromForm
+from include.spec.load import read
+from tests.plugins.site import ROOT
 
 FORM = "/api/v2/dags/flight_delay__batch/dagRuns"
 ASSET = "/api/v2/assets/7/materialize"
 TASK = "/execution/dag-runs/flight_delay__training/cause__2013-03-01"
+USECASES = ("tests/usecases/hourly_rides", "include/usecases/flight_delay")
 NIGHT: dict[str, Any] = {"conf": {"partition": "2013-03-01"}}
 
 
@@ -47,6 +51,12 @@ def test_the_runs_id_names_the_partition_unless_one_is_given(airflow: TestClient
     """Lists of runs show the id and hide the partition key."""
     assert _received(airflow, FORM, NIGHT)["dag_run_id"].startswith("manual__2013-03-01__")
     assert _received(airflow, FORM, {**NIGHT, "dag_run_id": "mine"})["dag_run_id"] == "mine"
+
+
+def test_the_space_of_a_pasted_partition_is_dropped(airflow: TestClient) -> None:
+    """It would be refused as another partition than it looks like."""
+    body = _received(airflow, FORM, {"conf": {"partition": " 2013-03-01 "}})
+    assert (body["partition_key"], body["conf"]) == ("2013-03-01", {"partition": "2013-03-01"})
 
 
 def test_a_key_and_a_note_of_ones_own_stay(airflow: TestClient) -> None:
@@ -85,3 +95,11 @@ def test_what_is_no_json_and_what_is_large_passes(airflow: TestClient) -> None:
     assert airflow.post(FORM, content=b"{").json() == "{"
     large = {**NIGHT, "note": "n" * 1_000_000}
     assert _received(airflow, FORM, large)["note"] == large["note"]
+
+
+def test_a_form_shows_what_a_partition_looks_like() -> None:
+    """A key in UTC has its local time beside it, and it is one of the schedule's own."""
+    specs = [read(ROOT / folder / "usecase.yaml") for folder in USECASES]
+    hourly, daily = (str(partition_field(spec)["partition"].description) for spec in specs)
+    assert hourly.startswith("2024-02-28T0505Z is 2024-02-28 00:05 in America/New_York. Required")
+    assert daily.startswith("Such as 2013-03-01. Required")
