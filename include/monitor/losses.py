@@ -189,3 +189,24 @@ def _by_model(rows: pa.Table) -> list[tuple[tuple[str, str], pa.Table]]:
     pairs = zip(rows["model"].to_pylist(), rows["version"].to_pylist(), strict=True)
     models = sorted({(model, version) for model, version in pairs if model})
     return [(pair, rows.filter(pc.equal(rows["model"], pair[0]))) for pair in models]
+
+
+def loss_sums(lake: Lake, partitions: Sequence[str]) -> dict[str, Array]:
+    """Return the newest sums of rows, loss and baseline, shape (3,), by partition with labelled rows."""
+    columns = ["partition", "known", "model", "rows", "loss", "baseline"]
+    # one scan of the table is faster than a filter by a list of partitions
+    table, selected = lake.read(LOSSES, None, columns, order=["known"]), set(partitions)
+    rows = [] if table is None else table.to_pylist()
+    newest = {(row["partition"], row["model"]): row for row in rows}
+    sums: dict[str, Array] = {}
+    for (partition, _), row in sorted(newest.items()):
+        if partition in selected and row["rows"]:
+            values = np.array([row["rows"], row["loss"], row["baseline"]], float)
+            sums[partition] = sums.get(partition, np.zeros(3)) + values
+    return sums
+
+
+def mean_losses(lake: Lake, partitions: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Return by partition the loss per row of what served, and of the baseline on the same rows."""
+    sums = loss_sums(lake, partitions).items()
+    return {partition: (float(loss / rows), float(other / rows)) for partition, (rows, loss, other) in sums}

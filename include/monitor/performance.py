@@ -292,7 +292,9 @@ def _by_day(lake: Lake, partitions: Sequence[str], known: str | None) -> list[Re
     for partition, metrics in sorted(newest.items()):
         first = next(iter(metrics.values()))  # these columns are the same for every metric
         size = {name: first[name] for name in ("known", "rows", "unlabelled")}
-        values = {name: row["value"] for name, row in sorted(metrics.items()) if ":" not in name}
+        values = {
+            name: row["value"] for name, row in sorted(metrics.items()) if not name.startswith(PRIOR_PREFIX)
+        }
         result.append({"day": partition, "partitions": 1, **size, **values})
     return result
 

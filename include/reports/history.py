@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from include.judge.judge import NOT_BLESSED, NOT_ENOUGH
 from include.monitor import registry
+from include.monitor.losses import loss_sums
 from include.promote import ledger
 from include.reports.charts import BAD, DRAWING, GOOD, INK, NEW, OLD, SETTINGS, SOFT, axis_times, svg
 from include.reports.html import templates
@@ -205,6 +206,10 @@ def read_history(lake: Lake, spec: UseCase, partitions: Sequence[str] | None = N
     if requirements:
         metric = requirements[0].metric
         limit = requirements[0].limit
+    losses = loss_sums(lake, partitions)
+    realized = _realized_metric(lake, metric, partitions)
+    if not realized and metric == spec.gate.objective:  # one of the use case's own isn't a metric as well
+        realized = {partition: float(loss / rows) for partition, (rows, loss, _) in losses.items()}
     attempts = _rows(lake, "attempts", {}, ["partition", "verdict", "recorded"], partitions)
     alarms = _rows(
         lake, "findings", {"outcome": "alarm"}, ["partition", "check", "subject", "note"], partitions
@@ -213,10 +218,10 @@ def read_history(lake: Lake, spec: UseCase, partitions: Sequence[str] | None = N
     return History(
         spec=spec,
         partitions=tuple(partitions),
-        weeks=tuple(_weeks(_loss_sums(lake, partitions), partitions)),
+        weeks=tuple(_weeks(losses, partitions)),
         metric=metric,
         limit=limit,
-        realized=_realized_metric(lake, metric, partitions),
+        realized=realized,
         estimated=_estimated_metric(lake, metric, partitions),
         largest_drift=_largest_drift(lake, partitions),
         alarms=tuple(sorted(alarms, key=lambda row: (row["partition"], row["check"], row["subject"]))),
@@ -256,18 +261,6 @@ def _largest_drift(lake: Lake, partitions: Sequence[str]) -> dict[str, tuple[str
     rows = [row for row in rows if row["value"] is not None]
     ranked = sorted(rows, key=lambda row: (row["partition"], row["value"], row["column"]))
     return {row["partition"]: (row["column"], row["value"]) for row in ranked}
-
-
-def _loss_sums(lake: Lake, partitions: Sequence[str]) -> dict[str, Any]:
-    """Return by partition the newest sums of rows, loss and baseline, shape (3,)."""
-    columns = ["partition", "known", "model", "rows", "loss", "baseline"]
-    rows = sorted(_rows(lake, "losses", {}, columns, partitions), key=lambda row: str(row["known"]))
-    newest = {(row["partition"], row["model"]): row for row in rows}
-    sums: dict[str, Any] = {}
-    for (partition, _), row in sorted(newest.items()):
-        values = np.array([row["rows"], row["loss"], row["baseline"]], float)
-        sums[partition] = sums.get(partition, 0.0) + values
-    return {partition: values for partition, values in sums.items() if values[0]}
 
 
 def _weeks(sums: Mapping[str, Any], partitions: Sequence[str]) -> Iterable[Week]:

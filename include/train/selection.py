@@ -172,7 +172,7 @@ def choose(walks: Walks, serving: str, *, min_gain: float = 0.0, baselines: Sequ
     if serving in by_name and by_name[best] < INERTIA * by_name[serving]:
         return Choice(serving, by_name, f"{serving} stays: no other recipe has {INERTIA:g} times its weight")
     chosen = next(name for name in walks.recipes if INERTIA * by_name[name] >= by_name[best])
-    basis = f"over {len(walks.partitions)} {walks.unit}"
+    basis = f"over {len(walks.partitions)} {walks.unit if len(walks.partitions) != 1 else walks.unit[:-1]}"
     if not len(walks.partitions):
         return Choice(chosen, by_name, f"{chosen} is the simplest recipe, and no other has been observed yet")
     if serving in by_name:

@@ -15,7 +15,9 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from evergreen.view import column, compare, quality
+from evergreen.view import column, compare, overview, quality
+from include.promote import ledger
+from include.reports.history import read_history
 from include.spec.load import read
 from include.storage import schemas
 from include.storage.lake import Lake
@@ -93,6 +95,72 @@ def test_the_quality_page_counts_rows_without_reading_them(year_folder: Path) ->
     assert lake.handed == len(year.SOURCES) * year.PARTITIONS
 
 
+# the use case
+
+
+def perform(lake: Lake, **values: float) -> None:
+    """Replace the figures of the newest partition."""
+    rows = [
+        {"partition": year.KEYS[-1], "known": year.KEYS[-1], "metric": name.replace("__", ":"),
+         "value": value, "rows": year.ROWS, "unlabelled": 0, "served_by": "{}", "versions": "{}"}
+        for name, value in values.items()
+    ]  # fmt: skip
+    table = pa.Table.from_pylist(rows, schemas.PERFORMANCE)
+    lake.publish("performance", table, {"partition": [year.KEYS[-1]]})
+
+
+@pytest.mark.parametrize(
+    ("served", "prior", "tone", "sentence"),
+    [
+        (0.8, 0.5, "good", "It meets the requirement and is no worse than prior."),
+        (0.8, 0.9, "warn", "It meets the requirement and is worse than prior."),
+        (0.6, 0.5, "bad", "It misses the requirement and is no worse than prior."),
+    ],
+)
+def test_a_figure_has_the_color_of_its_requirement_and_baseline(
+    copied: Lake, client: year.Client, served: float, prior: float, tone: str, sentence: str
+) -> None:
+    """A missed requirement is red, and a better baseline turns what meets it yellow; a sentence says so."""
+    perform(copied, roc_auc=served, prior__roc_auc=prior)
+    for page in ("/", "/usecase/year"):
+        answer = client.get(page)
+        assert f'<b class="{tone}">{served:.3f}</b>' in answer.text
+        assert sentence in words(answer)
+
+
+def test_the_use_cases_own_objective_is_shown_by_its_losses(year_folder: Path) -> None:
+    """It isn't a metric, so that nothing else has it by partition; less is better."""
+    spec = read(year_folder / "usecases" / year.USECASE / "usecase.yaml")
+    spec = spec.model_copy(
+        update={
+            "gate": spec.gate.model_copy(update={"objective": "costs:cost"}),
+            "monitoring": spec.monitoring.model_copy(update={"requirements": ()}),
+        }
+    )
+    lake = Lake(year.USECASE, str(year_folder / "lake"))
+    chart = overview.chart(lake, spec, year.KEYS[-28:], ledger.switches(lake))
+    assert chart is not None
+    assert (chart.metric, chart.newest, chart.baseline) == ("costs:cost", 0.5, 0.6)
+    assert (chart.tone, chart.why) == ("good", "It is no worse than baseline.")
+    assert read_history(lake, spec, year.KEYS[-2:]).realized == dict.fromkeys(year.KEYS[-2:], 0.5)
+
+
+def test_a_history_loaded_far_ahead_leaves_the_last_partitions_on_the_page(
+    copied: Lake, client: year.Client
+) -> None:
+    """Those that ran are shown, and the next one once it is ingested; not what was only ingested after it."""
+    where = {"product": "visits", "partition": ["2024-12-31", "2025-02-01", "2025-02-02"]}
+    rows = [
+        schemas.partition_row("visits", key, 5, "d", inputs={}, spec="s", code="c", note="5 rows")
+        for key in where["partition"]
+    ]
+    copied.publish("partitions", pa.Table.from_pylist(rows, schemas.PARTITIONS), where)
+    answer = client.get("/usecase/year")
+    shown = re.findall(r'<td class="partition"><a href="/partition/year/([^"]+)">', answer.text)
+    assert shown[:2] == ["2024-12-31", year.KEYS[-1]]
+    assert not [key for key in shown if key.startswith("2025")]
+
+
 # the partition
 
 
@@ -116,6 +184,15 @@ def test_a_partition_counts_its_quarantined_rows_by_rule(client: year.Client) ->
     text = words(client.get(f"/partition/year/{year.KEYS[249]}"))
     assert "visits between visit 50" in text
     assert "visits unique visit 50" in text
+
+
+def test_a_partition_shows_the_use_cases_own_metrics(copied: Lake, client: year.Client) -> None:
+    """Their names have a colon, as have the prior's, which are a column of the table."""
+    perform(copied, costs__missing_share=0.25, roc_auc=0.75, prior__roc_auc=0.5)
+    answer = client.get(f"/partition/year/{year.KEYS[-1]}")
+    assert row_of(answer, "costs:missing share")[1] == "0.25"
+    assert row_of(answer, "roc auc")[1:3] == ["0.75", "0.5"]
+    assert "prior:" not in words(answer)
 
 
 def test_a_partitions_lineage_names_data_model_predictions_and_outcomes(client: year.Client) -> None:

@@ -253,6 +253,8 @@ def _live_metrics(lake: Lake, live: Sequence[Row]) -> dict[str, float]:
 
     Only partitions whose labelled rows the model served alone count, because metrics are of whole partitions.
     """
+    from include.monitor.performance import PRIOR_PREFIX
+
     served = {row["partition"]: row["rows"] for row in live}
     if not served:
         return {}
@@ -263,7 +265,11 @@ def _live_metrics(lake: Lake, live: Sequence[Row]) -> dict[str, float]:
     }
     values: dict[str, list[tuple[float, int]]] = defaultdict(list)
     for (metric, partition), row in newest.items():
-        if ":" not in metric and row["value"] is not None and row["rows"] == served[partition]:
+        if (
+            not metric.startswith(PRIOR_PREFIX)
+            and row["value"] is not None
+            and row["rows"] == served[partition]
+        ):
             values[metric].append((row["value"], row["rows"]))
     return {
         metric: sum(value * rows for value, rows in pairs) / sum(rows for _, rows in pairs)

@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse
 
 from evergreen.view.access import Readable
 from evergreen.view.html import guarded, page
+from include.spec.metrics import greater_is_better
 
 if TYPE_CHECKING:
     from include.ops.health import Health
@@ -43,7 +44,9 @@ class Chart:
     metric : its name.
     newest, partition : its value on the last partition that has one.
     required : such as ``at least 0.65``; empty without a requirement.
-    is_met : whether the newest value meets it.
+    tone : ``bad`` if the newest value misses the requirement, else ``warn`` if the baseline is better, or
+        ``good``.
+    why : the same as a sentence; empty without a requirement and a baseline.
     baseline : the baseline's value on the same partition; None if it isn't known.
     baseline_name : its recipe, or "prior".
     points, baseline_points : "x,y x,y …".
@@ -54,7 +57,8 @@ class Chart:
     newest: float
     partition: str
     required: str
-    is_met: bool
+    tone: str
+    why: str
     baseline: float | None
     baseline_name: str
     points: str
@@ -115,6 +119,7 @@ def chart(lake: Lake, spec: UseCase, partitions: Sequence[str], switches: Sequen
 
     The baseline is the recipe of the deployed one, by its walk, or else the prior.
     """
+    from include.monitor.losses import mean_losses
     from include.monitor.performance import PRIOR_PREFIX
 
     if not partitions:
@@ -128,6 +133,10 @@ def chart(lake: Lake, spec: UseCase, partitions: Sequence[str], switches: Sequen
         baseline_values = _walk(lake, partitions, baseline_name, metric)
     if not baseline_values:
         baseline_name, baseline_values = "prior", _realized(lake, partitions, f"{PRIOR_PREFIX}{metric}")
+    if not values and metric == spec.gate.objective:  # one of the use case's own isn't a metric as well
+        losses = mean_losses(lake, partitions)
+        values = {partition: served for partition, (served, _) in losses.items()}
+        baseline_name, baseline_values = "baseline", {key: other for key, (_, other) in losses.items()}
     if not values:
         return None
     newest = max(values)
@@ -142,13 +151,20 @@ def chart(lake: Lake, spec: UseCase, partitions: Sequence[str], switches: Sequen
         step = WIDTH / max(len(partitions) - 1, 1)
         return " ".join(f"{places[key] * step:.1f},{height(series[key])}" for key in sorted(series))
 
+    is_met = rule is None or rule.is_met(values[newest])
+    baseline, sign = baseline_values.get(newest), 1 if greater_is_better(metric, spec) else -1
+    loses = baseline is not None and sign * baseline > sign * values[newest]
+    parts = [("meets" if is_met else "misses") + " the requirement"] if rule else []
+    if baseline is not None:
+        parts.append(f"is {'worse' if loses else 'no worse'} than {baseline_name}")
     return Chart(
         metric=metric,
         newest=values[newest],
         partition=newest,
         required=f"{rule.side} {rule.limit:g}" if rule else "",
-        is_met=rule is None or rule.is_met(values[newest]),
-        baseline=baseline_values.get(newest),
+        tone="bad" if not is_met else "warn" if loses else "good",
+        why=f"It {' and '.join(parts)}." if parts else "",
+        baseline=baseline,
         baseline_name=baseline_name,
         points=points(values),
         baseline_points=points(baseline_values),

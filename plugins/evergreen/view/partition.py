@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from include.storage.lake import Lake
 
 router = APIRouter()
-PRIOR = "prior:"  # before a metric's name in `performance`: the metric of the training prior
 Row = dict[str, Any]
 
 
@@ -183,16 +182,18 @@ def _findings(lake: Lake, partition: str) -> dict[str, list[Row]]:
 
 def _metrics(lake: Lake, spec: UseCase, partition: str) -> list[Row]:
     """Return the realized metrics as known now, with the prior's and what is required."""
+    from include.monitor.performance import PRIOR_PREFIX
+
     newest: dict[str, Row] = {}
     for row in sorted(lake.rows("performance", {"partition": partition}), key=lambda row: row["known"]):
         newest[row["metric"]] = row
     rules = {rule.metric: rule for rule in spec.monitoring.requirements}
     metrics = []
     for name, row in sorted(newest.items()):
-        if ":" in name:
+        if name.startswith(PRIOR_PREFIX):
             continue
         value, rule = row["value"], rules.get(name)
-        prior = newest.get(PRIOR + name)
+        prior = newest.get(PRIOR_PREFIX + name)
         metrics.append(
             {
                 **row,

@@ -123,8 +123,7 @@ def _partitions(lake: Lake, spec: UseCase, partition_rows: Rows) -> Rows:
     from include.monitor.alerts import notified
 
     products = {(row["partition"], row["product"]): row for row in partition_rows}
-    ingested = {partition for partition, product in products if product in spec.sources}
-    partitions = sorted(ingested)[-MAX_PARTITIONS:]
+    partitions = _shown(spec, products)
     where = {"partition": partitions}
     served_by = _served_by(lake, partitions)
     measured = _newest(lake.rows("performance", where))
@@ -147,6 +146,19 @@ def _partitions(lake: Lake, spec: UseCase, partition_rows: Rows) -> Rows:
         }
         for partition in reversed(partitions)
     ]
+
+
+def _shown(spec: UseCase, products: Iterable[tuple[str, str]]) -> list[str]:
+    """Return the last partitions that ran, with the next if it is ingested; or else the last ingested ones.
+
+    A history may be loaded far ahead of the partitions that run.
+    """
+    ingested = sorted({partition for partition, product in products if product in spec.sources})
+    ran = sorted({partition for partition, product in products if product in ("predictions", "monitor")})
+    if ran:
+        ingested = [key for key in ingested if key <= spec.clock.after(ran[-1])]
+        ran = sorted({*ran, *ingested[-1:]})
+    return (ran or ingested)[-MAX_PARTITIONS:]
 
 
 def _reported(attempts: Rows, reports: set[str]) -> Rows:
