@@ -6,7 +6,9 @@ theorem: for any sequence of losses in [0, M], if each partition's recipe were d
 expected loss over n partitions would exceed that of the best sequence of recipes with m changes, chosen in
 hindsight, by at most ((m + 1) ln k + m ln(n / share)) / rate + n share / rate + n rate M² / 8. Nothing is
 assumed about how losses come about. Instead of drawing, the heaviest recipe serves, and it is replaced only
-by one that is `INERTIA` times as heavy. `python -m include replay` shows what that costs on real data.
+by one that is `INERTIA` times as heavy and that also lost less over the newest `RECENT` partitions: the
+weights forget within days, and a rule of thumb that is right on most weekdays would serve on the others too.
+`python -m include replay` shows what that costs on real data.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ Array = NDArray[np.float64]
 RATE = 4.0  # learning rate, for losses in units of the best recipe's mean loss
 SHARE = 0.02  # of the weight that is spread over all recipes after each partition
 INERTIA = 1.5  # how many times heavier than the serving recipe its successor must be
+RECENT = 7  # newest partitions, or days, on which the successor must have lost less: a week
 MAX_LOSS = 1.0  # of one partition, beyond its best recipe's: one wild partition decides little
 LARGEST = np.sqrt(np.finfo(float).max)  # a loss whose sums don't overflow
 MIN_UNIT = 1e-3  # of the unit of the losses, relative to the worst recipe's median loss
@@ -171,7 +174,12 @@ def choose(walks: Walks, serving: str, *, min_gain: float = 0.0, baselines: Sequ
     best = max(walks.recipes, key=lambda name: by_name[name])
     if serving in by_name and by_name[best] < INERTIA * by_name[serving]:
         return Choice(serving, by_name, f"{serving} stays: no other recipe has {INERTIA:g} times its weight")
-    chosen = next(name for name in walks.recipes if INERTIA * by_name[name] >= by_name[best])
+    heavy = [name for name in walks.recipes if INERTIA * by_name[name] >= by_name[best]]
+    chosen = next((name for name in heavy if lost_less(walks, name, serving)), serving)
+    if chosen == serving:
+        ratio = by_name[heavy[0]] / by_name[serving]
+        why = f"{heavy[0]} has {ratio:.3g} times its weight, but lost no less over the newest {RECENT}"
+        return Choice(serving, by_name, f"{serving} stays: {why} {walks.unit}")
     basis = f"over {len(walks.partitions)} {walks.unit if len(walks.partitions) != 1 else walks.unit[:-1]}"
     if not len(walks.partitions):
         return Choice(chosen, by_name, f"{chosen} is the simplest recipe, and no other has been observed yet")
@@ -179,6 +187,15 @@ def choose(walks: Walks, serving: str, *, min_gain: float = 0.0, baselines: Sequ
         ratio = by_name[chosen] / by_name[serving]
         return Choice(chosen, by_name, f"{chosen} has {ratio:.3g} times the weight of {serving} {basis}")
     return Choice(chosen, by_name, f"{chosen} is the simplest of the recipes with the largest weight {basis}")
+
+
+def lost_less(walks: Walks, recipe: str, serving: str) -> bool:
+    """Return whether a recipe lost less than the serving one over the newest `RECENT` partitions of both."""
+    if serving not in walks.recipes:
+        return True
+    losses = np.column_stack([walks.of(recipe), walks.of(serving)])
+    both = np.flatnonzero(np.isfinite(losses).all(axis=1))[-RECENT:]
+    return not len(both) or bool(np.diff(walks.rows[both] @ losses[both])[0] > 0)
 
 
 def relation_changed(walks: Walks, recipes: Sequence[str], within: int) -> bool:
