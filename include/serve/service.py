@@ -27,6 +27,7 @@ from include.storage.lake import Lake
 
 log = logging.getLogger(__name__)
 POSITION = 'position"'  # a column of each row's place in the request; no feature's name has a double quote
+ORIGIN = ("version", "model", "reason")  # what an answer has of each row beside `served_by`
 Prediction = dict[str, Any]
 
 
@@ -150,7 +151,8 @@ class Service:
 
     def _predictions(self, step: FallbackStep, reason: str, values: outputs.Array) -> Iterable[Prediction]:
         """Return predictions with the columns of the table `predictions`."""
-        origin = {"served_by": step.served_by, "version": step.version, "model": step.model, "reason": reason}
+        values_of_step = (step.version, step.model, reason)
+        origin = {"served_by": step.served_by, **dict(zip(ORIGIN, values_of_step, strict=True))}
         if not self.spec.problem.classes:
             return [{"prediction": value, **origin} for value in values.tolist()]
         labels = outputs.predicted_class(self.spec, values).to_pylist()
@@ -168,16 +170,14 @@ class Service:
         same = {
             **dict.fromkeys(self.spec.key),
             "request": request_id,
-            "at": now.isoformat(),
+            "requested_at": now.isoformat(),
             # features that came with the request are about the partition that was decided last
             "for_partition": features_partition or self.spec.clock.newest(now),
             "features_partition": features_partition,
         }
         columns = dict.fromkeys((*self.spec.key, *self.spec.features.columns))
         rows = table.select([name for name in columns if name in table.column_names]).to_pylist()
-        return [
-            {"id": f"{request_id}-{place}", "row": place, **same, **row} for place, row in enumerate(rows)
-        ]
+        return [{"request_row": f"{request_id}-{place}", **same, **row} for place, row in enumerate(rows)]
 
     def _log(
         self,
@@ -186,8 +186,15 @@ class Service:
         predictions: Iterable[Prediction],
         suffix: str = "",
     ) -> None:
-        pairs = zip(rows, predictions, strict=True)
-        request_log.append({**row, **one, "id": f"{row['id']}{suffix}"} for row, one in pairs)
+        request_log.append(
+            {
+                **row,
+                "request_row": f"{row['request_row']}{suffix}",
+                # the answer's own names may be those of features, as a car's model
+                **{f"served_{name}" if name in ORIGIN else name: value for name, value in one.items()},
+            }
+            for row, one in zip(rows, predictions, strict=True)
+        )
         self.metrics.logged.inc(len(rows))
 
     def has_shadows(self, answer: Answer) -> bool:
