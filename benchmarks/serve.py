@@ -15,7 +15,6 @@ import asyncio
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -191,7 +190,6 @@ def running(target: Target, command: Sequence[str], env: Mapping[str, str]) -> I
         env={**os.environ, **env, **QUIET, "PATH": f"{path}{os.pathsep}{os.environ['PATH']}"},
         cwd=REPOSITORY,
         stdout=subprocess.DEVNULL,
-        start_new_session=True,
     )
     target.pid = process.pid
     try:
@@ -199,7 +197,8 @@ def running(target: Target, command: Sequence[str], env: Mapping[str, str]) -> I
             sys.exit(f"{target.name}: required an answer within {STARTED:g} s, found none")
         yield
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        for one in (*psutil.Process(process.pid).children(recursive=True), process):
+            one.kill()
         process.wait()
 
 

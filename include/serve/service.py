@@ -7,7 +7,7 @@ import logging
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -70,6 +70,7 @@ class Service:
         self.lake, self.spec, self.clock, self.log = lake, spec, clock, request_log
         self.reader, self.metrics = RowReader(spec), Metrics()
         self.follower = Follower(lake, spec, clock)
+        self._newest = "", datetime.min.replace(tzinfo=UTC)  # the newest partition, and until when it is
 
     def start(self) -> None:
         """Begin to follow the ledger, and to bring logged requests to the lake."""
@@ -127,7 +128,7 @@ class Service:
         if newest is None:
             reason = deployment.features_note
             raise RequestRefused(503, "features by key", required="features in memory", found=reason)
-        return newest.look_up(request.table), newest.missing, newest.age(self.spec, self.clock())
+        return newest.look_up(request.table), newest.missing, newest.age(self.clock())
 
     def _predict(
         self, deployment: Deployment, rows: pa.Table, missing: Mapping[str, str], *, has_keys: bool
@@ -172,12 +173,20 @@ class Service:
             "request": request_id,
             "requested_at": now.isoformat(),
             # features that came with the request are about the partition that was decided last
-            "for_partition": features_partition or self.spec.clock.newest(now),
+            "for_partition": features_partition or self._newest_partition(now),
             "features_partition": features_partition,
         }
         columns = dict.fromkeys((*self.spec.key, *self.spec.features.columns))
         rows = table.select([name for name in columns if name in table.column_names]).to_pylist()
         return [{"request_row": f"{request_id}-{place}", **same, **row} for place, row in enumerate(rows)]
+
+    def _newest_partition(self, now: datetime) -> str:
+        """Return the partition that was decided last; reading the cron takes longer than a prediction."""
+        partition, until = self._newest
+        if now >= until:
+            partition = self.spec.clock.newest(now)
+            self._newest = partition, self.spec.clock.moment(self.spec.clock.shift(partition, 1))
+        return partition
 
     def _log(
         self,
@@ -234,7 +243,7 @@ class Service:
             state["ledger"]["switch"] = deployment.switch
             state["chain"] = [self._step(deployment, step) for step in deployment.chain(self.spec, {})]
             state["on_trial"] = [str(trial) for trial in deployment.trials]
-            age = deployment.features.age(self.spec, self.clock()) if deployment.features else {}
+            age = deployment.features.age(self.clock()) if deployment.features else {}
             state["features"] = {**age, "error": deployment.features_note}
         if self.log is not None:
             state["log"] = self.log.health()

@@ -17,7 +17,7 @@ from include.errors import SettingError, SpecError, StoreUnavailable
 from include.ingest.pipeline import ingest
 from include.serve.request_log import PREFIX, RequestLog
 from include.serve.rows import RequestRefused
-from include.serve.service import ORIGIN
+from include.serve.service import ORIGIN, Service
 from include.spec import UseCase
 from include.storage.lake import Lake
 from tests.features import parcels
@@ -116,6 +116,21 @@ def test_a_row_is_logged_before_its_answer(lake: Lake, request_log: RequestLog, 
     assert request_log._put_sealed()
     assert objects(lake) == {LAST: [{"id": "a"}, {"id": "b"}]}
     assert request_log.health() == {"pending_bytes": 0, "error": ""}
+
+
+def test_features_that_came_are_about_the_partition_that_was_decided_last(
+    lake: Lake, use: UseCase, request_log: RequestLog, clock: Hands, tmp_path: Path
+) -> None:
+    """Until the decision that is the one before, and from then on the newest."""
+    service = Service(lake, use, clock, request_log)
+    service.follower.refresh()
+    body = json.dumps({"rows": [FEATURES]}).encode()
+    for clock.now in (NOON + timedelta(hours=hours, seconds=-1) for hours in (0, 5)):
+        service.answer(body)
+    clock.now = NOON + timedelta(hours=5)
+    service.answer(body)
+    rows = map(json.loads, (tmp_path / "log" / "parcels" / "open.jsonl").read_text().splitlines())
+    assert [row["for_partition"] for row in rows] == ["2024-03-09", "2024-03-09", LAST]
 
 
 def test_one_row_is_an_object_that_can_be_ingested(lake: Lake, request_log: RequestLog) -> None:
