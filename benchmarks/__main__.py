@@ -24,6 +24,7 @@ COMMANDS = {
     "many": ["benchmarks.many"],
     "batch": ["benchmarks.batch", "100000", "1000000"],
     "onnx": ["benchmarks.onnx"],
+    "serve": ["benchmarks.serve"],
     "large": ["benchmarks.large", "1000000", "5000000"],
     "external": ["benchmarks.external", "1000000", "4000000"],
     "partitions": ["benchmarks.partitions"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -139,7 +140,7 @@ class _Guard:
                 required = "the header Authorization: Bearer <EVERGREEN_SERVE_TOKEN>"
                 return RequestRefused(401, "request", required=required, found="none, or another token")
             return None
-        host = headers.get(b"host", b"").decode("latin-1").rpartition(":")[0] or headers[b"host"].decode()
+        host = re.sub(r":\d*$", "", headers.get(b"host", b"").decode("latin-1"))
         if host not in self._names:  # a page in a browser could reach this server under a name of its own
             return RequestRefused(
                 421, "request", required=f"the host {' or '.join(sorted(self._names))}", found="another one"

@@ -28,6 +28,8 @@ class NewestFeatures:
     stamp : what they were computed from; the same stamp means the same features.
     missing : see `include.score.pipeline.missing_sources`.
     positions : the position of each key's row.
+    decision : of the partition.
+    due : when the next partition's predictions have to exist, and with them its features.
     """
 
     partition: str
@@ -35,6 +37,8 @@ class NewestFeatures:
     table: pa.Table
     missing: Mapping[str, str]
     positions: Mapping[tuple[Any, ...], int]
+    decision: datetime
+    due: datetime
 
     def look_up(self, keys: pa.Table) -> pa.Table:
         """Return the features of rows by their keys, in the order of the keys.
@@ -58,14 +62,10 @@ class NewestFeatures:
             )
         return self.table.take(places)
 
-    def age(self, spec: UseCase, now: datetime) -> dict[str, Any]:
+    def age(self, now: datetime) -> dict[str, Any]:
         """Return the partition, the seconds since its decision, and whether newer features are overdue."""
-        due = spec.clock.local(spec.clock.after(self.partition), spec.scoring.deadline)
-        return {
-            "partition": self.partition,
-            "age_seconds": round((now - spec.clock.moment(self.partition)).total_seconds()),
-            "stale": now > due,
-        }
+        seconds = round((now - self.decision).total_seconds())
+        return {"partition": self.partition, "age_seconds": seconds, "stale": now > self.due}
 
 
 def newest_features(lake: Lake, spec: UseCase, earlier: NewestFeatures | None) -> NewestFeatures:
@@ -103,4 +103,12 @@ def newest_features(lake: Lake, spec: UseCase, earlier: NewestFeatures | None) -
     missing = missing_sources(spec, partition, known, states)
     table = compute_features(spec, known, [partition])
     keys = zip(*(table[name].to_pylist() for name in spec.key), strict=True)
-    return NewestFeatures(partition, stamp, table, missing, {key: place for place, key in enumerate(keys)})
+    return NewestFeatures(
+        partition,
+        stamp,
+        table,
+        missing,
+        positions={key: place for place, key in enumerate(keys)},
+        decision=spec.clock.moment(partition),
+        due=spec.clock.local(spec.clock.after(partition), spec.scoring.deadline),
+    )

@@ -17,7 +17,7 @@ from include.spec import UseCase
 from include.spec.metrics import metric_names
 from include.storage.lake import Lake
 
-STEP = ("served_by", "version")
+STEP, ROW = ("served_by", "served_version"), "request_row"
 
 
 def live_performance(lake: Lake, spec: UseCase, source: str) -> list[dict[str, Any]]:
@@ -40,7 +40,7 @@ def live_performance(lake: Lake, spec: UseCase, source: str) -> list[dict[str, A
     SpecError
         if there is no such source, or it lacks a column of the log.
     """
-    keys, texts = list(spec.key), ("for_partition", *STEP, "id")
+    keys, texts = list(spec.key), ("for_partition", *STEP, ROW)
     columns = [*texts, *keys, *spec.problem.outputs]
     declared = spec.sources[source].columns if source in spec.sources else {}
     if missing := [name for name in columns if name not in declared]:
@@ -55,11 +55,10 @@ def live_performance(lake: Lake, spec: UseCase, source: str) -> list[dict[str, A
     read = lake.read(f"validated_{source}", columns=[*columns, "revision"])
     rows = point_in_time.conform(read, pa.schema([(name, types[name]) for name in columns]))
     rows = rows.append_column("revision", read["revision"] if read is not None else pa.array([], pa.int32()))
-    newest = rows.group_by("id").aggregate([("revision", "max")]).rename_columns(["id", "revision"])
-    rows = rows.join(newest, ["id", "revision"], join_type="inner")  # a revision repeats the rows before it
-    rows = rows.rename_columns(
-        ["partition" if name == "for_partition" else name for name in rows.column_names]
-    )
+    newest = rows.group_by(ROW).aggregate([("revision", "max")]).rename_columns([ROW, "revision"])
+    rows = rows.join(newest, [ROW, "revision"], join_type="inner")  # a revision repeats the rows before it
+    names = ["partition" if name == "for_partition" else name for name in rows.column_names]
+    rows = rows.rename_columns(names)
     partitions = [str(key) for key in rows["partition"].unique().to_pylist()]
     target = spec.problem.target
     joined = rows.join(labels(lake, spec, partitions, known=None), [*keys, "partition"])
@@ -74,5 +73,5 @@ def live_performance(lake: Lake, spec: UseCase, source: str) -> list[dict[str, A
             actual, predicted = labelled[target].to_numpy(), outputs.from_columns(spec, labelled)
             values = performance_metrics(spec, actual, predicted)
         unlabelled = {"unlabelled": group.num_rows - labelled.num_rows}
-        result.append({**dict(zip(STEP, step, strict=True)), **counts, **unlabelled, **values})
+        result.append({"served_by": step[0], "version": step[1], **counts, **unlabelled, **values})
     return result

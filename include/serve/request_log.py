@@ -38,8 +38,15 @@ PUT_MARGIN = timedelta(minutes=4)  # between a put and that decision, at least; 
 TICK, RETRY = 1.0, 10.0  # seconds between two flushes, and between two tries of what failed
 # the columns of a logged row beside the key's, the features' and the prediction's
 COLUMNS = (
-    *("id", "request", "row", "at", "for_partition", "features_partition"),
-    *("served_by", "version", "model", "reason"),
+    "request_row",  # the request and the row's place in it; of a shadow the model too
+    "request",
+    "requested_at",
+    "for_partition",
+    "features_partition",
+    "served_by",
+    "served_version",
+    "served_model",
+    "served_reason",
 )
 
 

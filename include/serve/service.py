@@ -7,7 +7,7 @@ import logging
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -27,6 +27,7 @@ from include.storage.lake import Lake
 
 log = logging.getLogger(__name__)
 POSITION = 'position"'  # a column of each row's place in the request; no feature's name has a double quote
+ORIGIN = ("version", "model", "reason")  # what an answer has of each row beside `served_by`
 Prediction = dict[str, Any]
 
 
@@ -69,6 +70,7 @@ class Service:
         self.lake, self.spec, self.clock, self.log = lake, spec, clock, request_log
         self.reader, self.metrics = RowReader(spec), Metrics()
         self.follower = Follower(lake, spec, clock)
+        self._newest = "", datetime.min.replace(tzinfo=UTC)  # the newest partition, and until when it is
 
     def start(self) -> None:
         """Begin to follow the ledger, and to bring logged requests to the lake."""
@@ -126,7 +128,7 @@ class Service:
         if newest is None:
             reason = deployment.features_note
             raise RequestRefused(503, "features by key", required="features in memory", found=reason)
-        return newest.look_up(request.table), newest.missing, newest.age(self.spec, self.clock())
+        return newest.look_up(request.table), newest.missing, newest.age(self.clock())
 
     def _predict(
         self, deployment: Deployment, rows: pa.Table, missing: Mapping[str, str], *, has_keys: bool
@@ -150,7 +152,8 @@ class Service:
 
     def _predictions(self, step: FallbackStep, reason: str, values: outputs.Array) -> Iterable[Prediction]:
         """Return predictions with the columns of the table `predictions`."""
-        origin = {"served_by": step.served_by, "version": step.version, "model": step.model, "reason": reason}
+        values_of_step = (step.version, step.model, reason)
+        origin = {"served_by": step.served_by, **dict(zip(ORIGIN, values_of_step, strict=True))}
         if not self.spec.problem.classes:
             return [{"prediction": value, **origin} for value in values.tolist()]
         labels = outputs.predicted_class(self.spec, values).to_pylist()
@@ -168,16 +171,22 @@ class Service:
         same = {
             **dict.fromkeys(self.spec.key),
             "request": request_id,
-            "at": now.isoformat(),
+            "requested_at": now.isoformat(),
             # features that came with the request are about the partition that was decided last
-            "for_partition": features_partition or self.spec.clock.newest(now),
+            "for_partition": features_partition or self._newest_partition(now),
             "features_partition": features_partition,
         }
         columns = dict.fromkeys((*self.spec.key, *self.spec.features.columns))
         rows = table.select([name for name in columns if name in table.column_names]).to_pylist()
-        return [
-            {"id": f"{request_id}-{place}", "row": place, **same, **row} for place, row in enumerate(rows)
-        ]
+        return [{"request_row": f"{request_id}-{place}", **same, **row} for place, row in enumerate(rows)]
+
+    def _newest_partition(self, now: datetime) -> str:
+        """Return the partition that was decided last; reading the cron takes longer than a prediction."""
+        partition, until = self._newest
+        if now >= until:
+            partition = self.spec.clock.newest(now)
+            self._newest = partition, self.spec.clock.moment(self.spec.clock.shift(partition, 1))
+        return partition
 
     def _log(
         self,
@@ -186,8 +195,15 @@ class Service:
         predictions: Iterable[Prediction],
         suffix: str = "",
     ) -> None:
-        pairs = zip(rows, predictions, strict=True)
-        request_log.append({**row, **one, "id": f"{row['id']}{suffix}"} for row, one in pairs)
+        request_log.append(
+            {
+                **row,
+                "request_row": f"{row['request_row']}{suffix}",
+                # the answer's own names may be those of features, as a car's model
+                **{f"served_{name}" if name in ORIGIN else name: value for name, value in one.items()},
+            }
+            for row, one in zip(rows, predictions, strict=True)
+        )
         self.metrics.logged.inc(len(rows))
 
     def has_shadows(self, answer: Answer) -> bool:
@@ -227,7 +243,7 @@ class Service:
             state["ledger"]["switch"] = deployment.switch
             state["chain"] = [self._step(deployment, step) for step in deployment.chain(self.spec, {})]
             state["on_trial"] = [str(trial) for trial in deployment.trials]
-            age = deployment.features.age(self.spec, self.clock()) if deployment.features else {}
+            age = deployment.features.age(self.clock()) if deployment.features else {}
             state["features"] = {**age, "error": deployment.features_note}
         if self.log is not None:
             state["log"] = self.log.health()

@@ -22,16 +22,16 @@ FEATURES: dict[str, Any] = {
 }
 KEY: dict[str, Any] = {"depot": "north", "parcel": 3}
 ROW = {**FEATURES, **KEY}
-TEXTS = ("request", "for_partition", "features_partition", "served_by", "version", "model", "reason")
+TEXTS = ("request", "for_partition", "features_partition", "served_by", "served_version", "served_model")
 # the log as a source
 REQUESTS: dict[str, Any] = {
     **{"kind": "objects", "connection": "requests", "path": "{partition}/*.json", "format": "json"},
-    **{"available_at": "+0m", "sparse": True, "key": ["id"]},
+    **{"available_at": "+0m", "sparse": True, "key": ["request_row"]},
     "columns": {
-        "id": {"type": "string", "required": True},
-        **{name: {"type": "string"} for name in (*TEXTS, "depot", "road")},
-        "at": {"type": "timestamp", "required": True},
-        **{name: {"type": "integer"} for name in ("row", "parcel")},
+        "request_row": {"type": "string", "required": True},
+        **{name: {"type": "string"} for name in (*TEXTS, "served_reason", "depot", "road")},
+        "requested_at": {"type": "timestamp", "required": True},
+        "parcel": {"type": "integer"},
         **{
             name: {"type": "number"}
             for name in ("prediction", "weight", "express", "ice", "late_share", "known_arrivals")

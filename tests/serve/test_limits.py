@@ -8,7 +8,7 @@ import signal
 import subprocess
 from http.client import HTTPConnection
 from pathlib import Path
-from socket import socket
+from socket import create_connection, socket
 from typing import Any
 
 import pytest
@@ -44,6 +44,13 @@ def start_in_vain(folder: Path, use: UseCase, *options: str) -> subprocess.Compl
     return subprocess.run(
         command(*options), env=settings, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
+
+
+def raw(server: Server, request: bytes) -> bytes:
+    """Send bytes, and return the beginning of what comes back."""
+    with create_connection(("127.0.0.1", server.port), PATIENCE) as client:
+        client.sendall(request)
+        return client.recv(100)
 
 
 def status_of(connection: HTTPConnection) -> tuple[int, Any]:
@@ -104,9 +111,10 @@ def test_a_page_in_a_browser_reaches_nothing(lake: Lake, deploy: Deploy, serve: 
     with serve() as server:
         for path in ("/metrics", "/openapi.json", "/health"):
             assert server.get(path, Host="rebound.example")[0] == 421
-        for host in ("localhost", f"localhost:{server.port}", "127.0.0.1", f"[::1]:{server.port}"):
+        for host in ("localhost", f"localhost:{server.port}", "127.0.0.1", "[::1]", f"[::1]:{server.port}"):
             assert server.get("/metrics", Host=host)[0] == 200
         assert server.post([ROW], Host="rebound.example:8000")[0] == 421
+        assert raw(server, b"GET /metrics HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 421")
         assert server.post([ROW], **{"Content-Type": "text/plain"})[0] == 415
         assert server.post([ROW], **{"Content-Type": "application/json; charset=utf-8"})[0] == 200
 

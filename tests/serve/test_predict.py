@@ -84,8 +84,8 @@ def test_features_are_stale_once_the_next_partitions_deadline_has_passed(
     newest = service(lake, use).deployment.features
     assert newest is not None
     before, after = (datetime(2024, 3, 11, 22, 59, second, tzinfo=UTC) for second in (0, 1))
-    assert newest.age(use, before) == {"partition": LAST, "age_seconds": 107940, "stale": False}
-    assert newest.age(use, after)["stale"]
+    assert newest.age(before) == {"partition": LAST, "age_seconds": 107940, "stale": False}
+    assert newest.age(after)["stale"]
 
 
 def test_the_newest_features_come_with_the_next_partition(lake: Lake, use: UseCase, deploy: Deploy) -> None:

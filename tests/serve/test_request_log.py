@@ -17,6 +17,7 @@ from include.errors import SettingError, SpecError, StoreUnavailable
 from include.ingest.pipeline import ingest
 from include.serve.request_log import PREFIX, RequestLog
 from include.serve.rows import RequestRefused
+from include.serve.service import ORIGIN, Service
 from include.spec import UseCase
 from include.storage.lake import Lake
 from tests.features import parcels
@@ -88,16 +89,17 @@ def test_a_kill_in_the_middle_loses_no_answered_request(
         for outcome in ingest(lake, logging_use, "requests", partitions, connect):
             assert (outcome.outcome, outcome.quarantined, outcome.duplicates) == ("published", 0, 0)
     rows = lake.rows("validated_requests")
-    ids = Counter(row["id"] for row in rows)
+    ids = Counter(row["request_row"] for row in rows)
     answered = [f"{a['request']}-{place}" for a in answers for place, _ in enumerate(a["predictions"])]
     assert set(ids.values()) == {1}
     assert set(answered) <= set(ids)
     assert len(ids) - len(answered) <= len(load.answers)  # what each client hadn't read yet
-    by_id = {row["id"]: row for row in rows}
+    by_id = {row["request_row"]: row for row in rows}
     for answer in answers:
         for place, one in enumerate(answer["predictions"]):
             row = by_id[f"{answer['request']}-{place}"]
-            assert {name: row[name] or "" for name in one} == one
+            logged = {f"served_{name}" if name in ORIGIN else name: value for name, value in one.items()}
+            assert {name: row[name] or "" for name in logged} == logged
     with_key, without, by_key = (by_id[name] for name in answered[-3:])
     assert {name: with_key[name] for name in ROW} == ROW
     assert (without["parcel"], without["depot"], by_key["weight"] is None) == (None, "north", False)
@@ -114,6 +116,21 @@ def test_a_row_is_logged_before_its_answer(lake: Lake, request_log: RequestLog, 
     assert request_log._put_sealed()
     assert objects(lake) == {LAST: [{"id": "a"}, {"id": "b"}]}
     assert request_log.health() == {"pending_bytes": 0, "error": ""}
+
+
+def test_features_that_came_are_about_the_partition_that_was_decided_last(
+    lake: Lake, use: UseCase, request_log: RequestLog, clock: Hands, tmp_path: Path
+) -> None:
+    """Until the decision that is the one before, and from then on the newest."""
+    service = Service(lake, use, clock, request_log)
+    service.follower.refresh()
+    body = json.dumps({"rows": [FEATURES]}).encode()
+    for clock.now in (NOON + timedelta(hours=hours, seconds=-1) for hours in (0, 5)):
+        service.answer(body)
+    clock.now = NOON + timedelta(hours=5)
+    service.answer(body)
+    rows = map(json.loads, (tmp_path / "log" / "parcels" / "open.jsonl").read_text().splitlines())
+    assert [row["for_partition"] for row in rows] == ["2024-03-09", "2024-03-09", LAST]
 
 
 def test_one_row_is_an_object_that_can_be_ingested(lake: Lake, request_log: RequestLog) -> None:
@@ -226,7 +243,7 @@ def test_a_folder_has_one_server(
 
 def test_a_feature_with_a_name_of_the_logs_own_is_refused(lake: Lake, tmp_path: Path, clock: Hands) -> None:
     """One column can't be two."""
-    features = {"spine": "orders", "lookback": 4, "numeric": ["weight", "version"]}
+    features = {"spine": "orders", "lookback": 4, "numeric": ["weight", "served_version"]}
     other = parcels.spec(tmp_path / "other", features=features)
-    with pytest.raises(SpecError, match="found version; rename them, or serve without --log"):
+    with pytest.raises(SpecError, match="found served_version; rename them, or serve without --log"):
         RequestLog(tmp_path / "log", lake, other, clock)

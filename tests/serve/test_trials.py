@@ -100,13 +100,13 @@ def test_a_trial_is_as_in_batch_scoring(
         {"champion", "canary"} if kind == ledger.CANARY else {"champion"}
     )
     shadows = {
-        (row["depot"], row["parcel"], row["version"]): (row["served_by"], row["prediction"])
+        (row["depot"], row["parcel"], row["served_version"]): (row["served_by"], row["prediction"])
         for row in asked.logged(shadows=True)
     }
     assert shadows == of("shadows")
-    answers = {row["id"] for row in asked.logged(shadows=False)}
+    answers = {row["request_row"] for row in asked.logged(shadows=False)}
     assert len(answers) == len(rows)
-    assert answers.isdisjoint(row["id"] for row in asked.logged(shadows=True))
+    assert answers.isdisjoint(row["request_row"] for row in asked.logged(shadows=True))
 
 
 def test_a_row_without_its_key_gets_no_canary(
