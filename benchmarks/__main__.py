@@ -25,7 +25,7 @@ COMMANDS = {
     "batch": ["benchmarks.batch", "100000", "1000000"],
     "onnx": ["benchmarks.onnx"],
     "large": ["benchmarks.large", "1000000", "5000000"],
-    "external": ["benchmarks.external", "1000000", "4000000"],
+    "external": ["benchmarks.external", "1000000", "20000000"],
     "partitions": ["benchmarks.partitions"],
     "pages": ["benchmarks.pages"],
     "flat": ["benchmarks.flat"],
