@@ -26,7 +26,7 @@ COMMANDS = {
     "onnx": ["benchmarks.onnx"],
     "serve": ["benchmarks.serve"],
     "large": ["benchmarks.large", "1000000", "5000000"],
-    "external": ["benchmarks.external", "1000000", "4000000"],
+    "external": ["benchmarks.external", "1000000", "20000000"],
     "partitions": ["benchmarks.partitions"],
     "pages": ["benchmarks.pages"],
     "flat": ["benchmarks.flat"],

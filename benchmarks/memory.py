@@ -31,17 +31,23 @@ def apart(name: str, *command: object, join: Callable[[], None] | None = None) -
 
 
 class Anonymous(threading.Thread):
-    """Looks at the process every five milliseconds while its block runs; ``most`` is in MB."""
+    """Looks at the process every five milliseconds while its block runs.
+
+    ``most`` has the most memory of its own, and ``mapped`` the most of files' pages, both in MB.
+    """
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self._done, self.most = threading.Event(), 0
+        self._done, self.most, self.mapped = threading.Event(), 0, 0
 
     def run(self) -> None:
         """Look until the block ends."""
         while not self._done.wait(0.005):
             status = Path("/proc/self/status").read_text()
-            self.most = max(self.most, int(status.partition("RssAnon:")[2].split()[0]) >> 10)
+            own, mapped = (
+                int(status.partition(name)[2].split()[0]) >> 10 for name in ("RssAnon:", "RssFile:")
+            )
+            self.most, self.mapped = max(self.most, own), max(self.mapped, mapped)
 
     def __enter__(self) -> Anonymous:
         self.start()
