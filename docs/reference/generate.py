@@ -238,6 +238,10 @@ def estimators_page() -> str:
         "| counts | `{loss: poisson}` | `{objective: 'count:poisson'}` | `poisson_deviance` |\n"
         "| a quantile | `{loss: quantile, quantile: 0.9}` | `{objective: 'reg:quantileerror', "
         "quantile_alpha: 0.9}` | `quantile_loss@0.9` |",
+        "The metric `coverage` is the share of labels at or below the prediction, about 0.9 for this "
+        "quantile. Where a requirement\nof the gate or of monitoring names it, as "
+        "`{metric: coverage, at_least: 0.85}`, it is measured and estimated before labels\ncome. An interval "
+        "is two use cases, one for each of its quantiles.",
         "To add an estimator, see [how to add an estimator](../how-to/add-an-estimator.md).",
     ]
     return "\n\n".join(parts) + "\n"

@@ -362,7 +362,10 @@ def _label_batches(
     try:
         for batch in engine.sql(sql).to_arrow_reader(spill.BATCH):
             rows = pa.Table.from_batches([batch])
-            rows = _encode_classes(spec, rows) if spec.problem.classes else rows
+            if spec.problem.classes:
+                rows = _encode_classes(spec, rows)
+            elif spec.problem.codes:
+                _require_zeros_and_ones(spec, rows)
             yield from point_in_time.conform(rows, expected).to_batches()
     except (
         duckdb.Error,
@@ -373,6 +376,14 @@ def _label_batches(
         source = spec.labels.source
         required = f"an expression over {source}'s columns: {', '.join(spec.sources[source].columns)}"
         raise _labels_error(spec, required, " ".join(str(error).split())) from None
+
+
+def _require_zeros_and_ones(spec: UseCase, rows: pa.Table) -> None:
+    labels = rows[spec.problem.target]
+    other = labels.filter(pc.invert(pc.is_in(labels, pa.array([*spec.problem.codes, None]))))
+    if len(other):
+        required, found = "0, 1 or null, for a binary problem", f"{other[0].as_py():g}"
+        raise _labels_error(spec, required, found, "write a condition, as `minutes > 15`")
 
 
 def _encode_classes(spec: UseCase, rows: pa.Table) -> pa.Table:

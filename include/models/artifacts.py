@@ -26,7 +26,7 @@ from include.errors import ModelError, SpecError
 from include.extensions import place_of
 from include.models import encoding, outputs
 from include.references import digest_bytes
-from include.spec import UseCase
+from include.spec import Problem, UseCase
 from include.storage import spill
 from include.storage.lake import Lake
 
@@ -55,6 +55,7 @@ FORMATS: dict[Format, tuple[str, ...]] = {
     ),
 }
 TRUSTED: tuple[str, ...] = tuple(name for names in FORMATS.values() for name in names)
+DECLARED = "declared_classes_"  # the attribute of a pipeline with the classes that were declared for its fit
 LIMIT = 512 << 20  # bytes, compressed or not
 Values = NDArray[np.float64]
 BatchPredictor = Callable[[pa.Table], Values]
@@ -312,7 +313,7 @@ def _predict_frame(estimator: Pipeline, frame: pd.DataFrame, spec: UseCase) -> V
     if frame.empty:
         return np.empty(shape, dtype=np.float64)
     try:
-        predictions = _raw_predictions(estimator, frame, spec.problem.codes)
+        predictions = _raw_predictions(estimator, frame, spec.problem)
         values = np.ascontiguousarray(predictions, dtype=np.float64)
     except Exception as error:
         # a broken model may raise anything, and scoring must be able to fall back to the next one
@@ -330,14 +331,37 @@ def _predict_frame(estimator: Pipeline, frame: pd.DataFrame, spec: UseCase) -> V
     return values
 
 
-def _raw_predictions(estimator: Pipeline, frame: pd.DataFrame, codes: tuple[float, ...]) -> Values:
-    if not codes:
+def _raw_predictions(estimator: Pipeline, frame: pd.DataFrame, problem: Problem) -> Values:
+    if not problem.codes:
         return cast("Values", estimator.predict(frame))
-    if tuple(float(c) for c in estimator.classes_) != codes:
-        needed = ", ".join(f"{code:g}" for code in codes)
-        raise ValueError(f"the classes {needed} are needed, it knows {list(estimator.classes_)}")
+    places = known_classes(estimator, problem)
     probabilities = cast("Values", estimator.predict_proba(frame))
-    return probabilities[:, 1] if len(codes) == 2 else probabilities
+    if not problem.classes:
+        return probabilities[:, 1]
+    if len(places) == len(problem.classes):
+        return probabilities
+    values = np.zeros((len(frame), len(problem.classes)))
+    values[:, places] = probabilities
+    return values
+
+
+def known_classes(estimator: Pipeline, problem: Problem) -> list[int]:
+    """Return the places of the declared classes that a model was fitted on; the others have probability 0.
+
+    Raises
+    ------
+    ValueError
+        when it was fitted for other classes than the declared ones.
+    """
+    known, codes = [float(code) for code in estimator.classes_], list(problem.codes)
+    # a model of another declaration may mean other classes by the same codes
+    declared = getattr(estimator, DECLARED, None)
+    fits = known == codes if declared is None else declared == list(problem.classes)
+    if not fits or not set(known) <= set(codes):
+        needed = ", ".join(problem.classes or map("{:g}".format, codes))
+        found = ", ".join(map(str, declared or known))
+        raise ValueError(f"a model of the classes {needed} is needed, it is one of {found}")
+    return [codes.index(code) for code in known]
 
 
 def store_model(lake: Lake, data: bytes) -> str:

@@ -36,6 +36,8 @@ class _Stored(XGBModel):
     feature_types : ``c`` for each of the first columns that hold categories as codes; the others are numbers.
     """
 
+    label_values: NDArray[np.float64] | None = None  # of a classifier; None if they are 0, 1, 2 …
+
     def fit(self, columns: NDArray[np.float64], actual: Any, **options: Any) -> Any:
         """Fit on columns of which the first ones are categories, shape (n, any)."""
         self._complete_types(columns.shape[1])
@@ -83,6 +85,8 @@ class _Stored(XGBModel):
             state["booster"] = bytes(self.get_booster().save_raw("ubj"))
         if hasattr(self, "n_classes_"):
             state["classes"] = self.n_classes_
+        if self.label_values is not None:
+            state["labels"] = self.label_values.tolist()
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -93,6 +97,8 @@ class _Stored(XGBModel):
             self._Booster.load_model(bytearray(state["booster"]))
         if "classes" in state:
             self.n_classes_ = state["classes"]
+        if "labels" in state:
+            self.label_values = np.asarray(state["labels"])
 
     def __copy__(self) -> Any:
         """Return a shallow copy; `get_params` makes one, so it can't go through `__getstate__`."""
@@ -124,7 +130,22 @@ class _Batches(DataIter):
 
 
 class XGBoostClassifier(_Stored, XGBClassifier):
-    """XGBoost's classifier, see `_Stored`."""
+    """XGBoost's classifier, see `_Stored`. Its labels need not be all numbers from 0 on."""
+
+    def fit(self, columns: NDArray[np.float64], actual: Any, **options: Any) -> Any:
+        """Fit as `_Stored.fit` does; ``eval_set`` may only have labels that ``actual`` has."""
+        known = np.unique(actual)
+        self.label_values = None  # while XGBoost fits
+        if "eval_set" in options:
+            options["eval_set"] = [(rows, np.searchsorted(known, of)) for rows, of in options["eval_set"]]
+        super().fit(columns, np.searchsorted(known, actual), **options)
+        self.label_values = None if np.array_equal(known, np.arange(len(known))) else known
+        return self
+
+    @property
+    def classes_(self) -> Any:
+        """The labels that it was fitted on, ascending, shape (k,)."""
+        return np.arange(self.n_classes_) if self.label_values is None else self.label_values
 
     def predict_proba(self, X: Any, *arguments: Any, **options: Any) -> Any:  # noqa: N803 (scikit-learn's name)
         """Return each class's probability, shape (n, k), summing to 1 in float64 and not only in float32."""

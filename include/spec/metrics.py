@@ -210,6 +210,13 @@ METRICS: tuple[Metric, ...] = (
         row_loss="include.stats.metrics:pinball_losses",
     ),
     Metric(
+        "coverage",
+        REGRESSION,
+        True,
+        row_loss="include.stats.metrics:covered_rows",
+        only_declared=True,
+    ),
+    Metric(
         "poisson_deviance",
         REGRESSION,
         False,

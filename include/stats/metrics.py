@@ -218,6 +218,11 @@ def pinball_losses(actual: Array, predicted: Array, quantile: float) -> Array:
     return np.asarray(np.maximum(quantile * (actual - predicted), (quantile - 1) * (actual - predicted)))
 
 
+def covered_rows(actual: Array, predicted: Array) -> Array:
+    """Return 1 for each row whose label is at or below the prediction, else 0."""
+    return np.asarray(actual <= predicted, dtype=np.float64)
+
+
 def poisson_deviances(actual: Array, predicted: Array) -> Array:
     """Return each row's Poisson deviance, NaN for a label below 0; predictions are at least eps.
 
@@ -367,6 +372,11 @@ def r2(actual: Array, predicted: Array) -> float:
 def quantile_loss(actual: Array, predicted: Array, quantile: float) -> float:
     """Return the mean pinball loss at a quantile."""
     return float(sk.mean_pinball_loss(actual, predicted, alpha=quantile))
+
+
+def coverage(actual: Array, predicted: Array) -> float:
+    """Return the share of labels at or below their prediction, for a quantile about the quantile."""
+    return float(covered_rows(actual, predicted).mean())
 
 
 def poisson_deviance(actual: Array, predicted: Array) -> float:

@@ -46,13 +46,12 @@ def fit_recipe(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Pipeline:
 
 
 def is_learnable(spec: UseCase, rows: pa.Table) -> bool:
-    """Return whether a model can be fitted on rows: there are some, and some of each class."""
-    values = np.unique(target(spec, rows)).tolist()
-    return bool(values) and (not spec.problem.codes or values == list(spec.problem.codes))
+    """Return whether a model can be fitted on rows, see `tuning.is_learnable`."""
+    return tuning.is_learnable(spec, target(spec, rows))
 
 
 def require_learnable_labels(spec: UseCase, partition: str, rows: pa.Table) -> None:
-    """Refuse rows that no model can be fitted on: rows without labels, or without one of the classes.
+    """Refuse rows that no model can be fitted on: rows without labels, or of one class only.
 
     Raises
     ------
@@ -79,10 +78,9 @@ def require_learnable_labels(spec: UseCase, partition: str, rows: pa.Table) -> N
     if codes:
         required = "both 0 and 1"
     if spec.problem.classes:
-        required = f"rows of each class, {', '.join(spec.problem.classes)},"
+        required = f"rows of two classes or more of {', '.join(spec.problem.classes)}"
         counts = zip(spec.problem.classes, codes, strict=True)
         found = ", ".join(f"{int((labels == code).sum())} {name}" for name, code in counts if len(labels))
-        remedy += ", or merge a class that hardly occurs into another"
     raise InsufficientData(
         f"{spec.name}: training on {partition}",
         required=f"{required} as {spec.problem.target} in the training partitions",

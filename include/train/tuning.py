@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 CORES = len(os.sched_getaffinity(0))
 PATIENCE = 10  # rounds without a gain after which boosting stops
-PER_CLASS = 5  # held-out rows of each class that a calibration needs at least, as scikit-learn does
+PER_CLASS = 5  # held-out rows of each fitted class that a calibration needs at least, as scikit-learn does
 
 
 def fit(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array) -> Pipeline:
@@ -65,6 +65,8 @@ def fit(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array) -> P
         estimator = _calibrate(spec, candidate, rows, actual, estimator)
     if chosen:
         estimator.chosen_ = chosen
+    if spec.problem.classes:
+        setattr(estimator, artifacts.DECLARED, list(spec.problem.classes))
     return estimator
 
 
@@ -146,16 +148,19 @@ def _hold_out(spec: UseCase, rows: pa.Table, count: int) -> NDArray[np.bool_] | 
     return np.asarray(pc.greater_equal(rows["partition"], keys[-count])) if count else None
 
 
-def _is_learnable(spec: UseCase, actual: Array, per_class: int = 1) -> bool:
-    counts = [int((actual == code).sum()) for code in spec.problem.codes] or [len(actual)]
-    return min(counts) >= per_class
+def is_learnable(spec: UseCase, actual: Array) -> bool:
+    """Return whether a model can be fitted on labels: there are some, of two classes if they are classes.
+
+    Further classes without a row get the probability 0 from it.
+    """
+    return len(np.unique(actual)) >= (2 if spec.problem.codes else 1)
 
 
 def _search(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array) -> dict[str, Any]:
     """Return the searched values with the lowest loss, by the objective, on the newest partitions."""
     grid, budget = ParameterGrid(candidate.search), candidate.search_fits
     newest = _hold_out(spec, rows, spec.training.test)
-    if newest is None or not _is_learnable(spec, actual[~newest]):
+    if newest is None or not is_learnable(spec, actual[~newest]):
         return {name: values[0] for name, values in candidate.search.items()}
     drawn = ParameterSampler(candidate.search, budget, random_state=spec.training.seed)
     points = [dict(point) for point in (drawn if len(grid) > budget else grid)]
@@ -183,17 +188,20 @@ def _best_rounds(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Ar
     """Return the number of rounds with the lowest loss on the newest partitions, as a parameter."""
     entry = ESTIMATORS[spec.problem.kind][candidate.estimator]
     newest = _hold_out(spec, rows, candidate.early_stopping or 0)
-    if newest is None or not _is_learnable(spec, actual[~newest]):
+    if newest is None or not is_learnable(spec, actual[~newest]):
+        return {}
+    held_out_rows = newest & (np.isin(actual, actual[~newest]) if spec.problem.codes else True)
+    if not held_out_rows.any():
         return {}
     older = rows.filter(pa.array(~newest))
     plain = candidate.model_copy(update={"target": None})
     values = LogTarget().fit(actual).transform(actual) if candidate.target else actual
     columns, model = (step for _, step in _built(spec, plain, older).steps)
     fitted = columns.fit_transform(artifacts.model_input(older, spec), values[~newest])
-    held_out = columns.transform(artifacts.model_input(rows.filter(pa.array(newest)), spec))
-    weights = _weights(spec, candidate, older)
+    held_out = columns.transform(artifacts.model_input(rows.filter(pa.array(held_out_rows)), spec))
+    weights, labels = _weights(spec, candidate, older), values[held_out_rows]
     rounds = STOPPING[entry.rounds_param]
-    return {entry.rounds_param: rounds(model, fitted, values[~newest], held_out, values[newest], weights)}
+    return {entry.rounds_param: rounds(model, fitted, values[~newest], held_out, labels, weights)}
 
 
 def _boosting_rounds(
@@ -228,8 +236,8 @@ def _calibrate(
     newest = _hold_out(spec, rows, spec.training.test)
     if (
         newest is None
-        or not _is_learnable(spec, actual[~newest])
-        or not _is_learnable(spec, actual[newest], PER_CLASS)
+        or not np.isin(actual, actual[~newest]).all()
+        or any((actual[newest] == code).sum() < PER_CLASS for code in np.unique(actual))
     ):
         log.warning("%s: %s is fitted without calibration: too few rows", spec.name, candidate.name)
         return estimator

@@ -230,7 +230,12 @@ def _label_problems(lake: Lake, spec: UseCase, window: Sequence[str]) -> Iterato
             f"{window[-1]}`, or correct labels.delay",
         )
         return
-    known, rows = labels(lake, spec, available, known=None), features(lake, spec, available)
+    try:
+        known = labels(lake, spec, available, known=None)
+    except SpecError as error:  # a label that isn't declared
+        yield Problem(error)
+        return
+    rows = features(lake, spec, available)
     keys = [*spec.key, "partition"]
     matching = rows.select(keys).join(known.filter(known[target].is_valid()), keys, join_type="inner")
     share = matching.num_rows / max(rows.num_rows, 1)
@@ -255,17 +260,14 @@ def _target_problems(spec: UseCase, values: Any, span: str) -> Iterator[Problem]
     distinct = set(pc.unique(values).to_pylist())
     names = spec.problem.classes or tuple(f"{code:g}" for code in spec.problem.codes)
     codes = spec.problem.codes
-    if other := sorted(distinct - set(codes)) if codes else []:
-        yield problem(
-            spec, subject, "0 or 1", f"{other[0]:g} among {basis}", "write a comparison, as `sql: units > 10`"
-        )
-    elif missing := [names[place] for place, code in enumerate(codes) if code not in distinct]:
+    if missing := [names[place] for place, code in enumerate(codes) if code not in distinct]:
         yield problem(
             spec,
             subject,
             f"labels of each class, {', '.join(names)}",
             f"none of {', '.join(missing)} among {basis}",
-            "correct labels.sql, ingest a longer history, or merge a class that hardly occurs into another",
+            "correct labels.sql, or ingest a longer history; a model gives a class that it never saw the "
+            "probability 0",
             severity="warning" if len(distinct) > 1 else "error",
         )
     elif not codes and len(distinct) == 1:

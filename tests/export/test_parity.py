@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Callable
 from functools import cache
 from itertools import product
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from include.spec.stages import Candidate
 from include.train.fit import fit_recipe
 from include.train.recipes import scaled_columns
 from tests.export.models import BUILT_IN, PLACES, VARIANTS, Case, case, declare, export, fitted, labelled_rows
+from tests.train import visits
 
 EXTREMES = (0.0, -0.0, 1e300, -1e300, 1e38, 4e38, 5e-324, np.inf, -np.inf, np.nan, None)
 NUMBERS = st.one_of(
@@ -73,6 +76,35 @@ def test_the_file_predicts_what_the_model_predicts(of: Case, data: st.DataObject
     accepted = [row for row in drawn if _largest(row) <= STEADY.get(of[1], np.inf)]
     rows = table(both.spec, accepted or [(1.0, 2.0, 3.0, "", "a")])
     assert largest_difference(both.onnx(rows), both.own(rows)) <= ONNX_TOLERANCE
+
+
+MULTICLASS = [of for of in BUILT_IN if of[0] == "multiclass"]
+
+
+@cache
+def of_four_classes() -> UseCase:
+    """Return the declaration with a fourth class in the middle."""
+    changes = {"[early, on_time, late]": "[early, missed, on_time, late]"}
+    changes |= {"{early: 0.2, on_time: 0.5, late: 0.3}": "{early: 0.2, missed: 0, on_time: 0.5, late: 0.3}"}
+    features = {"[distance, earlier]": "[distance, earlier, fee]", "[place]": "[place, ward]"}
+    return visits.usecase(Path(mkdtemp()), "multiclass", **changes, **features)
+
+
+@pytest.mark.parametrize("known", [(0, 3), (1, 2), (0, 2, 3)])
+@pytest.mark.parametrize("of", MULTICLASS, ids=str)
+def test_a_class_without_a_training_row_has_probability_0_in_the_file_too(
+    of: Case, known: tuple[int, ...]
+) -> None:
+    """Every declared class has its column, in the declared order, whichever of them a model was fitted on."""
+    spec, rows = of_four_classes(), labelled_rows(declare("multiclass"))
+    target = spec.problem.target
+    codes = pa.array(np.array(known, float)[rows[target].to_numpy().astype(int) % len(known)])
+    rows = rows.set_column(rows.column_names.index(target), target, codes)
+    model = fit_recipe(spec, Candidate(name="tried", estimator=of[1], params=dict(of[2])), rows)
+    own, written = artifacts.predict(model, rows, spec), predict_onnx(to_onnx(model, spec), rows, spec)
+    assert largest_difference(written, own) <= ONNX_TOLERANCE
+    for values in (own, written):
+        assert tuple(np.flatnonzero(values.any(axis=0))) == known
 
 
 def _largest(row: tuple[Any, ...]) -> float:

@@ -265,7 +265,7 @@ def test_a_regression_metric_that_can_be_estimated_is_the_mean_of_its_row_losses
     """Its mean, or the root of its mean, is the metric itself."""
     actual, predicted = columns(pairs)
     estimated = [entry for entry in METRICS if "regression" in entry.kinds and entry.can_be_estimated]
-    assert len(estimated) == 4
+    assert len(estimated) == 5
     for entry in estimated:
         actual = np.abs(actual) if entry.name == "poisson_deviance" else actual
         metric = f"{entry.name}@{entry.default}" if entry.parameter else entry.name
@@ -336,3 +336,19 @@ def test_a_required_metric_is_measured_once() -> None:
         }
     )
     assert metric_names(changed) == (*default_metrics("binary"), "recall@0.3")
+
+
+def test_coverage_is_the_share_of_labels_at_or_below_the_prediction() -> None:
+    """By hand: a label that equals the prediction is covered."""
+    assert metric_value("coverage", np.array([1.0, 2, 3, 4]), np.array([1.0, 3, 2, 5])) == 0.75
+
+
+@given(values=st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=60), quantile=st.floats(0.01, 0.99))
+def test_the_quantile_of_the_labels_covers_its_share(values: list[float], quantile: float) -> None:
+    """No fewer than the share, and without ties no more than a row beyond it."""
+    actual = np.array(values)
+    prediction = np.quantile(actual, quantile, method="inverted_cdf")
+    share = metric_value("coverage", actual, np.full(len(actual), prediction))
+    assert share >= quantile - 1e-9
+    if len(set(values)) == len(values):
+        assert share <= quantile + 1 / len(values) + 1e-9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ COUNTS = {
     FOREST: "estimator: xgboost, params: {n_estimators: 15, objective: 'count:poisson'}",
 }
 QUANTILE = {
-    "objective: squared_error": "objective: quantile_loss@0.9",
+    "objective: squared_error": "objective: quantile_loss@0.9, "
+    "requirements: [{metric: coverage, at_least: 0.8}, {metric: coverage, at_most: 0.97}]",
     "params: {max_iter: 15, min_samples_leaf: 10}": "params: {max_iter: 40, loss: quantile, quantile: 0.9}",
     FOREST: "estimator: xgboost, "
     "params: {n_estimators: 40, objective: 'reg:quantileerror', quantile_alpha: 0.9}",
@@ -83,6 +85,13 @@ def test_a_quantile_is_exceeded_by_its_share_of_the_labels(clinic: Path, registr
         if fit.recipe != "linear":  # which is fitted to the mean
             assert (actual <= predictions).mean() == pytest.approx(0.9, abs=0.05)
     assert record.selection.losses["boosting"] < record.selection.losses["prior"]
+    covered = {row["recipe"]: [] for row in lake.rows("walks")}  # of partitions that no fit had seen
+    for row in lake.rows("walks"):
+        covered[row["recipe"]].append(json.loads(row["metrics"])["coverage"])
+    for name in ("prior", "boosting", "forest"):
+        assert np.mean(covered[name]) == pytest.approx(0.9, abs=0.12)
+    assert np.mean(covered["linear"]) < 0.7  # the mean is no such quantile
+
     mean = spec.model_copy(update={"gate": spec.gate.model_copy(update={"objective": "squared_error"})})
     prior = spec.training.baselines[0]
     assert recipe_key(mean, prior) != recipe_key(spec, prior)
