@@ -13,7 +13,8 @@ from tests.docs.pages import DOCS, Reader, blocks
 from tests.usecases.weekly_sales import world
 
 HOW_TO = DOCS / "how-to"
-OPERATING = {"back-up-and-restore", "deploy", "kubernetes", "prometheus"}  # tested beside what they describe
+# tested beside what they describe
+OPERATING = {"back-up-and-restore", "deploy", "erase-a-person", "kubernetes", "prometheus"}
 EXTENDING = sorted(page.stem for page in HOW_TO.glob("*.md") if page.stem not in OPERATING)
 pytestmark = pytest.mark.timeout(900)
 
