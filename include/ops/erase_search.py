@@ -262,7 +262,7 @@ class Search:
         """Return the partitions from whose raw objects rows were to be erased, or any partition."""
         contents = [json.loads(row.get("contents", "{}")) for row in self.erasures.rows]
         keys = {key for one in contents for key in one.get(f"raw/{source}", ())}
-        return sorted(keys) or [self.spec.schedule.start]
+        return sorted(keys) or [self.spec.clock.around(self.spec.schedule.start)[1]]
 
     def _count_raw(self, source: str, partition: str, data: Data, name: str) -> int:
         """Return how many rows of a part are erased; -1 if it can't be read and contains the key's text."""

@@ -34,10 +34,12 @@ def keyed_hash(salt: str, values: Iterable[str]) -> str:
     Raises
     ------
     SettingError
-        without ``EVERGREEN_HASH_KEY``.
+        without ``EVERGREEN_HASH_KEY``, or if it is empty.
     """
-    key = setting("EVERGREEN_HASH_KEY").encode()
-    return hmac.digest(key, SEPARATOR.join((salt, *values)).encode(), "sha256").hex()
+    key = setting("EVERGREEN_HASH_KEY")
+    if not key:  # as from a compose file; anybody could try keys against such a hash
+        raise SettingError("setting EVERGREEN_HASH_KEY", required="a long random text", found="an empty one")
+    return hmac.digest(key.encode(), SEPARATOR.join((salt, *values)).encode(), "sha256").hex()
 
 
 def canonical_texts(rows: pa.Table) -> pa.Table:

@@ -236,6 +236,9 @@ def test_another_hash_key_is_refused_before_rows_come_back(
         SettingError, match="EVERGREEN_HASH_KEY: required the one with which rows were erased"
     ):
         clinic.ingest(NEXT)
+    monkeypatch.setenv("EVERGREEN_HASH_KEY", "")
+    with pytest.raises(SettingError, match="required a long random text, found an empty one"):
+        clinic.ingest(NEXT)
     monkeypatch.delenv("EVERGREEN_HASH_KEY")
     with pytest.raises(SettingError, match="EVERGREEN_HASH_KEY"):
         clinic.ingest(NEXT)
