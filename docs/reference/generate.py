@@ -338,7 +338,7 @@ def tables_page() -> str:
         NOTE,
         "Each use case has these Delta tables under `<EVERGREEN_LAKE>/<usecase>/tables/`. One commit "
         "replaces the rows of one partition.\nThe ledgers (`attempts`, `approvals`, `deployments`, "
-        "`silences`, `withdrawals`) only grow.",
+        "`silences`, `withdrawals`, `erasures`) only grow.",
         "Two more kinds of tables have no schema here. `validated_<source>` has the source's declared "
         "columns, then `partition`,\n`revision` and `known_at` (when the row became known). `restated` and "
         "`shadows` have the columns of `predictions`:\nwhat the serving model would predict now, and what a "

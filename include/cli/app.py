@@ -20,6 +20,7 @@ from include import spec as specs
 from include.cli import options
 from include.cli.backups import backups
 from include.cli.demo_settings import use_demo_settings
+from include.cli.erasure import erasure
 from include.cli.export import exports
 from include.cli.inspect import inspection
 from include.cli.lifecycle import lifecycle
@@ -203,7 +204,8 @@ def verify(
     """Recompute the stored digests of raw bytes, snapshots, partitions and models, and compare them.
 
     Nothing is fetched, fitted or scored again. The exit code is 1 if a digest differs. Stale partitions,
-    which were computed from older inputs or code, are listed and are no error.
+    which were computed from older inputs or code, are listed and are no error; nor are those that were
+    computed from rows that were erased since.
     """
     from include.ops.verify import verify as recompute_digests
     from include.storage.lake import Lake
@@ -212,7 +214,11 @@ def verify(
         _partition_key(partition)
     good, wrong = _specs(usecase)
     results = {spec.name: recompute_digests(Lake(spec.name), spec, partition) for spec in good}
-    lines = [line for name, v in results.items() for line in (*v.differences, *v.stale, f"{name}: {v.note}")]
+    lines = [
+        line
+        for name, v in results.items()
+        for line in (*v.differences, *v.stale, *v.erased, f"{name}: {v.note}")
+    ]
     data = {"usecases": {name: result.plain() for name, result in results.items()}, "wrong": wrong}
     print_result(data, "\n".join([*lines, *wrong]), as_json)
     raise typer.Exit(bool(wrong) or any(result.differences for result in results.values()))
@@ -297,6 +303,7 @@ def run(
 
 
 app.add_typer(lifecycle)
+app.add_typer(erasure)
 app.add_typer(inspection)
 app.add_typer(backups)
 app.add_typer(exports)

@@ -30,6 +30,7 @@ from include.errors import (
 from include.ingest.breaker import Breaker
 from include.ingest.connectors import open_source
 from include.ingest.connectors.request import Fetcher, NotAvailableYet, request
+from include.ingest.erasure import erase_new, filter_parts
 from include.ingest.parsing.parse import parse
 from include.ingest.parsing.types import clean_text
 from include.ingest.publish import (
@@ -46,6 +47,7 @@ from include.ingest.validation.rows import RawRows, RowRange
 from include.spec import UseCase
 from include.spec.clock import day_of
 from include.storage import spill
+from include.storage.erasures import LEDGER, Erasures, read_erasures
 from include.storage.lake import Lake
 from include.storage.schemas import QUARANTINE, validated_schema
 
@@ -145,10 +147,15 @@ class _IngestRun:
     def run(self) -> list[Outcome]:
         """Fetch what is missing, and publish what is stored."""
         self._check_arguments()
+        erasures = read_erasures(self.lake)
         published = self._published_partitions() if self.fetch_anew else set[str]()
         stored = {} if self.fetch_anew else manifest_keys(self.lake, self.source, self.partitions)
-        errors = self._fetch([one for one in self.partitions if one not in stored], published)
-        return self._publish_stored(errors)
+        errors = self._fetch([one for one in self.partitions if one not in stored], published, erasures)
+        outcomes = self._publish_stored(errors)
+        while self.lake.version(LEDGER) != erasures.version:  # rows were erased meanwhile
+            erasures = erase_new(self.lake, self.spec, self.source, self.partitions)
+            outcomes = self._publish_stored(errors)
+        return outcomes
 
     def _check_arguments(self) -> None:
         """Reject unusable sources, partitions and contracts, before anything is requested or written."""
@@ -191,14 +198,16 @@ class _IngestRun:
 
     # fetch
 
-    def _fetch(self, partitions: Sequence[str], published: set[str]) -> dict[str, EvergreenError]:
+    def _fetch(
+        self, partitions: Sequence[str], published: set[str], erasures: Erasures
+    ) -> dict[str, EvergreenError]:
         """Fetch and store partitions, and return the error of each that could not be fetched."""
         if not partitions:
             return {}
         declared = self.spec.sources[self.source]
         fetcher = open_source(declared, self.connect(declared.connection))
         breaker = Breaker(self.lake, self.source, declared.fetch)
-        fetch_one = partial(self._fetch_one, fetcher, breaker, published)
+        fetch_one = partial(self._fetch_one, fetcher, breaker, published, erasures)
         # the first one alone: if the circuit is open it is the probe, whose success admits the others
         results = [fetch_one(partitions[0])]
         with ThreadPoolExecutor(THREADS) as pool:
@@ -207,7 +216,7 @@ class _IngestRun:
         return {partition: error for partition, error in pairs if error is not None}
 
     def _fetch_one(
-        self, fetcher: Fetcher, breaker: Breaker, published: set[str], partition: str
+        self, fetcher: Fetcher, breaker: Breaker, published: set[str], erasures: Erasures, partition: str
     ) -> EvergreenError | None:
         partition_request = request(self.spec, self.source, partition)
         try:
@@ -223,6 +232,7 @@ class _IngestRun:
             return error
         breaker.record_success()
         declared = partition_request.source
+        parts = filter_parts(erasures, self.spec, self.source, partition, parts)
         known_at = partial(self._known_at, partition, partition in published)
         store_snapshot(
             self.lake, self.source, declared, partition, parts, known_at, add_revision=self.fetch_anew

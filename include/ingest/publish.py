@@ -81,7 +81,7 @@ def publish_validated(
             row["partition"]: row["revision"] for row in partition_rows if row["outcome"] == "published"
         }
         where: Where = {"product": source, "partition": partitions}
-        _publish(lake, "profiles", _profiles(source, declared, rows, served), where)
+        _publish(lake, "profiles", served_profiles(source, declared, rows, served), where)
     if partition_rows:
         ordered = sorted(partition_rows, key=lambda row: row["partition"])
         where = {"product": source, "partition": [row["partition"] for row in partition_rows]}
@@ -129,12 +129,12 @@ def up_to_date(
         actual_profiles = len(profiles[partition]) if partition in profiles else 0
         if row["outcome"] == "published" and actual_profiles != profile_count:
             return False
-        return bool(_count_quarantined(quarantine.get(partition), row["revision"]) == row["quarantined"])
+        return bool(count_quarantined(quarantine.get(partition), row["revision"]) == row["quarantined"])
 
     return {partition for partition in unchanged if is_intact(partition)}
 
 
-def _count_quarantined(rows: pa.Table | None, revision: int) -> int:
+def count_quarantined(rows: pa.Table | None, revision: int) -> int:
     """Return how many rows of a revision are quarantined; a row that breaks several rules is counted once."""
     if rows is None:
         return 0
@@ -162,7 +162,7 @@ def _publish(lake: Lake, table: str, rows: pa.Table, where: Where) -> None:
     lake.publish(table, rows, where)
 
 
-def _profiles(source: str, declared: Source, rows: pa.Table, served: Mapping[str, int]) -> pa.Table:
+def served_profiles(source: str, declared: Source, rows: pa.Table, served: Mapping[str, int]) -> pa.Table:
     """Return the profiles of the served revision of each partition."""
     numeric, categorical = _columns(declared, NUMERIC), _columns(declared, CATEGORICAL)
     profiles = [

@@ -48,6 +48,8 @@ class Snapshot:
     known_at : when the revision became available, in ISO form (UTC).
     identity : the digest of its content without volatile fields; equal content is the same snapshot.
     parts : in the order of the source.
+    erased : how many rows were erased from it since it was published. They count for the contract, as on
+        arrival.
     """
 
     source: str
@@ -56,6 +58,7 @@ class Snapshot:
     known_at: str
     identity: str
     parts: tuple[StoredPart, ...]
+    erased: int = 0
 
     @property
     def moment(self) -> datetime:
@@ -71,7 +74,7 @@ class Snapshot:
 def snapshots(lake: Lake, source: str, partitions: Sequence[str]) -> dict[str, list[Snapshot]]:
     """Return the revisions of each partition that has any, oldest first."""
     return {
-        partition: sorted((_read_manifest(lake, key) for key in keys), key=lambda snapshot: snapshot.revision)
+        partition: sorted((read_manifest(lake, key) for key in keys), key=lambda snapshot: snapshot.revision)
         for partition, keys in manifest_keys(lake, source, partitions).items()
     }
 
@@ -110,8 +113,7 @@ def store_snapshot(
     Snapshot
         the newest revision: with this content, or that of a concurrent writer that came first.
     """
-    stored_parts = tuple(StoredPart(name, digest_bytes(data), len(data)) for name, data in parts)
-    identity = digest_json([[name, _content_digest(declared, data)] for name, data in parts])
+    stored_parts, identity = describe_parts(declared, parts)
     while True:
         revisions = snapshots(lake, source, [partition]).get(partition, [])
         if revisions and (not add_revision or revisions[-1].identity == identity):
@@ -120,10 +122,22 @@ def store_snapshot(
             lake.create(part.key, data)
         moment = known_at().astimezone(UTC).isoformat()
         snapshot = Snapshot(source, partition, len(revisions), moment, identity, stored_parts)
-        if lake.create(_manifest_key(snapshot), json.dumps(asdict(snapshot), indent=1).encode()):
+        if lake.create(_manifest_key(snapshot), to_json(snapshot)):
             return snapshot
         if not revisions:  # a concurrent writer was first
             return snapshots(lake, source, [partition])[partition][-1]
+
+
+def describe_parts(declared: Source, parts: Sequence[Part]) -> tuple[tuple[StoredPart, ...], str]:
+    """Return the parts as a manifest lists them, and the identity of their content."""
+    stored = tuple(StoredPart(name, digest_bytes(data), len(data)) for name, data in parts)
+    return stored, digest_json([[name, _content_digest(declared, data)] for name, data in parts])
+
+
+def to_json(snapshot: Snapshot) -> bytes:
+    """Return a manifest's bytes."""
+    content = {name: value for name, value in asdict(snapshot).items() if name != "erased" or value}
+    return json.dumps(content, indent=1).encode()
 
 
 def read_parts(lake: Lake, snapshot: Snapshot) -> list[Part]:
@@ -153,7 +167,14 @@ def _manifest_key(snapshot: Snapshot) -> str:
     return f"raw/snapshots/{snapshot.source}/{snapshot.partition}/{snapshot.revision}.json"
 
 
-def _read_manifest(lake: Lake, key: str) -> Snapshot:
+def read_manifest(lake: Lake, key: str) -> Snapshot:
+    """Return the snapshot that a manifest describes.
+
+    Raises
+    ------
+    EvergreenError
+        for an object that isn't a manifest.
+    """
     data = lake.get(key)
     try:
         fields = json.loads(data or b"")

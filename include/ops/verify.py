@@ -26,6 +26,7 @@ from include.score import predictions
 from include.spec import UseCase
 from include.storage import schemas, spill
 from include.storage.digests import digest_table
+from include.storage.erasures import LEDGER
 from include.storage.lake import Lake
 from include.train.fits import recent_models
 
@@ -43,11 +44,13 @@ class VerifyResult:
     ----------
     differences : a sentence for each object, partition or model that differs from its record.
     stale : a sentence for each partition that a rerun would change.
+    erased : a sentence for each partition whose inputs can't be recomputed, since rows of them were erased.
     snapshots, partitions, models : how many of each were recomputed.
     """
 
     differences: tuple[str, ...]
     stale: tuple[str, ...]
+    erased: tuple[str, ...]
     snapshots: int
     partitions: int
     models: int
@@ -59,7 +62,8 @@ class VerifyResult:
             f"{self.snapshots:,} snapshots, {self.partitions:,} partitions, {self.models:,} models recomputed"
         )
         outcome = f"{len(self.differences)} differ" if self.differences else "all as recorded"
-        return f"{counts}: {outcome}, {len(self.stale)} stale"
+        erased = f", {len(self.erased)} from rows that were erased" if self.erased else ""
+        return f"{counts}: {outcome}, {len(self.stale)} stale{erased}"
 
     def plain(self) -> Row:
         """Return plain values."""
@@ -83,9 +87,11 @@ def verify(lake: Lake, spec: UseCase, partition: str | None = None) -> VerifyRes
     rows = sorted(published, key=lambda row: (row["product"], row["partition"]))
     digests, model_problems = _verify_models(lake, spec)
     recomputed = [*_verify_partitions(lake, spec, rows)]
+    stale, erased = _stale(lake, spec, rows, by_source)
     return VerifyResult(
         differences=(*raw_problems, *(problem for problem in recomputed if problem), *model_problems),
-        stale=tuple(_stale(lake, spec, rows, by_source)),
+        stale=tuple(stale),
+        erased=tuple(erased),
         snapshots=sum(len(stored) for by_partition in by_source.values() for stored in by_partition.values()),
         partitions=len(recomputed),
         models=len(digests),
@@ -190,11 +196,18 @@ def _verify_block(lake: Lake, spec: UseCase, shape: Shape, block: Sequence[Row])
         )
 
 
-def _stale(lake: Lake, spec: UseCase, rows: Sequence[Row], by_source: Mapping[str, Row]) -> Iterator[str]:
-    """Yield a sentence for each partition whose declaration or inputs have changed."""
+def _stale(
+    lake: Lake, spec: UseCase, rows: Sequence[Row], by_source: Mapping[str, Row]
+) -> tuple[list[str], list[str]]:
+    """Return a sentence for each partition that a rerun would change, and for each with erased inputs."""
+    stale, affected = [], []
+    erased = _erased_partitions(lake, spec)
     for row in rows:
         product, partition = row["product"], row["partition"]
-        why = "" if row["spec"] == spec.digest_of(product) else "the declaration has changed since"
+        why, by_erasure = (
+            "" if row["spec"] == spec.digest_of(product) else "the declaration has changed since",
+            "",
+        )
         if product in spec.sources and partition in by_source[product]:
             if publish.lineage(product, by_source[product][partition]) != row["inputs"]:
                 why = "a newer snapshot exists"
@@ -202,6 +215,28 @@ def _stale(lake: Lake, spec: UseCase, rows: Sequence[Row], by_source: Mapping[st
             current = scoring.inputs_digest(spec, scoring.rows_known_at(lake, spec, partition))
             recorded = json.loads(row["inputs"])
             changed = [source for source, digest in current.items() if recorded.get(source) != digest]
-            why = f"the rows of {', '.join(changed)} have changed since" if changed else why
+            of_erasure = [name for name in changed if erased[name] & _visible(spec, name, partition)]
+            others = [source for source in changed if source not in of_erasure]
+            why = f"the rows of {', '.join(others)} have changed since" if others else why
+            by_erasure = ", ".join(of_erasure)
         if why:
-            yield f"{spec.name}/{product}/{partition} is stale: {why}"
+            stale.append(f"{spec.name}/{product}/{partition} is stale: {why}")
+        elif by_erasure:
+            subject = f"{spec.name}/{product}/{partition}"
+            affected.append(f"{subject} was computed before rows of {by_erasure} were erased")
+    return stale, affected
+
+
+def _erased_partitions(lake: Lake, spec: UseCase) -> dict[str, set[str]]:
+    """Return the partitions of each source from which rows were erased."""
+    contents = [json.loads(row["contents"]) for row in lake.rows(LEDGER)]
+    return {
+        source: {key for one in contents for key in one.get(f"validated_{source}", ())}
+        for source in spec.sources
+    }
+
+
+def _visible(spec: UseCase, source: str, partition: str) -> set[str]:
+    """Return the partitions of a source that the features of a partition may see."""
+    first = spec.clock.shift(partition, -spec.features.back(source))
+    return set(spec.partitions(source, first, partition))

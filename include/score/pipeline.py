@@ -26,6 +26,7 @@ from include.promote import ledger
 from include.promote.trials import Trial, trials_on
 from include.references import Ref
 from include.score import fallback, predictions
+from include.score.erasure import describe_scored, erase_predictions
 from include.score.fallback import FallbackStep, PopPrefetched, StepPredictions
 from include.score.predictions import DECISION, ServedPart
 from include.score.prefetch import Prefetch
@@ -34,6 +35,7 @@ from include.spec import UseCase
 from include.stats import profiles
 from include.storage import schemas, spill
 from include.storage.digests import digest_table
+from include.storage.erasures import LEDGER, read_erasures
 from include.storage.lake import Lake
 
 log = logging.getLogger(__name__)
@@ -56,7 +58,12 @@ def score(lake: Lake, spec: UseCase, partition: str) -> Ref:
     StaleDecision
         when the first commit lost to other partitions fifty times.
     """
+    before = lake.version(LEDGER)
     ref = ScoringRun(lake, spec, partition).execute()
+    while lake.version(LEDGER) != before:  # rows were erased meanwhile
+        before = lake.version(LEDGER)
+        erase_predictions(lake, spec, read_erasures(lake), [partition])
+        describe_scored(lake, spec, partition, rows_known_at(lake, spec, partition))
     if skipped := _skipped_partitions(lake, spec, partition):
         log.warning("%s/%s: %s", spec.name, partition, skipped)
         ref = replace(ref, note=f"{ref.note}; {skipped}")

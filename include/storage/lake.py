@@ -43,6 +43,7 @@ TABLE_CONFIGURATION = {
 # `partition` is no partition column of Delta: hundreds of small files a year took longer to open than to
 # read. Files are pruned by the bounds of that column instead, and replacing a partition rewrites only its
 # file.
+MAX_TRIES = 100  # each lost try means that a concurrent commit came first
 KEPT, KEPT_BYTES = 8, 4 << 20  # so many results, each of at most so many bytes; see `Lake.keep`
 DELTA_PARTITIONS = {"partitions": ["product"], "profiles": ["product"], "quarantine": ["source"]}
 
@@ -140,6 +141,50 @@ class Lake:
         appended = int(delta.version())
         self._merge(table)
         return appended
+
+    @translate_store_errors
+    def revise(self, table: str, where: Where, change: Callable[[pa.Table], pa.Table]) -> None:
+        """Replace the rows of partitions by what ``change`` returns for them, by compare-and-swap.
+
+        Parameters
+        ----------
+        change : takes the partitions' rows, and returns those that stay; if all do, nothing is written. It is
+            called again whenever a concurrent commit came first.
+
+        Raises
+        ------
+        StaleDecision
+            when concurrent commits came first a hundred times.
+        """
+        for _ in range(MAX_TRIES):
+            version = self.version(table)
+            rows = self.read(table, where, version=version)
+            delta = self.open(table)
+            if rows is None or delta is None:
+                return
+            changed = change(rows)
+            if changed.num_rows == rows.num_rows:
+                return
+            if int(delta.version()) != version:
+                continue
+            try:
+                write_deltalake(
+                    delta,
+                    changed,
+                    mode="overwrite",
+                    predicate=predicates.condition(where),
+                    commit_properties=CommitProperties(max_commit_retries=0),
+                    post_commithook_properties=NO_CLEANUP,
+                )
+                return
+            except CommitFailedError:
+                continue
+        raise StaleDecision(
+            self._table_uri(table),
+            required="a commit",
+            found=f"a concurrent commit came first {MAX_TRIES} times",
+            remedy="try again",
+        )
 
     def _merge(self, table: str) -> None:
         """Merge a table's small files now and then, see `include.storage.merging`."""

@@ -278,3 +278,15 @@ WITHDRAWALS = _schema(
     dependents=_S,  # JSON: the scored partitions whose realized performance depended on it
     recorded=_I,
 )
+# all erasures of people's rows; see include.ops.erase
+ERASURES = _schema(
+    columns=_S,  # JSON: the names of the key's columns; their values are in no column
+    salt=_S,  # the same for all erasures of a use case
+    hashes=_S,  # JSON: source -> keyed hash of the key as the source writes it; "" -> that of nothing
+    links=_S,  # JSON: keyed hashes of the partition and the prediction key of rows without these columns
+    by=_S,
+    at=TIME,
+    reason=_S,
+    contents=_S,  # JSON: table -> partition -> number of erased rows
+    recorded=_I,
+)

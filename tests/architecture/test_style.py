@@ -18,6 +18,7 @@ CLOCK_READERS = {
     "include/cli/inspect.py": "a trial's last partition is the newest now",
     "include/cli/lifecycle.py": "a person answers now",
     "include/cli/serve.py": "a request comes now",
+    "include/cli/erasure.py": "a person erases now",
     "include/cli/backups.py": "a backup is named by the moment at which somebody asked for it",
     "include/ops/prune.py": "a backup dated in the future is refused",
     "include/ops/upkeep.py": "a model that was stored recently stays",

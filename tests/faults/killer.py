@@ -29,7 +29,7 @@ from include.storage.lake import Lake
 from tests.faults import clocks
 
 configure_mappers()
-LAKE_WRITES = ("publish", "append_at", "create", "replace", "remove")
+LAKE_WRITES = ("publish", "append_at", "revise", "create", "replace", "remove")
 REGISTRY_WRITES = (
     "create_experiment",
     "create_run",

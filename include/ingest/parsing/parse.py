@@ -37,11 +37,11 @@ def parse(request: Request, name: str, data: Data) -> Iterator[pa.Table]:
         for a part that is empty, truncated or too large, of another format or encoding, or that has missing
         or undeclared columns.
     """
-    for table in _read(request, name, data):
+    for table in read_rows(request, name, data):
         yield _select_declared(request, name, table)
 
 
-def _read(request: Request, name: str, data: Data) -> Iterable[pa.Table]:
+def read_rows(request: Request, name: str, data: Data) -> Iterable[pa.Table]:
     """Return a part's rows under the source's own column names: at least one table, which may be empty."""
     if not data:
         _refuse(request, name, "rows", "an empty file", "have the source deliver it again")
@@ -50,7 +50,7 @@ def _read(request: Request, name: str, data: Data) -> Iterable[pa.Table]:
         return [_read_json(request, name, bytes(data), source.rows_field)]
     if source.part_format == "parquet":
         return _read_parquet(request, name, data)
-    plain = _decompress(request, name, data)
+    plain = decompress(request, name, data)
     if _first_byte(plain) == b"<":
         found = "HTML or XML, such as an error page"
         _refuse(request, name, "a data file", found, "look at what the source serves")
@@ -70,7 +70,7 @@ def _refuse(request: Request, name: str, required: str, found: str, remedy: str)
     raise PartitionRefused(request.subject, required=required, found=found, where=name, remedy=remedy)
 
 
-def _decompress(request: Request, name: str, data: Data) -> Data:
+def decompress(request: Request, name: str, data: Data) -> Data:
     """Return the bytes without gzip or zip compression, at most ``max_bytes`` of them."""
     try:
         if data[:2] == GZIP:
@@ -137,11 +137,11 @@ def _read_json(request: Request, name: str, data: bytes, field: str | None) -> p
     limits.check_json_size(request, name, data)
     try:
         try:
-            content = _load_json(data)
+            content = load_json(data)
         except ValueError:
             if field is not None:
                 raise
-            content = [_load_json(line) for line in data.splitlines() if line.strip()]
+            content = [load_json(line) for line in data.splitlines() if line.strip()]
     except ValueError as error:
         _refuse(request, name, "JSON in UTF-8", str(error)[:200], "have the source write valid JSON")
     rows = content.get(field or "rows", content) if isinstance(content, dict) else content
@@ -155,7 +155,7 @@ def _read_json(request: Request, name: str, data: bytes, field: str | None) -> p
     return pa.table({column: _to_text([row.get(column) for row in rows]) for column in columns})
 
 
-def _load_json(data: bytes) -> Any:
+def load_json(data: bytes) -> Any:
     """Return parsed JSON, with each number as the text that was written."""
     try:
         return json.loads(data, parse_float=str, parse_int=str, parse_constant=str)

@@ -48,12 +48,21 @@ def clean_text(text: pa.Table, source: Source) -> pa.Table:
 
     Hashing comes first, so neither the tables nor the quarantine contain the original value.
     """
-    columns = {}
-    for name, column in source.columns.items():
-        trimmed = pc.utf8_trim_whitespace(text[name].combine_chunks())
-        plain = pc.if_else(pc.equal(trimmed, ""), NULL_TEXT, trimmed)
-        columns[name] = _hash(plain) if column.hashed else plain
-    return pa.table(columns)
+    return pa.table({name: clean_column(text[name], column) for name, column in source.columns.items()})
+
+
+def clean_column(text: pa.ChunkedArray, column: Column) -> pa.Array:
+    """Return one column as `clean_text` does."""
+    trimmed = pc.utf8_trim_whitespace(text.combine_chunks())
+    plain = pc.if_else(pc.equal(trimmed, ""), NULL_TEXT, trimmed)
+    return _hash(plain) if column.hashed else plain
+
+
+def canonical_text(text: pa.Array, column: Column) -> pa.Array:
+    """Return clean texts as their stored values are written; one that can't be converted stays as it is."""
+    if column.type == "string" or column.hashed:
+        return pc.fill_null(text, "")
+    return pc.coalesce(_convert(text, column)[0].cast(pa.string()), text, pa.scalar(""))
 
 
 def _hash(values: pa.Array) -> pa.Array:

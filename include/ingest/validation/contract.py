@@ -281,15 +281,16 @@ class _Validation:
         reasons: dict[int, tuple[str, str]] = {}
         for number in range(len(self.rows.snapshots)):
             summary = partial(self.quarantine.summarize, number)
-            total, valid_rows = int(totals[number]), int(counts[number])
+            erased = self.rows.snapshots[number].erased  # they passed on arrival
+            total, valid_rows = int(totals[number]) + erased, int(counts[number]) + erased
             reason = _row_count_reason(contract, self.declared.sparse, total, valid_rows, summary)
             if reason:
                 reasons[number] = reason
         subject = f"{self.spec.name}/{self.source}"
         for number, expectation, value in unmet_aggregates(subject, contract.expectations, valid, counts):
             columns = ", ".join(expectation.columns)
-            if self.declared.sparse and not totals[number]:
-                continue
+            if (self.declared.sparse and not totals[number]) or self.rows.snapshots[number].erased:
+                continue  # there is nothing to judge, or it was judged with the rows that were erased
             required = expectation.rule + (f" of {columns}" if columns else "")
             reasons.setdefault(number, (required, value))
         refusals = {}

@@ -12,6 +12,7 @@ from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
 from structlog.contextvars import bind_contextvars
 
+from evergreen import lineage
 from evergreen.assets import product
 from evergreen.links import OverviewLink, PageLink, absolute_url
 from include import errors
@@ -19,6 +20,7 @@ from include.environment import Endpoint
 from include.references import Ref
 
 if TYPE_CHECKING:
+    from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
     from include.spec import UseCase
@@ -93,6 +95,7 @@ class EvergreenOperator(StoreOperator):
     def __init__(self, *, usecase: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.usecase = usecase
+        self.published: list[lineage.Published] = []
 
     def open(self) -> tuple[Lake, UseCase]:
         """Return the use case's lake and its declaration."""
@@ -105,13 +108,19 @@ class EvergreenOperator(StoreOperator):
     def describe_event(self, context: Context, name: str, lake: Lake, table: str, ref: Ref) -> None:
         """Add partition, rows, digest and the table's version to the event of a product's asset.
 
-        Nothing is added in a DAG where the asset is no outlet of this task.
+        Nothing is added in a DAG where the asset is no outlet of this task. OpenLineage gets the product too.
         """
+        if lineage.is_enabled():
+            self.published.append(lineage.describe(lake, name, table, ref))
         asset = product(self.usecase, name)
         if asset in self.outlets:
             context["outlet_events"][asset].extra.update(
                 partition=ref.partition, rows=ref.rows, digest=ref.digest, version=lake.version(table)
             )
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage:
+        """Return what the task read and wrote; OpenLineage's provider calls this after the task."""
+        return lineage.to_openlineage(self.published)
 
 
 def partition_of(context: Context, spec: UseCase) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from evergreen import lineage
 from evergreen.links import MlflowLink, OverviewLink, VerdictLink, description_links
 from evergreen.operators.base import EvergreenOperator, add_log_fields, partition_of
 from include.references import Ref
@@ -31,7 +32,10 @@ class TrainOperator(EvergreenOperator):
         with self.no_retry_on_final_errors():
             partition = partition_of(context, spec)
             spec.clock.moment(partition)
-            return self.to_xcom(train(lake, spec, partition, registry=Registry()))
+            ref = train(lake, spec, partition, registry=Registry())
+        if lineage.is_enabled():
+            self.published.append(lineage.describe_model(lake, list(spec.sources), ref))
+        return self.to_xcom(ref)
 
 
 class EvaluateOperator(EvergreenOperator):
