@@ -21,6 +21,11 @@ def drift_report_place(partition: str) -> str:
     return f"monitor/{partition}.html"
 
 
+def data_docs_place(source: str, partition: str) -> str:
+    """Return the path of the Data Docs of a source's partition; they are drawn when they are opened."""
+    return f"data_docs/{source}/{partition}.html"
+
+
 def model_card_place(model: str) -> str:
     """Return the object key of the card of the model with this digest."""
     return f"models/{model}.card.md"

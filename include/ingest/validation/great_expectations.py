@@ -157,6 +157,15 @@ def _evaluate(
         yield number, result.result.get("unexpected_index_list") or []
 
 
+def validate_suite(suite: dict[str, Any], rows: pa.Table) -> Any:
+    """Return Great Expectations' own result of a whole suite, with examples of what is unexpected."""
+    pairs = any("column_A" in expectation["kwargs"] for expectation in suite["expectations"])
+    frame = _to_pandas(rows, single_column=not pairs)
+    with _VALIDATION_LOCK:
+        batch = _batch_definition().get_batch(batch_parameters={"dataframe": frame})
+        return batch.validate(gx.ExpectationSuite(**suite), result_format="SUMMARY")
+
+
 def _create_expectation(subject: str, expectation: Expectation, number: int) -> Any:
     """Return Great Expectations' own object; ``number`` identifies its result among all."""
     try:

@@ -22,6 +22,7 @@ REPORT_HEADERS = {
     " base-uri 'none'; form-action 'none'"
 }
 DRIFT_REPORT = re.compile(r"monitor/(\d{4}-\d\d-\d\d(?:T\d{4}Z)?)\.html")
+DATA_DOCS = re.compile(r"data_docs/([a-z][a-z0-9_]*)/(\d{4}-\d\d-\d\d(?:T\d{4}Z)?)\.html")
 MAX_PATH = 200  # characters of a report's path; stores fail on longer names
 _REPORT = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_=-]*/)*[A-Za-z0-9_][A-Za-z0-9_.=-]*\.html")
 
@@ -43,7 +44,7 @@ ReportPath = Annotated[str, Depends(report_path)]
 @router.get("/report/{usecase}/{path:path}")
 def framed_report(request: Request, opened: Opened, path: ReportPath) -> HTMLResponse:
     """Show a report in a frame, with a link back to the use case."""
-    if path != HISTORY and not DRIFT_REPORT.fullmatch(path):
+    if path != HISTORY and not DRIFT_REPORT.fullmatch(path) and not DATA_DOCS.fullmatch(path):
         _stored(opened, path)
     return page(request, "report.html", title=report_title(path), usecase=opened.spec.name, path=path)
 
@@ -54,6 +55,7 @@ def report_title(path: str) -> str:
     kind, _, name = path.removesuffix(".html").rpartition("/")
     kinds = {
         "monitor": f"Drift, partition {name}",
+        f"data_docs/{kind.rpartition('/')[2]}": f"Data Docs of {kind.rpartition('/')[2]}, partition {name}",
         "verdict": f"Verdict, training of {name[:16] if name[10:11] == 'T' else name[:10]}",
     }
     return titles.get(path) or kinds.get(kind, path)
@@ -63,7 +65,7 @@ def report_title(path: str) -> str:
 def report(
     opened: Opened, path: ReportPath, theme: Literal["light", "dark", "system"] = "system"
 ) -> Response:
-    """Return a report as it is stored; *The year* and drift reports are drawn when they are opened.
+    """Return a report as it is stored; *The year*, drift reports and Data Docs are drawn when opened.
 
     Parameters
     ----------
@@ -77,6 +79,10 @@ def report(
         from include.monitor.report import drift_report  # it imports Evidently
 
         content = drift_report(opened.lake, opened.spec, drift[1]).encode()
+    elif docs := DATA_DOCS.fullmatch(path):
+        from include.reports.data_docs import data_docs  # it imports Great Expectations
+
+        content = data_docs(opened.lake, opened.spec, docs[1], docs[2]).encode()
     else:
         content = _stored(opened, path)
     content = content.replace(b"<html", f'<html data-theme="{theme}"'.encode(), 1)

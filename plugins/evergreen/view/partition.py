@@ -14,7 +14,7 @@ from fastapi.responses import HTMLResponse
 from evergreen.links import runs_path
 from evergreen.view.access import Opened
 from evergreen.view.html import page
-from include.reports.paths import drift_report_place, page_place
+from include.reports.paths import data_docs_place, drift_report_place, page_place
 from include.spec.clock import time_of
 from include.spec.partition import check_partition
 from include.spec.usecase import PRODUCTS
@@ -123,6 +123,7 @@ def _source(spec: UseCase, name: str, partition: str, row: Row | None) -> Row:
         "name": name,
         "row": row,
         "raw": str(inputs.get(f"raw/{name}", "")),
+        "docs": data_docs_place(name, partition),
         "declared": partition in spec.partitions(name, partition, partition),
     }
 
