@@ -357,7 +357,8 @@ def _panel_losses(axes: Axes, history: History) -> None:
     days = axis_times(week.middle for week in history.weeks)
     _plot_band(axes, days, [week.served for week in history.weeks], NEW, "models that served")
     baseline = [week.baseline for week in history.weeks]
-    axes.plot(days, baseline, color=OLD, linestyle="--", linewidth=1, label="baseline, same rows")
+    (line,) = axes.plot(days, baseline, color=OLD, linestyle="--", linewidth=1, label="baseline, same rows")
+    line.set(marker=_marker(baseline), markersize=4)
     if history.weeks:
         axes.legend(loc="upper left", ncols=2)
 
@@ -452,10 +453,16 @@ def _label_switches(axes: Axes, history: History) -> None:
 def _plot_band(
     axes: Axes, days: NDArray[np.datetime64], means: Sequence[Mean], color: str, label: str
 ) -> None:
-    """Draw means with their intervals; the mean of a single partition has none."""
-    axes.plot(days, [mean.value for mean in means], color=color, linewidth=1.4, label=label or None)
+    """Draw means with their intervals, a single one as a point; the mean of a single partition has none."""
+    (line,) = axes.plot(days, [mean.value for mean in means], color=color, linewidth=1.4, label=label or None)
+    line.set(marker=_marker(means), markersize=4)
     low, high = (np.array([getattr(mean, side) for mean in means], dtype=float) for side in ("low", "high"))
     axes.fill_between(days, low, high, color=color, alpha=0.2, linewidth=0)
+
+
+def _marker(values: Sequence[object]) -> str:
+    """Return the marker of a line's points, which only a single one needs, because it has no line."""
+    return "o" if len(values) == 1 else ""
 
 
 def _day(partition: str) -> float:

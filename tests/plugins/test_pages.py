@@ -148,8 +148,8 @@ def test_the_use_cases_own_objective_is_shown_by_its_losses(year_folder: Path) -
 def test_a_history_loaded_far_ahead_leaves_the_last_partitions_on_the_page(
     copied: Lake, client: year.Client
 ) -> None:
-    """Those that ran are shown, and the next one once it is ingested; not what was only ingested after it."""
-    where = {"product": "visits", "partition": ["2024-12-31", "2025-02-01", "2025-02-02"]}
+    """Those that ran are shown, not what was only ingested after them."""
+    where = {"product": "visits", "partition": ["2024-12-31", "2025-02-01"]}
     rows = [
         schemas.partition_row("visits", key, 5, "d", inputs={}, spec="s", code="c", note="5 rows")
         for key in where["partition"]
@@ -157,8 +157,7 @@ def test_a_history_loaded_far_ahead_leaves_the_last_partitions_on_the_page(
     copied.publish("partitions", pa.Table.from_pylist(rows, schemas.PARTITIONS), where)
     answer = client.get("/usecase/year")
     shown = re.findall(r'<td class="partition"><a href="/partition/year/([^"]+)">', answer.text)
-    assert shown[:2] == ["2024-12-31", year.KEYS[-1]]
-    assert not [key for key in shown if key.startswith("2025")]
+    assert list(dict.fromkeys(shown)) == year.KEYS[:-15:-1]
 
 
 # the partition

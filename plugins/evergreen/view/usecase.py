@@ -149,15 +149,12 @@ def _partitions(lake: Lake, spec: UseCase, partition_rows: Rows) -> Rows:
 
 
 def _shown(spec: UseCase, products: Iterable[tuple[str, str]]) -> list[str]:
-    """Return the last partitions that ran, with the next if it is ingested; or else the last ingested ones.
+    """Return the last partitions that ran; before the first, the last ingested ones.
 
     A history may be loaded far ahead of the partitions that run.
     """
     ingested = sorted({partition for partition, product in products if product in spec.sources})
     ran = sorted({partition for partition, product in products if product in ("predictions", "monitor")})
-    if ran:
-        ingested = [key for key in ingested if key <= spec.clock.after(ran[-1])]
-        ran = sorted({*ran, *ingested[-1:]})
     return (ran or ingested)[-MAX_PARTITIONS:]
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from matplotlib.figure import Figure
 
 from include.reports import history as drawing
 from include.reports.history import draw_history, history_text, read_history
@@ -109,6 +111,15 @@ def test_a_week_has_the_mean_of_its_rows_and_an_interval(lake: Lake, use: UseCas
             assert week.served.low < week.served.value < week.served.high
     means = [week.served.value for week in weeks]
     assert min(means) < total["loss"] / total["rows"] < max(means)
+
+
+def test_a_single_week_is_drawn_as_points(lake: Lake, use: UseCase) -> None:
+    """A line needs two weeks, and a use case's first one would be an empty chart."""
+    history = read_history(lake, use)
+    for weeks, marker in ((1, "o"), (2, "")):
+        axes = Figure().subplots()
+        drawing._panel_losses(axes, replace(history, weeks=history.weeks[:weeks]))
+        assert [line.get_marker() for line in axes.lines] == [marker, marker]
 
 
 def test_a_figure_that_was_restated_is_shown_as_last_known(lake: Lake, use: UseCase) -> None:
