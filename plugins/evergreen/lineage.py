@@ -178,11 +178,9 @@ def to_openlineage(products: Sequence[Published]) -> OperatorLineage:
         written["subset"] = base_subset_dataset.OutputSubsetOutputDatasetFacet(subset(one.partition))
         outputs.append(OutputDataset(namespace, f"{prefix}/{one.path}", facets=facets, outputFacets=written))
         for path, partition, digest in one.inputs:
-            part = (
-                {"subset": base_subset_dataset.InputSubsetInputDatasetFacet(subset(partition))}
-                if partition
-                else {}
-            )
+            part: dict[str, Any] = {}
+            if partition:
+                part["subset"] = base_subset_dataset.InputSubsetInputDatasetFacet(subset(partition))
             about = {"tags": tags({"digest": digest, **one.tags.get(path, {})})}
             inputs[path, partition] = InputDataset(
                 namespace, f"{prefix}/{path}", facets=about, inputFacets=part

@@ -60,7 +60,7 @@ def test_an_empty_partition_is_refused_as_nothing() -> None:
 def test_a_backfill_that_leaves_the_schedule_is_refused(day: tuple[int, int, int], problem: str) -> None:
     """One partition before its start or after its end refuses the range, with the nearest valid ones."""
     begin = datetime(*day, tzinfo=UTC)
-    with pytest.raises(InvalidBackfillDateRange, match=rf"{problem}; choose 201[23]-12-3[01]"):
+    with pytest.raises(InvalidBackfillDateRange, match=rf"{problem}; choose .*201[23]-12-3[01]"):
         timetable().iter_partition_dagrun_infos(earliest=begin, latest=begin + timedelta(days=1))
 
 
