@@ -109,6 +109,16 @@ def _path_problems(spec: UseCase) -> Iterator[Problem]:
             fill_path = request(spec, name, partitions[0]).fill_path
             invalid = list(problems_of(spec, "a path", "correct the path", fill_path, path))
             yield from invalid
+            if spec.clock.sub_daily and source.offset and "{partition}" in path and not invalid:
+                yield problem(
+                    spec,
+                    f"sources.{name}.offset",
+                    "a path with {day}, {hour} and {minute}: an offset doesn't move {partition}",
+                    f"{source.offset}, and {path}",
+                    "write the path with {day}, {hour} and {minute}; or remove the offset, unless a "
+                    "partition's file has rows about another one",
+                    severity="warning",
+                )
             if not spec.clock.sub_daily or "{" not in path or "{partition}" in path or invalid:
                 continue
             decides = name in (spec.features.spine, spec.labels.source)

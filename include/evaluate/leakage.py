@@ -112,14 +112,16 @@ def _best_score(
 def too_few_rows(spec: UseCase, test: pa.Table) -> dict[str, int]:
     """Return classes (or else the target) with too few test rows for a feature's score, and how many.
 
-    For a class, the smaller of its own rows and all others counts. A class without any row isn't returned.
+    For a class, the smaller of its own rows and all others counts. A class without any row isn't returned,
+    unless all rows are of one class.
     """
     labels_by_name = _binary_labels(spec, test)
     rows = {name: len(labels) for name, labels in labels_by_name.items()}
     if spec.problem.codes:
         positives = {name: int(labels.sum()) for name, labels in labels_by_name.items()}
         rows = {name: min(positives[name], rows[name] - positives[name]) for name in rows}
-    return {name: count for name, count in rows.items() if 0 < count < MIN_CLASS_ROWS}
+    few = {name: count for name, count in rows.items() if count < MIN_CLASS_ROWS}
+    return few if len(few) == len(rows) else {name: count for name, count in few.items() if count}
 
 
 def _binary_labels(spec: UseCase, rows: pa.Table) -> dict[str, Array]:

@@ -92,6 +92,8 @@ def _with_different_values(rows: pa.Table, key: tuple[str, ...]) -> pa.Table:
             changed[field.name] = pc.add(pc.fill_null(values, 0), pa.scalar(977, data_type))
         elif pa.types.is_boolean(data_type):
             changed[field.name] = pc.invert(pc.fill_null(values, False))
+        elif pa.types.is_temporal(data_type):
+            changed[field.name] = pc.add(values, pa.scalar(timedelta(days=1))).cast(data_type)
         elif pa.types.is_string(data_type):
             changed[field.name] = pc.binary_join_element_wise(pc.fill_null(values, ""), "~", "")
     return _replace_columns(rows, **changed)

@@ -143,7 +143,7 @@ class _Guard:
         host = re.sub(r":\d*$", "", headers.get(b"host", b"").decode("latin-1"))
         if host not in self._names:  # a page in a browser could reach this server under a name of its own
             return RequestRefused(
-                421, "request", required=f"the host {' or '.join(sorted(self._names))}", found="another one"
+                421, "header Host", required=" or ".join(sorted(self._names)), found=host[:100] or "none"
             )
         return None
 
@@ -205,10 +205,13 @@ def _documentation(service: Service) -> dict[str, Any]:
         "400": "not JSON",
         "401": "no token, or another one",
         "404": "a key that isn't in the newest partition",
+        "408": "the body didn't arrive in time",
         "413": "too many bytes or rows",
+        "415": "a type other than application/json",
+        "421": "another host than this server's",
         "422": "a column that the declaration doesn't allow; the error names row and column",
         "429": "too many requests at once",
-        "503": "the ledger wasn't read yet",
+        "503": "no model is loaded yet, no features are in memory, or the request can't be logged",
     }
     return {
         "requestBody": {"required": True, "content": {JSON: {"schema": schema}}},

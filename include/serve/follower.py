@@ -73,7 +73,7 @@ class Deployment:
         champion = self.serving.champion
         model = self.models.get(str(champion["model"])) if champion else None
         has_canary = any(trial.kind == ledger.CANARY for trial in self.trials)
-        return not has_canary and (champion is None or (model is not None and model.runtime == "onnx"))
+        return not has_canary and model is not None and model.runtime == "onnx"
 
 
 def _nothing_precomputed(start: int, batch: pa.Table) -> None:

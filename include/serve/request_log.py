@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from include.errors import EvergreenError, SettingError, SpecError
+from include.score.predictions import DECISION
 from include.serve.rows import RequestRefused
 from include.spec import UseCase
 from include.storage.lake import Lake
@@ -67,7 +68,7 @@ class RequestLog:
     """
 
     def __init__(self, folder: Path, lake: Lake, spec: UseCase, clock: Callable[[], datetime]) -> None:
-        own = {*COLUMNS, "label", "prediction", *spec.problem.outputs}
+        own = {*COLUMNS, "label", "prediction", DECISION, *spec.problem.outputs}
         if same := sorted(own & {*spec.key, *spec.features.columns}):
             raise SpecError(
                 f"{spec.name}: --log",
@@ -126,7 +127,7 @@ class RequestLog:
                 os.ftruncate(self._descriptor, self._size)
                 log.error("%s: requests are refused, since they can't be logged: %s", self._spec.name, error)
                 raise RequestRefused(
-                    503, "request log", required="room for the request", found=str(error)
+                    503, "request log", required="a request log that can be written", found=str(error)
                 ) from None
             self._size += len(data)
 

@@ -17,6 +17,7 @@ from include.models import outputs
 from include.promote.ledger import CANARY, SHADOW
 from include.score import fallback
 from include.score.fallback import FallbackStep
+from include.score.predictions import DECISION, decisions
 from include.score.shadow import split_canary
 from include.serve.follower import Deployment, Follower
 from include.serve.metrics import Metrics
@@ -95,7 +96,7 @@ class Service:
         """
         if self.follower.current is None:
             reason = self.follower.error or "the models are being loaded"
-            raise RequestRefused(503, self.spec.name, required="a ledger that was read", found=reason)
+            raise RequestRefused(503, self.spec.name, required="models that are loaded", found=reason)
         return self.follower.current
 
     def answer(self, body: bytes) -> Answer:
@@ -154,12 +155,19 @@ class Service:
         """Return predictions with the columns of the table `predictions`."""
         values_of_step = (step.version, step.model, reason)
         origin = {"served_by": step.served_by, **dict(zip(ORIGIN, values_of_step, strict=True))}
+        rows = self._values(values)
+        if self.spec.problem.costs:
+            chosen = decisions(self.spec, values)
+            rows = [{**row, DECISION: one} for row, one in zip(rows, chosen, strict=True)]
+        return [{**row, **origin} for row in rows]
+
+    def _values(self, values: outputs.Array) -> list[Prediction]:
         if not self.spec.problem.classes:
-            return [{"prediction": value, **origin} for value in values.tolist()]
+            return [{"prediction": value} for value in values.tolist()]
         labels = outputs.predicted_class(self.spec, values).to_pylist()
         names = self.spec.problem.outputs
         return [
-            {"label": label, "prediction": max(row), **dict(zip(names, row, strict=True)), **origin}
+            {"label": label, "prediction": max(row), **dict(zip(names, row, strict=True))}
             for label, row in zip(labels, values.tolist(), strict=True)
         ]
 

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from include.errors import EvergreenError
 from include.extensions import is_code
 from include.features.build import compute_features, schema
+from include.features.point_in_time import create_views
 from include.features.point_in_time_check import violations_of
 from include.ingest.connectors.request import request
 from include.ingest.validation.compiled import UNIQUE
@@ -40,6 +41,7 @@ ROWS = 12  # of a source's partition, at most
 KEY_VALUES, OTHER_VALUES = 6, 2  # different values of a column of the key, and of another one
 MAX_BACK = 60  # earlier partitions that are generated, at most
 FITTED, FITTED_PARTITIONS = 240, 30  # rows on which a recipe is fitted, and their partitions
+LETTERS, DIGITS = "abcdef", "123456"
 FIRST_HOUR = 8  # local hour of the first timestamp
 # what DuckDB says if generated text isn't the text that the SQL expects, which a contract can't state
 TEXT_ERRORS = ("Conversion Error", "Invalid Input Error")
@@ -47,7 +49,7 @@ _ATOM = re.compile(r"(\\.|\[[^\]]+\]|.)(?:([?*+])|\{(\d+)(?:,\d*)?\})?")
 
 
 def generate(
-    spec: UseCase, partition: str, variety: int = OTHER_VALUES, *, first: str = ""
+    spec: UseCase, partition: str, variety: int = OTHER_VALUES, *, first: str = "", texts: str = LETTERS
 ) -> dict[str, pa.Table]:
     """Return rows of each source for a partition and its lookback, in the order of `read_sources`.
 
@@ -55,25 +57,26 @@ def generate(
     ----------
     variety : different values of a column outside of the key, at most.
     first : an earlier partition, whose lookback is generated too.
+    texts : the characters of texts of which the contract says nothing.
     """
-    tables = {}
+    tables: dict[str, pa.Table] = {}
     for name, source in spec.sources.items():
-        random = np.random.default_rng(len(name))
+        random = np.random.default_rng(len(tables))
         back = min(spec.features.back(name), MAX_BACK)
         keys = spec.partitions(name, spec.clock.shift(first or partition, -back), partition)
-        rows = [row for key in keys for row in _rows(spec, name, key, random, variety)]
+        rows = [row for key in keys for row in _rows(spec, name, key, random, variety, texts)]
         table = pa.Table.from_pylist(rows, validated_schema(source))
         tables[name] = spill.sort_rows(table, ("partition", "revision", *source.key))
     return tables
 
 
 def _rows(
-    spec: UseCase, source: str, partition: str, random: np.random.Generator, variety: int
+    spec: UseCase, source: str, partition: str, random: np.random.Generator, variety: int, texts: str
 ) -> list[dict[str, Any]]:
     """Return a partition's rows: its keys are unique, and its other columns repeat."""
     declared = spec.sources[source]
     day = day_of(request(spec, source, partition).day)
-    pools = {name: _values(spec, source, name, day) for name in declared.columns}
+    pools = {name: _values(spec, source, name, day, texts) for name in declared.columns}
     keys = list(product(*(pools[name][:KEY_VALUES] for name in declared.key)))
     rows = []
     for number, place in enumerate(random.permutation(len(keys))[:ROWS]):
@@ -102,7 +105,7 @@ def _is_required(source: Any, name: str) -> bool:
     )
 
 
-def _values(spec: UseCase, source: str, name: str, day: date) -> list[Any]:
+def _values(spec: UseCase, source: str, name: str, day: date, texts: str) -> list[Any]:
     """Return different values of a column that its contract allows.
 
     A column without limits has those of a column with the same name in another source, so that they meet.
@@ -118,6 +121,8 @@ def _values(spec: UseCase, source: str, name: str, day: date) -> list[Any]:
     ]
     if column.hashed:
         return [f"{number:064x}" for number in range(KEY_VALUES)]
+    if column.type == "string":
+        return _texts(of_name, texts)
     return _GENERATORS[column.type](of_name, column, day, spec)
 
 
@@ -139,7 +144,7 @@ def _set(expectations: Sequence[Expectation]) -> list[Any]:
     return list(sets[0]) if sets else []
 
 
-def _texts(expectations: Sequence[Expectation], column: Column, day: date, spec: UseCase) -> list[Any]:
+def _texts(expectations: Sequence[Expectation], characters: str) -> list[Any]:
     if chosen := _set(expectations):
         return [str(value) for value in chosen]
     regex = next(
@@ -153,7 +158,7 @@ def _texts(expectations: Sequence[Expectation], column: Column, day: date, spec:
         ),
         1,
     )
-    plain = [chr(ord("a") + number) * max(int(length or 1), 1) for number in range(KEY_VALUES)]
+    plain = [character * max(int(length or 1), 1) for character in characters]
     like = [text_like(regex, number) for number in range(KEY_VALUES)] if regex else plain
     return list(dict.fromkeys(text for text in like if re.search(regex, text))) or plain
 
@@ -198,7 +203,6 @@ def _minutes(expectations: Sequence[Expectation], column: Column, day: date, spe
 
 
 _GENERATORS: dict[str, Callable[[Sequence[Expectation], Column, date, UseCase], list[Any]]] = {
-    "string": _texts,
     "integer": _integers,
     "number": _numbers,
     "boolean": _booleans,
@@ -222,14 +226,41 @@ def generated_problems(spec: UseCase, partition: str) -> Iterator[Problem]:
     if not rows[spec.features.spine].num_rows:
         return
     file = str(spec.features_file)
+    if not spec.features.python and (texts := _texts_as_numbers(spec, rows, partition)):
+        yield problem(
+            spec,
+            f"features.numeric: {', '.join(texts)}",
+            "numbers",
+            f"texts in the result of {spec.features.sql}: one that is no number would leave the partition "
+            "without predictions",
+            "write TRY_CAST(… AS DOUBLE), which is null for such a text, or declare them under categorical",
+            where=file,
+        )
+        return
+    before = spec.clock.shift(partition, -1)
     try:
-        again = _differences(spec, rows, [partition], [partition])
-        late = [] if again else violations_of(spec, rows, partition)
-        before = spec.clock.shift(partition, -1)
-        pair = generate(spec, partition, first=before)
-        across = [] if again or late else _differences(spec, pair, [partition], [before, partition])
+        for characters in (LETTERS, DIGITS):
+            rows, pair = (generate(spec, partition, first=one, texts=characters) for one in ("", before))
+            try:
+                again = _differences(spec, rows, [partition], [partition])
+                late = [] if again else violations_of(spec, rows, partition)
+                across = [] if again or late else _differences(spec, pair, [partition], [before, partition])
+                break
+            except EvergreenError as error:
+                if spec.features.python or characters == DIGITS or not error.found.startswith(TEXT_ERRORS):
+                    raise
     except EvergreenError as error:
-        if spec.features.python or not error.found.startswith(TEXT_ERRORS):
+        if not spec.features.python and error.found.startswith(TEXT_ERRORS):
+            yield problem(
+                spec,
+                f"{spec.features_file.name} on generated rows",
+                "SQL that runs on texts of letters or of digits, so that joins and leaks can be checked",
+                error.found,
+                "state what the texts look like by expect_column_values_to_match_regex or _be_in_set",
+                where=file,
+                severity="hint",
+            )
+        else:
             yield problem(
                 spec,
                 f"{spec.features_file.name} on generated rows",
@@ -267,6 +298,16 @@ def generated_problems(spec: UseCase, partition: str) -> Iterator[Problem]:
             "aggregate within a partition: group by partition or for_partition as well",
             where=file,
         )
+
+
+def _texts_as_numbers(spec: UseCase, rows: Mapping[str, pa.Table], partition: str) -> list[str]:
+    """Return the numeric features that the SQL returns as texts; none if it can't run, which is reported."""
+    with create_views(spec, rows, [partition], spec.clock.moment(partition)) as engine:
+        try:
+            types = dict(row[:2] for row in engine.execute(f"DESCRIBE {spec.sql}").fetchall())
+        except duckdb.Error:
+            types = {}
+    return [name for name in spec.features.numeric if types.get(name) == "VARCHAR"]
 
 
 def _differences(

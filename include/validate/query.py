@@ -15,7 +15,7 @@ Node = dict[str, Any]
 # keywords that DuckDB parses as columns, and that are functions of the clock if there is no such column
 CLOCK_KEYWORDS = ("current_date", "current_time", "current_timestamp", "localtime", "localtimestamp")
 ORDERED_WINDOWS = ("row_number", "lag", "lead", "first_value", "last_value", "nth_value", "ntile")
-ORDERED_AGGREGATES = ("first", "last", "list", "array_agg", "string_agg", "group_concat")
+ORDERED_AGGREGATES = ("any_value", "first", "last", "list", "array_agg", "string_agg", "group_concat")
 # comparisons with a number of partitions, and how many more or fewer than it they read
 REACH = {
     "COMPARE_EQUAL": 0,
@@ -91,7 +91,7 @@ def _nondeterministic(spec: UseCase, subject: str, sql: str, tree: Node, file: s
             name = "a sample"
         if name:
             remedy = "remove it"
-            if name not in ("random()", "a sample", "uuid()"):
+            if name not in ("random()", "setseed()", "a sample") and "uuid" not in name:
                 remedy = (
                     "use decision_time, the moment at which the partition is decided"
                     if file

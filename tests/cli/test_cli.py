@@ -297,6 +297,18 @@ def test_validate_finds_what_is_wrong(right: str, tmp_path: Path) -> None:
     assert said in "\n".join(found["wrong"])
 
 
+def test_validate_warns_of_an_offset_that_moves_no_path(tmp_path: Path) -> None:
+    """The partition of an hour in a path is the partition's own, whatever the offset."""
+    folder = shutil.copytree(USECASES / "hourly_rides", tmp_path / "hourly_rides")
+    spec = folder / "usecase.yaml"
+    spec.write_text(spec.read_text().replace("offset: 0", "offset: -1"))
+    code, found = call("validate", str(folder))
+    assert code == 0
+    (warning,) = [one for one in found["problems"] if one["severity"] == "warning"]
+    assert warning["subject"] == "hourly_rides: sources.counts.offset"
+    assert warning["found"] == "-1, and counts/{partition}.csv"
+
+
 WRONG_HOURS = {
     "path: counts/{partition}.csv": (
         'path: "counts/{day}/{hour}.csv"',

@@ -27,6 +27,7 @@ from include.spec import UseCase
 from include.storage.lake import Lake
 from tests.features import parcels
 from tests.score.conftest import LAST, Deploy
+from tests.score.test_decisions import COSTS, declare
 from tests.serve.conftest import FEATURES, KEY, ROW, Serve
 from tests.serve.server import PATIENCE
 
@@ -45,6 +46,14 @@ def predictions(of: Service, *rows: Any) -> list[dict[str, Any]]:
     answer = of.answer(json.dumps({"rows": rows}).encode())
     predicted: list[dict[str, Any]] = json.loads(answer.content)["predictions"]
     return predicted
+
+
+def test_a_prediction_has_its_decision(lake: Lake, deploy: Deploy, tmp_path: Path) -> None:
+    """Where decisions have costs, the answer has the one that costs least, as the table has."""
+    deploy(lake, "1", LAST)
+    spec = declare(tmp_path / "costs", COSTS)
+    (one,) = predictions(service(lake, spec), ROW)
+    assert one["decision"] == ("warn" if one["prediction"] > 0.5 else "wait")
 
 
 def test_a_real_server_predicts_what_batch_scoring_did(

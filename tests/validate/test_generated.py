@@ -86,11 +86,26 @@ def test_a_key_may_be_a_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sql", ["CAST(spine.item AS INTEGER)", "CAST(substr(spine.store, 2) AS INTEGER)"])
-def test_sql_that_reads_numbers_from_texts_is_not_refused(sql: str, tmp_path: Path) -> None:
-    """A contract can't say that a text is a number; with a regular expression the text is like it."""
+def test_sql_that_reads_numbers_from_texts_is_tried_with_digits(sql: str, tmp_path: Path) -> None:
+    """A contract can't say that a text is a number; a leak is seen all the same."""
     folder = write_usecase(tmp_path, "sales")
     change(folder / "features.sql", "spine.price,", f"spine.price + {sql} AS price,")
     assert validate(folder)[1]["problems"] == []
+    change(folder / "features.sql", "        AND past.known_at <= now.decision_time\n", "")
+    (problem,) = validate(folder)[1]["problems"]
+    assert "once later or older rows are added" in problem["found"]
+
+
+def test_sql_that_fails_on_generated_texts_is_named(tmp_path: Path) -> None:
+    """It may be right for the texts that come, but nothing was checked on them."""
+    folder = write_usecase(tmp_path, "sales")
+    change(
+        folder / "features.sql",
+        "spine.price,",
+        "spine.price + extract('hour' FROM CAST(spine.item AS TIME)) AS price,",
+    )
+    (problem,) = validate(folder)[1]["problems"]
+    assert (problem["severity"], "so that joins and leaks" in problem["required"]) == ("hint", True)
 
 
 @given(
