@@ -80,7 +80,7 @@ def test_one_hour_can_be_triggered_by_its_key_and_a_day_cannot(house: House, cha
 @pytest.mark.timeout(3 * 3600)
 def test_days_with_hours_without_rows_alert_nobody(house: House, pytestconfig: pytest.Config) -> None:
     """Of a sparse source a fifth of the hours have no file or no rows, and models are trained in between."""
-    days = pytestconfig.getoption("--days") or 4
+    days = pytestconfig.getoption("--days") or 2
     spec, with_rows, keys, begin = load(SPARSE), world.with_rows(HOURS), [], time.monotonic()
     first_champion(house, SPARSE)
     for first, last in stretches(days, max(2, days // 6)):
