@@ -129,12 +129,15 @@ class CodeReference:
         text = describe(cause) if cause else str(problem)
         text = type(cause).__name__ if cause and has_secrets else text
         place = place_of(cause, self.folder, self.file) if cause else _definition(value)
+        remedy = "correct the code there, or what usecase.yaml declares"
+        if isinstance(cause, ModuleNotFoundError) and own_file(self.folder, cause.name or ""):
+            remedy = f"write `from . import {cause.name}`, since the file lies beside it"
         raise SpecError(
             f"{self.folder.name}: {self.path}",
             required=f"{required} ({self.name})",
             found=text,
             where=place or str(self.file or self.folder),
-            remedy="correct the code there, or what usecase.yaml declares",
+            remedy=remedy,
         ) from (None if has_secrets else cause)
 
     def custom_types(self, names: Collection[str]) -> set[str]:
