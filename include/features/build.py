@@ -318,7 +318,8 @@ def _labels(lake: Lake, spec: UseCase, available: list[str], known: str | None) 
     fields = [*list(schema(spec))[: len(spec.key) + 1], pa.field(spec.problem.target, pa.float64())]
     expected = pa.schema(fields)
     spine_partitions = {spec.clock.shift(key, spec.labels.delay): key for key in available}
-    blocks = _blocks(lake, spec.labels.source, list(spine_partitions))
+    # at least one, so that SQL that can't run is refused before there are any labels
+    blocks = list(_blocks(lake, spec.labels.source, list(spine_partitions))) or [[]]
     tables = (
         _compute_labels(lake, spec, {key: spine_partitions[key] for key in block}, known, expected)
         for block in blocks
@@ -336,7 +337,8 @@ def _compute_labels(
     spine_partitions : for each of them the partition whose rows it labels.
     """
     source = spec.sources[spec.labels.source]
-    rows = lake.read(f"validated_{spec.labels.source}", {"partition": list(spine_partitions)})
+    where = {"partition": list(spine_partitions)}
+    rows = lake.read(f"validated_{spec.labels.source}", where) if spine_partitions else None
     condition = (
         "true" if known is None else f"known_at <= TIMESTAMPTZ '{spec.clock.moment(known).isoformat()}'"
     )

@@ -246,6 +246,7 @@ def test_validate_passes_the_shipped_use_case_and_the_tests_own(monkeypatch: pyt
     assert (code, answer["wrong"]) == (0, [])
     assert answer["usecases"] == [
         "flight_delay",
+        "columbia_minutes",
         "flight_bands",
         "flight_minutes",
         "hourly_rides",

@@ -319,6 +319,8 @@ def test_the_prior_is_fitted_without_reading_the_features(
     spec, rows = clinic(kind)
     prior = spec.training.baselines[0]
     read = tuning.build_estimator(spec, prior).fit(artifacts.model_input(rows, spec), target(spec, rows))
+    if spec.problem.classes:
+        setattr(read, artifacts.DECLARED, list(spec.problem.classes))
     monkeypatch.setattr(artifacts, "model_input", None)
     assert artifacts.serialize(fit_recipe(spec, prior, rows)) == artifacts.serialize(read)
 
