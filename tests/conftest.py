@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:
+    from demo.home import Home
     from tests.house import House
 
 # before anything heavy is imported: these are read at import
@@ -79,6 +82,22 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
 
 
 HOUSE = pytest.StashKey[ExitStack]()
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[Home]:
+    """The home of a running S3 server."""
+    from demo.home import Home
+    from demo.stack import Stack
+
+    with tempfile.TemporaryDirectory(prefix="evergreen-test-") as folder:
+        home = Home(Path(folder) / "home")
+        stack = Stack(home)
+        try:
+            stack.up(["s3"])
+            yield home
+        finally:
+            stack.down()
 
 
 @pytest.fixture(scope="session")

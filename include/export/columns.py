@@ -20,11 +20,9 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEnc
 
 from include.errors import ModelError
 from include.export.graph import ML, Graph
+from include.models.encoding import MISSING
 
 Values = NDArray[np.float64]
-# An input of texts can't be null: onnxruntime turns None into the text "None". An empty text is not a missing
-# one, and may be a category.
-MISSING = "<missing>"
 
 
 def write_columns(graph: Graph, columns: ColumnTransformer) -> str:

@@ -17,6 +17,7 @@ from sklearn.pipeline import Pipeline
 
 from include.errors import EvergreenError, ModelError, SpecError
 from include.models import artifacts, outputs
+from include.models.encoding import MISSING
 from include.spec import UseCase
 from include.spec.stages import Candidate
 from include.train.recipes import ESTIMATORS
@@ -58,7 +59,7 @@ def to_onnx(estimator: Any, spec: UseCase, metadata: Mapping[str, str] | None = 
         if the packages of the extra `onnx` aren't installed.
     """
     require_packages()
-    from include.export.columns import MISSING, write_columns
+    from include.export.columns import write_columns
     from include.export.graph import Graph
     from include.export.models import FEATURE_MODELS, MATRIX_MODELS
 
@@ -133,13 +134,14 @@ def open_session(data: bytes) -> InferenceSession:
 
 
 def session_input(rows: pa.Table, spec: UseCase) -> dict[str, NDArray[Any]]:
-    """Return rows as the file takes them."""
-    from include.export.columns import MISSING
-
-    frame = artifacts.model_input(rows, spec)
-    texts = list(spec.features.categorical)
-    frame[texts] = frame[texts].where(frame[texts].notna(), MISSING)
-    return {str(name): column.to_numpy().reshape(-1, 1) for name, column in frame.items()}
+    """Return rows as the file takes them: without a frame, which costs fifty times a row's prediction."""
+    columns: dict[str, NDArray[Any]] = {}
+    for name in spec.features.numeric:
+        columns[name] = rows[name].cast(pa.float64()).to_numpy()
+    for name in spec.features.categorical:
+        texts = [MISSING if text is None else text for text in rows[name].to_pylist()]
+        columns[name] = np.array(texts, dtype=object)
+    return {name: values.reshape(-1, 1) for name, values in columns.items()}
 
 
 def predict_onnx(data: bytes, rows: pa.Table, spec: UseCase) -> artifacts.Values:

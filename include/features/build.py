@@ -20,7 +20,7 @@ from include.spec import UseCase
 from include.storage import schemas, spill
 from include.storage.lake import Lake
 
-BLOCK, BLOCK_ROWS = 90, 1 << 20  # so many partitions are computed at once, or of about so many rows
+BLOCK, BLOCK_ROWS = 90, 1 << 20  # partitions whose features are computed at once, and about so many rows
 FROM_SQL = "features"  # what the SQL's result is called for Python; no source may have this name
 
 # features
@@ -53,23 +53,35 @@ def features(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> pa.Table:
 def _features(lake: Lake, spec: UseCase, requested: list[str]) -> pa.Table:
     tables = (
         compute_features(spec, point_in_time.read_sources(lake, spec, block), block)
-        for block in _blocks(lake, spec.features.spine, requested)
+        for block in _blocks(_row_counts(lake, spec.features.spine, requested), BLOCK)
     )
     return _collect(schema(spec), tables)
 
 
-def _blocks(lake: Lake, source: str, partitions: Sequence[str]) -> Iterator[list[str]]:
-    """Yield consecutive partitions: they are independent, so a long history is computed in blocks."""
+def _row_counts(lake: Lake, source: str, partitions: Sequence[str]) -> dict[str, int]:
+    """Return how many rows a source has by partition; 0 where none is recorded, or if there is only one."""
     where = {"product": source, "partition": list(partitions)}
     status = lake.read("partitions", where, ["partition", "rows"]) if len(partitions) > 1 else None
-    sizes = {} if status is None else {row["partition"]: row["rows"] or 0 for row in status.to_pylist()}
+    recorded = {} if status is None else {row["partition"]: row["rows"] or 0 for row in status.to_pylist()}
+    return {partition: recorded.get(partition, 0) for partition in partitions}
+
+
+def _blocks(counts: Mapping[str, int], most: int | None = None) -> Iterator[list[str]]:
+    """Yield consecutive partitions: they are independent, so a long history is computed in blocks.
+
+    Parameters
+    ----------
+    counts : the number of rows by partition; a block has about `BLOCK_ROWS`.
+    most : partitions in a block, at most.
+    """
     block: list[str] = []
-    for partition in partitions:
-        rows = sum(sizes.get(key, 0) for key in (*block, partition))
-        if block and (len(block) == BLOCK or rows > BLOCK_ROWS):
+    rows = 0
+    for partition, count in counts.items():
+        if block and (len(block) == most or rows + count > BLOCK_ROWS):
             yield block
-            block = []
+            block, rows = [], 0
         block.append(partition)
+        rows += count
     if block:
         yield block
 
@@ -319,7 +331,7 @@ def _labels(lake: Lake, spec: UseCase, available: list[str], known: str | None) 
     expected = pa.schema(fields)
     spine_partitions = {spec.clock.shift(key, spec.labels.delay): key for key in available}
     # at least one, so that SQL that can't run is refused before there are any labels
-    blocks = list(_blocks(lake, spec.labels.source, list(spine_partitions))) or [[]]
+    blocks = list(_blocks(_row_counts(lake, spec.labels.source, list(spine_partitions)))) or [[]]
     tables = (
         _compute_labels(lake, spec, {key: spine_partitions[key] for key in block}, known, expected)
         for block in blocks
@@ -464,7 +476,8 @@ def join_labels(lake: Lake, spec: UseCase, rows: pa.Table, known_by: str) -> pa.
 
     def joined() -> Iterator[pa.Table]:
         # both are sorted by partition, so the rows of a block of partitions lie together
-        for block in _blocks(lake, spec.features.spine, [name for name in places if name in label_places]):
+        counts = {name: of.stop - of.start for name, of in places.items() if name in label_places}
+        for block in _blocks(counts):
             parts = (
                 table.slice(of[block[0]].start, of[block[-1]].stop - of[block[0]].start)
                 for table, of in ((rows, places), (labelled, label_places))

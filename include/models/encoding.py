@@ -20,6 +20,10 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
 
 from include.spec import UseCase
 
+# Stands for null in an ONNX file, whose inputs of texts can't be null: onnxruntime turns None into the text
+# "None". An empty text is not a missing one, and may be a category.
+MISSING = "<missing>"
+
 
 def text_values(column: pa.ChunkedArray, *, coded: bool) -> pd.Series:
     """Return texts as Python objects with None for null, each created once; or as pandas categories."""

@@ -140,7 +140,7 @@ class ErasurePlan:
     ----------
     contents : the number of rows by table, or raw objects of a source, and partition.
     models : those that were fitted on the rows.
-    untold : sources that lack a column of the key, whose rows can't be told by it.
+    without_key : sources that lack a column of the key, whose rows can't be told by it.
     """
 
     key: Key
@@ -148,7 +148,7 @@ class ErasurePlan:
     contents: Contents
     links: tuple[str, ...]
     models: tuple[FittedModel, ...]
-    untold: tuple[str, ...]
+    without_key: tuple[str, ...]
 
     def plain(self) -> Row:
         """Return plain values, without the key's."""
@@ -156,7 +156,7 @@ class ErasurePlan:
             "columns": self.key.columns,
             "contents": self.contents,
             "models": [asdict(model) for model in self.models],
-            "untold": self.untold,
+            "without_key": self.without_key,
         }
 
     @property
@@ -168,7 +168,7 @@ class ErasurePlan:
             for table, counts in sorted(self.contents.items())
         ]
         lines += [f"{file}: an earlier version, removed" for file in self.search.replaced]
-        lines += [f"{source} has not all columns of the key: its rows stay" for source in self.untold]
+        lines += [f"{source} has not all columns of the key: its rows stay" for source in self.without_key]
         return lines + _model_lines(self.models)
 
 
@@ -238,16 +238,16 @@ def plan_erasure(lake: Lake, spec: UseCase, values: Mapping[str, str]) -> Erasur
         without ``EVERGREEN_HASH_KEY``.
     """
     key = Key(spec.name, values)
-    told = [source for source in spec.sources if set(values) <= set(spec.sources[source].columns)]
-    if not told or not all(value.strip() for value in values.values()):
+    with_key = [source for source in spec.sources if set(values) <= set(spec.sources[source].columns)]
+    if not with_key or not all(value.strip() for value in values.values()):
         raise SpecError(
             f"{spec.name}: erase --key {' '.join(f'{name}=…' for name in sorted(values))}",
             required="columns of one source, and a value for each",
-            found="a column that no source has together with the others" if not told else "an empty value",
+            found="an empty value" if with_key else "a column that no source has together with the others",
             remedy="; ".join(f"{name}: {', '.join(one.columns)}" for name, one in spec.sources.items()),
         )
     before = read_erasures(lake)
-    links = _links(lake, spec, key, told)
+    links = _links(lake, spec, key, with_key)
     entry = _entry(spec, key, before.rows[0]["salt"] if before.rows else secrets.token_hex(16), links)
     earlier = [row for row in before.rows if _is_same(row, entry)]
     own = Erasures(before.version, (entry, *earlier))
@@ -262,9 +262,9 @@ def plan_erasure(lake: Lake, spec: UseCase, values: Mapping[str, str]) -> Erasur
         )
     contents = _merged([search.contents, *(json.loads(row["contents"]) for row in earlier)])
     linked = {spec.labels.source} if links else set()
-    untold = [source for source in spec.sources if source not in {*told, *linked}]
+    without_key = [source for source in spec.sources if source not in {*with_key, *linked}]
     return ErasurePlan(
-        key, search, contents, tuple(links), tuple(_models(lake, spec, contents)), tuple(untold)
+        key, search, contents, tuple(links), tuple(_models(lake, spec, contents)), tuple(without_key)
     )
 
 

@@ -204,10 +204,8 @@ def _stale(
     erased = _erased_partitions(lake, spec)
     for row in rows:
         product, partition = row["product"], row["partition"]
-        why, by_erasure = (
-            "" if row["spec"] == spec.digest_of(product) else "the declaration has changed since",
-            "",
-        )
+        why = "" if row["spec"] == spec.digest_of(product) else "the declaration has changed since"
+        by_erasure = ""
         if product in spec.sources and partition in by_source[product]:
             if publish.lineage(product, by_source[product][partition]) != row["inputs"]:
                 why = "a newer snapshot exists"

@@ -18,12 +18,11 @@ from include.judge.evidence import Evidence
 from include.judge.judge import FORCED, Verdict
 from include.models.outputs import Constant
 from include.spec import UseCase
-from include.storage.lake import Lake
+from include.storage.lake import MAX_TRIES, Lake
 from include.storage.schemas import ATTEMPTS, DEPLOYMENTS
 
 Row = dict[str, Any]
 T = TypeVar("T")
-MAX_TRIES = 100  # each lost try means that a concurrent decision was committed
 
 # the kinds of switch, besides FORCED
 PROMOTED, ROLLED_BACK = "promoted", "rolled back"
@@ -65,12 +64,7 @@ def append_compare_and_swap(
         except StaleDecision:
             continue
         return decision[0]
-    raise StaleDecision(
-        f"{lake.uri}/tables/{table}",
-        required="a commit",
-        found=f"a concurrent commit came first {MAX_TRIES} times",
-        remedy="try again",
-    )
+    raise lake.contention(table)
 
 
 # switches

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from include.export.columns import MISSING
 from include.export.pipeline import Export
+from include.models.encoding import MISSING
 from include.reports.html import Line, Section, Table, escape_markdown, figure, markdown
 from include.reports.wording import better_direction, decision_rule, metric_label
 from include.spec import UseCase

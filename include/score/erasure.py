@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from include.features import point_in_time
 from include.features.build import compute_features
-from include.score.predictions import predictions_schema
+from include.score.predictions import as_published
 from include.spec import UseCase
 from include.stats import profiles
 from include.storage import schemas, spill
@@ -46,8 +45,7 @@ def describe_scored(lake: Lake, spec: UseCase, partition: str, rows_known: dict[
     recorded = lake.rows("partitions", {"product": list(products), "partition": partition})
     for row in recorded:
         product = row["product"]
-        schema = predictions_schema(spec)
-        table = point_in_time.conform(lake.read(product, {"partition": partition}), schema)
+        table = as_published(spec, lake.read(product, {"partition": partition}))
         served = spill.sort_rows(table, products[product])
         if product == "predictions":
             _publish_profiles(lake, spec, partition, rows_known, served)

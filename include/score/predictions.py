@@ -76,15 +76,16 @@ def _build_batch(spec: UseCase, rows: pa.Table, constants: pa.Table, values: NDA
             "label": outputs.predicted_class(spec, values),
         }
     if spec.problem.costs:
-        columns[DECISION] = pa.array(decisions(spec, values), pa.string())
+        columns[DECISION] = decisions(spec, values)
     columns |= {name: rows[name] for name in ("partition", *spec.key)}
     schema = predictions_schema(spec)
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
-def decisions(spec: UseCase, values: NDArray[np.float64]) -> list[str]:
+def decisions(spec: UseCase, values: NDArray[np.float64]) -> pa.Array:
     """Return each prediction's decision with the lowest expected cost; of a use case with `problem.costs`."""
-    return [spec.problem.decisions[place] for place in best_decisions(values, spec.problem.cost_matrix)]
+    places = best_decisions(values, spec.problem.cost_matrix)
+    return pa.array(spec.problem.decisions, pa.string()).take(pa.array(places))
 
 
 @dataclass(frozen=True)

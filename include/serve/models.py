@@ -10,11 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from include.errors import EvergreenError, ModelError
-from include.export.convert import largest_difference, open_session, require_packages, to_onnx
+from include.export.convert import largest_difference, open_session, require_packages, session_input, to_onnx
 from include.judge.checks import ONNX_TOLERANCE
 from include.models import artifacts, outputs
 from include.models.artifacts import Values
-from include.serve.rows import MISSING
 from include.spec import UseCase
 from include.storage.lake import Lake
 
@@ -85,22 +84,11 @@ def load_served(
 
 
 def onnx_predictor(data: bytes, spec: UseCase) -> Callable[[pa.Table], Values]:
-    """Return a function that predicts rows with an ONNX file, as `convert.predict_onnx` does.
-
-    It takes the columns as they are: a frame of pandas costs fifty times the prediction of a row.
-    """
-    session, numbers = open_session(data), frozenset(spec.features.numeric)
+    """Return a function that predicts rows with an ONNX file, as `convert.predict_onnx` does."""
+    session = open_session(data)
 
     def predict(rows: pa.Table) -> Values:
-        feeds = {}
-        for name in spec.features.columns:
-            if name in numbers:
-                values = rows[name].cast(pa.float64()).to_numpy()
-            else:
-                texts = rows[name].to_pylist()
-                values = np.array([MISSING if text is None else text for text in texts], dtype=object)
-            feeds[name] = values.reshape(-1, 1)
-        predictions = np.asarray(session.run(None, feeds)[0], dtype=np.float64)
+        predictions = np.asarray(session.run(None, session_input(rows, spec))[0], dtype=np.float64)
         shape = outputs.predictions_shape(spec, rows.num_rows)
         if predictions.shape != shape or not np.isfinite(predictions).all():
             raise ModelError(

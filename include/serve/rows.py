@@ -13,10 +13,10 @@ import pyarrow as pa
 
 from include.errors import EvergreenError
 from include.features.build import schema as features_schema
+from include.models.encoding import MISSING
 from include.spec import UseCase
 
 MAX_BYTES, MAX_ROWS = 1 << 20, 1000  # of a request
-MISSING = "<missing>"  # stands for null in an ONNX file, see `include.export.columns.MISSING`
 SHOWN = 60  # characters of a refused value that the error repeats
 
 
@@ -76,9 +76,9 @@ class RowReader:
             unknown or of another type; the error names row and column.
         """
         rows = self._parse(body)
-        given = rows[0].keys()
-        only_keys = given <= self._key.keys()
-        has_keys = only_keys or not self._other_key.isdisjoint(given) or not self._other_key
+        names = rows[0].keys()
+        only_keys = names <= self._key.keys()
+        has_keys = only_keys or not self._other_key.isdisjoint(names) or not self._other_key
         expected = dict(self._key) if only_keys else {**(self._key if has_keys else {}), **self._features}
         for place, row in enumerate(rows):
             if row.keys() != expected.keys():

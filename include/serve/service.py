@@ -157,7 +157,7 @@ class Service:
         origin = {"served_by": step.served_by, **dict(zip(ORIGIN, values_of_step, strict=True))}
         rows = self._values(values)
         if self.spec.problem.costs:
-            chosen = decisions(self.spec, values)
+            chosen = decisions(self.spec, values).to_pylist()
             rows = [{**row, DECISION: one} for row, one in zip(rows, chosen, strict=True)]
         return [{**row, **origin} for row in rows]
 

@@ -179,7 +179,11 @@ class Lake:
                 return
             except CommitFailedError:
                 continue
-        raise StaleDecision(
+        raise self.contention(table)
+
+    def contention(self, table: str) -> StaleDecision:
+        """Return the error of a compare-and-swap that lost `MAX_TRIES` times."""
+        return StaleDecision(
             self._table_uri(table),
             required="a commit",
             found=f"a concurrent commit came first {MAX_TRIES} times",

@@ -237,18 +237,8 @@ def generated_problems(spec: UseCase, partition: str) -> Iterator[Problem]:
             where=file,
         )
         return
-    before = spec.clock.shift(partition, -1)
     try:
-        for characters in (LETTERS, DIGITS):
-            rows, pair = (generate(spec, partition, first=one, texts=characters) for one in ("", before))
-            try:
-                again = _differences(spec, rows, [partition], [partition])
-                late = [] if again else violations_of(spec, rows, partition)
-                across = [] if again or late else _differences(spec, pair, [partition], [before, partition])
-                break
-            except EvergreenError as error:
-                if spec.features.python or characters == DIGITS or not error.found.startswith(TEXT_ERRORS):
-                    raise
+        again, late, across = _dependent_features(spec, partition)
     except EvergreenError as error:
         if not spec.features.python and error.found.startswith(TEXT_ERRORS):
             yield problem(
@@ -298,6 +288,32 @@ def generated_problems(spec: UseCase, partition: str) -> Iterator[Problem]:
             "aggregate within a partition: group by partition or for_partition as well",
             where=file,
         )
+
+
+def _dependent_features(
+    spec: UseCase, partition: str, texts: str = LETTERS
+) -> tuple[list[str], list[str], list[str]]:
+    """Return features that differ if computed again, if unknown rows are added, or with other partitions.
+
+    Only the first of these that occurs is looked for. SQL that reads numbers from texts is tried on digits.
+
+    Raises
+    ------
+    EvergreenError
+        if the features can't be computed.
+    """
+    before = spec.clock.shift(partition, -1)
+    rows, pair = (generate(spec, partition, first=first, texts=texts) for first in ("", before))
+    try:
+        if again := _differences(spec, rows, [partition], [partition]):
+            return again, [], []
+        if late := violations_of(spec, rows, partition):
+            return [], late, []
+        return [], [], _differences(spec, pair, [partition], [before, partition])
+    except EvergreenError as error:
+        if spec.features.python or texts == DIGITS or not error.found.startswith(TEXT_ERRORS):
+            raise
+        return _dependent_features(spec, partition, DIGITS)
 
 
 def _texts_as_numbers(spec: UseCase, rows: Mapping[str, pa.Table], partition: str) -> list[str]:
@@ -364,10 +380,12 @@ def recipe_problems(spec: UseCase) -> Iterator[Problem]:
 
 
 def _try_recipe(spec: UseCase, recipe: Candidate, rows: pa.Table) -> None:
-    """Fit a recipe, and predict with its stored model."""
+    """Fit a recipe and predict; with the stored model of a use case's own estimator."""
     estimator = fit_recipe(spec, recipe, rows)
-    data = serialize_fit(spec, recipe, estimator)
-    artifacts.predict(artifacts.deserialize(data, digest_bytes(data), spec), rows, spec)
+    if is_code(recipe.estimator):  # only of these it can go wrong, and it costs more than the rest
+        data = serialize_fit(spec, recipe, estimator)
+        estimator = artifacts.deserialize(data, digest_bytes(data), spec)
+    artifacts.predict(estimator, rows, spec)
 
 
 def _feature_rows(spec: UseCase) -> pa.Table:

@@ -24,10 +24,10 @@ from include.cli.validate import errors
 from include.errors import EvergreenError, ModelError, NotPublished
 from include.evaluate import measure
 from include.export import convert, models
-from include.export.columns import MISSING
 from include.features.build import features
 from include.judge.evidence import Evidence
 from include.models import artifacts
+from include.models.encoding import MISSING
 from include.promote import ledger
 from include.references import digest_bytes
 from include.reports.onnx_card import SCORE

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import boto3
 import pytest
 
 from demo.home import Home
-from demo.stack import Stack
 from include.environment import Endpoint
 from include.errors import SettingError, SpecError
 from include.ingest.connectors import open_source
@@ -24,19 +22,6 @@ from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
 
 PARTITIONS = world.partitions(3)
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[Home]:
-    """Return the home of a running S3 server."""
-    with tempfile.TemporaryDirectory(prefix="evergreen-test-") as folder:
-        home = Home(Path(folder))
-        stack = Stack(home)
-        try:
-            stack.up(["s3"])
-            yield home
-        finally:
-            stack.down()
 
 
 @pytest.fixture

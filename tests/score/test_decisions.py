@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from include.ops.verify import verify
-from include.score.pipeline import score
+from include.score.erasure import describe_scored
+from include.score.pipeline import rows_known_at, score
 from include.spec import UseCase
 from include.storage.lake import Lake
 from tests.features import parcels
@@ -62,6 +63,18 @@ def test_a_constant_decides_too(lake: Lake, tmp_path: Path) -> None:
     assert {row["decision"] for row in lake.rows("predictions")} == {
         "warn" if spec.fallback > 0.5 else "wait"
     }
+
+
+def test_an_erasure_after_the_costs_were_removed_leaves_decisions_and_their_digest(
+    lake: Lake, deploy: Deploy, tmp_path: Path
+) -> None:
+    """What is left of a partition is described with the columns that it was published with."""
+    deploy(lake, "1", "2024-03-04")
+    score(lake, declare(tmp_path / "before", COSTS), PARTITION)
+    served, now = state(lake), declare(tmp_path / "after", None)
+    describe_scored(lake, now, PARTITION, rows_known_at(lake, now, PARTITION))
+    assert state(lake) == served
+    assert differences(lake, now) == []
 
 
 @pytest.mark.parametrize("before", [None, COSTS])

@@ -7,14 +7,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from demo.home import Home
-from demo.stack import Stack
 from include.ops.verify import verify
 from include.storage.lake import Lake
 from tests.faults import clocks
@@ -43,19 +40,6 @@ def test_killed_before_any_write_and_repeated_it_ends_the_same(
     for point in points:
         assert point["ended"] == -signal.SIGKILL, f"write {point['point']} was never reached"
         assert point["state"] == whole["state"], f"killed before write {point['point']}"
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[Home]:
-    """A real S3 server."""
-    with tempfile.TemporaryDirectory(prefix="evergreen-test-") as folder:
-        home = Home(Path(folder) / "home")
-        stack = Stack(home)
-        try:
-            stack.up(["s3"])
-            yield home
-        finally:
-            stack.down()
 
 
 def test_on_s3_every_object_is_searched_and_rewritten(
