@@ -1,7 +1,8 @@
 """Kills an erasure before each of its writes, repeats it, and prints what is left.
 
-This process only forks; each child is killed or measured. ``python -m tests.ops.erasure.killer FOLDER STEP``
-prints a JSON line for the whole erasure of the lake in ``FOLDER/base``, and one for each STEP-th kill point.
+This process only forks; each child is killed or measured. ``python -m tests.ops.erasure.killer FOLDER STEP
+[ADDRESS]`` prints a JSON line for the whole erasure of the lake in ``FOLDER/base``, or of its copy in another
+store, and one for each STEP-th kill point.
 """
 
 from __future__ import annotations
@@ -16,24 +17,23 @@ from include.ops.verify import verify
 from tests.faults import clocks
 from tests.faults.killer import count_writes, forked
 from tests.ops.erasure.conftest import Clinic
-from tests.ops.erasure.test_erase import erased, places
+from tests.ops.erasure.test_erase import erased, keys_with, places
 
 CHANCE = ("salt", "hashes", "links")  # columns of the ledger that are other ones each time
 
 
-def work(folder: Path, fatal: int | None = None) -> int:
+def work(clinic: Clinic, fatal: int | None = None) -> int:
     """Erase, and return the number of writes; die before number ``fatal``."""
     seen = count_writes(fatal)
-    erased(Clinic(folder))
+    erased(clinic)
     return seen[0]
 
 
-def state(folder: Path) -> dict[str, Any]:
+def state(clinic: Clinic) -> dict[str, Any]:
     """Return digests of the tables, the places with the key in any byte, and what `verify` finds."""
-    clinic = Clinic(folder)
     return {
         **clocks.state(clinic.lake, CHANCE),
-        "places": places(folder / "lake"),
+        "places": keys_with(clinic.lake) if "://" in clinic.address else places(Path(clinic.address)),
         "differences": verify(clinic.lake, clinic.spec).differences,
     }
 
@@ -41,19 +41,23 @@ def state(folder: Path) -> dict[str, Any]:
 def main() -> None:
     """Go through the kill points."""
     base, folder = Path(sys.argv[1], "base"), Path(sys.argv[1], "work")
+    address = sys.argv[3] if len(sys.argv) > 3 else None
 
-    def anew() -> None:
+    def anew() -> Clinic:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(base, folder)
+        if address:
+            forked(lambda: Clinic(folder).move(address) is None)
+        return Clinic(folder, address)
 
-    anew()
-    writes = forked(lambda: work(folder))
-    print(json.dumps({"writes": writes, "state": forked(lambda: state(folder))}), flush=True)
+    clinic = anew()
+    writes = forked(lambda: work(clinic))
+    print(json.dumps({"writes": writes, "state": forked(lambda: state(clinic))}), flush=True)
     for point in range(1, writes + 1, int(sys.argv[2])):
-        anew()
-        ended = forked(lambda point=point: work(folder, point))
-        forked(lambda: work(folder))
-        left = forked(lambda: state(folder))
+        clinic = anew()
+        ended = forked(lambda clinic=clinic, point=point: work(clinic, point))
+        forked(lambda clinic=clinic: work(clinic))
+        left = forked(lambda clinic=clinic: state(clinic))
         print(json.dumps({"point": point, "ended": ended, "state": left}), flush=True)
 
 
