@@ -74,7 +74,7 @@ up-demo: install .env ## the same with the demo's flights, loaded, trained and s
 
 down: ## stop the demo's servers and the compose stack; what they hold stays
 	@test ! -x $(VENV)/python || $(VENV)/python -m demo.stack down
-	@test ! -e .env || ! docker info >/dev/null 2>&1 || $(COMPOSE) -f demo/compose.yaml --profile monitoring down
+	@test ! -e .env || ! docker info >/dev/null 2>&1 || $(COMPOSE) -f demo/compose.yaml --profile monitoring --profile serve down
 
 clean: ## stop them and remove all they hold
 	@test -x $(VENV)/python || { echo "nothing is removed: only .venv can stop the servers, and it is missing;" \
