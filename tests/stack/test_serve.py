@@ -64,14 +64,9 @@ def test_it_answers_with_the_token_alone_and_its_log_stays(served: Composed) -> 
         "--no-deps",
         "-T",
         "serve",
-        "find",
-        "/requests",
-        "-type",
-        "f",
-        "-exec",
-        "cat",
-        "{}",
-        "+",
+        "bash",
+        "-c",
+        "find /requests -type f -exec cat {} +",
     )
     logged = served.compose("--profile", "serve", *command).splitlines()
     (row,) = (json.loads(line) for line in logged if line.startswith("{"))
