@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from include.cli.stages import Ingested, run_stage
-from include.cli.validate import validate
 from include.errors import NotPublished
 from include.references import Ref
 from include.replay.pipeline import Progress, Replay, replay
 from include.replay.report import publish_page
 from include.spec import UseCase
 from include.storage.lake import Lake
+from include.validate.pipeline import validate
 
 
 @dataclass(frozen=True)

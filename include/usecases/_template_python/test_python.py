@@ -16,13 +16,13 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from include.cli.validate import errors
 from include.environment import Endpoint
 from include.ingest.connectors import open_source
 from include.ingest.connectors.request import NotAvailableYet, request
 from include.judge.context import CheckContext
 from include.judge.evidence import Losses
 from include.spec.load import read
+from include.validate.pipeline import errors
 
 SPEC = read(Path(__file__).with_name("usecase.yaml"))
 
