@@ -58,7 +58,6 @@ from include.ops.erase_search import (
 )
 from include.promote import ledger
 from include.promote.approval import require_person_and_reason
-from include.promote.ledger import append_compare_and_swap
 from include.score.erasure import TABLES, describe_scored
 from include.score.pipeline import rows_known_at
 from include.spec import UseCase
@@ -418,7 +417,7 @@ def _record(
         text = json.dumps(contents, sort_keys=True)
         return [{**entry, **about, "contents": text, "recorded": len(rows) + 1}]
 
-    return append_compare_and_swap(lake, LEDGER, schemas.ERASURES, decide)
+    return lake.append_compare_and_swap(LEDGER, schemas.ERASURES, decide)
 
 
 def _merged(many: Iterable[Contents]) -> dict[str, dict[str, int]]:

@@ -30,7 +30,7 @@ from include.monitor.pipeline import monitor
 from include.monitor.state import PRODUCT, REALISED
 from include.ops.health import is_over
 from include.promote.approval import require_person_and_reason
-from include.promote.ledger import Row, append_compare_and_swap, served_partitions
+from include.promote.ledger import Row, served_partitions
 from include.references import Ref, digest_bytes, validate_key
 from include.spec import UseCase
 from include.spec.partition import check_partition
@@ -87,7 +87,7 @@ def withdraw(lake: Lake, spec: UseCase, partition: str, by: str, reason: str, *,
         same = [row for row in rows if row["partition"] == partition]
         return new or max(same, key=lambda row: int(row["recorded"]), default=None)
 
-    row = append_compare_and_swap(lake, TABLE, WITHDRAWALS, decide)
+    row = lake.append_compare_and_swap(TABLE, WITHDRAWALS, decide)
     if row is None:
         raise NotPublished(
             f"{spec.name}/{partition}: a withdrawal",

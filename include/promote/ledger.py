@@ -11,14 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import pyarrow as pa
-
-from include.errors import NotPublished, PartitionError, StaleDecision
+from include.errors import NotPublished, PartitionError
 from include.judge.evidence import Evidence
 from include.judge.judge import FORCED, Verdict
 from include.models.outputs import Constant
 from include.spec import UseCase
-from include.storage.lake import MAX_TRIES, Lake
+from include.storage.lake import Lake
 from include.storage.schemas import ATTEMPTS, DEPLOYMENTS
 
 Row = dict[str, Any]
@@ -31,40 +29,6 @@ REPLACED = "replaced"  # the champion was shown to be worse than a baseline; the
 FALLBACK = "fallback"  # there is no champion: only the best baseline was set
 SHADOW, CANARY = "shadow", "canary"  # a challenger goes on trial
 WITHDRAWN = "withdrawn"  # a trial ends without a promotion
-
-
-def append_compare_and_swap(
-    lake: Lake, table: str, schema: pa.Schema, decide: Callable[[list[Row]], list[Row] | T]
-) -> Row | T:
-    """Append the rows that ``decide`` returns, in one commit.
-
-    Parameters
-    ----------
-    decide : takes the ledger's rows, in no order. It returns the rows to append, or anything but a list to
-        append nothing. It is called again whenever a concurrent commit came first, so it has no side effects.
-
-    Returns
-    -------
-    dict or T
-        The first row that was appended, or what ``decide`` returned instead.
-
-    Raises
-    ------
-    StaleDecision
-        when concurrent commits came first a hundred times.
-    """
-    for _ in range(MAX_TRIES):
-        version = lake.version(table)
-        rows = lake.read(table, version=version) if version >= 0 else None
-        decision = decide([] if rows is None else rows.to_pylist())
-        if not isinstance(decision, list):
-            return decision
-        try:
-            lake.append_at(table, pa.Table.from_pylist(decision, schema), version)
-        except StaleDecision:
-            continue
-        return decision[0]
-    raise lake.contention(table)
 
 
 # switches
@@ -215,7 +179,7 @@ def record_switch(lake: Lake, decide: Callable[[list[Row]], list[Row] | T]) -> R
     Parameters
     ----------
     decide : takes the ledger's rows, oldest first. It returns the new rows without their number, or anything
-        but a list to switch nothing; see `append_compare_and_swap`.
+        but a list to switch nothing; see `Lake.append_compare_and_swap`.
     """
 
     def decide_numbered(rows: list[Row]) -> list[Row] | T:
@@ -226,7 +190,7 @@ def record_switch(lake: Lake, decide: Callable[[list[Row]], list[Row] | T]) -> R
         champion_first = sorted(decision, key=lambda row: row["role"] != "champion")
         return [{**row, "switch": number} for row in champion_first]
 
-    return append_compare_and_swap(lake, "deployments", DEPLOYMENTS, decide_numbered)
+    return lake.append_compare_and_swap("deployments", DEPLOYMENTS, decide_numbered)
 
 
 # verdicts
@@ -270,7 +234,7 @@ def record_attempt(lake: Lake, evidence: Evidence, verdict: Callable[[], Verdict
             return earlier
         return [_attempt_row(evidence, verdict(), len(rows) + 1)]
 
-    return append_compare_and_swap(lake, "attempts", ATTEMPTS, decide_attempt)
+    return lake.append_compare_and_swap("attempts", ATTEMPTS, decide_attempt)
 
 
 def _attempt_row(evidence: Evidence, verdict: Verdict, recorded: int) -> Row:
@@ -311,4 +275,4 @@ def record_forced(lake: Lake, row: Row, by: str, reason: str) -> Row:
             return earlier
         return [{**row, "key": key, "verdict": FORCED, "sentence": sentence, "recorded": len(rows) + 1}]
 
-    return append_compare_and_swap(lake, "attempts", ATTEMPTS, decide_forced)
+    return lake.append_compare_and_swap("attempts", ATTEMPTS, decide_forced)
