@@ -15,9 +15,10 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from evergreen.view import column, compare, overview, quality
+from evergreen.view import column, compare, quality
 from include.promote import ledger
 from include.reports.history import read_history
+from include.reports.metric_chart import metric_chart
 from include.spec.load import read
 from include.storage import schemas
 from include.storage.lake import Lake
@@ -138,7 +139,7 @@ def test_the_use_cases_own_objective_is_shown_by_its_losses(year_folder: Path) -
         }
     )
     lake = Lake(year.USECASE, str(year_folder / "lake"))
-    chart = overview.chart(lake, spec, year.KEYS[-28:], ledger.switches(lake))
+    chart = metric_chart(lake, spec, year.KEYS[-28:], ledger.switches(lake))
     assert chart is not None
     assert (chart.metric, chart.newest, chart.baseline) == ("costs:cost", 0.5, 0.6)
     assert (chart.tone, chart.why) == ("good", "It is no worse than baseline.")
