@@ -47,7 +47,7 @@ from include.replay.fits import FitKey, Fits, Job, key_of
 from include.replay.history import Labels, PastRows
 from include.rollout.pipeline import AUTOMATIC, replacement_rows, step_rows, with_live_losses
 from include.rollout.policy import STAY, RolloutStep, next_step
-from include.score.shadow import canary_entities
+from include.score.fallback import canary_entities
 from include.spec import UseCase
 from include.spec.metrics import Objective
 from include.spec.stages import Candidate

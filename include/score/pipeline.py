@@ -30,7 +30,7 @@ from include.score.erasure import describe_scored, erase_predictions
 from include.score.fallback import FallbackStep, PopPrefetched, StepPredictions
 from include.score.predictions import DECISION, ServedPart
 from include.score.prefetch import Prefetch
-from include.score.shadow import score_shadow, split_canary
+from include.score.shadow import score_shadow
 from include.spec import UseCase
 from include.stats import profiles
 from include.storage import schemas, spill
@@ -128,7 +128,7 @@ class ScoringRun:
         serving = ledger.serving(self.lake, self.partition)
         steps = fallback.fallback_chain(serving, self.spec, self.missing)
         tables = []
-        for group, chain in split_canary(self.spec, rows, steps, trials, self.missing):
+        for group, chain in fallback.split_canary(self.spec, rows, steps, trials, self.missing):
             predicted = fallback.predict_with_fallback(self.lake, self.spec, group, chain, pop_prefetched)
             tables.append(predictions.build_predictions(self.spec, group, predicted))
         return predictions.join_parts(self.spec, tables)

@@ -18,7 +18,7 @@ from include.promote.ledger import CANARY, SHADOW
 from include.score import fallback
 from include.score.fallback import FallbackStep
 from include.score.predictions import DECISION, decisions
-from include.score.shadow import split_canary
+from include.score.shadow import shadow_steps
 from include.serve.follower import Deployment, Follower
 from include.serve.metrics import Metrics
 from include.serve.request_log import RequestLog
@@ -141,7 +141,7 @@ class Service:
         if trials:
             rows = rows.append_column(POSITION, pa.array(range(rows.num_rows)))
         predictions: list[Prediction] = [{}] * rows.num_rows
-        for group, chain in split_canary(self.spec, rows, steps, trials, missing):
+        for group, chain in fallback.split_canary(self.spec, rows, steps, trials, missing):
             served = fallback.predict_with_fallback(self.lake, self.spec, group, chain, deployment.loaded)
             places = group[POSITION].to_pylist() if trials else range(group.num_rows)
             for place, one in zip(
@@ -223,10 +223,8 @@ class Service:
         if self.log is None:
             return
         serving = {one["model"] for one in answer.predictions}
-        on_trial = [row for trial in answer.deployment.trials for row in (trial.candidate, trial.incumbent)]
-        for row in {str(row["model"]): row for row in on_trial}.values():
-            step = FallbackStep(SHADOW, str(row["version"]), str(row["model"]))
-            if serving == {step.model} or step.model in answer.deployment.failures:
+        for step in shadow_steps(answer.deployment.trials, serving):
+            if step.model in answer.deployment.failures:
                 continue
             try:
                 values = fallback.predict_step(

@@ -11,8 +11,8 @@ from include.promote import ledger
 from include.promote.promotion import promote
 from include.promote.rollback import rollback
 from include.rollout.pipeline import advance
+from include.score.fallback import canary_entities
 from include.score.pipeline import score
-from include.score.shadow import canary_entities
 from tests.deployments import newest_by_role
 from tests.features import parcels
 from tests.rollout.conftest import Depot
