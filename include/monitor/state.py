@@ -43,7 +43,7 @@ class State:
     published_digests : digests by product and partition, of predictions, labels, losses and realized
         performance. They cover every partition, since labels may arrive or change much later.
     realised_inputs : by partition, the inputs of its realized performance, for every partition.
-    restated : the scored partitions whose labels were revised, by the partition on which that was known.
+    relabelled : the scored partitions whose labels were revised, by the partition on which that was known.
     """
 
     def __init__(self, lake: Lake, spec: UseCase, partition: str) -> None:
@@ -130,14 +130,9 @@ class State:
         """Return the switch that gave a partition its deployed baseline, None if it has none."""
         return ledger.serving_of(self._switches, partition).baseline
 
-    def vacancy(self, partition: str) -> str:
+    def why_no_champion(self, partition: str) -> str:
         """Return why no champion serves a partition, and what serves instead; empty if one serves."""
         return ledger.vacancy(self._switches, partition)
-
-    def model(self, partition: str) -> str:
-        """Return the digest of a partition's champion, empty before the first promotion."""
-        row = self.champion(partition)
-        return str(row["model"]) if row else ""
 
     @property
     def later(self) -> list[str]:

@@ -140,7 +140,6 @@ def test_classes_expect_what_their_probabilities_say(tmp_path: Path) -> None:
     state: Any = SimpleNamespace(
         champion=lambda partition: champion,
         champions=lambda partition: [champion],
-        vacancy=lambda partition: "",
         inputs=lambda partition: {},
     )
     (found,) = concept.check_concept(PartitionContext(lake, spec, state, keys(90)[-1]))
