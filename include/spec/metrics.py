@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from include.extensions import CodeReference, is_code, registered
+from include.extensions import CodeReference, is_reference, registered
 
 if TYPE_CHECKING:
     from include.spec.usecase import UseCase
@@ -327,7 +327,7 @@ def is_custom_objective(objective: str) -> bool:
 
 def _is_own(name: str, built_in: Sequence[Metric | Objective], kind: str) -> bool:
     names = {entry.name for entry in built_in}
-    return is_code(name) or (name.partition("@")[0] not in names and name in registered(kind))
+    return is_reference(name) or (name.partition("@")[0] not in names and name in registered(kind))
 
 
 def validate_objective(kind: str, objective: str) -> None:

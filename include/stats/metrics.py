@@ -14,7 +14,6 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn import metrics as sk
 
 from include.errors import MissingMetric
 from include.extensions import CodeReference
@@ -371,7 +370,7 @@ def r2(actual: Array, predicted: Array) -> float:
 
 def quantile_loss(actual: Array, predicted: Array, quantile: float) -> float:
     """Return the mean pinball loss at a quantile."""
-    return float(sk.mean_pinball_loss(actual, predicted, alpha=quantile))
+    return float(pinball_losses(actual, predicted, quantile).mean())
 
 
 def coverage(actual: Array, predicted: Array) -> float:

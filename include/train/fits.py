@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from sklearn.pipeline import Pipeline
 
 from include.errors import ModelError, SpecError
-from include.extensions import is_code
+from include.extensions import is_reference
 from include.features.build import features, join_labels, partition_before, training_set
 from include.judge.judge import NOT_BLESSED
 from include.models import artifacts
@@ -293,7 +293,7 @@ def serialize_fit(spec: UseCase, recipe: Candidate, estimator: Pipeline) -> byte
     SpecError
         when it has an estimator of the use case that can't be stored as data and loaded again.
     """
-    if not is_code(recipe.estimator):
+    if not is_reference(recipe.estimator):
         return artifacts.serialize(estimator)
     subject, required = (
         f"{spec.name}: training.{recipe.name}",
