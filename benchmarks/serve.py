@@ -284,10 +284,10 @@ def main() -> None:
         (folder / "hidden").mkdir()
         (folder / "hidden" / "onnxruntime.py").write_text("raise ImportError(name='onnxruntime')\n")
         hidden = {"PYTHONPATH": os.pathsep.join((str(folder / "hidden"), str(REPOSITORY)))}
-        command, log = ["include", "serve", NAME], ["--log", str(folder / "log")]
+        command, log = ["include", "serve", NAME], ["--log-requests", str(folder / "log")]
         targets = [
             Target("`include serve`, ONNX Runtime", "/predict", own),
-            Target("`include serve`, ONNX Runtime, `--log`", "/predict", own),
+            Target("`include serve`, ONNX Runtime, `--log-requests`", "/predict", own),
             Target("`include serve`, without the extra `onnx`", "/predict", own),
             Target("`mlflow models serve`", "/invocations", other),
         ]

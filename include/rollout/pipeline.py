@@ -131,7 +131,7 @@ def _predictions_by(lake: Lake, spec: UseCase, partitions: Sequence[str], model:
 
 def _take_step(lake: Lake, spec: UseCase, trial: Trial, decision: RolloutStep) -> bool:
     """Take a step; False if somebody else switched meanwhile, and then the next partition decides again."""
-    log.warning("%s: %s: %s, %s", spec.name, trial, decision.step, decision.reason)
+    log.info("%s: %s: %s, %s", spec.name, trial, decision.step, decision.reason)
     if trial.kind == WATCH:
         request = f"watch of switch {trial.candidate['switch']}"
         try:

@@ -133,7 +133,9 @@ class Follower:
         rows = ledger.switches(self._lake)
         self._tried, deployment = time.monotonic(), self._load(rows)
         if current is None or deployment.switch != current.switch:
-            log.warning("%s: switch %d serves", self._spec.name, deployment.switch)
+            steps = deployment.chain(self._spec, {})
+            step = next(s for s in steps if not s.unavailable and s.model not in deployment.failures)
+            log.info("%s: loaded switch %d: %s", self._spec.name, deployment.switch, step.name)
         self.current, self._versions = deployment, versions
 
     def _load(self, rows: list[Row]) -> Deployment:

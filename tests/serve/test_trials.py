@@ -145,7 +145,7 @@ def test_a_server_scores_shadows_after_the_answer(
     deploy(lake, "1", LAST)
     put_on_trial(lake, stored, ledger.SHADOW)
     settings = {"EVERGREEN_USECASES": str(halves.folder.parent)}
-    with serving(tmp_path, "--log", str(tmp_path / "log"), **settings) as server:
+    with serving(tmp_path, "--log-requests", str(tmp_path / "log"), **settings) as server:
         assert server.health()["on_trial"] == [f"shadow of v2 against v1 since {LAST}"]
         assert server.predict([ROW])[0]["version"] == "1"
         name = 'evergreen_serve_rows_total{served_by="shadow",version="2"}'

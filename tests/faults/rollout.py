@@ -1,8 +1,8 @@
-"""Kills the partitions of a trial around each of their writes in turn, runs them again.
+"""Kills the partitions of a rollout around each of their writes in turn, runs them again.
 
 And prints what is left.
 
-``python -m tests.faults.trial SCENE FOLDER`` prints a JSON line for the untouched outcome of each partition
+``python -m tests.faults.rollout SCENE FOLDER`` prints a JSON line for the untouched outcome of each partition
 that takes a step, and for each of its kill points; the other partitions write nothing that these don't.
 """
 
@@ -42,7 +42,7 @@ SCENES: dict[str, tuple[dict[str, Any], str, str, tuple[str, str]]] = {
 }
 
 
-class Trial(Rig):
+class Rollout(Rig):
     """A depot on whose partitions a trial is under way."""
 
     def __init__(self, scene: str, folder: Path) -> None:
@@ -104,7 +104,7 @@ class Trial(Rig):
 
 def main() -> None:
     """Go through the partitions of a scene."""
-    rig = Trial(sys.argv[1], Path(sys.argv[2]))
+    rig = Rollout(sys.argv[1], Path(sys.argv[2]))
     base, work, done = (rig.folder / name for name in ("base", "work", "done"))
     work.mkdir(parents=True)
     partitions = forked(rig.begin)
