@@ -28,7 +28,7 @@ from include.references import Ref
 from include.score import fallback, predictions
 from include.score.erasure import describe_scored, erase_predictions
 from include.score.fallback import FallbackStep, PopPrefetched, StepPredictions
-from include.score.predictions import DECISION, ServedPart
+from include.score.predictions import ACTION, ServedPart
 from include.score.prefetch import Prefetch
 from include.score.shadow import score_shadow
 from include.spec import UseCase
@@ -155,9 +155,7 @@ class ScoringRun:
         recorded = self._recorded_row()
         recorded_digest = served_digest if recorded is None else recorded["digest"]
         try:
-            current: pa.Table | None = self._predict_again(
-                rows, parts, decide=DECISION in served.column_names
-            )
+            current: pa.Table | None = self._predict_again(rows, parts, act=ACTION in served.column_names)
         except ModelError:
             current = served if same_rows else None  # the same rows would get the same predictions
         if current is None:
@@ -185,12 +183,12 @@ class ScoringRun:
         where = {"product": "predictions", **self._where}
         return next(iter(self.lake.rows("partitions", where)), None)
 
-    def _predict_again(self, rows: pa.Table, parts: Sequence[ServedPart], *, decide: bool) -> pa.Table:
+    def _predict_again(self, rows: pa.Table, parts: Sequence[ServedPart], *, act: bool) -> pa.Table:
         """Return what the models that served the partition predict for its rows now.
 
         Parameters
         ----------
-        decide : whether the served predictions have decisions, which they lack if there were no costs yet.
+        act : whether the served predictions have actions, which they lack if there were no costs yet.
         """
         tables = []
         for part in parts:
@@ -199,7 +197,7 @@ class ScoringRun:
             predicted = StepPredictions(part.step, part.reason, values)
             tables.append(predictions.build_predictions(self.spec, part_rows, predicted))
         joined = predictions.join_parts(self.spec, tables)
-        return joined if decide else joined.select([n for n in joined.column_names if n != DECISION])
+        return joined if act else joined.select([n for n in joined.column_names if n != ACTION])
 
     def _publish_restated(self, rows: pa.Table, current: pa.Table, parts: Sequence[ServedPart]) -> None:
         """Publish to `restated` what each model that served predicts now."""

@@ -20,35 +20,35 @@ from include.models import outputs
 from include.models.outputs import Constant
 from include.score.fallback import FallbackStep, StepPredictions
 from include.spec import UseCase
-from include.stats.metrics import best_decisions
+from include.stats.metrics import best_actions
 from include.storage import schemas, spill
 from include.storage.digests import digest_rows, digest_table
 
-DECISION = "decision"
+ACTION = "action"
 SERVED_BY = ("served_by", "version", "model", "reason")  # the columns that say which step served a row
 TOLERANCE = 1e-9  # relative, of a prediction
 
 
 def predictions_schema(spec: UseCase) -> pa.Schema:
-    """Return the schema of `predictions`: the fixed columns, those of each class, the decision, the key."""
-    return _schema(spec, has_decision=bool(spec.problem.costs))
+    """Return the schema of `predictions`: the fixed columns, those of each class, the action, the key."""
+    return _schema(spec, has_action=bool(spec.problem.costs))
 
 
-def _schema(spec: UseCase, *, has_decision: bool) -> pa.Schema:
+def _schema(spec: UseCase, *, has_action: bool) -> pa.Schema:
     per_class = [("label", pa.string()), *((name, pa.float64()) for name in spec.problem.outputs)]
     fields = [*schemas.PREDICTIONS, *(pa.field(*column) for column in per_class if spec.problem.classes)]
-    fields += [pa.field(DECISION, pa.string())] if has_decision else []
+    fields += [pa.field(ACTION, pa.string())] if has_action else []
     return pa.schema([*fields, *list(features_schema(spec))[: len(spec.key)]])
 
 
 def as_published(spec: UseCase, rows: pa.Table | None) -> pa.Table:
     """Return a partition's stored predictions with the columns that they were published with.
 
-    They have a decision if there were costs then, whatever the costs are now.
+    They have an action if there were costs then, whatever the costs are now.
     """
-    stored = point_in_time.conform(rows, _schema(spec, has_decision=True))
-    undecided = stored[DECISION].null_count == stored.num_rows
-    return stored.drop_columns([DECISION]) if undecided else stored
+    stored = point_in_time.conform(rows, _schema(spec, has_action=True))
+    without_actions = stored[ACTION].null_count == stored.num_rows
+    return stored.drop_columns([ACTION]) if without_actions else stored
 
 
 def build_predictions(spec: UseCase, rows: pa.Table, predicted: StepPredictions) -> pa.Table:
@@ -75,16 +75,16 @@ def _build_batch(spec: UseCase, rows: pa.Table, constants: pa.Table, values: NDA
             "label": outputs.predicted_class(spec, values),
         }
     if spec.problem.costs:
-        columns[DECISION] = decisions(spec, values)
+        columns[ACTION] = actions(spec, values)
     columns |= {name: rows[name] for name in ("partition", *spec.key)}
     schema = predictions_schema(spec)
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
-def decisions(spec: UseCase, values: NDArray[np.float64]) -> pa.Array:
-    """Return each prediction's decision with the lowest expected cost; of a use case with `problem.costs`."""
-    places = best_decisions(values, spec.problem.cost_matrix)
-    return pa.array(spec.problem.decisions, pa.string()).take(pa.array(places))
+def actions(spec: UseCase, values: NDArray[np.float64]) -> pa.Array:
+    """Return each prediction's action with the lowest expected cost; of a use case with `problem.costs`."""
+    places = best_actions(values, spec.problem.cost_matrix)
+    return pa.array(spec.problem.actions, pa.string()).take(pa.array(places))
 
 
 @dataclass(frozen=True)

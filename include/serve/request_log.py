@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from include.errors import EvergreenError, SettingError, SpecError
-from include.score.predictions import DECISION
+from include.score.predictions import ACTION
 from include.serve.rows import RequestRefused
 from include.spec import UseCase
 from include.storage.lake import Lake
@@ -68,7 +68,7 @@ class RequestLog:
     """
 
     def __init__(self, folder: Path, lake: Lake, spec: UseCase, clock: Callable[[], datetime]) -> None:
-        own = {*COLUMNS, "label", "prediction", DECISION, *spec.problem.outputs}
+        own = {*COLUMNS, "label", "prediction", ACTION, *spec.problem.outputs}
         if same := sorted(own & {*spec.key, *spec.features.columns}):
             raise SpecError(
                 f"{spec.name}: --log-requests",

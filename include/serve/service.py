@@ -17,7 +17,7 @@ from include.models import outputs
 from include.promote.ledger import CANARY, SHADOW
 from include.score import fallback
 from include.score.fallback import FallbackStep
-from include.score.predictions import DECISION, decisions
+from include.score.predictions import ACTION, actions
 from include.score.shadow import shadow_steps
 from include.serve.follower import Deployment, Follower
 from include.serve.metrics import Metrics
@@ -157,8 +157,8 @@ class Service:
         origin = {"served_by": step.served_by, **dict(zip(ORIGIN, values_of_step, strict=True))}
         rows = self._values(values)
         if self.spec.problem.costs:
-            chosen = decisions(self.spec, values).to_pylist()
-            rows = [{**row, DECISION: one} for row, one in zip(rows, chosen, strict=True)]
+            chosen = actions(self.spec, values).to_pylist()
+            rows = [{**row, ACTION: one} for row, one in zip(rows, chosen, strict=True)]
         return [{**row, **origin} for row in rows]
 
     def _values(self, values: outputs.Array) -> list[Prediction]:

@@ -229,9 +229,7 @@ METRICS: tuple[Metric, ...] = (
 OBJECTIVES: tuple[Objective, ...] = (
     Objective("log_loss", CLASSIFICATION, "include.stats.metrics:log_losses"),
     Objective("brier", CLASSIFICATION, "include.stats.metrics:brier_scores"),
-    Objective(
-        COST, CLASSIFICATION, "include.stats.metrics:decision_costs", "units of cost", takes_costs=True
-    ),
+    Objective(COST, CLASSIFICATION, "include.stats.metrics:action_costs", "units of cost", takes_costs=True),
     Objective(
         "squared_error", REGRESSION, "include.stats.metrics:squared_errors", "squared units of {target}"
     ),

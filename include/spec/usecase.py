@@ -376,8 +376,8 @@ class UseCase(Strict):
     def _outputs_fit(self) -> None:
         """Refuse a fallback that is no prediction, and features with the name of a predictions column."""
         value, classes = self.scoring.fallback, self.problem.classes
-        if self.problem.costs and "decision" in (*self.key, *self.features.columns):
-            raise ValueError("features: 'decision' is a column of the predictions; use another name")
+        if self.problem.costs and "action" in (*self.key, *self.features.columns):
+            raise ValueError("features: 'action' is a column of the predictions; use another name")
         text = value if isinstance(value, float) else ", ".join(f"{c} {p:g}" for c, p in value.items())
         if not classes and isinstance(value, dict):
             raise ValueError(f"scoring.fallback: a number, for a {self.problem.kind} problem, found {text}")

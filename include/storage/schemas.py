@@ -105,8 +105,8 @@ PROFILES = _schema(
     distinct=pa.binary(),  # of categorical columns: HLL sketch
 )
 # The use case's key columns follow these. A multiclass problem also has `label`, the most likely class whose
-# probability is `prediction`, and a column prediction_<class> for each class. With problem.costs there is a
-# `decision`, the one with the lowest expected cost by the costs of the day.
+# probability is `prediction`, and a column prediction_<class> for each class. With problem.costs there is an
+# `action`, the one with the lowest expected cost by the costs of the day.
 PREDICTIONS = _schema(
     partition=_S,
     prediction=_F,

@@ -27,7 +27,7 @@ from include.spec import UseCase
 from include.storage.lake import Lake
 from tests.features import parcels
 from tests.score.conftest import LAST, Deploy
-from tests.score.test_decisions import COSTS, declare
+from tests.score.test_actions import COSTS, declare
 from tests.serve.conftest import FEATURES, KEY, ROW, Serve
 from tests.serve.server import PATIENCE
 
@@ -48,12 +48,12 @@ def predictions(of: Service, *rows: Any) -> list[dict[str, Any]]:
     return predicted
 
 
-def test_a_prediction_has_its_decision(lake: Lake, deploy: Deploy, tmp_path: Path) -> None:
-    """Where decisions have costs, the answer has the one that costs least, as the table has."""
+def test_a_prediction_has_its_action(lake: Lake, deploy: Deploy, tmp_path: Path) -> None:
+    """Where actions have costs, the answer has the one that costs least, as the table has."""
     deploy(lake, "1", LAST)
     spec = declare(tmp_path / "costs", COSTS)
     (one,) = predictions(service(lake, spec), ROW)
-    assert one["decision"] == ("warn" if one["prediction"] > 0.5 else "wait")
+    assert one["action"] == ("warn" if one["prediction"] > 0.5 else "wait")
 
 
 def test_a_real_server_predicts_what_batch_scoring_did(

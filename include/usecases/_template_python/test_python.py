@@ -73,7 +73,7 @@ def test_estimators() -> None:
 
 
 def test_metric_and_objective() -> None:
-    """A missing unit costs three, one that is left over costs one."""
+    """A missing unit counts three, one that is left over counts one."""
     actual, predicted = np.array([1.0, 2.0, 5.0]), np.array([1.0, 4.0, 1.0])
     assert load("gate.objective")(actual, predicted).tolist() == [0.0, 2.0, 12.0]
     assert load("gate.requirements")(actual, predicted) == 0.5
