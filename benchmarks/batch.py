@@ -180,16 +180,16 @@ class Clock:
 
 
 PARTS = (
-    (scoring, "seen_by", "read"),
-    (scoring, "compute", "features"),
-    (artifacts, "frame", "frame"),
-    (artifacts, "_predicted", "predict"),
+    (scoring, "rows_known_at", "read"),
+    (scoring, "compute_features", "features"),
+    (artifacts, "model_input", "frame"),
+    (artifacts, "_predict_frame", "predict"),
     (predictions, "_build_batch", "rows"),
-    (predictions, "row_digests", "row digests"),
+    (predictions, "digest_rows", "row digests"),
     (predictions, "digest_table", "digest"),
-    (scoring, "inputs_of", "inputs"),
+    (scoring, "inputs_digest", "inputs"),
     (Lake, "append_at", "write"),
-    (profiles, "build", "profile"),
+    (profiles, "build_profile", "profile"),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -196,7 +197,7 @@ def _walks(lake: Lake, spec: UseCase, keys: Iterable[str]) -> dict[str, dict[str
     table = lake.read(TABLE, {"key": sorted(keys)}, columns, order=["partition", "known"])
     walks: dict[str, dict[str, Row]] = defaultdict(dict)
     for row in [] if table is None else table.to_pylist():
-        if row["rows"]:
+        if row["rows"] and math.isfinite(row["loss"]):  # otherwise its fit couldn't predict them
             walks[row["key"]][row["partition"]] = row  # the newest knowledge comes last
     return {key: dict(list(walk.items())[-memory(spec) :]) for key, walk in walks.items()}
 
