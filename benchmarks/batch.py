@@ -132,7 +132,7 @@ def fill(lake: Lake, spec: UseCase, rows: int) -> None:
 
 
 def prepare(folder: str, rows: int) -> None:
-    """Make the lake, with a model of each kind that learnt noise from features like the large partition's."""
+    """Make the lake, with a model of each kind that learned noise from features like the large one's."""
     spec = load("flight_delay")
     lake = Lake(spec.name, folder)
     fill(lake, spec, rows)

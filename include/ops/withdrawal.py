@@ -27,7 +27,7 @@ from include.errors import NotPublished, PartitionError
 from include.ingest.lookback import RETRY_PARTITIONS
 from include.monitor.losses import LOSSES
 from include.monitor.pipeline import monitor
-from include.monitor.state import PRODUCT, REALISED
+from include.monitor.state import PERFORMANCE, PRODUCT
 from include.ops.health import is_over
 from include.promote.approval import require_person_and_reason
 from include.promote.ledger import Row, served_partitions
@@ -178,7 +178,7 @@ def _copy_rows(lake: Lake, partition: str) -> dict[str, str]:
 def _dependents(lake: Lake, partition: str) -> list[str]:
     """Return the scored partitions whose realized performance was measured with this partition's labels."""
     dependents = []
-    for row in lake.rows("partitions", {"product": REALISED}):
+    for row in lake.rows("partitions", {"product": PERFORMANCE}):
         inputs = json.loads(row["inputs"])
         partitions = {name.partition("/")[2] for name in inputs}
         partitions |= {inputs.get("known"), *inputs.get("restated", ())}
@@ -205,9 +205,9 @@ def _recompute(lake: Lake, spec: UseCase, partitions: Sequence[str], dependents:
     """Recompute what depended on withdrawn partitions: performance, findings, decisions, the history page."""
     for scored in dependents:
         _remove_rows(lake, "profiles", {"product": profiles.LABELS, "partition": scored})
-        for table in (LOSSES, REALISED):
+        for table in (LOSSES, PERFORMANCE):
             _remove_rows(lake, table, {"partition": scored})
-        _remove_rows(lake, "partitions", {"product": [LOSSES, REALISED], "partition": scored})
+        _remove_rows(lake, "partitions", {"product": [LOSSES, PERFORMANCE], "partition": scored})
     monitored = sorted(row["partition"] for row in lake.rows("partitions", {"product": PRODUCT}))
     scheduled = [key for key in monitored if spec.clock.around(key)[0] == key]
     changed = (*partitions, *dependents)

@@ -25,8 +25,7 @@ from include.rollout.pipeline import advance
 from include.score.pipeline import score
 from tests.faults import clocks
 from tests.faults.killer import Rig, count_writes, forked
-from tests.rollout.conftest import Depot
-from tests.rollout.test_replacement import fit
+from tests.rollout.conftest import Depot, fit
 
 VERSIONS = {"forgot": "1", "knows": "2", "wrong": "3"}
 # a rollout, who is champion, who comes for it if anybody does, and the partitions that follow

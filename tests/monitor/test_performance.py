@@ -18,6 +18,7 @@ from include.spec.gate import Requirement
 from include.storage import schemas
 from include.storage.lake import Lake
 from tests.monitor import machines
+from tests.monitor.machines import truth
 
 
 def run(lake: Lake, use: UseCase, *partitions: str) -> None:
@@ -25,19 +26,6 @@ def run(lake: Lake, use: UseCase, *partitions: str) -> None:
     for partition in partitions:
         score(lake, use, partition)
         monitor(lake, use, partition)
-
-
-def truth(use: UseCase, lake: Lake, partitions: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels and predictions of the rows that got a label, joined here by hand."""
-    served = {(r["partition"], r["machine"]): r["prediction"] for r in lake.rows("predictions")}
-    pairs = [
-        (float(minutes > 15), served[partition, machine])
-        for partition in partitions
-        for machine, minutes in enumerate(machines.day(partition)[1])
-        if minutes is not None
-    ]
-    target, predicted = np.array(pairs).T
-    return target, predicted
 
 
 def test_a_matured_partition_has_the_figures_of_scikit_learn(

@@ -197,7 +197,7 @@ def test_partitions_in_any_order_leave_the_same(
     assert machines.state(lake) == expected
 
 
-def test_neighbours_at_once_leave_the_same(short: tuple[Path, Any], use: UseCase, week: list[str]) -> None:
+def test_neighbors_at_once_leave_the_same(short: tuple[Path, Any], use: UseCase, week: list[str]) -> None:
     """Five partitions by three workers at once, each partition twice, end in the same tables."""
     folder, expected = short
     shutil.copytree(folder / "base", folder / "once")
@@ -356,7 +356,7 @@ def test_labels_have_a_profile_and_are_compared(quick: Lake, use: UseCase, week:
 def test_a_window_of_another_kind_is_not_compared(
     quick: Lake, use: UseCase, week: list[str], tmp_path: Path
 ) -> None:
-    """A column that was numeric when the model learnt and is categorical now is told, and fails nothing."""
+    """A column that was numeric when the model learned and is categorical now is told, and fails nothing."""
     text = (use.folder / "usecase.yaml").read_text()
     (tmp_path / "machines").mkdir()
     (tmp_path / "machines" / "features.sql").write_text(machines.SQL)

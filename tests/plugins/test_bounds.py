@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from evergreen.operators import base
@@ -15,19 +13,8 @@ from evergreen.view.usecase import state
 from include.errors import StoreUnavailable
 from include.spec import load
 from include.storage.lake import Lake
+from tests.plugins.counting import Counting
 from tests.plugins.site import NIGHTS, ROOT, fill
-
-
-class Counting(Lake):
-    """A lake that counts the rows it hands out."""
-
-    handed = 0
-
-    def read(self, *args: Any, **kwargs: Any) -> pa.Table | None:
-        """Read, and count."""
-        found = super().read(*args, **kwargs)
-        self.handed += 0 if found is None else found.num_rows
-        return found
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from include.spec.load import read
 from include.storage import schemas
 from include.storage.lake import Lake
 from tests.plugins import year
-from tests.plugins.test_bounds import Counting
+from tests.plugins.counting import Counting
 
 PAGES = {
     "partition": f"/partition/year/{year.KEYS[-10]}",

@@ -18,9 +18,8 @@ from include.promote import ledger
 from include.promote.promotion import force
 from include.score.pipeline import score
 from tests.promote.racing import processes
-from tests.rollout.conftest import Depot
+from tests.rollout.conftest import Depot, fit, partitions
 from tests.rollout.racing import act
-from tests.rollout.test_replacement import fit, partitions
 
 NIGHT = "2024-03-10"
 IMMEDIATE = {"kind": "immediate"}

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from include.errors import NotPublished
-from include.features.build import training_set
 from include.models import artifacts
 from include.monitor.performance import publish_performance
 from include.monitor.pipeline import monitor
@@ -22,34 +21,13 @@ from include.rollout.pipeline import advance, replace_broken
 from include.score.pipeline import score
 from include.spec.gate import Rollout
 from include.storage.lake import Lake
-from include.train.fits import KnownRows, ensure_fits, read_fits, recipes
+from include.train.fits import read_fits
 from tests.deployments import newest_by_role
 from tests.kept import lay
-from tests.rollout.conftest import Depot
+from tests.rollout.conftest import TRAINED, Depot, fit, partitions
 
-TRAINED = "2024-03-12"
 # it needs more partitions than the champion is given, so that the champion goes first
 SHADOWED = Rollout(kind="shadow", partitions=60, look_every=2, patience=80, alpha=0.2)
-
-
-def fit(warehouse: Depot, partition: str = TRAINED) -> None:
-    """Fit every recipe as a training does."""
-    rows = training_set(warehouse.lake, warehouse.spec, partition)
-    ensure_fits(
-        KnownRows(warehouse.lake, warehouse.spec, partition, rows),
-        partition,
-        recipes(warehouse.spec, short_memory=True),
-    )
-
-
-def partitions(warehouse: Depot, first: str, last: str) -> list[str]:
-    """Score, measure and advance each partition, and return the sentences."""
-    notes = []
-    for partition in warehouse.spec.clock.keys(first, last):
-        score(warehouse.lake, warehouse.spec, partition)
-        publish_performance(warehouse.lake, warehouse.spec, State(warehouse.lake, warehouse.spec, partition))
-        notes.append(advance(warehouse.lake, warehouse.spec, partition).note)
-    return notes
 
 
 def kinds(warehouse: Depot) -> list[tuple[str, str]]:
@@ -59,7 +37,7 @@ def kinds(warehouse: Depot) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def broken(depot: Callable[..., Depot], tmp_path: Path) -> Depot:
-    """A depot whose first champion learnt the rule upside down, on the evening before it is replaced."""
+    """A depot whose first champion learned the rule upside down, on the evening before it is replaced."""
 
     def make(folder: Path) -> None:
         warehouse = Depot(folder, kind="immediate")

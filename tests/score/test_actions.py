@@ -7,25 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from include.ops.verify import verify
 from include.score.erasure import describe_scored
 from include.score.pipeline import rows_known_at, score
 from include.spec import UseCase
 from include.storage.lake import Lake
-from tests.features import parcels
+from tests.score.costs import COSTS, declare
 
 Deploy = Callable[..., None]
 PARTITION = "2024-03-08"
-COSTS = {0: {"wait": 0, "warn": 1}, 1: {"wait": 1, "warn": 0}}
 DEARER = {0: {"wait": 0, "warn": 9}, 1: {"wait": 1, "warn": 0}}
-
-
-def declare(folder: Path, costs: dict[int, dict[str, float]] | None) -> UseCase:
-    """Declare the use case with these costs."""
-    problem: dict[str, Any] = yaml.safe_load(parcels.SPEC)["problem"]
-    return parcels.spec(folder, problem=problem | ({"costs": costs} if costs else {}))
 
 
 def state(lake: Lake) -> tuple[list[dict[str, Any]], str]:

@@ -17,7 +17,7 @@ from include.serve.models import onnx_predictor
 from include.storage.lake import Lake
 from include.storage.schemas import DEPLOYMENTS
 from tests.export.models import case, declare, fitted, labelled_rows
-from tests.serve.test_predict import predictions, service
+from tests.serve.requests import predictions, service
 from tests.train import visits
 
 

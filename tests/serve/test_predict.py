@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,30 +20,14 @@ from include.score.pipeline import score
 from include.serve import models
 from include.serve.models import ONNX, PIPELINE, load_served
 from include.serve.rows import RequestRefused
-from include.serve.service import Service
 from include.spec import UseCase
 from include.storage.lake import Lake
 from tests.features import parcels
 from tests.score.conftest import LAST, Deploy
-from tests.score.test_actions import COSTS, declare
+from tests.score.costs import COSTS, declare
 from tests.serve.conftest import FEATURES, KEY, ROW, Serve
+from tests.serve.requests import predictions, service
 from tests.serve.server import PATIENCE
-
-NOW = datetime(2024, 3, 10, 20, tzinfo=UTC)
-
-
-def service(lake: Lake, spec: UseCase, now: datetime = NOW) -> Service:
-    """Return a service that has read the ledger once."""
-    made = Service(lake, spec, lambda: now)
-    made.follower.refresh()
-    return made
-
-
-def predictions(of: Service, *rows: Any) -> list[dict[str, Any]]:
-    """Return the predictions of rows."""
-    answer = of.answer(json.dumps({"rows": rows}).encode())
-    predicted: list[dict[str, Any]] = json.loads(answer.content)["predictions"]
-    return predicted
 
 
 def test_a_prediction_has_its_action(lake: Lake, deploy: Deploy, tmp_path: Path) -> None:

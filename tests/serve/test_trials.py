@@ -22,8 +22,8 @@ from include.storage.schemas import DEPLOYMENTS
 from tests.features import parcels
 from tests.score.conftest import FIRST, LAST, Deploy
 from tests.serve.conftest import FEATURES, ROW
+from tests.serve.requests import NOW
 from tests.serve.server import PATIENCE, serving
-from tests.serve.test_predict import NOW
 
 
 @pytest.fixture(scope="module")

@@ -138,3 +138,24 @@ def home(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> Clinic:
     """The clinic, whose lake the settings name."""
     monkeypatch.setenv("EVERGREEN_LAKE", str(clinic.folder / "lake"))
     return clinic
+
+
+def content(lake: Lake) -> dict[str, object]:
+    """Return each table's version and rows, and every object's bytes."""
+    found: dict[str, object] = {
+        name: (lake.version(name), sorted(map(repr, lake.rows(name)))) for name in lake.tables()
+    }
+    keys = lake.keys("")
+    return found | {key: lake.get(key) for key in keys if not key.startswith("tables/")}
+
+
+def flip(file: Path) -> None:
+    """Change one bit."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def cut_short(file: Path) -> None:
+    """Lose the end."""
+    file.write_bytes(file.read_bytes()[:-1])
