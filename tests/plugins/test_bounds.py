@@ -65,4 +65,4 @@ def test_a_store_that_is_down_is_said_without_its_own_words(lake: Counting) -> N
 
 def test_a_store_that_is_down_is_worth_another_try() -> None:
     """Airflow's retries are for an outage: no operator takes it for final."""
-    assert not issubclass(StoreUnavailable, base.FINAL_ERRORS)
+    assert not issubclass(StoreUnavailable, base.NON_RETRYABLE)

@@ -72,7 +72,7 @@ def test_features_are_stale_once_the_next_partitions_deadline_has_passed(
 ) -> None:
     """Until then there are no newer ones; the age counts from the decision, 18:00 in Berlin."""
     deploy(lake, "1", LAST)
-    newest = service(lake, use).deployment.features
+    newest = service(lake, use).loaded.features
     assert newest is not None
     before, after = (datetime(2024, 3, 11, 22, 59, second, tzinfo=UTC) for second in (0, 1))
     assert newest.age(before) == {"partition": LAST, "age_seconds": 107940, "stale": False}
@@ -83,13 +83,13 @@ def test_the_newest_features_come_with_the_next_partition(lake: Lake, use: UseCa
     """They are computed again once a source has published, and not before."""
     deploy(lake, "1", LAST)
     served = service(lake, use)
-    first = served.deployment.features
+    first = served.loaded.features
     deploy(lake, "2", LAST)
     served.follower.refresh()
-    assert served.deployment.features is first
+    assert served.loaded.features is first
     parcels.fill(lake, use, "2024-03-11", "2024-03-11")
     served.follower.refresh()
-    newest = served.deployment.features
+    newest = served.loaded.features
     assert newest is not None
     assert newest.partition == "2024-03-11"
     assert newest.look_up(served.reader.read(b'{"rows": [{"depot": "north", "parcel": 3}]}').table).select(
