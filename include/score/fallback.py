@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from include.errors import ModelError
 from include.models import artifacts, outputs
-from include.models.artifacts import Values
+from include.models.artifacts import BatchPredictor, Values
 from include.models.outputs import Constant
 from include.promote.ledger import CANARY, Serving
 from include.promote.trials import Trial
@@ -59,22 +59,7 @@ class StepPredictions:
     values: Values
 
 
-@dataclass(frozen=True)
-class PrefetchedModel:
-    """A model that is loaded already, and the predictions that it has made already.
-
-    Parameters
-    ----------
-    predict_batch : predicts one batch of rows.
-    precomputed : takes the position of a batch's first row and the batch; returns its predictions, or None if
-        they weren't made from exactly these rows.
-    """
-
-    predict_batch: Callable[[pa.Table], Values]
-    precomputed: Callable[[int, pa.Table], Values | None]
-
-
-PopPrefetched = Callable[[str], PrefetchedModel | None]  # by the model's digest
+LoadModel = Callable[[str], BatchPredictor]  # by the model's digest; may raise a ModelError
 
 
 def fallback_chain(serving: Serving, spec: UseCase, missing: Mapping[str, str]) -> list[FallbackStep]:
@@ -157,20 +142,21 @@ def predict_with_fallback(
     spec: UseCase,
     rows: pa.Table,
     steps: Sequence[FallbackStep],
-    pop_prefetched: PopPrefetched,
+    load: LoadModel | None = None,
 ) -> StepPredictions:
     """Return the predictions of the first step that can serve.
 
     Parameters
     ----------
     rows : features of the partition, shape (n, any).
+    load : see `predict_step`.
     """
     skipped: list[str] = []
     for step in steps:
         reason = step.unavailable
         if not reason:
             try:
-                values = predict_step(lake, spec, rows, step, pop_prefetched)
+                values = predict_step(lake, spec, rows, step, load)
                 return StepPredictions(step, "; ".join(skipped), values)
             except ModelError as error:
                 reason = str(error)
@@ -179,13 +165,13 @@ def predict_with_fallback(
 
 
 def predict_step(
-    lake: Lake,
-    spec: UseCase,
-    rows: pa.Table,
-    step: FallbackStep,
-    pop_prefetched: PopPrefetched = lambda model: None,
+    lake: Lake, spec: UseCase, rows: pa.Table, step: FallbackStep, load: LoadModel | None = None
 ) -> Values:
     """Return the predictions of a step's model or constant.
+
+    Parameters
+    ----------
+    load : returns the function that predicts a batch by a model. Default: the model is read from the lake.
 
     Raises
     ------
@@ -194,6 +180,6 @@ def predict_step(
     """
     if step.constant is not None:
         return outputs.repeat_constant(step.constant, rows.num_rows)
-    if prefetched := pop_prefetched(step.model):
-        return artifacts.fill_predictions(prefetched.predict_batch, rows, spec, prefetched.precomputed)
-    return artifacts.predict(artifacts.load_model(lake, step.model, spec), rows, spec)
+    if load is None:
+        return artifacts.predict(artifacts.load_model(lake, step.model, spec), rows, spec)
+    return artifacts.predict_batches(load(step.model), rows, spec)

@@ -27,9 +27,8 @@ from include.promote.trials import Trial, trials_on
 from include.references import Ref
 from include.score import fallback, predictions
 from include.score.erasure import describe_scored, erase_predictions
-from include.score.fallback import FallbackStep, PopPrefetched, StepPredictions
+from include.score.fallback import FallbackStep, StepPredictions
 from include.score.predictions import ACTION, ServedPart
-from include.score.prefetch import Prefetch
 from include.score.shadow import score_shadow
 from include.spec import UseCase
 from include.stats import profiles
@@ -99,19 +98,16 @@ class ScoringRun:
 
     def execute(self) -> Ref:
         """Score the partition and return the reference of its predictions."""
-        with (
-            ThreadPoolExecutor(1) as background,
-            Prefetch(self.lake, self.spec, self.partition, self.missing) as prefetch,
-        ):
+        with ThreadPoolExecutor(1) as background:
             # the features keep only one core busy
             self._input_digests = background.submit(inputs_digest, self.spec, self.source_rows)
-            rows = compute_features(self.spec, self.source_rows, [self.partition], watch=prefetch.watch)
+            rows = compute_features(self.spec, self.source_rows, [self.partition])
             if rows.num_rows == 0:
                 return self._publish_empty()
             trials = trials_on(ledger.switches(self.lake), self.spec, self.partition)
             served = self.lake.read("predictions", self._where)
             if served is None or not served.num_rows:
-                served, ref = self._publish_first(rows, self._predict(rows, trials, prefetch.pop))
+                served, ref = self._publish_first(rows, self._predict(rows, trials))
             else:
                 ref = self._complete(rows, served)
             if not set(self.missing) & set(self.spec.scoring.requires.get("champion", ())):
@@ -123,13 +119,13 @@ class ScoringRun:
         """Return the digest of each source's rows, once the background thread has computed them."""
         return self._input_digests.result()
 
-    def _predict(self, rows: pa.Table, trials: Sequence[Trial], pop_prefetched: PopPrefetched) -> pa.Table:
+    def _predict(self, rows: pa.Table, trials: Sequence[Trial]) -> pa.Table:
         """Return a prediction for each row, by the first step of its fallback chain that can serve."""
         serving = ledger.serving(self.lake, self.partition)
         steps = fallback.fallback_chain(serving, self.spec, self.missing)
         tables = []
         for group, chain in fallback.split_canary(self.spec, rows, steps, trials, self.missing):
-            predicted = fallback.predict_with_fallback(self.lake, self.spec, group, chain, pop_prefetched)
+            predicted = fallback.predict_with_fallback(self.lake, self.spec, group, chain)
             tables.append(predictions.build_predictions(self.spec, group, predicted))
         return predictions.join_parts(self.spec, tables)
 

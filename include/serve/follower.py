@@ -13,14 +13,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-import pyarrow as pa
-
 from include.errors import EvergreenError, ModelError
+from include.models.artifacts import BatchPredictor
 from include.promote import ledger
 from include.promote.ledger import Row, Serving
 from include.promote.trials import Trial, trials_on
 from include.score import fallback
-from include.score.fallback import FallbackStep, PrefetchedModel
+from include.score.fallback import FallbackStep
 from include.serve.features import NewestFeatures, newest_features
 from include.serve.models import ServedModel, load_served
 from include.spec import UseCase
@@ -55,8 +54,8 @@ class LoadedModels:
         """Return the fallback chain, as batch scoring has it."""
         return fallback.fallback_chain(self.serving, spec, missing)
 
-    def model(self, digest: str) -> PrefetchedModel | None:
-        """Return a model for `fallback.predict_step`.
+    def predictor(self, digest: str) -> BatchPredictor:
+        """Return what predicts by a model, for `fallback.predict_step`.
 
         Raises
         ------
@@ -65,7 +64,7 @@ class LoadedModels:
         """
         if digest not in self.models:
             raise ModelError(self.failures.get(digest, f"model {digest[:12]}: it isn't loaded"))
-        return PrefetchedModel(self.models[digest].predict_batch, _nothing_precomputed)
+        return self.models[digest].predict_batch
 
     @property
     def runs_inline(self) -> bool:
@@ -74,10 +73,6 @@ class LoadedModels:
         model = self.models.get(str(champion["model"])) if champion else None
         has_canary = any(trial.kind == ledger.CANARY for trial in self.trials)
         return not has_canary and model is not None and model.runtime == "onnx"
-
-
-def _nothing_precomputed(start: int, batch: pa.Table) -> None:
-    return None
 
 
 class LedgerFollower:

@@ -142,7 +142,7 @@ class Service:
             rows = rows.append_column(ROW_NUMBER, pa.array(range(rows.num_rows)))
         predictions: list[Prediction] = [{}] * rows.num_rows
         for group, chain in fallback.split_canary(self.spec, rows, steps, trials, missing):
-            served = fallback.predict_with_fallback(self.lake, self.spec, group, chain, loaded.model)
+            served = fallback.predict_with_fallback(self.lake, self.spec, group, chain, loaded.predictor)
             places = group[ROW_NUMBER].to_pylist() if trials else range(group.num_rows)
             for place, one in zip(
                 places, self._predictions(served.step, served.reason, served.values), strict=True
@@ -227,7 +227,9 @@ class Service:
             if step.model in answer.loaded.failures:
                 continue
             try:
-                values = fallback.predict_step(self.lake, self.spec, answer.table, step, answer.loaded.model)
+                values = fallback.predict_step(
+                    self.lake, self.spec, answer.table, step, answer.loaded.predictor
+                )
                 predictions = self._predictions(step, "", values)
                 self._log(self.log, answer.logged, predictions, suffix=f"-{step.model[:12]}")
             except (ModelError, RequestRefused) as error:  # the answer stands; its trial lacks these rows
