@@ -125,6 +125,24 @@ def compute_features(
         return result
 
 
+def rows_without_features(spec: UseCase, rows: Mapping[str, pa.Table], partition: str) -> pa.Table:
+    """Return a partition's rows as `compute_features` does, but with null for each feature, sorted by key.
+
+    Parameters
+    ----------
+    rows : of each source, from `point_in_time.read_sources`.
+    """
+    expected = schema(spec)
+    keys = pa.schema([field for field in expected if field.name in (*spec.key, "partition")])
+    with point_in_time.create_views(spec, rows, [partition], spec.clock.moment(partition)) as engine:
+        spine = spill.sort_rows(_spine_keys(engine, keys), spec.key)
+    columns = [
+        spine[field.name] if field.name in keys.names else pa.nulls(spine.num_rows, field.type)
+        for field in expected
+    ]
+    return pa.table(columns, schema=expected)
+
+
 def schema(spec: UseCase) -> pa.Schema:
     """Return the schema of the features: key, partition, numeric (float64) and categorical (string) columns.
 
@@ -222,20 +240,26 @@ def _select_column(field: pa.Field, is_key: bool) -> str:
 def _require_spine_rows(spec: UseCase, engine: duckdb.DuckDBPyConnection, rows: pa.Table) -> None:
     """Reject sorted rows that aren't exactly the spine's."""
     names = ("partition", *spec.key)
-    columns = ", ".join(f'"{name}"' for name in names)
     keys = rows.select(names)
     with_nulls = [name for name in names if keys[name].null_count]  # a null is equal to no other
-    query = f"SELECT {columns} FROM spine"  # noqa: S608 - the names are quoted
-    reader = engine.sql(query).to_arrow_reader(spill.BATCH)
-    spine = spill.spill_table(keys.schema, (batch.cast(keys.schema) for batch in reader))
+    spine = _spine_keys(engine, keys.schema)
     if not with_nulls and (spine.equals(keys) or spill.sort_rows(spine, names).equals(keys)):
         return
     engine.register("keys", keys)
+    columns = ", ".join(f'"{name}"' for name in names)
     query = f"SELECT count(*) FROM spine SEMI JOIN keys USING ({columns})"  # noqa: S608 - the names are quoted
     matching = engine.execute(query).fetchall()[0][0]
     found = f"{keys.num_rows} rows, for {matching} of the {spine.num_rows} rows of the spine"
     found += f"; null values in {', '.join(with_nulls)}" if with_nulls else ""
     raise _features_error(spec, "exactly one row for each row of the spine", found)
+
+
+def _spine_keys(engine: duckdb.DuckDBPyConnection, keys: pa.Schema) -> pa.Table:
+    """Return the key and the partition of each row of the spine."""
+    columns = ", ".join(f'"{name}"' for name in keys.names)
+    query = f"SELECT {columns} FROM spine"  # noqa: S608 - the names are quoted
+    reader = engine.sql(query).to_arrow_reader(spill.BATCH)
+    return spill.spill_table(keys, (batch.cast(keys) for batch in reader))
 
 
 def _sql_error(spec: UseCase, error: Exception) -> SpecError:

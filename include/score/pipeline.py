@@ -18,9 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random
 
-from include.errors import ModelError, NotPublished, StaleDecision
+from include.errors import ModelError, NotPublished, SpecError, StaleDecision
 from include.features import point_in_time
-from include.features.build import compute_features, known_too_late, remedy_too_late
+from include.features.build import (
+    compute_features,
+    known_too_late,
+    remedy_too_late,
+    rows_without_features,
+)
 from include.models import outputs
 from include.promote import ledger
 from include.promote.trials import Trial, trials_on
@@ -40,8 +45,13 @@ from include.storage.lake import Lake
 log = logging.getLogger(__name__)
 
 
-def score(lake: Lake, spec: UseCase, partition: str) -> Ref:
+def score(lake: Lake, spec: UseCase, partition: str, *, requires_features: bool = True) -> Ref:
     """Publish a prediction for each of the partition's rows; rows that have one keep it.
+
+    Parameters
+    ----------
+    requires_features : whether to fail if the features can't be computed. Otherwise the prior serves a
+        partition that has no predictions yet.
 
     Returns
     -------
@@ -54,11 +64,13 @@ def score(lake: Lake, spec: UseCase, partition: str) -> Ref:
     ------
     NotPublished
         when no rows to score were known at the partition's decision time.
+    SpecError
+        when the features can't be computed.
     StaleDecision
         when the first commit lost to other partitions fifty times.
     """
     before = lake.version(LEDGER)
-    ref = ScoringRun(lake, spec, partition).execute()
+    ref = ScoringRun(lake, spec, partition, requires_features).execute()
     while lake.version(LEDGER) != before:  # rows were erased meanwhile
         before = lake.version(LEDGER)
         erase_predictions(lake, spec, read_erasures(lake), [partition])
@@ -85,10 +97,12 @@ class ScoringRun:
     Parameters
     ----------
     partition : a key of the schedule.
+    requires_features : see `score`.
     """
 
-    def __init__(self, lake: Lake, spec: UseCase, partition: str) -> None:
+    def __init__(self, lake: Lake, spec: UseCase, partition: str, requires_features: bool = True) -> None:
         self.lake, self.spec, self.partition = lake, spec, partition
+        self.requires_features = requires_features
         # read before the rows, so that a source published in between isn't "too late"
         self.source_states = source_states(lake, spec, partition)
         self.source_rows = rows_known_at(lake, spec, partition)
@@ -101,7 +115,12 @@ class ScoringRun:
         with ThreadPoolExecutor(1) as background:
             # the features keep only one core busy
             self._input_digests = background.submit(inputs_digest, self.spec, self.source_rows)
-            rows = compute_features(self.spec, self.source_rows, [self.partition])
+            try:
+                rows = compute_features(self.spec, self.source_rows, [self.partition])
+            except SpecError as error:
+                if self.requires_features or self.lake.count("predictions", self._where):
+                    raise
+                return self._serve_prior(str(error))
             if rows.num_rows == 0:
                 return self._publish_empty()
             trials = trials_on(ledger.switches(self.lake), self.spec, self.partition)
@@ -114,6 +133,25 @@ class ScoringRun:
                 # last, so that shadow scoring never delays the predictions that are served
                 score_shadow(self.lake, self.spec, rows, served, trials, self._inputs())
         return ref
+
+    def _serve_prior(self, error: str) -> Ref:
+        """Publish the prior for each row of a partition whose features can't be computed."""
+        rows = rows_without_features(self.spec, self.source_rows, self.partition)
+        if rows.num_rows == 0:
+            return self._publish_empty()
+        step = fallback.fallback_chain(ledger.serving(self.lake, self.partition), self.spec, self.missing)[-1]
+        values = fallback.predict_step(self.lake, self.spec, rows, step)
+        new = predictions.build_predictions(self.spec, rows, StepPredictions(step, error, values))
+        served = _commit_first(self.lake, self.partition, new)
+        # there are no features to profile
+        outputs_profile = profiles.build_profile(
+            "predictions", self.partition, served, self.spec.problem.outputs, []
+        )
+        note = predictions.serving_sentence(served)
+        row = predictions.predictions_row(
+            "predictions", self.partition, served, self._inputs(), self.spec.digest, note
+        )
+        return self._publish_summary(outputs_profile, row)
 
     def _inputs(self) -> dict[str, str]:
         """Return the digest of each source's rows, once the background thread has computed them."""

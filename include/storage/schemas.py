@@ -225,7 +225,7 @@ WALKS = _schema(
     fitted_on=_S,  # the partition of the fit
     model=_S,
     rows=_I,  # labelled rows that were predicted
-    loss=_F,  # sum of the objective's loss
+    loss=_F,  # sum of the objective's loss; infinite if the fit can't predict one of the rows
     metrics=_S,  # JSON: metric -> value
 )
 # people's answers to verdicts: one row per attempt, the first answer counts

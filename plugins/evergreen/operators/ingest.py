@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,6 @@ from include.references import Ref
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-
-RETRY_INTERVAL = timedelta(minutes=5)  # between two requests of data that isn't available yet
 
 
 class IngestOperator(EvergreenOperator):
@@ -53,18 +51,12 @@ class IngestOperator(EvergreenOperator):
             try:
                 outcome.raise_for_outcome()
             except SourceUnavailable as error:
-                if now + RETRY_INTERVAL < spec.clock.local(partition, spec.scoring.deadline):
-                    self._defer_until(now + RETRY_INTERVAL)
+                self.defer_until_deadline(spec, partition)
                 raise AirflowFailException(str(error)) from error
         table = f"validated_{self.source}"
         ref = Ref(f"{lake.uri}/tables/{table}", partition, outcome.digest, outcome.rows, outcome.note)
         self.describe_event(context, self.source, lake, table, ref)
         return self.to_xcom(ref)
-
-    def _defer_until(self, moment: datetime) -> None:
-        from airflow.providers.standard.triggers.temporal import DateTimeTrigger
-
-        self.defer(trigger=DateTimeTrigger(moment=moment), method_name="execute")
 
 
 class PlanRangeOperator(EvergreenOperator):
