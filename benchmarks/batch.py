@@ -148,11 +148,11 @@ def prepare(folder: str, rows: int) -> None:
 
 def promote(lake: Lake, folder: str, kind: str) -> None:
     """Let the model of a kind serve alone, and let nothing be scored yet."""
-    for table in ("predictions", "deployments"):  # a champion before it would be scored beside
+    for table in ("predictions", "switches"):  # a champion before it would be scored beside
         shutil.rmtree(Path(folder, lake.uri.rpartition("/")[2], "tables", table), ignore_errors=True)
-    row: dict[str, Any] = dict.fromkeys(schemas.DEPLOYMENTS.names, "")
+    row: dict[str, Any] = dict.fromkeys(schemas.SWITCHES.names, "")
     row |= {"role": "champion", "version": kind, "model": Path(folder, kind).read_text(), "prior": 0.2}
-    ledger.record_switch(lake, lambda rows: [row | {"effective": SMALL, "kind": "promoted"}])
+    ledger.record_switch(lake, lambda rows: [row | {"effective_from": SMALL, "kind": "promoted"}])
 
 
 class Clock:

@@ -219,7 +219,7 @@ class History:
             lambda rows: [{**attempt, **changes, "recorded": len(rows) + 1}],
         )
         changes = {"kind": ledger.REFRESHED, "evidence": partition, "attempt": key, "request": key}
-        changes["effective"] = partition_of(spec, place + 1)
+        changes["effective_from"] = partition_of(spec, place + 1)
         newest_rows = [row for row in self.switches if row["switch"] == first["switch"]]
         rows_of_switch = [
             {**row, **changes, **({"model": model} if row["role"] == "champion" else {})}

@@ -134,8 +134,14 @@ def publish(lake: Lake, spec: UseCase, rows: pa.Table) -> None:
 
 def switch(lake: Lake, version: str, estimator: Any) -> None:
     """Let a model serve as the champion."""
-    row: dict[str, Any] = dict.fromkeys(schemas.DEPLOYMENTS.names, "")
-    row |= {"role": "champion", "version": version, "kind": "promoted", "effective": PARTITION, "prior": 0.25}
+    row: dict[str, Any] = dict.fromkeys(schemas.SWITCHES.names, "")
+    row |= {
+        "role": "champion",
+        "version": version,
+        "kind": "promoted",
+        "effective_from": PARTITION,
+        "prior": 0.25,
+    }
     row |= {"model": artifacts.store_model(lake, artifacts.serialize(estimator))}
     ledger.record_switch(lake, lambda rows: [row])
 

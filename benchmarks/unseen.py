@@ -31,7 +31,7 @@ def main() -> None:
     champion = ledger.champions(ledger.switches(lake))[0]
     learned = reference.read(lake, spec, champion)
     assert learned is not None
-    partitions = spec.clock.keys(str(champion["effective"]), LAST)
+    partitions = spec.clock.keys(str(champion["effective_from"]), LAST)
     rows = features(lake, spec, partitions)
     profile_history: list[dict[str, dict[str, object]]] = []
     alerts: dict[str, Counter[str]] = {"alone": Counter(), "lately": Counter()}

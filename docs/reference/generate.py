@@ -337,7 +337,7 @@ def tables_page() -> str:
         "# Tables",
         NOTE,
         "Each use case has these Delta tables under `<EVERGREEN_LAKE>/<usecase>/tables/`. One commit "
-        "replaces the rows of one partition.\nThe ledgers (`attempts`, `approvals`, `deployments`, "
+        "replaces the rows of one partition.\nThe ledgers (`attempts`, `approvals`, `switches`, "
         "`silences`, `withdrawals`, `erasures`) only grow.",
         "Two more kinds of tables have no schema here. `validated_<source>` has the source's declared "
         "columns, then `partition`,\n`revision` and `known_at` (when the row became known). `restated` and "

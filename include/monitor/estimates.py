@@ -223,7 +223,7 @@ def held_out_estimates(lake: Lake, spec: UseCase, champion: Row) -> HeldOutEstim
 
     Parameters
     ----------
-    champion : its row of `deployments`.
+    champion : its row of `switches`.
     """
     if champion["kind"] == REPLACED:
         return None  # the attempt judged another recipe
@@ -437,7 +437,7 @@ def _champion_partitions(
     """
     lake, spec, state, partition = context.lake, context.spec, context.state, context.partition
     realized = sorted(state.published_digests[PERFORMANCE])
-    since = [key for key in realized if champion["effective"] <= key < partition]
+    since = [key for key in realized if champion["effective_from"] <= key < partition]
     keys = [key for key in since if state.labels_known_on(key)[0] <= partition][-MAX_ERROR_PARTITIONS:]
     if not keys:
         return []

@@ -115,14 +115,14 @@ class State:
 
     def champion(self, partition: str) -> Row | None:
         """Return the ledger's switch that gave a partition its champion, None before the first promotion."""
-        in_effect = [row for row in self._champions if row["effective"] <= partition]
+        in_effect = [row for row in self._champions if row["effective_from"] <= partition]
         return in_effect[-1] if in_effect else None
 
     def champions(self, partition: str) -> list[Row]:
         """Return the switch by which a partition's recipe came into service, and its refreshes since then."""
         line: list[Row] = []
         for row in self._champions:
-            if row["effective"] <= partition:
+            if row["effective_from"] <= partition:
                 line = [*line, row] if row["kind"] == ledger.REFRESHED else [row]
         return line
 
@@ -132,7 +132,7 @@ class State:
 
     def why_no_champion(self, partition: str) -> str:
         """Return why no champion serves a partition, and what serves instead; empty if one serves."""
-        return ledger.vacancy(self._switches, partition)
+        return ledger.why_no_champion(self._switches, partition)
 
     @property
     def later(self) -> list[str]:
@@ -242,7 +242,7 @@ class State:
     def _champion_losses(self, partition: str) -> list[list[str]]:
         """Return partition and digest of the champions' losses, as far as known on a partition."""
         champions, digests = self.champions(partition), self.published_digests[LOSSES]
-        first = str(champions[0]["effective"]) if champions else "~"
+        first = str(champions[0]["effective_from"]) if champions else "~"
         keys = [key for key in sorted(self.realized_inputs) if first <= key <= partition and key in digests]
         return [[key, digests[key]] for key in keys if self.labels_known_on(key)[0] <= partition]
 

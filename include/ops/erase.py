@@ -531,7 +531,7 @@ def _models(lake: Lake, spec: UseCase, contents: Contents) -> list[FittedModel]:
     erased = {*contents.get(spine, ())}
     erased |= {spec.clock.shift(key, -spec.labels.delay) for key in contents.get(labels, ())}
     switches = ledger.switches(lake)
-    serving = ledger.serving_of(switches, max([row["effective"] for row in switches], default=""))
+    serving = ledger.serving_of(switches, max([row["effective_from"] for row in switches], default=""))
     live = {row["model"] for row in (serving.champion, serving.baseline) if row}
     trained = {row["model"]: (row["evidence"], row["evidence"]) for row in switches if row["model"]}
     trained |= {fit.model: (fit.partition, fit.last_fitted) for fit in read_fits(lake)}

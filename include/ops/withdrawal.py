@@ -39,7 +39,7 @@ from include.storage.lake import Lake, Where
 from include.storage.schemas import WITHDRAWALS
 
 TABLE = "withdrawals"
-NEVER_REMOVED = ("attempts", "approvals", "deployments", "silences", TABLE, "limits")
+NEVER_REMOVED = ("attempts", "approvals", "switches", "silences", TABLE, "limits")
 FOLDER = "withdrawn"
 
 

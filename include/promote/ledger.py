@@ -1,4 +1,4 @@
-"""The ledgers of verdicts (`attempts`) and of switches (`deployments`), appended by compare-and-swap.
+"""The ledgers `attempts`, each with its verdict, and `switches`, appended by compare-and-swap.
 
 The newest switch in effect decides who serves a partition. A switch takes effect from a partition that
 hasn't been served yet.
@@ -17,7 +17,7 @@ from include.judge.judge import FORCED, Verdict
 from include.models.outputs import Constant
 from include.spec import UseCase
 from include.storage.lake import Lake
-from include.storage.schemas import ATTEMPTS, DEPLOYMENTS
+from include.storage.schemas import ATTEMPTS, SWITCHES
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -36,7 +36,7 @@ WITHDRAWN = "withdrawn"  # a trial ends without a promotion
 
 @dataclass(frozen=True)
 class Serving:
-    """Who may serve a partition: rows of `deployments`, None where there is nobody.
+    """Who may serve a partition: rows of `switches`, None where there is nobody.
 
     Parameters
     ----------
@@ -54,8 +54,8 @@ class Serving:
 
 
 def switches(lake: Lake) -> list[Row]:
-    """Return every row of `deployments`, oldest first."""
-    return sorted(lake.rows("deployments"), key=_switch_order)
+    """Return every row of `switches`, oldest first."""
+    return sorted(lake.rows("switches"), key=_switch_order)
 
 
 def _switch_order(row: Row) -> tuple[int, str]:
@@ -69,8 +69,8 @@ def serving(lake: Lake, partition: str) -> Serving:
 
 def serving_of(rows: Sequence[Row], partition: str) -> Serving:
     """Return who may serve a partition according to the given `switches`."""
-    rows = [row for row in rows if row["effective"] <= partition]
-    line = succession(rows)
+    rows = [row for row in rows if row["effective_from"] <= partition]
+    line = champion_history(rows)
     baselines = [row for row in rows if row["role"] == "baseline"]
     newest = line[-1] if line else baselines[-1] if baselines else None
     return Serving(
@@ -81,9 +81,9 @@ def serving_of(rows: Sequence[Row], partition: str) -> Serving:
     )
 
 
-def vacancy(rows: Sequence[Row], partition: str) -> str:
+def why_no_champion(rows: Sequence[Row], partition: str) -> str:
     """Return why no champion serves a partition and what serves instead; empty if a champion serves it."""
-    if any(row["effective"] <= partition for row in champions(rows)):
+    if any(row["effective_from"] <= partition for row in champions(rows)):
         return ""
     baseline = serving_of(rows, partition).baseline
     substitute = f"baseline v{baseline['version']}" if baseline else "a constant"
@@ -106,7 +106,7 @@ def live_champion(rows: Sequence[Row]) -> Row | None:
     return newest[0] if newest else None
 
 
-def succession(rows: Sequence[Row]) -> list[Row]:
+def champion_history(rows: Sequence[Row]) -> list[Row]:
     """Return the champions, each after the one that it replaced; the live one is last.
 
     A rollback ends the line after the champion that it restores. So a model that was rolled back from is
@@ -190,7 +190,7 @@ def record_switch(lake: Lake, decide: Callable[[list[Row]], list[Row] | T]) -> R
         champion_first = sorted(decision, key=lambda row: row["role"] != "champion")
         return [{**row, "switch": number} for row in champion_first]
 
-    return lake.append_compare_and_swap("deployments", DEPLOYMENTS, decide_numbered)
+    return lake.append_compare_and_swap("switches", SWITCHES, decide_numbered)
 
 
 # verdicts

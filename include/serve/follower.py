@@ -119,7 +119,7 @@ class LedgerFollower:
 
     def refresh(self) -> None:
         """Look at the tables once, and load and swap in what has changed."""
-        versions = self._lake.version("deployments"), self._lake.version("partitions")
+        versions = self._lake.version("switches"), self._lake.version("partitions")
         current = self.current
         incomplete = current is None or current.failures or current.features_note
         retry = bool(incomplete) and time.monotonic() - self._tried >= RETRY
@@ -155,7 +155,7 @@ class LedgerFollower:
         """Return the newest partition by now or of a switch, since every switch counts."""
         newest = self._spec.clock.newest(self._clock())
         newest = min(newest, self._spec.end) if self._spec.end else newest
-        return max([newest, *(str(row["effective"]) for row in rows)])
+        return max([newest, *(str(row["effective_from"]) for row in rows)])
 
     def _model(self, digest: str, is_champion: bool, features: NewestFeatures | None) -> ServedModel:
         """Return a model as it is loaded already, if it is, or load it."""

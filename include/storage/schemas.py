@@ -251,14 +251,14 @@ SILENCES = _schema(
     recorded=_I,
 )
 # all switches of models; the newest row of each role is live
-DEPLOYMENTS = _schema(
+SWITCHES = _schema(
     switch=_I,  # numbered from 1
     role=_S,  # champion | baseline | challenger
     version=_S,
     model=_S,
     prior=_F,  # the label's mean in training; null for a multiclass problem
     priors=_S,  # JSON: each class's share in training, for a multiclass problem
-    effective=_S,  # the first partition it may serve
+    effective_from=_S,  # the first partition it may serve
     evidence=_S,  # the partition of its verdict
     # promoted | refreshed | replaced | fallback | rolled back | forced | shadow | canary | withdrawn
     kind=_S,

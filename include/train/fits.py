@@ -179,7 +179,7 @@ def serving_recipe(lake: Lake, spec: UseCase, champion: Mapping[str, Any] | None
 
     Parameters
     ----------
-    champion : its row of `deployments`, None without one.
+    champion : its row of `switches`, None without one.
     """
     if champion is None:
         return ""

@@ -144,7 +144,7 @@ def test_scored_again_a_partition_is_the_same(spring: Spring) -> None:
 
 def test_the_prior_is_how_often_each_class_came_in_training(spring: Spring) -> None:
     """Without the models' bytes the last rung serves, the same again, and never the declared fallback."""
-    (row,) = spring.lake.rows("deployments", {"role": "champion"})
+    (row,) = spring.lake.rows("switches", {"role": "champion"})
     shares = json.loads(row["priors"])
     assert row["prior"] is None
     assert shares == list(spring.evidence.prior)  # type: ignore[arg-type]
@@ -234,7 +234,7 @@ def test_a_partition_is_estimated_class_by_class_until_its_labels_come(made: Spr
     assert {row["partition"] for row in pending_estimates(made.lake)} == {
         last
     }  # of the others the labels have come
-    (champion,) = made.lake.rows("deployments", {"role": "champion"})
+    (champion,) = made.lake.rows("switches", {"role": "champion"})
     learned = held_out_estimates(made.lake, made.spec, champion)
     assert learned is not None
     known, within = list(learned.partitions), []
@@ -269,7 +269,7 @@ def test_a_partition_is_estimated_class_by_class_until_its_labels_come(made: Spr
 def test_what_is_estimated_is_what_the_mended_probabilities_expect(made: Spring) -> None:
     """Of the newest partition accuracy, log loss and Brier score are those of labels by these chances."""
     partition = made.partitions[-2]
-    (champion,) = made.lake.rows("deployments", {"role": "champion"})
+    (champion,) = made.lake.rows("switches", {"role": "champion"})
     learned = held_out_estimates(made.lake, made.spec, champion)
     assert learned is not None
     probabilities = made.predictions(partition)[1]

@@ -204,16 +204,18 @@ def fit(lake: Lake, use: UseCase) -> tuple[str, bytes]:
     return digest, data
 
 
-def promote(lake: Lake, digest: str, effective: str, version: str = "1", evidence: str = TRAINED) -> None:
-    """Write a switch to `deployments`."""
-    rows = lake.rows("deployments")
+def promote(
+    lake: Lake, digest: str, effective_from: str, version: str = "1", evidence: str = TRAINED
+) -> None:
+    """Write a switch to `switches`."""
+    rows = lake.rows("switches")
     row = {
         "switch": len(rows) + 1,
         "role": "champion",
         "version": version,
         "model": digest,
         "prior": 0.25,
-        "effective": effective,
+        "effective_from": effective_from,
         "evidence": evidence,
         "kind": "promoted",
         "by": "test",
@@ -221,8 +223,8 @@ def promote(lake: Lake, digest: str, effective: str, version: str = "1", evidenc
         "attempt": version,
         "request": version,
     }
-    table = pa.Table.from_pylist([row], schema=schemas.DEPLOYMENTS)
-    lake.append_at("deployments", table, lake.version("deployments"))
+    table = pa.Table.from_pylist([row], schema=schemas.SWITCHES)
+    lake.append_at("switches", table, lake.version("switches"))
 
 
 def many_readings(lake: Lake, use: UseCase, partitions: list[str]) -> None:

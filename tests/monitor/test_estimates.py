@@ -205,7 +205,7 @@ def test_an_estimate_that_goes_wrong_falls_silent() -> None:
 
 def gate(lake: Lake, use: UseCase) -> None:
     """Give the champion test partitions: what it says of the history's last fourteen."""
-    champion = lake.rows("deployments")[0]
+    champion = lake.rows("switches")[0]
     rows = training_set(lake, use, machines.TRAINED)
     keep = sorted(set(rows["partition"].to_pylist()))[-14:]
     rows = rows.filter(pa.array([partition in keep for partition in rows["partition"].to_pylist()]))
@@ -224,7 +224,7 @@ def gated(base: Path, use: UseCase, tmp_path_factory: pytest.TempPathFactory) ->
     lake = Lake("machines", str(folder))
     gate(lake, use)
     machines.forget_history(lake)
-    held_out_estimates(lake, use, lake.rows("deployments")[0])
+    held_out_estimates(lake, use, lake.rows("switches")[0])
     return folder
 
 
@@ -346,7 +346,7 @@ def test_beyond_what_was_learned_nothing_is_told(own: Lake, use: UseCase, week: 
 
 def test_another_rungs_partition_is_not_told(own: Lake, use: UseCase, week: list[str]) -> None:
     """What a lower rung served isn't the champion's, and has no estimate of it."""
-    own.replace(artifacts.model_key(own.rows("deployments")[0]["model"]), b"lost")
+    own.replace(artifacts.model_key(own.rows("switches")[0]["model"]), b"lost")
     run(own, use, week[0])
     found = {(row["value"], row["unchecked"], row["reason"]) for row in rows_of(own, week[0]).values()}
     assert found == {(None, None, f"{machines.ROWS} of {machines.ROWS} rows weren't served by the champion")}

@@ -92,7 +92,7 @@ def test_labels_that_come_late_are_known_later(quick: Lake, use: UseCase, week: 
 def test_another_champions_partitions_are_not_its_own(quick: Lake, use: UseCase, week: list[str]) -> None:
     """After a switch the new champion has no matured partitions yet, however bad the old one was."""
     run(quick, use, *week[:5])
-    served = quick.rows("deployments")[0]
+    served = quick.rows("switches")[0]
     other = machines.spec(use.folder.parent)
     digest = served["model"]
     machines.promote(quick, digest[::-1], week[5], version="2")
@@ -106,8 +106,8 @@ def test_without_a_champion_the_findings_say_so_and_who_serves(
     quick: Lake, use: UseCase, week: list[str]
 ) -> None:
     """While the baseline of a refused training serves, nothing is judged, and nothing is requested."""
-    row = quick.rows("deployments")[0] | {"role": "baseline", "kind": FALLBACK}
-    quick.publish("deployments", pa.Table.from_pylist([row], schema=schemas.DEPLOYMENTS), {"switch": 1})
+    row = quick.rows("switches")[0] | {"role": "baseline", "kind": FALLBACK}
+    quick.publish("switches", pa.Table.from_pylist([row], schema=schemas.SWITCHES), {"switch": 1})
     run(quick, use, *week[:4])
     assert {row["served_by"] for row in quick.rows("predictions")} == {"baseline"}
     note = "there is no champion: no model was promoted yet, and baseline v1 serves instead"

@@ -109,7 +109,7 @@ def test_labels_that_turn_ask_for_one_training(quick: Lake, use: UseCase, week: 
         machines.publish(quick, use, "stops", partition, turned)
     run(quick, use, week[:7])
     asked = {row["partition"]: (row["decision"], row["cause"]) for row in quick.rows("decisions")}
-    digest = quick.rows("deployments")[0]["model"]
+    digest = quick.rows("switches")[0]["model"]
     assert [asked[partition][0] for partition in week[:7]] == ["nothing"] * 4 + ["alert"] + ["retrain"] * 2
     assert {asked[partition][1] for partition in week[5:7]} == {f"degraded-{digest[:12]}-{week[5]}"}
 
@@ -421,7 +421,7 @@ def test_ten_thousand_categories_are_drift_and_not_called_new(
 
 def test_an_empty_reference_is_not_enough(quick: Lake, use: UseCase, week: list[str]) -> None:
     """A champion whose reference has no rows: each column says so, none is well, and nothing fails."""
-    digest = quick.rows("deployments")[0]["model"]
+    digest = quick.rows("switches")[0]["model"]
     none = pa.table({name: pa.array([], pa.float64()) for name in ("temp", "load", "weekday", "prediction")})
     none = none.append_column("kind", pa.array([], pa.string()))
     empty = profiles.build_profile(

@@ -422,10 +422,10 @@ def test_an_unknown_version_is_not_found(client: year.Client, query: str) -> Non
 
 def test_a_model_that_replaced_a_champion_is_a_version_of_its_own(copied: Lake) -> None:
     """A replacement has the version of the training that it comes from, and another model."""
-    row = copied.rows("deployments")[0]
+    row = copied.rows("switches")[0]
     row |= {"switch": 99, "role": "champion", "version": "52", "model": "other", "recipe": "forest"}
-    version = copied.version("deployments")
-    copied.append_at("deployments", pa.Table.from_pylist([row], schemas.DEPLOYMENTS), version)
+    version = copied.version("switches")
+    copied.append_at("switches", pa.Table.from_pylist([row], schemas.SWITCHES), version)
     versions: dict[str, Any] = compare.read_versions(copied)
     assert versions["52-forest"].model == "other"
     assert versions["52"].model != "other"

@@ -29,10 +29,10 @@ from include.spec import UseCase
 from include.storage import schemas
 from include.storage.lake import Lake
 from include.train.fits import KnownRows, ensure_fits, recipes
-from tests.deployments import newest_by_role
 from tests.features import parcels
 from tests.kept import lay
 from tests.promote.conftest import evidence, losses, selection
+from tests.switches import newest_by_role
 
 FIRST, LAST = "2024-03-01", "2024-04-10"
 COEFFICIENTS = {"knows": 0.8, "forgot": 0.0, "wrong": -0.8, "knows too": 0.82}

@@ -22,9 +22,9 @@ from include.score.pipeline import score
 from include.spec.gate import Rollout
 from include.storage.lake import Lake
 from include.train.fits import read_fits
-from tests.deployments import newest_by_role
 from tests.kept import lay
 from tests.rollout.conftest import TRAINED, Depot, fit, partitions
+from tests.switches import newest_by_role
 
 # it needs more partitions than the champion is given, so that the champion goes first
 SHADOWED = Rollout(kind="shadow", partitions=60, look_every=2, patience=80, alpha=0.2)
@@ -149,7 +149,7 @@ def test_a_person_may_bring_it_back_and_it_is_replaced_again(broken: Depot) -> N
         rollback(broken.lake, broken.spec, None, "ada", "it was better")
     rollback(broken.lake, broken.spec, "wrong", "ada", "the labels were wrong")
     live = newest_by_role(broken.lake)["champion"]
-    assert (live["kind"], live["model"], live["effective"]) == ("rolled back", wrong, "2024-03-19")
+    assert (live["kind"], live["model"], live["effective_from"]) == ("rolled back", wrong, "2024-03-19")
     partitions(broken, "2024-03-19", "2024-03-25")
     assert [kind for kind, _ in kinds(broken)] == ["promoted", "replaced", "rolled back", "replaced"]
 

@@ -203,9 +203,9 @@ def test_a_ledger_that_cannot_be_read_leaves_what_is_loaded(
 ) -> None:
     """Health and a metric say so until it can be read again, and then the switch that was missed counts."""
     deploy(lake, "1", LAST)
-    log = tmp_path / "lake" / "parcels" / "tables" / "deployments" / "_delta_log"
+    log = tmp_path / "lake" / "parcels" / "tables" / "switches" / "_delta_log"
     with serve() as server:
-        file = log / f"{lake.version('deployments') + 1:020}.json"
+        file = log / f"{lake.version('switches') + 1:020}.json"
         file.write_text("no commit")
         assert until(lambda: bool(server.health()["ledger"]["error"]), PATIENCE)
         assert server.metric("evergreen_serve_following") == 0

@@ -70,8 +70,8 @@ def serve(lake: Lake, recipe: str) -> None:
         "prior": 0.2,
         "kind": "promoted",
     }
-    row |= {"effective": "2024-03-10", "evidence": "2024-03-09", "recipe": recipe}
-    lake.append_at("deployments", pa.Table.from_pylist([row], schema=schemas.DEPLOYMENTS), -1)
+    row |= {"effective_from": "2024-03-10", "evidence": "2024-03-09", "recipe": recipe}
+    lake.append_at("switches", pa.Table.from_pylist([row], schema=schemas.SWITCHES), -1)
 
 
 @pytest.mark.parametrize("kind", list(visits.KINDS))

@@ -34,5 +34,5 @@ class AdvanceOperator(EvergreenOperator):
             ref = advance(lake, spec, partition_of(context, spec), registry=_registry)
         if not ref.rows:
             self.skip_task(ref.note)
-        self.describe_event(context, "switches", lake, "deployments", ref)
+        self.describe_event(context, "switches", lake, "switches", ref)
         return self.to_xcom(ref)

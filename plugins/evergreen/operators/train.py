@@ -149,5 +149,5 @@ class PromoteOperator(EvergreenOperator):
             promotion = promote(lake, spec, self.verdict["uri"], registry=Registry())
         if promotion.switch is None:
             self.skip_task(promotion.blocker)
-        self.describe_event(context, "switches", lake, "deployments", promotion.switch)
+        self.describe_event(context, "switches", lake, "switches", promotion.switch)
         return self.to_xcom(promotion.switch)

@@ -65,7 +65,7 @@ def state(lake: Lake, spec: UseCase) -> dict[str, Any]:
         "owner": spec.problem.owner,
         "health": read_health(lake, spec, partition_rows, switches, findings),
         "champion": _champion(lake, switches, reports),
-        "vacancy": status.vacancy(lake),
+        "why_no_champion": status.why_no_champion(lake),
         "trials": status.on_trial(lake, spec),
         "waiting": status.pending(lake, spec),
         "chart": metric_chart(lake, spec, shown, switches),

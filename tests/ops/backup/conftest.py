@@ -30,7 +30,7 @@ from include.spec import UseCase
 from include.spec.load import read
 from include.stats import profiles
 from include.storage.lake import Lake
-from include.storage.schemas import DEPLOYMENTS
+from include.storage.schemas import SWITCHES
 from tests.train import visits
 
 FIRST, LAST = "2024-03-19", "2024-03-30"
@@ -107,8 +107,14 @@ class Clinic:
         registry = Registry(f"sqlite:///{self.folder}/mlflow.db")
         with registry.recording(self.spec.name, "key", "champion") as run:
             registry.put(run, {artifacts.model_key(digest): artifacts.serialize(model)})
-        texts: Any = dict.fromkeys(DEPLOYMENTS.names, "") | {"role": "champion", "version": "1"}
-        texts |= {"model": digest, "prior": 0.3, "effective": SERVED[0], "evidence": LAST, "attempt": run}
+        texts: Any = dict.fromkeys(SWITCHES.names, "") | {"role": "champion", "version": "1"}
+        texts |= {
+            "model": digest,
+            "prior": 0.3,
+            "effective_from": SERVED[0],
+            "evidence": LAST,
+            "attempt": run,
+        }
         ledger.record_switch(self.lake, lambda rows: [texts | {"kind": "promoted", "by": "a test"}])
 
 
