@@ -5,7 +5,7 @@ A backfill of an old partition therefore computes the same features as the sched
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import accumulate
 
@@ -98,7 +98,6 @@ def compute_features(
     partitions: Sequence[str],
     *,
     until: datetime | None = None,
-    watch: Callable[[Iterator[pa.RecordBatch]], Iterable[pa.RecordBatch]] = iter,
 ) -> pa.Table:
     """Return the features of sorted ``partitions`` from the sources' rows.
 
@@ -106,7 +105,6 @@ def compute_features(
     ----------
     rows : of each source, from `point_in_time.read_sources`.
     until : rows that became known later are ignored; by default the last partition's decision time.
-    watch : passes on the batches as they are computed, before they are sorted and checked.
     """
     cutoff = until or spec.clock.moment(partitions[-1])
     with point_in_time.create_views(spec, rows, partitions, cutoff) as engine:
@@ -121,7 +119,7 @@ def compute_features(
         expected = schema(spec)
         _require_declared_columns(spec, engine, expected.names)
         # the result is streamed, so DuckDB doesn't keep it, and is often sorted already
-        unsorted = spill.spill_table(expected, watch(_result_batches(spec, engine, expected)))
+        unsorted = spill.spill_table(expected, _result_batches(spec, engine, expected))
         result = spill.sort_rows(unsorted, ("partition", *spec.key))
         _require_spine_rows(spec, engine, result)
         return result

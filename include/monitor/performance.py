@@ -25,7 +25,7 @@ from include.features.label_arrival import LabelArrival, label_arrivals
 from include.models import outputs
 from include.models.outputs import Constant
 from include.monitor.losses import LOSSES, PRIOR, baseline_predictions, losses_of_partition
-from include.monitor.state import PRODUCT, REALISED, State
+from include.monitor.state import PERFORMANCE, PRODUCT, State
 from include.promote import ledger
 from include.spec import UseCase
 from include.spec.metrics import metric_names
@@ -98,7 +98,7 @@ def _inputs(spec: UseCase, state: State, horizon: str) -> dict[str, dict[str, st
 
 def _is_due(state: State, scored: str, inputs: Mapping[str, str], until: datetime) -> bool:
     """Return whether a partition has no figures yet, or its inputs changed, or a revision is known by now."""
-    stored = state.realised_inputs.get(scored)
+    stored = state.realized_inputs.get(scored)
     if stored is None or scored not in state.published_digests[LOSSES]:
         return True
     if "next" not in stored or any(stored.get(name) != digest for name, digest in inputs.items()):
@@ -144,15 +144,15 @@ def _publish(
             "next": arrival.next,
             "early": arrival.early,
         }
-        status.append(completion_row(spec, REALISED, scored, table, inputs, note))
-        loss_inputs = {"against": baseline_names.get(scored, PRIOR), REALISED: status[-1]["digest"]}
+        status.append(completion_row(spec, PERFORMANCE, scored, table, inputs, note))
+        loss_inputs = {"against": baseline_names.get(scored, PRIOR), PERFORMANCE: status[-1]["digest"]}
         status.append(completion_row(spec, LOSSES, scored, sums[scored], loss_inputs, note))
     # the rows of `partitions` come last, so that a rerun after a kill publishes everything again
     where = {"product": profiles.LABELS, "partition": scored_partitions}
     lake.publish("profiles", pa.concat_tables(label_profiles), where)
     lake.publish(LOSSES, pa.concat_tables(sums.values()), {"partition": scored_partitions})
-    lake.publish(REALISED, pa.concat_tables(metrics.values()), {"partition": scored_partitions})
-    where = {"product": [LOSSES, REALISED], "partition": scored_partitions}
+    lake.publish(PERFORMANCE, pa.concat_tables(metrics.values()), {"partition": scored_partitions})
+    where = {"product": [LOSSES, PERFORMANCE], "partition": scored_partitions}
     lake.publish("partitions", pa.Table.from_pylist(status, schema=schemas.PARTITIONS), where)
 
 
@@ -284,7 +284,7 @@ def _scored(lake: Lake, spec: UseCase, first: str, last: str) -> list[str]:
 def _by_day(lake: Lake, partitions: Sequence[str], known: str | None) -> list[ResultRow]:
     """Return the newest published figures of each partition, as known on a partition or now."""
     newest: dict[str, dict[str, ResultRow]] = {}
-    published = lake.rows(REALISED, {"partition": list(partitions)})
+    published = lake.rows(PERFORMANCE, {"partition": list(partitions)})
     for row in sorted(published, key=lambda row: str(row["known"])):
         if known is None or row["known"] <= known:
             newest.setdefault(row["partition"], {})[row["metric"]] = row

@@ -32,10 +32,9 @@ from include.promote.trials import Trial, trials_on
 from include.references import Ref
 from include.score import fallback, predictions
 from include.score.erasure import describe_scored, erase_predictions
-from include.score.fallback import FallbackStep, PopPrefetched, StepPredictions
-from include.score.predictions import DECISION, ServedPart
-from include.score.prefetch import Prefetch
-from include.score.shadow import score_shadow, split_canary
+from include.score.fallback import FallbackStep, StepPredictions
+from include.score.predictions import ACTION, ServedPart
+from include.score.shadow import score_shadow
 from include.spec import UseCase
 from include.stats import profiles
 from include.storage import schemas, spill
@@ -113,14 +112,11 @@ class ScoringRun:
 
     def execute(self) -> Ref:
         """Score the partition and return the reference of its predictions."""
-        with (
-            ThreadPoolExecutor(1) as background,
-            Prefetch(self.lake, self.spec, self.partition, self.missing) as prefetch,
-        ):
+        with ThreadPoolExecutor(1) as background:
             # the features keep only one core busy
             self._input_digests = background.submit(inputs_digest, self.spec, self.source_rows)
             try:
-                rows = compute_features(self.spec, self.source_rows, [self.partition], watch=prefetch.watch)
+                rows = compute_features(self.spec, self.source_rows, [self.partition])
             except SpecError as error:
                 if self.requires_features or self.lake.count("predictions", self._where):
                     raise
@@ -130,7 +126,7 @@ class ScoringRun:
             trials = trials_on(ledger.switches(self.lake), self.spec, self.partition)
             served = self.lake.read("predictions", self._where)
             if served is None or not served.num_rows:
-                served, ref = self._publish_first(rows, self._predict(rows, trials, prefetch.pop))
+                served, ref = self._publish_first(rows, self._predict(rows, trials))
             else:
                 ref = self._complete(rows, served)
             if not set(self.missing) & set(self.spec.scoring.requires.get("champion", ())):
@@ -161,13 +157,13 @@ class ScoringRun:
         """Return the digest of each source's rows, once the background thread has computed them."""
         return self._input_digests.result()
 
-    def _predict(self, rows: pa.Table, trials: Sequence[Trial], pop_prefetched: PopPrefetched) -> pa.Table:
+    def _predict(self, rows: pa.Table, trials: Sequence[Trial]) -> pa.Table:
         """Return a prediction for each row, by the first step of its fallback chain that can serve."""
         serving = ledger.serving(self.lake, self.partition)
         steps = fallback.fallback_chain(serving, self.spec, self.missing)
         tables = []
-        for group, chain in split_canary(self.spec, rows, steps, trials, self.missing):
-            predicted = fallback.predict_with_fallback(self.lake, self.spec, group, chain, pop_prefetched)
+        for group, chain in fallback.split_canary(self.spec, rows, steps, trials, self.missing):
+            predicted = fallback.predict_with_fallback(self.lake, self.spec, group, chain)
             tables.append(predictions.build_predictions(self.spec, group, predicted))
         return predictions.join_parts(self.spec, tables)
 
@@ -193,9 +189,7 @@ class ScoringRun:
         recorded = self._recorded_row()
         recorded_digest = served_digest if recorded is None else recorded["digest"]
         try:
-            current: pa.Table | None = self._predict_again(
-                rows, parts, decide=DECISION in served.column_names
-            )
+            current: pa.Table | None = self._predict_again(rows, parts, act=ACTION in served.column_names)
         except ModelError:
             current = served if same_rows else None  # the same rows would get the same predictions
         if current is None:
@@ -223,12 +217,12 @@ class ScoringRun:
         where = {"product": "predictions", **self._where}
         return next(iter(self.lake.rows("partitions", where)), None)
 
-    def _predict_again(self, rows: pa.Table, parts: Sequence[ServedPart], *, decide: bool) -> pa.Table:
+    def _predict_again(self, rows: pa.Table, parts: Sequence[ServedPart], *, act: bool) -> pa.Table:
         """Return what the models that served the partition predict for its rows now.
 
         Parameters
         ----------
-        decide : whether the served predictions have decisions, which they lack if there were no costs yet.
+        act : whether the served predictions have actions, which they lack if there were no costs yet.
         """
         tables = []
         for part in parts:
@@ -237,7 +231,7 @@ class ScoringRun:
             predicted = StepPredictions(part.step, part.reason, values)
             tables.append(predictions.build_predictions(self.spec, part_rows, predicted))
         joined = predictions.join_parts(self.spec, tables)
-        return joined if decide else joined.select([n for n in joined.column_names if n != DECISION])
+        return joined if act else joined.select([n for n in joined.column_names if n != ACTION])
 
     def _publish_restated(self, rows: pa.Table, current: pa.Table, parts: Sequence[ServedPart]) -> None:
         """Publish to `restated` what each model that served predicts now."""

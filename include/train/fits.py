@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from sklearn.pipeline import Pipeline
 
 from include.errors import EvergreenError, ModelError, SpecError
-from include.extensions import is_code
+from include.extensions import is_reference
 from include.features.build import features, join_labels, partition_before, training_set
 from include.judge.judge import NOT_BLESSED
 from include.models import artifacts
@@ -179,7 +179,7 @@ def serving_recipe(lake: Lake, spec: UseCase, champion: Mapping[str, Any] | None
 
     Parameters
     ----------
-    champion : its row of `deployments`, None without one.
+    champion : its row of `switches`, None without one.
     """
     if champion is None:
         return ""
@@ -322,7 +322,7 @@ def serialize_fit(spec: UseCase, recipe: Candidate, estimator: Pipeline) -> byte
     SpecError
         when it has an estimator of the use case that can't be stored as data and loaded again.
     """
-    if not is_code(recipe.estimator):
+    if not is_reference(recipe.estimator):
         return artifacts.serialize(estimator)
     subject, required = (
         f"{spec.name}: training.{recipe.name}",
@@ -359,7 +359,7 @@ def _fit_at_once(
         try:
             pipeline = fit_recipe(spec, recipe, rows)
             data = serialize_fit(spec, recipe, pipeline)
-            if is_code(recipe.estimator):  # those built in predict what they were fitted on
+            if is_reference(recipe.estimator):  # those built in predict what they were fitted on
                 artifacts.predict(pipeline, rows, spec)
         except SpecError as error:
             return error

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from include.cli.validate import errors
 from include.errors import ModelError, SpecError
 from include.evaluate.pipeline import evaluate
 from include.evaluate.serving import measure_serving
@@ -29,6 +28,7 @@ from include.train.fit import fit_recipe
 from include.train.pipeline import train
 from include.train.recipes import learns
 from include.train.record import PATH, TrainingRecord
+from include.validate.pipeline import errors
 from tests.architecture.tree import ROOT, pages
 from tests.extensions.conftest import BOOSTING, MY_MODEL, NEAREST, Declare
 from tests.train import visits

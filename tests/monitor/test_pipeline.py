@@ -109,7 +109,7 @@ def test_labels_that_turn_ask_for_one_training(quick: Lake, use: UseCase, week: 
         machines.publish(quick, use, "stops", partition, turned)
     run(quick, use, week[:7])
     asked = {row["partition"]: (row["decision"], row["cause"]) for row in quick.rows("decisions")}
-    digest = quick.rows("deployments")[0]["model"]
+    digest = quick.rows("switches")[0]["model"]
     assert [asked[partition][0] for partition in week[:7]] == ["nothing"] * 4 + ["alert"] + ["retrain"] * 2
     assert {asked[partition][1] for partition in week[5:7]} == {f"degraded-{digest[:12]}-{week[5]}"}
 
@@ -197,7 +197,7 @@ def test_partitions_in_any_order_leave_the_same(
     assert machines.state(lake) == expected
 
 
-def test_neighbours_at_once_leave_the_same(short: tuple[Path, Any], use: UseCase, week: list[str]) -> None:
+def test_neighbors_at_once_leave_the_same(short: tuple[Path, Any], use: UseCase, week: list[str]) -> None:
     """Five partitions by three workers at once, each partition twice, end in the same tables."""
     folder, expected = short
     shutil.copytree(folder / "base", folder / "once")
@@ -356,7 +356,7 @@ def test_labels_have_a_profile_and_are_compared(quick: Lake, use: UseCase, week:
 def test_a_window_of_another_kind_is_not_compared(
     quick: Lake, use: UseCase, week: list[str], tmp_path: Path
 ) -> None:
-    """A column that was numeric when the model learnt and is categorical now is told, and fails nothing."""
+    """A column that was numeric when the model learned and is categorical now is told, and fails nothing."""
     text = (use.folder / "usecase.yaml").read_text()
     (tmp_path / "machines").mkdir()
     (tmp_path / "machines" / "features.sql").write_text(machines.SQL)
@@ -421,7 +421,7 @@ def test_ten_thousand_categories_are_drift_and_not_called_new(
 
 def test_an_empty_reference_is_not_enough(quick: Lake, use: UseCase, week: list[str]) -> None:
     """A champion whose reference has no rows: each column says so, none is well, and nothing fails."""
-    digest = quick.rows("deployments")[0]["model"]
+    digest = quick.rows("switches")[0]["model"]
     none = pa.table({name: pa.array([], pa.float64()) for name in ("temp", "load", "weekday", "prediction")})
     none = none.append_column("kind", pa.array([], pa.string()))
     empty = profiles.build_profile(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 RETRY_INTERVAL = timedelta(minutes=5)  # between two attempts until the scoring deadline
 # a retry with the same input fails in the same way; Airflow's retries are for all other errors
-FINAL_ERRORS = (
+NON_RETRYABLE = (
     errors.SpecError,
     errors.PartitionError,
     errors.PartitionRefused,
@@ -58,11 +58,11 @@ class StoreOperator(BaseOperator):
         super().__init__(**{"doc_md": task_doc(type(self)), **kwargs})
 
     @contextmanager
-    def no_retry_on_final_errors(self) -> Iterator[None]:
+    def fail_without_retry(self) -> Iterator[None]:
         """Fail the task without retries, with a one-sentence message, if a retry can't help."""
         try:
             yield
-        except FINAL_ERRORS as error:
+        except NON_RETRYABLE as error:
             raise AirflowFailException(str(error)) from error
 
     def to_xcom(self, ref: Any) -> dict[str, Any]:

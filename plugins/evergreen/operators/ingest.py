@@ -39,7 +39,7 @@ class IngestOperator(EvergreenOperator):
         from include.ingest.pipeline import ingest
 
         lake, spec = self.open()
-        with self.no_retry_on_final_errors():
+        with self.fail_without_retry():
             partition = partition_of(context, spec)
             spec.clock.moment(partition)
             if not spec.partitions(self.source, partition, partition):
@@ -66,7 +66,7 @@ class PlanRangeOperator(EvergreenOperator):
         """Return the arguments of each mapped task: source, first and last partition."""
         _, spec = self.open()
         form, ranges = context["params"], []
-        with self.no_retry_on_final_errors():
+        with self.fail_without_retry():
             for source in spec.sources:
                 partitions = spec.partitions(source, form["first"], form["last"])
                 for _, group in groupby(partitions, key=lambda partition: partition[:7]):
@@ -101,7 +101,7 @@ class IngestRangeOperator(EvergreenOperator):
 
         lake, spec = self.open()
         partitions = spec.partitions(self.source, self.first, self.last)
-        with self.no_retry_on_final_errors():
+        with self.fail_without_retry():
             outcomes = ingest(lake, spec, self.source, partitions, connect, now=datetime.now(UTC))
         for outcome in outcomes:
             if outcome.outcome != "published":

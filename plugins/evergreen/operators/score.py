@@ -35,7 +35,7 @@ class ScoreOperator(EvergreenOperator):
         from include.score.pipeline import score
 
         lake, spec = self.open()
-        with self.no_retry_on_final_errors():
+        with self.fail_without_retry():
             partition = partition_of(context, spec)
             log_champion(lake, partition)
             for outcome in refresh_lookback(lake, spec, partition, connect):

@@ -37,7 +37,7 @@ class Version:
     name : the version in the registry; of another model that was deployed with it, such as its baseline, with
         the recipe: ``3-prior``.
     partition : of the training.
-    switches : its rows of `deployments`, oldest first.
+    switches : its rows of `switches`, oldest first.
     """
 
     name: str
@@ -296,10 +296,10 @@ def _periods(version: Version, switches: Sequence[Row]) -> list[Row]:
     periods = []
     for row in version.switches:
         later = [
-            other["effective"]
+            other["effective_from"]
             for other in switches
             if other["role"] == row["role"] and other["switch"] > row["switch"]
         ]
-        names = ("role", "kind", "effective", "by", "reason")
+        names = ("role", "kind", "effective_from", "by", "reason")
         periods.append({**{name: row[name] for name in names}, "until": later[0] if later else ""})
     return periods

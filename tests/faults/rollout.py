@@ -1,8 +1,8 @@
-"""Kills the partitions of a trial around each of their writes in turn, runs them again.
+"""Kills the partitions of a rollout around each of their writes in turn, runs them again.
 
 And prints what is left.
 
-``python -m tests.faults.trial SCENE FOLDER`` prints a JSON line for the untouched outcome of each partition
+``python -m tests.faults.rollout SCENE FOLDER`` prints a JSON line for the untouched outcome of each partition
 that takes a step, and for each of its kill points; the other partitions write nothing that these don't.
 """
 
@@ -25,8 +25,7 @@ from include.rollout.pipeline import advance
 from include.score.pipeline import score
 from tests.faults import clocks
 from tests.faults.killer import Rig, count_writes, forked
-from tests.rollout.conftest import Depot
-from tests.rollout.test_replacement import fit
+from tests.rollout.conftest import Depot, fit
 
 VERSIONS = {"forgot": "1", "knows": "2", "wrong": "3"}
 # a rollout, who is champion, who comes for it if anybody does, and the partitions that follow
@@ -42,7 +41,7 @@ SCENES: dict[str, tuple[dict[str, Any], str, str, tuple[str, str]]] = {
 }
 
 
-class Trial(Rig):
+class Rollout(Rig):
     """A depot on whose partitions a trial is under way."""
 
     def __init__(self, scene: str, folder: Path) -> None:
@@ -104,7 +103,7 @@ class Trial(Rig):
 
 def main() -> None:
     """Go through the partitions of a scene."""
-    rig = Trial(sys.argv[1], Path(sys.argv[2]))
+    rig = Rollout(sys.argv[1], Path(sys.argv[2]))
     base, work, done = (rig.folder / name for name in ("base", "work", "done"))
     work.mkdir(parents=True)
     partitions = forked(rig.begin)
