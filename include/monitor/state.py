@@ -10,8 +10,7 @@ known limits.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -60,19 +59,29 @@ class State:
             last = spec.clock.shift((later[:reach] or [partition])[-1], reach)
         self.span = spec.clock.keys(first, last)
         self._place = {key: place for place, key in enumerate(self.span)}
-        self._parse = cache(json.loads)  # the same texts are read by each refresh
+        self._version = -1  # of `partitions`, when it was read
         self.refresh(lake)
 
-    def refresh(self, lake: Lake) -> None:
-        """Read again what is published now."""
-        sources, version = list(self.spec.sources), lake.version("partitions")  # all of one version
-        around = {
-            "product": [*sources, *_ALL_PARTITIONS, "drift", "estimates", PRODUCT],
-            "partition": self.span,
-        }
-        self._partitions = {
-            (row["product"], row["partition"]): row for row in _rows(lake, version, around).to_pylist()
-        }
+    def refresh(self, lake: Lake, own: Sequence[Row] = ()) -> None:
+        """Read again what is published now.
+
+        Parameters
+        ----------
+        own : rows of `partitions` that this run has published, in one commit. If no other commit came since
+            the last refresh, only they are taken over.
+        """
+        version = lake.version("partitions")
+        if own and version == self._version + 1:
+            rows = pa.Table.from_pylist(list(own), schemas.PARTITIONS).to_pylist()
+            self._partitions |= {
+                (row["product"], row["partition"]): row for row in rows if row["partition"] in self._place
+            }
+            self._add_history(rows)
+        else:
+            self._read_all(lake, version)
+        self._version = version
+        self._switches = ledger.switches(lake)
+        self._champions = ledger.champions(self._switches)
         self._counted = self.span  # the partitions that windows count
         if self.spec.sparse:
             spine = self.spec.features.spine
@@ -81,28 +90,40 @@ class State:
                 for (product, key), row in self._partitions.items()
                 if product == spine and row["outcome"] == "published" and row["rows"]
             )
+        self.relabelled: dict[str, list[str]] = {}
+        for key in sorted(self.realized_inputs):
+            for known in self.realized_inputs[key].get("restated", []):
+                self.relabelled.setdefault(known, []).append(key)
+
+    def _read_all(self, lake: Lake, version: int) -> None:
+        """Read the rows of `partitions` as of a version."""
+        around = {
+            "product": [*self.spec.sources, *_ALL_PARTITIONS, "drift", "estimates", PRODUCT],
+            "partition": self.span,
+        }
+        self._partitions = {
+            (row["product"], row["partition"]): row for row in _rows(lake, version, around).to_pylist()
+        }
         limits = _rows(lake, version, {"product": "limits"}).to_pylist()
         self._limits: list[Row] = sorted(limits, key=lambda row: str(row["partition"]))
-        self._switches = ledger.switches(lake)
-        self._champions = ledger.champions(self._switches)
         self.published_digests: dict[str, dict[str, str]] = {
             name: {} for name in (*_ALL_PARTITIONS, self.spec.labels.source)
         }
         self.realized_inputs: dict[str, dict[str, Any]] = {}
         names = ("product", "partition", "digest", "rows", "inputs")
         where: Where = {"product": list(self.published_digests), "outcome": "published"}
-        rows = _rows(lake, version, where, names)
-        for product, key, digest, size, inputs in zip(
-            *(rows[name].to_pylist() for name in names), strict=True
-        ):
-            if size or product != "predictions":
-                self.published_digests[product][key] = digest
+        self._add_history(_rows(lake, version, where, names).to_pylist())
+
+    def _add_history(self, rows: Iterable[Row]) -> None:
+        """Take over the digests of published rows of `partitions`."""
+        for row in rows:
+            product, key = row["product"], row["partition"]
+            if product not in self.published_digests:
+                continue
+            if row["rows"] or product != "predictions":
+                self.published_digests[product][key] = row["digest"]
             if product == PERFORMANCE:
-                self.realized_inputs[key] = self._parse(inputs)
-        self.relabelled: dict[str, list[str]] = {}
-        for key in sorted(self.realized_inputs):
-            for known in self.realized_inputs[key].get("restated", []):
-                self.relabelled.setdefault(known, []).append(key)
+                self.realized_inputs[key] = json.loads(row["inputs"])
 
     def partition_row(self, product: str, partition: str) -> Row | None:
         """Return a product's row of `partitions`, None if it was never attempted."""

@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from include.monitor.pipeline import monitor
+from include.monitor.state import State
 from include.score.pipeline import score
 from include.spec import UseCase
 from include.stats import profiles
 from include.storage.lake import Lake
-from include.storage.schemas import FINDINGS, PROFILES
+from include.storage.schemas import FINDINGS, PARTITIONS, PROFILES
 from tests.monitor import machines
 
 
@@ -205,6 +206,53 @@ def test_neighbors_at_once_leave_the_same(short: tuple[Path, Any], use: UseCase,
     with ThreadPoolExecutor(3) as workers:
         list(workers.map(lambda partition: run(lake, use, [partition]), [*week[:5], *reversed(week[:5])]))
     assert machines.state(lake) == expected
+
+
+def contents(state: State) -> tuple[Any, ...]:
+    """Return what a state knows of the table `partitions`."""
+    return (state._partitions, state.published_digests, state.realized_inputs, state.relabelled)
+
+
+def test_a_state_takes_over_what_its_run_published(
+    quick: Lake, use: UseCase, week: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read once a run, and knows the same as one that is read anew after each commit."""
+    run(quick, use, week[:2])
+    refresh, read_all = State.refresh, State._read_all
+    own_rows, reads = [], []
+
+    def refresh_and_compare(state: State, lake: Lake, own: Sequence[Any] = ()) -> None:
+        refresh(state, lake, own)
+        if own:
+            own_rows.extend(own)
+            read = len(reads)
+            assert contents(state) == contents(State(lake, use, state.partition))
+            del reads[read:]
+
+    def counted(*args: Any) -> None:
+        reads.append(args)
+        read_all(*args)
+
+    monkeypatch.setattr(State, "refresh", refresh_and_compare)
+    monkeypatch.setattr(State, "_read_all", counted)
+    run(quick, use, week[2:3])
+    assert {"performance", "losses", "monitor", "drift", "estimates"} == {row["product"] for row in own_rows}
+    assert len(reads) == 1
+
+
+def test_a_state_is_read_anew_after_another_runs_commit(quick: Lake, use: UseCase, week: list[str]) -> None:
+    """What a concurrent run published between two of its own commits isn't missed."""
+    run(quick, use, week[:1])
+    state = State(quick, use, week[1])
+    own, other = (
+        {**quick.rows("partitions")[0], "partition": key, "product": "monitor"} for key in week[1:3]
+    )
+    for row in (other, own):
+        where = {"product": "monitor", "partition": row["partition"]}
+        quick.publish("partitions", pa.Table.from_pylist([row], PARTITIONS), where)
+    state.refresh(quick, [own])
+    assert state.partition_row("monitor", week[2]) is not None
+    assert contents(state) == contents(State(quick, use, week[1]))
 
 
 class Dying(Lake):
