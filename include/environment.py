@@ -130,7 +130,11 @@ def endpoint(name: str) -> Endpoint:
     except (ValueError, KeyError, TypeError):
         # the value may contain a secret, so the message must not
         raise SettingError(
-            f"connection {name}", required="JSON with a host", found="something else", where=variable
+            f"connection {name}",
+            required='JSON with a "host"',
+            found="something else",
+            where=variable,
+            remedy='set it as {"conn_type": "http", "host": "https://…"}',
         ) from None
 
 

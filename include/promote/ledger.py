@@ -159,8 +159,8 @@ def next_unserved(lake: Lake, spec: UseCase, *partitions: str) -> str:
             remedy = f"withdraw {newest} if it was run by mistake before {min(skipped)}, or {remedy}"
         raise PartitionError(
             f"{spec.name}: switch",
-            required=f"a partition left to serve by schedule.end, {spec.schedule.end}",
-            found=f"the next one to serve is {following}",
+            required=f"a partition that the new model can serve by schedule.end, {spec.schedule.end}",
+            found=f"that the next one is {following}",
             remedy=remedy,
         )
     return following

@@ -95,8 +95,10 @@ class Service:
             with 503 until the ledger has been read.
         """
         if self.follower.current is None:
-            reason = self.follower.error or "the models are being loaded"
-            raise RequestRefused(503, self.spec.name, required="models that are loaded", found=reason)
+            reason = self.follower.error or "models that are still loading"
+            raise RequestRefused(
+                503, self.spec.name, required="loaded models", found=reason, remedy="try again in 2 seconds"
+            )
         return self.follower.current
 
     def answer(self, body: bytes) -> Answer:
