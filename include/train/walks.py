@@ -1,4 +1,4 @@
-"""Every recipe's walk: what its newest fit before each partition lost there, once the labels are known.
+"""Every recipe's walk: a rolling backtest of what its newest fit before each partition lost there.
 
 The table `walks` has one row per partition, recipe and partition on which the labels became known or changed.
 It follows from the fits and the labels alone, so whoever extends it first, and in whatever order, the rows
