@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
+from collections.abc import Collection
+from functools import cache
+from importlib import metadata
 
 import pytest
 
@@ -40,6 +44,18 @@ SQL_WRITERS = {
     "include/storage/spill.py": "quoted names",
     "include/validate/generated.py": "the declaration's own expression",
     "include/validate/query.py": "the declaration's own expression, which is parsed and not run",
+}
+
+
+# packages that another one's interface hands out, so that they can't go without it
+HANDED_OUT = {
+    "botocore": "boto3",
+    "markupsafe": "jinja2",
+    "openlineage": "apache-airflow-providers-openlineage",
+    "pendulum": "apache-airflow",
+    "pydantic_core": "pydantic",
+    "starlette": "fastapi",
+    "urllib3": "boto3",
 }
 
 
@@ -103,6 +119,36 @@ def test_each_requirement_has_a_reason_and_is_locked(name: str) -> None:
     assert chosen
     assert {requirement for requirement, reason in chosen.items() if len(reason) < 4} == set()
     assert set(chosen) - rules.locked(text(f"{name}.txt")) == set()
+
+
+def unrequired(text: str, requirements: Collection[str]) -> list[str]:
+    """Return the imports of a page that are neither the standard library's, ours, nor of a requirement."""
+    own = {"include", "plugins", "dags", "evergreen"}
+    modules = {name.partition(".")[0] for name in rules.imported(text)} - own - sys.stdlib_module_names - {""}
+    owners = {
+        name: {rules.canonical(owner) for owner in (HANDED_OUT.get(name), *packages().get(name, ())) if owner}
+        for name in modules
+    }
+    return sorted(name for name, of in owners.items() if of.isdisjoint(requirements))
+
+
+packages = cache(metadata.packages_distributions)
+
+
+def test_what_is_imported_is_required() -> None:
+    """An import is of a package that we chose, since an upgrade may drop what only came with another one."""
+    extras = tomllib.loads(text("pyproject.toml"))["project"]["optional-dependencies"].values()
+    chosen = {*rules.requirements(text("requirements.in"))}
+    chosen |= {rules.canonical(requirement) for extra in extras for requirement in extra}
+    shipped = [
+        page for page in (*DAGS, *PLUGINS, *INCLUDE) if not page.rpartition("/")[2].startswith("test_")
+    ]
+    assert {page: names for page in shipped if (names := unrequired(text(page), chosen))} == {}
+
+
+def test_an_import_of_another_packages_requirement_is_seen() -> None:
+    """A package that is installed, but not chosen, is named."""
+    assert unrequired("import json\nimport numpy.linalg\nfrom alembic import op", {"numpy"}) == ["alembic"]
 
 
 def test_an_extra_is_locked_beside_the_core() -> None:
