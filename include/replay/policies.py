@@ -32,7 +32,7 @@ from include.judge.judge import BLESSED
 from include.models import outputs
 from include.monitor.policy import PartitionState, decide, policy_window, replaced_since
 from include.promote import ledger
-from include.promote.ledger import CANARY, ROLLED_BACK, Row
+from include.promote.ledger import CANARY, ROLLED_BACK, WATCH, Row, Trial, trials_on
 from include.promote.promotion import (
     LedgerSnapshot,
     promotion_blocker,
@@ -41,7 +41,6 @@ from include.promote.promotion import (
     switched_roles,
 )
 from include.promote.rollback import restored_rows
-from include.promote.trials import WATCH, Trial, trials_on
 from include.references import digest_json
 from include.replay.fits import FitKey, Fits, Job, key_of
 from include.replay.history import Labels, PastRows

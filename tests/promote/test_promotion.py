@@ -15,9 +15,9 @@ from include.judge.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER
 from include.models import artifacts
 from include.models.registry import Registry
 from include.promote import ledger
+from include.promote.ledger import trials_on
 from include.promote.promotion import force, judge_and_record, mirror_aliases, promote
 from include.promote.rollback import rollback
-from include.promote.trials import trials_on
 from include.references import digest_bytes
 from include.spec import UseCase
 from include.storage.lake import Lake
