@@ -102,7 +102,7 @@ def test_another_interface_needs_a_token(
             check=False,
         )
         assert (ended.returncode, ended.stdout) == (1, "")
-        assert ended.stderr.startswith("setting EVERGREEN_SERVE_TOKEN: required a token")
+        assert ended.stderr.startswith("EVERGREEN_SERVE_TOKEN: required a token")
 
 
 def test_a_page_in_a_browser_reaches_nothing(lake: Lake, deploy: Deploy, serve: Serve) -> None:
