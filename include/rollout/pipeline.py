@@ -102,7 +102,7 @@ def advance(
 def live_losses(lake: Lake, spec: UseCase, trial: Trial, partition: str) -> Losses:
     """Return the losses of candidate and incumbent by partition, as known on ``partition``.
 
-    Only labelled rows count that both models have scored from the same features.
+    Only labeled rows count that both models have scored from the same features.
     """
     partitions = [key for key in matured(lake, spec, partition) if key >= trial.since]
     keys, target = [*spec.key, "partition"], spec.problem.target

@@ -110,9 +110,9 @@ def _publish(
     published = []
     for partition, known, actual_rows in labels_known_on(lake, spec, arrivals):
         own = rows.filter(pa.array(order == partition, pa.bool_()))
-        labelled = own.join(actual_rows, keys, join_type="inner").sort_by("place")
-        labelled = labelled.filter(labelled[spec.problem.target].is_valid())
-        places, actual = labelled["place"].to_numpy(), labelled[spec.problem.target].to_numpy()
+        labeled = own.join(actual_rows, keys, join_type="inner").sort_by("place")
+        labeled = labeled.filter(labeled[spec.problem.target].is_valid())
+        places, actual = labeled["place"].to_numpy(), labeled[spec.problem.target].to_numpy()
         for name, fit in due[partition].items():
             values = predicted[name][places]
             if np.isnan(values).any():  # its model can't be loaded

@@ -82,6 +82,33 @@ def test_names_are_nouns_and_not_drawers() -> None:
     assert {name: bad for name in files() if (bad := rules.bad_names(name))} == {}
 
 
+BRITISH = re.compile(
+    r"(behavi|col|fav|hon|neighb)our|(initial|normal|optim|organ|real|summar)is(e|ing|ation)"
+    r"|(label|cancel|model|signal|travel)l(ed|ing)|learnt\b|judgement|\bcentre\b",
+    re.IGNORECASE,
+)
+
+
+def british(text: str) -> list[str]:
+    """Return what is spelled the British way, each word up to the difference."""
+    return sorted({match.group().lower() for match in BRITISH.finditer(text)})
+
+
+def test_words_are_spelled_the_american_way() -> None:
+    """One spelling, so that a search finds a name; locks and images aren't ours to spell."""
+    others = ("requirements", "docs/images/", "tests/architecture/test_style.py")  # this page has examples
+    ours = [name for name in files() if not name.startswith(others)]
+    texts = {name: (ROOT / name).read_bytes().decode("utf-8", "replace") for name in ours}
+    assert {name: words for name in texts if (words := british(texts[name]))} == {}
+
+
+def test_a_british_spelling_is_seen() -> None:
+    """Words that only look alike pass."""
+    words = ["centre", "labelled", "learnt", "neighbour", "realise"]
+    assert british("neighbours are realised, labelled and learnt at the centre") == words
+    assert british("called, realistic, our hours, installed, precise, a centrepiece, learn that") == []
+
+
 def test_only_its_own_folder_knows_the_demos_use_case() -> None:
     """No word about flights outside include/usecases/flight_delay, in what every use case shares."""
     own = "include/usecases/flight_delay/"

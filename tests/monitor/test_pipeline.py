@@ -334,7 +334,7 @@ def test_another_declared_measure_judges(quick: Lake, use: UseCase, week: list[s
 
 
 def test_labels_have_a_profile_and_are_compared(quick: Lake, use: UseCase, week: list[str]) -> None:
-    """A matured partition's labels are profiled, unlabelled rows as missing.
+    """A matured partition's labels are profiled, unlabeled rows as missing.
 
     Labels that all turn are drift.
     """
