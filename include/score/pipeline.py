@@ -28,13 +28,12 @@ from include.features.build import (
 )
 from include.models import outputs
 from include.promote import ledger
-from include.promote.trials import Trial, trials_on
+from include.promote.ledger import Trial, trials_on
 from include.references import Ref
 from include.score import fallback, predictions
 from include.score.erasure import describe_scored, erase_predictions
 from include.score.fallback import FallbackStep, StepPredictions
 from include.score.predictions import ACTION, ServedPart
-from include.score.shadow import score_shadow
 from include.spec import UseCase
 from include.stats import profiles
 from include.storage import schemas, spill
@@ -43,6 +42,7 @@ from include.storage.erasures import LEDGER, read_erasures
 from include.storage.lake import Lake
 
 log = logging.getLogger(__name__)
+SHADOWS = "shadows"  # the table of what models on trial predict
 
 
 def score(lake: Lake, spec: UseCase, partition: str, *, requires_features: bool = True) -> Ref:
@@ -131,7 +131,7 @@ class ScoringRun:
                 ref = self._complete(rows, served)
             if not set(self.missing) & set(self.spec.scoring.requires.get("champion", ())):
                 # last, so that shadow scoring never delays the predictions that are served
-                score_shadow(self.lake, self.spec, rows, served, trials, self._inputs())
+                self._score_shadows(rows, served, trials)
         return ref
 
     def _serve_prior(self, error: str) -> Ref:
@@ -320,6 +320,56 @@ class ScoringRun:
 
     def _reference(self, digest: str, rows: int, note: str) -> Ref:
         return Ref(f"{self.lake.uri}/tables/predictions", self.partition, digest, rows, note)
+
+    # shadow scoring
+
+    def _score_shadows(self, rows: pa.Table, served: pa.Table, trials: Sequence[Trial]) -> None:
+        """Publish to `shadows` the predictions of each model on trial that doesn't serve every row.
+
+        Idempotent: predictions that match their recorded digest are kept. What a killed run left without its
+        row in `partitions`, or what was changed since, is computed again. A model that can't score the rows
+        logs a warning and is skipped, so its trial lacks this partition.
+        """
+        steps = fallback.shadow_steps(trials, set(served["model"].unique().to_pylist()))
+        if not steps:
+            return
+        recorded = self._recorded_shadows()
+        tables = [] if recorded is None else [recorded]
+        recorded_models = set() if recorded is None else set(recorded["model"].to_pylist())
+        for step in steps:
+            if step.model in recorded_models:
+                continue
+            try:
+                values = fallback.predict_step(self.lake, self.spec, rows, step)
+            except ModelError as error:
+                subject = f"{self.spec.name}/{self.partition}"
+                log.warning("%s: shadow scoring by v%s failed: %s", subject, step.version, error)
+                continue
+            predicted = StepPredictions(step, "", values)
+            tables.append(predictions.build_predictions(self.spec, rows, predicted))
+        if tables and (recorded is None or len(tables) > 1):
+            self._publish_shadows(pa.concat_tables(tables))
+
+    def _recorded_shadows(self) -> pa.Table | None:
+        """Return the partition's shadow predictions, None unless they have the digest that was recorded."""
+        for row in self.lake.rows("partitions", {"product": SHADOWS, **self._where}):
+            published = self.lake.read(SHADOWS, self._where)
+            shadows = self._sort_shadows(predictions.as_published(self.spec, published))
+            if digest_table(shadows) == row["digest"]:
+                return shadows
+        return None
+
+    def _publish_shadows(self, shadows: pa.Table) -> None:
+        shadows = self._sort_shadows(shadows)
+        self.lake.publish(SHADOWS, shadows, self._where)
+        note = predictions.serving_sentence(shadows)
+        row = predictions.predictions_row(
+            SHADOWS, self.partition, shadows, self._inputs(), self.spec.digest, note
+        )
+        self.lake.publish("partitions", row, {"product": SHADOWS, **self._where})
+
+    def _sort_shadows(self, rows: pa.Table) -> pa.Table:
+        return spill.sort_rows(rows, ("model", *self.spec.key))
 
 
 # a concurrent run of another partition changes the table's version too

@@ -137,7 +137,7 @@ def test_main_ends_with_the_error_in_this_process_too(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 1
-    assert capsys.readouterr().err.startswith("setting EVERGREEN_LAKE: required an environment variable")
+    assert capsys.readouterr().err.startswith("EVERGREEN_LAKE: required an environment variable")
 
 
 def test_status_of_an_empty_lake_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
