@@ -1,6 +1,4 @@
-"""Kills the partitions of a trial around each of their writes in turn, runs them again.
-
-And prints what is left.
+"""Kills a trial's partitions around each of their writes, runs them again each time, prints what is left.
 
 ``python -m tests.faults.trial SCENE FOLDER`` prints a JSON line for the untouched outcome of each partition
 that takes a step, and for each of its kill points; the other partitions write nothing that these don't.
@@ -9,10 +7,9 @@ that takes a step, and for each of its kill points; the other partitions write n
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +21,7 @@ from include.monitor.state import State
 from include.rollout.pipeline import advance
 from include.score.pipeline import score
 from tests.faults import clocks
-from tests.faults.killer import Rig, count_writes, forked
+from tests.faults.killer import Rig, count_writes, forked, warming
 from tests.rollout.conftest import Depot
 from tests.rollout.test_replacement import fit
 
@@ -69,23 +66,19 @@ class Trial(Rig):
             made.promote(self.comes, "2024-03-06", version=VERSIONS[self.comes])
         return list(made.spec.clock.keys(*self.partitions))
 
-    def partition(self, fatal: int | None = None) -> dict[str, int]:
-        """Score a partition and take its steps; die before write number ``fatal``, or after the last one."""
-        seen, made = count_writes(fatal), self.depot()
+    def partition(self, before: Callable[[int], Any] = lambda write: None) -> dict[str, int]:
+        """Score a partition and take its steps; the end counts as one more write."""
+        seen, made = count_writes(before), self.depot()
         score(made.lake, made.spec, self.key)
         if not self.comes:
             publish_performance(made.lake, made.spec, State(made.lake, made.spec, self.key))
         taken = advance(made.lake, made.spec, self.key, registry=lambda: made.registry).rows
-        if fatal is not None:
-            os.kill(os.getpid(), signal.SIGKILL)
+        before(seen[0] + 1)
         return {"writes": seen[0], "steps": taken}
 
-    def whole(self) -> dict[str, Any]:
-        """Do the partition, and return also a digest of each table, the aliases.
-
-        The switches and who served.
-        """
-        done, made = self.partition(), self.depot()
+    def whole(self, before: Callable[[int], Any] = lambda write: None) -> dict[str, Any]:
+        """Do the partition; return also a digest of each table, the aliases, the switches and who served."""
+        done, made = self.partition(before), self.depot()
         state = {
             **clocks.state(made.lake),
             "aliases": made.registry.aliases("parcels"),
@@ -94,31 +87,24 @@ class Trial(Rig):
         }
         return {**done, "state": state}
 
-    def killed(self, writes: int) -> None:
-        """Kill the partition around each write, run it again, and print each time what is left."""
-        for point in range(1, writes + 2):
-            self.anew()
-            ended = forked(lambda fatal=point: self.partition(fatal))
-            print(json.dumps({**forked(self.whole), "point": point, "ended": ended}), flush=True)
-
 
 def main() -> None:
     """Go through the partitions of a scene."""
-    rig = Trial(sys.argv[1], Path(sys.argv[2]))
-    base, work, done = (rig.folder / name for name in ("base", "work", "done"))
+    trial = Trial(sys.argv[1], Path(sys.argv[2]))
+    base, work, killed = (trial.folder / name for name in ("base", "work", "killed"))
     work.mkdir(parents=True)
-    partitions = forked(rig.begin)
-    for rig.key in partitions:
-        work.rename(base)
-        rig.anew()
-        untouched = forked(rig.whole)
+    for key in warming(trial.begin):
+        trial.key = key
+        untouched = warming(lambda: trial.whole(trial.keep))
         if untouched["steps"]:
             print(json.dumps({**untouched, "point": 0}), flush=True)
-            work.rename(done)
-            rig.killed(untouched["writes"])
-            shutil.rmtree(work)
-            done.rename(work)
-        shutil.rmtree(base)
+            work.rename(base)
+            for point in range(1, untouched["writes"] + 2):
+                trial.lay(f"killed/{point}")
+                print(json.dumps({**forked(trial.whole), "point": point}), flush=True)
+            trial.lay("base")
+            shutil.rmtree(base)
+        shutil.rmtree(killed)
 
 
 if __name__ == "__main__":
