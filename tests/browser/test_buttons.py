@@ -13,7 +13,7 @@ from tests.browser.person import Person
 from tests.house import BUTTONS, PATIENCE, WEEKS, House
 from tests.usecases.weekly_sales import world
 
-pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.airflow, pytest.mark.full, pytest.mark.timeout(600)]
 FIRST, SECOND = world.partitions(WEEKS)[WEEKS - 5], world.partitions(WEEKS)[WEEKS - 4]
 TRAINING = f"{BUTTONS}__training"
 

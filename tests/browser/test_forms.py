@@ -13,7 +13,7 @@ from tests.browser.person import Person
 from tests.house import FORMS, PATIENCE, WEEKS, House
 from tests.usecases.weekly_sales import world
 
-pytestmark = [pytest.mark.airflow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.airflow, pytest.mark.full, pytest.mark.timeout(600)]
 NIGHTS = world.partitions(WEEKS)
 NIGHTLY, TRAINING, HISTORY, OPERATE = (
     f"{FORMS}__{clock}" for clock in ("batch", "training", "history", "operate")

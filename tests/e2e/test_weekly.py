@@ -24,7 +24,7 @@ from tests.house import BUTTONS, FORMS, LATE, PATIENCE, SPARSE, STORY, WEEKS, Ho
 from tests.monitor.hook import Hook, serving
 from tests.usecases.weekly_sales import world
 
-pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.airflow, pytest.mark.full, pytest.mark.timeout(900)]
 NIGHTS = world.partitions(WEEKS)
 OWN, ASKING, KILLED = "weekly_sales", "weekly_asking", "weekly_killed"
 CHAMPION = NIGHTS[WEEKS - 5]
