@@ -18,6 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from include.cli.app import app, main
+from include.cli.inspect import show_progress
 from include.errors import EvergreenError, PartitionError, StoreUnavailable
 from include.ops.doctor import run_checks
 from include.storage.lake import Lake
@@ -778,3 +779,13 @@ def test_rollback_without_a_champion_is_refused(
     with pytest.raises(Exception, match="weekly_sales"):
         call("rollback", "weekly_sales", "--by", "ada", "--reason", "a try")
     assert Lake("weekly_sales", str(lake)).version("switches") == -1
+
+
+def test_a_log_gets_a_line_for_each_tenth_of_the_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where stderr is no terminal, nothing is drawn in place."""
+    for completed in range(1, 173):
+        show_progress("fits", completed, 172)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10
+    assert lines[-1] == f"fits                 [{'#' * 40}] 172 of 172"
+    assert not any("\r" in line for line in lines)
