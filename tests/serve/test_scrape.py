@@ -18,12 +18,12 @@ def test_a_ledger_that_cannot_be_read_is_a_pending_alert(
 ) -> None:
     """The shipped job scrapes with the token, and the shipped rule sees that the ledger is unreadable."""
     deploy(lake, "1", LAST)
-    log = tmp_path / "lake" / "parcels" / "tables" / "deployments" / "_delta_log"
+    log = tmp_path / "lake" / "parcels" / "tables" / "switches" / "_delta_log"
     with (
         serve(token=TOKEN) as server,
         prometheus(tmp_path, f"http://127.0.0.1:{server.port}", TOKEN, job="evergreen-serve") as watched,
     ):
         soon(lambda: watched.query("evergreen_serve_following == 1"), "server that is scraped")
-        (log / f"{lake.version('deployments') + 1:020}.json").write_text("no commit")
+        (log / f"{lake.version('switches') + 1:020}.json").write_text("no commit")
         alert = 'ALERTS{alertname="EvergreenServeNotFollowing", alertstate="pending"}'
         assert len(soon(lambda: watched.query(alert), "pending alert")) == 1
