@@ -132,7 +132,7 @@ def fill(lake: Lake, spec: UseCase, rows: int) -> None:
 
 
 def prepare(folder: str, rows: int) -> None:
-    """Make the lake, with a model of each kind that learnt noise from features like the large partition's."""
+    """Make the lake, with a model of each kind that learned noise from features like the large one's."""
     spec = load("flight_delay")
     lake = Lake(spec.name, folder)
     fill(lake, spec, rows)
@@ -148,11 +148,11 @@ def prepare(folder: str, rows: int) -> None:
 
 def promote(lake: Lake, folder: str, kind: str) -> None:
     """Let the model of a kind serve alone, and let nothing be scored yet."""
-    for table in ("predictions", "deployments"):  # a champion before it would be scored beside
+    for table in ("predictions", "switches"):  # a champion before it would be scored beside
         shutil.rmtree(Path(folder, lake.uri.rpartition("/")[2], "tables", table), ignore_errors=True)
-    row: dict[str, Any] = dict.fromkeys(schemas.DEPLOYMENTS.names, "")
+    row: dict[str, Any] = dict.fromkeys(schemas.SWITCHES.names, "")
     row |= {"role": "champion", "version": kind, "model": Path(folder, kind).read_text(), "prior": 0.2}
-    ledger.record_switch(lake, lambda rows: [row | {"effective": SMALL, "kind": "promoted"}])
+    ledger.record_switch(lake, lambda rows: [row | {"effective_from": SMALL, "kind": "promoted"}])
 
 
 class Clock:
@@ -180,16 +180,16 @@ class Clock:
 
 
 PARTS = (
-    (scoring, "seen_by", "read"),
-    (scoring, "compute", "features"),
-    (artifacts, "frame", "frame"),
-    (artifacts, "_predicted", "predict"),
+    (scoring, "rows_known_at", "read"),
+    (scoring, "compute_features", "features"),
+    (artifacts, "model_input", "frame"),
+    (artifacts, "_predict_frame", "predict"),
     (predictions, "_build_batch", "rows"),
-    (predictions, "row_digests", "row digests"),
+    (predictions, "digest_rows", "row digests"),
     (predictions, "digest_table", "digest"),
-    (scoring, "inputs_of", "inputs"),
+    (scoring, "inputs_digest", "inputs"),
     (Lake, "append_at", "write"),
-    (profiles, "build", "profile"),
+    (profiles, "build_profile", "profile"),
 )
 
 

@@ -2,7 +2,7 @@
 
 The champion of each of three partitions serves every later partition of the year. Its error is known as a
 partition would know it: of the gate's test partitions first, then of the partitions whose labels have come.
-Told apart are the partitions on which a tenth of a feature lies beyond what the champion learnt from; the
+Told apart are the partitions on which a tenth of a feature lies beyond what the champion learned from; the
 finding `unseen`, which silences a partition, also knows the last weeks, and is rarer. The last rows are of a
 regression, the minutes late.
 
@@ -105,7 +105,7 @@ def served(
         del waiting[: -spec.labels.delay]
         for name, pair in pairs.items():
             row = estimate_row(name, int(selected.sum()), guess[name], past)
-            estimated = {"told": row["reason"] == "", "inside": partition not in out, "came": pair.realised}
+            estimated = {"told": row["reason"] == "", "inside": partition not in out, "came": pair.realized}
             estimated |= {
                 "guess": pair.estimate,
                 "naive": pair.naive,

@@ -30,8 +30,14 @@ FITTED, ROWS, ROUNDS = 20_000, 300_000, 3
 CALLS, WARM_UP, DISTINCT = 20_000, 1000, 200
 RECIPES = ("boosting", "forest", "logistic")
 COLUMNS = [
-    *("model", "file, kB", "one row, median", "one row, p99"),
-    *("batch, scikit-learn", "batch, ONNX", "ONNX / scikit-learn", "largest difference"),
+    "model",
+    "file, kB",
+    "one row, median",
+    "one row, p99",
+    "batch, scikit-learn",
+    "batch, ONNX",
+    "ONNX / scikit-learn",
+    "largest difference",
 ]
 
 

@@ -30,8 +30,19 @@ SECRETS = (
 )
 # variables that choose the kernels, threads and rounding of numeric libraries, and where they are loaded from
 NUMERIC_PREFIXES = (
-    *("OPENBLAS_", "GOTO_", "BLIS_", "MKL_", "VECLIB_", "OMP_", "GOMP_", "KMP_"),
-    *("NPY_", "NUMEXPR_", "GLIBC_TUNABLES", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
+    "OPENBLAS_",
+    "GOTO_",
+    "BLIS_",
+    "MKL_",
+    "VECLIB_",
+    "OMP_",
+    "GOMP_",
+    "KMP_",
+    "NPY_",
+    "NUMEXPR_",
+    "GLIBC_TUNABLES",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
 )
 for _name in ("urllib3", "botocore"):
     logging.getLogger(_name).setLevel(logging.INFO)  # at DEBUG they log addresses and headers with secrets

@@ -69,8 +69,8 @@ def loss_series(lake: Lake, champions: Sequence[Mapping[str, Any]], partition: s
     champions : switches, oldest first; each serves from its partition on until the next one does.
     """
     newest: dict[str, Row] = {}
-    by_effect = sorted(range(len(champions)), key=lambda place: str(champions[place]["effective"]))
-    effects = [str(champions[place]["effective"]) for place in by_effect]
+    by_effect = sorted(range(len(champions)), key=lambda place: str(champions[place]["effective_from"]))
+    effects = [str(champions[place]["effective_from"]) for place in by_effect]
     serving = list(accumulate(by_effect, max))  # from each of these partitions on
     published = lake.rows(LOSSES, {"model": sorted({row["model"] for row in champions})})
     for row in sorted(published, key=lambda row: (str(row["partition"]), str(row["known"]))):

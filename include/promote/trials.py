@@ -21,7 +21,7 @@ class Trial:
     ----------
     kind : ``shadow``: the candidate serves no rows. ``canary``: it serves a share of the entities. ``watch``:
         it serves all rows, and the champion that it replaced scores them in parallel.
-    candidate, incumbent : rows of `deployments`; in a watch the incumbent is the previous champion.
+    candidate, incumbent : rows of `switches`; in a watch the incumbent is the previous champion.
     """
 
     kind: str
@@ -31,7 +31,7 @@ class Trial:
     @property
     def since(self) -> str:
         """The first partition of the trial."""
-        return str(self.candidate["effective"])
+        return str(self.candidate["effective_from"])
 
     def __str__(self) -> str:
         relation = "after" if self.kind == WATCH else "against"
@@ -49,8 +49,8 @@ def trials_on(rows: Sequence[Row], spec: UseCase, partition: str) -> list[Trial]
     ----------
     rows : `ledger.switches`, oldest first.
     """
-    rows = [row for row in rows if row["effective"] <= partition]
-    line = ledger.succession(rows)
+    rows = [row for row in rows if row["effective_from"] <= partition]
+    line = ledger.champion_history(rows)
     if not line:
         return []
     champion, trials = line[-1], []

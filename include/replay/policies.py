@@ -47,7 +47,7 @@ from include.replay.fits import FitKey, Fits, Job, key_of
 from include.replay.history import Labels, PastRows
 from include.rollout.pipeline import AUTOMATIC, replacement_rows, step_rows, with_live_losses
 from include.rollout.policy import STAY, RolloutStep, next_step
-from include.score.shadow import canary_entities
+from include.score.fallback import canary_entities
 from include.spec import UseCase
 from include.spec.metrics import Objective
 from include.spec.stages import Candidate
@@ -302,7 +302,7 @@ class Declared(Policy):
 
     Parameters
     ----------
-    rows : of the policy's own ledger, as the table `deployments` has them.
+    rows : of the policy's own ledger, as the table `switches` has them.
     attempts : the evidence of each training, by partition.
     states : the partitions as monitoring's policy sees them.
     """
@@ -379,7 +379,7 @@ class Declared(Policy):
         }
         if not promotion_blocker(LedgerSnapshot(self.rows, "none", [], []), attempt):
             kind = switch_kind(spec, evidence, self.rows)
-            effective = spec.clock.shift(partition, 1)
+            effective_from = spec.clock.shift(partition, 1)
             why = {
                 "kind": kind,
                 "by": "",
@@ -387,7 +387,7 @@ class Declared(Policy):
                 "attempt": evidence.key,
                 "request": evidence.key,
             }
-            self._record(switch_rows(evidence, switched_roles(kind), effective=effective, **why))
+            self._record(switch_rows(evidence, switched_roles(kind), effective_from=effective_from, **why))
 
     def _refit(self, challenger: Fit, champion: Row, partition: str, rows: Mapping[str, Labels]) -> Refit:
         """Compare a challenger's fit with those before it and with the champion, as evaluation does."""
@@ -451,14 +451,14 @@ class Declared(Policy):
         return Losses(tuple(parts), tuple(len(part.sampled) for part in parts.values()), sums)
 
     def _take_step(self, trial: Trial, decision: RolloutStep, partition: str) -> None:
-        effective = self.spec.clock.shift(partition, 1)
+        effective_from = self.spec.clock.shift(partition, 1)
         if trial.kind != WATCH:
             evidence = self.attempts[str(trial.candidate["evidence"])]
-            self._record(step_rows(self.spec, trial, decision, evidence, effective))
+            self._record(step_rows(self.spec, trial, decision, evidence, effective_from))
             return
-        target = ledger.succession(self.rows)[-2]
+        target = ledger.champion_history(self.rows)[-2]
         why = {"kind": ROLLED_BACK, "by": AUTOMATIC, "reason": decision.reason, "request": ""}
-        self._record(restored_rows(self.rows, target, effective, why))
+        self._record(restored_rows(self.rows, target, effective_from, why))
 
     def _replace_broken(self, partition: str) -> None:
         """Replace a champion that is worse than a baseline by the best recipe's newest fit."""
@@ -469,7 +469,7 @@ class Declared(Policy):
         live = {
             key: self.fits.loss(fit, key, part, objective) / len(part.sampled)
             for key, part in self.past.labelled(partition).items()
-            if key >= champion["effective"] and len(part.sampled)
+            if key >= champion["effective_from"] and len(part.sampled)
         }
         walk, serving = with_live_losses(self.walk(partition), str(champion["recipe"] or ""), live)
         choice = choose_replacement(self.spec, walk, serving)
@@ -478,16 +478,16 @@ class Declared(Policy):
         key = next(key for key, name in self.names.items() if name == choice.recipe)
         newest = self._accepted(key)[-1]
         if evidence := self.attempts.get(newest.partition):
-            effective = self.spec.clock.shift(partition, 1)
+            effective_from = self.spec.clock.shift(partition, 1)
             self._record(
                 replacement_rows(
-                    self.rows, champion, evidence, newest, choice.recipe, effective, choice.reason
+                    self.rows, champion, evidence, newest, choice.recipe, effective_from, choice.reason
                 )
             )
 
     def _requests_training(self, partition: str) -> bool:
         """Return whether monitoring requests a training, after the champion was replaced."""
-        line = [row for row in ledger.champions(self.rows) if row["effective"] <= partition]
+        line = [row for row in ledger.champions(self.rows) if row["effective_from"] <= partition]
         state = PartitionState(
             partition, str(line[-1]["model"]) if line else "", replaced_since=replaced_since(line)
         )

@@ -467,7 +467,7 @@ def changes(attempt: AttemptData) -> Section:
     row = champion.switch
     lead = (
         f"The champion is version {row['version']}, {row['kind']} on the evidence of {row['evidence']} and "
-        f"live from {row['effective']} on."
+        f"live from {row['effective_from']} on."
     )
     return Section(title, lead, [_change_table(attempt, champion), *_moved_features(attempt, champion)])
 

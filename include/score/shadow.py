@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from hashlib import blake2b
+from collections.abc import Iterable, Mapping, Set
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from include.errors import ModelError
-from include.promote.ledger import CANARY, SHADOW
+from include.promote.ledger import SHADOW
 from include.promote.trials import Trial
 from include.score import fallback, predictions
 from include.score.fallback import FallbackStep, StepPredictions
@@ -45,28 +42,38 @@ def score_shadow(
     inputs : the digest of each source's rows that were known at the decision time.
     """
     partition = rows["partition"][0].as_py()
-    serving_models = set(served["model"].unique().to_pylist())
-    on_trial = {str(row["model"]): row for trial in trials for row in (trial.candidate, trial.incumbent)}
-    on_trial = {model: row for model, row in on_trial.items() if serving_models != {model}}
-    if not on_trial:
+    steps = shadow_steps(trials, set(served["model"].unique().to_pylist()))
+    if not steps:
         return
     recorded = _recorded(lake, spec, partition)
     tables = [] if recorded is None else [recorded]
     recorded_models = set() if recorded is None else set(recorded["model"].to_pylist())
-    for model, row in on_trial.items():
-        if model in recorded_models:
+    for step in steps:
+        if step.model in recorded_models:
             continue
-        step = FallbackStep(SHADOW, str(row["version"]), model)
         try:
             values = fallback.predict_step(lake, spec, rows, step)
         except ModelError as error:
-            log.warning(
-                "%s/%s: shadow scoring by v%s failed: %s", spec.name, partition, row["version"], error
-            )
+            log.warning("%s/%s: shadow scoring by v%s failed: %s", spec.name, partition, step.version, error)
             continue
         tables.append(predictions.build_predictions(spec, rows, StepPredictions(step, "", values)))
     if tables and (recorded is None or len(tables) > 1):
         _publish(lake, spec, partition, pa.concat_tables(tables), inputs)
+
+
+def shadow_steps(trials: Iterable[Trial], serving: Set[str]) -> list[FallbackStep]:
+    """Return a step for each model on trial that isn't the only one that serves.
+
+    Parameters
+    ----------
+    serving : the digests of the models that served the rows.
+    """
+    on_trial = {str(row["model"]): row for trial in trials for row in (trial.candidate, trial.incumbent)}
+    return [
+        FallbackStep(SHADOW, str(row["version"]), model)
+        for model, row in on_trial.items()
+        if serving != {model}
+    ]
 
 
 def _recorded(lake: Lake, spec: UseCase, partition: str) -> pa.Table | None:
@@ -90,42 +97,3 @@ def _publish(lake: Lake, spec: UseCase, partition: str, shadows: pa.Table, input
 
 def _sort(spec: UseCase, rows: pa.Table) -> pa.Table:
     return spill.sort_rows(rows, ("model", *spec.key))
-
-
-def split_canary(
-    spec: UseCase,
-    rows: pa.Table,
-    steps: list[FallbackStep],
-    trials: Sequence[Trial],
-    missing: Mapping[str, str],
-) -> list[tuple[pa.Table, list[FallbackStep]]]:
-    """Return the rows with their fallback chain: one group, or two if a canary serves some of the rows.
-
-    Parameters
-    ----------
-    missing : by source, why the partition is without it. A canary requires the champion's sources.
-    """
-    for trial in trials:
-        if trial.kind == CANARY:
-            model, version = str(trial.candidate["model"]), str(trial.candidate["version"])
-            reason = fallback.missing_sources_reason(spec, "champion", missing)
-            canary = FallbackStep(CANARY, version, model, unavailable=reason)
-            share = pa.array(canary_entities(spec, rows, model), pa.bool_())
-            groups = [
-                (spill.filter_rows(rows, share), [canary, *steps]),
-                (spill.filter_rows(rows, pc.invert(share)), steps),
-            ]
-            return [(group, chain) for group, chain in groups if group.num_rows]
-    return [(rows, steps)]
-
-
-def canary_entities(spec: UseCase, rows: pa.Table, model: str) -> list[bool]:
-    """Tell for each row whether its entity is in the canary's share.
-
-    The hash includes the model's digest, so that each canary gets other entities.
-    """
-    columns = spec.gate.rollout.entity or spec.key
-    limit = int(spec.gate.rollout.share * 2**64)
-    entities = zip(*(rows[name].to_pylist() for name in columns), strict=True)
-    texts = (f"{model}{json.dumps(entity, default=str)}".encode() for entity in entities)
-    return [int.from_bytes(blake2b(text, digest_size=8).digest()) < limit for text in texts]

@@ -89,8 +89,8 @@ def serve(
         ) from None
     request_log = RequestLog(log_folder, lake, spec, clock) if log_folder else None
     shown = f"[{host}]" if ":" in host else host
-    names = frozenset({shown, "127.0.0.1", "localhost", "[::1]"})
-    app = create_app(Service(lake, spec, clock, request_log), token, names)
+    allowed_hosts = frozenset({shown, "127.0.0.1", "localhost", "[::1]"})
+    app = create_app(Service(lake, spec, clock, request_log), token, allowed_hosts)
     config = uvicorn.Config(
         app,
         log_level="warning",

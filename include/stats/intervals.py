@@ -140,7 +140,7 @@ def gain_bounds(saved: Array, rows: Array, block: int, alpha: Array) -> tuple[Ar
     t with k - 1 degrees of freedom stands for its own uncertainty. Overlapping blocks are a Bartlett kernel
     and worth 1.5 k of them (Priestley 1981, Spectral Analysis and Time Series, 6.2); with that figure, more
     noise passes than alpha allows (tests/stats/test_intervals.py), since the kernel leaves out
-    part of what partitions have in common with their neighbours.
+    part of what partitions have in common with their neighbors.
     """
     mean, variance, blocks = _moments(saved, rows, block)
     return mean, mean - stdtrit(blocks - 1, 1 - alpha) * np.sqrt(variance)

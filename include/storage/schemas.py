@@ -105,8 +105,8 @@ PROFILES = _schema(
     distinct=pa.binary(),  # of categorical columns: HLL sketch
 )
 # The use case's key columns follow these. A multiclass problem also has `label`, the most likely class whose
-# probability is `prediction`, and a column prediction_<class> for each class. With problem.costs there is a
-# `decision`, the one with the lowest expected cost by the costs of the day.
+# probability is `prediction`, and a column prediction_<class> for each class. With problem.costs there is an
+# `action`, the one with the lowest expected cost by the costs of the day.
 PREDICTIONS = _schema(
     partition=_S,
     prediction=_F,
@@ -225,7 +225,7 @@ WALKS = _schema(
     fitted_on=_S,  # the partition of the fit
     model=_S,
     rows=_I,  # labelled rows that were predicted
-    loss=_F,  # sum of the objective's loss
+    loss=_F,  # sum of the objective's loss; infinite if the fit can't predict one of the rows
     metrics=_S,  # JSON: metric -> value
 )
 # people's answers to verdicts: one row per attempt, the first answer counts
@@ -251,14 +251,14 @@ SILENCES = _schema(
     recorded=_I,
 )
 # all switches of models; the newest row of each role is live
-DEPLOYMENTS = _schema(
+SWITCHES = _schema(
     switch=_I,  # numbered from 1
     role=_S,  # champion | baseline | challenger
     version=_S,
     model=_S,
     prior=_F,  # the label's mean in training; null for a multiclass problem
     priors=_S,  # JSON: each class's share in training, for a multiclass problem
-    effective=_S,  # the first partition it may serve
+    effective_from=_S,  # the first partition it may serve
     evidence=_S,  # the partition of its verdict
     # promoted | refreshed | replaced | fallback | rolled back | forced | shadow | canary | withdrawn
     kind=_S,

@@ -20,7 +20,6 @@ from sklearn.pipeline import Pipeline
 from typer.testing import CliRunner
 
 from include.cli.app import app
-from include.cli.validate import errors
 from include.errors import EvergreenError, ModelError, NotPublished
 from include.evaluate import measure
 from include.export import convert, models
@@ -38,6 +37,7 @@ from include.storage.lake import Lake
 from include.train.fit import fit_recipe
 from include.train.fits import read_fits
 from include.train.recipes import coded_columns
+from include.validate.pipeline import errors
 from tests.export.models import case, declare, fitted, labelled_rows
 from tests.train import visits
 from tests.usecases.weekly_sales import world
@@ -244,7 +244,9 @@ def test_without_the_extra_the_command_to_run_is_named(lake: Lake, monkeypatch: 
     with pytest.raises(EvergreenError, match=message):
         call("export", "weekly_sales", "--to", "onnx")
     code = "import sys; sys.modules['onnx'] = sys.modules['onnxruntime'] = None\n"
-    code += "import include.cli.app, include.cli.validate, include.evaluate.pipeline, include.export.convert"
+    code += (
+        "import include.cli.app, include.validate.pipeline, include.evaluate.pipeline, include.export.convert"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=WEEKLY.parents[2], check=True)
 
 

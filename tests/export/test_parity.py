@@ -54,8 +54,8 @@ def thresholds(model: Any) -> tuple[float, ...]:
 
 
 def _around(threshold: float) -> st.SearchStrategy[float]:
-    neighbours = (threshold, np.nextafter(threshold, -np.inf), np.nextafter(threshold, np.inf))
-    return st.sampled_from([*map(float, neighbours), float(np.float32(threshold))])
+    neighbors = (threshold, np.nextafter(threshold, -np.inf), np.nextafter(threshold, np.inf))
+    return st.sampled_from([*map(float, neighbors), float(np.float32(threshold))])
 
 
 def table(spec: UseCase, rows: list[tuple[Any, ...]]) -> pa.Table:

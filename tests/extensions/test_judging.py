@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from include.cli.validate import errors
 from include.errors import SpecError
 from include.evaluate.pipeline import evaluate
 from include.judge.custom_checks import custom_checks
@@ -22,6 +21,7 @@ from include.stats.metrics import all_metric_values, row_losses
 from include.storage.lake import Lake
 from include.train.fits import recipe_key
 from include.train.pipeline import train
+from include.validate.pipeline import errors
 from tests.extensions.conftest import Declare
 from tests.promote.conftest import evidence, losses
 from tests.train import visits

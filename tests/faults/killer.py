@@ -185,7 +185,7 @@ class Rig:
         found: dict[str, Any] = {
             name: digest
             for name, digest in clocks.state(lake, NAMES).items()
-            if name in ("attempts", "deployments", "fits", "walks")
+            if name in ("attempts", "switches", "fits", "walks")
         }
         runs = MlflowClient().search_runs([e.experiment_id for e in MlflowClient().search_experiments()])
         found["runs"] = sorted(run.info.status for run in runs)

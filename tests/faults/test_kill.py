@@ -104,7 +104,7 @@ def test_a_kill_around_any_write_of_a_trials_partition_and_a_rerun_leave_the_sam
 ) -> None:
     """From shadow to canary, to champion, and back, and replaced: rows, switch and aliases are whole."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    lines = _lines(env, "tests.faults.trial", scene, str(tmp_path / "trial"))
+    lines = _lines(env, "tests.faults.rollout", scene, str(tmp_path / "trial"))
     quiet = [line for line in lines if line["point"] == 0]
     found = [line["state"] for line in quiet]
     assert [(one["switches"][-1], one["aliases"], {*one["served"]}) for one in found] == STEPS[scene]

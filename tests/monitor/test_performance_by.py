@@ -1,4 +1,4 @@
-"""Realised figures by day, week, version, rung and slice, as known then and now, and labels that go wrong."""
+"""Realized figures by day, week, version, rung and slice, as known then and now, and labels that go wrong."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from include.score.pipeline import score
 from include.spec import UseCase
 from include.storage.lake import Lake
 from tests.monitor import machines
-from tests.monitor.test_performance import truth
+from tests.monitor.machines import truth
 
 SLICED = "{objective: log_loss, min_partitions: 2, block_partitions: 1, slices: {columns: [kind]}}"
 
@@ -132,7 +132,7 @@ def test_labels_that_stay_away_are_an_alarm(own: Lake, sliced: UseCase, week: li
     assert said(own, sliced, week[6])["overdue"].outcome == "ok"
 
 
-def test_labels_that_come_a_season_later_are_realised(own: Lake, sliced: UseCase, week: list[str]) -> None:
+def test_labels_that_come_a_season_later_are_realized(own: Lake, sliced: UseCase, week: list[str]) -> None:
     """A partition that has long left the window still gets its figures.
 
     As of the partition they were known.

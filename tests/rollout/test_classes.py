@@ -37,7 +37,7 @@ def test_both_models_lose_on_the_same_rows(tmp_path: Path) -> None:
             made = predictions.build_predictions(spec, rows, served)
             made = made.slice(10) if model == "new" and partition == NIGHTS[0] else made
             lake.publish(table, made, {"partition": partition, "model": model})
-    sides = [{"model": name, "version": name, "effective": NIGHTS[0]} for name in ("new", "old")]
+    sides = [{"model": name, "version": name, "effective_from": NIGHTS[0]} for name in ("new", "old")]
     found = live_losses(lake, spec, Trial(SHADOW, *sides), visits.LAST)
     came = labels(lake, spec, NIGHTS, known=visits.LAST)
     assert found.partitions == NIGHTS

@@ -18,9 +18,8 @@ from include.promote import ledger
 from include.promote.promotion import force
 from include.score.pipeline import score
 from tests.promote.racing import processes
-from tests.rollout.conftest import Depot
+from tests.rollout.conftest import Depot, fit, partitions
 from tests.rollout.racing import act
-from tests.rollout.test_replacement import fit, partitions
 
 NIGHT = "2024-03-10"
 IMMEDIATE = {"kind": "immediate"}
@@ -94,7 +93,7 @@ def test_a_step_and_a_person_or_a_promotion_at_once(
     shutil.copytree(folder / trial, tmp_path / trial)
     rollout = SHADOW if trial == "shadow" else IMMEDIATE
     made = Depot(tmp_path / trial, **rollout)
-    before, table = made.switches(), f"{made.lake.uri}/tables/deployments"
+    before, table = made.switches(), f"{made.lake.uri}/tables/switches"
     commits = len(DeltaTable(table).history())
     where = (str(tmp_path / trial),)
     subject = "" if what == "rollback" else others[trial]  # by nobody's name: to the champion before

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from include.errors import NotPublished
-from include.features.build import training_set
 from include.models import artifacts
 from include.monitor.performance import publish_performance
 from include.monitor.pipeline import monitor
@@ -22,34 +21,13 @@ from include.rollout.pipeline import advance, replace_broken
 from include.score.pipeline import score
 from include.spec.gate import Rollout
 from include.storage.lake import Lake
-from include.train.fits import KnownRows, ensure_fits, read_fits, recipes
-from tests.deployments import newest_by_role
+from include.train.fits import read_fits
 from tests.kept import lay
-from tests.rollout.conftest import Depot
+from tests.rollout.conftest import TRAINED, Depot, fit, partitions
+from tests.switches import newest_by_role
 
-TRAINED = "2024-03-12"
 # it needs more partitions than the champion is given, so that the champion goes first
 SHADOWED = Rollout(kind="shadow", partitions=60, look_every=2, patience=80, alpha=0.2)
-
-
-def fit(warehouse: Depot, partition: str = TRAINED) -> None:
-    """Fit every recipe as a training does."""
-    rows = training_set(warehouse.lake, warehouse.spec, partition)
-    ensure_fits(
-        KnownRows(warehouse.lake, warehouse.spec, partition, rows),
-        partition,
-        recipes(warehouse.spec, short_memory=True),
-    )
-
-
-def partitions(warehouse: Depot, first: str, last: str) -> list[str]:
-    """Score, measure and advance each partition, and return the sentences."""
-    notes = []
-    for partition in warehouse.spec.clock.keys(first, last):
-        score(warehouse.lake, warehouse.spec, partition)
-        publish_performance(warehouse.lake, warehouse.spec, State(warehouse.lake, warehouse.spec, partition))
-        notes.append(advance(warehouse.lake, warehouse.spec, partition).note)
-    return notes
 
 
 def kinds(warehouse: Depot) -> list[tuple[str, str]]:
@@ -59,7 +37,7 @@ def kinds(warehouse: Depot) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def broken(depot: Callable[..., Depot], tmp_path: Path) -> Depot:
-    """A depot whose first champion learnt the rule upside down, on the evening before it is replaced."""
+    """A depot whose first champion learned the rule upside down, on the evening before it is replaced."""
 
     def make(folder: Path) -> None:
         warehouse = Depot(folder, kind="immediate")
@@ -171,7 +149,7 @@ def test_a_person_may_bring_it_back_and_it_is_replaced_again(broken: Depot) -> N
         rollback(broken.lake, broken.spec, None, "ada", "it was better")
     rollback(broken.lake, broken.spec, "wrong", "ada", "the labels were wrong")
     live = newest_by_role(broken.lake)["champion"]
-    assert (live["kind"], live["model"], live["effective"]) == ("rolled back", wrong, "2024-03-19")
+    assert (live["kind"], live["model"], live["effective_from"]) == ("rolled back", wrong, "2024-03-19")
     partitions(broken, "2024-03-19", "2024-03-25")
     assert [kind for kind, _ in kinds(broken)] == ["promoted", "replaced", "rolled back", "replaced"]
 

@@ -16,9 +16,9 @@ import pytest
 from include.models import artifacts
 from include.ops.verify import verify
 from include.score.pipeline import score
-from tests.deployments import newest_by_role
 from tests.kept import lay
 from tests.rollout.conftest import Depot, model
+from tests.switches import newest_by_role
 
 NIGHT = "2024-03-13"
 CANARY: dict[str, Any] = {"kind": "canary", "share": 0.4}

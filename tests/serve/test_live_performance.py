@@ -23,7 +23,7 @@ from include.spec import UseCase
 from include.storage.lake import Lake
 from tests.score.conftest import Deploy
 from tests.serve.conftest import FEATURES
-from tests.serve.test_predict import NOW
+from tests.serve.requests import NOW
 
 SCORED = "2024-03-06"  # its labels are those of the partition two later
 

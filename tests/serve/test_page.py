@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from include.cli.validate import errors
 from include.environment import Endpoint
 from include.ingest.pipeline import ingest
 from include.serve import app, follower, live_performance, request_log, rows, server
@@ -19,6 +18,7 @@ from include.serve.service import Service
 from include.spec import load
 from include.spec.load import read
 from include.storage.lake import Lake
+from include.validate.pipeline import errors
 from tests.docs.pages import DOCS, blocks, changes, replace_once
 from tests.usecases.weekly_sales import world
 

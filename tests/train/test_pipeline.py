@@ -19,7 +19,6 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from mlflow import MlflowClient
 
 from evergreen.operators.train import AblateOperator, TrainOperator
-from include.cli.validate import validate
 from include.errors import EvergreenError, SpecError
 from include.features.build import training_set
 from include.models import artifacts, outputs
@@ -37,6 +36,7 @@ from include.train.record import PATH, TrainingRecord
 from include.train.selection import best_baseline, choose_recipe
 from include.train.split import split
 from include.train.tuning import chosen_params
+from include.validate.pipeline import validate
 from tests.train import dying, visits
 
 NIGHT = visits.LAST
@@ -70,8 +70,8 @@ def serve(lake: Lake, recipe: str) -> None:
         "prior": 0.2,
         "kind": "promoted",
     }
-    row |= {"effective": "2024-03-10", "evidence": "2024-03-09", "recipe": recipe}
-    lake.append_at("deployments", pa.Table.from_pylist([row], schema=schemas.DEPLOYMENTS), -1)
+    row |= {"effective_from": "2024-03-10", "evidence": "2024-03-09", "recipe": recipe}
+    lake.append_at("switches", pa.Table.from_pylist([row], schema=schemas.SWITCHES), -1)
 
 
 @pytest.mark.parametrize("kind", list(visits.KINDS))

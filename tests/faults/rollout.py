@@ -1,6 +1,6 @@
-"""Kills a trial's partitions around each of their writes, runs them again each time, prints what is left.
+"""Kills a rollout's partitions around each of their writes, runs them again each time, prints what is left.
 
-``python -m tests.faults.trial SCENE FOLDER`` prints a JSON line for the untouched outcome of each partition
+``python -m tests.faults.rollout SCENE FOLDER`` prints a JSON line for the untouched outcome of each partition
 that takes a step, and for each of its kill points; the other partitions write nothing that these don't.
 """
 
@@ -22,8 +22,7 @@ from include.rollout.pipeline import advance
 from include.score.pipeline import score
 from tests.faults import clocks
 from tests.faults.killer import Rig, count_writes, forked, warming
-from tests.rollout.conftest import Depot
-from tests.rollout.test_replacement import fit
+from tests.rollout.conftest import Depot, fit
 
 VERSIONS = {"forgot": "1", "knows": "2", "wrong": "3"}
 # a rollout, who is champion, who comes for it if anybody does, and the partitions that follow
@@ -39,7 +38,7 @@ SCENES: dict[str, tuple[dict[str, Any], str, str, tuple[str, str]]] = {
 }
 
 
-class Trial(Rig):
+class Rollout(Rig):
     """A depot on whose partitions a trial is under way."""
 
     def __init__(self, scene: str, folder: Path) -> None:
@@ -90,19 +89,19 @@ class Trial(Rig):
 
 def main() -> None:
     """Go through the partitions of a scene."""
-    trial = Trial(sys.argv[1], Path(sys.argv[2]))
-    base, work, killed = (trial.folder / name for name in ("base", "work", "killed"))
+    rollout = Rollout(sys.argv[1], Path(sys.argv[2]))
+    base, work, killed = (rollout.folder / name for name in ("base", "work", "killed"))
     work.mkdir(parents=True)
-    for key in warming(trial.begin):
-        trial.key = key
-        untouched = warming(lambda: trial.whole(trial.keep))
+    for key in warming(rollout.begin):
+        rollout.key = key
+        untouched = warming(lambda: rollout.whole(rollout.keep))
         if untouched["steps"]:
             print(json.dumps({**untouched, "point": 0}), flush=True)
             work.rename(base)
             for point in range(1, untouched["writes"] + 2):
-                trial.lay(f"killed/{point}")
-                print(json.dumps({**forked(trial.whole), "point": point}), flush=True)
-            trial.lay("base")
+                rollout.lay(f"killed/{point}")
+                print(json.dumps({**forked(rollout.whole), "point": point}), flush=True)
+            rollout.lay("base")
             shutil.rmtree(base)
         shutil.rmtree(killed)
 
