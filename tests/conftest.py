@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -27,6 +28,9 @@ QUIET = {
 }
 SETTINGS = ("EVERGREEN_", "AIRFLOW_CONN_", "AWS_", "AZURE_", "GOOGLE_", "MLFLOW_TRACKING_URI")
 os.environ.update(QUIET)
+# bytecode that isn't kept is compiled again by each process: in a worker's start, a third of the time
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 for variable in list(os.environ):
     # a shell that has evaluated the demo's settings must not let a test write to the demo's lake
     if variable == "EVERGREEN_FULL":  # `make test-stack`: without an engine its tests fail and aren't skipped
@@ -40,7 +44,10 @@ settings.register_profile("evergreen", deadline=None, derandomize=True, max_exam
 settings.load_profile("evergreen")
 
 # each worker takes a file at a time, in this order: a long one that came last would be waited for alone
-LONGEST = ("e2e", "browser", "faults", "flights", "evaluate", "upkeep", "history", "monitor", "rollout")
+LONGEST = (
+    *("e2e", "browser", "faults", "flights", "docs", "evaluate", "erasure", "monitor", "rollout", "train"),
+    *("upkeep", "history", "replay", "cli"),
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
