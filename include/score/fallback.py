@@ -107,6 +107,11 @@ def missing_sources_reason(spec: UseCase, served_by: str, missing: Mapping[str, 
     return ", ".join(f"{s} is {missing[s]}" for s in required.get(served_by, ()) if s in missing)
 
 
+def first_available(steps: Sequence[FallbackStep]) -> FallbackStep:
+    """Return the step that serves unless its model fails."""
+    return next(step for step in steps if not step.unavailable)
+
+
 def predict_with_fallback(
     lake: Lake,
     spec: UseCase,

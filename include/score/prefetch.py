@@ -103,7 +103,7 @@ class Prefetch:
             return None
         serving = ledger.serving_of(switches, self._partition)
         steps = fallback.fallback_chain(serving, self._spec, self._missing)
-        digest = next(step.model for step in steps if not step.unavailable)
+        digest = fallback.first_available(steps).model
         if not digest:
             return None
         estimator = artifacts.load_model(self._lake, digest, self._spec)

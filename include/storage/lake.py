@@ -210,6 +210,7 @@ class Lake:
         version: int | None = None,
         order: Sequence[str] = (),
         limit: int | None = None,
+        share: predicates.Share | None = None,
     ) -> pa.Table | None:
         """Return rows of a table, or None if it doesn't exist.
 
@@ -219,9 +220,10 @@ class Lake:
         version : read the table as of this version.
         order : columns to sort by; without it the order is undefined.
         limit : the maximum number of rows.
+        share : of the rows; all by default.
         """
         files = self._current_files(table)
-        if files is not None and version in (None, files.version):
+        if files is not None and version in (None, files.version) and share is None:
             known = set(files.schema.names)
             names = list(columns or files.schema.names)
             touched = files.select(where)
@@ -233,7 +235,7 @@ class Lake:
         if delta is None:
             return None
         selected = predicates.columns(columns) if columns else "*"
-        return predicates.run_query(delta, predicates.select(selected, where, order, limit))
+        return predicates.run_query(delta, predicates.select(selected, where, order, limit, share))
 
     @translate_store_errors
     def count(self, table: str, where: Where | None = None) -> int:

@@ -6,6 +6,7 @@ Names are quoted. Values are keys that Evergreen creates, and they are quoted to
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -17,10 +18,43 @@ from include.storage import spill
 Where = Mapping[str, str | int | Sequence[str] | Sequence[int]]
 
 
-def select(columns_sql: str, where: Where | None, order: Sequence[str] = (), limit: int | None = None) -> str:
+@dataclass(frozen=True)
+class Share:
+    """One of equal shares of a table's rows: those whose entity's hash lies in one range of the hashes.
+
+    The hash is MD5, which each query engine and machine computes alike. Rows without a value have a share.
+
+    Parameters
+    ----------
+    columns : of the entity, strings or integers.
+    number, of : the share's number from 0, and how many shares there are.
+    """
+
+    columns: tuple[str, ...]
+    number: int
+    of: int
+
+    @property
+    def condition(self) -> str:
+        """The condition, as SQL of DataFusion and of DuckDB."""
+        texts = ", ".join(f"CAST({_quote_name(column)} AS VARCHAR)" for column in self.columns)
+        hashed = f"md5(concat_ws(' ', {texts}))"
+        low, high = (f"{(number << 32) // self.of:08x}" for number in (self.number, self.number + 1))
+        last = self.number + 1 == self.of  # whose end has a digit more, and would sort first
+        return f"{hashed} >= '{low}'" if last else f"{hashed} >= '{low}' AND {hashed} < '{high}'"
+
+
+def select(
+    columns_sql: str,
+    where: Where | None,
+    order: Sequence[str] = (),
+    limit: int | None = None,
+    share: Share | None = None,
+) -> str:
     """Return a query of the table ``t`` for columns from `columns`, or for another SQL expression."""
+    conditions = [*([condition(where)] if where else ()), *([share.condition] if share else ())]
     query = f"SELECT {columns_sql} FROM t"
-    query += f" WHERE {condition(where)}" if where else ""
+    query += f" WHERE {' AND '.join(conditions)}" if conditions else ""
     query += f" ORDER BY {columns(order)}" if order else ""
     return query if limit is None else f"{query} LIMIT {int(limit)}"
 

@@ -121,6 +121,7 @@ def test_every_page_is_followed_by_a_test() -> None:
         "add-a-row-rule",
         "add-an-estimator",
         "decide-by-cost",
+        "shard-a-partition",
         "use-python",
         "write-features-in-python",
     ],
