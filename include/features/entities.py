@@ -14,19 +14,9 @@ from include.features.point_in_time import share_of
 from include.spec import UseCase
 from include.storage import spill
 from include.storage.digests import digest_table
-from include.storage.predicates import Share
 
-SHARDS = 4  # in which features are computed where the declaration has fewer
+SHARDS = 16  # in which features are computed where the declaration has fewer: few entities are apart, too
 SHOWN = 3  # rows that a message names
-
-
-def filter_share(rows: pa.Table, share: Share) -> pa.Table:
-    """Return the rows of a share, in their order."""
-    with spill.duckdb_engine() as connection:
-        connection.register("t", rows)
-        # the share's condition consists of quoted names and hexadecimal digits
-        reader = connection.sql(f"SELECT * FROM t WHERE {share.condition}").to_arrow_reader(spill.BATCH)  # noqa: S608
-        return spill.spill_table(rows.schema, (batch.cast(rows.schema) for batch in reader))
 
 
 def require_independent(spec: UseCase, rows: Mapping[str, pa.Table], partition: str) -> None:
@@ -44,7 +34,9 @@ def require_independent(spec: UseCase, rows: Mapping[str, pa.Table], partition: 
     shards, tables = max(spec.scoring.shards, SHARDS), []
     for number in range(shards):
         shares = {name: share_of(spec, name, number, shards) for name in rows}
-        known = {n: filter_share(rows[n], share) if share else rows[n] for n, share in shares.items()}
+        known = {name: share.filter(rows[name]) if share else rows[name] for name, share in shares.items()}
+        if not known[spec.features.spine].num_rows:
+            continue
         try:
             tables.append(compute_features(spec, known, [partition]))
         except SpecError as error:

@@ -26,7 +26,7 @@ import pyarrow as pa
 from include.spec import UseCase
 from include.storage import schemas, spill
 from include.storage.lake import Lake
-from include.storage.predicates import Share
+from include.storage.shares import Share
 
 
 def read_sources(

@@ -24,6 +24,7 @@ from include.spec import UseCase
 from include.stats.metrics import best_decisions
 from include.storage import schemas, spill
 from include.storage.digests import digest_table
+from include.storage.shares import Bits, mix
 
 DECISION = "decision"
 SERVED_BY = ("served_by", "version", "model", "reason")  # the columns that say which step served a row
@@ -211,11 +212,8 @@ def same_rows(spec: UseCase, rows: pa.Table, predictions: pa.Table) -> bool:
 
 # The digest of a row's features: a 128-bit hash by column, computed for all rows at once.
 
-Bits = NDArray[np.uint64]
 SEEDS = (0x243F6A8885A308D3, 0x13198A2E03707344)  # the first digits of pi
 NAN, NULL = 0x7FF8000000000000, 0x7FF8000000000001
-GAMMA, LAST_SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(31)  # of SplitMix64
-MIX = ((np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uint64(0x94D049BB133111EB)))
 WIDTH = 32  # characters
 HEX_PAIRS = np.frombuffer(b"".join(b"%02x" % byte for byte in range(256)), np.uint16)
 
@@ -225,9 +223,9 @@ def row_digests(spec: UseCase, rows: pa.Table) -> pa.Array:
     states = np.repeat(np.array(SEEDS, np.uint64)[:, np.newaxis], rows.num_rows, axis=1)
     scratch = np.empty_like(states)
     for name in spec.features.numeric:
-        _mix(states, _number_bits(rows[name]), scratch)
+        mix(states, _number_bits(rows[name]), scratch)
     for name in spec.features.categorical:
-        _mix(states, _text_bits(rows[name]), scratch)
+        mix(states, _text_bits(rows[name]), scratch)
     octets = states.T.astype(">u8", order="C").view(np.uint8)
     offsets = np.arange(rows.num_rows + 1, dtype=np.int32) * np.int32(WIDTH)
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(HEX_PAIRS[octets])]
@@ -251,20 +249,3 @@ def _text_bits(column: pa.ChunkedArray) -> Bits:
     codes = encoded.indices.fill_null(len(digests)).to_numpy()
     bits: Bits = table.reshape(-1, 2).take(codes, axis=0).T
     return bits
-
-
-def _mix(states: Bits, bits: Bits, scratch: Bits) -> None:
-    """Mix a column's bits into both states, in place; arithmetic wraps at 2 ** 64.
-
-    Parameters
-    ----------
-    bits : shape (n,), the same for both states, or (2, n).
-    """
-    states ^= bits
-    states += GAMMA
-    for shift, factor in MIX:
-        np.right_shift(states, shift, out=scratch)
-        states ^= scratch
-        states *= factor
-    np.right_shift(states, LAST_SHIFT, out=scratch)
-    states ^= scratch

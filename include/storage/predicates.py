@@ -6,7 +6,6 @@ Names are quoted. Values are keys that Evergreen creates, and they are quoted to
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -14,47 +13,15 @@ from deltalake import DeltaTable, QueryBuilder
 
 from include.errors import SpecError
 from include.storage import spill
+from include.storage.shares import Share
 
 Where = Mapping[str, str | int | Sequence[str] | Sequence[int]]
 
 
-@dataclass(frozen=True)
-class Share:
-    """One of equal shares of a table's rows: those whose entity's hash lies in one range of the hashes.
-
-    The hash is MD5, which each query engine and machine computes alike. Rows without a value have a share.
-
-    Parameters
-    ----------
-    columns : of the entity, strings or integers.
-    number, of : the share's number from 0, and how many shares there are.
-    """
-
-    columns: tuple[str, ...]
-    number: int
-    of: int
-
-    @property
-    def condition(self) -> str:
-        """The condition, as SQL of DataFusion and of DuckDB."""
-        texts = ", ".join(f"CAST({_quote_name(column)} AS VARCHAR)" for column in self.columns)
-        hashed = f"md5(concat_ws(' ', {texts}))"
-        low, high = (f"{(number << 32) // self.of:08x}" for number in (self.number, self.number + 1))
-        last = self.number + 1 == self.of  # whose end has a digit more, and would sort first
-        return f"{hashed} >= '{low}'" if last else f"{hashed} >= '{low}' AND {hashed} < '{high}'"
-
-
-def select(
-    columns_sql: str,
-    where: Where | None,
-    order: Sequence[str] = (),
-    limit: int | None = None,
-    share: Share | None = None,
-) -> str:
+def select(columns_sql: str, where: Where | None, order: Sequence[str] = (), limit: int | None = None) -> str:
     """Return a query of the table ``t`` for columns from `columns`, or for another SQL expression."""
-    conditions = [*([condition(where)] if where else ()), *([share.condition] if share else ())]
     query = f"SELECT {columns_sql} FROM t"
-    query += f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    query += f" WHERE {condition(where)}" if where else ""
     query += f" ORDER BY {columns(order)}" if order else ""
     return query if limit is None else f"{query} LIMIT {int(limit)}"
 
@@ -75,12 +42,13 @@ def condition(where: Where) -> str:
     return " AND ".join(_is_in(column, _as_list(values)) for column, values in where.items())
 
 
-def run_query(table: DeltaTable, sql: str) -> pa.Table:
-    """Return the result of a query of the table ``t``."""
+def run_query(table: DeltaTable, sql: str, share: Share | None = None) -> pa.Table:
+    """Return the result of a query of the table ``t``, or a share of it."""
     # Arrow's own dataset over delta-rs' files took two to three times as long, and sometimes aborted at exit
     reader = pa.RecordBatchReader.from_stream(QueryBuilder().register("t", table).execute(sql))
     schema = plain_schema(reader.schema)
-    return spill.spill_table(schema, (batch.cast(schema) for batch in reader))
+    rows = (batch.cast(schema) for batch in reader)
+    return spill.spill_table(schema, (share.filter(batch) for batch in rows) if share else rows)
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -18,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from include.errors import SpecError
-from include.features.entities import filter_share
 from include.promote import ledger
 from include.references import Ref
 from include.score import shards
@@ -28,7 +26,6 @@ from include.spec import UseCase
 from include.storage import schemas
 from include.storage.erasures import LEDGER
 from include.storage.lake import Lake
-from include.storage.predicates import Share
 from tests.features import parcels
 
 Deploy = Callable[..., None]
@@ -141,41 +138,6 @@ def deploy_anywhere(stored: dict[str, bytes]) -> Deploy:
 
 def _moved(ref: Ref, lake: Lake) -> Ref:
     return Ref(f"{lake.uri}/tables/predictions", ref.partition, ref.digest, ref.rows, ref.note)
-
-
-VALUES = st.one_of(
-    st.none(), st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=5)
-)
-
-
-@settings(max_examples=15)
-@given(
-    rows=st.lists(st.tuples(VALUES, st.none() | st.integers(-(2**63), 2**63 - 1)), min_size=1),
-    of=st.integers(1, 7),
-)
-def test_a_row_is_in_one_share_whoever_computes_it(
-    rows: list[tuple[str | None, int | None]], of: int
-) -> None:
-    """DuckDB, the lake's query engine and hashlib give each row the same share, also without values."""
-    schema = pa.schema([("name", pa.string()), ("number", pa.int64()), ("place", pa.int64())])
-    named = [{"name": name, "number": number, "place": n} for n, (name, number) in enumerate(rows)]
-    table = pa.Table.from_pylist(named, schema)
-    with tempfile.TemporaryDirectory() as folder:
-        lake = Lake("u", folder)
-        lake.append_at("t", table, -1)
-        places = []
-        for number in range(of):
-            share = Share(("name", "number"), number, of)
-            read = lake.read("t", share=share, order=["place"])
-            assert read is not None
-            assert filter_share(table, share).equals(read)
-            places.append(read["place"].to_pylist())
-    expected: list[list[int]] = [[] for _ in range(of)]
-    for place, values in enumerate(rows):
-        text = " ".join(str(value) for value in values if value is not None)
-        digest = int(hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()[:8], 16)
-        expected[[n for n in range(of) if digest >= (n << 32) // of][-1]].append(place)
-    assert places == expected
 
 
 def test_sql_that_looks_at_other_entities_is_not_published(pair: tuple[Lake, Lake], tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ runpy.run_path(str(SHIPPED))  # its imports stay in sys.modules: the parent is a
 
 def task_policy(task):
     """Arm the tasks of the use cases in which a test kills one."""
-    if task.dag_id.startswith(("weekly_killed__", "weekly_asking__")):
+    if task.dag_id.startswith(("weekly_killed__", "weekly_asking__", "weekly_sharded__")):
         task._pre_execute_hook = arm
 
 
