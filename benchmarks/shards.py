@@ -112,7 +112,8 @@ def measure(folder: Path, shards: int, task: str, *keys: str) -> dict[str, Any]:
     elif task == "shard":
         score_shard(lake, spec, keys[0])
     else:
-        result = publish_shards(lake, spec, batch.LARGE, keys).digest
+        published = publish_shards(lake, spec, batch.LARGE, keys)
+        result = published and published.digest
     return {"cpu": time.process_time() - begin, "result": result}
 
 

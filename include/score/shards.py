@@ -2,8 +2,8 @@
 
 `plan_shards` fixes what all tasks read: the versions of the tables, and what the partition could know.
 `score_shard` computes a shard's features and predictions and stores them, as objects that are written once.
-`publish_shards` joins them, and publishes what `pipeline.score` would have, in the same commits. It scores
-the partition in one task wherever shards could give another result.
+`publish_shards` joins them, and publishes what `pipeline.score` would have, in the same commits. Wherever
+shards could give another result, one task scores the partition.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from include.environment import code_version
-from include.errors import ModelError
+from include.errors import ModelError, SpecError
 from include.features.build import compute_features
 from include.features.entities import require_equal
 from include.promote import ledger
-from include.promote.trials import trials_on
+from include.promote.ledger import trials_on
 from include.references import Ref, digest_json
 from include.score import fallback, pipeline, predictions
-from include.score.shadow import split_canary
 from include.spec import UseCase
 from include.storage import spill
 from include.storage.erasures import LEDGER
@@ -76,7 +75,7 @@ def plan_shards(lake: Lake, spec: UseCase, partition: str) -> list[str]:
         return []
     # read before the rows, so that a source published in between isn't "too late"
     states = pipeline.source_states(lake, spec, partition)
-    tables = [*(f"validated_{name}" for name in spec.sources), "deployments", LEDGER]
+    tables = [*(f"validated_{name}" for name in spec.sources), "switches", LEDGER]
     versions = {table: lake.version(table) for table in tables}
     rows = pipeline.rows_known_at(lake, spec, partition, versions)
     if not pc.any(pc.equal(rows[spec.features.spine]["partition"], partition)).as_py():
@@ -100,7 +99,7 @@ def _read_plan(lake: Lake, spec: UseCase, key: str) -> Plan | None:
 def score_shard(lake: Lake, spec: UseCase, key: str) -> Ref:
     """Store the features and the predictions of a shard, unless they are stored already.
 
-    Nothing is stored if a model fails: what the fallback chain says then depends on all rows.
+    Nothing is stored if the features or a model fail: what serves then, and why, depends on all rows.
 
     Parameters
     ----------
@@ -115,10 +114,10 @@ def score_shard(lake: Lake, spec: UseCase, key: str) -> Ref:
         return reference
     shard = (int(number), plan.shards)
     source_rows = pipeline.rows_known_at(lake, spec, plan.partition, plan.versions, shard)
-    rows = compute_features(spec, source_rows, [plan.partition])
     try:
+        rows = compute_features(spec, source_rows, [plan.partition])
         predicted = _predict(lake, spec, plan, rows)
-    except ModelError as error:
+    except (SpecError, ModelError) as error:
         log.warning("%s/%s: one task scores the partition: %s", spec.name, plan.partition, error)
         return replace(reference, note=f"not stored: {error}")
     lake.create(f"{key}/{FEATURES}", spill.to_bytes(rows))
@@ -132,13 +131,13 @@ def score_shard(lake: Lake, spec: UseCase, key: str) -> Ref:
 
 def _predict(lake: Lake, spec: UseCase, plan: Plan, rows: pa.Table) -> pa.Table:
     """Return a prediction for each row of a shard; raise ModelError if a model fails that should serve."""
-    switches = ledger.switches(lake, plan.versions["deployments"])
+    switches = ledger.switches(lake, plan.versions["switches"])
     steps = fallback.fallback_chain(ledger.serving_of(switches, plan.partition), spec, plan.missing)
     trials = trials_on(switches, spec, plan.partition)
     if not rows.num_rows:
         return predictions.predictions_schema(spec).empty_table()
     tables = []
-    for group, chain in split_canary(spec, rows, steps, trials, plan.missing):
+    for group, chain in fallback.split_canary(spec, rows, steps, trials, plan.missing):
         serving = fallback.first_available(chain)
         skipped = "; ".join(f"{step.name}: {step.unavailable}" for step in chain[: chain.index(serving)])
         values = fallback.predict_step(lake, spec, group, serving)
@@ -147,12 +146,17 @@ def _predict(lake: Lake, spec: UseCase, plan: Plan, rows: pa.Table) -> pa.Table:
     return predictions.join_parts(spec, tables)
 
 
-def publish_shards(lake: Lake, spec: UseCase, partition: str, keys: Sequence[str]) -> Ref:
-    """Join a partition's shards and publish it; see `pipeline.score` for what is returned and raised.
+def publish_shards(lake: Lake, spec: UseCase, partition: str, keys: Sequence[str]) -> Ref | None:
+    """Join a partition's shards, publish it and remove them; see `pipeline.score` for what is returned.
 
     Parameters
     ----------
-    keys : from `plan_shards`; without any, one task scores the partition.
+    keys : from `plan_shards`.
+
+    Returns
+    -------
+    Ref or None
+        None if shards can't be used, so that one task has to score the partition.
 
     Raises
     ------
@@ -160,12 +164,10 @@ def publish_shards(lake: Lake, spec: UseCase, partition: str, keys: Sequence[str
         if the shards' features differ from those of the whole partition, which is looked at until
         `PARTITIONS` partitions agreed.
     """
-    plan = _read_plan(lake, spec, keys[0]) if keys else None
+    plan, ref = _read_plan(lake, spec, keys[0]), None
     stored = [[lake.data(f"{key}/{name}") for key in keys] for name in (FEATURES, PREDICTIONS)]
     features, predicted = ([spill.from_bytes(data) for data in of if data is not None] for of in stored)
-    if plan is None or len(features) < plan.shards or len(predicted) < plan.shards:
-        ref = pipeline.score(lake, spec, partition)
-    else:
+    if plan is not None and len(features) == len(predicted) == plan.shards:
         rows = spill.sort_rows(pa.concat_tables(features), ("partition", *spec.key))
         _verify(lake, spec, plan, rows)
         states = pipeline.source_states(lake, spec, partition)

@@ -1,4 +1,4 @@
-"""Shares of a table's rows by the hash of their entity, and SplitMix64, which mixes bits for such hashes.
+"""Shares of a table's rows, by the hash of their entity.
 
 DuckDB's own hash is another in each version, and MD5 in SQL took a third of a shard's time.
 """
@@ -11,9 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-Bits = NDArray[np.uint64]
-GAMMA, LAST_SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(31)  # of SplitMix64
-MIX = ((np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uint64(0x94D049BB133111EB)))
+from include.storage.digests import Bits, mix
+
 MISSING = np.uint64(0x7FF8000000000001)
 WORD = 8  # bytes of a text that are mixed at once
 
@@ -72,22 +71,3 @@ def _mix_texts(states: Bits, texts: pa.StringArray, missing: NDArray[np.bool_], 
         mixed = states[rows]
         mix(mixed, bits, scratch[: rows.size])
         states[rows] = mixed
-
-
-def mix(states: Bits, bits: Bits, scratch: Bits) -> None:
-    """Mix bits into states, in place; arithmetic wraps at 2 ** 64.
-
-    Parameters
-    ----------
-    states : shape (n,) or (k, n).
-    bits : of the same shape, or (n,), the same for each of k states.
-    scratch : as ``states``; it is overwritten.
-    """
-    states ^= bits
-    states += GAMMA
-    for shift, factor in MIX:
-        np.right_shift(states, shift, out=scratch)
-        states ^= scratch
-        states *= factor
-    np.right_shift(states, LAST_SHIFT, out=scratch)
-    states ^= scratch

@@ -155,6 +155,7 @@ def test_add_a_monitoring_check(reader: Reader) -> None:
     assert printed[-1] == "alarm 300 rows, 900 in the median of 9 earlier partitions"
 
 
+@pytest.mark.full
 @pytest.mark.airflow
 def test_build_a_dag(reader: Reader) -> None:
     """The page's DAG of our operators loads, trains and promotes, by Airflow's own test run."""

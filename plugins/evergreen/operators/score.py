@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from evergreen.operators.base import EvergreenOperator, connect, log_champion, partition_of
@@ -28,7 +29,7 @@ class PlanShardsOperator(EvergreenOperator):
         from include.score.shards import plan_shards
 
         lake, spec = self.open()
-        with self.no_retry_on_final_errors():
+        with self.fail_without_retry():
             partition = partition_of(context, spec)
             _refresh_lookback(self, lake, spec, partition)
             keys = plan_shards(lake, spec, partition)
@@ -56,7 +57,7 @@ class ShardOperator(EvergreenOperator):
         from include.score.shards import score_shard
 
         lake, spec = self.open()
-        with self.no_retry_on_final_errors():
+        with self.fail_without_retry():
             log_champion(lake, partition_of(context, spec))
             return self.to_xcom(score_shard(lake, spec, self.shard))
 
@@ -69,6 +70,10 @@ class ScoreOperator(EvergreenOperator):
     order of a backfill doesn't matter, and retries those whose source was unavailable. Where shards were
     planned, it publishes what they have computed.
 
+    If the features of a scheduled partition can't be computed, they are tried again until the scoring
+    deadline; the task is deferred meanwhile. Then the prior serves each row, with the error as the reason. A
+    run by hand, or one that begins after the deadline, fails instead.
+
     :param shards: their keys, from the plan.
     """
 
@@ -78,24 +83,37 @@ class ScoreOperator(EvergreenOperator):
         super().__init__(**kwargs)
         self.shards = shards
 
-    def execute(self, context: Context) -> dict[str, Any]:
+    def execute(self, context: Context, event: Any = None) -> dict[str, Any]:
         """Return the reference of the partition's predictions."""
-        from include.score.pipeline import score
         from include.score.shards import publish_shards
 
         lake, spec = self.open()
-        with self.no_retry_on_final_errors():
+        with self.fail_without_retry():
             partition = partition_of(context, spec)
             log_champion(lake, partition)
-            if self.shards:
-                ref = publish_shards(lake, spec, partition, self.shards)
-            else:
-                _refresh_lookback(self, lake, spec, partition)
-                ref = score(lake, spec, partition)
+            ref = publish_shards(lake, spec, partition, self.shards) if self.shards else None
+            ref = ref or self._score(context, lake, spec, partition, event)
         self.describe_event(context, "predictions", lake, "predictions", ref)
         features = replace(ref, digest=self._input_digest(lake, ref))
         self.describe_event(context, "features", lake, "profiles", features)
         return self.to_xcom(ref)
+
+    def _score(self, context: Context, lake: Lake, spec: UseCase, partition: str, event: Any) -> Ref:
+        """Score the partition in this task."""
+        from include.errors import SpecError
+        from include.score.pipeline import score
+
+        _refresh_lookback(self, lake, spec, partition)
+        try:
+            return score(lake, spec, partition)
+        except SpecError as error:
+            deadline = spec.clock.local(partition, spec.scoring.deadline)
+            is_late = event is None and datetime.now(UTC) >= deadline  # as in a backfill
+            if is_late or context["dag_run"].run_type != "scheduled":
+                raise
+            self.log.warning("%s", error)
+            self.defer_until_deadline(spec, partition)
+            return score(lake, spec, partition, requires_features=False)
 
     @staticmethod
     def _input_digest(lake: Lake, ref: Ref) -> str:
