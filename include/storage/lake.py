@@ -1,4 +1,4 @@
-"""The lake: Delta tables and raw objects in a folder or on S3, and the only place that does storage I/O.
+"""The lake: Delta tables and raw objects in a folder or store, and the only place that does storage I/O.
 
 A partition is published in one atomic commit that replaces exactly that partition. Publishing is therefore
 idempotent, and a reader sees either the old rows or the new ones. A ledger is appended to by
@@ -58,7 +58,8 @@ class Lake:
     ----------
     usecase : the use case's name, which is the first folder below the lake's address; empty for the whole
         lake.
-    uri : the lake's address: a folder, ``file://`` or ``s3://``. The default is ``EVERGREEN_LAKE``.
+    uri : the lake's address: a folder, ``file://``, ``s3://``, ``az://`` or ``gs://``. The default is
+        ``EVERGREEN_LAKE``.
     """
 
     def __init__(self, usecase: str, uri: str | None = None) -> None:
