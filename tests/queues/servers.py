@@ -123,9 +123,9 @@ def kafka(folder: Path, s3: Home) -> Iterator[Kafka]:
 
 
 @contextmanager
-def redis(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def redis(folder: Path, port: int | None = None) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """Run Redis, and yield its process and port."""
-    port = free_port()
+    port = port or free_port()
     command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
