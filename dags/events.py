@@ -39,7 +39,9 @@ def events(spec: UseCase) -> DAG:
     )
     dag = DAG(**arguments(spec, "events", __doc__), schedule=[messages], max_active_runs=1)
     with dag:
-        partitions = ReadMessagesOperator(task_id="read_messages", usecase=spec.name).output
+        partitions = ReadMessagesOperator(
+            task_id="read_messages", usecase=spec.name, inlets=[messages]
+        ).output
         StartPartitionOperator.partial(
             task_id="start_partition",
             usecase=spec.name,

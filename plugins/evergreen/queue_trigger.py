@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import UTC, datetime
 from functools import partial
@@ -57,14 +57,15 @@ class QueueTrigger(BaseEventTrigger):
             "alert_after": self.alert_after,
         }
 
-    async def run(self) -> AsyncIterator[TriggerEvent]:
+    async def run(self) -> AsyncGenerator[TriggerEvent]:
         """Yield an event for each message, for as long as the triggerer runs."""
         watch = asyncio.create_task(self._watch())
         try:
             while True:
                 try:
-                    async for event in self._receive():
-                        yield event
+                    async with aclosing(self._receive()) as events:
+                        async for event in events:
+                            yield event
                 except Exception as error:  # of any client; the watch reports it
                     self.failure = type(error).__name__
                     log.warning("%s: no messages from %s: %s", self.usecase, self.queue_name, self.failure)
@@ -72,7 +73,7 @@ class QueueTrigger(BaseEventTrigger):
         finally:
             watch.cancel()
 
-    async def _receive(self) -> AsyncIterator[TriggerEvent]:
+    async def _receive(self) -> AsyncGenerator[TriggerEvent]:
         """Yield an event for each message, until the client fails."""
         from include.ops.events import read_message
 

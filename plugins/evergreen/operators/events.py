@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ MAX_UNFINISHED = 3  # of these at a time, so that one of the batch DAG's four is
 
 
 class ReadMessagesOperator(EvergreenOperator):
-    """Read which partitions the messages mean that arrived since the last run; without any, the newest.
+    """Read which partitions the messages mean that arrived since the last run; by hand, the newest.
 
     A malformed message, and one about a partition that is still to come or that the schedule doesn't have, is
     logged and ignored. Writes nothing.
@@ -32,8 +33,15 @@ class ReadMessagesOperator(EvergreenOperator):
 
         _, spec = self.open()
         events = [event for events in context["triggering_asset_events"].values() for event in events]
+        if events:
+            # those that came while Airflow created this run would wait for the next message
+            (queue,), since = self.inlets, context["dag_run"].run_after
+            events += context["inlet_events"][queue].after(since.isoformat())
         partitions: dict[str, None] = {}
-        for hint in [event.extra.get("payload") or {} for event in events] or [{}]:
+        hints = {
+            json.dumps(hint, sort_keys=True): hint for hint in (e.extra.get("payload") or {} for e in events)
+        }
+        for hint in hints.values() if events else [{}]:
             if "malformed" in hint:
                 self.log.warning("Ignored: a message that names no partition: %s", hint["malformed"])
                 continue
@@ -41,7 +49,7 @@ class ReadMessagesOperator(EvergreenOperator):
                 partitions[meant_partition(spec, hint, datetime.now(UTC))] = None
             except PartitionError as error:
                 self.log.warning("Ignored: %s", error)
-        self.log.info("%d messages mean %s", len(events), ", ".join(partitions) or "no partition")
+        self.log.info("Messages mean %s", ", ".join(partitions) or "no partition")
         if left := sorted(partitions)[:-MAX_PARTITIONS]:
             self.log.warning("Left to a backfill: %d partitions, %s to %s", len(left), left[0], left[-1])
         return sorted(partitions)[-MAX_PARTITIONS:]
