@@ -77,21 +77,24 @@ def is_complete(lake: Lake, spec: UseCase, partition: str) -> bool:
     return {*sources, "predictions"} <= {row["product"] for row in rows}
 
 
-def outage_message(spec: UseCase, partition: str, problem: str, page: str) -> dict[str, Any]:
+def outage_message(
+    spec: UseCase, partition: str, problem: str, since: datetime | None, page: str
+) -> dict[str, Any]:
     """Return the alert that messages can't arrive.
 
     Parameters
     ----------
-    partition : the newest one when the outage began.
+    partition : the newest one.
     problem : what is wrong, without addresses or secrets.
+    since : when the outage began (UTC), which tells it from another one; None if it isn't known.
     page : the address of the use case's page.
     """
     events = spec.schedule.events
     assert events is not None
-    note = (
-        f"no message can wake it from {events.queue} ({events.connection}): {problem}; only the schedule runs"
-    )
-    alert = {"check": "events", "subject": events.queue, "value": None, "threshold": None, "note": note}
+    when = f" since {since:%Y-%m-%d %H:%M} UTC" if since else ""
+    note = f"no message can wake it from {events.queue} ({events.connection}){when}: {problem}"
+    value = since.timestamp() if since else None
+    alert = {"check": "events", "subject": events.queue, "value": value, "threshold": None, "note": note}
     return {
         "usecase": spec.name,
         "partition": partition,

@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -85,21 +85,20 @@ class QueueTrigger(BaseEventTrigger):
 
     async def _watch(self) -> None:
         """Try the queue, report that it answers, and alert once if it hasn't for the declared time."""
-        failing_since, alerted, reported = 0.0, False, -HEARTBEAT_SECONDS
+        since: datetime | None = None  # the beginning of the outage
+        alerted, reported = False, -HEARTBEAT_SECONDS
         while True:
             problem = await self._problem() or self.failure
             self.failure = ""
-            now = time.monotonic()
-            if not problem:
-                failing_since, alerted = 0.0, False
-            elif not failing_since:
-                failing_since = now
+            now = datetime.now(UTC)
+            since = (since or now) if problem else None
+            alerted = alerted and since is not None
             try:
-                if problem and not alerted and now - failing_since >= 60 * self.alert_after:
-                    alerted = await asyncio.to_thread(notify, self.usecase, problem)
-                elif not problem and now - reported >= HEARTBEAT_SECONDS:
+                if since and not alerted and now - since >= timedelta(minutes=self.alert_after):
+                    alerted = await asyncio.to_thread(notify, self.usecase, problem, since)
+                elif not since and time.monotonic() - reported >= HEARTBEAT_SECONDS:
                     await asyncio.to_thread(_report, self.usecase)
-                    reported = now
+                    reported = time.monotonic()
             except Exception as error:  # of the lake: it is tried again
                 log.warning("%s: the watcher can't report: %s", self.usecase, type(error).__name__)
             await asyncio.sleep(PROBE_SECONDS)
@@ -206,7 +205,7 @@ def _report(usecase: str) -> None:
     Lake(usecase).replace(HEARTBEAT, datetime.now(UTC).isoformat().encode())
 
 
-def notify(usecase: str, problem: str) -> bool:
+def notify(usecase: str, problem: str, since: datetime | None) -> bool:
     """Alert each recipient that messages can't arrive, and return whether all were notified."""
     from evergreen.alert_channels import sender
     from evergreen.links import usecase_address
@@ -217,7 +216,7 @@ def notify(usecase: str, problem: str) -> bool:
 
     lake, spec = Lake(usecase), load(usecase)
     partition = spec.clock.newest(datetime.now(UTC))
-    message = outage_message(spec, partition, problem, usecase_address(usecase))
+    message = outage_message(spec, partition, problem, since, usecase_address(usecase))
     outcomes = alerts.send_alerts(lake, message, spec.alerts.to, sender({}, spec))
     sent = [f"{name}: {outcome}" for name, outcome in outcomes.items()] or ["no recipients under alerts.to"]
     log.warning("%s", "; ".join([message["sentence"], *sent]))

@@ -116,12 +116,12 @@ class CheckWatcherOperator(EvergreenOperator):
         if context["dag_run"].run_type != "scheduled":
             self.skip_task("only scheduled runs check the watcher")
         lake, _ = self.open()
-        heartbeat = (lake.get(HEARTBEAT) or b"").decode()
-        if heartbeat and datetime.now(UTC) - datetime.fromisoformat(heartbeat) <= MAX_SILENCE:
+        heartbeat = lake.get(HEARTBEAT)
+        since = datetime.fromisoformat(heartbeat.decode()) if heartbeat else None
+        if since and datetime.now(UTC) - since <= MAX_SILENCE:
             return
-        last = f"last reached it at {heartbeat[:16]} UTC" if heartbeat else "never reached it"
-        problem = f"its watcher {last}; unpause {self.usecase}__events and check Airflow's triggerer"
+        problem = f"nothing watches it; unpause {self.usecase}__events and check Airflow's triggerer"
         if context["ti"].try_number <= context["ti"].max_tries:
             raise AirflowException(problem)
-        if not notify(self.usecase, problem):
+        if not notify(self.usecase, problem, since):
             self.skip_task("could not notify everybody: see the log, then clear this task to retry")
